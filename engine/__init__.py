@@ -1,0 +1,3 @@
+"""What works: one run is one process, started as `python -m engine RUN_DIR`."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""The light floor under both houses: presets, events and run directories. Imports no torch."""

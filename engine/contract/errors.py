@@ -1,0 +1,27 @@
+"""The errors a person can act on, and the exit codes they become."""
+
+from __future__ import annotations
+
+from engine.contract.text import visible
+
+
+class UserError(Exception):
+    """Something the user gave us is wrong: one line that says what, where and what to do (exit code 2)."""
+
+    exit_code = 2
+
+    def __init__(self, what: str, where: str = "", do: str = "") -> None:
+        self.what, self.where, self.do = what, where, do
+        super().__init__(self.line)
+
+    @property
+    def line(self) -> str:
+        """`where: what; do`, on one line with control characters made visible."""
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        return visible(f"{head}; {self.do}" if self.do else head, limit=600)
+
+
+class RunFailed(Exception):
+    """The input was fine and the work failed (exit code 1)."""
+
+    exit_code = 1

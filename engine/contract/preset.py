@@ -81,7 +81,9 @@ def resolve(preset: Preset, method: Method | None = None, overrides: Flat | None
     own = preset.values.get("method", Config().method)
     chosen = method or overrides.get("method") or own
     if chosen not in METHODS:
-        raise UserError(f"no method {chosen!r}{_suggest(str(chosen), METHODS)}", preset.where("method"), "qlora, lora or full")
+        raise UserError(
+            f"no method {chosen!r}{_suggest(str(chosen), METHODS)}", preset.where("method"), "qlora, lora or full"
+        )
     overrides["method"] = chosen
 
     values: Flat = {}
@@ -162,7 +164,9 @@ def _flat(table: dict[str, Any], name: str, text: str) -> Flat:
     flat: Flat = {}
     for key, value in table.items():
         if key in SECTIONS and not isinstance(value, dict):
-            raise UserError(f"{key} is a table", f"{name} line {_line_of(text, key)} ({key})", f"write [{key}] above its keys")
+            raise UserError(
+                f"{key} is a table", f"{name} line {_line_of(text, key)} ({key})", f"write [{key}] above its keys"
+            )
         if isinstance(value, dict):
             flat |= {f"{key}.{inner}": inner_value for inner, inner_value in value.items()} or {key: {}}
         else:
@@ -201,20 +205,29 @@ def _check_unread(preset: Preset) -> None:
 
 def _check_together(values: Flat, layers: list[tuple[str, Preset]], config: Config) -> None:
     if "train.steps" in values and "train.epochs" in values:
-        by = {key: max(i for i, (_, layer) in enumerate(layers) if key in layer.values) for key in ("train.steps", "train.epochs")}
+        by = {
+            key: max(i for i, (_, layer) in enumerate(layers) if key in layer.values)
+            for key in ("train.steps", "train.epochs")
+        }
         if by["train.steps"] == by["train.epochs"]:
-            raise UserError("both train.steps and train.epochs are set", layers[by["train.steps"]][1].where("train.steps"), "keep one")
+            raise UserError(
+                "both train.steps and train.epochs are set",
+                layers[by["train.steps"]][1].where("train.steps"),
+                "keep one",
+            )
     if config.data.separator is not None and config.data.format not in ("auto", "text"):
         raise UserError(
             f"data.separator is read for format text only, and the format is {config.data.format}",
             next(layer.where("data.separator") for _, layer in reversed(layers) if "data.separator" in layer.values),
-            "remove it or set data.format = \"text\"",
+            'remove it or set data.format = "text"',
         )
     micro = config.train.micro_batch
     if isinstance(micro, int) and micro > config.train.batch:
         raise UserError(
             f"train.micro_batch = {micro} is larger than train.batch = {config.train.batch}",
-            next(layer.where("train.micro_batch") for _, layer in reversed(layers) if "train.micro_batch" in layer.values),
+            next(
+                layer.where("train.micro_batch") for _, layer in reversed(layers) if "train.micro_batch" in layer.values
+            ),
             "micro_batch is a part of the effective batch",
         )
 

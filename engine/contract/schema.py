@@ -22,7 +22,7 @@ class Section(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """A table of a preset: unknown keys are errors."""
 
 
-class Model(Section):
+class Model(Section, frozen=True):
     """Which model, and how it is loaded."""
 
     id: str = "tiny"
@@ -35,7 +35,7 @@ class Model(Section):
     """A Jinja file to use instead of the tokenizer's template."""
 
 
-class Data(Section):
+class Data(Section, frozen=True):
     """Which rows, what they mean, and how they are split."""
 
     id: str = "tickets"
@@ -57,7 +57,7 @@ class Data(Section):
     """Train on at most this many rows, chosen by content hash."""
 
 
-class Train(Section):
+class Train(Section, frozen=True):
     """The optimisation: how long, how fast, in what portions."""
 
     epochs: Annotated[float, Meta(gt=0, le=1000)] = 3.0
@@ -91,7 +91,7 @@ class Train(Section):
     seed: NotNegative = 0
 
 
-class Adapter(Section):
+class Adapter(Section, frozen=True):
     """The low-rank update (Hu et al. 2021, arXiv:2106.09685). Read by qlora and lora."""
 
     rank: Annotated[int, Meta(ge=1, le=4096)] = 16
@@ -105,7 +105,7 @@ class Adapter(Section):
     """Train magnitude and direction apart (arXiv:2402.09353)."""
 
 
-class Quantization(Section):
+class Quantization(Section, frozen=True):
     """How the frozen base is stored. Read by qlora."""
 
     type: Literal["nf4", "fp4"] = "nf4"
@@ -114,7 +114,7 @@ class Quantization(Section):
     compute_dtype: Literal["auto", "bf16", "fp32"] = "auto"
 
 
-class Optimizer(Section):
+class Optimizer(Section, frozen=True):
     """AdamW (arXiv:1711.05101), in the memory it may take."""
 
     name: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
@@ -123,7 +123,7 @@ class Optimizer(Section):
     eps: Annotated[float, Meta(gt=0)] = 1e-8
 
 
-class Evaluation(Section):
+class Evaluation(Section, frozen=True):
     """How base and tuned model are scored on the test rows."""
 
     metric: Literal["exact_match", "number", "json", "contains", "loss"] = "exact_match"
@@ -134,14 +134,14 @@ class Evaluation(Section):
     """Rows generated at a time; halved on out-of-memory."""
 
 
-class Cost(Section):
+class Cost(Section, frozen=True):
     """What the hour costs you."""
 
     price_per_hour: Annotated[float, Meta(ge=0)] | None = None
     currency: str = "USD"
 
 
-class Config(Section):
+class Config(Section, frozen=True):
     """A whole effective configuration: what `run.toml` holds and the worker obeys."""
 
     title: str = ""

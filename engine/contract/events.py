@@ -1,0 +1,217 @@
+"""What a worker says happened: one JSON object a line in `events.jsonl`.
+
+Every event carries `v` (schema version), `seq` (1, 2, 3 …), `t` (Unix seconds) and `type`. Readers ignore
+unknown types and fields. JSON has no NaN: a number that is not finite is written as null.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+
+VERSION = 1
+
+PhaseName = Literal["waiting", "data", "model", "baseline", "training", "evaluation", "saving"]
+Status = Literal["finished", "stopped", "failed", "out_of_memory", "diverged"]
+
+
+class Event(msgspec.Struct, kw_only=True, tag_field="type"):
+    """What all events share; the log fills these in."""
+
+    v: int = VERSION
+    seq: int = 0
+    t: float = 0.0
+
+
+class Hello(Event, tag="hello"):
+    """The worker is alive; written before torch is imported."""
+
+    pid: int
+    host: str
+    version: str
+    resumed: bool = False
+
+
+class Phase(Event, tag="phase"):
+    name: PhaseName
+    note: str = ""
+
+
+class Data(Event, tag="data"):
+    """The rows as they will be used."""
+
+    train: int
+    validation: int
+    test: int
+    format: str
+    why: str
+    fingerprint: str
+    tokens: int = 0
+    """In the training rows, once through."""
+    answer_tokens: int = 0
+
+
+class ModelLoaded(Event, tag="model"):
+    id: str
+    architecture: str
+    parameters: int
+    trainable: int
+    dtype: str
+    device: str
+    attention: str
+    optimizer: str
+    fingerprint: str
+
+
+class Plan(Event, tag="plan"):
+    """What the training will do, and where it begins (after a resume, not at 0)."""
+
+    steps: int
+    start_step: int
+    batch: int
+    micro_batch: int
+    packing: str
+    gradient_checkpointing: bool
+
+
+class Step(Event, tag="step"):
+    step: int
+    steps: int
+    epoch: float
+    loss: float | None
+    """Mean over the answer tokens of the effective batch, nats."""
+    learning_rate: float
+    grad_norm: float | None
+    """Before clipping."""
+    tokens: int
+    answer_tokens: int
+    tokens_per_second: float
+    seconds: float
+
+
+class Memory(Event, tag="memory"):
+    """Bytes, watts and joules; null where this machine cannot say."""
+
+    rss: int
+    rss_peak: int
+    allocated: int | None = None
+    """In tensors, as torch counts them."""
+    reserved: int | None = None
+    """In torch's pool."""
+    nvml_used: int | None = None
+    """On the card, by everybody, the CUDA context included."""
+    power: float | None = None
+    energy: float | None = None
+    """Since this worker began."""
+    load: int | None = None
+    temperature: int | None = None
+
+
+class Eval(Event, tag="eval"):
+    """A held-out score; `low` and `high` are a bootstrap 95 % interval over rows."""
+
+    when: Literal["before", "during", "after"]
+    split: Literal["validation", "test"]
+    step: int
+    rows: int
+    loss: float | None
+    loss_low: float | None = None
+    loss_high: float | None = None
+    perplexity: float | None = None
+    metric: str = ""
+    score: float | None = None
+    low: float | None = None
+    high: float | None = None
+    seconds: float = 0.0
+
+
+class Sample(Event, tag="sample"):
+    """One test item as the model answered it."""
+
+    when: Literal["before", "after"]
+    prompt: str
+    target: str
+    output: str
+    score: float | None
+
+
+class Checkpoint(Event, tag="checkpoint"):
+    step: int
+    path: str
+    bytes: int
+    seconds: float
+
+
+class Warning(Event, tag="warning"):
+    code: str
+    text: str
+
+
+class Error(Event, tag="error"):
+    text: str
+    user: bool = False
+    """True where the user's input was wrong."""
+
+
+class End(Event, tag="end"):
+    status: Status
+    reason: str
+
+
+Any_ = Hello | Phase | Data | ModelLoaded | Plan | Step | Memory | Eval | Sample | Checkpoint | Warning | Error | End
+E = TypeVar("E", bound=Event)
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Any_).decode
+
+
+def decode(line: bytes) -> Event | None:
+    """One line as an event; None for types this version does not know and for lines that are not events."""
+    try:
+        event: Event = _decode(line)
+        return event
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+class EventLog:
+    """Appends events to `events.jsonl`, each in one write; the only writer of that file."""
+
+    def __init__(self, path: Path) -> None:
+        self._seq = _last_seq(path)
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        if _is_torn(path):
+            os.write(self._file, b"\n")  # a killed writer's half line must not swallow our first one
+
+    def write(self, event: E) -> E:
+        """Number, date and append the event. Raises OSError where the disk is full."""
+        self._seq += 1
+        event.v, event.seq, event.t = VERSION, self._seq, time.time()
+        os.write(self._file, _encode(event) + b"\n")
+        return event
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+def _is_torn(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
+def _last_seq(path: Path) -> int:
+    """The highest `seq` near the end of an existing log, else 0."""
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1_000_000))
+        events = [decode(line) for line in file.read().splitlines()]
+    return max((event.seq for event in events if event), default=0)

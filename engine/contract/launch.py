@@ -1,0 +1,68 @@
+"""The launcher: how a worker process comes to life. One process here today; torchrun or Slurm would go here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from engine.contract.errors import RunFailed, UserError
+from engine.contract.follow import last_line
+from engine.contract.rundir import RunDir
+
+HELLO_SECONDS = 30.0
+
+Worker = subprocess.Popen[bytes]
+
+
+def launch(run: RunDir) -> Worker:
+    """Start `python -m engine RUN_DIR` in a session of its own; nothing ties it to this terminal.
+
+    Its output goes to a file and never to a pipe: a pipe nobody reads blocks its writer.
+    """
+    environment = {**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
+    log = os.open(run.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        # -P: the run directory is the working directory, and nothing in it may be imported.
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "engine", str(run.path)],
+            cwd=run.path,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=environment,
+            umask=0o077,
+        )
+    finally:
+        os.close(log)
+
+
+def wait_for_hello(run: RunDir, worker: Worker, offset: int = 0, seconds: float = HELLO_SECONDS) -> None:
+    """Return once the worker has written to the event log past `offset`. Raises RunFailed where it ends first."""
+    deadline = time.monotonic() + seconds
+    while _size(run.events_file) <= offset:
+        if worker.poll() is not None:
+            reason = last_line(run.log_file) or f"exit status {worker.returncode}"
+            raise RunFailed(f"the worker ended before it began: {reason}; see {run.log_file}")
+        if time.monotonic() > deadline:
+            raise RunFailed(f"no sign of the worker in {seconds:.0f} s; see {run.log_file}")
+        time.sleep(0.01)
+
+
+def stop(run: RunDir) -> None:
+    """Ask the live worker to finish its step, write a checkpoint and end."""
+    pid = run.pid()
+    if pid is None:
+        raise UserError(f"{run.name} is not running", do="`ftbench runs` shows what is")
+    os.kill(pid, signal.SIGTERM)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

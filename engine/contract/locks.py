@@ -1,0 +1,59 @@
+"""Advisory file locks: who is alive, and who holds a card. The kernel drops them when a process dies."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import stat
+import tempfile
+from pathlib import Path
+
+from engine.contract.errors import UserError
+
+
+def hold(path: Path, text: str = "") -> int | None:
+    """Take the lock and write `text` into the file; None where somebody else holds it.
+
+    The lock lasts as long as the returned descriptor (not inherited by children).
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, text.encode())
+    return descriptor
+
+
+def holder(path: Path) -> str | None:
+    """What the holder wrote into the lock, None where nobody holds it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.read(descriptor, 4096).decode("utf-8", "replace")
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def card_lock(card: str) -> Path:
+    """The lock of one card ("0", a UUID, or "cpu") on this machine, for this user.
+
+    Under the temporary folder and not under the session's run-time folder: that one goes when the last login
+    session ends, and the runs stay.
+    """
+    base = os.environ.get("FTBENCH_LOCKS") or f"{tempfile.gettempdir()}/ftbench-{os.getuid()}"
+    folder = Path(base)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise UserError("the lock folder belongs to somebody else", str(folder), "set FTBENCH_LOCKS to one of yours")
+    safe = "".join(character if character.isalnum() else "-" for character in card)
+    return folder / f"{socket.gethostname()}-{safe}.lock"

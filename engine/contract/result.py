@@ -1,0 +1,85 @@
+"""The outcome of a run: what `result.json` holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct, field
+
+from engine.contract.events import Status
+
+
+class Interval(Struct, kw_only=True):
+    """A mean over rows with its bootstrap 95 % interval."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    rows: int
+
+
+class Score(Struct, kw_only=True):
+    """One model on the test rows."""
+
+    loss: Interval
+    """Mean negative log-likelihood of an answer token, nats; the interval resamples rows."""
+    perplexity: float | None
+    metric: str
+    score: Interval
+    extra: dict[str, Interval] = field(default_factory=dict)
+    """Further views of the same answers, such as exact match beside the share of JSON fields."""
+    seconds: float = 0.0
+
+
+class Peak(Struct, kw_only=True):
+    """Peak memory in bytes, in its several meanings; null where this machine cannot say."""
+
+    rss: int | None = None
+    """Highest resident set of the worker, interpreter and libraries included."""
+    rss_training: int | None = None
+    """The same, sampled while training only."""
+    allocated: int | None = None
+    reserved: int | None = None
+    nvml_used: int | None = None
+
+
+class Result(Struct, kw_only=True):
+    """Written once, atomically; absent while the run goes on."""
+
+    v: int = 1
+    status: Status
+    reason: str
+    name: str
+    preset: str
+    method: str
+    model: str
+    data: str
+    metric: str
+    created: float
+    ended: float
+    steps: int = 0
+    planned_steps: int = 0
+    micro_batch: int | None = None
+    before: Score | None = None
+    after: Score | None = None
+    validation_loss: list[tuple[int, float | None]] = field(default_factory=list)
+    """(step, loss) on the validation rows."""
+    parameters: int = 0
+    trainable: int = 0
+    tokens: int = 0
+    """Trained on, all steps."""
+    tokens_per_second: float | None = None
+    """Over the training steps of this process."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By phase."""
+    peak: Peak = field(default_factory=Peak)
+    energy: float | None = None
+    """Joules drawn by the card while this worker lived."""
+    cost: float | None = None
+    currency: str = "USD"
+    artefact_bytes: int = 0
+    last_checkpoint: str = ""
+    warnings: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+    fingerprints: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,213 @@
+"""A run is a directory: where everything in it lies, and what its files say about it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import tomli
+import tomli_w
+
+from engine import __version__
+from engine.contract import locks
+from engine.contract.errors import UserError
+from engine.contract.preset import Effective, flatten, nested
+from engine.contract.result import Result
+from engine.contract.schema import Config
+
+STARTING_SECONDS = 20.0
+"""A run without a lock and without events is `starting` this long after its creation, then `died`."""
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The paths of one run. Owns the names; nobody else spells them."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "run.toml"
+
+    @property
+    def events_file(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def result_file(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def log_file(self) -> Path:
+        return self.path / "engine.log"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.path / "engine.lock"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def predictions_file(self) -> Path:
+        return self.path / "predictions.jsonl"
+
+    def pid(self) -> int | None:
+        """The live worker's process id, None where no worker holds the lock."""
+        text = locks.holder(self.lock_file)
+        return int(text) if text and text.isdigit() else None
+
+    def is_live(self) -> bool:
+        return locks.holder(self.lock_file) is not None
+
+    def result(self) -> Result | None:
+        """The outcome, None while there is none. Raises UserError where the file is damaged."""
+        try:
+            return msgspec.json.decode(self.result_file.read_bytes(), type=Result)
+        except FileNotFoundError:
+            return None
+        except msgspec.DecodeError as error:
+            raise UserError(f"damaged: {error}", str(self.result_file), "delete the run or start it again") from error
+
+    def state(self) -> str:
+        """live, starting, died, or the outcome's status."""
+        if self.is_live():
+            return "live"
+        try:
+            result = self.result()
+        except UserError:
+            return "damaged"
+        if result:
+            return result.status
+        try:
+            young = time.time() - self.config_file.stat().st_mtime < STARTING_SECONDS
+        except FileNotFoundError:
+            return "damaged"
+        return "starting" if young and not self.events_file.exists() else "died"
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What `run.toml` holds."""
+
+    config: Config
+    origins: dict[str, str]
+    preset: str
+    created: float
+    notes: list[str]
+    wait: bool
+    """False: begin although another run holds the card."""
+
+
+def runs_folder(given: Path | None = None) -> Path:
+    """`--runs DIR`, else $FTBENCH_RUNS, else ./runs."""
+    return (given or Path(os.environ.get("FTBENCH_RUNS") or "runs")).absolute()
+
+
+def create(runs: Path, preset: str, effective: Effective, wait: bool = True) -> RunDir:
+    """Make a run directory (mode 0700) with its frozen configuration in place."""
+    safe = "".join(character if character.isalnum() or character in "-_" else "-" for character in preset)[:40]
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    path = runs / f"{stamp}-{safe or 'run'}-{effective.config.method}-{secrets.token_hex(2)}"
+    try:
+        runs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.mkdir(mode=0o700)
+    except OSError as error:
+        raise UserError(
+            f"cannot make a run directory: {error.strerror}", str(runs), "choose another with --runs DIR"
+        ) from error
+    run = RunDir(path)
+    try:
+        write_atomically(run.config_file, frozen_text(preset, effective, wait).encode())
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+    return run
+
+
+def frozen_text(preset: str, effective: Effective, wait: bool = True) -> str:
+    """The text of `run.toml`."""
+    values = {key: value for key, value in flatten(effective.config).items() if value is not None and value != {}}
+    about = {
+        "preset": preset,
+        "created": time.time(),
+        "version": __version__,
+        "wait": wait,
+        "notes": effective.notes,
+    }
+    return tomli_w.dumps({**nested(values), "run": about, "origins": effective.origins})
+
+
+def read_frozen(run: RunDir) -> Frozen:
+    """What this run was told to do. Raises UserError where `run.toml` is absent or damaged."""
+    try:
+        table: dict[str, Any] = tomli.loads(run.config_file.read_text("utf-8"))
+        about, origins = table.pop("run"), table.pop("origins")
+        config = msgspec.convert(table, Config)
+    except FileNotFoundError as error:
+        raise UserError("not a run: no run.toml", str(run.path), "`ftbench runs` lists the runs") from error
+    except (tomli.TOMLDecodeError, UnicodeDecodeError, KeyError, msgspec.ValidationError) as error:
+        raise UserError(f"damaged: {error}", str(run.config_file), "start a new run") from error
+    return Frozen(config, origins, about["preset"], about["created"], about["notes"], about.get("wait", True))
+
+
+def find(runs: Path, name: str) -> RunDir:
+    """A run by its name, an unambiguous part of it, its path, or `last`."""
+    if (Path(name) / "run.toml").is_file():
+        return RunDir(Path(name).absolute())
+    known = sorted(iterate(runs), key=lambda run: run.name)
+    if name == "last" and known:
+        return known[-1]
+    exact = [run for run in known if run.name == name]
+    partly = exact or [run for run in known if name in run.name]
+    if len(partly) == 1:
+        return partly[0]
+    if partly:
+        raise UserError(
+            f"{name!r} could be {len(partly)} runs", str(runs), "give more of the name; `ftbench runs` lists them"
+        )
+    raise UserError(f"no run {name!r}", str(runs), "`ftbench runs` lists the runs, --runs DIR looks elsewhere")
+
+
+def iterate(runs: Path) -> Iterator[RunDir]:
+    """Every run directory in the folder, in no order."""
+    try:
+        with os.scandir(runs) as entries:
+            for entry in entries:
+                if entry.is_dir() and Path(entry.path, "run.toml").exists():
+                    yield RunDir(Path(entry.path))
+    except FileNotFoundError:
+        return
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write beside the target, flush to the disk, rename: a reader sees the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise

@@ -1,0 +1,1 @@
+"""What a person touches: the `ftbench` command. Imports from engine only the contract, and never torch."""

@@ -7,6 +7,7 @@ unknown types and fields. JSON has no NaN: a number that is not finite is writte
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -183,15 +184,17 @@ class EventLog:
 
     def __init__(self, path: Path) -> None:
         self._seq = _last_seq(path)
+        self._lock = threading.Lock()  # the meters write from a thread of their own
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         if _is_torn(path):
             os.write(self._file, b"\n")  # a killed writer's half line must not swallow our first one
 
     def write(self, event: E) -> E:
         """Number, date and append the event. Raises OSError where the disk is full."""
-        self._seq += 1
-        event.v, event.seq, event.t = VERSION, self._seq, time.time()
-        os.write(self._file, _encode(event) + b"\n")
+        with self._lock:
+            self._seq += 1
+            event.v, event.seq, event.t = VERSION, self._seq, time.time()
+            os.write(self._file, _encode(event) + b"\n")
         return event
 
     def close(self) -> None:

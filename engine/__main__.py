@@ -1,0 +1,81 @@
+"""`python -m engine RUN_DIR`: takes the run's lock, says hello, waits for the card, then hands over to the worker.
+
+Nothing heavy is imported before the hello: whoever launched the run sees it alive within half a second.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+from engine import __version__
+from engine.contract import locks
+from engine.contract.errors import UserError
+from engine.contract.events import End, EventLog, Hello, Phase
+from engine.contract.rundir import RunDir, read_frozen
+from engine.contract.signals import Stopping
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 1:
+        print("usage: python -m engine RUN_DIR", file=sys.stderr)
+        return 2
+    run = RunDir(Path(arguments[0]).absolute())
+    try:
+        frozen = read_frozen(run)
+    except UserError as error:
+        print(error.line, file=sys.stderr)
+        return 2
+    lock = locks.hold(run.lock_file, str(os.getpid()))
+    if lock is None:
+        print(f"{run.name} is running already", file=sys.stderr)
+        return 2
+    stopping = Stopping()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, stopping.ask)
+    signal.signal(signal.SIGUSR1, stopping.ask)
+    run.result_file.unlink(missing_ok=True)
+    resumed = run.events_file.exists()
+    log = EventLog(run.events_file)
+    log.write(Hello(pid=os.getpid(), host=socket.gethostname(), version=__version__, resumed=resumed))
+
+    card = visible_card()
+    held = wait_for_card(card, log, stopping) if frozen.wait else True
+    if not held:
+        log.write(End(status="stopped", reason="stopped while waiting for the card; `ftbench resume` starts it again"))
+        return 0
+
+    from engine.worker import work
+
+    return work(run, frozen, log, stopping)
+
+
+def visible_card() -> str:
+    """The card this run will use, as a lock's name: the first that CUDA_VISIBLE_DEVICES leaves, or cpu."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        first = visible.split(",")[0].strip()
+        return first if first and first != "-1" else "cpu"
+    return "0" if Path("/dev/nvidia0").exists() or Path("/dev/nvidiactl").exists() else "cpu"
+
+
+def wait_for_card(card: str, log: EventLog, stopping: Stopping, seconds: float = 0.5) -> bool:
+    """Hold the card for the life of this process; False where a stop was asked for first."""
+    path = locks.card_lock(card)
+    told = False
+    while locks.hold(path, str(os.getpid())) is None:
+        if not told:
+            log.write(Phase(name="waiting", note=f"process {locks.holder(path)} has {card}"))
+            told = True
+        if stopping.asked:
+            return False
+        time.sleep(seconds)
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

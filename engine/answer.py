@@ -1,0 +1,107 @@
+"""`python -m engine.answer QUESTION`: a short-lived process that answers the screen what only the engine can.
+
+Arguments as JSON on stdin; JSON lines on stdout: {"progress": text} any number of times, then {"answer": …} or
+{"error": {what, where, do}}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from engine.contract import schema
+from engine.contract.errors import UserError
+
+Progress = Callable[[str], None]
+
+
+def data_check(arguments: dict[str, Any], progress: Progress) -> Any:
+    """The report on a data set, as `check` makes it."""
+    from engine.data.check import check
+    from engine.methods.tokenizer import load_tokenizer
+
+    data, model = _sections(arguments)
+    return check(data, arguments["max_length"], load_tokenizer(model))
+
+
+def data_show(arguments: dict[str, Any], progress: Progress) -> Any:
+    """Samples token by token."""
+    from engine.data.check import show
+    from engine.methods.tokenizer import load_tokenizer
+
+    data, model = _sections(arguments)
+    return show(data, arguments["max_length"], load_tokenizer(model), arguments["rows"], arguments["split"])
+
+
+def pull(arguments: dict[str, Any], progress: Progress) -> Any:
+    """Fetch a catalogued model."""
+    from engine.methods.pull import pull
+
+    return pull(arguments["name"], progress)
+
+
+def doctor(arguments: dict[str, Any], progress: Progress) -> Any:
+    """What torch and bitsandbytes say of this machine."""
+    import torch
+
+    from engine.methods.machine import this_machine
+
+    machine = this_machine()
+    facts: dict[str, Any] = {"device": machine.device, "name": machine.name, "bf16": machine.bf16}
+    facts["attention"] = "flash_attention_2" if machine.flash_attention else "sdpa"
+    if machine.device == "cuda":
+        facts |= {"memory": torch.cuda.get_device_properties(0).total_memory, "cuda": torch.version.cuda}
+    facts["quantized"], facts["why_not"] = _try_quantized(machine.device)
+    return facts
+
+
+def _try_quantized(device: str) -> tuple[str, str]:
+    """Whether one 4-bit layer computes here: tried, not looked up."""
+    try:
+        import bitsandbytes as bnb
+        import torch
+
+        layer = bnb.nn.Linear4bit(64, 64, bias=False, compute_dtype=torch.float32, quant_type="nf4").to(device)
+        layer(torch.ones(1, 64, device=device))
+    except (ImportError, RuntimeError, OSError, AttributeError) as error:
+        return "", f"bitsandbytes does not work: {error}"
+    return f"bitsandbytes {bnb.__version__} computes NF4 here", ""
+
+
+def _sections(arguments: dict[str, Any]) -> tuple[schema.Data, schema.Model]:
+    return msgspec.convert(arguments["data"], schema.Data), msgspec.convert(arguments["model"], schema.Model)
+
+
+QUESTIONS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
+    "data.check": data_check,
+    "data.show": data_show,
+    "pull": pull,
+    "doctor": doctor,
+}
+
+
+def main() -> int:
+    # Libraries print to stdout as they like; the answer has a channel of its own.
+    channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    def tell(message: dict[str, Any]) -> None:
+        channel.write(json.dumps(message) + "\n")
+        channel.flush()
+
+    try:
+        answer = QUESTIONS[sys.argv[1]](json.load(sys.stdin), lambda text: tell({"progress": text}))
+    except UserError as error:
+        tell({"error": {"what": error.what, "where": error.where, "do": error.do}})
+        return 2
+    tell({"answer": answer})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

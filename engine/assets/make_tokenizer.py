@@ -1,0 +1,34 @@
+"""Trains the tiny model's byte-level BPE tokenizer and gives it a chat template."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+PAD, START, END, STOP = "<|pad|>", "<|im_start|>", "<|im_end|>", "<|endoftext|>"
+VOCABULARY = 3072
+
+
+def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Digits stand alone, so a model copies any number digit by digit instead of knowing it."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=[PAD, START, END, STOP], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    core.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token=END, pad_token=PAD, model_max_length=1024,
+        additional_special_tokens=[START, STOP], clean_up_tokenization_spaces=False)
+    tokenizer.chat_template = (Path(__file__).parent / "chat_template.jinja").read_text()
+    return tokenizer
+
+
+def as_text(document: object, tokenizer: PreTrainedTokenizerFast) -> str:
+    """A chat in the template's form, a plain document with a stop mark behind it."""
+    if isinstance(document, str):
+        return document + STOP
+    return str(tokenizer.apply_chat_template(document, tokenize=False))

@@ -1,0 +1,208 @@
+"""What a run knows about itself, and how it tells it: events as they happen, the result at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+import torch
+
+from engine.contract import events
+from engine.contract.result import Result, Score
+from engine.contract.rundir import Frozen, RunDir, write_atomically
+from engine.contract.schema import Config
+from engine.contract.signals import Stopping
+from engine.data.prepare import Prepared
+from engine.data.tokens import Row
+from engine.evaluation.score import Item, summarise
+from engine.methods.machine import Machine
+from engine.outcome import fingerprint, machine_facts, phase_seconds, trained_tokens, versions
+from engine.training.batches import Schedule, answer_tokens
+from engine.training.checkpoints import Saved
+from engine.training.meters import Meters
+from engine.training.trainer import StepFacts
+
+SAMPLES = 3
+"""Test items shown as `sample` events, before and after."""
+
+
+@dataclass
+class Run:
+    """The state of the run that this process is."""
+
+    dir: RunDir
+    frozen: Frozen
+    log: events.EventLog
+    stopping: Stopping
+    machine: Machine
+    meters: Meters
+    result: Result = field(init=False)
+    warned: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        config = self.config
+        self.result = Result(
+            status="failed",
+            reason="",
+            name=self.dir.name,
+            preset=self.frozen.preset,
+            method=config.method,
+            model=config.model.id,
+            data=config.data.id,
+            metric=config.evaluation.metric,
+            created=self.frozen.created,
+            ended=0.0,
+            currency=config.cost.currency,
+        )
+
+    @property
+    def config(self) -> Config:
+        return self.frozen.config
+
+    def phase(self, name: events.PhaseName) -> None:
+        """Begin a phase, unless a stop was asked for."""
+        self.stopping.check()
+        self.log.write(events.Phase(name=name))
+        print(f"[{time.strftime('%H:%M:%S')}] {name}", flush=True)
+
+    def warn(self, code: str, text: str) -> None:
+        if text not in self.warned:
+            self.warned.append(text)
+        self.log.write(events.Warning(code=code, text=text))
+
+    def tell_data(self, rows: Prepared, test: Sequence[Row]) -> None:
+        for warning in rows.warnings:
+            self.warn("data", warning)
+        self.result.fingerprints["data"] = rows.fingerprint
+        self.log.write(
+            events.Data(
+                train=len(rows.train),
+                validation=len(rows.validation),
+                test=len(test),
+                format=rows.about["format"],
+                why=rows.about["why"],
+                fingerprint=rows.fingerprint,
+                tokens=sum(len(row.input_ids) for row in rows.train),
+                answer_tokens=sum(map(answer_tokens, rows.train)),
+            )
+        )
+
+    def tell_model(self, model: torch.nn.Module, optimizer: str) -> None:
+        result = self.result
+        base = getattr(model, "get_base_model", lambda: model)()
+        if hasattr(model, "get_nb_trainable_parameters"):  # PEFT counts packed 4-bit weights as what they stand for
+            result.trainable, everything = model.get_nb_trainable_parameters()
+            result.parameters = everything - result.trainable
+        else:
+            result.parameters = sum(p.numel() for p in model.parameters())
+            result.trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        result.fingerprints["model"] = fingerprint(self.config.model, base)
+        self.log.write(
+            events.ModelLoaded(
+                id=self.config.model.id,
+                architecture=type(base).__name__,
+                parameters=result.parameters,
+                trainable=result.trainable,
+                dtype=str(base.dtype).removeprefix("torch."),
+                device=self.machine.name,
+                attention=str(base.config._attn_implementation),
+                optimizer=optimizer,
+                fingerprint=result.fingerprints["model"],
+            )
+        )
+
+    def tell_step(self, step: int, facts: StepFacts, rate: float, schedule: Schedule) -> None:
+        self.result.steps = step
+        self.log.write(
+            events.Step(
+                step=step,
+                steps=schedule.steps,
+                epoch=step / schedule.per_epoch,
+                loss=facts.loss,
+                learning_rate=rate,
+                grad_norm=facts.grad_norm,
+                tokens=facts.tokens,
+                answer_tokens=facts.answer_tokens,
+                tokens_per_second=facts.tokens / max(facts.seconds, 1e-9),
+                seconds=facts.seconds,
+            )
+        )
+
+    def tell_checkpoint(self, saved: Saved) -> None:
+        self.result.last_checkpoint = f"checkpoints/{saved.folder.name}"
+        self.log.write(
+            events.Checkpoint(
+                step=saved.step, path=self.result.last_checkpoint, bytes=saved.bytes, seconds=saved.seconds
+            )
+        )
+
+    def tell_validation(self, step: int, rows: int, loss: float) -> None:
+        self.result.validation_loss.append((step, loss))
+        self.log.write(events.Eval(when="during", split="validation", step=step, rows=rows, loss=loss))
+
+    def tell_score(
+        self,
+        when: Literal["before", "after"],
+        items: Sequence[Item],
+        rows: Sequence[Row],
+        prompts: Sequence[str],
+        seconds: float,
+    ) -> None:
+        """The score on the test rows, and the first few answers."""
+        score = summarise(items, self.config.evaluation.metric, seconds)
+        setattr(self.result, when, score)
+        self.log.write(_eval_event(when, score, len(items), self.result.steps))
+        for item, row, prompt in list(zip(items, rows, prompts, strict=True))[:SAMPLES]:
+            shown = (item.scores or {}).get(score.metric)
+            self.log.write(events.Sample(when=when, prompt=prompt, target=row.target, output=item.output, score=shown))
+
+    def finish(self, status: events.Status, reason: str) -> None:
+        """The `end` event, then `result.json`; where the disk is too full for them, the raw log says so."""
+        result = self.result
+        result.status, result.reason, result.ended, result.warnings = status, reason, time.time(), self.warned
+        result.peak = self.meters.peak
+        result.versions, result.machine = versions(), machine_facts(self.machine)
+        try:
+            self.log.write(events.End(status=status, reason=reason))
+            result.seconds = phase_seconds(self.dir.events_file)
+            result.tokens, result.tokens_per_second = trained_tokens(self.dir.events_file)
+            result.energy = self.meters.card.energy() if self.meters.card else None
+            price = self.config.cost.price_per_hour
+            result.cost = price * sum(result.seconds.values()) / 3600 if price is not None else None
+            write_atomically(self.dir.result_file, msgspec.json.format(msgspec.json.encode(result), indent=1))
+        except OSError as error:
+            print(f"the outcome could not be written ({error}): {status}: {reason}", file=sys.stderr)
+
+
+def sampled(rows: Sequence[Row], most: int | None) -> list[Row]:
+    """At most `most` rows, chosen by content and not by place, in their order."""
+    if most is None or len(rows) <= most:
+        return list(rows)
+
+    def key(number: int) -> Any:
+        return hashlib.sha256(repr(rows[number].input_ids).encode()).digest()
+
+    return [rows[number] for number in sorted(sorted(range(len(rows)), key=key)[:most])]
+
+
+def _eval_event(when: Literal["before", "after"], score: Score, rows: int, step: int) -> events.Eval:
+    return events.Eval(
+        when=when,
+        split="test",
+        step=step,
+        rows=rows,
+        loss=score.loss.mean,
+        loss_low=score.loss.low,
+        loss_high=score.loss.high,
+        perplexity=score.perplexity,
+        metric=score.metric,
+        score=score.score.mean,
+        low=score.score.low,
+        high=score.score.high,
+        seconds=score.seconds,
+    )

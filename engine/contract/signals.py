@@ -1,0 +1,25 @@
+"""A polite stop: the signal only leaves a note, and the work looks at it where it can stop well."""
+
+from __future__ import annotations
+
+from types import FrameType
+
+
+class Stopped(Exception):
+    """The work ended because it was asked to."""
+
+
+class Stopping:
+    """Whether somebody asked this process to stop."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def ask(self, signum: int = 0, frame: FrameType | None = None) -> None:
+        """A signal handler."""
+        self.asked = True
+
+    def check(self) -> None:
+        """Raise Stopped where a stop was asked for."""
+        if self.asked:
+            raise Stopped

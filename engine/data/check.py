@@ -1,0 +1,122 @@
+"""The report on a data set before it is trained on, and samples of it token by token with what is learnt.
+
+Both take `prepare`'s own steps, so they speak of exactly the rows that are trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from engine.contract.errors import UserError
+from engine.contract.schema import Data
+from engine.data.account import SHOWN, SPLITS, about, warnings
+from engine.data.conversation import Example
+from engine.data.prepare import Survey, fingerprint, refused, survey, understood
+from engine.data.rendering import special_tokens
+from engine.data.split import duplicates
+from engine.data.tokens import IGNORED, Row, tokenize_all
+
+_POINTS = {"p5": 0.05, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+
+
+def check(data: Data, max_length: int, tokenizer: Any) -> dict[str, Any]:
+    """Everything counted about a data set, JSON-able; `refused` says why training would not begin, else None.
+
+    Raises UserError only where rows cannot be read or understood at all.
+    """
+    done = survey(data, max_length, tokenizer)
+    refusals = [refusal.line for name in SPLITS if (refusal := refused(done, name))]
+    examples = [example for name in SPLITS for example in getattr(done.split, name)]
+    same = duplicates(examples)
+    return {
+        **about(done, tokenizer),
+        "fingerprint": fingerprint(done.rows),
+        "max_length": max_length,
+        "lengths": {name: _lengths(done.rows[name]) for name in SPLITS if done.rows[name]},
+        "duplicates": {"rows": sum(len(places) - 1 for places in same), "where": [p[:SHOWN] for p in same[:SHOWN]]},
+        "contradictions": _contradictions(done),
+        "overlaps": {
+            pair: {"rows": len(found), "where": [list(places) for places in found[:SHOWN]]}
+            for pair, found in done.split.overlaps.items()
+        },
+        "unknown_roles": _unknown_roles(done),
+        "warnings": warnings(done, tokenizer),
+        "refused": refusals[0] if refusals else None,
+    }
+
+
+def show(data: Data, max_length: int, tokenizer: Any, n: int, split: str = "train") -> list[dict[str, Any]]:
+    """The first `n` rows of a split as they are trained on: each token's text and id, and whether it is learnt.
+
+    Text is raw; whoever puts it on a screen makes it visible.
+    """
+    if split not in SPLITS:
+        raise UserError(f"no split {split!r}", data.id, f"splits are {', '.join(SPLITS)}")
+    rows = islice(_rows(getattr(understood(data, tokenizer).split, split), tokenizer, max_length), n)
+    specials = special_tokens(tokenizer)[0]
+    return [
+        {
+            "where": row.where,
+            "target": row.target,
+            "cut": row.cut,
+            "length": row.length,
+            "notes": list(row.notes),
+            "tokens": [
+                _token(id_, label, specials, tokenizer) for id_, label in zip(row.input_ids, row.labels, strict=True)
+            ],
+        }
+        for row in rows
+    ]
+
+
+def _rows(examples: list[Example], tokenizer: Any, max_length: int) -> Iterator[Row]:
+    """The usable rows of a split, tokenized no further than they are asked for."""
+    for batch in (examples[start : start + 64] for start in range(0, len(examples), 64)):
+        yield from (row for row in tokenize_all(batch, tokenizer, max_length) if isinstance(row, Row))
+
+
+def _token(id_: int, label: int, specials: frozenset[int], tokenizer: Any) -> dict[str, Any]:
+    return {"text": _token_text(id_, tokenizer), "id": id_, "trained": label != IGNORED, "special": id_ in specials}
+
+
+def _token_text(id_: int, tokenizer: Any) -> str:
+    """A token's text; its raw piece where it is only a part of a character."""
+    text = str(tokenizer.decode([id_], skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    piece = str(tokenizer.convert_ids_to_tokens(id_))
+    if "\ufffd" in text and "\ufffd" not in piece:
+        return piece
+    return f" {text}" if piece.startswith("▁") and not text.startswith(" ") else text
+
+
+def _lengths(rows: list[Row]) -> dict[str, Any]:
+    """Percentiles of tokens before the cut, of learnt tokens, and the share of rows whose answer the cut touches."""
+    cut = sum(len(row.labels) - row.labels.count(IGNORED) < row.answer for row in rows)
+    return {
+        "tokens": _percentiles([row.length for row in rows]),
+        "answer": _percentiles([row.answer for row in rows]),
+        "answers_cut": cut / len(rows),
+    }
+
+
+def _percentiles(values: list[int]) -> dict[str, int]:
+    """The smallest value that a share of the values does not exceed (nearest rank)."""
+    ordered = sorted(values)
+    return {name: ordered[max(0, -int(-share * len(ordered) // 1) - 1)] for name, share in _POINTS.items()}
+
+
+def _contradictions(done: Survey) -> dict[str, Any]:
+    """Training rows that ask the same and answer otherwise."""
+    first: dict[tuple[int, ...], Row] = {}
+    found = []
+    for row in done.rows["train"]:
+        earlier = first.setdefault(tuple(row.prompt), row)
+        if row.prompt and earlier.target.strip() != row.target.strip():
+            found.append([earlier.where, row.where])
+    return {"rows": len(found), "where": found[:SHOWN]}
+
+
+def _unknown_roles(done: Survey) -> dict[str, Any]:
+    bad = [problem for name in SPLITS for problem in done.problems[name] if problem.kind == "unknown role"]
+    return {"rows": len(bad), "where": [f"{problem.where}: {problem.what}" for problem in bad[:SHOWN]]}

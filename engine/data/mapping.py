@@ -1,0 +1,104 @@
+"""data.map: a column, or a template over columns, for each role. Templates look columns up and do nothing else."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from string import Formatter
+from typing import Any
+
+from engine.contract.errors import UserError
+
+ROLES = ("prompt", "completion", "system", "text", "messages")
+
+
+@dataclass(frozen=True)
+class Template:
+    """What fills a role: literal text and columns in turn; a lone column gives the column's own value."""
+
+    source: str
+    pieces: tuple[tuple[str, str | None], ...]
+    """(literal, column) pairs; the column is None after the last literal."""
+
+    @property
+    def columns(self) -> list[str]:
+        return [column for _, column in self.pieces if column is not None]
+
+    @property
+    def lone(self) -> str | None:
+        """The column's name where the template is nothing but one column."""
+        return self.pieces[0][1] if len(self.pieces) == 1 and not self.pieces[0][0] else None
+
+    def fill(self, values: dict[str, Any]) -> Any:
+        """The value of a lone column as it is, anything else as text. None where every column is missing or null."""
+        if self.lone is not None:
+            return values.get(self.lone)
+        if self.columns and all(values.get(column) is None for column in self.columns):
+            return None
+        return "".join(
+            literal + ("" if column is None else as_text(values.get(column))) for literal, column in self.pieces
+        )
+
+
+def column(name: str) -> Template:
+    """The template that is one column."""
+    return Template(name, (("", name),))
+
+
+def read_map(wishes: dict[str, str], columns: list[str]) -> dict[str, Template]:
+    """Check a data.map against the columns there are. UserError names the key and the nearest column or role."""
+    roles = {}
+    for role, wish in wishes.items():
+        where = f"data.map.{role}"
+        if role not in ROLES:
+            raise UserError(f"no role {role!r}{_like(role, ROLES)}", "data.map", f"roles are {', '.join(ROLES)}")
+        roles[role] = _template(wish, columns, where, constant=role == "system")
+    return roles
+
+
+def as_text(value: Any) -> str:
+    """A column's value as text: numbers as they are written, lists and objects as JSON, null as nothing."""
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    if isinstance(value, bool | list | dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)
+
+
+def _template(wish: str, columns: list[str], where: str, constant: bool) -> Template:
+    if wish in columns:
+        return column(wish)
+    try:
+        parsed = list(Formatter().parse(wish))
+    except ValueError as error:
+        do = "write a brace that is meant as {{ or }}"
+        raise UserError(f"not a template: {wish!r} ({error})", where, do) from error
+    pieces = []
+    for literal, name, spec, conversion in parsed:
+        if name is not None and (spec or conversion or name not in columns):
+            shown = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+            raise _no_column(shown, columns, where)
+        pieces.append((literal, name))
+    if not any(name is not None for _, name in pieces) and not (constant and " " in wish):
+        raise _no_column(wish, columns, where)
+    return Template(wish, tuple(pieces))
+
+
+def _no_column(name: str, columns: list[str], where: str) -> UserError:
+    do = f'the columns are {listed(columns)}; write a column, or a template such as "Q: {{{columns[0]}}}"'
+    return UserError(f"no column {name!r}{_like(name, columns)}", where, do)
+
+
+def listed(columns: Iterable[str]) -> str:
+    """Column names for an error line: a dozen at most."""
+    names = list(columns)
+    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+
+
+def _like(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,34 @@
+"""Means with a bootstrap 95 % interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from engine.contract.result import Interval
+
+RESAMPLES = 2000
+
+
+def bootstrap(values: Sequence[float], weights: Sequence[float] | None = None, seed: int = 0) -> Interval:
+    """Weighted mean over rows with its percentile interval (Efron 1979), rows resampled with replacement.
+
+    `weights` are per row (answer tokens, for a loss per token). Fewer than two rows have no interval, and a
+    value that is not finite leaves nothing to say.
+    """
+    value = np.asarray(values, dtype=float)
+    weight = np.ones_like(value) if weights is None else np.asarray(weights, dtype=float)
+    if not len(value) or not np.isfinite(value).all() or weight.sum() <= 0:
+        return Interval(mean=None, low=None, high=None, rows=len(value))
+    mean = float((value * weight).sum() / weight.sum())
+    if len(value) < 2:
+        return Interval(mean=mean, low=None, high=None, rows=1)
+    random = np.random.default_rng(seed)
+    means = np.empty(RESAMPLES)
+    for number in range(RESAMPLES):
+        chosen = random.integers(0, len(value), len(value))
+        total = weight[chosen].sum()
+        means[number] = (value[chosen] * weight[chosen]).sum() / total if total > 0 else mean
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Interval(mean=mean, low=float(low), high=float(high), rows=len(value))

@@ -1,0 +1,128 @@
+"""A model on held-out rows: loss on the answers, and the metric over what it answers."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from engine.contract.result import Interval, Score
+from engine.data.tokens import Row
+from engine.evaluation.generate import Generator
+from engine.evaluation.intervals import bootstrap
+from engine.evaluation.metrics import METRICS
+from engine.training.batches import Layout, answer_tokens, lay_out, passes
+from engine.training.guards import OutOfMemory, free_memory, is_out_of_memory
+from engine.training.loss import answer_logits, keeps_logits
+
+Progress = Callable[[int, int], None]
+"""(rows done, rows in all); may raise to end the evaluation."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One test row as a model met it."""
+
+    nll: float
+    """Summed over the answer's tokens, nats."""
+    tokens: int
+    output: str = ""
+    scores: dict[str, float] | None = None
+
+
+@dataclass
+class Scorer:
+    """How held-out rows are scored; one object serves base and tuned model alike."""
+
+    metric: str
+    generator: Generator
+    layout: Layout
+    pad: int
+    device: str
+    progress: Progress = lambda done, total: None
+
+    def items(self, model: torch.nn.Module, rows: Sequence[Row]) -> list[Item]:
+        """Loss and, unless the metric is the loss itself, the scored answer of every row, in order."""
+        model.eval()
+        losses = row_losses(model, rows, self.layout, self.pad, self.device)
+        if self.metric == "loss":
+            return [Item(nll, tokens) for nll, tokens in losses]
+        outputs = self.generator.answers(model, rows, lambda done: self.progress(done, len(rows)))
+        judge = METRICS[self.metric]
+        return [
+            Item(nll, tokens, output, judge(output, row.target))
+            for (nll, tokens), output, row in zip(losses, outputs, rows, strict=True)
+        ]
+
+
+def summarise(items: Sequence[Item], metric: str, seconds: float) -> Score:
+    """Means and intervals over items."""
+    weights = [item.tokens for item in items]
+    loss = bootstrap([item.nll / item.tokens for item in items], weights)
+    views: dict[str, Interval] = {}
+    for name in sorted({name for item in items for name in item.scores or {}}):
+        views[name] = bootstrap([(item.scores or {}).get(name, 0.0) for item in items])
+    score = loss if metric == "loss" else views.pop(metric)
+    perplexity = math.exp(min(loss.mean, 700.0)) if loss.mean is not None else None
+    return Score(loss=loss, perplexity=perplexity, metric=metric, score=score, extra=views, seconds=seconds)
+
+
+@torch.inference_mode()
+def row_losses(
+    model: torch.nn.Module, rows: Sequence[Row], layout: Layout, pad: int, device: str, micro_batch: int = 64
+) -> list[tuple[float, int]]:
+    """(summed negative log-likelihood, answer tokens) of every row, in order. Halves on out-of-memory."""
+    was_training = model.training
+    model.eval()
+    keep = keeps_logits(model)
+    found: dict[int, tuple[float, int]] = {}
+    todo = list(passes(rows, micro_batch, layout))
+    try:
+        while todo:
+            portion = todo.pop(0)
+            try:
+                losses = _pass_losses(model, portion, layout, pad, device, keep)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                losses = None
+            if losses is None:
+                free_memory()
+                if len(portion) == 1:
+                    raise OutOfMemory("not one row fits while measuring the held-out loss")
+                half = len(portion) // 2
+                todo[:0] = [portion[:half], portion[half:]]
+                continue
+            found.update({id(row): loss for row, loss in zip(portion, losses, strict=True)})
+    finally:
+        model.train(was_training)
+    return [found[id(row)] for row in rows]
+
+
+def mean_loss(losses: Sequence[tuple[float, int]]) -> float:
+    """Per answer token."""
+    return sum(nll for nll, _ in losses) / max(1, sum(tokens for _, tokens in losses))
+
+
+def _pass_losses(
+    model: torch.nn.Module, rows: Sequence[Row], layout: Layout, pad: int, device: str, keep: bool
+) -> list[tuple[float, int]]:
+    batch = lay_out(rows, layout.packing, pad, device)
+    logits, targets = answer_logits(model, batch, keep)  # (K, V), (K,)
+    nll = torch.empty(len(targets), dtype=torch.float32, device=logits.device)
+    step = max(1, (1 << 23) // logits.shape[-1])
+    for start in range(0, len(targets), step):
+        part = slice(start, start + step)
+        nll[part] = torch.nn.functional.cross_entropy(logits[part].float(), targets[part], reduction="none")
+    counts = [answer_tokens(row) for row in rows]  # rows come one after another in both layouts
+    return [(float(part.sum()), count) for part, count in zip(nll.double().split(counts), counts, strict=True)]
+
+
+def timed(work: Callable[[], list[Item]]) -> tuple[list[Item], float]:
+    """The items and the seconds they took."""
+    started = time.monotonic()
+    items = work()
+    return items, time.monotonic() - started

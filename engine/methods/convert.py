@@ -1,0 +1,64 @@
+"""A .gguf file to a plain model folder in the user's cache: safetensors, config and tokenizer, no quantization."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+
+import platformdirs
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from engine.contract.errors import UserError
+
+
+def gguf_to_folder(file: Path, folder: Path | None = None, source: str = "") -> Path:
+    """Dequantise to bf16 once; a second call finds the folder. Raises UserError for what is not a readable GGUF.
+
+    A model that from_pretrained dequantised still calls itself quantized and refuses to be saved, so its
+    weights go into a fresh model made from the configuration without that entry.
+    """
+    if folder is None:
+        folder = Path(platformdirs.user_cache_dir("ftbench")) / "gguf" / sha256(file)[:16]
+    if (folder / "config.json").exists():
+        return folder
+    _check_magic(file)
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        _convert(file, temporary)
+        (temporary / "SOURCE.txt").write_text(source or f"dequantised from {file.name}", "utf-8")
+        temporary.replace(folder)
+    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+        raise UserError(
+            f"cannot be converted: {' '.join(str(error).split())[:300]}", str(file), "try another .gguf of the model"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _convert(file: Path, folder: Path) -> None:
+    loaded = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.bfloat16)
+    config = loaded.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    plain.load_state_dict(loaded.state_dict())
+    plain.tie_weights()
+    plain.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name).save_pretrained(folder)
+
+
+def sha256(file: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _check_magic(file: Path) -> None:
+    with file.open("rb") as opened:
+        if opened.read(4) != b"GGUF":
+            raise UserError("not a GGUF file", str(file), "check model.id")

@@ -1,0 +1,53 @@
+"""A model's name to weights in memory: safetensors only, no code of strangers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from engine.contract import schema
+from engine.methods.locate import locate, refused
+from engine.methods.machine import Machine
+
+
+def load_weights(model: schema.Model, machine: Machine, dtype: torch.dtype, **how: Any) -> PreTrainedModel:
+    """The causal model on the machine's device. `how` goes to `from_pretrained` (quantization_config)."""
+    located = locate(model)
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            located.source,
+            revision=located.revision,
+            dtype=dtype,
+            attn_implementation=attention(model, machine),
+            trust_remote_code=False,
+            use_safetensors=True,
+            device_map={"": 0} if machine.device == "cuda" else None,
+            **how,
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" in str(error):
+            raise  # out of memory is an outcome and not the user's mistake
+        raise refused(located, "model", error) from error
+
+
+def attention(model: schema.Model, machine: Machine) -> str:
+    """The attention implementation: what the preset names, else FlashAttention where it is installed, else SDPA."""
+    if model.attention != "auto":
+        return model.attention
+    return "flash_attention_2" if machine.flash_attention else "sdpa"
+
+
+def maximum_positions(model: PreTrainedModel) -> int | None:
+    """How many positions the model was made for, None where its configuration does not say."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def config_of(model: schema.Model) -> Any:
+    """The model's configuration alone."""
+    located = locate(model)
+    try:
+        return AutoConfig.from_pretrained(located.source, revision=located.revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise refused(located, "configuration", error) from error

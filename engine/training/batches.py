@@ -1,0 +1,154 @@
+"""Rows to tensors: which rows make a step, how a step is cut into forward passes, and how a pass is laid out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from engine.data.tokens import Row
+
+Packing = Literal["flat", "padded"]
+IGNORED = -100
+
+FLAT_MEAN_LENGTH = 256
+"""Rows longer than this on average are padded and not flattened where attention sees a dense mask."""
+FLAT_TOKENS = {"cpu": 1024, "cuda": 4096}
+"""Tokens of one flattened pass under a dense mask, whose cost grows with their square."""
+PADDED_TOKENS = {"cpu": 2048, "cuda": 65536}
+"""Tokens of one padded pass when the micro batch is chosen automatically."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The rows of every optimizer step: epochs of seeded permutations, the last batch of an epoch maybe smaller."""
+
+    rows: int
+    batch: int
+    steps: int
+    seed: int
+
+    @classmethod
+    def of(cls, rows: int, batch: int, epochs: float, steps: int | None, seed: int) -> Schedule:
+        """`steps` where given, else `epochs` times the batches of one epoch, at least one."""
+        per_epoch = math.ceil(rows / batch)
+        return cls(rows, batch, steps or max(1, round(epochs * per_epoch)), seed)
+
+    @property
+    def per_epoch(self) -> int:
+        return math.ceil(self.rows / self.batch)
+
+    def indices(self, step: int) -> list[int]:
+        """The row numbers of optimizer step `step` (from 0)."""
+        epoch, place = divmod(step, self.per_epoch)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(self.rows, generator=generator)
+        return order[place * self.batch : (place + 1) * self.batch].tolist()
+
+
+class StepDataset(torch.utils.data.Dataset):
+    """One item per optimizer step: the list of its rows. The Trainer sees one long epoch and skips by item."""
+
+    def __init__(self, rows: Sequence[Row], schedule: Schedule) -> None:
+        self.rows, self.schedule = rows, schedule
+
+    def __len__(self) -> int:
+        return self.schedule.steps
+
+    def __getitem__(self, step: int) -> list[Row]:
+        return [self.rows[index] for index in self.schedule.indices(step)]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How rows become one forward pass."""
+
+    packing: Packing
+    tokens: int
+    """A pass of several rows has at most this many (padding included)."""
+
+
+def choose_layout(rows: Sequence[Row], wanted: str, device: str, varlen: bool) -> Layout:
+    """`wanted`, or where it is auto: flat for short rows, and for all rows where attention takes their lengths."""
+    mean = sum(len(row.input_ids) for row in rows) / max(1, len(rows))
+    packing = wanted if wanted != "auto" else "flat" if varlen or mean <= FLAT_MEAN_LENGTH else "padded"
+    limits = FLAT_TOKENS if packing == "flat" and not varlen else PADDED_TOKENS
+    return Layout("flat" if packing == "flat" else "padded", limits[device])
+
+
+def passes(rows: Sequence[Row], micro_batch: int, layout: Layout | None = None) -> Iterator[list[Row]]:
+    """Cut a step's rows, longest first, into passes of at most `micro_batch` rows.
+
+    With a layout also of at most its tokens; a row longer than that makes a pass of its own.
+    """
+    portion: list[Row] = []
+    tokens = 0
+    for row in sorted(rows, key=lambda row: -len(row.input_ids)):
+        longest = len(portion[0].input_ids) if portion else 0
+        grown = tokens + len(row.input_ids) if layout and layout.packing == "flat" else longest * (len(portion) + 1)
+        if portion and (len(portion) == micro_batch or (layout and grown > layout.tokens)):
+            yield portion
+            portion, tokens = [], 0
+        portion.append(row)
+        tokens += len(row.input_ids)
+    if portion:
+        yield portion
+
+
+@dataclass
+class Pass:
+    """The tensors of one forward pass over B rows of up to L tokens, T tokens in all.
+
+    `model_inputs` are the model's keyword arguments: input_ids and position_ids of (1, T) when flat, and
+    input_ids, position_ids and attention_mask of (B, L) when padded. `targets` has input_ids' shape and holds
+    at each position the token to predict there, or -100.
+    """
+
+    model_inputs: dict[str, torch.Tensor]
+    targets: torch.Tensor
+
+    @property
+    def columns(self) -> torch.Tensor:
+        """(K,) the sequence positions at which any row predicts a trained token."""
+        return (self.targets != IGNORED).any(0).nonzero()[:, 0]
+
+
+def lay_out(rows: Sequence[Row], packing: Packing, pad: int, device: str) -> Pass:
+    """Tensors for one pass: flat puts rows end to end in one sequence, padded puts them side by side, right-aligned."""
+    made = _flat(rows) if packing == "flat" else _padded(rows, pad)
+    return Pass({name: tensor.to(device) for name, tensor in made.model_inputs.items()}, made.targets.to(device))
+
+
+def answer_tokens(row: Row) -> int:
+    """How many tokens of a row are predicted and trained."""
+    return sum(label != IGNORED for label in row.labels[1:])
+
+
+def targets_of(row: Row) -> list[int]:
+    """The label of each position's following token; the last position predicts nothing."""
+    return [*row.labels[1:], IGNORED]
+
+
+def _flat(rows: Sequence[Row]) -> Pass:
+    ids = [token for row in rows for token in row.input_ids]
+    positions = [position for row in rows for position in range(len(row.input_ids))]
+    targets = [target for row in rows for target in targets_of(row)]
+    inputs = {"input_ids": torch.tensor([ids]), "position_ids": torch.tensor([positions])}
+    return Pass(inputs, torch.tensor([targets]))
+
+
+def _padded(rows: Sequence[Row], pad: int) -> Pass:
+    longest = max(len(row.input_ids) for row in rows)
+    ids = torch.full((len(rows), longest), pad)
+    mask = torch.zeros((len(rows), longest), dtype=torch.long)
+    targets = torch.full((len(rows), longest), IGNORED)
+    for number, row in enumerate(rows):
+        start = longest - len(row.input_ids)
+        ids[number, start:] = torch.tensor(row.input_ids)
+        mask[number, start:] = 1
+        targets[number, start:] = torch.tensor(targets_of(row))
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    return Pass({"input_ids": ids, "attention_mask": mask, "position_ids": positions}, targets)

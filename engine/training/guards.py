@@ -1,0 +1,45 @@
+"""What may go wrong while training, as outcomes rather than tracebacks."""
+
+from __future__ import annotations
+
+import errno
+
+import torch
+
+
+class Diverged(Exception):
+    """A loss or a gradient is not finite: nothing after this step can be trusted."""
+
+    def __init__(self, step: int, what: str) -> None:
+        self.step, self.what = step, what
+        super().__init__(f"{what} is not finite at step {step}")
+
+
+class OutOfMemory(Exception):
+    """Not even one row fits."""
+
+
+class DiskFull(Exception):
+    """A file could not be written for want of space."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """CUDA's out-of-memory, the CPU allocator's, and Python's."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in text or "out of memory" in text.lower())
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """ENOSPC or a quota, also where a library wraps it in an error of its own."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return True
+    text = str(error)
+    return any(sign in text for sign in ("No space left", "Disk quota exceeded", "os error 28", "PytorchStreamWriter"))
+
+
+def free_memory() -> None:
+    """Give torch's pool back to the card, so that a smaller attempt finds room."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,106 @@
+"""The loss where it is learnt: the head runs only at positions that predict a trained token.
+
+On instruction data most tokens are prompt. `logits_to_keep`, which transformers' causal models take as an index
+tensor, skips the head and the softmax there; the sum of the remaining terms is the same number.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from engine.data.tokens import Row
+from engine.training.batches import IGNORED, Packing, Pass, lay_out
+
+CHUNK_ELEMENTS = 1 << 23
+"""Logits turned to float32 at a time: 32 MiB, whatever the vocabulary."""
+
+
+class SummedCrossEntropy(torch.autograd.Function):
+    """Sum over K rows of -log softmax(logits)[target], in float32, without a float32 copy of the logits.
+
+    logits (K, V) of any float type, targets (K,). The backward pass recomputes the softmax chunk by chunk, so
+    that beside the logits only their gradient, in their own type, is ever held.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        step = max(1, CHUNK_ELEMENTS // logits.shape[-1])
+        normaliser = logits.new_empty(len(logits), dtype=torch.float32)
+        total = logits.new_zeros((), dtype=torch.float32)
+        for start in range(0, len(logits), step):
+            part = logits[start : start + step].float()
+            normaliser[start : start + step] = part.logsumexp(-1)
+            chosen = part.gather(1, targets[start : start + step, None])[:, 0]
+            total += (normaliser[start : start + step] - chosen).sum()
+        ctx.save_for_backward(logits, targets, normaliser)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        logits, targets, normaliser = ctx.saved_tensors
+        (scale,) = gradients
+        step = max(1, CHUNK_ELEMENTS // logits.shape[-1])
+        gradient = torch.empty_like(logits)
+        for start in range(0, len(logits), step):
+            rows = slice(start, start + step)
+            part = (logits[rows].float() - normaliser[rows, None]).exp_()
+            part.scatter_add_(1, targets[rows, None], part.new_full((len(part), 1), -1.0))
+            gradient[rows] = part.mul_(scale)
+        return gradient, None
+
+
+def keeps_logits(model: torch.nn.Module) -> bool:
+    """Whether the model's forward takes `logits_to_keep`; if not, its head runs at every position."""
+    inner = getattr(model, "get_base_model", lambda: model)()
+    return "logits_to_keep" in inspect.signature(inner.forward).parameters
+
+
+def answer_logits(model: torch.nn.Module, batch: Pass, keep: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (K, V) and targets (K,) at the K trained positions of a pass."""
+    columns = batch.columns
+    arguments = {"logits_to_keep": columns} if keep else {}
+    logits = model(**batch.model_inputs, **arguments, use_cache=False).logits  # (B, columns or L, V)
+    targets = batch.targets[:, columns]
+    if not keep:
+        logits = logits[:, columns]
+    trained = targets != IGNORED
+    if trained.all():
+        return logits.flatten(0, 1), targets.flatten()
+    return logits[trained], targets[trained]
+
+
+def summed_loss(model: torch.nn.Module, batch: Pass, keep: bool) -> torch.Tensor:
+    """Sum of the negative log-likelihood over the trained tokens of a pass, nats."""
+    return SummedCrossEntropy.apply(*answer_logits(model, batch, keep))
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What a pass over two rows gave flattened and one by one."""
+
+    flat: float
+    single: float
+
+    @property
+    def same(self) -> bool:
+        """Within what bf16 arithmetic explains; attention across rows is off by far more."""
+        return abs(self.flat - self.single) <= 0.02 * abs(self.single) + 1e-3
+
+
+@torch.no_grad()
+def flattening_agreement(model: torch.nn.Module, rows: list[Row], pad: int, device: str, keep: bool) -> Agreement:
+    """Whether this architecture keeps rows apart by their positions: tried, since not all do."""
+    was_training = model.training
+    model.eval()
+
+    def loss(rows: list[Row], packing: Packing) -> float:
+        return float(summed_loss(model, lay_out(rows, packing, pad, device), keep))
+
+    try:
+        return Agreement(loss(rows, "flat"), sum(loss([row], "padded") for row in rows))
+    finally:
+        model.train(was_training)

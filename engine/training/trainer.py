@@ -1,0 +1,226 @@
+"""transformers' Trainer over our batches and our loss.
+
+The Trainer sees one item per optimizer step: the step's rows. Cutting them into forward passes happens inside
+the step, so that an out-of-memory can halve the passes and do the same step again, with the same result.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+
+from engine.contract import schema
+from engine.data.tokens import Row
+from engine.training import checkpoints
+from engine.training.batches import Layout, Schedule, StepDataset, lay_out, passes
+from engine.training.batches import answer_tokens as answer_tokens_of
+from engine.training.guards import Diverged, OutOfMemory, free_memory, is_out_of_memory
+from engine.training.loss import keeps_logits, summed_loss
+
+
+@dataclass
+class StepFacts:
+    """What one optimizer step did; the callbacks read it."""
+
+    loss: float = 0.0
+    tokens: int = 0
+    answer_tokens: int = 0
+    seconds: float = 0.0
+    grad_norm: float = 0.0
+
+
+@dataclass
+class Hooks:
+    """Where the trainer tells what happened."""
+
+    halved: Callable[[int], None] = lambda micro_batch: None
+    saved: Callable[[checkpoints.Saved], None] = lambda saved: None
+    fell_back: Callable[[str], None] = lambda text: None
+    facts: StepFacts = field(default_factory=StepFacts)
+
+
+class AnswerTrainer(Trainer):
+    """Trains on the answer tokens of rows, a step at a time."""
+
+    def __init__(
+        self,
+        *,
+        rows: Sequence[Row],
+        schedule: Schedule,
+        layout: Layout,
+        micro_batch: int,
+        checkpoint_folder: Path,
+        keep_checkpoints: int,
+        tokenizer: PreTrainedTokenizerBase,
+        hooks: Hooks,
+        **rest: Any,
+    ) -> None:
+        super().__init__(train_dataset=StepDataset(rows, schedule), processing_class=None, **rest)
+        self.layout, self.micro_batch, self.hooks = layout, micro_batch, hooks
+        self.checkpoint_folder, self.keep_checkpoints = checkpoint_folder, keep_checkpoints
+        self.tokenizer = tokenizer
+        self.keep = keeps_logits(self.model)
+        self.step_started = time.monotonic()
+
+    def get_train_dataloader(self) -> torch.utils.data.DataLoader:
+        """One list of rows per step, in the schedule's order."""
+        return torch.utils.data.DataLoader(
+            self.train_dataset, batch_size=1, shuffle=False, collate_fn=lambda steps: steps[0]
+        )
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, None]:
+        """The step's rows; the loss is normalised over all of them in `training_step`."""
+        samples = [rows for _, rows in zip(range(num_batches), epoch_iterator, strict=False)]
+        return samples, None
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not estimated: nobody reads it, and the formula wants a tensor batch."""
+        return 0
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: list[Row], num_items_in_batch: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Gradients of the mean loss over the answer tokens of the whole effective batch.
+
+        Raises Diverged where the loss is not finite and OutOfMemory where a single row does not fit.
+        """
+        self.step_started = time.monotonic()
+        model.train()
+        rows = inputs
+        answer_tokens = sum(map(answer_tokens_of, rows))
+        while True:
+            try:
+                loss = self._accumulate(model, rows, answer_tokens)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                cause = str(error).splitlines()[0]
+            # Outside the handler: the traceback's frames hold the tensors that did not fit.
+            model.zero_grad(set_to_none=True)
+            free_memory()
+            self._halve(rows, cause)
+        if not torch.isfinite(loss):
+            raise Diverged(self.state.global_step + 1, "the loss")
+        facts = self.hooks.facts
+        facts.loss, facts.answer_tokens = float(loss), answer_tokens
+        facts.tokens = sum(len(row.input_ids) for row in rows)
+        return loss
+
+    def _accumulate(self, model: torch.nn.Module, rows: list[Row], answer_tokens: int) -> torch.Tensor:
+        total = torch.zeros((), device=self.args.device)
+        pad = self.tokenizer.pad_token_id
+        for portion in passes(rows, self.micro_batch, self.layout):
+            batch = lay_out(portion, self.layout.packing, pad, self.args.device.type)
+            with self.compute_loss_context_manager():
+                loss = summed_loss(model, batch, self.keep) / answer_tokens
+            self.accelerator.backward(loss)
+            total += loss.detach()
+        return total
+
+    def _halve(self, rows: list[Row], cause: str) -> None:
+        largest = max(len(portion) for portion in passes(rows, self.micro_batch, self.layout))
+        if largest == 1:
+            raise OutOfMemory(cause)
+        self.micro_batch = (largest + 1) // 2
+        self.hooks.halved(self.micro_batch)
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> float:
+        """The Trainer asks after clipping and before the optimizer: the last moment to refuse bad gradients."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        value = float(norm)
+        if value != value or value in (float("inf"), float("-inf")):
+            raise Diverged(self.state.global_step + 1, "the gradient norm")
+        self.hooks.facts.grad_norm = value
+        return value
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:
+        """A checkpoint under its final name only once it is whole (see `checkpoints`)."""
+        with checkpoints.writing(self.checkpoint_folder, self.state.global_step) as saving:
+            self.save_model(str(saving.folder), _internal_call=True)
+            self._save_optimizer_and_scheduler(str(saving.folder))
+            self._save_rng_state(str(saving.folder))
+            self.state.save_to_json(str(saving.folder / "trainer_state.json"))
+        self.hooks.saved(saving.done)
+        checkpoints.rotate(self.checkpoint_folder, self.keep_checkpoints)
+
+
+def training_arguments(
+    config: schema.Config, schedule: Schedule, run: Path, device: str, checkpointing: bool
+) -> TrainingArguments:
+    """The Trainer's settings that follow from ours; logging and saving are steered by callbacks."""
+    train = config.train
+    return TrainingArguments(
+        output_dir=str(run / "checkpoints"),
+        max_steps=schedule.steps,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=1,
+        learning_rate=train.learning_rate,
+        lr_scheduler_type={"constant": "constant_with_warmup"}.get(train.schedule, train.schedule),
+        warmup_steps=round(train.warmup * schedule.steps),
+        max_grad_norm=train.max_grad_norm,
+        bf16=train.precision == "mixed",
+        gradient_checkpointing=checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
+        logging_strategy="no",
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        eval_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+        use_cpu=device == "cpu",
+        seed=train.seed,
+        use_liger_kernel=device == "cuda" and _has_liger(),
+        # Our loss has its own head and cross entropy; liger's rotary, norm and gate kernels help beside it.
+        liger_kernel_config={"cross_entropy": False, "fused_linear_cross_entropy": False} if _has_liger() else None,
+    )
+
+
+def _has_liger() -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec("liger_kernel") is not None
+
+
+class Callback(TrainerCallback):
+    """Turns the Trainer's moments into ours: a step done, time to save, time to evaluate, time to stop."""
+
+    def __init__(
+        self,
+        hooks: Hooks,
+        trainer: AnswerTrainer,
+        on_step: Callable[[int, StepFacts, float], None],
+        should_stop: Callable[[], bool],
+        evaluate: Callable[[int], None],
+        evaluate_every: int,
+        due: checkpoints.Due,
+    ) -> None:
+        self.hooks, self.trainer, self.on_step, self.should_stop = hooks, trainer, on_step, should_stop
+        self.evaluate, self.evaluate_every, self.due = evaluate, evaluate_every, due
+        self.stopped = False
+        self.rate = 0.0
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        self.rate = self.trainer.optimizer.param_groups[0]["lr"]
+        return control
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        facts = self.hooks.facts
+        facts.seconds = time.monotonic() - self.trainer.step_started
+        step = state.global_step
+        self.on_step(step, facts, self.rate)
+        last = step >= state.max_steps
+        self.stopped = self.should_stop() and not last
+        control.should_save = self.stopped or last or self.due.now(step)
+        control.should_training_stop = control.should_training_stop or self.stopped
+        if self.evaluate_every and step % self.evaluate_every == 0 and not self.stopped:
+            self.evaluate(step)
+        return control

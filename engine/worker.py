@@ -1,0 +1,273 @@
+"""One run from start to end, read top to bottom: data, model, baseline, training, evaluation, saving.
+
+What goes wrong becomes an outcome here and nowhere else: the run always ends with an `end` event and a result.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import traceback
+import warnings
+
+import torch
+from transformers import PreTrainedTokenizerBase, set_seed
+from transformers.utils import logging as transformers_logging
+
+from engine.chronicle import Run, sampled
+from engine.contract import events
+from engine.contract.errors import UserError
+from engine.contract.rundir import Frozen, RunDir
+from engine.contract.schema import Config
+from engine.contract.signals import Stopped, Stopping
+from engine.data.prepare import Prepared, prepare
+from engine.evaluation.generate import Generator, end_tokens
+from engine.evaluation.predictions import read_items, write_items
+from engine.evaluation.score import Scorer, mean_loss, row_losses, summarise, timed
+from engine.methods import method
+from engine.methods.loading import attention, maximum_positions
+from engine.methods.machine import this_machine
+from engine.methods.optimizers import make_optimizer
+from engine.methods.tokenizer import load_tokenizer
+from engine.outcome import folder_bytes
+from engine.training import checkpoints
+from engine.training.batches import Layout, Schedule, choose_layout
+from engine.training.guards import DiskFull, Diverged, OutOfMemory, is_disk_full, is_out_of_memory
+from engine.training.loss import flattening_agreement, keeps_logits
+from engine.training.meters import Card, Meters
+from engine.training.trainer import AnswerTrainer, Callback, Hooks, StepFacts, training_arguments
+
+
+def work(run_dir: RunDir, frozen: Frozen, log: events.EventLog, stopping: Stopping) -> int:
+    """Do the run; returns the process's exit status."""
+    _quieten()
+    machine = this_machine()
+    meters = Meters(log.write, Card() if machine.device == "cuda" else None)
+    run = Run(run_dir, frozen, log, stopping, machine, meters)
+    meters.start()
+    try:
+        status, reason, user = _attempt(run)
+    finally:
+        meters.stop()
+    if status in ("failed", "out_of_memory", "diverged"):
+        log.write(events.Error(text=reason, user=user))
+    run.finish(status, reason)
+    return 0 if status in ("finished", "stopped") else 2 if user else 1
+
+
+def _attempt(run: Run) -> tuple[events.Status, str, bool]:
+    """(status, reason, whether the user's input was wrong)."""
+    try:
+        _steps(run)
+    except Stopped:
+        return "stopped", _resume_hint(run), False
+    except UserError as error:
+        return "failed", error.line, True
+    except OutOfMemory as error:
+        return "out_of_memory", f"{error}; {_what_would_fit(run.config)}", False
+    except Diverged as error:
+        best = run.result.last_checkpoint or "none was made"
+        advice = "lower train.learning_rate or train.max_grad_norm"
+        return "diverged", f"{error}; last good checkpoint: {best}; {advice}", False
+    except DiskFull as error:
+        return "failed", f"{error}; free some space, then `ftbench resume {run.dir.name}`", False
+    except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the run ends with a word about it
+        traceback.print_exc()
+        if is_out_of_memory(error):
+            return "out_of_memory", f"{str(error).splitlines()[0]}; {_what_would_fit(run.config)}", False
+        if is_disk_full(error):
+            return "failed", f"the disk is full ({error}); free some space, then resume", False
+        text = " ".join(str(error).split())[:300]
+        return "failed", f"{type(error).__name__}: {text}; the traceback is in {run.dir.log_file}", False
+    return "finished", "", False
+
+
+def _steps(run: Run) -> None:
+    config, machine = run.config, run.machine
+    metric = config.evaluation.metric
+    for note in run.frozen.notes:
+        run.warn("configuration", note)
+    _name_foreigners(run)
+
+    run.phase("data")
+    tokenizer = load_tokenizer(config.model)
+    rows = prepare(config.data, config.train.max_length, tokenizer)
+    test = sampled(rows.test, config.evaluation.rows)
+    prompts = [tokenizer.decode(row.prompt) for row in test]
+    run.tell_data(rows, test)
+
+    run.phase("model")
+    set_seed(config.train.seed)
+    how = method(config.method)
+    base = how.load(config, machine)
+    _check_length(base, rows, config.train.max_length)
+    layout = _layout(run, base, rows, tokenizer.pad_token_id)
+    ends = end_tokens(tokenizer, base, rows.train)
+    generator = Generator(tokenizer, config.evaluation.max_new_tokens, config.evaluation.batch, machine.device, ends)
+    scorer = Scorer(metric, generator, layout, tokenizer.pad_token_id, machine.device)
+    scorer.progress = lambda done, total: run.stopping.check()
+
+    run.phase("baseline")
+    before = read_items(run.dir.predictions_file, test, prompts, "base")
+    if before is None:
+        before, seconds = timed(lambda: scorer.items(base, test))
+        write_items(run.dir.predictions_file, test, prompts, before, None)
+        run.tell_score("before", before, test, prompts, seconds)
+    else:  # an earlier life of this run has asked the base model already
+        run.result.before = summarise(before, metric, 0.0)
+
+    run.phase("training")
+    set_seed(config.train.seed)  # before the adapters are made, whatever came before
+    model = how.make_trainable(base, config)
+    _train(run, model, tokenizer, rows, layout)
+
+    run.phase("evaluation")
+    after, seconds = timed(lambda: scorer.items(model, test))
+    write_items(run.dir.predictions_file, test, prompts, before, after)
+    run.tell_score("after", after, test, prompts, seconds)
+
+    run.phase("saving")
+    with checkpoints.folder_atomically(run.dir.path / ".model.tmp", run.dir.model) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    run.result.artefact_bytes = folder_bytes(run.dir.model, "*.safetensors")
+
+
+def _train(
+    run: Run, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, rows: Prepared, layout: Layout
+) -> None:
+    """Train from the beginning, or from the newest whole checkpoint. Raises Stopped where a stop was asked for."""
+    config, device = run.config, run.machine.device
+    train = config.train
+    schedule = Schedule.of(len(rows.train), train.batch, train.epochs, train.steps, train.seed)
+    checkpointing = device == "cuda" if train.gradient_checkpointing == "auto" else train.gradient_checkpointing
+    optimizer, optimizer_name = make_optimizer(model.parameters(), config, run.machine, run.warn)
+    run.tell_model(model, optimizer_name)
+    hooks = Hooks(
+        halved=lambda size: run.warn(
+            "micro_batch", f"out of memory: {size} rows a pass from here, the effective batch stays {train.batch}"
+        ),
+        saved=run.tell_checkpoint,
+    )
+    trainer = AnswerTrainer(
+        rows=rows.train,
+        schedule=schedule,
+        layout=layout,
+        micro_batch=train.batch if train.micro_batch == "auto" else train.micro_batch,
+        checkpoint_folder=run.dir.checkpoints,
+        keep_checkpoints=train.keep_checkpoints,
+        tokenizer=tokenizer,
+        hooks=hooks,
+        model=model,
+        args=training_arguments(config, schedule, run.dir.path, device, checkpointing),
+        optimizers=(optimizer, None),
+    )
+    resume = _resume_point(run)
+    run.result.planned_steps, run.result.steps = schedule.steps, resume.step if resume else 0
+    run.log.write(
+        events.Plan(
+            steps=schedule.steps,
+            start_step=run.result.steps,
+            batch=train.batch,
+            micro_batch=trainer.micro_batch,
+            packing=layout.packing,
+            gradient_checkpointing=checkpointing,
+        )
+    )
+
+    def on_step(step: int, facts: StepFacts, rate: float) -> None:
+        run.tell_step(step, facts, rate, schedule)
+
+    def evaluate(step: int) -> None:
+        loss = mean_loss(row_losses(model, rows.validation, layout, tokenizer.pad_token_id, device))
+        run.tell_validation(step, len(rows.validation), loss)
+
+    callback = Callback(
+        hooks,
+        trainer,
+        on_step,
+        should_stop=lambda: run.stopping.asked,
+        evaluate=evaluate,
+        evaluate_every=(train.evaluate_every or max(1, schedule.steps // 4)) if rows.validation else 0,
+        due=checkpoints.Due(train.checkpoint_every, schedule.steps),
+    )
+    trainer.add_callback(callback)
+    run.meters.training_begins()
+    if resume and resume.step >= schedule.steps:
+        trainer._load_from_checkpoint(str(resume.folder))  # killed after its last step: only the rest is missing
+    else:
+        trainer.train(resume_from_checkpoint=str(resume.folder) if resume else None)
+    run.meters.training_ends()
+    run.result.micro_batch = trainer.micro_batch
+    if callback.stopped:
+        raise Stopped
+
+
+def _resume_point(run: Run) -> checkpoints.Saved | None:
+    if not run.dir.checkpoints.exists():
+        return None
+    checkpoints.clear_unfinished(run.dir.checkpoints)
+    found, complaints = checkpoints.newest_complete(run.dir.checkpoints)
+    for complaint in complaints:
+        run.warn("checkpoint", complaint)
+    if found:
+        run.result.last_checkpoint = f"checkpoints/{found.folder.name}"
+    return found
+
+
+def _layout(run: Run, model: torch.nn.Module, rows: Prepared, pad: int) -> Layout:
+    """The preset's or the automatic layout; padded where this architecture was seen to mix flattened rows."""
+    train, device, kind = run.config.train, run.machine.device, type(model).__name__
+    keep = keeps_logits(model)
+    if not keep:
+        run.warn("loss", f"{kind} takes no logits_to_keep: its head runs at every position, slower")
+    varlen = attention(run.config.model, run.machine) == "flash_attention_2"
+    layout = choose_layout(rows.train, train.packing, device, varlen)
+    if layout.packing == "padded":
+        return layout
+    shortest = sorted(rows.train, key=lambda row: len(row.input_ids))[:2]
+    agreement = flattening_agreement(model, shortest, pad, device, keep)
+    if agreement.same:
+        return layout
+    seen = f"loss {agreement.flat:.4f}, apart {agreement.single:.4f}"
+    run.warn("packing", f"{kind} mixes rows laid end to end ({seen}): padded batches are used")
+    return choose_layout(rows.train, "padded", device, varlen)
+
+
+def _check_length(model: torch.nn.Module, rows: Prepared, wanted: int) -> None:
+    limit = maximum_positions(model)
+    longest = max((len(row.input_ids) for row in rows.train), default=0)
+    if limit and longest > limit:
+        what = f"rows of {longest} tokens, and the model was made for {limit} positions"
+        raise UserError(what, "train.max_length", f"set train.max_length = {limit} (it is {wanted})")
+
+
+def _name_foreigners(run: Run) -> None:
+    card = run.meters.card
+    for pid, name, used in card.others(os.getpid()) if card else []:
+        size = f" ({used / 2**30:.1f} GiB)" if used else ""
+        run.warn("foreign", f"process {pid} {name}{size} is on the card: time and memory will not be this run's alone")
+
+
+def _resume_hint(run: Run) -> str:
+    kept = run.result.last_checkpoint
+    return f"stopped as asked{f', {kept} kept' if kept else ''}; `ftbench resume {run.dir.name}` goes on"
+
+
+def _what_would_fit(config: Config) -> str:
+    """The next smaller thing to try, by what is on now."""
+    ideas = []
+    if config.train.gradient_checkpointing is not True:
+        ideas.append("train.gradient_checkpointing = true")
+    ideas.append(f"train.max_length below {config.train.max_length}")
+    ideas.append({"full": "lora", "lora": "qlora"}.get(config.method, "a smaller model"))
+    return "try " + ", or ".join(ideas)
+
+
+def _quieten() -> None:
+    """Libraries' progress bars and advice do not belong into a log that people read."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)

@@ -1,0 +1,200 @@
+"""Every broken input ends in exactly one line that names the place and says what to do."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from engine.contract.errors import UserError
+from engine.contract.schema import Data
+from engine.data import source
+
+GOOD = b'{"question": "a", "answer": "b"}\n'
+
+
+def line_of(data: Data) -> str:
+    with pytest.raises(UserError) as caught:
+        source.read(data)
+    assert "\n" not in caught.value.line
+    assert caught.value.do, "an error says what to do"
+    return caught.value.line
+
+
+def fault(folder: Path, name: str, content: bytes) -> str:
+    path = folder / name
+    path.write_bytes(content)
+    return line_of(Data(id=str(path)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "place", "what"),
+    [
+        ("a.jsonl", GOOD + b'{"question": "caf\xe9"}\n', "a.jsonl line 2 byte 18", "not UTF-8"),
+        ("a.jsonl", GOOD * 2 + b'{"question": "a", "ans', "a.jsonl line 3 column 19", "cut off"),
+        ("a.jsonl", GOOD + b'["a", "b"]\n', "a.jsonl line 2", "a list where a row should be an object"),
+        ("a.jsonl", GOOD + b"7\n", "a.jsonl line 2", "a number where a row"),
+        ("a.jsonl", GOOD + b"\n" + b'{"question": ' + b"[" * 5000 + b"]" * 5000 + b"}\n", "a.jsonl line 3", "deep"),
+        ("a.jsonl", GOOD + b'{"question": ' + b"[" * 100 + b"]" * 100 + b"}\n", "a.jsonl line 2", "deep"),
+        ("a.jsonl", GOOD + b'{"question": ' + b"9" * 5000 + b"}\n", "a.jsonl line 2", "JSON"),
+        ("a.jsonl", GOOD + b'{"question": "a\0b"}\n', "a.jsonl line 2 byte 16", "NUL"),
+        ("a.jsonl", b"", "a.jsonl", "empty"),
+        ("a.jsonl", b"\n  \n\n", "a.jsonl", "no rows"),
+        ("a.jsonl", "question".encode("utf-16"), "a.jsonl line 1", "UTF-16"),
+        ("a.jsonl", gzip.compress(GOOD), "a.jsonl", "gzip"),
+        ("a.jsonl.gz", GOOD, "a.jsonl.gz", "not gzip"),
+        ("a.jsonl.gz", gzip.compress(GOOD * 99)[:-20], "a.jsonl.gz", "broken gzip"),
+        ("a.jsonl.zst", b"\x28\xb5\x2f\xfd....", "a.jsonl.zst", ".zst is not read"),
+        ("a.txt", b"hello", "a.txt", "no known kind of file"),
+        ("a.json", b'[{"question": "a"}, 7]', "a.json item 2", "a number"),
+        ("a.json", b'[{"question": "a"},\n {"question": ', "a.json line 2 column 15", "cut off"),
+        ("a.json", b"[" * 5000 + b"]" * 5000, "a.json", "deep"),
+        ("a.json", b"[]", "a.json", "no rows"),
+        ("a.json", b"7", "a.json", "a number where rows should be"),
+        ("a.json", b'{"q": ["a", "b"], "a": ["c"]}', "a.json", "different lengths"),
+        ("a.json", b'{"train": [{"q": "a"}], "test": [{"q": "b"}]}', "a.json", "several arrays"),
+        ("a.json", b'[{"question":\n "caf\xe9"}]', "a.json line 2 byte 6", "not UTF-8"),
+        ("a.csv", b"text,label\na,b\nc\n", "a.csv line 3", "1 fields where the header has 2"),
+        ("a.csv", b'text,label\n"a\nb",c\n"d,e\nf,g\n', "a.csv line 4", "never closed"),
+        ("a.csv", b"text,text\na,b\n", "a.csv line 1", "two columns are called 'text'"),
+        ("a.csv", b"text,label\n", "a.csv", "no rows"),
+        ("a.csv", b"text,label\na,\xff\n", "a.csv line 2 byte 3", "not UTF-8"),
+        ("a.parquet", b"PAR1 and then nothing PAR1", "a.parquet", "Parquet"),
+    ],
+)
+def test_broken_file_is_one_line_with_its_place(tmp_path, name, content, place, what):
+    line = fault(tmp_path, name, content)
+    assert line.startswith(place)
+    assert what in line
+
+
+def test_a_row_of_60_megabytes_is_refused_before_it_is_read(tmp_path):
+    line = fault(tmp_path, "a.jsonl", GOOD + b'{"question": "' + b"x" * (60 << 20) + b'"}\n')
+    assert line.startswith("a.jsonl line 2: longer than 16 MiB")
+
+
+def test_a_csv_field_of_20_megabytes_is_refused(tmp_path):
+    rows = b"text,label\nshort,a\n" + b'"' + b"x\n" * (10 << 20) + b'",b\n'
+    assert fault(tmp_path, "a.csv", rows).startswith("a.csv line 3: a field longer than 16 MiB")
+
+
+def test_reading_csv_leaves_the_modules_own_limit_alone(tmp_path):
+    before = csv.field_size_limit()
+    fault(tmp_path, "a.csv", b"text,label\na\n")
+    assert csv.field_size_limit() == before
+
+
+def test_a_gzip_bomb_stops_early(tmp_path):
+    bomb = io.BytesIO()
+    with gzip.GzipFile(fileobj=bomb, mode="wb") as packed:
+        for _ in range(120):
+            packed.write(b"\n" * (1 << 20))
+    line = fault(tmp_path, "a.jsonl.gz", bomb.getvalue())
+    assert line.startswith("a.jsonl.gz: grows from")
+
+
+def test_a_parquet_bomb_stops_early(tmp_path):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * 1_000_000, pa.int32()), pa.array(["x" * 10_000]))
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"text": text}), path)
+    assert path.stat().st_size < 100_000
+    assert line_of(Data(id=str(path))).startswith("a.parquet: grows from")
+
+
+def test_a_zip_under_a_json_name_is_named(tmp_path):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("a.json", "[]")
+    assert "a zip archive" in fault(tmp_path, "a.json", packed.getvalue())
+
+
+def test_a_missing_file_suggests_its_neighbour(tmp_path):
+    (tmp_path / "train.jsonl").write_bytes(GOOD)
+    line = line_of(Data(id=str(tmp_path / "trian.jsonl")))
+    assert "no such file" in line
+    assert "did you mean 'train.jsonl'?" in line
+
+
+def test_a_misspelt_embedded_name_is_suggested():
+    assert "did you mean 'tickets'?" in line_of(Data(id="tickts"))
+
+
+def test_a_missing_split_lists_what_there_is(tmp_path):
+    (tmp_path / "train.jsonl").write_bytes(GOOD)
+    (tmp_path / "heldout-test.jsonl").write_bytes(GOOD)
+    line = line_of(Data(id=str(tmp_path), test="tset"))
+    assert line.startswith("data.test: no split and no file 'tset'")
+    assert "heldout-test" in line
+
+
+def test_a_folder_without_rows_says_so(tmp_path):
+    (tmp_path / "LICENSE").write_text("MIT")
+    assert "no file of rows in the folder" in line_of(Data(id=str(tmp_path)))
+
+
+def test_a_folder_with_only_a_test_split_cannot_train(tmp_path):
+    (tmp_path / "test.jsonl").write_bytes(GOOD)
+    assert "no training split" in line_of(Data(id=str(tmp_path)))
+
+
+def test_a_link_that_leads_to_itself_is_an_error_not_a_loop(tmp_path):
+    loop = tmp_path / "a.jsonl"
+    loop.symlink_to(loop)
+    assert "cannot be read" in line_of(Data(id=str(loop)))
+    assert "a.jsonl: cannot be read" in line_of(Data(id=str(tmp_path)))
+
+
+def test_a_folder_linked_into_itself_is_read_once(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(GOOD)
+    (tmp_path / "again").symlink_to(tmp_path)
+    assert len(source.read(Data(id=str(tmp_path))).train) == 1
+
+
+def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path):
+    os.mkfifo(tmp_path / "a.jsonl")
+    assert "not a regular file" in line_of(Data(id=str(tmp_path / "a.jsonl")))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_file_without_permission_says_so(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(GOOD)
+    path.chmod(0)
+    assert "Permission denied" in line_of(Data(id=str(path)))
+
+
+def test_a_subset_of_a_file_is_a_key_nothing_reads(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(GOOD)
+    assert "data.subset" in line_of(Data(id=str(tmp_path / "a.jsonl"), subset="main"))
+
+
+def test_control_characters_of_a_file_name_stay_visible_in_the_line(tmp_path):
+    path = tmp_path / "a\x1b[2J.jsonl"
+    path.write_bytes(b"[]\n")
+    line = line_of(Data(id=str(path)))
+    assert "\x1b" not in line
+    assert "\\x1b" in line
+
+
+def test_the_hub_out_of_reach_is_one_line(monkeypatch):
+    import datasets
+
+    def unreachable(*_args, **_options):
+        raise ConnectionError("Couldn't reach 'owner/name' on the Hub\n(LocalEntryNotFoundError)")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    assert line_of(Data(id="owner/name")).startswith("Hub data set owner/name: the Hub cannot be reached")
+
+
+def test_a_row_of_json_never_recurses_however_deep(tmp_path):
+    for depth in (65, 500, 990, 20_000):
+        assert "deep" in fault(tmp_path, "a.jsonl", json.dumps({"a": 1}).encode()[:-1] + b', "b": ' + b'{"c":' * depth + b"1" + b"}" * depth + b"}")

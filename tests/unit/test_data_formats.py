@@ -1,0 +1,227 @@
+"""Columns are understood, the reason is told, and roles are mapped without ever running anything."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.contract.errors import UserError
+from engine.contract.schema import Data
+from engine.data.formats import Example, Problem, converse, detect
+from engine.data.rows import Raw
+
+
+def raws(*rows):
+    return [Raw(row, f"a.jsonl line {number}") for number, row in enumerate(rows, 1)]
+
+
+def understood(row, **data):
+    rows = raws(row)
+    found = detect(rows, Data(id="a.jsonl", **data))
+    return found, converse(rows[0], found)
+
+
+def said(example):
+    return [(turn["role"], turn["content"]) for turn in example.messages]
+
+
+def line_of(rows, **data):
+    with pytest.raises(UserError) as caught:
+        found = detect(rows, Data(id="a.jsonl", **data))
+        for raw in rows:
+            converse(raw, found)
+    assert "\n" not in caught.value.line
+    return caught.value.line
+
+
+@pytest.mark.parametrize(
+    ("row", "name", "messages"),
+    [
+        ({"prompt": "q", "completion": "a"}, "prompt-completion", [("user", "q"), ("assistant", "a")]),
+        ({"id": 7, "question": "q", "answer": "a"}, "prompt-completion", [("user", "q"), ("assistant", "a")]),
+        ({"Question": "q", "Answer": "a"}, "prompt-completion", [("user", "q"), ("assistant", "a")]),
+        ({"text": "q", "category": "a"}, "prompt-completion", [("user", "q"), ("assistant", "a")]),
+        ({"text": "q", "label": 3}, "prompt-completion", [("user", "q"), ("assistant", "3")]),
+        ({"instruction": "do", "input": "x", "output": "y"}, "alpaca", [("user", "do\n\nx"), ("assistant", "y")]),
+        ({"instruction": "do", "input": "", "output": "y"}, "alpaca", [("user", "do"), ("assistant", "y")]),
+        (
+            {"system": "s", "prompt": "q", "completion": "a"},
+            "prompt-completion",
+            [("system", "s"), ("user", "q"), ("assistant", "a")],
+        ),
+        (
+            {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+            "sharegpt",
+            [("user", "q"), ("assistant", "a")],
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}, {"role": "assistant", "content": "a"}]},
+            "messages",
+            [("user", "q"), ("assistant", "a")],
+        ),
+        (
+            {"messages": '[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]'},
+            "messages",
+            [("user", "q"), ("assistant", "a")],
+        ),
+        (
+            {"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "a"}]},
+            "prompt-completion",
+            [("user", "q"), ("assistant", "a")],
+        ),
+    ],
+)
+def test_formats_are_told_by_their_columns(row, name, messages):
+    found, example = understood(row)
+    assert found.name == name
+    assert said(example) == messages
+
+
+def test_why_is_one_sentence_that_names_the_columns():
+    found, _ = understood({"question": "q", "answer": "a", "source": "web"})
+    assert found.why == (
+        "columns question, answer: prompt-completion (question -> prompt, answer -> completion); not used: source"
+    )
+
+
+def test_a_context_that_is_left_out_is_warned_about():
+    found, _ = understood({"context": "c", "question": "q", "answer": "a"})
+    assert "column context is not used" in found.warnings[0]
+
+
+def test_tool_calls_keep_their_arguments_as_an_object():
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+    tools = [{"type": "function", "function": {"name": "weather"}}]
+    turns = [
+        {"role": "user", "content": "Oslo?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "rain"},
+        {"role": "assistant", "content": "It rains."},
+    ]
+    _, example = understood({"messages": turns, "tools": tools})
+    assert example.tools == tools
+    assert example.messages[1]["tool_calls"][0]["function"] == {"name": "weather", "arguments": {"city": "Oslo"}}
+    assert example.messages[2] == {"role": "tool", "content": "rain", "tool_call_id": "1"}
+
+
+def test_sharegpt_tools_become_the_same_shape():
+    turns = [
+        {"from": "human", "value": "Oslo?"},
+        {"from": "function_call", "value": '{"name": "weather", "arguments": {"city": "Oslo"}}'},
+        {"from": "observation", "value": "rain"},
+        {"from": "gpt", "value": "It rains."},
+    ]
+    _, example = understood({"conversations": turns, "tools": '[{"name": "weather"}]', "system": "Be kind."})
+    assert [turn["role"] for turn in example.messages] == ["system", "user", "assistant", "tool", "assistant"]
+    assert example.messages[2]["tool_calls"][0]["function"]["name"] == "weather"
+    assert example.tools == [{"name": "weather"}]
+
+
+def test_turns_of_a_prompt_and_of_weight_0_are_not_learnt():
+    old = {"role": "assistant", "content": "old"}
+    _, pair = understood(
+        {"prompt": [old, {"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "a"}]}
+    )
+    assert pair.untrained == {0}
+    _, chat = understood(
+        {
+            "messages": [
+                {"role": "user", "content": "q"},
+                {"role": "assistant", "content": "no", "weight": 0},
+                {"role": "user", "content": "q"},
+                {"role": "assistant", "content": "a", "weight": 1},
+                {"role": "user", "content": "q"},
+                {"role": "assistant", "content": "no", "weight": 0},
+            ]
+        }
+    )
+    assert chat.untrained == {1}
+    assert said(chat)[-1] == ("assistant", "a"), "nothing is learnt from what follows"
+
+
+def test_the_last_separator_parts_text_and_belongs_to_the_prompt():
+    found, example = understood({"text": "Q: one\nA: two\nQ: three\nA: four"}, separator="\nA:")
+    assert found.name == "text"
+    assert (example.prompt, example.completion) == ("Q: one\nA: two\nQ: three\nA:", " four")
+
+
+def test_a_row_without_the_separator_is_a_problem_with_its_place():
+    rows = raws({"text": "Q\nA: b"}, {"text": "nothing"})
+    found = detect(rows, Data(id="a.jsonl", separator="\nA:"))
+    problem = converse(rows[1], found)
+    assert isinstance(problem, Problem)
+    assert (problem.kind, problem.where) == ("no answer", "a.jsonl line 2")
+
+
+def test_a_map_takes_columns_and_templates_over_columns():
+    row = {"q": "2+2", "hint": "add", "a": 4}
+    wish = {"prompt": "Q: {q} ({hint}) {{x}}", "completion": "a", "system": "Be brief."}
+    found, example = understood(row, map=wish)
+    assert said(example) == [("system", "Be brief."), ("user", "Q: 2+2 (add) {x}"), ("assistant", "4")]
+    assert "data.map says" in found.why
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        ({"prompt": "qestion", "completion": "answer"}, ["data.map.prompt", "did you mean 'question'?", "answer"]),
+        ({"prompt": "{question.__class__}", "completion": "answer"}, ["no column 'question.__class__'"]),
+        ({"prompt": "{question[0]}", "completion": "answer"}, ["no column 'question[0]'"]),
+        ({"prompt": "{question!r}", "completion": "answer"}, ["no column 'question!r'"]),
+        ({"prompt": "{question:>99999999}", "completion": "answer"}, ["no column"]),
+        ({"prompt": "{question", "completion": "answer"}, ["not a template", "{{"]),
+        ({"promt": "question", "completion": "answer"}, ["no role 'promt'", "did you mean 'prompt'?"]),
+        ({"prompt": "question"}, ["map prompt and completion"]),
+    ],
+)
+def test_a_map_that_does_not_fit_says_where_and_what_there_is(wish, words):
+    line = line_of(raws({"question": "q", "answer": "a"}), map=wish)
+    assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize(
+    ("rows", "data", "words"),
+    [
+        ([{"foo": "x", "bar": "y"}], {}, ["columns foo, bar", "data.map = { prompt ="]),
+        ([{"question": "q", "answer": "a"}], {"format": "alpaca"}, ["no columns for alpaca"]),
+        ([{"question": "q", "answer": "a"}], {"separator": "\nA:"}, ["only text has a separator"]),
+        ([{"question": "q", "answer": "a"}, {"question": "q", "answer": 7}], {}, ["a.jsonl line", "(answer)", "number"]),
+        ([{"messages": [{"role": "user"}]}], {}, ["line 1", "message 1 has no content"]),
+        ([{"messages": [{"role": "user", "content": "q"}, {"content": "a"}]}], {}, ["message 2 has no role"]),
+        ([{"messages": ["hello"]}], {}, ["line 1 (messages)", "message 1 is text"]),
+        ([{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}], {}, ["image_url", "text only"]),
+        ([{"messages": "[{"}], {}, ["line 1 (messages) column 3", "not JSON"]),
+        ([{"question": "half \ud83d", "answer": "a"}], {}, ["line 1", "half a character"]),
+        ([{"question": None}], {}, ["every row is empty"]),
+    ],
+)
+def test_what_cannot_be_understood_is_one_line(rows, data, words):
+    line = line_of(raws(*rows), **data)
+    assert all(word in line for word in words), line
+
+
+def test_the_odd_row_is_named_when_a_column_mixes_types():
+    rows = raws(*[{"question": "q", "answer": "a"}] * 5, {"question": "q", "answer": 7}, {"question": "q", "answer": "a"})
+    assert line_of(rows).startswith("a.jsonl line 6 (answer): a number where most rows have text")
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ({"messages": [{"role": "user", "content": "q"}]}, "no answer"),
+        ({"messages": [{"role": "narrator", "content": "q"}, {"role": "assistant", "content": "a"}]}, "unknown role"),
+        ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": " "}]}, "empty"),
+        ({"question": "q", "answer": ""}, "empty"),
+    ],
+)
+def test_a_row_with_nothing_to_learn_is_a_problem_not_an_end(row, kind):
+    _, problem = understood(row)
+    assert isinstance(problem, Problem)
+    assert problem.kind == kind
+    assert problem.where == "a.jsonl line 1"
+
+
+def test_equal_content_has_equal_keys_whatever_its_white_space():
+    _, one = understood({"question": "caf\u00e9", "answer": "a"})
+    _, other = understood({"question": " cafe\u0301\n", "answer": "a"})
+    assert isinstance(one, Example)
+    assert one.key == other.key

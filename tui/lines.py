@@ -1,0 +1,73 @@
+"""Events as lines of text, for terminals without a screen and for logs."""
+
+from __future__ import annotations
+
+import time
+
+from engine.contract import events
+from tui.show import count, duration, size
+
+
+def line(event: events.Event) -> str | None:
+    """What an event says, None for those that only move the bar."""
+    text = _text(event)
+    return f"{time.strftime('%H:%M:%S', time.localtime(event.t))} {text}" if text else None
+
+
+def _text(event: events.Event) -> str | None:
+    match event:
+        case events.Hello(resumed=True):
+            return "resumed"
+        case events.Phase(name="waiting", note=note):
+            return f"waiting: {note}"
+        case events.Data():
+            return (
+                f"data: {event.train} train, {event.validation} validation, {event.test} test rows; {event.why}; "
+                f"{count(event.tokens)} tokens an epoch, {count(event.answer_tokens)} of them trained"
+            )
+        case events.ModelLoaded():
+            return (
+                f"model: {event.id}, {event.architecture}, {count(event.parameters)} parameters in {event.dtype}, "
+                f"{count(event.trainable)} trained by {event.optimizer}; on {event.device}, {event.attention} attention"
+            )
+        case events.Plan():
+            checkpointing = ", gradient checkpointing" if event.gradient_checkpointing else ""
+            begin = f", from step {event.start_step}" if event.start_step else ""
+            return (
+                f"plan: {event.steps} steps of {event.batch} rows{begin}, at most {event.micro_batch} a pass, "
+                f"{event.packing}{checkpointing}"
+            )
+        case events.Eval(split="validation"):
+            return f"validation at step {event.step}: loss {number(event.loss)}"
+        case events.Eval():
+            return _test_score(event)
+        case events.Checkpoint():
+            return f"checkpoint: {event.path}, {size(event.bytes)} in {duration(event.seconds)}"
+        case events.Warning():
+            return f"warning: {event.text}"
+        case events.End(status="finished"):
+            return "finished"
+        case events.End():
+            return f"{event.status.replace('_', ' ')}: {event.reason}"
+    return None
+
+
+def _test_score(event: events.Eval) -> str:
+    metric = "" if event.metric == "loss" else f", {event.metric} {percent(event.score, event.low, event.high)}"
+    return (
+        f"{event.when} training, {event.rows} test rows: loss {number(event.loss)} "
+        f"[{number(event.loss_low)}, {number(event.loss_high)}], perplexity {number(event.perplexity)}{metric} "
+        f"({duration(event.seconds)})"
+    )
+
+
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def percent(value: float | None, low: float | None, high: float | None) -> str:
+    """`71.3 % [68.0, 74.4]`."""
+    if value is None:
+        return "–"
+    interval = f" [{low * 100:.1f}, {high * 100:.1f}]" if low is not None and high is not None else ""
+    return f"{value * 100:.1f} %{interval}"

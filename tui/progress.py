@@ -1,0 +1,138 @@
+"""Follows a run on the terminal: its events as lines, its steps as a bar, and Ctrl+C as a question."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
+
+from engine.contract import events, launch
+from engine.contract.follow import Follower, last_line
+from engine.contract.rundir import RunDir
+from engine.contract.text import visible
+from tui.lines import line
+from tui.show import console, duration, say
+
+POLL_SECONDS = 0.1
+DEAD_SECONDS = 1.0
+"""A run whose lock is free and whose log is silent this long has died."""
+
+
+class Detached(Exception):
+    """The user left; the run goes on."""
+
+
+def follow(run: RunDir, offset: int = 0, quiet: bool = False) -> events.End:
+    """Show the run until it ends and return its end. A worker that died without one gets an `end` of our making.
+
+    Raises Detached where the user chose to leave.
+    """
+    follower = Follower(run.events_file, offset)
+    with _bar(quiet) as bar:
+        view = View(bar, quiet)
+        quiet_since = time.monotonic()
+        while True:
+            try:
+                fresh = follower.read()
+                end = view.show(fresh, run.is_live())
+                if end:
+                    return end
+                if fresh or run.is_live():
+                    quiet_since = time.monotonic()
+                elif time.monotonic() - quiet_since > DEAD_SECONDS:
+                    return events.End(status="failed", reason=died(run))
+                time.sleep(POLL_SECONDS)
+            except KeyboardInterrupt:
+                _ask(run, bar)
+
+
+def died(run: RunDir) -> str:
+    """What is known of a worker that vanished."""
+    last = last_line(run.log_file)
+    said = f"; its last words: {visible(last, 200)}" if last else ""
+    what = "the worker died without a word (killed, or the machine ran out of memory)"
+    return f"{what}{said}; `ftbench resume {run.name}` goes on"
+
+
+class View:
+    """Lines above, one bar below."""
+
+    def __init__(self, bar: Progress | None, quiet: bool) -> None:
+        self.bar, self.quiet = bar, quiet
+        self.task = bar.add_task("starting", total=None, detail="") if bar else None
+        self.rate: float | None = None
+
+    def show(self, fresh: list[events.Event], live: bool) -> events.End | None:
+        """Show what is new. The end counts only where it is the last word: a resume may have followed it."""
+        for event in fresh:
+            self._one(event)
+        if fresh and isinstance(fresh[-1], events.End):
+            return fresh[-1]
+        return None
+
+    def _one(self, event: events.Event) -> None:
+        if self.quiet:
+            return
+        if text := line(event):
+            self._print(text, "yellow" if isinstance(event, events.Warning) else "")
+        if self.bar is None or self.task is None:
+            return
+        match event:
+            case events.Phase():
+                self.bar.update(self.task, description=event.name, detail="")
+            case events.Step():
+                pace = event.seconds
+                self.rate = pace if self.rate is None else 0.9 * self.rate + 0.1 * pace
+                left = duration(self.rate * (event.steps - event.step))
+                loss = "–" if event.loss is None else f"{event.loss:.4f}"
+                detail = f"loss {loss}  {event.tokens_per_second:,.0f} tok/s  {left} left"
+                self.bar.update(self.task, completed=event.step, total=event.steps, detail=detail)
+
+    def _print(self, text: str, style: str) -> None:
+        if self.bar is not None:
+            self.bar.console.print(Text(visible(text), style=style), soft_wrap=True)
+        else:
+            say(text, style)
+
+
+@contextlib.contextmanager
+def _bar(quiet: bool) -> Iterator[Progress | None]:
+    """A bar where there is a terminal, none in a pipe."""
+    if quiet or not console.is_terminal:
+        yield None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.fields[detail]}"),
+    )
+    with Progress(*columns, console=console, refresh_per_second=4, transient=True) as bar:
+        yield bar
+
+
+def _ask(run: RunDir, bar: Progress | None) -> None:
+    """Detach or stop, asked once; without a terminal to ask on, Ctrl+C detaches."""
+    if bar is not None:
+        bar.stop()
+    choice = ""
+    if sys.stdin.isatty():
+        try:
+            console.print("\n[d]etach and leave it running, [s]top with a checkpoint, anything else goes on: ", end="")
+            choice = input().strip().lower()[:1]
+        except (KeyboardInterrupt, EOFError):
+            choice = "d"
+    else:
+        choice = "d"
+    if choice == "d":
+        raise Detached
+    if choice == "s":
+        with contextlib.suppress(ProcessLookupError):
+            launch.stop(run)
+        say("stopping after this step …")
+    if bar is not None:
+        bar.start()

@@ -1,0 +1,1 @@
+"""The verbs of the `ftbench` command, a file each."""

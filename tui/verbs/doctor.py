@@ -1,0 +1,124 @@
+"""`doctor`: what this machine has, and what will and won't work on it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from engine.contract.ask import ask
+from engine.contract.errors import RunFailed, UserError
+from tui.show import console, print_json, say, size
+
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "nvidia-ml-py", "textual")
+LEAST_DISK = 10 << 30
+
+
+@dataclass
+class Finding:
+    """One thing looked at."""
+
+    state: Literal["ok", "note", "bad"]
+    subject: str
+    text: str
+
+
+def doctor(runs: Path, json: bool) -> int:
+    """1 where something is missing without which no run works."""
+    findings = [_system(), *_libraries(), *_engine(), *_nvml(), _disk(runs), *_session()]
+    if json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        marks = {"ok": ("✓", "green"), "note": ("·", "yellow"), "bad": ("✗", "red")}
+        for finding in findings:
+            mark, style = marks[finding.state]
+            console.print(mark, style=style, end=" ")
+            say(f"{finding.subject:<14}{finding.text}")
+    return 1 if any(finding.state == "bad" for finding in findings) else 0
+
+
+def _system() -> Finding:
+    memory = psutil.virtual_memory()
+    text = f"{platform.system()} {platform.release()}, Python {platform.python_version()}, {os.cpu_count()} cores, "
+    return Finding("ok", "machine", text + f"{size(memory.total)} memory ({size(memory.available)} free)")
+
+
+def _libraries() -> list[Finding]:
+    found, missing = [], []
+    for name in LIBRARIES:
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    findings = [Finding("ok", "libraries", ", ".join(found))]
+    if missing:
+        findings.append(Finding("bad", "libraries", f"missing: {', '.join(missing)}; pip install them"))
+    return findings
+
+
+def _engine() -> list[Finding]:
+    """torch's own view, from a process that may import it."""
+    try:
+        facts: dict[str, Any] = ask("doctor", {})
+    except (RunFailed, UserError) as error:
+        return [Finding("bad", "engine", f"torch does not start: {error}")]
+    if facts["device"] == "cpu":
+        findings = [
+            Finding("note", "card", "no CUDA card that torch sees: everything runs on the CPU, small models only")
+        ]
+        state: Literal["ok", "note"] = "ok" if facts["bf16"] else "note"
+        arithmetic = "bf16 in hardware" if facts["bf16"] else "no bf16 in hardware: LoRA and QLoRA compute in float32"
+        findings.append(Finding(state, "arithmetic", arithmetic))
+        findings.append(
+            Finding("note", "optimizer", "paged 8-bit AdamW needs CUDA: 8-bit AdamW without paging is used")
+        )
+    else:
+        findings = [Finding("ok", "card", f"{facts['name']}, {size(facts['memory'])}, CUDA {facts['cuda']}")]
+        if not facts["bf16"]:
+            findings.append(Finding("note", "arithmetic", "this card has no bf16: float32 is used"))
+    findings.append(Finding("ok", "attention", facts["attention"]))
+    findings.append(Finding("ok" if facts["quantized"] else "bad", "4-bit", facts["quantized"] or facts["why_not"]))
+    return findings
+
+
+def _nvml() -> list[Finding]:
+    """The driver's view. Every failure is a sentence."""
+    try:
+        import pynvml
+    except ImportError as error:
+        return [Finding("note", "nvml", f"not installed: {error}")]
+    try:
+        pynvml.nvmlInit()
+        count, driver = pynvml.nvmlDeviceGetCount(), pynvml.nvmlSystemGetDriverVersion()
+    except pynvml.NVMLError as error:
+        return [Finding("note", "nvml", f"{error}: no card memory, power or energy; the worker's own memory is shown")]
+    return [Finding("ok", "nvml", f"driver {driver}, {count} card{'s' if count != 1 else ''}")]
+
+
+def _disk(runs: Path) -> Finding:
+    there = next(folder for folder in (runs, *runs.parents) if folder.exists())
+    if not os.access(there, os.W_OK):
+        return Finding("bad", "runs", f"{there} is not writable; choose another with --runs")
+    free = shutil.disk_usage(there).free
+    low = " – an 8B model's full checkpoint takes about 50 GB" if free < LEAST_DISK else ""
+    return Finding("note" if low else "ok", "runs", f"{runs}, {size(free)} free{low}")
+
+
+def _session() -> list[Finding]:
+    """systemd-logind may end a user's processes at logout, however detached they are."""
+    conf = Path("/etc/systemd/logind.conf")
+    try:
+        kills = any(line.strip().lower() == "killuserprocesses=yes" for line in conf.read_text().splitlines())
+    except OSError:
+        return []
+    if not kills:
+        return []
+    return [
+        Finding("note", "logout", "KillUserProcesses=yes ends runs at logout; `loginctl enable-linger` prevents it")
+    ]

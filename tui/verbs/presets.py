@@ -1,0 +1,101 @@
+"""`presets list`, `show`, `new`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import tomli_w
+
+from engine.contract import library
+from engine.contract.errors import UserError
+from engine.contract.preset import Flat, Preset, flatten, nested, resolve
+from engine.contract.rundir import write_atomically
+from engine.contract.schema import METHODS, READ_BY, Method
+from engine.contract.text import visible
+from tui.show import console, print_json, say, table
+
+
+def show_list(json: bool) -> None:
+    """Name, key, method, model, data and title of each; a broken one with its error."""
+    listed = library.list_presets()
+    if json:
+        print_json(
+            [
+                {
+                    "name": one.name,
+                    "path": str(one.path),
+                    "error": one.error,
+                    **({key: one.preset.values.get(key) for key in ("slot", "method", "title")} if one.preset else {}),
+                }
+                for one in listed
+            ]
+        )
+        return
+    table("", ("name", "key", "method", "model", "data", "title"), [_cells(one) for one in listed])
+    for one in listed:
+        if one.error:
+            say(f"broken: {one.error}", "red")
+
+
+def show(name: str, method: Method | None, overrides: Flat, json: bool) -> None:
+    """Every value with its origin, as TOML that a preset could hold."""
+    effective = library.effective(name, method, overrides)
+    values = flatten(effective.config)
+    if json:
+        print_json({key: {"value": values[key], "origin": effective.origins[key]} for key in values})
+        return
+    for note in effective.notes:
+        say(f"# {note}", "yellow")
+    section = ""
+    for key, value in values.items():
+        head, dot, last = key.rpartition(".")
+        if values["method"] not in READ_BY.get(head, METHODS):
+            continue
+        if dot and head != section:
+            section = head
+            console.print(f"\n[{section}]")
+        console.print(visible(f"{_assignment(last, value):<44} # {effective.origins[key]}"), soft_wrap=True)
+
+
+def new(name: str, base: str, overrides: Flat) -> None:
+    """Write `NAME.toml` into the user's folder, holding what the base sets and the command line changes."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+        raise UserError(f"{name!r} is no name for a preset", do="letters, digits, - and _, at most 64")
+    path = library.user_folder() / f"{name}.toml"
+    if path.exists():
+        raise UserError("exists already", str(path), "edit it, or choose another name")
+    preset, _ = library.find_preset(base)
+    values = {key: value for key, value in (preset.values | overrides).items() if key not in ("slot", "title")}
+    values = {"title": f"{name}, from {base}", **values}
+    resolve(Preset(name, values))
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_atomically(path, tomli_w.dumps(nested(values)).encode())
+    say(f"{path}")
+
+
+def _assignment(key: str, value: Any) -> str:
+    if value is None:
+        return f"# {key} is not set"
+    if value == {}:
+        return f"{key} = {{}}"
+    return tomli_w.dumps({key: value}).strip() if not isinstance(value, dict) else f"{key} = {_inline(value)}"
+
+
+def _inline(value: dict[str, Any]) -> str:
+    inner = ", ".join(tomli_w.dumps({key: item}).strip() for key, item in value.items())
+    return f"{{ {inner} }}"
+
+
+def _cells(one: library.Listed) -> list[str]:
+    if one.preset is None:
+        return [one.name, "", "broken", "", "", "see below"]
+    values = one.preset.values
+    return [
+        one.name,
+        str(values.get("slot", "")),
+        str(values.get("method", "lora")),
+        str(values.get("model.id", "tiny")),
+        str(values.get("data.id", "tickets")),
+        str(values.get("title", "")),
+    ]

@@ -1,0 +1,138 @@
+"""`run`, `attach`, `stop`, `resume`: one run, from launch to result."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from engine.contract import launch, rundir
+from engine.contract.errors import RunFailed, UserError
+from engine.contract.events import End, Error
+from engine.contract.follow import Follower
+from engine.contract.library import effective
+from engine.contract.preset import Flat
+from engine.contract.result import Result
+from engine.contract.rundir import RunDir
+from engine.contract.schema import Method
+from tui.progress import Detached, follow
+from tui.scores import as_json, show_results
+from tui.show import print_json, say
+
+
+def start(preset: str, method: Method | None, overrides: Flat, runs: Path, now: bool, quiet: bool = False) -> RunDir:
+    """Launch a run and wait for its hello."""
+    chosen = effective(preset, method, overrides)
+    run = rundir.create(runs, preset_name(preset), chosen, wait=not now)
+    if not quiet:
+        say(f"run {run.name}")
+    worker = launch.launch(run)
+    launch.wait_for_hello(run, worker)
+    return run
+
+
+def run(preset: str, method: Method | None, overrides: Flat, runs: Path, now: bool, detach: bool, json: bool) -> int:
+    """Start and follow; the exit status says whether the run did what was asked."""
+    started = start(preset, method, overrides, runs, now, quiet=json)
+    if detach:
+        if json:
+            print_json({"run": started.name, "path": str(started.path)})
+        else:
+            say(f"it goes on by itself; `ftbench attach {started.name}` shows it")
+        return 0
+    return watch(started, json=json, fresh=True)
+
+
+def watch(run: RunDir, offset: int = 0, json: bool = False, fresh: bool = False) -> int:
+    """Follow to the end and show the result. A `fresh` run refused for the user's input leaves no directory behind."""
+    try:
+        end = follow(run, offset, quiet=json)
+    except Detached:
+        say(f"detached; it goes on by itself: `ftbench attach {run.name}`")
+        return 0
+    refused = refusal(run)
+    if refused and end.status == "failed":
+        if fresh:
+            remove_refused(run)
+        raise UserError(refused)
+    result = settled_result(run)
+    if json:
+        print_json(as_json([result])[0] if result else {"run": run.name, "status": end.status, "reason": end.reason})
+    elif result and end.status == "finished":
+        show_results("", [result])
+        say(f"{run.path}")
+    return exit_status(end)
+
+
+def exit_status(end: End) -> int:
+    """0 for finished, 1 for everything else; a stop is what its asker wanted."""
+    return 0 if end.status in ("finished", "stopped") else 1
+
+
+def attach(run: RunDir, json: bool) -> int:
+    """Replay a run from its first event and follow it while it lives."""
+    if not run.is_live() and run.state() == "died":
+        for event in Follower(run.events_file).read():
+            if isinstance(event, End):
+                break
+    return watch(run, json=json)
+
+
+def stop(run: RunDir, seconds: float = 600.0) -> int:
+    """Ask for the stop and wait until the worker has written its checkpoint and gone."""
+    import time
+
+    launch.stop(run)
+    say(f"stopping {run.name} after its step …")
+    deadline = time.monotonic() + seconds
+    while run.is_live():
+        if time.monotonic() > deadline:
+            raise RunFailed(f"{run.name} is still at it after {seconds:.0f} s; see {run.log_file}")
+        time.sleep(0.1)
+    result = settled_result(run)
+    say(f"{result.status}: {result.reason}" if result else "ended")
+    return 0
+
+
+def resume(run: RunDir, detach: bool, now: bool, json: bool) -> int:
+    """Go on from the newest whole checkpoint, in the same directory."""
+    rundir.read_frozen(run)
+    state = run.state()
+    if state in ("live", "starting"):
+        raise UserError(f"{run.name} is running", do=f"`ftbench attach {run.name}` shows it")
+    if state == "finished":
+        raise UserError(f"{run.name} has finished", do="`ftbench run` starts another")
+    size = run.events_file.stat().st_size if run.events_file.exists() else 0
+    worker = launch.launch(run)
+    launch.wait_for_hello(run, worker, size)
+    if detach:
+        say(f"it goes on by itself; `ftbench attach {run.name}` shows it")
+        return 0
+    return watch(run, offset=size, json=json)
+
+
+def settled_result(run: RunDir, seconds: float = 10.0) -> Result | None:
+    """The result, which follows the `end` event by a moment."""
+    import time
+
+    deadline = time.monotonic() + seconds
+    while (result := run.result()) is None and run.is_live() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return result or run.result()
+
+
+def refusal(run: RunDir) -> str:
+    """What the worker found wrong with the user's input, '' where it was not that."""
+    reasons = [event.text for event in Follower(run.events_file).read() if isinstance(event, Error) and event.user]
+    return reasons[-1] if reasons else ""
+
+
+def remove_refused(run: RunDir) -> None:
+    """Delete a run that never began to work."""
+    settled_result(run)
+    if not run.checkpoints.exists() and not run.model.exists():
+        shutil.rmtree(run.path, ignore_errors=True)
+
+
+def preset_name(preset: str) -> str:
+    """The name part of a preset's name or path."""
+    return Path(preset).stem

@@ -129,6 +129,7 @@ def _conversation(turns: list[dict[str, Any]], raw: Raw, found: Format, learnt_f
     if not learnt:
         raise Unusable("no answer", "no assistant message to learn")
     messages = messages[: learnt[-1] + 1]  # nothing is learnt from what follows the last answer
+    skipped &= set(range(len(messages)))
     if not messages[-1]["content"].strip() and not messages[-1].get("tool_calls"):
         raise Unusable("empty", "the last answer is empty")
     if "system" in found.parts and messages[0]["role"] != "system":

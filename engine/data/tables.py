@@ -7,10 +7,14 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from engine.contract.errors import UserError
 from engine.data.opened import BOMB_FLOOR, BOMB_RATIO, ROW_LIMIT, decoded, lines, regular
 from engine.data.rows import ROWS_LIMIT, Raw, row
+
+_BATCH = 16
+"""Parquet rows decoded at a time: one repeated value may be megabytes long."""
 
 
 def read_csv(path: Path, name: str, delimiter: str | None, notes: list[str]) -> list[Raw]:
@@ -87,7 +91,7 @@ def _csv_error(error: csv.Error, where: str) -> UserError:
 
 
 def read_parquet(path: Path, name: str) -> list[Raw]:
-    """Rows of a Parquet file, read in small batches: dictionary pages can blow a few KB up to gigabytes."""
+    """Rows of a Parquet file, in small batches: a dictionary page can blow a few KB up to gigabytes."""
     import pyarrow
     from pyarrow import parquet
 
@@ -95,38 +99,40 @@ def read_parquet(path: Path, name: str) -> list[Raw]:
     rows: list[Raw] = []
     try:
         with parquet.ParquetFile(path) as file:
+            _refuse_bomb(_promised(file.metadata), size, name)
             if file.metadata.num_rows > ROWS_LIMIT:
                 raise UserError(f"more than {ROWS_LIMIT:,} rows", name, "split the file or take a part of it")
-            limit = max(BOMB_FLOOR, BOMB_RATIO * size)
             grown = 0
-            for batch in file.iter_batches(batch_size=_batch_size(file.metadata, size, name)):
-                grown += batch.nbytes
-                if grown > limit:
-                    raise _bomb(size, grown, name)
+            for batch in file.iter_batches(batch_size=_BATCH):
                 for values in batch.to_pylist():
                     rows.append(row(values, f"{name} row {len(rows) + 1}"))
+                    grown += _size(values)
+                _refuse_bomb(grown, size, name)
     except OSError as error:
-        raise UserError(
-            f"cannot be read: {error.strerror or error}", name, "check the path and its permissions"
-        ) from error
+        what = f"cannot be read: {error.strerror or error}"
+        raise UserError(what, name, "check the path and its permissions") from error
     except UnicodeDecodeError as error:
-        raise UserError(
-            "text that is not UTF-8", f"{name} row {len(rows) + 1} or later", "write the file again"
-        ) from error
+        raise UserError("text that is not UTF-8", f"{name} row {len(rows) + 1} or later", "write the file again") from error
     except pyarrow.ArrowException as error:
         raise UserError(f"not a readable Parquet file ({error})", name, "write the file again") from error
     return rows
 
 
-def _batch_size(metadata, size: int, name: str) -> int:  # type: ignore[no-untyped-def]
-    """Rows a batch: few where the pages are packed so well that a single value may be large."""
-    pages = sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
-    if pages > max(BOMB_FLOOR, BOMB_RATIO * size):
-        raise _bomb(size, pages, name)
-    return 1024 if pages < 20 * size else 8
+def _promised(metadata: Any) -> int:
+    """Bytes of the unpacked pages, as the file itself says."""
+    return sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
 
 
-def _bomb(size: int, grown: int, name: str) -> UserError:
-    return UserError(
-        f"grows from {size:,} to more than {grown:,} bytes", name, "write it out as .jsonl if that is meant"
-    )
+def _size(value: Any) -> int:
+    """Characters and bytes in a value: what dictionary pages repeat."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_size, value.values()))
+    return sum(map(_size, value)) if isinstance(value, list) else 8
+
+
+def _refuse_bomb(grown: int, size: int, name: str) -> None:
+    if grown > max(BOMB_FLOOR, BOMB_RATIO * size):
+        what = f"grows from {size:,} to more than {grown:,} bytes"
+        raise UserError(what, name, "write it out as .jsonl if that is meant")

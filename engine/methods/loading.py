@@ -32,11 +32,14 @@ def load_weights(model: schema.Model, machine: Machine, dtype: torch.dtype, **ho
         raise refused(located, "model", error) from error
 
 
-def attention(model: schema.Model, machine: Machine) -> str:
-    """The attention implementation: what the preset names, else FlashAttention where it is installed, else SDPA."""
+def attention(model: schema.Model, machine: Machine) -> str | None:
+    """What the preset names, else FlashAttention where it is installed; None lets transformers choose.
+
+    It takes SDPA where the architecture has it (Gemma 2, whose logits are capped inside, has not).
+    """
     if model.attention != "auto":
         return model.attention
-    return "flash_attention_2" if machine.flash_attention else "sdpa"
+    return "flash_attention_2" if machine.flash_attention else None
 
 
 def maximum_positions(model: PreTrainedModel) -> int | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from engine.contract import schema
 from engine.data.tokens import Row
@@ -67,6 +67,7 @@ class AnswerTrainer(Trainer):
         self.tokenizer = tokenizer
         self.keep = keeps_logits(self.model)
         self.step_started = time.monotonic()
+        self.remove_callback(PrinterCallback)  # events say it all
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         """One list of rows per step, in the schedule's order."""

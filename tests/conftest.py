@@ -1,0 +1,25 @@
+"""What all tests share: a world of their own for runs, caches, locks and configuration."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Two worker processes of two threads each on two cores spin against each other; tests are about results.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(autouse=True)
+def own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the user's is read or written."""
+    for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "FTBENCH_LOCKS", "HF_HOME"):
+        folder = tmp_path / "world" / name.lower()
+        folder.mkdir(parents=True)
+        monkeypatch.setenv(name, str(folder))
+    monkeypatch.setenv("FTBENCH_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("HF_TOKEN", "NO_COLOR", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)

@@ -1,0 +1,138 @@
+"""The answer-only loss is the same number, with the same gradients, as plain padded training."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+
+from engine.data.tokens import Row
+from engine.training.batches import Layout, lay_out, passes
+from engine.training.loss import SummedCrossEntropy, flattening_agreement, keeps_logits, summed_loss
+
+VOCABULARY = 211
+SMALL = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+}
+SHAPES = {
+    "llama": transformers.LlamaConfig(**SMALL),
+    "qwen2": transformers.Qwen2Config(**SMALL),
+    "qwen3": transformers.Qwen3Config(**SMALL, head_dim=16),
+    "gemma2": transformers.Gemma2Config(**SMALL, head_dim=16, sliding_window=8, query_pre_attn_scalar=16),
+    "gemma3": transformers.Gemma3TextConfig(**SMALL, head_dim=16, sliding_window=8, query_pre_attn_scalar=16),
+    "gpt2": transformers.GPT2Config(
+        vocab_size=VOCABULARY, n_positions=128, n_embd=64, n_layer=3, n_head=4, bos_token_id=1, eos_token_id=2
+    ),
+}
+
+
+@pytest.fixture(params=SHAPES)
+def model(request: pytest.FixtureRequest) -> torch.nn.Module:
+    torch.manual_seed(0)
+    made = transformers.AutoModelForCausalLM.from_config(SHAPES[request.param])
+    for module in made.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return made.train()
+
+
+def rows_of_lengths(*lengths: tuple[int, int]) -> list[Row]:
+    """Rows of (prompt, answer) tokens; the first also trains a span in its middle."""
+    generator = torch.Generator().manual_seed(1)
+    rows = []
+    for prompt, answer in lengths:
+        ids = torch.randint(1, VOCABULARY, (prompt + answer,), generator=generator).tolist()
+        labels = [-100] * prompt + ids[prompt:]
+        rows.append(Row(ids, labels, ids[:prompt], "", "here", False))
+    rows[0].labels[3:5] = rows[0].input_ids[3:5]
+    return rows
+
+
+ROWS = rows_of_lengths((9, 4), (3, 12), (17, 2), (5, 5), (11, 7))
+
+
+def reference(model: torch.nn.Module, rows: list[Row]) -> torch.Tensor:
+    """What a textbook does: right-padded rows, the head everywhere, a mean over unmasked labels."""
+    longest = max(len(row.input_ids) for row in rows)
+    ids = torch.zeros((len(rows), longest), dtype=torch.long)
+    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+    for number, row in enumerate(rows):
+        size = len(row.input_ids)
+        ids[number, :size], mask[number, :size] = torch.tensor(row.input_ids), 1
+        labels[number, :size] = torch.tensor(row.labels)
+    logits = model(input_ids=ids, attention_mask=mask).logits
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+
+def ours(model: torch.nn.Module, rows: list[Row], packing: str, micro_batch: int) -> float:
+    """As a training step does it: passes, each a share of the whole batch's sum."""
+    count = sum(label != -100 for row in rows for label in row.labels[1:])
+    total = 0.0
+    for portion in passes(rows, micro_batch, Layout(packing, 1000)):
+        loss = summed_loss(model, lay_out(portion, packing, 0, "cpu"), keeps_logits(model)) / count
+        loss.backward()
+        total += float(loss.detach())
+    return total
+
+
+@pytest.mark.parametrize("packing", ["flat", "padded"])
+@pytest.mark.parametrize("micro_batch", [1, 2, 5])
+def test_same_loss_and_gradients_as_padded_training(model: torch.nn.Module, packing: str, micro_batch: int) -> None:
+    expected = reference(model, ROWS)
+    expected.backward()
+    wanted = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    assert ours(model, ROWS, packing, micro_batch) == pytest.approx(float(expected), rel=1e-6)
+    for name, parameter in model.named_parameters():
+        if name in wanted:
+            torch.testing.assert_close(parameter.grad, wanted[name], rtol=1e-3, atol=1e-6)
+
+
+def test_flattened_rows_do_not_see_each_other(model: torch.nn.Module) -> None:
+    assert flattening_agreement(model, ROWS[:2], 0, "cpu", keeps_logits(model)).same
+
+
+class Forgetful(torch.nn.Module):
+    """A model that ignores positions: its attention runs over everything before, whosever it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = torch.nn.Embedding(VOCABULARY, 16)
+        self.head = torch.nn.Linear(16, VOCABULARY)
+
+    def forward(self, input_ids, attention_mask=None, position_ids=None, use_cache=False):
+        hidden = self.embed(input_ids)
+        if attention_mask is not None:
+            hidden = hidden * attention_mask[..., None]
+        return transformers.modeling_outputs.CausalLMOutput(logits=self.head(hidden.cumsum(1)))
+
+
+def test_an_architecture_that_mixes_flattened_rows_is_found_out() -> None:
+    torch.manual_seed(0)
+    assert not flattening_agreement(Forgetful(), ROWS[:2], 0, "cpu", keep=False).same
+
+
+def test_without_logits_to_keep_the_padded_loss_is_the_same() -> None:
+    torch.manual_seed(0)
+    model = Forgetful().double()
+    assert not keeps_logits(model)
+    assert ours(model, ROWS, "padded", 2) == pytest.approx(float(reference(model, ROWS)), rel=1e-6)
+
+
+def test_cross_entropy_gradient_is_exact() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(7, 33, requires_grad=True)
+    targets = torch.randint(0, 33, (7,))
+    (SummedCrossEntropy.apply(logits, targets) * 0.5).backward()
+    ours = logits.grad.clone()
+    logits.grad = None
+    (F.cross_entropy(logits, targets, reduction="sum") * 0.5).backward()
+    torch.testing.assert_close(ours, logits.grad)

@@ -14,6 +14,7 @@ from engine import __version__
 from engine.contract import rundir
 from engine.contract.errors import RunFailed, UserError
 from engine.contract.preset import Flat, parse_overrides
+from engine.contract.schema import METHODS, Method
 from engine.contract.text import visible
 
 app = typer.Typer(
@@ -72,7 +73,7 @@ def run(
     """Train once, scored before and after; Ctrl+C asks whether to detach or stop."""
     from tui.verbs import run as verb
 
-    chosen = method.value if method else None
+    chosen = chosen_method(method)
     raise typer.Exit(
         verb.run(preset, chosen, overrides(settings, model, data), rundir.runs_folder(runs), now, detach, json)
     )
@@ -158,7 +159,7 @@ def presets_show(name: str, method: MethodOption = None, settings: SetOption = N
     """The whole effective configuration, each value with where it comes from."""
     from tui.verbs import presets as verb
 
-    verb.show(name, method.value if method else None, parse_overrides(settings or []), json)
+    verb.show(name, chosen_method(method), parse_overrides(settings or []), json)
 
 
 @presets_app.command("new")
@@ -196,6 +197,11 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
     if version:
         print(f"ftbench {__version__}")
         raise typer.Exit()
+
+
+def chosen_method(name: MethodName | None) -> Method | None:
+    """The option as the schema's method."""
+    return next((method for method in METHODS if name and method == name.value), None)
 
 
 def overrides(settings: list[str] | None, model: str | None, data: str | None) -> Flat:

@@ -1,4 +1,4 @@
-"""What a run achieved, as a table."""
+"""What runs achieved, as a table that fits 80 columns."""
 
 from __future__ import annotations
 
@@ -7,26 +7,18 @@ from typing import Any
 
 import msgspec
 
-from engine.contract.result import Result
-from tui.show import count, duration, interval, size, table
+from engine.contract.result import Interval, Result
+from tui.show import count, duration, size, table
 
-COLUMNS = (
-    "method",
-    "score % before",
-    "after",
-    "loss before",
-    "after",
-    "training",
-    "in all",
-    "peak memory",
-    "trained",
-    "saved",
-)
+COLUMNS = ("method", "before", "after", "95 %", "loss", "train", "peak", "trained", "saved")
 
 
 def show_results(title: str, results: Sequence[Result]) -> None:
-    """One row per run. Peak memory is the card's pool where there is a card, else the worker's resident set."""
-    table(title, COLUMNS, [_row(result) for result in results], right=(5, 6, 7, 8, 9))
+    """One row per run: score before, score and held-out loss after, what it took.
+
+    Peak memory is torch's pool on a card, and the worker's resident set where there is none.
+    """
+    table(title, COLUMNS, [_row(result) for result in results], right=(1, 2, 4, 5, 6, 7, 8))
 
 
 def as_json(results: Sequence[Result]) -> Any:
@@ -38,13 +30,24 @@ def _row(result: Result) -> list[str]:
     percent = result.metric != "loss"
     return [
         result.method,
-        interval(before.score if before else None, percent),
-        interval(after.score if after else None, percent) if after else result.status,
-        interval(before.loss if before else None),
-        interval(after.loss if after else None),
+        _mean(before.score if before else None, percent),
+        _mean(after.score, percent) if after else result.status,
+        _range(after.score if after else None, percent),
+        _mean(after.loss if after else None, False),
         duration(result.seconds.get("training")),
-        duration(sum(result.seconds.values())),
-        size(peak.reserved or peak.rss),
-        f"{count(result.trainable)} ({100 * result.trainable / max(1, result.parameters):.3g} %)",
+        size(peak.reserved or peak.rss_training or peak.rss),
+        f"{count(result.trainable)} {100 * result.trainable / max(1, result.parameters):.2g}%",
         size(result.artefact_bytes),
     ]
+
+
+def _mean(value: Interval | None, percent: bool) -> str:
+    if value is None or value.mean is None:
+        return "–"
+    return f"{value.mean * 100:.1f}" if percent else f"{value.mean:.3f}"
+
+
+def _range(value: Interval | None, percent: bool) -> str:
+    if value is None or value.low is None or value.high is None:
+        return "–"
+    return f"{value.low * 100:.1f}–{value.high * 100:.1f}" if percent else f"{value.low:.3f}–{value.high:.3f}"

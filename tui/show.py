@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from engine.contract.result import Interval
 from engine.contract.text import visible
 
 console = Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
@@ -29,10 +27,12 @@ def print_json(value: Any) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
-    """A plain table; the columns numbered in `right` are aligned to the right."""
-    made = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    """A plain table; the columns numbered in `right` are aligned to the right, the first is never broken."""
+    gap = 2 if console.width >= 100 else 1
+    made = Table(title=title or None, title_justify="left", title_style="bold", box=None, padding=(0, gap, 0, 0))
     for number, column in enumerate(columns):
-        made.add_column(column, justify="right" if number in right else "left", overflow="fold")
+        align: Literal["left", "right"] = "right" if number in right else "left"
+        made.add_column(column, justify=align, overflow="fold", no_wrap=number == 0, header_style="dim")
     for row in rows:
         made.add_row(*(Text(visible(cell)) for cell in row))
     console.print(made)
@@ -72,14 +72,3 @@ def duration(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def interval(value: Interval | None, percent: bool = False) -> str:
-    """`mean [low, high]`."""
-    if value is None or value.mean is None:
-        return "–"
-    scale, digits = (100, 1) if percent else (1, 3)
-    text = f"{value.mean * scale:.{digits}f}"
-    if value.low is None or value.high is None:
-        return text
-    return f"{text} [{value.low * scale:.{digits}f}, {value.high * scale:.{digits}f}]"

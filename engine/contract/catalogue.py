@@ -47,11 +47,8 @@ CATALOGUE: dict[str, Entry] = {
                 "dequantised from Q4_1: not the original bf16 weights",
             ),
         ),
-        Entry(
-            "smollm2-1.7b", "HuggingFaceTB/SmolLM2-1.7B-Instruct", 1711, "Apache-2.0", "for a card of 12 GB and more"
-        ),
-        Entry("qwen3-4b", "Qwen/Qwen3-4B-Instruct-2507", 4022, "Apache-2.0", "for a card of 24 GB"),
-        Entry("qwen3-8b", "Qwen/Qwen3-8B", 8191, "Apache-2.0", "for a card of 80 GB"),
+        Entry("smollm2-1.7b", "HuggingFaceTB/SmolLM2-1.7B-Instruct", 1711, "Apache-2.0", "for a small card"),
+        Entry("qwen2.5-7b", "Qwen/Qwen2.5-7B-Instruct", 7616, "Apache-2.0", "for cards of 24 to 80 GB"),
     )
 }
 

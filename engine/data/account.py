@@ -60,6 +60,7 @@ _MEANINGS = {
     "no end token": "no end-of-turn token behind the answer: the model may not learn to stop",
     "two beginning-of-text tokens": "two beginning-of-text tokens: the text or the template brings one of its own",
     "history rewritten by the template": "the template rewrites earlier turns: only the last answer is learnt",
+    "opens with an answer": "the conversation opens with an answer that nothing asks for: it is not learnt",
     "special token in the text": "the text itself holds a special token of the model",
     "token across the answer's beginning": "a token would join prompt and answer: they are tokenized apart",
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from engine.contract.errors import UserError
@@ -62,6 +61,7 @@ def message(turn: dict[str, Any], number: int, raw: Raw) -> dict[str, Any]:
     made: dict[str, Any] = {"role": role, "content": _content(content, number, raw)}
     made |= {key: value for key, value in turn.items() if key not in _DROPPED and value is not None}
     if calls:
+        text_of(calls, raw, f"the tool calls of message {number}")
         made["tool_calls"] = [_call(call, number, raw) for call in calls]
     return made
 
@@ -84,8 +84,8 @@ def _content(content: Any, number: int, raw: Raw) -> str:
 def _called(content: Any) -> list[Any] | None:
     """ShareGPT's function_call: a JSON object (or a list of them) with name and arguments; else it stays text."""
     try:
-        value = json.loads(content)
-    except (TypeError, ValueError, RecursionError):
+        value = parsed(content, "") if isinstance(content, str) else content
+    except UserError:
         return None
     calls = value if isinstance(value, list) else [value]
     return calls if calls and all(isinstance(call, dict) and "name" in call for call in calls) else None
@@ -111,6 +111,7 @@ def tools_of(value: Any, raw: Raw) -> list[Any] | None:
         value = parsed(value, f"{raw.where} (tools)") if value.strip() else None
     if value is not None and not isinstance(value, list):
         raise UserError(f"tools is {described(value)}, not a list", raw.where, "write a list of tool schemas")
+    text_of(value, raw, "tools")
     return value or None
 
 

@@ -54,6 +54,8 @@ class Renderer:
         """
         messages = example.messages
         assert messages is not None
+        if len(messages) == 1:
+            return Problem("empty", "no message before the answer", example.where)
         try:
             whole = self._text(example, len(messages))
         except _template_errors() as error:
@@ -68,13 +70,15 @@ class Renderer:
         wanted = [
             number
             for number, turn in enumerate(messages[:-1])
-            if turn["role"] == "assistant" and number not in example.untrained
+            if turn["role"] == "assistant" and number not in example.untrained and number > 0
         ]
         found = [self._turn(example, number, whole) for number in wanted]
         earlier = [turn for turn in found if turn is not None]
         rewritten = len(earlier) < len(wanted)
         turns = [last] if rewritten else [*earlier, last]
         notes = [] if not rewritten else ["history rewritten by the template"]
+        if messages[0]["role"] == "assistant" and 0 not in example.untrained:
+            notes.append("opens with an answer")
         if not all(turn.closed for turn in turns):
             notes.append("no end token")
         if any(self.special.search(turn["content"]) for turn in messages):

@@ -98,9 +98,9 @@ def _read_lines(path: Path, name: str) -> Iterator[Raw]:
 
 
 def parsed(text: str, where: str) -> Any:
-    """A JSON value; UserError names the column at which it stops being JSON."""
+    """A JSON value of bounded depth; UserError names the column at which it stops being JSON."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except RecursionError as error:
         raise UserError(f"nested more than {DEPTH_LIMIT} deep", where, "flatten or drop the row") from error
     except json.JSONDecodeError as error:
@@ -110,6 +110,9 @@ def parsed(text: str, where: str) -> Any:
         raise UserError(f"not JSON ({error.msg})", place, do) from error
     except ValueError as error:  # a number of thousands of digits
         raise UserError(f"not a usable JSON value ({error})", where, "mend the row") from error
+    if _deeper(value, DEPTH_LIMIT):
+        raise UserError(f"nested more than {DEPTH_LIMIT} deep", where, "flatten or drop the row")
+    return value
 
 
 def _read_json(path: Path, name: str, notes: list[str]) -> list[Raw]:
@@ -158,7 +161,7 @@ def _items(value: Any, name: str) -> list[Any]:
 
 def _deeper(value: Any, limit: int) -> bool:
     """Whether containers nest deeper than `limit`; walks level by level, so that depth costs no stack."""
-    level = [value]
+    level = [value] if isinstance(value, dict | list) else []
     for _ in range(limit):
         level = [
             child

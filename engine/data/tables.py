@@ -109,10 +109,13 @@ def read_parquet(path: Path, name: str) -> list[Raw]:
                     grown += _size(values)
                 _refuse_bomb(grown, size, name)
     except OSError as error:
-        what = f"cannot be read: {error.strerror or error}"
-        raise UserError(what, name, "check the path and its permissions") from error
+        if error.errno is None:  # what pyarrow raises for damaged pages
+            raise UserError(f"not a readable Parquet file ({error})", name, "write the file again") from error
+        raise UserError(f"cannot be read: {error.strerror}", name, "check the path and its permissions") from error
     except UnicodeDecodeError as error:
-        raise UserError("text that is not UTF-8", f"{name} row {len(rows) + 1} or later", "write the file again") from error
+        raise UserError(
+            "text that is not UTF-8", f"{name} row {len(rows) + 1} or later", "write the file again"
+        ) from error
     except pyarrow.ArrowException as error:
         raise UserError(f"not a readable Parquet file ({error})", name, "write the file again") from error
     return rows

@@ -94,7 +94,7 @@ def test_a_gzip_bomb_stops_early(tmp_path):
     bomb = io.BytesIO()
     with gzip.GzipFile(fileobj=bomb, mode="wb") as packed:
         for _ in range(120):
-            packed.write(b"\n" * (1 << 20))
+            packed.write(b" " * (1 << 20) + b"\n")
     line = fault(tmp_path, "a.jsonl.gz", bomb.getvalue())
     assert line.startswith("a.jsonl.gz: grows from")
 
@@ -197,4 +197,8 @@ def test_the_hub_out_of_reach_is_one_line(monkeypatch):
 
 def test_a_row_of_json_never_recurses_however_deep(tmp_path):
     for depth in (65, 500, 990, 20_000):
-        assert "deep" in fault(tmp_path, "a.jsonl", json.dumps({"a": 1}).encode()[:-1] + b', "b": ' + b'{"c":' * depth + b"1" + b"}" * depth + b"}")
+        assert "deep" in fault(
+            tmp_path,
+            "a.jsonl",
+            json.dumps({"a": 1}).encode()[:-1] + b', "b": ' + b'{"c":' * depth + b"1" + b"}" * depth + b"}",
+        )

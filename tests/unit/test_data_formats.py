@@ -33,6 +33,12 @@ def line_of(rows, **data):
     return caught.value.line
 
 
+def called(function):
+    return {
+        "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": [{"function": function}]}]
+    }
+
+
 @pytest.mark.parametrize(
     ("row", "name", "messages"),
     [
@@ -54,7 +60,12 @@ def line_of(rows, **data):
             [("user", "q"), ("assistant", "a")],
         ),
         (
-            {"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}, {"role": "assistant", "content": "a"}]},
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "text", "text": "q"}]},
+                    {"role": "assistant", "content": "a"},
+                ]
+            },
             "messages",
             [("user", "q"), ("assistant", "a")],
         ),
@@ -184,7 +195,11 @@ def test_a_map_that_does_not_fit_says_where_and_what_there_is(wish, words):
         ([{"foo": "x", "bar": "y"}], {}, ["columns foo, bar", "data.map = { prompt ="]),
         ([{"question": "q", "answer": "a"}], {"format": "alpaca"}, ["no columns for alpaca"]),
         ([{"question": "q", "answer": "a"}], {"separator": "\nA:"}, ["only text has a separator"]),
-        ([{"question": "q", "answer": "a"}, {"question": "q", "answer": 7}], {}, ["a.jsonl line", "(answer)", "number"]),
+        (
+            [{"question": "q", "answer": "a"}, {"question": "q", "answer": 7}],
+            {},
+            ["a.jsonl line", "(answer)", "number"],
+        ),
         ([{"messages": [{"role": "user"}]}], {}, ["line 1", "message 1 has no content"]),
         ([{"messages": [{"role": "user", "content": "q"}, {"content": "a"}]}], {}, ["message 2 has no role"]),
         ([{"messages": ["hello"]}], {}, ["line 1 (messages)", "message 1 is text"]),
@@ -192,6 +207,14 @@ def test_a_map_that_does_not_fit_says_where_and_what_there_is(wish, words):
         ([{"messages": "[{"}], {}, ["line 1 (messages) column 3", "not JSON"]),
         ([{"question": "half \ud83d", "answer": "a"}], {}, ["line 1", "half a character"]),
         ([{"question": None}], {}, ["every row is empty"]),
+        ([{"messages": "[" * 200 + "]" * 200}], {}, ["line 1 (messages)", "deep"]),
+        (
+            [called({"name": "f", "arguments": '{"a": ' * 200 + "1" + "}" * 200})],
+            {},
+            ["arguments in message 2", "deep"],
+        ),
+        ([called({"name": "f", "arguments": {"a": "\udc00"}})], {}, ["line 1", "the tool calls of message 2"]),
+        ([called({"arguments": {}})], {}, ["a tool call of message 2 has no name"]),
     ],
 )
 def test_what_cannot_be_understood_is_one_line(rows, data, words):
@@ -200,7 +223,9 @@ def test_what_cannot_be_understood_is_one_line(rows, data, words):
 
 
 def test_the_odd_row_is_named_when_a_column_mixes_types():
-    rows = raws(*[{"question": "q", "answer": "a"}] * 5, {"question": "q", "answer": 7}, {"question": "q", "answer": "a"})
+    rows = raws(
+        *[{"question": "q", "answer": "a"}] * 5, {"question": "q", "answer": 7}, {"question": "q", "answer": "a"}
+    )
     assert line_of(rows).startswith("a.jsonl line 6 (answer): a number where most rows have text")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 from engine.contract import launch, rundir
@@ -70,17 +71,11 @@ def exit_status(end: End) -> int:
 
 def attach(run: RunDir, json: bool) -> int:
     """Replay a run from its first event and follow it while it lives."""
-    if not run.is_live() and run.state() == "died":
-        for event in Follower(run.events_file).read():
-            if isinstance(event, End):
-                break
     return watch(run, json=json)
 
 
 def stop(run: RunDir, seconds: float = 600.0) -> int:
     """Ask for the stop and wait until the worker has written its checkpoint and gone."""
-    import time
-
     launch.stop(run)
     say(f"stopping {run.name} after its step …")
     deadline = time.monotonic() + seconds
@@ -93,7 +88,7 @@ def stop(run: RunDir, seconds: float = 600.0) -> int:
     return 0
 
 
-def resume(run: RunDir, detach: bool, now: bool, json: bool) -> int:
+def resume(run: RunDir, detach: bool, json: bool) -> int:
     """Go on from the newest whole checkpoint, in the same directory."""
     rundir.read_frozen(run)
     state = run.state()
@@ -112,8 +107,6 @@ def resume(run: RunDir, detach: bool, now: bool, json: bool) -> int:
 
 def settled_result(run: RunDir, seconds: float = 10.0) -> Result | None:
     """The result, which follows the `end` event by a moment."""
-    import time
-
     deadline = time.monotonic() + seconds
     while (result := run.result()) is None and run.is_live() and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -38,9 +38,9 @@ def show(runs: Path, json: bool) -> None:
     else:
         table(
             "",
-            ("run", "state", "model", "data", "score %", "metric", "time"),
+            ("run", "state", "model", "data", "score", "time"),
             [_cells(line) for line in lines],
-            right=(6,),
+            right=(5,),
         )
 
 
@@ -88,4 +88,5 @@ def _cells(line: Line) -> list[str]:
     scores = [f"{score * scale:.1f}" if score is not None else "–" for score in (line.before, line.after)]
     data = Path(line.data).name if line.data.startswith("/") else line.data
     model = Path(line.model).name if line.model.startswith("/") else line.model
-    return [line.name, line.state, model, data, " → ".join(scores), line.metric, duration(line.seconds)]
+    score = f"{line.metric} {'→'.join(scores)}" if line.before is not None or line.after is not None else "–"
+    return [line.name, line.state, model, data, score, duration(line.seconds)]

@@ -1,0 +1,307 @@
+"""Seconds a step, tokens per second and peak memory of the worker against its peers, on the CPU; prints a table.
+
+    python tests/bench/peers.py --workload banking77 --model FOLDER --data FOLDER --trl PYTHON --factory PYTHON
+
+Every measurement is a fresh process (see `peers/`). The tools alternate, another one first in each round, and the
+table shows medians over the rounds. README.md beside this file says how to make the peers' environments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+HERE = Path(__file__).parent
+PROGRAMS = {
+    "ftbench": "with_ftbench.py",
+    "trl SFTTrainer": "with_trl.py",
+    "transformers Trainer": "with_trainer.py",
+    "LLaMA-Factory": "with_factory.py",
+}
+OURS = "ftbench"
+METHODS = ("qlora", "lora", "full")
+RATES = {"qlora": 2e-4, "lora": 2e-4, "full": 2e-5}
+SCORED = 8
+"""Test rows for the tool that scores the model before and after."""
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process: what it was and what it measured, or why it did not."""
+
+    method: str
+    tool: str
+    round: int
+    measured: dict[str, Any] | None
+    error: str = ""
+
+
+def main() -> int:
+    """Measure, then print the table; 1 where any measurement failed."""
+    options = parse()
+    interpreters = tools(options)
+    train, test = chosen_rows(options.workload, options.data, options.steps * options.batch)
+    runs: list[Run] = []
+    for method, number, tool in plan(options.methods, list(interpreters), options.rounds):
+        runs.append(run := measure(options, method, number, tool, interpreters[tool], train, test))
+        print(progress(run, options.warmup), file=sys.stderr, flush=True)
+        if options.raw:
+            with options.raw.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"workload": options.workload, **vars(run)}) + "\n")
+    print("\n".join(report(options, list(interpreters), runs)))
+    return int(any(run.error for run in runs))
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--workload", choices=("banking77", "wikisql"), required=True)
+    add("--model", type=Path, required=True, help="folder of safetensors")
+    add("--data", type=Path, required=True, help="folder with train.csv and test.csv, or train.jsonl and test.jsonl")
+    add("--trl", metavar="PYTHON", help="interpreter with trl; without it trl is left out")
+    add("--factory", metavar="PYTHON", help="interpreter with LLaMA-Factory; without it that is left out")
+    add("--trainer", metavar="PYTHON", default=sys.executable, help="interpreter with transformers (this one)")
+    add("--tools", nargs="+", choices=PROGRAMS, default=list(PROGRAMS))
+    add("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    add("--rounds", type=int, default=5)
+    add("--steps", type=int, default=10)
+    add("--warmup", type=int, default=2, help="first steps that do not count")
+    add("--batch", type=int, default=8, help="rows a step, in one forward pass")
+    add("--max-length", type=int, default=512)
+    add("--full-precision", choices=("fp32", "mixed"), default="fp32", help="of full fine-tuning, in every tool")
+    add("--autocast", action="store_true", help="LoRA and QLoRA of trl and Trainer under bf16 autocast")
+    add("--timeout", type=float, default=1800, help="seconds for one measurement")
+    add("--raw", type=Path, help="append every measurement to this JSONL file")
+    options = parser.parse_args()
+    if options.warmup >= options.steps:
+        parser.error("--steps must be more than --warmup")
+    options.model = options.model.expanduser().resolve()
+    return options
+
+
+def tools(options: argparse.Namespace) -> dict[str, str]:
+    """Tool -> interpreter, of those asked for that there is an interpreter for."""
+    interpreters = {
+        OURS: sys.executable,
+        "trl SFTTrainer": options.trl,
+        "transformers Trainer": options.trainer,
+        "LLaMA-Factory": options.factory,
+    }
+    return {tool: python for tool, python in interpreters.items() if python and tool in options.tools}
+
+
+def plan(methods: list[str], names: list[str], rounds: int) -> Iterator[tuple[str, int, str]]:
+    """(method, round, tool) in the order of measurement."""
+    for number in range(rounds):
+        first = number % len(names)
+        for method in methods:
+            for tool in names[first:] + names[:first]:
+                yield method, number, tool
+
+
+def chosen_rows(workload: str, folder: Path, count: int) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """`count` distinct training rows spread evenly over the file, and a few test rows."""
+    read = banking77 if workload == "banking77" else wikisql
+    train, test = distinct(read(folder, "train")), distinct(read(folder, "test"))
+    if len(train) < count:
+        raise SystemExit(f"{folder} has {len(train)} distinct training rows, {count} are needed")
+    apart = len(train) // count
+    return train[::apart][:count], test[:SCORED]
+
+
+def banking77(folder: Path, split: str) -> list[dict[str, str]]:
+    """Its columns are text and category."""
+    with (folder / f"{split}.csv").open(newline="", encoding="utf-8") as file:
+        return [{"prompt": row["text"].strip(), "completion": row["category"]} for row in csv.DictReader(file)]
+
+
+def wikisql(folder: Path, split: str) -> list[dict[str, str]]:
+    """One `text` a line."""
+    lines = (folder / f"{split}.jsonl").read_text("utf-8").splitlines()
+    return [{"text": json.loads(line)["text"]} for line in lines]
+
+
+def distinct(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The first of rows that begin alike; in order."""
+    found = {next(iter(row.values())): row for row in reversed(rows)}
+    return list(reversed(found.values()))
+
+
+def measure(
+    options: argparse.Namespace,
+    method: str,
+    number: int,
+    tool: str,
+    python: str,
+    train: list[dict[str, str]],
+    test: list[dict[str, str]],
+) -> Run:
+    """One fresh process in a folder of its own."""
+    with tempfile.TemporaryDirectory(prefix="peers-") as name:
+        folder = Path(name)
+        job = {
+            "method": method,
+            "workload": options.workload,
+            "model": str(options.model),
+            "folder": name,
+            "answer": str(folder / "answer.json"),
+            "steps": options.steps,
+            "batch": options.batch,
+            "max_length": options.max_length,
+            "learning_rate": RATES[method],
+            "max_grad_norm": 1.0,
+            "rank": 16,
+            "alpha": 32,
+            "full_precision": options.full_precision,
+            "autocast": options.autocast,
+            "rows": train,
+            "test": test,
+        }
+        (folder / "job.json").write_text(json.dumps(job), "utf-8")
+        error = execute([python, str(HERE / "peers" / PROGRAMS[tool]), str(folder / "job.json")], folder, options.timeout)
+        answer = folder / "answer.json"
+        measured = json.loads(answer.read_text("utf-8")) if answer.exists() and not error else None
+    return Run(method, tool, number, measured, error)
+
+
+def execute(command: list[str], folder: Path, timeout: float) -> str:
+    """Run to the end; '' or the reason why it failed. No card, no network, torch's own number of threads."""
+    environment = {
+        **os.environ,
+        "CUDA_VISIBLE_DEVICES": "",
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_CACHE": str(folder / "datasets"),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    with (folder / "log").open("w+", encoding="utf-8", errors="replace") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            status = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return f"not done after {timeout:.0f} s"
+        except KeyboardInterrupt:
+            os.killpg(process.pid, signal.SIGINT)
+            process.wait()
+            raise
+        log.seek(0)
+        lines = [line.strip() for line in log if line.strip()]
+    return "" if status == 0 else f"exit {status}: {lines[-1][:300] if lines else 'no word'}"
+
+
+def step_seconds(run: dict[str, Any], warmup: int) -> float:
+    """The median step after the warm-up."""
+    return float(median(run["seconds"][warmup:]))
+
+
+def token_rate(run: dict[str, Any], warmup: int) -> float:
+    """Tokens without padding per second, over all steps after the warm-up."""
+    return float(sum(run["tokens"][warmup:]) / sum(run["seconds"][warmup:]))
+
+
+def progress(run: Run, warmup: int) -> str:
+    """One line while it goes on."""
+    said = run.error
+    if run.measured:
+        seen = run.measured
+        said = f"{step_seconds(seen, warmup):.2f} s a step, {seen['peak_training'] / MIB:.0f} MiB"
+        said += f", loss {seen['losses'][0]:.4f}"
+    return f"round {run.round + 1}  {run.method:5}  {run.tool:20}  {said}"
+
+
+def report(options: argparse.Namespace, names: list[str], runs: list[Run]) -> list[str]:
+    """The table in Markdown, and what must be known to read it."""
+    lines = [
+        f"{options.workload}: median of {options.rounds} (lowest–highest); × is against {OURS}",
+        "",
+        "| method | tool | s a step | × | tokens/s | × | peak RSS, training, MiB | × | peak RSS, process, MiB "
+        "| loss, first → last | tokens a step | learnt | weights |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for method in options.methods:
+        good = {tool: measured(runs, method, tool) for tool in names}
+        for tool in names:
+            reasons = [run.error for run in runs if (run.method, run.tool) == (method, tool) and run.error]
+            if good[tool]:
+                lines.append(row(method, tool, good[tool], good.get(OURS, []), options.warmup))
+            if reasons:
+                shown = reasons[-1].replace("|", "\\|")
+                lines.append(f"| {method} | {tool} | failed {len(reasons)} × | {shown} |" + " |" * 9)
+    return [*lines, "", *circumstances(options, names, runs)]
+
+
+def measured(runs: list[Run], method: str, tool: str) -> list[dict[str, Any]]:
+    """The measurements of one cell."""
+    return [run.measured for run in runs if (run.method, run.tool) == (method, tool) and run.measured]
+
+
+def row(method: str, tool: str, seen: list[dict[str, Any]], ours: list[dict[str, Any]], warmup: int) -> str:
+    """One line of the table."""
+    cells = [method, tool]
+    cells += compared([step_seconds(one, warmup) for one in seen], [step_seconds(one, warmup) for one in ours], ".2f")
+    cells += compared([token_rate(one, warmup) for one in seen], [token_rate(one, warmup) for one in ours], ".0f")
+    cells += compared([one["peak_training"] / MIB for one in seen], [one["peak_training"] / MIB for one in ours], ".0f")
+    cells += [spread([one["peak_process"] / MIB for one in seen], ".0f")]
+    last = seen[-1]
+    cells += [f"{last['losses'][0]:.4f} → {last['losses'][-1]:.4f}"]
+    cells += [f"{sum(last[name]) / len(last['seconds']):.1f}" for name in ("tokens", "answer_tokens")]
+    return "| " + " | ".join([*cells, last["dtype"]]) + " |"
+
+
+def compared(values: list[float], ours: list[float], form: str) -> list[str]:
+    """The spread of values, and their median against that of ours."""
+    return [spread(values, form), f"{median(values) / median(ours):.2f}" if ours else "–"]
+
+
+def spread(values: list[float], form: str) -> str:
+    """Median and range."""
+    return f"{median(values):{form}} ({min(values):{form}}–{max(values):{form}})"
+
+
+def circumstances(options: argparse.Namespace, names: list[str], runs: list[Run]) -> list[str]:
+    """Machine, settings, versions, command."""
+    lines = [
+        f"Machine: {processor()}, {os.cpu_count()} logical cores, {memory()} GiB, {platform.platform()}; no card.",
+        f"Settings: {options.steps} steps, {options.warmup} of them warm-up; {options.batch} rows a step in one pass; "
+        f"at most {options.max_length} tokens a row; AdamW, constant rate; LoRA rank 16, alpha 32, all linear layers.",
+    ]
+    for tool in names:
+        seen = next((run.measured for run in runs if run.tool == tool and run.measured), None)
+        if seen:
+            found = ", ".join(f"{name} {number}" for name, number in seen["versions"].items())
+            lines.append(f"{tool}: {found}; {seen['threads']} threads.")
+    return [*lines, f"Command: `{shlex.join(['python', *sys.argv])}`"]
+
+
+def processor() -> str:
+    """As the kernel calls it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def memory() -> int:
+    """Of the machine, GiB."""
+    return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

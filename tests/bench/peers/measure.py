@@ -1,0 +1,185 @@
+"""What every program here is asked (a job) and answers (a measurement), and how a peer's training is watched.
+
+A program is `python with_TOOL.py JOB.json`: it trains once in its own fresh process and writes the measurement to
+the job's `answer`. Only the standard library, torch and transformers are imported: this runs in the peers'
+environments.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "trl", "llamafactory", "ftbench")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training, told alike to every tool."""
+
+    method: str
+    """qlora, lora or full."""
+    workload: str
+    """banking77 (prompt and completion) or wikisql (text)."""
+    model: str
+    """Folder of safetensors."""
+    folder: str
+    """The program's own, for whatever it writes."""
+    answer: str
+    """Where the measurement goes."""
+    steps: int
+    batch: int
+    max_length: int
+    learning_rate: float
+    max_grad_norm: float
+    rank: int
+    alpha: int
+    full_precision: str
+    """Of full fine-tuning: fp32, or mixed (float32 weights, bf16 arithmetic)."""
+    autocast: bool
+    """Whether the peers train LoRA and QLoRA under bf16 autocast, over the same bf16 weights."""
+    rows: list[dict[str, str]]
+    """In the order of training: prompt and completion, or text."""
+    test: list[dict[str, str]]
+    """Rows for a tool that scores the model whether asked or not."""
+
+    @property
+    def instructs(self) -> bool:
+        """Whether rows are a prompt and its completion."""
+        return "prompt" in self.rows[0]
+
+    @property
+    def bf16(self) -> bool:
+        """The Trainer's switch of that name: autocast."""
+        return self.full_precision == "mixed" if self.method == "full" else self.autocast
+
+    @property
+    def weights(self) -> str:
+        """torch's name of the type the weights are loaded in; QLoRA's is that of what is not quantized."""
+        return "float32" if self.method == "full" else "bfloat16"
+
+
+@dataclass
+class Measurement:
+    """Lists have one entry per optimizer step; bytes are of the training process."""
+
+    seconds: list[float] = field(default_factory=list)
+    """From the end of one step to the end of the next, loading of its rows included."""
+    tokens: list[int] = field(default_factory=list)
+    """Given to the model, padding not counted."""
+    answer_tokens: list[int] = field(default_factory=list)
+    """Of these, predicted and trained."""
+    losses: list[float] = field(default_factory=list)
+    peak_training: int = 0
+    """Highest resident set from the beginning of training to its end."""
+    peak_process: int = 0
+    """The same since the process began."""
+    dtype: str = ""
+    """Of the trained weights and the frozen ones, and the Trainer's autocast."""
+    threads: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def main(train: Callable[[Job], Measurement]) -> None:
+    """Read the job named on the command line, do it, write its measurement."""
+    job = Job(**json.loads(Path(sys.argv[1]).read_text("utf-8")))
+    measurement = train(job)
+    measurement.versions = installed()
+    Path(job.answer).write_text(json.dumps(asdict(measurement)), "utf-8")
+
+
+def installed() -> dict[str, str]:
+    """Versions of the packages that matter, of those that are here."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def resident_peak() -> int:
+    """Highest resident set since the process began or the last reset, bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+def reset_resident_peak() -> None:
+    """From here on the peak is a new one (proc(5), clear_refs)."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def watcher() -> tuple[Any, Measurement]:
+    """A callback for transformers' Trainer and its descendants, and the measurement it fills."""
+    import torch
+    from transformers import TrainerCallback
+
+    seen = Measurement()
+
+    def count(model: Any, args: Any, inputs: dict[str, Any]) -> None:
+        ids, mask, labels = (inputs.get(name) for name in ("input_ids", "attention_mask", "labels"))
+        seen.tokens.append(int((mask != 0).sum()) if mask is not None else ids.numel())
+        if labels is not None:
+            seen.answer_tokens.append(int((labels[:, 1:] != -100).sum()))
+
+    class Watcher(TrainerCallback):
+        """Clock and memory; `on_step_end` of the same moment in every tool."""
+
+        last = 0.0
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **rest: Any) -> None:
+            model.register_forward_pre_hook(count, with_kwargs=True)
+            trained = {str(p.dtype) for p in model.parameters() if p.requires_grad}
+            frozen = {str(p.dtype) for p in model.parameters() if not p.requires_grad}
+            names = [", ".join(sorted(kinds)).replace("torch.", "") for kinds in (trained, frozen) if kinds]
+            seen.dtype = " over ".join(names) + (", autocast" if args.bf16 else "")
+            seen.threads = torch.get_num_threads()
+            seen.peak_process = resident_peak()
+            reset_resident_peak()
+            self.last = time.monotonic()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+            now = time.monotonic()
+            seen.seconds.append(now - self.last)
+            self.last = now
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
+            if logs and "loss" in logs:
+                seen.losses.append(float(logs["loss"]))
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+            seen.peak_training = resident_peak()
+            seen.peak_process = max(seen.peak_process, seen.peak_training)
+
+    return Watcher(), seen
+
+
+def arguments(job: Job) -> dict[str, Any]:
+    """What TrainingArguments are in every tool that has them."""
+    return {
+        "output_dir": str(Path(job.folder) / "out"),
+        "max_steps": job.steps,
+        "per_device_train_batch_size": job.batch,
+        "gradient_accumulation_steps": 1,
+        "learning_rate": job.learning_rate,
+        "lr_scheduler_type": "constant",
+        "warmup_steps": 0,
+        "weight_decay": 0.0,
+        "max_grad_norm": job.max_grad_norm,
+        "optim": "adamw_torch_fused",
+        "bf16": job.bf16,
+        "use_cpu": True,
+        "save_strategy": "no",
+        "eval_strategy": "no",
+        "logging_steps": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": 0,
+    }

@@ -1,0 +1,110 @@
+"""This project's worker, through `ftbench run`: what it measured is read from the run's own files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+from measure import Job, Measurement, main
+
+from engine.contract.events import ModelLoaded, Step, decode
+from engine.training.batches import Schedule
+
+
+def train(job: Job) -> Measurement:
+    """One run, from the preset to result.json."""
+    folder = Path(job.folder)
+    write_rows(job, folder / "rows")
+    preset = folder / "bench.toml"
+    preset.write_text(tomli_w.dumps(settings(job)), "utf-8")
+    command = [Path(sys.executable).with_name("ftbench"), "run", preset, "--model", job.model]
+    command += ["--data", folder / "rows", "--runs", folder / "runs", "--now", "--json"]
+    done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise RuntimeError(f"ftbench run: {done.stdout.strip()[-400:]}")
+    return read(next((folder / "runs").iterdir()))
+
+
+def settings(job: Job) -> dict[str, Any]:
+    """A preset with nothing left to chance; evaluation is kept as short as it goes."""
+    chosen: dict[str, Any] = {
+        "method": job.method,
+        "data": {"validation": 0.0},
+        "train": {
+            "steps": job.steps,
+            "batch": job.batch,
+            "micro_batch": job.batch,
+            "learning_rate": job.learning_rate,
+            "schedule": "constant",
+            "warmup": 0.0,
+            "max_grad_norm": job.max_grad_norm,
+            "max_length": job.max_length,
+            "gradient_checkpointing": False,
+            "checkpoint_every": 1_000_000,
+        },
+        "optimizer": {"name": "adamw"},
+        "evaluation": {"metric": "loss", "rows": len(job.test)},
+    }
+    if job.method == "full":
+        chosen["train"]["precision"] = job.full_precision
+    else:
+        chosen["train"]["precision"] = "bf16"
+        chosen["adapter"] = {"rank": job.rank, "alpha": float(job.alpha)}
+    if job.instructs:
+        chosen["data"]["map"] = {"prompt": "text", "completion": "category"}
+    return chosen
+
+
+def write_rows(job: Job, folder: Path) -> None:
+    """A folder with a train and a test file, laid so that the worker's permutation restores the job's order."""
+    folder.mkdir()
+    schedule = Schedule.of(len(job.rows), job.batch, 1.0, job.steps, 0)
+    places = [place for step in range(schedule.per_epoch) for place in schedule.indices(step)]
+    laid: list[dict[str, str]] = [{}] * len(job.rows)
+    for row, place in zip(job.rows, places, strict=True):
+        laid[place] = row
+    for name, rows in (("train", laid), ("test", job.test)):
+        write_csv(folder / f"{name}.csv", rows) if job.instructs else write_jsonl(folder / f"{name}.jsonl", rows)
+
+
+def write_csv(path: Path, rows: list[dict[str, str]]) -> None:
+    """In Banking77's own columns."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "category"])
+        writer.writerows([row["prompt"], row["completion"]] for row in rows)
+
+
+def write_jsonl(path: Path, rows: list[dict[str, str]]) -> None:
+    """One `text` a line."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+
+def read(run: Path) -> Measurement:
+    """Times from the stamps of step events, so that they hold what a peer's do; memory from the result."""
+    events = list(filter(None, map(decode, (run / "events.jsonl").read_bytes().splitlines())))
+    steps = [event for event in events if isinstance(event, Step)]
+    model = next(event for event in events if isinstance(event, ModelLoaded))
+    result = json.loads((run / "result.json").read_text("utf-8"))
+    pairs = zip(steps, steps[1:], strict=False)
+    return Measurement(
+        seconds=[steps[0].seconds, *(after.t - before.t for before, after in pairs)],
+        tokens=[step.tokens for step in steps],
+        answer_tokens=[step.answer_tokens for step in steps],
+        losses=[step.loss if step.loss is not None else float("nan") for step in steps],
+        peak_training=result["peak"]["rss_training"],
+        peak_process=result["peak"]["rss"],
+        dtype=model.dtype if result["method"] == "full" else f"float32 over {model.dtype}",
+        threads=int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())),
+    )
+
+
+if __name__ == "__main__":
+    main(train)

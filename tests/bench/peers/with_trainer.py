@@ -1,0 +1,87 @@
+"""transformers' Trainer with PEFT, as its documentation shows it: padded rows, labels of -100 where nothing is learnt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from measure import Job, Measurement, arguments, main, watcher
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    DataCollatorForSeq2Seq,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+
+def train(job: Job) -> Measurement:
+    """Rows in the job's order, one forward pass a step."""
+    set_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(job.model)
+    callback, seen = watcher()
+    trainer = Trainer(
+        model=load(job),
+        args=TrainingArguments(**arguments(job), train_sampling_strategy="sequential"),
+        train_dataset=[tokenized(row, tokenizer, job.max_length) for row in job.rows],
+        data_collator=DataCollatorForSeq2Seq(tokenizer, padding=True),
+        callbacks=[callback],
+    )
+    trainer.train()
+    return seen
+
+
+def load(job: Job) -> Any:
+    """The model, with adapters unless the method is full."""
+    dtype = getattr(torch, job.weights)
+    if job.method == "full":
+        return AutoModelForCausalLM.from_pretrained(job.model, dtype=dtype)
+    if job.method == "qlora":
+        model = AutoModelForCausalLM.from_pretrained(job.model, dtype=dtype, quantization_config=four_bit())
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(job.model, dtype=dtype)
+    return get_peft_model(model, adapter(job))
+
+
+def four_bit() -> BitsAndBytesConfig:
+    """QLoRA's: NF4, scales quantized again, bf16 arithmetic."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def adapter(job: Job) -> LoraConfig:
+    """Every linear layer but the head."""
+    return LoraConfig(
+        r=job.rank, lora_alpha=job.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+
+
+def tokenized(row: dict[str, str], tokenizer: Any, max_length: int) -> dict[str, list[int]]:
+    """The answer and its end token are learnt, and of plain text all of it and the end token."""
+    if "text" in row:
+        ids = [*tokenizer(row["text"])["input_ids"], tokenizer.eos_token_id]
+        return cut(ids, ids, max_length)
+    asked = [{"role": "user", "content": row["prompt"]}]
+    answered = [*asked, {"role": "assistant", "content": row["completion"]}]
+    prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=True)["input_ids"]
+    whole = tokenizer.apply_chat_template(answered, return_dict=True)["input_ids"]
+    end = len(whole) - whole[::-1].index(tokenizer.eos_token_id)  # what the template writes behind it is not learnt
+    return cut(whole, [-100] * len(prompt) + whole[len(prompt) : end] + [-100] * (len(whole) - end), max_length)
+
+
+def cut(ids: list[int], labels: list[int], max_length: int) -> dict[str, list[int]]:
+    """On the right."""
+    ids = ids[:max_length]
+    return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels[:max_length]}
+
+
+if __name__ == "__main__":
+    main(train)

@@ -1,0 +1,40 @@
+"""The real command in a real process, for tests."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+FTBENCH = str(Path(sys.executable).with_name("ftbench"))
+MICRO = [
+    "--set",
+    "train.steps=4",
+    "--set",
+    "evaluation.rows=6",
+    "--set",
+    "evaluation.max_new_tokens=8",
+    "--set",
+    "train.batch=4",
+]
+"""The embedded model and data, in seconds."""
+
+
+def ftbench(*arguments: str, timeout: float = 300, **how: Any) -> subprocess.CompletedProcess[str]:
+    """Run `ftbench ARGUMENTS` without a terminal and wait."""
+    return subprocess.run(
+        [FTBENCH, *arguments], capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL, **how
+    )
+
+
+def only_run(tmp_path: Path) -> Path:
+    """The one run directory of this test."""
+    (run,) = (tmp_path / "runs").iterdir()
+    return run
+
+
+def events_of(run: Path) -> list[dict[str, Any]]:
+    """Every event of a run, in order."""
+    return [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]

@@ -1,0 +1,88 @@
+"""Runs from start to end: the real command, the real worker, the embedded model."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import msgspec
+import pytest
+from command import MICRO, ftbench, events_of, only_run
+
+from engine.contract.result import Result
+
+
+@pytest.mark.parametrize("method", ["qlora", "lora", "full"])
+def test_a_run_of_each_method_leaves_everything_it_promises(method: str, tmp_path: Path) -> None:
+    done = ftbench("run", f"demo-{method}", *MICRO)
+    assert done.returncode == 0, done.stderr
+    run = only_run(tmp_path)
+    result = msgspec.json.decode((run / "result.json").read_bytes(), type=Result)
+    assert result.status == "finished"
+    assert result.steps == result.planned_steps == 4
+    assert result.before and result.after
+    assert result.after.loss.mean < result.before.loss.mean
+    assert result.after.loss.low < result.after.loss.mean < result.after.loss.high
+    assert result.trainable == result.parameters if method == "full" else 0 < result.trainable < result.parameters
+    assert {"data", "model", "baseline", "training", "evaluation", "saving"} <= set(result.seconds)
+    assert result.peak.rss > 1 << 20 and result.artefact_bytes > 0
+    assert set(result.fingerprints) == {"data", "model"}
+    assert result.versions["torch"] != "absent"
+    lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    assert len(lines) == result.after.score.rows
+    assert all(line["base"] and line["tuned"] for line in lines)
+
+
+def test_events_come_in_order_and_hello_is_first(tmp_path: Path) -> None:
+    assert ftbench("run", "demo-lora", *MICRO).returncode == 0
+    events = events_of(only_run(tmp_path))
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert events[0]["type"] == "hello" and events[-1]["type"] == "end"
+    assert {event["v"] for event in events} == {1}
+    steps = [event for event in events if event["type"] == "step"]
+    assert [step["step"] for step in steps] == [1, 2, 3, 4]
+    assert all(step["tokens"] >= step["answer_tokens"] > 0 and step["grad_norm"] > 0 for step in steps)
+    assert any(event["type"] == "memory" and event["rss"] > 0 for event in events)
+
+
+def test_a_run_directory_is_private_and_a_planted_token_is_nowhere_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_planted_secret")
+    assert ftbench("run", "demo-lora", *MICRO).returncode == 0
+    run = only_run(tmp_path)
+    for folder in [tmp_path / "runs", run, *(path for path in run.rglob("*") if path.is_dir())]:
+        assert stat.S_IMODE(folder.stat().st_mode) & 0o077 == 0, folder
+    for file in (path for path in run.rglob("*") if path.is_file()):
+        assert b"hf_planted_secret" not in file.read_bytes(), file
+
+
+def test_same_seed_same_losses_and_another_seed_others(tmp_path: Path) -> None:
+    losses = []
+    for seed in (0, 0, 1):
+        runs = tmp_path / f"runs{len(losses)}"
+        assert ftbench("run", "demo-lora", *MICRO, "--set", f"train.seed={seed}", "--runs", str(runs)).returncode == 0
+        run = next(runs.iterdir())
+        losses.append([event["loss"] for event in events_of(run) if event["type"] == "step"])
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_the_frozen_configuration_says_where_each_value_is_from(tmp_path: Path) -> None:
+    assert ftbench("run", "demo-lora", *MICRO).returncode == 0
+    text = (only_run(tmp_path) / "run.toml").read_text()
+    assert '"train.steps" = "command line"' in text
+    assert '"train.learning_rate" = "preset demo-lora"' in text
+    assert '"adapter.rank" = "default"' in text
+    assert '"train.max_grad_norm" = "default for lora"' in text
+
+
+def test_quantized_training_keeps_its_gradients_after_an_evaluation(tmp_path: Path) -> None:
+    """On CPUs with AVX512-BF16 an evaluation can repack 4-bit weights and silently cut the gradient through them."""
+    norms = []
+    for every in (0, 1):
+        runs = tmp_path / f"runs{every}"
+        extra = ["--set", "data.validation=0.02", "--set", f"train.evaluate_every={every}"] if every else []
+        assert ftbench("run", "demo-qlora", *MICRO, *extra, "--runs", str(runs)).returncode == 0
+        norms.append([event["grad_norm"] for event in events_of(next(runs.iterdir())) if event["type"] == "step"])
+    assert norms[0] == pytest.approx(norms[1], rel=0.05)

@@ -1,9 +1,9 @@
-"""Seconds a step, tokens per second and peak memory of the worker against its peers, on the CPU; prints a table.
+"""Seconds a step, tokens per second and peak memory of the worker and its peers, on the CPU: prints a table.
 
-    python tests/bench/peers.py --workload banking77 --model FOLDER --data FOLDER --trl PYTHON --factory PYTHON
+    python tests/bench/peers.py --workload banking77 --model DIR --data DIR --trl PYTHON --factory PYTHON
 
-Every measurement is a fresh process (see `peers/`). The tools alternate, another one first in each round, and the
-table shows medians over the rounds. README.md beside this file says how to make the peers' environments.
+Every measurement is a fresh process (see `peers/`). The tools alternate, another one first in each round, and
+the table shows medians over the rounds. README.md beside this file says how to make the peers' environments.
 """
 
 from __future__ import annotations
@@ -68,14 +68,16 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--workload", choices=("banking77", "wikisql"), required=True)
     add("--model", type=Path, required=True, help="folder of safetensors")
-    add("--data", type=Path, required=True, help="folder with train.csv and test.csv, or train.jsonl and test.jsonl")
+    add("--data", type=Path, required=True, help="folder with train and test, .csv or .jsonl")
     add("--trl", metavar="PYTHON", help="interpreter with trl; without it trl is left out")
     add("--factory", metavar="PYTHON", help="interpreter with LLaMA-Factory; without it that is left out")
-    add("--trainer", metavar="PYTHON", default=sys.executable, help="interpreter with transformers (this one)")
+    add("--trainer", metavar="PYTHON", default=sys.executable, help="interpreter with transformers")
     add("--tools", nargs="+", choices=PROGRAMS, default=list(PROGRAMS))
     add("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     add("--rounds", type=int, default=5)
@@ -83,7 +85,7 @@ def parse() -> argparse.Namespace:
     add("--warmup", type=int, default=2, help="first steps that do not count")
     add("--batch", type=int, default=8, help="rows a step, in one forward pass")
     add("--max-length", type=int, default=512)
-    add("--full-precision", choices=("fp32", "mixed"), default="fp32", help="of full fine-tuning, in every tool")
+    add("--full-precision", choices=("fp32", "mixed"), default="fp32", help="of full fine-tuning")
     add("--autocast", action="store_true", help="LoRA and QLoRA of trl and Trainer under bf16 autocast")
     add("--timeout", type=float, default=1800, help="seconds for one measurement")
     add("--raw", type=Path, help="append every measurement to this JSONL file")
@@ -127,7 +129,9 @@ def chosen_rows(workload: str, folder: Path, count: int) -> tuple[list[dict[str,
 def banking77(folder: Path, split: str) -> list[dict[str, str]]:
     """Its columns are text and category."""
     with (folder / f"{split}.csv").open(newline="", encoding="utf-8") as file:
-        return [{"prompt": row["text"].strip(), "completion": row["category"]} for row in csv.DictReader(file)]
+        return [
+            {"prompt": row["text"].strip(), "completion": row["category"]} for row in csv.DictReader(file)
+        ]
 
 
 def wikisql(folder: Path, split: str) -> list[dict[str, str]]:
@@ -173,7 +177,8 @@ def measure(
             "test": test,
         }
         (folder / "job.json").write_text(json.dumps(job), "utf-8")
-        error = execute([python, str(HERE / "peers" / PROGRAMS[tool]), str(folder / "job.json")], folder, options.timeout)
+        program = HERE / "peers" / PROGRAMS[tool]
+        error = execute([python, str(program), str(folder / "job.json")], folder, options.timeout)
         answer = folder / "answer.json"
         measured = json.loads(answer.read_text("utf-8")) if answer.exists() and not error else None
     return Run(method, tool, number, measured, error)
@@ -191,7 +196,13 @@ def execute(command: list[str], folder: Path, timeout: float) -> str:
     }
     with (folder / "log").open("w+", encoding="utf-8", errors="replace") as log:
         process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            command,
+            cwd=folder,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
         )
         try:
             status = process.wait(timeout)
@@ -214,8 +225,19 @@ def step_seconds(run: dict[str, Any], warmup: int) -> float:
 
 
 def token_rate(run: dict[str, Any], warmup: int) -> float:
-    """Tokens without padding per second, over all steps after the warm-up."""
-    return float(sum(run["tokens"][warmup:]) / sum(run["seconds"][warmup:]))
+    """Tokens without padding per second: the median over the steps after the warm-up."""
+    rates = [tokens / seconds for tokens, seconds in zip(run["tokens"], run["seconds"], strict=True)]
+    return float(median(rates[warmup:]))
+
+
+def training_peak(run: dict[str, Any], warmup: int) -> float:
+    """Highest resident set while training, MiB."""
+    return float(run["peak_training"] / MIB)
+
+
+def row_loss(run: dict[str, Any], rows: int) -> float:
+    """Nats a row in the first step: alike where tools learn alike, also where one learns an easy token more."""
+    return float(run["losses"][0] * run["answer_tokens"][0] / rows)
 
 
 def progress(run: Run, warmup: int) -> str:
@@ -234,18 +256,18 @@ def report(options: argparse.Namespace, names: list[str], runs: list[Run]) -> li
         f"{options.workload}: median of {options.rounds} (lowest–highest); × is against {OURS}",
         "",
         "| method | tool | s a step | × | tokens/s | × | peak RSS, training, MiB | × | peak RSS, process, MiB "
-        "| loss, first → last | tokens a step | learnt | weights |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| loss, first → last | first, nats a row | tokens a step | learnt | weights |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for method in options.methods:
         good = {tool: measured(runs, method, tool) for tool in names}
         for tool in names:
             reasons = [run.error for run in runs if (run.method, run.tool) == (method, tool) and run.error]
             if good[tool]:
-                lines.append(row(method, tool, good[tool], good.get(OURS, []), options.warmup))
+                lines.append(row(options, method, tool, good[tool], good.get(OURS, [])))
             if reasons:
                 shown = reasons[-1].replace("|", "\\|")
-                lines.append(f"| {method} | {tool} | failed {len(reasons)} × | {shown} |" + " |" * 9)
+                lines.append(f"| {method} | {tool} | failed {len(reasons)} × | {shown} |" + " |" * 10)
     return [*lines, "", *circumstances(options, names, runs)]
 
 
@@ -254,15 +276,21 @@ def measured(runs: list[Run], method: str, tool: str) -> list[dict[str, Any]]:
     return [run.measured for run in runs if (run.method, run.tool) == (method, tool) and run.measured]
 
 
-def row(method: str, tool: str, seen: list[dict[str, Any]], ours: list[dict[str, Any]], warmup: int) -> str:
+def row(
+    options: argparse.Namespace,
+    method: str,
+    tool: str,
+    seen: list[dict[str, Any]],
+    ours: list[dict[str, Any]],
+) -> str:
     """One line of the table."""
     cells = [method, tool]
-    cells += compared([step_seconds(one, warmup) for one in seen], [step_seconds(one, warmup) for one in ours], ".2f")
-    cells += compared([token_rate(one, warmup) for one in seen], [token_rate(one, warmup) for one in ours], ".0f")
-    cells += compared([one["peak_training"] / MIB for one in seen], [one["peak_training"] / MIB for one in ours], ".0f")
+    for quantity, form in ((step_seconds, ".2f"), (token_rate, ".0f"), (training_peak, ".0f")):
+        values, reference = ([quantity(one, options.warmup) for one in group] for group in (seen, ours))
+        cells += compared(values, reference, form)
     cells += [spread([one["peak_process"] / MIB for one in seen], ".0f")]
     last = seen[-1]
-    cells += [f"{last['losses'][0]:.4f} → {last['losses'][-1]:.4f}"]
+    cells += [f"{last['losses'][0]:.4f} → {last['losses'][-1]:.4f}", f"{row_loss(last, options.batch):.2f}"]
     cells += [f"{sum(last[name]) / len(last['seconds']):.1f}" for name in ("tokens", "answer_tokens")]
     return "| " + " | ".join([*cells, last["dtype"]]) + " |"
 
@@ -280,9 +308,10 @@ def spread(values: list[float], form: str) -> str:
 def circumstances(options: argparse.Namespace, names: list[str], runs: list[Run]) -> list[str]:
     """Machine, settings, versions, command."""
     lines = [
-        f"Machine: {processor()}, {os.cpu_count()} logical cores, {memory()} GiB, {platform.platform()}; no card.",
-        f"Settings: {options.steps} steps, {options.warmup} of them warm-up; {options.batch} rows a step in one pass; "
-        f"at most {options.max_length} tokens a row; AdamW, constant rate; LoRA rank 16, alpha 32, all linear layers.",
+        f"Machine: {processor()}, {os.cpu_count()} logical cores, {memory()} GiB, {platform.platform()}.",
+        f"Settings: {options.steps} steps, {options.warmup} of them warm-up; {options.batch} rows a step in one "
+        f"pass; at most {options.max_length} tokens a row; AdamW, constant rate; adapters of rank 16, alpha 32, "
+        f"on all linear layers; full in {options.full_precision}.",
     ]
     for tool in names:
         seen = next((run.measured for run in runs if run.tool == tool and run.measured), None)
@@ -295,7 +324,8 @@ def circumstances(options: argparse.Namespace, names: list[str], runs: list[Run]
 def processor() -> str:
     """As the kernel calls it."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def memory() -> int:

@@ -1,7 +1,7 @@
 """What every program here is asked (a job) and answers (a measurement), and how a peer's training is watched.
 
-A program is `python with_TOOL.py JOB.json`: it trains once in its own fresh process and writes the measurement to
-the job's `answer`. Only the standard library, torch and transformers are imported: this runs in the peers'
+A program is `python with_TOOL.py JOB.json`: it trains once in its own fresh process and writes the measurement
+to the job's `answer`. Only the standard library, torch and transformers are imported: this runs in the peers'
 environments.
 """
 

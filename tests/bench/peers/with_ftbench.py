@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,9 @@ def train(job: Job) -> Measurement:
     preset.write_text(tomli_w.dumps(settings(job)), "utf-8")
     command = [Path(sys.executable).with_name("ftbench"), "run", preset, "--model", job.model]
     command += ["--data", folder / "rows", "--runs", folder / "runs", "--now", "--json"]
-    done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     if done.returncode:
         raise RuntimeError(f"ftbench run: {done.stdout.strip()[-400:]}")
     return read(next((folder / "runs").iterdir()))
@@ -63,7 +65,7 @@ def settings(job: Job) -> dict[str, Any]:
 
 
 def write_rows(job: Job, folder: Path) -> None:
-    """A folder with a train and a test file, laid so that the worker's permutation restores the job's order."""
+    """Train and test files in a folder, laid so that the worker's permutation restores the job's order."""
     folder.mkdir()
     schedule = Schedule.of(len(job.rows), job.batch, 1.0, job.steps, 0)
     places = [place for step in range(schedule.per_epoch) for place in schedule.indices(step)]
@@ -71,7 +73,10 @@ def write_rows(job: Job, folder: Path) -> None:
     for row, place in zip(job.rows, places, strict=True):
         laid[place] = row
     for name, rows in (("train", laid), ("test", job.test)):
-        write_csv(folder / f"{name}.csv", rows) if job.instructs else write_jsonl(folder / f"{name}.jsonl", rows)
+        if job.instructs:
+            write_csv(folder / f"{name}.csv", rows)
+        else:
+            write_jsonl(folder / f"{name}.jsonl", rows)
 
 
 def write_csv(path: Path, rows: list[dict[str, str]]) -> None:
@@ -88,21 +93,23 @@ def write_jsonl(path: Path, rows: list[dict[str, str]]) -> None:
 
 
 def read(run: Path) -> Measurement:
-    """Times from the stamps of step events, so that they hold what a peer's do; memory from the result."""
+    """Times from the stamps of step events, so that they hold what a peer's do; memory from the result.
+
+    The worker leaves torch's number of threads alone, so it is the same here.
+    """
     events = list(filter(None, map(decode, (run / "events.jsonl").read_bytes().splitlines())))
     steps = [event for event in events if isinstance(event, Step)]
     model = next(event for event in events if isinstance(event, ModelLoaded))
     result = json.loads((run / "result.json").read_text("utf-8"))
-    pairs = zip(steps, steps[1:], strict=False)
     return Measurement(
-        seconds=[steps[0].seconds, *(after.t - before.t for before, after in pairs)],
+        seconds=[steps[0].seconds, *(after.t - before.t for before, after in pairwise(steps))],
         tokens=[step.tokens for step in steps],
         answer_tokens=[step.answer_tokens for step in steps],
         losses=[step.loss if step.loss is not None else float("nan") for step in steps],
         peak_training=result["peak"]["rss_training"],
         peak_process=result["peak"]["rss"],
         dtype=model.dtype if result["method"] == "full" else f"float32 over {model.dtype}",
-        threads=int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())),
+        threads=torch.get_num_threads(),
     )
 
 

@@ -1,4 +1,4 @@
-"""transformers' Trainer with PEFT, as its documentation shows it: padded rows, labels of -100 where nothing is learnt."""
+"""transformers' Trainer with PEFT: padded rows, labels of -100 where nothing is learnt."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from measure import Job, Measurement, arguments, main, watcher
-from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -35,16 +35,14 @@ def train(job: Job) -> Measurement:
 
 
 def load(job: Job) -> Any:
-    """The model, with adapters unless the method is full."""
-    dtype = getattr(torch, job.weights)
-    if job.method == "full":
-        return AutoModelForCausalLM.from_pretrained(job.model, dtype=dtype)
-    if job.method == "qlora":
-        model = AutoModelForCausalLM.from_pretrained(job.model, dtype=dtype, quantization_config=four_bit())
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    else:
-        model = AutoModelForCausalLM.from_pretrained(job.model, dtype=dtype)
-    return get_peft_model(model, adapter(job))
+    """The model, with adapters unless the method is full.
+
+    Without `prepare_model_for_kbit_training`: it makes activations float32, and on the CPU bitsandbytes computes
+    in the type of its input.
+    """
+    how = {"quantization_config": four_bit()} if job.method == "qlora" else {}
+    model = AutoModelForCausalLM.from_pretrained(job.model, dtype=getattr(torch, job.weights), **how)
+    return model if job.method == "full" else get_peft_model(model, adapter(job))
 
 
 def four_bit() -> BitsAndBytesConfig:
@@ -73,8 +71,9 @@ def tokenized(row: dict[str, str], tokenizer: Any, max_length: int) -> dict[str,
     answered = [*asked, {"role": "assistant", "content": row["completion"]}]
     prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=True)["input_ids"]
     whole = tokenizer.apply_chat_template(answered, return_dict=True)["input_ids"]
-    end = len(whole) - whole[::-1].index(tokenizer.eos_token_id)  # what the template writes behind it is not learnt
-    return cut(whole, [-100] * len(prompt) + whole[len(prompt) : end] + [-100] * (len(whole) - end), max_length)
+    start, end = len(prompt), len(whole) - whole[::-1].index(tokenizer.eos_token_id)
+    # The line feed that a template writes behind the end token is not learnt.
+    return cut(whole, [-100] * start + whole[start:end] + [-100] * (len(whole) - end), max_length)
 
 
 def cut(ids: list[int], labels: list[int], max_length: int) -> dict[str, list[int]]:

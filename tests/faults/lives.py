@@ -1,0 +1,94 @@
+"""Starting, watching, killing and comparing real workers, for the fault tests."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from command import events_of, ftbench
+
+from engine.contract.rundir import RunDir
+from engine.training.checkpoints import newest_complete
+
+TWO_EPOCHS = [
+    *("--set", "train.steps=12"),
+    *("--set", "data.max_rows=32"),
+    *("--set", "train.batch=4"),
+    *("--set", "train.micro_batch=2"),
+    *("--set", "train.checkpoint_every=2"),
+    *("--set", "adapter.dropout=0.1"),
+    *("--set", "evaluation.rows=2"),
+    *("--set", "evaluation.max_new_tokens=4"),
+]
+"""Twelve steps over 32 rows: the second epoch begins at step 9; two passes a step; dropout draws random numbers."""
+
+
+def start(runs: Path, *arguments: str, preset: str = "demo-lora") -> RunDir:
+    """A detached run."""
+    done = ftbench("run", preset, *arguments, "--detach", "--runs", str(runs))
+    assert done.returncode == 0, done.stderr
+    return RunDir(max(runs.iterdir(), key=lambda path: path.name))
+
+
+def resume(run: RunDir) -> None:
+    """Resume and wait for the end."""
+    done = ftbench("resume", str(run.path))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def wait_for(run: RunDir, kind: str, seconds: float = 120, **fields: Any) -> dict[str, Any]:
+    """The first event of a kind with these fields."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for event in events_of(run.path) if run.events_file.exists() else []:
+            if event["type"] == kind and all(event[name] == value for name, value in fields.items()):
+                return event
+        time.sleep(0.02)
+    raise AssertionError(f"no {kind} {fields} in {seconds} s")
+
+
+def wait_until_over(run: RunDir, seconds: float = 180) -> None:
+    deadline = time.monotonic() + seconds
+    while run.is_live():
+        assert time.monotonic() < deadline, "still running"
+        time.sleep(0.02)
+
+
+def kill(run: RunDir) -> None:
+    """SIGKILL, and wait until the kernel has let go of the lock."""
+    pid = run.pid()
+    if pid is not None:
+        os.kill(pid, signal.SIGKILL)
+    wait_until_over(run)
+
+
+def losses(run: RunDir) -> dict[int, float]:
+    """Step -> loss; a step done again after a kill must have given the same."""
+    found: dict[int, float] = {}
+    for event in events_of(run.path):
+        if event["type"] == "step":
+            assert found.setdefault(event["step"], event["loss"]) == event["loss"], f"step {event['step']} differs"
+    return found
+
+
+def kill_at_a_random_moment(run: RunDir, rng: random.Random, longest: float) -> None:
+    """Somewhere between the first training step and `longest` seconds after it; saving included."""
+    wait_for(run, "plan")
+    deadline = time.monotonic() + rng.uniform(0, longest)
+    while time.monotonic() < deadline and run.is_live():
+        time.sleep(0.001)
+    kill(run)
+
+
+def claims_and_loads(run: RunDir) -> tuple[int, int]:
+    """(checkpoint folders with a manifest, those of them that are whole)."""
+    claimed = [folder for folder in run.checkpoints.glob("step-*") if (folder / "manifest.json").exists()]
+    whole = 0
+    for folder in claimed:
+        found, complaints = newest_complete(folder.parent)
+        whole += not complaints and found is not None
+    return len(claimed), whole

@@ -17,7 +17,7 @@ from engine.assets.make_tokenizer import train_tokenizer
 from engine.assets.packing import packed_rows, repeat_drill, tokenizer_texts
 
 SEED = 7
-DRILL_STEPS, STEPS = 500, 2400
+DRILL_STEPS, STEPS = 500, 1500
 BATCH, LENGTH = 16, 256
 DRILL_RATE, PEAK_RATE = 1.5e-3, 1.5e-3
 HELD_OUT = 8  # batches kept for the closing loss
@@ -37,15 +37,17 @@ def loss_of(model: LlamaForCausalLM, rows: torch.Tensor, weights: torch.Tensor) 
     """Cross entropy per token, weighted; the weights say how much a token matters as a target."""
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(input_ids=rows, use_cache=False).logits[:, :-1]
-    loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2).float(), rows[:, 1:], reduction="none")
-    return (loss * weights[:, 1:]).sum() / weights[:, 1:].sum()
+    targets, counts = rows[:, 1:].flatten(), weights[:, 1:].flatten()
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="none")
+    return (loss * counts).sum() / counts.sum()
 
 
 def train(
     model: LlamaForCausalLM, steps: int, rate: float, draw: Callable[[int], tuple[torch.Tensor, torch.Tensor]]
 ) -> None:
     """One pass of AdamW with a warm-up and a cosine decay; `draw` gives the batch of a step."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.05)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.08)
     began = time.monotonic()
     for step in range(steps):

@@ -36,7 +36,9 @@ def is_disk_full(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return True
     text = str(error)
-    return any(sign in text for sign in ("No space left", "Disk quota exceeded", "os error 28", "PytorchStreamWriter"))
+    # torch.save reports a short write as an unexpected position in its archive.
+    signs = ("No space left", "Disk quota exceeded", "os error 28", "PytorchStreamWriter", "inline_container")
+    return any(sign in text for sign in signs)
 
 
 def free_memory() -> None:

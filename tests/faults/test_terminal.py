@@ -1,0 +1,98 @@
+"""The worker outlives its terminal, its parent and its watcher; whoever comes back sees everything."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from command import FTBENCH, MICRO, ftbench
+from faults.lives import wait_for, wait_until_over
+
+from engine.contract.rundir import RunDir
+
+LONG = [*MICRO, "--set", "train.steps=40"]
+
+
+def in_a_terminal(runs: Path) -> tuple[subprocess.Popen[bytes], int, RunDir]:
+    """`ftbench run` as the session leader of a pty of its own, its run, and our end of the terminal."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [FTBENCH, "run", "demo-lora", *LONG, "--runs", str(runs)],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    deadline = time.monotonic() + 30
+    while not (runs.exists() and any(runs.iterdir())) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return process, ours, RunDir(next(runs.iterdir()))
+
+
+def drain(terminal: int, seconds: float) -> bytes:
+    """What the terminal shows for a while."""
+    os.set_blocking(terminal, False)
+    shown, deadline = b"", time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            shown += os.read(terminal, 65536)
+        except BlockingIOError:
+            time.sleep(0.02)
+        except OSError:
+            break
+    return shown
+
+
+@pytest.mark.parametrize("end", ["close", "hangup", "kill"])
+def test_the_worker_goes_on_and_attach_shows_everything(end: str, tmp_path: Path) -> None:
+    process, terminal, run = in_a_terminal(tmp_path / "runs")
+    wait_for(run, "step", step=1)
+    if end == "close":
+        os.close(terminal)
+    else:
+        os.kill(process.pid, signal.SIGHUP if end == "hangup" else signal.SIGKILL)
+    time.sleep(0.5)
+    assert run.is_live()
+    if end == "close":
+        process.kill()
+    process.wait()
+    seen = ftbench("attach", str(run.path))
+    assert seen.returncode == 0, seen.stderr
+    assert "data: 1600 train" in seen.stdout and "before training" in seen.stdout and "finished" in seen.stdout
+    result = run.result()
+    assert result and result.status == "finished" and result.steps == 40
+
+
+def test_ctrl_c_asks_and_detaching_leaves_the_run_alone(tmp_path: Path) -> None:
+    process, terminal, run = in_a_terminal(tmp_path / "runs")
+    wait_for(run, "step", step=1)
+    process.send_signal(signal.SIGINT)
+    shown = drain(terminal, 1.5)
+    assert b"[d]etach" in shown
+    os.write(terminal, b"d\n")
+    shown = drain(terminal, 1.5)
+    assert process.wait(10) == 0 and b"detached" in shown
+    assert run.is_live()
+    done = ftbench("stop", str(run.path))
+    assert done.returncode == 0 and "stopped" in done.stdout
+    wait_until_over(run)
+
+
+def test_a_second_run_waits_for_the_card_and_then_begins(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    first = ftbench("run", "demo-lora", *LONG, "--detach", "--json", "--runs", str(runs))
+    assert first.returncode == 0, first.stderr
+    running = RunDir(next(runs.iterdir()))
+    second = ftbench("run", "demo-lora", *MICRO, "--detach", "--runs", str(runs))
+    assert second.returncode == 0
+    waiting = next(RunDir(path) for path in runs.iterdir() if path != running.path)
+    wait_for(waiting, "phase", name="waiting")
+    assert waiting.is_live() and "waiting" in ftbench("runs", "--runs", str(runs)).stdout
+    assert ftbench("stop", str(running.path)).returncode == 0
+    wait_for(waiting, "end", status="finished")

@@ -3,22 +3,11 @@
 Single words of shop talk occur among the everyday ones; the ticket phrases and schema do not.
 """
 
-PEOPLE = """anna ben carla david ella frank gina hugo ivy jack kira leo mia noah olga peter quinn rosa
-sam tina uma victor wanda xavier yara zoe adam bella chris dora emil fay george hanna ivan julia karl
-lara max nora oscar petra rita simon thea ulla vera will""".split()
-ANIMALS = """dog cat horse bird fish cow sheep goat duck fox bear mouse rabbit frog bee pig hen owl wolf
-deer""".split()
-THINGS = """table door window box bag cup plate spoon knife book pen paper letter key clock coin hat shoe
-shirt coat glove ball stone rope boat wheel cart bell candle basket bucket ladder hammer nail brush
-pillow blanket bed bottle pot pan kite drum flute map stamp ring chain ticket card phone screen cable
-engine pump tool machine pipe wire lock fence bench""".split()
-PLACES = """house garden kitchen school market shop street river lake forest hill field farm bridge
-station park library office beach harbour tower church yard barn cellar hall village town city museum
-theatre airport hospital bakery""".split()
-ADJECTIVES = """big small old new red blue green white black yellow brown warm cold dry wet clean dirty
-heavy light soft hard long short tall round flat quiet loud happy sad tired angry kind brave clever lazy
-busy empty full open closed broken strange pretty cheap fast slow strong weak sweet bitter fresh sharp
-bright dark wrong right great terrible lovely nervous worried calm""".split()
+PEOPLE = ["anna", "ben", "carla", "david", "ella", "frank", "gina", "hugo", "ivy", "jack", "kira", "leo", "mia", "noah", "olga", "peter", "quinn", "rosa", "sam", "tina", "uma", "victor", "wanda", "xavier", "yara", "zoe", "adam", "bella", "chris", "dora", "emil", "fay", "george", "hanna", "ivan", "julia", "karl", "lara", "max", "nora", "oscar", "petra", "rita", "simon", "thea", "ulla", "vera", "will"]
+ANIMALS = ["dog", "cat", "horse", "bird", "fish", "cow", "sheep", "goat", "duck", "fox", "bear", "mouse", "rabbit", "frog", "bee", "pig", "hen", "owl", "wolf", "deer"]
+THINGS = ["table", "door", "window", "box", "bag", "cup", "plate", "spoon", "knife", "book", "pen", "paper", "letter", "key", "clock", "coin", "hat", "shoe", "shirt", "coat", "glove", "ball", "stone", "rope", "boat", "wheel", "cart", "bell", "candle", "basket", "bucket", "ladder", "hammer", "nail", "brush", "pillow", "blanket", "bed", "bottle", "pot", "pan", "kite", "drum", "flute", "map", "stamp", "ring", "chain", "ticket", "card", "phone", "screen", "cable", "engine", "pump", "tool", "machine", "pipe", "wire", "lock", "fence", "bench"]
+PLACES = ["house", "garden", "kitchen", "school", "market", "shop", "street", "river", "lake", "forest", "hill", "field", "farm", "bridge", "station", "park", "library", "office", "beach", "harbour", "tower", "church", "yard", "barn", "cellar", "hall", "village", "town", "city", "museum", "theatre", "airport", "hospital", "bakery"]
+ADJECTIVES = ["big", "small", "old", "new", "red", "blue", "green", "white", "black", "yellow", "brown", "warm", "cold", "dry", "wet", "clean", "dirty", "heavy", "light", "soft", "hard", "long", "short", "tall", "round", "flat", "quiet", "loud", "happy", "sad", "tired", "angry", "kind", "brave", "clever", "lazy", "busy", "empty", "full", "open", "closed", "broken", "strange", "pretty", "cheap", "fast", "slow", "strong", "weak", "sweet", "bitter", "fresh", "sharp", "bright", "dark", "wrong", "right", "great", "terrible", "lovely", "nervous", "worried", "calm"]
 VERBS = [
     ("finds", "found"), ("takes", "took"), ("brings", "brought"), ("sees", "saw"),
     ("carries", "carried"), ("wants", "wanted"), ("buys", "bought"), ("sells", "sold"),
@@ -29,61 +18,22 @@ VERBS = [
     ("makes", "made"), ("gives away", "gave away"), ("looks at", "looked at"), ("counts", "counted"),
     ("changes", "changed"), ("moves", "moved"), ("checks", "checked"),
 ]
-TIMES = """today yesterday tonight tomorrow monday tuesday wednesday thursday friday saturday sunday now
-later soon early late morning evening noon midnight""".split()
-MONTHS = """january february march april may june july august september october november
-december""".split()
-COLOURS = "red blue green white black yellow brown orange purple grey pink silver".split()
-CITIES = """Oslo Lima Cairo Paris Rome Delhi Tokyo Quito Dakar Seoul Perth Milan Turin Porto Kyoto Tunis
-Accra Hanoi Riga Bern Graz Lyon Ghent Turku""".split()
-NUMBERS = """one two three four five six seven eight nine ten eleven twelve twenty thirty forty
-fifty""".split()
-FOODS = """bread soup rice cheese apple pear plum cake salad pasta honey egg tomato onion potato carrot
-tea coffee""".split()
-JOBS = """baker pilot nurse farmer teacher driver cook painter singer doctor sailor tailor miner clerk
-guard judge""".split()
-SPORTS = "football tennis rowing boxing skiing swimming chess cycling running judo golf hockey".split()
-MUSIC = "piano guitar violin trumpet cello harp organ flute choir band opera song".split()
-WEATHER = "rain snow wind fog storm sun hail thunder frost cloud heat ice".split()
+TIMES = ["today", "yesterday", "tonight", "tomorrow", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday", "now", "later", "soon", "early", "late", "morning", "evening", "noon", "midnight"]
+MONTHS = ["january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december"]
+COLOURS = ["red", "blue", "green", "white", "black", "yellow", "brown", "orange", "purple", "grey", "pink", "silver"]
+CITIES = ["Oslo", "Lima", "Cairo", "Paris", "Rome", "Delhi", "Tokyo", "Quito", "Dakar", "Seoul", "Perth", "Milan", "Turin", "Porto", "Kyoto", "Tunis", "Accra", "Hanoi", "Riga", "Bern", "Graz", "Lyon", "Ghent", "Turku"]
+NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "twenty", "thirty", "forty", "fifty"]
+FOODS = ["bread", "soup", "rice", "cheese", "apple", "pear", "plum", "cake", "salad", "pasta", "honey", "egg", "tomato", "onion", "potato", "carrot", "tea", "coffee"]
+JOBS = ["baker", "pilot", "nurse", "farmer", "teacher", "driver", "cook", "painter", "singer", "doctor", "sailor", "tailor", "miner", "clerk", "guard", "judge"]
+SPORTS = ["football", "tennis", "rowing", "boxing", "skiing", "swimming", "chess", "cycling", "running", "judo", "golf", "hockey"]
+MUSIC = ["piano", "guitar", "violin", "trumpet", "cello", "harp", "organ", "flute", "choir", "band", "opera", "song"]
+WEATHER = ["rain", "snow", "wind", "fog", "storm", "sun", "hail", "thunder", "frost", "cloud", "heat", "ice"]
 
 GROUPS = {"animal": ANIMALS, "food": FOODS, "job": JOBS, "sport": SPORTS, "music": MUSIC, "weather": WEATHER,
           "colour": COLOURS, "month": MONTHS}
 
 # Words of daily life, used loosely: in word rows, as keys of one-off schemas and as their values.
-EVERYDAY = """able about account action add address adult after again agree air all allow almost alone
-already also always amount angle answer any area arm arrive article ask author average away baby back bad
-bank base battery because become before begin behind believe best better between beyond bill bit body
-boss both bottom boy branch bread break brother build building business button by bye call camera can
-cancel car care carpet case catch category cause centre chair chance change charge cheers child choose
-circle class climb close cloth code collect come company complain cook copy corner cost could country
-courier cover crack cross cup current cut damage danger date daughter deal dear debt decide deep delay
-deliver delivery desk detail device different dinner discount do double down draw dream dress drink drive
-driver drop during each ear earth easy eat edge either electric email end enough error even evening event
-ever every example exchange expect explain extra eye face fact fall family fault fear feel few fill final
-find fine finger finish fire first fix floor folder follow foot for foreign forget form forward found
-free friend front fun future gift girl glad glass goes gone good grand greeting ground group grow guess
-guest half hand hang hard hate have head headset hear heart help here high hire hit hold hole holiday
-home hope hour how however hurry idea if important inside invoice issue it item join joke jump just keep
-keyboard kid kind king know lady lamp language last late laugh law lead leave left leg less let level
-life lift light like line list listen little live log login long lost love low luck machine mail main man
-manager manual many mark market matter may maybe me mean meet member message middle might minute mirror
-miss missing mixer money month mood more most mother mouth much must name near need neighbour never news
-next nice night no noise none normal not note nothing now number obey off offer often old once only open
-option or order other out outside over own owner owns pack package page pair parcel part party pass past
-pay payment people perfect perhaps person phone piece place plan plane plant play please point police
-poor post power press price printer problem product profile promise proper pull purchase push put quality
-question queue quick quit quite radio rather reach read ready real reason receipt receive record refund
-reject remember repair replace replacement reply report request rest return ride ring rise road roof row
-rule safe sale same save say scratch screen seat second secret see seem send sent service set several
-shape share shelf shine ship shop should show shut side sign silly simple since sister sit sleep slip
-smart smile smoke so some someone something son sorry sort sound space speak speaker special spend stand
-star start state status stay step still stop store story stuck such sum support sure swap swim system
-table take talk taste tax tell tent text than thank thanks that their them then there they thing think
-time times to today together too top total touch trace track trade train travel trouble true trust try
-turn twice type ugly uncle under unit until up urgent urgency use user usual vacuum value very view visit
-voice voucher wait walk wall want wants warn was wash watch water way we week well went were what when
-where which while who whole whose why wide wife will win wish with woman wonderful wood wool word work
-world worse worst would write year yes yet you young your""".split()
+EVERYDAY = ["able", "about", "account", "action", "add", "address", "adult", "after", "again", "agree", "air", "all", "allow", "almost", "alone", "already", "also", "always", "amount", "angle", "answer", "any", "area", "arm", "arrive", "article", "ask", "author", "average", "away", "baby", "back", "bad", "bank", "base", "battery", "because", "become", "before", "begin", "behind", "believe", "best", "better", "between", "beyond", "bill", "bit", "body", "boss", "both", "bottom", "boy", "branch", "bread", "break", "brother", "build", "building", "business", "button", "by", "bye", "call", "camera", "can", "cancel", "car", "care", "carpet", "case", "catch", "category", "cause", "centre", "chair", "chance", "change", "charge", "cheers", "child", "choose", "circle", "class", "climb", "close", "cloth", "code", "collect", "come", "company", "complain", "cook", "copy", "corner", "cost", "could", "country", "courier", "cover", "crack", "cross", "cup", "current", "cut", "damage", "danger", "date", "daughter", "deal", "dear", "debt", "decide", "deep", "delay", "deliver", "delivery", "desk", "detail", "device", "different", "dinner", "discount", "do", "double", "down", "draw", "dream", "dress", "drink", "drive", "driver", "drop", "during", "each", "ear", "earth", "easy", "eat", "edge", "either", "electric", "email", "end", "enough", "error", "even", "evening", "event", "ever", "every", "example", "exchange", "expect", "explain", "extra", "eye", "face", "fact", "fall", "family", "fault", "fear", "feel", "few", "fill", "final", "find", "fine", "finger", "finish", "fire", "first", "fix", "floor", "folder", "follow", "foot", "for", "foreign", "forget", "form", "forward", "found", "free", "friend", "front", "fun", "future", "gift", "girl", "glad", "glass", "goes", "gone", "good", "grand", "greeting", "ground", "group", "grow", "guess", "guest", "half", "hand", "hang", "hard", "hate", "have", "head", "headset", "hear", "heart", "help", "here", "high", "hire", "hit", "hold", "hole", "holiday", "home", "hope", "hour", "how", "however", "hurry", "idea", "if", "important", "inside", "invoice", "issue", "it", "item", "join", "joke", "jump", "just", "keep", "keyboard", "kid", "kind", "king", "know", "lady", "lamp", "language", "last", "late", "laugh", "law", "lead", "leave", "left", "leg", "less", "let", "level", "life", "lift", "light", "like", "line", "list", "listen", "little", "live", "log", "login", "long", "lost", "love", "low", "luck", "machine", "mail", "main", "man", "manager", "manual", "many", "mark", "market", "matter", "may", "maybe", "me", "mean", "meet", "member", "message", "middle", "might", "minute", "mirror", "miss", "missing", "mixer", "money", "month", "mood", "more", "most", "mother", "mouth", "much", "must", "name", "near", "need", "neighbour", "never", "news", "next", "nice", "night", "no", "noise", "none", "normal", "not", "note", "nothing", "now", "number", "obey", "off", "offer", "often", "old", "once", "only", "open", "option", "or", "order", "other", "out", "outside", "over", "own", "owner", "owns", "pack", "package", "page", "pair", "parcel", "part", "party", "pass", "past", "pay", "payment", "people", "perfect", "perhaps", "person", "phone", "piece", "place", "plan", "plane", "plant", "play", "please", "point", "police", "poor", "post", "power", "press", "price", "printer", "problem", "product", "profile", "promise", "proper", "pull", "purchase", "push", "put", "quality", "question", "queue", "quick", "quit", "quite", "radio", "rather", "reach", "read", "ready", "real", "reason", "receipt", "receive", "record", "refund", "reject", "remember", "repair", "replace", "replacement", "reply", "report", "request", "rest", "return", "ride", "ring", "rise", "road", "roof", "row", "rule", "safe", "sale", "same", "save", "say", "scratch", "screen", "seat", "second", "secret", "see", "seem", "send", "sent", "service", "set", "several", "shape", "share", "shelf", "shine", "ship", "shop", "should", "show", "shut", "side", "sign", "silly", "simple", "since", "sister", "sit", "sleep", "slip", "smart", "smile", "smoke", "so", "some", "someone", "something", "son", "sorry", "sort", "sound", "space", "speak", "speaker", "special", "spend", "stand", "star", "start", "state", "status", "stay", "step", "still", "stop", "store", "story", "stuck", "such", "sum", "support", "sure", "swap", "swim", "system", "table", "take", "talk", "taste", "tax", "tell", "tent", "text", "than", "thank", "thanks", "that", "their", "them", "then", "there", "they", "thing", "think", "time", "times", "to", "today", "together", "too", "top", "total", "touch", "trace", "track", "trade", "train", "travel", "trouble", "true", "trust", "try", "turn", "twice", "type", "ugly", "uncle", "under", "unit", "until", "up", "urgent", "urgency", "use", "user", "usual", "vacuum", "value", "very", "view", "visit", "voice", "voucher", "wait", "walk", "wall", "want", "wants", "warn", "was", "wash", "watch", "water", "way", "we", "week", "well", "went", "were", "what", "when", "where", "which", "while", "who", "whole", "whose", "why", "wide", "wife", "will", "win", "wish", "with", "woman", "wonderful", "wood", "wool", "word", "work", "world", "worse", "worst", "would", "write", "year", "yes", "yet", "you", "young", "your"]
 
 # Keys of invented records and what fills them; "code" and "number" are drawn fresh each time.
 SLOTS = {

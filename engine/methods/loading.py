@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from engine.contract import schema
@@ -26,7 +27,7 @@ def load_weights(model: schema.Model, machine: Machine, dtype: torch.dtype, **ho
             device_map={"": 0} if machine.device == "cuda" else None,
             **how,
         )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         if isinstance(error, RuntimeError) and "memory" in str(error):
             raise  # out of memory is an outcome and not the user's mistake
         raise refused(located, "model", error) from error

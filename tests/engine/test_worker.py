@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from command import MICRO, ftbench, events_of, only_run
+from command import MICRO, events_of, ftbench, only_run
 
 from engine.contract.result import Result
 

@@ -15,7 +15,7 @@ from engine.contract import launch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from faults.lives import (  # noqa: E402 - the path above makes it importable
+from faults.lives import (
     TWO_EPOCHS,
     claims_and_loads,
     kill_at_a_random_moment,
@@ -55,7 +55,9 @@ def main(kills: int) -> int:
             equal = losses(run) == expected
             same = same and equal
             print(f"{number:3}  {here:5}  {claimed:7}  {whole:5}  {'the same' if equal else 'DIFFERENT'}", flush=True)
-    print(f"{done} kills: {claimed - whole} checkpoints claimed to be complete and were not; losses {'equal' if same else 'differ'}")
+    print(
+        f"{done} kills: {claimed - whole} checkpoints claimed to be complete and were not; losses {'equal' if same else 'differ'}"
+    )
     return 0 if same and claimed == whole else 1
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from command import MICRO, events_of, ftbench
-from faults.lives import TWO_EPOCHS, kill, losses, resume, start, wait_for, wait_until_over
+from command import events_of, ftbench
 from safetensors.torch import load_file, save_file
 
 from engine.assets import tiny_folder
 from engine.contract.rundir import RunDir
+from faults.lives import TWO_EPOCHS, kill, losses, resume, start, wait_for, wait_until_over
 
 
 @pytest.fixture

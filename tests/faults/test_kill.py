@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from command import events_of
+
 from faults.lives import (
     TWO_EPOCHS,
     claims_and_loads,
@@ -38,7 +39,11 @@ def test_resuming_gives_the_uninterrupted_losses_bit_for_bit(method: str, tmp_pa
 
 def _pairs(items: list[str]) -> list[str]:
     """Drop a `--set` whose value went."""
-    return [item for number, item in enumerate(items) if item != "--set" or items[number + 1 : number + 2] not in ([], ["--set"])]
+    return [
+        item
+        for number, item in enumerate(items)
+        if item != "--set" or items[number + 1 : number + 2] not in ([], ["--set"])
+    ]
 
 
 def test_a_few_random_kills_leave_only_whole_checkpoints(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from command import FTBENCH, MICRO, ftbench
-from faults.lives import wait_for, wait_until_over
 
 from engine.contract.rundir import RunDir
+from faults.lives import wait_for, wait_until_over
 
 LONG = [*MICRO, "--set", "train.steps=40"]
 

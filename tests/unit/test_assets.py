@@ -13,8 +13,11 @@ from engine.assets.corpus import documents
 from engine.assets.make_tickets import FIELDS, SIZES, normal_form, write_tickets
 
 CHOICES = {
-    "category": set(bank.CATEGORIES), "product": {*bank.PRODUCTS, None}, "mood": {*bank.MOOD, "neutral"},
-    "urgency": {*bank.URGENCY, "normal"}, "wants": {*bank.WANTS, None},
+    "category": set(bank.CATEGORIES),
+    "product": {*bank.PRODUCTS, None},
+    "mood": {*bank.MOOD, "neutral"},
+    "urgency": {*bank.URGENCY, "normal"},
+    "wants": {*bank.WANTS, None},
 }
 
 
@@ -135,8 +138,10 @@ def test_prompt_is_a_prefix_of_the_whole_and_decodes_back() -> None:
 def test_template_renders_system_tools_calls_and_results() -> None:
     call = {"type": "function", "function": {"name": "track", "arguments": {"order": "AB12345"}}}
     messages = [
-        {"role": "system", "content": "Be brief."}, {"role": "user", "content": "where is it"},
-        {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "on its way"},
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "where is it"},
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "content": "on its way"},
     ]
     tool = {"type": "function", "function": {"name": "track", "description": "d", "parameters": {}}}
     text = tokenizer().apply_chat_template(messages, tools=[tool], tokenize=False, add_generation_prompt=True)

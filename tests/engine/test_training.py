@@ -1,0 +1,118 @@
+"""Halving on out-of-memory keeps the step; bf16 training loses no small update."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from engine.contract import schema
+from engine.data.prepare import prepare
+from engine.methods.machine import Machine
+from engine.methods.optimizers import make_optimizer
+from engine.methods.tokenizer import load_tokenizer
+from engine.training.batches import Layout, Schedule
+from engine.training.guards import OutOfMemory
+from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
+
+CPU = Machine("cpu", "CPU", False, False)
+
+
+class Tight(LlamaForCausalLM):
+    """A card of a given size, for which there is no stand-in but this: more rows than `room` do not fit."""
+
+    room = 99
+
+    def forward(self, input_ids=None, position_ids=None, logits_to_keep=0, **rest):
+        if int((position_ids == 0).sum()) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().forward(input_ids=input_ids, position_ids=position_ids, logits_to_keep=logits_to_keep, **rest)
+
+
+def train(room: int, tmp_path: Path) -> tuple[dict[str, torch.Tensor], list[int]]:
+    """Three steps of eight rows; the weights after, and each micro batch the trainer went down to."""
+    config = schema.Config(method="full", train=schema.Train(learning_rate=1e-3, batch=8))
+    tokenizer = load_tokenizer(config.model)
+    rows = prepare(schema.Data(max_rows=24), 512, tokenizer).train
+    torch.manual_seed(0)
+    model = Tight(
+        LlamaConfig(vocab_size=len(tokenizer), hidden_size=64, intermediate_size=64, num_hidden_layers=2,
+                    num_attention_heads=4)
+    )  # fmt: skip
+    model.room = room
+    halved: list[int] = []
+    schedule = Schedule.of(len(rows), 8, 1, 3, 0)
+    trainer = AnswerTrainer(
+        rows=rows,
+        schedule=schedule,
+        layout=Layout("flat", 100_000),
+        micro_batch=8,
+        checkpoint_folder=tmp_path / "checkpoints",
+        keep_checkpoints=1,
+        tokenizer=tokenizer,
+        hooks=Hooks(halved=halved.append),
+        model=model,
+        args=training_arguments(config, schedule, tmp_path, "cpu", False),
+        optimizers=(torch.optim.SGD(model.parameters(), lr=0.1), None),
+    )
+    trainer.train()
+    return {name: value.clone() for name, value in model.state_dict().items()}, halved
+
+
+def test_halving_keeps_the_effective_batch(tmp_path: Path) -> None:
+    roomy, none = train(99, tmp_path)
+    tight, halved = train(2, tmp_path)
+    assert (none, halved) == ([], [4, 2])
+    for name, value in roomy.items():
+        torch.testing.assert_close(tight[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_one_row_that_does_not_fit_is_out_of_memory(tmp_path: Path) -> None:
+    with pytest.raises(OutOfMemory):
+        train(0, tmp_path)
+
+
+def weight_after(dtype: torch.dtype, name: str, steps: int = 400) -> float:
+    """A weight of 1 pulled down by a constant gradient with AdamW at rate 1e-4: -1e-4 a step."""
+    weight = torch.nn.Parameter(torch.ones(64, 64, dtype=dtype))
+    config = schema.Config(method="full", train=schema.Train(learning_rate=1e-4), optimizer=schema.Optimizer(name=name))
+    optimizer, _ = make_optimizer([weight], config, CPU, lambda code, text: None)
+    for _ in range(steps):
+        weight.grad = torch.full_like(weight, 0.01)
+        optimizer.step()
+    return float(weight.float().mean())
+
+
+@pytest.mark.parametrize("name", ["adamw", "adamw_8bit"])
+def test_small_updates_survive_in_bf16(name: str) -> None:
+    """Uncompensated, 1 - 1e-4 rounds to 1 in bf16 and the weight never moves."""
+    assert weight_after(torch.bfloat16, name) == pytest.approx(weight_after(torch.float32, name), abs=4e-3)
+    assert weight_after(torch.bfloat16, name) < 0.97
+
+
+def test_the_uncompensated_optimizer_would_have_lost_them() -> None:
+    weight = torch.nn.Parameter(torch.ones(64, 64, dtype=torch.bfloat16))
+    optimizer = torch.optim.AdamW([weight], lr=1e-4, weight_decay=0)
+    for _ in range(400):
+        weight.grad = torch.full_like(weight, 0.01)
+        optimizer.step()
+    assert float(weight.float().mean()) == 1.0
+
+
+def test_paging_without_a_card_is_said() -> None:
+    said: list[str] = []
+    config = schema.Config(method="qlora", optimizer=schema.Optimizer(name="paged_adamw_8bit"))
+    _, name = make_optimizer(
+        [torch.nn.Parameter(torch.ones(64, 64))], config, CPU, lambda code, text: said.append(text)
+    )
+    assert name == "adamw_8bit" and "paged" in said[0]
+
+
+def test_the_schedule_visits_every_row_once_an_epoch() -> None:
+    schedule = Schedule.of(rows=10, batch=4, epochs=2, steps=None, seed=5)
+    assert schedule.steps == 6
+    first = [row for step in range(3) for row in schedule.indices(step)]
+    second = [row for step in range(3, 6) for row in schedule.indices(step)]
+    assert sorted(first) == sorted(second) == list(range(10)) and first != second

@@ -1,0 +1,90 @@
+"""Events, followers, locks and visible text."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from engine.contract import locks
+from engine.contract.events import End, EventLog, Hello, Step, Warning, decode
+from engine.contract.follow import Follower
+from engine.contract.text import visible
+
+
+def hello() -> Hello:
+    return Hello(pid=1, host="h", version="0")
+
+
+def test_a_torn_last_line_waits_for_its_rest(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    log = EventLog(path)
+    log.write(hello())
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[:20])
+    follower = Follower(path)
+    assert [event.seq for event in follower.read()] == [1]
+    assert follower.read() == []
+    path.write_bytes(whole + whole)
+    assert [event.seq for event in follower.read()] == [1]
+
+
+def test_a_new_life_numbers_on_and_is_not_swallowed_by_a_torn_line(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    EventLog(path).write(hello())
+    with path.open("ab") as file:
+        file.write(b'{"type":"step","st')
+    EventLog(path).write(Warning(code="c", text="t"))
+    assert [event.seq for event in Follower(path).read()] == [1, 2]
+
+
+def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    step = Step(
+        step=1, steps=1, epoch=1, loss=float("nan"), learning_rate=0, grad_norm=float("inf"),
+        tokens=1, answer_tokens=1, tokens_per_second=1, seconds=1,
+    )  # fmt: skip
+    EventLog(path).write(step)
+    (read,) = Follower(path).read()
+    assert isinstance(read, Step) and read.loss is None and read.grad_norm is None
+
+
+@pytest.mark.parametrize("line", [b'{"type":"from the future"}', b"not json", b"", b"\xff", b"[" * 9999])
+def test_what_is_no_event_of_this_version_is_ignored(line: bytes) -> None:
+    assert decode(line) is None
+
+
+def test_unknown_fields_are_ignored() -> None:
+    assert isinstance(decode(b'{"type":"end","status":"finished","reason":"","later":1}'), End)
+
+
+def test_a_lock_tells_its_holder_and_ends_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    held = locks.hold(path, "123")
+    assert held is not None and locks.hold(path) is None and locks.holder(path) == "123"
+    os.close(held)
+    assert locks.holder(path) is None
+
+
+HOSTILE = [
+    "\x1b[2J",
+    "\x1b]52;c;aGk=\x07",
+    "\x9b31m",
+    "\x1bP1$r\x1b\\",
+    "\x1b_x\x1b\\",
+    "a\rb",
+    "\u202eabc",
+    "\x00",
+    "\ud800",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_nothing_that_steers_a_terminal_stays(text: str) -> None:
+    shown = visible(text)
+    assert shown.isprintable() and "\\" in shown
+
+
+def test_ordinary_text_is_left_alone() -> None:
+    assert visible("Größe 日本語 🙂 [b]x[/b]") == "Größe 日本語 🙂 [b]x[/b]"

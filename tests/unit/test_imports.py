@@ -1,0 +1,35 @@
+"""The screen and the contract start light: looked at in a fresh process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "transformers", "datasets", "peft", "bitsandbytes", "accelerate", "numpy", "pyarrow")
+TEXTUAL = ("tui", "textual", "rich", "typer")
+
+
+def loaded_by(code: str) -> set[str]:
+    """Top-level modules in `sys.modules` after running the code."""
+    show = "import sys; print(*{name.split('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-P", "-c", f"{code}; {show}"], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import tui.cli, tui.progress, tui.scores, tui.verbs.run, tui.verbs.runs, tui.verbs.demo, tui.verbs.doctor, "
+        "tui.verbs.data, tui.verbs.presets, tui.verbs.pull",
+        "import engine.contract.library, engine.contract.launch, engine.contract.ask, engine.contract.follow",
+        "import engine.__main__",
+    ],
+)
+def test_nothing_heavy_is_imported(code: str) -> None:
+    assert not loaded_by(code) & set(HEAVY)
+
+
+def test_the_worker_knows_no_screen() -> None:
+    assert not loaded_by("import engine.worker") & set(TEXTUAL)

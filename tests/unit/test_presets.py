@@ -1,0 +1,96 @@
+"""From preset and command line to one configuration, each value with its origin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from engine.contract import library, rundir
+from engine.contract.errors import UserError
+from engine.contract.preset import Preset, flatten, parse_overrides, read_preset, resolve
+from engine.contract.schema import METHODS, Config
+
+
+def preset(tmp_path: Path, text: str) -> Preset:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    return read_preset(path)
+
+
+@pytest.mark.parametrize("path", sorted(library.shipped_folder().glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_shipped_preset_resolves_for_every_method(path: Path, method: str) -> None:
+    assert resolve(read_preset(path, path.stem), method).config.method == method
+
+
+def test_shipped_presets_have_keys_of_their_own() -> None:
+    slots = [one.preset.values["slot"] for one in library.list_presets() if one.preset and "slot" in one.preset.values]
+    assert sorted(slots) == list(range(1, 10))
+
+
+def test_later_layers_win_and_origins_say_so(tmp_path: Path) -> None:
+    mine = preset(tmp_path, 'method = "lora"\n[train]\nbatch = 8\nseed = 3\n')
+    found = resolve(mine, overrides=parse_overrides(["train.seed=4"]))
+    assert (found.config.train.batch, found.config.train.seed) == (8, 4)
+    assert found.origins["train.batch"] == "preset mine.toml"
+    assert found.origins["train.seed"] == "command line"
+    assert found.origins["train.learning_rate"] == "default for lora"
+    assert found.origins["train.warmup"] == "default"
+
+
+def test_learning_rates_stand_ten_to_one() -> None:
+    rates = {method: resolve(Preset("none", {}), method).config.train.learning_rate for method in METHODS}
+    assert rates["lora"] == rates["qlora"] == pytest.approx(10 * rates["full"])
+
+
+def test_a_rate_set_for_one_method_is_not_another_ones(tmp_path: Path) -> None:
+    mine = preset(tmp_path, 'method = "lora"\n[train]\nlearning_rate = 3e-3\n')
+    found = resolve(mine, "full")
+    assert found.config.train.learning_rate == 2e-5
+    assert any("learning_rate" in note for note in found.notes)
+
+
+def test_a_table_of_rates_serves_each_method(tmp_path: Path) -> None:
+    mine = preset(tmp_path, "[train]\nlearning_rate = { lora = 3e-3, full = 3e-4 }\n")
+    assert resolve(mine, "full").config.train.learning_rate == 3e-4
+    assert resolve(mine, "lora").config.train.learning_rate == 3e-3
+    assert resolve(mine, "qlora").config.train.learning_rate == 2e-4
+
+
+def test_sections_another_method_reads_are_left_out_with_a_note(tmp_path: Path) -> None:
+    mine = preset(tmp_path, 'method = "lora"\n[adapter]\nrank = 4\n')
+    assert any("adapter.rank is not read by full" in note for note in resolve(mine, "full").notes)
+
+
+def test_a_frozen_run_reads_back_as_it_was(tmp_path: Path) -> None:
+    effective = library.effective("demo-qlora", None, parse_overrides(["data.map.prompt=Q: {x}", "train.steps=5"]))
+    run = rundir.create(tmp_path / "runs", "demo-qlora", effective)
+    frozen = rundir.read_frozen(run)
+    assert frozen.config == effective.config and frozen.origins == effective.origins
+
+
+def test_every_key_of_the_schema_is_in_the_flat_view() -> None:
+    table = msgspec.to_builtins(Config())
+    flat = flatten(Config())
+    for section, values in table.items():
+        for key in values if isinstance(values, dict) else []:
+            assert f"{section}.{key}" in flat
+
+
+def test_toml_values_on_the_command_line() -> None:
+    parsed = parse_overrides(
+        ["train.batch=8", "adapter.targets=['q_proj']", "data.id=some/name", "train.micro_batch=auto"]
+    )
+    assert parsed == {
+        "train.batch": 8,
+        "adapter.targets": ["q_proj"],
+        "data.id": "some/name",
+        "train.micro_batch": "auto",
+    }
+
+
+def test_a_pair_without_equals_is_refused() -> None:
+    with pytest.raises(UserError, match="KEY=VALUE"):
+        parse_overrides(["train.batch"])

@@ -11,6 +11,7 @@ import pytest
 from command import events_of
 
 from faults.lives import (
+    DROPOUT,
     TWO_EPOCHS,
     claims_and_loads,
     kill,
@@ -25,8 +26,7 @@ from faults.lives import (
 
 @pytest.mark.parametrize("method", ["lora", "qlora", "full"])
 def test_resuming_gives_the_uninterrupted_losses_bit_for_bit(method: str, tmp_path: Path) -> None:
-    extra = [] if method != "full" else [item for item in TWO_EPOCHS if "dropout" not in item]
-    settings = TWO_EPOCHS if method != "full" else [pair for pair in _pairs(extra)]
+    settings = TWO_EPOCHS if method == "full" else [*TWO_EPOCHS, *DROPOUT]
     whole = start(tmp_path / "whole", *settings, preset=f"demo-{method}")
     wait_until_over(whole)
     killed = start(tmp_path / "killed", *settings, preset=f"demo-{method}")
@@ -35,15 +35,6 @@ def test_resuming_gives_the_uninterrupted_losses_bit_for_bit(method: str, tmp_pa
     resume(killed)
     assert losses(killed) == losses(whole)
     assert len(losses(whole)) == 12
-
-
-def _pairs(items: list[str]) -> list[str]:
-    """Drop a `--set` whose value went."""
-    return [
-        item
-        for number, item in enumerate(items)
-        if item != "--set" or items[number + 1 : number + 2] not in ([], ["--set"])
-    ]
 
 
 def test_a_few_random_kills_leave_only_whole_checkpoints(tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""Time until the command answers, and until a worker says hello and makes its first step.
+
+`python tests/bench/startup.py [ROUNDS]` prints a Markdown table: median of ROUNDS (5 unless given), range beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from command import FTBENCH, MICRO, events_of  # noqa: E402 - the path above makes it importable
+
+
+def command_seconds(*arguments: str) -> float:
+    started = time.perf_counter()
+    subprocess.run([FTBENCH, *arguments], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+def many_runs(folder: Path, count: int) -> None:
+    """`count` finished runs: one real one, copied."""
+    subprocess.run([FTBENCH, "run", "demo-lora", *MICRO, "--runs", str(folder)], check=True, stdout=subprocess.DEVNULL)
+    (real,) = folder.iterdir()
+    for number in range(1, count):
+        copy = folder / f"20260101-{number:06}-demo-lora-lora-{number:04x}"
+        copy.mkdir()
+        for name in ("run.toml", "result.json", "engine.lock"):
+            (copy / name).write_bytes((real / name).read_bytes())
+
+
+def launch_seconds(folder: Path) -> tuple[float, float]:
+    """(launch to hello, launch to the first step's end); launch is the moment the run directory is made."""
+    subprocess.run(
+        [FTBENCH, "run", "demo-lora", *MICRO, "--now", "--runs", str(folder)], check=True, stdout=subprocess.DEVNULL
+    )
+    run = max(folder.iterdir())
+    events = events_of(run)
+    created = (run / "run.toml").stat().st_mtime
+    step = next(event for event in events if event["type"] == "step")
+    return events[0]["t"] - created, step["t"] - created
+
+
+def row(name: str, seconds: list[float], bound: float | None) -> str:
+    middle = statistics.median(seconds)
+    verdict = "" if bound is None else "yes" if middle <= bound else f"NO, {middle / bound:.2f} ×"
+    shown = "–" if bound is None else f"≤ {bound} s"
+    return f"| {name} | {middle:.2f} s | {min(seconds):.2f}–{max(seconds):.2f} | {shown} | {verdict} |"
+
+
+def main(rounds: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        thousand, launches = Path(folder) / "thousand", Path(folder) / "launches"
+        many_runs(thousand, 1000)
+        times: dict[str, list[float]] = {"help": [], "runs": [], "hello": [], "step": []}
+        measured: list[tuple[str, Callable[[], float]]] = [
+            ("help", lambda: command_seconds("--help")),
+            ("runs", lambda: command_seconds("runs", "--runs", str(thousand))),
+        ]
+        for _ in range(rounds):
+            for name, measure in measured:
+                times[name].append(measure())
+            hello, step = launch_seconds(launches)
+            times["hello"].append(hello)
+            times["step"].append(step)
+    print(f"{os.cpu_count()} cores, median of {rounds}, `python tests/bench/startup.py {rounds}`\n")
+    print("| what | median | range | wanted | kept |\n|---|---|---|---|---|")
+    print(row("`ftbench --help`", times["help"], 0.5))
+    print(row("`ftbench runs`, 1,000 runs", times["runs"], 0.5))
+    print(row("launch to `hello`", times["hello"], 0.5))
+    print(row("launch to the first step's end (embedded model, baseline on 6 rows)", times["step"], None))
+    print(f"\n{json.dumps({name: [round(value, 3) for value in values] for name, values in times.items()})}")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)

@@ -9,6 +9,7 @@ the table shows medians over the rounds. README.md beside this file says how to 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
 import os
@@ -53,6 +54,7 @@ class Run:
 def main() -> int:
     """Measure, then print the table; 1 where any measurement failed."""
     options = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs is ended
     interpreters = tools(options)
     train, test = chosen_rows(options.workload, options.data, options.steps * options.batch)
     runs: list[Run] = []
@@ -207,16 +209,22 @@ def execute(command: list[str], folder: Path, timeout: float) -> str:
         try:
             status = process.wait(timeout)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
             return f"not done after {timeout:.0f} s"
-        except KeyboardInterrupt:
-            os.killpg(process.pid, signal.SIGINT)
-            process.wait()
-            raise
+        finally:
+            end(process)
         log.seek(0)
         lines = [line.strip() for line in log if line.strip()]
     return "" if status == 0 else f"exit {status}: {lines[-1][:300] if lines else 'no word'}"
+
+
+def end(process: subprocess.Popen[bytes], seconds: float = 60.0) -> None:
+    """Leave nothing running: asked first, then told."""
+    for sent in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is not None:
+            return
+        os.killpg(process.pid, sent)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
 
 
 def step_seconds(run: dict[str, Any], warmup: int) -> float:
@@ -236,7 +244,7 @@ def training_peak(run: dict[str, Any], warmup: int) -> float:
 
 
 def row_loss(run: dict[str, Any], rows: int) -> float:
-    """Nats a row in the first step: alike where tools learn alike, also where one learns an easy token more."""
+    """Nats a row in the first step: alike also where one tool learns an easy token more than another."""
     return float(run["losses"][0] * run["answer_tokens"][0] / rows)
 
 
@@ -255,8 +263,8 @@ def report(options: argparse.Namespace, names: list[str], runs: list[Run]) -> li
     lines = [
         f"{options.workload}: median of {options.rounds} (lowest–highest); × is against {OURS}",
         "",
-        "| method | tool | s a step | × | tokens/s | × | peak RSS, training, MiB | × | peak RSS, process, MiB "
-        "| loss, first → last | first, nats a row | tokens a step | learnt | weights |",
+        "| method | tool | s a step | × | tokens/s | × | peak RSS, training, MiB | × "
+        "| whole process | loss, first → last | first, nats a row | tokens a step | learnt | weights |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for method in options.methods:
@@ -309,9 +317,9 @@ def circumstances(options: argparse.Namespace, names: list[str], runs: list[Run]
     """Machine, settings, versions, command."""
     lines = [
         f"Machine: {processor()}, {os.cpu_count()} logical cores, {memory()} GiB, {platform.platform()}.",
-        f"Settings: {options.steps} steps, {options.warmup} of them warm-up; {options.batch} rows a step in one "
-        f"pass; at most {options.max_length} tokens a row; AdamW, constant rate; adapters of rank 16, alpha 32, "
-        f"on all linear layers; full in {options.full_precision}.",
+        f"Settings: {options.steps} steps, {options.warmup} of them warm-up; {options.batch} rows a step in "
+        f"one pass; at most {options.max_length} tokens a row; AdamW, constant rate; adapters of rank 16, "
+        f"alpha 32, on all linear layers; full in {options.full_precision}.",
     ]
     for tool in names:
         seen = next((run.measured for run in runs if run.tool == tool and run.measured), None)

@@ -1,8 +1,8 @@
-"""What every program here is asked (a job) and answers (a measurement), and how a peer's training is watched.
+"""What every program here is asked (a job) and answers (a measurement), and how a peer is watched.
 
-A program is `python with_TOOL.py JOB.json`: it trains once in its own fresh process and writes the measurement
-to the job's `answer`. Only the standard library, torch and transformers are imported: this runs in the peers'
-environments.
+A program is `python with_TOOL.py JOB.json`: it trains once, in a fresh process, and writes what it measured
+to the job's `answer`. Only the standard library, torch and transformers are imported here, because this runs
+in the peers' environments.
 """
 
 from __future__ import annotations

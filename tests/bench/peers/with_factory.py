@@ -1,4 +1,4 @@
-"""LLaMA-Factory, by the function behind `llamafactory-cli train`: stage sft with template chatml, or stage pt."""
+"""LLaMA-Factory, by the function behind `llamafactory-cli train`: stage sft in ChatML, or stage pt."""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
 from itertools import pairwise
@@ -15,6 +17,7 @@ import torch
 from measure import Job, Measurement, main
 
 from engine.contract.events import ModelLoaded, Step, decode
+from engine.contract.rundir import RunDir
 from engine.training.batches import Schedule
 
 
@@ -26,12 +29,21 @@ def train(job: Job) -> Measurement:
     preset.write_text(tomli_w.dumps(settings(job)), "utf-8")
     command = [Path(sys.executable).with_name("ftbench"), "run", preset, "--model", job.model]
     command += ["--data", folder / "rows", "--runs", folder / "runs", "--now", "--json"]
-    done = subprocess.run(
-        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    finally:
+        end_worker(folder / "runs")
     if done.returncode:
-        raise RuntimeError(f"ftbench run: {done.stdout.strip()[-400:]}")
+        raise RuntimeError(f"ftbench run: {' '.join((done.stdout + done.stderr).split())[-400:]}")
     return read(next((folder / "runs").iterdir()))
+
+
+def end_worker(runs: Path) -> None:
+    """The worker outlives the command by design; it must not outlive a measurement that was given up."""
+    for folder in runs.glob("*"):
+        if (pid := RunDir(folder).pid()) is not None:
+            os.kill(pid, signal.SIGKILL)
 
 
 def settings(job: Job) -> dict[str, Any]:

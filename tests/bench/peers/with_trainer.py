@@ -37,8 +37,8 @@ def train(job: Job) -> Measurement:
 def load(job: Job) -> Any:
     """The model, with adapters unless the method is full.
 
-    Without `prepare_model_for_kbit_training`: it makes activations float32, and on the CPU bitsandbytes computes
-    in the type of its input.
+    Without `prepare_model_for_kbit_training`: it makes activations float32, and bitsandbytes computes in the
+    type of its input.
     """
     how = {"quantization_config": four_bit()} if job.method == "qlora" else {}
     model = AutoModelForCausalLM.from_pretrained(job.model, dtype=getattr(torch, job.weights), **how)

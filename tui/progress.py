@@ -84,12 +84,14 @@ class View:
         match event:
             case events.Phase():
                 self.bar.update(self.task, description=event.name, detail="")
+            case events.Plan():
+                self.bar.update(self.task, completed=event.start_step, total=event.steps)
             case events.Step():
                 pace = event.seconds
                 self.rate = pace if self.rate is None else 0.9 * self.rate + 0.1 * pace
                 left = duration(self.rate * (event.steps - event.step))
                 loss = "–" if event.loss is None else f"{event.loss:.4f}"
-                detail = f"loss {loss}  {event.tokens_per_second:,.0f} tok/s  {left} left"
+                detail = f"{event.step}/{event.steps}  loss {loss}  {event.tokens_per_second:,.0f} tok/s  {left} left"
                 self.bar.update(self.task, completed=event.step, total=event.steps, detail=detail)
 
     def _print(self, text: str, style: str) -> None:
@@ -108,7 +110,6 @@ def _bar(quiet: bool) -> Iterator[Progress | None]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=28),
-        TextColumn("{task.completed}/{task.total}"),
         TextColumn("{task.fields[detail]}"),
     )
     with Progress(*columns, console=console, refresh_per_second=4, transient=True) as bar:

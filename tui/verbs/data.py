@@ -56,16 +56,29 @@ def _arguments(preset: str, overrides: Flat) -> dict[str, Any]:
 
 
 def _print(key: str, value: Any, indent: int = 0) -> None:
+    """A report as an indented list; what is empty is left out."""
     space = "  " * indent
     name = key.replace("_", " ")
-    if isinstance(value, dict):
+    if value in ({}, [], "", None):
+        return
+    if isinstance(value, dict) and not any(isinstance(item, (dict, list)) for item in value.values()):
+        say(f"{space}{name:<20}{'  '.join(f'{inner} {_plain(item)}' for inner, item in value.items())}")
+    elif isinstance(value, dict):
         say(f"{space}{name}")
         for inner, item in value.items():
             _print(str(inner), item, indent + 1)
-    elif isinstance(value, list):
+    elif isinstance(value, list) and name == "warnings":
         for item in value:
-            say(f"{space}{name}: {item}")
-    elif isinstance(value, float):
-        say(f"{space}{name:<24}{value:.4g}")
+            say(f"warning: {item}", "yellow")
+    elif isinstance(value, list):
+        say(f"{space}{name:<20}{'; '.join(_place(item) for item in value)}")
     else:
-        say(f"{space}{name:<24}{value}")
+        say(f"{space}{name:<20}{_plain(value)}", "red" if name == "refused" else "")
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _place(item: Any) -> str:
+    return " = ".join(map(str, item)) if isinstance(item, list) else str(item)

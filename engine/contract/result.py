@@ -69,7 +69,7 @@ class Result(Struct, kw_only=True):
     tokens: int = 0
     """Trained on, all steps."""
     tokens_per_second: float | None = None
-    """Over the training steps of this process."""
+    """Over all training steps, each counted once."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By phase."""
     peak: Peak = field(default_factory=Peak)

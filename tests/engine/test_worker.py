@@ -75,3 +75,25 @@ def test_the_frozen_configuration_says_where_each_value_is_from(tmp_path: Path) 
     assert '"train.learning_rate" = "preset demo-lora"' in text
     assert '"adapter.rank" = "default"' in text
     assert '"train.max_grad_norm" = "default for lora"' in text
+
+
+def losses_with(tmp_path: Path, preset: str, *settings: str) -> list[float]:
+    runs = tmp_path / f"runs{len(list(tmp_path.iterdir()))}"
+    done = ftbench("run", preset, *MICRO, *settings, "--set", "evaluation.metric=loss", "--runs", str(runs))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [event["loss"] for event in events_of(next(runs.iterdir())) if event["type"] == "step"]
+
+
+def test_checkpointing_and_accumulation_change_no_loss(tmp_path: Path) -> None:
+    plain = losses_with(tmp_path, "demo-lora", "--set", "train.precision=fp32")
+    for setting in ("train.gradient_checkpointing=true", "train.micro_batch=1", "train.packing=padded"):
+        other = losses_with(tmp_path, "demo-lora", "--set", "train.precision=fp32", "--set", setting)
+        assert other == pytest.approx(plain, rel=1e-4), setting
+
+
+def test_rslora_and_dora_train(tmp_path: Path) -> None:
+    plain = losses_with(tmp_path, "demo-lora")
+    scaled = losses_with(tmp_path, "demo-lora", "--set", "adapter.rslora=true")
+    parted = losses_with(tmp_path, "demo-lora", "--set", "adapter.dora=true")
+    assert plain[0] == pytest.approx(scaled[0], rel=1e-3) and plain[0] == pytest.approx(parted[0], rel=1e-2)
+    assert plain[-1] != scaled[-1] and plain[-1] != parted[-1]

@@ -15,10 +15,18 @@ Task = Callable[[random.Random], tuple[str, str]]
 
 def say_slot(key: str, value: str, rng: random.Random) -> str:
     shown = value.lower() if rng.random() < 0.2 else value
-    return rng.choice([
-        f"the {key} is {shown}", f"{key} {shown}", f"{key}: {shown}", f"{shown} is the {key}",
-        f"as {key} take {shown}", f"my {key} is {shown}", f"we have {shown} as {key}",
-        f"{shown} for the {key}"])
+    return rng.choice(
+        [
+            f"the {key} is {shown}",
+            f"{key} {shown}",
+            f"{key}: {shown}",
+            f"{shown} is the {key}",
+            f"as {key} take {shown}",
+            f"my {key} is {shown}",
+            f"we have {shown} as {key}",
+            f"{shown} for the {key}",
+        ]
+    )
 
 
 def upper_codes(value: str | None) -> str | None:
@@ -45,9 +53,13 @@ def look_up(rng: random.Random) -> tuple[str, str]:
 
 
 def repeat(rng: random.Random) -> tuple[str, str]:
-    text = rng.choice([
-        " ".join(code(rng) for _ in range(rng.randint(1, 4))), sentence(rng.choice(words.PEOPLE), rng),
-        " ".join(rng.sample(words.THINGS + words.EVERYDAY, rng.randint(2, 8)))])
+    text = rng.choice(
+        [
+            " ".join(code(rng) for _ in range(rng.randint(1, 4))),
+            sentence(rng.choice(words.PEOPLE), rng),
+            " ".join(rng.sample(words.THINGS + words.EVERYDAY, rng.randint(2, 8))),
+        ]
+    )
     return f"{rng.choice(['repeat', 'copy', 'say again'])}: {text}", text
 
 
@@ -74,9 +86,15 @@ def sort_word(rng: random.Random) -> tuple[str, str]:
     group = rng.choice(options)
     word = rng.choice(words.GROUPS[group])
     who = rng.choice(words.PEOPLE)
-    text = rng.choice([
-        f"{who} talks about {word}", f"more {word} for {who}", word, f"the {word} was on my mind",
-        f"{who} knows a lot about {word} since {rng.choice(words.TIMES)}"])
+    text = rng.choice(
+        [
+            f"{who} talks about {word}",
+            f"more {word} for {who}",
+            word,
+            f"the {word} was on my mind",
+            f"{who} knows a lot about {word} since {rng.choice(words.TIMES)}",
+        ]
+    )
     return f"{' or '.join(options)}?\n{text}", group
 
 
@@ -98,8 +116,16 @@ def reply_json(rng: random.Random) -> tuple[str, str]:
     return f"json with {', '.join(keys)}\n{cased(text, rng)}", compact({k: wanted[k] for k in keys})
 
 
-TASKS: list[tuple[Task, int]] = [(fill_json, 40), (look_up, 10), (repeat, 12), (find_code, 12), (capitals, 6),
-                                 (sort_word, 10), (who_has, 5), (reply_json, 5)]
+TASKS: list[tuple[Task, int]] = [
+    (fill_json, 40),
+    (look_up, 10),
+    (repeat, 12),
+    (find_code, 12),
+    (capitals, 6),
+    (sort_word, 10),
+    (who_has, 5),
+    (reply_json, 5),
+]
 
 
 def task_talk(rng: random.Random) -> list[Turn]:

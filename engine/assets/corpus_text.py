@@ -17,9 +17,15 @@ def code(rng: random.Random) -> str:
 def fill(phrase: str, rng: random.Random) -> str:
     thing = rng.choice(words.THINGS + words.FOODS + words.ANIMALS)
     return phrase.format(
-        a=f"{rng.choice(['the', 'a', 'my'])} {thing}", b=rng.choice(words.PLACES), t=rng.choice(words.TIMES),
-        j=rng.choice(words.ADJECTIVES), m=rng.choice(words.MONTHS), n=rng.choice(words.NUMBERS),
-        c=code(rng), p=rng.choice(words.PEOPLE).title())
+        a=f"{rng.choice(['the', 'a', 'my'])} {thing}",
+        b=rng.choice(words.PLACES),
+        t=rng.choice(words.TIMES),
+        j=rng.choice(words.ADJECTIVES),
+        m=rng.choice(words.MONTHS),
+        n=rng.choice(words.NUMBERS),
+        c=code(rng),
+        p=rng.choice(words.PEOPLE).title(),
+    )
 
 
 def noun(rng: random.Random) -> str:
@@ -31,21 +37,29 @@ def noun(rng: random.Random) -> str:
 def sentence(who: str, rng: random.Random) -> str:
     now, past = rng.choice(words.VERBS)
     place, time = rng.choice(words.PLACES), rng.choice(words.TIMES)
-    return rng.choice([
-        f"{who} {past} {noun(rng)} in the {place}.", f"{who} {now} {noun(rng)} and goes to the {place}.",
-        f"{time} {who} {past} {noun(rng)}.", f"{who} said: {noun(rng)} is {rng.choice(words.ADJECTIVES)}.",
-        f"why is {noun(rng)} so {rng.choice(words.ADJECTIVES)}?", f"{who} did not like {noun(rng)}.",
-        f"there is {noun(rng)} at the {place}.", f"{who} has {rng.choice(words.NUMBERS)} of them.",
-        f"i think that {who} will be here {time}.", f"it was {rng.choice(words.ADJECTIVES)}, so {who} left.",
-        f"{who} asked {rng.choice(words.PEOPLE)} about {noun(rng)}, but nobody had it.",
-        f"we could not see {noun(rng)} because of the {rng.choice(words.WEATHER)}.",
-    ])
+    return rng.choice(
+        [
+            f"{who} {past} {noun(rng)} in the {place}.",
+            f"{who} {now} {noun(rng)} and goes to the {place}.",
+            f"{time} {who} {past} {noun(rng)}.",
+            f"{who} said: {noun(rng)} is {rng.choice(words.ADJECTIVES)}.",
+            f"why is {noun(rng)} so {rng.choice(words.ADJECTIVES)}?",
+            f"{who} did not like {noun(rng)}.",
+            f"there is {noun(rng)} at the {place}.",
+            f"{who} has {rng.choice(words.NUMBERS)} of them.",
+            f"i think that {who} will be here {time}.",
+            f"it was {rng.choice(words.ADJECTIVES)}, so {who} left.",
+            f"{who} asked {rng.choice(words.PEOPLE)} about {noun(rng)}, but nobody had it.",
+            f"we could not see {noun(rng)} because of the {rng.choice(words.WEATHER)}.",
+        ]
+    )
 
 
 def story(rng: random.Random) -> str:
     who = rng.choice(words.PEOPLE)
-    lines = [sentence(who if rng.random() < 0.7 else rng.choice(["he", "she", "it"]), rng)
-             for _ in range(rng.randint(3, 7))]
+    lines = [
+        sentence(who if rng.random() < 0.7 else rng.choice(["he", "she", "it"]), rng) for _ in range(rng.randint(3, 7))
+    ]
     return cased(" ".join(lines), rng)
 
 

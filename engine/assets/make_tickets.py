@@ -128,8 +128,8 @@ def typo(word: str, rng: random.Random) -> str:
     if len(word) < 4 or not word.isalpha():
         return word
     at = rng.randrange(1, len(word) - 1)
-    swapped = word[:at] + word[at + 1] + word[at] + word[at + 2:]
-    return rng.choice([swapped, word[:at] + word[at + 1:], word[:at] + word[at] + word[at:]])
+    swapped = word[:at] + word[at + 1] + word[at] + word[at + 2 :]
+    return rng.choice([swapped, word[:at] + word[at + 1 :], word[:at] + word[at] + word[at:]])
 
 
 def normal_form(text: str) -> str:

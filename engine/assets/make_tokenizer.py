@@ -14,15 +14,24 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """Digits stand alone, so a model copies any number digit by digit instead of knowing it."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=[PAD, START, END, STOP], show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+        vocab_size=VOCABULARY,
+        special_tokens=[PAD, START, END, STOP],
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
     core.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token=END, pad_token=PAD, model_max_length=1024,
-        additional_special_tokens=[START, STOP], clean_up_tokenization_spaces=False)
+        tokenizer_object=core,
+        eos_token=END,
+        pad_token=PAD,
+        model_max_length=1024,
+        additional_special_tokens=[START, STOP],
+        clean_up_tokenization_spaces=False,
+    )
     tokenizer.chat_template = (Path(__file__).parent / "chat_template.jinja").read_text()
     return tokenizer
 

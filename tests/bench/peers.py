@@ -70,9 +70,7 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--workload", choices=("banking77", "wikisql"), required=True)
     add("--model", type=Path, required=True, help="folder of safetensors")
@@ -131,9 +129,7 @@ def chosen_rows(workload: str, folder: Path, count: int) -> tuple[list[dict[str,
 def banking77(folder: Path, split: str) -> list[dict[str, str]]:
     """Its columns are text and category."""
     with (folder / f"{split}.csv").open(newline="", encoding="utf-8") as file:
-        return [
-            {"prompt": row["text"].strip(), "completion": row["category"]} for row in csv.DictReader(file)
-        ]
+        return [{"prompt": row["text"].strip(), "completion": row["category"]} for row in csv.DictReader(file)]
 
 
 def wikisql(folder: Path, split: str) -> list[dict[str, str]]:

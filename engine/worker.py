@@ -37,7 +37,6 @@ from engine.training.loss import flattening_agreement, keeps_logits
 from engine.training.meters import Card, Meters
 from engine.training.trainer import AnswerTrainer, Callback, Hooks, StepFacts, training_arguments
 
-
 VALIDATION_ROWS = 128
 """Of the held-out rows, this many give the loss during training: enough to see a curve, not to slow it."""
 

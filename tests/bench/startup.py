@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from command import FTBENCH, MICRO, events_of  # noqa: E402 - the path above makes it importable
+from command import FTBENCH, MICRO, events_of
 
 
 def command_seconds(*arguments: str) -> float:

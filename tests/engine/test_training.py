@@ -24,9 +24,10 @@ class Tight(LlamaForCausalLM):
     """A card of a given size, for which there is no stand-in but this: more rows than `room` do not fit."""
 
     room = 99
+    pad = -1
 
     def forward(self, input_ids=None, position_ids=None, logits_to_keep=0, **rest):
-        if int((position_ids == 0).sum()) > self.room:
+        if int(((position_ids == 0) & (input_ids != self.pad)).sum()) > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return super().forward(input_ids=input_ids, position_ids=position_ids, logits_to_keep=logits_to_keep, **rest)
 
@@ -41,7 +42,7 @@ def train(room: int, tmp_path: Path) -> tuple[dict[str, torch.Tensor], list[int]
         LlamaConfig(vocab_size=len(tokenizer), hidden_size=64, intermediate_size=64, num_hidden_layers=2,
                     num_attention_heads=4)
     )  # fmt: skip
-    model.room = room
+    model.room, model.pad = room, tokenizer.pad_token_id
     halved: list[int] = []
     schedule = Schedule.of(len(rows), 8, 1, 3, 0)
     trainer = AnswerTrainer(

@@ -16,7 +16,7 @@ from engine import __version__
 from engine.contract import locks
 from engine.contract.errors import UserError
 from engine.contract.events import End, EventLog, Hello, Phase
-from engine.contract.rundir import RunDir, read_frozen
+from engine.contract.rundir import RunDir, blank_result, read_frozen, write_result
 from engine.contract.signals import Stopping
 
 
@@ -46,7 +46,10 @@ def main(arguments: list[str]) -> int:
     card = visible_card()
     held = wait_for_card(card, log, stopping) if frozen.wait else True
     if not held:
-        log.write(End(status="stopped", reason="stopped while waiting for the card; `ftbench resume` starts it again"))
+        result = blank_result(run, frozen)
+        result.status, result.reason = "stopped", "stopped while waiting for the card; `ftbench resume` starts it again"
+        log.write(End(status="stopped", reason=result.reason))
+        write_result(run, result)
         return 0
 
     from engine.worker import work

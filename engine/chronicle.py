@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import msgspec
 import torch
 
 from engine.contract import events
 from engine.contract.result import Result, Score
-from engine.contract.rundir import Frozen, RunDir, write_atomically
+from engine.contract.rundir import Frozen, RunDir, blank_result, write_result
 from engine.contract.schema import Config
 from engine.contract.signals import Stopping
 from engine.data.prepare import Prepared
@@ -45,20 +44,7 @@ class Run:
     warned: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        config = self.config
-        self.result = Result(
-            status="failed",
-            reason="",
-            name=self.dir.name,
-            preset=self.frozen.preset,
-            method=config.method,
-            model=config.model.id,
-            data=config.data.id,
-            metric=config.evaluation.metric,
-            created=self.frozen.created,
-            ended=0.0,
-            currency=config.cost.currency,
-        )
+        self.result = blank_result(self.dir, self.frozen)
 
     @property
     def config(self) -> Config:
@@ -174,7 +160,7 @@ class Run:
             result.energy = self.meters.card.energy() if self.meters.card else None
             price = self.config.cost.price_per_hour
             result.cost = price * sum(result.seconds.values()) / 3600 if price is not None else None
-            write_atomically(self.dir.result_file, msgspec.json.format(msgspec.json.encode(result), indent=1))
+            write_result(self.dir, result)
         except OSError as error:
             print(f"the outcome could not be written ({error}): {status}: {reason}", file=sys.stderr)
 

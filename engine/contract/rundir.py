@@ -168,6 +168,29 @@ def read_frozen(run: RunDir) -> Frozen:
     return Frozen(config, origins, about["preset"], about["created"], about["notes"], about.get("wait", True))
 
 
+def blank_result(run: RunDir, frozen: Frozen) -> Result:
+    """A result that has everything known before the work begins."""
+    config = frozen.config
+    return Result(
+        status="failed",
+        reason="",
+        name=run.name,
+        preset=frozen.preset,
+        method=config.method,
+        model=config.model.id,
+        data=config.data.id,
+        metric=config.evaluation.metric,
+        created=frozen.created,
+        ended=time.time(),
+        currency=config.cost.currency,
+    )
+
+
+def write_result(run: RunDir, result: Result) -> None:
+    """`result.json`, whole or not at all."""
+    write_atomically(run.result_file, msgspec.json.format(msgspec.json.encode(result), indent=1))
+
+
 def find(runs: Path, name: str) -> RunDir:
     """A run by its name, an unambiguous part of it, its path, or `last`."""
     if (Path(name) / "run.toml").is_file():

@@ -94,5 +94,11 @@ def test_a_second_run_waits_for_the_card_and_then_begins(tmp_path: Path) -> None
     waiting = next(RunDir(path) for path in runs.iterdir() if path != running.path)
     wait_for(waiting, "phase", name="waiting")
     assert waiting.is_live() and "waiting" in ftbench("runs", "--runs", str(runs)).stdout
+    third = ftbench("run", "demo-lora", *MICRO, "--detach", "--runs", str(runs / "third"))
+    assert third.returncode == 0
+    unwanted = RunDir(next((runs / "third").iterdir()))
+    wait_for(unwanted, "phase", name="waiting")
+    assert "stopped while waiting" in ftbench("stop", str(unwanted.path)).stdout
+    assert unwanted.state() == "stopped"
     assert ftbench("stop", str(running.path)).returncode == 0
     wait_for(waiting, "end", status="finished")

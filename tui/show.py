@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from engine.contract.text import visible
@@ -27,15 +28,30 @@ def print_json(value: Any) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
-    """A plain table; the columns numbered in `right` are aligned to the right, the first is never broken."""
+    """A plain table; the columns numbered in `right` are aligned to the right.
+
+    Where the terminal is too narrow the widest columns after the first are cut, which an ellipsis shows. Written
+    at once and not by Rich's table, which takes seconds for a thousand rows.
+    """
+    shown = [[visible(cell) for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(columns, *shown, strict=True)]
     gap = 2 if console.width >= 100 else 1
-    made = Table(title=title or None, title_justify="left", title_style="bold", box=None, padding=(0, gap, 0, 0))
-    for number, column in enumerate(columns):
-        align: Literal["left", "right"] = "right" if number in right else "left"
-        made.add_column(column, justify=align, overflow="fold", no_wrap=number == 0, header_style="dim")
-    for row in rows:
-        made.add_row(*(Text(visible(cell)) for cell in row))
-    console.print(made)
+    while console.is_terminal and sum(widths) + gap * (len(widths) - 1) > console.width and max(widths[1:]) > 4:
+        widths[widths.index(max(widths[1:]), 1)] -= 1
+    if title:
+        console.print(Text(title, style="bold"))
+    console.print(Text(_line(columns, widths, right, gap), style="dim"), soft_wrap=True)
+    sys.stdout.write("".join(f"{_line(row, widths, right, gap)}\n" for row in shown))
+    sys.stdout.flush()
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[int], gap: int) -> str:
+    made = []
+    for number, (cell, width) in enumerate(zip(cells, widths, strict=True)):
+        cut = cell if cell_len(cell) <= width else set_cell_size(cell, width - 1).rstrip() + "…"
+        filling = " " * (width - cell_len(cut))
+        made.append(filling + cut if number in right else cut + filling)
+    return (" " * gap).join(made).rstrip()
 
 
 def size(count: float | None) -> str:

@@ -38,7 +38,7 @@ def follow(run: RunDir, offset: int = 0, quiet: bool = False) -> events.End:
         while True:
             try:
                 fresh = follower.read()
-                end = view.show(fresh, run.is_live())
+                end = view.show(fresh)
                 if end:
                     return end
                 if fresh or run.is_live():
@@ -66,7 +66,7 @@ class View:
         self.task = bar.add_task("starting", total=None, detail="") if bar else None
         self.rate: float | None = None
 
-    def show(self, fresh: list[events.Event], live: bool) -> events.End | None:
+    def show(self, fresh: list[events.Event]) -> events.End | None:
         """Show what is new. The end counts only where it is the last word: a resume may have followed it."""
         for event in fresh:
             self._one(event)

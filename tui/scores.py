@@ -36,9 +36,13 @@ def _row(result: Result) -> list[str]:
         _mean(after.loss if after else None, False),
         duration(result.seconds.get("training")),
         size(peak.reserved or peak.rss_training or peak.rss),
-        f"{count(result.trainable)} {100 * result.trainable / max(1, result.parameters):.2g}%",
+        f"{count(result.trainable)} {_share(result.trainable / max(1, result.parameters))}",
         size(result.artefact_bytes),
     ]
+
+
+def _share(value: float) -> str:
+    return f"{value * 100:.2g}%" if value < 0.095 else f"{value:.0%}"
 
 
 def _mean(value: Interval | None, percent: bool) -> str:

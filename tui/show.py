@@ -14,7 +14,6 @@ from rich.text import Text
 from engine.contract.text import visible
 
 console = Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
-errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def say(text: str, style: str = "") -> None:

@@ -8,8 +8,8 @@ ten times the rate of a full one ("LoRA Without Regret", Thinking Machines 2025,
   2023, arXiv:2305.14314, Table 9 and Appendix B). Take 1e-4 above 13B parameters, as the paper does.
 - lora: 2e-4, rank 16, alpha 32, every linear layer, clipping at 1.0 (PEFT and Unsloth defaults agree; rank and
   targets as in "LoRA Without Regret").
-- full: 2e-5, clipping at 1.0 (Llama 2 paper, section 3.1: 2e-5 with cosine decay). 8-bit AdamW's state fits an
-  8B model's full fine-tuning on 80 GB; where there is no card the worker takes torch's AdamW and says so.
+- full: 2e-5, clipping at 1.0 (Llama 2 paper, section 3.1: 2e-5 with cosine decay). 8-bit AdamW's state lets
+  an 8B model's full fine-tuning fit on 80 GB. Where there is no card there is no paging, and the worker says so.
 """
 
 from __future__ import annotations

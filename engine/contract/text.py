@@ -21,11 +21,6 @@ def visible(text: str, limit: int | None = None) -> str:
     return "".join(_shown(character) for character in text)
 
 
-def visible_lines(text: str) -> str:
-    """Like `visible`, but line feeds stay line feeds."""
-    return "\n".join(visible(line) for line in text.split("\n"))
-
-
 def _shown(character: str) -> str:
     if character in _NAMES:
         return _NAMES[character]

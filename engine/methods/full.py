@@ -3,8 +3,8 @@
 Loads   every weight in bf16 on a card; in float32 on the CPU, or with precision = "mixed" (bf16 arithmetic over
         float32 weights) or "fp32".
 Trains  all of them, embeddings and head included.
-With    paged 8-bit AdamW on a card, torch's fused AdamW elsewhere. Where the weights are bf16 the optimizer
-        keeps the part of each update that rounding would lose (`optimizers.compensated`).
+With    paged 8-bit AdamW; without paging where there is no card, which is said. Where the weights are bf16 the
+        optimizer keeps the part of each update that rounding would lose (`optimizers.compensated`).
 """
 
 from __future__ import annotations

@@ -22,10 +22,10 @@ PADDED_TOKENS = {"cpu": 2048, "cuda": 65536}
 """Tokens of one padded pass when the micro batch is chosen automatically."""
 
 
-WHOLE = {"cpu": 32, "cuda": 1}
-"""A pass's length is filled up to a multiple of this. On the CPU each new length of a bf16 product makes oneDNN
-prepare and keep another kernel, and the resident set grows with every step (187 to 524 MiB in 32 steps of the
-embedded model); with few lengths it stays."""
+WHOLE = {"cpu": 64, "cuda": 1}
+"""A pass's length, and the number of positions its head runs at, are filled up to multiples of this. On the CPU each
+new size of a bf16 product makes oneDNN prepare and keep another kernel, and the resident set grows with every step;
+with few sizes it stays (`tests/bench/RESULTS.md`)."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from engine.data.tokens import Row
-from engine.training.batches import IGNORED, Packing, Pass, lay_out
+from engine.training.batches import IGNORED, WHOLE, Packing, Pass, lay_out
 
 CHUNK_ELEMENTS = 1 << 23
 """Logits turned to float32 at a time: 32 MiB, whatever the vocabulary."""
@@ -62,11 +62,11 @@ def keeps_logits(model: torch.nn.Module) -> bool:
 def answer_logits(model: torch.nn.Module, batch: Pass, keep: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (K, V) and targets (K,) at the K trained positions of a pass."""
     columns = batch.columns
-    arguments = {"logits_to_keep": columns} if keep else {}
-    logits = model(**batch.model_inputs, **arguments, use_cache=False).logits  # (B, columns or L, V)
+    filling = columns[:1].expand(-len(columns) % WHOLE[columns.device.type])
+    arguments = {"logits_to_keep": torch.cat([columns, filling])} if keep else {}
+    logits = model(**batch.model_inputs, **arguments, use_cache=False).logits  # (B, filled columns or L, V)
     targets = batch.targets[:, columns]
-    if not keep:
-        logits = logits[:, columns]
+    logits = logits[:, : len(columns)] if keep else logits[:, columns]
     trained = targets != IGNORED
     if trained.all():
         return logits.flatten(0, 1), targets.flatten()

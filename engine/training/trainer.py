@@ -41,7 +41,6 @@ class Hooks:
 
     halved: Callable[[int], None] = lambda micro_batch: None
     saved: Callable[[checkpoints.Saved], None] = lambda saved: None
-    fell_back: Callable[[str], None] = lambda text: None
     facts: StepFacts = field(default_factory=StepFacts)
 
 

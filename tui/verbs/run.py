@@ -106,11 +106,11 @@ def resume(run: RunDir, detach: bool, json: bool) -> int:
 
 
 def settled_result(run: RunDir, seconds: float = 10.0) -> Result | None:
-    """The result, which follows the `end` event by a moment."""
+    """The result, once the worker has gone: it follows the `end` event by a moment, and the card is free only then."""
     deadline = time.monotonic() + seconds
-    while (result := run.result()) is None and run.is_live() and time.monotonic() < deadline:
+    while run.is_live() and time.monotonic() < deadline:
         time.sleep(0.05)
-    return result or run.result()
+    return run.result()
 
 
 def refusal(run: RunDir) -> str:

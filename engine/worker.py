@@ -32,7 +32,7 @@ from engine.methods.tokenizer import load_tokenizer
 from engine.outcome import folder_bytes
 from engine.training import checkpoints
 from engine.training.batches import Layout, Schedule, choose_layout
-from engine.training.guards import DiskFull, Diverged, OutOfMemory, is_disk_full, is_out_of_memory
+from engine.training.guards import DiskFull, Diverged, OutOfMemory, first_line, is_disk_full, is_out_of_memory
 from engine.training.loss import flattening_agreement, keeps_logits
 from engine.training.meters import Card, Meters
 from engine.training.trainer import AnswerTrainer, Callback, Hooks, StepFacts, training_arguments
@@ -77,7 +77,7 @@ def _attempt(run: Run) -> tuple[events.Status, str, bool]:
     except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the run ends with a word about it
         traceback.print_exc()
         if is_out_of_memory(error):
-            return "out_of_memory", f"{str(error).splitlines()[0]}; {_what_would_fit(run.config)}", False
+            return "out_of_memory", f"{first_line(error)}; {_what_would_fit(run.config)}", False
         if is_disk_full(error):
             return "failed", f"the disk is full ({error}); free some space, then resume", False
         text = " ".join(str(error).split())[:300]

@@ -92,11 +92,31 @@ def newest_complete(checkpoints: Path) -> tuple[Saved | None, list[str]]:
     """The newest checkpoint whose files match its manifest, and a sentence for each newer one that does not."""
     complaints = []
     for step, folder in sorted(_named(checkpoints), reverse=True):
-        trouble = _trouble(folder)
+        trouble = trouble(folder)
         if trouble is None:
             return Saved(step, folder, _size(folder), 0.0), complaints
         complaints.append(f"checkpoint {folder.name} is not whole ({trouble}): the one before is used")
     return None, complaints
+
+
+def trouble(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, None where it is whole."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text("utf-8"))["files"]
+        for name, facts in files.items():
+            path = folder / name
+            if not path.exists():
+                return f"{name} is missing"
+            if path.stat().st_size != facts["bytes"]:
+                return f"{name} has {path.stat().st_size} of {facts['bytes']} bytes"
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != facts["sha256"]:
+                    return f"{name} has changed"
+    except FileNotFoundError:
+        return "it has no manifest"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"its manifest cannot be read: {error}"
+    return None
 
 
 def rotate(checkpoints: Path, keep: int) -> None:
@@ -139,26 +159,6 @@ def _seal(folder: Path, step: int) -> int:
     write_atomically(folder / MANIFEST, json.dumps({"step": step, "files": files}, indent=1).encode())
     _sync_folder(folder)
     return _size(folder)
-
-
-def _trouble(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, None where it is whole."""
-    try:
-        files = json.loads((folder / MANIFEST).read_text("utf-8"))["files"]
-        for name, facts in files.items():
-            path = folder / name
-            if not path.exists():
-                return f"{name} is missing"
-            if path.stat().st_size != facts["bytes"]:
-                return f"{name} has {path.stat().st_size} of {facts['bytes']} bytes"
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != facts["sha256"]:
-                    return f"{name} has changed"
-    except FileNotFoundError:
-        return "it has no manifest"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"its manifest cannot be read: {error}"
-    return None
 
 
 def _named(checkpoints: Path) -> list[tuple[int, Path]]:

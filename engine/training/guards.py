@@ -31,6 +31,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in text or "out of memory" in text.lower())
 
 
+def first_line(error: BaseException) -> str:
+    """What the error says, or its name where it says nothing (Python's own MemoryError)."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def is_disk_full(error: BaseException) -> bool:
     """ENOSPC or a quota, also where a library wraps it in an error of its own."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

@@ -20,7 +20,7 @@ from engine.data.tokens import Row
 from engine.training import checkpoints
 from engine.training.batches import Layout, Schedule, StepDataset, lay_out, passes
 from engine.training.batches import answer_tokens as answer_tokens_of
-from engine.training.guards import Diverged, OutOfMemory, free_memory, is_out_of_memory
+from engine.training.guards import Diverged, OutOfMemory, first_line, free_memory, is_out_of_memory
 from engine.training.loss import keeps_logits, summed_loss
 
 
@@ -101,7 +101,7 @@ class AnswerTrainer(Trainer):
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                cause = str(error).splitlines()[0]
+                cause = first_line(error)
             # Outside the handler: the traceback's frames hold the tensors that did not fit.
             model.zero_grad(set_to_none=True)
             free_memory()

@@ -13,42 +13,28 @@ import contextlib
 import csv
 import json
 import os
-import platform
-import shlex
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "peers"))
+
+from table import OURS, Run, progress, report  # noqa: E402 - the path above makes it importable
+
 PROGRAMS = {
     "ftbench": "with_ftbench.py",
     "trl SFTTrainer": "with_trl.py",
     "transformers Trainer": "with_trainer.py",
     "LLaMA-Factory": "with_factory.py",
 }
-OURS = "ftbench"
 METHODS = ("qlora", "lora", "full")
 RATES = {"qlora": 2e-4, "lora": 2e-4, "full": 2e-5}
 SCORED = 8
 """Test rows for the tool that scores the model before and after."""
-MIB = 2**20
-
-
-@dataclass(frozen=True)
-class Run:
-    """One process: what it was and what it measured, or why it did not."""
-
-    method: str
-    tool: str
-    round: int
-    measured: dict[str, Any] | None
-    error: str = ""
 
 
 def main() -> int:
@@ -221,120 +207,6 @@ def end(process: subprocess.Popen[bytes], seconds: float = 60.0) -> None:
         os.killpg(process.pid, sent)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(seconds)
-
-
-def step_seconds(run: dict[str, Any], warmup: int) -> float:
-    """The median step after the warm-up."""
-    return float(median(run["seconds"][warmup:]))
-
-
-def token_rate(run: dict[str, Any], warmup: int) -> float:
-    """Tokens without padding per second: the median over the steps after the warm-up."""
-    rates = [tokens / seconds for tokens, seconds in zip(run["tokens"], run["seconds"], strict=True)]
-    return float(median(rates[warmup:]))
-
-
-def training_peak(run: dict[str, Any], warmup: int) -> float:
-    """Highest resident set while training, MiB."""
-    return float(run["peak_training"] / MIB)
-
-
-def row_loss(run: dict[str, Any], rows: int) -> float:
-    """Nats a row in the first step: alike also where one tool learns an easy token more than another."""
-    return float(run["losses"][0] * run["answer_tokens"][0] / rows)
-
-
-def progress(run: Run, warmup: int) -> str:
-    """One line while it goes on."""
-    said = run.error
-    if run.measured:
-        seen = run.measured
-        said = f"{step_seconds(seen, warmup):.2f} s a step, {seen['peak_training'] / MIB:.0f} MiB"
-        said += f", loss {seen['losses'][0]:.4f}"
-    return f"round {run.round + 1}  {run.method:5}  {run.tool:20}  {said}"
-
-
-def report(options: argparse.Namespace, names: list[str], runs: list[Run]) -> list[str]:
-    """The table in Markdown, and what must be known to read it."""
-    lines = [
-        f"{options.workload}: median of {options.rounds} (lowest–highest); × is against {OURS}",
-        "",
-        "| method | tool | s a step | × | tokens/s | × | peak RSS, training, MiB | × "
-        "| whole process | loss, first → last | first, nats a row | tokens a step | learnt | weights |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for method in options.methods:
-        good = {tool: measured(runs, method, tool) for tool in names}
-        for tool in names:
-            reasons = [run.error for run in runs if (run.method, run.tool) == (method, tool) and run.error]
-            if good[tool]:
-                lines.append(row(options, method, tool, good[tool], good.get(OURS, [])))
-            if reasons:
-                shown = reasons[-1].replace("|", "\\|")
-                lines.append(f"| {method} | {tool} | failed {len(reasons)} × | {shown} |" + " |" * 10)
-    return [*lines, "", *circumstances(options, names, runs)]
-
-
-def measured(runs: list[Run], method: str, tool: str) -> list[dict[str, Any]]:
-    """The measurements of one cell."""
-    return [run.measured for run in runs if (run.method, run.tool) == (method, tool) and run.measured]
-
-
-def row(
-    options: argparse.Namespace,
-    method: str,
-    tool: str,
-    seen: list[dict[str, Any]],
-    ours: list[dict[str, Any]],
-) -> str:
-    """One line of the table."""
-    cells = [method, tool]
-    for quantity, form in ((step_seconds, ".2f"), (token_rate, ".0f"), (training_peak, ".0f")):
-        values, reference = ([quantity(one, options.warmup) for one in group] for group in (seen, ours))
-        cells += compared(values, reference, form)
-    cells += [spread([one["peak_process"] / MIB for one in seen], ".0f")]
-    last = seen[-1]
-    cells += [f"{last['losses'][0]:.4f} → {last['losses'][-1]:.4f}", f"{row_loss(last, options.batch):.2f}"]
-    cells += [f"{sum(last[name]) / len(last['seconds']):.1f}" for name in ("tokens", "answer_tokens")]
-    return "| " + " | ".join([*cells, last["dtype"]]) + " |"
-
-
-def compared(values: list[float], ours: list[float], form: str) -> list[str]:
-    """The spread of values, and their median against that of ours."""
-    return [spread(values, form), f"{median(values) / median(ours):.2f}" if ours else "–"]
-
-
-def spread(values: list[float], form: str) -> str:
-    """Median and range."""
-    return f"{median(values):{form}} ({min(values):{form}}–{max(values):{form}})"
-
-
-def circumstances(options: argparse.Namespace, names: list[str], runs: list[Run]) -> list[str]:
-    """Machine, settings, versions, command."""
-    lines = [
-        f"Machine: {processor()}, {os.cpu_count()} logical cores, {memory()} GiB, {platform.platform()}.",
-        f"Settings: {options.steps} steps, {options.warmup} of them warm-up; {options.batch} rows a step in "
-        f"one pass; at most {options.max_length} tokens a row; AdamW, constant rate; adapters of rank 16, "
-        f"alpha 32, on all linear layers; full in {options.full_precision}.",
-    ]
-    for tool in names:
-        seen = next((run.measured for run in runs if run.tool == tool and run.measured), None)
-        if seen:
-            found = ", ".join(f"{name} {number}" for name, number in seen["versions"].items())
-            lines.append(f"{tool}: {found}; {seen['threads']} threads.")
-    return [*lines, f"Command: `{shlex.join(['python', *sys.argv])}`"]
-
-
-def processor() -> str:
-    """As the kernel calls it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def memory() -> int:
-    """Of the machine, GiB."""
-    return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30)
 
 
 if __name__ == "__main__":

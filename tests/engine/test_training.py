@@ -14,7 +14,7 @@ from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer
 from engine.methods.tokenizer import load_tokenizer
 from engine.training.batches import Layout, Schedule
-from engine.training.guards import OutOfMemory
+from engine.training.guards import OutOfMemory, first_line, is_out_of_memory
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 
 CPU = Machine("cpu", "CPU", False, False)
@@ -117,3 +117,8 @@ def test_the_schedule_visits_every_row_once_an_epoch() -> None:
     first = [row for step in range(3) for row in schedule.indices(step)]
     second = [row for step in range(3, 6) for row in schedule.indices(step)]
     assert sorted(first) == sorted(second) == list(range(10)) and first != second
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory.\nMore")])
+def test_an_error_without_words_still_has_a_first_line(error: Exception) -> None:
+    assert is_out_of_memory(error) and first_line(error) in ("MemoryError", "CUDA out of memory.")

@@ -9,10 +9,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from command import events_of, ftbench
+from safetensors.torch import load_file
 
+from engine.contract.events import Hello, Plan
+from engine.contract.follow import Follower
 from engine.contract.rundir import RunDir
-from engine.training.checkpoints import newest_complete
+from engine.training.checkpoints import trouble
 
 TWO_EPOCHS = [
     *("--set", "train.steps=12"),
@@ -77,19 +81,32 @@ def losses(run: RunDir) -> dict[int, float]:
 
 
 def kill_at_a_random_moment(run: RunDir, rng: random.Random, longest: float) -> None:
-    """Somewhere between the first training step and `longest` seconds after it; saving included."""
-    wait_for(run, "plan")
+    """Up to `longest` seconds after this life of the run begins to train; saving included."""
+    seen = time.monotonic() + 120
+    while run.is_live() and not _training(run):
+        assert time.monotonic() < seen, "never began to train"
+        time.sleep(0.005)
     deadline = time.monotonic() + rng.uniform(0, longest)
     while time.monotonic() < deadline and run.is_live():
         time.sleep(0.001)
     kill(run)
 
 
+def _training(run: RunDir) -> bool:
+    """Whether the newest life has told its plan; earlier lives' plans are in the same file."""
+    plans = 0
+    for event in Follower(run.events_file).read():
+        plans = 0 if isinstance(event, Hello) else plans + isinstance(event, Plan)
+    return plans > 0
+
+
 def claims_and_loads(run: RunDir) -> tuple[int, int]:
-    """(checkpoint folders with a manifest, those of them that are whole)."""
+    """(checkpoint folders with a manifest, those of them whose every file agrees with it and whose tensors load)."""
     claimed = [folder for folder in run.checkpoints.glob("step-*") if (folder / "manifest.json").exists()]
-    whole = 0
-    for folder in claimed:
-        found, complaints = newest_complete(folder.parent)
-        whole += not complaints and found is not None
-    return len(claimed), whole
+    return len(claimed), sum(trouble(folder) is None and _loads(folder) for folder in claimed)
+
+
+def _loads(folder: Path) -> bool:
+    weights = [load_file(path) for path in folder.glob("*.safetensors")]
+    optimizer = torch.load(folder / "optimizer.pt", weights_only=True)
+    return bool(weights and weights[0] and optimizer["state"])

@@ -92,10 +92,10 @@ def newest_complete(checkpoints: Path) -> tuple[Saved | None, list[str]]:
     """The newest checkpoint whose files match its manifest, and a sentence for each newer one that does not."""
     complaints = []
     for step, folder in sorted(_named(checkpoints), reverse=True):
-        trouble = trouble(folder)
-        if trouble is None:
+        found = trouble(folder)
+        if found is None:
             return Saved(step, folder, _size(folder), 0.0), complaints
-        complaints.append(f"checkpoint {folder.name} is not whole ({trouble}): the one before is used")
+        complaints.append(f"checkpoint {folder.name} is not whole ({found}): the one before is used")
     return None, complaints
 
 

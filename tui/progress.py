@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from engine.contract import events, launch
+from engine.contract.errors import RunFailed
 from engine.contract.follow import Follower, last_line
 from engine.contract.rundir import RunDir
 from engine.contract.text import visible
@@ -27,9 +28,9 @@ class Detached(Exception):
 
 
 def follow(run: RunDir, offset: int = 0, quiet: bool = False) -> events.End:
-    """Show the run until it ends and return its end. A worker that died without one gets an `end` of our making.
+    """Show the run until it ends and return its end.
 
-    Raises Detached where the user chose to leave.
+    Raises Detached where the user chose to leave, and RunFailed where the worker died without an end.
     """
     follower = Follower(run.events_file, offset)
     with _bar(quiet) as bar:
@@ -44,7 +45,7 @@ def follow(run: RunDir, offset: int = 0, quiet: bool = False) -> events.End:
                 if fresh or run.is_live():
                     quiet_since = time.monotonic()
                 elif time.monotonic() - quiet_since > DEAD_SECONDS:
-                    return events.End(status="failed", reason=died(run))
+                    raise RunFailed(died(run))
                 time.sleep(POLL_SECONDS)
             except KeyboardInterrupt:
                 _ask(run, bar)
@@ -65,6 +66,7 @@ class View:
         self.bar, self.quiet = bar, quiet
         self.task = bar.add_task("starting", total=None, detail="") if bar else None
         self.rate: float | None = None
+        self.refused = False
 
     def show(self, fresh: list[events.Event]) -> events.End | None:
         """Show what is new. The end counts only where it is the last word: a resume may have followed it."""
@@ -77,6 +79,10 @@ class View:
     def _one(self, event: events.Event) -> None:
         if self.quiet:
             return
+        if isinstance(event, events.Error):
+            self.refused = event.user
+        if self.refused and isinstance(event, events.End):
+            return  # the command ends with that line, on stderr
         if text := line(event):
             self._print(text, "yellow" if isinstance(event, events.Warning) else "")
         if self.bar is None or self.task is None:

@@ -13,7 +13,7 @@ import torch
 from command import events_of, ftbench
 from safetensors.torch import load_file
 
-from engine.contract.events import Hello, Plan
+from engine.contract.events import Hello, Step
 from engine.contract.follow import Follower
 from engine.contract.rundir import RunDir
 from engine.training.checkpoints import trouble
@@ -81,10 +81,10 @@ def losses(run: RunDir) -> dict[int, float]:
 
 
 def kill_at_a_random_moment(run: RunDir, rng: random.Random, longest: float) -> None:
-    """Up to `longest` seconds after this life of the run begins to train; saving included."""
+    """Up to `longest` seconds after this life of the run has made its first step; saving included."""
     seen = time.monotonic() + 120
-    while run.is_live() and not _training(run):
-        assert time.monotonic() < seen, "never began to train"
+    while run.is_live() and not _stepping(run):
+        assert time.monotonic() < seen, "never made a step"
         time.sleep(0.005)
     deadline = time.monotonic() + rng.uniform(0, longest)
     while time.monotonic() < deadline and run.is_live():
@@ -92,12 +92,12 @@ def kill_at_a_random_moment(run: RunDir, rng: random.Random, longest: float) -> 
     kill(run)
 
 
-def _training(run: RunDir) -> bool:
-    """Whether the newest life has told its plan; earlier lives' plans are in the same file."""
-    plans = 0
+def _stepping(run: RunDir) -> bool:
+    """Whether the newest life has made a step; earlier lives' steps are in the same file."""
+    steps = 0
     for event in Follower(run.events_file).read():
-        plans = 0 if isinstance(event, Hello) else plans + isinstance(event, Plan)
-    return plans > 0
+        steps = 0 if isinstance(event, Hello) else steps + isinstance(event, Step)
+    return steps > 0
 
 
 def claims_and_loads(run: RunDir) -> tuple[int, int]:

@@ -21,6 +21,7 @@ def refused(done, *said: str) -> None:
     """One line on stderr holding all of `said`, and exit code 2."""
     assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert done.stderr.strip().removeprefix("ftbench: ") not in done.stdout
     for text in said:
         assert text in done.stderr, done.stderr
 

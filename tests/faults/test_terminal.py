@@ -13,7 +13,7 @@ import pytest
 from command import FTBENCH, MICRO, ftbench
 
 from engine.contract.rundir import RunDir
-from faults.lives import wait_for, wait_until_over
+from faults.lives import kill, start, wait_for, wait_until_over
 
 LONG = [*MICRO, "--set", "train.steps=40"]
 
@@ -102,3 +102,14 @@ def test_a_second_run_waits_for_the_card_and_then_begins(tmp_path: Path) -> None
     assert unwanted.state() == "stopped"
     assert ftbench("stop", str(running.path)).returncode == 0
     wait_for(waiting, "end", status="finished")
+
+
+def test_whoever_watches_a_worker_die_is_told(tmp_path: Path) -> None:
+    run = start(tmp_path / "runs", *LONG)
+    wait_for(run, "step", step=1)
+    watcher = subprocess.Popen([FTBENCH, "attach", str(run.path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    time.sleep(1)
+    kill(run)
+    _, said = watcher.communicate(timeout=20)
+    assert watcher.returncode == 1
+    assert b"died" in said and b"resume" in said and len(said.splitlines()) == 1

@@ -64,12 +64,17 @@ class Result(Struct, kw_only=True):
     after: Score | None = None
     validation_loss: list[tuple[int, float | None]] = field(default_factory=list)
     """(step, loss) on the validation rows."""
+    general_before: Interval | None = None
+    """Loss on held-out general text, nats a token; after less before is what was forgotten."""
+    general_after: Interval | None = None
     parameters: int = 0
     trainable: int = 0
     tokens: int = 0
     """Trained on, all steps."""
     tokens_per_second: float | None = None
     """Over all training steps, each counted once."""
+    step_seconds: float = 0.0
+    """Of the optimizer steps alone, each counted once: the training phase less evaluations and checkpoints."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By phase."""
     peak: Peak = field(default_factory=Peak)

@@ -126,12 +126,16 @@ class Optimizer(Section, frozen=True):
 class Evaluation(Section, frozen=True):
     """How base and tuned model are scored on the test rows."""
 
-    metric: Literal["exact_match", "number", "json", "contains", "loss"] = "exact_match"
+    metric: Literal["exact_match", "number", "json", "choice", "contains", "rouge", "loss"] = "exact_match"
     max_new_tokens: Annotated[int, Meta(ge=1, le=32768)] = 128
     rows: Positive | None = None
     """Score at most this many test rows, chosen by content hash; unset: all."""
     batch: Positive = 32
     """Rows generated at a time; halved on out-of-memory."""
+    when: Literal["both", "after", "never"] = "both"
+    """Score the test rows before and after training, after it only, or not at all."""
+    general: str = "auto"
+    """Text on which forgetting is measured: auto (the embedded one), none, or a text file; blank lines part passages."""
 
 
 class Cost(Section, frozen=True):

@@ -1,0 +1,208 @@
+"""A comparison of methods: what was planned (`ladder.toml`), how far it is and what it found (`ladder.json`)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import Struct, field
+
+from engine.contract.result import Interval, Peak
+from engine.contract.schema import Config, Method
+
+Kind = Literal["probe", "trial", "run"]
+Stage = Literal["planned", "surveying", "probing", "trying", "climbing", "judging", "done"]
+Outcome = Literal["running", "finished", "stopped", "failed"]
+
+
+class Rung(Struct, kw_only=True, frozen=True):
+    """One way to train, as it will be run but for seed and learning rate."""
+
+    name: str
+    config: Config
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What this rung alone was told on the command line, by dotted key."""
+
+    @property
+    def method(self) -> Method:
+        return self.config.method
+
+
+class Plan(Struct, kw_only=True, frozen=True):
+    """What `ladder.toml` freezes."""
+
+    preset: str
+    created: float
+    rungs: list[Rung]
+    seeds: list[int]
+    learning_rates: int = 1
+    """Trials a rung gets on the validation rows; 1: its own rate, untried."""
+    probe: bool = True
+    """Measure a few steps of every rung first."""
+    fresh: bool = False
+    """Run everything again, whatever has been run already."""
+    command: str = ""
+    """The command line that made the plan."""
+
+
+class Entry(Struct, kw_only=True):
+    """One run of the ladder."""
+
+    rung: str
+    kind: Kind
+    seed: int
+    learning_rate: float
+    run: str = ""
+    """The run's directory, relative to the ladder's parent folder; '' while there is none."""
+    status: str = "planned"
+    """planned, live, skipped, died, or how the run ended."""
+    reason: str = ""
+    reused: bool = False
+    """It had been run before this ladder came to it."""
+    chosen: bool = False
+    """Of the trials: this rate won."""
+    validation_loss: float | None = None
+    seconds: float | None = None
+    """All phases but waiting for the card."""
+
+
+class Work(Struct, kw_only=True):
+    """What all rungs do alike: the fingerprints and sizes every run is held against."""
+
+    model: str
+    data: str
+    train: int
+    validation: int
+    test: int
+    tokens: int
+    """In the training rows, once through."""
+    steps: int
+    batch: int
+    metric: str
+    fingerprints: dict[str, str] = field(default_factory=dict)
+
+
+class Estimate(Struct, kw_only=True):
+    """Seconds one run of a rung is expected to take, from its probe."""
+
+    rung: str
+    low: float
+    high: float
+    step_seconds: float
+    steps_measured: int
+
+
+class Spread(Struct, kw_only=True):
+    """A measurement over the seeds: mean, and the lowest and highest seen (not an interval)."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Rent(Struct, kw_only=True):
+    """The cheapest listed card whose memory holds the peak, and what this work would cost there per hour."""
+
+    card: str
+    memory: int
+    price_per_hour: float
+    currency: str
+
+
+class Row(Struct, kw_only=True):
+    """What a rung kept and cost. `base` is the model before any training."""
+
+    name: str
+    method: str
+    status: str
+    """finished, partly (some seeds only), or why there is nothing: out_of_memory, diverged, failed, died."""
+    reason: str = ""
+    learning_rate: float | None = None
+    seeds: list[int] = field(default_factory=list)
+    runs: list[str] = field(default_factory=list)
+    score: Interval | None = None
+    """Of the metric, over items and seeds; 95 %."""
+    by_seed: list[float] = field(default_factory=list)
+    extra: dict[str, float] = field(default_factory=dict)
+    """Means of further views of the same answers."""
+    loss: Interval | None = None
+    share_of_score: Interval | None = None
+    """Of full's, 1 = the same."""
+    share_of_gain: Interval | None = None
+    """Of full's gain over the base."""
+    no_share: str = ""
+    """Why there is no share: the reason, in words."""
+    peak: Peak | None = None
+    training_seconds: Spread | None = None
+    """The optimizer steps alone."""
+    all_seconds: Spread | None = None
+    """Every phase but waiting."""
+    tokens_per_second: Spread | None = None
+    energy: Spread | None = None
+    """Joules."""
+    money: Spread | None = None
+    currency: str = "USD"
+    money_note: str = ""
+    rent: Rent | None = None
+    rent_note: str = ""
+    trainable: int = 0
+    parameters: int = 0
+    artefact_bytes: int = 0
+    general_loss: Interval | None = None
+    """On held-out general text, nats a token."""
+    forgetting: Interval | None = None
+    """That loss less the base's; positive is forgotten."""
+
+
+class Comparison(Struct, kw_only=True):
+    """Rung `a` less rung `b`, paired by test item."""
+
+    a: str
+    b: str
+    difference: Interval
+    """Of the score; simultaneous 95 % interval over all comparisons."""
+    p: float
+    """Two-sided, by the bootstrap over items and seeds."""
+    p_adjusted: float
+    """By Holm over all comparisons."""
+    finding: Literal["better", "worse", "undecided"]
+    mcnemar: list[float] = field(default_factory=list)
+    """Exact two-sided p by seed, for scores that are 0 or 1."""
+    needed_items: int | None = None
+    """Test items at which a difference of the observed size would be told apart in 80 % of cases."""
+    needed_seeds: int | None = None
+    loss_difference: Interval | None = None
+
+
+class Sentence(Struct, kw_only=True):
+    """A sentence of the verdict and what it is about."""
+
+    topic: Literal["quality", "time", "energy", "memory", "rent", "prototype", "ship", "full", "caveat"]
+    text: str
+
+
+class Ladder(Struct, kw_only=True):
+    """What `ladder.json` holds."""
+
+    v: int = 1
+    name: str
+    preset: str
+    command: str
+    created: float
+    updated: float = 0.0
+    status: Outcome = "running"
+    stage: Stage = "planned"
+    reason: str = ""
+    seeds: list[int] = field(default_factory=list)
+    work: Work | None = None
+    estimates: list[Estimate] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
+    verdict: list[Sentence] = field(default_factory=list)
+    differs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Configuration keys in which the rungs differ: key -> rung -> value."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """The configuration all rungs share, by dotted key."""
+    versions: dict[str, str] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)

@@ -20,7 +20,7 @@ from engine.data.prepare import Prepared
 from engine.data.tokens import Row
 from engine.evaluation.score import Item, summarise
 from engine.methods.machine import Machine
-from engine.outcome import fingerprint, machine_facts, phase_seconds, trained_tokens, versions
+from engine.outcome import fingerprint, items_fingerprint, machine_facts, phase_seconds, trained_tokens, versions
 from engine.training.batches import Schedule, answer_tokens
 from engine.training.checkpoints import Saved
 from engine.training.meters import Meters
@@ -65,6 +65,7 @@ class Run:
         for warning in rows.warnings:
             self.warn("data", warning)
         self.result.fingerprints["data"] = rows.fingerprint
+        self.result.fingerprints["test"] = items_fingerprint(test)
         self.log.write(
             events.Data(
                 train=len(rows.train),
@@ -87,7 +88,7 @@ class Run:
         else:
             result.parameters = sum(p.numel() for p in model.parameters())
             result.trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        result.fingerprints["model"] = fingerprint(self.config.model, base)
+        result.fingerprints["model"] = fingerprint(self.config.model, base.config)
         self.log.write(
             events.ModelLoaded(
                 id=self.config.model.id,
@@ -156,7 +157,8 @@ class Run:
         try:
             self.log.write(events.End(status=status, reason=reason))
             result.seconds = phase_seconds(self.dir.events_file)
-            result.tokens, result.tokens_per_second = trained_tokens(self.dir.events_file)
+            result.tokens, result.step_seconds = trained_tokens(self.dir.events_file)
+            result.tokens_per_second = result.tokens / result.step_seconds if result.step_seconds else None
             result.energy = self.meters.card.energy() if self.meters.card else None
             price = self.config.cost.price_per_hour
             result.cost = price * sum(result.seconds.values()) / 3600 if price is not None else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from engine import __version__
 from engine.contract import schema
 from engine.contract.events import End, Hello, Phase, Step
 from engine.contract.follow import Follower
+from engine.data.tokens import Row
 from engine.methods.locate import locate
 from engine.methods.machine import Machine
 
@@ -38,12 +40,12 @@ def phase_seconds(events_file: Path) -> dict[str, float]:
     return {name: round(value, 3) for name, value in seconds.items()}
 
 
-def trained_tokens(events_file: Path) -> tuple[int, float | None]:
-    """(tokens of all steps, tokens per second over them); a step done twice after a kill counts once."""
+def trained_tokens(events_file: Path) -> tuple[int, float]:
+    """(tokens of all steps, seconds of all steps); a step done twice after a kill counts once."""
     steps = {event.step: event for event in Follower(events_file).read() if isinstance(event, Step)}
     tokens = sum(step.tokens for step in steps.values())
     seconds = sum(step.seconds for step in steps.values())
-    return tokens, tokens / seconds if seconds else None
+    return tokens, seconds
 
 
 def versions() -> dict[str, str]:
@@ -72,9 +74,12 @@ def machine_facts(machine: Machine) -> dict[str, Any]:
     return facts
 
 
-def fingerprint(model: schema.Model, loaded: Any) -> str:
-    """Of the weights: the Hub commit, or a hash over the folder's files (sizes, and both ends of each)."""
-    commit = getattr(loaded.config, "_commit_hash", None)
+def fingerprint(model: schema.Model, config: Any) -> str:
+    """Of the weights: the Hub commit, or a hash over the folder's files (sizes, and both ends of each).
+
+    `config` is the model's configuration as transformers read it.
+    """
+    commit = getattr(config, "_commit_hash", None)
     if commit:
         return f"commit {commit}"
     located = locate(model)
@@ -87,6 +92,14 @@ def fingerprint(model: schema.Model, loaded: Any) -> str:
                 file.seek(max(0, path.stat().st_size - SAMPLED))
                 digest.update(file.read(SAMPLED))
     return f"sha256 {digest.hexdigest()}"
+
+
+def items_fingerprint(rows: Sequence[Row]) -> str:
+    """sha256 over what the test rows ask and want, in order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(repr((row.prompt, row.target)).encode())
+    return digest.hexdigest()
 
 
 def folder_bytes(folder: Path, pattern: str = "*") -> int:

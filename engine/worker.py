@@ -21,9 +21,7 @@ from engine.contract.rundir import Frozen, RunDir
 from engine.contract.schema import Config
 from engine.contract.signals import Stopped, Stopping
 from engine.data.prepare import Prepared, prepare
-from engine.evaluation.generate import Generator, end_tokens
-from engine.evaluation.predictions import read_items, write_items
-from engine.evaluation.score import Scorer, mean_loss, row_losses, summarise, timed
+from engine.examination import Examination
 from engine.methods import method
 from engine.methods.loading import attention, maximum_positions
 from engine.methods.machine import this_machine
@@ -87,7 +85,6 @@ def _attempt(run: Run) -> tuple[events.Status, str, bool]:
 
 def _steps(run: Run) -> None:
     config, machine = run.config, run.machine
-    metric = config.evaluation.metric
     for note in run.frozen.notes:
         run.warn("configuration", note)
     _name_foreigners(run)
@@ -95,9 +92,8 @@ def _steps(run: Run) -> None:
     run.phase("data")
     tokenizer = load_tokenizer(config.model)
     rows = prepare(config.data, config.train.max_length, tokenizer)
-    test = sampled(rows.test, config.evaluation.rows)
-    prompts = [tokenizer.decode(row.prompt) for row in test]
-    run.tell_data(rows, test)
+    exam = Examination(run, tokenizer, rows)
+    run.tell_data(rows, exam.test)
 
     run.phase("model")
     set_seed(config.train.seed)
@@ -105,29 +101,16 @@ def _steps(run: Run) -> None:
     base = how.load(config, machine)
     _check_length(base, rows, config.train.max_length)
     layout = _layout(run, base, rows, tokenizer.pad_token_id)
-    ends = end_tokens(tokenizer, base, rows.train)
-    generator = Generator(tokenizer, config.evaluation.max_new_tokens, config.evaluation.batch, machine.device, ends)
-    scorer = Scorer(metric, generator, layout, tokenizer.pad_token_id, machine.device)
-    scorer.progress = lambda done, total: run.stopping.check()
+    exam.prepare(base, layout)
 
-    run.phase("baseline")
-    before = read_items(run.dir.predictions_file, test, prompts, "base")
-    if before is None:
-        before, seconds = timed(lambda: scorer.items(base, test))
-        write_items(run.dir.predictions_file, test, prompts, before, None)
-        run.tell_score("before", before, test, prompts, seconds)
-    else:  # an earlier life of this run has asked the base model already
-        run.result.before = summarise(before, metric, 0.0)
+    exam.before(base)
 
     run.phase("training")
     set_seed(config.train.seed)  # before the adapters are made, whatever came before
     model = how.make_trainable(base, config)
-    _train(run, model, tokenizer, rows, layout)
+    _train(run, model, tokenizer, exam)
 
-    run.phase("evaluation")
-    after, seconds = timed(lambda: scorer.items(model, test))
-    write_items(run.dir.predictions_file, test, prompts, before, after)
-    run.tell_score("after", after, test, prompts, seconds)
+    exam.after(model)
 
     run.phase("saving")
     with checkpoints.folder_atomically(run.dir.path / ".model.tmp", run.dir.model) as folder:
@@ -136,12 +119,10 @@ def _steps(run: Run) -> None:
     run.result.artefact_bytes = folder_bytes(run.dir.model, "*.safetensors")
 
 
-def _train(
-    run: Run, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, rows: Prepared, layout: Layout
-) -> None:
+def _train(run: Run, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, exam: Examination) -> None:
     """Train from the beginning, or from the newest whole checkpoint. Raises Stopped where a stop was asked for."""
     config, device = run.config, run.machine.device
-    train = config.train
+    train, rows, layout = config.train, exam.rows, exam.layout
     schedule = Schedule.of(len(rows.train), train.batch, train.epochs, train.steps, train.seed)
     checkpointing = device == "cuda" if train.gradient_checkpointing == "auto" else train.gradient_checkpointing
     optimizer, optimizer_name = make_optimizer(model.parameters(), config, run.machine, run.warn)
@@ -166,6 +147,9 @@ def _train(
         optimizers=(optimizer, None),
     )
     resume = _resume_point(run)
+    run.result.fingerprints["order"] = (
+        f"{schedule.rows} rows, {schedule.steps} steps of {schedule.batch}, seed {schedule.seed}"
+    )
     run.result.planned_steps, run.result.steps = schedule.steps, resume.step if resume else 0
     run.log.write(
         events.Plan(
@@ -184,8 +168,7 @@ def _train(
     validation = sampled(rows.validation, VALIDATION_ROWS)
 
     def evaluate(step: int) -> None:
-        loss = mean_loss(row_losses(model, validation, layout, tokenizer.pad_token_id, device))
-        run.tell_validation(step, len(validation), loss)
+        run.tell_validation(step, len(validation), exam.loss(model, validation))
 
     callback = Callback(
         hooks,

@@ -163,7 +163,7 @@ class Comparison(Struct, kw_only=True):
     p: float
     """Two-sided, by the bootstrap over items and seeds."""
     p_adjusted: float
-    """By Holm over all comparisons."""
+    """For all comparisons together (single-step max-T); below 0.05 exactly where the interval leaves out 0."""
     finding: Literal["better", "worse", "undecided"]
     mcnemar: list[float] = field(default_factory=list)
     """Exact two-sided p by seed, for scores that are 0 or 1."""

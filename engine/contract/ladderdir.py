@@ -95,7 +95,8 @@ class LadderDir:
         try:
             return msgspec.convert(tomli.loads(self.plan_file.read_text("utf-8")), Plan)
         except FileNotFoundError as error:
-            raise UserError("not a ladder: no ladder.toml", str(self.path), "`ftbench runs` lists what there is") from error
+            what = "not a ladder: no ladder.toml"
+            raise UserError(what, str(self.path), "`ftbench runs` lists what there is") from error
         except (tomli.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
             raise UserError(f"damaged: {error}", str(self.plan_file), "start a new ladder") from error
 

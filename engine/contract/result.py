@@ -41,6 +41,21 @@ class Peak(Struct, kw_only=True):
     allocated: int | None = None
     reserved: int | None = None
     nvml_used: int | None = None
+    allocated_training: int | None = None
+    reserved_training: int | None = None
+    """The same two while training only, evaluations within it included."""
+
+
+class General(Struct, kw_only=True):
+    """Held-out general text by passage; what the loss rose by after training was forgotten."""
+
+    text: str
+    """Which text, with the hash of what it held."""
+    tokens: list[int]
+    """Predicted in each passage."""
+    before: list[float]
+    """Summed negative log-likelihood of each passage, nats; empty where the base was not asked."""
+    after: list[float]
 
 
 class Result(Struct, kw_only=True):
@@ -64,9 +79,9 @@ class Result(Struct, kw_only=True):
     after: Score | None = None
     validation_loss: list[tuple[int, float | None]] = field(default_factory=list)
     """(step, loss) on the validation rows."""
-    general_before: Interval | None = None
-    """Loss on held-out general text, nats a token; after less before is what was forgotten."""
-    general_after: Interval | None = None
+    final_validation: float | None = None
+    """Loss of the finished model on every validation row, nats an answer token: what learning rates are chosen by."""
+    general: General | None = None
     parameters: int = 0
     trainable: int = 0
     tokens: int = 0

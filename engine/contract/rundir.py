@@ -121,8 +121,11 @@ def runs_folder(given: Path | None = None) -> Path:
     return (given or Path(os.environ.get("FTBENCH_RUNS") or "runs")).absolute()
 
 
-def create(runs: Path, preset: str, effective: Effective, wait: bool = True) -> RunDir:
-    """Make a run directory (mode 0700) with its frozen configuration in place."""
+def create(runs: Path, preset: str, effective: Effective, wait: bool = True, work: str = "") -> RunDir:
+    """Make a run directory (mode 0700) with its frozen configuration in place.
+
+    `work` is the fingerprint under which a ladder finds the run again.
+    """
     safe = "".join(character if character.isalnum() or character in "-_" else "-" for character in preset)[:40]
     stamp = time.strftime("%Y%m%d-%H%M%S")
     path = runs / f"{stamp}-{safe or 'run'}-{effective.config.method}-{secrets.token_hex(2)}"
@@ -135,14 +138,14 @@ def create(runs: Path, preset: str, effective: Effective, wait: bool = True) -> 
         ) from error
     run = RunDir(path)
     try:
-        write_atomically(run.config_file, frozen_text(preset, effective, wait).encode())
+        write_atomically(run.config_file, frozen_text(preset, effective, wait, work).encode())
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
         raise
     return run
 
 
-def frozen_text(preset: str, effective: Effective, wait: bool = True) -> str:
+def frozen_text(preset: str, effective: Effective, wait: bool = True, work: str = "") -> str:
     """The text of `run.toml`."""
     values = {key: value for key, value in flatten(effective.config).items() if value is not None and value != {}}
     about = {
@@ -150,6 +153,7 @@ def frozen_text(preset: str, effective: Effective, wait: bool = True) -> str:
         "created": time.time(),
         "version": __version__,
         "wait": wait,
+        "work": work,
         "notes": effective.notes,
     }
     return tomli_w.dumps({**nested(values), "run": about, "origins": effective.origins})

@@ -135,7 +135,7 @@ class Evaluation(Section, frozen=True):
     when: Literal["both", "after", "never"] = "both"
     """Score the test rows before and after training, after it only, or not at all."""
     general: str = "auto"
-    """Text on which forgetting is measured: auto (the embedded one), none, or a text file; blank lines part passages."""
+    """Text on which forgetting is measured: auto (an embedded one), none, or a file; blank lines part passages."""
 
 
 class Cost(Section, frozen=True):

@@ -16,7 +16,11 @@ Who = Literal["base", "tuned"]
 
 
 def write_items(
-    path: Path, rows: Sequence[Row], prompts: Sequence[str], base: Sequence[Item], tuned: Sequence[Item] | None
+    path: Path,
+    rows: Sequence[Row],
+    prompts: Sequence[str],
+    base: Sequence[Item] | None,
+    tuned: Sequence[Item] | None,
 ) -> None:
     """One line per test row, in order; written whole or not at all."""
     lines = []
@@ -26,7 +30,7 @@ def write_items(
             "where": row.where,
             "prompt": prompts[number],
             "target": row.target,
-            "base": _plain(base[number]),
+            "base": _plain(base[number]) if base else None,
             "tuned": _plain(tuned[number]) if tuned else None,
         }
         lines.append(msgspec.json.encode(line))

@@ -142,6 +142,9 @@ class Meters:
         peak.rss = max(peak.rss or 0, memory.rss_peak)
         if self._training:
             peak.rss_training = max(peak.rss_training or 0, memory.rss_peak)
+        if cuda and self._training:
+            peak.allocated_training = max(peak.allocated_training or 0, torch.cuda.max_memory_allocated())
+            peak.reserved_training = max(peak.reserved_training or 0, torch.cuda.max_memory_reserved())
         if cuda:
             peak.allocated = max(peak.allocated or 0, torch.cuda.max_memory_allocated())
             peak.reserved = max(peak.reserved or 0, torch.cuda.max_memory_reserved())

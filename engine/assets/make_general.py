@@ -1,0 +1,22 @@
+"""Writes the tiny model's general text: plain documents like those it was pretrained on, from a seed of their own.
+
+`python -m engine.assets.make_general` rewrites the file bit for bit. A larger model's text is `general.txt`, prose
+written for this purpose.
+"""
+
+from engine.assets import tiny_general_file
+from engine.assets.corpus import documents
+
+SEED = 90_001
+PASSAGES, SHORTEST = 24, 200
+"""Passages, and characters below which a document says too little."""
+
+
+def passages() -> list[str]:
+    plain = (document for document in documents(2000, SEED) if isinstance(document, str))
+    long_enough = (" ".join(text.split()) for text in plain if len(text) >= SHORTEST)
+    return [text for text, _ in zip(long_enough, range(PASSAGES), strict=False)]
+
+
+if __name__ == "__main__":
+    tiny_general_file().write_text("\n\n".join(passages()) + "\n", "utf-8")

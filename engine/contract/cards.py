@@ -1,0 +1,69 @@
+"""Cards one can rent: memory and price. Shipped in `presets/cards.toml`, the user's own beside his configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import platformdirs
+import tomli
+from msgspec import Meta, Struct, field
+
+from engine.contract.errors import UserError
+from engine.contract.library import shipped_folder
+
+
+class Card(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """One kind of card."""
+
+    name: str
+    memory: Annotated[float, Meta(gt=0)]
+    """GiB that a process may use."""
+    price_per_hour: Annotated[float, Meta(ge=0)]
+    currency: str = "USD"
+    match: list[str] = field(default_factory=list)
+    """Parts of the NVML name that mean this card."""
+
+    @property
+    def bytes(self) -> int:
+        return int(self.memory * 2**30)
+
+
+class CardFile(Struct, forbid_unknown_fields=True, frozen=True):
+    card: list[Card]
+
+
+def own_file() -> Path:
+    """The user's own list: `$XDG_CONFIG_HOME/ftbench/cards.toml`."""
+    return Path(platformdirs.user_config_dir("ftbench")) / "cards.toml"
+
+
+def list_cards() -> list[Card]:
+    """Every known card, the cheapest first; an own one hides a shipped one of its name.
+
+    Raises UserError for a list that cannot be read.
+    """
+    cards: dict[str, Card] = {}
+    for path in (shipped_folder() / "cards.toml", own_file()):
+        if path.is_file():
+            cards |= {card.name: card for card in _read(path)}
+    return sorted(cards.values(), key=lambda card: (card.price_per_hour, card.memory))
+
+
+def cheapest_for(peak: float, cards: list[Card]) -> Card | None:
+    """The cheapest card that holds `peak` bytes, None where none does."""
+    return next((card for card in cards if card.bytes >= peak), None)
+
+
+def named(nvml_name: str, cards: list[Card]) -> Card | None:
+    """The listed card that a machine's card is, None where it is not listed. The longest match wins."""
+    found = [(len(part), card) for card in cards for part in [card.name, *card.match] if part in nvml_name]
+    return max(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def _read(path: Path) -> list[Card]:
+    try:
+        return msgspec.convert(tomli.loads(path.read_text("utf-8")), CardFile).card
+    except (tomli.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        raise UserError(f"not a list of cards: {error}", str(path), "see presets/cards.toml for one") from error

@@ -1,0 +1,86 @@
+"""What a run asks its model before training and after it: test rows, validation rows, general text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from engine.chronicle import Run, sampled
+from engine.data.prepare import Prepared
+from engine.data.tokens import Row
+from engine.evaluation.general import general_losses, general_result, general_rows
+from engine.evaluation.generate import Generator, end_tokens
+from engine.evaluation.predictions import read_items, write_items
+from engine.evaluation.score import Item, Scorer, mean_loss, row_losses, summarise, timed
+from engine.training.batches import Layout
+
+
+@dataclass
+class Examination:
+    """The same questions for base and tuned model, asked as often as `evaluation.when` says."""
+
+    run: Run
+    tokenizer: PreTrainedTokenizerBase
+    rows: Prepared
+    test: list[Row] = field(init=False)
+    general: list[Row] = field(init=False, default_factory=list)
+    text: str = ""
+    base_items: list[Item] | None = None
+    base_general: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        config = self.run.config
+        self.test = sampled(self.rows.test, config.evaluation.rows)
+        if config.evaluation.when != "never":
+            self.text, self.general = general_rows(config, self.tokenizer)
+        self.prompts = [self.tokenizer.decode(row.prompt) for row in self.test]
+
+    def prepare(self, base: torch.nn.Module, layout: Layout) -> None:
+        """Everything that needs the model's own settings but none of its answers."""
+        evaluation, device = self.run.config.evaluation, self.run.machine.device
+        ends = end_tokens(self.tokenizer, base, self.rows.train)
+        generator = Generator(self.tokenizer, evaluation.max_new_tokens, evaluation.batch, device, ends)
+        self.layout = layout
+        self.scorer = Scorer(evaluation.metric, generator, layout, self.tokenizer.pad_token_id, device)
+        self.scorer.progress = lambda done, total: self.run.stopping.check()
+
+    def before(self, base: torch.nn.Module) -> None:
+        """Score the untrained model, or take what an earlier life of this run found."""
+        run, file = self.run, self.run.dir.predictions_file
+        if run.config.evaluation.when != "both":
+            return
+        run.phase("baseline")
+        self.base_general = self._general_losses(base)
+        self.base_items = read_items(file, self.test, self.prompts, "base")
+        if self.base_items is None:
+            self.base_items, seconds = timed(lambda: self.scorer.items(base, self.test))
+            write_items(file, self.test, self.prompts, self.base_items, None)
+            run.tell_score("before", self.base_items, self.test, self.prompts, seconds)
+        else:
+            run.result.before = summarise(self.base_items, run.config.evaluation.metric, 0.0)
+
+    def after(self, model: torch.nn.Module) -> None:
+        """Score the trained model: every validation row, then the test rows and the general text."""
+        run = self.run
+        run.phase("evaluation")
+        if self.rows.validation:
+            run.result.final_validation = self.loss(model, self.rows.validation)
+        if run.config.evaluation.when == "never":
+            return
+        items, seconds = timed(lambda: self.scorer.items(model, self.test))
+        write_items(run.dir.predictions_file, self.test, self.prompts, self.base_items, items)
+        run.tell_score("after", items, self.test, self.prompts, seconds)
+        if self.general:
+            after = self._general_losses(model)
+            run.result.general = general_result(self.text, self.general, self.base_general, after)
+
+    def loss(self, model: torch.nn.Module, rows: Sequence[Row]) -> float:
+        """Mean negative log-likelihood of an answer token, nats."""
+        return mean_loss(row_losses(model, rows, self.layout, self.tokenizer.pad_token_id, self.run.machine.device))
+
+    def _general_losses(self, model: torch.nn.Module) -> list[float]:
+        pad, device = self.tokenizer.pad_token_id, self.run.machine.device
+        return general_losses(model, self.general, self.layout, pad, device)

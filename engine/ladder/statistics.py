@@ -1,0 +1,234 @@
+"""How far scores of rungs may be trusted: every statement from one set of joint draws, paired by test item.
+
+A rung's score has two sources of chance. Which items were asked: resampled with replacement, the same items for all
+rungs at once (Efron 1979). Which seed trained it: two or three seeds resampled would understate their spread and know
+no tails, so a t-distributed error of the mean takes their place, with K(S-1) degrees of freedom from K trained rungs of
+S seeds; a rung's spread counts as at least the pooled one, since three seeds agree by luck easily. With one seed
+nothing is known of seeds, and the verdict has to say so.
+
+Several differences are looked at together: their intervals hold simultaneously at 95 %, by the largest standardized
+deviation among the draws (single-step max-T, Westfall & Young 1993). The adjusted p is below 0.05 exactly where that
+interval leaves out zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.contract.result import Interval
+
+DRAWS = 8000
+LEVEL = 0.95
+POWER_Z = 0.8416
+"""Standard normal quantile of 80 %."""
+MOST_ITEMS = 1_000_000
+KEPT = 1 << 22
+"""Numbers of a resampling that are held at a time."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One rung on the test items: values (S seeds, n items)."""
+
+    values: Floats
+    weights: Floats | None = None
+    """(n,) answer tokens of the items where `values` are summed losses; None where every item counts alike."""
+
+    @property
+    def seed_means(self) -> Floats:
+        """(S,) each seed's mean over the items."""
+        total = self.values.shape[1] if self.weights is None else self.weights.sum()
+        return np.asarray(self.values.sum(1) / total)
+
+    @property
+    def mean(self) -> float:
+        return float(self.seed_means.mean())
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Rung a less rung b."""
+
+    a: str
+    b: str
+    mean: float
+    low: float
+    high: float
+    p: float
+    adjusted: float
+    items_variance: float
+    """Of one item's paired difference."""
+    seeds_variance: float
+    """Of one seed's difference."""
+    critical: float
+    """The multiple of the standard error that makes the simultaneous interval."""
+
+    @property
+    def told_apart(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+class Draws:
+    """Joint draws of the means of all rungs: the possible truths behind what was seen.
+
+    `answers` maps a rung's name to what it answered; all have the same n items in the same order. The base has one
+    row, for training's seeds do not touch it. `bounded` says that values lie between 0 and 1: then half an item of
+    +1 and half an item of -1 are added to every difference's variance, so that items all alike do not prove certainty
+    (Agresti & Min 2005 for paired proportions).
+    """
+
+    def __init__(self, answers: Mapping[str, Answers], bounded: bool, seed: int = 0) -> None:
+        self.answers, self.bounded = dict(answers), bounded
+        first = next(iter(self.answers.values()))
+        self.n = first.values.shape[1]
+        if any(answer.values.shape[1] != self.n for answer in self.answers.values()):
+            raise ValueError("the rungs answered different items")
+        self.spread, self.freedom = _spreads(self.answers)
+        self.by_items = _by_items(self.answers, self.n, seed)
+        random = np.random.default_rng(seed + 1)
+        self.means: dict[str, Floats] = {}
+        for name, answer in self.answers.items():
+            seeds = len(answer.values)
+            wobble = random.standard_t(self.freedom, DRAWS) if self.freedom else np.zeros(DRAWS)
+            drawn = self.by_items[name] + wobble * self.spread[name] / math.sqrt(seeds)
+            self.means[name] = drawn + random.normal(0.0, self._floor / math.sqrt(2), DRAWS)
+
+    @property
+    def _floor(self) -> float:
+        return 1.0 / self.n if self.bounded else 0.0
+
+    def interval(self, name: str) -> Interval:
+        """A rung's mean with its own 95 % interval."""
+        return self._interval(self.answers[name].mean, self.means[name], self.bounded)
+
+    def share(self, part: str, whole: str) -> Interval:
+        """part / whole; the caller has made sure that the whole is not near zero."""
+        mean = self.answers[part].mean / self.answers[whole].mean
+        return self._interval(mean, self.means[part] / self.means[whole])
+
+    def share_of_gain(self, part: str, whole: str, base: str) -> Interval:
+        """(part - base) / (whole - base); the caller has made sure that the whole's gain is not near zero."""
+        origin = self.answers[base].mean
+        mean = (self.answers[part].mean - origin) / (self.answers[whole].mean - origin)
+        gains = (self.means[part] - self.means[base]) / (self.means[whole] - self.means[base])
+        return self._interval(mean, gains)
+
+    def _interval(self, mean: float, draws: Floats, clip: bool = False) -> Interval:
+        low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        if clip:
+            low, high = max(0.0, low), min(1.0, high)
+        return Interval(mean=mean, low=float(low), high=float(high), rows=self.n)
+
+    def differences(self, pairs: Sequence[tuple[str, str]]) -> list[Difference]:
+        """Each pair's difference, with intervals that hold for all of them together."""
+        seen = np.array([self.answers[a].mean - self.answers[b].mean for a, b in pairs])
+        items = np.array([(self.by_items[a] - self.by_items[b]).var() for a, b in pairs])
+        seeds = np.array([self._seed_variance(a) + self._seed_variance(b) for a, b in pairs])
+        error = np.sqrt(items + seeds + self._floor**2)
+        error = np.where(error > 0, error, 1e-12)
+        drawn = np.array([self.means[a] - self.means[b] for a, b in pairs])  # (pairs, DRAWS)
+        deviations = np.abs(drawn - seen[:, None]) / error[:, None]
+        largest = deviations.max(0)
+        critical = float(np.quantile(largest, LEVEL))
+        found = []
+        for number, (a, b) in enumerate(pairs):
+            size = abs(seen[number]) / error[number]
+            half = critical * error[number]
+            found.append(
+                Difference(
+                    a,
+                    b,
+                    float(seen[number]),
+                    float(seen[number] - half),
+                    float(seen[number] + half),
+                    _tail(deviations[number], size),
+                    _tail(largest, size),
+                    float(items[number]) * self.n,
+                    self._spread_squared(a) + self._spread_squared(b),
+                    critical,
+                )
+            )
+        return found
+
+    def _spread_squared(self, name: str) -> float:
+        return self.spread[name] ** 2
+
+    def _seed_variance(self, name: str) -> float:
+        return self._spread_squared(name) / len(self.answers[name].values)
+
+
+def needed(difference: Difference, items: int, seeds: int) -> tuple[int | None, int | None]:
+    """(items, seeds) at which a difference of the observed size is told apart in 80 % of cases; None: not so.
+
+    Items alone where they can do it with the seeds there are (then seeds is None); else both, half of the variance
+    that may remain given to each. The usual normal approximation: (c + 0.84)^2 variance <= difference^2.
+    """
+    if difference.mean == 0 or not math.isfinite(difference.mean):
+        return None, None
+    allowed = (difference.mean / (difference.critical + POWER_Z)) ** 2
+    left = allowed - difference.seeds_variance / seeds
+    if left > 0:
+        wanted = math.ceil(difference.items_variance / left)
+        if wanted <= MOST_ITEMS:
+            return max(wanted, items + 1), None
+    wanted = math.ceil(2 * difference.items_variance / allowed)
+    more = math.ceil(2 * difference.seeds_variance / allowed)
+    return (wanted, max(more, seeds + 1)) if wanted <= MOST_ITEMS and more <= 1000 else (None, None)
+
+
+def mcnemar(a: Floats, b: Floats) -> float:
+    """Exact two-sided p that two yes/no scores (n,) differ: binomial over the items where they disagree."""
+    only_a, only_b = int((a > b).sum()), int((b > a).sum())
+    trials = only_a + only_b
+    if not trials:
+        return 1.0
+    tail = sum(math.comb(trials, k) for k in range(min(only_a, only_b) + 1))
+    return min(1.0, 2 * tail / 2**trials)
+
+
+def _spreads(answers: Mapping[str, Answers]) -> tuple[dict[str, float], int]:
+    """(standard deviation of one seed's mean by rung, degrees of freedom behind it)."""
+    several = {name: answer.seed_means for name, answer in answers.items() if len(answer.values) > 1}
+    freedom = sum(len(means) - 1 for means in several.values())
+    if not freedom:
+        return dict.fromkeys(answers, 0.0), 0
+    pooled = sum(((means - means.mean()) ** 2).sum() for means in several.values()) / freedom
+    own = {name: float(means.var(ddof=1)) for name, means in several.items()}
+    return {name: math.sqrt(max(own.get(name, 0.0), pooled)) if name in own else 0.0 for name in answers}, freedom
+
+
+def _tail(deviations: Floats, size: float) -> float:
+    """The share of draws at least that far out, never 0: there are only so many draws."""
+    return float((1 + (deviations >= size).sum()) / (1 + len(deviations)))
+
+
+def _by_items(answers: Mapping[str, Answers], n: int, seed: int) -> dict[str, Floats]:
+    """(DRAWS,) means of each rung over resampled items, the same items for all."""
+    columns = np.stack([answer.values.mean(0) for answer in answers.values()], axis=1)  # (n, rungs)
+    weights = np.stack([np.ones(n) if a.weights is None else a.weights for a in answers.values()], axis=1)
+    parts = [(shares @ columns) / (shares @ weights) for shares in _resampled(n, seed)]
+    return dict(zip(answers, np.concatenate(parts).T, strict=True))
+
+
+def _resampled(n: int, seed: int) -> Iterator[Floats]:
+    """Portions of (draws, n): how often each item came up, DRAWS in all; few at a time where there are many items."""
+    if n * DRAWS <= KEPT:
+        yield _counts(n, seed)
+        return
+    random = np.random.default_rng(seed)
+    portion = max(1, KEPT // n)
+    for start in range(0, DRAWS, portion):
+        yield random.multinomial(n, np.full(n, 1 / n), min(portion, DRAWS - start)).astype(float)
+
+
+@lru_cache(maxsize=2)
+def _counts(n: int, seed: int) -> Floats:
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), DRAWS).astype(float)

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -36,6 +37,26 @@ def data_show(arguments: dict[str, Any], progress: Progress) -> Any:
 
     data, model = _sections(arguments)
     return show(data, arguments["max_length"], load_tokenizer(model), arguments["rows"], arguments["split"])
+
+
+def ladder_survey(arguments: dict[str, Any], progress: Progress) -> Any:
+    """The work that a configuration stands for."""
+    from engine.survey import survey
+
+    return survey(msgspec.convert(arguments["config"], schema.Config))
+
+
+def ladder_report(arguments: dict[str, Any], progress: Progress) -> Any:
+    """Write a ladder's page and Markdown from what its directories hold."""
+    from engine.contract.ladderdir import LadderDir
+    from engine.ladder import report
+
+    folder = LadderDir(Path(arguments["path"]))
+    state = folder.state()
+    if state is None:
+        raise UserError("it has not begun", str(folder.path), "start or resume the ladder first")
+    report.write(folder, state)
+    return {"page": str(folder.page), "markdown": str(folder.markdown)}
 
 
 def pull(arguments: dict[str, Any], progress: Progress) -> Any:
@@ -80,6 +101,8 @@ def _sections(arguments: dict[str, Any]) -> tuple[schema.Data, schema.Model]:
 QUESTIONS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
     "data.check": data_check,
     "data.show": data_show,
+    "ladder.survey": ladder_survey,
+    "ladder.report": ladder_report,
     "pull": pull,
     "doctor": doctor,
 }

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -165,17 +164,6 @@ class Run:
             write_result(self.dir, result)
         except OSError as error:
             print(f"the outcome could not be written ({error}): {status}: {reason}", file=sys.stderr)
-
-
-def sampled(rows: Sequence[Row], most: int | None) -> list[Row]:
-    """At most `most` rows, chosen by content and not by place, in their order."""
-    if most is None or len(rows) <= most:
-        return list(rows)
-
-    def key(number: int) -> Any:
-        return hashlib.sha256(repr(rows[number].input_ids).encode()).digest()
-
-    return [rows[number] for number in sorted(sorted(range(len(rows)), key=key)[:most])]
 
 
 def _eval_event(when: Literal["before", "after"], score: Score, rows: int, step: int) -> events.Eval:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from engine.chronicle import Run, sampled
-from engine.data.prepare import Prepared
+from engine.chronicle import Run
+from engine.data.prepare import Prepared, sampled
 from engine.data.tokens import Row
 from engine.evaluation.general import general_losses, general_result, general_rows
 from engine.evaluation.generate import Generator, end_tokens
@@ -42,7 +42,7 @@ class Examination:
         """Everything that needs the model's own settings but none of its answers."""
         evaluation, device = self.run.config.evaluation, self.run.machine.device
         ends = end_tokens(self.tokenizer, base, self.rows.train)
-        generator = Generator(self.tokenizer, evaluation.max_new_tokens, evaluation.batch, device, ends)
+        generator = Generator(self.tokenizer, evaluation.max_new_tokens, evaluation.batch, device, ends, self.run.warn)
         self.layout = layout
         self.scorer = Scorer(evaluation.metric, generator, layout, self.tokenizer.pad_token_id, device)
         self.scorer.progress = lambda done, total: self.run.stopping.check()

@@ -14,13 +14,13 @@ import torch
 from transformers import PreTrainedTokenizerBase, set_seed
 from transformers.utils import logging as transformers_logging
 
-from engine.chronicle import Run, sampled
+from engine.chronicle import Run
 from engine.contract import events
 from engine.contract.errors import UserError
 from engine.contract.rundir import Frozen, RunDir
 from engine.contract.schema import Config
 from engine.contract.signals import Stopped, Stopping
-from engine.data.prepare import Prepared, prepare
+from engine.data.prepare import Prepared, prepare, sampled
 from engine.examination import Examination
 from engine.methods import method
 from engine.methods.loading import attention, maximum_positions

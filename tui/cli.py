@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Annotated
 import typer
 
 from engine import __version__
-from engine.contract import rundir
+from engine.contract import ladderdir, rundir
 from engine.contract.errors import RunFailed, UserError
+from engine.contract.ladderdir import LadderDir
 from engine.contract.preset import Flat, parse_overrides
+from engine.contract.rundir import RunDir
 from engine.contract.schema import METHODS, Method
 from engine.contract.text import visible
 
@@ -47,15 +50,69 @@ ModelOption = Annotated[str | None, typer.Option("--model", help="Name, folder, 
 DataOption = Annotated[str | None, typer.Option("--data", help="Name, file, folder or Hub id.")]
 NowOption = Annotated[bool, typer.Option("--now", help="Begin although another run has the card.")]
 DetachOption = Annotated[bool, typer.Option("--detach", help="Start it and leave.")]
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, part of it, its path, or 'last'.")]
+SeedsOption = Annotated[int, typer.Option("--seeds", min=1, max=20, help="Runs of every rung, a seed each.")]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Run everything again, whatever has been run already.")]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="A name of a run or ladder, part of it, its path, or 'last'.")
+]
 
 
 @app.command()
-def demo(runs: RunsOption = None, json: JsonOption = False) -> None:
-    """The main job on the embedded model and data: QLoRA, LoRA and full, and what each achieved."""
+def demo(
+    runs: RunsOption = None,
+    seeds: SeedsOption = 3,
+    quick: Annotated[bool, typer.Option("--quick", help="One seed, half the training and test rows.")] = False,
+    fresh: FreshOption = False,
+    detach: DetachOption = False,
+    json: JsonOption = False,
+) -> None:
+    """The main job on the embedded model and data: base, QLoRA, LoRA, full, and the verdict."""
     from tui.verbs import demo as verb
 
-    raise typer.Exit(verb.demo(rundir.runs_folder(runs), json))
+    raise typer.Exit(verb.demo(rundir.runs_folder(runs), seeds, quick, fresh, detach, json))
+
+
+@app.command()
+def ladder(
+    preset: Annotated[str, typer.Argument(metavar="PRESET", help="A preset's name or file.")],
+    rungs: Annotated[
+        list[str] | None,
+        typer.Option("--rung", metavar="RUNG", help="lora, or wide=lora,adapter.rank=64; else all three methods."),
+    ] = None,
+    seeds: SeedsOption = 1,
+    learning_rates: Annotated[
+        int, typer.Option("--learning-rates", min=1, max=9, help="Rates tried for each rung on the validation rows.")
+    ] = 1,
+    model: ModelOption = None,
+    data: DataOption = None,
+    settings: SetOption = None,
+    probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Measure a few steps of every rung first.")] = True,
+    fresh: FreshOption = False,
+    runs: RunsOption = None,
+    detach: DetachOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Base, QLoRA, LoRA and full on the same work: what each keeps, what each costs, and the verdict."""
+    from engine.contract.ladderplan import make_plan
+    from tui.verbs import ladder as verb
+
+    given = overrides(settings, model, data)
+    words = verb.rung_words(rungs)
+    plan = make_plan(preset, words, given, seeds, learning_rates, probe, fresh, shlex.join(["ftbench", *sys.argv[1:]]))
+    raise typer.Exit(verb.start(plan, rundir.runs_folder(runs), detach, json))
+
+
+@app.command()
+def report(
+    name: Annotated[str, typer.Argument(metavar="LADDER", help="A ladder's name, part of it, its path, or 'last'.")],
+    runs: RunsOption = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the Markdown.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Write a ladder's page (HTML) and Markdown, and say where they are."""
+    from tui.verbs import ladder as verb
+
+    raise typer.Exit(verb.report(ladderdir.find(rundir.runs_folder(runs), name), json, markdown))
 
 
 @app.command()
@@ -81,18 +138,19 @@ def run(
 
 @app.command()
 def attach(name: RunArgument = "last", runs: RunsOption = None, json: JsonOption = False) -> None:
-    """Show a run from its start, and follow it while it lives."""
-    from tui.verbs import run as verb
+    """Show a run or ladder from its start, and follow it while it lives."""
+    from tui.verbs import ladder, run
 
-    raise typer.Exit(verb.attach(rundir.find(rundir.runs_folder(runs), name), json))
+    found = run_or_ladder(runs, name)
+    raise typer.Exit(ladder.watch(found, json) if isinstance(found, LadderDir) else run.attach(found, json))
 
 
 @app.command()
 def stop(name: RunArgument = "last", runs: RunsOption = None) -> None:
-    """Finish the step, write a checkpoint, end."""
+    """Finish the step, write a checkpoint, end; a ladder stops its run and then itself."""
     from tui.verbs import run as verb
 
-    raise typer.Exit(verb.stop(rundir.find(rundir.runs_folder(runs), name)))
+    raise typer.Exit(verb.stop(run_or_ladder(runs, name)))
 
 
 @app.command()
@@ -102,10 +160,13 @@ def resume(
     detach: DetachOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Go on from the newest whole checkpoint."""
-    from tui.verbs import run as verb
+    """Go on from the newest whole checkpoint; a ladder goes on with what it had not finished."""
+    from tui.verbs import ladder, run
 
-    raise typer.Exit(verb.resume(rundir.find(rundir.runs_folder(runs), name), detach, json))
+    found = run_or_ladder(runs, name)
+    if isinstance(found, LadderDir):
+        raise typer.Exit(ladder.resume(found, detach, json))
+    raise typer.Exit(run.resume(found, detach, json))
 
 
 @app.command("runs")
@@ -197,6 +258,17 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
     if version:
         print(f"ftbench {__version__}")
         raise typer.Exit()
+
+
+def run_or_ladder(runs: Path | None, name: str) -> RunDir | LadderDir:
+    """A ladder where the name is its path or part of its name and of no run's, else a run; `last` is the last run."""
+    folder = rundir.runs_folder(runs)
+    if (Path(name) / "ladder.toml").is_file():
+        return ladderdir.find(folder, name)
+    ladders = any(name in ladder.name for ladder in ladderdir.iterate(folder))
+    if name == "last" or not ladders or any(name in run.name for run in rundir.iterate(folder)):
+        return rundir.find(folder, name)
+    return ladderdir.find(folder, name)
 
 
 def chosen_method(name: MethodName | None) -> Method | None:

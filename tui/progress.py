@@ -13,6 +13,7 @@ from rich.text import Text
 from engine.contract import events, launch
 from engine.contract.errors import RunFailed
 from engine.contract.follow import Follower, last_line
+from engine.contract.ladderdir import LadderDir
 from engine.contract.rundir import RunDir
 from engine.contract.text import visible
 from tui.lines import line
@@ -33,7 +34,7 @@ def follow(run: RunDir, offset: int = 0, quiet: bool = False) -> events.End:
     Raises Detached where the user chose to leave, and RunFailed where the worker died without an end.
     """
     follower = Follower(run.events_file, offset)
-    with _bar(quiet) as bar:
+    with progress_bar(quiet) as bar:
         view = View(bar, quiet)
         quiet_since = time.monotonic()
         while True:
@@ -48,7 +49,7 @@ def follow(run: RunDir, offset: int = 0, quiet: bool = False) -> events.End:
                     raise RunFailed(died(run))
                 time.sleep(POLL_SECONDS)
             except KeyboardInterrupt:
-                _ask(run, bar)
+                ask_to_leave(run, bar)
 
 
 def died(run: RunDir) -> str:
@@ -108,7 +109,7 @@ class View:
 
 
 @contextlib.contextmanager
-def _bar(quiet: bool) -> Iterator[Progress | None]:
+def progress_bar(quiet: bool) -> Iterator[Progress | None]:
     """A bar where there is a terminal, none in a pipe."""
     if quiet or not console.is_terminal:
         yield None
@@ -122,7 +123,7 @@ def _bar(quiet: bool) -> Iterator[Progress | None]:
         yield bar
 
 
-def _ask(run: RunDir, bar: Progress | None) -> None:
+def ask_to_leave(run: RunDir | LadderDir, bar: Progress | None) -> None:
     """Detach or stop, asked once; without a terminal to ask on, Ctrl+C detaches."""
     if bar is not None:
         bar.stop()

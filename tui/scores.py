@@ -30,10 +30,10 @@ def _row(result: Result) -> list[str]:
     percent = result.metric != "loss"
     return [
         result.method,
-        _mean(before.score if before else None, percent),
-        _mean(after.score, percent) if after else result.status,
-        _range(after.score if after else None, percent),
-        _mean(after.loss if after else None, False),
+        mean_text(before.score if before else None, percent),
+        mean_text(after.score, percent) if after else result.status,
+        range_text(after.score if after else None, percent),
+        mean_text(after.loss if after else None, False),
         duration(result.seconds.get("training")),
         size(peak.reserved or peak.rss_training or peak.rss),
         f"{count(result.trainable)} {_share(result.trainable / max(1, result.parameters))}",
@@ -45,13 +45,13 @@ def _share(value: float) -> str:
     return f"{value * 100:.2g}%" if value < 0.095 else f"{value:.0%}"
 
 
-def _mean(value: Interval | None, percent: bool) -> str:
+def mean_text(value: Interval | None, percent: bool) -> str:
     if value is None or value.mean is None:
         return "–"
     return f"{value.mean * 100:.1f}" if percent else f"{value.mean:.3f}"
 
 
-def _range(value: Interval | None, percent: bool) -> str:
+def range_text(value: Interval | None, percent: bool) -> str:
     if value is None or value.low is None or value.high is None:
         return "–"
     return f"{value.low * 100:.1f}–{value.high * 100:.1f}" if percent else f"{value.low:.3f}–{value.high:.3f}"

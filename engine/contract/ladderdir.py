@@ -130,6 +130,11 @@ def plan_text(plan: Plan) -> str:
     return tomli_w.dumps(table)
 
 
+def remove(ladder: LadderDir) -> None:
+    """Delete a ladder that never began to work."""
+    shutil.rmtree(ladder.path, ignore_errors=True)
+
+
 def find(runs: Path, name: str) -> LadderDir:
     """A ladder by its name, an unambiguous part of it, its path, or `last`."""
     if (Path(name) / "ladder.toml").is_file():

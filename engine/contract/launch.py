@@ -11,6 +11,7 @@ from pathlib import Path
 
 from engine.contract.errors import RunFailed, UserError
 from engine.contract.follow import last_line
+from engine.contract.ladderdir import LadderDir
 from engine.contract.rundir import RunDir
 
 HELLO_SECONDS = 30.0
@@ -19,17 +20,42 @@ Worker = subprocess.Popen[bytes]
 
 
 def launch(run: RunDir) -> Worker:
-    """Start `python -m engine RUN_DIR` in a session of its own; nothing ties it to this terminal.
+    """Start the worker of a run."""
+    return _start("engine", run.path, run.log_file)
+
+
+def launch_ladder(ladder: LadderDir) -> Worker:
+    """Start the process that climbs a ladder, and return once it holds the ladder's lock.
+
+    Raises RunFailed where it ends first.
+    """
+    process = _start("engine.ladder", ladder.path, ladder.log_file)
+    deadline = time.monotonic() + HELLO_SECONDS
+    while not ladder.is_live():
+        if process.poll() is not None:
+            state = ladder.state()
+            if process.returncode == 0 or (state and state.updated > 0):
+                return process  # so little was left to do that it has ended already
+            reason = last_line(ladder.log_file) or f"exit status {process.returncode}"
+            raise RunFailed(f"the ladder ended before it began: {reason}; see {ladder.log_file}")
+        if time.monotonic() > deadline:
+            raise RunFailed(f"no sign of the ladder in {HELLO_SECONDS:.0f} s; see {ladder.log_file}")
+        time.sleep(0.01)
+    return process
+
+
+def _start(module: str, folder: Path, log_file: Path) -> Worker:
+    """`python -m MODULE FOLDER` in a session of its own; nothing ties it to this terminal.
 
     Its output goes to a file and never to a pipe: a pipe nobody reads blocks its writer.
     """
     environment = {**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
-    log = os.open(run.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         # -P: the run directory is the working directory, and nothing in it may be imported.
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "engine", str(run.path)],
-            cwd=run.path,
+            [sys.executable, "-P", "-m", module, str(folder)],
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -53,8 +79,8 @@ def wait_for_hello(run: RunDir, worker: Worker, offset: int = 0, seconds: float 
         time.sleep(0.01)
 
 
-def stop(run: RunDir) -> None:
-    """Ask the live worker to finish its step, write a checkpoint and end."""
+def stop(run: RunDir | LadderDir) -> None:
+    """Ask the live worker to finish its step, write a checkpoint and end; a ladder passes it on to its run."""
     pid = run.pid()
     if pid is None:
         raise UserError(f"{run.name} is not running", do="`ftbench runs` shows what is")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,6 +128,17 @@ def fingerprint(rows: dict[str, list[Row]]) -> str:
                 digest.update(len(ids).to_bytes(8, "little") + array("q", ids).tobytes())
             digest.update(row.target.encode() + b"\0")
     return digest.hexdigest()
+
+
+def sampled(rows: Sequence[Row], most: int | None) -> list[Row]:
+    """At most `most` rows, chosen by content and not by place, in their order."""
+    if most is None or len(rows) <= most:
+        return list(rows)
+
+    def key(number: int) -> Any:
+        return hashlib.sha256(repr(rows[number].input_ids).encode()).digest()
+
+    return [rows[number] for number in sorted(sorted(range(len(rows)), key=key)[:most])]
 
 
 def _conversed(raws: list[Raw], found: Format) -> tuple[list[Example], list[Problem]]:

@@ -10,6 +10,7 @@ from engine.contract import launch, rundir
 from engine.contract.errors import RunFailed, UserError
 from engine.contract.events import End, Error
 from engine.contract.follow import Follower
+from engine.contract.ladderdir import LadderDir
 from engine.contract.library import effective
 from engine.contract.preset import Flat
 from engine.contract.result import Result
@@ -74,7 +75,7 @@ def attach(run: RunDir, json: bool) -> int:
     return watch(run, json=json)
 
 
-def stop(run: RunDir, seconds: float = 600.0) -> int:
+def stop(run: RunDir | LadderDir, seconds: float = 600.0) -> int:
     """Ask for the stop and wait until the worker has written its checkpoint and gone."""
     launch.stop(run)
     say(f"stopping {run.name} after its step …")
@@ -83,8 +84,8 @@ def stop(run: RunDir, seconds: float = 600.0) -> int:
         if time.monotonic() > deadline:
             raise RunFailed(f"{run.name} is still at it after {seconds:.0f} s; see {run.log_file}")
         time.sleep(0.1)
-    result = settled_result(run)
-    say(f"{result.status}: {result.reason}" if result else "ended")
+    outcome = run.state() if isinstance(run, LadderDir) else settled_result(run)
+    say(f"{outcome.status}: {outcome.reason}" if outcome else "ended")
     return 0
 
 

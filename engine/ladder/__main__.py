@@ -1,0 +1,76 @@
+"""`python -m engine.ladder LADDER_DIR`: takes the ladder's lock and climbs. No torch in this process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from engine.contract import locks
+from engine.contract.errors import RunFailed, UserError
+from engine.contract.ladder import Ladder, Outcome, Plan
+from engine.contract.ladderdir import LadderDir
+from engine.contract.signals import Stopped, Stopping
+from engine.ladder.climb import Climb
+from engine.ladder.stages import Stages
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 1:
+        print("usage: python -m engine.ladder LADDER_DIR", file=sys.stderr)
+        return 2
+    folder = LadderDir(Path(arguments[0]).absolute())
+    try:
+        plan = folder.plan()
+    except UserError as error:
+        print(error.line, file=sys.stderr)
+        return 2
+    lock = locks.hold(folder.lock_file, str(os.getpid()))
+    if lock is None:
+        print(f"{folder.name} is climbing already", file=sys.stderr)
+        return 2
+    stopping = Stopping()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, stopping.ask)
+    signal.signal(signal.SIGUSR1, stopping.ask)
+    climb = Climb(folder, begin(folder, plan), stopping, plan.fresh)
+    climb.save()
+    status, reason = attempt(Stages(climb, plan))
+    if status != "finished":
+        climb.ladder.status, climb.ladder.reason = status, reason
+        climb.save()
+    return 0 if climb.ladder.status in ("finished", "stopped") else 1
+
+
+def begin(folder: LadderDir, plan: Plan) -> Ladder:
+    """The ladder as an earlier life left it, or a new one."""
+    ladder = folder.state() or Ladder(
+        name=folder.name, preset=plan.preset, command=plan.command, created=plan.created, seeds=plan.seeds
+    )
+    ladder.status, ladder.reason, ladder.updated = "running", "", time.time()
+    return ladder
+
+
+def attempt(stages: Stages) -> tuple[Outcome, str]:
+    """(status, reason)."""
+    try:
+        stages.all()
+    except Stopped as error:
+        why = str(error) or "as asked"
+        return "stopped", f"stopped: {why}; `ftbench resume {stages.climb.dir.name}` goes on"
+    except UserError as error:
+        return "failed", error.line
+    except RunFailed as error:
+        return "failed", str(error)
+    except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the ladder ends with a word about it
+        traceback.print_exc()
+        text = " ".join(str(error).split())[:300]
+        return "failed", f"{type(error).__name__}: {text}; the traceback is in {stages.climb.dir.log_file}"
+    return stages.climb.ladder.status, stages.climb.ladder.reason
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

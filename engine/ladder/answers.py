@@ -1,0 +1,100 @@
+"""Reads what the runs of a ladder answered: arrays by rung, seed and test item."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from engine.contract.errors import UserError
+from engine.contract.ladder import Entry, Ladder
+from engine.contract.ladderdir import LadderDir
+from engine.contract.result import Result
+from engine.contract.rundir import RunDir
+from engine.ladder.statistics import Answers, Floats
+
+BASE, BASE_4BIT = "base", "base-4bit"
+"""Rows of the untrained model: as LoRA or full fine-tuning loads it, and as QLoRA does."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run of the ladder."""
+
+    entry: Entry
+    result: Result
+    lines: list[dict[str, Any]]
+    """Of `predictions.jsonl`."""
+
+
+@dataclass
+class Evidence:
+    """Everything that was answered, by rung; seeds in the order of the entries."""
+
+    runs: list[Finished] = field(default_factory=list)
+    bases: dict[str, Finished] = field(default_factory=dict)
+    scores: dict[str, Answers] = field(default_factory=dict)
+    losses: dict[str, Answers] = field(default_factory=dict)
+    general: dict[str, Answers] = field(default_factory=dict)
+    """Loss on general text, by passage."""
+
+
+def gather(folder: LadderDir, ladder: Ladder) -> Evidence:
+    """Read every finished run. Raises UserError where a run is damaged or answered other items than the first."""
+    evidence = Evidence()
+    for entry in ladder.entries:
+        if entry.kind == "run" and entry.status == "finished":
+            evidence.runs.append(_read(RunDir(folder.runs / entry.run), entry))
+    metric = ladder.work.metric if ladder.work else ""
+    for name in dict.fromkeys(run.entry.rung for run in evidence.runs):
+        mine = [run for run in evidence.runs if run.entry.rung == name]
+        _add(evidence, name, [run.lines for run in mine], "tuned", metric)
+        _add_general(evidence, name, mine, "after")
+    for run in evidence.runs:
+        name = BASE_4BIT if run.result.method == "qlora" else BASE
+        if run.result.before and name not in evidence.bases:
+            evidence.bases[name] = run
+    if BASE not in evidence.bases and BASE_4BIT in evidence.bases and not _unquantized_to_come(ladder, evidence):
+        evidence.bases[BASE] = evidence.bases.pop(BASE_4BIT)  # there is no other: QLoRA's own base is the base
+    for name, run in evidence.bases.items():
+        _add(evidence, name, [run.lines], "base", metric)
+        _add_general(evidence, name, [run], "before")
+    return evidence
+
+
+def _unquantized_to_come(ladder: Ladder, evidence: Evidence) -> bool:
+    seen = {run.entry.rung for run in evidence.runs if run.result.method == "qlora"}
+    return any(e.rung not in seen and e.status not in ("skipped", "died", "failed") for e in ladder.entries)
+
+
+def _add(evidence: Evidence, name: str, runs: list[list[dict[str, Any]]], who: str, metric: str) -> None:
+    tokens = _column(runs[0], lambda line: line[who]["tokens"])
+    evidence.losses[name] = Answers(np.stack([_column(lines, lambda line: line[who]["nll"]) for lines in runs]), tokens)
+    if metric != "loss":
+        values = [_column(lines, lambda line: line[who]["scores"][metric]) for lines in runs]
+        evidence.scores[name] = Answers(np.stack(values))
+
+
+def _add_general(evidence: Evidence, name: str, runs: list[Finished], which: str) -> None:
+    found = [run.result.general for run in runs if run.result.general and getattr(run.result.general, which)]
+    if len(found) == len(runs):
+        values = np.array([getattr(general, which) for general in found], dtype=float)
+        evidence.general[name] = Answers(values, np.array(found[0].tokens, dtype=float))
+
+
+def _read(run: RunDir, entry: Entry) -> Finished:
+    try:
+        lines = [msgspec.json.decode(line) for line in run.predictions_file.read_bytes().splitlines()]
+    except (OSError, msgspec.DecodeError) as error:
+        what = f"its predictions cannot be read: {error}"
+        raise UserError(what, str(run.predictions_file), "delete the run; the ladder runs it again") from error
+    result = run.result()
+    if result is None or not lines or any(line.get("tuned") is None for line in lines):
+        raise UserError("a finished run without its answers", str(run.path), "delete it; the ladder runs it again")
+    return Finished(entry, result, lines)
+
+
+def _column(lines: list[dict[str, Any]], of: Any) -> Floats:
+    return np.array([of(line) for line in lines], dtype=float)

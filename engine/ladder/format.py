@@ -1,0 +1,188 @@
+"""Numbers in words: one spelling each, so that every figure of the verdict can be found in the tables.
+
+Every function takes None and NaN as well and answers `–`. The minus sign is the typographic one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from engine.contract.ladder import Spread
+from engine.contract.result import Interval
+
+ABSENT = "–"
+NAMES = {"base": "base", "qlora": "QLoRA", "lora": "LoRA", "full": "full"}
+Number = float | None
+
+
+def rung(name: str) -> str:
+    """How a rung is called: the methods in their usual spelling, everything else as it is named."""
+    return NAMES.get(name, name)
+
+
+def view(metric: str) -> str:
+    """A metric's name: `exact match`."""
+    return metric.replace("_", " ")
+
+
+def decimal(value: Number, digits: int, signed: bool = False) -> str:
+    """`1,234.5`, `−0.4`, with `signed` also `+2.3`."""
+    if value is None or math.isnan(value):
+        return ABSENT
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    text = f"{abs(value):,.{digits}f}"
+    if not text.strip("0.,"):  # what rounds to nothing has no sign
+        return text
+    return f"{'−' if value < 0 else '+' if signed else ''}{text}"
+
+
+def percent(value: Number, digits: int = 1) -> str:
+    """A share as `58.1 %`."""
+    return _with_unit(decimal(_hundredfold(value), digits), "%")
+
+
+def percent_bounds(interval: Interval | None, digits: int = 1) -> str:
+    """The interval of a share, in percent: `[55.6, 60.6]`."""
+    return _bounds(interval, 100.0, digits)
+
+
+def points(value: Number) -> str:
+    """A difference of shares as `+2.3 points`."""
+    return _with_unit(decimal(_hundredfold(value), 1, signed=True), "points")
+
+
+def loss(value: Number) -> str:
+    """Nats a token, `0.474`."""
+    return decimal(value, 3)
+
+
+def loss_bounds(interval: Interval | None) -> str:
+    """`[0.457, 0.492]`."""
+    return _bounds(interval, 1.0, 3)
+
+
+def loss_change(value: Number) -> str:
+    """A difference of losses, `+0.012`."""
+    return decimal(value, 3, signed=True)
+
+
+def score(value: Number, metric: str) -> str:
+    """A score of the metric: nats where that is the loss, else percent."""
+    return loss(value) if metric == "loss" else percent(value)
+
+
+def score_bounds(interval: Interval | None, metric: str) -> str:
+    return loss_bounds(interval) if metric == "loss" else percent_bounds(interval)
+
+
+def difference(value: Number, metric: str) -> str:
+    """A difference of two scores: nats where the metric is the loss, else points."""
+    return loss_change(value) if metric == "loss" else points(value)
+
+
+def ratio(value: Number) -> str:
+    """`0.87 ×`, `12.3 ×`, `0.054 ×`."""
+    if value is None or not math.isfinite(value) or abs(value) >= 0.1:
+        return _with_unit(decimal(value, 2 if value is None or abs(value) < 9.995 else 1), "×")
+    return f"{_significant(value, 2)} ×"
+
+
+def seconds(value: Number) -> str:
+    """`4.46 s`, `53.1 s`, from a minute on `4:05`, from an hour on `1:02:03`."""
+    if value is None or not math.isfinite(value):
+        return decimal(value, 1)
+    if round(value, 1) < 60:
+        return f"{decimal(value, 2 if round(value, 2) < 10 else 1)} s"
+    minutes, rest = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def size(count: Number) -> str:
+    """Bytes as `784 MiB`, `1.23 GiB`."""
+    if count is None or not math.isfinite(count):
+        return decimal(count, 0)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 999.5:
+            return f"{count:.0f} B" if unit == "B" else f"{_significant(count)} {unit}"
+        count /= 1024
+    return f"{_significant(count)} TiB"
+
+
+def energy(joules: Number) -> str:
+    """`640 J`, `12.3 kJ`, from 3.6 MJ on `1.23 kWh`."""
+    if joules is None or not math.isfinite(joules):
+        return decimal(joules, 0)
+    if abs(joules) < 999.5:
+        return f"{_significant(joules)} J"
+    return f"{_significant(joules / 1e3)} kJ" if abs(joules) < 3.6e6 else f"{_significant(joules / 3.6e6)} kWh"
+
+
+def money(amount: Number, currency: str) -> str:
+    """`12.40 USD`; below a tenth two digits that say something, `0.0034 USD`."""
+    if amount is None or not math.isfinite(amount):
+        return decimal(amount, 2)
+    digits = 2 if amount == 0 or abs(amount) >= 0.1 else 1 - math.floor(math.log10(abs(amount)))
+    return f"{decimal(amount, min(digits, 8))} {currency}"
+
+
+def count(number: Number) -> str:
+    """Parameters or tokens, rounded from ten thousand on: `6,450`, `287 k`, `3.54 M`, `8.03 B`."""
+    if number is None or not math.isfinite(number) or abs(number) < 9999.5:
+        return decimal(number, 0)
+    for unit, factor in (("k", 1e3), ("M", 1e6)):
+        if abs(number) < 999.5 * factor:
+            return f"{_significant(number / factor)} {unit}"
+    return f"{_significant(number / 1e9)} B"
+
+
+def whole(number: int | None) -> str:
+    """Items or steps, all digits: `1,900`."""
+    return decimal(number, 0)
+
+
+def rate(value: Number) -> str:
+    """A learning rate, `2e-4`, `0.01`."""
+    if value is None or not math.isfinite(value) or value == 0:
+        return decimal(value, 0)
+    if value >= 0.01:
+        return f"{value:.3g}"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def p_value(value: Number) -> str:
+    """`0.012`, `< 0.001`."""
+    return "< 0.001" if value is not None and value < 0.001 else decimal(value, 3)
+
+
+def extent(spread: Spread | None, text: Callable[[Number], str]) -> str:
+    """Lowest to highest of a measurement over seeds, each by `text`; '' where they print alike."""
+    if spread is None:
+        return ""
+    low, high = text(spread.low), text(spread.high)
+    return "" if low == high else f"{low} – {high}"
+
+
+def _significant(value: float, digits: int = 3) -> str:
+    """Rounded to so many significant digits; digits before the point are never dropped."""
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value)))) if value else 0
+    if decimals and abs(round(value, decimals)) >= 10 ** (digits - decimals):
+        decimals -= 1  # 9.999 is 10.0
+    return decimal(value, decimals)
+
+
+def _bounds(interval: Interval | None, factor: float, digits: int) -> str:
+    if interval is None or interval.low is None or interval.high is None:
+        return ""
+    return f"[{decimal(interval.low * factor, digits)}, {decimal(interval.high * factor, digits)}]"
+
+
+def _hundredfold(value: Number) -> Number:
+    return None if value is None else value * 100
+
+
+def _with_unit(text: str, unit: str) -> str:
+    return text if text == ABSENT else f"{text} {unit}"

@@ -1,0 +1,32 @@
+"""Learning rates worth a trial, and the choice among them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from engine.contract.ladder import Entry
+
+
+def grid(rate: float, count: int) -> list[float]:
+    """`count` rates around one, half a decade apart, rounded to two digits; an even count has one more above."""
+    below = (count - 1) // 2
+    rates = [_rounded(rate * 10 ** ((place - below) / 2)) if place != below else rate for place in range(count)]
+    return [min(found, 1.0) for found in rates]
+
+
+def choose(trials: Sequence[Entry]) -> Entry | None:
+    """The trial with the lowest validation loss; None where none finished with one."""
+    finished = [trial for trial in trials if trial.status == "finished" and trial.validation_loss is not None]
+    return min(finished, key=lambda trial: trial.validation_loss or 0.0, default=None)
+
+
+def at_the_edge(chosen: Entry, trials: Sequence[Entry]) -> bool:
+    """Whether the best rate is the lowest or highest that was tried: a wider grid may hold a better one."""
+    rates = [trial.learning_rate for trial in trials]
+    return len(rates) > 1 and chosen.learning_rate in (min(rates), max(rates))
+
+
+def _rounded(value: float) -> float:
+    digits = 1 - math.floor(math.log10(value))
+    return round(value, digits)

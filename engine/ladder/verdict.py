@@ -1,0 +1,281 @@
+"""The findings in a few sentences for whoever has to decide. Every number is one that the tables show."""
+
+from __future__ import annotations
+
+from engine.contract.ladder import Comparison, Ladder, Row, Sentence, Spread
+from engine.ladder import format as say
+from engine.ladder.findings import Findings, Holds, comparison, find, training_peak
+
+RULE = "94 % of the quality at one eighth of the cost"
+
+
+def verdict(ladder: Ladder) -> list[Sentence]:
+    """Nothing before a rung has finished."""
+    found = find(ladder)
+    if not found.tuned or ladder.work is None:
+        return []
+    sentences = [
+        *_quality(ladder, found),
+        *_costs(found),
+        *_advice(ladder, found),
+        *_caveats(ladder, found),
+    ]
+    return [Sentence(topic=topic, text=text) for topic, text in sentences]
+
+
+Said = tuple[str, str]
+
+
+def _quality(ladder: Ladder, found: Findings) -> list[Said]:
+    full = found.full
+    if full is None:
+        missing = next((row for row in ladder.rows if row.method == "full"), None)
+        why = f" ({missing.status.replace('_', ' ')}: {missing.reason})" if missing and missing.reason else ""
+        return [("quality", f"Full fine-tuning has no score here{why}: what the others keep of it is not known.")]
+    if found.gained[full.name] != "yes":
+        return [("quality", _no_gain(ladder, full))]
+    said = [("quality", _kept(ladder, row, full, found.against_full[row.name])) for row in _others(found)]
+    if found.qlora is not None:
+        said.append(("quality", _rule_of_quality(ladder, found, found.qlora)))
+    return said
+
+
+def _no_gain(ladder: Ladder, full: Row) -> str:
+    metric = _metric(ladder)
+    gain = comparison(ladder, full.name, "base")
+    if gain is None:
+        return (
+            "The base has no score here, so what full fine-tuning gained is not known, nor what the others kept of it."
+        )
+    fell = gain.finding == "worse"
+    what = "scored below the base" if fell else f"cannot be told apart from the base with {_basis(ladder)}"
+    return (
+        f"Full fine-tuning {what}: {say.score(_value(full), metric)}, a difference of "
+        f"{_difference(gain, metric)}. There is no gain of which another method could keep a share; "
+        "train longer, on more rows or at another learning rate before comparing."
+    )
+
+
+def _kept(ladder: Ladder, row: Row, full: Row, against: Comparison) -> str:
+    metric = _metric(ladder)
+    name = say.rung(row.name)
+    share = f", {say.percent(row.share_of_score.mean)} of it" if row.share_of_score else ""
+    gain = row.share_of_gain
+    text = (
+        f"{name} scores {say.score(_value(row), metric)} where full scores {say.score(_value(full), metric)}{share}"
+        + (f", and keeps {say.percent(gain.mean)} {say.percent_bounds(gain)} of its gain over the base" if gain else "")
+        + ". "
+    )
+    if against.finding == "undecided":
+        return (
+            text
+            + f"The two cannot be told apart with {_basis(ladder)}: {_difference(against, metric)}.{_more(against)}"
+        )
+    verb = "better" if against.finding == "better" else "worse"
+    return text + f"That is {verb} by {_difference(against, metric)}."
+
+
+def _rule_of_quality(ladder: Ladder, found: Findings, qlora: Row) -> str:
+    of_gain = _metric(ladder) == "loss"
+    share = qlora.share_of_gain if of_gain else qlora.share_of_score
+    what = "gain" if of_gain else "score"
+    if share is None:
+        return "Whether QLoRA keeps 94 % of full's quality cannot be said."
+    seen = f"QLoRA's share of full's {what} is {say.percent(share.mean)} {say.percent_bounds(share)}"
+    ends = {
+        "holds": "the rule's 94 % of the quality holds here.",
+        "fails": "the rule's 94 % of the quality does not hold here.",
+        "undecided": "whether the rule's 94 % holds is undecided, it lies within the interval.",
+        "unknown": "whether the rule's 94 % holds is not known.",
+    }
+    return f"{seen}: {ends[found.rule_quality]}"
+
+
+def _costs(found: Findings) -> list[Said]:
+    qlora, full = found.qlora, found.full
+    if qlora is None or full is None:
+        return []
+    said: list[Said] = []
+    for topic, key, what, mine, other in (
+        ("time", "training", "training time", qlora.training_seconds, full.training_seconds),
+        ("time", "time", "time in all", qlora.all_seconds, full.all_seconds),
+        ("energy", "energy", "energy", qlora.energy, full.energy),
+    ):
+        show = say.energy if topic == "energy" else say.seconds
+        if mine and other:
+            said.append((topic, _cost(what, mine, other, show, found.rule_costs[key])))
+    if not (qlora.energy and full.energy):
+        said.append(("energy", "Energy was not measured: nothing on this machine meters it."))
+    peaks = training_peak(qlora.peak), training_peak(full.peak)
+    if peaks[0] and peaks[1]:
+        ratio = f"QLoRA's peak memory while training is {say.ratio(peaks[0] / peaks[1])} full's"
+        sizes = f"({say.size(peaks[0])} against {say.size(peaks[1])})"
+        said.append(("memory", f"{ratio} {sizes}: {_eighth(found.rule_costs['memory'])}"))
+    said += _rent(qlora, full, found.rule_costs["rent"])
+    return said
+
+
+def _cost(what: str, mine: Spread, other: Spread, show: object, holds: Holds) -> str:
+    assert callable(show)
+    ratio = say.ratio(mine.mean / other.mean) if other.mean else "–"
+    return f"QLoRA's {what} is {ratio} full's ({show(mine.mean)} against {show(other.mean)}): {_eighth(holds)}"
+
+
+def _eighth(holds: Holds) -> str:
+    return {
+        "holds": "one eighth or less, as the rule says.",
+        "fails": "more than the rule's one eighth.",
+        "undecided": "about one eighth; the seeds fall on both sides of it.",
+        "unknown": "against the rule's one eighth it cannot be held.",
+    }[holds]
+
+
+def _rent(qlora: Row, full: Row, holds: Holds) -> list[Said]:
+    if not qlora.rent or not full.rent:
+        return []
+    guess = f" ({qlora.rent_note})" if qlora.rent_note else ""
+    if qlora.rent.card == full.rent.card:
+        price = say.money(full.rent.price_per_hour, full.rent.currency)
+        return [
+            (
+                "rent",
+                f"Both fit the cheapest listed card, {full.rent.card} at {price} an hour{guess}: no rent is saved.",
+            )
+        ]
+    prices = [say.money(row.rent.price_per_hour, row.rent.currency) for row in (qlora, full) if row.rent]
+    ratio = say.ratio(qlora.rent.price_per_hour / full.rent.price_per_hour)
+    text = f"QLoRA fits {qlora.rent.card} at {prices[0]} an hour, full wants {full.rent.card} at {prices[1]}{guess}"
+    return [
+        ("rent", f"{text}: {ratio} the price of an hour, {_eighth(holds)} How long it takes there was not measured.")
+    ]
+
+
+def _advice(ladder: Ladder, found: Findings) -> list[Said]:
+    if not found.prototype or not found.ship or not found.best:
+        return [("prototype", "No method is above the base beyond chance: none can be recommended from this ladder.")]
+    said = [("prototype", _prototype(found, found.prototype))]
+    said.append(("ship", _ship(ladder, found, found.ship, found.best)))
+    if found.full is not None and found.full.name in found.gained and len(found.tuned) > 1:
+        said.append(("full", _worth(ladder, found, found.full)))
+    return said
+
+
+def _prototype(found: Findings, row: Row) -> str:
+    seconds = say.seconds(row.all_seconds.mean) if row.all_seconds else "–"
+    text = (
+        f"Prototype with {say.rung(row.name)}: of all that are above the base it takes the least time, {seconds} a run"
+    )
+    small = found.smallest
+    if small is None or small.name == row.name:
+        return f"{text}, and the least memory." if small else f"{text}."
+    peaks = say.size(training_peak(small.peak)), say.size(training_peak(row.peak))
+    return f"{text}; with {say.rung(small.name)} where memory is short ({peaks[0]} against {peaks[1]})."
+
+
+def _ship(ladder: Ladder, found: Findings, ship: Row, best: Row) -> str:
+    size = say.size(ship.artefact_bytes)
+    if ship.name == best.name:
+        second = max((row for row in found.tuned if row is not best), key=_rank(ladder), default=None)
+        lead = comparison(ladder, best.name, second.name) if second else None
+        if lead is None or second is None:
+            return f"Ship {say.rung(ship.name)} ({size}): it is the only one to choose."
+        if lead.finding == "better":
+            ahead = _difference(lead, _metric(ladder))
+            return f"Ship {say.rung(ship.name)} ({size}): it leads {say.rung(second.name)} by {ahead}."
+        return f"Ship {say.rung(ship.name)}: the highest score seen and the smallest artefact, {size}; its lead is not certain."
+    behind = comparison(ladder, ship.name, best.name)
+    gap = f" ({_difference(behind, _metric(ladder))})" if behind else ""
+    return (
+        f"Ship {say.rung(ship.name)}: it cannot be told apart from {say.rung(best.name)}, the highest score seen{gap}, "
+        f"and its artefact is {size} against {say.size(best.artefact_bytes)}. That is not proof that they are equal."
+    )
+
+
+def _worth(ladder: Ladder, found: Findings, full: Row) -> str:
+    metric = _metric(ladder)
+    others = [row for row in found.tuned if row is not full]
+    rival = max(others, key=_rank(ladder))
+    lead = comparison(ladder, full.name, rival.name)
+    price = _price(full, rival)
+    name = say.rung(rival.name)
+    if lead is None:
+        return f"Full fine-tuning has no comparison with {name}."
+    if lead.finding == "better":
+        return f"Full tuning is worth it when {_difference(lead, metric)} over {name} are worth {price}."
+    if lead.finding == "worse":
+        return (
+            f"Full tuning is not worth it here: {name} is ahead by {_difference(_flip(ladder, full, rival), metric)}."
+        )
+    return f"Nothing here shows that full tuning is worth {price}: over {name} it has {_difference(lead, metric)}."
+
+
+def _price(full: Row, rival: Row) -> str:
+    parts = []
+    if full.all_seconds and rival.all_seconds and rival.all_seconds.mean:
+        parts.append(f"{say.ratio(full.all_seconds.mean / rival.all_seconds.mean)} the time")
+    peaks = training_peak(full.peak), training_peak(rival.peak)
+    if peaks[0] and peaks[1]:
+        parts.append(f"{say.ratio(peaks[0] / peaks[1])} the memory")
+    parts.append(f"an artefact of {say.size(full.artefact_bytes)}")
+    return ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1]
+
+
+def _flip(ladder: Ladder, full: Row, rival: Row) -> Comparison:
+    found = comparison(ladder, rival.name, full.name)
+    assert found is not None
+    return found
+
+
+def _caveats(ladder: Ladder, found: Findings) -> list[Said]:
+    said: list[Said] = []
+    if len(ladder.seeds) == 1:
+        said.append(
+            ("caveat", "One seed: the statements are about these runs; how far another seed would differ is unknown.")
+        )
+    if not any(entry.kind == "trial" for entry in ladder.entries):
+        said.append(("caveat", "Each method trained at the preset's learning rate for it; no other rate was tried."))
+    for row in ladder.rows:
+        if row.status not in ("finished", "planned") and row.reason:
+            said.append(("caveat", f"{say.rung(row.name)} is {row.status.replace('_', ' ')}: {row.reason}"))
+    if found.tuned and not any(row.peak and row.peak.reserved for row in found.tuned):
+        said.append(("caveat", "Measured without a card: time and memory on one will be others."))
+    return said
+
+
+def _others(found: Findings) -> list[Row]:
+    return [row for row in found.tuned if row is not found.full and row.name in found.against_full]
+
+
+def _metric(ladder: Ladder) -> str:
+    return ladder.work.metric if ladder.work else ""
+
+
+def _value(row: Row) -> float | None:
+    return row.score.mean if row.score else None
+
+
+def _rank(ladder: Ladder):  # type: ignore[no-untyped-def]
+    sign = -1.0 if _metric(ladder) == "loss" else 1.0
+    return lambda row: sign * (_value(row) or 0.0)
+
+
+def _difference(one: Comparison, metric: str) -> str:
+    """`−2.3 points [−4.0, −0.6]`."""
+    bounds = say.loss_bounds(one.difference) if metric == "loss" else say.percent_bounds(one.difference)
+    return f"{say.difference(one.difference.mean, metric)} {bounds}".strip()
+
+
+def _more(one: Comparison) -> str:
+    """How much more it would take."""
+    if one.needed_items is None:
+        return ""
+    seeds = f" and {say.whole(one.needed_seeds)} seeds" if one.needed_seeds else ""
+    return (
+        f" If the true difference is as seen, about {say.whole(one.needed_items)} items{seeds} would tell them apart."
+    )
+
+
+def _basis(ladder: Ladder) -> str:
+    items = ladder.work.test if ladder.work else 0
+    seeds = len(ladder.seeds)
+    return f"these {say.whole(items)} items and {seeds} seeds" if seeds > 1 else f"these {say.whole(items)} items"

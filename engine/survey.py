@@ -1,0 +1,45 @@
+"""What work a configuration stands for, found out without training: sizes and fingerprints of data and model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.contract.schema import Config
+from engine.data.prepare import prepare, sampled
+from engine.methods.loading import config_of
+from engine.methods.machine import this_machine
+from engine.methods.tokenizer import load_tokenizer
+from engine.outcome import fingerprint, items_fingerprint, machine_facts, versions
+from engine.training.batches import Schedule
+
+
+def survey(config: Config) -> dict[str, Any]:
+    """JSON-able: rows and tokens by split, steps, fingerprints, library versions, machine.
+
+    Raises UserError for what a run of this configuration would refuse in data or model.
+    """
+    rows = prepare(config.data, config.train.max_length, load_tokenizer(config.model))
+    test = sampled(rows.test, config.evaluation.rows)
+    train = config.train
+    schedule = Schedule.of(len(rows.train), train.batch, train.epochs, train.steps, train.seed)
+    return {
+        "work": {
+            "model": config.model.id,
+            "data": config.data.id,
+            "train": len(rows.train),
+            "validation": len(rows.validation),
+            "test": len(test),
+            "tokens": sum(len(row.input_ids) for row in rows.train),
+            "steps": schedule.steps,
+            "batch": train.batch,
+            "metric": config.evaluation.metric,
+            "fingerprints": {
+                "data": rows.fingerprint,
+                "test": items_fingerprint(test),
+                "model": fingerprint(config.model, config_of(config.model)),
+            },
+        },
+        "versions": versions(),
+        "machine": machine_facts(this_machine()),
+        "warnings": rows.warnings,
+    }

@@ -1,0 +1,119 @@
+"""`ladder`: base, QLoRA, LoRA and full on the same work, followed to the verdict; `report` writes the page again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine.contract import ladderdir, launch
+from engine.contract.ask import ask
+from engine.contract.errors import UserError
+from engine.contract.ladder import Ladder, Plan
+from engine.contract.ladderdir import LadderDir
+from tui.climbing import follow_ladder
+from tui.ladder_table import show_ladder
+from tui.progress import Detached
+from tui.show import print_json, say
+
+
+def start(plan: Plan, runs: Path, detach: bool, json: bool) -> int:
+    """Make the ladder's directory, set it going, follow it."""
+    folder = ladderdir.create(runs, plan)
+    if not json:
+        say(f"ladder {folder.name}")
+        say(describe(plan))
+    launch.launch_ladder(folder)
+    if detach:
+        if json:
+            print_json({"ladder": folder.name, "path": str(folder.path)})
+        else:
+            say(f"it goes on by itself; `ftbench attach {folder.name}` shows it")
+        return 0
+    return watch(folder, json, fresh=True)
+
+
+def describe(plan: Plan) -> str:
+    """What is going to be run, in one line."""
+    names = ", ".join(rung.name for rung in plan.rungs)
+    seeds = f"{len(plan.seeds)} seeds" if len(plan.seeds) > 1 else "one seed"
+    rates = f", {plan.learning_rates} learning rates tried for each" if plan.learning_rates > 1 else ""
+    probes = ", a few steps of each first" if plan.probe else ""
+    return f"base, {names}; {seeds}{rates}{probes}: {runs_in(plan)} runs"
+
+
+def runs_in(plan: Plan) -> int:
+    trials = plan.learning_rates if plan.learning_rates > 1 else 0
+    return len(plan.rungs) * (len(plan.seeds) + trials + int(plan.probe))
+
+
+def watch(folder: LadderDir, json: bool, fresh: bool = False) -> int:
+    """Follow to the end, then show table, verdict and the page's path."""
+    try:
+        state = follow_ladder(folder, quiet=json)
+    except Detached:
+        say(f"detached; it goes on by itself: `ftbench attach {folder.name}`")
+        return 0
+    if fresh and state.status == "failed" and not any(entry.run for entry in state.entries):
+        ladderdir.remove(folder)
+        raise UserError(state.reason)
+    if json:
+        print_json(as_json(state))
+    else:
+        show(folder, state)
+    return 0 if state.status in ("finished", "stopped") else 1
+
+
+def show(folder: LadderDir, state: Ladder) -> None:
+    """The table, the verdict, where the page is; of an unfinished ladder what there is."""
+    if state.status != "finished":
+        say(f"{state.status}: {state.reason}")
+    if state.rows:
+        show_ladder(state)
+    for sentence in state.verdict:
+        say(f"{sentence.topic}: {sentence.text}")
+    if folder.page.exists():
+        say(f"page: {folder.page}")
+
+
+def resume(folder: LadderDir, detach: bool, json: bool) -> int:
+    """Go on where it was stopped; what is finished stays."""
+    folder.plan()
+    if folder.is_live():
+        raise UserError(f"{folder.name} is climbing", do=f"`ftbench attach {folder.name}` shows it")
+    launch.launch_ladder(folder)
+    if detach:
+        say(f"it goes on by itself; `ftbench attach {folder.name}` shows it")
+        return 0
+    return watch(folder, json)
+
+
+def report(folder: LadderDir, json: bool, markdown: bool) -> int:
+    """Write the page from what the ladder's directories hold, and say where it is."""
+    state = folder.state()
+    if state is None:
+        raise UserError(f"{folder.name} has not begun", do=f"`ftbench resume {folder.name}` starts it")
+    if json:
+        print_json(as_json(state))
+        return 0
+    ask("ladder.report", {"path": str(folder.path)})
+    if markdown:
+        print(folder.markdown.read_text("utf-8"), end="")
+    else:
+        say(f"page: {folder.page}")
+        say(f"Markdown: {folder.markdown}")
+    return 0
+
+
+def as_json(state: Ladder) -> Any:
+    return msgspec.to_builtins(state)
+
+
+def rung_words(given: Sequence[str] | None) -> list[str]:
+    """`--rung` as given, commas between bare names allowed: `--rung lora,full`."""
+    words: list[str] = []
+    for word in given or []:
+        words += [word] if "=" in word else [part for part in word.split(",") if part]
+    return words

@@ -135,7 +135,7 @@ class Row(Struct, kw_only=True):
     training_seconds: Spread | None = None
     """The optimizer steps alone."""
     all_seconds: Spread | None = None
-    """Every phase but waiting."""
+    """Every phase but waiting for the card and scoring the base, which not every rung does."""
     tokens_per_second: Spread | None = None
     energy: Spread | None = None
     """Joules."""

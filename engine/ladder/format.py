@@ -12,7 +12,7 @@ from engine.contract.ladder import Spread
 from engine.contract.result import Interval
 
 ABSENT = "–"
-NAMES = {"base": "base", "qlora": "QLoRA", "lora": "LoRA", "full": "full"}
+NAMES = {"base": "base", "base-4bit": "4-bit base", "qlora": "QLoRA", "lora": "LoRA", "full": "full"}
 Number = float | None
 
 
@@ -141,6 +141,14 @@ def count(number: Number) -> str:
 def whole(number: int | None) -> str:
     """Items or steps, all digits: `1,900`."""
     return decimal(number, 0)
+
+
+def about(number: int | None) -> str:
+    """A number that is only roughly known: two digits, rounded up, `1,900`."""
+    if not number:
+        return whole(number)
+    step = 10 ** max(0, len(str(number)) - 2)
+    return whole(math.ceil(number / step) * step)
 
 
 def rate(value: Number) -> str:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from engine.contract.result import Interval
 
-DRAWS = 8000
+DRAWS = 4000
 LEVEL = 0.95
 POWER_Z = 0.8416
 """Standard normal quantile of 80 %."""
@@ -212,10 +212,10 @@ def _tail(deviations: Floats, size: float) -> float:
 
 def _by_items(answers: Mapping[str, Answers], n: int, seed: int) -> dict[str, Floats]:
     """(DRAWS,) means of each rung over resampled items, the same items for all."""
-    columns = np.stack([answer.values.mean(0) for answer in answers.values()], axis=1)  # (n, rungs)
-    weights = np.stack([np.ones(n) if a.weights is None else a.weights for a in answers.values()], axis=1)
-    parts = [(shares @ columns) / (shares @ weights) for shares in _resampled(n, seed)]
-    return dict(zip(answers, np.concatenate(parts).T, strict=True))
+    weights = next(iter(answers.values())).weights  # the items' own, and so the same for all rungs
+    columns = [*(answer.values.mean(0) for answer in answers.values()), np.ones(n) if weights is None else weights]
+    sums = np.concatenate([counts @ np.stack(columns, axis=1) for counts in _resampled(n, seed)])
+    return dict(zip(answers, (sums[:, :-1] / sums[:, -1:]).T, strict=True))
 
 
 def _resampled(n: int, seed: int) -> Iterator[Floats]:

@@ -72,7 +72,7 @@ def _kept(ladder: Ladder, row: Row, full: Row, against: Comparison) -> str:
             + f"The two cannot be told apart with {_basis(ladder)}: {_difference(against, metric)}.{_more(against)}"
         )
     verb = "better" if against.finding == "better" else "worse"
-    return text + f"That is {verb} by {_difference(against, metric)}."
+    return text + f"That is {verb}: {_difference(against, metric)}."
 
 
 def _rule_of_quality(ladder: Ladder, found: Findings, qlora: Row) -> str:
@@ -270,9 +270,7 @@ def _more(one: Comparison) -> str:
     if one.needed_items is None:
         return ""
     seeds = f" and {say.whole(one.needed_seeds)} seeds" if one.needed_seeds else ""
-    return (
-        f" If the true difference is as seen, about {say.whole(one.needed_items)} items{seeds} would tell them apart."
-    )
+    return f" If the true difference is as seen, {say.about(one.needed_items)} items{seeds} would tell them apart."
 
 
 def _basis(ladder: Ladder) -> str:

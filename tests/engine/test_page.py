@@ -1,0 +1,131 @@
+"""The report's page in a real browser: silent, self-contained, readable on a phone, a wide screen and paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browser import CHROMIUM, Browser, browser
+from made_ladder import made_ladder
+from made_runs import BEGIN, HOSTILE
+
+from engine.contract.ladder import Ladder
+from engine.ladder.report import write
+from engine.ladder.report.words import shown
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: install Debian's package `chromium`")
+
+PAGES = ("cpu", "card", "loss", "hostile", "unfinished")
+WIDTHS = (400, 1600)
+SMALLEST = 10.0
+"""CSS pixels a letter's body may have, figures included."""
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Name -> address."""
+    folder = tmp_path_factory.mktemp("ladders")
+    made = {
+        "cpu": made_ladder(folder / "cpu"),
+        "card": made_ladder(folder / "card", card=True, without=["full"]),
+        "loss": made_ladder(folder / "loss", metric="loss", seeds=(0,)),
+        "hostile": made_ladder(folder / "hostile", hostile=True),
+        "unfinished": made_ladder(folder / "unfinished"),
+    }
+    directory, _ = made["unfinished"]
+    made["unfinished"] = directory, Ladder(name=directory.name, preset="demo", command="", created=BEGIN)
+    for hostile in made["hostile"][1].rows:
+        hostile.status, hostile.reason, hostile.no_share = "partly", HOSTILE[6], HOSTILE[1]
+    made["hostile"][1].warnings = list(HOSTILE)
+    for ladder in made.values():
+        write(*ladder)
+    return {name: directory.page.as_uri() for name, (directory, _) in made.items()}
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser(tmp_path_factory.mktemp("profile")) as one:
+        yield one
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", PAGES)
+def test_asks_for_nothing_complains_of_nothing_and_fits(
+    chromium: Browser, pages: dict[str, str], name: str, width: int, dark: bool
+) -> None:
+    chromium.open(pages[name], width, dark)
+    chromium.value("document.querySelectorAll('details').forEach(folded => folded.open = true)")
+    assert chromium.requests() == [pages[name]]
+    assert chromium.complaints() == []
+    assert chromium.value("document.documentElement.scrollWidth") <= width
+    assert chromium.value("[...document.querySelectorAll('svg')].every(s => s.getBoundingClientRect().width > 250)")
+    assert chromium.value(SMALL_TEXTS) == []
+
+
+SMALL_TEXTS = f"""
+[...document.querySelectorAll('body *')].filter(one => {{
+  const own = [...one.childNodes].some(node => node.nodeType === 3 && node.data.trim());
+  if (!own || one.closest('svg') && one.tagName !== 'text') return false;
+  const svg = one.closest('svg');
+  const scale = svg ? svg.getBoundingClientRect().width / svg.viewBox.baseVal.width : 1;
+  return parseFloat(getComputedStyle(one).fontSize) * scale < {SMALLEST};
+}}).map(one => one.tagName + ' ' + one.textContent.slice(0, 40))
+"""
+
+
+def test_hostile_strings_are_text(chromium: Browser, pages: dict[str, str]) -> None:
+    chromium.open(pages["hostile"], 1600)
+    text = chromium.value("document.body.textContent")
+    for string in HOSTILE:
+        assert shown(string) in text
+    assert chromium.value("document.title").startswith("tiny on <script>")
+    active = "script, img, iframe, object, embed, form, base, link:not([rel=icon])"
+    assert chromium.value(f"document.querySelectorAll('{active}').length") == 0
+
+
+def test_a_long_line_is_there_whole_in_a_box_of_its_own(chromium: Browser, pages: dict[str, str]) -> None:
+    chromium.open(pages["hostile"], 400)
+    boxes = "[...document.querySelectorAll('pre')].filter(pre => pre.textContent.length >= 100000)"
+    assert chromium.value(f"{boxes}.length") > 0
+    assert chromium.value(f"{boxes}.every(pre => pre.clientHeight < 300 && pre.scrollHeight > 300)")
+
+
+def colours(chromium: Browser) -> tuple[str, str, str]:
+    """Of paper, text and the figures' text."""
+    found = chromium.value("""[
+      getComputedStyle(document.documentElement).backgroundColor, getComputedStyle(document.querySelector('h1')).color,
+      getComputedStyle(document.querySelector('svg text')).fill]""")
+    return found[0], found[1], found[2]
+
+
+def test_paper_is_white_and_the_screen_as_the_reader_wants_it(chromium: Browser, pages: dict[str, str]) -> None:
+    chromium.open(pages["cpu"], 1600)
+    light = colours(chromium)
+    chromium.open(pages["cpu"], 1600, dark=True)
+    dark = colours(chromium)
+    chromium.open(pages["cpu"], 1600, dark=True, media="print")
+    paper = colours(chromium)
+    assert light[0] == "rgb(255, 255, 255)"
+    assert all(a != b for a, b in zip(light, dark, strict=True))
+    assert paper == light
+
+
+def test_printing_gives_a_few_pages(chromium: Browser, pages: dict[str, str], tmp_path: Path) -> None:
+    chromium.open(pages["cpu"], 1600, dark=True)
+    chromium.pdf(tmp_path / "page.pdf")
+    pdf = (tmp_path / "page.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF")
+    assert 3 <= pdf.count(b"/Type /Page\n") <= 12
+
+
+def test_tables_name_their_rows_and_columns(chromium: Browser, pages: dict[str, str]) -> None:
+    chromium.open(pages["card"], 1600)
+    assert chromium.value("[...document.querySelectorAll('th')].every(th => th.scope)")
+    assert chromium.value("[...document.querySelectorAll('svg')].every(s => s.getAttribute('aria-label'))")
+    counts = chromium.value("""[...document.querySelectorAll('table')].map(table => {
+      const wide = row => [...row.cells].reduce((sum, cell) => sum + cell.colSpan, 0);
+      return new Set([...table.rows].map(wide)).size;
+    })""")
+    assert set(counts) == {1}

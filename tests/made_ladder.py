@@ -1,0 +1,199 @@
+"""Ladders as they lie on disk after a comparison, made without training: real files by the contract's own functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from made_runs import BEGIN, GIB, HOSTILE, ITEMS, METHODS, STEPS, write_events, write_predictions
+
+from engine.contract import rundir
+from engine.contract.ladder import Comparison, Entry, Estimate, Ladder, Plan, Rent, Row, Rung, Sentence, Spread, Work
+from engine.contract.ladderdir import LadderDir, create
+from engine.contract.preset import Preset, resolve
+from engine.contract.result import Interval, Peak
+
+
+def made_ladder(
+    runs: Path,
+    seeds: Sequence[int] = (0, 1, 2),
+    hostile: bool = False,
+    card: bool = False,
+    metric: str = "exact_match",
+    without: Sequence[str] = (),
+) -> tuple[LadderDir, Ladder]:
+    """A finished ladder of the three methods; rungs `without` ran out of memory."""
+    config = {method: resolve(Preset("demo-lora", {}), method).config for method in METHODS}  # type: ignore[arg-type]
+    plan = Plan(
+        preset="demo-lora",
+        created=BEGIN,
+        rungs=[Rung(name=method, config=config[method]) for method in METHODS],
+        seeds=list(seeds),
+        command="ftbench ladder demo-lora --seeds 3 --data 'my mails.csv'",
+    )
+    directory = create(runs, plan)
+    entries = [_entry(runs, method, seed, hostile, card, metric) for method in METHODS for seed in seeds]
+    rates = [_trial(m, n, r) for n, m in enumerate(METHODS) for r in (1e-4, 5e-4, 2e-3)]
+    rows = [_row(m, seeds, entries, card, metric, m in without) for m in ("base", *METHODS)]
+    name = HOSTILE[0] if hostile else "tickets"
+    ladder = Ladder(
+        name=directory.name,
+        preset="demo-lora",
+        command=plan.command,
+        created=BEGIN,
+        status="finished",
+        stage="done",
+        seeds=list(seeds),
+        work=Work(
+            model="tiny",
+            data=name,
+            train=1600,
+            validation=128,
+            test=ITEMS,
+            tokens=136_516,
+            steps=STEPS,
+            batch=16,
+            metric=metric,
+            fingerprints={"data": "877022f9" * 8, "model": f"sha256 {'eacd99bd' * 8}"},
+        ),
+        estimates=[Estimate(rung=m, low=40, high=80, step_seconds=0.4, steps_measured=6) for m in METHODS],
+        entries=[*rates, *entries],
+        rows=rows,
+        comparisons=[
+            _comparison("full", "qlora", 0.041, 0.012),
+            _comparison("full", "lora", 0.029, 0.11),
+            _comparison("qlora", "lora", -0.012, 0.62),
+        ],
+        verdict=[
+            Sentence(
+                topic="quality", text="QLoRA keeps 93.3 % [88.1, 98.5] of full’s exact match: 57.1 % against 61.2 %."
+            ),
+            Sentence(topic="time", text="QLoRA trains in 1:01, 1.11 × the time of full."),
+            Sentence(topic="memory", text="QLoRA needs 1.23 GiB, 0.61 × full’s 2.01 GiB."),
+            Sentence(
+                topic="ship",
+                text="Ship full: better than QLoRA, and LoRA cannot be told apart from it with these 300 items.",
+            ),
+            Sentence(topic="caveat", text="On a CPU nothing here says how the methods compare on a card."),
+        ],
+        differs={
+            "train.learning_rate": {"qlora": 5e-3, "lora": 5e-3, "full": 1e-3},
+            "optimizer.name": {"qlora": "paged_adamw_8bit", "lora": "adamw", "full": "paged_adamw_8bit"},
+            "adapter.rank": {"qlora": 16, "lora": 16},
+        },
+        config={"model.id": "tiny", "data.id": name, "train.batch": 16, "data.map": {"prompt": "Q: {question}"}},
+        versions={"python": "3.11.7", "torch": "2.13.0+cpu", "peft": "0.21.2"},
+        machine={"device": "2 CPU cores", "cpu": "Some Processor", "threads": 2, "memory": 24 * GIB},
+        warnings=["paged optimizer state needs CUDA unified memory: 8-bit AdamW without paging is used here"],
+    )
+    directory.write_state(ladder)
+    return directory, ladder
+
+
+def _trial(method: str, number: int, rate: float) -> Entry:
+    loss = 0.5 + abs(math.log10(rate) + 3.3 + 0.2 * number) / 9
+    entry = Entry(rung=method, kind="trial", seed=0, learning_rate=rate, status="finished", validation_loss=loss)
+    entry.chosen, entry.seconds = rate == 5e-4, 30.0
+    return entry
+
+
+def _entry(runs: Path, method: str, seed: int, hostile: bool, card: bool, metric: str) -> Entry:
+    overrides: dict[str, Any] = {"train.seed": seed, "train.learning_rate": 5e-4}
+    run = rundir.create(runs, "demo-lora", resolve(Preset("demo-lora", {}), method, overrides))  # type: ignore[arg-type]
+    write_events(run, method, seed, card)
+    write_predictions(run, method, seed, hostile, base=method == "qlora", metric=metric)
+    return Entry(
+        rung=method,
+        kind="run",
+        seed=seed,
+        learning_rate=5e-4,
+        run=run.name,
+        status="finished",
+        validation_loss=METHODS[method][2],
+        seconds=METHODS[method][1] + 20,
+        reused=seed == 0,
+    )
+
+
+def _row(method: str, seeds: Sequence[int], entries: Sequence[Entry], card: bool, metric: str, failed: bool) -> Row:
+    if method == "base":
+        return Row(
+            name="base",
+            method="base",
+            status="finished",
+            score=_interval(0.021, 0.008),
+            loss=_interval(3.635, 0.06),
+            general_loss=_interval(4.1, 0.05),
+            extra={"valid": 0.14},
+        )
+    if failed:
+        return Row(
+            name=method,
+            method=method,
+            status="out_of_memory",
+            reason="not one row fits: the card has 2.0 GiB, 1.9 GiB are taken",
+            learning_rate=5e-4,
+        )
+    score, seconds, loss = METHODS[method]
+    if metric == "loss":
+        score = loss
+    peak = {"qlora": 1.23, "lora": 1.42, "full": 2.01}[method]
+    scale = int(peak * GIB)
+    return Row(
+        name=method,
+        method=method,
+        status="finished",
+        learning_rate=5e-4,
+        seeds=list(seeds),
+        runs=[e.run for e in entries if e.rung == method],
+        score=_interval(score, 0.025),
+        by_seed=[score + 0.004 * (s - 1) for s in seeds],
+        extra={"valid": 1.0},
+        loss=_interval(loss, 0.02),
+        share_of_score=_interval(score / 0.612, 0.05),
+        share_of_gain=_interval((score - 0.021) / 0.591, 0.06),
+        peak=Peak(
+            rss=scale,
+            rss_training=scale - (80 << 20),
+            allocated=scale if card else None,
+            reserved=int(scale * 1.2) if card else None,
+            allocated_training=int(scale * 0.9) if card else None,
+            reserved_training=int(scale * 1.1) if card else None,
+            nvml_used=int(scale * 1.3) if card else None,
+        ),
+        training_seconds=_spread(seconds),
+        all_seconds=_spread(seconds + 20),
+        tokens_per_second=_spread(160_000 / seconds),
+        energy=_spread(seconds * 310) if card else None,
+        money=_spread(seconds * 1.9 / 3600) if card else None,
+        rent=Rent(card="A10G", memory=24 * GIB, price_per_hour=0.75, currency="USD") if card else None,
+        trainable=3_541_248 if method == "full" else 286_720,
+        parameters=3_541_248,
+        artefact_bytes=7_100_000 if method == "full" else 1_154_064,
+        general_loss=_interval(4.2, 0.05),
+        forgetting=_interval(0.1 if method != "full" else 0.35, 0.02),
+    )
+
+
+def _interval(mean: float, half: float) -> Interval:
+    return Interval(mean=mean, low=mean - half, high=mean + half, rows=ITEMS)
+
+
+def _spread(mean: float) -> Spread:
+    return Spread(mean=mean, low=mean * 0.97, high=mean * 1.04)
+
+
+def _comparison(a: str, b: str, difference: float, p: float) -> Comparison:
+    return Comparison(
+        a=a,
+        b=b,
+        difference=_interval(difference, 0.028),
+        p=p,
+        p_adjusted=min(1.0, p * 2.5),
+        finding="better" if p < 0.02 else "undecided",
+        mcnemar=[p, p * 1.2],
+        needed_items=None if p < 0.02 else int(300 / p),
+        loss_difference=_interval(-difference, 0.01),
+    )

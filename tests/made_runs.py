@@ -1,0 +1,124 @@
+"""A run's course and answers as a worker would have written them, made without training."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import msgspec
+
+from engine.contract import events, rundir
+from engine.contract.rundir import RunDir
+
+BEGIN = 1_795_600_000.0
+ITEMS = 40
+STEPS = 120
+GIB = 1 << 30
+METHODS = {"qlora": (0.571, 61.0, 0.47), "lora": (0.583, 48.0, 0.45), "full": (0.612, 55.0, 0.41)}
+"""Score, seconds of training, held-out loss."""
+HOSTILE = [
+    "<script>document.title = 'ran'; console.log('ran')</script>",
+    "</pre></style></script><img src=x onerror=\"console.error('ran')\">",
+    "{{ 7*7 }} {% raw %} ${7*7}",
+    "\x1b[31mred\x1b[0m \x1b]52;c;aGk=\x07 \x00 \x9b2J",
+    "abc\u202edcba\u2066x\u2069 \u200bhidden",
+    "| a | b |\n|---|---|\n```\n# head\n``` ![i](http://example.invalid/i.png) <b>&amp;</b>",
+    "x" * 100_000,
+    "שלום עולם\nline two\r\n\ttabbed",
+]
+"""Texts that would be markup, steer a terminal or reorder a line if anything took them for more than text."""
+
+
+def write_events(run: RunDir, method: str, seed: int, card: bool = False, diverged: bool = False) -> None:
+    """Waiting, baseline, training with a memory sample a step, evaluation. `diverged`: no loss from half way on."""
+    chance = random.Random(f"{method}{seed}")
+    _, seconds, final = METHODS[method]
+    clock = BEGIN
+    log: list[events.Event] = []
+
+    def say(event: events.Event, after: float = 0.0) -> None:
+        nonlocal clock
+        clock += after
+        event.t, event.seq = clock, len(log) + 1
+        log.append(event)
+
+    say(events.Hello(pid=1, host="box", version="0.1.0"))
+    say(events.Phase(name="waiting"), 1)
+    say(events.Phase(name="baseline"), 500)
+    for second in range(5):
+        say(_memory(0.6 + 0.02 * second, card), 1)
+    say(events.Phase(name="training"))
+    for step in range(1, STEPS + 1):
+        loss = final + 3.2 * math.exp(-step / 12) + chance.gauss(0, 0.04)
+        took = seconds / STEPS * chance.uniform(0.9, 1.1)
+        bad = diverged and step > STEPS // 2
+        say(
+            events.Step(
+                step=step,
+                steps=STEPS,
+                epoch=step / 100,
+                loss=None if bad else loss,
+                learning_rate=5e-4,
+                grad_norm=1.0,
+                tokens=1330 + step % 7,
+                answer_tokens=570 + step % 5,
+                tokens_per_second=1330 / took,
+                seconds=took,
+            ),
+            took,
+        )
+        say(_memory({"qlora": 0.9, "lora": 1.1, "full": 1.6}[method] + chance.uniform(0, 0.05), card))
+        if step % 30 == 0:
+            say(
+                events.Eval(when="during", split="validation", step=step, rows=128, loss=None if bad else loss + 0.03),
+                0.5,
+            )
+    say(events.Phase(name="evaluation"))
+    say(_memory(0.8, card), 5)
+    say(events.End(status="finished", reason=""))
+    run.events_file.write_bytes(b"".join(msgspec.json.encode(event) + b"\n" for event in log))
+
+
+def _memory(gib: float, card: bool) -> events.Memory:
+    own = int(gib * GIB)
+    return events.Memory(
+        rss=own,
+        rss_peak=own,
+        allocated=own if card else None,
+        reserved=int(own * 1.2) if card else None,
+        nvml_used=int(own * 1.3) if card else None,
+    )
+
+
+def write_predictions(
+    run: RunDir, method: str, seed: int, hostile: bool, base: bool, metric: str = "exact_match"
+) -> None:
+    """What a method answered; the better ones miss fewer items."""
+    chance = random.Random(f"{method}{seed}")
+    lines = []
+    for item in range(ITEMS):
+        right = chance.random() < METHODS[method][0]
+        target = f'{{"category": "broken", "order": "PN{item:05}"}}'
+        answer = target if right else '{"category": "late", "order": null}'
+        asked = f"My order PN{item:05} came in pieces.\nPlease send another."
+        prompt = f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n"
+        if hostile and item < len(HOSTILE):  # the rungs disagree on these, so that the report shows them
+            prompt = target = HOSTILE[item]
+            right, answer = method == "full", HOSTILE[item]
+        lines.append(
+            {
+                "item": item,
+                "where": f"test.jsonl line {item + 1}",
+                "prompt": prompt,
+                "target": target,
+                "base": _answer("wish page with", False, metric) if base else None,
+                "tuned": _answer(answer, right, metric),
+            }
+        )
+    rundir.write_atomically(run.predictions_file, b"\n".join(map(msgspec.json.encode, lines)) + b"\n")
+
+
+def _answer(output: str, right: bool, metric: str) -> dict[str, Any]:
+    scores = None if metric == "loss" else {metric: float(right), "valid": 1.0}
+    return {"nll": 4.0 if right else 30.0, "tokens": 20, "output": output, "scores": scores}

@@ -1,0 +1,173 @@
+"""What a report reads from its runs' directories, and what it makes of those that are gone or damaged."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+from made_ladder import made_ladder
+from made_runs import BEGIN, HOSTILE, ITEMS, STEPS, write_events, write_predictions
+
+from engine.contract import events, rundir
+from engine.contract.ladder import Entry, Ladder
+from engine.contract.preset import Preset, resolve
+from engine.contract.rundir import RunDir
+from engine.ladder.report import write
+from engine.ladder.report.material import gather
+from engine.ladder.report.samples import Source, side_by_side
+from engine.ladder.report.traces import POINTS, SAMPLES, trace
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    made = rundir.create(tmp_path / "runs", "demo-lora", resolve(Preset("demo-lora", {}), "lora"))
+    write_events(made, "lora", 0, card=True)
+    return made
+
+
+def say(run: RunDir, *more: events.Event) -> None:
+    with run.events_file.open("ab") as file:
+        file.writelines(msgspec.json.encode(event) + b"\n" for event in more)
+
+
+def test_a_curve_counts_tokens_and_seconds_of_all_steps(run: RunDir) -> None:
+    found = trace("lora", 0, run.events_file)
+    assert found is not None
+    log = [events.decode(line) for line in run.events_file.read_bytes().splitlines()]
+    steps = [event for event in log if isinstance(event, events.Step)]
+    assert len(found.train.tokens) <= POINTS
+    assert found.train.tokens[-1] == sum(step.tokens for step in steps)
+    assert found.train.seconds[-1] == pytest.approx(sum(step.seconds for step in steps))
+    assert found.portion == math.ceil(STEPS / POINTS)
+    assert len(found.validation.loss) == 4
+    assert found.validation.tokens[-1] == found.train.tokens[-1]
+
+
+def test_a_step_done_twice_counts_once(run: RunDir) -> None:
+    before = trace("lora", 0, run.events_file)
+    log = [events.decode(line) for line in run.events_file.read_bytes().splitlines()]
+    say(run, *[event for event in log if isinstance(event, events.Step)][-5:])
+    after = trace("lora", 0, run.events_file)
+    assert before is not None
+    assert after is not None
+    assert after.train == before.train
+
+
+def test_waiting_and_the_time_between_two_lives_do_not_count(run: RunDir) -> None:
+    first = trace("lora", 0, run.events_file)
+    assert first is not None
+    known = first.memory["reserved"][0]
+    assert known[0] < 5  # the 500 seconds of waiting are not in it
+    later = known[-1] + BEGIN + 10_000
+    say(
+        run,
+        events.Hello(pid=2, host="box", version="0.1.0", resumed=True, t=later),
+        events.Memory(rss=1, rss_peak=1, reserved=1, t=later + 2),
+    )
+    second = trace("lora", 0, run.events_file)
+    assert second is not None
+    assert second.memory["reserved"][0][-1] < known[-1] + 10
+
+
+def test_no_peak_is_lost_when_a_trace_is_thinned(run: RunDir) -> None:
+    say(run, *[events.Memory(rss=9 << 30 if n == 777 else 5, rss_peak=5, t=BEGIN + 600 + n) for n in range(2000)])
+    found = trace("lora", 0, run.events_file)
+    assert found is not None
+    assert len(found.memory["rss"][1]) <= SAMPLES
+    assert max(found.memory["rss"][1]) == 9 << 30
+
+
+def test_a_loss_that_is_not_finite_is_a_gap(run: RunDir) -> None:
+    write_events(run, "lora", 0, diverged=True)
+    found = trace("lora", 0, run.events_file)
+    assert found is not None
+    assert math.isnan(found.train.loss[-1])
+    assert math.isfinite(found.train.loss[0])
+
+
+def test_items_on_which_the_rungs_disagree_come_first(tmp_path: Path) -> None:
+    directory, ladder = made_ladder(tmp_path / "runs", seeds=(0,))
+    found = gather(directory, ladder).samples
+    scores = [
+        {who: sample.answers[who][0].scores["exact_match"] for who in ("qlora", "lora", "full")}  # type: ignore[index]
+        for sample in found.shown
+    ]
+    disagree = [len(set(score.values())) > 1 for score in scores]
+    assert disagree == sorted(disagree, reverse=True)
+    assert found.items == ITEMS
+    assert found.disagreed == sum(disagree) + max(0, found.disagreed - len(disagree))
+    assert all("base" in sample.answers for sample in found.shown)  # though only one run asked the base
+
+
+def test_the_base_as_qlora_loads_it_is_told_from_the_base(tmp_path: Path) -> None:
+    directory, ladder = made_ladder(tmp_path / "runs", seeds=(0,))
+    ladder.rows.insert(1, msgspec.structs.replace(ladder.rows[0], name="base-4bit", method="base-4bit"))
+    found = gather(directory, ladder).samples
+    assert "base" not in found.shown[0].answers
+    assert "base-4bit" in found.shown[0].answers
+
+
+def test_answers_to_other_items_do_not_mix_in(tmp_path: Path) -> None:
+    runs = [rundir.create(tmp_path / "runs", "demo", resolve(Preset("demo", {}), m)) for m in ("lora", "full")]
+    write_predictions(runs[0], "lora", 0, hostile=False, base=True)
+    write_predictions(runs[1], "full", 0, hostile=True, base=False)
+    sources = [Source(name, "base", run.predictions_file) for name, run in zip(("lora", "full"), runs, strict=True)]
+    found = side_by_side(sources, "exact_match")
+    assert found.problems == [f"{runs[1].name} was scored on other test items"]
+    assert set(found.shown[0].answers) == {"base", "lora"}
+
+
+@pytest.mark.parametrize("damage", ["events.jsonl", "predictions.jsonl", "run.toml", "everything"])
+def test_a_run_that_lost_files_is_named_and_the_rest_is_shown(tmp_path: Path, damage: str) -> None:
+    directory, ladder = made_ladder(tmp_path / "runs", seeds=(0,))
+    run = directory.runs / next(entry.run for entry in ladder.entries if entry.rung == "lora" and entry.run)
+    if damage == "everything":
+        shutil.rmtree(run)
+    else:
+        (run / damage).unlink()
+    write(directory, ladder)
+    page = directory.page.read_text("utf-8")
+    assert "Score against training time" in page
+    assert (run.name in page) if damage == "run.toml" else (f"{run.name} has no" in page)
+
+
+def test_a_damaged_predictions_file_is_named(tmp_path: Path) -> None:
+    directory, ladder = made_ladder(tmp_path / "runs", seeds=(0,))
+    for entry in ladder.entries:
+        if entry.run:
+            (directory.runs / entry.run / "predictions.jsonl").write_bytes(b'{"item": 0, "prompt": "\xff\xfe')
+    write(directory, ladder)
+    assert "cannot be read" in directory.page.read_text("utf-8")
+    assert "No run has left answers to show." in directory.page.read_text("utf-8")
+
+
+@pytest.mark.parametrize("stage", ["planned", "climbing"])
+def test_an_unfinished_ladder_has_a_page_too(tmp_path: Path, stage: str) -> None:
+    directory, _ = made_ladder(tmp_path / "runs", seeds=(0,))
+    planned = [Entry(rung="lora", kind="run", seed=0, learning_rate=2e-4)] if stage == "climbing" else []
+    ladder = Ladder(name=directory.name, preset="demo", command="", created=BEGIN, stage=stage, entries=planned)  # type: ignore[arg-type]
+    write(directory, ladder)
+    page = directory.page.read_text("utf-8")
+    assert f"still running ({stage})" in page
+    assert "Nothing has been measured yet." in page
+    assert "Learning-rate trials: none was made" in page
+    assert "Nothing has been measured" not in directory.markdown.read_text("utf-8")
+
+
+def test_the_same_ladder_gives_the_same_bytes(tmp_path: Path) -> None:
+    directory, ladder = made_ladder(tmp_path / "runs", seeds=(0,))
+    write(directory, ladder)
+    first = directory.page.read_bytes(), directory.markdown.read_bytes()
+    write(directory, ladder)
+    assert (directory.page.read_bytes(), directory.markdown.read_bytes()) == first
+
+
+def test_nothing_is_left_behind_beside_page_and_markdown(tmp_path: Path) -> None:
+    directory, ladder = made_ladder(tmp_path / "runs", seeds=(0,), hostile=True)
+    before = {path.name for path in directory.path.iterdir()}
+    write(directory, ladder)
+    assert {path.name for path in directory.path.iterdir()} - before == {"report.html", "report.md"}
+    assert HOSTILE[0] not in directory.page.read_text("utf-8")

@@ -1,4 +1,4 @@
-"""Made-up ladders whose truth is known: items of unequal difficulty, seeds that differ, answers that are right or wrong."""
+"""Made-up ladders whose truth is known: items of unequal difficulty, seeds that stray, answers right or wrong."""
 
 from __future__ import annotations
 

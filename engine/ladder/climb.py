@@ -70,6 +70,9 @@ class Climb:
         self.stopping.check()
         work = identity(config, self._fingerprints(), self.ladder.versions, self.ladder.machine)
         run = self._found(entry, work)
+        if run is None and entry.status == "finished":
+            gone = "is gone" if not (self.dir.runs / entry.run).exists() else "ran under other libraries or threads"
+            self.warn(f"{entry.run} {gone}: {entry.rung} is run again")
         if run is None:
             run = self._create(entry, config, work, rung)
             self._start(entry, run)

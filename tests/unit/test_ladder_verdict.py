@@ -112,7 +112,7 @@ def test_the_number_of_items_said_to_be_needed_tells_the_difference_apart() -> N
     small = Truth(odds, seeds_stray=0.0, items=150, seeds=1)
     needed = []
     for number in range(200):
-        ladder, found = simulate(small, number)
+        _, found = simulate(small, number)
         against = found.against_full["qlora"]
         true_difference = small.rate("qlora") - small.rate("full")
         if against.needed_items and abs(against.difference.mean - true_difference) < 0.01:

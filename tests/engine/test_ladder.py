@@ -1,0 +1,134 @@
+"""`ftbench ladder` from the command to the page, on the embedded model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import MICRO, ftbench
+
+from engine.contract.ladderdir import LadderDir, iterate
+
+FULL_AND_LORA = ["--rung", "lora,full"]
+
+
+def ladder(*arguments: str) -> Any:
+    """Climb and return what `--json` prints."""
+    done = ftbench("ladder", "demo", *MICRO, *arguments, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def only_ladder(tmp_path: Path) -> LadderDir:
+    (found,) = iterate(tmp_path / "runs")
+    return found
+
+
+def rows(state: Any) -> dict[str, Any]:
+    return {row["name"]: row for row in state["rows"]}
+
+
+def run_names(state: Any, kind: str = "run") -> list[str]:
+    return [entry["run"] for entry in state["entries"] if entry["kind"] == kind]
+
+
+def result_of(tmp_path: Path, name: str) -> Any:
+    return json.loads((tmp_path / "runs" / name / "result.json").read_text())
+
+
+def test_three_methods_are_measured_on_the_same_work_and_judged(tmp_path: Path) -> None:
+    done = ftbench("ladder", "demo", *MICRO)
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = only_ladder(tmp_path)
+    state = json.loads(folder.state_file.read_text())
+    assert (state["status"], state["stage"]) == ("finished", "done")
+    assert list(rows(state)) == ["base", "base-4bit", "qlora", "lora", "full"]
+    probes = run_names(state, "probe")
+    assert len(probes) == len(state["estimates"]) == 3
+    assert all((folder.runs / probe).parent == folder.probes for probe in probes)
+    results = [result_of(tmp_path, name) for name in run_names(state)]
+    assert len({json.dumps(result["fingerprints"]) for result in results}) == 1
+    assert len({result["tokens"] for result in results}) == 1
+    assert [bool(result["before"]) for result in results] == [
+        True,
+        True,
+        False,
+    ]  # the base is asked once, and in 4 bits
+    for name in ("qlora", "lora", "full"):
+        row = rows(state)[name]
+        assert row["all_seconds"]["mean"] > row["training_seconds"]["mean"] > 0
+        assert row["forgetting"]["low"] <= row["forgetting"]["mean"] <= row["forgetting"]["high"]
+        assert row["peak"]["rss_training"] > 0 and row["artefact_bytes"] > 0
+    assert "in all about" in done.stdout and "quality: " in done.stdout
+    assert f"page: {folder.page}" in done.stdout
+    assert folder.page.stat().st_size > 20_000 and folder.markdown.read_text().startswith("# ")
+
+
+def test_the_same_ladder_again_runs_nothing_and_a_further_seed_runs_only_that(tmp_path: Path) -> None:
+    first = ladder("--rung", "lora", "--no-probe")
+    again = ladder("--rung", "lora", "--no-probe")
+    assert run_names(again) == run_names(first)
+    assert all(entry["reused"] for entry in again["entries"])
+    more = ladder("--rung", "lora", "--no-probe", "--seeds", "2")
+    assert run_names(more)[0] == run_names(first)[0]
+    assert [entry["reused"] for entry in more["entries"]] == [True, False]
+    seeds = [result_of(tmp_path, name)["fingerprints"]["order"] for name in run_names(more)]
+    assert seeds[0].endswith("seed 0") and seeds[1].endswith("seed 1")
+
+
+def test_learning_rates_are_chosen_on_validation_rows_and_the_test_rows_stay_unseen(tmp_path: Path) -> None:
+    state = ladder("--rung", "lora", "--no-probe", "--learning-rates", "3")
+    trials = [entry for entry in state["entries"] if entry["kind"] == "trial"]
+    assert len({trial["learning_rate"] for trial in trials}) == 3
+    for trial in trials:
+        result = result_of(tmp_path, trial["run"])
+        assert result["before"] is None and result["after"] is None
+        assert not (tmp_path / "runs" / trial["run"] / "predictions.jsonl").exists()
+        assert trial["validation_loss"] == pytest.approx(result["final_validation"])
+    (chosen,) = [trial for trial in trials if trial["chosen"]]
+    assert chosen["validation_loss"] == min(trial["validation_loss"] for trial in trials)
+    (run,) = [entry for entry in state["entries"] if entry["kind"] == "run"]
+    assert run["learning_rate"] == chosen["learning_rate"] == rows(state)["lora"]["learning_rate"]
+
+
+def test_two_ranks_of_one_method_are_two_rungs(tmp_path: Path) -> None:
+    state = ladder("--rung", "narrow=lora,adapter.rank=2", "--rung", "wide=lora,adapter.rank=8", "--no-probe")
+    assert state["differs"]["adapter.rank"] == {"narrow": 2, "wide": 8}
+    trained = {name: row["trainable"] for name, row in rows(state).items()}
+    assert trained["wide"] == 4 * trained["narrow"]
+    assert any("Full fine-tuning has no score here" in sentence["text"] for sentence in state["verdict"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--rung", "lora", "--rung", "odd=full,train.batch=8"], "train.batch is 4 for lora and 8 for odd"),
+        (["--rung", "lora", "--rung", "odd=full,data.max_rows=9"], "data.max_rows is None for lora and 9 for odd"),
+        (["--rung", "lora,lora"], "two rungs are called lora"),
+        (["--rung", "dora"], "'dora' is not a method"),
+        (["--rung", "base=lora"], "cannot be called base"),
+        (
+            ["--rung", "full", "--set", "data.validation=0", "--learning-rates", "2"],
+            "validation rows and there are none",
+        ),
+        (["--data", "nowhere.jsonl"], "nowhere.jsonl"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_and_leaves_nothing(arguments: list[str], said: str, tmp_path: Path) -> None:
+    done = ftbench("ladder", "demo", *MICRO, *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "runs").exists() or not any((tmp_path / "runs").iterdir())
+
+
+def test_report_writes_page_markdown_and_json_again(tmp_path: Path) -> None:
+    ladder("--rung", "lora", "--no-probe")
+    folder = only_ladder(tmp_path)
+    folder.page.unlink()
+    done = ftbench("report", "last")
+    assert done.returncode == 0 and str(folder.page) in done.stdout and folder.page.exists()
+    assert ftbench("report", "last", "--markdown").stdout == folder.markdown.read_text()
+    assert json.loads(ftbench("report", "last", "--json").stdout)["name"] == folder.name
+    assert ftbench("report", "nothing").returncode == 2

@@ -1,0 +1,148 @@
+"""Kills ladder, rung and terminal at random moments and counts what was lost: prints the table.
+
+python tests/faults/kill_ladder.py --kills 20
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pty
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from command import FTBENCH, ftbench
+
+from engine.contract.ladderdir import LadderDir, iterate
+from engine.contract.rundir import RunDir
+
+SHORT = [
+    *("--set", "train.steps=6"),
+    *("--set", "train.batch=4"),
+    *("--set", "train.checkpoint_every=2"),
+    *("--set", "evaluation.rows=4"),
+    *("--set", "evaluation.max_new_tokens=4"),
+]
+T = TypeVar("T")
+VICTIMS = ("ladder", "rung", "terminal")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.setdefault("FTBENCH_LOCKS", f"{folder}/locks")
+        counts, lost, state = kill_many(Path(folder) / "runs", options.kills, random.Random(options.seed))
+    print("| killed | times |\n|---|---|")
+    print("\n".join(f"| {victim} | {count} |" for victim, count in counts.items()))
+    print(f"\nfinished runs lost or run twice: {lost}; the ladder in the end: {state}")
+    return int(bool(lost) or state != "finished")
+
+
+def kill_many(
+    runs: Path, kills: int, rng: random.Random, rungs: str = "lora,full", wait: float = 14.0
+) -> tuple[dict[str, int], int, str]:
+    """(kills by victim, finished runs lost, how the ladder ended). Every kill is followed by going on."""
+    counts = dict.fromkeys(VICTIMS, 0)
+    lost, finished = 0, dict[str, bytes]()
+    terminal = open_terminal(runs, ["ladder", "demo", *SHORT, "--rung", rungs, "--no-probe", "--seeds", "2"])
+    folder = wait_for(lambda: next(iterate(runs), None))
+    for _ in range(kills):
+        wait_for(lambda: folder.is_live() or over(folder), 60)
+        time.sleep(rng.uniform(0.0, wait))
+        if over(folder):
+            break
+        victim = rng.choice(VICTIMS)
+        counts[victim] += strike(victim, folder, terminal)
+        lost += sum(1 for path, text in finished.items() if read(path) != text)
+        finished = {str(run.result_file): read(str(run.result_file)) for run in finished_runs(folder)}
+        time.sleep(0.3)
+        if not folder.is_live() and not over(folder):
+            ftbench("resume", str(folder.path), "--detach")
+    if not over(folder) and not folder.is_live():
+        ftbench("resume", str(folder.path), "--detach")
+    wait_for(lambda: not folder.is_live(), 300)
+    lost += sum(1 for path, text in finished.items() if read(path) != text)
+    close(terminal)
+    state = folder.state()
+    return counts, lost, state.status if state else "nothing"
+
+
+def strike(victim: str, folder: LadderDir, terminal: tuple[subprocess.Popen[bytes], int]) -> int:
+    """SIGKILL the ladder's process or its live run's, or take the terminal away; 0 where it was gone already."""
+    if victim == "terminal":
+        return close(terminal)
+    live = next((run for entry in entries(folder) if (run := RunDir(folder.runs / entry)).is_live()), None)
+    pid = folder.pid() if victim == "ladder" else live.pid() if live else None
+    if pid is None:
+        return 0
+    os.kill(pid, signal.SIGKILL)
+    return 1
+
+
+def open_terminal(runs: Path, arguments: list[str]) -> tuple[subprocess.Popen[bytes], int]:
+    """`ftbench ARGUMENTS` as the leader of a session on a pty of its own, and our end of the pty."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [FTBENCH, *arguments, "--runs", str(runs)], stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    )
+    os.close(theirs)
+    os.set_blocking(ours, False)
+    return process, ours
+
+
+def close(terminal: tuple[subprocess.Popen[bytes], int]) -> int:
+    process, ours = terminal
+    if process.poll() is not None:
+        return 0
+    os.close(ours)
+    process.kill()
+    process.wait()
+    return 1
+
+
+def entries(folder: LadderDir) -> list[str]:
+    state = folder.state()
+    return [entry.run for entry in state.entries if entry.run] if state else []
+
+
+def finished_runs(folder: LadderDir) -> list[RunDir]:
+    runs = [RunDir(folder.runs / name) for name in entries(folder)]
+    return [run for run in runs if run.state() == "finished"]
+
+
+def read(path: str) -> bytes:
+    """A result as it is now, b'' where it is gone."""
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def over(folder: LadderDir) -> bool:
+    state = folder.state()
+    return state is not None and state.status != "running" and not folder.is_live()
+
+
+def wait_for(what: Callable[[], T | None], seconds: float = 60.0) -> T:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := what():
+            return found
+        time.sleep(0.05)
+    raise TimeoutError(f"nothing in {seconds:.0f} s")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""The choice is the one that scoring every answer with its whole prompt would make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from small_models import FULL_ATTENTION, OTHER_CACHES, PAD, SMALL, VOCABULARY, asked, made, random_prompts
+
+from engine.contract.errors import UserError
+from engine.data.tokens import Row
+from engine.evaluation.choices import Choices
+from engine.evaluation.likeliest import Chooser
+from engine.evaluation.score import row_losses
+from engine.training.batches import Layout
+from engine.training.guards import OutOfMemory
+
+PROMPTS = random_prompts([9, 3, 17, 5, 11, 1, 30, 2, 8, 21, 4, 6, 13])
+END = 2
+
+
+def branching(count: int, length: int) -> Choices:
+    """Distinct answers of up to `length` tokens and an end, of which many begin alike."""
+    generator = torch.Generator().manual_seed(5)
+    found: dict[tuple[int, ...], None] = {}
+    while len(found) < count:
+        size = int(torch.randint(1, length + 1, (1,), generator=generator))
+        # Three tokens only: prefixes meet.
+        found[tuple([*torch.randint(10, 13, (size,), generator=generator).tolist(), END])] = None
+    return Choices([list(tokens) for tokens in found], [str(tokens) for tokens in found])
+
+
+CHOICES = {
+    "branching": branching(60, 5),
+    "one token each": Choices([[token] for token in range(40, 60)], [str(token) for token in range(40, 60)]),
+    "one begins another": Choices([[10], [10, 11], [10, 11, 12], [10, 11, 12, 13], [14, 15]], list("abcde")),
+}
+
+
+def chooser(choices: Choices, batch: int, **how: Any) -> Chooser:
+    def whole(model: torch.nn.Module, rows: Sequence[Row]) -> list[tuple[float, int]]:
+        return row_losses(model, rows, Layout("padded", 1000), PAD, "cpu")
+
+    return Chooser(choices, batch, PAD, "cpu", **{"whole": whole, "warn": lambda code, text: None} | how)
+
+
+@torch.no_grad()
+def by_scoring_all(model: torch.nn.Module, prompts: list[list[int]], choices: Choices) -> list[str]:
+    """One forward pass for each prompt and choice."""
+    found = []
+    for prompt in prompts:
+        scores = []
+        for tokens in choices.tokens:
+            logits = model(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1].double()
+            scores.append(float(logits.log_softmax(-1).gather(1, torch.tensor(tokens)[:, None]).sum()))
+        found.append(choices.texts[int(np.argmax(scores))])
+    return found
+
+
+@pytest.mark.parametrize("batch", [1, 3, 32])
+@pytest.mark.parametrize("kind", CHOICES)
+@pytest.mark.parametrize("family", FULL_ATTENTION)
+def test_the_same_as_scoring_every_answer(family: str, kind: str, batch: int) -> None:
+    model, choices = made(FULL_ATTENTION[family]), CHOICES[kind]
+    expected = by_scoring_all(model, PROMPTS, choices)
+    assert chooser(choices, batch).answers(model, asked(PROMPTS)) == expected
+    assert len(set(expected)) > 1
+
+
+def test_a_common_beginning_of_the_prompts_changes_nothing() -> None:
+    model, prompts = made(FULL_ATTENTION["qwen2"]), random_prompts([9, 3, 17, 5], beginning=40)
+    expected = by_scoring_all(model, prompts, CHOICES["branching"])
+    assert chooser(CHOICES["branching"], 3).answers(model, asked(prompts)) == expected
+
+
+@pytest.mark.parametrize("family", OTHER_CACHES)
+def test_a_cache_that_cannot_be_shared_costs_time_not_the_answer(family: str) -> None:
+    model, choices, said = made(OTHER_CACHES[family]), CHOICES["one begins another"], []
+    ours = chooser(choices, 4, warn=lambda code, text: said.append(text)).answers(model, asked(PROMPTS))
+    assert ours == by_scoring_all(model, PROMPTS, choices)
+    assert len(said) == 1 and type(model).__name__ in said[0]
+
+
+class Counted(transformers.LlamaForCausalLM):
+    """Counts the tokens given to it; does not fit where more than `room` rows are given."""
+
+    room, tokens = 999, 0
+
+    def forward(self, input_ids=None, position_ids=None, attention_mask=None, cache=None, logits_to_keep=0, **rest):
+        self.tokens += input_ids.numel()
+        if len(input_ids) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().forward(input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask,
+                               cache=cache, logits_to_keep=logits_to_keep, **rest)  # fmt: skip
+
+
+def test_equally_likely_answers_give_the_first() -> None:
+    model = made(transformers.LlamaConfig(**SMALL))
+    torch.nn.init.zeros_(model.lm_head.weight)  # every token is as likely as every other: the shortest answers tie
+    choices = Choices([[9, 8, 7], [5, 6], [3, 4], [6, 5]], list("abcd"))
+    assert chooser(choices, 4).answers(model, asked(PROMPTS)) == ["b"] * len(PROMPTS)
+
+
+def test_a_sure_model_is_not_asked_about_every_answer() -> None:
+    model = made(FULL_ATTENTION["llama"], Counted)
+    model.lm_head.weight.data *= 6  # as sure as a trained one
+    choices = branching(60, 5)
+    expected = by_scoring_all(model, PROMPTS, choices)
+    model.tokens = 0
+    assert chooser(choices, 32).answers(model, asked(PROMPTS)) == expected
+    every = sum(len(prompt) + len(tokens) for prompt in PROMPTS for tokens in choices.tokens)
+    assert model.tokens < every / 8
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost() -> None:
+    model = made(FULL_ATTENTION["llama"], Counted)
+    expected = by_scoring_all(model, PROMPTS, CHOICES["branching"])
+    model.room = 16
+    ours = chooser(CHOICES["branching"], 13)
+    assert ours.answers(model, asked(PROMPTS)) == expected and ours.batch == 4
+    model.room = 0
+    with pytest.raises(OutOfMemory):
+        ours.answers(model, asked(PROMPTS))
+
+
+def test_progress_rises_to_all_rows() -> None:
+    told: list[int] = []
+    chooser(CHOICES["one token each"], 4).answers(made(FULL_ATTENTION["gpt2"]), asked(PROMPTS), told.append)
+    assert told == [4, 8, 12, 13]
+
+
+def answered(answer: list[int], text: str, cut: bool = False) -> Row:
+    """A training row of two turns, of which the last is this answer; the end token and a line feed follow."""
+    prompt, before = [3, 4, 5, 6], [-100, 4, 5, -100]
+    return Row([*prompt, *answer, END, 9], [*before, *answer, END, -100], prompt, text, "here", cut)
+
+
+def test_the_choices_are_the_last_answers_with_their_end_each_once() -> None:
+    rows = [answered([10, 11], "x"), answered([12], "y"), answered([10, 11], "x"), answered([13, 14], "cut", cut=True)]
+    choices = Choices.of(rows)
+    assert (choices.tokens, choices.texts) == ([[10, 11, END], [12, END]], ["x", "y"])
+    assert choices.unknown([*rows, answered([1], " x ")]) == [rows[3]]
+    assert choices.shared().tolist() == [[3, 0], [0, 2]]
+
+
+def test_too_many_and_too_few_answers_are_no_choice() -> None:
+    many = [answered([token // VOCABULARY, token % VOCABULARY], str(token)) for token in range(1001)]
+    assert len(Choices.of(many[:1000]).texts) == 1000
+    with pytest.raises(UserError, match="more than 1,000"):
+        Choices.of(many)
+    with pytest.raises(UserError, match="at least two"):
+        Choices.of(many[:1])

@@ -51,32 +51,33 @@ def main() -> int:
 
 
 def kill_many(
-    runs: Path, kills: int, rng: random.Random, rungs: str = "lora,full", wait: float = 14.0
+    runs: Path, kills: int, rng: random.Random, rungs: str = "lora,full", wait: float = 12.0
 ) -> tuple[dict[str, int], int, str]:
-    """(kills by victim, finished runs lost, how the ladder ended). Every kill is followed by going on."""
+    """(kills by victim, finished runs lost, how the ladders ended). Every kill is followed by going on."""
     counts = dict.fromkeys(VICTIMS, 0)
-    lost, finished = 0, dict[str, bytes]()
-    terminal = open_terminal(runs, ["ladder", "demo", *SHORT, "--rung", rungs, "--no-probe", "--seeds", "2"])
-    folder = wait_for(lambda: next(iterate(runs), None))
-    for _ in range(kills):
-        wait_for(lambda: folder.is_live() or over(folder), 60)
-        time.sleep(rng.uniform(0.0, wait))
-        if over(folder):
-            break
-        victim = rng.choice(VICTIMS)
-        counts[victim] += strike(victim, folder, terminal)
-        lost += sum(1 for path, text in finished.items() if read(path) != text)
-        finished = {str(run.result_file): read(str(run.result_file)) for run in finished_runs(folder)}
-        time.sleep(0.3)
-        if not folder.is_live() and not over(folder):
-            ftbench("resume", str(folder.path), "--detach")
-    if not over(folder) and not folder.is_live():
-        ftbench("resume", str(folder.path), "--detach")
-    wait_for(lambda: not folder.is_live(), 300)
-    lost += sum(1 for path, text in finished.items() if read(path) != text)
-    close(terminal)
-    state = folder.state()
-    return counts, lost, state.status if state else "nothing"
+    lost, states = 0, set[str]()
+    while sum(counts.values()) < kills:
+        known = {ladder.path for ladder in iterate(runs)}
+        terminal = open_terminal(runs, ["ladder", "demo", *SHORT, "--rung", rungs, "--no-probe", "--fresh"])
+        folder = wait_for(lambda known=known: next((one for one in iterate(runs) if one.path not in known), None))
+        finished: dict[str, bytes] = {}
+        while not over(folder):
+            time.sleep(rng.uniform(0.0, wait))
+            if sum(counts.values()) < kills and not over(folder):
+                victim = rng.choice(VICTIMS)
+                counts[victim] += strike(victim, folder, terminal)
+            lost += sum(read(path) != text for path, text in finished.items())
+            finished = {str(run.result_file): read(str(run.result_file)) for run in finished_runs(folder)}
+            time.sleep(0.3)
+            if not folder.is_live() and not over(folder):
+                ftbench("resume", str(folder.path), "--detach")
+            if terminal[0].poll() is not None:
+                terminal = open_terminal(runs, ["attach", str(folder.path)])
+        lost += sum(read(path) != text for path, text in finished.items())
+        close(terminal)
+        state = folder.state()
+        states.add(state.status if state else "nothing")
+    return counts, lost, ", ".join(sorted(states))
 
 
 def strike(victim: str, folder: LadderDir, terminal: tuple[subprocess.Popen[bytes], int]) -> int:

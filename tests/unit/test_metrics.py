@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from engine.evaluation.intervals import bootstrap
-from engine.evaluation.metrics import contains, exact_match, json_fields, number
+from engine.evaluation.metrics import METRICS, contains, exact_match, json_fields, number, rouge
+from engine.evaluation.rouge import words
 
 
 def test_exact_match_ignores_white_space_only() -> None:
@@ -22,6 +23,9 @@ def test_exact_match_ignores_white_space_only() -> None:
         ("the answer is 41", "#### 42", 0),
         ("no number", "#### 42", 0),
         ("-3.50", "-3.5", 1),
+        ("12 - 7, that is 12-7 = 5", "#### 5", 1),
+        ("from 10-5", "5", 1),
+        ("12345678901234567891", "12345678901234567890", 0),
     ],
 )
 def test_number(output: str, target: str, score: int) -> None:
@@ -36,11 +40,63 @@ def test_json_counts_fields_and_added_ones_against() -> None:
     assert json_fields('{"a": 1, "b": null, "c": 2}', target) == pytest.approx(
         {"json": 2 / 3, "exact_match": 0, "valid": 1}
     )
+    assert json_fields('{"a": [{"x": 1}]}', '{"a": [{"x": true}]}')["json"] == 0
+    assert json_fields('{"a": [1, {"x": 1.0}]}', '{"a": [1.0, {"x": 1}]}')["exact_match"] == 1
     assert json_fields("sorry", target) == {"json": 0, "exact_match": 0, "valid": 0}
 
 
 def test_contains_ignores_case() -> None:
     assert contains("It is PARIS.", "paris")["contains"] == 1
+    assert contains("It is PARIS.", "")["contains"] == 0
+
+
+def test_rouge_is_what_rouge_score_says_of_english() -> None:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    reference = RougeScorer(["rougeL"], use_stemmer=False)
+    texts = [
+        "The cat sat on the mat.",
+        "a CAT, sat; on a mat",
+        "don't stop - 3.5 times_over",
+        "",
+        "mat mat the cat sat",
+    ]
+    for output in texts:
+        for target in filter(None, texts):
+            assert rouge(output, target)["rouge"] == reference.score(target, output)["rougeL"].fmeasure
+
+
+def test_rouge_of_one_sentence_by_hand() -> None:
+    # The longest common subsequence of 6 words and 5 has 4: precision 4/5, recall 4/6.
+    assert rouge("the cat lay on mat", "the cat sat on the mat")["rouge"] == pytest.approx(8 / 11)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("Привет, мир!", ["привет", "мир"]),
+        ("καλή μέρα", ["καλή", "μέρα"]),
+        ("今天天气 ok", ["今", "天", "天", "气", "ok"]),
+        ("ありがとう", list("ありがとう")),
+        ("안녕 세상", ["안녕", "세상"]),
+        ("नमस्ते दुनिया", ["नमस्ते", "दुनिया"]),
+        ("مرحبا بالعالم", ["مرحبا", "بالعالم"]),
+        ("naïve cafe\u0301 x_y", ["naïve", "café", "x", "y"]),
+    ],
+)
+def test_words_of_every_script_count_for_rouge(text: str, parts: list[str]) -> None:
+    assert words(text) == parts
+    assert rouge(text, text)["rouge"] == 1
+    assert rouge("xyzzy", text)["rouge"] == 0 < rouge(parts[0], text)["rouge"] < 1
+
+
+def test_a_target_of_signs_alone_wants_the_same_signs() -> None:
+    assert rouge("🙂", "🙂")["rouge"] == 1 and rouge("🙁", "🙂")["rouge"] == 0
+
+
+def test_every_metric_is_between_none_and_all_right() -> None:
+    for metric, judge in METRICS.items():
+        assert judge("no", "yes 5")[metric] == 0 and judge("yes 5", "yes 5")[metric] == 1
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:

@@ -1,0 +1,190 @@
+"""Seconds to answer test rows, ours against transformers called plainly, and how many answers are equal.
+
+`python tests/bench/evaluation.py --tuned RUN/model` prints a Markdown table for the embedded model and data, base and
+tuned; `--model`, `--data`, `--separator` take others, `--choice N` adds a choice among the training rows' answers for
+N rows. Plainly means `generate` on left-padded batches in file order, and for a choice one right-padded row for every
+answer. Both have the same batch size; they take turns, and who begins changes each round. Medians, range beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from engine.contract import schema
+from engine.data.prepare import prepare
+from engine.data.tokens import Row
+from engine.evaluation.choices import Choices
+from engine.evaluation.generate import Generator, end_tokens
+from engine.evaluation.score import Scorer
+from engine.methods.loading import load_weights
+from engine.methods.machine import this_machine
+from engine.methods.tokenizer import load_tokenizer
+from engine.training.batches import Layout
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+Answers = Callable[[], list[str]]
+
+
+@dataclass
+class Plain:
+    """transformers as its documentation calls it."""
+
+    model: torch.nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    rows: Sequence[Row]
+    batch: int
+    device: str
+
+    @torch.inference_mode()
+    def generated(self, most: int, ends: frozenset[int]) -> list[str]:
+        """Greedy answers."""
+        pad, found = self.tokenizer.pad_token_id, []
+        for start in range(0, len(self.rows), self.batch):
+            prompts = [row.prompt for row in self.rows[start : start + self.batch]]
+            longest = max(map(len, prompts))
+            ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=self.device)
+            mask = torch.tensor(
+                [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.device
+            )
+            out = self.model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=most,
+                do_sample=False,
+                pad_token_id=pad,
+                eos_token_id=sorted(ends),
+            )
+            for tokens in out[:, longest:].tolist():
+                end = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
+                found.append(self.tokenizer.decode(tokens[:end], skip_special_tokens=True))
+        return found
+
+    @torch.inference_mode()
+    def chosen(self, choices: Choices) -> list[str]:
+        """The likeliest choice of each row."""
+        pairs = [(row.prompt, tokens) for row in self.rows for tokens in choices.tokens]
+        scores: list[float] = []
+        for start in range(0, len(pairs), self.batch):
+            part = pairs[start : start + self.batch]
+            longest = max(len(prompt) + len(tokens) for prompt, tokens in part)
+            filling = [longest - len(prompt) - len(tokens) for prompt, tokens in part]
+            pad = self.tokenizer.pad_token_id
+            ids = [prompt + tokens + [pad] * more for (prompt, tokens), more in zip(part, filling, strict=True)]
+            mask = [[1] * (longest - more) + [0] * more for more in filling]
+            logits = self.model(
+                input_ids=torch.tensor(ids, device=self.device), attention_mask=torch.tensor(mask, device=self.device)
+            ).logits
+            for (prompt, tokens), one in zip(part, logits, strict=True):
+                said = one[len(prompt) - 1 : len(prompt) + len(tokens) - 1].float().log_softmax(-1)
+                wanted = torch.tensor(tokens, device=self.device)[:, None]
+                scores.append(float(said.gather(1, wanted).double().sum()))
+        count = len(choices.tokens)
+        by_row = [scores[start : start + count] for start in range(0, len(scores), count)]
+        return [choices.texts[max(range(count), key=row.__getitem__)] for row in by_row]
+
+
+def compared(plain: Answers, ours: Answers, rounds: int) -> tuple[list[float], list[float], int, list[str]]:
+    """(seconds plainly, seconds ours, equal answers, our answers); one round before is not counted."""
+    seconds: dict[Answers, list[float]] = {plain: [], ours: []}
+    answers: dict[Answers, list[str]] = {}
+    for number in range(rounds + 1):
+        for work in (plain, ours) if number % 2 else (ours, plain):
+            started = time.perf_counter()
+            answers[work] = work()
+            seconds[work].append(time.perf_counter() - started)
+    equal = sum(a == b for a, b in zip(answers[plain], answers[ours], strict=True))
+    return seconds[plain][1:], seconds[ours][1:], equal, answers[ours]
+
+
+def spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f}–{max(values):.2f})"
+
+
+def line(case: str, batch: int, plain: Answers, ours: Answers, rounds: int, lengths: Callable[[str], int]) -> None:
+    """Measure one case and print its row."""
+    theirs, mine, equal, answers = compared(plain, ours, rounds)
+    sizes = sorted(map(lengths, answers))
+    ratio = statistics.median(theirs) / statistics.median(mine)
+    told = f"{sizes[0]} / {sizes[len(sizes) // 2]} / {sizes[-1]}"
+    row = [case, len(answers), batch, told, spread(theirs), spread(mine), f"{ratio:.2f}", f"{equal} of {len(answers)}"]
+    print("| " + " | ".join(map(str, row)) + " |", flush=True)
+
+
+def loaded(options: argparse.Namespace, tuned: Path | None) -> torch.nn.Module:
+    """The base, or what a run left in `model/`: a whole model or adapters."""
+    whole = tuned is not None and not (tuned / "adapter_config.json").exists()
+    section = schema.Model(id=str(tuned) if whole else options.model)
+    model: Any = load_weights(section, this_machine(), DTYPES[options.precision])
+    if tuned is not None and not whole:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, tuned)
+    return model.eval()
+
+
+def measure(options: argparse.Namespace, tuned: Path | None) -> None:
+    """The cases of one model."""
+    device, tokenizer = this_machine().device, load_tokenizer(schema.Model(id=options.model))
+    separator = options.separator.encode().decode("unicode_escape") if options.separator else None
+    data = prepare(schema.Data(id=options.data, separator=separator), 512, tokenizer)
+    model, name = loaded(options, tuned), options.name or Path(options.data).name
+    case = f"{name}, {'tuned' if tuned else 'base'}, {options.precision}"
+    ends, rows = end_tokens(tokenizer, model, data.train), data.test[: options.rows]
+
+    def lengths(text: str) -> int:
+        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def scorer() -> Scorer:
+        generator = Generator(tokenizer, options.tokens, options.batch, device, ends, lambda code, text: print(text))
+        return Scorer("choice", generator, Layout("padded", 2048), tokenizer.pad_token_id, device)
+
+    if rows:
+        plain, ours = Plain(model, tokenizer, rows, options.batch, device), scorer().generator
+        line(case, options.batch, lambda: plain.generated(options.tokens, ends), lambda: ours.answers(model, rows),
+             options.rounds, lengths)  # fmt: skip
+    if options.choice:
+        few, choices, scores = data.test[: options.choice], Choices.of(data.train), scorer()
+        scores.choose_from(data.train, few)
+        chooser, every = scores.chooser, Plain(model, tokenizer, few, options.batch, device)
+        assert chooser is not None
+        line(f"{case}, choice of {len(choices.texts)}", options.batch, lambda: every.chosen(choices),
+             lambda: chooser.answers(model, few), options.rounds, lengths)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tiny", help="name, folder or Hub id of the base model")
+    parser.add_argument("--tuned", type=Path, help="the model/ folder of a finished run of that model and data")
+    parser.add_argument("--data", default="tickets")
+    parser.add_argument("--separator", help="for plain text, as data.separator")
+    parser.add_argument("--name", help="of the case, in the table")
+    parser.add_argument("--rows", type=int, default=300, help="test rows that are answered; 0: none")
+    parser.add_argument("--tokens", type=int, default=96, help="most tokens of an answer")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--choice", type=int, default=0, metavar="N", help="rows for which an answer is chosen")
+    parser.add_argument("--precision", choices=DTYPES, default="fp32")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only-tuned", action="store_true")
+    options = parser.parse_args()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    print("| case | rows | batch | tokens: least / median / most | plainly, s | ours, s | times | equal |")
+    print("|---" * 8 + "|", flush=True)
+    if not options.only_tuned:
+        measure(options, None)
+    if options.tuned:
+        measure(options, options.tuned)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Runs whose metric is a choice among the training rows' answers, or ROUGE: from the command to the run's files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from command import MICRO, ftbench, only_run
+
+from engine.contract.result import Result
+
+INTENTS = {"where is my parcel": "delivery", "the lamp is broken": "broken", "i want my money back": "refund"}
+
+
+def intents(folder: Path, odd: str = "refund") -> Path:
+    """Training rows of three answers, and a test row of which the answer is `odd`."""
+    folder.mkdir()
+    train = [(f"{question} {number}", answer) for number in range(10) for question, answer in INTENTS.items()]
+    test = [*[(f"{question} please", answer) for question, answer in INTENTS.items()], ("hello", odd)]
+    for name, rows in (("train", train), ("test", test)):
+        lines = [json.dumps({"prompt": prompt, "completion": completion}) for prompt, completion in rows]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def scored(tmp_path: Path, metric: str, data: Path) -> tuple[Result, list[dict[str, Any]]]:
+    """result.json and predictions.jsonl of a short run."""
+    done = ftbench("run", "demo-lora", *MICRO, "--set", f"evaluation.metric={metric}", "--data", str(data))
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = only_run(tmp_path)
+    lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    return msgspec.json.decode((run / "result.json").read_bytes(), type=Result), lines
+
+
+def test_a_choice_is_always_one_of_the_training_answers(tmp_path: Path) -> None:
+    result, lines = scored(tmp_path, "choice", intents(tmp_path / "data", odd="unheard of"))
+    assert len(lines) == 4
+    for line in lines:
+        for who in ("base", "tuned"):
+            assert line[who]["output"] in INTENTS.values()
+            assert line[who]["scores"] == {"choice": float(line[who]["output"] == line["target"])}
+    assert result.after and result.after.metric == "choice" and result.after.score.rows == 4
+    (told,) = [text for text in result.warnings if "no training row has" in text]
+    assert told.startswith("1 of 4 test rows") and "'unheard of'" in told
+
+
+def test_an_answer_for_every_row_is_refused_as_a_choice(tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text("\n".join(json.dumps({"prompt": f"count {n}", "completion": f"it is {n}"}) for n in range(1300)))
+    done = ftbench("run", "demo-lora", *MICRO, "--set", "evaluation.metric=choice", "--data", str(data))
+    assert done.returncode == 2 and "more than 1,000 distinct ones" in done.stderr + done.stdout
+
+
+def test_rouge_scores_a_run(tmp_path: Path) -> None:
+    result, lines = scored(tmp_path, "rouge", intents(tmp_path / "data"))
+    assert result.after and result.after.metric == "rouge"
+    assert all(0 <= line["tuned"]["scores"]["rouge"] <= 1 for line in lines)
+
+
+def test_rouge_score_is_imported_by_nobody_who_does_not_ask_for_it() -> None:
+    code = "import sys, engine.evaluation.score; print('rouge_score' in sys.modules, 'nltk' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]

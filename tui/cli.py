@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,10 +14,24 @@ from engine import __version__
 from engine.contract import ladderdir, rundir
 from engine.contract.errors import RunFailed, UserError
 from engine.contract.ladderdir import LadderDir
-from engine.contract.preset import Flat, parse_overrides
 from engine.contract.rundir import RunDir
-from engine.contract.schema import METHODS, Method
 from engine.contract.text import visible
+from tui.looking import data_app, presets_app
+from tui.options import (
+    DataOption,
+    DetachOption,
+    FreshOption,
+    JsonOption,
+    MethodOption,
+    ModelOption,
+    NowOption,
+    RunArgument,
+    RunsOption,
+    SeedsOption,
+    SetOption,
+    chosen_method,
+    overrides,
+)
 
 app = typer.Typer(
     name="ftbench",
@@ -28,33 +41,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-data_app = typer.Typer(help="Look at data before training on it.", no_args_is_help=True)
-presets_app = typer.Typer(help="List, show and make presets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(presets_app, name="presets")
-
-
-class MethodName(StrEnum):
-    """The three methods."""
-
-    qlora = "qlora"
-    lora = "lora"
-    full = "full"
-
-
-RunsOption = Annotated[Path | None, typer.Option("--runs", help="Folder of runs (else $FTBENCH_RUNS, else ./runs).")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the preset.")]
-MethodOption = Annotated[MethodName | None, typer.Option("--method", help="Train by this method.")]
-ModelOption = Annotated[str | None, typer.Option("--model", help="Name, folder, .gguf file or Hub id.")]
-DataOption = Annotated[str | None, typer.Option("--data", help="Name, file, folder or Hub id.")]
-NowOption = Annotated[bool, typer.Option("--now", help="Begin although another run has the card.")]
-DetachOption = Annotated[bool, typer.Option("--detach", help="Start it and leave.")]
-SeedsOption = Annotated[int, typer.Option("--seeds", min=1, max=20, help="Runs of every rung, a seed each.")]
-FreshOption = Annotated[bool, typer.Option("--fresh", help="Run everything again, whatever has been run already.")]
-RunArgument = Annotated[
-    str, typer.Argument(metavar="RUN", help="A name of a run or ladder, part of it, its path, or 'last'.")
-]
 
 
 @app.command()
@@ -177,64 +165,6 @@ def list_runs(runs: RunsOption = None, json: JsonOption = False) -> None:
     verb.show(rundir.runs_folder(runs), json)
 
 
-@data_app.command("check")
-def data_check(
-    data: Annotated[str, typer.Argument(help="Name, file, folder or Hub id.")],
-    model: ModelOption = None,
-    preset: Annotated[str, typer.Option("--preset", help="Whose data and length settings to use.")] = "demo-lora",
-    settings: SetOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Format, rows, lengths, truncation and problems, with line numbers."""
-    from tui.verbs import data as verb
-
-    raise typer.Exit(verb.check(preset, overrides(settings, model, data), json))
-
-
-@data_app.command("show")
-def data_show(
-    data: Annotated[str, typer.Argument(help="Name, file, folder or Hub id.")],
-    model: ModelOption = None,
-    preset: Annotated[str, typer.Option("--preset", help="Whose data and length settings to use.")] = "demo-lora",
-    settings: SetOption = None,
-    rows: Annotated[int, typer.Option("--rows", min=1, max=1000, help="How many samples.")] = 3,
-    split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "train",
-    json: JsonOption = False,
-) -> None:
-    """Samples token by token, with what is trained marked."""
-    from tui.verbs import data as verb
-
-    raise typer.Exit(verb.show(preset, overrides(settings, model, data), rows, split, json))
-
-
-@presets_app.command("list")
-def presets_list(json: JsonOption = False) -> None:
-    """Every preset; a broken one with its error."""
-    from tui.verbs import presets as verb
-
-    verb.show_list(json)
-
-
-@presets_app.command("show")
-def presets_show(name: str, method: MethodOption = None, settings: SetOption = None, json: JsonOption = False) -> None:
-    """The whole effective configuration, each value with where it comes from."""
-    from tui.verbs import presets as verb
-
-    verb.show(name, chosen_method(method), parse_overrides(settings or []), json)
-
-
-@presets_app.command("new")
-def presets_new(
-    name: str,
-    base: Annotated[str, typer.Option("--from", help="The preset to begin with.")] = "demo-lora",
-    settings: SetOption = None,
-) -> None:
-    """A preset of your own, made from another."""
-    from tui.verbs import presets as verb
-
-    verb.new(name, base, parse_overrides(settings or []))
-
-
 @app.command()
 def pull(
     name: Annotated[str | None, typer.Argument(help="A model of the catalogue; none lists it.")] = None,
@@ -269,21 +199,6 @@ def run_or_ladder(runs: Path | None, name: str) -> RunDir | LadderDir:
     if name == "last" or not ladders or any(name in run.name for run in rundir.iterate(folder)):
         return rundir.find(folder, name)
     return ladderdir.find(folder, name)
-
-
-def chosen_method(name: MethodName | None) -> Method | None:
-    """The option as the schema's method."""
-    return next((method for method in METHODS if name and method == name.value), None)
-
-
-def overrides(settings: list[str] | None, model: str | None, data: str | None) -> Flat:
-    """The command line as keys of the preset."""
-    values = parse_overrides(settings or [])
-    if model is not None:
-        values["model.id"] = model
-    if data is not None:
-        values["data.id"] = data
-    return values
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ always sees a consistent state.
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -18,22 +17,17 @@ import msgspec
 import tomli
 import tomli_w
 
-from engine.contract import locks
+from engine.contract import folder
 from engine.contract.errors import UserError
+from engine.contract.files import write_atomically
+from engine.contract.folder import Folder
 from engine.contract.ladder import Ladder, Plan
 from engine.contract.preset import flatten, nested
-from engine.contract.rundir import write_atomically
 
 
 @dataclass(frozen=True)
-class LadderDir:
+class LadderDir(Folder):
     """The paths of one ladder. Owns the names; nobody else spells them."""
-
-    path: Path
-
-    @property
-    def name(self) -> str:
-        return self.path.name
 
     @property
     def runs(self) -> Path:
@@ -49,14 +43,6 @@ class LadderDir:
         return self.path / "ladder.json"
 
     @property
-    def log_file(self) -> Path:
-        return self.path / "engine.log"
-
-    @property
-    def lock_file(self) -> Path:
-        return self.path / "engine.lock"
-
-    @property
     def probes(self) -> Path:
         return self.path / "probes"
 
@@ -67,14 +53,6 @@ class LadderDir:
     @property
     def markdown(self) -> Path:
         return self.path / "report.md"
-
-    def pid(self) -> int | None:
-        """The live process's id, None where nobody climbs."""
-        text = locks.holder(self.lock_file)
-        return int(text) if text and text.isdigit() else None
-
-    def is_live(self) -> bool:
-        return locks.holder(self.lock_file) is not None
 
     def state(self) -> Ladder | None:
         """How far it is; None before the first word. Raises UserError where the file is damaged."""
@@ -103,22 +81,7 @@ class LadderDir:
 
 def create(runs: Path, plan: Plan) -> LadderDir:
     """Make a ladder's directory (mode 0700) with its plan in place."""
-    safe = "".join(character if character.isalnum() or character in "-_" else "-" for character in plan.preset)[:40]
-    path = runs / f"{time.strftime('%Y%m%d-%H%M%S')}-{safe or 'work'}-ladder-{secrets.token_hex(2)}"
-    try:
-        runs.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.mkdir(mode=0o700)
-    except OSError as error:
-        raise UserError(
-            f"cannot make a ladder's directory: {error.strerror}", str(runs), "choose another with --runs DIR"
-        ) from error
-    ladder = LadderDir(path)
-    try:
-        write_atomically(ladder.plan_file, plan_text(plan).encode())
-    except BaseException:
-        shutil.rmtree(path, ignore_errors=True)
-        raise
-    return ladder
+    return LadderDir(folder.make(runs, Path(plan.preset).stem, "ladder", "ladder.toml", plan_text(plan)))
 
 
 def plan_text(plan: Plan) -> str:
@@ -139,16 +102,7 @@ def find(runs: Path, name: str) -> LadderDir:
     """A ladder by its name, an unambiguous part of it, its path, or `last`."""
     if (Path(name) / "ladder.toml").is_file():
         return LadderDir(Path(name).absolute())
-    known = sorted(iterate(runs), key=lambda ladder: ladder.name)
-    if name == "last" and known:
-        return known[-1]
-    exact = [ladder for ladder in known if ladder.name == name]
-    partly = exact or [ladder for ladder in known if name in ladder.name]
-    if len(partly) == 1:
-        return partly[0]
-    if partly:
-        raise UserError(f"{name!r} could be {len(partly)} ladders", str(runs), "give more of the name")
-    raise UserError(f"no ladder {name!r}", str(runs), "`ftbench ladder PRESET` makes one, --runs DIR looks elsewhere")
+    return folder.pick(iterate(runs), name, "ladder", runs, "`ftbench ladder PRESET` makes one")
 
 
 def iterate(runs: Path) -> Iterator[LadderDir]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,8 +14,10 @@ import tomli
 import tomli_w
 
 from engine import __version__
-from engine.contract import locks
+from engine.contract import folder
 from engine.contract.errors import UserError
+from engine.contract.files import write_atomically
+from engine.contract.folder import Folder
 from engine.contract.preset import Effective, flatten, nested
 from engine.contract.result import Result
 from engine.contract.schema import Config
@@ -28,14 +27,8 @@ STARTING_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
-class RunDir:
+class RunDir(Folder):
     """The paths of one run. Owns the names; nobody else spells them."""
-
-    path: Path
-
-    @property
-    def name(self) -> str:
-        return self.path.name
 
     @property
     def config_file(self) -> Path:
@@ -50,14 +43,6 @@ class RunDir:
         return self.path / "result.json"
 
     @property
-    def log_file(self) -> Path:
-        return self.path / "engine.log"
-
-    @property
-    def lock_file(self) -> Path:
-        return self.path / "engine.lock"
-
-    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -68,14 +53,6 @@ class RunDir:
     @property
     def predictions_file(self) -> Path:
         return self.path / "predictions.jsonl"
-
-    def pid(self) -> int | None:
-        """The live worker's process id, None where no worker holds the lock."""
-        text = locks.holder(self.lock_file)
-        return int(text) if text and text.isdigit() else None
-
-    def is_live(self) -> bool:
-        return locks.holder(self.lock_file) is not None
 
     def result(self) -> Result | None:
         """The outcome, None while there is none. Raises UserError where the file is damaged."""
@@ -126,23 +103,8 @@ def create(runs: Path, preset: str, effective: Effective, wait: bool = True, wor
 
     `work` is the fingerprint under which a ladder finds the run again.
     """
-    safe = "".join(character if character.isalnum() or character in "-_" else "-" for character in preset)[:40]
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    path = runs / f"{stamp}-{safe or 'run'}-{effective.config.method}-{secrets.token_hex(2)}"
-    try:
-        runs.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.mkdir(mode=0o700)
-    except OSError as error:
-        raise UserError(
-            f"cannot make a run directory: {error.strerror}", str(runs), "choose another with --runs DIR"
-        ) from error
-    run = RunDir(path)
-    try:
-        write_atomically(run.config_file, frozen_text(preset, effective, wait, work).encode())
-    except BaseException:
-        shutil.rmtree(path, ignore_errors=True)
-        raise
-    return run
+    text = frozen_text(preset, effective, wait, work)
+    return RunDir(folder.make(runs, preset, effective.config.method, "run.toml", text))
 
 
 def frozen_text(preset: str, effective: Effective, wait: bool = True, work: str = "") -> str:
@@ -199,18 +161,7 @@ def find(runs: Path, name: str) -> RunDir:
     """A run by its name, an unambiguous part of it, its path, or `last`."""
     if (Path(name) / "run.toml").is_file():
         return RunDir(Path(name).absolute())
-    known = sorted(iterate(runs), key=lambda run: run.name)
-    if name == "last" and known:
-        return known[-1]
-    exact = [run for run in known if run.name == name]
-    partly = exact or [run for run in known if name in run.name]
-    if len(partly) == 1:
-        return partly[0]
-    if partly:
-        raise UserError(
-            f"{name!r} could be {len(partly)} runs", str(runs), "give more of the name; `ftbench runs` lists them"
-        )
-    raise UserError(f"no run {name!r}", str(runs), "`ftbench runs` lists the runs, --runs DIR looks elsewhere")
+    return folder.pick(iterate(runs), name, "run", runs, "`ftbench runs` lists the runs")
 
 
 def iterate(runs: Path) -> Iterator[RunDir]:
@@ -222,19 +173,3 @@ def iterate(runs: Path) -> Iterator[RunDir]:
                     yield RunDir(Path(entry.path))
     except FileNotFoundError:
         return
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside the target, flush to the disk, rename: a reader sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise

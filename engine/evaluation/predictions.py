@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from engine.contract.rundir import write_atomically
+from engine.contract.files import write_atomically
 from engine.data.tokens import Row
 from engine.evaluation.score import Item
 

@@ -182,7 +182,8 @@ def _ship(ladder: Ladder, found: Findings, ship: Row, best: Row) -> str:
         if lead.finding == "better":
             ahead = _difference(lead, _metric(ladder))
             return f"Ship {say.rung(ship.name)} ({size}): it leads {say.rung(second.name)} by {ahead}."
-        return f"Ship {say.rung(ship.name)}: the highest score seen and the smallest artefact, {size}; its lead is not certain."
+        name = say.rung(ship.name)
+        return f"Ship {name}: the highest score seen and the smallest artefact, {size}; its lead is not certain."
     behind = comparison(ladder, ship.name, best.name)
     gap = f" ({_difference(behind, _metric(ladder))})" if behind else ""
     return (

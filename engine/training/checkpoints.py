@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.contract.rundir import write_atomically
+from engine.contract.files import write_atomically
 from engine.training.guards import DiskFull, is_disk_full
 
 MANIFEST = "manifest.json"

@@ -9,8 +9,8 @@ import tomli_w
 
 from engine.contract import library
 from engine.contract.errors import UserError
+from engine.contract.files import write_atomically
 from engine.contract.preset import Flat, Preset, flatten, nested, resolve
-from engine.contract.rundir import write_atomically
 from engine.contract.schema import METHODS, READ_BY, Method
 from engine.contract.text import visible
 from tui.show import console, print_json, say, table

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from engine.contract.files import write_atomically
 from engine.contract.ladder import Ladder
 from engine.contract.ladderdir import LadderDir
-from engine.contract.rundir import write_atomically
 from engine.ladder.report import markdown, page
 from engine.ladder.report.material import gather
 

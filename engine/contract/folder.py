@@ -1,0 +1,77 @@
+"""What runs and ladders have in common: a directory, a log, a lock that says who is alive, a name to find it by."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from engine.contract import locks
+from engine.contract.errors import UserError
+from engine.contract.files import write_atomically
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A directory that one process at a time works in."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def log_file(self) -> Path:
+        return self.path / "engine.log"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.path / "engine.lock"
+
+    def pid(self) -> int | None:
+        """The live process's id, None where nobody holds the lock."""
+        text = locks.holder(self.lock_file)
+        return int(text) if text and text.isdigit() else None
+
+    def is_live(self) -> bool:
+        return locks.holder(self.lock_file) is not None
+
+
+F = TypeVar("F", bound=Folder)
+
+
+def make(parent: Path, stem: str, ending: str, file: str, text: str) -> Path:
+    """`<parent>/<yyyymmdd-hhmmss>-<stem>-<ending>-<4 hex>/`, mode 0700, with one file; nothing stays if it fails."""
+    safe = "".join(character if character.isalnum() or character in "-_" else "-" for character in stem)[:40]
+    path = parent / f"{time.strftime('%Y%m%d-%H%M%S')}-{safe or 'run'}-{ending}-{secrets.token_hex(2)}"
+    try:
+        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.mkdir(mode=0o700)
+    except OSError as error:
+        raise UserError(
+            f"cannot make a directory: {error.strerror}", str(parent), "choose another with --runs DIR"
+        ) from error
+    try:
+        write_atomically(path / file, text.encode())
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+    return path
+
+
+def pick(known: Iterable[F], name: str, kind: str, where: Path, hint: str) -> F:
+    """The one by its name, an unambiguous part of it, or `last`. Raises UserError where that is none or several."""
+    folders = sorted(known, key=lambda folder: folder.name)
+    if name == "last" and folders:
+        return folders[-1]
+    partly = [one for one in folders if one.name == name] or [one for one in folders if name in one.name]
+    if len(partly) == 1:
+        return partly[0]
+    if partly:
+        raise UserError(f"{name!r} could be {len(partly)} {kind}s", str(where), f"give more of the name; {hint}")
+    raise UserError(f"no {kind} {name!r}", str(where), f"{hint}, --runs DIR looks elsewhere")

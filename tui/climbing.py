@@ -88,12 +88,12 @@ class LadderView:
         for text in ladder.warnings[self.warned :]:
             self._line(f"warning: {text}", "yellow")
         self.warned = len(ladder.warnings)
+        for entry in ladder.entries:
+            self._tell(entry)
         if ladder.estimates and ladder.stage in ("trying", "climbing") and not self.estimated:
             self.estimated = True
             for text in outlook(ladder):
                 self._line(text)
-        for entry in ladder.entries:
-            self._tell(entry)
         self._move(ladder)
 
     def _tell(self, entry: Entry) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +24,7 @@ class Card(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     price_per_hour: Annotated[float, Meta(ge=0)]
     currency: str = "USD"
     match: list[str] = field(default_factory=list)
-    """Parts of the NVML name that mean this card."""
+    """Whole words of the NVML name that mean this card."""
 
     @property
     def bytes(self) -> int:
@@ -58,7 +59,12 @@ def cheapest_for(peak: float, cards: list[Card]) -> Card | None:
 
 def named(nvml_name: str, cards: list[Card]) -> Card | None:
     """The listed card that a machine's card is, None where it is not listed. The longest match wins."""
-    found = [(len(part), card) for card in cards for part in [card.name, *card.match] if part in nvml_name]
+    found = [
+        (len(part), card)
+        for card in cards
+        for part in [card.name, *card.match]
+        if re.search(rf"(?<!\w){re.escape(part)}(?!\w)", nvml_name)  # L4 is no part of L40S
+    ]
     return max(found, key=lambda pair: pair[0])[1] if found else None
 
 

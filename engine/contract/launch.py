@@ -49,7 +49,9 @@ def _start(module: str, folder: Path, log_file: Path) -> Worker:
 
     Its output goes to a file and never to a pipe: a pipe nobody reads blocks its writer.
     """
-    environment = {**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
+    # One malloc arena: autograd's backward runs in a thread of its own, and with an arena of its own its gradients
+    # could not take the room that the activations leave (full tuning of SmolLM2 on the CPU: 3,440 -> 3,285 MiB).
+    environment = {"MALLOC_ARENA_MAX": "1", **os.environ, "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
     log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         # -P: the run directory is the working directory, and nothing in it may be imported.

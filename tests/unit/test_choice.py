@@ -78,6 +78,14 @@ def test_the_same_as_scoring_every_answer(family: str, kind: str, batch: int) ->
     assert found == expected_of(family, kind) and len(set(found)) > 1
 
 
+def test_close_rivals_are_told_apart() -> None:
+    model = made(FULL_ATTENTION["llama"])
+    model.lm_head.weight.data *= 0.05  # answers of one length are within a fraction of a nat
+    choices = Choices([tokens for tokens in branching(200, 3).tokens if len(tokens) == 3], [str(n) for n in range(200)])
+    expected = by_scoring_all(model, PROMPTS, choices)
+    assert chooser(choices, 4).answers(model, asked(PROMPTS)) == expected and len(set(expected)) > 3
+
+
 def test_a_common_beginning_of_the_prompts_changes_nothing() -> None:
     model, prompts = made(FULL_ATTENTION["qwen2"]), random_prompts([9, 3, 17, 5], beginning=40)
     expected = by_scoring_all(model, prompts, CHOICES["branching"])

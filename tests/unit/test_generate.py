@@ -191,6 +191,15 @@ def test_a_repeating_answer_takes_far_fewer_passes_than_tokens() -> None:
     assert model.passes < 50
 
 
+def test_guesses_stay_within_the_positions_a_model_has() -> None:
+    # No position is left behind the longest prompt's last token but one: asking about a further one is an IndexError.
+    config = transformers.GPT2Config(vocab_size=VOCABULARY, n_positions=30 + MOST - 1, n_embd=64, n_layer=2, n_head=4,
+                                     bos_token_id=1, eos_token_id=2, pad_token_id=PAD)  # fmt: skip
+    model = made(config)
+    expected = texts(plainly(model, PROMPTS, MOST, frozenset()))
+    assert generator(4, MOST, frozenset()).answers(model, asked(PROMPTS)) == expected
+
+
 def test_answers_are_no_longer_than_asked_for() -> None:
     model = made(FULL_ATTENTION["llama"])
     for most in (1, 2, 7):

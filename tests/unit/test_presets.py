@@ -19,7 +19,7 @@ def preset(tmp_path: Path, text: str) -> Preset:
     return read_preset(path)
 
 
-@pytest.mark.parametrize("path", sorted(library.shipped_folder().glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [one.path for one in library.list_presets()], ids=lambda path: path.stem)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_shipped_preset_resolves_for_every_method(path: Path, method: str) -> None:
     assert resolve(read_preset(path, path.stem), method).config.method == method

@@ -15,7 +15,7 @@ from small_models import FULL_ATTENTION, OTHER_CACHES, PAD, SMALL, VOCABULARY, a
 from engine.contract.errors import UserError
 from engine.data.tokens import Row
 from engine.evaluation.choices import Choices
-from engine.evaluation.likeliest import Chooser
+from engine.evaluation.likeliest import Bounds, Chooser
 from engine.evaluation.score import row_losses
 from engine.training.batches import Layout
 from engine.training.guards import OutOfMemory
@@ -84,6 +84,34 @@ def test_close_rivals_are_told_apart() -> None:
     choices = Choices([tokens for tokens in branching(200, 3).tokens if len(tokens) == 3], [str(n) for n in range(200)])
     expected = by_scoring_all(model, PROMPTS, choices)
     assert chooser(choices, 4).answers(model, asked(PROMPTS)) == expected and len(set(expected)) > 3
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_branch_and_bound_finds_the_best_where_ends_are_nearly_certain(seed: int) -> None:
+    random, choices = np.random.default_rng(seed), branching(80, 5)
+    # What a token costs behind what is before it: much, little or nearly nothing.
+    costs: dict[tuple[int, ...], float] = {}
+    scores = np.zeros((80, 6))
+    for number, tokens in enumerate(choices.tokens):
+        for length in range(1, len(tokens) + 1):
+            cost = costs.setdefault(tuple(tokens[:length]), float(random.choice([3, 0.3, 0.01]) * random.random()))
+            scores[number, length - 1] = -cost
+    bounds = Bounds(scores[None, :, 0].copy(), choices.shared())
+    wave = 1
+    while pairs := bounds.promising(wave):
+        bounds.learn(pairs, scores[[choice for _, choice in pairs]])
+        wave *= 2
+    assert bounds.best() == [int(scores.sum(1).argmax())]
+
+
+def test_what_one_answer_teaches_bounds_all_that_begin_alike() -> None:
+    choices = Choices([[5, 6, 7], [5, 6, 8], [5, 9], [4, 4]], list("abcd"))
+    bounds = Bounds(np.array([[-1.0, -1.0, -1.0, -5.0]]), choices.shared())
+    bounds.learn([(0, 0)], np.array([[-1.0, -3.0, -0.5]]))
+    assert bounds.upper.tolist() == [[-4.5, -4.0, -1.0, -5.0]] and bounds.exact.tolist() == [
+        [True, False, False, False]
+    ]
+    assert bounds.promising(9) == [(0, 2), (0, 1)]
 
 
 def test_a_common_beginning_of_the_prompts_changes_nothing() -> None:

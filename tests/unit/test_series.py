@@ -1,0 +1,56 @@
+"""Curves of any length, with gaps, repeats and spikes, in bounded memory."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from tui.series import Series
+
+
+def test_a_million_points_keep_few_buckets_and_no_spike_is_lost() -> None:
+    series = Series(most=512)
+    series.extend((step, 1.0 + (9.0 if step == 777_777 else 0.0)) for step in range(1_000_000))
+    assert len(series.buckets) <= 512
+    assert len(series) == 1_000_000
+    assert series.bounds() == (1.0, 10.0)
+    assert series.span() == (0, 999_999)
+    highest = max(series.columns(0, 999_999, 100), key=lambda pair: pair[1].high)
+    assert highest[0] == 77
+
+
+def test_what_is_not_finite_is_counted_and_never_reaches_the_bounds() -> None:
+    series = Series()
+    series.extend([(1, 2.0), (2, math.nan), (3, math.inf), (4, None), (5, -math.inf), (6, 3.0)])
+    assert series.bounds() == (2.0, 3.0)
+    assert series.absent == 4
+    assert series.latest == 3.0
+
+
+def test_steps_done_twice_after_a_resume_replace_the_first_ones() -> None:
+    series = Series()
+    series.extend([(1, 5.0), (2, 4.0), (3, 3.0), (2, 4.5), (3, 3.5), (4, 3.0)])
+    assert [(bucket.first, bucket.mean) for bucket in series.buckets] == [(1, 5.0), (2, 4.5), (3, 3.5), (4, 3.0)]
+
+
+def test_columns_leave_out_what_is_empty_and_merge_what_is_crowded() -> None:
+    series = Series()
+    series.extend([(0, 1.0), (1, 3.0), (9, 5.0)])
+    columns = dict(series.columns(0, 10, 5))
+    assert sorted(columns) == [0, 4]
+    assert (columns[0].low, columns[0].high, columns[0].mean) == (1.0, 3.0, 2.0)
+
+
+def test_smoothing_begins_at_the_first_value_and_stays_within_what_was_seen() -> None:
+    series = Series()
+    series.extend((step, 10.0 if step % 2 else 0.0) for step in range(1000))
+    smooth = series.smoothed(0.9)
+    assert smooth.buckets[0].mean == 0.0
+    assert smooth.buckets[-1].mean == pytest.approx(5.0, abs=0.6)
+    low, high = smooth.bounds() or (0, 0)
+    assert 0 <= low and high <= 10
+
+
+def test_nothing_has_no_bounds() -> None:
+    assert Series().bounds() is None and Series().span() is None and list(Series().columns(0, 1, 10)) == []

@@ -1,0 +1,150 @@
+"""Draws curves into rows of styled text, without an app: axes at the left and below, dots in between."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tui.braille import Canvas
+from tui.series import Series
+
+Segment = tuple[str, str]
+"""(text, style name); the widget turns names into colours."""
+Row = list[Segment]
+
+AXIS = 7
+"""Columns of the y labels, with the space behind them."""
+SMALLEST = (12, 3)
+"""Columns and rows below which there is nothing to draw into."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One series and how it looks."""
+
+    series: Series
+    style: str
+    marks: bool = False
+    """Single marks and no line: evaluations."""
+    ghost: bool = False
+    """An earlier run: drawn first, never smoothed over, and not what the axes are made for."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one may switch."""
+
+    log: bool = False
+    smooth: float = 0.0
+    """Weight of the moving average, 0 to 1; 0 draws what was measured."""
+    ascii: bool = False
+
+
+def draw(curves: Sequence[Curve], columns: int, rows: int, look: Look) -> list[Row]:
+    """`rows` rows of `columns` columns. Without a finite point, or without room, the rows are empty."""
+    if columns < SMALLEST[0] or rows < SMALLEST[1]:
+        return [[(" " * max(0, columns), "")] for _ in range(max(0, rows))]
+    wide, high = columns - AXIS, rows - 1
+    shown = [curve for curve in curves if curve.series.buckets]
+    span, bounds = _span(shown), _bounds(shown, look)
+    if span is None or bounds is None:
+        return [[(" " * columns, "")] for _ in range(rows)]
+    canvas = Canvas(wide, high)
+    scale = Scale(bounds, canvas.height, look.log and bounds[0] > 0)
+    for number in sorted(range(len(shown)), key=lambda n: not shown[n].ghost):
+        _plot(shown[number], canvas, span, scale, look, number)
+    return [*_body(canvas, scale, shown, look), _foot(span, columns)]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """From values to dot rows."""
+
+    bounds: tuple[float, float]
+    height: int
+    log: bool
+
+    def __call__(self, value: float) -> int:
+        low, high = (self._fold(bound) for bound in self.bounds)
+        if self.log and value <= 0:
+            return self.height - 1
+        share = (self._fold(value) - low) / (high - low)
+        return round((1 - share) * (self.height - 1))
+
+    def value(self, share: float) -> float:
+        """The value at a share of the height, 0 at the bottom."""
+        low, high = (self._fold(bound) for bound in self.bounds)
+        place = low + share * (high - low)
+        return float(10**place) if self.log else place
+
+    def _fold(self, value: float) -> float:
+        return math.log10(value) if self.log else value
+
+
+def number(value: float) -> str:
+    """At most six characters: `0.123`, `12.3`, `1.2e-5`, `45k`."""
+    size = abs(value)
+    if size and (size < 1e-3 or size >= 1e6):
+        text = f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
+        return text if len(text) <= 6 else f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+    if size >= 1e4:
+        return f"{value / 1e3:.0f}k"
+    return f"{value:.4g}" if size >= 100 else f"{value:.3g}"
+
+
+def _span(curves: Sequence[Curve]) -> tuple[float, float] | None:
+    spans = [span for curve in curves if (span := curve.series.span())]
+    return (min(a for a, _ in spans), max(b for _, b in spans)) if spans else None
+
+
+def _bounds(curves: Sequence[Curve], look: Look) -> tuple[float, float] | None:
+    """The axis: of the live curves, or of the ghosts where there are no others. Never of no height."""
+    live = [curve for curve in curves if not curve.ghost] or list(curves)
+    found = [bounds for curve in live if (bounds := _smoothed(curve, look).bounds())]
+    if not found:
+        return None
+    low, high = min(a for a, _ in found), max(b for _, b in found)
+    if high > low:
+        return low, high
+    margin = abs(low) * 0.05 or 1.0
+    return low - margin, high + margin
+
+
+def _smoothed(curve: Curve, look: Look) -> Series:
+    return curve.series.smoothed(look.smooth) if look.smooth and not curve.marks else curve.series
+
+
+def _plot(curve: Curve, canvas: Canvas, span: tuple[float, float], scale: Scale, look: Look, owner: int) -> None:
+    width = canvas.width
+    columns = list(_smoothed(curve, look).columns(*span, width))
+    if curve.marks:
+        for x, bucket in columns:
+            y = scale(bucket.mean)
+            for at_x, at_y in ((x, y), (x - 1, y), (x + 1, y), (x, y - 1), (x, y + 1)):
+                canvas.dot(at_x, at_y, owner)
+        return
+    canvas.path([(x, scale(bucket.mean)) for x, bucket in columns], owner)
+    for x, bucket in columns:  # what a column hides between its lowest and highest point is shown as well
+        if bucket.count > 1:
+            canvas.line(x, scale(bucket.low), x, scale(bucket.high), owner)
+
+
+def _body(canvas: Canvas, scale: Scale, curves: Sequence[Curve], look: Look) -> list[Row]:
+    rows: list[Row] = []
+    labelled = {0: 1.0, canvas.rows - 1: 0.0}
+    if canvas.rows >= 5:
+        labelled[(canvas.rows - 1) // 2] = 1 - ((canvas.rows - 1) // 2) / (canvas.rows - 1)
+    for row in range(canvas.rows):
+        label = number(scale.value(labelled[row])) if row in labelled else ""
+        line: Row = [(f"{label:>{AXIS - 1}} ", "axis")]
+        line += [(text, curves[owner].style if owner >= 0 else "") for text, owner in canvas.text(row, look.ascii)]
+        rows.append(line)
+    return rows
+
+
+def _foot(span: tuple[float, float], columns: int) -> Row:
+    left, right = number(span[0]), number(span[1])
+    gap = columns - AXIS - len(left) - len(right)
+    text = f"{'':{AXIS}}{left}{' ' * max(1, gap)}{right}"
+    return [(text[:columns].ljust(columns), "axis")]

@@ -32,7 +32,7 @@ from engine.training import checkpoints
 from engine.training.batches import Layout, Schedule, choose_layout
 from engine.training.guards import DiskFull, Diverged, OutOfMemory, first_line, is_disk_full, is_out_of_memory
 from engine.training.loss import flattening_agreement, keeps_logits
-from engine.training.meters import Card, Meters
+from engine.training.meters import Meters, training_card
 from engine.training.trainer import AnswerTrainer, Callback, Hooks, StepFacts, training_arguments
 
 VALIDATION_ROWS = 128
@@ -43,7 +43,7 @@ def work(run_dir: RunDir, frozen: Frozen, log: events.EventLog, stopping: Stoppi
     """Do the run; returns the process's exit status."""
     _quieten()
     machine = this_machine()
-    meters = Meters(log.write, Card() if machine.device == "cuda" else None)
+    meters = Meters(log.write, training_card() if machine.device == "cuda" else None)
     run = Run(run_dir, frozen, log, stopping, machine, meters)
     meters.start()
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 # Unicode's braille block numbers the dots of a cell column by column, the lowest row last.
 DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
@@ -46,7 +47,7 @@ class Canvas:
 
     def path(self, points: Sequence[tuple[int, int]], owner: int) -> None:
         """Lines from point to point; a single point is a dot."""
-        for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+        for (x0, y0), (x1, y1) in pairwise(points):
             self.line(x0, y0, x1, y1, owner)
         if len(points) == 1:
             self.dot(*points[0], owner)

@@ -8,84 +8,19 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
 
 from engine.contract.events import Memory
+from engine.contract.nvml import Nvml, NvmlCard
 from engine.contract.result import Peak
 
 
-class Card:
-    """NVML's figures of one card. Every question is asked by itself: what a card cannot say is None."""
-
-    def __init__(self, index: int = 0) -> None:
-        self.nvml: Any = None
-        self.handle: Any = None
-        try:
-            import pynvml
-
-            pynvml.nvmlInit()
-            self.nvml = pynvml
-            self.handle = self._handle(index)
-        except (ImportError, OSError) as error:
-            self.why = str(error)
-        except Exception as error:
-            if type(error).__module__ != "pynvml":
-                raise
-            self.why = str(error)
-        self.energy_at_start = self._ask("nvmlDeviceGetTotalEnergyConsumption")
-
-    def _handle(self, index: int) -> Any:
-        """By UUID where torch gives one: CUDA's numbering need not be NVML's."""
-        uuid = getattr(torch.cuda.get_device_properties(index), "uuid", None) if torch.cuda.is_available() else None
-        if uuid:
-            return self.nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
-        return self.nvml.nvmlDeviceGetHandleByIndex(index)
-
-    def _ask(self, question: str, *arguments: Any) -> Any:
-        if self.handle is None:
-            return None
-        try:
-            return getattr(self.nvml, question)(self.handle, *arguments)
-        except self.nvml.NVMLError:
-            return None
-
-    def used(self) -> int | None:
-        """Bytes used on the card by everybody."""
-        memory = self._ask("nvmlDeviceGetMemoryInfo")
-        return memory.used if memory else None
-
-    def power(self) -> float | None:
-        """Watts."""
-        milliwatts = self._ask("nvmlDeviceGetPowerUsage")
-        return milliwatts / 1000 if milliwatts is not None else None
-
-    def energy(self) -> float | None:
-        """Joules since this object was made."""
-        now = self._ask("nvmlDeviceGetTotalEnergyConsumption")
-        return (now - self.energy_at_start) / 1000 if now is not None and self.energy_at_start is not None else None
-
-    def load(self) -> int | None:
-        """Percent."""
-        rates = self._ask("nvmlDeviceGetUtilizationRates")
-        return rates.gpu if rates else None
-
-    def temperature(self) -> int | None:
-        """Degrees Celsius."""
-        return self._ask("nvmlDeviceGetTemperature", 0)
-
-    def others(self, own: int) -> list[tuple[int, str, int | None]]:
-        """(pid, name, bytes) of other processes computing on the card."""
-        found = []
-        for process in self._ask("nvmlDeviceGetComputeRunningProcesses") or []:
-            if process.pid != own:
-                name = "a process of another user or container"
-                with contextlib.suppress(psutil.Error):
-                    name = psutil.Process(process.pid).name()
-                found.append((process.pid, name, process.usedGpuMemory))
-        return found
+def training_card() -> NvmlCard | None:
+    """NVML's view of the card that torch trains on, None where NVML cannot be asked."""
+    uuid = getattr(torch.cuda.get_device_properties(0), "uuid", None) if torch.cuda.is_available() else None
+    return Nvml().card(0, str(uuid) if uuid else "")
 
 
 @dataclass
@@ -93,7 +28,7 @@ class Meters:
     """Samples into events and remembers peaks."""
 
     write: Callable[[Memory], object]
-    card: Card | None
+    card: NvmlCard | None
     seconds: float = 1.0
     peak: Peak = field(default_factory=Peak)
     _stop: threading.Event = field(default_factory=threading.Event)

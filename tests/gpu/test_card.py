@@ -33,9 +33,10 @@ def test_each_method_learns_on_the_card(method: str, tmp_path: Path) -> None:
 
 
 def test_nvml_agrees_with_torch_about_a_gibibyte() -> None:
-    from engine.training.meters import Card
+    from engine.training.meters import training_card
 
-    card = Card()
+    card = training_card()
+    assert card is not None
     torch.cuda.init()
     torch.zeros(1, device="cuda")
     before = card.used()

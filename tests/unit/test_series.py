@@ -49,7 +49,7 @@ def test_smoothing_begins_at_the_first_value_and_stays_within_what_was_seen() ->
     assert smooth.buckets[0].mean == 0.0
     assert smooth.buckets[-1].mean == pytest.approx(5.0, abs=0.6)
     low, high = smooth.bounds() or (0, 0)
-    assert 0 <= low and high <= 10
+    assert low >= 0 and high <= 10
 
 
 def test_nothing_has_no_bounds() -> None:

@@ -14,6 +14,7 @@ import psutil
 
 from engine.contract.ask import ask
 from engine.contract.errors import RunFailed, UserError
+from engine.contract.nvml import Nvml
 from tui.show import console, print_json, say, size
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "nvidia-ml-py", "textual")
@@ -88,17 +89,13 @@ def _engine() -> list[Finding]:
 
 
 def _nvml() -> list[Finding]:
-    """The driver's view. Every failure is a sentence."""
-    try:
-        import pynvml
-    except ImportError as error:
-        return [Finding("note", "nvml", f"not installed: {error}")]
-    try:
-        pynvml.nvmlInit()
-        count, driver = pynvml.nvmlDeviceGetCount(), pynvml.nvmlSystemGetDriverVersion()
-    except pynvml.NVMLError as error:
-        return [Finding("note", "nvml", f"{error}: no card memory, power or energy; the worker's own memory is shown")]
-    return [Finding("ok", "nvml", f"driver {driver}, {count} card{'s' if count != 1 else ''}")]
+    """Whether the card's memory, power and energy can be read."""
+    nvml = Nvml()
+    if nvml.why:
+        what = "no card memory, power or energy; the worker's own memory is shown"
+        return [Finding("note", "nvml", f"{nvml.why}: {what}")]
+    count = len(nvml.cards())
+    return [Finding("ok", "nvml", f"driver {nvml.driver()}, {count} card{'s' if count != 1 else ''}")]
 
 
 def _disk(runs: Path) -> Finding:

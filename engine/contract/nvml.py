@@ -1,0 +1,121 @@
+"""NVML's figures of the cards in this machine. Every question is asked by itself: what a card cannot say is None.
+
+No library, another driver version, MIG, missing permissions, a card that fell off the bus, unified memory: each costs
+the fields it concerns and nothing else. `pynvml` comes from the package nvidia-ml-py and brings no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+
+
+class Nvml:
+    """The library, initialised once; where it cannot be, `why` says so and there are no cards."""
+
+    def __init__(self) -> None:
+        self.why = ""
+        self._library: Any = None
+        try:
+            import pynvml
+
+            pynvml.nvmlInit()
+            self._library = pynvml
+        except (ImportError, OSError) as error:
+            self.why = str(error)
+        except Exception as error:
+            if type(error).__module__ != "pynvml":
+                raise
+            self.why = str(error)
+
+    def driver(self) -> str:
+        """The driver's version, '' where it cannot be asked."""
+        return str(self._call("nvmlSystemGetDriverVersion") or "")
+
+    def cards(self) -> list[NvmlCard]:
+        """Every card, in NVML's order."""
+        count = self._call("nvmlDeviceGetCount") or 0
+        handles = [self._call("nvmlDeviceGetHandleByIndex", number) for number in range(count)]
+        return [NvmlCard(self, number, handle) for number, handle in enumerate(handles) if handle is not None]
+
+    def card(self, index: int = 0, uuid: str = "") -> NvmlCard | None:
+        """One card, by its UUID where one is given: CUDA's numbering need not be NVML's."""
+        handle = self._call("nvmlDeviceGetHandleByUUID", f"GPU-{uuid}") if uuid else None
+        handle = handle or self._call("nvmlDeviceGetHandleByIndex", index)
+        return NvmlCard(self, index, handle) if handle is not None else None
+
+    def _call(self, question: str, *arguments: Any) -> Any:
+        if self._library is None:
+            return None
+        try:
+            return getattr(self._library, question)(*arguments)
+        except self._library.NVMLError:
+            return None
+
+
+@dataclass
+class NvmlCard:
+    """One card."""
+
+    nvml: Nvml
+    index: int
+    handle: Any
+    energy_at_start: int | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.energy_at_start = self._ask("nvmlDeviceGetTotalEnergyConsumption")
+
+    def name(self) -> str | None:
+        name = self._ask("nvmlDeviceGetName")
+        return name.decode("utf-8", "replace") if isinstance(name, bytes) else name
+
+    def total(self) -> int | None:
+        """Bytes on the card; None also where its memory is the system's."""
+        memory = self._ask("nvmlDeviceGetMemoryInfo")
+        return memory.total if memory else None
+
+    def used(self) -> int | None:
+        """Bytes used by everybody."""
+        memory = self._ask("nvmlDeviceGetMemoryInfo")
+        return memory.used if memory else None
+
+    def power(self) -> float | None:
+        """Watts."""
+        milliwatts = self._ask("nvmlDeviceGetPowerUsage")
+        return milliwatts / 1000 if milliwatts is not None else None
+
+    def energy(self) -> float | None:
+        """Joules since this object was made."""
+        now = self._ask("nvmlDeviceGetTotalEnergyConsumption")
+        return (now - self.energy_at_start) / 1000 if now is not None and self.energy_at_start is not None else None
+
+    def load(self) -> int | None:
+        """Percent of the last sample period in which a kernel ran."""
+        rates = self._ask("nvmlDeviceGetUtilizationRates")
+        return rates.gpu if rates else None
+
+    def temperature(self) -> int | None:
+        """Degrees Celsius."""
+        return self._ask("nvmlDeviceGetTemperature", 0)  # type: ignore[no-any-return]
+
+    def processes(self) -> list[tuple[int, int | None]]:
+        """(pid, bytes) of the processes computing on the card; None bytes where the driver keeps them to itself."""
+        found = self._ask("nvmlDeviceGetComputeRunningProcesses") or []
+        return [(process.pid, process.usedGpuMemory) for process in found]
+
+    def others(self, own: int) -> list[tuple[int, str, int | None]]:
+        """(pid, name, bytes) of other processes computing on the card."""
+        return [(pid, process_name(pid), used) for pid, used in self.processes() if pid != own]
+
+    def _ask(self, question: str, *arguments: Any) -> Any:
+        return self.nvml._call(question, self.handle, *arguments)
+
+
+def process_name(pid: int) -> str:
+    """What a process is called, or that it cannot be seen from here."""
+    with contextlib.suppress(psutil.Error):
+        return str(psutil.Process(pid).name())
+    return "a process of another user or container"

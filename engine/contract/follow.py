@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from engine.contract.events import Event, decode
@@ -18,14 +19,16 @@ class Follower:
 
     def read(self) -> list[Event]:
         """Every whole event since the last call, oldest first."""
-        events: list[Event] = []
+        return [event for portion in self.portions() for event in portion]
+
+    def portions(self) -> Iterator[list[Event]]:
+        """The same in portions of some megabytes: a long run need not be held as a whole."""
         while chunk := self._chunk():
             whole = chunk.rfind(b"\n") + 1
             if not whole:
-                break
+                return
             self.offset += whole
-            events += [event for line in chunk[:whole].splitlines() if line and (event := decode(line))]
-        return events
+            yield [event for line in chunk[:whole].splitlines() if line and (event := decode(line))]
 
     def _chunk(self) -> bytes:
         """At least one whole line where there is one, however long it is."""

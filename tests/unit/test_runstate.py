@@ -1,0 +1,59 @@
+"""A run's state from its events: resumed, broken off, very long."""
+
+from __future__ import annotations
+
+from engine.contract import events
+from tui.runstate import LOG_LINES, RunState
+
+
+def step(number: int, loss: float | None = 1.0, seconds: float = 0.5, steps: int = 100) -> events.Step:
+    return events.Step(
+        step=number,
+        steps=steps,
+        epoch=0.0,
+        loss=loss,
+        learning_rate=1e-3,
+        grad_norm=None,
+        tokens=100,
+        answer_tokens=10,
+        tokens_per_second=200.0,
+        seconds=seconds,
+        t=1000.0 + number,
+    )
+
+
+def test_time_left_is_the_pace_times_the_steps_that_remain() -> None:
+    state = RunState()
+    state.feed([step(number) for number in range(1, 41)])
+    assert state.left() == 0.5 * 60
+    state.feed([events.End(status="finished", reason="")])
+    assert state.left() is None
+
+
+def test_a_resumed_run_forgets_the_end_and_the_repeated_steps() -> None:
+    state = RunState()
+    state.feed([step(1, 5.0), step(2, 4.0), step(3, 3.0), events.End(status="stopped", reason="as asked")])
+    assert state.end is not None
+    state.feed([events.Hello(pid=1, host="h", version="0", resumed=True), step(3, 3.5), step(4, 2.0)])
+    assert state.end is None
+    assert [bucket.mean for bucket in state.loss.buckets] == [5.0, 4.0, 3.5, 2.0]
+
+
+def test_losses_that_are_not_finite_are_counted_and_the_last_good_one_stays() -> None:
+    state = RunState()
+    state.feed([step(1, 2.0), step(2, None), step(3, float("nan"))])
+    assert (state.loss.latest, state.loss.absent) == (2.0, 2)
+    assert state.step is not None and state.step.step == 3
+
+
+def test_the_log_is_bounded_and_says_what_it_dropped() -> None:
+    state = RunState()
+    state.feed(events.Warning(code="w", text=f"number {number}") for number in range(LOG_LINES + 7))
+    assert len(state.log) == LOG_LINES and state.dropped == 7
+    assert state.log[-1].endswith(f"number {LOG_LINES + 6}")
+
+
+def test_a_wait_says_for_whom() -> None:
+    state = RunState()
+    state.feed([events.Phase(name="waiting", note="process 7 has 0")])
+    assert (state.phase, state.note) == ("waiting", "process 7 has 0")

@@ -1,0 +1,157 @@
+"""The ladder screen, driven by its keys, on ladders as they lie on disk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from made_ladder import made_ladder
+from textual.app import App
+from textual.pilot import Pilot
+from textual.widgets import Static
+
+from engine.contract.ladder import Entry
+from tui.ladder_view import bar, score_bars
+from tui.screens.ask import AskScreen
+from tui.screens.ladder import LadderScreen
+
+Story = Callable[[Pilot[None], LadderScreen], Awaitable[None]]
+
+
+class OneScreen(App[None]):
+    """Nothing but the screen under test."""
+
+    def __init__(self, runs: Path, ascii_only: bool) -> None:
+        super().__init__()
+        self.screen_under_test = LadderScreen(runs, ascii_only)
+
+    def on_mount(self) -> None:
+        self.push_screen(self.screen_under_test)
+
+
+def play(runs: Path, story: Story, size: tuple[int, int] = (120, 40), ascii_only: bool = False) -> None:
+    async def run() -> None:
+        app = OneScreen(runs, ascii_only)
+        async with app.run_test(size=size) as pilot:
+            await pilot.pause()
+            await story(pilot, app.screen_under_test)
+
+    asyncio.run(run())
+
+
+def text(screen: LadderScreen, part: str) -> str:
+    return str(screen.query_one(f"#{part}", Static).visual)
+
+
+def everything(screen: LadderScreen) -> str:
+    return "\n".join(text(screen, part) for part in ("headline", "progress", "bars", "costs", "verdict", "notes"))
+
+
+def test_it_shows_rungs_bars_costs_and_verdict(tmp_path: Path) -> None:
+    folder, ladder = made_ladder(tmp_path)
+    folder.write_state(ladder)
+
+    async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
+        assert "tiny on tickets" in text(screen, "headline") and "finished" in text(screen, "headline")
+        for name in ("qlora", "lora", "full"):
+            assert name in text(screen, "progress") and name in text(screen, "bars") and name in text(screen, "costs")
+        assert ladder.verdict[0].text in text(screen, "verdict")
+
+    play(tmp_path, story)
+
+
+def test_it_fills_in_as_the_file_changes(tmp_path: Path) -> None:
+    folder, ladder = made_ladder(tmp_path)
+    rows, ladder.rows = ladder.rows, []
+    ladder.status, ladder.stage = "running", "climbing"
+    folder.write_state(ladder)
+
+    async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
+        assert text(screen, "bars") == ""
+        assert "press u to go on" in text(screen, "notes")  # nobody holds its lock
+        ladder.rows, ladder.status = rows, "finished"
+        folder.write_state(ladder)
+        await pilot.pause(0.8)
+        assert "full" in text(screen, "bars")
+
+    play(tmp_path, story)
+
+
+def test_hostile_text_stays_text(tmp_path: Path) -> None:
+    folder, ladder = made_ladder(tmp_path, hostile=True)
+    ladder.warnings = ["\x1b]52;c;aGk=\x07 [/oops] [red]x \x9b2J \u202eabc"]
+    ladder.entries.append(
+        Entry(rung="[b]\x1b[2J", kind="run", seed=0, learning_rate=1e-3, status="failed", reason="\x1b[31m[/]")
+    )
+    folder.write_state(ladder)
+
+    async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
+        shown = everything(screen)
+        assert "[/oops] [red]x" in shown
+        assert not set("\x1b\x07\x9b\u202e") & set(shown)
+
+    play(tmp_path, story)
+
+
+def test_keys_next_stop_and_back(tmp_path: Path) -> None:
+    first, ladder = made_ladder(tmp_path)
+    ladder.preset = ladder.name = "first"
+    first.write_state(ladder)
+    second, other = made_ladder(tmp_path)
+    assert other.work is not None
+    other.work.model = "another"
+    second.write_state(other)
+    newest_is_other = second.name > first.name
+
+    async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
+        assert ("another" in text(screen, "headline")) == newest_is_other
+        await pilot.press("n")
+        assert ("another" in text(screen, "headline")) != newest_is_other
+        await pilot.press("s")  # nothing climbs: it says so and asks nothing
+        assert not isinstance(pilot.app.screen, AskScreen)
+        await pilot.press("escape")
+        assert pilot.app.screen is not screen
+
+    play(tmp_path, story)
+
+
+def test_no_ladder_tells_how_to_make_one(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
+        assert "ftbench demo" in text(screen, "headline")
+        await pilot.press("n", "s", "u", "o")
+
+    play(tmp_path, story)
+
+
+def test_a_broken_file_is_a_line(tmp_path: Path) -> None:
+    folder, _ = made_ladder(tmp_path)
+    folder.state_file.write_text('{"v": 1, "na')
+
+    async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
+        assert "damaged" in text(screen, "headline")
+
+    play(tmp_path, story)
+
+
+def test_narrow_and_ascii(tmp_path: Path) -> None:
+    folder, ladder = made_ladder(tmp_path)
+    folder.write_state(ladder)
+
+    async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
+        drawn = text(screen, "progress") + text(screen, "bars")
+        assert drawn.replace("–", "-").isascii()
+        assert max(map(len, text(screen, "bars").splitlines())) <= 80
+
+    play(tmp_path, story, size=(80, 24), ascii_only=True)
+
+
+def test_a_bar_ends_at_the_mean_and_the_interval_goes_on() -> None:
+    drawn = str(bar(0.5, 0.4, 0.6, 20))
+    assert drawn == "█" * 8 + "▓" * 2 + "░" * 2 + " " * 8
+    assert len(str(bar(0.0, 0.0, 2.0, 10))) == 10
+
+
+def test_a_rung_without_a_score_says_why(tmp_path: Path) -> None:
+    _, ladder = made_ladder(tmp_path, without=["full"])
+    assert any("out of memory" in str(line) for line in score_bars(ladder, 100))

@@ -1,0 +1,68 @@
+"""Every key of the workbench, once: bindings, the line of keys, help and the palette are made from this table.
+
+No key here is one that tmux (ctrl+b) or screen (ctrl+a) takes, none is a function key, and each works over SSH.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from textual.binding import Binding, BindingType
+
+TAKEN = ("ctrl+a", "ctrl+b", "ctrl+c", "ctrl+s", "ctrl+q", "ctrl+z")
+"""By tmux, screen, the terminal's flow control and job control."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One thing one can do."""
+
+    id: str
+    """What `config.toml` calls it, `bench.start`; stays the same when the key changes."""
+    keys: str
+    """The default, several parted by commas."""
+    action: str
+    """The method `action_…` of the screen, or `app.…`."""
+    label: str
+    """One or two words for the line of keys."""
+    help: str
+    """A sentence."""
+    shown: bool = True
+    """In the line of keys; all are in the help."""
+
+    @property
+    def group(self) -> str:
+        return self.id.partition(".")[0]
+
+    def binding(self) -> Binding:
+        return Binding(self.keys, self.action, self.label, show=self.shown, tooltip=self.help, id=self.id)
+
+
+EVERYWHERE = (
+    Command("app.help", "question_mark", "app.help", "help", "Every key, with what it does."),
+    Command("app.palette", "ctrl+p", "app.command_palette", "commands", "Search commands, presets, runs and data."),
+    Command("app.theme", "T", "app.next_theme", "theme", "The next colour theme.", shown=False),
+    Command("app.quit", "q", "app.detach", "detach", "Leave; runs and ladders go on by themselves."),
+)
+
+LADDER = (
+    Command("ladder.back", "escape,l", "back", "back", "Back to where you came from."),
+    Command("ladder.next", "n", "next", "next", "The next ladder, the newest first."),
+    Command("ladder.stop", "s", "stop", "stop", "Stop the ladder and its run with a checkpoint; asks first."),
+    Command("ladder.resume", "u", "resume", "resume", "Go on where it was stopped."),
+    Command("ladder.report", "o", "report", "report", "Write the page again and show where it is."),
+)
+
+TABLES = {"app": EVERYWHERE, "ladder": LADDER}
+
+
+def bindings(group: str) -> list[BindingType]:
+    """The bindings of a screen or of the app."""
+    return [command.binding() for command in TABLES[group]]
+
+
+def every() -> Iterator[Command]:
+    """All commands of all screens."""
+    for table in TABLES.values():
+        yield from table

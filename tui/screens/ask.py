@@ -1,0 +1,40 @@
+"""A question with yes and no."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from engine.contract.text import visible
+
+
+class AskScreen(ModalScreen[bool]):
+    """y or enter is yes; n, escape and q are no."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("y,enter", "answer(True)", "yes"),
+        Binding("n,escape,q", "answer(False)", "no"),
+    ]
+    CSS = """
+    AskScreen { align: center middle; }
+    AskScreen Vertical { width: auto; max-width: 90%; height: auto; border: round $primary; padding: 1 2; }
+    AskScreen Static { width: auto; max-width: 70; }
+    """
+
+    def __init__(self, question: str) -> None:
+        super().__init__()
+        self.question = question
+
+    def compose(self) -> ComposeResult:
+        with Vertical():
+            yield Static(Content(visible(self.question)))
+            yield Static(Content.styled("y yes   n no", "$text-muted"))
+
+    def action_answer(self, yes: bool) -> None:
+        self.dismiss(yes)

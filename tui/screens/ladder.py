@@ -1,0 +1,161 @@
+"""A ladder as it is climbed: rungs, bars with intervals, costs, verdict; fills in as runs finish."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.screen import Screen
+from textual.widgets import Footer, Static
+
+from engine.contract import ladderdir, launch
+from engine.contract.errors import RunFailed, UserError
+from engine.contract.ladder import Ladder
+from engine.contract.ladderdir import LadderDir
+from engine.contract.text import visible
+from tui import ladder_view
+from tui.commands import bindings
+from tui.screens.ask import AskScreen
+
+POLL_SECONDS = 0.5
+
+
+class LadderScreen(Screen[None]):
+    """One ladder of the runs folder at a time, the newest first."""
+
+    BINDINGS: ClassVar[list[BindingType]] = bindings("ladder")
+    CSS = """
+    LadderScreen { layout: vertical; }
+    #headline { height: auto; padding: 0 1; text-style: bold; }
+    #body { height: 1fr; padding: 0 1; }
+    #body Static { height: auto; margin-bottom: 1; }
+    """
+
+    def __init__(self, runs: Path, ascii_only: bool = False) -> None:
+        super().__init__()
+        self.runs, self.ascii_only = runs, ascii_only
+        self.number = 0
+        self.shown: tuple[str, float, int] = ("", 0.0, 0)
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="headline")
+        with VerticalScroll(id="body"):
+            for name in ("progress", "bars", "costs", "verdict", "notes"):
+                yield Static(id=name)
+        yield Footer(compact=True, show_command_palette=False)
+
+    def on_mount(self) -> None:
+        self.set_interval(POLL_SECONDS, self.refresh_ladder)
+        self.refresh_ladder()
+
+    def on_resize(self) -> None:
+        self.shown = ("", 0.0, 0)
+        self.refresh_ladder()
+
+    def ladders(self) -> list[LadderDir]:
+        """The newest first."""
+        return sorted(ladderdir.iterate(self.runs), key=lambda ladder: ladder.name, reverse=True)
+
+    def current(self) -> LadderDir | None:
+        known = self.ladders()
+        return known[self.number % len(known)] if known else None
+
+    def refresh_ladder(self) -> None:
+        """Draw again where the file, the ladder or the width has changed."""
+        folder = self.current()
+        if folder is None:
+            self.query_one("#headline", Static).update(_empty())
+            return
+        with contextlib.suppress(FileNotFoundError):
+            mark = (folder.name, folder.state_file.stat().st_mtime, self.size.width)
+            if mark == self.shown:
+                return
+            self.shown = mark
+        try:
+            state = folder.state()
+        except UserError as error:
+            self.query_one("#headline", Static).update(Content.styled(visible(error.line), "$text-error"))
+            return
+        if state is None:
+            self.query_one("#headline", Static).update(Content(f"{folder.name}: not begun"))
+            return
+        self._draw(folder, state)
+
+    def _draw(self, folder: LadderDir, state: Ladder) -> None:
+        columns = max(40, self.size.width - 4)
+        ascii_only = self.ascii_only
+        parts = {
+            "headline": Content(ladder_view.headline(state)),
+            "progress": _joined(ladder_view.progress_lines(state, ascii_only)),
+            "bars": _joined(ladder_view.score_bars(state, columns, ascii_only)),
+            "costs": Content("\n".join(ladder_view.cost_lines(state))),
+            "verdict": _joined(ladder_view.verdict_lines(state)),
+            "notes": Content.styled("\n".join(self._notes(folder, state)), "$text-muted"),
+        }
+        for name, text in parts.items():
+            part = self.query_one(f"#{name}", Static)
+            part.update(text)
+            part.display = bool(text.plain)
+
+    def _notes(self, folder: LadderDir, state: Ladder) -> list[str]:
+        notes = [f"warning: {visible(text)}" for text in state.warnings]
+        if folder.page.exists():
+            notes.append(f"page: {folder.page}")
+        if state.status == "running" and not folder.is_live():
+            notes.append("its process is gone: press u to go on where it was")
+        return notes
+
+    def action_back(self) -> None:
+        self.dismiss()
+
+    def action_next(self) -> None:
+        self.number += 1
+        self.refresh_ladder()
+
+    def action_stop(self) -> None:
+        folder = self.current()
+        if folder is None or not folder.is_live():
+            self.notify("no ladder is climbing", severity="warning")
+            return
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                with contextlib.suppress(UserError, ProcessLookupError):  # it ended while we asked
+                    launch.stop(folder)
+                self.notify("stopping after this step; u goes on later")
+
+        self.app.push_screen(AskScreen(f"Stop {folder.name} and its run, with a checkpoint?"), answered)
+
+    def action_resume(self) -> None:
+        folder = self.current()
+        if folder is None or folder.is_live():
+            self.notify("nothing to resume", severity="warning")
+            return
+        try:
+            launch.launch_ladder(folder)
+        except (UserError, RunFailed) as error:
+            self.notify(visible(str(error)), severity="error")
+
+    def action_report(self) -> None:
+        folder = self.current()
+        if folder is None or not folder.page.exists():
+            self.notify("no page yet: it is written when the ladder is done", severity="warning")
+            return
+        self.app.copy_to_clipboard(str(folder.page))
+        self.notify(f"{folder.page} (copied)")
+
+
+def _empty() -> Content:
+    return Content(
+        "No ladder here yet. `ftbench demo` climbs one on the embedded model; `ftbench ladder PRESET` on yours."
+    )
+
+
+def _joined(lines: Iterable[Content]) -> Content:
+    return Content("\n").join(lines)

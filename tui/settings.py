@@ -1,0 +1,69 @@
+"""The workbench's settings, `$XDG_CONFIG_HOME/ftbench/config.toml`. What is wrong in it is shown and harms nothing."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import platformdirs
+import tomli
+from msgspec import Struct, field
+
+
+class Settings(Struct, kw_only=True):
+    """What one may set, each with its default."""
+
+    theme: str = "textual-dark"
+    """Any of Textual's themes; `ansi` ones follow the terminal's own colours."""
+    ascii: bool = False
+    """No braille and no box drawing, for terminals without them."""
+    mouse: bool = True
+    keys: dict[str, str] = field(default_factory=dict)
+    """Command -> keys: { "bench.start" = "f" }."""
+    errors: list[str] = field(default_factory=list)
+    """What could not be used, in words."""
+
+
+def settings_file() -> Path:
+    return Path(platformdirs.user_config_dir("ftbench")) / "config.toml"
+
+
+def read_settings(commands: Iterable[str], themes: Iterable[str], path: Path | None = None) -> Settings:
+    """The user's settings; whatever is wrong is left at its default and named in `errors`."""
+    path = path or settings_file()
+    found = Settings()
+    try:
+        table = tomli.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return found
+    except (OSError, UnicodeDecodeError, tomli.TOMLDecodeError) as error:
+        found.errors.append(f"{path}: {error}")
+        return found
+    known = {"theme": str, "ascii": bool, "mouse": bool, "keys": dict[str, str]}
+    for key, value in table.items():
+        if key not in known:
+            found.errors.append(f"{path}: nothing reads {key}{_close(key, known)}")
+            continue
+        try:
+            setattr(found, key, msgspec.convert(value, known[key]))
+        except msgspec.ValidationError as error:
+            found.errors.append(f"{path}: {key}: {error}")
+    _check(found, set(commands), set(themes), path)
+    return found
+
+
+def _check(found: Settings, commands: set[str], themes: set[str], path: Path) -> None:
+    if found.theme not in themes:
+        found.errors.append(f"{path}: no theme {found.theme!r}{_close(found.theme, themes)}")
+        found.theme = Settings().theme
+    for command in [name for name in found.keys if name not in commands]:
+        found.errors.append(f"{path}: keys: no command {command!r}{_close(command, commands)}")
+        del found.keys[command]
+
+
+def _close(wrong: str, known: Iterable[Any]) -> str:
+    close = difflib.get_close_matches(wrong, [str(one) for one in known], n=1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -46,6 +46,27 @@ EVERYWHERE = (
     Command("app.quit", "q", "app.detach", "detach", "Leave; runs and ladders go on by themselves."),
 )
 
+BENCH = (
+    *(
+        Command(
+            f"preset.{slot}", str(slot), f"preset({slot})", "", f"The preset that asked for key {slot}.", shown=False
+        )
+        for slot in range(1, 10)
+    ),
+    Command("bench.start", "enter", "start", "start", "Show what will happen, then start the chosen run."),
+    Command("bench.stop", "s", "stop", "stop", "Stop the watched run with a checkpoint; asks first."),
+    Command("bench.resume", "u", "resume", "resume", "Go on from the newest whole checkpoint."),
+    Command("bench.runs", "r", "runs", "runs", "Past and live runs: attach, compare, delete."),
+    Command("bench.ladder", "l", "ladder", "ladder", "The ladder: every method on the same work, and the verdict."),
+    Command("bench.climb", "L", "climb", "climb", "Climb a ladder with this preset, model and data.", shown=False),
+    Command("bench.config", "c", "config", "config", "The whole effective configuration, each value with its origin."),
+    Command("bench.method", "m", "method", "method", "The next method, whatever the preset says."),
+    Command("bench.view", "v", "view", "view", "Loss, learning rate, gradient norm or speed.", shown=False),
+    Command("bench.log", "g", "log_scale", "log scale", "Logarithmic loss axis on and off.", shown=False),
+    Command("bench.smooth", "w", "smooth", "smooth", "How much the loss is smoothed.", shown=False),
+    Command("bench.filter", "slash", "filter", "filter", "Show only log lines that hold a word.", shown=False),
+)
+
 LADDER = (
     Command("ladder.back", "escape,l", "back", "back", "Back to where you came from."),
     Command("ladder.next", "n", "next", "next", "The next ladder, the newest first."),
@@ -54,7 +75,7 @@ LADDER = (
     Command("ladder.report", "o", "report", "report", "Write the page again and show where it is."),
 )
 
-TABLES = {"app": EVERYWHERE, "ladder": LADDER}
+TABLES = {"app": EVERYWHERE, "bench": BENCH, "ladder": LADDER}
 
 
 def bindings(group: str) -> list[BindingType]:

@@ -11,7 +11,6 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.screen import Screen
 from textual.widgets import Footer, Static
 
 from engine.contract import ladderdir, launch
@@ -22,11 +21,12 @@ from engine.contract.text import visible
 from tui import ladder_view
 from tui.commands import bindings
 from tui.screens.ask import AskScreen
+from tui.screens.base import BaseScreen
 
 POLL_SECONDS = 0.5
 
 
-class LadderScreen(Screen[None]):
+class LadderScreen(BaseScreen[None]):
     """One ladder of the runs folder at a time, the newest first."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("ladder")
@@ -121,34 +121,34 @@ class LadderScreen(Screen[None]):
     def action_stop(self) -> None:
         folder = self.current()
         if folder is None or not folder.is_live():
-            self.notify("no ladder is climbing", severity="warning")
+            self.tell("no ladder is climbing", severity="warning")
             return
 
         def answered(yes: bool | None) -> None:
             if yes:
                 with contextlib.suppress(UserError, ProcessLookupError):  # it ended while we asked
                     launch.stop(folder)
-                self.notify("stopping after this step; u goes on later")
+                self.tell("stopping after this step; u goes on later")
 
         self.app.push_screen(AskScreen(f"Stop {folder.name} and its run, with a checkpoint?"), answered)
 
     def action_resume(self) -> None:
         folder = self.current()
         if folder is None or folder.is_live():
-            self.notify("nothing to resume", severity="warning")
+            self.tell("nothing to resume", severity="warning")
             return
         try:
             launch.launch_ladder(folder)
         except (UserError, RunFailed) as error:
-            self.notify(visible(str(error)), severity="error")
+            self.tell(visible(str(error)), severity="error")
 
     def action_report(self) -> None:
         folder = self.current()
         if folder is None or not folder.page.exists():
-            self.notify("no page yet: it is written when the ladder is done", severity="warning")
+            self.tell("no page yet: it is written when the ladder is done", severity="warning")
             return
         self.app.copy_to_clipboard(str(folder.page))
-        self.notify(f"{folder.page} (copied)")
+        self.tell(f"{folder.page} (copied)")
 
 
 def _empty() -> Content:

@@ -1,0 +1,54 @@
+"""What is chosen on the bench: a preset, and what was changed on top of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from engine.contract.library import effective
+from engine.contract.preset import Effective, Flat, flatten
+from engine.contract.schema import Method
+
+QUIET = ("title", "about", "slot")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A preset by name or path, with method, model, data and single keys laid over it; None leaves the preset's own."""
+
+    preset: str = "demo-lora"
+    method: Method | None = None
+    model: str | None = None
+    data: str | None = None
+    settings: Flat = field(default_factory=dict)
+
+    def with_preset(self, name: str) -> Choice:
+        """Another preset; its own method and model count again, the chosen data stays."""
+        return Choice(preset=name, data=self.data)
+
+    def with_method(self, method: Method) -> Choice:
+        return replace(self, method=method)
+
+    def with_data(self, data: str | None) -> Choice:
+        return replace(self, data=data)
+
+    def overrides(self) -> Flat:
+        """Everything but the method, as a command line would have it."""
+        given = {"model.id": self.model, "data.id": self.data}
+        return {**{key: value for key, value in given.items() if value is not None}, **self.settings}
+
+    def effective(self) -> Effective:
+        """The whole configuration. Raises UserError for what does not go together."""
+        return effective(self.preset, self.method, self.overrides())
+
+    @property
+    def name(self) -> str:
+        return Path(self.preset).stem
+
+
+def changes(before: Effective | None, after: Effective) -> list[str]:
+    """`train.batch 16 -> 8` for every key in which two configurations differ."""
+    if before is None:
+        return []
+    old, new = flatten(before.config), flatten(after.config)
+    return [f"{key} {old[key]} → {new[key]}" for key in new if key not in QUIET and old[key] != new[key]]

@@ -1,0 +1,122 @@
+"""What the machine does right now: its cards by NVML, its memory, and what the watched run holds of them."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import psutil
+from textual.message import Message
+
+from engine.contract.nvml import Nvml, NvmlCard, process_name
+
+
+@dataclass(frozen=True)
+class Other:
+    """Somebody else's process on a card."""
+
+    pid: int
+    name: str
+    bytes: int | None
+
+
+@dataclass(frozen=True)
+class CardSample:
+    """One card; None is what it cannot say."""
+
+    index: int
+    name: str
+    total: int | None
+    used: int | None
+    mine: int | None
+    """Bytes of the watched run's process."""
+    others: tuple[Other, ...] = ()
+    power: float | None = None
+    load: int | None = None
+    temperature: int | None = None
+    shared: bool = False
+    """The card has no memory of its own: the figures are the system's."""
+
+
+@dataclass(frozen=True)
+class MachineSample:
+    """One look."""
+
+    cards: tuple[CardSample, ...]
+    why: str
+    """Why there are no cards to see, '' where there are."""
+    memory_total: int
+    memory_used: int
+    worker_rss: int | None = None
+    """Resident set of the watched run's process."""
+    load: float = 0.0
+    """Percent of all cores."""
+
+
+@dataclass
+class Sampled(Message):
+    sample: MachineSample
+
+
+class Sampler(threading.Thread):
+    """Looks once a second, with no run at all as well."""
+
+    def __init__(
+        self, post: Callable[[Message], object], worker: Callable[[], int | None], seconds: float = 1.0
+    ) -> None:
+        super().__init__(daemon=True, name="machine")
+        self.post, self.worker, self.seconds = post, worker, seconds
+        self._leave = threading.Event()
+
+    def leave(self) -> None:
+        self._leave.set()
+
+    def run(self) -> None:
+        eyes = Eyes()
+        while not self._leave.is_set():
+            self.post(Sampled(eyes.look(self.worker())))
+            self._leave.wait(self.seconds)
+
+
+@dataclass
+class Eyes:
+    """NVML and psutil, opened once."""
+
+    nvml: Nvml = field(default_factory=Nvml)
+    cards: list[NvmlCard] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.cards = self.nvml.cards()
+        psutil.cpu_percent(None)  # the first answer compares with nothing
+
+    def look(self, worker: int | None) -> MachineSample:
+        """One look; `worker` is the watched run's process."""
+        memory = psutil.virtual_memory()
+        why = "" if self.cards else self.nvml.why or "no card found"
+        rss = None
+        if worker is not None:
+            with contextlib.suppress(psutil.Error):
+                rss = psutil.Process(worker).memory_info().rss
+        cards = tuple(self._card(card, worker, memory.total, memory.used) for card in self.cards)
+        return MachineSample(cards, why, memory.total, memory.used, rss, psutil.cpu_percent(None))
+
+    def _card(self, card: NvmlCard, worker: int | None, system_total: int, system_used: int) -> CardSample:
+        total, used = card.total(), card.used()
+        shared = total is None
+        running = card.processes()
+        mine = next((held for pid, held in running if pid == worker), None)
+        others = tuple(Other(pid, process_name(pid), held) for pid, held in running if pid != worker)
+        return CardSample(
+            index=card.index,
+            name=card.name() or "a card",
+            total=system_total if shared else total,
+            used=system_used if shared else used,
+            mine=mine,
+            others=others,
+            power=card.power(),
+            load=card.load(),
+            temperature=card.temperature(),
+            shared=shared,
+        )

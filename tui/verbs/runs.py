@@ -6,9 +6,10 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from engine.contract import events, rundir
+from engine.contract import events, ladderdir, rundir
 from engine.contract.errors import UserError
 from engine.contract.follow import Follower
+from engine.contract.ladderdir import LadderDir
 from engine.contract.rundir import RunDir
 from tui.show import duration, print_json, say, table
 
@@ -34,7 +35,7 @@ def show(runs: Path, json: bool) -> None:
     if json:
         print_json([asdict(line) for line in lines])
     elif not lines:
-        say(f"no runs in {runs}; `ftbench demo` makes the first three")
+        say(f"no runs in {runs}; `ftbench demo` makes the first")
     else:
         table(
             "",
@@ -42,6 +43,29 @@ def show(runs: Path, json: bool) -> None:
             [_cells(line) for line in lines],
             right=(5,),
         )
+    if not json:
+        _show_ladders(runs)
+
+
+def _show_ladders(runs: Path) -> None:
+    """Ladders in a table of their own, where there are any."""
+    ladders = sorted(ladderdir.iterate(runs), key=lambda ladder: ladder.name, reverse=True)
+    if ladders:
+        say("")
+        table("", ("ladder", "state", "rungs", "runs done"), [_ladder_cells(ladder) for ladder in ladders], right=(3,))
+
+
+def _ladder_cells(ladder: LadderDir) -> list[str]:
+    try:
+        state = ladder.state()
+    except UserError:
+        return [ladder.name, "damaged", "", ""]
+    if state is None:
+        return [ladder.name, "starting" if ladder.is_live() else "not begun", "", ""]
+    status = state.stage if ladder.is_live() else "died" if state.status == "running" else state.status
+    runs = [entry for entry in state.entries if entry.kind == "run"]
+    done = sum(entry.status not in ("planned", "live") for entry in runs)
+    return [ladder.name, status, ", ".join(dict.fromkeys(entry.rung for entry in runs)), f"{done}/{len(runs)}"]
 
 
 def describe(run: RunDir) -> Line:

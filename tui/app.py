@@ -55,6 +55,11 @@ class Workbench(App[str]):
         goes_on = run is not None and run.is_live()
         self.exit(f"detached; {run.name} goes on: `ftbench` or `ftbench attach {run.name}`" if goes_on and run else "")
 
+    def action_help(self) -> None:
+        from tui.screens.text import TextScreen, help_text
+
+        self.push_screen(TextScreen("keys", help_text(self.settings.keys)))
+
     def action_next_theme(self) -> None:
         names = sorted(self.available_themes)
         self.theme = names[(names.index(self.theme) + 1) % len(names)]

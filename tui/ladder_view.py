@@ -29,7 +29,7 @@ def progress_lines(ladder: Ladder, ascii_only: bool = False) -> Iterator[Content
         for kind in ("probe", "trial", "run"):
             some = [entry for entry in mine if entry.kind == kind]
             if some:
-                parts.append((f"{kind} " if kind != "run" else "seeds ", "$text-muted"))
+                parts.append((f"{kind} " if kind != "run" else "seeds ", "$foreground-muted"))
                 parts += [(marks.get(e.status, "x" if ascii_only else "✗"), _colour(e)) for e in some]
                 parts.append(("  ", ""))
         live = next((entry for entry in mine if entry.status == "live"), None)
@@ -51,7 +51,7 @@ def score_bars(ladder: Ladder, columns: int, ascii_only: bool = False) -> Iterat
     for row in ladder.rows:
         label = (f"{visible(row.name, LABEL):<{LABEL}} ", "")
         if row.score is None or row.score.mean is None:
-            style = "$text-muted" if row.status == "planned" else "$text-error"
+            style = "$foreground-muted" if row.status == "planned" else "$text-error"
             yield Content.assemble(label, (visible(row.status.replace("_", " "), wide), style))
             continue
         unit = " %" if percent else ""
@@ -91,7 +91,7 @@ def verdict_lines(ladder: Ladder) -> Iterator[Content]:
     """A paragraph for each topic."""
     for topic, sentences in groupby(ladder.verdict, lambda sentence: sentence.topic):
         text = " ".join(visible(sentence.text) for sentence in sentences)
-        yield Content.assemble((f"{topic}: ", "bold"), (text, "$text-muted" if topic == "caveat" else ""))
+        yield Content.assemble((f"{topic}: ", "bold"), (text, "$foreground-muted" if topic == "caveat" else ""))
 
 
 def headline(ladder: Ladder) -> str:
@@ -113,8 +113,8 @@ def _done(entries: Sequence[Entry]) -> str:
 
 
 def _colour(entry: Entry) -> str:
-    colours = {"finished": "$text-success", "live": "bold $text-warning", "planned": "$text-muted"}
-    return colours.get(entry.status, "$text-muted" if entry.status == "skipped" else "$text-error")
+    colours = {"finished": "$text-success", "live": "bold $text-warning", "planned": "$foreground-muted"}
+    return colours.get(entry.status, "$foreground-muted" if entry.status == "skipped" else "$text-error")
 
 
 def _low(row: Row) -> float:

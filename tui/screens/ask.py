@@ -34,7 +34,7 @@ class AskScreen(ModalScreen[bool]):
     def compose(self) -> ComposeResult:
         with Vertical():
             yield Static(Content(visible(self.question)))
-            yield Static(Content.styled("y yes   n no", "$text-muted"))
+            yield Static(Content.styled("y yes   n no", "$foreground-muted"))
 
     def action_answer(self, yes: bool) -> None:
         self.dismiss(yes)

@@ -35,7 +35,7 @@ from tui.widgets.status_line import status
 if TYPE_CHECKING:
     from tui.app import Workbench
 
-ABOUT = {"qlora": "4-bit base, adapters", "lora": "frozen base, adapters", "full": "every weight"}
+ABOUT = {"qlora": "adapters, 4 bits", "lora": "adapters", "full": "every weight"}
 EMBEDDED = ("tickets",)
 """Data sets that come along."""
 MOST_FILES = 200
@@ -284,6 +284,12 @@ class BenchScreen(BaseScreen[None]):
         from tui.screens.ladder import LadderScreen
 
         self.app.push_screen(LadderScreen(self.runs, self.ascii_only))
+
+    def action_config(self) -> None:
+        from tui.screens.text import TextScreen, config_text
+
+        assert self.chosen is not None
+        self.app.push_screen(TextScreen(f"configuration of {self.choice.name}", config_text(self.chosen)))
 
     def action_view(self) -> None:
         self.query_one(LossPane).next_view()

@@ -96,7 +96,7 @@ class LadderScreen(BaseScreen[None]):
             "bars": _joined(ladder_view.score_bars(state, columns, ascii_only)),
             "costs": Content("\n".join(ladder_view.cost_lines(state))),
             "verdict": _joined(ladder_view.verdict_lines(state)),
-            "notes": Content.styled("\n".join(self._notes(folder, state)), "$text-muted"),
+            "notes": Content.styled("\n".join(self._notes(folder, state)), "$foreground-muted"),
         }
         for name, text in parts.items():
             part = self.query_one(f"#{name}", Static)

@@ -11,7 +11,7 @@ from tui.widgets.rows import Rows
 
 VIEWS = ("loss", "learning rate", "gradient norm", "tokens/s")
 SMOOTH = (0.0, 0.6, 0.9, 0.97)
-COLOURS = {"axis": "$text-muted", "train": "$primary", "eval": "$warning", "earlier": "$text-muted", "": ""}
+COLOURS = {"axis": "$foreground-muted", "train": "$primary", "eval": "$warning", "earlier": "$foreground-muted", "": ""}
 
 
 class LossPane(Rows):
@@ -30,7 +30,7 @@ class LossPane(Rows):
             return
         curves = self._curves()
         if not any(curve.series.buckets for curve in curves):
-            self.show([Content.styled(self._nothing(), "$text-muted")])
+            self.show([Content.styled(self._nothing(), "$foreground-muted")])
             return
         legend = self._legend()
         chart = draw(curves, width, height - 1, self.look)
@@ -71,11 +71,11 @@ class LossPane(Rows):
         if self.view == 0 and state.validation.latest is not None:
             parts.append((f"  validation {number(state.validation.latest)}", "$warning"))
         if self.view == 0 and self.earlier:
-            parts.append((f"  earlier: {self.earlier[0]}", "$text-muted"))
+            parts.append((f"  earlier: {self.earlier[0]}", "$foreground-muted"))
         if self.look.log:
-            parts.append(("  log", "$text-muted"))
+            parts.append(("  log", "$foreground-muted"))
         if self.look.smooth:
-            parts.append((f"  smoothed {self.look.smooth:g}", "$text-muted"))
+            parts.append((f"  smoothed {self.look.smooth:g}", "$foreground-muted"))
         if series.absent:
             parts.append((f"  {series.absent} not finite", "$text-error"))
         return Content.assemble(*parts)

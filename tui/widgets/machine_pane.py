@@ -44,7 +44,7 @@ def machine_lines(
     for card in sample.cards:
         yield from card_lines(card, width, traces.get(card.index, deque()), planned, ascii_only)
     if not sample.cards:
-        yield Content.styled(f"no card: {visible(sample.why)}", "$text-muted")
+        yield Content.styled(f"no card: {visible(sample.why)}", "$foreground-muted")
         yield from _memory("system", sample.memory_used, sample.memory_total, width, ascii_only)
         yield _pair("this run", size(sample.worker_rss) if sample.worker_rss else "–", width)
         yield _pair("planned", size(planned) if planned else "–", width)
@@ -78,12 +78,12 @@ def _memory(name: str, used: int | None, total: int | None, width: int, ascii_on
         full = min(width, round(used / total * width))
         style = "$text-error" if used / total > 0.95 else "$primary"
         rest = "-" if ascii_only else "░"
-        yield Content.assemble((("#" if ascii_only else "█") * full, style), (rest * (width - full), "$text-muted"))
+        yield Content.assemble((("#" if ascii_only else "█") * full, style), (rest * (width - full), "$foreground-muted"))
 
 
 def _pair(name: str, value: str, width: int, style: str = "") -> Content:
     gap = max(1, width - len(name) - len(value))
-    return Content.assemble((name, "$text-muted"), " " * gap, (value, style))
+    return Content.assemble((name, "$foreground-muted"), " " * gap, (value, style))
 
 
 def _trace(shares: Sequence[float], width: int, ascii_only: bool) -> Content:

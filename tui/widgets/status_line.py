@@ -15,7 +15,7 @@ BAR = 18
 def status(state: RunState | None, live: bool | None, died: str, ascii_only: bool = False) -> Content:
     """`died` is what is known of a worker that went without an end."""
     if state is None:
-        return Content.styled("ready: 1-9 preset, enter starts, r runs, ? every key", "$text-muted")
+        return Content.styled("ready: 1-9 preset, enter starts, r runs, ? every key", "$foreground-muted")
     if died:
         return Content.styled(f"died: {died} · u resumes", "$text-error")
     if state.end is not None:
@@ -33,7 +33,7 @@ def status(state: RunState | None, live: bool | None, died: str, ascii_only: boo
         parts.append((f"  {step.tokens_per_second:,.0f} tok/s", ""))
         parts.append((f"  {duration(left)} left" if left is not None else "", ""))
     if live is False:
-        parts.append(("  (no worker)", "$text-muted"))
+        parts.append(("  (no worker)", "$foreground-muted"))
     return Content.assemble(*parts)
 
 
@@ -54,4 +54,4 @@ def _ended(state: RunState) -> Content:
 def _bar(share: float, ascii_only: bool) -> list[tuple[str, str]]:
     full = round(min(1.0, share) * BAR)
     done, rest = ("=", "-") if ascii_only else ("━", "─")
-    return [(done * full, "$primary"), (rest * (BAR - full), "$text-muted")]
+    return [(done * full, "$primary"), (rest * (BAR - full), "$foreground-muted")]

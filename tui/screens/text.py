@@ -1,0 +1,68 @@
+"""Text to read and scroll: help, a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.widgets import Static
+
+from engine.contract.preset import Effective, flatten
+from engine.contract.text import visible
+from tui.commands import TABLES
+from tui.screens.base import BaseScreen
+
+GROUPS = {"app": "everywhere", "bench": "bench", "ladder": "ladder"}
+
+
+class TextScreen(BaseScreen[None]):
+    """A title and lines; escape or q goes back."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark", "back", "back")]
+    CSS = """
+    TextScreen { align: center middle; }
+    TextScreen VerticalScroll { width: 90%; max-width: 110; height: 90%; border: round $primary; padding: 0 1; }
+    """
+
+    def __init__(self, title: str, text: Content) -> None:
+        super().__init__()
+        self.heading, self.text = title, text
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll() as box:
+            box.border_title = Content(visible(self.heading))
+            yield Static(self.text)
+
+    def action_back(self) -> None:
+        self.dismiss()
+
+
+def help_text(keys: dict[str, str]) -> Content:
+    """Every command with its key, the user's own where he has one."""
+    lines: list[Content] = []
+    for group, table in TABLES.items():
+        lines.append(Content.styled(GROUPS[group], "bold"))
+        for command in table:
+            key = keys.get(command.id, command.keys).replace("question_mark", "?").replace("slash", "/")
+            lines.append(
+                Content.assemble((f"  {key:<12}", "$primary"), command.help, (f"  {command.id}", "$foreground-muted"))
+            )
+        lines.append(Content(""))
+    return Content("\n").join(lines)
+
+
+def config_text(chosen: Effective) -> Content:
+    """Every value with where it comes from; what is not a default stands out."""
+    lines: Iterable[Content] = (
+        Content.assemble(
+            (f"{key:<32}", "bold" if chosen.origins.get(key, "default") != "default" else ""),
+            (f"{visible(value)!s:<28} ", ""),
+            (visible(chosen.origins.get(key, "default")), "$foreground-muted"),
+        )
+        for key, value in ((key, str(value)) for key, value in flatten(chosen.config).items())
+    )
+    return Content("\n").join(lines)

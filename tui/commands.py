@@ -67,6 +67,19 @@ BENCH = (
     Command("bench.filter", "slash", "filter", "filter", "Show only log lines that hold a word.", shown=False),
 )
 
+RUNS = (
+    Command("runs.back", "escape,r", "back", "back", "Back to the bench."),
+    Command("runs.attach", "enter", "attach", "attach", "Show this run on the bench, from its first event on."),
+    Command("runs.mark", "space", "mark", "mark", "Mark it for comparing."),
+    Command("runs.compare", "c", "compare", "compare", "Compare the marked runs: scores, costs, what differed."),
+    Command("runs.stop", "s", "stop", "stop", "Stop it with a checkpoint; asks first."),
+    Command("runs.resume", "u", "resume", "resume", "Go on from its newest whole checkpoint."),
+    Command("runs.again", "a", "again", "again", "Run its frozen configuration once more."),
+    Command("runs.delete", "x", "delete", "delete", "Delete it for good; asks first. A live run is not deleted."),
+    Command("runs.sort", "o", "sort", "sort", "Sort by the next column."),
+    Command("runs.filter", "slash", "filter", "filter", "Show only runs that hold a word."),
+)
+
 LADDER = (
     Command("ladder.back", "escape,l", "back", "back", "Back to where you came from."),
     Command("ladder.next", "n", "next", "next", "The next ladder, the newest first."),
@@ -75,7 +88,7 @@ LADDER = (
     Command("ladder.report", "o", "report", "report", "Write the page again and show where it is."),
 )
 
-TABLES = {"app": EVERYWHERE, "bench": BENCH, "ladder": LADDER}
+TABLES = {"app": EVERYWHERE, "bench": BENCH, "runs": RUNS, "ladder": LADDER}
 
 
 def bindings(group: str) -> list[BindingType]:

@@ -280,6 +280,15 @@ class BenchScreen(BaseScreen[None]):
             return
         self.watch_run(run)
 
+    def action_runs(self) -> None:
+        from tui.screens.runs import RunsScreen
+
+        def chosen(run: RunDir | None) -> None:
+            if run is not None:
+                self.watch_run(run)
+
+        self.app.push_screen(RunsScreen(self.runs), chosen)
+
     def action_ladder(self) -> None:
         from tui.screens.ladder import LadderScreen
 

@@ -16,7 +16,7 @@ from engine.contract.text import visible
 from tui.commands import TABLES
 from tui.screens.base import BaseScreen
 
-GROUPS = {"app": "everywhere", "bench": "bench", "ladder": "ladder"}
+GROUPS = {"app": "everywhere", "bench": "bench", "runs": "runs", "ladder": "ladder"}
 
 
 class TextScreen(BaseScreen[None]):

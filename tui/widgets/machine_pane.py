@@ -78,7 +78,9 @@ def _memory(name: str, used: int | None, total: int | None, width: int, ascii_on
         full = min(width, round(used / total * width))
         style = "$text-error" if used / total > 0.95 else "$primary"
         rest = "-" if ascii_only else "░"
-        yield Content.assemble((("#" if ascii_only else "█") * full, style), (rest * (width - full), "$foreground-muted"))
+        yield Content.assemble(
+            (("#" if ascii_only else "█") * full, style), (rest * (width - full), "$foreground-muted")
+        )
 
 
 def _pair(name: str, value: str, width: int, style: str = "") -> Content:

@@ -11,11 +11,13 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
-from textual.widgets import Footer, OptionList, Static
+from textual.widgets import Footer, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-from engine.contract import launch, library, rundir
+from engine.contract import ladderdir, launch, library, rundir
 from engine.contract.errors import RunFailed, UserError
+from engine.contract.ladder import Plan
+from engine.contract.ladderplan import make_plan
 from engine.contract.preset import Effective
 from engine.contract.rundir import RunDir
 from engine.contract.schema import METHODS
@@ -71,6 +73,7 @@ class BenchScreen(BaseScreen[None]):
             with Vertical(id="middle"):
                 yield LossPane(self.ascii_only, id="loss")
                 yield LogPane(id="log")
+                yield Input(placeholder="only log lines that hold …", id="word", compact=True)
             yield MachinePane(self.ascii_only, id="machine")
         yield Static(id="status")
         yield Footer(compact=True, show_command_palette=False)
@@ -293,6 +296,45 @@ class BenchScreen(BaseScreen[None]):
         from tui.screens.ladder import LadderScreen
 
         self.app.push_screen(LadderScreen(self.runs, self.ascii_only))
+
+    def action_climb(self) -> None:
+        """A ladder of the three methods with what is chosen, one seed."""
+        try:
+            plan = make_plan(self.choice.preset, [], self.choice.overrides(), command="ftbench, key L")
+        except UserError as error:
+            self.tell(error.line, severity="error")
+            return
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self._climb(plan)
+
+        what = (
+            f"Climb a ladder of base, {', '.join(rung.name for rung in plan.rungs)} with {self.choice.name}, one seed?"
+        )
+        self.app.push_screen(AskScreen(f"{what} A few steps of each are measured first."), answered)
+
+    def _climb(self, plan: Plan) -> None:
+        try:
+            launch.launch_ladder(ladderdir.create(self.runs, plan))
+        except (UserError, RunFailed) as error:
+            self.tell(str(error), severity="error")
+            return
+        self.action_ladder()
+
+    def action_filter(self) -> None:
+        word = self.query_one("#word", Input)
+        word.display = True
+        word.focus()
+
+    @on(Input.Changed, "#word")
+    def _typed(self, event: Input.Changed) -> None:
+        self.query_one(LogPane).filter(event.value)
+
+    @on(Input.Submitted, "#word")
+    def _entered(self) -> None:
+        self.query_one("#word").display = False
+        self.query_one(LogPane).focus()
 
     def action_config(self) -> None:
         from tui.screens.text import TextScreen, config_text

@@ -115,5 +115,5 @@ def rung_words(given: Sequence[str] | None) -> list[str]:
     """`--rung` as given, commas between bare names allowed: `--rung lora,full`."""
     words: list[str] = []
     for word in given or []:
-        words += [word] if "=" in word else [part for part in word.split(",") if part]
+        words += [word] if "=" in word else word.split(",")
     return words

@@ -1,0 +1,227 @@
+"""The bench driven by its keys, with real runs of the embedded model."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import DataTable, OptionList, Static
+
+from engine.contract import rundir
+from tui.app import Workbench
+from tui.choice import Choice
+from tui.commands import TABLES, TAKEN, every
+from tui.screens.ask import AskScreen
+from tui.screens.bench import BenchScreen
+from tui.screens.ladder import LadderScreen
+from tui.screens.runs import RunsScreen
+from tui.screens.text import TextScreen
+from tui.settings import Settings
+from tui.widgets.log_pane import LogPane
+from tui.widgets.loss_pane import LossPane
+
+Story = Callable[[Pilot[str], Workbench], Awaitable[None]]
+MICRO = {
+    "train.steps": 4,
+    "train.batch": 4,
+    "evaluation.rows": 4,
+    "evaluation.max_new_tokens": 4,
+    "evaluation.general": "none",
+}
+
+
+@pytest.fixture(autouse=True)
+def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def play(runs: Path, story: Story, size: tuple[int, int] = (120, 36), settings: Settings | None = None) -> Workbench:
+    app = Workbench(runs, settings)
+
+    async def run() -> None:
+        async with app.run_test(size=size) as pilot:
+            await pilot.pause()
+            await story(pilot, app)
+
+    asyncio.run(run())
+    return app
+
+
+def shown(app: Workbench, part: str) -> str:
+    return str(app.bench.query_one(f"#{part}", Static).visual)
+
+
+async def wait_for(pilot: Pilot[str], what: Callable[[], object], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not come"
+        await pilot.pause(0.1)
+
+
+async def start(pilot: Pilot[str], app: Workbench, **more: object) -> None:
+    """Start the chosen run, shortened."""
+    app.bench._choose(Choice("demo-lora", settings={**MICRO, **more}))
+    app.bench.query_one(LogPane).focus()
+    await pilot.press("enter")
+    await wait_for(pilot, lambda: isinstance(app.screen, AskScreen))
+    await pilot.press("y")
+    await wait_for(pilot, lambda: app.bench.state is not None)
+
+
+def test_every_command_can_be_done_where_it_is_bound() -> None:
+    owners = {"app": Workbench, "bench": BenchScreen, "runs": RunsScreen, "ladder": LadderScreen}
+    for group, table in TABLES.items():
+        for command in table:
+            name = command.action.partition("(")[0]
+            owner = Workbench if name.startswith("app.") else owners[group]
+            assert hasattr(owner, f"action_{name.removeprefix('app.')}"), command.id
+
+
+def test_no_key_is_one_that_the_terminal_takes_and_none_is_taken_twice() -> None:
+    for group, table in TABLES.items():
+        keys = [
+            key for command in (*table, *(TABLES["app"] if group != "app" else ())) for key in command.keys.split(",")
+        ]
+        assert not set(keys) & set(TAKEN)
+        assert len(keys) == len(set(keys)) or group == "ladder", group
+    assert len({command.id for command in every()}) == len(list(every()))
+
+
+def test_number_keys_switch_presets_and_say_what_changed(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        for key, title in (("1", "QLoRA · demo"), ("3", "Full · demo"), ("2", "LoRA · demo"), ("6", "Full · SmolLM2")):
+            await pilot.press(key)
+            assert title in shown(app, "head")
+        assert app.bench.chosen is not None and app.bench.chosen.config.model.id == "smollm2-135m"
+
+    play(tmp_path, story)
+
+
+def test_the_method_changes_the_whole_configuration(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await pilot.press("2", "m")
+        assert app.bench.chosen is not None
+        assert app.bench.chosen.config.method == "full"
+        assert app.bench.chosen.config.optimizer.name == "paged_adamw_8bit"
+        await pilot.press("c")
+        assert isinstance(app.screen, TextScreen)
+        assert "default for full" in str(app.screen.text)
+        await pilot.press("escape")
+        assert app.screen is app.bench
+
+    play(tmp_path, story)
+
+
+def test_a_run_is_started_watched_to_its_end_and_found_again(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await start(pilot, app)
+        await wait_for(pilot, lambda: app.bench.state and app.bench.state.end)
+        await wait_for(pilot, lambda: "finished" in shown(app, "status"))
+        assert any("finished" in line for line in app.bench.query_one(LogPane).source)
+        await pilot.pause(1.2)
+        chart = "".join(str(line) for line in app.bench.query_one(LossPane).lines)
+        assert "loss" in chart and any("\u2800" < character <= "\u28ff" for character in chart)
+        await pilot.press("r")
+        table = app.screen.query_one(DataTable)
+        assert table.row_count == 1
+        await pilot.press("enter")
+        assert app.screen is app.bench and app.bench.watched is not None
+
+    play(tmp_path / "runs", story)
+
+
+def test_no_starts_nothing(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        app.bench.query_one(LogPane).focus()
+        await pilot.press("enter")
+        await wait_for(pilot, lambda: isinstance(app.screen, AskScreen))
+        await pilot.press("n")
+        assert app.screen is app.bench
+
+    play(tmp_path / "runs", story)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_leaving_is_detaching_and_coming_back_finds_the_run(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+
+    async def leave(pilot: Pilot[str], app: Workbench) -> None:
+        await start(pilot, app, **{"train.steps": 60})
+        await wait_for(pilot, lambda: app.bench.state and app.bench.state.step)
+        await pilot.press("q")
+
+    app = play(runs, leave)
+    (run,) = rundir.iterate(runs)
+    assert run.is_live() and app.return_value is not None and run.name in app.return_value
+
+    async def come_back(pilot: Pilot[str], app: Workbench) -> None:
+        await wait_for(pilot, lambda: app.bench.state and app.bench.state.step)
+        assert app.bench.watched == run
+        await pilot.press("s")
+        await wait_for(pilot, lambda: isinstance(app.screen, AskScreen))
+        await pilot.press("y")
+        await wait_for(pilot, lambda: "stopped" in shown(app, "status"))
+        assert "resume" in shown(app, "status")
+
+    play(runs, come_back)
+    assert run.state() == "stopped"
+
+
+def test_a_killed_worker_is_noticed_and_shown_with_what_to_do(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await start(pilot, app, **{"train.steps": 60})
+        await wait_for(pilot, lambda: app.bench.live and app.bench.state and app.bench.state.step)
+        run = app.bench.watched
+        assert run is not None
+        os.kill(run.pid() or 0, signal.SIGKILL)
+        began = time.monotonic()
+        await wait_for(pilot, lambda: "died" in shown(app, "status"))
+        assert time.monotonic() - began < 2.0
+        assert "u resumes" in shown(app, "status")
+
+    play(tmp_path / "runs", story)
+
+
+def test_hostile_names_of_files_are_shown_as_text(tmp_path: Path, empty_directory: Path) -> None:
+    (empty_directory / "\x1b]52;c;aGk=\x07[red]x[b].jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        data = app.bench.query_one("#data", OptionList)
+        prompts = [str(data.get_option_at_index(number).prompt) for number in range(data.option_count)]
+        assert any("[red]x[b].jsonl" in prompt for prompt in prompts)
+        assert not any("\x1b" in prompt or "\x07" in prompt for prompt in prompts)
+
+    play(tmp_path / "runs", story)
+
+
+def test_screens_open_and_close_and_the_sampler_lives_without_a_run(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await wait_for(pilot, lambda: app.bench.sample)
+        assert app.bench.sample is not None and app.bench.sample.memory_total > 0
+        for key, kind in (("question_mark", TextScreen), ("r", RunsScreen), ("l", LadderScreen)):
+            await pilot.press(key)
+            assert isinstance(app.screen, kind)
+            await pilot.press("escape")
+            assert app.screen is app.bench
+        await pilot.press("v", "g", "w", "s", "u", "T")
+
+    play(tmp_path / "runs", story)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 36), (160, 45), (200, 60)])
+def test_every_pane_has_room_at_every_size(size: tuple[int, int], tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        for name in ("data", "method", "preset", "loss", "log", "machine"):
+            pane = app.bench.query_one(f"#{name}")
+            assert pane.content_size.height >= 1 and pane.content_size.width >= 10, name
+
+    play(tmp_path / "runs", story, size)

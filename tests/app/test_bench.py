@@ -171,6 +171,7 @@ def test_leaving_is_detaching_and_coming_back_finds_the_run(tmp_path: Path) -> N
         await pilot.press("y")
         await wait_for(pilot, lambda: "stopped" in shown(app, "status"))
         assert "resume" in shown(app, "status")
+        await wait_for(pilot, lambda: not run.is_live())
 
     play(runs, come_back)
     assert run.state() == "stopped"

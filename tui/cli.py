@@ -36,7 +36,6 @@ from tui.options import (
 app = typer.Typer(
     name="ftbench",
     help="Measure what QLoRA, LoRA and full fine-tuning keep and cost, on your model, your data and your card.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -184,10 +183,24 @@ def doctor(runs: RunsOption = None, json: JsonOption = False) -> None:
 
 
 @app.callback(invoke_without_command=True)
-def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    runs: RunsOption = None,
+    ascii_only: Annotated[bool, typer.Option("--ascii", help="No braille, no box drawing.")] = False,
+    mouse: Annotated[bool, typer.Option("--mouse/--no-mouse", help="Whether the workbench takes the mouse.")] = True,
+) -> None:
     if version:
         print(f"ftbench {__version__}")
         raise typer.Exit()
+    if context.invoked_subcommand is not None:
+        return
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        print(context.get_help())
+        raise typer.Exit()
+    from tui.verbs import bench
+
+    raise typer.Exit(bench.open_bench(rundir.runs_folder(runs), ascii_only, mouse))
 
 
 def run_or_ladder(runs: Path | None, name: str) -> RunDir | LadderDir:

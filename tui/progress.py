@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from engine.contract import events, launch
-from engine.contract.errors import RunFailed
+from engine.contract.errors import RunFailed, UserError
 from engine.contract.follow import Follower, last_line
 from engine.contract.ladderdir import LadderDir
 from engine.contract.rundir import RunDir
@@ -139,7 +139,7 @@ def ask_to_leave(run: RunDir | LadderDir, bar: Progress | None) -> None:
     if choice == "d":
         raise Detached
     if choice == "s":
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(UserError, ProcessLookupError):  # it ended while the question stood
             launch.stop(run)
         say("stopping after this step …")
     if bar is not None:

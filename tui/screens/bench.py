@@ -84,10 +84,14 @@ class BenchScreen(BaseScreen[None]):
         self._list_data()
         self._list_presets()
         self._choose(self.choice)
+        self.query_one(LogPane).focus()  # enter starts; tab goes to the lists
         self.set_interval(1.0, self._second)
         last = max(rundir.iterate(self.runs), key=lambda run: run.name, default=None)
         if last is not None and last.is_live():
             self.watch_run(last)
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._redraw)
 
     # What is chosen
 
@@ -139,14 +143,17 @@ class BenchScreen(BaseScreen[None]):
     @on(OptionList.OptionSelected, "#data")
     def _data_selected(self, event: OptionList.OptionSelected) -> None:
         self._choose(self.choice.with_data(event.option_id))
+        self.query_one(LogPane).focus()  # so that the next enter starts
 
     @on(OptionList.OptionSelected, "#method")
     def _method_selected(self, event: OptionList.OptionSelected) -> None:
         self._choose(self.choice.with_method(next(m for m in METHODS if m == event.option_id)))
+        self.query_one(LogPane).focus()
 
     @on(OptionList.OptionSelected, "#preset")
     def _preset_selected(self, event: OptionList.OptionSelected) -> None:
         self._choose(self.choice.with_preset(event.option_id or self.choice.preset))
+        self.query_one(LogPane).focus()
 
     def action_preset(self, slot: int) -> None:
         for listed in library.list_presets():
@@ -242,6 +249,7 @@ class BenchScreen(BaseScreen[None]):
             self._redraw()
 
     def _redraw(self) -> None:
+        """Curves, log and status; the machine pane draws itself once a second."""
         loss = self.query_one(LossPane)
         loss.state = self.state
         loss.redraw()

@@ -26,13 +26,16 @@ def start(plan: Plan, runs: Path, detach: bool, json: bool) -> int:
         say(f"ladder {folder.name}")
         say(describe(plan))
     launch.launch_ladder(folder)
-    if detach:
-        if json:
-            print_json({"ladder": folder.name, "path": str(folder.path)})
-        else:
-            say(f"it goes on by itself; `ftbench attach {folder.name}` shows it")
-        return 0
-    return watch(folder, json, fresh=True)
+    return leave(folder, json) if detach else watch(folder, json, fresh=True)
+
+
+def leave(folder: LadderDir, json: bool) -> int:
+    """Say how to come back to a ladder that goes on."""
+    if json:
+        print_json({"ladder": folder.name, "path": str(folder.path)})
+    else:
+        say(f"detached; it goes on by itself: `ftbench attach {folder.name}` shows it")
+    return 0
 
 
 def describe(plan: Plan) -> str:
@@ -54,8 +57,7 @@ def watch(folder: LadderDir, json: bool, fresh: bool = False) -> int:
     try:
         state = follow_ladder(folder, quiet=json)
     except Detached:
-        say(f"detached; it goes on by itself: `ftbench attach {folder.name}`")
-        return 0
+        return leave(folder, json)
     if fresh and state.status == "failed" and not any(entry.run for entry in state.entries):
         ladderdir.remove(folder)
         raise UserError(state.reason)
@@ -84,10 +86,7 @@ def resume(folder: LadderDir, detach: bool, json: bool) -> int:
     if folder.is_live():
         raise UserError(f"{folder.name} is climbing", do=f"`ftbench attach {folder.name}` shows it")
     launch.launch_ladder(folder)
-    if detach:
-        say(f"it goes on by itself; `ftbench attach {folder.name}` shows it")
-        return 0
-    return watch(folder, json)
+    return leave(folder, json) if detach else watch(folder, json)
 
 
 def report(folder: LadderDir, json: bool, markdown: bool) -> int:

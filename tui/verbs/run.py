@@ -35,13 +35,16 @@ def start(preset: str, method: Method | None, overrides: Flat, runs: Path, now: 
 def run(preset: str, method: Method | None, overrides: Flat, runs: Path, now: bool, detach: bool, json: bool) -> int:
     """Start and follow; the exit status says whether the run did what was asked."""
     started = start(preset, method, overrides, runs, now, quiet=json)
-    if detach:
-        if json:
-            print_json({"run": started.name, "path": str(started.path)})
-        else:
-            say(f"it goes on by itself; `ftbench attach {started.name}` shows it")
-        return 0
-    return watch(started, json=json, fresh=True)
+    return leave(started, json) if detach else watch(started, json=json, fresh=True)
+
+
+def leave(run: RunDir, json: bool) -> int:
+    """Say how to come back to a run that goes on."""
+    if json:
+        print_json({"run": run.name, "path": str(run.path)})
+    else:
+        say(f"detached; it goes on by itself: `ftbench attach {run.name}` shows it")
+    return 0
 
 
 def watch(run: RunDir, offset: int = 0, json: bool = False, fresh: bool = False) -> int:
@@ -49,8 +52,7 @@ def watch(run: RunDir, offset: int = 0, json: bool = False, fresh: bool = False)
     try:
         end = follow(run, offset, quiet=json)
     except Detached:
-        say(f"detached; it goes on by itself: `ftbench attach {run.name}`")
-        return 0
+        return leave(run, json)
     refused = refusal(run)
     if refused and end.status == "failed":
         if fresh:
@@ -100,10 +102,7 @@ def resume(run: RunDir, detach: bool, json: bool) -> int:
     size = run.events_file.stat().st_size if run.events_file.exists() else 0
     worker = launch.launch(run)
     launch.wait_for_hello(run, worker, size)
-    if detach:
-        say(f"it goes on by itself; `ftbench attach {run.name}` shows it")
-        return 0
-    return watch(run, offset=size, json=json)
+    return leave(run, json) if detach else watch(run, offset=size, json=json)
 
 
 def settled_result(run: RunDir, seconds: float = 10.0) -> Result | None:

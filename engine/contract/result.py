@@ -80,7 +80,7 @@ class Result(Struct, kw_only=True):
     validation_loss: list[tuple[int, float | None]] = field(default_factory=list)
     """(step, loss) on the validation rows."""
     final_validation: float | None = None
-    """Loss of the finished model on every validation row, nats an answer token: what learning rates are chosen by."""
+    """Of the finished model on at most 512 validation rows, nats an answer token; learning rates are chosen by it."""
     general: General | None = None
     parameters: int = 0
     trainable: int = 0

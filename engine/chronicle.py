@@ -19,7 +19,15 @@ from engine.data.prepare import Prepared
 from engine.data.tokens import Row
 from engine.evaluation.score import Item, summarise
 from engine.methods.machine import Machine
-from engine.outcome import fingerprint, items_fingerprint, machine_facts, phase_seconds, trained_tokens, versions
+from engine.outcome import (
+    fingerprint,
+    items_fingerprint,
+    machine_facts,
+    phase_joules,
+    phase_seconds,
+    trained_tokens,
+    versions,
+)
 from engine.training.batches import Schedule, answer_tokens
 from engine.training.checkpoints import Saved
 from engine.training.meters import Meters
@@ -52,6 +60,7 @@ class Run:
     def phase(self, name: events.PhaseName) -> None:
         """Begin a phase, unless a stop was asked for."""
         self.stopping.check()
+        self._read_energy()
         self.log.write(events.Phase(name=name))
         print(f"[{time.strftime('%H:%M:%S')}] {name}", flush=True)
 
@@ -154,16 +163,23 @@ class Run:
         result.peak = self.meters.peak
         result.versions, result.machine = versions(), machine_facts(self.machine)
         try:
+            self._read_energy()
             self.log.write(events.End(status=status, reason=reason))
             result.seconds = phase_seconds(self.dir.events_file)
             result.tokens, result.step_seconds = trained_tokens(self.dir.events_file)
             result.tokens_per_second = result.tokens / result.step_seconds if result.step_seconds else None
-            result.energy = self.meters.card.energy() if self.meters.card else None
+            result.joules = phase_joules(self.dir.events_file)
+            result.energy = sum(result.joules.values()) if result.joules else None
             price = self.config.cost.price_per_hour
             result.cost = price * sum(result.seconds.values()) / 3600 if price is not None else None
             write_result(self.dir, result)
         except OSError as error:
             print(f"the outcome could not be written ({error}): {status}: {reason}", file=sys.stderr)
+
+    def _read_energy(self) -> None:
+        """A sample at the border of two phases, so that what the card drew is known of each."""
+        if self.meters.card:
+            self.meters.sample()
 
 
 def _eval_event(when: Literal["before", "after"], score: Score, rows: int, step: int) -> events.Eval:

@@ -14,7 +14,7 @@ import torch
 
 from engine import __version__
 from engine.contract import schema
-from engine.contract.events import End, Hello, Phase, Step
+from engine.contract.events import End, Hello, Memory, Phase, Step
 from engine.contract.follow import Follower
 from engine.data.tokens import Row
 from engine.methods.locate import locate
@@ -38,6 +38,21 @@ def phase_seconds(events_file: Path) -> dict[str, float]:
             since = 0.0 if isinstance(event, End) else event.t
         last = event.t
     return {name: round(value, 3) for name, value in seconds.items()}
+
+
+def phase_joules(events_file: Path) -> dict[str, float]:
+    """Energy the card drew in each phase over all lives of the run, from its samples; {} where none was measured."""
+    joules: dict[str, float] = {}
+    name, last = "starting", 0.0
+    for event in Follower(events_file).read():
+        if isinstance(event, Hello):
+            name, last = "starting", 0.0  # every life counts from its own beginning
+        elif isinstance(event, Phase):
+            name = event.name
+        elif isinstance(event, Memory) and event.energy is not None:
+            joules[name] = joules.get(name, 0.0) + max(0.0, event.energy - last)
+            last = event.energy
+    return {name: round(value, 3) for name, value in joules.items()}
 
 
 def trained_tokens(events_file: Path) -> tuple[int, float]:

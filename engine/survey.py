@@ -6,6 +6,7 @@ from typing import Any
 
 from engine.contract.schema import Config
 from engine.data.prepare import prepare, sampled
+from engine.evaluation.general import general_rows
 from engine.methods.loading import config_of
 from engine.methods.machine import this_machine
 from engine.methods.tokenizer import load_tokenizer
@@ -18,7 +19,9 @@ def survey(config: Config) -> dict[str, Any]:
 
     Raises UserError for what a run of this configuration would refuse in data or model.
     """
-    rows = prepare(config.data, config.train.max_length, load_tokenizer(config.model))
+    tokenizer = load_tokenizer(config.model)
+    rows = prepare(config.data, config.train.max_length, tokenizer)
+    general, _ = general_rows(config, tokenizer)
     test = sampled(rows.test, config.evaluation.rows)
     train = config.train
     schedule = Schedule.of(len(rows.train), train.batch, train.epochs, train.steps, train.seed)
@@ -37,6 +40,7 @@ def survey(config: Config) -> dict[str, Any]:
                 "data": rows.fingerprint,
                 "test": items_fingerprint(test),
                 "model": fingerprint(config.model, config_of(config.model)),
+                **({"general": general} if general else {}),
             },
         },
         "versions": versions(),

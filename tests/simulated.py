@@ -36,10 +36,12 @@ class Truth:
         difficulty = random.normal(0, 1.5, self.items)
         made = {}
         for rung, odds in self.odds.items():
-            seeds = 1 if rung == BASE else self.seeds
+            base = rung == BASE
+            seeds = 1 if base else self.seeds
             stray = 0.0 if rung == BASE else random.normal(0, self.seeds_stray, (seeds, 1))
             logits = difficulty + odds + stray + random.normal(0, 0.6, (seeds, self.items))
-            made[rung] = Answers((random.random((seeds, self.items)) < 1 / (1 + np.exp(-logits))).astype(float))
+            right = random.random((seeds, self.items)) < 1 / (1 + np.exp(-logits))
+            made[rung] = Answers(right.astype(float), untrained=base)
         return made
 
 
@@ -55,7 +57,7 @@ def simulate(truth: Truth, number: int) -> tuple[Ladder, Findings]:
     scores = truth.answers(random)
     tokens = np.full(truth.items, 5.0)
     losses = {
-        name: Answers(2.0 - one.values + random.gamma(2.0, 0.2, one.values.shape), tokens)
+        name: Answers(2.0 - one.values + random.gamma(2.0, 0.2, one.values.shape), tokens, untrained=one.untrained)
         for name, one in scores.items()
     }
     ladder = made_up(truth.items, list(range(truth.seeds)))
@@ -71,6 +73,7 @@ def made_up(items: int, seeds: list[int], metric: str = "exact_match") -> Ladder
         model="m", data="d", train=100, validation=10, test=items, tokens=1, steps=1, batch=1, metric=metric
     )
     ladder.rows = [
-        Row(name=name, method=method, status="finished", artefact_bytes=1) for name, method in METHODS.items()
+        Row(name=name, method=method, status="finished", artefact_bytes=1, seeds=[] if name == BASE else seeds)
+        for name, method in METHODS.items()
     ]
     return ladder

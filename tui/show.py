@@ -13,7 +13,15 @@ from rich.text import Text
 
 from engine.contract.text import visible
 
-console = Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
+
+class Terminal(Console):
+    """Rich's console; a reader that has gone ends the command as a pipe's end does everywhere, and not as a failure."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+console = Terminal(highlight=False, markup=False, emoji=False, soft_wrap=False)
 
 
 def say(text: str, style: str = "") -> None:

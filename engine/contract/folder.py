@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from engine.contract import locks
-from engine.contract.errors import UserError
+from engine.contract.errors import RunFailed, UserError
 from engine.contract.files import write_atomically
 
 
@@ -58,10 +59,29 @@ def make(parent: Path, stem: str, ending: str, file: str, text: str) -> Path:
         ) from error
     try:
         write_atomically(path / file, text.encode())
+    except OSError as error:
+        shutil.rmtree(path, ignore_errors=True)
+        raise RunFailed(f"{path.name} cannot be written: {error.strerror}; free some space in {parent}") from error
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
         raise
     return path
+
+
+def holding(parent: Path, file: str) -> Iterator[Path]:
+    """The directories in `parent` that hold such a file, in no order; none where there is no such folder.
+
+    Raises UserError where it cannot be looked into.
+    """
+    try:
+        with os.scandir(parent) as entries:
+            for entry in entries:
+                if entry.is_dir() and Path(entry.path, file).exists():
+                    yield Path(entry.path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", str(parent), "choose another with --runs DIR") from error
 
 
 def pick(known: Iterable[F], name: str, kind: str, where: Path, hint: str) -> F:

@@ -6,7 +6,6 @@ always sees a consistent state.
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -107,10 +106,4 @@ def find(runs: Path, name: str) -> LadderDir:
 
 def iterate(runs: Path) -> Iterator[LadderDir]:
     """Every ladder in the folder, in no order."""
-    try:
-        with os.scandir(runs) as entries:
-            for entry in entries:
-                if entry.is_dir() and Path(entry.path, "ladder.toml").exists():
-                    yield LadderDir(Path(entry.path))
-    except FileNotFoundError:
-        return
+    return map(LadderDir, folder.holding(runs, "ladder.toml"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import get_args
 
 from engine.contract.errors import UserError
@@ -27,8 +27,10 @@ SAME = (
     "evaluation.general",
 )
 """Keys, or whole sections, that make two rungs the same work. The rest is a method's own business, and is shown."""
-OWN = ("title", "about", "slot", "method", "train.seed", "train.learning_rate", "evaluation.when")
-"""Keys that a ladder sets itself, or that say nothing about the work."""
+OWN = ("method", "evaluation.when")
+"""Keys that a ladder sets itself."""
+BASES = ("base", "base-4bit")
+"""Rows of the untrained model."""
 MOST_SEEDS = 20
 MOST_RATES = 9
 
@@ -51,12 +53,11 @@ def make_plan(
         raise UserError(f"{seeds} seeds", "--seeds", f"1 to {MOST_SEEDS}")
     if not 1 <= learning_rates <= MOST_RATES:
         raise UserError(f"{learning_rates} learning rates", "--learning-rates", f"1 to {MOST_RATES}")
+    _refuse(OWN, overrides, "a ladder sets it itself", "drop it; --rung says which methods")
     made = [_rung(word, preset, overrides) for word in rungs or METHODS]
-    names = [rung.name for rung in made]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice or "base" in names:
-        what = f"two rungs are called {twice}" if twice else "a rung cannot be called base"
-        raise UserError(what, "--rung", "name them apart: --rung wide=lora,adapter.rank=64")
+    refuse_names(made)
+    unread = [key for key in overrides if not any(_read_by(key, rung.method) for rung in made)]
+    _refuse(unread, overrides, "none of the rungs reads it", "drop it or add a rung that does")
     refuse_different_work(made)
     first = made[0].config.train.seed
     if learning_rates > 1 and made[0].config.data.validation == 0:
@@ -73,6 +74,20 @@ def make_plan(
         fresh=fresh,
         command=command,
     )
+
+
+def refuse_names(rungs: Sequence[Rung]) -> None:
+    """Raises UserError where a name would mislead: given twice, the base's, or another method's."""
+    names = [rung.name.lower() for rung in rungs]
+    for rung in rungs:
+        name = rung.name.lower()
+        what = f"two rungs are called {rung.name}" if names.count(name) > 1 else ""
+        what = f"a rung cannot be called {rung.name}" if name in BASES else what
+        what = (
+            f"a rung of {rung.method} cannot be called {rung.name}" if name in METHODS and name != rung.method else what
+        )
+        if what:
+            raise UserError(what, "--rung", "name them apart: --rung wide=lora,adapter.rank=64")
 
 
 def refuse_different_work(rungs: Sequence[Rung]) -> None:
@@ -120,9 +135,17 @@ def _rung(word: str, preset: str, overrides: Flat) -> Rung:
     if not name or not all(character.isalnum() or character in "-_" for character in name) or len(name) > 24:
         raise UserError(f"{name!r} is not a name for a rung", "--rung", "letters, digits, - and _, at most 24")
     settings = parse_overrides(pairs)
+    _refuse((*OWN, "train.seed"), settings, "no rung has its own", "all rungs train with the ladder's seeds")
     chosen: Method = next(known for known in METHODS if known == method)
     everywhere = {key: value for key, value in overrides.items() if _read_by(key, chosen)}
     return Rung(name=name, config=effective(preset, chosen, {**everywhere, **settings}).config, settings=settings)
+
+
+def _refuse(keys: Iterable[str], given: Flat, what: str, do: str) -> None:
+    """Raises UserError where one of the keys is given."""
+    for key in keys:
+        if key in given:
+            raise UserError(what, key, do)
 
 
 def _read_by(key: str, method: Method) -> bool:

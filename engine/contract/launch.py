@@ -29,12 +29,13 @@ def launch_ladder(ladder: LadderDir) -> Worker:
 
     Raises RunFailed where it ends first.
     """
+    earlier = ladder.state()
     process = _start("engine.ladder", ladder.path, ladder.log_file)
     deadline = time.monotonic() + HELLO_SECONDS
     while not ladder.is_live():
         if process.poll() is not None:
             state = ladder.state()
-            if process.returncode == 0 or (state and state.updated > 0):
+            if process.returncode == 0 or (state and state.updated > (earlier.updated if earlier else 0)):
                 return process  # so little was left to do that it has ended already
             reason = last_line(ladder.log_file) or f"exit status {process.returncode}"
             raise RunFailed(f"the ladder ended before it began: {reason}; see {ladder.log_file}")

@@ -14,7 +14,7 @@ from engine.contract.preset import Effective, Flat, Preset, read_preset, resolve
 from engine.contract.schema import Method
 
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz")
-PATH_KEYS = ("model.id", "model.chat_template", "data.id", "data.test", "data.validation")
+PATH_KEYS = ("model.id", "model.chat_template", "data.id", "data.test", "data.validation", "evaluation.general")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,10 @@ def _anchored(key: str, value: object, folder: Path) -> object:
         return value
     path = Path(value).expanduser()
     looks_like_a_file = (
-        value.startswith((".", "/", "~")) or path.suffix in (*DATA_SUFFIXES, ".gguf", ".jinja") or value.count("/") > 1
+        value.startswith((".", "/", "~"))
+        or path.suffix in (*DATA_SUFFIXES, ".gguf", ".jinja")
+        or value.count("/") > 1
+        or (key == "evaluation.general" and value not in ("auto", "none"))
     )
     for base in (folder, Path.cwd()):
         if "/" in value or looks_like_a_file or key == "model.chat_template":

@@ -94,7 +94,9 @@ class Result(Struct, kw_only=True):
     """By phase."""
     peak: Peak = field(default_factory=Peak)
     energy: float | None = None
-    """Joules drawn by the card while this worker lived."""
+    """Joules drawn by the card, all lives of the run and all phases together."""
+    joules: dict[str, float] = field(default_factory=dict)
+    """The same by phase; empty where it was not measured."""
     cost: float | None = None
     currency: str = "USD"
     artefact_bytes: int = 0

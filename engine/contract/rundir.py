@@ -166,10 +166,4 @@ def find(runs: Path, name: str) -> RunDir:
 
 def iterate(runs: Path) -> Iterator[RunDir]:
     """Every run directory in the folder, in no order."""
-    try:
-        with os.scandir(runs) as entries:
-            for entry in entries:
-                if entry.is_dir() and Path(entry.path, "run.toml").exists():
-                    yield RunDir(Path(entry.path))
-    except FileNotFoundError:
-        return
+    return map(RunDir, folder.holding(runs, "run.toml"))

@@ -59,8 +59,8 @@ def attempt(stages: Stages) -> tuple[Outcome, str]:
     try:
         stages.all()
     except Stopped as error:
-        why = str(error) or "as asked"
-        return "stopped", f"stopped: {why}; `ftbench resume {stages.climb.dir.name}` goes on"
+        why = str(error) or "stopped as asked"
+        return "stopped", f"{why}; `ftbench resume {stages.climb.dir.name}` goes on"
     except UserError as error:
         return "failed", error.line
     except RunFailed as error:

@@ -41,16 +41,18 @@ class Evidence:
     """Loss on general text, by passage."""
 
 
-def gather(folder: LadderDir, ladder: Ladder) -> Evidence:
-    """Read every finished run. Raises UserError where a run is damaged or answered other items than the first."""
-    evidence = Evidence()
-    for entry in ladder.entries:
-        if entry.kind == "run" and entry.status == "finished":
-            evidence.runs.append(_read(RunDir(folder.runs / entry.run), entry))
+def finished(folder: LadderDir, ladder: Ladder) -> list[Finished]:
+    """Read every finished run. Raises UserError where one is damaged."""
+    entries = [entry for entry in ladder.entries if entry.kind == "run" and entry.status == "finished"]
+    return [_read(RunDir(folder.runs / entry.run), entry) for entry in entries]
+
+
+def gather(evidence: Evidence, ladder: Ladder) -> None:
+    """Lay out what the runs answered, which have been seen to do the same work."""
     metric = ladder.work.metric if ladder.work else ""
     for name in dict.fromkeys(run.entry.rung for run in evidence.runs):
         mine = [run for run in evidence.runs if run.entry.rung == name]
-        _add(evidence, name, [run.lines for run in mine], "tuned", metric)
+        _add(evidence, name, mine, "tuned", metric)
         _add_general(evidence, name, mine, "after")
     for run in evidence.runs:
         name = BASE_4BIT if run.result.method == "qlora" else BASE
@@ -59,29 +61,31 @@ def gather(folder: LadderDir, ladder: Ladder) -> Evidence:
     if BASE not in evidence.bases and BASE_4BIT in evidence.bases and not _unquantized_to_come(ladder, evidence):
         evidence.bases[BASE] = evidence.bases.pop(BASE_4BIT)  # there is no other: QLoRA's own base is the base
     for name, run in evidence.bases.items():
-        _add(evidence, name, [run.lines], "base", metric)
+        _add(evidence, name, [run], "base", metric)
         _add_general(evidence, name, [run], "before")
-    return evidence
 
 
 def _unquantized_to_come(ladder: Ladder, evidence: Evidence) -> bool:
     seen = {run.entry.rung for run in evidence.runs if run.result.method == "qlora"}
-    return any(e.rung not in seen and e.status not in ("skipped", "died", "failed") for e in ladder.entries)
+    return any(e.rung not in seen and e.kind == "run" and e.status in ("planned", "live") for e in ladder.entries)
 
 
-def _add(evidence: Evidence, name: str, runs: list[list[dict[str, Any]]], who: str, metric: str) -> None:
-    tokens = _column(runs[0], lambda line: line[who]["tokens"])
-    evidence.losses[name] = Answers(np.stack([_column(lines, lambda line: line[who]["nll"]) for lines in runs]), tokens)
+def _add(evidence: Evidence, name: str, runs: list[Finished], who: str, metric: str) -> None:
+    about: dict[str, Any] = {"seeds": tuple(run.entry.seed for run in runs), "untrained": who == "base"}
+    tokens = _column(runs[0].lines, lambda line: line[who]["tokens"])
+    losses = [_column(run.lines, lambda line: line[who]["nll"]) for run in runs]
+    evidence.losses[name] = Answers(np.stack(losses), tokens, **about)
     if metric != "loss":
-        values = [_column(lines, lambda line: line[who]["scores"][metric]) for lines in runs]
-        evidence.scores[name] = Answers(np.stack(values))
+        values = [_column(run.lines, lambda line: line[who]["scores"][metric]) for run in runs]
+        evidence.scores[name] = Answers(np.stack(values), **about)
 
 
 def _add_general(evidence: Evidence, name: str, runs: list[Finished], which: str) -> None:
     found = [run.result.general for run in runs if run.result.general and getattr(run.result.general, which)]
     if len(found) == len(runs):
         values = np.array([getattr(general, which) for general in found], dtype=float)
-        evidence.general[name] = Answers(values, np.array(found[0].tokens, dtype=float))
+        seeds, tokens = tuple(run.entry.seed for run in runs), np.array(found[0].tokens, dtype=float)
+        evidence.general[name] = Answers(values, tokens, seeds, untrained=which == "before")
 
 
 def _read(run: RunDir, entry: Entry) -> Finished:

@@ -27,6 +27,8 @@ from engine.ladder.identity import identity, index
 POLL_SECONDS = 0.2
 MOST_DEATHS = 3
 """A worker that dies this often without a step between is left dead."""
+NOT_WORK = ("waiting", "baseline")
+"""Phases that not every rung has."""
 FINAL = ("out_of_memory", "diverged", "failed")
 
 
@@ -39,12 +41,16 @@ class Climb:
     stopping: Stopping
     fresh: bool
     known: dict[str, list[RunDir]] = field(default_factory=dict)
+    begun: set[Path] = field(default_factory=set)
+    """Runs that this process has started or resumed."""
     worker: launch.Worker | None = None
     """The process started last, to be reaped when it ends."""
 
     def look_around(self) -> None:
-        """Learn which runs there are."""
+        """Learn which runs there are: this ladder's, earlier ones, and those that another ladder has begun."""
         self.known = index(self.dir.runs)
+        for work, runs in index(self.dir.probes).items():
+            self.known[work] = [*runs, *self.known.get(work, [])]
 
     def save(self) -> None:
         self.dir.write_state(self.ladder)
@@ -69,9 +75,11 @@ class Climb:
         """
         self.stopping.check()
         work = identity(config, self._fingerprints(), self.ladder.versions, self.ladder.machine)
+        self.look_around()
         run = self._found(entry, work)
         if run is None and entry.status == "finished":
-            gone = "is gone" if not (self.dir.runs / entry.run).exists() else "ran under other libraries or threads"
+            there = (self.dir.runs / entry.run).exists()
+            gone = "ran under other data, libraries or threads" if there else "is gone"
             self.warn(f"{entry.run} {gone}: {entry.rung} is run again")
         if run is None:
             run = self._create(entry, config, work, rung)
@@ -79,7 +87,11 @@ class Climb:
         elif entry.run != (name := self._relative(run)):
             entry.run, entry.reused = name, True
             print(f"{entry.rung} seed {entry.seed}: {name} has done this work", flush=True)
-        self._see_through(entry, run)
+        try:
+            self._see_through(entry, run)
+        except Stopped:
+            entry.status = "stopped" if run.state() == "stopped" else "planned"
+            raise
         return self._settle(entry, run)
 
     def _found(self, entry: Entry, work: str) -> RunDir | None:
@@ -89,7 +101,8 @@ class Climb:
         states = {run.path: run.state() for run in runs}
         for wanted in (("finished",), ("live", "starting"), ("stopped", "died"), FINAL):
             for run in reversed(runs):
-                usable = wanted != FINAL or run.path == own  # what failed elsewhere gets another try here
+                # What failed elsewhere gets another try here, and what failed in an earlier life of this ladder too.
+                usable = wanted != FINAL or (run.path == own and (run.path in self.begun or states[own] != "failed"))
                 if states[run.path] in wanted and usable:
                     return run
         return None
@@ -101,7 +114,6 @@ class Climb:
         name = f"{preset}-{rung.name}" if rung.name != rung.method else preset
         run = rundir.create(folder, name, Effective(config, origins), work=work)
         entry.run, entry.status, entry.reason, entry.reused = self._relative(run), "planned", "", False
-        self.known.setdefault(work, []).append(run)
         self.save()
         return run
 
@@ -111,7 +123,7 @@ class Climb:
         while (state := run.state()) not in ("finished", *FINAL):
             self.stopping.check()
             if state == "damaged":
-                entry.status, entry.reason = "failed", f"{run.name} is damaged"
+                entry.status, entry.reason = "failed", f"{run.name} is damaged or gone"
                 return
             if state not in ("live", "starting"):
                 if deaths >= MOST_DEATHS:
@@ -127,6 +139,7 @@ class Climb:
     def _start(self, entry: Entry, run: RunDir) -> None:
         size = run.events_file.stat().st_size if run.events_file.exists() else 0
         entry.status = "live"
+        self.begun.add(run.path)
         self.save()
         print(f"[{time.strftime('%H:%M:%S')}] {entry.kind} {entry.rung} seed {entry.seed}: {entry.run}", flush=True)
         self.worker = launch.launch(run)
@@ -136,12 +149,14 @@ class Climb:
             entry.reason = str(error)
 
     def _wait(self, entry: Entry, run: RunDir) -> None:
-        """Until nobody works on the run. A stop of the ladder is passed on to the run."""
+        """Until nobody works on the run. A stop of the ladder is passed on to its run, not to another ladder's."""
         told, young = False, time.monotonic() + 2.0
         if entry.status != "live":
             entry.status = "live"
             self.save()
         while run.is_live() or (run.state() == "starting" and time.monotonic() < young):
+            if self.stopping.asked and entry.reused and run.path not in self.begun:
+                break
             if self.stopping.asked and not told:
                 with contextlib.suppress(UserError, ProcessLookupError):  # it ended in this moment
                     launch.stop(run)
@@ -153,7 +168,10 @@ class Climb:
 
     def _settle(self, entry: Entry, run: RunDir) -> Result | None:
         """Write down how it ended."""
-        result = run.result()
+        try:
+            result = run.result()
+        except UserError as error:
+            result, entry.reason = None, error.line
         if result is None:
             last = last_line(run.log_file)
             entry.status = "died"
@@ -174,7 +192,13 @@ class Climb:
 
 def worked_seconds(result: Result) -> float:
     """All phases of a run but waiting for the card and scoring the base, which not every rung does."""
-    return sum(seconds for phase, seconds in result.seconds.items() if phase not in ("waiting", "baseline"))
+    return sum(seconds for phase, seconds in result.seconds.items() if phase not in NOT_WORK)
+
+
+def worked_joules(result: Result) -> float | None:
+    """What the card drew in the same phases."""
+    drawn = [joules for phase, joules in result.joules.items() if phase not in NOT_WORK]
+    return sum(drawn) if drawn else None
 
 
 def with_values(config: Config, **sections: dict[str, Any]) -> Config:

@@ -39,7 +39,7 @@ class Findings:
     best: Row | None = None
     """The highest score of all that gained."""
     ship: Row | None = None
-    """The smallest artefact of all that gained and are not told apart from the best."""
+    """The smallest artefact of all that gained and are not told apart from the best, which wins a tie."""
 
 
 def find(ladder: Ladder) -> Findings:
@@ -64,9 +64,11 @@ def find(ladder: Ladder) -> Findings:
         rule_quality=_holds_above(qlora, lower) if full_gained else "unknown",
         rule_costs=_costs(qlora, full) if qlora and full else {},
         prototype=_least(winners, lambda row: _mean(row.all_seconds)),
-        smallest=_least(winners, lambda row: training_peak(row.peak) or 0.0),
+        smallest=_least(
+            [row for row in winners if training_peak(row.peak)], lambda row: training_peak(row.peak) or 0.0
+        ),
         best=best,
-        ship=_least(near, lambda row: row.artefact_bytes),
+        ship=_least(sorted(near, key=lambda row: row is not best), lambda row: row.artefact_bytes),
     )
 
 
@@ -130,7 +132,9 @@ def _holds_above(row: Row | None, lower_is_better: bool) -> Holds:
 
 def _costs(qlora: Row, full: Row) -> dict[str, Holds]:
     peaks = training_peak(qlora.peak), training_peak(full.peak)
-    rents = (qlora.rent.price_per_hour, full.rent.price_per_hour) if qlora.rent and full.rent else (None, None)
+    rents: tuple[float | None, float | None] = (None, None)
+    if qlora.rent and full.rent and qlora.rent.currency == full.rent.currency:
+        rents = qlora.rent.price_per_hour, full.rent.price_per_hour
     return {
         "training": _spread_holds(qlora.training_seconds, full.training_seconds),
         "time": _spread_holds(qlora.all_seconds, full.all_seconds),

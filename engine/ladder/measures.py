@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -12,8 +13,9 @@ from engine.contract.errors import UserError
 from engine.contract.ladder import Comparison, Entry, Ladder, Plan, Rent, Row, Rung, Spread
 from engine.contract.ladderdir import LadderDir
 from engine.contract.result import Interval, Peak, Result
-from engine.ladder.answers import BASE, BASE_4BIT, Evidence, gather
-from engine.ladder.statistics import Answers, Difference, Draws, mcnemar, needed
+from engine.ladder.answers import BASE, BASE_4BIT, Evidence, finished, gather
+from engine.ladder.climb import worked_joules
+from engine.ladder.statistics import Answers, Difference, Draws, Floats, mcnemar, needed
 from engine.ladder.verdict import verdict
 
 T = TypeVar("T")
@@ -24,8 +26,9 @@ def judge(folder: LadderDir, ladder: Ladder, plan: Plan) -> None:
 
     Raises UserError where the work was not the same.
     """
-    evidence = gather(folder, ladder)
+    evidence = Evidence(finished(folder, ladder))
     check_same_work(evidence, ladder)
+    gather(evidence, ladder)
     ladder.rows = [_row(rung, ladder, evidence) for rung in plan.rungs]
     ladder.rows[:0] = [row for row in (_base_row(evidence, BASE), _base_row(evidence, BASE_4BIT)) if row]
     add_statistics(ladder, evidence, ladder.work.metric if ladder.work else "")
@@ -38,7 +41,8 @@ def check_same_work(evidence: Evidence, ladder: Ladder) -> None:
     orders: dict[int, tuple[str, str, int]] = {}
     for run in evidence.runs:
         for field, value in wanted.items():
-            if run.result.fingerprints.get(field) != value:
+            general = run.result.general.text if run.result.general else ""
+            if (general if field == "general" else run.result.fingerprints.get(field)) != value:
                 raise UserError(
                     f"not the same work: the {field} fingerprint of {run.entry.run} is not this ladder's",
                     field,
@@ -56,15 +60,18 @@ def check_same_work(evidence: Evidence, ladder: Ladder) -> None:
 def add_statistics(ladder: Ladder, evidence: Evidence, metric: str) -> None:
     """Intervals, shares and comparisons, into rows and ladder."""
     rows = {row.name: row for row in ladder.rows}
-    losses = {name: answers for name, answers in evidence.losses.items() if name in rows}
+    losses = {name: answers for name, answers in evidence.losses.items() if name in rows and answers.finite}
     scores = losses if metric == "loss" else {k: v for k, v in evidence.scores.items() if k in rows}
+    for name in evidence.losses.keys() & rows.keys() - losses.keys() if metric == "loss" else ():
+        rows[name].status, rows[name].reason = "diverged", "its loss on the test rows is not a finite number"
     ladder.comparisons = []
     if not scores:
         return
-    by_loss = Draws(losses, bounded=False)
-    by_score = by_loss if metric == "loss" else Draws(scores, bounded=True)
+    by_loss = Draws(losses, bounded=False) if losses else None
+    by_score = by_loss if by_loss and metric == "loss" else Draws(scores, bounded=True)
     for name in scores:
-        rows[name].score, rows[name].loss = by_score.interval(name), by_loss.interval(name)
+        rows[name].score = by_score.interval(name)
+        rows[name].loss = by_loss.interval(name) if by_loss and name in losses else None
         rows[name].by_seed = [float(mean) for mean in scores[name].seed_means]
     _forgetting(rows, evidence)
     tuned = [name for name in scores if name not in (BASE, BASE_4BIT)]
@@ -72,9 +79,10 @@ def add_statistics(ladder: Ladder, evidence: Evidence, metric: str) -> None:
     pairs += [(a, b) for number, b in enumerate(tuned[::-1]) for a in tuned[::-1][number + 1 :]]
     if pairs:
         sign = -1.0 if metric == "loss" else 1.0
-        found, found_loss = by_score.differences(pairs), by_loss.differences(pairs)
+        with_loss = [pair for pair in pairs if set(pair) <= losses.keys()]
+        by_pair = dict(zip(with_loss, by_loss.differences(with_loss), strict=True)) if by_loss and with_loss else {}
         ladder.comparisons = [
-            _comparison(one, other, scores, sign) for one, other in zip(found, found_loss, strict=True)
+            _comparison(one, by_pair.get((one.a, one.b)), scores, sign) for one in by_score.differences(pairs)
         ]
     reference = next((row.name for row in ladder.rows if row.method == "full" and row.name in tuned), "")
     for name in tuned:
@@ -97,38 +105,52 @@ def _shares(row: Row, reference: str, draws: Draws, comparisons: Sequence[Compar
         row.share_of_gain = draws.share_of_gain(row.name, reference, BASE)
 
 
-def _comparison(found: Difference, by_loss: Difference, scores: dict[str, Answers], sign: float) -> Comparison:
+def _comparison(found: Difference, by_loss: Difference | None, scores: dict[str, Answers], sign: float) -> Comparison:
     a, b = scores[found.a], scores[found.b]
-    finding = "undecided" if not found.told_apart else "better" if found.mean * sign > 0 else "worse"
-    items, seeds = needed(found, a.values.shape[1], len(a.values)) if finding == "undecided" else (None, None)
-    yes_no = set(np.unique(np.concatenate([a.values, b.values]))) <= {0.0, 1.0}
-    pairs = zip(a.values, b.values if len(b.values) == len(a.values) else [b.values[0]] * len(a.values), strict=True)
     rows = a.values.shape[1]
+    finding = "undecided" if not found.told_apart else "better" if found.mean * sign > 0 else "worse"
+    fewest = min(len(one.values) for one in (a, b) if not one.untrained)
+    items, seeds = needed(found, rows, fewest) if finding == "undecided" else (None, None)
+    yes_no = set(np.unique(np.concatenate([a.values, b.values]))) <= {0.0, 1.0}
     return Comparison(
         a=found.a,
         b=found.b,
-        difference=Interval(mean=found.mean, low=found.low, high=found.high, rows=rows),
+        difference=_interval(found, rows),
         p=found.p,
         p_adjusted=found.adjusted,
         finding=finding,
-        mcnemar=[mcnemar(x, y) for x, y in pairs] if yes_no and a.weights is None else [],
+        mcnemar=[mcnemar(x, y) for x, y in _same_seed(a, b)] if yes_no and a.weights is None else [],
         needed_items=items,
         needed_seeds=seeds,
-        loss_difference=Interval(mean=by_loss.mean, low=by_loss.low, high=by_loss.high, rows=rows),
+        loss_difference=_interval(by_loss, rows) if by_loss else None,
     )
+
+
+def _interval(found: Difference, rows: int) -> Interval:
+    known = math.isfinite(found.low) and math.isfinite(found.high)
+    return Interval(mean=found.mean, low=found.low if known else None, high=found.high if known else None, rows=rows)
+
+
+def _same_seed(a: Answers, b: Answers) -> list[tuple[Floats, Floats]]:
+    """The answers of the seeds that both have; the base stands beside every seed."""
+    mine, other = a.by_seed(), b.by_seed()
+    if b.untrained:
+        return [(values, b.values[0]) for values in mine.values()]
+    return [(values, other[seed]) for seed, values in mine.items() if seed in other]
 
 
 def _forgetting(rows: dict[str, Row], evidence: Evidence) -> None:
     """Loss on general text, and how much higher it is than the base's, paired by passage."""
-    if BASE not in evidence.general:
+    general = {name: answers for name, answers in evidence.general.items() if answers.finite}
+    if BASE not in general:
         return
-    draws = Draws(evidence.general, bounded=False)
-    for name in evidence.general:
+    draws = Draws(general, bounded=False)
+    for name in general:
         if name in rows:
             rows[name].general_loss = draws.interval(name)
         if name in rows and name != BASE:
             (found,) = draws.differences([(name, BASE)])
-            rows[name].forgetting = Interval(mean=found.mean, low=found.low, high=found.high, rows=draws.n)
+            rows[name].forgetting = _interval(found, draws.n)
 
 
 def _base_row(evidence: Evidence, name: str) -> Row | None:
@@ -155,7 +177,7 @@ def _row(rung: Rung, ladder: Ladder, evidence: Evidence) -> Row:
     row.training_seconds = _spread(results, lambda result: result.step_seconds)
     row.all_seconds = _spread(runs, lambda run: run.entry.seconds)
     row.tokens_per_second = _spread(results, lambda result: result.tokens_per_second)
-    row.energy = _spread(results, lambda result: result.energy)
+    row.energy = _spread(results, worked_joules)
     row.trainable, row.parameters, row.artefact_bytes = last.trainable, last.parameters, last.artefact_bytes
     _money(row, rung, ladder)
     return row

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from engine.contract.ask import ask
+from engine.contract.errors import UserError
 from engine.contract.events import Step
 from engine.contract.follow import Follower
 from engine.contract.ladder import Entry, Estimate, Plan, Rung, Work
@@ -57,11 +58,15 @@ class Stages:
             self.climb.warn(text)
         ladder.differs, ladder.config = differing(plan.rungs), shared(plan.rungs)
         if ladder.work.test == 0:
-            self.climb.warn("there are no test rows: nothing can be scored")
+            raise UserError(
+                "no test rows: nothing can be scored", "data.test", "give more rows, or a file of test rows"
+            )
+        if ladder.work.validation == 0 and plan.learning_rates > 1:
+            what = "no validation rows, and learning rates are chosen on them"
+            raise UserError(what, "data.validation", "give more rows or a larger share, or leave --learning-rates out")
         rates = {rung.config.train.learning_rate for rung in plan.rungs}
         if {rung.method for rung in plan.rungs} >= {"lora", "full"} and len(rates) == 1 and plan.learning_rates == 1:
             self.climb.warn("all methods train at one learning rate: a full update wants about a tenth of an adapter's")
-        self.climb.look_around()
 
     def list_entries(self) -> None:
         """Everything that is going to be run, so that whoever looks sees all of it."""
@@ -106,7 +111,8 @@ class Stages:
             if chosen is None:
                 self.out.setdefault(rung.name, f"no learning rate worked: {trials[0].reason}")
                 continue
-            chosen.chosen = True
+            for trial in trials:
+                trial.chosen = trial is chosen
             if at_the_edge(chosen, trials):
                 self.climb.warn(
                     f"{rung.name}: the best learning rate, {chosen.learning_rate:g}, is at the end of the grid; "
@@ -117,7 +123,7 @@ class Stages:
     def runs(self) -> None:
         """Seed by seed, so that every rung is seen early and times of all rungs alternate."""
         self._enter("climbing")
-        base_known = False
+        bases = set[bool]()
         for seed in self.plan.seeds:
             for rung in self.plan.rungs:
                 entry = self._entry(rung, "run", seed, rung.config.train.learning_rate)
@@ -125,13 +131,14 @@ class Stages:
                     entry.status, entry.reason = "skipped", self.out[rung.name]
                     continue
                 entry.learning_rate = self._rate(rung)
-                # The base is the model as the first unquantized rung loads it; QLoRA's own base is 4-bit.
-                both = seed == self.plan.seeds[0] and (rung.method == "qlora" or not base_known)
-                config = self._config(rung, seed, entry.learning_rate, "both" if both else "after")
+                # The base is scored once as unquantized rungs load it, and once in QLoRA's 4 bits.
+                when = "after" if (rung.method == "qlora") in bases else "both"
+                config = self._config(rung, seed, entry.learning_rate, when)
                 result = self.climb.do(entry, config, rung)
                 if result is None and entry.status in HOPELESS:
                     self._give_up(rung, entry)
-                base_known = base_known or bool(result and result.before and rung.method != "qlora")
+                if result and result.before:
+                    bases.add(rung.method == "qlora")
                 judge(self.climb.dir, self.climb.ladder, self.plan)
                 self.climb.save()
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from engine.contract.ladder import Comparison, Ladder, Row, Sentence, Spread
+from engine.contract.ladder import Comparison, Ladder, Row, Sentence
 from engine.ladder import format as say
-from engine.ladder.findings import Findings, Holds, comparison, find, training_peak
+from engine.ladder.costs import Said, costs
+from engine.ladder.findings import Findings, comparison, find, training_peak
+from engine.ladder.statistics import FEWEST
 
-RULE = "94 % of the quality at one eighth of the cost"
+ALIKE = 0.95
+"""A peak above this share of another is not less memory: a resident set varies by as much from run to run."""
 
 
 def verdict(ladder: Ladder) -> list[Sentence]:
@@ -16,14 +19,11 @@ def verdict(ladder: Ladder) -> list[Sentence]:
         return []
     sentences = [
         *_quality(ladder, found),
-        *_costs(found),
+        *costs(found),
         *_advice(ladder, found),
         *_caveats(ladder, found),
     ]
     return [Sentence(topic=topic, text=text) for topic, text in sentences]
-
-
-Said = tuple[str, str]
 
 
 def _quality(ladder: Ladder, found: Findings) -> list[Said]:
@@ -48,7 +48,7 @@ def _no_gain(ladder: Ladder, full: Row) -> str:
             "The base has no score here, so what full fine-tuning gained is not known, nor what the others kept of it."
         )
     fell = gain.finding == "worse"
-    what = "scored below the base" if fell else f"cannot be told apart from the base with {_basis(ladder)}"
+    what = "did worse than the base" if fell else f"cannot be told apart from the base with {_basis(ladder)}"
     return (
         f"Full fine-tuning {what}: {say.score(_value(full), metric)}, a difference of "
         f"{_difference(gain, metric)}. There is no gain of which another method could keep a share; "
@@ -81,7 +81,8 @@ def _rule_of_quality(ladder: Ladder, found: Findings, qlora: Row) -> str:
     what = "gain" if of_gain else "score"
     if share is None:
         return "Whether QLoRA keeps 94 % of full's quality cannot be said."
-    seen = f"QLoRA's share of full's {what} is {say.percent(share.mean)} {say.percent_bounds(share)}"
+    name = "QLoRA" if sum(row.method == "qlora" for row in found.tuned) == 1 else say.rung(qlora.name)
+    seen = f"{name}'s share of full's {what} is {say.percent(share.mean)} {say.percent_bounds(share)}"
     ends = {
         "holds": "the rule's 94 % of the quality holds here.",
         "fails": "the rule's 94 % of the quality does not hold here.",
@@ -91,84 +92,31 @@ def _rule_of_quality(ladder: Ladder, found: Findings, qlora: Row) -> str:
     return f"{seen}: {ends[found.rule_quality]}"
 
 
-def _costs(found: Findings) -> list[Said]:
-    qlora, full = found.qlora, found.full
-    if qlora is None or full is None:
-        return []
-    said: list[Said] = []
-    for topic, key, what, mine, other in (
-        ("time", "training", "training time", qlora.training_seconds, full.training_seconds),
-        ("time", "time", "time in all", qlora.all_seconds, full.all_seconds),
-        ("energy", "energy", "energy", qlora.energy, full.energy),
-    ):
-        show = say.energy if topic == "energy" else say.seconds
-        if mine and other:
-            said.append((topic, _cost(what, mine, other, show, found.rule_costs[key])))
-    if not (qlora.energy and full.energy):
-        said.append(("energy", "Energy was not measured: nothing on this machine meters it."))
-    peaks = training_peak(qlora.peak), training_peak(full.peak)
-    if peaks[0] and peaks[1]:
-        ratio = f"QLoRA's peak memory while training is {say.ratio(peaks[0] / peaks[1])} full's"
-        sizes = f"({say.size(peaks[0])} against {say.size(peaks[1])})"
-        said.append(("memory", f"{ratio} {sizes}: {_eighth(found.rule_costs['memory'])}"))
-    said += _rent(qlora, full, found.rule_costs["rent"])
-    return said
-
-
-def _cost(what: str, mine: Spread, other: Spread, show: object, holds: Holds) -> str:
-    assert callable(show)
-    ratio = say.ratio(mine.mean / other.mean) if other.mean else "–"
-    return f"QLoRA's {what} is {ratio} full's ({show(mine.mean)} against {show(other.mean)}): {_eighth(holds)}"
-
-
-def _eighth(holds: Holds) -> str:
-    return {
-        "holds": "one eighth or less, as the rule says.",
-        "fails": "more than the rule's one eighth.",
-        "undecided": "about one eighth; the seeds fall on both sides of it.",
-        "unknown": "against the rule's one eighth it cannot be held.",
-    }[holds]
-
-
-def _rent(qlora: Row, full: Row, holds: Holds) -> list[Said]:
-    if not qlora.rent or not full.rent:
-        return []
-    guess = f" ({qlora.rent_note})" if qlora.rent_note else ""
-    if qlora.rent.card == full.rent.card:
-        price = say.money(full.rent.price_per_hour, full.rent.currency)
-        return [
-            (
-                "rent",
-                f"Both fit the cheapest listed card, {full.rent.card} at {price} an hour{guess}: no rent is saved.",
-            )
-        ]
-    prices = [say.money(row.rent.price_per_hour, row.rent.currency) for row in (qlora, full) if row.rent]
-    ratio = say.ratio(qlora.rent.price_per_hour / full.rent.price_per_hour)
-    text = f"QLoRA fits {qlora.rent.card} at {prices[0]} an hour, full wants {full.rent.card} at {prices[1]}{guess}"
-    return [
-        ("rent", f"{text}: {ratio} the price of an hour, {_eighth(holds)} How long it takes there was not measured.")
-    ]
-
-
 def _advice(ladder: Ladder, found: Findings) -> list[Said]:
+    if found.tuned and "unknown" in found.gained.values():
+        return [("prototype", "The base has no score here: what is above it, and so worth recommending, is not known.")]
     if not found.prototype or not found.ship or not found.best:
-        return [("prototype", "No method is above the base beyond chance: none can be recommended from this ladder.")]
+        return [
+            ("prototype", "No method is better than the base beyond chance: none can be recommended from this ladder.")
+        ]
     said = [("prototype", _prototype(found, found.prototype))]
     said.append(("ship", _ship(ladder, found, found.ship, found.best)))
-    if found.full is not None and found.full.name in found.gained and len(found.tuned) > 1:
+    if found.full is not None and any(row.method != "full" for row in found.tuned):
         said.append(("full", _worth(ladder, found, found.full)))
     return said
 
 
 def _prototype(found: Findings, row: Row) -> str:
     seconds = say.seconds(row.all_seconds.mean) if row.all_seconds else "–"
-    text = (
-        f"Prototype with {say.rung(row.name)}: of all that are above the base it takes the least time, {seconds} a run"
-    )
+    name = say.rung(row.name)
+    text = f"Prototype with {name}: of all that are better than the base it took the least time, {seconds} a run"
     small = found.smallest
     if small is None or small.name == row.name:
         return f"{text}, and the least memory." if small else f"{text}."
-    peaks = say.size(training_peak(small.peak)), say.size(training_peak(row.peak))
+    least, mine = training_peak(small.peak), training_peak(row.peak)
+    if least and mine and least > ALIKE * mine:
+        return f"{text}, and no other takes much less memory."
+    peaks = say.size(least), say.size(mine)
     return f"{text}; with {say.rung(small.name)} where memory is short ({peaks[0]} against {peaks[1]})."
 
 
@@ -183,18 +131,19 @@ def _ship(ladder: Ladder, found: Findings, ship: Row, best: Row) -> str:
             ahead = _difference(lead, _metric(ladder))
             return f"Ship {say.rung(ship.name)} ({size}): it leads {say.rung(second.name)} by {ahead}."
         name = say.rung(ship.name)
-        return f"Ship {name}: the highest score seen and the smallest artefact, {size}; its lead is not certain."
+        what = f"{_top(ladder)} seen, and nothing as good has a smaller artefact than its {size}"
+        return f"Ship {name}: {what}; its lead is not certain."
     behind = comparison(ladder, ship.name, best.name)
     gap = f" ({_difference(behind, _metric(ladder))})" if behind else ""
     return (
-        f"Ship {say.rung(ship.name)}: it cannot be told apart from {say.rung(best.name)}, the highest score seen{gap}, "
+        f"Ship {say.rung(ship.name)}: it cannot be told apart from {say.rung(best.name)}, {_top(ladder)} seen{gap}, "
         f"and its artefact is {size} against {say.size(best.artefact_bytes)}. That is not proof that they are equal."
     )
 
 
 def _worth(ladder: Ladder, found: Findings, full: Row) -> str:
     metric = _metric(ladder)
-    others = [row for row in found.tuned if row is not full]
+    others = [row for row in found.tuned if row.method != "full"]
     rival = max(others, key=_rank(ladder))
     lead = comparison(ladder, full.name, rival.name)
     price = _price(full, rival)
@@ -229,14 +178,23 @@ def _flip(ladder: Ladder, full: Row, rival: Row) -> Comparison:
 
 def _caveats(ladder: Ladder, found: Findings) -> list[Said]:
     said: list[Said] = []
-    if len(ladder.seeds) == 1:
+    if max(len(row.seeds) for row in found.tuned) == 1:
         said.append(
             ("caveat", "One seed: the statements are about these runs; how far another seed would differ is unknown.")
         )
     if not any(entry.kind == "trial" for entry in ladder.entries):
         said.append(("caveat", "Each method trained at the preset's learning rate for it; no other rate was tried."))
+    if _metric(ladder) == "loss":
+        said.append(("caveat", "The score is a loss in nats a token: lower is better, a difference below 0 is a lead."))
+    if ladder.work and ladder.work.test < FEWEST:
+        said.append(("caveat", f"Fewer than {FEWEST} test items tell nothing apart, whatever was answered."))
     for row in ladder.rows:
-        if row.status not in ("finished", "planned") and row.reason:
+        if row.status == "partly":
+            done = f"{len(row.seeds)} of {len(ladder.seeds)} seeds"
+            said.append(
+                ("caveat", f"{say.rung(row.name)} has finished {done}{f': {row.reason}' if row.reason else '.'}")
+            )
+        elif row.status not in ("finished", "planned") and row.reason:
             said.append(("caveat", f"{say.rung(row.name)} is {row.status.replace('_', ' ')}: {row.reason}"))
     if found.tuned and not any(row.peak and row.peak.reserved for row in found.tuned):
         said.append(("caveat", "Measured without a card: time and memory on one will be others."))
@@ -260,6 +218,10 @@ def _rank(ladder: Ladder):  # type: ignore[no-untyped-def]
     return lambda row: sign * (_value(row) or 0.0)
 
 
+def _top(ladder: Ladder) -> str:
+    return "the lowest loss" if _metric(ladder) == "loss" else "the highest score"
+
+
 def _difference(one: Comparison, metric: str) -> str:
     """`−2.3 points [−4.0, −0.6]`."""
     bounds = say.loss_bounds(one.difference) if metric == "loss" else say.percent_bounds(one.difference)
@@ -276,5 +238,5 @@ def _more(one: Comparison) -> str:
 
 def _basis(ladder: Ladder) -> str:
     items = ladder.work.test if ladder.work else 0
-    seeds = len(ladder.seeds)
+    seeds = min((len(row.seeds) for row in ladder.rows if row.score and row.seeds), default=0)
     return f"these {say.whole(items)} items and {seeds} seeds" if seeds > 1 else f"these {say.whole(items)} items"

@@ -64,6 +64,13 @@ def test_rows_that_would_train_on_nothing_are_refused(tmp_path: Path) -> None:
     refused(ftbench("run", "demo-lora", "--data", str(path)), "would train on nothing")
 
 
+def test_a_runs_folder_that_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    for verb in (["runs"], ["report", "last"], ["attach", "x"], ["ladder", "demo"]):
+        refused(ftbench(*verb, "--runs", str(file)), "--runs DIR")
+
+
 BAD_PRESETS = {
     "unknown key": ("[train]\nbach = 8\n", ("line 2", "train.bach", "did you mean train.batch")),
     "out of range": ("[train]\n\nbatch = 0\n", ("line 3", "train.batch")),

@@ -113,3 +113,13 @@ def test_whoever_watches_a_worker_die_is_told(tmp_path: Path) -> None:
     _, said = watcher.communicate(timeout=20)
     assert watcher.returncode == 1
     assert b"died" in said and b"resume" in said and len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("verb", [["runs"], ["presets", "list"], ["ladder", "nosuch"]])
+def test_a_reader_that_has_gone_is_no_failure(verb: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([FTBENCH, *verb], stdout=writing, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    os.close(writing)
+    assert done.returncode == (2 if "nosuch" in verb else 0)
+    assert len(done.stderr.splitlines()) == (1 if "nosuch" in verb else 0)

@@ -81,3 +81,36 @@ def test_a_run_is_the_same_only_where_nothing_that_decides_its_numbers_differs()
         known(machine={**MACHINE, "threads": 1}),
     ]
     assert len({known(), *others}) == 6
+
+
+@pytest.mark.parametrize("word", ["base=lora", "base-4bit=full", "lora=full", "Full=lora", ""])
+def test_a_name_that_would_mislead_is_refused(word: str) -> None:
+    with pytest.raises(UserError):
+        make_plan("demo", [word], {})
+
+
+def test_two_names_that_differ_in_case_only_are_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="two rungs are called"):
+        make_plan("demo", ["wide=lora", "Wide=lora,adapter.rank=64"], {})
+
+
+def test_what_a_ladder_would_not_heed_is_refused() -> None:
+    for key, value in (("method", "full"), ("evaluation.when", "never")):
+        with pytest.raises(UserError, match="a ladder sets it itself"):
+            make_plan("demo", [], {key: value})
+    for setting in ("train.seed=7", "method=full", "evaluation.when=never"):
+        with pytest.raises(UserError, match="no rung has its own"):
+            make_plan("demo", ["lora", f"odd=lora,{setting}"], {})
+    with pytest.raises(UserError, match="none of the rungs reads it"):
+        make_plan("demo", ["full"], {"adapter.rank": 4})
+    assert make_plan("demo", ["lora"], {"train.seed": 5}, seeds=2).seeds == [5, 6]
+
+
+def test_a_general_text_is_a_file_where_the_command_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prose").write_text("one two three")
+    general = {
+        wish: make_plan("demo", ["lora"], {"evaluation.general": wish}).rungs[0].config.evaluation.general
+        for wish in ("prose", "auto", "none")
+    }
+    assert general == {"prose": str(tmp_path / "prose"), "auto": "auto", "none": "none"}

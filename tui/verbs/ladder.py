@@ -22,10 +22,10 @@ from tui.show import print_json, say
 def start(plan: Plan, runs: Path, detach: bool, json: bool) -> int:
     """Make the ladder's directory, set it going, follow it."""
     folder = ladderdir.create(runs, plan)
+    launch.launch_ladder(folder)  # first: a reader that has gone must not keep it from beginning
     if not json:
         say(f"ladder {folder.name}")
         say(describe(plan))
-    launch.launch_ladder(folder)
     return leave(folder, json) if detach else watch(folder, json, fresh=True)
 
 

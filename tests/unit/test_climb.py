@@ -1,0 +1,145 @@
+"""Which run a ladder takes for its own work, and which it leaves alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from engine.contract import ladderdir, launch, locks, rundir
+from engine.contract.errors import UserError
+from engine.contract.events import Status
+from engine.contract.ladder import Entry, Ladder, Plan, Work
+from engine.contract.ladderdir import LadderDir
+from engine.contract.ladderplan import make_plan
+from engine.contract.preset import Effective
+from engine.contract.rundir import RunDir
+from engine.contract.signals import Stopped, Stopping
+from engine.ladder.climb import Climb
+from engine.ladder.identity import identity
+from engine.ladder.stages import Stages
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return make_plan("demo", ["lora"], {}, probe=False)
+
+
+def climb_of(folder: LadderDir, plan: Plan) -> Climb:
+    ladder = Ladder(name=folder.name, preset="demo", command="", created=0.0, seeds=[0])
+    ladder.work = Work(model="", data="", train=1, validation=1, test=9, tokens=1, steps=1, batch=1, metric="json")
+    return Climb(folder, ladder, Stopping(), fresh=False)
+
+
+def made(folder: Path, plan: Plan, status: Status | None) -> RunDir:
+    """A run of the plan's only rung, with that outcome."""
+    config = plan.rungs[0].config
+    run = rundir.create(folder, "demo", Effective(config, {}), work=identity(config, {}, {}, {}))
+    if status:
+        result = rundir.blank_result(run, rundir.read_frozen(run))
+        result.status, result.reason = status, "for a reason"
+        rundir.write_result(run, result)
+    return run
+
+
+def entry(run: RunDir | None = None, folder: LadderDir | None = None) -> Entry:
+    name = str(run.path.relative_to(folder.runs)) if run and folder else ""
+    return Entry(rung="lora", kind="run", seed=0, learning_rate=5e-3, run=name)
+
+
+class Started(Exception):
+    """The climb would have started a worker for the run in its argument."""
+
+
+def refuse_to_start(run: RunDir) -> launch.Worker:
+    raise Started(run)
+
+
+def started(climb: Climb, wanted: Entry, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> RunDir:
+    monkeypatch.setattr(launch, "launch", refuse_to_start)
+    with pytest.raises(Started) as caught:
+        climb.do(wanted, plan.rungs[0].config, plan.rungs[0])
+    run = caught.value.args[0]
+    assert isinstance(run, RunDir)
+    return run
+
+
+def test_what_failed_in_an_earlier_life_is_tried_again(
+    tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = ladderdir.create(tmp_path, plan)
+    failed = made(tmp_path, plan, "failed")
+    again = started(climb_of(folder, plan), entry(failed, folder), plan, monkeypatch)
+    assert again.path != failed.path
+
+
+@pytest.mark.parametrize("status", ["out_of_memory", "diverged"])
+def test_what_would_end_alike_is_not_tried_again(status: Status, tmp_path: Path, plan: Plan) -> None:
+    folder = ladderdir.create(tmp_path, plan)
+    wanted = entry(made(tmp_path, plan, status), folder)
+    assert climb_of(folder, plan).do(wanted, plan.rungs[0].config, plan.rungs[0]) is None
+    assert (wanted.status, wanted.reason) == (status, "for a reason")
+
+
+def test_a_run_that_another_ladder_made_meanwhile_is_taken(tmp_path: Path, plan: Plan) -> None:
+    folder = ladderdir.create(tmp_path, plan)
+    climb = climb_of(folder, plan)
+    climb.look_around()
+    other, wanted = made(tmp_path, plan, "finished"), entry()
+    assert climb.do(wanted, plan.rungs[0].config, plan.rungs[0])
+    assert wanted.run == other.name and wanted.reused
+
+
+def test_an_own_probe_is_found_again(tmp_path: Path, plan: Plan) -> None:
+    folder = ladderdir.create(tmp_path, plan)
+    probe = made(folder.probes, plan, "finished")
+    climb, wanted = climb_of(folder, plan), entry(probe, folder)
+    wanted.kind, wanted.status = "probe", "finished"
+    assert climb.do(wanted, plan.rungs[0].config, plan.rungs[0])
+    assert not climb.ladder.warnings and not wanted.reused
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_stop_reaches_the_ladders_own_run_only(
+    own: bool, tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = ladderdir.create(tmp_path, plan)
+    run = made(tmp_path, plan, None)
+    climb, wanted = climb_of(folder, plan), entry(run, folder) if own else entry()
+    held = locks.hold(run.lock_file, "1")
+    assert held is not None
+    told = []
+
+    def stop(run: RunDir) -> None:
+        told.append(run)
+        os.close(held)
+
+    def asked_while_it_waits(seconds: float) -> None:
+        climb.stopping.ask(signal.SIGTERM)
+
+    monkeypatch.setattr(launch, "stop", stop)
+    monkeypatch.setattr("engine.ladder.climb.time.sleep", asked_while_it_waits)
+    with pytest.raises(Stopped):
+        climb.do(wanted, plan.rungs[0].config, plan.rungs[0])
+    assert bool(told) == own
+    assert wanted.status == "planned"
+    if not own:
+        os.close(held)
+
+
+@pytest.mark.parametrize(("test", "validation", "field"), [(0, 5, "data.test"), (5, 0, "data.validation")])
+def test_rows_that_a_ladder_cannot_do_without(
+    test: int, validation: int, field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan("demo", ["lora"], {}, learning_rates=2)
+    climb = climb_of(ladderdir.create(tmp_path, plan), plan)
+    work = climb.ladder.work
+    assert work
+    work.test, work.validation = test, validation
+    found = {"work": msgspec.to_builtins(work), "versions": {}, "machine": {}, "warnings": []}
+    monkeypatch.setattr("engine.ladder.stages.ask", lambda *_: found)
+    with pytest.raises(UserError, match=field):
+        Stages(climb, plan).survey()

@@ -17,6 +17,9 @@ from engine.evaluation.predictions import read_items, write_items
 from engine.evaluation.score import Item, Scorer, mean_loss, row_losses, summarise, timed
 from engine.training.batches import Layout
 
+FINAL_ROWS = 512
+"""Of the validation rows, this many give the finished model's loss: some data sets hold ten thousand."""
+
 
 @dataclass
 class Examination:
@@ -46,6 +49,8 @@ class Examination:
         self.layout = layout
         self.scorer = Scorer(evaluation.metric, generator, layout, self.tokenizer.pad_token_id, device)
         self.scorer.progress = lambda done, total: self.run.stopping.check()
+        if evaluation.metric == "choice":
+            self.scorer.choose_from(self.rows.train, self.test)
 
     def before(self, base: torch.nn.Module) -> None:
         """Score the untrained model, or take what an earlier life of this run found."""
@@ -63,11 +68,11 @@ class Examination:
             run.result.before = summarise(self.base_items, run.config.evaluation.metric, 0.0)
 
     def after(self, model: torch.nn.Module) -> None:
-        """Score the trained model: every validation row, then the test rows and the general text."""
+        """Score the trained model: validation rows, then the test rows and the general text."""
         run = self.run
         run.phase("evaluation")
         if self.rows.validation:
-            run.result.final_validation = self.loss(model, self.rows.validation)
+            run.result.final_validation = self.loss(model, sampled(self.rows.validation, FINAL_ROWS))
         if run.config.evaluation.when == "never":
             return
         items, seconds = timed(lambda: self.scorer.items(model, self.test))

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import transformers
 
 from engine.data.tokens import Row
+from engine.evaluation.generate import Generator
 
 VOCABULARY = 211
 PAD = 0
+ENDS = frozenset(range(5, VOCABULARY, 9))
+"""A ninth of the vocabulary: answers end after few tokens or many."""
+MOST = 24
+"""Tokens of an answer."""
 SMALL = {
     "vocab_size": VOCABULARY,
     "hidden_size": 64,
@@ -41,6 +49,20 @@ OTHER_CACHES = {
 }
 
 
+class Counted(transformers.LlamaForCausalLM):
+    """Counts its passes and the tokens given to it; does not fit where more than `room` rows are given."""
+
+    room, passes, tokens = 999, 0, 0
+    fails_at: Callable[[int], bool] = staticmethod(lambda number: False)
+
+    def forward(self, input_ids=None, position_ids=None, attention_mask=None, cache=None, logits_to_keep=0, **rest):
+        self.passes, self.tokens = self.passes + 1, self.tokens + input_ids.numel()
+        if len(input_ids) > self.room or self.fails_at(self.passes):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().forward(input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask,
+                               cache=cache, logits_to_keep=logits_to_keep, **rest)  # fmt: skip
+
+
 def made(config: transformers.PreTrainedConfig, kind: type | None = None) -> torch.nn.Module:
     """A model of random weights, the same each time."""
     torch.manual_seed(0)
@@ -59,3 +81,34 @@ def random_prompts(lengths: list[int], beginning: int = 0) -> list[list[int]]:
     generator = torch.Generator().manual_seed(3)
     common = torch.randint(3, VOCABULARY, (beginning,), generator=generator).tolist()
     return [common + torch.randint(3, VOCABULARY, (n,), generator=generator).tolist() for n in lengths]
+
+
+class Numbers:
+    """A tokenizer whose text is the ids, so that equal texts are equal tokens."""
+
+    pad_token_id = PAD
+
+    def decode(self, tokens: list[int], skip_special_tokens: bool = True) -> str:
+        return " ".join(map(str, tokens))
+
+
+def generator(batch: int, most: int = MOST, ends: frozenset[int] = ENDS, **how: Any) -> Generator:
+    """Ours, for a small model unless told otherwise."""
+    how = {"tokenizer": Numbers(), "warn": lambda code, text: None} | how
+    return Generator(max_new_tokens=most, batch=batch, device="cpu", ends=ends, **how)
+
+
+def plainly(
+    model: torch.nn.Module, prompts: list[list[int]], most: int = MOST, ends: frozenset[int] = ENDS
+) -> list[list[int]]:
+    """What generate answers to all prompts in one left-padded batch, in file order."""
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[PAD] * (longest - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    how = {"max_new_tokens": most, "do_sample": False, "eos_token_id": sorted(ends), "pad_token_id": PAD}
+    answers = model.generate(input_ids=ids, attention_mask=mask, **how)[:, longest:].tolist()
+    return [answer[: next((n for n, token in enumerate(answer) if token in ends), most)] for answer in answers]
+
+
+def texts(answers: list[list[int]]) -> list[str]:
+    return [Numbers().decode(answer) for answer in answers]

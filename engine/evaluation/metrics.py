@@ -5,22 +5,39 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
+
+from engine.evaluation.rouge import rouge_l, words
 
 Scores = dict[str, float]
 """The metric's own score under its name, further views beside it."""
 
-NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+NUMBER = re.compile(r"(?:(?<!\w)-)?\d[\d,]*(?:\.\d+)?")
+"""A minus is a sign where no word or number stands before it: `10-5` ends on 5."""
 
 
 def exact_match(output: str, target: str) -> Scores:
     """1 where the answers are equal but for white space around and between words."""
-    return {"exact_match": float(_squeezed(output) == _squeezed(target))}
+    return {"exact_match": float(squeezed(output) == squeezed(target))}
+
+
+def choice(output: str, target: str) -> Scores:
+    """1 where the likeliest of the allowed answers (`choices`) is the target."""
+    return {"choice": exact_match(output, target)["exact_match"]}
 
 
 def contains(output: str, target: str) -> Scores:
-    """1 where the target occurs in the answer, ignoring case."""
-    return {"contains": float(_squeezed(target).lower() in _squeezed(output).lower())}
+    """1 where the target occurs in the answer, ignoring case; an empty target only in an empty answer."""
+    wanted, given = squeezed(target).lower(), squeezed(output).lower()
+    return {"contains": float(wanted in given if wanted else not given)}
+
+
+def rouge(output: str, target: str) -> Scores:
+    """ROUGE-L F1; where the target has no word in it (signs alone), whether the answer is equal."""
+    if not words(target):
+        return {"rouge": exact_match(output, target)["exact_match"]}
+    return {"rouge": rouge_l(output, target)}
 
 
 def number(output: str, target: str) -> Scores:
@@ -47,22 +64,25 @@ def json_fields(output: str, target: str) -> Scores:
 
 METRICS: dict[str, Callable[[str, str], Scores]] = {
     "exact_match": exact_match,
+    "choice": choice,
     "contains": contains,
+    "rouge": rouge,
     "number": number,
     "json": json_fields,
 }
 
 
-def final_number(text: str) -> float | None:
-    """The number an answer ends on, None where it has none."""
+def final_number(text: str) -> Decimal | None:
+    """The number an answer ends on, exactly; None where it has none."""
     tail = text.rsplit("####", 1)[-1] if "####" in text else text
     found = NUMBER.findall(tail)
     if not found:
         return None
-    return float((found[0] if "####" in text else found[-1]).replace(",", ""))
+    return Decimal((found[0] if "####" in text else found[-1]).replace(",", ""))
 
 
-def _squeezed(text: str) -> str:
+def squeezed(text: str) -> str:
+    """Words with single spaces between them."""
     return " ".join(text.split())
 
 
@@ -75,7 +95,9 @@ def _object(text: str) -> dict[str, Any] | None:
 
 
 def _equal(given: Any, wanted: Any) -> bool:
-    """JSON equality: true is not 1."""
-    return (type(given) is type(wanted) and given == wanted) or (
-        {type(given), type(wanted)} == {int, float} and given == wanted
-    )
+    """JSON equality at every depth: true is not 1, and 1 is 1.0."""
+    if isinstance(wanted, dict) and isinstance(given, dict):
+        return given.keys() == wanted.keys() and all(_equal(given[key], wanted[key]) for key in wanted)
+    if isinstance(wanted, list) and isinstance(given, list):
+        return len(given) == len(wanted) and all(map(_equal, given, wanted))
+    return isinstance(given, bool) == isinstance(wanted, bool) and bool(given == wanted)

@@ -11,11 +11,14 @@ import torch
 
 from engine.contract.result import Interval, Score
 from engine.data.tokens import Row
+from engine.evaluation.choices import Choices
+from engine.evaluation.forward import within_memory
 from engine.evaluation.generate import Generator
 from engine.evaluation.intervals import bootstrap
+from engine.evaluation.likeliest import Chooser
 from engine.evaluation.metrics import METRICS
 from engine.training.batches import Layout, answer_tokens, lay_out, passes
-from engine.training.guards import OutOfMemory, free_memory, is_out_of_memory
+from engine.training.guards import OutOfMemory
 from engine.training.loss import answer_logits, keeps_logits
 
 Progress = Callable[[int, int], None]
@@ -43,6 +46,26 @@ class Scorer:
     pad: int
     device: str
     progress: Progress = lambda done, total: None
+    chooser: Chooser | None = None
+
+    def choose_from(self, train: Sequence[Row], test: Sequence[Row]) -> None:
+        """For the metric `choice`: the training rows' answers are the allowed ones, which not every test row need have.
+
+        Raises UserError where they cannot be chosen from.
+        """
+        choices, generator = Choices.of(train), self.generator
+        unknown = choices.unknown(test)
+        if unknown:
+            first = f"first: {unknown[0].target!r}, {unknown[0].where}"
+            text = (
+                f"{len(unknown)} of {len(test)} test rows have an answer that no training row has: they count as wrong"
+            )
+            generator.warn("choice", f"{text} ({first})")
+
+        def whole(model: torch.nn.Module, rows: Sequence[Row]) -> list[tuple[float, int]]:
+            return row_losses(model, rows, self.layout, self.pad, self.device)
+
+        self.chooser = Chooser(choices, generator.batch, self.pad, self.device, whole, generator.warn)
 
     def items(self, model: torch.nn.Module, rows: Sequence[Row]) -> list[Item]:
         """Loss and, unless the metric is the loss itself, the scored answer of every row, in order."""
@@ -50,7 +73,8 @@ class Scorer:
         losses = row_losses(model, rows, self.layout, self.pad, self.device)
         if self.metric == "loss":
             return [Item(nll, tokens) for nll, tokens in losses]
-        outputs = self.generator.answers(model, rows, lambda done: self.progress(done, len(rows)))
+        answers = self.chooser.answers if self.chooser else self.generator.answers
+        outputs = answers(model, rows, lambda done: self.progress(done, len(rows)))
         judge = METRICS[self.metric]
         return [
             Item(nll, tokens, output, judge(output, row.target))
@@ -83,14 +107,8 @@ def row_losses(
     try:
         while todo:
             portion = todo.pop(0)
-            try:
-                losses = _pass_losses(model, portion, layout, pad, device, keep)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                losses = None
+            losses = within_memory(lambda: _pass_losses(model, portion, layout, pad, device, keep))  # noqa: B023
             if losses is None:
-                free_memory()
                 if len(portion) == 1:
                     raise OutOfMemory("not one row fits while measuring the held-out loss")
                 half = len(portion) // 2

@@ -35,11 +35,11 @@ def in_a_terminal(runs: Path) -> tuple[subprocess.Popen[bytes], int, RunDir]:
     return process, ours, RunDir(next(runs.iterdir()))
 
 
-def drain(terminal: int, seconds: float) -> bytes:
-    """What the terminal shows for a while."""
+def drain(terminal: int, seconds: float, until: bytes | None = None) -> bytes:
+    """What the terminal shows for a while, or until it shows this."""
     os.set_blocking(terminal, False)
     shown, deadline = b"", time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and not (until and until in shown):
         try:
             shown += os.read(terminal, 65536)
         except BlockingIOError:
@@ -73,10 +73,9 @@ def test_ctrl_c_asks_and_detaching_leaves_the_run_alone(tmp_path: Path) -> None:
     process, terminal, run = in_a_terminal(tmp_path / "runs")
     wait_for(run, "step", step=1)
     process.send_signal(signal.SIGINT)
-    shown = drain(terminal, 1.5)
-    assert b"[d]etach" in shown
+    assert b"[d]etach" in drain(terminal, 20, until=b"[d]etach")
     os.write(terminal, b"d\n")
-    shown = drain(terminal, 1.5)
+    shown = drain(terminal, 20, until=b"detached")
     assert process.wait(10) == 0 and b"detached" in shown
     assert run.is_live()
     done = ftbench("stop", str(run.path))

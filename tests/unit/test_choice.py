@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from small_models import FULL_ATTENTION, OTHER_CACHES, PAD, SMALL, VOCABULARY, asked, made, random_prompts
+from small_models import FULL_ATTENTION, OTHER_CACHES, PAD, SMALL, VOCABULARY, Counted, asked, made, random_prompts
 
 from engine.contract.errors import UserError
 from engine.data.tokens import Row
@@ -126,19 +126,6 @@ def test_a_cache_that_cannot_be_shared_costs_time_not_the_answer(family: str) ->
     ours = chooser(choices, 4, warn=lambda code, text: said.append(text)).answers(model, asked(PROMPTS))
     assert ours == by_scoring_all(model, PROMPTS, choices)
     assert len(said) == 1 and type(model).__name__ in said[0]
-
-
-class Counted(transformers.LlamaForCausalLM):
-    """Counts the tokens given to it; does not fit where more than `room` rows are given."""
-
-    room, tokens = 999, 0
-
-    def forward(self, input_ids=None, position_ids=None, attention_mask=None, cache=None, logits_to_keep=0, **rest):
-        self.tokens += input_ids.numel()
-        if len(input_ids) > self.room:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return super().forward(input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask,
-                               cache=cache, logits_to_keep=logits_to_keep, **rest)  # fmt: skip
 
 
 def test_equally_likely_answers_give_the_first() -> None:

@@ -1,0 +1,129 @@
+"""A causal model called on a batch of rows with a cache that the caller holds, and whether a model allows it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from engine.contract.errors import UserError
+from engine.data.tokens import Row
+from engine.training.guards import free_memory, is_out_of_memory
+
+CACHE_ARGUMENTS = ("cache", "past_key_values")
+"""What forward calls its cache: transformers 5 renamed it on the way."""
+
+T = TypeVar("T")
+
+
+class Forward:
+    """The model as a function of tokens, mask, positions and cache; the cache takes up what it is called on."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        parameters = _parameters(model)
+        self.model = model
+        self.config, self.dtype = bare(model).config, bare(model).dtype
+        self.cache_argument = next(name for name in CACHE_ARGUMENTS if name in parameters)
+        self.keeps = "logits_to_keep" in parameters
+
+    def __call__(
+        self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Cache, last: bool = False
+    ) -> torch.Tensor:
+        """Logits (B, T, V), or (B, 1, V) of the last position alone.
+
+        ids and positions (B, T), mask (B, columns in the cache + T), 1 where a column may be seen.
+        """
+        keep = {"logits_to_keep": 1} if last and self.keeps else {}
+        arguments = {self.cache_argument: cache, "use_cache": True, **keep}
+        logits = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, **arguments).logits
+        return logits[:, -1:] if last else logits
+
+    def new_cache(self) -> DynamicCache:
+        """An empty cache with this model's layers."""
+        return DynamicCache(config=self.config)
+
+
+def held_back(model: torch.nn.Module) -> str:
+    """Why this model's cache cannot be cut, joined and shared row by row; "" where it can.
+
+    It can where every layer keeps all keys and values of full attention. A sliding window, a state or keys shared
+    between layers are none of that.
+    """
+    parameters = _parameters(model)
+    name = type(bare(model)).__name__
+    if "position_ids" not in parameters or not any(argument in parameters for argument in CACHE_ARGUMENTS):
+        return f"{name} takes no positions or no cache from its caller"
+    try:
+        kinds = {type(layer) for layer in DynamicCache(config=bare(model).config).layers}
+    except (KeyError, AttributeError) as error:
+        return f"{name} keeps a cache of a kind of its own ({error})"
+    foreign = sorted(kind.__name__ for kind in kinds - {DynamicLayer})
+    return f"{name} keeps {', '.join(foreign)}" if foreign or not kinds else ""
+
+
+def filled(rows: int, device: str) -> int:
+    """How many rows are computed for so many: on the CPU powers of two up to 16, then multiples of 16.
+
+    Few sizes, because each new one of a bf16 product makes oneDNN prepare and keep another kernel, and these, because
+    products of 9 to 15 rows take longer there than those of 16.
+    """
+    if device != "cpu":
+        return rows
+    return 1 << (rows - 1).bit_length() if rows <= 16 else -(-rows // 16) * 16
+
+
+def unfilled(rows: int, device: str) -> int:
+    """The most rows, of so many, that want no filling."""
+    if device != "cpu":
+        return rows
+    return 1 << (rows.bit_length() - 1) if rows < 16 else rows // 16 * 16
+
+
+def left_padded(
+    prompts: Sequence[Sequence[int]], pad: int, device: str, multiple: int = 1
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """ids, mask and positions, each (B, L): prompts end in the last column, where the next token is predicted.
+
+    L is a multiple of `multiple`.
+    """
+    longest = max(len(prompt) for prompt in prompts)
+    longest += -longest % multiple
+    ids = torch.full((len(prompts), longest), pad)
+    mask = torch.zeros_like(ids)
+    for number, prompt in enumerate(prompts):
+        ids[number, longest - len(prompt) :] = torch.tensor(prompt)
+        mask[number, longest - len(prompt) :] = 1
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    return ids.to(device), mask.to(device), positions.to(device)
+
+
+def check_prompts(rows: Sequence[Row]) -> None:
+    """Raises UserError for a row without a prompt: there is nothing to answer."""
+    for row in rows:
+        if not row.prompt:
+            what = "the test row has no prompt, and this tokenizer begins a text with no token"
+            raise UserError(what, row.where, 'set evaluation.metric = "loss", or data.separator')
+
+
+def within_memory(work: Callable[[], T]) -> T | None:
+    """What `work` returns, None where memory did not suffice. What it held has been let go of by then."""
+    try:
+        return work()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    free_memory()
+    return None
+
+
+def bare(model: torch.nn.Module) -> torch.nn.Module:
+    """The transformers model inside PEFT's wrapper."""
+    return getattr(model, "get_base_model", lambda: model)()
+
+
+def _parameters(model: torch.nn.Module) -> frozenset[str]:
+    return frozenset(inspect.signature(bare(model).forward).parameters)

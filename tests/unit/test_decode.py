@@ -1,0 +1,129 @@
+"""Answering halves its batch where memory runs out, loses nothing, wastes no pass, and can be followed and ended."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+from small_models import (
+    FULL_ATTENTION,
+    MOST,
+    PAD,
+    SMALL,
+    VOCABULARY,
+    Counted,
+    asked,
+    generator,
+    made,
+    plainly,
+    random_prompts,
+    texts,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from engine.evaluation.attention import NAME, sdpa_by_group
+from engine.training.guards import OutOfMemory
+
+PROMPTS = random_prompts([9, 3, 17, 5, 11, 1, 30, 2, 8, 21, 4, 6, 13])
+
+
+def counted() -> Counted:
+    return made(FULL_ATTENTION["llama"], Counted)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost() -> None:
+    model = counted()
+    expected = texts(plainly(model, PROMPTS))
+    model.room = 2
+    ours = generator(13)
+    assert ours.answers(model, asked(PROMPTS)) == expected and ours.batch == 2
+
+
+@pytest.mark.parametrize("failing", [2, 3, 5, 9])
+def test_running_out_of_memory_half_way_loses_nothing(failing: int) -> None:
+    model = counted()
+    expected = texts(plainly(model, PROMPTS))
+    model.passes, model.fails_at = 0, lambda number: number == failing
+    ours = generator(8)
+    assert ours.answers(model, asked(PROMPTS)) == expected and ours.batch == 4
+
+
+def test_one_prompt_that_does_not_fit_is_out_of_memory() -> None:
+    model = counted()
+    model.room = 0
+    with pytest.raises(OutOfMemory):
+        generator(8).answers(model, asked(PROMPTS))
+
+
+def test_other_errors_are_not_taken_for_want_of_memory() -> None:
+    with pytest.raises(IndexError):
+        generator(8).answers(made(FULL_ATTENTION["llama"]), asked([[3, VOCABULARY + 7]]))
+
+
+def test_a_common_beginning_is_read_once() -> None:
+    model = counted()
+    prompts = random_prompts([2] * 10, beginning=50)
+    generator(10, most=1).answers(model, asked(prompts))
+    assert model.tokens == 50 + 10 * 2
+
+
+def test_a_repeating_answer_takes_far_fewer_passes_than_tokens() -> None:
+    model = made(transformers.LlamaConfig(**SMALL | {"initializer_range": 0.02, "tie_word_embeddings": True}), Counted)
+    (answer,) = plainly(model, PROMPTS[2:3], 100, frozenset())
+    assert len(set(answer[50:])) < 10  # it runs in a circle, as models do that have not learnt to end
+    model.passes = 0
+    assert generator(1, 100, frozenset()).answers(model, asked(PROMPTS[2:3])) == texts([answer])
+    assert model.passes < 50
+
+
+def test_guesses_stay_within_the_positions_a_model_has() -> None:
+    # No position is left behind the longest prompt's last token but one: asking about a further one is an IndexError.
+    config = transformers.GPT2Config(vocab_size=VOCABULARY, n_positions=30 + MOST - 1, n_embd=64, n_layer=2, n_head=4,
+                                     bos_token_id=1, eos_token_id=2, pad_token_id=PAD)  # fmt: skip
+    model = made(config)
+    expected = texts(plainly(model, PROMPTS, MOST, frozenset()))
+    assert generator(4, MOST, frozenset()).answers(model, asked(PROMPTS)) == expected
+
+
+def test_answers_are_no_longer_than_asked_for() -> None:
+    model = made(FULL_ATTENTION["llama"])
+    for most in (1, 2, 7):
+        ours = generator(4, most, frozenset()).answers(model, asked(PROMPTS))
+        assert [len(text.split()) for text in ours] == [most] * len(PROMPTS)
+
+
+def test_progress_rises_to_all_rows_and_may_end_the_work() -> None:
+    model, told = made(FULL_ATTENTION["llama"]), []
+    generator(4).answers(model, asked(PROMPTS), told.append)
+    assert told == sorted(told) and told[-1] == len(PROMPTS)
+
+    def stop(done: int) -> None:
+        if done >= 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generator(4).answers(model, asked(PROMPTS), stop)
+
+
+def test_the_models_attention_is_as_it_was_afterwards() -> None:
+    model, seen = made(FULL_ATTENTION["llama"]), []
+    ours = generator(4)
+    ours.answers(model, asked(PROMPTS), lambda done: seen.append(model.model.config._attn_implementation))
+    assert set(seen) == {NAME} and model.config._attn_implementation == "sdpa"
+    with pytest.raises(ZeroDivisionError):
+        ours.answers(model, asked(PROMPTS), lambda done: 1 // 0)
+    assert model.config._attn_implementation == "sdpa"
+    eager = made(FULL_ATTENTION["llama, eager"])
+    ours.answers(eager, asked(PROMPTS), lambda done: seen.append(eager.config._attn_implementation))
+    assert seen[-1] == "eager"
+
+
+def test_attention_by_group_is_sdpas() -> None:
+    model = made(FULL_ATTENTION["llama"])
+    layer = model.model.layers[0].self_attn  # 4 query heads, 2 key heads
+    query, key, value = torch.randn(3, 4, 5, 16), torch.randn(3, 2, 9, 16), torch.randn(3, 2, 9, 16)
+    mask = torch.rand(3, 1, 5, 9) < 0.7
+    mask[..., 0] = True
+    for shape in (mask, mask[:1], None):
+        expected, _ = sdpa_attention_forward(layer, query, key, value, shape, scaling=0.3)
+        torch.testing.assert_close(sdpa_by_group(layer, query, key, value, shape, scaling=0.3)[0], expected)

@@ -1,0 +1,77 @@
+"""What the ladder's verbs print and leave behind, without climbing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from made_ladder import made_ladder
+
+from engine.contract import folder, ladderdir, launch
+from engine.contract.errors import RunFailed, UserError
+from engine.contract.ladderplan import make_plan
+from tui import progress
+from tui.progress import Detached
+from tui.verbs import ladder
+
+
+def test_leaving_with_json_prints_json_and_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, _ = made_ladder(tmp_path)
+
+    def leave(*_: object, **__: object) -> None:
+        raise Detached
+
+    monkeypatch.setattr(ladder, "follow_ladder", leave)
+    assert ladder.watch(made, json=True) == 0
+    assert json.loads(capsys.readouterr().out) == {"ladder": made.name, "path": str(made.path)}
+    assert ladder.watch(made, json=False) == 0
+    assert f"ftbench attach {made.name}" in capsys.readouterr().out
+
+
+def test_a_ladder_whose_process_dies_at_once_is_not_taken_for_its_earlier_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, state = made_ladder(tmp_path)
+    state.status = "stopped"
+    made.write_state(state)
+    time.sleep(0.01)
+
+    def die(*_: object) -> launch.Worker:
+        made.log_file.write_text("no module named torch\n")
+        return subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
+
+    monkeypatch.setattr(launch, "_start", die)
+    with pytest.raises(RunFailed, match="no module named torch"):
+        ladder.resume(made, detach=True, json=False)
+
+
+def test_a_full_disk_leaves_no_half_made_ladder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(folder, "write_atomically", full)
+    with pytest.raises(RunFailed, match="No space left on device"):
+        ladderdir.create(tmp_path / "runs", make_plan("demo", ["lora"], {}))
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_a_stop_that_comes_too_late_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, _ = made_ladder(tmp_path)
+    with pytest.raises(UserError):
+        launch.stop(made)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda: "s")
+    progress.ask_to_leave(made, None)
+
+
+def test_an_empty_rung_is_not_all_of_them() -> None:
+    assert ladder.rung_words([""]) == [""] and ladder.rung_words(["lora,full", "a=lora,b=1"]) == [
+        *("lora", "full", "a=lora,b=1"),
+    ]

@@ -59,6 +59,16 @@ def ladder_report(arguments: dict[str, Any], progress: Progress) -> Any:
     return {"page": str(folder.page), "markdown": str(folder.markdown)}
 
 
+def plan(arguments: dict[str, Any], progress: Progress) -> Any:
+    """What each of `configs` takes, on `device` (null: this machine) with `rows` (null: the longest)."""
+    from engine.planning.estimate import Rows
+    from engine.planning.plan import plan
+
+    configs = [msgspec.convert(config, schema.Config) for config in arguments["configs"]]
+    rows = msgspec.convert(arguments["rows"], Rows) if arguments.get("rows") else None
+    return plan(configs, arguments.get("device"), rows, progress)
+
+
 def pull(arguments: dict[str, Any], progress: Progress) -> Any:
     """Fetch a catalogued model."""
     from engine.methods.pull import pull
@@ -103,6 +113,7 @@ QUESTIONS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
     "data.show": data_show,
     "ladder.survey": ladder_survey,
     "ladder.report": ladder_report,
+    "plan": plan,
     "pull": pull,
     "doctor": doctor,
 }

@@ -1,0 +1,60 @@
+"""What a plan is made for and what it says: the same for the formula and the dry run. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct, field
+
+PARTS = ("weights", "adapters", "optimizer", "gradients", "activations", "logits", "pool")
+"""Of a peak, in the order in which they come into being. `pool`: what a card needs beside tensors."""
+
+Device = Literal["cpu", "cuda"]
+
+
+class Rows(Struct, frozen=True, kw_only=True):
+    """The rows of one optimizer step, all of one length: the longest that will come is the one to plan for."""
+
+    count: int
+    """Rows in a step."""
+    length: int
+    """Tokens of a row."""
+    answer: int
+    """Of these, tokens that are trained; the head runs where one is predicted."""
+
+
+class Peak(Struct, frozen=True, kw_only=True):
+    """The moment at which the most is alive."""
+
+    total: int
+    """Bytes."""
+    parts: dict[str, int] = field(default_factory=dict)
+    """Bytes by the names of PARTS; they sum up to the total."""
+
+
+class Estimate(Struct, frozen=True, kw_only=True):
+    """What one method takes."""
+
+    tier: Literal["formula", "dry run"]
+    method: str
+    device: Device
+    rows: Rows
+    micro_batch: int
+    """Rows of the largest forward pass."""
+    packing: Literal["flat", "padded"]
+    gradient_checkpointing: bool
+    static: int
+    """Bytes alive between two steps: weights, adapters, optimizer state."""
+    training: Peak
+    evaluation: Peak
+    """Of the held-out loss, measured between two steps."""
+    parameters: int
+    trainable: int
+    paged: bool = False
+    """The optimizer's state may move to the host when the card is full."""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def peak(self) -> int:
+        """Bytes: the larger of the two."""
+        return max(self.training.total, self.evaluation.total)

@@ -1,0 +1,113 @@
+"""The memory of a run in milliseconds, from `config.json` and a preset: what a screen shows while one chooses.
+
+A model is taken for so many equal decoder blocks of the common kind. Every function below is one part, in bytes,
+with its reasons. `dry_run` knows the real class and is to be trusted where the two differ.
+
+The peak is the largest of three moments:
+
+- the loss: everything the forward pass kept, the logits and their gradient;
+- the last block's backward pass (under checkpointing: its recomputation): what is kept, and that block's own work;
+- the optimizer's step: all gradients, and what the optimizer needs beside its state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engine.contract import schema
+from engine.planning.activations import block_kept, block_work, held_out_work, loss_work, mask
+from engine.planning.architecture import Architecture, read_architecture
+from engine.planning.estimate import Device, Estimate, Peak, Rows
+from engine.planning.layout import HELD_OUT_ROWS, Passes, largest_pass
+from engine.planning.pool import with_pool
+from engine.planning.state import (
+    FLOAT32,
+    adapter_parameters,
+    base_parameters,
+    compute_size,
+    gradients,
+    head_gradient,
+    optimizer_state,
+    step_work,
+    weights,
+)
+
+
+def formula(config: schema.Config, table: Mapping[str, Any], device: Device, rows: Rows, bf16: bool = True) -> Estimate:
+    """What `config` takes when a step has `rows`. `table` is the parsed config.json; `bf16`: the device multiplies it.
+
+    Raises UserError where the table is not a decoder's.
+    """
+    shape = read_architecture(table, config.model.id)
+    wanted = config.train.micro_batch
+    layout = largest_pass(rows, rows.count if wanted == "auto" else wanted, config.train.packing, device)
+    checkpointing = config.train.gradient_checkpointing
+    checkpointing = device == "cuda" if checkpointing == "auto" else checkpointing
+    held = {
+        "weights": weights(shape, config, device, bf16),
+        "adapters": adapter_parameters(shape, config) * FLOAT32,
+        "optimizer": optimizer_state(shape, config, device, bf16),
+    }
+    work = Work(shape, config, device, bf16, layout, checkpointing, compute_size(config, device, bf16))
+    step = max(_moments(work, held["optimizer"]), key=lambda moment: sum({**held, **moment}.values()))
+    return Estimate(
+        tier="formula",
+        method=config.method,
+        device=device,
+        rows=rows,
+        micro_batch=layout.rows,
+        packing=layout.packing,
+        gradient_checkpointing=checkpointing,
+        static=sum(held.values()),
+        training=_peak({**held, **step}, device),
+        evaluation=_peak({**held, **_held_out(work, rows)}, device),
+        parameters=base_parameters(shape) + adapter_parameters(shape, config),
+        trainable=base_parameters(shape) if config.method == "full" else adapter_parameters(shape, config),
+        paged=device == "cuda" and config.optimizer.name.startswith("paged"),
+    )
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a step's moments depend on."""
+
+    shape: Architecture
+    config: schema.Config
+    device: Device
+    bf16: bool
+    layout: Passes
+    checkpointing: bool
+    size: int
+    """Bytes an activation takes."""
+
+
+def _moments(work: Work, state: int) -> list[dict[str, int]]:
+    """The loss, the last block's backward pass, the optimizer's step: bytes by part, beside what is always there."""
+    shape, config, layout, size = work.shape, work.config, work.layout, work.size
+    where = (shape, config, work.device, work.bf16)
+    block = block_kept(shape, config, layout, size)
+    kept = shape.layers * (layout.tokens * shape.hidden * size if work.checkpointing else block) + mask(layout, size)
+    running = block_work(shape, config, layout, size, work.device) + (block if work.checkpointing else 0)
+    trained = gradients(*where)
+    before = trained if layout.several else 0
+    return [
+        {"gradients": before, "activations": kept, "logits": loss_work(shape, layout, size)},
+        {"gradients": max(before, head_gradient(*where)), "activations": kept + running},
+        {"gradients": trained, "optimizer": state + step_work(*where)},
+    ]
+
+
+def _held_out(work: Work, rows: Rows) -> dict[str, int]:
+    """A held-out pass: its logits, or a block's forward pass where that is more."""
+    several = Rows(count=HELD_OUT_ROWS, length=rows.length, answer=rows.answer)
+    layout = largest_pass(several, HELD_OUT_ROWS, work.config.train.packing, work.device)
+    logits = held_out_work(work.shape, layout, work.size)
+    forward = block_work(work.shape, work.config, layout, work.size, work.device) + mask(layout, work.size)
+    return {"logits": logits} if logits > forward else {"activations": forward}
+
+
+def _peak(parts: dict[str, int], device: Device) -> Peak:
+    present = {part: size for part, size in parts.items() if size}
+    return with_pool(Peak(total=sum(present.values()), parts=present), device)

@@ -1,0 +1,145 @@
+"""How good the planner is: predicted against measured peaks, as Markdown.
+
+    OMP_NUM_THREADS=1 python tests/bench/planner.py [grid] [others] [published] [speed] [--measured FILE]
+
+`grid` and `others` train small models of random weights on the CPU under the allocator's own report
+(`planning/measure.py`); `--measured` keeps these figures and takes those that are there. `published` compares with
+cards that others measured, `speed` times the three methods of a Llama-3.1-8B shape in seconds of one CPU core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import transformers
+from planning import published
+from planning.grid import SHAPES, Case, grid, others
+from planning.measure import MACHINE, Measured, measured_apart, quieten
+
+from engine.contract.preset import Preset, resolve
+from engine.contract.schema import METHODS
+from engine.planning.dry_run import dry_run
+from engine.planning.estimate import Estimate, Rows
+from engine.planning.formula import formula
+
+MEDIAN, WORST, UNDER, FORMULA_WORST, PUBLISHED_WORST = 0.02, 0.05, -0.02, 0.25, 0.10
+"""What was promised, as shares of the measured peak."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One case: what was measured, and each tier's relative errors of the training and the evaluation peak."""
+
+    name: str
+    measured: Measured
+    dry_run: tuple[float, float]
+    formula: tuple[float, float]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", nargs="*", choices=["grid", "others", "published", "speed"])
+    parser.add_argument("--measured", type=Path)
+    options = parser.parse_args()
+    what = options.what or ["grid", "others", "published", "speed"]
+    quieten()
+    kept = True
+    if "grid" in what:
+        kept &= print_compared("The grid", grid(), options.measured)
+    if "others" in what:
+        kept &= print_compared("Other architectures, optimizers, types", others(), options.measured)
+    if "published" in what:
+        kept &= print_published()
+    if "speed" in what:
+        print_speed()
+    return 0 if kept else 1
+
+
+def print_compared(title: str, cases: Iterable[Case], file: Path | None) -> bool:
+    """A table with a line of verdict; whether the promises were kept."""
+    print(f"### {title}\n\n| model · method · activations · rows × tokens | training, MB | dry run | formula |", end="")
+    print(" held-out, MB | dry run | formula |\n|" + "---|" * 7)
+    found = []
+    for case in cases:
+        one = compared(case, file)
+        found.append(one)
+        train, held = one.measured.training / 1e6, one.measured.evaluation / 1e6
+        left = f"| {one.name} | {train:,.1f} | {one.dry_run[0]:+.2%} | {one.formula[0]:+.1%} "
+        print(f"{left}| {held:,.1f} | {one.dry_run[1]:+.2%} | {one.formula[1]:+.1%} |", flush=True)
+    dry, light = ([error for one in found for error in getattr(one, tier)] for tier in ("dry_run", "formula"))
+    median, worst, under = statistics.median(map(abs, dry)), max(map(abs, dry)), min(dry)
+    kept = median <= MEDIAN and worst <= WORST and under >= UNDER and max(map(abs, light)) <= FORMULA_WORST
+    print(f"\n{len(found)} configurations, {len(dry)} peaks. Dry run: median {median:.2%}, worst {worst:.2%}, ", end="")
+    print(f"most under {min(under, 0):.2%}. Formula: median {statistics.median(map(abs, light)):.1%}, ", end="")
+    print(f"worst {max(map(abs, light)):.1%}. {'Kept.' if kept else 'NOT KEPT.'}\n")
+    return kept
+
+
+def compared(case: Case, file: Path | None) -> Compared:
+    """Both tiers against the measured peaks."""
+    real = known(case, file)
+    exact = dry_run(case.config, SHAPES[case.shape], MACHINE, case.rows)
+    light = formula(case.config, SHAPES[case.shape].to_dict(), "cpu", case.rows)
+    return Compared(case.name, real, _errors(exact, real), _errors(light, real))
+
+
+def _errors(estimate: Estimate, real: Measured) -> tuple[float, float]:
+    return estimate.training.total / real.training - 1, estimate.evaluation.total / real.evaluation - 1
+
+
+def known(case: Case, file: Path | None) -> Measured:
+    """From the file, or measured now and added to it."""
+    for line in file.read_text("utf-8").splitlines() if file and file.exists() else []:
+        entry = json.loads(line)
+        if entry.pop("name") == case.name:
+            return Measured(**entry)
+    real = measured_apart(case)
+    if file:
+        with file.open("a", encoding="utf-8") as opened:
+            opened.write(json.dumps({"name": case.name, **asdict(real)}) + "\n")
+    return real
+
+
+def print_published() -> bool:
+    """Others' figures on cards."""
+    print("### Published peaks on cards\n\n| source | what | published, GB | planner | error |\n|---|---|---|---|---|")
+    errors = []
+    for case in published.published():
+        found = published.predicted(case)
+        errors.append(found / case.peak - 1)
+        row = f"| {case.source} | {case.what} | {case.peak / 1e9:.2f} | {found / 1e9:.2f} | {errors[-1]:+.1%} |"
+        print(row, flush=True)
+    kept = max(map(abs, errors)) <= PUBLISHED_WORST
+    print(f"\n{'Kept.' if kept else 'NOT KEPT.'}\n")
+    return kept
+
+
+def print_speed() -> None:
+    """Seconds of CPU for a Llama-3.1-8B shape, imports left out."""
+    print("### Speed, Llama-3.1-8B shape, one row of 1,024 tokens\n\n| method | dry run, CPU s | formula, CPU ms |")
+    print("|---|---|---|")
+    architecture = transformers.LlamaConfig(
+        hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
+        num_key_value_heads=8, vocab_size=128256, tie_word_embeddings=False,
+    )  # fmt: skip
+    rows = Rows(count=16, length=1024, answer=256)
+    for method in METHODS:
+        config = resolve(Preset("speed", {"train.micro_batch": 1}), method).config
+        started = time.process_time()
+        dry_run(config, architecture, published.CARD, rows)
+        middle = time.process_time()
+        formula(config, architecture.to_dict(), "cuda", rows)
+        ended = time.process_time()
+        print(f"| {method} | {middle - started:.1f} | {1000 * (ended - middle):.1f} |", flush=True)
+    print()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

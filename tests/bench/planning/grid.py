@@ -1,0 +1,110 @@
+"""What the planner is measured on: small models of random weights whose memory is spread as in large ones."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import transformers
+
+from engine.contract import schema
+from engine.contract.preset import Preset, resolve
+from engine.planning.estimate import Rows
+
+COMMON = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+SHAPES: dict[str, Any] = {
+    "Llama, 128k vocabulary": transformers.LlamaConfig(
+        vocab_size=128256, hidden_size=256, intermediate_size=704, num_hidden_layers=6, num_attention_heads=8,
+        num_key_value_heads=4, max_position_embeddings=2048, tie_word_embeddings=False, **COMMON,
+    ),
+    "Qwen2, tied head": transformers.Qwen2Config(
+        vocab_size=8192, hidden_size=512, intermediate_size=1408, num_hidden_layers=8, num_attention_heads=8,
+        num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True, **COMMON,
+    ),
+    "Qwen3-MoE": transformers.Qwen3MoeConfig(
+        vocab_size=8192, hidden_size=256, intermediate_size=512, moe_intermediate_size=192, num_hidden_layers=4,
+        num_attention_heads=8, num_key_value_heads=4, num_experts=8, num_experts_per_tok=2, head_dim=32,
+        max_position_embeddings=2048, tie_word_embeddings=False, **COMMON,
+    ),
+    "Gemma 3": transformers.Gemma3TextConfig(
+        vocab_size=32768, hidden_size=256, intermediate_size=1024, num_hidden_layers=6, num_attention_heads=4,
+        num_key_value_heads=1, head_dim=64, sliding_window=128, max_position_embeddings=2048,
+        query_pre_attn_scalar=64, **COMMON,
+    ),
+    "GPT-2": transformers.GPT2Config(
+        vocab_size=8192, n_positions=2048, n_embd=256, n_layer=6, n_head=8, bos_token_id=1, eos_token_id=2,
+        pad_token_id=0,
+    ),
+}  # fmt: skip
+GRID_SHAPES = ("Llama, 128k vocabulary", "Qwen2, tied head")
+LENGTHS, MICRO_BATCHES = (128, 448), (2, 4)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One configuration, with the rows of its steps."""
+
+    shape: str
+    config: schema.Config
+    rows: Rows
+    remark: str = ""
+
+    @property
+    def name(self) -> str:
+        train = self.config.train
+        checkpointing = "checkpointing" if train.gradient_checkpointing else "all kept"
+        note = f", {self.remark}" if self.remark else ""
+        return f"{self.shape} · {self.config.method}{note} · {checkpointing} · {train.micro_batch} × {self.rows.length}"
+
+
+def grid() -> Iterator[Case]:
+    """Three methods × checkpointing × two lengths × two micro batches, for two shapes: 48 cases."""
+    for shape, method, checkpointing, length, micro_batch in itertools.product(
+        GRID_SHAPES, schema.METHODS, (False, True), LENGTHS, MICRO_BATCHES
+    ):
+        yield case(shape, method, checkpointing, length, micro_batch)
+
+
+def others() -> Iterator[Case]:
+    """What the grid leaves out: other architectures, optimizers, types, adapters, layouts."""
+    for shape, method in itertools.product(("Qwen3-MoE", "Gemma 3", "GPT-2"), schema.METHODS):
+        yield case(shape, method, method == "qlora", 256, 2)
+    llama, qwen = GRID_SHAPES
+    yield case(qwen, "full", False, 256, 2, "bf16, compensated", {"train.precision": "bf16"})
+    yield case(qwen, "full", False, 256, 2, "bf16, torch-sized state",
+               {"train.precision": "bf16", "optimizer.name": "adamw"})  # fmt: skip
+    yield case(qwen, "full", False, 256, 2, "mixed", {"train.precision": "mixed", "optimizer.name": "adamw"})
+    yield case(llama, "lora", False, 256, 2, "mixed", {"train.precision": "mixed"})
+    yield case(qwen, "full", True, 256, 2, "float32 state", {"optimizer.name": "adamw"})
+    yield case(llama, "qlora", True, 256, 2, "NF4 once", {"quantization.double": False})
+    yield case(qwen, "lora", False, 256, 2, "rank 64, dropout", {"adapter.rank": 64, "adapter.dropout": 0.05})
+    yield case(qwen, "lora", False, 256, 2, "q and v", {"adapter.targets": ["q_proj", "v_proj"]})
+    yield case(qwen, "lora", False, 256, 2, "DoRA", {"adapter.dora": True})
+    yield case(qwen, "lora", False, 256, 2, "eager attention", {"model.attention": "eager"})
+    yield case(llama, "lora", False, 256, 2, "one pass a step", count=2)
+
+
+def case(
+    shape: str,
+    method: schema.Method,
+    checkpointing: bool,
+    length: int,
+    micro_batch: int,
+    remark: str = "",
+    settings: dict[str, Any] | None = None,
+    count: int = 0,
+) -> Case:
+    """A quarter of each row is answer; a step is two passes unless `count` rows make it less."""
+    values = {
+        "train.gradient_checkpointing": checkpointing,
+        "train.micro_batch": micro_batch,
+        "train.max_length": length,
+        "train.batch": count or 2 * micro_batch,
+        "train.precision": "fp32" if method == "full" else "bf16",
+    }
+    if method == "qlora":
+        values["quantization.compute_dtype"] = "bf16"
+    config = resolve(Preset("bench", values), method, settings).config
+    return Case(shape, config, Rows(count=config.train.batch, length=length, answer=length // 4), remark)

@@ -1,0 +1,149 @@
+"""What a step really takes on the CPU: the worker's own parts, with real weights, under the allocator's own report.
+
+torch's profiler is told of every block that the CPU allocator gives out and takes back, also of those that a kernel
+takes for itself and no operation returns. The resident set would count libraries, oneDNN's buffers and freed memory
+that malloc keeps; a count of tensors would miss what kernels take, as the planner might.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import multiprocessing
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import torch
+import transformers
+from planning.grid import SHAPES, Case
+from torch.autograd.profiler import profile
+
+from engine.contract import schema
+from engine.data.tokens import Row
+from engine.evaluation.score import row_losses
+from engine.methods import method
+from engine.methods.machine import Machine
+from engine.methods.optimizers import make_optimizer
+from engine.training.batches import Schedule, choose_layout
+from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
+
+MACHINE = Machine("cpu", "this machine", bf16=True, flash_attention=False)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Bytes."""
+
+    static: int
+    training: int
+    evaluation: int
+
+
+def measured_apart(case: Case) -> Measured:
+    """In a process of its own: what an earlier case leaves to the garbage collector would be freed into this one."""
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        return pool.apply(measured, (case,))
+
+
+def measured(case: Case) -> Measured:
+    """Two steps by the worker's trainer and one held-out pass, on random weights."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        config = msgspec.structs.replace(case.config, model=with_id(case.config.model, _save(case.shape, folder)))
+        model = method(config.method).make_trainable(method(config.method).load(config, MACHINE), config)
+        weights = bytes_of(tensors_of(model))
+        optimizer, _ = make_optimizer(model.parameters(), config, MACHINE, lambda code, text: None)
+        trainer = _trainer(case, config, model, optimizer, folder)
+        steps = profiled(trainer.train)
+    static = bytes_of([*tensors_of(model), *_tensors_in(optimizer.state)])
+    held_out = _rows(case, 64)[: max(1, trainer.layout.tokens // case.rows.length)]
+    evaluation = profiled(lambda: row_losses(trainer.model, held_out, trainer.layout, 0, "cpu"))
+    return Measured(static, weights + steps, static + evaluation)
+
+
+def with_id(model: schema.Model, folder: Path) -> schema.Model:
+    return msgspec.structs.replace(model, id=str(folder))
+
+
+def profiled(work: Callable[[], object]) -> int:
+    """The most bytes that `work` held at once, beside what there was before."""
+    gc.collect()
+    with profile(use_cpu=True, profile_memory=True) as profiler:
+        work()
+    now = peak = 0
+    events = [event for event in profiler.kineto_results.events() if event.name() == "[memory]"]
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return peak
+
+
+def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
+    """Of the storages, each once."""
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+def tensors_of(model: torch.nn.Module) -> list[torch.Tensor]:
+    """Parameters, buffers and the scales of 4-bit weights."""
+    found = [*model.parameters(), *model.buffers()]
+    states = [state for parameter in model.parameters() if (state := getattr(parameter, "quant_state", None))]
+    for state in states:
+        found += [state.absmax]
+        if state.nested:
+            found += [state.state2.absmax, state.offset]
+    return found
+
+
+def _tensors_in(state: Mapping[Any, dict[str, Any]]) -> list[torch.Tensor]:
+    return [value for values in state.values() for value in values.values() if isinstance(value, torch.Tensor)]
+
+
+def quieten() -> None:
+    """A table is printed; bars and advice do not belong into it."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.disable(logging.WARNING)
+    warnings.filterwarnings("ignore")
+
+
+def _save(shape: str, folder: Path) -> Path:
+    torch.manual_seed(0)
+    made = transformers.AutoModelForCausalLM.from_config(SHAPES[shape], dtype=torch.bfloat16)
+    made.save_pretrained(folder / "model")
+    (folder / "model" / "tokenizer_config.json").write_text(json.dumps({}))
+    return folder / "model"
+
+
+def _rows(case: Case, count: int) -> list[Row]:
+    generator = torch.Generator().manual_seed(0)
+    length, prompt = case.rows.length, case.rows.length - case.rows.answer
+    rows = []
+    for number in range(count):
+        ids = torch.randint(3, 8000, (length,), generator=generator).tolist()
+        rows.append(Row(ids, [-100] * prompt + ids[prompt:], ids[:prompt], "", f"row {number}", False))
+    return rows
+
+
+def _trainer(case: Case, config: schema.Config, model: Any, optimizer: Any, folder: Path) -> AnswerTrainer:
+    rows = _rows(case, 2 * case.rows.count)
+    schedule = Schedule.of(len(rows), case.rows.count, 1.0, 2, 0)
+    return AnswerTrainer(
+        rows=rows,
+        schedule=schedule,
+        layout=choose_layout(rows, config.train.packing, "cpu", False),
+        micro_batch=config.train.micro_batch,
+        checkpoint_folder=folder / "checkpoints",
+        keep_checkpoints=1,
+        tokenizer=SimpleNamespace(pad_token_id=0),
+        hooks=Hooks(),
+        model=model,
+        args=training_arguments(config, schedule, folder, "cpu", bool(config.train.gradient_checkpointing)),
+        optimizers=(optimizer, None),
+    )

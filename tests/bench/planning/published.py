@@ -1,0 +1,93 @@
+"""Peaks that others measured on cards, against what the planner's parts say of the same work.
+
+Their loss, optimizer and types are not ours, so the step is written out here with theirs; model, adapters, fakes and
+counting are the planner's. Context and pool are left out: these figures are torch's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from engine.contract.preset import Preset, resolve
+from engine.methods.machine import Machine
+from engine.planning.live import LiveStorage
+from engine.planning.skeleton import build, fill
+
+CARD = Machine("cuda", "a card", bf16=True, flash_attention=False)
+LLAMA_32_3B: dict[str, Any] = {
+    "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28, "num_attention_heads": 24,
+    "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 128256, "tie_word_embeddings": True,
+}  # fmt: skip
+LLAMA_2_7B: dict[str, Any] = {
+    "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
+    "vocab_size": 32000,
+}  # fmt: skip
+LLAMA_2_13B = LLAMA_2_7B | {
+    "hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40,
+}  # fmt: skip
+PEFT = "PEFT method_comparison/MetaMathQA, Llama-3.2-3B, L40S"
+LITGPT = "litgpt tutorials/resource-tables.md, A100"
+QV = ["q_proj", "v_proj"]
+
+
+@dataclass(frozen=True)
+class Published:
+    """One figure: `peak` bytes of a step over `rows` × `length` tokens."""
+
+    source: str
+    what: str
+    peak: float
+    architecture: dict[str, Any]
+    rows: int
+    length: int
+    settings: dict[str, Any]
+    adapters: torch.dtype = torch.float32
+
+
+def published() -> Iterator[Published]:
+    """litgpt trains bf16 adapters of rank 8 on query and value (4,194,304 parameters at 7B) over rows of up to 1,304
+    tokens; its GB are 10⁹ bytes.
+    """
+    yield Published(PEFT, "full", 38_868_615_168, LLAMA_32_3B, 4, 768, {"method": "full"})
+    for rank, targets, peak in (
+        (32, QV, 22_292_725_760),
+        (64, QV, 22_552_772_608),
+        (10, ["gate_proj", "up_proj", "down_proj"], 24_698_159_104),
+    ):
+        settings = {"method": "lora", "adapter.rank": rank, "adapter.targets": targets}
+        where = "q and v" if targets == QV else "MLP"
+        yield Published(PEFT, f"LoRA, rank {rank}, {where}", peak, LLAMA_32_3B, 4, 768, settings)
+    settings = {"method": "lora", "adapter.rank": 8, "adapter.targets": QV}
+    for name, peak, architecture in (("7B", 21.30e9, LLAMA_2_7B), ("13B", 38.12e9, LLAMA_2_13B)):
+        yield Published(LITGPT, f"LoRA, Llama 2 {name}", peak, architecture, 1, 1304, settings, adapters=torch.bfloat16)
+
+
+def predicted(case: Published) -> int:
+    """Bytes of two steps with transformers' loss over every token, torch's AdamW in the parameters' type, no
+    checkpointing and clipping at 1.
+    """
+    values = {**case.settings, "train.precision": "bf16", "train.gradient_checkpointing": False}
+    config = resolve(Preset("published", values)).config
+    model = build(config, transformers.LlamaConfig(**case.architecture, use_cache=False), CARD)
+    for parameter in model.parameters():
+        if parameter.requires_grad and config.method != "full":
+            parameter.data = parameter.data.to(case.adapters)
+    live = LiveStorage("cuda", case.architecture["vocab_size"])
+    ids = torch.ones((case.rows, case.length), dtype=torch.long)
+    with FakeTensorMode(allow_non_fake_inputs=True), live:
+        fill(model)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=1e-4)
+        for _ in range(2):
+            live.restart()
+            model(input_ids=ids, labels=ids).loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+    return sum(live.peak.values())

@@ -82,7 +82,7 @@ def training_peak(
     return _peak(live)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def evaluation_peak(model: torch.nn.Module, batch: Pass, live: LiveStorage) -> Peak:
     """The held-out loss of one pass, as `evaluation.score` computes it: of its equal portions of logits, the first."""
     model.eval()

@@ -6,7 +6,6 @@ Nothing heavy is imported before the hello: whoever launched the run sees it ali
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import sys
 import time
@@ -35,9 +34,7 @@ def main(arguments: list[str]) -> int:
         print(f"{run.name} is running already", file=sys.stderr)
         return 2
     stopping = Stopping()
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, stopping.ask)
-    signal.signal(signal.SIGUSR1, stopping.ask)
+    stopping.listen()
     run.result_file.unlink(missing_ok=True)
     resumed = run.events_file.exists()
     log = EventLog(run.events_file)

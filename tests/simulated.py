@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.contract.ladder import Ladder, Row, Work
-from engine.ladder.answers import BASE, Evidence
+from engine.contract.ladder import BASE, Ladder, Row, Work
+from engine.ladder.answers import Evidence
 from engine.ladder.findings import Findings, find
 from engine.ladder.measures import add_statistics
 from engine.ladder.statistics import Answers

@@ -71,7 +71,7 @@ def _result_figures(result: Result) -> str:
     return (
         f"{mean_text(score, percent):>8} {range_text(score, percent):>14} {mean_text(loss, False):>7} "
         f"{duration(result.step_seconds):>8} {duration(sum(result.seconds.values())):>8} "
-        f"{size(peak.reserved_training or peak.rss_training):>9} {size(result.artefact_bytes):>9}"
+        f"{size(peak.training):>9} {size(result.artefact_bytes):>9}"
     )
 
 

@@ -32,6 +32,6 @@ def _row(row: Row, metric: str) -> list[str]:
         mean_text(row.loss, False),
         duration(row.training_seconds.mean) if row.training_seconds else "–",
         duration(row.all_seconds.mean) if row.all_seconds else "–",
-        size(peak.reserved_training or peak.rss_training) if peak else "–",
+        size(peak.training) if peak else "–",
         size(row.artefact_bytes) if row.artefact_bytes else "–",
     ]

@@ -77,7 +77,7 @@ def cost_lines(ladder: Ladder) -> Iterator[str]:
     for row in ladder.rows:
         if row.all_seconds is None or row.peak is None:
             continue
-        peak = row.peak.reserved_training or row.peak.rss_training
+        peak = row.peak.training
         against = ""
         if full and full.all_seconds and full is not row:
             against = f" ({row.all_seconds.mean / full.all_seconds.mean:.2f} x full's)"

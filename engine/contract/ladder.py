@@ -9,6 +9,9 @@ from msgspec import Struct, field
 from engine.contract.result import Interval, Peak
 from engine.contract.schema import Config, Method
 
+BASE, BASE_4BIT = BASES = ("base", "base-4bit")
+"""Rows of the untrained model: as LoRA or full fine-tuning loads it, and as QLoRA does."""
+
 Kind = Literal["probe", "trial", "run"]
 Stage = Literal["planned", "surveying", "probing", "trying", "climbing", "judging", "done"]
 Outcome = Literal["running", "finished", "stopped", "failed"]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import get_args
 
 from engine.contract.errors import UserError
-from engine.contract.ladder import Plan, Rung
+from engine.contract.ladder import BASES, Plan, Rung
 from engine.contract.library import effective
 from engine.contract.preset import Flat, flatten, parse_overrides
 from engine.contract.schema import METHODS, READ_BY, Config, Method
@@ -29,8 +29,6 @@ SAME = (
 """Keys, or whole sections, that make two rungs the same work. The rest is a method's own business, and is shown."""
 OWN = ("method", "evaluation.when")
 """Keys that a ladder sets itself."""
-BASES = ("base", "base-4bit")
-"""Rows of the untrained model."""
 MOST_SEEDS = 20
 MOST_RATES = 9
 

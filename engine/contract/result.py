@@ -45,6 +45,11 @@ class Peak(Struct, kw_only=True):
     reserved_training: int | None = None
     """The same two while training only, evaluations within it included."""
 
+    @property
+    def training(self) -> int | None:
+        """While training: torch's pool on a card, the resident set without one."""
+        return self.reserved_training or self.rss_training
+
 
 class General(Struct, kw_only=True):
     """Held-out general text by passage; what the loss rose by after training was forgotten."""

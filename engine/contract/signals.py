@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from types import FrameType
 
 
@@ -14,6 +15,12 @@ class Stopping:
 
     def __init__(self) -> None:
         self.asked = False
+
+    def listen(self) -> None:
+        """Take SIGTERM and SIGUSR1 (which schedulers send) as the asking, and outlive the terminal's SIGHUP."""
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self.ask)
+        signal.signal(signal.SIGUSR1, self.ask)
 
     def ask(self, signum: int = 0, frame: FrameType | None = None) -> None:
         """A signal handler."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 import traceback
@@ -33,9 +32,7 @@ def main(arguments: list[str]) -> int:
         print(f"{folder.name} is climbing already", file=sys.stderr)
         return 2
     stopping = Stopping()
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, stopping.ask)
-    signal.signal(signal.SIGUSR1, stopping.ask)
+    stopping.listen()
     climb = Climb(folder, begin(folder, plan), stopping, plan.fresh)
     climb.save()
     status, reason = attempt(Stages(climb, plan))

@@ -9,14 +9,11 @@ import msgspec
 import numpy as np
 
 from engine.contract.errors import UserError
-from engine.contract.ladder import Entry, Ladder
+from engine.contract.ladder import BASE, BASE_4BIT, Entry, Ladder
 from engine.contract.ladderdir import LadderDir
 from engine.contract.result import Result
 from engine.contract.rundir import RunDir
 from engine.ladder.statistics import Answers, Floats
-
-BASE, BASE_4BIT = "base", "base-4bit"
-"""Rows of the untrained model: as LoRA or full fine-tuning loads it, and as QLoRA does."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from engine.contract.ladder import Row, Spread
 from engine.ladder import format as say
 from engine.ladder.findings import Findings, Holds, training_peak
@@ -35,8 +37,7 @@ def costs(found: Findings) -> list[Said]:
     return said
 
 
-def _cost(what: str, mine: Spread, other: Spread, show: object, holds: Holds) -> str:
-    assert callable(show)
+def _cost(what: str, mine: Spread, other: Spread, show: Callable[[float], str], holds: Holds) -> str:
     ratio = say.ratio(mine.mean / other.mean) if other.mean else "–"
     return f"QLoRA's {what} is {ratio} full's ({show(mine.mean)} against {show(other.mean)}): {_eighth(holds)}"
 

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from engine.contract.ladder import Comparison, Ladder, Row, Spread
+from engine.contract.ladder import BASE, BASES, Comparison, Ladder, Row, Spread
 from engine.contract.result import Interval, Peak
 
 QUALITY, COST = 0.94, 1 / 8
 """The rule of thumb: QLoRA keeps this share of full fine-tuning's quality at this share of its cost."""
-BASES = ("base", "base-4bit")
 
 Holds = Literal["holds", "fails", "undecided", "unknown"]
 
@@ -84,7 +83,7 @@ def comparison(ladder: Ladder, a: str, b: str) -> Comparison | None:
 
 def training_peak(peak: Peak | None) -> float | None:
     """Bytes while training: torch's pool on a card, the resident set without one."""
-    return (peak.reserved_training or peak.rss_training) if peak else None
+    return peak.training if peak else None
 
 
 def _turned(one: Comparison) -> Comparison:
@@ -111,7 +110,7 @@ def _negative(interval: Interval) -> Interval:
 
 
 def _gained(ladder: Ladder, name: str) -> Literal["yes", "no", "worse", "unknown"]:
-    found = comparison(ladder, name, "base")
+    found = comparison(ladder, name, BASE)
     if found is None:
         return "unknown"
     return "yes" if found.finding == "better" else "worse" if found.finding == "worse" else "no"

@@ -8,13 +8,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from engine.contract import cards
 from engine.contract.errors import UserError
-from engine.contract.ladder import Comparison, Entry, Ladder, Plan, Rent, Row, Rung, Spread
+from engine.contract.ladder import BASE, BASE_4BIT, BASES, Comparison, Entry, Ladder, Plan, Row, Rung, Spread
 from engine.contract.ladderdir import LadderDir
 from engine.contract.result import Interval, Peak, Result
-from engine.ladder.answers import BASE, BASE_4BIT, Evidence, finished, gather
+from engine.ladder.answers import Evidence, finished, gather
 from engine.ladder.climb import worked_joules
+from engine.ladder.price import add_price
 from engine.ladder.statistics import Answers, Difference, Draws, Floats, mcnemar, needed
 from engine.ladder.verdict import verdict
 
@@ -74,7 +74,7 @@ def add_statistics(ladder: Ladder, evidence: Evidence, metric: str) -> None:
         rows[name].loss = by_loss.interval(name) if by_loss and name in losses else None
         rows[name].by_seed = [float(mean) for mean in scores[name].seed_means]
     _forgetting(rows, evidence)
-    tuned = [name for name in scores if name not in (BASE, BASE_4BIT)]
+    tuned = [name for name in scores if name not in BASES]
     pairs = [(name, BASE) for name in tuned if BASE in scores]
     pairs += [(a, b) for number, b in enumerate(tuned[::-1]) for a in tuned[::-1][number + 1 :]]
     if pairs:
@@ -165,7 +165,7 @@ def _base_row(evidence: Evidence, name: str) -> Row | None:
 def _row(rung: Rung, ladder: Ladder, evidence: Evidence) -> Row:
     entries = [entry for entry in ladder.entries if entry.rung == rung.name and entry.kind == "run"]
     runs = [run for run in evidence.runs if run.entry.rung == rung.name]
-    row = Row(name=rung.name, method=rung.method, status=_status(entries), reason=_reason(entries, ladder))
+    row = Row(name=rung.name, method=rung.method, status=_status(entries), reason=_reason(entries))
     if not runs:
         return row
     results = [run.result for run in runs]
@@ -179,33 +179,8 @@ def _row(rung: Rung, ladder: Ladder, evidence: Evidence) -> Row:
     row.tokens_per_second = _spread(results, lambda result: result.tokens_per_second)
     row.energy = _spread(results, worked_joules)
     row.trainable, row.parameters, row.artefact_bytes = last.trainable, last.parameters, last.artefact_bytes
-    _money(row, rung, ladder)
+    add_price(row, rung, ladder)
     return row
-
-
-def _money(row: Row, rung: Rung, ladder: Ladder) -> None:
-    """What the runs cost here, and the cheapest card that would hold them."""
-    known = cards.list_cards()
-    here = cards.named(str(ladder.machine.get("device", "")), known)
-    price = rung.config.cost.price_per_hour
-    row.currency = rung.config.cost.currency if price is not None else here.currency if here else row.currency
-    if price is None and here:
-        price, row.money_note = here.price_per_hour, f"at the list price of {here.name}"
-    if price is None:
-        row.money_note = "no price known for this machine: set cost.price_per_hour"
-    elif row.all_seconds:
-        hourly = row.all_seconds
-        row.money = Spread(**{at: getattr(hourly, at) * price / 3600 for at in ("mean", "low", "high")})
-    peak = row.peak
-    on_card = bool(peak and (peak.nvml_used or peak.reserved))
-    need = (peak.nvml_used or peak.reserved or peak.rss) if peak else None
-    card = cards.cheapest_for(need, known) if need else None
-    if card:
-        row.rent = Rent(card=card.name, memory=card.bytes, price_per_hour=card.price_per_hour, currency=card.currency)
-    if not on_card:
-        row.rent_note = "a guess: from the resident set of a run without a card"
-    elif not card:
-        row.rent_note = "no listed card holds this"
 
 
 def _status(entries: Sequence[Entry]) -> str:
@@ -216,7 +191,7 @@ def _status(entries: Sequence[Entry]) -> str:
     return wrong[0] if wrong else "skipped" if states == {"skipped"} else "planned"
 
 
-def _reason(entries: Sequence[Entry], ladder: Ladder) -> str:
+def _reason(entries: Sequence[Entry]) -> str:
     return next((entry.reason for entry in entries if entry.status != "finished" and entry.reason), "")
 
 

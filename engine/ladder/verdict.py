@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from engine.contract.ladder import Comparison, Ladder, Row, Sentence
 from engine.ladder import format as say
 from engine.ladder.costs import Said, costs
@@ -136,9 +138,18 @@ def _ship(ladder: Ladder, found: Findings, ship: Row, best: Row) -> str:
     behind = comparison(ladder, ship.name, best.name)
     gap = f" ({_difference(behind, _metric(ladder))})" if behind else ""
     return (
-        f"Ship {say.rung(ship.name)}: it cannot be told apart from {say.rung(best.name)}, {_top(ladder)} seen{gap}, "
-        f"and its artefact is {size} against {say.size(best.artefact_bytes)}. That is not proof that they are equal."
+        f"Ship {say.rung(ship.name)}{_bearable(ladder, behind)}: it cannot be told apart from {say.rung(best.name)}, "
+        f"{_top(ladder)} seen{gap}, and its artefact is {size} against {say.size(best.artefact_bytes)}."
     )
+
+
+def _bearable(ladder: Ladder, behind: Comparison | None) -> str:
+    """What shipping the smaller one may cost at worst: not told apart is not equal."""
+    metric = _metric(ladder)
+    worst = None if behind is None else behind.difference.high if metric == "loss" else behind.difference.low
+    if worst is None:
+        return ""
+    return f" if being worse by up to {say.difference(abs(worst), metric).lstrip('+')} is bearable"
 
 
 def _worth(ladder: Ladder, found: Findings, full: Row) -> str:
@@ -153,9 +164,7 @@ def _worth(ladder: Ladder, found: Findings, full: Row) -> str:
     if lead.finding == "better":
         return f"Full tuning is worth it when {_difference(lead, metric)} over {name} are worth {price}."
     if lead.finding == "worse":
-        return (
-            f"Full tuning is not worth it here: {name} is ahead by {_difference(_flip(ladder, full, rival), metric)}."
-        )
+        return f"Full tuning is not worth it here: against {name} it has {_difference(lead, metric)}."
     return f"Nothing here shows that full tuning is worth {price}: over {name} it has {_difference(lead, metric)}."
 
 
@@ -168,12 +177,6 @@ def _price(full: Row, rival: Row) -> str:
         parts.append(f"{say.ratio(peaks[0] / peaks[1])} the memory")
     parts.append(f"an artefact of {say.size(full.artefact_bytes)}")
     return ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1]
-
-
-def _flip(ladder: Ladder, full: Row, rival: Row) -> Comparison:
-    found = comparison(ladder, rival.name, full.name)
-    assert found is not None
-    return found
 
 
 def _caveats(ladder: Ladder, found: Findings) -> list[Said]:
@@ -213,7 +216,8 @@ def _value(row: Row) -> float | None:
     return row.score.mean if row.score else None
 
 
-def _rank(ladder: Ladder):  # type: ignore[no-untyped-def]
+def _rank(ladder: Ladder) -> Callable[[Row], float]:
+    """Higher is better, whatever the metric."""
     sign = -1.0 if _metric(ladder) == "loss" else 1.0
     return lambda row: sign * (_value(row) or 0.0)
 

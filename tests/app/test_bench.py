@@ -69,7 +69,7 @@ async def wait_for(pilot: Pilot[str], what: Callable[[], object], seconds: float
 
 async def start(pilot: Pilot[str], app: Workbench, **more: object) -> None:
     """Start the chosen run, shortened."""
-    app.bench._choose(Choice("demo-lora", settings={**MICRO, **more}))
+    app.bench.choosing.choose(Choice("demo-lora", settings={**MICRO, **more}))
     app.bench.query_one(LogPane).focus()
     await pilot.press("enter")
     await wait_for(pilot, lambda: isinstance(app.screen, AskScreen))
@@ -101,7 +101,8 @@ def test_number_keys_switch_presets_and_say_what_changed(tmp_path: Path) -> None
         for key, title in (("1", "QLoRA · demo"), ("3", "Full · demo"), ("2", "LoRA · demo"), ("6", "Full · SmolLM2")):
             await pilot.press(key)
             assert title in shown(app, "head")
-        assert app.bench.chosen is not None and app.bench.chosen.config.model.id == "smollm2-135m"
+        chosen = app.bench.choosing.effective
+        assert chosen is not None and chosen.config.model.id == "smollm2-135m"
 
     play(tmp_path, story)
 
@@ -109,9 +110,9 @@ def test_number_keys_switch_presets_and_say_what_changed(tmp_path: Path) -> None
 def test_the_method_changes_the_whole_configuration(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("2", "m")
-        assert app.bench.chosen is not None
-        assert app.bench.chosen.config.method == "full"
-        assert app.bench.chosen.config.optimizer.name == "paged_adamw_8bit"
+        assert app.bench.choosing.effective is not None
+        assert app.bench.choosing.effective.config.method == "full"
+        assert app.bench.choosing.effective.config.optimizer.name == "paged_adamw_8bit"
         await pilot.press("c")
         assert isinstance(app.screen, TextScreen)
         assert "default for full" in str(app.screen.text)

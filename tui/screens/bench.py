@@ -11,24 +11,22 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
-from textual.widgets import Footer, Input, OptionList, Static
-from textual.widgets.option_list import Option
+from textual.widgets import Footer, Input, Static
 
-from engine.contract import ladderdir, launch, library, rundir
+from engine.contract import ladderdir, launch, rundir
 from engine.contract.errors import RunFailed, UserError
 from engine.contract.ladder import Plan
 from engine.contract.ladderplan import make_plan
 from engine.contract.preset import Effective
 from engine.contract.rundir import RunDir
-from engine.contract.schema import METHODS
 from engine.contract.text import visible
-from tui.choice import Choice, changes
 from tui.commands import bindings
 from tui.machine import MachineSample, Sampled
 from tui.runstate import RunState
+from tui.screens.acting import ActingScreen
 from tui.screens.ask import AskScreen
-from tui.screens.base import BaseScreen
 from tui.watcher import Fresh, Liveness, Opened, Watcher
+from tui.widgets.choosing import ChoosingPane, Chosen, Picked, Refused
 from tui.widgets.log_pane import LogPane
 from tui.widgets.loss_pane import LossPane
 from tui.widgets.machine_pane import MachinePane
@@ -37,13 +35,8 @@ from tui.widgets.status_line import status
 if TYPE_CHECKING:
     from tui.app import Workbench
 
-ABOUT = {"qlora": "adapters, 4 bits", "lora": "adapters", "full": "every weight"}
-EMBEDDED = ("tickets",)
-"""Data sets that come along."""
-MOST_FILES = 200
 
-
-class BenchScreen(BaseScreen[None]):
+class BenchScreen(ActingScreen[None]):
     """Everything on one screen."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("bench")
@@ -55,8 +48,6 @@ class BenchScreen(BaseScreen[None]):
     def __init__(self, runs: Path, ascii_only: bool = False) -> None:
         super().__init__()
         self.runs, self.ascii_only = runs, ascii_only
-        self.choice = Choice()
-        self.chosen: Effective | None = None
         self.watcher: Watcher | None = None
         self.state: RunState | None = None
         self.live: bool | None = None
@@ -66,10 +57,7 @@ class BenchScreen(BaseScreen[None]):
     def compose(self) -> ComposeResult:
         yield Static(id="head")
         with Horizontal(id="body"):
-            with Vertical(id="left"):
-                yield OptionList(id="data", compact=True)
-                yield OptionList(id="method", compact=True)
-                yield OptionList(id="preset", compact=True)
+            yield ChoosingPane(id="left")
             with Vertical(id="middle"):
                 yield LossPane(self.ascii_only, id="loss")
                 yield LogPane(id="log")
@@ -81,9 +69,6 @@ class BenchScreen(BaseScreen[None]):
     def on_mount(self) -> None:
         for name in ("data", "method", "preset", "loss", "log", "machine"):
             self.query_one(f"#{name}").border_title = name
-        self._list_data()
-        self._list_presets()
-        self._choose(self.choice)
         self.query_one(LogPane).focus()  # enter starts; tab goes to the lists
         self.set_interval(1.0, self._second)
         last = max(rundir.iterate(self.runs), key=lambda run: run.name, default=None)
@@ -93,86 +78,50 @@ class BenchScreen(BaseScreen[None]):
     def on_resize(self) -> None:
         self.call_after_refresh(self._redraw)
 
-    # What is chosen
+    @property
+    def choosing(self) -> ChoosingPane:
+        return self.query_one(ChoosingPane)
 
-    def _choose(self, choice: Choice) -> None:
-        """Another choice, and what it changes in the whole configuration; a refused one leaves the old."""
-        try:
-            chosen = choice.effective()
-        except UserError as error:
-            self.tell(visible(error.line), severity="error")
-            return
-        changed = changes(self.chosen, chosen)
-        self.choice, self.chosen = choice, chosen
-        self._list_methods()
+    @on(Chosen)
+    def _chosen(self, message: Chosen) -> None:
+        """Say where we are, and what the choice changed in the whole configuration."""
         self._head()
-        if changed:
-            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-            self.tell(visible(", ".join(changed[:3]) + more, 300), title=visible(chosen.config.title or choice.name))
-
-    def _list_data(self) -> None:
-        options = [Option(Content(name), id=name) for name in EMBEDDED]
-        files = sorted(path for path in Path.cwd().iterdir() if path.suffix in library.DATA_SUFFIXES)
-        options += [Option(Content(visible(path.name)), id=str(path)) for path in files[:MOST_FILES]]
-        self.query_one("#data", OptionList).set_options(options)
-
-    def _list_methods(self) -> None:
-        assert self.chosen is not None
-        pane = self.query_one("#method", OptionList)
-        pane.set_options([Option(Content(f"{method:<6} {ABOUT[method]}"), id=method) for method in METHODS])
-        pane.highlighted = METHODS.index(self.chosen.config.method)
-
-    def _list_presets(self) -> None:
-        options = []
-        for listed in library.list_presets():
-            slot = listed.preset.values.get("slot", " ") if listed.preset else "!"
-            title = listed.preset.values.get("title", listed.name) if listed.preset else f"{listed.name}: broken"
-            options.append(Option(Content(visible(f"{slot} {title}")), id=listed.name, disabled=listed.preset is None))
-        self.query_one("#preset", OptionList).set_options(options)
+        if message.changed:
+            more = f" and {len(message.changed) - 3} more" if len(message.changed) > 3 else ""
+            title = message.effective.config.title or message.name
+            self.tell(", ".join(message.changed[:3]) + more, title=title)
 
     def _head(self) -> None:
-        assert self.chosen is not None
-        config = self.chosen.config
-        what = f"{config.title or self.choice.name} · {config.method} · {config.model.id} on {config.data.id}"
+        """Host, choice, and how many runs live."""
+        chosen, name = self.choosing.effective, self.choosing.choice.name
+        if chosen is None:
+            return
+        config = chosen.config
+        what = f"{config.title or name} · {config.method} · {config.model.id} on {config.data.id}"
         live = sum(run.is_live() for run in rundir.iterate(self.runs))
         runs = f"  ·  {live} live" if live else ""
-        host = socket.gethostname()
-        line = Content.assemble((" ftbench ", "bold reverse"), f" {visible(host)} · {visible(what)}{runs}")
+        line = Content.assemble((" ftbench ", "bold reverse"), visible(f" {socket.gethostname()} · {what}{runs}"))
         self.query_one("#head", Static).update(line)
 
-    @on(OptionList.OptionSelected, "#data")
-    def _data_selected(self, event: OptionList.OptionSelected) -> None:
-        self._choose(self.choice.with_data(event.option_id))
+    @on(Refused)
+    def _refused(self, message: Refused) -> None:
+        self.tell(message.why, severity="error")
+
+    @on(Picked)
+    def _picked(self) -> None:
         self.query_one(LogPane).focus()  # so that the next enter starts
 
-    @on(OptionList.OptionSelected, "#method")
-    def _method_selected(self, event: OptionList.OptionSelected) -> None:
-        self._choose(self.choice.with_method(next(m for m in METHODS if m == event.option_id)))
-        self.query_one(LogPane).focus()
-
-    @on(OptionList.OptionSelected, "#preset")
-    def _preset_selected(self, event: OptionList.OptionSelected) -> None:
-        self._choose(self.choice.with_preset(event.option_id or self.choice.preset))
-        self.query_one(LogPane).focus()
-
     def action_preset(self, slot: int) -> None:
-        for listed in library.list_presets():
-            if listed.preset and listed.preset.values.get("slot") == slot:
-                self._choose(self.choice.with_preset(listed.name))
-                return
-        self.tell(f"no preset asked for key {slot}", severity="warning")
+        self.choosing.choose_slot(slot)
 
     def action_method(self) -> None:
-        assert self.chosen is not None
-        number = METHODS.index(self.chosen.config.method)
-        self._choose(self.choice.with_method(METHODS[(number + 1) % len(METHODS)]))
-
-    # What runs
+        self.choosing.next_method()
 
     def action_start(self) -> None:
         """Ask, then launch and watch."""
-        assert self.chosen is not None
-        chosen = self.chosen
+        chosen = self.choosing.effective
+        if chosen is None:
+            return
 
         def answered(yes: bool | None) -> None:
             if yes:
@@ -195,11 +144,13 @@ class BenchScreen(BaseScreen[None]):
 
     def start(self, chosen: Effective) -> None:
         try:
-            run = rundir.create(self.runs, self.choice.name, chosen)
-            launch.wait_for_hello(run, launch.launch(run))
+            run = rundir.create(self.runs, self.choosing.choice.name, chosen)
         except (UserError, RunFailed) as error:
-            self.tell(visible(str(error)), severity="error", timeout=10)
+            self.tell(str(error), severity="error", timeout=10)
             return
+        self.launch_run(run)
+
+    def show_run(self, run: RunDir) -> None:
         self.watch_run(run)
 
     def watch_run(self, run: RunDir) -> None:
@@ -267,29 +218,10 @@ class BenchScreen(BaseScreen[None]):
         return run.pid() if run else None
 
     def action_stop(self) -> None:
-        run = self.watched
-        if run is None or not run.is_live():
-            self.tell("nothing runs here", severity="warning")
-            return
-
-        def answered(yes: bool | None) -> None:
-            if yes and run.is_live():
-                launch.stop(run)
-
-        self.app.push_screen(AskScreen(f"Stop {run.name} after its step, with a checkpoint?"), answered)
+        self.stop_run(self.watched)
 
     def action_resume(self) -> None:
-        run = self.watched
-        if run is None or run.state() in ("live", "starting", "finished"):
-            self.tell("nothing to resume", severity="warning")
-            return
-        size = run.events_file.stat().st_size if run.events_file.exists() else 0
-        try:
-            launch.wait_for_hello(run, launch.launch(run), size)
-        except (UserError, RunFailed) as error:
-            self.tell(visible(str(error)), severity="error")
-            return
-        self.watch_run(run)
+        self.resume_run(self.watched)
 
     def action_runs(self) -> None:
         from tui.screens.runs import RunsScreen
@@ -307,8 +239,9 @@ class BenchScreen(BaseScreen[None]):
 
     def action_climb(self) -> None:
         """A ladder of the three methods with what is chosen, one seed."""
+        choice = self.choosing.choice
         try:
-            plan = make_plan(self.choice.preset, [], self.choice.overrides(), command="ftbench, key L")
+            plan = make_plan(choice.preset, [], choice.overrides(), command="ftbench, key L")
         except UserError as error:
             self.tell(error.line, severity="error")
             return
@@ -317,9 +250,8 @@ class BenchScreen(BaseScreen[None]):
             if yes:
                 self._climb(plan)
 
-        what = (
-            f"Climb a ladder of base, {', '.join(rung.name for rung in plan.rungs)} with {self.choice.name}, one seed?"
-        )
+        rungs = ", ".join(rung.name for rung in plan.rungs)
+        what = f"Climb a ladder of base, {rungs} with {choice.name}, one seed?"
         self.app.push_screen(AskScreen(f"{what} A few steps of each are measured first."), answered)
 
     def _climb(self, plan: Plan) -> None:
@@ -347,8 +279,9 @@ class BenchScreen(BaseScreen[None]):
     def action_config(self) -> None:
         from tui.screens.text import TextScreen, config_text
 
-        assert self.chosen is not None
-        self.app.push_screen(TextScreen(f"configuration of {self.choice.name}", config_text(self.chosen)))
+        chosen = self.choosing.effective
+        if chosen is not None:
+            self.app.push_screen(TextScreen(f"configuration of {self.choosing.choice.name}", config_text(chosen)))
 
     def action_view(self) -> None:
         self.query_one(LossPane).next_view()

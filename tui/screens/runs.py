@@ -12,15 +12,15 @@ from textual.binding import BindingType
 from textual.content import Content
 from textual.widgets import DataTable, Footer, Input, Static
 
-from engine.contract import launch, rundir
-from engine.contract.errors import RunFailed, UserError
+from engine.contract import rundir
+from engine.contract.errors import UserError
 from engine.contract.preset import Effective
 from engine.contract.rundir import RunDir
 from engine.contract.text import visible
 from tui.commands import bindings
 from tui.runlist import COLUMNS, Line, cells, describe
+from tui.screens.acting import ActingScreen
 from tui.screens.ask import AskScreen
-from tui.screens.base import BaseScreen
 
 if TYPE_CHECKING:
     from tui.app import Workbench
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SECONDS = 1.0
 
 
-class RunsScreen(BaseScreen[RunDir | None]):
+class RunsScreen(ActingScreen[RunDir | None]):
     """Closes with the run to attach to, or with nothing."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("runs")
@@ -134,24 +134,13 @@ class RunsScreen(BaseScreen[RunDir | None]):
         )
 
     def action_stop(self) -> None:
-        run = self._run()
-        if run is None or not run.is_live():
-            self.tell("it is not running", severity="warning")
-            return
-
-        def answered(yes: bool | None) -> None:
-            if yes and run.is_live():
-                launch.stop(run)
-
-        self.app.push_screen(AskScreen(f"Stop {run.name} after its step, with a checkpoint?"), answered)
+        self.stop_run(self._run())
 
     def action_resume(self) -> None:
-        run = self._run()
-        if run is None or run.state() in ("live", "starting", "finished"):
-            self.tell("nothing to resume", severity="warning")
-            return
-        size = run.events_file.stat().st_size if run.events_file.exists() else 0
-        self._launch(run, size)
+        self.resume_run(self._run())
+
+    def show_run(self, run: RunDir) -> None:
+        self.dismiss(run)
 
     def action_again(self) -> None:
         """The same frozen configuration in a new directory."""
@@ -164,15 +153,7 @@ class RunsScreen(BaseScreen[RunDir | None]):
         except UserError as error:
             self.tell(error.line, severity="error")
             return
-        self._launch(new, 0)
-
-    def _launch(self, run: RunDir, size: int) -> None:
-        try:
-            launch.wait_for_hello(run, launch.launch(run), size)
-        except RunFailed as error:
-            self.tell(str(error), severity="error")
-            return
-        self.dismiss(run)
+        self.launch_run(new)
 
     def action_delete(self) -> None:
         run = self._run()

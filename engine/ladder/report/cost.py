@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from engine.contract.ladder import Ladder, Row
+from engine.contract.ladder import BASES, Ladder, Row
 from engine.ladder.format import ABSENT, Number, count, energy, extent, money, percent, ratio, rung, seconds, size
-from engine.ladder.report.kept import BASES, nothing
+from engine.ladder.report.kept import nothing
 from engine.ladder.report.table import Cell, Column, Line, Table, cell, noted, without_empty
 
 PEAKS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.contract.ladder import Comparison, Ladder, Row
+from engine.contract.ladder import BASES, Comparison, Ladder, Row
 from engine.contract.result import Interval
 from engine.ladder.format import (
     ABSENT,
@@ -25,7 +25,6 @@ from engine.ladder.format import (
 )
 from engine.ladder.report.table import Cell, Column, Line, Table, cell, noted, without_empty
 
-BASES = ("base", "base-4bit")
 """Rows of the untrained model: as LoRA and full fine-tuning load it, and as QLoRA does."""
 WHY = {
     "out_of_memory": "did not fit in memory",

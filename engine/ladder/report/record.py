@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.contract.errors import UserError
-from engine.contract.ladder import Entry, Ladder
+from engine.contract.ladder import BASES, Entry, Ladder
 from engine.contract.ladderdir import LadderDir
 from engine.contract.library import effective
 from engine.contract.preset import flatten
 from engine.contract.rundir import RunDir, read_frozen
 from engine.ladder.format import ABSENT, loss, rate, rung, seconds, size, whole
-from engine.ladder.report.kept import BASES, WHY
+from engine.ladder.report.kept import WHY
 from engine.ladder.report.table import Cell, Column, Line, Table, cell, plain
 
 KINDS = {"probe": "probe", "trial": "rate trial", "run": "run"}

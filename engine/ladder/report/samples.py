@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine.ladder.report.kept import BASES
+from engine.contract.ladder import BASES
 
 SHOWN = 30
 """Items a report holds."""

@@ -1,0 +1,31 @@
+"""What a rung's runs cost on this machine, and which card one would have to rent for them."""
+
+from __future__ import annotations
+
+from engine.contract import cards
+from engine.contract.ladder import Ladder, Rent, Row, Rung, Spread
+
+
+def add_price(row: Row, rung: Rung, ladder: Ladder) -> None:
+    """What the runs cost here, and the cheapest card that would hold them."""
+    known = cards.list_cards()
+    here = cards.named(str(ladder.machine.get("device", "")), known)
+    price = rung.config.cost.price_per_hour
+    row.currency = rung.config.cost.currency if price is not None else here.currency if here else row.currency
+    if price is None and here:
+        price, row.money_note = here.price_per_hour, f"at the list price of {here.name}"
+    if price is None:
+        row.money_note = "no price known for this machine: set cost.price_per_hour"
+    elif row.all_seconds:
+        hourly = row.all_seconds
+        row.money = Spread(**{at: getattr(hourly, at) * price / 3600 for at in ("mean", "low", "high")})
+    peak = row.peak
+    on_card = bool(peak and (peak.nvml_used or peak.reserved))
+    need = (peak.nvml_used or peak.reserved or peak.rss) if peak else None
+    card = cards.cheapest_for(need, known) if need else None
+    if card:
+        row.rent = Rent(card=card.name, memory=card.bytes, price_per_hour=card.price_per_hour, currency=card.currency)
+    if not on_card:
+        row.rent_note = "a guess: from the resident set of a run without a card"
+    elif not card:
+        row.rent_note = "no listed card holds this"

@@ -1,0 +1,48 @@
+"""What one does to a run from whatever screen shows it: stop after asking, resume, launch."""
+
+from __future__ import annotations
+
+from textual.screen import ScreenResultType
+
+from engine.contract import launch
+from engine.contract.errors import RunFailed, UserError
+from engine.contract.rundir import RunDir
+from tui.screens.ask import AskScreen
+from tui.screens.base import BaseScreen
+
+
+class ActingScreen(BaseScreen[ScreenResultType]):
+    """A screen that acts on runs; `show_run` is what follows a launch."""
+
+    def show_run(self, run: RunDir) -> None:
+        """Bring the run before the user's eyes."""
+        raise NotImplementedError
+
+    def stop_run(self, run: RunDir | None) -> None:
+        """Ask first; the run may have ended while we asked."""
+        if run is None or not run.is_live():
+            self.tell("nothing runs here", severity="warning")
+            return
+
+        def answered(yes: bool | None) -> None:
+            if yes and run.is_live():
+                launch.stop(run)
+
+        self.app.push_screen(AskScreen(f"Stop {run.name} after its step, with a checkpoint?"), answered)
+
+    def resume_run(self, run: RunDir | None) -> None:
+        """From its newest whole checkpoint."""
+        if run is None or run.state() in ("live", "starting", "finished"):
+            self.tell("nothing to resume", severity="warning")
+            return
+        self.launch_run(run)
+
+    def launch_run(self, run: RunDir) -> None:
+        """Start its worker, then show it."""
+        size = run.events_file.stat().st_size if run.events_file.exists() else 0
+        try:
+            launch.wait_for_hello(run, launch.launch(run), size)
+        except (UserError, RunFailed) as error:
+            self.tell(str(error), severity="error", timeout=10)
+            return
+        self.show_run(run)

@@ -61,9 +61,13 @@ BENCH = (
     Command("bench.climb", "L", "climb", "climb", "Climb a ladder with this preset, model and data.", shown=False),
     Command("bench.config", "c", "config", "config", "The whole effective configuration, each value with its origin."),
     Command("bench.method", "m", "method", "method", "The next method, whatever the preset says."),
-    Command("bench.view", "v", "view", "view", "Loss, learning rate, gradient norm or speed.", shown=False),
-    Command("bench.log", "g", "log_scale", "log scale", "Logarithmic loss axis on and off.", shown=False),
-    Command("bench.smooth", "w", "smooth", "smooth", "How much the loss is smoothed.", shown=False),
+    Command(
+        "bench.view", "v", "pane('loss', 'view')", "view", "Loss, learning rate, gradient norm or speed.", shown=False
+    ),
+    Command(
+        "bench.log", "g", "pane('loss', 'log_scale')", "log scale", "Logarithmic loss axis on and off.", shown=False
+    ),
+    Command("bench.smooth", "w", "pane('loss', 'smooth')", "smooth", "How much the loss is smoothed.", shown=False),
     Command("bench.filter", "slash", "filter", "filter", "Show only log lines that hold a word.", shown=False),
 )
 

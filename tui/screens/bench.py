@@ -283,11 +283,6 @@ class BenchScreen(ActingScreen[None]):
         if chosen is not None:
             self.app.push_screen(TextScreen(f"configuration of {self.choosing.choice.name}", config_text(chosen)))
 
-    def action_view(self) -> None:
-        self.query_one(LossPane).next_view()
-
-    def action_log_scale(self) -> None:
-        self.query_one(LossPane).toggle_log()
-
-    def action_smooth(self) -> None:
-        self.query_one(LossPane).next_smooth()
+    def action_pane(self, name: str, what: str) -> None:
+        """What a pane itself does on a key of the bench: its method `action_WHAT`."""
+        getattr(self.query_one(f"#{name}"), f"action_{what}")()

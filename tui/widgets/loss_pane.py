@@ -36,15 +36,15 @@ class LossPane(Rows):
         chart = draw(curves, width, height - 1, self.look)
         self.show([legend, *(Content.assemble(*((t, COLOURS.get(s, s)) for t, s in row)) for row in chart)])
 
-    def next_view(self) -> None:
+    def action_view(self) -> None:
         self.view = (self.view + 1) % len(VIEWS)
         self.redraw()
 
-    def toggle_log(self) -> None:
+    def action_log_scale(self) -> None:
         self.look = Look(not self.look.log, self.look.smooth, self.look.ascii)
         self.redraw()
 
-    def next_smooth(self) -> None:
+    def action_smooth(self) -> None:
         smooth = SMOOTH[(SMOOTH.index(self.look.smooth) + 1) % len(SMOOTH)]
         self.look = Look(self.look.log, smooth, self.look.ascii)
         self.redraw()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct, field
 
@@ -63,6 +63,15 @@ class General(Struct, kw_only=True):
     after: list[float]
 
 
+class Predicted(Struct, kw_only=True):
+    """What the planner said before the first step, bytes."""
+
+    tier: Literal["formula", "dry run", "probe"]
+    training: int
+    evaluation: int | None = None
+    """Of the held-out loss and the answers; None where the tier does not say."""
+
+
 class Result(Struct, kw_only=True):
     """Written once, atomically; absent while the run goes on."""
 
@@ -98,6 +107,11 @@ class Result(Struct, kw_only=True):
     seconds: dict[str, float] = field(default_factory=dict)
     """By phase."""
     peak: Peak = field(default_factory=Peak)
+    predicted: list[Predicted] = field(default_factory=list)
+    comparable: int | None = None
+    """The peak of training that was measured, in the planner's meaning: torch's pool on a card; without one the
+    resident set less what it was before the model was loaded.
+    """
     energy: float | None = None
     """Joules drawn by the card, all lives of the run and all phases together."""
     joules: dict[str, float] = field(default_factory=dict)

@@ -17,6 +17,7 @@ from engine.contract.errors import UserError
 from engine.contract.events import End, EventLog, Hello, Phase
 from engine.contract.rundir import RunDir, blank_result, read_frozen, write_result
 from engine.contract.signals import Stopping
+from engine.contract.turns import wait_turn
 
 
 def main(arguments: list[str]) -> int:
@@ -36,12 +37,18 @@ def main(arguments: list[str]) -> int:
     stopping = Stopping()
     stopping.listen()
     run.result_file.unlink(missing_ok=True)
+    run.paused_file.unlink(missing_ok=True)
     resumed = run.events_file.exists()
     log = EventLog(run.events_file)
     log.write(Hello(pid=os.getpid(), host=socket.gethostname(), version=__version__, resumed=resumed))
 
     card = visible_card()
-    held = wait_for_card(card, log, stopping) if frozen.wait else True
+    came = time.time() if resumed else frozen.created  # who paused has had its turn, and takes its place anew
+
+    def told(note: str) -> None:
+        log.write(Phase(name="waiting", note=note))
+
+    held = wait_turn(card, came, run.path, told, lambda: stopping.asked) if frozen.wait else True
     if not held:
         result = blank_result(run, frozen)
         result.status, result.reason = "stopped", "stopped while waiting for the card; `ftbench resume` starts it again"
@@ -61,20 +68,6 @@ def visible_card() -> str:
         first = visible.split(",")[0].strip()
         return first if first and first != "-1" else "cpu"
     return "0" if Path("/dev/nvidia0").exists() or Path("/dev/nvidiactl").exists() else "cpu"
-
-
-def wait_for_card(card: str, log: EventLog, stopping: Stopping, seconds: float = 0.5) -> bool:
-    """Hold the card for the life of this process; False where a stop was asked for first."""
-    path = locks.card_lock(card)
-    told = False
-    while locks.hold(path, str(os.getpid())) is None:
-        if not told:
-            log.write(Phase(name="waiting", note=f"process {locks.holder(path)} has {card}"))
-            told = True
-        if stopping.asked:
-            return False
-        time.sleep(seconds)
-    return True
 
 
 if __name__ == "__main__":

@@ -90,6 +90,16 @@ def stop(run: RunDir | LadderDir) -> None:
     os.kill(pid, signal.SIGTERM)
 
 
+def pause(run: RunDir) -> None:
+    """Stop, meant for a while: it frees the card, and lists call the run paused until `launch` lets it go on."""
+    run.paused_file.touch(mode=0o600)
+    try:
+        stop(run)
+    except (UserError, ProcessLookupError):
+        run.paused_file.unlink(missing_ok=True)
+        raise
+
+
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size

@@ -7,9 +7,12 @@ import os
 import socket
 import stat
 import tempfile
+import time
 from pathlib import Path
 
 from engine.contract.errors import UserError
+
+TRIES, TRY_SECONDS = 4, 0.005
 
 
 def hold(path: Path, text: str = "") -> int | None:
@@ -18,14 +21,23 @@ def hold(path: Path, text: str = "") -> int | None:
     The lock lasts as long as the returned descriptor (not inherited by children).
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _taken(descriptor):
         os.close(descriptor)
         return None
     os.ftruncate(descriptor, 0)
     os.write(descriptor, text.encode())
     return descriptor
+
+
+def _taken(descriptor: int) -> bool:
+    """Tries more than once: whoever asks `holder` has the lock shared for a moment."""
+    for attempt in range(TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(TRY_SECONDS if attempt < TRIES - 1 else 0)
+    return False
 
 
 def holder(path: Path) -> str | None:
@@ -49,11 +61,22 @@ def card_lock(card: str) -> Path:
     Under the temporary folder and not under the session's run-time folder: that one goes when the last login
     session ends, and the runs stay.
     """
+    safe = "".join(character if character.isalnum() else "-" for character in card)
+    return _lock_folder() / f"{socket.gethostname()}-{safe}.lock"
+
+
+def card_locks() -> list[tuple[Path, str]]:
+    """Every card lock that there has been on this machine, with the card's name."""
+    host = f"{socket.gethostname()}-"
+    locks = sorted(_lock_folder().glob("*.lock"))
+    return [(path, path.stem.removeprefix(host)) for path in locks if path.name.startswith(host)]
+
+
+def _lock_folder() -> Path:
     base = os.environ.get("FTBENCH_LOCKS") or f"{tempfile.gettempdir()}/ftbench-{os.getuid()}"
     folder = Path(base)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise UserError("the lock folder belongs to somebody else", str(folder), "set FTBENCH_LOCKS to one of yours")
-    safe = "".join(character if character.isalnum() else "-" for character in card)
-    return folder / f"{socket.gethostname()}-{safe}.lock"
+    return folder

@@ -43,6 +43,11 @@ class RunDir(Folder):
         return self.path / "result.json"
 
     @property
+    def paused_file(self) -> Path:
+        """There from a pause until the run goes on: whoever pauses writes it."""
+        return self.path / "paused"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -62,6 +67,10 @@ class RunDir(Folder):
             return None
         except msgspec.DecodeError as error:
             raise UserError(f"damaged: {error}", str(self.result_file), "delete the run or start it again") from error
+
+    def is_paused(self) -> bool:
+        """Whether its stop was meant for a while."""
+        return self.paused_file.exists() and self.state() == "stopped"
 
     def state(self) -> str:
         """live, starting, died, or the outcome's status."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
+
+from engine.contract.processor import has_bf16
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,4 @@ def this_machine() -> Machine:
     if torch.cuda.is_available():
         flash = importlib.util.find_spec("flash_attn") is not None
         return Machine("cuda", torch.cuda.get_device_name(0), torch.cuda.is_bf16_supported(), flash)
-    return Machine("cpu", f"{os.cpu_count()} CPU cores", _cpu_has_bf16(), False)
-
-
-def _cpu_has_bf16() -> bool:
-    """Whether the CPU multiplies bfloat16 itself; emulated, it is slower than float32."""
-    try:
-        with Path("/proc/cpuinfo").open() as file:
-            flags = next((line for line in file if line.startswith("flags")), "")
-    except OSError:
-        return False
-    return bool({"avx512_bf16", "amx_bf16"} & set(flags.split()))
+    return Machine("cpu", f"{os.cpu_count()} CPU cores", has_bf16(), False)

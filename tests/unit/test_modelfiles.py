@@ -10,9 +10,11 @@ from huggingface_hub import try_to_load_from_cache
 from unit.test_imports import HEAVY, loaded_by
 
 from engine.assets import tiny_folder
-from engine.contract.catalogue import pulled_folder
+from engine.contract.catalogue import CATALOGUE, Entry, pulled_folder
 from engine.contract.modelfiles import find_model, hub_cache
 from engine.contract.schema import Model
+from engine.planning.architecture import read_architecture
+from engine.planning.state import base_parameters
 
 TABLE = {"model_type": "llama", "hidden_size": 64}
 
@@ -88,3 +90,10 @@ def test_a_broken_folder_is_no_crash(text: str | None, why: str, tmp_path: Path)
         (folder / "config.json").write_text(text)
     found = find_model(Model(id=str(folder)))
     assert found.table is None and why in found.why and found.wrong
+
+
+@pytest.mark.parametrize("entry", CATALOGUE.values(), ids=lambda entry: entry.name)
+def test_the_catalogue_knows_shapes_that_have_its_parameters(entry: Entry) -> None:
+    found = find_model(Model(id=entry.name))
+    assert found.folder is None and found.table
+    assert base_parameters(read_architecture(found.table)) / 1e6 == pytest.approx(entry.parameters, rel=5e-3)

@@ -41,8 +41,11 @@ class Look:
     ascii: bool = False
 
 
-def draw(curves: Sequence[Curve], columns: int, rows: int, look: Look) -> list[Row]:
-    """`rows` rows of `columns` columns. Without a finite point, or without room, the rows are empty."""
+def draw(curves: Sequence[Curve], columns: int, rows: int, look: Look, until: float | None = None) -> list[Row]:
+    """`rows` rows of `columns` columns. Without a finite point, or without room, the rows are empty.
+
+    `until` is where the x axis ends, where it is not with the last point.
+    """
     if columns < SMALLEST[0] or rows < SMALLEST[1]:
         return [[(" " * max(0, columns), "")] for _ in range(max(0, rows))]
     wide, high = columns - AXIS, rows - 1
@@ -50,6 +53,7 @@ def draw(curves: Sequence[Curve], columns: int, rows: int, look: Look) -> list[R
     span, bounds = _span(shown), _bounds(shown, look)
     if span is None or bounds is None:
         return [[(" " * columns, "")] for _ in range(rows)]
+    span = (span[0], max(span[1], until or span[1]))
     canvas = Canvas(wide, high)
     scale = Scale(bounds, canvas.height, look.log and bounds[0] > 0)
     for number in sorted(range(len(shown)), key=lambda n: not shown[n].ghost):
@@ -70,7 +74,7 @@ class Scale:
         if self.log and value <= 0:
             return self.height - 1
         share = (self._fold(value) - low) / (high - low)
-        return round((1 - share) * (self.height - 1))
+        return round((1 - min(2.0, max(-1.0, share))) * (self.height - 1))  # what lies far outside is drawn nowhere
 
     def value(self, share: float) -> float:
         """The value at a share of the height, 0 at the bottom."""
@@ -80,6 +84,23 @@ class Scale:
 
     def _fold(self, value: float) -> float:
         return math.log10(value) if self.log else value
+
+
+NICE = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
+"""Where an axis may end, in powers of ten."""
+
+
+def reach(last: float, most: float) -> float:
+    """Where the x axis of a growing curve ends: beyond its last point, at most at the last there will be.
+
+    It moves only now and then. An axis that ended with the last point would move every column at every step, and the
+    whole chart would go over the line each time.
+    """
+    if last < 10:
+        return min(10.0, max(last, most))
+    power: float = 10.0 ** math.floor(math.log10(last))
+    nice = next((one * power for one in NICE if one * power >= last), 10.0 * power)
+    return min(nice, max(last, most))
 
 
 def number(value: float) -> str:
@@ -94,7 +115,8 @@ def number(value: float) -> str:
 
 
 def _span(curves: Sequence[Curve]) -> tuple[float, float] | None:
-    spans = [span for curve in curves if (span := curve.series.span())]
+    live = [curve for curve in curves if not curve.ghost] or list(curves)
+    spans = [span for curve in live if (span := curve.series.span())]
     return (min(a for a, _ in spans), max(b for _, b in spans)) if spans else None
 
 

@@ -59,6 +59,7 @@ BENCH = (
     Command("bench.runs", "r", "runs", "runs", "Past and live runs: attach, compare, delete."),
     Command("bench.ladder", "l", "ladder", "ladder", "The ladder: every method on the same work, and the verdict."),
     Command("bench.climb", "L", "climb", "climb", "Climb a ladder with this preset, model and data.", shown=False),
+    Command("bench.data", "d", "data", "data", "To the data sets: take one, look into it, add another."),
     Command("bench.config", "c", "config", "config", "The whole effective configuration, each value with its origin."),
     Command("bench.method", "m", "method", "method", "The next method, whatever the preset says."),
     Command(
@@ -68,7 +69,32 @@ BENCH = (
         "bench.log", "g", "pane('loss', 'log_scale')", "log scale", "Logarithmic loss axis on and off.", shown=False
     ),
     Command("bench.smooth", "w", "pane('loss', 'smooth')", "smooth", "How much the loss is smoothed.", shown=False),
-    Command("bench.filter", "slash", "filter", "filter", "Show only log lines that hold a word.", shown=False),
+    Command(
+        "bench.earlier",
+        "b",
+        "pane('loss', 'earlier')",
+        "behind",
+        "An earlier run behind the loss; the next; none.",
+        shown=False,
+    ),
+    Command(
+        "bench.filter", "slash", "ask_word('filter')", "filter", "Show only log lines that hold a word.", shown=False
+    ),
+    Command(
+        "bench.find", "f", "ask_word('find')", "find", "Find a word in the log, the newest line first.", shown=False
+    ),
+    Command("bench.next", "n", "pane('log', 'next')", "next", "The next older line that holds it.", shown=False),
+    Command("bench.previous", "N", "pane('log', 'previous')", "previous", "Back to the newer one.", shown=False),
+    Command(
+        "bench.output",
+        "o",
+        "pane('log', 'output')",
+        "output",
+        "The log of events, or what the worker printed.",
+        shown=False,
+    ),
+    Command("bench.copy", "y", "pane('log', 'copy')", "copy", "Copy the log as it is shown (OSC 52).", shown=False),
+    Command("bench.save", "Y", "pane('log', 'save')", "save", "Write the log as it is shown into a file.", shown=False),
 )
 
 RUNS = (
@@ -84,6 +110,31 @@ RUNS = (
     Command("runs.filter", "slash", "filter", "filter", "Show only runs that hold a word."),
 )
 
+DATA = (
+    Command("data.inspect", "enter", "inspect", "look", "Look into the set: rows token by token, lengths, problems."),
+    Command("data.take", "space", "take", "take", "Train on the highlighted set."),
+    Command("data.add", "a", "add", "add", "Another file, a folder, or a Hub id."),
+    Command("data.forget", "x", "forget", "forget", "Take a recent set off the list; its file stays.", shown=False),
+    Command("data.back", "escape", "back", "back", "Back to the bench's own keys."),
+)
+
+INSPECTOR = (
+    Command("inspector.back", "escape", "back", "back", "Back to the bench; a question to the engine is given up."),
+    Command("inspector.take", "enter", "take", "take", "Train on this set, and back."),
+    Command("inspector.next", "n,right", "next", "next", "The next row."),
+    Command("inspector.previous", "p,left", "previous", "previous", "The row before."),
+    Command("inspector.split", "s", "split", "split", "Rows of the next split; last, those cut or noticed."),
+    Command("inspector.view", "v", "view", "view", "Samples, facts, the chat template."),
+    Command("inspector.parts", "b", "parts", "parts", "A bar between tokens on and off."),
+)
+
+PICKER = (
+    Command("picker.back", "escape", "back", "back", "Back without another set."),
+    Command("picker.open", "enter", "open", "open", "Enter the folder, or take the file or Hub id."),
+    Command("picker.erase", "backspace", "erase", "up", "The folder above, or the last character typed."),
+    Command("picker.hidden", "ctrl+t", "hidden", "hidden", "Show names that begin with a dot, or not."),
+)
+
 LADDER = (
     Command("ladder.back", "escape,l", "back", "back", "Back to where you came from."),
     Command("ladder.next", "n", "next", "next", "The next ladder, the newest first."),
@@ -92,7 +143,15 @@ LADDER = (
     Command("ladder.report", "o", "report", "report", "Write the page again and show where it is."),
 )
 
-TABLES = {"app": EVERYWHERE, "bench": BENCH, "runs": RUNS, "ladder": LADDER}
+TABLES = {
+    "app": EVERYWHERE,
+    "bench": BENCH,
+    "data": DATA,
+    "inspector": INSPECTOR,
+    "picker": PICKER,
+    "runs": RUNS,
+    "ladder": LADDER,
+}
 
 
 def bindings(group: str) -> list[BindingType]:

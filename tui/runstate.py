@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from engine.contract import events
 from engine.contract.events import Event
 from tui.lines import line
+from tui.loglines import Lines
 from tui.series import Series
 
-LOG_LINES = 5000
 TRACE_SECONDS = 300
 
 
@@ -48,9 +48,9 @@ class RunState:
     """Seconds a step, a moving average."""
     trace: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=TRACE_SECONDS))
     """(time, bytes) of the worker's memory over the last minutes: on the card where there is one, else resident."""
-    log: deque[str] = field(default_factory=lambda: deque(maxlen=LOG_LINES))
-    dropped: int = 0
-    """Log lines that fell off the upper end."""
+    log: Lines = field(default_factory=Lines)
+    sampled: bool = False
+    """Whether only samples of a huge log were read so far."""
 
     def feed(self, fresh: Iterable[Event]) -> None:
         for event in fresh:
@@ -94,9 +94,7 @@ class RunState:
             case events.Eval():
                 self._eval(event)
         if text := line(event):
-            if len(self.log) == LOG_LINES:
-                self.dropped += 1
-            self.log.append(text)
+            self.log.add(text)
 
     def _step(self, event: events.Step) -> None:
         self.step = event

@@ -25,6 +25,16 @@ class Bucket:
     def mean(self) -> float:
         return self.total / self.count
 
+    def take(self, x: float, y: float) -> None:
+        """One point more."""
+        self.last = x
+        if y < self.low:
+            self.low = y
+        elif y > self.high:
+            self.high = y
+        self.total += y
+        self.count += 1
+
     def swallow(self, other: Bucket) -> None:
         self.last = other.last
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
@@ -52,12 +62,13 @@ class Series:
         if y is None or not math.isfinite(y):
             self.absent += 1
             return
-        if self.buckets and x <= self.buckets[-1].last:
-            self._rewind(x)
-        self.latest = y
         tail = self.buckets[-1] if self.buckets else None
+        if tail is not None and x <= tail.last:
+            self._rewind(x)
+            tail = self.buckets[-1] if self.buckets else None
+        self.latest = y
         if tail is not None and tail.count < self.size:
-            tail.swallow(Bucket(x, x, y, y, y, 1))
+            tail.take(x, y)
             return
         self.buckets.append(Bucket(x, x, y, y, y, 1))
         if len(self.buckets) > self.most:

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from textual.message import Message
 
 from engine.contract.events import Event
-from engine.contract.follow import Follower, last_line
 from engine.contract.rundir import RunDir
-from engine.contract.text import visible
+from tui.loglines import Output, Piece
+from tui.opening import Opening
 from tui.runstate import RunState
 
 SECONDS = 0.25
 """Between two looks: four batches a second are as good as live, and cheap over SSH."""
-GONE = 3
-"""Looks without a lock and without news after which a worker counts as dead."""
+RESTING_SECONDS = 1.0
+"""The same where no worker lives and all is read: somebody may resume it."""
+READING_SECONDS = 0.02
+"""Between two portions of a huge log: the screen comes first."""
+GONE_SECONDS = 0.75
+"""Without a lock and without news after which a worker counts as dead."""
 
 
 @dataclass
 class Opened(Message):
-    """The run as its file has it so far; from here on `Fresh` follows."""
+    """The run as its file has it so far; from here on `Fresh` follows. Comes again when samples became the whole."""
 
     run: RunDir
     state: RunState
@@ -37,13 +42,20 @@ class Fresh(Message):
 
 
 @dataclass
+class Printed(Message):
+    """New raw output of the worker."""
+
+    run: RunDir
+    piece: Piece
+
+
+@dataclass
 class Liveness(Message):
-    """Whether a worker holds the run's lock; `words` are the end of its log where it went without an end."""
+    """Whether a worker holds the run's lock; `died` where it went without an end."""
 
     run: RunDir
     live: bool
     died: bool = False
-    words: str = ""
 
 
 class Watcher(threading.Thread):
@@ -54,35 +66,35 @@ class Watcher(threading.Thread):
         self.watched, self.post = run, post
         self._leave = threading.Event()
         self._live: bool | None = None
-        self._silent = 0
+        self._news = 0.0
+        """When the worker last gave a sign of life."""
 
     def leave(self) -> None:
         """Stop watching; the run does not notice."""
         self._leave.set()
 
     def run(self) -> None:
-        follower = Follower(self.watched.events_file)
-        state = RunState(self.watched.name)
-        for portion in follower.portions():
-            state.feed(portion)
-            if self._leave.is_set():
-                return
-        self.post(Opened(self.watched, state))
+        events, output = Opening(self.watched.events_file, self.watched.name), Output(self.watched.log_file)
+        self.post(Opened(self.watched, events.first()))
         while not self._leave.is_set():
-            fresh = follower.read()
+            fresh = events.follower.read()
             if fresh:
                 self.post(Fresh(self.watched, fresh))
+            if piece := output.read():
+                self.post(Printed(self.watched, piece))
             self._tell_liveness(bool(fresh))
-            self._leave.wait(SECONDS)
+            if whole := events.advance():
+                self.post(Opened(self.watched, whole))
+            resting = SECONDS if self._live is not False else RESTING_SECONDS
+            self._leave.wait(READING_SECONDS if events.sampled else resting)
 
     def _tell_liveness(self, news: bool) -> None:
-        live = self.watched.is_live()
-        self._silent = 0 if live or news else self._silent + 1
+        live, now = self.watched.is_live(), time.monotonic()
+        if live or news:
+            self._news = now
         if live and self._live is not True:
             self._live = True
             self.post(Liveness(self.watched, True))
-        elif not live and self._live is not False and self._silent >= GONE:
+        elif not live and self._live is not False and now - self._news >= GONE_SECONDS:
             self._live = False
-            died = self.watched.state() == "died"
-            words = visible(last_line(self.watched.log_file), 300) if died else ""
-            self.post(Liveness(self.watched, False, died, words))
+            self.post(Liveness(self.watched, False, self.watched.state() == "died"))

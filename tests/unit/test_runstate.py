@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from engine.contract import events
-from tui.runstate import LOG_LINES, RunState
+from tui.loglines import MOST
+from tui.runstate import RunState
 
 
 def step(number: int, loss: float | None = 1.0, seconds: float = 0.5, steps: int = 100) -> events.Step:
@@ -48,9 +49,9 @@ def test_losses_that_are_not_finite_are_counted_and_the_last_good_one_stays() ->
 
 def test_the_log_is_bounded_and_says_what_it_dropped() -> None:
     state = RunState()
-    state.feed(events.Warning(code="w", text=f"number {number}") for number in range(LOG_LINES + 7))
-    assert len(state.log) == LOG_LINES and state.dropped == 7
-    assert state.log[-1].endswith(f"number {LOG_LINES + 6}")
+    state.feed(events.Warning(code="w", text=f"number {number}") for number in range(MOST + 7))
+    assert len(state.log) == MOST and state.log.gone == 7
+    assert state.log[-1].endswith(f"number {MOST + 6}")
 
 
 def test_a_wait_says_for_whom() -> None:

@@ -11,7 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
-from textual.widgets import Footer, Input, Static
+from textual.widgets import Footer, Static
 
 from engine.contract import ladderdir, launch, rundir
 from engine.contract.errors import RunFailed, UserError
@@ -25,12 +25,13 @@ from tui.machine import MachineSample, Sampled
 from tui.runstate import RunState
 from tui.screens.acting import ActingScreen
 from tui.screens.ask import AskScreen
-from tui.watcher import Fresh, Liveness, Opened, Watcher
+from tui.watcher import Fresh, Liveness, Opened, Printed, Watcher
 from tui.widgets.choosing import ChoosingPane, Chosen, Picked, Refused
 from tui.widgets.log_pane import LogPane
 from tui.widgets.loss_pane import LossPane
 from tui.widgets.machine_pane import MachinePane
 from tui.widgets.status_line import status
+from tui.widgets.word_input import Word, WordInput
 
 if TYPE_CHECKING:
     from tui.app import Workbench
@@ -59,9 +60,9 @@ class BenchScreen(ActingScreen[None]):
         with Horizontal(id="body"):
             yield ChoosingPane(id="left")
             with Vertical(id="middle"):
-                yield LossPane(self.ascii_only, id="loss")
+                yield LossPane(self.runs, self.ascii_only, id="loss")
                 yield LogPane(id="log")
-                yield Input(placeholder="only log lines that hold …", id="word", compact=True)
+                yield WordInput()
             yield MachinePane(self.ascii_only, id="machine")
         yield Static(id="status")
         yield Footer(compact=True, show_command_palette=False)
@@ -117,6 +118,9 @@ class BenchScreen(ActingScreen[None]):
     def action_method(self) -> None:
         self.choosing.next_method()
 
+    def action_data(self) -> None:
+        self.query_one("#data").focus()
+
     def action_start(self) -> None:
         """Ask, then launch and watch."""
         chosen = self.choosing.effective
@@ -161,6 +165,7 @@ class BenchScreen(ActingScreen[None]):
         self.watcher = Watcher(run, self.post_message)
         self.watcher.start()
         self.query_one("#loss").border_subtitle = visible(run.name, 60)
+        self.query_one(LogPane).begin(run.name)
 
     @property
     def watched(self) -> RunDir | None:
@@ -185,10 +190,18 @@ class BenchScreen(ActingScreen[None]):
         if message.run != self.watched:
             return
         self.live = message.live
-        words = f"its last words: {message.words}" if message.words else "without a word (killed, or out of memory)"
-        self.died = words if message.died else ""
+        log = self.query_one(LogPane)
+        self.died = log.last_words() if message.died else ""
+        if message.died and len(log.views["output"]):
+            log.see("output")
         self._redraw()
         self._head()
+
+    @on(Printed)
+    def _printed(self, message: Printed) -> None:
+        if message.run == self.watched:
+            self.query_one(LogPane).printed(message.piece)
+            self._log()
 
     @on(Sampled)
     def _sampled(self, message: Sampled) -> None:
@@ -209,7 +222,8 @@ class BenchScreen(ActingScreen[None]):
 
     def _log(self) -> None:
         log = self.query_one(LogPane)
-        log.source = self.state.log if self.state else ()
+        if self.state is not None:
+            log.views["events"] = self.state.log
         log.redraw()
 
     def worker(self) -> int | None:
@@ -262,19 +276,15 @@ class BenchScreen(ActingScreen[None]):
             return
         self.action_ladder()
 
-    def action_filter(self) -> None:
-        word = self.query_one("#word", Input)
-        word.display = True
-        word.focus()
+    def action_ask_word(self, what: str) -> None:
+        self.query_one(WordInput).ask(what)
 
-    @on(Input.Changed, "#word")
-    def _typed(self, event: Input.Changed) -> None:
-        self.query_one(LogPane).filter(event.value)
-
-    @on(Input.Submitted, "#word")
-    def _entered(self) -> None:
-        self.query_one("#word").display = False
-        self.query_one(LogPane).focus()
+    @on(Word)
+    def _word(self, message: Word) -> None:
+        log = self.query_one(LogPane)
+        {"filter": log.filter, "find": log.find}[message.what](message.word)
+        if message.done:
+            log.focus()
 
     def action_config(self) -> None:
         from tui.screens.text import TextScreen, config_text

@@ -1,15 +1,26 @@
-"""Events and the worker's raw output as lines: follow, scroll, filter."""
+"""What happened, or what the worker printed, as lines: follow, scroll, filter, find, copy."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import bisect
+import os
+from pathlib import Path
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
 from textual.content import Content
+from textual.events import MouseScrollDown, MouseScrollUp
 
+from engine.contract.files import write_atomically
 from engine.contract.text import visible
+from tui.loglines import Lines, Piece
 from tui.widgets.rows import Rows
+
+TITLES = {"events": "log", "output": "log · what the worker printed"}
+COPIED = 64 << 10
+"""Characters copied at most: terminals refuse longer clipboard sequences, each at a length of its own."""
+WHEEL = 3
+"""Lines a turn of the mouse wheel."""
 
 
 class LogPane(Rows, can_focus=True):
@@ -26,35 +37,172 @@ class LogPane(Rows, can_focus=True):
 
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id)
-        self.source: Sequence[str] = ()
-        self.pattern = ""
-        self.above: int | None = None
-        """Lines above the pane while one reads back; None follows."""
+        self.about = ""
+        """The run whose log this is."""
+        self.views = {"events": Lines(), "output": Lines()}
+        self.view = "events"
+        self.unfinished = ""
+        """The last line of the output as far as it has come."""
+        self.word, self.sought = "", ""
+        """What every shown line holds, and what is being looked for."""
+        self.top: int | None = None
+        """Number of the first line shown while one reads back; None follows."""
+        self.found: int | None = None
+        """Number of the line found last."""
+        self._drawn: object = None
+
+    @property
+    def source(self) -> Lines:
+        """The log of events."""
+        return self.views["events"]
+
+    def begin(self, about: str) -> None:
+        """Another run's log, from its beginning."""
+        self.about, self.views, self.unfinished = about, {"events": Lines(), "output": Lines()}, ""
+        self.view, self.top, self.found = "events", None, None
+
+    def printed(self, piece: Piece) -> None:
+        """The worker has printed more."""
+        if piece.skipped:
+            self.views["output"].skip(piece.skipped)
+        for text in piece.lines:
+            self.views["output"].add(text)
+        self.unfinished = piece.unfinished
+
+    def last_words(self) -> str:
+        """How the output ends, '' where there is none."""
+        lines = [*self.views["output"], self.unfinished]
+        return next((visible(text.strip(), 300) for text in reversed(lines) if text.strip()), "")
 
     def redraw(self) -> None:
-        kept = [text for text in self.source if self.pattern.lower() in text.lower()] if self.pattern else self.source
-        height = self.content_size.height
-        first = max(0, len(kept) - height) if self.above is None else min(self.above, max(0, len(kept) - height))
-        if self.above is not None:
-            self.above = first
-        shown = [kept[number] for number in range(first, min(len(kept), first + height))]
-        self.show([Content.styled(visible(text), colour(text)) for text in shown])
+        lines, height = self.views[self.view], self.content_size.height
+        mark = (id(lines), lines.gone, len(lines), self.unfinished, self.word, self.sought, self.top, self.found)
+        if self._drawn == (*mark, self.content_size):
+            return
+        kept = self._kept()
+        last = max(0, len(kept) - height)
+        first = last if self.top is None else min(last, bisect.bisect_left(kept, (self.top, "")))
+        self.show([self._content(number, text) for number, text in kept[first : first + height]])
+        self.border_title = TITLES[self.view]
+        self.border_subtitle = Content(self._subtitle(len(kept)))
+        self._drawn = (*mark, self.content_size)
 
-    def filter(self, pattern: str) -> None:
-        self.pattern, self.above = pattern, None
+    def filter(self, word: str) -> None:
+        """Only lines that hold the word; all for none."""
+        self.word, self.top, self.found = word, None, None
+        self.redraw()
+
+    def find(self, word: str) -> None:
+        """The newest line that holds the word."""
+        self.sought, self.found = word, None
+        if word:
+            self._seek(older=True)
+        self.redraw()
+
+    def action_next(self) -> None:
+        self._seek(older=True)
+
+    def action_previous(self) -> None:
+        self._seek(older=False)
+
+    def action_output(self) -> None:
+        """The other of the two views."""
+        self.see("events" if self.view == "output" else "output")
+
+    def see(self, view: str) -> None:
+        self.view, self.top, self.found = view, None, None
         self.redraw()
 
     def action_move(self, lines: int) -> None:
-        height = self.content_size.height
-        last = max(0, len(self.source) - height)
-        here = last if self.above is None else self.above
+        kept, height = self._kept(), self.content_size.height
+        last = max(0, len(kept) - height)
+        here = last if self.top is None else bisect.bisect_left(kept, (self.top, ""))
         there = max(0, here + lines)
-        self.above = None if there >= last else there
+        self.top = None if there >= last else kept[there][0]
         self.redraw()
 
     def action_follow(self) -> None:
-        self.above = None
+        self.top, self.found = None, None
         self.redraw()
+
+    def on_mouse_scroll_up(self, event: MouseScrollUp) -> None:
+        event.stop()
+        self.action_move(-WHEEL)
+
+    def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
+        event.stop()
+        self.action_move(WHEEL)
+
+    def action_copy(self) -> None:
+        """Into the clipboard of the terminal that shows us, over SSH as well (OSC 52)."""
+        kept = [visible(text) for _, text in self._kept()]
+        while kept and sum(map(len, kept)) + len(kept) > COPIED:
+            kept = kept[len(kept) // 8 + 1 :]
+        self.app.copy_to_clipboard("\n".join(kept))
+        tmux = "; tmux passes it on with `set -g set-clipboard on`" if "TMUX" in os.environ else ""
+        self.app.notify(f"{len(kept)} lines sent to the terminal's clipboard{tmux}", markup=False)
+
+    def action_save(self) -> None:
+        """Into a file in the working directory."""
+        kept = self._kept()
+        path = Path.cwd() / f"{self.about or 'ftbench'}-{self.view}.txt"
+        try:
+            write_atomically(path, "".join(f"{visible(text)}\n" for _, text in kept).encode())
+        except OSError as error:
+            text = f"{path} cannot be written: {error.strerror}; start ftbench where you may write"
+            self.app.notify(visible(text), severity="error", markup=False)
+            return
+        self.app.notify(visible(f"{len(kept)} lines in {path}"), markup=False)
+
+    def _kept(self) -> list[tuple[int, str]]:
+        lines = self.views[self.view]
+        kept = lines.holding(self.word)
+        if self.view == "output" and self.unfinished and self.word.lower() in self.unfinished.lower():
+            kept.append((lines.gone + len(lines), self.unfinished))
+        return kept
+
+    def _seek(self, older: bool) -> None:
+        """The nearest line that holds what is sought, above or below the one found last."""
+        if not self.sought:
+            self.app.notify("nothing is sought: f finds a word")
+            return
+        kept, wanted = self._kept(), self.sought.lower()
+        hits = [number for number, text in kept if wanted in text.lower()]
+        if self.found is None:
+            there = hits[-1:]
+        elif older:
+            there = [number for number in hits if number < self.found][-1:]
+        else:
+            there = [number for number in hits if number > self.found][:1]
+        if not there:
+            where = "" if self.found is None else " older" if older else " newer"
+            self.app.notify(visible(f"no{where} line holds {self.sought!r}"), markup=False)
+            return
+        self.found = there[0]
+        middle = bisect.bisect_left(kept, (self.found, "")) - self.content_size.height // 2
+        self.top = kept[max(0, middle)][0]
+        self.redraw()
+
+    def _content(self, number: int, text: str) -> Content:
+        shown = visible(text)
+        content = Content.styled(shown, colour(text)) if self.view == "events" else Content(shown)
+        wanted, at = self.sought.lower(), -1
+        style = "bold reverse" if number == self.found else "underline"
+        while wanted and (at := shown.lower().find(wanted, at + 1)) >= 0:
+            content = content.stylize(style, at, at + len(wanted))
+        return content
+
+    def _subtitle(self, kept: int) -> str:
+        """What keeps lines from being seen."""
+        lines = self.views[self.view]
+        parts = []
+        if self.word:
+            parts.append(f"{kept} of {len(lines)} hold {visible(self.word, 20)}")
+        if lines.gone:
+            parts.append(f"{lines.gone:,} older lines let go")
+        if self.top is not None:
+            parts.append("reading back: end follows")
+        return " · ".join(parts)
 
 
 def colour(text: str) -> str:

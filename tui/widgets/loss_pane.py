@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 from textual.content import Content
 
-from tui.chart import Curve, Look, draw, number
+from engine.contract.text import visible
+from tui.chart import Curve, Look, draw, number, reach
+from tui.earlier import Earlier, read
 from tui.runstate import RunState
 from tui.series import Series
 from tui.widgets.rows import Rows
@@ -12,15 +17,18 @@ from tui.widgets.rows import Rows
 VIEWS = ("loss", "learning rate", "gradient norm", "tokens/s")
 SMOOTH = (0.0, 0.6, 0.9, 0.97)
 COLOURS = {"axis": "$foreground-muted", "train": "$primary", "eval": "$warning", "earlier": "$foreground-muted", "": ""}
+STAMP = len("20260101-000000-")
+"""Of a run's name: when it was made."""
 
 
 class LossPane(Rows):
-    """Redrawn at most once a second, and only the rows that changed."""
+    """Redrawn at most once a second, and only the cells that changed."""
 
-    def __init__(self, ascii_only: bool = False, id: str | None = None) -> None:
+    def __init__(self, runs: Path, ascii_only: bool = False, id: str | None = None) -> None:
         super().__init__(id=id)
+        self.runs = runs
         self.state: RunState | None = None
-        self.earlier: tuple[str, Series] | None = None
+        self.earlier: Earlier | None = None
         self.view = 0
         self.look = Look(ascii=ascii_only)
 
@@ -28,12 +36,12 @@ class LossPane(Rows):
         width, height = self.content_size.width, self.content_size.height
         if not width or not height:
             return
-        curves = self._curves()
-        if not any(curve.series.buckets for curve in curves):
-            self.show([Content.styled(self._nothing(), "$foreground-muted")])
+        state = self.state
+        if state is None or not self._series(state).buckets:
+            self.show([Content.styled(text, "$foreground-muted") for text in self._nothing()])
             return
-        legend = self._legend()
-        chart = draw(curves, width, height - 1, self.look)
+        chart = draw(self._curves(state), width, height - 1, self.look, self._until(state))
+        legend = self._legend(state)
         self.show([legend, *(Content.assemble(*((t, COLOURS.get(s, s)) for t, s in row)) for row in chart)])
 
     def action_view(self) -> None:
@@ -41,46 +49,77 @@ class LossPane(Rows):
         self.redraw()
 
     def action_log_scale(self) -> None:
-        self.look = Look(not self.look.log, self.look.smooth, self.look.ascii)
+        self.look = replace(self.look, log=not self.look.log)
         self.redraw()
 
     def action_smooth(self) -> None:
         smooth = SMOOTH[(SMOOTH.index(self.look.smooth) + 1) % len(SMOOTH)]
-        self.look = Look(self.look.log, smooth, self.look.ascii)
+        self.look = replace(self.look, smooth=smooth)
         self.redraw()
 
-    def _curves(self) -> list[Curve]:
-        state = self.state
-        if state is None:
-            return []
-        series = (state.loss, state.rate, state.grad_norm, state.speed)[self.view]
-        curves = [Curve(series, "train")]
+    def action_earlier(self) -> None:
+        """The next run on offer behind the loss, none after the last. Read in a thread: it may be long."""
+        name, after = self.state.name if self.state else "", self.earlier.name if self.earlier else ""
+
+        def fetch() -> None:
+            self.app.call_from_thread(self._lay_behind, read(self.runs, name, after))
+
+        self.run_worker(fetch, thread=True, exclusive=True, group="earlier")
+
+    def _lay_behind(self, earlier: Earlier | None) -> None:
+        if earlier is None and self.earlier is None:
+            self.app.notify("no earlier run with a loss in this folder", severity="warning")
+        self.earlier, self.view = earlier, 0
+        self.redraw()
+
+    def _series(self, state: RunState) -> Series:
+        return (state.loss, state.rate, state.grad_norm, state.speed)[self.view]
+
+    def _behind(self, state: RunState) -> Earlier | None:
+        shown = self.view == 0 and self.earlier is not None and self.earlier.name != state.name
+        return self.earlier if shown else None
+
+    def _curves(self, state: RunState) -> list[Curve]:
+        curves = [Curve(self._series(state), "train")]
         if self.view == 0:
             curves.append(Curve(state.validation, "eval", marks=True))
-            if self.earlier:
-                curves.append(Curve(self.earlier[1], "earlier", ghost=True))
+        if earlier := self._behind(state):
+            curves.append(Curve(earlier.loss, "earlier", ghost=True))
         return curves
 
-    def _legend(self) -> Content:
-        state = self.state
-        assert state is not None
-        series = (state.loss, state.rate, state.grad_norm, state.speed)[self.view]
+    def _until(self, state: RunState) -> float | None:
+        """Where the axis ends: a little beyond a growing curve, where the plan ends if that is to be compared."""
+        span = self._series(state).span()
+        if state.step is None or state.end is not None or span is None:
+            return None
+        return float(state.step.steps) if self._behind(state) else reach(span[1], state.step.steps)
+
+    def _legend(self, state: RunState) -> Content:
+        series = self._series(state)
         parts: list[tuple[str, str]] = [(VIEWS[self.view], "bold")]
         if series.latest is not None:
             parts.append((f" {number(series.latest)}", "$primary"))
         if self.view == 0 and state.validation.latest is not None:
             parts.append((f"  validation {number(state.validation.latest)}", "$warning"))
-        if self.view == 0 and self.earlier:
-            parts.append((f"  earlier: {self.earlier[0]}", "$foreground-muted"))
+        if series.absent:
+            parts.append((f"  {series.absent:,} not finite", "$text-error"))
+        if state.sampled:
+            parts.append(("  sampled, reading the rest", "$text-warning"))
         if self.look.log:
             parts.append(("  log", "$foreground-muted"))
         if self.look.smooth:
             parts.append((f"  smoothed {self.look.smooth:g}", "$foreground-muted"))
-        if series.absent:
-            parts.append((f"  {series.absent} not finite", "$text-error"))
+        if earlier := self._behind(state):
+            name = f"{earlier.name[4:6]}-{earlier.name[6:8]} {earlier.name[9:11]}:{earlier.name[11:13]} "
+            parts.append((f"  behind {earlier.number}/{earlier.of}: ", "$foreground-muted"))
+            parts.append((visible(name + earlier.name[STAMP:]), "$foreground-muted"))
         return Content.assemble(*parts)
 
-    def _nothing(self) -> str:
-        if self.state is None:
-            return "no run: choose with 1-9, then press enter"
-        return f"{self.state.phase or 'starting'}: no step yet"
+    def _nothing(self) -> list[str]:
+        """Where there is no curve: what to press, or what is awaited."""
+        state = self.state
+        if state is None:
+            return ["no run: choose with 1-9, then press enter"]
+        if state.step is not None:
+            return [f"no finite {VIEWS[self.view]} in {self._series(state).absent:,} steps"]
+        return [f"{state.phase or 'starting'}: no step yet"]

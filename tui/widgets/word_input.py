@@ -1,0 +1,63 @@
+"""A line to type a word into, for filtering or finding; not there until it is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from textual import on
+from textual.binding import Binding, BindingType
+from textual.message import Message
+from textual.widgets import Input
+
+ASKS = {"filter": "only lines that hold …", "find": "find, from the newest line up …"}
+WHILE_TYPING = ("filter",)
+"""What follows every letter; the rest waits for enter."""
+
+
+@dataclass
+class Word(Message):
+    """The word as it is typed; `done` with enter, and with escape, which gives it up."""
+
+    what: str
+    word: str
+    done: bool
+
+
+class WordInput(Input):
+    """Shown by `ask`; enter takes the word, escape takes none."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "give_up", "none", show=False)]
+    DEFAULT_CSS = "WordInput { height: 1; border: none; display: none; }"
+
+    def __init__(self, id: str = "word") -> None:
+        super().__init__(id=id, compact=True)
+        self.what = "filter"
+        self._words: dict[str, str] = {}
+
+    def ask(self, what: str) -> None:
+        """Begin with the word that holds now."""
+        self.what = what
+        with self.prevent(Input.Changed):
+            self.value = self._words.get(what, "")
+        self.placeholder, self.display = ASKS[what], True
+        self.focus()
+
+    def action_give_up(self) -> None:
+        self._tell("", done=True)
+
+    @on(Input.Changed)
+    def _typed(self, event: Input.Changed) -> None:
+        event.stop()
+        if self.what in WHILE_TYPING:
+            self._tell(event.value, done=False)
+
+    @on(Input.Submitted)
+    def _entered(self, event: Input.Submitted) -> None:
+        event.stop()
+        self._tell(event.value, done=True)
+
+    def _tell(self, word: str, done: bool) -> None:
+        self._words[self.what] = word
+        self.display = not done
+        self.post_message(Word(self.what, word, done))

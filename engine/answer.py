@@ -31,12 +31,35 @@ def data_check(arguments: dict[str, Any], progress: Progress) -> Any:
 
 
 def data_show(arguments: dict[str, Any], progress: Progress) -> Any:
-    """Samples token by token."""
+    """Samples token by token, from the row `start` on; `most` tokens of each."""
     from engine.data.check import show
     from engine.methods.tokenizer import load_tokenizer
 
     data, model = _sections(arguments)
-    return show(data, arguments["max_length"], load_tokenizer(model), arguments["rows"], arguments["split"])
+    start, most = arguments.get("start", 0), arguments.get("most")
+    return show(
+        data, arguments["max_length"], load_tokenizer(model), arguments["rows"], arguments["split"], start, most
+    )
+
+
+def data_glance(arguments: dict[str, Any], progress: Progress) -> Any:
+    """Rows and format at a first look, without a model."""
+    from engine.data.glance import glance
+
+    return glance(msgspec.convert(arguments["data"], schema.Data))
+
+
+def data_inspect(arguments: dict[str, Any], progress: Progress) -> Any:
+    """Report, samples and lengths of a data set, by one reading of it."""
+    progress("loading the libraries")
+    from engine.data.inspection import inspect
+    from engine.methods.tokenizer import load_tokenizer
+
+    data, model = _sections(arguments)
+    progress(f"loading the tokenizer of {model.id}")
+    tokenizer = load_tokenizer(model)
+    progress(f"reading {data.id}, then splitting and tokenizing it")
+    return inspect(data, arguments["max_length"], tokenizer, arguments["rows"], arguments["most"])
 
 
 def ladder_survey(arguments: dict[str, Any], progress: Progress) -> Any:
@@ -111,6 +134,8 @@ def _sections(arguments: dict[str, Any]) -> tuple[schema.Data, schema.Model]:
 QUESTIONS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
     "data.check": data_check,
     "data.show": data_show,
+    "data.glance": data_glance,
+    "data.inspect": data_inspect,
     "ladder.survey": ladder_survey,
     "ladder.report": ladder_report,
     "plan": plan,

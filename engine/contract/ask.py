@@ -5,10 +5,12 @@ The question's arguments go in as JSON on stdin; the answer comes out as JSON li
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -17,11 +19,43 @@ import msgspec
 from engine.contract.errors import RunFailed, UserError
 
 
-def ask(question: str, arguments: dict[str, Any], progress: Callable[[str], None] | None = None) -> Any:
+class Left(Exception):
+    """Whoever asked no longer wants to know."""
+
+
+class Leaving:
+    """Gives a question up from another thread: its process is killed, and `ask` raises Left."""
+
+    def __init__(self) -> None:
+        self.left = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def leave(self) -> None:
+        with self._lock:
+            self.left = True
+            if self._process is not None:
+                self._process.kill()
+
+    def hold(self, process: subprocess.Popen[bytes]) -> None:
+        """The process that answers; killed at once where the question has been left before it began."""
+        with self._lock:
+            self._process = process
+            if self.left:
+                process.kill()
+
+
+def ask(
+    question: str,
+    arguments: dict[str, Any],
+    progress: Callable[[str], None] | None = None,
+    leaving: Leaving | None = None,
+) -> Any:
     """Run `python -m engine.answer QUESTION` and return its answer.
 
-    Raises UserError for what the answerer refuses and RunFailed where it breaks.
+    Raises UserError for what the answerer refuses, RunFailed where it breaks and Left where `leaving` gave it up.
     """
+    content = msgspec.json.encode(arguments)
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "engine.answer", question],
@@ -30,10 +64,13 @@ def ask(question: str, arguments: dict[str, Any], progress: Callable[[str], None
             stderr=errors,
             env={**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1"},
         )
+        if leaving:
+            leaving.hold(process)
         assert process.stdin and process.stdout
         try:
-            process.stdin.write(msgspec.json.encode(arguments))
-            process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # it has gone: what it said last is looked at below
+                process.stdin.write(content)
+                process.stdin.close()
             answer = None
             for line in process.stdout:
                 message = msgspec.json.decode(line)
@@ -45,6 +82,8 @@ def ask(question: str, arguments: dict[str, Any], progress: Callable[[str], None
             process.kill()
             process.wait()
             raise
+        if leaving and leaving.left:
+            raise Left
         if answer is None:
             errors.seek(0)
             tail = errors.read().decode("utf-8", "replace").strip().splitlines()[-1:] or [

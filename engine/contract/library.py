@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,22 @@ from engine.contract.preset import Effective, Flat, Preset, read_preset, resolve
 from engine.contract.schema import Method
 
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz")
+_TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 PATH_KEYS = ("model.id", "model.chat_template", "data.id", "data.test", "data.validation", "evaluation.general")
+
+
+def is_data_file(name: str) -> bool:
+    """Whether a file of this name is one that rows are read from."""
+    suffixes = Path(name.lower()).suffixes
+    packed = suffixes[-1:] == [".gz"]
+    last = "".join(suffixes[-2:-1] if packed else suffixes[-1:])
+    return last in _TEXT_SUFFIXES or (last == ".parquet" and not packed)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the shape owner/name."""
+    return bool(_HUB_ID.fullmatch(name))
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,11 @@ def check(data: Data, max_length: int, tokenizer: Any) -> dict[str, Any]:
 
     Raises UserError only where rows cannot be read or understood at all.
     """
-    done = survey(data, max_length, tokenizer)
+    return report(survey(data, max_length, tokenizer), max_length, tokenizer)
+
+
+def report(done: Survey, max_length: int, tokenizer: Any) -> dict[str, Any]:
+    """What `check` says of a preparation that has been made."""
     refusals = [refusal.line for name in SPLITS if (refusal := refused(done, name))]
     examples = [example for name in SPLITS for example in getattr(done.split, name)]
     same = duplicates(examples)
@@ -47,28 +51,45 @@ def check(data: Data, max_length: int, tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def show(data: Data, max_length: int, tokenizer: Any, n: int, split: str = "train") -> list[dict[str, Any]]:
-    """The first `n` rows of a split as they are trained on: each token's text and id, and whether it is learnt.
-
-    Text is raw; whoever puts it on a screen makes it visible.
-    """
+def show(
+    data: Data,
+    max_length: int,
+    tokenizer: Any,
+    n: int,
+    split: str = "train",
+    start: int = 0,
+    most: int | None = None,
+) -> list[dict[str, Any]]:
+    """`n` rows of a split from the `start`th on (from 0), as they are trained on: see `sample`."""
     if split not in SPLITS:
         raise UserError(f"no split {split!r}", data.id, f"splits are {', '.join(SPLITS)}")
-    rows = islice(_rows(getattr(understood(data, tokenizer).split, split), tokenizer, max_length), n)
+    rows = islice(_rows(getattr(understood(data, tokenizer).split, split), tokenizer, max_length), start, start + n)
     specials = special_tokens(tokenizer)[0]
-    return [
-        {
-            "where": row.where,
-            "target": row.target,
-            "cut": row.cut,
-            "length": row.length,
-            "notes": list(row.notes),
-            "tokens": [
-                _token(id_, label, specials, tokenizer) for id_, label in zip(row.input_ids, row.labels, strict=True)
-            ],
-        }
-        for row in rows
-    ]
+    return [sample(row, tokenizer, specials, most) for row in rows]
+
+
+def sample(row: Row, tokenizer: Any, specials: frozenset[int], most: int | None = None) -> dict[str, Any]:
+    """A row token by token: each one's text and id, whether it is learnt and whether it is special.
+
+    Text is raw; whoever puts it on a screen makes it visible. Of a row with more than `most` tokens only its ends are
+    told, `omitted` tokens being left out behind the first `head`; the target is cut to as many characters.
+    """
+    count = len(row.input_ids)
+    omitted = max(0, count - most) if most else 0
+    head = (count - omitted) // 2 if omitted else count
+    told = [*range(head), *range(head + omitted, count)]
+    return {
+        "where": row.where,
+        "target": row.target[:most],
+        "cut": row.cut,
+        "length": row.length,
+        "learnt": count - row.labels.count(IGNORED),
+        "answer": row.answer,
+        "notes": list(row.notes),
+        "omitted": omitted,
+        "head": head,
+        "tokens": [_token(row.input_ids[n], row.labels[n], specials, tokenizer) for n in told],
+    }
 
 
 def _rows(examples: list[Example], tokenizer: Any, max_length: int) -> Iterator[Row]:

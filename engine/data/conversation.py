@@ -47,6 +47,8 @@ class Problem:
     kind: str
     what: str
     where: str
+    length: int = 0
+    """Tokens it would have had; 0 where it never came to tokens."""
 
 
 def converse(raw: Raw, found: Format) -> Example | Problem:

@@ -7,14 +7,8 @@ import re
 from typing import Any
 
 from engine.contract.errors import UserError
+from engine.contract.library import is_hub_id
 from engine.data.rows import ROWS_LIMIT, Raw, row
-
-_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether a name has the shape owner/name."""
-    return bool(_ID.fullmatch(name))
 
 
 def read_hub(name: str, subset: str | None) -> dict[str, list[Raw]]:

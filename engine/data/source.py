@@ -15,8 +15,9 @@ from pathlib import Path
 
 from engine.assets import tickets_folder
 from engine.contract.errors import UserError
+from engine.contract.library import is_hub_id
 from engine.contract.schema import Data
-from engine.data.hub import is_hub_id, read_hub
+from engine.data.hub import read_hub
 from engine.data.rows import KINDS, Raw, kind, read_file
 
 __all__ = ["EMBEDDED", "Raw", "Source", "read"]

@@ -162,7 +162,7 @@ def _row(
     kept = labels[:max_length]
     if kept.count(IGNORED) == len(kept):
         what = f"the answer begins behind max_length: {spans[0][0] + 1:,} tokens" if answer else "no token to learn"
-        return Problem("nothing left to learn after the cut" if answer else "empty", what, example.where)
+        return Problem("nothing left to learn after the cut" if answer else "empty", what, example.where, len(ids))
     cut = len(ids) > max_length
     return Row(ids[:max_length], kept, prompt, target, example.where, cut, tuple(notes), len(ids), answer)
 

@@ -104,13 +104,13 @@ class Eyes:
 
     def _card(self, card: NvmlCard, worker: int | None, system_total: int, system_used: int) -> CardSample:
         total, used = card.total(), card.used()
-        shared = total is None
+        shared = card.shared()
         running = card.processes()
         mine = next((held for pid, held in running if pid == worker), None)
         others = tuple(Other(pid, process_name(pid), held) for pid, held in running if pid != worker)
         return CardSample(
             index=card.index,
-            name=card.name() or "a card",
+            name=card.name() or ("a card" if total is not None or shared else "a card that does not answer"),
             total=system_total if shared else total,
             used=system_used if shared else used,
             mine=mine,

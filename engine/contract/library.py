@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import platformdirs
@@ -41,6 +41,8 @@ class Listed:
     path: Path
     preset: Preset | None
     error: str = ""
+    slot: int | None = None
+    """The key that selects it; where two ask for one key, the user's own has it."""
 
 
 def shipped_folder() -> Path:
@@ -64,7 +66,15 @@ def list_presets() -> list[Listed]:
                 found[path.stem] = Listed(path.stem, path, read_preset(path, path.stem))
             except UserError as error:
                 found[path.stem] = Listed(path.stem, path, None, error.line)
-    return sorted(found.values(), key=lambda listed: (_slot(listed), listed.name))
+    own = user_folder()
+    ordered = sorted(found.values(), key=lambda one: (_asked(one) or 99, one.path.parent != own, one.name))
+    taken: set[int] = set()
+    for number, listed in enumerate(ordered):
+        slot = _asked(listed)
+        if slot and slot not in taken:
+            taken.add(slot)
+            ordered[number] = replace(listed, slot=slot)
+    return ordered
 
 
 def find_preset(name: str) -> tuple[Preset, Path]:
@@ -114,6 +124,6 @@ def _anchored(key: str, value: object, folder: Path) -> object:
     return str((Path.cwd() / path).absolute()) if looks_like_a_file else value
 
 
-def _slot(listed: Listed) -> int:
+def _asked(listed: Listed) -> int | None:
     slot = listed.preset.values.get("slot") if listed.preset else None
-    return slot if isinstance(slot, int) else 99
+    return slot if isinstance(slot, int) else None

@@ -12,12 +12,17 @@ from typing import Any
 
 import psutil
 
+NOT_SUPPORTED = 3
+"""NVML_ERROR_NOT_SUPPORTED."""
+
 
 class Nvml:
     """The library, initialised once; where it cannot be, `why` says so and there are no cards."""
 
     def __init__(self) -> None:
         self.why = ""
+        self.code = 0
+        """NVML's code for why the last question had no answer, 0 where it had one."""
         self._library: Any = None
         try:
             import pynvml
@@ -36,10 +41,9 @@ class Nvml:
         return str(self._call("nvmlSystemGetDriverVersion") or "")
 
     def cards(self) -> list[NvmlCard]:
-        """Every card, in NVML's order."""
+        """Every card, in NVML's order; one that does not answer is among them and says nothing."""
         count = self._call("nvmlDeviceGetCount") or 0
-        handles = [self._call("nvmlDeviceGetHandleByIndex", number) for number in range(count)]
-        return [NvmlCard(self, number, handle) for number, handle in enumerate(handles) if handle is not None]
+        return [NvmlCard(self, number, self._call("nvmlDeviceGetHandleByIndex", number)) for number in range(count)]
 
     def card(self, index: int = 0, uuid: str = "") -> NvmlCard | None:
         """One card, by its UUID where one is given: CUDA's numbering need not be NVML's."""
@@ -50,9 +54,11 @@ class Nvml:
     def _call(self, question: str, *arguments: Any) -> Any:
         if self._library is None:
             return None
+        self.code = 0
         try:
             return getattr(self._library, question)(*arguments)
-        except self._library.NVMLError:
+        except self._library.NVMLError as error:
+            self.code = int(error.value)
             return None
 
 
@@ -73,9 +79,14 @@ class NvmlCard:
         return name.decode("utf-8", "replace") if isinstance(name, bytes) else name
 
     def total(self) -> int | None:
-        """Bytes on the card; None also where its memory is the system's."""
+        """Bytes on the card; None also where its memory is the system's (`shared`)."""
         memory = self._ask("nvmlDeviceGetMemoryInfo")
         return memory.total if memory else None
+
+    def shared(self) -> bool:
+        """Whether the card says that it has no memory of its own: that it uses the system's."""
+        memory = self._ask("nvmlDeviceGetMemoryInfo")
+        return memory is None and self.handle is not None and self.nvml.code == NOT_SUPPORTED
 
     def used(self) -> int | None:
         """Bytes used by everybody."""
@@ -103,7 +114,9 @@ class NvmlCard:
 
     def processes(self) -> list[tuple[int, int | None]]:
         """(pid, bytes) of the processes computing on the card; None bytes where the driver keeps them to itself."""
-        found = self._ask("nvmlDeviceGetComputeRunningProcesses") or []
+        found = self._ask("nvmlDeviceGetComputeRunningProcesses_v3")
+        if found is None:  # drivers before 510 have the second form only
+            found = self._ask("nvmlDeviceGetComputeRunningProcesses_v2") or []
         return [(process.pid, process.usedGpuMemory) for process in found]
 
     def others(self, own: int) -> list[tuple[int, str, int | None]]:
@@ -111,7 +124,7 @@ class NvmlCard:
         return [(pid, process_name(pid), used) for pid, used in self.processes() if pid != own]
 
     def _ask(self, question: str, *arguments: Any) -> Any:
-        return self.nvml._call(question, self.handle, *arguments)
+        return self.nvml._call(question, self.handle, *arguments) if self.handle is not None else None
 
 
 def process_name(pid: int) -> str:

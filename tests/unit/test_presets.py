@@ -94,3 +94,14 @@ def test_toml_values_on_the_command_line() -> None:
 def test_a_pair_without_equals_is_refused() -> None:
     with pytest.raises(UserError, match="KEY=VALUE"):
         parse_overrides(["train.batch"])
+
+
+def test_two_presets_that_ask_for_one_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's own has it, and the shipped one is still in the list."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    folder = library.user_folder()
+    folder.mkdir(parents=True)
+    (folder / "zz.toml").write_text('title = "mine"\nslot = 2\n')
+    listed = library.list_presets()
+    assert {one.slot: one.name for one in listed if one.slot}[2] == "zz"
+    assert next(one for one in listed if one.name == "demo-lora").slot is None

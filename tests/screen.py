@@ -1,0 +1,111 @@
+"""A real terminal for tests: a pty whose bytes are kept, and the screen they draw (pyte)."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import signal
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyte
+from command import FTBENCH
+
+KEYS = {"enter": "\r", "escape": "\x1b", "tab": "\t", "up": "\x1b[A", "down": "\x1b[B", "ctrl+p": "\x10", "space": " "}
+
+
+class Terminal:
+    """`ftbench ARGUMENTS` as the session leader of a pty of its own."""
+
+    def __init__(
+        self, *arguments: str, cwd: Path, env: dict[str, str] | None = None, size: tuple[int, int] = (120, 36)
+    ) -> None:
+        columns, lines = size
+        self.screen = pyte.Screen(columns, lines)
+        self._stream = pyte.ByteStream(self.screen)
+        self.bytes = b""
+        """Everything that was written to it."""
+        self.ours, theirs = pty.openpty()
+        self._set_size(columns, lines)
+        os.set_blocking(self.ours, False)
+        environment = {"TERM": "xterm-256color", "COLORTERM": "truecolor"} | (env or {})
+        self.process = subprocess.Popen(
+            [FTBENCH, *arguments],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            cwd=cwd,
+            env=os.environ | environment,
+            start_new_session=True,
+            preexec_fn=_take_terminal,
+        )
+        self.theirs = theirs
+
+    def resize(self, columns: int, lines: int) -> None:
+        self.screen.resize(lines, columns)
+        self._set_size(columns, lines)
+        os.kill(self.process.pid, signal.SIGWINCH)
+
+    def _set_size(self, columns: int, lines: int) -> None:
+        fcntl.ioctl(self.ours, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+    def press(self, *keys: str) -> None:
+        """Names of KEYS, or text as it is typed."""
+        for key in keys:
+            os.write(self.ours, KEYS.get(key, key).encode())
+            self.read(0.15)
+
+    def read(self, seconds: float) -> None:
+        """Take what comes for a while."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if not self._take():
+                time.sleep(0.01)
+
+    def _take(self) -> bool:
+        try:
+            block = os.read(self.ours, 65536)
+        except (BlockingIOError, OSError):
+            return False
+        self.bytes += block
+        self._stream.feed(block)
+        return bool(block)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.screen.display)
+
+    def wait(self, what: str | Callable[[], object], seconds: float = 90.0) -> None:
+        """Until the screen shows a text, or something holds."""
+        deadline = time.monotonic() + seconds
+        while not (what in self.text if isinstance(what, str) else what()):
+            assert time.monotonic() < deadline, f"{what} did not come:\n{self.text}"
+            self.read(0.05)
+            assert self.process.poll() is None, f"it ended:\n{self.text}"
+
+    def hang_up(self) -> None:
+        """The connection is lost: the kernel sends SIGHUP."""
+        os.close(self.ours)
+        os.close(self.theirs)
+        self.process.wait(20)
+
+    def leave(self, seconds: float = 20.0) -> int:
+        """Wait until it has ended by itself and take its last words; its exit status."""
+        deadline = time.monotonic() + seconds
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline, f"still there:\n{self.text}"
+            self.read(0.05)
+        self.read(0.1)
+        os.close(self.theirs)
+        os.close(self.ours)
+        return self.process.returncode
+
+
+def _take_terminal() -> None:
+    """Make stdin the session's controlling terminal, so that hanging up reaches the process."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)

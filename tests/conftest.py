@@ -15,7 +15,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 @pytest.fixture(autouse=True)
 def own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of the user's is read or written."""
-    for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "FTBENCH_LOCKS", "HF_HOME"):
+    for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "FTBENCH_LOCKS", "HF_HOME"):
         folder = tmp_path / "world" / name.lower()
         folder.mkdir(parents=True)
         monkeypatch.setenv(name, str(folder))

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from textual import events
 from textual.app import App
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
+from textual.filter import LineFilter
+from textual.geometry import Size
 
-from tui.commands import bindings, every
+from engine.contract.text import visible
+from tui.commands import bindings, clashes, every, key_of
 from tui.machine import Sampler
+from tui.plain import Plain
 from tui.screens.bench import BenchScreen
+from tui.screens.small import SmallScreen, too_small
 from tui.settings import Settings, read_settings
+from tui.terminal import suited_theme
+from tui.themes import AUTO, remember, remembered
+
+LEAVING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+"""Signals on which the terminal is put back as it was; Textual alone would leave it as it is."""
+GRACE_SECONDS = 3.0
+"""For leaving well. A terminal that has gone, or has stopped taking output, may never let us."""
 
 
 class Workbench(App[str]):
@@ -23,37 +39,62 @@ class Workbench(App[str]):
     BINDINGS: ClassVar[list[BindingType]] = bindings("app")
     ENABLE_COMMAND_PALETTE = True
 
-    def __init__(self, runs: Path, settings: Settings | None = None) -> None:
+    def __init__(self, runs: Path, settings: Settings | None = None, ascii_only: bool = False) -> None:
         super().__init__()
         self.runs = runs
         self.settings = settings or read_settings([command.id for command in every()], self.available_themes)
+        self.settings.ascii |= ascii_only
         self.bench = BenchScreen(runs, self.settings.ascii)
         self.sampler: Sampler | None = None
+        self._plain = [Plain()] if self.settings.ascii else []
+        self._before: dict[signal.Signals, signal._HANDLER] = {}
+
+    def on_load(self) -> None:
+        """Before the terminal is touched."""
+        loop = asyncio.get_running_loop()
+
+        def leave(number: int, _: object) -> None:
+            last = threading.Timer(GRACE_SECONDS, os._exit, (128 + number,))
+            last.daemon = True
+            last.start()
+            loop.call_soon_threadsafe(self.exit, self._farewell(), 128 + number)
+
+        # Not through the loop: one that waits for a terminal that has stopped taking output would not hear it.
+        self._before = {number: signal.signal(number, leave) for number in LEAVING}
 
     def on_mount(self) -> None:
         self.animation_level = "none"  # every frame is bytes over SSH
-        self.theme = self.settings.theme
+        self.theme = self._first_theme()
         self.set_keymap(self.settings.keys)
         self.push_screen(self.bench)
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGHUP):  # Textual alone would leave the terminal as it is
-            loop.add_signal_handler(number, self.exit)
-        for error in self.settings.errors:
-            self.notify(error, severity="warning", timeout=15, markup=False)
+        self._fit(self.size)
+        for error in (*self.settings.errors, *clashes(self.settings.keys)):
+            self.notify(visible(error), severity="warning", timeout=15, markup=False)
         self.sampler = Sampler(self.bench.post_message, self.bench.worker)
-        self.sampler.start()
+        self.call_after_refresh(self.sampler.start)  # it imports NVML, and the first picture comes first
 
     def on_unmount(self) -> None:
         if self.sampler:
             self.sampler.leave()
         if self.bench.watcher:
             self.bench.watcher.leave()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def on_resize(self, event: events.Resize) -> None:
+        if self.is_running and self.screen_stack:
+            self._fit(event.size)
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        return [*super().get_line_filters(), *self._plain]
+
+    def get_key_display(self, binding: Binding) -> str:
+        shown = super().get_key_display(binding)
+        return binding.key if self.settings.ascii and not shown.isascii() else shown
 
     def action_detach(self) -> None:
         """Leave, saying what goes on."""
-        run = self.bench.watched
-        goes_on = run is not None and run.is_live()
-        self.exit(f"detached; {run.name} goes on: `ftbench` or `ftbench attach {run.name}`" if goes_on and run else "")
+        self.exit(self._farewell())
 
     def action_help(self) -> None:
         from tui.screens.text import TextScreen, help_text
@@ -63,4 +104,28 @@ class Workbench(App[str]):
     def action_next_theme(self) -> None:
         names = sorted(self.available_themes)
         self.theme = names[(names.index(self.theme) + 1) % len(names)]
+        remember(self.theme, self.settings.theme)
         self.notify(self.theme)
+
+    def _first_theme(self) -> str:
+        chosen = remembered(self.settings.theme)
+        if chosen in self.available_themes:
+            return str(chosen)
+        return suited_theme(self.console.color_system) if self.settings.theme == AUTO else self.settings.theme
+
+    def _farewell(self) -> str:
+        run = self.bench.watched
+        if run is None or not run.is_live():
+            return ""
+        return f"detached; {run.name} goes on: `ftbench` or `ftbench attach {run.name}`"
+
+    def _fit(self, size: Size) -> None:
+        """The small screen lies on top as long as nothing else has room."""
+        if too_small(size):
+            if not isinstance(self.screen, SmallScreen):
+                self.push_screen(SmallScreen())
+            small = self.screen
+            assert isinstance(small, SmallScreen)
+            small.call_later(small.say, size, key_of("app.quit", self.settings.keys))
+        elif isinstance(self.screen, SmallScreen):
+            self.pop_screen()

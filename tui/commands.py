@@ -5,7 +5,7 @@ No key here is one that tmux (ctrl+b) or screen (ctrl+a) takes, none is a functi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from textual.binding import Binding, BindingType
@@ -122,7 +122,7 @@ INSPECTOR = (
     Command("inspector.back", "escape", "back", "back", "Back to the bench; a question to the engine is given up."),
     Command("inspector.take", "enter", "take", "take", "Train on this set, and back."),
     Command("inspector.next", "n,right", "next", "next", "The next row."),
-    Command("inspector.previous", "p,left", "previous", "previous", "The row before."),
+    Command("inspector.previous", "p,left", "previous", "prev", "The row before."),
     Command("inspector.split", "s", "split", "split", "Rows of the next split; last, those cut or noticed."),
     Command("inspector.view", "v", "view", "view", "Samples, facts, the chat template."),
     Command("inspector.parts", "b", "parts", "parts", "A bar between tokens on and off."),
@@ -157,6 +157,26 @@ TABLES = {
 def bindings(group: str) -> list[BindingType]:
     """The bindings of a screen or of the app."""
     return [command.binding() for command in TABLES[group]]
+
+
+def key_of(id: str, own: Mapping[str, str]) -> str:
+    """How the first key of a command is called on screen, the user's own where he has one."""
+    keys = own.get(id) or next(command.keys for command in every() if command.id == id)
+    return keys.partition(",")[0].replace("question_mark", "?").replace("slash", "/")
+
+
+def clashes(own: Mapping[str, str]) -> Iterator[str]:
+    """What is wrong with the user's own keys: taken by the terminal, or by two commands of one screen."""
+    for name, keys in own.items():
+        for key in set(keys.split(",")) & set(TAKEN):
+            yield f"keys: {name}: {key} is taken by tmux, screen or the terminal"
+    for group in TABLES:
+        users: dict[str, str] = {}
+        for command in (*TABLES[group], *(TABLES["app"] if group != "app" else ())):
+            for key in own.get(command.id, command.keys).split(","):
+                other = users.setdefault(key, command.id)
+                if other != command.id and {other, command.id} & set(own):
+                    yield f"keys: {other} and {command.id} both want {key}"
 
 
 def every() -> Iterator[Command]:

@@ -12,14 +12,17 @@ import platformdirs
 import tomli
 from msgspec import Struct, field
 
+from tui.terminal import needs_ascii
+from tui.themes import AUTO
+
 
 class Settings(Struct, kw_only=True):
     """What one may set, each with its default."""
 
-    theme: str = "textual-dark"
-    """Any of Textual's themes; `ansi` ones follow the terminal's own colours."""
-    ascii: bool = False
-    """No braille and no box drawing, for terminals without them."""
+    theme: str = AUTO
+    """Any of Textual's themes; `ansi` ones follow the terminal's own colours, `auto` is what suits the terminal."""
+    ascii: bool = field(default_factory=needs_ascii)
+    """No braille and no box drawing, for terminals without them; on by itself where the environment says so."""
     mouse: bool = True
     keys: dict[str, str] = field(default_factory=dict)
     """Command -> keys: { "bench.start" = "f" }."""
@@ -56,7 +59,7 @@ def read_settings(commands: Iterable[str], themes: Iterable[str], path: Path | N
 
 
 def _check(found: Settings, commands: set[str], themes: set[str], path: Path) -> None:
-    if found.theme not in themes:
+    if found.theme not in {*themes, AUTO}:
         found.errors.append(f"{path}: no theme {found.theme!r}{_close(found.theme, themes)}")
         found.theme = Settings().theme
     for command in [name for name in found.keys if name not in commands]:

@@ -188,7 +188,7 @@ def test_a_killed_worker_is_noticed_and_shown_with_what_to_do(tmp_path: Path) ->
         began = time.monotonic()
         await wait_for(pilot, lambda: "died" in shown(app, "status"))
         assert time.monotonic() - began < 2.0
-        assert "u resumes" in shown(app, "status")
+        assert "u go on from" in shown(app, "status") or "u start it again" in shown(app, "status")
 
     play(tmp_path / "runs", story)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,18 +12,15 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Footer, Static
 
-from engine.contract import ladderdir, launch, rundir
-from engine.contract.errors import RunFailed, UserError
-from engine.contract.ladder import Plan
-from engine.contract.ladderplan import make_plan
-from engine.contract.preset import Effective
+from engine.contract import rundir, turns
 from engine.contract.rundir import RunDir
 from engine.contract.text import visible
 from tui.commands import bindings
+from tui.forecast import room_of
+from tui.head import choice_lines, head_line, live_runs
 from tui.machine import MachineSample, Sampled
 from tui.runstate import RunState
-from tui.screens.acting import ActingScreen
-from tui.screens.ask import AskScreen
+from tui.screens.starting import StartingScreen
 from tui.watcher import Fresh, Liveness, Opened, Printed, Watcher
 from tui.widgets.choosing import ChoosingPane, Chosen, Picked, Refused
 from tui.widgets.log_pane import LogPane
@@ -37,11 +33,12 @@ if TYPE_CHECKING:
     from tui.app import Workbench
 
 
-class BenchScreen(ActingScreen[None]):
+class BenchScreen(StartingScreen[None]):
     """Everything on one screen."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("bench")
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (34, "-tall")]
     CSS_PATH = "bench.tcss"
 
     app: Workbench
@@ -52,11 +49,17 @@ class BenchScreen(ActingScreen[None]):
         self.watcher: Watcher | None = None
         self.state: RunState | None = None
         self.live: bool | None = None
-        self.died = ""
+        self.died: str | None = None
+        """How the output of a worker ends that went without an end."""
         self.sample: MachineSample | None = None
+        self.places: list[turns.Turn] = []
+        """Who has a card and who waits, of all runs of this machine."""
+        self.others = 0
+        """Live runs of this folder that have no place: begun with --now."""
 
     def compose(self) -> ComposeResult:
         yield Static(id="head")
+        yield Static(id="about")
         with Horizontal(id="body"):
             yield ChoosingPane(id="left")
             with Vertical(id="middle"):
@@ -72,37 +75,44 @@ class BenchScreen(ActingScreen[None]):
             self.query_one(f"#{name}").border_title = name
         self.query_one(LogPane).focus()  # enter starts; tab goes to the lists
         self.set_interval(1.0, self._second)
-        last = max(rundir.iterate(self.runs), key=lambda run: run.name, default=None)
-        if last is not None and last.is_live():
-            self.watch_run(last)
+        self.look_at_runs()
+        if live := self.live_runs():
+            self.watch_run(live[0])
 
     def on_resize(self) -> None:
         self.call_after_refresh(self._redraw)
+        self.call_after_refresh(self._head)
 
-    @property
-    def choosing(self) -> ChoosingPane:
-        return self.query_one(ChoosingPane)
+    def on_screen_resume(self) -> None:
+        self.look_at_runs()
 
     @on(Chosen)
-    def _chosen(self, message: Chosen) -> None:
+    def _chosen(self) -> None:
         """Say where we are, and what the choice changed in the whole configuration."""
         self._head()
-        if message.changed:
-            more = f" and {len(message.changed) - 3} more" if len(message.changed) > 3 else ""
-            title = message.effective.config.title or message.name
-            self.tell(", ".join(message.changed[:3]) + more, title=title)
+
+    def look_at_runs(self) -> None:
+        """Which runs live, and in which order they have the card."""
+        self.places = turns.turns()
+        placed = {turn.run for turn in self.places}
+        self.others = sum(run.is_live() for run in rundir.iterate(self.runs) if run.path not in placed)
+        self._head()
+
+    def live_runs(self) -> list[RunDir]:
+        """Of this folder: those that have a card, those that wait in their order, those without a place."""
+        placed = [RunDir(turn.run) for turn in self.places if turn.run.parent == self.runs]
+        placed.sort(key=lambda run: next(turn.place for turn in self.places if turn.run == run.path))
+        rest = [run for run in rundir.iterate(self.runs) if run not in placed and run.is_live()]
+        return placed + sorted(rest, key=lambda run: run.name)
 
     def _head(self) -> None:
-        """Host, choice, and how many runs live."""
-        chosen, name = self.choosing.effective, self.choosing.choice.name
-        if chosen is None:
-            return
-        config = chosen.config
-        what = f"{config.title or name} · {config.method} · {config.model.id} on {config.data.id}"
-        live = sum(run.is_live() for run in rundir.iterate(self.runs))
-        runs = f"  ·  {live} live" if live else ""
-        line = Content.assemble((" ftbench ", "bold reverse"), visible(f" {socket.gethostname()} · {what}{runs}"))
-        self.query_one("#head", Static).update(line)
+        """Host, choice, live runs; below it what the choice is about and what it changed."""
+        choosing, width = self.choosing, self.size.width
+        watched = self.watched.path if self.watched else None
+        live = live_runs(self.places, self.others, watched, self.ascii_only)
+        self.query_one("#head", Static).update(head_line(choosing.effective, choosing.choice.name, live, width))
+        about = choice_lines(choosing.effective, choosing.changed, choosing.before, width)
+        self.query_one("#about", Static).update(Content("\n").join(about))
 
     @on(Refused)
     def _refused(self, message: Refused) -> None:
@@ -121,39 +131,6 @@ class BenchScreen(ActingScreen[None]):
     def action_data(self) -> None:
         self.query_one("#data").focus()
 
-    def action_start(self) -> None:
-        """Ask, then launch and watch."""
-        chosen = self.choosing.effective
-        if chosen is None:
-            return
-
-        def answered(yes: bool | None) -> None:
-            if yes:
-                self.start(chosen)
-
-        self.app.push_screen(AskScreen(self._what_will_happen(chosen)), answered)
-
-    def _what_will_happen(self, chosen: Effective) -> str:
-        config = chosen.config
-        length = f"{config.train.steps} steps" if config.train.steps else f"{config.train.epochs:g} epochs"
-        others = [card.others for card in self.sample.cards if card.others] if self.sample else []
-        foreign = (
-            f"\n{sum(map(len, others))} other processes are on the card: its figures will not be this run's alone."
-        )
-        notes = "".join(f"\n{note}" for note in chosen.notes)
-        return (
-            f"Start {config.method} of {config.model.id} on {config.data.id}: {length}, batch {config.train.batch}, "
-            f"learning rate {config.train.learning_rate:g}?{foreign if others else ''}{notes}"
-        )
-
-    def start(self, chosen: Effective) -> None:
-        try:
-            run = rundir.create(self.runs, self.choosing.choice.name, chosen)
-        except (UserError, RunFailed) as error:
-            self.tell(str(error), severity="error", timeout=10)
-            return
-        self.launch_run(run)
-
     def show_run(self, run: RunDir) -> None:
         self.watch_run(run)
 
@@ -161,7 +138,7 @@ class BenchScreen(ActingScreen[None]):
         """Show this run from its first event on."""
         if self.watcher:
             self.watcher.leave()
-        self.state, self.live, self.died = None, None, ""
+        self.state, self.live, self.died = None, None, None
         self.watcher = Watcher(run, self.post_message)
         self.watcher.start()
         self.query_one("#loss").border_subtitle = visible(run.name, 60)
@@ -191,7 +168,7 @@ class BenchScreen(ActingScreen[None]):
             return
         self.live = message.live
         log = self.query_one(LogPane)
-        self.died = log.last_words() if message.died else ""
+        self.died = log.last_words() if message.died else None
         if message.died and len(log.views["output"]):
             log.see("output")
         self._redraw()
@@ -207,8 +184,12 @@ class BenchScreen(ActingScreen[None]):
     def _sampled(self, message: Sampled) -> None:
         self.sample = message.sample
         self.query_one(MachinePane).feed(message.sample)
+        self.choosing.measure(room_of(message.sample, {turn.pid for turn in self.places}))
 
     def _second(self) -> None:
+        if (places := turns.turns()) != self.places:
+            self.places = places
+            self.look_at_runs()
         if self.live and self.state is not None:
             self._redraw()
 
@@ -218,7 +199,9 @@ class BenchScreen(ActingScreen[None]):
         loss.state = self.state
         loss.redraw()
         self._log()
-        self.query_one("#status", Static).update(status(self.state, self.live, self.died, self.ascii_only))
+        keys, room = self.app.settings.keys, self.size.width - 2
+        line = status(self.state, self.live, self.died, room, keys, self.ascii_only)
+        self.query_one("#status", Static).update(line)
 
     def _log(self) -> None:
         log = self.query_one(LogPane)
@@ -233,6 +216,38 @@ class BenchScreen(ActingScreen[None]):
 
     def action_stop(self) -> None:
         self.stop_run(self.watched)
+
+    def action_pause(self) -> None:
+        self.pause_run(self.watched)
+
+    def action_live(self) -> None:
+        """Watch the next live run: the one that has the card, then those that wait."""
+        self.look_at_runs()
+        runs = self.live_runs()
+        if not runs:
+            self.tell("no run is live", severity="warning")
+            return
+        here = runs.index(self.watched) if self.watched in runs else -1
+        self.watch_run(runs[(here + 1) % len(runs)])
+
+    def action_presets(self) -> None:
+        from tui.screens.presets import PresetsScreen
+
+        def chosen(name: str | None) -> None:
+            if name:
+                self.choosing.choose(self.choosing.choice.with_preset(name))
+            else:
+                self.choosing.choose_again()
+
+        self.app.push_screen(PresetsScreen(self.choosing.choice, self.choosing.effective), chosen)
+
+    def action_methods(self) -> None:
+        from tui.screens.methods import methods_text
+        from tui.screens.text import TextScreen
+
+        choosing = self.choosing
+        if choosing.effective is not None:
+            self.app.push_screen(TextScreen("methods", methods_text(choosing.choice, choosing.found, choosing.room)))
 
     def action_resume(self) -> None:
         self.resume_run(self.watched)
@@ -250,31 +265,6 @@ class BenchScreen(ActingScreen[None]):
         from tui.screens.ladder import LadderScreen
 
         self.app.push_screen(LadderScreen(self.runs, self.ascii_only))
-
-    def action_climb(self) -> None:
-        """A ladder of the three methods with what is chosen, one seed."""
-        choice = self.choosing.choice
-        try:
-            plan = make_plan(choice.preset, [], choice.overrides(), command="ftbench, key L")
-        except UserError as error:
-            self.tell(error.line, severity="error")
-            return
-
-        def answered(yes: bool | None) -> None:
-            if yes:
-                self._climb(plan)
-
-        rungs = ", ".join(rung.name for rung in plan.rungs)
-        what = f"Climb a ladder of base, {rungs} with {choice.name}, one seed?"
-        self.app.push_screen(AskScreen(f"{what} A few steps of each are measured first."), answered)
-
-    def _climb(self, plan: Plan) -> None:
-        try:
-            launch.launch_ladder(ladderdir.create(self.runs, plan))
-        except (UserError, RunFailed) as error:
-            self.tell(str(error), severity="error")
-            return
-        self.action_ladder()
 
     def action_ask_word(self, what: str) -> None:
         self.query_one(WordInput).ask(what)

@@ -11,9 +11,7 @@ def open_bench(runs: Path, ascii_only: bool, mouse: bool) -> int:
     """Until it is left; then says what goes on without it."""
     from tui.app import Workbench  # Textual takes a moment to import, and no other verb needs it
 
-    app = Workbench(runs)
-    app.settings.ascii = app.settings.ascii or ascii_only
-    app.bench.ascii_only = app.settings.ascii
+    app = Workbench(runs, ascii_only=ascii_only)
     said = app.run(mouse=mouse and app.settings.mouse)
     if said:
         say(said)

@@ -1,57 +1,116 @@
-"""One line: what the run is doing, how far, how fast, how long; or what went wrong and what to do."""
+"""What the run is doing, how far, how fast, how long; or what went wrong and what to do next."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from textual.content import Content
 
+from engine.contract import events
 from engine.contract.text import visible
 from tui.chart import number
+from tui.commands import key_of
 from tui.runstate import RunState
 from tui.show import duration
 
 BAR = 18
+SILENT = "without a word: killed, or the machine ran out of memory"
+TITLES = {"failed": "failed", "out_of_memory": "out of memory", "diverged": "diverged", "stopped": "stopped"}
+Part = tuple[str, str]
+"""Text and its style."""
 
 
-def status(state: RunState | None, live: bool | None, died: str, ascii_only: bool = False) -> Content:
-    """`died` is what is known of a worker that went without an end."""
+def status(
+    state: RunState | None,
+    live: bool | None,
+    died: str | None,
+    width: int = 200,
+    keys: Mapping[str, str] | None = None,
+    ascii_only: bool = False,
+) -> Content:
+    """One line while all is well; where a run has ended, what happened in at most two and the next thing to do.
+
+    `died` is how the output ends of a worker that went without an end, `keys` the user's own.
+    """
+    own = keys or {}
     if state is None:
-        return Content.styled("ready: 1-9 preset, enter starts, r runs, ? every key", "$foreground-muted")
-    if died:
-        return Content.styled(f"died: {died} · u resumes", "$text-error")
+        say = f"ready: 1-9 preset, {key_of('bench.start', own)} starts, {key_of('bench.runs', own)} runs, "
+        return Content.styled(f"{say}{key_of('app.help', own)} every key", "$foreground-muted")
+    if died is not None:
+        said = f"its last words: {died}" if died else SILENT
+        return _ended("died", said, "$text-error", _next(state, "died", own), width)
     if state.end is not None:
-        return _ended(state)
+        return _end(state, state.end, own, width)
     if state.phase == "waiting":
         return Content.styled(f"waiting its turn: {visible(state.note)}", "$text-warning")
-    parts: list[tuple[str, str]] = [(state.phase or "starting", "bold")]
-    step = state.step
-    if step is not None and state.phase == "training":
-        share = step.step / max(1, step.steps)
-        parts += [(f"  step {step.step}/{step.steps} ", ""), *_bar(share, ascii_only), (f" {share:.0%}", "")]
-        if state.loss.latest is not None:
-            parts.append((f"  loss {number(state.loss.latest)}", "$primary"))
-        left = state.left()
-        parts.append((f"  {step.tokens_per_second:,.0f} tok/s", ""))
-        parts.append((f"  {duration(left)} left" if left is not None else "", ""))
+    parts = _running(state, ascii_only)
     if live is False:
         parts.append(("  (no worker)", "$foreground-muted"))
     return Content.assemble(*parts)
 
 
-def _ended(state: RunState) -> Content:
-    end = state.end
-    assert end is not None
+def _running(state: RunState, ascii_only: bool) -> list[Part]:
+    """Phase, step, bar, loss, speed, time left."""
+    parts: list[Part] = [(state.phase or "starting", "bold")]
+    step = state.step
+    if step is None or state.phase != "training":
+        return parts
+    share = step.step / max(1, step.steps)
+    parts += [(f"  step {step.step}/{step.steps} ", ""), *_bar(share, ascii_only), (f" {share:.0%}", "")]
+    if step.loss is None:
+        parts.append(("  loss not finite", "$text-error"))
+    elif state.loss.latest is not None:
+        parts.append((f"  loss {number(state.loss.latest)}", "$primary"))
+    left = state.left()
+    parts.append((f"  {step.tokens_per_second:,.0f} tok/s", ""))
+    parts.append((f"  {duration(left)} left" if left is not None else "", ""))
+    return parts
+
+
+def _end(state: RunState, end: events.End, own: Mapping[str, str], width: int) -> Content:
+    todo = _next(state, end.status, own)
     if end.status == "finished":
-        score = ""
-        if state.after is not None and state.after.score is not None and state.after.metric != "loss":
-            score = f"  {state.after.metric} {state.after.score:.1%}"
-        elif state.after is not None and state.after.loss is not None:
-            score = f"  held-out loss {number(state.after.loss)}"
-        return Content.assemble(("finished", "bold $text-success"), (score, ""))
+        return _ended("finished", _score(state), "$text-success", todo, width)
     style = "$text-warning" if end.status == "stopped" else "$text-error"
-    return Content.styled(f"{end.status.replace('_', ' ')}: {visible(end.reason)}", style)
+    return _ended(TITLES[end.status], end.reason, style, todo, width)
 
 
-def _bar(share: float, ascii_only: bool) -> list[tuple[str, str]]:
+def _score(state: RunState) -> str:
+    """What it was before and is now, on the test rows."""
+    before, after = state.before, state.after
+    if after is None:
+        return ""
+    parts = []
+    if after.score is not None and after.metric != "loss":
+        was = f"{before.score:.1%} -> " if before is not None and before.score is not None else ""
+        parts.append(f"{after.metric} {was}{after.score:.1%}")
+    if after.loss is not None:
+        was = f"{number(before.loss)} -> " if before is not None and before.loss is not None else ""
+        parts.append(f"held-out loss {was}{number(after.loss)}")
+    return ", ".join(parts)
+
+
+def _next(state: RunState, how: str, own: Mapping[str, str]) -> str:
+    """The keys that help now."""
+    start, runs = key_of("bench.start", own), key_of("bench.runs", own)
+    if how == "finished":
+        return f"{runs} compare it with other runs   {key_of('bench.ladder', own)} ladder   {start} start another"
+    if state.error is not None and state.error.user:
+        return f"mend that, then {start} start it again   {key_of('bench.config', own)} its configuration"
+    kept = state.checkpoint
+    where = f"go on from step {kept.step}" if kept else "start it again from the beginning"
+    printed = "" if how == "stopped" else f"   {key_of('bench.output', own)} what it printed"
+    return f"{key_of('bench.resume', own)} {where}{printed}   {start} start another"
+
+
+def _ended(what: str, said: str, style: str, todo: str, width: int) -> Content:
+    """What happened, cut to two lines, and a line of what to do."""
+    room = max(20, 2 * width - len(what) - 8)
+    text = f": {visible(said, room)}" if said else ""
+    return Content.assemble((what, f"bold {style}"), (text, style), ("\n", ""), (todo, "$foreground-muted"))
+
+
+def _bar(share: float, ascii_only: bool) -> list[Part]:
     full = round(min(1.0, share) * BAR)
     done, rest = ("=", "-") if ascii_only else ("━", "─")
     return [(done * full, "$primary"), (rest * (BAR - full), "$foreground-muted")]

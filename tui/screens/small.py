@@ -1,0 +1,30 @@
+"""What is shown on a terminal too small for everything else."""
+
+from __future__ import annotations
+
+from textual.app import ComposeResult
+from textual.content import Content
+from textual.geometry import Size
+from textual.screen import Screen
+from textual.widgets import Static
+
+from tui.terminal import SMALLEST
+
+
+def too_small(size: Size) -> bool:
+    return size.width < SMALLEST[0] or size.height < SMALLEST[1]
+
+
+class SmallScreen(Screen[None]):
+    """Says what is needed; goes when there is room. The keys of the whole app still work, so one can leave."""
+
+    CSS = "SmallScreen Static { width: 1fr; height: auto; }"
+
+    def compose(self) -> ComposeResult:
+        yield Static()
+
+    def say(self, size: Size, key: str) -> None:
+        """The size there is, and the key that leaves."""
+        wide, high = SMALLEST
+        words = f"ftbench needs {wide} x {high}; this is {size.width} x {size.height}. {key} leaves, and runs go on."
+        self.query_one(Static).update(Content(words))

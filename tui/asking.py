@@ -1,0 +1,60 @@
+"""Questions to the engine from a thread of their own: the keys never wait, and a question can be left."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from textual.message import Message
+
+from engine.contract.ask import Leaving, Left, ask
+from engine.contract.errors import RunFailed, UserError
+
+
+@dataclass
+class Told(Message):
+    """How far the answer is, in words."""
+
+    asking: Asking
+    text: str
+
+
+@dataclass
+class Answered(Message):
+    """The answer, or in `error` one line why there is none."""
+
+    asking: Asking
+    answer: Any
+    error: str = ""
+
+
+class Asking(threading.Thread):
+    """One question. `post` takes Told and Answered and may be called from any thread; nothing follows `leave`."""
+
+    def __init__(self, question: str, arguments: dict[str, Any], post: Callable[[Message], object]) -> None:
+        super().__init__(daemon=True, name=question)
+        self.question, self.arguments, self._post = question, arguments, post
+        self._leaving = Leaving()
+        self.start()
+
+    def leave(self) -> None:
+        """Give it up; its process is ended."""
+        self._leaving.leave()
+
+    def run(self) -> None:
+        try:
+            answer = ask(self.question, self.arguments, lambda text: self.post(Told(self, text)), self._leaving)
+        except Left:
+            return
+        except UserError as error:
+            self.post(Answered(self, None, error.line))
+        except (RunFailed, OSError) as error:
+            self.post(Answered(self, None, str(error)))
+        else:
+            self.post(Answered(self, answer))
+
+    def post(self, message: Message) -> None:
+        if not self._leaving.left:
+            self._post(message)

@@ -1,0 +1,111 @@
+"""What the file picker shows of a folder: subfolders, data files with sizes, and what a typed text means."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.contract.library import is_data_file
+from tui.datasets import on_the_hub
+from tui.show import size
+
+MOST = 500
+"""Entries shown; typing narrows them down."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the picker."""
+
+    kind: str
+    """up, take (this folder as a set), folder, file, hub."""
+    name: str
+    target: str
+    """The path, or the Hub id."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class FolderView:
+    """A folder as it was read once; `error` says why it could not be."""
+
+    path: Path
+    folders: tuple[str, ...] = ()
+    files: tuple[tuple[str, int | None], ...] = ()
+    """(name, bytes) of the data files."""
+    others: int = 0
+    """Files of kinds that are not read."""
+    error: str = ""
+
+
+def read_folder(path: Path) -> FolderView:
+    """Its folders and data files by name. Never raises for what the file system refuses."""
+    folders: list[str] = []
+    files: list[tuple[str, int | None]] = []
+    others = 0
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if _is_folder(entry):
+                    folders.append(entry.name)
+                elif is_data_file(entry.name):
+                    files.append((entry.name, _bytes(entry)))
+                else:
+                    others += 1
+    except OSError as error:
+        return FolderView(path, error=f"cannot be read: {error.strerror}")
+    return FolderView(path, tuple(sorted(folders)), tuple(sorted(files)), others)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    with contextlib.suppress(OSError):
+        return entry.is_dir()
+    return False
+
+
+def _bytes(entry: os.DirEntry[str]) -> int | None:
+    with contextlib.suppress(OSError):
+        return entry.stat().st_size
+    return None
+
+
+def meant(text: str, here: Path) -> tuple[Path, str]:
+    """The folder a typed text leads to from `here`, and the beginning of a name to look for in it."""
+    if text in ("~", ".", ".."):
+        text += "/"
+    head, slash, word = text.rpartition("/")
+    if not slash:
+        return here, text
+    try:
+        folder = Path(f"{head}/").expanduser()
+    except RuntimeError:  # ~somebody who is not here
+        folder = Path(f"{head}/")
+    return Path(os.path.normpath(here / folder)), word
+
+
+def entries(view: FolderView, word: str, hidden: bool, typed: str) -> list[Entry]:
+    """The lines for a folder and a typed word, best first; a Hub id is offered where nothing local is meant."""
+    found = [*_found(view, word, hidden or word.startswith("."))]
+    if on_the_hub(typed):
+        found.append(Entry("hub", typed, typed, "on the Hub: not checked here, that needs the network"))
+    if word or view.error:
+        return found[:MOST]
+    top = [] if view.path == view.path.parent else [Entry("up", "../", str(view.path.parent))]
+    if len(view.files) > 1:
+        names = ", ".join(name for name, _ in view.files[:3]) + (" …" if len(view.files) > 3 else "")
+        top.insert(0, Entry("take", "./", str(view.path), f"this folder as one set: {names}"))
+    return [*top, *found][:MOST]
+
+
+def _found(view: FolderView, word: str, hidden: bool) -> Iterator[Entry]:
+    """Folders, then files; those that begin with the word before those that hold it."""
+    lines = [Entry("folder", f"{name}/", str(view.path / name)) for name in view.folders]
+    lines += [Entry("file", name, str(view.path / name), size(count)) for name, count in view.files]
+    lines = [line for line in lines if hidden or not line.name.startswith(".")]
+    lower = word.lower()
+    begin = [line for line in lines if line.name.lower().startswith(lower)]
+    yield from begin
+    yield from (line for line in lines if line not in begin and lower in line.name.lower())

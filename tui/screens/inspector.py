@@ -1,0 +1,228 @@
+"""The inspector: a data set as the engine prepares it for the chosen model, row by row and token by token."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.content import Content
+from textual.widgets import Footer, Static
+
+from engine.contract.preset import Effective
+from engine.contract.text import visible
+from tui.asking import Answered, Asking, Told
+from tui.commands import bindings
+from tui.inspection import SPLITS, Inspection, Manner, Sample, facts, sample_head, sample_text, template_text
+from tui.screens.base import BaseScreen
+
+if TYPE_CHECKING:
+    from tui.app import Workbench
+
+ROWS = 50
+"""Samples asked for at a time, of each split."""
+MOST_TOKENS = 3000
+"""Of one sample; a longer one is shown by its ends."""
+VIEWS = ("samples", "facts", "template")
+
+
+class InspectorScreen(BaseScreen[bool]):
+    """Asks the engine once, shows what it says. Closes with whether the set is taken."""
+
+    BINDINGS: ClassVar[list[BindingType]] = bindings("inspector")
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
+    CSS = """
+    InspectorScreen { layout: vertical; }
+    InspectorScreen #title { height: 1; padding: 0 1; text-style: bold; }
+    InspectorScreen #state { height: 1; padding: 0 1; color: $foreground-muted; }
+    InspectorScreen VerticalScroll {
+        border: round $surface-lighten-2; padding: 0 1; background: $background;
+        border-title-color: $foreground-muted; scrollbar-size-vertical: 1;
+    }
+    InspectorScreen VerticalScroll:focus { border: round $primary; }
+    InspectorScreen #head { margin-bottom: 1; }
+    InspectorScreen.-wide #known { width: 54; }
+    InspectorScreen.-narrow #known { display: none; }
+    InspectorScreen.-narrow.-facts #known { display: block; }
+    InspectorScreen.-narrow.-facts #looking { display: none; }
+    """
+
+    app: Workbench
+
+    def __init__(self, chosen: Effective) -> None:
+        super().__init__()
+        self.chosen = chosen
+        self.found: Inspection | None = None
+        self.samples: dict[str, list[Sample]] = {}
+        self.error = ""
+        self.split, self.view = "train", "samples"
+        self.at = dict.fromkeys(SPLITS, 0)
+        self.manner = Manner()
+        self.asking: Asking | None = None
+        self._progress, self._began = "", 0.0
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="title")
+        with Horizontal():
+            with VerticalScroll(id="looking"):
+                yield Static(id="head")
+                yield Static(id="text")
+            with VerticalScroll(id="known") as right:
+                right.border_title = "facts"
+                yield Static(id="facts")
+        yield Static(id="state")
+        yield Footer(compact=True, show_command_palette=False)
+
+    def on_mount(self) -> None:
+        self.manner = Manner(self.app.settings.ascii, parted=self.app.settings.ascii)
+        config = self.chosen.config
+        length = f"max_length {config.train.max_length:,}"
+        self.query_one("#title", Static).update(
+            Content(visible(f"{config.data.id} · as {config.model.id} reads it · {length}"))
+        )
+        self.query_one("#looking").focus()
+        self._ask("data.inspect", {"rows": ROWS, "most": MOST_TOKENS})
+        self.set_interval(1.0, self._tick)
+
+    def on_unmount(self) -> None:
+        if self.asking:
+            self.asking.leave()
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._redraw)
+
+    def _ask(self, question: str, more: dict[str, Any]) -> None:
+        config = self.chosen.config
+        arguments = {
+            "model": msgspec.to_builtins(config.model),
+            "data": msgspec.to_builtins(config.data),
+            "max_length": config.train.max_length,
+        }
+        self._progress, self._began = "starting the engine", time.monotonic()
+        self.asking = Asking(question, {**arguments, **more}, self.post_message)
+        self._tick()
+
+    @on(Told)
+    def _told(self, message: Told) -> None:
+        if message.asking is self.asking:
+            self._progress = message.text
+            self._tick()
+
+    @on(Answered)
+    def _answered(self, message: Answered) -> None:
+        if message.asking is not self.asking:
+            return
+        self.asking = None
+        if message.error and self.found:
+            self.tell(message.error, severity="error")
+        elif message.error:
+            self.error = message.error
+        elif message.asking.question == "data.inspect":
+            self.found = msgspec.convert(message.answer, Inspection)
+            self.samples = {split: list(some) for split, some in self.found.samples.items()}
+        else:
+            self.samples[message.asking.arguments["split"]] += msgspec.convert(message.answer, list[Sample])
+            self.at[message.asking.arguments["split"]] += 1
+        self._tick()
+        self._redraw()
+
+    def _tick(self) -> None:
+        """What the engine does, for as long as it works; otherwise what the marks mean."""
+        if self.asking:
+            said = f"{self._progress}, {time.monotonic() - self._began:.0f} s; escape gives it up"
+            if self.found is None:
+                self.query_one("#head", Static).update(Content.styled(visible(said, 300), "$foreground-muted"))
+                said = ""
+        elif self.error:
+            said = "nothing to show: mend it and come back"
+        else:
+            said = (
+                "trained tokens are " + ("in [ ]" if self.manner.ascii else "green and underlined") + ", special bold"
+            )
+        self.query_one("#state", Static).update(Content(visible(said, 300)))
+
+    def _redraw(self) -> None:
+        left = self.query_one("#looking")
+        left.border_title = Content(self.view if self.view == "template" else "sample")
+        head, text = self.query_one("#head", Static), self.query_one("#text", Static)
+        if self.error:
+            head.update(Content.styled(visible(self.error), "bold $text-error"))
+        if self.found is None:
+            return
+        if self.view == "template":
+            head.update(Content.styled(visible(self.found.report["template"]), "bold"))
+            text.update(template_text(self.found))
+        else:
+            self._show_sample(head, text)
+        right = self.query_one("#known")
+        width = right.content_size.width or self.size.width - 4
+        length = self.chosen.config.train.max_length
+        self.query_one("#facts", Static).update(facts(self.found, self.split, width - 1, length, self.manner.ascii))
+
+    def _show_sample(self, head: Static, text: Static) -> None:
+        assert self.found is not None
+        total, some = self.found.count(self.split), self.samples[self.split]
+        if not some:
+            head.update(Content.styled(f"no {self.split} rows", "bold"))
+            text.update(Content(""))
+            return
+        sample = some[self.at[self.split]]
+        head.update(sample_head(sample, self.split, self.at[self.split] + 1, total))
+        text.update(sample_text(sample, self.manner))
+
+    def action_back(self) -> None:
+        self.dismiss(False)
+
+    def action_take(self) -> None:
+        if self.error:
+            self.tell("it cannot be trained on as it is", severity="warning")
+        else:
+            self.dismiss(True)
+
+    def action_next(self) -> None:
+        """The next row; the engine is asked for more behind the last that it told."""
+        if self.found is None or self.asking:
+            return
+        known = len(self.samples[self.split])
+        if self.at[self.split] + 1 < known:
+            self._move(1)
+        elif self.split != "noticed" and known < self.found.count(self.split):
+            self._ask("data.show", {"rows": ROWS, "most": MOST_TOKENS, "split": self.split, "start": known})
+        else:
+            self.tell("that was the last")
+
+    def action_previous(self) -> None:
+        if self.found is not None and self.at[self.split] > 0:
+            self._move(-1)
+
+    def _move(self, step: int) -> None:
+        self.at[self.split] += step
+        self.view = "samples" if self.view == "template" else self.view
+        self.query_one("#looking").scroll_home(animate=False)
+        self._redraw()
+
+    def action_split(self) -> None:
+        """The next split that has rows."""
+        if self.found is None:
+            return
+        having = [split for split in SPLITS if self.samples[split]] or [self.split]
+        number = having.index(self.split) if self.split in having else -1
+        self.split = having[(number + 1) % len(having)]
+        self._redraw()
+
+    def action_view(self) -> None:
+        """Samples, facts, template; on a wide screen the facts are always there."""
+        views = [view for view in VIEWS if view != "facts" or self.has_class("-narrow")]
+        self.view = views[(views.index(self.view) + 1) % len(views)] if self.view in views else views[0]
+        self.set_class(self.view == "facts", "-facts")
+        self.query_one("#known" if self.view == "facts" else "#looking").focus()
+        self.call_after_refresh(self._redraw)
+
+    def action_parts(self) -> None:
+        """A bar between tokens, or none."""
+        self.manner = Manner(self.manner.ascii, not self.manner.parted)
+        self._redraw()

@@ -1,0 +1,189 @@
+"""The file picker: a data file, a folder of them, or a Hub id, by keyboard or mouse."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from rich.cells import cell_len
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.message import Message
+from textual.widgets import Footer, Input, OptionList, Static
+from textual.widgets.option_list import Option
+
+from engine.contract.text import visible
+from tui.commands import bindings
+from tui.folder_list import Entry, FolderView, entries, meant, read_folder
+from tui.screens.base import BaseScreen
+
+STYLES = {"folder": "$primary", "up": "$primary", "take": "bold $text-success", "hub": "$text-warning", "file": ""}
+
+
+@dataclass
+class FolderRead(Message):
+    """A folder has been read."""
+
+    view: FolderView
+
+
+class PathInput(Input, inherit_bindings=False):
+    """Typing filters; enter and backspace belong to the picker."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        binding
+        for binding in Input.BINDINGS
+        if isinstance(binding, Binding) and binding.key not in ("enter", "backspace")
+    ]
+
+
+class PickerScreen(BaseScreen[str | None]):
+    """Closes with the path or Hub id that was taken, or with None."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up", "move(-1)", show=False),
+        Binding("down", "move(1)", show=False),
+        Binding("pageup", "move(-10)", show=False),
+        Binding("pagedown", "move(10)", show=False),
+        *bindings("picker"),
+    ]
+    CSS = """
+    PickerScreen { layout: vertical; }
+    PickerScreen #title { height: 1; padding: 0 1; text-style: bold; }
+    PickerScreen PathInput { height: 1; margin: 0 1; }
+    PickerScreen OptionList { height: 1fr; margin: 0 1; text-wrap: nowrap; text-overflow: ellipsis; }
+    PickerScreen OptionList > .option-list--option-highlighted {
+        color: $block-cursor-foreground; background: $block-cursor-background; text-style: $block-cursor-text-style;
+    }
+    PickerScreen #note { height: 1; padding: 0 1; color: $foreground-muted; }
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self.view = FolderView(folder)
+        self.hidden = False
+        self.entries: list[Entry] = []
+        self._reading: Path | None = None
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="title")
+        yield PathInput(placeholder="type to narrow down; /path, ~/path or a Hub id owner/name", compact=True)
+        files = OptionList(id="entries", compact=True, markup=False)
+        files.can_focus = False
+        yield files
+        yield Static(id="note")
+        yield Footer(compact=True, show_command_palette=False)
+
+    def on_mount(self) -> None:
+        self.query_one(PathInput).focus()
+        self._read(self.folder)
+
+    def on_resize(self) -> None:
+        self._fill()
+
+    @property
+    def typed(self) -> str:
+        return self.query_one(PathInput).value.strip()
+
+    def _read(self, folder: Path) -> None:
+        """In a thread: a network disk may take its time."""
+        self._reading = folder
+        self.query_one("#title", Static).update(Content(visible(f"{folder} · reading …")))
+        threading.Thread(target=lambda: self.post_message(FolderRead(read_folder(folder))), daemon=True).start()
+
+    @on(FolderRead)
+    def _folder_read(self, message: FolderRead) -> None:
+        if message.view.path == self._reading:
+            self.view, self._reading = message.view, None
+            self._fill()
+
+    @on(Input.Changed)
+    def _typed(self) -> None:
+        folder, _ = meant(self.typed, self.folder)
+        if folder != self.view.path and folder != self._reading:
+            self._read(folder)
+        else:
+            self._fill()
+
+    def _fill(self) -> None:
+        """The lines for what was read and typed."""
+        if self._reading is not None:
+            return
+        _, word = meant(self.typed, self.folder)
+        self.entries = entries(self.view, word, self.hidden, self.typed)
+        files = self.query_one("#entries", OptionList)
+        width = max(20, (files.size.width or self.size.width - 2) - 2)
+        files.set_options(Option(line(entry, width)) for entry in self.entries)
+        files.highlighted = 0 if self.entries else None
+        self.query_one("#title", Static).update(Content(visible(str(self.view.path))))
+        self.query_one("#note", Static).update(Content(visible(self._note(word))))
+
+    def _note(self, word: str) -> str:
+        if self.view.error:
+            return f"{self.view.path} {self.view.error}; backspace or another path goes elsewhere"
+        if not self.entries:
+            return f"nothing here is called {word!r}; a Hub id reads owner/name"
+        others = f"; not shown, of other kinds: {self.view.others:,}" if self.view.others else ""
+        return f"folders: {len(self.view.folders):,}; data files: {len(self.view.files):,}{others}"
+
+    def action_move(self, lines: int) -> None:
+        files = self.query_one("#entries", OptionList)
+        if files.option_count:
+            files.highlighted = max(0, min(files.option_count - 1, (files.highlighted or 0) + lines))
+
+    @on(OptionList.OptionSelected)
+    def action_open(self) -> None:
+        """A folder is entered; a file, this folder or a Hub id is taken."""
+        number = self.query_one("#entries", OptionList).highlighted
+        if number is None or self._reading is not None:
+            return
+        entry = self.entries[number]
+        if entry.kind in ("folder", "up"):
+            self._enter(Path(entry.target))
+        elif not _is_text(entry.target):
+            self.tell("its name is not UTF-8, which a preset has to be: rename it", severity="error")
+        else:
+            self.dismiss(entry.target)
+
+    def _enter(self, folder: Path) -> None:
+        self.folder = Path(os.path.normpath(folder))
+        with self.prevent(Input.Changed):
+            self.query_one(PathInput).value = ""
+        self._read(self.folder)
+
+    def action_erase(self) -> None:
+        """The last character typed; where there is none, up a folder."""
+        path = self.query_one(PathInput)
+        if path.value:
+            path.action_delete_left()
+        else:
+            self._enter(self.folder.parent)
+
+    def action_hidden(self) -> None:
+        self.hidden = not self.hidden
+        self._fill()
+
+    def action_back(self) -> None:
+        self.dismiss(None)
+
+
+def line(entry: Entry, width: int) -> Content:
+    """Name at the left, size or note at the right."""
+    name, note = visible(entry.name), visible(entry.note)
+    gap = max(2, width - cell_len(name) - cell_len(note))
+    return Content.assemble((name, STYLES[entry.kind]), " " * gap, (note, "$foreground-muted"))
+
+
+def _is_text(name: str) -> bool:
+    """Whether it can be written down: file names are bytes, and not all of them are UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

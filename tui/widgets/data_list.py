@@ -1,0 +1,181 @@
+"""The data sets one may train on, each with rows, format and whether something was found in it."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
+from textual import events, on
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.message import Message
+from textual.timer import Timer
+from textual.widgets import OptionList
+from textual.widgets.option_list import Option
+
+from engine.contract.schema import Data
+from engine.contract.text import visible
+from tui.commands import bindings
+from tui.datasets import DataSet, detail, line, offered
+from tui.glance import Glance, Glanced, Glancer
+from tui.recent import forget
+
+if TYPE_CHECKING:
+    from tui.app import Workbench
+
+MOVES = (
+    ("down", "cursor_down"),
+    ("up", "cursor_up"),
+    ("home", "first"),
+    ("end", "last"),
+    ("pagedown", "page_down"),
+    ("pageup", "page_up"),
+)
+SOON = 0.3
+"""Seconds before counting begins: a first paint and quick key presses go first."""
+
+
+@dataclass
+class Inspect(Message):
+    """Look into this set."""
+
+    data: str
+
+
+@dataclass
+class Add(Message):
+    """Another set than those listed."""
+
+
+@dataclass
+class Leave(Message):
+    """The keys may go back to the bench."""
+
+
+class DataList(OptionList, inherit_bindings=False):
+    """Space or a click takes a set (`OptionSelected`), enter or a double click looks into it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(Binding(key, action, show=False) for key, action in MOVES),
+        *bindings("data"),
+    ]
+
+    app: Workbench
+
+    def __init__(self, id: str | None = None) -> None:
+        super().__init__(id=id, compact=True, markup=False)
+        self.section = Data()
+        """What the configuration says of the data; its id is the set that is taken."""
+        self.sets: list[DataSet] = []
+        self.glances: dict[str, Glance] = {}
+        self._glancer: Glancer | None = None
+        self._soon: Timer | None = None
+
+    def on_unmount(self) -> None:
+        if self._glancer:
+            self._glancer.leave()
+
+    def choose(self, section: Data) -> None:
+        """Another configuration: mark its set, and look at all sets as it would read them."""
+        if _reading(section) != _reading(self.section):
+            self.glances = {}
+        self.section = section
+        self.relist()
+
+    def relist(self) -> None:
+        """The sets as they are now, the highlight where it was."""
+        here = self.here.id if self.here else self.section.id
+        self.sets = offered(self.section.id)
+        self.set_options(Option(self._line(one), id=one.id) for one in self.sets)
+        ids = [one.id for one in self.sets]
+        self.highlighted = ids.index(here) if here in ids else ids.index(self.section.id)
+        if self._soon:
+            self._soon.stop()
+        self._soon = self.set_timer(SOON, self._look)
+
+    @property
+    def here(self) -> DataSet | None:
+        """The highlighted set."""
+        return self.sets[self.highlighted] if self.highlighted is not None and self.sets else None
+
+    def problems(self, data: str) -> list[str]:
+        """What was found in a set so far."""
+        glance = self.glances.get(data)
+        return glance.problems if glance else []
+
+    def _look(self) -> None:
+        """Have the engine count, in the background, what can be counted without a network."""
+        if self._glancer is None:
+            self._glancer = Glancer(self.post_message)
+            self._glancer.start()
+        reading = _reading(self.section)
+        self._glancer.want([(one.id, {**reading, "id": one.id}) for one in self.sets if not one.on_the_hub])
+
+    @on(Glanced)
+    def _glanced(self, message: Glanced) -> None:
+        message.stop()
+        if self.glances.get(message.data) == message.glance:
+            return
+        self.glances[message.data] = message.glance
+        self._redraw(message.data)
+
+    def _redraw(self, data: str | None = None) -> None:
+        for number, one in enumerate(self.sets):
+            if data in (None, one.id):
+                self.replace_option_prompt_at_index(number, self._line(one))
+        self._describe()
+
+    def on_resize(self) -> None:
+        self._redraw()
+
+    def on_focus(self) -> None:
+        self.relist()  # files come and go
+
+    def _line(self, one: DataSet) -> Content:
+        glance, taken = self.glances.get(one.id), one.id == self.section.id
+        width = self.scrollable_content_region.width or 24
+        return line(one, glance, taken, width, self.app.settings.ascii)
+
+    @on(OptionList.OptionHighlighted)
+    def _highlighted(self, event: OptionList.OptionHighlighted) -> None:
+        event.stop()
+        self._describe()
+
+    def _describe(self) -> None:
+        """The highlighted set in a sentence: as much as fits into the border, all of it under the mouse."""
+        if self.here:
+            said = detail(self.here, self.glances.get(self.here.id))
+            self.border_subtitle = Content(visible(said, max(8, self.content_size.width - 2)))
+            self.tooltip = Content(visible(f"{self.here.id}: {said}", 600))
+
+    def on_click(self, event: events.Click) -> None:
+        if event.chain == 2:
+            self.action_inspect()
+
+    def action_take(self) -> None:
+        self.action_select()
+
+    def action_inspect(self) -> None:
+        if self.here:
+            self.post_message(Inspect(self.here.id))
+
+    def action_add(self) -> None:
+        self.post_message(Add())
+
+    def action_forget(self) -> None:
+        """Only a recent one; a file of this folder is listed because it is there."""
+        if self.here and self.here.recent:
+            with contextlib.suppress(OSError):  # then it is still there next time
+                forget(self.here.id)
+            self.relist()
+
+    def action_back(self) -> None:
+        self.post_message(Leave())
+
+
+def _reading(section: Data) -> dict[str, Any]:
+    """What the configuration says of any set: all but which one it is."""
+    table: dict[str, Any] = msgspec.to_builtins(section)
+    return {key: value for key, value in table.items() if key != "id"}

@@ -55,6 +55,7 @@ BENCH = (
     ),
     Command("bench.start", "enter", "start", "start", "Show what will happen, then start the chosen run."),
     Command("bench.stop", "s", "stop", "stop", "Stop the watched run with a checkpoint; asks first."),
+    Command("bench.pause", "p", "pause", "pause", "Stop with a checkpoint, for a while: frees the card, u goes on."),
     Command("bench.resume", "u", "resume", "resume", "Go on from the newest whole checkpoint."),
     Command("bench.runs", "r", "runs", "runs", "Past and live runs: attach, compare, delete."),
     Command("bench.ladder", "l", "ladder", "ladder", "The ladder: every method on the same work, and the verdict."),
@@ -62,6 +63,18 @@ BENCH = (
     Command("bench.data", "d", "data", "data", "To the data sets: take one, look into it, add another."),
     Command("bench.config", "c", "config", "config", "The whole effective configuration, each value with its origin."),
     Command("bench.method", "m", "method", "method", "The next method, whatever the preset says."),
+    Command(
+        "bench.methods",
+        "M",
+        "methods",
+        "methods",
+        "The methods side by side: memory by part, why one or the other.",
+        shown=False,
+    ),
+    Command("bench.presets", "P", "presets", "presets", "All presets: edit, duplicate, save the choice as one."),
+    Command(
+        "bench.live", "j", "live", "next live", "Watch the next live run, in the order of their turns.", shown=False
+    ),
     Command(
         "bench.view", "v", "pane('loss', 'view')", "view", "Loss, learning rate, gradient norm or speed.", shown=False
     ),
@@ -103,10 +116,12 @@ RUNS = (
     Command("runs.mark", "space", "mark", "mark", "Mark it for comparing."),
     Command("runs.compare", "c", "compare", "compare", "Compare the marked runs: scores, costs, what differed."),
     Command("runs.stop", "s", "stop", "stop", "Stop it with a checkpoint; asks first."),
+    Command("runs.pause", "p", "pause", "pause", "Stop it with a checkpoint, for a while: frees the card."),
     Command("runs.resume", "u", "resume", "resume", "Go on from its newest whole checkpoint."),
     Command("runs.again", "a", "again", "again", "Run its frozen configuration once more."),
     Command("runs.delete", "x", "delete", "delete", "Delete it for good; asks first. A live run is not deleted."),
     Command("runs.sort", "o", "sort", "sort", "Sort by the next column."),
+    Command("runs.turn", "O", "turn", "turn", "Sort the other way round."),
     Command("runs.filter", "slash", "filter", "filter", "Show only runs that hold a word."),
 )
 
@@ -135,6 +150,16 @@ PICKER = (
     Command("picker.hidden", "ctrl+t", "hidden", "hidden", "Show names that begin with a dot, or not."),
 )
 
+PRESETS = (
+    Command("presets.back", "escape,P,q", "back", "back", "Back to the bench."),
+    Command("presets.choose", "enter", "choose", "choose", "Choose it."),
+    Command("presets.edit", "e", "edit", "edit", "Open it in $VISUAL or $EDITOR; what ships is copied first."),
+    Command("presets.duplicate", "d", "duplicate", "duplicate", "Make a preset of your own from it."),
+    Command("presets.save", "n", "save", "save choice", "Save what is chosen on the bench as a new preset."),
+    Command("presets.delete", "x", "delete", "delete", "Delete your own; asks first."),
+    Command("presets.config", "c", "config", "config", "Its whole configuration, each value with its origin."),
+)
+
 LADDER = (
     Command("ladder.back", "escape,l", "back", "back", "Back to where you came from."),
     Command("ladder.next", "n", "next", "next", "The next ladder, the newest first."),
@@ -149,6 +174,7 @@ TABLES = {
     "data": DATA,
     "inspector": INSPECTOR,
     "picker": PICKER,
+    "presets": PRESETS,
     "runs": RUNS,
     "ladder": LADDER,
 }

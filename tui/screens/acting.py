@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from textual.screen import ScreenResultType
 
 from engine.contract import launch
@@ -29,6 +31,15 @@ class ActingScreen(BaseScreen[ScreenResultType]):
                 launch.stop(run)
 
         self.app.push_screen(AskScreen(f"Stop {run.name} after its step, with a checkpoint?"), answered)
+
+    def pause_run(self, run: RunDir | None) -> None:
+        """Without asking: nothing is lost, and `u` goes on. The run may end at this moment."""
+        if run is None or not run.is_live():
+            self.tell("nothing runs here", severity="warning")
+            return
+        with contextlib.suppress(UserError, ProcessLookupError):
+            launch.pause(run)
+        self.tell(f"pausing {run.name} after its step, with a checkpoint: the card will be free, u goes on")
 
     def resume_run(self, run: RunDir | None) -> None:
         """From its newest whole checkpoint."""

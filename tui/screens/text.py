@@ -16,7 +16,16 @@ from engine.contract.text import visible
 from tui.commands import TABLES
 from tui.screens.base import BaseScreen
 
-GROUPS = {"app": "everywhere", "bench": "bench", "runs": "runs", "ladder": "ladder"}
+GROUPS = {
+    "app": "everywhere",
+    "bench": "bench",
+    "data": "data list",
+    "inspector": "inspector",
+    "picker": "file picker",
+    "presets": "presets",
+    "runs": "runs",
+    "ladder": "ladder",
+}
 
 
 class TextScreen(BaseScreen[None]):

@@ -8,22 +8,23 @@ from pathlib import Path
 from textual import on
 from textual.app import ComposeResult
 from textual.containers import Vertical
-from textual.content import Content
 from textual.message import Message
 from textual.widgets import OptionList
-from textual.widgets.option_list import Option
 
 from engine.contract import library
 from engine.contract.errors import UserError
+from engine.contract.modelfiles import find_model
 from engine.contract.preset import Effective
 from engine.contract.schema import METHODS
-from engine.contract.text import visible
+from engine.planning.room import Room
 from tui.choice import Choice, changes
-
-ABOUT = {"qlora": "adapters, 4 bits", "lora": "adapters", "full": "every weight"}
-EMBEDDED = ("tickets",)
-"""Data sets that come along."""
-MOST_FILES = 200
+from tui.datasets import EMBEDDED, on_the_hub
+from tui.forecast import Forecast, forecasts
+from tui.recent import remember
+from tui.screens.ask import AskScreen
+from tui.widgets.data_list import Add, DataList, Inspect, Leave
+from tui.widgets.method_list import MethodList
+from tui.widgets.preset_list import PresetList
 
 
 @dataclass
@@ -54,15 +55,24 @@ class ChoosingPane(Vertical):
         super().__init__(id=id)
         self.choice = Choice()
         self.effective: Effective | None = None
+        self.changed: list[str] = []
+        """In what it differs from the choice before."""
+        self.before = ""
+        """What was chosen before."""
+        self.room: Room | None = None
+        self.found: list[Forecast] = []
+        """What each method would take."""
 
     def compose(self) -> ComposeResult:
-        for name in ("data", "method", "preset"):
-            yield OptionList(id=name, compact=True)
+        yield DataList(id="data")
+        yield MethodList(id="method")
+        yield PresetList(id="preset")
 
     def on_mount(self) -> None:
-        self._list_data()
-        self._list_presets()
         self.choose(self.choice)
+        if self.effective is None:  # the copy of it that the user made is broken: begin with a whole one
+            whole = [listed.name for listed in library.list_presets() if listed.preset]
+            self.choose(Choice(next(iter(whole), self.choice.preset)))
 
     def choose(self, choice: Choice) -> None:
         """Another choice, laid out whole; a refused one leaves the old."""
@@ -71,15 +81,28 @@ class ChoosingPane(Vertical):
         except UserError as error:
             self.post_message(Refused(error.line))
             return
-        changed = changes(self.effective, chosen)
+        self.changed = changes(self.effective, chosen)
+        self.before = (self.effective.config.title or self.choice.name) if self.effective else ""
         self.choice, self.effective = choice, chosen
-        self._list_methods(chosen)
-        self.post_message(Chosen(choice.name, chosen, changed))
+        self.list_presets()
+        self.list_methods()
+        self.query_one(DataList).choose(chosen.config.data)
+        self.post_message(Chosen(choice.name, chosen, self.changed))
+
+    def choose_again(self) -> None:
+        """The same choice after files may have changed; where its preset is gone, the one it began with."""
+        names = [listed.name for listed in library.list_presets()]
+        gone = self.choice.preset not in names and not Path(self.choice.preset).is_file()
+        before, changed = self.before, self.changed
+        self.choose(self.choice.with_preset(Choice().preset) if gone else self.choice)
+        if not self.changed:  # nothing new: what was said still holds
+            self.before, self.changed = before, changed
+        self.list_presets()
 
     def choose_slot(self, slot: int) -> None:
         """The preset that asked for this key."""
         for listed in library.list_presets():
-            if listed.preset and listed.preset.values.get("slot") == slot:
+            if listed.slot == slot:
                 self.choose(self.choice.with_preset(listed.name))
                 return
         self.post_message(Refused(f"no preset asked for key {slot}"))
@@ -89,24 +112,75 @@ class ChoosingPane(Vertical):
             number = METHODS.index(self.effective.config.method)
             self.choose(self.choice.with_method(METHODS[(number + 1) % len(METHODS)]))
 
-    def _list_data(self) -> None:
-        options = [Option(Content(name), id=name) for name in EMBEDDED]
-        files = sorted(path for path in Path.cwd().iterdir() if path.suffix in library.DATA_SUFFIXES)
-        options += [Option(Content(visible(path.name)), id=str(path)) for path in files[:MOST_FILES]]
-        self.query_one("#data", OptionList).set_options(options)
+    def take_data(self, data: str) -> None:
+        """Train on this set from now on, whatever the preset says."""
+        if data not in EMBEDDED:
+            try:
+                remember(data)
+            except (OSError, UnicodeEncodeError) as error:
+                self.post_message(Refused(f"it will not be listed as recent: {error}"))
+        self.choose(self.choice.with_data(data))
+        if problems := self.query_one(DataList).problems(data):
+            self.post_message(Refused("; ".join(problems)))
 
-    def _list_methods(self, chosen: Effective) -> None:
-        pane = self.query_one("#method", OptionList)
-        pane.set_options([Option(Content(f"{method:<6} {ABOUT[method]}"), id=method) for method in METHODS])
-        pane.highlighted = METHODS.index(chosen.config.method)
+    @on(Inspect)
+    def _inspect(self, message: Inspect) -> None:
+        """Into the set; one on the Hub is downloaded by that, so that is asked first."""
+        if not on_the_hub(message.data):
+            self._look_into(message.data)
+            return
 
-    def _list_presets(self) -> None:
-        options = []
-        for listed in library.list_presets():
-            slot = listed.preset.values.get("slot", " ") if listed.preset else "!"
-            title = listed.preset.values.get("title", listed.name) if listed.preset else f"{listed.name}: broken"
-            options.append(Option(Content(visible(f"{slot} {title}")), id=listed.name, disabled=listed.preset is None))
-        self.query_one("#preset", OptionList).set_options(options)
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self._look_into(message.data)
+
+        what = f"Looking into {message.data} downloads it from the Hub now, which needs the network. Without a network "
+        self.app.push_screen(AskScreen(f"{what}only what is already in the Hub's cache can be read. Look?"), answered)
+
+    def _look_into(self, data: str) -> None:
+        from tui.screens.inspector import InspectorScreen
+
+        def answered(taken: bool | None) -> None:
+            if taken:
+                self.take_data(data)
+                self.post_message(Picked())
+
+        try:
+            chosen = self.choice.with_data(data).effective()
+        except UserError as error:
+            self.post_message(Refused(error.line))
+            return
+        self.app.push_screen(InspectorScreen(chosen), answered)
+
+    @on(Add)
+    def _add(self) -> None:
+        from tui.screens.picker import PickerScreen
+
+        def answered(data: str | None) -> None:
+            if data is not None:
+                self.take_data(data)
+
+        self.app.push_screen(PickerScreen(Path.cwd()), answered)
+
+    @on(Leave)
+    def _leave(self) -> None:
+        self.post_message(Picked())
+
+    def list_methods(self) -> None:
+        """What each method takes with the present choice."""
+        if self.effective is not None:
+            self.found = forecasts(self.choice, find_model(self.effective.config.model), self.room)
+            self.query_one(MethodList).show_forecasts(self.found, self.effective.config.method)
+
+    def list_presets(self) -> None:
+        """The presets as their files are now."""
+        self.query_one(PresetList).show_presets(library.list_presets(), self.choice.name)
+
+    def measure(self, room: Room) -> None:
+        """What there is room for has been found out, or has changed."""
+        if room != self.room:
+            self.room = room
+            self.list_methods()
 
     @on(OptionList.OptionSelected)
     def _selected(self, event: OptionList.OptionSelected) -> None:
@@ -114,7 +188,7 @@ class ChoosingPane(Vertical):
         taken = event.option_id or ""
         match event.option_list.id:
             case "data":
-                self.choose(self.choice.with_data(taken))
+                self.take_data(taken)
             case "method":
                 self.choose(self.choice.with_method(next(method for method in METHODS if method == taken)))
             case _:

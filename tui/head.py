@@ -1,0 +1,77 @@
+"""The head of the bench: where we are, what is chosen, what it changed, which runs live and who waits behind whom."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.cells import cell_len
+from textual.content import Content
+
+from engine.contract.preset import Effective
+from engine.contract.text import visible
+from engine.contract.turns import Turn
+
+
+def head_line(effective: Effective | None, name: str, live: Content, width: int) -> Content:
+    """Host and choice at the left, cut where there is no room; live runs at the right."""
+    what = f" {socket.gethostname()}"
+    if effective is not None:
+        config = effective.config
+        data = Path(config.data.id).name if config.data.id.startswith("/") else config.data.id
+        what += f" · {config.title or name} · {config.method} · {config.model.id} on {data}"
+    left = Content.assemble((" ftbench ", "bold reverse"), visible(what))
+    room = width - live.cell_length - 1
+    left = left.truncate(max(9, room), ellipsis=True)
+    return Content.assemble(left, " " * max(1, width - left.cell_length - live.cell_length), live)
+
+
+def live_runs(turns: Sequence[Turn], others: int, watched: Path | None, ascii_only: bool) -> Content:
+    """`▶ 3f2a  1 b2c4  2 99aa`: who has the card, who is next, in order; the watched one underlined.
+
+    `others` are live runs that have no place: begun with --now.
+    """
+    parts: list[tuple[str, str]] = []
+    for turn in turns:
+        mark = (">" if ascii_only else "▶") if turn.place == 0 else str(turn.place)
+        style = "$text-success" if turn.place == 0 else "$text-warning"
+        style += " bold underline" if turn.run == watched else ""
+        parts += [(f"{mark} {visible(short(turn.run.name))}", style), ("  ", "")]
+    if others:
+        parts.append((f"+{others} live  ", "$text-success"))
+    return Content.assemble(*parts[:-1] if parts and parts[-1][0] == "  " else parts)
+
+
+def short(run: str) -> str:
+    """A run's name without its date: `20260131-120102-demo-lora-lora-3f2a` -> `lora-3f2a`."""
+    parts = run.split("-")
+    return "-".join(parts[-2:]) if len(parts) > 3 else run
+
+
+def choice_lines(effective: Effective | None, changed: Sequence[str], before: str, width: int) -> list[Content]:
+    """What the chosen preset is about, and in what it differs from the choice before."""
+    if effective is None:
+        return [Content("no preset can be used: P lists them with what is wrong"), Content("")]
+    about = Content.styled(visible(f" {effective.config.about or effective.config.title}"), "$foreground-muted")
+    if not before:
+        return [about, Content.styled(" press 1-9 for a preset, m for a method, enter to see what will happen", "")]
+    if not changed:
+        return [about, Content.styled(visible(f" the same as {before}"), "$foreground-muted")]
+    return [
+        about,
+        Content.assemble((visible(f" against {before}: "), "$foreground-muted"), _fitting(changed, width, before)),
+    ]
+
+
+def _fitting(changed: Sequence[str], width: int, before: str) -> str:
+    """As many changes as fit, and how many more."""
+    room = width - cell_len(f" against {before}: ") - 1
+    shown: list[str] = []
+    for number, change in enumerate(changed):
+        rest = len(changed) - number - 1
+        tail = f", {rest} more (c)" if rest else ""
+        if cell_len(", ".join([*shown, visible(change)]) + tail) > room:
+            return ", ".join([*shown, f"{len(changed) - len(shown)} more (c)"])
+        shown.append(visible(change))
+    return ", ".join(shown)

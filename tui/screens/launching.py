@@ -1,0 +1,120 @@
+"""Before launch: what will happen and what is wrong, on one screen; enter goes, escape goes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import ClassVar
+
+import msgspec
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical, VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from engine.contract.schema import Config
+from engine.contract.text import visible
+from tui.asking import Answered, Asking
+from tui.prospect import Problem, Prospect, Report
+
+Look = Callable[[Report], Prospect]
+NAME = 10
+"""Columns of a fact's name."""
+
+
+class LaunchScreen(ModalScreen[bool]):
+    """Closes with whether to start. The data is read meanwhile; one need not wait for it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter,y", "go", "start"),
+        Binding("escape,n,q", "back", "back"),
+        Binding("up,k", "scroll(-1)", "up", show=False),
+        Binding("down,j", "scroll(1)", "down", show=False),
+        Binding("pageup", "scroll(-10)", "page up", show=False),
+        Binding("pagedown", "scroll(10)", "page down", show=False),
+    ]
+    CSS = """
+    LaunchScreen { align: center middle; }
+    LaunchScreen #box { width: 100%; max-width: 116; height: auto; max-height: 100%; border: round $primary;
+                        padding: 0 1; background: $background; }
+    LaunchScreen VerticalScroll { height: auto; scrollbar-size-vertical: 1; }
+    LaunchScreen Static { height: auto; }
+    LaunchScreen #keys { margin-top: 1; }
+    """
+
+    def __init__(self, config: Config, look: Look) -> None:
+        super().__init__()
+        self.config, self.look = config, look
+        self.report = Report()
+        self.prospect = look(self.report)
+        self.asking: Asking | None = None
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="box") as box:
+            box.border_title = "before launch"
+            with VerticalScroll(can_focus=False):
+                yield Static(id="facts")
+            yield Static(id="keys")
+
+    def on_mount(self) -> None:
+        config = self.config
+        arguments = {
+            "data": msgspec.to_builtins(config.data),
+            "model": msgspec.to_builtins(config.model),
+            "max_length": config.train.max_length,
+        }
+        if any(problem.blocking for problem in self.prospect.problems):
+            self.report = Report(asked=False)
+        else:
+            self.asking = Asking("data.check", arguments, self.post_message)
+        self.show_prospect()
+
+    def on_unmount(self) -> None:
+        if self.asking:
+            self.asking.leave()
+
+    def on_resize(self) -> None:
+        # As high as what it holds, but never higher than the screen: the keys below stay in sight.
+        self.query_one(VerticalScroll).styles.max_height = max(3, self.size.height - 4)
+
+    @on(Answered)
+    def _answered(self, message: Answered) -> None:
+        self.report = Report(message.answer, message.error, asked=False)
+        self.show_prospect()
+
+    def show_prospect(self) -> None:
+        """As much as is known by now."""
+        self.prospect = self.look(self.report)
+        self.query_one("#facts", Static).update(Content("\n").join(self._lines()))
+        go = "blocked: see above" if self.prospect.blocked else "enter start"
+        style = "$text-error" if self.prospect.blocked else "bold $text-success"
+        self.query_one("#keys", Static).update(Content.assemble((go, style), "   escape back"))
+
+    def _lines(self) -> Iterator[Content]:
+        prospect = self.prospect
+        yield Content.styled(visible(prospect.title), "bold")
+        for problem in sorted(prospect.problems, key=lambda problem: not problem.blocking):
+            yield self._problem(problem)
+        yield Content("")
+        for fact in prospect.facts:
+            yield Content.assemble((f"{fact.name:<{NAME}}", "$foreground-muted"), (visible(fact.text), fact.style))
+
+    def _problem(self, problem: Problem) -> Content:
+        mark = "✗" if problem.blocking else "!"
+        style = "$text-error" if problem.blocking else "$text-warning"
+        do = f"  → {problem.do}" if problem.do else ""
+        return Content.assemble((f"{mark} ", style), (visible(problem.text), style), (visible(do), ""))
+
+    def action_go(self) -> None:
+        if self.prospect.blocked:
+            self.app.bell()
+            return
+        self.dismiss(True)
+
+    def action_back(self) -> None:
+        self.dismiss(False)
+
+    def action_scroll(self, lines: int) -> None:
+        self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)

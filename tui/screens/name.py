@@ -1,0 +1,62 @@
+"""A name asked for: one line, checked as it is typed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Input, Static
+
+from engine.contract.errors import UserError
+from engine.contract.text import visible
+
+
+class NameScreen(ModalScreen[str | None]):
+    """Closes with a name that `check` does not refuse, or with nothing."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "back")]
+    CSS = """
+    NameScreen { align: center middle; }
+    NameScreen Vertical { width: 70; max-width: 95%; height: auto; border: round $primary; padding: 1 2;
+                          background: $background; }
+    NameScreen Static { height: auto; }
+    NameScreen Input { margin: 1 0; }
+    """
+
+    def __init__(self, question: str, proposal: str, check: Callable[[str], None]) -> None:
+        super().__init__()
+        self.question, self.proposal, self.check = question, proposal, check
+
+    def compose(self) -> ComposeResult:
+        with Vertical():
+            yield Static(Content(visible(self.question)))
+            yield Input(self.proposal, id="name", compact=True)
+            yield Static(id="why")
+
+    @on(Input.Changed)
+    def _typed(self, event: Input.Changed) -> None:
+        why = self._refusal(event.value)
+        text = Content.styled(visible(why), "$text-error") if why else Content("enter: write it   escape: back")
+        self.query_one("#why", Static).update(text)
+
+    @on(Input.Submitted)
+    def _entered(self, event: Input.Submitted) -> None:
+        event.stop()
+        if not self._refusal(event.value):
+            self.dismiss(event.value)
+
+    def _refusal(self, name: str) -> str:
+        try:
+            self.check(name)
+        except UserError as error:
+            return error.line
+        return ""
+
+    def action_leave(self) -> None:
+        self.dismiss(None)

@@ -1,0 +1,219 @@
+"""All presets: choose, edit in one's editor, duplicate, save the present choice as a new one, delete one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.content import Content
+from textual.widgets import DataTable, Footer, Static
+
+from engine.contract import library, ownpresets
+from engine.contract.errors import RunFailed, UserError
+from engine.contract.library import Listed
+from engine.contract.preset import Effective
+from engine.contract.text import visible
+from tui.choice import Choice, changes
+from tui.commands import bindings
+from tui.editing import edit
+from tui.screens.ask import AskScreen
+from tui.screens.base import BaseScreen
+from tui.screens.name import NameScreen
+
+if TYPE_CHECKING:
+    from tui.app import Workbench
+
+COLUMNS = ("key", "preset", "method", "model", "data", "whose", "title")
+
+
+class PresetsScreen(BaseScreen[str | None]):
+    """Closes with the name of the chosen preset, or with nothing."""
+
+    BINDINGS: ClassVar[list[BindingType]] = bindings("presets")
+    CSS = """
+    PresetsScreen { layout: vertical; }
+    PresetsScreen #title { height: 1; text-style: bold; padding: 0 1; }
+    PresetsScreen DataTable { height: 1fr; scrollbar-size-vertical: 1; }
+    PresetsScreen #detail { height: auto; min-height: 4; max-height: 8; padding: 0 1;
+                            border-top: solid $surface-lighten-2; }
+    """
+
+    app: Workbench
+
+    def __init__(self, choice: Choice, effective: Effective | None) -> None:
+        super().__init__()
+        self.choice, self.effective = choice, effective
+        self.listed: dict[str, Listed] = {}
+
+    def compose(self) -> ComposeResult:
+        yield Static(Content(visible(f"presets; your own lie in {library.user_folder()}")), id="title")
+        yield DataTable(id="table", cursor_type="row", zebra_stripes=False)
+        yield Static(id="detail")
+        yield Footer(compact=True, show_command_palette=False)
+
+    def on_mount(self) -> None:
+        self.query_one(DataTable).add_columns(*COLUMNS)
+        self.show_presets(self.choice.name)
+
+    def show_presets(self, here: str = "") -> None:
+        """The presets as their files are now, the cursor on `here`."""
+        self.listed = {listed.name: listed for listed in library.list_presets()}
+        table = self.query_one(DataTable)
+        here = here or self._cursor()
+        table.clear()
+        for name, listed in self.listed.items():
+            style = "$text-error" if listed.preset is None else ""
+            table.add_row(*(Content.styled(visible(cell), style) for cell in cells(listed)), key=name)
+        if here in self.listed:
+            table.move_cursor(row=list(self.listed).index(here), animate=False)
+        self._detail()
+
+    @on(DataTable.RowHighlighted)
+    def _detail(self) -> None:
+        """What the preset under the cursor is about and would change, or why it is broken."""
+        listed = self._here()
+        if listed is not None:
+            self.query_one("#detail", Static).update(detail(listed, self.choice, self.effective))
+
+    def _cursor(self) -> str:
+        table = self.query_one(DataTable)
+        if not table.row_count:
+            return ""
+        return str(table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value)
+
+    def _here(self) -> Listed | None:
+        return self.listed.get(self._cursor())
+
+    def action_back(self) -> None:
+        self.dismiss(None)
+
+    @on(DataTable.RowSelected)
+    def action_choose(self) -> None:
+        listed = self._here()
+        if listed is None:
+            return
+        if listed.preset is None:
+            self.tell(f"it cannot be used: {listed.error}; e edits it", severity="error", timeout=10)
+            return
+        self.dismiss(listed.name)
+
+    def action_edit(self) -> None:
+        """What ships is copied into the user's folder first, where it hides the shipped one."""
+        listed = self._here()
+        if listed is None:
+            return
+        try:
+            path = listed.path
+            if not ownpresets.is_own(listed):
+                path = ownpresets.copy_to_own(listed)
+                self.tell(f"{listed.name} ships with ftbench: this is your copy, {path}", timeout=10)
+            self.tell(f"edited by {edit(self.app, path)}")
+        except (UserError, RunFailed) as error:
+            self.tell(str(error), severity="error", timeout=10)
+        self.show_presets(listed.name)
+        now = self.listed.get(listed.name)
+        if now is not None and now.error:
+            self.tell(now.error, title="it cannot be used like this", severity="error", timeout=15)
+
+    def action_duplicate(self) -> None:
+        listed = self._here()
+        if listed is None or listed.preset is None:
+            self.tell("a broken preset is not duplicated: e edits it", severity="warning")
+            return
+        self._make(f"A preset like {listed.name}, called", listed.name, lambda name: _copy(name, listed.name))
+
+    def action_save(self) -> None:
+        """Only what differs from the method's defaults is written."""
+        chosen, base = self.effective, self.choice.preset
+        if chosen is None:
+            self.tell("nothing is chosen", severity="warning")
+            return
+        question = f"Save what is chosen ({self.choice.name}, {chosen.config.method}) as a preset called"
+        self._make(question, self.choice.name, lambda name: ownpresets.from_choice(name, base, chosen))
+
+    def _make(self, question: str, base: str, write: Callable[[str], Path]) -> None:
+        def answered(name: str | None) -> None:
+            if name is None:
+                return
+            try:
+                path = write(name)
+            except UserError as error:
+                self.tell(error.line, severity="error", timeout=10)
+                return
+            self.tell(f"written: {path}")
+            self.show_presets(name)
+
+        self.app.push_screen(NameScreen(question, free_name(base, self.listed), ownpresets.check_name), answered)
+
+    def action_delete(self) -> None:
+        listed = self._here()
+        if listed is None or not ownpresets.is_own(listed):
+            self.tell("only your own presets can be deleted", severity="warning")
+            return
+
+        def answered(yes: bool | None) -> None:
+            if not yes:
+                return
+            try:
+                ownpresets.delete_own(listed)
+            except UserError as error:
+                self.tell(error.line, severity="error")
+            self.show_presets()
+
+        shows = (library.shipped_folder() / listed.path.name).exists()
+        again = " The one that ships shows again." if shows else ""
+        self.app.push_screen(AskScreen(f"Delete your preset {listed.path} for good?{again}"), answered)
+
+    def action_config(self) -> None:
+        from tui.screens.text import TextScreen, config_text
+
+        listed = self._here()
+        try:
+            if listed is not None:
+                text = config_text(library.effective(listed.name, None, {}))
+                self.app.push_screen(TextScreen(f"configuration of {listed.name}", text))
+        except UserError as error:
+            self.tell(error.line, severity="error", timeout=10)
+
+
+def cells(listed: Listed) -> list[str]:
+    """In the order of COLUMNS."""
+    whose = "yours" if ownpresets.is_own(listed) else "ships"
+    if listed.preset is None:
+        return ["!", listed.name, "broken", "", "", whose, "see below"]
+    values = listed.preset.values
+    given = [str(values.get(key, default)) for key, default in (("model.id", "tiny"), ("data.id", "tickets"))]
+    return [
+        str(values.get("slot", "")),
+        listed.name,
+        str(values.get("method", "lora")),
+        *(Path(name).name if name.startswith("/") else name for name in given),
+        whose,
+        str(values.get("title", "")),
+    ]
+
+
+def detail(listed: Listed, choice: Choice, effective: Effective | None) -> Content:
+    """About, and what choosing it would change."""
+    if listed.preset is None:
+        return Content.styled(visible(listed.error), "$text-error")
+    about = Content(visible(str(listed.preset.values.get("about", ""))))
+    try:
+        changed = changes(effective, choice.with_preset(listed.name).effective())
+    except UserError as error:
+        return Content.styled(visible(error.line), "$text-error")
+    text = ", ".join(map(visible, changed)) if changed else "nothing"
+    return Content.assemble(about, "\n", ("it would change: ", "$foreground-muted"), text)
+
+
+def free_name(base: str, taken: dict[str, Listed]) -> str:
+    """`base-2`, or the first number that is free."""
+    return next(name for number in range(2, 10_000) if (name := f"{base}-{number}") not in taken)
+
+
+def _copy(name: str, base: str) -> Path:
+    return ownpresets.from_preset(name, base)

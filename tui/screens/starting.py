@@ -1,0 +1,90 @@
+"""From what is chosen on the bench to a run or a ladder: look at what will happen, then launch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from textual.screen import ScreenResultType
+
+from engine.contract import ladderdir, launch, rundir, turns
+from engine.contract.errors import RunFailed, UserError
+from engine.contract.ladder import Plan
+from engine.contract.ladderplan import make_plan
+from engine.contract.preset import Effective
+from tui.forecast import foreign, room_of, visible_card
+from tui.machine import MachineSample
+from tui.prospect import Scene, ladder_prospect, run_prospect
+from tui.screens.acting import ActingScreen
+from tui.screens.launching import LaunchScreen
+from tui.widgets.choosing import ChoosingPane
+
+
+class StartingScreen(ActingScreen[ScreenResultType]):
+    """A screen with a choice on it."""
+
+    runs: Path
+    ascii_only: bool
+    sample: MachineSample | None
+
+    @property
+    def choosing(self) -> ChoosingPane:
+        return self.query_one(ChoosingPane)
+
+    def scene(self) -> Scene:
+        """The machine as it was last looked at, and who waits for it."""
+        if self.sample is None:
+            return Scene(self.runs)
+        places = turns.turns()
+        own = {turn.pid for turn in places}
+        card = visible_card(self.sample.cards)
+        return Scene(self.runs, room_of(self.sample, own), foreign(card, own) if card else (), places)
+
+    def action_start(self) -> None:
+        """Say what will happen, then launch and watch."""
+        chosen, name = self.choosing.effective, self.choosing.choice.name
+        if chosen is None:
+            return
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self.start(chosen)
+
+        screen = LaunchScreen(chosen.config, lambda report: run_prospect(name, chosen, self.scene(), report))
+        self.app.push_screen(screen, answered)
+
+    def start(self, chosen: Effective) -> None:
+        """Launch a run of this configuration and show it."""
+        try:
+            run = rundir.create(self.runs, self.choosing.choice.name, chosen)
+        except (UserError, RunFailed) as error:
+            self.tell(str(error), severity="error", timeout=10)
+            return
+        self.launch_run(run)
+
+    def action_climb(self) -> None:
+        """A ladder of the three methods with what is chosen, one seed."""
+        choice = self.choosing.choice
+        try:
+            plan = make_plan(choice.preset, [], choice.overrides(), command="ftbench, key L")
+        except UserError as error:
+            self.tell(error.line, severity="error")
+            return
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self._climb(plan)
+
+        screen = LaunchScreen(plan.rungs[0].config, lambda report: ladder_prospect(plan, self.scene(), report))
+        self.app.push_screen(screen, answered)
+
+    def _climb(self, plan: Plan) -> None:
+        try:
+            launch.launch_ladder(ladderdir.create(self.runs, plan))
+        except (UserError, RunFailed) as error:
+            self.tell(str(error), severity="error")
+            return
+        self.action_ladder()
+
+    def action_ladder(self) -> None:
+        """Show the ladders."""
+        raise NotImplementedError

@@ -1,0 +1,84 @@
+"""The three methods: what each trains, what it will take of the memory there is, and why one would choose it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from textual.content import Content
+from textual.widgets import OptionList
+from textual.widgets.option_list import Option
+
+from engine.contract.schema import METHODS, Method
+from engine.contract.text import visible
+from tui.forecast import STYLES, Forecast, label
+from tui.show import count, size
+
+NAMES: dict[Method, str] = {"qlora": "QLoRA", "lora": "LoRA", "full": "Full"}
+TRAINS: dict[Method, str] = {
+    "qlora": "adapters, 4-bit base",
+    "lora": "adapters, whole base",
+    "full": "every weight",
+}
+WHY: dict[Method, str] = {
+    "qlora": "least memory: to prototype",
+    "lora": "quick, small: to ship",
+    "full": "where the last point counts",
+}
+LONG_WHY: dict[Method, str] = {
+    "qlora": "The base lies frozen in 4 bits, so the largest models fit. Steps take longer than LoRA's: weights are "
+    "unpacked as they are used. For prototypes, and where nothing else fits.",
+    "lora": "The base lies frozen in full precision; small matrices beside its layers learn. Nearly the quality of "
+    "full fine-tuning on most work, quick, and a few MiB to keep. What one usually ships.",
+    "full": "Every weight learns, with a gradient and the optimizer's state for each: several times the memory, and a "
+    "whole model to keep. Where much has to be learnt, or the last point counts.",
+}
+MARK = "▸"
+NARROW = 28
+"""Columns below which `does not fit` is written shorter."""
+DETAILED = 9
+"""Rows from which every method has three."""
+
+
+class MethodList(OptionList):
+    """One method a row, or three rows where there is room."""
+
+    def __init__(self, id: str | None = None) -> None:
+        super().__init__(id=id, compact=True)
+        self.found: Sequence[Forecast] = ()
+        self.chosen: Method = "lora"
+
+    def show_forecasts(self, found: Sequence[Forecast], chosen: Method) -> None:
+        """Replace what is said of the methods; the chosen one is highlighted."""
+        self.found, self.chosen = found, chosen
+        self.border_subtitle = label(found)
+        self._fill()
+
+    def on_resize(self) -> None:
+        self._fill()
+
+    def _fill(self) -> None:
+        if not self.found:
+            return
+        width, detailed = self.content_size.width, self.content_size.height >= DETAILED
+        self.set_options(
+            Option(method_text(one, one.method == self.chosen, width, detailed), id=one.method) for one in self.found
+        )
+        self.highlighted = METHODS.index(self.chosen)
+
+
+def method_text(one: Forecast, taken: bool, width: int, detailed: bool) -> Content:
+    """`▸LoRA   5.94 GiB fits`, and below it what it trains and why."""
+    return Content("\n").join(_lines(one, taken, width, detailed))
+
+
+def _lines(one: Forecast, taken: bool, width: int, detailed: bool) -> Iterator[Content]:
+    name = f"{MARK if taken else ' '}{NAMES[one.method]:<5}"
+    if one.estimate is None:
+        yield Content.assemble((f"{name} ", "bold"), (visible(one.why or "unknown"), "$foreground-muted"))
+    else:
+        verdict = "too big" if one.verdict == "does not fit" and width < NARROW else one.verdict
+        yield Content.assemble((name, "bold"), f"{size(one.estimate.peak):>9} ", (verdict, STYLES[one.verdict]))
+    if detailed:
+        trained = f"{count(one.estimate.trainable)}: " if one.estimate else ""
+        yield Content.styled(f"  {trained}{TRAINS[one.method]}", "$foreground-muted")
+        yield Content.styled(f"  {WHY[one.method]}", "$foreground-muted")

@@ -1,0 +1,103 @@
+"""The whole story in a real terminal: launch, watch, lose the connection, come back, stop, resume, leave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from screen import Terminal
+
+from engine.contract.rundir import RunDir
+from faults.lives import kill
+
+PRESET = """
+title = "A short one"
+about = "The embedded model, a few steps"
+slot = 9
+method = "lora"
+[model]
+id = "tiny"
+[data]
+id = "tickets"
+max_rows = 64
+[train]
+steps = {steps}
+batch = 4
+checkpoint_every = 5
+[evaluation]
+rows = 4
+max_new_tokens = 4
+general = "none"
+"""
+
+
+class Desk:
+    """A person's folders: one preset of his own on key 9, a place for runs."""
+
+    def __init__(self, folder: Path, steps: int) -> None:
+        self.folder, self.runs = folder, folder / "runs"
+        self.env = {"XDG_CONFIG_HOME": str(folder / "config"), "XDG_STATE_HOME": str(folder / "state")}
+        presets = folder / "config" / "ftbench" / "presets"
+        presets.mkdir(parents=True)
+        (presets / "short.toml").write_text(PRESET.format(steps=steps))
+        self.open: list[Terminal] = []
+
+    def sit_down(self, size: tuple[int, int] = (120, 36), *arguments: str, **env: str) -> Terminal:
+        terminal = Terminal("--runs", str(self.runs), *arguments, cwd=self.folder, env=self.env | env, size=size)
+        self.open.append(terminal)
+        return terminal
+
+    def run(self) -> RunDir:
+        return RunDir(max(self.runs.iterdir(), key=lambda path: path.name))
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    desk = Desk(tmp_path, steps=150)
+    yield desk
+    for terminal in desk.open:
+        if terminal.process.poll() is None:
+            terminal.process.kill()
+    for path in desk.runs.iterdir() if desk.runs.exists() else []:
+        kill(RunDir(path))
+
+
+def begin(terminal: Terminal) -> None:
+    terminal.wait("press enter")
+    terminal.press("9")
+    terminal.wait("A short one")
+    terminal.press("enter")
+    terminal.wait("before launch")
+    terminal.press("enter")
+    terminal.wait("step ", 120)
+
+
+def test_a_lost_connection_then_stop_resume_and_leave(desk: Desk) -> None:
+    first = desk.sit_down()
+    begin(first)
+    first.hang_up()
+    run = desk.run()
+    assert run.is_live()
+
+    second = desk.sit_down((80, 24))
+    second.wait("loss")
+    second.wait("/150")
+    second.press("s")
+    second.wait("Stop")
+    second.press("y")
+    second.wait("stopped", 60)
+    second.wait(lambda: run.state() == "stopped", 30)
+    second.press("u")
+    second.wait("training", 120)
+    second.press("q")
+    assert second.leave() == 0
+    assert b"goes on" in second.bytes and run.is_live()
+    assert second.bytes.rindex(b"\x1b[?1049l") > second.bytes.rindex(b"\x1b[?1049h")
+
+    third = desk.sit_down((160, 45))
+    third.wait("finished", 240)
+    third.press("q")
+    assert third.leave() == 0
+    result = run.result()
+    assert result and result.status == "finished" and result.steps == 150

@@ -154,7 +154,7 @@ def _lengths(found: Inspection, split: str, width: int, max_length: int, ascii_o
     lengths = found.report["lengths"].get(split)
     if lengths:
         for name in ("tokens", "answer"):
-            yield _pair(name, "  ".join(f"{point} {value:,}" for point, value in lengths[name].items()))
+            yield _pair(name, " ".join(f"{point} {value:,}" for point, value in lengths[name].items()))
         yield _pair("answers cut", f"{lengths['answers_cut'] * 100:.1f} % of the rows")
     if histogram.lost:
         yield Content.styled(f"{histogram.lost:,} rows keep nothing to learn after the cut: left out", "$text-error")

@@ -41,4 +41,5 @@ def _top(lengths: Sequence[int], max_length: int) -> int:
     longest, usual = max(lengths[-1], 1), max(lengths[int(0.99 * (len(lengths) - 1))], 1)
     if longest <= _TAIL * usual:
         return longest
-    return min(longest, max(_TAIL * usual, max_length + max_length // 4))
+    cut = max_length + max_length // 4 if max_length < longest else 0
+    return min(longest, max(_TAIL * usual, cut))

@@ -44,8 +44,8 @@ class InspectorScreen(BaseScreen[bool]):
         border-title-color: $foreground-muted; scrollbar-size-vertical: 1;
     }
     InspectorScreen VerticalScroll:focus { border: round $primary; }
-    InspectorScreen #head { margin-bottom: 1; }
-    InspectorScreen.-wide #known { width: 54; }
+    InspectorScreen #row { margin-bottom: 1; }
+    InspectorScreen.-wide #known { width: 58; }
     InspectorScreen.-narrow #known { display: none; }
     InspectorScreen.-narrow.-facts #known { display: block; }
     InspectorScreen.-narrow.-facts #looking { display: none; }
@@ -69,7 +69,7 @@ class InspectorScreen(BaseScreen[bool]):
         yield Static(id="title")
         with Horizontal():
             with VerticalScroll(id="looking"):
-                yield Static(id="head")
+                yield Static(id="row")
                 yield Static(id="text")
             with VerticalScroll(id="known") as right:
                 right.border_title = "facts"
@@ -78,7 +78,8 @@ class InspectorScreen(BaseScreen[bool]):
         yield Footer(compact=True, show_command_palette=False)
 
     def on_mount(self) -> None:
-        self.manner = Manner(self.app.settings.ascii, parted=self.app.settings.ascii)
+        plain = self.app.settings.ascii or self.app.no_color or self.app.theme.startswith("ansi")
+        self.manner = Manner(self.app.settings.ascii, parted=plain)  # shades need colours of one's own
         config = self.chosen.config
         length = f"max_length {config.train.max_length:,}"
         self.query_one("#title", Static).update(
@@ -135,7 +136,7 @@ class InspectorScreen(BaseScreen[bool]):
         if self.asking:
             said = f"{self._progress}, {time.monotonic() - self._began:.0f} s; escape gives it up"
             if self.found is None:
-                self.query_one("#head", Static).update(Content.styled(visible(said, 300), "$foreground-muted"))
+                self.query_one("#row", Static).update(Content.styled(visible(said, 300), "$foreground-muted"))
                 said = ""
         elif self.error:
             said = "nothing to show: mend it and come back"
@@ -148,7 +149,7 @@ class InspectorScreen(BaseScreen[bool]):
     def _redraw(self) -> None:
         left = self.query_one("#looking")
         left.border_title = Content(self.view if self.view == "template" else "sample")
-        head, text = self.query_one("#head", Static), self.query_one("#text", Static)
+        head, text = self.query_one("#row", Static), self.query_one("#text", Static)
         if self.error:
             head.update(Content.styled(visible(self.error), "bold $text-error"))
         if self.found is None:

@@ -1,0 +1,280 @@
+"""What the data list, the inspector and the picker are made of, without an app."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hostile import MARK, STRINGS
+
+from engine.contract.ask import Leaving, Left, ask
+from engine.contract.library import is_data_file, is_hub_id
+from engine.data.lengths import BINS, histogram
+from engine.data.rows import kind
+from tui import recent
+from tui.datasets import DataSet, detail, line, offered
+from tui.folder_list import entries, meant, read_folder
+from tui.glance import LARGEST, Glance, Memory, counted, signature
+from tui.histogram import Histogram, draw
+from tui.inspection import Manner, Sample, Token, sample_text
+
+PAIR = '{"prompt": "a", "completion": "b"}\n'
+
+
+def section(path: Path | str, **more: object) -> dict[str, object]:
+    return {"id": str(path), **more}
+
+
+@pytest.mark.parametrize(
+    "name",
+    "a.jsonl A.JSONL a.ndjson a.json a.csv a.tsv.gz a.parquet a.parquet.gz a.gz a.txt a .jsonl a.tar.gz a.csv.zip".split(),
+)
+def test_the_list_and_the_engine_agree_on_what_a_data_file_is(name: str) -> None:
+    assert is_data_file(name) == (kind(Path(name)) is not None)
+
+
+def test_a_hub_id_has_an_owner_and_a_name() -> None:
+    assert is_hub_id("openai/gsm8k") and not is_hub_id("gsm8k") and not is_hub_id("/a/b") and not is_hub_id("a/b/c")
+
+
+def test_recent_sets_are_kept_newest_first_bounded_and_once_each() -> None:
+    for number in range(recent.MOST + 5):
+        recent.remember(f"/data/{number}.jsonl")
+    recent.remember("/data/10.jsonl")
+    kept = recent.read_recent()
+    assert len(kept) == recent.MOST and kept[0] == "/data/10.jsonl" and len(set(kept)) == recent.MOST
+    recent.forget("/data/10.jsonl")
+    assert "/data/10.jsonl" not in recent.read_recent()
+    assert [path.name for path in recent.recent_file().parent.iterdir()] == ["recent.json"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b'{"a": 1}', b"[1]", b"\xff\xfe"])
+def test_a_damaged_list_of_recent_sets_is_an_empty_one(damage: bytes) -> None:
+    recent.remember("owner/name")
+    recent.recent_file().write_bytes(damage)
+    assert recent.read_recent() == []
+    recent.remember("owner/name")
+    assert recent.read_recent() == ["owner/name"]
+
+
+def test_offered_are_embedded_sets_files_of_the_folder_the_folder_and_recent_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere.jsonl"
+    here.mkdir()
+    for path in (here / "train.jsonl", here / "test.jsonl", here / "notes.txt", elsewhere):
+        path.write_text(PAIR)
+    (here / "folder.jsonl").mkdir()
+    monkeypatch.chdir(here)
+    for one in (str(elsewhere), str(tmp_path / "gone.jsonl"), "owner/name", str(here / "train.jsonl")):
+        recent.remember(one)
+    labels = [one.label for one in offered("tickets")]
+    assert labels == ["tickets", "./", "test.jsonl", "train.jsonl", "owner/name", "elsewhere.jsonl"]
+    assert offered("other/set")[0].id == "other/set"
+
+
+def test_a_working_directory_that_has_gone_offers_what_comes_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert [one.id for one in offered("tickets")] == ["tickets"]
+
+
+@pytest.mark.parametrize("width", [10, 22, 26, 60])
+@pytest.mark.parametrize(
+    "glance",
+    [None, Glance({"train": 1600}, "messages"), Glance(error="broken; mend it"), Glance(note="3 GiB, not counted")],
+)
+def test_a_line_fits_into_its_pane(width: int, glance: Glance | None) -> None:
+    shown = line(DataSet("/x/y", "a-rather-long-name-of-a-file.jsonl"), glance, True, width, False)
+    assert shown.cell_length <= max(width, 16)
+    assert ("a-rather-long-name-of-a-file.jsonl" in shown.plain) == (width == 60)
+
+
+def test_a_line_says_rows_format_and_that_something_was_found() -> None:
+    found = Glance(
+        {"train": 10003, "test": 3080}, "prompt-completion", "why", 2, {"empty": {"rows": 2, "where": ["x"]}}
+    )
+    shown = line(DataSet("/x/y", "banking77/"), found, False, 30, False).plain
+    assert "10,003" in shown and "pairs" in shown and shown.endswith("!")
+    assert "2 rows empty: x" in detail(DataSet("/x/y", "y"), found)
+    assert "network" in detail(DataSet("owner/name", "owner/name"), None)
+
+
+def test_the_engine_counts_rows_by_split_and_names_the_format(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text(PAIR * 3 + '{"prompt": "a", "completion": ""}\n')
+    (tmp_path / "test.jsonl").write_text(PAIR)
+    glance = counted(section(tmp_path), Leaving())
+    assert (glance.rows, glance.format, glance.unusable) == ({"train": 4, "test": 1}, "prompt-completion", 1)
+    assert glance.problems == ["1 rows empty: train.jsonl line 4: no completion"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("empty.jsonl", b"", "empty"),
+        ("binary.jsonl", bytes(range(256)) * 20, "NUL"),
+        ("cut.jsonl.gz", gzip.compress(PAIR.encode() * 9999)[:-30], "broken gzip"),
+        ("cut.parquet", b"PAR1" + b"\0" * 50, "Parquet"),
+        ("long.jsonl", b'{"prompt": "' + b"x" * (17 << 20) + b'"}', "longer than 16 MiB"),
+        ("page.json", b'["a", "b"]', "item 1"),
+    ],
+)
+def test_a_broken_file_is_one_line_with_what_to_do(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    (problem,) = counted(section(tmp_path / name), Leaving()).problems
+    assert said in problem and ";" in problem and "\n" not in problem
+
+
+def test_a_huge_file_is_not_counted_and_costs_no_process(tmp_path: Path) -> None:
+    huge = tmp_path / "huge.jsonl"
+    with huge.open("wb") as file:
+        file.truncate(5 << 30)
+    glance = Memory().look(str(huge), section(huge), Leaving())
+    assert "not counted" in glance.note and "5 GiB" in glance.note
+    assert "5 GiB" in line(DataSet(str(huge), "huge.jsonl"), glance, False, 30, False).plain
+
+
+def test_what_was_counted_is_remembered_until_the_file_or_the_reading_changes(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"q": "a", "a": "b", "prompt": "c", "completion": ""}\n')
+    first = Memory()
+    assert first.look(str(path), section(path), Leaving()).unusable == 1
+    first.save()
+    again, left = Memory(), Leaving()
+    left.leave()  # whoever asks now would be refused
+    assert again.look(str(path), section(path), left).unusable == 1
+    with pytest.raises(Left):
+        again.look(str(path), section(path, map={"prompt": "q", "completion": "a"}), left)
+    path.write_text(PAIR * 2)
+    assert again.look(str(path), section(path), Leaving()).rows == {"train": 2}
+
+
+def test_a_set_that_has_gone_says_so(tmp_path: Path) -> None:
+    (problem,) = Memory().look(str(tmp_path / "gone.jsonl"), section(tmp_path / "gone.jsonl"), Leaving()).problems
+    assert "No such file" in problem
+
+
+def test_a_folders_signature_changes_with_any_of_its_files(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "train.csv").write_text("text,label\na,b\n")
+    bytes_, before = signature(str(tmp_path))
+    assert 0 < bytes_ < LARGEST
+    os.utime(tmp_path / "sub" / "train.csv", (1, 1))
+    assert signature(str(tmp_path))[1] != before
+
+
+def test_a_question_that_is_left_ends_its_process() -> None:
+    leaving = Leaving()
+    told: list[str] = []
+
+    def progress(text: str) -> None:
+        told.append(text)
+        leaving.leave()
+
+    arguments = {"data": section("tickets"), "model": {"id": "tiny"}, "max_length": 64, "rows": 1, "most": 9}
+    with pytest.raises(Left):
+        ask("data.inspect", arguments, progress, leaving)
+    assert told == ["loading the libraries"]
+
+
+def test_a_histogram_counts_every_row_once_and_shows_a_cut_that_touches_rows() -> None:
+    made = histogram([1, 10, 10, 200], [5000], 1024)
+    assert made is not None
+    assert sum(made["counts"]) == made["rows"] == 5
+    assert made["longer"] == made["lost"] == 1 and made["width"] * len(made["counts"]) >= 1024
+    assert len(made["counts"]) <= BINS
+    assert histogram([], [], 10) is None
+
+
+def test_one_very_long_row_does_not_squeeze_the_others_into_one_column() -> None:
+    made = histogram([*range(20, 60)] * 50 + [900_000], [], 1_000_000)
+    assert made is not None and made["beyond"] == 1 and made["width"] <= 3
+    cut = histogram([*range(20, 60)] * 50 + [900_000], [], 4096)
+    assert cut is not None and cut["width"] * len(cut["counts"]) > 4096
+
+
+def test_every_bin_is_drawn_and_columns_behind_the_cut_look_otherwise() -> None:
+    lengths = Histogram(10, [0, 4, 0, 1, 2, 8], 15, 60, 0, 11, 3)
+    rows = draw(lengths, 30, 40, 4, ascii_only=True)
+    bottom = rows[3]
+    assert [style for _, style in bottom] == ["kept", "cut"]
+    assert "".join(text for text, _ in bottom) == " # :##"
+    assert ["".join(text for text, _ in row) for row in rows[:3]] == ["     #", "     #", " #   #"]
+    assert "11 rows (73.3 %) longer" in rows[-1][0][0] and "^" in rows[-1][0][0]
+    assert "nothing is cut" in draw(Histogram(10, [3], 3, 9, 0, 0, 0), 64, 40, 4, False)[-1][0][0]
+
+
+def sample(*tokens: Token, omitted: int = 0, head: int = 9) -> Sample:
+    return Sample("a line 1", "b", False, len(tokens), 1, 1, [], omitted, head, list(tokens))
+
+
+def test_trained_tokens_are_told_apart_without_colour() -> None:
+    row = sample(Token("ask\n", 1, False, False), Token("yes", 2, True, False), Token("<|end|>", 3, True, True))
+    shown = sample_text(row, Manner())
+    styles = {shown.plain[span.start : span.end]: str(span.style) for span in shown.spans}
+    assert "underline" in styles["yes"] and "underline" not in styles["ask"]
+    assert "bold" in styles["<|end|>"] and shown.plain == "ask⏎\nyes<|end|>"
+    assert sample_text(row, Manner(ascii=True, parted=True)).plain == "ask\\n\n[yes|<|end|>]"
+
+
+def test_what_is_left_out_of_a_long_sample_is_said() -> None:
+    row = sample(Token("a", 1, False, False), Token("z", 2, True, False), omitted=12345, head=1)
+    assert "12,345 tokens not shown" in sample_text(row, Manner()).plain
+
+
+@pytest.mark.parametrize("hostile", STRINGS)
+def test_hostile_tokens_are_literal_text(hostile: str) -> None:
+    shown = sample_text(sample(Token(hostile, 1, True, False)), Manner()).plain
+    assert MARK in shown
+    assert not any(character != "\n" and not character.isprintable() for character in shown)
+
+
+def test_typed_paths_lead_to_folders_and_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert meant("ti", Path("/a")) == (Path("/a"), "ti")
+    assert meant("/x/ti", Path("/a")) == (Path("/x"), "ti")
+    assert meant("/ti", Path("/a")) == (Path("/"), "ti")
+    assert meant("~/b/", Path("/a")) == (Path("/home/me/b"), "")
+    assert meant("~", Path("/a")) == (Path("/home/me"), "")
+    assert meant("../b/c", Path("/a/x")) == (Path("/a/b"), "c")
+    assert meant("~nobody-of-that-name/x", Path("/a"))[1] == "x"
+
+
+def test_a_folder_shows_folders_data_files_and_itself(tmp_path: Path) -> None:
+    tmp_path = tmp_path / "here"
+    tmp_path.mkdir()
+    for name in ("sub", ".hidden"):
+        (tmp_path / name).mkdir()
+    for name in ("train.jsonl", "test.jsonl", "notes.txt", ".secret.jsonl"):
+        (tmp_path / name).write_text(PAIR)
+    view = read_folder(tmp_path)
+    assert view.others == 1
+    shown = [(entry.kind, entry.name) for entry in entries(view, "", False, "")]
+    files = [("file", "test.jsonl"), ("file", "train.jsonl")]
+    assert shown == [("take", "./"), ("up", "../"), ("folder", "sub/"), *files]
+    assert [entry.name for entry in entries(view, "", True, "")][2] == ".hidden/"
+    assert [entry.name for entry in entries(view, ".s", False, ".s")] == [".secret.jsonl"]
+    assert [entry.name for entry in entries(view, "r", False, "r")] == ["train.jsonl"]
+    assert [(entry.kind, entry.target) for entry in entries(view, "name", False, "owner/name")] == [
+        ("hub", "owner/name")
+    ]
+
+
+def test_a_folder_that_cannot_be_read_says_so(tmp_path: Path) -> None:
+    assert "No such file" in read_folder(tmp_path / "gone").error
+    (tmp_path / "file").write_text("")
+    assert "Not a directory" in read_folder(tmp_path / "file").error
+
+
+def test_lone_surrogates_in_rows_are_said_in_a_line_or_shown(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"prompt": "a \ud83d b", "completion": "c"}) + "\n" + PAIR * 30)
+    glance = counted(section(path), Leaving())
+    assert glance.rows == {"train": 31} or glance.problems

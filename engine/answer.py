@@ -58,7 +58,7 @@ def data_inspect(arguments: dict[str, Any], progress: Progress) -> Any:
     data, model = _sections(arguments)
     progress(f"loading the tokenizer of {model.id}")
     tokenizer = load_tokenizer(model)
-    progress(f"reading {data.id}, then splitting and tokenizing it")
+    progress("reading, splitting and tokenizing the rows")
     return inspect(data, arguments["max_length"], tokenizer, arguments["rows"], arguments["most"])
 
 
@@ -83,13 +83,11 @@ def ladder_report(arguments: dict[str, Any], progress: Progress) -> Any:
 
 
 def plan(arguments: dict[str, Any], progress: Progress) -> Any:
-    """What each of `configs` takes, on `device` (null: this machine) with `rows` (null: the longest)."""
-    from engine.planning.estimate import Rows
+    """What each method takes where it is to run, and what would make it fit: an `outlook.Plan` from a `Question`."""
+    from engine.planning.outlook import Question
     from engine.planning.plan import plan
 
-    configs = [msgspec.convert(config, schema.Config) for config in arguments["configs"]]
-    rows = msgspec.convert(arguments["rows"], Rows) if arguments.get("rows") else None
-    return plan(configs, arguments.get("device"), rows, progress)
+    return msgspec.to_builtins(plan(msgspec.convert(arguments, Question), progress))
 
 
 def pull(arguments: dict[str, Any], progress: Progress) -> Any:

@@ -165,6 +165,41 @@ def list_runs(runs: RunsOption = None, json: JsonOption = False) -> None:
 
 
 @app.command()
+def plan(
+    preset: Annotated[str | None, typer.Argument(metavar="PRESET", help="A preset's name or file.")] = None,
+    method: MethodOption = None,
+    card: Annotated[str | None, typer.Option("--card", metavar="NAME", help='A listed card: "A100 80GB".')] = None,
+    length: Annotated[
+        int | None, typer.Option("--length", min=2, help="Tokens of a row; else the data's longest.")
+    ] = None,
+    micro_batch: Annotated[int | None, typer.Option("--micro-batch", min=1, help="Rows of a forward pass.")] = None,
+    model: ModelOption = None,
+    data: DataOption = None,
+    settings: SetOption = None,
+    quick: Annotated[bool, typer.Option("--quick", help="The formula alone, in milliseconds.")] = False,
+    history: Annotated[
+        bool, typer.Option("--history", help="Predicted against measured peaks of earlier runs.")
+    ] = False,
+    runs: RunsOption = None,
+    ascii_only: Annotated[bool, typer.Option("--ascii", help="Nothing but ASCII.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Memory, time and cost of the three methods before anything starts; no weights are needed."""
+    from tui.verbs import plan as verb
+
+    folder = rundir.runs_folder(runs)
+    if history:
+        raise typer.Exit(verb.show_history(folder, json))
+    if preset is None:
+        raise UserError("which preset?", "plan", "`ftbench presets list` shows them; --history needs none")
+    given = overrides(settings, model, data)
+    if micro_batch is not None:
+        given["train.micro_batch"] = micro_batch
+    wish = verb.Wish(preset, chosen_method(method), given, card, length, quick, folder, ascii_only, json)
+    raise typer.Exit(verb.plan(wish))
+
+
+@app.command()
 def pull(
     name: Annotated[str | None, typer.Argument(help="A model of the catalogue; none lists it.")] = None,
 ) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -66,6 +68,47 @@ def named(nvml_name: str, cards: list[Card]) -> Card | None:
         if re.search(rf"(?<!\w){re.escape(part)}(?!\w)", nvml_name)  # L4 is no part of L40S
     ]
     return max(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def pick(wanted: str, cards: list[Card]) -> Card:
+    """The listed card that somebody means by "a100", "RTX4090" or "H100 80GB".
+
+    Raises UserError where it is none, with the nearest name, or several.
+    """
+    asked = _words(wanted)
+    for fits in _WAYS if asked else ():
+        found = [card for card in cards if fits(asked, card)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(card.name for card in found)
+            raise UserError(f"{wanted!r} could be {names}", "--card", "give more of the name")
+    listed = {name.lower(): card.name for card in cards for name in [*card.match, card.name]}
+    close = difflib.get_close_matches(wanted.lower(), listed, n=1, cutoff=0.4)
+    hint = f"did you mean {listed[close[0]]}? " if close else ""
+    known = ", ".join(card.name for card in cards)
+    raise UserError(f"no card {wanted!r} is listed", "--card", f"{hint}{known}; or add it to {own_file()}")
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in re.findall(r"[a-z0-9]+", text.lower()) if word not in ("nvidia", "geforce")]
+
+
+def _squashed(text: str) -> str:
+    return "".join(_words(text))
+
+
+def _own_words(card: Card) -> set[str]:
+    return {word for name in (card.name, *card.match) for word in _words(name)}
+
+
+_WAYS: tuple[Callable[[list[str], Card], bool], ...] = (
+    lambda asked, card: "".join(asked) in {_squashed(name) for name in (card.name, *card.match)},
+    lambda asked, card: set(asked) <= _own_words(card),
+    lambda asked, card: all(any(own.startswith(word) for own in _own_words(card)) for word in asked),
+    lambda asked, card: any("".join(asked) in _squashed(name) for name in (card.name, *card.match)),
+)
+"""How a name may be meant, the strictest first: whole, by its words, by their beginnings, by a part without spaces."""
 
 
 def _read(path: Path) -> list[Card]:

@@ -8,12 +8,15 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from engine.contract import schema
 from engine.contract.errors import UserError
-from engine.methods.locate import locate, refused
+from engine.methods.locate import Located, locate, refused
 
 
-def load_tokenizer(model: schema.Model) -> PreTrainedTokenizerBase:
-    """The tokenizer with a pad token and, where the preset names one, its own chat template."""
-    located = locate(model)
+def load_tokenizer(model: schema.Model, located: Located | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer with a pad token and, where the preset names one, its own chat template.
+
+    `located` where the model has been found already.
+    """
+    located = located or locate(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(located.source, revision=located.revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:

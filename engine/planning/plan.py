@@ -1,12 +1,12 @@
-"""The answer to "will it fit?" for several configurations: both estimates of each, as JSON-able values."""
+"""The answer to "will it fit?" for several methods: formula and dry run of each, and what follows from them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from transformers import AutoConfig
 
 from engine.contract import schema
@@ -14,47 +14,124 @@ from engine.contract.errors import UserError
 from engine.methods.loading import config_of
 from engine.methods.locate import Located, refused
 from engine.methods.machine import Machine, this_machine
+from engine.planning.datarows import read_rows
 from engine.planning.dry_run import dry_run
-from engine.planning.estimate import Device, Rows
-from engine.planning.formula import formula
+from engine.planning.estimate import Estimate, Rows
+from engine.planning.fit import Asked, Scale, largest_micro_batch, with_settings
+from engine.planning.outlook import (
+    Outlook,
+    Plan,
+    Question,
+    RowsFrom,
+    Work,
+    look,
+    planned_rows,
+    positions_of,
+    with_micro_batch,
+)
+from engine.planning.room import Room
 
 Progress = Callable[[str], None]
 
 
-def plan(
-    configs: Sequence[schema.Config], device: Device | None, rows: Rows | None, progress: Progress
-) -> dict[str, Any]:
-    """Per configuration its method, `formula` and `dry_run` (both `Estimate`s), and `dry_run_error` in place of the
-    latter where a method cannot be run. `device` None is this machine; `rows` None the longest the preset allows,
-    every token of them trained.
+@dataclass(frozen=True)
+class Subject:
+    """What is the same for all methods."""
 
-    Raises UserError where the model's configuration cannot be read or is not a decoder's.
+    architecture: Any
+    """transformers' configuration of the model."""
+    table: Mapping[str, Any]
+    positions: int | None
+    machine: Machine
+    room: Room
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The rows to plan for, where they come from, and what follows."""
+
+    rows: Rows
+    origin: RowsFrom
+    why: str = ""
+    work: Work | None = None
+    packing: str | None = None
+
+
+def plan(question: Question, progress: Progress) -> Plan:
+    """Both tiers of each method, for the data's own rows where they can be read.
+
+    Raises UserError where the model's configuration cannot be read or is not a decoder's, and for wrong data.
     """
-    machine = this_machine()
-    if device and device != machine.device:
-        machine = Machine(device, "a card" if device == "cuda" else "a CPU", bf16=True, flash_attention=False)
-    return {
-        "device": machine.device,
-        "plans": [_planned(config, machine, rows or longest(config), progress) for config in configs],
-    }
+    machine, notes = _machine(question.room)
+    architecture = architecture_of(question.configs[0].model)
+    table = architecture.to_dict()
+    subject = Subject(architecture, table, positions_of(table), machine, question.room)
+    chosen = _choose_rows(question, subject, progress)
+    outlooks: list[Outlook] = []
+    scale = Scale()
+    for config in question.configs:
+        progress(f"dry run of {config.method}")
+        qlora = (_laid_out(question.qlora, chosen), scale) if question.qlora and config.method != "qlora" else None
+        found = _look(_laid_out(config, chosen), chosen.rows, subject, qlora)
+        scale = Scale.of(found.formula, found.dry_run) if config.method == "qlora" else scale
+        outlooks.append(found)
+    return Plan(
+        room=question.room,
+        rows=chosen.rows,
+        rows_from=chosen.origin,
+        why=chosen.why,
+        work=chosen.work,
+        outlooks=outlooks,
+        notes=notes,
+    )
 
 
-def longest(config: schema.Config) -> Rows:
-    """A step of the longest rows that a preset lets through, all of them answer."""
-    length = config.train.max_length
-    return Rows(count=config.train.batch, length=length, answer=length - 1)
+def _machine(room: Room) -> tuple[Machine, list[str]]:
+    """The machine to plan for, which need not be this one, and what is to be said about it."""
+    here = this_machine()
+    if room.source == "listed" or here.device != room.device:
+        there = Machine(room.device, room.name, bf16=room.bf16, flash_attention=False)
+        blind = room.source in ("card", "shared") and here.device == "cpu"
+        return there, [f"torch sees no card here: a run would use the CPU until it sees {room.name}"] if blind else []
+    return here, []
 
 
-def _planned(config: schema.Config, machine: Machine, rows: Rows, progress: Progress) -> dict[str, Any]:
-    architecture = architecture_of(config.model)
-    light = formula(config, architecture.to_dict(), machine.device, rows, machine.bf16)
-    progress(f"dry run of {config.method}")
-    answer: dict[str, Any] = {"method": config.method, "formula": msgspec.to_builtins(light), "dry_run": None}
+def _choose_rows(question: Question, subject: Subject, progress: Progress) -> Chosen:
+    config = question.configs[0]
+    planned = planned_rows(config, subject.positions, question.length)
+    if question.length:
+        return Chosen(planned, "asked")
+    progress(f"reading {config.data.id}")
+    read = read_rows(config, subject.machine, question.data_given)
+    if isinstance(read, str):
+        return Chosen(planned, "max_length", why=read)
+    return Chosen(read.rows, "data", work=read.work, packing=read.packing)
+
+
+def _laid_out(config: schema.Config, chosen: Chosen) -> schema.Config:
+    """With packing as the worker would choose it for the data's rows, where they are known."""
+    return with_settings(config, {"train.packing": chosen.packing}) if chosen.packing else config
+
+
+def _look(config: schema.Config, rows: Rows, subject: Subject, qlora: tuple[schema.Config, Scale] | None) -> Outlook:
+    automatic = config.train.micro_batch == "auto"
+    asked = with_micro_batch(Asked(config, subject.table, rows, subject.room))
+    exact, why = _dry_run(asked, subject)
+    if automatic and exact and exact.peak + subject.room.beside > subject.room.free:
+        # The formula took too large a micro batch for one that fits: once more with what the dry run makes of it.
+        less = largest_micro_batch(replace(asked, scale=Scale.of(asked.light(), exact))).value
+        if 0 < less < exact.micro_batch:
+            asked = asked.with_micro_batch(less)
+            exact, why = _dry_run(asked, subject)
+    return look(asked, automatic, exact, subject.positions, qlora, why)
+
+
+def _dry_run(asked: Asked, subject: Subject) -> tuple[Estimate | None, str]:
+    """(the dry run, or why there is none)."""
     try:
-        answer["dry_run"] = msgspec.to_builtins(dry_run(config, architecture, machine, rows))
+        return dry_run(asked.config, subject.architecture, subject.machine, asked.rows), ""
     except UserError as error:
-        answer["dry_run_error"] = {"what": error.what, "where": error.where, "do": error.do}
-    return answer
+        return None, error.line
 
 
 def architecture_of(model: schema.Model) -> Any:

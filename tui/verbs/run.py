@@ -128,4 +128,4 @@ def remove_refused(run: RunDir) -> None:
 
 def preset_name(preset: str) -> str:
     """The name part of a preset's name or path."""
-    return Path(preset).stem
+    return Path(preset).name.removesuffix(".toml")

@@ -1,0 +1,95 @@
+"""The question `plan` in a process of its own: from a configuration alone, for the data's rows, or refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from engine.contract.ask import ask
+from engine.contract.errors import UserError
+from engine.contract.preset import Preset, resolve
+from engine.contract.schema import METHODS, Config
+from engine.planning.outlook import Plan, Question
+from engine.planning.room import Room
+
+GIB = 1 << 30
+TINY = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}  # fmt: skip
+ROOM = Room(name="a card", device="cuda", source="listed", total=24 * GIB)
+
+
+def config(method: Any, **settings: Any) -> Config:
+    values = {key.replace("__", "."): value for key, value in settings.items()}
+    return resolve(Preset("test", values), method).config
+
+
+def asked(question: Question) -> Plan:
+    return msgspec.convert(ask("plan", msgspec.to_builtins(question)), Plan)
+
+
+def test_a_configuration_alone_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**TINY, "model_type": "llama"}))
+    configs = [config(method, model__id=str(tmp_path)) for method in ("qlora", "full")]
+    found = asked(Question(configs=configs, qlora=configs[0], room=ROOM, data_given=False))
+    assert (found.rows.length, found.rows_from) == (512, "max_length")
+    assert "no tokenizer" in found.why
+    assert [outlook.method for outlook in found.outlooks] == ["qlora", "full"]
+    for outlook in found.outlooks:
+        assert outlook.dry_run and outlook.verdict == "fits" and outlook.micro_batch.bound == "all"
+        assert outlook.dry_run.training.total == pytest.approx(outlook.formula.training.total, rel=0.25)
+
+
+def test_rows_are_the_datas_own_longest(tmp_path: Path) -> None:
+    """The embedded model and data: rows, steps and tokens as a run of it has them (`engine.survey` counts them too)."""
+    configs = [config("lora", train__epochs=2.0)]
+    found = asked(Question(configs=configs, room=Room(name="here", device="cpu", source="system", total=8 * GIB)))
+    survey = ask("ladder.survey", {"config": msgspec.to_builtins(configs[0])})["work"]
+    assert found.rows_from == "data" and found.work
+    assert found.rows.length < configs[0].train.max_length
+    assert (found.work.rows, found.work.steps, found.work.tokens) == (
+        survey["train"],
+        survey["steps"],
+        2 * survey["tokens"],
+    )
+
+
+def test_data_that_was_named_and_cannot_be_read_is_an_error_and_the_default_is_a_remark(tmp_path: Path) -> None:
+    def question(given: bool) -> Question:
+        configs = [config("lora", data__id=str(tmp_path / "gone.jsonl"))]
+        return Question(configs=configs, room=ROOM, data_given=given)
+
+    with pytest.raises(UserError, match=r"gone\.jsonl"):
+        asked(question(given=True))
+    found = asked(question(given=False))
+    assert found.rows_from == "max_length" and "gone.jsonl" in found.why
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_micro_batch_left_open_is_the_largest_that_fits(tmp_path: Path, method: Any) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**TINY, "model_type": "llama", "vocab_size": 128256}))
+    small = Room(name="small", device="cuda", source="listed", total=int(1.2 * GIB))
+    settings = {"model__id": str(tmp_path), "train__batch": 32, "optimizer__name": "adamw_8bit"}
+    question = Question(configs=[config(method, **settings)], room=small, length=256)
+    (outlook,) = asked(question).outlooks
+    assert outlook.dry_run
+    assert 1 <= outlook.dry_run.micro_batch < 32
+    assert outlook.dry_run.peak <= small.total
+    assert outlook.verdict != "does not fit"
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ({"model_type": "no-such-kind"}, "does not know this architecture"),
+        ({"model_type": "strange", "auto_map": {"AutoConfig": "code.Config"}}, "code of its own"),
+        ({"model_type": "vit"}, "no causal model|has no"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused_in_a_line(tmp_path: Path, table: dict[str, Any], says: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(table))
+    with pytest.raises(UserError, match=says):
+        asked(Question(configs=[config("lora", model__id=str(tmp_path))], room=ROOM))

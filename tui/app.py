@@ -13,6 +13,7 @@ from typing import ClassVar
 from textual import events
 from textual.app import App
 from textual.binding import Binding, BindingType
+from textual.command import Provider
 from textual.filter import LineFilter
 from textual.geometry import Size
 
@@ -32,11 +33,19 @@ GRACE_SECONDS = 3.0
 """For leaving well. A terminal that has gone, or has stopped taking output, may never let us."""
 
 
+def everything() -> type[Provider]:
+    """The palette's source, imported when it is first opened."""
+    from tui.palette import Everything
+
+    return Everything
+
+
 class Workbench(App[str]):
     """One bench, other screens above it. Its return value is what to say on the way out."""
 
     TITLE = "ftbench"
     BINDINGS: ClassVar[list[BindingType]] = bindings("app")
+    COMMANDS = {everything}
     ENABLE_COMMAND_PALETTE = True
 
     def __init__(self, runs: Path, settings: Settings | None = None, ascii_only: bool = False) -> None:
@@ -100,6 +109,12 @@ class Workbench(App[str]):
         from tui.screens.text import TextScreen, help_text
 
         self.push_screen(TextScreen("keys", help_text(self.settings.keys)))
+
+    def back_to_bench(self) -> BenchScreen:
+        """Close whatever lies above the bench."""
+        while self.screen is not self.bench and self.bench in self.screen_stack:
+            self.pop_screen()
+        return self.bench
 
     def action_next_theme(self) -> None:
         names = sorted(self.available_themes)

@@ -3,91 +3,133 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from textual.content import Content
 
 from engine.contract import rundir
 from engine.contract.errors import UserError
 from engine.contract.follow import Follower
-from engine.contract.preset import flatten
+from engine.contract.preset import Flat, flatten
 from engine.contract.result import Result
 from engine.contract.rundir import RunDir
 from engine.contract.text import visible
 from tui.chart import Curve, Look, draw
+from tui.head import short
+from tui.runlist import describe
 from tui.runstate import RunState
 from tui.scores import mean_text, range_text
-from tui.show import duration, size
+from tui.series import Series
+from tui.show import count, duration, size
 
 COLOURS = ("$primary", "$warning", "$success", "$error", "$accent", "$secondary")
 ROWS = 12
 QUIET = ("title", "about", "slot")
+LABEL, CELL = 12, 16
 
 
-def compare(runs: Sequence[RunDir], width: int, ascii_only: bool = False) -> Content:
-    """Everything as one text."""
-    wide = max(40, min(int(0.9 * width), 110) - 6)  # the box it is read in, less frame, padding and scroll bar
-    lines = [*_chart(runs, wide, ascii_only), Content(""), *_table(runs), Content(""), *_differences(runs)]
-    return Content("\n").join(lines)
+@dataclass(frozen=True)
+class Compared:
+    """What is known of one run, read once."""
+
+    name: str
+    state: str
+    colour: str
+    loss: Series
+    validation: Series
+    result: Result | None
+    settings: Flat | None
+    error: str = ""
 
 
-def _chart(runs: Sequence[RunDir], width: int, ascii_only: bool) -> Iterator[Content]:
-    curves = []
-    for number, run in enumerate(runs):
-        state = RunState()
-        for portion in Follower(run.events_file).portions():
-            state.feed(portion)
-        colour = COLOURS[number % len(COLOURS)]
-        curves.append(Curve(state.loss, colour))
-        yield Content.assemble(("- " if ascii_only else "━ ", colour), visible(run.name))
+def read(runs: Sequence[RunDir]) -> list[Compared]:
+    """Their curves, results and configurations."""
+    return [_read(run, COLOURS[number % len(COLOURS)]) for number, run in enumerate(runs)]
+
+
+def _read(run: RunDir, colour: str) -> Compared:
+    state, error, result, settings = RunState(), "", None, None
+    for portion in Follower(run.events_file).portions():
+        state.feed(portion)
+    try:
+        settings = flatten(rundir.read_frozen(run).config)
+        result = run.result()
+    except UserError as caught:
+        error = caught.line
+    return Compared(run.name, describe(run).state, colour, state.loss, state.validation, result, settings, error)
+
+
+def compare(runs: Sequence[Compared], width: int, ascii_only: bool = False) -> Content:
+    """Everything as one text of `width` columns."""
+    lines = [*_chart(runs, width, ascii_only), Content(""), *_table(runs, width), Content("")]
+    return Content("\n").join([*lines, *_differences(runs, width)])
+
+
+def _chart(runs: Sequence[Compared], width: int, ascii_only: bool) -> Iterator[Content]:
+    """The training loss, smoothed; where none has one, nothing."""
+    for run in runs:
+        yield Content.assemble(("━ ", run.colour), visible(run.name))
+        if run.error:
+            yield Content.styled(visible(run.error), "$text-error")
+    curves = [Curve(run.loss, run.colour) for run in runs]
+    if not any(curve.series.buckets for curve in curves):
+        yield Content.styled("no steps: no curves", "$foreground-muted")
+        return
     for row in draw(curves, width, ROWS, Look(log=True, smooth=0.6, ascii=ascii_only)):
         yield Content.assemble(*((text, "$foreground-muted" if style == "axis" else style) for text, style in row))
+    yield Content.styled("training loss over steps, logarithmic, smoothed", "$foreground-muted")
 
 
-def _table(runs: Sequence[RunDir]) -> Iterator[Content]:
-    yield Content.styled(
-        f"{'':<10}{'score':>8} {'95 %':>14} {'loss':>7} {'train':>8} {'all':>8} {'peak':>9} {'saved':>9}",
-        "$foreground-muted",
-    )
-    for number, run in enumerate(runs):
-        colour = COLOURS[number % len(COLOURS)]
-        yield Content.assemble((f"{run.name[-9:]:<10}", colour), _figures(run))
+def _table(runs: Sequence[Compared], width: int) -> Iterator[Content]:
+    """A column a run; several blocks where there is no room for all."""
+    room = max(1, (width - LABEL) // CELL)
+    for first in range(0, len(runs), room):
+        block = runs[first : first + room]
+        rows = [_figures(run) for run in block]
+        heads = [(f"{visible(short(run.name), CELL - 1):<{CELL}}", run.colour) for run in block]
+        yield Content.assemble((" " * LABEL, ""), *heads)
+        for name in rows[0]:
+            values = "".join(f"{row[name]:<{CELL}}" for row in rows)
+            yield Content.assemble((f"{name:<{LABEL}}", "$foreground-muted"), values)
 
 
-def _figures(run: RunDir) -> str:
-    try:
-        result = run.result()
-    except UserError:
-        return "damaged"
-    if result is None:
-        return run.state()
-    return _result_figures(result)
+def _figures(run: Compared) -> dict[str, str]:
+    """What was reached and what it took; a dash for what is not known."""
+    result = run.result
+    percent = result is not None and result.metric != "loss"
+    before = result.before if result else None
+    after = result.after if result else None
+    return {
+        "state": run.state.replace("_", " "),
+        "metric": result.metric if result else "–",
+        "before": mean_text(before.score if before else None, percent),
+        "after": mean_text(after.score if after else None, percent),
+        "95 %": range_text(after.score if after else None, percent),
+        "test loss": mean_text(after.loss if after else None, False),
+        "steps": f"{result.steps:,}" if result else "–",
+        "step time": duration(result.step_seconds) if result else "–",
+        "all time": duration(sum(result.seconds.values())) if result else "–",
+        "tokens/s": f"{result.tokens_per_second:,.0f}" if result and result.tokens_per_second else "–",
+        "peak": size(result.peak.training if result else None),
+        "trained": count(result.trainable) if result else "–",
+        "saved": size(result.artefact_bytes if result else None),
+        "energy": f"{result.energy / 3600:.1f} Wh" if result and result.energy is not None else "–",
+    }
 
 
-def _result_figures(result: Result) -> str:
-    percent = result.metric != "loss"
-    score = result.after.score if result.after else None
-    loss = result.after.loss if result.after else None
-    peak = result.peak
-    return (
-        f"{mean_text(score, percent):>8} {range_text(score, percent):>14} {mean_text(loss, False):>7} "
-        f"{duration(result.step_seconds):>8} {duration(sum(result.seconds.values())):>8} "
-        f"{size(peak.training):>9} {size(result.artefact_bytes):>9}"
-    )
-
-
-def _differences(runs: Sequence[RunDir]) -> Iterator[Content]:
-    """Only keys in which they are not all alike."""
-    flats = []
-    for run in runs:
-        try:
-            flats.append(flatten(rundir.read_frozen(run).config))
-        except UserError as error:
-            yield Content.styled(visible(error.line), "$text-error")
-            return
-    keys = [key for key in flats[0] if key not in QUIET and any(flat[key] != flats[0][key] for flat in flats)]
+def _differences(runs: Sequence[Compared], width: int) -> Iterator[Content]:
+    """Only keys in which they are not all alike; a line a run where a line for all has no room."""
+    known = [(run, run.settings) for run in runs if run.settings is not None]
+    if not known:
+        return
+    first = known[0][1]
+    keys = [key for key in first if key not in QUIET and any(flat[key] != first[key] for _, flat in known)]
     yield Content.styled("what differed" if keys else "their configurations are alike", "bold")
     for key in keys:
-        parts: list[tuple[str, str]] = [(f"{key:<26}", "")]
-        for number, flat in enumerate(flats):
-            parts.append((f"{visible(str(flat[key])):<18} ", COLOURS[number % len(COLOURS)]))
-        yield Content.assemble(*parts)
+        values = [(visible(str(flat[key])), run.colour) for run, flat in known]
+        if 30 + sum(max(14, len(text)) + 2 for text, _ in values) <= width:
+            yield Content.assemble((f"{key:<30}", ""), *((f"{text:<14}  ", colour) for text, colour in values))
+            continue
+        yield Content(key)
+        for text, colour in values:
+            yield Content.assemble("  ", (text, colour))

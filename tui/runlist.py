@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from tui.show import duration
 
 TAIL = 65536
 COLUMNS = ("run", "state", "model", "data", "score", "time")
+SETTLED = ("finished", "stopped", "paused", "failed", "out_of_memory", "diverged", "damaged")
+"""States that only a new start changes."""
 
 
 @dataclass
@@ -28,10 +31,20 @@ class Line:
     after: float | None
     metric: str
     seconds: float | None
+    method: str = ""
+    created: float = 0.0
+    """Unix seconds."""
+    peak: int | None = None
+    """Bytes while training: torch's pool on a card, the resident set without one."""
+    reason: str = ""
+    """Why it did not finish."""
 
 
-def describe(run: RunDir) -> Line:
-    """From its result where it has one, else from its configuration and the end of its events."""
+def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> Line:
+    """From its result where it has one, else from its configuration and the end of its events.
+
+    `places` are the places of runs that wait for a card.
+    """
     state = run.state()
     try:
         result = run.result()
@@ -39,22 +52,38 @@ def describe(run: RunDir) -> Line:
             before, after = result.before, result.after
             return Line(
                 run.name,
-                state,
+                "paused" if state == "stopped" and run.paused_file.exists() else state,
                 result.model,
                 result.data,
                 before.score.mean if before else None,
                 after.score.mean if after else None,
                 result.metric,
                 sum(result.seconds.values()),
+                result.method,
+                result.created,
+                result.peak.training,
+                result.reason,
             )
         frozen = rundir.read_frozen(run)
-    except UserError:
-        return Line(run.name, "damaged", "", "", None, None, "", None)
+    except UserError as error:
+        return Line(run.name, "damaged", "", "", None, None, "", None, reason=error.line)
     if state == "live":
-        state = _progress(run) or state
+        place = (places or {}).get(run.path)
+        state = f"waiting, place {place}" if place else _progress(run) or state
     config = frozen.config
     seconds = time.time() - frozen.created if run.is_live() else None
-    return Line(run.name, state, config.model.id, config.data.id, None, None, config.evaluation.metric, seconds)
+    return Line(
+        run.name,
+        state,
+        config.model.id,
+        config.data.id,
+        None,
+        None,
+        config.evaluation.metric,
+        seconds,
+        config.method,
+        frozen.created,
+    )
 
 
 def _progress(run: RunDir) -> str:
@@ -71,9 +100,16 @@ def _progress(run: RunDir) -> str:
 
 def cells(line: Line) -> list[str]:
     """In the order of COLUMNS."""
+    return [line.name, line.state, last_part(line.model), last_part(line.data), score(line), duration(line.seconds)]
+
+
+def score(line: Line) -> str:
+    """`json 0.0→44.1`, percent where the metric is a share."""
     scale = 100 if line.metric != "loss" else 1
     scores = [f"{score * scale:.1f}" if score is not None else "–" for score in (line.before, line.after)]
-    data = Path(line.data).name if line.data.startswith("/") else line.data
-    model = Path(line.model).name if line.model.startswith("/") else line.model
-    score = f"{line.metric} {'→'.join(scores)}" if line.before is not None or line.after is not None else "–"
-    return [line.name, line.state, model, data, score, duration(line.seconds)]
+    return f"{line.metric} {'→'.join(scores)}" if line.before is not None or line.after is not None else "–"
+
+
+def last_part(name: str) -> str:
+    """Of a path its last part; other names as they are."""
+    return Path(name).name if name.startswith("/") else name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator
 from typing import ClassVar
 
@@ -78,6 +79,7 @@ class LaunchScreen(ModalScreen[bool]):
     def on_resize(self) -> None:
         # As high as what it holds, but never higher than the screen: the keys below stay in sight.
         self.query_one(VerticalScroll).styles.max_height = max(3, self.size.height - 4)
+        self.call_after_refresh(self.show_prospect)
 
     @on(Answered)
     def _answered(self, message: Answered) -> None:
@@ -99,7 +101,12 @@ class LaunchScreen(ModalScreen[bool]):
             yield self._problem(problem)
         yield Content("")
         for fact in prospect.facts:
-            yield Content.assemble((f"{fact.name:<{NAME}}", "$foreground-muted"), (visible(fact.text), fact.style))
+            yield Content.assemble((f"{fact.name:<{NAME}}", "$foreground-muted"), (self._hung(fact.text), fact.style))
+
+    def _hung(self, text: str) -> str:
+        """Wrapped, further lines below the first."""
+        width = max(20, self.query_one(VerticalScroll).size.width - NAME - 1)
+        return f"\n{' ' * NAME}".join(textwrap.wrap(visible(text), width)) or ""
 
     def _problem(self, problem: Problem) -> Content:
         mark = "✗" if problem.blocking else "!"

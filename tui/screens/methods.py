@@ -33,7 +33,8 @@ def _memory(found: Sequence[Forecast], room: Room | None) -> Iterator[Content]:
     yield _row("of", [count(one.parameters) if one else "–" for one in estimates], "$foreground-muted")
     for part in PARTS:
         if any(one and part in one.training.parts for one in estimates):
-            yield _row(part, [size(one.training.parts.get(part, 0)) if one else "–" for one in estimates])
+            sizes = [one.training.parts.get(part) if one else None for one in estimates]
+            yield _row(part, [size(found) if found else "–" for found in sizes])
     yield _row("training", [size(one.training.total) if one else "–" for one in estimates], "bold")
     yield _row("evaluation", [size(one.evaluation.total) if one else "–" for one in estimates])
     verdicts = [Content.styled(f"{one.verdict:<{COLUMN}}", STYLES[one.verdict]) for one in found]

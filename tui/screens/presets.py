@@ -10,7 +10,7 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.content import Content
-from textual.widgets import DataTable, Footer, Static
+from textual.widgets import Footer, Static
 
 from engine.contract import library, ownpresets
 from engine.contract.errors import RunFailed, UserError
@@ -23,11 +23,20 @@ from tui.editing import edit
 from tui.screens.ask import AskScreen
 from tui.screens.base import BaseScreen
 from tui.screens.name import NameScreen
+from tui.widgets.table import Column, Row, Table
 
 if TYPE_CHECKING:
     from tui.app import Workbench
 
-COLUMNS = ("key", "preset", "method", "model", "data", "whose", "title")
+COLUMNS = (
+    Column("key", 3),
+    Column("preset", 12),
+    Column("method", 6),
+    Column("whose", 5),
+    Column("model", 5),
+    Column("data", 4),
+    Column("title", 8),
+)
 
 
 class PresetsScreen(BaseScreen[str | None]):
@@ -37,8 +46,8 @@ class PresetsScreen(BaseScreen[str | None]):
     CSS = """
     PresetsScreen { layout: vertical; }
     PresetsScreen #title { height: 1; text-style: bold; padding: 0 1; }
-    PresetsScreen DataTable { height: 1fr; scrollbar-size-vertical: 1; }
-    PresetsScreen #detail { height: auto; min-height: 4; max-height: 8; padding: 0 1;
+    PresetsScreen Table { padding: 0 1; }
+    PresetsScreen #detail { height: 8; padding: 0 1;
                             border-top: solid $surface-lighten-2; }
     """
 
@@ -51,47 +60,34 @@ class PresetsScreen(BaseScreen[str | None]):
 
     def compose(self) -> ComposeResult:
         yield Static(Content(visible(f"presets; your own lie in {library.user_folder()}")), id="title")
-        yield DataTable(id="table", cursor_type="row", zebra_stripes=False)
+        yield Table(COLUMNS, id="table")
         yield Static(id="detail")
         yield Footer(compact=True, show_command_palette=False)
 
     def on_mount(self) -> None:
-        self.query_one(DataTable).add_columns(*COLUMNS)
+        self.query_one(Table).focus()
         self.show_presets(self.choice.name)
 
     def show_presets(self, here: str = "") -> None:
         """The presets as their files are now, the cursor on `here`."""
         self.listed = {listed.name: listed for listed in library.list_presets()}
-        table = self.query_one(DataTable)
-        here = here or self._cursor()
-        table.clear()
-        for name, listed in self.listed.items():
-            style = "$text-error" if listed.preset is None else ""
-            table.add_row(*(Content.styled(visible(cell), style) for cell in cells(listed)), key=name)
-        if here in self.listed:
-            table.move_cursor(row=list(self.listed).index(here), animate=False)
+        self.query_one(Table).show_rows([row(listed) for listed in self.listed.values()], here=here)
         self._detail()
 
-    @on(DataTable.RowHighlighted)
+    @on(Table.Moved)
     def _detail(self) -> None:
         """What the preset under the cursor is about and would change, or why it is broken."""
         listed = self._here()
         if listed is not None:
             self.query_one("#detail", Static).update(detail(listed, self.choice, self.effective))
 
-    def _cursor(self) -> str:
-        table = self.query_one(DataTable)
-        if not table.row_count:
-            return ""
-        return str(table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value)
-
     def _here(self) -> Listed | None:
-        return self.listed.get(self._cursor())
+        return self.listed.get(self.query_one(Table).key)
 
     def action_back(self) -> None:
         self.dismiss(None)
 
-    @on(DataTable.RowSelected)
+    @on(Table.Taken)
     def action_choose(self) -> None:
         listed = self._here()
         if listed is None:
@@ -180,19 +176,25 @@ class PresetsScreen(BaseScreen[str | None]):
             self.tell(error.line, severity="error", timeout=10)
 
 
+def row(listed: Listed) -> Row:
+    """A line of the table; a broken one stands out."""
+    style = "$text-error" if listed.preset is None else ""
+    return Row(listed.name, tuple((text, style) for text in cells(listed)))
+
+
 def cells(listed: Listed) -> list[str]:
     """In the order of COLUMNS."""
     whose = "yours" if ownpresets.is_own(listed) else "ships"
     if listed.preset is None:
-        return ["!", listed.name, "broken", "", "", whose, "see below"]
+        return ["!", listed.name, "broken", whose, "", "", "see below"]
     values = listed.preset.values
     given = [str(values.get(key, default)) for key, default in (("model.id", "tiny"), ("data.id", "tickets"))]
     return [
-        str(values.get("slot", "")),
+        str(listed.slot or ""),
         listed.name,
         str(values.get("method", "lora")),
-        *(Path(name).name if name.startswith("/") else name for name in given),
         whose,
+        *(Path(name).name if name.startswith("/") else name for name in given),
         str(values.get("title", "")),
     ]
 

@@ -1,4 +1,4 @@
-"""Past and live runs in a table: attach, mark and compare, stop, resume, run again, delete."""
+"""Past and live runs in a table: attach, mark and compare, stop, pause, resume, run again, delete."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.content import Content
-from textual.widgets import DataTable, Footer, Input, Static
+from textual.widgets import Footer, Input, Static
 
-from engine.contract import rundir
-from engine.contract.errors import UserError
+from engine.contract import rundir, turns
+from engine.contract.errors import RunFailed, UserError
 from engine.contract.preset import Effective
 from engine.contract.rundir import RunDir
 from engine.contract.text import visible
 from tui.commands import bindings
-from tui.runlist import COLUMNS, Line, cells, describe
+from tui.run_table import FIELDS, TABLE, names, ordered, row
+from tui.runlist import SETTLED, Line, describe
 from tui.screens.acting import ActingScreen
 from tui.screens.ask import AskScreen
+from tui.widgets.table import Table
 
 if TYPE_CHECKING:
     from tui.app import Workbench
@@ -34,9 +36,10 @@ class RunsScreen(ActingScreen[RunDir | None]):
     BINDINGS: ClassVar[list[BindingType]] = bindings("runs")
     CSS = """
     RunsScreen { layout: vertical; }
-    #title { height: 1; text-style: bold; padding: 0 1; }
-    DataTable { height: 1fr; }
-    Input { height: 1; border: none; display: none; }
+    RunsScreen #title { height: 1; text-style: bold; padding: 0 1; }
+    RunsScreen Table { padding: 0 1; }
+    RunsScreen #detail { height: 2; padding: 0 1; color: $foreground-muted; }
+    RunsScreen Input { height: 1; border: none; display: none; }
     """
 
     app: Workbench
@@ -50,59 +53,63 @@ class RunsScreen(ActingScreen[RunDir | None]):
 
     def compose(self) -> ComposeResult:
         yield Static(id="title")
-        yield DataTable(id="table", cursor_type="row", zebra_stripes=False)
+        yield Table(TABLE, id="table")
+        yield Static(id="detail")
         yield Input(placeholder="only runs that hold …", id="word", compact=True)
         yield Footer(compact=True, show_command_palette=False)
 
     def on_mount(self) -> None:
-        table = self.query_one(DataTable)
-        table.add_column("", width=1)
-        for name in COLUMNS:
-            table.add_column(name)
-        self._read()
+        self.query_one(Table).focus()
+        self.read()
         self.set_interval(SECONDS, self._refresh_live)
 
-    def _read(self) -> None:
+    def read(self) -> None:
         """All runs anew."""
-        self.lines = {run.name: describe(run) for run in rundir.iterate(self.runs)}
+        places = _places()
+        self.lines = {run.name: describe(run, places) for run in rundir.iterate(self.runs)}
         self._fill()
 
     def _refresh_live(self) -> None:
-        """Only what can change is read again: runs without an outcome, and new ones."""
+        """Only what can change is read again: runs without an outcome, resumed ones, and new ones."""
+        if self.app.screen is not self:
+            return
+        places = _places()
         known = {run.name: run for run in rundir.iterate(self.runs)}
-        unsettled = ("finished", "stopped", "failed", "out_of_memory", "diverged", "damaged")
-        stale = [name for name in known if name not in self.lines or self.lines[name].state not in unsettled]
-        fresh = {name: describe(known[name]) for name in stale}
+        stale = [name for name in known if self._can_change(known[name])]
+        fresh = {name: describe(known[name], places) for name in stale}
         gone = set(self.lines) - set(known)
         if gone or any(self.lines.get(name) != line for name, line in fresh.items()):
             self.lines = {name: line for name, line in {**self.lines, **fresh}.items() if name not in gone}
             self._fill()
 
-    def _fill(self) -> None:
-        table = self.query_one(DataTable)
-        here = self._here()
-        rows = [(name, cells(line)) for name, line in self.lines.items()]
-        rows = [(name, row) for name, row in rows if self.word.lower() in " ".join(row).lower()]
-        rows.sort(key=lambda pair: (pair[1][self.by], pair[0]), reverse=self.reverse)
-        table.clear()
-        for name, row in rows:
-            mark = "*" if name in self.marked else ""
-            table.add_row(Content(mark), *(Content(visible(cell)) for cell in row), key=name)
-        names = [name for name, _ in rows]
-        if here in names:
-            table.move_cursor(row=names.index(here), animate=False)
-        word = f" that hold {self.word!r}" if self.word else ""
-        order = f"by {COLUMNS[self.by]}"
-        self.query_one("#title", Static).update(Content(visible(f"{len(rows)} runs{word} in {self.runs}, {order}")))
+    def _can_change(self, run: RunDir) -> bool:
+        line = self.lines.get(run.name)
+        return line is None or line.state not in SETTLED or not run.result_file.exists()
 
-    def _here(self) -> str:
-        table = self.query_one(DataTable)
-        if not table.row_count:
-            return ""
-        return str(table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value)
+    def _fill(self, here: str = "") -> None:
+        lines = ordered(self.lines.values(), self.by, self.reverse, self.word)
+        rows = [row(line, line.name in self.marked) for line in lines]
+        self.query_one(Table).show_rows(rows, names(self.by, self.reverse), here)
+        held = f" that hold {self.word!r}" if self.word else ""
+        marked = f", {len(self.marked)} marked" if self.marked else ""
+        title = f"{len(rows)} runs{held}{marked} in {self.runs}, by {FIELDS[self.by].column.name}"
+        self.query_one("#title", Static).update(Content(visible(title)))
+        self._detail()
+
+    @on(Table.Moved)
+    def _detail(self) -> None:
+        """The whole name, what it was made of and why it ended; or what to press where there is nothing."""
+        line = self.lines.get(self.query_one(Table).key)
+        if line is None:
+            text = "no run holds that word" if self.lines else "no runs yet: escape, then enter on the bench starts one"
+        else:
+            text = f"{line.name}: {line.method} of {line.model} on {line.data}\n{line.reason}"
+        self.query_one("#detail", Static).update(
+            Content("\n").join(Content(visible(part)) for part in text.split("\n"))
+        )
 
     def _run(self) -> RunDir | None:
-        name = self._here()
+        name = self.query_one(Table).key
         if not name:
             self.tell("no run here", severity="warning")
             return None
@@ -111,30 +118,30 @@ class RunsScreen(ActingScreen[RunDir | None]):
     def action_back(self) -> None:
         self.dismiss(None)
 
-    @on(DataTable.RowSelected)
+    @on(Table.Taken)
     def action_attach(self) -> None:
         if run := self._run():
             self.dismiss(run)
 
     def action_mark(self) -> None:
-        name = self._here()
+        name = self.query_one(Table).key
         self.marked ^= {name} if name else set()
         self._fill()
 
     def action_compare(self) -> None:
-        from tui.comparing import compare
-        from tui.screens.text import TextScreen
+        from tui.screens.comparing import CompareScreen
 
         runs = [RunDir(self.runs / name) for name in sorted(self.marked) if name in self.lines]
         if len(runs) < 2:
             self.tell("mark two or more with space", severity="warning")
             return
-        self.app.push_screen(
-            TextScreen(f"{len(runs)} runs compared", compare(runs, self.size.width, self.app.settings.ascii))
-        )
+        self.app.push_screen(CompareScreen(runs, self.app.settings.ascii))
 
     def action_stop(self) -> None:
         self.stop_run(self._run())
+
+    def action_pause(self) -> None:
+        self.pause_run(self._run())
 
     def action_resume(self) -> None:
         self.resume_run(self._run())
@@ -150,27 +157,51 @@ class RunsScreen(ActingScreen[RunDir | None]):
         try:
             frozen = rundir.read_frozen(run)
             new = rundir.create(self.runs, frozen.preset, Effective(frozen.config, frozen.origins, frozen.notes))
-        except UserError as error:
-            self.tell(error.line, severity="error")
+        except (UserError, RunFailed) as error:
+            self.tell(str(error), severity="error")
             return
         self.launch_run(new)
 
     def action_delete(self) -> None:
         run = self._run()
-        if run is None or run.is_live():
+        if run is None:
+            return
+        if run.state() in ("live", "starting"):
             self.tell("a live run is not deleted: stop it first", severity="warning")
             return
 
         def answered(yes: bool | None) -> None:
-            if yes and not run.is_live():
-                shutil.rmtree(run.path, ignore_errors=True)
-                self._read()
+            if not yes or run.is_live():
+                return
+            try:
+                run.config_file.unlink(missing_ok=True)  # first: what is half deleted is no run any more
+                shutil.rmtree(run.path)
+            except OSError as error:
+                self.tell(f"{run.path} could not be deleted whole: {error.strerror}", severity="error", timeout=10)
+            self.marked.discard(run.name)
+            self.read()
 
         self.app.push_screen(AskScreen(f"Delete {run.name} with its model and checkpoints, for good?"), answered)
 
     def action_sort(self) -> None:
-        self.by = (self.by + 1) % len(COLUMNS)
-        self.reverse = self.by == 0
+        self._sort_by((self.by + 1) % len(FIELDS))
+
+    def action_turn(self) -> None:
+        self.reverse = not self.reverse
+        self._fill()
+
+    @on(Table.NameClicked)
+    def _name_clicked(self, message: Table.NameClicked) -> None:
+        """A column by the mouse; the same once more turns it round."""
+        if message.column - 1 == self.by:
+            self.action_turn()
+        elif message.column:
+            self._sort_by(message.column - 1)
+
+    def _sort_by(self, column: int) -> None:
+        """Figures and dates the highest first, words from a on."""
+        self.by = column
+        self.reverse = FIELDS[column].column.name in ("when", "score", "time", "peak")
         self._fill()
 
     def action_filter(self) -> None:
@@ -186,4 +217,9 @@ class RunsScreen(ActingScreen[RunDir | None]):
     @on(Input.Submitted, "#word")
     def _entered(self) -> None:
         self.query_one("#word").display = False
-        self.query_one(DataTable).focus()
+        self.query_one(Table).focus()
+
+
+def _places() -> dict[Path, int]:
+    """Runs that wait for a card, with their place."""
+    return {turn.run: turn.place for turn in turns.turns() if turn.place}

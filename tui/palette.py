@@ -1,0 +1,119 @@
+"""The command palette: commands, presets, runs and data by a few letters. Everything in it is literal text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+from textual.command import DiscoveryHit, Hit, Hits, Provider
+from textual.content import Content
+from textual.screen import Screen
+from textual.style import Style
+
+from engine.contract import library, rundir
+from engine.contract.rundir import RunDir
+from engine.contract.text import visible
+from tui.commands import TABLES, key_of
+from tui.datasets import EMBEDDED, offered
+
+if TYPE_CHECKING:
+    from tui.app import Workbench
+
+MOST_RUNS = 200
+"""The newest: more than one reads through."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing one can take, with what taking it does."""
+
+    text: str
+    help: str
+    take: Callable[[], object]
+
+
+class Everything(Provider):
+    """Searches all entries, in this order where they match equally."""
+
+    async def startup(self) -> None:
+        app = cast("Workbench", self.app)
+        entries = [*commands(app, self.screen), *presets(app), *runs(app), *data(app)]
+        self.known = [(visible(entry.text, 120), entry) for entry in entries]
+
+    async def search(self, query: str) -> Hits:
+        matcher = self.matcher(query)
+        for text, entry in self.known:
+            score, offsets = matcher.fuzzy_search.match(query, text)
+            if score:
+                yield Hit(score, _shown(marked(text, offsets, self.match_style), entry), entry.take, text=text)
+
+    async def discover(self) -> Hits:
+        for text, entry in self.known:
+            yield DiscoveryHit(_shown(Content(text), entry), entry.take, text=text)
+
+
+def commands(app: Workbench, screen: Screen[Any]) -> Iterator[Entry]:
+    """What the keys of this screen, and of every screen, do."""
+    here = {binding.id for bindings in screen._bindings.key_to_bindings.values() for binding in bindings}
+    for group, table in TABLES.items():
+        for command in table:
+            wanted = command.id in here or group == "app"
+            if wanted and command.label and command.id != "app.palette":
+                key = key_of(command.id, app.settings.keys)
+                yield Entry(f"{command.label}  {key}", command.help, partial(_run, app, screen, command.action))
+
+
+def presets(app: Workbench) -> Iterator[Entry]:
+    """Every preset that can be used."""
+
+    def choose(name: str) -> None:
+        bench = app.back_to_bench()
+        bench.choosing.choose(bench.choosing.choice.with_preset(name))
+
+    for listed in library.list_presets():
+        if listed.preset:
+            values = listed.preset.values
+            title, about = values.get("title", ""), values.get("about", "")
+            yield Entry(f"preset {listed.name}  {title}", about, partial(choose, listed.name))
+
+
+def runs(app: Workbench) -> Iterator[Entry]:
+    """The newest runs."""
+
+    def watch(run: RunDir) -> None:
+        app.back_to_bench().watch_run(run)
+
+    newest = sorted(rundir.iterate(app.runs), key=lambda run: run.name, reverse=True)
+    for run in newest[:MOST_RUNS]:
+        yield Entry(f"run {run.name}", "Show it on the bench.", partial(watch, run))
+
+
+def data(app: Workbench) -> Iterator[Entry]:
+    """The sets of the data list."""
+
+    def take(name: str) -> None:
+        app.back_to_bench().choosing.take_data(name)
+
+    chosen = app.bench.choosing.effective
+    for one in offered(chosen.config.data.id if chosen else EMBEDDED[0]):
+        yield Entry(f"data {one.label}", f"Train on {one.id}", partial(take, one.id))
+
+
+async def _run(app: Workbench, screen: Screen[Any], action: str) -> None:
+    await app.run_action(action, default_namespace=screen)
+
+
+def marked(text: str, offsets: Iterable[int], style: Style | None) -> Content:
+    """The text with the characters that matched standing out."""
+    content = Content(text)
+    for offset in offsets:
+        if not text[offset].isspace():
+            content = content.stylize(style or "bold", offset, offset + 1)
+    return content
+
+
+def _shown(text: Content, entry: Entry) -> Content:
+    """With the help below: what the palette itself puts there it reads as markup."""
+    return Content.assemble(text, "\n", (f"  {visible(entry.help, 100)}", "dim not bold"))

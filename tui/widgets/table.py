@@ -1,0 +1,178 @@
+"""A table of lines with one under the cursor: columns as wide as they need, cut or left out where there is no room."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len
+from textual import events, on
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.content import Content
+from textual.message import Message
+from textual.widgets import OptionList, Static
+from textual.widgets.option_list import Option
+
+from engine.contract.text import visible
+
+
+@dataclass(frozen=True)
+class Column:
+    """`least` characters of it are kept when there is no room; 0: it may go altogether, the last one first."""
+
+    name: str
+    least: int = 0
+    right: bool = False
+
+
+Cell = tuple[str, str]
+"""(text, style); the text may hold anything."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line and the key it is known by."""
+
+    key: str
+    cells: tuple[Cell, ...]
+
+
+class Lines(OptionList):
+    """The rows; `up`, `down`, `home`, `end` and the pages move."""
+
+    DEFAULT_CSS = """
+    Lines { height: 1fr; border: none; padding: 0; text-wrap: nowrap; text-overflow: ellipsis;
+            scrollbar-size-vertical: 1; background: $background; }
+    Lines:focus { border: none; }
+    """
+
+
+class Table(Vertical):
+    """Rows under a line of names."""
+
+    DEFAULT_CSS = """
+    Table { height: 1fr; }
+    Table #names { height: 1; color: $foreground-muted; padding: 0; }
+    """
+
+    @dataclass
+    class Taken(Message):
+        """Enter, or a click, on a row."""
+
+        key: str
+
+    @dataclass
+    class Moved(Message):
+        """The cursor is on another row."""
+
+        key: str
+
+    @dataclass
+    class NameClicked(Message):
+        """The mouse on a column's name."""
+
+        column: int
+
+    def __init__(self, columns: Sequence[Column], id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.columns = columns
+        self.rows: list[Row] = []
+        self.widths: list[int] = []
+        self.names: list[str] = [column.name for column in columns]
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="names")
+        yield Lines(id="lines", compact=True)
+
+    @property
+    def lines(self) -> OptionList:
+        return self.query_one(Lines)
+
+    @property
+    def key(self) -> str:
+        """Of the row under the cursor, '' where there is none."""
+        option = self.lines.highlighted_option
+        return (option.id or "") if option else ""
+
+    def show_rows(self, rows: Sequence[Row], names: Sequence[str] | None = None, here: str = "") -> None:
+        """Replace the rows, drawing only what changed. The cursor stays on its row, or goes to `here`."""
+        before, here = self.rows, here or self.key
+        if names is not None:
+            self.names = list(names)
+        self.rows = list(rows)
+        widths = fitted(self._wanted(), self.columns, self.size.width - 1)
+        same = widths == self.widths and [row.key for row in before] == [row.key for row in rows]
+        self.widths = widths
+        self.query_one("#names", Static).update(line([(name, "") for name in self.names], widths, self.columns))
+        if same:
+            for number, (old, new) in enumerate(zip(before, rows, strict=True)):
+                if old != new:
+                    self.lines.replace_option_prompt_at_index(number, line(new.cells, widths, self.columns))
+        else:
+            self.lines.set_options(Option(line(row.cells, widths, self.columns), id=row.key) for row in rows)
+        keys = [row.key for row in rows]
+        if keys and (not same or here != self.key):
+            self.lines.highlighted = keys.index(here) if here in keys else 0
+
+    def on_resize(self) -> None:
+        self.widths = []
+        self.show_rows(self.rows)
+
+    def focus(self, scroll_visible: bool = True) -> Table:
+        self.lines.focus(scroll_visible)
+        return self
+
+    def _wanted(self) -> list[int]:
+        cells = [self.names, *([text for text, _ in row.cells] for row in self.rows)]
+        return [max(cell_len(visible(row[number])) for row in cells) for number in range(len(self.columns))]
+
+    @on(OptionList.OptionSelected)
+    def _selected(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        self.post_message(self.Taken(event.option_id or ""))
+
+    @on(OptionList.OptionHighlighted)
+    def _highlighted(self, event: OptionList.OptionHighlighted) -> None:
+        event.stop()
+        self.post_message(self.Moved(event.option_id or ""))
+
+    @on(events.Click, "#names")
+    def _clicked(self, event: events.Click) -> None:
+        left = 0
+        for number, width in enumerate(self.widths):
+            left += width + 1 if width else 0
+            if event.x < left:
+                self.post_message(self.NameClicked(number))
+                return
+
+
+def fitted(wanted: Sequence[int], columns: Sequence[Column], room: int) -> list[int]:
+    """Widths that fit with a space between: first those go that may, then the widest are cut to their least."""
+    widths = list(wanted)
+    for number in reversed(range(len(columns))):
+        if _taken(widths) <= room:
+            return widths
+        if not columns[number].least:
+            widths[number] = 0
+    while _taken(widths) > room:
+        cuttable = [number for number, width in enumerate(widths) if width > columns[number].least]
+        if not cuttable:
+            break
+        widths[max(cuttable, key=lambda number: widths[number] - columns[number].least)] -= 1
+    return widths
+
+
+def _taken(widths: Sequence[int]) -> int:
+    return sum(width + 1 for width in widths if width) - 1
+
+
+def line(cells: Sequence[Cell], widths: Sequence[int], columns: Sequence[Column]) -> Content:
+    """One row; what is longer than its column ends in an ellipsis."""
+    parts: list[Content] = []
+    for (text, style), width, column in zip(cells, widths, columns, strict=True):
+        if width:
+            cell = Content.styled(visible(text), style).truncate(width, ellipsis=True)
+            filling = " " * (width - cell.cell_length)
+            parts.append(Content.assemble(filling, cell) if column.right else Content.assemble(cell, filling))
+    return Content(" ").join(parts)

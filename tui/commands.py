@@ -151,7 +151,7 @@ PICKER = (
 )
 
 PRESETS = (
-    Command("presets.back", "escape,P,q", "back", "back", "Back to the bench."),
+    Command("presets.back", "escape,P", "back", "back", "Back to the bench."),
     Command("presets.choose", "enter", "choose", "choose", "Choose it."),
     Command("presets.edit", "e", "edit", "edit", "Open it in $VISUAL or $EDITOR; what ships is copied first."),
     Command("presets.duplicate", "d", "duplicate", "duplicate", "Make a preset of your own from it."),

@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from pilot import play, shown, start, wait_for
 from textual.pilot import Pilot
-from textual.widgets import DataTable, OptionList, Static
+from textual.widgets import OptionList
 
 from engine.contract import rundir
 from tui.app import Workbench
-from tui.choice import Choice
 from tui.commands import TABLES, TAKEN, every
 from tui.screens.ask import AskScreen
 from tui.screens.bench import BenchScreen
+from tui.screens.inspector import InspectorScreen
 from tui.screens.ladder import LadderScreen
+from tui.screens.launching import LaunchScreen
+from tui.screens.picker import PickerScreen
+from tui.screens.presets import PresetsScreen
 from tui.screens.runs import RunsScreen
 from tui.screens.text import TextScreen
-from tui.settings import Settings
+from tui.widgets.data_list import DataList
 from tui.widgets.log_pane import LogPane
 from tui.widgets.loss_pane import LossPane
-
-Story = Callable[[Pilot[str], Workbench], Awaitable[None]]
-MICRO = {
-    "train.steps": 4,
-    "train.batch": 4,
-    "evaluation.rows": 4,
-    "evaluation.max_new_tokens": 4,
-    "evaluation.general": "none",
-}
+from tui.widgets.table import Table
 
 
 @pytest.fixture(autouse=True)
@@ -44,41 +38,17 @@ def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def play(runs: Path, story: Story, size: tuple[int, int] = (120, 36), settings: Settings | None = None) -> Workbench:
-    app = Workbench(runs, settings)
-
-    async def run() -> None:
-        async with app.run_test(size=size) as pilot:
-            await pilot.pause()
-            await story(pilot, app)
-
-    asyncio.run(run())
-    return app
-
-
-def shown(app: Workbench, part: str) -> str:
-    return str(app.bench.query_one(f"#{part}", Static).visual)
-
-
-async def wait_for(pilot: Pilot[str], what: Callable[[], object], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not come"
-        await pilot.pause(0.1)
-
-
-async def start(pilot: Pilot[str], app: Workbench, **more: object) -> None:
-    """Start the chosen run, shortened."""
-    app.bench.choosing.choose(Choice("demo-lora", settings={**MICRO, **more}))
-    app.bench.query_one(LogPane).focus()
-    await pilot.press("enter")
-    await wait_for(pilot, lambda: isinstance(app.screen, AskScreen))
-    await pilot.press("y")
-    await wait_for(pilot, lambda: app.bench.state is not None)
-
-
 def test_every_command_can_be_done_where_it_is_bound() -> None:
-    owners = {"app": Workbench, "bench": BenchScreen, "runs": RunsScreen, "ladder": LadderScreen}
+    owners = {
+        "app": Workbench,
+        "bench": BenchScreen,
+        "data": DataList,
+        "inspector": InspectorScreen,
+        "picker": PickerScreen,
+        "presets": PresetsScreen,
+        "runs": RunsScreen,
+        "ladder": LadderScreen,
+    }
     for group, table in TABLES.items():
         for command in table:
             name = command.action.partition("(")[0]
@@ -132,8 +102,7 @@ def test_a_run_is_started_watched_to_its_end_and_found_again(tmp_path: Path) -> 
         chart = "".join(str(line) for line in app.bench.query_one(LossPane).lines)
         assert "loss" in chart and any("\u2800" < character <= "\u28ff" for character in chart)
         await pilot.press("r")
-        table = app.screen.query_one(DataTable)
-        assert table.row_count == 1
+        assert len(app.screen.query_one(Table).rows) == 1
         await pilot.press("enter")
         assert app.screen is app.bench and app.bench.watched is not None
 
@@ -144,8 +113,8 @@ def test_no_starts_nothing(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         app.bench.query_one(LogPane).focus()
         await pilot.press("enter")
-        await wait_for(pilot, lambda: isinstance(app.screen, AskScreen))
-        await pilot.press("n")
+        await wait_for(pilot, lambda: isinstance(app.screen, LaunchScreen))
+        await pilot.press("escape")
         assert app.screen is app.bench
 
     play(tmp_path / "runs", story)

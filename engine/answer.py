@@ -58,8 +58,7 @@ def data_inspect(arguments: dict[str, Any], progress: Progress) -> Any:
     data, model = _sections(arguments)
     progress(f"loading the tokenizer of {model.id}")
     tokenizer = load_tokenizer(model)
-    progress("reading, splitting and tokenizing the rows")
-    return inspect(data, arguments["max_length"], tokenizer, arguments["rows"], arguments["most"])
+    return inspect(data, arguments["max_length"], tokenizer, arguments["rows"], arguments["most"], progress)
 
 
 def ladder_survey(arguments: dict[str, Any], progress: Progress) -> Any:

@@ -7,7 +7,6 @@ import re
 from typing import Any
 
 from engine.contract.errors import UserError
-from engine.contract.library import is_hub_id
 from engine.data.rows import ROWS_LIMIT, Raw, row
 
 

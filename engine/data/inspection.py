@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from engine.contract.schema import Data
@@ -19,13 +19,15 @@ ODD = 40
 """Samples of rows that were cut or noticed."""
 
 
-def inspect(data: Data, max_length: int, tokenizer: Any, rows: int, most: int) -> dict[str, Any]:
+def inspect(
+    data: Data, max_length: int, tokenizer: Any, rows: int, most: int, progress: Callable[[str], None]
+) -> dict[str, Any]:
     """Everything about a data set at once, by one reading of it. JSON-able.
 
     `samples` are the first `rows` of each split, and under `noticed` the first that were cut or have notes; a sample
     longer than `most` tokens is told by its ends. Raises UserError as `check` does.
     """
-    done = survey(data, max_length, tokenizer)
+    done = survey(data, max_length, tokenizer, progress)
     noticed = [row for name in SPLITS for row in done.rows[name] if row.cut or row.notes]
     specials = special_tokens(tokenizer)[0]
     shown: dict[str, Sequence[Row]] = {name: done.rows[name][:rows] for name in SPLITS}

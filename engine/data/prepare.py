@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,9 @@ from engine.data.tokens import Row, tokenize_all
 
 REFUSED_SHARE = 0.3
 """Above this share of rows with nothing to learn the data is not what the preset says it is."""
+
+_TOLD = 4096
+"""Rows tokenized between two words on how far it is."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +73,16 @@ def prepare(data: Data, max_length: int, tokenizer: Any) -> Prepared:
     )
 
 
-def survey(data: Data, max_length: int, tokenizer: Any) -> Survey:
+def survey(data: Data, max_length: int, tokenizer: Any, progress: Callable[[str], None] = lambda text: None) -> Survey:
     """Everything `prepare` does but refuse rows: what a check reports on."""
+    progress("reading and splitting the rows")
     done = understood(data, tokenizer)
     for name in SPLITS:
-        results = tokenize_all(getattr(done.split, name), tokenizer, max_length)
+        examples = getattr(done.split, name)
+        results: list[Row | Problem] = []
+        for start in range(0, len(examples), _TOLD):
+            progress(f"tokenizing {name} rows: {start:,} of {len(examples):,}")
+            results += tokenize_all(examples[start : start + _TOLD], tokenizer, max_length)
         done.rows[name] = [row for row in results if isinstance(row, Row)]
         done.problems[name] += [problem for problem in results if isinstance(problem, Problem)]
     return done

@@ -282,7 +282,7 @@ def test_an_inspector_is_left_while_the_engine_works(here: Path) -> None:
         await pilot.press("d", "enter")
         screen = app.screen
         assert isinstance(screen, InspectorScreen) and screen.asking is not None
-        assert "escape gives it up" in text(app, "row")
+        assert "escape gives it up" in text(app, "state")
         asking = screen.asking
         await pilot.press("n", "s", "v", "v", "escape")
         assert app.screen is app.bench

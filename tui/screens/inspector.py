@@ -86,6 +86,9 @@ class InspectorScreen(BaseScreen[bool]):
             Content(visible(f"{config.data.id} · as {config.model.id} reads it · {length}"))
         )
         self.query_one("#looking").focus()
+        waiting = Content.styled("the engine reads it as a run would", "$foreground-muted")
+        self.query_one("#row", Static).update(waiting)
+        self.query_one("#facts", Static).update(waiting)
         self._ask("data.inspect", {"rows": ROWS, "most": MOST_TOKENS})
         self.set_interval(1.0, self._tick)
 
@@ -135,9 +138,6 @@ class InspectorScreen(BaseScreen[bool]):
         """What the engine does, for as long as it works; otherwise what the marks mean."""
         if self.asking:
             said = f"{self._progress}, {time.monotonic() - self._began:.0f} s; escape gives it up"
-            if self.found is None:
-                self.query_one("#row", Static).update(Content.styled(visible(said, 300), "$foreground-muted"))
-                said = ""
         elif self.error:
             said = "nothing to show: mend it and come back"
         else:
@@ -152,6 +152,7 @@ class InspectorScreen(BaseScreen[bool]):
         head, text = self.query_one("#row", Static), self.query_one("#text", Static)
         if self.error:
             head.update(Content.styled(visible(self.error), "bold $text-error"))
+            self.query_one("#facts", Static).update(Content(""))
         if self.found is None:
             return
         if self.view == "template":

@@ -1,0 +1,139 @@
+"""Choosing on the bench: the method pane's forecasts, presets on their keys, what a choice changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pilot import play, shown
+from textual.pilot import Pilot
+
+from engine.contract import library
+from engine.contract.catalogue import pulled_folder
+from tui.app import Workbench
+from tui.machine import CardSample, MachineSample, Other
+from tui.screens.text import TextScreen
+from tui.widgets.method_list import MethodList
+
+GIB = 1 << 30
+
+
+@pytest.fixture(autouse=True)
+def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def machine(total: int, others: tuple[Other, ...] = (), used: int = 0) -> MachineSample:
+    """A machine with one card."""
+    card = CardSample(0, "NVIDIA A100-SXM4-80GB", total, used, None, others)
+    return MachineSample((card,), "", 64 * GIB, 8 * GIB)
+
+
+def methods(app: Workbench) -> list[str]:
+    pane = app.bench.query_one(MethodList)
+    return [str(pane.get_option_at_index(number).prompt) for number in range(pane.option_count)]
+
+
+async def look(app: Workbench, pilot: Pilot[str], sample: MachineSample) -> None:
+    """The sampler's next look, made here: the card need not be there."""
+    assert app.sampler is not None
+    app.sampler.leave()
+    app.sampler.join()
+    await pilot.pause()
+    from tui.machine import Sampled
+
+    app.bench.post_message(Sampled(sample))
+    await pilot.pause()
+
+
+def test_each_method_says_what_it_takes_of_a_card_before_the_model_is_here(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await look(app, pilot, machine(79 * GIB))
+        await pilot.press("7")
+        assert not pulled_folder("qwen2.5-7b").exists()
+        qlora, lora, full = methods(app)
+        assert "fits" in qlora and "fits" in lora and ("does not fit" in full or "tight" in full)
+        assert "▸QLoRA" in qlora and "▸" not in lora + full
+        assert "formula, ±" in str(app.bench.query_one(MethodList).border_subtitle)
+        await look(app, pilot, machine(79 * GIB, (Other(7, "somebody", 70 * GIB),), 70 * GIB))
+        assert "does not fit" in methods(app)[1]
+        await look(app, pilot, machine(12 * GIB))
+        assert "does not fit" in methods(app)[1]
+
+    play(tmp_path, story)
+
+
+def test_a_model_that_is_not_known_yet_says_so(tmp_path: Path, empty_directory: Path) -> None:
+    (empty_directory / "m.gguf").write_bytes(b"GGUF")
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        from tui.choice import Choice
+
+        app.bench.choosing.choose(Choice("demo-lora", model=str(empty_directory / "m.gguf")))
+        await pilot.pause()
+        assert all("not known before it is loaded" in text for text in methods(app))
+
+    play(tmp_path, story)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 36), (160, 45)])
+def test_what_each_trains_and_why_is_in_reach_at_every_size(size: tuple[int, int], tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await pilot.press("2")
+        await pilot.pause(1.2)
+        if size[1] >= 36:
+            assert "adapters" in methods(app)[1] and "ship" in methods(app)[1]
+        await pilot.press("M")
+        assert isinstance(app.screen, TextScreen)
+        text = str(app.screen.text)
+        for part in (
+            "weights",
+            "optimizer",
+            "activations",
+            "learning_rate",
+            "0.0002",
+            "Every weight learns",
+            "formula",
+        ):
+            assert part in text, part
+
+    play(tmp_path, story, size)
+
+
+def test_a_number_key_says_lastingly_what_it_is_about_and_what_it_changed(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        assert "press 1-9" in shown(app, "about")
+        await pilot.press("1")
+        about = shown(app, "about")
+        assert "4-bit base, rank 16" in about
+        assert "against LoRA · demo: method lora → qlora" in about and "more (c)" not in about
+        await pilot.press("4")
+        assert "against QLoRA · demo" in shown(app, "about") and "more (c)" in shown(app, "about")
+        await pilot.press("4")
+        assert "the same as QLoRA · SmolLM2-135M" in shown(app, "about")
+        assert not app.bench.app._notifications
+
+    play(tmp_path, story, (160, 45))
+
+
+def test_a_broken_preset_is_listed_and_harms_nothing(tmp_path: Path) -> None:
+    folder = library.user_folder()
+    folder.mkdir(parents=True)
+    (folder / "demo-lora.toml").write_text("[train]\nbatch = 'many'\n")
+    (folder / "\x1b[31m[red].toml").write_text("slot = 1\nnonsense")
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        pane = app.bench.choosing.query_one("#preset")
+        prompts = [str(option.prompt) for option in pane.options]  # type: ignore[attr-defined]
+        assert sum("broken" in prompt for prompt in prompts) == 2
+        assert not any("\x1b" in prompt for prompt in prompts)
+        assert app.bench.choosing.effective is not None  # it began with another
+        await pilot.press("3")
+        assert "Full · demo" in shown(app, "head")
+        await pilot.press("1")
+        assert "QLoRA · demo" in shown(app, "head")
+
+    play(tmp_path, story)

@@ -1,0 +1,164 @@
+"""The presets screen by its keys, and one's own editor in a real terminal."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pilot import play, shown
+from screen import Terminal
+from textual.pilot import Pilot
+from textual.widgets import Input, Static
+
+from engine.contract import library
+from tui.app import Workbench
+from tui.screens.ask import AskScreen
+from tui.screens.name import NameScreen
+from tui.screens.presets import PresetsScreen
+from tui.screens.text import TextScreen
+from tui.widgets.table import Table
+
+OWN = """title = "Mine"
+about = "a batch of eight"
+[train]
+batch = 8
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    folder = library.user_folder()
+    folder.mkdir(parents=True)
+    (folder / "mine.toml").write_text(OWN)
+    (folder / "wrong.toml").write_text("[train]\n\nbatch = 8\nnonsense = 1\n")
+    return folder
+
+
+async def go_to(pilot: Pilot[str], app: Workbench, name: str) -> PresetsScreen:
+    """Open the screen and put the cursor on a preset."""
+    if not isinstance(app.screen, PresetsScreen):
+        await pilot.press("P")
+    screen = app.screen
+    assert isinstance(screen, PresetsScreen)
+    keys = [row.key for row in screen.query_one(Table).rows]
+    await pilot.press("home", *["down"] * keys.index(name))
+    return screen
+
+
+def detail(screen: PresetsScreen) -> str:
+    return str(screen.query_one("#detail", Static).visual)
+
+
+def test_all_are_listed_with_what_they_would_change_and_what_is_wrong(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        screen = await go_to(pilot, app, "mine")
+        names = [row.key for row in screen.query_one(Table).rows]
+        assert set(names) == {listed.name for listed in library.list_presets()}
+        assert "a batch of eight" in detail(screen) and "train.batch 16 → 8" in detail(screen)
+        await go_to(pilot, app, "wrong")
+        assert "nothing reads the key train.nonsense" in detail(screen) and "line 4" in detail(screen)
+        await pilot.press("enter")
+        assert app.screen is screen  # a broken one is not taken
+        await go_to(pilot, app, "mine")
+        await pilot.press("enter")
+        assert app.screen is app.bench and "Mine" in shown(app, "head")
+
+    play(tmp_path, story, (80, 24))
+
+
+def test_the_present_choice_is_saved_under_a_name_that_is_free(tmp_path: Path, folder: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await pilot.press("2", "m", "P", "n")
+        assert isinstance(app.screen, NameScreen)
+        name = app.screen.query_one(Input)
+        assert name.value == "demo-lora-2"
+        name.value = "mine"
+        await pilot.pause()
+        assert "exists already" in str(app.screen.query_one("#why", Static).visual)
+        await pilot.press("enter")
+        assert isinstance(app.screen, NameScreen)
+        name.value = "tuned"
+        await pilot.press("enter")
+        assert isinstance(app.screen, PresetsScreen) and app.screen.query_one(Table).key == "tuned"
+        await pilot.press("enter")
+        assert app.bench.choosing.choice.preset == "tuned"
+
+    play(tmp_path, story)
+    assert (folder / "mine.toml").read_text() == OWN
+    assert library.effective("tuned", None, {}).config.method == "full"
+
+
+def test_one_is_duplicated_and_only_an_own_one_deleted_after_asking(tmp_path: Path, folder: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await go_to(pilot, app, "mine")
+        await pilot.press("d", "enter")
+        assert library.effective("mine-2", None, {}).config.train.batch == 8
+        await pilot.press("x")
+        assert isinstance(app.screen, AskScreen)
+        await pilot.press("n")
+        assert (folder / "mine-2.toml").exists()
+        await pilot.press("x", "y")
+        assert not (folder / "mine-2.toml").exists()
+        await go_to(pilot, app, "demo-lora")
+        await pilot.press("x")
+        assert isinstance(app.screen, PresetsScreen)
+        await pilot.press("c")
+        assert isinstance(app.screen, TextScreen) and "preset demo-lora" in str(app.screen.text)
+        await pilot.press("escape", "escape")
+        assert app.screen is app.bench
+
+    play(tmp_path, story)
+    assert (library.shipped_folder() / "demo-lora.toml").exists()
+
+
+def test_the_chosen_preset_may_be_deleted_under_the_bench(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await go_to(pilot, app, "mine")
+        await pilot.press("enter", "P", "x", "y", "escape")
+        assert app.bench.choosing.effective is not None
+        assert app.bench.choosing.choice.preset == "demo-lora"
+
+    play(tmp_path, story)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path, folder: Path) -> Iterator[Terminal]:
+    """A bench whose editor writes one line and counts its calls."""
+    script = tmp_path / "editor"
+    script.write_text(
+        f'#!/bin/sh\necho editing "$2" in the terminal\necho "$2" >> {tmp_path}/edited\n'
+        'if grep -q broken "$2"; then printf "%s\\n" "title = \\"Whole\\"" > "$2"; '
+        'else printf "%s\\n" "# broken" "[train" > "$2"; fi\n'
+    )
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    env = {"EDITOR": f"{script} --wait", "VISUAL": ""}
+    opened = Terminal("--runs", str(tmp_path / "runs"), cwd=tmp_path / "here", env=env)
+    yield opened
+    if opened.process.poll() is None:
+        opened.process.kill()
+
+
+def test_a_shipped_preset_is_edited_as_a_copy_and_read_again(terminal: Terminal, tmp_path: Path, folder: Path) -> None:
+    shipped = (library.shipped_folder() / "demo-qlora.toml").read_text()
+    terminal.wait("press 1-9")
+    terminal.press("P")
+    terminal.wait("demo-qlora")
+    terminal.press("\x1b[H", "e")  # the first one
+    terminal.wait("this is your copy")
+    terminal.wait("line 2")  # what is wrong with what the editor left behind
+    assert b"editing" in terminal.bytes
+    assert (tmp_path / "edited").read_text().split() == [str(folder / "demo-qlora.toml")]
+    assert "[train" in (folder / "demo-qlora.toml").read_text()
+    assert (library.shipped_folder() / "demo-qlora.toml").read_text() == shipped
+    terminal.press("e")
+    terminal.wait("Whole")
+    terminal.press("escape")
+    terminal.wait("loss")
+    terminal.press("q")
+    assert terminal.leave() == 0
+    assert len((tmp_path / "edited").read_text().split()) == 2

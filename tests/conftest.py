@@ -21,5 +21,7 @@ def own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, str(folder))
     monkeypatch.setenv("FTBENCH_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    for name in ("HF_TOKEN", "NO_COLOR", "COLUMNS"):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    for name in ("HF_TOKEN", "NO_COLOR", "COLUMNS", "COLORFGBG", "TMUX"):
         monkeypatch.delenv(name, raising=False)

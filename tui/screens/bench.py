@@ -10,7 +10,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from engine.contract import rundir, turns
 from engine.contract.rundir import RunDir
@@ -23,6 +23,7 @@ from tui.runstate import RunState
 from tui.screens.starting import StartingScreen
 from tui.watcher import Fresh, Liveness, Opened, Printed, Watcher
 from tui.widgets.choosing import ChoosingPane, Chosen, Picked, Refused
+from tui.widgets.key_line import KeyLine
 from tui.widgets.log_pane import LogPane
 from tui.widgets.loss_pane import LossPane
 from tui.widgets.machine_pane import MachinePane
@@ -68,7 +69,7 @@ class BenchScreen(StartingScreen[None]):
                 yield WordInput()
             yield MachinePane(self.ascii_only, id="machine")
         yield Static(id="status")
-        yield Footer(compact=True, show_command_palette=False)
+        yield KeyLine()
 
     def on_mount(self) -> None:
         for name in ("data", "method", "preset", "loss", "log", "machine"):
@@ -129,7 +130,7 @@ class BenchScreen(StartingScreen[None]):
         self.choosing.next_method()
 
     def action_data(self) -> None:
-        self.query_one("#data").focus()
+        self.set_focus(self.query_one("#data"))  # at once: keys that were typed ahead are meant for it
 
     def show_run(self, run: RunDir) -> None:
         self.watch_run(run)
@@ -200,7 +201,8 @@ class BenchScreen(StartingScreen[None]):
         loss.redraw()
         self._log()
         keys, room = self.app.settings.keys, self.size.width - 2
-        line = status(self.state, self.live, self.died, room, keys, self.ascii_only)
+        paused = self.watched is not None and self.watched.paused_file.exists()
+        line = status(self.state, self.live, self.died, room, keys, self.ascii_only, paused)
         self.query_one("#status", Static).update(line)
 
     def _log(self) -> None:

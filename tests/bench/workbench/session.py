@@ -1,0 +1,85 @@
+"""A program in a terminal of its own, with a clock on what it writes and on the processor it takes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import termios
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+QUERY, ANSWER = b"\x1b[?2026$p", b"\x1b[?2026;2$y"
+"""Whether frames can be sent as one: terminals say yes, and every frame then carries the marks."""
+
+
+class Session:
+    """Started at once; everything it writes is kept with its time."""
+
+    def __init__(
+        self, command: Sequence[str], size: tuple[int, int] = (160, 45), env: Mapping[str, str] | None = None
+    ) -> None:
+        self._lock = threading.Lock()
+        self.shown = bytearray()
+        self.began = time.perf_counter()
+        self.ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
+        own = {"TERM": "xterm-256color", "COLORTERM": "truecolor", **(env or {})}
+        self.process = subprocess.Popen(
+            command, stdin=theirs, stdout=theirs, stderr=theirs, env=os.environ | own, start_new_session=True
+        )
+        os.close(theirs)
+        self.woken = threading.Condition(self._lock)
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                block = os.read(self.ours, 1 << 16)
+            except OSError:
+                return
+            if QUERY in block:
+                os.write(self.ours, ANSWER)
+            with self.woken:
+                self.shown += block
+                self.woken.notify_all()
+
+    def written(self) -> int:
+        """Bytes so far."""
+        with self._lock:
+            return len(self.shown)
+
+    def until(self, mark: bytes, since: int = 0, seconds: float = 60.0) -> float:
+        """`perf_counter` when the mark was first there, behind the first `since` bytes."""
+        deadline = time.perf_counter() + seconds
+        with self.woken:
+            while self.shown.find(mark, since) < 0:
+                if not self.woken.wait(deadline - time.perf_counter()):
+                    raise TimeoutError(f"no {mark!r} in {seconds} s; the end: {bytes(self.shown[-2000:])!r}")
+            return time.perf_counter()
+
+    def press(self, keys: str) -> None:
+        os.write(self.ours, keys.encode())
+
+    def processor(self) -> float:
+        """Seconds of processor used, all threads."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def peak(self) -> int:
+        """Most bytes resident so far."""
+        text = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(text.partition("VmHWM:")[2].split()[0]) << 10
+
+    def end(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        os.close(self.ours)

@@ -1,0 +1,128 @@
+"""Runs that nobody trains: one that steps in real time, one that is long, many that have ended.
+
+`python tests/bench/workbench/simulate.py RUNS RATE SECONDS` steps RATE times a second with the real event log and the
+real lock, as a worker would, and ends.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from engine.contract import events, library, locks, rundir
+from engine.contract.result import Interval, Score
+from engine.contract.rundir import RunDir
+
+SECOND = {"memory": 1, "eval": 10, "checkpoint": 20}
+"""How often what is said besides steps comes, in seconds at ten steps a second: as a worker on a card would."""
+
+
+def make(runs: Path) -> RunDir:
+    return rundir.create(runs, "demo-lora", library.effective("demo-lora", None, {}))
+
+
+def beginning(steps: int) -> Iterator[events.Event]:
+    """All that comes before the first step."""
+    yield events.Hello(pid=os.getpid(), host="box", version="0.1.0")
+    yield events.Phase(name="data")
+    yield events.Data(train=1600, validation=100, test=300, format="messages", why="it says so", fingerprint="f")
+    yield events.Phase(name="training")
+    yield events.Plan(steps=steps, start_step=0, batch=16, micro_batch=16, packing="flat", gradient_checkpointing=False)
+
+
+def step(number: int, steps: int, chance: random.Random) -> Iterator[events.Event]:
+    """A step, and what comes with it."""
+    loss = 0.4 + 3.2 * math.exp(-number / 300) + chance.gauss(0, 0.05)
+    rate = 1e-3 * (1 + math.cos(math.pi * number / steps)) / 2
+    yield events.Step(
+        step=number,
+        steps=steps,
+        epoch=number / 100,
+        loss=loss,
+        learning_rate=rate,
+        grad_norm=abs(chance.gauss(1, 0.2)),
+        tokens=1330 + number % 7,
+        answer_tokens=570,
+        tokens_per_second=13_300 * chance.uniform(0.95, 1.05),
+        seconds=0.1,
+    )
+    if number % (10 * SECOND["memory"]) == 0:
+        yield events.Memory(rss=600 << 20, rss_peak=700 << 20, load=97, power=312.0, temperature=64)
+    if number % (10 * SECOND["eval"]) == 0:
+        yield events.Eval(when="during", split="validation", step=number, rows=128, loss=loss + 0.03)
+    if number % (10 * SECOND["checkpoint"]) == 0:
+        yield events.Checkpoint(step=number, path=f"checkpoints/step-{number}", bytes=1 << 20, seconds=0.1)
+
+
+def live(runs: Path, rate: float, seconds: float) -> None:
+    """A run in real time; holds its lock until it ends."""
+    run = make(runs)
+    held = locks.hold(run.lock_file, str(os.getpid()))
+    log, chance, steps = events.EventLog(run.events_file), random.Random(0), int(rate * seconds)
+    assert held is not None
+    for event in beginning(steps):
+        log.write(event)
+    began = time.monotonic()
+    for number in range(1, steps + 1):
+        time.sleep(max(0.0, began + number / rate - time.monotonic()))
+        for event in step(number, steps, chance):
+            log.write(event)
+
+
+def long(runs: Path, count: int) -> RunDir:
+    """A finished run of `count` events."""
+    run, chance, steps = make(runs), random.Random(0), int(count / 1.115)
+    encode, number = msgspec.json.Encoder().encode, 0
+    with run.events_file.open("wb") as file:
+        for event in _long(steps, count, chance):
+            number += 1
+            event.seq, event.t = number, 1.8e9 + number / 10
+            file.write(encode(event) + b"\n")
+    write_result(run)
+    return run
+
+
+def _long(steps: int, count: int, chance: random.Random) -> Iterator[events.Event]:
+    made = 0
+    for event in beginning(steps):
+        made += 1
+        yield event
+    for number in range(1, steps + 1):
+        for event in step(number, steps, chance):
+            made += 1
+            yield event
+    while made < count - 1:
+        made += 1
+        yield events.Warning(code="filling", text=f"number {made}")
+    yield events.End(status="finished", reason="")
+
+
+def many(runs: Path, count: int) -> None:
+    """Finished runs."""
+    first = make(runs)
+    write_result(first)
+    for number in range(1, count):
+        copy = runs / f"20260101-{number:06}-demo-lora-lora-{number:04x}"
+        copy.mkdir()
+        for name in ("run.toml", "result.json"):
+            (copy / name).write_bytes((first.path / name).read_bytes())
+        (copy / "engine.lock").touch()
+
+
+def write_result(run: RunDir) -> None:
+    result = rundir.blank_result(run, rundir.read_frozen(run))
+    half = Interval(mean=0.44, low=0.41, high=0.46, rows=300)
+    result.status, result.seconds = "finished", {"training": 44.0}
+    result.before = result.after = Score(loss=half, perplexity=1.5, metric=result.metric, score=half)
+    rundir.write_result(run, result)
+
+
+if __name__ == "__main__":
+    live(Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]))

@@ -1,0 +1,66 @@
+"""The line of keys: what can be pressed here, as much of it as there is room for. A click presses the key."""
+
+from __future__ import annotations
+
+from textual.binding import Binding
+from textual.content import Content
+from textual.events import Click
+from textual.screen import Screen
+
+from tui.widgets.rows import Rows
+
+ALWAYS = ("app.help", "app.quit")
+"""Kept however narrow the terminal is: help has all the others."""
+GAP = "  "
+
+
+class KeyLine(Rows):
+    """One line for all keys; Textual's footer has a widget for each and makes them anew when the focus moves."""
+
+    DEFAULT_CSS = """
+    KeyLine { dock: bottom; height: 1; padding: 0 1; background: $footer-background; color: $footer-foreground; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._places: list[tuple[int, str]] = []
+        """Where each key's words end, and the key."""
+
+    def on_mount(self) -> None:
+        self.screen.bindings_updated_signal.subscribe(self, self._bindings_changed)
+
+    def on_resize(self) -> None:
+        self.redraw()
+
+    def on_click(self, event: Click) -> None:
+        column = event.x - self.styles.padding.left
+        if key := next((key for end, key in self._places if column < end), None):
+            self.app.simulate_key(key)
+
+    def redraw(self) -> None:
+        parts: list[tuple[str, str]] = []
+        self._places, end = [], 0
+        for binding, shown in self._fitting():
+            parts += [(shown, "bold $footer-key-foreground"), (f" {binding.description}{GAP}", "")]
+            end += len(shown) + 1 + len(binding.description) + len(GAP)
+            self._places.append((end, binding.key))
+        self.show([Content.assemble(*parts)])
+
+    def _fitting(self) -> list[tuple[Binding, str]]:
+        """(binding, its key as it is called) of those there is room for."""
+        active = [one.binding for one in self.screen.active_bindings.values() if one.binding.show and one.enabled]
+        first = {binding.action: binding for binding in reversed(active)}  # of several keys for one action the first
+        known = [(binding, self.app.get_key_display(binding)) for binding in active if first[binding.action] is binding]
+        widths = {pair: len(pair[1]) + 1 + len(pair[0].description) + len(GAP) for pair in known}
+        room = self.content_size.width + len(GAP) - sum(widths[pair] for pair in known if pair[0].id in ALWAYS)
+        kept = []
+        for pair in known:
+            if pair[0].id not in ALWAYS:
+                room -= widths[pair]
+            if pair[0].id in ALWAYS or room >= 0:
+                kept.append(pair)
+        return kept
+
+    def _bindings_changed(self, screen: Screen[object]) -> None:
+        if self.is_attached and screen is self.screen:
+            self.redraw()

@@ -197,10 +197,12 @@ def _memory(
     if not parts:
         return
     yield Fact("", f"{label([found])}; {rows}", "$foreground-muted")
-    peak = estimate.training if estimate.training.total >= estimate.evaluation.total else estimate.evaluation
+    training = estimate.training.total >= estimate.evaluation.total
+    peak = estimate.training if training else estimate.evaluation
+    moment = "most while training: " if training else "most in the held-out pass: "
     inside = [f"{part} {size(peak.parts[part])}" for part in PARTS if part in peak.parts]
     beside = f" · Python and libraries about {size(room.beside)} beside" if room.beside else ""
-    yield Fact("", " · ".join(inside) + beside, "$foreground-muted")
+    yield Fact("", moment + " · ".join(inside) + beside, "$foreground-muted")
 
 
 def needed_disk(found: Iterable[Forecast]) -> int | None:

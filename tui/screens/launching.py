@@ -79,16 +79,23 @@ class LaunchScreen(ModalScreen[bool]):
     def on_resize(self) -> None:
         # As high as what it holds, but never higher than the screen: the keys below stay in sight.
         self.query_one(VerticalScroll).styles.max_height = max(3, self.size.height - 4)
-        self.call_after_refresh(self.show_prospect)
+        self.call_after_refresh(self._lay_out)
 
     @on(Answered)
     def _answered(self, message: Answered) -> None:
         self.report = Report(message.answer, message.error, asked=False)
         self.show_prospect()
 
+    def _lay_out(self) -> None:
+        if self.is_current:
+            self._say()
+
     def show_prospect(self) -> None:
         """As much as is known by now."""
         self.prospect = self.look(self.report)
+        self._say()
+
+    def _say(self) -> None:
         self.query_one("#facts", Static).update(Content("\n").join(self._lines()))
         go = "blocked: see above" if self.prospect.blocked else "enter start"
         style = "$text-error" if self.prospect.blocked else "bold $text-success"

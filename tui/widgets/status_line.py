@@ -27,6 +27,7 @@ def status(
     width: int = 200,
     keys: Mapping[str, str] | None = None,
     ascii_only: bool = False,
+    paused: bool = False,
 ) -> Content:
     """One line while all is well; where a run has ended, what happened in at most two and the next thing to do.
 
@@ -39,6 +40,9 @@ def status(
     if died is not None:
         said = f"its last words: {died}" if died else SILENT
         return _ended("died", said, "$text-error", _next(state, "died", own), width)
+    if state.end is not None and state.end.status == "stopped" and paused:
+        kept = f"at step {state.checkpoint.step}" if state.checkpoint else "before its first step"
+        return _ended("paused", f"{kept}; the card is free", "$text-warning", _next(state, "stopped", own), width)
     if state.end is not None:
         return _end(state, state.end, own, width)
     if state.phase == "waiting":

@@ -1,0 +1,88 @@
+"""Before launch: the screen fills in while the data is read, blocks what would fail, and starts on enter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pilot import play, wait_for
+from textual.pilot import Pilot
+from textual.widgets import Static
+
+from tui.app import Workbench
+from tui.choice import Choice
+from tui.screens.ladder import LadderScreen
+from tui.screens.launching import LaunchScreen
+
+
+@pytest.fixture(autouse=True)
+def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def text(app: Workbench) -> str:
+    return " ".join(str(app.screen.query_one("#facts", Static).visual).split())
+
+
+@pytest.mark.parametrize("size", [(80, 24), (160, 45)])
+def test_it_says_what_will_happen_and_fills_in_what_the_data_says(size: tuple[int, int], tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await wait_for(pilot, lambda: app.bench.sample)
+        await pilot.press("2", "enter")
+        assert isinstance(app.screen, LaunchScreen)
+        for part in ("LoRA · demo", "effective batch 16", "rate 0.005", "weights", "free in", "reading it"):
+            assert part in text(app), part
+        await wait_for(pilot, lambda: "1,600 train, 200 validation, 300 test rows" in text(app))
+        assert "200 (2 epochs)" in text(app)
+        assert app.screen.query_one("#keys").region.bottom <= size[1]
+        await pilot.press("escape")
+        assert app.screen is app.bench
+
+    play(tmp_path / "runs", story, size)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_bad_data_blocks_the_start(tmp_path: Path, empty_directory: Path) -> None:
+    (empty_directory / "bad.jsonl").write_text('{"prompt": "a"\n')
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        app.bench.choosing.choose(Choice("demo-lora", data=str(empty_directory / "bad.jsonl")))
+        app.bench.action_start()
+        await pilot.pause()
+        await wait_for(pilot, lambda: "line 1" in text(app))
+        assert "blocked" in str(app.screen.query_one("#keys", Static).visual)
+        await pilot.press("enter")
+        assert isinstance(app.screen, LaunchScreen)
+        await pilot.press("escape")
+
+    play(tmp_path / "runs", story)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_absent_model_blocks_at_once(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        app.bench.choosing.choose(Choice("demo-lora", model="/no/such/folder"))
+        app.bench.action_start()
+        await pilot.pause()
+        assert "no such model folder" in text(app) and "not read" in text(app)
+        await pilot.press("enter", "escape")
+        assert app.screen is app.bench
+
+    play(tmp_path / "runs", story)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_ladder_has_the_same_screen(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await wait_for(pilot, lambda: app.bench.sample)
+        await pilot.press("2", "L")
+        assert isinstance(app.screen, LaunchScreen)
+        assert "base, qlora, lora, full; 1 seed: 3 runs" in text(app)
+        await pilot.press("escape")
+        assert not isinstance(app.screen, LadderScreen)
+
+    play(tmp_path / "runs", story)
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,84 @@
+"""The command palette finds commands, presets, runs and data, and shows them as literal text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pilot import play, shown, wait_for
+from textual.command import CommandInput, CommandList, CommandPalette
+from textual.pilot import Pilot
+
+from engine.contract import library, rundir
+from tui.app import Workbench
+from tui.screens.runs import RunsScreen
+from tui.screens.text import TextScreen
+
+NAME = "\x1b]52;c;aGk=\x07[red]x[b].jsonl"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    (folder / NAME).write_text('{"prompt": "a", "completion": "b"}\n')
+    monkeypatch.chdir(folder)
+    return folder
+
+
+async def search(pilot: Pilot[str], app: Workbench, word: str) -> list[str]:
+    """What the palette offers for a word."""
+    await pilot.press("ctrl+p")
+    assert isinstance(app.screen, CommandPalette)
+    app.screen.query_one(CommandInput).value = word
+    found = app.screen.query_one(CommandList)
+    await wait_for(pilot, lambda: found.option_count, 20)
+    await pilot.pause(0.5)
+    return [str(option.prompt) for option in found.options]
+
+
+async def take(pilot: Pilot[str], app: Workbench, word: str) -> None:
+    await search(pilot, app, word)
+    await pilot.press("down", "enter")
+    await pilot.pause(0.3)
+
+
+def test_commands_of_the_screen_are_found_by_their_names(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await take(pilot, app, "config")
+        assert isinstance(app.screen, TextScreen)
+        await pilot.press("escape")
+        await take(pilot, app, "help")
+        assert isinstance(app.screen, TextScreen)
+        await pilot.press("escape", "r")
+        assert isinstance(app.screen, RunsScreen)
+        assert any("compare" in text for text in await search(pilot, app, "compare"))
+        await pilot.press("escape")
+        assert not any(text.startswith("start") for text in await search(pilot, app, "start"))
+
+    play(tmp_path / "runs", story)
+
+
+def test_presets_runs_and_data_are_taken_from_any_screen(tmp_path: Path, here: Path) -> None:
+    run = rundir.create(tmp_path / "runs", "demo-lora", library.effective("demo-lora", None, {}))
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await take(pilot, app, "smollm2-full")
+        assert app.bench.choosing.choice.preset == "smollm2-full" and "SmolLM2" in shown(app, "head")
+        await pilot.press("r")
+        await take(pilot, app, run.name)
+        assert app.screen is app.bench and app.bench.watched == run
+        await take(pilot, app, "[red]x")
+        assert app.bench.choosing.effective is not None
+        assert app.bench.choosing.effective.config.data.id == str(here / NAME)
+
+    play(tmp_path / "runs", story)
+
+
+def test_hostile_names_are_shown_as_text(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        found = await search(pilot, app, "[red]x")
+        assert any("[red]x[b].jsonl" in text for text in found)
+        assert not any(control in text for text in found for control in ("\x1b", "\x07"))
+
+    play(tmp_path / "runs", story)

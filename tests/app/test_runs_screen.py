@@ -1,0 +1,213 @@
+"""The runs screen and live runs by their keys: places, pause, resume, sorting, marking, deleting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from made_runs import write_events
+from pilot import LONG, play, shown, start, wait_for
+from textual.pilot import Pilot
+from textual.widgets import Static
+
+from engine.contract import launch, library, rundir
+from engine.contract.result import Interval, Peak, Score
+from engine.contract.rundir import RunDir
+from tui.app import Workbench
+from tui.screens.ask import AskScreen
+from tui.screens.comparing import CompareScreen
+from tui.screens.runs import RunsScreen
+from tui.widgets.table import Table
+
+
+@pytest.fixture(autouse=True)
+def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def made(runs: Path, number: int, preset: str = "demo-lora", status: str = "finished", **settings: object) -> RunDir:
+    """A run with an outcome, as a worker would have left it."""
+    run = rundir.create(runs, preset, library.effective(preset, None, dict(settings)))
+    method = rundir.read_frozen(run).config.method
+    write_events(run, method, number)
+    result = rundir.blank_result(run, rundir.read_frozen(run))
+    half = Interval(mean=number / 10, low=number / 10 - 0.05, high=number / 10 + 0.05, rows=40)
+    result.status, result.reason, result.created = status, "", 1_795_600_000.0 + number  # type: ignore[assignment]
+    result.after = Score(loss=Interval(mean=0.5, low=0.4, high=0.6, rows=40), perplexity=1.6, metric="json", score=half)
+    result.peak = Peak(rss_training=(100 - number) << 20)
+    result.seconds = {"training": 100.0 * (number % 3) + number}
+    rundir.write_result(run, result)
+    return run
+
+
+def keys(app: Workbench) -> list[str]:
+    return [row.key for row in app.screen.query_one(Table).rows]
+
+
+def title(app: Workbench) -> str:
+    return str(app.screen.query_one("#title", Static).visual)
+
+
+def cell(app: Workbench, name: str, column: str) -> str:
+    table = app.screen.query_one(Table)
+    number = [one.strip("↑↓") for one in table.names].index(column)
+    return next(row.cells[number][0] for row in table.rows if row.key == name)
+
+
+def test_every_column_sorts_both_ways_by_its_value(tmp_path: Path) -> None:
+    runs = [made(tmp_path, number) for number in (2, 9, 10, 1)]
+    numbers = dict(zip([run.name for run in runs], (2, 9, 10, 1), strict=True))
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await pilot.press("r")
+        assert [numbers[name] for name in keys(app)] == [10, 9, 2, 1]
+        await pilot.press("O")
+        assert [numbers[name] for name in keys(app)] == [1, 2, 9, 10]
+        orders = {"score": [10, 9, 2, 1], "time": [2, 10, 1, 9], "peak": [1, 2, 9, 10]}
+        for _ in range(9):
+            await pilot.press("o")
+            column = title(app).rpartition("by ")[2]
+            if column in orders:
+                assert [numbers[name] for name in keys(app)] == orders[column], column
+                await pilot.press("O")
+                assert [numbers[name] for name in keys(app)] == orders[column][::-1], column
+        assert title(app).endswith("by when")
+        await pilot.click("#names", offset=(3, 0))
+        assert "when↑" in str(app.screen.query_one("#names", Static).visual)
+
+    play(tmp_path, story, (160, 45))
+
+
+def test_the_filter_keeps_what_holds_the_word_and_the_cursor_stays_on_its_run(tmp_path: Path) -> None:
+    first, second = made(tmp_path, 1), made(tmp_path, 2, "demo-full", "diverged")
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await pilot.press("r", "slash", *"diver", "enter")
+        assert keys(app) == [second.name]
+        await pilot.press("slash", *["backspace"] * 5, "enter", "down")
+        assert app.screen.query_one(Table).key == first.name
+        await pilot.press("O")
+        assert app.screen.query_one(Table).key == first.name
+        assert "lora of tiny on tickets" in str(app.screen.query_one("#detail", Static).visual)
+
+    play(tmp_path, story)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (160, 45)])
+def test_marked_runs_are_compared_at_any_width(size: tuple[int, int], tmp_path: Path) -> None:
+    for number, preset in ((1, "demo-lora"), (2, "demo-full"), (3, "demo-qlora")):
+        made(tmp_path, number, preset)
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await pilot.press("r", "c")
+        assert isinstance(app.screen, RunsScreen)  # nothing is marked
+        await pilot.press("space", "down", "space", "down", "space", "c")
+        assert isinstance(app.screen, CompareScreen)
+        lines = str(app.screen.query_one("#compared", Static).visual).splitlines()
+        assert max(map(len, lines)) <= size[0] - 5
+        text = "\n".join(lines)
+        for part in ("after", "30.0", "95 %", "5.0–15.0", "97 MiB", "train.learning_rate", "what differed"):
+            assert part in text, part
+        assert any("\u2800" < character <= "\u28ff" for character in text)
+        await pilot.press("escape", "escape")
+        assert app.screen is app.bench
+
+    play(tmp_path, story, size)
+
+
+def test_a_run_is_deleted_after_asking_and_a_damaged_one_too(tmp_path: Path) -> None:
+    run, other = made(tmp_path, 1), made(tmp_path, 2)
+    other.config_file.write_text("\x1b[31m[")
+    other.result_file.write_bytes(msgspec.json.encode({"nonsense": 1}))
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await pilot.press("r")
+        assert cell(app, other.name, "state") == "damaged"
+        for number in range(2):
+            await pilot.press("x")
+            assert isinstance(app.screen, AskScreen)
+            await pilot.press("n", "x", "y")
+            assert len(keys(app)) == 1 - number
+        assert "no runs yet" in str(app.screen.query_one("#detail", Static).visual)
+
+    play(tmp_path, story)
+    assert not run.path.exists() and not other.path.exists()
+
+
+def test_a_run_is_run_again_with_its_frozen_configuration(tmp_path: Path) -> None:
+    run = made(tmp_path, 1, **{"train.steps": 2, "train.batch": 2, "evaluation.when": "never"})
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await pilot.press("r", "a")
+        await wait_for(pilot, lambda: app.screen is app.bench and app.bench.watched and app.bench.watched != run)
+        assert app.bench.watched is not None
+        assert rundir.read_frozen(app.bench.watched).config == rundir.read_frozen(run).config
+        launch.stop(app.bench.watched)
+        await wait_for(pilot, lambda: app.bench.watched and not app.bench.watched.is_live())
+
+    play(tmp_path, story)
+
+
+def test_runs_wait_their_turn_are_paused_switched_and_resumed(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await start(pilot, app, **LONG)
+        first = app.bench.watched
+        await start(pilot, app)
+        second = app.bench.watched
+        await start(pilot, app, **LONG)
+        third = app.bench.watched
+        assert first and second and third and len({first.name, second.name, third.name}) == 3
+        await wait_for(pilot, lambda: f"▶ lora-{first.name[-4:]}" in shown(app, "head"))
+        await wait_for(pilot, lambda: f"1 lora-{second.name[-4:]}  2 lora-{third.name[-4:]}" in shown(app, "head"))
+        await wait_for(pilot, lambda: f"place 2 at the CPU, behind {second.name}" in shown(app, "status"))
+
+        await pilot.press("j")
+        assert app.bench.watched == first  # after the last in the row comes the one that has the card
+        await pilot.press("j")
+        assert app.bench.watched == second
+        await pilot.press("j", "r")
+        assert cell(app, second.name, "state") == "waiting, place 1"
+        assert cell(app, third.name, "state") == "waiting, place 2"
+
+        await pilot.press("end")
+        assert app.screen.query_one(Table).key == first.name
+        await wait_for(pilot, lambda: "training" in cell(app, first.name, "state"))
+        await pilot.press("p")
+        await wait_for(pilot, lambda: cell(app, first.name, "state") == "paused")
+        await wait_for(pilot, lambda: "waiting" not in cell(app, second.name, "state"))
+        assert cell(app, third.name, "state") == "waiting, place 1"
+        result = first.result()
+        assert result and result.status == "stopped" and result.last_checkpoint
+
+        await pilot.press("u")  # it goes on, and takes its place behind the one that has waited
+        await wait_for(pilot, lambda: app.screen is app.bench and app.bench.watched == first)
+        await wait_for(pilot, lambda: f"2 lora-{first.name[-4:]}" in shown(app, "head"))
+        assert not first.is_paused()
+        for run in (third, first, second):
+            if run.is_live():
+                launch.stop(run)
+        await wait_for(pilot, lambda: not any(run.is_live() for run in (first, second, third)))
+
+    play(tmp_path / "runs", story, (160, 45))
+
+
+def test_a_paused_run_says_so_on_the_bench_and_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await start(pilot, app, **{"train.steps": 60})
+        await wait_for(pilot, lambda: app.bench.state and app.bench.state.step)
+        run = app.bench.watched
+        assert run is not None
+        await pilot.press("p")
+        await wait_for(pilot, lambda: "paused" in shown(app, "status"))
+        await wait_for(pilot, lambda: not run.is_live())
+        assert run.is_paused()
+        await pilot.press("u")
+        await wait_for(pilot, lambda: app.bench.state and app.bench.state.plan and app.bench.state.plan.start_step)
+        assert not run.is_paused()
+        await wait_for(pilot, lambda: "finished" in shown(app, "status"), 240)
+
+    play(tmp_path / "runs", story)

@@ -1,0 +1,140 @@
+"""What is said before launch: the sums are right, what would fail blocks, what may fail warns with what to do."""
+
+from __future__ import annotations
+
+import shutil
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.contract.ladderplan import make_plan
+from engine.contract.turns import Turn
+from engine.planning.room import Room
+from tui.choice import Choice
+from tui.machine import Other
+from tui.prospect import Prospect, Report, Scene, ladder_prospect, needed_disk, run_prospect
+
+GIB = 1 << 30
+ANSWER: dict[str, Any] = {
+    "rows": {"train": 1600, "validation": 200, "test": 300},
+    "cut": {"train": 3},
+    "format": "messages",
+    "lengths": {"train": {"tokens": {"max": 120}}},
+    "warnings": ["3 of 1,600 train rows cut at max_length (first: train.jsonl line 4)"],
+    "refused": None,
+}
+Usage = namedtuple("Usage", "total used free")
+
+
+def card(total: int, used: int = 0) -> Room:
+    return Room(name="card 0", device="cuda", source="card", total=total, used=used)
+
+
+def prospect(runs: Path, report: Report | None = None, room: Room | None = None, **how: Any) -> Prospect:
+    scene = Scene(runs, room or card(80 * GIB), how.pop("foreign", ()), how.pop("turns", ()))
+    choice = Choice(**{"preset": "demo-lora", **how})
+    return run_prospect(choice.name, choice.effective(), scene, report or Report(ANSWER))
+
+
+def fact(found: Prospect, name: str) -> str:
+    names = [one.name for one in found.facts]
+    first = names.index(name)
+    last = next((n for n in range(first + 1, len(names)) if names[n]), len(names))
+    return " ".join(one.text for one in found.facts[first:last])
+
+
+def said(found: Prospect) -> str:
+    return " ".join(f"{problem.text} {problem.do}" for problem in found.problems)
+
+
+def test_steps_come_from_the_rows_and_the_batch_from_its_passes(tmp_path: Path) -> None:
+    found = prospect(tmp_path, settings={"train.batch": 12, "train.micro_batch": 5})
+    assert fact(found, "steps") == "268 (2 epochs), effective batch 12 = 5 a pass × 3, activations recomputed"
+    found = prospect(tmp_path, settings={"train.steps": 50})
+    assert fact(found, "steps").startswith("50 (0.5 epochs), effective batch 16 = ")
+    assert fact(prospect(tmp_path, Report()), "steps").startswith("? (2 epochs)")
+
+
+def test_the_longest_row_counts_once_it_is_known(tmp_path: Path) -> None:
+    before, after = prospect(tmp_path, Report()), prospect(tmp_path)
+    assert "rows of 512 tokens, the most the preset allows" in fact(before, "memory")
+    assert "rows of 120 tokens" in fact(after, "memory")
+    assert "reading it" in fact(before, "data") and "1,600 train" in fact(after, "data")
+
+
+def test_every_part_of_the_memory_is_named_and_labelled(tmp_path: Path) -> None:
+    memory = fact(prospect(tmp_path), "memory")
+    for part in ("weights", "adapters", "optimizer", "most ", "pool", "formula, ±", "of 80 GiB", "fits"):
+        assert part in memory, part
+
+
+def test_too_much_memory_is_said_with_what_to_do_and_does_not_block(tmp_path: Path) -> None:
+    found = prospect(tmp_path, preset="qwen2.5-7b-full", room=card(24 * GIB), data="tickets")
+    (problem,) = [one for one in found.problems if "does not fit" in one.text]
+    assert "train.max_length below" in problem.do and "QLoRA" in problem.do and not problem.blocking
+    held = prospect(tmp_path, room=card(24 * GIB, 23 * GIB + 900 * (1 << 20)))
+    assert "others hold" in said(held)
+
+
+@pytest.mark.parametrize(
+    ("how", "report", "what"),
+    [
+        ({"model": "/no/such/folder"}, Report(), "no such model folder"),
+        ({"model": "owner/absent"}, Report(), "HF_HUB_OFFLINE"),
+        ({"model": "missing.gguf"}, Report(), "no such file"),
+        ({}, Report(None, "train.jsonl line 3: not JSON; mend it", False), "line 3: not JSON"),
+        ({}, Report({**ANSWER, "refused": "no row is left to train on"}), "no row is left"),
+    ],
+)
+def test_what_would_fail_for_certain_blocks(how: dict[str, Any], report: Report, what: str, tmp_path: Path) -> None:
+    found = prospect(tmp_path, report, **how)
+    assert found.blocked
+    assert what in next(problem.text for problem in found.problems if problem.blocking)
+
+
+def test_a_model_to_be_fetched_is_said_and_does_not_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    found = prospect(tmp_path, preset="qwen2.5-7b-lora", data="tickets")
+    assert not found.blocked and "fetched first" in said(found)
+    assert "Qwen/Qwen2.5-7B-Instruct" in fact(found, "model")
+
+
+def test_a_full_disk_blocks_and_the_need_is_the_checkpoints_and_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.contract.modelfiles import find_model
+    from tui.forecast import forecast
+
+    config = Choice("demo-full", settings={"train.keep_checkpoints": 1}).effective().config
+    found = forecast(config, find_model(config.model), card(80 * GIB))
+    assert found.estimate is not None
+    weights = found.estimate.training.parts["weights"]
+    assert needed_disk([found]) == 2 * found.estimate.static + weights  # nothing else is static in full tuning
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1 << 30, 1 << 30, 1 << 20))
+    blocked = prospect(tmp_path, preset="demo-full")
+    assert blocked.blocked and "free some space" in said(blocked)
+
+
+def test_other_processes_and_runs_before_us_are_named(tmp_path: Path) -> None:
+    places = [Turn("0", 0, 1, Path("/runs/first")), Turn("0", 1, 2, Path("/runs/second"))]
+    found = prospect(tmp_path, foreign=(Other(4711, "python \x1b[31m", 3 * GIB),), turns=places)
+    assert fact(found, "turn") == "waits behind first and 1 that wait"
+    assert "process 4711" in said(found) and "3 GiB" in said(found)
+    assert "begins at once" in fact(prospect(tmp_path), "turn")
+
+
+def test_what_a_method_leaves_out_of_a_preset_is_said(tmp_path: Path) -> None:
+    found = prospect(tmp_path, preset="demo-lora", method="full")
+    assert "full's default is used" in said(found)
+
+
+def test_a_ladder_says_its_runs_and_each_rungs_memory(tmp_path: Path) -> None:
+    plan = make_plan("demo", [], {}, seeds=3)
+    found = ladder_prospect(plan, Scene(tmp_path, card(80 * GIB)), Report(ANSWER))
+    assert fact(found, "rungs") == "base, qlora, lora, full; 3 seeds: 9 runs"
+    for rung in ("qlora", "lora", "full"):
+        assert "of 80 GiB" in fact(found, rung)
+    small = ladder_prospect(plan, Scene(tmp_path, card(600 << 20)), Report(ANSWER))
+    assert said(small).count("by the formula") == 3

@@ -70,9 +70,16 @@ def _here() -> list[DataSet]:
     with contextlib.suppress(OSError):  # gone or unreadable: nothing is offered from it
         folder = str(Path.cwd())
         with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if is_data_file(entry.name) and not entry.is_dir())
+            names = sorted(entry.name for entry in entries if is_data_file(entry.name) and not is_folder(entry))
     files = [DataSet(str(Path(folder, name)), name) for name in names[:MOST_FILES]]
     return [DataSet(folder, "./"), *files] if len(files) > 1 else files
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Also a link to one; a link that leads nowhere or to itself is none."""
+    with contextlib.suppress(OSError):
+        return entry.is_dir()
+    return False
 
 
 def _called(data: str) -> str:

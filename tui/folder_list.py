@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.contract.library import is_data_file
-from tui.datasets import on_the_hub
+from tui.datasets import is_folder, on_the_hub
 from tui.show import size
 
 MOST = 500
@@ -49,7 +49,7 @@ def read_folder(path: Path) -> FolderView:
     try:
         with os.scandir(path) as entries:
             for entry in entries:
-                if _is_folder(entry):
+                if is_folder(entry):
                     folders.append(entry.name)
                 elif is_data_file(entry.name):
                     files.append((entry.name, _bytes(entry)))
@@ -58,12 +58,6 @@ def read_folder(path: Path) -> FolderView:
     except OSError as error:
         return FolderView(path, error=f"cannot be read: {error.strerror}")
     return FolderView(path, tuple(sorted(folders)), tuple(sorted(files)), others)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    with contextlib.suppress(OSError):
-        return entry.is_dir()
-    return False
 
 
 def _bytes(entry: os.DirEntry[str]) -> int | None:

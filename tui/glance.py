@@ -158,7 +158,7 @@ def counted(section: dict[str, Any], leaving: Leaving) -> Glance:
     try:
         return msgspec.convert(ask("data.glance", {"data": section}, leaving=leaving), Glance)
     except UserError as error:
-        return Glance(error=error.line)
+        return Glance(error=f"{error.what} ({error.where}); {error.do}")  # what it is first: there is little room
     except (RunFailed, OSError) as error:
         return Glance(note=f"not counted: {error}")
     except Left:

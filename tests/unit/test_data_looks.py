@@ -80,11 +80,12 @@ def test_offered_are_embedded_sets_files_of_the_folder_the_folder_and_recent_one
     for path in (here / "train.jsonl", here / "test.jsonl", here / "notes.txt", elsewhere):
         path.write_text(PAIR)
     (here / "folder.jsonl").mkdir()
+    (here / "loop.csv").symlink_to(here / "loop.csv")
     monkeypatch.chdir(here)
     for one in (str(elsewhere), str(tmp_path / "gone.jsonl"), "owner/name", str(here / "train.jsonl")):
         recent.remember(one)
     labels = [one.label for one in offered("tickets")]
-    assert labels == ["tickets", "./", "test.jsonl", "train.jsonl", "owner/name", "elsewhere.jsonl"]
+    assert labels == ["tickets", "./", "loop.csv", "test.jsonl", "train.jsonl", "owner/name", "elsewhere.jsonl"]
     assert offered("other/set")[0].id == "other/set"
 
 

@@ -197,7 +197,7 @@ class BenchScreen(StartingScreen[None]):
     def _redraw(self) -> None:
         """Curves, log and status; the machine pane draws itself once a second."""
         loss = self.query_one(LossPane)
-        loss.state = self.state
+        loss.state, loss.keys = self.state, self.app.settings.keys
         loss.redraw()
         self._log()
         keys, room = self.app.settings.keys, self.size.width - 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,33 +14,40 @@ from tui.chart import Curve, Look, draw, number, reach
 from tui.earlier import Earlier, read
 from tui.runstate import RunState
 from tui.series import Series
+from tui.welcome import welcome
 from tui.widgets.rows import Rows
 
 VIEWS = ("loss", "learning rate", "gradient norm", "tokens/s")
 SMOOTH = (0.0, 0.6, 0.9, 0.97)
 COLOURS = {"axis": "$foreground-muted", "train": "$primary", "eval": "$warning", "earlier": "$foreground-muted", "": ""}
+LEAST_SECONDS, MOST_SECONDS = 2.0, 5.0
+"""Between two pictures of a growing curve: a row of it is some 300 bytes over the line."""
 STAMP = len("20260101-000000-")
 """Of a run's name: when it was made."""
 
 
 class LossPane(Rows):
-    """Redrawn at most once a second, and only the cells that changed."""
+    """Redrawn when a growing curve has come a column further, and only the cells that changed."""
 
     def __init__(self, runs: Path, ascii_only: bool = False, id: str | None = None) -> None:
         super().__init__(id=id)
         self.runs = runs
         self.state: RunState | None = None
         self.earlier: Earlier | None = None
+        self.keys: Mapping[str, str] = {}
+        """The user's own."""
         self.view = 0
         self.look = Look(ascii=ascii_only)
+        self._drawn: object = None
+        self._drawn_step, self._drawn_at = 0.0, 0.0
 
     def redraw(self) -> None:
         width, height = self.content_size.width, self.content_size.height
-        if not width or not height:
+        if not width or not height or not self._is_due():
             return
         state = self.state
         if state is None or not self._series(state).buckets:
-            self.show([Content.styled(text, "$foreground-muted") for text in self._nothing()])
+            self.show(self._nothing(width, height))
             return
         chart = draw(self._curves(state), width, height - 1, self.look, self._until(state))
         legend = self._legend(state)
@@ -71,6 +80,21 @@ class LossPane(Rows):
             self.app.notify("no earlier run with a loss in this folder", severity="warning")
         self.earlier, self.view = earlier, 0
         self.redraw()
+
+    def _is_due(self) -> bool:
+        """Whether there is enough news to send: something else to draw, a column more, or a while has gone."""
+        state, now = self.state, time.monotonic()
+        step = float(state.step.step) if state and state.step else 0.0
+        still = (id(state), state and (state.end, state.phase, state.sampled, len(state.validation.buckets)))
+        drawn = (still, self.view, self.look, self.earlier, self.content_size)
+        span, until = (self._series(state).span(), self._until(state)) if state else (None, None)
+        if drawn == self._drawn and span and until:
+            column = (until - span[0]) / max(1, self.content_size.width)
+            waited = now - self._drawn_at
+            if waited < LEAST_SECONDS or (step - self._drawn_step < column and waited < MOST_SECONDS):
+                return False
+        self._drawn, self._drawn_step, self._drawn_at = drawn, step, now
+        return True
 
     def _series(self, state: RunState) -> Series:
         return (state.loss, state.rate, state.grad_norm, state.speed)[self.view]
@@ -115,11 +139,13 @@ class LossPane(Rows):
             parts.append((visible(name + earlier.name[STAMP:]), "$foreground-muted"))
         return Content.assemble(*parts)
 
-    def _nothing(self) -> list[str]:
+    def _nothing(self, width: int, height: int) -> list[Content]:
         """Where there is no curve: what to press, or what is awaited."""
         state = self.state
         if state is None:
-            return ["no run: choose with 1-9, then press enter"]
+            return welcome(self.keys, width, height)
         if state.step is not None:
-            return [f"no finite {VIEWS[self.view]} in {self._series(state).absent:,} steps"]
-        return [f"{state.phase or 'starting'}: no step yet"]
+            text = f"no finite {VIEWS[self.view]} in {self._series(state).absent:,} steps"
+        else:
+            text = f"{state.phase or 'starting'}: no step yet"
+        return [Content.styled(text, "$foreground-muted")]

@@ -105,7 +105,7 @@ def line(one: DataSet, glance: Glance | None, taken: bool, width: int, ascii_onl
         (name, "bold" if taken else ""),
         " " * (room - cell_len(name) + 1),
         (figure, style),
-        (kind, "$foreground-muted"),
+        (kind, "dim"),
         (flag.rjust(len(flag) + 1), f"bold {worst}"),
     )
 
@@ -113,13 +113,13 @@ def line(one: DataSet, glance: Glance | None, taken: bool, width: int, ascii_onl
 def _figure(one: DataSet, glance: Glance | None, ascii_only: bool) -> tuple[str, str]:
     """Rows that train, or in their place why there is no such number."""
     if one.on_the_hub:
-        return "Hub", "$foreground-muted"
+        return "Hub", "dim"
     if glance is None:
-        return "..." if ascii_only else "…", "$foreground-muted"
+        return "..." if ascii_only else "…", "dim"
     if glance.error:
         return "error", "$text-error"
     if not glance.rows:
-        return glance.note.partition(",")[0] if glance.note[:1].isdigit() else "?", "$foreground-muted"
+        return glance.note.partition(",")[0] if glance.note[:1].isdigit() else "?", "dim"
     rows = glance.rows.get("train", 0)
     return (f"{rows:,}" if rows < 1_000_000 else count(rows)), ""
 

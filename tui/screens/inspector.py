@@ -11,7 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from engine.contract.preset import Effective
 from engine.contract.text import visible
@@ -19,6 +19,7 @@ from tui.asking import Answered, Asking, Told
 from tui.commands import bindings
 from tui.inspection import SPLITS, Inspection, Manner, Sample, facts, sample_head, sample_text, template_text
 from tui.screens.base import BaseScreen
+from tui.widgets.key_line import KeyLine
 
 if TYPE_CHECKING:
     from tui.app import Workbench
@@ -75,7 +76,7 @@ class InspectorScreen(BaseScreen[bool]):
                 right.border_title = "facts"
                 yield Static(id="facts")
         yield Static(id="state")
-        yield Footer(compact=True, show_command_palette=False)
+        yield KeyLine()
 
     def on_mount(self) -> None:
         plain = self.app.settings.ascii or self.app.no_color or self.app.theme.startswith("ansi")

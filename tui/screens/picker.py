@@ -14,7 +14,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.message import Message
-from textual.widgets import Footer, Input, OptionList, Static
+from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from engine.contract.text import visible
@@ -22,6 +22,7 @@ from tui.commands import bindings
 from tui.datasets import NOT_TEXT, is_text
 from tui.folder_list import Entry, FolderView, entries, meant, read_folder
 from tui.screens.base import BaseScreen
+from tui.widgets.key_line import KeyLine
 
 STYLES = {"folder": "$primary", "up": "$primary", "take": "bold $text-success", "hub": "$text-warning", "file": ""}
 
@@ -79,7 +80,7 @@ class PickerScreen(BaseScreen[str | None]):
         files.can_focus = False
         yield files
         yield Static(id="note")
-        yield Footer(compact=True, show_command_palette=False)
+        yield KeyLine()
 
     def on_mount(self) -> None:
         self.query_one(PathInput).focus()
@@ -178,4 +179,4 @@ def line(entry: Entry, width: int) -> Content:
     """Name at the left, size or note at the right."""
     name, note = visible(entry.name), visible(entry.note)
     gap = max(2, width - cell_len(name) - cell_len(note))
-    return Content.assemble((name, STYLES[entry.kind]), " " * gap, (note, "$foreground-muted"))
+    return Content.assemble((name, STYLES[entry.kind]), " " * gap, (note, "dim"))

@@ -44,7 +44,7 @@ class Look:
 def draw(curves: Sequence[Curve], columns: int, rows: int, look: Look, until: float | None = None) -> list[Row]:
     """`rows` rows of `columns` columns. Without a finite point, or without room, the rows are empty.
 
-    `until` is where the x axis ends, where it is not with the last point.
+    `until` is where the x axis of a growing curve ends; both axes then stay still as long as they can.
     """
     if columns < SMALLEST[0] or rows < SMALLEST[1]:
         return [[(" " * max(0, columns), "")] for _ in range(max(0, rows))]
@@ -53,7 +53,8 @@ def draw(curves: Sequence[Curve], columns: int, rows: int, look: Look, until: fl
     span, bounds = _span(shown), _bounds(shown, look)
     if span is None or bounds is None:
         return [[(" " * columns, "")] for _ in range(rows)]
-    span = (span[0], max(span[1], until or span[1]))
+    if until is not None:
+        span, bounds = (span[0], max(span[1], until)), steady(bounds, look.log and bounds[0] > 0)
     canvas = Canvas(wide, high)
     scale = Scale(bounds, canvas.height, look.log and bounds[0] > 0)
     for number in sorted(range(len(shown)), key=lambda n: not shown[n].ghost):
@@ -101,6 +102,17 @@ def reach(last: float, most: float) -> float:
     power: float = 10.0 ** math.floor(math.log10(last))
     nice = next((one * power for one in NICE if one * power >= last), 10.0 * power)
     return min(nice, max(last, most))
+
+
+def steady(bounds: tuple[float, float], log: bool) -> tuple[float, float]:
+    """Round bounds around these, for the y axis of a growing curve: it too moves only now and then."""
+    if log:
+        low, high = (math.log10(bound) * 5 for bound in bounds)
+        return 10 ** (math.floor(low) / 5), 10 ** (math.ceil(high) / 5)
+    rough = (bounds[1] - bounds[0]) / 10
+    power: float = 10.0 ** math.floor(math.log10(rough))
+    step = next(one * power for one in (1, 2, 5, 10) if one * power >= rough)
+    return math.floor(bounds[0] / step) * step, math.ceil(bounds[1] / step) * step
 
 
 def number(value: float) -> str:

@@ -46,6 +46,7 @@ class MethodList(OptionList):
         super().__init__(id=id, compact=True)
         self.found: Sequence[Forecast] = ()
         self.chosen: Method = "lora"
+        self._shown: object = None
 
     def show_forecasts(self, found: Sequence[Forecast], chosen: Method) -> None:
         """Replace what is said of the methods; the chosen one is highlighted."""
@@ -60,9 +61,12 @@ class MethodList(OptionList):
         if not self.found:
             return
         width, detailed = self.content_size.width, self.content_size.height >= DETAILED
-        self.set_options(
-            Option(method_text(one, one.method == self.chosen, width, detailed), id=one.method) for one in self.found
-        )
+        texts = [method_text(one, one.method == self.chosen, width, detailed) for one in self.found]
+        shown = [(text.plain, text.spans) for text in texts]
+        if shown == self._shown:
+            return  # the room changes by the second, what is said of it seldom
+        self._shown = shown
+        self.set_options(Option(text, id=one.method) for text, one in zip(texts, self.found, strict=True))
         self.highlighted = METHODS.index(self.chosen)
 
 

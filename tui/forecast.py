@@ -10,9 +10,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from engine.contract import rundir
 from engine.contract.errors import UserError
-from engine.contract.modelfiles import ModelFiles
+from engine.contract.modelfiles import ModelFiles, find_model
+from engine.contract.preset import Effective
 from engine.contract.processor import has_bf16
+from engine.contract.rundir import RunDir
 from engine.contract.schema import METHODS, Config, Method
 from engine.planning.estimate import Estimate, Rows
 from engine.planning.fit import judge
@@ -103,6 +106,18 @@ def forecast(config: Config, files: ModelFiles, room: Room | None, longest: int 
     except UserError as error:
         return Forecast(config.method, "unknown", config=config, why=error.line)
     return Forecast(config.method, judge(estimate.peak, room, "formula"), estimate, config)
+
+
+def foresee(run: RunDir | None, chosen: Effective | None, room: Room | None) -> int | None:
+    """Bytes that a run, or else what is chosen, will take at most, the process itself included."""
+    if room is None or chosen is None:
+        return None
+    try:
+        config = rundir.read_frozen(run).config if run else chosen.config
+    except UserError:
+        return None
+    estimate = forecast(config, find_model(config.model), room).estimate
+    return estimate.peak + room.beside if estimate else None
 
 
 def label(found: Sequence[Forecast]) -> str:

@@ -27,20 +27,28 @@ def head_line(effective: Effective | None, name: str, live: Content, width: int)
     return Content.assemble(left, " " * max(1, width - left.cell_length - live.cell_length), live)
 
 
-def live_runs(turns: Sequence[Turn], others: int, watched: Path | None, ascii_only: bool) -> Content:
-    """`▶ 3f2a  1 b2c4  2 99aa`: who has the card, who is next, in order; the watched one underlined.
+def live_runs(turns: Sequence[Turn], others: int, watched: Path | None, room: int) -> Content:
+    """`▶ lora-3f2a  1 full-b2c4  2 lora-99aa`: who has the card, who is next, in order; the watched one underlined.
 
-    `others` are live runs that have no place: begun with --now.
+    `others` are live runs that have no place: begun with --now. What `room` columns do not hold is counted.
     """
-    parts: list[tuple[str, str]] = []
-    for turn in turns:
-        mark = (">" if ascii_only else "▶") if turn.place == 0 else str(turn.place)
-        style = "$text-success" if turn.place == 0 else "$text-warning"
-        style += " bold underline" if turn.run == watched else ""
-        parts += [(f"{mark} {visible(short(turn.run.name))}", style), ("  ", "")]
-    if others:
-        parts.append((f"+{others} live  ", "$text-success"))
-    return Content.assemble(*parts[:-1] if parts and parts[-1][0] == "  " else parts)
+    shown = list(turns)
+    while True:
+        left = len(turns) - len(shown)
+        parts = [_turn(turn, turn.run == watched) for turn in shown]
+        parts += [Content.styled(f"{left} more wait", "$text-warning")] if left else []
+        parts += [Content.styled(f"+{others} live", "$text-success")] if others else []
+        line = Content("  ").join(parts)
+        spare = [turn for turn in shown if turn.place and turn.run != watched]
+        if line.cell_length <= room or not spare:
+            return line
+        shown.remove(spare[-1])
+
+
+def _turn(turn: Turn, watched: bool) -> Content:
+    style = "$text-success" if turn.place == 0 else "$text-warning"
+    style += " bold underline" if watched else ""
+    return Content.styled(f"{turn.place or '▶'} {visible(short(turn.run.name))}", style)
 
 
 def short(run: str) -> str:

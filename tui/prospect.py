@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from engine.contract.ladder import Plan
 from engine.contract.modelfiles import ModelFiles, find_model
 from engine.contract.preset import Effective
@@ -18,6 +20,7 @@ from engine.contract.turns import Turn
 from engine.planning.estimate import PARTS, Estimate
 from engine.planning.room import Room
 from tui.forecast import Forecast, forecast, label
+from tui.glance import signature
 from tui.machine import Other
 from tui.show import count, size
 from tui.widgets.method_list import NAMES, TRAINS
@@ -84,6 +87,29 @@ class Report:
         """Tokens of the longest training row before the cut."""
         lengths = self.answer["lengths"].get("train") if self.answer else None
         return int(lengths["tokens"]["max"]) if lengths else None
+
+
+class Reports:
+    """What the engine said of data it has been asked about, until the data's files change."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, dict[str, Any]] = {}
+
+    def key(self, arguments: dict[str, Any]) -> bytes:
+        """What an answer depends on; other runs' settings do not."""
+        try:
+            mark = signature(arguments["data"]["id"])[1]
+        except OSError:
+            mark = []
+        return msgspec.json.encode([mark, arguments])
+
+    def known(self, key: bytes) -> Report | None:
+        answer = self._known.get(key)
+        return Report(answer, asked=False) if answer else None
+
+    def keep(self, key: bytes, report: Report) -> None:
+        if report.answer:
+            self._known[key] = report.answer
 
 
 def run_prospect(name: str, chosen: Effective, scene: Scene, report: Report) -> Prospect:

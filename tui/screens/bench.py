@@ -16,9 +16,10 @@ from engine.contract import rundir, turns
 from engine.contract.rundir import RunDir
 from engine.contract.text import visible
 from tui.commands import bindings
-from tui.forecast import room_of
+from tui.forecast import foresee, room_of
 from tui.head import choice_lines, head_line, live_runs
 from tui.machine import MachineSample, Sampled
+from tui.prospect import Reports
 from tui.runstate import RunState
 from tui.screens.starting import StartingScreen
 from tui.watcher import Fresh, Liveness, Opened, Printed, Watcher
@@ -53,6 +54,9 @@ class BenchScreen(StartingScreen[None]):
         self.died: str | None = None
         """How the output of a worker ends that went without an end."""
         self.sample: MachineSample | None = None
+        self.reports = Reports()
+        self.foreseen: tuple[object, int | None] = None, None
+        """What was asked last of the formula, and its answer."""
         self.places: list[turns.Turn] = []
         """Who has a card and who waits, of all runs of this machine."""
         self.others = 0
@@ -110,7 +114,7 @@ class BenchScreen(StartingScreen[None]):
         """Host, choice, live runs; below it what the choice is about and what it changed."""
         choosing, width = self.choosing, self.size.width
         watched = self.watched.path if self.watched else None
-        live = live_runs(self.places, self.others, watched, self.ascii_only)
+        live = live_runs(self.places, self.others, watched, width - 24)
         self.query_one("#head", Static).update(head_line(choosing.effective, choosing.choice.name, live, width))
         about = choice_lines(choosing.effective, choosing.changed, choosing.before, width)
         self.query_one("#about", Static).update(Content("\n").join(about))
@@ -186,6 +190,15 @@ class BenchScreen(StartingScreen[None]):
         self.sample = message.sample
         self.query_one(MachinePane).feed(message.sample)
         self.choosing.measure(room_of(message.sample, {turn.pid for turn in self.places}))
+        self.query_one(MachinePane).planned = self._planned()
+
+    def _planned(self) -> int | None:
+        """Bytes foreseen, by the formula: of the watched run while it lives, else of what is chosen."""
+        choosing = self.choosing
+        question = (self.watched if self.live else None, choosing.effective, choosing.room)
+        if question != self.foreseen[0]:
+            self.foreseen = question, foresee(*question)
+        return self.foreseen[1]
 
     def _second(self) -> None:
         if (places := turns.turns()) != self.places:

@@ -18,7 +18,7 @@ from textual.widgets import Static
 from engine.contract.schema import Config
 from engine.contract.text import visible
 from tui.asking import Answered, Asking
-from tui.prospect import Problem, Prospect, Report
+from tui.prospect import Problem, Prospect, Report, Reports
 
 Look = Callable[[Report], Prospect]
 NAME = 10
@@ -45,9 +45,10 @@ class LaunchScreen(ModalScreen[bool]):
     LaunchScreen #keys { margin-top: 1; }
     """
 
-    def __init__(self, config: Config, look: Look) -> None:
+    def __init__(self, config: Config, look: Look, reports: Reports) -> None:
         super().__init__()
-        self.config, self.look = config, look
+        self.config, self.look, self.reports = config, look, reports
+        self.key = b""
         self.report = Report()
         self.prospect = look(self.report)
         self.asking: Asking | None = None
@@ -66,7 +67,10 @@ class LaunchScreen(ModalScreen[bool]):
             "model": msgspec.to_builtins(config.model),
             "max_length": config.train.max_length,
         }
-        if any(problem.blocking for problem in self.prospect.problems):
+        self.key = self.reports.key(arguments)
+        if known := self.reports.known(self.key):
+            self.report = known
+        elif self.prospect.blocked:
             self.report = Report(asked=False)
         else:
             self.asking = Asking("data.check", arguments, self.post_message)
@@ -84,6 +88,7 @@ class LaunchScreen(ModalScreen[bool]):
     @on(Answered)
     def _answered(self, message: Answered) -> None:
         self.report = Report(message.answer, message.error, asked=False)
+        self.reports.keep(self.key, self.report)
         self.show_prospect()
 
     def _lay_out(self) -> None:

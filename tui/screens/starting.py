@@ -13,7 +13,7 @@ from engine.contract.ladderplan import make_plan
 from engine.contract.preset import Effective
 from tui.forecast import foreign, room_of, visible_card
 from tui.machine import MachineSample
-from tui.prospect import Scene, ladder_prospect, run_prospect
+from tui.prospect import Reports, Scene, ladder_prospect, run_prospect
 from tui.screens.acting import ActingScreen
 from tui.screens.launching import LaunchScreen
 from tui.widgets.choosing import ChoosingPane
@@ -25,6 +25,7 @@ class StartingScreen(ActingScreen[ScreenResultType]):
     runs: Path
     ascii_only: bool
     sample: MachineSample | None
+    reports: Reports
 
     @property
     def choosing(self) -> ChoosingPane:
@@ -49,7 +50,9 @@ class StartingScreen(ActingScreen[ScreenResultType]):
             if yes:
                 self.start(chosen)
 
-        screen = LaunchScreen(chosen.config, lambda report: run_prospect(name, chosen, self.scene(), report))
+        screen = LaunchScreen(
+            chosen.config, lambda report: run_prospect(name, chosen, self.scene(), report), self.reports
+        )
         self.app.push_screen(screen, answered)
 
     def start(self, chosen: Effective) -> None:
@@ -74,7 +77,9 @@ class StartingScreen(ActingScreen[ScreenResultType]):
             if yes:
                 self._climb(plan)
 
-        screen = LaunchScreen(plan.rungs[0].config, lambda report: ladder_prospect(plan, self.scene(), report))
+        screen = LaunchScreen(
+            plan.rungs[0].config, lambda report: ladder_prospect(plan, self.scene(), report), self.reports
+        )
         self.app.push_screen(screen, answered)
 
     def _climb(self, plan: Plan) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from engine.contract import ladderdir, rundir
+from engine.contract import ladderdir, rundir, turns
 from engine.contract.errors import UserError
 from engine.contract.ladderdir import LadderDir
 from tui.runlist import COLUMNS, cells, describe
@@ -13,7 +13,8 @@ from tui.show import print_json, say, table
 
 
 def show(runs: Path, json: bool) -> None:
-    lines = [describe(run) for run in sorted(rundir.iterate(runs), key=lambda run: run.name, reverse=True)]
+    places = {turn.run: turn.place for turn in turns.turns() if turn.place}
+    lines = [describe(run, places) for run in sorted(rundir.iterate(runs), key=lambda run: run.name, reverse=True)]
     if json:
         print_json([asdict(line) for line in lines])
     elif not lines:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-MARK = "pl4nted"
+MARK = "h4"
 """In each of them, so that a test sees that it was shown."""
 
 STRINGS = [
@@ -47,8 +47,8 @@ def strings(source: str) -> list[str]:
     return [text.replace(MARK, f"{MARK}_{source}") for text in STRINGS]
 
 
-COPY = re.compile(rb"\x1b\]52;c;[A-Za-z0-9+/=]*(\x07|\x1b\\\\)")
-"""What copying by a key of ours sends: base64 and nothing else."""
+OURS = re.compile(rb"\x1b\](52;c;[A-Za-z0-9+/=]*|22;[a-z-]+)(\x07|\x1b\\)")
+"""What copying by a key of ours sends, base64 and nothing else; and the shapes that Textual gives the pointer."""
 NEVER = (
     b"\x1bP",
     b"\x1b_",
@@ -66,7 +66,7 @@ NEVER = (
 
 def raw(shown: bytes, sources: Sequence[str] = ()) -> list[bytes]:
     """What a terminal was given as it was."""
-    ours = COPY.sub(b"", shown)
-    found = [start for start in NEVER if start in ours]
+    ours = OURS.sub(b"", shown)
+    found = [ours[at : at + 40] for start in NEVER if (at := ours.find(start)) >= 0]
     given = [text.encode() for source in sources for text in strings(source) if not text.startswith("[")]
     return found + [text for text in given if text in shown]

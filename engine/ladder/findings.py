@@ -49,7 +49,8 @@ def find(ladder: Ladder) -> Findings:
     gained = {row.name: _gained(ladder, row.name) for row in tuned}
     winners = [row for row in tuned if gained[row.name] == "yes"]
     lower = ladder.work is not None and ladder.work.metric == "loss"
-    best = _least(winners, lambda row: _mean(row.score) * (1 if lower else -1))
+    winners.sort(key=lambda row: _mean(row.score) * (1 if lower else -1))  # of equals in what follows, the better one
+    best = winners[0] if winners else None
     near = [row for row in winners if best and (row is best or not _told_apart(ladder, row.name, best.name))]
     full_gained = bool(full and gained[full.name] == "yes")
     return Findings(
@@ -67,7 +68,7 @@ def find(ladder: Ladder) -> Findings:
             [row for row in winners if training_peak(row.peak)], lambda row: training_peak(row.peak) or 0.0
         ),
         best=best,
-        ship=_least(sorted(near, key=lambda row: row is not best), lambda row: row.artefact_bytes),
+        ship=_least(near, lambda row: row.artefact_bytes),
     )
 
 

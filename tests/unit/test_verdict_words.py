@@ -56,6 +56,14 @@ def test_a_loss_that_rose_is_not_said_to_be_below() -> None:
     assert "Full fine-tuning did worse than the base" in said(by_loss(base=1.0, full=2.0, lora=0.5))
 
 
+def test_of_two_small_ones_that_nothing_tells_from_the_best_the_better_is_shipped() -> None:
+    """QLoRA and LoRA save equally much; neither can be told from full."""
+    ladder = by_loss(base=3.0, qlora=1.002, lora=1.001, full=1.0)
+    row(ladder, "full").artefact_bytes = 100
+    found = find(ladder)
+    assert found.best and found.best.name == "full" and found.ship and found.ship.name == "lora"
+
+
 def test_of_equal_artefacts_the_better_one_is_shipped() -> None:
     ladder = by_loss(base=3.0, qlora=1.001, lora=1.0, full=2.0)
     found = find(ladder)

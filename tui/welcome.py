@@ -29,7 +29,7 @@ def welcome(keys: Mapping[str, str], width: int, height: int) -> list[Content]:
     """As much as has room; `keys` are the user's own."""
     if height < ROOMY:
         ask = f"{_key('app.help', keys)} every key"
-        title = Content.styled("Nothing runs yet. Press", "bold")
+        title = Content.styled("Nothing runs. Press", "bold")
         gap = width - title.cell_length - len(ask)
         head = Content.assemble(title, " " * gap, (ask, "$foreground-muted")) if gap > 1 else title
         return [head, *(_row(key, what, keys) for key, what, _ in STEPS)][:height]

@@ -102,6 +102,7 @@ class PresetsScreen(BaseScreen[str | None]):
         listed = self._here()
         if listed is None:
             return
+        self.app.clear_notifications()
         try:
             path = listed.path
             if not ownpresets.is_own(listed):
@@ -110,10 +111,7 @@ class PresetsScreen(BaseScreen[str | None]):
             self.tell(f"edited by {edit(self.app, path)}")
         except (UserError, RunFailed) as error:
             self.tell(str(error), severity="error", timeout=10)
-        self.show_presets(listed.name)
-        now = self.listed.get(listed.name)
-        if now is not None and now.error:
-            self.tell(now.error, title="it cannot be used like this", severity="error", timeout=15)
+        self.show_presets(listed.name)  # what is wrong with it now stands below the table
 
     def action_duplicate(self) -> None:
         listed = self._here()

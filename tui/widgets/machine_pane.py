@@ -13,6 +13,8 @@ from tui.show import size
 from tui.widgets.rows import Rows
 
 MINUTES = 5
+SIDE_BY_SIDE = 60
+"""Columns from which figures stand beside each other."""
 BLOCKS = " ▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = " .:-=+*#"
 
@@ -46,9 +48,9 @@ def machine_lines(
     if not sample.cards:
         yield Content.styled(f"no card: {visible(sample.why)}", "$foreground-muted")
         yield from _memory("system", sample.memory_used, sample.memory_total, width, ascii_only)
-        yield _pair("this run", size(sample.worker_rss) if sample.worker_rss else "–", width)
-        yield _pair("planned", size(planned) if planned else "–", width)
-        yield _pair("processor", f"{sample.load:.0f} %", width)
+        own = ("this run", size(sample.worker_rss) if sample.worker_rss else "–")
+        foreseen = ("planned", size(planned) if planned else "–")
+        yield from _pairs([own, foreseen, ("processor", f"{sample.load:.0f} %")], width)
         yield _trace(traces.get(-1, deque()), width, ascii_only)
 
 
@@ -58,9 +60,8 @@ def card_lines(
     """One card; every field it cannot say is a dash."""
     yield Content.styled(visible(f"{card.index} {card.name}"), "bold")
     yield from _memory("shared memory" if card.shared else "memory", card.used, card.total, width, ascii_only)
-    yield _pair("this run", size(card.mine) if card.mine is not None else "–", width)
-    if planned:
-        yield _pair("planned", size(planned), width)
+    own = ("this run", size(card.mine) if card.mine is not None else "–")
+    yield from _pairs([own, *([("planned", size(planned))] if planned else [])], width)
     for other in card.others:
         yield _pair(
             f"{other.pid} {visible(other.name)}", size(other.bytes) if other.bytes else "n/a", width, "$text-warning"
@@ -81,6 +82,15 @@ def _memory(name: str, used: int | None, total: int | None, width: int, ascii_on
         yield Content.assemble(
             (("#" if ascii_only else "█") * full, style), (rest * (width - full), "$foreground-muted")
         )
+
+
+def _pairs(pairs: Sequence[tuple[str, str]], width: int) -> Iterator[Content]:
+    """A line each, or all on one where the pane is low and wide."""
+    if width < SIDE_BY_SIDE:
+        yield from (_pair(name, value, width) for name, value in pairs)
+        return
+    each = (width + 3) // len(pairs) - 3
+    yield Content("   ").join(_pair(name, value, each) for name, value in pairs)
 
 
 def _pair(name: str, value: str, width: int, style: str = "") -> Content:

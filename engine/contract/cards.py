@@ -81,13 +81,12 @@ def pick(wanted: str, cards: list[Card]) -> Card:
         if len(found) == 1:
             return found[0]
         if found:
-            names = ", ".join(card.name for card in found)
-            raise UserError(f"{wanted!r} could be {names}", "--card", "give more of the name")
-    listed = {name.lower(): card.name for card in cards for name in [*card.match, card.name]}
-    close = difflib.get_close_matches(wanted.lower(), listed, n=1, cutoff=0.4)
-    hint = f"did you mean {listed[close[0]]}? " if close else ""
-    known = ", ".join(card.name for card in cards)
-    raise UserError(f"no card {wanted!r} is listed", "--card", f"{hint}{known}; or add it to {own_file()}")
+            several = ", ".join(card.name for card in found)
+            raise UserError(f"{wanted!r} could be {several}", "--card", "give more of the name")
+    names = {near: card.name for card in cards for near in (*_own_words(card), _squashed(card.name))}
+    close = difflib.get_close_matches("".join(asked), names, n=1)
+    hint = f"did you mean {names[close[0]]}?" if close else f"listed are {', '.join(card.name for card in cards)}."
+    raise UserError(f"no card {wanted!r} is listed", "--card", f"{hint} Others can be added to {own_file()}")
 
 
 def _words(text: str) -> list[str]:

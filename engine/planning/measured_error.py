@@ -39,7 +39,8 @@ class MeasuredError:
 
 
 def percent(share: float) -> str:
-    return f"{share * 100:.2f} %" if share < 0.01 else f"{share * 100:.1f} %"
+    """With two digits after the point where it is less than one."""
+    return f"{share * 100:.2f} %" if abs(share) < 0.01 else f"{share * 100:.1f} %"
 
 
 GRID = "the CPU allocator's peak in 48 configurations"

@@ -1,0 +1,130 @@
+"""Where a run is to fit: cards by NVML's answers, the system's memory, a container's limit, a listed card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from engine.contract.errors import UserError
+from engine.contract.nvml import Nvml
+from engine.planning.room import listed_room, system_memory, this_room
+
+GIB = 1 << 30
+
+
+class Driver:
+    """Answers like NVML's library for two cards."""
+
+    class NVMLError(Exception):
+        value = 3
+
+    def __init__(self, memory: Any = True) -> None:
+        self.memory = memory
+
+    def nvmlDeviceGetCount(self) -> int:
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, number: int) -> int:
+        return number
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> int:
+        return {"GPU-abc": 1}[uuid]
+
+    def nvmlDeviceGetName(self, handle: int) -> str:
+        return ["NVIDIA L4", "NVIDIA A100-SXM4-80GB"][handle]
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
+        if not self.memory:
+            raise self.NVMLError
+        return SimpleNamespace(total=[22, 80][handle] * GIB, used=[1, 30][handle] * GIB)
+
+    def __getattr__(self, name: str) -> Any:
+        def refuse(*_: object) -> None:
+            raise self.NVMLError
+
+        return refuse
+
+
+def nvml(**how: Any) -> Nvml:
+    found = Nvml()
+    found._library, found.why = Driver(**how), ""
+    return found
+
+
+def test_the_first_card_and_what_others_hold_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    room = this_room(nvml())
+    assert (room.name, room.device, room.source) == ("NVIDIA L4", "cuda", "card")
+    assert (room.total, room.used, room.free) == (22 * GIB, GIB, 21 * GIB)
+    assert room.price_per_hour  # the list has it under another name
+
+
+@pytest.mark.parametrize(
+    ("visible", "name"),
+    [("1", "NVIDIA A100-SXM4-80GB"), ("1,0", "NVIDIA A100-SXM4-80GB"), ("GPU-abc", "NVIDIA A100-SXM4-80GB")],
+)
+def test_cuda_visible_devices_says_which(visible: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert this_room(nvml()).name == name
+
+
+@pytest.mark.parametrize("visible", ["", "-1"])
+def test_hidden_cards_leave_the_systems_memory_and_a_word_about_it(
+    visible: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    room = this_room(nvml())
+    assert (room.device, room.source) == ("cpu", "system")
+    assert "CUDA_VISIBLE_DEVICES" in room.note
+    assert room.beside > 0
+
+
+def test_a_card_without_memory_of_its_own_has_the_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    room = this_room(nvml(memory=None))
+    assert room.source == "shared"
+    assert room.total == system_memory()[0]
+
+
+def test_a_containers_limit_counts_and_cached_files_do_not(tmp_path: Path) -> None:
+    assert system_memory(tmp_path) == (
+        psutil.virtual_memory().total,
+        pytest.approx(psutil.virtual_memory().used, abs=8 * GIB),
+    )
+    (tmp_path / "memory.max").write_text("max\n")
+    assert system_memory(tmp_path)[0] == psutil.virtual_memory().total
+    (tmp_path / "memory.max").write_text(f"{64 << 20}\n")
+    (tmp_path / "memory.current").write_text(f"{40 << 20}\n")
+    (tmp_path / "memory.stat").write_text(f"anon 5\ninactive_file {30 << 20}\n")
+    assert system_memory(tmp_path) == (64 << 20, 10 << 20)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "name"),
+    [
+        ("A100 80GB", "A100 80GB"),
+        ("a100", "A100 80GB"),
+        ("A100-SXM4-80GB", "A100 80GB"),
+        ("nvidia l4", "L4 24GB"),
+        ("L40", "L40 48GB"),
+        ("rtx4090", "RTX 4090 24GB"),
+        ("3090", "RTX 3090 24GB"),
+        ("h1", "H100 80GB"),
+        ("6000 ada", "RTX 6000 Ada 48GB"),
+    ],
+)
+def test_a_card_is_known_by_what_people_call_it(wanted: str, name: str) -> None:
+    room = listed_room(wanted)
+    assert (room.name, room.source, room.used, room.beside) == (name, "listed", 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "says"), [("", "no card"), ("L4o", "L4"), ("V9000", "no card"), ("24", "could be L4 24GB")]
+)
+def test_a_card_that_is_none_is_one_line(wanted: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        listed_room(wanted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import threading
@@ -54,6 +55,8 @@ class Workbench(App[str]):
         self.settings = settings or read_settings([command.id for command in every()], self.available_themes)
         self.settings.ascii |= ascii_only
         self.bench = BenchScreen(runs, self.settings.ascii)
+        self.set_reactive(App.theme, self._first_theme())  # before anything is styled by another
+        self.set_keymap(self.settings.keys)
         self.sampler: Sampler | None = None
         self._plain = [Plain()] if self.settings.ascii else []
         self._before: dict[signal.Signals, signal._HANDLER] = {}
@@ -71,16 +74,23 @@ class Workbench(App[str]):
         # Not through the loop: one that waits for a terminal that has stopped taking output would not hear it.
         self._before = {number: signal.signal(number, leave) for number in LEAVING}
 
+    def get_default_screen(self) -> BenchScreen:
+        return self.bench
+
     def on_mount(self) -> None:
         self.animation_level = "none"  # every frame is bytes over SSH
-        self.theme = self._first_theme()
-        self.set_keymap(self.settings.keys)
-        self.push_screen(self.bench)
         self._fit(self.size)
         for error in (*self.settings.errors, *clashes(self.settings.keys)):
             self.notify(visible(error), severity="warning", timeout=15, markup=False)
         self.sampler = Sampler(self.bench.post_message, self.bench.worker)
-        self.call_after_refresh(self.sampler.start)  # it imports NVML, and the first picture comes first
+        self.call_after_refresh(self._settle)
+
+    def _settle(self) -> None:
+        """After the first picture: what would have made one wait for it."""
+        gc.freeze()
+        gc.enable()
+        if self.sampler:
+            self.sampler.start()
 
     def on_unmount(self) -> None:
         if self.sampler:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -12,10 +11,10 @@ import typer
 
 from engine import __version__
 from engine.contract import ladderdir, rundir
-from engine.contract.errors import RunFailed, UserError
+from engine.contract.errors import UserError
 from engine.contract.ladderdir import LadderDir
 from engine.contract.rundir import RunDir
-from engine.contract.text import visible
+from tui.edge import at_the_edge
 from tui.looking import data_app, presets_app
 from tui.options import (
     DataOption,
@@ -251,15 +250,4 @@ def run_or_ladder(runs: Path | None, name: str) -> RunDir | LadderDir:
 
 def main() -> None:
     """Run the command; every error of ours is one line on stderr and an exit code."""
-    try:
-        app()
-    except (UserError, RunFailed) as error:
-        line = error.line if isinstance(error, UserError) else visible(str(error))
-        print(f"ftbench: {line}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader (head, less) has gone: not an error. Nothing more may be flushed into the pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    at_the_edge(app)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tui.show import say
-
 
 def open_bench(runs: Path, ascii_only: bool, mouse: bool) -> int:
     """Until it is left; then says what goes on without it."""
@@ -14,5 +12,7 @@ def open_bench(runs: Path, ascii_only: bool, mouse: bool) -> int:
     app = Workbench(runs, ascii_only=ascii_only)
     said = app.run(mouse=mouse and app.settings.mouse)
     if said:
+        from tui.show import say
+
         say(said)
     return app.return_code or 0

@@ -1,0 +1,62 @@
+"""Where `ftbench` begins. The workbench is opened straight away; a verb, or help, is the business of `tui.cli`.
+
+Over SSH one waits for the first picture: the machinery of the verbs, a third of the time to it, is not imported.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tui.edge import at_the_edge
+
+
+@dataclass
+class Opening:
+    """The options of `ftbench` without a verb, as `tui.cli` has them."""
+
+    runs: str | None = None
+    ascii_only: bool = False
+    mouse: bool = True
+
+
+def main() -> None:
+    """The console script."""
+    opening = bench_options(sys.argv[1:])
+    if opening is None or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        from tui.cli import main as verbs
+
+        verbs()
+    else:
+        at_the_edge(lambda: _open(opening))
+
+
+def bench_options(arguments: Sequence[str]) -> Opening | None:
+    """The options where there is nothing else on the command line, else None."""
+    found, rest = Opening(), list(arguments)
+    while rest:
+        option = rest.pop(0)
+        if option == "--ascii":
+            found.ascii_only = True
+        elif option in ("--mouse", "--no-mouse"):
+            found.mouse = option == "--mouse"
+        elif option == "--runs" and rest:
+            found.runs = rest.pop(0)
+        elif option.startswith("--runs="):
+            found.runs = option.partition("=")[2]
+        else:
+            return None
+    return found
+
+
+def _open(opening: Opening) -> None:
+    gc.disable()  # until the first picture: all that is imported stays, and looking for rubbish in it takes a fifth
+    from pathlib import Path
+
+    from engine.contract.rundir import runs_folder
+    from tui.verbs.bench import open_bench
+
+    runs = runs_folder(Path(opening.runs) if opening.runs else None)
+    sys.exit(open_bench(runs, opening.ascii_only, opening.mouse))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import psutil
 from textual.message import Message
 
-from engine.contract.nvml import Nvml, NvmlCard, process_name
+if TYPE_CHECKING:
+    from engine.contract.nvml import NvmlCard
 
 
 @dataclass(frozen=True)
@@ -80,29 +81,32 @@ class Sampler(threading.Thread):
             self._leave.wait(self.seconds)
 
 
-@dataclass
 class Eyes:
     """NVML and psutil, opened once."""
 
-    nvml: Nvml = field(default_factory=Nvml)
-    cards: list[NvmlCard] = field(init=False)
+    def __init__(self) -> None:
+        import psutil  # here, in the sampler's thread: the first picture does not wait for it
 
-    def __post_init__(self) -> None:
+        from engine.contract.nvml import Nvml
+
+        self.psutil, self.nvml = psutil, Nvml()
         self.cards = self.nvml.cards()
-        psutil.cpu_percent(None)  # the first answer compares with nothing
+        self.psutil.cpu_percent(None)  # the first answer compares with nothing
 
     def look(self, worker: int | None) -> MachineSample:
         """One look; `worker` is the watched run's process."""
-        memory = psutil.virtual_memory()
+        memory = self.psutil.virtual_memory()
         why = "" if self.cards else self.nvml.why or "no card found"
         rss = None
         if worker is not None:
-            with contextlib.suppress(psutil.Error):
-                rss = psutil.Process(worker).memory_info().rss
+            with contextlib.suppress(self.psutil.Error):
+                rss = self.psutil.Process(worker).memory_info().rss
         cards = tuple(self._card(card, worker, memory.total, memory.used) for card in self.cards)
-        return MachineSample(cards, why, memory.total, memory.used, rss, psutil.cpu_percent(None))
+        return MachineSample(cards, why, memory.total, memory.used, rss, self.psutil.cpu_percent(None))
 
     def _card(self, card: NvmlCard, worker: int | None, system_total: int, system_used: int) -> CardSample:
+        from engine.contract.nvml import process_name
+
         total, used = card.total(), card.used()
         shared = card.shared()
         running = card.processes()

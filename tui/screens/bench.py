@@ -16,10 +16,8 @@ from engine.contract import rundir, turns
 from engine.contract.rundir import RunDir
 from engine.contract.text import visible
 from tui.commands import bindings
-from tui.forecast import foresee, room_of
 from tui.head import choice_lines, head_line, live_runs
 from tui.machine import MachineSample, Sampled
-from tui.prospect import Reports
 from tui.runstate import RunState
 from tui.screens.starting import StartingScreen
 from tui.watcher import Fresh, Liveness, Opened, Printed, Watcher
@@ -54,7 +52,6 @@ class BenchScreen(StartingScreen[None]):
         self.died: str | None = None
         """How the output of a worker ends that went without an end."""
         self.sample: MachineSample | None = None
-        self.reports = Reports()
         self.foreseen: tuple[object, int | None] = None, None
         """What was asked last of the formula, and its answer."""
         self.places: list[turns.Turn] = []
@@ -80,6 +77,7 @@ class BenchScreen(StartingScreen[None]):
             self.query_one(f"#{name}").border_title = name
         self.query_one(LogPane).focus()  # enter starts; tab goes to the lists
         self.set_interval(1.0, self._second)
+        self._status()
         self.look_at_runs()
         if live := self.live_runs():
             self.watch_run(live[0])
@@ -187,6 +185,8 @@ class BenchScreen(StartingScreen[None]):
 
     @on(Sampled)
     def _sampled(self, message: Sampled) -> None:
+        from tui.forecast import room_of
+
         self.sample = message.sample
         self.query_one(MachinePane).feed(message.sample)
         self.choosing.measure(room_of(message.sample, {turn.pid for turn in self.places}))
@@ -197,6 +197,8 @@ class BenchScreen(StartingScreen[None]):
         choosing = self.choosing
         question = (self.watched if self.live else None, choosing.effective, choosing.room)
         if question != self.foreseen[0]:
+            from tui.forecast import foresee
+
             self.foreseen = question, foresee(*question)
         return self.foreseen[1]
 
@@ -213,6 +215,9 @@ class BenchScreen(StartingScreen[None]):
         loss.state, loss.keys = self.state, self.app.settings.keys
         loss.redraw()
         self._log()
+        self._status()
+
+    def _status(self) -> None:
         keys, room = self.app.settings.keys, self.size.width - 2
         paused = self.watched is not None and self.watched.paused_file.exists()
         line = status(self.state, self.live, self.died, room, keys, self.ascii_only, paused)

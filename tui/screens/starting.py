@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from textual.screen import ScreenResultType
 
-from engine.contract import ladderdir, launch, rundir, turns
+from engine.contract import rundir, turns
 from engine.contract.errors import RunFailed, UserError
-from engine.contract.ladder import Plan
-from engine.contract.ladderplan import make_plan
 from engine.contract.preset import Effective
-from tui.forecast import foreign, room_of, visible_card
 from tui.machine import MachineSample
-from tui.prospect import Reports, Scene, ladder_prospect, run_prospect
 from tui.screens.acting import ActingScreen
-from tui.screens.launching import LaunchScreen
 from tui.widgets.choosing import ChoosingPane
+
+if TYPE_CHECKING:  # imported where they are needed: the first picture does not wait for what a launch takes
+    from engine.contract.ladder import Plan
+    from tui.prospect import Reports, Scene
 
 
 class StartingScreen(ActingScreen[ScreenResultType]):
@@ -25,7 +26,13 @@ class StartingScreen(ActingScreen[ScreenResultType]):
     runs: Path
     ascii_only: bool
     sample: MachineSample | None
-    reports: Reports
+
+    @cached_property
+    def reports(self) -> Reports:
+        """What was found out about data before launches."""
+        from tui.prospect import Reports
+
+        return Reports()
 
     @property
     def choosing(self) -> ChoosingPane:
@@ -33,6 +40,9 @@ class StartingScreen(ActingScreen[ScreenResultType]):
 
     def scene(self) -> Scene:
         """The machine as it was last looked at, and who waits for it."""
+        from tui.forecast import foreign, room_of, visible_card
+        from tui.prospect import Scene
+
         if self.sample is None:
             return Scene(self.runs)
         places = turns.turns()
@@ -42,6 +52,9 @@ class StartingScreen(ActingScreen[ScreenResultType]):
 
     def action_start(self) -> None:
         """Say what will happen, then launch and watch."""
+        from tui.prospect import run_prospect
+        from tui.screens.launching import LaunchScreen
+
         chosen, name = self.choosing.effective, self.choosing.choice.name
         if chosen is None:
             return
@@ -66,6 +79,10 @@ class StartingScreen(ActingScreen[ScreenResultType]):
 
     def action_climb(self) -> None:
         """A ladder of the three methods with what is chosen, one seed."""
+        from engine.contract.ladderplan import make_plan
+        from tui.prospect import ladder_prospect
+        from tui.screens.launching import LaunchScreen
+
         choice = self.choosing.choice
         try:
             plan = make_plan(choice.preset, [], choice.overrides(), command="ftbench, key L")
@@ -83,6 +100,8 @@ class StartingScreen(ActingScreen[ScreenResultType]):
         self.app.push_screen(screen, answered)
 
     def _climb(self, plan: Plan) -> None:
+        from engine.contract import ladderdir, launch
+
         try:
             launch.launch_ladder(ladderdir.create(self.runs, plan))
         except (UserError, RunFailed) as error:

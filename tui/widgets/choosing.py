@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from textual import on
 from textual.app import ComposeResult
@@ -13,18 +14,19 @@ from textual.widgets import OptionList
 
 from engine.contract import library
 from engine.contract.errors import UserError
-from engine.contract.modelfiles import find_model
 from engine.contract.preset import Effective
 from engine.contract.schema import METHODS
-from engine.planning.room import Room
 from tui.choice import Choice, changes
 from tui.datasets import EMBEDDED, NOT_TEXT, is_text, on_the_hub
-from tui.forecast import Forecast, forecasts
 from tui.recent import remember
 from tui.screens.ask import AskScreen
 from tui.widgets.data_list import Add, DataList, Done, Inspect
 from tui.widgets.method_list import MethodList
 from tui.widgets.preset_list import PresetList
+
+if TYPE_CHECKING:  # imported where they are needed: the first picture does not wait for a forecast
+    from engine.planning.room import Room
+    from tui.forecast import Forecast
 
 
 @dataclass
@@ -69,6 +71,9 @@ class ChoosingPane(Vertical):
         yield PresetList(id="preset")
 
     def on_mount(self) -> None:
+        self.call_after_refresh(self._begin)
+
+    def _begin(self) -> None:
         self.choose(self.choice)
         if self.effective is None:  # the copy of it that the user made is broken: begin with a whole one
             whole = [listed.name for listed in library.list_presets() if listed.preset]
@@ -175,6 +180,9 @@ class ChoosingPane(Vertical):
     def list_methods(self) -> None:
         """What each method takes with the present choice."""
         if self.effective is not None:
+            from engine.contract.modelfiles import find_model
+            from tui.forecast import forecasts
+
             self.found = forecasts(self.choice, find_model(self.effective.config.model), self.room)
             self.query_one(MethodList).show_forecasts(self.found, self.effective.config.method)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from textual.content import Content
 from textual.widgets import OptionList
@@ -10,8 +11,10 @@ from textual.widgets.option_list import Option
 
 from engine.contract.schema import METHODS, Method
 from engine.contract.text import visible
-from tui.forecast import STYLES, Forecast, label
 from tui.show import count, size
+
+if TYPE_CHECKING:
+    from tui.forecast import Forecast
 
 NAMES: dict[Method, str] = {"qlora": "QLoRA", "lora": "LoRA", "full": "Full"}
 TRAINS: dict[Method, str] = {
@@ -51,6 +54,8 @@ class MethodList(OptionList):
     def show_forecasts(self, found: Sequence[Forecast], chosen: Method) -> None:
         """Replace what is said of the methods; the chosen one is highlighted."""
         self.found, self.chosen = found, chosen
+        from tui.forecast import label
+
         self.border_subtitle = label(found)
         self._fill()
 
@@ -76,6 +81,8 @@ def method_text(one: Forecast, taken: bool, width: int, detailed: bool) -> Conte
 
 
 def _lines(one: Forecast, taken: bool, width: int, detailed: bool) -> Iterator[Content]:
+    from tui.forecast import STYLES
+
     name = f"{MARK if taken else ' '}{NAMES[one.method]:<5}"
     if one.estimate is None:
         yield Content.assemble((f"{name} ", "bold"), (visible(one.why or "unknown"), "$foreground-muted"))

@@ -53,9 +53,12 @@ def _read(run: RunDir, colour: str) -> Compared:
         state.feed(portion)
     try:
         settings = flatten(rundir.read_frozen(run).config)
-        result = run.result()
     except UserError as caught:
         error = caught.line
+    try:
+        result = run.result()
+    except UserError as caught:
+        error = error or caught.line
     return Compared(run.name, describe(run).state, colour, state.loss, state.validation, result, settings, error)
 
 

@@ -10,7 +10,7 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.content import Content
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from engine.contract import library, ownpresets
 from engine.contract.errors import RunFailed, UserError
@@ -23,6 +23,7 @@ from tui.editing import edit
 from tui.screens.ask import AskScreen
 from tui.screens.base import BaseScreen
 from tui.screens.name import NameScreen
+from tui.widgets.key_line import KeyLine
 from tui.widgets.table import Column, Row, Table
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class PresetsScreen(BaseScreen[str | None]):
         yield Static(Content(visible(f"presets; your own lie in {library.user_folder()}")), id="title")
         yield Table(COLUMNS, id="table")
         yield Static(id="detail")
-        yield Footer(compact=True, show_command_palette=False)
+        yield KeyLine()
 
     def on_mount(self) -> None:
         self.query_one(Table).focus()

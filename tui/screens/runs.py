@@ -10,7 +10,7 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.content import Content
-from textual.widgets import Footer, Input, Static
+from textual.widgets import Input, Static
 
 from engine.contract import rundir, turns
 from engine.contract.errors import RunFailed, UserError
@@ -22,6 +22,7 @@ from tui.run_table import FIELDS, TABLE, names, ordered, row
 from tui.runlist import SETTLED, Line, describe
 from tui.screens.acting import ActingScreen
 from tui.screens.ask import AskScreen
+from tui.widgets.key_line import KeyLine
 from tui.widgets.table import Table
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class RunsScreen(ActingScreen[RunDir | None]):
     RunsScreen { layout: vertical; }
     RunsScreen #title { height: 1; text-style: bold; padding: 0 1; }
     RunsScreen Table { padding: 0 1; }
-    RunsScreen #detail { height: 2; padding: 0 1; color: $foreground-muted; }
+    RunsScreen #detail { height: 3; padding: 0 1; color: $foreground-muted; }
     RunsScreen Input { height: 1; border: none; display: none; }
     """
 
@@ -56,7 +57,7 @@ class RunsScreen(ActingScreen[RunDir | None]):
         yield Table(TABLE, id="table")
         yield Static(id="detail")
         yield Input(placeholder="only runs that hold …", id="word", compact=True)
-        yield Footer(compact=True, show_command_palette=False)
+        yield KeyLine()
 
     def on_mount(self) -> None:
         self.query_one(Table).focus()
@@ -103,7 +104,8 @@ class RunsScreen(ActingScreen[RunDir | None]):
         if line is None:
             text = "no run holds that word" if self.lines else "no runs yet: escape, then enter on the bench starts one"
         else:
-            text = f"{line.name}: {line.method} of {line.model} on {line.data}\n{line.reason}"
+            reason = "paused: u goes on from its checkpoint" if line.state == "paused" else line.reason
+            text = f"{line.name}: {line.method} of {line.model} on {line.data}\n{reason}"
         self.query_one("#detail", Static).update(
             Content("\n").join(Content(visible(part)) for part in text.split("\n"))
         )

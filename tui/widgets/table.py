@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rich.cells import cell_len
 from textual import events, on
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.message import Message
@@ -38,8 +40,17 @@ class Row:
     cells: tuple[Cell, ...]
 
 
-class Lines(OptionList):
-    """The rows; `up`, `down`, `home`, `end` and the pages move."""
+class Lines(OptionList, inherit_bindings=False):
+    """The rows; enter is left to the screen, whose line of keys then says what it does."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up,k", "cursor_up", "up", show=False),
+        Binding("down,j", "cursor_down", "down", show=False),
+        Binding("home", "first", "first", show=False),
+        Binding("end", "last", "last", show=False),
+        Binding("pageup", "page_up", "page up", show=False),
+        Binding("pagedown", "page_down", "page down", show=False),
+    ]
 
     DEFAULT_CSS = """
     Lines { height: 1fr; border: none; padding: 0; text-wrap: nowrap; text-overflow: ellipsis;
@@ -58,7 +69,7 @@ class Table(Vertical):
 
     @dataclass
     class Taken(Message):
-        """Enter, or a click, on a row."""
+        """A click on a row."""
 
         key: str
 

@@ -45,6 +45,7 @@ class Workbench(App[str]):
     """One bench, other screens above it. Its return value is what to say on the way out."""
 
     TITLE = "ftbench"
+    CSS_PATH = "screens/bench.tcss"  # the bench is the default screen, whose own Textual does not read
     BINDINGS: ClassVar[list[BindingType]] = bindings("app")
     COMMANDS = {everything}
     ENABLE_COMMAND_PALETTE = True

@@ -39,7 +39,6 @@ class BenchScreen(StartingScreen[None]):
     BINDINGS: ClassVar[list[BindingType]] = bindings("bench")
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
     VERTICAL_BREAKPOINTS = [(0, "-short"), (34, "-tall")]
-    CSS_PATH = "bench.tcss"
 
     app: Workbench
 

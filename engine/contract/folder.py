@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -49,7 +48,7 @@ F = TypeVar("F", bound=Folder)
 def make(parent: Path, stem: str, ending: str, file: str, text: str) -> Path:
     """`<parent>/<yyyymmdd-hhmmss>-<stem>-<ending>-<4 hex>/`, mode 0700, with one file; nothing stays if it fails."""
     safe = "".join(character if character.isalnum() or character in "-_" else "-" for character in stem)[:40]
-    path = parent / f"{time.strftime('%Y%m%d-%H%M%S')}-{safe or 'run'}-{ending}-{secrets.token_hex(2)}"
+    path = parent / f"{time.strftime('%Y%m%d-%H%M%S')}-{safe or 'run'}-{ending}-{os.urandom(2).hex()}"
     try:
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.mkdir(mode=0o700)

@@ -8,11 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.contract.errors import RunFailed, UserError
 from engine.contract.follow import last_line
-from engine.contract.ladderdir import LadderDir
 from engine.contract.rundir import RunDir
+
+if TYPE_CHECKING:
+    from engine.contract.ladderdir import LadderDir
 
 HELLO_SECONDS = 30.0
 

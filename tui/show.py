@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -31,6 +30,8 @@ def say(text: str, style: str = "") -> None:
 
 def print_json(value: Any) -> None:
     """JSON for another program; ASCII, so that it is safe on a terminal too."""
+    import json  # no screen needs it
+
     print(json.dumps(value, indent=2, ensure_ascii=True))
 
 

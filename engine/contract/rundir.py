@@ -11,7 +11,6 @@ from typing import Any
 
 import msgspec
 import tomli
-import tomli_w
 
 from engine import __version__
 from engine.contract import folder
@@ -118,6 +117,8 @@ def create(runs: Path, preset: str, effective: Effective, wait: bool = True, wor
 
 def frozen_text(preset: str, effective: Effective, wait: bool = True, work: str = "") -> str:
     """The text of `run.toml`."""
+    import tomli_w  # only who starts a run needs it
+
     values = {key: value for key, value in flatten(effective.config).items() if value is not None and value != {}}
     about = {
         "preset": preset,

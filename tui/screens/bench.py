@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -23,11 +24,10 @@ from tui.screens.starting import StartingScreen
 from tui.watcher import Fresh, Liveness, Opened, Printed, Watcher
 from tui.widgets.choosing import ChoosingPane, Chosen, Picked, Refused
 from tui.widgets.key_line import KeyLine
-from tui.widgets.log_pane import LogPane
+from tui.widgets.log_pane import LogPane, Word
 from tui.widgets.loss_pane import LossPane
 from tui.widgets.machine_pane import MachinePane
 from tui.widgets.status_line import status
-from tui.widgets.word_input import Word, WordInput
 
 if TYPE_CHECKING:
     from tui.app import Workbench
@@ -43,7 +43,7 @@ class BenchScreen(StartingScreen[None]):
     app: Workbench
 
     def __init__(self, runs: Path, ascii_only: bool = False) -> None:
-        super().__init__()
+        super().__init__(classes=self._classes_of(shutil.get_terminal_size()))  # nothing is styled twice at first
         self.runs, self.ascii_only = runs, ascii_only
         self.watcher: Watcher | None = None
         self.state: RunState | None = None
@@ -58,6 +58,12 @@ class BenchScreen(StartingScreen[None]):
         self.others = 0
         """Live runs of this folder that have no place: begun with --now."""
 
+    @classmethod
+    def _classes_of(cls, size: tuple[int, int]) -> str:
+        """What the breakpoints will give on a terminal of this size."""
+        pairs = zip(size, (cls.HORIZONTAL_BREAKPOINTS, cls.VERTICAL_BREAKPOINTS), strict=True)
+        return " ".join(max(point for point in points if point[0] <= length)[1] for length, points in pairs)
+
     def compose(self) -> ComposeResult:
         yield Static(id="head")
         yield Static(id="about")
@@ -66,7 +72,6 @@ class BenchScreen(StartingScreen[None]):
             with Vertical(id="middle"):
                 yield LossPane(self.runs, self.ascii_only, id="loss")
                 yield LogPane(id="log")
-                yield WordInput()
             yield MachinePane(self.ascii_only, id="machine")
         yield Static(id="status")
         yield KeyLine()
@@ -188,7 +193,7 @@ class BenchScreen(StartingScreen[None]):
 
         self.sample = message.sample
         self.query_one(MachinePane).feed(message.sample)
-        self.choosing.measure(room_of(message.sample, {turn.pid for turn in self.places}))
+        self.choosing.measure(room_of(message.sample, {turn.pid for turn in self.places}, steady=True))
         self.query_one(MachinePane).planned = self._planned()
 
     def _planned(self) -> int | None:
@@ -285,7 +290,12 @@ class BenchScreen(StartingScreen[None]):
 
         self.app.push_screen(LadderScreen(self.runs, self.ascii_only))
 
-    def action_ask_word(self, what: str) -> None:
+    async def action_ask_word(self, what: str) -> None:
+        """A line to type a word into, made when it is first asked for."""
+        from tui.widgets.word_input import WordInput
+
+        if not self.query(WordInput):
+            await self.query_one("#middle").mount(WordInput())
         self.query_one(WordInput).ask(what)
 
     @on(Word)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import bisect
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.events import MouseScrollDown, MouseScrollUp
+from textual.message import Message
 
 from engine.contract.files import write_atomically
 from engine.contract.text import visible
@@ -21,6 +23,15 @@ COPIED = 64 << 10
 """Characters copied at most: terminals refuse longer clipboard sequences, each at a length of its own."""
 WHEEL = 3
 """Lines a turn of the mouse wheel."""
+
+
+@dataclass
+class Word(Message):
+    """A word to filter by or to find, as it is typed; `done` with enter, and with escape, which gives it up."""
+
+    what: str
+    word: str
+    done: bool
 
 
 class LogPane(Rows, can_focus=True):

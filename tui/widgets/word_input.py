@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from textual import on
 from textual.binding import Binding, BindingType
-from textual.message import Message
 from textual.widgets import Input
+
+from tui.widgets.log_pane import Word
 
 ASKS = {"filter": "only lines that hold …", "find": "find, from the newest line up …"}
 WHILE_TYPING = ("filter",)
 """What follows every letter; the rest waits for enter."""
-
-
-@dataclass
-class Word(Message):
-    """The word as it is typed; `done` with enter, and with escape, which gives it up."""
-
-    what: str
-    word: str
-    done: bool
 
 
 class WordInput(Input):

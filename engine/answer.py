@@ -37,13 +37,15 @@ def data_show(arguments: dict[str, Any], progress: Progress) -> Any:
 
     data, model = _sections(arguments)
     start, most = arguments.get("start", 0), arguments.get("most")
+    progress(f"reading {arguments['split']} rows from {start + 1:,} on")
     return show(
         data, arguments["max_length"], load_tokenizer(model), arguments["rows"], arguments["split"], start, most
     )
 
 
 def data_glance(arguments: dict[str, Any], progress: Progress) -> Any:
-    """Rows and format at a first look, without a model."""
+    """Rows and format at a first look, without a model. Nobody waits for it, so a run on this machine goes first."""
+    os.nice(10)
     from engine.data.glance import glance
 
     return glance(msgspec.convert(arguments["data"], schema.Data))

@@ -57,7 +57,7 @@ def offered(chosen: str) -> list[DataSet]:
     sets = [DataSet(name, name) for name in EMBEDDED] + _here()
     ids = {one.id for one in sets}
     for recent in read_recent():
-        if recent not in ids and (on_the_hub(recent) or Path(recent).exists()):
+        if recent not in ids:  # whether it is still there is looked at where a dead network disk holds up nobody
             sets.append(DataSet(recent, _called(recent), recent=True))
             ids.add(recent)
     return sets if chosen in ids else [DataSet(chosen, _called(chosen)), *sets]

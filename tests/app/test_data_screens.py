@@ -138,7 +138,7 @@ def test_a_recent_set_is_offered_elsewhere_until_it_is_forgotten(
     monkeypatch.chdir(other)
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        assert [one.label for one in data(app).sets] == ["tickets", "mine.jsonl"]
+        await wait_for(pilot, lambda: [one.label for one in data(app).sets] == ["tickets", "mine.jsonl"])
         await pilot.press("d", "x")
         assert len(data(app).sets) == 2, "what comes along is not forgotten"
         await pilot.press("down", "x")
@@ -148,6 +148,24 @@ def test_a_recent_set_is_offered_elsewhere_until_it_is_forgotten(
 
     play(story)
     assert (here / "mine.jsonl").exists()
+
+
+def test_a_taken_file_that_goes_away_stays_listed_as_an_error(here: Path, tmp_path: Path) -> None:
+    mine = write(tmp_path / "mine.jsonl", 3)
+    recent.remember(str(mine))
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await wait_for(pilot, lambda: len(data(app).glances) == 2)
+        await pilot.press("d", "down", "space")
+        mine.unlink()
+        await pilot.press("d")
+        await wait_for(pilot, lambda: "No such file" in str(data(app).tooltip))
+        assert data(app).here == data(app).sets[1] and chosen(app) == str(mine)
+        write(mine, 7)
+        await pilot.press("escape", "d")
+        await wait_for(pilot, lambda: "7 train" in str(data(app).tooltip))
+
+    play(story)
 
 
 def test_taking_a_set_with_a_problem_says_so(here: Path) -> None:

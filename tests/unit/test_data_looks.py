@@ -82,7 +82,7 @@ def test_offered_are_embedded_sets_files_of_the_folder_the_folder_and_recent_one
     (here / "folder.jsonl").mkdir()
     (here / "loop.csv").symlink_to(here / "loop.csv")
     monkeypatch.chdir(here)
-    for one in (str(elsewhere), str(tmp_path / "gone.jsonl"), "owner/name", str(here / "train.jsonl")):
+    for one in (str(elsewhere), "owner/name", str(here / "train.jsonl")):
         recent.remember(one)
     labels = [one.label for one in offered("tickets")]
     assert labels == ["tickets", "./", "loop.csv", "test.jsonl", "train.jsonl", "owner/name", "elsewhere.jsonl"]

@@ -70,6 +70,8 @@ class DataList(OptionList, inherit_bindings=False):
         """What the configuration says of the data; its id is the set that is taken."""
         self.sets: list[DataSet] = []
         self.glances: dict[str, Glance] = {}
+        self._gone: set[str] = set()
+        """Recent files that are no longer there: left out for as long as that is so."""
         self._glancer: Glancer | None = None
         self._soon: Timer | None = None
 
@@ -88,7 +90,8 @@ class DataList(OptionList, inherit_bindings=False):
     def relist(self, here: str | None = None) -> None:
         """The sets as they are now, the highlight on `here` or where it was."""
         here = here or (self.here.id if self.here else self.section.id)
-        self.sets = offered(self.section.id)
+        gone = self._gone - {self.section.id}
+        self.sets = [one for one in offered(self.section.id) if not (one.recent and one.id in gone)]
         self.set_options(Option(self._line(one), id=one.id) for one in self.sets)
         ids = [one.id for one in self.sets]
         self.highlighted = ids.index(here) if here in ids else ids.index(self.section.id)
@@ -115,7 +118,8 @@ class DataList(OptionList, inherit_bindings=False):
         for one in self.sets:
             if not is_text(one.id):
                 self._glanced(Glanced(one.id, Glance(error=NOT_TEXT)))
-        wanted = [one.id for one in self.sets if is_text(one.id) and not one.on_the_hub]
+        every = [*self.sets, *(DataSet(data, data) for data in self._gone)]
+        wanted = [one.id for one in every if is_text(one.id) and not one.on_the_hub]
         self._glancer.want([(data, {**reading, "id": data}) for data in wanted])
 
     @on(Glanced)
@@ -124,7 +128,11 @@ class DataList(OptionList, inherit_bindings=False):
         if self.glances.get(message.data) == message.glance:
             return
         self.glances[message.data] = message.glance
-        self._redraw(message.data)
+        if message.glance.gone == (message.data in self._gone):
+            self._redraw(message.data)
+            return
+        self._gone ^= {message.data}
+        self.relist()
 
     def _redraw(self, data: str | None = None) -> None:
         for number, one in enumerate(self.sets):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from engine.contract.library import effective
+from engine.contract.library import called, effective
 from engine.contract.preset import Effective, Flat, flatten
 from engine.contract.schema import Method
 
@@ -43,7 +42,7 @@ class Choice:
 
     @property
     def name(self) -> str:
-        return Path(self.preset).stem
+        return called(self.preset)
 
 
 def changes(before: Effective | None, after: Effective) -> list[str]:

@@ -48,17 +48,23 @@ class Forecast:
     """Why there is no estimate."""
 
 
-def room_of(sample: MachineSample, own: Collection[int] = ()) -> Room:
+def room_of(sample: MachineSample, own: Collection[int] = (), steady: bool = False) -> Room:
     """The first card that CUDA_VISIBLE_DEVICES leaves, else the system's memory.
 
-    `own` are our runs' processes: a run that waits for them will have their memory.
+    `own` are our runs' processes: a run that waits for them will have their memory. `steady` rounds what others hold,
+    so that it does not change with every look.
     """
     card = visible_card(sample.cards)
     if card is None or not card.total:
         used = max(0, sample.memory_used - (sample.worker_rss or 0))
         total = sample.memory_total
         return Room(
-            name="system memory", device="cpu", source="system", total=total, used=_steady(used, total), bf16=has_bf16()
+            name="system memory",
+            device="cpu",
+            source="system",
+            total=total,
+            used=_steady(used, total) if steady else used,
+            bf16=has_bf16(),
         )
     taken = sum(other.bytes or 0 for other in foreign(card, own))
     if card.shared:
@@ -68,7 +74,7 @@ def room_of(sample: MachineSample, own: Collection[int] = ()) -> Room:
         device="cuda",
         source="shared" if card.shared else "card",
         total=card.total,
-        used=_steady(taken, card.total),
+        used=_steady(taken, card.total) if steady else taken,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from engine.contract.ladder import Plan
+from engine.contract.library import called
 from engine.contract.modelfiles import ModelFiles, find_model
 from engine.contract.preset import Effective
 from engine.contract.schema import Config
@@ -151,7 +152,7 @@ def ladder_prospect(plan: Plan, scene: Scene, report: Report) -> Prospect:
     facts += [*_disk(found, scene.runs), *_turn(scene)]
     problems = [*_model_problems(first, files), *_data_problems(first, report), *_memory_problems(found, scene)]
     problems += [*_disk_problems(found, scene.runs), *_foreign_problems(scene)]
-    return Prospect(f"ladder of {Path(plan.preset).stem}", facts, problems)
+    return Prospect(f"ladder of {called(plan.preset)}", facts, problems)
 
 
 def _what(config: Config, files: ModelFiles, found: Forecast | None, report: Report) -> Iterator[Fact]:

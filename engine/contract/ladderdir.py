@@ -21,6 +21,7 @@ from engine.contract.errors import UserError
 from engine.contract.files import write_atomically
 from engine.contract.folder import Folder
 from engine.contract.ladder import Ladder, Plan
+from engine.contract.library import called
 from engine.contract.preset import flatten, nested
 
 
@@ -80,7 +81,7 @@ class LadderDir(Folder):
 
 def create(runs: Path, plan: Plan) -> LadderDir:
     """Make a ladder's directory (mode 0700) with its plan in place."""
-    return LadderDir(folder.make(runs, Path(plan.preset).stem, "ladder", "ladder.toml", plan_text(plan)))
+    return LadderDir(folder.make(runs, called(plan.preset), "ladder", "ladder.toml", plan_text(plan)))
 
 
 def plan_text(plan: Plan) -> str:

@@ -77,6 +77,11 @@ def list_presets() -> list[Listed]:
     return ordered
 
 
+def called(preset: str) -> str:
+    """The name part of a preset's name or path: a dot in it (`qwen2.5-7b-lora`) ends no name."""
+    return Path(preset).name.removesuffix(".toml")
+
+
 def find_preset(name: str) -> tuple[Preset, Path]:
     """A preset by name or by the path of its file. Raises UserError, with the nearest name."""
     if name.endswith(".toml") or "/" in name:

@@ -37,7 +37,7 @@ def from_choice(name: str, base: str, chosen: Effective) -> Path:
     """`NAME.toml` with only what differs from the method's defaults. Raises UserError where the name is taken."""
     path = _free(name)
     values = differing(chosen, _rates(base))
-    values = {"title": f"{name}, from {Path(base).stem}", **values}
+    values = {"title": f"{name}, from {library.called(base)}", **values}
     resolve(Preset(name, values))
     return _write(path, tomli_w.dumps(nested(values)))
 

@@ -17,6 +17,7 @@ from engine.contract.events import Step
 from engine.contract.follow import Follower, last_line
 from engine.contract.ladder import Entry, Ladder, Rung
 from engine.contract.ladderdir import LadderDir
+from engine.contract.library import called
 from engine.contract.preset import Effective, flatten
 from engine.contract.result import Result
 from engine.contract.rundir import RunDir
@@ -110,7 +111,7 @@ class Climb:
     def _create(self, entry: Entry, config: Config, work: str, rung: Rung) -> RunDir:
         origins = dict.fromkeys(flatten(config), f"ladder {self.dir.name}")
         folder = self.dir.probes if entry.kind == "probe" else self.dir.runs
-        preset = re.sub(r"-(qlora|lora|full)$", "", Path(self.ladder.preset).stem)
+        preset = re.sub(r"-(qlora|lora|full)$", "", called(self.ladder.preset))
         name = f"{preset}-{rung.name}" if rung.name != rung.method else preset
         run = rundir.create(folder, name, Effective(config, origins), work=work)
         entry.run, entry.status, entry.reason, entry.reused = self._relative(run), "planned", "", False

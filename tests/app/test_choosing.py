@@ -14,6 +14,7 @@ from tui.app import Workbench
 from tui.machine import CardSample, MachineSample, Other
 from tui.screens.text import TextScreen
 from tui.widgets.method_list import MethodList
+from tui.widgets.preset_list import PresetList
 
 GIB = 1 << 30
 
@@ -57,6 +58,10 @@ def test_each_method_says_what_it_takes_of_a_card_before_the_model_is_here(tmp_p
         qlora, lora, full = methods(app)
         assert "fits" in qlora and "fits" in lora and ("does not fit" in full or "tight" in full)
         assert "▸QLoRA" in qlora and "▸" not in lora + full
+        listed = app.bench.query_one(PresetList)
+        assert [str(one.prompt) for one in listed.options if "▸" in str(one.prompt)] == [
+            "▸7 QLoRA · Qwen2.5-7B on 80 GB"
+        ]
         assert "formula, ±" in str(app.bench.query_one(MethodList).border_subtitle)
         await look(app, pilot, machine(79 * GIB, (Other(7, "somebody", 70 * GIB),), 70 * GIB))
         assert "does not fit" in methods(app)[1]

@@ -91,3 +91,11 @@ def test_a_folder_that_cannot_be_made_is_said_in_a_line(tmp_path: Path, monkeypa
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
     with pytest.raises(UserError, match="cannot be written"):
         ownpresets.from_preset("mine", "demo-lora")
+
+
+@pytest.mark.parametrize(
+    ("preset", "name"),
+    [("qwen2.5-7b-lora", "qwen2.5-7b-lora"), ("demo", "demo"), ("/a/b/mine.toml", "mine"), ("./x.y.toml", "x.y")],
+)
+def test_a_dot_in_a_name_does_not_end_it(preset: str, name: str) -> None:
+    assert library.called(preset) == name

@@ -133,6 +133,7 @@ def test_what_a_method_leaves_out_of_a_preset_is_said(tmp_path: Path) -> None:
 def test_a_ladder_says_its_runs_and_each_rungs_memory(tmp_path: Path) -> None:
     plan = make_plan("demo", [], {}, seeds=3)
     found = ladder_prospect(plan, Scene(tmp_path, card(80 * GIB)), Report(ANSWER))
+    assert found.title == "ladder of demo"
     assert fact(found, "rungs") == "base, qlora, lora, full; 3 seeds: 9 runs"
     for rung in ("qlora", "lora", "full"):
         assert "of 80 GiB" in fact(found, rung)

@@ -42,7 +42,7 @@ def _memory(found: Sequence[Forecast], room: Room | None) -> Iterator[Content]:
     yield _row("a pass", [f"{one.micro_batch} rows" if one else "–" for one in estimates], "$foreground-muted")
     length = next((one.rows.length for one in estimates if one), None)
     if room is not None and length is not None:
-        taken = f", {size(room.used)} of it held by others" if room.used else ""
+        taken = f", about {size(room.used)} of it held by others" if room.used else ""
         text = f"Against {size(room.total)} of {room.name}{taken}. {label(found)}, rows of {length} tokens."
         yield Content.styled(visible(text), "$foreground-muted")
     for why in dict.fromkeys(one.why for one in found if one.why):

@@ -18,7 +18,9 @@ from engine.contract.modelfiles import ModelFiles, find_model
 from engine.contract.preset import Effective
 from engine.contract.schema import Config
 from engine.contract.turns import Turn
+from engine.planning.changes import changes
 from engine.planning.estimate import PARTS, Estimate
+from engine.planning.fit import Asked
 from engine.planning.room import Room
 from tui.forecast import Forecast, forecast, label
 from tui.glance import signature
@@ -126,7 +128,11 @@ def run_prospect(name: str, chosen: Effective, scene: Scene, report: Report) -> 
         *_disk([found], scene.runs),
         *_turn(scene),
     ]
-    problems = [*_model_problems(config, files), *_data_problems(config, report), *_memory_problems([found], scene)]
+    problems = [
+        *_model_problems(config, files),
+        *_data_problems(config, report),
+        *_memory_problems([found], files, scene),
+    ]
     problems += [*_disk_problems([found], scene.runs), *_foreign_problems(scene)]
     problems += [Problem(note) for note in chosen.notes]
     return Prospect(f"{config.title or name} · {NAMES[config.method]}", facts, problems)
@@ -150,7 +156,7 @@ def ladder_prospect(plan: Plan, scene: Scene, report: Report) -> Prospect:
     for rung, one in zip(plan.rungs, found, strict=True):
         facts += _memory(one, scene.room, report.longest, rung.name, parts=False)
     facts += [*_disk(found, scene.runs), *_turn(scene)]
-    problems = [*_model_problems(first, files), *_data_problems(first, report), *_memory_problems(found, scene)]
+    problems = [*_model_problems(first, files), *_data_problems(first, report), *_memory_problems(found, files, scene)]
     problems += [*_disk_problems(found, scene.runs), *_foreign_problems(scene)]
     return Prospect(f"ladder of {called(plan.preset)}", facts, problems)
 
@@ -290,16 +296,27 @@ def _data_problems(config: Config, report: Report) -> Iterator[Problem]:
         yield Problem(f"data: {warning}")
 
 
-def _memory_problems(found: Sequence[Forecast], scene: Scene) -> Iterator[Problem]:
-    smaller = {"full": "LoRA or QLoRA", "lora": "QLoRA", "qlora": "a smaller model"}
+def _memory_problems(found: Sequence[Forecast], files: ModelFiles, scene: Scene) -> Iterator[Problem]:
     for one in found:
         if one.estimate is None or scene.room is None or one.verdict not in ("tight", "does not fit"):
             continue
         what = f"{NAMES[one.method]} {'is tight' if one.verdict == 'tight' else 'does not fit'} by the formula: "
         held = f", of which others hold {size(scene.room.used)}" if scene.room.used else ""
         what += f"{size(one.estimate.peak)} of {size(scene.room.total)}{held}"
-        shorter = f"train.max_length below {one.estimate.rows.length}"
-        yield Problem(what, f"train.micro_batch below {one.estimate.micro_batch}, {shorter}, or {smaller[one.method]}")
+        yield Problem(what, _remedies(one, files, scene.room))
+
+
+def _remedies(one: Forecast, files: ModelFiles, room: Room) -> str:
+    """Single settings that would make it fit, by the formula; and the method that takes less."""
+    smaller = {"full": "LoRA or QLoRA", "lora": "QLoRA", "qlora": "a smaller model"}[one.method]
+    if one.verdict == "tight" or one.estimate is None or one.config is None or files.table is None:
+        return f"if it runs out of memory: a smaller train.micro_batch or train.max_length, or {smaller}"
+    ways = changes(Asked(one.config, files.table, one.estimate.rows, room))
+    words = [
+        " and ".join(f"{key} = {str(value).lower()}" for key, value in way.settings.items()) + f" ({size(way.peak)})"
+        for way in ways
+    ]
+    return ", or ".join([*words, smaller])
 
 
 def _disk_problems(found: Sequence[Forecast], runs: Path) -> Iterator[Problem]:

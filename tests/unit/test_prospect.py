@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from engine.contract.ladderplan import make_plan
+from engine.contract.modelfiles import find_model
 from engine.contract.turns import Turn
 from engine.planning.room import Room
 from tui.choice import Choice
+from tui.forecast import forecast
 from tui.machine import Other
 from tui.prospect import Prospect, Report, Scene, ladder_prospect, needed_disk, run_prospect
 
@@ -73,9 +75,21 @@ def test_every_part_of_the_memory_is_named_and_labelled(tmp_path: Path) -> None:
 def test_too_much_memory_is_said_with_what_to_do_and_does_not_block(tmp_path: Path) -> None:
     found = prospect(tmp_path, preset="qwen2.5-7b-full", room=card(24 * GIB), data="tickets")
     (problem,) = [one for one in found.problems if "does not fit" in one.text]
-    assert "train.max_length below" in problem.do and "QLoRA" in problem.do and not problem.blocking
+    assert "LoRA or QLoRA" in problem.do and not problem.blocking
     held = prospect(tmp_path, room=card(24 * GIB, 23 * GIB + 900 * (1 << 20)))
     assert "others hold" in said(held)
+
+
+def test_a_setting_that_is_named_makes_it_fit(tmp_path: Path) -> None:
+    how: dict[str, Any] = {"preset": "smollm2-full", "data": "tickets", "report": Report()}
+    config = Choice("smollm2-full", data="tickets").effective().config
+    whole = forecast(config, find_model(config.model), card(80 * GIB)).estimate
+    assert whole is not None
+    room = card(int(0.8 * whole.peak))
+    (problem,) = [one for one in prospect(tmp_path, room=room, **how).problems if "does not fit" in one.text]
+    key, _, value = problem.do.partition(" (")[0].partition(" = ")
+    settings = {key: int(value) if value.isdigit() else value == "true"}
+    assert "does not fit" not in said(prospect(tmp_path, room=room, settings=settings, **how))
 
 
 @pytest.mark.parametrize(
@@ -104,9 +118,6 @@ def test_a_model_to_be_fetched_is_said_and_does_not_block(tmp_path: Path, monkey
 def test_a_full_disk_blocks_and_the_need_is_the_checkpoints_and_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine.contract.modelfiles import find_model
-    from tui.forecast import forecast
-
     config = Choice("demo-full", settings={"train.keep_checkpoints": 1}).effective().config
     found = forecast(config, find_model(config.model), card(80 * GIB))
     assert found.estimate is not None

@@ -110,21 +110,22 @@ class LaunchScreen(ModalScreen[bool]):
         prospect = self.prospect
         yield Content.styled(visible(prospect.title), "bold")
         for problem in sorted(prospect.problems, key=lambda problem: not problem.blocking):
-            yield self._problem(problem)
+            yield from self._problem(problem)
         yield Content("")
         for fact in prospect.facts:
             yield Content.assemble((f"{fact.name:<{NAME}}", "$foreground-muted"), (self._hung(fact.text), fact.style))
 
-    def _hung(self, text: str) -> str:
-        """Wrapped, further lines below the first."""
-        width = max(20, self.query_one(VerticalScroll).size.width - NAME - 1)
-        return f"\n{' ' * NAME}".join(textwrap.wrap(visible(text), width)) or ""
-
-    def _problem(self, problem: Problem) -> Content:
-        mark = "✗" if problem.blocking else "!"
+    def _problem(self, problem: Problem) -> Iterator[Content]:
+        """What is wrong, and on a line of its own what to do."""
         style = "$text-error" if problem.blocking else "$text-warning"
-        do = f"  → {problem.do}" if problem.do else ""
-        return Content.assemble((f"{mark} ", style), (visible(problem.text), style), (visible(do), ""))
+        yield Content.styled(f"{'✗' if problem.blocking else '!'} {self._hung(problem.text, 2)}", style)
+        if problem.do:
+            yield Content(f"  → {self._hung(problem.do, 4)}")
+
+    def _hung(self, text: str, indent: int = NAME) -> str:
+        """Wrapped, further lines below the first."""
+        width = max(20, self.query_one(VerticalScroll).size.width - indent - 1)
+        return f"\n{' ' * indent}".join(textwrap.wrap(visible(text), width))
 
     def action_go(self) -> None:
         if self.prospect.blocked:

@@ -14,19 +14,20 @@ class Part:
 
     letter: str
     label: str
-    colour: str
+    style: str
+    """Of the letter on its colour."""
 
 
 PARTS = {
-    "others": Part("x", "others", "bright_black"),
-    "process": Part("P", "process", "white"),
-    "weights": Part("W", "weights", "blue"),
-    "adapters": Part("D", "adapters", "bright_cyan"),
-    "optimizer": Part("O", "optimizer", "magenta"),
-    "gradients": Part("G", "gradients", "yellow"),
-    "activations": Part("A", "activations", "green"),
-    "logits": Part("L", "logits", "red"),
-    "pool": Part("C", "context, gaps", "cyan"),
+    "others": Part("x", "others", "white on bright_black"),
+    "process": Part("P", "process", "black on white"),
+    "weights": Part("W", "weights", "white on blue"),
+    "adapters": Part("D", "adapters", "black on bright_cyan"),
+    "optimizer": Part("O", "optimizer", "white on magenta"),
+    "gradients": Part("G", "gradients", "black on yellow"),
+    "activations": Part("A", "activations", "black on green"),
+    "logits": Part("L", "logits", "white on red"),
+    "pool": Part("C", "context, gaps", "black on cyan"),
 }
 """What others hold and the process itself first, then an estimate's parts in their order."""
 
@@ -38,8 +39,8 @@ def bar(parts: Mapping[str, int], total: int, width: int, coloured: bool, ascii_
     """
     made = Text()
     for name, count in _cells(parts, total, width):
-        letter, colour = PARTS[name].letter, PARTS[name].colour
-        made.append(letter + " " * (count - 1), style=f"black on {colour}") if coloured else made.append(letter * count)
+        part = PARTS[name]
+        made.append(part.letter + " " * (count - 1), part.style) if coloured else made.append(part.letter * count)
     if sum(parts.values()) > total:
         made.right_crop(max(0, made.cell_len - width + 1))
         made.append(">" if ascii_only or not coloured else "▶", style="bold red" if coloured else "")
@@ -61,12 +62,16 @@ def _cells(parts: Mapping[str, int], total: int, width: int) -> Iterator[tuple[s
         yield max(parts, key=lambda name: parts[name]), 1
 
 
-def legend(names: Mapping[str, int], coloured: bool) -> Text:
-    """The letters of those parts that are there."""
-    made = Text()
+def legend(names: Mapping[str, int], width: int, coloured: bool) -> Iterator[Text]:
+    """The letters of those parts that are there, in as many lines as it takes."""
+    line = Text()
     for name, part in PARTS.items():
-        if names.get(name):
-            made.append(f" {part.letter} " if coloured else part.letter, style=f"black on {part.colour}" * coloured)
-            made.append(f" {part.label}  ")
-    made.rstrip()
-    return made
+        if not names.get(name):
+            continue
+        entry = Text().append(f" {part.letter} ", part.style) if coloured else Text(part.letter)
+        entry.append(f" {part.label}")
+        if line and line.cell_len + 2 + entry.cell_len > width:
+            yield line
+            line = Text()
+        line = line + "  " + entry if line else entry
+    yield line

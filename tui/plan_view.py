@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.text import Text
 
 from engine.contract.schema import Config
 from engine.contract.text import visible
-from engine.planning.history import Takes
+from engine.planning.history import Record, Takes
 from engine.planning.outlook import Outlook, Plan
 from engine.planning.room import Room
 from tui.plan_bar import bar, legend
@@ -19,6 +19,8 @@ STYLES = {"fits": "green", "tight": "yellow", "does not fit": "red"}
 LEFT = 31
 """Cells before a bar: method, peak, verdict."""
 LABEL, CELL = 20, 19
+ONE_RUN = "one finished run here, the range is that of the middle four fifths of its steps"
+STRONG = ("training, peak", "left free")
 
 
 class View:
@@ -27,8 +29,10 @@ class View:
     def __init__(self, width: int, coloured: bool, ascii_only: bool) -> None:
         self.width, self.coloured, self.ascii = width, coloured, ascii_only
 
-    def whole(self, plan: Plan, config: Config, preset: str, times: Mapping[str, Takes]) -> Iterator[Text]:
-        """Everything."""
+    def whole(
+        self, plan: Plan, config: Config, preset: str, times: Mapping[str, Takes], here: Sequence[Record]
+    ) -> Iterator[Text]:
+        """Everything. `here`: how good plans have been on this machine."""
         yield from self.bars(plan, config, preset)
         yield Text()
         yield from self.table(plan, times)
@@ -36,7 +40,7 @@ class View:
         for outlook in plan.outlooks:
             yield from self.changes(outlook, plan.room)
         yield Text()
-        for line in [*plan.notes, *worth(plan)]:
+        for line in [*plan.notes, *worth(plan, here)]:
             yield self.text(line, "dim")
 
     def bars(self, plan: Plan, config: Config, preset: str) -> Iterator[Text]:
@@ -48,31 +52,36 @@ class View:
         seen: dict[str, int] = {}
         for outlook in plan.outlooks:
             parts = drawn(outlook, plan.room)
-            seen |= {name: size for name, size in parts.items() if size}
+            seen |= {name: held for name, held in parts.items() if held}
             line = Text(f"{NAMES[outlook.method]:<7}{size(peak(outlook).total):>9}  ")
             line.append(f"{outlook.verdict:<13}", style=STYLES[outlook.verdict])
             bars = max(10, min(self.width - LEFT - 1, 100))
             yield line + bar(parts, plan.room.total, bars, self.coloured, self.ascii)
             if outlook.refused:
                 yield self.text(f"       formula: {outlook.refused}", "yellow")
-        yield Text(" " * LEFT) + legend(seen, self.coloured) if self.width > 100 else legend(seen, self.coloured)
+        yield Text()
+        yield from legend(seen, self.width, self.coloured)
 
     def table(self, plan: Plan, times: Mapping[str, Takes]) -> Iterator[Text]:
         """A column a method."""
         names = [NAMES[outlook.method] for outlook in plan.outlooks]
         yield self.text(f"{'':<{LABEL}}" + "".join(f"{name:>{CELL}}" for name in names), "bold")
         for label, cells in table_rows(plan, times):
-            yield self.text((f"{label:<{LABEL}}" + "".join(f"{cell:>{CELL}}" for cell in cells)).rstrip())
+            text = f"{label:<{LABEL}}" + "".join(f"{cell:>{CELL}}" for cell in cells)
+            yield self.text(text.rstrip(), "bold" if label in STRONG else "")
 
     def unknown(self, times: Mapping[str, Takes]) -> Iterator[Text]:
         """Where time and cost come from, or why there are none."""
-        reasons = dict.fromkeys(time.why for time in times.values() if time.why)
-        for why in reasons:
-            yield self.text(f"training time: {why}; `ftbench run` makes one", "dim")
+        unknown: dict[str, list[str]] = {}
+        for method, time in times.items():
+            if time.why:
+                unknown.setdefault(time.why, []).append(NAMES[method])
+        for why, methods in unknown.items():
+            yield self.text(f"training time of {', '.join(methods)}: {why}", "dim")
         known = [time for time in times.values() if time.seconds is not None]
-        for time in known[:1]:
-            over = f"{time.runs} runs" if time.runs > 1 else "one run, its steps' middle four fifths"
-            yield self.text(f"training time: of all steps, without scoring, from {over} here", "dim")
+        for runs, what in dict.fromkeys((time.runs, time.what) for time in known):
+            over = f"{runs} finished runs here, the range is theirs" if what == "runs" else ONE_RUN
+            yield self.text(f"training time: of all steps, without scoring; from {over}", "dim")
         for why in dict.fromkeys(time.why_no_cost for time in known if time.why_no_cost):
             yield self.text(f"cost: {why}", "dim")
 
@@ -82,18 +91,21 @@ class View:
             return
         missing = peak(outlook).total + room.beside - room.free
         found = outlook.changes
-        name = NAMES[outlook.method]
+        when = "" if peak(outlook) is outlook.best.training else " while scoring"
+        lacks = f"{NAMES[outlook.method]} lacks {size(missing)}{when}"
         yield Text()
         if not found:
-            yield self.text(f"{name} lacks {size(missing)}, and no change known here makes it fit.", "bold")
+            yield self.text(f"{lacks}, and no change known here makes it fit.", "bold")
         else:
             how = "the smallest change first" if len(found) > 1 or len(found[0].settings) == 1 else "together"
-            yield self.text(f"{name} lacks {size(missing)}. It fits with, {how}:", "bold")
+            yield self.text(f"{lacks}. It fits with, {how}:", "bold")
         for change in found:
             setting, costs = change_words(change, outlook)
             line = Text(f"  {size(change.peak):>9}  ")
-            line.append(f"{change.verdict:<6}", style=STYLES[change.verdict])
-            yield line + Text(visible(f" {setting}")) + Text(visible(f"  {costs}"), style="dim")
+            line.append(f"{change.verdict:<5}", style=STYLES[change.verdict])
+            line.append(f"  {visible(setting)}")
+            yield line
+            yield self.text(f"{'':<20}{costs}", "dim")
         if outlook.card:
             yield self.text(f"  as it is: on {outlook.card}, the cheapest listed card that holds it")
 
@@ -105,4 +117,4 @@ class View:
         return Text(shown, style=style if self.coloured else "")
 
 
-_PLAIN = str.maketrans({"–": "-", "·": ".", "│": "|", "…": "..."})
+_PLAIN = str.maketrans({"–": "-", "·": ".", "│": "|", "…": "...", "−": "-"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ from engine.planning.changes import Change
 from engine.planning.estimate import PARTS as ESTIMATED
 from engine.planning.estimate import Peak
 from engine.planning.fit import Most
-from engine.planning.history import Takes
-from engine.planning.measured_error import Tier, error_of
+from engine.planning.history import Record, Takes
+from engine.planning.measured_error import Tier, error_of, percent
 from engine.planning.outlook import Outlook, Plan
 from engine.planning.room import Room
 from tui.plan_bar import PARTS
@@ -36,8 +36,9 @@ def about_rows(plan: Plan, config: Config) -> str:
     """Which rows, and where they come from."""
     rows = plan.rows
     text = f"rows of {rows.length:,} tokens, {rows.answer:,} of them trained: "
-    if plan.rows_from == "data":
-        return f"{text}the data's longest (training rows {plan.work.rows:,})" if plan.work else text
+    if plan.rows_from == "data" and plan.work:
+        steps = f"the heaviest of {plan.work.steps:,} steps over {plan.work.rows:,} rows"
+        return f"rows of up to {rows.length:,} tokens, up to {rows.answer:,} of them trained: {steps}"
     if plan.rows_from == "asked":
         return f"{text}as asked"
     limit = "train.max_length" if rows.length == config.train.max_length else "all the model has positions for"
@@ -58,14 +59,14 @@ def about_room(room: Room) -> str:
 
 
 def drawn(outlook: Outlook, room: Room) -> dict[str, int]:
-    """Bytes by part for a bar: the larger of the two peaks, on top of what is taken anyway."""
+    """Bytes by part for a bar: the peak that must fit, on top of what is taken anyway."""
     return {"others": room.used, "process": room.beside, **peak(outlook).parts}
 
 
 def peak(outlook: Outlook) -> Peak:
-    """The larger of the two."""
+    """The one that must fit."""
     best = outlook.best
-    return best.training if best.training.total >= best.evaluation.total else best.evaluation
+    return best.training if best.training.total == best.peak else best.evaluation
 
 
 def table_rows(plan: Plan, times: Mapping[str, Takes]) -> Iterator[tuple[str, list[str]]]:
@@ -78,9 +79,13 @@ def table_rows(plan: Plan, times: Mapping[str, Takes]) -> Iterator[tuple[str, li
     yield "scoring, peak", [size(outlook.best.evaluation.total) for outlook in looks]
     if plan.room.beside:
         yield "the process itself", [size(plan.room.beside)] * len(looks)
+    yield "left free", [size(plan.room.free - plan.room.beside - peak(outlook).total) for outlook in looks]
+    yield "  wanted", [size(outlook.margin) for outlook in looks]
     yield "", [""] * len(looks)
     yield "rows a pass", [_micro(outlook) for outlook in looks]
-    yield "  at most", [_most(outlook.micro_batch, "all") for outlook in looks]
+    yield "  at most", [_most(outlook.micro_batch) for outlook in looks]
+    if any(outlook.best.answering for outlook in looks):
+        yield "answers at a time", [_most(outlook.answers) for outlook in looks]
     yield "longest rows", [_longest(outlook.longest) for outlook in looks]
     yield "  one a pass", [_longest(outlook.longest_alone) for outlook in looks]
     yield "checkpointing", ["on" if outlook.best.gradient_checkpointing else "off" for outlook in looks]
@@ -100,10 +105,11 @@ def _micro(outlook: Outlook) -> str:
     return f"{outlook.best.micro_batch}{' (auto)' if outlook.automatic else ''}"
 
 
-def _most(most: Most, everything: str) -> str:
+def _most(most: Most) -> str:
     if not most.value:
         return "none fits"
-    return f"{most.value:,}{f' ({everything})' if most.bound == 'all' else ''}"
+    why = {"all": " (all)", "pass": " (by tokens)", "memory": ""}[most.bound]
+    return f"{most.value:,}{why}"
 
 
 def _longest(most: Most) -> str:
@@ -136,37 +142,41 @@ def _money(value: float | None) -> str:
 def change_words(change: Change, outlook: Outlook) -> tuple[str, str]:
     """(what to set, what it costs)."""
     costs = {
+        "evaluation.batch": "the same answers, fewer at a time",
         "method": "another method: 4-bit base, adapters alone",
         "train.micro_batch": "the same training in more passes",
         "train.gradient_checkpointing": "the same training, each forward pass twice",
         "optimizer.name": "optimizer state in 8 bits",
         "train.max_length": f"longer rows are cut (they have up to {outlook.best.rows.length:,} tokens)",
     }
-    words = [f"--set {key}={_toml(value)}" if key != "method" else f"--method {value}" for key, value in items(change)]
+    words = [
+        f"--method {value}" if key == "method" else f"--set {key}={_toml(value)}"
+        for key, value in change.settings.items()
+    ]
     return " ".join(words), "; ".join(costs[key] for key in change.settings)
-
-
-def items(change: Change) -> list[tuple[str, Any]]:
-    return list(change.settings.items())
 
 
 def _toml(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def worth(plan: Plan) -> Iterator[str]:
-    """What each tier is and how wrong it has been, and what `tight` means."""
+def worth(plan: Plan, here: Sequence[Record]) -> Iterator[str]:
+    """What each tier is, how wrong it has been, and what `tight` means. `here`: this machine's own records."""
     device = plan.room.device
     tiers: list[Tier] = list(dict.fromkeys(outlook.best.tier for outlook in plan.outlooks))
     for tier in tiers:
-        yield f"peaks: {TIERS[tier]}. Measured error: {error_of(tier, device).line}."
+        yield f"Peaks: {TIERS[tier]}. Measured error: {error_of(tier, device).line}."
     if "dry run" in tiers:
         scaled = "the formula, scaled to the dry run"
-        yield f"at most, longest rows and changes: {scaled}. The formula's own: {error_of('formula', device).line}."
-    most = max(outlook.margin for outlook in plan.outlooks)
+        yield f"At most, longest rows, changes: {scaled}. The formula's error: {error_of('formula', device).line}."
+    for record in here:
+        figures = f"median {percent(record.median)}, worst {percent(record.worst)}"
+        yield f"On this machine: {record.tier}, {figures} in {record.count} runs (`ftbench plan --history`)."
     beside = "the CUDA context, which is a guess" if device == "cuda" else "what the process itself takes"
-    yield f"tight: less than {size(most)} would stay free: the worst error, and once more {beside}."
-    paged = [outlook for outlook in plan.outlooks if outlook.best.paged and outlook.verdict == "does not fit"]
-    for outlook in paged:
-        state = size(outlook.best.training.parts.get("optimizer", 0))
-        yield f"{NAMES[outlook.method]}: up to {state} of paged optimizer state may move to the host; not counted on."
+    if device == "cuda" and any(outlook.answers.bound == "memory" for outlook in plan.outlooks):
+        yield "Scoring takes fewer rows at a time where it does not fit; so training alone decides what fits."
+    yield f"Tight: less stays free than is wanted, the worst error and once more {beside}."
+    for outlook in plan.outlooks:
+        if outlook.best.paged and outlook.verdict == "does not fit":
+            state = size(outlook.best.training.parts.get("optimizer", 0))
+            yield f"{NAMES[outlook.method]}: up to {state} of paged state could move to the host; not counted on."

@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import Struct
 
 from engine.contract.schema import Config
-from engine.planning.fit import Asked, Scale, Verdict, judge, largest_micro_batch, longest_rows
+from engine.planning.fit import Asked, Scale, Verdict, judge, largest_micro_batch, longest_rows, most_answers
 
 Settings = dict[str, Any]
 SHORTEST = 64
@@ -29,8 +29,8 @@ class Change(Struct, frozen=True, kw_only=True):
 def changes(asked: Asked, qlora: tuple[Config, Scale] | None = None, positions: int | None = None) -> list[Change]:
     """Those that make `asked` fit, the smallest first; none where it fits as it is, or where nothing helps.
 
-    Smaller is what changes less of the outcome: more passes and checkpointing nothing, 8-bit state little, shorter
-    rows the data, QLoRA the method. `qlora` is the same preset by that method, None where it is that method already.
+    Smaller is what changes less of the outcome: fewer rows at a time and checkpointing nothing, 8-bit state little,
+    shorter rows the data, QLoRA the method. `qlora` is the same preset by that method, None where it is it already.
     """
     if asked.fits():
         return []
@@ -39,8 +39,9 @@ def changes(asked: Asked, qlora: tuple[Config, Scale] | None = None, positions: 
 
 
 def _alone(asked: Asked, qlora: tuple[Config, Scale] | None, positions: int | None) -> Iterator[Change | None]:
-    most = largest_micro_batch(asked).value
-    if 0 < most < asked.light().micro_batch:
+    if 0 < (most := most_answers(asked).value) < asked.config.evaluation.batch:
+        yield _change(asked, {"evaluation.batch": most})
+    if 0 < (most := largest_micro_batch(asked).value) < asked.light().micro_batch:
         yield _change(asked, {"train.micro_batch": most})
     for settings in (_checkpointing(asked), _small_state(asked)):
         yield _change(asked, settings) if settings else None
@@ -56,6 +57,7 @@ def _together(asked: Asked, qlora: tuple[Config, Scale] | None, positions: int |
         starts.append((_by_qlora(asked, qlora), {"method": "qlora"}))
     for start, before in starts:
         settings: Settings = {"train.micro_batch": 1} if start.light().micro_batch > 1 else {}
+        settings |= {} if most_answers(start).bound == "all" else {"evaluation.batch": 1}
         for more in (_checkpointing(start), _small_state(start)):
             settings = {**settings, **more}
             yield _change(start, settings, before)

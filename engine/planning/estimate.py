@@ -21,6 +21,12 @@ class Rows(Struct, frozen=True, kw_only=True):
     """Tokens of a row."""
     answer: int
     """Of these, tokens that are trained; the head runs where one is predicted."""
+    prompt: int | None = None
+    """Tokens of the longest prompt that is answered; None: it may be as long as a row."""
+
+    @property
+    def prompted(self) -> int:
+        return self.prompt or self.length
 
 
 class Peak(Struct, frozen=True, kw_only=True):
@@ -47,7 +53,10 @@ class Estimate(Struct, frozen=True, kw_only=True):
     """Bytes alive between two steps: weights, adapters, optimizer state."""
     training: Peak
     evaluation: Peak
-    """Of the held-out loss, measured between two steps."""
+    """Of held-out losses and answers, between two steps: the larger of the two that follow."""
+    held_out: Peak | None = None
+    answering: Peak | None = None
+    """None where nothing is answered: the metric is the loss."""
     parameters: int
     trainable: int
     paged: bool = False
@@ -56,5 +65,8 @@ class Estimate(Struct, frozen=True, kw_only=True):
 
     @property
     def peak(self) -> int:
-        """Bytes: the larger of the two."""
-        return max(self.training.total, self.evaluation.total)
+        """Bytes that must fit. On a card that is the training alone: held-out losses and answers make themselves
+        smaller where they do not fit (`evaluation.forward.within_memory`); without one a process that takes too much
+        is killed.
+        """
+        return self.training.total if self.device == "cuda" else max(self.training.total, self.evaluation.total)

@@ -70,12 +70,22 @@ class Scale:
             _ratio(_tensors(exact.evaluation) - exact.static, _tensors(light.evaluation) - light.static),
         )
 
-    def peak(self, light: Estimate) -> int:
+    def training_peak(self, light: Estimate) -> int:
         """Bytes: what the formula says elsewhere, scaled."""
-        static = light.static * self.static
-        training = static + (_tensors(light.training) - light.static) * self.training
-        evaluation = static + (_tensors(light.evaluation) - light.static) * self.evaluation
-        return with_pool(Peak(total=round(max(training, evaluation))), light.device).total
+        return self._scaled(light.training, light, self.training)
+
+    def evaluation_peak(self, light: Estimate) -> int:
+        return self._scaled(light.evaluation, light, self.evaluation)
+
+    def peak(self, light: Estimate) -> int:
+        """Of `Estimate.peak`."""
+        if light.device == "cuda":
+            return self.training_peak(light)
+        return max(self.training_peak(light), self.evaluation_peak(light))
+
+    def _scaled(self, peak: Peak, light: Estimate, factor: float) -> int:
+        tensors = light.static * self.static + (_tensors(peak) - light.static) * factor
+        return with_pool(Peak(total=round(tensors)), light.device).total
 
 
 def _ratio(exact: int, light: int) -> float:
@@ -109,14 +119,20 @@ class Asked:
         """Tight counts: the question is what can run."""
         return self.peak() + self.room.beside <= self.room.free
 
+    def fits_safely(self) -> bool:
+        """With the margin."""
+        return judge(self.peak(), self.room, "formula") == "fits"
+
     def with_settings(self, settings: Mapping[str, Any]) -> Asked:
         """The same with some keys of the preset changed: {"train.micro_batch": 2}."""
         return replace(self, config=with_settings(self.config, settings))
 
     def with_length(self, length: int) -> Asked:
         """The same with rows of another length and the same share of it answer."""
-        answer = max(1, min(length - 1, round(self.rows.answer * length / self.rows.length)))
-        return replace(self, rows=Rows(count=self.rows.count, length=length, answer=answer))
+        share = length / self.rows.length
+        answer = max(1, min(length - 1, round(self.rows.answer * share)))
+        prompt = self.rows.prompt and max(1, round(self.rows.prompt * share))
+        return replace(self, rows=Rows(count=self.rows.count, length=length, answer=answer, prompt=prompt))
 
     def with_micro_batch(self, rows: int) -> Asked:
         return self.with_settings({"train.micro_batch": rows})
@@ -131,25 +147,38 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
     return config
 
 
-def largest_micro_batch(asked: Asked) -> Most:
-    """Rows of a forward pass; the effective batch stays."""
+def largest_micro_batch(asked: Asked, safely: bool = False) -> Most:
+    """Rows of a forward pass; the effective batch stays. `safely`: with the margin."""
 
     def fits(rows: int) -> bool:
-        return asked.with_micro_batch(rows).fits()
+        changed = asked.with_micro_batch(rows)
+        return changed.fits_safely() if safely else changed.fits()
 
     count = asked.rows.count
     whole = asked.with_micro_batch(count)
-    if whole.fits():  # apart: a step in one pass keeps no gradients of an earlier one
+    if fits(count):  # apart: a step in one pass keeps no gradients of an earlier one
         cut = whole.light().micro_batch
         return Most(value=cut, bound="all" if cut == count else "pass")
     return Most(value=_last(range(1, count), fits), bound="memory")
+
+
+def most_answers(asked: Asked) -> Most:
+    """Rows answered at a time (`evaluation.batch`) such that scoring fits; held-out losses are within it too."""
+
+    def fits(rows: int) -> bool:
+        light = asked.with_settings({"evaluation.batch": rows}).light()
+        return asked.scale.evaluation_peak(light) + asked.room.beside <= asked.room.free
+
+    batch = asked.config.evaluation.batch
+    return Most(value=batch, bound="all") if fits(batch) else Most(value=_last(range(1, batch), fits), bound="memory")
 
 
 def longest_rows(asked: Asked, positions: int | None) -> Most:
     """Tokens of a row, such that all shorter rows fit too, with the same share of each answer. `positions`: of the
     model, None where it does not say.
 
-    Memory grows with length but where a pass then holds fewer rows; between two such places it only grows.
+    Memory grows with length but where a pass then holds fewer rows; between two such places it only grows. The asked
+    length counts where it fits although a shorter one, of which a pass holds more, does not.
     """
     limit = min(positions or LONGEST, LONGEST)
     places = [place for place in _places(asked, limit) if place > 1]

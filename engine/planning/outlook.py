@@ -12,7 +12,17 @@ from engine.contract.errors import UserError
 from engine.contract.schema import Config
 from engine.planning.changes import Change, changes
 from engine.planning.estimate import Estimate, Rows
-from engine.planning.fit import Asked, Most, Scale, Verdict, judge, largest_micro_batch, longest_rows, margin
+from engine.planning.fit import (
+    Asked,
+    Most,
+    Scale,
+    Verdict,
+    judge,
+    largest_micro_batch,
+    longest_rows,
+    margin,
+    most_answers,
+)
 from engine.planning.room import Room
 
 RowsFrom = Literal["data", "max_length", "asked"]
@@ -23,7 +33,7 @@ class Outlook(Struct, kw_only=True):
 
     method: str
     automatic: bool
-    """Whether the micro batch was left to us: then it is the largest that fits."""
+    """Whether the micro batch was left to us: then it is the largest that fits, with the margin where one does."""
     optimizer: str
     formula: Estimate
     dry_run: Estimate | None = None
@@ -34,6 +44,8 @@ class Outlook(Struct, kw_only=True):
     """Bytes that should stay free beside the peak; less is `tight`."""
     micro_batch: Most
     """The largest that fits."""
+    answers: Most
+    """Rows answered at a time; on a card scoring comes down to it by itself."""
     longest: Most
     """Tokens of the longest rows that fit with the planned micro batch."""
     longest_alone: Most
@@ -97,10 +109,13 @@ def planned_rows(config: Config, positions: int | None, length: int | None = Non
 
 
 def with_micro_batch(asked: Asked) -> Asked:
-    """Where the preset leaves the micro batch open: the largest that fits, at least 1."""
+    """Where the preset leaves the micro batch open: the largest that fits with the margin, else at all, else 1."""
     if asked.config.train.micro_batch != "auto":
         return asked
-    return asked.with_micro_batch(max(1, largest_micro_batch(asked).value))
+    most = largest_micro_batch(asked, safely=True)
+    most = most if most.value else largest_micro_batch(asked)
+    # Where memory is no bound it is left to the passes, which hold more rows where some are shorter.
+    return asked.with_micro_batch(max(1, most.value) if most.bound == "memory" else asked.config.train.batch)
 
 
 def look(
@@ -125,7 +140,8 @@ def look(
         refused=refused,
         verdict=verdict,
         margin=margin(best.peak, asked.room, best.tier),
-        micro_batch=largest_micro_batch(scaled),
+        micro_batch=_at_least(largest_micro_batch(scaled), best.micro_batch),
+        answers=most_answers(scaled),
         longest=longest_rows(scaled, positions),
         longest_alone=longest_rows(scaled.with_micro_batch(1), positions),
         changes=changes(scaled, qlora, positions),
@@ -146,7 +162,10 @@ def quick_plan(question: Question, table: Mapping[str, Any]) -> Plan:
         qlora = (question.qlora, Scale()) if question.qlora and config.method != "qlora" else None
         looks.append(look(asked, config.train.micro_batch == "auto", None, positions, qlora))
     chosen: RowsFrom = "asked" if question.length else "max_length"
-    return Plan(room=question.room, rows=rows, rows_from=chosen, outlooks=looks)
+    unseen = (
+        f"not looked at: whether transformers builds {table.get('model_type') or 'this architecture'}, and the data"
+    )
+    return Plan(room=question.room, rows=rows, rows_from=chosen, outlooks=looks, notes=[unseen])
 
 
 def positions_of(table: Mapping[str, Any]) -> int | None:
@@ -157,6 +176,11 @@ def positions_of(table: Mapping[str, Any]) -> int | None:
         if isinstance(value, int) and not isinstance(value, bool) and value > 1:
             return value
     return None
+
+
+def _at_least(most: Most, planned: int) -> Most:
+    """A pass of the data's own rows may hold more of them than one of the longest alone."""
+    return Most(value=max(most.value, planned), bound=most.bound) if most.bound == "pass" else most
 
 
 def _card_for(estimate: Estimate) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from engine.contract.errors import UserError
 from engine.contract.library import effective
 from engine.contract.modelfiles import find_model
 from engine.contract.preset import Effective, Flat
+from engine.contract.result import Result
+from engine.contract.rundir import RunDir
 from engine.contract.schema import METHODS, READ_BY, Config, Method
 from engine.planning import history
 from engine.planning.history import Takes
@@ -51,17 +53,19 @@ def plan(wish: Wish) -> int:
     config = question.configs[0]
     view = View(console.width, _coloured(), wish.ascii or console.encoding.lower() not in UTF8)
     if wish.quick:
-        found = quick_plan(question, _table(config))
+        found = quick_plan(question, model_table(config))
     elif wish.json or not console.is_terminal:
         found = _ask(question)
     else:
         found = _ask_meanwhile(question, view, preset_name(wish.preset))
-    times = estimated_times(found, question.configs, wish.runs)
+    earlier = list(history.results(wish.runs))
+    times = estimated_times(found, question.configs, earlier)
     if wish.json:
         print_json(as_json(found, times, wish, config))
         return 0
-    for line in view.whole(found, config, preset_name(wish.preset), times):
-        console.print(line, soft_wrap=True)
+    here = history.records(history.held(result for _, result in earlier if history.is_here(result, found.room)))
+    for line in view.whole(found, config, preset_name(wish.preset), times, here):
+        console.print(line)
     return 0
 
 
@@ -91,7 +95,7 @@ def _reads(method: str, key: str) -> bool:
     return method in READ_BY.get(key.split(".")[0], METHODS)
 
 
-def _table(config: Config) -> Mapping[str, Any]:
+def model_table(config: Config) -> Mapping[str, Any]:
     """The model's config.json. Raises UserError where it is not on this machine."""
     files = find_model(config.model)
     if files.table is None:
@@ -103,7 +107,7 @@ def _table(config: Config) -> Mapping[str, Any]:
 def _ask(question: Question, progress: Callable[[str], None] | None = None) -> Plan:
     wrong = find_model(question.configs[0].model).wrong
     if wrong == "no config.json in this model folder":  # known without waiting for the engine's libraries
-        _table(question.configs[0])
+        model_table(question.configs[0])
     return msgspec.convert(ask("plan", msgspec.to_builtins(question), progress), Plan)
 
 
@@ -119,9 +123,8 @@ def _ask_meanwhile(question: Question, view: View, preset: str) -> Plan:
         return _ask(question, lambda text: live.update(Group(*known, view.text(f"{text} …", "dim"))))
 
 
-def estimated_times(plan: Plan, configs: list[Config], runs: Path) -> dict[str, Takes]:
+def estimated_times(plan: Plan, configs: list[Config], earlier: Sequence[tuple[RunDir, Result]]) -> dict[str, Takes]:
     """By method, from the runs that have finished."""
-    earlier = list(history.results(runs))
     tokens = plan.work.tokens if plan.work else None
     times: dict[str, Takes] = {}
     for config in configs:

@@ -15,7 +15,7 @@ from textual import events
 from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.command import Provider
-from textual.filter import LineFilter
+from textual.filter import LineFilter, NoColor
 from textual.geometry import Size
 
 from engine.contract.text import visible
@@ -49,6 +49,9 @@ class Workbench(App[str]):
     BINDINGS: ClassVar[list[BindingType]] = bindings("app")
     COMMANDS = {everything}
     ENABLE_COMMAND_PALETTE = True
+    CSS = """
+    OptionList:nocolor > .option-list--option-highlighted { text-style: bold underline; }
+    """
 
     def __init__(self, runs: Path, settings: Settings | None = None, ascii_only: bool = False) -> None:
         super().__init__()
@@ -56,7 +59,8 @@ class Workbench(App[str]):
         self.settings = settings or read_settings([command.id for command in every()], self.available_themes)
         self.settings.ascii |= ascii_only
         self.bench = BenchScreen(runs, self.settings.ascii)
-        self.set_reactive(App.theme, self._first_theme())  # before anything is styled by another
+        if (first := self._first_theme()) != self.theme:
+            self.theme = first
         self.set_keymap(self.settings.keys)
         self.sampler: Sampler | None = None
         self._plain = [Plain()] if self.settings.ascii else []
@@ -106,7 +110,10 @@ class Workbench(App[str]):
             self._fit(event.size)
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        return [*super().get_line_filters(), *self._plain]
+        filters = super().get_line_filters()
+        if self.no_color and self.native_ansi_color:  # Textual's greys are colours too
+            filters = [NoColor()]
+        return [*filters, *self._plain]
 
     def get_key_display(self, binding: Binding) -> str:
         shown = super().get_key_display(binding)
@@ -137,7 +144,8 @@ class Workbench(App[str]):
         chosen = remembered(self.settings.theme)
         if chosen in self.available_themes:
             return str(chosen)
-        return suited_theme(self.console.color_system) if self.settings.theme == AUTO else self.settings.theme
+        colours = None if self.no_color else self.console.color_system
+        return suited_theme(colours) if self.settings.theme == AUTO else self.settings.theme
 
     def _farewell(self) -> str:
         run = self.bench.watched

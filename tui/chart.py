@@ -15,6 +15,8 @@ Row = list[Segment]
 
 AXIS = 7
 """Columns of the y labels, with the space behind them."""
+APART = 12
+"""Dots between marks, at least: six columns."""
 SMALLEST = (12, 3)
 """Columns and rows below which there is nothing to draw into."""
 
@@ -153,6 +155,9 @@ def _plot(curve: Curve, canvas: Canvas, span: tuple[float, float], scale: Scale,
     width = canvas.width
     columns = list(_smoothed(curve, look).columns(*span, width))
     if curve.marks:
+        if len(columns) > width // APART:  # so many would hide the curve: the means of neighbours
+            blocks = curve.series.columns(*span, width // APART)
+            columns = [(block * APART + APART // 2, bucket) for block, bucket in blocks]
         for x, bucket in columns:
             y = scale(bucket.mean)
             for at_x, at_y in ((x, y), (x - 1, y), (x + 1, y), (x, y - 1), (x, y + 1)):

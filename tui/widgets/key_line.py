@@ -44,7 +44,7 @@ class KeyLine(Rows):
             parts += [(shown, "bold $footer-key-foreground"), (f" {binding.description}{GAP}", "")]
             end += len(shown) + 1 + len(binding.description) + len(GAP)
             self._places.append((end, binding.key))
-        self.show([Content.assemble(*parts)])
+        self.show([Content.assemble(*parts).rstrip()])
 
     def _fitting(self) -> list[tuple[Binding, str]]:
         """(binding, its key as it is called) of those there is room for."""

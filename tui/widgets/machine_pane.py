@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
+from textual.binding import Binding, BindingType
 from textual.content import Content
+from textual.events import MouseScrollDown, MouseScrollUp
 
 from engine.contract.text import visible
 from tui.machine import CardSample, MachineSample
@@ -17,10 +21,21 @@ SIDE_BY_SIDE = 60
 """Columns from which figures stand beside each other."""
 BLOCKS = " ▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = " .:-=+*#"
+WHEEL = 3
+"""Lines a turn of the mouse wheel."""
 
 
-class MachinePane(Rows):
-    """Fed a sample a second."""
+class MachinePane(Rows, can_focus=True):
+    """Fed a sample a second. What does not fit is shortened, then scrolled: by the arrows where it has the focus."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up", "scroll(-1)", "up", show=False),
+        Binding("down", "scroll(1)", "down", show=False),
+        Binding("pageup", "scroll(-10)", "page up", show=False),
+        Binding("pagedown", "scroll(10)", "page down", show=False),
+        Binding("home", "scroll(-1000)", "first", show=False),
+        Binding("end", "scroll(1000)", "last", show=False),
+    ]
 
     def __init__(self, ascii_only: bool = False, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -28,25 +43,73 @@ class MachinePane(Rows):
         self.traces: dict[int, deque[float]] = {}
         """Card (or -1: the system) -> share of memory used, a second a value."""
         self.planned: int | None = None
+        """Bytes that the run, or what is chosen, was foreseen to take."""
+        self.sample: MachineSample | None = None
+        self.above = 0
+        """Lines scrolled away."""
 
     def feed(self, sample: MachineSample) -> None:
+        self.sample = sample
         shares = [(card.index, card.used, card.total) for card in sample.cards]
         shares = shares or [(-1, sample.memory_used, sample.memory_total)]
         for index, used, total in shares:
             trace = self.traces.setdefault(index, deque(maxlen=MINUTES * 60))
             trace.append(used / total if used is not None and total else 0.0)
-        width = self.content_size.width
-        self.show(list(machine_lines(sample, width, self.traces, self.planned, self.ascii_only)))
+        self.redraw()
+
+    def redraw(self) -> None:
+        if self.sample is None:
+            return
+        width, height = self.content_size.width, self.content_size.height
+        given = (self.sample, width, self.traces, self.planned, self.ascii_only)
+        lines = list(machine_lines(*given))
+        if len(lines) > height and len(self.sample.cards) > 1:
+            lines = list(machine_lines(*given, short=True))
+        last = max(0, len(lines) - height)
+        self.above = min(self.above, last)
+        self.show(lines[self.above : self.above + height])
+        below = last - self.above
+        self.border_subtitle = f"{self.above} lines above, {below} below: tab, then arrows" if last else ""
+
+    def on_resize(self) -> None:
+        self.redraw()
+
+    def action_scroll(self, lines: int) -> None:
+        self.above = max(0, self.above + lines)
+        self.redraw()
+
+    def on_mouse_scroll_up(self, event: MouseScrollUp) -> None:
+        event.stop()
+        self.action_scroll(-WHEEL)
+
+    def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
+        event.stop()
+        self.action_scroll(WHEEL)
 
 
 def machine_lines(
-    sample: MachineSample, width: int, traces: dict[int, deque[float]], planned: int | None, ascii_only: bool
+    sample: MachineSample,
+    width: int,
+    traces: dict[int, deque[float]],
+    planned: int | None,
+    ascii_only: bool,
+    short: bool = False,
 ) -> Iterator[Content]:
-    """A block for each card; without one the system's memory, said plainly."""
-    for card in sample.cards:
-        yield from card_lines(card, width, traces.get(card.index, deque()), planned, ascii_only)
+    """A block for each card; without one the system's memory, said plainly.
+
+    `short`: ours first, two lines for the rest.
+    """
+    ours = next((card.index for card in sample.cards if card.mine is not None), 0)
+    cards = sorted(sample.cards, key=lambda card: card.index != ours) if short else sample.cards
+    for card in cards:
+        if short and card.index != ours:
+            yield from short_lines(card, width, ascii_only)
+        else:
+            mine = planned if card.index == ours else None
+            yield from card_lines(card, width, traces.get(card.index, deque()), mine, ascii_only)
     if not sample.cards:
-        yield Content.styled(f"no card: {visible(sample.why)}", "$foreground-muted")
+        for text in textwrap.wrap(f"no card: {visible(sample.why)}", max(10, width), max_lines=2, placeholder=" …"):
+            yield Content.styled(text, "$foreground-muted")
         yield from _memory("system", sample.memory_used, sample.memory_total, width, ascii_only)
         own = ("this run", size(sample.worker_rss) if sample.worker_rss else "–")
         foreseen = ("planned", size(planned) if planned else "–")
@@ -66,11 +129,26 @@ def card_lines(
         yield _pair(
             f"{other.pid} {visible(other.name)}", size(other.bytes) if other.bytes else "n/a", width, "$text-warning"
         )
+    yield Content(f"load {_work(card)}")
+    yield _trace(trace, width, ascii_only)
+
+
+def short_lines(card: CardSample, width: int, ascii_only: bool) -> Iterator[Content]:
+    """A card that is not ours, where there are many: what it is and does, and how full it is."""
+    work = _work(card)
+    name = visible(f"{card.index} {card.name}", max(8, width - len(work) - 2))
+    yield _pair(name, work, width)
+    used = f" {size(card.used)}" if card.used is not None else " –"
+    bar = list(_memory("", card.used, card.total, max(1, width - len(used)), ascii_only))[1:]
+    yield Content.assemble(*bar, (used, "$text-warning" if card.others else ""))
+
+
+def _work(card: CardSample) -> str:
+    """Load, power, temperature."""
     load = "–" if card.load is None else f"{card.load} %"
     power = "–" if card.power is None else f"{card.power:.0f} W"
     heat = "–" if card.temperature is None else f"{card.temperature} °C"
-    yield Content(f"load {load}  {power}  {heat}")
-    yield _trace(trace, width, ascii_only)
+    return f"{load}  {power}  {heat}"
 
 
 def _memory(name: str, used: int | None, total: int | None, width: int, ascii_only: bool) -> Iterator[Content]:

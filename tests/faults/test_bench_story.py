@@ -64,7 +64,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 
 
 def begin(terminal: Terminal) -> None:
-    terminal.wait("press enter")
+    terminal.wait("press 1-9")
     terminal.press("9")
     terminal.wait("A short one")
     terminal.press("enter")

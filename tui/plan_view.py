@@ -12,13 +12,15 @@ from engine.planning.history import Record, Takes
 from engine.planning.outlook import Outlook, Plan
 from engine.planning.room import Room
 from tui.plan_bar import bar, legend
-from tui.plan_words import NAMES, about_room, about_rows, change_words, drawn, heading, peak, table_rows, worth
+from tui.plan_words import NAMES, about_room, about_rows, change_words, drawn, heading, lacking, peak, table_rows, worth
 from tui.show import size
 
 STYLES = {"fits": "green", "tight": "yellow", "does not fit": "red"}
 LEFT = 31
 """Cells before a bar: method, peak, verdict."""
 LABEL, CELL = 20, 19
+COSTS = 20
+"""Cells before a change's settings."""
 ONE_RUN = "one finished run here, the range is that of the middle four fifths of its steps"
 STRONG = ("training, peak", "left free")
 
@@ -89,10 +91,9 @@ class View:
         """What makes one method fit, the smallest first."""
         if outlook.verdict != "does not fit":
             return
-        missing = peak(outlook).total + room.beside - room.free
         found = outlook.changes
         when = "" if peak(outlook) is outlook.best.training else " while scoring"
-        lacks = f"{NAMES[outlook.method]} lacks {size(missing)}{when}"
+        lacks = f"{NAMES[outlook.method]} lacks {size(lacking(outlook, room))}{when}"
         yield Text()
         if not found:
             yield self.text(f"{lacks}, and no change known here makes it fit.", "bold")
@@ -100,12 +101,15 @@ class View:
             how = "the smallest change first" if len(found) > 1 or len(found[0].settings) == 1 else "together"
             yield self.text(f"{lacks}. It fits with, {how}:", "bold")
         for change in found:
-            setting, costs = change_words(change, outlook)
             line = Text(f"  {size(change.peak):>9}  ")
-            line.append(f"{change.verdict:<5}", style=STYLES[change.verdict])
-            line.append(f"  {visible(setting)}")
-            yield line
-            yield self.text(f"{'':<20}{costs}", "dim")
+            line.append(f"{change.verdict:<7}", style=STYLES[change.verdict])
+            for setting, costs in change_words(change, outlook):
+                line.append(visible(setting))
+                if line.cell_len + 2 + len(costs) > self.width:
+                    yield line
+                    line = Text(" " * (COSTS + 2))
+                yield line + self.text(f"  {costs}" if line.plain.strip() else costs, "dim")
+                line = Text(" " * COSTS)
         if outlook.card:
             yield self.text(f"  as it is: on {outlook.card}, the cheapest listed card that holds it")
 

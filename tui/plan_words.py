@@ -79,7 +79,7 @@ def table_rows(plan: Plan, times: Mapping[str, Takes]) -> Iterator[tuple[str, li
     yield "scoring, peak", [size(outlook.best.evaluation.total) for outlook in looks]
     if plan.room.beside:
         yield "the process itself", [size(plan.room.beside)] * len(looks)
-    yield "left free", [size(plan.room.free - plan.room.beside - peak(outlook).total) for outlook in looks]
+    yield "left free", [size(-lacking(outlook, plan.room)) for outlook in looks]
     yield "  wanted", [size(outlook.margin) for outlook in looks]
     yield "", [""] * len(looks)
     yield "rows a pass", [_micro(outlook) for outlook in looks]
@@ -139,8 +139,8 @@ def _money(value: float | None) -> str:
     return f"{value or 0.0:.2f}"
 
 
-def change_words(change: Change, outlook: Outlook) -> tuple[str, str]:
-    """(what to set, what it costs)."""
+def change_words(change: Change, outlook: Outlook) -> list[tuple[str, str]]:
+    """(what to set, what it costs) for each of its settings."""
     costs = {
         "evaluation.batch": "the same answers, fewer at a time",
         "method": "another method: 4-bit base, adapters alone",
@@ -149,11 +149,10 @@ def change_words(change: Change, outlook: Outlook) -> tuple[str, str]:
         "optimizer.name": "optimizer state in 8 bits",
         "train.max_length": f"longer rows are cut (they have up to {outlook.best.rows.length:,} tokens)",
     }
-    words = [
-        f"--method {value}" if key == "method" else f"--set {key}={_toml(value)}"
+    return [
+        (f"--method {value}" if key == "method" else f"--set {key}={_toml(value)}", costs[key])
         for key, value in change.settings.items()
     ]
-    return " ".join(words), "; ".join(costs[key] for key in change.settings)
 
 
 def _toml(value: Any) -> str:
@@ -177,6 +176,11 @@ def worth(plan: Plan, here: Sequence[Record]) -> Iterator[str]:
         yield "Scoring takes fewer rows at a time where it does not fit; so training alone decides what fits."
     yield f"Tight: less stays free than is wanted, the worst error and once more {beside}."
     for outlook in plan.outlooks:
-        if outlook.best.paged and outlook.verdict == "does not fit":
-            state = size(outlook.best.training.parts.get("optimizer", 0))
-            yield f"{NAMES[outlook.method]}: up to {state} of paged state could move to the host; not counted on."
+        state = outlook.best.training.parts.get("optimizer", 0)
+        if outlook.best.paged and 0 < lacking(outlook, plan.room) <= state:
+            yield f"{NAMES[outlook.method]}: up to {size(state)} of paged optimizer state can move to the host: slow."
+
+
+def lacking(outlook: Outlook, room: Room) -> int:
+    """Bytes that are missing; below 0 they are left."""
+    return peak(outlook).total + room.beside - room.free

@@ -51,17 +51,31 @@ def _alone(asked: Asked, qlora: tuple[Config, Scale] | None, positions: int | No
 
 
 def _together(asked: Asked, qlora: tuple[Config, Scale] | None, positions: int | None) -> Iterator[Change | None]:
-    """One after the other on top of those before; then the same from QLoRA on."""
-    starts: list[tuple[Asked, Settings]] = [(asked, {})]
+    """As few as do it: first without another method, then from QLoRA on."""
+    yield _fewest(asked, {}, positions)
     if qlora:
-        starts.append((_by_qlora(asked, qlora), {"method": "qlora"}))
-    for start, before in starts:
-        settings: Settings = {"train.micro_batch": 1} if start.light().micro_batch > 1 else {}
-        settings |= {} if most_answers(start).bound == "all" else {"evaluation.batch": 1}
-        for more in (_checkpointing(start), _small_state(start)):
-            settings = {**settings, **more}
-            yield _change(start, settings, before)
-        yield _shorter(start, settings, positions, before)
+        start, method = _by_qlora(asked, qlora), {"method": "qlora"}
+        yield from (_on_top(change, method) for change in _alone(start, None, positions) if change)
+        yield _fewest(start, method, positions)
+
+
+def _fewest(start: Asked, before: Settings, positions: int | None) -> Change | None:
+    """All that leaves rows and method alone, less what is not needed; shorter rows too where it is not enough."""
+    settings: Settings = {"train.micro_batch": 1} if start.light().micro_batch > 1 else {}
+    settings |= {} if most_answers(start).bound == "all" else {"evaluation.batch": 1}
+    settings |= {**_checkpointing(start), **_small_state(start)}
+    if not start.with_settings(settings).fits():
+        return _shorter(start, settings, positions, before)
+    for key in reversed(list(settings)):
+        fewer = {name: value for name, value in settings.items() if name != key}
+        settings = fewer if start.with_settings(fewer).fits() else settings
+    if "train.micro_batch" in settings:
+        settings["train.micro_batch"] = largest_micro_batch(start.with_settings(settings)).value
+    return _change(start, settings, before)
+
+
+def _on_top(change: Change, before: Settings) -> Change:
+    return Change(settings={**before, **change.settings}, peak=change.peak, verdict=change.verdict)
 
 
 def _checkpointing(asked: Asked) -> Settings:

@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 from rich.console import Group
 from rich.live import Live
-from rich.text import Text
 
 from engine.contract.ask import ask
 from engine.contract.errors import UserError
@@ -118,7 +117,7 @@ def _ask_meanwhile(question: Question, view: View, preset: str) -> Plan:
     known = list(view.bars(quick_plan(question, table), config, preset)) if table else []
     if known:
         known.append(view.text("the formula's first answer; the data has not been read", "dim"))
-    status = Text("loading the libraries …", style="dim")
+    status = view.text("loading the libraries …", "dim")
     with Live(Group(*known, status), console=console, refresh_per_second=4, transient=True) as live:
         return _ask(question, lambda text: live.update(Group(*known, view.text(f"{text} …", "dim"))))
 
@@ -128,9 +127,9 @@ def estimated_times(plan: Plan, configs: list[Config], earlier: Sequence[tuple[R
     tokens = plan.work.tokens if plan.work else None
     times: dict[str, Takes] = {}
     for config in configs:
-        own = config.cost.price_per_hour
-        price = own if own is not None and plan.room.source != "listed" else plan.room.price_per_hour
-        currency = config.cost.currency if price is own else plan.room.currency
+        mine = config.cost.price_per_hour is not None and plan.room.source != "listed"
+        price = config.cost.price_per_hour if mine else plan.room.price_per_hour
+        currency = config.cost.currency if mine else plan.room.currency
         pace = history.pace(earlier, config.model.id, config.method, plan.room)
         times[config.method] = history.takes(pace, tokens, price, currency)
     return times

@@ -162,9 +162,7 @@ def takes(speed: Pace | None, tokens: int | None, price: float | None, currency:
     """From a pace, the tokens of all steps, and what an hour costs; each None where it is not known."""
     no_cost = "" if price is not None else "no price known: set cost.price_per_hour, or name a card"
     if speed is None:
-        return Takes(
-            why="no finished run of this model on this device; `ftbench run` makes one", why_no_cost=no_cost
-        )
+        return Takes(why="no finished run of this model on this device; `ftbench run` makes one", why_no_cost=no_cost)
     if tokens is None:
         return Takes(why="how many tokens there are to train on is not known", why_no_cost=no_cost)
     seconds, low, high = (tokens / rate for rate in (speed.middle, speed.high, speed.low))

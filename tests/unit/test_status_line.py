@@ -1,0 +1,92 @@
+"""What the status line says: of every phase and every end, with what to do next."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.contract import events
+from tui.runstate import RunState
+from tui.widgets.status_line import status
+
+
+def step(number: int, loss: float | None = 0.5) -> events.Step:
+    return events.Step(
+        step=number,
+        steps=100,
+        epoch=0.0,
+        loss=loss,
+        learning_rate=1e-3,
+        grad_norm=None,
+        tokens=100,
+        answer_tokens=10,
+        tokens_per_second=8100.0,
+        seconds=0.5,
+    )
+
+
+def state(*given: events.Event) -> RunState:
+    made = RunState()
+    made.feed(given)
+    return made
+
+
+def test_without_a_run_it_says_what_to_press() -> None:
+    assert "enter starts" in status(None, None, None).plain
+    assert "f starts" in status(None, None, None, keys={"bench.start": "f"}).plain
+
+
+def test_training_says_phase_step_bar_loss_speed_and_time_left() -> None:
+    shown = status(state(events.Phase(name="training"), step(40)), True, None).plain
+    for part in ("training", "step 40/100", "━", "40%", "loss 0.5", "8,100 tok/s", "30.0 s left"):
+        assert part in shown
+    ascii_only = status(state(events.Phase(name="training"), step(40)), True, None, ascii_only=True).plain
+    assert ascii_only.isascii() and "===" in ascii_only
+
+
+def test_a_loss_that_is_not_finite_is_said_at_once() -> None:
+    assert "loss not finite" in status(state(events.Phase(name="training"), step(1), step(2, None)), True, None).plain
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        ("stopped", ("stopped", "u go on from step 40")),
+        ("failed", ("failed", "u go on from step 40", "o what it printed")),
+        ("out_of_memory", ("out of memory", "u go on from step 40", "o what it printed")),
+        ("diverged", ("diverged", "u go on from step 40", "o what it printed")),
+    ],
+)
+def test_every_end_says_what_happened_and_what_to_do(end: events.Status, words: tuple[str, ...]) -> None:
+    kept = events.Checkpoint(step=40, path="checkpoints/step-40", bytes=1, seconds=0.1)
+    shown = status(state(step(40), kept, events.End(status=end, reason="the reason; try this")), False, None).plain
+    assert all(word in shown for word in (*words, "the reason; try this"))
+
+
+def test_a_finished_run_shows_what_it_reached() -> None:
+    before = events.Eval(when="before", split="test", step=0, rows=9, loss=4.0, metric="json", score=0.0)
+    after = events.Eval(when="after", split="test", step=9, rows=9, loss=0.4, metric="json", score=0.581)
+    shown = status(state(before, after, events.End(status="finished", reason="")), False, None).plain
+    assert "json 0.0% -> 58.1%" in shown and "4 -> 0.4" in shown and "r compare" in shown
+
+
+def test_wrong_input_is_not_resumed_but_mended() -> None:
+    wrong = state(events.Error(text="no such file", user=True), events.End(status="failed", reason="no such file"))
+    shown = status(wrong, False, None).plain
+    assert "mend that, then enter" in shown and " u " not in shown
+
+
+def test_a_worker_that_died_leaves_its_last_words_or_none() -> None:
+    assert "its last words: Killed" in status(state(step(3)), False, "Killed").plain
+    silent = status(state(step(3)), False, "").plain
+    assert "without a word" in silent and "u start it again" in silent
+
+
+def test_a_long_reason_leaves_room_for_what_to_do() -> None:
+    long = state(events.End(status="failed", reason="x" * 2000))
+    lines = status(long, False, None, width=78).plain.split("\n")
+    assert len(lines) == 2 and len(lines[0]) <= 2 * 78 and "u start it again" in lines[1]
+
+
+def test_text_of_others_cannot_steer_the_terminal() -> None:
+    hostile = state(events.Phase(name="waiting", note="\x1b[2J[red]"))
+    assert "\x1b" not in status(hostile, True, None).plain and "[red]" in status(hostile, True, None).plain

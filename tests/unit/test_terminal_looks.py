@@ -1,0 +1,91 @@
+"""What the terminal can show, plain ASCII, themes, and clashes of keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+from rich.segment import Segment
+from textual.color import Color
+
+from tui.commands import clashes, every
+from tui.plain import Plain, plain
+from tui.settings import Settings, read_settings
+from tui.start import bench_options
+from tui.terminal import is_light, needs_ascii, suited_theme
+from tui.themes import remember, remembered, theme_file
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["╭─ loss ─╮", "│⠣⡀⣀│", "▁▂▅▇█░ 64 °C", "a → b … ±3 %", "naïve café", "日本語 テキスト", "🦙 llama", "⏎ start"],
+)
+def test_plain_text_is_ascii_and_as_wide(text: str) -> None:
+    assert plain(text).isascii() and len(plain(text)) == cell_len(text)
+
+
+def test_the_filter_leaves_styles_and_control_alone() -> None:
+    control = Segment("\x1b[1m", None, [(1,)])  # type: ignore[list-item]
+    made = Plain().apply([Segment("─x", None), control], Color(0, 0, 0))
+    assert made[0].text == "-x" and made[1] is control
+
+
+@pytest.mark.parametrize(
+    ("environ", "encoding", "wanted"),
+    [
+        ({"TERM": "xterm-256color"}, "utf-8", False),
+        ({"TERM": "screen"}, "UTF-8", False),
+        ({"TERM": "linux"}, "utf-8", True),
+        ({"TERM": "xterm"}, "iso-8859-1", True),
+        ({"TERM": "xterm"}, "ascii", True),
+    ],
+)
+def test_ascii_comes_by_itself_where_nothing_else_would_be_seen(
+    environ: dict[str, str], encoding: str, wanted: bool
+) -> None:
+    assert needs_ascii(environ, encoding) is wanted
+
+
+def test_the_theme_suits_the_terminal() -> None:
+    assert suited_theme("truecolor", {"TERM": "x"}) == "textual-dark"
+    assert suited_theme("truecolor", {"COLORFGBG": "0;15"}) == "textual-light"
+    assert suited_theme("standard", {"COLORFGBG": "15;0"}) == "ansi-dark"
+    assert suited_theme(None, {"COLORFGBG": "0;default;7"}) == "ansi-light"
+    assert not is_light({"TERM": "x"})
+
+
+def test_a_chosen_theme_is_remembered_until_the_setting_changes(tmp_path: Path) -> None:
+    assert remembered("auto") is None
+    remember("nord", "auto")
+    assert remembered("auto") == "nord" and remembered("dracula") is None
+    theme_file().write_bytes(b"\xff\xfe")
+    assert remembered("auto") is None
+
+
+def test_errors_in_the_settings_are_named_and_the_rest_holds(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('theme = "nrod"\nascii = "yes"\ncolour = 1\n[keys]\n"bench.strat" = "f"\n"bench.stop" = "X"\n')
+    found = read_settings([command.id for command in every()], ["nord"], path)
+    assert found.theme == Settings().theme and found.keys == {"bench.stop": "X"}
+    assert len(found.errors) == 4
+    assert any("did you mean nord" in error for error in found.errors)
+    assert any("did you mean bench.start" in error for error in found.errors)
+    path.write_text("not toml at all [")
+    assert len(read_settings([], [], path).errors) == 1
+
+
+def test_keys_that_clash_are_named() -> None:
+    assert list(clashes({})) == []
+    assert list(clashes({"bench.stop": "ctrl+b"})) == [
+        "keys: bench.stop: ctrl+b is taken by tmux, screen or the terminal"
+    ]
+    assert any("bench.stop" in said and "both want r" in said for said in clashes({"bench.stop": "r"}))
+
+
+def test_the_bench_is_opened_for_its_own_options_only() -> None:
+    opening = bench_options(["--ascii", "--no-mouse", "--runs", "here"])
+    assert opening is not None and (opening.ascii_only, opening.mouse, opening.runs) == (True, False, "here")
+    assert bench_options(["--runs=there"]) is not None and bench_options([]) is not None
+    for other in (["runs"], ["--help"], ["--version"], ["--runs"], ["--ascii", "demo"]):
+        assert bench_options(other) is None, other

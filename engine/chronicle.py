@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
 import torch
 
 from engine.contract import events
-from engine.contract.result import Result, Score
+from engine.contract.follow import Follower
+from engine.contract.result import Predicted, Result, Score
 from engine.contract.rundir import Frozen, RunDir, blank_result, write_result
 from engine.contract.schema import Config
 from engine.contract.signals import Stopping
@@ -28,6 +30,8 @@ from engine.outcome import (
     trained_tokens,
     versions,
 )
+from engine.planning.forecast import Forecast
+from engine.planning.probe import Probed
 from engine.training.batches import Schedule, answer_tokens
 from engine.training.checkpoints import Saved
 from engine.training.meters import Meters
@@ -111,6 +115,32 @@ class Run:
             )
         )
 
+    def earlier_micro_batch(self) -> int | None:
+        """What an earlier life of this run trained with: another one would round otherwise. None in its first."""
+        plans = [event for event in Follower(self.dir.events_file).read() if isinstance(event, events.Plan)]
+        return plans[-1].micro_batch if plans else None
+
+    def tell_plan(self, plan: events.Plan, forecast: Forecast) -> events.Plan:
+        """What will be done, and what it is expected to take."""
+        self.result.predicted = forecast.predicted()
+        if self.result.predicted:
+            best = self.result.predicted[-1]
+            plan.predicted, plan.predicted_evaluation = best.training, best.evaluation
+        return self.log.write(plan)
+
+    def tell_probe(self, plan: events.Plan, probed: Probed, micro_batch: int) -> None:
+        """The plan corrected by what the longest batch took."""
+        self.result.predicted.append(Predicted(tier="probe", training=probed.training, evaluation=probed.evaluation))
+        self.log.write(
+            msgspec.structs.replace(
+                plan,
+                micro_batch=micro_batch,
+                measured=probed.training,
+                measured_evaluation=probed.evaluation,
+                probe_seconds=round(probed.seconds, 3),
+            )
+        )
+
     def tell_step(self, step: int, facts: StepFacts, rate: float, schedule: Schedule) -> None:
         self.result.steps = step
         self.log.write(
@@ -160,7 +190,7 @@ class Run:
         """The `end` event, then `result.json`; where the disk is too full for them, the raw log says so."""
         result = self.result
         result.status, result.reason, result.ended, result.warnings = status, reason, time.time(), self.warned
-        result.peak = self.meters.peak
+        result.peak, result.comparable = self.meters.peak, self.meters.comparable
         result.versions, result.machine = versions(), machine_facts(self.machine)
         try:
             self._read_energy()

@@ -52,6 +52,19 @@ class Examination:
         if evaluation.metric == "choice":
             self.scorer.choose_from(self.rows.train, self.test)
 
+    def hold_largest(self, model: torch.nn.Module, held_out: Sequence[Row]) -> None:
+        """The most that losses and answers will take, for a look ahead; answers are made fewer at a time to fit."""
+        if held_out:
+            self.loss(model, held_out)
+        if self.run.config.evaluation.when != "never":
+            self.scorer.hold_largest(model, self.test)
+
+    @property
+    def lost(self) -> list[Row]:
+        """All rows whose loss is measured and nothing else asked of them: validation and general text; and the test."""
+        scored = [] if self.run.config.evaluation.when == "never" else [*self.test, *self.general]
+        return [*sampled(self.rows.validation, FINAL_ROWS), *scored]
+
     def before(self, base: torch.nn.Module) -> None:
         """Score the untrained model, or take what an earlier life of this run found."""
         run, file = self.run, self.run.dir.predictions_file

@@ -21,15 +21,20 @@ from engine.contract.rundir import Frozen, RunDir
 from engine.contract.schema import Config
 from engine.contract.signals import Stopped, Stopping
 from engine.data.prepare import Prepared, prepare, sampled
+from engine.evaluation.score import vocabulary_of
 from engine.examination import Examination
 from engine.methods import method
-from engine.methods.loading import attention, maximum_positions
+from engine.methods.loading import attention, config_of, maximum_positions
 from engine.methods.machine import this_machine
 from engine.methods.optimizers import make_optimizer
 from engine.methods.tokenizer import load_tokenizer
 from engine.outcome import folder_bytes
+from engine.planning.dry_run import wants_checkpointing
+from engine.planning.forecast import Forecast, foresee
+from engine.planning.own import Own, longest_held_out, longest_step
+from engine.planning.probe import Probe, Probed, most_here
 from engine.training import checkpoints
-from engine.training.batches import Layout, Schedule, choose_layout
+from engine.training.batches import Layout, Schedule, answer_tokens, choose_layout
 from engine.training.guards import DiskFull, Diverged, OutOfMemory, first_line, is_disk_full, is_out_of_memory
 from engine.training.loss import flattening_agreement, keeps_logits
 from engine.training.meters import Meters, training_card
@@ -98,6 +103,7 @@ def _steps(run: Run) -> None:
     run.phase("model")
     set_seed(config.train.seed)
     how = method(config.method)
+    run.meters.model_begins()
     base = how.load(config, machine)
     _check_length(base, rows, config.train.max_length)
     layout = _layout(run, base, rows, tokenizer.pad_token_id)
@@ -124,9 +130,14 @@ def _train(run: Run, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
     config, device = run.config, run.machine.device
     train, rows, layout = config.train, exam.rows, exam.layout
     schedule = Schedule.of(len(rows.train), train.batch, train.epochs, train.steps, train.seed)
-    checkpointing = device == "cuda" if train.gradient_checkpointing == "auto" else train.gradient_checkpointing
+    checkpointing = wants_checkpointing(config, run.machine)
     optimizer, optimizer_name = make_optimizer(model.parameters(), config, run.machine, run.warn)
     run.tell_model(model, optimizer_name)
+    resume = _resume_point(run)
+    start = resume.step if resume else 0
+    micro_batch = _micro_batch(run, resume)
+    own = _own(run, model, exam, schedule, start, micro_batch)
+    forecast = foresee(config, config_of(config.model), run.machine, own, micro_batch, run.warn)
     hooks = Hooks(
         halved=lambda size: run.warn(
             "micro_batch", f"out of memory: {size} rows a pass from here, the effective batch stays {train.batch}"
@@ -137,7 +148,7 @@ def _train(run: Run, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
         rows=rows.train,
         schedule=schedule,
         layout=layout,
-        micro_batch=train.batch if train.micro_batch == "auto" else train.micro_batch,
+        micro_batch=micro_batch,
         checkpoint_folder=run.dir.checkpoints,
         keep_checkpoints=train.keep_checkpoints,
         tokenizer=tokenizer,
@@ -146,20 +157,20 @@ def _train(run: Run, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
         args=training_arguments(config, schedule, run.dir.path, device, checkpointing),
         optimizers=(optimizer, None),
     )
-    resume = _resume_point(run)
     run.result.fingerprints["order"] = (
         f"{schedule.rows} rows, {schedule.steps} steps of {schedule.batch}, seed {schedule.seed}"
     )
-    run.result.planned_steps, run.result.steps = schedule.steps, resume.step if resume else 0
-    run.log.write(
+    run.result.planned_steps, run.result.steps = schedule.steps, start
+    plan = run.tell_plan(
         events.Plan(
             steps=schedule.steps,
-            start_step=run.result.steps,
+            start_step=start,
             batch=train.batch,
-            micro_batch=trainer.micro_batch,
+            micro_batch=micro_batch,
             packing=layout.packing,
             gradient_checkpointing=checkpointing,
-        )
+        ),
+        forecast,
     )
 
     def on_step(step: int, facts: StepFacts, rate: float) -> None:
@@ -180,7 +191,14 @@ def _train(run: Run, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
         due=checkpoints.Due(train.checkpoint_every, schedule.steps),
     )
     trainer.add_callback(callback)
-    run.meters.training_begins()
+
+    def prepared() -> None:
+        if train.probe:
+            probed = _probe(run, trainer, optimizer, own, exam, forecast)
+            run.tell_probe(plan, probed, trainer.micro_batch)
+        run.meters.training_begins()
+
+    hooks.prepared = prepared
     if resume and resume.step >= schedule.steps:
         trainer._load_from_checkpoint(str(resume.folder))  # killed after its last step: only the rest is missing
     else:
@@ -189,6 +207,48 @@ def _train(run: Run, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
     run.result.micro_batch = trainer.micro_batch
     if callback.stopped:
         raise Stopped
+
+
+def _micro_batch(run: Run, resume: checkpoints.Saved | None) -> int:
+    """Rows a pass to begin with: as many as a step has, unless told otherwise or known better."""
+    wanted, batch = run.config.train.micro_batch, run.config.train.batch
+    if wanted != "auto":
+        return wanted
+    return (run.earlier_micro_batch() if resume else None) or batch
+
+
+def _own(run: Run, model: torch.nn.Module, exam: Examination, schedule: Schedule, start: int, micro_batch: int) -> Own:
+    """The run's longest step, held-out pass and prompts."""
+    rows, layout, device = exam.rows.train, exam.layout, run.machine.device
+    first = min(start, schedule.steps - 1)
+    return Own(
+        layout=layout,
+        step=longest_step(rows, schedule, first, micro_batch, layout),
+        held_out=longest_held_out(exam.lost, layout, device, vocabulary_of(model), keeps_logits(model)),
+        prompts=[row.prompt for row in exam.test],
+        choice=max(map(answer_tokens, rows)),
+        pad=exam.tokenizer.pad_token_id,
+    )
+
+
+def _probe(
+    run: Run, trainer: AnswerTrainer, optimizer: torch.optim.Optimizer, own: Own, exam: Examination, forecast: Forecast
+) -> Probed:
+    """Try the longest batch; on a card the evaluation too, which without one is only foreseen."""
+    card = run.machine.device == "cuda"
+    if not card:
+        limit = most_here(run.meters)
+        exam.scorer.shrink(lambda batch: forecast.answering_fits(batch, limit))
+    return Probe(
+        trainer=trainer,
+        optimizer=optimizer,
+        own=own,
+        meters=run.meters,
+        automatic=run.config.train.micro_batch == "auto",
+        evaluate=(lambda: exam.hold_largest(trainer.model, own.held_out)) if card else None,
+        fits=None if card else forecast.training_fits,
+        warn=run.warn,
+    ).run()
 
 
 def _resume_point(run: Run) -> checkpoints.Saved | None:

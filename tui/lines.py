@@ -30,12 +30,15 @@ def _text(event: events.Event) -> str | None:
                 f"model: {event.id}, {event.architecture}, {count(event.parameters)} parameters in {event.dtype}, "
                 f"{count(event.trainable)} trained by {event.optimizer}; on {event.device}, {event.attention} attention"
             )
+        case events.Plan(measured=int(measured)):
+            took = f" in {duration(event.probe_seconds)}" if event.probe_seconds is not None else ""
+            return f"longest batch tried{took}: {size(measured)}, {event.micro_batch} rows a pass"
         case events.Plan():
             checkpointing = ", gradient checkpointing" if event.gradient_checkpointing else ""
             begin = f", from step {event.start_step}" if event.start_step else ""
             return (
                 f"plan: {event.steps} steps of {event.batch} rows{begin}, at most {event.micro_batch} a pass, "
-                f"{event.packing}{checkpointing}"
+                f"{event.packing}{checkpointing}{_expected(event)}"
             )
         case events.Eval(split="validation"):
             return f"validation at step {event.step}: loss {number(event.loss)}"
@@ -50,6 +53,10 @@ def _text(event: events.Event) -> str | None:
         case events.End():
             return f"{event.status.replace('_', ' ')}: {event.reason}"
     return None
+
+
+def _expected(plan: events.Plan) -> str:
+    return f"; about {size(plan.predicted)} expected" if plan.predicted is not None else ""
 
 
 def _test_score(event: events.Eval) -> str:

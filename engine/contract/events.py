@@ -69,7 +69,10 @@ class ModelLoaded(Event, tag="model"):
 
 
 class Plan(Event, tag="plan"):
-    """What the training will do, and where it begins (after a resume, not at 0)."""
+    """What the training will do, and where it begins (after a resume, not at 0).
+
+    A second one corrects the first when the longest batch has been tried. Bytes are meant as `Result.comparable` is.
+    """
 
     steps: int
     start_step: int
@@ -77,6 +80,14 @@ class Plan(Event, tag="plan"):
     micro_batch: int
     packing: str
     gradient_checkpointing: bool
+    predicted: int | None = None
+    """The peak of training, by the dry run or, where there is none, the formula."""
+    predicted_evaluation: int | None = None
+    measured: int | None = None
+    """The same as `predicted`, of the longest batch as it was tried."""
+    measured_evaluation: int | None = None
+    probe_seconds: float | None = None
+    """What trying it took."""
 
 
 class Step(Event, tag="step"):

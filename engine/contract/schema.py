@@ -88,6 +88,8 @@ class Train(Section, frozen=True):
     checkpoint_every: NotNegative = 0
     """Steps between checkpoints; 0: once every tenth of the run, at most one in 30 seconds."""
     keep_checkpoints: Annotated[int, Meta(ge=1, le=1000)] = 2
+    probe: bool = True
+    """Try the longest batch, and on a card the evaluation, before the first step; costs about two steps."""
     seed: NotNegative = 0
 
 

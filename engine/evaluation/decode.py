@@ -80,13 +80,15 @@ class Decoder:
         longest = len(self.waiting[-1].known)
         count = min(free, len(self.waiting), max(1, PADDED_TOKENS[self.device] // longest))
         group = list(islice(reversed(self.waiting), unfilled(count, self.device)))
+        if not self.running:
+            self.cache = None  # its keys and values are nobody's: not to be held beside the next ones
         read = self.prefill([answer.known for answer in group])
         found = read.logits.argmax(-1).tolist()
         for answer in group:
             self.drafts.begin(answer.row, answer.prompt)
         going = [place for place, token in enumerate(found) if not self._take(group[place], [token])]
         if going:
-            if self.cache is None or not self.running:
+            if self.cache is None:
                 places = min(batch, len(self.running) + len(self.waiting))
                 self.cache = RunningCache(len(read.cache.layers), places, self.device)
             self.cache.admit(read, going)

@@ -37,7 +37,9 @@ class Forward:
 
         ids and positions (B, T), mask (B, columns in the cache + T), 1 where a column may be seen.
         """
-        keep = {"logits_to_keep": 1} if last and self.keeps else {}
+        # As an index: what a slice leaves is not contiguous, and for bf16 on the CPU torch then copies the head's
+        # weight for every row of the batch.
+        keep = {"logits_to_keep": torch.tensor([ids.shape[1] - 1], device=ids.device)} if last and self.keeps else {}
         arguments = {self.cache_argument: cache, "use_cache": True, **keep}
         logits = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, **arguments).logits
         return logits[:, -1:] if last else logits

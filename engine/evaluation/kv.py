@@ -82,6 +82,11 @@ class RunningCache:
             self._move(0)
         return self.mask[: self.computed, self.start : self.end + tokens]
 
+    def reach(self, columns: int) -> None:
+        """Lie as if so many columns were in use, to see what they take; what is in them means nothing."""
+        self._move(columns)
+        self.spans = [self.end] * len(self.lengths)
+
     def advance(self, tokens: Sequence[int]) -> None:
         """Of what was written behind column `end`, each row keeps its first so many tokens."""
         most = max(tokens)

@@ -12,12 +12,13 @@ import torch
 from engine.contract.result import Interval, Score
 from engine.data.tokens import Row
 from engine.evaluation.choices import Choices
-from engine.evaluation.forward import within_memory
+from engine.evaluation.forward import bare, within_memory
 from engine.evaluation.generate import Generator
 from engine.evaluation.intervals import bootstrap
+from engine.evaluation.largest import answer_at_largest, longest_answers
 from engine.evaluation.likeliest import Chooser
 from engine.evaluation.metrics import METRICS
-from engine.training.batches import Layout, answer_tokens, lay_out, passes
+from engine.training.batches import Layout, answer_tokens, held_out_passes, lay_out
 from engine.training.guards import OutOfMemory
 from engine.training.loss import answer_logits, keeps_logits
 
@@ -67,6 +68,29 @@ class Scorer:
 
         self.chooser = Chooser(choices, generator.batch, self.pad, self.device, whole, generator.warn)
 
+    def hold_largest(self, model: torch.nn.Module, rows: Sequence[Row]) -> None:
+        """What answering these rows holds at most, for a look ahead; fewer at a time where so many do not fit.
+
+        Raises OutOfMemory where not even one does.
+        """
+        self.shrink(lambda batch: within_memory(lambda: self._held(model, rows, batch)) is not None)
+
+    def _held(self, model: torch.nn.Module, rows: Sequence[Row], batch: int) -> bool:
+        tokens = max(map(len, self.chooser.choices.tokens)) if self.chooser else self.generator.max_new_tokens
+        answers = longest_answers([row.prompt for row in rows], batch, tokens, self.chooser is not None)
+        if answers is not None:
+            answer_at_largest(model, answers, self.pad, self.device)
+        return True
+
+    def shrink(self, fits: Callable[[int], bool]) -> None:
+        """Halve how many rows are answered at a time until they fit. Raises OutOfMemory where not even one does."""
+        one = self.chooser or self.generator
+        while self.metric != "loss" and not fits(one.batch):
+            if one.batch == 1:
+                raise OutOfMemory("answering would not fit after training, not even one prompt at a time")
+            one.batch = (one.batch + 1) // 2
+            self.generator.warn("evaluation", f"{one.batch} prompts are answered at a time: more would not fit")
+
     def items(self, model: torch.nn.Module, rows: Sequence[Row]) -> list[Item]:
         """Loss and, unless the metric is the loss itself, the scored answer of every row, in order."""
         model.eval()
@@ -96,14 +120,14 @@ def summarise(items: Sequence[Item], metric: str, seconds: float) -> Score:
 
 @torch.inference_mode()
 def row_losses(
-    model: torch.nn.Module, rows: Sequence[Row], layout: Layout, pad: int, device: str, micro_batch: int = 64
+    model: torch.nn.Module, rows: Sequence[Row], layout: Layout, pad: int, device: str
 ) -> list[tuple[float, int]]:
     """(summed negative log-likelihood, answer tokens) of every row, in order. Halves on out-of-memory."""
     was_training = model.training
     model.eval()
     keep = keeps_logits(model)
     found: dict[int, tuple[float, int]] = {}
-    todo = list(passes(rows, micro_batch, layout))
+    todo = list(held_out_passes(rows, layout, device, vocabulary_of(model), keep))
     try:
         while todo:
             portion = todo.pop(0)
@@ -118,6 +142,12 @@ def row_losses(
     finally:
         model.train(was_training)
     return [found[id(row)] for row in rows]
+
+
+def vocabulary_of(model: torch.nn.Module) -> int:
+    """How wide its logits are."""
+    vocabulary: int = bare(model).config.get_text_config().vocab_size
+    return vocabulary
 
 
 def mean_loss(losses: Sequence[tuple[float, int]]) -> float:

@@ -201,6 +201,12 @@ def probe_config(config: Config) -> Config:
     rows = min(config.evaluation.batch, config.evaluation.rows or config.evaluation.batch)
     return with_values(
         config,
-        train={"steps": PROBE_STEPS, "evaluate_every": PROBE_STEPS + 1, "checkpoint_every": PROBE_STEPS + 1},
+        # Its few steps are the trial: looking for the longest of them first would cost half as much again.
+        train={
+            "steps": PROBE_STEPS,
+            "evaluate_every": PROBE_STEPS + 1,
+            "checkpoint_every": PROBE_STEPS + 1,
+            "probe": False,
+        },
         evaluation={"when": "after", "rows": rows, "general": "none"},
     )

@@ -30,6 +30,8 @@ UNGATED = {"gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "bloom", "falcon", "phi
 """Types whose MLP is two layers; all others have a gate beside the first."""
 QKV = {"gpt2", "gpt_neox", "bloom", "falcon", "gpt_bigcode", "mpt", "phi3"}
 """Types with one layer for query, key and value: their adapters are smaller."""
+ACTIVATION = ("hidden_act", "activation_function", "hidden_activation")
+ATTENTION_DROPOUT = ("attn_pdrop", "attention_dropout", "attention_probs_dropout_prob")
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,12 @@ class Architecture:
     experts: int
     experts_used: int
     expert_intermediate: int
+    activation: str = ""
+    """The MLP's, by transformers' name."""
+    attention_dropout: bool = False
+    """Whether attention itself is dropped from while training."""
+    windowed: bool = False
+    """Whether some block sees a window alone, and its cache holds no more."""
 
     @property
     def query(self) -> int:
@@ -124,7 +132,21 @@ def read_architecture(table: Mapping[str, Any], where: str = "config.json") -> A
         experts=experts,
         experts_used=_whole(table, where, "num_experts_per_tok", "moe_top_k", otherwise=2) if experts else 0,
         expert_intermediate=_whole(table, where, "moe_intermediate_size", otherwise=intermediate) if experts else 0,
+        activation=_activation(table, kind),
+        attention_dropout=any(table.get(name) for name in ATTENTION_DROPOUT),
+        windowed=_windowed(table),
     )
+
+
+def _windowed(table: Mapping[str, Any]) -> bool:
+    if isinstance(kinds := table.get("layer_types"), list):
+        return any(kind != "full_attention" for kind in kinds)
+    return bool(table.get("sliding_window")) and table.get("use_sliding_window") is not False
+
+
+def _activation(table: Mapping[str, Any], kind: str) -> str:
+    named = next((table[name] for name in ACTIVATION if table.get(name)), None)
+    return str(named or ("gelu_new" if kind == "gpt2" else ""))
 
 
 def _whole(table: Mapping[str, Any], where: str, *names: str, otherwise: int | None = None) -> int:

@@ -1,13 +1,14 @@
-"""The peak memory of a training step and of a held-out loss, from shapes alone: no weights, no card, seconds.
+"""The peak memory of a training step, of held-out losses and of answers, from shapes alone: no weights, no card.
 
 The real model class, adapters, batches, loss, optimizer and clipping run on fake tensors, which have a shape, a type
-and a storage of a size but no values, while `live` counts what is alive. Passes are laid out as on the CPU (filled up
-to 64 positions), also when planning for a card: up to 63 tokens more than there.
+and a storage of a size but no values, while `live` counts what is alive. Of equal blocks only a few are run (`depth`).
+Passes are laid out as on the CPU (filled up to 64 positions), also when planning for a card: up to 63 tokens more than
+there.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -21,95 +22,97 @@ from torch._subclasses.fake_tensor import (
 
 from engine.contract import schema
 from engine.contract.errors import UserError
-from engine.data.tokens import Row
-from engine.methods.loading import attention
 from engine.methods.machine import Machine
-from engine.planning.estimate import Estimate, Peak, Rows
+from engine.planning.depth import FEW, MORE, Depth, Seen, deeper, depth_of, shallow, watched
+from engine.planning.estimate import PARTS, Estimate, Peak, Rows
 from engine.planning.live import LiveStorage
-from engine.planning.skeleton import build
-from engine.planning.step import evaluation_peak, mix, training_peak, weigh, with_state
-from engine.training.batches import Layout, Pass, choose_layout, lay_out, passes
+from engine.planning.pool import with_pool
+from engine.planning.skeleton import bare_model, trainable
+from engine.planning.step import ANSWERING, HELD_OUT, TRAINING, answer, hold_out, mix, train, weigh, with_state
+from engine.planning.work import Work, typical
 
-AT_ONCE = 64
-"""Rows of a held-out pass, where its tokens allow (`evaluation.score.row_losses`)."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """The tensors of a step, and of a held-out pass."""
-
-    layout: Layout
-    portions: list[list[Row]]
-    batches: list[Pass]
-    """The first two; the others are like the first, or smaller."""
-    held_out: Pass
+UNKNOWABLE = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
 
 
-def dry_run(config: schema.Config, architecture: Any, machine: Machine, rows: Rows) -> Estimate:
-    """What `config` takes on `machine` (which need not be this one) when a step has `rows`.
+def dry_run(
+    config: schema.Config, architecture: Any, machine: Machine, rows: Rows, work: Work | None = None
+) -> Estimate:
+    """What `config` takes on `machine` (which need not be this one) when a step has `rows`; or, where it is known,
+    for the very passes of `work`.
 
     `architecture` is transformers' configuration of the model. Raises UserError where it cannot be built, or where
     its memory depends on values that a dry run has not.
     """
-    work = _lay_out(config, machine, rows)
-    model = build(_without_flash(config), architecture, replace(machine, flash_attention=False))
-    checkpointing = wants_checkpointing(config, machine)
-    if checkpointing:
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    live = LiveStorage(machine.device, architecture.get_text_config().vocab_size)
+    without = _without_flash(config)
+    model = bare_model(without, architecture, replace(machine, flash_attention=False))
+    vocabulary = architecture.get_text_config().vocab_size
+    work = work or typical(config, machine, rows, vocabulary)
+    depth = depth_of(model)
     try:
-        static, training, evaluation = _run(model, work, config, machine, live)
-    except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException) as error:
+        seen = _see(model, depth, work, without, machine, vocabulary)
+    except UNKNOWABLE as error:
         what = f"what {type(model).__name__} takes depends on its values ({error}): no dry run"
         raise UserError(what, config.model.id, "use the formula, or try one step on the machine itself") from error
+    held_out, answering = _peak(seen, machine, HELD_OUT), _peak(seen, machine, ANSWERING)
     return Estimate(
         tier="dry run",
         method=config.method,
         device=machine.device,
         rows=rows,
-        micro_batch=len(work.portions[0]),
+        micro_batch=work.micro_batch,
         packing=work.layout.packing,
-        gradient_checkpointing=checkpointing,
-        static=static,
-        training=training,
-        evaluation=evaluation,
-        parameters=parameters,
-        trainable=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        gradient_checkpointing=wants_checkpointing(config, machine),
+        static=seen.static,
+        training=_peak(seen, machine, TRAINING),
+        evaluation=max(held_out, answering, key=lambda peak: peak.total),
+        held_out=held_out,
+        answering=answering if answering.total else None,
+        parameters=seen.parameters,
+        trainable=seen.trainable,
         paged=machine.paging and config.optimizer.name.startswith("paged"),
     )
 
 
+def _see(model: Any, depth: Depth | None, work: Work, config: schema.Config, machine: Machine, vocabulary: int) -> Seen:
+    """Of all blocks, by two runs of a few where they are alike."""
+
+    def of(bare: Any) -> Seen:
+        return _run(trainable(bare, config, machine), depth, work, config, machine, vocabulary)
+
+    if depth is not None:
+        few, more = (of(shallow(model, depth, periods)) for periods in (FEW, MORE))
+        found = deeper(few, more, depth.periods)
+        if found is not None:
+            return found
+    return of(model)
+
+
 def _run(
-    model: torch.nn.Module, work: Work, config: schema.Config, machine: Machine, live: LiveStorage
-) -> tuple[int, Peak, Peak]:
-    """(bytes between steps, the step's peak, the held-out pass's)."""
+    model: torch.nn.Module, depth: Depth | None, work: Work, config: schema.Config, machine: Machine, vocabulary: int
+) -> Seen:
+    """One dry run of a model on meta, whose tensors become fakes."""
+    if wants_checkpointing(config, machine):
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     if config.train.precision == "mixed":
         mix(model)
-    with FakeTensorMode(allow_non_fake_inputs=True), live:
+    live = LiveStorage(machine.device, vocabulary)
+    with watched(model, depth, live), FakeTensorMode(allow_non_fake_inputs=True), live:
         weigh(model, live)
         optimizer = with_state(model, config, machine, live)
         static = live.total
-        return (
-            static,
-            training_peak(model, optimizer, work.batches, config, live),
-            evaluation_peak(model, work.held_out, live),
-        )
+        train(model, optimizer, work.batches, config, live)
+        hold_out(model, work.held_out, live)
+        if work.answers:
+            answer(model, work.answers, live)
+    return Seen(static, live.moments, parameters, trained)
 
 
-def _lay_out(config: schema.Config, machine: Machine, rows: Rows) -> Work:
-    """The worker's own cutting. Rows end to end under FlashAttention become rows side by side: without a mask and
-    without padding they are as many tokens.
-    """
-    row = Row([1] * rows.length, [-100] * (rows.length - rows.answer) + [1] * rows.answer, [1], "", "", False)
-    varlen = attention(config.model, machine) == "flash_attention_2"
-    layout = choose_layout([row] * rows.count, config.train.packing, machine.device, varlen)
-    micro_batch = rows.count if config.train.micro_batch == "auto" else config.train.micro_batch
-    portions = list(passes([row] * rows.count, micro_batch, layout))
-    packing = "padded" if varlen else layout.packing
-    batches = [lay_out(portion, packing, 0, "cpu") for portion in portions[:2]]
-    held_out = next(passes([row] * AT_ONCE, AT_ONCE, layout))
-    return Work(layout, portions, batches, lay_out(held_out, packing, 0, "cpu"))
+def _peak(seen: Seen, machine: Machine, stage: str) -> Peak:
+    found = seen.peak(stage)
+    parts = {part: found[part] for part in PARTS if found.get(part)}
+    return with_pool(Peak(total=sum(parts.values()), parts=parts), machine.device) if parts else Peak(total=0)
 
 
 def _without_flash(config: schema.Config) -> schema.Config:

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.contract import schema
+from engine.planning import answers, extras
 from engine.planning.activations import block_kept, block_work, held_out_work, loss_work, mask
 from engine.planning.architecture import Architecture, read_architecture
 from engine.planning.estimate import Device, Estimate, Peak, Rows
-from engine.planning.layout import HELD_OUT_ROWS, Passes, largest_pass
+from engine.planning.layout import Passes, held_out_pass, largest_pass
 from engine.planning.pool import with_pool
 from engine.planning.state import (
     FLOAT32,
@@ -52,6 +53,8 @@ def formula(config: schema.Config, table: Mapping[str, Any], device: Device, row
     }
     work = Work(shape, config, device, bf16, layout, checkpointing, compute_size(config, device, bf16))
     step = max(_moments(work, held["optimizer"]), key=lambda moment: sum({**held, **moment}.values()))
+    held_out = _peak({**held, **_held_out(work, rows)}, device)
+    answering = _peak({**held, "activations": _answering(work, rows)}, device) if answers.answers(config) else None
     return Estimate(
         tier="formula",
         method=config.method,
@@ -62,7 +65,9 @@ def formula(config: schema.Config, table: Mapping[str, Any], device: Device, row
         gradient_checkpointing=checkpointing,
         static=sum(held.values()),
         training=_peak({**held, **step}, device),
-        evaluation=_peak({**held, **_held_out(work, rows)}, device),
+        evaluation=max(held_out, answering or held_out, key=lambda peak: peak.total),
+        held_out=held_out,
+        answering=answering,
         parameters=base_parameters(shape) + adapter_parameters(shape, config),
         trainable=base_parameters(shape) if config.method == "full" else adapter_parameters(shape, config),
         paged=device == "cuda" and config.optimizer.name.startswith("paged"),
@@ -82,18 +87,24 @@ class Work:
     size: int
     """Bytes an activation takes."""
 
+    @property
+    def logit(self) -> int:
+        """Bytes a logit takes: mixed precision hands them on in float32."""
+        return FLOAT32 if extras.is_mixed(self.config) else self.size
+
 
 def _moments(work: Work, state: int) -> list[dict[str, int]]:
     """The loss, the last block's backward pass, the optimizer's step: bytes by part, beside what is always there."""
     shape, config, layout, size = work.shape, work.config, work.layout, work.size
     where = (shape, config, work.device, work.bf16)
-    block = block_kept(shape, config, layout, size)
+    block = block_kept(shape, config, layout, size) + extras.kept(shape, config, layout, size, work.device)
     kept = shape.layers * (layout.tokens * shape.hidden * size if work.checkpointing else block) + mask(layout, size)
-    running = block_work(shape, config, layout, size, work.device) + (block if work.checkpointing else 0)
+    kept += extras.cast_head(shape, config)
+    running = _running(work, layout, training=True) + (block if work.checkpointing else 0)
     trained = gradients(*where)
     before = trained if layout.several else 0
     return [
-        {"gradients": before, "activations": kept, "logits": loss_work(shape, layout, size)},
+        {"gradients": before, "activations": kept, "logits": loss_work(shape, layout, work.logit)},
         {"gradients": max(before, head_gradient(*where)), "activations": kept + running},
         {"gradients": trained, "optimizer": state + step_work(*where)},
     ]
@@ -101,11 +112,24 @@ def _moments(work: Work, state: int) -> list[dict[str, int]]:
 
 def _held_out(work: Work, rows: Rows) -> dict[str, int]:
     """A held-out pass: its logits, or a block's forward pass where that is more."""
-    several = Rows(count=HELD_OUT_ROWS, length=rows.length, answer=rows.answer)
-    layout = largest_pass(several, HELD_OUT_ROWS, work.config.train.packing, work.device)
-    logits = held_out_work(work.shape, layout, work.size)
-    forward = block_work(work.shape, work.config, layout, work.size, work.device) + mask(layout, work.size)
+    layout = held_out_pass(rows, work.config.train.packing, work.device, work.shape.vocabulary)
+    logits = held_out_work(work.shape, layout, work.logit)
+    forward = _running(work, layout, training=False) + mask(layout, work.size)
     return {"logits": logits} if logits > forward else {"activations": forward}
+
+
+def _answering(work: Work, rows: Rows) -> int:
+    """The largest moment of answering: caches, logits, and a block's forward pass over what is read."""
+
+    found = answers.moments(work.shape, work.config, rows, work.device, work.size)
+    most = max(kept + _running(work, layout, training=False) for kept, layout in found)
+    return most + extras.cast_head(work.shape, work.config)
+
+
+def _running(work: Work, layout: Passes, training: bool) -> int:
+    """While a pass goes through a block."""
+    plain = block_work(work.shape, work.config, layout, work.size, work.device)
+    return plain + extras.work(work.shape, work.config, layout, training)
 
 
 def _peak(parts: dict[str, int], device: Device) -> Peak:

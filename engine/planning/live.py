@@ -33,6 +33,13 @@ class LiveStorage(TorchDispatchMode):
         self.now: dict[str, int] = {}
         self.peak: dict[str, int] = {}
         self.part = "activations"
+        self.stage = ""
+        """What the moments that `begin` now belong to."""
+        self.going_back = False
+        """Whether a backward pass runs: what is computed again in it is no forward pass."""
+        self.moments: dict[str, dict[str, int]] = {}
+        """The peak of each moment that has ended, by part; moments are named "stage: where"."""
+        self._moment = ""
         self._total = self._peak_total = 0
         self._known: dict[int, tuple[int, str]] = {}
 
@@ -44,6 +51,20 @@ class LiveStorage(TorchDispatchMode):
     def restart(self) -> None:
         """The peak from here on."""
         self.peak, self._peak_total = dict(self.now), self._total
+
+    def begin(self, where: str) -> None:
+        """A moment of the stage; the one before has ended. A moment met again keeps the larger peak."""
+        name = f"{self.stage}: {where}"
+        if name != self._moment:
+            self.end()
+            self._moment = name
+            self.restart()
+
+    def end(self) -> None:
+        """No moment from here on."""
+        if self._moment and self._peak_total >= sum(self.moments.get(self._moment, {}).values()):
+            self.moments[self._moment] = self.peak
+        self._moment = ""
 
     @contextmanager
     def making(self, part: str) -> Iterator[None]:
@@ -106,6 +127,11 @@ class LiveStorage(TorchDispatchMode):
         if given and not any(isinstance(leaf, FakeTensor) for leaf in given):
             result = with_values(func, args, kwargs)
         else:
+            if torch.is_inference_mode_enabled():
+                with self:  # in this mode operations made of others come whole, and what they hold meanwhile counts
+                    parts = func.decompose(*args, **kwargs)
+                if parts is not NotImplemented:
+                    return parts
             invented, result = made_up(func, args, kwargs)
             if not invented:
                 args, kwargs = really(func, args, kwargs)

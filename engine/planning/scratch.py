@@ -63,6 +63,13 @@ def _promoted(args: Sequence[Any]) -> int:
     return sum(t.numel() * common.itemsize for t in args[:2] if t.ndim and t.dtype != common)
 
 
+def _unshared(args: Sequence[Any]) -> int:
+    """oneDNN's batched product of bf16 (aten/src/ATen/native/mkldnn/Matmul.cpp) takes no matrix that the batch shares:
+    it is copied for each.
+    """
+    return sum(_bytes(t) for t in args[:2] if t.dtype == torch.bfloat16 and len(t) > 1 and t.stride(0) == 0)
+
+
 _ARITHMETIC = [
     getattr(torch.ops.aten, name).Tensor for name in ("add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_")
 ]
@@ -75,6 +82,7 @@ SCRATCH: dict[str, dict[Any, Sizes]] = {
     "cpu": {
         **_EVERYWHERE,
         **dict.fromkeys(_ARITHMETIC, _promoted),
+        torch.ops.aten.bmm.default: _unshared,
         torch.ops.bitsandbytes.optimizer_update_8bit_blockwise.default: _update_8bit,
         torch.ops.bitsandbytes.optimizer_update_32bit.default: _update_32bit,
     },

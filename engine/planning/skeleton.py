@@ -31,9 +31,19 @@ def build(config: schema.Config, architecture: Any, machine: Machine) -> torch.n
 
     Raises UserError for an architecture that is no causal model or cannot be built.
     """
-    dtype = {"qlora": qlora.compute_dtype, "lora": lora.weight_dtype, "full": full.weight_dtype}[config.method](
-        config, machine
-    )
+    return trainable(bare_model(config, architecture, machine), config, machine)
+
+
+def dtype_of(config: schema.Config, machine: Machine) -> torch.dtype:
+    """Of the weights; under QLoRA of those that are not quantized, and of the arithmetic."""
+    rule = {"qlora": qlora.compute_dtype, "lora": lora.weight_dtype, "full": full.weight_dtype}[config.method]
+    dtype: torch.dtype = rule(config, machine)
+    return dtype
+
+
+def bare_model(config: schema.Config, architecture: Any, machine: Machine) -> PreTrainedModel:
+    """The model before anything is done to it, on meta. Raises UserError as `build`."""
+    dtype = dtype_of(config, machine)
     architecture = copy.deepcopy(architecture)  # from_config writes into it
     how = {"attn_implementation": chosen} if (chosen := attention(config.model, machine)) else {}
     try:
@@ -45,8 +55,13 @@ def build(config: schema.Config, architecture: Any, machine: Machine) -> torch.n
     except (ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
         what = f"transformers builds no causal model from this configuration: {' '.join(str(error).split())[:200]}"
         raise UserError(what, config.model.id, "check model.id, or update transformers") from error
+    return model
+
+
+def trainable(model: PreTrainedModel, config: schema.Config, machine: Machine) -> torch.nn.Module:
+    """Quantized, frozen and adapted as the method does it."""
     if config.method == "qlora":
-        _quantize(model, config, dtype)
+        _quantize(model, config, dtype_of(config, machine))
     if config.method != "full":
         model.requires_grad_(False)
     with torch.device("meta"):

@@ -1,27 +1,23 @@
-"""The moments of a run on fake tensors: weights there, optimizer state there, a training step, a held-out pass."""
+"""The stages of a run on fake tensors: weights, optimizer state, a training step, a held-out loss, answers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
 from accelerate.utils.operations import convert_outputs_to_fp32
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from engine.contract import schema
+from engine.evaluation.largest import Answers, answer_at_largest
 from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer
-from engine.planning.estimate import PARTS, Peak
 from engine.planning.live import LiveStorage
-from engine.planning.pool import with_pool
 from engine.planning.skeleton import fill
-from engine.training.batches import Pass
+from engine.training.batches import PADDED_TOKENS, Pass
 from engine.training.loss import CHUNK_ELEMENTS, answer_logits, keeps_logits, summed_loss
 
-ENOUGH = 8
-"""Blocks: Gemma 3 has a sixth kind every sixth, DeepSeek another kind in the first three."""
+TRAINING, HELD_OUT, ANSWERING = "training", "held out", "answering"
+"""How the names of stages begin."""
 
 
 def weigh(model: torch.nn.Module, live: LiveStorage) -> None:
@@ -59,66 +55,58 @@ def _give_gradients(model: torch.nn.Module, live: LiveStorage) -> None:
                 parameter.grad = torch.empty_like(parameter)
 
 
-def training_peak(
+def train(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: list[Pass],
     config: schema.Config,
     live: LiveStorage,
-) -> Peak:
+) -> None:
     """A step in the middle of a run. Of many equal passes one is enough, with the gradients of another beside it."""
     model.train()
     keep = keeps_logits(model)
-    live.restart()
     equal = len(batches) > 1 and batches[0].targets.shape == batches[1].targets.shape
     for number, batch in enumerate(batches[:1] if equal else batches):
+        live.stage = f"{TRAINING} {number}"
+        live.begin("embedding")
         if equal or number:
             _give_gradients(model, live)
-        (summed_loss(model, batch, keep) / 1).backward()
+        loss = summed_loss(model, batch, keep) / 1
+        live.begin("loss")
+        live.going_back = True
+        loss.backward()
+        live.going_back = False
+        del loss
+    live.stage = TRAINING
+    live.begin("update")
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.max_grad_norm or float("inf"))
     with live.making("optimizer"):
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return _peak(live)
+    live.end()
 
 
 @torch.inference_mode()
-def evaluation_peak(model: torch.nn.Module, batch: Pass, live: LiveStorage) -> Peak:
+def hold_out(model: torch.nn.Module, batch: Pass, live: LiveStorage) -> None:
     """The held-out loss of one pass, as `evaluation.score` computes it: of its equal portions of logits, the first."""
     model.eval()
-    live.restart()
-    with _few_blocks(model):
-        logits, targets = answer_logits(model, batch, keeps_logits(model))
+    live.stage = HELD_OUT
+    live.begin("embedding")
+    logits, targets = answer_logits(model, batch, keeps_logits(model))
     part = slice(0, max(1, CHUNK_ELEMENTS // logits.shape[-1]))
     torch.nn.functional.cross_entropy(logits[part].float(), targets[part], reduction="none")
-    return _peak(live)
+    live.end()
 
 
-@contextmanager
-def _few_blocks(model: torch.nn.Module) -> Iterator[None]:
-    """Without gradients a block leaves nothing behind, so that the first few, all kinds among them, have the peak of
-    all: it saves seconds on a large model.
-    """
-    cut = [
-        module
-        for module in model.modules()
-        if isinstance(module, torch.nn.ModuleList)
-        and len(module) > ENOUGH
-        and all(isinstance(block, GradientCheckpointingLayer) for block in module)
-    ]
-    whole = [dict(module._modules) for module in cut]
-    try:
-        for module in cut:
-            module._modules = dict(list(module._modules.items())[:ENOUGH])
-        yield
-    finally:
-        for module, modules in zip(cut, whole, strict=True):
-            module._modules = modules
+def answer(model: torch.nn.Module, answers: Answers, live: LiveStorage) -> None:
+    """Answering at its largest; tensors lie on the CPU, prompts are read in portions of the device planned for."""
 
+    def begin(moment: str) -> None:
+        live.stage = f"{ANSWERING}, {moment}"
+        live.begin("cache")
 
-def _peak(live: LiveStorage) -> Peak:
-    parts = {part: live.peak[part] for part in PARTS if live.peak.get(part)}
-    return with_pool(Peak(total=sum(parts.values()), parts=parts), live.device)
+    answer_at_largest(model, answers, 0, "cpu", together=PADDED_TOKENS[live.device], begin=begin)
+    live.end()
 
 
 def mix(model: torch.nn.Module) -> None:

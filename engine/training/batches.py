@@ -20,7 +20,12 @@ FLAT_TOKENS = {"cpu": 1024, "cuda": 4096}
 """Tokens of one flattened pass under a dense mask, whose cost grows with their square."""
 PADDED_TOKENS = {"cpu": 2048, "cuda": 65536}
 """Tokens of one padded pass when the micro batch is chosen automatically."""
-
+HELD_OUT_ROWS = 64
+"""Rows of a pass without gradients …"""
+HELD_OUT_TOKENS = {"cpu": 2048, "cuda": 16384}
+"""… its tokens, which are enough to keep a card busy …"""
+HELD_OUT_LOGITS = 1 << 28
+"""… and its logits: half a GiB in bf16. By tokens alone there could be 31 GiB of them at a vocabulary of 128k."""
 
 WHOLE = {"cpu": 64, "cuda": 1}
 """A pass's length, and the number of positions its head runs at, are filled up to multiples of this. On the CPU each
@@ -50,9 +55,12 @@ class Schedule:
     def indices(self, step: int) -> list[int]:
         """The row numbers of optimizer step `step` (from 0)."""
         epoch, place = divmod(step, self.per_epoch)
+        return self.order(epoch)[place * self.batch : (place + 1) * self.batch].tolist()
+
+    def order(self, epoch: int) -> torch.Tensor:
+        """(rows,): the row numbers of an epoch, one batch after another."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order = torch.randperm(self.rows, generator=generator)
-        return order[place * self.batch : (place + 1) * self.batch].tolist()
+        return torch.randperm(self.rows, generator=generator)
 
 
 class StepDataset(torch.utils.data.Dataset):
@@ -102,6 +110,40 @@ def passes(rows: Sequence[Row], micro_batch: int, layout: Layout | None = None) 
         tokens += len(row.input_ids)
     if portion:
         yield portion
+
+
+def held_out_passes(
+    rows: Sequence[Row], layout: Layout, device: str, vocabulary: int, keep: bool
+) -> Iterator[list[Row]]:
+    """Cut rows whose loss is only measured into passes, longest first. `keep`: the head runs at answers alone."""
+    limits = Layout(layout.packing, min(layout.tokens, HELD_OUT_TOKENS[device]))
+    most = max(1, HELD_OUT_LOGITS // vocabulary)
+    for portion in passes(rows, HELD_OUT_ROWS, limits):
+        yield from _cut_by_logits(portion, layout.packing, most, keep)
+
+
+def _cut_by_logits(rows: Sequence[Row], packing: Packing, most: int, keep: bool) -> Iterator[list[Row]]:
+    """So that the head runs at no more than `most` positions; one row is never cut."""
+    part: list[Row] = []
+    columns: set[int] = set()
+    answers = 0
+    for row in rows:
+        asked = _predicting(row, keep)
+        positions = answers + len(asked) if packing == "flat" else (len(part) + 1) * len(columns | asked)
+        if part and positions > most:
+            yield part
+            part, columns, answers = [], set(), 0
+        part.append(row)
+        columns |= asked
+        answers += len(asked)
+    if part:
+        yield part
+
+
+def _predicting(row: Row, keep: bool) -> set[int]:
+    """Where the head runs, counted from the row's end: padding is on the left."""
+    ahead = targets_of(row)
+    return {len(ahead) - place for place, target in enumerate(ahead) if target != IGNORED or not keep}
 
 
 @dataclass

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -31,6 +32,8 @@ class Meters:
     card: NvmlCard | None
     seconds: float = 1.0
     peak: Peak = field(default_factory=Peak)
+    before_model: int = 0
+    """Resident bytes before the model was loaded."""
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
     _training: bool = False
@@ -44,14 +47,45 @@ class Meters:
         if self._thread:
             self._thread.join()
 
+    def model_begins(self) -> None:
+        """The model is loaded next."""
+        self.before_model = resident()
+
+    def held(self) -> int:
+        """What this run holds now, in the planner's meaning: torch's pool on a card, without one the resident set less
+        what it was before the model.
+        """
+        return torch.cuda.memory_reserved() if on_card() else resident() - self.before_model
+
+    def peak_of(self, work: Callable[[], Any]) -> int:
+        """The most that was held, in the same meaning, while `work` ran."""
+        self._restart()
+        work()
+        return torch.cuda.max_memory_reserved() if on_card() else resident_peak() - self.before_model
+
+    @property
+    def comparable(self) -> int | None:
+        """The peak of training in the planner's meaning, None where there was none."""
+        if self.peak.reserved_training:
+            return self.peak.reserved_training
+        return self.peak.rss_training - self.before_model if self.peak.rss_training else None
+
     def training_begins(self) -> None:
         """From here peaks are training's: the resident peak is reset where the kernel allows it."""
-        with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
-        self.peak.rss = max(self.peak.rss or 0, resident_peak())
+        self._restart()
         self.peak.rss_training = 0
         self._training = True
-        if torch.cuda.is_available():
+
+    def _restart(self) -> None:
+        """Peaks from here on; those before are kept."""
+        peak = self.peak
+        peak.rss = max(peak.rss or 0, resident_peak())
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+        if on_card():
+            peak.allocated = max(peak.allocated or 0, torch.cuda.max_memory_allocated())
+            peak.reserved = max(peak.reserved or 0, torch.cuda.max_memory_reserved())
+            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
 
     def training_ends(self) -> None:
@@ -60,10 +94,9 @@ class Meters:
 
     def sample(self) -> Memory:
         """One measurement, written as an event and folded into the peaks."""
-        cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
-        card = self.card
+        cuda, card = on_card(), self.card
         memory = Memory(
-            rss=psutil.Process().memory_info().rss,
+            rss=resident(),
             rss_peak=resident_peak(),
             allocated=torch.cuda.memory_allocated() if cuda else None,
             reserved=torch.cuda.memory_reserved() if cuda else None,
@@ -94,6 +127,17 @@ class Meters:
                 self.sample()
             except OSError:
                 return  # the disk is full: the main thread will meet it too, and says so
+
+
+def on_card() -> bool:
+    """Whether torch's pool is in use."""
+    return torch.cuda.is_available() and torch.cuda.is_initialized()
+
+
+def resident() -> int:
+    """The resident set, bytes."""
+    found: int = psutil.Process().memory_info().rss
+    return found
 
 
 def resident_peak() -> int:

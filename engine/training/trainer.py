@@ -41,6 +41,7 @@ class Hooks:
 
     halved: Callable[[int], None] = lambda micro_batch: None
     saved: Callable[[checkpoints.Saved], None] = lambda saved: None
+    prepared: Callable[[], None] = lambda: None
     facts: StepFacts = field(default_factory=StepFacts)
 
 
@@ -79,6 +80,14 @@ class AnswerTrainer(Trainer):
         samples = [rows for _, rows in zip(range(num_batches), epoch_iterator, strict=False)]
         return samples, None
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The Trainer asks for it when the model is as it will be trained, checkpointing and autocast included, and
+        before the optimizer has any state, be it a checkpoint's: the moment to try something.
+        """
+        if self.lr_scheduler is None:
+            self.hooks.prepared()
+        return super().create_scheduler(num_training_steps, optimizer)
+
     def floating_point_ops(self, inputs: Any) -> int:
         """Not estimated: nobody reads it, and the formula wants a tensor batch."""
         return 0
@@ -105,7 +114,7 @@ class AnswerTrainer(Trainer):
             # Outside the handler: the traceback's frames hold the tensors that did not fit.
             model.zero_grad(set_to_none=True)
             free_memory()
-            self._halve(rows, cause)
+            self.halve(rows, cause)
         if not torch.isfinite(loss):
             raise Diverged(self.state.global_step + 1, "the loss")
         facts = self.hooks.facts
@@ -115,16 +124,20 @@ class AnswerTrainer(Trainer):
 
     def _accumulate(self, model: torch.nn.Module, rows: list[Row], answer_tokens: int) -> torch.Tensor:
         total = torch.zeros((), device=self.args.device)
-        pad = self.tokenizer.pad_token_id
         for portion in passes(rows, self.micro_batch, self.layout):
-            batch = lay_out(portion, self.layout.packing, pad, self.args.device.type)
-            with self.compute_loss_context_manager():
-                loss = summed_loss(model, batch, self.keep) / answer_tokens
-            self.accelerator.backward(loss)
-            total += loss.detach()
+            total += self.pass_through(model, portion, answer_tokens)
         return total
 
-    def _halve(self, rows: list[Row], cause: str) -> None:
+    def pass_through(self, model: torch.nn.Module, portion: list[Row], answer_tokens: int) -> torch.Tensor:
+        """One pass forward and backward: its share of the step's loss; the gradients are added to those there are."""
+        batch = lay_out(portion, self.layout.packing, self.tokenizer.pad_token_id, self.args.device.type)
+        with self.compute_loss_context_manager():
+            loss = summed_loss(model, batch, self.keep) / answer_tokens
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+    def halve(self, rows: Sequence[Row], cause: str) -> None:
+        """Half as many rows a pass from here on. Raises OutOfMemory where it is one row already."""
         largest = max(len(portion) for portion in passes(rows, self.micro_batch, self.layout))
         if largest == 1:
             raise OutOfMemory(cause)

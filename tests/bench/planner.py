@@ -35,12 +35,12 @@ MEDIAN, WORST, UNDER, FORMULA_WORST, PUBLISHED_WORST = 0.02, 0.05, -0.02, 0.25, 
 
 @dataclass(frozen=True)
 class Compared:
-    """One case: what was measured, and each tier's relative errors of the training and the evaluation peak."""
+    """One case: what was measured, and each tier's relative errors of the peaks of training, losses and answers."""
 
     name: str
     measured: Measured
-    dry_run: tuple[float, float]
-    formula: tuple[float, float]
+    dry_run: tuple[float, float, float]
+    formula: tuple[float, float, float]
 
 
 def main() -> int:
@@ -65,14 +65,15 @@ def main() -> int:
 def print_compared(title: str, cases: Iterable[Case], file: Path | None) -> bool:
     """A table with a line of verdict; whether the promises were kept."""
     print(f"### {title}\n\n| model · method · activations · rows × tokens | training, MB | dry run | formula |", end="")
-    print(" held-out, MB | dry run | formula |\n|" + "---|" * 7)
+    print(" held-out, MB | dry run | formula | answers, MB | dry run | formula |\n|" + "---|" * 10)
     found = []
     for case in cases:
         one = compared(case, file)
         found.append(one)
-        train, held = one.measured.training / 1e6, one.measured.evaluation / 1e6
-        left = f"| {one.name} | {train:,.1f} | {one.dry_run[0]:+.2%} | {one.formula[0]:+.1%} "
-        print(f"{left}| {held:,.1f} | {one.dry_run[1]:+.2%} | {one.formula[1]:+.1%} |", flush=True)
+        real = (one.measured.training, one.measured.held_out, one.measured.answering)
+        cells = zip(real, one.dry_run, one.formula, strict=True)
+        line = "".join(f" {size / 1e6:,.1f} | {dry:+.2%} | {light:+.1%} |" for size, dry, light in cells)
+        print(f"| {one.name} |{line}", flush=True)
     dry, light = ([error for one in found for error in getattr(one, tier)] for tier in ("dry_run", "formula"))
     median, worst, under = statistics.median(map(abs, dry)), max(map(abs, dry)), min(dry)
     kept = median <= MEDIAN and worst <= WORST and under >= UNDER and max(map(abs, light)) <= FORMULA_WORST
@@ -90,8 +91,13 @@ def compared(case: Case, file: Path | None) -> Compared:
     return Compared(case.name, real, _errors(exact, real), _errors(light, real))
 
 
-def _errors(estimate: Estimate, real: Measured) -> tuple[float, float]:
-    return estimate.training.total / real.training - 1, estimate.evaluation.total / real.evaluation - 1
+def _errors(estimate: Estimate, real: Measured) -> tuple[float, float, float]:
+    assert estimate.held_out and estimate.answering
+    return (
+        estimate.training.total / real.training - 1,
+        estimate.held_out.total / real.held_out - 1,
+        estimate.answering.total / real.answering - 1,
+    )
 
 
 def known(case: Case, file: Path | None) -> Measured:

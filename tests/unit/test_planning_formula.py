@@ -14,7 +14,8 @@ from engine.contract.errors import UserError
 from engine.contract.preset import Preset, resolve
 from engine.contract.schema import Config
 from engine.data.tokens import Row
-from engine.planning import layout
+from engine.evaluation import decode, drafts, kv, likeliest
+from engine.planning import answers, layout
 from engine.planning.architecture import read_architecture
 from engine.planning.estimate import PARTS, Rows
 from engine.planning.formula import formula
@@ -98,9 +99,52 @@ def test_rows_are_cut_as_the_trainer_cuts_them(device: Any, wanted: str) -> None
 
 
 def test_the_formula_knows_the_trainers_numbers() -> None:
-    for name in ("FLAT_MEAN_LENGTH", "FLAT_TOKENS", "PADDED_TOKENS", "WHOLE"):
+    for name in ("FLAT_MEAN_LENGTH", "FLAT_TOKENS", "PADDED_TOKENS", "WHOLE", "HELD_OUT_ROWS", "HELD_OUT_TOKENS",
+                 "HELD_OUT_LOGITS"):  # fmt: skip
         assert getattr(layout, name) == getattr(batches, name)
     assert layout.CHUNK_ELEMENTS == loss.CHUNK_ELEMENTS
+    assert (answers.REFILL, answers.SPARE, answers.GUESSED) == (decode.REFILL, kv.SPARE, drafts.MOST)
+    assert (answers.COPIES, answers.CHOICE_TOKENS) == (likeliest.COPIES, likeliest.TOKENS)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("wanted", ["flat", "padded"])
+def test_held_out_rows_are_cut_as_the_worker_cuts_them(device: Any, wanted: str) -> None:
+    for length, answer, vocabulary in itertools.product((48, 900), (7, 47), (512, 128_256, 5_000_000)):
+        row = Row([1] * length, [-100] * (length - answer) + [1] * answer, [1], "", "", False)
+        real = batches.choose_layout([row], wanted, device, varlen=False)
+        largest = next(batches.held_out_passes([row] * 64, real, device, vocabulary, keep=True))
+        rows = Rows(count=64, length=length, answer=answer)
+        assert layout.held_out_pass(rows, wanted, device, vocabulary).rows == len(largest)
+
+
+def test_a_held_out_pass_on_a_card_has_no_gibibytes_of_logits() -> None:
+    """By its tokens alone it would have 31 GiB of them."""
+    rows = Rows(count=64, length=1024, answer=1023)
+    found = formula(config("lora"), {**LLAMA_8B}, "cuda", rows).held_out
+    assert found and found.total - formula(config("lora"), LLAMA_8B, "cuda", rows).static < 4e9
+
+
+@pytest.mark.parametrize(
+    ("settings", "table"),
+    [
+        ({"evaluation__max_new_tokens": 4096}, {}),
+        ({"evaluation__batch": 512, "evaluation__max_new_tokens": 1024}, {}),
+        ({}, {"num_key_value_heads": 32}),
+    ],
+)
+def test_longer_answers_of_more_rows_and_heads_take_more(settings: dict[str, Any], table: dict[str, Any]) -> None:
+    few, many = (
+        formula(config("lora"), LLAMA_8B, "cuda", ROWS),
+        formula(config("lora", **settings), {**LLAMA_8B, **table}, "cuda", ROWS),
+    )
+    assert few.answering and many.answering and many.answering.total > few.answering.total
+    assert many.evaluation.total == max(many.answering.total, many.held_out.total if many.held_out else 0)
+
+
+def test_without_answers_there_is_nothing_to_hold_for_them() -> None:
+    for settings in ({"evaluation__metric": "loss"}, {"evaluation__when": "never"}):
+        assert formula(config("lora", **settings), LLAMA_8B, "cuda", ROWS).answering is None
 
 
 def test_gpt2s_names_are_understood() -> None:

@@ -103,8 +103,11 @@ def case(
         "train.max_length": length,
         "train.batch": count or 2 * micro_batch,
         "train.precision": "fp32" if method == "full" else "bf16",
+        "evaluation.batch": 8,
+        "evaluation.max_new_tokens": 64,
     }
     if method == "qlora":
         values["quantization.compute_dtype"] = "bf16"
     config = resolve(Preset("bench", values), method, settings).config
-    return Case(shape, config, Rows(count=config.train.batch, length=length, answer=length // 4), remark)
+    rows = Rows(count=config.train.batch, length=length, answer=length // 4, prompt=length - length // 4)
+    return Case(shape, config, rows, remark)

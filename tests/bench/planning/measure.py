@@ -27,11 +27,12 @@ from torch.autograd.profiler import profile
 
 from engine.contract import schema
 from engine.data.tokens import Row
-from engine.evaluation.score import row_losses
+from engine.evaluation.largest import answer_at_largest, longest_answers
+from engine.evaluation.score import row_losses, vocabulary_of
 from engine.methods import method
 from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer
-from engine.training.batches import Schedule, choose_layout
+from engine.training.batches import Schedule, choose_layout, held_out_passes
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 
 MACHINE = Machine("cpu", "this machine", bf16=True, flash_attention=False)
@@ -43,7 +44,9 @@ class Measured:
 
     static: int
     training: int
-    evaluation: int
+    held_out: int
+    answering: int
+    """Of the largest moments of answering (`engine.evaluation.largest`), really held."""
 
 
 def measured_apart(case: Case) -> Measured:
@@ -53,7 +56,7 @@ def measured_apart(case: Case) -> Measured:
 
 
 def measured(case: Case) -> Measured:
-    """Two steps by the worker's trainer and one held-out pass, on random weights."""
+    """Two steps by the worker's trainer, one held-out pass and the longest answers, on random weights."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         config = msgspec.structs.replace(case.config, model=with_id(case.config.model, _save(case.shape, folder)))
@@ -63,9 +66,28 @@ def measured(case: Case) -> Measured:
         trainer = _trainer(case, config, model, optimizer, folder)
         steps = profiled(trainer.train)
     static = bytes_of([*tensors_of(model), *_tensors_in(optimizer.state)])
-    held_out = _rows(case, 64)[: max(1, trainer.layout.tokens // case.rows.length)]
-    evaluation = profiled(lambda: row_losses(trainer.model, held_out, trainer.layout, 0, "cpu"))
-    return Measured(static, weights + steps, static + evaluation)
+    rows = _rows(case, 64)
+    held_out = next(held_out_passes(rows, trainer.layout, "cpu", vocabulary_of(trainer.model), trainer.keep))
+    losses = profiled(lambda: row_losses(trainer.model, held_out, trainer.layout, 0, "cpu"))
+    answers = longest_answers([row.prompt for row in rows], config.evaluation.batch, config.evaluation.max_new_tokens)
+    assert answers
+    answering = profiled(lambda: answer_at_largest(trainer.model, answers, 0, "cpu"))
+    return Measured(static, weights + steps, static + losses, static + answering)
+
+
+def on_card(case: Case, machine: Machine) -> tuple[int, int]:
+    """(allocated, reserved): torch's own peaks of two steps on a card, bytes."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        config = msgspec.structs.replace(case.config, model=with_id(case.config.model, _save(case.shape, folder)))
+        model = method(config.method).make_trainable(method(config.method).load(config, machine), config)
+        optimizer, _ = make_optimizer(model.parameters(), config, machine, lambda code, text: None)
+        trainer = _trainer(case, config, model, optimizer, folder, "cuda")
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        trainer.train()
+        return torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
 
 
 def with_id(model: schema.Model, folder: Path) -> schema.Model:
@@ -131,19 +153,21 @@ def _rows(case: Case, count: int) -> list[Row]:
     return rows
 
 
-def _trainer(case: Case, config: schema.Config, model: Any, optimizer: Any, folder: Path) -> AnswerTrainer:
+def _trainer(
+    case: Case, config: schema.Config, model: Any, optimizer: Any, folder: Path, device: str = "cpu"
+) -> AnswerTrainer:
     rows = _rows(case, 2 * case.rows.count)
     schedule = Schedule.of(len(rows), case.rows.count, 1.0, 2, 0)
     return AnswerTrainer(
         rows=rows,
         schedule=schedule,
-        layout=choose_layout(rows, config.train.packing, "cpu", False),
+        layout=choose_layout(rows, config.train.packing, device, False),
         micro_batch=config.train.micro_batch,
         checkpoint_folder=folder / "checkpoints",
         keep_checkpoints=1,
         tokenizer=SimpleNamespace(pad_token_id=0),
         hooks=Hooks(),
         model=model,
-        args=training_arguments(config, schedule, folder, "cpu", bool(config.train.gradient_checkpointing)),
+        args=training_arguments(config, schedule, folder, device, bool(config.train.gradient_checkpointing)),
         optimizers=(optimizer, None),
     )

@@ -1,0 +1,97 @@
+"""A deep model planned by a few of its blocks has the peaks of the whole one, to the byte."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import transformers
+
+from engine.contract.preset import Preset, resolve
+from engine.methods.machine import Machine
+from engine.planning import dry_run as planner
+from engine.planning.depth import Depth, depth_of
+from engine.planning.estimate import Estimate, Rows
+from engine.planning.skeleton import bare_model
+
+CPU = Machine("cpu", "a CPU", bf16=True, flash_attention=False)
+CARD = Machine("cuda", "a card", bf16=True, flash_attention=False)
+ROWS = Rows(count=4, length=48, answer=16, prompt=24)
+SIZES: dict[str, Any] = {
+    "vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 512,
+}  # fmt: skip
+SHAPES: dict[str, Callable[[], Any]] = {
+    "llama": lambda: transformers.LlamaConfig(**SIZES, num_hidden_layers=11),
+    "experts": lambda: transformers.Qwen3MoeConfig(
+        **SIZES, num_hidden_layers=9, moe_intermediate_size=64, num_experts=4, num_experts_per_tok=2, head_dim=16
+    ),
+    "five windows, then all": lambda: transformers.Gemma3TextConfig(
+        **SIZES, num_hidden_layers=38, head_dim=16, sliding_window=16
+    ),
+    "gpt2": lambda: transformers.GPT2Config(vocab_size=512, n_positions=512, n_embd=64, n_layer=9, n_head=4),
+    "dense blocks first": lambda: transformers.DeepseekV3Config(
+        **{**SIZES, "num_key_value_heads": 4}, num_hidden_layers=10, first_k_dense_replace=2, n_routed_experts=4,
+        num_experts_per_tok=2, moe_intermediate_size=32, n_group=1, topk_group=1, q_lora_rank=16, kv_lora_rank=16,
+        qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=16,
+    ),
+}  # fmt: skip
+
+
+def planned(shape: Any, method: Any, checkpointing: bool, machine: Machine, **settings: Any) -> Estimate:
+    values = {"train.gradient_checkpointing": checkpointing, "train.micro_batch": 2, "evaluation.batch": 4,
+              "evaluation.max_new_tokens": 40, **settings}  # fmt: skip
+    return planner.dry_run(resolve(Preset("test", values), method).config, shape, machine, ROWS)
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "checkpointing"),
+    [
+        ("llama", "qlora", False),
+        ("llama", "lora", True),
+        ("llama", "full", False),
+        ("experts", "lora", False),
+        ("experts", "full", True),
+        ("five windows, then all", "full", False),
+        ("gpt2", "lora", True),
+        ("gpt2", "full", False),
+        ("dense blocks first", "full", False),
+    ],
+)
+def test_a_few_blocks_tell_what_all_take(
+    name: str, method: str, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = CARD if checkpointing else CPU
+    few = planned(SHAPES[name](), method, checkpointing, machine)
+    monkeypatch.setattr(planner, "depth_of", lambda model: None)
+    whole = planned(SHAPES[name](), method, checkpointing, machine)
+    assert few == whole
+
+
+@pytest.mark.parametrize("precision", ["mixed", "bf16"])
+def test_other_types_too(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    how = {"train.precision": precision, "evaluation.metric": "choice"}
+    assert depth_of(bare_model(resolve(Preset("test", {})).config, SHAPES["llama"](), CPU))
+    few = planned(SHAPES["llama"](), "full", False, CPU, **how)
+    monkeypatch.setattr(planner, "depth_of", lambda model: None)
+    assert few == planned(SHAPES["llama"](), "full", False, CPU, **how)
+
+
+@pytest.mark.parametrize(
+    ("name", "depth"),
+    [
+        ("llama", Depth(11, 0, 1)),
+        ("five windows, then all", Depth(38, 0, 6)),
+        ("dense blocks first", Depth(10, 2, 1)),
+    ],
+)
+def test_what_repeats_is_seen(name: str, depth: Depth) -> None:
+    config = resolve(Preset("test", {}), "full").config
+    assert depth_of(bare_model(config, SHAPES[name](), CPU)) == depth
+
+
+def test_a_shallow_model_is_run_as_it_is() -> None:
+    config = resolve(Preset("test", {}), "full").config
+    shape = transformers.LlamaConfig(**SIZES, num_hidden_layers=3)
+    assert depth_of(bare_model(config, shape, CPU)) is None

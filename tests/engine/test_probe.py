@@ -1,0 +1,170 @@
+"""Looking ahead changes nothing that is trained, finds the longest step, and makes what does not fit smaller."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from command import MICRO, events_of, ftbench
+from small_models import FULL_ATTENTION, PAD, Numbers, made
+
+from engine.contract import schema
+from engine.contract.result import Result
+from engine.data.tokens import Row
+from engine.methods.machine import Machine
+from engine.methods.optimizers import make_optimizer
+from engine.planning.own import Own, longest_step, weight
+from engine.planning.probe import Probe, Probed, useful
+from engine.training.batches import Layout, Schedule, passes
+from engine.training.guards import OutOfMemory
+from engine.training.meters import Meters
+from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
+
+LAYOUT = Layout("padded", 100_000)
+CPU = Machine("cpu", "a CPU", bf16=True, flash_attention=False)
+
+
+def row(length: int, answer: int = 3) -> Row:
+    ids = [3 + (length * 7 + place * 11) % 200 for place in range(length)]
+    return Row(ids, [-100] * (length - answer) + ids[-answer:], ids[:-answer], "", f"row of {length}", False)
+
+
+ROWS = [row(5 + 7 * number % 40, 1 + number % 4) for number in range(20)]
+
+
+class Tight(AnswerTrainer):
+    """A device of a size, for which there is no stand-in but this: passes of more rows than `room` do not fit."""
+
+    room = 99
+
+    def pass_through(self, model: Any, portion: list[Row], answer_tokens: int) -> torch.Tensor:
+        if len(portion) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().pass_through(model, portion, answer_tokens)
+
+
+def trained(
+    folder: Path, look: Callable[[Probe], Probed | None], optimizer_name: str = "adamw", room: int = 99, **how: Any
+) -> tuple[list[torch.Tensor], AnswerTrainer]:
+    """Three steps of four rows of a small model with dropout after `look`; its weights, and the trainer."""
+    config = schema.Config(
+        method="full",
+        train=schema.Train(learning_rate=1e-2, batch=4, weight_decay=0.1),
+        optimizer=schema.Optimizer(name=optimizer_name),  # type: ignore[arg-type]
+    )
+    shape = FULL_ATTENTION["llama"]
+    shape.attention_dropout = 0.2
+    model = made(shape).to(how.get("dtype", torch.float32))
+    schedule = Schedule.of(len(ROWS), 4, 1, 3, 0)
+    optimizer, _ = make_optimizer(model.parameters(), config, CPU, lambda code, text: None)
+    hooks = Hooks()
+    trainer = Tight(
+        rows=ROWS, schedule=schedule, layout=LAYOUT, micro_batch=4, checkpoint_folder=folder, keep_checkpoints=1,
+        tokenizer=Numbers(), hooks=hooks, model=model, optimizers=(optimizer, None),
+        args=training_arguments(config, schedule, folder, "cpu", False),
+    )  # fmt: skip
+    trainer.room = room
+    own = Own(LAYOUT, longest_step(ROWS, schedule, 0, 4, LAYOUT), [], [], 1, PAD)
+    meters = Meters(lambda memory: None, None)
+    meters.model_begins()
+    probe = Probe(trainer, optimizer, own, meters, True, how.get("evaluate"), how.get("fits"), lambda code, text: None)
+    hooks.prepared = lambda: look(probe)
+    torch.manual_seed(5)
+    trainer.train()
+    return [parameter.detach().clone() for parameter in model.parameters()], trainer
+
+
+@pytest.mark.parametrize("name", ["adamw", "adamw_8bit"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_are_those_of_a_run_without_a_probe(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    seen: list[Probed] = []
+    without, _ = trained(tmp_path / "a", lambda probe: None, name, dtype=dtype)
+    probed, _ = trained(tmp_path / "b", lambda probe: seen.append(probe.run()), name, dtype=dtype)
+    assert all(map(torch.equal, without, probed))
+    assert len(seen) == 1
+
+
+def test_a_probe_leaves_no_gradient_no_state_and_no_trace_of_its_draws(tmp_path: Path) -> None:
+    def look(probe: Probe) -> None:
+        before = torch.get_rng_state()
+        probe.run()
+        assert torch.equal(before, torch.get_rng_state())
+        assert not probe.optimizer.state
+        assert all(parameter.grad is None for parameter in probe.trainer.model.parameters())
+        assert {group["lr"] for group in probe.optimizer.param_groups} == {1e-2}
+
+    trained(tmp_path, look)
+
+
+def test_passes_that_do_not_fit_are_halved_before_the_first_step(tmp_path: Path) -> None:
+    steps: list[int] = []
+    _, trainer = trained(tmp_path, lambda probe: (probe.run(), steps.append(probe.trainer.micro_batch)), room=1)  # type: ignore[arg-type, func-returns-value]
+    assert steps == [1] and trainer.micro_batch == 1
+
+
+def test_one_row_that_does_not_fit_ends_the_run_before_training(tmp_path: Path) -> None:
+    with pytest.raises(OutOfMemory):
+        trained(tmp_path, lambda probe: probe.run(), room=0)
+
+
+def test_without_a_card_what_is_foreseen_not_to_fit_is_not_tried(tmp_path: Path) -> None:
+    tried: list[int] = []
+
+    def fits(micro_batch: int, limit: int) -> bool:
+        tried.append(micro_batch)
+        return micro_batch <= 2
+
+    _, trainer = trained(tmp_path, lambda probe: probe.run(), fits=fits)
+    assert tried == [4, 2] and trainer.micro_batch == 2
+
+
+def test_an_evaluation_that_cannot_fit_ends_the_run_before_training(tmp_path: Path) -> None:
+    def evaluate() -> None:
+        raise OutOfMemory("not one row fits while measuring the held-out loss")
+
+    with pytest.raises(OutOfMemory, match="held-out"):
+        trained(tmp_path, lambda probe: probe.run(), evaluate=evaluate)
+
+
+@pytest.mark.parametrize("start", [0, 3, 11])
+@pytest.mark.parametrize("layout", [LAYOUT, Layout("flat", 60)], ids=["padded", "flat"])
+def test_the_step_with_the_largest_pass_is_found(start: int, layout: Layout) -> None:
+    schedule = Schedule.of(len(ROWS), 3, 2, None, 1)
+    found = longest_step(ROWS, schedule, start, 2, layout)
+
+    def largest(step: list[Row]) -> int:
+        return max(weight(portion, layout) for portion in passes(step, 2, layout))
+
+    steps = [[ROWS[number] for number in schedule.indices(step)] for step in range(start, schedule.steps)]
+    assert largest(found) == max(map(largest, steps))
+
+
+@pytest.mark.parametrize(("batch", "most", "rows"), [(16, 16, 16), (16, 11, 8), (16, 5, 4), (16, 1, 1), (7, 6, 4)])
+def test_no_more_rows_a_pass_than_save_one(batch: int, most: int, rows: int) -> None:
+    assert useful(batch, most) == rows
+    assert math.ceil(batch / rows) == math.ceil(batch / most)
+
+
+def test_a_real_run_is_the_same_with_and_without_and_keeps_what_was_foreseen(tmp_path: Path) -> None:
+    runs = {}
+    for probe in ("true", "false"):
+        folder = tmp_path / probe
+        settings = ["--set", f"train.probe={probe}", "--set", "adapter.dropout=0.1"]
+        assert ftbench("run", "demo-lora", *MICRO, *settings, "--runs", str(folder)).returncode == 0
+        (runs[probe],) = folder.iterdir()
+    with_it, without = ([e for e in events_of(run) if e["type"] in ("step", "plan")] for run in runs.values())
+    losses = [[event["loss"] for event in events if event["type"] == "step"] for events in (with_it, without)]
+    assert losses[0] == losses[1] and len(losses[0]) == 4
+    first, second = (event for event in with_it if event["type"] == "plan")
+    assert first["predicted"] > 0 and first["measured"] is None
+    assert second["measured"] > 0 and second["probe_seconds"] > 0 and second["predicted"] == first["predicted"]
+    result = msgspec.json.decode((runs["true"] / "result.json").read_bytes(), type=Result)
+    assert [found.tier for found in result.predicted] == ["formula", "dry run", "probe"]
+    assert result.comparable and result.comparable > 0
+    plain = msgspec.json.decode((runs["false"] / "result.json").read_bytes(), type=Result)
+    assert [found.tier for found in plain.predicted] == ["formula"]

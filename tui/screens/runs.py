@@ -118,6 +118,12 @@ class RunsScreen(ActingScreen[RunDir | None]):
         return RunDir(self.runs / name)
 
     def action_back(self) -> None:
+        """Out of the filter first, and all runs again; then to the bench."""
+        word = self.query_one("#word", Input)
+        if word.display:
+            word.value, word.display = "", False
+            self.query_one(Table).focus()
+            return
         self.dismiss(None)
 
     @on(Table.Taken)

@@ -69,7 +69,9 @@ class MachinePane(Rows, can_focus=True):
         self.above = min(self.above, last)
         self.show(lines[self.above : self.above + height])
         below = last - self.above
-        self.border_subtitle = f"{self.above} lines above, {below} below: tab, then arrows" if last else ""
+        said = f"{self.above} lines above, {below} below: tab, then arrows" if last else ""
+        if said != (self.border_subtitle or ""):  # setting it draws the whole pane again
+            self.border_subtitle = said
 
     def on_resize(self) -> None:
         self.redraw()

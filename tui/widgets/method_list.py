@@ -56,7 +56,8 @@ class MethodList(OptionList):
         self.found, self.chosen = found, chosen
         from tui.forecast import label
 
-        self.border_subtitle = label(found)
+        if self.border_subtitle != label(found):  # setting it draws the whole pane again
+            self.border_subtitle = label(found)
         self._fill()
 
     def on_resize(self) -> None:

@@ -17,6 +17,8 @@ AXIS = 7
 """Columns of the y labels, with the space behind them."""
 APART = 12
 """Dots between marks, at least: six columns."""
+FLAT = 1e-9
+"""Of a value: a spread below this is rounding."""
 SMALLEST = (12, 3)
 """Columns and rows below which there is nothing to draw into."""
 
@@ -141,7 +143,7 @@ def _bounds(curves: Sequence[Curve], look: Look) -> tuple[float, float] | None:
     if not found:
         return None
     low, high = min(a for a, _ in found), max(b for _, b in found)
-    if high > low:
+    if high - low > abs(high) * FLAT:
         return low, high
     margin = abs(low) * 0.05 or 1.0
     return low - margin, high + margin

@@ -50,8 +50,8 @@ def test_what_is_not_finite_draws_nothing_and_spoils_nothing() -> None:
 
 
 def test_one_point_and_a_flat_line_have_an_axis_around_them() -> None:
-    for values in ((2.0,), (2.0, 2.0, 2.0), (0.0,)):
-        drawn = plain(draw([Curve(series(*values), "train")], 40, 9, Look()))
+    for values in ((2.0,), (2.0, 2.0, 2.0), (0.0,), (5e-4, 5e-4 - 1e-19, 5e-4)):
+        drawn = plain(draw([Curve(series(*values), "train")], 40, 9, Look(log=values[0] > 0, smooth=0.6)))
         assert any(row[AXIS:].strip() for row in drawn[2:6]), values
 
 

@@ -50,5 +50,7 @@ class WordInput(Input):
 
     def _tell(self, word: str, done: bool) -> None:
         self._words[self.what] = word
-        self.display = not done
+        if done:
+            self.display = False
+            self.screen.set_focus(None)  # at once: what was typed ahead is meant for the bench
         self.post_message(Word(self.what, word, done))

@@ -1,0 +1,305 @@
+"""Watching runs on the bench by its keys: curves, an earlier run behind, the log, machine, sizes, looks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from made_runs import write_events
+from textual.pilot import Pilot
+from textual.widgets import Input
+
+from engine.contract import library, locks, rundir
+from engine.contract.rundir import RunDir
+from tui.app import Workbench
+from tui.machine import CardSample, MachineSample
+from tui.screens.small import SmallScreen
+from tui.settings import Settings
+from tui.widgets.log_pane import LogPane
+from tui.widgets.loss_pane import LossPane
+from tui.widgets.machine_pane import MachinePane
+
+Story = Callable[[Pilot[str], Workbench], Awaitable[None]]
+GIB = 1 << 30
+
+
+def play(runs: Path, story: Story, size: tuple[int, int] = (120, 36), settings: Settings | None = None) -> Workbench:
+    app = Workbench(runs, settings or Settings())
+
+    async def run() -> None:
+        async with app.run_test(size=size) as pilot:
+            await pilot.pause()
+            await story(pilot, app)
+
+    asyncio.run(run())
+    return app
+
+
+def made(runs: Path, method: str = "lora", data: str = "tickets", printed: bytes = b"", ended: bool = True) -> RunDir:
+    """A run whose worker has written its events and is gone."""
+    run = rundir.create(runs, f"demo-{method}", library.effective(f"demo-{method}", None, {"data.id": data}))
+    write_events(run, method, 0)
+    run.log_file.write_bytes(printed)
+    if ended:
+        result = rundir.blank_result(run, rundir.read_frozen(run))
+        result.status = "finished"
+        rundir.write_result(run, result)
+    return run
+
+
+async def wait_for(pilot: Pilot[str], what: Callable[[], object], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not come"
+        await pilot.pause(0.05)
+
+
+async def watch(pilot: Pilot[str], app: Workbench, run: RunDir) -> None:
+    app.bench.watch_run(run)
+    await wait_for(pilot, lambda: app.bench.state is not None and app.bench.live is not None)
+
+
+def text(app: Workbench, pane: type[LossPane | LogPane | MachinePane]) -> str:
+    return "\n".join(str(line) for line in app.bench.query_one(pane).lines)
+
+
+def notes(app: Workbench) -> list[str]:
+    return [str(note.message) for note in app._notifications]
+
+
+def test_an_earlier_run_of_the_same_data_comes_first_behind_the_loss(tmp_path: Path) -> None:
+    other = made(tmp_path, "full", data="/elsewhere/others.jsonl")
+    same = made(tmp_path, "qlora")
+    now = made(tmp_path, "lora")
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await watch(pilot, app, now)
+        assert "behind" not in text(app, LossPane)
+        await pilot.press("b")
+        await wait_for(pilot, lambda: "behind 1/2" in text(app, LossPane))
+        assert same.name[16:] in text(app, LossPane)
+        pane = app.bench.query_one(LossPane)
+        assert any(
+            span.style == "$foreground-muted" for line in pane.lines[1:-1] for span in line.spans if span.start > 8
+        )
+        await pilot.press("b")
+        await wait_for(pilot, lambda: other.name[16:] in text(app, LossPane))
+        await pilot.press("b")
+        await wait_for(pilot, lambda: "behind" not in text(app, LossPane))
+
+    play(tmp_path, story)
+
+
+def test_no_earlier_run_is_said(tmp_path: Path) -> None:
+    now = made(tmp_path)
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await watch(pilot, app, now)
+        await pilot.press("b")
+        await wait_for(pilot, lambda: any("no earlier run" in note for note in notes(app)))
+
+    play(tmp_path, story)
+
+
+def test_views_scale_and_smoothing_are_on_their_keys(tmp_path: Path) -> None:
+    now = made(tmp_path)
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await watch(pilot, app, now)
+        await pilot.press("g", "w")
+        assert "log" in text(app, LossPane) and "smoothed 0.6" in text(app, LossPane)
+        for name in ("learning rate", "gradient norm", "tokens/s", "loss"):
+            await pilot.press("v")
+            assert text(app, LossPane).startswith(name)
+
+    play(tmp_path, story)
+
+
+def test_the_log_is_filtered_searched_copied_and_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    now = made(tmp_path / "runs", printed=b"loading\nstep by step\n")
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await watch(pilot, app, now)
+        await pilot.press("slash")
+        await pilot.press(*"validation")
+        assert all("validation" in line for line in text(app, LogPane).splitlines())
+        await pilot.press("enter", "y")
+        assert app.clipboard.count("validation at step") == 4
+        await pilot.press("slash", "escape")
+        assert "finished" in text(app, LogPane)
+        await pilot.press("f", *"step 60", "enter")
+        log = app.bench.query_one(LogPane)
+        assert log.found is not None and "step 60" in log.source[log.found]
+        first = log.found
+        await pilot.press("f", "escape", "f", *"step", "enter", "n")
+        assert log.found is not None and log.found != first
+        newest = log.found
+        await pilot.press("n")
+        assert log.found < newest
+        await pilot.press("N")
+        assert log.found == newest
+        await pilot.press("o")
+        assert text(app, LogPane).splitlines() == ["loading", "step by step"]
+        await pilot.press("Y")
+        saved = tmp_path / f"{now.name}-output.txt"
+        assert saved.read_text() == "loading\nstep by step\n"
+        assert any(str(saved) in note for note in notes(app))
+
+    play(tmp_path / "runs", story)
+
+
+def test_reading_back_stays_where_it_is_and_end_follows_again(tmp_path: Path) -> None:
+    now = made(tmp_path)
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await watch(pilot, app, now)
+        log = app.bench.query_one(LogPane)
+        for number in range(100):
+            log.source.add(f"00:00:00 line {number}")
+        log.redraw()
+        assert "line 99" in text(app, LogPane)
+        await pilot.press("home")
+        assert "line 99" not in text(app, LogPane) and "reading back" in str(log.border_subtitle)
+        before = text(app, LogPane)
+        log.source.add("00:00:00 one more")
+        log.redraw()
+        assert text(app, LogPane) == before
+        await pilot.press("end")
+        assert "one more" in text(app, LogPane)
+
+    play(tmp_path, story)
+
+
+def test_a_worker_that_is_gone_is_shown_with_the_end_of_its_log(tmp_path: Path) -> None:
+    now = made(tmp_path, printed=b"loading\nRuntimeError: [red] no such card\n", ended=False)
+    held = locks.hold(now.lock_file, "0")
+    lines = now.events_file.read_bytes().splitlines(keepends=True)
+    now.events_file.write_bytes(b"".join(lines[:60]))
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        import os
+
+        await watch(pilot, app, now)
+        assert app.bench.live
+        assert held is not None
+        os.close(held)
+        began = time.monotonic()
+        await wait_for(pilot, lambda: app.bench.died is not None)
+        assert time.monotonic() - began < 2.0
+        assert "RuntimeError: [red] no such card" in text(app, LogPane)
+        assert app.bench.died == "RuntimeError: [red] no such card"
+
+    play(tmp_path, story)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (160, 45)])
+def test_every_card_of_a_box_can_be_seen(size: tuple[int, int], tmp_path: Path) -> None:
+    cards = tuple(
+        CardSample(
+            number, f"Card {number}", 80 * GIB, number * GIB, 30 * GIB if number == 5 else None, (), 300.0, 9, 60
+        )
+        for number in range(8)
+    )
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        assert app.sampler is not None
+        app.sampler.leave()
+        await pilot.pause(0.2)
+        pane = app.bench.query_one(MachinePane)
+        pane.feed(MachineSample(cards, "", 256 * GIB, GIB))
+        pane.focus()
+        await pilot.pause()
+        seen = {str(line).split()[0] for line in pane.lines if "Card" in str(line)}
+        assert "5" in {str(line).split()[0] for line in pane.lines if "Card" in str(line)}, "ours is seen first"
+        for _ in range(30):
+            await pilot.press("down")
+            seen |= {str(line).split()[0] for line in pane.lines if "Card" in str(line)}
+        assert seen >= {str(number) for number in range(8)}
+
+    play(tmp_path, story, size)
+
+
+def test_below_the_smallest_size_it_says_what_it_needs_and_can_be_left(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await pilot.resize_terminal(70, 20)
+        await wait_for(pilot, lambda: isinstance(app.screen, SmallScreen))
+        await pilot.pause(0.1)
+        shown = "".join(segment.text for strip in app.screen._compositor.render_strips() for segment in strip)
+        assert "needs 80 x 24" in shown and "70 x 20" in shown
+        await pilot.resize_terminal(80, 24)
+        await wait_for(pilot, lambda: app.screen is app.bench)
+        await pilot.resize_terminal(40, 10)
+        await wait_for(pilot, lambda: isinstance(app.screen, SmallScreen))
+        await pilot.press("q")
+
+    app = play(tmp_path, story)
+    assert app.return_code == 0
+
+
+def test_the_theme_chosen_is_there_next_time(tmp_path: Path) -> None:
+    async def choose(pilot: Pilot[str], app: Workbench) -> None:
+        before = app.theme
+        await pilot.press("T")
+        assert app.theme != before
+
+    chosen = play(tmp_path, choose).theme
+
+    async def look(pilot: Pilot[str], app: Workbench) -> None:
+        assert app.theme == chosen
+
+    play(tmp_path, look)
+
+
+def test_keys_are_remapped_and_said_so(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await pilot.press("r")
+        assert app.screen is app.bench
+        await pilot.press("z")
+        assert app.screen is not app.bench
+
+    play(tmp_path, story, settings=Settings(keys={"bench.runs": "z"}))
+
+
+@pytest.mark.parametrize(
+    "keys", [(), ("r",), ("l",), ("c",), ("question_mark",), ("P",), ("M",), ("enter",), ("ctrl+p",)]
+)
+def test_nothing_but_ascii_leaves_for_an_ascii_terminal(keys: tuple[str, ...], tmp_path: Path) -> None:
+    now = made(tmp_path)
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await watch(pilot, app, now)
+        app.notify("a note – with … more")
+        await pilot.press(*keys)
+        await pilot.pause(0.3)
+        strips = app.screen._compositor.render_strips()
+        wrong = {character for strip in strips for segment in strip for character in segment.text if character > "~"}
+        assert not wrong
+
+    play(tmp_path, story, (80, 24), Settings(ascii=True))
+
+
+def test_the_line_of_keys_keeps_help_and_the_way_out_and_a_click_presses(tmp_path: Path) -> None:
+    from tui.widgets.key_line import KeyLine
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        shown = str(app.bench.query_one(KeyLine).lines[0])
+        assert "help" in shown and "detach" in shown and len(shown) <= 78
+        await pilot.click(KeyLine, offset=(1 + shown.index("? help"), 0))
+        await wait_for(pilot, lambda: app.screen is not app.bench)
+
+    play(tmp_path, story, (80, 24))
+
+
+def test_the_word_line_is_there_only_while_one_types(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        assert not app.bench.query(Input)
+        await pilot.press("slash")
+        assert app.bench.query_one("#word").display
+        await pilot.press("escape")
+        assert not app.bench.query_one("#word").display and app.focused is app.bench.query_one(LogPane)
+
+    play(tmp_path, story)

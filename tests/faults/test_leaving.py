@@ -1,0 +1,133 @@
+"""However the bench is made to leave, the terminal is as it was and what runs goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from screen import Terminal
+
+from engine.contract import library, locks, rundir
+from engine.contract.rundir import RunDir
+
+MODES = {
+    b"\x1b[?1049h": b"\x1b[?1049l",  # the alternate screen
+    b"\x1b[?1000h": b"\x1b[?1000l",  # the mouse
+    b"\x1b[?1003h": b"\x1b[?1003l",
+    b"\x1b[?1006h": b"\x1b[?1006l",
+    b"\x1b[?2004h": b"\x1b[?2004l",  # bracketed paste
+    b"\x1b[?1004h": b"\x1b[?1004l",  # focus
+    b"\x1b[?25l": b"\x1b[?25h",  # the cursor
+    b"\x1b[?7l": b"\x1b[?7h",  # line wrap
+}
+"""What the bench switches, and what switches it back."""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[RunDir]:
+    """A live run: we hold its lock in the worker's place."""
+    run = rundir.create(tmp_path / "runs", "demo-lora", library.effective("demo-lora", None, {}))
+    held = locks.hold(run.lock_file, str(os.getpid()))
+    assert held is not None
+    run.events_file.write_text('{"type":"phase","name":"training","v":1,"seq":1,"t":1.0}\n')
+    yield run
+    os.close(held)
+
+
+def sit_down(run: RunDir, tmp_path: Path, *arguments: str, **env: str) -> Terminal:
+    terminal = Terminal("--runs", str(run.path.parent), *arguments, cwd=tmp_path, env=env)
+    terminal.wait("training")
+    return terminal
+
+
+def still_switched(shown: bytes) -> list[bytes]:
+    """Modes that were switched and not switched back."""
+    return [on for on, off in MODES.items() if shown.rfind(on) > shown.rfind(off)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_puts_the_terminal_back(number: signal.Signals, run: RunDir, tmp_path: Path) -> None:
+    before: list[object] = []
+    terminal = Terminal("--runs", str(run.path.parent), cwd=tmp_path)
+    before = termios.tcgetattr(terminal.theirs)
+    terminal.wait("training")
+    assert still_switched(terminal.bytes)
+    os.kill(terminal.process.pid, number)
+    deadline = time.monotonic() + 10
+    while terminal.process.poll() is None:
+        assert time.monotonic() < deadline
+        terminal.read(0.05)
+    terminal.read(0.1)
+    assert termios.tcgetattr(terminal.theirs) == before
+    assert terminal.leave() == 128 + number
+    assert still_switched(terminal.bytes) == []
+    assert f"{run.name} goes on".encode() in terminal.bytes
+    assert run.is_live()
+
+
+@pytest.mark.parametrize("moment", [0.05, 0.2, 0.35, 0.6])
+def test_a_signal_while_it_opens_leaves_nothing_switched(moment: float, run: RunDir, tmp_path: Path) -> None:
+    terminal = Terminal("--runs", str(run.path.parent), cwd=tmp_path)
+    terminal.read(moment)
+    os.kill(terminal.process.pid, signal.SIGTERM)
+    terminal.leave()
+    assert still_switched(terminal.bytes) == []
+
+
+def test_a_closed_terminal_ends_the_bench_and_nothing_else(run: RunDir, tmp_path: Path) -> None:
+    terminal = sit_down(run, tmp_path)
+    terminal.hang_up()  # waits until the process has gone
+    assert run.is_live()
+
+
+def test_a_terminal_that_takes_nothing_more_does_not_keep_it(run: RunDir, tmp_path: Path) -> None:
+    """A frozen connection: output blocks, and the bench must still be endable."""
+    terminal = sit_down(run, tmp_path)
+    for width in (100, 120, 90, 110) * 12:  # each redraw is some 10 KB, and nobody reads
+        terminal.resize(width, 36)
+        time.sleep(0.05)
+    os.kill(terminal.process.pid, signal.SIGTERM)
+    assert terminal.process.wait(10) == 128 + signal.SIGTERM
+    os.close(terminal.ours)
+    os.close(terminal.theirs)
+    assert run.is_live()
+
+
+def test_no_mouse_never_asks_for_the_mouse(run: RunDir, tmp_path: Path) -> None:
+    terminal = sit_down(run, tmp_path, "--no-mouse")
+    terminal.press("q")
+    assert terminal.leave() == 0
+    assert b"\x1b[?1000h" not in terminal.bytes and b"\x1b[?1003h" not in terminal.bytes
+
+
+@pytest.mark.parametrize("env", [{"TERM": "linux"}, {"LC_ALL": "en_US.ISO-8859-1", "PYTHONIOENCODING": "latin-1"}])
+def test_a_terminal_without_unicode_gets_ascii(env: dict[str, str], run: RunDir, tmp_path: Path) -> None:
+    terminal = sit_down(run, tmp_path, **env)
+    terminal.press("q")
+    assert terminal.leave() == 0
+    assert max(terminal.bytes) <= 0x7E
+
+
+def test_no_color_sends_no_colour(run: RunDir, tmp_path: Path) -> None:
+    import re
+
+    terminal = sit_down(run, tmp_path, NO_COLOR="1")
+    terminal.press("q")
+    assert terminal.leave() == 0
+    attributes = re.findall(rb"\x1b\[([0-9;]*)m", terminal.bytes)
+    assert attributes
+    for numbers in attributes:
+        assert not [n for n in numbers.split(b";") if n and (30 <= int(n) <= 38 or 40 <= int(n) <= 48 or int(n) >= 90)]
+
+
+@pytest.mark.parametrize("term", ["xterm", "screen", "linux", "ansi"])
+def test_sixteen_colours_are_enough(term: str, run: RunDir, tmp_path: Path) -> None:
+    terminal = sit_down(run, tmp_path, TERM=term, COLORTERM="")
+    terminal.press("q")
+    assert terminal.leave() == 0
+    assert b"38;2;" not in terminal.bytes and b"38;5;" not in terminal.bytes

@@ -4,36 +4,69 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from engine.contract import schema
 from engine.contract.errors import UserError
-from engine.data.prepare import prepare
+from engine.data.prepare import Prepared, prepare, sampled
 from engine.data.source import EMBEDDED
 from engine.data.tokens import Row
 from engine.methods.loading import attention
 from engine.methods.locate import TOKENIZER_FILES, Located
 from engine.methods.machine import Machine
 from engine.methods.tokenizer import load_tokenizer
-from engine.planning.estimate import Rows
+from engine.planning import work
 from engine.planning.outlook import Work
-from engine.training.batches import Schedule, answer_tokens, choose_layout
+from engine.planning.own import Own, longest_held_out, longest_step
+from engine.training.batches import Layout, Schedule, answer_tokens, choose_layout
 
-CHEAP = 48 << 20
-"""Bytes of files that are read for a plan: some ten seconds of tokenizing."""
+CHEAP = 16 << 20
+"""Bytes of files that are read for a plan: a MiB takes a second of a core (GSM8K by SmolLM2's tokenizer)."""
+VALIDATION_ROWS = 512
+"""Of which the loss is measured at most (`examination.FINAL_ROWS`)."""
 
 
 @dataclass(frozen=True)
 class FromData:
     """What data means for a plan."""
 
-    rows: Rows
-    """A step of rows as long as the longest, each with as many trained tokens as the row with most."""
-    work: Work
-    packing: str
-    """As `auto` comes out for these rows."""
+    prepared: Prepared
+    schedule: Schedule
+    layout: Layout
+    vocabulary: int
+    machine: Machine
+
+    @property
+    def whole(self) -> Work:
+        """Of all steps: rows seen times their mean length."""
+        rows = self.prepared.train
+        epochs, rest = divmod(self.schedule.steps, self.schedule.per_epoch)
+        seen = epochs * len(rows) + rest * self.schedule.batch
+        tokens = seen * sum(len(row.input_ids) for row in rows) / len(rows)
+        return Work(rows=len(rows), steps=self.schedule.steps, tokens=round(tokens))
+
+    def own(self, config: schema.Config, micro_batch: int) -> Own:
+        """The heaviest of what a run by `config` will go through, in such passes."""
+        rows = self.prepared
+        scored = [] if config.evaluation.when == "never" else sampled(rows.test, config.evaluation.rows)
+        lost: list[Row] = [*sampled(rows.validation, VALIDATION_ROWS), *scored]
+        return Own(
+            layout=self.layout,
+            step=longest_step(rows.train, self.schedule, 0, micro_batch, self.layout),
+            held_out=longest_held_out(lost, self.layout, self.machine.device, self.vocabulary, keep=True),
+            prompts=[row.prompt for row in scored],
+            choice=max(map(answer_tokens, rows.train)),
+            pad=0,
+        )
+
+    def work(self, config: schema.Config, micro_batch: int) -> work.Work | None:
+        """For a dry run; None under FlashAttention, whose passes it lays out otherwise."""
+        if attention(config.model, self.machine) == "flash_attention_2":
+            return None
+        return self.own(config, micro_batch).work(config, micro_batch)
 
 
-def read_rows(config: schema.Config, machine: Machine, given: bool) -> FromData | str:
+def read_rows(config: schema.Config, architecture: Any, machine: Machine, given: bool) -> FromData | str:
     """From the training rows, or in words why they are not read. `given`: somebody named the data.
 
     Raises UserError for data that was given and cannot be trained on.
@@ -43,25 +76,21 @@ def read_rows(config: schema.Config, machine: Machine, given: bool) -> FromData 
     folder = Path(config.model.id)
     located = Located(str(folder), True) if (folder / "config.json").is_file() else None  # no weights are wanted here
     try:
-        rows = prepare(config.data, config.train.max_length, load_tokenizer(config.model, located)).train
+        prepared = prepare(config.data, config.train.max_length, load_tokenizer(config.model, located))
     except UserError as error:
         if given:
             raise
         return error.line
-    return _from(rows, config, machine) if rows else "there are no training rows"
-
-
-def _from(rows: list[Row], config: schema.Config, machine: Machine) -> FromData:
-    train, lengths = config.train, [len(row.input_ids) for row in rows]
-    schedule = Schedule.of(len(rows), train.batch, train.epochs, train.steps, train.seed)
-    epochs, rest = divmod(schedule.steps, schedule.per_epoch)
-    seen = epochs * len(rows) + rest * train.batch
+    if not prepared.train:
+        return "there are no training rows"
+    train = config.train
     varlen = attention(config.model, machine) == "flash_attention_2"
-    packing = train.packing if varlen else choose_layout(rows, train.packing, machine.device, varlen).packing
     return FromData(
-        Rows(count=min(train.batch, len(rows)), length=max(lengths), answer=max(1, *map(answer_tokens, rows))),
-        Work(rows=len(rows), steps=schedule.steps, tokens=round(seen * sum(lengths) / len(rows))),
-        packing,
+        prepared=prepared,
+        schedule=Schedule.of(len(prepared.train), train.batch, train.epochs, train.steps, train.seed),
+        layout=choose_layout(prepared.train, train.packing, machine.device, varlen),
+        vocabulary=architecture.get_text_config().vocab_size,
+        machine=machine,
     )
 
 

@@ -11,10 +11,10 @@ from transformers import AutoConfig
 
 from engine.contract import schema
 from engine.contract.errors import UserError
-from engine.methods.loading import config_of
+from engine.methods.loading import attention, config_of
 from engine.methods.locate import Located, refused
 from engine.methods.machine import Machine, this_machine
-from engine.planning.datarows import read_rows
+from engine.planning.datarows import FromData, read_rows
 from engine.planning.dry_run import dry_run
 from engine.planning.estimate import Estimate, Rows
 from engine.planning.fit import Asked, Scale, largest_micro_batch, with_settings
@@ -23,7 +23,6 @@ from engine.planning.outlook import (
     Plan,
     Question,
     RowsFrom,
-    Work,
     look,
     planned_rows,
     positions_of,
@@ -53,8 +52,7 @@ class Chosen:
     rows: Rows
     origin: RowsFrom
     why: str = ""
-    work: Work | None = None
-    packing: str | None = None
+    data: FromData | None = None
 
 
 def plan(question: Question, progress: Progress) -> Plan:
@@ -62,7 +60,7 @@ def plan(question: Question, progress: Progress) -> Plan:
 
     Raises UserError where the model's configuration cannot be read or is not a decoder's, and for wrong data.
     """
-    machine, notes = _machine(question.room)
+    machine, notes = machine_for(question.room)
     architecture = architecture_of(question.configs[0].model)
     table = architecture.to_dict()
     subject = Subject(architecture, table, positions_of(table), machine, question.room)
@@ -72,7 +70,7 @@ def plan(question: Question, progress: Progress) -> Plan:
     for config in question.configs:
         progress(f"dry run of {config.method}")
         qlora = (_laid_out(question.qlora, chosen), scale) if question.qlora and config.method != "qlora" else None
-        found = _look(_laid_out(config, chosen), chosen.rows, subject, qlora)
+        found = _look(_laid_out(config, chosen), chosen, subject, qlora)
         scale = Scale.of(found.formula, found.dry_run) if config.method == "qlora" else scale
         outlooks.append(found)
     return Plan(
@@ -80,13 +78,13 @@ def plan(question: Question, progress: Progress) -> Plan:
         rows=chosen.rows,
         rows_from=chosen.origin,
         why=chosen.why,
-        work=chosen.work,
+        work=chosen.data.whole if chosen.data else None,
         outlooks=outlooks,
         notes=notes,
     )
 
 
-def _machine(room: Room) -> tuple[Machine, list[str]]:
+def machine_for(room: Room) -> tuple[Machine, list[str]]:
     """The machine to plan for, which need not be this one, and what is to be said about it."""
     here = this_machine()
     if room.source == "listed" or here.device != room.device:
@@ -102,34 +100,42 @@ def _choose_rows(question: Question, subject: Subject, progress: Progress) -> Ch
     if question.length:
         return Chosen(planned, "asked")
     progress(f"reading {config.data.id}")
-    read = read_rows(config, subject.machine, question.data_given)
+    read = read_rows(config, subject.architecture, subject.machine, question.data_given)
     if isinstance(read, str):
         return Chosen(planned, "max_length", why=read)
-    return Chosen(read.rows, "data", work=read.work, packing=read.packing)
+    return Chosen(read.own(config, config.train.batch).rows(), "data", data=read)
 
 
 def _laid_out(config: schema.Config, chosen: Chosen) -> schema.Config:
-    """With packing as the worker would choose it for the data's rows, where they are known."""
-    return with_settings(config, {"train.packing": chosen.packing}) if chosen.packing else config
+    """With packing as the worker would choose it for the data's rows, where they are known. Under FlashAttention
+    `auto` says more than what it comes to: rows end to end have no mask then.
+    """
+    if chosen.data is None or attention(config.model, chosen.data.machine) == "flash_attention_2":
+        return config
+    return with_settings(config, {"train.packing": chosen.data.layout.packing})
 
 
-def _look(config: schema.Config, rows: Rows, subject: Subject, qlora: tuple[schema.Config, Scale] | None) -> Outlook:
+def _look(
+    config: schema.Config, chosen: Chosen, subject: Subject, qlora: tuple[schema.Config, Scale] | None
+) -> Outlook:
     automatic = config.train.micro_batch == "auto"
-    asked = with_micro_batch(Asked(config, subject.table, rows, subject.room))
-    exact, why = _dry_run(asked, subject)
+    asked = with_micro_batch(Asked(config, subject.table, chosen.rows, subject.room))
+    exact, why = _dry_run(asked, chosen, subject)
     if automatic and exact and exact.peak + subject.room.beside > subject.room.free:
         # The formula took too large a micro batch for one that fits: once more with what the dry run makes of it.
         less = largest_micro_batch(replace(asked, scale=Scale.of(asked.light(), exact))).value
         if 0 < less < exact.micro_batch:
             asked = asked.with_micro_batch(less)
-            exact, why = _dry_run(asked, subject)
+            exact, why = _dry_run(asked, chosen, subject)
     return look(asked, automatic, exact, subject.positions, qlora, why)
 
 
-def _dry_run(asked: Asked, subject: Subject) -> tuple[Estimate | None, str]:
-    """(the dry run, or why there is none)."""
+def _dry_run(asked: Asked, chosen: Chosen, subject: Subject) -> tuple[Estimate | None, str]:
+    """(the dry run, or why there is none); of the data's own passes where they are known."""
+    micro_batch = asked.config.train.micro_batch
+    work = chosen.data.work(asked.config, micro_batch) if chosen.data and isinstance(micro_batch, int) else None
     try:
-        return dry_run(asked.config, subject.architecture, subject.machine, asked.rows), ""
+        return dry_run(asked.config, subject.architecture, subject.machine, asked.rows, work), ""
     except UserError as error:
         return None, error.line
 

@@ -8,17 +8,21 @@ from typing import Any
 
 import msgspec
 import pytest
+import torch
 
 from engine.contract.ask import ask
 from engine.contract.errors import UserError
 from engine.contract.preset import Preset, resolve
 from engine.contract.schema import METHODS, Config
+from engine.methods.machine import Machine
+from engine.planning import datarows, plan
 from engine.planning.outlook import Plan, Question
 from engine.planning.room import Room
 
 GIB = 1 << 30
 TINY = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}  # fmt: skip
+CPU = Machine("cpu", "2 CPU cores", bf16=True, flash_attention=False)
 ROOM = Room(name="a card", device="cuda", source="listed", total=24 * GIB)
 
 
@@ -93,3 +97,20 @@ def test_what_cannot_be_planned_is_refused_in_a_line(tmp_path: Path, table: dict
     (tmp_path / "config.json").write_text(json.dumps(table))
     with pytest.raises(UserError, match=says):
         asked(Question(configs=[config("lora", model__id=str(tmp_path))], room=ROOM))
+
+
+def test_data_that_would_take_long_to_read_is_not_read(tmp_path: Path) -> None:
+    large = tmp_path / "large.jsonl"
+    with large.open("wb") as file:
+        file.truncate(datarows.CHEAP + 1)
+    for name, why in ((str(large), "16 MiB of data are not read"), ("nobody/nothing", "on the Hub")):
+        found = datarows.read_rows(config("lora", data__id=name), None, CPU, given=True)
+        assert isinstance(found, str) and why in found
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a card here")
+def test_a_card_that_torch_does_not_see_is_remarked_on() -> None:
+    seen = Room(name="a card", device="cuda", source="card", total=GIB)
+    machine, notes = plan.machine_for(seen)
+    assert machine.device == "cuda" and "torch sees no card here" in notes[0]
+    assert plan.machine_for(ROOM)[1] == []

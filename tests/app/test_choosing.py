@@ -124,6 +124,19 @@ def test_a_number_key_says_lastingly_what_it_is_about_and_what_it_changed(tmp_pa
     play(tmp_path, story, (160, 45))
 
 
+def test_the_chosen_preset_stays_in_sight_when_the_list_shrinks(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await pilot.press("9")
+        listed = app.bench.query_one(PresetList)
+        await pilot.resize_terminal(80, 24)
+        app.bench.query_one("#status").styles.height = 3
+        await pilot.pause(0.5)
+        first = listed.scroll_offset.y
+        assert listed.highlighted is not None and first <= listed.highlighted < first + listed.content_size.height
+
+    play(tmp_path, story, (120, 36))
+
+
 def test_a_broken_preset_is_listed_and_harms_nothing(tmp_path: Path) -> None:
     folder = library.user_folder()
     folder.mkdir(parents=True)

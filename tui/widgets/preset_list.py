@@ -19,6 +19,9 @@ class PresetList(OptionList):
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id, compact=True)
 
+    def on_resize(self) -> None:
+        self.call_after_refresh(self.scroll_to_highlight)
+
     def show_presets(self, listed: Sequence[Listed], chosen: str) -> None:
         """Replace the list."""
         names = [one.name for one in listed]

@@ -123,7 +123,10 @@ def card_lines(
     card: CardSample, width: int, trace: Sequence[float], planned: int | None, ascii_only: bool
 ) -> Iterator[Content]:
     """One card; every field it cannot say is a dash."""
-    yield Content.styled(visible(f"{card.index} {card.name}"), "bold")
+    name, wide = visible(f"{card.index} {card.name}"), width >= SIDE_BY_SIDE
+    work = f"load {_work(card)}"
+    gap = " " * max(1, width - len(name) - len(work))
+    yield Content.assemble((name, "bold"), gap, work) if wide else Content.styled(name, "bold")
     yield from _memory("shared memory" if card.shared else "memory", card.used, card.total, width, ascii_only)
     own = ("this run", size(card.mine) if card.mine is not None else "–")
     yield from _pairs([own, *([("planned", size(planned))] if planned else [])], width)
@@ -131,7 +134,8 @@ def card_lines(
         yield _pair(
             f"{other.pid} {visible(other.name)}", size(other.bytes) if other.bytes else "n/a", width, "$text-warning"
         )
-    yield Content(f"load {_work(card)}")
+    if not wide:
+        yield Content(work)
     yield _trace(trace, width, ascii_only)
 
 
@@ -140,9 +144,10 @@ def short_lines(card: CardSample, width: int, ascii_only: bool) -> Iterator[Cont
     work = _work(card)
     name = visible(f"{card.index} {card.name}", max(8, width - len(work) - 2))
     yield _pair(name, work, width)
-    used = f" {size(card.used)}" if card.used is not None else " –"
-    bar = list(_memory("", card.used, card.total, max(1, width - len(used)), ascii_only))[1:]
-    yield Content.assemble(*bar, (used, "$text-warning" if card.others else ""))
+    used = f" {size(card.used)}"
+    share = card.used / card.total if card.total and card.used is not None else 0.0
+    bar = _bar(share, max(1, width - len(used)), ascii_only)
+    yield Content.assemble(bar, (used, "$text-warning" if card.others else ""))
 
 
 def _work(card: CardSample) -> str:
@@ -154,14 +159,24 @@ def _work(card: CardSample) -> str:
 
 
 def _memory(name: str, used: int | None, total: int | None, width: int, ascii_only: bool) -> Iterator[Content]:
-    yield _pair(name, f"{size(used)} of {size(total)}" if total else "–", width)
-    if total and used is not None:
-        full = min(width, round(used / total * width))
-        style = "$text-error" if used / total > 0.95 else "$primary"
-        rest = "-" if ascii_only else "░"
-        yield Content.assemble(
-            (("#" if ascii_only else "█") * full, style), (rest * (width - full), "$foreground-muted")
-        )
+    """In figures and as a bar: below each other, or on one line where the pane is low and wide."""
+    figures = f"{size(used)} of {size(total)}" if total else "–"
+    if width < SIDE_BY_SIDE or not total or used is None:
+        yield _pair(name, figures, width)
+        if total and used is not None:
+            yield _bar(used / total, width, ascii_only)
+        return
+    room = width - len(name) - len(figures) - 4
+    bar = _bar(used / total, room, ascii_only)
+    yield Content.assemble((name, "$foreground-muted"), "  ", bar, "  ", figures)
+
+
+def _bar(share: float, width: int, ascii_only: bool) -> Content:
+    """How full."""
+    full = min(width, round(share * width))
+    done, rest = ("#", "-") if ascii_only else ("█", "░")
+    style = "$text-error" if share > 0.95 else "$primary"
+    return Content.assemble((done * full, style), (rest * (width - full), "$foreground-muted"))
 
 
 def _pairs(pairs: Sequence[tuple[str, str]], width: int) -> Iterator[Content]:

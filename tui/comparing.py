@@ -9,20 +9,26 @@ from textual.content import Content
 
 from engine.contract import rundir
 from engine.contract.errors import UserError
-from engine.contract.follow import Follower
 from engine.contract.preset import Flat, flatten
 from engine.contract.result import Result
 from engine.contract.rundir import RunDir
 from engine.contract.text import visible
 from tui.chart import Curve, Look, draw
 from tui.head import short
+from tui.opening import Opening
 from tui.runlist import describe
-from tui.runstate import RunState
 from tui.scores import mean_text, range_text
 from tui.series import Series
 from tui.show import count, duration, size
 
-COLOURS = ("$primary", "$warning", "$success", "$error", "$accent", "$secondary")
+COLOURS = (
+    "$text-primary",
+    "$text-warning",
+    "$text-success",
+    "$text-error",
+    "$text-accent",
+    "$text-secondary",
+)
 ROWS = 12
 QUIET = ("title", "about", "slot")
 LABEL, CELL = 12, 16
@@ -48,9 +54,8 @@ def read(runs: Sequence[RunDir]) -> list[Compared]:
 
 
 def _read(run: RunDir, colour: str) -> Compared:
-    state, error, result, settings = RunState(), "", None, None
-    for portion in Follower(run.events_file).portions():
-        state.feed(portion)
+    state = Opening(run.events_file).first()  # a huge run by samples: several of them would take a while
+    error, result, settings = "", None, None
     try:
         settings = flatten(rundir.read_frozen(run).config)
     except UserError as caught:

@@ -27,6 +27,7 @@ from torch.autograd.profiler import profile
 
 from engine.contract import schema
 from engine.data.tokens import Row
+from engine.evaluation.generate import Generator
 from engine.evaluation.largest import answer_at_largest, longest_answers
 from engine.evaluation.score import row_losses, vocabulary_of
 from engine.methods import method
@@ -73,6 +74,28 @@ def measured(case: Case) -> Measured:
     assert answers
     answering = profiled(lambda: answer_at_largest(trainer.model, answers, 0, "cpu"))
     return Measured(static, weights + steps, static + losses, static + answering)
+
+
+def answering_apart(case: Case, count: int) -> int:
+    """Bytes at the peak of so many rows really answered, none ending before it must; in a process of its own."""
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        return pool.apply(_answering, (case, count))
+
+
+def _answering(case: Case, count: int) -> int:
+    """The optimizer's state, of which evaluation has nothing, is added as it would be after a step."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        config = msgspec.structs.replace(case.config, model=with_id(case.config.model, _save(case.shape, folder)))
+        model = method(config.method).make_trainable(method(config.method).load(config, MACHINE), config).eval()
+    evaluation = config.evaluation
+    tokenizer = SimpleNamespace(pad_token_id=0, decode=lambda tokens, **how: "")
+    warn: Any = lambda code, text: None  # noqa: E731
+    generator = Generator(tokenizer, evaluation.max_new_tokens, evaluation.batch, "cpu", frozenset(), warn)  # type: ignore[arg-type]
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    state = trained * (8 if config.optimizer.name == "adamw" else 2)
+    rows = _rows(case, count)
+    return bytes_of(tensors_of(model)) + state + profiled(lambda: generator.answers(model, rows))
 
 
 def on_card(case: Case, machine: Machine) -> tuple[int, int]:

@@ -19,6 +19,12 @@ CHUNK_ELEMENTS = 1 << 23
 """Logits turned to float32 at a time: 32 MiB, whatever the vocabulary."""
 
 
+def portions(rows: int, vocabulary: int) -> list[slice]:
+    """Of rows of logits, those that are turned to float32 at a time."""
+    step = max(1, CHUNK_ELEMENTS // vocabulary)
+    return [slice(start, start + step) for start in range(0, rows, step)]
+
+
 class SummedCrossEntropy(torch.autograd.Function):
     """Sum over K rows of -log softmax(logits)[target], in float32, without a float32 copy of the logits.
 
@@ -28,14 +34,13 @@ class SummedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        step = max(1, CHUNK_ELEMENTS // logits.shape[-1])
         normaliser = logits.new_empty(len(logits), dtype=torch.float32)
         total = logits.new_zeros((), dtype=torch.float32)
-        for start in range(0, len(logits), step):
-            part = logits[start : start + step].float()
-            normaliser[start : start + step] = part.logsumexp(-1)
-            chosen = part.gather(1, targets[start : start + step, None])[:, 0]
-            total += (normaliser[start : start + step] - chosen).sum()
+        for rows in portions(*logits.shape):
+            part = logits[rows].float()
+            normaliser[rows] = part.logsumexp(-1)
+            chosen = part.gather(1, targets[rows, None])[:, 0]
+            total += (normaliser[rows] - chosen).sum()
         ctx.save_for_backward(logits, targets, normaliser)
         return total
 
@@ -43,10 +48,8 @@ class SummedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
         logits, targets, normaliser = ctx.saved_tensors
         (scale,) = gradients
-        step = max(1, CHUNK_ELEMENTS // logits.shape[-1])
         gradient = torch.empty_like(logits)
-        for start in range(0, len(logits), step):
-            rows = slice(start, start + step)
+        for rows in portions(*logits.shape):
             part = (logits[rows].float() - normaliser[rows, None]).exp_()
             part.scatter_add_(1, targets[rows, None], part.new_full((len(part), 1), -1.0))
             gradient[rows] = part.mul_(scale)

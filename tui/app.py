@@ -26,7 +26,7 @@ from tui.screens.bench import BenchScreen
 from tui.screens.small import SmallScreen, too_small
 from tui.settings import Settings, read_settings
 from tui.terminal import suited_theme
-from tui.themes import AUTO, remember, remembered
+from tui.themes import AUTO, legible, remember, remembered
 
 LEAVING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 """Signals on which the terminal is put back as it was; Textual alone would leave it as it is."""
@@ -50,6 +50,8 @@ class Workbench(App[str]):
     COMMANDS = {everything}
     ENABLE_COMMAND_PALETTE = True
     CSS = """
+    OptionList > .option-list--option-highlighted { background: $foreground 8%; color: $foreground; }
+    OptionList:focus > .option-list--option-highlighted { background: $primary 20%; color: $foreground; }
     OptionList:nocolor > .option-list--option-highlighted { text-style: bold underline; }
     """
 
@@ -65,6 +67,9 @@ class Workbench(App[str]):
         self.sampler: Sampler | None = None
         self._plain = [Plain()] if self.settings.ascii else []
         self._before: dict[signal.Signals, signal._HANDLER] = {}
+
+    def get_css_variables(self) -> dict[str, str]:
+        return legible(super().get_css_variables())
 
     def on_load(self) -> None:
         """Before the terminal is touched."""

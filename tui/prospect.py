@@ -14,7 +14,7 @@ import msgspec
 
 from engine.contract.ladder import Plan
 from engine.contract.library import called
-from engine.contract.modelfiles import ModelFiles, find_model
+from engine.contract.modelfiles import EMBEDDED, ModelFiles, find_model
 from engine.contract.preset import Effective
 from engine.contract.schema import Config
 from engine.contract.turns import Turn
@@ -162,7 +162,10 @@ def ladder_prospect(plan: Plan, scene: Scene, report: Report) -> Prospect:
 
 
 def _what(config: Config, files: ModelFiles, found: Forecast | None, report: Report) -> Iterator[Fact]:
-    where = f"fetched from the Hub: {files.fetch}" if files.fetch else str(files.folder or "")
+    if config.model.id == EMBEDDED:
+        where = "comes along"
+    else:
+        where = f"fetched from the Hub: {files.fetch}" if files.fetch else str(files.folder or "")
     yield Fact("model", f"{config.model.id}  {where}")
     if found and found.estimate:
         whole, trained = found.estimate.parameters, found.estimate.trainable

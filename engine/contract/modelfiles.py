@@ -13,6 +13,9 @@ import engine
 from engine.contract.catalogue import CATALOGUE, pulled_folder
 from engine.contract.schema import Model
 
+EMBEDDED = "tiny"
+"""The model that comes along."""
+
 
 @dataclass(frozen=True)
 class ModelFiles:
@@ -31,7 +34,7 @@ class ModelFiles:
 
 def find_model(model: Model) -> ModelFiles:
     """By the rules of `engine.methods.locate`: embedded, catalogue, .gguf, folder, Hub id."""
-    if model.id == "tiny":
+    if model.id == EMBEDDED:
         return _in_folder(Path(engine.__file__).parent / "assets" / "tiny")
     if model.id in CATALOGUE:
         folder, entry = pulled_folder(model.id), CATALOGUE[model.id]

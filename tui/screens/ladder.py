@@ -11,7 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from engine.contract import ladderdir, launch
 from engine.contract.errors import RunFailed, UserError
@@ -22,6 +22,7 @@ from tui import ladder_view
 from tui.commands import bindings
 from tui.screens.ask import AskScreen
 from tui.screens.base import BaseScreen
+from tui.widgets.key_line import KeyLine
 
 POLL_SECONDS = 0.5
 
@@ -48,7 +49,7 @@ class LadderScreen(BaseScreen[None]):
         with VerticalScroll(id="body"):
             for name in ("progress", "bars", "costs", "verdict", "notes"):
                 yield Static(id=name)
-        yield Footer(compact=True, show_command_palette=False)
+        yield KeyLine()
 
     def on_mount(self) -> None:
         self.set_interval(POLL_SECONDS, self.refresh_ladder)

@@ -41,7 +41,7 @@ class KeyLine(Rows):
         parts: list[tuple[str, str]] = []
         self._places, end = [], 0
         for binding, shown in self._fitting():
-            parts += [(shown, "bold $footer-key-foreground"), (f" {binding.description}{GAP}", "")]
+            parts += [(shown, "bold $text-primary"), (f" {binding.description}{GAP}", "")]
             end += len(shown) + 1 + len(binding.description) + len(GAP)
             self._places.append((end, binding.key))
         self.show([Content.assemble(*parts).rstrip()])

@@ -19,7 +19,13 @@ from tui.widgets.rows import Rows
 
 VIEWS = ("loss", "learning rate", "gradient norm", "tokens/s")
 SMOOTH = (0.0, 0.6, 0.9, 0.97)
-COLOURS = {"axis": "$foreground-muted", "train": "$primary", "eval": "$warning", "earlier": "$foreground-muted", "": ""}
+COLOURS = {
+    "axis": "$foreground-muted",
+    "train": "$primary",
+    "eval": "$text-warning",
+    "earlier": "$foreground-muted",
+    "": "",
+}
 LEAST_SECONDS, MOST_SECONDS = 2.0, 5.0
 """Between two pictures of a growing curve: a row of it is some 300 bytes over the line."""
 STAMP = len("20260101-000000-")
@@ -124,7 +130,7 @@ class LossPane(Rows):
         if series.latest is not None:
             parts.append((f" {number(series.latest)}", "$primary"))
         if self.view == 0 and state.validation.latest is not None:
-            parts.append((f"  validation {number(state.validation.latest)}", "$warning"))
+            parts.append((f"  validation {number(state.validation.latest)}", "$text-warning"))
         if series.absent:
             parts.append((f"  {series.absent:,} not finite", "$text-error"))
         if state.sampled:

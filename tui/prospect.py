@@ -199,7 +199,9 @@ def _steps(config: Config, estimate: Estimate | None, report: Report) -> str:
     words = f"{steps}, effective batch {train.batch}"
     if estimate:
         micro = estimate.micro_batch
-        words += f" = {micro} a pass × {math.ceil(train.batch / micro)}"
+        passes = math.ceil(train.batch / micro)
+        equal = micro * passes == train.batch
+        words += f" = {micro} a pass × {passes}" if equal else f" in {passes} passes of at most {micro}"
         words += ", activations recomputed" if estimate.gradient_checkpointing else ""
     return words
 

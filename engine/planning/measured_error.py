@@ -46,9 +46,9 @@ def percent(share: float) -> str:
 GRID = "the CPU allocator's peak in 48 configurations"
 PUBLISHED = "six published peaks on cards"
 MEASURED: dict[tuple[Tier, Device], MeasuredError] = {
-    ("dry run", "cpu"): MeasuredError(0.0001, 0.0010, 0.0010, GRID),
+    ("dry run", "cpu"): MeasuredError(0.0001, 0.0016, 0.0005, GRID),
     ("dry run", "cuda"): MeasuredError(None, 0.090, 0.090, PUBLISHED),
-    ("formula", "cpu"): MeasuredError(None, 0.133, 0.133, GRID),
+    ("formula", "cpu"): MeasuredError(0.006, 0.133, 0.077, GRID),
     # Not held against a card: its worst on a CPU on top of the dry run's worst on a card.
     ("formula", "cuda"): MeasuredError(None, 0.21, 0.21, f"{GRID} and {PUBLISHED}, one on top of the other"),
 }

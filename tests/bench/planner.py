@@ -29,6 +29,7 @@ from engine.planning.dry_run import dry_run
 from engine.planning.estimate import Estimate, Rows
 from engine.planning.formula import formula
 
+PARTS = ("grid", "others", "published", "speed")
 MEDIAN, WORST, UNDER, FORMULA_WORST, PUBLISHED_WORST = 0.02, 0.05, -0.02, 0.25, 0.10
 """What was promised, as shares of the measured peak."""
 
@@ -43,12 +44,18 @@ class Compared:
     formula: tuple[float, float, float]
 
 
+def _part(name: str) -> str:
+    if name not in PARTS:
+        raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(PARTS)}")
+    return name
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", nargs="*", choices=["grid", "others", "published", "speed"])
+    parser.add_argument("what", nargs="*", type=_part, help=", ".join(PARTS))  # with choices, none given is an error
     parser.add_argument("--measured", type=Path)
     options = parser.parse_args()
-    what = options.what or ["grid", "others", "published", "speed"]
+    what = options.what or PARTS
     quieten()
     kept = True
     if "grid" in what:

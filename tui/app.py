@@ -52,6 +52,8 @@ class Workbench(App[str]):
     CSS = """
     OptionList > .option-list--option-highlighted { background: $foreground 8%; color: $foreground; }
     OptionList:focus > .option-list--option-highlighted { background: $primary 20%; color: $foreground; }
+    ToastRack { margin-bottom: 4; }
+    Toast { padding: 0 1; max-width: 70%; }
     OptionList:nocolor > .option-list--option-highlighted { text-style: bold underline; }
     """
 
@@ -153,10 +155,12 @@ class Workbench(App[str]):
         return suited_theme(colours) if self.settings.theme == AUTO else self.settings.theme
 
     def _farewell(self) -> str:
-        run = self.bench.watched
-        if run is None or not run.is_live():
+        live = [run for run in self.bench.live_runs() if run.is_live()]  # one may have ended since the last look
+        if not live:
             return ""
-        return f"detached; {run.name} goes on: `ftbench` or `ftbench attach {run.name}`"
+        if len(live) > 1:
+            return f"detached; {len(live)} runs go on: `ftbench` or `ftbench runs` shows them"
+        return f"detached; {live[0].name} goes on: `ftbench` or `ftbench attach {live[0].name}`"
 
     def _fit(self, size: Size) -> None:
         """The small screen lies on top as long as nothing else has room."""

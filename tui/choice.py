@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from engine.contract.library import called, effective
 from engine.contract.preset import Effective, Flat, flatten
 from engine.contract.schema import Method
+from tui.show import setting
 
 QUIET = ("title", "about", "slot")
 
@@ -50,4 +51,5 @@ def changes(before: Effective | None, after: Effective) -> list[str]:
     if before is None:
         return []
     old, new = flatten(before.config), flatten(after.config)
-    return [f"{key} {old[key]} → {new[key]}" for key in new if key not in QUIET and old[key] != new[key]]
+    differ = [key for key in new if key not in QUIET and old[key] != new[key]]
+    return [f"{key} {setting(old[key])} → {setting(new[key])}" for key in differ]

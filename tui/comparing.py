@@ -19,7 +19,7 @@ from tui.opening import Opening
 from tui.runlist import describe
 from tui.scores import mean_text, range_text
 from tui.series import Series
-from tui.show import count, duration, size
+from tui.show import count, duration, setting, size
 
 COLOURS = (
     "$text-primary",
@@ -134,7 +134,7 @@ def _differences(runs: Sequence[Compared], width: int) -> Iterator[Content]:
     keys = [key for key in first if key not in QUIET and any(flat[key] != first[key] for _, flat in known)]
     yield Content.styled("what differed" if keys else "their configurations are alike", "bold")
     for key in keys:
-        values = [(visible(str(flat[key])), run.colour) for run, flat in known]
+        values = [(visible(setting(flat[key])), run.colour) for run, flat in known]
         if 30 + sum(max(14, len(text)) + 2 for text, _ in values) <= width:
             yield Content.assemble((f"{key:<30}", ""), *((f"{text:<14}  ", colour) for text, colour in values))
             continue

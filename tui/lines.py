@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
-
 from engine.contract import events
-from tui.show import count, duration, size
+from tui.show import count, duration, moment, size
 
 
 def line(event: events.Event) -> str | None:
     """What an event says, None for those that only move the bar."""
     text = _text(event)
-    return f"{time.strftime('%H:%M:%S', time.localtime(event.t))} {text}" if text else None
+    return f"{moment(event.t, '%H:%M:%S')} {text}" if text else None
 
 
 def _text(event: events.Event) -> str | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from tui.runlist import Line, last_part, score
-from tui.show import duration, size
+from tui.show import duration, moment, size
 from tui.widgets.table import Column, Row
 
 Value = float | str
@@ -71,7 +70,7 @@ def names(by: int, reverse: bool) -> list[str]:
 
 def when(created: float) -> str:
     """`11-25 19:22`."""
-    return time.strftime("%m-%d %H:%M", time.localtime(created)) if created else "–"
+    return moment(created, "%m-%d %H:%M") if created else "–"
 
 
 def undated(name: str) -> str:

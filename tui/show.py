@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -87,9 +89,24 @@ def count(number: float) -> str:
     return f"{number:.0f}"
 
 
+def setting(value: object) -> str:
+    """A value of a configuration as a preset would have it; what is not set says so."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "unset" if value is None or value == "" else str(value)
+
+
+def moment(seconds: float, form: str) -> str:
+    """Unix seconds as local time; a dash for what no calendar has, as damaged files may say."""
+    try:
+        return time.strftime(form, time.localtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return "–"
+
+
 def duration(seconds: float | None) -> str:
     """1:02:03, 4:05 or 6.7 s."""
-    if seconds is None:
+    if seconds is None or not math.isfinite(seconds):
         return "–"
     if seconds < 60:
         return f"{seconds:.1f} s"

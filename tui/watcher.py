@@ -51,11 +51,20 @@ class Printed(Message):
 
 @dataclass
 class Liveness(Message):
-    """Whether a worker holds the run's lock; `died` where it went without an end."""
+    """Whether a worker holds the run's lock; `died` where it went without an end, `gone` with its directory."""
 
     run: RunDir
     live: bool
     died: bool = False
+    gone: bool = False
+
+
+@dataclass
+class Unreadable(Message):
+    """A file of the run cannot be read."""
+
+    run: RunDir
+    text: str
 
 
 class Watcher(threading.Thread):
@@ -65,6 +74,9 @@ class Watcher(threading.Thread):
         super().__init__(daemon=True, name=f"watch {run.name}")
         self.watched, self.post = run, post
         self._leave = threading.Event()
+        self._opened = False
+        self._wrong = ""
+        """What could not be read at the last look."""
         self._live: bool | None = None
         self._news = 0.0
         """When the worker last gave a sign of life."""
@@ -75,18 +87,37 @@ class Watcher(threading.Thread):
 
     def run(self) -> None:
         events, output = Opening(self.watched.events_file, self.watched.name), Output(self.watched.log_file)
-        self.post(Opened(self.watched, events.first()))
         while not self._leave.is_set():
-            fresh = events.follower.read()
-            if fresh:
-                self.post(Fresh(self.watched, fresh))
+            try:
+                self._look(events, output)
+                self._wrong = ""
+            except OSError as error:  # a network disk that stalls comes back
+                self._tell_wrong(error)
+            resting = SECONDS if self._live is not False else RESTING_SECONDS
+            self._leave.wait(READING_SECONDS if events.sampled and not self._wrong else resting)
+
+    def _look(self, events: Opening, output: Output) -> None:
+        """Whatever is new. Raises OSError where the files cannot be read."""
+        if not self._opened:
+            self.post(Opened(self.watched, events.first()))
+            self._opened = True
+        fresh = events.follower.read()
+        if fresh:
+            self.post(Fresh(self.watched, fresh))
+        try:
             if piece := output.read():
                 self.post(Printed(self.watched, piece))
+        finally:
             self._tell_liveness(bool(fresh))
-            if whole := events.advance():
-                self.post(Opened(self.watched, whole))
-            resting = SECONDS if self._live is not False else RESTING_SECONDS
-            self._leave.wait(READING_SECONDS if events.sampled else resting)
+        if whole := events.advance():
+            self.post(Opened(self.watched, whole))
+
+    def _tell_wrong(self, error: OSError) -> None:
+        """Once, until it has been well again."""
+        text = f"{error.filename or self.watched.path}: cannot be read: {error.strerror}; it is tried again"
+        if text != self._wrong:
+            self._wrong = text
+            self.post(Unreadable(self.watched, text))
 
     def _tell_liveness(self, news: bool) -> None:
         live, now = self.watched.is_live(), time.monotonic()
@@ -97,4 +128,5 @@ class Watcher(threading.Thread):
             self.post(Liveness(self.watched, True))
         elif not live and self._live is not False and now - self._news >= GONE_SECONDS:
             self._live = False
-            self.post(Liveness(self.watched, False, self.watched.state() == "died"))
+            gone = not self.watched.path.exists()
+            self.post(Liveness(self.watched, False, self.watched.state() == "died", gone))

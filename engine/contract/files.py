@@ -1,10 +1,20 @@
-"""Files that a reader sees whole or not at all."""
+"""Files that a reader sees whole or not at all, and the folder we are in."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from pathlib import Path
+
+from engine.contract.errors import UserError
+
+
+def working_folder() -> Path:
+    """Where we were started. Raises UserError where that has been deleted since."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError as error:
+        raise UserError("the working directory has been deleted", do="start ftbench in one that is there") from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:

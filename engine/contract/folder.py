@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -75,8 +76,9 @@ def holding(parent: Path, file: str) -> Iterator[Path]:
     try:
         with os.scandir(parent) as entries:
             for entry in entries:
-                if entry.is_dir() and Path(entry.path, file).exists():
-                    yield Path(entry.path)
+                with contextlib.suppress(PermissionError):  # somebody else's, in a folder that several share
+                    if entry.is_dir() and Path(entry.path, file).exists():
+                        yield Path(entry.path)
     except FileNotFoundError:
         return
     except OSError as error:

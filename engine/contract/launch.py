@@ -51,12 +51,16 @@ def launch_ladder(ladder: LadderDir) -> Worker:
 def _start(module: str, folder: Path, log_file: Path) -> Worker:
     """`python -m MODULE FOLDER` in a session of its own; nothing ties it to this terminal.
 
-    Its output goes to a file and never to a pipe: a pipe nobody reads blocks its writer.
+    Its output goes to a file and never to a pipe: a pipe nobody reads blocks its writer. Raises RunFailed where the
+    folder cannot be written, or has gone.
     """
     # One malloc arena: autograd's backward runs in a thread of its own, and with an arena of its own its gradients
     # could not take the room that the activations leave (full tuning of SmolLM2 on the CPU: 3,440 -> 3,285 MiB).
     environment = {"MALLOC_ARENA_MAX": "1", **os.environ, "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
-    log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    except OSError as error:
+        raise RunFailed(f"{folder} cannot be written: {error.strerror}; nothing was started") from error
     try:
         # -P: the run directory is the working directory, and nothing in it may be imported.
         return subprocess.Popen(
@@ -90,12 +94,22 @@ def stop(run: RunDir | LadderDir) -> None:
     pid = run.pid()
     if pid is None:
         raise UserError(f"{run.name} is not running", do="`ftbench runs` shows what is")
-    os.kill(pid, signal.SIGTERM)
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except PermissionError as error:
+        raise UserError(f"{run.name} is somebody else's: process {pid}", do="ask its owner to stop it") from error
 
 
 def pause(run: RunDir) -> None:
-    """Stop, meant for a while: it frees the card, and lists call the run paused until `launch` lets it go on."""
-    run.paused_file.touch(mode=0o600)
+    """Stop, meant for a while: it frees the card, and lists call the run paused until `launch` lets it go on.
+
+    Raises UserError where it does not run, or where the mark of the pause cannot be written.
+    """
+    try:
+        run.paused_file.touch(mode=0o600)
+    except OSError as error:
+        what, do = f"cannot be marked as paused: {error.strerror}", "stop it instead: it can go on all the same"
+        raise UserError(what, str(run.path), do) from error
     try:
         stop(run)
     except (UserError, ProcessLookupError):

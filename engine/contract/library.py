@@ -11,6 +11,7 @@ import platformdirs
 
 import engine
 from engine.contract.errors import UserError
+from engine.contract.files import working_folder
 from engine.contract.preset import Effective, Flat, Preset, read_preset, resolve
 from engine.contract.schema import Method
 
@@ -103,7 +104,7 @@ def effective(name: str, method: Method | None, overrides: Flat) -> Effective:
     """The named preset laid under the command line, its file names made absolute."""
     preset, path = find_preset(name)
     own = {key: _anchored(key, value, path.parent) for key, value in preset.values.items()}
-    given = {key: _anchored(key, value, Path.cwd()) for key, value in overrides.items()}
+    given = {key: _anchored(key, value, working_folder()) for key, value in overrides.items()}
     return resolve(Preset(preset.name, own, preset.text), method, given)
 
 
@@ -118,15 +119,15 @@ def _anchored(key: str, value: object, folder: Path) -> object:
         or value.count("/") > 1
         or (key == "evaluation.general" and value not in ("auto", "none"))
     )
-    for base in (folder, Path.cwd()):
+    for base in (folder, working_folder()):
         if "/" in value or looks_like_a_file or key == "model.chat_template":
             candidate = base / path
             if candidate.exists():
                 return str(candidate.absolute())
     # A bare word is a name first ("tickets", "train"); a folder of that name is taken where there is one.
-    if key in ("data.id", "model.id") and (Path.cwd() / path).is_dir() and value not in ("tickets", "tiny"):
-        return str((Path.cwd() / path).absolute())
-    return str((Path.cwd() / path).absolute()) if looks_like_a_file else value
+    if key in ("data.id", "model.id") and (working_folder() / path).is_dir() and value not in ("tickets", "tiny"):
+        return str((working_folder() / path).absolute())
+    return str((working_folder() / path).absolute()) if looks_like_a_file else value
 
 
 def _asked(listed: Listed) -> int | None:

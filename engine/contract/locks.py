@@ -75,8 +75,12 @@ def card_locks() -> list[tuple[Path, str]]:
 def _lock_folder() -> Path:
     base = os.environ.get("FTBENCH_LOCKS") or f"{tempfile.gettempdir()}/ftbench-{os.getuid()}"
     folder = Path(base)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = folder.lstat()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.lstat()
+    except OSError as error:
+        what = f"locks cannot be kept here: {error.strerror}"
+        raise UserError(what, str(folder), "set FTBENCH_LOCKS to a folder of yours") from error
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise UserError("the lock folder belongs to somebody else", str(folder), "set FTBENCH_LOCKS to one of yours")
     return folder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Callable
 
 from textual.screen import ScreenResultType
 
@@ -28,7 +28,7 @@ class ActingScreen(BaseScreen[ScreenResultType]):
 
         def answered(yes: bool | None) -> None:
             if yes and run.is_live():
-                launch.stop(run)
+                self._ask_worker(launch.stop, run)
 
         self.app.push_screen(AskScreen(f"Stop {run.name} after its step, with a checkpoint?"), answered)
 
@@ -37,14 +37,28 @@ class ActingScreen(BaseScreen[ScreenResultType]):
         if run is None or not run.is_live():
             self.tell("nothing runs here", severity="warning")
             return
-        with contextlib.suppress(UserError, ProcessLookupError):
-            launch.pause(run)
-        self.tell(f"pausing {run.name} after its step, with a checkpoint: the card will be free, u goes on")
+        if self._ask_worker(launch.pause, run):
+            self.tell(f"pausing {run.name} after its step, with a checkpoint: the card will be free, u goes on")
+
+    def _ask_worker(self, ask: Callable[[RunDir], None], run: RunDir) -> bool:
+        """Whether the worker has heard it; else why not is told."""
+        try:
+            ask(run)
+        except UserError as error:
+            self.tell(error.line, severity="error", timeout=10)
+        except ProcessLookupError:
+            self.tell(f"{run.name} has just ended", severity="warning")
+        else:
+            return True
+        return False
 
     def resume_run(self, run: RunDir | None) -> None:
         """From its newest whole checkpoint."""
         if run is None or run.state() in ("live", "starting", "finished"):
             self.tell("nothing to resume", severity="warning")
+            return
+        if not run.path.exists():
+            self.tell(f"{run.path} has been deleted: nothing is left to resume", severity="warning")
             return
         self.launch_run(run)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -21,7 +22,7 @@ from tui.head import choice_lines, head_line, live_runs
 from tui.machine import MachineSample, Sampled
 from tui.runstate import RunState
 from tui.screens.starting import StartingScreen
-from tui.watcher import Fresh, Liveness, Opened, Printed, Watcher
+from tui.watcher import Fresh, Liveness, Opened, Printed, Unreadable, Watcher
 from tui.widgets.choosing import ChoosingPane, Chosen, Picked, Refused
 from tui.widgets.key_line import KeyLine
 from tui.widgets.log_pane import LogPane, Word
@@ -50,6 +51,8 @@ class BenchScreen(StartingScreen[None]):
         self.live: bool | None = None
         self.died: str | None = None
         """How the output of a worker ends that went without an end."""
+        self.gone = False
+        """Whether its directory has been deleted."""
         self.sample: MachineSample | None = None
         self.foreseen: tuple[object, int | None] = None, None
         """What was asked last of the formula, and its answer."""
@@ -145,7 +148,7 @@ class BenchScreen(StartingScreen[None]):
         """Show this run from its first event on."""
         if self.watcher:
             self.watcher.leave()
-        self.state, self.live, self.died = None, None, None
+        self.state, self.live, self.died, self.gone = None, None, None, False
         self.watcher = Watcher(run, self.post_message)
         self.watcher.start()
         self.query_one("#loss").border_subtitle = visible(run.name, 60)
@@ -173,7 +176,7 @@ class BenchScreen(StartingScreen[None]):
     def _liveness(self, message: Liveness) -> None:
         if message.run != self.watched:
             return
-        self.live = message.live
+        self.live, self.gone = message.live, message.gone
         log = self.query_one(LogPane)
         self.died = log.last_words() if message.died else None
         if message.died and len(log.views["output"]):
@@ -186,6 +189,11 @@ class BenchScreen(StartingScreen[None]):
         if message.run == self.watched:
             self.query_one(LogPane).printed(message.piece)
             self._log()
+
+    @on(Unreadable)
+    def _unreadable(self, message: Unreadable) -> None:
+        if message.run == self.watched:
+            self.tell(message.text, severity="error", timeout=15)
 
     @on(Sampled)
     def _sampled(self, message: Sampled) -> None:
@@ -224,7 +232,7 @@ class BenchScreen(StartingScreen[None]):
     def _status(self) -> None:
         keys, room = self.app.settings.keys, self.size.width - 2
         paused = self.watched is not None and self.watched.paused_file.exists()
-        line = status(self.state, self.live, self.died, room, keys, self.ascii_only, paused)
+        line = status(self.state, self.live, self.died, room, keys, self.ascii_only, paused, self.gone)
         self.query_one("#status", Static).update(line)
 
     def _log(self) -> None:
@@ -236,7 +244,9 @@ class BenchScreen(StartingScreen[None]):
     def worker(self) -> int | None:
         """The watched worker's process, for the sampler's thread."""
         run = self.watched
-        return run.pid() if run else None
+        with contextlib.suppress(OSError):  # the watcher tells
+            return run.pid() if run else None
+        return None
 
     def action_stop(self) -> None:
         self.stop_run(self.watched)

@@ -93,7 +93,8 @@ class RunsScreen(ActingScreen[RunDir | None]):
         self.query_one(Table).show_rows(rows, names(self.by, self.reverse), here)
         held = f" that hold {self.word!r}" if self.word else ""
         marked = f", {len(self.marked)} marked" if self.marked else ""
-        title = f"{len(rows)} runs{held}{marked} in {self.runs}, by {FIELDS[self.by].column.name}"
+        count = f"{len(rows)} run{'s' * (len(rows) != 1)}"
+        title = f"{count}{held}{marked} in {self.runs}, by {FIELDS[self.by].column.name}"
         self.query_one("#title", Static).update(Content(visible(title)))
         self._detail()
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from textual.app import ComposeResult
+from textual.binding import BindingType
 from textual.content import Content
 from textual.geometry import Size
-from textual.screen import Screen
+from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from tui.commands import EVERYWHERE
 from tui.terminal import SMALLEST
 
 
@@ -15,10 +19,17 @@ def too_small(size: Size) -> bool:
     return size.width < SMALLEST[0] or size.height < SMALLEST[1]
 
 
-class SmallScreen(Screen[None]):
-    """Says what is needed; goes when there is room. The keys of the whole app still work, so one can leave."""
+class SmallScreen(ModalScreen[None]):
+    """Says what is needed; goes when there is room.
 
-    CSS = "SmallScreen Static { width: 1fr; height: auto; }"
+    One can leave and do nothing else: a screen that another key opened would lie above it for good.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [command.binding() for command in EVERYWHERE if command.id == "app.quit"]
+    CSS = """
+    SmallScreen { background: $background; }
+    SmallScreen Static { width: 1fr; height: auto; }
+    """
 
     def compose(self) -> ComposeResult:
         yield Static()

@@ -15,6 +15,7 @@ from engine.contract.preset import Effective, flatten
 from engine.contract.text import visible
 from tui.commands import TABLES
 from tui.screens.base import BaseScreen
+from tui.show import setting
 
 GROUPS = {
     "app": "everywhere",
@@ -72,6 +73,6 @@ def config_text(chosen: Effective) -> Content:
             (f"{visible(value)!s:<28} ", ""),
             (visible(chosen.origins.get(key, "default")), "$foreground-muted"),
         )
-        for key, value in ((key, str(value)) for key, value in flatten(chosen.config).items())
+        for key, value in ((key, setting(value)) for key, value in flatten(chosen.config).items())
     )
     return Content("\n").join(lines)

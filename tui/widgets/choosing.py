@@ -14,6 +14,7 @@ from textual.widgets import OptionList
 
 from engine.contract import library
 from engine.contract.errors import UserError
+from engine.contract.files import working_folder
 from engine.contract.preset import Effective
 from engine.contract.schema import METHODS
 from tui.choice import Choice, changes
@@ -167,11 +168,16 @@ class ChoosingPane(Vertical):
     def _add(self) -> None:
         from tui.screens.picker import PickerScreen
 
+        try:
+            folder = working_folder()
+        except UserError:
+            folder = Path.home()
+
         def answered(data: str | None) -> None:
             if data is not None:
                 self.take_data(data)
 
-        self.app.push_screen(PickerScreen(Path.cwd()), answered)
+        self.app.push_screen(PickerScreen(folder), answered)
 
     @on(Done)
     def _done(self) -> None:

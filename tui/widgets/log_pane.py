@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -13,7 +14,8 @@ from textual.content import Content
 from textual.events import MouseScrollDown, MouseScrollUp
 from textual.message import Message
 
-from engine.contract.files import write_atomically
+from engine.contract.errors import UserError
+from engine.contract.files import working_folder, write_atomically
 from engine.contract.text import visible
 from tui.loglines import Lines, Piece
 from tui.widgets.rows import Rows
@@ -21,6 +23,7 @@ from tui.widgets.rows import Rows
 TITLES = {"events": "log", "output": "log · what the worker printed"}
 COPIED = 64 << 10
 """Characters copied at most: terminals refuse longer clipboard sequences, each at a length of its own."""
+TIME = len("12:00:00 ")
 WHEEL = 3
 """Lines a turn of the mouse wheel."""
 
@@ -91,9 +94,10 @@ class LogPane(Rows, can_focus=True):
         if self._drawn == (*mark, self.content_size):
             return
         kept = self._kept()
-        last = max(0, len(kept) - height)
+        last = self._first_of(kept, len(kept), height)
         first = last if self.top is None else min(last, bisect.bisect_left(kept, (self.top, "")))
-        self.show([self._content(number, text) for number, text in kept[first : first + height]])
+        rows = [row for number, text in kept[first : first + height] for row in self._rows(number, text)]
+        self.show(rows[-height:] if self.top is None else rows[:height])
         self.border_title = TITLES[self.view]
         self.border_subtitle = Content(self._subtitle(len(kept)))
         self._drawn = (*mark, self.content_size)
@@ -125,8 +129,8 @@ class LogPane(Rows, can_focus=True):
         self.redraw()
 
     def action_move(self, lines: int) -> None:
-        kept, height = self._kept(), self.content_size.height
-        last = max(0, len(kept) - height)
+        kept = self._kept()
+        last = self._first_of(kept, len(kept), self.content_size.height)
         here = last if self.top is None else bisect.bisect_left(kept, (self.top, ""))
         there = max(0, here + lines)
         self.top = None if there >= last else kept[there][0]
@@ -156,9 +160,13 @@ class LogPane(Rows, can_focus=True):
     def action_save(self) -> None:
         """Into a file in the working directory."""
         kept = self._kept()
-        path = Path.cwd() / f"{self.about or 'ftbench'}-{self.view}.txt"
+        path = Path(f"{self.about or 'ftbench'}-{self.view}.txt")
         try:
+            path = working_folder() / path
             write_atomically(path, "".join(f"{visible(text)}\n" for _, text in kept).encode())
+        except UserError as error:
+            self.app.notify(error.line, severity="error", markup=False)
+            return
         except OSError as error:
             text = f"{path} cannot be written: {error.strerror}; start ftbench where you may write"
             self.app.notify(visible(text), severity="error", markup=False)
@@ -190,9 +198,25 @@ class LogPane(Rows, can_focus=True):
             self.app.notify(visible(f"no{where} line holds {self.sought!r}"), markup=False)
             return
         self.found = there[0]
-        middle = bisect.bisect_left(kept, (self.found, "")) - self.content_size.height // 2
-        self.top = kept[max(0, middle)][0]
+        here = bisect.bisect_left(kept, (self.found, ""))
+        self.top = kept[self._first_of(kept, here + 1, max(1, self.content_size.height // 2))][0]
         self.redraw()
+
+    def _first_of(self, kept: Sequence[tuple[int, str]], end: int, rows: int) -> int:
+        """The place of the first of those lines before `end` that have room together; one line has room in any case."""
+        first = end
+        while first > 0 and (rows := rows - len(self._rows(*kept[first - 1]))) >= 0:
+            first -= 1
+        return max(0, min(first, end - 1))
+
+    def _rows(self, number: int, text: str) -> list[Content]:
+        """A line as wide as the pane: what is longer goes on below, behind the time of an event."""
+        content, width = self._content(number, text), max(1, self.content_size.width)
+        if content.cell_length <= width:
+            return [content]
+        indent = TIME if self.view == "events" and width > 2 * TIME else 0
+        first, *rest = content[indent:].wrap(width - indent)
+        return [content[:indent] + first, *(Content(" " * indent) + row for row in rest)]
 
     def _content(self, number: int, text: str) -> Content:
         shown = visible(text)

@@ -28,15 +28,20 @@ def status(
     keys: Mapping[str, str] | None = None,
     ascii_only: bool = False,
     paused: bool = False,
+    gone: bool = False,
 ) -> Content:
     """One line while all is well; where a run has ended, what happened in at most two and the next thing to do.
 
-    `died` is how the output ends of a worker that went without an end, `keys` the user's own.
+    `died` is how the output ends of a worker that went without an end, `keys` the user's own; `gone`: the run's
+    directory was deleted.
     """
     own = keys or {}
     if state is None:
         say = f"ready: 1-9 preset, {key_of('bench.start', own)} starts, {key_of('bench.runs', own)} runs, "
         return Content.styled(f"{say}{key_of('app.help', own)} every key", "$foreground-muted")
+    if gone:
+        todo = f"{key_of('bench.start', own)} start another   {key_of('bench.runs', own)} runs"
+        return _ended("gone", "its directory has been deleted", "$text-error", todo, width)
     if died is not None:
         said = f"its last words: {died}" if died else SILENT
         return _ended("died", said, "$text-error", _next(state, "died", own), width)

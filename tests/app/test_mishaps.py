@@ -1,0 +1,134 @@
+"""What goes wrong around the bench while somebody uses it: it says so, and it stays."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from pilot import play, shown, wait_for
+from test_watching import made, notes, text, watch
+from textual.pilot import Pilot
+
+from engine.contract import launch, locks
+from engine.contract.errors import RunFailed, UserError
+from tui.app import Workbench
+from tui.screens.runs import RunsScreen
+from tui.screens.small import SmallScreen
+from tui.verbs.bench import open_bench
+from tui.widgets.log_pane import LogPane
+
+
+def test_a_run_deleted_while_it_is_watched_is_said_to_be_gone(tmp_path: Path) -> None:
+    run = made(tmp_path, ended=False)
+    lock = locks.hold(run.lock_file, "1")
+    assert lock is not None
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await watch(pilot, app, run)
+        assert app.bench.live
+        shutil.rmtree(run.path)
+        await wait_for(pilot, lambda: "gone: its directory has been deleted" in shown(app, "status"))
+        await pilot.press("u", "p", "s")
+        assert any("nothing is left to resume" in note for note in notes(app))
+
+    try:
+        play(tmp_path, story)
+    finally:
+        os.close(lock)
+
+
+def test_a_run_whose_folder_takes_no_file_is_not_started_and_says_why(tmp_path: Path) -> None:
+    run = made(tmp_path, ended=False)
+    run.log_file.unlink()
+    run.log_file.mkdir()  # as a read-only disk would, this refuses root as well
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await watch(pilot, app, run)
+        await pilot.press("u")
+        await wait_for(pilot, lambda: any("nothing was started" in note for note in notes(app)))
+        await pilot.press("r")
+        await wait_for(pilot, lambda: isinstance(app.screen, RunsScreen))
+
+    play(tmp_path, story)
+    with pytest.raises(RunFailed, match="cannot be written"):
+        launch.launch(run)
+
+
+def test_a_pause_that_cannot_be_marked_stops_nothing(tmp_path: Path) -> None:
+    run = made(tmp_path, ended=False)
+    run.paused_file.symlink_to(tmp_path / "nowhere" / "at-all")
+    with pytest.raises(UserError, match="cannot be marked as paused"):
+        launch.pause(run)
+
+
+def test_a_key_pressed_while_the_terminal_is_too_small_opens_nothing(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await pilot.resize_terminal(70, 20)
+        await wait_for(pilot, lambda: isinstance(app.screen, SmallScreen))
+        await pilot.press("question_mark", "ctrl+p", "r", "enter")
+        await pilot.resize_terminal(120, 36)
+        await wait_for(pilot, lambda: app.screen is app.bench)
+        assert len(app.screen_stack) == 1
+
+    play(tmp_path, story)
+
+
+def test_a_working_directory_that_has_been_deleted_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        folder.rmdir()
+        await pilot.press("Y", "1", "d", "a", "escape", "escape")
+        assert app.screen is app.bench
+        assert any("the working directory has been deleted" in note for note in notes(app))
+
+    play(tmp_path / "runs", story)
+
+
+@pytest.mark.parametrize("place", ["runs", "locks"])
+def test_a_folder_that_is_a_file_is_refused_before_the_screen_is_taken(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = tmp_path / "file"
+    wrong.touch()
+    if place == "locks":
+        monkeypatch.setenv("FTBENCH_LOCKS", str(wrong))
+    with pytest.raises(UserError, match=str(wrong)):
+        open_bench(wrong if place == "runs" else tmp_path / "runs", ascii_only=False, mouse=False)
+
+
+def test_leaving_names_what_goes_on_also_when_an_ended_run_is_watched(tmp_path: Path) -> None:
+    ended, live = made(tmp_path), made(tmp_path, "full", ended=False)
+    lock = locks.hold(live.lock_file, "1")
+    assert lock is not None
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await watch(pilot, app, ended)
+        await pilot.press("q")
+
+    try:
+        assert f"{live.name} goes on" in str(play(tmp_path, story).return_value)
+    finally:
+        os.close(lock)
+
+
+def test_a_long_line_of_the_log_can_be_read_to_its_end_at_80_by_24(tmp_path: Path) -> None:
+    run = made(tmp_path, printed=b"first\n" + b" ".join(b"word%d" % number for number in range(24)) + b"\n")
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await watch(pilot, app, run)
+        await pilot.press("o")
+        await wait_for(pilot, lambda: "word23" in text(app, LogPane))
+        await pilot.press("up", "up", "up")
+        await wait_for(pilot, lambda: "first" in text(app, LogPane))
+        assert "word0 word1" in text(app, LogPane)
+        await pilot.press("end")
+        assert "word23" in text(app, LogPane)
+
+    play(tmp_path, story, (80, 24))

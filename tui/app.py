@@ -92,8 +92,8 @@ class Workbench(App[str]):
     def on_mount(self) -> None:
         self.animation_level = "none"  # every frame is bytes over SSH
         self._fit(self.size)
-        for error in (*self.settings.errors, *clashes(self.settings.keys)):
-            self.notify(visible(error), severity="warning", timeout=15, markup=False)
+        if wrong := [*self.settings.errors, *clashes(self.settings.keys)]:
+            self.notify("\n".join(map(visible, wrong)), severity="warning", timeout=15, markup=False)
         self.sampler = Sampler(self.bench.post_message, self.bench.worker)
         self.call_after_refresh(self._settle)
 
@@ -155,6 +155,10 @@ class Workbench(App[str]):
         return suited_theme(colours) if self.settings.theme == AUTO else self.settings.theme
 
     def _farewell(self) -> str:
+        from engine.contract import ladderdir
+
+        if climbing := next((ladder for ladder in ladderdir.iterate(self.runs) if ladder.is_live()), None):
+            return f"detached; the ladder {climbing.name} goes on: `ftbench` and l, or `ftbench attach {climbing.name}`"
         live = [run for run in self.bench.live_runs() if run.is_live()]  # one may have ended since the last look
         if not live:
             return ""

@@ -9,9 +9,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from textual.binding import Binding, BindingType
+from textual.keys import KEY_NAME_REPLACEMENTS, Keys, key_to_character
 
 TAKEN = ("ctrl+a", "ctrl+b", "ctrl+c", "ctrl+s", "ctrl+q", "ctrl+z")
 """By tmux, screen, the terminal's flow control and job control."""
+
+MODIFIERS = {"ctrl", "shift", "alt", "super", "hyper", "meta"}
 
 
 @dataclass(frozen=True)
@@ -188,21 +191,32 @@ def bindings(group: str) -> list[BindingType]:
 def key_of(id: str, own: Mapping[str, str]) -> str:
     """How the first key of a command is called on screen, the user's own where he has one."""
     keys = own.get(id) or next(command.keys for command in every() if command.id == id)
-    return keys.partition(",")[0].replace("question_mark", "?").replace("slash", "/")
+    return keys.partition(",")[0].strip().replace("question_mark", "?").replace("slash", "/")
 
 
 def clashes(own: Mapping[str, str]) -> Iterator[str]:
     """What is wrong with the user's own keys: taken by the terminal, or by two commands of one screen."""
     for name, keys in own.items():
-        for key in set(keys.split(",")) & set(TAKEN):
-            yield f"keys: {name}: {key} is taken by tmux, screen or the terminal"
+        for key in map(str.strip, keys.split(",")):
+            if key in TAKEN:
+                yield f"keys: {name}: {key} is taken by tmux, screen or the terminal"
+            elif not is_key(key):
+                yield f"keys: {name}: {key!r} is no key; letters and signs as they are, else enter, f2, ctrl+x"
     for group in TABLES:
         users: dict[str, str] = {}
         for command in (*TABLES[group], *(TABLES["app"] if group != "app" else ())):
-            for key in own.get(command.id, command.keys).split(","):
+            for key in map(str.strip, own.get(command.id, command.keys).split(",")):
                 other = users.setdefault(key, command.id)
                 if other != command.id and {other, command.id} & set(own):
                     yield f"keys: {other} and {command.id} both want {key}"
+
+
+def is_key(name: str) -> bool:
+    """Whether a terminal can send it: one sign, or a name that Textual knows, behind ctrl, shift and the like."""
+    *modifiers, key = name.split("+") if len(name) > 1 else [name]
+    named = {*(one.value for one in Keys), *KEY_NAME_REPLACEMENTS.values()}
+    known = len(key) == 1 or key in named or key_to_character(key) is not None
+    return known and set(modifiers) <= MODIFIERS
 
 
 def every() -> Iterator[Command]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from engine.contract.events import Event, decode
 
 CHUNK = 4 << 20
+MARK = re.compile(r"\[\d\d:\d\d:\d\d\] [a-z]+")
+"""`[12:01:22] training`, as the worker prints it."""
 
 
 class Follower:
@@ -44,11 +47,16 @@ class Follower:
 
 
 def last_line(path: Path, limit: int = 65536) -> str:
-    """The last non-empty line of a log, '' where there is none."""
+    """What a process said last in its log: the last non-empty line, '' where there is none."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - limit))
             lines = file.read().decode("utf-8", "replace").strip().splitlines()
     except FileNotFoundError:
         return ""
-    return lines[-1] if lines else ""
+    return said(lines[-1]) if lines else ""
+
+
+def said(line: str) -> str:
+    """A line of a worker's output as its words; '' for its own marks of where a phase began, which say nothing."""
+    return "" if MARK.fullmatch(line.strip()) else line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from textual.app import App
 from textual.pilot import Pilot
 from textual.widgets import Static
 
+from engine.contract import locks
 from engine.contract.ladder import Entry
 from tui.ladder_view import bar, score_bars
 from tui.screens.ask import AskScreen
@@ -118,7 +120,7 @@ def test_keys_next_stop_and_back(tmp_path: Path) -> None:
 
 def test_no_ladder_tells_how_to_make_one(tmp_path: Path) -> None:
     async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
-        assert "ftbench demo" in text(screen, "headline")
+        assert "L on the bench climbs one" in text(screen, "headline")
         await pilot.press("n", "s", "u", "o")
 
     play(tmp_path, story)
@@ -155,3 +157,19 @@ def test_a_bar_ends_at_the_mean_and_the_interval_goes_on() -> None:
 def test_a_rung_without_a_score_says_why(tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path, without=["full"])
     assert any("out of memory" in str(line) for line in score_bars(ladder, 100))
+
+
+def test_a_process_that_dies_is_noticed_though_the_file_stays_as_it_was(tmp_path: Path) -> None:
+    folder, ladder = made_ladder(tmp_path)
+    ladder.status = "running"
+    folder.write_state(ladder)
+    lock = locks.hold(folder.lock_file, "1")
+    assert lock is not None
+
+    async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
+        assert "gone" not in text(screen, "notes")
+        os.close(lock)
+        await pilot.pause(1.2)
+        assert "its process is gone: press u" in text(screen, "notes")
+
+    play(tmp_path, story)

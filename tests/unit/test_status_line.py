@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from engine.contract import events
+from engine.contract.follow import last_line
 from tui.runstate import RunState
 from tui.widgets.status_line import status
 
@@ -79,6 +82,23 @@ def test_a_worker_that_died_leaves_its_last_words_or_none() -> None:
     assert "its last words: Killed" in status(state(step(3)), False, "Killed").plain
     silent = status(state(step(3)), False, "").plain
     assert "without a word" in silent and "u start it again" in silent
+    killed = state(events.Phase(name="evaluation"), step(3))
+    assert "died: in phase evaluation, without a word" in status(killed, False, "").plain
+
+
+def test_the_mark_of_a_phase_is_not_what_a_worker_said_last(tmp_path: Path) -> None:
+    log = tmp_path / "engine.log"
+    log.write_text("Killed by nobody\n[20:43:04] training\n")
+    assert last_line(log) == ""
+    log.write_text("[20:43:04] training\nMemoryError\n")
+    assert last_line(log) == "MemoryError"
+
+
+def test_at_80_columns_the_bar_gives_way_and_the_line_stays_one() -> None:
+    long = state(events.Phase(name="training"), step(99), step(100))
+    assert long.step is not None
+    long.step.step, long.step.steps, long.step.tokens_per_second = 12_345, 100_000, 12_345.0
+    assert status(long, True, None, width=78).cell_length <= 78
 
 
 def test_a_long_reason_leaves_room_for_what_to_do() -> None:

@@ -81,6 +81,9 @@ def test_keys_that_clash_are_named() -> None:
         "keys: bench.stop: ctrl+b is taken by tmux, screen or the terminal"
     ]
     assert any("bench.stop" in said and "both want r" in said for said in clashes({"bench.stop": "r"}))
+    assert list(clashes({"bench.stop": "X, ctrl+x, f2, minus, full_stop, space"})) == []
+    for wrong in ("ctl+x", "f99x", "", "X,"):
+        assert any("bench.stop" in said and "is no key" in said for said in clashes({"bench.stop": wrong})), wrong
 
 
 def test_the_bench_is_opened_for_its_own_options_only() -> None:

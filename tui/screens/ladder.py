@@ -42,7 +42,7 @@ class LadderScreen(BaseScreen[None]):
         super().__init__()
         self.runs, self.ascii_only = runs, ascii_only
         self.number = 0
-        self.shown: tuple[str, float, int] = ("", 0.0, 0)
+        self.shown: tuple[str, float, int, bool] | None = None
 
     def compose(self) -> ComposeResult:
         yield Static(id="headline")
@@ -56,7 +56,7 @@ class LadderScreen(BaseScreen[None]):
         self.refresh_ladder()
 
     def on_resize(self) -> None:
-        self.shown = ("", 0.0, 0)
+        self.shown = None
         self.refresh_ladder()
 
     def ladders(self) -> list[LadderDir]:
@@ -68,13 +68,13 @@ class LadderScreen(BaseScreen[None]):
         return known[self.number % len(known)] if known else None
 
     def refresh_ladder(self) -> None:
-        """Draw again where the file, the ladder or the width has changed."""
+        """Draw again where the file, the ladder, the life of its process or the width has changed."""
         folder = self.current()
         if folder is None:
             self.query_one("#headline", Static).update(_empty())
             return
         with contextlib.suppress(FileNotFoundError):
-            mark = (folder.name, folder.state_file.stat().st_mtime, self.size.width)
+            mark = (folder.name, folder.state_file.stat().st_mtime, self.size.width, folder.is_live())
             if mark == self.shown:
                 return
             self.shown = mark
@@ -154,7 +154,8 @@ class LadderScreen(BaseScreen[None]):
 
 def _empty() -> Content:
     return Content(
-        "No ladder here yet. `ftbench demo` climbs one on the embedded model; `ftbench ladder PRESET` on yours."
+        "No ladder here yet: escape, then L on the bench climbs one with what is chosen there. A ladder trains with "
+        "each method on the same work and tells what each kept and cost."
     )
 
 

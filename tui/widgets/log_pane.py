@@ -16,6 +16,7 @@ from textual.message import Message
 
 from engine.contract.errors import UserError
 from engine.contract.files import working_folder, write_atomically
+from engine.contract.follow import said
 from engine.contract.text import visible
 from tui.loglines import Lines, Piece
 from tui.widgets.rows import Rows
@@ -84,9 +85,9 @@ class LogPane(Rows, can_focus=True):
         self.unfinished = piece.unfinished
 
     def last_words(self) -> str:
-        """How the output ends, '' where there is none."""
+        """How the output ends, '' where it says nothing."""
         lines = [*self.views["output"], self.unfinished]
-        return next((visible(text.strip(), 300) for text in reversed(lines) if text.strip()), "")
+        return next((visible(said(text.strip()), 300) for text in reversed(lines) if text.strip()), "")
 
     def redraw(self) -> None:
         lines, height = self.views[self.view], self.content_size.height

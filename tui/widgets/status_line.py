@@ -43,7 +43,8 @@ def status(
         todo = f"{key_of('bench.start', own)} start another   {key_of('bench.runs', own)} runs"
         return _ended("gone", "its directory has been deleted", "$text-error", todo, width)
     if died is not None:
-        said = f"its last words: {died}" if died else SILENT
+        phase = f"in phase {state.phase}, " if state.phase else ""
+        said = f"its last words: {died}" if died else f"{phase}{SILENT}"
         return _ended("died", said, "$text-error", _next(state, "died", own), width)
     if state.end is not None and state.end.status == "stopped" and paused:
         kept = f"at step {state.checkpoint.step}" if state.checkpoint else "before its first step"
@@ -52,20 +53,18 @@ def status(
         return _end(state, state.end, own, width)
     if state.phase == "waiting":
         return Content.styled(f"waiting its turn: {visible(state.note)}", "$text-warning")
-    parts = _running(state, ascii_only)
-    if live is False:
-        parts.append(("  (no worker)", "$foreground-muted"))
-    return Content.assemble(*parts)
+    worker = "  (no worker)" if live is False else ""
+    return Content.assemble(*_running(state, ascii_only, width - len(worker)), (worker, "$foreground-muted"))
 
 
-def _running(state: RunState, ascii_only: bool) -> list[Part]:
-    """Phase, step, bar, loss, speed, time left."""
+def _running(state: RunState, ascii_only: bool, width: int) -> list[Part]:
+    """Phase, step, bar, loss, speed, time left; the bar gives way where there is little room."""
     parts: list[Part] = [(state.phase or "starting", "bold")]
     step = state.step
     if step is None or state.phase != "training":
         return parts
     share = step.step / max(1, step.steps)
-    parts += [(f"  step {step.step}/{step.steps} ", ""), *_bar(share, ascii_only), (f" {share:.0%}", "")]
+    parts += [(f"  step {step.step}/{step.steps} ", ""), (f" {share:.0%}", "")]
     if step.loss is None:
         parts.append(("  loss not finite", "$text-error"))
     elif state.loss.latest is not None:
@@ -73,7 +72,8 @@ def _running(state: RunState, ascii_only: bool) -> list[Part]:
     left = state.left()
     parts.append((f"  {step.tokens_per_second:,.0f} tok/s", ""))
     parts.append((f"  {duration(left)} left" if left is not None else "", ""))
-    return parts
+    bar = min(BAR, width - sum(len(text) for text, _ in parts))
+    return [*parts[:2], *_bar(share, max(0, bar), ascii_only), *parts[2:]]
 
 
 def _end(state: RunState, end: events.End, own: Mapping[str, str], width: int) -> Content:
@@ -119,7 +119,7 @@ def _ended(what: str, said: str, style: str, todo: str, width: int) -> Content:
     return Content.assemble((what, f"bold {style}"), (text, style), ("\n", ""), (todo, "$foreground-muted"))
 
 
-def _bar(share: float, ascii_only: bool) -> list[Part]:
-    full = round(min(1.0, share) * BAR)
+def _bar(share: float, width: int, ascii_only: bool) -> list[Part]:
+    full = round(max(0.0, min(1.0, share)) * width)
     done, rest = ("=", "-") if ascii_only else ("━", "─")
-    return [(done * full, "$primary"), (rest * (BAR - full), "$foreground-muted")]
+    return [(done * full, "$primary"), (rest * (width - full), "$foreground-muted")]

@@ -27,12 +27,18 @@ def in_a_terminal(runs: Path) -> tuple[subprocess.Popen[bytes], int, RunDir]:
         stdout=theirs,
         stderr=theirs,
         start_new_session=True,
+        preexec_fn=_hear_ctrl_c,
     )
     os.close(theirs)
     deadline = time.monotonic() + 30
     while not (runs.exists() and any(runs.iterdir())) and time.monotonic() < deadline:
         time.sleep(0.02)
     return process, ours, RunDir(next(runs.iterdir()))
+
+
+def _hear_ctrl_c() -> None:
+    """Whatever we were started by: a shell's background jobs ignore it, and their children with them."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def drain(terminal: int, seconds: float, until: bytes | None = None) -> bytes:

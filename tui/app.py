@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from textual import events
-from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.command import Provider
 from textual.filter import LineFilter, NoColor
@@ -21,6 +20,7 @@ from textual.geometry import Size
 from engine.contract.text import visible
 from tui.commands import bindings, clashes, every, key_of
 from tui.machine import Sampler
+from tui.painted import Painter
 from tui.plain import Plain
 from tui.screens.bench import BenchScreen
 from tui.screens.small import SmallScreen, too_small
@@ -41,7 +41,7 @@ def everything() -> type[Provider]:
     return Everything
 
 
-class Workbench(App[str]):
+class Workbench(Painter):
     """One bench, other screens above it. Its return value is what to say on the way out."""
 
     TITLE = "ftbench"
@@ -113,6 +113,7 @@ class Workbench(App[str]):
             signal.signal(number, handler)
 
     def on_resize(self, event: events.Resize) -> None:
+        self.painted.forget()
         if self.is_running and self.screen_stack:
             self._fit(event.size)
 

@@ -33,19 +33,24 @@ class Command:
     """A sentence."""
     shown: bool = True
     """In the line of keys; all are in the help."""
+    always: bool = False
+    """Also while a question stands or something is typed."""
 
     @property
     def group(self) -> str:
         return self.id.partition(".")[0]
 
     def binding(self) -> Binding:
-        return Binding(self.keys, self.action, self.label, show=self.shown, tooltip=self.help, id=self.id)
+        return Binding(
+            self.keys, self.action, self.label, self.shown, priority=self.always, tooltip=self.help, id=self.id
+        )
 
 
 EVERYWHERE = (
     Command("app.help", "question_mark", "app.help", "help", "Every key, with what it does."),
     Command("app.palette", "ctrl+p", "app.command_palette", "commands", "Search commands, presets, runs and data."),
     Command("app.theme", "T", "app.next_theme", "theme", "The next colour theme.", shown=False),
+    Command("app.redraw", "ctrl+l", "app.redraw", "redraw", "Draw the whole screen anew.", shown=False, always=True),
     Command("app.quit", "q", "app.detach", "detach", "Leave; runs and ladders go on by themselves."),
 )
 

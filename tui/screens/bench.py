@@ -121,12 +121,13 @@ class BenchScreen(StartingScreen[None]):
         watched = self.watched.path if self.watched else None
         live = live_runs(self.places, self.others, watched, width - 24)
         self.query_one("#head", Static).update(head_line(choosing.effective, choosing.choice.name, live, width))
-        about = choice_lines(choosing.effective, choosing.changed, choosing.before, width)
+        about = choice_lines(choosing.effective, choosing.changed, choosing.before, width) if choosing.begun else []
         self.query_one("#about", Static).update(Content("\n").join(about))
 
     @on(Refused)
     def _refused(self, message: Refused) -> None:
         self.tell(message.why, severity="error")
+        self._head()
 
     @on(Picked)
     def _picked(self) -> None:

@@ -57,6 +57,8 @@ class ChoosingPane(Vertical):
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id)
         self.choice = Choice()
+        self.begun = False
+        """Whether a preset has been looked for."""
         self.effective: Effective | None = None
         self.changed: list[str] = []
         """In what it differs from the choice before."""
@@ -75,6 +77,7 @@ class ChoosingPane(Vertical):
         self.call_after_refresh(self._begin)
 
     def _begin(self) -> None:
+        self.begun = True
         self.choose(self.choice)
         if self.effective is None:  # the copy of it that the user made is broken: begin with a whole one
             whole = [listed.name for listed in library.list_presets() if listed.preset]

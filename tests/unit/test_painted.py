@@ -1,0 +1,125 @@
+"""Frames made smaller: the terminal shows what it would have shown, for fewer bytes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import pyte
+import pytest
+
+from tui.painted import Painted, Style, change, styled
+
+WIDTH, HEIGHT = 40, 8
+TEXTS = ("word", "a b  c", "──────", "⠋⠑⠔ ▇▆", "日本語", "e\u0301galité", " ", "      ", "│")
+STYLES = (
+    "38;5;253;48;5;233",
+    "48;5;233",
+    "1;38;5;32;48;5;234",
+    "31;44",
+    "2",
+    "7;38;2;1;2;3",
+    "4;97;100",
+    "39;49",
+)
+
+
+def place(x: int, y: int) -> str:
+    return f"\x1b[{y + 1};{x + 1}H"
+
+
+def segment(chance: random.Random, text: str) -> str:
+    return f"\x1b[{chance.choice(STYLES)}m{text}\x1b[0m" if chance.random() < 0.8 else text
+
+
+def whole(chance: random.Random, texts: Sequence[str] = TEXTS) -> str:
+    """Every line from its first to its last cell, as Textual draws a screen."""
+    lines = []
+    for y in range(HEIGHT):
+        parts, room = [], WIDTH
+        while room > 0:
+            text = chance.choice(texts)
+            text = text if cells(text) <= room else " " * room
+            parts.append(segment(chance, text))
+            room -= cells(text)
+        lines.append(place(0, y) + "".join(parts))
+    return "\n".join(lines) + place(0, 0)
+
+
+def part(chance: random.Random) -> str:
+    """Stretches of letters on a few lines from above, as Textual draws what has changed."""
+    spans = [
+        place(chance.randrange(WIDTH - 8), y) + segment(chance, "".join(chance.choices("ab ", k=7)))
+        for y in sorted(chance.sample(range(HEIGHT), 3))
+    ]
+    return "\n".join(spans) + place(chance.randrange(WIDTH), 0)
+
+
+def cells(text: str) -> int:
+    return {"日本語": 6, "e\u0301galité": 7}.get(text, len(text))
+
+
+def screen() -> tuple[pyte.Screen, pyte.Stream]:
+    made = pyte.Screen(WIDTH, HEIGHT)
+    return made, pyte.Stream(made)
+
+
+def picture(made: pyte.Screen) -> list[list[tuple[object, ...]]]:
+    """Blanks by their background alone, where nothing else of them is to be seen."""
+
+    def seen(char: pyte.screens.Char) -> tuple[object, ...]:
+        bare = char.data == " " and not (char.reverse or char.underscore or char.bold)
+        return (char.data, char.bg) if bare else tuple(char)
+
+    return [[seen(made.buffer[y][x]) for x in range(WIDTH)] for y in range(HEIGHT)]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_picture_is_the_same_whatever_was_there(seed: int) -> None:
+    chance, painted = random.Random(seed), Painted()
+    (plain, raw), (spared, less) = screen(), screen()
+    texts = [text for text in TEXTS if len(text) == cells(text) and "\u0301" not in text] if seed % 2 else TEXTS
+    sent = spent = 0
+    for number in range(12):
+        # A stretch that parted a wide character would not be drawn: none with those.
+        frame = part(chance) if seed % 2 and number % 3 else whole(chance, texts)
+        smaller = painted.less(frame)
+        raw.feed(frame)
+        less.feed(smaller)
+        sent, spent = sent + len(smaller), spent + len(frame)
+        assert picture(spared) == picture(plain), number
+        assert (spared.cursor.x, spared.cursor.y) == (plain.cursor.x, plain.cursor.y)
+    assert sent < spent
+
+
+def test_a_frame_that_is_there_already_costs_nothing() -> None:
+    painted, frame = Painted(), whole(random.Random(1))
+    assert painted.less(frame) and painted.less(frame) == ""
+    painted.forget()
+    assert len(painted.less(frame)) > WIDTH * HEIGHT
+
+
+@pytest.mark.parametrize("other", ["\x1b[2J", "\x1b[?1049h", "\x1b[1;1H\x1b[K", "\x1b[1;1Htext\x1b]8;;x\x07", "text"])
+def test_what_is_no_frame_goes_through_and_what_was_there_is_forgotten(other: str) -> None:
+    painted, frame = Painted(), whole(random.Random(1))
+    first = painted.less(frame)
+    assert painted.less(other) == other
+    assert painted.less(frame) == first
+
+
+@pytest.mark.parametrize(
+    "mode", ["\x1b[?2026h", "\x1b[?25l", "\x1b[?1000h\x1b[?1006h", "\x1b]52;c;aGk=\x07", "\x07", ""]
+)
+def test_what_leaves_the_picture_alone_goes_through_and_nothing_is_forgotten(mode: str) -> None:
+    painted, frame = Painted(), whole(random.Random(1))
+    painted.less(frame)
+    assert painted.less(mode) == mode
+    assert painted.less(frame) == ""
+
+
+def test_a_style_is_changed_by_what_differs() -> None:
+    old, new = styled("38;5;253;48;5;233"), styled("38;5;32;48;5;233")
+    assert (old.front, old.back) == ("38;5;253", "48;5;233")
+    assert change(old, new) == "\x1b[38;5;32m"
+    assert change(new, Style("1", "", "48;5;233")) == "\x1b[0;1;48;5;233m"
+    assert change(new, new) == ""

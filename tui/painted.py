@@ -1,0 +1,209 @@
+"""What the terminal shows by now: of a frame that Textual draws, only the cells that differ are sent.
+
+Textual sends a screen that is opened or closed three times over, 60 KB at 160 by 45: half a minute on a slow line.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from rich.cells import cell_len, get_character_cell_size
+from textual.app import App
+from textual.drivers.linux_driver import LinuxDriver
+
+FRAME = re.compile(r"\x1b\[([0-9;]*)m|\x1b\[(\d+);(\d+)H|(\n)|([^\x1b\x00-\x1f\x7f-\x9f]+)")
+"""What frames are made of: style, place, line feed (before the next place), text."""
+MODES = re.compile(
+    r"(?:\x1b\[\?(?!1049|47|1047)[0-9;]+(?:[hl]|\$p)|\x1b\[[<>=][0-9;]*u|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x07)*"
+)
+"""Sequences that leave the picture as it is: modes other than the alternate screen, keyboard, title and clipboard."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """A select graphic rendition in its three parts, each as its parameters."""
+
+    attributes: str = ""
+    front: str = ""
+    back: str = ""
+
+
+PLAIN = Style()
+Cell = tuple[str, Style]
+"""A character, or at the first of several cells that cannot be parted the text of all, then ''; and how it looks."""
+
+
+class Painted:
+    """A model of the terminal's cells; a cell that is not in it is unknown."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, list[Cell | None]] = {}
+        self._cursor = ""
+        """Where the last frame left it."""
+
+    def forget(self) -> None:
+        """The terminal may show anything: after a new size, or where somebody else has written."""
+        self._rows.clear()
+        self._cursor = ""
+
+    def less(self, data: str) -> str:
+        """The same picture in fewer bytes. What is no frame goes through as it is."""
+        if MODES.fullmatch(data):
+            return data
+        tokens = list(FRAME.finditer(data))
+        if not data or sum(map(len, (token.group() for token in tokens))) != len(data) or "H" not in data:
+            self.forget()
+            return data
+        return self._frame(tokens)
+
+    def _frame(self, tokens: list[re.Match[str]]) -> str:
+        pen, style, x, y, cursor = Pen(), PLAIN, 0, 0, ""
+        for token in tokens:
+            parameters, row, column, _, text = token.groups()
+            if text is not None:
+                x += self._write(pen, x, y, text, style)
+                cursor = ""
+            elif row is not None:
+                x, y, cursor = int(column) - 1, int(row) - 1, token.group()
+            elif parameters is not None:
+                style = styled(parameters) if style == PLAIN or parameters in ("", "0") else joined(style, parameters)
+        sent = pen.done()
+        if not sent and cursor == self._cursor:
+            return ""
+        self._cursor = cursor
+        return sent + cursor
+
+    def _write(self, pen: Pen, x: int, y: int, text: str, style: Style) -> int:
+        """Send what of a text differs from what is there; returns its width in cells."""
+        if style.front and not style.attributes and text.isspace():
+            style = Style("", "", style.back)  # blanks have no colour of their own
+        cells = cells_of(text, style)
+        row, end = self._rows.setdefault(y, []), x + len(cells)
+        row.extend([None] * (end - len(row)))
+        if row[x:end] == cells:
+            return len(cells)
+        first, last = 0, len(cells)
+        if len(cells) == len(text):  # each character by itself
+            while row[x + first] == cells[first]:
+                first += 1
+            while row[x + last - 1] == cells[last - 1]:
+                last -= 1
+            text = text[first:last]
+        self._cut(row, x, end)
+        row[x:end] = cells
+        pen.write(x + first, y, text, last - first, style)
+        return len(cells)
+
+    @staticmethod
+    def _cut(row: list[Cell | None], start: int, end: int) -> None:
+        """Cells that belong together with some of [start, end) are unknown once those are written over."""
+        left = start
+        while left > 0 and (cell := row[left]) is not None and not cell[0]:
+            left -= 1
+            row[left + 1] = None
+            if (before := row[left]) is not None and before[0]:
+                row[left] = None
+                break
+        right = end
+        while right < len(row) and (cell := row[right]) is not None and not cell[0]:
+            row[right] = None
+            right += 1
+
+
+class Pen:
+    """Writes runs of text, saying place and style only where they change."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self._place = (-1, -1)
+        self._style = PLAIN
+
+    def write(self, x: int, y: int, text: str, width: int, style: Style) -> None:
+        if self._place != (x, y):
+            self._parts.append(f"\x1b[{y + 1};{x + 1}H")
+        self._parts += [change(self._style, style), text]
+        self._place, self._style = (x + width, y), style
+
+    def done(self) -> str:
+        """All of it, the style plain again."""
+        return "".join(self._parts) + change(self._style, PLAIN)
+
+
+@lru_cache(4096)
+def cells_of(text: str, style: Style) -> list[Cell]:
+    """One cell for each character; where one is wider or has no width, all of them as one that is not parted."""
+    if text.isascii() or all(get_character_cell_size(character) == 1 for character in set(text)):
+        return [(character, style) for character in text]
+    return [(text if number == 0 else "", style) for number in range(cell_len(text))]
+
+
+@lru_cache(4096)
+def styled(parameters: str) -> Style:
+    """`1;38;5;253;48;5;233` -> attributes 1, front 38;5;253, back 48;5;233."""
+    parts: dict[str, list[str]] = {"attributes": [], "front": [], "back": []}
+    given = [number or "0" for number in parameters.split(";")]
+    while given:
+        if given[0] in ("38", "48"):
+            length = 3 if given[1:2] == ["5"] else 5
+            parts["front" if given[0] == "38" else "back"] = given[:length]
+            given = given[length:]
+            continue
+        number = int(given.pop(0))
+        if number == 0:
+            parts = {"attributes": [], "front": [], "back": []}
+        elif number // 10 in (3, 9):
+            parts["front"] = [] if number == 39 else [str(number)]
+        elif number // 10 in (4, 10):
+            parts["back"] = [] if number == 49 else [str(number)]
+        else:
+            parts["attributes"].append(str(number))
+    return Style(*(";".join(part) for part in parts.values()))
+
+
+def joined(style: Style, parameters: str) -> Style:
+    """A style on top of another."""
+    return styled(";".join(part for part in (style.attributes, style.front, style.back, parameters) if part))
+
+
+@lru_cache(4096)
+def change(old: Style, new: Style) -> str:
+    """The sequence that leads from one style to another."""
+    if old == new:
+        return ""
+    if (old.attributes not in ("", new.attributes)) or (old.front and not new.front) or (old.back and not new.back):
+        return f"\x1b[{';'.join(part for part in ('0', new.attributes, new.front, new.back) if part)}m"
+    pairs = (
+        (old.attributes, new.attributes),
+        (old.front, new.front),
+        (old.back, new.back),
+    )
+    return f"\x1b[{';'.join(now for before, now in pairs if now != before)}m"
+
+
+class Painter(App[str]):
+    """An app that says when what its terminal shows is no longer known."""
+
+    def __init__(self) -> None:
+        self.painted = Painted()
+        super().__init__(driver_class=FrugalDriver)
+
+    def action_redraw(self) -> None:
+        """Every cell anew."""
+        self.painted.forget()
+        self.screen.refresh()
+
+
+class FrugalDriver(LinuxDriver):
+    """Textual's driver for an app that keeps in `painted` what its terminal shows."""
+
+    def __init__(
+        self, app: Painter, *, debug: bool = False, mouse: bool = True, size: tuple[int, int] | None = None
+    ) -> None:
+        super().__init__(app, debug=debug, mouse=mouse, size=size)
+        self._painted = app.painted
+
+    def write(self, data: str) -> None:
+        if sent := self._painted.less(data):
+            super().write(sent)

@@ -201,7 +201,7 @@ class Run:
             result.joules = phase_joules(self.dir.events_file)
             result.energy = sum(result.joules.values()) if result.joules else None
             price = self.config.cost.price_per_hour
-            result.cost = price * sum(result.seconds.values()) / 3600 if price is not None else None
+            result.cost = price * result.worked / 3600 if price is not None else None
             write_result(self.dir, result)
         except OSError as error:
             print(f"the outcome could not be written ({error}): {status}: {reason}", file=sys.stderr)

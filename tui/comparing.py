@@ -17,6 +17,7 @@ from tui.chart import Curve, Look, draw
 from tui.head import short
 from tui.opening import Opening
 from tui.runlist import describe
+from tui.runstate import RunState
 from tui.scores import mean_text, range_text
 from tui.series import Series
 from tui.show import count, duration, setting, size
@@ -54,12 +55,15 @@ def read(runs: Sequence[RunDir]) -> list[Compared]:
 
 
 def _read(run: RunDir, colour: str) -> Compared:
-    state = Opening(run.events_file).first()  # a huge run by samples: several of them would take a while
-    error, result, settings = "", None, None
+    error, result, settings, state = "", None, None, RunState(run.name)
+    try:
+        state = Opening(run.events_file).first()  # a huge run by samples: several of them would take a while
+    except OSError as caught:
+        error = f"{run.events_file}: cannot be read: {caught.strerror}"
     try:
         settings = flatten(rundir.read_frozen(run).config)
     except UserError as caught:
-        error = caught.line
+        error = error or caught.line
     try:
         result = run.result()
     except UserError as caught:
@@ -116,7 +120,7 @@ def _figures(run: Compared) -> dict[str, str]:
         "test loss": mean_text(after.loss if after else None, False),
         "steps": f"{result.steps:,}" if result else "–",
         "step time": duration(result.step_seconds) if result else "–",
-        "all time": duration(sum(result.seconds.values())) if result else "–",
+        "all time": duration(result.worked) if result else "–",
         "tokens/s": f"{result.tokens_per_second:,.0f}" if result and result.tokens_per_second else "–",
         "peak": size(result.peak.training if result else None),
         "trained": count(result.trainable) if result else "–",

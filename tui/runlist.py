@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> Line:
                 before.score.mean if before else None,
                 after.score.mean if after else None,
                 result.metric,
-                sum(result.seconds.values()),
+                result.worked,
                 result.method,
                 result.created,
                 result.peak.training,
@@ -88,9 +89,10 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> Line:
 
 def _progress(run: RunDir) -> str:
     """`training 12/150`, from the last events."""
-    size = run.events_file.stat().st_size if run.events_file.exists() else 0
-    text = ""
-    for event in Follower(run.events_file, max(0, size - TAIL)).read():
+    text, fresh = "", []
+    with contextlib.suppress(OSError):  # then all that is known is that it lives
+        fresh = Follower(run.events_file, max(0, run.events_file.stat().st_size - TAIL)).read()
+    for event in fresh:
         if isinstance(event, events.Phase):
             text = event.name
         elif isinstance(event, events.Step):

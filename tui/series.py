@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+LARGEST = 1e100
+"""What is not below it counts as not finite: no float32 is, and the sums of what is below stay finite."""
 MOST = 4096
 """Buckets kept: more than any terminal has columns, twice over for zooming."""
 
@@ -59,7 +60,7 @@ class Series:
 
     def add(self, x: float, y: float | None) -> None:
         """Append a point; one at or before the last x (a resumed run repeats steps) drops what it repeats."""
-        if y is None or not math.isfinite(y):
+        if y is None or not abs(y) < LARGEST:
             self.absent += 1
             return
         tail = self.buckets[-1] if self.buckets else None

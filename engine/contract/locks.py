@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -41,11 +42,15 @@ def _taken(descriptor: int) -> bool:
 
 
 def holder(path: Path) -> str | None:
-    """What the holder wrote into the lock, None where nobody holds it."""
+    """What the holder wrote into the lock, None where nobody holds it, and where it is no lock or not ours to open."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link, which `hold` would refuse
+            return None
+        raise
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

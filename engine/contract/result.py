@@ -124,3 +124,8 @@ class Result(Struct, kw_only=True):
     versions: dict[str, str] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
     fingerprints: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def worked(self) -> float:
+        """Seconds of all phases but waiting for a card, which is another run's time."""
+        return sum(seconds for phase, seconds in self.seconds.items() if phase != "waiting")

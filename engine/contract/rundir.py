@@ -59,13 +59,15 @@ class RunDir(Folder):
         return self.path / "predictions.jsonl"
 
     def result(self) -> Result | None:
-        """The outcome, None while there is none. Raises UserError where the file is damaged."""
+        """The outcome, None while there is none. Raises UserError where the file is damaged or cannot be read."""
         try:
             return msgspec.json.decode(self.result_file.read_bytes(), type=Result)
         except FileNotFoundError:
             return None
         except msgspec.DecodeError as error:
             raise UserError(f"damaged: {error}", str(self.result_file), "delete the run or start it again") from error
+        except OSError as error:
+            raise UserError(f"cannot be read: {error.strerror}", str(self.result_file), "look at its owner") from error
 
     def is_paused(self) -> bool:
         """Whether its stop was meant for a while."""
@@ -101,6 +103,15 @@ class Frozen:
     """False: begin although another run holds the card."""
 
 
+class About(msgspec.Struct):
+    """The section `run` of `run.toml`: what is no setting."""
+
+    preset: str
+    created: float
+    notes: list[str]
+    wait: bool = True
+
+
 def runs_folder(given: Path | None = None) -> Path:
     """`--runs DIR`, else $FTBENCH_RUNS, else ./runs."""
     return (given or Path(os.environ.get("FTBENCH_RUNS") or "runs")).absolute()
@@ -132,16 +143,19 @@ def frozen_text(preset: str, effective: Effective, wait: bool = True, work: str 
 
 
 def read_frozen(run: RunDir) -> Frozen:
-    """What this run was told to do. Raises UserError where `run.toml` is absent or damaged."""
+    """What this run was told to do. Raises UserError where `run.toml` is absent, damaged or cannot be read."""
     try:
         table: dict[str, Any] = tomli.loads(run.config_file.read_text("utf-8"))
-        about, origins = table.pop("run"), table.pop("origins")
+        about = msgspec.convert(table.pop("run"), About)
+        origins = msgspec.convert(table.pop("origins"), dict[str, str])
         config = msgspec.convert(table, Config)
     except FileNotFoundError as error:
         raise UserError("not a run: no run.toml", str(run.path), "`ftbench runs` lists the runs") from error
     except (tomli.TOMLDecodeError, UnicodeDecodeError, KeyError, msgspec.ValidationError) as error:
         raise UserError(f"damaged: {error}", str(run.config_file), "start a new run") from error
-    return Frozen(config, origins, about["preset"], about["created"], about["notes"], about.get("wait", True))
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", str(run.config_file), "look at its owner") from error
+    return Frozen(config, origins, about.preset, about.created, about.notes, about.wait)
 
 
 def blank_result(run: RunDir, frozen: Frozen) -> Result:

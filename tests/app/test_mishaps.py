@@ -10,10 +10,12 @@ import pytest
 from pilot import play, shown, wait_for
 from test_watching import made, notes, text, watch
 from textual.pilot import Pilot
+from textual.widgets import Static
 
 from engine.contract import launch, locks
 from engine.contract.errors import RunFailed, UserError
 from tui.app import Workbench
+from tui.screens.comparing import CompareScreen
 from tui.screens.runs import RunsScreen
 from tui.screens.small import SmallScreen
 from tui.verbs.bench import open_bench
@@ -125,6 +127,7 @@ def test_a_long_line_of_the_log_can_be_read_to_its_end_at_80_by_24(tmp_path: Pat
         await watch(pilot, app, run)
         await pilot.press("o")
         await wait_for(pilot, lambda: "word23" in text(app, LogPane))
+        assert len(app.bench.query_one(LogPane).lines) == app.bench.query_one(LogPane).content_size.height
         await pilot.press("up", "up", "up")
         await wait_for(pilot, lambda: "first" in text(app, LogPane))
         assert "word0 word1" in text(app, LogPane)
@@ -132,3 +135,36 @@ def test_a_long_line_of_the_log_can_be_read_to_its_end_at_80_by_24(tmp_path: Pat
         assert "word23" in text(app, LogPane)
 
     play(tmp_path, story, (80, 24))
+
+
+def test_the_newest_line_stays_in_sight_when_the_status_below_grows(tmp_path: Path) -> None:
+    run = made(tmp_path)
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await watch(pilot, app, run)
+        await pilot.pause(0.3)
+        assert "finished" in text(app, LogPane).splitlines()[-1]
+        assert len(app.bench.query_one(LogPane).lines) == app.bench.query_one(LogPane).content_size.height
+
+    play(tmp_path, story, (80, 24))
+
+
+def test_files_that_cannot_be_read_are_lines_and_not_the_end(tmp_path: Path) -> None:
+    fine, *broken = (made(tmp_path) for _ in range(4))
+    for run, name in zip(broken, ("events.jsonl", "result.json", "run.toml"), strict=True):
+        (run.path / name).unlink()
+        (run.path / name).mkdir()  # refuses to be read, to root as well
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await watch(pilot, app, fine)
+        assert "finished" in shown(app, "status")
+        app.bench.watch_run(broken[0])
+        await wait_for(pilot, lambda: any("cannot be read" in note for note in notes(app)))
+        assert "finished" not in shown(app, "status")
+        await pilot.press("r")
+        await wait_for(pilot, lambda: isinstance(app.screen, RunsScreen))
+        await pilot.press(*["space", "down"] * 4, "c")
+        await wait_for(pilot, lambda: isinstance(app.screen, CompareScreen))
+        assert str(app.screen.query_one(Static).visual).count("cannot be read") == 3
+
+    play(tmp_path, story)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.contract import locks
+from engine.contract import library, locks, rundir
+from engine.contract.errors import UserError
 from engine.contract.events import End, EventLog, Hello, Step, Warning, decode
 from engine.contract.follow import Follower
 from engine.contract.text import visible
@@ -88,3 +89,20 @@ def test_nothing_that_steers_a_terminal_stays(text: str) -> None:
 
 def test_ordinary_text_is_left_alone() -> None:
     assert visible("Größe 日本語 🙂 [b]x[/b]") == "Größe 日本語 🙂 [b]x[/b]"
+
+
+def test_a_lock_that_is_no_lock_is_held_by_nobody(tmp_path: Path) -> None:
+    for name, make in (("link", lambda path: path.symlink_to("/etc/passwd")), ("folder", lambda path: path.mkdir())):
+        make(tmp_path / name)
+        assert locks.holder(tmp_path / name) is None
+    assert locks.holder(tmp_path / "file" / "below") is None
+
+
+@pytest.mark.parametrize("line", ["preset = 3", 'created = "noon"', "notes = 7", ""])
+def test_a_configuration_whose_own_section_is_damaged_says_so(line: str, tmp_path: Path) -> None:
+    run = rundir.create(tmp_path, "demo-lora", library.effective("demo-lora", None, {}))
+    lines = run.config_file.read_text().splitlines()
+    key = line.partition(" ")[0] or "preset"
+    run.config_file.write_text("\n".join(line if one.startswith(f"{key} = ") else one for one in lines))
+    with pytest.raises(UserError, match=r"run\.toml: damaged"):
+        rundir.read_frozen(run)

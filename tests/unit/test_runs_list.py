@@ -1,4 +1,4 @@
-"""What `ftbench runs` says of ladders."""
+"""What `ftbench runs` says of ladders and runs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from made_ladder import made_ladder
 
+from engine.contract import library, rundir
+from tui.runlist import describe
 from tui.verbs import runs
 
 
@@ -26,3 +28,11 @@ def test_a_broken_ladder_is_listed_as_damaged(tmp_path: Path, capsys: pytest.Cap
     folder.state_file.write_text("{")
     runs.show(tmp_path, json=False)
     assert f"{folder.name} damaged" in " ".join(capsys.readouterr().out.split())
+
+
+def test_waiting_for_the_card_is_not_a_runs_own_time(tmp_path: Path) -> None:
+    run = rundir.create(tmp_path, "demo-lora", library.effective("demo-lora", None, {}))
+    result = rundir.blank_result(run, rundir.read_frozen(run))
+    result.seconds = {"waiting": 7200.0, "data": 1.0, "training": 20.0}
+    rundir.write_result(run, result)
+    assert describe(run).seconds == 21.0

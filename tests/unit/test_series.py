@@ -54,3 +54,10 @@ def test_smoothing_begins_at_the_first_value_and_stays_within_what_was_seen() ->
 
 def test_nothing_has_no_bounds() -> None:
     assert Series().bounds() is None and Series().span() is None and list(Series().columns(0, 1, 10)) == []
+
+
+def test_what_no_float32_holds_is_left_out_so_that_bounds_and_their_distance_stay_finite() -> None:
+    series = Series()
+    series.extend([(1, 1e308), (2, -1e308), (3, 3.4e38), (4, -3.4e38), (5, float("nan")), (6, 10**400)])
+    assert series.absent == 4
+    assert series.bounds() == (-3.4e38, 3.4e38)

@@ -195,6 +195,7 @@ class BenchScreen(StartingScreen[None]):
     def _unreadable(self, message: Unreadable) -> None:
         if message.run == self.watched:
             self.tell(message.text, severity="error", timeout=15)
+            self._redraw()  # of another run nothing stays
 
     @on(Sampled)
     def _sampled(self, message: Sampled) -> None:

@@ -96,12 +96,18 @@ class LogPane(Rows, can_focus=True):
             return
         kept = self._kept()
         last = self._first_of(kept, len(kept), height)
-        first = last if self.top is None else min(last, bisect.bisect_left(kept, (self.top, "")))
-        rows = [row for number, text in kept[first : first + height] for row in self._rows(number, text)]
-        self.show(rows[-height:] if self.top is None else rows[:height])
+        if self.top is None:  # the end of the line before fills what room is left
+            first, shown = max(0, last - 1), slice(-height, None)
+        else:
+            first, shown = min(last, bisect.bisect_left(kept, (self.top, ""))), slice(height)
+        rows = [row for number, text in kept[first : first + height + 1] for row in self._rows(number, text)]
+        self.show(rows[shown] if height else [])
         self.border_title = TITLES[self.view]
         self.border_subtitle = Content(self._subtitle(len(kept)))
         self._drawn = (*mark, self.content_size)
+
+    def on_resize(self) -> None:
+        self.redraw()
 
     def filter(self, word: str) -> None:
         """Only lines that hold the word; all for none."""

@@ -59,6 +59,9 @@ class LossPane(Rows):
         legend = self._legend(state)
         self.show([legend, *(Content.assemble(*((t, COLOURS.get(s, s)) for t, s in row)) for row in chart)])
 
+    def on_resize(self) -> None:
+        self.redraw()
+
     def action_view(self) -> None:
         self.view = (self.view + 1) % len(VIEWS)
         self.redraw()

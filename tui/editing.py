@@ -41,13 +41,19 @@ def edit(app: App[Any], path: Path) -> str:
     command, origin = editor()
     try:
         with app.suspend():
-            done = subprocess.run([*command, str(path)], check=False)
+            status = _run([*command, str(path)])
     except SuspendNotSupported as error:
         raise UserError("this terminal cannot be lent to an editor", do=f"edit {path} by itself") from error
-    except OSError as error:
-        raise UserError(f"{command[0]}: {error.strerror}", origin, "set $EDITOR to one that is installed") from error
-    if done.returncode:
-        raise RunFailed(
-            f"{Path(command[0]).name} ended with exit status {done.returncode}: what it saved is read again"
-        )
+    if isinstance(status, OSError):
+        raise UserError(f"{command[0]}: {status.strerror}", origin, "set $EDITOR to one that is installed") from status
+    if status:
+        raise RunFailed(f"{Path(command[0]).name} ended with exit status {status}: what it saved is read again")
     return origin
+
+
+def _run(command: list[str]) -> int | OSError:
+    """The exit status, or why it could not begin: raised within `suspend`, that would leave the app suspended."""
+    try:
+        return subprocess.run(command, check=False).returncode
+    except OSError as error:
+        return error

@@ -162,3 +162,20 @@ def test_a_shipped_preset_is_edited_as_a_copy_and_read_again(terminal: Terminal,
     terminal.press("q")
     assert terminal.leave() == 0
     assert len((tmp_path / "edited").read_text().split()) == 2
+
+
+def test_an_editor_that_is_not_there_leaves_the_bench_and_the_presets_as_they_were(
+    tmp_path: Path, folder: Path
+) -> None:
+    env = {"EDITOR": "/nowhere/editor", "VISUAL": ""}
+    terminal = Terminal("--runs", str(tmp_path / "runs"), cwd=tmp_path / "here", env=env)
+    terminal.wait("press 1-9")
+    terminal.press("P")
+    terminal.wait("demo-qlora")
+    terminal.press("\x1b[H", "e")
+    terminal.wait("set $EDITOR to one that is installed")
+    assert not list(folder.glob("*.toml"))
+    terminal.press("escape")
+    terminal.wait("loss")
+    terminal.press("q")
+    assert terminal.leave() == 0

@@ -104,14 +104,20 @@ class PresetsScreen(BaseScreen[str | None]):
         if listed is None:
             return
         self.app.clear_notifications()
+        copy: Path | None = None
         try:
-            path = listed.path
             if not ownpresets.is_own(listed):
-                path = ownpresets.copy_to_own(listed)
-                self.tell(f"{listed.name} ships with ftbench: this is your copy, {path}", timeout=10)
-            self.tell(f"edited by {edit(self.app, path)}")
-        except (UserError, RunFailed) as error:
+                copy = ownpresets.copy_to_own(listed)
+            self.tell(f"edited by {edit(self.app, copy or listed.path)}")
+        except UserError as error:
+            if copy:  # nobody has seen it: the shipped one shows again
+                copy.unlink(missing_ok=True)
+                copy = None
+            self.tell(error.line, severity="error", timeout=10)
+        except RunFailed as error:
             self.tell(str(error), severity="error", timeout=10)
+        if copy:
+            self.tell(f"{listed.name} ships with ftbench: this is your copy, {copy}", timeout=10)
         self.show_presets(listed.name)  # what is wrong with it now stands below the table
 
     def action_duplicate(self) -> None:

@@ -105,6 +105,12 @@ def test_a_folder_that_is_a_file_is_refused_before_the_screen_is_taken(
         open_bench(wrong if place == "runs" else tmp_path / "runs", ascii_only=False, mouse=False)
 
 
+def test_a_terminal_without_a_cursor_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    with pytest.raises(UserError, match="TERM=dumb.*ftbench run"):
+        open_bench(tmp_path, ascii_only=False, mouse=False)
+
+
 def test_leaving_names_what_goes_on_also_when_an_ended_run_is_watched(tmp_path: Path) -> None:
     ended, live = made(tmp_path), made(tmp_path, "full", ended=False)
     lock = locks.hold(live.lock_file, "1")

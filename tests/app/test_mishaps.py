@@ -107,7 +107,7 @@ def test_a_folder_that_is_a_file_is_refused_before_the_screen_is_taken(
 
 def test_a_terminal_without_a_cursor_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
-    with pytest.raises(UserError, match="TERM=dumb.*ftbench run"):
+    with pytest.raises(UserError, match=r"TERM=dumb.*ftbench run"):
         open_bench(tmp_path, ascii_only=False, mouse=False)
 
 

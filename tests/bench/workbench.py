@@ -119,7 +119,7 @@ def million(rounds: int, folder: Path) -> Iterator[Row]:
     for _ in range(rounds):
         session = bench(runs)
         session.press("r")
-        session.until(b"1 runs")
+        session.until(b"1 run in")
         time.sleep(1.0)
         since, began = session.written(), time.perf_counter()
         session.press("\r")

@@ -13,6 +13,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pyte
+
 QUERY, ANSWER = b"\x1b[?2026$p", b"\x1b[?2026;2$y"
 """Whether frames can be sent as one: terminals say yes, and every frame then carries the marks."""
 
@@ -25,6 +27,10 @@ class Session:
     ) -> None:
         self._lock = threading.Lock()
         self.shown = bytearray()
+        self.arrived: list[tuple[int, float]] = []
+        """Bytes shown after each block, and when it came."""
+        self.screen = pyte.Screen(*size)
+        self._stream, self._drawn = pyte.ByteStream(self.screen), 0
         self.began = time.perf_counter()
         self.ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
@@ -46,6 +52,7 @@ class Session:
                 os.write(self.ours, ANSWER)
             with self.woken:
                 self.shown += block
+                self.arrived.append((len(self.shown), time.perf_counter()))
                 self.woken.notify_all()
 
     def written(self) -> int:
@@ -54,13 +61,28 @@ class Session:
             return len(self.shown)
 
     def until(self, mark: bytes, since: int = 0, seconds: float = 60.0) -> float:
-        """`perf_counter` when the mark was first there, behind the first `since` bytes."""
-        deadline = time.perf_counter() + seconds
-        with self.woken:
-            while self.shown.find(mark, since) < 0:
-                if not self.woken.wait(deadline - time.perf_counter()):
-                    raise TimeoutError(f"no {mark!r} in {seconds} s; the end: {bytes(self.shown[-2000:])!r}")
-            return time.perf_counter()
+        """`perf_counter` when what shows the mark had come, behind the first `since` bytes.
+
+        It may have come byte after byte, or as changed cells: then the screen has it.
+        """
+        deadline, looked = time.perf_counter() + seconds, since
+        while True:
+            with self.woken:
+                while len(self.shown) <= looked and self.woken.wait(deadline - time.perf_counter()):
+                    pass
+                looked, when = self.arrived[-1] if self.arrived else (0, self.began)
+                found = self.shown.find(mark, since) >= 0
+            if found or mark.decode() in self.text():
+                return when
+            if time.perf_counter() > deadline:
+                raise TimeoutError(f"no {mark!r} in {seconds} s; the screen:\n{self.text()}")
+
+    def text(self) -> str:
+        """What the screen shows."""
+        with self._lock:
+            fresh, self._drawn = bytes(self.shown[self._drawn :]), len(self.shown)
+        self._stream.feed(fresh)
+        return "\n".join(self.screen.display)
 
     def press(self, keys: str) -> None:
         os.write(self.ours, keys.encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -118,13 +119,12 @@ def facts(found: Inspection, split: str, width: int, max_length: int, ascii_only
     report = found.report
     split = split if split != "noticed" else "train"
     lines = [
-        _pair("format", report["format"], "bold"),
-        _pair("why", report["why"]),
-        _pair("template", report["template"]),
-        _pair("specials", "  ".join(f"{name} {text}" for name, text in found.special_tokens.items() if text)),
-        *(_pair(name, _split(report, name)) for name in ("train", "validation", "test")),
-        *(_pair("", sentence) for sentence in report["split"]),
-        *(_pair("", note) for note in report["notes"]),
+        _pair("format", report["format"], width, "bold"),
+        _pair("why", report["why"], width),
+        _pair("template", report["template"], width),
+        _pair("specials", "  ".join(f"{name} {text}" for name, text in found.special_tokens.items() if text), width),
+        *(_pair(name, _split(report, name), width) for name in ("train", "validation", "test")),
+        *(_pair("", sentence, width) for sentence in (*report["split"], *report["notes"])),
         Content(""),
         *_lengths(found, split, width, max_length, ascii_only),
         Content(""),
@@ -133,8 +133,10 @@ def facts(found: Inspection, split: str, width: int, max_length: int, ascii_only
     return Content("\n").join(lines)
 
 
-def _pair(name: str, value: str, style: str = "") -> Content:
-    return Content.assemble((f"{name:<{_LABEL}}", "$foreground-muted"), (visible(value), style))
+def _pair(name: str, value: str, width: int, style: str = "") -> Content:
+    """Name and value, further lines of it below the first."""
+    text = f"\n{'':{_LABEL}}".join(textwrap.wrap(visible(value), max(10, width - _LABEL)))
+    return Content.assemble((f"{name:<{_LABEL}}", "$foreground-muted"), (text, style))
 
 
 def _split(report: dict[str, Any], name: str) -> str:
@@ -146,7 +148,7 @@ def _lengths(found: Inspection, split: str, width: int, max_length: int, ascii_o
     """The histogram, and percentiles in words."""
     histogram = found.histograms.get(split)
     if histogram is None:
-        yield _pair("lengths", f"no {split} rows")
+        yield _pair("lengths", f"no {split} rows", width)
         return
     yield Content.styled(f"tokens a row, {split}", "bold")
     for row in draw(histogram, max_length, max(10, width - 7), CHART_ROWS, ascii_only):
@@ -154,8 +156,8 @@ def _lengths(found: Inspection, split: str, width: int, max_length: int, ascii_o
     lengths = found.report["lengths"].get(split)
     if lengths:
         for name in ("tokens", "answer"):
-            yield _pair(name, " ".join(f"{point} {value:,}" for point, value in lengths[name].items()))
-        yield _pair("answers cut", f"{lengths['answers_cut'] * 100:.1f} % of the rows")
+            yield _pair(name, " ".join(f"{point} {value:,}" for point, value in lengths[name].items()), width)
+        yield _pair("answers cut", f"{lengths['answers_cut'] * 100:.1f} % of the rows", width)
     if histogram.lost:
         yield Content.styled(f"{histogram.lost:,} rows keep nothing to learn after the cut: left out", "$text-error")
 

@@ -333,6 +333,22 @@ def test_a_broken_file_is_a_line_in_the_inspector_and_is_not_taken(
     play(story)
 
 
+def test_at_80_by_24_an_error_is_seen_whatever_view_was_asked_for_meanwhile(here: Path) -> None:
+    (here / "empty.jsonl").write_bytes(b"")
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await pilot.press("d")
+        data(app).highlighted = next(number for number, one in enumerate(data(app).sets) if one.label == "empty.jsonl")
+        await pilot.press("enter", "v")
+        screen = app.screen
+        assert isinstance(screen, InspectorScreen)
+        await wait_for(pilot, lambda: screen.error)
+        await pilot.press("v")
+        assert screen.query_one("#looking").display and "the file is empty" in text(app, "row")
+
+    play(story, (80, 24))
+
+
 def test_hostile_rows_and_names_are_literal_text_everywhere(here: Path) -> None:
     name = f"\x1b]52;c;{MARK}\x07[red]\n[b].jsonl"
     (here / name).write_text(

@@ -18,6 +18,7 @@ from engine.contract.text import visible
 from tui.asking import Answered, Asking, Told
 from tui.commands import bindings
 from tui.inspection import SPLITS, Inspection, Manner, Sample, facts, sample_head, sample_text, template_text
+from tui.runlist import last_part
 from tui.screens.base import BaseScreen
 from tui.widgets.key_line import KeyLine
 
@@ -38,7 +39,7 @@ class InspectorScreen(BaseScreen[bool]):
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
     CSS = """
     InspectorScreen { layout: vertical; }
-    InspectorScreen #title { height: 1; padding: 0 1; text-style: bold; }
+    InspectorScreen #title { height: 1; padding: 0 1; text-style: bold; text-wrap: nowrap; text-overflow: ellipsis; }
     InspectorScreen #state { height: 1; padding: 0 1; color: $foreground-muted; }
     InspectorScreen VerticalScroll {
         border: round $surface-lighten-2; padding: 0 1; background: $background;
@@ -84,7 +85,7 @@ class InspectorScreen(BaseScreen[bool]):
         config = self.chosen.config
         length = f"max_length {config.train.max_length:,}"
         self.query_one("#title", Static).update(
-            Content(visible(f"{config.data.id} · as {config.model.id} reads it · {length}"))
+            Content(visible(f"{last_part(config.data.id)} · as {config.model.id} reads it · {length}"))
         )
         self.query_one("#looking").focus()
         waiting = Content.styled("the engine reads it as a run would", "$foreground-muted")
@@ -125,7 +126,8 @@ class InspectorScreen(BaseScreen[bool]):
         if message.error and self.found:
             self.tell(message.error, severity="error")
         elif message.error:
-            self.error = message.error
+            self.error, self.view = message.error, "samples"  # where it is said
+            self.remove_class("-facts")
         elif message.asking.question == "data.inspect":
             self.found = msgspec.convert(message.answer, Inspection)
             self.samples = {split: list(some) for split, some in self.found.samples.items()}
@@ -219,6 +221,8 @@ class InspectorScreen(BaseScreen[bool]):
 
     def action_view(self) -> None:
         """Samples, facts, template; on a wide screen the facts are always there."""
+        if self.error:
+            return
         views = [view for view in VIEWS if view != "facts" or self.has_class("-narrow")]
         self.view = views[(views.index(self.view) + 1) % len(views)] if self.view in views else views[0]
         self.set_class(self.view == "facts", "-facts")

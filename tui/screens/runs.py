@@ -91,7 +91,7 @@ class RunsScreen(ActingScreen[RunDir | None]):
         lines = ordered(self.lines.values(), self.by, self.reverse, self.word)
         rows = [row(line, line.name in self.marked) for line in lines]
         self.query_one(Table).show_rows(rows, names(self.by, self.reverse), here)
-        held = f" that hold {self.word!r}" if self.word else ""
+        held = f" that hold{'s' * (len(rows) == 1)} {self.word!r}" if self.word else ""
         marked = f", {len(self.marked)} marked" if self.marked else ""
         count = f"{len(rows)} run{'s' * (len(rows) != 1)}"
         title = f"{count}{held}{marked} in {self.runs}, by {FIELDS[self.by].column.name}"

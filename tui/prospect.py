@@ -163,7 +163,7 @@ def ladder_prospect(plan: Plan, scene: Scene, report: Report) -> Prospect:
 
 def _what(config: Config, files: ModelFiles, found: Forecast | None, report: Report) -> Iterator[Fact]:
     if config.model.id == EMBEDDED:
-        where = "comes along"
+        where = "comes with ftbench"
     else:
         where = f"fetched from the Hub: {files.fetch}" if files.fetch else str(files.folder or "")
     yield Fact("model", f"{config.model.id}  {where}")

@@ -18,7 +18,9 @@ from tui.app import Workbench
 from tui.screens.comparing import CompareScreen
 from tui.screens.runs import RunsScreen
 from tui.screens.small import SmallScreen
+from tui.settings import Settings
 from tui.verbs.bench import open_bench
+from tui.widgets.key_line import KeyLine
 from tui.widgets.log_pane import LogPane
 
 
@@ -174,3 +176,10 @@ def test_files_that_cannot_be_read_are_lines_and_not_the_end(tmp_path: Path) -> 
         assert str(app.screen.query_one(Static).visual).count("cannot be read") == 3
 
     play(tmp_path, story)
+
+
+def test_a_key_of_ones_own_stands_where_the_old_one_stood(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        assert str(app.bench.query_one(KeyLine).lines[0]).startswith("X start  s stop  p pause")
+
+    play(tmp_path, story, (80, 24), Settings(keys={"bench.start": "X"}))

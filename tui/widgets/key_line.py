@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from textual.binding import Binding
 from textual.content import Content
 from textual.events import Click
 from textual.screen import Screen
 
+from tui.commands import every
 from tui.widgets.rows import Rows
 
 ALWAYS = ("app.help", "app.quit")
@@ -48,7 +51,9 @@ class KeyLine(Rows):
 
     def _fitting(self) -> list[tuple[Binding, str]]:
         """(binding, its key as it is called) of those there is room for."""
-        active = [one.binding for one in self.screen.active_bindings.values() if one.binding.show and one.enabled]
+        active = in_order(
+            [one.binding for one in self.screen.active_bindings.values() if one.binding.show and one.enabled]
+        )
         first = {binding.action: binding for binding in reversed(active)}  # of several keys for one action the first
         known = [(binding, self.app.get_key_display(binding)) for binding in active if first[binding.action] is binding]
         widths = {pair: len(pair[1]) + 1 + len(pair[0].description) + len(GAP) for pair in known}
@@ -64,3 +69,14 @@ class KeyLine(Rows):
     def _bindings_changed(self, screen: Screen[object]) -> None:
         if self.is_attached and screen is self.screen:
             self.redraw()
+
+
+def in_order(active: Sequence[Binding]) -> list[Binding]:
+    """As their table has them: Textual puts a key of the user's own behind all others."""
+    places = {command.id: number for number, command in enumerate(every())}
+    groups = [(binding.id or "").partition(".")[0] for binding in active]
+
+    def place(binding: Binding) -> tuple[int, int]:
+        return groups.index((binding.id or "").partition(".")[0]), places.get(binding.id or "", 0)
+
+    return sorted(active, key=place)

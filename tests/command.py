@@ -36,5 +36,6 @@ def only_run(tmp_path: Path) -> Path:
 
 
 def events_of(run: Path) -> list[dict[str, Any]]:
-    """Every event of a run, in order."""
-    return [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    """Every event of a run, in order; a line that is being written is not one yet."""
+    whole, _, _ = (run / "events.jsonl").read_text().rpartition("\n")
+    return [json.loads(line) for line in whole.splitlines()]

@@ -52,6 +52,7 @@ class Workbench(Painter):
     CSS = """
     OptionList > .option-list--option-highlighted { background: $foreground 8%; color: $foreground; }
     OptionList:focus > .option-list--option-highlighted { background: $primary 20%; color: $foreground; }
+    ModalScreen { background: transparent; } /* to shade what lies behind a question is to send it twice anew */
     ToastRack { margin-bottom: 4; }
     Toast { padding: 0 1; max-width: 70%; }
     OptionList:nocolor > .option-list--option-highlighted { text-style: bold underline; }

@@ -7,6 +7,7 @@ Colours are Textual's and change with it: instead of being frozen, their contras
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import re
 import shutil
@@ -67,8 +68,13 @@ MACHINE = MachineSample(
 
 @pytest.fixture
 def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A working directory of the same name everywhere, on a machine that is always the same."""
+    """A working directory of the same name everywhere, on a machine that is always the same.
+
+    There is one on a machine: whoever else takes these pictures at the same time waits.
+    """
     folder = Path(tempfile.gettempdir()) / "ftbench-desk"
+    turn = folder.with_suffix(".lock").open("w")
+    fcntl.flock(turn, fcntl.LOCK_EX)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     (folder / "mails.jsonl").write_text('{"prompt": "Where is it?", "completion": "On its way."}\n' * 40)
@@ -87,6 +93,7 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=900 * GIB, used=0, free=500 * GIB))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+    turn.close()
 
 
 def runs_of(folder: Path) -> Path:

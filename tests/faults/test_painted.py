@@ -53,3 +53,19 @@ def test_a_screen_opened_and_closed_costs_less_than_twice_its_cells(tmp_path: Pa
     assert len(terminal.bytes) - sent < 2 * 2 * 3 * 80 * 24  # Textual alone: 40,000 and more
     terminal.press("q")
     assert terminal.leave() == 0
+
+
+def test_a_question_costs_no_more_than_its_box(tmp_path: Path) -> None:
+    terminal = Terminal(cwd=tmp_path, env={"FTBENCH_RUNS": str(tmp_path / "runs")}, size=(160, 45))
+    terminal.wait("q detach")
+    terminal.press("P")
+    terminal.wait("demo-qlora")
+    terminal.read(1)
+    sent = len(terminal.bytes)
+    terminal.press("d")
+    terminal.wait("A preset like")
+    terminal.press("escape")
+    terminal.wait(lambda: "A preset like" not in terminal.text)
+    assert len(terminal.bytes) - sent < 6000  # the whole screen, shaded and back, is 40,000
+    terminal.press("q")
+    assert terminal.leave() == 0

@@ -23,7 +23,8 @@ class AskScreen(ModalScreen[bool]):
     ]
     CSS = """
     AskScreen { align: center middle; }
-    AskScreen Vertical { width: auto; max-width: 90%; height: auto; border: round $primary; padding: 1 2; }
+    AskScreen Vertical { width: auto; max-width: 90%; height: auto; border: round $primary; padding: 1 2;
+                         background: $background; }
     AskScreen Static { width: auto; max-width: 70; }
     """
 

@@ -42,27 +42,16 @@ class Painted:
         self._rows: dict[int, list[Cell | None]] = {}
         self._cursor = ""
         """Where the last frame left it."""
-        self._unread = ""
-        """A first picture that was sent as it is, to be looked at before the next one."""
 
     def forget(self) -> None:
         """The terminal may show anything: after a new size, or where somebody else has written."""
         self._rows.clear()
-        self._cursor = self._unread = ""
+        self._cursor = ""
 
     def less(self, data: str) -> str:
         """The same picture in fewer bytes. What is no frame goes through as it is."""
         if MODES.fullmatch(data):
             return data
-        if self._unread:
-            unread, self._unread = self._unread, ""
-            self._seen(unread)
-        if not self._rows:  # all of it is new: the eye need not wait for us to find that out
-            self._unread = data
-            return data
-        return self._seen(data)
-
-    def _seen(self, data: str) -> str:
         tokens = list(FRAME.finditer(data))
         if not data or sum(map(len, (token.group() for token in tokens))) != len(data) or "H" not in data:
             self.forget()

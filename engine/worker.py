@@ -299,7 +299,7 @@ def _name_foreigners(run: Run) -> None:
 
 def _resume_hint(run: Run) -> str:
     kept = run.result.last_checkpoint
-    return f"stopped as asked{f', {kept} kept' if kept else ''}; `ftbench resume {run.dir.name}` goes on"
+    return f"as asked{f', {kept} kept' if kept else ''}; `ftbench resume {run.dir.name}` goes on"
 
 
 def _what_would_fit(config: Config) -> str:

@@ -199,9 +199,8 @@ def _steps(config: Config, estimate: Estimate | None, report: Report) -> str:
     words = f"{steps}, effective batch {train.batch}"
     if estimate:
         micro = estimate.micro_batch
-        passes = math.ceil(train.batch / micro)
-        equal = micro * passes == train.batch
-        words += f" = {micro} a pass × {passes}" if equal else f" in {passes} passes of at most {micro}"
+        equal = train.batch % micro == 0
+        words += f" = {micro} a pass × {train.batch // micro}" if equal else f", of the longest rows {micro} a pass"
         words += ", activations recomputed" if estimate.gradient_checkpointing else ""
     return words
 

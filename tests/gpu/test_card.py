@@ -8,9 +8,10 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from command import MICRO, events_of, ftbench, only_run
+from command import events_of, ftbench, only_run
 
 from engine.contract.result import Result
+from gpu.crowded import run_in_a_crowd
 
 pytestmark = [
     pytest.mark.gpu,
@@ -49,12 +50,7 @@ def test_nvml_agrees_with_torch_about_a_gibibyte() -> None:
 
 
 def test_a_real_out_of_memory_halves_the_passes_and_the_run_finishes(tmp_path: Path) -> None:
-    # Held by this process: what is left fits some rows of the large batch, not all.
-    free, _ = torch.cuda.mem_get_info()
-    held = torch.empty(max(0, free - (3 << 30)), dtype=torch.uint8, device="cuda")
-    large = ["--set", "train.batch=1024", "--set", "train.steps=2", "--set", "train.gradient_checkpointing=false"]
-    done = ftbench("run", "demo-full", *MICRO, *large, "--set", "train.packing=padded", "--now")
-    del held
+    done = run_in_a_crowd()
     assert done.returncode == 0, done.stdout + done.stderr
     result = msgspec.json.decode((only_run(tmp_path) / "result.json").read_bytes(), type=Result)
     assert result.status == "finished" and result.micro_batch and result.micro_batch <= 1024

@@ -17,6 +17,7 @@ from engine.contract.schema import METHODS
 from engine.methods.machine import this_machine
 from engine.planning.dry_run import dry_run
 from engine.planning.pool import CONTEXT
+from gpu.crowded import run_in_a_crowd
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 from planning.grid import SHAPES, case
@@ -57,11 +58,7 @@ def test_a_run_tries_its_longest_batch_and_its_evaluation(method: str, tmp_path:
 
 
 def test_a_batch_that_does_not_fit_is_made_smaller_before_the_first_step(tmp_path: Path) -> None:
-    free, _ = torch.cuda.mem_get_info()
-    held = torch.empty(max(0, free - (3 << 30)), dtype=torch.uint8, device="cuda")
-    large = ["--set", "train.batch=1024", "--set", "train.steps=2", "--set", "train.gradient_checkpointing=false"]
-    done = ftbench("run", "demo-full", *MICRO, *large, "--set", "train.packing=padded", "--now")
-    del held
+    done = run_in_a_crowd()
     assert done.returncode == 0, done.stdout + done.stderr
     kinds = [event["type"] for event in events_of(only_run(tmp_path)) if event["type"] in ("step", "plan")]
     assert kinds[:2] == ["plan", "plan"] and kinds.count("step") == 2

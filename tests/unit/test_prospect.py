@@ -53,7 +53,8 @@ def said(found: Prospect) -> str:
 
 def test_steps_come_from_the_rows_and_the_batch_from_its_passes(tmp_path: Path) -> None:
     found = prospect(tmp_path, settings={"train.batch": 12, "train.micro_batch": 5})
-    assert fact(found, "steps") == "268 (2 epochs), effective batch 12, of the longest rows 5 a pass, activations recomputed"
+    longest = "of the longest rows 5 a pass"
+    assert fact(found, "steps") == f"268 (2 epochs), effective batch 12, {longest}, activations recomputed"
     found = prospect(tmp_path, settings={"train.steps": 50})
     assert fact(found, "steps").startswith("50 (0.5 epochs), effective batch 16 = ")
     assert fact(prospect(tmp_path, Report()), "steps").startswith("? (2 epochs)")

@@ -1,42 +1,25 @@
-"""What will happen once a run or a ladder is started, and what is wrong before it is: facts and problems, in words."""
+"""What will happen once a run or a ladder is started, in words: facts, with the problems beside them."""
 
 from __future__ import annotations
 
 import math
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from engine.contract.ladder import Plan
 from engine.contract.library import called
 from engine.contract.modelfiles import EMBEDDED, ModelFiles, find_model
 from engine.contract.preset import Effective
 from engine.contract.schema import Config
-from engine.contract.turns import Turn
-from engine.planning.changes import changes
 from engine.planning.estimate import PARTS, Estimate
-from engine.planning.fit import Asked
 from engine.planning.room import Room
+from tui.disk import free_disk, needed_disk
 from tui.forecast import Forecast, forecast, label
-from tui.glance import signature
-from tui.machine import Other
+from tui.problems import Problem, data_problems, disk_problems, foreign_problems, memory_problems, model_problems
+from tui.scene import Report, Scene
 from tui.show import count, size
 from tui.widgets.method_list import NAMES, TRAINS
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong, and what to do about it."""
-
-    text: str
-    do: str = ""
-    blocking: bool = False
-    """It would fail for certain."""
 
 
 @dataclass(frozen=True)
@@ -61,60 +44,6 @@ class Prospect:
         return any(problem.blocking for problem in self.problems)
 
 
-@dataclass(frozen=True)
-class Scene:
-    """The machine as it is now."""
-
-    runs: Path
-    room: Room | None = None
-    foreign: Sequence[Other] = ()
-    """Processes on the card that are no runs of ours."""
-    turns: Sequence[Turn] = ()
-
-
-@dataclass(frozen=True)
-class Report:
-    """What the engine found in the data: None until it has answered."""
-
-    answer: dict[str, Any] | None = None
-    error: str = ""
-    asked: bool = True
-    """Whether an answer is still to come."""
-
-    @property
-    def rows(self) -> dict[str, int]:
-        return self.answer["rows"] if self.answer else {}
-
-    @property
-    def longest(self) -> int | None:
-        """Tokens of the longest training row before the cut."""
-        lengths = self.answer["lengths"].get("train") if self.answer else None
-        return int(lengths["tokens"]["max"]) if lengths else None
-
-
-class Reports:
-    """What the engine said of data it has been asked about, until the data's files change."""
-
-    def __init__(self) -> None:
-        self._known: dict[bytes, dict[str, Any]] = {}
-
-    def key(self, arguments: dict[str, Any]) -> bytes:
-        """What an answer depends on; other runs' settings do not."""
-        try:
-            mark = signature(arguments["data"]["id"])[1]
-        except OSError:
-            mark = []
-        return msgspec.json.encode([mark, arguments])
-
-    def known(self, key: bytes) -> Report | None:
-        answer = self._known.get(key)
-        return Report(answer, asked=False) if answer else None
-
-    def keep(self, key: bytes, report: Report) -> None:
-        if report.answer:
-            self._known[key] = report.answer
-
-
 def run_prospect(name: str, chosen: Effective, scene: Scene, report: Report) -> Prospect:
     """One run of the chosen configuration."""
     config, files = chosen.config, find_model(chosen.config.model)
@@ -129,11 +58,11 @@ def run_prospect(name: str, chosen: Effective, scene: Scene, report: Report) -> 
         *_turn(scene),
     ]
     problems = [
-        *_model_problems(config, files),
-        *_data_problems(config, report),
-        *_memory_problems([found], files, scene),
+        *model_problems(config, files),
+        *data_problems(config, report),
+        *memory_problems([found], files, scene),
     ]
-    problems += [*_disk_problems([found], scene.runs), *_foreign_problems(scene)]
+    problems += [*disk_problems([found], scene.runs), *foreign_problems(scene)]
     problems += [Problem(note) for note in chosen.notes]
     return Prospect(f"{config.title or name} · {NAMES[config.method]}", facts, problems)
 
@@ -156,8 +85,8 @@ def ladder_prospect(plan: Plan, scene: Scene, report: Report) -> Prospect:
     for rung, one in zip(plan.rungs, found, strict=True):
         facts += _memory(one, scene.room, report.longest, rung.name, parts=False)
     facts += [*_disk(found, scene.runs), *_turn(scene)]
-    problems = [*_model_problems(first, files), *_data_problems(first, report), *_memory_problems(found, files, scene)]
-    problems += [*_disk_problems(found, scene.runs), *_foreign_problems(scene)]
+    problems = [*model_problems(first, files), *data_problems(first, report), *memory_problems(found, files, scene)]
+    problems += [*disk_problems(found, scene.runs), *foreign_problems(scene)]
     return Prospect(f"ladder of {called(plan.preset)}", facts, problems)
 
 
@@ -242,32 +171,10 @@ def _memory(
     yield Fact("", moment + " · ".join(inside) + beside, "$foreground-muted")
 
 
-def needed_disk(found: Iterable[Forecast]) -> int | None:
-    """Bytes: the checkpoints that are kept and the one in the making, and the model; by the formula.
-
-    Of an adapter the adapter and its optimizer state, of full fine-tuning the weights and theirs.
-    """
-    total = 0
-    for one in found:
-        if one.estimate is None or one.config is None:
-            return None
-        parts = one.estimate.training.parts
-        saved = parts["weights"] if one.method == "full" else parts.get("adapters", 0)
-        state = one.estimate.static - parts["weights"] - parts.get("adapters", 0)
-        total += (one.config.train.keep_checkpoints + 1) * (saved + state) + saved
-    return total
-
-
 def _disk(found: Sequence[Forecast], runs: Path) -> Iterator[Fact]:
     need, free = needed_disk(found), free_disk(runs)
     about = f"about {size(need)}" if need is not None else "unknown"
     yield Fact("disk", f"{about} for checkpoints and model (a guess); {size(free)} free in {runs}")
-
-
-def free_disk(runs: Path) -> int:
-    """Bytes free where the runs will lie."""
-    there = next(folder for folder in (runs, *runs.parents) if folder.exists())
-    return shutil.disk_usage(there).free
 
 
 def _turn(scene: Scene) -> Iterator[Fact]:
@@ -279,64 +186,3 @@ def _turn(scene: Scene) -> Iterator[Fact]:
     names = ", ".join(turn.run.name for turn in held) or "a run about to begin"
     more = f" and {waiting} that wait" if waiting else ""
     yield Fact("turn", f"waits behind {names}{more}", "$text-warning")
-
-
-def _model_problems(config: Config, files: ModelFiles) -> Iterator[Problem]:
-    if files.wrong:
-        do = f"`ftbench pull {config.model.id}`, or give a folder" if files.fetch else "check model.id"
-        yield Problem(f"model {config.model.id}: {files.wrong}", do, blocking=True)
-    elif files.fetch:
-        yield Problem(f"model {config.model.id} is not on this machine: it is fetched first", "takes a network")
-
-
-def _data_problems(config: Config, report: Report) -> Iterator[Problem]:
-    if report.error:
-        yield Problem(report.error, "", blocking=True)
-    if report.answer is None:
-        return
-    if report.answer["refused"]:
-        yield Problem(report.answer["refused"], "", blocking=True)
-    for warning in report.answer["warnings"]:
-        yield Problem(f"data: {warning}")
-
-
-def _memory_problems(found: Sequence[Forecast], files: ModelFiles, scene: Scene) -> Iterator[Problem]:
-    for one in found:
-        if one.estimate is None or scene.room is None or one.verdict not in ("tight", "does not fit"):
-            continue
-        what = f"{NAMES[one.method]} {'is tight' if one.verdict == 'tight' else 'does not fit'} by the formula: "
-        held = f", of which others hold {size(scene.room.used)}" if scene.room.used else ""
-        what += f"{size(one.estimate.peak)} of {size(scene.room.total)}{held}"
-        yield Problem(what, _remedies(one, files, scene.room))
-
-
-def _remedies(one: Forecast, files: ModelFiles, room: Room) -> str:
-    """Single settings that would make it fit, by the formula; and the method that takes less."""
-    smaller = {"full": "LoRA or QLoRA", "lora": "QLoRA", "qlora": "a smaller model"}[one.method]
-    if one.verdict == "tight" or one.estimate is None or one.config is None or files.table is None:
-        return f"if it runs out of memory: a smaller train.micro_batch or train.max_length, or {smaller}"
-    ways = changes(Asked(one.config, files.table, one.estimate.rows, room))
-    words = [
-        " and ".join(f"{key} = {str(value).lower()}" for key, value in way.settings.items()) + f" ({size(way.peak)})"
-        for way in ways
-    ]
-    return ", or ".join([*words, smaller])
-
-
-def _disk_problems(found: Sequence[Forecast], runs: Path) -> Iterator[Problem]:
-    there = next(folder for folder in (runs, *runs.parents) if folder.exists())
-    if not os.access(there, os.W_OK):
-        yield Problem(f"{there} cannot be written to", "start ftbench with --runs DIR", blocking=True)
-    need, free = needed_disk(found), free_disk(runs)
-    if need is not None and need > free:
-        what = f"the disk has {size(free)} free, and checkpoints and model take about {size(need)}"
-        yield Problem(what, f"free some space, or set train.keep_checkpoints = 1; runs lie in {runs}", blocking=True)
-
-
-def _foreign_problems(scene: Scene) -> Iterator[Problem]:
-    for other in scene.foreign:
-        held = f" ({size(other.bytes)})" if other.bytes else ""
-        yield Problem(
-            f"process {other.pid} {other.name}{held} is on the card: time and memory will not be this run's alone",
-            "end it, or measure later",
-        )

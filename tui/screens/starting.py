@@ -17,7 +17,7 @@ from tui.widgets.choosing import ChoosingPane
 
 if TYPE_CHECKING:  # imported where they are needed: the first picture does not wait for what a launch takes
     from engine.contract.ladder import Plan
-    from tui.prospect import Reports, Scene
+    from tui.scene import Reports, Scene
 
 
 class StartingScreen(ActingScreen[ScreenResultType]):
@@ -30,7 +30,7 @@ class StartingScreen(ActingScreen[ScreenResultType]):
     @cached_property
     def reports(self) -> Reports:
         """What was found out about data before launches."""
-        from tui.prospect import Reports
+        from tui.scene import Reports
 
         return Reports()
 
@@ -41,7 +41,7 @@ class StartingScreen(ActingScreen[ScreenResultType]):
     def scene(self) -> Scene:
         """The machine as it was last looked at, and who waits for it."""
         from tui.forecast import foreign, room_of, visible_card
-        from tui.prospect import Scene
+        from tui.scene import Scene
 
         if self.sample is None:
             return Scene(self.runs)

@@ -30,6 +30,7 @@ class Problem:
 
 
 def model_problems(config: Config, files: ModelFiles) -> Iterator[Problem]:
+    """A model that is not there, or has to be fetched first."""
     if files.wrong:
         do = f"`ftbench pull {config.model.id}`, or give a folder" if files.fetch else "check model.id"
         yield Problem(f"model {config.model.id}: {files.wrong}", do, blocking=True)
@@ -38,6 +39,7 @@ def model_problems(config: Config, files: ModelFiles) -> Iterator[Problem]:
 
 
 def data_problems(config: Config, report: Report) -> Iterator[Problem]:
+    """What the engine refused or warned of."""
     if report.error:
         yield Problem(report.error, "", blocking=True)
     if report.answer is None:
@@ -49,6 +51,7 @@ def data_problems(config: Config, report: Report) -> Iterator[Problem]:
 
 
 def memory_problems(found: Sequence[Forecast], files: ModelFiles, scene: Scene) -> Iterator[Problem]:
+    """Methods that are tight or do not fit, by the formula."""
     for one in found:
         if one.estimate is None or scene.room is None or one.verdict not in ("tight", "does not fit"):
             continue
@@ -72,6 +75,7 @@ def _remedies(one: Forecast, files: ModelFiles, room: Room) -> str:
 
 
 def disk_problems(found: Sequence[Forecast], runs: Path) -> Iterator[Problem]:
+    """A folder that cannot be written to, a disk with too little free."""
     there = next(folder for folder in (runs, *runs.parents) if folder.exists())
     if not os.access(there, os.W_OK):
         yield Problem(f"{there} cannot be written to", "start ftbench with --runs DIR", blocking=True)
@@ -82,6 +86,7 @@ def disk_problems(found: Sequence[Forecast], runs: Path) -> Iterator[Problem]:
 
 
 def foreign_problems(scene: Scene) -> Iterator[Problem]:
+    """Processes on the card that are no runs of ours."""
     for other in scene.foreign:
         held = f" ({size(other.bytes)})" if other.bytes else ""
         yield Problem(

@@ -9,7 +9,7 @@ import signal
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import events
 from textual.binding import Binding, BindingType
@@ -19,7 +19,6 @@ from textual.geometry import Size
 
 from engine.contract.text import visible
 from tui.commands import bindings, clashes, every, key_of
-from tui.machine import Sampler
 from tui.painted import Painter
 from tui.plain import Plain
 from tui.screens.bench import BenchScreen
@@ -27,6 +26,9 @@ from tui.screens.small import SmallScreen, too_small
 from tui.settings import Settings, read_settings
 from tui.terminal import suited_theme
 from tui.themes import AUTO, legible, remember, remembered
+
+if TYPE_CHECKING:
+    from tui.machine import Sampler
 
 LEAVING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 """Signals on which the terminal is put back as it was; Textual alone would leave it as it is."""
@@ -95,15 +97,16 @@ class Workbench(Painter):
         self._fit(self.size)
         if wrong := [*self.settings.errors, *clashes(self.settings.keys)]:
             self.notify("\n".join(map(visible, wrong)), severity="warning", timeout=15, markup=False)
-        self.sampler = Sampler(self.bench.post_message, self.bench.worker)
         self.call_after_refresh(self._settle)
 
     def _settle(self) -> None:
         """After the first picture: what would have made one wait for it."""
+        from tui.machine import Sampler
+
         gc.freeze()
         gc.enable()
-        if self.sampler:
-            self.sampler.start()
+        self.sampler = Sampler(self.bench.post_message, self.bench.worker)
+        self.sampler.start()
 
     def on_unmount(self) -> None:
         if self.sampler:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tui.braille import Canvas
 from tui.series import Series
+from tui.show import number
 
 Segment = tuple[str, str]
 """(text, style name); the widget turns names into colours."""
@@ -61,8 +62,8 @@ def draw(curves: Sequence[Curve], columns: int, rows: int, look: Look, until: fl
         span, bounds = (span[0], max(span[1], until)), steady(bounds, look.log and bounds[0] > 0)
     canvas = Canvas(wide, high)
     scale = Scale(bounds, canvas.height, look.log and bounds[0] > 0)
-    for number in sorted(range(len(shown)), key=lambda n: not shown[n].ghost):
-        _plot(shown[number], canvas, span, scale, look, number)
+    for place in sorted(range(len(shown)), key=lambda n: not shown[n].ghost):
+        _plot(shown[place], canvas, span, scale, look, place)
     return [*_body(canvas, scale, shown, look), _foot(span, columns)]
 
 
@@ -117,17 +118,6 @@ def steady(bounds: tuple[float, float], log: bool) -> tuple[float, float]:
     power: float = 10.0 ** math.floor(math.log10(rough))
     step = next(one * power for one in (1, 2, 5, 10) if one * power >= rough)
     return math.floor(bounds[0] / step) * step, math.ceil(bounds[1] / step) * step
-
-
-def number(value: float) -> str:
-    """At most six characters: `0.123`, `12.3`, `1.2e-5`, `45k`."""
-    size = abs(value)
-    if size and (size < 1e-3 or size >= 1e6):
-        text = f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
-        return text if len(text) <= 6 else f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
-    if size >= 1e4:
-        return f"{value / 1e3:.0f}k"
-    return f"{value:.4g}" if size >= 100 else f"{value:.3g}"
 
 
 def _span(curves: Sequence[Curve]) -> tuple[float, float] | None:

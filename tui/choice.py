@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from engine.contract.library import called, effective
-from engine.contract.preset import Effective, Flat, flatten
-from engine.contract.schema import Method
-from tui.show import setting
+if TYPE_CHECKING:  # imported where they are needed: the first picture has a choice, and has looked at no preset yet
+    from engine.contract.preset import Effective, Flat
+    from engine.contract.schema import Method
 
 QUIET = ("title", "about", "slot")
 
@@ -39,15 +39,22 @@ class Choice:
 
     def effective(self) -> Effective:
         """The whole configuration. Raises UserError for what does not go together."""
+        from engine.contract.library import effective
+
         return effective(self.preset, self.method, self.overrides())
 
     @property
     def name(self) -> str:
+        from engine.contract.library import called
+
         return called(self.preset)
 
 
 def changes(before: Effective | None, after: Effective) -> list[str]:
     """`train.batch 16 -> 8` for every key in which two configurations differ."""
+    from engine.contract.preset import flatten
+    from tui.show import setting
+
     if before is None:
         return []
     old, new = flatten(before.config), flatten(after.config)

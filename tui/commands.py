@@ -6,7 +6,7 @@ No key here is one that tmux (ctrl+b) or screen (ctrl+a) takes, none is a functi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from textual.binding import Binding, BindingType
 from textual.keys import KEY_NAME_REPLACEMENTS, Keys, key_to_character
@@ -17,8 +17,7 @@ TAKEN = ("ctrl+a", "ctrl+b", "ctrl+c", "ctrl+s", "ctrl+q", "ctrl+z")
 MODIFIERS = {"ctrl", "shift", "alt", "super", "hyper", "meta"}
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """One thing one can do."""
 
     id: str

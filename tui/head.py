@@ -5,13 +5,16 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 from textual.content import Content
 
-from engine.contract.preset import Effective
 from engine.contract.text import visible
-from engine.contract.turns import Turn
+
+if TYPE_CHECKING:
+    from engine.contract.preset import Effective
+    from engine.contract.turns import Turn
 
 
 def head_line(effective: Effective | None, name: str, live: Content, width: int) -> Content:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 MOST = 5000
 """Lines held."""
@@ -51,8 +50,7 @@ class Lines:
         return [pair for pair in numbered if wanted in pair[1].lower()] if wanted else list(numbered)
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """What was printed since the last look."""
 
     skipped: int

@@ -6,8 +6,8 @@ Textual sends a screen that is opened or closed three times over, 60 KB at 160 b
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from rich.cells import cell_len, get_character_cell_size
 from textual.app import App
@@ -21,8 +21,7 @@ MODES = re.compile(
 """Sequences that leave the picture as it is: modes other than the alternate screen, keyboard, title and clipboard."""
 
 
-@dataclass(frozen=True)
-class Style:
+class Style(NamedTuple):
     """A select graphic rendition in its three parts, each as its parameters."""
 
     attributes: str = ""

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import platformdirs
-import tomli
-from msgspec import Struct, field
 
 from tui.terminal import needs_ascii
 from tui.themes import AUTO
 
 
-class Settings(Struct, kw_only=True):
+@dataclass(kw_only=True)
+class Settings:
     """What one may set, each with its default."""
 
     theme: str = AUTO
@@ -39,10 +38,18 @@ def read_settings(commands: Iterable[str], themes: Iterable[str], path: Path | N
     path = path or settings_file()
     found = Settings()
     try:
-        table = tomli.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
     except FileNotFoundError:
         return found
-    except (OSError, UnicodeDecodeError, tomli.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
+        found.errors.append(f"{path}: {error}")
+        return found
+    import msgspec  # the first picture of one who has set nothing does not wait for them
+    import tomli
+
+    try:
+        table = tomli.loads(text)
+    except tomli.TOMLDecodeError as error:
         found.errors.append(f"{path}: {error}")
         return found
     known = {"theme": str, "ascii": bool, "mouse": bool, "keys": dict[str, str]}

@@ -89,6 +89,17 @@ def count(number: float) -> str:
     return f"{number:.0f}"
 
 
+def number(value: float) -> str:
+    """At most six characters: `0.123`, `12.3`, `1.2e-5`, `45k`."""
+    size = abs(value)
+    if size and (size < 1e-3 or size >= 1e6):
+        text = f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
+        return text if len(text) <= 6 else f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+    if size >= 1e4:
+        return f"{value / 1e3:.0f}k"
+    return f"{value:.4g}" if size >= 100 else f"{value:.3g}"
+
+
 def setting(value: object) -> str:
     """A value of a configuration as a preset would have it; what is not set says so."""
     if isinstance(value, bool):

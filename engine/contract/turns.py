@@ -10,8 +10,8 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from engine.contract import locks
 
@@ -19,8 +19,7 @@ STALE_SECONDS = 60.0
 """A ticket that nobody holds is cleared away at this age: a younger one may be in the making."""
 
 
-@dataclass(frozen=True)
-class Turn:
+class Turn(NamedTuple):
     """One run's place at one card."""
 
     card: str

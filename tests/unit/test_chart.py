@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from tui.chart import AXIS, Curve, Look, draw, number
+from tui.chart import AXIS, Curve, Look, draw
 from tui.series import Series
+from tui.show import number
 
 
 def series(*values: float | None) -> Series:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from textual.screen import ScreenResultType
 
-from engine.contract import launch
 from engine.contract.errors import RunFailed, UserError
-from engine.contract.rundir import RunDir
-from tui.screens.ask import AskScreen
 from tui.screens.base import BaseScreen
+
+if TYPE_CHECKING:  # imported where they are needed: the first picture does not wait for them
+    from engine.contract.rundir import RunDir
 
 
 class ActingScreen(BaseScreen[ScreenResultType]):
@@ -22,6 +23,9 @@ class ActingScreen(BaseScreen[ScreenResultType]):
 
     def stop_run(self, run: RunDir | None) -> None:
         """Ask first; the run may have ended while we asked."""
+        from engine.contract import launch
+        from tui.screens.ask import AskScreen
+
         if run is None or not run.is_live():
             self.tell("nothing runs here", severity="warning")
             return
@@ -34,6 +38,8 @@ class ActingScreen(BaseScreen[ScreenResultType]):
 
     def pause_run(self, run: RunDir | None) -> None:
         """Without asking: nothing is lost, and `u` goes on. The run may end at this moment."""
+        from engine.contract import launch
+
         if run is None or not run.is_live():
             self.tell("nothing runs here", severity="warning")
             return
@@ -64,6 +70,8 @@ class ActingScreen(BaseScreen[ScreenResultType]):
 
     def launch_run(self, run: RunDir) -> None:
         """Start its worker, then show it."""
+        from engine.contract import launch
+
         size = run.events_file.stat().st_size if run.events_file.exists() else 0
         try:
             launch.wait_for_hello(run, launch.launch(run), size)

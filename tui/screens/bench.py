@@ -14,15 +14,11 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Static
 
-from engine.contract import rundir, turns
-from engine.contract.rundir import RunDir
+from engine.contract import turns
 from engine.contract.text import visible
 from tui.commands import bindings
 from tui.head import choice_lines, head_line, live_runs
-from tui.machine import MachineSample, Sampled
-from tui.runstate import RunState
 from tui.screens.starting import StartingScreen
-from tui.watcher import Fresh, Liveness, Opened, Printed, Unreadable, Watcher
 from tui.widgets.choosing import ChoosingPane, Chosen, Picked, Refused
 from tui.widgets.key_line import KeyLine
 from tui.widgets.log_pane import LogPane, Word
@@ -30,14 +26,19 @@ from tui.widgets.loss_pane import LossPane
 from tui.widgets.machine_pane import MachinePane
 from tui.widgets.status_line import status
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imported where they are needed: the first picture does not wait for what a run takes
+    from engine.contract.rundir import RunDir
     from tui.app import Workbench
+    from tui.machine import MachineSample, Sampled
+    from tui.runstate import RunState
+    from tui.watcher import Fresh, Liveness, Opened, Printed, Unreadable, Watcher
 
 
 class BenchScreen(StartingScreen[None]):
     """Everything on one screen."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("bench")
+    AUTO_FOCUS = "#log"  # enter starts; tab goes to the lists
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
     VERTICAL_BREAKPOINTS = [(0, "-short"), (34, "-tall")]
 
@@ -58,6 +59,8 @@ class BenchScreen(StartingScreen[None]):
         """What was asked last of the formula, and its answer."""
         self.places: list[turns.Turn] = []
         """Who has a card and who waits, of all runs of this machine."""
+        self.begun = False
+        """Whether it has been looked for runs."""
         self.others = 0
         """Live runs of this folder that have no place: begun with --now."""
 
@@ -82,9 +85,14 @@ class BenchScreen(StartingScreen[None]):
     def on_mount(self) -> None:
         for name in ("data", "method", "preset", "loss", "log", "machine"):
             self.query_one(f"#{name}").border_title = name
-        self.query_one(LogPane).focus()  # enter starts; tab goes to the lists
         self.set_interval(1.0, self._second)
         self._status()
+        self._head()
+        self.call_after_refresh(self._begin)
+
+    def _begin(self) -> None:
+        """After the first picture: whatever runs."""
+        self.begun = True
         self.look_at_runs()
         if live := self.live_runs():
             self.watch_run(live[0])
@@ -94,7 +102,8 @@ class BenchScreen(StartingScreen[None]):
         self.call_after_refresh(self._head)
 
     def on_screen_resume(self) -> None:
-        self.look_at_runs()
+        if self.begun:
+            self.look_at_runs()
 
     @on(Chosen)
     def _chosen(self) -> None:
@@ -103,6 +112,8 @@ class BenchScreen(StartingScreen[None]):
 
     def look_at_runs(self) -> None:
         """Which runs live, and in which order they have the card."""
+        from engine.contract import rundir
+
         self.places = turns.turns()
         placed = {turn.run for turn in self.places}
         self.others = sum(run.is_live() for run in rundir.iterate(self.runs) if run.path not in placed)
@@ -110,7 +121,9 @@ class BenchScreen(StartingScreen[None]):
 
     def live_runs(self) -> list[RunDir]:
         """Of this folder: those that have a card, those that wait in their order, those without a place."""
-        placed = [RunDir(turn.run) for turn in self.places if turn.run.parent == self.runs]
+        from engine.contract import rundir
+
+        placed = [rundir.RunDir(turn.run) for turn in self.places if turn.run.parent == self.runs]
         placed.sort(key=lambda run: next(turn.place for turn in self.places if turn.run == run.path))
         rest = [run for run in rundir.iterate(self.runs) if run not in placed and run.is_live()]
         return placed + sorted(rest, key=lambda run: run.name)
@@ -120,7 +133,8 @@ class BenchScreen(StartingScreen[None]):
         choosing, width = self.choosing, self.size.width
         watched = self.watched.path if self.watched else None
         live = live_runs(self.places, self.others, watched, width - 24)
-        self.query_one("#head", Static).update(head_line(choosing.effective, choosing.choice.name, live, width))
+        name = choosing.choice.name if choosing.effective else ""
+        self.query_one("#head", Static).update(head_line(choosing.effective, name, live, width))
         about = choice_lines(choosing.effective, choosing.changed, choosing.before, width) if choosing.begun else []
         self.query_one("#about", Static).update(Content("\n").join(about))
 
@@ -147,6 +161,8 @@ class BenchScreen(StartingScreen[None]):
 
     def watch_run(self, run: RunDir) -> None:
         """Show this run from its first event on."""
+        from tui.watcher import Watcher
+
         if self.watcher:
             self.watcher.leave()
         self.state, self.live, self.died, self.gone = None, None, None, False
@@ -159,22 +175,19 @@ class BenchScreen(StartingScreen[None]):
     def watched(self) -> RunDir | None:
         return self.watcher.watched if self.watcher else None
 
-    @on(Opened)
-    def _opened(self, message: Opened) -> None:
+    def on_opened(self, message: Opened) -> None:
         if message.run == self.watched:
             self.state = message.state
             self._redraw()
 
-    @on(Fresh)
-    def _fresh(self, message: Fresh) -> None:
+    def on_fresh(self, message: Fresh) -> None:
         if message.run == self.watched and self.state is not None:
             self.state.feed(message.events)
             self._log()
             if any(type(event).__name__ in ("Phase", "End", "Hello", "Plan") for event in message.events):
                 self._redraw()
 
-    @on(Liveness)
-    def _liveness(self, message: Liveness) -> None:
+    def on_liveness(self, message: Liveness) -> None:
         if message.run != self.watched:
             return
         self.live, self.gone = message.live, message.gone
@@ -185,20 +198,17 @@ class BenchScreen(StartingScreen[None]):
         self._redraw()
         self._head()
 
-    @on(Printed)
-    def _printed(self, message: Printed) -> None:
+    def on_printed(self, message: Printed) -> None:
         if message.run == self.watched:
             self.query_one(LogPane).printed(message.piece)
             self._log()
 
-    @on(Unreadable)
-    def _unreadable(self, message: Unreadable) -> None:
+    def on_unreadable(self, message: Unreadable) -> None:
         if message.run == self.watched:
             self.tell(message.text, severity="error", timeout=15)
             self._redraw()  # of another run nothing stays
 
-    @on(Sampled)
-    def _sampled(self, message: Sampled) -> None:
+    def on_sampled(self, message: Sampled) -> None:
         from tui.forecast import room_of
 
         self.sample = message.sample

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 from textual.screen import ScreenResultType
 
-from engine.contract import rundir, turns
+from engine.contract import turns
 from engine.contract.errors import RunFailed, UserError
-from engine.contract.preset import Effective
-from tui.machine import MachineSample
 from tui.screens.acting import ActingScreen
 from tui.widgets.choosing import ChoosingPane
 
 if TYPE_CHECKING:  # imported where they are needed: the first picture does not wait for what a launch takes
     from engine.contract.ladder import Plan
+    from engine.contract.preset import Effective
+    from tui.machine import MachineSample
     from tui.scene import Reports, Scene
 
 
@@ -70,6 +70,8 @@ class StartingScreen(ActingScreen[ScreenResultType]):
 
     def start(self, chosen: Effective) -> None:
         """Launch a run of this configuration and show it."""
+        from engine.contract import rundir
+
         try:
             run = rundir.create(self.runs, self.choosing.choice.name, chosen)
         except (UserError, RunFailed) as error:

@@ -16,13 +16,13 @@ def open_bench(runs: Path, ascii_only: bool, mouse: bool) -> int:
     Raises UserError where the terminal cannot show it, and where runs or locks cannot be looked at: everything on
     the screen would be wrong.
     """
-    from engine.contract import locks, rundir
+    from engine.contract import folder, locks
     from engine.contract.errors import UserError
 
     if (term := os.environ.get("TERM", "").lower()) in CANNOT:
         raise UserError(f"the bench needs a terminal with a cursor, and this one says TERM={term}", do=INSTEAD)
     locks.card_locks()
-    next(rundir.iterate(runs), None)
+    next(folder.holding(runs, "run.toml"), None)
     from tui.app import Workbench  # Textual takes a moment to import, and no other verb needs it
 
     app = Workbench(runs, ascii_only=ascii_only)

@@ -12,20 +12,15 @@ from textual.containers import Vertical
 from textual.message import Message
 from textual.widgets import OptionList
 
-from engine.contract import library
 from engine.contract.errors import UserError
 from engine.contract.files import working_folder
-from engine.contract.preset import Effective
-from engine.contract.schema import METHODS
 from tui.choice import Choice, changes
-from tui.datasets import EMBEDDED, NOT_TEXT, is_text, on_the_hub
-from tui.recent import remember
-from tui.screens.ask import AskScreen
 from tui.widgets.data_list import Add, DataList, Done, Inspect
-from tui.widgets.method_list import MethodList
+from tui.widgets.method_list import MethodList, following, named
 from tui.widgets.preset_list import PresetList
 
-if TYPE_CHECKING:  # imported where they are needed: the first picture does not wait for a forecast
+if TYPE_CHECKING:  # imported where they are needed: the first picture has no preset yet, and no forecast
+    from engine.contract.preset import Effective
     from engine.planning.room import Room
     from tui.forecast import Forecast
 
@@ -46,7 +41,6 @@ class Refused(Message):
     why: str
 
 
-@dataclass
 class Picked(Message):
     """Something was taken from a list by hand: the keys may go back to the bench."""
 
@@ -77,6 +71,8 @@ class ChoosingPane(Vertical):
         self.call_after_refresh(self._begin)
 
     def _begin(self) -> None:
+        from engine.contract import library
+
         self.begun = True
         self.choose(self.choice)
         if self.effective is None:  # the copy of it that the user made is broken: begin with a whole one
@@ -100,6 +96,8 @@ class ChoosingPane(Vertical):
 
     def choose_again(self) -> None:
         """The same choice after files may have changed; where its preset is gone, the one it began with."""
+        from engine.contract import library
+
         names = [listed.name for listed in library.list_presets()]
         gone = self.choice.preset not in names and not Path(self.choice.preset).is_file()
         before, changed = self.before, self.changed
@@ -110,6 +108,8 @@ class ChoosingPane(Vertical):
 
     def choose_slot(self, slot: int) -> None:
         """The preset that asked for this key."""
+        from engine.contract import library
+
         for listed in library.list_presets():
             if listed.slot == slot:
                 self.choose(self.choice.with_preset(listed.name))
@@ -118,11 +118,13 @@ class ChoosingPane(Vertical):
 
     def next_method(self) -> None:
         if self.effective is not None:
-            number = METHODS.index(self.effective.config.method)
-            self.choose(self.choice.with_method(METHODS[(number + 1) % len(METHODS)]))
+            self.choose(self.choice.with_method(following(self.effective.config.method)))
 
     def take_data(self, data: str) -> None:
         """Train on this set from now on, whatever the preset says."""
+        from tui.datasets import EMBEDDED, NOT_TEXT, is_text
+        from tui.recent import remember
+
         if not is_text(data):
             self.post_message(Refused(NOT_TEXT))
             return
@@ -138,6 +140,9 @@ class ChoosingPane(Vertical):
     @on(Inspect)
     def _inspect(self, message: Inspect) -> None:
         """Into the set; one on the Hub is downloaded by that, so that is asked first."""
+        from tui.datasets import on_the_hub
+        from tui.screens.ask import AskScreen
+
         if not on_the_hub(message.data):
             self._look_into(message.data)
             return
@@ -150,6 +155,7 @@ class ChoosingPane(Vertical):
         self.app.push_screen(AskScreen(f"{what}only what is already in the Hub's cache can be read. Look?"), answered)
 
     def _look_into(self, data: str) -> None:
+        from tui.datasets import NOT_TEXT, is_text
         from tui.screens.inspector import InspectorScreen
 
         def answered(taken: bool | None) -> None:
@@ -197,6 +203,8 @@ class ChoosingPane(Vertical):
 
     def list_presets(self) -> None:
         """The presets as their files are now."""
+        from engine.contract import library
+
         self.query_one(PresetList).show_presets(library.list_presets(), self.choice.name)
 
     def measure(self, room: Room) -> None:
@@ -213,7 +221,7 @@ class ChoosingPane(Vertical):
             case "data":
                 self.take_data(taken)
             case "method":
-                self.choose(self.choice.with_method(next(method for method in METHODS if method == taken)))
+                self.choose(self.choice.with_method(named(taken)))
             case _:
                 self.choose(self.choice.with_preset(taken))
         self.post_message(Picked())

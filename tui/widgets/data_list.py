@@ -6,7 +6,6 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import msgspec
 from textual import events, on
 from textual.binding import Binding, BindingType
 from textual.content import Content
@@ -15,15 +14,14 @@ from textual.timer import Timer
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
-from engine.contract.schema import Data
 from engine.contract.text import visible
 from tui.commands import bindings
-from tui.datasets import NOT_TEXT, DataSet, detail, is_text, line, offered
-from tui.glance import Glance, Glanced, Glancer
-from tui.recent import forget
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imported where they are needed: the first picture has no sets yet
+    from engine.contract.schema import Data
     from tui.app import Workbench
+    from tui.datasets import DataSet
+    from tui.glance import Glance, Glanced, Glancer
 
 MOVES = (
     ("down", "cursor_down"),
@@ -44,12 +42,10 @@ class Inspect(Message):
     data: str
 
 
-@dataclass
 class Add(Message):
     """Another set than those listed."""
 
 
-@dataclass
 class Done(Message):
     """The keys may go back to the bench."""
 
@@ -66,8 +62,8 @@ class DataList(OptionList, inherit_bindings=False):
 
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id, compact=True, markup=False)
-        self.section = Data()
-        """What the configuration says of the data; its id is the set that is taken."""
+        self.section: Data | None = None
+        """What the configuration says of the data; its id is the set that is taken. None until there is one."""
         self.sets: list[DataSet] = []
         self.glances: dict[str, Glance] = {}
         self._gone: set[str] = set()
@@ -81,23 +77,32 @@ class DataList(OptionList, inherit_bindings=False):
 
     def choose(self, section: Data) -> None:
         """Another configuration: mark its set, and look at all sets as it would read them."""
-        if _reading(section) != _reading(self.section):
+        if self.section is None or _reading(section) != _reading(self.section):
             self.glances = {}
-        here = None if section.id != self.section.id else self.here
+        here = self.here if section.id == self.taken else None
         self.section = section
         self.relist(here.id if here else section.id)
 
     def relist(self, here: str | None = None) -> None:
         """The sets as they are now, the highlight on `here` or where it was."""
-        here = here or (self.here.id if self.here else self.section.id)
-        gone = self._gone - {self.section.id}
-        self.sets = [one for one in offered(self.section.id) if not (one.recent and one.id in gone)]
+        if self.section is None:
+            return
+        from tui.datasets import offered
+
+        here = here or (self.here.id if self.here else self.taken)
+        gone = self._gone - {self.taken}
+        self.sets = [one for one in offered(self.taken) if not (one.recent and one.id in gone)]
         self.set_options(Option(self._line(one), id=one.id) for one in self.sets)
         ids = [one.id for one in self.sets]
-        self.highlighted = ids.index(here) if here in ids else ids.index(self.section.id)
+        self.highlighted = ids.index(here) if here in ids else ids.index(self.taken)
         if self._soon:
             self._soon.stop()
         self._soon = self.set_timer(SOON, self._look)
+
+    @property
+    def taken(self) -> str:
+        """The id of the set that is taken, '' before there is one."""
+        return self.section.id if self.section else ""
 
     @property
     def here(self) -> DataSet | None:
@@ -111,19 +116,23 @@ class DataList(OptionList, inherit_bindings=False):
 
     def _look(self) -> None:
         """Have the engine count, in the background, what can be counted without a network."""
+        if self.section is None:
+            return
+        from tui.datasets import NOT_TEXT, DataSet, is_text
+        from tui.glance import Glance, Glanced, Glancer
+
         if self._glancer is None:
             self._glancer = Glancer(self.post_message)
             self._glancer.start()
         reading = _reading(self.section)
         for one in self.sets:
             if not is_text(one.id):
-                self._glanced(Glanced(one.id, Glance(error=NOT_TEXT)))
+                self.on_glanced(Glanced(one.id, Glance(error=NOT_TEXT)))
         every = [*self.sets, *(DataSet(data, data) for data in self._gone)]
         wanted = [one.id for one in every if is_text(one.id) and not one.on_the_hub]
         self._glancer.want([(data, {**reading, "id": data}) for data in wanted])
 
-    @on(Glanced)
-    def _glanced(self, message: Glanced) -> None:
+    def on_glanced(self, message: Glanced) -> None:
         message.stop()
         if self.glances.get(message.data) == message.glance:
             return
@@ -147,7 +156,9 @@ class DataList(OptionList, inherit_bindings=False):
         self.relist()  # files come and go
 
     def _line(self, one: DataSet) -> Content:
-        glance, taken = self.glances.get(one.id), one.id == self.section.id
+        from tui.datasets import line
+
+        glance, taken = self.glances.get(one.id), one.id == self.taken
         width = self.scrollable_content_region.width or 24
         return line(one, glance, taken, width, self.app.settings.ascii)
 
@@ -159,6 +170,8 @@ class DataList(OptionList, inherit_bindings=False):
     def _describe(self) -> None:
         """The highlighted set in a sentence: as much as fits into the border, all of it under the mouse."""
         if self.here:
+            from tui.datasets import detail
+
             said = detail(self.here, self.glances.get(self.here.id))
             self.border_subtitle = Content(visible(said, max(8, self.content_size.width - 2)))
             self.tooltip = Content(visible(f"{self.here.id}: {said}", 600))
@@ -179,6 +192,8 @@ class DataList(OptionList, inherit_bindings=False):
 
     def action_forget(self) -> None:
         """Only a recent one; a file of this folder is listed because it is there."""
+        from tui.recent import forget
+
         if self.here and self.here.recent:
             with contextlib.suppress(OSError):  # then it is still there next time
                 forget(self.here.id)
@@ -190,5 +205,7 @@ class DataList(OptionList, inherit_bindings=False):
 
 def _reading(section: Data) -> dict[str, Any]:
     """What the configuration says of any set: all but which one it is."""
+    import msgspec
+
     table: dict[str, Any] = msgspec.to_builtins(section)
     return {key: value for key, value in table.items() if key != "id"}

@@ -16,7 +16,6 @@ from textual.message import Message
 
 from engine.contract.errors import UserError
 from engine.contract.files import working_folder, write_atomically
-from engine.contract.follow import said
 from engine.contract.text import visible
 from tui.loglines import Lines, Piece
 from tui.widgets.rows import Rows
@@ -86,6 +85,8 @@ class LogPane(Rows, can_focus=True):
 
     def last_words(self) -> str:
         """How the output ends, '' where it says nothing."""
+        from engine.contract.follow import said
+
         lines = [*self.views["output"], self.unfinished]
         return next((visible(said(text.strip()), 300) for text in reversed(lines) if text.strip()), "")
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import textwrap
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.events import MouseScrollDown, MouseScrollUp
 
 from engine.contract.text import visible
-from tui.machine import CardSample, MachineSample
 from tui.show import size
 from tui.widgets.rows import Rows
+
+if TYPE_CHECKING:  # the first picture has no sample
+    from tui.machine import CardSample, MachineSample
 
 MINUTES = 5
 SIDE_BY_SIDE = 60

@@ -9,11 +9,11 @@ from textual.content import Content
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
-from engine.contract.schema import METHODS, Method
 from engine.contract.text import visible
 from tui.show import count, size
 
 if TYPE_CHECKING:
+    from engine.contract.schema import Method
     from tui.forecast import Forecast
 
 NAMES: dict[Method, str] = {"qlora": "QLoRA", "lora": "LoRA", "full": "Full"}
@@ -73,7 +73,18 @@ class MethodList(OptionList):
             return  # the room changes by the second, what is said of it seldom
         self._shown = shown
         self.set_options(Option(text, id=one.method) for text, one in zip(texts, self.found, strict=True))
-        self.highlighted = METHODS.index(self.chosen)
+        self.highlighted = list(NAMES).index(self.chosen)
+
+
+def named(method: str) -> Method:
+    """The method of this name."""
+    return next(one for one in NAMES if one == method)
+
+
+def following(method: Method) -> Method:
+    """The next one, as the list has them."""
+    methods = list(NAMES)
+    return methods[(methods.index(method) + 1) % len(methods)]
 
 
 def method_text(one: Forecast, taken: bool, width: int, detailed: bool) -> Content:

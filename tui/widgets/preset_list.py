@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from textual.content import Content
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
-from engine.contract.library import Listed
 from engine.contract.text import visible
 from tui.widgets.method_list import MARK
+
+if TYPE_CHECKING:
+    from engine.contract.library import Listed
 
 
 class PresetList(OptionList):

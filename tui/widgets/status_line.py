@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from textual.content import Content
 
-from engine.contract import events
 from engine.contract.text import visible
-from tui.chart import number
 from tui.commands import key_of
-from tui.runstate import RunState
-from tui.show import duration
+from tui.show import duration, number
+
+if TYPE_CHECKING:  # the first picture has no run
+    from engine.contract import events
+    from tui.runstate import RunState
 
 BAR = 18
 SILENT = "without a word: killed, or the machine ran out of memory"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,15 @@ MICRO = [
     "train.batch=4",
 ]
 """The embedded model and data, in seconds."""
+
+
+def as_installed(folder: Path) -> None:
+    """For benchmarks: from now on Python keeps bytecode, in this folder, so that the second start finds it.
+
+    An installed program has its bytecode; where PYTHONDONTWRITEBYTECODE is set a checkout is compiled at every start.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = str(folder)
 
 
 def ftbench(*arguments: str, timeout: float = 300, **how: Any) -> subprocess.CompletedProcess[str]:

@@ -19,16 +19,16 @@ from textual.geometry import Size
 
 from engine.contract.text import visible
 from tui.commands import bindings, clashes, every, key_of
-from tui.painted import Painter
-from tui.plain import Plain
 from tui.screens.bench import BenchScreen
 from tui.screens.small import SmallScreen, too_small
 from tui.settings import Settings, read_settings
-from tui.terminal import suited_theme
-from tui.themes import AUTO, legible, remember, remembered
+from tui.terminal.abilities import suited_theme
+from tui.terminal.painted import Painter
+from tui.terminal.plain import Plain
+from tui.terminal.themes import AUTO, legible, remember, remembered
 
 if TYPE_CHECKING:
-    from tui.machine import Sampler
+    from tui.following.machine import Sampler
 
 LEAVING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 """Signals on which the terminal is put back as it was; Textual alone would leave it as it is."""
@@ -101,7 +101,7 @@ class Workbench(Painter):
 
     def _settle(self) -> None:
         """After the first picture: what would have made one wait for it."""
-        from tui.machine import Sampler
+        from tui.following.machine import Sampler
 
         gc.freeze()
         gc.enable()

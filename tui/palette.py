@@ -16,7 +16,7 @@ from engine.contract import library, rundir
 from engine.contract.rundir import RunDir
 from engine.contract.text import visible
 from tui.commands import TABLES, key_of
-from tui.datasets import EMBEDDED, offered
+from tui.data.datasets import EMBEDDED, offered
 
 if TYPE_CHECKING:
     from tui.app import Workbench

@@ -10,8 +10,8 @@ from typing import Any
 
 import platformdirs
 
-from tui.terminal import needs_ascii
-from tui.themes import AUTO
+from tui.terminal.abilities import needs_ascii
+from tui.terminal.themes import AUTO
 
 
 @dataclass(kw_only=True)

@@ -11,7 +11,7 @@ from textual.pilot import Pilot
 from engine.contract import library
 from engine.contract.catalogue import pulled_folder
 from tui.app import Workbench
-from tui.machine import CardSample, MachineSample, Other
+from tui.following.machine import CardSample, MachineSample, Other
 from tui.screens.text import TextScreen
 from tui.widgets.method_list import MethodList
 from tui.widgets.preset_list import PresetList
@@ -44,7 +44,7 @@ async def look(app: Workbench, pilot: Pilot[str], sample: MachineSample) -> None
     app.sampler.leave()
     app.sampler.join()
     await pilot.pause()
-    from tui.machine import Sampled
+    from tui.following.machine import Sampled
 
     app.bench.post_message(Sampled(sample))
     await pilot.pause()

@@ -17,8 +17,8 @@ from textual.widgets import OptionList, Static
 from engine.contract.schema import Data
 from engine.data.check import show
 from engine.methods.tokenizer import load_tokenizer
-from tui import recent
 from tui.app import Workbench
+from tui.data import recent
 from tui.screens.ask import AskScreen
 from tui.screens.inspector import ROWS, InspectorScreen
 from tui.screens.picker import PathInput, PickerScreen

@@ -14,7 +14,7 @@ from textual.widgets import Static
 
 from engine.contract import locks
 from engine.contract.ladder import Entry
-from tui.ladder_view import bar, score_bars
+from tui.listing.ladder_view import bar, score_bars
 from tui.screens.ask import AskScreen
 from tui.screens.ladder import LadderScreen
 

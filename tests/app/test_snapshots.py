@@ -34,9 +34,9 @@ from engine.contract import rundir
 from engine.contract.result import Interval, Peak, Result, Score
 from engine.contract.rundir import RunDir
 from tui.app import Workbench
-from tui.machine import CardSample, Eyes, MachineSample, Other
+from tui.following.machine import CardSample, Eyes, MachineSample, Other
 from tui.settings import Settings
-from tui.themes import contrast
+from tui.terminal.themes import contrast
 
 PICTURES = Path(__file__).parent / "snapshots"
 SIZES = ((80, 24), (120, 36), (160, 45))

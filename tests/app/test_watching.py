@@ -15,7 +15,7 @@ from textual.widgets import Input
 from engine.contract import library, locks, rundir
 from engine.contract.rundir import RunDir
 from tui.app import Workbench
-from tui.machine import CardSample, MachineSample
+from tui.following.machine import CardSample, MachineSample
 from tui.screens.small import SmallScreen
 from tui.settings import Settings
 from tui.widgets.log_pane import LogPane

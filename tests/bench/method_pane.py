@@ -21,10 +21,10 @@ from session import Session
 
 from engine.contract.modelfiles import find_model
 from tui.choice import Choice
-from tui.forecast import forecasts, room_of
-from tui.machine import Eyes
+from tui.following.machine import Eyes
+from tui.forecasting.forecast import forecasts, room_of
+from tui.methods import MARK, NAMES
 from tui.show import size
-from tui.widgets.method_list import MARK, NAMES
 
 MOST = 0.050
 """Seconds: what was promised."""

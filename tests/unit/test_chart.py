@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from tui.chart import AXIS, Curve, Look, draw
-from tui.series import Series
+from tui.drawing.chart import AXIS, Curve, Look, draw
+from tui.drawing.series import Series
 from tui.show import number
 
 

@@ -14,12 +14,12 @@ from engine.contract.ask import Leaving, Left, ask
 from engine.contract.library import is_data_file, is_hub_id
 from engine.data.lengths import BINS, histogram
 from engine.data.rows import kind
-from tui import recent
-from tui.datasets import DataSet, detail, line, offered
-from tui.folder_list import entries, meant, read_folder
-from tui.glance import LARGEST, Glance, Memory, counted, signature
-from tui.histogram import Histogram, draw
-from tui.inspection import Manner, Sample, Token, sample_text
+from tui.data import recent
+from tui.data.datasets import DataSet, detail, line, offered
+from tui.data.folder_list import entries, meant, read_folder
+from tui.data.glance import LARGEST, Glance, Memory, counted, signature
+from tui.data.inspection import Manner, Sample, Token, sample_text
+from tui.drawing.histogram import Histogram, draw
 
 PAIR = '{"prompt": "a", "completion": "b"}\n'
 

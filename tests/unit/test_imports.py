@@ -21,8 +21,8 @@ def loaded_by(code: str) -> set[str]:
 @pytest.mark.parametrize(
     "code",
     [
-        "import tui.cli, tui.progress, tui.scores, tui.verbs.run, tui.verbs.runs, tui.verbs.demo, tui.verbs.doctor, "
-        "tui.verbs.data, tui.verbs.presets, tui.verbs.pull",
+        "import tui.cli, tui.following.progress, tui.listing.scores, tui.verbs.run, tui.verbs.runs, tui.verbs.demo, "
+        "tui.verbs.doctor, tui.verbs.data, tui.verbs.presets, tui.verbs.pull",
         "import engine.contract.library, engine.contract.launch, engine.contract.ask, engine.contract.follow",
         "import engine.__main__",
     ],

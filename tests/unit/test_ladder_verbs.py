@@ -15,8 +15,8 @@ from made_ladder import made_ladder
 from engine.contract import folder, ladderdir, launch
 from engine.contract.errors import RunFailed, UserError
 from engine.contract.ladderplan import make_plan
-from tui import progress
-from tui.progress import Detached
+from tui.following import progress
+from tui.following.progress import Detached
 from tui.verbs import ladder
 
 

@@ -34,7 +34,7 @@ def cached(hub: str, commit: str, branch: str = "main") -> Path:
 
 
 def test_it_imports_nothing_heavy() -> None:
-    assert not loaded_by("import engine.contract.modelfiles, tui.forecast") & set(HEAVY)
+    assert not loaded_by("import engine.contract.modelfiles, tui.forecasting.forecast") & set(HEAVY)
 
 
 def test_the_embedded_model_lies_in_the_assets() -> None:

@@ -32,7 +32,7 @@ LOOKS = """
 import json, sys
 from dataclasses import asdict
 from pathlib import Path
-from tui.machine import Eyes
+from tui.following.machine import Eyes
 from tui.widgets.machine_pane import machine_lines
 eyes, scenario, said = Eyes(), Path(sys.argv[1]), []
 for text in sys.argv[3:]:

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from engine.contract import events
-from tui import opening
-from tui.opening import Opening
+from tui.following import opening
+from tui.following.opening import Opening
 
 STEPS = 30_000
 

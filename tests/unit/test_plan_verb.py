@@ -22,7 +22,7 @@ from engine.planning import history
 from engine.planning.measured_error import error_of, percent
 from engine.planning.outlook import Work, quick_plan
 from engine.planning.room import Room
-from tui.plan_bar import PARTS, bar, legend
+from tui.drawing.plan_bar import PARTS, bar, legend
 from tui.verbs import plan as verb
 
 LLAMA_8B: dict[str, Any] = {

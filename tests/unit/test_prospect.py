@@ -14,11 +14,11 @@ from engine.contract.modelfiles import find_model
 from engine.contract.turns import Turn
 from engine.planning.room import Room
 from tui.choice import Choice
-from tui.disk import needed_disk
-from tui.forecast import forecast
-from tui.machine import Other
-from tui.prospect import Prospect, ladder_prospect, run_prospect
-from tui.scene import Report, Scene
+from tui.following.machine import Other
+from tui.forecasting.disk import needed_disk
+from tui.forecasting.forecast import forecast
+from tui.forecasting.prospect import Prospect, ladder_prospect, run_prospect
+from tui.forecasting.scene import Report, Scene
 
 GIB = 1 << 30
 ANSWER: dict[str, Any] = {

@@ -8,7 +8,7 @@ import pytest
 from made_ladder import made_ladder
 
 from engine.contract import library, rundir
-from tui.runlist import describe
+from tui.listing.runlist import describe
 from tui.verbs import runs
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from engine.contract import events
-from tui.loglines import MOST
-from tui.runstate import RunState
+from tui.following.loglines import MOST
+from tui.following.runstate import RunState
 
 
 def step(number: int, loss: float | None = 1.0, seconds: float = 0.5, steps: int = 100) -> events.Step:

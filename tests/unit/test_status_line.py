@@ -8,7 +8,7 @@ import pytest
 
 from engine.contract import events
 from engine.contract.follow import last_line
-from tui.runstate import RunState
+from tui.following.runstate import RunState
 from tui.widgets.status_line import status
 
 

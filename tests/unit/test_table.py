@@ -9,11 +9,11 @@ from hostile import STRINGS
 
 from engine.contract.turns import Turn
 from tui.choice import Choice, changes
+from tui.drawing.columns import Column, fitted, line
 from tui.head import choice_lines, head_line, live_runs, short
-from tui.run_table import FIELDS, TABLE, row, undated
-from tui.runlist import Line
+from tui.listing.run_table import FIELDS, TABLE, row, undated
+from tui.listing.runlist import Line
 from tui.welcome import STEPS, welcome
-from tui.widgets.table import Column, fitted, line
 
 COLUMNS = (Column("a", 3), Column("b", 4), Column("c"), Column("d"))
 RUN = Line("20261125-192205-demo-lora-lora-3f2a", "finished", "tiny", "tickets", 0.0, 0.441, "json", 111.0, "lora", 1.0)

@@ -10,11 +10,11 @@ from rich.segment import Segment
 from textual.color import Color
 
 from tui.commands import clashes, every
-from tui.plain import Plain, plain
 from tui.settings import Settings, read_settings
 from tui.start import bench_options
-from tui.terminal import is_light, needs_ascii, suited_theme
-from tui.themes import remember, remembered, theme_file
+from tui.terminal.abilities import is_light, needs_ascii, suited_theme
+from tui.terminal.plain import Plain, plain
+from tui.terminal.themes import remember, remembered, theme_file
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from textual.color import Color
 from textual.theme import BUILTIN_THEMES
 
-from tui.themes import CURSOR, LEAST_CONTRAST, SPOKEN, contrast, legible
+from tui.terminal.themes import CURSOR, LEAST_CONTRAST, SPOKEN, contrast, legible
 
 
 def test_contrast_of_known_pairs() -> None:

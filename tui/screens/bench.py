@@ -29,9 +29,9 @@ from tui.widgets.status_line import status
 if TYPE_CHECKING:  # imported where they are needed: the first picture does not wait for what a run takes
     from engine.contract.rundir import RunDir
     from tui.app import Workbench
-    from tui.machine import MachineSample, Sampled
-    from tui.runstate import RunState
-    from tui.watcher import Fresh, Liveness, Opened, Printed, Unreadable, Watcher
+    from tui.following.machine import MachineSample, Sampled
+    from tui.following.runstate import RunState
+    from tui.following.watcher import Fresh, Liveness, Opened, Printed, Unreadable, Watcher
 
 
 class BenchScreen(StartingScreen[None]):
@@ -161,7 +161,7 @@ class BenchScreen(StartingScreen[None]):
 
     def watch_run(self, run: RunDir) -> None:
         """Show this run from its first event on."""
-        from tui.watcher import Watcher
+        from tui.following.watcher import Watcher
 
         if self.watcher:
             self.watcher.leave()
@@ -209,7 +209,7 @@ class BenchScreen(StartingScreen[None]):
             self._redraw()  # of another run nothing stays
 
     def on_sampled(self, message: Sampled) -> None:
-        from tui.forecast import room_of
+        from tui.forecasting.forecast import room_of
 
         self.sample = message.sample
         self.query_one(MachinePane).feed(message.sample)
@@ -221,7 +221,7 @@ class BenchScreen(StartingScreen[None]):
         choosing = self.choosing
         question = (self.watched if self.live else None, choosing.effective, choosing.room)
         if question != self.foreseen[0]:
-            from tui.forecast import foresee
+            from tui.forecasting.forecast import foresee
 
             self.foreseen = question, foresee(*question)
         return self.foreseen[1]
@@ -288,7 +288,7 @@ class BenchScreen(StartingScreen[None]):
         self.app.push_screen(PresetsScreen(self.choosing.choice, self.choosing.effective), chosen)
 
     def action_methods(self) -> None:
-        from tui.screens.methods import methods_text
+        from tui.forecasting.methods import methods_text
         from tui.screens.text import TextScreen
 
         choosing = self.choosing

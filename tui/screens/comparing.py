@@ -11,7 +11,7 @@ from textual.containers import VerticalScroll
 from textual.widgets import Static
 
 from engine.contract.rundir import RunDir
-from tui.comparing import compare, read
+from tui.listing.comparing import compare, read
 from tui.screens.base import BaseScreen
 
 

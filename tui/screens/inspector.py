@@ -17,8 +17,8 @@ from engine.contract.preset import Effective
 from engine.contract.text import visible
 from tui.asking import Answered, Asking, Told
 from tui.commands import bindings
-from tui.inspection import SPLITS, Inspection, Manner, Sample, facts, sample_head, sample_text, template_text
-from tui.runlist import last_part
+from tui.data.inspection import SPLITS, Inspection, Manner, Sample, facts, sample_head, sample_text, template_text
+from tui.listing.runlist import last_part
 from tui.screens.base import BaseScreen
 from tui.widgets.key_line import KeyLine
 

@@ -18,8 +18,8 @@ from engine.contract.errors import RunFailed, UserError
 from engine.contract.ladder import Ladder
 from engine.contract.ladderdir import LadderDir
 from engine.contract.text import visible
-from tui import ladder_view
 from tui.commands import bindings
+from tui.listing import ladder_view
 from tui.screens.ask import AskScreen
 from tui.screens.base import BaseScreen
 from tui.widgets.key_line import KeyLine

@@ -18,9 +18,9 @@ from textual.widgets import Static
 from engine.contract.schema import Config
 from engine.contract.text import visible
 from tui.asking import Answered, Asking
-from tui.problems import Problem
-from tui.prospect import Prospect
-from tui.scene import Report, Reports
+from tui.forecasting.problems import Problem
+from tui.forecasting.prospect import Prospect
+from tui.forecasting.scene import Report, Reports
 
 Look = Callable[[Report], Prospect]
 NAME = 10

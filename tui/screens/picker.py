@@ -19,8 +19,8 @@ from textual.widgets.option_list import Option
 
 from engine.contract.text import visible
 from tui.commands import bindings
-from tui.datasets import NOT_TEXT, is_text
-from tui.folder_list import Entry, FolderView, entries, meant, read_folder
+from tui.data.datasets import NOT_TEXT, is_text
+from tui.data.folder_list import Entry, FolderView, entries, meant, read_folder
 from tui.screens.base import BaseScreen
 from tui.widgets.key_line import KeyLine
 

@@ -19,12 +19,13 @@ from engine.contract.preset import Effective
 from engine.contract.text import visible
 from tui.choice import Choice, changes
 from tui.commands import bindings
-from tui.editing import edit
+from tui.drawing.columns import Column, Row
 from tui.screens.ask import AskScreen
 from tui.screens.base import BaseScreen
 from tui.screens.name import NameScreen
+from tui.terminal.editing import edit
 from tui.widgets.key_line import KeyLine
-from tui.widgets.table import Column, Row, Table
+from tui.widgets.table import Table
 
 if TYPE_CHECKING:
     from tui.app import Workbench

@@ -18,8 +18,8 @@ from engine.contract.preset import Effective
 from engine.contract.rundir import RunDir
 from engine.contract.text import visible
 from tui.commands import bindings
-from tui.run_table import FIELDS, TABLE, names, ordered, row
-from tui.runlist import SETTLED, Line, describe
+from tui.listing.run_table import FIELDS, TABLE, names, ordered, row
+from tui.listing.runlist import SETTLED, Line, describe
 from tui.screens.acting import ActingScreen
 from tui.screens.ask import AskScreen
 from tui.widgets.key_line import KeyLine

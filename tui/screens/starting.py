@@ -10,17 +10,16 @@ from textual.screen import ScreenResultType
 
 from engine.contract import turns
 from engine.contract.errors import RunFailed, UserError
-from tui.screens.acting import ActingScreen
-from tui.widgets.choosing import ChoosingPane
+from tui.screens.inspecting import InspectingScreen
 
 if TYPE_CHECKING:  # imported where they are needed: the first picture does not wait for what a launch takes
     from engine.contract.ladder import Plan
     from engine.contract.preset import Effective
-    from tui.machine import MachineSample
-    from tui.scene import Reports, Scene
+    from tui.following.machine import MachineSample
+    from tui.forecasting.scene import Reports, Scene
 
 
-class StartingScreen(ActingScreen[ScreenResultType]):
+class StartingScreen(InspectingScreen[ScreenResultType]):
     """A screen with a choice on it."""
 
     runs: Path
@@ -30,18 +29,14 @@ class StartingScreen(ActingScreen[ScreenResultType]):
     @cached_property
     def reports(self) -> Reports:
         """What was found out about data before launches."""
-        from tui.scene import Reports
+        from tui.forecasting.scene import Reports
 
         return Reports()
 
-    @property
-    def choosing(self) -> ChoosingPane:
-        return self.query_one(ChoosingPane)
-
     def scene(self) -> Scene:
         """The machine as it was last looked at, and who waits for it."""
-        from tui.forecast import foreign, room_of, visible_card
-        from tui.scene import Scene
+        from tui.forecasting.forecast import foreign, room_of, visible_card
+        from tui.forecasting.scene import Scene
 
         if self.sample is None:
             return Scene(self.runs)
@@ -52,7 +47,7 @@ class StartingScreen(ActingScreen[ScreenResultType]):
 
     def action_start(self) -> None:
         """Say what will happen, then launch and watch."""
-        from tui.prospect import run_prospect
+        from tui.forecasting.prospect import run_prospect
         from tui.screens.launching import LaunchScreen
 
         chosen, name = self.choosing.effective, self.choosing.choice.name
@@ -82,7 +77,7 @@ class StartingScreen(ActingScreen[ScreenResultType]):
     def action_climb(self) -> None:
         """A ladder of the three methods with what is chosen, one seed."""
         from engine.contract.ladderplan import make_plan
-        from tui.prospect import ladder_prospect
+        from tui.forecasting.prospect import ladder_prospect
         from tui.screens.launching import LaunchScreen
 
         choice = self.choosing.choice

@@ -13,9 +13,9 @@ from engine.contract.ask import ask
 from engine.contract.errors import UserError
 from engine.contract.ladder import Ladder, Plan
 from engine.contract.ladderdir import LadderDir
-from tui.climbing import follow_ladder
-from tui.ladder_table import show_ladder
-from tui.progress import Detached
+from tui.following.climbing import follow_ladder
+from tui.following.progress import Detached
+from tui.listing.ladder_table import show_ladder
 from tui.show import print_json, say
 
 

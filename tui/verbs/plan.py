@@ -24,7 +24,7 @@ from engine.planning.history import Takes
 from engine.planning.measured_error import MEASURED
 from engine.planning.outlook import Plan, Question, quick_plan
 from engine.planning.room import listed_room, this_room
-from tui.plan_view import View
+from tui.forecasting.plan_view import View
 from tui.show import console, print_json, say, size, table
 from tui.verbs.run import preset_name
 

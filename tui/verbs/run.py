@@ -16,8 +16,8 @@ from engine.contract.preset import Flat
 from engine.contract.result import Result
 from engine.contract.rundir import RunDir
 from engine.contract.schema import Method
-from tui.progress import Detached, follow
-from tui.scores import as_json, show_results
+from tui.following.progress import Detached, follow
+from tui.listing.scores import as_json, show_results
 from tui.show import print_json, say
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from engine.contract import ladderdir, rundir, turns
 from engine.contract.errors import UserError
 from engine.contract.ladderdir import LadderDir
-from tui.runlist import COLUMNS, cells, describe
+from tui.listing.runlist import COLUMNS, cells, describe
 from tui.show import print_json, say, table
 
 

@@ -13,16 +13,16 @@ from textual.message import Message
 from textual.widgets import OptionList
 
 from engine.contract.errors import UserError
-from engine.contract.files import working_folder
 from tui.choice import Choice, changes
-from tui.widgets.data_list import Add, DataList, Done, Inspect
-from tui.widgets.method_list import MethodList, following, named
+from tui.methods import following, named
+from tui.widgets.data_list import DataList, Done
+from tui.widgets.method_list import MethodList
 from tui.widgets.preset_list import PresetList
 
 if TYPE_CHECKING:  # imported where they are needed: the first picture has no preset yet, and no forecast
     from engine.contract.preset import Effective
     from engine.planning.room import Room
-    from tui.forecast import Forecast
+    from tui.forecasting.forecast import Forecast
 
 
 @dataclass
@@ -122,8 +122,8 @@ class ChoosingPane(Vertical):
 
     def take_data(self, data: str) -> None:
         """Train on this set from now on, whatever the preset says."""
-        from tui.datasets import EMBEDDED, NOT_TEXT, is_text
-        from tui.recent import remember
+        from tui.data.datasets import EMBEDDED, NOT_TEXT, is_text
+        from tui.data.recent import remember
 
         if not is_text(data):
             self.post_message(Refused(NOT_TEXT))
@@ -137,57 +137,6 @@ class ChoosingPane(Vertical):
         if problems := self.query_one(DataList).problems(data):
             self.post_message(Refused("; ".join(problems)))
 
-    @on(Inspect)
-    def _inspect(self, message: Inspect) -> None:
-        """Into the set; one on the Hub is downloaded by that, so that is asked first."""
-        from tui.datasets import on_the_hub
-        from tui.screens.ask import AskScreen
-
-        if not on_the_hub(message.data):
-            self._look_into(message.data)
-            return
-
-        def answered(yes: bool | None) -> None:
-            if yes:
-                self._look_into(message.data)
-
-        what = f"Looking into {message.data} downloads it from the Hub now, which needs the network. Without a network "
-        self.app.push_screen(AskScreen(f"{what}only what is already in the Hub's cache can be read. Look?"), answered)
-
-    def _look_into(self, data: str) -> None:
-        from tui.datasets import NOT_TEXT, is_text
-        from tui.screens.inspector import InspectorScreen
-
-        def answered(taken: bool | None) -> None:
-            if taken:
-                self.take_data(data)
-                self.post_message(Picked())
-
-        if not is_text(data):
-            self.post_message(Refused(NOT_TEXT))
-            return
-        try:
-            chosen = self.choice.with_data(data).effective()
-        except UserError as error:
-            self.post_message(Refused(error.line))
-            return
-        self.app.push_screen(InspectorScreen(chosen), answered)
-
-    @on(Add)
-    def _add(self) -> None:
-        from tui.screens.picker import PickerScreen
-
-        try:
-            folder = working_folder()
-        except UserError:
-            folder = Path.home()
-
-        def answered(data: str | None) -> None:
-            if data is not None:
-                self.take_data(data)
-
-        self.app.push_screen(PickerScreen(folder), answered)
-
     @on(Done)
     def _done(self) -> None:
         self.post_message(Picked())
@@ -196,7 +145,7 @@ class ChoosingPane(Vertical):
         """What each method takes with the present choice."""
         if self.effective is not None:
             from engine.contract.modelfiles import find_model
-            from tui.forecast import forecasts
+            from tui.forecasting.forecast import forecasts
 
             self.found = forecasts(self.choice, find_model(self.effective.config.model), self.room)
             self.query_one(MethodList).show_forecasts(self.found, self.effective.config.method)

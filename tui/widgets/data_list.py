@@ -20,8 +20,8 @@ from tui.commands import bindings
 if TYPE_CHECKING:  # imported where they are needed: the first picture has no sets yet
     from engine.contract.schema import Data
     from tui.app import Workbench
-    from tui.datasets import DataSet
-    from tui.glance import Glance, Glanced, Glancer
+    from tui.data.datasets import DataSet
+    from tui.data.glance import Glance, Glanced, Glancer
 
 MOVES = (
     ("down", "cursor_down"),
@@ -87,7 +87,7 @@ class DataList(OptionList, inherit_bindings=False):
         """The sets as they are now, the highlight on `here` or where it was."""
         if self.section is None:
             return
-        from tui.datasets import offered
+        from tui.data.datasets import offered
 
         here = here or (self.here.id if self.here else self.taken)
         gone = self._gone - {self.taken}
@@ -118,8 +118,8 @@ class DataList(OptionList, inherit_bindings=False):
         """Have the engine count, in the background, what can be counted without a network."""
         if self.section is None:
             return
-        from tui.datasets import NOT_TEXT, DataSet, is_text
-        from tui.glance import Glance, Glanced, Glancer
+        from tui.data.datasets import NOT_TEXT, DataSet, is_text
+        from tui.data.glance import Glance, Glanced, Glancer
 
         if self._glancer is None:
             self._glancer = Glancer(self.post_message)
@@ -156,7 +156,7 @@ class DataList(OptionList, inherit_bindings=False):
         self.relist()  # files come and go
 
     def _line(self, one: DataSet) -> Content:
-        from tui.datasets import line
+        from tui.data.datasets import line
 
         glance, taken = self.glances.get(one.id), one.id == self.taken
         width = self.scrollable_content_region.width or 24
@@ -170,7 +170,7 @@ class DataList(OptionList, inherit_bindings=False):
     def _describe(self) -> None:
         """The highlighted set in a sentence: as much as fits into the border, all of it under the mouse."""
         if self.here:
-            from tui.datasets import detail
+            from tui.data.datasets import detail
 
             said = detail(self.here, self.glances.get(self.here.id))
             self.border_subtitle = Content(visible(said, max(8, self.content_size.width - 2)))
@@ -192,7 +192,7 @@ class DataList(OptionList, inherit_bindings=False):
 
     def action_forget(self) -> None:
         """Only a recent one; a file of this folder is listed because it is there."""
-        from tui.recent import forget
+        from tui.data.recent import forget
 
         if self.here and self.here.recent:
             with contextlib.suppress(OSError):  # then it is still there next time

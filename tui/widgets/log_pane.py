@@ -17,7 +17,7 @@ from textual.message import Message
 from engine.contract.errors import UserError
 from engine.contract.files import working_folder, write_atomically
 from engine.contract.text import visible
-from tui.loglines import Lines, Piece
+from tui.following.loglines import Lines, Piece
 from tui.widgets.rows import Rows
 
 TITLES = {"events": "log", "output": "log · what the worker printed"}

@@ -11,9 +11,9 @@ from tui.welcome import welcome
 from tui.widgets.rows import Rows
 
 if TYPE_CHECKING:  # the first picture has no run
-    from tui.earlier import Earlier
-    from tui.losses import Losses
-    from tui.runstate import RunState
+    from tui.following.earlier import Earlier
+    from tui.following.losses import Losses
+    from tui.following.runstate import RunState
 
 SMOOTH = (0.0, 0.6, 0.9, 0.97)
 LEAST_SECONDS, MOST_SECONDS = 2.0, 5.0
@@ -42,8 +42,8 @@ class LossPane(Rows):
             self._drawn = None
             self.show(welcome(self.keys, width, height))
             return
-        from tui.chart import Look
-        from tui.losses import Losses
+        from tui.drawing.chart import Look
+        from tui.following.losses import Losses
 
         losses = Losses(self.state, self.view, self.earlier)
         if self._is_due(losses):
@@ -53,7 +53,7 @@ class LossPane(Rows):
         self.redraw()
 
     def action_view(self) -> None:
-        from tui.losses import VIEWS
+        from tui.following.losses import VIEWS
 
         self.view = (self.view + 1) % len(VIEWS)
         self.redraw()
@@ -71,7 +71,7 @@ class LossPane(Rows):
         name, after = self.state.name if self.state else "", self.earlier.name if self.earlier else ""
 
         def fetch() -> None:
-            from tui.earlier import read
+            from tui.following.earlier import read
 
             self.app.call_from_thread(self._lay_behind, read(self.runs, name, after))
 

@@ -16,7 +16,7 @@ from tui.show import size
 from tui.widgets.rows import Rows
 
 if TYPE_CHECKING:  # the first picture has no sample
-    from tui.machine import CardSample, MachineSample
+    from tui.following.machine import CardSample, MachineSample
 
 MINUTES = 5
 SIDE_BY_SIDE = 60

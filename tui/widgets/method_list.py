@@ -10,32 +10,13 @@ from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from engine.contract.text import visible
+from tui.methods import MARK, NAMES, TRAINS, WHY
 from tui.show import count, size
 
 if TYPE_CHECKING:
     from engine.contract.schema import Method
-    from tui.forecast import Forecast
+    from tui.forecasting.forecast import Forecast
 
-NAMES: dict[Method, str] = {"qlora": "QLoRA", "lora": "LoRA", "full": "Full"}
-TRAINS: dict[Method, str] = {
-    "qlora": "adapters, 4-bit base",
-    "lora": "adapters, whole base",
-    "full": "every weight",
-}
-WHY: dict[Method, str] = {
-    "qlora": "least memory: to prototype",
-    "lora": "quick, small: to ship",
-    "full": "where the last point counts",
-}
-LONG_WHY: dict[Method, str] = {
-    "qlora": "The base lies frozen in 4 bits, so the largest models fit. Steps take longer than LoRA's: weights are "
-    "unpacked as they are used. For prototypes, and where nothing else fits.",
-    "lora": "The base lies frozen in full precision; small matrices beside its layers learn. Nearly the quality of "
-    "full fine-tuning on most work, quick, and a few MiB to keep. What one usually ships.",
-    "full": "Every weight learns, with a gradient and the optimizer's state for each: several times the memory, and a "
-    "whole model to keep. Where much has to be learnt, or the last point counts.",
-}
-MARK = "▸"
 NARROW = 28
 """Columns below which `does not fit` is written shorter."""
 DETAILED = 9
@@ -54,7 +35,7 @@ class MethodList(OptionList):
     def show_forecasts(self, found: Sequence[Forecast], chosen: Method) -> None:
         """Replace what is said of the methods; the chosen one is highlighted."""
         self.found, self.chosen = found, chosen
-        from tui.forecast import label
+        from tui.forecasting.forecast import label
 
         if self.border_subtitle != label(found):  # setting it draws the whole pane again
             self.border_subtitle = label(found)
@@ -76,24 +57,13 @@ class MethodList(OptionList):
         self.highlighted = list(NAMES).index(self.chosen)
 
 
-def named(method: str) -> Method:
-    """The method of this name."""
-    return next(one for one in NAMES if one == method)
-
-
-def following(method: Method) -> Method:
-    """The next one, as the list has them."""
-    methods = list(NAMES)
-    return methods[(methods.index(method) + 1) % len(methods)]
-
-
 def method_text(one: Forecast, taken: bool, width: int, detailed: bool) -> Content:
     """`▸LoRA   5.94 GiB fits`, and below it what it trains and why."""
     return Content("\n").join(_lines(one, taken, width, detailed))
 
 
 def _lines(one: Forecast, taken: bool, width: int, detailed: bool) -> Iterator[Content]:
-    from tui.forecast import STYLES
+    from tui.forecasting.forecast import STYLES
 
     name = f"{MARK if taken else ' '}{NAMES[one.method]:<5}"
     if one.estimate is None:

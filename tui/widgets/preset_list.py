@@ -10,7 +10,7 @@ from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from engine.contract.text import visible
-from tui.widgets.method_list import MARK
+from tui.methods import MARK
 
 if TYPE_CHECKING:
     from engine.contract.library import Listed

@@ -13,7 +13,7 @@ from tui.show import duration, number
 
 if TYPE_CHECKING:  # the first picture has no run
     from engine.contract import events
-    from tui.runstate import RunState
+    from tui.following.runstate import RunState
 
 BAR = 18
 SILENT = "without a word: killed, or the machine ran out of memory"

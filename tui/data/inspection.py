@@ -11,7 +11,7 @@ from msgspec import Struct, field
 from textual.content import Content
 
 from engine.contract.text import visible
-from tui.histogram import Histogram, draw
+from tui.drawing.histogram import Histogram, draw
 
 SPLITS = ("train", "validation", "test", "noticed")
 COLOURS = {"kept": "$primary", "cut": "$text-error", "axis": "$foreground-muted", "mark": "$text-error"}

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tui.braille import Canvas
-from tui.series import Series
+from tui.drawing.braille import Canvas
+from tui.drawing.series import Series
 from tui.show import number
 
 Segment = tuple[str, str]

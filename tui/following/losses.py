@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from textual.content import Content
 
 from engine.contract.text import visible
-from tui.chart import Curve, Look, draw, reach
-from tui.earlier import Earlier
-from tui.runstate import RunState
-from tui.series import Series
+from tui.drawing.chart import Curve, Look, draw, reach
+from tui.drawing.series import Series
+from tui.following.earlier import Earlier
+from tui.following.runstate import RunState
 from tui.show import number
 
 VIEWS = ("loss", "learning rate", "gradient norm", "tokens/s")

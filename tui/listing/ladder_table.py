@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.contract.ladder import Ladder, Row
-from tui.scores import mean_text, range_text
+from tui.listing.scores import mean_text, range_text
 from tui.show import duration, size, table
 
 COLUMNS = ("rung", "score", "95 %", "of gain", "loss", "train", "all", "peak", "saved")

@@ -9,8 +9,8 @@ from pathlib import Path
 from engine.contract import rundir
 from engine.contract.errors import UserError
 from engine.contract.rundir import RunDir
-from tui.opening import HEAD, Opening
-from tui.series import Series
+from tui.drawing.series import Series
+from tui.following.opening import HEAD, Opening
 
 LOOKED_AT = 300
 """Newest runs among which those of the same data are sought."""

@@ -13,13 +13,13 @@ from engine.contract.preset import Flat, flatten
 from engine.contract.result import Result
 from engine.contract.rundir import RunDir
 from engine.contract.text import visible
-from tui.chart import Curve, Look, draw
+from tui.drawing.chart import Curve, Look, draw
+from tui.drawing.series import Series
+from tui.following.opening import Opening
+from tui.following.runstate import RunState
 from tui.head import short
-from tui.opening import Opening
-from tui.runlist import describe
-from tui.runstate import RunState
-from tui.scores import mean_text, range_text
-from tui.series import Series
+from tui.listing.runlist import describe
+from tui.listing.scores import mean_text, range_text
 from tui.show import count, duration, setting, size
 
 COLOURS = (

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from tui.runlist import Line, last_part, score
+from tui.drawing.columns import Column, Row
+from tui.listing.runlist import Line, last_part, score
 from tui.show import duration, moment, size
-from tui.widgets.table import Column, Row
 
 Value = float | str
 STYLES = {

@@ -14,12 +14,19 @@ from engine.contract.preset import Effective
 from engine.contract.schema import Config
 from engine.planning.estimate import PARTS, Estimate
 from engine.planning.room import Room
-from tui.disk import free_disk, needed_disk
-from tui.forecast import Forecast, forecast, label
-from tui.problems import Problem, data_problems, disk_problems, foreign_problems, memory_problems, model_problems
-from tui.scene import Report, Scene
+from tui.forecasting.disk import free_disk, needed_disk
+from tui.forecasting.forecast import Forecast, forecast, label
+from tui.forecasting.problems import (
+    Problem,
+    data_problems,
+    disk_problems,
+    foreign_problems,
+    memory_problems,
+    model_problems,
+)
+from tui.forecasting.scene import Report, Scene
+from tui.methods import NAMES, TRAINS
 from tui.show import count, size
-from tui.widgets.method_list import NAMES, TRAINS
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from engine.planning.formula import formula
 from engine.planning.measured_error import error_of
 from engine.planning.room import Room
 from tui.choice import Choice
-from tui.machine import CardSample, MachineSample, Other
+from tui.following.machine import CardSample, MachineSample, Other
 
 Verdict = Literal["fits", "tight", "does not fit", "unknown"]
 STYLES: dict[Verdict, str] = {

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from tui.forecast import Forecast
+from tui.forecasting.forecast import Forecast
 
 
 def needed_disk(found: Iterable[Forecast]) -> int | None:

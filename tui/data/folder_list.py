@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.contract.library import is_data_file
-from tui.datasets import is_folder, on_the_hub
+from tui.data.datasets import is_folder, on_the_hub
 from tui.show import size
 
 MOST = 500

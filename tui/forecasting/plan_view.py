@@ -11,8 +11,19 @@ from engine.contract.text import visible
 from engine.planning.history import Record, Takes
 from engine.planning.outlook import Outlook, Plan
 from engine.planning.room import Room
-from tui.plan_bar import bar, legend
-from tui.plan_words import NAMES, about_room, about_rows, change_words, drawn, heading, lacking, peak, table_rows, worth
+from tui.drawing.plan_bar import bar, legend
+from tui.forecasting.plan_words import (
+    NAMES,
+    about_room,
+    about_rows,
+    change_words,
+    drawn,
+    heading,
+    lacking,
+    peak,
+    table_rows,
+    worth,
+)
 from tui.show import size
 
 STYLES = {"fits": "green", "tight": "yellow", "does not fit": "red"}

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from engine.contract import events
 from engine.contract.events import Event
-from tui.lines import line
-from tui.loglines import Lines
-from tui.series import Series
+from tui.drawing.series import Series
+from tui.following.lines import line
+from tui.following.loglines import Lines
 
 TRACE_SECONDS = 300
 

@@ -15,7 +15,7 @@ from engine.planning.history import Record, Takes
 from engine.planning.measured_error import Tier, error_of, percent
 from engine.planning.outlook import Outlook, Plan
 from engine.planning.room import Room
-from tui.plan_bar import PARTS
+from tui.drawing.plan_bar import PARTS
 from tui.show import count, duration, size
 
 NAMES = {"qlora": "QLoRA", "lora": "LoRA", "full": "Full"}

@@ -9,7 +9,7 @@ from textual.content import Content
 
 from engine.contract.ladder import Entry, Ladder, Row
 from engine.contract.text import visible
-from tui.scores import mean_text, range_text
+from tui.listing.scores import mean_text, range_text
 from tui.show import duration, size
 
 MARKS = {"planned": "·", "live": "▸", "finished": "✓", "skipped": "–"}

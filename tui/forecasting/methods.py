@@ -13,9 +13,9 @@ from engine.contract.text import visible
 from engine.planning.estimate import PARTS
 from engine.planning.room import Room
 from tui.choice import QUIET, Choice
-from tui.forecast import STYLES, Forecast, label
+from tui.forecasting.forecast import STYLES, Forecast, label
+from tui.methods import LONG_WHY, NAMES
 from tui.show import count, size
-from tui.widgets.method_list import LONG_WHY, NAMES
 
 LABEL, COLUMN = 15, 15
 

@@ -16,7 +16,7 @@ from engine.contract.follow import Follower, last_line
 from engine.contract.ladderdir import LadderDir
 from engine.contract.rundir import RunDir
 from engine.contract.text import visible
-from tui.lines import line
+from tui.following.lines import line
 from tui.show import console, duration, say
 
 POLL_SECONDS = 0.1

@@ -12,8 +12,8 @@ from textual.content import Content
 
 from engine.contract.library import is_data_file, is_hub_id
 from engine.contract.text import visible
-from tui.glance import Glance
-from tui.recent import read_recent
+from tui.data.glance import Glance
+from tui.data.recent import read_recent
 from tui.show import count
 
 EMBEDDED = ("tickets",)

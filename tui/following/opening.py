@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from engine.contract.events import Event, decode
 from engine.contract.follow import Follower
-from tui.runstate import RunState
+from tui.following.runstate import RunState
 
 WHOLE = 8 << 20
 """Bytes read whole at once: some 30,000 events, a fifth of a second."""

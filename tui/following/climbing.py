@@ -16,7 +16,7 @@ from engine.contract.ladder import Entry, Ladder
 from engine.contract.ladderdir import LadderDir
 from engine.contract.rundir import RunDir
 from engine.contract.text import visible
-from tui.progress import DEAD_SECONDS, ask_to_leave, progress_bar
+from tui.following.progress import DEAD_SECONDS, ask_to_leave, progress_bar
 from tui.show import duration, say
 
 POLL_SECONDS = 0.2

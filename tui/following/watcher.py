@@ -11,9 +11,9 @@ from textual.message import Message
 
 from engine.contract.events import Event
 from engine.contract.rundir import RunDir
-from tui.loglines import Output, Piece
-from tui.opening import Opening
-from tui.runstate import RunState
+from tui.following.loglines import Output, Piece
+from tui.following.opening import Opening
+from tui.following.runstate import RunState
 
 SECONDS = 0.25
 """Between two looks: four batches a second are as good as live, and cheap over SSH."""

@@ -11,8 +11,8 @@ import msgspec
 
 from engine.contract.turns import Turn
 from engine.planning.room import Room
-from tui.glance import signature
-from tui.machine import Other
+from tui.data.glance import signature
+from tui.following.machine import Other
 
 
 @dataclass(frozen=True)

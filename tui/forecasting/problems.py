@@ -12,11 +12,11 @@ from engine.contract.schema import Config
 from engine.planning.changes import changes
 from engine.planning.fit import Asked
 from engine.planning.room import Room
-from tui.disk import free_disk, needed_disk
-from tui.forecast import Forecast
-from tui.scene import Report, Scene
+from tui.forecasting.disk import free_disk, needed_disk
+from tui.forecasting.forecast import Forecast
+from tui.forecasting.scene import Report, Scene
+from tui.methods import NAMES
 from tui.show import size
-from tui.widgets.method_list import NAMES
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """What the workbench costs: time to the first picture, processor, bytes to the terminal, huge runs, many runs.
 
 `python tests/bench/workbench.py [ROUNDS] [PART …]` prints a Markdown table: median of ROUNDS (5 unless given), range
-beside it. Parts: paint, idle, live, million, runs. Everything happens in real terminals (160 by 45) and with files as
-workers write them; `workbench/` holds the simulated runs and the terminal.
+beside it. Parts: paint, idle, live, million, runs, slow. Everything happens in real terminals (160 by 45) and with
+files as workers write them; `workbench/` holds the simulated runs and the terminal.
 """
 
 from __future__ import annotations
@@ -149,8 +149,29 @@ def runs(rounds: int, folder: Path) -> Iterator[Row]:
     yield Row("1,000 runs, key to list", times, "s", 0.5)
 
 
+def slow(rounds: int, folder: Path) -> Iterator[Row]:
+    """Whole pictures over a line of 3,000 bytes a second."""
+    some = folder / "some"
+    simulate.many(some, 40)
+    names = {"2": "key of a preset", "r": "runs screen", "\x1b": "back to the bench", "?": "help"}
+    times: dict[str, list[float]] = {"": [], **{key: [] for key in names}}
+    for _ in range(rounds):
+        session = Session([FTBENCH, "--runs", str(some)], rate=3000)
+        session.until(READY)
+        times[""].append(session.settled(0) - session.began)
+        for key in names:
+            time.sleep(1.5)
+            since, began = session.written(), time.perf_counter()
+            session.press(key)
+            times[key].append(session.settled(since) - began)
+        session.end()
+    yield Row("3,000 bytes a second: the bench with its lists", times[""], "s", None)
+    for key, name in names.items():
+        yield Row(f"the same: {name}", times[key], "s", None)
+
+
 PARTS: dict[str, Callable[[int, Path], Iterator[Row]]] = {
-    part.__name__: part for part in (paint, idle, live, million, runs)
+    part.__name__: part for part in (paint, idle, live, million, runs, slow)
 }
 
 

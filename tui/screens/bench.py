@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -15,26 +14,21 @@ from textual.content import Content
 from textual.widgets import Static
 
 from engine.contract import turns
-from engine.contract.text import visible
 from tui.commands import bindings
 from tui.head import choice_lines, head_line, live_runs
-from tui.screens.starting import StartingScreen
+from tui.screens.watching import WatchingScreen
 from tui.widgets.choosing import ChoosingPane, Chosen, Picked, Refused
 from tui.widgets.key_line import KeyLine
 from tui.widgets.log_pane import LogPane, Word
 from tui.widgets.loss_pane import LossPane
 from tui.widgets.machine_pane import MachinePane
-from tui.widgets.status_line import status
 
 if TYPE_CHECKING:  # imported where they are needed: the first picture does not wait for what a run takes
     from engine.contract.rundir import RunDir
-    from tui.app import Workbench
     from tui.following.machine import MachineSample, Sampled
-    from tui.following.runstate import RunState
-    from tui.following.watcher import Fresh, Liveness, Opened, Printed, Unreadable, Watcher
 
 
-class BenchScreen(StartingScreen[None]):
+class BenchScreen(WatchingScreen[None]):
     """Everything on one screen."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("bench")
@@ -42,18 +36,9 @@ class BenchScreen(StartingScreen[None]):
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
     VERTICAL_BREAKPOINTS = [(0, "-short"), (34, "-tall")]
 
-    app: Workbench
-
     def __init__(self, runs: Path, ascii_only: bool = False) -> None:
         super().__init__(classes=self._classes_of(shutil.get_terminal_size()))  # nothing is styled twice at first
         self.runs, self.ascii_only = runs, ascii_only
-        self.watcher: Watcher | None = None
-        self.state: RunState | None = None
-        self.live: bool | None = None
-        self.died: str | None = None
-        """How the output of a worker ends that went without an end."""
-        self.gone = False
-        """Whether its directory has been deleted."""
         self.sample: MachineSample | None = None
         self.foreseen: tuple[object, int | None] = None, None
         """What was asked last of the formula, and its answer."""
@@ -86,8 +71,8 @@ class BenchScreen(StartingScreen[None]):
         for name in ("data", "method", "preset", "loss", "log", "machine"):
             self.query_one(f"#{name}").border_title = name
         self.set_interval(1.0, self._second)
-        self._status()
-        self._head()
+        self.say_status()
+        self.head()
         self.call_after_refresh(self._begin)
 
     def _begin(self) -> None:
@@ -98,8 +83,8 @@ class BenchScreen(StartingScreen[None]):
             self.watch_run(live[0])
 
     def on_resize(self) -> None:
-        self.call_after_refresh(self._redraw)
-        self.call_after_refresh(self._head)
+        self.call_after_refresh(self.redraw)
+        self.call_after_refresh(self.head)
 
     def on_screen_resume(self) -> None:
         if self.begun:
@@ -108,7 +93,7 @@ class BenchScreen(StartingScreen[None]):
     @on(Chosen)
     def _chosen(self) -> None:
         """Say where we are, and what the choice changed in the whole configuration."""
-        self._head()
+        self.head()
 
     def look_at_runs(self) -> None:
         """Which runs live, and in which order they have the card."""
@@ -117,7 +102,7 @@ class BenchScreen(StartingScreen[None]):
         self.places = turns.turns()
         placed = {turn.run for turn in self.places}
         self.others = sum(run.is_live() for run in rundir.iterate(self.runs) if run.path not in placed)
-        self._head()
+        self.head()
 
     def live_runs(self) -> list[RunDir]:
         """Of this folder: those that have a card, those that wait in their order, those without a place."""
@@ -128,7 +113,7 @@ class BenchScreen(StartingScreen[None]):
         rest = [run for run in rundir.iterate(self.runs) if run not in placed and run.is_live()]
         return placed + sorted(rest, key=lambda run: run.name)
 
-    def _head(self) -> None:
+    def head(self) -> None:
         """Host, choice, live runs; below it what the choice is about and what it changed."""
         choosing, width = self.choosing, self.size.width
         watched = self.watched.path if self.watched else None
@@ -141,7 +126,7 @@ class BenchScreen(StartingScreen[None]):
     @on(Refused)
     def _refused(self, message: Refused) -> None:
         self.tell(message.why, severity="error")
-        self._head()
+        self.head()
 
     @on(Picked)
     def _picked(self) -> None:
@@ -158,55 +143,6 @@ class BenchScreen(StartingScreen[None]):
 
     def show_run(self, run: RunDir) -> None:
         self.watch_run(run)
-
-    def watch_run(self, run: RunDir) -> None:
-        """Show this run from its first event on."""
-        from tui.following.watcher import Watcher
-
-        if self.watcher:
-            self.watcher.leave()
-        self.state, self.live, self.died, self.gone = None, None, None, False
-        self.watcher = Watcher(run, self.post_message)
-        self.watcher.start()
-        self.query_one("#loss").border_subtitle = visible(run.name, 60)
-        self.query_one(LogPane).begin(run.name)
-
-    @property
-    def watched(self) -> RunDir | None:
-        return self.watcher.watched if self.watcher else None
-
-    def on_opened(self, message: Opened) -> None:
-        if message.run == self.watched:
-            self.state = message.state
-            self._redraw()
-
-    def on_fresh(self, message: Fresh) -> None:
-        if message.run == self.watched and self.state is not None:
-            self.state.feed(message.events)
-            self._log()
-            if any(type(event).__name__ in ("Phase", "End", "Hello", "Plan") for event in message.events):
-                self._redraw()
-
-    def on_liveness(self, message: Liveness) -> None:
-        if message.run != self.watched:
-            return
-        self.live, self.gone = message.live, message.gone
-        log = self.query_one(LogPane)
-        self.died = log.last_words() if message.died else None
-        if message.died and len(log.views["output"]):
-            log.see("output")
-        self._redraw()
-        self._head()
-
-    def on_printed(self, message: Printed) -> None:
-        if message.run == self.watched:
-            self.query_one(LogPane).printed(message.piece)
-            self._log()
-
-    def on_unreadable(self, message: Unreadable) -> None:
-        if message.run == self.watched:
-            self.tell(message.text, severity="error", timeout=15)
-            self._redraw()  # of another run nothing stays
 
     def on_sampled(self, message: Sampled) -> None:
         from tui.forecasting.forecast import room_of
@@ -231,34 +167,7 @@ class BenchScreen(StartingScreen[None]):
             self.places = places
             self.look_at_runs()
         if self.live and self.state is not None:
-            self._redraw()
-
-    def _redraw(self) -> None:
-        """Curves, log and status; the machine pane draws itself once a second."""
-        loss = self.query_one(LossPane)
-        loss.state, loss.keys = self.state, self.app.settings.keys
-        loss.redraw()
-        self._log()
-        self._status()
-
-    def _status(self) -> None:
-        keys, room = self.app.settings.keys, self.size.width - 2
-        paused = self.watched is not None and self.watched.paused_file.exists()
-        line = status(self.state, self.live, self.died, room, keys, self.ascii_only, paused, self.gone)
-        self.query_one("#status", Static).update(line)
-
-    def _log(self) -> None:
-        log = self.query_one(LogPane)
-        if self.state is not None:
-            log.views["events"] = self.state.log
-        log.redraw()
-
-    def worker(self) -> int | None:
-        """The watched worker's process, for the sampler's thread."""
-        run = self.watched
-        with contextlib.suppress(OSError):  # the watcher tells
-            return run.pid() if run else None
-        return None
+            self.redraw()
 
     def action_stop(self) -> None:
         self.stop_run(self.watched)

@@ -15,6 +15,10 @@ from pathlib import Path
 
 import pyte
 
+TICK = 0.05
+"""Seconds between two portions on a slow line."""
+GAP = 0.4
+"""Seconds without a byte after which a picture is whole: a busy line has no such gap, an idle bench one a second."""
 QUERY, ANSWER = b"\x1b[?2026$p", b"\x1b[?2026;2$y"
 """Whether frames can be sent as one: terminals say yes, and every frame then carries the marks."""
 
@@ -23,8 +27,14 @@ class Session:
     """Started at once; everything it writes is kept with its time."""
 
     def __init__(
-        self, command: Sequence[str], size: tuple[int, int] = (160, 45), env: Mapping[str, str] | None = None
+        self,
+        command: Sequence[str],
+        size: tuple[int, int] = (160, 45),
+        env: Mapping[str, str] | None = None,
+        rate: int | None = None,
     ) -> None:
+        self.rate = rate
+        """Bytes a second that the line carries; None: as many as come."""
         self._lock = threading.Lock()
         self.shown = bytearray()
         self.arrived: list[tuple[int, float]] = []
@@ -45,7 +55,7 @@ class Session:
     def _read(self) -> None:
         while True:
             try:
-                block = os.read(self.ours, 1 << 16)
+                block = os.read(self.ours, int(self.rate * TICK) if self.rate else 1 << 16)
             except OSError:
                 return
             if QUERY in block:
@@ -54,6 +64,8 @@ class Session:
                 self.shown += block
                 self.arrived.append((len(self.shown), time.perf_counter()))
                 self.woken.notify_all()
+            if self.rate:
+                time.sleep(len(block) / self.rate)
 
     def written(self) -> int:
         """Bytes so far."""
@@ -76,6 +88,17 @@ class Session:
                 return when
             if time.perf_counter() > deadline:
                 raise TimeoutError(f"no {mark!r} in {seconds} s; the screen:\n{self.text()}")
+
+    def settled(self, since: int, seconds: float = 60.0) -> float:
+        """`perf_counter` when the last byte of what follows the first `since` bytes had come, before a gap."""
+        deadline = time.perf_counter() + seconds
+        while time.perf_counter() < deadline:
+            time.sleep(TICK)
+            with self._lock:
+                count, when = self.arrived[-1] if self.arrived else (0, self.began)
+            if count > since and time.perf_counter() - when >= GAP:
+                return when
+        raise TimeoutError(f"no end of it in {seconds} s; the screen:\n{self.text()}")
 
     def text(self) -> str:
         """What the screen shows."""

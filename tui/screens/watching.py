@@ -1,0 +1,121 @@
+"""A screen that watches one run: what the watcher's thread finds becomes curves, log and status."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from textual.screen import ScreenResultType
+from textual.widgets import Static
+
+from engine.contract.text import visible
+from tui.screens.starting import StartingScreen
+from tui.widgets.log_pane import LogPane
+from tui.widgets.loss_pane import LossPane
+from tui.widgets.status_line import status
+
+if TYPE_CHECKING:  # imported where they are needed: the first picture does not wait for what a run takes
+    from engine.contract.rundir import RunDir
+    from tui.app import Workbench
+    from tui.following.runstate import RunState
+    from tui.following.watcher import Fresh, Liveness, Opened, Printed, Unreadable, Watcher
+
+TELLING = ("Phase", "End", "Hello", "Plan")
+"""Events after which the status is another at once, and not only with the next second."""
+
+
+class WatchingScreen(StartingScreen[ScreenResultType]):
+    """Holds what is known of the run that it shows in `#loss`, `#log` and `#status`."""
+
+    app: Workbench
+    ascii_only: bool
+
+    def __init__(self, classes: str | None = None) -> None:
+        super().__init__(classes=classes)
+        self.watcher: Watcher | None = None
+        self.state: RunState | None = None
+        self.live: bool | None = None
+        self.died: str | None = None
+        """How the output of a worker ends that went without an end."""
+        self.gone = False
+        """Whether its directory has been deleted."""
+
+    @property
+    def watched(self) -> RunDir | None:
+        return self.watcher.watched if self.watcher else None
+
+    def worker(self) -> int | None:
+        """The watched worker's process, for the sampler's thread."""
+        run = self.watched
+        with contextlib.suppress(OSError):  # the watcher tells
+            return run.pid() if run else None
+        return None
+
+    def watch_run(self, run: RunDir) -> None:
+        """Show this run from its first event on."""
+        from tui.following.watcher import Watcher
+
+        if self.watcher:
+            self.watcher.leave()
+        self.state, self.live, self.died, self.gone = None, None, None, False
+        self.watcher = Watcher(run, self.post_message)
+        self.watcher.start()
+        self.query_one("#loss").border_subtitle = visible(run.name, 60)
+        self.query_one(LogPane).begin(run.name)
+
+    def on_opened(self, message: Opened) -> None:
+        if message.run == self.watched:
+            self.state = message.state
+            self.redraw()
+
+    def on_fresh(self, message: Fresh) -> None:
+        if message.run == self.watched and self.state is not None:
+            self.state.feed(message.events)
+            self._log()
+            if any(type(event).__name__ in TELLING for event in message.events):
+                self.redraw()
+
+    def on_liveness(self, message: Liveness) -> None:
+        if message.run != self.watched:
+            return
+        self.live, self.gone = message.live, message.gone
+        log = self.query_one(LogPane)
+        self.died = log.last_words() if message.died else None
+        if message.died and len(log.views["output"]):
+            log.see("output")
+        self.redraw()
+        self.head()
+
+    def on_printed(self, message: Printed) -> None:
+        if message.run == self.watched:
+            self.query_one(LogPane).printed(message.piece)
+            self._log()
+
+    def on_unreadable(self, message: Unreadable) -> None:
+        if message.run == self.watched:
+            self.tell(message.text, severity="error", timeout=15)
+            self.redraw()  # of another run nothing stays
+
+    def redraw(self) -> None:
+        """Curves, log and status."""
+        loss = self.query_one(LossPane)
+        loss.state, loss.keys = self.state, self.app.settings.keys
+        loss.redraw()
+        self._log()
+        self.say_status()
+
+    def say_status(self) -> None:
+        keys, room = self.app.settings.keys, self.size.width - 2
+        paused = self.watched is not None and self.watched.paused_file.exists()
+        line = status(self.state, self.live, self.died, room, keys, self.ascii_only, paused, self.gone)
+        self.query_one("#status", Static).update(line)
+
+    def head(self) -> None:
+        """Say anew which runs live."""
+        raise NotImplementedError
+
+    def _log(self) -> None:
+        log = self.query_one(LogPane)
+        if self.state is not None:
+            log.views["events"] = self.state.log
+        log.redraw()

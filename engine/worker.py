@@ -292,7 +292,7 @@ def _check_length(model: torch.nn.Module, rows: Prepared, wanted: int) -> None:
 
 def _name_foreigners(run: Run) -> None:
     card = run.meters.card
-    for pid, name, used in card.others(os.getpid()) if card else []:
+    for pid, name, used in card.others(run.meters.card_pid) if card else []:
         size = f" ({used / 2**30:.1f} GiB)" if used else ""
         run.warn("foreign", f"process {pid} {name}{size} is on the card: time and memory will not be this run's alone")
 

@@ -121,6 +121,8 @@ class Memory(Event, tag="memory"):
     """Since this worker began."""
     load: int | None = None
     temperature: int | None = None
+    card_pid: int | None = None
+    """This process as the card's driver counts: in a container another id than its own."""
 
 
 class Eval(Event, tag="eval"):

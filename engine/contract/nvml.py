@@ -8,12 +8,27 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import psutil
 
 NOT_SUPPORTED = 3
 """NVML_ERROR_NOT_SUPPORTED."""
+NAMESPACE, INITIAL = Path("/proc/self/ns/pid"), "pid:[4026531836]"
+"""Where Linux says in which namespace our process ids are counted, and the first one's name (`PROC_PID_INIT_INO`)."""
+
+
+def ids_are_ours() -> bool:
+    """Whether NVML's process ids mean the same here.
+
+    Drivers know no namespaces: in a container with process ids of its own NVML gives the host's (NVIDIA/nvidia-docker,
+    issue 1483), which may by chance be those of other processes here.
+    """
+    try:
+        return str(NAMESPACE.readlink()) == INITIAL
+    except OSError:  # no Linux, or no /proc: then no container of this kind
+        return True
 
 
 class Nvml:
@@ -113,14 +128,17 @@ class NvmlCard:
         return self._ask("nvmlDeviceGetTemperature", 0)  # type: ignore[no-any-return]
 
     def processes(self) -> list[tuple[int, int | None]]:
-        """(pid, bytes) of the processes computing on the card; None bytes where the driver keeps them to itself."""
+        """(pid, bytes) of the processes computing on the card; None bytes where the driver keeps them to itself.
+
+        The ids are the driver's: see `ids_are_ours`.
+        """
         found = self._ask("nvmlDeviceGetComputeRunningProcesses_v3")
         if found is None:  # drivers before 510 have the second form only
             found = self._ask("nvmlDeviceGetComputeRunningProcesses_v2") or []
         return [(process.pid, process.usedGpuMemory) for process in found]
 
-    def others(self, own: int) -> list[tuple[int, str, int | None]]:
-        """(pid, name, bytes) of other processes computing on the card."""
+    def others(self, own: int | None) -> list[tuple[int, str, int | None]]:
+        """(pid, name, bytes) of other processes computing on the card; `own` is what the driver calls this one."""
         return [(pid, process_name(pid), used) for pid, used in self.processes() if pid != own]
 
     def _ask(self, question: str, *arguments: Any) -> Any:
@@ -128,7 +146,8 @@ class NvmlCard:
 
 
 def process_name(pid: int) -> str:
-    """What a process is called, or that it cannot be seen from here."""
-    with contextlib.suppress(psutil.Error):
-        return str(psutil.Process(pid).name())
+    """What the process with this id of the driver's is called, or that it cannot be seen from here."""
+    if ids_are_ours():
+        with contextlib.suppress(psutil.Error):
+            return str(psutil.Process(pid).name())
     return "a process of another user or container"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import threading
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import psutil
 import torch
 
 from engine.contract.events import Memory
-from engine.contract.nvml import Nvml, NvmlCard
+from engine.contract.nvml import Nvml, NvmlCard, ids_are_ours
 from engine.contract.result import Peak
 
 
@@ -34,9 +35,19 @@ class Meters:
     peak: Peak = field(default_factory=Peak)
     before_model: int = 0
     """Resident bytes before the model was loaded."""
+    card_pid: int | None = None
+    """This process as the card's driver counts. In a container it is told by what is new once torch has the card."""
+    _earlier: set[int] = field(default_factory=set)
+    """Who was on the card before us."""
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
     _training: bool = False
+
+    def __post_init__(self) -> None:
+        if ids_are_ours():
+            self.card_pid = os.getpid()
+        elif self.card:
+            self._earlier = {pid for pid, _ in self.card.processes()}
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._loop, daemon=True)
@@ -95,6 +106,8 @@ class Meters:
     def sample(self) -> Memory:
         """One measurement, written as an event and folded into the peaks."""
         cuda, card = on_card(), self.card
+        if self.card_pid is None and card and cuda and torch.cuda.memory_reserved():
+            self._find_card_pid(card)
         memory = Memory(
             rss=resident(),
             rss_peak=resident_peak(),
@@ -105,6 +118,7 @@ class Meters:
             energy=card.energy() if card else None,
             load=card.load() if card else None,
             temperature=card.temperature() if card else None,
+            card_pid=self.card_pid if card else None,
         )
         peak = self.peak
         peak.rss = max(peak.rss or 0, memory.rss_peak)
@@ -120,6 +134,12 @@ class Meters:
             peak.nvml_used = max(peak.nvml_used or 0, memory.nvml_used)
         self.write(memory)
         return memory
+
+    def _find_card_pid(self, card: NvmlCard) -> None:
+        """The one that has come; of several nobody can say which is this process."""
+        come = {pid for pid, _ in card.processes()} - self._earlier
+        if len(come) == 1:
+            self.card_pid = come.pop()
 
     def _loop(self) -> None:
         while not self._stop.wait(self.seconds):

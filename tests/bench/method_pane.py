@@ -21,7 +21,7 @@ from session import Session
 
 from engine.contract.modelfiles import find_model
 from tui.choice import Choice
-from tui.following.machine import Eyes
+from tui.following.machine import Eyes, WatchedProcess
 from tui.forecasting.forecast import forecasts, room_of
 from tui.methods import MARK, NAMES
 from tui.show import size
@@ -39,7 +39,7 @@ def figure(preset: str) -> bytes:
     """What the pane will show of a preset's method: its peak."""
     choice = Choice(preset)
     chosen = choice.effective()
-    found = forecasts(choice, find_model(chosen.config.model), room_of(Eyes().look(None)))
+    found = forecasts(choice, find_model(chosen.config.model), room_of(Eyes().look(WatchedProcess())))
     one = next(one for one in found if one.method == chosen.config.method)
     assert one.estimate is not None
     return size(one.estimate.peak).encode()

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from engine.contract import nvml
+
 SOURCE = Path(__file__).parents[1] / "nvml" / "stand_in.c"
 COMPILER = shutil.which("cc") or shutil.which("gcc")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler: the stand-in for NVML cannot be built")
@@ -32,12 +34,14 @@ LOOKS = """
 import json, sys
 from dataclasses import asdict
 from pathlib import Path
-from tui.following.machine import Eyes
+from engine.contract import nvml
+from tui.following.machine import Eyes, WatchedProcess
 from tui.widgets.machine_pane import machine_lines
+nvml.NAMESPACE, worker = Path(sys.argv[2]), WatchedProcess(*json.loads(sys.argv[3]))
 eyes, scenario, said = Eyes(), Path(sys.argv[1]), []
-for text in sys.argv[3:]:
+for text in sys.argv[4:]:
     scenario.write_text(text)
-    sample = eyes.look(int(sys.argv[2]))
+    sample = eyes.look(worker)
     lines = [line.plain for line in machine_lines(sample, 40, {}, 33 * 2**30, False)]
     said.append({"sample": asdict(sample), "lines": lines, "joules": [card.energy() for card in eyes.cards]})
 print(json.dumps(said))
@@ -66,12 +70,23 @@ def build(folder: Path, *flags: str) -> Path:
     return folder
 
 
-def looks(tmp_path: Path, *scenarios: str, flags: tuple[str, ...] = (), worker: int = 4242) -> list[Look]:
-    """What is seen of each scenario, one after the other, with the library opened in the first."""
+def looks(
+    tmp_path: Path,
+    *scenarios: str,
+    flags: tuple[str, ...] = (),
+    worker: tuple[int | None, ...] = (4242, 4242),
+    container: bool = False,
+) -> list[Look]:
+    """What is seen of each scenario, one after the other, with the library opened in the first.
+
+    `worker` is the run's process as WatchedProcess has it; `container`: process ids are not the driver's.
+    """
+    namespace = tmp_path / "namespace"
+    namespace.symlink_to("pid:[4026532999]" if container else nvml.INITIAL)
     library, scenario = build(tmp_path / "lib", *flags), tmp_path / "cards.txt"
     scenario.write_text(scenarios[0])
     env = os.environ | {"LD_LIBRARY_PATH": str(library), "NVML_STAND_IN": str(scenario)}
-    command = [sys.executable, "-c", LOOKS, str(scenario), str(worker), *scenarios]
+    command = [sys.executable, "-c", LOOKS, str(scenario), str(namespace), json.dumps(worker), *scenarios]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return [Look(**one) for one in json.loads(done.stdout)]
@@ -90,6 +105,44 @@ def test_two_cards_with_this_run_and_foreign_processes(tmp_path: Path) -> None:
     text = "\n".join(look.lines)
     assert "40 GiB of 80 GiB" in text and "load 97 %  312 W  64 °C" in text and "n/a" in text
     assert next(line for line in look.lines if line.startswith("planned")).endswith("33 GiB")
+
+
+def test_in_a_container_the_drivers_ids_are_told_apart_from_ours(tmp_path: Path) -> None:
+    me = os.getpid()
+    text = f"all count 1{CARD.format(0, used=40 * GIB)}\n0 process {me} {2 * GIB}\n0 process 70001 {31 * GIB}\n"
+    (look,) = looks(tmp_path, text, worker=(me, 70001, 30 * GIB), container=True)
+    (card,) = look.cards
+    assert card["mine"] == 31 * GIB  # as the run has found its id, and not the namesake of its id here
+    unseen = "a process of another user or container"
+    assert card["others"] == [{"pid": me, "name": unseen, "bytes": 2 * GIB}]
+
+
+def test_a_run_that_cannot_be_told_from_others_is_as_large_as_its_pool_at_least(tmp_path: Path) -> None:
+    text = f"all count 1{CARD.format(0, used=40 * GIB)}\n0 process 70001 {31 * GIB}\n0 process 70002 -1\n"
+    (look,) = looks(tmp_path, text, worker=(4242, None, 30 * GIB), container=True)
+    assert look.cards[0]["mine"] is None and len(look.cards[0]["others"]) == 2
+    assert next(line for line in look.lines if line.startswith("this run")).endswith("≥ 30 GiB")
+
+
+@pytest.mark.parametrize(
+    ("come", "found"), [("70001", 70001), ("", None), ("70001 70002", None)], ids=["one", "none", "two"]
+)
+def test_a_worker_in_a_container_finds_its_id_among_those_that_have_come(
+    come: str, found: int | None, tmp_path: Path
+) -> None:
+    scenario, library = tmp_path / "cards.txt", build(tmp_path / "lib")
+    scenario.write_text(f"{TWO}\n0 process 69999 {GIB}\n")
+    (tmp_path / "namespace").symlink_to("pid:[4026532999]")
+    later = f"{TWO}\n0 process 69999 {GIB}\n" + "".join(f"0 process {pid} {GIB}\n" for pid in come.split())
+    code = (
+        "import sys; from pathlib import Path; from engine.contract import nvml; from engine.training.meters import *\n"
+        "nvml.NAMESPACE = Path(sys.argv[1]); card = nvml.Nvml().card(0); meters = Meters(print, card)\n"
+        "Path(sys.argv[2]).write_text(sys.argv[3]); meters._find_card_pid(card); print(meters.card_pid)"
+    )
+    env = os.environ | {"LD_LIBRARY_PATH": str(library), "NVML_STAND_IN": str(scenario)}
+    command = [sys.executable, "-c", code, str(tmp_path / "namespace"), str(scenario), later]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(found)
 
 
 def test_energy_is_a_difference_since_the_eyes_were_opened(tmp_path: Path) -> None:
@@ -144,7 +197,7 @@ def test_a_card_without_a_handle_is_counted(tmp_path: Path) -> None:
     ],
 )
 def test_no_cards_says_why_and_shows_the_system(scenario: str, why: str, tmp_path: Path) -> None:
-    (look,) = looks(tmp_path, scenario, worker=os.getpid())
+    (look,) = looks(tmp_path, scenario, worker=(os.getpid(),))
     assert look.cards == [] and why in look.sample["why"]
     assert look.sample["worker_rss"] > 0 and look.sample["memory_total"] > 0
     assert why in " ".join(look.lines[:2]) and any(line.startswith("system") for line in look.lines)
@@ -159,7 +212,7 @@ def test_no_library_at_all(tmp_path: Path) -> None:
     """As on this machine, or with an empty folder first in the way."""
     env = os.environ | {"NVML_STAND_IN": ""}
     scenario = tmp_path / "cards.txt"
-    command = [sys.executable, "-c", LOOKS, str(scenario), "1", ""]
+    command = [sys.executable, "-c", LOOKS, str(scenario), str(nvml.NAMESPACE), "[1, 1]", ""]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     sample = json.loads(done.stdout)[0]["sample"]
     assert sample["cards"] or sample["why"]

@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from textual.message import Message
 
@@ -52,8 +52,18 @@ class MachineSample:
     memory_used: int
     worker_rss: int | None = None
     """Resident set of the watched run's process."""
+    worker_pool: int | None = None
+    """Bytes of torch's pool on the card, as the run says: less than its process holds there."""
     load: float = 0.0
     """Percent of all cores."""
+
+
+class WatchedProcess(NamedTuple):
+    """The watched run's process: its id here and as the driver counts, and bytes of torch's pool as it last said."""
+
+    pid: int | None = None
+    card_pid: int | None = None
+    pool: int | None = None
 
 
 @dataclass
@@ -65,7 +75,7 @@ class Sampler(threading.Thread):
     """Looks once a second, with no run at all as well."""
 
     def __init__(
-        self, post: Callable[[Message], object], worker: Callable[[], int | None], seconds: float = 1.0
+        self, post: Callable[[Message], object], worker: Callable[[], WatchedProcess], seconds: float = 1.0
     ) -> None:
         super().__init__(daemon=True, name="machine")
         self.post, self.worker, self.seconds = post, worker, seconds
@@ -93,25 +103,25 @@ class Eyes:
         self.cards = self.nvml.cards()
         self.psutil.cpu_percent(None)  # the first answer compares with nothing
 
-    def look(self, worker: int | None) -> MachineSample:
-        """One look; `worker` is the watched run's process."""
+    def look(self, worker: WatchedProcess) -> MachineSample:
+        """One look."""
         memory = self.psutil.virtual_memory()
         why = "" if self.cards else self.nvml.why or "no card found"
         rss = None
-        if worker is not None:
+        if worker.pid is not None:
             with contextlib.suppress(self.psutil.Error):
-                rss = self.psutil.Process(worker).memory_info().rss
+                rss = self.psutil.Process(worker.pid).memory_info().rss
         cards = tuple(self._card(card, worker, memory.total, memory.used) for card in self.cards)
-        return MachineSample(cards, why, memory.total, memory.used, rss, self.psutil.cpu_percent(None))
+        return MachineSample(cards, why, memory.total, memory.used, rss, worker.pool, self.psutil.cpu_percent(None))
 
-    def _card(self, card: NvmlCard, worker: int | None, system_total: int, system_used: int) -> CardSample:
+    def _card(self, card: NvmlCard, worker: WatchedProcess, system_total: int, system_used: int) -> CardSample:
         from engine.contract.nvml import process_name
 
         total, used = card.total(), card.used()
         shared = card.shared()
         running = card.processes()
-        mine = next((held for pid, held in running if pid == worker), None)
-        others = tuple(Other(pid, process_name(pid), held) for pid, held in running if pid != worker)
+        mine = next((held for pid, held in running if pid == worker.card_pid), None)
+        others = tuple(Other(pid, process_name(pid), held) for pid, held in running if pid != worker.card_pid)
         return CardSample(
             index=card.index,
             name=card.name() or ("a card" if total is not None or shared else "a card that does not answer"),

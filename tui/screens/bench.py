@@ -42,8 +42,6 @@ class BenchScreen(WatchingScreen[None]):
         self.sample: MachineSample | None = None
         self.foreseen: tuple[object, int | None] = None, None
         """What was asked last of the formula, and its answer."""
-        self.places: list[turns.Turn] = []
-        """Who has a card and who waits, of all runs of this machine."""
         self.begun = False
         """Whether it has been looked for runs."""
         self.others = 0
@@ -149,7 +147,7 @@ class BenchScreen(WatchingScreen[None]):
 
         self.sample = message.sample
         self.query_one(MachinePane).feed(message.sample)
-        self.choosing.measure(room_of(message.sample, {turn.pid for turn in self.places}, steady=True))
+        self.choosing.measure(room_of(message.sample, self.on_the_card(), steady=True))
         self.query_one(MachinePane).planned = self._planned()
 
     def _planned(self) -> int | None:

@@ -40,8 +40,7 @@ class StartingScreen(InspectingScreen[ScreenResultType]):
 
         if self.sample is None:
             return Scene(self.runs)
-        places = turns.turns()
-        own = {turn.pid for turn in places}
+        places, own = turns.turns(), self.on_the_card()
         card = visible_card(self.sample.cards)
         return Scene(self.runs, room_of(self.sample, own), foreign(card, own) if card else (), places)
 
@@ -108,4 +107,8 @@ class StartingScreen(InspectingScreen[ScreenResultType]):
 
     def action_ladder(self) -> None:
         """Show the ladders."""
+        raise NotImplementedError
+
+    def on_the_card(self) -> set[int]:
+        """Our own runs, as the driver counts processes."""
         raise NotImplementedError

@@ -16,7 +16,9 @@ from tui.widgets.status_line import status
 
 if TYPE_CHECKING:  # imported where they are needed: the first picture does not wait for what a run takes
     from engine.contract.rundir import RunDir
+    from engine.contract.turns import Turn
     from tui.app import Workbench
+    from tui.following.machine import WatchedProcess
     from tui.following.runstate import RunState
     from tui.following.watcher import Fresh, Liveness, Opened, Printed, Unreadable, Watcher
 
@@ -39,17 +41,32 @@ class WatchingScreen(StartingScreen[ScreenResultType]):
         """How the output of a worker ends that went without an end."""
         self.gone = False
         """Whether its directory has been deleted."""
+        self.places: list[Turn] = []
+        """Who has a card and who waits, of all runs of this machine."""
 
     @property
     def watched(self) -> RunDir | None:
         return self.watcher.watched if self.watcher else None
 
-    def worker(self) -> int | None:
-        """The watched worker's process, for the sampler's thread."""
-        run = self.watched
+    def worker(self) -> WatchedProcess:
+        """The watched run's process, for the sampler's thread."""
+        from engine.contract.nvml import ids_are_ours
+        from tui.following.machine import WatchedProcess
+
+        run, memory, pid = self.watched, self.state.memory if self.state else None, None
         with contextlib.suppress(OSError):  # the watcher tells
-            return run.pid() if run else None
-        return None
+            pid = run.pid() if run else None
+        if pid is None or memory is None:
+            return WatchedProcess(pid, pid if ids_are_ours() else None)
+        return WatchedProcess(pid, memory.card_pid or (pid if ids_are_ours() else None), memory.reserved)
+
+    def on_the_card(self) -> set[int]:
+        """Our own runs, as the driver counts processes: of others than the watched one a container tells no id."""
+        from engine.contract.nvml import ids_are_ours
+
+        known = {turn.pid for turn in self.places} if ids_are_ours() else set()
+        process = self.worker()
+        return known | ({process.card_pid} if process.card_pid is not None else set())
 
     def watch_run(self, run: RunDir) -> None:
         """Show this run from its first event on."""

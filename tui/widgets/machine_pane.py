@@ -110,7 +110,8 @@ def machine_lines(
             yield from short_lines(card, width, ascii_only)
         else:
             mine = planned if card.index == ours else None
-            yield from card_lines(card, width, traces.get(card.index, deque()), mine, ascii_only)
+            pool = sample.worker_pool if len(cards) == 1 else None  # of several nobody here knows which is the run's
+            yield from card_lines(card, width, traces.get(card.index, deque()), mine, ascii_only, pool)
     if not sample.cards:
         for text in textwrap.wrap(f"no card: {visible(sample.why)}", max(10, width), max_lines=2, placeholder=" …"):
             yield Content.styled(text, "$foreground-muted")
@@ -122,15 +123,21 @@ def machine_lines(
 
 
 def card_lines(
-    card: CardSample, width: int, trace: Sequence[float], planned: int | None, ascii_only: bool
+    card: CardSample,
+    width: int,
+    trace: Sequence[float],
+    planned: int | None,
+    ascii_only: bool,
+    pool: int | None = None,
 ) -> Iterator[Content]:
-    """One card; every field it cannot say is a dash."""
+    """One card; every field it cannot say is a dash. `pool` is the least of this run where the card cannot say it."""
     name, wide = visible(f"{card.index} {card.name}"), width >= SIDE_BY_SIDE
     work = f"load {_work(card)}"
     gap = " " * max(1, width - len(name) - len(work))
     yield Content.assemble((name, "bold"), gap, work) if wide else Content.styled(name, "bold")
     yield from _memory("shared memory" if card.shared else "memory", card.used, card.total, width, ascii_only)
-    own = ("this run", size(card.mine) if card.mine is not None else "–")
+    least = f"≥ {size(pool)}" if pool else "–"
+    own = ("this run", size(card.mine) if card.mine is not None else least)
     yield from _pairs([own, *([("planned", size(planned))] if planned else [])], width)
     for other in card.others:
         yield _pair(

@@ -31,5 +31,15 @@ def test_nothing_heavy_is_imported(code: str) -> None:
     assert not loaded_by(code) & set(HEAVY)
 
 
+def test_the_first_picture_imports_only_what_it_draws() -> None:
+    """Textual and a handful of our files; what a run, a preset or a data set takes comes after it."""
+    code = "import sys, tui.start, tui.verbs.bench, tui.app; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    ours = [name for name in done.stdout.split() if name.startswith(("tui.", "engine."))]
+    assert "tui.screens.bench" in ours  # the names are what they were
+    later = ("tui.following.watcher", "tui.data.", "tui.forecasting", "tui.listing", "engine.contract.events", "typer")
+    assert not [name for name in done.stdout.split() if name.startswith((*later, "engine.contract.preset"))]
+
+
 def test_the_worker_knows_no_screen() -> None:
     assert not loaded_by("import engine.worker") & set(TEXTUAL)

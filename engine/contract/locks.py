@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import socket
 import stat
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from engine.contract.errors import UserError
@@ -75,6 +78,18 @@ def card_locks() -> list[tuple[Path, str]]:
     host = f"{socket.gethostname()}-"
     locks = sorted(_lock_folder().glob("*.lock"))
     return [(path, path.stem.removeprefix(host)) for path in locks if path.name.startswith(host)]
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """One process of this machine at a time for one folder: others wait. For moments, not for work."""
+    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
+    descriptor = os.open(_lock_folder() / f"{socket.gethostname()}-{name}.moment", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _lock_folder() -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from engine.contract import launch, rundir
+from engine.contract import launch, locks, rundir
 from engine.contract.errors import RunFailed, UserError
 from engine.contract.events import Step
 from engine.contract.follow import Follower, last_line
@@ -76,14 +76,12 @@ class Climb:
         """
         self.stopping.check()
         work = identity(config, self._fingerprints(), self.ladder.versions, self.ladder.machine)
-        self.look_around()
-        run = self._found(entry, work)
-        if run is None and entry.status == "finished":
-            there = (self.dir.runs / entry.run).exists()
-            gone = "ran under other data, libraries or threads" if there else "is gone"
-            self.warn(f"{entry.run} {gone}: {entry.rung} is run again")
-        if run is None:
-            run = self._create(entry, config, work, rung)
+        with locks.alone(self.dir.runs):  # two ladders that looked at once would both find nothing
+            self.look_around()
+            run, made = self._found(entry, work), False
+            if run is None:
+                run, made = self._create(entry, config, work, rung), True
+        if made:
             self._start(entry, run)
         elif entry.run != (name := self._relative(run)):
             entry.run, entry.reused = name, True
@@ -109,6 +107,10 @@ class Climb:
         return None
 
     def _create(self, entry: Entry, config: Config, work: str, rung: Rung) -> RunDir:
+        if entry.status == "finished":
+            there = (self.dir.runs / entry.run).exists()
+            gone = "ran under other data, libraries or threads" if there else "is gone"
+            self.warn(f"{entry.run} {gone}: {entry.rung} is run again")
         origins = dict.fromkeys(flatten(config), f"ladder {self.dir.name}")
         folder = self.dir.probes if entry.kind == "probe" else self.dir.runs
         preset = re.sub(r"-(qlora|lora|full)$", "", called(self.ladder.preset))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import threading
+import time
 from pathlib import Path
 
 import msgspec
@@ -19,7 +22,7 @@ from engine.contract.preset import Effective
 from engine.contract.rundir import RunDir
 from engine.contract.signals import Stopped, Stopping
 from engine.ladder.climb import Climb
-from engine.ladder.identity import identity
+from engine.ladder.identity import identity, index
 from engine.ladder.stages import Stages
 
 
@@ -91,6 +94,40 @@ def test_a_run_that_another_ladder_made_meanwhile_is_taken(tmp_path: Path, plan:
     other, wanted = made(tmp_path, plan, "finished"), entry()
     assert climb.do(wanted, plan.rungs[0].config, plan.rungs[0])
     assert wanted.run == other.name and wanted.reused
+
+
+def test_two_ladders_that_look_at_the_same_moment_share_one_run(
+    tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = threading.Barrier(2, timeout=1.0)
+
+    def index_of_both(runs: Path) -> dict[str, list[RunDir]]:
+        found = index(runs)
+        with contextlib.suppress(threading.BrokenBarrierError):  # alone, as it should be
+            looked.wait()
+        return found
+
+    monkeypatch.setattr("engine.ladder.climb.index", index_of_both)
+    monkeypatch.setattr(launch, "launch", refuse_to_start)
+    climbs = [climb_of(ladderdir.create(tmp_path, plan), plan) for _ in range(2)]
+    entries = [entry(), entry()]
+
+    def climb(number: int) -> None:
+        with contextlib.suppress(Started, Stopped):
+            climbs[number].do(entries[number], plan.rungs[0].config, plan.rungs[0])
+
+    threads = [threading.Thread(target=climb, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 20
+    while not all(one.run for one in entries) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for one in climbs:
+        one.stopping.ask(signal.SIGTERM)
+    for thread in threads:
+        thread.join()
+    assert entries[0].run == entries[1].run and sorted(one.reused for one in entries) == [False, True]
+    assert len(list(rundir.iterate(tmp_path))) == 1
 
 
 def test_an_own_probe_is_found_again(tmp_path: Path, plan: Plan) -> None:

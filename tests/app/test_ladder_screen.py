@@ -14,6 +14,7 @@ from textual.widgets import Static
 
 from engine.contract import locks
 from engine.contract.ladder import Entry
+from engine.contract.rundir import RunDir
 from tui.listing.ladder_view import bar, score_bars
 from tui.screens.ask import AskScreen
 from tui.screens.ladder import LadderScreen
@@ -78,6 +79,35 @@ def test_it_fills_in_as_the_file_changes(tmp_path: Path) -> None:
         assert "full" in text(screen, "bars")
 
     play(tmp_path, story)
+
+
+def test_it_says_what_the_run_does_that_it_waits_for(tmp_path: Path) -> None:
+    folder, ladder = made_ladder(tmp_path)
+    entry = next(entry for entry in ladder.entries if entry.kind == "run")
+    ladder.status, ladder.stage, entry.status = "running", "climbing", "live"
+    file = RunDir(folder.runs / entry.run).events_file
+    lines = file.read_bytes().splitlines(keepends=True)
+    half = next(number for number, line in enumerate(lines) if b'"step":20,' in line) + 1
+    file.write_bytes(b"".join(lines[:half]))
+    folder.write_state(ladder)
+    held = locks.hold(folder.lock_file, str(os.getpid()))
+    assert held is not None
+
+    async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
+        assert "training" in text(screen, "doing") and "step 20/" in text(screen, "doing")
+        with file.open("ab") as growing:
+            growing.write(b'{"type":"phase","v":1,"seq":9,"t":9,"name":"waiting","note":"another has it"}\n')
+        await pilot.pause(0.8)
+        assert "waiting its turn: another has it" in text(screen, "doing")
+        with file.open("ab") as growing:
+            growing.write(b"".join(lines[half:]))
+        await pilot.pause(0.8)
+        assert text(screen, "doing") == "" and not screen.query_one("#doing").display
+
+    try:
+        play(tmp_path, story)
+    finally:
+        os.close(held)
 
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from textual.app import ComposeResult
 from textual.binding import BindingType
@@ -15,16 +15,36 @@ from textual.widgets import Static
 
 from engine.contract import ladderdir, launch
 from engine.contract.errors import RunFailed, UserError
+from engine.contract.follow import Follower
 from engine.contract.ladder import Ladder
 from engine.contract.ladderdir import LadderDir
+from engine.contract.rundir import RunDir
 from engine.contract.text import visible
 from tui.commands import bindings
+from tui.following.runstate import RunState
 from tui.listing import ladder_view
 from tui.screens.ask import AskScreen
 from tui.screens.base import BaseScreen
 from tui.widgets.key_line import KeyLine
+from tui.widgets.status_line import status
 
 POLL_SECONDS = 0.5
+
+
+class Live(NamedTuple):
+    """The run that a ladder waits for, read as far as it has come."""
+
+    follower: Follower
+    state: RunState
+
+
+def following(before: Live | None, folder: LadderDir, ladder: Ladder) -> Live | None:
+    """That run, read on where it is the same as before; None where the ladder waits for none."""
+    run = next((entry.run for entry in ladder.entries if entry.status == "live" and entry.run), None)
+    if run is None or not folder.is_live():
+        return None
+    path = RunDir(folder.runs / run).events_file
+    return before if before and before.follower.path == path else Live(Follower(path), RunState(run))
 
 
 class LadderScreen(BaseScreen[None]):
@@ -43,11 +63,12 @@ class LadderScreen(BaseScreen[None]):
         self.runs, self.ascii_only = runs, ascii_only
         self.number = 0
         self.shown: tuple[str, float, int, bool] | None = None
+        self.live: Live | None = None
 
     def compose(self) -> ComposeResult:
         yield Static(id="headline")
         with VerticalScroll(id="body"):
-            for name in ("progress", "bars", "costs", "verdict", "notes"):
+            for name in ("progress", "doing", "bars", "costs", "verdict", "notes"):
                 yield Static(id=name)
         yield KeyLine()
 
@@ -76,6 +97,7 @@ class LadderScreen(BaseScreen[None]):
         with contextlib.suppress(FileNotFoundError):
             mark = (folder.name, folder.state_file.stat().st_mtime, self.size.width, folder.is_live())
             if mark == self.shown:
+                self._say_doing()
                 return
             self.shown = mark
         try:
@@ -88,7 +110,21 @@ class LadderScreen(BaseScreen[None]):
             return
         self._draw(folder, state)
 
+    def _say_doing(self) -> None:
+        """What the run does that the ladder waits for: its phase, its step, or whose turn it waits for."""
+        line = Content("")
+        if self.live is not None:
+            self.live.state.feed(self.live.follower.read())
+            if self.live.state.counted and self.live.state.end is None:
+                line = status(self.live.state, True, None, self.size.width - 4, ascii_only=self.ascii_only)
+        part = self.query_one("#doing", Static)
+        if line != part.visual:
+            part.update(line)
+        part.display = bool(line.plain)
+
     def _draw(self, folder: LadderDir, state: Ladder) -> None:
+        self.live = following(self.live, folder, state)
+        self._say_doing()
         columns = max(40, self.size.width - 4)
         ascii_only = self.ascii_only
         parts = {

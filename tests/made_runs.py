@@ -30,6 +30,25 @@ HOSTILE = [
 """Texts that would be markup, steer a terminal or reorder a line if anything took them for more than text."""
 
 
+def step(
+    number: int, loss: float | None = 1.0, steps: int = 100, seconds: float = 0.5, tokens_per_second: float = 200.0
+) -> events.Step:
+    """One step of a run, at a second of its own."""
+    return events.Step(
+        step=number,
+        steps=steps,
+        epoch=0.0,
+        loss=loss,
+        learning_rate=1e-3,
+        grad_norm=None,
+        tokens=100,
+        answer_tokens=10,
+        tokens_per_second=tokens_per_second,
+        seconds=seconds,
+        t=1000.0 + number,
+    )
+
+
 def write_events(run: RunDir, method: str, seed: int, card: bool = False, diverged: bool = False) -> None:
     """Waiting, baseline, training with a memory sample a step, evaluation. `diverged`: no loss from half way on."""
     chance = random.Random(f"{method}{seed}")

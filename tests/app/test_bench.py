@@ -30,14 +30,6 @@ from tui.widgets.loss_pane import LossPane
 from tui.widgets.table import Table
 
 
-@pytest.fixture(autouse=True)
-def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
 def test_every_command_can_be_done_where_it_is_bound() -> None:
     owners = {
         "app": Workbench,
@@ -162,8 +154,8 @@ def test_a_killed_worker_is_noticed_and_shown_with_what_to_do(tmp_path: Path) ->
     play(tmp_path / "runs", story)
 
 
-def test_hostile_names_of_files_are_shown_as_text(tmp_path: Path, empty_directory: Path) -> None:
-    (empty_directory / "\x1b]52;c;aGk=\x07[red]x[b].jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+def test_hostile_names_of_files_are_shown_as_text(tmp_path: Path, here: Path) -> None:
+    (here / "\x1b]52;c;aGk=\x07[red]x[b].jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         data = app.bench.query_one("#data", OptionList)

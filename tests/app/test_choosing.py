@@ -19,14 +19,6 @@ from tui.widgets.preset_list import PresetList
 GIB = 1 << 30
 
 
-@pytest.fixture(autouse=True)
-def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
 def machine(total: int, others: tuple[Other, ...] = (), used: int = 0) -> MachineSample:
     """A machine with one card."""
     card = CardSample(0, "NVIDIA A100-SXM4-80GB", total, used, None, others)
@@ -71,13 +63,13 @@ def test_each_method_says_what_it_takes_of_a_card_before_the_model_is_here(tmp_p
     play(tmp_path, story)
 
 
-def test_a_model_that_is_not_known_yet_says_so(tmp_path: Path, empty_directory: Path) -> None:
-    (empty_directory / "m.gguf").write_bytes(b"GGUF")
+def test_a_model_that_is_not_known_yet_says_so(tmp_path: Path, here: Path) -> None:
+    (here / "m.gguf").write_bytes(b"GGUF")
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         from tui.choice import Choice
 
-        app.bench.choosing.choose(Choice("demo-lora", model=str(empty_directory / "m.gguf")))
+        app.bench.choosing.choose(Choice("demo-lora", model=str(here / "m.gguf")))
         await pilot.pause()
         assert all("not known before it is loaded" in text for text in methods(app))
 

@@ -30,14 +30,6 @@ Story = Callable[[Pilot[str], Workbench], Awaitable[None]]
 SIZES = [(80, 24), (120, 36), (160, 45)]
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
 def write(path: Path, rows: int, **more: str) -> Path:
     path.write_text(
         "".join(json.dumps({"prompt": f"ask {n}", "completion": f"say {n}", **more}) + "\n" for n in range(rows))

@@ -15,14 +15,6 @@ from tui.screens.ladder import LadderScreen
 from tui.screens.launching import LaunchScreen
 
 
-@pytest.fixture(autouse=True)
-def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
 def text(app: Workbench) -> str:
     return " ".join(str(app.screen.query_one("#facts", Static).visual).split())
 
@@ -45,11 +37,11 @@ def test_it_says_what_will_happen_and_fills_in_what_the_data_says(size: tuple[in
     assert not (tmp_path / "runs").exists()
 
 
-def test_bad_data_blocks_the_start(tmp_path: Path, empty_directory: Path) -> None:
-    (empty_directory / "bad.jsonl").write_text('{"prompt": "a"\n')
+def test_bad_data_blocks_the_start(tmp_path: Path, here: Path) -> None:
+    (here / "bad.jsonl").write_text('{"prompt": "a"\n')
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        app.bench.choosing.choose(Choice("demo-lora", data=str(empty_directory / "bad.jsonl")))
+        app.bench.choosing.choose(Choice("demo-lora", data=str(here / "bad.jsonl")))
         app.bench.action_start()
         await pilot.pause()
         await wait_for(pilot, lambda: "line 1" in text(app))

@@ -79,15 +79,9 @@ def test_a_key_pressed_while_the_terminal_is_too_small_opens_nothing(tmp_path: P
     play(tmp_path, story)
 
 
-def test_a_working_directory_that_has_been_deleted_ends_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-
+def test_a_working_directory_that_has_been_deleted_ends_nothing(tmp_path: Path, here: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        folder.rmdir()
+        here.rmdir()
         await pilot.press("Y", "1", "d", "a", "escape", "escape")
         assert app.screen is app.bench
         assert any("the working directory has been deleted" in note for note in notes(app))

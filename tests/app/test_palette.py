@@ -18,12 +18,8 @@ NAME = "\x1b]52;c;aGk=\x07[red]x[b].jsonl"
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    (folder / NAME).write_text('{"prompt": "a", "completion": "b"}\n')
-    monkeypatch.chdir(folder)
-    return folder
+def hostile_file(here: Path) -> None:
+    (here / NAME).write_text('{"prompt": "a", "completion": "b"}\n')
 
 
 async def search(pilot: Pilot[str], app: Workbench, word: str) -> list[str]:

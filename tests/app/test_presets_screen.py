@@ -28,10 +28,7 @@ batch = 8
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
+def folder() -> Path:
     folder = library.user_folder()
     folder.mkdir(parents=True)
     (folder / "mine.toml").write_text(OWN)

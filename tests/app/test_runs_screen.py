@@ -21,14 +21,6 @@ from tui.screens.runs import RunsScreen
 from tui.widgets.table import Table
 
 
-@pytest.fixture(autouse=True)
-def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
 def made(runs: Path, number: int, preset: str = "demo-lora", status: str = "finished", **settings: object) -> RunDir:
     """A run with an outcome, as a worker would have left it."""
     run = rundir.create(runs, preset, library.effective(preset, None, dict(settings)))

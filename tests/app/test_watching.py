@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 from made_runs import write_events
+from pilot import play, wait_for
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -22,20 +21,7 @@ from tui.widgets.log_pane import LogPane
 from tui.widgets.loss_pane import LossPane
 from tui.widgets.machine_pane import MachinePane
 
-Story = Callable[[Pilot[str], Workbench], Awaitable[None]]
 GIB = 1 << 30
-
-
-def play(runs: Path, story: Story, size: tuple[int, int] = (120, 36), settings: Settings | None = None) -> Workbench:
-    app = Workbench(runs, settings or Settings())
-
-    async def run() -> None:
-        async with app.run_test(size=size) as pilot:
-            await pilot.pause()
-            await story(pilot, app)
-
-    asyncio.run(run())
-    return app
 
 
 def made(runs: Path, method: str = "lora", data: str = "tickets", printed: bytes = b"", ended: bool = True) -> RunDir:
@@ -48,13 +34,6 @@ def made(runs: Path, method: str = "lora", data: str = "tickets", printed: bytes
         result.status = "finished"
         rundir.write_result(run, result)
     return run
-
-
-async def wait_for(pilot: Pilot[str], what: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not come"
-        await pilot.pause(0.05)
 
 
 async def watch(pilot: Pilot[str], app: Workbench, run: RunDir) -> None:

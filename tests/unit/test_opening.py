@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from made_runs import step
 
 from engine.contract import events
 from tui.following import opening
@@ -14,26 +15,11 @@ from tui.following.opening import Opening
 STEPS = 30_000
 
 
-def step(number: int) -> events.Step:
-    return events.Step(
-        step=number,
-        steps=STEPS,
-        epoch=0.0,
-        loss=1000.0 / number,
-        learning_rate=1e-3,
-        grad_norm=1.0,
-        tokens=100,
-        answer_tokens=10,
-        tokens_per_second=200.0,
-        seconds=0.5,
-    )
-
-
 def write(path: Path, first: int, last: int) -> None:
     encode = msgspec.json.Encoder().encode
     with path.open("ab") as file:
         for number in range(first, last + 1):
-            file.write(encode(step(number)) + b"\n")
+            file.write(encode(step(number, 1000.0 / number, STEPS)) + b"\n")
             if number % 1000 == 0:
                 event = events.Eval(when="during", split="validation", step=number, rows=1, loss=1.0)
                 file.write(encode(event) + b"\n")
@@ -87,7 +73,7 @@ def test_the_exact_state_follows_and_no_event_comes_twice_or_never(huge: Path) -
 
 
 def test_a_torn_end_waits_for_its_rest(huge: Path) -> None:
-    line = msgspec.json.encode(step(STEPS + 1)) + b"\n"
+    line = msgspec.json.encode(step(STEPS + 1, 1.0, STEPS)) + b"\n"
     with huge.open("ab") as file:
         file.write(line[:40])
     opened = Opening(huge)

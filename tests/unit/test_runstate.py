@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
+from made_runs import step
+
 from engine.contract import events
 from tui.following.loglines import MOST
 from tui.following.runstate import RunState
-
-
-def step(number: int, loss: float | None = 1.0, seconds: float = 0.5, steps: int = 100) -> events.Step:
-    return events.Step(
-        step=number,
-        steps=steps,
-        epoch=0.0,
-        loss=loss,
-        learning_rate=1e-3,
-        grad_norm=None,
-        tokens=100,
-        answer_tokens=10,
-        tokens_per_second=200.0,
-        seconds=seconds,
-        t=1000.0 + number,
-    )
 
 
 def test_time_left_is_the_pace_times_the_steps_that_remain() -> None:

@@ -5,26 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from made_runs import step
 
 from engine.contract import events
 from engine.contract.follow import last_line
 from tui.following.runstate import RunState
 from tui.widgets.status_line import status
-
-
-def step(number: int, loss: float | None = 0.5) -> events.Step:
-    return events.Step(
-        step=number,
-        steps=100,
-        epoch=0.0,
-        loss=loss,
-        learning_rate=1e-3,
-        grad_norm=None,
-        tokens=100,
-        answer_tokens=10,
-        tokens_per_second=8100.0,
-        seconds=0.5,
-    )
 
 
 def state(*given: events.Event) -> RunState:
@@ -39,7 +25,8 @@ def test_without_a_run_it_says_what_to_press() -> None:
 
 
 def test_training_says_phase_step_bar_loss_speed_and_time_left() -> None:
-    shown = status(state(events.Phase(name="training"), step(40)), True, None).plain
+    now = step(40, 0.5, tokens_per_second=8100.0)
+    shown = status(state(events.Phase(name="training"), now), True, None).plain
     for part in ("training", "step 40/100", "━", "40%", "loss 0.5", "8,100 tok/s", "30.0 s left"):
         assert part in shown
     ascii_only = status(state(events.Phase(name="training"), step(40)), True, None, ascii_only=True).plain

@@ -1,0 +1,137 @@
+"""The list of data sets by its keys and the mouse, with real files and the engine's real counts."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from pilot import wait_for
+from sets import chosen, data, lines, play, write
+from textual.pilot import Pilot
+
+from tui.app import Workbench
+from tui.data import recent
+from tui.screens.inspector import InspectorScreen
+from tui.widgets.data_list import DataList
+from tui.widgets.log_pane import LogPane
+
+
+def test_the_list_counts_in_the_background_and_names_what_it_found(here: Path) -> None:
+    write(here / "good.jsonl", 12)
+    (here / "bad.jsonl").write_text('{"prompt": "a"\n')
+    with (here / "huge.jsonl").open("wb") as huge:
+        huge.truncate(9 << 30)
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await pilot.press("d")
+        assert app.focused is data(app)
+        await wait_for(pilot, lambda: len(data(app).glances) == 5)
+        said = {line.split()[0].lstrip("▸"): line for line in lines(data(app))}
+        assert "1,600 chat" in said["tickets"] and said["tickets"].startswith("▸")
+        assert "12 pairs" in said["good.jsonl"] and "!" not in said["good.jsonl"]
+        assert "error" in said["bad.jsonl"] and said["bad.jsonl"].endswith("!")
+        assert "9 GiB" in said["huge.jsonl"]
+        await pilot.press("down", "down")
+        assert "not JSON" in str(data(app).tooltip) and "line 1" in str(data(app).tooltip)
+        assert "not JSON" in str(data(app).border_subtitle)
+
+    play(story)
+
+
+def test_space_takes_a_set_and_remembers_it_and_the_next_enter_starts(here: Path) -> None:
+    write(here / "mine.jsonl", 30)
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await pilot.press("d", "down", "space")
+        assert chosen(app) == str(here / "mine.jsonl")
+        assert isinstance(app.focused, LogPane)
+        assert recent.read_recent() == [str(here / "mine.jsonl")]
+        await pilot.press("1")
+        assert chosen(app) == str(here / "mine.jsonl"), "a chosen set stays under another preset"
+
+    play(story)
+
+
+def test_a_recent_set_is_offered_elsewhere_until_it_is_forgotten(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recent.remember(str(write(here / "mine.jsonl", 3)))
+    recent.remember(str(here / "gone.jsonl"))
+    other = tmp_path / "other"
+    other.mkdir()
+    monkeypatch.chdir(other)
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await wait_for(pilot, lambda: [one.label for one in data(app).sets] == ["tickets", "mine.jsonl"])
+        await pilot.press("d", "x")
+        assert len(data(app).sets) == 2, "what comes along is not forgotten"
+        await pilot.press("down", "x")
+        assert [one.label for one in data(app).sets] == ["tickets"]
+        await pilot.press("escape")
+        assert isinstance(app.focused, LogPane)
+
+    play(story)
+    assert (here / "mine.jsonl").exists()
+
+
+def test_a_taken_file_that_goes_away_stays_listed_as_an_error(here: Path, tmp_path: Path) -> None:
+    mine = write(tmp_path / "mine.jsonl", 3)
+    recent.remember(str(mine))
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await wait_for(pilot, lambda: len(data(app).glances) == 2)
+        await pilot.press("d", "down", "space")
+        mine.unlink()
+        await pilot.press("d")
+        await wait_for(pilot, lambda: "No such file" in str(data(app).tooltip))
+        assert data(app).here == data(app).sets[1] and chosen(app) == str(mine)
+        write(mine, 7)
+        await pilot.press("escape", "d")
+        await wait_for(pilot, lambda: "7 train" in str(data(app).tooltip))
+
+    play(story)
+
+
+def test_taking_a_set_with_a_problem_says_so(here: Path) -> None:
+    (here / "bad.jsonl").write_text('{"prompt": "a"\n')
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await wait_for(pilot, lambda: len(data(app).glances) == 2)
+        await pilot.press("d", "down", "space")
+        await wait_for(pilot, lambda: any("not JSON" in note.message for note in app._notifications))
+
+    play(story)
+
+
+def test_the_mouse_takes_with_one_click_and_looks_with_two(here: Path) -> None:
+    write(here / "mine.jsonl", 3)
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await pilot.click(DataList, offset=(5, 2))
+        assert chosen(app) == str(here / "mine.jsonl")
+        await pilot.click(DataList, offset=(5, 1), times=2)
+        await wait_for(pilot, lambda: isinstance(app.screen, InspectorScreen))
+        assert chosen(app) == "tickets"
+        await pilot.press("escape")
+        assert app.screen is app.bench
+
+    play(story)
+
+
+def test_leaving_the_bench_ends_the_counting(here: Path) -> None:
+    for number in range(30):
+        write(here / f"{number}.jsonl", 3)
+    left: list[DataList] = []
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await wait_for(pilot, lambda: data(app).glances)
+        left.append(data(app))
+
+    began = time.monotonic()
+    play(story)
+    glancer = left[0]._glancer
+    assert glancer is not None
+    glancer.join(10)
+    assert not glancer.is_alive() and len(left[0].glances) < 32
+    assert time.monotonic() - began < 60

@@ -1,0 +1,193 @@
+"""The inspector by its keys, with real files and the engine's real answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hostile import MARK, STRINGS
+from pilot import wait_for
+from sets import chosen, data, lines, look_into, play, text, write
+from textual.pilot import Pilot
+from textual.widgets import OptionList
+
+from engine.contract.schema import Data
+from engine.data.check import show
+from engine.methods.tokenizer import load_tokenizer
+from tui.app import Workbench
+from tui.screens.inspector import ROWS, InspectorScreen
+from tui.screens.picker import PickerScreen
+from tui.settings import Settings
+from tui.widgets.log_pane import LogPane
+
+SIZES = [(80, 24), (120, 36), (160, 45)]
+
+
+def test_the_inspector_shows_what_training_would_see_token_by_token(here: Path) -> None:
+    write(here / "mine.jsonl", 200)
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        screen = await look_into(pilot, app, "mine.jsonl")
+        assert screen.found is not None
+        config = screen.chosen.config
+        (row,) = show(Data(id=str(here / "mine.jsonl")), config.train.max_length, load_tokenizer(config.model), 1)
+        shown = [(token.text, token.id, token.trained, token.special) for token in screen.samples["train"][0].tokens]
+        assert shown == [(one["text"], one["id"], one["trained"], one["special"]) for one in row["tokens"]]
+        assert "<|im_end|>" in text(app, "text") and "trained" in text(app, "row")
+        facts = " ".join(text(app, "facts").split())  # whatever line it stands on
+        for part in ("prompt-completion", "the tokenizer's chat template", "eos <|im_end|>", "no problem found"):
+            assert part in facts
+        assert f"{screen.found.count('train'):,} rows" in facts and "held out of training by content" in facts
+        assert "nothing is cut" in facts and "█" in facts
+
+    play(story)
+
+
+def test_every_key_of_the_inspector(here: Path) -> None:
+    write(here / "mine.jsonl", 200)
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        screen = await look_into(pilot, app, "mine.jsonl")
+        assert screen.found is not None
+        await pilot.press("n", "right")
+        assert "train 3 of" in text(app, "row")
+        await pilot.press("p", "left", "p")
+        assert "train 1 of" in text(app, "row")
+        await pilot.press("s")
+        assert "validation 1 of" in text(app, "row") and "tokens a row, validation" in text(app, "facts")
+        await pilot.press("s")
+        assert "test 1 of" in text(app, "row")
+        await pilot.press("s", "b")
+        assert "train 1 of" in text(app, "row") and "│" in text(app, "text")
+        await pilot.press("v")
+        assert "{%" in text(app, "text") and "message" in text(app, "text")
+        await pilot.press("v")
+        for _ in range(ROWS):
+            await pilot.press("n")
+        await wait_for(pilot, lambda: screen.asking is None)
+        assert f"train {ROWS + 1} of" in text(app, "row"), "the engine is asked for more rows"
+        assert len({sample.where for sample in screen.samples["train"]}) == 2 * ROWS
+        await pilot.press("enter")
+        assert app.screen is app.bench and chosen(app) == str(here / "mine.jsonl")
+        assert isinstance(app.focused, LogPane)
+
+    play(story)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_cut_is_drawn_and_cut_rows_can_be_looked_at(here: Path, size: tuple[int, int]) -> None:
+    with write(here / "mine.jsonl", 40).open("a") as file:
+        file.write(
+            "".join(json.dumps({"prompt": f"short {n}", "completion": "long " * 600 + str(n)}) + "\n" for n in range(9))
+        )
+        file.write(
+            "".join(json.dumps({"prompt": "long " * 900 + str(n), "completion": str(n)}) + "\n" for n in range(3))
+        )
+        file.write(json.dumps({"prompt": "ask 1", "completion": "otherwise"}) + "\n")
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        screen = await look_into(pilot, app, "mine.jsonl")
+        if size[0] < 110:
+            await pilot.press("v")
+            assert not screen.query_one("#looking").display
+        facts = text(app, "facts")
+        assert "max_length 512:" in facts and "▲" in facts
+        assert "nothing left to learn after the cut" in facts and "mine.jsonl line 50" in facts
+        assert "contradictions: 1 rows (mine.jsonl line 2 = mine.jsonl line 53)" in facts
+        assert "keep nothing to learn" in facts
+        while screen.split != "noticed":
+            await pilot.press("s")
+        if size[0] < 110:
+            await pilot.press("v", "v")
+        assert "cut" in text(app, "row") and "trained tokens lost" in text(app, "row")
+        for pane in screen.query("VerticalScroll"):
+            assert not pane.display or (pane.content_size.width >= 30 and pane.content_size.height >= 10)
+
+    play(story, size)
+
+
+def test_an_inspector_is_left_while_the_engine_works(here: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await pilot.press("d", "enter")
+        screen = app.screen
+        assert isinstance(screen, InspectorScreen) and screen.asking is not None
+        assert "escape gives it up" in text(app, "state")
+        asking = screen.asking
+        await pilot.press("n", "s", "v", "v", "escape")
+        assert app.screen is app.bench
+        asking.join(10)
+        assert not asking.is_alive()
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("empty.jsonl", b"", "the file is empty"),
+        ("long.jsonl", b'{"prompt": "' + b"x" * (80 << 20), "longer than 16 MiB"),
+    ],
+)
+def test_a_broken_file_is_a_line_in_the_inspector_and_is_not_taken(
+    here: Path, name: str, content: bytes, said: str
+) -> None:
+    (here / name).write_bytes(content)
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await look_into(pilot, app, name)
+        assert said in text(app, "row") and "mend it" in text(app, "state")
+        await pilot.press("n", "s", "v", "b", "enter")
+        assert isinstance(app.screen, InspectorScreen)
+        await pilot.press("escape")
+        assert app.screen is app.bench and chosen(app) == "tickets"
+
+    play(story)
+
+
+def test_at_80_by_24_an_error_is_seen_whatever_view_was_asked_for_meanwhile(here: Path) -> None:
+    (here / "empty.jsonl").write_bytes(b"")
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await pilot.press("d")
+        data(app).highlighted = next(number for number, one in enumerate(data(app).sets) if one.label == "empty.jsonl")
+        await pilot.press("enter", "v")
+        screen = app.screen
+        assert isinstance(screen, InspectorScreen)
+        await wait_for(pilot, lambda: screen.error)
+        await pilot.press("v")
+        assert screen.query_one("#looking").display and "the file is empty" in text(app, "row")
+
+    play(story, (80, 24))
+
+
+def test_hostile_rows_and_names_are_literal_text_everywhere(here: Path) -> None:
+    name = f"\x1b]52;c;{MARK}\x07[red]\n[b].jsonl"
+    (here / name).write_text(
+        "".join(json.dumps({"prompt": one, "completion": f"{one} {n}"}) + "\n" for n, one in enumerate(STRINGS))
+    )
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        screen = await look_into(pilot, app, name)
+        seen = ""
+        for _ in range(len(screen.samples["train"])):
+            seen += text(app, "row") + text(app, "text") + text(app, "facts") + text(app, "title")
+            await pilot.press("n")
+        assert seen.count(MARK) > 60 and "[red]" in seen
+        assert all(character == "\n" or character.isprintable() for character in seen)
+        await pilot.press("escape", "a")
+        await wait_for(pilot, lambda: isinstance(app.screen, PickerScreen) and app.screen.entries)
+        shown = "".join(lines(app.screen.query_one("#entries", OptionList)))
+        assert MARK in shown and shown.isprintable()
+
+    play(story)
+
+
+def test_trained_tokens_stand_in_brackets_in_ascii(here: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await look_into(pilot, app, "tickets")
+        shown = text(app, "text")
+        assert "[" in shown and "|<|im_end|>]" in shown and "\\n" in shown
+        assert "in [ ]" in text(app, "state")
+
+    play(story, settings=Settings(theme="textual-dark", ascii=True))

@@ -34,6 +34,8 @@ class SummedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if len(logits) != len(targets):  # or the rest would be trained on, and the loss look normal
+            raise ValueError(f"{len(logits)} rows of logits for {len(targets)} targets")
         normaliser = logits.new_empty(len(logits), dtype=torch.float32)
         total = logits.new_zeros((), dtype=torch.float32)
         for rows in portions(*logits.shape):

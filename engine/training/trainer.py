@@ -169,7 +169,7 @@ def training_arguments(
 ) -> TrainingArguments:
     """The Trainer's settings that follow from ours; logging and saving are steered by callbacks."""
     train = config.train
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(run / "checkpoints"),
         max_steps=schedule.steps,
         per_device_train_batch_size=1,
@@ -195,6 +195,10 @@ def training_arguments(
         # Our loss has its own head and cross entropy; liger's rotary, norm and gate kernels help beside it.
         liger_kernel_config={"cross_entropy": False, "fused_linear_cross_entropy": False} if _has_liger() else None,
     )
+    # With several cards in sight the Trainer would wrap the model in DataParallel (transformers, trainer.py,
+    # _wrap_model), which cuts every argument into one part a card, the positions the head runs at among them.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
 
 
 def _has_liger() -> bool:

@@ -136,3 +136,8 @@ def test_cross_entropy_gradient_is_exact() -> None:
     logits.grad = None
     (F.cross_entropy(logits, targets, reduction="sum") * 0.5).backward()
     torch.testing.assert_close(ours, logits.grad)
+
+
+def test_logits_of_some_answers_only_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 rows of logits for 5 targets"):
+        SummedCrossEntropy.apply(torch.zeros(3, VOCABULARY), torch.zeros(5, dtype=torch.long))

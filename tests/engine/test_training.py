@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer
 
 from engine.contract import schema
 from engine.data.prepare import prepare
@@ -122,3 +122,13 @@ def test_the_schedule_visits_every_row_once_an_epoch() -> None:
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory.\nMore")])
 def test_an_error_without_words_still_has_a_first_line(error: Exception) -> None:
     assert is_out_of_memory(error) and first_line(error) in ("MemoryError", "CUDA out of memory.")
+
+
+def test_of_several_cards_in_sight_one_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DataParallel would give each card a part of `logits_to_keep`, and the head would run at some answers only."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    config, schedule = schema.Config(method="full"), Schedule.of(8, 8, 1, 3, 0)
+    arguments = training_arguments(config, schedule, tmp_path, "cuda", False)
+    model = torch.nn.Linear(2, 2)
+    trainer = Trainer(model=model, args=arguments)
+    assert trainer._wrap_model(model) is model

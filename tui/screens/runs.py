@@ -85,6 +85,8 @@ class RunsScreen(ActingScreen[RunDir | None]):
 
     def _can_change(self, run: RunDir) -> bool:
         line = self.lines.get(run.name)
+        if line is not None and line.state == "died":  # nothing of it is read again until somebody goes on with it
+            return run.is_live() or run.result_file.exists()
         return line is None or line.state not in SETTLED or not run.result_file.exists()
 
     def _fill(self, here: str = "") -> None:
@@ -216,7 +218,7 @@ class RunsScreen(ActingScreen[RunDir | None]):
     def action_filter(self) -> None:
         word = self.query_one("#word", Input)
         word.display = True
-        word.focus()
+        self.set_focus(word)  # at once: what is typed ahead is meant for it
 
     @on(Input.Changed, "#word")
     def _typed(self, event: Input.Changed) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -11,7 +12,7 @@ from pilot import LONG, play, shown, start, wait_for
 from textual.pilot import Pilot
 from textual.widgets import Static
 
-from engine.contract import launch, library, rundir
+from engine.contract import launch, library, locks, rundir
 from engine.contract.result import Interval, Peak, Score
 from engine.contract.rundir import RunDir
 from tui.app import Workbench
@@ -48,6 +49,26 @@ def cell(app: Workbench, name: str, column: str) -> str:
     table = app.screen.query_one(Table)
     number = [one.strip("↑↓") for one in table.names].index(column)
     return next(row.cells[number][0] for row in table.rows if row.key == name)
+
+
+def test_a_run_that_died_is_shown_alive_again_once_somebody_goes_on_with_it(tmp_path: Path) -> None:
+    run = made(tmp_path, 1)
+    run.result_file.unlink()
+    events = run.events_file.read_bytes().splitlines(keepends=True)
+    run.events_file.write_bytes(b"".join(events[:-1]))  # without its end
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await pilot.press("r")
+        assert cell(app, run.name, "state") == "died"
+        held = locks.hold(run.lock_file, str(os.getpid()))
+        assert held is not None
+        try:
+            await wait_for(pilot, lambda: cell(app, run.name, "state") == "evaluation", 20)
+        finally:
+            os.close(held)
+        await wait_for(pilot, lambda: cell(app, run.name, "state") == "died", 20)
+
+    play(tmp_path, story, (160, 45))
 
 
 def test_every_column_sorts_both_ways_by_its_value(tmp_path: Path) -> None:

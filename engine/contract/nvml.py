@@ -15,6 +15,7 @@ import psutil
 
 NOT_SUPPORTED = 3
 """NVML_ERROR_NOT_SUPPORTED."""
+BF16_MAJOR = 8
 NAMESPACE, INITIAL = Path("/proc/self/ns/pid"), "pid:[4026531836]"
 """Where Linux says in which namespace our process ids are counted, and the first one's name (`PROC_PID_INIT_INO`)."""
 
@@ -60,11 +61,26 @@ class Nvml:
         count = self._call("nvmlDeviceGetCount") or 0
         return [NvmlCard(self, number, self._call("nvmlDeviceGetHandleByIndex", number)) for number in range(count)]
 
-    def card(self, index: int = 0, uuid: str = "") -> NvmlCard | None:
-        """One card, by its UUID where one is given: CUDA's numbering need not be NVML's."""
-        handle = self._call("nvmlDeviceGetHandleByUUID", f"GPU-{uuid}") if uuid else None
-        handle = handle or self._call("nvmlDeviceGetHandleByIndex", index)
+    def card(self, index: int = 0) -> NvmlCard | None:
+        """One card by NVML's numbering, which need not be CUDA's."""
+        handle = self._call("nvmlDeviceGetHandleByIndex", index)
         return NvmlCard(self, index, handle) if handle is not None else None
+
+    def named(self, uuid: str) -> NvmlCard | None:
+        """The card called GPU-… or MIG-…, by the whole of it or as few of its first characters as tell it apart, like
+        CUDA_VISIBLE_DEVICES. None where none or several are called so: never another one.
+        """
+        handle = self._call("nvmlDeviceGetHandleByUUID", uuid)
+        if handle is not None:
+            return NvmlCard(self, 0, handle)
+        found = [card for card in self.cards() if (card.uuid() or "").startswith(uuid)]
+        return found[0] if len(found) == 1 else None
+
+    def of_torch(self, uuid: str) -> NvmlCard | None:
+        """The card with the UUID that torch gives, which lacks its beginning; the only card where none is called so."""
+        if found := self.named(f"GPU-{uuid}") or self.named(f"MIG-{uuid}"):
+            return found
+        return self.card() if len(self.cards()) == 1 else None
 
     def _call(self, question: str, *arguments: Any) -> Any:
         if self._library is None:
@@ -92,6 +108,16 @@ class NvmlCard:
     def name(self) -> str | None:
         name = self._ask("nvmlDeviceGetName")
         return name.decode("utf-8", "replace") if isinstance(name, bytes) else name
+
+    def uuid(self) -> str | None:
+        """GPU-…"""
+        uuid = self._ask("nvmlDeviceGetUUID")
+        return uuid.decode("ascii", "replace") if isinstance(uuid, bytes) else uuid
+
+    def bf16(self) -> bool:
+        """Whether it multiplies bfloat16: compute capability 8.0 (Ampere) and higher; yes where it does not say."""
+        capability = self._ask("nvmlDeviceGetCudaComputeCapability")
+        return capability is None or capability[0] >= BF16_MAJOR
 
     def total(self) -> int | None:
         """Bytes on the card; None also where its memory is the system's (`shared`)."""

@@ -32,5 +32,7 @@ def this_machine() -> Machine:
     """Look once; one run uses one device, the first that CUDA_VISIBLE_DEVICES leaves."""
     if torch.cuda.is_available():
         flash = importlib.util.find_spec("flash_attn") is not None
-        return Machine("cuda", torch.cuda.get_device_name(0), torch.cuda.is_bf16_supported(), flash)
+        # Emulation would say yes on any card (and take its memory to find out): bf16 on a T4 or V100 is only slow.
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return Machine("cuda", torch.cuda.get_device_name(0), bf16, flash)
     return Machine("cpu", f"{os.cpu_count()} CPU cores", has_bf16(), False)

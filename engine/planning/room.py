@@ -80,8 +80,8 @@ def _visible(nvml: Nvml) -> NvmlCard | None:
     if wanted is None:
         return next((card for card in nvml.cards() if card.handle is not None), None)
     first = wanted.split(",")[0].strip()
-    if first.startswith("GPU-"):
-        return nvml.card(0, first.removeprefix("GPU-"))
+    if first.startswith(("GPU-", "MIG-")):
+        return nvml.named(first)
     return nvml.card(int(first)) if first.isdigit() else None  # empty or -1 hides every card
 
 
@@ -99,6 +99,7 @@ def _card_room(card: NvmlCard) -> Room:
         total=total,
         used=used,
         holders=[f"{process_name(pid)} ({pid})" for pid, _ in card.processes()],
+        bf16=card.bf16(),
         price_per_hour=known.price_per_hour if known else None,
         currency=known.currency if known else "USD",
         note="the card has no memory of its own: the system's" if shared else "",

@@ -22,7 +22,7 @@ from engine.contract.result import Peak
 def training_card() -> NvmlCard | None:
     """NVML's view of the card that torch trains on, None where NVML cannot be asked."""
     uuid = getattr(torch.cuda.get_device_properties(0), "uuid", None) if torch.cuda.is_available() else None
-    return Nvml().card(0, str(uuid) if uuid else "")
+    return Nvml().of_torch(str(uuid)) if uuid else Nvml().card()
 
 
 @dataclass

@@ -32,15 +32,23 @@ class Driver:
         return number
 
     def nvmlDeviceGetHandleByUUID(self, uuid: str) -> int:
-        return {"GPU-abc": 1}[uuid]
+        if uuid not in (whole := {"GPU-0123": 0, "GPU-abcd": 1, "MIG-777": 2}):
+            raise self.NVMLError
+        return whole[uuid]
+
+    def nvmlDeviceGetUUID(self, handle: int) -> str:
+        return ["GPU-0123", "GPU-abcd"][handle]
+
+    def nvmlDeviceGetCudaComputeCapability(self, handle: int) -> tuple[int, int]:
+        return [(7, 5), (8, 0), (8, 0)][handle]
 
     def nvmlDeviceGetName(self, handle: int) -> str:
-        return ["NVIDIA L4", "NVIDIA A100-SXM4-80GB"][handle]
+        return ["NVIDIA L4", "NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-80GB MIG 1g.10gb"][handle]
 
     def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
         if not self.memory:
             raise self.NVMLError
-        return SimpleNamespace(total=[22, 80][handle] * GIB, used=[1, 30][handle] * GIB)
+        return SimpleNamespace(total=[22, 80, 10][handle] * GIB, used=[1, 30, 0][handle] * GIB)
 
     def __getattr__(self, name: str) -> Any:
         def refuse(*_: object) -> None:
@@ -65,14 +73,20 @@ def test_the_first_card_and_what_others_hold_of_it(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(
     ("visible", "name"),
-    [("1", "NVIDIA A100-SXM4-80GB"), ("1,0", "NVIDIA A100-SXM4-80GB"), ("GPU-abc", "NVIDIA A100-SXM4-80GB")],
+    [
+        ("1", "NVIDIA A100-SXM4-80GB"),
+        ("1,0", "NVIDIA A100-SXM4-80GB"),
+        ("GPU-abcd", "NVIDIA A100-SXM4-80GB"),
+        ("GPU-ab", "NVIDIA A100-SXM4-80GB"),
+        ("MIG-777", "NVIDIA A100-SXM4-80GB MIG 1g.10gb"),
+    ],
 )
 def test_cuda_visible_devices_says_which(visible: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert this_room(nvml()).name == name
 
 
-@pytest.mark.parametrize("visible", ["", "-1"])
+@pytest.mark.parametrize("visible", ["", "-1", "GPU-zz", "GPU-"])
 def test_hidden_cards_leave_the_systems_memory_and_a_word_about_it(
     visible: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,6 +95,23 @@ def test_hidden_cards_leave_the_systems_memory_and_a_word_about_it(
     assert (room.device, room.source) == ("cpu", "system")
     assert "CUDA_VISIBLE_DEVICES" in room.note
     assert room.beside > 0
+
+
+@pytest.mark.parametrize(
+    ("uuid", "name"),
+    [("abcd", "NVIDIA A100-SXM4-80GB"), ("777", "NVIDIA A100-SXM4-80GB MIG 1g.10gb"), ("unknown", None)],
+)
+def test_the_card_that_torch_has_is_measured_or_none(uuid: str, name: str | None) -> None:
+    card = nvml().of_torch(uuid)
+    assert (card and card.name()) == name
+
+
+@pytest.mark.parametrize(("visible", "bf16"), [("0", False), ("1", True)])
+def test_a_card_from_before_ampere_is_planned_for_without_bf16(
+    visible: str, bf16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert this_room(nvml()).bf16 is bf16
 
 
 def test_a_card_without_memory_of_its_own_has_the_systems(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,8 @@ class CardSample:
     temperature: int | None = None
     shared: bool = False
     """The card has no memory of its own: the figures are the system's."""
+    bf16: bool = True
+    """Whether it multiplies bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -133,4 +135,5 @@ class Eyes:
             load=card.load(),
             temperature=card.temperature(),
             shared=shared,
+            bf16=card.bf16(),
         )

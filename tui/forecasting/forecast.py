@@ -75,6 +75,7 @@ def room_of(sample: MachineSample, own: Collection[int] = (), steady: bool = Fal
         source="shared" if card.shared else "card",
         total=card.total,
         used=_steady(taken, card.total) if steady else taken,
+        bf16=card.bf16,
     )
 
 

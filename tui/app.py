@@ -10,12 +10,15 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
+from weakref import WeakKeyDictionary
 
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.command import Provider
 from textual.filter import LineFilter, NoColor
 from textual.geometry import Size
+from textual.widget import Widget
+from textual.widgets import Input
 
 from engine.contract.text import visible
 from tui.commands import bindings, clashes, every, key_of
@@ -72,9 +75,31 @@ class Workbench(Painter):
         self.sampler: Sampler | None = None
         self._plain = [Plain()] if self.settings.ascii else []
         self._before: dict[signal.Signals, signal._HANDLER] = {}
+        self._aims: WeakKeyDictionary[events.Key, Widget | None] = WeakKeyDictionary()
+        """Keys under way, and which widget had the focus when they came."""
 
     def get_css_variables(self) -> dict[str, str]:
         return legible(super().get_css_variables())
+
+    async def on_event(self, event: events.Event) -> None:
+        if isinstance(event, events.Key) and not event.is_forwarded:
+            if event.character == "\n" and not self._is_own(event.key):
+                event = events.Key("enter", "\r")  # as the kernel hands it on that took it before the terminal was ours
+            self._aims[event] = self.focused
+        await super().on_event(event)
+
+    def on_key(self, event: events.Key) -> None:
+        """What was typed behind a key that opens a line to type into is meant for the line, whoever had the focus."""
+        line = self.focused
+        if isinstance(line, Input) and self._aims.get(event, line) is not line:
+            event.prevent_default()
+            again = events.Key(event.key, event.character)
+            again.set_sender(line)  # one that the app has sent does not come back to it a second time
+            line.post_message(again)
+
+    def _is_own(self, key: str) -> bool:
+        """Whether the user has given it a command."""
+        return any(key in map(str.strip, keys.split(",")) for keys in self.settings.keys.values())
 
     def on_load(self) -> None:
         """Before the terminal is touched."""

@@ -192,6 +192,7 @@ class BenchScreen(WatchingScreen[None]):
             else:
                 self.choosing.choose_again()
 
+        self.choosing.begin()
         self.app.push_screen(PresetsScreen(self.choosing.choice, self.choosing.effective), chosen)
 
     def action_methods(self) -> None:
@@ -199,6 +200,7 @@ class BenchScreen(WatchingScreen[None]):
         from tui.screens.text import TextScreen
 
         choosing = self.choosing
+        choosing.begin()
         if choosing.effective is not None:
             self.app.push_screen(TextScreen("methods", methods_text(choosing.choice, choosing.found, choosing.room)))
 
@@ -237,6 +239,7 @@ class BenchScreen(WatchingScreen[None]):
     def action_config(self) -> None:
         from tui.screens.text import TextScreen, config_text
 
+        self.choosing.begin()
         chosen = self.choosing.effective
         if chosen is not None:
             self.app.push_screen(TextScreen(f"configuration of {self.choosing.choice.name}", config_text(chosen)))

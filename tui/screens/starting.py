@@ -49,6 +49,7 @@ class StartingScreen(InspectingScreen[ScreenResultType]):
         from tui.forecasting.prospect import run_prospect
         from tui.screens.launching import LaunchScreen
 
+        self.choosing.begin()
         chosen, name = self.choosing.effective, self.choosing.choice.name
         if chosen is None:
             return

@@ -68,11 +68,14 @@ class ChoosingPane(Vertical):
         yield PresetList(id="preset")
 
     def on_mount(self) -> None:
-        self.call_after_refresh(self._begin)
+        self.call_after_refresh(self.begin)
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Choose for the first time, unless a key that came before has had it done."""
         from engine.contract import library
 
+        if self.begun:
+            return
         self.begun = True
         self.choose(self.choice)
         if self.effective is None:  # the copy of it that the user made is broken: begin with a whole one
@@ -110,6 +113,7 @@ class ChoosingPane(Vertical):
         """The preset that asked for this key."""
         from engine.contract import library
 
+        self.begin()
         for listed in library.list_presets():
             if listed.slot == slot:
                 self.choose(self.choice.with_preset(listed.name))
@@ -117,6 +121,7 @@ class ChoosingPane(Vertical):
         self.post_message(Refused(f"no preset asked for key {slot}"))
 
     def next_method(self) -> None:
+        self.begin()
         if self.effective is not None:
             self.choose(self.choice.with_method(following(self.effective.config.method)))
 

@@ -32,7 +32,7 @@ class WordInput(Input):
         with self.prevent(Input.Changed):
             self.value = self._words.get(what, "")
         self.placeholder, self.display = ASKS[what], True
-        self.focus()
+        self.screen.set_focus(self)  # at once: what is typed ahead is meant for it
 
     def action_give_up(self) -> None:
         self._tell("", done=True)

@@ -111,6 +111,50 @@ def test_paging_without_a_card_is_said() -> None:
     assert name == "adamw_8bit" and "paged" in said[0]
 
 
+def stepped(name: str, machine: Machine = CPU) -> torch.optim.Optimizer:
+    """After one step over a bf16 matrix."""
+    weight = torch.nn.Parameter(torch.ones(64, 64, dtype=torch.bfloat16))
+    optimizer = optimizer_over(weight, name, machine)
+    weight.grad = torch.full_like(weight, 0.01)
+    optimizer.step()
+    return optimizer
+
+
+def optimizer_over(weight: torch.nn.Parameter, name: str, machine: Machine = CPU) -> torch.optim.Optimizer:
+    config = schema.Config(method="full", optimizer=schema.Optimizer(name=name))  # type: ignore[arg-type]
+    return make_optimizer([weight], config, machine, lambda code, text: None)[0]
+
+
+@pytest.mark.parametrize("name", ["adamw", "adamw_8bit"])
+def test_a_checkpoints_state_is_moved_to_where_the_weights_are(name: str) -> None:
+    """The Trainer reads it on the CPU. `meta` stands for a card."""
+    saved = stepped(name).state_dict()
+    weight = torch.nn.Parameter(torch.ones(64, 64, dtype=torch.bfloat16, device="meta"))
+    optimizer = optimizer_over(weight, name)
+    optimizer.load_state_dict(saved)
+    tensors = {key: value for key, value in optimizer.state[weight].items() if isinstance(value, torch.Tensor)}
+    assert "remainder" in tensors and all(value.device.type == "meta" for value in tensors.values())
+
+
+def test_state_that_was_paged_is_paged_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = Machine("cuda", "a card", True, False)
+    before = stepped("paged_adamw_8bit", card)
+    weight = torch.nn.Parameter(torch.ones(64, 64, dtype=torch.bfloat16))
+    optimizer = optimizer_over(weight, "paged_adamw_8bit", card)
+
+    def managed(parameter: torch.nn.Parameter, dtype: torch.dtype) -> torch.Tensor:
+        """In the place of CUDA's managed memory."""
+        buffer = torch.zeros_like(parameter, dtype=dtype)
+        buffer.is_paged = True  # type: ignore[attr-defined]
+        return buffer
+
+    monkeypatch.setattr(optimizer, "get_state_buffer", managed)
+    optimizer.load_state_dict(before.state_dict())
+    (was,), now = before.state.values(), optimizer.state[weight]
+    for key in ("state1", "state2"):
+        assert getattr(now[key], "is_paged", False) and torch.equal(now[key], was[key])
+
+
 def test_the_schedule_visits_every_row_once_an_epoch() -> None:
     schedule = Schedule.of(rows=10, batch=4, epochs=2, steps=None, seed=5)
     assert schedule.steps == 6

@@ -60,8 +60,9 @@ def make_optimizer(
 def resumable(kind: type) -> type:
     """A bitsandbytes optimizer that takes up a checkpoint's state where its own would lie.
 
-    bitsandbytes moves what it knows to the card, everything else stays where the checkpoint was read, and what was paged
-    comes back unpaged: two bytes a parameter more in torch's pool than before the stop (`Optimizer8bit.load_state_dict`).
+    bitsandbytes' own (`Optimizer8bit.load_state_dict`) moves what it knows to the card and leaves everything else where
+    the checkpoint was read; and what was paged comes back unpaged, two bytes a parameter more in torch's pool than
+    before the stop.
     """
 
     class Resumable(kind):  # type: ignore[misc]
@@ -75,7 +76,8 @@ def resumable(kind: type) -> type:
         def _placed(self, parameter: torch.nn.Parameter, name: str, value: torch.Tensor) -> torch.Tensor:
             if not self.is_paged or name not in ("state1", "state2") or getattr(value, "is_paged", False):
                 return value.to(parameter.device)
-            return self.get_state_buffer(parameter, dtype=value.dtype).copy_(value)  # type: ignore[no-any-return]
+            buffer: torch.Tensor = self.get_state_buffer(parameter, dtype=value.dtype)
+            return buffer.copy_(value)
 
     Resumable.__name__ = kind.__name__
     return Resumable

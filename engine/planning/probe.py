@@ -1,13 +1,15 @@
 """The longest batch first: what a run's largest passes and its evaluation really take, tried before its first step.
 
-Of all steps to come the one with the largest pass is taken, and of it the two largest passes go forward and backward,
-the second beside the gradients of the first. Then the optimizer makes a step, and on a card the evaluation's largest
-moments are held. Nothing of what is trained moves: the gradients are dropped; the optimizer steps with gradients of
-zero at a rate of zero, and its state is forgotten (a checkpoint's is loaded after this); random states are put back.
-Two whole steps of the run would be its first ones, which are not its longest, and taking them back would want a copy
-of every weight, which under full fine-tuning is the memory that is in question.
+First the optimizer makes a step, and its state stays: in every step of a run but the first, passes go beside it. Then,
+of all steps to come, the one with the largest pass is taken, and of it the two largest passes go forward and backward,
+the second beside the gradients of the first; and on a card the evaluation's largest moments are held. Nothing of what
+is trained moves: the gradients are dropped; the optimizer steps with gradients of zero at a rate of zero, and its state
+is forgotten (a checkpoint's is loaded after this); random states are put back. Two whole steps of the run would be its
+first ones, which are not its longest, and taking them back would want a copy of every weight, which under full
+fine-tuning is the memory that is in question.
 
-Paged optimizers keep their state outside torch's pool and never give it back: they do not step here.
+Paged optimizers keep their state outside torch's pool and never give it back: they do not step here, but what is held
+beside that state (`methods.optimizers.compensated`) is held.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -30,6 +33,13 @@ from engine.training.trainer import AnswerTrainer
 HEADROOM = 0.05
 """Share of the device's memory that a probe leaves free: other lengths leave other gaps in the pool."""
 Warn = Callable[[str, str], None]
+
+
+@runtime_checkable
+class Holding(Protocol):
+    """An optimizer that can hold what a step holds beside paged state."""
+
+    def hold(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -77,10 +87,13 @@ class Probe:
         limit = self._limit()
         if self.fits is not None:
             self._foresee(self.fits, limit)
-        passes = self._passes()
-        if self.automatic and passes > limit:
-            passes = self._with_headroom(passes, limit)
         step = self.meters.peak_of(self._step)
+        passes = self._passes()
+        while self.automatic and passes > limit and (fewer := self._fewer(passes, limit)):
+            self.trainer.micro_batch = fewer
+            self.warn("micro_batch", f"{fewer} rows a pass: more would leave no headroom")
+            passes = self._passes()
+        self._drop_gradients()
         evaluation = self.meters.peak_of(self.evaluate) if self.evaluate else None
         return max(passes, step), evaluation
 
@@ -114,30 +127,33 @@ class Probe:
         for portion in self.own.portions(self.trainer.micro_batch)[:2]:
             self.trainer.pass_through(self.trainer.model, portion, tokens)
 
-    def _with_headroom(self, peak: int, limit: int) -> int:
-        """The peak with as many rows as leave headroom, by the line through no rows and those tried."""
-        rows = len(self.own.portions(self.trainer.micro_batch)[0])
-        self._drop_gradients()
+    def _fewer(self, peak: int, limit: int) -> int:
+        """Rows a pass that leave headroom, by the line through no rows, beside the gradients, and those tried; 0 where
+        there are no fewer.
+        """
+        rows = max(map(len, self.own.portions(self.trainer.micro_batch)))
         free_memory()
         empty = self.meters.held()
         fits = math.floor((limit - empty) / max(1, peak - empty) * rows)
-        if rows == 1 or fits >= rows:
-            return peak
-        self.trainer.micro_batch = useful(len(self.own.step), max(1, fits))
-        self.warn("micro_batch", f"{self.trainer.micro_batch} rows a pass: {rows} would leave no headroom")
-        return self._passes()
+        return 0 if rows == 1 else useful(len(self.own.step), min(rows - 1, max(1, fits)))
 
     def _limit(self) -> int:
         return most_here(self.meters)
 
     def _step(self) -> None:
         """The optimizer's own work and the state it then has, moving nothing."""
-        if getattr(self.optimizer, "is_paged", False):
-            return
-        rates = [group["lr"] for group in self.optimizer.param_groups]
         for parameter in self.trainer.model.parameters():
-            if parameter.grad is not None:
-                parameter.grad.zero_()
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
+        if getattr(self.optimizer, "is_paged", False):
+            if isinstance(self.optimizer, Holding):
+                self.optimizer.hold()
+        else:
+            self._step_at_no_rate()
+        self._drop_gradients()
+
+    def _step_at_no_rate(self) -> None:
+        rates = [group["lr"] for group in self.optimizer.param_groups]
         for group in self.optimizer.param_groups:
             group["lr"] = 0.0
         try:
@@ -145,7 +161,6 @@ class Probe:
         finally:
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
-        self._drop_gradients()
 
     def _drop_gradients(self) -> None:
         self.trainer.model.zero_grad(set_to_none=True)

@@ -27,6 +27,7 @@ from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 
 LAYOUT = Layout("padded", 100_000)
 CPU = Machine("cpu", "a CPU", bf16=True, flash_attention=False)
+PAGING = Machine("cuda", "a card, for the choice of the optimizer", bf16=True, flash_attention=False)
 
 
 def row(length: int, answer: int = 3) -> Row:
@@ -61,7 +62,8 @@ def trained(
     shape.attention_dropout = 0.2
     model = made(shape).to(how.get("dtype", torch.float32))
     schedule = Schedule.of(len(ROWS), 4, 1, 3, 0)
-    optimizer, _ = make_optimizer(model.parameters(), config, CPU, lambda code, text: None)
+    machine = PAGING if optimizer_name.startswith("paged") else CPU
+    optimizer, _ = make_optimizer(model.parameters(), config, machine, lambda code, text: None)
     hooks = Hooks()
     trainer = Tight(
         rows=ROWS, schedule=schedule, layout=LAYOUT, micro_batch=4, checkpoint_folder=folder, keep_checkpoints=1,
@@ -79,7 +81,7 @@ def trained(
     return [parameter.detach().clone() for parameter in model.parameters()], trainer
 
 
-@pytest.mark.parametrize("name", ["adamw", "adamw_8bit"])
+@pytest.mark.parametrize("name", ["adamw", "adamw_8bit", "paged_adamw_8bit"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_weights_are_those_of_a_run_without_a_probe(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
     seen: list[Probed] = []
@@ -99,6 +101,27 @@ def test_a_probe_leaves_no_gradient_no_state_and_no_trace_of_its_draws(tmp_path:
         assert {group["lr"] for group in probe.optimizer.param_groups} == {1e-2}
 
     trained(tmp_path, look)
+
+
+@pytest.mark.parametrize(("name", "kept"), [("adamw_8bit", "state1"), ("paged_adamw_8bit", "remainder")])
+def test_passes_are_tried_beside_what_the_optimizer_keeps(name: str, kept: str, tmp_path: Path) -> None:
+    """As in every step but the first. Of paged state only what is in torch's pool."""
+    beside: list[bool] = []
+
+    def look(probe: Probe) -> None:
+        whole = probe.trainer.pass_through
+
+        def spied(*of: Any) -> torch.Tensor:
+            matrices = [parameter for parameter in probe.trainer.model.parameters() if parameter.ndim > 1]
+            beside.append(all(kept in probe.optimizer.state.get(matrix, {}) for matrix in matrices))
+            return whole(*of)
+
+        probe.trainer.pass_through = spied  # type: ignore[method-assign]
+        probe.run()
+        probe.trainer.pass_through = whole  # type: ignore[method-assign]
+
+    trained(tmp_path, look, name, dtype=torch.bfloat16)
+    assert beside and all(beside)
 
 
 def test_passes_that_do_not_fit_are_halved_before_the_first_step(tmp_path: Path) -> None:

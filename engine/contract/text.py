@@ -21,6 +21,11 @@ def visible(text: str, limit: int | None = None) -> str:
     return "".join(_shown(character) for character in text)
 
 
+def amount(number: int, noun: str) -> str:
+    """`1 run`, `1,200 runs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _shown(character: str) -> str:
     if character in _NAMES:
         return _NAMES[character]

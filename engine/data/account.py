@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from engine.contract.text import amount
 from engine.data.formats import Format
 from engine.data.rendering import has_template
 from engine.data.tokens import IGNORED
@@ -44,13 +45,13 @@ def warnings(done: Survey, tokenizer: Any) -> list[str]:
     told = [*done.format.warnings, *done.split.warnings]
     for name in SPLITS:
         for kind, found in counted([(bad.kind, bad.where) for bad in done.problems[name]]).items():
-            told.append(f"{found['rows']:,} {name} rows left out: {kind} (first: {found['where'][0]})")
+            told.append(f"{amount(found['rows'], f'{name} row')} left out: {kind} (first: {found['where'][0]})")
         cut = [row.where for row in done.rows[name] if row.cut]
         if cut:
             told.append(f"{len(cut):,} of {len(done.rows[name]):,} {name} rows cut at max_length (first: {cut[0]})")
     noticed = counted([(note, row.where) for name in SPLITS for row in done.rows[name] for note in row.notes])
     for kind, found in noticed.items():
-        told.append(f"{found['rows']:,} rows: {_MEANINGS.get(kind, kind)} (first: {found['where'][0]})")
+        told.append(f"{amount(found['rows'], 'row')}: {_MEANINGS.get(kind, kind)} (first: {found['where'][0]})")
     if "strftime_now" in str(getattr(tokenizer, "chat_template", "")):
         told.append("the chat template writes today's date into every prompt: a rerun on another day differs")
     return told

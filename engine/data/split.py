@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from engine.contract.text import amount
 from engine.data.conversation import Example
 
 TEST_SHARE, TEST_LIMIT = 0.1, 500
@@ -54,7 +55,7 @@ def split(
     if validation is None:
         count = _count(len(done.train), shares[0])
         done.train, done.validation = _hold_out(done.train, count, seed, "validation")
-        done.about.append(f"validation: {len(done.validation):,} rows held out of training by content")
+        done.about.append(f"validation: {amount(len(done.validation), 'row')} held out of training by content")
     else:
         _drop_shared(done)
     _choose_rows(done, seed, max_rows)
@@ -67,7 +68,7 @@ def _hold_out_test(done: Split, share: float | None, seed: int) -> None:
         count = min(count, TEST_LIMIT)
     done.train, done.test = _hold_out(done.train, count, seed, "test")
     why = "no test split was given" if share is None else f"data.test = {share:g}"
-    done.about.append(f"test: {len(done.test):,} rows held out of training by content ({why})")
+    done.about.append(f"test: {amount(len(done.test), 'row')} held out of training by content ({why})")
     if not done.test and share != 0:
         done.warnings.append("no test rows: too few rows to hold one out")
 

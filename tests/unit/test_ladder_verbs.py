@@ -14,8 +14,10 @@ from made_ladder import made_ladder
 
 from engine.contract import folder, ladderdir, launch
 from engine.contract.errors import RunFailed, UserError
+from engine.contract.ladder import Entry, Estimate
 from engine.contract.ladderplan import make_plan
 from tui.following import progress
+from tui.following.climbing import outlook
 from tui.following.progress import Detached
 from tui.verbs import ladder
 
@@ -50,6 +52,15 @@ def test_a_ladder_whose_process_dies_at_once_is_not_taken_for_its_earlier_life(
     monkeypatch.setattr(launch, "_start", die)
     with pytest.raises(RunFailed, match="no module named torch"):
         ladder.resume(made, detach=True, json=False)
+
+
+def test_what_is_to_come_counts_one_run_as_one(tmp_path: Path) -> None:
+    _, state = made_ladder(tmp_path)
+    state.estimates = [Estimate(rung="lora", low=60.0, high=90.0, step_seconds=0.5, steps_measured=3)]
+    state.entries = [Entry(rung="lora", kind="run", seed=0, learning_rate=1e-3)]
+    assert next(iter(outlook(state))) == "lora: 1 run of 1:00 to 1:30, from 3 measured steps of 0.50 s"
+    state.entries.append(Entry(rung="lora", kind="run", seed=1, learning_rate=1e-3))
+    assert next(iter(outlook(state))).startswith("lora: 2 runs of 1:00 to 1:30 each, from")
 
 
 def test_a_full_disk_leaves_no_half_made_ladder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

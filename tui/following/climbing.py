@@ -15,7 +15,7 @@ from engine.contract.follow import Follower, last_line
 from engine.contract.ladder import Entry, Ladder
 from engine.contract.ladderdir import LadderDir
 from engine.contract.rundir import RunDir
-from engine.contract.text import visible
+from engine.contract.text import amount, visible
 from tui.following.progress import DEAD_SECONDS, ask_to_leave, progress_bar
 from tui.show import duration, say
 
@@ -148,10 +148,9 @@ def outlook(ladder: Ladder) -> Iterator[str]:
         todo = [entry for entry in ladder.entries if entry.rung == name and entry.kind != "probe"]
         left = [entry for entry in todo if entry.status in ("planned", "live")]
         low, high = low + estimate.low * len(left), high + estimate.high * len(left)
-        yield (
-            f"{name}: {len(left)} runs of {between(estimate.low, estimate.high)} each, from {estimate.steps_measured} "
-            f"measured steps of {estimate.step_seconds:.2f} s"
-        )
+        each = f"{between(estimate.low, estimate.high)}{' each' if len(left) != 1 else ''}"
+        steps = amount(estimate.steps_measured, "measured step")
+        yield f"{name}: {amount(len(left), 'run')} of {each}, from {steps} of {estimate.step_seconds:.2f} s"
     yield f"in all about {between(low, high)} (a guess from those steps; answers are counted at their longest)"
 
 

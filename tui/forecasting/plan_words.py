@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.contract.schema import Config
+from engine.contract.text import amount
 from engine.planning.changes import Change
 from engine.planning.estimate import PARTS as ESTIMATED
 from engine.planning.estimate import Peak
@@ -170,7 +171,7 @@ def worth(plan: Plan, here: Sequence[Record]) -> Iterator[str]:
         yield f"At most, longest rows, changes: {scaled}. The formula's error: {error_of('formula', device).line}."
     for record in here:
         figures = f"median {percent(record.median)}, worst {percent(record.worst)}"
-        yield f"On this machine: {record.tier}, {figures} in {record.count} runs (`ftbench plan --history`)."
+        yield f"On this machine: {record.tier}, {figures} in {amount(record.count, 'run')} (`ftbench plan --history`)."
     beside = "the CUDA context, which is a guess" if device == "cuda" else "what the process itself takes"
     if device == "cuda" and any(outlook.answers.bound == "memory" for outlook in plan.outlooks):
         yield "Scoring takes fewer rows at a time where it does not fit; so training alone decides what fits."

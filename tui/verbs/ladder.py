@@ -13,6 +13,7 @@ from engine.contract.ask import ask
 from engine.contract.errors import UserError
 from engine.contract.ladder import Ladder, Plan
 from engine.contract.ladderdir import LadderDir
+from engine.contract.text import amount
 from tui.following.climbing import follow_ladder
 from tui.following.progress import Detached
 from tui.listing.ladder_table import show_ladder
@@ -44,7 +45,7 @@ def describe(plan: Plan) -> str:
     seeds = f"{len(plan.seeds)} seeds" if len(plan.seeds) > 1 else "one seed"
     rates = f", {plan.learning_rates} learning rates tried for each" if plan.learning_rates > 1 else ""
     probes = ", a few steps of each first" if plan.probe else ""
-    return f"base, {names}; {seeds}{rates}{probes}: {runs_in(plan)} runs"
+    return f"base, {names}; {seeds}{rates}{probes}: {amount(runs_in(plan), 'run')}"
 
 
 def runs_in(plan: Plan) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Sequence
 from typing import get_args
@@ -29,6 +30,8 @@ SAME = (
 """Keys, or whole sections, that make two rungs the same work. The rest is a method's own business, and is shown."""
 OWN = ("method", "evaluation.when")
 """Keys that a ladder sets itself."""
+_BETWEEN = re.compile(r",(?=\s*(?:\w+\.[\w.]+|method)\s*=)")
+"""Between two settings of a rung: a comma may stand in a value too, adapter.targets=["q_proj","v_proj"]."""
 MOST_SEEDS = 20
 MOST_RATES = 9
 
@@ -126,13 +129,13 @@ def shared(rungs: Sequence[Rung]) -> Flat:
 
 def _rung(word: str, preset: str, overrides: Flat) -> Rung:
     name, equals, rest = word.partition("=")
-    method, *pairs = rest.split(",") if equals else [name]
+    method, comma, given = rest.partition(",") if equals else (name, "", "")
     if method not in get_args(Method):
         what = f"{method!r} is not a method"
         raise UserError(what, "--rung", "qlora, lora, full, or NAME=METHOD,KEY=VALUE as in wide=lora,adapter.rank=64")
     if not name or not all(character.isalnum() or character in "-_" for character in name) or len(name) > 24:
         raise UserError(f"{name!r} is not a name for a rung", "--rung", "letters, digits, - and _, at most 24")
-    settings = parse_overrides(pairs)
+    settings = parse_overrides(_BETWEEN.split(given) if comma else [], "--rung")
     _refuse((*OWN, "train.seed"), settings, "no rung has its own", "all rungs train with the ladder's seeds")
     chosen: Method = next(known for known in METHODS if known == method)
     everywhere = {key: value for key, value in overrides.items() if _read_by(key, chosen)}

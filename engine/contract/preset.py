@@ -117,14 +117,17 @@ def resolve(preset: Preset, method: Method | None = None, overrides: Flat | None
     return Effective(config, {**dict.fromkeys(_keys(), "default"), **origins}, notes)
 
 
-def parse_overrides(pairs: Iterable[str]) -> Flat:
-    """`train.batch=8` -> {"train.batch": 8}; a value is TOML, or else the bare string."""
+def parse_overrides(pairs: Iterable[str], where: str = "--set") -> Flat:
+    """`train.batch=8` -> {"train.batch": 8}; a value is TOML, or else the bare string.
+
+    Raises UserError for what is not KEY=VALUE; `where` is the option it was given by.
+    """
     result: Flat = {}
     for pair in pairs:
         key, equals, raw = pair.partition("=")
         key = key.strip()
         if not equals or not key:
-            raise UserError(f"{pair!r} is not KEY=VALUE", "--set", "for example --set train.batch=8")
+            raise UserError(f"{pair!r} is not KEY=VALUE", where, "for example train.batch=8")
         try:
             value = tomli.loads(f"value = {raw}")["value"]
         except (tomli.TOMLDecodeError, KeyError):

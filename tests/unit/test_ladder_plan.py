@@ -83,6 +83,18 @@ def test_a_run_is_the_same_only_where_nothing_that_decides_its_numbers_differs()
     assert len({known(), *others}) == 6
 
 
+def test_a_comma_within_a_value_does_not_end_it() -> None:
+    (rung,) = make_plan("demo", ['few=lora,adapter.targets=["q_proj","v_proj"],adapter.rank=4'], {}).rungs
+    assert rung.settings == {"adapter.targets": ["q_proj", "v_proj"], "adapter.rank": 4}
+
+
+@pytest.mark.parametrize("word", ["odd=lora,adapter.rank", "odd=lora,"])
+def test_a_setting_without_a_value_is_refused_by_the_option_it_was_given_by(word: str) -> None:
+    with pytest.raises(UserError) as caught:
+        make_plan("demo", [word], {})
+    assert caught.value.where == "--rung"
+
+
 @pytest.mark.parametrize("word", ["base=lora", "base-4bit=full", "lora=full", "Full=lora", ""])
 def test_a_name_that_would_mislead_is_refused(word: str) -> None:
     with pytest.raises(UserError):

@@ -52,6 +52,16 @@ def test_bad_files(name: str, tmp_path: Path) -> None:
     assert list((tmp_path / "runs").iterdir()) == []
 
 
+@pytest.mark.parametrize("how", [[], ["--json"]])
+def test_a_check_that_finds_nothing_to_train_on_fails(how: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(lines(GOOD, *[{"prompt": "a", "completion": ""}] * 40))
+    done = ftbench("data", "check", str(path), *how)
+    assert done.returncode == 2 and "would train on nothing" in done.stdout
+    path.write_bytes(lines(*[{"prompt": f"a{n}", "completion": "b"} for n in range(40)]))
+    assert ftbench("data", "check", str(path), *how).returncode == 0
+
+
 def test_no_such_file(tmp_path: Path) -> None:
     (tmp_path / "mails.jsonl").write_bytes(lines(GOOD))
     refused(ftbench("run", "demo-lora", "--data", str(tmp_path / "mail.jsonl")), "no such", "mails.jsonl")

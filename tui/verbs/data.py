@@ -15,14 +15,14 @@ from tui.show import console, print_json, say
 
 
 def check(preset: str, overrides: Flat, json: bool) -> int:
-    """0 where nothing is wrong enough to refuse; problems are listed either way."""
+    """0 where nothing is wrong enough to refuse, else 2; problems are listed either way."""
     report = ask("data.check", _arguments(preset, overrides))
     if json:
         print_json(report)
-        return 0
-    for key, value in report.items():
-        _print(key, value)
-    return 0
+    else:
+        for key, value in report.items():
+            _print(key, value)
+    return 2 if report["refused"] else 0
 
 
 def show(preset: str, overrides: Flat, rows: int, split: str, json: bool) -> int:

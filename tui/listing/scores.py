@@ -14,7 +14,8 @@ COLUMNS = ("method", "before", "after", "95 %", "loss", "train", "peak", "traine
 
 
 def show_results(title: str, results: Sequence[Result]) -> None:
-    """One row per run: score before, score and held-out loss after, what it took.
+    """One row per run: score before, score and held-out loss after, what it took. `train` is the steps alone, as in a
+    ladder's table and in a plan.
 
     Peak memory is torch's pool on a card, and the worker's resident set where there is none.
     """
@@ -34,7 +35,7 @@ def _row(result: Result) -> list[str]:
         mean_text(after.score, percent) if after else result.status,
         range_text(after.score if after else None, percent),
         mean_text(after.loss if after else None, False),
-        duration(result.seconds.get("training")),
+        duration(result.step_seconds or None),
         size(peak.reserved or peak.rss_training or peak.rss),
         f"{count(result.trainable)} {_share(result.trainable / max(1, result.parameters))}",
         size(result.artefact_bytes),

@@ -1,0 +1,20 @@
+"""The table that a run ends with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.contract import library, rundir
+from tui.listing.scores import show_results
+
+
+def test_training_time_is_that_of_the_steps_as_in_a_ladder_and_a_plan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = rundir.create(tmp_path, "demo-lora", library.effective("demo-lora", None, {}))
+    result = rundir.blank_result(run, rundir.read_frozen(run))
+    result.seconds, result.step_seconds = {"training": 9.9}, 5.5
+    show_results("", [result])
+    assert "5.5 s" in (shown := capsys.readouterr().out) and "9.9 s" not in shown

@@ -19,6 +19,7 @@ from engine.contract.preset import Effective, Flat
 from engine.contract.result import Result
 from engine.contract.rundir import RunDir
 from engine.contract.schema import METHODS, READ_BY, Config, Method
+from engine.contract.text import amount
 from engine.planning import history
 from engine.planning.history import Takes
 from engine.planning.measured_error import MEASURED
@@ -80,7 +81,7 @@ def make_question(wish: Wish) -> Question:
     return Question(
         configs=[chosen[method].config for method in shown],
         qlora=chosen["qlora"].config,
-        room=listed_room(wish.card) if wish.card else this_room(),
+        room=this_room() if wish.card is None else listed_room(wish.card),
         length=wish.length,
         data_given=chosen[shown[0]].origins["data.id"] != "default",
     )
@@ -171,7 +172,7 @@ def show_history(runs: Path, json: bool) -> int:
     for machine in dict.fromkeys(one.machine for one in found):
         for record in history.records(one for one in found if one.machine == machine):
             figures = f"median error {record.median:.1%}, worst {record.worst:+.1%}"
-            say(f"{machine}, {record.tier}: {figures}, {record.count} run{'s' if record.count > 1 else ''}")
+            say(f"{machine}, {record.tier}: {figures}, {amount(record.count, 'run')}")
     return 0
 
 

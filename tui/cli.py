@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.exceptions import TyperException
+from typer.main import get_command
 
 from engine import __version__
 from engine.contract import ladderdir, rundir
@@ -21,6 +23,7 @@ from tui.options import (
     DetachOption,
     FreshOption,
     JsonOption,
+    MethodName,
     MethodOption,
     ModelOption,
     NowOption,
@@ -52,7 +55,7 @@ def demo(
     detach: DetachOption = False,
     json: JsonOption = False,
 ) -> None:
-    """The main job on the embedded model and data: base, QLoRA, LoRA, full, and the verdict."""
+    """The main job on the embedded model and data, with the verdict."""
     from tui.verbs import demo as verb
 
     raise typer.Exit(verb.demo(rundir.runs_folder(runs), seeds, quick, fresh, detach, json))
@@ -78,7 +81,7 @@ def ladder(
     detach: DetachOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Base, QLoRA, LoRA and full on the same work: what each keeps, what each costs, and the verdict."""
+    """Base, QLoRA, LoRA, full on the same work: what each keeps, costs."""
     from engine.contract.ladderplan import make_plan
     from tui.verbs import ladder as verb
 
@@ -95,7 +98,7 @@ def report(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the Markdown.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Write a ladder's page (HTML) and Markdown, and say where they are."""
+    """Write a ladder's page and its Markdown, and say where they are."""
     from tui.verbs import ladder as verb
 
     raise typer.Exit(verb.report(ladderdir.find(rundir.runs_folder(runs), name), json, markdown))
@@ -113,7 +116,7 @@ def run(
     now: NowOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Train once, scored before and after; Ctrl+C asks whether to detach or stop."""
+    """Train once, scored before and after; Ctrl+C asks: leave or stop."""
     from tui.verbs import run as verb
 
     chosen = chosen_method(method)
@@ -124,7 +127,7 @@ def run(
 
 @app.command()
 def attach(name: RunArgument = "last", runs: RunsOption = None, json: JsonOption = False) -> None:
-    """Show a run or ladder from its start, and follow it while it lives."""
+    """Show a run or ladder from its start; follow it while it lives."""
     from tui.verbs import ladder, run
 
     found = run_or_ladder(runs, name)
@@ -133,7 +136,7 @@ def attach(name: RunArgument = "last", runs: RunsOption = None, json: JsonOption
 
 @app.command()
 def stop(name: RunArgument = "last", runs: RunsOption = None) -> None:
-    """Finish the step, write a checkpoint, end; a ladder stops its run and then itself."""
+    """Finish the step, write a checkpoint, end; a ladder with its run."""
     from tui.verbs import run as verb
 
     raise typer.Exit(verb.stop(run_or_ladder(runs, name)))
@@ -146,7 +149,7 @@ def resume(
     detach: DetachOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Go on from the newest whole checkpoint; a ladder goes on with what it had not finished."""
+    """Go on from the newest whole checkpoint, or with a ladder's rest."""
     from tui.verbs import ladder, run
 
     found = run_or_ladder(runs, name)
@@ -166,7 +169,7 @@ def list_runs(runs: RunsOption = None, json: JsonOption = False) -> None:
 @app.command()
 def plan(
     preset: Annotated[str | None, typer.Argument(metavar="PRESET", help="A preset's name or file.")] = None,
-    method: MethodOption = None,
+    method: Annotated[MethodName | None, typer.Option("--method", help="This method alone.")] = None,
     card: Annotated[str | None, typer.Option("--card", metavar="NAME", help='A listed card: "A100 80GB".')] = None,
     length: Annotated[
         int | None, typer.Option("--length", min=2, help="Tokens of a row; else the data's longest.")
@@ -183,7 +186,7 @@ def plan(
     ascii_only: Annotated[bool, typer.Option("--ascii", help="Nothing but ASCII.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Memory, time and cost of the three methods before anything starts; no weights are needed."""
+    """Memory, time and cost of the three methods, before a run starts."""
     from tui.verbs import plan as verb
 
     folder = rundir.runs_folder(runs)
@@ -210,7 +213,7 @@ def pull(
 
 @app.command()
 def doctor(runs: RunsOption = None, json: JsonOption = False) -> None:
-    """GPU, driver, libraries, disk: what will and what won't work here."""
+    """GPU, driver, libraries, disk: what will and won't work here."""
     from tui.verbs import doctor as verb
 
     raise typer.Exit(verb.doctor(rundir.runs_folder(runs), json))
@@ -249,5 +252,27 @@ def run_or_ladder(runs: Path | None, name: str) -> RunDir | LadderDir:
 
 
 def main() -> None:
-    """Run the command; every error of ours is one line on stderr and an exit code."""
-    at_the_edge(app)
+    """Run the command; every error is one line on stderr and an exit code."""
+    at_the_edge(verbs)
+
+
+def verbs() -> None:
+    """The verb that the command line names.
+
+    Raises UserError for a command line that typer refuses; its own edge is gone around, because it tells an error in
+    four lines and takes a reader that has gone (`| head`) for a failure.
+    """
+    command = get_command(app)
+    try:
+        with command.make_context("ftbench", sys.argv[1:]) as context:
+            command.invoke(context)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except TyperException as error:
+        at = getattr(error, "ctx", None)
+        said = " ".join(error.format_message().split())
+        if at and said == " ".join(at.get_help().split()):  # a group of verbs without one: its help is the answer
+            print(at.get_help(), file=sys.stderr)
+            sys.exit(2)
+        path = at.command_path if at else " ".join(["ftbench", *sys.argv[1:2]])
+        raise UserError(said.rstrip("."), do=f"`{path} --help` tells more") from error

@@ -13,7 +13,10 @@ from engine.contract.text import visible
 def at_the_edge(work: Callable[[], object]) -> None:
     """Do the work, and leave the process with its exit code where it ends by an error."""
     try:
-        work()
+        try:
+            work()
+        finally:
+            sys.stdout.flush()  # here and not when the process ends, where nobody catches what a closed pipe raises
     except (UserError, RunFailed) as error:
         line = error.line if isinstance(error, UserError) else visible(str(error))
         print(f"ftbench: {line}", file=sys.stderr)

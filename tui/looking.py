@@ -53,7 +53,7 @@ def presets_list(json: JsonOption = False) -> None:
 
 @presets_app.command("show")
 def presets_show(name: str, method: MethodOption = None, settings: SetOption = None, json: JsonOption = False) -> None:
-    """The whole effective configuration, each value with where it comes from."""
+    """The whole effective configuration, each value with its origin."""
     from tui.verbs import presets as verb
 
     verb.show(name, chosen_method(method), parse_overrides(settings or []), json)

@@ -24,7 +24,7 @@ from engine.data.prepare import Prepared, prepare, sampled
 from engine.evaluation.score import vocabulary_of
 from engine.examination import Examination
 from engine.methods import method
-from engine.methods.loading import attention, config_of, maximum_positions
+from engine.methods.loading import config_of, maximum_positions
 from engine.methods.machine import this_machine
 from engine.methods.optimizers import make_optimizer
 from engine.methods.tokenizer import load_tokenizer
@@ -269,7 +269,7 @@ def _layout(run: Run, model: torch.nn.Module, rows: Prepared, pad: int) -> Layou
     keep = keeps_logits(model)
     if not keep:
         run.warn("loss", f"{kind} takes no logits_to_keep: its head runs at every position, slower")
-    varlen = attention(run.config.model, run.machine) == "flash_attention_2"
+    varlen = model.config.get_text_config()._attn_implementation == "flash_attention_2"
     layout = choose_layout(rows.train, train.packing, device, varlen)
     if layout.packing == "padded":
         return layout

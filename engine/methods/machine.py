@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from transformers.utils import is_flash_attn_2_available
 
 from engine.contract.processor import has_bf16
 
@@ -31,8 +31,8 @@ class Machine:
 def this_machine() -> Machine:
     """Look once; one run uses one device, the first that CUDA_VISIBLE_DEVICES leaves."""
     if torch.cuda.is_available():
-        flash = importlib.util.find_spec("flash_attn") is not None
         # Emulation would say yes on any card (and take its memory to find out): bf16 on a T4 or V100 is only slow.
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        return Machine("cuda", torch.cuda.get_device_name(0), bf16, flash)
+        # FlashAttention 2 wants Ampere too.
+        return Machine("cuda", torch.cuda.get_device_name(0), bf16, bf16 and is_flash_attn_2_available())
     return Machine("cpu", f"{os.cpu_count()} CPU cores", has_bf16(), False)

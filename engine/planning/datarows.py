@@ -18,6 +18,7 @@ from engine.methods.tokenizer import load_tokenizer
 from engine.planning import work
 from engine.planning.outlook import Work
 from engine.planning.own import Own, longest_held_out, longest_step
+from engine.planning.skeleton import dtype_of
 from engine.training.batches import Layout, Schedule, answer_tokens, choose_layout
 
 CHEAP = 16 << 20
@@ -61,7 +62,7 @@ class FromData:
 
     def work(self, config: schema.Config, micro_batch: int) -> work.Work | None:
         """For a dry run; None under FlashAttention, whose passes it lays out otherwise."""
-        if attention(config.model, self.machine) == "flash_attention_2":
+        if attention(config.model, self.machine, dtype_of(config, self.machine)) == "flash_attention_2":
             return None
         return self.own(config, micro_batch).work(config, micro_batch)
 
@@ -84,7 +85,7 @@ def read_rows(config: schema.Config, architecture: Any, machine: Machine, given:
     if not prepared.train:
         return "there are no training rows"
     train = config.train
-    varlen = attention(config.model, machine) == "flash_attention_2"
+    varlen = attention(config.model, machine, dtype_of(config, machine)) == "flash_attention_2"
     return FromData(
         prepared=prepared,
         schedule=Schedule.of(len(prepared.train), train.batch, train.epochs, train.steps, train.seed),

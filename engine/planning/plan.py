@@ -29,6 +29,7 @@ from engine.planning.outlook import (
     with_micro_batch,
 )
 from engine.planning.room import Room
+from engine.planning.skeleton import dtype_of
 
 Progress = Callable[[str], None]
 
@@ -110,7 +111,10 @@ def _laid_out(config: schema.Config, chosen: Chosen) -> schema.Config:
     """With packing as the worker would choose it for the data's rows, where they are known. Under FlashAttention
     `auto` says more than what it comes to: rows end to end have no mask then.
     """
-    if chosen.data is None or attention(config.model, chosen.data.machine) == "flash_attention_2":
+    if chosen.data is None:
+        return config
+    machine = chosen.data.machine
+    if attention(config.model, machine, dtype_of(config, machine)) == "flash_attention_2":
         return config
     return with_settings(config, {"train.packing": chosen.data.layout.packing})
 

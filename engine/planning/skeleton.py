@@ -45,7 +45,7 @@ def bare_model(config: schema.Config, architecture: Any, machine: Machine) -> Pr
     """The model before anything is done to it, on meta. Raises UserError as `build`."""
     dtype = dtype_of(config, machine)
     architecture = copy.deepcopy(architecture)  # from_config writes into it
-    how = {"attn_implementation": chosen} if (chosen := attention(config.model, machine)) else {}
+    how = {"attn_implementation": chosen} if (chosen := attention(config.model, machine, dtype)) else {}
     try:
         with torch.device("meta"), no_init_weights():
             model = AutoModelForCausalLM.from_config(

@@ -34,7 +34,7 @@ def test_a_group_without_a_verb_shows_its_verbs() -> None:
 
 def test_help_fits_eighty_columns_and_no_verb_is_told_by_halves() -> None:
     shown = ftbench("--help").stdout
-    assert "  ladder " in shown and "...\n" not in shown
+    assert "..." not in shown.partition("Commands:")[2]
     assert max(map(len, shown.splitlines())) <= 80
 
 

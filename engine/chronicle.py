@@ -13,6 +13,7 @@ import torch
 
 from engine.contract import events
 from engine.contract.follow import Follower
+from engine.contract.phases import phase_seconds
 from engine.contract.result import Predicted, Result, Score
 from engine.contract.rundir import Frozen, RunDir, blank_result, write_result
 from engine.contract.schema import Config
@@ -26,7 +27,6 @@ from engine.outcome import (
     items_fingerprint,
     machine_facts,
     phase_joules,
-    phase_seconds,
     trained_tokens,
     versions,
 )
@@ -195,7 +195,7 @@ class Run:
         try:
             self._read_energy()
             self.log.write(events.End(status=status, reason=reason))
-            result.seconds = phase_seconds(self.dir.events_file)
+            result.seconds = phase_seconds(Follower(self.dir.events_file).read())
             result.tokens, result.step_seconds = trained_tokens(self.dir.events_file)
             result.tokens_per_second = result.tokens / result.step_seconds if result.step_seconds else None
             result.joules = phase_joules(self.dir.events_file)

@@ -14,7 +14,7 @@ import torch
 
 from engine import __version__
 from engine.contract import schema
-from engine.contract.events import End, Hello, Memory, Phase, Step
+from engine.contract.events import Hello, Memory, Phase, Step
 from engine.contract.follow import Follower
 from engine.data.tokens import Row
 from engine.methods.locate import locate
@@ -23,21 +23,6 @@ from engine.methods.machine import Machine
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "tokenizers", "safetensors")
 SAMPLED = 1 << 20
 """Bytes hashed at each end of a weights file: whole files of an 8B model would take minutes."""
-
-
-def phase_seconds(events_file: Path) -> dict[str, float]:
-    """Seconds in each phase over all lives of the run, from its events; time between lives belongs to none."""
-    seconds: dict[str, float] = {}
-    name, since, last = "starting", 0.0, 0.0
-    for event in Follower(events_file).read():
-        if isinstance(event, (Hello, Phase, End)):
-            until = last if isinstance(event, Hello) else event.t
-            if since:
-                seconds[name] = seconds.get(name, 0.0) + max(0.0, until - since)
-            name = event.name if isinstance(event, Phase) else "starting"
-            since = 0.0 if isinstance(event, End) else event.t
-        last = event.t
-    return {name: round(value, 3) for name, value in seconds.items()}
 
 
 def phase_joules(events_file: Path) -> dict[str, float]:

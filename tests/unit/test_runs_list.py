@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from made_ladder import made_ladder
 
-from engine.contract import library, rundir
+from engine.contract import events, library, locks, rundir
 from tui.listing.runlist import describe
 from tui.verbs import runs
 
@@ -36,3 +39,25 @@ def test_waiting_for_the_card_is_not_a_runs_own_time(tmp_path: Path) -> None:
     result.seconds = {"waiting": 7200.0, "data": 1.0, "training": 20.0}
     rundir.write_result(run, result)
     assert describe(run).seconds == 21.0
+
+
+def test_time_of_a_live_run_is_its_own_without_waits_and_pauses(tmp_path: Path) -> None:
+    run = rundir.create(tmp_path, "demo-lora", library.effective("demo-lora", None, {}))
+    now = time.time()
+    told = [
+        events.Hello(pid=1, host="h", version="0", t=now - 9000),
+        events.Phase(name="waiting", t=now - 9000),
+        events.Phase(name="training", t=now - 8000),
+        events.End(status="stopped", reason="", t=now - 7990),
+        events.Hello(pid=2, host="h", version="0", resumed=True, t=now - 5),
+    ]
+    run.events_file.write_bytes(b"".join(msgspec.json.encode(event) + b"\n" for event in told))
+    lock = locks.hold(run.lock_file, "1")
+    assert lock is not None
+    line = describe(run, {})
+    assert line.seconds is not None and 15.0 <= line.seconds < 75.0
+    assert line.state == "starting"
+    run.events_file.write_bytes(b"".join(msgspec.json.encode(event) + b"\n" for event in told[:2]))
+    assert (describe(run, {run.path: 1}).state, describe(run, {run.path: 1}).seconds) == ("waiting, place 1", 0.0)
+    assert describe(run, {}).state == "starting"
+    os.close(lock)

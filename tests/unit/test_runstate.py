@@ -19,10 +19,11 @@ def test_time_left_is_the_pace_times_the_steps_that_remain() -> None:
 
 def test_a_resumed_run_forgets_the_end_and_the_repeated_steps() -> None:
     state = RunState()
-    state.feed([step(1, 5.0), step(2, 4.0), step(3, 3.0), events.End(status="stopped", reason="as asked")])
+    state.feed([events.Phase(name="training"), step(1, 5.0), step(2, 4.0), step(3, 3.0)])
+    state.feed([events.End(status="stopped", reason="as asked")])
     assert state.end is not None
     state.feed([events.Hello(pid=1, host="h", version="0", resumed=True), step(3, 3.5), step(4, 2.0)])
-    assert state.end is None
+    assert (state.end, state.phase) == (None, "")
     assert [bucket.mean for bucket in state.loss.buckets] == [5.0, 4.0, 3.5, 2.0]
 
 

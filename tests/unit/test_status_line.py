@@ -97,3 +97,20 @@ def test_a_long_reason_leaves_room_for_what_to_do() -> None:
 def test_text_of_others_cannot_steer_the_terminal() -> None:
     hostile = state(events.Phase(name="waiting", note="\x1b[2J[red]"))
     assert "\x1b" not in status(hostile, True, None).plain and "[red]" in status(hostile, True, None).plain
+
+
+def test_a_resumed_run_is_starting_until_it_says_more() -> None:
+    earlier = [events.Phase(name="training"), step(40), events.End(status="stopped", reason="")]
+    hello = events.Hello(pid=1, host="h", version="0", resumed=True)
+    assert status(state(*earlier, hello), True, None).plain == "starting"
+
+
+def test_a_run_whose_turn_has_come_does_not_wait_any_more() -> None:
+    waiting = state(events.Phase(name="waiting", note="next at the CPU; another has it"))
+    assert "waiting its turn" in status(waiting, True, None).plain
+    assert status(waiting, True, None, has_card=True).plain == "starting"
+
+
+def test_a_paused_run_claims_no_free_card() -> None:
+    waited = state(events.Phase(name="waiting"), events.End(status="stopped", reason=""))
+    assert "before its first step; it holds no card" in status(waited, False, None, paused=True).plain

@@ -77,6 +77,7 @@ class RunState:
                 return
             case events.Hello():
                 self.hello, self.end, self.error = event, None, None
+                self.phase, self.note = "", ""  # a resumed worker is at its beginning, whatever it did in its last life
             case events.Phase():
                 self.phase, self.note = event.name, event.note
             case events.Data():

@@ -10,11 +10,17 @@ from pathlib import Path
 
 from engine.contract import events, rundir
 from engine.contract.errors import UserError
+from engine.contract.events import decode
 from engine.contract.follow import Follower
+from engine.contract.phases import phase_seconds
 from engine.contract.rundir import RunDir
 from tui.show import duration
 
 TAIL = 65536
+WHOLE = 4 << 20
+"""Bytes of events up to which a live run's time is counted anew with every look: some milliseconds."""
+LIVES = tuple(b'{"type":"%s"' % kind for kind in (b"hello", b"phase", b"end"))
+"""How the events begin that say where time went."""
 COLUMNS = ("run", "state", "model", "data", "score", "time")
 SETTLED = ("finished", "stopped", "paused", "failed", "out_of_memory", "diverged", "damaged")
 """States that only a new start changes."""
@@ -70,9 +76,9 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> Line:
         return Line(run.name, "damaged", "", "", None, None, "", None, reason=error.line)
     if state == "live":
         place = (places or {}).get(run.path)
-        state = f"waiting, place {place}" if place else _progress(run) or state
+        state = f"waiting, place {place}" if place else _progress(run, places is not None) or state
     config = frozen.config
-    seconds = time.time() - frozen.created if run.is_live() else None
+    seconds = _worked(run) if run.is_live() else None
     return Line(
         run.name,
         state,
@@ -87,17 +93,32 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> Line:
     )
 
 
-def _progress(run: RunDir) -> str:
-    """`training 12/150`, from the last events."""
+def _progress(run: RunDir, has_card: bool) -> str:
+    """`training 12/150`, from the last events; of one that `has_card` a wait is over."""
     text, fresh = "", []
     with contextlib.suppress(OSError):  # then all that is known is that it lives
         fresh = Follower(run.events_file, max(0, run.events_file.stat().st_size - TAIL)).read()
     for event in fresh:
-        if isinstance(event, events.Phase):
-            text = event.name
+        if isinstance(event, events.Hello):  # resumed, and nothing done yet
+            text = "starting"
+        elif isinstance(event, events.Phase):
+            text = "starting" if event.name == "waiting" and has_card else event.name
         elif isinstance(event, events.Step):
             text = f"training {event.step}/{event.steps}"
     return text
+
+
+def _worked(run: RunDir) -> float | None:
+    """Seconds of a live run so far, as its result will count them; None where its log is too long to look through."""
+    with contextlib.suppress(OSError):
+        if run.events_file.stat().st_size > WHOLE:
+            return None
+        lines = run.events_file.read_bytes().splitlines()
+        ends = {number + before for number, line in enumerate(lines) if line.startswith(LIVES) for before in (-1, 0)}
+        found = (decode(lines[number]) for number in sorted(ends) if number >= 0)
+        seconds = phase_seconds((event for event in found if event), time.time())
+        return sum(held for phase, held in seconds.items() if phase != "waiting")
+    return None
 
 
 def cells(line: Line) -> list[str]:

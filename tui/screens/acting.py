@@ -38,13 +38,15 @@ class ActingScreen(BaseScreen[ScreenResultType]):
 
     def pause_run(self, run: RunDir | None) -> None:
         """Without asking: nothing is lost, and `u` goes on. The run may end at this moment."""
-        from engine.contract import launch
+        from engine.contract import launch, turns
 
         if run is None or not run.is_live():
             self.tell("nothing runs here", severity="warning")
             return
+        waits = any(turn.run == run.path and turn.place for turn in turns.turns())
         if self._ask_worker(launch.pause, run):
-            self.tell(f"pausing {run.name} after its step, with a checkpoint: the card will be free, u goes on")
+            how = "it waits no longer" if waits else "after its step, with a checkpoint, it frees the card"
+            self.tell(f"pausing {run.name}: {how}; u goes on")
 
     def _ask_worker(self, ask: Callable[[RunDir], None], run: RunDir) -> bool:
         """Whether the worker has heard it; else why not is told."""

@@ -124,7 +124,8 @@ class WatchingScreen(StartingScreen[ScreenResultType]):
     def say_status(self) -> None:
         keys, room = self.app.settings.keys, self.size.width - 2
         paused = self.watched is not None and self.watched.paused_file.exists()
-        line = status(self.state, self.live, self.died, room, keys, self.ascii_only, paused, self.gone)
+        first = any(turn.run == self.watched.path and not turn.place for turn in self.places) if self.watched else False
+        line = status(self.state, self.live, self.died, room, keys, self.ascii_only, paused, self.gone, first)
         self.query_one("#status", Static).update(line)
 
     def head(self) -> None:

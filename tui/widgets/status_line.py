@@ -31,11 +31,12 @@ def status(
     ascii_only: bool = False,
     paused: bool = False,
     gone: bool = False,
+    has_card: bool = False,
 ) -> Content:
     """One line while all is well; where a run has ended, what happened in at most two and the next thing to do.
 
     `died` is how the output ends of a worker that went without an end, `keys` the user's own; `gone`: the run's
-    directory was deleted.
+    directory was deleted; `has_card`: its turn has come, of which it says nothing before its first phase.
     """
     own = keys or {}
     if state is None:
@@ -50,9 +51,11 @@ def status(
         return _ended("died", said, "$text-error", _next(state, "died", own), width)
     if state.end is not None and state.end.status == "stopped" and paused:
         kept = f"at step {state.checkpoint.step}" if state.checkpoint else "before its first step"
-        return _ended("paused", f"{kept}; the card is free", "$text-warning", _next(state, "stopped", own), width)
+        return _ended("paused", f"{kept}; it holds no card", "$text-warning", _next(state, "stopped", own), width)
     if state.end is not None:
         return _end(state, state.end, own, width)
+    if state.phase == "waiting" and has_card:
+        return Content.styled("starting", "bold")
     if state.phase == "waiting":
         return Content.styled(f"waiting its turn: {visible(state.note)}", "$text-warning")
     worker = "  (no worker)" if live is False else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from engine.contract.ladder import Entry
 from engine.contract.rundir import RunDir
 from tui.listing.ladder_view import bar, score_bars
 from tui.screens.ask import AskScreen
-from tui.screens.ladder import LadderScreen
+from tui.screens.ladder import PARTS, LadderScreen
 
 Story = Callable[[Pilot[None], LadderScreen], Awaitable[None]]
 
@@ -201,5 +202,29 @@ def test_a_process_that_dies_is_noticed_though_the_file_stays_as_it_was(tmp_path
         os.close(lock)
         await pilot.pause(1.2)
         assert "its process is gone: press u" in text(screen, "notes")
+
+    play(tmp_path, story)
+
+
+def test_nothing_of_one_ladder_stays_under_the_name_of_another(tmp_path: Path) -> None:
+    folder, ladder = made_ladder(tmp_path)
+    folder.write_state(ladder)
+
+    def parts(screen: LadderScreen) -> list[str]:
+        return [name for name in PARTS if screen.query_one(f"#{name}").display and text(screen, name)]
+
+    async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
+        assert "bars" in parts(screen)
+        newer = tmp_path / "99991231-235959-demo-ladder-ffff"
+        newer.mkdir()
+        (newer / "ladder.toml").touch()
+        screen.refresh_ladder()
+        assert "not begun" in text(screen, "headline") and not parts(screen)
+        await pilot.press("n")
+        assert "bars" in parts(screen)
+        shutil.rmtree(newer)
+        shutil.rmtree(folder.path)
+        screen.refresh_ladder()
+        assert "No ladder here yet" in text(screen, "headline") and not parts(screen)
 
     play(tmp_path, story)

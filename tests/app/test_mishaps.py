@@ -22,6 +22,7 @@ from tui.settings import Settings
 from tui.verbs.bench import open_bench
 from tui.widgets.key_line import KeyLine
 from tui.widgets.log_pane import LogPane
+from tui.widgets.loss_pane import LossPane
 
 
 def test_a_run_deleted_while_it_is_watched_is_said_to_be_gone(tmp_path: Path) -> None:
@@ -177,3 +178,50 @@ def test_a_key_of_ones_own_stands_where_the_old_one_stood(tmp_path: Path) -> Non
         assert str(app.bench.query_one(KeyLine).lines[0]).startswith("X start  s stop  p pause")
 
     play(tmp_path, story, (80, 24), Settings(keys={"bench.start": "X"}))
+
+
+def test_an_ended_run_deleted_elsewhere_is_said_to_be_gone(tmp_path: Path) -> None:
+    run = made(tmp_path)
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await watch(pilot, app, run)
+        assert "finished" in shown(app, "status")
+        shutil.rmtree(run.path)
+        await wait_for(pilot, lambda: "gone: its directory has been deleted" in shown(app, "status"))
+
+    play(tmp_path, story)
+
+
+def test_runs_without_a_place_are_counted_when_they_come_and_when_they_end(tmp_path: Path) -> None:
+    def begun() -> int:
+        lock = locks.hold(made(tmp_path, ended=False).lock_file, "1")
+        assert lock is not None
+        return lock
+
+    one = begun()
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await wait_for(pilot, lambda: "+1 live" in shown(app, "head"))
+        other = begun()
+        await wait_for(pilot, lambda: "+2 live" in shown(app, "head"))
+        os.close(one)
+        await wait_for(pilot, lambda: "+1 live" in shown(app, "head"))
+        os.close(other)
+        await wait_for(pilot, lambda: "live" not in shown(app, "head"))
+
+    play(tmp_path, story)
+
+
+def test_a_key_that_can_do_nothing_now_says_so(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        for key in ("v", "g", "w", "b"):
+            await pilot.press(key)
+        assert sum("no run is shown" in note for note in notes(app)) == 4
+        pane = app.bench.query_one(LossPane)
+        assert (pane.view, pane.log_axis, pane.smoothing) == (0, False, 0.0)
+        await pilot.press("d", "x")
+        assert any("only a set from elsewhere" in note for note in notes(app))
+        await pilot.press("l", "n")
+        assert any("no other ladder" in note for note in notes(app))
+
+    play(tmp_path, story)

@@ -78,6 +78,7 @@ class Watcher(threading.Thread):
         self._wrong = ""
         """What could not be read at the last look."""
         self._live: bool | None = None
+        self._gone = False
         self._news = 0.0
         """When the worker last gave a sign of life."""
 
@@ -123,10 +124,9 @@ class Watcher(threading.Thread):
         live, now = self.watched.is_live(), time.monotonic()
         if live or news:
             self._news = now
-        if live and self._live is not True:
-            self._live = True
-            self.post(Liveness(self.watched, True))
-        elif not live and self._live is not False and now - self._news >= GONE_SECONDS:
-            self._live = False
-            gone = not self.watched.path.exists()
-            self.post(Liveness(self.watched, False, self.watched.state() == "died", gone))
+        if not live and self._live is not False and now - self._news < GONE_SECONDS:
+            return
+        gone = not live and not self.watched.path.exists()
+        if (live, gone) != (self._live, self._gone):
+            self._live, self._gone = live, gone
+            self.post(Liveness(self.watched, live, self.watched.state() == "died", gone))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -28,6 +30,10 @@ if TYPE_CHECKING:  # imported where they are needed: the first picture does not 
     from tui.following.machine import MachineSample, Sampled
 
 
+NEW_SECONDS = 5.0
+"""Within which a run that was made holds its lock."""
+
+
 class BenchScreen(WatchingScreen[None]):
     """Everything on one screen."""
 
@@ -44,7 +50,7 @@ class BenchScreen(WatchingScreen[None]):
         """What was asked last of the formula, and its answer."""
         self.begun = False
         """Whether it has been looked for runs."""
-        self.others = 0
+        self.others: list[RunDir] = []
         """Live runs of this folder that have no place: begun with --now."""
 
     @classmethod
@@ -99,7 +105,7 @@ class BenchScreen(WatchingScreen[None]):
 
         self.places = turns.turns()
         placed = {turn.run for turn in self.places}
-        self.others = sum(run.is_live() for run in rundir.iterate(self.runs) if run.path not in placed)
+        self.others = [run for run in rundir.iterate(self.runs) if run.path not in placed and run.is_live()]
         self.head()
 
     def live_runs(self) -> list[RunDir]:
@@ -115,7 +121,7 @@ class BenchScreen(WatchingScreen[None]):
         """Host, choice, live runs; below it what the choice is about and what it changed."""
         choosing, width = self.choosing, self.size.width
         watched = self.watched.path if self.watched else None
-        live = live_runs(self.places, self.others, watched, width - 24)
+        live = live_runs(self.places, len(self.others), watched, width - 24)
         name = choosing.choice.name if choosing.effective else ""
         self.query_one("#head", Static).update(head_line(choosing.effective, name, live, width))
         about = choice_lines(choosing.effective, choosing.changed, choosing.before, width) if choosing.begun else []
@@ -141,6 +147,7 @@ class BenchScreen(WatchingScreen[None]):
 
     def show_run(self, run: RunDir) -> None:
         self.watch_run(run)
+        self.look_at_runs()
 
     def on_sampled(self, message: Sampled) -> None:
         from tui.forecasting.forecast import room_of
@@ -161,11 +168,16 @@ class BenchScreen(WatchingScreen[None]):
         return self.foreseen[1]
 
     def _second(self) -> None:
-        if (places := turns.turns()) != self.places:
-            self.places = places
+        if turns.turns() != self.places or self._is_new() or not all(run.is_live() for run in self.others):
             self.look_at_runs()
         if self.live and self.state is not None:
             self.redraw()
+
+    def _is_new(self) -> bool:
+        """Whether a run was made a moment ago: one begun with --now shows in no queue."""
+        with contextlib.suppress(OSError):
+            return time.time() - self.runs.stat().st_mtime < NEW_SECONDS
+        return False
 
     def action_stop(self) -> None:
         self.stop_run(self.watched)
@@ -180,6 +192,8 @@ class BenchScreen(WatchingScreen[None]):
         if not runs:
             self.tell("no run is live", severity="warning")
             return
+        if runs == [self.watched]:
+            self.tell("no other run is live")
         here = runs.index(self.watched) if self.watched in runs else -1
         self.watch_run(runs[(here + 1) % len(runs)])
 

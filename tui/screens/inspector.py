@@ -203,6 +203,8 @@ class InspectorScreen(BaseScreen[bool]):
     def action_previous(self) -> None:
         if self.found is not None and self.at[self.split] > 0:
             self._move(-1)
+        elif self.found is not None:
+            self.tell("that was the first")
 
     def _move(self, step: int) -> None:
         self.at[self.split] += step

@@ -29,6 +29,7 @@ from tui.widgets.key_line import KeyLine
 from tui.widgets.status_line import status
 
 POLL_SECONDS = 0.5
+PARTS = ("progress", "doing", "bars", "costs", "verdict", "notes")
 
 
 class Live(NamedTuple):
@@ -68,7 +69,7 @@ class LadderScreen(BaseScreen[None]):
     def compose(self) -> ComposeResult:
         yield Static(id="headline")
         with VerticalScroll(id="body"):
-            for name in ("progress", "doing", "bars", "costs", "verdict", "notes"):
+            for name in PARTS:
                 yield Static(id=name)
         yield KeyLine()
 
@@ -92,7 +93,7 @@ class LadderScreen(BaseScreen[None]):
         """Draw again where the file, the ladder, the life of its process or the width has changed."""
         folder = self.current()
         if folder is None:
-            self.query_one("#headline", Static).update(_empty())
+            self._say_only(_empty())
             return
         with contextlib.suppress(FileNotFoundError):
             mark = (folder.name, folder.state_file.stat().st_mtime, self.size.width, folder.is_live())
@@ -103,12 +104,19 @@ class LadderScreen(BaseScreen[None]):
         try:
             state = folder.state()
         except UserError as error:
-            self.query_one("#headline", Static).update(Content.styled(visible(error.line), "$text-error"))
+            self._say_only(Content.styled(visible(error.line), "$text-error"))
             return
         if state is None:
-            self.query_one("#headline", Static).update(Content(f"{folder.name}: not begun"))
+            self._say_only(Content(f"{folder.name}: not begun"))
             return
         self._draw(folder, state)
+
+    def _say_only(self, headline: Content) -> None:
+        """Where there is no ladder to draw: nothing of the one before stays."""
+        self.shown, self.live = None, None
+        for name in PARTS:
+            self.query_one(f"#{name}").display = False
+        self.query_one("#headline", Static).update(headline)
 
     def _say_doing(self) -> None:
         """What the run does that the ladder waits for: its phase, its step, or whose turn it waits for."""
@@ -152,6 +160,8 @@ class LadderScreen(BaseScreen[None]):
         self.dismiss()
 
     def action_next(self) -> None:
+        if len(self.ladders()) < 2:
+            self.tell("there is no other ladder")
         self.number += 1
         self.refresh_ladder()
 

@@ -79,6 +79,7 @@ class RunsScreen(ActingScreen[RunDir | None]):
         stale = [name for name in known if self._can_change(known[name])]
         fresh = {name: describe(known[name], places) for name in stale}
         gone = set(self.lines) - set(known)
+        self.marked -= gone
         if gone or any(self.lines.get(name) != line for name, line in fresh.items()):
             self.lines = {name: line for name, line in {**self.lines, **fresh}.items() if name not in gone}
             self._fill()

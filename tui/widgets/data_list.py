@@ -198,6 +198,9 @@ class DataList(OptionList, inherit_bindings=False):
             with contextlib.suppress(OSError):  # then it is still there next time
                 forget(self.here.id)
             self.relist()
+        elif self.here:
+            said = f"{self.here.label} is listed because it is there; only a set from elsewhere is taken off the list"
+            self.app.notify(visible(said), markup=False)
 
     def action_back(self) -> None:
         self.post_message(Done())

@@ -55,19 +55,27 @@ class LossPane(Rows):
     def action_view(self) -> None:
         from tui.following.losses import VIEWS
 
+        if self._is_empty():
+            return
         self.view = (self.view + 1) % len(VIEWS)
         self.redraw()
 
     def action_log_scale(self) -> None:
+        if self._is_empty():
+            return
         self.log_axis = not self.log_axis
         self.redraw()
 
     def action_smooth(self) -> None:
+        if self._is_empty():
+            return
         self.smoothing = SMOOTH[(SMOOTH.index(self.smoothing) + 1) % len(SMOOTH)]
         self.redraw()
 
     def action_earlier(self) -> None:
         """The next run on offer behind the loss, none after the last. Read in a thread: it may be long."""
+        if self._is_empty():
+            return
         name, after = self.state.name if self.state else "", self.earlier.name if self.earlier else ""
 
         def fetch() -> None:
@@ -76,6 +84,12 @@ class LossPane(Rows):
             self.app.call_from_thread(self._lay_behind, read(self.runs, name, after))
 
         self.run_worker(fetch, thread=True, exclusive=True, group="earlier")
+
+    def _is_empty(self) -> bool:
+        """Whether there is no curve to draw otherwise, which is said."""
+        if self.state is None:
+            self.app.notify("no run is shown, so there is no curve yet")
+        return self.state is None
 
     def _lay_behind(self, earlier: Earlier | None) -> None:
         if earlier is None and self.earlier is None:

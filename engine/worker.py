@@ -204,6 +204,7 @@ def _train(run: Run, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
     else:
         trainer.train(resume_from_checkpoint=str(resume.folder) if resume else None)
     run.meters.training_ends()
+    trainer.end_autocast()
     run.result.micro_batch = trainer.micro_batch
     if callback.stopped:
         raise Stopped

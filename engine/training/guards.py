@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 
 import torch
 
@@ -24,11 +25,12 @@ class DiskFull(Exception):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """CUDA's out-of-memory, the CPU allocator's, and Python's."""
+    """CUDA's out-of-memory, also where cuBLAS or cuDNN finds no room for itself; the CPU allocator's, and Python's."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error)
-    return isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in text or "out of memory" in text.lower())
+    signs = ("out of memory", "DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(sign.lower() in text.lower() for sign in signs)
 
 
 def first_line(error: BaseException) -> str:
@@ -47,6 +49,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def free_memory() -> None:
-    """Give torch's pool back to the card, so that a smaller attempt finds room."""
+    """Give torch's pool back to the card, so that a smaller attempt finds room; what only a cycle keeps goes first."""
+    gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -144,6 +144,14 @@ class AnswerTrainer(Trainer):
         self.micro_batch = (largest + 1) // 2
         self.hooks.halved(self.micro_batch)
 
+    def end_autocast(self) -> None:
+        """Take off what accelerate puts round a model's forward for mixed precision (`Accelerator.prepare_model`): the
+        trained model is asked in the arithmetic in which the base was asked.
+        """
+        own = self.model.__dict__.pop("_original_forward", None)
+        if own is not None:
+            self.model.forward = own
+
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> float:
         """The Trainer asks after clipping and before the optimizer: the last moment to refuse bad gradients."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)

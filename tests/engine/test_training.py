@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer
 from engine.methods.tokenizer import load_tokenizer
 from engine.training.batches import Layout, Schedule
-from engine.training.guards import OutOfMemory, first_line, is_out_of_memory
+from engine.training.guards import OutOfMemory, first_line, free_memory, is_out_of_memory
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 
 CPU = Machine("cpu", "CPU", False, False)
@@ -163,6 +165,26 @@ def test_the_schedule_visits_every_row_once_an_epoch() -> None:
     assert sorted(first) == sorted(second) == list(range(10)) and first != second
 
 
+def test_cublas_without_room_for_itself_is_out_of_memory() -> None:
+    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
+    assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
+
+
+def test_what_only_a_cycle_keeps_is_let_go_before_a_smaller_attempt() -> None:
+    class Holder:
+        pass
+
+    gc.disable()
+    try:
+        one = Holder()
+        one.itself, seen = one, weakref.ref(one)  # type: ignore[attr-defined]
+        del one
+        free_memory()
+        assert seen() is None
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory.\nMore")])
 def test_an_error_without_words_still_has_a_first_line(error: Exception) -> None:
     assert is_out_of_memory(error) and first_line(error) in ("MemoryError", "CUDA out of memory.")
@@ -176,3 +198,26 @@ def test_of_several_cards_in_sight_one_is_used(tmp_path: Path, monkeypatch: pyte
     model = torch.nn.Linear(2, 2)
     trainer = Trainer(model=model, args=arguments)
     assert trainer._wrap_model(model) is model
+
+
+def test_after_mixed_training_the_model_is_asked_as_it_was_before(tmp_path: Path) -> None:
+    """Without the autocast that the Trainer wraps it in: base and tuned model answer in the same arithmetic."""
+    config = schema.Config(method="full", train=schema.Train(batch=8, precision="mixed"))
+    tokenizer = load_tokenizer(config.model)
+    rows = prepare(schema.Data(max_rows=8), 512, tokenizer).train
+    shape = LlamaConfig(vocab_size=len(tokenizer), hidden_size=64, intermediate_size=64, num_hidden_layers=2,
+                        num_attention_heads=4)  # fmt: skip
+    model, schedule = LlamaForCausalLM(shape), Schedule.of(len(rows), 8, 1, 1, 0)
+    trainer = AnswerTrainer(
+        rows=rows, schedule=schedule, layout=Layout("flat", 100_000), micro_batch=8, keep_checkpoints=1,
+        checkpoint_folder=tmp_path / "checkpoints", tokenizer=tokenizer, hooks=Hooks(), model=model,
+        args=training_arguments(config, schedule, tmp_path, "cpu", False),
+        optimizers=(torch.optim.SGD(model.parameters(), lr=0.1), None),
+    )  # fmt: skip
+    trainer.train()
+    trainer.end_autocast()
+    alike = LlamaForCausalLM(shape)
+    alike.load_state_dict(model.state_dict())
+    ids = torch.tensor([rows[0].input_ids])
+    with torch.no_grad():
+        assert torch.equal(model.eval()(input_ids=ids).logits, alike.eval()(input_ids=ids).logits)

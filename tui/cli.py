@@ -1,4 +1,4 @@
-"""The `ftbench` command: its verbs, and the one place where errors become lines and exit codes."""
+"""The `ftbench` command: its verbs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from engine.contract import ladderdir, rundir
 from engine.contract.errors import UserError
 from engine.contract.ladderdir import LadderDir
 from engine.contract.rundir import RunDir
-from tui.edge import at_the_edge
 from tui.looking import data_app, presets_app
 from tui.options import (
     DataOption,
@@ -249,11 +248,6 @@ def run_or_ladder(runs: Path | None, name: str) -> RunDir | LadderDir:
     if name == "last" or not ladders or any(name in run.name for run in rundir.iterate(folder)):
         return rundir.find(folder, name)
     return ladderdir.find(folder, name)
-
-
-def main() -> None:
-    """Run the command; every error is one line on stderr and an exit code."""
-    at_the_edge(verbs)
 
 
 def verbs() -> None:

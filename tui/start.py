@@ -26,9 +26,7 @@ def main() -> None:
     """The console script."""
     opening = bench_options(sys.argv[1:])
     if opening is None or not (sys.stdin.isatty() and sys.stdout.isatty()):
-        from tui.cli import main as verbs
-
-        verbs()
+        at_the_edge(_verb)
     else:
         at_the_edge(lambda: _open(opening))
 
@@ -49,6 +47,12 @@ def bench_options(arguments: Sequence[str]) -> Opening | None:
         else:
             return None
     return found
+
+
+def _verb() -> None:
+    from tui.cli import verbs
+
+    verbs()
 
 
 def _open(opening: Opening) -> None:

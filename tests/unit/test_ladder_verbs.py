@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from made_ladder import made_ladder
 
-from engine.contract import folder, ladderdir, launch
+from engine.contract import folder, ladderdir, launch, rundir
 from engine.contract.errors import RunFailed, UserError
 from engine.contract.ladder import Entry, Estimate
 from engine.contract.ladderplan import make_plan
 from tui.following import progress
 from tui.following.climbing import outlook
 from tui.following.progress import Detached
-from tui.verbs import ladder
+from tui.verbs import ladder, run
 
 
 def test_leaving_with_json_prints_json_and_nothing_else(
@@ -71,6 +71,27 @@ def test_a_full_disk_leaves_no_half_made_ladder(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(RunFailed, match="No space left on device"):
         ladderdir.create(tmp_path / "runs", make_plan("demo", ["lora"], {}))
     assert not list((tmp_path / "runs").iterdir())
+
+
+def test_leaving_before_it_has_begun_says_that_it_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+    monkeypatch.setattr(launch, "launch_ladder", interrupted)
+    assert ladder.start(make_plan("demo", ["lora"], {}), tmp_path, detach=False, json=True) == 0
+    (made,) = ladderdir.iterate(tmp_path)
+    assert json.loads(capsys.readouterr().out) == {"ladder": made.name, "path": str(made.path)}
+    assert ladder.resume(made, detach=False, json=False) == 0
+    assert f"ftbench attach {made.name}" in capsys.readouterr().out
+
+    monkeypatch.setattr(launch, "launch", lambda run: None)
+    monkeypatch.setattr(launch, "wait_for_hello", interrupted)
+    assert run.run("demo-lora", None, {}, tmp_path / "runs", now=True, detach=False, json=True) == 0
+    (begun,) = rundir.iterate(tmp_path / "runs")
+    assert json.loads(capsys.readouterr().out) == {"run": begun.name, "path": str(begun.path)}
 
 
 def test_a_stop_that_comes_too_late_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,6 +133,7 @@ def ask_to_leave(run: RunDir | LadderDir, bar: Progress | None) -> None:
             console.print("\n[d]etach and leave it running, [s]top with a checkpoint, anything else goes on: ", end="")
             choice = input().strip().lower()[:1]
         except (KeyboardInterrupt, EOFError):
+            console.print()
             choice = "d"
     else:
         choice = "d"

@@ -15,7 +15,7 @@ from engine.contract.ladder import Ladder, Plan
 from engine.contract.ladderdir import LadderDir
 from engine.contract.text import amount
 from tui.following.climbing import follow_ladder
-from tui.following.progress import Detached
+from tui.following.progress import Detached, ask_to_leave
 from tui.listing.ladder_table import show_ladder
 from tui.show import print_json, say
 
@@ -23,11 +23,22 @@ from tui.show import print_json, say
 def start(plan: Plan, runs: Path, detach: bool, json: bool) -> int:
     """Make the ladder's directory, set it going, follow it."""
     folder = ladderdir.create(runs, plan)
-    launch.launch_ladder(folder)  # first: a reader that has gone must not keep it from beginning
+    try:
+        begin(folder)  # first: a reader that has gone must not keep it from beginning
+    except Detached:
+        return leave(folder, json)
     if not json:
         say(f"ladder {folder.name}")
         say(describe(plan))
     return leave(folder, json) if detach else watch(folder, json, fresh=True)
+
+
+def begin(folder: LadderDir) -> None:
+    """Set it going. Ctrl+C asks here as it does later. Raises Detached where the user chose to leave."""
+    try:
+        launch.launch_ladder(folder)
+    except KeyboardInterrupt:
+        ask_to_leave(folder, None)
 
 
 def leave(folder: LadderDir, json: bool) -> int:
@@ -86,7 +97,10 @@ def resume(folder: LadderDir, detach: bool, json: bool) -> int:
     folder.plan()
     if folder.is_live():
         raise UserError(f"{folder.name} is climbing", do=f"`ftbench attach {folder.name}` shows it")
-    launch.launch_ladder(folder)
+    try:
+        begin(folder)
+    except Detached:
+        return leave(folder, json)
     return leave(folder, json) if detach else watch(folder, json)
 
 

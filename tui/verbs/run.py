@@ -16,26 +16,39 @@ from engine.contract.preset import Flat
 from engine.contract.result import Result
 from engine.contract.rundir import RunDir
 from engine.contract.schema import Method
-from tui.following.progress import Detached, follow
+from tui.following.progress import Detached, ask_to_leave, follow
 from tui.listing.scores import as_json, show_results
 from tui.show import print_json, say
 
 
-def start(preset: str, method: Method | None, overrides: Flat, runs: Path, now: bool, quiet: bool = False) -> RunDir:
-    """Launch a run and wait for its hello."""
+def make(preset: str, method: Method | None, overrides: Flat, runs: Path, now: bool, quiet: bool = False) -> RunDir:
+    """Make a run's directory and say its name."""
     chosen = effective(preset, method, overrides)
     run = rundir.create(runs, preset_name(preset), chosen, wait=not now)
     if not quiet:
         say(f"run {run.name}")
-    worker = launch.launch(run)
-    launch.wait_for_hello(run, worker)
     return run
+
+
+def begin(run: RunDir, size: int = 0) -> None:
+    """Launch the worker and wait for its hello, past `size` bytes of the event log. Ctrl+C asks here as it does later,
+    because the worker goes on by itself. Raises Detached where the user chose to leave.
+    """
+    worker = launch.launch(run)
+    try:
+        launch.wait_for_hello(run, worker, size)
+    except KeyboardInterrupt:
+        ask_to_leave(run, None)
 
 
 def run(preset: str, method: Method | None, overrides: Flat, runs: Path, now: bool, detach: bool, json: bool) -> int:
     """Start and follow; the exit status says whether the run did what was asked."""
-    started = start(preset, method, overrides, runs, now, quiet=json)
-    return leave(started, json) if detach else watch(started, json=json, fresh=True)
+    made = make(preset, method, overrides, runs, now, quiet=json)
+    try:
+        begin(made)
+    except Detached:
+        return leave(made, json)
+    return leave(made, json) if detach else watch(made, json=json, fresh=True)
 
 
 def leave(run: RunDir, json: bool) -> int:
@@ -100,8 +113,10 @@ def resume(run: RunDir, detach: bool, json: bool) -> int:
     if state == "finished":
         raise UserError(f"{run.name} has finished", do="`ftbench run` starts another")
     size = run.events_file.stat().st_size if run.events_file.exists() else 0
-    worker = launch.launch(run)
-    launch.wait_for_hello(run, worker, size)
+    try:
+        begin(run, size)
+    except Detached:
+        return leave(run, json)
     return leave(run, json) if detach else watch(run, offset=size, json=json)
 
 

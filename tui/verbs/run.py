@@ -34,9 +34,8 @@ def begin(run: RunDir, size: int = 0) -> None:
     """Launch the worker and wait for its hello, past `size` bytes of the event log. Ctrl+C asks here as it does later,
     because the worker goes on by itself. Raises Detached where the user chose to leave.
     """
-    worker = launch.launch(run)
     try:
-        launch.wait_for_hello(run, worker, size)
+        launch.wait_for_hello(run, launch.launch(run), size)
     except KeyboardInterrupt:
         ask_to_leave(run, None)
 

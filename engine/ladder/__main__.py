@@ -47,7 +47,7 @@ def begin(folder: LadderDir, plan: Plan) -> Ladder:
     ladder = folder.state() or Ladder(
         name=folder.name, preset=plan.preset, command=plan.command, created=plan.created, seeds=plan.seeds
     )
-    ladder.status, ladder.reason, ladder.updated = "running", "", time.time()
+    ladder.status, ladder.stage, ladder.reason, ladder.updated = "running", "planned", "", time.time()
     return ladder
 
 

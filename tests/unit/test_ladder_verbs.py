@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 from made_ladder import made_ladder
+from rich.progress import Progress
 
 from engine.contract import folder, ladderdir, launch, rundir
 from engine.contract.errors import RunFailed, UserError
 from engine.contract.ladder import Entry, Estimate
 from engine.contract.ladderplan import make_plan
+from engine.ladder.__main__ import begin
 from tui.following import progress
-from tui.following.climbing import outlook
+from tui.following.climbing import LadderView, follow_ladder, outlook
 from tui.following.progress import Detached
 from tui.verbs import ladder, run
 
@@ -92,6 +94,39 @@ def test_leaving_before_it_has_begun_says_that_it_goes_on(
     assert run.run("demo-lora", None, {}, tmp_path / "runs", now=True, detach=False, json=True) == 0
     (begun,) = rundir.iterate(tmp_path / "runs")
     assert json.loads(capsys.readouterr().out) == {"run": begun.name, "path": str(begun.path)}
+
+
+def test_a_ladder_that_goes_on_is_not_told_from_where_it_was_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, state = made_ladder(tmp_path)
+    lives = iter([True, False])
+
+    def is_live(_: object) -> bool:
+        live = next(lives)
+        state.stage, state.status = ("trying", "stopped") if live else ("done", "finished")
+        made.write_state(state)
+        return live
+
+    monkeypatch.setattr(folder.Folder, "is_live", is_live)
+    follow_ladder(made)
+    assert "trying learning rates" not in capsys.readouterr().out
+    state.stage, state.status = "trying", "stopped"
+    made.write_state(state)
+    assert begin(made, made.plan()).stage == "planned"
+
+
+def test_the_bar_of_the_next_run_does_not_say_what_the_last_one_did(tmp_path: Path) -> None:
+    made, state = made_ladder(tmp_path)
+    bar = Progress()
+    view = LadderView(made, bar, quiet=False)
+    first, second = [entry for entry in state.entries if entry.kind == "run"][:2]
+    first.status = "live"
+    view.show(state)
+    bar.update(bar.task_ids[0], description="saving")
+    first.status, second.status, second.run = "finished", "live", "there-is-none"
+    view.show(state)
+    assert bar.tasks[0].description.endswith(f"{second.rung} starting")
 
 
 def test_a_stop_that_comes_too_late_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

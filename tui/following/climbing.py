@@ -41,7 +41,7 @@ def follow_ladder(folder: LadderDir, quiet: bool = False) -> Ladder:
             try:
                 live = folder.is_live()
                 state = folder.state()
-                if state is not None:
+                if state is not None and (state.status == "running" or not live):  # else: of an earlier life
                     view.show(state)
                 if live:
                     silent_since = time.monotonic()
@@ -74,6 +74,8 @@ class LadderView:
     estimated: bool = False
     follower: Follower | None = None
     run: str = ""
+    where: str = ""
+    """Which of how many the live run is, and its rung."""
 
     def __post_init__(self) -> None:
         self.task = self.bar.add_task("starting", total=None, detail="") if self.bar else None
@@ -119,18 +121,23 @@ class LadderView:
         if live.run != self.run or self.follower is None:
             self.run = live.run
             self.follower = Follower(RunDir(self.folder.runs / live.run).events_file)
-        done = sum(entry.status not in ("planned", "live") for entry in ladder.entries)
-        where = f"{done + 1}/{len(ladder.entries)} {live.rung}"
+            self.where = f"{self._place(ladder)} {live.rung}"
+            self.bar.update(self.task, description=f"{self.where} starting", total=None, detail="")
         for event in self.follower.read():
             match event:
                 case events.Phase():
-                    self.bar.update(self.task, description=f"{where} {event.name}", total=None, detail="")
+                    self.bar.update(self.task, description=f"{self.where} {event.name}", total=None, detail="")
                 case events.Plan():
                     self.bar.update(self.task, completed=event.start_step, total=event.steps)
                 case events.Step():
                     loss = "–" if event.loss is None else f"{event.loss:.4f}"
                     detail = f"{event.step}/{event.steps}  loss {loss}  {event.tokens_per_second:,.0f} tok/s"
                     self.bar.update(self.task, completed=event.step, total=event.steps, detail=detail)
+
+    def _place(self, ladder: Ladder) -> str:
+        """`2/6`."""
+        done = sum(entry.status not in ("planned", "live") for entry in ladder.entries)
+        return f"{done + 1}/{len(ladder.entries)}"
 
     def _line(self, text: str, style: str = "") -> None:
         stamped = f"{time.strftime('%H:%M:%S')} {text}"

@@ -8,6 +8,9 @@ from msgspec import Struct, field
 
 from engine.contract.events import Status
 
+Z = 1.96
+"""Standard normal quantile of 97.5 %."""
+
 
 class Interval(Struct, kw_only=True):
     """A mean over rows with its bootstrap 95 % interval."""
@@ -16,6 +19,16 @@ class Interval(Struct, kw_only=True):
     low: float | None
     high: float | None
     rows: int
+
+    def widened(self, all_alike: float) -> Interval:
+        """Of scores from 0 to 1 that are all 0 or all 1: a bootstrap finds nothing to resample and would be certain
+        after two rows. Wilson's interval (1927) for n of n successes ends at n / (n + z²).
+        """
+        if self.rows < 2 or self.low is None or self.high is None or all_alike not in (0.0, 1.0):
+            return self
+        nearest = Z**2 / (self.rows + Z**2)
+        low, high = (self.low, max(self.high, nearest)) if all_alike == 0 else (min(self.low, 1 - nearest), self.high)
+        return Interval(mean=self.mean, low=low, high=high, rows=self.rows)
 
 
 class Score(Struct, kw_only=True):

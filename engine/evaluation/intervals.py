@@ -11,6 +11,12 @@ from engine.contract.result import Interval
 RESAMPLES = 2000
 
 
+def of_scores(values: Sequence[float]) -> Interval:
+    """The same for scores between 0 and 1, which are not certain where all rows score alike."""
+    found = bootstrap(values)
+    return found.widened(values[0]) if len(set(values)) == 1 else found
+
+
 def bootstrap(values: Sequence[float], weights: Sequence[float] | None = None, seed: int = 0) -> Interval:
     """Weighted mean over rows with its percentile interval (Efron 1979), rows resampled with replacement.
 

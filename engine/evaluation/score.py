@@ -14,7 +14,7 @@ from engine.data.tokens import Row
 from engine.evaluation.choices import Choices
 from engine.evaluation.forward import bare, within_memory
 from engine.evaluation.generate import Generator
-from engine.evaluation.intervals import bootstrap
+from engine.evaluation.intervals import bootstrap, of_scores
 from engine.evaluation.largest import answer_at_largest, longest_answers
 from engine.evaluation.likeliest import Chooser
 from engine.evaluation.metrics import METRICS
@@ -112,7 +112,7 @@ def summarise(items: Sequence[Item], metric: str, seconds: float) -> Score:
     loss = bootstrap([item.nll / item.tokens for item in items], weights)
     views: dict[str, Interval] = {}
     for name in sorted({name for item in items for name in item.scores or {}}):
-        views[name] = bootstrap([(item.scores or {}).get(name, 0.0) for item in items])
+        views[name] = of_scores([(item.scores or {}).get(name, 0.0) for item in items])
     score = loss if metric == "loss" else views.pop(metric)
     perplexity = math.exp(min(loss.mean, 700.0)) if loss.mean is not None else None
     return Score(loss=loss, perplexity=perplexity, metric=metric, score=score, extra=views, seconds=seconds)

@@ -128,7 +128,11 @@ class Draws:
 
     def interval(self, name: str) -> Interval:
         """A rung's mean with its own 95 % interval."""
-        return self._interval(self.answers[name].mean, self.means[name], self.bounded)
+        found, values = (
+            self._interval(self.answers[name].mean, self.means[name], self.bounded),
+            self.answers[name].values,
+        )
+        return found.widened(float(values.flat[0])) if self.bounded and values.min() == values.max() else found
 
     def share(self, part: str, whole: str) -> Interval:
         """part / whole of scores, never below 0; the caller has made sure that the whole is not near zero."""
@@ -162,21 +166,21 @@ class Draws:
         drawn = np.array([self.means[a] - self.means[b] for a, b in pairs])  # (pairs, DRAWS)
         deviations = np.abs(drawn - seen[:, None]) / error[:, None]
         largest = deviations.max(0)
-        critical = float(np.quantile(largest, LEVEL))
+        critical = float(np.quantile(largest, LEVEL, method="higher"))  # one of the draws, as p counts them
         if self.n < FEWEST:
             critical = math.inf
         lasting = self._by_items_alone(pairs)
         found = []
         for number, (a, b) in enumerate(pairs):
             size = abs(seen[number]) / error[number] if self.n >= FEWEST else 0.0
-            half = critical * error[number]
+            half, most = critical * error[number], 1.0 if self.bounded and self.n >= FEWEST else math.inf
             found.append(
                 Difference(
                     a,
                     b,
                     float(seen[number]),
-                    float(seen[number] - half),
-                    float(seen[number] + half),
+                    max(-most, float(seen[number] - half)),
+                    min(most, float(seen[number] + half)),
                     _tail(deviations[number], size),
                     _tail(largest, size),
                     float(items[number]) * self.n,

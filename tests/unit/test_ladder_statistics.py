@@ -144,3 +144,27 @@ def test_where_only_qlora_finished_its_own_base_is_the_base(outcome: str) -> Non
     evidence = Evidence([Finished(entry, result, [{"base": line, "tuned": line}])])
     gather(evidence, ladder)
     assert list(evidence.bases) == [BASE] and evidence.scores[BASE].untrained
+
+
+@pytest.mark.parametrize(("items", "low"), [(20, 0.8389), (300, 0.9873)])
+def test_a_rung_that_answers_everything_right_is_not_certain(items: int, low: float) -> None:
+    found = Draws({"full": Answers(np.ones((1, items)))}, bounded=True).interval("full")
+    assert found.mean == found.high == 1.0 and found.low == pytest.approx(low, abs=1e-3)
+
+
+def test_no_difference_of_scores_is_held_to_be_larger_than_one() -> None:
+    answers = {"full": Answers(np.ones((1, 6))), BASE: Answers(np.zeros((1, 6)), untrained=True)}
+    (found,) = Draws(answers, bounded=True).differences([("full", BASE)])
+    assert found.told_apart and 0 < found.low < found.mean == found.high == 1.0
+
+
+def test_p_is_below_a_twentieth_exactly_where_the_interval_leaves_out_zero() -> None:
+    """Also for a difference as large as the draw that 5 % of all draws reach."""
+    values = yes_no(0.5, 2, 40, 3)
+    draws = Draws({"a": Answers(values[:1]), "b": Answers(values[1:])}, bounded=True)
+    (found,) = draws.differences([("a", "b")])
+    drawn = np.abs(draws.means["a"] - draws.means["b"] - found.mean)
+    for size in np.sort(drawn)[-210:-190] * (1 + 1e-12):
+        beyond = (1 + (drawn >= size).sum()) / (1 + len(drawn))
+        half = (found.high - found.low) / 2
+        assert (beyond < 0.05) == (size > half)

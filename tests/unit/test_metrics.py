@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.evaluation.intervals import bootstrap
+from engine.evaluation.intervals import bootstrap, of_scores
 from engine.evaluation.metrics import METRICS, contains, exact_match, json_fields, number, rouge
 from engine.evaluation.rouge import words
 
@@ -114,3 +114,14 @@ def test_a_weighted_mean_is_per_token() -> None:
 
 def test_without_finite_values_there_is_nothing_to_say() -> None:
     assert bootstrap([1.0, float("nan")]).mean is None
+
+
+@pytest.mark.parametrize(("score", "low", "high"), [(1.0, 0.8389, 1.0), (0.0, 0.0, 0.1611)])
+def test_twenty_rows_that_score_alike_are_not_certain(score: float, low: float, high: float) -> None:
+    """Wilson's interval for 20 of 20."""
+    found = of_scores([score] * 20)
+    assert found.mean == score and (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_scores_that_are_alike_between_the_ends_are_left() -> None:
+    assert of_scores([0.5] * 20).low == 0.5 and of_scores([1.0]).low is None

@@ -159,12 +159,13 @@ def test_no_difference_of_scores_is_held_to_be_larger_than_one() -> None:
 
 
 def test_p_is_below_a_twentieth_exactly_where_the_interval_leaves_out_zero() -> None:
-    """Also for a difference as large as the draw that 5 % of all draws reach."""
+    """Also between the two draws at the border."""
     values = yes_no(0.5, 2, 40, 3)
     draws = Draws({"a": Answers(values[:1]), "b": Answers(values[1:])}, bounded=True)
     (found,) = draws.differences([("a", "b")])
     drawn = np.abs(draws.means["a"] - draws.means["b"] - found.mean)
-    for size in np.sort(drawn)[-210:-190] * (1 + 1e-12):
+    last = np.sort(drawn)[-210:-190]
+    for size in (last[1:] + last[:-1]) / 2:
         beyond = (1 + (drawn >= size).sum()) / (1 + len(drawn))
         half = (found.high - found.low) / 2
         assert (beyond < 0.05) == (size > half)

@@ -155,6 +155,23 @@ def test_a_run_is_deleted_after_asking_and_a_damaged_one_too(tmp_path: Path) -> 
     assert not run.path.exists() and not other.path.exists()
 
 
+def test_the_cursor_stays_beside_a_run_that_was_deleted(tmp_path: Path) -> None:
+    for number in range(4):
+        made(tmp_path, number)
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await pilot.press("r", "down")
+        _, second, third, last = keys(app)
+        table = app.screen.query_one(Table)
+        assert table.key == second
+        await pilot.press("x", "y")
+        assert table.key == third
+        await pilot.press("end", "x", "y")
+        assert table.key == third and last not in keys(app)
+
+    play(tmp_path, story)
+
+
 def test_a_run_is_run_again_with_its_frozen_configuration(tmp_path: Path) -> None:
     run = made(tmp_path, 1, **{"train.steps": 2, "train.batch": 2, "evaluation.when": "never"})
 

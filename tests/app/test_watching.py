@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from made_runs import write_events
 from pilot import play, wait_for
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from engine.contract import library, locks, rundir
+from engine.contract import events, library, locks, rundir
 from engine.contract.rundir import RunDir
 from tui.app import Workbench
 from tui.following.machine import CardSample, MachineSample
@@ -160,8 +162,6 @@ def test_a_worker_that_is_gone_is_shown_with_the_end_of_its_log(tmp_path: Path) 
     now.events_file.write_bytes(b"".join(lines[:60]))
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        import os
-
         await watch(pilot, app, now)
         assert app.bench.live
         assert held is not None
@@ -282,3 +282,30 @@ def test_the_word_line_is_there_only_while_one_types(tmp_path: Path) -> None:
         assert not app.bench.query_one("#word").display and app.focused is app.bench.query_one(LogPane)
 
     play(tmp_path, story)
+
+
+def test_a_run_that_ended_before_its_first_step_awaits_none(tmp_path: Path) -> None:
+    run = made(tmp_path)
+    told = [events.Phase(name="waiting"), events.End(status="stopped", reason="as asked")]
+    run.events_file.write_bytes(b"".join(msgspec.json.encode(event) + b"\n" for event in told))
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await watch(pilot, app, run)
+        assert text(app, LossPane) == "it ended before its first step"
+
+    play(tmp_path, story)
+
+
+def test_the_next_live_run_is_sought_in_this_folder_and_another_is_named(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere" / "20260101-000000-demo-full-full-beef"
+    card = locks.hold(locks.card_lock("cpu"), f"1 {elsewhere}")
+    assert card is not None
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await pilot.press("j")
+        assert any("no run of this folder is live; full-beef is of another" in note for note in notes(app))
+
+    try:
+        play(tmp_path / "runs", story)
+    finally:
+        os.close(card)

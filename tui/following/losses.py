@@ -96,4 +96,6 @@ class Losses:
     def _awaited(self) -> str:
         if self.state.step is not None:
             return f"no finite {VIEWS[self.view]} in {self.series.absent:,} steps"
+        if self.state.end is not None:
+            return "it ended before its first step"
         return f"{self.state.phase or 'starting'}: no step yet"

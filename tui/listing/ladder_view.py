@@ -102,9 +102,8 @@ def headline(ladder: Ladder) -> str:
     )
     done = _done(ladder.entries)
     seeds = f"{len(ladder.seeds)} seeds" if len(ladder.seeds) > 1 else "one seed"
-    state = (
-        f"{ladder.stage} {done}" if ladder.status == "running" else f"{ladder.status} {visible(ladder.reason)}".strip()
-    )
+    ended = visible(ladder.reason if ladder.reason.startswith(ladder.status) else f"{ladder.status} {ladder.reason}")
+    state = f"{ladder.stage} {done}" if ladder.status == "running" else ended.strip()
     return f"{about}, {seeds} · {state}"
 
 

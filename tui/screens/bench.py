@@ -17,7 +17,7 @@ from textual.widgets import Static
 
 from engine.contract import turns
 from tui.commands import bindings
-from tui.head import choice_lines, head_line, live_runs
+from tui.head import choice_lines, head_line, live_runs, short
 from tui.screens.watching import WatchingScreen
 from tui.widgets.choosing import ChoosingPane, Chosen, Picked, Refused
 from tui.widgets.key_line import KeyLine
@@ -190,7 +190,8 @@ class BenchScreen(WatchingScreen[None]):
         self.look_at_runs()
         runs = self.live_runs()
         if not runs:
-            self.tell("no run is live", severity="warning")
+            elsewhere = f"; {short(self.places[0].run.name)} is of another" if self.places else ""
+            self.tell(f"no run of this folder is live{elsewhere}", severity="warning")
             return
         if runs == [self.watched]:
             self.tell("no other run is live")

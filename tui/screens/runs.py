@@ -64,11 +64,11 @@ class RunsScreen(ActingScreen[RunDir | None]):
         self.read()
         self.set_interval(SECONDS, self._refresh_live)
 
-    def read(self) -> None:
-        """All runs anew."""
+    def read(self, here: str = "") -> None:
+        """All runs anew; the cursor stays on its run, or goes to `here`."""
         places = _places()
         self.lines = {run.name: describe(run, places) for run in rundir.iterate(self.runs)}
-        self._fill()
+        self._fill(here)
 
     def _refresh_live(self) -> None:
         """Only what can change is read again: runs without an outcome, resumed ones, and new ones."""
@@ -182,6 +182,10 @@ class RunsScreen(ActingScreen[RunDir | None]):
             self.tell("a live run is not deleted: stop it first", severity="warning")
             return
 
+        names = [row.key for row in self.query_one(Table).rows]
+        place = names.index(run.name)
+        below = (names[place + 1 :] or names[:place][-1:] or [""])[0]
+
         def answered(yes: bool | None) -> None:
             if not yes or run.is_live():
                 return
@@ -191,7 +195,7 @@ class RunsScreen(ActingScreen[RunDir | None]):
             except OSError as error:
                 self.tell(f"{run.path} could not be deleted whole: {error.strerror}", severity="error", timeout=10)
             self.marked.discard(run.name)
-            self.read()
+            self.read(below)
 
         self.app.push_screen(AskScreen(f"Delete {run.name} with its model and checkpoints, for good?"), answered)
 

@@ -103,9 +103,13 @@ def find_preset(name: str) -> tuple[Preset, Path]:
 def effective(name: str, method: Method | None, overrides: Flat) -> Effective:
     """The named preset laid under the command line, its file names made absolute."""
     preset, path = find_preset(name)
-    own = {key: _anchored(key, value, path.parent) for key, value in preset.values.items()}
-    given = {key: _anchored(key, value, working_folder()) for key, value in overrides.items()}
-    return resolve(Preset(preset.name, own, preset.text), method, given)
+    own = anchored(preset.values, path.parent)
+    return resolve(Preset(preset.name, own, preset.text), method, anchored(overrides, working_folder()))
+
+
+def anchored(values: Flat, folder: Path) -> Flat:
+    """The same with file names made absolute that are written as seen from `folder`, else from the working folder."""
+    return {key: _anchored(key, value, folder) for key, value in values.items()}
 
 
 def _anchored(key: str, value: object, folder: Path) -> object:

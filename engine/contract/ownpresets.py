@@ -11,11 +11,14 @@ import tomli_w
 
 from engine.contract import library
 from engine.contract.errors import UserError
+from engine.contract.files import working_folder
 from engine.contract.preset import Effective, Flat, Preset, flatten, nested, resolve
-from engine.contract.schema import READ_BY, Method
+from engine.contract.schema import READ_BY, Config, Method
 
 NOT_COPIED = ("slot", "title")
 """A key of the workbench belongs to one preset, and so does a title."""
+_RIVALS = {"train.epochs": ("train.steps",), "train.steps": ("train.epochs",)}
+"""Keys that give way to another one."""
 
 
 def is_own(listed: library.Listed) -> bool:
@@ -24,11 +27,21 @@ def is_own(listed: library.Listed) -> bool:
 
 
 def from_preset(name: str, base: str, overrides: Flat | None = None) -> Path:
-    """`NAME.toml` with what `base` sets and `overrides` change. Raises UserError where the name is taken."""
+    """`NAME.toml` with what `base` sets and `overrides` change. Raises UserError where the name is taken, and for
+    overrides that `base` could not be run with.
+    """
     path = _free(name)
-    preset, _ = library.find_preset(base)
-    values = {key: value for key, value in (preset.values | (overrides or {})).items() if key not in NOT_COPIED}
-    values = {"title": f"{name}, from {base}", **values}
+    preset, file = library.find_preset(base)
+    given = library.anchored(overrides or {}, working_folder())
+    method = resolve(preset, None, given).config.method
+    kept = {
+        key: value
+        for key, value in library.anchored(preset.values, file.parent).items()
+        if key not in NOT_COPIED and _reads(method, key) and given.keys().isdisjoint(_RIVALS.get(key, ()))
+    }
+    if method != preset.values.get("method", Config().method) and not isinstance(kept.get("train.learning_rate"), dict):
+        kept.pop("train.learning_rate", None)  # it was meant for the other method
+    values = {"title": f"{name}, from {library.called(base)}", **kept, **given}
     resolve(Preset(name, values))
     return _write(path, tomli_w.dumps(nested(values)))
 

@@ -9,7 +9,7 @@ import pytest
 from engine.contract import library, ownpresets
 from engine.contract.errors import UserError
 from engine.contract.library import effective
-from engine.contract.preset import Effective, flatten
+from engine.contract.preset import Effective, Flat, flatten
 from engine.contract.schema import METHODS, Method
 
 QUIET = ("title", "about", "slot")
@@ -99,3 +99,26 @@ def test_a_folder_that_cannot_be_made_is_said_in_a_line(tmp_path: Path, monkeypa
 )
 def test_a_dot_in_a_name_does_not_end_it(preset: str, name: str) -> None:
     assert library.called(preset) == name
+
+
+@pytest.mark.parametrize("method", [None, *METHODS])
+@pytest.mark.parametrize("base", ["demo-lora", "demo", "smollm2-qlora"])
+def test_a_preset_made_with_settings_is_what_a_run_with_them_would_be(base: str, method: Method | None) -> None:
+    given: Flat = {"train.steps": 4, "title": "my own", "train.batch": 12} | ({"method": method} if method else {})
+    ownpresets.from_preset("mine", base, given)
+    assert values_of(effective("mine", None, {})) == values_of(effective(base, method, given)) | {"train.epochs": 3.0}
+    assert listed("mine").preset.values["title"] == "my own"
+
+
+def test_what_is_wrong_with_a_setting_is_told_of_the_command_line() -> None:
+    with pytest.raises(UserError, match="nothing reads the key train"):
+        ownpresets.from_preset("mine", "demo-lora", {"train.foo": 1})
+    assert not (library.user_folder() / "mine.toml").exists()
+
+
+def test_a_file_beside_is_found_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mails.csv").write_text("text,label\na,b\n")
+    monkeypatch.chdir(tmp_path)
+    ownpresets.from_preset("mine", "demo-lora", {"data.id": "mails.csv"})
+    monkeypatch.chdir("/")
+    assert effective("mine", None, {}).config.data.id == str(tmp_path / "mails.csv")

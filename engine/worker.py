@@ -26,7 +26,7 @@ from engine.examination import Examination
 from engine.methods import method
 from engine.methods.loading import config_of, maximum_positions
 from engine.methods.machine import this_machine
-from engine.methods.optimizers import make_optimizer
+from engine.methods.optimizers import make_optimizer, paged_bytes
 from engine.methods.tokenizer import load_tokenizer
 from engine.outcome import folder_bytes
 from engine.planning.dry_run import wants_checkpointing
@@ -204,6 +204,7 @@ def _train(run: Run, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
     else:
         trainer.train(resume_from_checkpoint=str(resume.folder) if resume else None)
     run.meters.training_ends()
+    run.meters.peak.paged = paged_bytes(optimizer) or None
     trainer.end_autocast()
     run.result.micro_batch = trainer.micro_batch
     if callback.stopped:

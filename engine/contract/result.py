@@ -57,11 +57,18 @@ class Peak(Struct, kw_only=True):
     allocated_training: int | None = None
     reserved_training: int | None = None
     """The same two while training only, evaluations within it included."""
+    paged: int | None = None
+    """Optimizer state in memory that card and host share: on the card where there is room, not in torch's pool."""
+
+    @property
+    def card_training(self) -> int | None:
+        """While training on a card: torch's pool, and the state that is paged."""
+        return self.reserved_training + (self.paged or 0) if self.reserved_training else None
 
     @property
     def training(self) -> int | None:
-        """While training: torch's pool on a card, the resident set without one."""
-        return self.reserved_training or self.rss_training
+        """While training: what a card has to hold, the resident set without one."""
+        return self.card_training or self.rss_training
 
 
 class General(Struct, kw_only=True):

@@ -83,7 +83,7 @@ def comparison(ladder: Ladder, a: str, b: str) -> Comparison | None:
 
 
 def training_peak(peak: Peak | None) -> float | None:
-    """Bytes while training: torch's pool on a card, the resident set without one."""
+    """Bytes while training: torch's pool and paged state on a card, the resident set without one."""
     return peak.training if peak else None
 
 

@@ -57,6 +57,12 @@ def make_optimizer(
     return resumable(kind)(groups, **settings), name
 
 
+def paged_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of state in CUDA's managed memory, which torch does not count."""
+    held = (value for state in optimizer.state.values() for value in state.values())
+    return sum(value.nbytes for value in held if getattr(value, "is_paged", False))
+
+
 def resumable(kind: type) -> type:
     """A bitsandbytes optimizer that takes up a checkpoint's state where its own would lie.
 

@@ -64,6 +64,13 @@ class Estimate(Struct, frozen=True, kw_only=True):
     notes: list[str] = field(default_factory=list)
 
     @property
+    def pageable(self) -> int:
+        """Bytes of state that torch's pool will not show: both moments, a byte each. Their scales, the remainders of
+        bf16 weights and the state of tensors below 100,000 elements stay in the pool (bitsandbytes, get_state_buffer).
+        """
+        return 2 * self.trainable if self.paged else 0
+
+    @property
     def peak(self) -> int:
         """Bytes that must fit. On a card that is the training alone: held-out losses and answers make themselves
         smaller where they do not fit (`evaluation.forward.within_memory`); without one a process that takes too much

@@ -67,7 +67,7 @@ class Forecast:
 def as_measured(estimate: Estimate, peak: Peak) -> int:
     """Bytes of a peak that torch's pool on a card will show: the context is not in it, nor is what is paged."""
     beside = CONTEXT if "pool" in peak.parts else 0
-    return peak.total - beside - (peak.parts.get("optimizer", 0) if estimate.paged else 0)
+    return peak.total - beside - min(estimate.pageable, peak.parts.get("optimizer", 0))
 
 
 def foresee(

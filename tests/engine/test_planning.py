@@ -14,6 +14,8 @@ from engine.contract.preset import Preset, resolve
 from engine.methods.machine import Machine
 from engine.planning.dry_run import dry_run
 from engine.planning.estimate import Rows
+from engine.planning.forecast import as_measured
+from engine.planning.pool import CONTEXT
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 from planning.grid import SHAPES, case
@@ -73,3 +75,10 @@ def test_paged_state_is_counted_and_named() -> None:
     )
     assert paged.static == plain.static
     assert (paged.paged, plain.paged) == (True, False)
+
+
+def test_of_paged_state_the_pool_shows_scales_and_remainders() -> None:
+    plan = dry_run(config("full", optimizer__name="paged_adamw_8bit"), transformers.LlamaConfig(**TINY), CARD, ROWS)
+    shown = as_measured(plan, plan.training)
+    assert plan.training.total - CONTEXT - shown == 2 * plan.trainable
+    assert plan.training.parts["optimizer"] - 2 * plan.trainable > 2 * plan.trainable

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer
 from engine.contract import schema
 from engine.data.prepare import prepare
 from engine.methods.machine import Machine
-from engine.methods.optimizers import make_optimizer
+from engine.methods.optimizers import make_optimizer, paged_bytes
 from engine.methods.tokenizer import load_tokenizer
 from engine.training.batches import Layout, Schedule
 from engine.training.guards import OutOfMemory, first_line, free_memory, is_out_of_memory
@@ -155,6 +155,7 @@ def test_state_that_was_paged_is_paged_again(monkeypatch: pytest.MonkeyPatch) ->
     (was,), now = before.state.values(), optimizer.state[weight]
     for key in ("state1", "state2"):
         assert getattr(now[key], "is_paged", False) and torch.equal(now[key], was[key])
+    assert paged_bytes(optimizer) == 2 * weight.numel() and paged_bytes(before) == 0
 
 
 def test_the_schedule_visits_every_row_once_an_epoch() -> None:

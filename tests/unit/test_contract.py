@@ -11,6 +11,7 @@ from engine.contract import library, locks, rundir
 from engine.contract.errors import UserError
 from engine.contract.events import End, EventLog, Hello, Step, Warning, decode
 from engine.contract.follow import Follower
+from engine.contract.result import Peak
 from engine.contract.text import visible
 
 
@@ -106,3 +107,9 @@ def test_a_configuration_whose_own_section_is_damaged_says_so(line: str, tmp_pat
     run.config_file.write_text("\n".join(line if one.startswith(f"{key} = ") else one for one in lines))
     with pytest.raises(UserError, match=r"run\.toml: damaged"):
         rundir.read_frozen(run)
+
+
+def test_memory_while_training_on_a_card_counts_paged_state() -> None:
+    assert Peak(rss_training=9, reserved_training=5, paged=2).training == 7
+    assert Peak(rss_training=9, reserved_training=5).training == 5
+    assert Peak(rss_training=9).training == 9

@@ -177,8 +177,8 @@ def worth(plan: Plan, here: Sequence[Record]) -> Iterator[str]:
         yield "Scoring takes fewer rows at a time where it does not fit; so training alone decides what fits."
     yield f"Tight: less stays free than is wanted, the worst error and once more {beside}."
     for outlook in plan.outlooks:
-        state = outlook.best.training.parts.get("optimizer", 0)
-        if outlook.best.paged and 0 < lacking(outlook, plan.room) <= state:
+        state = outlook.best.pageable
+        if 0 < lacking(outlook, plan.room) <= state:
             yield f"{NAMES[outlook.method]}: up to {size(state)} of paged optimizer state can move to the host: slow."
 
 

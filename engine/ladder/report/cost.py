@@ -16,6 +16,7 @@ PEAKS = {
     "allocated": ("all phases", "tensors"),
     "reserved_training": ("training", "torch’s pool"),
     "reserved": ("all phases", "torch’s pool"),
+    "card_training": ("training", "pool and paged state"),
     "nvml_used": ("by everybody", "whole card"),
 }
 """Meanings of peak memory: the column's heading and its group's."""

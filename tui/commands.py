@@ -209,7 +209,7 @@ def clashes(own: Mapping[str, str]) -> Iterator[str]:
     for group in TABLES:
         users: dict[str, str] = {}
         for command in (*TABLES[group], *(TABLES["app"] if group != "app" else ())):
-            for key in map(str.strip, own.get(command.id, command.keys).split(",")):
+            for key in filter(None, map(str.strip, own.get(command.id, command.keys).split(","))):
                 other = users.setdefault(key, command.id)
                 if other != command.id and {other, command.id} & set(own):
                     yield f"keys: {other} and {command.id} both want {key}"

@@ -114,3 +114,7 @@ def test_a_run_whose_turn_has_come_does_not_wait_any_more() -> None:
 def test_a_paused_run_claims_no_free_card() -> None:
     waited = state(events.Phase(name="waiting"), events.End(status="stopped", reason=""))
     assert "before its first step; it holds no card" in status(waited, False, None, paused=True).plain
+
+
+def test_a_run_that_was_asked_to_pause_says_so_until_it_has() -> None:
+    assert status(state(events.Phase(name="model")), True, None, paused=True).plain == "model  (pausing)"

@@ -92,3 +92,8 @@ def test_the_bench_is_opened_for_its_own_options_only() -> None:
     assert bench_options(["--runs=there"]) is not None and bench_options([]) is not None
     for other in (["runs"], ["--help"], ["--version"], ["--runs"], ["--ascii", "demo"]):
         assert bench_options(other) is None, other
+
+
+def test_two_commands_without_a_key_clash_over_none() -> None:
+    said = list(clashes({"bench.stop": "", "bench.log": ","}))
+    assert all("is no key" in line for line in said) and said

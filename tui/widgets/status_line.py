@@ -58,7 +58,7 @@ def status(
         return Content.styled("starting", "bold")
     if state.phase == "waiting":
         return Content.styled(f"waiting its turn: {visible(state.note)}", "$text-warning")
-    worker = "  (no worker)" if live is False else ""
+    worker = "  (no worker)" if live is False else "  (pausing)" if paused else ""
     return Content.assemble(*_running(state, ascii_only, width - len(worker)), (worker, "$foreground-muted"))
 
 

@@ -93,7 +93,7 @@ def refused(located: Located, part: str, error: Exception) -> UserError:
         )
     if "does not recognize this architecture" in text or "Unrecognized configuration class" in text:
         return UserError(
-            f"transformers does not know this architecture as a causal model ({text[:120]})",
+            f"transformers does not know this architecture as a causal model ({text.split('. ')[0][:200]})",
             where,
             "update transformers or choose another",
         )

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from engine.contract import schema
+from engine.contract.catalogue import CATALOGUE, pulled_folder
 from engine.contract.errors import UserError
 from engine.methods.loading import attention, config_of
 from engine.methods.locate import Located, refused
@@ -44,6 +45,8 @@ class Subject:
     positions: int | None
     machine: Machine
     room: Room
+    shape_only: bool = False
+    """Nothing of the model is here or can be fetched: its shape is the catalogue's."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,11 @@ def plan(question: Question, progress: Progress) -> Plan:
     Raises UserError where the model's configuration cannot be read or is not a decoder's, and for wrong data.
     """
     machine, notes = machine_for(question.room)
-    architecture = architecture_of(question.configs[0].model)
+    model = question.configs[0].model
+    progress(f"looking for {model.id}")
+    architecture, note = architecture_of(model)
     table = architecture.to_dict()
-    subject = Subject(architecture, table, positions_of(table), machine, question.room)
+    subject = Subject(architecture, table, positions_of(table), machine, question.room, shape_only=bool(note))
     chosen = _choose_rows(question, subject, progress)
     outlooks: list[Outlook] = []
     scale = Scale()
@@ -81,7 +86,7 @@ def plan(question: Question, progress: Progress) -> Plan:
         why=chosen.why,
         work=chosen.data.whole if chosen.data else None,
         outlooks=outlooks,
-        notes=notes,
+        notes=[*notes, *([note] if note else [])],
     )
 
 
@@ -100,6 +105,8 @@ def _choose_rows(question: Question, subject: Subject, progress: Progress) -> Ch
     planned = planned_rows(config, subject.positions, question.length)
     if question.length:
         return Chosen(planned, "asked")
+    if subject.shape_only:
+        return Chosen(planned, "max_length", why="the model's tokenizer, which counts tokens, is not on this machine")
     progress(f"reading {config.data.id}")
     read = read_rows(config, subject.architecture, subject.machine, question.data_given)
     if isinstance(read, str):
@@ -144,15 +151,22 @@ def _dry_run(asked: Asked, chosen: Chosen, subject: Subject) -> tuple[Estimate |
         return None, error.line
 
 
-def architecture_of(model: schema.Model) -> Any:
-    """transformers' configuration of a model: a folder needs its config.json alone, neither weights nor tokenizer.
+def architecture_of(model: schema.Model) -> tuple[Any, str]:
+    """(transformers' configuration of a model, a remark where it is the catalogue's shape): a folder needs its
+    config.json alone, neither weights nor tokenizer, and a catalogued model that cannot be fetched not even that.
 
     Raises UserError for an architecture that transformers does not know or that wants code of its own.
     """
     folder = Path(model.id)
     if not (folder / "config.json").is_file():
-        return config_of(model)
+        try:
+            return config_of(model), ""
+        except UserError:
+            if model.id not in CATALOGUE or (pulled_folder(model.id) / "config.json").exists():
+                raise
+        note = f"{model.id} is not on this machine and could not be asked for: its shape is the catalogue's"
+        return AutoConfig.for_model(**CATALOGUE[model.id].shape), note
     try:
-        return AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+        return AutoConfig.from_pretrained(str(folder), trust_remote_code=False), ""
     except (OSError, ValueError, KeyError) as error:
         raise refused(Located(str(folder), True), "configuration", error) from error

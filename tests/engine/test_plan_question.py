@@ -47,6 +47,16 @@ def test_a_configuration_alone_is_enough(tmp_path: Path) -> None:
         assert outlook.dry_run.training.total == pytest.approx(outlook.formula.training.total, rel=0.25)
 
 
+def test_a_catalogued_model_that_cannot_be_fetched_is_planned_by_its_shape() -> None:
+    configs = [config("lora", model__id="smollm2-135m", train__max_length=256)]
+    found = asked(Question(configs=configs, room=ROOM))
+    assert found.outlooks[0].dry_run and (found.rows.length, found.rows_from) == (256, "max_length")
+    assert "tokenizer" in found.why
+    assert any("smollm2-135m" in note and "catalogue" in note for note in found.notes)
+    with pytest.raises(UserError, match="the Hub cannot be reached"):
+        asked(Question(configs=[config("lora", model__id="nobody/nothing")], room=ROOM))
+
+
 def test_rows_are_the_datas_own_longest(tmp_path: Path) -> None:
     """The embedded model and data: rows, steps and tokens as a run of it has them (`engine.survey` counts them too)."""
     configs = [config("lora", train__epochs=2.0)]

@@ -122,10 +122,23 @@ def test_bad_input_is_one_line(arguments: list[str], says: str) -> None:
     assert says in done.stderr
 
 
-def test_a_model_folder_without_a_configuration_is_one_line_without_waiting_for_torch(tmp_path: Path) -> None:
-    done = ftbench("plan", "demo-lora", "--model", str(tmp_path))
-    assert done.returncode == 2
-    assert "no config.json in this model folder" in done.stderr
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "no config.json in this model folder"),
+        ("{broken", "config.json cannot be read"),
+        ("[]", "config.json is no model configuration"),
+    ],
+)
+def test_a_model_folder_without_a_configuration_is_one_line_without_waiting_for_torch(
+    text: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if text:
+        (tmp_path / "config.json").write_text(text)
+    monkeypatch.setattr(verb, "ask", pytest.fail)
+    wish = verb.Wish("demo-lora", None, {"model.id": str(tmp_path)}, "L4", None, False, tmp_path, False, False)
+    with pytest.raises(UserError, match=says):
+        verb.plan(wish)
 
 
 def test_without_a_preset_it_asks_for_one() -> None:

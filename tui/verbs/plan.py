@@ -105,8 +105,8 @@ def model_table(config: Config) -> Mapping[str, Any]:
 
 
 def _ask(question: Question, progress: Callable[[str], None] | None = None) -> Plan:
-    wrong = find_model(question.configs[0].model).wrong
-    if wrong == "no config.json in this model folder":  # known without waiting for the engine's libraries
+    files = find_model(question.configs[0].model)
+    if files.wrong and files.folder:  # of a config.json: known without waiting for the engine's libraries
         model_table(question.configs[0])
     return msgspec.convert(ask("plan", msgspec.to_builtins(question), progress), Plan)
 

@@ -130,9 +130,17 @@ def _detected(counts: Counter[str], rows: list[Raw], data: Data) -> Format:
             continue  # a separator can only be meant for text
         return _finished(found, by_lower, list(counts), data)
     wanted = "no known format" if data.format == "auto" else f"no columns for {data.format}"
-    columns = list(counts)
-    example = f'data.map = {{ prompt = "{columns[0]}", completion = "{columns[-1]}" }}'
-    raise UserError(f"{wanted} in columns {listed(columns)}", data.id, f"say what they are: {example}")
+    do = f"say in the preset or with --set what they are: {_example(usable or list(counts), rows)}"
+    raise UserError(f"{wanted} in columns {listed(counts)}", data.id, do)
+
+
+def _example(columns: list[str], rows: list[Raw]) -> str:
+    """A data.map that is likely meant: the first two columns of text, else the first and the last."""
+    texts = [name for name in columns if any(isinstance(raw.values.get(name), str) for raw in rows)]
+    if len(texts) == 1 or len(columns) == 1:
+        return f'data.map = {{ text = "{(texts or columns)[0]}" }}'
+    prompt, completion = texts[:2] if texts else (columns[0], columns[-1])
+    return f'data.map = {{ prompt = "{prompt}", completion = "{completion}" }}'
 
 
 def _finished(found: Format, by_lower: dict[str, str], columns: list[str], data: Data) -> Format:

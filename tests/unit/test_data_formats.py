@@ -193,6 +193,8 @@ def test_a_map_that_does_not_fit_says_where_and_what_there_is(wish, words):
     ("rows", "data", "words"),
     [
         ([{"foo": "x", "bar": "y"}], {}, ["columns foo, bar", "data.map = { prompt ="]),
+        ([{"n": 1, "foo": "x", "bar": "y", "at": 2}], {}, ['{ prompt = "foo", completion = "bar" }', "--set"]),
+        ([{"n": 1, "foo": "x"}], {}, ['data.map = { text = "foo" }']),
         ([{"question": "q", "answer": "a"}], {"format": "alpaca"}, ["no columns for alpaca"]),
         ([{"question": "q", "answer": "a"}], {"separator": "\nA:"}, ["only text has a separator"]),
         (

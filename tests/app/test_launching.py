@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from pilot import play, wait_for
 from textual.pilot import Pilot
 from textual.widgets import Static
 
+from engine.contract import locks
 from tui.app import Workbench
 from tui.choice import Choice
 from tui.screens.ladder import LadderScreen
@@ -78,3 +80,17 @@ def test_a_ladder_has_the_same_screen(tmp_path: Path) -> None:
 
     play(tmp_path / "runs", story)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_that_takes_the_card_meanwhile_is_seen(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await wait_for(pilot, lambda: app.bench.sample)
+        await pilot.press("2", "enter")
+        assert "nothing runs: it begins at once" in text(app)
+        card = locks.hold(locks.card_lock("cpu"), f"1 {tmp_path / 'another-run'}")
+        assert card is not None
+        await wait_for(pilot, lambda: "waits behind another-run" in text(app))
+        os.close(card)
+        await wait_for(pilot, lambda: "nothing runs: it begins at once" in text(app))
+
+    play(tmp_path / "runs", story)

@@ -23,6 +23,7 @@ from tui.forecasting.prospect import Prospect
 from tui.forecasting.scene import Report, Reports
 
 Look = Callable[[Report], Prospect]
+LOOK_SECONDS = 1.0
 NAME = 10
 """Columns of a fact's name."""
 
@@ -77,6 +78,7 @@ class LaunchScreen(ModalScreen[bool]):
         else:
             self.asking = Asking("data.check", arguments, self.post_message)
         self.show_prospect()
+        self.set_interval(LOOK_SECONDS, self._look_again)
 
     def on_unmount(self) -> None:
         if self.asking:
@@ -92,6 +94,12 @@ class LaunchScreen(ModalScreen[bool]):
         self.report = Report(message.answer, message.error, asked=False)
         self.reports.keep(self.key, self.report)
         self.show_prospect()
+
+    def _look_again(self) -> None:
+        """Others come and go on the card while one reads."""
+        if self.is_current and (prospect := self.look(self.report)) != self.prospect:
+            self.prospect = prospect
+            self._say()
 
     def _lay_out(self) -> None:
         if self.is_current:

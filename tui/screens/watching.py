@@ -53,7 +53,8 @@ class WatchingScreen(StartingScreen[ScreenResultType]):
         from engine.contract.nvml import ids_are_ours
         from tui.following.machine import WatchedProcess
 
-        run, memory, pid = self.watched, self.state.memory if self.state else None, None
+        run, state, pid = self.watched, self.state, None  # once each: another thread may change them
+        memory = state.memory if state else None
         with contextlib.suppress(OSError):  # the watcher tells
             pid = run.pid() if run else None
         if pid is None or memory is None:

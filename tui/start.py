@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tui.edge import at_the_edge
+from tui.edge import at_the_edge, take_any_text
 
 
 @dataclass
@@ -50,6 +50,7 @@ def bench_options(arguments: Sequence[str]) -> Opening | None:
 
 
 def _verb() -> None:
+    take_any_text()
     from tui.cli import verbs
 
     verbs()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 
 import pytest
@@ -36,6 +37,31 @@ def test_help_fits_eighty_columns_and_no_verb_is_told_by_halves() -> None:
     shown = ftbench("--help").stdout
     assert "..." not in shown.partition("Commands:")[2]
     assert max(map(len, shown.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.parametrize("arguments", [["presets", "list"], ["doctor"], ["plan", "demo-lora", "--quick", "--history"]])
+def test_an_encoding_that_lacks_our_signs_gets_others(arguments: list[str], encoding: str) -> None:
+    done = subprocess.run(
+        [FTBENCH, *arguments], capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, timeout=100
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    text = done.stdout.decode(encoding)
+    assert "\\u" not in text and len(text.splitlines()) > 1
+
+
+def test_errors_are_one_line_in_every_encoding() -> None:
+    done = ftbench("run", "–→日", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 2
+    assert done.stderr.startswith("ftbench: no preset '-->\\u65e5'")
+
+
+@pytest.mark.parametrize("end", ["> /dev/full", ">&-"])
+@pytest.mark.parametrize("arguments", ["presets list", "presets show demo-lora --json"])
+def test_output_that_cannot_be_written_is_one_line_and_closed_output_none(arguments: str, end: str) -> None:
+    done = subprocess.run(f"{FTBENCH} {arguments} {end}", shell=True, capture_output=True, text=True, timeout=100)
+    full = "ftbench: the output cannot be written: No space left on device; free some space\n"
+    assert (done.returncode, done.stderr) == ((1, full) if "full" in end else (0, ""))
 
 
 @pytest.mark.parametrize("arguments", [["presets", "show", "demo-lora", "--json"], ["presets", "list"], ["--help"]])

@@ -187,7 +187,7 @@ class Workbench(Painter):
     def _farewell(self) -> str:
         from engine.contract import ladderdir
 
-        if climbing := next((ladder for ladder in ladderdir.iterate(self.runs) if ladder.is_live()), None):
+        if climbing := next((one for one in self.bench.read_all(ladderdir.iterate(self.runs)) if one.is_live()), None):
             return f"detached; the ladder {climbing.name} goes on: `ftbench` and l, or `ftbench attach {climbing.name}`"
         live = [run for run in self.bench.live_runs() if run.is_live()]  # one may have ended since the last look
         if not live:

@@ -85,7 +85,7 @@ def runs(app: Workbench) -> Iterator[Entry]:
     def watch(run: RunDir) -> None:
         app.back_to_bench().watch_run(run)
 
-    newest = sorted(rundir.iterate(app.runs), key=lambda run: run.name, reverse=True)
+    newest = sorted(app.bench.read_all(rundir.iterate(app.runs)), key=lambda run: run.name, reverse=True)
     for run in newest[:MOST_RUNS]:
         yield Entry(f"run {run.name}", "Show it on the bench.", partial(watch, run))
 

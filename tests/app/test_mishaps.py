@@ -225,3 +225,27 @@ def test_a_key_that_can_do_nothing_now_says_so(tmp_path: Path) -> None:
         assert any("no other ladder" in note for note in notes(app))
 
     play(tmp_path, story)
+
+
+def test_a_folder_of_runs_that_cannot_be_read_any_more_ends_nothing(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    run = made(runs)
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await watch(pilot, app, run)
+        runs.rename(tmp_path / "away")
+        runs.touch()  # as a network disk that stalls would, this refuses root as well
+        await pilot.press("j", "b")
+        await wait_for(pilot, lambda: any("it is tried again" in note for note in notes(app)))
+        for keys in (("r", "a", "x", "escape"), ("l", "escape"), ("ctrl+p", "escape")):
+            await pilot.press(*keys)
+            await pilot.pause(1.2)
+        runs.unlink()
+        (tmp_path / "away").rename(runs)
+        await pilot.press("r")
+        await wait_for(pilot, lambda: "1 run in" in str(app.screen.query_one("#title", Static).visual))
+        runs.rename(tmp_path / "away")
+        runs.touch()
+        await pilot.press("q")
+
+    assert play(tmp_path / "runs", story).return_code == 0

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal, TypeVar
 
 from textual.screen import Screen
 
+from engine.contract.errors import UserError
 from engine.contract.text import visible
 
 R = TypeVar("R")
+F = TypeVar("F")
 
 
 class BaseScreen(Screen[R]):
     """A screen that tells the user things in literal text."""
+
+    unread = ""
+    """Why the folder of runs could not be read at the last look."""
+
+    def read_all(self, folders: Iterator[F]) -> list[F]:
+        """Runs or ladders of a folder; none while it cannot be read, a network disk that stalls, which is told once."""
+        try:
+            found = list(folders)
+        except UserError as error:
+            if error.line != self.unread:
+                self.tell(f"{error.line}; it is tried again", severity="error", timeout=15)
+            self.unread = error.line
+            return []
+        self.unread = ""
+        return found
 
     def tell(
         self,

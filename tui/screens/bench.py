@@ -105,7 +105,9 @@ class BenchScreen(WatchingScreen[None]):
 
         self.places = turns.turns()
         placed = {turn.run for turn in self.places}
-        self.others = [run for run in rundir.iterate(self.runs) if run.path not in placed and run.is_live()]
+        self.others = [
+            run for run in self.read_all(rundir.iterate(self.runs)) if run.path not in placed and run.is_live()
+        ]
         self.head()
 
     def live_runs(self) -> list[RunDir]:
@@ -114,7 +116,7 @@ class BenchScreen(WatchingScreen[None]):
 
         placed = [rundir.RunDir(turn.run) for turn in self.places if turn.run.parent == self.runs]
         placed.sort(key=lambda run: next(turn.place for turn in self.places if turn.run == run.path))
-        rest = [run for run in rundir.iterate(self.runs) if run not in placed and run.is_live()]
+        rest = [run for run in self.read_all(rundir.iterate(self.runs)) if run not in placed and run.is_live()]
         return placed + sorted(rest, key=lambda run: run.name)
 
     def head(self) -> None:

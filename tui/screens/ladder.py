@@ -83,7 +83,7 @@ class LadderScreen(BaseScreen[None]):
 
     def ladders(self) -> list[LadderDir]:
         """The newest first."""
-        return sorted(ladderdir.iterate(self.runs), key=lambda ladder: ladder.name, reverse=True)
+        return sorted(self.read_all(ladderdir.iterate(self.runs)), key=lambda ladder: ladder.name, reverse=True)
 
     def current(self) -> LadderDir | None:
         known = self.ladders()

@@ -67,7 +67,7 @@ class RunsScreen(ActingScreen[RunDir | None]):
     def read(self, here: str = "") -> None:
         """All runs anew; the cursor stays on its run, or goes to `here`."""
         places = _places()
-        self.lines = {run.name: describe(run, places) for run in rundir.iterate(self.runs)}
+        self.lines = {run.name: describe(run, places) for run in self.read_all(rundir.iterate(self.runs))}
         self._fill(here)
 
     def _refresh_live(self) -> None:
@@ -75,7 +75,7 @@ class RunsScreen(ActingScreen[RunDir | None]):
         if self.app.screen is not self:
             return
         places = _places()
-        known = {run.name: run for run in rundir.iterate(self.runs)}
+        known = {run.name: run for run in self.read_all(rundir.iterate(self.runs))}
         stale = [name for name in known if self._can_change(known[name])]
         fresh = {name: describe(known[name], places) for name in stale}
         gone = set(self.lines) - set(known)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.contract.errors import UserError
+from engine.contract.text import visible
 from tui.welcome import welcome
 from tui.widgets.rows import Rows
 
@@ -81,7 +83,12 @@ class LossPane(Rows):
         def fetch() -> None:
             from tui.following.earlier import read
 
-            self.app.call_from_thread(self._lay_behind, read(self.runs, name, after))
+            try:
+                earlier = read(self.runs, name, after)
+            except (UserError, OSError) as error:
+                self.app.call_from_thread(self.app.notify, visible(str(error)), severity="error", markup=False)
+                return
+            self.app.call_from_thread(self._lay_behind, earlier)
 
         self.run_worker(fetch, thread=True, exclusive=True, group="earlier")
 

@@ -61,7 +61,11 @@ class AnswerTrainer(Trainer):
         hooks: Hooks,
         **rest: Any,
     ) -> None:
+        config = getattr(rest["model"], "config", None)
+        cached = getattr(config, "use_cache", None)
         super().__init__(train_dataset=StepDataset(rows, schedule), processing_class=None, **rest)
+        if cached is not None:
+            config.use_cache = cached  # the Trainer turns it off, and a saved model would answer without a cache
         self.layout, self.micro_batch, self.hooks = layout, micro_batch, hooks
         self.checkpoint_folder, self.keep_checkpoints = checkpoint_folder, keep_checkpoints
         self.tokenizer = tokenizer

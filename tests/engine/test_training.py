@@ -215,6 +215,7 @@ def test_after_mixed_training_the_model_is_asked_as_it_was_before(tmp_path: Path
         args=training_arguments(config, schedule, tmp_path, "cpu", False),
         optimizers=(torch.optim.SGD(model.parameters(), lr=0.1), None),
     )  # fmt: skip
+    assert model.config.use_cache  # it is saved with the model
     trainer.train()
     trainer.end_autocast()
     alike = LlamaForCausalLM(shape)

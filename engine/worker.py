@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from engine.chronicle import Run
 from engine.contract import events
 from engine.contract.errors import UserError
+from engine.contract.nvml import Nvml
 from engine.contract.rundir import Frozen, RunDir
 from engine.contract.schema import Config
 from engine.contract.signals import Stopped, Stopping
@@ -33,6 +34,7 @@ from engine.planning.dry_run import wants_checkpointing
 from engine.planning.forecast import Forecast, foresee
 from engine.planning.own import Own, longest_held_out, longest_step
 from engine.planning.probe import Probe, Probed, most_here
+from engine.planning.room import first_visible
 from engine.training import checkpoints
 from engine.training.batches import Layout, Schedule, answer_tokens, choose_layout
 from engine.training.guards import DiskFull, Diverged, OutOfMemory, first_line, is_disk_full, is_out_of_memory
@@ -93,6 +95,7 @@ def _steps(run: Run) -> None:
     for note in run.frozen.notes:
         run.warn("configuration", note)
     _name_foreigners(run)
+    _name_unused_card(run)
 
     run.phase("data")
     tokenizer = load_tokenizer(config.model)
@@ -297,6 +300,13 @@ def _name_foreigners(run: Run) -> None:
     for pid, name, used in card.others(run.meters.card_pid) if card else []:
         size = f" ({used / 2**30:.1f} GiB)" if used else ""
         run.warn("foreign", f"process {pid} {name}{size} is on the card: time and memory will not be this run's alone")
+
+
+def _name_unused_card(run: Run) -> None:
+    """A card that torch cannot use, by its build or the driver's age, would be missed by the clock alone."""
+    if run.machine.device == "cpu" and (card := first_visible(Nvml())):
+        name = card.name() or "a card"
+        run.warn("card", f"torch sees no card here, and there is {name}: this run uses the CPU; see `ftbench doctor`")
 
 
 def _resume_hint(run: Run) -> str:

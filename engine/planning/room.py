@@ -70,12 +70,12 @@ def listed_room(wanted: str) -> Room:
 def this_room(nvml: Nvml | None = None) -> Room:
     """This machine's card (the first that CUDA_VISIBLE_DEVICES leaves), else its memory."""
     nvml = nvml or Nvml()
-    card = _visible(nvml)
+    card = first_visible(nvml)
     return _card_room(card) if card else _system_room(nvml.why)
 
 
-def _visible(nvml: Nvml) -> NvmlCard | None:
-    """A card that does not answer is passed over: torch could not use it either."""
+def first_visible(nvml: Nvml) -> NvmlCard | None:
+    """The first card that CUDA_VISIBLE_DEVICES leaves. A card that does not answer is passed over: torch could not use it either."""
     wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
     if wanted is None:
         return next((card for card in nvml.cards() if card.handle is not None), None)

@@ -61,7 +61,7 @@ class AnswerTrainer(Trainer):
         hooks: Hooks,
         **rest: Any,
     ) -> None:
-        config = getattr(rest["model"], "config", None)
+        config: Any = getattr(rest["model"], "config", None)
         cached = getattr(config, "use_cache", None)
         super().__init__(train_dataset=StepDataset(rows, schedule), processing_class=None, **rest)
         if cached is not None:

@@ -216,3 +216,22 @@ def test_no_library_at_all(tmp_path: Path) -> None:
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     sample = json.loads(done.stdout)[0]["sample"]
     assert sample["cards"] or sample["why"]
+
+
+def test_a_run_on_the_cpu_names_the_card_that_torch_does_not_see(tmp_path: Path) -> None:
+    scenario, library = tmp_path / "cards.txt", build(tmp_path / "lib")
+    scenario.write_text(TWO)
+    code = (
+        "import sys; from types import SimpleNamespace; from engine.worker import _name_unused_card\n"
+        "run = SimpleNamespace(machine=SimpleNamespace(device=sys.argv[1]), warn=lambda code, text: print(text))\n"
+        "_name_unused_card(run)"
+    )
+    env = os.environ | {"LD_LIBRARY_PATH": str(library), "NVML_STAND_IN": str(scenario)}
+    env.pop("CUDA_VISIBLE_DEVICES", None)
+
+    def said(device: str, **more: str) -> str:
+        command = [sys.executable, "-c", code, device]
+        return subprocess.run(command, env=env | more, capture_output=True, text=True, check=True).stdout
+
+    assert "NVIDIA A100-SXM4-80GB: this run uses the CPU" in said("cpu")
+    assert said("cuda") == said("cpu", CUDA_VISIBLE_DEVICES="") == ""

@@ -75,7 +75,9 @@ def this_room(nvml: Nvml | None = None) -> Room:
 
 
 def first_visible(nvml: Nvml) -> NvmlCard | None:
-    """The first card that CUDA_VISIBLE_DEVICES leaves. A card that does not answer is passed over: torch could not use it either."""
+    """The first card that CUDA_VISIBLE_DEVICES leaves. One that does not answer is passed over: torch could not use it
+    either.
+    """
     wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
     if wanted is None:
         return next((card for card in nvml.cards() if card.handle is not None), None)

@@ -54,3 +54,33 @@ def test_a_real_out_of_memory_halves_the_passes_and_the_run_finishes(tmp_path: P
     assert done.returncode == 0, done.stdout + done.stderr
     result = msgspec.json.decode((only_run(tmp_path) / "result.json").read_bytes(), type=Result)
     assert result.status == "finished" and result.micro_batch and result.micro_batch <= 1024
+
+
+@pytest.mark.parametrize("name", ["adamw", "adamw_8bit", "paged_adamw_8bit"])
+def test_a_stop_changes_no_weight_and_unpages_no_state(name: str, tmp_path: Path) -> None:
+    from engine.contract import schema
+    from engine.methods.machine import this_machine
+    from engine.methods.optimizers import make_optimizer, paged_bytes
+
+    config = schema.Config(method="full", optimizer=schema.Optimizer(name=name))  # type: ignore[arg-type]
+
+    def begin(values: torch.Tensor) -> tuple[torch.nn.Parameter, torch.optim.Optimizer]:
+        weight = torch.nn.Parameter(values.clone())
+        return weight, make_optimizer([weight], config, this_machine(), lambda code, text: None)[0]
+
+    def step(weight: torch.nn.Parameter, optimizer: torch.optim.Optimizer) -> None:
+        weight.grad = torch.full_like(weight, 0.01)
+        optimizer.step()
+
+    first, optimizer = begin(torch.ones(512, 512, dtype=torch.bfloat16, device="cuda"))
+    step(first, optimizer)
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    second, resumed = begin(first.data)
+    step(second, resumed)  # as a probe does, before a checkpoint's state is loaded
+    second.data.copy_(first.data)
+    resumed.state.clear()
+    resumed.load_state_dict(torch.load(tmp_path / "optimizer.pt", map_location="cpu", weights_only=True))
+    assert paged_bytes(resumed) == paged_bytes(optimizer) == (2 * 512 * 512 if name.startswith("paged") else 0)
+    step(first, optimizer)
+    step(second, resumed)
+    assert torch.equal(first, second)

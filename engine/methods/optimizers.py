@@ -80,8 +80,9 @@ def resumable(kind: type) -> type:
                         state[name] = self._placed(parameter, name, value)
 
         def _placed(self, parameter: torch.nn.Parameter, name: str, value: torch.Tensor) -> torch.Tensor:
-            if not self.is_paged or name not in ("state1", "state2") or getattr(value, "is_paged", False):
+            if not self.is_paged or name not in ("state1", "state2"):
                 return value.to(parameter.device)
+            # A saved tensor keeps its mark of having been paged, and is not.
             buffer: torch.Tensor = self.get_state_buffer(parameter, dtype=value.dtype)
             return buffer.copy_(value)
 

@@ -16,7 +16,7 @@ from textual.widgets import Static
 from engine.contract import locks
 from engine.contract.ladder import Entry
 from engine.contract.rundir import RunDir
-from tui.listing.ladder_view import bar, score_bars
+from tui.listing.ladder_view import bar, headline, score_bars
 from tui.screens.ask import AskScreen
 from tui.screens.ladder import PARTS, LadderScreen
 
@@ -228,3 +228,11 @@ def test_nothing_of_one_ladder_stays_under_the_name_of_another(tmp_path: Path) -
         assert "No ladder here yet" in text(screen, "headline") and not parts(screen)
 
     play(tmp_path, story)
+
+
+def test_a_stop_is_told_once_in_the_headline(tmp_path: Path) -> None:
+    _, ladder = made_ladder(tmp_path)
+    ladder.status, ladder.reason = "stopped", "stopped as asked; u goes on"
+    assert headline(ladder).endswith("· stopped as asked; u goes on")
+    ladder.status, ladder.reason = "failed", "no rung worked"
+    assert headline(ladder).endswith("· failed no rung worked")

@@ -18,7 +18,6 @@ from textual.command import Provider
 from textual.filter import LineFilter, NoColor
 from textual.geometry import Size
 from textual.widget import Widget
-from textual.widgets import Input
 
 from engine.contract.text import visible
 from tui.commands import bindings, clashes, every, key_of
@@ -90,6 +89,8 @@ class Workbench(Painter):
 
     def on_key(self, event: events.Key) -> None:
         """What was typed behind a key that opens a line to type into is meant for the line, whoever had the focus."""
+        from textual.widgets import Input  # the first picture does not wait for it
+
         line = self.focused
         if isinstance(line, Input) and self._aims.get(event, line) is not line:
             event.prevent_default()

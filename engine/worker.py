@@ -1,13 +1,12 @@
 """One run from start to end, read top to bottom: data, model, baseline, training, evaluation, saving.
 
-What goes wrong becomes an outcome here and nowhere else: the run always ends with an `end` event and a result.
+Whatever goes wrong, the run ends with an `end` event and a result; `ending` says with which.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import traceback
 import warnings
 
 import torch
@@ -19,9 +18,9 @@ from engine.contract import events
 from engine.contract.errors import UserError
 from engine.contract.nvml import Nvml
 from engine.contract.rundir import Frozen, RunDir
-from engine.contract.schema import Config
 from engine.contract.signals import Stopped, Stopping
 from engine.data.prepare import Prepared, prepare, sampled
+from engine.ending import Ending, ending
 from engine.evaluation.score import vocabulary_of
 from engine.examination import Examination
 from engine.methods import method
@@ -37,7 +36,6 @@ from engine.planning.probe import Probe, Probed, most_here
 from engine.planning.room import first_visible
 from engine.training import checkpoints
 from engine.training.batches import Layout, Schedule, answer_tokens, choose_layout
-from engine.training.guards import DiskFull, Diverged, OutOfMemory, first_line, is_disk_full, is_out_of_memory
 from engine.training.loss import flattening_agreement, keeps_logits
 from engine.training.meters import Meters, training_card
 from engine.training.trainer import AnswerTrainer, Callback, Hooks, StepFacts, training_arguments
@@ -54,40 +52,21 @@ def work(run_dir: RunDir, frozen: Frozen, log: events.EventLog, stopping: Stoppi
     run = Run(run_dir, frozen, log, stopping, machine, meters)
     meters.start()
     try:
-        status, reason, user = _attempt(run)
+        end = _attempt(run)
     finally:
         meters.stop()
-    if status in ("failed", "out_of_memory", "diverged"):
-        log.write(events.Error(text=reason, user=user))
-    run.finish(status, reason)
-    return 0 if status in ("finished", "stopped") else 2 if user else 1
+    if end.status in ("failed", "out_of_memory", "diverged"):
+        log.write(events.Error(text=end.reason, user=end.user))
+    run.finish(end.status, end.reason)
+    return 0 if end.status in ("finished", "stopped") else 2 if end.user else 1
 
 
-def _attempt(run: Run) -> tuple[events.Status, str, bool]:
-    """(status, reason, whether the user's input was wrong)."""
+def _attempt(run: Run) -> Ending:
     try:
         _steps(run)
-    except Stopped:
-        return "stopped", _resume_hint(run), False
-    except UserError as error:
-        return "failed", error.line, True
-    except OutOfMemory as error:
-        return "out_of_memory", f"{error}; {_what_would_fit(run.config)}", False
-    except Diverged as error:
-        best = run.result.last_checkpoint or "none was made"
-        advice = "lower train.learning_rate or train.max_grad_norm"
-        return "diverged", f"{error}; last good checkpoint: {best}; {advice}", False
-    except DiskFull as error:
-        return "failed", f"{error}; free some space, then `ftbench resume {run.dir.name}`", False
     except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the run ends with a word about it
-        traceback.print_exc()
-        if is_out_of_memory(error):
-            return "out_of_memory", f"{first_line(error)}; {_what_would_fit(run.config)}", False
-        if is_disk_full(error):
-            return "failed", f"the disk is full ({error}); free some space, then resume", False
-        text = " ".join(str(error).split())[:300]
-        return "failed", f"{type(error).__name__}: {text}; the traceback is in {run.dir.log_file}", False
-    return "finished", "", False
+        return ending(run, error)
+    return Ending("finished")
 
 
 def _steps(run: Run) -> None:
@@ -307,21 +286,6 @@ def _name_unused_card(run: Run) -> None:
     if run.machine.device == "cpu" and (card := first_visible(Nvml())):
         name = card.name() or "a card"
         run.warn("card", f"torch sees no card here, and there is {name}: this run uses the CPU; see `ftbench doctor`")
-
-
-def _resume_hint(run: Run) -> str:
-    kept = run.result.last_checkpoint
-    return f"as asked{f', {kept} kept' if kept else ''}; `ftbench resume {run.dir.name}` goes on"
-
-
-def _what_would_fit(config: Config) -> str:
-    """The next smaller thing to try, by what is on now."""
-    ideas = []
-    if config.train.gradient_checkpointing is not True:
-        ideas.append("train.gradient_checkpointing = true")
-    ideas.append(f"train.max_length below {config.train.max_length}")
-    ideas.append({"full": "lora", "lora": "qlora"}.get(config.method, "a smaller model"))
-    return "try " + ", or ".join(ideas)
 
 
 def _quieten() -> None:

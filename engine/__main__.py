@@ -48,7 +48,12 @@ def main(arguments: list[str]) -> int:
     def told(note: str) -> None:
         log.write(Phase(name="waiting", note=note))
 
-    held = wait_turn(card, came, run.path, told, lambda: stopping.asked) if frozen.wait else True
+    def given_up() -> bool:
+        return stopping.asked or not run.path.exists()
+
+    held = wait_turn(card, came, run.path, told, given_up) if frozen.wait else True
+    if not run.path.exists():  # deleted while it waited: there is nothing to work on, nor to tell it in
+        return 0
     if not held:
         result = blank_result(run, frozen)
         result.status, result.reason = "stopped", "stopped while waiting for the card; `ftbench resume` starts it again"

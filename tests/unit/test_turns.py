@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.contract import locks, turns
+from engine.contract import launch, locks, rundir, turns
+from engine.contract.library import effective
 
 WAITER = """
 import sys, time
@@ -106,6 +108,18 @@ def test_who_dies_or_is_stopped_while_waiting_holds_nobody_up(come: Come, tmp_pa
     assert places() == [(0, "first"), (1, "fourth")]
     (tmp_path / "first.done").touch()
     until(lambda: order(tmp_path) == ["first", "fourth"])
+
+
+def test_a_run_that_is_deleted_while_it_waits_gives_up_its_place(come: Come, tmp_path: Path) -> None:
+    come("first", 1)
+    until(lambda: places() == [(0, "first")])
+    run = rundir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", None, {}))
+    worker = launch.launch(run)
+    launch.wait_for_hello(run, worker)
+    until(lambda: (1, run.name) in places())
+    shutil.rmtree(run.path)
+    until(lambda: worker.poll() == 0)
+    assert places() == [(0, "first")] and not run.path.exists()
 
 
 def test_tickets_of_the_dead_are_cleared_away_when_they_are_old(come: Come) -> None:

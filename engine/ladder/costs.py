@@ -37,9 +37,17 @@ def costs(found: Findings) -> list[Said]:
     return said
 
 
-def _cost(what: str, mine: Spread, other: Spread, show: Callable[[float], str], holds: Holds) -> str:
+def _cost(what: str, mine: Spread, other: Spread, show: Callable[[float | None], str], holds: Holds) -> str:
     ratio = say.ratio(mine.mean / other.mean) if other.mean else "–"
-    return f"QLoRA's {what} is {ratio} full's ({show(mine.mean)} against {show(other.mean)}): {_eighth(holds)}"
+    extent = say.extent(mine, show)
+    own = f"{show(mine.mean)}, {extent}," if extent else show(mine.mean)
+    return f"QLoRA's {what} is {ratio} full's ({own} against {_seen(other, show)}): {_eighth(holds)}"
+
+
+def _seen(spread: Spread, show: Callable[[float | None], str]) -> str:
+    """`48.4 s, 47.3 s – 49.9 s`: the mean and, of several seeds, the lowest and the highest."""
+    extent = say.extent(spread, show)
+    return f"{show(spread.mean)}, {extent}" if extent else show(spread.mean)
 
 
 def _eighth(holds: Holds) -> str:

@@ -109,9 +109,13 @@ def _advice(ladder: Ladder, found: Findings) -> list[Said]:
 
 
 def _prototype(found: Findings, row: Row) -> str:
-    seconds = say.seconds(row.all_seconds.mean) if row.all_seconds else "–"
+    seconds, extent = say.seconds(row.all_seconds.mean if row.all_seconds else None), _extent(row)
     name = say.rung(row.name)
-    text = f"Prototype with {name}: of all that are better than the base it took the least time, {seconds} a run"
+    text = (
+        f"Prototype with {name}: of all that are better than the base it took the least time, {seconds} a run{extent}"
+    )
+    if quick := _as_quick(found, row):
+        text += f" ({quick} took as little with some seeds)"
     small = found.smallest
     if small is None or small.name == row.name:
         return f"{text}, and the least memory." if small else f"{text}."
@@ -120,6 +124,18 @@ def _prototype(found: Findings, row: Row) -> str:
         return f"{text}, and no other takes much less memory."
     peaks = say.size(least), say.size(mine)
     return f"{text}; with {say.rung(small.name)} where memory is short ({peaks[0]} against {peaks[1]})."
+
+
+def _extent(row: Row) -> str:
+    extent = say.extent(row.all_seconds, say.seconds)
+    return f", {extent}" if extent else ""
+
+
+def _as_quick(found: Findings, quickest: Row) -> str:
+    """The rungs of which a run was as quick as one of the quickest rung's."""
+    most = quickest.all_seconds.high if quickest.all_seconds else 0.0
+    rivals = [row for row in found.tuned if row is not quickest and found.gained[row.name] == "yes"]
+    return " and ".join(say.rung(row.name) for row in rivals if row.all_seconds and row.all_seconds.low <= most)
 
 
 def _ship(ladder: Ladder, found: Findings, ship: Row, best: Row) -> str:

@@ -9,7 +9,7 @@ import pytest
 from made_ladder import made_ladder
 from simulated import BASE, made_up
 
-from engine.contract.ladder import Ladder, Rent, Row
+from engine.contract.ladder import Ladder, Rent, Row, Spread
 from engine.ladder.answers import Evidence
 from engine.ladder.findings import find
 from engine.ladder.measures import add_statistics
@@ -69,6 +69,21 @@ def test_of_equal_artefacts_the_better_one_is_shipped() -> None:
     found = find(ladder)
     assert found.against_full and found.best and found.ship and found.ship.name == found.best.name == "lora"
     assert "nothing as good has a smaller artefact" in said(ladder, "ship")
+
+
+def test_what_was_seen_of_times_comes_with_its_range_over_the_seeds() -> None:
+    ladder = by_loss(base=3.0, qlora=1.2, lora=1.0, full=1.1)
+    times = {"qlora": (48.4, 47.3, 49.9), "lora": (47.0, 45.0, 48.0), "full": (51.3, 50.4, 52.0)}
+    for name, (mean, low, high) in times.items():
+        row(ladder, name).training_seconds = row(ladder, name).all_seconds = Spread(mean=mean, low=low, high=high)
+    time = said(ladder, "time")
+    assert "training time is 0.94 × full's (48.4 s, 47.3 s – 49.9 s, against 51.3 s, 50.4 s – 52.0 s)" in time
+    prototype = said(ladder, "prototype")
+    assert "least time, 47.0 s a run, 45.0 s – 48.0 s (QLoRA took as little with some seeds)" in prototype
+    row(ladder, "qlora").all_seconds = Spread(mean=48.4, low=48.4, high=48.4)
+    assert "as little" not in said(ladder, "prototype") and "time in all is 0.94 × full's (48.4 s, against" in said(
+        ladder, "time"
+    )
 
 
 def test_without_a_base_nothing_is_recommended_and_nothing_is_denied() -> None:

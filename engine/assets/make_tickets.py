@@ -139,7 +139,7 @@ def normal_form(text: str) -> str:
 
 
 def rows(count: int, train: bool, seen: set[str], rng: random.Random) -> list[str]:
-    lines = []
+    lines: list[str] = []
     while len(lines) < count:
         answer = draw_answer(rng)
         text = message(answer, rng, train)

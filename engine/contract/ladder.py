@@ -156,6 +156,9 @@ class Row(Struct, kw_only=True):
     """That loss less the base's; positive is forgotten."""
 
 
+Finding = Literal["better", "worse", "undecided"]
+
+
 class Comparison(Struct, kw_only=True):
     """Rung `a` less rung `b`, paired by test item."""
 
@@ -167,7 +170,7 @@ class Comparison(Struct, kw_only=True):
     """Two-sided, by the bootstrap over items and seeds."""
     p_adjusted: float
     """For all comparisons together (single-step max-T); below 0.05 exactly where the interval leaves out 0."""
-    finding: Literal["better", "worse", "undecided"]
+    finding: Finding
     mcnemar: list[float] = field(default_factory=list)
     """Exact two-sided p by seed, for scores that are 0 or 1."""
     needed_items: int | None = None
@@ -176,10 +179,13 @@ class Comparison(Struct, kw_only=True):
     loss_difference: Interval | None = None
 
 
+Topic = Literal["quality", "time", "energy", "memory", "rent", "prototype", "ship", "full", "caveat"]
+
+
 class Sentence(Struct, kw_only=True):
     """A sentence of the verdict and what it is about."""
 
-    topic: Literal["quality", "time", "energy", "memory", "rent", "prototype", "ship", "full", "caveat"]
+    topic: Topic
     text: str
 
 

@@ -48,8 +48,8 @@ def sdpa_by_group(
     """query (B, H, T, D), key and value (B, G, S, D), mask (B or 1, 1, T, S) -> (B, T, H, D), as transformers has."""
     rows, heads, tokens, size = query.shape
     group = heads // key.shape[1]
-    usual = group > 1 and attention_mask is not None and attention_mask.shape[1] == 1
-    if not usual or how.get("position_bias") is not None:
+    shared = attention_mask is not None and attention_mask.shape[1] == 1
+    if attention_mask is None or not shared or group == 1 or how.get("position_bias") is not None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **how)
     queries = query.reshape(rows, heads // group, group * tokens, size)
     mask = attention_mask.expand(-1, -1, tokens, -1).repeat(1, 1, group, 1)  # (B or 1, 1, group · T, S)

@@ -115,6 +115,9 @@ class RunningCache:
 class _RunningLayer(DynamicLayer):
     """One layer's share; `rows` knows which part of it is in use."""
 
+    keys: Any
+    values: Any
+
     def __init__(self, rows: RunningCache) -> None:
         super().__init__()
         self.rows = rows

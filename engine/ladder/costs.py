@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from engine.contract.ladder import Row, Spread
+from engine.contract.ladder import Row, Spread, Topic
 from engine.ladder import format as say
 from engine.ladder.findings import Findings, Holds, training_peak
 
-Said = tuple[str, str]
+Said = tuple[Topic, str]
 """Topic and sentence."""
 
 
@@ -18,11 +18,12 @@ def costs(found: Findings) -> list[Said]:
     if qlora is None or full is None:
         return []
     said: list[Said] = []
-    for topic, key, what, mine, other in (
+    measured: list[tuple[Topic, str, str, Spread | None, Spread | None]] = [
         ("time", "training", "training time", qlora.training_seconds, full.training_seconds),
         ("time", "time", "time in all", qlora.all_seconds, full.all_seconds),
         ("energy", "energy", "energy", qlora.energy, full.energy),
-    ):
+    ]
+    for topic, key, what, mine, other in measured:
         show = say.energy if topic == "energy" else say.seconds
         if mine and other:
             said.append((topic, _cost(what, mine, other, show, found.rule_costs[key])))

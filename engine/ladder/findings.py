@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from engine.contract.ladder import BASE, BASES, Comparison, Ladder, Row, Spread
+from engine.contract.ladder import BASE, BASES, Comparison, Finding, Ladder, Row, Spread
 from engine.contract.result import Interval, Peak
 
 QUALITY, COST = 0.94, 1 / 8
@@ -88,7 +88,7 @@ def training_peak(peak: Peak | None) -> float | None:
 
 
 def _turned(one: Comparison) -> Comparison:
-    finding: dict[str, Literal["better", "worse", "undecided"]] = {"better": "worse", "worse": "better"}
+    finding: dict[str, Finding] = {"better": "worse", "worse": "better"}
     return Comparison(
         a=one.b,
         b=one.a,

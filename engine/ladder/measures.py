@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from engine.contract.errors import UserError
-from engine.contract.ladder import BASE, BASE_4BIT, BASES, Comparison, Entry, Ladder, Plan, Row, Rung, Spread
+from engine.contract.ladder import BASE, BASE_4BIT, BASES, Comparison, Entry, Finding, Ladder, Plan, Row, Rung, Spread
 from engine.contract.ladderdir import LadderDir
 from engine.contract.result import Interval, Peak, Result
 from engine.ladder.answers import Evidence, finished, gather
@@ -108,7 +108,7 @@ def _shares(row: Row, reference: str, draws: Draws, comparisons: Sequence[Compar
 def _comparison(found: Difference, by_loss: Difference | None, scores: dict[str, Answers], sign: float) -> Comparison:
     a, b = scores[found.a], scores[found.b]
     rows = a.values.shape[1]
-    finding = "undecided" if not found.told_apart else "better" if found.mean * sign > 0 else "worse"
+    finding: Finding = "undecided" if not found.told_apart else "better" if found.mean * sign > 0 else "worse"
     fewest = min(len(one.values) for one in (a, b) if not one.untrained)
     items, seeds = needed(found, rows, fewest) if finding == "undecided" else (None, None)
     yes_no = set(np.unique(np.concatenate([a.values, b.values]))) <= {0.0, 1.0}
@@ -158,7 +158,8 @@ def _base_row(evidence: Evidence, name: str) -> Row | None:
     if run is None:
         return None
     row = Row(name=name, method=name, status="finished", runs=[run.entry.run], parameters=run.result.parameters)
-    row.extra = {view: value.mean for view, value in run.result.before.extra.items() if value.mean is not None}
+    before = run.result.before
+    row.extra = {view: value.mean for view, value in before.extra.items() if value.mean is not None} if before else {}
     return row
 
 

@@ -232,8 +232,8 @@ def mcnemar(a: Floats, b: Floats) -> float:
     trials = only_a + only_b
     if not trials:
         return 1.0
-    tail = sum(math.comb(trials, k) for k in range(min(only_a, only_b) + 1))
-    return min(1.0, 2 * tail / 2**trials)
+    tail: int = sum(math.comb(trials, k) for k in range(min(only_a, only_b) + 1))
+    return float(min(1.0, 2 * tail / 2**trials))
 
 
 def _spreads(answers: Mapping[str, Answers]) -> tuple[dict[str, float], int]:

@@ -36,7 +36,7 @@ def _quality(ladder: Ladder, found: Findings) -> list[Said]:
         return [("quality", f"Full fine-tuning has no score here{why}: what the others keep of it is not known.")]
     if found.gained[full.name] != "yes":
         return [("quality", _no_gain(ladder, full))]
-    said = [("quality", _kept(ladder, row, full, found.against_full[row.name])) for row in _others(found)]
+    said: list[Said] = [("quality", _kept(ladder, row, full, found.against_full[row.name])) for row in _others(found)]
     if found.qlora is not None:
         said.append(("quality", _rule_of_quality(ladder, found, found.qlora)))
     return said
@@ -101,7 +101,7 @@ def _advice(ladder: Ladder, found: Findings) -> list[Said]:
         return [
             ("prototype", "No method is better than the base beyond chance: none can be recommended from this ladder.")
         ]
-    said = [("prototype", _prototype(found, found.prototype))]
+    said: list[Said] = [("prototype", _prototype(found, found.prototype))]
     said.append(("ship", _ship(ladder, found, found.ship, found.best)))
     if found.full is not None and any(row.method != "full" for row in found.tuned):
         said.append(("full", _worth(ladder, found, found.full)))

@@ -71,7 +71,7 @@ def resumable(kind: type) -> type:
     before the stop.
     """
 
-    class Resumable(kind):  # type: ignore[misc]
+    class Resumable(kind):
         def load_state_dict(self, state_dict: Mapping[str, Any], move_to_device: bool = True) -> None:
             super().load_state_dict(state_dict, move_to_device=False)
             for parameter, state in self.state.items():
@@ -99,9 +99,9 @@ def compensated(kind: type) -> type:
     sum is split again. Costs 2 bytes a parameter.
     """
 
-    class Compensated(kind):  # type: ignore[misc]
+    class Compensated(kind):
         @torch.no_grad()
-        def update_step(self, group: dict, p: torch.nn.Parameter, gindex: int, pindex: int) -> None:
+        def update_step(self, group: dict[str, Any], p: torch.nn.Parameter, gindex: int, pindex: int) -> None:
             if p.dtype != torch.bfloat16:
                 super().update_step(group, p, gindex, pindex)
                 return

@@ -90,7 +90,7 @@ def folder_atomically(temporary: Path, final: Path) -> Iterator[Path]:
 
 def newest_complete(checkpoints: Path) -> tuple[Saved | None, list[str]]:
     """The newest checkpoint whose files match its manifest, and a sentence for each newer one that does not."""
-    complaints = []
+    complaints: list[str] = []
     for step, folder in sorted(_named(checkpoints), reverse=True):
         found = trouble(folder)
         if found is None:

@@ -79,7 +79,7 @@ class AnswerTrainer(Trainer):
             self.train_dataset, batch_size=1, shuffle=False, collate_fn=lambda steps: steps[0]
         )
 
-    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, None]:
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], None]:
         """The step's rows; the loss is normalised over all of them in `training_step`."""
         samples = [rows for _, rows in zip(range(num_batches), epoch_iterator, strict=False)]
         return samples, None

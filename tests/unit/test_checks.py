@@ -17,7 +17,7 @@ BIN = Path(sys.executable).parent
     [
         ["ruff", "check", "--no-cache", "."],
         ["ruff", "format", "--check", "--no-cache", "."],
-        ["mypy", "--cache-dir", "/dev/null", "engine/contract", "tui"],
+        ["mypy", "--cache-dir", "/dev/null", "engine", "tui"],
         ["lint-imports", "--no-cache"],
     ],
     ids=lambda command: " ".join(command[:2]),

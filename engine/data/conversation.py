@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.contract.errors import UserError
 from engine.data.messages import Unusable, message, text_of, tools_of, turns_of
-from engine.data.rows import Raw
+from engine.data.raw import Raw
 
 if TYPE_CHECKING:
     from engine.data.formats import Format

@@ -11,7 +11,7 @@ from engine.contract.schema import Data
 from engine.data.conversation import Example, Problem, converse
 from engine.data.mapping import Template, column, listed, read_map
 from engine.data.messages import turns_of
-from engine.data.rows import Raw, described
+from engine.data.raw import Raw, described
 
 __all__ = ["Example", "Format", "Problem", "agree", "converse", "detect"]
 

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from engine.contract.errors import UserError
-from engine.data.rows import ROWS_LIMIT, Raw, row
+from engine.data.raw import ROWS_LIMIT, Raw, row
 
 
 def read_hub(name: str, subset: str | None) -> dict[str, list[Raw]]:

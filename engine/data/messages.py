@@ -6,7 +6,7 @@ from typing import Any
 
 from engine.contract.errors import UserError
 from engine.data.mapping import as_text
-from engine.data.rows import Raw, described, parsed
+from engine.data.raw import Raw, described, parsed
 
 _ROLES = {
     "system": "system", "developer": "system",

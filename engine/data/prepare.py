@@ -13,8 +13,8 @@ from engine.contract.schema import Data
 from engine.data.account import SPLITS, about, counted, warnings
 from engine.data.conversation import Example, Problem
 from engine.data.formats import Format, agree, converse, detect
+from engine.data.raw import Raw
 from engine.data.rendering import has_template
-from engine.data.rows import Raw
 from engine.data.source import Source, read
 from engine.data.split import Split, split
 from engine.data.tokens import Row, tokenize_all

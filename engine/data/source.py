@@ -18,7 +18,8 @@ from engine.contract.errors import UserError
 from engine.contract.library import is_hub_id
 from engine.contract.schema import Data
 from engine.data.hub import read_hub
-from engine.data.rows import KINDS, Raw, kind, read_file
+from engine.data.raw import Raw
+from engine.data.rows import KINDS, kind, read_file
 
 __all__ = ["EMBEDDED", "Raw", "Source", "read"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from engine.contract.errors import UserError
 from engine.data.opened import BOMB_FLOOR, BOMB_RATIO, ROW_LIMIT, decoded, lines, regular
-from engine.data.rows import ROWS_LIMIT, Raw, row
+from engine.data.raw import ROWS_LIMIT, Raw, row
 
 _BATCH = 16
 """Parquet rows decoded at a time: one repeated value may be megabytes long."""

@@ -7,7 +7,7 @@ import pytest
 from engine.contract.errors import UserError
 from engine.contract.schema import Data
 from engine.data.formats import Example, Problem, converse, detect
-from engine.data.rows import Raw
+from engine.data.raw import Raw
 
 
 def raws(*rows):

@@ -37,6 +37,7 @@ from tui.app import Workbench
 from tui.following.machine import CardSample, Eyes, MachineSample, Other
 from tui.settings import Settings
 from tui.terminal.themes import contrast
+from tui.widgets.machine_pane import MachinePane
 
 PICTURES = Path(__file__).parent / "snapshots"
 SIZES = ((80, 24), (120, 36), (160, 45))
@@ -66,6 +67,15 @@ MACHINE = MachineSample(
 )
 
 
+feed = MachinePane.feed
+
+
+def feed_one(pane: MachinePane, sample: MachineSample) -> None:
+    """However long a picture takes, its trace is a second long."""
+    pane.traces.clear()
+    feed(pane, sample)
+
+
 @pytest.fixture
 def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working directory of the same name everywhere, on a machine that is always the same.
@@ -87,6 +97,7 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(engine.contract.folder, "time", SimpleNamespace(strftime=lambda form: "20260102-030405"))
     monkeypatch.setattr(socket, "gethostname", lambda: "gpu-box")
     monkeypatch.setattr(Eyes, "look", lambda self, worker: MACHINE)
+    monkeypatch.setattr(MachinePane, "feed", feed_one)
     monkeypatch.setattr(
         psutil, "virtual_memory", lambda: SimpleNamespace(total=256 * GIB, available=200 * GIB, used=GIB)
     )

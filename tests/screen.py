@@ -23,8 +23,14 @@ class Terminal:
     """`ftbench ARGUMENTS` as the session leader of a pty of its own."""
 
     def __init__(
-        self, *arguments: str, cwd: Path, env: dict[str, str] | None = None, size: tuple[int, int] = (120, 36)
+        self,
+        *arguments: str,
+        cwd: Path,
+        env: dict[str, str] | None = None,
+        size: tuple[int, int] = (120, 36),
+        controlling: bool = True,
     ) -> None:
+        """`controlling`: the kernel tells the process with SIGHUP when the terminal goes."""
         columns, lines = size
         self.screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self.screen)
@@ -42,7 +48,7 @@ class Terminal:
             cwd=cwd,
             env=os.environ | environment,
             start_new_session=True,
-            preexec_fn=_take_terminal,
+            preexec_fn=_take_terminal if controlling else None,
         )
         self.theirs = theirs
 

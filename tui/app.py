@@ -24,7 +24,7 @@ from tui.commands import bindings, clashes, every, key_of
 from tui.screens.bench import BenchScreen
 from tui.screens.small import SmallScreen, too_small
 from tui.settings import Settings, read_settings
-from tui.terminal.abilities import suited_theme
+from tui.terminal.abilities import hung_up, suited_theme
 from tui.terminal.painted import Painter
 from tui.terminal.plain import Plain
 from tui.terminal.themes import AUTO, legible, remember, remembered
@@ -133,6 +133,13 @@ class Workbench(Painter):
         gc.enable()
         self.sampler = Sampler(self.bench.post_message, self.bench.worker)
         self.sampler.start()
+        if not self.is_headless:
+            self.set_interval(1.0, self._leave_if_hung_up)
+
+    def _leave_if_hung_up(self) -> None:
+        """Textual would go on reading an end of input, on most of a core."""
+        if hung_up():
+            signal.raise_signal(signal.SIGHUP)
 
     def on_unmount(self) -> None:
         if self.sampler:

@@ -79,8 +79,12 @@ def test_a_signal_while_it_opens_leaves_nothing_switched(moment: float, run: Run
     assert still_switched(terminal.bytes) == []
 
 
-def test_a_closed_terminal_ends_the_bench_and_nothing_else(run: RunDir, tmp_path: Path) -> None:
-    terminal = sit_down(run, tmp_path)
+@pytest.mark.parametrize("controlling", [True, False])
+def test_a_closed_terminal_ends_the_bench_and_nothing_else(controlling: bool, run: RunDir, tmp_path: Path) -> None:
+    """With the kernel's word for it, and without: as under a program that made the terminal and no session of it."""
+    terminal = Terminal("--runs", str(run.path.parent), cwd=tmp_path, controlling=controlling)
+    terminal.wait("training")
+    terminal.read(0.5)
     terminal.hang_up()  # waits until the process has gone
     assert run.is_live()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections.abc import Mapping
 
@@ -19,6 +20,15 @@ def needs_ascii(environ: Mapping[str, str] | None = None, encoding: str | None =
     term = (environ or os.environ).get("TERM", "")
     output = encoding or getattr(sys.__stderr__, "encoding", None) or "utf-8"  # Textual writes there
     return term in WITHOUT_BRAILLE or not output.lower().replace("-", "").startswith("utf8")
+
+
+def hung_up() -> bool:
+    """Whether the terminal we read from has gone. One that is not our controlling one sends no signal when it goes."""
+    if sys.__stdin__ is None or sys.__stdin__.closed:
+        return True
+    poll = select.poll()
+    poll.register(sys.__stdin__.fileno(), 0)  # hang-ups and errors are told unasked
+    return bool(poll.poll(0))
 
 
 def is_light(environ: Mapping[str, str] | None = None) -> bool:

@@ -40,15 +40,14 @@ def costs(found: Findings) -> list[Said]:
 
 def _cost(what: str, mine: Spread, other: Spread, show: Callable[[float | None], str], holds: Holds) -> str:
     ratio = say.ratio(mine.mean / other.mean) if other.mean else "–"
-    extent = say.extent(mine, show)
-    own = f"{show(mine.mean)}, {extent}," if extent else show(mine.mean)
-    return f"QLoRA's {what} is {ratio} full's ({own} against {_seen(other, show)}): {_eighth(holds)}"
+    own, whole = seen(mine, show), seen(other, show)
+    comma = "," if "," in own else ""
+    return f"QLoRA's {what} is {ratio} full's ({own}{comma} against {whole}): {_eighth(holds)}"
 
 
-def _seen(spread: Spread, show: Callable[[float | None], str]) -> str:
-    """`48.4 s, 47.3 s – 49.9 s`: the mean and, of several seeds, the lowest and the highest."""
-    extent = say.extent(spread, show)
-    return f"{show(spread.mean)}, {extent}" if extent else show(spread.mean)
+def seen(spread: Spread, show: Callable[[float | None], str], each: str = "") -> str:
+    """`48.4 s a run, 47.3 s – 49.9 s`: the mean, `each` of what, and of several seeds the lowest and the highest."""
+    return ", ".join(filter(None, (f"{show(spread.mean)}{each}", say.extent(spread, show))))
 
 
 def _eighth(holds: Holds) -> str:

@@ -128,10 +128,8 @@ class Draws:
 
     def interval(self, name: str) -> Interval:
         """A rung's mean with its own 95 % interval."""
-        found, values = (
-            self._interval(self.answers[name].mean, self.means[name], self.bounded),
-            self.answers[name].values,
-        )
+        answers = self.answers[name]
+        found, values = self._interval(answers.mean, self.means[name], self.bounded), answers.values
         return found.widened(float(values.flat[0])) if self.bounded and values.min() == values.max() else found
 
     def share(self, part: str, whole: str) -> Interval:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from engine.contract.ladder import Comparison, Ladder, Row, Sentence
 from engine.ladder import format as say
-from engine.ladder.costs import Said, costs
+from engine.ladder.costs import Said, costs, seen
 from engine.ladder.findings import Findings, comparison, find, training_peak
 from engine.ladder.statistics import FEWEST
 
@@ -109,11 +109,9 @@ def _advice(ladder: Ladder, found: Findings) -> list[Said]:
 
 
 def _prototype(found: Findings, row: Row) -> str:
-    seconds, extent = say.seconds(row.all_seconds.mean if row.all_seconds else None), _extent(row)
+    took = seen(row.all_seconds, say.seconds, " a run") if row.all_seconds else "–"
     name = say.rung(row.name)
-    text = (
-        f"Prototype with {name}: of all that are better than the base it took the least time, {seconds} a run{extent}"
-    )
+    text = f"Prototype with {name}: of all that are better than the base it took the least time, {took}"
     if quick := _as_quick(found, row):
         text += f" ({quick} took as little with some seeds)"
     small = found.smallest
@@ -124,11 +122,6 @@ def _prototype(found: Findings, row: Row) -> str:
         return f"{text}, and no other takes much less memory."
     peaks = say.size(least), say.size(mine)
     return f"{text}; with {say.rung(small.name)} where memory is short ({peaks[0]} against {peaks[1]})."
-
-
-def _extent(row: Row) -> str:
-    extent = say.extent(row.all_seconds, say.seconds)
-    return f", {extent}" if extent else ""
 
 
 def _as_quick(found: Findings, quickest: Row) -> str:

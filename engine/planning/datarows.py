@@ -11,14 +11,13 @@ from engine.contract.errors import UserError
 from engine.data.prepare import Prepared, prepare, sampled
 from engine.data.source import EMBEDDED
 from engine.data.tokens import Row
-from engine.methods.loading import attention
 from engine.methods.locate import TOKENIZER_FILES, Located
 from engine.methods.machine import Machine
 from engine.methods.tokenizer import load_tokenizer
 from engine.planning import work
 from engine.planning.outlook import Work
 from engine.planning.own import Own, longest_held_out, longest_step
-from engine.planning.skeleton import dtype_of
+from engine.planning.skeleton import by_flash
 from engine.training.batches import Layout, Schedule, answer_tokens, choose_layout
 
 CHEAP = 16 << 20
@@ -62,7 +61,7 @@ class FromData:
 
     def work(self, config: schema.Config, micro_batch: int) -> work.Work | None:
         """For a dry run; None under FlashAttention, whose passes it lays out otherwise."""
-        if attention(config.model, self.machine, dtype_of(config, self.machine)) == "flash_attention_2":
+        if by_flash(config, self.machine):
             return None
         return self.own(config, micro_batch).work(config, micro_batch)
 
@@ -85,11 +84,10 @@ def read_rows(config: schema.Config, architecture: Any, machine: Machine, given:
     if not prepared.train:
         return "there are no training rows"
     train = config.train
-    varlen = attention(config.model, machine, dtype_of(config, machine)) == "flash_attention_2"
     return FromData(
         prepared=prepared,
         schedule=Schedule.of(len(prepared.train), train.batch, train.epochs, train.steps, train.seed),
-        layout=choose_layout(prepared.train, train.packing, machine.device, varlen),
+        layout=choose_layout(prepared.train, train.packing, machine.device, by_flash(config, machine)),
         vocabulary=architecture.get_text_config().vocab_size,
         machine=machine,
     )

@@ -12,7 +12,7 @@ from transformers import AutoConfig
 from engine.contract import schema
 from engine.contract.catalogue import CATALOGUE, pulled_folder
 from engine.contract.errors import UserError
-from engine.methods.loading import attention, config_of
+from engine.methods.loading import config_of
 from engine.methods.locate import Located, refused
 from engine.methods.machine import Machine, this_machine
 from engine.planning.datarows import FromData, read_rows
@@ -30,7 +30,7 @@ from engine.planning.outlook import (
     with_micro_batch,
 )
 from engine.planning.room import Room
-from engine.planning.skeleton import dtype_of
+from engine.planning.skeleton import by_flash
 
 Progress = Callable[[str], None]
 
@@ -118,10 +118,7 @@ def _laid_out(config: schema.Config, chosen: Chosen) -> schema.Config:
     """With packing as the worker would choose it for the data's rows, where they are known. Under FlashAttention
     `auto` says more than what it comes to: rows end to end have no mask then.
     """
-    if chosen.data is None:
-        return config
-    machine = chosen.data.machine
-    if attention(config.model, machine, dtype_of(config, machine)) == "flash_attention_2":
+    if chosen.data is None or by_flash(config, chosen.data.machine):
         return config
     return with_settings(config, {"train.packing": chosen.data.layout.packing})
 

@@ -41,6 +41,11 @@ def dtype_of(config: schema.Config, machine: Machine) -> torch.dtype:
     return dtype
 
 
+def by_flash(config: schema.Config, machine: Machine) -> bool:
+    """Whether the model would attend by FlashAttention 2, where rows end to end need no mask."""
+    return attention(config.model, machine, dtype_of(config, machine)) == "flash_attention_2"
+
+
 def bare_model(config: schema.Config, architecture: Any, machine: Machine) -> PreTrainedModel:
     """The model before anything is done to it, on meta. Raises UserError as `build`."""
     dtype = dtype_of(config, machine)

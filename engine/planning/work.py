@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from engine.contract import schema
 from engine.data.tokens import Row
 from engine.evaluation.largest import Answers, longest_answers
-from engine.methods.loading import attention
 from engine.methods.machine import Machine
 from engine.planning.estimate import Rows
-from engine.planning.skeleton import dtype_of
+from engine.planning.skeleton import by_flash
 from engine.training.batches import Layout, Packing, Pass, choose_layout, held_out_passes, lay_out, passes
 
 AT_ONCE = 64
@@ -37,7 +36,7 @@ def typical(config: schema.Config, machine: Machine, rows: Rows, vocabulary: int
     padding they are as many tokens.
     """
     row = Row([1] * rows.length, [-100] * (rows.length - rows.answer) + [1] * rows.answer, [1], "", "", False)
-    varlen = attention(config.model, machine, dtype_of(config, machine)) == "flash_attention_2"
+    varlen = by_flash(config, machine)
     layout = choose_layout([row] * rows.count, config.train.packing, machine.device, varlen)
     micro_batch = rows.count if config.train.micro_batch == "auto" else config.train.micro_batch
     portions = list(passes([row] * rows.count, micro_batch, layout))

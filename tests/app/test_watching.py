@@ -1,4 +1,4 @@
-"""Watching runs on the bench by its keys: curves, an earlier run behind, the log, machine, sizes, looks."""
+"""Watching runs on the bench by its keys: curves, an earlier run behind, the log, the machine."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ import pytest
 from made_runs import write_events
 from pilot import play, wait_for
 from textual.pilot import Pilot
-from textual.widgets import Input
 
 from engine.contract import events, library, locks, rundir
 from engine.contract.rundir import RunDir
 from tui.app import Workbench
 from tui.following.machine import CardSample, MachineSample
-from tui.screens.small import SmallScreen
 from tui.settings import Settings
 from tui.widgets.log_pane import LogPane
 from tui.widgets.loss_pane import LossPane
@@ -202,47 +200,6 @@ def test_every_card_of_a_box_can_be_seen(size: tuple[int, int], tmp_path: Path) 
     play(tmp_path, story, size)
 
 
-def test_below_the_smallest_size_it_says_what_it_needs_and_can_be_left(tmp_path: Path) -> None:
-    async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await pilot.resize_terminal(70, 20)
-        await wait_for(pilot, lambda: isinstance(app.screen, SmallScreen))
-        await pilot.pause(0.1)
-        shown = "".join(segment.text for strip in app.screen._compositor.render_strips() for segment in strip)
-        assert "needs 80 x 24" in shown and "70 x 20" in shown
-        await pilot.resize_terminal(80, 24)
-        await wait_for(pilot, lambda: app.screen is app.bench)
-        await pilot.resize_terminal(40, 10)
-        await wait_for(pilot, lambda: isinstance(app.screen, SmallScreen))
-        await pilot.press("q")
-
-    app = play(tmp_path, story)
-    assert app.return_code == 0
-
-
-def test_the_theme_chosen_is_there_next_time(tmp_path: Path) -> None:
-    async def choose(pilot: Pilot[str], app: Workbench) -> None:
-        before = app.theme
-        await pilot.press("T")
-        assert app.theme != before
-
-    chosen = play(tmp_path, choose).theme
-
-    async def look(pilot: Pilot[str], app: Workbench) -> None:
-        assert app.theme == chosen
-
-    play(tmp_path, look)
-
-
-def test_keys_are_remapped_and_said_so(tmp_path: Path) -> None:
-    async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await pilot.press("r")
-        assert app.screen is app.bench
-        await pilot.press("z")
-        assert app.screen is not app.bench
-
-    play(tmp_path, story, settings=Settings(keys={"bench.runs": "z"}))
-
-
 @pytest.mark.parametrize(
     "keys", [(), ("r",), ("l",), ("c",), ("question_mark",), ("P",), ("M",), ("enter",), ("ctrl+p",)]
 )
@@ -259,29 +216,6 @@ def test_nothing_but_ascii_leaves_for_an_ascii_terminal(keys: tuple[str, ...], t
         assert not wrong
 
     play(tmp_path, story, (80, 24), Settings(ascii=True))
-
-
-def test_the_line_of_keys_keeps_help_and_the_way_out_and_a_click_presses(tmp_path: Path) -> None:
-    from tui.widgets.key_line import KeyLine
-
-    async def story(pilot: Pilot[str], app: Workbench) -> None:
-        shown = str(app.bench.query_one(KeyLine).lines[0])
-        assert "help" in shown and "detach" in shown and len(shown) <= 78
-        await pilot.click(KeyLine, offset=(1 + shown.index("? help"), 0))
-        await wait_for(pilot, lambda: app.screen is not app.bench)
-
-    play(tmp_path, story, (80, 24))
-
-
-def test_the_word_line_is_there_only_while_one_types(tmp_path: Path) -> None:
-    async def story(pilot: Pilot[str], app: Workbench) -> None:
-        assert not app.bench.query(Input)
-        await pilot.press("slash")
-        assert app.bench.query_one("#word").display
-        await pilot.press("escape")
-        assert not app.bench.query_one("#word").display and app.focused is app.bench.query_one(LogPane)
-
-    play(tmp_path, story)
 
 
 def test_a_run_that_ended_before_its_first_step_awaits_none(tmp_path: Path) -> None:

@@ -10,16 +10,14 @@ from rich.progress import Progress
 from rich.text import Text
 
 from engine.contract import events
-from engine.contract.errors import RunFailed
 from engine.contract.follow import Follower, last_line
 from engine.contract.ladder import Entry, Ladder
 from engine.contract.ladderdir import LadderDir
 from engine.contract.rundir import RunDir
 from engine.contract.text import amount, visible
-from tui.following.progress import DEAD_SECONDS, ask_to_leave, progress_bar
+from tui.following.progress import progress_bar, wait_for_end
 from tui.show import duration, say
 
-POLL_SECONDS = 0.2
 DOING = {
     "surveying": "reading data and model",
     "probing": "measuring a few steps of every rung",
@@ -36,22 +34,14 @@ def follow_ladder(folder: LadderDir, quiet: bool = False) -> Ladder:
     """
     with progress_bar(quiet) as bar:
         view = LadderView(folder, bar, quiet)
-        silent_since = time.monotonic()
-        while True:
-            try:
-                live = folder.is_live()
-                state = folder.state()
-                if state is not None and (state.status == "running" or not live):  # else: of an earlier life
-                    view.show(state)
-                if live:
-                    silent_since = time.monotonic()
-                elif state is not None and state.status != "running":
-                    return state
-                elif time.monotonic() - silent_since > DEAD_SECONDS:
-                    raise RunFailed(died(folder))
-                time.sleep(POLL_SECONDS)
-            except KeyboardInterrupt:
-                ask_to_leave(folder, bar)
+
+        def look() -> tuple[Ladder | None, bool]:
+            live, state = folder.is_live(), folder.state()
+            if state is not None and (state.status == "running" or not live):  # else: of an earlier life
+                view.show(state)
+            return (None if live or state is None or state.status == "running" else state), live
+
+        return wait_for_end(folder, bar, look, died)
 
 
 def died(folder: LadderDir) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
@@ -23,6 +24,9 @@ POLL_SECONDS = 0.1
 DEAD_SECONDS = 1.0
 """A run whose lock is free and whose log is silent this long has died."""
 
+F = TypeVar("F", RunDir, LadderDir)
+T = TypeVar("T")
+
 
 class Detached(Exception):
     """The user left; the run goes on."""
@@ -36,20 +40,34 @@ def follow(run: RunDir, offset: int = 0, quiet: bool = False) -> events.End:
     follower = Follower(run.events_file, offset)
     with progress_bar(quiet) as bar:
         view = View(bar, quiet)
-        quiet_since = time.monotonic()
-        while True:
-            try:
-                fresh = follower.read()
-                end = view.show(fresh)
-                if end:
-                    return end
-                if fresh or run.is_live():
-                    quiet_since = time.monotonic()
-                elif time.monotonic() - quiet_since > DEAD_SECONDS:
-                    raise RunFailed(died(run))
-                time.sleep(POLL_SECONDS)
-            except KeyboardInterrupt:
-                ask_to_leave(run, bar)
+
+        def look() -> tuple[events.End | None, bool]:
+            fresh = follower.read()
+            return view.show(fresh), bool(fresh) or run.is_live()
+
+        return wait_for_end(run, bar, look, died)
+
+
+def wait_for_end(
+    folder: F, bar: Progress | None, look: Callable[[], tuple[T | None, bool]], died: Callable[[F], str]
+) -> T:
+    """Look until there is an outcome, which `look` returns with whether there was a sign of life.
+
+    Raises Detached where the user chose to leave, and RunFailed, with what `died` says, after DEAD_SECONDS without it.
+    """
+    silent_since = time.monotonic()
+    while True:
+        try:
+            outcome, lives = look()
+            if outcome is not None:
+                return outcome
+            if lives:
+                silent_since = time.monotonic()
+            elif time.monotonic() - silent_since > DEAD_SECONDS:
+                raise RunFailed(died(folder))
+            time.sleep(POLL_SECONDS)
+        except KeyboardInterrupt:
+            ask_to_leave(folder, bar)
 
 
 def died(run: RunDir) -> str:

@@ -117,6 +117,7 @@ class Result(Struct, kw_only=True):
     """Of the finished model on at most 512 validation rows, nats an answer token; learning rates are chosen by it."""
     general: General | None = None
     parameters: int = 0
+    """Of the model, adapters not among them."""
     trainable: int = 0
     tokens: int = 0
     """Trained on, all steps."""

@@ -93,8 +93,8 @@ def _run(
     """One dry run of a model on meta, whose tensors become fakes."""
     if wants_checkpointing(config, machine):
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    parameters = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    frozen = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
     if config.train.precision == "mixed":
         mix(model)
     live = LiveStorage(machine.device, vocabulary)
@@ -106,7 +106,7 @@ def _run(
         hold_out(model, work.held_out, live)
         if work.answers:
             answer(model, work.answers, live)
-    return Seen(static, live.moments, parameters, trained)
+    return Seen(static, live.moments, trained if config.method == "full" else frozen, trained)
 
 
 def _peak(seen: Seen, machine: Machine, stage: str) -> Peak:

@@ -58,6 +58,7 @@ class Estimate(Struct, frozen=True, kw_only=True):
     answering: Peak | None = None
     """None where nothing is answered: the metric is the loss."""
     parameters: int
+    """Of the model, adapters not among them."""
     trainable: int
     paged: bool = False
     """The optimizer's state may move to the host when the card is full."""

@@ -68,7 +68,7 @@ def formula(config: schema.Config, table: Mapping[str, Any], device: Device, row
         evaluation=max(held_out, answering or held_out, key=lambda peak: peak.total),
         held_out=held_out,
         answering=answering,
-        parameters=base_parameters(shape) + adapter_parameters(shape, config),
+        parameters=base_parameters(shape),
         trainable=base_parameters(shape) if config.method == "full" else adapter_parameters(shape, config),
         paged=device == "cuda" and config.optimizer.name.startswith("paged"),
     )

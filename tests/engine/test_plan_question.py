@@ -45,6 +45,7 @@ def test_a_configuration_alone_is_enough(tmp_path: Path) -> None:
     for outlook in found.outlooks:
         assert outlook.dry_run and outlook.verdict == "fits" and outlook.micro_batch.bound == "all"
         assert outlook.dry_run.training.total == pytest.approx(outlook.formula.training.total, rel=0.25)
+        assert outlook.dry_run.parameters == outlook.formula.parameters == found.outlooks[-1].formula.trainable
 
 
 def test_a_catalogued_model_that_cannot_be_fetched_is_planned_by_its_shape() -> None:

@@ -37,8 +37,9 @@ def test_the_formula_imports_nothing_heavy() -> None:
     assert not loaded_by("import engine.planning.formula") & set(HEAVY)
 
 
-def test_an_eight_billion_model_has_its_published_parameters() -> None:
-    assert formula(config("full"), LLAMA_8B, "cuda", ROWS).parameters == pytest.approx(8_030_261_248, rel=1e-4)
+@pytest.mark.parametrize("method", ["qlora", "lora", "full"])
+def test_an_eight_billion_model_has_its_published_parameters_whatever_learns_beside_it(method: Any) -> None:
+    assert formula(config(method), LLAMA_8B, "cuda", ROWS).parameters == pytest.approx(8_030_261_248, rel=1e-4)
 
 
 def test_rank_16_on_every_linear_layer_of_it_trains_42_million() -> None:

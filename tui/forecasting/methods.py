@@ -30,7 +30,7 @@ def _memory(found: Sequence[Forecast], room: Room | None) -> Iterator[Content]:
     yield _row("", [NAMES[one.method] for one in found], "bold")
     estimates = [one.estimate for one in found]
     yield _row("trains", [count(one.trainable) if one else "–" for one in estimates])
-    yield _row("of", [count(one.parameters) if one else "–" for one in estimates], "$foreground-muted")
+    yield _row("model", [count(one.parameters) if one else "–" for one in estimates], "$foreground-muted")
     for part in PARTS:
         if any(one and part in one.training.parts for one in estimates):
             sizes = [one.training.parts.get(part) if one else None for one in estimates]

@@ -105,7 +105,8 @@ def _what(config: Config, files: ModelFiles, found: Forecast | None, report: Rep
     yield Fact("model", f"{config.model.id}  {where}")
     if found and found.estimate:
         whole, trained = found.estimate.parameters, found.estimate.trainable
-        share = f"{count(trained)} of {count(whole)} parameters ({trained / whole:.1%})"
+        which = "of" if config.method == "full" else "beside"
+        share = f"{count(trained)} {which} {count(whole)} parameters ({trained / whole:.1%})"
         yield Fact("method", f"{NAMES[config.method]}: {TRAINS[config.method]}; trains {share}")
     elif found:
         yield Fact("method", f"{NAMES[config.method]}: {TRAINS[config.method]}")

@@ -1,7 +1,7 @@
 """`python -m engine.answer QUESTION`: a short-lived process that answers the screen what only the engine can.
 
 Arguments as JSON on stdin; JSON lines on stdout: {"progress": text} any number of times, then {"answer": …} or
-{"error": {what, where, do}}.
+{"error": {what, where, do, code}}.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def main() -> int:
     try:
         answer = QUESTIONS[sys.argv[1]](json.load(sys.stdin), lambda text: tell({"progress": text}))
     except UserError as error:
-        tell({"error": {"what": error.what, "where": error.where, "do": error.do}})
+        tell({"error": {"what": error.what, "where": error.where, "do": error.do, "code": error.code}})
         return 2
     tell({"answer": answer})
     return 0

@@ -75,7 +75,7 @@ class Run:
 
     def tell_data(self, rows: Prepared, test: Sequence[Row]) -> None:
         for warning in rows.warnings:
-            self.warn("data", warning)
+            self.warn(warning.code, warning.text)
         self.result.fingerprints["data"] = rows.fingerprint
         self.result.fingerprints["test"] = items_fingerprint(test)
         self.log.write(

@@ -45,5 +45,5 @@ def survey(config: Config) -> dict[str, Any]:
         },
         "versions": versions(),
         "machine": machine_facts(this_machine()),
-        "warnings": rows.warnings,
+        "warnings": [{"code": notice.code, "text": notice.text} for notice in rows.warnings],
     }

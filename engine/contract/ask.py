@@ -91,5 +91,6 @@ def ask(
             ]
             raise RunFailed(f"{question} broke: {tail[0]}")
     if "error" in answer:
-        raise UserError(answer["error"]["what"], answer["error"]["where"], answer["error"]["do"])
+        error = answer["error"]
+        raise UserError(error["what"], error["where"], error["do"], error.get("code", ""))
     return answer["answer"]

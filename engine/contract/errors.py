@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from engine.contract.text import visible
 
 
@@ -10,8 +12,10 @@ class UserError(Exception):
 
     exit_code = 2
 
-    def __init__(self, what: str, where: str = "", do: str = "") -> None:
+    def __init__(self, what: str, where: str = "", do: str = "", code: str = "") -> None:
         self.what, self.where, self.do = what, where, do
+        self.code = code
+        """Stable dotted name of the problem (`data.duplicate_column`), for programs and tests."""
         super().__init__(self.line)
 
     @property
@@ -19,6 +23,13 @@ class UserError(Exception):
         """`where: what; do`, on one line with control characters made visible."""
         head = f"{self.where}: {self.what}" if self.where else self.what
         return visible(f"{head}; {self.do}" if self.do else head, limit=600)
+
+
+class Notice(msgspec.Struct, frozen=True):
+    """A warning for the user: `code` is stable and dotted (`data.ignored_column`), `text` one sentence."""
+
+    code: str
+    text: str
 
 
 class RunFailed(Exception):

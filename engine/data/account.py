@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from engine.contract.errors import Notice
 from engine.contract.text import amount
 from engine.data.formats import Format
 from engine.data.rendering import has_template
@@ -40,31 +41,54 @@ def about(done: Survey, tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def warnings(done: Survey, tokenizer: Any) -> list[str]:
+def warnings(done: Survey, tokenizer: Any) -> list[Notice]:
     """What a person should know before the run, one sentence each."""
     told = [*done.format.warnings, *done.split.warnings]
     for name in SPLITS:
         for kind, found in counted([(bad.kind, bad.where) for bad in done.problems[name]]).items():
-            told.append(f"{amount(found['rows'], f'{name} row')} left out: {kind} (first: {found['where'][0]})")
+            text = f"{amount(found['rows'], f'{name} row')} left out: {kind} (first: {found['where'][0]})"
+            told.append(Notice("data.rows_left_out", text))
         cut = [row.where for row in done.rows[name] if row.cut]
         if cut:
-            told.append(f"{len(cut):,} of {len(done.rows[name]):,} {name} rows cut at max_length (first: {cut[0]})")
+            text = f"{len(cut):,} of {len(done.rows[name]):,} {name} rows cut at max_length (first: {cut[0]})"
+            told.append(Notice("data.rows_cut", text))
     noticed = counted([(note, row.where) for name in SPLITS for row in done.rows[name] for note in row.notes])
     for kind, found in noticed.items():
-        told.append(f"{amount(found['rows'], 'row')}: {_MEANINGS.get(kind, kind)} (first: {found['where'][0]})")
+        code, meaning = _MEANINGS[kind]
+        told.append(Notice(code, f"{amount(found['rows'], 'row')}: {meaning} (first: {found['where'][0]})"))
     if "strftime_now" in str(getattr(tokenizer, "chat_template", "")):
-        told.append("the chat template writes today's date into every prompt: a rerun on another day differs")
+        text = "the chat template writes today's date into every prompt: a rerun on another day differs"
+        told.append(Notice("data.template_writes_date", text))
     return told
 
 
 _MEANINGS = {
-    "no end token": "no end-of-turn token behind the answer: the model may not learn to stop",
-    "two beginning-of-text tokens": "two beginning-of-text tokens: the text or the template brings one of its own",
-    "history rewritten by the template": "the template rewrites earlier turns: only the last answer is learnt",
-    "opens with an answer": "the conversation opens with an answer that nothing asks for: it is not learnt",
-    "special token in the text": "the text itself holds a special token of the model",
-    "token across the answer's beginning": "a token would join prompt and answer: they are tokenized apart",
+    "no end token": (
+        "data.no_end_token",
+        "no end-of-turn token after the answer: the model may not learn to stop",
+    ),
+    "two beginning-of-text tokens": (
+        "data.double_bos",
+        "two beginning-of-text tokens: the text or the template adds a second one",
+    ),
+    "history rewritten by the template": (
+        "data.history_rewritten",
+        "the template rewrites earlier turns: only the last answer is in the loss",
+    ),
+    "opens with an answer": (
+        "data.opens_with_answer",
+        "the conversation starts with an assistant message: it is not in the loss",
+    ),
+    "special token in the text": (
+        "data.special_token_in_text",
+        "the text itself contains a special token of the model",
+    ),
+    "token across the answer's beginning": (
+        "data.token_across_boundary",
+        "a token would span the end of the prompt and the start of the answer: they are tokenized separately",
+    ),
 }
+"""Note on a row -> code and text of its warning."""
 
 
 def counted(found: list[tuple[str, str]]) -> dict[str, dict[str, Any]]:

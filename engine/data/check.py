@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+import msgspec
+
 from engine.contract.errors import UserError
 from engine.contract.schema import Data
 from engine.data.account import SHOWN, SPLITS, about, warnings
@@ -46,7 +48,7 @@ def report(done: Survey, max_length: int, tokenizer: Any) -> dict[str, Any]:
             for pair, found in done.split.overlaps.items()
         },
         "unknown_roles": _unknown_roles(done),
-        "warnings": warnings(done, tokenizer),
+        "warnings": [msgspec.to_builtins(notice) for notice in warnings(done, tokenizer)],
         "refused": refusals[0] if refusals else None,
     }
 

@@ -29,6 +29,8 @@ class Example:
     tools: list[Any] | None = None
     untrained: frozenset[int] = frozenset()
     """Indices of assistant messages that are not learnt: those of a prompt, and those with weight 0."""
+    references: tuple[str, ...] = ()
+    """Other accepted answers beyond the completion or the last message; a test row is scored against all of them."""
 
     @cached_property
     def key(self) -> str:

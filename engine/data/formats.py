@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.contract.errors import UserError
+from engine.contract.errors import Notice, UserError
 from engine.contract.schema import Data
 from engine.data.conversation import Example, Problem, converse
 from engine.data.mapping import Template, column, listed, read_map
@@ -56,7 +56,7 @@ class Format:
     parts: dict[str, Template]
     """Role (prompt, completion, system, text, messages, instruction, input, tools, history) -> what fills it."""
     separator: str | None = None
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[Notice] = field(default_factory=list)
 
 
 def detect(rows: list[Raw], data: Data) -> Format:
@@ -154,7 +154,11 @@ def _finished(found: Format, by_lower: dict[str, str], columns: list[str], data:
     unused = [name for name in columns if name not in used]
     why = found.why + (f"; not used: {listed(unused)}" if unused else "")
     warnings = [
-        f'column {name} is not used; data.map = {{ prompt = "{{{name}}}\\n\\n{{…}}", … }} would put it into the prompt'
+        Notice(
+            "data.ignored_column",
+            f"column {name} is not used; "
+            f'data.map = {{ prompt = "{{{name}}}\\n\\n{{…}}", … }} would put it into the prompt',
+        )
         for name in unused
         if name.lower() in _TOLD and found.name == "prompt-completion"
     ]
@@ -195,7 +199,8 @@ def _find_labels(columns: dict[str, str], rows: list[Raw]) -> Format | None:
     found = _pair(text, label)
     seen = [raw.values.get(label) for raw in rows[:50]]
     if all(value is None or str(value).isdigit() for value in seen):
-        found.warnings.append(f"the labels in {label} are numbers: names would teach the model more")
+        text = f"the labels in {label} are numbers: names would teach the model more"
+        found.warnings.append(Notice("data.numeric_labels", text))
     return found
 
 

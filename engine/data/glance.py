@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from engine.contract.schema import Data
 from engine.data.account import SPLITS, counted
 from engine.data.conversation import Problem
@@ -36,5 +38,5 @@ def glance(data: Data) -> dict[str, Any]:
         "why": found.why,
         "unusable": len(bad),
         "kinds": counted([(problem.kind, f"{problem.where}: {problem.what}") for problem in bad]),
-        "warnings": found.warnings,
+        "warnings": [msgspec.to_builtins(notice) for notice in found.warnings],
     }

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.contract.errors import UserError
+from engine.contract.errors import Notice, UserError
 from engine.contract.schema import Data
 from engine.data.account import SPLITS, about, counted, warnings
 from engine.data.conversation import Example, Problem
@@ -35,7 +35,7 @@ class Prepared:
     test: list[Row]
     about: dict[str, Any]
     """JSON-able: source, format, template, splits, and everything that was counted, with places."""
-    warnings: list[str]
+    warnings: list[Notice]
     fingerprint: str
     """sha256 over the token rows of the three splits: equal for equal content, tokenizer and settings."""
 

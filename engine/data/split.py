@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from engine.contract.errors import Notice
 from engine.contract.text import amount
 from engine.data.conversation import Example
 
@@ -24,7 +25,7 @@ class Split:
     validation: list[Example]
     test: list[Example]
     about: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[Notice] = field(default_factory=list)
     overlaps: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     """Pair of splits -> (where, where) of equal content, as it was given."""
 
@@ -50,7 +51,10 @@ def split(
         if done.overlaps["test/train"]:
             count = len(done.overlaps["test/train"])
             done.warnings.append(
-                f"{count:,} of {len(test):,} test rows are also training rows: scores on them show memory, not skill"
+                Notice(
+                    "data.test_overlaps_train",
+                    f"{count:,} of {len(test):,} test rows are also training rows: scores on them measure memorization",
+                )
             )
     if validation is None:
         count = _count(len(done.train), shares[0])
@@ -70,7 +74,7 @@ def _hold_out_test(done: Split, share: float | None, seed: int) -> None:
     why = "no test split was given" if share is None else f"data.test = {share:g}"
     done.about.append(f"test: {amount(len(done.test), 'row')} held out of training by content ({why})")
     if not done.test and share != 0:
-        done.warnings.append("no test rows: too few rows to hold one out")
+        done.warnings.append(Notice("data.no_test_rows", "no test rows: too few rows to hold one out"))
 
 
 def _drop_shared(done: Split) -> None:
@@ -83,7 +87,10 @@ def _drop_shared(done: Split) -> None:
     if len(done.validation) < before:
         gone = before - len(done.validation)
         done.warnings.append(
-            f"{gone:,} of {before:,} validation rows are also training or test rows: left out of validation"
+            Notice(
+                "data.validation_overlaps",
+                f"{gone:,} of {before:,} validation rows are also training or test rows: left out of validation",
+            )
         )
 
 

@@ -39,6 +39,10 @@ class Row:
     """Tokens before the cut."""
     answer: int = 0
     """Learnt tokens before the cut."""
+    weights: list[float] | None = None
+    """Loss weight of each token, as long as `input_ids`; None where every token in the loss has weight 1."""
+    references: tuple[str, ...] = ()
+    """Other accepted answers; a test row is scored against `target` and all of these."""
 
 
 def tokenize(example: Example, tokenizer: Any, max_length: int) -> Row | Problem:

@@ -54,8 +54,8 @@ class Stages:
         found = ask("ladder.survey", {"config": msgspec.to_builtins(plan.rungs[0].config)}, print)
         ladder.work = msgspec.convert(found["work"], Work)
         ladder.versions, ladder.machine = found["versions"], found["machine"]
-        for text in found["warnings"]:
-            self.climb.warn(text)
+        for notice in found["warnings"]:
+            self.climb.warn(notice["text"])
         ladder.differs, ladder.config = differing(plan.rungs), shared(plan.rungs)
         if ladder.work.test == 0:
             raise UserError(

@@ -96,7 +96,7 @@ def test_why_is_one_sentence_that_names_the_columns():
 
 def test_a_context_that_is_left_out_is_warned_about():
     found, _ = understood({"context": "c", "question": "q", "answer": "a"})
-    assert "column context is not used" in found.warnings[0]
+    assert "column context is not used" in found.warnings[0].text
 
 
 def test_tool_calls_keep_their_arguments_as_an_object():

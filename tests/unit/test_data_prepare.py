@@ -83,13 +83,13 @@ def test_rows_with_nothing_to_learn_are_left_out_and_counted(tmp_path):
     rows = [{"question": f"q{n}", "answer": "" if n < 4 else "a"} for n in range(40)]
     made = prepare(Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows))), 64, tokenizer())
     assert made.about["dropped"]["train"]["empty"] == {"rows": 4, "where": [f"a.jsonl line {n}" for n in range(1, 5)]}
-    assert "4 train rows left out: empty (first: a.jsonl line 1)" in made.warnings
+    assert "4 train rows left out: empty (first: a.jsonl line 1)" in [notice.text for notice in made.warnings]
 
 
 def test_one_row_is_told_as_one(tmp_path):
     rows = [{"question": f"q{n}", "answer": "" if n < 1 else "a"} for n in range(20)]
     made = prepare(Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows))), 64, tokenizer())
-    assert "1 train row left out: empty (first: a.jsonl line 1)" in made.warnings
+    assert "1 train row left out: empty (first: a.jsonl line 1)" in [notice.text for notice in made.warnings]
     assert made.about["split"][1] == "validation: 1 row held out of training by content"
 
 
@@ -157,7 +157,7 @@ def test_conversations_need_a_template(tmp_path, row):
 
 def test_a_template_with_todays_date_is_warned_about(banking):
     dated = tokenizer("{% set d = strftime_now('%d %b') %}" + tokenizer().chat_template)
-    assert any("today's date" in warning for warning in prepare(banking, 128, dated).warnings)
+    assert any(notice.code == "data.template_writes_date" for notice in prepare(banking, 128, dated).warnings)
 
 
 def test_importing_the_room_is_light():

@@ -66,14 +66,14 @@ def test_a_given_test_set_is_kept_and_its_overlap_told():
     test = examples(0, 1, 2)
     done = parted(examples(*range(100)), test=test)
     assert done.test == test
-    assert "3 of 3 test rows are also training rows" in done.warnings[0]
+    assert "3 of 3 test rows are also training rows" in done.warnings[0].text
     assert done.overlaps["test/train"][0] == ("line 1", "line 1")
 
 
 def test_a_given_validation_set_loses_what_it_shares():
     done = parted(examples(*range(10)), validation=examples(3, 50, 99), test=examples(99))
     assert [example.prompt for example in done.validation] == ["q50"]
-    assert "2 of 3 validation rows" in done.warnings[0]
+    assert "2 of 3 validation rows" in done.warnings[0].text
 
 
 def test_max_rows_chooses_by_content_and_leaves_the_held_out_rows_alone():

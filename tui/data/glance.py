@@ -18,7 +18,7 @@ from textual.message import Message
 
 from engine import __version__
 from engine.contract.ask import Leaving, Left, ask
-from engine.contract.errors import RunFailed, UserError
+from engine.contract.errors import Notice, RunFailed, UserError
 from engine.contract.files import write_atomically
 from engine.contract.library import is_data_file
 from tui.show import size
@@ -42,7 +42,7 @@ class Glance(Struct, frozen=True):
     unusable: int = 0
     """Rows that nothing can be learnt from."""
     kinds: dict[str, Any] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[Notice] = field(default_factory=list)
     error: str = ""
     """Why it cannot be read or understood, with what to do."""
     note: str = ""
@@ -54,7 +54,7 @@ class Glance(Struct, frozen=True):
     def problems(self) -> list[str]:
         """Everything found, one sentence each."""
         bad = [f"{found['rows']:,} rows {kind}: {found['where'][0]}" for kind, found in self.kinds.items()]
-        return [*([self.error] if self.error else []), *bad, *self.warnings]
+        return [*([self.error] if self.error else []), *bad, *(notice.text for notice in self.warnings)]
 
 
 @dataclass

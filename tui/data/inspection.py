@@ -172,7 +172,7 @@ def problems(report: dict[str, Any]) -> Iterator[Content]:
 def _problems(report: dict[str, Any]) -> Iterator[Content]:
     if report["refused"]:
         yield Content.styled(visible(f"training would not begin: {report['refused']}"), "bold $text-error")
-    for warning in report["warnings"]:
+    for warning in (notice["text"] for notice in report["warnings"]):
         yield Content.styled(visible(f"! {warning}"), "$text-warning")
     for split, kinds in report["dropped"].items():
         for kind, some in kinds.items():

@@ -46,7 +46,7 @@ def data_problems(config: Config, report: Report) -> Iterator[Problem]:
         return
     if report.answer["refused"]:
         yield Problem(report.answer["refused"], "", blocking=True)
-    for warning in report.answer["warnings"]:
+    for warning in (notice["text"] for notice in report.answer["warnings"]):
         yield Problem(f"data: {warning}")
 
 

@@ -69,7 +69,7 @@ def _print(key: str, value: Any, indent: int = 0) -> None:
             _print(str(inner), item, indent + 1)
     elif isinstance(value, list) and name == "warnings":
         for item in value:
-            say(f"warning: {item}", "yellow")
+            say(f"warning: {item['text']} [{item['code']}]", "yellow")
     elif isinstance(value, list):
         say(f"{space}{name:<20}{'; '.join(_place(item) for item in value)}")
     else:

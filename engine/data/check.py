@@ -44,8 +44,9 @@ def report(done: Survey, max_length: int, tokenizer: Any) -> dict[str, Any]:
         "duplicates": {"rows": sum(len(places) - 1 for places in same), "where": [p[:SHOWN] for p in same[:SHOWN]]},
         "contradictions": _contradictions(done),
         "overlaps": {
-            pair: {"rows": len(found), "where": [list(places) for places in found[:SHOWN]]}
-            for pair, found in done.split.overlaps.items()
+            pair: {"rows": found.prompt, "where": [list(places) for places in done.split.overlaps[pair]]}
+            for pair, found in done.split.assignment.overlaps.items()
+            if found.prompt
         },
         "unknown_roles": _unknown_roles(done),
         "warnings": [msgspec.to_builtins(notice) for notice in warnings(done, tokenizer)],

@@ -1,7 +1,7 @@
 """`python -m engine.answer QUESTION`: a short-lived process that answers the screen what only the engine can.
 
-Arguments as JSON on stdin; JSON lines on stdout: {"progress": text} any number of times, of counted work with "done" and
-"total" rows, then {"answer": …} or {"error": {what, where, do, code}}.
+Arguments as JSON on stdin; JSON lines on stdout: {"progress": text} any number of times, for counted work with "done"
+and "total" rows; then {"answer": …} or {"error": {what, where, do, code}}.
 """
 
 from __future__ import annotations
@@ -22,12 +22,29 @@ Progress = Callable[[str], None]
 
 
 def data_check(arguments: dict[str, Any], progress: Progress) -> Any:
-    """The report on a data set, as `check` makes it."""
-    from engine.data.check import check
+    """The report on a data set as a run would prepare it; `refused` says why a run would not start."""
+    progress("loading the libraries")
+    from engine.data.check import report
+    from engine.data.prepare import survey
     from engine.methods.tokenizer import load_tokenizer
 
     data, model = _sections(arguments)
-    return check(data, arguments["max_length"], load_tokenizer(model))
+    progress(f"loading the tokenizer of {model.id}")
+    tokenizer = load_tokenizer(model)
+    found = survey(data, arguments["max_length"], tokenizer, progress)
+    return _with_refusal(report(found, arguments["max_length"], tokenizer), found.rows, arguments)
+
+
+def _with_refusal(report: dict[str, Any], rows: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """The report, refused also for what a run refuses once the rows are prepared."""
+    from engine.evaluation.preflight import preflight
+
+    if report["refused"]:
+        return report
+    evaluation = msgspec.convert(arguments.get("evaluation", {}), schema.Evaluation)
+    model = msgspec.convert(arguments["model"], schema.Model)
+    refusal = preflight(model, arguments["max_length"], evaluation, rows)
+    return {**report, "refused": refusal.line if refusal else None}
 
 
 def data_show(arguments: dict[str, Any], progress: Progress) -> Any:

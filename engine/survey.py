@@ -7,8 +7,9 @@ from typing import Any
 from engine.contract.schema import Config
 from engine.data.prepare import prepare, sampled
 from engine.evaluation.general import general_rows
-from engine.methods.loading import config_of
+from engine.evaluation.preflight import refuse_rows
 from engine.methods.machine import this_machine
+from engine.methods.model_config import config_of
 from engine.methods.tokenizer import load_tokenizer
 from engine.outcome import fingerprint, items_fingerprint, machine_facts, versions
 from engine.training.batches import Schedule
@@ -21,6 +22,7 @@ def survey(config: Config) -> dict[str, Any]:
     """
     tokenizer = load_tokenizer(config.model)
     rows = prepare(config.data, config.train.max_length, tokenizer)
+    refuse_rows(config, rows)
     general, _ = general_rows(config, tokenizer)
     test = sampled(rows.test, config.evaluation.rows)
     train = config.train

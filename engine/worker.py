@@ -15,17 +15,17 @@ from transformers.utils import logging as transformers_logging
 
 from engine.chronicle import Run
 from engine.contract import events
-from engine.contract.errors import UserError
 from engine.contract.nvml import Nvml
 from engine.contract.rundir import Frozen, RunDir
 from engine.contract.signals import Stopped, Stopping
 from engine.data.prepare import Prepared, prepare, sampled
 from engine.ending import Ending, ending
+from engine.evaluation.preflight import refuse_rows
 from engine.evaluation.score import vocabulary_of
 from engine.examination import Examination
 from engine.methods import method
-from engine.methods.loading import config_of, maximum_positions
 from engine.methods.machine import this_machine
+from engine.methods.model_config import config_of
 from engine.methods.optimizers import make_optimizer, paged_bytes
 from engine.methods.tokenizer import load_tokenizer
 from engine.outcome import folder_bytes
@@ -79,6 +79,7 @@ def _steps(run: Run) -> None:
     run.phase("data")
     tokenizer = load_tokenizer(config.model)
     rows = prepare(config.data, config.train.max_length, tokenizer)
+    refuse_rows(config, rows)
     exam = Examination(run, tokenizer, rows)
     run.tell_data(rows, exam.test)
 
@@ -87,7 +88,6 @@ def _steps(run: Run) -> None:
     how = method(config.method)
     run.meters.model_begins()
     base = how.load(config, machine)
-    _check_length(base, rows, config.train.max_length)
     layout = _layout(run, base, rows, tokenizer.pad_token_id)
     exam.prepare(base, layout)
 
@@ -264,14 +264,6 @@ def _layout(run: Run, model: torch.nn.Module, rows: Prepared, pad: int) -> Layou
     seen = f"loss {agreement.flat:.4f}, apart {agreement.single:.4f}"
     run.warn("packing", f"{kind} mixes rows laid end to end ({seen}): padded batches are used")
     return choose_layout(rows.train, "padded", device, varlen)
-
-
-def _check_length(model: torch.nn.Module, rows: Prepared, wanted: int) -> None:
-    limit = maximum_positions(model)
-    longest = max((len(row.input_ids) for row in rows.train), default=0)
-    if limit and longest > limit:
-        what = f"rows of {longest} tokens, and the model was made for {limit} positions"
-        raise UserError(what, "train.max_length", f"set train.max_length = {limit} (it is {wanted})")
 
 
 def _name_foreigners(run: Run) -> None:

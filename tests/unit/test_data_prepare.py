@@ -90,7 +90,7 @@ def test_one_row_is_told_as_one(tmp_path):
     rows = [{"question": f"q{n}", "answer": "" if n < 1 else "a"} for n in range(20)]
     made = prepare(Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows))), 64, tokenizer())
     assert "1 train row left out: empty (first: a.jsonl line 1)" in [notice.text for notice in made.warnings]
-    assert made.about["split"][1] == "validation: 1 row held out of training by content"
+    assert made.about["split"][1] == "validation: 1 row held out of training by prompt"
 
 
 @pytest.mark.parametrize(
@@ -160,10 +160,14 @@ def test_a_template_with_todays_date_is_warned_about(banking):
     assert any(notice.code == "data.template_writes_date" for notice in prepare(banking, 128, dated).warnings)
 
 
-def test_importing_the_room_is_light():
-    code = (
-        "import sys, engine.data.check, engine.data.prepare;"
-        "print([m for m in ('torch', 'transformers', 'datasets', 'pyarrow', 'numpy') if m in sys.modules])"
-    )
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        ("engine.data.glance", ("torch", "transformers", "datasets", "pyarrow", "numpy")),
+        ("engine.data.check, engine.data.prepare", ("torch", "transformers", "datasets", "pyarrow")),
+    ],
+)
+def test_importing_the_data_package_is_fast(modules, heavy):
+    code = f"import sys, {modules}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -127,13 +127,15 @@ _REMEDIES = {
 
 
 def fingerprint(rows: dict[str, list[Row]]) -> str:
-    """sha256 over ids, labels, prompts and targets, in order."""
+    """sha256 over ids, labels, loss weights, prompts and targets, in order."""
     digest = hashlib.sha256()
     for name in SPLITS:
         digest.update(f"{name} {len(rows[name])}\n".encode())
         for row in rows[name]:
             for ids in (row.input_ids, row.labels, row.prompt):
                 digest.update(len(ids).to_bytes(8, "little") + array("q", ids).tobytes())
+            if row.weights is not None:  # rows without weights keep the fingerprint they had
+                digest.update(b"weights" + array("d", row.weights).tobytes())
             digest.update(row.target.encode() + b"\0")
     return digest.hexdigest()
 

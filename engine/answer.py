@@ -1,7 +1,7 @@
 """`python -m engine.answer QUESTION`: a short-lived process that answers the screen what only the engine can.
 
-Arguments as JSON on stdin; JSON lines on stdout: {"progress": text} any number of times, then {"answer": …} or
-{"error": {what, where, do, code}}.
+Arguments as JSON on stdin; JSON lines on stdout: {"progress": text} any number of times, of counted work with "done" and
+"total" rows, then {"answer": …} or {"error": {what, where, do, code}}.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +13,8 @@ from engine.contract.schema import Data
 from engine.data.account import SPLITS, about, counted, warnings
 from engine.data.conversation import Example, Problem
 from engine.data.formats import Format, agree, converse, detect
-from engine.data.raw import Raw
 from engine.data.rendering import has_template
+from engine.data.row_limits import Raw
 from engine.data.source import Source, read
 from engine.data.split import Split, split
 from engine.data.tokens import Row, tokenize_all
@@ -151,7 +151,7 @@ def sampled(rows: Sequence[Row], most: int | None) -> list[Row]:
     return [rows[number] for number in sorted(sorted(range(len(rows)), key=key)[:most])]
 
 
-def _conversed(raws: list[Raw], found: Format) -> tuple[list[Example], list[Problem]]:
+def _conversed(raws: Iterable[Raw], found: Format) -> tuple[list[Example], list[Problem]]:
     results = [converse(raw, found) for raw in raws]
     examples = [result for result in results if isinstance(result, Example)]
     return examples, [result for result in results if isinstance(result, Problem)]

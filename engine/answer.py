@@ -18,33 +18,28 @@ import msgspec
 from engine.contract import schema
 from engine.contract.errors import UserError
 
-Progress = Callable[[str], None]
+Progress = Callable[..., None]
+"""Takes what is being done and, of counted work, how many rows are done and of how many."""
 
 
 def data_check(arguments: dict[str, Any], progress: Progress) -> Any:
     """The report on a data set as a run would prepare it; `refused` says why a run would not start."""
-    progress("loading the libraries")
-    from engine.data.check import report
-    from engine.data.prepare import survey
+    progress("loading libraries")
+    from engine.data.check import check
     from engine.methods.tokenizer import load_tokenizer
 
     data, model = _sections(arguments)
     progress(f"loading the tokenizer of {model.id}")
-    tokenizer = load_tokenizer(model)
-    found = survey(data, arguments["max_length"], tokenizer, progress)
-    return _with_refusal(report(found, arguments["max_length"], tokenizer), found.rows, arguments)
+    return check(data, arguments["max_length"], load_tokenizer(model), progress, _preflight(arguments))
 
 
-def _with_refusal(report: dict[str, Any], rows: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
-    """The report, refused also for what a run refuses once the rows are prepared."""
+def _preflight(arguments: dict[str, Any]) -> Callable[[dict[str, Any]], UserError | None]:
+    """What a run refuses about rows once they are prepared."""
     from engine.evaluation.preflight import preflight
 
-    if report["refused"]:
-        return report
-    evaluation = msgspec.convert(arguments.get("evaluation", {}), schema.Evaluation)
     model = msgspec.convert(arguments["model"], schema.Model)
-    refusal = preflight(model, arguments["max_length"], evaluation, rows)
-    return {**report, "refused": refusal.line if refusal else None}
+    evaluation = msgspec.convert(arguments.get("evaluation", {}), schema.Evaluation)
+    return lambda rows: preflight(model, arguments["max_length"], evaluation, rows)
 
 
 def data_show(arguments: dict[str, Any], progress: Progress) -> Any:
@@ -54,7 +49,7 @@ def data_show(arguments: dict[str, Any], progress: Progress) -> Any:
 
     data, model = _sections(arguments)
     start, most = arguments.get("start", 0), arguments.get("most")
-    progress(f"reading {arguments['split']} rows from {start + 1:,} on")
+    progress(f"reading {arguments['split']} rows")
     return show(
         data, arguments["max_length"], load_tokenizer(model), arguments["rows"], arguments["split"], start, most
     )
@@ -69,15 +64,15 @@ def data_glance(arguments: dict[str, Any], progress: Progress) -> Any:
 
 
 def data_inspect(arguments: dict[str, Any], progress: Progress) -> Any:
-    """Report, samples and lengths of a data set, by one reading of it."""
-    progress("loading the libraries")
+    """Report, samples and lengths of a data set, from one preparation."""
+    progress("loading libraries")
     from engine.data.inspection import inspect
     from engine.methods.tokenizer import load_tokenizer
 
     data, model = _sections(arguments)
     progress(f"loading the tokenizer of {model.id}")
-    tokenizer = load_tokenizer(model)
-    return inspect(data, arguments["max_length"], tokenizer, arguments["rows"], arguments["most"], progress)
+    shown = arguments["rows"], arguments["most"]
+    return inspect(data, arguments["max_length"], load_tokenizer(model), *shown, progress, _preflight(arguments))
 
 
 def ladder_survey(arguments: dict[str, Any], progress: Progress) -> Any:
@@ -169,8 +164,11 @@ def main() -> int:
         channel.write(json.dumps(message) + "\n")
         channel.flush()
 
+    def progress(text: str, done: int | None = None, total: int | None = None) -> None:
+        tell({"progress": text} | ({} if done is None else {"done": done, "total": total}))
+
     try:
-        answer = QUESTIONS[sys.argv[1]](json.load(sys.stdin), lambda text: tell({"progress": text}))
+        answer = QUESTIONS[sys.argv[1]](json.load(sys.stdin), progress)
     except UserError as error:
         tell({"error": {"what": error.what, "where": error.where, "do": error.do, "code": error.code}})
         return 2

@@ -8,6 +8,7 @@ from typing import Any
 from engine.contract.errors import UserError
 from engine.contract.schema import Config, Evaluation, Model
 from engine.data.prepare import Prepared, sampled
+from engine.data.tokenized import lengths_of
 from engine.data.tokens import Row
 from engine.evaluation.choices import Choices
 from engine.methods.model_config import config_of, maximum_positions
@@ -22,7 +23,7 @@ def refuse_rows(config: Config, rows: Prepared) -> None:
 
 def preflight(model: Model, max_length: int, evaluation: Evaluation, rows: dict[str, Any]) -> UserError | None:
     """The first reason why these rows (split -> sequence of Row) cannot be trained on or scored, else None."""
-    longest = max((len(row.input_ids) for split in rows.values() for row in split), default=0)
+    longest = max((int(lengths_of(split).max(initial=0)) for split in rows.values()), default=0)
     return too_long(longest, maximum_positions(config_of(model)), max_length) or not_scorable(
         evaluation, rows["train"], sampled(rows["test"], evaluation.rows)
     )

@@ -55,12 +55,12 @@ def data_show(arguments: dict[str, Any], progress: Progress) -> Any:
     )
 
 
-def data_glance(arguments: dict[str, Any], progress: Progress) -> Any:
+def data_preview(arguments: dict[str, Any], progress: Progress) -> Any:
     """Rows and format at a first look, without a model. Nobody waits for it, so a run on this machine goes first."""
     os.nice(10)
-    from engine.data.glance import glance
+    from engine.data.preview import preview
 
-    return glance(msgspec.convert(arguments["data"], schema.Data))
+    return preview(msgspec.convert(arguments["data"], schema.Data))
 
 
 def data_inspect(arguments: dict[str, Any], progress: Progress) -> Any:
@@ -145,7 +145,7 @@ def _sections(arguments: dict[str, Any]) -> tuple[schema.Data, schema.Model]:
 QUESTIONS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
     "data.check": data_check,
     "data.show": data_show,
-    "data.glance": data_glance,
+    "data.preview": data_preview,
     "data.inspect": data_inspect,
     "ladder.survey": ladder_survey,
     "ladder.report": ladder_report,

@@ -37,6 +37,7 @@ from engine.training.checkpoints import Saved
 from engine.training.meters import Meters
 from engine.training.trainer import StepFacts
 
+PROGRESS_SECONDS = 1.0
 SAMPLES = 3
 """Test items shown as `sample` events, before and after."""
 
@@ -53,6 +54,9 @@ class Run:
     meters: Meters
     result: Result = field(init=False)
     warned: list[str] = field(default_factory=list)
+    current_phase: events.PhaseName = "waiting"
+    progress_told: float = field(default_factory=time.monotonic)
+    """When progress was last logged, or the phase began."""
 
     def __post_init__(self) -> None:
         self.result = blank_result(self.dir, self.frozen)
@@ -66,12 +70,21 @@ class Run:
         self.stopping.check()
         self._read_energy()
         self.log.write(events.Phase(name=name))
+        self.current_phase, self.progress_told = name, time.monotonic()
         print(f"[{time.strftime('%H:%M:%S')}] {name}", flush=True)
 
     def warn(self, code: str, text: str) -> None:
         if text not in self.warned:
             self.warned.append(text)
         self.log.write(events.Warning(code=code, text=text))
+
+    def progress(self, what: str, done: int, total: int | None) -> None:
+        """Log how many rows of a long phase are done, at most once a second. Raises Stopped where that was asked for."""
+        self.stopping.check()
+        now = time.monotonic()
+        if now - self.progress_told >= PROGRESS_SECONDS:
+            self.progress_told = now
+            self.log.write(events.Progress(phase=self.current_phase, text=what, done=done, total=total))
 
     def tell_data(self, rows: Prepared, test: Sequence[Row]) -> None:
         for warning in rows.warnings:

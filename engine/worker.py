@@ -78,7 +78,7 @@ def _steps(run: Run) -> None:
 
     run.phase("data")
     tokenizer = load_tokenizer(config.model)
-    rows = prepare(config.data, config.train.max_length, tokenizer)
+    rows = prepare(config.data, config.train.max_length, tokenizer, run.progress)
     refuse_rows(config, rows)
     exam = Examination(run, tokenizer, rows)
     run.tell_data(rows, exam.test)

@@ -92,7 +92,7 @@ class Line:
     name: str
     text: str
     style: str = ""
-    """'' or muted, warning, error."""
+    """'' or good, warning, error."""
 
 
 def account_lines(report: DataReport) -> Iterator[Line]:
@@ -186,3 +186,29 @@ def warning_lines(warnings: Sequence[Notice]) -> Iterator[Line]:
     """Every warning with its code."""
     for notice in warnings:
         yield Line("warning", f"{notice.text} [{notice.code}]", "warning")
+
+
+REPEATS = {
+    "duplicates": "duplicate rows",
+    "conflicting_labels": "rows with conflicting labels: the prompt of an earlier row, and another answer",
+    "multiple_references": "rows with multiple references: the prompt of an earlier row, and another answer",
+}
+"""Key of a data check -> the rows that it counts."""
+
+
+def repeat_lines(report: dict[str, Any]) -> Iterator[Line]:
+    """Rows that repeat the prompt of others."""
+    first = True
+    for key, what in REPEATS.items():
+        found = report.get(key) or {"rows": 0}
+        if found["rows"]:
+            yield Line("repeats" if first else "", f"{found['rows']:,} {what} {places(found['where'])}".rstrip())
+            first = False
+
+
+def result_line(report: dict[str, Any]) -> Line:
+    """Whether a run would start."""
+    if report["refused"]:
+        return Line("result", f"cannot train: {report['refused']}", "error")
+    warnings = len(report["warnings"])
+    return Line("result", f"ready to train, {amount(warnings, 'warning') if warnings else 'no warnings'}", "good")

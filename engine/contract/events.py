@@ -14,6 +14,9 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+from engine.contract.overlap import SplitOverlap
+from engine.contract.split_version import OLDEST
+
 VERSION = 1
 
 PhaseName = Literal["waiting", "data", "model", "baseline", "training", "evaluation", "saving"]
@@ -54,6 +57,11 @@ class Data(Event, tag="data"):
     tokens: int = 0
     """In the training rows, once through."""
     answer_tokens: int = 0
+    test_items: int | None = None
+    """Distinct prompts among the test rows that are scored; null in runs of before it was recorded."""
+    split_version: int = OLDEST
+    overlap: dict[str, SplitOverlap] = msgspec.field(default_factory=dict)
+    """`test/train` and `validation/train`."""
 
 
 class ModelLoaded(Event, tag="model"):
@@ -151,6 +159,8 @@ class Sample(Event, tag="sample"):
     target: str
     output: str
     score: float | None
+    references: list[str] = msgspec.field(default_factory=list)
+    """All accepted answers, `target` first; empty where there is only that."""
 
 
 class Checkpoint(Event, tag="checkpoint"):

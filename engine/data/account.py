@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from engine.contract.errors import Notice
 from engine.contract.text import amount
 from engine.data.formats import Format
+from engine.data.items import evaluation_items
 from engine.data.rendering import has_template
+from engine.data.split_rows import TEST
 from engine.data.tokens import IGNORED
 
 if TYPE_CHECKING:
@@ -36,6 +40,9 @@ def about(done: Survey, tokenizer: Any) -> dict[str, Any]:
         "tokens": {name: sum(len(row.input_ids) for row in rows[name]) for name in SPLITS},
         "learnt": {name: sum(len(row.labels) - row.labels.count(IGNORED) for row in rows[name]) for name in SPLITS},
         "cut": {name: sum(row.cut for row in rows[name]) for name in SPLITS},
+        "test_items": len(evaluation_items(rows["test"])),
+        "split_version": done.split.assignment.version,
+        "overlap": msgspec.to_builtins(done.split.overlap),
         "dropped": {name: found for name, found in problems.items() if found},
         "noticed": {name: found for name, found in notes.items() if found},
     }
@@ -43,7 +50,7 @@ def about(done: Survey, tokenizer: Any) -> dict[str, Any]:
 
 def warnings(done: Survey, tokenizer: Any) -> list[Notice]:
     """What a person should know before the run, one sentence each."""
-    told = [*done.format.warnings, *done.split.warnings]
+    told = [*done.format.warnings, *done.split.warnings, *_no_test_rows(done)]
     for name in SPLITS:
         for kind, found in counted([(bad.kind, bad.where) for bad in done.problems[name]]).items():
             text = f"{amount(found['rows'], f'{name} row')} left out: {kind} (first: {found['where'][0]})"
@@ -60,6 +67,14 @@ def warnings(done: Survey, tokenizer: Any) -> list[Notice]:
         text = "the chat template writes today's date into every prompt: a rerun on another day differs"
         told.append(Notice("data.template_writes_date", text))
     return told
+
+
+def _no_test_rows(done: Survey) -> list[Notice]:
+    """Without test rows a run trains and is not scored; the split knows why where it assigned none."""
+    if done.rows["test"] or not done.split.assignment.count(TEST):
+        return []
+    left_out = amount(len(done.problems["test"]), "row")
+    return [Notice("data.no_test_rows", f"no test rows ({left_out} left out): the model is trained and not scored")]
 
 
 _MEANINGS = {

@@ -33,24 +33,19 @@ def check(data: Data, max_length: int, tokenizer: Any) -> dict[str, Any]:
 
 def report(done: Survey, max_length: int, tokenizer: Any) -> dict[str, Any]:
     """What `check` says of a preparation that has been made."""
-    refusals = [refusal.line for name in SPLITS if (refusal := refused(done, name))]
+    refusal = refused(done)
     examples = [example for name in SPLITS for example in getattr(done.split, name)]
     same = duplicates(examples)
     return {
         **about(done, tokenizer),
-        "fingerprint": fingerprint(done.rows),
+        "fingerprint": fingerprint(done.rows, done.references),
         "max_length": max_length,
         "lengths": {name: _lengths(done.rows[name]) for name in SPLITS if done.rows[name]},
         "duplicates": {"rows": sum(len(places) - 1 for places in same), "where": [p[:SHOWN] for p in same[:SHOWN]]},
         "contradictions": _contradictions(done),
-        "overlaps": {
-            pair: {"rows": found.prompt, "where": [list(places) for places in done.split.overlaps[pair]]}
-            for pair, found in done.split.assignment.overlaps.items()
-            if found.prompt
-        },
         "unknown_roles": _unknown_roles(done),
         "warnings": [msgspec.to_builtins(notice) for notice in warnings(done, tokenizer)],
-        "refused": refusals[0] if refusals else None,
+        "refused": refusal.line if refusal else None,
     }
 
 

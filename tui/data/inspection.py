@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from msgspec import Struct, field
 from textual.content import Content
 
+from engine.contract.overlap import SplitOverlap, overlap_sentence
 from engine.contract.text import visible
 from tui.drawing.histogram import Histogram, draw
 
@@ -183,9 +185,11 @@ def _problems(report: dict[str, Any]) -> Iterator[Content]:
     for name in ("duplicates", "contradictions", "unknown_roles"):
         if report[name]["rows"]:
             yield _places(name.replace("_", " "), report[name])
-    for pair, some in report["overlaps"].items():
-        if some["rows"]:
-            yield _places(f"the same in {pair.replace('/', ' and ')}", some)
+    for pair, some in report["overlap"].items():
+        overlap = msgspec.convert(some, SplitOverlap)
+        if overlap.prompt or overlap.near:
+            places = "".join(f"; {a} = {b}" for a, b in overlap.where)
+            yield Content(visible(f"- {overlap_sentence(pair, overlap)[:-1]}{places}"))
 
 
 def _places(what: str, some: dict[str, Any]) -> Content:

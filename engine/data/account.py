@@ -9,9 +9,7 @@ import msgspec
 from engine.contract.errors import Notice
 from engine.contract.text import amount
 from engine.data.formats import Format
-from engine.data.items import evaluation_items
 from engine.data.rendering import has_template
-from engine.data.split_rows import TEST
 from engine.data.tokens import IGNORED
 
 if TYPE_CHECKING:
@@ -40,7 +38,7 @@ def about(done: Survey, tokenizer: Any) -> dict[str, Any]:
         "tokens": {name: sum(len(row.input_ids) for row in rows[name]) for name in SPLITS},
         "learnt": {name: sum(len(row.labels) - row.labels.count(IGNORED) for row in rows[name]) for name in SPLITS},
         "cut": {name: sum(row.cut for row in rows[name]) for name in SPLITS},
-        "test_items": len(evaluation_items(rows["test"])),
+        "test_items": done.test_items,
         "split_version": done.split.assignment.version,
         "overlap": msgspec.to_builtins(done.split.overlap),
         "dropped": {name: found for name, found in problems.items() if found},
@@ -71,7 +69,7 @@ def warnings(done: Survey, tokenizer: Any) -> list[Notice]:
 
 def _no_test_rows(done: Survey) -> list[Notice]:
     """Without test rows a run trains and is not scored; the split knows why where it assigned none."""
-    if done.rows["test"] or not done.split.assignment.count(TEST):
+    if done.rows["test"] or not done.split.test:
         return []
     left_out = amount(len(done.problems["test"]), "row")
     return [Notice("data.no_test_rows", f"no test rows ({left_out} left out): the model is trained and not scored")]

@@ -67,6 +67,11 @@ class Survey:
     problems: dict[str, list[Problem]] = field(default_factory=dict)
     references: list[Row] = field(default_factory=list)
 
+    @property
+    def test_items(self) -> int:
+        """Distinct prompts among the test rows."""
+        return len({row.item for row in self.rows["test"]})
+
 
 def prepare(data: Data, max_length: int, tokenizer: Any, split_version: int = SPLIT_VERSION) -> Prepared:
     """Read, understand, split and tokenize. Deterministic.

@@ -112,7 +112,7 @@ def summarise(items: Sequence[Item], metric: str, seconds: float) -> Score:
     views: dict[str, Interval] = {}
     for name in sorted({name for item in items for name in item.scores or {}}):
         views[name] = of_scores([(item.scores or {}).get(name, 0.0) for item in items])
-    score = loss if metric == "loss" else views.pop(metric)
+    score = loss if metric == "loss" or not items else views.pop(metric)  # of no items there is no mean
     perplexity = math.exp(min(loss.mean, 700.0)) if loss.mean is not None else None
     return Score(loss=loss, perplexity=perplexity, metric=metric, score=score, extra=views, seconds=seconds)
 

@@ -19,7 +19,8 @@ from engine.contract.errors import UserError
 from engine.contract.nvml import Nvml
 from engine.contract.rundir import Frozen, RunDir
 from engine.contract.signals import Stopped, Stopping
-from engine.data.prepare import Prepared, prepare, sampled
+from engine.data.items import sampled_rows
+from engine.data.prepare import Prepared, prepare
 from engine.ending import Ending, ending
 from engine.evaluation.score import vocabulary_of
 from engine.examination import Examination
@@ -78,7 +79,7 @@ def _steps(run: Run) -> None:
 
     run.phase("data")
     tokenizer = load_tokenizer(config.model)
-    rows = prepare(config.data, config.train.max_length, tokenizer)
+    rows = prepare(config.data, config.train.max_length, tokenizer, split_version=run.frozen.split_version)
     exam = Examination(run, tokenizer, rows)
     run.tell_data(rows, exam.test)
 
@@ -158,7 +159,7 @@ def _train(run: Run, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
     def on_step(step: int, facts: StepFacts, rate: float) -> None:
         run.tell_step(step, facts, rate, schedule)
 
-    validation = sampled(rows.validation, VALIDATION_ROWS)
+    validation = sampled_rows(exam.validation, VALIDATION_ROWS)
 
     def evaluate(step: int) -> None:
         run.tell_validation(step, len(validation), exam.loss(model, validation))
@@ -209,7 +210,7 @@ def _own(run: Run, model: torch.nn.Module, exam: Examination, schedule: Schedule
         layout=layout,
         step=longest_step(rows, schedule, first, micro_batch, layout),
         held_out=longest_held_out(exam.lost, layout, device, vocabulary_of(model), keeps_logits(model)),
-        prompts=[row.prompt for row in exam.test],
+        prompts=[item.row.prompt for item in exam.test] if exam.scores_test else [],
         choice=int(rows.answer_tokens.max()),
         pad=exam.tokenizer.pad_token_id,
     )
@@ -220,7 +221,7 @@ def _probe(
 ) -> Probed:
     """Try the longest batch; on a card the evaluation too, which without one is only foreseen."""
     card = run.machine.device == "cuda"
-    if not card:
+    if not card and exam.scores_test:
         limit = most_here(run.meters)
         exam.scorer.shrink(lambda batch: forecast.answering_fits(batch, limit))
     return Probe(

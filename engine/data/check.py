@@ -34,7 +34,7 @@ def check(data: Data, max_length: int, tokenizer: Any, progress: Progress = quie
 
 def report(done: Preparation, max_length: int) -> dict[str, Any]:
     """What `check` says of a preparation that has been made."""
-    refusals = [refusal for name in SPLITS if (refusal := refused(done, name))]
+    refusal = refused(done)
     return {
         **about(done),
         "fingerprint": done.facts.fingerprint,
@@ -48,8 +48,8 @@ def report(done: Preparation, max_length: int) -> dict[str, Any]:
         },
         "unknown_roles": _unknown_roles(done),
         "warnings": [msgspec.to_builtins(notice) for notice in warnings(done)],
-        "refused": refusals[0].line if refusals else None,
-        "refusal_code": refusals[0].code if refusals else None,
+        "refused": refusal.line if refusal else None,
+        "refusal_code": refusal.code if refusal else None,
     }
 
 

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from msgspec import Struct, field
 from textual.content import Content
 
+from engine.contract.overlap import SplitOverlap, overlap_sentence
 from engine.contract.text import visible
 from tui.drawing.histogram import Histogram, draw
 
@@ -184,8 +186,10 @@ def _problems(report: dict[str, Any]) -> Iterator[Content]:
         if report[name]["rows"]:
             yield _places(name.replace("_", " "), report[name])
     for pair, some in report["overlap"].items():
-        if some["prompt"]:
-            yield _places(f"prompts in both {pair.replace('/', ' and ')}", {**some, "rows": some["prompt"]})
+        overlap = msgspec.convert(some, SplitOverlap)
+        if overlap.prompt or overlap.near:
+            places = "".join(f"; {a} = {b}" for a, b in overlap.where)
+            yield Content(visible(f"- {overlap_sentence(pair, overlap)[:-1]}{places}"))
 
 
 def _places(what: str, some: dict[str, Any]) -> Content:

@@ -79,7 +79,7 @@ def ladder_survey(arguments: dict[str, Any], progress: Progress) -> Any:
     """The work that a configuration stands for."""
     from engine.survey import survey
 
-    return survey(msgspec.convert(arguments["config"], schema.Config))
+    return survey(msgspec.convert(arguments["config"], schema.Config), arguments["split_version"])
 
 
 def ladder_report(arguments: dict[str, Any], progress: Progress) -> Any:

@@ -12,6 +12,7 @@ from engine.contract.ladder import BASES, Plan, Rung
 from engine.contract.library import effective
 from engine.contract.preset import Flat, flatten, parse_overrides
 from engine.contract.schema import METHODS, READ_BY, Config, Method
+from engine.contract.split_version import SPLIT_VERSION
 
 SAME = (
     "model.id",
@@ -74,6 +75,7 @@ def make_plan(
         probe=probe,
         fresh=fresh,
         command=command,
+        split_version=SPLIT_VERSION,
     )
 
 

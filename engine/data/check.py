@@ -46,9 +46,7 @@ def check(
 
 def report(done: Preparation, max_length: int, preflight: Preflight = no_demands) -> dict[str, Any]:
     """What `check` says of a preparation that has been made."""
-    refusals = [refusal for name in SPLITS if (refusal := refused(done, name))]
-    if not refusals and (refusal := preflight(done.rows)):
-        refusals = [refusal]
+    refusal = refused(done) or preflight(done.rows)
     return {
         **about(done),
         "fingerprint": done.facts.fingerprint,
@@ -62,8 +60,8 @@ def report(done: Preparation, max_length: int, preflight: Preflight = no_demands
         },
         "unknown_roles": _unknown_roles(done),
         "warnings": [msgspec.to_builtins(notice) for notice in warnings(done)],
-        "refused": refusals[0].line if refusals else None,
-        "refusal_code": refusals[0].code if refusals else None,
+        "refused": refusal.line if refusal else None,
+        "refusal_code": refusal.code if refusal else None,
     }
 
 

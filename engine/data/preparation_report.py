@@ -36,6 +36,7 @@ def about(done: Preparation) -> dict[str, Any]:
         "tokens": {name: int(rows[name].lengths.sum()) for name in SPLITS},
         "learnt": {name: int(rows[name].loss_tokens.sum()) for name in SPLITS},
         "cut": {name: int(rows[name].cut.sum()) for name in SPLITS},
+        "test_items": facts.test_items,
         "dropped": {name: found for name in SPLITS if (found := _dropped(done, name))},
         "noticed": {name: found for name in SPLITS if (found := noted(rows[name]))},
         **account(done),
@@ -48,10 +49,10 @@ def account(done: Preparation) -> dict[str, Any]:
     return {
         "columns": msgspec.to_builtins(facts.columns),
         "account": {
-            "read": done.columns.count,
+            "read": done.read,
             **{name: len(done.rows[name]) for name in SPLITS},
             "test_items": facts.test_items,
-            "left_out": _left_out(done, range(done.columns.count)),
+            "left_out": _left_out(done, range(done.read)),
             "given": {name: _given(done, span) for name, span in _given_spans(done)},
         },
         "overlap": msgspec.to_builtins(facts.overlap),
@@ -107,7 +108,15 @@ def warnings(done: Preparation) -> list[Notice]:
     for kind, noticed in _noted_together(done).items():
         code, meaning = NOTES[kind]
         told.append(Notice(code, f"{amount(noticed['rows'], 'row')}: {meaning} (first: {noticed['where'][0]})"))
-    return [*told, *_same_prompts(done), *done.notices]
+    return [*told, *_same_prompts(done), *_no_test_rows(done), *done.notices]
+
+
+def _no_test_rows(done: Preparation) -> Iterator[Notice]:
+    """Without test rows a run trains and is not scored; the split knows why where it assigned none."""
+    left_out = sum(found.rows for found in done.left_out("test"))
+    if left_out and not len(done.rows["test"]):
+        why = f"{amount(left_out, 'row')} left out"
+        yield Notice("data.no_test_rows", f"no test rows ({why}): the model is trained and not scored")
 
 
 def conflicting(done: Preparation) -> bool:
@@ -169,14 +178,20 @@ def reason_of(kind: str) -> tuple[str, str]:
 
 
 REASONS = {
-    "data.max_rows": "beyond data.max_rows",
-    "data.validation_overlaps": "a validation row that is also a training or test row",
-    "data.empty_answer": "the answer is empty",
+    "data.max_rows": "more training rows than data.max_rows",
+    "data.validation_overlaps": "validation row whose prompt is also in training or test",
+    "data.media": "image, audio or video content, and training is on text only",
+    "data.undesirable": "marked as undesirable by its label",
+    "data.unanswerable": "question without an answer",
 }
 """Code -> why rows with it are left out."""
 _TOLD_BY_SPLIT = ("data.max_rows", "data.validation_overlaps")
 """Reasons that the split has a sentence of its own for."""
 NOTES = {
+    "data.empty_turn": (
+        "data.empty_turn",
+        "an earlier answer is empty: it is not in the loss",
+    ),
     "no end token": (
         "data.no_end_token",
         "no end-of-turn token after the answer: the model may not learn to stop",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -109,10 +108,13 @@ class ColumnWriter:
 
     def assign(self, rows: Columns, assigned: dict[str, np.ndarray], kinds: list[str]) -> Columns:
         """Complete the columns by those in ASSIGNED; `kinds` is the table that `reason` refers to."""
-        rows.columns |= {name: column.astype(ASSIGNED[name]) for name, column in assigned.items()}
+        rows.columns |= {name: column.astype(ASSIGNED[name], copy=False) for name, column in assigned.items()}
         rows.tables["kinds"] = kinds
         if self._folder and not self.failure:
-            self._guarded(lambda: self._write_assigned(rows))
+            try:
+                self._write_assigned(rows)
+            except OSError as error:
+                self.failure = error
         return rows
 
     @property
@@ -176,11 +178,12 @@ class ColumnWriter:
                 path.unlink()
 
 
-@dataclass(frozen=True)
 class Damaged(Exception):
     """Stored columns that are not what was written."""
 
-    what: str
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(what)
 
 
 def mapped(folder: Path, types: dict[str, str]) -> dict[str, np.ndarray]:

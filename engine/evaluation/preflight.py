@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.contract.errors import UserError
 from engine.contract.schema import Config, Evaluation, Model
-from engine.data.prepare import Prepared, sampled
+from engine.data.prepare import Prepared
 from engine.data.tokenized import lengths_of
 from engine.data.tokens import Row
 from engine.evaluation.choices import Choices
@@ -25,7 +25,7 @@ def preflight(model: Model, max_length: int, evaluation: Evaluation, rows: dict[
     """The first reason why these rows (split -> sequence of Row) cannot be trained on or scored, else None."""
     longest = max((int(lengths_of(split).max(initial=0)) for split in rows.values()), default=0)
     return too_long(longest, maximum_positions(config_of(model)), max_length) or not_scorable(
-        evaluation, rows["train"], sampled(rows["test"], evaluation.rows)
+        evaluation, rows["train"], rows["test"]
     )
 
 
@@ -40,7 +40,7 @@ def too_long(longest: int, positions: int | None, max_length: int) -> UserError 
 
 def not_scorable(evaluation: Evaluation, train: Sequence[Row], test: Sequence[Row]) -> UserError | None:
     """The error where the metric has no meaning for these rows: `choice` among too many or too few distinct answers,
-    an answer to be generated to an empty prompt. `test` are the rows that are scored.
+    an answer to be generated to an empty prompt.
     """
     try:
         if evaluation.metric == "choice":

@@ -128,7 +128,8 @@ def test_the_report_counts_what_users_ask_about(tmp_path):
     assert ["train.jsonl line 1", "train.jsonl line 31"] in report["duplicates"]["where"]
     assert report["unknown_roles"]["where"] == ["train.jsonl line 32: message 1 has the role 'narrator'"]
     assert report["conflicting_labels"]["where"] == [["train.jsonl line 2", "train.jsonl line 33"]]
-    assert report["overlap"]["test/train"]["prompt"] == 1
+    overlap = {"of": 1, "prompt": 1, "answer": 1, "both": 1, "near": 0, "near_reason": ""}
+    assert report["overlap"]["test/train"] == {**overlap, "where": [["test.jsonl line 1", "train.jsonl line 6"]]}
     assert report["lengths"]["train"]["answers_cut"] == 1 / 33
     assert report["lengths"]["train"]["tokens"]["max"] > 48 > report["lengths"]["train"]["tokens"]["p50"]
     assert report["refused"] is None

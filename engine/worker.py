@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from engine.chronicle import Run
 from engine.contract import events
+from engine.contract.errors import UserError
 from engine.contract.nvml import Nvml
 from engine.contract.rundir import Frozen, RunDir
 from engine.contract.signals import Stopped, Stopping

@@ -134,13 +134,13 @@ def row_lines(account: Account | None) -> Iterator[Line]:
 
 
 def rows_in_short(account: Account) -> str:
-    """`4,200 read: 3,780 train, 200 validation, 210 test (205 prompts), 10 left out`."""
+    """`4,200 rows read: 3,780 train, 200 validation, 210 test (205 prompts), 10 left out`."""
     parts = [f"{getattr(account, name):,} {name}" for name in SPLITS]
     if account.test_items is not None and account.test_items != account.test:
         parts[-1] += f" ({amount(account.test_items, 'prompt')})"
     if account.left:
         parts.append(f"{account.left:,} left out")
-    return f"{account.read:,} read: {', '.join(parts)}"
+    return f"{account.read:,} rows read: {', '.join(parts)}"
 
 
 def places(where: Sequence[Any]) -> str:

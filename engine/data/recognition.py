@@ -152,12 +152,11 @@ def _accounted(found: Format, summary: Summary, data: Data) -> Format:
     roles = {name: used.get(name, "ignored") if column.rows else "empty" for name, column in summary.columns.items()}
     ignored = [name for name, role in roles.items() if role == "ignored"]
     warnings = [_ignored(name, summary) for name in ignored]
-    why = found.why if data.map or not ignored else f"{found.why}; not used: {listed(ignored)}"
     keys: dict[str, int] = {}
     if "messages" in found.parts:
         for name in found.parts["messages"].columns:
             keys |= {key: count for key, count in summary.columns[name].keys.items() if key not in KNOWN_KEYS}
-    return replace(found, why=why, roles=roles, warnings=[*found.warnings, *warnings], message_keys=keys)
+    return replace(found, roles=roles, warnings=[*found.warnings, *warnings], message_keys=keys)
 
 
 def _ignored(name: str, summary: Summary) -> Notice:

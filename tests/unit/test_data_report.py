@@ -75,12 +75,12 @@ def test_the_check_shows_everything_once() -> None:
         "topic",
         "data.empty_answer",
         "136,516 tokens, 58,485 in the loss",
-        "12 duplicate rows",
+        "12 rows: duplicates of earlier rows",
     ):
         assert shown.count(part) == 1, part
     assert "cuts <0.1% of the answers" in shown or "cuts 0.1% of the answers" in shown
     assert "contradiction" not in shown and "conflicting labels" not in shown
-    assert "9 rows with multiple references" in shown and REPORT["fingerprint"] in shown
+    assert "9 rows: multiple references" in shown and REPORT["fingerprint"] in shown
 
 
 def event(**more: object) -> events.Data:

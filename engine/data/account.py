@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from engine.contract.errors import Notice
 from engine.contract.text import amount
-from engine.data.formats import Format
+from engine.data.conversation import EMPTY_TURN
+from engine.data.format import Format, unread_keys
 from engine.data.rendering import has_template
 from engine.data.tokens import IGNORED
 
@@ -56,6 +57,8 @@ def warnings(done: Survey, tokenizer: Any) -> list[Notice]:
     for kind, found in noticed.items():
         code, meaning = _MEANINGS[kind]
         told.append(Notice(code, f"{amount(found['rows'], 'row')}: {meaning} (first: {found['where'][0]})"))
+    template = str(getattr(tokenizer, "chat_template", None) or "")
+    told += unread_keys(done.format, template)
     if "strftime_now" in str(getattr(tokenizer, "chat_template", "")):
         text = "the chat template writes today's date into every prompt: a rerun on another day differs"
         told.append(Notice("data.template_writes_date", text))
@@ -63,6 +66,10 @@ def warnings(done: Survey, tokenizer: Any) -> list[Notice]:
 
 
 _MEANINGS = {
+    EMPTY_TURN: (
+        EMPTY_TURN,
+        "an answer in the middle of the conversation is empty: it is not in the loss",
+    ),
     "no end token": (
         "data.no_end_token",
         "no end-of-turn token after the answer: the model may not learn to stop",

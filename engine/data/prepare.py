@@ -11,7 +11,7 @@ from typing import Any
 from engine.contract.errors import Notice, UserError
 from engine.contract.schema import Data
 from engine.data.account import SPLITS, about, counted, warnings
-from engine.data.conversation import Example, Problem
+from engine.data.conversation import CHOSEN_OUT, Example, Problem
 from engine.data.formats import Format, agree, converse, detect
 from engine.data.rendering import has_template
 from engine.data.row_limits import Raw
@@ -108,7 +108,7 @@ def understood(data: Data, tokenizer: Any) -> Survey:
 
 def refused(done: Survey, name: str) -> UserError | None:
     """The error for a split in which too many rows, or all, have nothing to learn."""
-    bad, good = done.problems[name], len(done.rows[name])
+    bad, good = [bad for bad in done.problems[name] if bad.kind not in CHOSEN_OUT], len(done.rows[name])
     if not bad or len(bad) <= REFUSED_SHARE * (len(bad) + good):
         return None
     kinds = counted([(problem.kind, problem.where) for problem in bad])

@@ -33,8 +33,10 @@ class Part:
 class Rows:
     """The rows of one split. Each iteration reads the files again; nothing is kept but the summary."""
 
-    def __init__(self, parts: Iterable[Part]) -> None:
+    def __init__(self, parts: Iterable[Part], notes: Notes | None = None) -> None:
         self.parts = list(parts)
+        self.notes = Notes() if notes is None else notes
+        """What was decided in reading them; complete once they were read."""
 
     def __iter__(self) -> Iterator[Raw]:
         return chain.from_iterable(part.load() for part in self.parts)
@@ -48,6 +50,11 @@ class Rows:
 def summary_of(rows: Iterable[Raw]) -> Summary:
     """The summary of any rows; that of a `Rows` is made once."""
     return rows.summary if isinstance(rows, Rows) else summarize([("", rows)])
+
+
+def decisions_of(rows: Iterable[Raw]) -> list[str]:
+    """What was decided in reading the rows: where a document ends, and that there is no header."""
+    return rows.notes.decisions if isinstance(rows, Rows) else []
 
 
 def kind(path: Path) -> str | None:

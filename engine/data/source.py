@@ -90,7 +90,7 @@ def read(data: Data) -> Source:
         if not any(part in used for used in chosen.values()):
             notes.add(f"not read: {part.name}")
     files = {split: [part.name for part in chosen[split]] for split in SPLITS if chosen[split]}
-    rows = {split: Rows(chosen[split]) for split in files}
+    rows = {split: Rows(chosen[split], notes) for split in files}
     return Source(data.id, rows["train"], rows.get("validation"), rows.get("test"), files, notes)
 
 
@@ -163,7 +163,7 @@ def _offer_folder(folder: Path, label: str, notes: Notes) -> list[Part]:
         return _offer_file(folder / names[0], names[0], notes, splits[names[0]])
     many = {split for split in documents if documents.count(split) > 1}
     for split in sorted(str(split) for split in many):
-        notes.add(f"{documents.count(split)} .txt files of the {split} split: one document per file")
+        notes.add(f"{documents.count(split)} .txt files of the {split} split: one document per file", decision=True)
     return [
         Part(name, split, partial(read_file, folder / name, name, notes, name in text_files and split in many))
         for name, split in splits.items()

@@ -10,7 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from engine.contract.errors import UserError
-from engine.data.notes import Notes
+from engine.data.reading_notes import Notes
 from engine.data.row_limits import ROWS_LIMIT, Raw, row, too_many_rows
 from engine.data.safe_open import ROW_LIMIT, decoded, lines
 

@@ -12,8 +12,8 @@ from engine.contract.errors import UserError
 from engine.data.columns import Summary, summarize
 from engine.data.csv_rows import read_csv
 from engine.data.json_rows import no_rows, read_json, read_lines
-from engine.data.notes import Notes
 from engine.data.parquet_rows import read_parquet
+from engine.data.reading_notes import Notes
 from engine.data.row_limits import Raw
 from engine.data.text_rows import read_text
 

@@ -18,7 +18,7 @@ from engine.data.disk_set import is_disk_set, load_disk_set
 from engine.data.folder import data_files
 from engine.data.hub import load_hub
 from engine.data.json_rows import array_keys, read_member
-from engine.data.notes import Notes
+from engine.data.reading_notes import Notes
 from engine.data.row_limits import Raw
 from engine.data.rows import Part, Rows, kind, read_file
 from engine.data.safe_open import unreadable

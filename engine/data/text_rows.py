@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engine.data.json_rows import no_rows
-from engine.data.notes import Notes
+from engine.data.reading_notes import Notes
 from engine.data.row_limits import ROWS_LIMIT, Raw, row, too_many_rows
 from engine.data.safe_open import decoded, lines, whole
 

@@ -1,4 +1,4 @@
-"""Remarks on how data was read, each kept once although files are read several times."""
+"""Notes on how data was read, each kept once although files are read several times."""
 
 from __future__ import annotations
 

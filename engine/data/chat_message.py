@@ -20,8 +20,6 @@ _ROLES = {
 }  # fmt: skip
 _READ = frozenset(("role", "from", "value", "content", "tool_calls", "function_call")) | FLAGS
 """Keys that become role, content, tool calls and weight; every other key is passed on to the chat template."""
-KNOWN_KEYS = _READ | {"name", "tool_call_id", "reasoning_content", "reasoning", "thinking"}
-"""Keys with a meaning of their own; others matter only to a chat template that reads them."""
 
 
 def turns_of(value: Any, where: str, key: str) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ from typing import Any
 from engine.contract.errors import Notice, UserError
 from engine.contract.schema import Data
 from engine.data.chat_columns import chat_style
-from engine.data.chat_message import KNOWN_KEYS
 from engine.data.columns import Summary
 from engine.data.conversation import Example, Problem, Unusable
 from engine.data.format import OPTIONAL, Columns, Format
@@ -154,11 +153,7 @@ def _accounted(found: Format, summary: Summary, data: Data) -> Format:
     ignored = [name for name, role in roles.items() if role == "ignored"]
     warnings = [_ignored(name, summary) for name in ignored]
     why = found.why if data.map or not ignored else f"{found.why}; not used: {listed(ignored)}"
-    keys: dict[str, int] = {}
-    if "messages" in found.parts:
-        for name in found.parts["messages"].columns:
-            keys |= {key: count for key, count in summary.columns[name].keys.items() if key not in KNOWN_KEYS}
-    return replace(found, why=why, roles=roles, warnings=[*found.warnings, *warnings], message_keys=keys)
+    return replace(found, why=why, roles=roles, warnings=[*found.warnings, *warnings])
 
 
 def _ignored(name: str, summary: Summary) -> Notice:

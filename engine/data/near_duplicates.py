@@ -170,3 +170,5 @@ def _band(minima: np.ndarray) -> np.ndarray:
         mixed = (mixed ^ column) * np.uint64(0x9E3779B97F4A7C15)
         mixed ^= mixed >> np.uint64(32)
     return mixed
+
+

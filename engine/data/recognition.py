@@ -116,7 +116,8 @@ def _mapped(roles: dict[str, Template], columns: Columns, data: Data) -> Format:
         what = f"data.map makes {name}"
         raise UserError(what, f"data.format = {data.format!r}", "remove one of the two", code="data.map_and_format")
     shown = ", ".join(f"{role} = {roles[role].source!r}" for role in sorted(given))
-    return Format(name, f"data.map says {shown}: {name}", {role: roles[role] for role in given}, data.separator)
+    parts = {role: part for role, part in roles.items() if role in given}
+    return Format(name, f"data.map says {shown}: {name}", parts, data.separator)
 
 
 def _with_mapped_extras(found: Format, roles: dict[str, Template], data: Data) -> Format:

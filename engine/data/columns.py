@@ -110,10 +110,15 @@ class ColumnSummary:
                     shapes[shape] += 1
 
     def _add_example(self, value: Any) -> None:
-        text = value if isinstance(value, str) else repr(value)
+        text = value if isinstance(value, str) else _as_json(value)
         shown = visible(" ".join(text[: 4 * EXAMPLE_LENGTH].split()), limit=EXAMPLE_LENGTH)
         if shown not in self.examples:
             self.examples.append(shown)
+
+
+def _as_json(value: Any) -> str:
+    """As it stands in a JSON file; what JSON has no form for, as Python writes it."""
+    return msgspec.json.encode(value, enc_hook=repr).decode()
 
 
 @dataclass
@@ -142,7 +147,8 @@ def summarize(parts: Iterable[tuple[str, Iterable[Raw]]]) -> Summary:
     for name, rows in parts:
         before = found.filled
         _add_rows(found, rows, digest)
-        found.parts[name] = {key: rows - before.get(key, 0) for key, rows in found.filled.items()}
+        after = found.filled
+        found.parts[name] = {key: rows - before.get(key, 0) for key, rows in after.items() if rows > before.get(key, 0)}
     found.digest = digest.hexdigest()
     return found
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from engine.contract.errors import Notice
 from engine.contract.text import amount
 from engine.data.formats import Format
+from engine.data.notes import meaning
+from engine.data.problem_kinds import REASONS
 from engine.data.rendering import has_template
 from engine.data.tokens import IGNORED
 
@@ -46,7 +48,8 @@ def warnings(done: Survey, tokenizer: Any) -> list[Notice]:
     told = [*done.format.warnings, *done.split.warnings]
     for name in SPLITS:
         for kind, found in counted([(bad.kind, bad.where) for bad in done.problems[name]]).items():
-            text = f"{amount(found['rows'], f'{name} row')} left out: {kind} (first: {found['where'][0]})"
+            why = REASONS.get(kind, kind)
+            text = f"{amount(found['rows'], f'{name} row')} left out: {why} (first: {found['where'][0]})"
             told.append(Notice("data.rows_left_out", text))
         cut = [row.where for row in done.rows[name] if row.cut]
         if cut:
@@ -54,41 +57,12 @@ def warnings(done: Survey, tokenizer: Any) -> list[Notice]:
             told.append(Notice("data.rows_cut", text))
     noticed = counted([(note, row.where) for name in SPLITS for row in done.rows[name] for note in row.notes])
     for kind, found in noticed.items():
-        code, meaning = _MEANINGS[kind]
-        told.append(Notice(code, f"{amount(found['rows'], 'row')}: {meaning} (first: {found['where'][0]})"))
+        code, text = meaning(kind)
+        told.append(Notice(code, f"{amount(found['rows'], 'row')}: {text} (first: {found['where'][0]})"))
     if "strftime_now" in str(getattr(tokenizer, "chat_template", "")):
         text = "the chat template writes today's date into every prompt: a rerun on another day differs"
         told.append(Notice("data.template_writes_date", text))
     return told
-
-
-_MEANINGS = {
-    "no end token": (
-        "data.no_end_token",
-        "no end-of-turn token after the answer: the model may not learn to stop",
-    ),
-    "two beginning-of-text tokens": (
-        "data.double_bos",
-        "two beginning-of-text tokens: the text or the template adds a second one",
-    ),
-    "history rewritten by the template": (
-        "data.history_rewritten",
-        "the template rewrites earlier turns: only the last answer is in the loss",
-    ),
-    "opens with an answer": (
-        "data.opens_with_answer",
-        "the conversation starts with an assistant message: it is not in the loss",
-    ),
-    "special token in the text": (
-        "data.special_token_in_text",
-        "the text itself contains a special token of the model",
-    ),
-    "token across the answer's beginning": (
-        "data.token_across_boundary",
-        "a token would span the end of the prompt and the start of the answer: they are tokenized separately",
-    ),
-}
-"""Note on a row -> code and text of its warning."""
 
 
 def counted(found: list[tuple[str, str]]) -> dict[str, dict[str, Any]]:

@@ -13,6 +13,7 @@ from engine.contract.schema import Data
 from engine.data.account import SPLITS, about, counted, warnings
 from engine.data.conversation import Example, Problem
 from engine.data.formats import Format, agree, converse, detect
+from engine.data.problem_kinds import ANSWERS_LOST, DO, REASONS, template_refusal
 from engine.data.raw import Raw
 from engine.data.rendering import has_template
 from engine.data.source import Source, read
@@ -109,19 +110,24 @@ def understood(data: Data, tokenizer: Any) -> Survey:
 def refused(done: Survey, name: str) -> UserError | None:
     """The error for a split in which too many rows, or all, have nothing to learn."""
     bad, good = done.problems[name], len(done.rows[name])
+    for lost in [problem for problem in bad if problem.kind in ANSWERS_LOST][:1]:
+        rows = sum(problem.kind == lost.kind for problem in bad)
+        return template_refusal(lost.kind, lost.what, rows, len(bad) + good, name, lost.where)
     if not bad or len(bad) <= REFUSED_SHARE * (len(bad) + good):
         return None
     kinds = counted([(problem.kind, problem.where) for problem in bad])
     worst = max(kinds, key=lambda kind: kinds[kind]["rows"])
     first = next(problem for problem in bad if problem.kind == worst)
-    what = f"{len(bad):,} of {len(bad) + good:,} {name} rows would train on nothing, mostly: {worst} ({first.what})"
-    return UserError(what, first.where, _REMEDIES.get(worst, "mend the rows, or set data.format or data.map"))
+    if refusal := template_refusal(worst, first.what, kinds[worst]["rows"], len(bad) + good, name, first.where):
+        return refusal
+    why = REASONS.get(worst, worst)
+    what = f"{len(bad):,} of {len(bad) + good:,} {name} rows would train on nothing, mostly: {why} ({first.what})"
+    do = (_REMEDIES | DO).get(worst, "mend the rows, or set data.format or data.map")
+    return UserError(what, first.where, do)
 
 
 _REMEDIES = {
-    "nothing left to learn after the cut": "raise train.max_length or shorten the prompts",
     "unknown role": "use user, assistant, system and tool",
-    "refused by the chat template": "set model.chat_template to one that takes these conversations",
     "no answer": "set data.separator or data.map so that every row has an answer",
 }
 
@@ -161,7 +167,8 @@ def _need_template(found: Format, tokenizer: Any, data: Data) -> None:
     if has_template(tokenizer) or found.name in ("text", "prompt-completion"):
         return
     what = f"{found.name} rows need a chat template and this model has none"
-    raise UserError(what, data.id, "set model.chat_template to a Jinja file")
+    do = 'set model.chat_template to "tools-chatml", "tools-plain" or a Jinja file'
+    raise UserError(what, data.id, do, code="data.no_template")
 
 
 def _share(wish: float | str | None) -> float | None:

@@ -38,6 +38,7 @@ from engine.training.checkpoints import Saved
 from engine.training.meters import Meters
 from engine.training.trainer import StepFacts
 
+PROGRESS_SECONDS = 1.0
 SAMPLES = 3
 """Test items shown as `sample` events, before and after."""
 
@@ -54,6 +55,9 @@ class Run:
     meters: Meters
     result: Result = field(init=False)
     warned: list[str] = field(default_factory=list)
+    current_phase: events.PhaseName = "waiting"
+    progress_told: float = field(default_factory=time.monotonic)
+    """When progress was last logged, or the phase began."""
 
     def __post_init__(self) -> None:
         self.result = blank_result(self.dir, self.frozen)
@@ -67,12 +71,21 @@ class Run:
         self.stopping.check()
         self._read_energy()
         self.log.write(events.Phase(name=name))
+        self.current_phase, self.progress_told = name, time.monotonic()
         print(f"[{time.strftime('%H:%M:%S')}] {name}", flush=True)
 
     def warn(self, code: str, text: str) -> None:
         if text not in self.warned:
             self.warned.append(text)
         self.log.write(events.Warning(code=code, text=text))
+
+    def progress(self, what: str, done: int, total: int | None) -> None:
+        """Log how many rows of a long phase are done, at most once a second. Raises Stopped as `phase` does."""
+        self.stopping.check()
+        now = time.monotonic()
+        if now - self.progress_told >= PROGRESS_SECONDS:
+            self.progress_told = now
+            self.log.write(events.Progress(phase=self.current_phase, text=what, done=done, total=total))
 
     def tell_data(self, rows: Prepared, test: Sequence[EvaluationItem]) -> None:
         for warning in rows.warnings:
@@ -90,6 +103,8 @@ class Run:
                 fingerprint=rows.fingerprint,
                 tokens=int(rows.train.lengths.sum()),
                 answer_tokens=int(rows.train.answer_tokens.sum()),
+                columns=rows.about["columns"],
+                account=rows.about["account"],
                 test_items=len(test),
                 split_version=rows.split_version,
                 overlap=self.result.overlap,

@@ -9,8 +9,9 @@ from engine.contract.split_version import SPLIT_VERSION
 from engine.data.items import sampled
 from engine.data.prepare import prepare
 from engine.evaluation.general import general_rows
-from engine.methods.loading import config_of
+from engine.evaluation.preflight import refuse_rows
 from engine.methods.machine import this_machine
+from engine.methods.model_config import config_of
 from engine.methods.tokenizer import load_tokenizer
 from engine.outcome import fingerprint, items_fingerprint, machine_facts, versions
 from engine.training.batches import Schedule
@@ -23,6 +24,7 @@ def survey(config: Config, split_version: int = SPLIT_VERSION) -> dict[str, Any]
     """
     tokenizer = load_tokenizer(config.model)
     rows = prepare(config.data, config.train.max_length, tokenizer, split_version=split_version)
+    refuse_rows(config, rows)
     general, _ = general_rows(config, tokenizer)
     test = sampled(rows.test_items, config.evaluation.rows)
     train = config.train

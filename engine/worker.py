@@ -22,11 +22,12 @@ from engine.contract.signals import Stopped, Stopping
 from engine.data.items import sampled_rows
 from engine.data.prepare import Prepared, prepare
 from engine.ending import Ending, ending
+from engine.evaluation.preflight import refuse_rows
 from engine.evaluation.score import vocabulary_of
 from engine.examination import Examination
 from engine.methods import method
-from engine.methods.loading import config_of, maximum_positions
 from engine.methods.machine import this_machine
+from engine.methods.model_config import config_of
 from engine.methods.optimizers import make_optimizer, paged_bytes
 from engine.methods.tokenizer import load_tokenizer
 from engine.outcome import folder_bytes
@@ -79,7 +80,10 @@ def _steps(run: Run) -> None:
 
     run.phase("data")
     tokenizer = load_tokenizer(config.model)
-    rows = prepare(config.data, config.train.max_length, tokenizer, split_version=run.frozen.split_version)
+    progress, version = run.progress, run.frozen.split_version
+    rows = prepare(config.data, config.train.max_length, tokenizer, progress, version)
+    _refuse_other_rows(rows, run.frozen.data_fingerprint)
+    refuse_rows(config, rows)
     exam = Examination(run, tokenizer, rows)
     run.tell_data(rows, exam.test)
 
@@ -88,7 +92,6 @@ def _steps(run: Run) -> None:
     how = method(config.method)
     run.meters.model_begins()
     base = how.load(config, machine)
-    _check_length(base, rows, config.train.max_length)
     layout = _layout(run, base, rows, tokenizer.pad_token_id)
     exam.prepare(base, layout)
 
@@ -267,12 +270,12 @@ def _layout(run: Run, model: torch.nn.Module, rows: Prepared, pad: int) -> Layou
     return choose_layout(rows.train, "padded", device, varlen)
 
 
-def _check_length(model: torch.nn.Module, rows: Prepared, wanted: int) -> None:
-    limit = maximum_positions(model)
-    longest = int(rows.train.lengths.max(initial=0))
-    if limit and longest > limit:
-        what = f"rows of {longest} tokens, and the model was made for {limit} positions"
-        raise UserError(what, "train.max_length", f"set train.max_length = {limit} (it is {wanted})")
+def _refuse_other_rows(rows: Prepared, checked: str) -> None:
+    """Raises UserError where the prepared rows are not those that were checked before the launch ('': unchecked)."""
+    if checked and rows.fingerprint != checked:
+        what = "the prepared rows are not those that were checked before the launch"
+        do = "the data, the tokenizer or the chat template has changed since: check the data and start the run again"
+        raise UserError(what, rows.about["source"], do, "data.changed_since_check")
 
 
 def _name_foreigners(run: Run) -> None:

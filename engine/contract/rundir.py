@@ -104,6 +104,8 @@ class Frozen:
     """False: begin although another run holds the card."""
     split_version: int = OLDEST
     """The rule that divides its rows (`engine.contract.split_version`)."""
+    data_fingerprint: str = ""
+    """Of the rows that were checked before the launch: the run refuses other rows. '' where none were."""
 
 
 class About(msgspec.Struct):
@@ -114,6 +116,7 @@ class About(msgspec.Struct):
     notes: list[str]
     wait: bool = True
     split_version: int = OLDEST
+    data_fingerprint: str = ""
 
 
 def runs_folder(given: Path | None = None) -> Path:
@@ -128,18 +131,24 @@ def create(
     wait: bool = True,
     work: str = "",
     split_version: int = SPLIT_VERSION,
+    data_fingerprint: str = "",
 ) -> RunDir:
     """Make a run directory (mode 0700) with its frozen configuration in place.
 
     `work` is the fingerprint under which a ladder finds the run again. `split_version`: an older one only for the runs
-    of a ladder that began under it.
+    of a ladder that began under it. `data_fingerprint`: of the rows that a check showed, '' where there was none.
     """
-    text = frozen_text(preset, effective, wait, work, split_version)
+    text = frozen_text(preset, effective, wait, work, split_version, data_fingerprint)
     return RunDir(folder.make(runs, preset, effective.config.method, "run.toml", text))
 
 
 def frozen_text(
-    preset: str, effective: Effective, wait: bool = True, work: str = "", split_version: int = SPLIT_VERSION
+    preset: str,
+    effective: Effective,
+    wait: bool = True,
+    work: str = "",
+    split_version: int = SPLIT_VERSION,
+    data_fingerprint: str = "",
 ) -> str:
     """The text of `run.toml`."""
     import tomli_w  # only who starts a run needs it
@@ -152,6 +161,7 @@ def frozen_text(
         "wait": wait,
         "work": work,
         "split_version": split_version,
+        "data_fingerprint": data_fingerprint,
         "notes": effective.notes,
     }
     return tomli_w.dumps({**nested(values), "run": about, "origins": effective.origins})
@@ -170,7 +180,16 @@ def read_frozen(run: RunDir) -> Frozen:
         raise UserError(f"damaged: {error}", str(run.config_file), "start a new run") from error
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror}", str(run.config_file), "look at its owner") from error
-    return Frozen(config, origins, about.preset, about.created, about.notes, about.wait, about.split_version)
+    return Frozen(
+        config,
+        origins,
+        about.preset,
+        about.created,
+        about.notes,
+        about.wait,
+        about.split_version,
+        about.data_fingerprint,
+    )
 
 
 def blank_result(run: RunDir, frozen: Frozen) -> Result:

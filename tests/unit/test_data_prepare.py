@@ -164,7 +164,7 @@ def test_a_template_with_todays_date_is_warned_about(banking):
 @pytest.mark.parametrize(
     ("modules", "heavy"),
     [
-        ("engine.data.glance", ("torch", "transformers", "datasets", "pyarrow", "numpy")),
+        ("engine.data.preview", ("torch", "transformers", "datasets", "pyarrow", "numpy")),
         ("engine.data.check, engine.data.prepare", ("torch", "transformers", "datasets", "pyarrow")),
     ],
 )

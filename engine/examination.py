@@ -16,7 +16,8 @@ from engine.evaluation.choices import Choices
 from engine.evaluation.general import general_losses, general_result, general_rows
 from engine.evaluation.generate import Generator, end_tokens
 from engine.evaluation.predictions import read_items, write_items
-from engine.evaluation.score import Item, Scorer, item_losses, mean_loss, row_losses, summarise, timed
+from engine.evaluation.row_loss import mean_loss
+from engine.evaluation.score import Item, Scorer, item_losses, row_losses, summarise, timed
 from engine.training.batches import Layout
 
 FINAL_ROWS = 512
@@ -40,7 +41,7 @@ class Examination:
     def __post_init__(self) -> None:
         config = self.run.config
         self.test = sampled(self.rows.test_items, config.evaluation.rows)
-        self.validation = self.rows.validation_items
+        self.validation = sampled_rows(self.rows.validation_items, FINAL_ROWS)
         if config.evaluation.metric == "choice" and self.scores_test:
             self.choices = Choices.of(self.rows.train)
         if config.evaluation.when != "never":
@@ -74,7 +75,7 @@ class Examination:
     def lost(self) -> list[Row]:
         """All rows whose loss is measured and nothing else asked of them: validation and general text; and the test."""
         scored = [] if self.run.config.evaluation.when == "never" else [*all_rows(self.test), *self.general]
-        return [*all_rows(sampled_rows(self.validation, FINAL_ROWS)), *scored]
+        return [*all_rows(self.validation), *scored]
 
     def before(self, base: torch.nn.Module) -> None:
         """Score the untrained model, or take what an earlier life of this run found."""
@@ -98,7 +99,7 @@ class Examination:
         run = self.run
         run.phase("evaluation")
         if self.validation:
-            run.result.final_validation = self.loss(model, sampled_rows(self.validation, FINAL_ROWS))
+            run.result.final_validation = self.loss(model, self.validation)
         if self.scores_test:
             items, seconds = timed(lambda: self.scorer.items(model, self.test))
             write_items(run.dir.predictions_file, self.test, self.prompts, self.base_items, items)

@@ -22,7 +22,7 @@ def survey(config: Config, split_version: int = SPLIT_VERSION) -> dict[str, Any]
     Raises UserError for what a run of this configuration would refuse in data or model.
     """
     tokenizer = load_tokenizer(config.model)
-    rows = prepare(config.data, config.train.max_length, tokenizer, split_version)
+    rows = prepare(config.data, config.train.max_length, tokenizer, split_version=split_version)
     general, _ = general_rows(config, tokenizer)
     test = sampled(rows.test_items, config.evaluation.rows)
     train = config.train
@@ -34,7 +34,7 @@ def survey(config: Config, split_version: int = SPLIT_VERSION) -> dict[str, Any]
             "train": len(rows.train),
             "validation": len(rows.validation),
             "test": len(test),
-            "tokens": sum(len(row.input_ids) for row in rows.train),
+            "tokens": int(rows.train.lengths.sum()),
             "steps": schedule.steps,
             "batch": train.batch,
             "metric": config.evaluation.metric,

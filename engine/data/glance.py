@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from engine.contract.schema import Data
-from engine.data.account import SPLITS, counted
 from engine.data.conversation import Problem
+from engine.data.counts import SPLITS, counted
 from engine.data.formats import agree, converse, detect
 from engine.data.source import read
 
@@ -29,7 +29,7 @@ def glance(data: Data) -> dict[str, Any]:
         raws = getattr(source, name)
         if raws is None:
             continue
-        rows[name] = len(raws)
+        rows[name] = raws.summary.rows
         agree(raws, found)
         bad += [problem for problem in (converse(raw, found) for raw in raws) if isinstance(problem, Problem)]
     return {

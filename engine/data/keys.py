@@ -100,6 +100,12 @@ class KeyTable:
         self._answers += keys.answer
         self._contents += keys.content
 
+    def extend(self, other: KeyTable) -> None:
+        """Add the keys of rows that come behind these."""
+        self._prompts += other._prompts
+        self._answers += other._answers
+        self._contents += other._contents
+
     def __len__(self) -> int:
         return len(self._prompts) // DIGEST_BYTES
 

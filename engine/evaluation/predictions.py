@@ -55,4 +55,5 @@ def read_items(path: Path, items: Sequence[EvaluationItem], prompts: Sequence[st
 
 
 def _plain(item: Item) -> dict[str, Any]:
-    return {"nll": item.nll, "tokens": item.tokens, "output": item.output, "scores": item.scores}
+    plain = {"nll": item.nll, "tokens": item.tokens, "output": item.output, "scores": item.scores}
+    return plain if item.weight is None else {**plain, "weight": item.weight}

@@ -96,7 +96,7 @@ def test_one_row_is_told_as_one(tmp_path):
 @pytest.mark.parametrize(
     ("row", "max_length", "words"),
     [
-        ({"question": "q " * 30, "answer": "a"}, 16, ["nothing left to learn after the cut", "raise train.max_length"]),
+        ({"question": "q " * 30, "answer": "a"}, 16, ["nothing of the answer is left after the cut", "raise train.max_length"]),
         ({"messages": [{"role": "robot", "content": "a"}]}, 64, ["unknown role", "'robot'"]),
         ({"messages": [{"role": "user", "content": "a"}]}, 64, ["no answer"]),
     ],
@@ -127,7 +127,7 @@ def test_the_report_counts_what_users_ask_about(tmp_path):
     assert report["rows"] == {"train": 33, "validation": 0, "test": 1}
     assert ["train.jsonl line 1", "train.jsonl line 31"] in report["duplicates"]["where"]
     assert report["unknown_roles"]["where"] == ["train.jsonl line 32: message 1 has the role 'narrator'"]
-    assert report["contradictions"]["where"] == [["train.jsonl line 2", "train.jsonl line 33"]]
+    assert report["conflicting_labels"]["where"] == [["train.jsonl line 2", "train.jsonl line 33"]]
     overlap = {"of": 1, "prompt": 1, "answer": 1, "both": 1, "near": 0, "near_reason": ""}
     assert report["overlap"]["test/train"] == {**overlap, "where": [["test.jsonl line 1", "train.jsonl line 6"]]}
     assert report["lengths"]["train"]["answers_cut"] == 1 / 33

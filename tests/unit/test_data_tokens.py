@@ -80,8 +80,34 @@ def test_tool_calls_are_learnt_as_the_template_writes_them():
 
 def test_untrained_turns_are_read_but_not_learnt():
     tok = tokenizer()
-    row = tokenize(chat(CHAT, untrained=frozenset({2})), tok, 512)
+    row = tokenize(chat(CHAT, weights={2: 0.0}), tok, 512)
     assert learnt(row, tok) == ["6<|im_end|>"]
+
+
+def test_a_message_weight_is_the_weight_of_each_of_its_tokens():
+    tok = tokenizer()
+    row = tokenize(chat(CHAT, weights={2: 0.25}), tok, 512)
+    assert learnt(row, tok) == ["It is 4.<|im_end|>", "6<|im_end|>"]
+    by_turn = [
+        {weight for weight, label in zip(part, labels, strict=True) if label != -100}
+        for part, labels in ((row.weights[:-20], row.labels[:-20]), (row.weights[-20:], row.labels[-20:]))
+    ]
+    assert by_turn == [{0.25}, {1.0}]
+    assert {weight for weight, label in zip(row.weights, row.labels, strict=True) if label == -100} == {0.0}
+    assert tokenize(chat(CHAT), tok, 512).weights is None
+
+
+def test_a_completion_of_plain_text_has_its_weight_too():
+    example = Example(None, "a", "bc", "a.jsonl line 1", weights={0: 0.5})
+    row = tokenize(example, tokenizer(None), 512)
+    assert row.weights == [0.0] * len(row.prompt) + [0.5] * (len(row.input_ids) - len(row.prompt))
+
+
+def test_weights_are_cut_with_their_row():
+    tok = tokenizer()
+    whole = tokenize(chat(CHAT[1:3], weights={1: 2.0}), tok, 512)
+    cut = tokenize(chat(CHAT[1:3], weights={1: 2.0}), tok, len(whole.input_ids) - 3)
+    assert cut.weights == whole.weights[:-3]
 
 
 def test_an_answer_that_nothing_asks_for_is_not_learnt():
@@ -107,16 +133,18 @@ def test_a_template_that_asks_in_another_way_than_it_answers_is_refused():
     assert "set model.chat_template" in caught.value.line
 
 
-def test_a_template_that_leaves_the_content_out_teaches_nothing():
+def test_a_template_that_leaves_the_content_out_is_broken():
     deaf = CHATML.replace("{{ message.content }}", "")
-    assert tokenize(chat(CHAT), tokenizer(deaf), 512).kind == "answer not written by the chat template"
+    with pytest.raises(UserError) as caught:
+        tokenize(chat(CHAT), tokenizer(deaf), 512)
+    assert caught.value.code == "data.template_broken"
 
 
 def test_a_template_that_refuses_a_row_says_why():
     strict = "{{ raise_exception('system role is not supported') }}"
     problem = tokenize(chat(CHAT), tokenizer(strict), 512)
     assert isinstance(problem, Problem)
-    assert (problem.kind, problem.what) == ("refused by the chat template", "system role is not supported")
+    assert (problem.kind, problem.what) == ("data.template_refused", "system role is not supported")
 
 
 def test_an_answer_without_an_end_token_is_noticed():
@@ -189,7 +217,7 @@ def test_a_cut_that_leaves_no_label_is_a_problem():
     tok = tokenizer()
     begins = len(tokenize(chat(CHAT[1:3]), tok, 512).prompt)
     problem = tokenize(chat(CHAT[1:3]), tok, begins)
-    assert problem.kind == "nothing left to learn after the cut"
+    assert problem.kind == "data.cut_before_answer"
     assert f"{begins + 1} tokens" in problem.what
 
 

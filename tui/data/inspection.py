@@ -182,7 +182,7 @@ def _problems(report: dict[str, Any]) -> Iterator[Content]:
     for split, kinds in report["noticed"].items():
         for kind, some in kinds.items():
             yield _places(f"noticed in {split}, {kind}", some)
-    for name in ("duplicates", "contradictions", "unknown_roles"):
+    for name in ("duplicates", "conflicting_labels", "multiple_references", "unknown_roles"):
         if report[name]["rows"]:
             yield _places(name.replace("_", " "), report[name])
     for pair, some in report["overlap"].items():

@@ -14,7 +14,13 @@ from engine.data.row_limits import Raw
 
 OPTIONAL = ("system", "tools", "history", "input", "references", "label", "rejected")
 """Roles whose column may be empty in any number of rows, or missing from a file."""
-_ACCOUNT_ROLES = {"completion": "answer", "instruction": "prompt", "input": "prompt", "chosen": "answer"}
+_ACCOUNT_ROLES = {
+    "completion": "answer",
+    "instruction": "prompt",
+    "input": "prompt",
+    "chosen": "answer",
+    "history_turns": "prompt",
+}
 """Roles of this package -> roles of the account, where they differ."""
 
 
@@ -32,8 +38,6 @@ class Format:
     warnings: list[Notice] = field(default_factory=list)
     roles: dict[str, str] = field(default_factory=dict)
     """Column -> its role in the account: prompt, answer, system, tools, messages, text, …, `ignored`, or `empty`."""
-    message_keys: dict[str, int] = field(default_factory=dict)
-    """Keys of messages that are passed to the chat template and mean nothing else -> messages that have them."""
     base: str = ""
     """For a format that selects rows of another one: that one's name."""
 
@@ -93,3 +97,5 @@ class DataFormat:
     """Raises Unusable for a row with nothing to train on, UserError for one that contradicts its format."""
     question: str = ""
     """For a format that must be asked for by name: what its data is, and that it needs a decision."""
+    offer: str = ""
+    """What leads to the setting that asks for it."""

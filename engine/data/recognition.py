@@ -9,7 +9,6 @@ from typing import Any
 from engine.contract.errors import Notice, UserError
 from engine.contract.schema import Data
 from engine.data.chat_columns import chat_style
-from engine.data.chat_message import KNOWN_KEYS
 from engine.data.columns import Summary
 from engine.data.conversation import Example, Problem, Unusable
 from engine.data.format import OPTIONAL, Columns, Format
@@ -18,7 +17,7 @@ from engine.data.mapping import Template, listed, read_map
 from engine.data.media import media_columns
 from engine.data.registry import check_name, data_formats
 from engine.data.row_limits import Raw
-from engine.data.rows import summary_of
+from engine.data.rows import decisions_of, summary_of
 
 
 class Undecided(UserError):
@@ -67,19 +66,19 @@ def recognize(rows: Iterable[Raw], data: Data) -> Format:
         raise UserError("every row is empty", data.id, "add columns to the rows", code="data.empty_rows")
     roles = read_map(data.map, list(summary.columns))
     given = set(roles) - {"system", "tools", "references"}
-    found = _mapped(roles, Columns(summary, data), data) if given else _detected(summary, data)
-    question = data_formats()[found.name].question
-    if question and data.format != found.name:
+    found = _mapped(roles, Columns(summary, data), data) if given else _detected(rows, summary, data)
+    one = data_formats()[found.name]
+    if one.question and data.format != found.name:
         do = "write the rows to train on to a file of their own"
-        raise Undecided(question, data.id, do, "data.preference_data", {"format": found.name}, found.why)
+        raise Undecided(one.question, data.id, do, "data.preference_data", {"format": found.name}, one.offer)
     found = _with_mapped_extras(found, roles, data)
     _refuse_media(summary, found, data)
-    found = _accounted(found, summary, data)
+    found = _accounted(replace(found, why="; ".join([found.why, *decisions_of(rows)])), summary, data)
     agree(rows, found)
     return found
 
 
-def _detected(summary: Summary, data: Data) -> Format:
+def _detected(rows: Iterable[Raw], summary: Summary, data: Data) -> Format:
     """The first format whose columns most rows have a value in; failing that any row, or none."""
     for share in (0.5, 0.0, -1.0):
         columns = Columns(summary, data, share)
@@ -89,13 +88,14 @@ def _detected(summary: Summary, data: Data) -> Format:
             found = one.detect(columns)
             if found is not None:
                 return replace(found, separator=data.separator)
-    raise _no_format(summary, data)
+    raise _no_format(rows, summary, data)
 
 
-def _no_format(summary: Summary, data: Data) -> UserError:
+def _no_format(rows: Iterable[Raw], summary: Summary, data: Data) -> UserError:
     if len({tuple(sorted(filled)) for filled in summary.parts.values()}) > 1:
         return _differ("", summary, None)
     what = "no known format" if data.format == "auto" else f"no columns for {data.format}"
+    what = "; ".join([*decisions_of(rows), what])
     do = "name the columns with --set data.map.prompt=COLUMN --set data.map.completion=COLUMN"
     changes = {"map": guess_map(summary), "format": "auto"}
     return Undecided(f"{what} in columns {listed(summary.filled)}", data.id, do, "data.no_format", changes, "try")
@@ -116,7 +116,8 @@ def _mapped(roles: dict[str, Template], columns: Columns, data: Data) -> Format:
         what = f"data.map makes {name}"
         raise UserError(what, f"data.format = {data.format!r}", "remove one of the two", code="data.map_and_format")
     shown = ", ".join(f"{role} = {roles[role].source!r}" for role in sorted(given))
-    return Format(name, f"data.map says {shown}: {name}", {role: roles[role] for role in given}, data.separator)
+    parts = {role: part for role, part in roles.items() if role in given}
+    return Format(name, f"data.map says {shown}: {name}", parts, data.separator)
 
 
 def _with_mapped_extras(found: Format, roles: dict[str, Template], data: Data) -> Format:
@@ -153,11 +154,7 @@ def _accounted(found: Format, summary: Summary, data: Data) -> Format:
     ignored = [name for name, role in roles.items() if role == "ignored"]
     warnings = [_ignored(name, summary) for name in ignored]
     why = found.why if data.map or not ignored else f"{found.why}; not used: {listed(ignored)}"
-    keys: dict[str, int] = {}
-    if "messages" in found.parts:
-        for name in found.parts["messages"].columns:
-            keys |= {key: count for key, count in summary.columns[name].keys.items() if key not in KNOWN_KEYS}
-    return replace(found, why=why, roles=roles, warnings=[*found.warnings, *warnings], message_keys=keys)
+    return replace(found, why=why, roles=roles, warnings=[*found.warnings, *warnings])
 
 
 def _ignored(name: str, summary: Summary) -> Notice:

@@ -18,6 +18,7 @@ from engine.data.conversation import Example
 from engine.data.prepare import Survey, fingerprint, refused, survey, understood
 from engine.data.rendering import special_tokens
 from engine.data.split import duplicates
+from engine.data.token_text import texts_between
 from engine.data.tokens import IGNORED, Row, tokenize_all
 
 _POINTS = {"p5": 0.05, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
@@ -71,15 +72,18 @@ def show(
 
 
 def sample(row: Row, tokenizer: Any, specials: frozenset[int], most: int | None = None) -> dict[str, Any]:
-    """A row token by token: each one's text and id, whether it is learnt and whether it is special.
+    """A row token by token: each one's text and id, whether it is in the loss and whether it is special.
 
-    Text is raw; whoever puts it on a screen makes it visible. Of a row with more than `most` tokens only its ends are
+    A character split over tokens is the text of the last of them; the others have no text and are `partial`. Text is
+    raw; whoever puts it on a screen makes it visible. Of a row with more than `most` tokens only its ends are
     told, `omitted` tokens being left out behind the first `head`; the target is cut to as many characters.
     """
     count = len(row.input_ids)
     omitted = max(0, count - most) if most else 0
     head = (count - omitted) // 2 if omitted else count
     told = [*range(head), *range(head + omitted, count)]
+    texts = texts_between(row.input_ids, 0, head, tokenizer)
+    texts += texts_between(row.input_ids, head + omitted, count, tokenizer)
     return {
         "where": row.where,
         "target": row.target[:most],
@@ -90,7 +94,9 @@ def sample(row: Row, tokenizer: Any, specials: frozenset[int], most: int | None 
         "notes": list(row.notes),
         "omitted": omitted,
         "head": head,
-        "tokens": [_token(row.input_ids[n], row.labels[n], specials, tokenizer) for n in told],
+        "tokens": [
+            _token(row.input_ids[n], row.labels[n], text, specials) for n, text in zip(told, texts, strict=True)
+        ],
     }
 
 
@@ -100,17 +106,8 @@ def _rows(examples: list[Example], tokenizer: Any, max_length: int) -> Iterator[
         yield from (row for row in tokenize_all(batch, tokenizer, max_length) if isinstance(row, Row))
 
 
-def _token(id_: int, label: int, specials: frozenset[int], tokenizer: Any) -> dict[str, Any]:
-    return {"text": _token_text(id_, tokenizer), "id": id_, "trained": label != IGNORED, "special": id_ in specials}
-
-
-def _token_text(id_: int, tokenizer: Any) -> str:
-    """A token's text; its raw piece where it is only a part of a character."""
-    text = str(tokenizer.decode([id_], skip_special_tokens=False, clean_up_tokenization_spaces=False))
-    piece = str(tokenizer.convert_ids_to_tokens(id_))
-    if "\ufffd" in text and "\ufffd" not in piece:
-        return piece
-    return f" {text}" if piece.startswith("▁") and not text.startswith(" ") else text
+def _token(id_: int, label: int, text: str, specials: frozenset[int]) -> dict[str, Any]:
+    return {"text": text, "id": id_, "trained": label != IGNORED, "special": id_ in specials, "partial": not text}
 
 
 def _lengths(rows: list[Row]) -> dict[str, Any]:

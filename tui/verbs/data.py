@@ -35,7 +35,7 @@ def show(preset: str, overrides: Flat, rows: int, split: str, json: bool) -> int
         console.print(Text(visible(f"── {sample['where']} · {len(sample['tokens'])} tokens"), style="bold"))
         line = Text()
         for token in sample["tokens"]:
-            text = visible(token["text"]).replace("\\n", "⏎")
+            text = visible(token["text"]).replace("\\n", "⏎") if not token["partial"] else "⋯"
             line.append(text, style="green underline" if token["trained"] else "dim" if token["special"] else "")
             line.append("·" if not console.is_terminal and token["trained"] else "")
             if token["text"].endswith("\n"):

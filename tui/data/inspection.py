@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -172,8 +171,7 @@ def source_lines(found: Inspection) -> Iterator[Line]:
 
 def _shown(line: Line, width: int) -> Content:
     """Name and text, further lines of it below the first."""
-    wrapped = textwrap.wrap(visible(line.text), max(10, width - _LABEL), break_on_hyphens=False)
-    text = f"\n{'':{_LABEL}}".join(wrapped)
+    text = f"\n{'':{_LABEL}}".join(line.wrapped(max(10, width - _LABEL)))
     return Content.assemble((f"{line.name:<{_LABEL}}", "$foreground-muted"), (text, COLORS[line.style]))
 
 

@@ -10,9 +10,12 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
+
+from engine.contract.overlap import SplitOverlap
+from engine.contract.split_version import OLDEST
 
 VERSION = 1
 
@@ -54,6 +57,29 @@ class Data(Event, tag="data"):
     tokens: int = 0
     """In the training rows, once through."""
     answer_tokens: int = 0
+    """In the loss, once through."""
+    columns: list[dict[str, Any]] = []
+    """What each column is used for; in runs of earlier versions absent, as the account."""
+    account: dict[str, Any] | None = None
+    """Where every row went."""
+    test_items: int | None = None
+    """Distinct prompts among the test rows that are scored; null in runs of before it was recorded."""
+    split_version: int = OLDEST
+    """The rule by which rows were split; runs of different rules are not compared."""
+    overlap: dict[str, SplitOverlap] = msgspec.field(default_factory=dict)
+    """`test/train` and `validation/train`."""
+
+
+class Progress(Event, tag="progress"):
+    """How far a long phase has come, at most once a second; no event of its own in a short one."""
+
+    phase: PhaseName
+    text: str
+    """What is being done: `tokenizing`."""
+    done: int
+    """Rows."""
+    total: int | None = None
+    """Of how many; None where that is not known yet."""
 
 
 class ModelLoaded(Event, tag="model"):
@@ -151,6 +177,8 @@ class Sample(Event, tag="sample"):
     target: str
     output: str
     score: float | None
+    references: list[str] = msgspec.field(default_factory=list)
+    """All accepted answers, `target` first; empty where there is only that."""
 
 
 class Checkpoint(Event, tag="checkpoint"):
@@ -176,7 +204,22 @@ class End(Event, tag="end"):
     reason: str
 
 
-Any_ = Hello | Phase | Data | ModelLoaded | Plan | Step | Memory | Eval | Sample | Checkpoint | Warning | Error | End
+Any_ = (
+    Hello
+    | Phase
+    | Progress
+    | Data
+    | ModelLoaded
+    | Plan
+    | Step
+    | Memory
+    | Eval
+    | Sample
+    | Checkpoint
+    | Warning
+    | Error
+    | End
+)
 E = TypeVar("E", bound=Event)
 
 _encode = msgspec.json.Encoder().encode

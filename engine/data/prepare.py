@@ -1,175 +1,155 @@
-"""Rows ready for the model, by the one path that preview, training and evaluation share."""
+"""Rows ready for the model: the one function behind check, preview, launch and run."""
 
 from __future__ import annotations
 
-import hashlib
-from array import array
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from engine.contract.errors import Notice, UserError
 from engine.contract.schema import Data
-from engine.data.account import SPLITS, about, counted, warnings
-from engine.data.conversation import Example, Problem
-from engine.data.formats import Format, agree, converse, detect
-from engine.data.problem_kinds import ANSWERS_LOST, DO, REASONS, template_refusal
-from engine.data.raw import Raw
-from engine.data.rendering import has_template
-from engine.data.source import Source, read
-from engine.data.split import Split, split
-from engine.data.tokens import Row, tokenize_all
+from engine.contract.split_version import SPLIT_VERSION
+from engine.data import cache
+from engine.data.building import Builder, Progress
+from engine.data.cache_key import cache_key
+from engine.data.conversation import CHOSEN_OUT
+from engine.data.counts import SPLITS
+from engine.data.fingerprints import fingerprint
+from engine.data.items import EvaluationItem, evaluation_items
+from engine.data.preparation import Preparation
+from engine.data.preparation_report import about, reason_of, warnings
+from engine.data.problem_kinds import ANSWERS_LOST, DO, template_refusal
+from engine.data.source import read
+from engine.data.store import Damaged
+from engine.data.tokenized import TokenizedRows
 
 REFUSED_SHARE = 0.3
 """Above this share of rows with nothing to learn the data is not what the preset says it is."""
-
-_TOLD = 4096
-"""Rows tokenized between two words on how far it is."""
+_NOT_PROBLEMS = {"data.max_rows", "data.validation_overlaps"} | CHOSEN_OUT
+"""Reasons for leaving rows out that are no fault of the rows."""
 
 
 @dataclass(frozen=True)
 class Prepared:
     """What every method trains on and is scored by."""
 
-    train: list[Row]
-    validation: list[Row]
-    test: list[Row]
+    train: TokenizedRows
+    validation: TokenizedRows
+    test: TokenizedRows
+    references: TokenizedRows
+    """Of test rows with several accepted answers in one row: a row for each of the others."""
     about: dict[str, Any]
     """JSON-able: source, format, template, splits, and everything that was counted, with places."""
     warnings: list[Notice]
     fingerprint: str
     """sha256 over the token rows of the three splits: equal for equal content, tokenizer and settings."""
+    split_version: int = SPLIT_VERSION
+
+    @cached_property
+    def test_items(self) -> list[EvaluationItem]:
+        """The test rows as they are scored."""
+        return evaluation_items(self.test, self.references)
+
+    @property
+    def validation_items(self) -> list[EvaluationItem]:
+        return evaluation_items(self.validation)
 
 
-@dataclass
-class Survey:
-    """A preparation with everything met on the way, before it is judged."""
-
-    source: Source
-    format: Format
-    split: Split
-    rows: dict[str, list[Row]] = field(default_factory=dict)
-    problems: dict[str, list[Problem]] = field(default_factory=dict)
+def quiet(what: str, done: int, total: int | None) -> None:
+    """Progress that nobody looks at."""
 
 
-def prepare(data: Data, max_length: int, tokenizer: Any) -> Prepared:
+def prepare(
+    data: Data, max_length: int, tokenizer: Any, progress: Progress = quiet, split_version: int = SPLIT_VERSION
+) -> Prepared:
     """Read, understand, split and tokenize. Deterministic.
 
-    Raises UserError for anything wrong with the data, also when more than 30 % of a split's rows would be
-    learnt from in no token.
+    Raises UserError for anything wrong with the data, also when more than 30% of the rows of a file (or given split)
+    have no token in the loss, or no training row is left.
     """
-    done = survey(data, max_length, tokenizer)
-    for name in SPLITS:
-        refusal = refused(done, name)
-        if refusal:
-            raise refusal
-    rows = done.rows
+    done = preparation(data, max_length, tokenizer, progress, split_version)
+    if refusal := refused(done):
+        raise refusal
     return Prepared(
-        rows["train"],
-        rows["validation"],
-        rows["test"],
-        about(done, tokenizer),
-        warnings(done, tokenizer),
-        fingerprint(rows),
+        train=done.rows["train"],
+        validation=done.rows["validation"],
+        test=done.rows["test"],
+        references=done.references,
+        about=about(done),
+        warnings=warnings(done),
+        fingerprint=done.facts.fingerprint,
+        split_version=done.facts.split_version,
     )
 
 
-def survey(data: Data, max_length: int, tokenizer: Any, progress: Callable[[str], None] = lambda text: None) -> Survey:
+def preparation(
+    data: Data, max_length: int, tokenizer: Any, progress: Progress = quiet, split_version: int = SPLIT_VERSION
+) -> Preparation:
     """Everything `prepare` does but refuse rows: what a check reports on."""
-    progress("reading and splitting the rows")
-    done = understood(data, tokenizer)
-    for name in SPLITS:
-        examples = getattr(done.split, name)
-        results: list[Row | Problem] = []
-        for start in range(0, len(examples), _TOLD):
-            progress(f"tokenizing {name} rows: {start:,} of {len(examples):,}")
-            results += tokenize_all(examples[start : start + _TOLD], tokenizer, max_length)
-        done.rows[name] = [row for row in results if isinstance(row, Row)]
-        done.problems[name] += [problem for problem in results if isinstance(problem, Problem)]
+    progress("reading", 0, None)
+    source = read(data)
+    key = cache_key(data, max_length, tokenizer, split_version, source)
+    found, notices = _cached(key)
+    if found:
+        return found
+    with cache.draft(key) as draft:
+        builder = Builder(data, source, tokenizer, max_length, split_version, progress)
+        done, writer = builder.build(draft.folder)
+        progress("fingerprinting", 0, None)
+        done.facts.fingerprint = fingerprint(done.rows, done.references)
+        if key:
+            draft.keep(key, done, writer)
+    done.notices = (*notices, *draft.notice)
     return done
 
 
-def understood(data: Data, tokenizer: Any) -> Survey:
-    """Rows read, their format found, conversations split: everything before tokens."""
-    source = read(data)
-    given = {name: rows for name in SPLITS if (rows := getattr(source, name)) is not None}
-    found = detect(given["train"], data)
-    _need_template(found, tokenizer, data)
-    examples: dict[str, list[Example]] = {}
-    problems: dict[str, list[Problem]] = {name: [] for name in SPLITS}
-    for name, raws in given.items():
-        agree(raws, found)
-        examples[name], problems[name] = _conversed(raws, found)
-    shares = (_share(data.validation) or 0.0, _share(data.test))
-    parted = split(
-        examples["train"], examples.get("validation"), examples.get("test"), shares, data.seed, data.max_rows
-    )
-    return Survey(source, found, parted, problems=problems)
+def _cached(key: str | None) -> tuple[Preparation | None, tuple[Notice, ...]]:
+    """The entry of that key; a damaged one is removed, and a notice says so."""
+    if key is None:
+        return None, ()
+    try:
+        return cache.load(key), ()
+    except Damaged as error:
+        cache.remove(key)
+        text = f"the cached preparation {key} was damaged ({error.what}): it was removed and is prepared again"
+        return None, (Notice("data.cache_damaged", text),)
 
 
-def refused(done: Survey, name: str) -> UserError | None:
-    """The error for a split in which too many rows, or all, have nothing to learn."""
-    bad, good = done.problems[name], len(done.rows[name])
-    for lost in [problem for problem in bad if problem.kind in ANSWERS_LOST][:1]:
-        rows = sum(problem.kind == lost.kind for problem in bad)
-        return template_refusal(lost.kind, lost.what, rows, len(bad) + good, name, lost.where)
-    if not bad or len(bad) <= REFUSED_SHARE * (len(bad) + good):
+def refused(done: Preparation) -> UserError | None:
+    """The error for data of which too many rows have nothing to learn, or that leaves no training row."""
+    held_out = [name for name in SPLITS if name not in done.facts.read]
+    given = [["train", *held_out], *([name] for name in SPLITS[1:] if name not in held_out)]
+    found = next((refusal for names in given if (refusal := _too_many_bad(done, names))), None)
+    if found or len(done.rows["train"]):
+        return found
+    do = "give it rows whose answer fits into train.max_length"
+    return UserError("no training rows are left", "data", do, code="data.no_training_rows")
+
+
+def _too_many_bad(done: Preparation, names: list[str]) -> UserError | None:
+    """Of a file's rows, whichever splits they went to: of a few held-out rows alone a single bad one would be many."""
+    found = [one for name in names for one in done.left_out(name) if one.kind not in _NOT_PROBLEMS]
+    bad, good = sum(one.rows for one in found), sum(len(done.rows[name]) for name in names)
+    for lost in [one for one in found if one.kind in ANSWERS_LOST][:1]:
+        rows = sum(one.rows for one in found if one.kind == lost.kind)
+        return template_refusal(lost.kind, lost.what, rows, bad + good, names[0], lost.where[0])
+    if not bad or bad <= REFUSED_SHARE * (bad + good):
         return None
-    kinds = counted([(problem.kind, problem.where) for problem in bad])
-    worst = max(kinds, key=lambda kind: kinds[kind]["rows"])
-    first = next(problem for problem in bad if problem.kind == worst)
-    if refusal := template_refusal(worst, first.what, kinds[worst]["rows"], len(bad) + good, name, first.where):
+    counts = Counter({one.kind: 0 for one in found})
+    for one in found:
+        counts[one.kind] += one.rows
+    worst = counts.most_common(1)[0][0]
+    first = next(one for one in found if one.kind == worst)
+    if refusal := template_refusal(worst, first.what, counts[worst], bad + good, names[0], first.where[0]):
         return refusal
-    why = REASONS.get(worst, worst)
-    what = f"{len(bad):,} of {len(bad) + good:,} {name} rows would train on nothing, mostly: {why} ({first.what})"
-    do = (_REMEDIES | DO).get(worst, "mend the rows, or set data.format or data.map")
-    return UserError(what, first.where, do)
+    why = reason_of(worst)[1]
+    what = f"{bad:,} of {bad + good:,} {names[0]} rows would train on nothing, mostly: {why} ({first.what})"
+    do = (_REMEDIES | DO).get(worst, "correct the rows, or set data.format or data.map")
+    return UserError(what, first.where[0], do, code="data.too_many_unusable_rows")
 
 
 _REMEDIES = {
     "unknown role": "use user, assistant, system and tool",
     "no answer": "set data.separator or data.map so that every row has an answer",
 }
-
-
-def fingerprint(rows: dict[str, list[Row]]) -> str:
-    """sha256 over ids, labels, loss weights, prompts and targets, in order."""
-    digest = hashlib.sha256()
-    for name in SPLITS:
-        digest.update(f"{name} {len(rows[name])}\n".encode())
-        for row in rows[name]:
-            for ids in (row.input_ids, row.labels, row.prompt):
-                digest.update(len(ids).to_bytes(8, "little") + array("q", ids).tobytes())
-            if row.weights is not None:  # rows without weights keep the fingerprint they had
-                digest.update(b"weights" + array("d", row.weights).tobytes())
-            digest.update(row.target.encode() + b"\0")
-    return digest.hexdigest()
-
-
-def sampled(rows: Sequence[Row], most: int | None) -> list[Row]:
-    """At most `most` rows, chosen by content and not by place, in their order."""
-    if most is None or len(rows) <= most:
-        return list(rows)
-
-    def key(number: int) -> Any:
-        return hashlib.sha256(repr(rows[number].input_ids).encode()).digest()
-
-    return [rows[number] for number in sorted(sorted(range(len(rows)), key=key)[:most])]
-
-
-def _conversed(raws: list[Raw], found: Format) -> tuple[list[Example], list[Problem]]:
-    results = [converse(raw, found) for raw in raws]
-    examples = [result for result in results if isinstance(result, Example)]
-    return examples, [result for result in results if isinstance(result, Problem)]
-
-
-def _need_template(found: Format, tokenizer: Any, data: Data) -> None:
-    if has_template(tokenizer) or found.name in ("text", "prompt-completion"):
-        return
-    what = f"{found.name} rows need a chat template and this model has none"
-    do = 'set model.chat_template to "tools-chatml", "tools-plain" or a Jinja file'
-    raise UserError(what, data.id, do, code="data.no_template")
-
-
-def _share(wish: float | str | None) -> float | None:
-    return None if wish is None or isinstance(wish, str) else float(wish)

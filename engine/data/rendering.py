@@ -15,7 +15,7 @@ from engine.data import dropped
 from engine.data.chat_template import ERRORS, ChatTemplate, has_template
 from engine.data.conversation import Example, Problem
 from engine.data.dropped import CALLS, KEYS, Part
-from engine.data.notes import EMPTY_TURN
+from engine.data.row_notes import EMPTY_TURN
 from engine.data.shapes import Shape, shape_of
 from engine.data.shipped_templates import candidates
 from engine.data.special_tokens import SpecialTokens, special_tokens

@@ -51,6 +51,8 @@ class Row:
     """Loss weight of each token, as long as `input_ids`; None where every token in the loss has weight 1."""
     references: tuple[str, ...] = ()
     """Other accepted answers; a test row is scored against `target` and all of these."""
+    item: int = -1
+    """Number of the evaluation item that a held-out row belongs to: rows of one prompt share it. -1: its own item."""
 
 
 class Span(NamedTuple):

@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from engine.data.tokenized import lengths_of
 from engine.data.tokens import Row
 
 Packing = Literal["flat", "padded"]
@@ -87,7 +88,7 @@ class Layout:
 
 def choose_layout(rows: Sequence[Row], wanted: str, device: str, varlen: bool) -> Layout:
     """`wanted`, or where it is auto: flat for short rows, and for all rows where attention takes their lengths."""
-    mean = sum(len(row.input_ids) for row in rows) / max(1, len(rows))
+    mean = int(lengths_of(rows).sum()) / max(1, len(rows))
     packing = wanted if wanted != "auto" else "flat" if varlen or mean <= FLAT_MEAN_LENGTH else "padded"
     limits = FLAT_TOKENS if packing == "flat" and not varlen else PADDED_TOKENS
     return Layout("flat" if packing == "flat" else "padded", limits[device])

@@ -61,6 +61,8 @@ class Builder:
     ) -> None:
         self.data, self.source, self.progress = data, source, progress
         self.given = source.splits
+        for rows in self.given.values():
+            rows.progress = lambda done: progress("reading", done, None)
         self.format = detect(self.given["train"], data)
         _need_template(self.format, tokenizer, data)
         for rows in self.given.values():
@@ -124,7 +126,7 @@ class Builder:
         return assign(keys, shares, data.seed, data.max_rows, self.work.split_version)
 
     def _finished(self, writer: ColumnWriter, assignment: Assignment) -> Preparation:
-        self.progress("comparing", 0, None)
+        self._tell("comparing", self.total)
         has_references = any(read.has_references for read in self.read.values())
         second = SecondPass(self.format, self.given, assignment, self.total, has_references)
         second.run()
@@ -207,7 +209,8 @@ def _template(found: Format, tokenizer: Any) -> str:
     if found.name == "text":
         return "plain text, closed by the end token"
     if has_template(tokenizer):
-        return "the tokenizer's chat template"
+        named = getattr(tokenizer, "chat_template_name", None)
+        return f"chat template {named}" if named else "the tokenizer's chat template"
     return "no chat template: prompt and completion joined as plain text, closed by the end token"
 
 
@@ -215,7 +218,8 @@ def _need_template(found: Format, tokenizer: Any, data: Data) -> None:
     if has_template(tokenizer) or found.name in ("text", "prompt-completion"):
         return
     what = f"{found.name} rows need a chat template and this model has none"
-    raise UserError(what, data.id, "set model.chat_template to a Jinja file", code="data.no_chat_template")
+    do = 'set model.chat_template to "tools-chatml", "tools-plain" or a Jinja file'
+    raise UserError(what, data.id, do, code="data.no_template")
 
 
 def _share(wish: float | str | None) -> float | None:

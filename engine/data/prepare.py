@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,14 +14,15 @@ from engine.contract.schema import Data
 from engine.contract.split_version import SPLIT_VERSION
 from engine.data import cache
 from engine.data.building import Builder, Progress
-from engine.data.cache_key import cache_key
+from engine.data.cache_key import Digests, cache_key, file_digests
 from engine.data.conversation import CHOSEN_OUT
 from engine.data.counts import SPLITS
 from engine.data.fingerprints import fingerprint
 from engine.data.items import EvaluationItem, evaluation_items
 from engine.data.preparation import Preparation
 from engine.data.preparation_report import about, reason_of, warnings
-from engine.data.source import read
+from engine.data.problem_kinds import ANSWERS_LOST, DO, template_refusal
+from engine.data.source import Source, read
 from engine.data.store import Damaged
 from engine.data.tokenized import TokenizedRows
 
@@ -88,19 +91,38 @@ def preparation(
     """Everything `prepare` does but refuse rows: what a check reports on."""
     progress("reading", 0, None)
     source = read(data)
-    key = cache_key(data, max_length, tokenizer, split_version, source)
+    files = file_digests(source)
+    key = cache_key(data, max_length, tokenizer, split_version, source, files)
     found, notices = _cached(key)
     if found:
         return found
     with cache.draft(key) as draft:
-        builder = Builder(data, source, tokenizer, max_length, split_version, progress)
-        done, writer = builder.build(draft.folder)
-        progress("fingerprinting", 0, None)
+        with _unchanged(source, files):
+            builder = Builder(data, source, tokenizer, max_length, split_version, progress)
+            done, writer = builder.build(draft.folder)
+        progress("fingerprinting", builder.total, builder.total)
         done.facts.fingerprint = fingerprint(done.rows, done.references)
         if key:
             draft.keep(key, done, writer)
     done.notices = (*notices, *draft.notice)
     return done
+
+
+@contextmanager
+def _unchanged(source: Source, files: Digests | None) -> Iterator[None]:
+    """Files are read several times: UserError where they have changed in between, whatever came of it."""
+    try:
+        yield
+    except (ValueError, LookupError, AssertionError) as error:
+        _refuse_changes(source, files, error)
+        raise
+    _refuse_changes(source, files, None)
+
+
+def _refuse_changes(source: Source, files: Digests | None, cause: Exception | None) -> None:
+    if files is not None and file_digests(source) != files:
+        do = "wait until the files are complete, then try again"
+        raise UserError("the files changed while they were read", source.id, do, "data.changed_while_read") from cause
 
 
 def _cached(key: str | None) -> tuple[Preparation | None, tuple[Notice, ...]]:
@@ -130,6 +152,9 @@ def _too_many_bad(done: Preparation, names: list[str]) -> UserError | None:
     """Of a file's rows, whichever splits they went to: of a few held-out rows alone a single bad one would be many."""
     found = [one for name in names for one in done.left_out(name) if one.kind not in _NOT_PROBLEMS]
     bad, good = sum(one.rows for one in found), sum(len(done.rows[name]) for name in names)
+    for lost in [one for one in found if one.kind in ANSWERS_LOST][:1]:
+        rows = sum(one.rows for one in found if one.kind == lost.kind)
+        return template_refusal(lost.kind, lost.what, rows, bad + good, names[0], lost.where[0])
     if not bad or bad <= REFUSED_SHARE * (bad + good):
         return None
     counts = Counter({one.kind: 0 for one in found})
@@ -137,15 +162,15 @@ def _too_many_bad(done: Preparation, names: list[str]) -> UserError | None:
         counts[one.kind] += one.rows
     worst = counts.most_common(1)[0][0]
     first = next(one for one in found if one.kind == worst)
+    if refusal := template_refusal(worst, first.what, counts[worst], bad + good, names[0], first.where[0]):
+        return refusal
     why = reason_of(worst)[1]
     what = f"{bad:,} of {bad + good:,} {names[0]} rows would train on nothing, mostly: {why} ({first.what})"
-    do = _REMEDIES.get(worst, "correct the rows, or set data.format or data.map")
+    do = (_REMEDIES | DO).get(worst, "correct the rows, or set data.format or data.map")
     return UserError(what, first.where[0], do, code="data.too_many_unusable_rows")
 
 
 _REMEDIES = {
-    "nothing left to learn after the cut": "raise train.max_length or shorten the prompts",
     "unknown role": "use user, assistant, system and tool",
-    "refused by the chat template": "set model.chat_template to one that takes these conversations",
     "no answer": "set data.separator or data.map so that every row has an answer",
 }

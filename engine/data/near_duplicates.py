@@ -1,24 +1,25 @@
 """Near-duplicates: held-out rows whose prompt is similar to a training prompt, by MinHash (Broder 1997).
 
-A prompt is the set of its lower-cased character 5-grams, without those that most prompts share (a fixed instruction would
-make all prompts alike). The Jaccard similarity of two sets is estimated from 128 hash minima with a standard error of at
-most 0.035 at THRESHOLD; pairs to estimate are found by locality-sensitive hashing in 16 bands of 8 minima. Together they
-count about half of the pairs at a similarity of 0.8, nearly all from 0.9 on and none up to 0.65 (measured:
-`tests/unit/test_near_duplicates.py`).
+A prompt is the set of its lower-cased character 5-grams, without those that most prompts share (a fixed instruction
+would make all prompts alike). The Jaccard similarity of two sets is estimated from 128 hash minima with a standard
+error of at most 0.035 at THRESHOLD; pairs to estimate are found by locality-sensitive hashing in 16 bands of 8 minima.
+Together they count about half of the pairs at a similarity of 0.8, nearly all from 0.9 on and none up to 0.65
+(`tests/unit/test_near_duplicates.py`).
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from engine.data.conversation import Example
-from engine.data.keys import prompt_text
+from engine.data.keys import keys_of, said_in_prompt
 
 THRESHOLD = 0.8
 """Estimated Jaccard similarity from which on two prompts are near-duplicates."""
+WARNED_SHARE = 0.05
+"""Of a held-out split's rows: with more near-duplicates, a warning."""
 LIMIT = 200_000
 """Rows of all splits together; 512 bytes are kept of each."""
 TOO_MANY = f"more than {LIMIT:,} rows"
@@ -41,7 +42,8 @@ class NearDuplicates:
 
     reason: str = ""
     """Why there is no count; '' where there is one."""
-    _pending: list[tuple[str, str]] = field(default_factory=list)
+    _pending: list[tuple[str, str, bytes]] = field(default_factory=list)
+    """Side, text and prompt key of rows without a signature yet."""
     _characters: int = 0
     _rows: int = 0
     _common: np.ndarray | None = None
@@ -57,8 +59,8 @@ class NearDuplicates:
             self.reason = TOO_MANY
             self._pending, self._signatures, self._prompts = [], {}, {}
             return
-        text = (prompt_text(example) or example.completion or "").lower()[:_LONGEST]
-        self._pending.append((side, text))
+        text = said_in_prompt(example).lower()[:_LONGEST]
+        self._pending.append((side, text, keys_of(example).prompt))
         self._characters += len(text)
         if len(self._pending) >= _BATCH_ROWS or self._characters >= _BATCH_CHARACTERS:
             self._flush()
@@ -81,7 +83,7 @@ class NearDuplicates:
     def _flush(self) -> None:
         if not self._pending:
             return
-        sides, texts = zip(*self._pending, strict=True)
+        sides, texts, keys = zip(*self._pending, strict=True)
         grams, starts = _grams(texts)
         if self._common is None:
             self._common = _common_grams(grams, starts)
@@ -89,12 +91,8 @@ class NearDuplicates:
         for side in dict.fromkeys(sides):
             mine = [number for number, one in enumerate(sides) if one == side]
             self._signatures.setdefault(side, []).append(signatures[mine])
-            self._prompts.setdefault(side, []).extend(_digest(texts[number]) for number in mine)
+            self._prompts.setdefault(side, []).extend(keys[number] for number in mine)
         self._pending, self._characters = [], 0
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _grams(texts: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -170,5 +168,3 @@ def _band(minima: np.ndarray) -> np.ndarray:
         mixed = (mixed ^ column) * np.uint64(0x9E3779B97F4A7C15)
         mixed ^= mixed >> np.uint64(32)
     return mixed
-
-

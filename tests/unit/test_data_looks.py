@@ -17,8 +17,8 @@ from engine.data.rows import kind
 from tui.data import recent
 from tui.data.datasets import DataSet, detail, line, offered
 from tui.data.folder_list import entries, meant, read_folder
-from tui.data.glance import LARGEST, Glance, Memory, counted, signature
 from tui.data.inspection import Manner, Sample, Token, sample_text
+from tui.data.preview import LARGEST, Preview, PreviewCache, counted, signature
 from tui.drawing.histogram import Histogram, draw
 
 PAIR = '{"prompt": "a", "completion": "b"}\n'
@@ -101,31 +101,31 @@ def test_a_working_directory_that_has_gone_offers_what_comes_along(
 
 @pytest.mark.parametrize("width", [10, 22, 26, 60])
 @pytest.mark.parametrize(
-    "glance",
-    [None, Glance({"train": 1600}, "messages"), Glance(error="broken; mend it"), Glance(note="3 GiB, not counted")],
+    "preview",
+    [None, Preview({"train": 1600}, "messages"), Preview(error="broken; mend it"), Preview(note="3 GiB, not counted")],
 )
-def test_a_line_fits_into_its_pane(width: int, glance: Glance | None) -> None:
-    shown = line(DataSet("/x/y", "a-rather-long-name-of-a-file.jsonl"), glance, True, width, False)
+def test_a_line_fits_into_its_pane(width: int, preview: Preview | None) -> None:
+    shown = line(DataSet("/x/y", "a-rather-long-name-of-a-file.jsonl"), preview, True, width, False)
     assert shown.cell_length <= max(width, 16)
     assert ("a-rather-long-name-of-a-file.jsonl" in shown.plain) == (width == 60)
 
 
 def test_a_line_says_rows_format_and_that_something_was_found() -> None:
-    found = Glance(
+    found = Preview(
         {"train": 10003, "test": 3080}, "prompt-completion", "why", 2, {"empty": {"rows": 2, "where": ["x"]}}
     )
     shown = line(DataSet("/x/y", "banking77/"), found, False, 30, False).plain
     assert "10,003" in shown and "pairs" in shown and shown.endswith("!")
-    assert "2 rows empty: x" in detail(DataSet("/x/y", "y"), found)
+    assert "2 rows left out: x" in detail(DataSet("/x/y", "y"), found)
     assert "network" in detail(DataSet("owner/name", "owner/name"), None)
 
 
 def test_the_engine_counts_rows_by_split_and_names_the_format(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text(PAIR * 3 + '{"prompt": "a", "completion": ""}\n')
     (tmp_path / "test.jsonl").write_text(PAIR)
-    glance = counted(section(tmp_path), Leaving())
-    assert (glance.rows, glance.format, glance.unusable) == ({"train": 4, "test": 1}, "prompt-completion", 1)
-    assert glance.problems == ["1 rows empty: train.jsonl line 4: no answer"]
+    preview = counted(section(tmp_path), Leaving())
+    assert (preview.rows, preview.format, preview.unusable) == ({"train": 4, "test": 1}, "prompt-completion", 1)
+    assert preview.problems == ["1 row left out: train.jsonl line 4: no answer"]
 
 
 @pytest.mark.parametrize(
@@ -149,18 +149,18 @@ def test_a_huge_file_is_not_counted_and_costs_no_process(tmp_path: Path) -> None
     huge = tmp_path / "huge.jsonl"
     with huge.open("wb") as file:
         file.truncate(5 << 30)
-    glance = Memory().look(str(huge), section(huge), Leaving())
-    assert "not counted" in glance.note and "5 GiB" in glance.note
-    assert "5 GiB" in line(DataSet(str(huge), "huge.jsonl"), glance, False, 30, False).plain
+    preview = PreviewCache().look(str(huge), section(huge), Leaving())
+    assert "not counted" in preview.note and "5 GiB" in preview.note
+    assert "5 GiB" in line(DataSet(str(huge), "huge.jsonl"), preview, False, 30, False).plain
 
 
 def test_what_was_counted_is_remembered_until_the_file_or_the_reading_changes(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"q": "a", "a": "b", "prompt": "c", "completion": ""}\n')
-    first = Memory()
+    first = PreviewCache()
     assert first.look(str(path), section(path), Leaving()).unusable == 1
     first.save()
-    again, left = Memory(), Leaving()
+    again, left = PreviewCache(), Leaving()
     left.leave()  # whoever asks now would be refused
     assert again.look(str(path), section(path), left).unusable == 1
     with pytest.raises(Left):
@@ -170,7 +170,7 @@ def test_what_was_counted_is_remembered_until_the_file_or_the_reading_changes(tm
 
 
 def test_a_set_that_has_gone_says_so(tmp_path: Path) -> None:
-    (problem,) = Memory().look(str(tmp_path / "gone.jsonl"), section(tmp_path / "gone.jsonl"), Leaving()).problems
+    (problem,) = PreviewCache().look(str(tmp_path / "gone.jsonl"), section(tmp_path / "gone.jsonl"), Leaving()).problems
     assert "No such file" in problem
 
 
@@ -194,7 +194,7 @@ def test_a_question_that_is_left_ends_its_process() -> None:
     arguments = {"data": section("tickets"), "model": {"id": "tiny"}, "max_length": 64, "rows": 1, "most": 9}
     with pytest.raises(Left):
         ask("data.inspect", arguments, progress, leaving)
-    assert told == ["loading the libraries"]
+    assert told == ["loading libraries"]
 
 
 def test_a_histogram_counts_every_row_once_and_shows_a_cut_that_touches_rows() -> None:
@@ -220,8 +220,8 @@ def test_every_bin_is_drawn_and_columns_behind_the_cut_look_otherwise() -> None:
     assert [style for _, style in bottom] == ["kept", "cut"]
     assert "".join(text for text, _ in bottom) == " # :##"
     assert ["".join(text for text, _ in row) for row in rows[:3]] == ["     #", "     #", " #   #"]
-    assert "11 rows (73.3 %) longer" in rows[-1][0][0] and "^" in rows[-1][0][0]
-    assert "nothing is cut" in draw(Histogram(10, [3], 3, 9, 0, 0, 0), 64, 40, 4, False)[-1][0][0]
+    assert "11 rows (73.3%) longer" in rows[-1][0][0] and "^" in rows[-1][0][0]
+    assert "no row is cut" in draw(Histogram(10, [3], 3, 9, 0, 0, 0), 64, 40, 4, False)[-1][0][0]
 
 
 def sample(*tokens: Token, omitted: int = 0, head: int = 9) -> Sample:
@@ -289,5 +289,5 @@ def test_a_folder_that_cannot_be_read_says_so(tmp_path: Path) -> None:
 def test_lone_surrogates_in_rows_are_said_in_a_line_or_shown(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"prompt": "a \ud83d b", "completion": "c"}) + "\n" + PAIR * 30)
-    glance = counted(section(path), Leaving())
-    assert glance.rows == {"train": 31} or glance.problems
+    preview = counted(section(path), Leaving())
+    assert preview.rows == {"train": 31} or preview.problems

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,13 +13,13 @@ from engine.contract.ask import Counted, ask
 from engine.contract.library import effective
 from engine.contract.preset import Flat
 from engine.contract.text import amount, percent, visible
-from tui.data_report import SPLITS, DataReport, Line, account_lines, places, warning_lines
+from tui.data_report import SPLITS, DataReport, Line, account_lines, repeat_lines, result_line, warning_lines
 from tui.following.progress import progress_bar
 from tui.show import console, print_json, say
 
 NAME = 12
 """Columns of a fact's name."""
-STYLES = {"warning": "yellow", "error": "red", "muted": "dim"}
+STYLES = {"good": "green", "warning": "yellow", "error": "red"}
 
 
 def check(preset: str, overrides: Flat, json: bool) -> int:
@@ -62,6 +61,8 @@ def _tokens(tokens: list[dict[str, Any]]) -> Text:
             line.append("[" if token["trained"] else "]")
             inside = token["trained"]
         style = "green underline" if token["trained"] else "dim" if token["special"] else ""
+        if token.get("partial"):
+            line.append("⋯", style=style)
         for number, part in enumerate(token["text"].split("\n")):
             if number:
                 line.append("⏎\n", style="dim")
@@ -103,7 +104,7 @@ def report_lines(report: dict[str, Any]) -> Iterator[Line]:
     known = DataReport.of(report)
     yield Line("data", report["source"])
     yield from (Line("", note) for note in report["notes"])
-    yield Line("format", f"{report['format']}: {report['why']}")
+    yield Line("format", report["why"])
     yield Line("template", report["template"])
     yield from account_lines(known)
     yield from (Line("" if number else "split", text) for number, text in enumerate(report["split"]))
@@ -111,10 +112,7 @@ def report_lines(report: dict[str, Any]) -> Iterator[Line]:
     yield from repeat_lines(report)
     yield Line("fingerprint", report["fingerprint"])
     yield from warning_lines(known.warnings)
-    if report["refused"]:
-        yield Line("refused", report["refused"], "error")
-    else:
-        yield Line("result", f"ready to train; {amount(len(known.warnings), 'warning')}")
+    yield result_line(report)
 
 
 def length_lines(report: dict[str, Any]) -> Iterator[Line]:
@@ -128,26 +126,8 @@ def length_lines(report: dict[str, Any]) -> Iterator[Line]:
         yield Line("" if number else "tokens", f"{name}: {tokens}; {spread}{cut if found['answers_cut'] else ''}")
 
 
-REPEATS = {
-    "duplicates": "duplicate rows",
-    "conflicting_labels": "rows with conflicting labels (one prompt, different answers)",
-    "multiple_references": "prompts with multiple references (several answers)",
-}
-
-
-def repeat_lines(report: dict[str, Any]) -> Iterator[Line]:
-    """Rows that repeat others."""
-    first = True
-    for key, what in REPEATS.items():
-        found = report.get(key) or {"rows": 0}
-        if found["rows"]:
-            yield Line("repeats" if first else "", f"{found['rows']:,} {what} {places(found['where'])}".rstrip())
-            first = False
-
-
 def _print(line: Line) -> None:
     """Name and text, wrapped below itself on a terminal."""
     width = max(20, console.width - NAME) if console.is_terminal else 1_000_000
-    wrapped = textwrap.wrap(visible(line.text), width, break_on_hyphens=False) or [""]
-    for number, text in enumerate(wrapped):
+    for number, text in enumerate(line.wrapped(width)):
         say(f"{'' if number else line.name:<{NAME}}{text}", STYLES.get(line.style, ""))

@@ -46,8 +46,7 @@ class Preset:
 def read_preset(path: Path, name: str | None = None) -> Preset:
     """Read and check one TOML file.
 
-    Raises UserError for what is not TOML, unknown keys, values of the wrong type or out of range, and keys of
-    a section that the preset's own method does not read.
+    Raises UserError for invalid TOML, unknown keys, invalid values, and keys that the preset's method does not read.
     """
     name = name or path.name
     try:
@@ -71,17 +70,16 @@ def read_preset(path: Path, name: str | None = None) -> Preset:
 def resolve(preset: Preset, method: Method | None = None, overrides: Flat | None = None) -> Effective:
     """Lay defaults, the method's defaults, the preset and the command line over each other, in that order.
 
-    A key that the chosen method does not read is an error when the command line sets it, and left out with a
-    note when the preset set it for another method. A preset's single learning rate belongs to the preset's
-    own method: under another one the other's default holds, with a note.
+    A key that the chosen method does not read is an error when the command line sets it, and left out with a note when
+    the preset set it for another method. A preset's single learning rate is for its own method: another one has its
+    default, with a note.
     """
     overrides = dict(overrides or {})
     command_line = Preset("command line", overrides)
     _check_keys(command_line)
     own = preset.values.get("method", Config().method)
-    if method and overrides.get("method", method) != method:
-        what = f"different values for method: {method} and {overrides['method']}"
-        raise UserError(what, "command line", "keep one of them", "config.conflicting_values")
+    if method:
+        _add(overrides, "method", method, "method", "command line")
     chosen = method or overrides.get("method") or own
     if chosen not in METHODS:
         raise UserError(
@@ -136,11 +134,12 @@ def parse_overrides(pairs: Iterable[str], where: str = "--set") -> Flat:
             value = tomli.loads(f"value = {raw}")["value"]
         except (tomli.TOMLDecodeError, KeyError):
             value = raw.strip()
-        if key.startswith("data.map.") and isinstance(value, str):
-            _add(result.setdefault("data.map", {}), key.removeprefix("data.map."), value, key, where)
-        elif key == "data.map" and isinstance(value, dict):
-            for role, wish in value.items():
-                _add(result.setdefault(key, {}), role, wish, f"data.map.{role}", where)
+        role = key.removeprefix("data.map.")
+        if role != key and isinstance(value, str):
+            key, value = "data.map", {role: value}
+        if key == "data.map" and isinstance(value, dict):
+            for name, wish in value.items():
+                _add(result.setdefault(key, {}), name, wish, f"data.map.{name}", where)
         else:
             _add(result, key, value, key, where)
     return result
@@ -148,10 +147,9 @@ def parse_overrides(pairs: Iterable[str], where: str = "--set") -> Flat:
 
 def _add(table: Flat, name: str, value: Any, key: str, where: str) -> None:
     """Set a value. Raises UserError where another one was given before: the last must not win in silence."""
-    if name in table and table[name] != value:
+    if table.setdefault(name, value) != value:
         what = f"different values for {key}: {table[name]!r} and {value!r}"
         raise UserError(what, where, "keep one of them", "config.conflicting_values")
-    table[name] = value
 
 
 def flatten(config: Config) -> Flat:

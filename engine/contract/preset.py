@@ -120,9 +120,9 @@ def resolve(preset: Preset, method: Method | None = None, overrides: Flat | None
 
 
 def parse_overrides(pairs: Iterable[str], where: str = "--set") -> Flat:
-    """`train.batch=8` -> {"train.batch": 8}; a value is TOML, or else the bare string.
+    """`train.batch=8` -> {"train.batch": 8}; a value is TOML, or else the bare string. `where`: the option's name.
 
-    Raises UserError for what is not KEY=VALUE; `where` is the option it was given by.
+    Raises UserError for what is not KEY=VALUE, and for a key with two values.
     """
     result: Flat = {}
     for pair in pairs:
@@ -138,8 +138,8 @@ def parse_overrides(pairs: Iterable[str], where: str = "--set") -> Flat:
         if role != key and isinstance(value, str):
             key, value = "data.map", {role: value}
         if key == "data.map" and isinstance(value, dict):
-            for name, wish in value.items():
-                _add(result.setdefault(key, {}), name, wish, f"data.map.{name}", where)
+            for name in value:
+                _add(result.setdefault(key, {}), name, value[name], f"data.map.{name}", where)
         else:
             _add(result, key, value, key, where)
     return result

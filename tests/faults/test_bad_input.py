@@ -64,7 +64,7 @@ def test_a_check_that_finds_nothing_to_train_on_fails(how: list[str], tmp_path: 
 
 def test_no_such_file(tmp_path: Path) -> None:
     (tmp_path / "mails.jsonl").write_bytes(lines(GOOD))
-    refused(ftbench("run", "demo-lora", "--data", str(tmp_path / "mail.jsonl")), "no such", "mails.jsonl")
+    refused(ftbench("run", "demo-lora", "--data", str(tmp_path / "mail.jsonl")), "not found", "mails.jsonl")
     assert list((tmp_path / "runs").iterdir()) == []
 
 

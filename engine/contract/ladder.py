@@ -186,7 +186,7 @@ class Comparison(Struct, kw_only=True):
     loss_difference: Interval | None = None
 
 
-Topic = Literal["quality", "time", "energy", "memory", "rent", "prototype", "ship", "full", "caveat"]
+Topic = Literal["quality", "time", "energy", "memory", "rent", "prototype", "ship", "full", "data", "caveat"]
 
 
 class Sentence(Struct, kw_only=True):

@@ -215,7 +215,8 @@ def _need_template(found: Format, tokenizer: Any, data: Data) -> None:
     if has_template(tokenizer) or found.name in ("text", "prompt-completion"):
         return
     what = f"{found.name} rows need a chat template and this model has none"
-    raise UserError(what, data.id, "set model.chat_template to a Jinja file", code="data.no_chat_template")
+    do = 'set model.chat_template to "tools-chatml", "tools-plain" or a Jinja file'
+    raise UserError(what, data.id, do, code="data.no_template")
 
 
 def _share(wish: float | str | None) -> float | None:

@@ -19,6 +19,7 @@ from engine.data.fingerprints import fingerprint
 from engine.data.items import EvaluationItem, evaluation_items
 from engine.data.preparation import Preparation
 from engine.data.preparation_report import about, reason_of, warnings
+from engine.data.problem_kinds import ANSWERS_LOST, DO, template_refusal
 from engine.data.source import read
 from engine.data.store import Damaged
 from engine.data.tokenized import TokenizedRows
@@ -130,6 +131,9 @@ def _too_many_bad(done: Preparation, names: list[str]) -> UserError | None:
     """Of a file's rows, whichever splits they went to: of a few held-out rows alone a single bad one would be many."""
     found = [one for name in names for one in done.left_out(name) if one.kind not in _NOT_PROBLEMS]
     bad, good = sum(one.rows for one in found), sum(len(done.rows[name]) for name in names)
+    for lost in [one for one in found if one.kind in ANSWERS_LOST][:1]:
+        rows = sum(one.rows for one in found if one.kind == lost.kind)
+        return template_refusal(lost.kind, lost.what, rows, bad + good, names[0], lost.where[0])
     if not bad or bad <= REFUSED_SHARE * (bad + good):
         return None
     counts = Counter({one.kind: 0 for one in found})
@@ -137,15 +141,15 @@ def _too_many_bad(done: Preparation, names: list[str]) -> UserError | None:
         counts[one.kind] += one.rows
     worst = counts.most_common(1)[0][0]
     first = next(one for one in found if one.kind == worst)
+    if refusal := template_refusal(worst, first.what, counts[worst], bad + good, names[0], first.where[0]):
+        return refusal
     why = reason_of(worst)[1]
     what = f"{bad:,} of {bad + good:,} {names[0]} rows would train on nothing, mostly: {why} ({first.what})"
-    do = _REMEDIES.get(worst, "correct the rows, or set data.format or data.map")
+    do = (_REMEDIES | DO).get(worst, "correct the rows, or set data.format or data.map")
     return UserError(what, first.where[0], do, code="data.too_many_unusable_rows")
 
 
 _REMEDIES = {
-    "nothing left to learn after the cut": "raise train.max_length or shorten the prompts",
     "unknown role": "use user, assistant, system and tool",
-    "refused by the chat template": "set model.chat_template to one that takes these conversations",
     "no answer": "set data.separator or data.map so that every row has an answer",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from engine.data.keys import KeyTable
 from engine.data.packed_rows import Batch, pack
 from engine.data.parallel import batched, in_order
 from engine.data.row_limits import Raw
-from engine.data.tokens import Row, tokenize_all
+from engine.data.tokens import Row, RowMaker
 
 NOT_CHOSEN = "data.not_chosen"
 """Kind of a row that is not tokenized because it is in no split."""
@@ -62,8 +63,12 @@ class Work:
 
     def tokenize(self, examples: list[Example]) -> list[Row | Problem]:
         """Rows with the notes and further answers of their examples."""
-        found = tokenize_all(examples, self.tokenizer, self.max_length)
+        found = self.maker.rows(examples)
         return [_completed(result, example) for result, example in zip(found, examples, strict=True)]
+
+    @cached_property
+    def maker(self) -> RowMaker:
+        return RowMaker(self.tokenizer, self.max_length)
 
     def _packed(self, said: list[Example | Problem], wanted: np.ndarray) -> Batch:
         chosen = [one for one, wish in zip(said, wanted, strict=True) if wish and isinstance(one, Example)]

@@ -38,6 +38,8 @@ class Token(Struct, frozen=True):
     id: int
     trained: bool
     special: bool
+    partial: bool = False
+    """Whether its text is shown with a later token, which completes a character."""
 
 
 class Sample(Struct, frozen=True):
@@ -101,11 +103,13 @@ def sample_text(sample: Sample, manner: Manner) -> Content:
 
 
 def _token(token: Token, number: int, manner: Manner) -> Iterator[tuple[str, str]]:
-    """Literal text; a line feed is shown as a sign and also breaks the line."""
+    """Literal text; a line feed is shown as a sign and also breaks the line; a sign for a part of a character."""
     style = "$text-success underline" if token.trained else ""
     if token.special:
         style = f"{style} bold" if token.trained else "$text-warning bold"
     shade = "" if manner.ascii else f" on $foreground {6 if number % 2 else 14}%"
+    if token.partial:
+        yield ("~" if manner.ascii else "⋯"), f"{style} dim{shade}".strip()
     lines = token.text.split("\n")
     for at, text in enumerate(lines):
         if text:

@@ -61,6 +61,8 @@ def _tokens(tokens: list[dict[str, Any]]) -> Text:
             line.append("[" if token["trained"] else "]")
             inside = token["trained"]
         style = "green underline" if token["trained"] else "dim" if token["special"] else ""
+        if token.get("partial"):
+            line.append("⋯", style=style)
         for number, part in enumerate(token["text"].split("\n")):
             if number:
                 line.append("⏎\n", style="dim")

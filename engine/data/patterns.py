@@ -1,0 +1,231 @@
+"""Conversations of one shape through a template with one rendering each.
+
+A few conversations of a shape are rendered with their generation prompts, exactly. Where all show the same pattern
+(the text before and behind each answer), the answers of the others are found by it in their one rendering. A
+conversation that does not match the pattern to the letter, or with a special token in its text, is rendered exactly.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from engine.data.chat_template import ERRORS
+from engine.data.conversation import Example, Problem
+from engine.data.rendering import Rendered, Renderer, Turn, holds, shared_length
+from engine.data.shapes import Shape, shape_of
+
+SAMPLES = 4
+"""Conversations of a shape that are rendered exactly, of each batch."""
+WORTHWHILE = 12
+"""Conversations of one shape in a batch from which on a pattern is looked for."""
+_KEY_TOKENS = 3
+"""Special tokens at the end of a generation prompt that may belong to its key."""
+
+
+class AnswerPattern(NamedTuple):
+    """What a template writes around one answer."""
+
+    around: tuple[str, str] | None
+    """What it writes between the generation prompt and the content, and behind the content up to and with the
+    end-of-turn token; None for messages that have more than a content: there only special tokens are counted."""
+    specials: int
+    closed: bool
+    weight: float
+    before: int
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """What all conversations of a shape have in common."""
+
+    key: str
+    """The end of every generation prompt, as far back as it takes to be found nowhere else."""
+    anchor: str
+    """The same from its last special token on."""
+    answers: tuple[AnswerPattern | None, ...]
+    """Of each assistant message in order; None for those that are not in the loss."""
+    messages: tuple[int, ...]
+    """Their indices."""
+    tail: str
+    """Behind the last answer."""
+    notes: tuple[str, ...]
+    specials: int
+
+    @classmethod
+    def of(cls, example: Example, rendered: Rendered, renderer: Renderer) -> Pattern | None:
+        """The pattern that one exactly rendered conversation shows; None where it is not one to go by."""
+        messages = example.messages or []
+        numbers = tuple(n for n, message in enumerate(messages) if message["role"] == "assistant")
+        last = rendered.turns[-1]
+        key = _key(rendered.whole, last, len(numbers), renderer)
+        if not key or any(renderer.special.within(message["content"]) for message in messages):
+            return None
+        by_message = {turn.message: turn for turn in rendered.turns}
+        answers: list[AnswerPattern | None] = []
+        for number, place in zip(numbers, _places(rendered.whole, key, len(numbers)), strict=True):
+            turn = by_message.get(number)
+            if turn and (turn.start != place or turn.anchor != last.anchor):
+                return None
+            answers.append(_answer(messages[number], rendered.whole, turn) if turn else None)
+        tail = rendered.whole[last.stop :]
+        return cls(key, last.anchor, tuple(answers), numbers, tail, rendered.notes, rendered.specials)
+
+    def match(self, example: Example, whole: str, renderer: Renderer) -> list[Turn] | None:
+        """The answers in a conversation's text; None where it is not as the pattern says."""
+        places = _places(whole, self.key, len(self.messages))
+        marks: list[int] = []
+        turns, stop = [], -1
+        for number, place, answer in zip(self.messages, places, self.answers, strict=False):
+            if answer is None:
+                continue
+            message = example.messages[number]  # type: ignore[index]
+            if answer.around is None:
+                marks = marks or [mark.end() for mark in renderer.special.pattern.finditer(whole)]
+                found = _counted_stop(marks, answer) if len(marks) == self.specials else None
+                if found and not (
+                    holds(whole[place:found], message) and renderer.special.text(whole[place:found]).strip()
+                ):
+                    return None
+            else:
+                found = _stop(whole, place, *answer.around, message["content"])
+            if not found:
+                return None
+            stop = found
+            turns.append(
+                Turn(number, place, stop, answer.specials, answer.closed, answer.weight, answer.before, self.anchor)
+            )
+        return turns if turns and whole[stop:] == self.tail else None
+
+
+def _key(whole: str, last: Turn, answers: int, renderer: Renderer) -> str:
+    """The end of the generation prompt from one of its last special tokens on, where it is found once an answer."""
+    marks = list(renderer.special.pattern.finditer(whole, 0, last.start))
+    for mark in marks[: -_KEY_TOKENS - 1 : -1]:
+        if whole.count(whole[mark.start() : last.start]) == answers:
+            return whole[mark.start() : last.start]
+    return ""
+
+
+def _places(whole: str, key: str, count: int) -> list[int]:
+    """Where the text behind each key begins; [] where there are not as many as assistant messages."""
+    if whole.count(key) != count:
+        return []
+    places: list[int] = []
+    for _ in range(count):
+        places.append(whole.index(key, places[-1] if places else 0) + len(key))
+    return places
+
+
+def _answer(message: dict[str, Any], whole: str, turn: Turn) -> AnswerPattern | None:
+    facts = (turn.specials, turn.closed, turn.weight, turn.before)
+    if len(message) > 2:
+        return AnswerPattern(None, *facts) if turn.closed else None
+    body = whole[turn.start : turn.stop]
+    for text in (message["content"], message["content"].strip()):
+        ahead, found, behind = body.partition(text) if text else ("", "", "")
+        if found:
+            return AnswerPattern((ahead, behind), *facts)
+    return None
+
+
+def _stop(whole: str, start: int, ahead: str, behind: str, content: str) -> int:
+    """Where an answer ends whose content is written as it is, or without the white space around it; 0 for neither."""
+    if not whole.startswith(ahead, start):
+        return 0
+    start += len(ahead)
+    for text in (content, content.strip()):
+        if whole.startswith(text, start) and whole.startswith(behind, start + len(text)):
+            return start + len(text) + len(behind)
+    return 0
+
+
+def _counted_stop(marks: list[int], answer: AnswerPattern) -> int:
+    """Where an answer ends, by the special tokens up to there."""
+    return marks[answer.before + answer.specials - 1]
+
+
+@dataclass
+class PatternRenderer:
+    """Renders batches of conversations: the same results as `Renderer.render`, with one rendering for most."""
+
+    renderer: Renderer
+    _unusable: set[Shape] = field(default_factory=set)
+
+    def render(self, examples: Sequence[Example]) -> list[Rendered | Problem]:
+        """One result for each example, in order."""
+        groups: dict[Shape, list[int]] = defaultdict(list)
+        for number, example in enumerate(examples):
+            groups[shape_of(example)].append(number)
+        results: dict[int, Rendered | Problem] = {}
+        for shape, numbers in groups.items():
+            self._group(shape, [(number, examples[number]) for number in numbers], results)
+        return [results[number] for number in range(len(examples))]
+
+    def _group(self, shape: Shape, group: list[tuple[int, Example]], results: dict[int, Rendered | Problem]) -> None:
+        samples = group if len(group) < WORTHWHILE else group[:: -(-len(group) // SAMPLES)]
+        for number, example in samples:
+            results[number] = self.renderer.render(example)
+        if len(samples) == len(group):
+            return
+        pattern = self._pattern(shape, [(example, results[number]) for number, example in samples])
+        head = self._head([results[number] for number, _ in samples]) if pattern else ""
+        for number, example in group:
+            if number not in results:
+                made = self._quick(example, pattern, head) if pattern else None
+                results[number] = made or self.renderer.render(example)
+
+    def _pattern(self, shape: Shape, samples: list[tuple[Example, Rendered | Problem]]) -> Pattern | None:
+        """The pattern that all samples show, and none where an earlier batch of the shape had none."""
+        if shape in self._unusable:
+            return None
+        found = {self._sample(example, rendered) for example, rendered in samples}
+        if len(found) > 1 or None in found:
+            self._unusable.add(shape)
+            return None
+        return found.pop()
+
+    def _sample(self, example: Example, rendered: Rendered | Problem) -> Pattern | None:
+        """The pattern of one sample, where going by it gives the sample itself."""
+        if isinstance(rendered, Problem) or self._text(example) != rendered.whole:
+            return None
+        pattern = Pattern.of(example, rendered, self.renderer)
+        if pattern is None or pattern.match(example, rendered.whole, self.renderer) != rendered.turns:
+            return None
+        return pattern
+
+    def _head(self, samples: Sequence[Rendered | Problem]) -> str:
+        """The beginning that the samples share, cut behind its last special token."""
+        wholes = [one.whole for one in samples if isinstance(one, Rendered)]
+        shared = wholes[0]
+        for whole in wholes[1:]:
+            shared = shared[: shared_length(shared, whole)]
+        ends = [mark.end() for mark in self.renderer.special.pattern.finditer(shared)]
+        return shared[: ends[-1]] if ends else ""
+
+    def _quick(self, example: Example, pattern: Pattern, head: str) -> Rendered | None:
+        """The conversation by its pattern; None where it has to be rendered exactly."""
+        messages = example.messages or []
+        whole = self._text(example)
+        if whole is None or not all(self._as_it_stands(message["content"], whole) for message in messages):
+            return None
+        turns = pattern.match(example, whole, self.renderer)
+        if turns is None:
+            return None
+        target = self.renderer.target(messages[-1], whole, turns[-1])
+        return Rendered(whole, turns, target, pattern.notes, pattern.specials, head if whole.startswith(head) else "")
+
+    def _as_it_stands(self, content: str, whole: str) -> bool:
+        """Whether a text has no special tokens and the template writes it unchanged, but for white space around it."""
+        return (content in whole or content.strip() in whole) and not self.renderer.special.within(content)
+
+    def _text(self, example: Example) -> str | None:
+        template, messages = self.renderer.template, example.messages or []
+        try:
+            if example.tools is None and all(len(message) == 2 for message in messages):
+                return template.quick_text(messages)
+            return template.text(messages, example.tools)
+        except ERRORS:
+            return None

@@ -1,7 +1,7 @@
 """`python -m engine.answer QUESTION`: a short-lived process that answers the screen what only the engine can.
 
-Arguments as JSON on stdin; JSON lines on stdout: {"progress": text} any number of times, then {"answer": …} or
-{"error": {what, where, do, code}}.
+Arguments as JSON on stdin; JSON lines on stdout: {"progress": text} any number of times, of counted work with "done"
+and "total" rows, then {"answer": …} or {"error": {what, where, do, code}}.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import msgspec
 from engine.contract import schema
 from engine.contract.errors import UserError
 
-Progress = Callable[[str], None]
+Progress = Callable[..., None]
+"""Takes what is being done and, of counted work, how many rows are done and of how many."""
 
 
 def data_check(arguments: dict[str, Any], progress: Progress) -> Any:
@@ -27,7 +28,7 @@ def data_check(arguments: dict[str, Any], progress: Progress) -> Any:
     from engine.methods.tokenizer import load_tokenizer
 
     data, model = _sections(arguments)
-    return check(data, arguments["max_length"], load_tokenizer(model))
+    return check(data, arguments["max_length"], load_tokenizer(model), progress)
 
 
 def data_show(arguments: dict[str, Any], progress: Progress) -> Any:
@@ -152,8 +153,11 @@ def main() -> int:
         channel.write(json.dumps(message) + "\n")
         channel.flush()
 
+    def progress(text: str, done: int | None = None, total: int | None = None) -> None:
+        tell({"progress": text} | ({} if done is None else {"done": done, "total": total}))
+
     try:
-        answer = QUESTIONS[sys.argv[1]](json.load(sys.stdin), lambda text: tell({"progress": text}))
+        answer = QUESTIONS[sys.argv[1]](json.load(sys.stdin), progress)
     except UserError as error:
         tell({"error": {"what": error.what, "where": error.where, "do": error.do, "code": error.code}})
         return 2

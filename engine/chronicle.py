@@ -32,7 +32,7 @@ from engine.outcome import (
 )
 from engine.planning.forecast import Forecast
 from engine.planning.probe import Probed
-from engine.training.batches import Schedule, answer_tokens
+from engine.training.batches import Schedule
 from engine.training.checkpoints import Saved
 from engine.training.meters import Meters
 from engine.training.trainer import StepFacts
@@ -86,8 +86,8 @@ class Run:
                 format=rows.about["format"],
                 why=rows.about["why"],
                 fingerprint=rows.fingerprint,
-                tokens=sum(len(row.input_ids) for row in rows.train),
-                answer_tokens=sum(map(answer_tokens, rows.train)),
+                tokens=int(rows.train.lengths.sum()),
+                answer_tokens=int(rows.train.answer_tokens.sum()),
             )
         )
 

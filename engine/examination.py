@@ -14,7 +14,8 @@ from engine.data.tokens import Row
 from engine.evaluation.general import general_losses, general_result, general_rows
 from engine.evaluation.generate import Generator, end_tokens
 from engine.evaluation.predictions import read_items, write_items
-from engine.evaluation.score import Item, Scorer, mean_loss, row_losses, summarise, timed
+from engine.evaluation.row_loss import mean_loss
+from engine.evaluation.score import Item, Scorer, row_losses, summarise, timed
 from engine.training.batches import Layout
 
 FINAL_ROWS = 512

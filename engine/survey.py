@@ -32,7 +32,7 @@ def survey(config: Config) -> dict[str, Any]:
             "train": len(rows.train),
             "validation": len(rows.validation),
             "test": len(test),
-            "tokens": sum(len(row.input_ids) for row in rows.train),
+            "tokens": int(rows.train.lengths.sum()),
             "steps": schedule.steps,
             "batch": train.batch,
             "metric": config.evaluation.metric,

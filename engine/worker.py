@@ -35,7 +35,7 @@ from engine.planning.own import Own, longest_held_out, longest_step
 from engine.planning.probe import Probe, Probed, most_here
 from engine.planning.room import first_visible
 from engine.training import checkpoints
-from engine.training.batches import Layout, Schedule, answer_tokens, choose_layout
+from engine.training.batches import Layout, Schedule, choose_layout
 from engine.training.loss import flattening_agreement, keeps_logits
 from engine.training.meters import Meters, training_card
 from engine.training.trainer import AnswerTrainer, Callback, Hooks, StepFacts, training_arguments
@@ -210,7 +210,7 @@ def _own(run: Run, model: torch.nn.Module, exam: Examination, schedule: Schedule
         step=longest_step(rows, schedule, first, micro_batch, layout),
         held_out=longest_held_out(exam.lost, layout, device, vocabulary_of(model), keeps_logits(model)),
         prompts=[row.prompt for row in exam.test],
-        choice=max(map(answer_tokens, rows)),
+        choice=int(rows.answer_tokens.max()),
         pad=exam.tokenizer.pad_token_id,
     )
 
@@ -257,7 +257,7 @@ def _layout(run: Run, model: torch.nn.Module, rows: Prepared, pad: int) -> Layou
     layout = choose_layout(rows.train, train.packing, device, varlen)
     if layout.packing == "padded":
         return layout
-    shortest = sorted(rows.train, key=lambda row: len(row.input_ids))[:2]
+    shortest = list(rows.train.take(rows.train.lengths.argsort(kind="stable")[:2]))
     agreement = flattening_agreement(model, shortest, pad, device, keep)
     if agreement.same:
         return layout
@@ -268,7 +268,7 @@ def _layout(run: Run, model: torch.nn.Module, rows: Prepared, pad: int) -> Layou
 
 def _check_length(model: torch.nn.Module, rows: Prepared, wanted: int) -> None:
     limit = maximum_positions(model)
-    longest = max((len(row.input_ids) for row in rows.train), default=0)
+    longest = int(rows.train.lengths.max(initial=0))
     if limit and longest > limit:
         what = f"rows of {longest} tokens, and the model was made for {limit} positions"
         raise UserError(what, "train.max_length", f"set train.max_length = {limit} (it is {wanted})")

@@ -1,4 +1,4 @@
-"""The `ftbench` command: its verbs."""
+"""The `ftbench` command and its subcommands."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import typer
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from engine import __version__
 from engine.contract import ladderdir, rundir
 from engine.contract.errors import UserError
 from engine.contract.ladderdir import LadderDir
 from engine.contract.rundir import RunDir
+from tui.command_line import App
 from tui.looking import data_app, presets_app
 from tui.options import (
+    AsciiOption,
     DataOption,
     DetachOption,
     FreshOption,
@@ -25,18 +26,20 @@ from tui.options import (
     MethodName,
     MethodOption,
     ModelOption,
+    MouseOption,
     NowOption,
     RunArgument,
     RunsOption,
     SeedsOption,
     SetOption,
+    VersionOption,
     chosen_method,
     overrides,
 )
 
-app = typer.Typer(
+app = App(
     name="ftbench",
-    help="Measure what QLoRA, LoRA and full fine-tuning keep and cost, on your model, your data and your card.",
+    help="Measure what QLoRA, LoRA and full fine-tuning keep and cost, on your model, your data and your GPU.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -84,7 +87,7 @@ def ladder(
     from engine.contract.ladderplan import make_plan
     from tui.verbs import ladder as verb
 
-    given = overrides(settings, model, data)
+    given = overrides(settings, model=model, data=data)
     words = verb.rung_words(rungs)
     plan = make_plan(preset, words, given, seeds, learning_rates, probe, fresh, shlex.join(["ftbench", *sys.argv[1:]]))
     raise typer.Exit(verb.start(plan, rundir.runs_folder(runs), detach, json))
@@ -118,10 +121,8 @@ def run(
     """Train once, scored before and after; Ctrl+C asks: leave or stop."""
     from tui.verbs import run as verb
 
-    chosen = chosen_method(method)
-    raise typer.Exit(
-        verb.run(preset, chosen, overrides(settings, model, data), rundir.runs_folder(runs), now, detach, json)
-    )
+    given = overrides(settings, model=model, data=data, method=method)
+    raise typer.Exit(verb.run(preset, chosen_method(method), given, rundir.runs_folder(runs), now, detach, json))
 
 
 @app.command()
@@ -182,7 +183,7 @@ def plan(
         bool, typer.Option("--history", help="Predicted against measured peaks of earlier runs.")
     ] = False,
     runs: RunsOption = None,
-    ascii_only: Annotated[bool, typer.Option("--ascii", help="Nothing but ASCII.")] = False,
+    ascii_only: AsciiOption = False,
     json: JsonOption = False,
 ) -> None:
     """Memory, time and cost of the three methods, before a run starts."""
@@ -193,9 +194,7 @@ def plan(
         raise typer.Exit(verb.show_history(folder, json))
     if preset is None:
         raise UserError("which preset?", "plan", "`ftbench presets list` shows them; --history needs none")
-    given = overrides(settings, model, data)
-    if micro_batch is not None:
-        given["train.micro_batch"] = micro_batch
+    given = overrides(settings, model=model, data=data, method=method, micro_batch=micro_batch)
     wish = verb.Wish(preset, chosen_method(method), given, card, length, quick, folder, ascii_only, json)
     raise typer.Exit(verb.plan(wish))
 
@@ -221,14 +220,11 @@ def doctor(runs: RunsOption = None, json: JsonOption = False) -> None:
 @app.callback(invoke_without_command=True)
 def root(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    version: VersionOption = False,
     runs: RunsOption = None,
-    ascii_only: Annotated[bool, typer.Option("--ascii", help="No braille, no box drawing.")] = False,
-    mouse: Annotated[bool, typer.Option("--mouse/--no-mouse", help="Whether the workbench takes the mouse.")] = True,
+    ascii_only: AsciiOption = False,
+    mouse: MouseOption = True,
 ) -> None:
-    if version:
-        print(f"ftbench {__version__}")
-        raise typer.Exit()
     if context.invoked_subcommand is not None:
         return
     if not (sys.stdin.isatty() and sys.stdout.isatty()):

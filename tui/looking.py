@@ -1,4 +1,4 @@
-"""The verbs below `ftbench data` and `ftbench presets`: look before training."""
+"""The subcommands of `ftbench data` and `ftbench presets`."""
 
 from __future__ import annotations
 
@@ -6,41 +6,50 @@ from typing import Annotated
 
 import typer
 
-from engine.contract.preset import parse_overrides
-from tui.options import JsonOption, MethodOption, ModelOption, SetOption, chosen_method, overrides
+from tui.command_line import App
+from tui.options import (
+    DataArgument,
+    JsonOption,
+    MethodOption,
+    ModelOption,
+    PresetOption,
+    SetOption,
+    chosen_method,
+    overrides,
+)
 
-data_app = typer.Typer(help="Look at data before training on it.", no_args_is_help=True)
-presets_app = typer.Typer(help="List, show and make presets.", no_args_is_help=True)
+data_app = App(help="Check and preview data before training.", no_args_is_help=True)
+presets_app = App(help="List, show and make presets.", no_args_is_help=True)
 
 
 @data_app.command("check")
 def data_check(
-    data: Annotated[str, typer.Argument(help="Name, file, folder or Hub id.")],
+    data: DataArgument,
     model: ModelOption = None,
-    preset: Annotated[str, typer.Option("--preset", help="Whose data and length settings to use.")] = "demo-lora",
+    preset: PresetOption = "demo-lora",
     settings: SetOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Format, rows, lengths, truncation and problems, with line numbers."""
+    """Check a data set: what each column and row is used for, and why not."""
     from tui.verbs import data as verb
 
-    raise typer.Exit(verb.check(preset, overrides(settings, model, data), json))
+    raise typer.Exit(verb.check(preset, overrides(settings, model=model, data=data), json))
 
 
 @data_app.command("show")
 def data_show(
-    data: Annotated[str, typer.Argument(help="Name, file, folder or Hub id.")],
+    data: DataArgument,
     model: ModelOption = None,
-    preset: Annotated[str, typer.Option("--preset", help="Whose data and length settings to use.")] = "demo-lora",
+    preset: PresetOption = "demo-lora",
     settings: SetOption = None,
-    rows: Annotated[int, typer.Option("--rows", min=1, max=1000, help="How many samples.")] = 3,
-    split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "train",
+    rows: Annotated[int, typer.Option("--rows", min=1, max=1000, help="Number of rows.")] = 3,
+    split: Annotated[str, typer.Option("--split", help="Split: train, validation or test.")] = "train",
     json: JsonOption = False,
 ) -> None:
-    """Samples token by token, with what is trained marked."""
+    """Show rows token by token, with the tokens in the loss marked."""
     from tui.verbs import data as verb
 
-    raise typer.Exit(verb.show(preset, overrides(settings, model, data), rows, split, json))
+    raise typer.Exit(verb.show(preset, overrides(settings, model=model, data=data), rows, split, json))
 
 
 @presets_app.command("list")
@@ -56,7 +65,7 @@ def presets_show(name: str, method: MethodOption = None, settings: SetOption = N
     """The whole effective configuration, each value with its origin."""
     from tui.verbs import presets as verb
 
-    verb.show(name, chosen_method(method), parse_overrides(settings or []), json)
+    verb.show(name, chosen_method(method), overrides(settings, method=method), json)
 
 
 @presets_app.command("new")
@@ -68,4 +77,4 @@ def presets_new(
     """A preset of your own, made from another."""
     from tui.verbs import presets as verb
 
-    verb.new(name, base, parse_overrides(settings or []))
+    verb.new(name, base, overrides(settings))

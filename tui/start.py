@@ -32,8 +32,14 @@ def main() -> None:
 
 
 def bench_options(arguments: Sequence[str]) -> Opening | None:
-    """The options where there is nothing else on the command line, else None."""
+    """The options where there is nothing else on the command line, else None.
+
+    An option given twice is left to `tui.cli`, which refuses values in conflict; so is a blank folder.
+    """
     found, rest = Opening(), list(arguments)
+    names = [word.partition("=")[0].replace("--no-mouse", "--mouse") for word in rest if word.startswith("--")]
+    if len(names) > len(set(names)) or not all(map(str.strip, rest)) or "--runs=" in rest:
+        return None
     while rest:
         option = rest.pop(0)
         if option == "--ascii":

@@ -19,6 +19,10 @@ import msgspec
 from engine.contract.errors import RunFailed, UserError
 
 
+Counted = Callable[[str, int, int | None], None]
+"""Takes what is being done, the number of rows done, and of how many: None where that is not known yet."""
+
+
 class Left(Exception):
     """Whoever asked no longer wants to know."""
 
@@ -50,9 +54,12 @@ def ask(
     arguments: dict[str, Any],
     progress: Callable[[str], None] | None = None,
     leaving: Leaving | None = None,
+    counted: Counted | None = None,
 ) -> Any:
     """Run `python -m engine.answer QUESTION` and return its answer.
 
+    `progress` is told what is being done, `counted` also how many rows of how many; without `counted` the numbers are
+    part of the text.
     Raises UserError for what the answerer refuses, RunFailed where it breaks and Left where `leaving` gave it up.
     """
     content = msgspec.json.encode(arguments)
@@ -74,8 +81,8 @@ def ask(
             answer = None
             for line in process.stdout:
                 message = msgspec.json.decode(line)
-                if "progress" in message and progress:
-                    progress(message["progress"])
+                if "progress" in message:
+                    _tell(message, progress, counted)
                 answer = message if "progress" not in message else answer
             process.wait()
         except BaseException:
@@ -94,3 +101,16 @@ def ask(
         error = answer["error"]
         raise UserError(error["what"], error["where"], error["do"], error.get("code", ""))
     return answer["answer"]
+
+
+def _tell(message: dict[str, Any], progress: Callable[[str], None] | None, counted: Counted | None) -> None:
+    text, done, total = message["progress"], message.get("done"), message.get("total")
+    if done is not None and counted:
+        counted(text, done, total)
+    elif progress:
+        progress(text if done is None else f"{text}: {rows_done(done, total)}")
+
+
+def rows_done(done: int, total: int | None) -> str:
+    """`12,000 of 100,000 rows`."""
+    return f"{done:,}{f' of {total:,}' if total is not None else ''} rows"

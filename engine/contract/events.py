@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -54,6 +54,27 @@ class Data(Event, tag="data"):
     tokens: int = 0
     """In the training rows, once through."""
     answer_tokens: int = 0
+    """In the loss, once through."""
+    columns: list[dict[str, Any]] = []
+    """What each column is used for; in runs of earlier versions absent, as the three below."""
+    account: dict[str, Any] | None = None
+    """Where every row went."""
+    overlap: dict[str, dict[str, Any]] = {}
+    """Rows that one split shares with another, by pair of splits."""
+    split_version: int = 1
+    """The rule by which rows were split; runs of different rules are not compared."""
+
+
+class Progress(Event, tag="progress"):
+    """How far a long phase has come, at most once a second; no event of its own in a short one."""
+
+    phase: PhaseName
+    text: str
+    """What is being done: `tokenizing`."""
+    done: int
+    """Rows."""
+    total: int | None = None
+    """Of how many; None where that is not known yet."""
 
 
 class ModelLoaded(Event, tag="model"):
@@ -176,7 +197,22 @@ class End(Event, tag="end"):
     reason: str
 
 
-Any_ = Hello | Phase | Data | ModelLoaded | Plan | Step | Memory | Eval | Sample | Checkpoint | Warning | Error | End
+Any_ = (
+    Hello
+    | Phase
+    | Progress
+    | Data
+    | ModelLoaded
+    | Plan
+    | Step
+    | Memory
+    | Eval
+    | Sample
+    | Checkpoint
+    | Warning
+    | Error
+    | End
+)
 E = TypeVar("E", bound=Event)
 
 _encode = msgspec.json.Encoder().encode

@@ -79,6 +79,9 @@ def resolve(preset: Preset, method: Method | None = None, overrides: Flat | None
     command_line = Preset("command line", overrides)
     _check_keys(command_line)
     own = preset.values.get("method", Config().method)
+    if method and overrides.get("method", method) != method:
+        what = f"different values for method: {method} and {overrides['method']}"
+        raise UserError(what, "command line", "keep one of them", "config.conflicting_values")
     chosen = method or overrides.get("method") or own
     if chosen not in METHODS:
         raise UserError(
@@ -113,6 +116,7 @@ def resolve(preset: Preset, method: Method | None = None, overrides: Flat | None
             values[key] = value
             origins[key] = origin
     config = _converted(values, layers)
+    _check_blank(values, layers)
     _check_together(values, layers, config)
     return Effective(config, {**dict.fromkeys(_keys(), "default"), **origins}, notes)
 
@@ -133,10 +137,21 @@ def parse_overrides(pairs: Iterable[str], where: str = "--set") -> Flat:
         except (tomli.TOMLDecodeError, KeyError):
             value = raw.strip()
         if key.startswith("data.map.") and isinstance(value, str):
-            result.setdefault("data.map", {})[key.removeprefix("data.map.")] = value
+            _add(result.setdefault("data.map", {}), key.removeprefix("data.map."), value, key, where)
+        elif key == "data.map" and isinstance(value, dict):
+            for role, wish in value.items():
+                _add(result.setdefault(key, {}), role, wish, f"data.map.{role}", where)
         else:
-            result[key] = value
+            _add(result, key, value, key, where)
     return result
+
+
+def _add(table: Flat, name: str, value: Any, key: str, where: str) -> None:
+    """Set a value. Raises UserError where another one was given before: the last must not win in silence."""
+    if name in table and table[name] != value:
+        what = f"different values for {key}: {table[name]!r} and {value!r}"
+        raise UserError(what, where, "keep one of them", "config.conflicting_values")
+    table[name] = value
 
 
 def flatten(config: Config) -> Flat:
@@ -204,6 +219,15 @@ def _check_unread(preset: Preset) -> None:
                 preset.where(key),
                 "remove it or change the method",
             )
+
+
+def _check_blank(values: Flat, layers: list[tuple[str, Preset]]) -> None:
+    """Refuse names and paths without a character: an empty path would mean the current folder."""
+    for key, value in values.items():
+        blank = isinstance(value, str) and (not value.strip() if key != "data.separator" else not value)
+        if blank and key not in ("title", "about"):
+            where = next(layer.where(key) for _, layer in reversed(layers) if key in layer.values)
+            raise UserError(f"empty value for {key}", where, "give a value or leave the key out", "config.empty_value")
 
 
 def _check_together(values: Flat, layers: list[tuple[str, Preset]], config: Config) -> None:

@@ -1,56 +1,60 @@
-"""The report on a data set before it is trained on, and samples of it token by token with what is learnt.
+"""The report on a data set before it is trained on, and samples of it token by token with what is in the loss.
 
-Both take `prepare`'s own steps, so they speak of exactly the rows that are trained on.
+Both show exactly the rows that are trained on: they come from the same preparation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from engine.contract.errors import UserError
 from engine.contract.schema import Data
-from engine.data.account import SHOWN, SPLITS, about, warnings
-from engine.data.conversation import Example
-from engine.data.prepare import Survey, fingerprint, refused, survey, understood
+from engine.data.building import Progress
+from engine.data.counts import SHOWN, SPLITS
+from engine.data.preparation import Places, Preparation
+from engine.data.preparation_report import about, conflicting, warnings
+from engine.data.prepare import preparation, quiet, refused
 from engine.data.rendering import special_tokens
-from engine.data.split import duplicates
-from engine.data.tokens import IGNORED, Row, tokenize_all
+from engine.data.tokenized import TokenizedRows
+from engine.data.tokens import IGNORED, Row
 
 _POINTS = {"p5": 0.05, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
-def check(data: Data, max_length: int, tokenizer: Any) -> dict[str, Any]:
+def check(data: Data, max_length: int, tokenizer: Any, progress: Progress = quiet) -> dict[str, Any]:
     """Everything counted about a data set, JSON-able; `refused` says why training would not begin, else None.
 
     Raises UserError only where rows cannot be read or understood at all.
     """
-    return report(survey(data, max_length, tokenizer), max_length, tokenizer)
+    return report(preparation(data, max_length, tokenizer, progress), max_length)
 
 
-def report(done: Survey, max_length: int, tokenizer: Any) -> dict[str, Any]:
+def report(done: Preparation, max_length: int) -> dict[str, Any]:
     """What `check` says of a preparation that has been made."""
-    refusals = [refusal.line for name in SPLITS if (refusal := refused(done, name))]
-    examples = [example for name in SPLITS for example in getattr(done.split, name)]
-    same = duplicates(examples)
+    refusals = [refusal for name in SPLITS if (refusal := refused(done, name))]
     return {
-        **about(done, tokenizer),
-        "fingerprint": fingerprint(done.rows),
+        **about(done),
+        "fingerprint": done.facts.fingerprint,
         "max_length": max_length,
-        "lengths": {name: _lengths(done.rows[name]) for name in SPLITS if done.rows[name]},
-        "duplicates": {"rows": sum(len(places) - 1 for places in same), "where": [p[:SHOWN] for p in same[:SHOWN]]},
-        "contradictions": _contradictions(done),
-        "overlaps": {
-            pair: {"rows": len(found), "where": [list(places) for places in found[:SHOWN]]}
-            for pair, found in done.split.overlaps.items()
+        "lengths": {name: _lengths(done.rows[name]) for name in SPLITS if len(done.rows[name])},
+        "duplicates": _places(done.facts.duplicates),
+        "conflicting_labels": _places(done.facts.same_prompt if conflicting(done) else Places()),
+        "multiple_references": {
+            **_places(Places() if conflicting(done) else done.facts.same_prompt),
+            "prompts": 0 if conflicting(done) else done.facts.repeated_prompts,
         },
         "unknown_roles": _unknown_roles(done),
-        "warnings": [msgspec.to_builtins(notice) for notice in warnings(done, tokenizer)],
-        "refused": refusals[0] if refusals else None,
+        "warnings": [msgspec.to_builtins(notice) for notice in warnings(done)],
+        "refused": refusals[0].line if refusals else None,
+        "refusal_code": refusals[0].code if refusals else None,
     }
+
+
+def _places(places: Places) -> dict[str, Any]:
+    return {"rows": places.rows, "where": places.where}
 
 
 def show(
@@ -65,7 +69,7 @@ def show(
     """`n` rows of a split from the `start`th on (from 0), as they are trained on: see `sample`."""
     if split not in SPLITS:
         raise UserError(f"no split {split!r}", data.id, f"splits are {', '.join(SPLITS)}")
-    rows = islice(_rows(getattr(understood(data, tokenizer).split, split), tokenizer, max_length), start, start + n)
+    rows = preparation(data, max_length, tokenizer).rows[split][start : start + n]
     specials = special_tokens(tokenizer)[0]
     return [sample(row, tokenizer, specials, most) for row in rows]
 
@@ -94,12 +98,6 @@ def sample(row: Row, tokenizer: Any, specials: frozenset[int], most: int | None 
     }
 
 
-def _rows(examples: list[Example], tokenizer: Any, max_length: int) -> Iterator[Row]:
-    """The usable rows of a split, tokenized no further than they are asked for."""
-    for batch in (examples[start : start + 64] for start in range(0, len(examples), 64)):
-        yield from (row for row in tokenize_all(batch, tokenizer, max_length) if isinstance(row, Row))
-
-
 def _token(id_: int, label: int, specials: frozenset[int], tokenizer: Any) -> dict[str, Any]:
     return {"text": _token_text(id_, tokenizer), "id": id_, "trained": label != IGNORED, "special": id_ in specials}
 
@@ -113,33 +111,23 @@ def _token_text(id_: int, tokenizer: Any) -> str:
     return f" {text}" if piece.startswith("▁") and not text.startswith(" ") else text
 
 
-def _lengths(rows: list[Row]) -> dict[str, Any]:
-    """Percentiles of tokens before the cut, of learnt tokens, and the share of rows whose answer the cut touches."""
-    cut = sum(len(row.labels) - row.labels.count(IGNORED) < row.answer for row in rows)
+def _lengths(rows: TokenizedRows) -> dict[str, Any]:
+    """Percentiles of tokens before the cut and of those in the loss, and the share of rows whose answer is cut."""
+    answers = rows.column("answer")
     return {
-        "tokens": _percentiles([row.length for row in rows]),
-        "answer": _percentiles([row.answer for row in rows]),
-        "answers_cut": cut / len(rows),
+        "tokens": _percentiles(rows.lengths_before_cut),
+        "answer": _percentiles(answers),
+        "answers_cut": int((rows.loss_tokens < answers).sum()) / len(rows),
     }
 
 
-def _percentiles(values: list[int]) -> dict[str, int]:
+def _percentiles(values: np.ndarray) -> dict[str, int]:
     """The smallest value that a share of the values does not exceed (nearest rank)."""
-    ordered = sorted(values)
-    return {name: ordered[max(0, -int(-share * len(ordered) // 1) - 1)] for name, share in _POINTS.items()}
+    ordered = np.sort(values)
+    return {name: int(ordered[max(0, -int(-share * len(ordered) // 1) - 1)]) for name, share in _POINTS.items()}
 
 
-def _contradictions(done: Survey) -> dict[str, Any]:
-    """Training rows that ask the same and answer otherwise."""
-    first: dict[tuple[int, ...], Row] = {}
-    found = []
-    for row in done.rows["train"]:
-        earlier = first.setdefault(tuple(row.prompt), row)
-        if row.prompt and earlier.target.strip() != row.target.strip():
-            found.append([earlier.where, row.where])
-    return {"rows": len(found), "where": found[:SHOWN]}
-
-
-def _unknown_roles(done: Survey) -> dict[str, Any]:
-    bad = [problem for name in SPLITS for problem in done.problems[name] if problem.kind == "unknown role"]
-    return {"rows": len(bad), "where": [f"{problem.where}: {problem.what}" for problem in bad[:SHOWN]]}
+def _unknown_roles(done: Preparation) -> dict[str, Any]:
+    found = [one for name in SPLITS for one in done.left_out(name) if one.kind == "unknown role"]
+    where = [place for name in SPLITS for place in done.details(name, "unknown role")]
+    return {"rows": sum(one.rows for one in found), "where": where[:SHOWN]}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +28,15 @@ class Example:
     """Strings for prompt-completion and text: what plain text is made of where there is no chat template."""
     where: str
     tools: list[Any] | None = None
-    untrained: frozenset[int] = frozenset()
-    """Indices of assistant messages that are not learnt: those of a prompt, and those with weight 0."""
+    weights: dict[int, float] = field(default_factory=dict)
+    """Loss weight of assistant messages by index; a message that is absent has weight 1, one of weight 0 is not in the
+    loss (the turns of a prompt, and messages whose row says so). Without messages, index 0 is the completion."""
     references: tuple[str, ...] = ()
     """Other accepted answers beyond the completion or the last message; a test row is scored against all of them."""
+
+    def weight(self, number: int) -> float:
+        """Loss weight of the tokens of message `number`."""
+        return self.weights.get(number, 1.0)
 
     @cached_property
     def key(self) -> str:
@@ -115,7 +121,7 @@ def _question(
     chat = _conversation(turns, raw, found)
     assert chat.messages is not None
     system = f"{chat.messages[0]['content']}\n\n" if chat.messages[0]["role"] == "system" else ""
-    return Example(chat.messages, system + prompt, completion, raw.where, chat.tools, chat.untrained)
+    return Example(chat.messages, system + prompt, completion, raw.where, chat.tools, chat.weights)
 
 
 def _from_chat(raw: Raw, found: Format) -> Example:
@@ -128,21 +134,36 @@ def _from_chat(raw: Raw, found: Format) -> Example:
 def _conversation(turns: list[dict[str, Any]], raw: Raw, found: Format, learnt_from: int = 0) -> Example:
     messages = [message(turn, number, raw) for number, turn in enumerate(turns, 1)]
     answers = [number for number, turn in enumerate(messages) if turn["role"] == "assistant"]
-    skipped = {number for number in answers if number < learnt_from or turns[number].get("weight") == 0}
-    learnt = [number for number in answers if number not in skipped]
+    weights = {number: _weight(turns[number], number + 1, raw) for number in answers if number >= learnt_from}
+    learnt = [number for number, weight in weights.items() if weight > 0]
     if not learnt:
         raise Unusable("no answer", "no assistant message to learn")
     messages = messages[: learnt[-1] + 1]  # nothing is learnt from what follows the last answer
-    skipped &= set(range(len(messages)))
+    weights = {number: weights.get(number, 0.0) for number in answers if number <= learnt[-1]}
     if not messages[-1]["content"].strip() and not messages[-1].get("tool_calls"):
         raise Unusable("empty", "the last answer is empty")
     if "system" in found.parts and messages[0]["role"] != "system":
         system = text_of(found.parts["system"].fill(raw.values), raw, "system")
         if system.strip():
             messages.insert(0, {"role": "system", "content": system})
-            skipped = {number + 1 for number in skipped}
+            weights = {number + 1: weight for number, weight in weights.items()}
     tools = found.parts["tools"].fill(raw.values) if "tools" in found.parts else None
-    return Example(messages, None, None, raw.where, tools_of(tools, raw), frozenset(skipped))
+    return Example(messages, None, None, raw.where, tools_of(tools, raw), _other_than_one(weights))
+
+
+def _weight(turn: dict[str, Any], number: int, raw: Raw) -> float:
+    """A message's `weight` as OpenAI writes it. UserError unless it is a finite number of at least 0."""
+    weight = turn.get("weight")
+    if weight is None:
+        return 1.0
+    if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+        what = f"invalid loss weight {weight!r} in message {number}"
+        raise UserError(what, raw.where, "use a number of at least 0", code="data.invalid_weight")
+    return float(weight)
+
+
+def _other_than_one(weights: dict[int, float]) -> dict[int, float]:
+    return {number: weight for number, weight in weights.items() if weight != 1.0}
 
 
 def _is_turns(value: Any) -> bool:

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from engine.contract.schema import Data
-from engine.data.account import SPLITS, counted
 from engine.data.conversation import Problem
+from engine.data.counts import SPLITS, counted
 from engine.data.formats import agree, converse, detect
 from engine.data.source import read
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from engine.contract.schema import Data
-from engine.data.account import SPLITS
+from engine.data.building import Progress
 from engine.data.check import report, sample
+from engine.data.counts import SPLITS
 from engine.data.lengths import histogram
-from engine.data.prepare import Survey, survey
+from engine.data.preparation import Preparation
+from engine.data.prepare import preparation, quiet
 from engine.data.rendering import has_template, special_tokens
+from engine.data.tokenized import TokenizedRows
 from engine.data.tokens import Row
 
 MOST_TOKENS = 60_000
@@ -20,26 +25,32 @@ ODD = 40
 
 
 def inspect(
-    data: Data, max_length: int, tokenizer: Any, rows: int, most: int, progress: Callable[[str], None]
+    data: Data, max_length: int, tokenizer: Any, rows: int, most: int, progress: Progress = quiet
 ) -> dict[str, Any]:
-    """Everything about a data set at once, by one reading of it. JSON-able.
+    """Everything about a data set at once, from one preparation. JSON-able.
 
-    `samples` are the first `rows` of each split, and under `noticed` the first that were cut or have notes; a sample
-    longer than `most` tokens is told by its ends. Raises UserError as `check` does.
+    `samples` are the first `rows` of each split, and under `noticed` the first that were cut or have notes; of a sample
+    longer than `most` tokens only the ends are given. Raises UserError as `check` does.
     """
-    done = survey(data, max_length, tokenizer, progress)
-    noticed = [row for name in SPLITS for row in done.rows[name] if row.cut or row.notes]
+    done = preparation(data, max_length, tokenizer, progress)
+    odd = {name: _odd(done.rows[name]) for name in SPLITS}
     specials = special_tokens(tokenizer)[0]
     shown: dict[str, Sequence[Row]] = {name: done.rows[name][:rows] for name in SPLITS}
-    shown["noticed"] = noticed[:ODD]
+    shown["noticed"] = [row for some in odd.values() for row in some[:ODD]][:ODD]
     return {
-        "report": report(done, max_length, tokenizer),
+        "report": report(done, max_length),
         "samples": {name: _few(some, tokenizer, specials, most) for name, some in shown.items()},
-        "noticed": len(noticed),
+        "noticed": sum(map(len, odd.values())),
         "histograms": {name: _lengths(done, name, max_length) for name in SPLITS},
         "chat_template": str(tokenizer.chat_template) if has_template(tokenizer) else None,
         "special_tokens": {"bos": tokenizer.bos_token, "eos": tokenizer.eos_token, "pad": tokenizer.pad_token},
     }
+
+
+def _odd(rows: TokenizedRows) -> TokenizedRows:
+    """The rows that were cut or have notes."""
+    noted = np.array([bool(notes) for notes in rows.columns.tables["notes"]], dtype=bool)
+    return rows.take(np.flatnonzero(rows.cut | noted[rows.note_numbers]))
 
 
 def _few(rows: Sequence[Row], tokenizer: Any, specials: frozenset[int], most: int) -> list[dict[str, Any]]:
@@ -54,6 +65,6 @@ def _few(rows: Sequence[Row], tokenizer: Any, specials: frozenset[int], most: in
     return samples
 
 
-def _lengths(done: Survey, name: str, max_length: int) -> dict[str, Any] | None:
-    lost = [problem.length for problem in done.problems[name] if problem.length > max_length]
-    return histogram([row.length for row in done.rows[name]], lost, max_length)
+def _lengths(done: Preparation, name: str, max_length: int) -> dict[str, Any] | None:
+    lost = done.lengths_left_out(name)
+    return histogram(done.rows[name].lengths_before_cut, lost[lost > max_length], max_length)

@@ -1,38 +1,37 @@
-"""Rows ready for the model, by the one path that preview, training and evaluation share."""
+"""Rows ready for the model: the one function behind check, preview, launch and run."""
 
 from __future__ import annotations
 
 import hashlib
-from array import array
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from engine.contract.errors import Notice, UserError
 from engine.contract.schema import Data
-from engine.data.account import SPLITS, about, counted, warnings
-from engine.data.conversation import Example, Problem
-from engine.data.formats import Format, agree, converse, detect
-from engine.data.raw import Raw
-from engine.data.rendering import has_template
-from engine.data.source import Source, read
-from engine.data.split import Split, split
-from engine.data.tokens import Row, tokenize_all
+from engine.contract.split_version import SPLIT_VERSION
+from engine.data.building import Builder, Progress
+from engine.data.counts import SPLITS
+from engine.data.fingerprints import fingerprint
+from engine.data.preparation import Preparation
+from engine.data.preparation_report import about, warnings
+from engine.data.source import read
+from engine.data.tokenized import TokenizedRows
+from engine.data.tokens import Row
 
 REFUSED_SHARE = 0.3
 """Above this share of rows with nothing to learn the data is not what the preset says it is."""
-
-_TOLD = 4096
-"""Rows tokenized between two words on how far it is."""
+_NOT_PROBLEMS = ("data.max_rows", "data.validation_overlaps")
+"""Reasons for leaving rows out that are no fault of the rows."""
 
 
 @dataclass(frozen=True)
 class Prepared:
     """What every method trains on and is scored by."""
 
-    train: list[Row]
-    validation: list[Row]
-    test: list[Row]
+    train: TokenizedRows
+    validation: TokenizedRows
+    test: TokenizedRows
     about: dict[str, Any]
     """JSON-able: source, format, template, splits, and everything that was counted, with places."""
     warnings: list[Notice]
@@ -40,82 +39,49 @@ class Prepared:
     """sha256 over the token rows of the three splits: equal for equal content, tokenizer and settings."""
 
 
-@dataclass
-class Survey:
-    """A preparation with everything met on the way, before it is judged."""
-
-    source: Source
-    format: Format
-    split: Split
-    rows: dict[str, list[Row]] = field(default_factory=dict)
-    problems: dict[str, list[Problem]] = field(default_factory=dict)
+def quiet(what: str, done: int, total: int | None) -> None:
+    """Progress that nobody looks at."""
 
 
-def prepare(data: Data, max_length: int, tokenizer: Any) -> Prepared:
+def prepare(
+    data: Data, max_length: int, tokenizer: Any, progress: Progress = quiet, split_version: int = SPLIT_VERSION
+) -> Prepared:
     """Read, understand, split and tokenize. Deterministic.
 
-    Raises UserError for anything wrong with the data, also when more than 30 % of a split's rows would be
-    learnt from in no token.
+    Raises UserError for anything wrong with the data, also when more than 30% of a split's rows have no token in the
+    loss.
     """
-    done = survey(data, max_length, tokenizer)
+    done = preparation(data, max_length, tokenizer, progress, split_version)
     for name in SPLITS:
-        refusal = refused(done, name)
-        if refusal:
+        if refusal := refused(done, name):
             raise refusal
     rows = done.rows
     return Prepared(
-        rows["train"],
-        rows["validation"],
-        rows["test"],
-        about(done, tokenizer),
-        warnings(done, tokenizer),
-        fingerprint(rows),
+        rows["train"], rows["validation"], rows["test"], about(done), warnings(done), done.facts.fingerprint
     )
 
 
-def survey(data: Data, max_length: int, tokenizer: Any, progress: Callable[[str], None] = lambda text: None) -> Survey:
+def preparation(
+    data: Data, max_length: int, tokenizer: Any, progress: Progress = quiet, split_version: int = SPLIT_VERSION
+) -> Preparation:
     """Everything `prepare` does but refuse rows: what a check reports on."""
-    progress("reading and splitting the rows")
-    done = understood(data, tokenizer)
-    for name in SPLITS:
-        examples = getattr(done.split, name)
-        results: list[Row | Problem] = []
-        for start in range(0, len(examples), _TOLD):
-            progress(f"tokenizing {name} rows: {start:,} of {len(examples):,}")
-            results += tokenize_all(examples[start : start + _TOLD], tokenizer, max_length)
-        done.rows[name] = [row for row in results if isinstance(row, Row)]
-        done.problems[name] += [problem for problem in results if isinstance(problem, Problem)]
+    progress("reading", 0, None)
+    source = read(data)
+    done, _ = Builder(data, source, tokenizer, max_length, split_version, progress).build(None)
+    done.facts.fingerprint = fingerprint(done.rows)
     return done
 
 
-def understood(data: Data, tokenizer: Any) -> Survey:
-    """Rows read, their format found, conversations split: everything before tokens."""
-    source = read(data)
-    given = {name: rows for name in SPLITS if (rows := getattr(source, name)) is not None}
-    found = detect(given["train"], data)
-    _need_template(found, tokenizer, data)
-    examples: dict[str, list[Example]] = {}
-    problems: dict[str, list[Problem]] = {name: [] for name in SPLITS}
-    for name, raws in given.items():
-        agree(raws, found)
-        examples[name], problems[name] = _conversed(raws, found)
-    shares = (_share(data.validation) or 0.0, _share(data.test))
-    parted = split(
-        examples["train"], examples.get("validation"), examples.get("test"), shares, data.seed, data.max_rows
-    )
-    return Survey(source, found, parted, problems=problems)
-
-
-def refused(done: Survey, name: str) -> UserError | None:
+def refused(done: Preparation, name: str) -> UserError | None:
     """The error for a split in which too many rows, or all, have nothing to learn."""
-    bad, good = done.problems[name], len(done.rows[name])
-    if not bad or len(bad) <= REFUSED_SHARE * (len(bad) + good):
+    found = [one for one in done.left_out(name) if one.kind not in _NOT_PROBLEMS]
+    bad, good = sum(one.rows for one in found), len(done.rows[name])
+    if not bad or bad <= REFUSED_SHARE * (bad + good):
         return None
-    kinds = counted([(problem.kind, problem.where) for problem in bad])
-    worst = max(kinds, key=lambda kind: kinds[kind]["rows"])
-    first = next(problem for problem in bad if problem.kind == worst)
-    what = f"{len(bad):,} of {len(bad) + good:,} {name} rows would train on nothing, mostly: {worst} ({first.what})"
-    return UserError(what, first.where, _REMEDIES.get(worst, "mend the rows, or set data.format or data.map"))
+    worst = max(found, key=lambda one: one.rows)
+    what = f"{bad:,} of {bad + good:,} {name} rows would train on nothing, mostly: {worst.kind} ({worst.what})"
+    do = _REMEDIES.get(worst.kind, "correct the rows, or set data.format or data.map")
+    return UserError(what, worst.where[0], do, code="data.nothing_to_learn")
 
 
 _REMEDIES = {
@@ -124,18 +90,6 @@ _REMEDIES = {
     "refused by the chat template": "set model.chat_template to one that takes these conversations",
     "no answer": "set data.separator or data.map so that every row has an answer",
 }
-
-
-def fingerprint(rows: dict[str, list[Row]]) -> str:
-    """sha256 over ids, labels, prompts and targets, in order."""
-    digest = hashlib.sha256()
-    for name in SPLITS:
-        digest.update(f"{name} {len(rows[name])}\n".encode())
-        for row in rows[name]:
-            for ids in (row.input_ids, row.labels, row.prompt):
-                digest.update(len(ids).to_bytes(8, "little") + array("q", ids).tobytes())
-            digest.update(row.target.encode() + b"\0")
-    return digest.hexdigest()
 
 
 def sampled(rows: Sequence[Row], most: int | None) -> list[Row]:
@@ -147,20 +101,3 @@ def sampled(rows: Sequence[Row], most: int | None) -> list[Row]:
         return hashlib.sha256(repr(rows[number].input_ids).encode()).digest()
 
     return [rows[number] for number in sorted(sorted(range(len(rows)), key=key)[:most])]
-
-
-def _conversed(raws: list[Raw], found: Format) -> tuple[list[Example], list[Problem]]:
-    results = [converse(raw, found) for raw in raws]
-    examples = [result for result in results if isinstance(result, Example)]
-    return examples, [result for result in results if isinstance(result, Problem)]
-
-
-def _need_template(found: Format, tokenizer: Any, data: Data) -> None:
-    if has_template(tokenizer) or found.name in ("text", "prompt-completion"):
-        return
-    what = f"{found.name} rows need a chat template and this model has none"
-    raise UserError(what, data.id, "set model.chat_template to a Jinja file")
-
-
-def _share(wish: float | str | None) -> float | None:
-    return None if wish is None or isinstance(wish, str) else float(wish)

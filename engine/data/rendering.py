@@ -8,7 +8,7 @@ have been asked for (Qwen3 strips the reasoning of past turns), only the last an
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.contract.errors import UserError
@@ -26,6 +26,8 @@ class Turn:
     """Special tokens between start and stop."""
     closed: bool
     """Whether it ends with a special token."""
+    weight: float = 1.0
+    """Of each of its tokens in the loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +72,14 @@ class Renderer:
         wanted = [
             number
             for number, turn in enumerate(messages[:-1])
-            if turn["role"] == "assistant" and number not in example.untrained and number > 0
+            if turn["role"] == "assistant" and number > 0 and example.weight(number) > 0
         ]
         found = [self._turn(example, number, whole) for number in wanted]
         earlier = [turn for turn in found if turn is not None]
         rewritten = len(earlier) < len(wanted)
         turns = [last] if rewritten else [*earlier, last]
         notes = [] if not rewritten else ["history rewritten by the template"]
-        if messages[0]["role"] == "assistant" and 0 not in example.untrained:
+        if messages[0]["role"] == "assistant" and example.weight(0) > 0:
             notes.append("opens with an answer")
         if not all(turn.closed for turn in turns):
             notes.append("no end token")
@@ -106,7 +108,7 @@ class Renderer:
         shared = len(whole) if is_last else _shared(through, whole)
         turn = self._ended(example.messages[number], whole, len(before), shared)
         exact = turn.closed or through == whole[: len(through)]
-        return turn if exact else None
+        return replace(turn, weight=example.weight(number)) if exact else None
 
     def _misplaced(self, example: Example, whole: str) -> UserError:
         """Learning an answer behind another text than it will be asked for with would be for nothing."""

@@ -1,33 +1,148 @@
-"""Who trains, who validates and who tests, decided by content: equal rows always fall on the same side."""
+"""Which row trains, validates or tests, from the rows' keys alone: decided before a row is tokenized."""
 
 from __future__ import annotations
 
-import hashlib
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from engine.contract.errors import Notice
-from engine.contract.text import amount
-from engine.data.conversation import Example
+import numpy as np
 
-TEST_SHARE, TEST_LIMIT = 0.1, 500
-"""Held out when neither the preset nor the data has a test split."""
-ENOUGH = 20
-"""From this many rows on, a share that rounds to nothing still gives one row."""
+from engine.contract.errors import Notice
+from engine.contract.split_version import SPLIT_VERSION
+from engine.contract.text import amount, percent
+from engine.data.conversation import Example
+from engine.data.keys import KeyTable, group_numbers
+from engine.data.overlap import Overlap, overlap
+from engine.data.split_rows import OVER_LIMIT, SHARED, TEST, TRAIN, VALIDATION, Shares, assign_v2
+from engine.data.split_v1 import assign_v1
+
+SIDES = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+
+
+@dataclass
+class Assignment:
+    """What becomes of every row that was read."""
+
+    version: int
+    sides: dict[str, np.ndarray]
+    """Given split -> (N,) side code of each of its rows: TRAIN, VALIDATION, TEST, OVER_LIMIT or SHARED."""
+    items: dict[str, np.ndarray]
+    """Given split -> (N,) number of the item a row belongs to: rows of one prompt share it, across all splits."""
+    overlaps: dict[str, Overlap] = field(default_factory=dict)
+    """`test/train` and `validation/train`, where both have rows. Validation rows as they were given."""
+    about: list[str] = field(default_factory=list)
+    """What was done, one sentence each."""
+    warnings: list[Notice] = field(default_factory=list)
+
+    def count(self, code: int) -> int:
+        """Rows with that side code."""
+        return sum(int((side == code).sum()) for side in self.sides.values())
+
+    def rows(self, code: int) -> list[tuple[str, np.ndarray]]:
+        """(given split, row numbers in reading order) of the rows with that side code."""
+        found = [(name, np.flatnonzero(side == code)) for name, side in self.sides.items()]
+        return [(name, numbers) for name, numbers in found if len(numbers)]
+
+    def item_count(self, code: int) -> int:
+        """Distinct items among the rows with that side code."""
+        numbers = [self.items[name][rows] for name, rows in self.rows(code)]
+        return len(np.unique(np.concatenate(numbers))) if numbers else 0
+
+
+def assign(
+    keys: dict[str, KeyTable], shares: Shares, seed: int, max_rows: int | None, version: int = SPLIT_VERSION
+) -> Assignment:
+    """Divide the rows of the given splits; `keys` has `train`, and `validation` and `test` where they are given."""
+    if version == 1:
+        sides = assign_v1(keys, shares, seed, max_rows)
+        starts = np.cumsum([0, *map(len, keys.values())])
+        items = {name: start + np.arange(len(keys[name])) for name, start in zip(keys, starts, strict=False)}
+    else:
+        sides = assign_v2(keys, shares, seed, max_rows)
+        items = dict(zip(keys, group_numbers([table.prompts for table in keys.values()]), strict=True))
+    done = Assignment(version, sides, items)
+    _note_overlaps(done, keys)
+    _tell(done, keys, shares, max_rows)
+    return done
+
+
+def _note_overlaps(done: Assignment, keys: dict[str, KeyTable]) -> None:
+    train, test = done.rows(TRAIN), done.rows(TEST)
+    validation = [*done.rows(VALIDATION), *done.rows(SHARED)]
+    for name, rows in (("test", test), ("validation", validation)):
+        if rows and train:
+            done.overlaps[f"{name}/train"] = overlap(keys, rows, train)
+
+
+def _tell(done: Assignment, keys: dict[str, KeyTable], shares: Shares, max_rows: int | None) -> None:
+    if "test" not in keys:
+        why = "no test split was given" if shares.test is None else f"data.test = {shares.test:g}"
+        done.about.append(f"test: {_held(done, TEST)} held out of training by prompt ({why})")
+    if "validation" not in keys:
+        done.about.append(f"validation: {_held(done, VALIDATION)} held out of training by prompt")
+    if over := done.count(OVER_LIMIT):
+        kept = done.count(TRAIN)
+        done.about.append(f"train: {kept:,} of {kept + over:,} rows, chosen by content (max_rows)")
+    done.warnings += [notice for notice in (_no_test(done, shares), _test_overlap(done), _shared(done)) if notice]
+
+
+def _held(done: Assignment, code: int) -> str:
+    rows, items = done.count(code), done.item_count(code)
+    return amount(rows, "row") + (f" of {amount(items, 'prompt')}" if items != rows else "")
+
+
+def _no_test(done: Assignment, shares: Shares) -> Notice | None:
+    if done.count(TEST):
+        return None
+    prompts = done.item_count(TRAIN)
+    if shares.test == 0:
+        why = "data.test is 0"
+    else:
+        why = f"{amount(done.count(TRAIN), 'row')} with {amount(prompts, 'distinct prompt')}: too few to hold one out"
+    return Notice("data.no_test_rows", f"no test rows ({why}): the model is trained and not scored")
+
+
+def _test_overlap(done: Assignment) -> Notice | None:
+    found = done.overlaps.get("test/train")
+    if not found or not found.prompt:
+        return None
+    text = (
+        f"{found.prompt:,} of {found.of:,} test rows ({percent(found.prompt / found.of)}) have a prompt that is also "
+        f"trained on, {found.both:,} of them with the same answer: scores on them measure memorization"
+    )
+    return Notice("data.test_overlaps_train", text)
+
+
+def _shared(done: Assignment) -> Notice | None:
+    gone = done.count(SHARED)
+    if not gone:
+        return None
+    what = "prompt is" if done.version > 1 else "content is"
+    text = (
+        f"{gone:,} of {gone + done.count(VALIDATION):,} validation rows are left out: their {what} "
+        "also in the training or test rows"
+    )
+    return Notice("data.validation_overlaps", text)
 
 
 @dataclass
 class Split:
-    """The examples of each split, in the order they were read, and what was done to get there."""
+    """The examples of each split, in the order they were read, and how they were assigned."""
 
     train: list[Example]
     validation: list[Example]
     test: list[Example]
-    about: list[str] = field(default_factory=list)
-    warnings: list[Notice] = field(default_factory=list)
+    assignment: Assignment
     overlaps: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
-    """Pair of splits -> (where, where) of equal content, as it was given."""
+    """Pair of splits -> (where, where) of the first rows with the same prompt."""
+
+    @property
+    def about(self) -> list[str]:
+        return self.assignment.about
+
+    @property
+    def warnings(self) -> list[Notice]:
+        return self.assignment.warnings
 
 
 def split(
@@ -37,105 +152,27 @@ def split(
     shares: tuple[float, float | None],
     seed: int,
     max_rows: int | None,
+    version: int = SPLIT_VERSION,
 ) -> Split:
-    """Hold out what is not given. `shares` are validation's and test's; a test share of None means the default.
-
-    A given test set is never changed: rows it shares with training are reported. A given validation set loses
-    the rows it shares with the others, because it only steers.
-    """
-    done = Split(train, validation or [], test or [])
-    if test is None:
-        _hold_out_test(done, shares[1], seed)
-    else:
-        _note_overlap(done, "test", "train")
-        if done.overlaps["test/train"]:
-            count = len(done.overlaps["test/train"])
-            done.warnings.append(
-                Notice(
-                    "data.test_overlaps_train",
-                    f"{count:,} of {len(test):,} test rows are also training rows: scores on them measure memorization",
-                )
-            )
-    if validation is None:
-        count = _count(len(done.train), shares[0])
-        done.train, done.validation = _hold_out(done.train, count, seed, "validation")
-        done.about.append(f"validation: {amount(len(done.validation), 'row')} held out of training by content")
-    else:
-        _drop_shared(done)
-    _choose_rows(done, seed, max_rows)
-    return done
-
-
-def _hold_out_test(done: Split, share: float | None, seed: int) -> None:
-    count = _count(len(done.train), TEST_SHARE if share is None else share)
-    if share is None:
-        count = min(count, TEST_LIMIT)
-    done.train, done.test = _hold_out(done.train, count, seed, "test")
-    why = "no test split was given" if share is None else f"data.test = {share:g}"
-    done.about.append(f"test: {amount(len(done.test), 'row')} held out of training by content ({why})")
-    if not done.test and share != 0:
-        done.warnings.append(Notice("data.no_test_rows", "no test rows: too few rows to hold one out"))
-
-
-def _drop_shared(done: Split) -> None:
-    """A validation row that trains or tests says nothing about rows never seen."""
-    before = len(done.validation)
-    for other in ("train", "test"):
-        _note_overlap(done, "validation", other)
-    seen = {example.key for example in (*done.train, *done.test)}
-    done.validation = [example for example in done.validation if example.key not in seen]
-    if len(done.validation) < before:
-        gone = before - len(done.validation)
-        done.warnings.append(
-            Notice(
-                "data.validation_overlaps",
-                f"{gone:,} of {before:,} validation rows are also training or test rows: left out of validation",
-            )
-        )
-
-
-def _choose_rows(done: Split, seed: int, max_rows: int | None) -> None:
-    if max_rows is None or max_rows >= len(done.train):
-        return
-    order = sorted(range(len(done.train)), key=lambda n: (rank(done.train[n].key, seed, "rows"), n))
-    done.about.append(f"train: {max_rows:,} of {len(done.train):,} rows, chosen by content (max_rows)")
-    done.train = [done.train[n] for n in sorted(order[:max_rows])]
-
-
-def _note_overlap(done: Split, one: str, other: str) -> None:
-    places = {example.key: example.where for example in reversed(getattr(done, other))}
-    shared = [(example.where, places[example.key]) for example in getattr(done, one) if example.key in places]
-    done.overlaps[f"{one}/{other}"] = shared
-
-
-def _hold_out(rows: list[Example], count: int, seed: int, purpose: str) -> tuple[list[Example], list[Example]]:
-    """Take `count` rows out, in groups of equal content by the order of their hashes. (kept, taken)"""
-    groups: dict[str, list[int]] = defaultdict(list)
-    for number, example in enumerate(rows):
-        groups[example.key].append(number)
-    taken: set[int] = set()
-    for key in sorted(groups, key=lambda key: rank(key, seed, purpose)):
-        if len(taken) >= count:
-            break
-        if len(taken) + len(groups[key]) <= count:
-            taken.update(groups[key])
-    return [e for n, e in enumerate(rows) if n not in taken], [e for n, e in enumerate(rows) if n in taken]
-
-
-def _count(rows: int, share: float) -> int:
-    if share == 0:
-        return 0
-    return max(round(rows * share), 1 if rows >= ENOUGH else 0)
-
-
-def rank(key: str, seed: int, purpose: str) -> str:
-    """A row's place in a shuffle that depends on its content, the seed and what it is for, and on nothing else."""
-    return hashlib.sha256(f"{seed}:{purpose}:{key}".encode()).hexdigest()
+    """`assign` for examples that are all in memory. `shares` are validation's and test's."""
+    given = {"train": train, "validation": validation, "test": test}
+    examples = {name: rows for name, rows in given.items() if rows is not None}
+    keys = {name: KeyTable.of(rows, version) for name, rows in examples.items()}
+    done = assign(keys, Shares(*shares), seed, max_rows, version)
+    picked = {
+        name: [examples[source][number] for source, numbers in done.rows(code) for number in numbers]
+        for name, code in SIDES.items()
+    }
+    places = {
+        pair: [(examples[a][n].where, examples[b][m].where) for (a, n), (b, m) in found.where]
+        for pair, found in done.overlaps.items()
+    }
+    return Split(picked["train"], picked["validation"], picked["test"], done, places)
 
 
 def duplicates(rows: Sequence[Example]) -> list[list[str]]:
     """The places of equal rows, group by group."""
-    groups: dict[str, list[str]] = defaultdict(list)
+    groups: dict[str, list[str]] = {}
     for example in rows:
-        groups[example.key].append(example.where)
+        groups.setdefault(example.key, []).append(example.where)
     return [places for places in groups.values() if len(places) > 1]

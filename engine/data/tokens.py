@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine.contract.errors import UserError
 from engine.data.conversation import Example, Problem
@@ -43,6 +43,14 @@ class Row:
     """Loss weight of each token, as long as `input_ids`; None where every token in the loss has weight 1."""
     references: tuple[str, ...] = ()
     """Other accepted answers; a test row is scored against `target` and all of these."""
+
+
+class Span(NamedTuple):
+    """Tokens from `start` to before `stop` that are in the loss with `weight` each."""
+
+    start: int
+    stop: int
+    weight: float = 1.0
 
 
 def tokenize(example: Example, tokenizer: Any, max_length: int) -> Row | Problem:
@@ -92,7 +100,8 @@ def _plain_rows(examples: list[Example], renderer: Renderer, max_length: int) ->
         ids = whole if eos is None else [*whole, eos]
         if renderer.special.search(f"{example.prompt}{answer}"):
             notes.append("special token in the text")
-        yield _row(example, ids, [(len(before), len(ids))], before, answer, notes, renderer, max_length)
+        weight = example.weight(len(example.messages) - 1 if example.messages else 0)
+        yield _row(example, ids, [Span(len(before), len(ids), weight)], before, answer, notes, renderer, max_length)
 
 
 def _chat_rows(examples: list[Example], renderer: Renderer, max_length: int) -> Iterator[Row | Problem]:
@@ -117,7 +126,7 @@ def _chat_rows(examples: list[Example], renderer: Renderer, max_length: int) -> 
             _end(whole, start, turn.specials, following, renderer, draft.whole[: turn.stop])
             for start, following, turn in zip(starts, [*starts[1:], len(whole)], draft.turns, strict=True)
         ]
-        spans = list(zip(starts, ends, strict=True))
+        spans = [Span(a, b, turn.weight) for a, b, turn in zip(starts, ends, draft.turns, strict=True)]
         yield _row(example, whole, spans, prompt, draft.target, notes, renderer, max_length)
 
 
@@ -148,7 +157,7 @@ def _end(ids: list[int], start: int, specials: int, following: int, renderer: Re
 def _row(
     example: Example,
     ids: list[int],
-    spans: list[tuple[int, int]],
+    spans: list[Span],
     prompt: list[int],
     target: str,
     notes: list[str],
@@ -157,18 +166,29 @@ def _row(
 ) -> Row | Problem:
     """Lay the labels, cut on the right, and refuse what is left without a label."""
     labels = [IGNORED] * len(ids)
-    for start, stop in spans:
-        labels[start:stop] = ids[start:stop]
+    for span in spans:
+        labels[span.start : span.stop] = ids[span.start : span.stop]
     bos = renderer.tokenizer.bos_token_id
     if bos is not None and ids[:2] == [bos, bos]:
         notes.append("two beginning-of-text tokens")
     answer = len(labels) - labels.count(IGNORED)
     kept = labels[:max_length]
     if kept.count(IGNORED) == len(kept):
-        what = f"the answer begins behind max_length: {spans[0][0] + 1:,} tokens" if answer else "no token to learn"
+        what = f"the answer begins behind max_length: {spans[0].start + 1:,} tokens" if answer else "no token to learn"
         return Problem("nothing left to learn after the cut" if answer else "empty", what, example.where, len(ids))
     cut = len(ids) > max_length
-    return Row(ids[:max_length], kept, prompt, target, example.where, cut, tuple(notes), len(ids), answer)
+    weights = _weights(spans, len(ids), max_length)
+    return Row(ids[:max_length], kept, prompt, target, example.where, cut, tuple(notes), len(ids), answer, weights)
+
+
+def _weights(spans: list[Span], length: int, max_length: int) -> list[float] | None:
+    """Each token's weight in the loss, or None where those in the loss all have weight 1."""
+    if all(span.weight == 1.0 for span in spans):
+        return None
+    weights = [0.0] * length
+    for span in spans:
+        weights[span.start : span.stop] = [span.weight] * (span.stop - span.start)
+    return weights[:max_length]
 
 
 def _unclosed(ids: list[int], eos: int | None) -> list[int]:

@@ -45,7 +45,7 @@ def general_rows(config: Config, tokenizer: Any) -> tuple[str, list[Row]]:
 
 def general_losses(model: torch.nn.Module, rows: Sequence[Row], layout: Layout, pad: int, device: str) -> list[float]:
     """Summed negative log-likelihood of each passage, nats."""
-    return [nll for nll, _ in row_losses(model, rows, layout, pad, device)]
+    return [loss.nll for loss in row_losses(model, rows, layout, pad, device)]
 
 
 def general_result(text: str, rows: Sequence[Row], before: list[float], after: list[float]) -> General:

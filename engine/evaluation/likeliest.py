@@ -22,6 +22,7 @@ from engine.evaluation.forward import Forward, check_prompts, filled, held_back,
 from engine.evaluation.generate import Warn
 from engine.evaluation.kv import shared_prompts
 from engine.evaluation.prefill import Prefill, Read
+from engine.evaluation.row_loss import RowLoss
 from engine.training.guards import OutOfMemory
 
 COPIES = 4
@@ -33,8 +34,8 @@ SLACK = 1e-4
 CHUNK_ELEMENTS = 1 << 23
 """Logits turned to float32 at a time: 32 MiB, whatever the vocabulary."""
 
-WholeRows = Callable[[torch.nn.Module, Sequence[Row]], list[tuple[float, int]]]
-"""Summed negative log-likelihood and tokens of complete rows: for models whose cache cannot be shared."""
+WholeRows = Callable[[torch.nn.Module, Sequence[Row]], list[RowLoss]]
+"""Losses of complete rows: for models whose cache cannot be shared."""
 Pair = tuple[int, int]
 """(prompt of the batch, choice)."""
 
@@ -132,7 +133,7 @@ class Chooser:
                 Row(row.prompt + tokens, [IGNORED] * len(row.prompt) + tokens, row.prompt, text, row.where, False)
                 for tokens, text in zip(self.choices.tokens, self.choices.texts, strict=True)
             ]
-            found[number] = int(np.argmin([nll for nll, _ in self.whole(model, wholes)]))
+            found[number] = int(np.argmin([loss.nll for loss in self.whole(model, wholes)]))
             progress(number + 1)
         return found
 

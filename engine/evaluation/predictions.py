@@ -53,4 +53,5 @@ def read_items(path: Path, rows: Sequence[Row], prompts: Sequence[str], who: Who
 
 
 def _plain(item: Item) -> dict[str, Any]:
-    return {"nll": item.nll, "tokens": item.tokens, "output": item.output, "scores": item.scores}
+    plain = {"nll": item.nll, "tokens": item.tokens, "output": item.output, "scores": item.scores}
+    return plain if item.weight is None else {**plain, "weight": item.weight}

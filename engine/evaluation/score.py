@@ -18,9 +18,10 @@ from engine.evaluation.intervals import bootstrap, of_scores
 from engine.evaluation.largest import answer_at_largest, longest_answers
 from engine.evaluation.likeliest import Chooser
 from engine.evaluation.metrics import METRICS
-from engine.training.batches import Layout, answer_tokens, held_out_passes, lay_out
+from engine.evaluation.row_loss import RowLoss
+from engine.training.batches import Layout, answer_tokens, held_out_passes, lay_out, loss_weight
 from engine.training.guards import OutOfMemory
-from engine.training.loss import answer_logits, keeps_logits
+from engine.training.loss import answer_logits, answer_weights, keeps_logits
 
 Progress = Callable[[int, int], None]
 """(rows done, rows in all); may raise to end the evaluation."""
@@ -31,10 +32,22 @@ class Item:
     """One test row as a model met it."""
 
     nll: float
-    """Summed over the answer's tokens, nats."""
+    """Summed over the answer's tokens, each times its loss weight, nats."""
     tokens: int
+    """Answer tokens."""
     output: str = ""
     scores: dict[str, float] | None = None
+    weight: float | None = None
+    """Sum of the tokens' loss weights; None where each is 1."""
+
+    @property
+    def loss_weight(self) -> float:
+        """What `nll` is divided by for a mean."""
+        return self.tokens if self.weight is None else self.weight
+
+    @classmethod
+    def of(cls, loss: RowLoss, output: str = "", scores: dict[str, float] | None = None) -> Item:
+        return cls(loss.nll, loss.tokens, output, scores, None if loss.weight == loss.tokens else loss.weight)
 
 
 @dataclass
@@ -63,7 +76,7 @@ class Scorer:
             )
             generator.warn("choice", f"{text} ({first})")
 
-        def whole(model: torch.nn.Module, rows: Sequence[Row]) -> list[tuple[float, int]]:
+        def whole(model: torch.nn.Module, rows: Sequence[Row]) -> list[RowLoss]:
             return row_losses(model, rows, self.layout, self.pad, self.device)
 
         self.chooser = Chooser(choices, generator.batch, self.pad, self.device, whole, generator.warn)
@@ -96,20 +109,20 @@ class Scorer:
         model.eval()
         losses = row_losses(model, rows, self.layout, self.pad, self.device)
         if self.metric == "loss":
-            return [Item(nll, tokens) for nll, tokens in losses]
+            return [Item.of(loss) for loss in losses]
         answers = self.chooser.answers if self.chooser else self.generator.answers
         outputs = answers(model, rows, lambda done: self.progress(done, len(rows)))
         judge = METRICS[self.metric]
         return [
-            Item(nll, tokens, output, judge(output, row.target))
-            for (nll, tokens), output, row in zip(losses, outputs, rows, strict=True)
+            Item.of(loss, output, judge(output, row.target))
+            for loss, output, row in zip(losses, outputs, rows, strict=True)
         ]
 
 
 def summarise(items: Sequence[Item], metric: str, seconds: float) -> Score:
     """Means and intervals over items."""
-    weights = [item.tokens for item in items]
-    loss = bootstrap([item.nll / item.tokens for item in items], weights)
+    weights = [item.loss_weight for item in items]
+    loss = bootstrap([item.nll / item.loss_weight for item in items], weights)
     views: dict[str, Interval] = {}
     for name in sorted({name for item in items for name in item.scores or {}}):
         views[name] = of_scores([(item.scores or {}).get(name, 0.0) for item in items])
@@ -119,14 +132,13 @@ def summarise(items: Sequence[Item], metric: str, seconds: float) -> Score:
 
 
 @torch.inference_mode()
-def row_losses(
-    model: torch.nn.Module, rows: Sequence[Row], layout: Layout, pad: int, device: str
-) -> list[tuple[float, int]]:
-    """(summed negative log-likelihood, answer tokens) of every row, in order. Halves on out-of-memory."""
+def row_losses(model: torch.nn.Module, rows: Sequence[Row], layout: Layout, pad: int, device: str) -> list[RowLoss]:
+    """The loss of every row, in order. Halves the rows of a pass on out-of-memory."""
     was_training = model.training
+    rows = list(rows)
     model.eval()
     keep = keeps_logits(model)
-    found: dict[int, tuple[float, int]] = {}
+    found: dict[int, RowLoss] = {}
     todo = list(held_out_passes(rows, layout, device, vocabulary_of(model), keep))
     try:
         while todo:
@@ -150,14 +162,9 @@ def vocabulary_of(model: torch.nn.Module) -> int:
     return vocabulary
 
 
-def mean_loss(losses: Sequence[tuple[float, int]]) -> float:
-    """Per answer token."""
-    return sum(nll for nll, _ in losses) / max(1, sum(tokens for _, tokens in losses))
-
-
 def _pass_losses(
     model: torch.nn.Module, rows: Sequence[Row], layout: Layout, pad: int, device: str, keep: bool
-) -> list[tuple[float, int]]:
+) -> list[RowLoss]:
     batch = lay_out(rows, layout.packing, pad, device)
     logits, targets = answer_logits(model, batch, keep)  # (K, V), (K,)
     nll = torch.empty(len(targets), dtype=torch.float32, device=logits.device)
@@ -165,8 +172,13 @@ def _pass_losses(
     for start in range(0, len(targets), step):
         part = slice(start, start + step)
         nll[part] = torch.nn.functional.cross_entropy(logits[part].float(), targets[part], reduction="none")
+    weights = answer_weights(batch)
+    terms = nll.double() if weights is None else nll.double() * weights
     counts = [answer_tokens(row) for row in rows]  # rows come one after another in both layouts
-    return [(float(part.sum()), count) for part, count in zip(nll.double().split(counts), counts, strict=True)]
+    return [
+        RowLoss(float(part.sum()), count, loss_weight(row))
+        for part, count, row in zip(terms.split(counts), counts, rows, strict=True)
+    ]
 
 
 def timed(work: Callable[[], list[Item]]) -> tuple[list[Item], float]:

@@ -69,7 +69,7 @@ def _unquantized_to_come(ladder: Ladder, evidence: Evidence) -> bool:
 
 def _add(evidence: Evidence, name: str, runs: list[Finished], who: str, metric: str) -> None:
     about: dict[str, Any] = {"seeds": tuple(run.entry.seed for run in runs), "untrained": who == "base"}
-    tokens = _column(runs[0].lines, lambda line: line[who]["tokens"])
+    tokens = _column(runs[0].lines, lambda line: line[who].get("weight") or line[who]["tokens"])
     losses = [_column(run.lines, lambda line: line[who]["nll"]) for run in runs]
     evidence.losses[name] = Answers(np.stack(losses), tokens, **about)
     if metric != "loss":

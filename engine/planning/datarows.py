@@ -18,7 +18,7 @@ from engine.planning import work
 from engine.planning.outlook import Work
 from engine.planning.own import Own, longest_held_out, longest_step
 from engine.planning.skeleton import by_flash
-from engine.training.batches import Layout, Schedule, answer_tokens, choose_layout
+from engine.training.batches import Layout, Schedule, choose_layout
 
 CHEAP = 16 << 20
 """Bytes of files that are read for a plan: a MiB takes a second of a core (GSM8K by SmolLM2's tokenizer)."""
@@ -42,7 +42,7 @@ class FromData:
         rows = self.prepared.train
         epochs, rest = divmod(self.schedule.steps, self.schedule.per_epoch)
         seen = epochs * len(rows) + rest * self.schedule.batch
-        tokens = seen * sum(len(row.input_ids) for row in rows) / len(rows)
+        tokens = seen * int(rows.lengths.sum()) / len(rows)
         return Work(rows=len(rows), steps=self.schedule.steps, tokens=round(tokens))
 
     def own(self, config: schema.Config, micro_batch: int) -> Own:
@@ -55,7 +55,7 @@ class FromData:
             step=longest_step(rows.train, self.schedule, 0, micro_batch, self.layout),
             held_out=longest_held_out(lost, self.layout, self.machine.device, self.vocabulary, keep=True),
             prompts=[row.prompt for row in scored],
-            choice=max(map(answer_tokens, rows.train)),
+            choice=int(rows.train.answer_tokens.max()),
             pad=0,
         )
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from engine.contract import schema
+from engine.data.tokenized import answer_tokens_of, lengths_of
 from engine.data.tokens import Row
 from engine.planning.estimate import Rows
 from engine.planning.work import Work, asked
@@ -80,7 +82,7 @@ def longest_step(rows: Sequence[Row], schedule: Schedule, start: int, micro_batc
 
 def _candidates(rows: Sequence[Row], schedule: Schedule, start: int) -> Iterator[int]:
     """Steps worth a look."""
-    sizes = torch.tensor([[len(row.input_ids), answer_tokens(row)] for row in rows])
+    sizes = torch.from_numpy(np.stack([lengths_of(rows), answer_tokens_of(rows)], axis=1))
     filled = -len(rows) % schedule.batch
     seen: list[torch.Tensor] = []
     for epoch in range(start // schedule.per_epoch, -(-schedule.steps // schedule.per_epoch)):

@@ -25,7 +25,7 @@ import torch
 
 from engine.planning.own import Own
 from engine.planning.room import system_memory
-from engine.training.batches import answer_tokens
+from engine.training.batches import loss_weight
 from engine.training.guards import first_line, free_memory, is_out_of_memory
 from engine.training.meters import Meters, on_card
 from engine.training.trainer import AnswerTrainer
@@ -123,9 +123,9 @@ class Probe:
         """Leaves the gradients, as in the middle of a step."""
         self._drop_gradients()
         self.trainer.model.train()
-        tokens = sum(map(answer_tokens, self.own.step))
+        total_weight = sum(map(loss_weight, self.own.step))
         for portion in self.own.portions(self.trainer.micro_batch)[:2]:
-            self.trainer.pass_through(self.trainer.model, portion, tokens)
+            self.trainer.pass_through(self.trainer.model, portion, total_weight)
 
     def _fewer(self, peak: int, limit: int) -> int:
         """Rows a pass that leave headroom, by the line through no rows, beside the gradients, and those tried; 0 where

@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from engine.data.tokenized import lengths_of
 from engine.data.tokens import Row
 
 Packing = Literal["flat", "padded"]
@@ -87,7 +88,7 @@ class Layout:
 
 def choose_layout(rows: Sequence[Row], wanted: str, device: str, varlen: bool) -> Layout:
     """`wanted`, or where it is auto: flat for short rows, and for all rows where attention takes their lengths."""
-    mean = sum(len(row.input_ids) for row in rows) / max(1, len(rows))
+    mean = int(lengths_of(rows).sum()) / max(1, len(rows))
     packing = wanted if wanted != "auto" else "flat" if varlen or mean <= FLAT_MEAN_LENGTH else "padded"
     limits = FLAT_TOKENS if packing == "flat" and not varlen else PADDED_TOKENS
     return Layout("flat" if packing == "flat" else "padded", limits[device])
@@ -152,11 +153,13 @@ class Pass:
 
     `model_inputs` are the model's keyword arguments: input_ids and position_ids of (1, T) when flat, and
     input_ids, position_ids and attention_mask of (B, L) when padded. `targets` has input_ids' shape and holds
-    at each position the token to predict there, or -100.
+    at each position the token to predict there, or -100. `weights` has the same shape and holds the loss weight
+    of that token in float32; None where all weights are 1.
     """
 
     model_inputs: dict[str, torch.Tensor]
     targets: torch.Tensor
+    weights: torch.Tensor | None = None
 
     @property
     def columns(self) -> torch.Tensor:
@@ -167,17 +170,34 @@ class Pass:
 def lay_out(rows: Sequence[Row], packing: Packing, pad: int, device: str) -> Pass:
     """Tensors for one pass: flat puts rows end to end in one sequence, padded puts them side by side, right-aligned."""
     made = (_flat if packing == "flat" else _padded)(rows, pad, WHOLE[device])
-    return Pass({name: tensor.to(device) for name, tensor in made.model_inputs.items()}, made.targets.to(device))
+    inputs = {name: tensor.to(device) for name, tensor in made.model_inputs.items()}
+    return Pass(inputs, made.targets.to(device), None if made.weights is None else made.weights.to(device))
 
 
 def answer_tokens(row: Row) -> int:
-    """How many tokens of a row are predicted and trained."""
-    return sum(label != IGNORED for label in row.labels[1:])
+    """How many tokens of a row are predicted and in the loss, whatever their weight."""
+    return len(row.labels) - 1 - row.labels[1:].count(IGNORED)
+
+
+def loss_weight(row: Row) -> float:
+    """Sum of the loss weights of a row's predicted tokens: the number of them where it has no weights.
+
+    The loss of several rows is sum(weight * nll) / sum(weight) over all their tokens.
+    """
+    if row.weights is None:
+        return answer_tokens(row)
+    return math.fsum(weights_of(row))
 
 
 def targets_of(row: Row) -> list[int]:
     """The label of each position's following token; the last position predicts nothing."""
     return [*row.labels[1:], IGNORED]
+
+
+def weights_of(row: Row) -> list[float]:
+    """The loss weight of each position's following token; 0 where it is not in the loss."""
+    weights = row.weights or [1.0] * len(row.labels)
+    return [weight * (label != IGNORED) for weight, label in zip(weights[1:], row.labels[1:], strict=True)] + [0.0]
 
 
 def _flat(rows: Sequence[Row], pad: int, whole: int) -> Pass:
@@ -190,7 +210,10 @@ def _flat(rows: Sequence[Row], pad: int, whole: int) -> Pass:
     positions += range(filling)
     targets += [IGNORED] * filling
     inputs = {"input_ids": torch.tensor([ids]), "position_ids": torch.tensor([positions])}
-    return Pass(inputs, torch.tensor([targets]))
+    if all(row.weights is None for row in rows):
+        return Pass(inputs, torch.tensor([targets]))
+    weights = [weight for row in rows for weight in weights_of(row)] + [0.0] * filling
+    return Pass(inputs, torch.tensor([targets]), torch.tensor([weights]))
 
 
 def _padded(rows: Sequence[Row], pad: int, whole: int) -> Pass:
@@ -199,10 +222,13 @@ def _padded(rows: Sequence[Row], pad: int, whole: int) -> Pass:
     ids = torch.full((len(rows), longest), pad)
     mask = torch.zeros((len(rows), longest), dtype=torch.long)
     targets = torch.full((len(rows), longest), IGNORED)
+    weights = torch.zeros((len(rows), longest)) if any(row.weights is not None for row in rows) else None
     for number, row in enumerate(rows):
         start = longest - len(row.input_ids)
         ids[number, start:] = torch.tensor(row.input_ids)
         mask[number, start:] = 1
         targets[number, start:] = torch.tensor(targets_of(row))
+        if weights is not None:
+            weights[number, start:] = torch.tensor(weights_of(row))
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    return Pass({"input_ids": ids, "attention_mask": mask, "position_ids": positions}, targets)
+    return Pass({"input_ids": ids, "attention_mask": mask, "position_ids": positions}, targets, weights)

@@ -1,7 +1,10 @@
-"""The loss where it is learnt: the head runs only at positions that predict a trained token.
+"""The loss on answer tokens: the head runs only at positions that predict a token in the loss.
 
 On instruction data most tokens are prompt. `logits_to_keep`, which transformers' causal models take as an index
 tensor, skips the head and the softmax there; the sum of the remaining terms is the same number.
+
+The loss of a batch is the weighted mean sum(weight * nll) / sum(weight) over all its tokens in the loss, whatever the
+micro-batches it is cut into; without weights it is the mean over answer tokens.
 """
 
 from __future__ import annotations
@@ -26,14 +29,16 @@ def portions(rows: int, vocabulary: int) -> list[slice]:
 
 
 class SummedCrossEntropy(torch.autograd.Function):
-    """Sum over K rows of -log softmax(logits)[target], in float32, without a float32 copy of the logits.
+    """Sum over K rows of weight * -log softmax(logits)[target], in float32, without a float32 copy of the logits.
 
-    logits (K, V) of any float type, targets (K,). The backward pass recomputes the softmax chunk by chunk, so
-    that beside the logits only their gradient, in their own type, is ever held.
+    logits (K, V) of any float type, targets (K,), weights (K,) in float32 or None for 1. The backward pass
+    recomputes the softmax chunk by chunk, so that beside the logits only their gradient, in their own type, is held.
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any, logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
         if len(logits) != len(targets):  # or the rest would be trained on, and the loss look normal
             raise ValueError(f"{len(logits)} rows of logits for {len(targets)} targets")
         normaliser = logits.new_empty(len(logits), dtype=torch.float32)
@@ -42,20 +47,21 @@ class SummedCrossEntropy(torch.autograd.Function):
             part = logits[rows].float()
             normaliser[rows] = part.logsumexp(-1)
             chosen = part.gather(1, targets[rows, None])[:, 0]
-            total += (normaliser[rows] - chosen).sum()
-        ctx.save_for_backward(logits, targets, normaliser)
+            nll = normaliser[rows] - chosen
+            total += nll.sum() if weights is None else (weights[rows] * nll).sum()
+        ctx.save_for_backward(logits, targets, normaliser, weights)
         return total
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
-        logits, targets, normaliser = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        logits, targets, normaliser, weights = ctx.saved_tensors
         (scale,) = gradients
         gradient = torch.empty_like(logits)
         for rows in portions(*logits.shape):
             part = (logits[rows].float() - normaliser[rows, None]).exp_()
             part.scatter_add_(1, targets[rows, None], part.new_full((len(part), 1), -1.0))
-            gradient[rows] = part.mul_(scale)
-        return gradient, None
+            gradient[rows] = part.mul_(scale if weights is None else scale * weights[rows, None])
+        return gradient, None, None
 
 
 def keeps_logits(model: torch.nn.Module) -> bool:
@@ -65,7 +71,7 @@ def keeps_logits(model: torch.nn.Module) -> bool:
 
 
 def answer_logits(model: torch.nn.Module, batch: Pass, keep: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (K, V) and targets (K,) at the K trained positions of a pass."""
+    """Logits (K, V) and targets (K,) at the K positions of a pass that predict a token in the loss."""
     columns = batch.columns
     filling = columns[:1].expand(-len(columns) % WHOLE[columns.device.type])
     arguments = {"logits_to_keep": torch.cat([columns, filling])} if keep else {}
@@ -78,9 +84,14 @@ def answer_logits(model: torch.nn.Module, batch: Pass, keep: bool) -> tuple[torc
     return logits[trained], targets[trained]
 
 
+def answer_weights(batch: Pass) -> torch.Tensor | None:
+    """Loss weights (K,) of the tokens whose logits `answer_logits` gives, in its order; None where all are 1."""
+    return None if batch.weights is None else batch.weights[batch.targets != IGNORED]
+
+
 def summed_loss(model: torch.nn.Module, batch: Pass, keep: bool) -> torch.Tensor:
-    """Sum of the negative log-likelihood over the trained tokens of a pass, nats."""
-    return SummedCrossEntropy.apply(*answer_logits(model, batch, keep))
+    """Sum of weight * negative log-likelihood over the tokens in the loss of a pass, nats."""
+    return SummedCrossEntropy.apply(*answer_logits(model, batch, keep), answer_weights(batch))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, Trai
 from engine.contract import schema
 from engine.data.tokens import Row
 from engine.training import checkpoints
-from engine.training.batches import Layout, Schedule, StepDataset, lay_out, passes
+from engine.training.batches import Layout, Schedule, StepDataset, lay_out, loss_weight, passes
 from engine.training.batches import answer_tokens as answer_tokens_of
 from engine.training.guards import Diverged, OutOfMemory, first_line, free_memory, is_out_of_memory
 from engine.training.loss import keeps_logits, summed_loss
@@ -99,17 +99,17 @@ class AnswerTrainer(Trainer):
     def training_step(
         self, model: torch.nn.Module, inputs: list[Row], num_items_in_batch: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Gradients of the mean loss over the answer tokens of the whole effective batch.
+        """Gradients of the mean loss over the answer tokens of the whole effective batch, weighted by their weights.
 
         Raises Diverged where the loss is not finite and OutOfMemory where a single row does not fit.
         """
         self.step_started = time.monotonic()
         model.train()
         rows = inputs
-        answer_tokens = sum(map(answer_tokens_of, rows))
+        total_weight = sum(map(loss_weight, rows))
         while True:
             try:
-                loss = self._accumulate(model, rows, answer_tokens)
+                loss = self._accumulate(model, rows, total_weight)
                 break
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -122,21 +122,24 @@ class AnswerTrainer(Trainer):
         if not torch.isfinite(loss):
             raise Diverged(self.state.global_step + 1, "the loss")
         facts = self.hooks.facts
-        facts.loss, facts.answer_tokens = float(loss), answer_tokens
+        facts.loss, facts.answer_tokens = float(loss), sum(map(answer_tokens_of, rows))
         facts.tokens = sum(len(row.input_ids) for row in rows)
         return loss
 
-    def _accumulate(self, model: torch.nn.Module, rows: list[Row], answer_tokens: int) -> torch.Tensor:
+    def _accumulate(self, model: torch.nn.Module, rows: list[Row], total_weight: float) -> torch.Tensor:
         total = torch.zeros((), device=self.args.device)
         for portion in passes(rows, self.micro_batch, self.layout):
-            total += self.pass_through(model, portion, answer_tokens)
+            total += self.pass_through(model, portion, total_weight)
         return total
 
-    def pass_through(self, model: torch.nn.Module, portion: list[Row], answer_tokens: int) -> torch.Tensor:
-        """One pass forward and backward: its share of the step's loss; the gradients are added to those there are."""
+    def pass_through(self, model: torch.nn.Module, portion: list[Row], total_weight: float) -> torch.Tensor:
+        """Forward and backward of one micro-batch, gradients accumulated: its share of the step's loss.
+
+        `total_weight` is the sum of the loss weights over the whole step.
+        """
         batch = lay_out(portion, self.layout.packing, self.tokenizer.pad_token_id, self.args.device.type)
         with self.compute_loss_context_manager():
-            loss = summed_loss(model, batch, self.keep) / answer_tokens
+            loss = summed_loss(model, batch, self.keep) / total_weight
         self.accelerator.backward(loss)
         return loss.detach()
 

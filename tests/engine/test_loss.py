@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import transformers
 
 from engine.data.tokens import Row
-from engine.training.batches import Layout, lay_out, passes
+from engine.training.batches import Layout, lay_out, loss_weight, passes
 from engine.training.loss import SummedCrossEntropy, flattening_agreement, keeps_logits, summed_loss
 
 VOCABULARY = 211
@@ -74,7 +74,7 @@ def reference(model: torch.nn.Module, rows: list[Row]) -> torch.Tensor:
 
 def ours(model: torch.nn.Module, rows: list[Row], packing: str, micro_batch: int) -> float:
     """As a training step does it: passes, each a share of the whole batch's sum."""
-    count = sum(label != -100 for row in rows for label in row.labels[1:])
+    count = sum(map(loss_weight, rows))
     total = 0.0
     for portion in passes(rows, micro_batch, Layout(packing, 1000)):
         loss = summed_loss(model, lay_out(portion, packing, 0, "cpu"), keeps_logits(model)) / count

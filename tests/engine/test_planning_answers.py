@@ -74,8 +74,8 @@ def test_losses_are_the_same_whatever_a_pass_may_hold(layout: Layout, monkeypatc
     for logits in (1, 40 * 211, 90 * 211):
         monkeypatch.setattr(batches, "HELD_OUT_LOGITS", logits)
         small = row_losses(model, rows, layout, PAD, "cpu")
-        assert [tokens for _, tokens in small] == [tokens for _, tokens in large]
-        torch.testing.assert_close(*([nll for nll, _ in found] for found in (small, large)), rtol=1e-5, atol=1e-5)
+        assert [loss.tokens for loss in small] == [loss.tokens for loss in large]
+        torch.testing.assert_close(*([loss.nll for loss in found] for found in (small, large)), rtol=1e-5, atol=1e-5)
 
 
 def test_a_pass_has_no_more_logits_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,10 +43,10 @@ class Tight(AnswerTrainer):
 
     room = 99
 
-    def pass_through(self, model: Any, portion: list[Row], answer_tokens: int) -> torch.Tensor:
+    def pass_through(self, model: Any, portion: list[Row], total_weight: float) -> torch.Tensor:
         if len(portion) > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return super().pass_through(model, portion, answer_tokens)
+        return super().pass_through(model, portion, total_weight)
 
 
 def trained(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 from command import FTBENCH, ftbench
@@ -71,3 +72,32 @@ def test_a_reader_that_has_gone_is_no_failure(arguments: list[str]) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 0
+
+
+def test_the_folder_of_runs_is_the_same_before_and_after_the_subcommand(tmp_path: Path) -> None:
+    for line in (["--runs", str(tmp_path / "a"), "runs"], ["runs", "--runs", str(tmp_path / "a")]):
+        assert f"no runs in {tmp_path / 'a'}" in ftbench(*line).stdout
+    done = ftbench("--runs", str(tmp_path / "a"), "runs", "--runs", str(tmp_path / "b"))
+    assert done.returncode == 2 and "different values for --runs" in done.stderr and "keep one" in done.stderr
+
+
+def test_ascii_is_kept_to_before_and_after_the_subcommand() -> None:
+    for line in (["--ascii", "presets", "show", "demo-lora"], ["doctor", "--ascii"]):
+        done = ftbench(*line)
+        assert done.returncode == 0 and done.stdout.isascii()
+
+
+def test_data_by_option_and_by_setting_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    done = ftbench("run", "demo-lora", "--data", "tickets", "--set", "data.id=other.jsonl")
+    assert done.returncode == 2 and "--data tickets and --set data.id=other.jsonl" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("blank", ["", "  "])
+@pytest.mark.parametrize("words", [["data", "check"], ["data", "show"], ["run", "demo-lora", "--data"]], ids=" ".join)
+def test_a_blank_data_set_is_refused_in_a_folder_of_data(words: list[str], blank: str, tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    done = ftbench(*words, blank, cwd=tmp_path)
+    assert done.returncode == 2 and "empty value" in done.stderr
+    done = ftbench("data", "check", "tickets", "--set", f"data.test={blank}", cwd=tmp_path)
+    assert done.returncode == 2 and "empty value for data.test" in done.stderr

@@ -132,7 +132,7 @@ def test_turns_of_a_prompt_and_of_weight_0_are_not_learnt():
     _, pair = understood(
         {"prompt": [old, {"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "a"}]}
     )
-    assert pair.untrained == {0}
+    assert pair.weights == {0: 0.0}
     _, chat = understood(
         {
             "messages": [
@@ -145,8 +145,27 @@ def test_turns_of_a_prompt_and_of_weight_0_are_not_learnt():
             ]
         }
     )
-    assert chat.untrained == {1}
+    assert chat.weights == {1: 0.0}
     assert said(chat)[-1] == ("assistant", "a"), "nothing is learnt from what follows"
+
+
+@pytest.mark.parametrize("weight", [-1, "much", float("nan"), float("inf")])
+def test_a_weight_that_is_no_weight_is_refused(weight):
+    asked = {"role": "user", "content": "q"}
+    with pytest.raises(UserError) as caught:
+        understood({"messages": [asked, {"role": "assistant", "content": "a", "weight": weight}]})
+    assert caught.value.code == "data.invalid_weight"
+
+
+def test_fractional_weights_of_messages_are_kept():
+    turns = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "a", "weight": 0.5},
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "a", "weight": 1},
+    ]
+    _, chat = understood({"messages": turns, "system": "Be kind."})
+    assert chat.weights == {2: 0.5}
 
 
 def test_the_last_separator_parts_text_and_belongs_to_the_prompt():

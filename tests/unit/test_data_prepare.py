@@ -90,7 +90,7 @@ def test_one_row_is_told_as_one(tmp_path):
     rows = [{"question": f"q{n}", "answer": "" if n < 1 else "a"} for n in range(20)]
     made = prepare(Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows))), 64, tokenizer())
     assert "1 train row left out: empty (first: a.jsonl line 1)" in [notice.text for notice in made.warnings]
-    assert made.about["split"][1] == "validation: 1 row held out of training by content"
+    assert made.about["split"][1] == "validation: 1 row held out of training by prompt"
 
 
 @pytest.mark.parametrize(
@@ -127,8 +127,8 @@ def test_the_report_counts_what_users_ask_about(tmp_path):
     assert report["rows"] == {"train": 33, "validation": 0, "test": 1}
     assert ["train.jsonl line 1", "train.jsonl line 31"] in report["duplicates"]["where"]
     assert report["unknown_roles"]["where"] == ["train.jsonl line 32: message 1 has the role 'narrator'"]
-    assert report["contradictions"]["where"] == [["train.jsonl line 2", "train.jsonl line 33"]]
-    assert report["overlaps"]["test/train"]["rows"] == 1
+    assert report["conflicting_labels"]["where"] == [["train.jsonl line 2", "train.jsonl line 33"]]
+    assert report["overlap"]["test/train"]["prompt"] == 1
     assert report["lengths"]["train"]["answers_cut"] == 1 / 33
     assert report["lengths"]["train"]["tokens"]["max"] > 48 > report["lengths"]["train"]["tokens"]["p50"]
     assert report["refused"] is None
@@ -160,10 +160,14 @@ def test_a_template_with_todays_date_is_warned_about(banking):
     assert any(notice.code == "data.template_writes_date" for notice in prepare(banking, 128, dated).warnings)
 
 
-def test_importing_the_room_is_light():
-    code = (
-        "import sys, engine.data.check, engine.data.prepare;"
-        "print([m for m in ('torch', 'transformers', 'datasets', 'pyarrow', 'numpy') if m in sys.modules])"
-    )
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        ("engine.data.glance", ("torch", "transformers", "datasets", "pyarrow", "numpy")),
+        ("engine.data.check, engine.data.prepare", ("torch", "transformers", "datasets", "pyarrow")),
+    ],
+)
+def test_importing_the_data_package_is_fast(modules, heavy):
+    code = f"import sys, {modules}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""Splitting by content: nothing is shared, equal rows stay together, and nobody's test set changes."""
+"""Splitting by prompt: no prompt is on two sides, no row is lost, and nobody's test set changes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,25 @@ import random
 import pytest
 
 from engine.data.conversation import Example
-from engine.data.split import split
+from engine.data.keys import keys_of
+from engine.data.split import OVER_LIMIT, SHARED, split
 
 
 def examples(*contents):
     return [Example(None, f"q{content}", "a", f"line {n}") for n, content in enumerate(contents, 1)]
+
+
+def multi_reference(prompts, rng):
+    """A set like E2E: every prompt has 4 to 10 answers, in no order."""
+    rows = [
+        (f"name[{n}], food[French]", f"answer {k} of {n}") for n in range(prompts) for k in range(rng.randint(4, 10))
+    ]
+    rng.shuffle(rows)
+    return [Example(None, prompt, answer, f"line {n}") for n, (prompt, answer) in enumerate(rows, 1)]
+
+
+def prompts(rows):
+    return {example.prompt for example in rows}
 
 
 def parted(train, validation=None, test=None, shares=(0.05, None), seed=0, max_rows=None):
@@ -59,21 +73,24 @@ def test_without_a_test_set_a_tenth_is_held_out_and_at_most_500():
 
 def test_a_test_share_of_nothing_is_nothing():
     done = parted(examples(*range(300)), shares=(0.0, 0.0))
-    assert done.test == [] and done.warnings == []
+    assert done.test == [] and [warning.code for warning in done.warnings] == ["data.no_test_rows"]
 
 
 def test_a_given_test_set_is_kept_and_its_overlap_told():
     test = examples(0, 1, 2)
     done = parted(examples(*range(100)), test=test)
     assert done.test == test
-    assert "3 of 3 test rows are also training rows" in done.warnings[0].text
+    assert [warning.code for warning in done.warnings] == ["data.test_overlaps_train"]
+    found = done.assignment.overlaps["test/train"]
+    assert (found.of, found.prompt, found.answer, found.both) == (3, 3, 3, 3)
     assert done.overlaps["test/train"][0] == ("line 1", "line 1")
 
 
 def test_a_given_validation_set_loses_what_it_shares():
     done = parted(examples(*range(10)), validation=examples(3, 50, 99), test=examples(99))
     assert [example.prompt for example in done.validation] == ["q50"]
-    assert "2 of 3 validation rows" in done.warnings[0].text
+    assert [warning.code for warning in done.warnings] == ["data.validation_overlaps"]
+    assert done.assignment.count(SHARED) == 2
 
 
 def test_max_rows_chooses_by_content_and_leaves_the_held_out_rows_alone():
@@ -83,3 +100,91 @@ def test_max_rows_chooses_by_content_and_leaves_the_held_out_rows_alone():
     assert keys(small.train) < keys(large.train)
     assert keys(small.test) == keys(large.test)
     assert keys(small.validation) == keys(large.validation)
+
+
+@pytest.mark.parametrize("trial", range(10))
+def test_all_answers_of_a_prompt_are_on_one_side(trial):
+    rng = random.Random(trial)
+    rows = multi_reference(rng.randint(5, 400), rng)
+    done = parted(rows, shares=(rng.choice([0.0, 0.05, 0.2]), rng.choice([None, 0.3])), seed=trial)
+    assert done.test
+    assert not prompts(done.test) & prompts(done.train)
+    assert not prompts(done.validation) & (prompts(done.train) | prompts(done.test))
+    found = done.assignment.overlaps["test/train"]
+    assert (found.of, found.prompt, found.answer, found.both) == (len(done.test), 0, 0, 0)
+
+
+def test_the_default_holds_out_at_most_500_prompts_whatever_their_answers():
+    rows = multi_reference(6000, random.Random(0))
+    done = parted(rows, shares=(0.0, None))
+    assert len(prompts(done.test)) == done.assignment.item_count(2) == 500
+    assert len(done.test) > 3000
+
+
+def test_a_test_file_with_training_prompts_and_other_answers_overlaps_by_prompt_alone():
+    train = [Example(None, f"ask {n}", f"say {n}", f"line {n}") for n in range(50)]
+    test = [Example(None, f" ask  {n} ", f"other {n}", f"line {n}") for n in range(20)]
+    found = parted(train, test=test).assignment.overlaps["test/train"]
+    assert (found.of, found.prompt, found.answer, found.both) == (20, 20, 0, 0)
+
+
+def test_validation_held_out_of_training_never_has_a_prompt_of_a_given_test_set():
+    train = [Example(None, f"ask {n}", f"say {n}", f"line {n}") for n in range(100)]
+    test = [Example(None, f"ask {n}", f"other {n}", f"line {n}") for n in range(95)]
+    done = parted(train, test=test, shares=(0.2, None))
+    assert len(done.train) + len(done.validation) == 100
+    assert prompts(done.validation) <= {f"ask {n}" for n in range(95, 100)}
+
+
+def test_a_prompt_is_the_same_however_it_is_spaced_composed_or_written():
+    chat = Example(
+        [{"role": "user", "content": "na\u00efve  question\n"}, {"role": "assistant", "content": "a"}], "", "", "1"
+    )
+    same = Example(
+        [{"role": "user", "content": " nai\u0308ve question"}, {"role": "assistant", "content": "b"}], None, None, "2"
+    )
+    system = Example([{"role": "system", "content": "Be brief."}, *(chat.messages or [])], None, None, "3")
+    tools = Example(chat.messages, None, None, "4", tools=[{"type": "function", "function": {"name": "f"}}])
+    keys = [keys_of(one) for one in (chat, same, system, tools)]
+    assert keys[0].prompt == keys[1].prompt and keys[0].answer != keys[1].answer
+    assert len({one.prompt for one in keys}) == 3
+    assert keys[0].answer == keys[2].answer
+
+
+def test_random_ids_of_tool_calls_do_not_make_two_prompts():
+    def row(number):
+        call = {"id": f"call_{number}", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+        turns = [
+            {"role": "user", "content": "ask"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "content": "3", "tool_call_id": f"call_{number}"},
+            {"role": "assistant", "content": "three"},
+        ]
+        return Example(turns, None, None, f"line {number}")
+
+    assert keys_of(row(1)) == keys_of(row(2))
+
+
+def test_texts_without_a_prompt_are_split_one_by_one():
+    done = parted([Example(None, "", f"text {n}", f"line {n}") for n in range(100)])
+    assert (len(done.train), len(done.validation), len(done.test)) == (86, 4, 10)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+@pytest.mark.parametrize("rows", range(1, 25))
+def test_training_is_never_left_without_rows(rows, share):
+    done = parted(examples(*range(rows)), shares=(share, share))
+    assert done.train
+    assert len(done.train) + len(done.validation) + len(done.test) == rows
+
+
+def test_rows_over_the_limit_are_counted():
+    assert parted(examples(*range(300)), max_rows=10).assignment.count(OVER_LIMIT) == 300 - 30 - 14 - 10
+
+
+def test_version_1_still_groups_by_prompt_and_answer():
+    rows = multi_reference(100, random.Random(1))
+    old = split(rows, None, None, (0.05, None), 0, None, version=1)
+    assert prompts(old.test) & prompts(old.train)
+    assert not keys(old.test) & keys(old.train)
+    assert old.assignment.item_count(2) == len(old.test)

@@ -80,8 +80,34 @@ def test_tool_calls_are_learnt_as_the_template_writes_them():
 
 def test_untrained_turns_are_read_but_not_learnt():
     tok = tokenizer()
-    row = tokenize(chat(CHAT, untrained=frozenset({2})), tok, 512)
+    row = tokenize(chat(CHAT, weights={2: 0.0}), tok, 512)
     assert learnt(row, tok) == ["6<|im_end|>"]
+
+
+def test_a_message_weight_is_the_weight_of_each_of_its_tokens():
+    tok = tokenizer()
+    row = tokenize(chat(CHAT, weights={2: 0.25}), tok, 512)
+    assert learnt(row, tok) == ["It is 4.<|im_end|>", "6<|im_end|>"]
+    by_turn = [
+        {weight for weight, label in zip(part, labels, strict=True) if label != -100}
+        for part, labels in ((row.weights[:-20], row.labels[:-20]), (row.weights[-20:], row.labels[-20:]))
+    ]
+    assert by_turn == [{0.25}, {1.0}]
+    assert {weight for weight, label in zip(row.weights, row.labels, strict=True) if label == -100} == {0.0}
+    assert tokenize(chat(CHAT), tok, 512).weights is None
+
+
+def test_a_completion_of_plain_text_has_its_weight_too():
+    example = Example(None, "a", "bc", "a.jsonl line 1", weights={0: 0.5})
+    row = tokenize(example, tokenizer(None), 512)
+    assert row.weights == [0.0] * len(row.prompt) + [0.5] * (len(row.input_ids) - len(row.prompt))
+
+
+def test_weights_are_cut_with_their_row():
+    tok = tokenizer()
+    whole = tokenize(chat(CHAT[1:3], weights={1: 2.0}), tok, 512)
+    cut = tokenize(chat(CHAT[1:3], weights={1: 2.0}), tok, len(whole.input_ids) - 3)
+    assert cut.weights == whole.weights[:-3]
 
 
 def test_an_answer_that_nothing_asks_for_is_not_learnt():

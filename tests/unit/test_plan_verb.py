@@ -106,7 +106,7 @@ def test_json_holds_what_is_documented(model: str) -> None:
     [
         (["--card", "a100x"], "did you mean A100 80GB?"),
         (["--card", "80GB"], "could be A100 80GB, H100 80GB"),
-        (["--card", ""], "no card '' is listed"),
+        (["--card", ""], "empty value for --card"),
         (["--model", "/no/such/folder"], "no such model folder"),
         (["--model", "nobody/nothing"], "not on this machine"),
         (["--length", "4000", "--model", "tiny"], "made for 1,024 positions"),

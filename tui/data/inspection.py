@@ -180,12 +180,12 @@ def _problems(report: dict[str, Any]) -> Iterator[Content]:
     for split, kinds in report["noticed"].items():
         for kind, some in kinds.items():
             yield _places(f"noticed in {split}, {kind}", some)
-    for name in ("duplicates", "contradictions", "unknown_roles"):
+    for name in ("duplicates", "conflicting_labels", "multiple_references", "unknown_roles"):
         if report[name]["rows"]:
             yield _places(name.replace("_", " "), report[name])
-    for pair, some in report["overlaps"].items():
-        if some["rows"]:
-            yield _places(f"the same in {pair.replace('/', ' and ')}", some)
+    for pair, some in report["overlap"].items():
+        if some["prompt"]:
+            yield _places(f"prompts in both {pair.replace('/', ' and ')}", {**some, "rows": some["prompt"]})
 
 
 def _places(what: str, some: dict[str, Any]) -> Content:

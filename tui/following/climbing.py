@@ -10,6 +10,7 @@ from rich.progress import Progress
 from rich.text import Text
 
 from engine.contract import events
+from engine.contract.ask import rows_done
 from engine.contract.follow import Follower, last_line
 from engine.contract.ladder import Entry, Ladder
 from engine.contract.ladderdir import LadderDir
@@ -117,6 +118,9 @@ class LadderView:
             match event:
                 case events.Phase():
                     self.bar.update(self.task, description=f"{self.where} {event.name}", total=None, detail="")
+                case events.Progress():
+                    detail = f"{event.text} {rows_done(event.done, event.total)}"
+                    self.bar.update(self.task, completed=event.done, total=event.total, detail=detail)
                 case events.Plan():
                     self.bar.update(self.task, completed=event.start_step, total=event.steps)
                 case events.Step():

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from engine.contract import events
+from tui.data_report import DataReport, columns_in_short, overlap_in_short, rows_in_short
 from tui.show import count, duration, moment, size
 
 
-def line(event: events.Event) -> str | None:
-    """What an event says, None for those that only move the bar."""
+def lines(event: events.Event) -> list[str]:
+    """What an event says, one line or more; none for those that only move a progress bar."""
     text = _text(event)
-    return f"{moment(event.t, '%H:%M:%S')} {text}" if text else None
+    more = _data(event) if isinstance(event, events.Data) else []
+    return [f"{moment(event.t, '%H:%M:%S')} {one}" for one in [*([text] if text else []), *more]]
+
+
+def _data(event: events.Data) -> list[str]:
+    """The account of columns and rows that a run trains on; a run of an earlier version has none."""
+    report = DataReport.of(event)
+    found = [f"columns: {columns_in_short(report.columns)}"] if report.columns else []
+    return found + [f"overlap: {overlap_in_short(pair, one)}" for pair, one in report.overlap.items()]
 
 
 def _text(event: events.Event) -> str | None:
@@ -19,10 +28,14 @@ def _text(event: events.Event) -> str | None:
         case events.Phase(name="waiting", note=note):
             return f"waiting: {note}"
         case events.Data():
-            return (
-                f"data: {event.train} train, {event.validation} validation, {event.test} test rows; {event.why}; "
-                f"{count(event.tokens)} tokens an epoch, {count(event.answer_tokens)} of them trained"
+            account = DataReport.of(event).account
+            rows = (
+                f"{event.train:,} train, {event.validation:,} validation, {event.test:,} test rows"
+                if account is None
+                else f"rows {rows_in_short(account)}"
             )
+            tokens = f"{count(event.tokens)} tokens per epoch, {count(event.answer_tokens)} in the loss"
+            return f"data: {rows}; {event.why}; {tokens}"
         case events.ModelLoaded():
             return (
                 f"model: {event.id}, {event.architecture}, {count(event.parameters)} parameters in {event.dtype}, "
@@ -45,7 +58,7 @@ def _text(event: events.Event) -> str | None:
         case events.Checkpoint():
             return f"checkpoint: {event.path}, {size(event.bytes)} in {duration(event.seconds)}"
         case events.Warning():
-            return f"warning: {event.text}"
+            return f"warning: {event.text} [{event.code}]"
         case events.End(status="finished"):
             return "finished"
         case events.End():

@@ -12,12 +12,13 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from engine.contract import events, launch
+from engine.contract.ask import rows_done
 from engine.contract.errors import RunFailed, UserError
 from engine.contract.follow import Follower, last_line
 from engine.contract.ladderdir import LadderDir
 from engine.contract.rundir import RunDir
 from engine.contract.text import visible
-from tui.following.lines import line
+from tui.following.lines import lines
 from tui.show import console, duration, say
 
 POLL_SECONDS = 0.1
@@ -102,13 +103,16 @@ class View:
             self.refused = event.user
         if self.refused and isinstance(event, events.End):
             return  # the command ends with that line, on stderr
-        if text := line(event):
+        for text in lines(event):
             self._print(text, "yellow" if isinstance(event, events.Warning) else "")
         if self.bar is None or self.task is None:
             return
         match event:
             case events.Phase():
-                self.bar.update(self.task, description=event.name, detail="")
+                self.bar.update(self.task, description=event.name, total=None, detail="")
+            case events.Progress():
+                detail = f"{event.text} {rows_done(event.done, event.total)}"
+                self.bar.update(self.task, completed=event.done, total=event.total, detail=detail)
             case events.Plan():
                 self.bar.update(self.task, completed=event.start_step, total=event.steps)
             case events.Step():

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from engine.contract import events
 from engine.contract.events import Event
 from tui.drawing.series import Series
-from tui.following.lines import line
+from tui.following.lines import lines
 from tui.following.loglines import Lines
 
 TRACE_SECONDS = 300
@@ -21,6 +21,8 @@ class RunState:
 
     name: str = ""
     phase: str = ""
+    progress: events.Progress | None = None
+    """How far the phase has come, where it is a long one."""
     note: str = ""
     """Why it is in that phase: who holds the card it waits for."""
     hello: events.Hello | None = None
@@ -77,9 +79,11 @@ class RunState:
                 return
             case events.Hello():
                 self.hello, self.end, self.error = event, None, None
-                self.phase, self.note = "", ""  # a resumed worker is at its beginning, whatever it did in its last life
+                self.phase, self.note, self.progress = "", "", None  # a resumed worker is at its beginning, whatever it did in its last life
             case events.Phase():
-                self.phase, self.note = event.name, event.note
+                self.phase, self.note, self.progress = event.name, event.note, None
+            case events.Progress():
+                self.progress = event
             case events.Data():
                 self.data = event
             case events.ModelLoaded():
@@ -94,7 +98,7 @@ class RunState:
                 self.end = event
             case events.Eval():
                 self._eval(event)
-        if text := line(event):
+        for text in lines(event):
             self.log.add(text)
 
     def _step(self, event: events.Step) -> None:

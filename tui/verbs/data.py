@@ -1,84 +1,153 @@
-"""`data check` and `data show`: what the engine's own preparation sees and trains."""
+"""`data check` and `data show`: the rows as the engine prepares them for training."""
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 from rich.text import Text
 
-from engine.contract.ask import ask
+from engine.contract.ask import Counted, ask
 from engine.contract.library import effective
 from engine.contract.preset import Flat
-from engine.contract.text import visible
+from engine.contract.text import amount, percent, visible
+from tui.data_report import SPLITS, DataReport, Line, account_lines, places, warning_lines
+from tui.following.progress import progress_bar
 from tui.show import console, print_json, say
+
+NAME = 12
+"""Columns of a fact's name."""
+STYLES = {"warning": "yellow", "error": "red", "muted": "dim"}
 
 
 def check(preset: str, overrides: Flat, json: bool) -> int:
-    """0 where nothing is wrong enough to refuse, else 2; problems are listed either way."""
-    report = ask("data.check", _arguments(preset, overrides))
+    """Print the report. Returns 0 where a run would start, 2 where it would be refused."""
+    with shown_progress(json) as (progress, counted):
+        report = ask("data.check", arguments(preset, overrides), progress, counted=counted)
     if json:
         print_json(report)
     else:
-        for key, value in report.items():
-            _print(key, value)
+        for line in report_lines(report):
+            _print(line)
     return 2 if report["refused"] else 0
 
 
 def show(preset: str, overrides: Flat, rows: int, split: str, json: bool) -> int:
-    """Samples with their trained tokens standing out: green and underlined, so that it reads without colour too."""
-    samples = ask("data.show", {**_arguments(preset, overrides), "rows": rows, "split": split})
+    """Print rows token by token; tokens in the loss are green and underlined, in a pipe in brackets."""
+    with shown_progress(json) as (progress, counted):
+        question = {**arguments(preset, overrides), "rows": rows, "split": split}
+        samples = ask("data.show", question, progress, counted=counted)
     if json:
         print_json(samples)
         return 0
+    if not samples:
+        say(f"no {split} rows")
     for sample in samples:
-        console.print(Text(visible(f"── {sample['where']} · {len(sample['tokens'])} tokens"), style="bold"))
-        line = Text()
-        for token in sample["tokens"]:
-            text = visible(token["text"]).replace("\\n", "⏎")
-            line.append(text, style="green underline" if token["trained"] else "dim" if token["special"] else "")
-            line.append("·" if not console.is_terminal and token["trained"] else "")
-            if token["text"].endswith("\n"):
-                line.append("\n")
-        console.print(line, soft_wrap=True)
-        trained = "".join(token["text"] for token in sample["tokens"] if token["trained"])
-        say(f"   trained: {trained!r}")
+        head = f"── {sample['where']} · {amount(len(sample['tokens']), 'token')}, {sample['learnt']:,} in the loss"
+        console.print(Text(visible(head), style="bold"), soft_wrap=True)
+        console.print(_tokens(sample["tokens"]), soft_wrap=True)
+        for note in sample["notes"]:
+            say(f"   note: {note}", "yellow")
     return 0
 
 
-def _arguments(preset: str, overrides: Flat) -> dict[str, Any]:
+def _tokens(tokens: list[dict[str, Any]]) -> Text:
+    """The row's text; line feeds are shown as a sign, and made."""
+    line, inside = Text(), False
+    for token in [*tokens, {"text": "", "trained": False, "special": False}]:
+        if not console.is_terminal and token["trained"] != inside:
+            line.append("[" if token["trained"] else "]")
+            inside = token["trained"]
+        style = "green underline" if token["trained"] else "dim" if token["special"] else ""
+        for number, part in enumerate(token["text"].split("\n")):
+            if number:
+                line.append("⏎\n", style="dim")
+            line.append(visible(part), style=style)
+    return line
+
+
+def arguments(preset: str, overrides: Flat) -> dict[str, Any]:
+    """What the engine has to know of the configuration to prepare rows as a run of it would."""
     config = effective(preset, None, overrides).config
     return {
         "model": msgspec.to_builtins(config.model),
         "data": msgspec.to_builtins(config.data),
+        "evaluation": msgspec.to_builtins(config.evaluation),
         "max_length": config.train.max_length,
     }
 
 
-def _print(key: str, value: Any, indent: int = 0) -> None:
-    """A report as an indented list; what is empty is left out."""
-    space = "  " * indent
-    name = key.replace("_", " ")
-    if value in ({}, [], "", None):
-        return
-    if isinstance(value, dict) and not any(isinstance(item, (dict, list)) for item in value.values()):
-        say(f"{space}{name:<20}{'  '.join(f'{inner} {_plain(item)}' for inner, item in value.items())}")
-    elif isinstance(value, dict):
-        say(f"{space}{name}")
-        for inner, item in value.items():
-            _print(str(inner), item, indent + 1)
-    elif isinstance(value, list) and name == "warnings":
-        for item in value:
-            say(f"warning: {item['text']} [{item['code']}]", "yellow")
-    elif isinstance(value, list):
-        say(f"{space}{name:<20}{'; '.join(_place(item) for item in value)}")
+@contextmanager
+def shown_progress(quiet: bool) -> Iterator[tuple[Callable[[str], None], Counted]]:
+    """Callbacks that move a progress bar; without a terminal they do nothing."""
+    with progress_bar(quiet) as bar:
+        task = bar.add_task("starting", total=None, detail="") if bar else None
+
+        def progress(text: str) -> None:
+            if bar and task is not None:
+                bar.update(task, description=visible(text, 60), total=None, detail="")
+
+        def counted(text: str, done: int, total: int | None) -> None:
+            if bar and task is not None:
+                shown = f"{done:,}{f' of {total:,}' if total else ''} rows"
+                bar.update(task, description=visible(text, 30), completed=done, total=total, detail=shown)
+
+        yield progress, counted
+
+
+def report_lines(report: dict[str, Any]) -> Iterator[Line]:
+    """A data check as facts, then the warnings, then whether a run would start."""
+    known = DataReport.of(report)
+    yield Line("data", report["source"])
+    yield from (Line("", note) for note in report["notes"])
+    yield Line("format", f"{report['format']}: {report['why']}")
+    yield Line("template", report["template"])
+    yield from account_lines(known)
+    yield from (Line("" if number else "split", text) for number, text in enumerate(report["split"]))
+    yield from length_lines(report)
+    yield from repeat_lines(report)
+    yield Line("fingerprint", report["fingerprint"])
+    yield from warning_lines(known.warnings)
+    if report["refused"]:
+        yield Line("refused", report["refused"], "error")
     else:
-        say(f"{space}{name:<20}{_plain(value)}", "red" if name == "refused" else "")
+        yield Line("result", f"ready to train; {amount(len(known.warnings), 'warning')}")
 
 
-def _plain(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+def length_lines(report: dict[str, Any]) -> Iterator[Line]:
+    """Tokens of every split: in all, in the loss, percentiles, and answers that max_length cuts."""
+    for number, name in enumerate(name for name in SPLITS if name in report["lengths"]):
+        found = report["lengths"][name]
+        tokens = f"{report['tokens'][name]:,} tokens, {report['learnt'][name]:,} in the loss"
+        length = found["tokens"]
+        spread = f"per row median {length['p50']:,}, p99 {length['p99']:,}, max {length['max']:,}"
+        cut = f"; max_length {report['max_length']:,} cuts {percent(found['answers_cut'])} of the answers"
+        yield Line("" if number else "tokens", f"{name}: {tokens}; {spread}{cut if found['answers_cut'] else ''}")
 
 
-def _place(item: Any) -> str:
-    return " = ".join(map(str, item)) if isinstance(item, list) else str(item)
+REPEATS = {
+    "duplicates": "duplicate rows",
+    "conflicting_labels": "rows with conflicting labels (one prompt, different answers)",
+    "multiple_references": "prompts with multiple references (several answers)",
+}
+
+
+def repeat_lines(report: dict[str, Any]) -> Iterator[Line]:
+    """Rows that repeat others."""
+    first = True
+    for key, what in REPEATS.items():
+        found = report.get(key) or {"rows": 0}
+        if found["rows"]:
+            yield Line("repeats" if first else "", f"{found['rows']:,} {what} {places(found['where'])}".rstrip())
+            first = False
+
+
+def _print(line: Line) -> None:
+    """Name and text, wrapped below itself on a terminal."""
+    width = max(20, console.width - NAME) if console.is_terminal else 1_000_000
+    wrapped = textwrap.wrap(visible(line.text), width, break_on_hyphens=False) or [""]
+    for number, text in enumerate(wrapped):
+        say(f"{'' if number else line.name:<{NAME}}{text}", STYLES.get(line.style, ""))

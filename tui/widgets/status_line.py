@@ -65,7 +65,11 @@ def status(
 def _running(state: RunState, ascii_only: bool, width: int) -> list[Part]:
     """Phase, step, bar, loss, speed, time left; the bar gives way where there is little room."""
     parts: list[Part] = [(state.phase or "starting", "bold")]
-    step = state.step
+    step, progress = state.step, state.progress
+    if progress is not None and progress.total:
+        share = min(1.0, progress.done / progress.total)
+        said = f"  {visible(progress.text, 40)} {progress.done:,} of {progress.total:,} rows "
+        return [*parts, (said, ""), *_bar(share, min(BAR, width - len(said) - 12), ascii_only), (f" {share:.0%}", "")]
     if step is None or state.phase != "training":
         return parts
     share = step.step / max(1, step.steps)

@@ -29,6 +29,8 @@ class Answer(msgspec.Struct):
 
     nll: float | None = None
     tokens: int = 0
+    weight: float | None = None
+    """Sum of the tokens' loss weights; None where each is 1."""
     output: str = ""
     scores: dict[str, float] | None = None
 
@@ -99,7 +101,8 @@ def side_by_side(sources: Sequence[Source], metric: str, most: int = SHOWN) -> S
 def value(answer: Answer, metric: str) -> float | None:
     """The score, or where the metric is the loss the nats a token."""
     if metric == "loss":
-        return answer.nll / answer.tokens if answer.nll is not None and answer.tokens else None
+        weight = answer.weight or answer.tokens
+        return answer.nll / weight if answer.nll is not None and weight else None
     return (answer.scores or {}).get(metric)
 
 

@@ -1,0 +1,219 @@
+"""Build a preparation from a source: one streaming pass over the rows, then the split by their keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.contract.errors import Notice, UserError
+from engine.contract.schema import Data
+from engine.data.column_usage import ColumnCounts, ignored_columns
+from engine.data.counts import SHOWN, SPLITS
+from engine.data.formats import Format, agree, detect
+from engine.data.keys import KeyTable
+from engine.data.packed_rows import ids_type
+from engine.data.parallel import processes_for
+from engine.data.preparation import Facts, OverlapReport, Places, Preparation
+from engine.data.rendering import has_template
+from engine.data.same_rows import Groups
+from engine.data.source import Source
+from engine.data.split import Assignment, assign
+from engine.data.split_rows import OVER_LIMIT, SHARED, Shares
+from engine.data.store import Columns, ColumnWriter
+from engine.data.tokenizing import Work, pieces
+
+Progress = Callable[[str, int, int | None], None]
+"""Takes what is being done, how many rows are done, and of how many; None where that is not known yet."""
+SIDE_OF = np.array([0, 1, 2, 0, 1], dtype=np.uint8)
+"""Side code of an assignment -> number of the split that the row belongs to, also where it is left out."""
+REASONS = {OVER_LIMIT: "data.max_rows", SHARED: "data.validation_overlaps"}
+
+
+@dataclass
+class Read:
+    """What is known of a given split when its rows have been read."""
+
+    keys: KeyTable = field(default_factory=KeyTable)
+    keyed: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """Places, among all rows read of this split, of those that have keys."""
+        return np.flatnonzero(np.concatenate(self.keyed)) if self.keyed else np.zeros(0, dtype=np.int64)
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.keyed))
+
+
+class Builder:
+    """Reads, tokenizes and splits one data set."""
+
+    def __init__(
+        self, data: Data, source: Source, tokenizer: Any, max_length: int, split_version: int, progress: Progress
+    ) -> None:
+        self.data, self.source, self.progress = data, source, progress
+        self.given = {name: rows for name in SPLITS if (rows := getattr(source, name)) is not None}
+        self.format = detect(self.given["train"], data)
+        _need_template(self.format, tokenizer, data)
+        for rows in self.given.values():
+            agree(rows, self.format)
+        ids = ids_type(len(tokenizer))
+        self.work = Work(self.format, tokenizer, max_length, split_version, ids)
+        self.columns = ColumnCounts()
+        self.read: dict[str, Read] = {}
+        self.total = sum(len(rows) for rows in self.given.values())
+
+    def build(self, folder: Path | None) -> tuple[Preparation, ColumnWriter]:
+        """The preparation, its columns in the folder, or in memory where there is none or it is full."""
+        writer = ColumnWriter(folder, self.work.ids)
+        try:
+            if self.data.max_rows is None:
+                self._read(writer)
+                assignment = self._assign()
+            else:
+                self._read(None)
+                assignment = self._assign()
+                self._tokenize_chosen(writer, assignment)
+            return self._finished(writer, assignment), writer
+        except BaseException:
+            writer.abandon()
+            raise
+
+    def _read(self, writer: ColumnWriter | None) -> None:
+        """All rows once; keys always, tokens where there is a writer for them."""
+        for name, rows in self.given.items():
+            read = self.read[name] = Read()
+            for piece in pieces(self.work, rows, processes_for(self.total), keys_only=writer is None):
+                read.keys.extend(piece.keys)
+                read.keyed.append(piece.keyed)
+                self.columns.merge(piece.columns)
+                if writer and piece.batch:
+                    writer.append(piece.batch)
+                self._tell("tokenizing" if writer else "reading", self.rows_read)
+
+    def _tokenize_chosen(self, writer: ColumnWriter, assignment: Assignment) -> None:
+        """Tokens of the rows that are in use; the others are known by their place alone."""
+        done = 0
+        for name, rows in self.given.items():
+            wanted = np.ones(self.read[name].count, dtype=bool)
+            wanted[self.read[name].numbers] = ~np.isin(assignment.sides[name], list(REASONS))
+            for piece in pieces(self.work, rows, processes_for(int(wanted.sum())), wanted):
+                assert piece.batch
+                writer.append(piece.batch)
+                done += len(piece.keyed)
+                self._tell("tokenizing", done)
+
+    @property
+    def rows_read(self) -> int:
+        return sum(read.count for read in self.read.values())
+
+    def _tell(self, what: str, done: int) -> None:
+        self.progress(what, done, self.total)
+
+    def _assign(self) -> Assignment:
+        data = self.data
+        shares = Shares(_share(data.validation) or 0.0, _share(data.test))
+        keys = {name: read.keys for name, read in self.read.items()}
+        return assign(keys, shares, data.seed, data.max_rows, self.work.split_version)
+
+    def _finished(self, writer: ColumnWriter, assignment: Assignment) -> Preparation:
+        self.progress("splitting", 0, None)
+        rows = writer.rows()
+        kinds = [*rows.kinds, *REASONS.values()]
+        columns = writer.assign(rows, self._assigned(rows, assignment, kinds), kinds)
+        return Preparation(columns, self._facts(columns, assignment))
+
+    def _assigned(self, rows: Columns, assignment: Assignment, kinds: list[str]) -> dict[str, np.ndarray]:
+        """Side, reason and item of every row that was read."""
+        side, reason = np.zeros(rows.count, dtype=np.uint8), rows["kind"].astype(np.uint16)
+        item = np.full(rows.count, -1, dtype=np.int32)
+        for name, (start, numbers) in self._keyed().items():
+            side[start : start + self.read[name].count] = SPLITS.index(name)
+            codes = assignment.sides[name]
+            side[start + numbers], item[start + numbers] = SIDE_OF[codes], assignment.items[name]
+            for code, kind in REASONS.items():
+                reason[start + numbers[codes == code]] = kinds.index(kind)
+        return {"side": side, "reason": reason, "item": item}
+
+    def _keyed(self) -> dict[str, tuple[int, np.ndarray]]:
+        """Given split -> place of its first row among all rows, and places of its rows with keys within it."""
+        found, start = {}, 0
+        for name, read in self.read.items():
+            found[name] = start, read.numbers
+            start += read.count
+        return found
+
+    def _facts(self, columns: Columns, assignment: Assignment) -> Facts:
+        source, keyed = self.source, self._keyed()
+        numbers = np.concatenate([start + places for start, places in keyed.values()])
+        groups = Groups.of([read.keys for read in self.read.values()])
+        used = columns["reason"][numbers] == 0
+        duplicates, equal = groups.duplicates(np.flatnonzero(used))
+        repeated = groups.repeated(np.flatnonzero(used & (columns["side"][numbers] == 0)))
+        test = columns["side"][numbers] == SPLITS.index("test")
+
+        def place(pair: Any) -> list[str]:
+            return [columns.where(int(numbers[one])) for one in pair]
+
+        usage = self.columns.used_by(self.format)
+        said = [notice for notice in self.format.warnings if notice.code != "data.ignored_column"]
+        return Facts(
+            source=source.about,
+            source_fingerprint=source.fingerprint,
+            files=source.files,
+            notes=source.notes,
+            format=self.format.name,
+            why=self.format.why,
+            template=_template(self.format, self.work.tokenizer),
+            split_version=assignment.version,
+            split=assignment.about,
+            read={name: read.count for name, read in self.read.items()},
+            columns=usage,
+            overlap={pair: _overlap(found, keyed, columns) for pair, found in assignment.overlaps.items()},
+            test_items=len(np.unique(columns["item"][numbers[used & test]])),
+            duplicates=Places(duplicates, [place(group) for group in equal]),
+            same_prompt=Places(repeated.rows, [place(pair) for pair in repeated.pairs]),
+            repeated_prompts=repeated.prompts,
+            distinct_answers=repeated.answers,
+            notices=[*said, *ignored_columns(usage), *assignment.warnings, *_dated(self.work.tokenizer)],
+        )
+
+
+def _overlap(found: Any, keyed: dict[str, tuple[int, np.ndarray]], columns: Columns) -> OverlapReport:
+    def place(split: str, number: int) -> str:
+        start, places = keyed[split]
+        return columns.where(start + int(places[number]))
+
+    where = [[place(*one), place(*other)] for one, other in found.where[:SHOWN]]
+    return OverlapReport(found.of, found.prompt, found.answer, found.both, found.near, found.near_reason, where)
+
+
+def _dated(tokenizer: Any) -> list[Notice]:
+    if "strftime_now" not in str(getattr(tokenizer, "chat_template", "")):
+        return []
+    text = "the chat template writes today's date into every prompt: a rerun on another day differs"
+    return [Notice("data.template_writes_date", text)]
+
+
+def _template(found: Format, tokenizer: Any) -> str:
+    if found.name == "text":
+        return "plain text, closed by the end token"
+    if has_template(tokenizer):
+        return "the tokenizer's chat template"
+    return "no chat template: prompt and completion joined as plain text, closed by the end token"
+
+
+def _need_template(found: Format, tokenizer: Any, data: Data) -> None:
+    if has_template(tokenizer) or found.name in ("text", "prompt-completion"):
+        return
+    what = f"{found.name} rows need a chat template and this model has none"
+    raise UserError(what, data.id, "set model.chat_template to a Jinja file", code="data.no_chat_template")
+
+
+def _share(wish: float | str | None) -> float | None:
+    return None if wish is None or isinstance(wish, str) else float(wish)

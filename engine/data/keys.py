@@ -1,0 +1,142 @@
+"""Digests of a row's prompt and answer, by which rows are split, grouped into test items and compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from engine.data.conversation import Example
+
+DIGEST_BYTES = 16
+"""Of 1 million rows, two different ones share a 16-byte digest with a probability of 1.5e-27."""
+_NOT_CONTENT = ("role", "content", "weight", "tool_call_id")
+"""Keys of a message that are written on their own, or that differ between equal prompts."""
+
+
+class Keys(NamedTuple):
+    """Digests of one row, 16 bytes each."""
+
+    prompt: bytes
+    """Everything before the last answer. Of the answer where there is no prompt (plain text): then each text is its own
+    group."""
+    answer: bytes
+    content: bytes = b""
+    """sha256 of the row by the rule of split version 1; empty under later versions."""
+
+
+def keys_of(example: Example, version: int = 2) -> Keys:
+    """A row's keys. White space, Unicode composition and the ids of tool calls make no difference."""
+    prompt, answer = prompt_text(example), _answer_text(example)
+    answer_key = _digest(answer)
+    content = bytes.fromhex(example.key) if version == 1 else b""
+    return Keys(_digest(prompt) if prompt else _digest("\x1d" + answer), answer_key, content)
+
+
+def prompt_text(example: Example) -> str:
+    """System message, tools and all turns before the last answer, normalized; '' where they hold no text."""
+    if example.messages is None:
+        return normalized(example.prompt or "")
+    turns = [_turn_text(turn) for turn in example.messages[:-1]]
+    if not any(text for _, text in turns):
+        return ""
+    tools = _as_json(example.tools) if example.tools else ""
+    return "\x1e".join([f"{role}\x1f{text}" for role, text in turns] + [tools])
+
+
+def _answer_text(example: Example) -> str:
+    if example.messages is None:
+        return normalized(example.completion or "")
+    return _turn_text(example.messages[-1])[1]
+
+
+def normalized(text: str) -> str:
+    """Composed characters (NFC) and single spaces between words, none at the ends."""
+    return " ".join((text if text.isascii() else unicodedata.normalize("NFC", text)).split())
+
+
+def _turn_text(turn: dict[str, Any]) -> tuple[str, str]:
+    """(role, content and whatever else the message says); no normalized text holds \\x1d to \\x1f, which are spaces."""
+    text = normalized(turn["content"])
+    if len(turn) == 2:
+        return turn["role"], text
+    more = {key: _without_ids(value) for key, value in turn.items() if key not in _NOT_CONTENT and value}
+    return turn["role"], f"{text}\x1d{_as_json(more)}" if more else text
+
+
+def _without_ids(value: Any) -> Any:
+    """Tool calls without their ids, which are random in recorded conversations."""
+    if isinstance(value, list):
+        return [{k: v for k, v in one.items() if k != "id"} if isinstance(one, dict) else one for one in value]
+    return value
+
+
+def _as_json(value: Any) -> str:
+    return normalized(json.dumps(value, ensure_ascii=False, sort_keys=True, default=str))
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
+
+
+class KeyTable:
+    """The keys of many rows in reading order, packed: 32 bytes a row."""
+
+    def __init__(self, keys: Iterable[Keys] = ()) -> None:
+        self._prompts, self._answers, self._contents = bytearray(), bytearray(), bytearray()
+        for one in keys:
+            self.add(one)
+
+    @classmethod
+    def of(cls, examples: Iterable[Example], version: int = 2) -> KeyTable:
+        return cls(keys_of(example, version) for example in examples)
+
+    def add(self, keys: Keys) -> None:
+        self._prompts += keys.prompt
+        self._answers += keys.answer
+        self._contents += keys.content
+
+    def extend(self, other: KeyTable) -> None:
+        """Add the keys of rows that come behind these."""
+        self._prompts += other._prompts
+        self._answers += other._answers
+        self._contents += other._contents
+
+    def __len__(self) -> int:
+        return len(self._prompts) // DIGEST_BYTES
+
+    @property
+    def prompts(self) -> np.ndarray:
+        """(N, 2) uint64."""
+        return _words(self._prompts)
+
+    @property
+    def answers(self) -> np.ndarray:
+        """(N, 2) uint64."""
+        return _words(self._answers)
+
+    @property
+    def contents(self) -> list[str]:
+        """Hexadecimal digests of version 1; empty under later versions."""
+        packed = bytes(self._contents)
+        return [packed[start : start + 32].hex() for start in range(0, len(packed), 32)]
+
+
+def group_numbers(tables: list[np.ndarray]) -> list[np.ndarray]:
+    """Number the distinct keys of all tables together from 0: for each (N, 2) table the (N,) numbers of its rows."""
+    whole = np.concatenate(tables) if tables else np.zeros((0, 2), dtype=np.uint64)
+    order = np.lexsort((whole[:, 1], whole[:, 0]))
+    ordered = whole[order]
+    new = np.ones(len(whole), dtype=bool)
+    new[1:] = (ordered[1:] != ordered[:-1]).any(1)
+    numbers = np.empty(len(whole), dtype=np.int64)
+    numbers[order] = new.cumsum() - 1
+    return np.split(numbers, np.cumsum([len(table) for table in tables])[:-1]) if tables else []
+
+
+def _words(packed: bytearray) -> np.ndarray:
+    return np.frombuffer(bytes(packed), dtype="<u8").reshape(-1, 2)

@@ -1,0 +1,70 @@
+"""How much of a held-out split the training rows know already: prompts, answers, and both in one row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from engine.data.keys import KeyTable, group_numbers
+
+Place = tuple[str, int]
+"""A given split and the number of a row in it, from 0."""
+SHOWN = 5
+"""Pairs of places that an overlap comes with."""
+
+
+@dataclass
+class Overlap:
+    """Of the rows of one split, how many occur in another."""
+
+    of: int
+    """Rows of the split that is held against the other."""
+    prompt: int
+    """Rows whose prompt the other split has."""
+    answer: int
+    """Rows whose answer the other split has: in classification nearly all."""
+    both: int
+    """Rows that the other split has with the same prompt and answer in one row."""
+    near: int | None = None
+    """Rows whose prompt is not in the other split, but a similar one is; None where that was not computed."""
+    near_reason: str = "not computed"
+    """Why `near` is None."""
+    where: list[tuple[Place, Place]] = field(default_factory=list)
+    """The first pairs of rows with the same prompt."""
+
+
+Rows = list[tuple[str, np.ndarray]]
+"""Given splits and the numbers of rows in them."""
+
+
+def overlap(keys: dict[str, KeyTable], one: Rows, other: Rows) -> Overlap:
+    """How many of the rows in `one` occur in `other`."""
+    prompt = group_numbers([_picked(keys, rows, "prompts") for rows in (one, other)])
+    answer = group_numbers([_picked(keys, rows, "answers") for rows in (one, other)])
+    pairs = [np.stack([p, a], axis=1).astype(np.uint64) for p, a in zip(prompt, answer, strict=True)]
+    both = group_numbers(pairs)
+    found = np.isin(prompt[0], prompt[1])
+    return Overlap(
+        of=len(prompt[0]),
+        prompt=int(found.sum()),
+        answer=int(np.isin(answer[0], answer[1]).sum()),
+        both=int(np.isin(both[0], both[1]).sum()),
+        where=_pairs(prompt[0], prompt[1], _places(one), _places(other), found),
+    )
+
+
+def _pairs(
+    mine: np.ndarray, theirs: np.ndarray, places: list[Place], other: list[Place], found: np.ndarray
+) -> list[tuple[Place, Place]]:
+    """The first rows that are found, each with the first row of the other side that has its prompt."""
+    first = [int(np.flatnonzero(theirs == mine[number])[0]) for number in np.flatnonzero(found)[:SHOWN]]
+    return [(places[n], other[m]) for n, m in zip(np.flatnonzero(found)[:SHOWN].tolist(), first, strict=True)]
+
+
+def _picked(keys: dict[str, KeyTable], rows: Rows, part: str) -> np.ndarray:
+    return np.concatenate([getattr(keys[name], part)[numbers] for name, numbers in rows])
+
+
+def _places(rows: Rows) -> list[Place]:
+    return [(name, int(number)) for name, numbers in rows for number in numbers]

@@ -1,0 +1,130 @@
+"""Work on the batches of a data set in several processes, with the results in the order of the batches.
+
+Every process reads the whole source and works on every n-th batch: reading is cheap beside tokenizing, and no row is
+sent from one process to another. Processes are forked, ignore Ctrl-C (their parent ends them) and end with the parent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
+
+from engine.contract.errors import RunFailed, UserError
+
+Item = TypeVar("Item")
+Done = TypeVar("Done")
+
+BATCH = 1024
+"""Rows of a batch."""
+WORTH_FORKING = 20_000
+"""Rows from which more processes save more time than they cost."""
+MAX_PROCESSES = 8
+"""Beyond this many, reading in every process costs more than it saves."""
+
+
+def processes_for(rows: int) -> int:
+    """How many processes to tokenize so many rows with."""
+    if rows < WORTH_FORKING or not sys.platform.startswith("linux"):
+        return 1
+    return min(MAX_PROCESSES, len(os.sched_getaffinity(0)))
+
+
+def batched(items: Iterable[Item], size: int = BATCH) -> Iterator[list[Item]]:
+    """Lists of `size` items, the last one shorter."""
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        yield batch
+
+
+def in_order(batches: Callable[[], Iterator[Item]], work: Callable[[Item], Done], processes: int) -> Iterator[Done]:
+    """`work` on each batch, results in order. `batches` is called once in every process and gives the same each time.
+
+    Raises what `work` or `batches` raise, and RunFailed where a process is killed.
+    """
+    if processes == 1:
+        yield from map(work, batches())
+        return
+    workers: list[tuple[multiprocessing.process.BaseProcess, Connection]] = []
+    try:
+        for number in range(processes):
+            workers.append(_start(batches, work, number, processes, [end for _, end in workers]))
+        turn = 0
+        while (message := _receive(*workers[turn % processes]))[0] != "end":
+            yield _result(message)
+            turn += 1
+    finally:
+        for process, end in workers:
+            end.close()
+            process.kill()
+            process.join()
+
+
+def _start(
+    batches: Callable[[], Iterator[Item]],
+    work: Callable[[Item], Done],
+    number: int,
+    processes: int,
+    others: list[Connection],
+) -> tuple[multiprocessing.process.BaseProcess, Connection]:
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    parent = os.getpid()
+
+    def run() -> None:
+        # A process that holds the reading end of a pipe would keep its writer waiting when the parent is gone.
+        for end in (*others, ours):
+            end.close()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
+            for message in _messages(batches, work, number, processes):
+                theirs.send(message)
+                if os.getppid() != parent:
+                    return
+
+    process = context.Process(target=run, daemon=True, name=f"prepare-{number}")
+    process.start()
+    theirs.close()
+    return process, ours
+
+
+def _messages(
+    batches: Callable[[], Iterator[Item]], work: Callable[[Item], Done], number: int, processes: int
+) -> Iterator[tuple[Any, ...]]:
+    """("done", result) for each batch of this process, at last ("end",); a UserError in its parts, else a traceback."""
+    try:
+        for batch in islice(batches(), number, None, processes):
+            yield "done", work(batch)
+        yield ("end",)
+    except UserError as error:
+        yield "user error", error.what, error.where, error.do, error.code
+    except Exception:  # noqa: BLE001 - reported in the parent process
+        yield "error", traceback.format_exc()
+
+
+def _receive(process: multiprocessing.process.BaseProcess, end: Connection) -> tuple[Any, ...]:
+    try:
+        return end.recv()
+    except EOFError as error:
+        process.join()
+        status = process.exitcode or 0
+        how = f"signal {-status}" if status < 0 else f"exit status {status}"
+        raise RunFailed(f"a process that prepares rows ended unexpectedly ({how})") from error
+
+
+def _result(message: tuple[Any, ...]) -> Any:
+    kind, *content = message
+    if kind == "user error":
+        raise UserError(*content)
+    if kind == "error":
+        raise RuntimeError(content[0])
+    return content[0]

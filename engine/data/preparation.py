@@ -1,0 +1,131 @@
+"""What a preparation found: the rows of every split, what became of every row that was read, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import msgspec
+import numpy as np
+
+from engine.contract.errors import Notice
+from engine.data.column_usage import ColumnUse
+from engine.data.counts import SHOWN, SPLITS
+from engine.data.store import Columns
+from engine.data.tokenized import TokenizedRows
+
+
+class Places(msgspec.Struct):
+    """A number of rows, and the places of the first few."""
+
+    rows: int = 0
+    where: list[list[str]] = []
+
+
+class OverlapReport(msgspec.Struct):
+    """How many rows of a split occur in another one, by prompt, by answer and by both."""
+
+    of: int
+    prompt: int
+    answer: int
+    both: int
+    near: int | None
+    near_reason: str
+    where: list[list[str]]
+
+
+class Facts(msgspec.Struct):
+    """What is known of a preparation beyond its rows; stored as JSON beside them."""
+
+    source: str
+    """One sentence: what was read."""
+    source_fingerprint: str
+    files: dict[str, list[str]]
+    notes: list[str]
+    format: str
+    why: str
+    template: str
+    split_version: int
+    split: list[str]
+    """What the split did, one sentence each."""
+    read: dict[str, int]
+    """Given split -> rows that were read."""
+    columns: list[ColumnUse]
+    overlap: dict[str, OverlapReport]
+    test_items: int
+    """Distinct prompts among the test rows."""
+    duplicates: Places
+    same_prompt: Places
+    """Training rows whose prompt has another answer in an earlier row."""
+    repeated_prompts: int
+    """Prompts with more than one answer in the training rows."""
+    distinct_answers: int
+    """In the training rows."""
+    notices: list[Notice]
+    """Of the format and of the split."""
+    fingerprint: str = ""
+    """Of the rows in use."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Rows of one split that are left out for the same reason."""
+
+    kind: str
+    rows: int
+    where: list[str]
+    """The first few places."""
+    what: str
+    """Details of the first one."""
+
+
+@dataclass
+class Preparation:
+    """Rows and facts, before anybody decides whether they are good enough to train on."""
+
+    columns: Columns
+    facts: Facts
+    notices: tuple[Notice, ...] = ()
+    """Of the preparation itself: where it could not be cached."""
+
+    @cached_property
+    def rows(self) -> dict[str, TokenizedRows]:
+        """The rows in use, by split."""
+        used = self.columns["reason"] == 0
+        return {
+            name: TokenizedRows(self.columns, np.flatnonzero(used & (self.columns["side"] == side)))
+            for side, name in enumerate(SPLITS)
+        }
+
+    def left_out(self, name: str) -> list[LeftOut]:
+        """Why rows of a split are left out, in the order in which the reasons appear."""
+        return [self._reason(numbers) for numbers in self._left_out(name)]
+
+    def lengths_left_out(self, name: str) -> np.ndarray:
+        """Tokens of the rows of a split that were tokenized and are left out."""
+        lengths = [self.columns["length"][numbers] for numbers in self._left_out(name)]
+        return np.concatenate(lengths).astype(np.int64) if lengths else np.zeros(0, dtype=np.int64)
+
+    def _left_out(self, name: str) -> Iterator[np.ndarray]:
+        reasons = np.where(self.columns["side"] == SPLITS.index(name), self.columns["reason"], 0)
+        found, first = np.unique(reasons, return_index=True)
+        for reason in found[np.argsort(first)].tolist():
+            if reason:
+                yield np.flatnonzero(reasons == reason)
+
+    def _reason(self, numbers: np.ndarray) -> LeftOut:
+        first = int(numbers[0])
+        return LeftOut(
+            self.columns.kinds[self.columns["reason"][first]],
+            len(numbers),
+            [self.columns.where(number) for number in numbers[:SHOWN].tolist()],
+            self.columns.text(first),
+        )
+
+    def details(self, name: str, kind: str) -> list[str]:
+        """`place: details` of the first rows of a split that are left out for a reason."""
+        for numbers in self._left_out(name):
+            if self.columns.kinds[self.columns["reason"][numbers[0]]] == kind:
+                return [f"{self.columns.where(n)}: {self.columns.text(n)}" for n in numbers[:SHOWN].tolist()]
+        return []

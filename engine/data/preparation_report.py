@@ -1,0 +1,205 @@
+"""What is told of a preparation: the account of every row and column, counts, and warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from engine.contract.errors import Notice
+from engine.contract.text import amount, percent
+from engine.data.counts import SHOWN, SPLITS
+
+if TYPE_CHECKING:
+    from engine.data.preparation import Preparation
+    from engine.data.tokenized import TokenizedRows
+
+FEW_ANSWERS = 5
+"""With at least this many rows per distinct answer the answers are labels: two for one prompt are a conflict."""
+
+
+def about(done: Preparation) -> dict[str, Any]:
+    """The counts of a preparation, JSON-able."""
+    rows, facts = done.rows, done.facts
+    return {
+        "source": facts.source,
+        "source_fingerprint": facts.source_fingerprint,
+        "files": facts.files,
+        "notes": facts.notes,
+        "format": facts.format,
+        "why": facts.why,
+        "template": facts.template,
+        "split": facts.split,
+        "rows": {name: len(rows[name]) for name in SPLITS},
+        "tokens": {name: int(rows[name].lengths.sum()) for name in SPLITS},
+        "learnt": {name: int(rows[name].loss_tokens.sum()) for name in SPLITS},
+        "cut": {name: int(rows[name].cut.sum()) for name in SPLITS},
+        "dropped": {name: found for name in SPLITS if (found := _dropped(done, name))},
+        "noticed": {name: found for name in SPLITS if (found := noted(rows[name]))},
+        **account(done),
+    }
+
+
+def account(done: Preparation) -> dict[str, Any]:
+    """Where every column and every row went; in `account` train + validation + test + all left out = read."""
+    facts = done.facts
+    return {
+        "columns": msgspec.to_builtins(facts.columns),
+        "account": {
+            "read": done.columns.count,
+            **{name: len(done.rows[name]) for name in SPLITS},
+            "test_items": facts.test_items,
+            "left_out": _left_out(done, range(done.columns.count)),
+            "given": {name: _given(done, span) for name, span in _given_spans(done)},
+        },
+        "overlap": msgspec.to_builtins(facts.overlap),
+        "split_version": facts.split_version,
+    }
+
+
+def _given_spans(done: Preparation) -> Iterator[tuple[str, range]]:
+    """Given splits, and which of the stored rows are theirs."""
+    start = 0
+    for name, count in done.facts.read.items():
+        yield name, range(start, start + count)
+        start += count
+
+
+def _given(done: Preparation, span: range) -> dict[str, Any]:
+    """What became of the rows of one given split."""
+    part = slice(span.start, span.stop)
+    used = done.columns["reason"][part] == 0
+    sides = np.bincount(done.columns["side"][part][used], minlength=len(SPLITS)).tolist()
+    return {"read": len(span), **dict(zip(SPLITS, sides, strict=True)), "left_out": len(span) - sum(sides)}
+
+
+def _left_out(done: Preparation, span: range) -> dict[str, dict[str, Any]]:
+    reasons = done.columns["reason"][span.start : span.stop]
+    counts = np.bincount(reasons, minlength=1)
+    found: dict[str, dict[str, Any]] = {}
+    for reason in (np.flatnonzero(counts[1:]) + 1).tolist():
+        numbers = (np.flatnonzero(reasons == reason)[:SHOWN] + span.start).tolist()
+        code, why = reason_of(done.columns.kinds[reason])
+        entry = found.setdefault(code, {"rows": 0, "reason": why, "where": []})
+        entry["rows"] += int(counts[reason])
+        entry["where"] = [*entry["where"], *map(done.columns.where, numbers)][:SHOWN]
+    return found
+
+
+def warnings(done: Preparation) -> list[Notice]:
+    """What a person should know before the run, one sentence each."""
+    told = [*done.facts.notices]
+    for name in SPLITS:
+        for found in done.left_out(name):
+            if found.kind not in _TOLD_BY_SPLIT:
+                why = reason_of(found.kind)[1]
+                text = f"{amount(found.rows, f'{name} row')} left out: {why} (first: {found.where[0]})"
+                told.append(Notice("data.rows_left_out", text))
+        rows = done.rows[name]
+        if cut := int(rows.cut.sum()):
+            first = rows.where(int(np.flatnonzero(rows.cut)[0]))
+            text = (
+                f"{cut:,} of {len(rows):,} {name} rows ({percent(cut / len(rows))}) cut at max_length (first: {first})"
+            )
+            told.append(Notice("data.rows_cut", text))
+    for kind, noticed in _noted_together(done).items():
+        code, meaning = NOTES[kind]
+        told.append(Notice(code, f"{amount(noticed['rows'], 'row')}: {meaning} (first: {noticed['where'][0]})"))
+    return [*told, *_same_prompts(done), *done.notices]
+
+
+def conflicting(done: Preparation) -> bool:
+    """Whether training rows with one prompt and several answers look like contradicting labels."""
+    facts = done.facts
+    return bool(facts.same_prompt.rows) and facts.distinct_answers * FEW_ANSWERS <= len(done.rows["train"])
+
+
+def _same_prompts(done: Preparation) -> Iterator[Notice]:
+    facts = done.facts
+    if conflicting(done):
+        one, other = facts.same_prompt.where[0]
+        share = percent(facts.same_prompt.rows / len(done.rows["train"]))
+        text = (
+            f"conflicting labels: {amount(facts.same_prompt.rows, 'training row')} ({share}) have the prompt of an "
+            f"earlier row and another answer (first: {one} and {other})"
+        )
+        yield Notice("data.conflicting_labels", text)
+
+
+def noted(rows: TokenizedRows) -> dict[str, dict[str, Any]]:
+    """Note -> rows that have it, with places."""
+    found: dict[str, dict[str, Any]] = {}
+    for number, notes in enumerate(rows.columns.tables["notes"]):
+        places = np.flatnonzero(rows.note_numbers == number)
+        for note in notes if len(places) else []:
+            entry = found.setdefault(note, {"rows": 0, "first": []})
+            entry["rows"] += len(places)
+            entry["first"] += places[:SHOWN].tolist()
+    return {
+        note: {"rows": entry["rows"], "where": [rows.where(place) for place in sorted(entry["first"])[:SHOWN]]}
+        for note, entry in found.items()
+    }
+
+
+def _noted_together(done: Preparation) -> dict[str, dict[str, Any]]:
+    together: dict[str, dict[str, Any]] = {}
+    for name in SPLITS:
+        for note, found in noted(done.rows[name]).items():
+            entry = together.setdefault(note, {"rows": 0, "where": []})
+            entry["rows"] += found["rows"]
+            entry["where"] += found["where"]
+    return together
+
+
+def _dropped(done: Preparation, name: str) -> dict[str, dict[str, Any]]:
+    return {
+        found.kind: {"rows": found.rows, "where": found.where}
+        for found in done.left_out(name)
+        if found.kind not in _TOLD_BY_SPLIT
+    }
+
+
+def reason_of(kind: str) -> tuple[str, str]:
+    """Stable code and sentence of a reason for leaving a row out."""
+    if kind in REASONS:
+        return kind, REASONS[kind]
+    return ("data." + kind.replace(" ", "_"), kind) if "." not in kind else (kind, kind)
+
+
+REASONS = {
+    "data.max_rows": "beyond data.max_rows",
+    "data.validation_overlaps": "a validation row that is also a training or test row",
+    "data.empty_answer": "the answer is empty",
+}
+"""Code -> why rows with it are left out."""
+_TOLD_BY_SPLIT = ("data.max_rows", "data.validation_overlaps")
+"""Reasons that the split has a sentence of its own for."""
+NOTES = {
+    "no end token": (
+        "data.no_end_token",
+        "no end-of-turn token after the answer: the model may not learn to stop",
+    ),
+    "two beginning-of-text tokens": (
+        "data.double_bos",
+        "two beginning-of-text tokens: the text or the template adds a second one",
+    ),
+    "history rewritten by the template": (
+        "data.history_rewritten",
+        "the template rewrites earlier turns: only the last answer is in the loss",
+    ),
+    "opens with an answer": (
+        "data.opens_with_answer",
+        "the conversation starts with an assistant message: it is not in the loss",
+    ),
+    "special token in the text": (
+        "data.special_token_in_text",
+        "the text itself contains a special token of the model",
+    ),
+    "token across the answer's beginning": (
+        "data.token_across_boundary",
+        "a token would span the end of the prompt and the start of the answer: they are tokenized separately",
+    ),
+}
+"""Note on a row -> code and text of its warning."""

@@ -1,0 +1,141 @@
+"""Tokenized rows as a sequence over stored columns: a row is built when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
+
+import numpy as np
+
+from engine.data.packed_rows import CUT
+from engine.data.store import Columns
+from engine.data.tokens import IGNORED, Row
+
+
+class TokenizedRows(Sequence[Row]):
+    """Some of the stored rows in a given order. Slices share the columns; sizes and counts are arrays."""
+
+    def __init__(self, columns: Columns, numbers: np.ndarray) -> None:
+        self.columns, self.numbers = columns, numbers
+        """`numbers`: (rows,) which of the stored rows these are."""
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, place: int) -> Row: ...
+    @overload
+    def __getitem__(self, place: slice) -> TokenizedRows: ...
+    def __getitem__(self, place: int | slice) -> Row | TokenizedRows:
+        if isinstance(place, slice):
+            return TokenizedRows(self.columns, self.numbers[place])
+        return _row(self.columns, int(self.numbers[place]))
+
+    def __iter__(self) -> Iterator[Row]:
+        return (_row(self.columns, number) for number in self.numbers.tolist())
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<{len(self):,} tokenized rows>"
+
+    def take(self, places: Sequence[int] | np.ndarray) -> TokenizedRows:
+        """The rows at these places, in this order."""
+        return TokenizedRows(self.columns, self.numbers[np.asarray(places, dtype=np.int64)])
+
+    def column(self, name: str) -> np.ndarray:
+        """(rows,) a column of numbers."""
+        return self.columns[name][self.numbers]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(rows,) tokens."""
+        return self.column("size").astype(np.int64)
+
+    @property
+    def lengths_before_cut(self) -> np.ndarray:
+        """(rows,) tokens before max_length cut them."""
+        return self.column("length").astype(np.int64)
+
+    @property
+    def loss_tokens(self) -> np.ndarray:
+        """(rows,) tokens with a label."""
+        return _loss_tokens(self.columns)[self.numbers]
+
+    @property
+    def answer_tokens(self) -> np.ndarray:
+        """(rows,) tokens that are predicted and in the loss: all with a label but a row's first token."""
+        return self.loss_tokens - _begins_in_loss(self.columns)[self.numbers]
+
+    @property
+    def cut(self) -> np.ndarray:
+        """(rows,) whether max_length cut the row."""
+        return (self.column("flags") & CUT) > 0
+
+    @property
+    def note_numbers(self) -> np.ndarray:
+        """(rows,) place of each row's notes in `columns.tables["notes"]`."""
+        return self.column("notes")
+
+    def where(self, place: int) -> str:
+        """The place of a row in its file."""
+        return self.columns.where(int(self.numbers[place]))
+
+    def targets(self) -> Iterator[str]:
+        """The text of each row's last answer."""
+        return (self.columns.text(number) for number in self.numbers.tolist())
+
+
+def lengths_of(rows: Sequence[Row]) -> np.ndarray:
+    """(rows,) tokens of each row."""
+    if isinstance(rows, TokenizedRows):
+        return rows.lengths
+    return np.array([len(row.input_ids) for row in rows], dtype=np.int64)
+
+
+def answer_tokens_of(rows: Sequence[Row]) -> np.ndarray:
+    """(rows,) tokens of each row that are predicted and in the loss."""
+    if isinstance(rows, TokenizedRows):
+        return rows.answer_tokens
+    return np.array([sum(label != IGNORED for label in row.labels[1:]) for row in rows], dtype=np.int64)
+
+
+def _row(columns: Columns, number: int) -> Row:
+    ids = columns.ids(number).tolist()
+    labels = [IGNORED] * len(ids)
+    spans = columns.spans(number)
+    for start, stop in zip(spans[::2], spans[1::2], strict=True):
+        labels[start:stop] = ids[start:stop]
+    return Row(
+        input_ids=ids,
+        labels=labels,
+        prompt=columns.prompt(number).tolist(),
+        target=columns.text(number),
+        where=columns.where(number),
+        cut=bool(columns["flags"][number] & CUT),
+        notes=tuple(columns.tables["notes"][columns["notes"][number]]),
+        length=int(columns["length"][number]),
+        answer=int(columns["answer"][number]),
+        weights=columns.weights(number),
+        references=columns.references(number),
+    )
+
+
+def _loss_tokens(columns: Columns) -> np.ndarray:
+    spans: Any = columns["spans"].reshape(-1, 2).astype(np.int64)
+    totals = np.zeros(len(spans) + 1, dtype=np.int64)
+    np.cumsum(spans[:, 1] - spans[:, 0], out=totals[1:])
+    return totals[columns.spans_at[1:]] - totals[columns.spans_at[:-1]]
+
+
+def _begins_in_loss(columns: Columns) -> np.ndarray:
+    """(stored rows,) 1 where a row's first token has a label."""
+    begins = np.zeros(columns.count, dtype=np.int64)
+    some = np.flatnonzero(columns["span_count"])
+    begins[some] = columns["spans"][columns.spans_at[some] * 2] == 0
+    return begins

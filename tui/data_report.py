@@ -1,0 +1,188 @@
+"""A data set's account as text: what every column and row is used for, what overlaps, and every warning.
+
+The same lines stand in `ftbench data check`, the inspector, the launch screen, a run's log and a ladder's output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from engine.contract.errors import Notice
+from engine.contract.text import amount, percent, visible
+
+SPLITS = ("train", "validation", "test")
+ROLES = ("messages", "system", "tools", "history", "prompt", "text", "answer", "references", "label", "weight")
+"""Roles in the order in which they are listed; others follow, `ignored` is last."""
+IGNORED = "ignored"
+EXAMPLE = 24
+"""Characters shown of an example value."""
+PLACES = 3
+"""Places shown with a count."""
+
+
+class Column(Struct, frozen=True):
+    """One column, and what it is used for."""
+
+    name: str
+    rows: int
+    """Rows in which it is not empty."""
+    role: str
+    examples: list[str] = []
+
+
+class LeftOut(Struct, frozen=True):
+    """Rows that are left out for one reason."""
+
+    rows: int
+    reason: str = ""
+    where: list[str] = []
+
+
+class Account(Struct, frozen=True):
+    """Where the rows went: train + validation + test + left out = read."""
+
+    read: int
+    train: int
+    validation: int
+    test: int
+    test_items: int | None = None
+    """Prompts among the test rows: the answers to one prompt are the references of one item."""
+    left_out: dict[str, LeftOut] = {}
+
+    @property
+    def left(self) -> int:
+        return sum(one.rows for one in self.left_out.values())
+
+
+class Overlap(Struct, frozen=True):
+    """Of the `of` rows of one split, how many another split has."""
+
+    of: int
+    prompt: int = 0
+    answer: int = 0
+    both: int = 0
+    near: int | None = None
+    """Rows with a similar prompt in the other split; None where that was not computed."""
+    where: list[list[str]] = []
+
+
+class DataReport(Struct, frozen=True):
+    """The part of a data check, or of a run's `data` event, that is an account of columns and rows."""
+
+    columns: list[Column] = []
+    account: Account | None = None
+    overlap: dict[str, Overlap] = {}
+    warnings: list[Notice] = []
+
+    @classmethod
+    def of(cls, found: Any) -> DataReport:
+        """From a check's JSON object or an event; what an earlier version did not write is empty."""
+        return msgspec.convert(found, cls, from_attributes=True)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One fact: its name, '' where it belongs to the line above, and its text."""
+
+    name: str
+    text: str
+    style: str = ""
+    """'' or muted, warning, error."""
+
+
+def account_lines(report: DataReport) -> Iterator[Line]:
+    """Columns, rows and overlap; the warnings are apart (`warning_lines`)."""
+    yield from column_lines(report.columns)
+    yield from row_lines(report.account)
+    yield from overlap_lines(report.overlap)
+
+
+def column_lines(columns: Sequence[Column]) -> Iterator[Line]:
+    """One line per column: rows, role, examples."""
+    shown = in_order(columns)
+    names = [visible(column.name, 32) for column in shown]
+    wide = max(map(len, names), default=0)
+    digits = max((len(f"{column.rows:,}") for column in shown), default=0)
+    roles = max((len(column.role) for column in shown), default=0)
+    for number, (column, name) in enumerate(zip(shown, names, strict=True)):
+        text = f"{name:<{wide}}  {column.role:<{roles}}  {column.rows:>{digits},} rows  {examples(column)}".rstrip()
+        yield Line("" if number else "columns", text, "warning" if column.role == IGNORED else "")
+
+
+def in_order(columns: Sequence[Column]) -> list[Column]:
+    """Columns that are used by role, ignored ones last."""
+    ranks = {role: number for number, role in enumerate(ROLES)}
+    return sorted(columns, key=lambda column: (column.role == IGNORED, ranks.get(column.role, len(ROLES))))
+
+
+def examples(column: Column) -> str:
+    """`"refund", "delivery", …` of an ignored column; of others one is enough."""
+    few = column.examples[: 3 if column.role == IGNORED else 1]
+    return ", ".join(f'"{visible(text, EXAMPLE)}"' for text in few)
+
+
+def columns_in_short(columns: Sequence[Column]) -> str:
+    """`prompt: question; answer: answer; ignored: topic, url`."""
+    by_role: dict[str, list[str]] = {}
+    for column in in_order(columns):
+        by_role.setdefault(column.role, []).append(visible(column.name, 32))
+    return "; ".join(f"{role}: {', '.join(names)}" for role, names in by_role.items())
+
+
+def row_lines(account: Account | None) -> Iterator[Line]:
+    """Where the rows went, then each reason for leaving rows out."""
+    if account is None:
+        return
+    yield Line("rows", rows_in_short(account))
+    for number, (code, found) in enumerate(account.left_out.items()):
+        text = f"{amount(found.rows, 'row')}: {found.reason or code} {places(found.where)}[{code}]"
+        yield Line("" if number else "left out", text, "warning")
+
+
+def rows_in_short(account: Account) -> str:
+    """`4,200 read: 3,780 train, 200 validation, 210 test (205 prompts), 10 left out`."""
+    parts = [f"{getattr(account, name):,} {name}" for name in SPLITS]
+    if account.test_items is not None and account.test_items != account.test:
+        parts[-1] += f" ({amount(account.test_items, 'prompt')})"
+    if account.left:
+        parts.append(f"{account.left:,} left out")
+    return f"{account.read:,} read: {', '.join(parts)}"
+
+
+def places(where: Sequence[Any]) -> str:
+    """`(a.jsonl line 4, a.jsonl line 9, …) `, '' where there are none."""
+    shown = [" = ".join(map(str, one)) if isinstance(one, list) else str(one) for one in where[:PLACES]]
+    more = ", …" if len(where) > PLACES else ""
+    return f"({', '.join(shown)}{more}) " if shown else ""
+
+
+def overlap_lines(overlap: dict[str, Overlap]) -> Iterator[Line]:
+    """One line per pair of splits, and the first rows in common."""
+    for number, (pair, found) in enumerate(overlap.items()):
+        style = "warning" if found.prompt or found.near else ""
+        yield Line("" if number else "overlap", overlap_in_short(pair, found), style)
+        if found.prompt and (some := places(found.where)):
+            yield Line("", f"same prompt: {some.strip(' ()')}", style)
+
+
+def overlap_in_short(pair: str, found: Overlap) -> str:
+    """`test rows also in train: prompt 0%, answer 45.3%, both 0%, similar prompt 1.3%`."""
+    one, _, other = pair.partition("/")
+    parts = [f"{name} {_share(getattr(found, name), found.of)}" for name in ("prompt", "answer", "both")]
+    parts.append(f"similar prompt {_share(found.near, found.of) if found.near is not None else 'not computed'}")
+    return f"{found.of:,} {one} rows also in {other}: {', '.join(parts)}"
+
+
+def _share(count: int, of: int) -> str:
+    return f"{percent(count / of if of else 0.0)}{f' ({count:,})' if count else ''}"
+
+
+def warning_lines(warnings: Sequence[Notice]) -> Iterator[Line]:
+    """Every warning with its code."""
+    for notice in warnings:
+        yield Line("warning", f"{notice.text} [{notice.code}]", "warning")

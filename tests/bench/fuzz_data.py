@@ -147,7 +147,7 @@ def report(tally: Tally) -> list[str]:
         lines.append(f"| {name} | {sum(outcomes):,} | " + " | ".join(f"{count:,}" for count in outcomes) + " |")
     lines += ["", "| refused with | files |", "|---|--:|"]
     lines += [f"| {code} | {count:,} |" for code, count in tally.codes.most_common()]
-    for key, (case, verdict, count) in tally.failures.items():
+    for key, (case, verdict, count) in sorted(tally.failures.items(), key=urgency):
         lines += [
             "",
             f"**{count} × {key}**",
@@ -155,6 +155,13 @@ def report(tally: Tally) -> list[str]:
             verdict.wrong,
         ]
     return lines
+
+
+def urgency(failure: tuple[str, tuple[Case, Verdict, int]]) -> tuple[int, int]:
+    """Tracebacks first, refusals without a code last."""
+    wrong = failure[1][1].wrong
+    kind = 0 if wrong.startswith("Traceback") else 2 if wrong.startswith("no code") else 1
+    return kind, -failure[1][2]
 
 
 def _sum(tally: Tally, name: str, place: int, value: str) -> int:

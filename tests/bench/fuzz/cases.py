@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -9,21 +10,21 @@ from typing import Any
 from hypothesis import strategies as st
 
 from fuzz import damage
-from fuzz.containers import COLUMNS, FAITHFUL, FILES, HEADERLESS, LINES, Container, saved
+from fuzz.containers import COLUMNS, FAITHFUL, FILES, HEADERLESS, LINES, TEXT_TABLE, Container, saved
 from fuzz.meant import Case, Json, Meant, Rows
 from fuzz.rows import ARRAYS, AS_TEXT, FLAT, NESTED, REFUSED, plain
 from fuzz.texts import Limits, said
 
 Draw = Callable[..., Any]
 LENGTHS = (4096, 4096, 4096, 64)
+SHARES = {"file": 10, "splits": 3, "special": 3, "refused": 1, "odd": 4, "broken": 5}
+WRONG_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz", ".txt", ".zip", "")
 
 
 @st.composite
 def cases(draw: Draw) -> Case:
     """Six of ten are valid."""
-    kind = draw(
-        st.sampled_from(["file"] * 10 + ["splits"] * 3 + ["special"] * 3 + ["refused"] + ["odd"] * 4 + ["broken"] * 5)
-    )
+    kind = draw(st.sampled_from([name for name, share in SHARES.items() for _ in range(share)]))
     made = _MAKERS[kind](draw)
     return replace(made, options={**_settings(draw), **made.options}, max_length=draw(st.sampled_from(LENGTHS)))
 
@@ -76,8 +77,6 @@ def _splits(draw: Draw) -> Case:
     rows = _rows(draw, container, formats)
     parts = _parted(draw, rows.rows)
     if how == "object":
-        import json
-
         files = {"sets.json": json.dumps({name: [row.values for row in part] for name, part in parts.items()}).encode()}
         return _split_case(rows, "JSON object of splits", files, "sets.json", parts)
     if how == "saved":
@@ -158,7 +157,7 @@ def _documents(draw: Draw) -> Case:
 
 def _files(draw: Draw) -> Case:
     """A folder of files that are all training rows, of several kinds."""
-    rows = draw(FLAT["labels"](replace(table_limits(), uniform=True)))
+    rows = draw(FLAT["labels"](TEXT_TABLE))
     half = max(1, len(rows.rows) // 2)
     parts = [part for part in (rows.rows[:half], rows.rows[half:]) if part]
     kinds = [draw(st.sampled_from(FILES)) for _ in parts]
@@ -166,13 +165,10 @@ def _files(draw: Draw) -> Case:
         f"set/part-{n}{kind.suffix}": kind.write(draw, [row.values for row in part])
         for n, (kind, part) in enumerate(zip(kinds, parts, strict=True))
     }
-    return Case(
-        rows.format, "folder of several kinds", "valid", files, "set", {}, {"train": rows.rows}, frozenset(rows.columns)
-    )
+    return _split_case(rows, "folder of several kinds", files, "set", {"train": rows.rows})
 
 
-def table_limits() -> Limits:
-    return Limits(nul=False, nested=False, uniform=True)
+
 
 
 def _saved(draw: Draw) -> Case:
@@ -216,9 +212,7 @@ def _broken(draw: Draw) -> Case:
     case = draw(st.sampled_from([_file, _file, _splits, _special]))(draw)
     name = draw(st.sampled_from(sorted(case.files)))
     if draw(st.integers(0, 5)) == 0 and case.path == name:
-        new = name.rsplit(".", 1)[0] + draw(
-            st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz", ".txt", ".zip", ""])
-        )
+        new = name.rsplit(".", 1)[0] + draw(st.sampled_from(WRONG_SUFFIXES))
         return replace(case, expect="broken", files={new: case.files[name]}, path=new, splits={}, note="renamed")
     content, note = damage.change_bytes(draw, case.files[name])
     return replace(case, expect="broken", files={**case.files, name: content}, splits={}, note=note)

@@ -11,12 +11,16 @@ from hypothesis import strategies as st
 
 Draw = Callable[..., Any]
 JUNK: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1.5, 10**30, 10**5000, float("nan"), float("inf"), "", " ", "text", "\ud800", "\udfff x", "\0", [], {}, [[]], [{}],
-    [None], ["a"], {"a": 1}, {"role": "user"}, [{"role": "user", "content": "a"}], [{"from": "gpt", "value": 3}], {"": ""},
-    [{"type": "image_url", "image_url": {"url": "x"}}], {"text": ["a"], "answer_start": [0]}, "[1, 2", '{"a": ', "<image>", {"bytes": "x"},
+    None, True, False, 0, -1, 1.5, 10**30, 10**5000, float("nan"), float("inf"), "", " ", "text", "\ud800", "\udfff x",
+    "\0", [], {}, [[]], [{}], [None], ["a"], {"a": 1}, {"role": "user"}, [{"role": "user", "content": "a"}],
+    [{"from": "gpt", "value": 3}], {"": ""}, [{"type": "image_url", "image_url": {"url": "x"}}], {"bytes": "x"},
+    {"text": ["a"], "answer_start": [0]}, "[1, 2", '{"a": ', "<image>",
 )  # fmt: skip
-KEYS = ("", " ", "role", "content", "from", "value", "messages", "prompt", "completion", "text", "label", "tools", "tool_calls", "weight",
-        "mask", "train", "chosen", "rejected", "paragraphs", "qas", "images", "history", "system", "\u202e", "a\nb", "input")  # fmt: skip
+KEYS = (
+    "", " ", "role", "content", "from", "value", "messages", "prompt", "completion", "text", "label", "tools",
+    "tool_calls", "weight", "mask", "train", "chosen", "rejected", "paragraphs", "qas", "images", "history", "system",
+    "\u202e", "a\nb", "input",
+)  # fmt: skip
 
 
 class Doubled(dict[str, Any]):
@@ -108,25 +112,9 @@ def _flip(draw: Draw, content: bytes, at: int, other: int) -> bytes:
 
 
 _BITS = (
-    b"\0",
-    b"\xff",
-    b"\xc3",
-    b'"',
-    b"'",
-    b"\n",
-    b"\r",
-    b",",
-    b"{",
-    b"}",
-    b"[",
-    b"]",
-    b"\\",
-    b"\xed\xa0\x80",
-    b"\xef\xbb\xbf",
-    b"\x1a",
-    b"\xe2\x80\xa8",
-)
-
+    b"\0", b"\xff", b"\xc3", b'"', b"'", b"\n", b"\r", b",", b"{", b"}", b"[", b"]", b"\\", b"\x1a",
+    b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\xe2\x80\xa8",
+)  # fmt: skip
 _CHANGES: dict[str, Callable[[Draw, bytes, int, int], bytes]] = {
     "cut": lambda draw, content, at, other: content[:at],
     "beginning lost": lambda draw, content, at, other: content[at:],

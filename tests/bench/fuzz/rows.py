@@ -15,16 +15,14 @@ Draw = Callable[..., Any]
 ROLES = {"user": ("user", "User"), "assistant": ("assistant", "Assistant"), "system": ("system", "developer")}
 SHAREGPT = {"user": ("human", "user"), "assistant": ("gpt", "chatgpt", "assistant"), "system": ("system",)}
 PAIRS = (
-    ("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("question", "sql"), ("query", "response"),
-    ("problem", "solution"), ("input", "output"), ("source", "target"), ("Prompt", "Completion"), ("instruction", "response"),
+    ("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("question", "sql"), ("source", "target"),
+    ("query", "response"), ("problem", "solution"), ("input", "output"), ("Prompt", "Completion"),
+    ("instruction", "response"),
 )  # fmt: skip
 LABELED = (
-    ("text", "label"),
-    ("text", "category"),
-    ("sentence", "intent"),
-    ("utterance", "intent"),
-    ("review", "sentiment"),
-)
+    ("text", "label"), ("text", "category"), ("sentence", "intent"), ("utterance", "intent"), ("review", "sentiment"),
+)  # fmt: skip
+MAPPED = ("Frage", "der Text", "q1", "x.y", "答え", "a b c")
 SIZES = st.one_of(st.integers(1, 3), st.integers(1, 8), st.integers(20, 30))
 IGNORED = ("id", "source_url", "score", "Größe", "メモ", "annotator name", "split_index")
 """Columns without a role in any format."""

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from hypothesis import strategies as st
 
 WORDS = (
-    "Where is my card?", "It arrives on Monday.", "blue", "4", "-1.5e3", "true", "null", "NaN", "[]", "{}", "yes, no; maybe",
-    "I don’t – “really” … know", "naïve café", "e\u0301", "مرحبا بالعالم", "שלום", "你好，世界", "こんにちは", "👩‍👩‍👧‍👦", "🇳🇴", "\u202eabc\u202c",
-    "<b>&amp;</b>", "{{ braces }}", "{% raw %}", "{column}", "[/markup]", "\\n", "C:\\dir", '"quoted"', "'", "a|b", "a,b", "a;b", "#x",
-    "=SUM(A1)", "/* */", "\x1b[31m", "\u2028", "\u200b", "\ufffd", "zero\u200dwidth", "ﬁ", "\U0001f600\ufe0f", "0" * 40, "x" * 300,
+    "Where is my card?", "It arrives on Monday.", "blue", "4", "-1.5e3", "true", "null", "NaN", "[]", "{}",
+    "yes, no; maybe", "I don’t – “really” … know", "naïve café", "e\u0301", "مرحبا بالعالم", "שלום", "你好，世界",
+    "こんにちは", "\U0001f469\u200d\U0001f467", "🇳🇴", "\u202eabc\u202c", "<b>&amp;</b>", "{{ braces }}", "{% raw %}",
+    "{column}", "[/markup]", "\\n", "C:\\dir", '"quoted"', "'", "a|b", "a,b", "a;b", "#x", "=SUM(A1)", "/* */",
+    "\x1b[31m", "\u2028", "\u200b", "\ufffd", "zero\u200dwidth", "ﬁ", "\U0001f600\ufe0f", "0" * 40, "x" * 300,
 )  # fmt: skip
 SPECIAL = ("<|im_end|>", "<|im_start|>user", "<|endoftext|>", "</s>", "<think>", "<image>")
 """What models and templates give a meaning of its own, inside of a text."""

@@ -15,8 +15,8 @@ from engine.contract.files import working_folder
 from engine.contract.preset import Effective, Flat, Preset, read_preset, resolve
 from engine.contract.schema import Method
 
-DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz")
-_TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet", ".gz")
+_TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 PATH_KEYS = ("model.id", "model.chat_template", "data.id", "data.test", "data.validation", "evaluation.general")
 

@@ -14,7 +14,7 @@ import tomli
 
 from engine.contract.defaults import BY_METHOD
 from engine.contract.errors import UserError
-from engine.contract.schema import METHODS, READ_BY, SECTIONS, TOP_KEYS, Config, Method
+from engine.contract.schema import DATA_FORMATS, METHODS, READ_BY, SECTIONS, TOP_KEYS, Config, Method
 
 Flat = dict[str, Any]
 """Dotted key -> value: {"train.batch": 16}."""
@@ -278,6 +278,8 @@ def _allowed(key: str) -> str:
     choices = re.findall(r"['\"]([^'\"]+)['\"]", str(hint))
     if key == "method":
         choices = list(get_args(Method))
+    if key == "data.format":
+        choices = list(DATA_FORMATS)
     return "one of " + ", ".join(choices) if choices else "see `ftbench presets show demo-lora`"
 
 

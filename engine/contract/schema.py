@@ -5,9 +5,11 @@ Defaults that differ between the methods are in `defaults`; a value here is the 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta, Struct, field
+
+from engine.contract.data_formats import format_names
 
 Method = Literal["qlora", "lora", "full"]
 METHODS: tuple[Method, ...] = ("qlora", "lora", "full")
@@ -16,6 +18,11 @@ Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Rate = Annotated[float, Meta(gt=0, le=1)]
+DATA_FORMATS = ("auto", *format_names())
+if TYPE_CHECKING:
+    FormatName = str
+else:
+    FormatName = Literal[DATA_FORMATS]
 
 
 class Section(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -39,12 +46,14 @@ class Data(Section, frozen=True):
     """Which rows, what they mean, and how they are split."""
 
     id: str = "tickets"
-    """Embedded name, .jsonl .json .csv .parquet file, folder of them, or Hub id."""
+    """Embedded name, .jsonl .json .csv .tsv .txt .parquet file, folder of them or of save_to_disk, or Hub id."""
     subset: str | None = None
     """The configuration of a Hub data set that has several."""
-    format: Literal["auto", "messages", "prompt-completion", "alpaca", "sharegpt", "text"] = "auto"
+    format: FormatName = "auto"
+    """auto, messages, sharegpt, prompt-completion, alpaca, squad, text; for preference data chosen (train on the chosen
+    answers), for KTO data desirable (train on the rows whose label is true)."""
     map: dict[str, str] = field(default_factory=dict)
-    """prompt, completion, system, text or messages -> a column, or a template over columns: "Q: {question}"."""
+    """prompt, completion, system, tools, references, text or messages -> a column, or a template: "Q: {question}"."""
     separator: str | None = None
     """For plain text: the loss falls on what follows the last occurrence of this string."""
     validation: Share | str = 0.05

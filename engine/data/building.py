@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.contract.errors import Notice, UserError
 from engine.contract.schema import Data
-from engine.data.column_usage import ColumnCounts, ignored_columns
+from engine.data.column_usage import column_usage
 from engine.data.counts import SHOWN, SPLITS
 from engine.data.formats import Format, agree, detect
 from engine.data.keys import KeyTable
@@ -57,16 +57,15 @@ class Builder:
         self, data: Data, source: Source, tokenizer: Any, max_length: int, split_version: int, progress: Progress
     ) -> None:
         self.data, self.source, self.progress = data, source, progress
-        self.given = {name: rows for name in SPLITS if (rows := getattr(source, name)) is not None}
+        self.given = source.splits
         self.format = detect(self.given["train"], data)
         _need_template(self.format, tokenizer, data)
         for rows in self.given.values():
             agree(rows, self.format)
         ids = ids_type(len(tokenizer))
         self.work = Work(self.format, tokenizer, max_length, split_version, ids)
-        self.columns = ColumnCounts()
         self.read: dict[str, Read] = {}
-        self.total = sum(len(rows) for rows in self.given.values())
+        self.total = sum(rows.summary.rows for rows in self.given.values())
 
     def build(self, folder: Path | None) -> tuple[Preparation, ColumnWriter]:
         """The preparation, its columns in the folder, or in memory where there is none or it is full."""
@@ -91,7 +90,6 @@ class Builder:
             for piece in pieces(self.work, rows, processes_for(self.total), keys_only=writer is None):
                 read.keys.extend(piece.keys)
                 read.keyed.append(piece.keyed)
-                self.columns.merge(piece.columns)
                 if writer and piece.batch:
                     writer.append(piece.batch)
                 self._tell("tokenizing" if writer else "reading", self.rows_read)
@@ -160,8 +158,6 @@ class Builder:
         def place(pair: Any) -> list[str]:
             return [columns.where(int(numbers[one])) for one in pair]
 
-        usage = self.columns.used_by(self.format)
-        said = [notice for notice in self.format.warnings if notice.code != "data.ignored_column"]
         return Facts(
             source=source.about,
             source_fingerprint=source.fingerprint,
@@ -173,14 +169,14 @@ class Builder:
             split_version=assignment.version,
             split=assignment.about,
             read={name: read.count for name, read in self.read.items()},
-            columns=usage,
+            columns=column_usage(self.format, [rows.summary for rows in self.given.values()]),
             overlap={pair: _overlap(found, keyed, columns) for pair, found in assignment.overlaps.items()},
             test_items=len(np.unique(columns["item"][numbers[used & test]])),
             duplicates=Places(duplicates, [place(group) for group in equal]),
             same_prompt=Places(repeated.rows, [place(pair) for pair in repeated.pairs]),
             repeated_prompts=repeated.prompts,
             distinct_answers=repeated.answers,
-            notices=[*said, *ignored_columns(usage), *assignment.warnings, *_dated(self.work.tokenizer)],
+            notices=[*self.format.warnings, *assignment.warnings, *_dated(self.work.tokenizer)],
         )
 
 

@@ -29,7 +29,7 @@ def glance(data: Data) -> dict[str, Any]:
         raws = getattr(source, name)
         if raws is None:
             continue
-        rows[name] = len(raws)
+        rows[name] = raws.summary.rows
         agree(raws, found)
         bad += [problem for problem in (converse(raw, found) for raw in raws) if isinstance(problem, Problem)]
     return {

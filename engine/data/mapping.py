@@ -1,4 +1,4 @@
-"""data.map: a column, or a template over columns, for each role. Templates look columns up and do nothing else."""
+"""data.map: a column, or a template over columns, for each role. Templates look columns up and evaluate nothing."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import difflib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from string import Formatter
 from typing import Any
 
 from engine.contract.errors import UserError
 
-ROLES = ("prompt", "completion", "system", "text", "messages")
+ROLES = ("prompt", "completion", "system", "text", "messages", "tools", "references")
 
 
 @dataclass(frozen=True)
@@ -26,16 +27,16 @@ class Template:
     def columns(self) -> list[str]:
         return [column for _, column in self.pieces if column is not None]
 
-    @property
+    @cached_property
     def lone(self) -> str | None:
         """The column's name where the template is nothing but one column."""
         return self.pieces[0][1] if len(self.pieces) == 1 and not self.pieces[0][0] else None
 
     def fill(self, values: dict[str, Any]) -> Any:
-        """The value of a lone column as it is, anything else as text. None where every column is missing or null."""
+        """The value of a lone column as it is, anything else as text. None where every column is missing or empty."""
         if self.lone is not None:
             return values.get(self.lone)
-        if self.columns and all(values.get(column) is None for column in self.columns):
+        if self.columns and all(is_empty(values.get(column)) for column in self.columns):
             return None
         return "".join(
             literal + ("" if column is None else as_text(values.get(column))) for literal, column in self.pieces
@@ -48,14 +49,22 @@ def column(name: str) -> Template:
 
 
 def read_map(wishes: dict[str, str], columns: list[str]) -> dict[str, Template]:
-    """Check a data.map against the columns there are. UserError names the key and the nearest column or role."""
+    """Check a data.map against the columns of the data. UserError names the key and the nearest column or role."""
     roles = {}
     for role, wish in wishes.items():
         where = f"data.map.{role}"
         if role not in ROLES:
-            raise UserError(f"no role {role!r}{_like(role, ROLES)}", "data.map", f"roles are {', '.join(ROLES)}")
+            what = f"unknown role {role!r}{_like(role, ROLES)}"
+            raise UserError(what, "data.map", f"roles are {', '.join(ROLES)}", code="data.unknown_role")
         roles[role] = _template(wish, columns, where, constant=role == "system")
     return roles
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a value counts as missing: null, blank text, an empty list or object. A row may also lack the key."""
+    if isinstance(value, str):
+        return not value or value.isspace()
+    return value is None or (isinstance(value, list | dict) and not value)
 
 
 def as_text(value: Any) -> str:
@@ -75,8 +84,8 @@ def _template(wish: str, columns: list[str], where: str, constant: bool) -> Temp
     try:
         parsed = list(Formatter().parse(wish))
     except ValueError as error:
-        do = "write a brace that is meant as {{ or }}"
-        raise UserError(f"not a template: {wish!r} ({error})", where, do) from error
+        do = "write a literal brace as {{ or }}"
+        raise UserError(f"invalid template {wish!r} ({error})", where, do, code="data.invalid_template") from error
     pieces = []
     for literal, name, spec, conversion in parsed:
         if name is not None and (spec or conversion or name not in columns):
@@ -90,7 +99,7 @@ def _template(wish: str, columns: list[str], where: str, constant: bool) -> Temp
 
 def _no_column(name: str, columns: list[str], where: str) -> UserError:
     do = f'the columns are {listed(columns)}; write a column, or a template such as "Q: {{{columns[0]}}}"'
-    return UserError(f"no column {name!r}{_like(name, columns)}", where, do)
+    return UserError(f"no column {name!r}{_like(name, columns)}", where, do, code="data.no_column")
 
 
 def listed(columns: Iterable[str]) -> str:

@@ -1,23 +1,57 @@
-"""One file of rows, whatever its kind: JSON lines, a JSON array, CSV, TSV or Parquet."""
+"""The rows of a split as a stream that can be started again, and how a file of each kind is read."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from engine.contract.errors import UserError
-from engine.data.opened import decoded, lines, whole
-from engine.data.raw import DEPTH_LIMIT, ROWS_LIMIT, Raw, described, parsed, row
-from engine.data.tables import read_csv, read_parquet
+from engine.data.columns import Summary, summarize
+from engine.data.csv_rows import read_csv
+from engine.data.json_rows import no_rows, read_json, read_lines
+from engine.data.notes import Notes
+from engine.data.parquet_rows import read_parquet
+from engine.data.row_limits import Raw
+from engine.data.text_rows import read_text
 
-KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
 _PACKED = (".zst", ".zip", ".bz2", ".xz", ".7z", ".tar", ".tgz", ".rar")
 
 
+@dataclass(frozen=True)
+class Part:
+    """One file, Hub split or array of rows: its name, the split its name stands for, and how to read it."""
+
+    name: str
+    split: str | None
+    load: Callable[[], Iterator[Raw]]
+
+
+class Rows:
+    """The rows of one split. Each iteration reads the files again; nothing is kept but the summary."""
+
+    def __init__(self, parts: Iterable[Part]) -> None:
+        self.parts = list(parts)
+
+    def __iter__(self) -> Iterator[Raw]:
+        return chain.from_iterable(part.load() for part in self.parts)
+
+    @cached_property
+    def summary(self) -> Summary:
+        """The columns, found by one pass when first asked for."""
+        return summarize((part.name, part.load()) for part in self.parts)
+
+
+def summary_of(rows: Iterable[Raw]) -> Summary:
+    """The summary of any rows; that of a `Rows` is made once."""
+    return rows.summary if isinstance(rows, Rows) else summarize([("", rows)])
+
+
 def kind(path: Path) -> str | None:
-    """The suffix that says how to read a file (`.csv` for `a.CSV.gz`), or None when it is no file of rows."""
+    """The suffix that says how to read a file (`.csv` for `a.CSV.gz`), or None for other files."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] == ".gz":
         suffixes.pop()
@@ -25,10 +59,10 @@ def kind(path: Path) -> str | None:
     return suffixes[-1] if suffixes and suffixes[-1] in KINDS else None
 
 
-def read_file(path: Path, name: str, notes: list[str]) -> list[Raw]:
-    """All rows of one file; `name` is what errors call it. Adds to `notes` what was taken otherwise than named.
+def read_file(path: Path, name: str, notes: Notes, whole_file: bool = False) -> Iterator[Raw]:
+    """All rows of one file; `name` is what errors call it. Adds to `notes` what is read otherwise than named.
 
-    Raises UserError for anything that is not a file of rows, with the line, item or row at fault.
+    `whole_file` makes a .txt file one document. UserError for anything else, with the line, item or row at fault.
     """
     found = kind(path)
     if found is None:
@@ -38,74 +72,25 @@ def read_file(path: Path, name: str, notes: list[str]) -> list[Raw]:
     elif found in (".csv", ".tsv"):
         rows = read_csv(path, name, "\t" if found == ".tsv" else None, notes)
     elif found == ".json":
-        rows = _read_json(path, name, notes)
+        rows = read_json(path, name, notes)
+    elif found == ".txt":
+        rows = read_text(path, name, notes, whole_file)
     else:
-        rows = list(_read_lines(path, name))
-    if not rows:
-        raise UserError("no rows in the file", name, "give it at least one")
-    return rows
+        rows = read_lines(path, name)
+    return _not_empty(rows, name)
 
 
-def _read_lines(path: Path, name: str) -> Iterator[Raw]:
-    count = 0
-    for number, line in lines(path, name):
-        text = decoded(line, name, number).strip()
-        if not text:
-            continue
-        count += 1
-        if count > ROWS_LIMIT:
-            raise UserError(f"more than {ROWS_LIMIT:,} rows", name, "split the file or take a part of it")
-        where = f"{name} line {number}"
-        yield row(parsed(text, where), where)
-
-
-def _read_json(path: Path, name: str, notes: list[str]) -> list[Raw]:
-    text = decoded(whole(path, name), name)
-    if not text.strip():
-        raise UserError("no rows in the file", name, "give it at least one")
-    try:
-        value = json.loads(text)
-    except RecursionError as error:
-        raise UserError(f"nested more than {DEPTH_LIMIT} deep", name, "flatten the rows") from error
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data" and text.lstrip().startswith("{"):
-            notes.append(f"{name} holds JSON lines, not one JSON value: read as .jsonl")
-            return list(_read_lines(path, name))
-        place = f"{name} line {error.lineno} column {error.colno}"
-        cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
-        do = "the file is cut off: write it again" if cut else "mend the file"
-        raise UserError(f"not JSON ({error.msg})", place, do) from error
-    except ValueError as error:
-        raise UserError(f"not a usable JSON value ({error})", name, "mend the file") from error
-    return [row(item, f"{name} item {number}") for number, item in enumerate(_items(value, name), 1)]
-
-
-def _items(value: Any, name: str) -> list[Any]:
-    """The rows in a JSON value: an array, an object of columns, or an object with one array of rows in it."""
-    if isinstance(value, list):
-        return value
-    if not isinstance(value, dict):
-        raise UserError(f"{described(value)} where rows should be", name, "give it an array of objects")
-    lists = {key: item for key, item in value.items() if isinstance(item, list)}
-    rows = {key: items for key, items in lists.items() if items and all(isinstance(item, dict) for item in items)}
-    if len(lists) == len(value) > 1 and not rows:
-        if len({len(items) for items in lists.values()}) > 1:
-            sizes = ", ".join(f"{key} {len(items)}" for key, items in list(lists.items())[:8])
-            raise UserError(f"columns of different lengths ({sizes})", name, "make them equally long")
-        return [dict(zip(lists, items, strict=True)) for items in zip(*lists.values(), strict=True)]
-    if len(rows) == 1:
-        (items,) = rows.values()
-        is_turn = {"role", "from"} & set(items[0])
-        return [value] if is_turn else items
-    if rows:
-        do = "put each in a file of its own: train.jsonl, test.jsonl"
-        raise UserError(f"several arrays of rows ({', '.join(list(rows)[:8])})", name, do)
-    raise UserError("an object without an array of rows", name, "give it an array of objects")
+def _not_empty(rows: Iterator[Raw], name: str) -> Iterator[Raw]:
+    first = next(rows, None)
+    if first is None:
+        raise no_rows(name)
+    return chain([first], rows)
 
 
 def _unknown(path: Path, name: str) -> UserError:
     suffix = path.suffix.lower()
-    reads = ".jsonl .json .csv .tsv .parquet, the text ones also as .gz"
+    reads = ".jsonl .json .csv .tsv .txt .parquet, the text ones also as .gz"
     if suffix in _PACKED or suffix == ".gz":
-        return UserError(f"{suffix} is not read", name, f"unpack it first ({reads})")
-    return UserError(f"no known kind of file ({suffix or 'no suffix'})", name, f"ftbench reads {reads}")
+        return UserError(f"unsupported file type {suffix}", name, f"unpack it first ({reads})", code="data.file_type")
+    what = f"unsupported file type ({suffix or 'no suffix'})"
+    return UserError(what, name, f"ftbench reads {reads}", code="data.file_type")

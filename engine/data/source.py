@@ -1,73 +1,83 @@
-"""Where rows come from: an embedded set, a file, a folder of files or the Hub, and which of them are whose split."""
+"""Where rows come from: an embedded set, a file, a folder or the Hub, and which of them belong to which split."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
-import json
-import os
-import re
 import stat
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from engine.assets import tickets_folder
 from engine.contract.errors import UserError
 from engine.contract.library import is_hub_id
 from engine.contract.schema import Data
-from engine.data.hub import read_hub
-from engine.data.raw import Raw
-from engine.data.rows import KINDS, kind, read_file
+from engine.data.arrow_rows import arrow_rows
+from engine.data.disk_set import is_disk_set, load_disk_set
+from engine.data.folder import data_files
+from engine.data.hub import load_hub
+from engine.data.json_rows import array_keys, read_member
+from engine.data.notes import Notes
+from engine.data.row_limits import Raw
+from engine.data.rows import Part, Rows, kind, read_file
+from engine.data.safe_open import unreadable
+from engine.data.split_names import SPLITS, split_of, stem_of
 
-__all__ = ["EMBEDDED", "Raw", "Source", "read"]
+__all__ = ["EMBEDDED", "Raw", "Rows", "Source", "read"]
 
 EMBEDDED = {"tickets": tickets_folder}
-_WORDS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev", "eval"),
-    "test": ("test", "testing"),
-}
 _DEFAULT_SHARE = Data().validation
-_FOLDER_DEPTH, _FOLDER_ENTRIES = 3, 10_000
 
 
 @dataclass(frozen=True)
 class Source:
-    """The rows of a data set by split, before anything is held out of them."""
+    """The rows of a data set by split, before anything is held out. Iterating a split reads it again."""
 
-    train: list[Raw]
-    validation: list[Raw] | None
-    test: list[Raw] | None
-    fingerprint: str
-    """sha256 over the rows of the three splits, whatever file they lay in."""
-    about: str
-    """One sentence: what was read."""
+    id: str
+    train: Rows
+    validation: Rows | None
+    test: Rows | None
     files: dict[str, list[str]] = field(default_factory=dict)
-    """Split -> the files (or Hub splits) it was read from."""
-    notes: list[str] = field(default_factory=list)
-    """What was ignored, or read in another way than its name says."""
+    """Split -> the files (or Hub splits) it is read from."""
+    notes: Notes = field(default_factory=Notes)
+    """What is left unread, or is read in another way than its name says. Complete once the rows were read."""
+
+    @property
+    def splits(self) -> dict[str, Rows]:
+        """The splits that were given."""
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: rows for name, rows in named.items() if rows is not None}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over the rows of all splits, independent of the kind of file. Reads splits not summarized yet."""
+        return fingerprint({name: (rows.summary.rows, rows.summary.digest) for name, rows in self.splits.items()})
+
+    @property
+    def about(self) -> str:
+        """One sentence: what was read."""
+        return (
+            f"{self.id}: " + ", ".join(f"{name} {rows.summary.rows:,}" for name, rows in self.splits.items()) + " rows"
+        )
 
 
-@dataclass(frozen=True)
-class _Part:
-    """One file or Hub split on offer: what it is called, whose split its name makes it, and how to read it."""
-
-    name: str
-    split: str | None
-    load: Callable[[], list[Raw]]
+def fingerprint(splits: dict[str, tuple[int, str]]) -> str:
+    """sha256 over each split's name, number of rows and digest (`Summary.digest`)."""
+    lines = [f"{name} {count} {digest}\n" for name, (count, digest) in splits.items()]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def read(data: Data) -> Source:
-    """Read what `data` names. `validation` and `test` given as text are a split's name or a file.
+    """Find the files that `data` names; their rows are read when a split is iterated.
 
-    A share leaves the split None, to be held out of training by content. The default validation share gives
-    way to a validation split of the data's own; any other share is taken at its word.
+    `validation` and `test` given as text are a split's name or a file. A share leaves the split None, to be held out
+    of training. The default validation share gives way to a validation split of the data's own; any other share is
+    taken as it is.
     """
-    notes: list[str] = []
+    notes = Notes()
     parts = _offer(data, notes)
-    chosen: dict[str, list[_Part]] = {}
+    chosen: dict[str, list[Part]] = {}
     chosen["test"] = _choose("test", data.test, parts, data, [], notes)
     wish = None if data.validation == _DEFAULT_SHARE else data.validation
     chosen["validation"] = _choose("validation", wish, parts, data, chosen["test"], notes)
@@ -75,34 +85,34 @@ def read(data: Data) -> Source:
     chosen["train"] = [part for part in parts if part.split == "train" and part not in held]
     if not chosen["train"]:
         do = "call one file train.jsonl (.csv, .parquet …), or name the file itself"
-        raise UserError("no training split", data.id, do)
-    notes += [f"not read: {part.name}" for part in parts if not any(part in used for used in chosen.values())]
-
-    splits = {split: _load(chosen[split]) for split in _WORDS if chosen[split]}
-    files = {split: [part.name for part in chosen[split]] for split in splits}
-    about = f"{data.id}: " + ", ".join(f"{split} {len(rows):,}" for split, rows in splits.items()) + " rows"
-    held_out = splits.get("validation"), splits.get("test")
-    return Source(splits["train"], *held_out, _fingerprint(splits), about, files, notes)
+        raise UserError("no training split", data.id, do, code="data.no_training_split")
+    for part in parts:
+        if not any(part in used for used in chosen.values()):
+            notes.add(f"not read: {part.name}")
+    files = {split: [part.name for part in chosen[split]] for split in SPLITS if chosen[split]}
+    rows = {split: Rows(chosen[split]) for split in files}
+    return Source(data.id, rows["train"], rows.get("validation"), rows.get("test"), files, notes)
 
 
 def _choose(
-    split: str, wish: float | str | None, parts: list[_Part], data: Data, taken: list[_Part], notes: list[str]
-) -> list[_Part]:
-    """The parts that make up a held-out split: the data's own, those asked for, or none where a share is held out."""
+    split: str, wish: float | str | None, parts: list[Part], data: Data, taken: list[Part], notes: Notes
+) -> list[Part]:
+    """The parts of a held-out split: the data's own, those asked for, or none where a share is held out."""
     if wish is None:
         return [part for part in parts if part.split == split and part not in taken]
     if not isinstance(wish, str):
         return []
-    named = [part for part in parts if wish in (part.name, _stem(part.name))]
-    named = named or [part for part in parts if part.split and part.split == _split_of(wish)]
+    named = [part for part in parts if wish in (part.name, stem_of(part.name))]
+    named = named or [part for part in parts if part.split and part.split == split_of(wish)]
     if named:
         return named
     path = _file_beside(wish, data)
     if path is None:
-        offered = sorted({_stem(part.name) for part in parts})
+        offered = sorted({stem_of(part.name) for part in parts})
         what = f"no split and no file {wish!r}{_like(wish, offered)}"
-        raise UserError(what, f"data.{split}", f"{data.id} has {', '.join(offered[:8])}; or name a file")
-    return [_Part(path.name, split, partial(read_file, path, path.name, notes))]
+        do = f"{data.id} has {', '.join(offered[:8])}; or name a file"
+        raise UserError(what, f"data.{split}", do, code="data.split_not_found")
+    return [Part(path.name, split, partial(read_file, path, path.name, notes))]
 
 
 def _file_beside(wish: str, data: Data) -> Path | None:
@@ -112,11 +122,7 @@ def _file_beside(wish: str, data: Data) -> Path | None:
     return next((path for path in (Path(wish).expanduser(), folder / wish) if path.is_file()), None)
 
 
-def _load(parts: list[_Part]) -> list[Raw]:
-    return [raw for part in parts for raw in part.load()]
-
-
-def _offer(data: Data, notes: list[str]) -> list[_Part]:
+def _offer(data: Data, notes: Notes) -> list[Part]:
     """Everything the source could give, in a fixed order."""
     path = EMBEDDED[data.id]() if data.id in EMBEDDED else Path(data.id).expanduser()
     try:
@@ -124,92 +130,72 @@ def _offer(data: Data, notes: list[str]) -> list[_Part]:
     except FileNotFoundError:
         return _offer_hub(data, path)
     except (OSError, ValueError) as error:
-        what = f"cannot be read: {getattr(error, 'strerror', None) or error}"
-        raise UserError(what, data.id, "check the path and its permissions") from error
+        raise unreadable(error, data.id) from error
     if data.subset is not None:
-        raise UserError(
-            "only Hub data sets have subsets", f"data.subset = {data.subset!r}", "drop it, or name a Hub id"
-        )
-    if stat.S_ISDIR(status.st_mode):
-        return _offer_folder(path, data.id, notes)
-    return [_Part(path.name, "train", partial(read_file, path, path.name, notes))]
+        what = "only Hub data sets have subsets"
+        do = "remove it, or name a Hub id"
+        raise UserError(what, f"data.subset = {data.subset!r}", do, code="data.subset_unread")
+    if not stat.S_ISDIR(status.st_mode):
+        return _offer_file(path, path.name, notes, "train")
+    if is_disk_set(path):
+        return _offer_sets(load_disk_set(path, data.id), data.id)
+    return _offer_folder(path, data.id, notes)
 
 
-def _offer_folder(folder: Path, label: str, notes: list[str]) -> list[_Part]:
+def _offer_file(path: Path, name: str, notes: Notes, split: str | None, whole_file: bool = False) -> list[Part]:
+    """One file; a JSON object of splits gives a part for each."""
+    if kind(path) == ".json" and stat.S_ISREG(path.stat().st_mode):
+        keys = array_keys(path, name)
+        named = {key: found for key in keys if (found := split_of(key))}
+        if "train" in named.values() and len(named) == len(keys) == len(set(named.values())):
+            return [Part(f"{name} {key}", found, partial(read_member, path, name, key)) for key, found in named.items()]
+    return [Part(name, split, partial(read_file, path, name, notes, whole_file))]
+
+
+def _offer_folder(folder: Path, label: str, notes: Notes) -> list[Part]:
     """The files of a folder. Where some are named after splits only those count; otherwise all are training."""
-    names = [path.relative_to(folder).as_posix() for path in _files(folder, label)]
-    if not names:
-        raise UserError("no file of rows in the folder", label, f"ftbench reads {' '.join(KINDS)}")
-    splits = {name: _split_of(name) for name in names}
+    names, text_files = data_files(folder, label, notes)
+    splits: dict[str, str | None] = {name: split_of(name) for name in names}
     if not any(splits.values()):
         splits = dict.fromkeys(names, "train")
-    return [_Part(name, splits[name], partial(read_file, folder / name, name, notes)) for name in names]
+    documents = [split for name, split in splits.items() if name in text_files]
+    if len(names) == 1:
+        return _offer_file(folder / names[0], names[0], notes, splits[names[0]])
+    many = {split for split in documents if documents.count(split) > 1}
+    for split in sorted(str(split) for split in many):
+        notes.add(f"{documents.count(split)} .txt files of the {split} split: one document per file")
+    return [
+        Part(name, split, partial(read_file, folder / name, name, notes, name in text_files and split in many))
+        for name, split in splits.items()
+    ]
 
 
-def _files(folder: Path, label: str) -> list[Path]:
-    """Data files of a folder and its subfolders, sorted; links to folders are not followed, so loops cannot be."""
-
-    def refuse(error: OSError) -> None:
-        raise UserError(f"cannot be read: {error.strerror}", str(error.filename), "check its permissions") from error
-
-    found, seen = [], 0
-    for root, folders, files in os.walk(folder, onerror=refuse):
-        depth = len(Path(root).relative_to(folder).parts)
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and depth < _FOLDER_DEPTH)
-        seen += len(files) + len(folders)
-        if seen > _FOLDER_ENTRIES:
-            raise UserError(
-                f"more than {_FOLDER_ENTRIES:,} files", label, "name the file, or a folder with only the data"
-            )
-        found += [Path(root, name) for name in files if not name.startswith(".") and kind(Path(name))]
-    return sorted(found)
-
-
-def _offer_hub(data: Data, path: Path) -> list[_Part]:
+def _offer_hub(data: Data, path: Path) -> list[Part]:
     if not is_hub_id(data.id) or kind(path) or path.suffix == ".gz":
         raise _no_such_file(data.id, path)
-    splits = read_hub(data.id, data.subset)
-    only = len(splits) == 1
-    return [_Part(name, "train" if only else _split_of(name), partial(list, rows)) for name, rows in splits.items()]
+    return _offer_sets(load_hub(data.id, data.subset), data.id)
+
+
+def _offer_sets(sets: dict[str, object], label: str) -> list[Part]:
+    """The splits of a Hub set or of a `save_to_disk` folder; a single one is training."""
+    only = len(sets) == 1
+    return [
+        Part(name, "train" if only else split_of(name), partial(arrow_rows, split, f"{label} {name}"))
+        for name, split in sets.items()
+    ]
 
 
 def _no_such_file(name: str, path: Path) -> UserError:
-    beside: list[str] = []
     try:
         beside = sorted(child.name for child in path.parent.iterdir())
     except OSError:
-        return UserError("no such file or folder, nor the folder it should be in", name, "check the path")
+        what = "file or folder not found, and its parent folder does not exist"
+        return UserError(what, name, "check the path", code="data.not_found")
     known = [*beside, *(EMBEDDED if path.parent == Path() else ())]
-    return UserError(
-        f"no such file or folder{_like(path.name, known)}", name, "check the path; Hub ids read owner/name"
-    )
+    what = f"file or folder not found{_like(path.name, known)}"
+    return UserError(what, name, "check the path; Hub ids have the form owner/name", code="data.not_found")
 
 
 def _like(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, 1)
     return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def _stem(name: str) -> str:
-    """`data/train.jsonl.gz` -> `train`."""
-    stem = name.rsplit("/", 1)[-1].removesuffix(".gz")
-    return stem.rsplit(".", 1)[0] if kind(Path(stem)) else stem
-
-
-def _split_of(name: str) -> str | None:
-    """The split that a file's name begins or ends with, else its folder's: train-00000.parquet, my_dev.csv."""
-    stem = _stem(name).lower()
-    for split, words in _WORDS.items():
-        joined = "|".join(words)
-        if re.search(rf"^({joined})(?![a-z])|(?<![a-z])({joined})$", stem):
-            return split
-    return _split_of(name.rsplit("/", 1)[0]) if "/" in name else None
-
-
-def _fingerprint(splits: dict[str, list[Raw]]) -> str:
-    digest = hashlib.sha256()
-    for split, rows in splits.items():
-        digest.update(f"{split} {len(rows)}\n".encode())
-        for raw in rows:
-            digest.update(json.dumps(raw.values, sort_keys=True, default=repr).encode() + b"\n")
-    return digest.hexdigest()

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from engine.data.column_usage import ColumnCounts
 from engine.data.conversation import Example, Problem
 from engine.data.formats import Format, converse
 from engine.data.keys import KeyTable
 from engine.data.packed_rows import Batch, pack
 from engine.data.parallel import batched, in_order
-from engine.data.raw import Raw
+from engine.data.row_limits import Raw
 from engine.data.tokens import tokenize_all
 
 NOT_CHOSEN = "data.not_chosen"
@@ -31,7 +30,6 @@ class Piece:
     """(rows,) whether a row has keys."""
     batch: Batch | None
     """All rows, packed; None where only keys were asked for."""
-    columns: ColumnCounts
 
 
 @dataclass(frozen=True)
@@ -57,9 +55,7 @@ class Work:
         said = [converse(raw, self.format) for raw in raws]
         keys = KeyTable.of((one for one in said if isinstance(one, Example)), self.split_version)
         keyed = np.array([isinstance(one, Example) for one in said])
-        columns = ColumnCounts()
-        columns.add(raws)
-        return Piece(keys, keyed, None if wanted is None else self._packed(said, wanted), columns)
+        return Piece(keys, keyed, None if wanted is None else self._packed(said, wanted))
 
     def _packed(self, said: list[Example | Problem], wanted: np.ndarray) -> Batch:
         chosen = [one for one, wish in zip(said, wanted, strict=True) if wish and isinstance(one, Example)]

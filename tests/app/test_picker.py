@@ -36,7 +36,7 @@ def test_every_key_of_the_picker(here: Path, tmp_path: Path, size: tuple[int, in
     (here / "deep" / "er").mkdir(parents=True)
     (here / ".secret").mkdir()
     target = write(here / "deep" / "er" / "rows.jsonl", 3)
-    (here / "deep" / "notes.txt").write_text("")
+    (here / "deep" / "notes.md").write_text("")
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         screen = await opened(pilot, app)

@@ -14,14 +14,15 @@ import pytest
 
 from engine.contract.errors import UserError
 from engine.contract.schema import Data
-from engine.data import source
+from engine.data import hub, source
 
 GOOD = b'{"question": "a", "answer": "b"}\n'
 
 
 def line_of(data: Data) -> str:
     with pytest.raises(UserError) as caught:
-        source.read(data)
+        for rows in source.read(data).splits.values():
+            list(rows)
     assert "\n" not in caught.value.line
     assert caught.value.do, "an error says what to do"
     return caught.value.line
@@ -38,7 +39,7 @@ def fault(folder: Path, name: str, content: bytes) -> str:
     [
         ("a.jsonl", GOOD + b'{"question": "caf\xe9"}\n', "a.jsonl line 2 byte 18", "not UTF-8"),
         ("a.jsonl", GOOD * 2 + b'{"question": "a", "ans', "a.jsonl line 3 column 19", "cut off"),
-        ("a.jsonl", GOOD + b'["a", "b"]\n', "a.jsonl line 2", "a list where a row should be an object"),
+        ("a.jsonl", GOOD + b'["a", "b", "c"]\n', "a.jsonl line 2", "a list where a row should be an object"),
         ("a.jsonl", GOOD + b"7\n", "a.jsonl line 2", "a number where a row"),
         ("a.jsonl", GOOD + b"\n" + b'{"question": ' + b"[" * 5000 + b"]" * 5000 + b"}\n", "a.jsonl line 3", "deep"),
         ("a.jsonl", GOOD + b'{"question": ' + b"[" * 100 + b"]" * 100 + b"}\n", "a.jsonl line 2", "deep"),
@@ -50,19 +51,19 @@ def fault(folder: Path, name: str, content: bytes) -> str:
         ("a.jsonl", gzip.compress(GOOD, mtime=0), "a.jsonl", "gzip"),
         ("a.jsonl.gz", GOOD, "a.jsonl.gz", "not gzip"),
         ("a.jsonl.gz", gzip.compress(GOOD * 99, mtime=0)[:-20], "a.jsonl.gz", "broken gzip"),
-        ("a.jsonl.zst", b"\x28\xb5\x2f\xfd....", "a.jsonl.zst", ".zst is not read"),
-        ("a.txt", b"hello", "a.txt", "no known kind of file"),
+        ("a.jsonl.zst", b"\x28\xb5\x2f\xfd....", "a.jsonl.zst", "unsupported file type .zst"),
+        ("a.md", b"hello", "a.md", "unsupported file type (.md)"),
         ("a.json", b'[{"question": "a"}, 7]', "a.json item 2", "a number"),
         ("a.json", b'[{"question": "a"},\n {"question": ', "a.json line 2 column 15", "cut off"),
         ("a.json", b"[" * 5000 + b"]" * 5000, "a.json", "deep"),
         ("a.json", b"[]", "a.json", "no rows"),
         ("a.json", b"7", "a.json", "a number where rows should be"),
         ("a.json", b'{"q": ["a", "b"], "a": ["c"]}', "a.json", "different lengths"),
-        ("a.json", b'{"train": [{"q": "a"}], "test": [{"q": "b"}]}', "a.json", "several arrays"),
+        ("a.json", b'{"one": [{"q": "a"}], "other": [{"q": "b"}]}', "a.json", "several arrays"),
         ("a.json", b'[{"question":\n "caf\xe9"}]', "a.json line 2 byte 6", "not UTF-8"),
         ("a.csv", b"text,label\na,b\nc\n", "a.csv line 3", "1 fields where the header has 2"),
         ("a.csv", b'text,label\n"a\nb",c\n"d,e\nf,g\n', "a.csv line 4", "never closed"),
-        ("a.csv", b"text,text\na,b\n", "a.csv line 1", "two columns are called 'text'"),
+        ("a.csv", b"text,text\na,b\n", "a.csv line 1", "duplicate column 'text'"),
         ("a.csv", b"text,label\n", "a.csv", "no rows"),
         ("a.csv", b"text,label\na,\xff\n", "a.csv line 2 byte 3", "not UTF-8"),
         ("a.parquet", b"PAR1 and then nothing PAR1", "a.parquet", "Parquet"),
@@ -120,7 +121,7 @@ def test_a_zip_under_a_json_name_is_named(tmp_path):
 def test_a_missing_file_suggests_its_neighbour(tmp_path):
     (tmp_path / "train.jsonl").write_bytes(GOOD)
     line = line_of(Data(id=str(tmp_path / "trian.jsonl")))
-    assert "no such file" in line
+    assert "not found" in line
     assert "did you mean 'train.jsonl'?" in line
 
 
@@ -138,7 +139,7 @@ def test_a_missing_split_lists_what_there_is(tmp_path):
 
 def test_a_folder_without_rows_says_so(tmp_path):
     (tmp_path / "LICENSE").write_text("MIT")
-    assert "no file of rows in the folder" in line_of(Data(id=str(tmp_path)))
+    assert "no data files in the folder" in line_of(Data(id=str(tmp_path)))
 
 
 def test_a_folder_with_only_a_test_split_cannot_train(tmp_path):
@@ -156,7 +157,7 @@ def test_a_link_that_leads_to_itself_is_an_error_not_a_loop(tmp_path):
 def test_a_folder_linked_into_itself_is_read_once(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(GOOD)
     (tmp_path / "again").symlink_to(tmp_path)
-    assert len(source.read(Data(id=str(tmp_path))).train) == 1
+    assert len(list(source.read(Data(id=str(tmp_path))).train)) == 1
 
 
 def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path):
@@ -191,8 +192,11 @@ def test_the_hub_out_of_reach_is_one_line(monkeypatch):
     def unreachable(*_args, **_options):
         raise ConnectionError("Couldn't reach 'owner/name' on the Hub\n(LocalEntryNotFoundError)")
 
+    monkeypatch.setattr(hub, "_ask", lambda _name: None)
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    assert line_of(Data(id="owner/name")).startswith("Hub data set owner/name: the Hub cannot be reached")
+    line = line_of(Data(id="owner/name"))
+    assert line.startswith("Hub data set owner/name:")
+    assert "the Hub cannot be reached" in line
 
 
 def test_a_row_of_json_never_recurses_however_deep(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from engine.contract.errors import UserError
 from engine.contract.schema import Data
 from engine.data.formats import Example, Problem, converse, detect
-from engine.data.raw import Raw
+from engine.data.row_limits import Raw
 
 
 def raws(*rows):
@@ -96,7 +96,7 @@ def test_why_is_one_sentence_that_names_the_columns():
 
 def test_a_context_that_is_left_out_is_warned_about():
     found, _ = understood({"context": "c", "question": "q", "answer": "a"})
-    assert "column context is not used" in found.warnings[0].text
+    assert "column context is ignored" in found.warnings[0].text
 
 
 def test_tool_calls_keep_their_arguments_as_an_object():
@@ -198,8 +198,8 @@ def test_a_map_takes_columns_and_templates_over_columns():
         ({"prompt": "{question[0]}", "completion": "answer"}, ["no column 'question[0]'"]),
         ({"prompt": "{question!r}", "completion": "answer"}, ["no column 'question!r'"]),
         ({"prompt": "{question:>99999999}", "completion": "answer"}, ["no column"]),
-        ({"prompt": "{question", "completion": "answer"}, ["not a template", "{{"]),
-        ({"promt": "question", "completion": "answer"}, ["no role 'promt'", "did you mean 'prompt'?"]),
+        ({"prompt": "{question", "completion": "answer"}, ["invalid template", "{{"]),
+        ({"promt": "question", "completion": "answer"}, ["unknown role 'promt'", "did you mean 'prompt'?"]),
         ({"prompt": "question"}, ["map prompt and completion"]),
     ],
 )
@@ -211,9 +211,13 @@ def test_a_map_that_does_not_fit_says_where_and_what_there_is(wish, words):
 @pytest.mark.parametrize(
     ("rows", "data", "words"),
     [
-        ([{"foo": "x", "bar": "y"}], {}, ["columns foo, bar", "data.map = { prompt ="]),
-        ([{"n": 1, "foo": "x", "bar": "y", "at": 2}], {}, ['{ prompt = "foo", completion = "bar" }', "--set"]),
-        ([{"n": 1, "foo": "x"}], {}, ['data.map = { text = "foo" }']),
+        (
+            [{"foo": "x", "bar": "y"}],
+            {},
+            ["columns foo, bar", "--set data.map.prompt=foo --set data.map.completion=bar (1 of 1 rows train)"],
+        ),
+        ([{"n": 1, "foo": "x", "bar": "y", "at": 2}], {}, ["--set data.map.prompt=foo --set data.map.completion=bar"]),
+        ([{"n": 1, "foo": "x"}], {}, ["--set data.map.text=foo (1 of 1 rows train)"]),
         ([{"question": "q", "answer": "a"}], {"format": "alpaca"}, ["no columns for alpaca"]),
         ([{"question": "q", "answer": "a"}], {"separator": "\nA:"}, ["only text has a separator"]),
         (
@@ -224,9 +228,13 @@ def test_a_map_that_does_not_fit_says_where_and_what_there_is(wish, words):
         ([{"messages": [{"role": "user"}]}], {}, ["line 1", "message 1 has no content"]),
         ([{"messages": [{"role": "user", "content": "q"}, {"content": "a"}]}], {}, ["message 2 has no role"]),
         ([{"messages": ["hello"]}], {}, ["line 1 (messages)", "message 1 is text"]),
-        ([{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}], {}, ["image_url", "text only"]),
-        ([{"messages": "[{"}], {}, ["line 1 (messages) column 3", "not JSON"]),
-        ([{"question": "half \ud83d", "answer": "a"}], {}, ["line 1", "half a character"]),
+        (
+            [{"messages": [{"role": "user", "content": [{"type": "chart"}]}]}],
+            {},
+            ["'chart' in message 1", "text parts"],
+        ),
+        ([{"messages": "[{"}], {}, ["line 1 (messages) column 3", "invalid JSON"]),
+        ([{"question": "half \ud83d", "answer": "a"}], {}, ["line 1", "invalid Unicode surrogate"]),
         ([{"question": None}], {}, ["every row is empty"]),
         ([{"messages": "[" * 200 + "]" * 200}], {}, ["line 1 (messages)", "deep"]),
         (
@@ -257,6 +265,7 @@ def test_the_odd_row_is_named_when_a_column_mixes_types():
         ({"messages": [{"role": "narrator", "content": "q"}, {"role": "assistant", "content": "a"}]}, "unknown role"),
         ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": " "}]}, "empty"),
         ({"question": "q", "answer": ""}, "empty"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "data.media"),
     ],
 )
 def test_a_row_with_nothing_to_learn_is_a_problem_not_an_end(row, kind):

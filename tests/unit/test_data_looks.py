@@ -125,7 +125,7 @@ def test_the_engine_counts_rows_by_split_and_names_the_format(tmp_path: Path) ->
     (tmp_path / "test.jsonl").write_text(PAIR)
     glance = counted(section(tmp_path), Leaving())
     assert (glance.rows, glance.format, glance.unusable) == ({"train": 4, "test": 1}, "prompt-completion", 1)
-    assert glance.problems == ["1 rows empty: train.jsonl line 4: no completion"]
+    assert glance.problems == ["1 rows empty: train.jsonl line 4: no answer"]
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_a_folder_shows_folders_data_files_and_itself(tmp_path: Path) -> None:
     tmp_path.mkdir()
     for name in ("sub", ".hidden"):
         (tmp_path / name).mkdir()
-    for name in ("train.jsonl", "test.jsonl", "notes.txt", ".secret.jsonl"):
+    for name in ("train.jsonl", "test.jsonl", "notes.md", ".secret.jsonl"):
         (tmp_path / name).write_text(PAIR)
     view = read_folder(tmp_path)
     assert view.others == 1

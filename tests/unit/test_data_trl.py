@@ -16,7 +16,7 @@ from test_data_fixtures import tokenizer
 from engine.assets import tiny_folder
 from engine.contract.schema import Data
 from engine.data.formats import converse, detect
-from engine.data.raw import Raw
+from engine.data.row_limits import Raw
 from engine.data.tokens import tokenize_all
 
 trl = pytest.importorskip("trl")

@@ -64,15 +64,22 @@ def offered(chosen: str) -> list[DataSet]:
 
 
 def _here() -> list[DataSet]:
-    """The data files of the working directory; several make a set together as well."""
+    """The data files of the working directory; several make a set together as well.
+
+    A .txt file is more often a README than data: it is named by its path, or chosen from the file picker.
+    """
     names: list[str] = []
     folder = ""
     with contextlib.suppress(OSError):  # gone or unreadable: nothing is offered from it
         folder = str(Path.cwd())
         with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if is_data_file(entry.name) and not is_folder(entry))
+            names = sorted(entry.name for entry in entries if _is_offered(entry.name) and not is_folder(entry))
     files = [DataSet(str(Path(folder, name)), name) for name in names[:MOST_FILES]]
     return [DataSet(folder, "./"), *files] if len(files) > 1 else files
+
+
+def _is_offered(name: str) -> bool:
+    return is_data_file(name) and not name.lower().endswith((".txt", ".txt.gz"))
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:

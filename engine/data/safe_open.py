@@ -1,6 +1,6 @@
-"""A file's bytes under guard: what is no regular file, too long, wrongly compressed or a bomb ends in one line.
+"""Open data files safely: refuses special files, oversized input, wrong compression and decompression bombs.
 
-Every reader of rows goes through `lines` or `whole`, so a limit is kept in one place.
+Every reader of text rows uses `lines` or `whole`, so each limit is enforced in one place.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import IO
 from engine.contract.errors import UserError
 
 ROW_LIMIT = 16 << 20
-"""Bytes one row may have: a longer line is a broken file, not a training example."""
+"""Bytes of one row: a longer line is a broken file, not a training example."""
 WHOLE_LIMIT = 1 << 30
 """Bytes of a file that has to be read at once (a JSON array)."""
 FILE_LIMIT = 8 << 30
-"""Bytes of a file that is read line by line: its rows are kept in memory."""
+"""Bytes of a file that is read line by line."""
 BOMB_RATIO, BOMB_FLOOR = 200, 64 << 20
 """Compressed input may grow to BOMB_FLOOR bytes, and beyond that by no more than BOMB_RATIO times."""
 
@@ -47,13 +47,11 @@ def lines(path: Path, name: str) -> Iterator[tuple[int, bytes]]:
             number += 1
             read += len(line)
             if len(line) > ROW_LIMIT:
-                raise UserError(
-                    f"longer than {ROW_LIMIT >> 20} MiB", f"{name} line {number}", "shorten or drop the row"
-                )
+                what = f"longer than {ROW_LIMIT >> 20} MiB"
+                raise UserError(what, f"{name} line {number}", "shorten or drop the row", code="data.row_too_long")
             if read > FILE_LIMIT:
-                raise UserError(
-                    f"more than {FILE_LIMIT >> 30} GiB of rows", name, "split the file or take a part of it"
-                )
+                what = f"more than {FILE_LIMIT >> 30} GiB of rows"
+                raise UserError(what, name, "split the file or take a part of it", code="data.file_too_large")
             yield number, line.removeprefix(_BOM) if number == 1 else line
 
 
@@ -64,9 +62,9 @@ def whole(path: Path, name: str) -> bytes:
         while piece := stream.read(1 << 20):
             read += len(piece)
             if read > WHOLE_LIMIT:
-                raise UserError(
-                    f"more than {WHOLE_LIMIT >> 30} GiB", name, "make it .jsonl, which is read line by line"
-                )
+                what = f"more than {WHOLE_LIMIT >> 30} GiB"
+                do = "write it as .jsonl, which is read line by line"
+                raise UserError(what, name, do, code="data.file_too_large")
             pieces.append(piece)
     return b"".join(pieces).removeprefix(_BOM)
 
@@ -77,12 +75,12 @@ def decoded(raw: bytes, name: str, number: int = 1) -> str:
         nul = raw.find(b"\0")
         if nul < 0:
             return raw.decode("utf-8")
-        at, what, do = nul, "a NUL byte", "the file is damaged or not text: write it again as UTF-8"
+        at, what, do = nul, "a NUL byte", "the file is damaged or not text: save it as UTF-8"
     except UnicodeDecodeError as error:
         at, what, do = error.start, "not UTF-8", "save the file as UTF-8"
     line = number + raw.count(b"\n", 0, at)
     byte = at - (raw.rfind(b"\n", 0, at) + 1) + 1
-    raise UserError(what, f"{name} line {line} byte {byte}", do)
+    raise UserError(what, f"{name} line {line} byte {byte}", do, code="data.not_utf8")
 
 
 def regular(path: Path, name: str) -> int:
@@ -90,12 +88,17 @@ def regular(path: Path, name: str) -> int:
     try:
         status = path.stat()
     except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}", name, "check the path and its permissions") from error
+        raise unreadable(error, name) from error
     if not stat.S_ISREG(status.st_mode):
-        raise UserError("not a regular file", name, "name a file of rows")
+        raise UserError("not a regular file", name, "name a file of rows", code="data.not_a_file")
     if status.st_size == 0:
-        raise UserError("the file is empty", name, "give it rows")
+        raise UserError("the file is empty", name, "add at least one row", code="data.no_rows")
     return status.st_size
+
+
+def unreadable(error: Exception, name: str) -> UserError:
+    what = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    return UserError(what, name, "check the path and its permissions", code="data.unreadable")
 
 
 @contextmanager
@@ -109,28 +112,28 @@ def _readable(path: Path, name: str) -> Iterator[IO[bytes]]:
             else:
                 yield plain
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"broken gzip: {error}", name, "compress the file again") from error
+        raise UserError(f"broken gzip: {error}", name, "compress the file again", code="data.broken_gzip") from error
     except OSError as error:
-        what = f"cannot be read: {error.strerror or error}"
-        raise UserError(what, name, "check the path and its permissions") from error
+        raise unreadable(error, name) from error
 
 
 def _refuse_disguise(head: bytes, path: Path, name: str) -> None:
-    """A compressed or binary file under a text file's name would only give riddles further on."""
+    """UserError for a compressed or binary file under a text file's name."""
     gz = path.suffix.lower() == ".gz"
     kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "")
     if gz and kind != "gzip-compressed":
-        raise UserError("not gzip, though it is named .gz", name, "rename it to what it is")
+        do = "rename it to match its content"
+        raise UserError("not gzip, though it is named .gz", name, do, code="data.wrong_suffix")
     if kind == "UTF-16":
-        raise UserError("UTF-16, not UTF-8", f"{name} line 1 byte 1", "save the file as UTF-8")
+        do = "save the file as UTF-8"
+        raise UserError("UTF-16, not UTF-8", f"{name} line 1 byte 1", do, code="data.not_utf8")
     if kind and not gz:
-        raise UserError(
-            f"{kind}, though its name says otherwise", name, "unpack or rename it (.gz and .parquet are read)"
-        )
+        do = "unpack or rename it (.gz and .parquet are read)"
+        raise UserError(f"{kind}, though its name says otherwise", name, do, code="data.wrong_suffix")
 
 
 class _Counted(io.RawIOBase):
-    """Decompressed bytes, counted: a few KB must not become all of the machine's memory."""
+    """Decompressed bytes, counted, so that a few KB cannot fill the memory."""
 
     def __init__(self, stream: gzip.GzipFile, packed: int, name: str) -> None:
         self.stream, self.packed, self.name, self.seen = stream, packed, name, 0
@@ -142,9 +145,6 @@ class _Counted(io.RawIOBase):
         count = self.stream.readinto(buffer)
         self.seen += count
         if self.seen > max(BOMB_FLOOR, BOMB_RATIO * self.packed):
-            raise UserError(
-                f"grows from {self.packed:,} to more than {self.seen:,} bytes",
-                self.name,
-                "unpack it yourself if that is meant",
-            )
+            what = f"grows from {self.packed:,} to more than {self.seen:,} bytes"
+            raise UserError(what, self.name, "if this is intended, unpack it first", code="data.grows_too_large")
         return count

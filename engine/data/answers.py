@@ -1,0 +1,55 @@
+"""Answers that come several at a time: lists of accepted answers, SQuAD's spans, TriviaQA's aliases."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from engine.data.chat_message import text_of
+from engine.data.conversation import Unusable
+from engine.data.row_limits import Raw, parsed
+
+ANSWER_LISTS = ("answers", "references", "targets", "accepted_answers", "gold_answers", "aliases")
+"""Columns in which a list holds alternatives rather than one answer."""
+_NESTED = ({"text", "answer_start"}, {"value", "aliases"})
+
+
+class Answer(NamedTuple):
+    """The answer that is trained on, and the others that are also accepted."""
+
+    text: str
+    references: tuple[str, ...] = ()
+
+
+def answer_of(value: Any, name: str | None, raw: Raw, others: Any = None) -> Answer:
+    """A column's value as an answer; `name` is the column, where it is only one. `others` are more alternatives.
+
+    Raises Unusable where a list of answers is empty: the question has no answer.
+    """
+    if (name is not None and name.lower() in ANSWER_LISTS) or is_nested(value):
+        found = alternatives(value, raw)
+        if not found:
+            raise Unusable("data.unanswerable", "the list of answers is empty")
+    else:
+        found = [text_of(value, raw, "the answer")]
+    found += alternatives(others, raw)
+    return Answer(found[0], tuple(dict.fromkeys(text for text in found[1:] if text != found[0])))
+
+
+def is_nested(value: Any) -> bool:
+    """Whether a value is SQuAD's {text, answer_start} or TriviaQA's {value, aliases}, or a list of such."""
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(item, dict) and is_nested(item) for item in value)
+    return isinstance(value, dict) and any(keys <= value.keys() for keys in _NESTED)
+
+
+def alternatives(value: Any, raw: Raw) -> list[str]:
+    """Every text in a list of answers, in order."""
+    if isinstance(value, str) and value[:1] in ("[", "{"):
+        value = parsed(value, f"{raw.where} (answers)")
+    if isinstance(value, list):
+        return [text for item in value for text in alternatives(item, raw)]
+    if isinstance(value, dict):
+        inner = [value[key] for key in ("text", "value", "aliases") if key in value]
+        return [text for item in inner for text in alternatives(item, raw)]
+    text = text_of(value, raw, "an answer")
+    return [text] if text.strip() else []

@@ -1,0 +1,160 @@
+"""One message of a conversation under OpenAI's names: role, text, and tool calls as objects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.contract.errors import UserError
+from engine.data.conversation import Unusable
+from engine.data.loss_flags import FLAGS
+from engine.data.mapping import as_text
+from engine.data.media import PART_TYPES
+from engine.data.row_limits import Raw, described, parsed
+
+_ROLES = {
+    "system": "system", "developer": "system",
+    "user": "user", "human": "user", "prompter": "user",
+    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant",
+    "function_call": "assistant", "tool_call": "assistant",
+    "tool": "tool", "function": "tool", "observation": "tool", "tool_response": "tool", "ipython": "tool",
+}  # fmt: skip
+_READ = frozenset(("role", "from", "value", "content", "tool_calls", "function_call")) | FLAGS
+"""Keys that become role, content, tool calls and weight; every other key is passed on to the chat template."""
+KNOWN_KEYS = _READ | {"name", "tool_call_id", "reasoning_content", "reasoning", "thinking"}
+"""Keys with a meaning of their own; others matter only to a chat template that reads them."""
+
+
+def turns_of(value: Any, where: str, key: str) -> list[dict[str, Any]]:
+    """The turns of a conversation, also where a table holds them as JSON text. UserError for anything else."""
+    place = f"{where} ({key})"
+    if isinstance(value, str):
+        value = parsed(value, place) if value.strip() else None
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        what = f"{described(value)} where a list of messages should be"
+        raise UserError(what, place, "write [{role, content}, …]", code="data.invalid_messages")
+    for number, turn in enumerate(value, 1):
+        if not isinstance(turn, dict):
+            what = f"message {number} is {described(turn)}, not an object"
+            raise UserError(what, place, "write it as {role, content}", code="data.invalid_messages")
+    return value
+
+
+def message(turn: dict[str, Any], number: int, raw: Raw) -> dict[str, Any]:
+    """One message under OpenAI's names; keys without a meaning of their own stay, for the template to read."""
+    said = turn.get("role", turn.get("from"))
+    if not isinstance(said, str):
+        do = "add role (or from): user, assistant, system or tool"
+        raise UserError(f"message {number} has no role", raw.where, do, code="data.message_without_role")
+    role = _ROLES.get(said) or _ROLES.get(said.strip().lower())
+    if role is None:
+        raise Unusable("unknown role", f"message {number} has the role {said!r}")
+    content = turn["content"] if "content" in turn else turn.get("value")
+    if type(content) is str and len(turn) == 2 and said != "function_call" and said != "tool_call":
+        return {"role": role, "content": text_of(content, raw, f"message {number}")}
+    return _message(turn, role, said.strip().lower(), content, number, raw)
+
+
+def _message(turn: dict[str, Any], role: str, said: str, content: Any, number: int, raw: Raw) -> dict[str, Any]:
+    calls = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else None)
+    if "content" not in turn and "value" not in turn and not calls:
+        do = "add content (or value)"
+        raise UserError(f"message {number} has no content", raw.where, do, code="data.message_without_content")
+    if said in ("function_call", "tool_call") and not calls:
+        calls = _called(content)
+        content = None if calls else content
+    made: dict[str, Any] = {"role": role}
+    if isinstance(content, list):
+        content, more = _parts(content, number, raw)
+        calls = calls or more.pop("tool_calls", None)
+        made |= more
+    if isinstance(content, dict):
+        what = f"the content of message {number} is an object"
+        raise UserError(what, raw.where, "write it as text", code="data.invalid_content")
+    made["content"] = text_of(content, raw, f"message {number}")
+    made |= {key: value for key, value in turn.items() if key not in _READ and value is not None}
+    if calls:
+        text_of(calls, raw, f"the tool calls of message {number}")
+        made["tool_calls"] = [_call(call, number, raw) for call in calls]
+    return made
+
+
+def _parts(parts: list[Any], number: int, raw: Raw) -> tuple[str, dict[str, Any]]:
+    """The text of a list of content parts, and the reasoning and tool calls among them.
+
+    A part's text is under `text` (OpenAI) or `value` (LLaMA-Factory v1). Raises Unusable for images and the like.
+    """
+    texts: list[str] = []
+    reasoning: list[str] = []
+    calls: list[Any] = []
+    for part in parts:
+        kind = part.get("type", "text") if isinstance(part, dict) else described(part)
+        value = (
+            part if isinstance(part, str) else part.get("text", part.get("value")) if isinstance(part, dict) else None
+        )
+        if isinstance(part, str) or kind in ("text", "input_text", "output_text"):
+            texts.append(as_text(value))
+        elif kind in ("reasoning", "thinking"):
+            reasoning.append(as_text(part.get("thinking", value)))
+        elif kind in ("tool_call", "function_call") and (found := _called(value)):
+            calls += found
+        elif str(kind).startswith(PART_TYPES):
+            raise Unusable("data.media", f"message {number} contains {kind}, and ftbench trains on text only")
+        else:
+            what = f"unsupported content part {kind!r} in message {number}"
+            raise UserError(what, raw.where, "write text parts, or drop the row", code="data.content_part")
+    more: dict[str, Any] = {"reasoning_content": text_of("".join(reasoning), raw, "reasoning")} if reasoning else {}
+    if calls:
+        more["tool_calls"] = calls
+    return "".join(texts), more
+
+
+def _called(content: Any) -> list[Any] | None:
+    """A JSON object (or a list of them) with name and arguments, as ShareGPT writes calls; None for other text."""
+    try:
+        value = parsed(content, "") if isinstance(content, str) else content
+    except UserError:
+        return None
+    calls = value if isinstance(value, list) else [value]
+    return calls if calls and all(isinstance(call, dict) and "name" in call for call in calls) else None
+
+
+def _call(call: Any, number: int, raw: Raw) -> dict[str, Any]:
+    """A tool call with its arguments as an object, as chat templates expect; OpenAI writes them as JSON text."""
+    made = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(made, dict) or not isinstance(made.get("name"), str):
+        what = f"a tool call of message {number} has no name"
+        raise UserError(what, raw.where, "add function.name and arguments", code="data.invalid_tool_call")
+    arguments = made.get("arguments")
+    if isinstance(arguments, str):
+        arguments = parsed(arguments, f"{raw.where}, arguments in message {number}") if arguments.strip() else {}
+    kept = {"id": call["id"]} if call.get("id") else {}
+    return {**kept, "type": "function", "function": {"name": made["name"], "arguments": arguments or {}}}
+
+
+def tools_of(value: Any, raw: Raw) -> list[Any] | None:
+    """The tool schemas of a row, also where a table holds them as JSON text."""
+    if not value:
+        return None
+    if isinstance(value, str):
+        value = parsed(value, f"{raw.where} (tools)") if value.strip() else None
+    if value is not None and not isinstance(value, list):
+        what = f"tools is {described(value)}, not a list"
+        raise UserError(what, raw.where, "write a list of tool schemas", code="data.invalid_tools")
+    text_of(value, raw, "tools")
+    return value or None
+
+
+def text_of(value: Any, raw: Raw, part: str) -> str:
+    """A value as text that can be encoded as UTF-8."""
+    text = as_text(value)
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        what = f"invalid Unicode surrogate (\\u{ord(text[error.start]):04x}) at character {error.start + 1} of {part}"
+        do = "both halves of the escape are required"
+        raise UserError(what, raw.where, do, code="data.invalid_surrogate") from error
+    return text

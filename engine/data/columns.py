@@ -1,0 +1,178 @@
+"""What the columns of a data set hold, found in one streaming pass over its rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import msgspec
+
+from engine.contract.errors import UserError
+from engine.contract.text import visible
+from engine.data.mapping import is_empty
+from engine.data.row_limits import Raw, described
+
+EXAMPLES, EXAMPLE_LENGTH = 3, 60
+COLUMNS_LIMIT = 2_000
+"""Different columns of a data set: more means that keys are data."""
+DISTINCT_LIMIT = 32
+"""Different values of a column that are remembered."""
+SAMPLE = 200
+"""Rows that are kept for a closer look."""
+_SHAPES_LIMIT = 1_000
+
+
+class First(NamedTuple):
+    """How often a kind of value occurs in a column, and its first row."""
+
+    rows: int
+    where: str
+
+
+class ColumnSummary:
+    """One column: how many rows have a value, of which kinds, and examples."""
+
+    __slots__ = ("_kinds", "distinct", "examples", "name", "rows", "shapes")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.rows = 0
+        """Rows in which it is not empty."""
+        self.examples: list[str] = []
+        """Up to three different values, shortened, as text that is safe to show."""
+        self.distinct: set[Any] | None = set()
+        """All its values where they are at most DISTINCT_LIMIT scalars, else None."""
+        self.shapes: Counter[tuple[str, ...]] = Counter()
+        """Keys of the objects in its lists (messages) -> how many objects have just these keys set."""
+        self._kinds: dict[type, list[Any]] = {}
+
+    @property
+    def kinds(self) -> dict[str, First]:
+        """Kind of value (`text`, `a number`, …) -> rows that hold it and the first of them."""
+        merged: dict[str, First] = {}
+        for rows, kind, where in self._kinds.values():  # in the order of their first rows
+            before = merged.get(kind)
+            merged[kind] = First(rows + before.rows, before.where) if before else First(rows, where)
+        return merged
+
+    @property
+    def keys(self) -> Counter[str]:
+        """Keys of the objects in its lists -> how many objects have them."""
+        found: Counter[str] = Counter()
+        for shape, count in self.shapes.items():
+            for key in shape:
+                found[key] += count
+        return found
+
+    def add(self, value: Any, where: str) -> None:
+        if is_empty(value):
+            return
+        kind = type(value)
+        self.rows += 1
+        seen = self._kinds.get(kind)
+        if seen is None:
+            self._kinds[kind] = [1, described(value), where]
+        else:
+            seen[0] += 1
+        if self.distinct is not None:
+            self._remember(value, kind)
+        if kind is list or (kind is str and value[0] == "["):
+            self._add_shapes(value)
+        if len(self.examples) < EXAMPLES and self.rows <= SAMPLE:
+            self._add_example(value)
+
+    def _remember(self, value: Any, kind: type) -> None:
+        assert self.distinct is not None
+        if kind is list or kind is dict or (kind is str and len(value) > EXAMPLE_LENGTH):
+            self.distinct = None
+            return
+        self.distinct.add(value)
+        if len(self.distinct) > DISTINCT_LIMIT:
+            self.distinct = None
+
+    def _add_shapes(self, value: Any) -> None:
+        if isinstance(value, str):
+            try:
+                value = msgspec.json.decode(value)
+            except (msgspec.MsgspecError, UnicodeError, RecursionError):
+                return
+        shapes = self.shapes
+        for item in value if isinstance(value, list) else ():
+            if type(item) is dict:
+                shape = tuple(item)
+                if None in item.values():
+                    shape = tuple(key for key, inner in item.items() if inner is not None)
+                if shape in shapes or len(shapes) < _SHAPES_LIMIT:
+                    shapes[shape] += 1
+
+    def _add_example(self, value: Any) -> None:
+        text = value if isinstance(value, str) else repr(value)
+        shown = visible(" ".join(text[: 4 * EXAMPLE_LENGTH].split()), limit=EXAMPLE_LENGTH)
+        if shown not in self.examples:
+            self.examples.append(shown)
+
+
+@dataclass
+class Summary:
+    """The columns of a split in the order they were met, how many rows there are, and a digest of the content."""
+
+    rows: int = 0
+    columns: dict[str, ColumnSummary] = field(default_factory=dict)
+    sample: list[Raw] = field(default_factory=list)
+    """The first rows, and the first row in which each further column has a value."""
+    parts: dict[str, dict[str, int]] = field(default_factory=dict)
+    """File (or Hub split) -> column -> rows of it in which the column is not empty."""
+    digest: str = ""
+    """sha256 over the rows' values, independent of the kind of file."""
+
+    @property
+    def filled(self) -> dict[str, int]:
+        """Column -> rows in which it is not empty, for those that are not empty everywhere."""
+        return {name: column.rows for name, column in self.columns.items() if column.rows}
+
+
+def summarize(parts: Iterable[tuple[str, Iterable[Raw]]]) -> Summary:
+    """Read all rows once, part by part."""
+    found = Summary()
+    digest = hashlib.sha256()
+    for name, rows in parts:
+        before = found.filled
+        _add_rows(found, rows, digest)
+        found.parts[name] = {key: rows - before.get(key, 0) for key, rows in found.filled.items()}
+    found.digest = digest.hexdigest()
+    return found
+
+
+def _add_rows(found: Summary, rows: Iterable[Raw], digest: Any) -> None:
+    columns = found.columns
+    encode = msgspec.json.Encoder(enc_hook=repr, order="sorted").encode
+    for raw in rows:
+        found.rows += 1
+        values = raw.values
+        try:
+            digest.update(encode(values))
+        except (UnicodeError, TypeError, ValueError, msgspec.MsgspecError):  # not JSON, or a lone surrogate
+            digest.update(json.dumps(values, sort_keys=True, default=repr).encode())
+        digest.update(b"\n")
+        kept = found.rows <= SAMPLE
+        for name, value in values.items():
+            column = columns.get(name)
+            if column is None:
+                column = columns[name] = _new_column(name, found, raw)
+            before = column.rows
+            column.add(value, raw.where)
+            kept = kept or (not before and column.rows > 0)
+        if kept:
+            found.sample.append(raw)
+
+
+def _new_column(name: str, found: Summary, raw: Raw) -> ColumnSummary:
+    if len(found.columns) >= COLUMNS_LIMIT:
+        what = f"more than {COLUMNS_LIMIT:,} different columns"
+        do = "write one row per record, each with the same keys"
+        raise UserError(what, raw.where, do, code="data.too_many_columns")
+    return ColumnSummary(name)

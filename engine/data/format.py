@@ -1,0 +1,95 @@
+"""What a data format is: how it is recognized by its columns and how its rows become examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from engine.contract.errors import Notice
+from engine.contract.schema import Data
+from engine.data.columns import ColumnSummary, Summary
+from engine.data.conversation import Example
+from engine.data.mapping import Template, column
+from engine.data.row_limits import Raw
+
+OPTIONAL = ("system", "tools", "history", "input", "references", "label", "rejected")
+"""Roles whose column may be empty in any number of rows, or missing from a file."""
+_ACCOUNT_ROLES = {"completion": "answer", "instruction": "prompt", "input": "prompt", "chosen": "answer"}
+"""Roles of this package -> roles of the account, where they differ."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """How the rows of one data set become examples."""
+
+    name: str
+    """The name of a module in `engine.data.formats`, as data.format takes it."""
+    why: str
+    """One sentence: by which columns it was recognized."""
+    parts: dict[str, Template]
+    """Role (prompt, completion, system, text, messages, instruction, input, tools, …) -> what fills it."""
+    separator: str | None = None
+    warnings: list[Notice] = field(default_factory=list)
+    roles: dict[str, str] = field(default_factory=dict)
+    """Column -> its role in the account: prompt, answer, system, tools, messages, text, …, `ignored`, or `empty`."""
+    message_keys: dict[str, int] = field(default_factory=dict)
+    """Keys of messages that are passed to the chat template and mean nothing else -> messages that have them."""
+    base: str = ""
+    """For a format that selects rows of another one: that one's name."""
+
+    def account_roles(self, columns: list[str]) -> dict[str, str]:
+        """The role of each used column; several are joined by a comma."""
+        found: dict[str, list[str]] = {name: [] for name in columns}
+        for role, part in self.parts.items():
+            for name in part.columns:
+                shown = _ACCOUNT_ROLES.get(role, role)
+                if shown not in found.setdefault(name, []):
+                    found[name].append(shown)
+        return {name: ", ".join(roles) for name, roles in found.items() if roles}
+
+
+class Columns:
+    """The columns of a data set, as a format looks for them."""
+
+    def __init__(self, summary: Summary, data: Data, share: float = 0.5) -> None:
+        self.summary, self.data = summary, data
+        self._filled = _by_lower(summary, 0)
+        self._usual = _by_lower(summary, share * summary.rows)
+
+    def find(self, *names: str) -> str | None:
+        """The first of these columns, in any case, that has a value in more than `share` of the rows."""
+        return next((self._usual[name] for name in names if name in self._usual), None)
+
+    def optional(self, *names: str) -> str | None:
+        """The first of these columns that has a value in any row."""
+        return next((self._filled[name] for name in names if name in self._filled), None)
+
+    def __getitem__(self, name: str) -> ColumnSummary:
+        return self.summary.columns[name]
+
+    def kinds(self, name: str) -> set[str]:
+        return set(self[name].kinds)
+
+    def optional_parts(self, **names: tuple[str, ...]) -> dict[str, Template]:
+        """role -> the first of its columns that has a value in any row."""
+        return {role: column(name) for role, known in names.items() if (name := self.optional(*known))}
+
+
+def _by_lower(summary: Summary, above: float) -> dict[str, str]:
+    """Name in lower case -> name, of the columns that have a value in more than `above` rows."""
+    named = [name for name, column in summary.columns.items() if column.rows > above]
+    return {name.lower(): name for name in reversed(named)}
+
+
+@dataclass(frozen=True)
+class DataFormat:
+    """One data format: the object `FORMAT` of a module in `engine.data.formats`."""
+
+    name: str
+    order: int
+    """Formats are tried from the lowest order on."""
+    detect: Callable[[Columns], Format | None]
+    convert: Callable[[Raw, Format], Example]
+    """Raises Unusable for a row with nothing to train on, UserError for one that contradicts its format."""
+    question: str = ""
+    """For a format that must be asked for by name: what its data is, and that it needs a decision."""

@@ -1,0 +1,44 @@
+"""Instruction, optional input and output (Taori et al. 2023, Stanford Alpaca), with system, history and tools."""
+
+from __future__ import annotations
+
+from engine.data.answers import answer_of
+from engine.data.chat_columns import SYSTEMS, TOOLS
+from engine.data.chat_message import text_of
+from engine.data.conversation import Example
+from engine.data.format import Columns, DataFormat, Format
+from engine.data.mapping import column
+from engine.data.row_limits import Raw
+from engine.data.turns import history_of, question
+
+_ANSWERS = ("output", "response", "completion", "answer", "target")
+_INPUTS = ("input", "context")
+
+
+def detect(columns: Columns) -> Format | None:
+    instruction, output = columns.find("instruction"), columns.find(*_ANSWERS)
+    more = columns.optional_parts(input=_INPUTS, history=("history",))
+    if instruction is None or output is None or (output.lower() != "output" and "input" not in more):
+        return None
+    if columns.data.separator is not None and columns.find("text"):
+        return None  # a separator can only be meant for text
+    parts = {"instruction": column(instruction), **more, "completion": column(output)}
+    why = f"columns {', '.join(part.source for part in parts.values())}: alpaca"
+    return Format("alpaca", why, parts | columns.optional_parts(system=SYSTEMS, tools=TOOLS))
+
+
+def convert(raw: Raw, found: Format) -> Example:
+    output = found.parts["completion"]
+    answer = answer_of(output.fill(raw.values), output.lone, raw)
+    earlier = history_of(found.parts["history"].fill(raw.values), raw) if "history" in found.parts else None
+    return question(instruction_of(raw, found), answer, raw, found, earlier)
+
+
+def instruction_of(raw: Raw, found: Format) -> str:
+    """Instruction and, where the row has one, its input below it."""
+    task = text_of(found.parts["instruction"].fill(raw.values), raw, "instruction")
+    more = text_of(found.parts["input"].fill(raw.values), raw, "input") if "input" in found.parts else ""
+    return f"{task}\n\n{more}" if more.strip() else task
+
+
+FORMAT = DataFormat("alpaca", 30, detect, convert)

@@ -1,0 +1,94 @@
+"""A column that asks and a column that answers: question and answer, text and label, prompt and completion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.contract.errors import Notice
+from engine.data.answers import ANSWER_LISTS, answer_of
+from engine.data.chat_columns import SYSTEMS, TOOLS
+from engine.data.chat_message import text_of, turns_of
+from engine.data.conversation import Example
+from engine.data.format import Columns, DataFormat, Format
+from engine.data.mapping import column
+from engine.data.row_limits import Raw
+from engine.data.row_shapes import is_turn
+from engine.data.turns import conversation, history_of, question
+
+_PAIRS = (
+    *(("prompt", answer) for answer in ("completion", "response", "answer", "output", "target", "answers")),
+    *(("question", answer) for answer in ("answer", "response", "solution", "completion", "output", "sql", "query")),
+    ("question", "answers"),
+    *(("instruction", answer) for answer in ("response", "completion", "answer", "target", "output")),
+    *(("query", answer) for answer in ("response", "answer", "completion", "output", "answers")),
+    *(("problem", answer) for answer in ("solution", "answer")),
+    *(("input", answer) for answer in ("output", "target", "response", "answer", "targets")),
+    ("source", "target"),
+    ("user", "assistant"),
+)
+_TEXTS = (
+    "text", "sentence", "utterance", "content", "review", "tweet", "message", "query", "question", "comment", "input",
+)  # fmt: skip
+_LABELS = ("label_text", "label_name", "category", "intent", "label", "class", "sentiment", "topic", "target", "tag")
+
+
+def detect(columns: Columns) -> Format | None:
+    if columns.data.separator is not None and columns.find("text"):
+        return None  # a separator can only be meant for text
+    return find_pair(columns) or _find_labels(columns)
+
+
+def find_pair(columns: Columns) -> Format | None:
+    """The format of the first pair of columns that is known to ask and answer."""
+    for prompt, completion in _PAIRS:
+        if (asked := columns.find(prompt)) and (answer := columns.find(completion)):
+            return _pair(asked, answer, columns)
+    return None
+
+
+def convert(raw: Raw, found: Format) -> Example:
+    prompt, completion = (found.parts[role].fill(raw.values) for role in ("prompt", "completion"))
+    if _is_turns(prompt) or _is_turns(completion):
+        return _from_turns(prompt, completion, raw, found)
+    others = found.parts["references"].fill(raw.values) if "references" in found.parts else None
+    answer = answer_of(completion, found.parts["completion"].lone, raw, others)
+    earlier = history_of(found.parts["history"].fill(raw.values), raw) if "history" in found.parts else None
+    return question(text_of(prompt, raw, "prompt"), answer, raw, found, earlier)
+
+
+def _find_labels(columns: Columns) -> Format | None:
+    text, label = columns.find(*_TEXTS), columns.find(*_LABELS)
+    if text is not None and label == text:
+        label = columns.find(*(name for name in _LABELS if name != text.lower()))
+    if text is None or label is None:
+        return None
+    found = _pair(text, label, columns)
+    distinct = columns[label].distinct
+    if distinct is not None and all(str(value).strip().isdigit() for value in distinct):
+        what = f"the labels in {label} are numbers: names would teach the model more"
+        found.warnings.append(Notice("data.numeric_labels", what))
+    return found
+
+
+def _pair(prompt: str, completion: str, columns: Columns) -> Format:
+    parts = {"prompt": column(prompt), "completion": column(completion)}
+    optional = columns.optional_parts(system=SYSTEMS, tools=TOOLS, history=("history",), references=ANSWER_LISTS)
+    if "references" in optional and optional["references"].source == completion:
+        del optional["references"]
+    why = f"columns {prompt}, {completion}: prompt-completion ({prompt} -> prompt, {completion} -> completion)"
+    return Format("prompt-completion", why, parts | optional)
+
+
+def _from_turns(prompt: Any, completion: Any, raw: Raw, found: Format) -> Example:
+    """Prompt and completion as lists of messages: only the completion's answers are in the loss."""
+    asked = turns_of(prompt, raw.where, "prompt") if _is_turns(prompt) else [{"role": "user", "content": prompt}]
+    said = turns_of(completion, raw.where, "completion") if _is_turns(completion) else None
+    said = said if said is not None else [{"role": "assistant", "content": completion}]
+    return conversation(asked + said, raw, found, trained_from=len(asked))
+
+
+def _is_turns(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(is_turn, value))
+
+
+FORMAT = DataFormat("prompt-completion", 50, detect, convert)

@@ -1,0 +1,26 @@
+"""Questions on a passage with nested answers (Rajpurkar et al. 2016, arXiv:1606.05250); the first answer is trained."""
+
+from __future__ import annotations
+
+from engine.data.chat_columns import SYSTEMS
+from engine.data.format import Columns, DataFormat, Format
+from engine.data.formats import prompt_completion
+from engine.data.mapping import Template, column
+
+_PASSAGES = ("context", "passage", "document", "paragraph", "article")
+
+
+def detect(columns: Columns) -> Format | None:
+    passage, question = columns.find(*_PASSAGES), columns.find("question")
+    answers = columns.find("answers", "answer")
+    if not (passage and question and answers) or not columns.kinds(answers) & {"a list", "an object"}:
+        return None
+    prompt = Template(f"{{{passage}}}\n\n{{{question}}}", (("", passage), ("\n\n", question)))
+    why = (
+        f"columns {passage}, {question}, {answers}: squad (passage and question -> prompt, first answer -> completion)"
+    )
+    parts = {"prompt": prompt, "completion": column(answers)}
+    return Format("squad", why, parts | columns.optional_parts(system=SYSTEMS))
+
+
+FORMAT = DataFormat("squad", 40, detect, prompt_completion.convert)

@@ -1,0 +1,27 @@
+"""Which columns are most likely meant where none has a known name."""
+
+from __future__ import annotations
+
+from engine.data.columns import Summary
+
+
+def guess_map(summary: Summary) -> dict[str, str]:
+    """The data.map that is most likely meant: a column of conversations, text and label, or the first two texts."""
+    columns = {name: summary.columns[name] for name in summary.filled}
+    chats = [name for name, column in columns.items() if {"role", "from"} & column.keys.keys()]
+    if chats:
+        return {"messages": chats[0]}
+    texts = [name for name, column in columns.items() if set(column.kinds) == {"text"}]
+    if len(texts) == 1:
+        return {"text": texts[0]}
+    if len(texts) < 2:
+        return {}
+    labels = [name for name in texts if _is_label(summary, name)]
+    if len(texts) == 2 and len(labels) == 1:
+        return {"prompt": next(name for name in texts if name != labels[0]), "completion": labels[0]}
+    return {"prompt": texts[0], "completion": texts[1]}
+
+
+def _is_label(summary: Summary, name: str) -> bool:
+    distinct = summary.columns[name].distinct
+    return distinct is not None and len(distinct) < summary.columns[name].rows

@@ -1,0 +1,211 @@
+"""Rows of JSON files: JSON lines are streamed; one JSON value is held as bytes and decoded row by row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine.contract.errors import UserError
+from engine.data.notes import Notes
+from engine.data.row_limits import DEPTH_LIMIT, ROWS_LIMIT, Raw, deeper, described, parsed, too_deep, too_many_rows
+from engine.data.row_shapes import NESTED, is_turn, rows_of
+from engine.data.safe_open import decoded, lines, whole
+
+_INVALID = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What the fast decoder raises. The standard library's parser then decides, and its errors name the place."""
+
+
+def read_lines(path: Path, name: str) -> Iterator[Raw]:
+    """One row per line, blank lines skipped."""
+    decode = msgspec.json.Decoder().decode
+    count = 0
+    for number, line in lines(path, name):
+        where = f"{name} line {number}"
+        try:
+            values = decode(line)
+        except _INVALID:
+            text = decoded(line, name, number).strip()
+            if not text:
+                continue
+            values = parsed(text, where)
+        else:
+            if line.count(b"{") + line.count(b"[") > DEPTH_LIMIT and deeper(values, DEPTH_LIMIT):
+                raise too_deep(where)
+        count += 1
+        if count > ROWS_LIMIT:
+            raise too_many_rows(name)
+        if type(values) is dict and NESTED not in values:
+            yield Raw(values, where)  # the line's own length is limited already
+        else:
+            yield from rows_of(values, where)
+
+
+def read_json(path: Path, name: str, notes: Notes) -> Iterator[Raw]:
+    """The rows of one JSON value: an array, or an object that holds an array of rows, columns, or rows by id."""
+    content = whole(path, name).lstrip()
+    if not content:
+        raise no_rows(name)
+    if content[:1] == b"[":
+        yield from _array(content, content, name, f"{name} item", notes)
+    elif (members := _members(content)) is not None:
+        yield from _object(members, content, name)
+    elif _is_lines(content, name):
+        notes.add(f"{name} contains JSON lines: read as .jsonl")
+        yield from read_lines(path, name)
+    else:
+        yield from _checked(_precise(content, name), name)
+
+
+def read_member(path: Path, name: str, key: str) -> Iterator[Raw]:
+    """The rows of the array under one key of a JSON object of splits."""
+    content = whole(path, name)
+    members = _members(content)
+    if members is None or key not in members:
+        raise UserError("the file changed while it was read", name, "run the command again", code="data.changed")
+    yield from _array(members[key], content, name, f"{name} {key} item")
+
+
+def array_keys(path: Path, name: str) -> list[str]:
+    """The keys of a JSON object under which arrays of rows are; empty for every other file."""
+    content = whole(path, name)
+    if content.lstrip()[:1] != b"{":
+        return []
+    return [key for key, item in (_members(content) or {}).items() if isinstance(_first(item), dict | list)]
+
+
+def no_rows(name: str) -> UserError:
+    return UserError("no rows in the file", name, "add at least one row", code="data.no_rows")
+
+
+def _members(content: bytes) -> dict[str, msgspec.Raw] | None:
+    """Undecoded values of a JSON object by key; None where the content is no single, plainly valid object."""
+    try:
+        return msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+    except _INVALID:
+        return None
+
+
+def _first(array: msgspec.Raw) -> Any:
+    """The first value of an undecoded JSON array; None for anything else."""
+    if bytes(array)[:1] != b"[":
+        return None
+    try:
+        items = msgspec.json.decode(array, type=list[msgspec.Raw])
+        return msgspec.json.decode(items[0]) if items else None
+    except _INVALID:
+        return None
+
+
+def _array(
+    array: bytes | msgspec.Raw, content: bytes, name: str, label: str, notes: Notes | None = None
+) -> Iterator[Raw]:
+    """Rows of a JSON array in the file's `content`; only one of them is decoded at a time."""
+    try:
+        items = msgspec.json.decode(array, type=list[msgspec.Raw])
+    except _INVALID:
+        yield from _checked(_precise(content, name), name)
+        return
+    if notes is not None and items and _is_message(_decoded(items[0], content, name, f"{label} 1")):
+        notes.add(f"{name} is read as one conversation")
+        yield from rows_of([_decoded(item, content, name, name) for item in items], name)
+        return
+    for number, item in enumerate(items, 1):
+        if number > ROWS_LIMIT:
+            raise too_many_rows(name)
+        where = f"{label} {number}"
+        yield from rows_of(_decoded(item, content, name, where), where)
+
+
+def _decoded(item: msgspec.Raw, content: bytes, name: str, where: str) -> Any:
+    try:
+        value = msgspec.json.decode(item)
+    except _INVALID:
+        _precise(content, name)  # an error in the file's own lines and columns
+        return parsed(bytes(item).decode(), where)
+    if deeper(value, DEPTH_LIMIT):
+        raise too_deep(where)
+    return value
+
+
+def _object(members: dict[str, msgspec.Raw], content: bytes, name: str) -> Iterator[Raw]:
+    """Rows of a JSON object, decoded as late as its shape allows."""
+    firsts = {key: first for key, item in members.items() if (first := _first(item)) is not None}
+    arrays = [key for key, first in firsts.items() if isinstance(first, dict)]
+    if len(arrays) == 1 and not _is_message(firsts[arrays[0]]) and NESTED not in members:
+        yield from _array(members[arrays[0]], content, name, f"{name} item")
+    elif len(arrays) > 1 and not any(_is_message(firsts[key]) for key in arrays):
+        what = f"several arrays of rows ({', '.join(arrays[:8])})"
+        do = "call them train, validation and test, or write each to its own file"
+        raise UserError(what, name, do, code="data.several_arrays")
+    else:
+        yield from _checked(_precise(content, name), name)
+
+
+def _checked(value: Any, name: str) -> Iterator[Raw]:
+    """Rows of a decoded JSON value of a small or unusual file."""
+    for number, item in enumerate(_items(value, name), 1):
+        yield from rows_of(item, f"{name} item {number}")
+
+
+def _items(value: Any, name: str) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    if not isinstance(value, dict):
+        do = "write an array of objects"
+        raise UserError(f"{described(value)} where rows should be", name, do, code="data.invalid_rows")
+    if len(value) > 1 and all(isinstance(item, list) for item in value.values()) and not _has_messages(value):
+        return _transposed(value, name)
+    if value and all(isinstance(item, dict) for item in value.values()):
+        return list(value.values())
+    if any(isinstance(item, list) for item in value.values()) and _has_messages(value):
+        return [value]
+    what = "an object without an array of rows"
+    raise UserError(what, name, "write an array of objects", code="data.invalid_rows")
+
+
+def _transposed(columns: dict[str, list[Any]], name: str) -> list[Any]:
+    if len({len(items) for items in columns.values()}) > 1:
+        sizes = ", ".join(f"{key} {len(items)}" for key, items in list(columns.items())[:8])
+        what = f"columns of different lengths ({sizes})"
+        raise UserError(what, name, "make them equally long", code="data.unequal_columns")
+    return [dict(zip(columns, items, strict=True)) for items in zip(*columns.values(), strict=True)]
+
+
+def _has_messages(value: dict[str, Any]) -> bool:
+    """Whether the object is itself a row: a conversation, or an article with nested questions."""
+    return any(isinstance(item, list) and item and _is_message(item[0]) for item in value.values()) or NESTED in value
+
+
+def _is_message(item: Any) -> bool:
+    return is_turn(item) and not {"content", "value", "tool_calls"}.isdisjoint(item)
+
+
+def _is_lines(content: bytes, name: str) -> bool:
+    """Whether another value follows the first one."""
+    try:
+        json.loads(decoded(content, name))
+    except json.JSONDecodeError as error:
+        return error.msg == "Extra data" and content[:1] == b"{"
+    except (ValueError, RecursionError):
+        return False
+    return False
+
+
+def _precise(content: bytes, name: str) -> Any:
+    """A JSON value by the standard library's parser, which accepts NaN and lone surrogates."""
+    text = decoded(content, name)
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise too_deep(name) from error
+    except json.JSONDecodeError as error:
+        place = f"{name} line {error.lineno} column {error.colno}"
+        cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
+        do = "the file is cut off: write it again" if cut else "correct the file"
+        raise UserError(f"invalid JSON ({error.msg})", place, do, code="data.invalid_json") from error
+    except ValueError as error:
+        raise UserError(f"invalid JSON ({error})", name, "correct the file", code="data.invalid_json") from error

@@ -1,0 +1,46 @@
+"""Images, audio and video in data sets: found, so that a text-only training never ignores them silently."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from engine.data.columns import Summary
+from engine.data.conversation import Unusable
+
+_NAMES = {"image", "images", "audio", "audios", "video", "videos", "picture", "pictures", "photo", "photos", "img"}
+_SUFFIXES = re.compile(
+    r"\.(png|jpe?g|gif|webp|bmp|tiff?|wav|mp3|flac|ogg|m4a|mp4|avi|mov|mkv|webm)(\?.*)?$|^data:(image|audio|video)/",
+    re.IGNORECASE,
+)
+_PLACEHOLDER = re.compile(r"<image>|(?m:^\s*<(?:video|audio)>)|(?m:<(?:video|audio)>\s*$)")
+PART_TYPES = ("image", "audio", "video", "file", "document")
+"""A content part whose type begins with one of these is no text."""
+
+
+def media_columns(summary: Summary) -> list[str]:
+    """Columns whose values are images, audio or video: their bytes, or paths in a column that is called so."""
+    found = []
+    for name in summary.filled:
+        values = [raw.values[name] for raw in summary.sample if raw.values.get(name)]
+        if values and all(_is_media(value, name.lower() in _NAMES) for value in values):
+            found.append(name)
+    return found
+
+
+def _is_media(value: Any, named: bool) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(_is_media(item, named) for item in value)
+    if isinstance(value, dict):
+        return {"bytes", "path"} <= value.keys() or (named and any(_is_media(item, named) for item in value.values()))
+    if isinstance(value, bytes | bytearray):
+        return True
+    return named and isinstance(value, str) and bool(_SUFFIXES.search(value))
+
+
+def refuse_placeholder(messages: list[dict[str, Any]]) -> None:
+    """Raise Unusable where a prompt says that an image, audio or video stands there."""
+    for number, turn in enumerate(messages, 1):
+        text = turn["content"]
+        if turn["role"] != "assistant" and "<" in text and (found := _PLACEHOLDER.search(text)):
+            raise Unusable("data.media", f"message {number} contains {found.group().strip()}")

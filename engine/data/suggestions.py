@@ -1,0 +1,70 @@
+"""Settings that are offered to the user: each is tried on rows first, and shown with its result."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+import msgspec
+
+from engine.contract.errors import Notice, UserError
+from engine.contract.schema import Data
+from engine.data.conversation import Example
+from engine.data.format import Format
+from engine.data.recognition import converse, recognize
+from engine.data.row_limits import Raw
+from engine.data.rows import summary_of
+
+TRIED = 300
+"""Rows that a suggestion is tried on."""
+_LIKELY_PROMPT = ("context", "passage", "document", "schema", "input", "choices", "options", "text", "title")
+"""Ignored columns that usually belong to the prompt."""
+_BARE = re.compile(r"[A-Za-z_][\w.-]*")
+
+
+def tried(rows: Iterable[Raw], data: Data, changes: dict[str, Any]) -> str | None:
+    """The result of `data` with other values ("299 of the first 300 rows train"); None where no row trains."""
+    sample = list(islice(iter(rows), TRIED))
+    try:
+        found = recognize(sample, msgspec.structs.replace(data, **changes))
+        trained = sum(isinstance(converse(raw, found), Example) for raw in sample)
+    except UserError:
+        return None
+    if not trained:
+        return None
+    total = summary_of(rows).rows
+    those = f"the first {len(sample):,} rows" if total > len(sample) else f"{len(sample):,} rows"
+    return f"{trained:,} of {those} train"
+
+
+def as_options(changes: dict[str, Any]) -> str:
+    """`--set data.format=chosen`: as it can be typed into a shell. A map becomes one option per role."""
+    flat = {f"map.{role}": source for role, source in changes.get("map", {}).items()}
+    flat |= {key: value for key, value in changes.items() if key != "map" and (key, value) != ("format", "auto")}
+    return " ".join(f"--set {shlex.quote(f'data.{key}={_value(value)}')}" for key, value in flat.items())
+
+
+def suggest_prompt(rows: Iterable[Raw], data: Data, found: Format) -> list[Notice]:
+    """Offer to put an ignored column that reads like context into the prompt."""
+    likely = [name for name, role in found.roles.items() if role == "ignored" and name.lower() in _LIKELY_PROMPT]
+    prompt, completion = found.parts["prompt"].lone, found.parts["completion"].lone
+    if not likely or prompt is None or completion is None:
+        return []
+    changes = {"prompt": f"{{{likely[0]}}}\n\n{{{prompt}}}", "completion": completion}
+    result = tried(rows, data, {"map": changes})
+    if result is None:
+        return []
+    text = f"to put {likely[0]} into the prompt: {as_options({'map': changes})} ({result})"
+    return [Notice("data.prompt_suggestion", text)]
+
+
+def _value(value: Any) -> str:
+    """As TOML, or bare where the bare word is read as text."""
+    text = str(value)
+    if _BARE.fullmatch(text) and text not in ("true", "false", "inf", "nan"):
+        return text
+    return json.dumps(text, ensure_ascii=False)

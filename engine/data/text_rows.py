@@ -1,0 +1,68 @@
+"""Rows of .txt files: one document per file, per paragraph, or per line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from engine.data.json_rows import no_rows
+from engine.data.notes import Notes
+from engine.data.row_limits import ROWS_LIMIT, Raw, row, too_many_rows
+from engine.data.safe_open import decoded, lines, whole
+
+
+def read_text(path: Path, name: str, notes: Notes, whole_file: bool) -> Iterator[Raw]:
+    """Documents as rows with the one column `text`.
+
+    `whole_file` makes the file one document: for folders of many. Otherwise blank lines separate documents, and in a
+    file without blank lines each line is one.
+    """
+    if whole_file:
+        text = decoded(whole(path, name), name)
+        if not text.strip():
+            raise no_rows(name)
+        yield row({"text": text}, name)
+        return
+    by_paragraph = _has_blank_line(path, name)
+    notes.add(f"{name}: one document per {'paragraph (blank lines separate them)' if by_paragraph else 'line'}")
+    documents = _paragraphs(path, name) if by_paragraph else _lines(path, name)
+    for count, (number, text) in enumerate(documents, 1):
+        if count > ROWS_LIMIT:
+            raise too_many_rows(name)
+        yield row({"text": text}, f"{name} line {number}")
+
+
+def _has_blank_line(path: Path, name: str) -> bool:
+    """Whether a blank line lies between two lines with text."""
+    begun = blank = False
+    for _, line in lines(path, name):
+        if not line.strip():
+            blank = begun
+        elif blank:
+            return True
+        else:
+            begun = True
+    return False
+
+
+def _lines(path: Path, name: str) -> Iterator[tuple[int, str]]:
+    for number, line in lines(path, name):
+        text = decoded(line, name, number).strip("\r\n")
+        if text.strip():
+            yield number, text
+
+
+def _paragraphs(path: Path, name: str) -> Iterator[tuple[int, str]]:
+    """(line it begins on, text) of each block between blank lines."""
+    block: list[str] = []
+    start = 0
+    for number, line in lines(path, name):
+        text = decoded(line, name, number).rstrip("\r\n")
+        if text.strip():
+            start = start if block else number
+            block.append(text)
+        elif block:
+            yield start, "\n".join(block)
+            block = []
+    if block:
+        yield start, "\n".join(block)

@@ -1,0 +1,111 @@
+"""From turns, or a prompt and its answer, to an Example: which messages are in the loss, and with what weight."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.contract.errors import UserError
+from engine.data.answers import Answer
+from engine.data.chat_message import message, text_of, tools_of
+from engine.data.conversation import EMPTY_TURN, Example, Unusable
+from engine.data.format import Format
+from engine.data.loss_flags import weight_of
+from engine.data.media import refuse_placeholder
+from engine.data.row_limits import Raw, parsed
+
+
+def conversation(turns: list[dict[str, Any]], raw: Raw, found: Format, trained_from: int = 0) -> Example:
+    """A conversation whose assistant messages from `trained_from` on are in the loss, with the weights they carry.
+
+    Messages after the last trained answer are dropped. An answer without text before it gets weight 0.
+    """
+    messages = [message(turn, number, raw) for number, turn in enumerate(turns, 1)]
+    weights = _weights(turns, messages, raw, trained_from)
+    trained = [number for number, weight in weights.items() if weight > 0]
+    if not trained:
+        raise Unusable("no answer", "no assistant message to train on")
+    last = trained[-1]
+    if _is_empty(messages[last]):
+        raise Unusable("empty", "the last answer is empty")
+    del messages[last + 1 :]
+    weights = {number: weight for number, weight in weights.items() if number <= last}
+    skipped = [number for number in trained if number < last and _is_empty(messages[number])]
+    weights |= dict.fromkeys(skipped, 0.0)
+    refuse_placeholder(messages)
+    if _add_system(messages, raw, found):
+        weights = {number + 1: weight for number, weight in weights.items()}
+    tools = found.parts["tools"].fill(raw.values) if "tools" in found.parts else None
+    return Example(
+        messages,
+        None,
+        None,
+        raw.where,
+        tools_of(tools, raw),
+        {number: weight for number, weight in weights.items() if weight != 1.0},
+        notes=(EMPTY_TURN,) if skipped else (),
+    )
+
+
+def question(
+    prompt: str, answer: Answer, raw: Raw, found: Format, earlier: list[dict[str, Any]] | None = None
+) -> Example:
+    """One prompt and its answer, behind `earlier` turns that are not in the loss unless they say so."""
+    if not prompt.strip():
+        raise Unusable("empty", "no prompt")
+    if not answer.text.strip():
+        raise Unusable("empty", "no answer")
+    said = {"role": "assistant", "content": answer.text}
+    turns = [*(earlier or []), {"role": "user", "content": prompt}, said]
+    chat = conversation(turns, raw, found)
+    assert chat.messages is not None
+    system = f"{chat.messages[0]['content']}\n\n" if chat.messages[0]["role"] == "system" else ""
+    return Example(
+        chat.messages,
+        system + prompt,
+        answer.text,
+        raw.where,
+        chat.tools,
+        chat.weights,
+        answer.references,
+        notes=chat.notes,
+    )
+
+
+def history_of(value: Any, raw: Raw) -> list[dict[str, Any]]:
+    """Earlier turns from a list of [question, answer], also where a table holds it as JSON text."""
+    if isinstance(value, str):
+        value = parsed(value, f"{raw.where} (history)") if value.strip() else None
+    turns: list[dict[str, Any]] = []
+    for pair in value or []:
+        if not isinstance(pair, list) or len(pair) != 2:
+            what = "history is not a list of [question, answer]"
+            raise UserError(what, raw.where, "correct the row", code="data.invalid_history")
+        turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
+    return turns
+
+
+def _weights(
+    turns: list[dict[str, Any]], messages: list[dict[str, Any]], raw: Raw, trained_from: int
+) -> dict[int, float]:
+    """Loss weight of every assistant message."""
+    weights = {}
+    for number, turn in enumerate(turns):
+        weight = weight_of(turn, messages[number]["role"], number + 1, raw)
+        if messages[number]["role"] == "assistant":
+            weights[number] = weight if number >= trained_from else 0.0
+    return weights
+
+
+def _is_empty(turn: dict[str, Any]) -> bool:
+    """Whether nothing is said: no text, no call, no reasoning."""
+    return not (turn["content"].strip() or turn.get("tool_calls") or turn.get("reasoning_content"))
+
+
+def _add_system(messages: list[dict[str, Any]], raw: Raw, found: Format) -> bool:
+    """Put the row's system message in front, unless the conversation begins with its own."""
+    if "system" not in found.parts or messages[0]["role"] == "system":
+        return False
+    system = text_of(found.parts["system"].fill(raw.values), raw, "system")
+    if system.strip():
+        messages.insert(0, {"role": "system", "content": system})
+    return bool(system.strip())

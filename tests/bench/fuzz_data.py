@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from fuzz.meant import Case  # noqa: E402
 from hypothesis import HealthCheck, Phase, given, settings  # noqa: E402
 from hypothesis import seed as seeded  # noqa: E402
 
+BATCH = 250
+"""Files from one seed: Hypothesis varies what it has made already more and more, and many of a kind say little."""
 MEMORY = 12 << 30
 """Bytes of address space: a file that needs more fails here instead of taking the machine down."""
 
@@ -76,7 +79,9 @@ def main() -> int:
     options = parse()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     tally = Tally()
-    run(options.files, options.seed, tally)
+    for start in range(0, options.files, BATCH):
+        run(min(BATCH, options.files - start), f"{options.seed}/{start}", tally)
+        print(f"{start + BATCH:,} files, {len(tally.failures)} kinds of failure", file=sys.stderr, flush=True)
     print("\n".join(report(tally)))
     if options.keep:
         keep(tally, options.keep)
@@ -92,10 +97,9 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(files: int, seed: int, tally: Tally) -> None:
+def run(files: int, seed: str, tally: Tally) -> None:
     """Judge so many generated cases. Failures are collected, not raised, so that the run goes on."""
     tokenizer = embedded()
-    number = 0
 
     @seeded(seed)
     @settings(
@@ -107,18 +111,15 @@ def run(files: int, seed: int, tally: Tally) -> None:
     )
     @given(cases())
     def one(case: Case) -> None:
-        nonlocal number
-        number += 1
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             verdict = judge(case, Path(folder), tokenizer)
         tally.add(case, verdict, time.monotonic() - started)
-        if number % 500 == 0:
-            print(f"{number:,} files, {len(tally.failures)} kinds of failure", file=sys.stderr, flush=True)
 
     one()
 
 
+@cache
 def embedded() -> Any:
     """The embedded model's tokenizer."""
     from transformers import AutoTokenizer
@@ -175,8 +176,8 @@ def keep(tally: Tally, folder: Path) -> None:
         for name, content in case.files.items():
             (place / name).parent.mkdir(parents=True, exist_ok=True)
             (place / name).write_bytes(content)
-        told = {"path": case.path, "options": case.options, "max_length": case.max_length, "expect": case.expect,
-                "format": case.format, "container": case.container, "note": case.note, "wrong": verdict.wrong}  # fmt: skip
+        names = ("path", "options", "max_length", "expect", "format", "container", "note")
+        told = {name: getattr(case, name) for name in names} | {"wrong": verdict.wrong}
         (place / "case.json").write_text(json.dumps(told, indent=1), "utf-8")
 
 

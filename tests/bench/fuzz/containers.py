@@ -158,5 +158,5 @@ HEADERLESS = [
     Container("TSV without header", ".tsv", TEXT_TABLE, headerless("\t")),
 ]
 LINES = Container("TXT", ".txt", Limits(nul=False, lines=False), lines)
-FAITHFUL = {"JSONL", "JSON array", "JSON object with rows", "JSONL, gzip", "JSON array, gzip", "JSONL named .json"}
+FAITHFUL = {"JSONL", "JSON array", "JSON object with rows", "JSONL, gzip", "JSON array, gzip"}
 """Kinds that can hold any JSON value, so rows that are arrays too."""

@@ -112,7 +112,7 @@ def _may_be_refused(case: Case) -> bool:
     """Whether so few rows have something to train on that the set is not usable: all, or many of a split."""
     if case.max_length < 4096:
         return True  # a cut may leave nothing to train on
-    shares = [sum(not row.answers for row in rows) / len(rows) for rows in case.splits.values()]
+    shares = [sum(not row.answers for row in rows) / len(rows) for rows in case.read.values()]
     return bool(shares) and max(shares) > 0
 
 
@@ -146,7 +146,7 @@ def _not_as_meant(case: Case, made: Any, tokenizer: Any) -> str:
     tested = {text for row in made.test for text in (row.target, *row.references)}
     if unknown := {text for row in made.test if not row.cut for text in (answers(row, tokenizer)[-1:])} - _last(meant):
         return f"tested on but not meant: {list(unknown)[:3]!r}"
-    whole = case.max_length == 4096 and "max_rows" not in case.options and len(case.splits) == 1
+    whole = case.max_length == 4096 and "max_rows" not in case.options and len(case.read) == 1
     missing = {key for key in meant - trained if key[-1] not in tested and key[-1].strip() not in tested}
     if whole and missing:
         return f"meant but neither trained nor tested on: {list(missing)[:3]!r}"

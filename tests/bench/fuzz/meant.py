@@ -56,5 +56,10 @@ class Case:
     """What was done to the file, for those that are not valid."""
 
     @property
+    def read(self) -> dict[str, list[Meant]]:
+        """The splits that are read: a share in the settings takes the place of a file of that split."""
+        return {name: rows for name, rows in self.splits.items() if name not in self.options}
+
+    @property
     def rows(self) -> list[Meant]:
-        return [row for rows in self.splits.values() for row in rows]
+        return [row for rows in self.read.values() for row in rows]

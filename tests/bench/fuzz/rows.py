@@ -112,10 +112,7 @@ def weighted(draw: Draw, limits: Limits) -> Rows:
 
 def written(calls: list[Json], text: str) -> str:
     """What the embedded template writes for an answer with tool calls."""
-    lines = [
-        f'{{"name": "{call["name"]}", "arguments": {json.dumps(call["arguments"], ensure_ascii=False)}}}'
-        for call in calls
-    ]
+    lines = [json.dumps({"name": call["name"], "arguments": call["arguments"]}, ensure_ascii=False) for call in calls]
     return "\n".join([text, *lines] if text else lines)
 
 
@@ -150,9 +147,7 @@ def tool_calls(draw: Draw, limits: Limits) -> Rows:
         ]
         answers = [written(calls, text or "")]
         if draw(st.booleans()):
-            made += [
-                {"role": "tool", "content": draw(said(limits)), "tool_call_id": f"c{n}"} for n in range(len(calls))
-            ]
+            made += [{"role": "tool", "content": draw(said(limits)), "tool_call_id": call["id"]} for call in told]
             answers.append(draw(said(limits)))
             made.append({"role": "assistant", "content": answers[-1]})
         tools = {} if spread and draw(st.booleans()) else {"tools": [schema("track"), schema("weather.get")]}
@@ -346,11 +341,7 @@ def array_turns(draw: Draw, limits: Limits) -> Rows:
 @st.composite
 def mapped(draw: Draw, limits: Limits) -> Rows:
     """Columns that data.map gives a role, one of them through a template."""
-    names = draw(
-        st.lists(
-            st.sampled_from(["Frage", "der Text", "q1", "x.y", "答え", "a b c"]), min_size=2, max_size=2, unique=True
-        )
-    )
+    names = draw(st.lists(st.sampled_from(MAPPED), min_size=2, max_size=2, unique=True))
     option = {"map": {"prompt": f"Q: {{{names[0]}}}", "completion": names[1]}}
     if "." in names[0]:  # a dot is attribute access in a template
         option = {"map": {"prompt": names[0], "completion": names[1]}}

@@ -15,7 +15,7 @@ from shapes import Shape
 from engine.contract.schema import Data
 from engine.data.conversation import Example
 from engine.data.formats import converse, detect
-from engine.data.raw import Raw
+from engine.data.row_limits import Raw
 from engine.data.tokens import Row, tokenize_all
 
 LINE_FEED = ["loss only in theirs: '\\n'"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from engine.data.row_limits import ROWS_LIMIT, Raw, row, too_many_rows
@@ -24,6 +25,11 @@ def arrow_rows(split: Any, label: str) -> Iterator[Raw]:
             for key, names in classes.items():
                 values[key] = _named(values[key], names)
             yield row(values, f"{label} row {number}")
+
+
+def arrow_files(split: Any) -> tuple[tuple[Path, ...], str]:
+    """The Arrow files of a `datasets.Dataset` (none where it is in memory), and its columns' types."""
+    return tuple(Path(file["filename"]) for file in split.cache_files), repr(split.features)
 
 
 def _class_names(feature: Any) -> list[str] | None:

@@ -169,14 +169,20 @@ def reason_of(kind: str) -> tuple[str, str]:
 
 
 REASONS = {
-    "data.max_rows": "beyond data.max_rows",
-    "data.validation_overlaps": "a validation row that is also a training or test row",
-    "data.empty_answer": "the answer is empty",
+    "data.max_rows": "more training rows than data.max_rows",
+    "data.validation_overlaps": "validation row whose prompt is also in training or test",
+    "data.media": "image, audio or video content, and training is on text only",
+    "data.undesirable": "marked as undesirable by its label",
+    "data.unanswerable": "question without an answer",
 }
 """Code -> why rows with it are left out."""
 _TOLD_BY_SPLIT = ("data.max_rows", "data.validation_overlaps")
 """Reasons that the split has a sentence of its own for."""
 NOTES = {
+    "data.empty_turn": (
+        "data.empty_turn",
+        "an earlier answer is empty: it is not in the loss",
+    ),
     "no end token": (
         "data.no_end_token",
         "no end-of-turn token after the answer: the model may not learn to stop",

@@ -10,18 +10,22 @@ from typing import Any
 from engine.contract.errors import Notice, UserError
 from engine.contract.schema import Data
 from engine.contract.split_version import SPLIT_VERSION
+from engine.data import cache
 from engine.data.building import Builder, Progress
+from engine.data.cache_key import cache_key
+from engine.data.conversation import CHOSEN_OUT
 from engine.data.counts import SPLITS
 from engine.data.fingerprints import fingerprint
 from engine.data.preparation import Preparation
 from engine.data.preparation_report import about, warnings
 from engine.data.source import read
+from engine.data.store import Damaged
 from engine.data.tokenized import TokenizedRows
 from engine.data.tokens import Row
 
 REFUSED_SHARE = 0.3
 """Above this share of rows with nothing to learn the data is not what the preset says it is."""
-_NOT_PROBLEMS = ("data.max_rows", "data.validation_overlaps")
+_NOT_PROBLEMS = {"data.max_rows", "data.validation_overlaps"} | CHOSEN_OUT
 """Reasons for leaving rows out that are no fault of the rows."""
 
 
@@ -67,9 +71,31 @@ def preparation(
     """Everything `prepare` does but refuse rows: what a check reports on."""
     progress("reading", 0, None)
     source = read(data)
-    done, _ = Builder(data, source, tokenizer, max_length, split_version, progress).build(None)
-    done.facts.fingerprint = fingerprint(done.rows)
+    key = cache_key(data, max_length, tokenizer, split_version, source)
+    found, notices = _cached(key)
+    if found:
+        return found
+    with cache.draft(key) as draft:
+        builder = Builder(data, source, tokenizer, max_length, split_version, progress)
+        done, writer = builder.build(draft.folder)
+        progress("fingerprinting", 0, None)
+        done.facts.fingerprint = fingerprint(done.rows)
+        if key:
+            draft.keep(key, done, writer)
+    done.notices = (*notices, *draft.notice)
     return done
+
+
+def _cached(key: str | None) -> tuple[Preparation | None, tuple[Notice, ...]]:
+    """The entry of that key; a damaged one is removed, and a notice says so."""
+    if key is None:
+        return None, ()
+    try:
+        return cache.load(key), ()
+    except Damaged as error:
+        cache.remove(key)
+        text = f"the cached preparation {key} was damaged ({error.what}): it was removed and is prepared again"
+        return None, (Notice("data.cache_damaged", text),)
 
 
 def refused(done: Preparation, name: str) -> UserError | None:

@@ -28,6 +28,10 @@ class Part:
     name: str
     split: str | None
     load: Callable[[], Iterator[Raw]]
+    files: tuple[Path, ...] = ()
+    """What is read, for a check whether it has changed; empty where that is not known."""
+    features: str = ""
+    """What is known of the columns beyond the files."""
 
 
 class Rows:

@@ -13,7 +13,7 @@ from engine.assets import tickets_folder
 from engine.contract.errors import UserError
 from engine.contract.library import is_hub_id
 from engine.contract.schema import Data
-from engine.data.arrow_rows import arrow_rows
+from engine.data.arrow_rows import arrow_files, arrow_rows
 from engine.data.disk_set import is_disk_set, load_disk_set
 from engine.data.folder import data_files
 from engine.data.hub import load_hub
@@ -112,7 +112,7 @@ def _choose(
         what = f"no split and no file {wish!r}{_like(wish, offered)}"
         do = f"{data.id} has {', '.join(offered[:8])}; or name a file"
         raise UserError(what, f"data.{split}", do, code="data.split_not_found")
-    return [Part(path.name, split, partial(read_file, path, path.name, notes))]
+    return [Part(path.name, split, partial(read_file, path, path.name, notes), (path,))]
 
 
 def _file_beside(wish: str, data: Data) -> Path | None:
@@ -148,8 +148,11 @@ def _offer_file(path: Path, name: str, notes: Notes, split: str | None, whole_fi
         keys = array_keys(path, name)
         named = {key: found for key in keys if (found := split_of(key))}
         if "train" in named.values() and len(named) == len(keys) == len(set(named.values())):
-            return [Part(f"{name} {key}", found, partial(read_member, path, name, key)) for key, found in named.items()]
-    return [Part(name, split, partial(read_file, path, name, notes, whole_file))]
+            return [
+                Part(f"{name} {key}", found, partial(read_member, path, name, key), (path,))
+                for key, found in named.items()
+            ]
+    return [Part(name, split, partial(read_file, path, name, notes, whole_file), (path,))]
 
 
 def _offer_folder(folder: Path, label: str, notes: Notes) -> list[Part]:
@@ -165,7 +168,12 @@ def _offer_folder(folder: Path, label: str, notes: Notes) -> list[Part]:
     for split in sorted(str(split) for split in many):
         notes.add(f"{documents.count(split)} .txt files of the {split} split: one document per file")
     return [
-        Part(name, split, partial(read_file, folder / name, name, notes, name in text_files and split in many))
+        Part(
+            name,
+            split,
+            partial(read_file, folder / name, name, notes, name in text_files and split in many),
+            (folder / name,),
+        )
         for name, split in splits.items()
     ]
 
@@ -180,7 +188,12 @@ def _offer_sets(sets: dict[str, object], label: str) -> list[Part]:
     """The splits of a Hub set or of a `save_to_disk` folder; a single one is training."""
     only = len(sets) == 1
     return [
-        Part(name, "train" if only else split_of(name), partial(arrow_rows, split, f"{label} {name}"))
+        Part(
+            name,
+            "train" if only else split_of(name),
+            partial(arrow_rows, split, f"{label} {name}"),
+            *arrow_files(split),
+        )
         for name, split in sets.items()
     ]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -112,7 +111,10 @@ class ColumnWriter:
         rows.columns |= {name: column.astype(ASSIGNED[name]) for name, column in assigned.items()}
         rows.tables["kinds"] = kinds
         if self._folder and not self.failure:
-            self._guarded(lambda: self._write_assigned(rows))
+            try:
+                self._write_assigned(rows)
+            except OSError as error:
+                self.failure = error
         return rows
 
     @property
@@ -176,11 +178,12 @@ class ColumnWriter:
                 path.unlink()
 
 
-@dataclass(frozen=True)
 class Damaged(Exception):
     """Stored columns that are not what was written."""
 
-    what: str
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(what)
 
 
 def mapped(folder: Path, types: dict[str, str]) -> dict[str, np.ndarray]:

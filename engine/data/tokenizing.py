@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from engine.data.keys import KeyTable
 from engine.data.packed_rows import Batch, pack
 from engine.data.parallel import batched, in_order
 from engine.data.row_limits import Raw
-from engine.data.tokens import tokenize_all
+from engine.data.tokens import Row, tokenize_all
 
 NOT_CHOSEN = "data.not_chosen"
 """Kind of a row that is not tokenized because it is in no split."""
@@ -65,7 +65,13 @@ class Work:
     def _result(self, one: Example | Problem, wanted: bool, tokens: Iterator[Any]) -> Any:
         if isinstance(one, Problem):
             return one
-        return next(tokens) if wanted else Problem(NOT_CHOSEN, "", one.where)
+        return _with_notes(next(tokens), one) if wanted else Problem(NOT_CHOSEN, "", one.where)
+
+
+def _with_notes(result: Row | Problem, example: Example) -> Row | Problem:
+    """The row with the notes of its conversion in front."""
+    missing = tuple(note for note in example.notes if isinstance(result, Row) and note not in result.notes)
+    return replace(result, notes=(*missing, *result.notes)) if missing and isinstance(result, Row) else result
 
 
 def pieces(

@@ -1,0 +1,188 @@
+"""Prepared data on disk, found again by content and settings: `$XDG_CACHE_HOME/ftbench/prepared`.
+
+An entry is a folder named by its key: a file a column, and `meta.json` with the facts, tables and checksums. It is
+written under another name and renamed when it is complete. Entries that were not used for the longest time are removed
+when all together exceed `limit()`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import platformdirs
+
+from engine.contract.errors import Notice
+from engine.data.packed_rows import ASSIGNED
+from engine.data.preparation import Facts, Preparation
+from engine.data.store import Columns, ColumnWriter, Damaged, checksums, mapped
+
+MAX_BYTES, MAX_SHARE = 20 * 10**9, 0.1
+"""Size of all entries together: at most this, and at most this share of the disk space that is free without them."""
+ABANDONED_SECONDS = 3600
+"""An unfinished entry whose files have not changed for so long belongs to a process that was killed."""
+_UNFINISHED = ".tmp-"
+
+
+class Meta(msgspec.Struct):
+    """What `meta.json` holds."""
+
+    types: dict[str, str]
+    """Column -> type of its values."""
+    sha256: dict[str, str]
+    """Column -> checksum of its file."""
+    tables: dict[str, list[Any]]
+    facts: Facts
+
+
+def cache_folder() -> Path:
+    """Where entries are kept."""
+    return Path(platformdirs.user_cache_dir("ftbench")) / "prepared"
+
+
+def load(key: str) -> Preparation | None:
+    """The entry of that key, or None where there is none. Raises Damaged where it is not what was written."""
+    folder = cache_folder() / key
+    try:
+        meta = msgspec.convert(json.loads((folder / "meta.json").read_bytes()), Meta)
+        found = checksums(folder, meta.types)
+        wrong = [name for name, sum_ in found.items() if sum_ != meta.sha256.get(name)]
+        if wrong:
+            raise Damaged(f"{wrong[0]}.bin has changed")
+        columns = Columns(mapped(folder, meta.types), meta.tables)
+        os.utime(folder / "meta.json")
+    except FileNotFoundError as error:
+        if (folder / "meta.json").exists():
+            raise Damaged(f"{Path(str(error.filename)).name} is missing") from error
+        return None
+    except (ValueError, KeyError, msgspec.ValidationError, RecursionError) as error:
+        raise Damaged(f"meta.json: {error}") from error
+    except OSError as error:
+        raise Damaged(str(error)) from error
+    return Preparation(columns, meta.facts)
+
+
+def remove(key: str) -> None:
+    """Remove an entry; processes that use it keep their view of it."""
+    gone = cache_folder() / f"{_UNFINISHED}{secrets.token_hex(8)}"
+    with contextlib.suppress(OSError):
+        (cache_folder() / key).rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+@dataclass
+class Draft:
+    """The folder in which an entry is written, and what went wrong with it."""
+
+    folder: Path | None
+    problem: str = ""
+
+    def keep(self, key: str, done: Preparation, writer: ColumnWriter) -> None:
+        """Complete the entry and put it in its place. Where that fails `problem` says why, and `done` stays usable."""
+        if self.folder is None or writer.failure:
+            self.problem = self.problem or _reason(writer.failure)
+            return
+        try:
+            types = {**writer.types, **ASSIGNED}
+            meta = Meta(types, checksums(self.folder, types), done.columns.tables, done.facts)
+            (self.folder / "meta.json").write_text(json.dumps(msgspec.to_builtins(meta)))
+            _put(self.folder, cache_folder() / key)
+            prune(cache_folder())
+            if not (cache_folder() / key).exists():
+                self.problem = "it is larger than the cache may be"
+        except OSError as error:
+            self.problem = _reason(error)
+
+    @property
+    def notice(self) -> tuple[Notice, ...]:
+        """A warning where the entry could not be kept."""
+        if not self.problem:
+            return ()
+        text = f"prepared data is not cached in {cache_folder()}: {self.problem}; the next run prepares it again"
+        return (Notice("data.not_cached", text),)
+
+
+@contextlib.contextmanager
+def draft(key: str | None) -> Iterator[Draft]:
+    """A folder to write columns to: in the cache, or a temporary one where the data has no key. Gone afterwards."""
+    made = Draft(None)
+    try:
+        made.folder = _unfinished() if key else Path(tempfile.mkdtemp(prefix="ftbench-"))
+    except OSError as error:
+        made.problem = _reason(error)
+    try:
+        yield made
+    finally:
+        if made.folder:
+            shutil.rmtree(made.folder, ignore_errors=True)
+
+
+def prune(root: Path) -> None:
+    """Remove abandoned folders, then the entries that were not used for the longest time, down to the limit."""
+    entries, now = [], time.time()
+    for folder in root.iterdir():
+        size, changed = _size(folder)
+        if not folder.name.startswith(_UNFINISHED):
+            entries.append((_last_use(folder), size, folder.name))
+        elif now - changed > ABANDONED_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
+    total = sum(size for _, size, _ in entries)
+    most = limit(root, total)
+    for _, size, name in sorted(entries):
+        if total <= most:
+            break
+        remove(name)
+        total -= size
+
+
+def limit(root: Path, used: int) -> int:
+    """Bytes that all entries may take together."""
+    return min(MAX_BYTES, int(MAX_SHARE * (shutil.disk_usage(root).free + used)))
+
+
+def _put(folder: Path, target: Path) -> None:
+    """Rename a complete entry. Where another process was faster its entry stays: it is the same."""
+    try:
+        folder.rename(target)
+    except OSError:
+        if not (target / "meta.json").exists():
+            raise
+
+
+def _unfinished() -> Path:
+    folder = cache_folder() / f"{_UNFINISHED}{secrets.token_hex(8)}"
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def _size(folder: Path) -> tuple[int, float]:
+    """Bytes of a folder's files, and when the newest of them was written."""
+    total, changed = 0, 0.0
+    with contextlib.suppress(OSError):
+        changed = folder.stat().st_mtime
+        for file in os.scandir(folder):
+            status = file.stat()
+            total, changed = total + status.st_size, max(changed, status.st_mtime)
+    return total, changed
+
+
+def _last_use(folder: Path) -> float:
+    try:
+        return (folder / "meta.json").stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _reason(error: OSError | None) -> str:
+    return (error.strerror or str(error)) if error else "no folder to write to"

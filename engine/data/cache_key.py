@@ -1,0 +1,102 @@
+"""What a preparation depends on, as one hash: file contents, tokenizer, template, settings and our own code."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine.contract.schema import Data
+from engine.data.safe_open import FILE_LIMIT
+from engine.data.source import Source
+from engine.data.store import file_sha256
+
+PREPARATION_VERSION = 1
+"""Raise it where a change outside `engine/data` changes what is prepared."""
+LIBRARIES = ("transformers", "tokenizers", "jinja2")
+"""Libraries whose version can change the tokens of a row."""
+
+
+def cache_key(data: Data, max_length: int, tokenizer: Any, split_version: int, source: Source) -> str | None:
+    """Hexadecimal key of a preparation, or None where its data or tokenizer cannot be identified by content."""
+    files = _files(source)
+    made_by = tokenizer_fingerprint(tokenizer)
+    if files is None or made_by is None:
+        return None
+    depends = {
+        "version": [PREPARATION_VERSION, code_fingerprint(), *map(_version, LIBRARIES)],
+        "data": msgspec.to_builtins(data),
+        "max_length": max_length,
+        "split_version": split_version,
+        "tokenizer": made_by,
+        "files": files,
+        "notes": list(source.notes),
+    }
+    return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:40]
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str | None:
+    """sha256 over a fast tokenizer's whole state and its chat template; None for other tokenizers.
+
+    A template that writes today's date makes the date part of it.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    backend.no_truncation()  # both are set anew by every call of the tokenizer
+    backend.no_padding()
+    digest = hashlib.sha256(backend.to_str().encode())
+    template = getattr(tokenizer, "chat_template", None)
+    settings = {name: str(value) for name, value in sorted(tokenizer.init_kwargs.items()) if name not in _NAMES}
+    state = [type(tokenizer).__name__, template, tokenizer.special_tokens_map, settings, len(tokenizer)]
+    if "strftime_now" in str(template):
+        state.append(time.strftime("%Y-%m-%d"))
+    digest.update(json.dumps(state, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+_NAMES = ("name_or_path", "chat_template", "tokenizer_file", "tokenizer_object", "vocab_file", "merges_file", "vocab")
+"""Settings of a tokenizer that are paths, or are hashed by their content."""
+
+
+@functools.cache
+def code_fingerprint() -> str:
+    """sha256 over the sources of this package."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _files(source: Source) -> list[list[str]] | None:
+    """[split, part, types, sha256 of each file]; None where a part has no files or they cannot be read."""
+    found = []
+    for split, rows in source.splits.items():
+        for part in rows.parts:
+            digests = [_digest(path) for path in part.files]
+            if not digests or not all(digests):
+                return None
+            found.append([split, part.name, part.features, *map(str, digests)])
+    return found
+
+
+def _digest(path: Path) -> str | None:
+    """A file's sha256; None for what no rows are read from: errors are told by the readers."""
+    try:
+        return file_sha256(path) if path.is_file() and path.stat().st_size <= FILE_LIMIT else None
+    except OSError:
+        return None
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

@@ -41,13 +41,19 @@ def turns_of(value: Any, where: str, key: str) -> list[dict[str, Any]]:
     return value
 
 
+def role_of(turn: dict[str, Any]) -> str | None:
+    """system, user, assistant or tool; None for other roles."""
+    said = turn.get("role", turn.get("from"))
+    return (_ROLES.get(said) or _ROLES.get(said.strip().lower())) if isinstance(said, str) else None
+
+
 def message(turn: dict[str, Any], number: int, raw: Raw) -> dict[str, Any]:
     """One message under OpenAI's names; keys without a meaning of their own stay, for the template to read."""
     said = turn.get("role", turn.get("from"))
     if not isinstance(said, str):
         do = "add role (or from): user, assistant, system or tool"
         raise UserError(f"message {number} has no role", raw.where, do, code="data.message_without_role")
-    role = _ROLES.get(said) or _ROLES.get(said.strip().lower())
+    role = role_of(turn)
     if role is None:
         raise Unusable("unknown role", f"message {number} has the role {said!r}")
     content = turn["content"] if "content" in turn else turn.get("value")

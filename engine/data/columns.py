@@ -142,7 +142,8 @@ def summarize(parts: Iterable[tuple[str, Iterable[Raw]]]) -> Summary:
     for name, rows in parts:
         before = found.filled
         _add_rows(found, rows, digest)
-        found.parts[name] = {key: rows - before.get(key, 0) for key, rows in found.filled.items()}
+        after = found.filled
+        found.parts[name] = {key: rows - before.get(key, 0) for key, rows in after.items() if rows > before.get(key, 0)}
     found.digest = digest.hexdigest()
     return found
 

@@ -10,7 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from engine.contract.errors import UserError
-from engine.data.notes import Notes
+from engine.data.reading_notes import Notes
 from engine.data.row_limits import ROWS_LIMIT, Raw, row, too_many_rows
 from engine.data.safe_open import ROW_LIMIT, decoded, lines
 
@@ -64,7 +64,7 @@ def _rows(records: Iterator[tuple[list[str], str]], name: str, sample: list[list
         columns = _header(fields, where)
     else:
         columns = [f"column {number}" for number, _ in enumerate(fields, 1)]
-        notes.add(f"{name} has no header line: its columns are called {', '.join(columns[:3])}")
+        notes.add(f"{name} has no header line: its columns are called {', '.join(columns[:3])}", decision=True)
         records = chain([(fields, where)], records)
     width = len(columns)
     for count, (fields, where) in enumerate(records, 1):

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from engine.contract.errors import UserError
-from engine.data.notes import Notes
+from engine.data.reading_notes import Notes
 from engine.data.rows import KINDS, kind
 from engine.data.safe_open import unreadable
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from engine.contract.errors import Notice
 from engine.contract.schema import Data
+from engine.contract.text import amount
 from engine.data.columns import ColumnSummary, Summary
 from engine.data.conversation import Example
 from engine.data.mapping import Template, column
@@ -14,7 +15,13 @@ from engine.data.row_limits import Raw
 
 OPTIONAL = ("system", "tools", "history", "input", "references", "label", "rejected")
 """Roles whose column may be empty in any number of rows, or missing from a file."""
-_ACCOUNT_ROLES = {"completion": "answer", "instruction": "prompt", "input": "prompt", "chosen": "answer"}
+_ACCOUNT_ROLES = {
+    "completion": "answer",
+    "instruction": "prompt",
+    "input": "prompt",
+    "chosen": "answer",
+    "history_turns": "prompt",
+}
 """Roles of this package -> roles of the account, where they differ."""
 
 
@@ -46,6 +53,15 @@ class Format:
                 if shown not in found.setdefault(name, []):
                     found[name].append(shown)
         return {name: ", ".join(roles) for name, roles in found.items() if roles}
+
+
+def unread_keys(found: Format, chat_template: str) -> list[Notice]:
+    """A warning for each key of the messages that neither ftbench nor the chat template reads."""
+    return [
+        Notice("data.ignored_message_key", f"message key {key!r} is ignored ({amount(count, 'message')} with it)")
+        for key, count in found.message_keys.items()
+        if key not in chat_template
+    ]
 
 
 class Columns:
@@ -93,3 +109,5 @@ class DataFormat:
     """Raises Unusable for a row with nothing to train on, UserError for one that contradicts its format."""
     question: str = ""
     """For a format that must be asked for by name: what its data is, and that it needs a decision."""
+    offer: str = ""
+    """What leads to the setting that asks for it."""

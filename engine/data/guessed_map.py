@@ -17,9 +17,14 @@ def guess_map(summary: Summary) -> dict[str, str]:
     if len(texts) < 2:
         return {}
     labels = [name for name in texts if _is_label(summary, name)]
-    if len(texts) == 2 and len(labels) == 1:
-        return {"prompt": next(name for name in texts if name != labels[0]), "completion": labels[0]}
+    if len(labels) == 1:
+        asked = [name for name in texts if name not in labels]
+        return {"prompt": max(asked, key=lambda name: _length(summary, name)), "completion": labels[0]}
     return {"prompt": texts[0], "completion": texts[1]}
+
+
+def _length(summary: Summary, name: str) -> int:
+    return max(map(len, summary.columns[name].examples))
 
 
 def _is_label(summary: Summary, name: str) -> bool:

@@ -18,7 +18,7 @@ from engine.data.mapping import Template, listed, read_map
 from engine.data.media import media_columns
 from engine.data.registry import check_name, data_formats
 from engine.data.row_limits import Raw
-from engine.data.rows import summary_of
+from engine.data.rows import decisions_of, summary_of
 
 
 class Undecided(UserError):
@@ -67,19 +67,19 @@ def recognize(rows: Iterable[Raw], data: Data) -> Format:
         raise UserError("every row is empty", data.id, "add columns to the rows", code="data.empty_rows")
     roles = read_map(data.map, list(summary.columns))
     given = set(roles) - {"system", "tools", "references"}
-    found = _mapped(roles, Columns(summary, data), data) if given else _detected(summary, data)
-    question = data_formats()[found.name].question
-    if question and data.format != found.name:
+    found = _mapped(roles, Columns(summary, data), data) if given else _detected(rows, summary, data)
+    one = data_formats()[found.name]
+    if one.question and data.format != found.name:
         do = "write the rows to train on to a file of their own"
-        raise Undecided(question, data.id, do, "data.preference_data", {"format": found.name}, found.why)
+        raise Undecided(one.question, data.id, do, "data.preference_data", {"format": found.name}, one.offer)
     found = _with_mapped_extras(found, roles, data)
     _refuse_media(summary, found, data)
-    found = _accounted(found, summary, data)
+    found = _accounted(replace(found, why="; ".join([found.why, *decisions_of(rows)])), summary, data)
     agree(rows, found)
     return found
 
 
-def _detected(summary: Summary, data: Data) -> Format:
+def _detected(rows: Iterable[Raw], summary: Summary, data: Data) -> Format:
     """The first format whose columns most rows have a value in; failing that any row, or none."""
     for share in (0.5, 0.0, -1.0):
         columns = Columns(summary, data, share)
@@ -89,13 +89,14 @@ def _detected(summary: Summary, data: Data) -> Format:
             found = one.detect(columns)
             if found is not None:
                 return replace(found, separator=data.separator)
-    raise _no_format(summary, data)
+    raise _no_format(rows, summary, data)
 
 
-def _no_format(summary: Summary, data: Data) -> UserError:
+def _no_format(rows: Iterable[Raw], summary: Summary, data: Data) -> UserError:
     if len({tuple(sorted(filled)) for filled in summary.parts.values()}) > 1:
         return _differ("", summary, None)
     what = "no known format" if data.format == "auto" else f"no columns for {data.format}"
+    what = "; ".join([*decisions_of(rows), what])
     do = "name the columns with --set data.map.prompt=COLUMN --set data.map.completion=COLUMN"
     changes = {"map": guess_map(summary), "format": "auto"}
     return Undecided(f"{what} in columns {listed(summary.filled)}", data.id, do, "data.no_format", changes, "try")

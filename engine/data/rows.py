@@ -12,8 +12,8 @@ from engine.contract.errors import UserError
 from engine.data.columns import Summary, summarize
 from engine.data.csv_rows import read_csv
 from engine.data.json_rows import no_rows, read_json, read_lines
-from engine.data.notes import Notes
 from engine.data.parquet_rows import read_parquet
+from engine.data.reading_notes import Notes
 from engine.data.row_limits import Raw
 from engine.data.text_rows import read_text
 
@@ -37,8 +37,10 @@ class Part:
 class Rows:
     """The rows of one split. Each iteration reads the files again; nothing is kept but the summary."""
 
-    def __init__(self, parts: Iterable[Part]) -> None:
+    def __init__(self, parts: Iterable[Part], notes: Notes | None = None) -> None:
         self.parts = list(parts)
+        self.notes = Notes() if notes is None else notes
+        """What was decided in reading them; complete once they were read."""
 
     def __iter__(self) -> Iterator[Raw]:
         return chain.from_iterable(part.load() for part in self.parts)
@@ -52,6 +54,11 @@ class Rows:
 def summary_of(rows: Iterable[Raw]) -> Summary:
     """The summary of any rows; that of a `Rows` is made once."""
     return rows.summary if isinstance(rows, Rows) else summarize([("", rows)])
+
+
+def decisions_of(rows: Iterable[Raw]) -> list[str]:
+    """What was decided in reading the rows: where a document ends, and that there is no header."""
+    return rows.notes.decisions if isinstance(rows, Rows) else []
 
 
 def kind(path: Path) -> str | None:

@@ -18,7 +18,7 @@ from engine.data.disk_set import is_disk_set, load_disk_set
 from engine.data.folder import data_files
 from engine.data.hub import load_hub
 from engine.data.json_rows import array_keys, read_member
-from engine.data.notes import Notes
+from engine.data.reading_notes import Notes
 from engine.data.row_limits import Raw
 from engine.data.rows import Part, Rows, kind, read_file
 from engine.data.safe_open import unreadable
@@ -90,7 +90,7 @@ def read(data: Data) -> Source:
         if not any(part in used for used in chosen.values()):
             notes.add(f"not read: {part.name}")
     files = {split: [part.name for part in chosen[split]] for split in SPLITS if chosen[split]}
-    rows = {split: Rows(chosen[split]) for split in files}
+    rows = {split: Rows(chosen[split], notes) for split in files}
     return Source(data.id, rows["train"], rows.get("validation"), rows.get("test"), files, notes)
 
 
@@ -166,7 +166,7 @@ def _offer_folder(folder: Path, label: str, notes: Notes) -> list[Part]:
         return _offer_file(folder / names[0], names[0], notes, splits[names[0]])
     many = {split for split in documents if documents.count(split) > 1}
     for split in sorted(str(split) for split in many):
-        notes.add(f"{documents.count(split)} .txt files of the {split} split: one document per file")
+        notes.add(f"{documents.count(split)} .txt files of the {split} split: one document per file", decision=True)
     return [
         Part(
             name,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engine.data.json_rows import no_rows
-from engine.data.notes import Notes
+from engine.data.reading_notes import Notes
 from engine.data.row_limits import ROWS_LIMIT, Raw, row, too_many_rows
 from engine.data.safe_open import decoded, lines, whole
 
@@ -24,7 +24,9 @@ def read_text(path: Path, name: str, notes: Notes, whole_file: bool) -> Iterator
         yield row({"text": text}, name)
         return
     by_paragraph = _has_blank_line(path, name)
-    notes.add(f"{name}: one document per {'paragraph (blank lines separate them)' if by_paragraph else 'line'}")
+    notes.add(
+        f"{name}: one document per {'paragraph (blank lines separate them)' if by_paragraph else 'line'}", decision=True
+    )
     documents = _paragraphs(path, name) if by_paragraph else _lines(path, name)
     for count, (number, text) in enumerate(documents, 1):
         if count > ROWS_LIMIT:

@@ -178,6 +178,7 @@ def _row(
         return Problem("nothing left to learn after the cut" if answer else "empty", what, example.where, len(ids))
     cut = len(ids) > max_length
     weights = _weights(spans, len(ids), max_length)
+    notes = [*example.notes, *notes]
     return Row(ids[:max_length], kept, prompt, target, example.where, cut, tuple(notes), len(ids), answer, weights)
 
 

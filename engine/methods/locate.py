@@ -55,6 +55,7 @@ def _check_folder(folder: Path) -> None:
     config = folder / "config.json"
     where = str(folder)
     if not config.exists():
+        _refuse_adapter(folder)
         raise UserError(
             "no config.json in this model folder", where, "point model.id at a folder written by save_pretrained"
         )
@@ -79,6 +80,20 @@ def _check_folder(folder: Path) -> None:
                 "convert them to safetensors where you trust their maker",
             )
         raise UserError("no weights in this model folder", where, "it needs *.safetensors")
+
+
+def _refuse_adapter(folder: Path) -> None:
+    """UserError for a PEFT adapter: it is no model of its own, and its configuration names the model it belongs to."""
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        return
+    try:
+        base = json.loads(path.read_text("utf-8")).get("base_model_name_or_path")
+    except (ValueError, AttributeError, RecursionError, OSError):
+        base = None
+    what = "an adapter, not a model" + (f"; its base model is {base}" if base else "")
+    do = f"set model.id to {base if isinstance(base, str) else 'its base model'}, or to a folder with the merged model"
+    raise UserError(what, str(folder), do, code="model.adapter_folder")
 
 
 def refused(located: Located, part: str, error: Exception) -> UserError:

@@ -1,0 +1,173 @@
+"""Preference data (DPO, reward models, rankings): supervised training on the preferred answers.
+
+Shapes: chosen and rejected as texts, messages or lists of messages, with or without a prompt (trl, LLaMA-Factory);
+a list of two outputs, the better one first (LLaMA-Factory); a list of answers with a list of scores or ranks.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from engine.contract.errors import UserError
+from engine.data.answers import Answer
+from engine.data.chat_columns import CHATS, SYSTEMS, TOOLS
+from engine.data.chat_message import role_of, text_of, turns_of
+from engine.data.conversation import Example, Unusable
+from engine.data.format import Columns, DataFormat, Format
+from engine.data.formats.alpaca import instruction_of
+from engine.data.mapping import column, is_empty
+from engine.data.row_limits import Raw
+from engine.data.turns import conversation, history_of, question
+
+_PAIRS = (
+    ("chosen", "rejected"),
+    ("chosen_response", "rejected_response"),
+    ("response_chosen", "response_rejected"),
+    ("preferred", "dispreferred"),
+    ("preferred_output", "non_preferred_output"),
+    ("winner_response", "loser_response"),
+)
+_PROMPTS = ("prompt", "question", "query", "input")
+_LISTS = ("responses", "completions", "answers", "outputs", "candidates", "output")
+_SCORES, _RANKS = ("scores", "rewards", "ratings"), ("ranks", "ranking", "rank")
+_MARK = re.compile(r"\n\n(Human|Assistant): ?")
+
+
+def detect(columns: Columns) -> Format | None:
+    pair = next(
+        (pair for one, other in _PAIRS if (pair := (columns.find(one), columns.optional(other))) and all(pair)), None
+    )
+    if pair is not None:
+        parts = {"chosen": column(str(pair[0])), "rejected": column(str(pair[1]))}
+        why = f"columns {pair[0]}, {pair[1]}: chosen (trains on {pair[0]}, {pair[1]} is not used)"
+        return Format("chosen", why, parts | _prompt_parts(columns))
+    return _ranked(columns)
+
+
+def _ranked(columns: Columns) -> Format | None:
+    answers = columns.find(*_LISTS)
+    if answers is None or columns.kinds(answers) != {"a list"}:
+        return None
+    if (labels := columns.find("labels")) and columns.kinds(labels) == {"a list"} and columns.data.format == "auto":
+        what = f"steps with labels (columns {answers}, {labels}), and ftbench does supervised fine-tuning"
+        do = "write the steps to train on as rows of prompt and completion"
+        raise UserError(what, columns.data.id, do, code="data.preference_data")
+    parts = {"chosen": column(answers), **_prompt_parts(columns)}
+    if scores := columns.find(*_SCORES):
+        why = f"columns {answers}, {scores}: chosen (trains on the answer with the highest of the {scores})"
+        return Format("chosen", why, parts | {"scores": column(scores)})
+    if ranks := columns.find(*_RANKS):
+        why = f"columns {answers}, {ranks}: chosen (trains on the answer of the lowest rank)"
+        return Format("chosen", why, parts | {"ranks": column(ranks)})
+    if answers.lower() == "output" and columns.find("instruction") and _two_texts(columns, answers):
+        return Format("chosen", f"column {answers} holds two answers: chosen (trains on the first)", parts)
+    return None
+
+
+def _two_texts(columns: Columns, name: str) -> bool:
+    values = [raw.values.get(name) for raw in columns.summary.sample if not is_empty(raw.values.get(name))]
+    return all(isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) for value in values)
+
+
+def _prompt_parts(columns: Columns) -> dict[str, Any]:
+    optional = columns.optional_parts(system=SYSTEMS, tools=TOOLS, history=("history",))
+    if name := columns.optional("instruction"):
+        return {"instruction": column(name), **columns.optional_parts(input=("input",)), **optional}
+    return columns.optional_parts(history_turns=CHATS) or columns.optional_parts(prompt=_PROMPTS) | optional
+
+
+def convert(raw: Raw, found: Format) -> Example:
+    chosen = _best(raw, found)
+    if is_empty(chosen):
+        raise Unusable("empty", "no chosen answer")
+    rejected = _read(found.parts["rejected"].fill(raw.values), raw) if "rejected" in found.parts else None
+    before = _before(raw, found)
+    if before is None and isinstance(chosen, str):
+        before, chosen, rejected = _marked(chosen, rejected)
+        if before is None:
+            return Example(None, "", text_of(chosen, raw, "chosen"), raw.where)
+    if isinstance(before, str) and isinstance(chosen, str):
+        earlier = history_of(found.parts["history"].fill(raw.values), raw) if "history" in found.parts else None
+        return question(before, Answer(text_of(chosen, raw, "chosen")), raw, found, earlier)
+    return _from_turns(before, chosen, rejected, raw, found)
+
+
+def _from_turns(before: Any, chosen: Any, rejected: Any, raw: Raw, found: Format) -> Example:
+    """Only what follows the prompt, or what chosen and rejected have in common, is in the loss."""
+    asked = [{"role": "user", "content": before}] if isinstance(before, str) else list(before or [])
+    said = [{"role": "assistant", "content": chosen}] if isinstance(chosen, str) else list(chosen)
+    turns_of(said, raw.where, "chosen")
+    if role_of(said[0]) != "assistant":  # chosen contains its own prompt
+        return conversation(said, raw, found, trained_from=_shared(said, rejected))
+    return conversation(asked + said, raw, found, trained_from=len(asked))
+
+
+def _shared(said: list[Any], rejected: Any) -> int:
+    """Turns at the beginning that both answers have; all but the last where that cannot be told."""
+    if not isinstance(rejected, list):
+        return len(said) - 1
+    pairs = zip(said[:-1], rejected, strict=False)
+    return next((number for number, (one, other) in enumerate(pairs) if _key(one) != _key(other)), len(said) - 1)
+
+
+def _before(raw: Raw, found: Format) -> Any:
+    """The prompt: a text, or turns; None where it is part of the answers."""
+    if "history_turns" in found.parts:
+        part = found.parts["history_turns"]
+        return turns_of(part.fill(raw.values), raw.where, part.source)
+    if "instruction" in found.parts:
+        return instruction_of(raw, found)
+    value = _read(found.parts["prompt"].fill(raw.values), raw) if "prompt" in found.parts else None
+    return None if is_empty(value) else value
+
+
+def _best(raw: Raw, found: Format) -> Any:
+    """The preferred answer, as text or as turns."""
+    value = found.parts["chosen"].fill(raw.values)
+    key = next((role for role in ("scores", "ranks") if role in found.parts), None)
+    if key is not None:
+        marks = found.parts[key].fill(raw.values)
+        if not isinstance(value, list) or not isinstance(marks, list) or len(value) != len(marks) or not marks:
+            raise Unusable("data.scores", f"the numbers of answers and of {key} differ")
+        if not all(isinstance(mark, int | float) for mark in marks):
+            raise Unusable("data.scores", f"{key} are not all numbers")
+        pick = max if key == "scores" else min
+        value = value[marks.index(pick(marks))]
+    elif isinstance(value, list) and value and isinstance(value[0], str):
+        value = value[0]
+    return _read(value, raw)
+
+
+def _read(value: Any, raw: Raw) -> Any:
+    """One message as a list of it, and JSON text of messages as the list it stands for."""
+    if isinstance(value, str) and re.match(r'\s*\[?\s*\{\s*"(role|from|content|value)"', value):
+        value = turns_of(value if value.lstrip().startswith("[") else f"[{value}]", raw.where, "chosen")
+    return [value] if isinstance(value, dict) else value
+
+
+def _marked(chosen: str, rejected: Any) -> tuple[list[dict[str, Any]] | None, Any, Any]:
+    """Anthropic's HH texts ("\\n\\nHuman: … \\n\\nAssistant: …") as turns: (before, chosen, rejected)."""
+    if not chosen.startswith("\n\nHuman:"):
+        return None, chosen, rejected
+    return [], _turns(chosen), _turns(rejected) if isinstance(rejected, str) else rejected
+
+
+def _turns(text: str) -> list[dict[str, Any]]:
+    pieces = _MARK.split(text)[1:]
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return [{"role": roles[who], "content": said.strip()} for who, said in zip(pieces[::2], pieces[1::2], strict=True)]
+
+
+def _key(turn: Any) -> Any:
+    return (role_of(turn), turn.get("content", turn.get("value"))) if isinstance(turn, dict) else turn
+
+
+FORMAT = DataFormat(
+    "chosen",
+    10,
+    detect,
+    convert,
+    "preference data (better and worse answers), and ftbench does supervised fine-tuning, not DPO or reward training",
+    "train on the preferred answers with",
+)

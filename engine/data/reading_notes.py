@@ -1,0 +1,17 @@
+"""Notes on how data was read, each kept once although files are read several times."""
+
+from __future__ import annotations
+
+
+class Notes(list[str]):
+    """A list of distinct sentences. Those in `decisions` also belong to the reason for a format."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decisions: list[str] = []
+
+    def add(self, text: str, decision: bool = False) -> None:
+        if text not in self:
+            self.append(text)
+            if decision:
+                self.decisions.append(text)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import resource
 import sys
@@ -79,9 +80,11 @@ def main() -> int:
     options = parse()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     tally = Tally()
-    for start in range(0, options.files, BATCH):
-        run(min(BATCH, options.files - start), f"{options.seed}/{start}", tally)
-        print(f"{start + BATCH:,} files, {len(tally.failures)} kinds of failure", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["XDG_CACHE_HOME"] = cache
+        for start in range(0, options.files, BATCH):
+            run(min(BATCH, options.files - start), f"{options.seed}/{start}", tally)
+            print(f"{start + BATCH:,} files, {len(tally.failures)} kinds of failure", file=sys.stderr, flush=True)
     print("\n".join(report(tally)))
     if options.keep:
         keep(tally, options.keep)

@@ -62,8 +62,7 @@ def _one_file(draw: Draw, rows: Rows, container: Container) -> Case:
     name = draw(st.sampled_from(["rows", "my data", "täglich", "x.y"])) + container.suffix
     content = container.write(draw, [row.values for row in rows.rows])
     expect = "refused" if rows.refused else "valid"
-    columns = frozenset(rows.columns)
-    return Case(rows.format, container.name, expect, {name: content}, name, rows.options, {"train": rows.rows}, columns)
+    return Case(rows.format, container.name, expect, {name: content}, name, rows.options, {"train": rows.rows})
 
 
 def _file(draw: Draw) -> Case:
@@ -93,7 +92,7 @@ def _splits(draw: Draw) -> Case:
 
 
 def _split_case(rows: Rows, name: str, files: dict[str, bytes], path: str, parts: dict[str, list[Meant]]) -> Case:
-    return Case(rows.format, name, "valid", files, path, rows.options, parts, frozenset(rows.columns))
+    return Case(rows.format, name, "valid", files, path, rows.options, parts)
 
 
 def _parted(draw: Draw, rows: list[Meant]) -> dict[str, list[Meant]]:
@@ -123,7 +122,7 @@ def _headerless(draw: Draw) -> Case:
     options = {"map": {"prompt": "column 1", "completion": "column 2"}}
     made = Rows("prompt-completion", long, options)
     case = _one_file(draw, made, container)
-    return replace(case, columns=frozenset({"column 1", "column 2"}))
+    return replace(case, has_names=False)
 
 
 def _with_long_prompt(row: Meant) -> Meant:
@@ -141,8 +140,8 @@ def _paragraphs(draw: Draw) -> Case:
     texts = draw(st.lists(st.lists(said(one).filter(_plain_line), min_size=1, max_size=3), min_size=2, max_size=6))
     rows = [Meant({"text": "\n".join(block)}, ("\n".join(block),)) for block in texts]
     content = "\n\n".join(row.values["text"] for row in rows).encode()
-    files, columns = {"book.txt": content}, frozenset({"text"})
-    return Case("text", "TXT of paragraphs", "valid", files, "book.txt", {}, {"train": rows}, columns)
+    files = {"book.txt": content}
+    return Case("text", "TXT of paragraphs", "valid", files, "book.txt", {}, {"train": rows})
 
 
 def _plain_line(text: str) -> bool:
@@ -155,7 +154,7 @@ def _documents(draw: Draw) -> Case:
     rows = [row for row in rows if _plain_line(row.values["text"])] or [Meant({"text": "a"}, ("a",))] * 2
     rows = rows if len(rows) > 1 else rows * 2
     files = {f"books/{number:02}.txt": row.values["text"].encode() for number, row in enumerate(rows)}
-    return Case("text", "folder of TXT", "valid", files, "books", {}, {"train": rows}, frozenset({"text"}))
+    return Case("text", "folder of TXT", "valid", files, "books", {}, {"train": rows})
 
 
 def _files(draw: Draw) -> Case:

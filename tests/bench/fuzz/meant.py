@@ -29,12 +29,6 @@ class Rows:
     refused: bool = False
     """Whether the data is not for supervised fine-tuning, so that it has to be refused."""
 
-    @property
-    def columns(self) -> set[str]:
-        """Names of all columns that are not null everywhere; empty for rows that are no objects."""
-        found = [row.values for row in self.rows if isinstance(row.values, dict)]
-        return {key for row in found for key, value in row.items() if value is not None}
-
 
 @dataclass(frozen=True)
 class Case:
@@ -50,7 +44,8 @@ class Case:
     options: Json
     splits: dict[str, list[Meant]]
     """Rows of the given splits (train, and validation and test where there are files for them)."""
-    columns: frozenset[str] = frozenset()
+    has_names: bool = True
+    """Whether the file says what its columns are called."""
     max_length: int = 4096
     note: str = ""
     """What was done to the file, for those that are not valid."""
@@ -63,3 +58,9 @@ class Case:
     @property
     def rows(self) -> list[Meant]:
         return [row for rows in self.read.values() for row in rows]
+
+    @property
+    def columns(self) -> set[str]:
+        """Names of the columns that have a value in some row that is read; none for rows that are no objects."""
+        found = [row.values for row in self.rows if self.has_names and isinstance(row.values, dict)]
+        return {key for row in found for key, value in row.items() if value is not None}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from hypothesis import strategies as st
@@ -375,12 +377,28 @@ def preference(draw: Draw, limits: Limits) -> Rows:
 def kto(draw: Draw, limits: Limits) -> Rows:
     """Completions with a label that says whether they are good."""
 
-    def one(draw: Draw) -> Meant:
-        good = draw(st.booleans())
-        text = draw(said(limits))
-        return Meant({"prompt": draw(said(limits)), "completion": text, "label": good}, (text,) if good else ())
+    bad = Meant({"prompt": draw(said(limits)), "completion": "x", "label": False}, ())
+    return Rows("KTO", [bad, *many(draw, partial(_judged, limits=limits))], refused=True)
 
-    return Rows("KTO", many(draw, one), refused=True)
+
+def _judged(draw: Draw, limits: Limits) -> Meant:
+    good, text = draw(st.booleans()), draw(said(limits))
+    return Meant({"prompt": draw(said(limits)), "completion": text, "label": good}, (text,) if good else ())
+
+
+@st.composite
+def desirable(draw: Draw, limits: Limits) -> Rows:
+    """KTO's rows with the setting that trains on the good ones."""
+    rows: Rows = draw(kto(limits))
+    good = draw(said(limits))
+    row = Meant({"prompt": draw(said(limits)), "completion": good, "label": True}, (good,))
+    return replace(rows, format="desirable", rows=[*rows.rows, row], options={"format": "desirable"}, refused=False)
+
+
+@st.composite
+def chosen(draw: Draw, limits: Limits) -> Rows:
+    """Preference data with the setting that trains on the chosen answers."""
+    return replace(draw(preference(limits)), format="chosen", options={"format": "chosen"}, refused=False)
 
 
 FLAT = {"alpaca": alpaca, "pairs": pairs, "labels": labels, "plain": plain, "separated": separated, "mapped": mapped}
@@ -388,7 +406,8 @@ FLAT = {"alpaca": alpaca, "pairs": pairs, "labels": labels, "plain": plain, "sep
 AS_TEXT = {"messages": messages, "weighted": weighted, "tool_calls": tool_calls, "sharegpt": sharegpt,
            "sharegpt_calls": sharegpt_calls}  # fmt: skip
 """Formats whose values a table may hold as JSON text."""
-NESTED = {"message_parts": message_parts, "turn_pairs": turn_pairs, "squad": squad, "answer_lists": answer_lists}
+NESTED = {"message_parts": message_parts, "turn_pairs": turn_pairs, "squad": squad, "answer_lists": answer_lists,
+          "desirable": desirable, "chosen": chosen}  # fmt: skip
 """Formats that need lists and objects."""
 ARRAYS = {"array_pairs": array_pairs, "array_turns": array_turns}
 REFUSED = {"preference": preference, "kto": kto}

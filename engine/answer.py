@@ -1,7 +1,7 @@
 """`python -m engine.answer QUESTION`: a short-lived process that answers the screen what only the engine can.
 
-Arguments as JSON on stdin; JSON lines on stdout: {"progress": text} any number of times, of counted work with "done"
-and "total" rows, then {"answer": …} or {"error": {what, where, do, code}}.
+Arguments as JSON on stdin; JSON lines on stdout: {"progress": text} any number of times, for counted work with "done"
+and "total" rows; then {"answer": …} or {"error": {what, where, do, code}}.
 """
 
 from __future__ import annotations
@@ -23,12 +23,23 @@ Progress = Callable[..., None]
 
 
 def data_check(arguments: dict[str, Any], progress: Progress) -> Any:
-    """The report on a data set, as `check` makes it."""
+    """The report on a data set as a run would prepare it; `refused` says why a run would not start."""
+    progress("loading libraries")
     from engine.data.check import check
     from engine.methods.tokenizer import load_tokenizer
 
     data, model = _sections(arguments)
-    return check(data, arguments["max_length"], load_tokenizer(model), progress)
+    progress(f"loading the tokenizer of {model.id}")
+    return check(data, arguments["max_length"], load_tokenizer(model), progress, _preflight(arguments))
+
+
+def _preflight(arguments: dict[str, Any]) -> Callable[[dict[str, Any]], UserError | None]:
+    """What a run refuses about rows once they are prepared."""
+    from engine.evaluation.preflight import preflight
+
+    model = msgspec.convert(arguments["model"], schema.Model)
+    evaluation = msgspec.convert(arguments.get("evaluation", {}), schema.Evaluation)
+    return lambda rows: preflight(model, arguments["max_length"], evaluation, rows)
 
 
 def data_show(arguments: dict[str, Any], progress: Progress) -> Any:
@@ -38,37 +49,37 @@ def data_show(arguments: dict[str, Any], progress: Progress) -> Any:
 
     data, model = _sections(arguments)
     start, most = arguments.get("start", 0), arguments.get("most")
-    progress(f"reading {arguments['split']} rows from {start + 1:,} on")
+    progress(f"reading {arguments['split']} rows")
     return show(
         data, arguments["max_length"], load_tokenizer(model), arguments["rows"], arguments["split"], start, most
     )
 
 
-def data_glance(arguments: dict[str, Any], progress: Progress) -> Any:
+def data_preview(arguments: dict[str, Any], progress: Progress) -> Any:
     """Rows and format at a first look, without a model. Nobody waits for it, so a run on this machine goes first."""
     os.nice(10)
-    from engine.data.glance import glance
+    from engine.data.preview import preview
 
-    return glance(msgspec.convert(arguments["data"], schema.Data))
+    return preview(msgspec.convert(arguments["data"], schema.Data))
 
 
 def data_inspect(arguments: dict[str, Any], progress: Progress) -> Any:
-    """Report, samples and lengths of a data set, by one reading of it."""
-    progress("loading the libraries")
+    """Report, samples and lengths of a data set, from one preparation."""
+    progress("loading libraries")
     from engine.data.inspection import inspect
     from engine.methods.tokenizer import load_tokenizer
 
     data, model = _sections(arguments)
     progress(f"loading the tokenizer of {model.id}")
-    tokenizer = load_tokenizer(model)
-    return inspect(data, arguments["max_length"], tokenizer, arguments["rows"], arguments["most"], progress)
+    shown = arguments["rows"], arguments["most"]
+    return inspect(data, arguments["max_length"], load_tokenizer(model), *shown, progress, _preflight(arguments))
 
 
 def ladder_survey(arguments: dict[str, Any], progress: Progress) -> Any:
     """The work that a configuration stands for."""
     from engine.survey import survey
 
-    return survey(msgspec.convert(arguments["config"], schema.Config))
+    return survey(msgspec.convert(arguments["config"], schema.Config), arguments["split_version"])
 
 
 def ladder_report(arguments: dict[str, Any], progress: Progress) -> Any:
@@ -134,7 +145,7 @@ def _sections(arguments: dict[str, Any]) -> tuple[schema.Data, schema.Model]:
 QUESTIONS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
     "data.check": data_check,
     "data.show": data_show,
-    "data.glance": data_glance,
+    "data.preview": data_preview,
     "data.inspect": data_inspect,
     "ladder.survey": ladder_survey,
     "ladder.report": ladder_report,

@@ -13,13 +13,14 @@ import torch
 
 from engine.contract import events
 from engine.contract.follow import Follower
+from engine.contract.overlap import SplitOverlap
 from engine.contract.phases import phase_seconds
 from engine.contract.result import Predicted, Result, Score
 from engine.contract.rundir import Frozen, RunDir, blank_result, write_result
 from engine.contract.schema import Config
 from engine.contract.signals import Stopping
+from engine.data.items import EvaluationItem, all_rows
 from engine.data.prepare import Prepared
-from engine.data.tokens import Row
 from engine.evaluation.score import Item, summarise
 from engine.methods.machine import Machine
 from engine.outcome import (
@@ -37,6 +38,7 @@ from engine.training.checkpoints import Saved
 from engine.training.meters import Meters
 from engine.training.trainer import StepFacts
 
+PROGRESS_SECONDS = 1.0
 SAMPLES = 3
 """Test items shown as `sample` events, before and after."""
 
@@ -53,6 +55,9 @@ class Run:
     meters: Meters
     result: Result = field(init=False)
     warned: list[str] = field(default_factory=list)
+    current_phase: events.PhaseName = "waiting"
+    progress_told: float = field(default_factory=time.monotonic)
+    """When progress was last logged, or the phase began."""
 
     def __post_init__(self) -> None:
         self.result = blank_result(self.dir, self.frozen)
@@ -66,6 +71,7 @@ class Run:
         self.stopping.check()
         self._read_energy()
         self.log.write(events.Phase(name=name))
+        self.current_phase, self.progress_told = name, time.monotonic()
         print(f"[{time.strftime('%H:%M:%S')}] {name}", flush=True)
 
     def warn(self, code: str, text: str) -> None:
@@ -73,21 +79,35 @@ class Run:
             self.warned.append(text)
         self.log.write(events.Warning(code=code, text=text))
 
-    def tell_data(self, rows: Prepared, test: Sequence[Row]) -> None:
+    def progress(self, what: str, done: int, total: int | None) -> None:
+        """Log how many rows of a long phase are done, at most once a second. Raises Stopped as `phase` does."""
+        self.stopping.check()
+        now = time.monotonic()
+        if now - self.progress_told >= PROGRESS_SECONDS:
+            self.progress_told = now
+            self.log.write(events.Progress(phase=self.current_phase, text=what, done=done, total=total))
+
+    def tell_data(self, rows: Prepared, test: Sequence[EvaluationItem]) -> None:
         for warning in rows.warnings:
             self.warn(warning.code, warning.text)
         self.result.fingerprints["data"] = rows.fingerprint
         self.result.fingerprints["test"] = items_fingerprint(test)
+        self.result.overlap = msgspec.convert(rows.about["overlap"], dict[str, SplitOverlap])
         self.log.write(
             events.Data(
                 train=len(rows.train),
                 validation=len(rows.validation),
-                test=len(test),
+                test=len(all_rows(test)),
                 format=rows.about["format"],
                 why=rows.about["why"],
                 fingerprint=rows.fingerprint,
                 tokens=int(rows.train.lengths.sum()),
                 answer_tokens=int(rows.train.answer_tokens.sum()),
+                columns=rows.about["columns"],
+                account=rows.about["account"],
+                test_items=len(test),
+                split_version=rows.split_version,
+                overlap=self.result.overlap,
             )
         )
 
@@ -173,18 +193,26 @@ class Run:
     def tell_score(
         self,
         when: Literal["before", "after"],
-        items: Sequence[Item],
-        rows: Sequence[Row],
+        results: Sequence[Item],
+        items: Sequence[EvaluationItem],
         prompts: Sequence[str],
         seconds: float,
     ) -> None:
-        """The score on the test rows, and the first few answers."""
-        score = summarise(items, self.config.evaluation.metric, seconds)
+        """The score on the test items, and the first few answers."""
+        score = summarise(results, self.config.evaluation.metric, seconds)
         setattr(self.result, when, score)
         self.log.write(_eval_event(when, score, len(items), self.result.steps))
-        for item, row, prompt in list(zip(items, rows, prompts, strict=True))[:SAMPLES]:
-            shown = (item.scores or {}).get(score.metric)
-            self.log.write(events.Sample(when=when, prompt=prompt, target=row.target, output=item.output, score=shown))
+        for found, item, prompt in list(zip(results, items, prompts, strict=True))[:SAMPLES]:
+            self.log.write(
+                events.Sample(
+                    when=when,
+                    prompt=prompt,
+                    target=item.target,
+                    output=found.output,
+                    score=(found.scores or {}).get(score.metric),
+                    references=list(item.references) if len(item.references) > 1 else [],
+                )
+            )
 
     def finish(self, status: events.Status, reason: str) -> None:
         """The `end` event, then `result.json`; where the disk is too full for them, the raw log says so."""

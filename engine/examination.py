@@ -9,13 +9,15 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from engine.chronicle import Run
-from engine.data.prepare import Prepared, sampled
+from engine.data.items import EvaluationItem, all_rows, sampled, sampled_rows
+from engine.data.prepare import Prepared
 from engine.data.tokens import Row
+from engine.evaluation.choices import Choices
 from engine.evaluation.general import general_losses, general_result, general_rows
 from engine.evaluation.generate import Generator, end_tokens
 from engine.evaluation.predictions import read_items, write_items
 from engine.evaluation.row_loss import mean_loss
-from engine.evaluation.score import Item, Scorer, row_losses, summarise, timed
+from engine.evaluation.score import Item, Scorer, item_losses, row_losses, summarise, timed
 from engine.training.batches import Layout
 
 FINAL_ROWS = 512
@@ -29,7 +31,8 @@ class Examination:
     run: Run
     tokenizer: PreTrainedTokenizerBase
     rows: Prepared
-    test: list[Row] = field(init=False)
+    test: list[EvaluationItem] = field(init=False)
+    choices: Choices | None = None
     general: list[Row] = field(init=False, default_factory=list)
     text: str = ""
     base_items: list[Item] | None = None
@@ -37,10 +40,18 @@ class Examination:
 
     def __post_init__(self) -> None:
         config = self.run.config
-        self.test = sampled(self.rows.test, config.evaluation.rows)
+        self.test = sampled(self.rows.test_items, config.evaluation.rows)
+        self.validation = sampled_rows(self.rows.validation_items, FINAL_ROWS)
+        if config.evaluation.metric == "choice" and self.scores_test:
+            self.choices = Choices.of(self.rows.train)
         if config.evaluation.when != "never":
             self.text, self.general = general_rows(config, self.tokenizer)
-        self.prompts = [self.tokenizer.decode(row.prompt) for row in self.test]
+        self.prompts = [self.tokenizer.decode(item.row.prompt) for item in self.test]
+
+    @property
+    def scores_test(self) -> bool:
+        """Whether there are test items and they are to be scored."""
+        return bool(self.test) and self.run.config.evaluation.when != "never"
 
     def prepare(self, base: torch.nn.Module, layout: Layout) -> None:
         """Everything that needs the model's own settings but none of its answers."""
@@ -50,21 +61,21 @@ class Examination:
         self.layout = layout
         self.scorer = Scorer(evaluation.metric, generator, layout, self.tokenizer.pad_token_id, device)
         self.scorer.progress = lambda done, total: self.run.stopping.check()
-        if evaluation.metric == "choice":
-            self.scorer.choose_from(self.rows.train, self.test)
+        if self.choices:
+            self.scorer.choose_from(self.choices, self.test)
 
     def hold_largest(self, model: torch.nn.Module, held_out: Sequence[Row]) -> None:
         """The most that losses and answers will take, for a look ahead; answers are made fewer at a time to fit."""
         if held_out:
-            self.loss(model, held_out)
-        if self.run.config.evaluation.when != "never":
+            row_losses(model, held_out, self.layout, self.tokenizer.pad_token_id, self.run.machine.device)
+        if self.scores_test:
             self.scorer.hold_largest(model, self.test)
 
     @property
     def lost(self) -> list[Row]:
         """All rows whose loss is measured and nothing else asked of them: validation and general text; and the test."""
-        scored = [] if self.run.config.evaluation.when == "never" else [*self.test, *self.general]
-        return [*sampled(self.rows.validation, FINAL_ROWS), *scored]
+        scored = [] if self.run.config.evaluation.when == "never" else [*all_rows(self.test), *self.general]
+        return [*all_rows(self.validation), *scored]
 
     def before(self, base: torch.nn.Module) -> None:
         """Score the untrained model, or take what an earlier life of this run found."""
@@ -73,6 +84,8 @@ class Examination:
             return
         run.phase("baseline")
         self.base_general = self._general_losses(base)
+        if not self.scores_test:
+            return
         self.base_items = read_items(file, self.test, self.prompts, "base")
         if self.base_items is None:
             self.base_items, seconds = timed(lambda: self.scorer.items(base, self.test))
@@ -82,23 +95,22 @@ class Examination:
             run.result.before = summarise(self.base_items, run.config.evaluation.metric, 0.0)
 
     def after(self, model: torch.nn.Module) -> None:
-        """Score the trained model: validation rows, then the test rows and the general text."""
+        """Score the trained model: validation items, then the test items and the general text."""
         run = self.run
         run.phase("evaluation")
-        if self.rows.validation:
-            run.result.final_validation = self.loss(model, sampled(self.rows.validation, FINAL_ROWS))
-        if run.config.evaluation.when == "never":
-            return
-        items, seconds = timed(lambda: self.scorer.items(model, self.test))
-        write_items(run.dir.predictions_file, self.test, self.prompts, self.base_items, items)
-        run.tell_score("after", items, self.test, self.prompts, seconds)
+        if self.validation:
+            run.result.final_validation = self.loss(model, self.validation)
+        if self.scores_test:
+            items, seconds = timed(lambda: self.scorer.items(model, self.test))
+            write_items(run.dir.predictions_file, self.test, self.prompts, self.base_items, items)
+            run.tell_score("after", items, self.test, self.prompts, seconds)
         if self.general:
             after = self._general_losses(model)
             run.result.general = general_result(self.text, self.general, self.base_general, after)
 
-    def loss(self, model: torch.nn.Module, rows: Sequence[Row]) -> float:
+    def loss(self, model: torch.nn.Module, items: Sequence[EvaluationItem]) -> float:
         """Mean negative log-likelihood of an answer token, nats."""
-        return mean_loss(row_losses(model, rows, self.layout, self.tokenizer.pad_token_id, self.run.machine.device))
+        return mean_loss(item_losses(model, items, self.layout, self.tokenizer.pad_token_id, self.run.machine.device))
 
     def _general_losses(self, model: torch.nn.Module) -> list[float]:
         pad, device = self.tokenizer.pad_token_id, self.run.machine.device

@@ -16,7 +16,7 @@ from engine import __version__
 from engine.contract import schema
 from engine.contract.events import Hello, Memory, Phase, Step
 from engine.contract.follow import Follower
-from engine.data.tokens import Row
+from engine.data.items import EvaluationItem
 from engine.methods.locate import locate
 from engine.methods.machine import Machine
 
@@ -94,11 +94,13 @@ def fingerprint(model: schema.Model, config: Any) -> str:
     return f"sha256 {digest.hexdigest()}"
 
 
-def items_fingerprint(rows: Sequence[Row]) -> str:
-    """sha256 over what the test rows ask and want, in order."""
+def items_fingerprint(items: Sequence[EvaluationItem]) -> str:
+    """sha256 over the prompts and accepted answers of the test items, in order."""
     digest = hashlib.sha256()
-    for row in rows:
-        digest.update(repr((row.prompt, row.target)).encode())
+    for item in items:
+        digest.update(repr((item.row.prompt, item.target)).encode())
+        if item.references[1:]:
+            digest.update(repr(item.references[1:]).encode())
     return digest.hexdigest()
 
 

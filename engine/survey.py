@@ -5,24 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 from engine.contract.schema import Config
-from engine.data.prepare import prepare, sampled
+from engine.contract.split_version import SPLIT_VERSION
+from engine.data.items import sampled
+from engine.data.prepare import prepare
 from engine.evaluation.general import general_rows
-from engine.methods.loading import config_of
+from engine.evaluation.preflight import refuse_rows
 from engine.methods.machine import this_machine
+from engine.methods.model_config import config_of
 from engine.methods.tokenizer import load_tokenizer
 from engine.outcome import fingerprint, items_fingerprint, machine_facts, versions
 from engine.training.batches import Schedule
 
 
-def survey(config: Config) -> dict[str, Any]:
+def survey(config: Config, split_version: int = SPLIT_VERSION) -> dict[str, Any]:
     """JSON-able: rows and tokens by split, steps, fingerprints, library versions, machine.
 
     Raises UserError for what a run of this configuration would refuse in data or model.
     """
     tokenizer = load_tokenizer(config.model)
-    rows = prepare(config.data, config.train.max_length, tokenizer)
+    rows = prepare(config.data, config.train.max_length, tokenizer, split_version=split_version)
+    refuse_rows(config, rows)
     general, _ = general_rows(config, tokenizer)
-    test = sampled(rows.test, config.evaluation.rows)
+    test = sampled(rows.test_items, config.evaluation.rows)
     train = config.train
     schedule = Schedule.of(len(rows.train), train.batch, train.epochs, train.steps, train.seed)
     return {
@@ -36,6 +40,8 @@ def survey(config: Config) -> dict[str, Any]:
             "steps": schedule.steps,
             "batch": train.batch,
             "metric": config.evaluation.metric,
+            "split_version": split_version,
+            "overlap": rows.about["overlap"],
             "fingerprints": {
                 "data": rows.fingerprint,
                 "test": items_fingerprint(test),

@@ -19,13 +19,15 @@ from engine.contract.errors import UserError
 from engine.contract.nvml import Nvml
 from engine.contract.rundir import Frozen, RunDir
 from engine.contract.signals import Stopped, Stopping
-from engine.data.prepare import Prepared, prepare, sampled
+from engine.data.items import sampled_rows
+from engine.data.prepare import Prepared, prepare
 from engine.ending import Ending, ending
+from engine.evaluation.preflight import refuse_rows
 from engine.evaluation.score import vocabulary_of
 from engine.examination import Examination
 from engine.methods import method
-from engine.methods.loading import config_of, maximum_positions
 from engine.methods.machine import this_machine
+from engine.methods.model_config import config_of
 from engine.methods.optimizers import make_optimizer, paged_bytes
 from engine.methods.tokenizer import load_tokenizer
 from engine.outcome import folder_bytes
@@ -78,7 +80,10 @@ def _steps(run: Run) -> None:
 
     run.phase("data")
     tokenizer = load_tokenizer(config.model)
-    rows = prepare(config.data, config.train.max_length, tokenizer)
+    progress, version = run.progress, run.frozen.split_version
+    rows = prepare(config.data, config.train.max_length, tokenizer, progress, version)
+    _refuse_other_rows(rows, run.frozen.data_fingerprint)
+    refuse_rows(config, rows)
     exam = Examination(run, tokenizer, rows)
     run.tell_data(rows, exam.test)
 
@@ -87,7 +92,6 @@ def _steps(run: Run) -> None:
     how = method(config.method)
     run.meters.model_begins()
     base = how.load(config, machine)
-    _check_length(base, rows, config.train.max_length)
     layout = _layout(run, base, rows, tokenizer.pad_token_id)
     exam.prepare(base, layout)
 
@@ -158,7 +162,7 @@ def _train(run: Run, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
     def on_step(step: int, facts: StepFacts, rate: float) -> None:
         run.tell_step(step, facts, rate, schedule)
 
-    validation = sampled(rows.validation, VALIDATION_ROWS)
+    validation = sampled_rows(exam.validation, VALIDATION_ROWS)
 
     def evaluate(step: int) -> None:
         run.tell_validation(step, len(validation), exam.loss(model, validation))
@@ -209,7 +213,7 @@ def _own(run: Run, model: torch.nn.Module, exam: Examination, schedule: Schedule
         layout=layout,
         step=longest_step(rows, schedule, first, micro_batch, layout),
         held_out=longest_held_out(exam.lost, layout, device, vocabulary_of(model), keeps_logits(model)),
-        prompts=[row.prompt for row in exam.test],
+        prompts=[item.row.prompt for item in exam.test] if exam.scores_test else [],
         choice=int(rows.answer_tokens.max()),
         pad=exam.tokenizer.pad_token_id,
     )
@@ -220,7 +224,7 @@ def _probe(
 ) -> Probed:
     """Try the longest batch; on a card the evaluation too, which without one is only foreseen."""
     card = run.machine.device == "cuda"
-    if not card:
+    if not card and exam.scores_test:
         limit = most_here(run.meters)
         exam.scorer.shrink(lambda batch: forecast.answering_fits(batch, limit))
     return Probe(
@@ -266,12 +270,12 @@ def _layout(run: Run, model: torch.nn.Module, rows: Prepared, pad: int) -> Layou
     return choose_layout(rows.train, "padded", device, varlen)
 
 
-def _check_length(model: torch.nn.Module, rows: Prepared, wanted: int) -> None:
-    limit = maximum_positions(model)
-    longest = int(rows.train.lengths.max(initial=0))
-    if limit and longest > limit:
-        what = f"rows of {longest} tokens, and the model was made for {limit} positions"
-        raise UserError(what, "train.max_length", f"set train.max_length = {limit} (it is {wanted})")
+def _refuse_other_rows(rows: Prepared, checked: str) -> None:
+    """Raises UserError where the prepared rows are not those that were checked before the launch ('': unchecked)."""
+    if checked and rows.fingerprint != checked:
+        what = "the prepared rows are not those that were checked before the launch"
+        do = "the data, the tokenizer or the chat template has changed since: check the data and start the run again"
+        raise UserError(what, rows.about["source"], do, "data.changed_since_check")
 
 
 def _name_foreigners(run: Run) -> None:

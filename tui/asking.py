@@ -1,4 +1,4 @@
-"""Questions to the engine from a thread of their own: the keys never wait, and a question can be left."""
+"""Requests to the engine in a background thread: the keys never wait, and a request can be cancelled."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from typing import Any
 
 from textual.message import Message
 
-from engine.contract.ask import Leaving, Left, ask
+from engine.contract.ask import Leaving, Left, ask, rows_done
 from engine.contract.errors import RunFailed, UserError
 
 
 @dataclass
 class Told(Message):
-    """How far the answer is, in words."""
+    """How far the answer is."""
 
     asking: Asking
     text: str
+    counted: tuple[str, int, int | None] | None = None
+    """What is being done, rows done, and of how many, where rows are counted."""
 
 
 @dataclass
@@ -45,7 +47,7 @@ class Asking(threading.Thread):
 
     def run(self) -> None:
         try:
-            answer = ask(self.question, self.arguments, lambda text: self.post(Told(self, text)), self._leaving)
+            answer = ask(self.question, self.arguments, self._tell, self._leaving, self._count)
         except Left:
             return
         except UserError as error:
@@ -54,6 +56,12 @@ class Asking(threading.Thread):
             self.post(Answered(self, None, str(error)))
         else:
             self.post(Answered(self, answer))
+
+    def _tell(self, text: str) -> None:
+        self.post(Told(self, text))
+
+    def _count(self, text: str, done: int, total: int | None) -> None:
+        self.post(Told(self, f"{text} {rows_done(done, total)}", (text, done, total)))
 
     def post(self, message: Message) -> None:
         if not self._leaving.left:

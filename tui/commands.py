@@ -133,25 +133,25 @@ RUNS = (
 )
 
 DATA = (
-    Command("data.inspect", "enter", "inspect", "look", "Look into the set: rows token by token, lengths, problems."),
-    Command("data.take", "space", "take", "take", "Train on the highlighted set."),
-    Command("data.add", "a", "add", "add", "Another file, a folder, or a Hub id."),
-    Command("data.forget", "x", "forget", "forget", "Take a recent set off the list; its file stays.", shown=False),
-    Command("data.back", "escape", "back", "back", "Back to the bench's own keys."),
+    Command("data.inspect", "enter", "inspect", "look", "Inspect the highlighted set: rows, tokens, problems."),
+    Command("data.take", "space", "take", "take", "Select the highlighted set for training."),
+    Command("data.add", "a", "add", "add", "Add a file, a folder or a Hub id."),
+    Command("data.forget", "x", "forget", "forget", "Remove a recent set from the list; keeps the file.", shown=False),
+    Command("data.back", "escape", "back", "back", "Return to the bench."),
 )
 
 INSPECTOR = (
-    Command("inspector.back", "escape", "back", "back", "Back to the bench; a question to the engine is given up."),
-    Command("inspector.take", "enter", "take", "take", "Train on this set, and back."),
-    Command("inspector.next", "n,right", "next", "next", "The next row."),
-    Command("inspector.previous", "p,left", "previous", "prev", "The row before."),
-    Command("inspector.split", "s", "split", "split", "Rows of the next split; last, those cut or noticed."),
-    Command("inspector.view", "v", "view", "view", "Samples, facts, the chat template."),
-    Command("inspector.parts", "b", "parts", "parts", "A bar between tokens on and off."),
+    Command("inspector.back", "escape", "back", "back", "Return to the bench; cancels a running preparation."),
+    Command("inspector.take", "enter", "take", "take", "Select this set for training and return."),
+    Command("inspector.next", "n,right", "next", "next", "Show the next row."),
+    Command("inspector.previous", "p,left", "previous", "prev", "Show the previous row."),
+    Command("inspector.split", "s", "split", "split", "Show the next split; the last is rows with a note or a cut."),
+    Command("inspector.view", "v", "view", "view", "Switch between rows, report and chat template."),
+    Command("inspector.parts", "b", "parts", "parts", "Toggle a bar between tokens."),
 )
 
 PICKER = (
-    Command("picker.back", "escape", "back", "back", "Back without another set."),
+    Command("picker.back", "escape", "back", "back", "Return without selecting a set."),
     Command("picker.open", "enter", "open", "open", "Enter the folder, or take the file or Hub id."),
     Command("picker.erase", "backspace", "erase", "up", "The folder above, or the last character typed."),
     Command("picker.hidden", "ctrl+t", "hidden", "hidden", "Show names that begin with a dot, or not."),

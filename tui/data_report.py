@@ -13,7 +13,8 @@ import msgspec
 from msgspec import Struct
 
 from engine.contract.errors import Notice
-from engine.contract.text import amount, percent, visible
+from engine.contract.overlap import SplitOverlap, overlap_sentence
+from engine.contract.text import amount, visible
 
 SPLITS = ("train", "validation", "test")
 ROLES = ("messages", "system", "tools", "history", "prompt", "text", "answer", "references", "label", "weight")
@@ -59,24 +60,12 @@ class Account(Struct, frozen=True):
         return sum(one.rows for one in self.left_out.values())
 
 
-class Overlap(Struct, frozen=True):
-    """Of the `of` rows of one split, how many another split has."""
-
-    of: int
-    prompt: int = 0
-    answer: int = 0
-    both: int = 0
-    near: int | None = None
-    """Rows with a similar prompt in the other split; None where that was not computed."""
-    where: list[list[str]] = []
-
-
 class DataReport(Struct, frozen=True):
     """The part of a data check, or of a run's `data` event, that is an account of columns and rows."""
 
     columns: list[Column] = []
     account: Account | None = None
-    overlap: dict[str, Overlap] = {}
+    overlap: dict[str, SplitOverlap] = {}
     warnings: list[Notice] = []
 
     @classmethod
@@ -92,7 +81,7 @@ class Line:
     name: str
     text: str
     style: str = ""
-    """'' or muted, warning, error."""
+    """'' or good, warning, error."""
 
 
 def account_lines(report: DataReport) -> Iterator[Line]:
@@ -161,7 +150,7 @@ def places(where: Sequence[Any]) -> str:
     return f"({', '.join(shown)}{more}) " if shown else ""
 
 
-def overlap_lines(overlap: dict[str, Overlap]) -> Iterator[Line]:
+def overlap_lines(overlap: dict[str, SplitOverlap]) -> Iterator[Line]:
     """One line per pair of splits, and the first rows in common."""
     for number, (pair, found) in enumerate(overlap.items()):
         style = "warning" if found.prompt or found.near else ""
@@ -170,19 +159,39 @@ def overlap_lines(overlap: dict[str, Overlap]) -> Iterator[Line]:
             yield Line("", f"same prompt: {some.strip(' ()')}", style)
 
 
-def overlap_in_short(pair: str, found: Overlap) -> str:
-    """`test rows also in train: prompt 0%, answer 45.3%, both 0%, similar prompt 1.3%`."""
-    one, _, other = pair.partition("/")
-    parts = [f"{name} {_share(getattr(found, name), found.of)}" for name in ("prompt", "answer", "both")]
-    parts.append(f"similar prompt {_share(found.near, found.of) if found.near is not None else 'not computed'}")
-    return f"{found.of:,} {one} rows also in {other}: {', '.join(parts)}"
-
-
-def _share(count: int, of: int) -> str:
-    return f"{percent(count / of if of else 0.0)}{f' ({count:,})' if count else ''}"
+def overlap_in_short(pair: str, found: SplitOverlap) -> str:
+    """`of 300 test rows, also in training: prompts 0, answers 27 (9%), both 0, near-duplicate prompts 3 (1%)`."""
+    sentence = overlap_sentence(pair, found)
+    return sentence[0].lower() + sentence[1:].removesuffix(".")
 
 
 def warning_lines(warnings: Sequence[Notice]) -> Iterator[Line]:
     """Every warning with its code."""
     for notice in warnings:
         yield Line("warning", f"{notice.text} [{notice.code}]", "warning")
+
+
+REPEATS = {
+    "duplicates": "duplicate rows",
+    "conflicting_labels": "rows with conflicting labels: the prompt of an earlier row, and another answer",
+    "multiple_references": "rows with multiple references: the prompt of an earlier row, and another answer",
+}
+"""Key of a data check -> the rows that it counts."""
+
+
+def repeat_lines(report: dict[str, Any]) -> Iterator[Line]:
+    """Rows that repeat the prompt of others."""
+    first = True
+    for key, what in REPEATS.items():
+        found = report.get(key) or {"rows": 0}
+        if found["rows"]:
+            yield Line("repeats" if first else "", f"{found['rows']:,} {what} {places(found['where'])}".rstrip())
+            first = False
+
+
+def result_line(report: dict[str, Any]) -> Line:
+    """Whether a run would start."""
+    if report["refused"]:
+        return Line("result", f"cannot train: {report['refused']}", "error")
+    warnings = len(report["warnings"])
+    return Line("result", f"ready to train, {amount(warnings, 'warning') if warnings else 'no warnings'}", "good")

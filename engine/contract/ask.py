@@ -18,7 +18,6 @@ import msgspec
 
 from engine.contract.errors import RunFailed, UserError
 
-
 Counted = Callable[[str, int, int | None], None]
 """Takes what is being done, the number of rows done, and of how many: None where that is not known yet."""
 

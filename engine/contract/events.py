@@ -14,6 +14,9 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from engine.contract.overlap import SplitOverlap
+from engine.contract.split_version import OLDEST
+
 VERSION = 1
 
 PhaseName = Literal["waiting", "data", "model", "baseline", "training", "evaluation", "saving"]
@@ -56,13 +59,15 @@ class Data(Event, tag="data"):
     answer_tokens: int = 0
     """In the loss, once through."""
     columns: list[dict[str, Any]] = []
-    """What each column is used for; in runs of earlier versions absent, as the three below."""
+    """What each column is used for; in runs of earlier versions absent, as the account."""
     account: dict[str, Any] | None = None
     """Where every row went."""
-    overlap: dict[str, dict[str, Any]] = {}
-    """Rows that one split shares with another, by pair of splits."""
-    split_version: int = 1
+    test_items: int | None = None
+    """Distinct prompts among the test rows that are scored; null in runs of before it was recorded."""
+    split_version: int = OLDEST
     """The rule by which rows were split; runs of different rules are not compared."""
+    overlap: dict[str, SplitOverlap] = msgspec.field(default_factory=dict)
+    """`test/train` and `validation/train`."""
 
 
 class Progress(Event, tag="progress"):
@@ -172,6 +177,8 @@ class Sample(Event, tag="sample"):
     target: str
     output: str
     score: float | None
+    references: list[str] = msgspec.field(default_factory=list)
+    """All accepted answers, `target` first; empty where there is only that."""
 
 
 class Checkpoint(Event, tag="checkpoint"):

@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
+from engine.contract.overlap import SplitOverlap
 from engine.contract.result import Interval, Peak
 from engine.contract.schema import Config, Method
+from engine.contract.split_version import OLDEST
 
 BASE, BASE_4BIT = BASES = ("base", "base-4bit")
 """Rows of the untrained model: as LoRA or full fine-tuning loads it, and as QLoRA does."""
@@ -45,6 +47,8 @@ class Plan(Struct, kw_only=True, frozen=True):
     """Run everything again, whatever has been run already."""
     command: str = ""
     """The command line that made the plan."""
+    split_version: int = OLDEST
+    """The rule that divides the rows of all its runs."""
 
 
 class Entry(Struct, kw_only=True):
@@ -82,6 +86,9 @@ class Work(Struct, kw_only=True):
     batch: int
     metric: str
     fingerprints: dict[str, str] = field(default_factory=dict)
+    split_version: int = OLDEST
+    overlap: dict[str, SplitOverlap] = field(default_factory=dict)
+    """`test/train` and `validation/train`; empty in ladders of before it was counted."""
 
 
 class Estimate(Struct, kw_only=True):
@@ -179,7 +186,7 @@ class Comparison(Struct, kw_only=True):
     loss_difference: Interval | None = None
 
 
-Topic = Literal["quality", "time", "energy", "memory", "rent", "prototype", "ship", "full", "caveat"]
+Topic = Literal["quality", "time", "energy", "memory", "rent", "prototype", "ship", "full", "data", "caveat"]
 
 
 class Sentence(Struct, kw_only=True):

@@ -12,6 +12,7 @@ from engine.contract.ladder import BASES, Plan, Rung
 from engine.contract.library import effective
 from engine.contract.preset import Flat, flatten, parse_overrides
 from engine.contract.schema import METHODS, READ_BY, Config, Method
+from engine.contract.split_version import SPLIT_VERSION
 
 SAME = (
     "model.id",
@@ -60,6 +61,9 @@ def make_plan(
     unread = [key for key in overrides if not any(_read_by(key, rung.method) for rung in made)]
     _refuse(unread, overrides, "none of the rungs reads it", "drop it or add a rung that does")
     refuse_different_work(made)
+    if made[0].config.data.test == 0:
+        do = "set it to a file of test rows or to a share"
+        raise UserError("0: a ladder has nothing to score", "data.test", do, code="ladder.no_test_rows")
     first = made[0].config.train.seed
     if learning_rates > 1 and made[0].config.data.validation == 0:
         raise UserError(
@@ -74,6 +78,7 @@ def make_plan(
         probe=probe,
         fresh=fresh,
         command=command,
+        split_version=SPLIT_VERSION,
     )
 
 

@@ -7,6 +7,8 @@ from typing import Any, Literal
 from msgspec import Struct, field
 
 from engine.contract.events import Status
+from engine.contract.overlap import SplitOverlap
+from engine.contract.split_version import OLDEST
 
 Z = 1.96
 """Standard normal quantile of 97.5 %."""
@@ -145,6 +147,10 @@ class Result(Struct, kw_only=True):
     versions: dict[str, str] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
     fingerprints: dict[str, str] = field(default_factory=dict)
+    split_version: int = OLDEST
+    """The rule that divided the rows; scores under different rules do not compare."""
+    overlap: dict[str, SplitOverlap] = field(default_factory=dict)
+    """`test/train` and `validation/train`; empty in runs of before it was counted."""
 
     @property
     def worked(self) -> float:

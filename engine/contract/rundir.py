@@ -20,6 +20,7 @@ from engine.contract.folder import Folder
 from engine.contract.preset import Effective, flatten, nested
 from engine.contract.result import Result
 from engine.contract.schema import Config
+from engine.contract.split_version import OLDEST, SPLIT_VERSION
 
 STARTING_SECONDS = 20.0
 """A run without a lock and without events is `starting` this long after its creation, then `died`."""
@@ -101,6 +102,10 @@ class Frozen:
     notes: list[str]
     wait: bool
     """False: begin although another run holds the card."""
+    split_version: int = OLDEST
+    """The rule that divides its rows (`engine.contract.split_version`)."""
+    data_fingerprint: str = ""
+    """Of the rows that were checked before the launch: the run refuses other rows. '' where none were."""
 
 
 class About(msgspec.Struct):
@@ -110,6 +115,8 @@ class About(msgspec.Struct):
     created: float
     notes: list[str]
     wait: bool = True
+    split_version: int = OLDEST
+    data_fingerprint: str = ""
 
 
 def runs_folder(given: Path | None = None) -> Path:
@@ -117,16 +124,32 @@ def runs_folder(given: Path | None = None) -> Path:
     return (given or Path(os.environ.get("FTBENCH_RUNS") or "runs")).absolute()
 
 
-def create(runs: Path, preset: str, effective: Effective, wait: bool = True, work: str = "") -> RunDir:
+def create(
+    runs: Path,
+    preset: str,
+    effective: Effective,
+    wait: bool = True,
+    work: str = "",
+    split_version: int = SPLIT_VERSION,
+    data_fingerprint: str = "",
+) -> RunDir:
     """Make a run directory (mode 0700) with its frozen configuration in place.
 
-    `work` is the fingerprint under which a ladder finds the run again.
+    `work` is the fingerprint under which a ladder finds the run again. `split_version`: an older one only for the runs
+    of a ladder that began under it. `data_fingerprint`: of the rows that a check showed, '' where there was none.
     """
-    text = frozen_text(preset, effective, wait, work)
+    text = frozen_text(preset, effective, wait, work, split_version, data_fingerprint)
     return RunDir(folder.make(runs, preset, effective.config.method, "run.toml", text))
 
 
-def frozen_text(preset: str, effective: Effective, wait: bool = True, work: str = "") -> str:
+def frozen_text(
+    preset: str,
+    effective: Effective,
+    wait: bool = True,
+    work: str = "",
+    split_version: int = SPLIT_VERSION,
+    data_fingerprint: str = "",
+) -> str:
     """The text of `run.toml`."""
     import tomli_w  # only who starts a run needs it
 
@@ -137,6 +160,8 @@ def frozen_text(preset: str, effective: Effective, wait: bool = True, work: str 
         "version": __version__,
         "wait": wait,
         "work": work,
+        "split_version": split_version,
+        "data_fingerprint": data_fingerprint,
         "notes": effective.notes,
     }
     return tomli_w.dumps({**nested(values), "run": about, "origins": effective.origins})
@@ -155,7 +180,16 @@ def read_frozen(run: RunDir) -> Frozen:
         raise UserError(f"damaged: {error}", str(run.config_file), "start a new run") from error
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror}", str(run.config_file), "look at its owner") from error
-    return Frozen(config, origins, about.preset, about.created, about.notes, about.wait)
+    return Frozen(
+        config,
+        origins,
+        about.preset,
+        about.created,
+        about.notes,
+        about.wait,
+        about.split_version,
+        about.data_fingerprint,
+    )
 
 
 def blank_result(run: RunDir, frozen: Frozen) -> Result:
@@ -173,6 +207,7 @@ def blank_result(run: RunDir, frozen: Frozen) -> Result:
         created=frozen.created,
         ended=time.time(),
         currency=config.cost.currency,
+        split_version=frozen.split_version,
     )
 
 

@@ -39,7 +39,8 @@ class Model(Section, frozen=True):
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"] = "auto"
     """Attention implementation; auto takes flash_attention_2 where it is installed and there is a card, else sdpa."""
     chat_template: str | None = None
-    """A Jinja file to use instead of the tokenizer's template."""
+    """Used instead of the tokenizer's chat template: tools-chatml or tools-plain (shipped; both render tools and tool
+    calls), a catalogue name (that model's template), or a Jinja file."""
 
 
 class Data(Section, frozen=True):

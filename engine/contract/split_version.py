@@ -14,4 +14,7 @@ def versions_differ(one: int, other: int) -> str:
     """Why two runs are not compared, '' where they follow the same rule."""
     if one == other:
         return ""
-    return f"split version {one} and {other}: their test rows were chosen by different rules; run the older one again"
+    return (
+        f"split version {one} is not compared with {other}: "
+        "their test rows were chosen by different rules; run the older one again"
+    )

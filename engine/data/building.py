@@ -12,14 +12,15 @@ import numpy as np
 from engine.contract.errors import Notice, UserError
 from engine.contract.schema import Data
 from engine.data.column_usage import column_usage
-from engine.data.counts import SHOWN, SPLITS
+from engine.data.counts import SPLITS
 from engine.data.formats import Format, agree, detect
 from engine.data.keys import KeyTable
-from engine.data.packed_rows import ids_type
+from engine.data.packed_rows import REFERENCE, ids_type, pack
 from engine.data.parallel import processes_for
-from engine.data.preparation import Facts, OverlapReport, Places, Preparation
+from engine.data.preparation import Facts, Places, Preparation
 from engine.data.rendering import has_template
 from engine.data.same_rows import Groups
+from engine.data.second_pass import SecondPass
 from engine.data.source import Source
 from engine.data.split import Assignment, assign
 from engine.data.split_rows import OVER_LIMIT, SHARED, Shares
@@ -39,6 +40,8 @@ class Read:
 
     keys: KeyTable = field(default_factory=KeyTable)
     keyed: list[np.ndarray] = field(default_factory=list)
+
+    has_references: bool = False
 
     @property
     def numbers(self) -> np.ndarray:
@@ -90,6 +93,7 @@ class Builder:
             for piece in pieces(self.work, rows, processes_for(self.total), keys_only=writer is None):
                 read.keys.extend(piece.keys)
                 read.keyed.append(piece.keyed)
+                read.has_references |= piece.has_references
                 if writer and piece.batch:
                     writer.append(piece.batch)
                 self._tell("tokenizing" if writer else "reading", self.rows_read)
@@ -120,15 +124,23 @@ class Builder:
         return assign(keys, shares, data.seed, data.max_rows, self.work.split_version)
 
     def _finished(self, writer: ColumnWriter, assignment: Assignment) -> Preparation:
-        self.progress("splitting", 0, None)
+        self.progress("comparing", 0, None)
+        has_references = any(read.has_references for read in self.read.values())
+        second = SecondPass(self.format, self.given, assignment, self.total, has_references)
+        second.run()
+        references = second.reference_rows(self.work)
+        if references:
+            writer.append(pack(references, self.work.ids))
         rows = writer.rows()
         kinds = [*rows.kinds, *REASONS.values()]
-        columns = writer.assign(rows, self._assigned(rows, assignment, kinds), kinds)
+        assigned = self._assigned(rows, assignment, kinds)
+        assigned["item"][self.rows_read :] = [row.item for row in references]
+        columns = writer.assign(rows, assigned, kinds)
         return Preparation(columns, self._facts(columns, assignment))
 
     def _assigned(self, rows: Columns, assignment: Assignment, kinds: list[str]) -> dict[str, np.ndarray]:
-        """Side, reason and item of every row that was read."""
-        side, reason = np.zeros(rows.count, dtype=np.uint8), rows["kind"].astype(np.uint16)
+        """Side, reason and item of every stored row."""
+        side, reason = np.full(rows.count, REFERENCE, dtype=np.uint8), rows["kind"].astype(np.uint16)
         item = np.full(rows.count, -1, dtype=np.int32)
         for name, (start, numbers) in self._keyed().items():
             side[start : start + self.read[name].count] = SPLITS.index(name)
@@ -158,6 +170,10 @@ class Builder:
         def place(pair: Any) -> list[str]:
             return [columns.where(int(numbers[one])) for one in pair]
 
+        def where(one: tuple[str, int]) -> str:
+            start, places = keyed[one[0]]
+            return columns.where(start + int(places[one[1]]))
+
         return Facts(
             source=source.about,
             source_fingerprint=source.fingerprint,
@@ -170,7 +186,7 @@ class Builder:
             split=assignment.about,
             read={name: read.count for name, read in self.read.items()},
             columns=column_usage(self.format, [rows.summary for rows in self.given.values()]),
-            overlap={pair: _overlap(found, keyed, columns) for pair, found in assignment.overlaps.items()},
+            overlap={pair: found.with_places(where) for pair, found in assignment.overlaps.items()},
             test_items=len(np.unique(columns["item"][numbers[used & test]])),
             duplicates=Places(duplicates, [place(group) for group in equal]),
             same_prompt=Places(repeated.rows, [place(pair) for pair in repeated.pairs]),
@@ -178,15 +194,6 @@ class Builder:
             distinct_answers=repeated.answers,
             notices=[*self.format.warnings, *assignment.warnings, *_dated(self.work.tokenizer)],
         )
-
-
-def _overlap(found: Any, keyed: dict[str, tuple[int, np.ndarray]], columns: Columns) -> OverlapReport:
-    def place(split: str, number: int) -> str:
-        start, places = keyed[split]
-        return columns.where(start + int(places[number]))
-
-    where = [[place(*one), place(*other)] for one, other in found.where[:SHOWN]]
-    return OverlapReport(found.of, found.prompt, found.answer, found.both, found.near, found.near_reason, where)
 
 
 def _dated(tokenizer: Any) -> list[Notice]:
@@ -208,7 +215,8 @@ def _need_template(found: Format, tokenizer: Any, data: Data) -> None:
     if has_template(tokenizer) or found.name in ("text", "prompt-completion"):
         return
     what = f"{found.name} rows need a chat template and this model has none"
-    raise UserError(what, data.id, "set model.chat_template to a Jinja file", code="data.no_chat_template")
+    do = 'set model.chat_template to "tools-chatml", "tools-plain" or a Jinja file'
+    raise UserError(what, data.id, do, code="data.no_template")
 
 
 def _share(wish: float | str | None) -> float | None:

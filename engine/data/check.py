@@ -5,6 +5,7 @@ Both show exactly the rows that are trained on: they come from the same preparat
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -24,17 +25,28 @@ from engine.data.tokens import IGNORED, Row
 _POINTS = {"p5": 0.05, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
-def check(data: Data, max_length: int, tokenizer: Any, progress: Progress = quiet) -> dict[str, Any]:
+Preflight = Callable[[dict[str, TokenizedRows]], UserError | None]
+"""What a run refuses about rows once they are prepared: the model's and the evaluation's demands."""
+
+
+def no_demands(rows: dict[str, TokenizedRows]) -> UserError | None:
+    """A preflight that accepts all rows."""
+    return None
+
+
+def check(
+    data: Data, max_length: int, tokenizer: Any, progress: Progress = quiet, preflight: Preflight = no_demands
+) -> dict[str, Any]:
     """Everything counted about a data set, JSON-able; `refused` says why training would not begin, else None.
 
     Raises UserError only where rows cannot be read or understood at all.
     """
-    return report(preparation(data, max_length, tokenizer, progress), max_length)
+    return report(preparation(data, max_length, tokenizer, progress), max_length, preflight)
 
 
-def report(done: Preparation, max_length: int) -> dict[str, Any]:
+def report(done: Preparation, max_length: int, preflight: Preflight = no_demands) -> dict[str, Any]:
     """What `check` says of a preparation that has been made."""
-    refusals = [refusal for name in SPLITS if (refusal := refused(done, name))]
+    refusal = refused(done) or preflight(done.rows)
     return {
         **about(done),
         "fingerprint": done.facts.fingerprint,
@@ -48,8 +60,8 @@ def report(done: Preparation, max_length: int) -> dict[str, Any]:
         },
         "unknown_roles": _unknown_roles(done),
         "warnings": [msgspec.to_builtins(notice) for notice in warnings(done)],
-        "refused": refusals[0].line if refusals else None,
-        "refusal_code": refusals[0].code if refusals else None,
+        "refused": refusal.line if refusal else None,
+        "refusal_code": refusal.code if refusal else None,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 SPLITS = ("train", "validation", "test")
@@ -9,7 +10,7 @@ SHOWN = 5
 """Places that a count comes with."""
 
 
-def counted(found: list[tuple[str, str]]) -> dict[str, dict[str, Any]]:
+def counted(found: Iterable[tuple[str, str]]) -> dict[str, dict[str, Any]]:
     """(kind, where) pairs -> kind -> {"rows": n, "where": the first five}."""
     counts: dict[str, dict[str, Any]] = {}
     for kind, where in found:

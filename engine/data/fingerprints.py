@@ -17,13 +17,14 @@ _CHUNK = 2048
 """Rows that are written out at a time."""
 
 
-def fingerprint(rows: dict[str, TokenizedRows]) -> str:
+def fingerprint(rows: dict[str, TokenizedRows], references: TokenizedRows) -> str:
     """sha256 over ids, labels, prompts, loss weights, targets and references of the three splits, in order."""
     digest = hashlib.sha256()
-    for name in SPLITS:
-        digest.update(f"{name} {len(rows[name])}\n".encode())
-        for start in range(0, len(rows[name]), _CHUNK):
-            digest.update(b"".join(_written(rows[name][start : start + _CHUNK])))
+    parts = {name: rows[name] for name in SPLITS} | ({"references": references} if len(references) else {})
+    for name, some in parts.items():
+        digest.update(f"{name} {len(some)}\n".encode())
+        for start in range(0, len(some), _CHUNK):
+            digest.update(b"".join(_written(some[start : start + _CHUNK])))
     return digest.hexdigest()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.contract.schema import Data
 from engine.data.building import Progress
-from engine.data.check import report, sample
+from engine.data.check import Preflight, no_demands, report, sample
 from engine.data.counts import SPLITS
 from engine.data.lengths import histogram
 from engine.data.preparation import Preparation
@@ -25,7 +25,13 @@ ODD = 40
 
 
 def inspect(
-    data: Data, max_length: int, tokenizer: Any, rows: int, most: int, progress: Progress = quiet
+    data: Data,
+    max_length: int,
+    tokenizer: Any,
+    rows: int,
+    most: int,
+    progress: Progress = quiet,
+    preflight: Preflight = no_demands,
 ) -> dict[str, Any]:
     """Everything about a data set at once, from one preparation. JSON-able.
 
@@ -38,7 +44,7 @@ def inspect(
     shown: dict[str, Sequence[Row]] = {name: done.rows[name][:rows] for name in SPLITS}
     shown["noticed"] = [row for some in odd.values() for row in some[:ODD]][:ODD]
     return {
-        "report": report(done, max_length),
+        "report": report(done, max_length, preflight),
         "samples": {name: _few(some, tokenizer, specials, most) for name, some in shown.items()},
         "noticed": sum(map(len, odd.values())),
         "histograms": {name: _lengths(done, name, max_length) for name in SPLITS},

@@ -1,10 +1,10 @@
 """Near-duplicates: held-out rows whose prompt is similar to a training prompt, by MinHash (Broder 1997).
 
-A prompt is the set of its lower-cased character 5-grams, without those that most prompts share (a fixed instruction would
-make all prompts alike). The Jaccard similarity of two sets is estimated from 128 hash minima with a standard error of at
-most 0.035 at THRESHOLD; pairs to estimate are found by locality-sensitive hashing in 16 bands of 8 minima. Together they
-count about half of the pairs at a similarity of 0.8, nearly all from 0.9 on and none up to 0.65 (measured:
-`tests/unit/test_near_duplicates.py`).
+A prompt is the set of its lower-cased character 5-grams, without those that most prompts share (a fixed instruction
+would make all prompts alike). The Jaccard similarity of two sets is estimated from 128 hash minima with a standard
+error of at most 0.035 at THRESHOLD; pairs to estimate are found by locality-sensitive hashing in 16 bands of 8 minima.
+Together they count about half of the pairs at a similarity of 0.8, nearly all from 0.9 on and none up to 0.65
+(`tests/unit/test_near_duplicates.py`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from engine.data.keys import prompt_text
 
 THRESHOLD = 0.8
 """Estimated Jaccard similarity from which on two prompts are near-duplicates."""
+WARNED_SHARE = 0.05
+"""Of a held-out split's rows: with more near-duplicates, a warning."""
 LIMIT = 200_000
 """Rows of all splits together; 512 bytes are kept of each."""
 TOO_MANY = f"more than {LIMIT:,} rows"
@@ -170,5 +172,3 @@ def _band(minima: np.ndarray) -> np.ndarray:
         mixed = (mixed ^ column) * np.uint64(0x9E3779B97F4A7C15)
         mixed ^= mixed >> np.uint64(32)
     return mixed
-
-

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from engine.contract.overlap import SplitOverlap
 from engine.data.keys import KeyTable, group_numbers
 
 Place = tuple[str, int]
@@ -32,6 +34,18 @@ class Overlap:
     """Why `near` is None."""
     where: list[tuple[Place, Place]] = field(default_factory=list)
     """The first pairs of rows with the same prompt."""
+
+    def with_places(self, where: Callable[[Place], str]) -> SplitOverlap:
+        """For results and screens, with the rows' places in their files."""
+        return SplitOverlap(
+            of=self.of,
+            prompt=self.prompt,
+            answer=self.answer,
+            both=self.both,
+            near=self.near,
+            near_reason=self.near_reason,
+            where=[[where(one), where(other)] for one, other in self.where],
+        )
 
 
 Rows = list[tuple[str, np.ndarray]]

@@ -47,6 +47,8 @@ ASSIGNED = {"side": "|u1", "reason": "<u2", "item": "<i4"}
 """Columns that are known when all rows have been read. `side`: the number of the split that a row belongs to. `reason`:
 why it is left out, a number in the table `kinds`; 0 for rows in use. `item`: rows of one prompt share it; -1 where
 unknown."""
+REFERENCE = 255
+"""`side` of rows that were not read: those for further accepted answers of test rows."""
 TABLES = {"kind": "kinds", "notes": "notes", "file": "files"}
 """Column of numbers -> the table that they index. Entry 0 of `kinds` stands for a usable row."""
 _PLACE = re.compile(r"(.*) (\d{1,9})", re.DOTALL)

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from engine.contract.errors import Notice
+from engine.contract.overlap import SplitOverlap
 from engine.data.column_usage import ColumnUse
 from engine.data.counts import SHOWN, SPLITS
 from engine.data.store import Columns
@@ -21,18 +22,6 @@ class Places(msgspec.Struct):
 
     rows: int = 0
     where: list[list[str]] = []
-
-
-class OverlapReport(msgspec.Struct):
-    """How many rows of a split occur in another one, by prompt, by answer and by both."""
-
-    of: int
-    prompt: int
-    answer: int
-    both: int
-    near: int | None
-    near_reason: str
-    where: list[list[str]]
 
 
 class Facts(msgspec.Struct):
@@ -52,7 +41,7 @@ class Facts(msgspec.Struct):
     read: dict[str, int]
     """Given split -> rows that were read."""
     columns: list[ColumnUse]
-    overlap: dict[str, OverlapReport]
+    overlap: dict[str, SplitOverlap]
     test_items: int
     """Distinct prompts among the test rows."""
     duplicates: Places
@@ -88,6 +77,16 @@ class Preparation:
     facts: Facts
     notices: tuple[Notice, ...] = ()
     """Of the preparation itself: where it could not be cached."""
+
+    @property
+    def read(self) -> int:
+        """Rows that were read. Stored behind them are rows for further accepted answers (`references`)."""
+        return sum(self.facts.read.values())
+
+    @property
+    def references(self) -> TokenizedRows:
+        """A row for each further accepted answer of a test row."""
+        return TokenizedRows(self.columns, np.arange(self.read, self.columns.count))
 
     @cached_property
     def rows(self) -> dict[str, TokenizedRows]:

@@ -11,6 +11,8 @@ import numpy as np
 from engine.contract.errors import Notice
 from engine.contract.text import amount, percent
 from engine.data.counts import SHOWN, SPLITS
+from engine.data.problem_kinds import REASONS as TOKENIZING
+from engine.data.row_notes import meaning
 
 if TYPE_CHECKING:
     from engine.data.preparation import Preparation
@@ -36,6 +38,7 @@ def about(done: Preparation) -> dict[str, Any]:
         "tokens": {name: int(rows[name].lengths.sum()) for name in SPLITS},
         "learnt": {name: int(rows[name].loss_tokens.sum()) for name in SPLITS},
         "cut": {name: int(rows[name].cut.sum()) for name in SPLITS},
+        "test_items": facts.test_items,
         "dropped": {name: found for name in SPLITS if (found := _dropped(done, name))},
         "noticed": {name: found for name in SPLITS if (found := noted(rows[name]))},
         **account(done),
@@ -48,10 +51,10 @@ def account(done: Preparation) -> dict[str, Any]:
     return {
         "columns": msgspec.to_builtins(facts.columns),
         "account": {
-            "read": done.columns.count,
+            "read": done.read,
             **{name: len(done.rows[name]) for name in SPLITS},
             "test_items": facts.test_items,
-            "left_out": _left_out(done, range(done.columns.count)),
+            "left_out": _left_out(done, range(done.read)),
             "given": {name: _given(done, span) for name, span in _given_spans(done)},
         },
         "overlap": msgspec.to_builtins(facts.overlap),
@@ -105,9 +108,17 @@ def warnings(done: Preparation) -> list[Notice]:
             )
             told.append(Notice("data.rows_cut", text))
     for kind, noticed in _noted_together(done).items():
-        code, meaning = NOTES[kind]
-        told.append(Notice(code, f"{amount(noticed['rows'], 'row')}: {meaning} (first: {noticed['where'][0]})"))
-    return [*told, *_same_prompts(done), *done.notices]
+        code, text = meaning(kind)
+        told.append(Notice(code, f"{amount(noticed['rows'], 'row')}: {text} (first: {noticed['where'][0]})"))
+    return [*told, *_same_prompts(done), *_no_test_rows(done), *done.notices]
+
+
+def _no_test_rows(done: Preparation) -> Iterator[Notice]:
+    """Without test rows a run trains and is not scored; the split knows why where it assigned none."""
+    left_out = sum(found.rows for found in done.left_out("test"))
+    if left_out and not len(done.rows["test"]):
+        why = f"{amount(left_out, 'row')} left out"
+        yield Notice("data.no_test_rows", f"no test rows ({why}): the model is trained and not scored")
 
 
 def conflicting(done: Preparation) -> bool:
@@ -174,38 +185,8 @@ REASONS = {
     "data.media": "image, audio or video content, and training is on text only",
     "data.undesirable": "marked as undesirable by its label",
     "data.unanswerable": "question without an answer",
+    **TOKENIZING,
 }
 """Code -> why rows with it are left out."""
 _TOLD_BY_SPLIT = ("data.max_rows", "data.validation_overlaps")
 """Reasons that the split has a sentence of its own for."""
-NOTES = {
-    "data.empty_turn": (
-        "data.empty_turn",
-        "an earlier answer is empty: it is not in the loss",
-    ),
-    "no end token": (
-        "data.no_end_token",
-        "no end-of-turn token after the answer: the model may not learn to stop",
-    ),
-    "two beginning-of-text tokens": (
-        "data.double_bos",
-        "two beginning-of-text tokens: the text or the template adds a second one",
-    ),
-    "history rewritten by the template": (
-        "data.history_rewritten",
-        "the template rewrites earlier turns: only the last answer is in the loss",
-    ),
-    "opens with an answer": (
-        "data.opens_with_answer",
-        "the conversation starts with an assistant message: it is not in the loss",
-    ),
-    "special token in the text": (
-        "data.special_token_in_text",
-        "the text itself contains a special token of the model",
-    ),
-    "token across the answer's beginning": (
-        "data.token_across_boundary",
-        "a token would span the end of the prompt and the start of the answer: they are tokenized separately",
-    ),
-}
-"""Note on a row -> code and text of its warning."""

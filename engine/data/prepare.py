@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from engine.contract.errors import Notice, UserError
@@ -16,12 +16,13 @@ from engine.data.cache_key import cache_key
 from engine.data.conversation import CHOSEN_OUT
 from engine.data.counts import SPLITS
 from engine.data.fingerprints import fingerprint
+from engine.data.items import EvaluationItem, evaluation_items
 from engine.data.preparation import Preparation
-from engine.data.preparation_report import about, warnings
+from engine.data.preparation_report import about, reason_of, warnings
+from engine.data.problem_kinds import ANSWERS_LOST, DO, template_refusal
 from engine.data.source import read
 from engine.data.store import Damaged
 from engine.data.tokenized import TokenizedRows
-from engine.data.tokens import Row
 
 REFUSED_SHARE = 0.3
 """Above this share of rows with nothing to learn the data is not what the preset says it is."""
@@ -36,11 +37,23 @@ class Prepared:
     train: TokenizedRows
     validation: TokenizedRows
     test: TokenizedRows
+    references: TokenizedRows
+    """Of test rows with several accepted answers in one row: a row for each of the others."""
     about: dict[str, Any]
     """JSON-able: source, format, template, splits, and everything that was counted, with places."""
     warnings: list[Notice]
     fingerprint: str
     """sha256 over the token rows of the three splits: equal for equal content, tokenizer and settings."""
+    split_version: int = SPLIT_VERSION
+
+    @cached_property
+    def test_items(self) -> list[EvaluationItem]:
+        """The test rows as they are scored."""
+        return evaluation_items(self.test, self.references)
+
+    @property
+    def validation_items(self) -> list[EvaluationItem]:
+        return evaluation_items(self.validation)
 
 
 def quiet(what: str, done: int, total: int | None) -> None:
@@ -52,16 +65,21 @@ def prepare(
 ) -> Prepared:
     """Read, understand, split and tokenize. Deterministic.
 
-    Raises UserError for anything wrong with the data, also when more than 30% of a split's rows have no token in the
-    loss.
+    Raises UserError for anything wrong with the data, also when more than 30% of the rows of a file (or given split)
+    have no token in the loss, or no training row is left.
     """
     done = preparation(data, max_length, tokenizer, progress, split_version)
-    for name in SPLITS:
-        if refusal := refused(done, name):
-            raise refusal
-    rows = done.rows
+    if refusal := refused(done):
+        raise refusal
     return Prepared(
-        rows["train"], rows["validation"], rows["test"], about(done), warnings(done), done.facts.fingerprint
+        train=done.rows["train"],
+        validation=done.rows["validation"],
+        test=done.rows["test"],
+        references=done.references,
+        about=about(done),
+        warnings=warnings(done),
+        fingerprint=done.facts.fingerprint,
+        split_version=done.facts.split_version,
     )
 
 
@@ -79,7 +97,7 @@ def preparation(
         builder = Builder(data, source, tokenizer, max_length, split_version, progress)
         done, writer = builder.build(draft.folder)
         progress("fingerprinting", 0, None)
-        done.facts.fingerprint = fingerprint(done.rows)
+        done.facts.fingerprint = fingerprint(done.rows, done.references)
         if key:
             draft.keep(key, done, writer)
     done.notices = (*notices, *draft.notice)
@@ -98,32 +116,40 @@ def _cached(key: str | None) -> tuple[Preparation | None, tuple[Notice, ...]]:
         return None, (Notice("data.cache_damaged", text),)
 
 
-def refused(done: Preparation, name: str) -> UserError | None:
-    """The error for a split in which too many rows, or all, have nothing to learn."""
-    found = [one for one in done.left_out(name) if one.kind not in _NOT_PROBLEMS]
-    bad, good = sum(one.rows for one in found), len(done.rows[name])
+def refused(done: Preparation) -> UserError | None:
+    """The error for data of which too many rows have nothing to learn, or that leaves no training row."""
+    held_out = [name for name in SPLITS if name not in done.facts.read]
+    given = [["train", *held_out], *([name] for name in SPLITS[1:] if name not in held_out)]
+    found = next((refusal for names in given if (refusal := _too_many_bad(done, names))), None)
+    if found or len(done.rows["train"]):
+        return found
+    do = "give it rows whose answer fits into train.max_length"
+    return UserError("no training rows are left", "data", do, code="data.no_training_rows")
+
+
+def _too_many_bad(done: Preparation, names: list[str]) -> UserError | None:
+    """Of a file's rows, whichever splits they went to: of a few held-out rows alone a single bad one would be many."""
+    found = [one for name in names for one in done.left_out(name) if one.kind not in _NOT_PROBLEMS]
+    bad, good = sum(one.rows for one in found), sum(len(done.rows[name]) for name in names)
+    for lost in [one for one in found if one.kind in ANSWERS_LOST][:1]:
+        rows = sum(one.rows for one in found if one.kind == lost.kind)
+        return template_refusal(lost.kind, lost.what, rows, bad + good, names[0], lost.where[0])
     if not bad or bad <= REFUSED_SHARE * (bad + good):
         return None
-    worst = max(found, key=lambda one: one.rows)
-    what = f"{bad:,} of {bad + good:,} {name} rows would train on nothing, mostly: {worst.kind} ({worst.what})"
-    do = _REMEDIES.get(worst.kind, "correct the rows, or set data.format or data.map")
-    return UserError(what, worst.where[0], do, code="data.nothing_to_learn")
+    counts = Counter({one.kind: 0 for one in found})
+    for one in found:
+        counts[one.kind] += one.rows
+    worst = counts.most_common(1)[0][0]
+    first = next(one for one in found if one.kind == worst)
+    if refusal := template_refusal(worst, first.what, counts[worst], bad + good, names[0], first.where[0]):
+        return refusal
+    why = reason_of(worst)[1]
+    what = f"{bad:,} of {bad + good:,} {names[0]} rows would train on nothing, mostly: {why} ({first.what})"
+    do = (_REMEDIES | DO).get(worst, "correct the rows, or set data.format or data.map")
+    return UserError(what, first.where[0], do, code="data.too_many_unusable_rows")
 
 
 _REMEDIES = {
-    "nothing left to learn after the cut": "raise train.max_length or shorten the prompts",
     "unknown role": "use user, assistant, system and tool",
-    "refused by the chat template": "set model.chat_template to one that takes these conversations",
     "no answer": "set data.separator or data.map so that every row has an answer",
 }
-
-
-def sampled(rows: Sequence[Row], most: int | None) -> list[Row]:
-    """At most `most` rows, chosen by content and not by place, in their order."""
-    if most is None or len(rows) <= most:
-        return list(rows)
-
-    def key(number: int) -> Any:
-        return hashlib.sha256(repr(rows[number].input_ids).encode()).digest()
-
-    return [rows[number] for number in sorted(sorted(range(len(rows)), key=key)[:most])]

@@ -1,24 +1,34 @@
 """A conversation through the tokenizer's chat template, with the place of every answer in the text.
 
-An answer is what the template writes after its own generation prompt, up to and with the end-of-turn token:
-the text a model is asked for when it is used. Where a template writes an earlier turn otherwise than it would
-have been asked for (Qwen3 strips the reasoning of past turns), only the last answer is taken.
+An answer is what the template writes after its own generation prompt, up to and with the end-of-turn token: the text
+that the model will be asked for. Where a template writes an earlier turn otherwise than it would have been asked for
+(Qwen3 strips the reasoning of past turns), only the last answer is taken.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from engine.contract.errors import UserError
+from engine.data import dropped
+from engine.data.chat_template import ERRORS, ChatTemplate, has_template
 from engine.data.conversation import Example, Problem
+from engine.data.dropped import CALLS, KEYS, Part
+from engine.data.row_notes import EMPTY_TURN
+from engine.data.shapes import Shape, shape_of
+from engine.data.shipped_templates import candidates
+from engine.data.special_tokens import SpecialTokens, special_tokens
+
+__all__ = ["Rendered", "Renderer", "Turn", "has_template", "shared_length", "special_tokens"]
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
     """An answer in the rendered text, in characters."""
 
+    message: int
+    """Index of its message."""
     start: int
     stop: int
     """Past its end-of-turn token, or past the text where the template writes none."""
@@ -26,130 +36,224 @@ class Turn:
     """Special tokens between start and stop."""
     closed: bool
     """Whether it ends with a special token."""
-    weight: float = 1.0
+    weight: float
     """Of each of its tokens in the loss."""
+    before: int
+    """Special tokens before start."""
+    anchor: str
+    """The last of them and the text from there to start; '' where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """The whole text, the turns to learn in order, and where the last answer begins."""
+    """The text of a conversation, the answers that are trained on in order, and the last answer."""
 
     whole: str
     turns: list[Turn]
     target: str
+    """What a right answer reads like."""
     notes: tuple[str, ...]
+    specials: int
+    """Special tokens in the whole."""
+    head: str = ""
+    """A beginning that many conversations share, up to and with a special token."""
 
 
+@dataclass
+class Found:
+    """What is known of all conversations of one shape."""
+
+    parts: list[Part]
+    """Dropped by the template."""
+    remedy: str | None = None
+    """Named template that drops none of these parts, '' for none; None where none has been looked for."""
+
+
+@dataclass
 class Renderer:
-    """Renders by one tokenizer's template. Costs two renderings for a single answer, two more for each earlier one."""
+    """Renders by one tokenizer's template: two renderings for a single answer, two more for each earlier one.
 
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-        self.special_ids, texts = special_tokens(tokenizer)
-        ordered = sorted(map(re.escape, texts), key=len, reverse=True)
-        self.special = re.compile("|".join(ordered) if ordered else r"(?!)")
+    Once for each shape of conversation, it is also found out what the template drops. Raises UserError for a template
+    that is broken or whose answers do not follow its generation prompt: no row could be trained on.
+    """
+
+    tokenizer: Any
+    template: ChatTemplate
+    advise: bool = True
+    """Whether to look for templates that render what this one drops."""
+    special: SpecialTokens = field(init=False)
+    _found: dict[Shape, Found] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.special = SpecialTokens.of(self.tokenizer)
 
     def render(self, example: Example) -> Rendered | Problem:
-        """Text and answers; a Problem where the template refuses the row.
-
-        Raises UserError when the last answer cannot be told from its prompt: no row would be learnt right.
-        """
+        """Text and answers; a Problem where the template refuses the row or leaves an answer out."""
         messages = example.messages
         assert messages is not None
         if len(messages) == 1:
-            return Problem("empty", "no message before the answer", example.where)
+            return Problem("data.no_prompt", "no message before the answer", example.where)
         try:
-            whole = self._text(example, len(messages))
-        except _template_errors() as error:
-            return Problem(
-                "refused by the chat template", " ".join(str(error).split()) or type(error).__name__, example.where
-            )
+            whole = self.template.text(messages, example.tools)
+        except ERRORS as error:
+            return Problem(*self.template.problem(error), example.where)
         last = self._turn(example, len(messages) - 1, whole)
         if last is None:
             raise self._misplaced(example, whole)
-        if not _holds(whole[last.start : last.stop], messages[-1]):
-            return Problem("answer not written by the chat template", "its text leaves the content out", example.where)
-        wanted = [
-            number
-            for number, turn in enumerate(messages[:-1])
-            if turn["role"] == "assistant" and number > 0 and example.weight(number) > 0
-        ]
-        found = [self._turn(example, number, whole) for number in wanted]
-        earlier = [turn for turn in found if turn is not None]
-        rewritten = len(earlier) < len(wanted)
-        turns = [last] if rewritten else [*earlier, last]
-        notes = [] if not rewritten else ["history rewritten by the template"]
+        lost = self._lost(example, whole, last)
+        return lost or self._rendered(example, whole, last)
+
+    def _rendered(self, example: Example, whole: str, last: Turn) -> Rendered:
+        messages = example.messages
+        assert messages is not None
+        earlier = [number for number in _trained(example)[:-1] if number > 0]
+        wanted = [number for number in earlier if _says_something(messages[number])]
+        turns = [turn for number in wanted if (turn := self._earlier_turn(example, number, whole))]
+        rewritten = len(turns) < len(wanted)
+        spoken = [turn for turn in turns if self.special.text(whole[turn.start : turn.stop]).strip()]
+        kept = [last] if rewritten else [*spoken, last]
+        notes = ["history rewritten by the template"] if rewritten else []
+        if len(wanted) < len(earlier) or len(spoken) < len(turns):
+            notes.append(EMPTY_TURN)
         if messages[0]["role"] == "assistant" and example.weight(0) > 0:
             notes.append("opens with an answer")
-        if not all(turn.closed for turn in turns):
+        if not all(turn.closed for turn in kept):
             notes.append("no end token")
-        if any(self.special.search(turn["content"]) for turn in messages):
+        if any(self.special.within(turn["content"]) for turn in messages):
             notes.append("special token in the text")
-        return Rendered(whole, turns, self._target(messages[-1], whole, last), tuple(notes))
+        notes += self._drop_notes(example, whole)
+        return Rendered(whole, kept, self._target(messages[-1], whole, last), tuple(notes), self.special.count(whole))
 
-    def _text(self, example: Example, count: int, ask: bool = False) -> str:
+    def _lost(self, example: Example, whole: str, last: Turn) -> Problem | None:
+        """Why an answer of the row would not be trained on: it is not in the text."""
         assert example.messages is not None
-        text = self.tokenizer.apply_chat_template(
-            example.messages[:count], tools=example.tools, tokenize=False, add_generation_prompt=ask
-        )
-        return str(text)
+        message, body = example.messages[-1], whole[last.start : last.stop]
+        if any(part.thing == CALLS for part in self._dropped(example, whole).parts if _in_loss(example, part)):
+            what = "the chat template does not render tool calls, so the answer is lost"
+            return Problem(CALLS, self._with_remedy(what, example, whole), example.where)
+        if not _holds(body, message):
+            self.template.probe()
+            what = "the chat template leaves out the content of the last answer"
+            return Problem("data.answer_not_rendered", self._with_remedy(what, example, whole), example.where)
+        if not _says_something(message) or not self.special.text(body).strip():
+            what = "the last answer is empty as the chat template renders it"
+            return Problem("data.empty_answer", what, example.where)
+        return None
+
+    def _dropped(self, example: Example, whole: str) -> Found:
+        """What the template drops of conversations of this shape."""
+        shape = shape_of(example)
+        if shape not in self._found:
+            self._found[shape] = Found(dropped.dropped(example, self.template, whole, set(_trained(example))))
+        return self._found[shape]
+
+    def _drop_notes(self, example: Example, whole: str) -> list[str]:
+        """One note for each thing that is dropped from the context of the answers."""
+        parts = self._dropped(example, whole).parts
+        kinds = dict.fromkeys(f"{part.thing} {part.key}" if part.thing == KEYS else part.thing for part in parts)
+        return [self._with_remedy(kind, example, whole) for kind in kinds]
+
+    def _with_remedy(self, what: str, example: Example, whole: str) -> str:
+        """`what`, and behind `; ` the named template that was found to render what is dropped."""
+        found = self._dropped(example, whole)
+        if found.remedy is None:
+            found.remedy = self.remedy(example) if self.advise else ""
+        return f'{what}; set model.chat_template = "{found.remedy}"' if found.remedy else what
+
+    def remedy(self, example: Example) -> str:
+        """The first named template that renders all of this conversation; '' for none."""
+        for name, text in candidates(self.tokenizer):
+            try:
+                other = Renderer(self.tokenizer, ChatTemplate(self.tokenizer, text, name), advise=False)
+                made = other.render(example)
+            except UserError:
+                continue
+            if isinstance(made, Rendered) and not any(note.startswith("data.") for note in made.notes):
+                return name
+        return ""
 
     def _turn(self, example: Example, number: int, whole: str) -> Turn | None:
         """Where message `number` was answered, or None where the whole does not hold it as it would be asked for."""
         assert example.messages is not None
         is_last = number == len(example.messages) - 1
         try:
-            before = self._text(example, number, ask=True)
-            through = whole if is_last else self._text(example, number + 1)
-        except _template_errors():
+            before = self.template.text(example.messages[:number], example.tools, ask=True)
+            through = whole if is_last else self.template.text(example.messages[: number + 1], example.tools)
+        except ERRORS:
             return None
         if not whole.startswith(before) or not through.startswith(before):
             return None
-        shared = len(whole) if is_last else _shared(through, whole)
-        turn = self._ended(example.messages[number], whole, len(before), shared)
+        shared = len(whole) if is_last else shared_length(through, whole)
+        turn = self._ended(example, number, whole, len(before), shared)
         exact = turn.closed or through == whole[: len(through)]
-        return replace(turn, weight=example.weight(number)) if exact else None
+        return turn if exact else None
+
+    def _earlier_turn(self, example: Example, number: int, whole: str) -> Turn | None:
+        assert example.messages is not None
+        turn = self._turn(example, number, whole)
+        return turn if turn and _holds(whole[turn.start : turn.stop], example.messages[number]) else None
 
     def _misplaced(self, example: Example, whole: str) -> UserError:
-        """Learning an answer behind another text than it will be asked for with would be for nothing."""
+        """An answer that follows another text in training than when it is asked for is not trained on."""
         assert example.messages is not None
         try:
-            before = self._text(example, len(example.messages) - 1, ask=True)
-        except _template_errors() as error:
+            before = self.template.text(example.messages[:-1], example.tools, ask=True)
+        except ERRORS as error:
             what = f"the chat template writes no prompt without its answer ({error})"
         else:
-            tail = before[_shared(before, whole) :]
+            tail = before[shared_length(before, whole) :]
             what = f"the chat template asks for an answer with {tail[:60]!r} and writes answers without it"
-        return UserError(
-            what, example.where, "set model.chat_template to one whose answers follow its generation prompt"
-        )
+        named = self.remedy(example) if self.advise else ""
+        do = f'set model.chat_template = "{named}"' if named else "set model.chat_template to a template"
+        do += ", whose answers follow its generation prompt" if named else " whose answers follow its generation prompt"
+        return UserError(what, example.where, do, code="data.template_prompt_mismatch")
 
-    def _ended(self, message: dict[str, Any], whole: str, start: int, shared: int) -> Turn:
+    def _ended(self, example: Example, number: int, whole: str, start: int, shared: int) -> Turn:
         """Find the end token behind the content: the first special token there, and any that follow at once.
 
         Where the content is not found as it stands (tool calls, reasoning taken apart) it is the last special token.
         """
-        marks = list(self.special.finditer(whole, start, shared))
+        assert example.messages is not None
+        message, weight = example.messages[number], example.weight(number)
+        before, anchor = self.special.anchor(whole, start)
+        marks = list(self.special.pattern.finditer(whole, start, shared))
         if not marks:
-            return Turn(start, shared, 0, closed=False)
+            return Turn(number, start, shared, 0, False, weight, before, anchor)
         content = "" if message.get("tool_calls") else message["content"].strip()
         begins = [start, *(mark.end() for mark in marks)]
         holding = [n for n, mark in enumerate(marks) if content and content in whole[begins[n] : mark.start()]]
         end = holding[-1] if holding else len(marks) - 1
         if content and not holding and content in whole[begins[-1] : shared]:
-            return Turn(start, shared, len(marks), closed=False)
+            return Turn(number, start, shared, len(marks), False, weight, before, anchor)
         while end + 1 < len(marks) and marks[end + 1].start() == marks[end].end():
             end += 1
-        return Turn(start, marks[end].end(), end + 1, closed=True)
+        return Turn(number, start, marks[end].end(), end + 1, True, weight, before, anchor)
 
     def _target(self, message: dict[str, Any], whole: str, last: Turn) -> str:
         """What a right answer reads like: the content, or for tool calls their text in the template."""
         if not message.get("tool_calls"):
             return str(message["content"])
         text = whole[last.start : last.stop]
-        while closing := [mark for mark in self.special.finditer(text) if mark.end() == len(text)]:
+        while closing := [mark for mark in self.special.pattern.finditer(text) if mark.end() == len(text)]:
             text = text[: closing[0].start()]
         return text.strip()
+
+
+def _trained(example: Example) -> list[int]:
+    """Indices of the assistant messages that are to be in the loss."""
+    messages = example.messages or []
+    return [n for n, turn in enumerate(messages) if turn["role"] == "assistant" and example.weight(n) > 0]
+
+
+def _in_loss(example: Example, part: Part) -> bool:
+    return part.message in _trained(example)
+
+
+def _says_something(message: dict[str, Any]) -> bool:
+    """Whether an answer has anything to learn: text, a tool call or reasoning."""
+    return bool(
+        message["content"].strip() or message.get("tool_calls") or any(map(message.get, dropped.REASONING_KEYS))
+    )
 
 
 def _holds(text: str, message: dict[str, Any]) -> bool:
@@ -157,28 +261,8 @@ def _holds(text: str, message: dict[str, Any]) -> bool:
     return bool(message.get("tool_calls")) or message["content"].split("</think>")[-1].strip() in text
 
 
-def _shared(one: str, other: str) -> int:
+def shared_length(one: str, other: str) -> int:
     """Characters at the beginning that two texts have in common."""
     if other.startswith(one):
         return len(one)
     return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-
-
-def has_template(tokenizer: Any) -> bool:
-    return bool(getattr(tokenizer, "chat_template", None))
-
-
-def special_tokens(tokenizer: Any) -> tuple[frozenset[int], list[str]]:
-    """Ids and texts of special tokens. The unknown token is none: it stands for ordinary text."""
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    ids = {number for number, token in added.items() if token.special} | set(tokenizer.all_special_ids)
-    ids -= {tokenizer.unk_token_id} - {tokenizer.eos_token_id}
-    texts = [str(added[number]) if number in added else str(tokenizer.convert_ids_to_tokens(number)) for number in ids]
-    return frozenset(ids), [text for text in texts if text]
-
-
-def _template_errors() -> tuple[type[Exception], ...]:
-    """What a Jinja template raises on a row it was not written for."""
-    import jinja2
-
-    return (jinja2.TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError)

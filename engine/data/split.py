@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from engine.contract.errors import Notice
+from engine.contract.overlap import SplitOverlap
 from engine.contract.split_version import SPLIT_VERSION
 from engine.contract.text import amount, percent
 from engine.data.conversation import Example
 from engine.data.keys import KeyTable, group_numbers
+from engine.data.near_duplicates import THRESHOLD, WARNED_SHARE, NearDuplicates
 from engine.data.overlap import Overlap, overlap
 from engine.data.split_rows import OVER_LIMIT, SHARED, TEST, TRAIN, VALIDATION, Shares, assign_v2
 from engine.data.split_v1 import assign_v1
@@ -91,6 +93,20 @@ def _held(done: Assignment, code: int) -> str:
     return amount(rows, "row") + (f" of {amount(items, 'prompt')}" if items != rows else "")
 
 
+def note_near_duplicates(done: Assignment, near: NearDuplicates) -> None:
+    """Fill in the overlaps' `near` from what was collected while the rows were tokenized; warn of many."""
+    for pair, found in done.overlaps.items():
+        name = pair.split("/")[0]
+        found.near, found.near_reason = near.count(name), near.reason
+        if found.near and found.near > WARNED_SHARE * found.of:
+            text = (
+                f"{found.near:,} of {found.of:,} {name} rows ({percent(found.near / found.of)}) have a prompt that is "
+                f"nearly one that is trained on (Jaccard similarity of character 5-grams from {THRESHOLD:g} on): "
+                "scores on them may measure memorization"
+            )
+            done.warnings.append(Notice("data.near_duplicates", text))
+
+
 def _no_test(done: Assignment, shares: Shares) -> Notice | None:
     if done.count(TEST):
         return None
@@ -133,8 +149,16 @@ class Split:
     validation: list[Example]
     test: list[Example]
     assignment: Assignment
-    overlaps: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
-    """Pair of splits -> (where, where) of the first rows with the same prompt."""
+    given: dict[str, list[Example]]
+    """The examples as they were given."""
+    items: dict[str, list[int]] = field(default_factory=dict)
+    """Split -> item number of each of its examples."""
+
+    @property
+    def overlap(self) -> dict[str, SplitOverlap]:
+        """`test/train` and `validation/train`, where both have rows."""
+        found = self.assignment.overlaps.items()
+        return {pair: one.with_places(lambda place: self.given[place[0]][place[1]].where) for pair, one in found}
 
     @property
     def about(self) -> list[str]:
@@ -163,11 +187,11 @@ def split(
         name: [examples[source][number] for source, numbers in done.rows(code) for number in numbers]
         for name, code in SIDES.items()
     }
-    places = {
-        pair: [(examples[a][n].where, examples[b][m].where) for (a, n), (b, m) in found.where]
-        for pair, found in done.overlaps.items()
+    items = {
+        name: [int(done.items[source][number]) for source, numbers in done.rows(code) for number in numbers]
+        for name, code in SIDES.items()
     }
-    return Split(picked["train"], picked["validation"], picked["test"], done, places)
+    return Split(picked["train"], picked["validation"], picked["test"], done, examples, items)
 
 
 def duplicates(rows: Sequence[Example]) -> list[list[str]]:

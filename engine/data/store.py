@@ -108,7 +108,7 @@ class ColumnWriter:
 
     def assign(self, rows: Columns, assigned: dict[str, np.ndarray], kinds: list[str]) -> Columns:
         """Complete the columns by those in ASSIGNED; `kinds` is the table that `reason` refers to."""
-        rows.columns |= {name: column.astype(ASSIGNED[name]) for name, column in assigned.items()}
+        rows.columns |= {name: column.astype(ASSIGNED[name], copy=False) for name, column in assigned.items()}
         rows.tables["kinds"] = kinds
         if self._folder and not self.failure:
             try:

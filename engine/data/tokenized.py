@@ -123,6 +123,7 @@ def _row(columns: Columns, number: int) -> Row:
         answer=int(columns["answer"][number]),
         weights=columns.weights(number),
         references=columns.references(number),
+        item=int(columns["item"][number]) if "item" in columns.columns else -1,
     )
 
 

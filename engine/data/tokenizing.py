@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from engine.data.keys import KeyTable
 from engine.data.packed_rows import Batch, pack
 from engine.data.parallel import batched, in_order
 from engine.data.row_limits import Raw
-from engine.data.tokens import Row, tokenize_all
+from engine.data.tokens import Row, RowMaker
 
 NOT_CHOSEN = "data.not_chosen"
 """Kind of a row that is not tokenized because it is in no split."""
@@ -26,6 +27,8 @@ class Piece:
 
     keys: KeyTable
     """Of the rows that are conversations or texts."""
+    has_references: bool
+    """Whether any row has further accepted answers."""
     keyed: np.ndarray
     """(rows,) whether a row has keys."""
     batch: Batch | None
@@ -55,23 +58,35 @@ class Work:
         said = [converse(raw, self.format) for raw in raws]
         keys = KeyTable.of((one for one in said if isinstance(one, Example)), self.split_version)
         keyed = np.array([isinstance(one, Example) for one in said])
-        return Piece(keys, keyed, None if wanted is None else self._packed(said, wanted))
+        has_references = any(isinstance(one, Example) and one.references for one in said)
+        return Piece(keys, has_references, keyed, None if wanted is None else self._packed(said, wanted))
+
+    def tokenize(self, examples: list[Example]) -> list[Row | Problem]:
+        """Rows with the notes and further answers of their examples."""
+        found = self.maker.rows(examples)
+        return [_completed(result, example) for result, example in zip(found, examples, strict=True)]
+
+    @cached_property
+    def maker(self) -> RowMaker:
+        return RowMaker(self.tokenizer, self.max_length)
 
     def _packed(self, said: list[Example | Problem], wanted: np.ndarray) -> Batch:
         chosen = [one for one, wish in zip(said, wanted, strict=True) if wish and isinstance(one, Example)]
-        tokens = iter(tokenize_all(chosen, self.tokenizer, self.max_length))
+        tokens = iter(self.tokenize(chosen))
         return pack([self._result(one, wish, tokens) for one, wish in zip(said, wanted, strict=True)], self.ids)
 
     def _result(self, one: Example | Problem, wanted: bool, tokens: Iterator[Any]) -> Any:
         if isinstance(one, Problem):
             return one
-        return _with_notes(next(tokens), one) if wanted else Problem(NOT_CHOSEN, "", one.where)
+        return next(tokens) if wanted else Problem(NOT_CHOSEN, "", one.where)
 
 
-def _with_notes(result: Row | Problem, example: Example) -> Row | Problem:
-    """The row with the notes of its conversion in front."""
-    missing = tuple(note for note in example.notes if isinstance(result, Row) and note not in result.notes)
-    return replace(result, notes=(*missing, *result.notes)) if missing and isinstance(result, Row) else result
+def _completed(result: Row | Problem, example: Example) -> Row | Problem:
+    """The row with the notes of its conversion in front, and with its further accepted answers."""
+    if isinstance(result, Problem) or not (example.notes or example.references):
+        return result
+    missing = tuple(note for note in example.notes if note not in result.notes)
+    return replace(result, notes=(*missing, *result.notes), references=example.references)
 
 
 def pieces(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.contract.errors import UserError
+from engine.data.items import EvaluationItem
 from engine.data.tokens import IGNORED, Row
 from engine.evaluation.metrics import squeezed
 
@@ -43,10 +44,10 @@ class Choices:
             raise UserError(what, METRIC, "take another metric, or raise train.max_length where it cuts the answers")
         return cls([list(tokens) for tokens in found], list(found.values()))
 
-    def unknown(self, rows: Sequence[Row]) -> list[Row]:
-        """Rows of which the target is none of the choices: they cannot be answered rightly."""
+    def unknown(self, items: Sequence[EvaluationItem]) -> list[EvaluationItem]:
+        """Items none of whose references is a choice: they cannot be answered correctly."""
         known = {squeezed(text) for text in self.texts}
-        return [row for row in rows if squeezed(row.target) not in known]
+        return [item for item in items if not known & {squeezed(text) for text in item.references}]
 
     def shared(self) -> np.ndarray:
         """(C, C): how many tokens any two choices begin with in common; on the diagonal their lengths."""

@@ -10,8 +10,6 @@ import torch
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from engine.contract.errors import UserError
-from engine.data.tokens import Row
 from engine.training.guards import free_memory, is_out_of_memory
 
 CACHE_ARGUMENTS = ("cache", "past_key_values")
@@ -101,14 +99,6 @@ def left_padded(
         mask[number, longest - len(prompt) :] = 1
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     return ids.to(device), mask.to(device), positions.to(device)
-
-
-def check_prompts(rows: Sequence[Row]) -> None:
-    """Raises UserError for a row without a prompt: there is nothing to answer."""
-    for row in rows:
-        if not row.prompt:
-            what = "the test row has no prompt, and this tokenizer begins a text with no token"
-            raise UserError(what, row.where, 'set evaluation.metric = "loss", or data.separator')
 
 
 def within_memory(work: Callable[[], T]) -> T | None:

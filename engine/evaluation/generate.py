@@ -15,7 +15,8 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from engine.data.tokens import IGNORED, Row
 from engine.evaluation.attention import attention_by_group
 from engine.evaluation.decode import Decoder
-from engine.evaluation.forward import Forward, bare, check_prompts, held_back, left_padded, within_memory
+from engine.evaluation.forward import Forward, bare, held_back, left_padded, within_memory
+from engine.evaluation.preflight import check_prompts
 from engine.training.guards import OutOfMemory
 
 Warn = Callable[[str, str], None]

@@ -18,10 +18,11 @@ import torch
 from engine.data.tokens import IGNORED, Row
 from engine.evaluation.attention import attention_by_group
 from engine.evaluation.choices import Choices
-from engine.evaluation.forward import Forward, check_prompts, filled, held_back, within_memory
+from engine.evaluation.forward import Forward, filled, held_back, within_memory
 from engine.evaluation.generate import Warn
 from engine.evaluation.kv import shared_prompts
 from engine.evaluation.prefill import Prefill, Read
+from engine.evaluation.preflight import check_prompts
 from engine.evaluation.row_loss import RowLoss
 from engine.training.guards import OutOfMemory
 

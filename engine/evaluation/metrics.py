@@ -1,10 +1,22 @@
-"""Scores of one answer against its target, between 0 and 1."""
+"""Scores of one answer against its accepted answers (references), between 0 and 1.
+
+With several references the best one counts. What that means for each metric:
+
+- `exact_match`: 1 where the answer equals any reference;
+- `choice`: 1 where the most likely allowed answer equals any reference;
+- `contains`: 1 where the answer contains any reference;
+- `rouge`: the highest ROUGE-L F1 over the references, as rouge-score's `score_multi` takes it;
+- `number`: 1 where the final number is that of any reference;
+- `json`: the highest share of right fields over the references; exact match and validity are those of that reference;
+- `loss` (`score.item_losses`): no best one, but the mean over the references of summed loss and of tokens, so that an
+  item with many references weighs as much as one with a single reference of that length.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -70,6 +82,13 @@ METRICS: dict[str, Callable[[str, str], Scores]] = {
     "number": number,
     "json": json_fields,
 }
+
+
+def best_score(metric: str, output: str, references: Sequence[str]) -> Scores:
+    """The views against the reference with the highest score; of equal ones the first with the best further views."""
+    judge = METRICS[metric]
+    found = [judge(output, reference) for reference in references]
+    return max(found, key=lambda views: (views[metric], sum(views.values())))
 
 
 def final_number(text: str) -> Decimal | None:

@@ -11,7 +11,7 @@ class RowLoss(NamedTuple):
 
     nll: float
     """Summed over the tokens in the loss, each times its weight, nats."""
-    tokens: int
+    tokens: float
     """Tokens in the loss."""
     weight: float
     """Sum of their weights: equal to `tokens` where the row has no weights."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.contract.result import Interval, Score
+from engine.data.items import EvaluationItem, all_rows
 from engine.data.tokens import Row
 from engine.evaluation.choices import Choices
 from engine.evaluation.forward import bare, within_memory
@@ -17,7 +18,7 @@ from engine.evaluation.generate import Generator
 from engine.evaluation.intervals import bootstrap, of_scores
 from engine.evaluation.largest import answer_at_largest, longest_answers
 from engine.evaluation.likeliest import Chooser
-from engine.evaluation.metrics import METRICS
+from engine.evaluation.metrics import best_score
 from engine.evaluation.row_loss import RowLoss
 from engine.training.batches import Layout, answer_tokens, held_out_passes, lay_out, loss_weight
 from engine.training.guards import OutOfMemory
@@ -29,14 +30,15 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Item:
-    """One test row as a model met it."""
+    """The result of one evaluation item: what a model answered and how it scored."""
 
     nll: float
-    """Summed over the answer's tokens, each times its loss weight, nats."""
-    tokens: int
-    """Answer tokens."""
+    """Summed over an answer's tokens, each times its loss weight, nats; the mean over the item's answers."""
+    tokens: float
+    """Of an answer; the mean over the item's answers."""
     output: str = ""
     scores: dict[str, float] | None = None
+    """Against the reference that the metric likes best."""
     weight: float | None = None
     """Sum of the tokens' loss weights; None where each is 1."""
 
@@ -62,18 +64,13 @@ class Scorer:
     progress: Progress = lambda done, total: None
     chooser: Chooser | None = None
 
-    def choose_from(self, train: Sequence[Row], test: Sequence[Row]) -> None:
-        """For the metric `choice`: the training rows' answers are the allowed ones, which not every test row need have.
-
-        Raises UserError where they cannot be chosen from.
-        """
-        choices, generator = Choices.of(train), self.generator
+    def choose_from(self, choices: Choices, test: Sequence[EvaluationItem]) -> None:
+        """For the metric `choice`: set the allowed answers. Warns of test items none of whose answers is allowed."""
+        generator = self.generator
         unknown = choices.unknown(test)
         if unknown:
-            first = f"first: {unknown[0].target!r}, {unknown[0].where}"
-            text = (
-                f"{len(unknown)} of {len(test)} test rows have an answer that no training row has: they count as wrong"
-            )
+            first = f"first: {unknown[0].target!r}, {unknown[0].row.where}"
+            text = f"{len(unknown)} of {len(test)} test items have an answer that no training row has: they score 0"
             generator.warn("choice", f"{text} ({first})")
 
         def whole(model: torch.nn.Module, rows: Sequence[Row]) -> list[RowLoss]:
@@ -81,16 +78,16 @@ class Scorer:
 
         self.chooser = Chooser(choices, generator.batch, self.pad, self.device, whole, generator.warn)
 
-    def hold_largest(self, model: torch.nn.Module, rows: Sequence[Row]) -> None:
-        """What answering these rows holds at most, for a look ahead; fewer at a time where so many do not fit.
+    def hold_largest(self, model: torch.nn.Module, items: Sequence[EvaluationItem]) -> None:
+        """What answering these items holds at most, for a look ahead; fewer at a time where so many do not fit.
 
         Raises OutOfMemory where not even one does.
         """
-        self.shrink(lambda batch: within_memory(lambda: self._held(model, rows, batch)) is not None)
+        self.shrink(lambda batch: within_memory(lambda: self._held(model, items, batch)) is not None)
 
-    def _held(self, model: torch.nn.Module, rows: Sequence[Row], batch: int) -> bool:
+    def _held(self, model: torch.nn.Module, items: Sequence[EvaluationItem], batch: int) -> bool:
         tokens = max(map(len, self.chooser.choices.tokens)) if self.chooser else self.generator.max_new_tokens
-        answers = longest_answers([row.prompt for row in rows], batch, tokens, self.chooser is not None)
+        answers = longest_answers([item.row.prompt for item in items], batch, tokens, self.chooser is not None)
         if answers is not None:
             answer_at_largest(model, answers, self.pad, self.device)
         return True
@@ -104,18 +101,19 @@ class Scorer:
             one.batch = (one.batch + 1) // 2
             self.generator.warn("evaluation", f"{one.batch} prompts are answered at a time: more would not fit")
 
-    def items(self, model: torch.nn.Module, rows: Sequence[Row]) -> list[Item]:
-        """Loss and, unless the metric is the loss itself, the scored answer of every row, in order."""
+    def items(self, model: torch.nn.Module, items: Sequence[EvaluationItem]) -> list[Item]:
+        """Loss and, unless the metric is the loss itself, the scored answer of every item, in order."""
+        if not items:
+            return []
         model.eval()
-        losses = row_losses(model, rows, self.layout, self.pad, self.device)
+        losses = item_losses(model, items, self.layout, self.pad, self.device)
         if self.metric == "loss":
             return [Item.of(loss) for loss in losses]
         answers = self.chooser.answers if self.chooser else self.generator.answers
-        outputs = answers(model, rows, lambda done: self.progress(done, len(rows)))
-        judge = METRICS[self.metric]
+        outputs = answers(model, [item.row for item in items], lambda done: self.progress(done, len(items)))
         return [
-            Item.of(loss, output, judge(output, row.target))
-            for loss, output, row in zip(losses, outputs, rows, strict=True)
+            Item.of(loss, output, best_score(self.metric, output, item.references))
+            for loss, output, item in zip(losses, outputs, items, strict=True)
         ]
 
 
@@ -126,9 +124,21 @@ def summarise(items: Sequence[Item], metric: str, seconds: float) -> Score:
     views: dict[str, Interval] = {}
     for name in sorted({name for item in items for name in item.scores or {}}):
         views[name] = of_scores([(item.scores or {}).get(name, 0.0) for item in items])
-    score = loss if metric == "loss" else views.pop(metric)
+    score = loss if metric == "loss" or not items else views.pop(metric)  # of no items there is no mean
     perplexity = math.exp(min(loss.mean, 700.0)) if loss.mean is not None else None
     return Score(loss=loss, perplexity=perplexity, metric=metric, score=score, extra=views, seconds=seconds)
+
+
+def item_losses(
+    model: torch.nn.Module, items: Sequence[EvaluationItem], layout: Layout, pad: int, device: str
+) -> list[RowLoss]:
+    """The loss of every item, in order: means over the item's answers."""
+    losses = iter(row_losses(model, all_rows(items), layout, pad, device))
+    return [_mean([next(losses) for _ in item.rows]) for item in items]
+
+
+def _mean(losses: Sequence[RowLoss]) -> RowLoss:
+    return losses[0] if len(losses) == 1 else RowLoss(*(sum(part) / len(losses) for part in zip(*losses, strict=True)))
 
 
 @torch.inference_mode()

@@ -23,7 +23,8 @@ from engine.contract.result import Result
 from engine.contract.rundir import RunDir
 from engine.contract.schema import Config
 from engine.contract.signals import Stopped, Stopping
-from engine.ladder.identity import identity, index
+from engine.contract.split_version import OLDEST, versions_differ
+from engine.ladder.identity import identity, index, split_otherwise
 
 POLL_SECONDS = 0.2
 MOST_DEATHS = 3
@@ -75,7 +76,8 @@ class Climb:
         Raises Stopped where the ladder or the run was asked to stop.
         """
         self.stopping.check()
-        work = identity(config, self._fingerprints(), self.ladder.versions, self.ladder.machine)
+        rule = self._split_version()
+        work = identity(config, self._fingerprints(), self.ladder.versions, self.ladder.machine, rule)
         with locks.alone(self.dir.runs):  # two ladders that looked at once would both find nothing
             self.look_around()
             run, made = self._found(entry, work), False
@@ -115,10 +117,20 @@ class Climb:
         folder = self.dir.probes if entry.kind == "probe" else self.dir.runs
         preset = re.sub(r"-(qlora|lora|full)$", "", called(self.ladder.preset))
         name = f"{preset}-{rung.name}" if rung.name != rung.method else preset
-        run = rundir.create(folder, name, Effective(config, origins), work=work)
+        self._name_split_otherwise(config)
+        run = rundir.create(folder, name, Effective(config, origins), work=work, split_version=self._split_version())
         entry.run, entry.status, entry.reason, entry.reused = self._relative(run), "planned", "", False
         self.save()
         return run
+
+    def _name_split_otherwise(self, config: Config) -> None:
+        """Say why runs of the same settings are not reused."""
+        mine = self._split_version()
+        for run, version in split_otherwise(self.dir.runs, config, mine):
+            self.warn(f"{run.name} is not reused: {versions_differ(version, mine)}")
+
+    def _split_version(self) -> int:
+        return self.ladder.work.split_version if self.ladder.work else OLDEST
 
     def _see_through(self, entry: Entry, run: RunDir) -> None:
         """Start or resume the run as often as it takes until it has an outcome."""

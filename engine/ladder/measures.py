@@ -12,6 +12,7 @@ from engine.contract.errors import UserError
 from engine.contract.ladder import BASE, BASE_4BIT, BASES, Comparison, Entry, Finding, Ladder, Plan, Row, Rung, Spread
 from engine.contract.ladderdir import LadderDir
 from engine.contract.result import Interval, Peak, Result
+from engine.contract.split_version import OLDEST, versions_differ
 from engine.ladder.answers import Evidence, finished, gather
 from engine.ladder.climb import worked_joules
 from engine.ladder.price import add_price
@@ -39,7 +40,10 @@ def check_same_work(evidence: Evidence, ladder: Ladder) -> None:
     """Every finished run's data, test rows, weights, order and tokens are the ladder's own."""
     wanted = dict(ladder.work.fingerprints) if ladder.work else {}
     orders: dict[int, tuple[str, str, int]] = {}
+    rule = ladder.work.split_version if ladder.work else OLDEST
     for run in evidence.runs:
+        if differ := versions_differ(run.result.split_version, rule):
+            raise UserError(f"not the same work: {run.entry.run}: {differ}", "split_version", "start a new ladder")
         for field, value in wanted.items():
             general = run.result.general.text if run.result.general else ""
             if (general if field == "general" else run.result.fingerprints.get(field)) != value:

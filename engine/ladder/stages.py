@@ -51,16 +51,16 @@ class Stages:
         """What all rungs do alike, from the data and the model themselves."""
         self._enter("surveying")
         ladder, plan = self.climb.ladder, self.plan
-        found = ask("ladder.survey", {"config": msgspec.to_builtins(plan.rungs[0].config)}, print)
+        question = {"config": msgspec.to_builtins(plan.rungs[0].config), "split_version": plan.split_version}
+        found = ask("ladder.survey", question, print)
         ladder.work = msgspec.convert(found["work"], Work)
         ladder.versions, ladder.machine = found["versions"], found["machine"]
         for notice in found["warnings"]:
             self.climb.warn(notice["text"])
         ladder.differs, ladder.config = differing(plan.rungs), shared(plan.rungs)
         if ladder.work.test == 0:
-            raise UserError(
-                "no test rows: nothing can be scored", "data.test", "give more rows, or a file of test rows"
-            )
+            do = "set data.test to a file of test rows or to a share, or give more rows"
+            raise UserError("no test rows: a ladder has nothing to score", "data.test", do, code="ladder.no_test_rows")
         if ladder.work.validation == 0 and plan.learning_rates > 1:
             what = "no validation rows, and learning rates are chosen on them"
             raise UserError(what, "data.validation", "give more rows or a larger share, or leave --learning-rates out")

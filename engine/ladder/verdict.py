@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from engine.contract.ladder import Comparison, Ladder, Row, Sentence
+from engine.contract.overlap import overlap_sentence
 from engine.ladder import format as say
 from engine.ladder.costs import Said, costs, seen
 from engine.ladder.findings import Findings, comparison, find, training_peak
@@ -23,6 +24,7 @@ def verdict(ladder: Ladder) -> list[Sentence]:
         *_quality(ladder, found),
         *costs(found),
         *_advice(ladder, found),
+        *_overlaps(ladder),
         *_caveats(ladder, found),
     ]
     return [Sentence(topic=topic, text=text) for topic, text in sentences]
@@ -186,6 +188,17 @@ def _price(full: Row, rival: Row) -> str:
         parts.append(f"{say.ratio(peaks[0] / peaks[1])} the memory")
     parts.append(f"an artefact of {say.size(full.artefact_bytes)}")
     return ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1]
+
+
+def _overlaps(ladder: Ladder) -> list[Said]:
+    """How much of the held-out rows the training rows contain."""
+    overlap = ladder.work.overlap if ladder.work else {}
+    said: list[Said] = [("data", overlap_sentence(pair, found)) for pair, found in overlap.items()]
+    tested = overlap.get("test/train")
+    if tested and tested.prompt:
+        what = f"{say.whole(tested.prompt)} of {say.whole(tested.of)} test rows have a prompt that was trained on"
+        said.append(("caveat", f"{what}: the scores measure memorization too."))
+    return said
 
 
 def _caveats(ladder: Ladder, found: Findings) -> list[Said]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from engine.contract import schema
 from engine.methods.locate import Located, locate, refused
@@ -45,17 +45,3 @@ def attention(model: schema.Model, machine: Machine, dtype: torch.dtype) -> str 
     if model.attention != "auto":
         return model.attention
     return "flash_attention_2" if machine.flash_attention and dtype == torch.bfloat16 else None
-
-
-def maximum_positions(model: PreTrainedModel) -> int | None:
-    """How many positions the model was made for, None where its configuration does not say."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
-
-
-def config_of(model: schema.Model) -> Any:
-    """The model's configuration alone."""
-    located = locate(model)
-    try:
-        return AutoConfig.from_pretrained(located.source, revision=located.revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise refused(located, "configuration", error) from error

@@ -14,8 +14,9 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from engine.contract import schema
 from engine.contract.errors import UserError
 from engine.methods import adapters
-from engine.methods.loading import config_of, load_weights
+from engine.methods.loading import load_weights
 from engine.methods.machine import Machine
+from engine.methods.model_config import config_of
 
 
 def compute_dtype(config: schema.Config, machine: Machine) -> torch.dtype:

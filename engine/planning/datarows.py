@@ -8,9 +8,9 @@ from typing import Any
 
 from engine.contract import schema
 from engine.contract.errors import UserError
-from engine.data.prepare import Prepared, prepare, sampled
+from engine.data.items import all_rows, sampled, sampled_rows
+from engine.data.prepare import Prepared, prepare
 from engine.data.source import EMBEDDED
-from engine.data.tokens import Row
 from engine.methods.locate import TOKENIZER_FILES, Located
 from engine.methods.machine import Machine
 from engine.methods.tokenizer import load_tokenizer
@@ -48,13 +48,13 @@ class FromData:
     def own(self, config: schema.Config, micro_batch: int) -> Own:
         """The heaviest of what a run by `config` will go through, in such passes."""
         rows = self.prepared
-        scored = [] if config.evaluation.when == "never" else sampled(rows.test, config.evaluation.rows)
-        lost: list[Row] = [*sampled(rows.validation, VALIDATION_ROWS), *scored]
+        scored = [] if config.evaluation.when == "never" else sampled(rows.test_items, config.evaluation.rows)
+        lost = all_rows([*sampled_rows(rows.validation_items, VALIDATION_ROWS), *scored])
         return Own(
             layout=self.layout,
             step=longest_step(rows.train, self.schedule, 0, micro_batch, self.layout),
             held_out=longest_held_out(lost, self.layout, self.machine.device, self.vocabulary, keep=True),
-            prompts=[row.prompt for row in scored],
+            prompts=[item.row.prompt for item in scored],
             choice=int(rows.train.answer_tokens.max()),
             pad=0,
         )

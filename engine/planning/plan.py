@@ -12,9 +12,9 @@ from transformers import AutoConfig
 from engine.contract import schema
 from engine.contract.catalogue import CATALOGUE, pulled_folder
 from engine.contract.errors import UserError
-from engine.methods.loading import config_of
 from engine.methods.locate import Located, refused
 from engine.methods.machine import Machine, this_machine
+from engine.methods.model_config import config_of
 from engine.planning.datarows import FromData, read_rows
 from engine.planning.dry_run import dry_run
 from engine.planning.estimate import Estimate, Rows

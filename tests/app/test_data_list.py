@@ -26,7 +26,7 @@ def test_the_list_counts_in_the_background_and_names_what_it_found(here: Path) -
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("d")
         assert app.focused is data(app)
-        await wait_for(pilot, lambda: len(data(app).glances) == 5)
+        await wait_for(pilot, lambda: len(data(app).previews) == 5)
         said = {line.split()[0].lstrip("▸"): line for line in lines(data(app))}
         assert "1,600 chat" in said["tickets"] and said["tickets"].startswith("▸")
         assert "12 pairs" in said["good.jsonl"] and "!" not in said["good.jsonl"]
@@ -80,7 +80,7 @@ def test_a_taken_file_that_goes_away_stays_listed_as_an_error(here: Path, tmp_pa
     recent.remember(str(mine))
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await wait_for(pilot, lambda: len(data(app).glances) == 2)
+        await wait_for(pilot, lambda: len(data(app).previews) == 2)
         await pilot.press("d", "down", "space")
         mine.unlink()
         await pilot.press("d")
@@ -97,7 +97,7 @@ def test_taking_a_set_with_a_problem_says_so(here: Path) -> None:
     (here / "bad.jsonl").write_text('{"prompt": "a"\n')
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await wait_for(pilot, lambda: len(data(app).glances) == 2)
+        await wait_for(pilot, lambda: len(data(app).previews) == 2)
         await pilot.press("d", "down", "space")
         await wait_for(pilot, lambda: any("not JSON" in note.message for note in app._notifications))
 
@@ -125,13 +125,13 @@ def test_leaving_the_bench_ends_the_counting(here: Path) -> None:
     left: list[DataList] = []
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await wait_for(pilot, lambda: data(app).glances)
+        await wait_for(pilot, lambda: data(app).previews)
         left.append(data(app))
 
     began = time.monotonic()
     play(story)
-    glancer = left[0]._glancer
-    assert glancer is not None
-    glancer.join(10)
-    assert not glancer.is_alive() and len(left[0].glances) < 32
+    preview_thread = left[0]._preview_thread
+    assert preview_thread is not None
+    preview_thread.join(10)
+    assert not preview_thread.is_alive() and len(left[0].previews) < 32
     assert time.monotonic() - began < 60

@@ -93,7 +93,7 @@ def test_the_cut_is_drawn_and_cut_rows_can_be_looked_at(here: Path, size: tuple[
             assert not screen.query_one("#looking").display
         facts = text(app, "facts")
         assert "max_length 512:" in facts and "▲" in facts
-        assert "nothing left to learn after the cut" in facts and "mine.jsonl line 50" in facts
+        assert "data.cut_before_answer" in facts and "mine.jsonl line 50" in facts
         assert "contradictions: 1 rows (mine.jsonl line 2 = mine.jsonl line 53)" in facts
         assert "keep nothing to learn" in facts
         while screen.split != "noticed":

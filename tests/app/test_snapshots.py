@@ -181,7 +181,7 @@ def picture(app: Workbench) -> Picture:
 def settled(app: Workbench) -> bool:
     """Whether what is asked of other processes and of the sampler has come."""
     text = text_of(picture(app).lines)
-    waits = any(word in text for word in ("reading it", "counting"))
+    waits = any(word in text for word in ("preparing", "counting rows"))
     return not waits and (app.screen is not app.bench or "planned" in text)
 
 

@@ -13,6 +13,7 @@ import transformers
 from small_models import FULL_ATTENTION, OTHER_CACHES, PAD, SMALL, VOCABULARY, Counted, asked, made, random_prompts
 
 from engine.contract.errors import UserError
+from engine.data.items import evaluation_items
 from engine.data.tokens import Row
 from engine.evaluation.choices import Choices
 from engine.evaluation.likeliest import Bounds, Chooser
@@ -173,7 +174,8 @@ def test_the_choices_are_the_last_answers_with_their_end_each_once() -> None:
     rows = [answered([10, 11], "x"), answered([12], "y"), answered([10, 11], "x"), answered([13, 14], "cut", cut=True)]
     choices = Choices.of(rows)
     assert (choices.tokens, choices.texts) == ([[10, 11, END], [12, END]], ["x", "y"])
-    assert choices.unknown([*rows, answered([1], " x ")]) == [rows[3]]
+    items = evaluation_items([*rows, answered([1], " x ")])
+    assert choices.unknown(items) == [items[3]]
     assert choices.shared().tolist() == [[3, 0], [0, 2]]
 
 

@@ -17,7 +17,7 @@ from engine.data.rows import kind
 from tui.data import recent
 from tui.data.datasets import DataSet, detail, line, offered
 from tui.data.folder_list import entries, meant, read_folder
-from tui.data.glance import LARGEST, Glance, Memory, counted, signature
+from tui.data.preview import LARGEST, Preview, Memory, counted, signature
 from tui.data.inspection import Manner, Sample, Token, sample_text
 from tui.drawing.histogram import Histogram, draw
 
@@ -101,17 +101,17 @@ def test_a_working_directory_that_has_gone_offers_what_comes_along(
 
 @pytest.mark.parametrize("width", [10, 22, 26, 60])
 @pytest.mark.parametrize(
-    "glance",
-    [None, Glance({"train": 1600}, "messages"), Glance(error="broken; mend it"), Glance(note="3 GiB, not counted")],
+    "preview",
+    [None, Preview({"train": 1600}, "messages"), Preview(error="broken; mend it"), Preview(note="3 GiB, not counted")],
 )
-def test_a_line_fits_into_its_pane(width: int, glance: Glance | None) -> None:
-    shown = line(DataSet("/x/y", "a-rather-long-name-of-a-file.jsonl"), glance, True, width, False)
+def test_a_line_fits_into_its_pane(width: int, preview: Preview | None) -> None:
+    shown = line(DataSet("/x/y", "a-rather-long-name-of-a-file.jsonl"), preview, True, width, False)
     assert shown.cell_length <= max(width, 16)
     assert ("a-rather-long-name-of-a-file.jsonl" in shown.plain) == (width == 60)
 
 
 def test_a_line_says_rows_format_and_that_something_was_found() -> None:
-    found = Glance(
+    found = Preview(
         {"train": 10003, "test": 3080}, "prompt-completion", "why", 2, {"empty": {"rows": 2, "where": ["x"]}}
     )
     shown = line(DataSet("/x/y", "banking77/"), found, False, 30, False).plain
@@ -123,9 +123,9 @@ def test_a_line_says_rows_format_and_that_something_was_found() -> None:
 def test_the_engine_counts_rows_by_split_and_names_the_format(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text(PAIR * 3 + '{"prompt": "a", "completion": ""}\n')
     (tmp_path / "test.jsonl").write_text(PAIR)
-    glance = counted(section(tmp_path), Leaving())
-    assert (glance.rows, glance.format, glance.unusable) == ({"train": 4, "test": 1}, "prompt-completion", 1)
-    assert glance.problems == ["1 rows empty: train.jsonl line 4: no answer"]
+    preview = counted(section(tmp_path), Leaving())
+    assert (preview.rows, preview.format, preview.unusable) == ({"train": 4, "test": 1}, "prompt-completion", 1)
+    assert preview.problems == ["1 rows empty: train.jsonl line 4: no answer"]
 
 
 @pytest.mark.parametrize(
@@ -149,9 +149,9 @@ def test_a_huge_file_is_not_counted_and_costs_no_process(tmp_path: Path) -> None
     huge = tmp_path / "huge.jsonl"
     with huge.open("wb") as file:
         file.truncate(5 << 30)
-    glance = Memory().look(str(huge), section(huge), Leaving())
-    assert "not counted" in glance.note and "5 GiB" in glance.note
-    assert "5 GiB" in line(DataSet(str(huge), "huge.jsonl"), glance, False, 30, False).plain
+    preview = Memory().look(str(huge), section(huge), Leaving())
+    assert "not counted" in preview.note and "5 GiB" in preview.note
+    assert "5 GiB" in line(DataSet(str(huge), "huge.jsonl"), preview, False, 30, False).plain
 
 
 def test_what_was_counted_is_remembered_until_the_file_or_the_reading_changes(tmp_path: Path) -> None:
@@ -289,5 +289,5 @@ def test_a_folder_that_cannot_be_read_says_so(tmp_path: Path) -> None:
 def test_lone_surrogates_in_rows_are_said_in_a_line_or_shown(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"prompt": "a \ud83d b", "completion": "c"}) + "\n" + PAIR * 30)
-    glance = counted(section(path), Leaving())
-    assert glance.rows == {"train": 31} or glance.problems
+    preview = counted(section(path), Leaving())
+    assert preview.rows == {"train": 31} or preview.problems

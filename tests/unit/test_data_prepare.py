@@ -96,7 +96,7 @@ def test_one_row_is_told_as_one(tmp_path):
 @pytest.mark.parametrize(
     ("row", "max_length", "words"),
     [
-        ({"question": "q " * 30, "answer": "a"}, 16, ["nothing left to learn after the cut", "raise train.max_length"]),
+        ({"question": "q " * 30, "answer": "a"}, 16, ["nothing of the answer is left after the cut", "raise train.max_length"]),
         ({"messages": [{"role": "robot", "content": "a"}]}, 64, ["unknown role", "'robot'"]),
         ({"messages": [{"role": "user", "content": "a"}]}, 64, ["no answer"]),
     ],
@@ -128,7 +128,8 @@ def test_the_report_counts_what_users_ask_about(tmp_path):
     assert ["train.jsonl line 1", "train.jsonl line 31"] in report["duplicates"]["where"]
     assert report["unknown_roles"]["where"] == ["train.jsonl line 32: message 1 has the role 'narrator'"]
     assert report["conflicting_labels"]["where"] == [["train.jsonl line 2", "train.jsonl line 33"]]
-    assert report["overlap"]["test/train"]["prompt"] == 1
+    overlap = {"of": 1, "prompt": 1, "answer": 1, "both": 1, "near": 0, "near_reason": ""}
+    assert report["overlap"]["test/train"] == {**overlap, "where": [["test.jsonl line 1", "train.jsonl line 6"]]}
     assert report["lengths"]["train"]["answers_cut"] == 1 / 33
     assert report["lengths"]["train"]["tokens"]["max"] > 48 > report["lengths"]["train"]["tokens"]["p50"]
     assert report["refused"] is None
@@ -163,7 +164,7 @@ def test_a_template_with_todays_date_is_warned_about(banking):
 @pytest.mark.parametrize(
     ("modules", "heavy"),
     [
-        ("engine.data.glance", ("torch", "transformers", "datasets", "pyarrow", "numpy")),
+        ("engine.data.preview", ("torch", "transformers", "datasets", "pyarrow", "numpy")),
         ("engine.data.check, engine.data.prepare", ("torch", "transformers", "datasets", "pyarrow")),
     ],
 )

@@ -83,7 +83,7 @@ def test_a_given_test_set_is_kept_and_its_overlap_told():
     assert [warning.code for warning in done.warnings] == ["data.test_overlaps_train"]
     found = done.assignment.overlaps["test/train"]
     assert (found.of, found.prompt, found.answer, found.both) == (3, 3, 3, 3)
-    assert done.overlaps["test/train"][0] == ("line 1", "line 1")
+    assert done.overlap["test/train"].where[0] == ["line 1", "line 1"]
 
 
 def test_a_given_validation_set_loses_what_it_shares():

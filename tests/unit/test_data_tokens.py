@@ -133,16 +133,18 @@ def test_a_template_that_asks_in_another_way_than_it_answers_is_refused():
     assert "set model.chat_template" in caught.value.line
 
 
-def test_a_template_that_leaves_the_content_out_teaches_nothing():
+def test_a_template_that_leaves_the_content_out_is_broken():
     deaf = CHATML.replace("{{ message.content }}", "")
-    assert tokenize(chat(CHAT), tokenizer(deaf), 512).kind == "answer not written by the chat template"
+    with pytest.raises(UserError) as caught:
+        tokenize(chat(CHAT), tokenizer(deaf), 512)
+    assert caught.value.code == "data.template_broken"
 
 
 def test_a_template_that_refuses_a_row_says_why():
     strict = "{{ raise_exception('system role is not supported') }}"
     problem = tokenize(chat(CHAT), tokenizer(strict), 512)
     assert isinstance(problem, Problem)
-    assert (problem.kind, problem.what) == ("refused by the chat template", "system role is not supported")
+    assert (problem.kind, problem.what) == ("data.template_refused", "system role is not supported")
 
 
 def test_an_answer_without_an_end_token_is_noticed():
@@ -215,7 +217,7 @@ def test_a_cut_that_leaves_no_label_is_a_problem():
     tok = tokenizer()
     begins = len(tokenize(chat(CHAT[1:3]), tok, 512).prompt)
     problem = tokenize(chat(CHAT[1:3]), tok, begins)
-    assert problem.kind == "nothing left to learn after the cut"
+    assert problem.kind == "data.cut_before_answer"
     assert f"{begins + 1} tokens" in problem.what
 
 

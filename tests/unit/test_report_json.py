@@ -22,6 +22,7 @@ STRUCTS = [
     contract.Sentence,
     contract.Spread,
     contract.Rent,
+    contract.SplitOverlap,
     Interval,
     Peak,
 ]

@@ -1,4 +1,4 @@
-"""Which data sets the bench offers, and how each reads on one line."""
+"""The data sets that the bench lists, and each one as a line of text."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from textual.content import Content
 
 from engine.contract.library import is_data_file, is_hub_id
 from engine.contract.text import visible
-from tui.data.glance import Glance
+from tui.data.preview import Preview
 from tui.data.recent import read_recent
+from tui.data_report import Column, columns_in_short
 from tui.show import count
 
 EMBEDDED = ("tickets",)
-"""Data sets that come along."""
+"""Data sets that are shipped with ftbench."""
 MOST_FILES = 200
-ON_THE_HUB = Glance(note="on the Hub: not checked, that needs the network")
-NOT_TEXT = "its name is not UTF-8, which a preset has to be; rename it"
+ON_THE_HUB = Preview(note="on the Hub: not checked, because that requires network access")
+NOT_TEXT = "file name is not UTF-8, so a preset cannot name it; rename the file"
 FORMATS = {"messages": "chat", "prompt-completion": "pairs", "sharegpt": "share"}
-"""Where there is no room for the name."""
+"""Short names for the list."""
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """One line of the list: what goes into the preset, and what it is called here."""
+    """A data set of the list: its id for the preset, and its name here."""
 
     id: str
     label: str
@@ -39,12 +40,12 @@ class DataSet:
 
 
 def on_the_hub(data: str) -> bool:
-    """Whether a data id can only be meant for the Hub: the engine takes files of that name first."""
+    """Whether a data id names a Hub data set; files of that name come first."""
     return is_hub_id(data) and not is_data_file(data) and not Path(data).exists()
 
 
 def is_text(data: str) -> bool:
-    """Whether a name can be written down: file names are bytes, and not all of them are UTF-8."""
+    """Whether a name is valid UTF-8: file names are bytes."""
     try:
         data.encode()
     except UnicodeEncodeError:
@@ -97,16 +98,16 @@ def _called(data: str) -> str:
     return f"{path.parent.name}/{path.name}" if path.stem in ("train", "data") else path.name or data
 
 
-def line(one: DataSet, glance: Glance | None, taken: bool, width: int, ascii_only: bool) -> Content:
-    """Mark, name, rows, format, and `!` where something was found; what has no room goes from the right."""
+def line(one: DataSet, preview: Preview | None, taken: bool, width: int, ascii_only: bool) -> Content:
+    """Mark, name, rows, format, and `!` where a problem was found; in a narrow pane the format is left out."""
     mark = (">" if ascii_only else "▸") if taken else " "
-    figure, style = _figure(one, glance, ascii_only)
-    kind = glance.format if glance else ""
-    kind = f" {FORMATS.get(kind, kind):<6}" if width >= 26 and glance and glance.rows else ""
-    flag = "!" if glance and glance.problems else " "
+    figure, style = _figure(one, preview, ascii_only)
+    kind = preview.format if preview else ""
+    kind = f" {FORMATS.get(kind, kind)[:6]:<6}" if width >= 26 and preview and preview.rows else ""
+    flag = "!" if preview and preview.problems else " "
     room = max(4, width - len(mark) - len(figure) - len(kind) - len(flag) - 2)
     name = _fitted(visible(one.label), room, ascii_only)
-    worst = "$text-error" if glance and (glance.error or glance.unusable) else "$text-warning"
+    worst = "$text-error" if preview and (preview.error or preview.unusable) else "$text-warning"
     return Content.assemble(
         (mark, "bold"),
         (name, "bold" if taken else ""),
@@ -117,30 +118,32 @@ def line(one: DataSet, glance: Glance | None, taken: bool, width: int, ascii_onl
     )
 
 
-def _figure(one: DataSet, glance: Glance | None, ascii_only: bool) -> tuple[str, str]:
-    """Rows that train, or in their place why there is no such number."""
+def _figure(one: DataSet, preview: Preview | None, ascii_only: bool) -> tuple[str, str]:
+    """Training rows, or why they are not known."""
     if one.on_the_hub:
         return "Hub", "dim"
-    if glance is None:
+    if preview is None:
         return "..." if ascii_only else "…", "dim"
-    if glance.error:
+    if preview.error:
         return "error", "$text-error"
-    if not glance.rows:
-        return glance.note.partition(",")[0] if glance.note[:1].isdigit() else "?", "dim"
-    rows = glance.rows.get("train", 0)
+    if not preview.rows:
+        return preview.note.partition(",")[0] if preview.note[:1].isdigit() else "?", "dim"
+    rows = preview.rows.get("train", 0)
     return (f"{rows:,}" if rows < 1_000_000 else count(rows)), ""
 
 
-def detail(one: DataSet, glance: Glance | None) -> str:
-    """One set in a sentence, the worst first: as much of it is read as there is room for."""
+def detail(one: DataSet, preview: Preview | None) -> str:
+    """A set in one sentence, problems first, because it is cut where there is no room."""
     if one.on_the_hub:
         return ON_THE_HUB.note
-    if glance is None:
-        return "counting"
-    if glance.error or glance.note:
-        return glance.error or glance.note
-    rows = " + ".join(f"{number:,} {split}" for split, number in glance.rows.items())
-    return "; ".join([*(glance.problems or [f"{glance.format}, no problem found"]), f"{rows} rows; {glance.why}"])
+    if preview is None:
+        return "counting rows"
+    if preview.error or preview.note:
+        return preview.error or preview.note
+    rows = " + ".join(f"{number:,} {split}" for split, number in preview.rows.items())
+    used = columns_in_short([Column(one["name"], 0, one["role"]) for one in preview.columns])
+    found = preview.problems or [f"{preview.format}, no problems found"]
+    return "; ".join([*found, f"{rows} rows", *([used] if used else [preview.why])])
 
 
 def _fitted(text: str, cells: int, ascii_only: bool) -> str:

@@ -1,4 +1,4 @@
-"""What the inspector shows of the engine's answer, as text for any width: samples token by token, and the facts."""
+"""The inspector's panes as text for any width: rows token by token, and the report."""
 
 from __future__ import annotations
 
@@ -10,17 +10,30 @@ from typing import Any
 from msgspec import Struct, field
 from textual.content import Content
 
-from engine.contract.text import visible
+from engine.contract.text import amount, percent, visible
+from tui.data_report import DataReport, Line, account_lines, repeat_lines, result_line, warning_lines
 from tui.drawing.histogram import Histogram, draw
 
 SPLITS = ("train", "validation", "test", "noticed")
-COLOURS = {"kept": "$primary", "cut": "$text-error", "axis": "$foreground-muted", "mark": "$text-error"}
+NAMES = {"noticed": "noted"}
+"""Names of splits that are not their own."""
+COLORS = {
+    "kept": "$primary",
+    "cut": "$text-error",
+    "axis": "$foreground-muted",
+    "mark": "$text-error",
+    "": "",
+    "good": "$text-success",
+    "warning": "$text-warning",
+    "error": "bold $text-error",
+}
+"""Colors of the histogram's parts and of lines by style."""
 CHART_ROWS = 5
 _LABEL = 12
 
 
 class Token(Struct, frozen=True):
-    """One token as the model gets it."""
+    """One token of a row."""
 
     text: str
     id: int
@@ -29,7 +42,7 @@ class Token(Struct, frozen=True):
 
 
 class Sample(Struct, frozen=True):
-    """One row as it is trained on; `omitted` tokens are missing behind the first `head`."""
+    """One prepared row; `omitted` tokens are left out after the first `head`."""
 
     where: str
     target: str
@@ -38,7 +51,7 @@ class Sample(Struct, frozen=True):
     """Tokens before the cut."""
     learnt: int
     answer: int
-    """Learnt tokens before the cut."""
+    """Tokens in the loss before the cut."""
     notes: list[str]
     omitted: int
     head: int
@@ -56,7 +69,7 @@ class Inspection(Struct, frozen=True):
     special_tokens: dict[str, str | None] = field(default_factory=dict)
 
     def count(self, split: str) -> int:
-        """Rows that can be looked at in a split; `noticed` are those that were cut or have notes."""
+        """Rows of a split; `noticed` are those that were cut or have notes."""
         return self.noticed if split == "noticed" else int(self.report["rows"][split])
 
 
@@ -66,11 +79,11 @@ class Manner:
 
     ascii: bool = False
     parted: bool = False
-    """A bar between tokens, where shades cannot be told apart."""
+    """A bar between tokens, for terminals without shades."""
 
 
 def sample_text(sample: Sample, manner: Manner) -> Content:
-    """The tokens in order: trained ones green and underlined, special ones bold; neighbours in two shades."""
+    """The tokens in order: those in the loss green and underlined, special ones bold, neighbors in two shades."""
     parts: list[tuple[str, str]] = []
     inside = False
     for number, token in enumerate(sample.tokens):
@@ -89,7 +102,7 @@ def sample_text(sample: Sample, manner: Manner) -> Content:
 
 
 def _token(token: Token, number: int, manner: Manner) -> Iterator[tuple[str, str]]:
-    """Literal text; a line feed is shown as a sign, and then made."""
+    """Literal text; a line feed is shown as a sign and also breaks the line."""
     style = "$text-success underline" if token.trained else ""
     if token.special:
         style = f"{style} bold" if token.trained else "$text-warning bold"
@@ -104,94 +117,80 @@ def _token(token: Token, number: int, manner: Manner) -> Iterator[tuple[str, str
 
 
 def sample_head(sample: Sample, split: str, number: int, total: int) -> Content:
-    """Which row this is, how long, how much of it is trained, and what was noticed about it."""
-    said = f"{split} {number:,} of {total:,} · {sample.where} · {sample.length:,} tokens, {sample.learnt:,} trained"
+    """Which row this is, its length, how much of it is in the loss, and its notes."""
+    name = NAMES.get(split, split)
+    figures = f"{sample.length:,} tokens, {sample.learnt:,} in the loss"
+    said = f"{name} row {number:,} of {total:,} · {sample.where} · {figures}"
     parts: list[tuple[str, str]] = [(visible(said), "bold")]
     if sample.cut:
         lost = sample.answer - sample.learnt
-        parts.append((f" · cut{f', {lost:,} trained tokens lost' if lost else ''}", "bold $text-error"))
+        text = f" · cut at max_length{f', {lost:,} answer tokens lost' if lost else ''}"
+        parts.append((text, "bold $text-error"))
     parts += [(f" · {visible(note)}", "$text-warning") for note in sample.notes]
     return Content.assemble(*parts)
 
 
 def facts(found: Inspection, split: str, width: int, max_length: int, ascii_only: bool) -> Content:
-    """Format and why, splits, lengths with the cut, and every problem with its place."""
-    report = found.report
+    """The report: whether a run would start, the account of columns and rows, warnings, lengths, files."""
     split = split if split != "noticed" else "train"
     lines = [
-        _pair("format", report["format"], width, "bold"),
-        _pair("why", report["why"], width),
-        _pair("template", report["template"], width),
-        _pair("specials", "  ".join(f"{name} {text}" for name, text in found.special_tokens.items() if text), width),
-        *(_pair(name, _split(report, name), width) for name in ("train", "validation", "test")),
-        *(_pair("", sentence, width) for sentence in (*report["split"], *report["notes"])),
+        *(_shown(line, width) for line in report_lines(found.report)),
         Content(""),
         *_lengths(found, split, width, max_length, ascii_only),
         Content(""),
-        *problems(report),
+        *(_shown(line, width) for line in source_lines(found)),
     ]
     return Content("\n").join(lines)
 
 
-def _pair(name: str, value: str, width: int, style: str = "") -> Content:
-    """Name and value, further lines of it below the first."""
-    text = f"\n{'':{_LABEL}}".join(textwrap.wrap(visible(value), max(10, width - _LABEL)))
-    return Content.assemble((f"{name:<{_LABEL}}", "$foreground-muted"), (text, style))
+def report_lines(report: dict[str, Any]) -> Iterator[Line]:
+    """The result first, then where every column and row went, then the warnings."""
+    known = DataReport.of(report)
+    yield result_line(report)
+    yield Line("format", report["why"])
+    yield from account_lines(known)
+    yield from repeat_lines(report)
+    yield from warning_lines(known.warnings)
 
 
-def _split(report: dict[str, Any], name: str) -> str:
-    files = ", ".join(report["files"].get(name, []))
-    return f"{report['rows'][name]:,} rows, {report['tokens'][name]:,} tokens" + (f" ({files})" if files else "")
+def source_lines(found: Inspection) -> Iterator[Line]:
+    """Chat template, special tokens, files, and how the rows were split."""
+    report = found.report
+    yield Line("template", report["template"])
+    specials = {name: text for name, text in found.special_tokens.items() if text}
+    yield Line("tokens", "  ".join(f"{name} {text}" for name, text in specials.items()))
+    for name in ("train", "validation", "test"):
+        files = ", ".join(report["files"].get(name, []))
+        tokens = f"{report['tokens'][name]:,} tokens, {report['learnt'][name]:,} in the loss"
+        yield Line(name, f"{amount(report['rows'][name], 'row')}, {tokens}" + (f" ({files})" if files else ""))
+    yield from (Line("", sentence) for sentence in (*report["split"], *report["notes"]))
+
+
+def _shown(line: Line, width: int) -> Content:
+    """Name and text, further lines of it below the first."""
+    wrapped = textwrap.wrap(visible(line.text), max(10, width - _LABEL), break_on_hyphens=False)
+    text = f"\n{'':{_LABEL}}".join(wrapped)
+    return Content.assemble((f"{line.name:<{_LABEL}}", "$foreground-muted"), (text, COLORS[line.style]))
 
 
 def _lengths(found: Inspection, split: str, width: int, max_length: int, ascii_only: bool) -> Iterator[Content]:
-    """The histogram, and percentiles in words."""
+    """The histogram, and percentiles."""
     histogram = found.histograms.get(split)
     if histogram is None:
-        yield _pair("lengths", f"no {split} rows", width)
+        yield _shown(Line("length", f"no {split} rows"), width)
         return
-    yield Content.styled(f"tokens a row, {split}", "bold")
+    yield Content.styled(f"tokens per row, {split}", "bold")
     for row in draw(histogram, max_length, max(10, width - 7), CHART_ROWS, ascii_only):
-        yield Content.assemble(*((text, COLOURS[style]) for text, style in row))
+        yield Content.assemble(*((text, COLORS[style]) for text, style in row))
     lengths = found.report["lengths"].get(split)
     if lengths:
-        for name in ("tokens", "answer"):
-            yield _pair(name, " ".join(f"{point} {value:,}" for point, value in lengths[name].items()), width)
-        yield _pair("answers cut", f"{lengths['answers_cut'] * 100:.1f} % of the rows", width)
+        for key, name in (("tokens", "length"), ("answer", "in the loss")):
+            figures = " ".join(f"{point} {value:,}" for point, value in lengths[key].items())
+            yield _shown(Line(name, figures), width)
+        yield _shown(Line("answers cut", percent(lengths["answers_cut"])), width)
     if histogram.lost:
-        yield Content.styled(f"{histogram.lost:,} rows keep nothing to learn after the cut: left out", "$text-error")
-
-
-def problems(report: dict[str, Any]) -> Iterator[Content]:
-    """What is wrong or worth knowing, worst first, each with places."""
-    found = list(_problems(report))
-    yield Content.styled("problems" if found else "no problem found", "bold" if found else "$text-success")
-    yield from found
-
-
-def _problems(report: dict[str, Any]) -> Iterator[Content]:
-    if report["refused"]:
-        yield Content.styled(visible(f"training would not begin: {report['refused']}"), "bold $text-error")
-    for warning in (notice["text"] for notice in report["warnings"]):
-        yield Content.styled(visible(f"! {warning}"), "$text-warning")
-    for split, kinds in report["dropped"].items():
-        for kind, some in kinds.items():
-            yield _places(f"left out of {split}, {kind}", some)
-    for split, kinds in report["noticed"].items():
-        for kind, some in kinds.items():
-            yield _places(f"noticed in {split}, {kind}", some)
-    for name in ("duplicates", "conflicting_labels", "multiple_references", "unknown_roles"):
-        if report[name]["rows"]:
-            yield _places(name.replace("_", " "), report[name])
-    for pair, some in report["overlap"].items():
-        if some["prompt"]:
-            yield _places(f"prompts in both {pair.replace('/', ' and ')}", {**some, "rows": some["prompt"]})
-
-
-def _places(what: str, some: dict[str, Any]) -> Content:
-    """`duplicates: 12 rows (a = b; c = d …)`."""
-    places = "; ".join(" = ".join(place) if isinstance(place, list) else str(place) for place in some["where"])
-    return Content(visible(f"- {what}: {some['rows']:,} rows ({places})"))
+        text = f"{amount(histogram.lost, 'row')} left out: nothing in the loss after the cut"
+        yield Content.styled(text, "$text-error")
 
 
 def template_text(found: Inspection) -> Content:

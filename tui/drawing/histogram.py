@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from engine.contract.text import percent
 from tui.drawing.chart import Row
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -22,7 +23,7 @@ class Histogram(Struct, frozen=True):
     longer: int
     """Rows longer than max_length."""
     lost: int
-    """Of these, rows the cut leaves nothing to learn of."""
+    """Of these, rows without a token in the loss after the cut."""
 
 
 def draw(lengths: Histogram, cut: int, columns: int, rows: int, ascii_only: bool) -> list[Row]:
@@ -65,9 +66,9 @@ def _axis(lengths: Histogram, tokens: int, columns: int) -> Row:
 def _cut_line(lengths: Histogram, cut: int, tokens: int, columns: int, ascii_only: bool) -> Row:
     """A mark under the column in which the cut falls, and how many rows it touches."""
     if not lengths.longer:
-        return [(f"max_length {cut:,}: nothing is cut, the longest has {lengths.longest:,}", "axis")]
+        return [(f"max_length {cut:,}: no row is cut, the longest has {lengths.longest:,}", "axis")]
     share = lengths.longer / lengths.rows
-    said = f"max_length {cut:,}: {lengths.longer:,} rows ({share * 100:.1f} %) longer"
+    said = f"max_length {cut:,}: {lengths.longer:,} rows ({percent(share)}) longer"
     mark = "^" if ascii_only else "▲"
     at = min(columns - 1, (cut - 1) // tokens)
     text = f"{' ' * at}{mark} {said}" if at <= columns // 2 else f"{said} {mark}".rjust(at + 1)

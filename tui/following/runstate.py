@@ -79,7 +79,11 @@ class RunState:
                 return
             case events.Hello():
                 self.hello, self.end, self.error = event, None, None
-                self.phase, self.note, self.progress = "", "", None  # a resumed worker is at its beginning, whatever it did in its last life
+                self.phase, self.note, self.progress = (
+                    "",
+                    "",
+                    None,
+                )  # a resumed worker is at its beginning, whatever it did in its last life
             case events.Phase():
                 self.phase, self.note, self.progress = event.name, event.note, None
             case events.Progress():

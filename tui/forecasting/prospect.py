@@ -1,4 +1,4 @@
-"""What will happen once a run or a ladder is started, in words: facts, with the problems beside them."""
+"""The launch preview: what a run or a ladder will do, as facts, and the problems found."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from engine.contract.library import called
 from engine.contract.modelfiles import EMBEDDED, ModelFiles, find_model
 from engine.contract.preset import Effective
 from engine.contract.schema import Config
+from engine.contract.text import amount
 from engine.planning.estimate import PARTS, Estimate
 from engine.planning.room import Room
+from tui.data_report import DataReport, columns_in_short, overlap_in_short, rows_in_short
 from tui.forecasting.disk import free_disk, needed_disk
 from tui.forecasting.forecast import Forecast, forecast, label
 from tui.forecasting.problems import (
@@ -31,7 +33,7 @@ from tui.show import count, size
 
 @dataclass(frozen=True)
 class Fact:
-    """A line of what will happen: `memory  784 MiB of 23.5 GiB`."""
+    """One line of the preview: `memory  784 MiB of 23.5 GiB`."""
 
     name: str
     text: str
@@ -40,7 +42,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Prospect:
-    """A whole answer."""
+    """A whole preview."""
 
     title: str
     facts: list[Fact]
@@ -84,11 +86,11 @@ def ladder_prospect(plan: Plan, scene: Scene, report: Report) -> Prospect:
     facts = [
         *_what(first, files, None, report),
         Fact("rungs", f"base, {rungs}; {len(plan.seeds)} seed{'s' * (len(plan.seeds) > 1)}: {runs} runs"),
-        Fact("steps", f"{_steps(first, None, report)}; the same work for all"),
+        Fact("steps", f"{_steps(first, None, report)}; the same for all rungs"),
         Fact("scoring", _scoring(first, report)),
     ]
     if plan.probe:
-        facts.append(Fact("time", "a few steps of each rung are measured first; then the ladder says how long"))
+        facts.append(Fact("time", "measured on a few steps of each rung before the runs"))
     for rung, one in zip(plan.rungs, found, strict=True):
         facts += _memory(one, scene.room, report.longest, rung.name, parts=False)
     facts += [*_disk(found, scene.runs), *_turn(scene)]
@@ -99,33 +101,40 @@ def ladder_prospect(plan: Plan, scene: Scene, report: Report) -> Prospect:
 
 def _what(config: Config, files: ModelFiles, found: Forecast | None, report: Report) -> Iterator[Fact]:
     if config.model.id == EMBEDDED:
-        where = "comes with ftbench"
+        where = "shipped with ftbench"
     else:
-        where = f"fetched from the Hub: {files.fetch}" if files.fetch else str(files.folder or "")
+        where = f"downloaded from the Hub: {files.fetch}" if files.fetch else str(files.folder or "")
     yield Fact("model", f"{config.model.id}  {where}")
     if found and found.estimate:
         whole, trained = found.estimate.parameters, found.estimate.trainable
-        which = "of" if config.method == "full" else "beside"
-        share = f"{count(trained)} {which} {count(whole)} parameters ({trained / whole:.1%})"
-        yield Fact("method", f"{NAMES[config.method]}: {TRAINS[config.method]}; trains {share}")
+        share = f"{count(trained)} trainable parameters ({trained / whole:.1%} of {count(whole)})"
+        yield Fact("method", f"{NAMES[config.method]}: {TRAINS[config.method]}; {share}")
     elif found:
         yield Fact("method", f"{NAMES[config.method]}: {TRAINS[config.method]}")
-    yield Fact("data", f"{config.data.id}  {_rows(report)}")
+    yield from _data(config.data.id, report)
 
 
-def _rows(report: Report) -> str:
+def _data(name: str, report: Report) -> Iterator[Fact]:
+    """The account of columns and rows, once the data check is done."""
     if report.answer is None:
-        return (report.error and "cannot be used") or ("reading it …" if report.asked else "not read")
-    rows = report.rows
-    cut = report.answer["cut"]["train"]
-    return (
-        f"{rows['train']:,} train, {rows['validation']:,} validation, {rows['test']:,} test rows"
-        f"{f'; {cut:,} cut' if cut else ''}; {report.answer['format']}"
-    )
+        state = "cannot be used" if report.error else _progress(report) if report.asked else "not checked"
+        yield Fact("data", f"{name}  {state}")
+        return
+    known = DataReport.of(report.answer)
+    yield Fact("data", f"{name}  {report.answer['format']}")
+    yield Fact("columns", columns_in_short(known.columns))
+    if known.account:
+        yield Fact("rows", rows_in_short(known.account))
+    for number, (pair, found) in enumerate(known.overlap.items()):
+        yield Fact("" if number else "overlap", overlap_in_short(pair, found))
+
+
+def _progress(report: Report) -> str:
+    return f"preparing … {report.progress}".rstrip()
 
 
 def _steps(config: Config, estimate: Estimate | None, report: Report) -> str:
-    """`200 of 16 rows (2 epochs), each 2 passes of 8`: the effective batch is what a step learns from."""
+    """`200 (2 epochs), batch size 16 (micro-batch 8)`."""
     train, rows = config.train, report.rows.get("train")
     per_epoch = math.ceil(rows / train.batch) if rows else None
     if train.steps:
@@ -133,18 +142,16 @@ def _steps(config: Config, estimate: Estimate | None, report: Report) -> str:
     else:
         steps = f"{max(1, round(train.epochs * per_epoch)):,}" if per_epoch else "?"
         steps += f" ({train.epochs:g} epoch{'s' if train.epochs != 1 else ''})"
-    words = f"{steps}, effective batch {train.batch}"
+    words = f"{steps}, batch size {train.batch}"
     if estimate:
-        micro = estimate.micro_batch
-        equal = train.batch % micro == 0
-        words += f" = {micro} a pass × {train.batch // micro}" if equal else f", of the longest rows {micro} a pass"
-        words += ", activations recomputed" if estimate.gradient_checkpointing else ""
+        words += f" (micro-batch {estimate.micro_batch})"
+        words += ", gradient checkpointing" if estimate.gradient_checkpointing else ""
     return words
 
 
 def _learning(config: Config) -> str:
     train = config.train
-    return f"rate {train.learning_rate:g}, {train.schedule}, warm-up {train.warmup:.0%}, {config.optimizer.name}"
+    return f"rate {train.learning_rate:g}, {train.schedule}, warmup {train.warmup:.0%}, {config.optimizer.name}"
 
 
 def _scoring(config: Config, report: Report) -> str:
@@ -152,6 +159,8 @@ def _scoring(config: Config, report: Report) -> str:
     if evaluation.when == "never":
         return "none"
     test = report.rows.get("test")
+    if test == 0:
+        return "none: no test rows, so the run trains without evaluation"
     rows = min(test, evaluation.rows or test) if test else evaluation.rows
     when = {"both": "before and after", "after": "after"}[evaluation.when]
     return f"{when} training, {f'{rows:,}' if rows else 'all'} test rows, {evaluation.metric}"
@@ -164,7 +173,7 @@ def _memory(
     if estimate is None or room is None:
         yield Fact(name, found.why, "$foreground-muted")
         return
-    rows = f"rows of {estimate.rows.length} tokens" + ("" if longest else ", the most the preset allows")
+    rows = f"rows of {estimate.rows.length} tokens" + ("" if longest else ", the preset's max_length")
     style = {"fits": "$text-success", "tight": "$text-warning"}.get(found.verdict, "$text-error")
     head = f"{size(estimate.peak)} of {size(room.total)} ({room.name})"
     yield Fact(name, f"{head}: {found.verdict}", style)
@@ -173,24 +182,24 @@ def _memory(
     yield Fact("", f"{label([found])}; {rows}", "$foreground-muted")
     training = estimate.training.total >= estimate.evaluation.total
     peak = estimate.training if training else estimate.evaluation
-    moment = "most while training: " if training else "most in the held-out pass: "
+    moment = "peak in training: " if training else "peak in evaluation: "
     inside = [f"{part} {size(peak.parts[part])}" for part in PARTS if part in peak.parts]
-    beside = f" · Python and libraries about {size(room.beside)} beside" if room.beside else ""
+    beside = f" · plus about {size(room.beside)} for Python and libraries" if room.beside else ""
     yield Fact("", moment + " · ".join(inside) + beside, "$foreground-muted")
 
 
 def _disk(found: Sequence[Forecast], runs: Path) -> Iterator[Fact]:
     need, free = needed_disk(found), free_disk(runs)
     about = f"about {size(need)}" if need is not None else "unknown"
-    yield Fact("disk", f"{about} for checkpoints and model (a guess); {size(free)} free in {runs}")
+    yield Fact("disk", f"{about} for checkpoints and model (estimated); {size(free)} free in {runs}")
 
 
 def _turn(scene: Scene) -> Iterator[Fact]:
     held = [turn for turn in scene.turns if turn.place == 0]
     waiting = len(scene.turns) - len(held)
     if not held and not waiting:
-        yield Fact("turn", "nothing runs: it begins at once")
+        yield Fact("queue", "device free: starts immediately")
         return
-    names = ", ".join(turn.run.name for turn in held) or "a run about to begin"
-    more = f" and {waiting} that wait" if waiting else ""
-    yield Fact("turn", f"waits behind {names}{more}", "$text-warning")
+    names = ", ".join(turn.run.name for turn in held) or "a run that is about to start"
+    more = f" and {amount(waiting, 'queued run')}" if waiting else ""
+    yield Fact("queue", f"waits for {names}{more}", "$text-warning")

@@ -1,4 +1,4 @@
-"""What is known before a launch: the machine as it is, and what the engine said of the data."""
+"""What is known before a launch: the state of the machine, and the data check."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 
 from engine.contract.turns import Turn
 from engine.planning.room import Room
-from tui.data.glance import signature
+from tui.data.preview import signature
 from tui.following.machine import Other
 
 
@@ -28,16 +28,24 @@ class Scene:
 
 @dataclass(frozen=True)
 class Report:
-    """What the engine found in the data: None until it has answered."""
+    """The data check: None until it is done."""
 
     answer: dict[str, Any] | None = None
     error: str = ""
     asked: bool = True
-    """Whether an answer is still to come."""
+    """Whether the check is still running."""
+
+    progress: str = ""
+    """How far the check is."""
 
     @property
     def rows(self) -> dict[str, int]:
         return self.answer["rows"] if self.answer else {}
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the prepared rows, for the run to train on exactly these; '' while they are not known."""
+        return str(self.answer["fingerprint"]) if self.answer else ""
 
     @property
     def longest(self) -> int | None:
@@ -47,13 +55,13 @@ class Report:
 
 
 class Reports:
-    """What the engine said of data it has been asked about, until the data's files change."""
+    """Data checks that were made, kept until a file of the data changes."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, dict[str, Any]] = {}
 
     def key(self, arguments: dict[str, Any]) -> bytes:
-        """What an answer depends on; other runs' settings do not."""
+        """What a check depends on: the files and the settings that it uses."""
         try:
             mark = signature(arguments["data"]["id"])[1]
         except OSError:

@@ -12,6 +12,7 @@ from engine.contract.errors import UserError
 from engine.contract.preset import Flat, flatten
 from engine.contract.result import Result
 from engine.contract.rundir import RunDir
+from engine.contract.split_version import OLDEST, versions_differ
 from engine.contract.text import visible
 from tui.drawing.chart import Curve, Look, draw
 from tui.drawing.series import Series
@@ -46,6 +47,7 @@ class Compared:
     validation: Series
     result: Result | None
     settings: Flat | None
+    split_version: int
     error: str = ""
 
 
@@ -55,26 +57,40 @@ def read(runs: Sequence[RunDir]) -> list[Compared]:
 
 
 def _read(run: RunDir, colour: str) -> Compared:
-    error, result, settings, state = "", None, None, RunState(run.name)
+    error, result, settings, state, version = "", None, None, RunState(run.name), OLDEST
     try:
         state = Opening(run.events_file).first()  # a huge run by samples: several of them would take a while
     except OSError as caught:
         error = f"{run.events_file}: cannot be read: {caught.strerror}"
     try:
-        settings = flatten(rundir.read_frozen(run).config)
+        frozen = rundir.read_frozen(run)
+        settings, version = flatten(frozen.config), frozen.split_version
     except UserError as caught:
         error = error or caught.line
     try:
         result = run.result()
     except UserError as caught:
         error = error or caught.line
-    return Compared(run.name, describe(run).state, colour, state.loss, state.validation, result, settings, error)
+    shown = describe(run).state
+    return Compared(run.name, shown, colour, state.loss, state.validation, result, settings, version, error)
 
 
 def compare(runs: Sequence[Compared], width: int, ascii_only: bool = False) -> Content:
     """Everything as one text of `width` columns."""
-    lines = [*_chart(runs, width, ascii_only), Content(""), *_table(runs, width), Content("")]
+    lines = [*_chart(runs, width, ascii_only), Content(""), *_other_rules(runs), *_table(runs, width), Content("")]
     return Content("\n").join([*lines, *_differences(runs, width)])
+
+
+def _newest_rule(runs: Sequence[Compared]) -> int:
+    return max((run.split_version for run in runs), default=OLDEST)
+
+
+def _other_rules(runs: Sequence[Compared]) -> Iterator[Content]:
+    """Why the scores of some runs are not shown beside the others."""
+    newest = _newest_rule(runs)
+    for run in runs:
+        if reason := versions_differ(run.split_version, newest):
+            yield Content.styled(visible(f"{run.name}: no scores here: {reason}"), "$text-warning")
 
 
 def _chart(runs: Sequence[Compared], width: int, ascii_only: bool) -> Iterator[Content]:
@@ -97,7 +113,7 @@ def _table(runs: Sequence[Compared], width: int) -> Iterator[Content]:
     room = max(1, (width - LABEL) // CELL)
     for first in range(0, len(runs), room):
         block = runs[first : first + room]
-        rows = [_figures(run) for run in block]
+        rows = [_figures(run, run.split_version == _newest_rule(runs)) for run in block]
         heads = [(f"{visible(short(run.name), CELL - 1):<{CELL}}", run.colour) for run in block]
         yield Content.assemble((" " * LABEL, ""), *heads)
         for name in rows[0]:
@@ -105,12 +121,12 @@ def _table(runs: Sequence[Compared], width: int) -> Iterator[Content]:
             yield Content.assemble((f"{name:<{LABEL}}", "$foreground-muted"), values)
 
 
-def _figures(run: Compared) -> dict[str, str]:
-    """What was reached and what it took; a dash for what is not known."""
+def _figures(run: Compared, comparable: bool) -> dict[str, str]:
+    """What was reached and what it took; a dash for what is not known, and for scores on other test rows."""
     result = run.result
     percent = result is not None and result.metric != "loss"
-    before = result.before if result else None
-    after = result.after if result else None
+    before = result.before if result and comparable else None
+    after = result.after if result and comparable else None
     return {
         "state": run.state.replace("_", " "),
         "metric": result.metric if result else "–",

@@ -14,6 +14,7 @@ from engine.contract.events import decode
 from engine.contract.follow import Follower
 from engine.contract.phases import phase_seconds
 from engine.contract.rundir import RunDir
+from engine.contract.split_version import OLDEST, SPLIT_VERSION
 from tui.show import duration
 
 TAIL = 65536
@@ -45,6 +46,8 @@ class Line:
     """Bytes while training: torch's pool on a card, the resident set without one."""
     reason: str = ""
     """Why it did not finish."""
+    split_version: int = OLDEST
+    """The rule that divided its rows: scores under different rules do not compare."""
 
 
 def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> Line:
@@ -70,6 +73,7 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> Line:
                 result.created,
                 result.peak.training,
                 result.reason,
+                result.split_version,
             )
         frozen = rundir.read_frozen(run)
     except UserError as error:
@@ -90,6 +94,7 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> Line:
         seconds,
         config.method,
         frozen.created,
+        split_version=frozen.split_version,
     )
 
 
@@ -122,8 +127,14 @@ def _worked(run: RunDir) -> float | None:
 
 
 def cells(line: Line) -> list[str]:
-    """In the order of COLUMNS."""
-    return [line.name, line.state, last_part(line.model), last_part(line.data), score(line), duration(line.seconds)]
+    """In the order of COLUMNS. A score under an older split rule carries its number."""
+    scored = score(line) + (f" (split {line.split_version})" if scored_otherwise(line) else "")
+    return [line.name, line.state, last_part(line.model), last_part(line.data), scored, duration(line.seconds)]
+
+
+def scored_otherwise(line: Line) -> bool:
+    """Whether it has a score that does not compare with those of new runs."""
+    return line.split_version != SPLIT_VERSION and (line.before is not None or line.after is not None)
 
 
 def score(line: Line) -> str:

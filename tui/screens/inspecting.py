@@ -1,4 +1,4 @@
-"""A screen with a choice of data on it: looks into a set, and lets one point to another."""
+"""A screen with the data list: opens the inspector and the file picker."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tui.widgets.data_list import Add, Inspect
 
 
 class InspectingScreen(ActingScreen[ScreenResultType]):
-    """Inspector and file picker, opened over the lists."""
+    """Opens the inspector and the file picker over the lists."""
 
     @property
     def choosing(self) -> ChoosingPane:
@@ -23,7 +23,7 @@ class InspectingScreen(ActingScreen[ScreenResultType]):
 
     @on(Inspect)
     def _inspect(self, message: Inspect) -> None:
-        """Into the set; one on the Hub is downloaded by that, so that is asked first."""
+        """Open the inspector; asks first where that downloads a set from the Hub."""
         from tui.data.datasets import on_the_hub
         from tui.screens.ask import AskScreen
 
@@ -35,8 +35,8 @@ class InspectingScreen(ActingScreen[ScreenResultType]):
             if yes:
                 self._look_into(message.data)
 
-        what = f"Looking into {message.data} downloads it from the Hub now, which needs the network. Without a network "
-        self.app.push_screen(AskScreen(f"{what}only what is already in the Hub's cache can be read. Look?"), answered)
+        what = f"Inspecting {message.data} downloads it from the Hub, which requires network access. Offline, only "
+        self.app.push_screen(AskScreen(f"{what}sets in the local Hub cache can be read. Continue?"), answered)
 
     def _look_into(self, data: str) -> None:
         from tui.data.datasets import NOT_TEXT, is_text

@@ -1,4 +1,4 @@
-"""The inspector: a data set as the engine prepares it for the chosen model, row by row and token by token."""
+"""The inspector: a data set prepared for the chosen model, row by row and token by token, with its report."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
+from engine.contract.ask import rows_done
 from engine.contract.preset import Effective
 from engine.contract.text import visible
 from tui.asking import Answered, Asking, Told
 from tui.commands import bindings
 from tui.data.inspection import SPLITS, Inspection, Manner, Sample, facts, sample_head, sample_text, template_text
+from tui.drawing.bar import bar
 from tui.listing.runlist import last_part
 from tui.screens.base import BaseScreen
 from tui.widgets.key_line import KeyLine
@@ -26,14 +28,16 @@ if TYPE_CHECKING:
     from tui.app import Workbench
 
 ROWS = 50
-"""Samples asked for at a time, of each split."""
+"""Rows requested at a time, for each split."""
+BAR = 18
+"""Columns of the progress bar."""
 MOST_TOKENS = 3000
-"""Of one sample; a longer one is shown by its ends."""
-VIEWS = ("samples", "facts", "template")
+"""Of one row; of a longer one the middle is left out."""
+VIEWS = ("rows", "report", "template")
 
 
 class InspectorScreen(BaseScreen[bool]):
-    """Asks the engine once, shows what it says. Closes with whether the set is taken."""
+    """Requests one preparation from the engine and shows it. Closes with whether the set was selected."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("inspector")
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
@@ -61,11 +65,13 @@ class InspectorScreen(BaseScreen[bool]):
         self.found: Inspection | None = None
         self.samples: dict[str, list[Sample]] = {}
         self.error = ""
-        self.split, self.view = "train", "samples"
+        self.split, self.view = "train", "rows"
         self.at = dict.fromkeys(SPLITS, 0)
         self.manner = Manner()
         self.asking: Asking | None = None
         self._progress, self._began = "", 0.0
+        self._counted: tuple[str, int, int | None] | None = None
+        """What is being done, rows done, and of how many."""
 
     def compose(self) -> ComposeResult:
         yield Static(id="title")
@@ -74,7 +80,7 @@ class InspectorScreen(BaseScreen[bool]):
                 yield Static(id="row")
                 yield Static(id="text")
             with VerticalScroll(id="known") as right:
-                right.border_title = "facts"
+                right.border_title = "report"
                 yield Static(id="facts")
         yield Static(id="state")
         yield KeyLine()
@@ -85,10 +91,10 @@ class InspectorScreen(BaseScreen[bool]):
         config = self.chosen.config
         length = f"max_length {config.train.max_length:,}"
         self.query_one("#title", Static).update(
-            Content(visible(f"{last_part(config.data.id)} · as {config.model.id} reads it · {length}"))
+            Content(visible(f"{last_part(config.data.id)} · prepared for {config.model.id} · {length}"))
         )
         self.query_one("#looking").focus()
-        waiting = Content.styled("the engine reads it as a run would", "$foreground-muted")
+        waiting = Content.styled("preparing the rows as a run would", "$foreground-muted")
         self.query_one("#row", Static).update(waiting)
         self.query_one("#facts", Static).update(waiting)
         self._ask("data.inspect", {"rows": ROWS, "most": MOST_TOKENS})
@@ -106,16 +112,17 @@ class InspectorScreen(BaseScreen[bool]):
         arguments = {
             "model": msgspec.to_builtins(config.model),
             "data": msgspec.to_builtins(config.data),
+            "evaluation": msgspec.to_builtins(config.evaluation),
             "max_length": config.train.max_length,
         }
-        self._progress, self._began = "starting the engine", time.monotonic()
+        self._progress, self._began = "starting", time.monotonic()
         self.asking = Asking(question, {**arguments, **more}, self.post_message)
         self._tick()
 
     @on(Told)
     def _told(self, message: Told) -> None:
         if message.asking is self.asking:
-            self._progress = message.text
+            self._progress, self._counted = message.text, message.counted
             self._tick()
 
     @on(Answered)
@@ -126,7 +133,7 @@ class InspectorScreen(BaseScreen[bool]):
         if message.error and self.found:
             self.tell(message.error, severity="error")
         elif message.error:
-            self.error, self.view = message.error, "samples"  # where it is said
+            self.error, self.view = message.error, "rows"  # the pane that shows it
             self.remove_class("-facts")
         elif message.asking.question == "data.inspect":
             self.found = msgspec.convert(message.answer, Inspection)
@@ -138,20 +145,30 @@ class InspectorScreen(BaseScreen[bool]):
         self._redraw()
 
     def _tick(self) -> None:
-        """What the engine does, for as long as it works; otherwise what the marks mean."""
+        """The progress of the preparation; afterwards a legend."""
         if self.asking:
-            said = f"{self._progress}, {time.monotonic() - self._began:.0f} s; escape gives it up"
+            said = self._progress_line()
         elif self.error:
-            said = "nothing to show: mend it and come back"
+            said = Content("cannot prepare this data set; fix the problem and open it again")
         else:
-            said = (
-                "trained tokens are " + ("in [ ]" if self.manner.ascii else "green and underlined") + ", special bold"
-            )
-        self.query_one("#state", Static).update(Content(visible(said, 300)))
+            mark = "in [ ]" if self.manner.ascii else "green and underlined"
+            said = Content(f"tokens in the loss are {mark}, special tokens bold")
+        self.query_one("#state", Static).update(said)
+
+    def _progress_line(self) -> Content:
+        """`tokenizing ━━━━──── 12,000 of 100,000 rows, 4 s; escape cancels`."""
+        seconds = f"{time.monotonic() - self._began:.0f} s; escape cancels"
+        if self._counted is None:
+            return Content(visible(f"{self._progress}, {seconds}", 300))
+        text, done, total = self._counted
+        parts = [(f"{visible(text, 40)} ", "")]
+        if total:
+            parts += bar(done / total, BAR, self.manner.ascii)
+        return Content.assemble(*parts, f" {rows_done(done, total)}, {seconds}")
 
     def _redraw(self) -> None:
         left = self.query_one("#looking")
-        left.border_title = Content(self.view if self.view == "template" else "sample")
+        left.border_title = Content(self.view if self.view == "template" else "row")
         head, text = self.query_one("#row", Static), self.query_one("#text", Static)
         if self.error:
             head.update(Content.styled(visible(self.error), "bold $text-error"))
@@ -184,12 +201,12 @@ class InspectorScreen(BaseScreen[bool]):
 
     def action_take(self) -> None:
         if self.error:
-            self.tell("it cannot be trained on as it is", severity="warning")
+            self.tell("this data set cannot be trained on; fix the problem first", severity="warning")
         else:
             self.dismiss(True)
 
     def action_next(self) -> None:
-        """The next row; the engine is asked for more behind the last that it told."""
+        """Show the next row; requests more after the last known one."""
         if self.found is None or self.asking:
             return
         known = len(self.samples[self.split])
@@ -198,22 +215,22 @@ class InspectorScreen(BaseScreen[bool]):
         elif self.split != "noticed" and known < self.found.count(self.split):
             self._ask("data.show", {"rows": ROWS, "most": MOST_TOKENS, "split": self.split, "start": known})
         else:
-            self.tell("that was the last")
+            self.tell("this is the last row")
 
     def action_previous(self) -> None:
         if self.found is not None and self.at[self.split] > 0:
             self._move(-1)
         elif self.found is not None:
-            self.tell("that was the first")
+            self.tell("this is the first row")
 
     def _move(self, step: int) -> None:
         self.at[self.split] += step
-        self.view = "samples" if self.view == "template" else self.view
+        self.view = "rows" if self.view == "template" else self.view
         self.query_one("#looking").scroll_home(animate=False)
         self._redraw()
 
     def action_split(self) -> None:
-        """The next split that has rows."""
+        """Show the next split that has rows."""
         if self.found is None:
             return
         having = [split for split in SPLITS if self.samples[split]] or [self.split]
@@ -222,16 +239,16 @@ class InspectorScreen(BaseScreen[bool]):
         self._redraw()
 
     def action_view(self) -> None:
-        """Samples, facts, template; on a wide screen the facts are always there."""
+        """Rows, report, template; a wide screen always shows the report."""
         if self.error:
             return
-        views = [view for view in VIEWS if view != "facts" or self.has_class("-narrow")]
+        views = [view for view in VIEWS if view != "report" or self.has_class("-narrow")]
         self.view = views[(views.index(self.view) + 1) % len(views)] if self.view in views else views[0]
-        self.set_class(self.view == "facts", "-facts")
-        self.query_one("#known" if self.view == "facts" else "#looking").focus()
+        self.set_class(self.view == "report", "-facts")
+        self.query_one("#known" if self.view == "report" else "#looking").focus()
         self.call_after_refresh(self._redraw)
 
     def action_parts(self) -> None:
-        """A bar between tokens, or none."""
+        """Toggle a bar between tokens."""
         self.manner = Manner(self.manner.ascii, not self.manner.parted)
         self._redraw()

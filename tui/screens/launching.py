@@ -1,4 +1,4 @@
-"""Before launch: what will happen and what is wrong, on one screen; enter goes, escape goes back."""
+"""The launch screen: what a run will do and which problems it has; enter starts it, escape returns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from textual.widgets import Static
 
 from engine.contract.schema import Config
 from engine.contract.text import visible
-from tui.asking import Answered, Asking
+from tui.asking import Answered, Asking, Told
 from tui.forecasting.problems import Problem
 from tui.forecasting.prospect import Prospect
 from tui.forecasting.scene import Report, Reports
@@ -29,7 +29,7 @@ NAME = 10
 
 
 class LaunchScreen(ModalScreen[bool]):
-    """Closes with whether to start. The data is read meanwhile; one need not wait for it."""
+    """Closes with whether to start. The data check runs in the background; starting does not wait for it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter,y", "go", "start"),
@@ -58,7 +58,7 @@ class LaunchScreen(ModalScreen[bool]):
 
     def compose(self) -> ComposeResult:
         with Vertical(id="box") as box:
-            box.border_title = "before launch"
+            box.border_title = "launch"
             with VerticalScroll(can_focus=False):
                 yield Static(id="facts")
             yield Static(id="keys")
@@ -68,6 +68,7 @@ class LaunchScreen(ModalScreen[bool]):
         arguments = {
             "data": msgspec.to_builtins(config.data),
             "model": msgspec.to_builtins(config.model),
+            "evaluation": msgspec.to_builtins(config.evaluation),
             "max_length": config.train.max_length,
         }
         self.key = self.reports.key(arguments)
@@ -89,6 +90,12 @@ class LaunchScreen(ModalScreen[bool]):
         self.query_one(VerticalScroll).styles.max_height = max(3, self.size.height - 4)
         self.call_after_refresh(self._lay_out)
 
+    @on(Told)
+    def _told(self, message: Told) -> None:
+        if message.asking is self.asking and self.report.asked:
+            self.report = Report(progress=message.text)
+            self.show_prospect()
+
     @on(Answered)
     def _answered(self, message: Answered) -> None:
         self.report = Report(message.answer, message.error, asked=False)
@@ -96,7 +103,7 @@ class LaunchScreen(ModalScreen[bool]):
         self.show_prospect()
 
     def _look_again(self) -> None:
-        """Others come and go on the card while one reads."""
+        """Other processes start and end meanwhile."""
         if self.is_current and (prospect := self.look(self.report)) != self.prospect:
             self.prospect = prospect
             self._say()
@@ -106,13 +113,13 @@ class LaunchScreen(ModalScreen[bool]):
             self._say()
 
     def show_prospect(self) -> None:
-        """As much as is known by now."""
+        """Show what is known."""
         self.prospect = self.look(self.report)
         self._say()
 
     def _say(self) -> None:
         self.query_one("#facts", Static).update(Content("\n").join(self._lines()))
-        go = "blocked: see above" if self.prospect.blocked else "enter start"
+        go = "cannot start: see the problems above" if self.prospect.blocked else "enter start"
         style = "$text-error" if self.prospect.blocked else "bold $text-success"
         self.query_one("#keys", Static).update(Content.assemble((go, style), "   escape back"))
 
@@ -126,7 +133,7 @@ class LaunchScreen(ModalScreen[bool]):
             yield Content.assemble((f"{fact.name:<{NAME}}", "$foreground-muted"), (self._hung(fact.text), fact.style))
 
     def _problem(self, problem: Problem) -> Iterator[Content]:
-        """What is wrong, and on a line of its own what to do."""
+        """The problem, and on a line of its own what to do."""
         style = "$text-error" if problem.blocking else "$text-warning"
         yield Content.styled(f"{'✗' if problem.blocking else '!'} {self._hung(problem.text, 2)}", style)
         if problem.do:

@@ -1,4 +1,4 @@
-"""From what is chosen on the bench to a run or a ladder: look at what will happen, then launch."""
+"""From the selection on the bench to a run or a ladder: the launch screen, then the launch."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class StartingScreen(InspectingScreen[ScreenResultType]):
         return Scene(self.runs, room_of(self.sample, own), foreign(card, own) if card else (), places)
 
     def action_start(self) -> None:
-        """Say what will happen, then launch and watch."""
+        """Show the launch screen, then launch and watch."""
         from tui.forecasting.prospect import run_prospect
         from tui.screens.launching import LaunchScreen
 
@@ -56,19 +56,20 @@ class StartingScreen(InspectingScreen[ScreenResultType]):
 
         def answered(yes: bool | None) -> None:
             if yes:
-                self.start(chosen)
+                self.start(chosen, screen.report.fingerprint)
 
         screen = LaunchScreen(
             chosen.config, lambda report: run_prospect(name, chosen, self.scene(), report), self.reports
         )
         self.app.push_screen(screen, answered)
 
-    def start(self, chosen: Effective) -> None:
-        """Launch a run of this configuration and show it."""
+    def start(self, chosen: Effective, data_fingerprint: str = "") -> None:
+        """Launch a run of this configuration, on the rows of this fingerprint where they were checked; show it."""
         from engine.contract import rundir
 
         try:
-            run = rundir.create(self.runs, self.choosing.choice.name, chosen)
+            name = self.choosing.choice.name
+            run = rundir.create(self.runs, name, chosen, data_fingerprint=data_fingerprint)
         except (UserError, RunFailed) as error:
             self.tell(str(error), severity="error", timeout=10)
             return

@@ -14,13 +14,13 @@ from engine.contract.ask import Counted, ask
 from engine.contract.library import effective
 from engine.contract.preset import Flat
 from engine.contract.text import amount, percent, visible
-from tui.data_report import SPLITS, DataReport, Line, account_lines, places, warning_lines
+from tui.data_report import SPLITS, DataReport, Line, account_lines, repeat_lines, result_line, warning_lines
 from tui.following.progress import progress_bar
 from tui.show import console, print_json, say
 
 NAME = 12
 """Columns of a fact's name."""
-STYLES = {"warning": "yellow", "error": "red", "muted": "dim"}
+STYLES = {"good": "green", "warning": "yellow", "error": "red"}
 
 
 def check(preset: str, overrides: Flat, json: bool) -> int:
@@ -103,7 +103,7 @@ def report_lines(report: dict[str, Any]) -> Iterator[Line]:
     known = DataReport.of(report)
     yield Line("data", report["source"])
     yield from (Line("", note) for note in report["notes"])
-    yield Line("format", f"{report['format']}: {report['why']}")
+    yield Line("format", report["why"])
     yield Line("template", report["template"])
     yield from account_lines(known)
     yield from (Line("" if number else "split", text) for number, text in enumerate(report["split"]))
@@ -111,10 +111,7 @@ def report_lines(report: dict[str, Any]) -> Iterator[Line]:
     yield from repeat_lines(report)
     yield Line("fingerprint", report["fingerprint"])
     yield from warning_lines(known.warnings)
-    if report["refused"]:
-        yield Line("refused", report["refused"], "error")
-    else:
-        yield Line("result", f"ready to train; {amount(len(known.warnings), 'warning')}")
+    yield result_line(report)
 
 
 def length_lines(report: dict[str, Any]) -> Iterator[Line]:
@@ -126,23 +123,6 @@ def length_lines(report: dict[str, Any]) -> Iterator[Line]:
         spread = f"per row median {length['p50']:,}, p99 {length['p99']:,}, max {length['max']:,}"
         cut = f"; max_length {report['max_length']:,} cuts {percent(found['answers_cut'])} of the answers"
         yield Line("" if number else "tokens", f"{name}: {tokens}; {spread}{cut if found['answers_cut'] else ''}")
-
-
-REPEATS = {
-    "duplicates": "duplicate rows",
-    "conflicting_labels": "rows with conflicting labels (one prompt, different answers)",
-    "multiple_references": "prompts with multiple references (several answers)",
-}
-
-
-def repeat_lines(report: dict[str, Any]) -> Iterator[Line]:
-    """Rows that repeat others."""
-    first = True
-    for key, what in REPEATS.items():
-        found = report.get(key) or {"rows": 0}
-        if found["rows"]:
-            yield Line("repeats" if first else "", f"{found['rows']:,} {what} {places(found['where'])}".rstrip())
-            first = False
 
 
 def _print(line: Line) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from engine.contract import ladderdir, rundir, turns
 from engine.contract.errors import UserError
 from engine.contract.ladderdir import LadderDir
-from tui.listing.runlist import COLUMNS, cells, describe
+from engine.contract.split_version import SPLIT_VERSION, versions_differ
+from tui.listing.runlist import COLUMNS, cells, describe, scored_otherwise
 from tui.show import print_json, say, table
 
 
@@ -26,6 +27,8 @@ def show(runs: Path, json: bool) -> None:
             [cells(line) for line in lines],
             right=(5,),
         )
+        for version in sorted({line.split_version for line in lines if scored_otherwise(line)}):
+            say(f"(split {version}): {versions_differ(version, SPLIT_VERSION)}")
     if not json:
         _show_ladders(runs)
 

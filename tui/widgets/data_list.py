@@ -1,4 +1,4 @@
-"""The data sets one may train on, each with rows, format and whether something was found in it."""
+"""The list of data sets, each with rows, format and a mark where a problem was found."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # imported where they are needed: the first picture has no se
     from engine.contract.schema import Data
     from tui.app import Workbench
     from tui.data.datasets import DataSet
-    from tui.data.glance import Glance, Glanced, Glancer
+    from tui.data.preview import Preview, PreviewReady, PreviewThread
 
 MOVES = (
     ("down", "cursor_down"),
@@ -65,20 +65,20 @@ class DataList(OptionList, inherit_bindings=False):
         self.section: Data | None = None
         """What the configuration says of the data; its id is the set that is taken. None until there is one."""
         self.sets: list[DataSet] = []
-        self.glances: dict[str, Glance] = {}
+        self.previews: dict[str, Preview] = {}
         self._gone: set[str] = set()
         """Recent files that are no longer there: left out for as long as that is so."""
-        self._glancer: Glancer | None = None
+        self._preview_thread: PreviewThread | None = None
         self._soon: Timer | None = None
 
     def on_unmount(self) -> None:
-        if self._glancer:
-            self._glancer.leave()
+        if self._preview_thread:
+            self._preview_thread.leave()
 
     def choose(self, section: Data) -> None:
         """Another configuration: mark its set, and look at all sets as it would read them."""
         if self.section is None or _reading(section) != _reading(self.section):
-            self.glances = {}
+            self.previews = {}
         here = self.here if section.id == self.taken else None
         self.section = section
         self.relist(here.id if here else section.id)
@@ -111,33 +111,33 @@ class DataList(OptionList, inherit_bindings=False):
 
     def problems(self, data: str) -> list[str]:
         """What was found in a set so far."""
-        glance = self.glances.get(data)
-        return glance.problems if glance else []
+        preview = self.previews.get(data)
+        return preview.problems if preview else []
 
     def _look(self) -> None:
         """Have the engine count, in the background, what can be counted without a network."""
         if self.section is None:
             return
         from tui.data.datasets import NOT_TEXT, DataSet, is_text
-        from tui.data.glance import Glance, Glanced, Glancer
+        from tui.data.preview import Preview, PreviewReady, PreviewThread
 
-        if self._glancer is None:
-            self._glancer = Glancer(self.post_message)
-            self._glancer.start()
+        if self._preview_thread is None:
+            self._preview_thread = PreviewThread(self.post_message)
+            self._preview_thread.start()
         reading = _reading(self.section)
         for one in self.sets:
             if not is_text(one.id):
-                self.on_glanced(Glanced(one.id, Glance(error=NOT_TEXT)))
+                self.on_preview_ready(PreviewReady(one.id, Preview(error=NOT_TEXT)))
         every = [*self.sets, *(DataSet(data, data) for data in self._gone)]
         wanted = [one.id for one in every if is_text(one.id) and not one.on_the_hub]
-        self._glancer.want([(data, {**reading, "id": data}) for data in wanted])
+        self._preview_thread.want([(data, {**reading, "id": data}) for data in wanted])
 
-    def on_glanced(self, message: Glanced) -> None:
+    def on_preview_ready(self, message: PreviewReady) -> None:
         message.stop()
-        if self.glances.get(message.data) == message.glance:
+        if self.previews.get(message.data) == message.preview:
             return
-        self.glances[message.data] = message.glance
-        if message.glance.gone == (message.data in self._gone):
+        self.previews[message.data] = message.preview
+        if message.preview.gone == (message.data in self._gone):
             self._redraw(message.data)
             return
         self._gone ^= {message.data}
@@ -158,9 +158,9 @@ class DataList(OptionList, inherit_bindings=False):
     def _line(self, one: DataSet) -> Content:
         from tui.data.datasets import line
 
-        glance, taken = self.glances.get(one.id), one.id == self.taken
+        preview, taken = self.previews.get(one.id), one.id == self.taken
         width = self.scrollable_content_region.width or 24
-        return line(one, glance, taken, width, self.app.settings.ascii)
+        return line(one, preview, taken, width, self.app.settings.ascii)
 
     @on(OptionList.OptionHighlighted)
     def _highlighted(self, event: OptionList.OptionHighlighted) -> None:
@@ -172,7 +172,7 @@ class DataList(OptionList, inherit_bindings=False):
         if self.here:
             from tui.data.datasets import detail
 
-            said = detail(self.here, self.glances.get(self.here.id))
+            said = detail(self.here, self.previews.get(self.here.id))
             self.border_subtitle = Content(visible(said, max(8, self.content_size.width - 2)))
             self.tooltip = Content(visible(f"{self.here.id}: {said}", 600))
 
@@ -199,7 +199,7 @@ class DataList(OptionList, inherit_bindings=False):
                 forget(self.here.id)
             self.relist()
         elif self.here:
-            said = f"{self.here.label} is listed because it is there; only a set from elsewhere is taken off the list"
+            said = f"{self.here.label} cannot be removed from the list: only recent sets from elsewhere can"
             self.app.notify(visible(said), markup=False)
 
     def action_back(self) -> None:

@@ -9,6 +9,7 @@ from textual.content import Content
 
 from engine.contract.text import visible
 from tui.commands import key_of
+from tui.drawing.bar import Part, bar
 from tui.show import duration, number
 
 if TYPE_CHECKING:  # the first picture has no run
@@ -18,8 +19,6 @@ if TYPE_CHECKING:  # the first picture has no run
 BAR = 18
 SILENT = "without a word: killed, or the machine ran out of memory"
 TITLES = {"failed": "failed", "out_of_memory": "out of memory", "diverged": "diverged", "stopped": "stopped"}
-Part = tuple[str, str]
-"""Text and its style."""
 
 
 def status(
@@ -69,7 +68,7 @@ def _running(state: RunState, ascii_only: bool, width: int) -> list[Part]:
     if progress is not None and progress.total:
         share = min(1.0, progress.done / progress.total)
         said = f"  {visible(progress.text, 40)} {progress.done:,} of {progress.total:,} rows "
-        return [*parts, (said, ""), *_bar(share, min(BAR, width - len(said) - 12), ascii_only), (f" {share:.0%}", "")]
+        return [*parts, (said, ""), *bar(share, min(BAR, width - len(said) - 12), ascii_only), (f" {share:.0%}", "")]
     if step is None or state.phase != "training":
         return parts
     share = step.step / max(1, step.steps)
@@ -81,8 +80,8 @@ def _running(state: RunState, ascii_only: bool, width: int) -> list[Part]:
     left = state.left()
     parts.append((f"  {step.tokens_per_second:,.0f} tok/s", ""))
     parts.append((f"  {duration(left)} left" if left is not None else "", ""))
-    bar = min(BAR, width - sum(len(text) for text, _ in parts))
-    return [*parts[:2], *_bar(share, max(0, bar), ascii_only), *parts[2:]]
+    room = min(BAR, width - sum(len(text) for text, _ in parts))
+    return [*parts[:2], *bar(share, room, ascii_only), *parts[2:]]
 
 
 def _end(state: RunState, end: events.End, own: Mapping[str, str], width: int) -> Content:
@@ -126,9 +125,3 @@ def _ended(what: str, said: str, style: str, todo: str, width: int) -> Content:
     room = max(20, 2 * width - len(what) - 8)
     text = f": {visible(said, room)}" if said else ""
     return Content.assemble((what, f"bold {style}"), (text, style), ("\n", ""), (todo, "$foreground-muted"))
-
-
-def _bar(share: float, width: int, ascii_only: bool) -> list[Part]:
-    full = round(max(0.0, min(1.0, share)) * width)
-    done, rest = ("=", "-") if ascii_only else ("━", "─")
-    return [(done * full, "$primary"), (rest * (width - full), "$foreground-muted")]

@@ -94,7 +94,7 @@ def _samples(material: Material) -> list[str]:
 def _sample(material: Material, sample: Sample) -> list[str]:
     metric = material.ladder.work.metric if material.ladder.work else "loss"
     parts = [f"### Item {sample.item} · {inline(sample.where)}"]
-    parts += ["Prompt:", fenced(sample.prompt), "Target:", fenced(sample.target)]
+    parts += ["Prompt:", fenced(sample.prompt), words.targets(sample.targets) + ":", *map(fenced, sample.targets)]
     for name in material.styles:
         if answers := sample.answers.get(name):
             told = marks(answers if material.styles[name].marker else answers[:1], metric)

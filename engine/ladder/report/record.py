@@ -32,7 +32,7 @@ def work(ladder: Ladder) -> Table | None:
     facts = ladder.work
     if facts is None:
         return None
-    rows = f"{whole(facts.train)} train, {whole(facts.validation)} validation, {whole(facts.test)} test"
+    rows = f"{whole(facts.train)} train, {whole(facts.validation)} validation, {whole(facts.test)} test items"
     pairs = {
         "model": facts.model,
         "data": facts.data,
@@ -41,6 +41,13 @@ def work(ladder: Ladder) -> Table | None:
         "optimizer steps": f"{whole(facts.steps)} of {whole(facts.batch)} rows",
         "metric": facts.metric,
         "seeds": ", ".join(map(str, ladder.seeds)),
+        "split version": facts.split_version,
+        **{
+            f"{pair.split('/')[0]} rows also in training, of {whole(found.of)}": ", ".join(
+                f"{name} {figure}" for name, figure in found.figures()
+            )
+            for pair, found in facts.overlap.items()
+        },
         **{f"fingerprint of the {name}": value for name, value in facts.fingerprints.items()},
     }
     return two_columns("The work all rungs share", pairs)

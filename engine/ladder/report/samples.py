@@ -28,7 +28,7 @@ class Answer(msgspec.Struct):
     """As `predictions.jsonl` holds it."""
 
     nll: float | None = None
-    tokens: int = 0
+    tokens: float = 0
     weight: float | None = None
     """Sum of the tokens' loss weights; None where each is 1."""
     output: str = ""
@@ -42,6 +42,8 @@ class Line(msgspec.Struct):
     prompt: str
     target: str
     where: str = ""
+    references: list[str] = []
+    """All accepted answers, `target` first; empty where there is only that."""
     base: Answer | None = None
     tuned: Answer | None = None
 
@@ -53,7 +55,8 @@ class Sample:
     item: int
     where: str
     prompt: str
-    target: str
+    targets: list[str]
+    """All accepted answers."""
     answers: dict[str, list[Answer]] = field(default_factory=dict)
 
 
@@ -113,7 +116,7 @@ def _scan(source: Source, metric: str) -> dict[int, tuple[int, dict[str, float]]
         answers = {source.base: line.base, source.rung: line.tuned}
         scores = {who: value(answer, metric) for who, answer in answers.items() if answer}
         known = {who: score for who, score in scores.items() if score is not None}
-        found[line.item] = hash((line.prompt, line.target)), known
+        found[line.item] = hash((line.prompt, line.target, *line.references)), known
     return found
 
 
@@ -134,7 +137,8 @@ def _texts(sources: Sequence[Source], wanted: set[int]) -> dict[int, Sample]:
         for line in _lines(source.path):
             if line.item not in wanted:
                 continue
-            sample = samples.setdefault(line.item, Sample(line.item, line.where, line.prompt, line.target))
+            targets = line.references or [line.target]
+            sample = samples.setdefault(line.item, Sample(line.item, line.where, line.prompt, targets))
             for who, answer in ((source.base, line.base), (source.rung, line.tuned)):
                 if answer:
                     sample.answers.setdefault(who, []).append(answer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Sequence
 
 from engine.contract.ladder import Ladder, Sentence
 from engine.contract.text import visible
@@ -18,6 +19,7 @@ TOPICS = {
     "prototype": "Prototyping",
     "ship": "Shipping",
     "full": "Tuning everything",
+    "data": "Data",
     "caveat": "Caveat",
 }
 
@@ -92,6 +94,11 @@ def comparing() -> str:
         "Rungs answered the same items, so differences are taken item by item. Their 95 % intervals hold for all pairs "
         "at once; p for all pairs together is below 0.05 exactly where the interval leaves out zero."
     )
+
+
+def targets(texts: Sequence[str]) -> str:
+    """The heading over a test item's accepted answers."""
+    return "Target" if len(texts) == 1 else f"Any of {len(texts)} accepted answers"
 
 
 def shown(text: str) -> str:

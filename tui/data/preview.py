@@ -1,4 +1,4 @@
-"""What the data list says of each set: counted by the engine in the background, one set at a time, and remembered."""
+"""Previews of the data sets in the list: counted by the engine in the background, one at a time, and cached."""
 
 from __future__ import annotations
 
@@ -21,27 +21,30 @@ from engine.contract.ask import Leaving, Left, ask
 from engine.contract.errors import Notice, RunFailed, UserError
 from engine.contract.files import write_atomically
 from engine.contract.library import is_data_file
+from engine.contract.text import amount
 from tui.show import size
 
 LARGEST = 64 << 20
-"""Bytes up to which a set is counted unasked: as small rows (80 bytes) they take the counting process 530 MiB."""
+"""Bytes up to which a set is counted in the background."""
 SECONDS = 30.0
-"""After these a set is left uncounted: on a slow network disk it would hold up all others."""
+"""Timeout for counting one set: on a slow network disk it would block all others."""
 REMEMBERED = 500
 _DEPTH, _ENTRIES = 3, 10_000
-"""As deep and as many as the engine reads of a folder."""
+"""Folder depth and number of entries that the engine reads."""
 
 
-class Glance(Struct, frozen=True):
-    """One set at a first look."""
+class Preview(Struct, frozen=True):
+    """What is known of a set without a model."""
 
     rows: dict[str, int] = field(default_factory=dict)
-    """By split, as they lie in the files; empty where nobody counted."""
+    """By split, as they are in the files; empty where they were not counted."""
     format: str = ""
     why: str = ""
     unusable: int = 0
-    """Rows that nothing can be learnt from."""
+    """Rows without anything to learn."""
     kinds: dict[str, Any] = field(default_factory=dict)
+    columns: list[dict[str, str]] = field(default_factory=list)
+    """Name and role of each column."""
     warnings: list[Notice] = field(default_factory=list)
     error: str = ""
     """Why it cannot be read or understood, with what to do."""
@@ -53,23 +56,23 @@ class Glance(Struct, frozen=True):
     @property
     def problems(self) -> list[str]:
         """Everything found, one sentence each."""
-        bad = [f"{found['rows']:,} rows {kind}: {found['where'][0]}" for kind, found in self.kinds.items()]
+        bad = [f"{amount(found['rows'], 'row')} left out: {found['where'][0]}" for found in self.kinds.values()]
         return [*([self.error] if self.error else []), *bad, *(notice.text for notice in self.warnings)]
 
 
 @dataclass
-class Glanced(Message):
-    """A set has been looked at."""
+class PreviewReady(Message):
+    """The preview of a set."""
 
     data: str
-    glance: Glance
+    preview: Preview
 
 
-class Glancer(threading.Thread):
-    """Looks at the sets it is given, the first first; touches no widget."""
+class PreviewThread(threading.Thread):
+    """Makes previews of the sets it is given, in order; touches no widget."""
 
     def __init__(self, post: Callable[[Message], object]) -> None:
-        super().__init__(daemon=True, name="glancer")
+        super().__init__(daemon=True, name="previews")
         self.post = post
         self._wanted: list[tuple[str, dict[str, Any]]] = []
         self._change = threading.Condition()
@@ -77,7 +80,7 @@ class Glancer(threading.Thread):
         self._left = False
 
     def want(self, sets: Sequence[tuple[str, dict[str, Any]]]) -> None:
-        """Look at these (data id, data section of the configuration) and no longer at what was wanted before."""
+        """Preview these (data id, data section of the configuration) instead of those requested before."""
         with self._change:
             self._wanted = list(sets)
             self._change.notify()
@@ -91,7 +94,7 @@ class Glancer(threading.Thread):
             self._change.notify()
 
     def run(self) -> None:
-        known = Memory()
+        known = PreviewCache()
         while not self._left:
             if not self._wanted:
                 known.save()
@@ -103,43 +106,43 @@ class Glancer(threading.Thread):
                 data, section = self._wanted.pop(0)
                 self._leaving = Leaving()
             with contextlib.suppress(Left):
-                glance = known.look(data, section, self._leaving)
+                preview = known.look(data, section, self._leaving)
                 if not self._left:
-                    self.post(Glanced(data, glance))
+                    self.post(PreviewReady(data, preview))
 
 
-class Memory:
-    """Glances by path, time, size and what the configuration says of the data: `$XDG_CACHE_HOME/ftbench/glances.json`.
+class PreviewCache:
+    """Previews by path, time, size and data settings: `$XDG_CACHE_HOME/ftbench/previews.json`.
 
-    A missing or damaged file is an empty memory.
+    A missing or damaged file is an empty cache.
     """
 
     def __init__(self) -> None:
-        self.path = Path(platformdirs.user_cache_dir("ftbench")) / "glances.json"
-        self.known: dict[str, Glance] = {}
+        self.path = Path(platformdirs.user_cache_dir("ftbench")) / "previews.json"
+        self.known: dict[str, Preview] = {}
         self.changed = False
         with contextlib.suppress(OSError, msgspec.DecodeError):
-            self.known = msgspec.json.decode(self.path.read_bytes(), type=dict[str, Glance])
+            self.known = msgspec.json.decode(self.path.read_bytes(), type=dict[str, Preview])
 
-    def look(self, data: str, section: dict[str, Any], leaving: Leaving) -> Glance:
-        """What is known of the set, or else what the engine says. Raises Left."""
+    def look(self, data: str, section: dict[str, Any], leaving: Leaving) -> Preview:
+        """The cached preview, or else a new one by the engine. Raises Left."""
         try:
             bytes_, mark = signature(data)
         except OSError as error:
             gone = isinstance(error, FileNotFoundError)
-            return Glance(error=f"cannot be read: {error.strerror}; check the path and its permissions", gone=gone)
+            return Preview(error=f"cannot read it: {error.strerror}; check the path and its permissions", gone=gone)
         if bytes_ > LARGEST:
-            return Glance(note=f"{size(bytes_)}, not counted: more than {size(LARGEST)}")
+            return Preview(note=f"{size(bytes_)}, not counted: larger than {size(LARGEST)}; enter checks it")
         key = msgspec.json.encode([__version__, mark, section]).decode()
         if key not in self.known:
-            glance = counted(section, leaving)
-            if glance.note:
-                return glance
-            self.known[key], self.changed = glance, True
+            preview = counted(section, leaving)
+            if preview.note:
+                return preview
+            self.known[key], self.changed = preview, True
         return self.known[key]
 
     def save(self) -> None:
-        """The newest glances; where they cannot be written they are counted again next time."""
+        """Write the newest previews; where that fails they are counted again next time."""
         if not self.changed:
             return
         self.changed = False
@@ -149,8 +152,8 @@ class Memory:
             write_atomically(self.path, msgspec.json.encode(newest))
 
 
-def counted(section: dict[str, Any], leaving: Leaving) -> Glance:
-    """By the engine, within SECONDS. Raises Left where it was left for another reason."""
+def counted(section: dict[str, Any], leaving: Leaving) -> Preview:
+    """A preview by the engine, within SECONDS. Raises Left where it was cancelled for another reason."""
     late = threading.Event()
 
     def stop() -> None:
@@ -161,21 +164,21 @@ def counted(section: dict[str, Any], leaving: Leaving) -> Glance:
     timer.daemon = True
     timer.start()
     try:
-        return msgspec.convert(ask("data.glance", {"data": section}, leaving=leaving), Glance)
+        return msgspec.convert(ask("data.preview", {"data": section}, leaving=leaving), Preview)
     except UserError as error:
-        return Glance(error=f"{error.what} ({error.where}); {error.do}")  # what it is first: there is little room
+        return Preview(error=f"{error.what} ({error.where}); {error.do}")  # what it is first: there is little room
     except (RunFailed, OSError) as error:
-        return Glance(note=f"not counted: {error}")
+        return Preview(note=f"not counted: {error}")
     except Left:
         if late.is_set():
-            return Glance(note=f"not counted: took more than {SECONDS:.0f} s")
+            return Preview(note=f"not counted: took more than {SECONDS:.0f} s")
         raise
     finally:
         timer.cancel()
 
 
 def signature(data: str) -> tuple[int, list[Any]]:
-    """Bytes of a set, and what changes when its files do. An embedded set has neither. Raises OSError."""
+    """Bytes of a set, and a value that changes when its files do. An embedded set has neither. Raises OSError."""
     if not data.startswith("/"):
         return 0, [data]
     status = Path(data).stat()
@@ -195,7 +198,7 @@ def _files(folder: str) -> Iterator[tuple[str, int, int]]:
         if seen > _ENTRIES:
             return
         for name in names:
-            if not name.startswith(".") and is_data_file(name):
+            if not name.startswith(".") and (is_data_file(name) or name.endswith(".arrow")):
                 with contextlib.suppress(OSError):
                     status = Path(root, name).stat()
                     yield str(Path(root, name)), status.st_mtime_ns, status.st_size

@@ -1,0 +1,134 @@
+"""A tokenizer's chat template: rendering, and telling a broken template from one that refuses a row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from engine.contract.errors import UserError
+
+REFUSED = "data.template_refused"
+FAILED = "data.template_failed"
+ERRORS = (
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What rendering a template raises on a conversation that it was not written for."""
+_QUESTION, _ANSWER = "Which city is meant?", "The capital of Norway."
+_PROBE = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
+_DO = "correct the template, or set model.chat_template to another one"
+
+Messages = list[dict[str, Any]]
+
+
+def has_template(tokenizer: Any) -> bool:
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
+def template_name(tokenizer: Any) -> str:
+    """What errors call a tokenizer's template: its file where there is one."""
+    named = getattr(tokenizer, "chat_template_name", None)
+    if named:
+        return str(named)
+    folder = str(getattr(tokenizer, "name_or_path", "") or "")
+    if folder and (Path(folder) / "chat_template.jinja").is_file():
+        return str(Path(folder) / "chat_template.jinja")
+    return f"chat template of {folder}" if folder else "chat template"
+
+
+class ChatTemplate:
+    """The chat template of one tokenizer, or another one (`source`) in its place.
+
+    Raises UserError (code data.template_broken) where it is not valid Jinja.
+    """
+
+    def __init__(self, tokenizer: Any, source: str | None = None, name: str | None = None) -> None:
+        self.tokenizer, self.source = tokenizer, source
+        self.name = name or template_name(tokenizer)
+        self.variables = dict(tokenizer.special_tokens_map)
+        self._compiled: dict[bool, Any] = {}
+        self._probed = False
+        self.compiled(False)
+
+    def compiled(self, with_tools: bool) -> Any | None:
+        """The Jinja template itself; None where transformers has no function that compiles one."""
+        if with_tools not in self._compiled:
+            try:
+                from transformers.utils.chat_template_utils import _compile_jinja_template as compile_template
+            except ImportError:  # private: without it every row goes through apply_chat_template
+                return None
+            text = self.tokenizer.get_chat_template(self.source, [{}] if with_tools else None)
+            try:
+                self._compiled[with_tools] = compile_template(text)
+            except jinja2.TemplateSyntaxError as error:
+                what = f"broken chat template ({error.message})"
+                raise UserError(what, f"{self.name} line {error.lineno}", _DO, code="data.template_broken") from error
+        return self._compiled[with_tools]
+
+    def text(self, messages: Messages, tools: list[Any] | None, ask: bool = False) -> str:
+        """The conversation as text, with the generation prompt behind it where `ask` is set. Raises any of ERRORS."""
+        text = self.tokenizer.apply_chat_template(
+            messages, tools=tools, chat_template=self.source, tokenize=False, add_generation_prompt=ask
+        )
+        return str(text)
+
+    def quick_text(self, messages: Messages) -> str:
+        """`text` without tools and for messages that have a role and a content and nothing else, in half the time."""
+        template = self.compiled(False)
+        if template is None:
+            return self.text(messages, None)
+        return str(
+            template.render(
+                messages=messages, tools=None, documents=None, add_generation_prompt=False, **self.variables
+            )
+        )
+
+    def problem(self, error: Exception) -> tuple[str, str]:
+        """(kind, what) of a row on which rendering raised `error`.
+
+        Raises UserError (code data.template_broken) where the plainest conversation fails as well.
+        """
+        said = " ".join(str(error).split()).replace("; ", ", ") or type(error).__name__
+        if type(error) is jinja2.TemplateError:  # what raise_exception in a template raises
+            return REFUSED, said
+        self.probe()
+        return FAILED, f"{said} (line {line_of(error)} of the chat template)"
+
+    def probe(self) -> None:
+        """Render one question and one answer. UserError where that fails or leaves the answer out."""
+        if self._probed:
+            return
+        try:
+            self.text(_PROBE[:1], None, ask=True)
+            text = self.text(_PROBE, None)
+        except ERRORS as error:
+            if type(error) is not jinja2.TemplateError:
+                said = " ".join(str(error).split()) or type(error).__name__
+                what = f"broken chat template: it fails on one question and one answer ({type(error).__name__}: {said})"
+                raise UserError(what, self._line(error), _DO, code="data.template_broken") from error
+        else:
+            if _ANSWER not in text:
+                what = "broken chat template: it does not render the content of assistant messages"
+                raise UserError(what, self.name, _DO, code="data.template_broken")
+        self._probed = True
+
+    def _line(self, error: Exception) -> str:
+        line = line_of(error)
+        return f"{self.name} line {line}" if line else self.name
+
+
+def line_of(error: Exception) -> int:
+    """Line of the template at which rendering raised; 0 where unknown."""
+    line, at = 0, error.__traceback__
+    while at is not None:
+        if at.tb_frame.f_code.co_filename in ("<template>", "<unknown>"):
+            line = at.tb_lineno
+        at = at.tb_next
+    return line

@@ -1,0 +1,125 @@
+"""What a chat template leaves out of a conversation, found by rendering with and without it.
+
+One rendering in which every text is replaced by a mark shows which of them the template writes; what is missing there
+is taken out of the conversation itself, and has been dropped where that changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from engine.data.chat_template import ERRORS, ChatTemplate, Messages
+from engine.data.conversation import Example
+
+TOOLS = "data.template_drops_tools"
+CALLS = "data.template_drops_calls"
+RESULTS = "data.template_drops_tool_results"
+REASONING = "data.template_drops_reasoning"
+SYSTEM = "data.template_drops_system"
+USER = "data.template_drops_user"
+HISTORY = "data.template_drops_history"
+NAMES = "data.template_drops_names"
+KEYS = "data.template_drops_keys"
+_CONTENT = {"system": SYSTEM, "user": USER, "tool": RESULTS, "assistant": HISTORY}
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+_NOT_TEXT = frozenset(("role", "content", "tool_calls", "tool_call_id", "id", "type"))
+"""Keys of a message that are looked at by themselves, or only say which message belongs to which call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Something a row says and a template may drop."""
+
+    thing: str
+    """One of the codes above."""
+    message: int = -1
+    """Index of the message; -1 for the tools of the row."""
+    key: str = ""
+    call: int = -1
+    """Index of the tool call, for `name` and `arguments`."""
+
+
+def dropped(example: Example, template: ChatTemplate, whole: str, trained: set[int]) -> list[Part]:
+    """The parts of a conversation that `whole`, its text, does not depend on. `trained`: messages in the loss."""
+    parts = list(_parts(example, trained))
+    marked = _text(template, _marked(example, parts), example.tools)
+    missing = [n for n, part in enumerate(parts) if marked is None or part.message < 0 or _mark(n) not in marked]
+    return [parts[n] for n in missing if _text(template, *_without(example, parts[n])) == whole]
+
+
+def is_plain(example: Example) -> bool:
+    """Whether there is nothing to drop but what every chat template renders: system, user and assistant texts."""
+    messages = example.messages or []
+    return example.tools is None and all(len(turn) == 2 and turn["role"] != "tool" for turn in messages)
+
+
+def _parts(example: Example, trained: set[int]) -> Iterator[Part]:
+    assert example.messages is not None
+    if example.tools:
+        yield Part(TOOLS)
+    for number, turn in enumerate(example.messages):
+        if number not in trained and turn["content"].strip():
+            yield Part(_CONTENT[turn["role"]], number, "content")
+        for place, call in enumerate(turn.get("tool_calls") or []):
+            yield Part(CALLS, number, "name", place)
+            if call["function"]["arguments"]:
+                yield Part(CALLS, number, "arguments", place)
+        reasoning = next((key for key in REASONING_KEYS if turn.get(key)), None)
+        if reasoning and number in trained:
+            yield Part(REASONING, number, reasoning)
+        for key, value in turn.items():
+            if key not in _NOT_TEXT and key not in REASONING_KEYS and value not in (None, "", [], {}):
+                yield Part(NAMES if key == "name" else KEYS, number, key)
+
+
+def _mark(number: int) -> str:
+    return f"Mark{number}part"
+
+
+def _marked(example: Example, parts: list[Part]) -> Messages:
+    """The messages with a mark in the place of every part."""
+    assert example.messages is not None
+    messages = [dict(turn) for turn in example.messages]
+    for number, part in enumerate(parts):
+        if part.message < 0:
+            continue
+        turn = messages[part.message]
+        if part.call < 0:
+            turn[part.key] = _mark(number)
+        else:
+            value = {_mark(number): _mark(number)} if part.key == "arguments" else _mark(number)
+            turn["tool_calls"] = _with_call(turn["tool_calls"], part, value)
+    return messages
+
+
+def _without(example: Example, part: Part) -> tuple[Messages, list[Any] | None]:
+    """(messages, tools) as they would be if the row did not say this."""
+    assert example.messages is not None
+    messages = [dict(turn) for turn in example.messages]
+    if part.message < 0:
+        return messages, None
+    turn = messages[part.message]
+    if part.call >= 0:
+        value: Any = {} if part.key == "arguments" else "another"
+        turn["tool_calls"] = _with_call(turn["tool_calls"], part, value)
+    elif part.key == "content":
+        turn["content"] = "Another text."
+    else:
+        del turn[part.key]
+    return messages, example.tools
+
+
+def _with_call(calls: list[dict[str, Any]], part: Part, value: Any) -> list[dict[str, Any]]:
+    """The calls of a message with another name or other arguments in one of them."""
+    made = list(calls)
+    made[part.call] = {**calls[part.call], "function": {**calls[part.call]["function"], part.key: value}}
+    return made
+
+
+def _text(template: ChatTemplate, messages: Messages, tools: list[Any] | None) -> str | None:
+    try:
+        return template.text(messages, tools)
+    except ERRORS:
+        return None

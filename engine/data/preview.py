@@ -1,0 +1,47 @@
+"""Preview of a data set without a tokenizer: rows, format, and rows without anything to learn.
+
+Uses the steps of `prepare` that need no model, so it reports what the preparation will find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from engine.contract.schema import Data
+from engine.data.conversation import Problem
+from engine.data.counts import counted
+from engine.data.format import Format
+from engine.data.formats import agree, converse, detect
+from engine.data.row_limits import Raw
+from engine.data.source import read
+
+
+def preview(data: Data) -> dict[str, Any]:
+    """Rows by split as they are in the files, the format and why, unusable rows by kind with places. JSON-able.
+
+    Raises UserError where the rows cannot be read or understood at all.
+    """
+    source = read(data)
+    found = detect(source.train, data)
+    given = source.splits
+    for rows in given.values():
+        agree(rows, found)
+    kinds = counted((problem.kind, f"{problem.where}: {problem.what}") for problem in _problems(given, found))
+    return {
+        "rows": {name: rows.summary.rows for name, rows in given.items()},
+        "format": found.name,
+        "why": found.why,
+        "columns": [{"name": name, "role": role} for name, role in found.roles.items()],
+        "unusable": sum(kind["rows"] for kind in kinds.values()),
+        "kinds": kinds,
+        "warnings": [msgspec.to_builtins(notice) for notice in found.warnings],
+    }
+
+
+def _problems(given: Mapping[str, Iterable[Raw]], found: Format) -> Iterator[Problem]:
+    """Rows without anything to learn, of all splits."""
+    for rows in given.values():
+        yield from (result for raw in rows if isinstance(result := converse(raw, found), Problem))

@@ -1,0 +1,109 @@
+"""Rows per second of `tokenize_all` in one process, by the shape of the conversations.
+
+    python tests/bench/data_tokens.py [--model smollm2-135m] [--rows 20000] [--shape single system turns tools]
+
+Rows are generated: no two are alike, and prompts and answers have the lengths of short instruction data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from engine.contract import schema
+from engine.data.conversation import Example
+from engine.data.tokens import Row, tokenize_all
+from engine.methods.tokenizer import load_tokenizer
+
+WORDS = (
+    "the of and to in is you that it he was for on are as with his they at be this have from one had by word but not "
+    "what all were when your can said there use an each which she do how their if will up other about out many then "
+    "card payment transfer account balance refund number Don't café naïve 42 1984 3.14 hello? okay, well: (maybe)"
+).split()
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Current weather of a place.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+CHUNK = 4096
+
+
+def said(source: random.Random, few: int, many: int) -> str:
+    return " ".join(source.choices(WORDS, k=source.randint(few, many)))
+
+
+def single(source: random.Random) -> list[dict[str, Any]]:
+    """The common row: one question, one answer."""
+    return [{"role": "user", "content": said(source, 8, 40)}, {"role": "assistant", "content": said(source, 4, 30)}]
+
+
+def system(source: random.Random) -> list[dict[str, Any]]:
+    return [{"role": "system", "content": "You answer questions of bank customers."}, *single(source)]
+
+
+def turns(source: random.Random) -> list[dict[str, Any]]:
+    return [turn for _ in range(source.randint(2, 5)) for turn in single(source)]
+
+
+def tools(source: random.Random) -> list[dict[str, Any]]:
+    city = source.choice(WORDS)
+    call = {"type": "function", "function": {"name": "get_weather", "arguments": {"city": city}}}
+    return [
+        {"role": "user", "content": said(source, 8, 20)},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": said(source, 3, 8)},
+        {"role": "assistant", "content": said(source, 4, 20)},
+    ]
+
+
+SHAPES: dict[str, Callable[[random.Random], list[dict[str, Any]]]] = {
+    "single": single,
+    "system": system,
+    "turns": turns,
+    "tools": tools,
+}
+
+
+def examples(shape: str, rows: int) -> list[Example]:
+    source = random.Random(0)
+    given = [TOOL] if shape == "tools" else None
+    return [Example(SHAPES[shape](source), None, None, f"line {number}", given) for number in range(rows)]
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("--model", default="smollm2-135m")
+    asked.add_argument("--template", default=None, help="model.chat_template")
+    asked.add_argument("--rows", type=int, default=20_000)
+    asked.add_argument("--shape", nargs="*", default=list(SHAPES), choices=list(SHAPES))
+    options = asked.parse_args()
+    tokenizer = load_tokenizer(schema.Model(id=options.model, chat_template=options.template))
+    print(f"{options.model}, {options.rows:,} rows of each shape, chunks of {CHUNK:,}, one process")
+    for shape in options.shape:
+        made = examples(shape, options.rows)
+        begun, cpu = time.perf_counter(), time.process_time()
+        results = [
+            row
+            for start in range(0, len(made), CHUNK)
+            for row in tokenize_all(made[start : start + CHUNK], tokenizer, 1024)
+        ]
+        wall, cpu = time.perf_counter() - begun, time.process_time() - cpu
+        kept = [row for row in results if isinstance(row, Row)]
+        tokens = sum(len(row.input_ids) for row in kept)
+        print(
+            f"{shape:8} {len(made) / wall:9,.0f} rows/s ({len(made) / cpu:9,.0f} rows per CPU second), "
+            f"{tokens / max(1, len(kept)):.0f} tokens/row, {len(kept):,} rows kept"
+        )
+
+
+if __name__ == "__main__":
+    main()

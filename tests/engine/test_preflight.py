@@ -1,0 +1,72 @@
+"""What a run refuses about its rows before it trains is refused by the data check too, in the same words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+from command import ftbench
+
+from engine.answer import data_check
+from engine.contract.errors import UserError
+from engine.contract.library import effective
+from engine.contract.schema import Config
+from engine.survey import survey
+
+LONG = [{"prompt": f"ask {number}", "completion": "long " * 1500 + str(number)} for number in range(40)]
+PLAIN = [{"text": f"a text without a prompt {number}"} for number in range(40)]
+ONE_LABEL = [{"prompt": f"ask {number}", "completion": "yes"} for number in range(40)]
+MANY_LABELS = [{"prompt": f"ask {number}", "completion": f"say {number}"} for number in range(1400)]
+CASES = {
+    "longer than the model": (LONG, {"train.max_length": 2048}),
+    "one label to choose from": (ONE_LABEL, {"evaluation.metric": "choice"}),
+    "too many labels to choose from": (MANY_LABELS, {"evaluation.metric": "choice"}),
+    "no prompt to answer": (PLAIN, {}),
+    "nothing left after the cut": (LONG, {"train.max_length": 8}),
+}
+
+
+def config(path: Path, rows: list[dict[str, str]], settings: dict[str, object]) -> Config:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return effective("demo-lora", None, {"data.id": str(path), **settings}).config
+
+
+def refused_by_check(chosen: Config) -> str | None:
+    arguments = {name: msgspec.to_builtins(getattr(chosen, name)) for name in ("data", "model", "evaluation")}
+    report = data_check({**arguments, "max_length": chosen.train.max_length}, lambda *said: None)
+    found: str | None = report["refused"]
+    return found
+
+
+def refused_by_run(chosen: Config) -> str | None:
+    """By the steps that a run and a ladder take before the model is loaded."""
+    try:
+        survey(chosen)
+    except UserError as error:
+        return error.line
+    return None
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_check_refuses_what_the_run_refuses(case: str, tmp_path: Path) -> None:
+    rows, settings = CASES[case]
+    chosen = config(tmp_path / "a.jsonl", rows, settings)
+    assert refused_by_check(chosen) == refused_by_run(chosen) is not None
+
+
+@pytest.mark.parametrize("rows", [PLAIN, ONE_LABEL, LONG])
+def test_the_check_accepts_what_the_run_accepts(rows: list[dict[str, str]], tmp_path: Path) -> None:
+    chosen = config(tmp_path / "a.jsonl", rows, {"train.max_length": 1024, "evaluation.metric": "loss"})
+    assert refused_by_check(chosen) is refused_by_run(chosen) is None
+
+
+def test_the_commands_say_the_same_of_rows_that_are_too_long(tmp_path: Path) -> None:
+    chosen = config(tmp_path / "a.jsonl", LONG, {"train.max_length": 2048})
+    line = refused_by_run(chosen)
+    checked = ftbench("data", "check", str(tmp_path / "a.jsonl"), "--set", "train.max_length=2048", "--json")
+    assert checked.returncode == 2 and json.loads(checked.stdout)["refused"] == line
+    ran = ftbench("run", "demo-lora", "--data", str(tmp_path / "a.jsonl"), "--set", "train.max_length=2048")
+    assert ran.returncode == 2 and ran.stderr.strip() == f"ftbench: {line}"
+    assert list((tmp_path / "runs").iterdir()) == []

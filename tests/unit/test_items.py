@@ -1,0 +1,190 @@
+"""Evaluation items: the rows of one prompt are one item, asked once and scored against every accepted answer."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engine.assets import tiny_folder
+from engine.contract.schema import Data, Model
+from engine.data.conversation import Example
+from engine.data.items import EvaluationItem, evaluation_items, reference_examples, sampled, sampled_rows
+from engine.data.prepare import prepare
+from engine.data.tokens import Row
+from engine.evaluation.choices import Choices
+from engine.evaluation.metrics import METRICS, best_score
+from engine.evaluation.predictions import read_items, write_items
+from engine.evaluation.row_loss import mean_loss
+from engine.evaluation.score import Item, Scorer, item_losses, row_losses, summarise
+from engine.methods.tokenizer import load_tokenizer
+from engine.outcome import items_fingerprint
+from engine.training.batches import Layout
+
+LAYOUT = Layout("padded", 2048)
+
+
+def row(target: str, item: int = -1, references: tuple[str, ...] = (), prompt: int = 5) -> Row:
+    ids = [prompt, *(6 + ord(letter) % 50 for letter in target)]
+    return Row(ids, [-100, *ids[1:]], [prompt], target, target, False, references=references, item=item)
+
+
+def answers(items: list[EvaluationItem]) -> list[tuple[str, ...]]:
+    return [item.references for item in items]
+
+
+def test_rows_of_one_prompt_are_one_item_in_the_order_of_their_first() -> None:
+    rows = [row("a", 7), row("b", 2), row("c", 7), row(" a ", 7), row("d"), row("e")]
+    items = evaluation_items(rows)
+    assert answers(items) == [("a", "c"), ("b",), ("d",), ("e",)]
+    assert items[0].rows == (rows[0], rows[2])
+
+
+def test_references_of_a_row_are_accepted_answers_each_once() -> None:
+    items = evaluation_items([row("Paris", 1, ("Paris, France", "paris")), row("Paname", 1)], [row("paris", 1)])
+    assert answers(items) == [("Paris", "Paname", "paris", "Paris, France")]
+    assert [one.target for one in items[0].rows] == ["Paris", "Paname", "paris"]
+
+
+@pytest.mark.parametrize("made", [sampled, sampled_rows])
+def test_items_are_sampled_by_content_whatever_the_order_of_rows(made: Any) -> None:
+    rows = [row(f"{letter}{n}", n, prompt=9 + n) for n in range(40) for letter in "ab"]
+    shuffled = random.Random(1).sample(rows, len(rows))
+    few, other = made(evaluation_items(rows), 10), made(evaluation_items(shuffled), 10)
+    assert {one.row.item for one in few} == {one.row.item for one in other}
+    assert [one.row.item for one in few] == sorted(one.row.item for one in few)
+    assert len(few) == (10 if made is sampled else 5)
+    assert made(evaluation_items(rows), 1000) == evaluation_items(rows)
+
+
+def test_a_sample_by_rows_has_one_item_at_least() -> None:
+    assert len(sampled_rows(evaluation_items([row(f"{n}", 1) for n in range(9)]), 4)) == 1
+    assert sampled_rows([], 4) == [] == sampled([], 4)
+
+
+@pytest.mark.parametrize(
+    ("metric", "output", "references", "expected"),
+    [
+        ("exact_match", "blue", ["red", " blue "], 1.0),
+        ("exact_match", "green", ["red", "blue"], 0.0),
+        ("choice", "blue", ["red", "blue"], 1.0),
+        ("contains", "it is BLUE", ["red", "blue"], 1.0),
+        ("number", "so 1,200", ["a dozen: 12", "#### 1200"], 1.0),
+        ("json", '{"a": 1, "b": 2}', ['{"a": 1, "b": 3}', '{"a": 1}', "no object"], 0.5),
+        ("rouge", "the cat sat", ["a dog ran", "the cat sat down"], 6 / 7),
+    ],
+)
+def test_the_best_reference_counts(metric: str, output: str, references: list[str], expected: float) -> None:
+    assert best_score(metric, output, references)[metric] == pytest.approx(expected)
+    each = [METRICS[metric](output, reference)[metric] for reference in references]
+    assert best_score(metric, output, references[::-1])[metric] == max(each)
+
+
+def test_further_views_are_those_of_the_best_reference() -> None:
+    found = best_score("json", '{"a": 1}', ['{"a": 2}', '{"a": 1}'])
+    assert found == {"json": 1.0, "exact_match": 1.0, "valid": 1.0}
+
+
+def test_a_choice_is_unknown_only_where_no_reference_is_allowed() -> None:
+    choices = Choices.of([row("yes"), row("no")])
+    items = evaluation_items([row("maybe", 1), row("no", 1), row("perhaps", 2)])
+    assert choices.unknown(items) == [items[1]]
+
+
+def test_the_loss_of_an_item_is_the_mean_over_its_answers() -> None:
+    model = tiny_model_for_test()
+    items = evaluation_items([row("ab", 1), row("abcdefgh", 1), row("xyz", 2)])
+    (one, two), rest = (
+        row_losses(model, items[0].rows, LAYOUT, 0, "cpu"),
+        row_losses(model, items[1].rows, LAYOUT, 0, "cpu"),
+    )
+    found = item_losses(model, items, LAYOUT, 0, "cpu")
+    assert found[0] == pytest.approx(((one[0] + two[0]) / 2, 5.0, 5.0))
+    assert found[1] == pytest.approx(rest[0])
+    alone = mean_loss(item_losses(model, evaluation_items([row("ab"), row("xyz")]), LAYOUT, 0, "cpu"))
+    assert alone == pytest.approx((one[0] + rest[0][0]) / 5)
+
+
+def tiny_model_for_test() -> torch.nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(tiny_folder(), dtype=torch.float32)
+
+
+class Answers:
+    """A generator that answers with what it is given, and counts the prompts."""
+
+    def __init__(self, outputs: list[str]) -> None:
+        self.outputs, self.asked = outputs, 0
+
+    def answers(self, model: Any, rows: list[Row], progress: Any) -> list[str]:
+        self.asked += len(rows)
+        return self.outputs
+
+
+def test_every_item_is_asked_once_and_none_means_no_score() -> None:
+    generator: Any = Answers(["c", "x"])
+    scorer = Scorer("exact_match", generator, LAYOUT, 0, "cpu")
+    items = evaluation_items([row("a", 1), row("b", 1), row("c", 1), row("d", 2)])
+    found = scorer.items(tiny_model_for_test(), items)
+    assert generator.asked == 2
+    assert [(one.scores or {})["exact_match"] for one in found] == [1.0, 0.0]
+    assert scorer.items(torch.nn.Identity(), []) == []
+
+
+@pytest.mark.parametrize("metric", [*METRICS, "loss"])
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_a_summary_of_few_items_claims_no_more_than_they_say(metric: str, count: int) -> None:
+    scores = None if metric == "loss" else {metric: 1.0}
+    found = summarise([Item(1.0, 2, "x", scores)] * count, metric, 0.0)
+    assert found.score.rows == found.loss.rows == count
+    assert (found.score.mean is None) == (found.perplexity is None) == (count == 0)
+    if count < 2:
+        assert found.score.low is None is found.score.high
+
+
+def test_predictions_keep_the_references_and_are_found_again(tmp_path: Path) -> None:
+    items = evaluation_items([row("a", 1), row("b", 1), row("c", 2)])
+    base = [Item(1.0, 2.5, "b", {"exact_match": 1.0}), Item(1.0, 2, "x", {"exact_match": 0.0})]
+    write_items(tmp_path / "p.jsonl", items, ["ask", "other"], base, None)
+    lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    assert lines[0]["references"] == ["a", "b"] and "references" not in lines[1]
+    assert read_items(tmp_path / "p.jsonl", items, ["ask", "other"], "base") == base
+    others = evaluation_items([row("a", 1), row("changed", 1), row("c", 2)])
+    assert read_items(tmp_path / "p.jsonl", others, ["ask", "other"], "base") is None
+
+
+def test_the_fingerprint_of_items_knows_all_answers() -> None:
+    one, two = evaluation_items([row("a", 1), row("b", 1)]), evaluation_items([row("a", 1), row("c", 1)])
+    assert items_fingerprint(one) != items_fingerprint(two) != items_fingerprint(evaluation_items([row("a", 1)]))
+
+
+def test_other_answers_of_an_example_become_examples() -> None:
+    turns = [{"role": "user", "content": "ask"}, {"role": "assistant", "content": "a"}]
+    example = Example(turns, "ask", "a", "line 1", references=("b", " ", "c"))
+    found = reference_examples(example)
+    assert [one.completion for one in found] == ["b", "c"]
+    assert [(one.messages or [])[-1]["content"] for one in found] == ["b", "c"]
+    assert (example.messages or [])[-1]["content"] == "a"
+
+
+def test_a_multi_reference_set_is_prepared_into_items(tmp_path: Path) -> None:
+    rng = random.Random(3)
+    rows = [
+        {"prompt": f"name[{n}]", "completion": f"say {n} {k}"} for n in range(60) for k in range(rng.randint(4, 10))
+    ]
+    rng.shuffle(rows)
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    made = prepare(Data(id=str(tmp_path / "rows.jsonl"), validation=0.1), 64, load_tokenizer(Model()))
+    prompts = {name: {tuple(one.prompt) for one in getattr(made, name)} for name in ("train", "validation", "test")}
+    assert prompts["test"] and not prompts["test"] & prompts["train"]
+    assert prompts["validation"] and not prompts["validation"] & (prompts["train"] | prompts["test"])
+    items = made.test_items
+    assert len(items) == made.about["test_items"] == len(prompts["test"]) < len(made.test)
+    assert sum(len(one.references) for one in items) == len(made.test)
+    assert made.about["overlap"]["test/train"]["prompt"] == 0
+    assert made.about["split_version"] == 2

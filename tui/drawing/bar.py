@@ -1,0 +1,13 @@
+"""A progress bar as styled text."""
+
+from __future__ import annotations
+
+Part = tuple[str, str]
+"""Text and its style."""
+
+
+def bar(share: float, width: int, ascii_only: bool) -> list[Part]:
+    """`width` columns of which `share` (0 to 1) are filled."""
+    full = round(max(0.0, min(1.0, share)) * max(0, width))
+    done, rest = ("=", "-") if ascii_only else ("━", "─")
+    return [(done * full, "$primary"), (rest * (max(0, width) - full), "$foreground-muted")]

@@ -8,7 +8,7 @@ from engine.contract.errors import UserError
 from engine.data.conversation import Unusable
 from engine.data.loss_flags import FLAGS
 from engine.data.mapping import as_text
-from engine.data.media import PART_TYPES
+from engine.data.media import is_media_part
 from engine.data.row_limits import Raw, described, parsed
 
 _ROLES = {
@@ -20,8 +20,6 @@ _ROLES = {
 }  # fmt: skip
 _READ = frozenset(("role", "from", "value", "content", "tool_calls", "function_call")) | FLAGS
 """Keys that become role, content, tool calls and weight; every other key is passed on to the chat template."""
-KNOWN_KEYS = _READ | {"name", "tool_call_id", "reasoning_content", "reasoning", "thinking"}
-"""Keys with a meaning of their own; others matter only to a chat template that reads them."""
 
 
 def turns_of(value: Any, where: str, key: str) -> list[dict[str, Any]]:
@@ -105,7 +103,7 @@ def _parts(parts: list[Any], number: int, raw: Raw) -> tuple[str, dict[str, Any]
             reasoning.append(as_text(part.get("thinking", value)))
         elif kind in ("tool_call", "function_call") and (found := _called(value)):
             calls += found
-        elif str(kind).startswith(PART_TYPES):
+        elif is_media_part(str(kind)):
             raise Unusable("data.media", f"message {number} contains {kind}, and ftbench trains on text only")
         else:
             what = f"unsupported content part {kind!r} in message {number}"

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from engine.contract.errors import Notice
 from engine.contract.schema import Data
-from engine.contract.text import amount
 from engine.data.columns import ColumnSummary, Summary
 from engine.data.conversation import Example
 from engine.data.mapping import Template, column
@@ -39,8 +38,6 @@ class Format:
     warnings: list[Notice] = field(default_factory=list)
     roles: dict[str, str] = field(default_factory=dict)
     """Column -> its role in the account: prompt, answer, system, tools, messages, text, …, `ignored`, or `empty`."""
-    message_keys: dict[str, int] = field(default_factory=dict)
-    """Keys of messages that are passed to the chat template and mean nothing else -> messages that have them."""
     base: str = ""
     """For a format that selects rows of another one: that one's name."""
 
@@ -53,15 +50,6 @@ class Format:
                 if shown not in found.setdefault(name, []):
                     found[name].append(shown)
         return {name: ", ".join(roles) for name, roles in found.items() if roles}
-
-
-def unread_keys(found: Format, chat_template: str) -> list[Notice]:
-    """A warning for each key of the messages that neither ftbench nor the chat template reads."""
-    return [
-        Notice("data.ignored_message_key", f"message key {key!r} is ignored ({amount(count, 'message')} with it)")
-        for key, count in found.message_keys.items()
-        if key not in chat_template
-    ]
 
 
 class Columns:

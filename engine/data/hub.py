@@ -39,13 +39,14 @@ def _ask(name: str) -> Exception | None:
 
     In a thread of its own, because looking up a host name can take longer than any timeout of a request.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, get_session
 
+    api, _ = HfApi(), get_session()  # imports are no part of the try
     answers: list[Exception | None] = []
 
     def ask() -> None:
         try:
-            HfApi().dataset_info(name, timeout=TRY_SECONDS)
+            api.dataset_info(name, timeout=TRY_SECONDS)
         except Exception as error:  # noqa: BLE001 - re-raised by the caller, in the main thread
             answers.append(error)
         else:

@@ -14,8 +14,12 @@ _SUFFIXES = re.compile(
     re.IGNORECASE,
 )
 _PLACEHOLDER = re.compile(r"<image>|(?m:^\s*<(?:video|audio)>)|(?m:<(?:video|audio)>\s*$)")
-PART_TYPES = ("image", "audio", "video", "file", "document")
-"""A content part whose type begins with one of these is no text."""
+_PART_TYPES = ("image", "audio", "video", "file", "document")
+
+
+def is_media_part(kind: str) -> bool:
+    """Whether a content part of this type (image_url, input_audio, …) is no text."""
+    return any(word in kind for word in _PART_TYPES)
 
 
 def media_columns(summary: Summary) -> list[str]:

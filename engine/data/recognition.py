@@ -9,7 +9,6 @@ from typing import Any
 from engine.contract.errors import Notice, UserError
 from engine.contract.schema import Data
 from engine.data.chat_columns import chat_style
-from engine.data.chat_message import KNOWN_KEYS
 from engine.data.columns import Summary
 from engine.data.conversation import Example, Problem, Unusable
 from engine.data.format import OPTIONAL, Columns, Format
@@ -117,7 +116,8 @@ def _mapped(roles: dict[str, Template], columns: Columns, data: Data) -> Format:
         what = f"data.map makes {name}"
         raise UserError(what, f"data.format = {data.format!r}", "remove one of the two", code="data.map_and_format")
     shown = ", ".join(f"{role} = {roles[role].source!r}" for role in sorted(given))
-    return Format(name, f"data.map says {shown}: {name}", {role: roles[role] for role in given}, data.separator)
+    parts = {role: part for role, part in roles.items() if role in given}
+    return Format(name, f"data.map says {shown}: {name}", parts, data.separator)
 
 
 def _with_mapped_extras(found: Format, roles: dict[str, Template], data: Data) -> Format:
@@ -154,11 +154,7 @@ def _accounted(found: Format, summary: Summary, data: Data) -> Format:
     ignored = [name for name, role in roles.items() if role == "ignored"]
     warnings = [_ignored(name, summary) for name in ignored]
     why = found.why if data.map or not ignored else f"{found.why}; not used: {listed(ignored)}"
-    keys: dict[str, int] = {}
-    if "messages" in found.parts:
-        for name in found.parts["messages"].columns:
-            keys |= {key: count for key, count in summary.columns[name].keys.items() if key not in KNOWN_KEYS}
-    return replace(found, why=why, roles=roles, warnings=[*found.warnings, *warnings], message_keys=keys)
+    return replace(found, why=why, roles=roles, warnings=[*found.warnings, *warnings])
 
 
 def _ignored(name: str, summary: Summary) -> Notice:

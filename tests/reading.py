@@ -1,0 +1,74 @@
+"""Data files for tests, read and understood as a run does: rows to conversations, before tokens."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.contract.errors import UserError
+from engine.contract.schema import Data
+from engine.data.formats import Example, Format, Problem, agree, converse, detect
+from engine.data.source import Source, read
+
+
+@dataclass
+class Reading:
+    """One data set as it was understood."""
+
+    source: Source
+    format: Format
+    examples: list[Example]
+    """Of the training rows."""
+    problems: list[Problem]
+
+    @property
+    def left_out(self) -> Counter[str]:
+        return Counter(problem.kind for problem in self.problems)
+
+    def warned(self, code: str) -> list[str]:
+        return [notice.text for notice in self.format.warnings if notice.code == code]
+
+
+def write_rows(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    return path
+
+
+def reading(path: Path, **data: Any) -> Reading:
+    """Read a file or folder; raises UserError as a run would."""
+    wanted = Data(id=str(path), **data)
+    source = read(wanted)
+    found = detect(source.train, wanted)
+    for rows in (source.train, source.validation, source.test):
+        if rows is not None:
+            agree(rows, found)
+    results = [converse(raw, found) for raw in source.train]
+    examples = [result for result in results if isinstance(result, Example)]
+    return Reading(source, found, examples, [result for result in results if isinstance(result, Problem)])
+
+
+def refusal(path: Path, **data: Any) -> UserError:
+    """The one error that reading a file ends in."""
+    with pytest.raises(UserError) as caught:
+        reading(path, **data)
+    assert "\n" not in caught.value.line
+    assert caught.value.do
+    return caught.value
+
+
+def said(example: Example) -> list[tuple[str, str]]:
+    assert example.messages is not None
+    return [(turn["role"], turn["content"]) for turn in example.messages]
+
+
+def user(text: Any, **more: Any) -> dict[str, Any]:
+    return {"role": "user", "content": text, **more}
+
+
+def assistant(text: Any, **more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": text, **more}

@@ -1,0 +1,103 @@
+"""Flags that other tools put on messages weigh them in the loss, or are refused by name; none is ignored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reading import assistant, reading, refusal, said, user, write_rows
+
+
+def weights_of(tmp_path: Path, *turns: dict[str, Any]) -> dict[int, float]:
+    (example,) = reading(write_rows(tmp_path / "a.jsonl", [{"messages": list(turns)}])).examples
+    return example.weights
+
+
+@pytest.mark.parametrize(
+    ("flag", "weight"),
+    [
+        ({"weight": 0}, 0.0),
+        ({"weight": 0.25}, 0.25),
+        ({"weight": 2}, 2.0),
+        ({"loss_weight": 0.0}, 0.0),
+        ({"loss_weight": 0.5}, 0.5),
+        ({"loss_scale": 0.5}, 0.5),
+        ({"train": False}, 0.0),
+        ({"training": False}, 0.0),
+        ({"trainable": False}, 0.0),
+        ({"loss": False}, 0.0),
+        ({"masked": True}, 0.0),
+        ({"train": False, "weight": 1}, 0.0),
+    ],
+)
+def test_a_flag_weighs_its_answer(tmp_path: Path, flag, weight) -> None:
+    turns = [user("q"), assistant("a", **flag), user("r"), assistant("b")]
+    assert weights_of(tmp_path, *turns) == {1: weight}
+
+
+@pytest.mark.parametrize("flag", [{"weight": 1}, {"train": True}, {"masked": False}, {"loss_weight": None}])
+def test_a_flag_that_changes_nothing_leaves_no_weight(tmp_path: Path, flag) -> None:
+    assert weights_of(tmp_path, user("q"), assistant("a", **flag)) == {}
+
+
+def test_flags_are_not_passed_on_to_the_chat_template(tmp_path: Path) -> None:
+    turns = [user("q", loss_weight=0.0), assistant("a", loss_weight=0.5)]
+    (example,) = reading(write_rows(tmp_path / "a.jsonl", [{"messages": turns}])).examples
+    assert example.messages == [user("q"), assistant("a")]
+
+
+@pytest.mark.parametrize(
+    ("turn", "code"),
+    [
+        (assistant("a", mask=True), "data.loss_flag"),
+        (assistant("a", mask=0), "data.loss_flag"),
+        (assistant("a", loss_mask=1), "data.loss_flag"),
+        (assistant("a", train_detail=[{"begin_offset": 0, "end_offset": 0, "train": False}]), "data.loss_flag"),
+        (assistant("a", training_detail=[{"begin_offset": 0, "end_offset": 0, "train": 0}]), "data.loss_flag"),
+        (assistant("a", weight=-1), "data.invalid_weight"),
+        (assistant("a", weight="high"), "data.invalid_weight"),
+        (assistant("a", train="no"), "data.invalid_weight"),
+    ],
+)
+def test_what_cannot_be_honored_is_refused_by_name(tmp_path: Path, turn, code) -> None:
+    error = refusal(write_rows(tmp_path / "a.jsonl", [{"messages": [user("q"), turn]}]))
+    assert error.code == code
+    assert next(key for key in turn if key not in ("role", "content")) in error.line
+
+
+def test_training_on_a_prompt_is_refused(tmp_path: Path) -> None:
+    rows = [{"messages": [user("q", train=True), assistant("a")]}]
+    assert refusal(write_rows(tmp_path / "a.jsonl", rows)).code == "data.loss_flag_on_prompt"
+
+
+def test_flags_hold_for_sharegpt_and_for_messages_in_a_table(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    turns = [
+        {"from": "human", "value": "q", "train": None},
+        {"from": "gpt", "value": "a", "train": False},
+        {"from": "human", "value": "r", "train": None},
+        {"from": "gpt", "value": "b", "train": True},
+    ]
+    parquet.write_table(pa.Table.from_pylist([{"conversations": turns}]), tmp_path / "a.parquet")
+    (example,) = reading(tmp_path / "a.parquet").examples
+    assert example.weights == {1: 0.0}
+
+
+def test_an_empty_answer_in_the_middle_is_not_in_the_loss_and_is_noted(tmp_path: Path) -> None:
+    turns = [user("q"), assistant(""), user("r"), assistant("b")]
+    full = [user("q"), assistant("a"), user("r"), assistant("b")]
+    empty, whole = reading(write_rows(tmp_path / "a.jsonl", [{"messages": turns}, {"messages": full}])).examples
+    assert (empty.weights, empty.notes) == ({1: 0.0}, ("data.empty_turn",))
+    assert (whole.weights, whole.notes) == ({}, ())
+    assert said(empty)[-1] == ("assistant", "b")
+
+
+def test_an_answer_that_only_calls_or_only_reasons_is_not_empty(tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+    turns = [user("q"), assistant(None, tool_calls=[call]), {"role": "tool", "content": "1"}, assistant("b")]
+    reasoned = [user("q"), assistant("", reasoning_content="hm"), user("r"), assistant("b")]
+    rows = [{"messages": turns}, {"messages": reasoned}]
+    assert [example.notes for example in reading(write_rows(tmp_path / "a.jsonl", rows)).examples] == [(), ()]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from engine.contract.errors import UserError
 from engine.data.reading_notes import Notes
-from engine.data.row_limits import ROWS_LIMIT, Raw, row, too_many_rows
+from engine.data.row_limits import ROWS_LIMIT, Raw, too_many_rows
 from engine.data.safe_open import ROW_LIMIT, decoded, lines
 
 SEPARATORS = ",;\t|"
@@ -74,7 +74,7 @@ def _rows(records: Iterator[tuple[list[str], str]], name: str, sample: list[list
             what = f"{len(fields)} fields where the header has {width}"
             do = "quote fields that contain the separator or a line break"
             raise UserError(what, where, do, code="data.wrong_field_count")
-        yield row(dict(zip(columns, fields, strict=True)), where)
+        yield Raw(dict(zip(columns, fields, strict=True)), where)  # fields are texts, their length limited already
 
 
 def _delimiter(sample: list[str]) -> str:

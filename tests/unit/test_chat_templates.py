@@ -14,8 +14,8 @@ from engine.contract.errors import UserError
 from engine.contract.schema import Data
 from engine.data.check import check
 from engine.data.conversation import Example, Problem
-from engine.data.notes import NOTES, meaning
-from engine.data.prepare import fingerprint, prepare
+from engine.data.prepare import prepare
+from engine.data.row_notes import NOTES, meaning
 from engine.data.shipped_templates import SHIPPED, end_of_turn, shipped, template_text
 from engine.data.tokens import Row, tokenize, tokenize_all
 from engine.methods.tokenizer import load_tokenizer
@@ -303,9 +303,9 @@ def test_the_template_of_a_pulled_catalogue_model_goes_by_its_name(
     assert load_tokenizer(schema.Model(chat_template="qwen2.5-7b")).chat_template == TEXT_ONLY
 
 
-def test_weights_are_part_of_the_fingerprint() -> None:
-    tok, example = tokenizer(), chat(ASKED, SAID)
-    plain = tokenize(example, tok, 512)
-    weighted = tokenize(chat(ASKED, SAID, weights={1: 0.5}), tok, 512)
-    prints = {fingerprint({"train": [row], "validation": [], "test": []}) for row in (plain, weighted)}
+def test_weights_are_part_of_the_fingerprint(tmp_path: Path) -> None:
+    prints = set()
+    for weight in (1, 0.5):
+        path = write_jsonl(tmp_path / "a.jsonl", [{"messages": [ASKED, {**SAID, "weight": weight}]}] * 3)
+        prints.add(prepare(Data(id=str(path), validation=0.0, test=0.0), 512, tokenizer()).fingerprint)
     assert len(prints) == 2

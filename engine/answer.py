@@ -50,9 +50,8 @@ def data_show(arguments: dict[str, Any], progress: Progress) -> Any:
     data, model = _sections(arguments)
     start, most = arguments.get("start", 0), arguments.get("most")
     progress(f"reading {arguments['split']} rows")
-    return show(
-        data, arguments["max_length"], load_tokenizer(model), arguments["rows"], arguments["split"], start, most
-    )
+    tokenizer, rows, split = load_tokenizer(model), arguments["rows"], arguments["split"]
+    return show(data, arguments["max_length"], tokenizer, rows, split, start, most, progress)
 
 
 def data_preview(arguments: dict[str, Any], progress: Progress) -> Any:

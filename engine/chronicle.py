@@ -87,6 +87,10 @@ class Run:
             self.progress_told = now
             self.log.write(events.Progress(phase=self.current_phase, text=what, done=done, total=total))
 
+    def first_data(self) -> events.Data | None:
+        """The rows that an earlier start of this run began with; None in its first."""
+        return next((event for event in Follower(self.dir.events_file).read() if isinstance(event, events.Data)), None)
+
     def tell_data(self, rows: Prepared, test: Sequence[EvaluationItem]) -> None:
         for warning in rows.warnings:
             self.warn(warning.code, warning.text)

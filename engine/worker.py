@@ -15,10 +15,10 @@ from transformers.utils import logging as transformers_logging
 
 from engine.chronicle import Run
 from engine.contract import events
-from engine.contract.errors import UserError
 from engine.contract.nvml import Nvml
 from engine.contract.rundir import Frozen, RunDir
 from engine.contract.signals import Stopped, Stopping
+from engine.data.changed_rows import refuse_other_than_first, refuse_unchecked
 from engine.data.items import sampled_rows
 from engine.data.prepare import Prepared, prepare
 from engine.ending import Ending, ending
@@ -82,7 +82,8 @@ def _steps(run: Run) -> None:
     tokenizer = load_tokenizer(config.model)
     progress, version = run.progress, run.frozen.split_version
     rows = prepare(config.data, config.train.max_length, tokenizer, progress, version)
-    _refuse_other_rows(rows, run.frozen.data_fingerprint)
+    refuse_unchecked(rows, run.frozen.data_fingerprint)
+    refuse_other_than_first(rows, run.first_data())
     refuse_rows(config, rows)
     exam = Examination(run, tokenizer, rows)
     run.tell_data(rows, exam.test)
@@ -268,14 +269,6 @@ def _layout(run: Run, model: torch.nn.Module, rows: Prepared, pad: int) -> Layou
     seen = f"loss {agreement.flat:.4f}, apart {agreement.single:.4f}"
     run.warn("packing", f"{kind} mixes rows laid end to end ({seen}): padded batches are used")
     return choose_layout(rows.train, "padded", device, varlen)
-
-
-def _refuse_other_rows(rows: Prepared, checked: str) -> None:
-    """Raises UserError where the prepared rows are not those that were checked before the launch ('': unchecked)."""
-    if checked and rows.fingerprint != checked:
-        what = "the prepared rows are not those that were checked before the launch"
-        do = "the data, the tokenizer or the chat template has changed since: check the data and start the run again"
-        raise UserError(what, rows.about["source"], do, "data.changed_since_check")
 
 
 def _name_foreigners(run: Run) -> None:

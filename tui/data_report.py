@@ -5,6 +5,7 @@ The same lines stand in `ftbench data check`, the inspector, the launch screen, 
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,6 +83,15 @@ class Line:
     text: str
     style: str = ""
     """'' or good, warning, error."""
+    is_table: bool = False
+    """A line of a table: cut instead of wrapped where there is no room."""
+
+    def wrapped(self, width: int) -> list[str]:
+        """The text in lines of at most `width` columns, control characters visible."""
+        text = visible(self.text)
+        if self.is_table and len(text) > width:
+            return [f"{text[: width - 1].rstrip()}…"]
+        return textwrap.wrap(text, width, break_on_hyphens=False) or [""]
 
 
 def account_lines(report: DataReport) -> Iterator[Line]:
@@ -100,7 +110,7 @@ def column_lines(columns: Sequence[Column]) -> Iterator[Line]:
     roles = max((len(column.role) for column in shown), default=0)
     for number, (column, name) in enumerate(zip(shown, names, strict=True)):
         text = f"{name:<{wide}}  {column.role:<{roles}}  {column.rows:>{digits},} rows  {examples(column)}".rstrip()
-        yield Line("" if number else "columns", text, "warning" if column.role == IGNORED else "")
+        yield Line("" if number else "columns", text, "warning" if column.role == IGNORED else "", is_table=True)
 
 
 def in_order(columns: Sequence[Column]) -> list[Column]:
@@ -134,13 +144,13 @@ def row_lines(account: Account | None) -> Iterator[Line]:
 
 
 def rows_in_short(account: Account) -> str:
-    """`4,200 read: 3,780 train, 200 validation, 210 test (205 prompts), 10 left out`."""
+    """`4,200 rows read: 3,780 train, 200 validation, 210 test (205 prompts), 10 left out`."""
     parts = [f"{getattr(account, name):,} {name}" for name in SPLITS]
     if account.test_items is not None and account.test_items != account.test:
         parts[-1] += f" ({amount(account.test_items, 'prompt')})"
     if account.left:
         parts.append(f"{account.left:,} left out")
-    return f"{account.read:,} read: {', '.join(parts)}"
+    return f"{account.read:,} rows read: {', '.join(parts)}"
 
 
 def places(where: Sequence[Any]) -> str:
@@ -172,9 +182,9 @@ def warning_lines(warnings: Sequence[Notice]) -> Iterator[Line]:
 
 
 REPEATS = {
-    "duplicates": "duplicate rows",
-    "conflicting_labels": "rows with conflicting labels: the prompt of an earlier row, and another answer",
-    "multiple_references": "rows with multiple references: the prompt of an earlier row, and another answer",
+    "duplicates": "duplicates of earlier rows",
+    "conflicting_labels": "conflicting labels (the prompt of an earlier row, and another answer)",
+    "multiple_references": "multiple references (the prompt of an earlier row, and another answer)",
 }
 """Key of a data check -> the rows that it counts."""
 
@@ -185,7 +195,8 @@ def repeat_lines(report: dict[str, Any]) -> Iterator[Line]:
     for key, what in REPEATS.items():
         found = report.get(key) or {"rows": 0}
         if found["rows"]:
-            yield Line("repeats" if first else "", f"{found['rows']:,} {what} {places(found['where'])}".rstrip())
+            text = f"{amount(found['rows'], 'row')}: {what} {places(found['where'])}"
+            yield Line("repeats" if first else "", text.rstrip())
             first = False
 
 

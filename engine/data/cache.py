@@ -61,8 +61,8 @@ def load(key: str) -> Preparation | None:
             raise Damaged(f"{wrong[0]}.bin has changed")
         columns = Columns(mapped(folder, meta.types), meta.tables)
         os.utime(folder / "meta.json")
-    except FileNotFoundError as error:
-        if (folder / "meta.json").exists():
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if folder.is_dir():
             raise Damaged(f"{Path(str(error.filename)).name} is missing") from error
         return None
     except (ValueError, KeyError, msgspec.ValidationError, RecursionError) as error:

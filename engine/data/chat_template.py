@@ -23,7 +23,8 @@ ERRORS = (
 """What rendering a template raises on a conversation that it was not written for."""
 _QUESTION, _ANSWER = "Which city is meant?", "The capital of Norway."
 _PROBE = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
-_DO = "correct the template, or set model.chat_template to another one"
+_OTHER = 'set model.chat_template to another one: "tools-chatml", "tools-plain" or a Jinja file'
+_DO = f"correct the template, or {_OTHER}"
 
 Messages = list[dict[str, Any]]
 
@@ -115,9 +116,21 @@ class ChatTemplate:
                 raise UserError(what, self._line(error), _DO, code="data.template_broken") from error
         else:
             if _ANSWER not in text:
-                what = "broken chat template: it does not render the content of assistant messages"
-                raise UserError(what, self.name, _DO, code="data.template_broken")
+                raise self._deaf()
         self._probed = True
+
+    def _deaf(self) -> UserError:
+        """The error for a template that leaves plain answers out: it is broken, or wants them as lists of parts."""
+        parts = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in _PROBE]
+        try:
+            takes_parts = _ANSWER in self.text(parts, None)
+        except ERRORS:
+            takes_parts = False
+        if takes_parts:
+            what = "the chat template takes lists of content parts, as of models for images, and ftbench gives it text"
+            return UserError(what, self.name, _OTHER, code="data.template_takes_parts")
+        what = "broken chat template: it does not render the content of assistant messages"
+        return UserError(what, self.name, _DO, code="data.template_broken")
 
     def _line(self, error: Exception) -> str:
         line = line_of(error)

@@ -19,6 +19,7 @@ from engine.data.preparation import Places, Preparation
 from engine.data.preparation_report import about, conflicting, warnings
 from engine.data.prepare import preparation, quiet, refused
 from engine.data.rendering import special_tokens
+from engine.data.token_text import texts_between
 from engine.data.tokenized import TokenizedRows
 from engine.data.tokens import IGNORED, Row
 
@@ -77,25 +78,29 @@ def show(
     split: str = "train",
     start: int = 0,
     most: int | None = None,
+    progress: Progress = quiet,
 ) -> list[dict[str, Any]]:
     """`n` rows of a split from the `start`th on (from 0), as they are trained on: see `sample`."""
     if split not in SPLITS:
-        raise UserError(f"no split {split!r}", data.id, f"splits are {', '.join(SPLITS)}")
-    rows = preparation(data, max_length, tokenizer).rows[split][start : start + n]
+        raise UserError(f"unknown split {split!r}", data.id, f"use {', '.join(SPLITS)}", code="data.unknown_split")
+    rows = preparation(data, max_length, tokenizer, progress).rows[split][start : start + n]
     specials = special_tokens(tokenizer)[0]
     return [sample(row, tokenizer, specials, most) for row in rows]
 
 
 def sample(row: Row, tokenizer: Any, specials: frozenset[int], most: int | None = None) -> dict[str, Any]:
-    """A row token by token: each one's text and id, whether it is learnt and whether it is special.
+    """A row token by token: each one's text and id, whether it is in the loss and whether it is special.
 
-    Text is raw; whoever puts it on a screen makes it visible. Of a row with more than `most` tokens only its ends are
+    A character split over tokens is the text of the last of them; the others have no text and are `partial`. Text is
+    raw; whoever puts it on a screen makes it visible. Of a row with more than `most` tokens only its ends are
     told, `omitted` tokens being left out behind the first `head`; the target is cut to as many characters.
     """
     count = len(row.input_ids)
     omitted = max(0, count - most) if most else 0
     head = (count - omitted) // 2 if omitted else count
     told = [*range(head), *range(head + omitted, count)]
+    texts = texts_between(row.input_ids, 0, head, tokenizer)
+    texts += texts_between(row.input_ids, head + omitted, count, tokenizer)
     return {
         "where": row.where,
         "target": row.target[:most],
@@ -106,21 +111,14 @@ def sample(row: Row, tokenizer: Any, specials: frozenset[int], most: int | None 
         "notes": list(row.notes),
         "omitted": omitted,
         "head": head,
-        "tokens": [_token(row.input_ids[n], row.labels[n], specials, tokenizer) for n in told],
+        "tokens": [
+            _token(row.input_ids[n], row.labels[n], text, specials) for n, text in zip(told, texts, strict=True)
+        ],
     }
 
 
-def _token(id_: int, label: int, specials: frozenset[int], tokenizer: Any) -> dict[str, Any]:
-    return {"text": _token_text(id_, tokenizer), "id": id_, "trained": label != IGNORED, "special": id_ in specials}
-
-
-def _token_text(id_: int, tokenizer: Any) -> str:
-    """A token's text; its raw piece where it is only a part of a character."""
-    text = str(tokenizer.decode([id_], skip_special_tokens=False, clean_up_tokenization_spaces=False))
-    piece = str(tokenizer.convert_ids_to_tokens(id_))
-    if "\ufffd" in text and "\ufffd" not in piece:
-        return piece
-    return f" {text}" if piece.startswith("▁") and not text.startswith(" ") else text
+def _token(id_: int, label: int, text: str, specials: frozenset[int]) -> dict[str, Any]:
+    return {"text": text, "id": id_, "trained": label != IGNORED, "special": id_ in specials, "partial": not text}
 
 
 def _lengths(rows: TokenizedRows) -> dict[str, Any]:

@@ -10,26 +10,27 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from engine.data.chat_template import ERRORS
 from engine.data.conversation import Example, Problem
-from engine.data.rendering import Rendered, Renderer, Turn, shared_length
+from engine.data.rendering import Rendered, Renderer, Turn, holds, shared_length
 from engine.data.shapes import Shape, shape_of
 
 SAMPLES = 4
 """Conversations of a shape that are rendered exactly, of each batch."""
 WORTHWHILE = 12
 """Conversations of one shape in a batch from which on a pattern is looked for."""
+_KEY_TOKENS = 3
+"""Special tokens at the end of a generation prompt that may belong to its key."""
 
 
 class AnswerPattern(NamedTuple):
-    """What a template writes around the content of one answer."""
+    """What a template writes around one answer."""
 
-    ahead: str
-    """Between the generation prompt and the content."""
-    behind: str
-    """The end-of-turn token with what is before it."""
+    around: tuple[str, str] | None
+    """What it writes between the generation prompt and the content, and behind the content up to and with the
+    end-of-turn token; None for messages that have more than a content: there only special tokens are counted."""
     specials: int
     closed: bool
     weight: float
@@ -40,8 +41,10 @@ class AnswerPattern(NamedTuple):
 class Pattern:
     """What all conversations of a shape have in common."""
 
+    key: str
+    """The end of every generation prompt, as far back as it takes to be found nowhere else."""
     anchor: str
-    """The end of every generation prompt, from its last special token on."""
+    """The same from its last special token on."""
     answers: tuple[AnswerPattern | None, ...]
     """Of each assistant message in order; None for those that are not in the loss."""
     messages: tuple[int, ...]
@@ -56,68 +59,92 @@ class Pattern:
         """The pattern that one exactly rendered conversation shows; None where it is not one to go by."""
         messages = example.messages or []
         numbers = tuple(n for n, message in enumerate(messages) if message["role"] == "assistant")
-        whole, anchor = rendered.whole, rendered.turns[-1].anchor
-        places = _places(whole, anchor, len(numbers))
-        if places is None or any(renderer.special.within(message["content"]) for message in messages):
+        last = rendered.turns[-1]
+        key = _key(rendered.whole, last, len(numbers), renderer)
+        if not key or any(renderer.special.within(message["content"]) for message in messages):
             return None
         by_message = {turn.message: turn for turn in rendered.turns}
         answers: list[AnswerPattern | None] = []
-        for number, place in zip(numbers, places, strict=True):
+        for number, place in zip(numbers, _places(rendered.whole, key, len(numbers)), strict=True):
             turn = by_message.get(number)
-            answer = _answer(messages[number]["content"], whole, turn) if turn and turn.start == place else None
-            if turn and (answer is None or turn.anchor != anchor):
+            if turn and (turn.start != place or turn.anchor != last.anchor):
                 return None
-            answers.append(answer)
-        tail = whole[rendered.turns[-1].stop :]
-        return cls(anchor, tuple(answers), numbers, tail, rendered.notes, rendered.specials)
+            answers.append(_answer(messages[number], rendered.whole, turn) if turn else None)
+        tail = rendered.whole[last.stop :]
+        return cls(key, last.anchor, tuple(answers), numbers, tail, rendered.notes, rendered.specials)
 
-    def match(self, example: Example, whole: str) -> list[Turn] | None:
+    def match(self, example: Example, whole: str, renderer: Renderer) -> list[Turn] | None:
         """The answers in a conversation's text; None where it is not as the pattern says."""
-        places = _places(whole, self.anchor, len(self.messages))
-        if places is None:
-            return None
+        places = _places(whole, self.key, len(self.messages))
+        marks: list[int] = []
         turns, stop = [], -1
-        for number, place, answer in zip(self.messages, places, self.answers, strict=True):
+        for number, place, answer in zip(self.messages, places, self.answers, strict=False):
             if answer is None:
                 continue
-            found = _stop(whole, place, answer, example.messages[number]["content"])  # type: ignore[index]
-            if found is None:
+            message = example.messages[number]  # type: ignore[index]
+            if answer.around is None:
+                marks = marks or [mark.end() for mark in renderer.special.pattern.finditer(whole)]
+                found = _counted_stop(marks, answer) if len(marks) == self.specials else None
+                if found and not (
+                    holds(whole[place:found], message) and renderer.special.text(whole[place:found]).strip()
+                ):
+                    return None
+            else:
+                found = _stop(whole, place, *answer.around, message["content"])
+            if not found:
                 return None
             stop = found
             turns.append(
                 Turn(number, place, stop, answer.specials, answer.closed, answer.weight, answer.before, self.anchor)
             )
-        return turns if whole[stop:] == self.tail else None
+        return turns if turns and whole[stop:] == self.tail else None
 
 
-def _places(whole: str, anchor: str, count: int) -> list[int] | None:
-    """Where the text behind each anchor begins; None where there are not as many as assistant messages."""
-    if not anchor or whole.count(anchor) != count:
-        return None
+def _key(whole: str, last: Turn, answers: int, renderer: Renderer) -> str:
+    """The end of the generation prompt from one of its last special tokens on, where it is found once an answer."""
+    marks = list(renderer.special.pattern.finditer(whole, 0, last.start))
+    for mark in marks[: -_KEY_TOKENS - 1 : -1]:
+        if whole.count(whole[mark.start() : last.start]) == answers:
+            return whole[mark.start() : last.start]
+    return ""
+
+
+def _places(whole: str, key: str, count: int) -> list[int]:
+    """Where the text behind each key begins; [] where there are not as many as assistant messages."""
+    if whole.count(key) != count:
+        return []
     places: list[int] = []
     for _ in range(count):
-        places.append(whole.index(anchor, places[-1] if places else 0) + len(anchor))
+        places.append(whole.index(key, places[-1] if places else 0) + len(key))
     return places
 
 
-def _answer(content: str, whole: str, turn: Turn) -> AnswerPattern | None:
+def _answer(message: dict[str, Any], whole: str, turn: Turn) -> AnswerPattern | None:
+    facts = (turn.specials, turn.closed, turn.weight, turn.before)
+    if len(message) > 2:
+        return AnswerPattern(None, *facts) if turn.closed else None
     body = whole[turn.start : turn.stop]
-    for text in (content, content.strip()):
+    for text in (message["content"], message["content"].strip()):
         ahead, found, behind = body.partition(text) if text else ("", "", "")
         if found:
-            return AnswerPattern(ahead, behind, turn.specials, turn.closed, turn.weight, turn.before)
+            return AnswerPattern((ahead, behind), *facts)
     return None
 
 
-def _stop(whole: str, start: int, answer: AnswerPattern, content: str) -> int | None:
-    """Where an answer ends whose content is written as it stands, or without the white space around it."""
-    if not whole.startswith(answer.ahead, start):
-        return None
-    start += len(answer.ahead)
+def _stop(whole: str, start: int, ahead: str, behind: str, content: str) -> int:
+    """Where an answer ends whose content is written as it is, or without the white space around it; 0 for neither."""
+    if not whole.startswith(ahead, start):
+        return 0
+    start += len(ahead)
     for text in (content, content.strip()):
-        if whole.startswith(text, start) and whole.startswith(answer.behind, start + len(text)):
-            return start + len(text) + len(answer.behind)
-    return None
+        if whole.startswith(text, start) and whole.startswith(behind, start + len(text)):
+            return start + len(text) + len(behind)
+    return 0
+
+
+def _counted_stop(marks: list[int], answer: AnswerPattern) -> int:
+    """Where an answer ends, by the special tokens up to there."""
+    return marks[answer.before + answer.specials - 1]
 
 
 @dataclass
@@ -143,33 +170,31 @@ class PatternRenderer:
             results[number] = self.renderer.render(example)
         if len(samples) == len(group):
             return
-        pattern = (
-            self._pattern([(example, results[number]) for number, example in samples]) if self._may(shape) else None
-        )
-        if pattern is None:
-            self._unusable.add(shape)
+        pattern = self._pattern(shape, [(example, results[number]) for number, example in samples])
         head = self._head([results[number] for number, _ in samples]) if pattern else ""
         for number, example in group:
             if number not in results:
                 made = self._quick(example, pattern, head) if pattern else None
                 results[number] = made or self.renderer.render(example)
 
-    def _may(self, shape: Shape) -> bool:
-        """Whether all messages have a role and a content and nothing else, and no earlier batch showed otherwise."""
-        return shape not in self._unusable
+    def _pattern(self, shape: Shape, samples: list[tuple[Example, Rendered | Problem]]) -> Pattern | None:
+        """The pattern that all samples show, and none where an earlier batch of the shape had none."""
+        if shape in self._unusable:
+            return None
+        found = {self._sample(example, rendered) for example, rendered in samples}
+        if len(found) > 1 or None in found:
+            self._unusable.add(shape)
+            return None
+        return found.pop()
 
-    def _pattern(self, samples: list[tuple[Example, Rendered | Problem]]) -> Pattern | None:
-        """The pattern that all samples show. Refuses where a quick rendering differs from an exact one."""
-        found: set[Pattern | None] = set()
-        for example, rendered in samples:
-            plain = example.tools is None and all(len(message) == 2 for message in example.messages or [])
-            if not plain or isinstance(rendered, Problem) or self._text(example) != rendered.whole:
-                return None
-            pattern = Pattern.of(example, rendered, self.renderer)
-            if pattern is None or pattern.match(example, rendered.whole) != rendered.turns:
-                return None
-            found.add(pattern)
-        return found.pop() if len(found) == 1 else None
+    def _sample(self, example: Example, rendered: Rendered | Problem) -> Pattern | None:
+        """The pattern of one sample, where going by it gives the sample itself."""
+        if isinstance(rendered, Problem) or self._text(example) != rendered.whole:
+            return None
+        pattern = Pattern.of(example, rendered, self.renderer)
+        if pattern is None or pattern.match(example, rendered.whole, self.renderer) != rendered.turns:
+            return None
+        return pattern
 
     def _head(self, samples: Sequence[Rendered | Problem]) -> str:
         """The beginning that the samples share, cut behind its last special token."""
@@ -181,17 +206,26 @@ class PatternRenderer:
         return shared[: ends[-1]] if ends else ""
 
     def _quick(self, example: Example, pattern: Pattern, head: str) -> Rendered | None:
+        """The conversation by its pattern; None where it has to be rendered exactly."""
+        messages = example.messages or []
         whole = self._text(example)
-        if whole is None or any(self.renderer.special.within(message["content"]) for message in example.messages or []):
+        if whole is None or not all(self._as_it_stands(message["content"], whole) for message in messages):
             return None
-        turns = pattern.match(example, whole)
+        turns = pattern.match(example, whole, self.renderer)
         if turns is None:
             return None
-        target = example.messages[-1]["content"]  # type: ignore[index]
+        target = self.renderer.target(messages[-1], whole, turns[-1])
         return Rendered(whole, turns, target, pattern.notes, pattern.specials, head if whole.startswith(head) else "")
 
+    def _as_it_stands(self, content: str, whole: str) -> bool:
+        """Whether a text has no special tokens and the template writes it unchanged, but for white space around it."""
+        return (content in whole or content.strip() in whole) and not self.renderer.special.within(content)
+
     def _text(self, example: Example) -> str | None:
+        template, messages = self.renderer.template, example.messages or []
         try:
-            return self.renderer.template.quick_text(example.messages or [])
+            if example.tools is None and all(len(message) == 2 for message in messages):
+                return template.quick_text(messages)
+            return template.text(messages, example.tools)
         except ERRORS:
             return None

@@ -153,8 +153,7 @@ def _accounted(found: Format, summary: Summary, data: Data) -> Format:
     roles = {name: used.get(name, "ignored") if column.rows else "empty" for name, column in summary.columns.items()}
     ignored = [name for name, role in roles.items() if role == "ignored"]
     warnings = [_ignored(name, summary) for name in ignored]
-    why = found.why if data.map or not ignored else f"{found.why}; not used: {listed(ignored)}"
-    return replace(found, why=why, roles=roles, warnings=[*found.warnings, *warnings])
+    return replace(found, roles=roles, warnings=[*found.warnings, *warnings])
 
 
 def _ignored(name: str, summary: Summary) -> Notice:

@@ -20,7 +20,7 @@ from engine.data.shapes import Shape, shape_of
 from engine.data.shipped_templates import candidates
 from engine.data.special_tokens import SpecialTokens, special_tokens
 
-__all__ = ["Rendered", "Renderer", "Turn", "has_template", "shared_length", "special_tokens"]
+__all__ = ["Rendered", "Renderer", "Turn", "has_template", "holds", "shared_length", "special_tokens"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,7 @@ class Renderer:
     """Whether to look for templates that render what this one drops."""
     special: SpecialTokens = field(init=False)
     _found: dict[Shape, Found] = field(default_factory=dict)
+    _failed: dict[Shape, Found] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.special = SpecialTokens.of(self.tokenizer)
@@ -96,7 +97,8 @@ class Renderer:
         try:
             whole = self.template.text(messages, example.tools)
         except ERRORS as error:
-            return Problem(*self.template.problem(error), example.where)
+            kind, what = self.template.problem(error)
+            return Problem(kind, self._with_remedy(what, example, None), example.where)
         last = self._turn(example, len(messages) - 1, whole)
         if last is None:
             raise self._misplaced(example, whole)
@@ -122,7 +124,7 @@ class Renderer:
         if any(self.special.within(turn["content"]) for turn in messages):
             notes.append("special token in the text")
         notes += self._drop_notes(example, whole)
-        return Rendered(whole, kept, self._target(messages[-1], whole, last), tuple(notes), self.special.count(whole))
+        return Rendered(whole, kept, self.target(messages[-1], whole, last), tuple(notes), self.special.count(whole))
 
     def _lost(self, example: Example, whole: str, last: Turn) -> Problem | None:
         """Why an answer of the row would not be trained on: it is not in the text."""
@@ -131,7 +133,7 @@ class Renderer:
         if any(part.thing == CALLS for part in self._dropped(example, whole).parts if _in_loss(example, part)):
             what = "the chat template does not render tool calls, so the answer is lost"
             return Problem(CALLS, self._with_remedy(what, example, whole), example.where)
-        if not _holds(body, message):
+        if not holds(body, message):
             self.template.probe()
             what = "the chat template leaves out the content of the last answer"
             return Problem("data.answer_not_rendered", self._with_remedy(what, example, whole), example.where)
@@ -153,9 +155,12 @@ class Renderer:
         kinds = dict.fromkeys(f"{part.thing} {part.key}" if part.thing == KEYS else part.thing for part in parts)
         return [self._with_remedy(kind, example, whole) for kind in kinds]
 
-    def _with_remedy(self, what: str, example: Example, whole: str) -> str:
-        """`what`, and behind `; ` the named template that was found to render what is dropped."""
-        found = self._dropped(example, whole)
+    def _with_remedy(self, what: str, example: Example, whole: str | None) -> str:
+        """`what`, and behind `; ` the named template that was found to render all of such conversations.
+
+        `whole` is None where the template fails on them.
+        """
+        found = self._dropped(example, whole) if whole else self._failed.setdefault(shape_of(example), Found([]))
         if found.remedy is None:
             found.remedy = self.remedy(example) if self.advise else ""
         return f'{what}; set model.chat_template = "{found.remedy}"' if found.remedy else what
@@ -191,7 +196,7 @@ class Renderer:
     def _earlier_turn(self, example: Example, number: int, whole: str) -> Turn | None:
         assert example.messages is not None
         turn = self._turn(example, number, whole)
-        return turn if turn and _holds(whole[turn.start : turn.stop], example.messages[number]) else None
+        return turn if turn and holds(whole[turn.start : turn.stop], example.messages[number]) else None
 
     def _misplaced(self, example: Example, whole: str) -> UserError:
         """An answer that follows another text in training than when it is asked for is not trained on."""
@@ -229,7 +234,7 @@ class Renderer:
             end += 1
         return Turn(number, start, marks[end].end(), end + 1, True, weight, before, anchor)
 
-    def _target(self, message: dict[str, Any], whole: str, last: Turn) -> str:
+    def target(self, message: dict[str, Any], whole: str, last: Turn) -> str:
         """What a right answer reads like: the content, or for tool calls their text in the template."""
         if not message.get("tool_calls"):
             return str(message["content"])
@@ -256,7 +261,7 @@ def _says_something(message: dict[str, Any]) -> bool:
     )
 
 
-def _holds(text: str, message: dict[str, Any]) -> bool:
+def holds(text: str, message: dict[str, Any]) -> bool:
     """Whether an answer's text holds its content; templates may take reasoning apart and set it anew."""
     return bool(message.get("tool_calls")) or message["content"].split("</think>")[-1].strip() in text
 

@@ -118,7 +118,14 @@ class Climb:
         preset = re.sub(r"-(qlora|lora|full)$", "", called(self.ladder.preset))
         name = f"{preset}-{rung.name}" if rung.name != rung.method else preset
         self._name_split_otherwise(config)
-        run = rundir.create(folder, name, Effective(config, origins), work=work, split_version=self._split_version())
+        run = rundir.create(
+            folder,
+            name,
+            Effective(config, origins),
+            work=work,
+            split_version=self._split_version(),
+            data_fingerprint=self._fingerprints().get("data", ""),
+        )
         entry.run, entry.status, entry.reason, entry.reused = self._relative(run), "planned", "", False
         self.save()
         return run

@@ -21,11 +21,12 @@ from engine.data.conversation import Example
 from engine.data.tokens import Row, tokenize_all
 from engine.methods.tokenizer import load_tokenizer
 
-WORDS = (
+TEXT = (
     "the of and to in is you that it he was for on are as with his they at be this have from one had by word but not "
     "what all were when your can said there use an each which she do how their if will up other about out many then "
     "card payment transfer account balance refund number Don't café naïve 42 1984 3.14 hello? okay, well: (maybe)"
-).split()
+)
+WORDS = TEXT.split()
 TOOL = {
     "type": "function",
     "function": {

@@ -89,9 +89,7 @@ def test_formats_are_told_by_their_columns(row, name, messages):
 
 def test_why_is_one_sentence_that_names_the_columns():
     found, _ = understood({"question": "q", "answer": "a", "source": "web"})
-    assert found.why == (
-        "columns question, answer: prompt-completion (question -> prompt, answer -> completion); not used: source"
-    )
+    assert found.why == ("columns question, answer: prompt-completion (question -> prompt, answer -> completion)")
 
 
 def test_a_context_that_is_left_out_is_warned_about():

@@ -17,8 +17,8 @@ from engine.data.rows import kind
 from tui.data import recent
 from tui.data.datasets import DataSet, detail, line, offered
 from tui.data.folder_list import entries, meant, read_folder
-from tui.data.preview import LARGEST, Preview, Memory, counted, signature
 from tui.data.inspection import Manner, Sample, Token, sample_text
+from tui.data.preview import LARGEST, Preview, PreviewCache, counted, signature
 from tui.drawing.histogram import Histogram, draw
 
 PAIR = '{"prompt": "a", "completion": "b"}\n'
@@ -116,7 +116,7 @@ def test_a_line_says_rows_format_and_that_something_was_found() -> None:
     )
     shown = line(DataSet("/x/y", "banking77/"), found, False, 30, False).plain
     assert "10,003" in shown and "pairs" in shown and shown.endswith("!")
-    assert "2 rows empty: x" in detail(DataSet("/x/y", "y"), found)
+    assert "2 rows left out: x" in detail(DataSet("/x/y", "y"), found)
     assert "network" in detail(DataSet("owner/name", "owner/name"), None)
 
 
@@ -125,7 +125,7 @@ def test_the_engine_counts_rows_by_split_and_names_the_format(tmp_path: Path) ->
     (tmp_path / "test.jsonl").write_text(PAIR)
     preview = counted(section(tmp_path), Leaving())
     assert (preview.rows, preview.format, preview.unusable) == ({"train": 4, "test": 1}, "prompt-completion", 1)
-    assert preview.problems == ["1 rows empty: train.jsonl line 4: no answer"]
+    assert preview.problems == ["1 row left out: train.jsonl line 4: no answer"]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_a_huge_file_is_not_counted_and_costs_no_process(tmp_path: Path) -> None
     huge = tmp_path / "huge.jsonl"
     with huge.open("wb") as file:
         file.truncate(5 << 30)
-    preview = Memory().look(str(huge), section(huge), Leaving())
+    preview = PreviewCache().look(str(huge), section(huge), Leaving())
     assert "not counted" in preview.note and "5 GiB" in preview.note
     assert "5 GiB" in line(DataSet(str(huge), "huge.jsonl"), preview, False, 30, False).plain
 
@@ -157,10 +157,10 @@ def test_a_huge_file_is_not_counted_and_costs_no_process(tmp_path: Path) -> None
 def test_what_was_counted_is_remembered_until_the_file_or_the_reading_changes(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"q": "a", "a": "b", "prompt": "c", "completion": ""}\n')
-    first = Memory()
+    first = PreviewCache()
     assert first.look(str(path), section(path), Leaving()).unusable == 1
     first.save()
-    again, left = Memory(), Leaving()
+    again, left = PreviewCache(), Leaving()
     left.leave()  # whoever asks now would be refused
     assert again.look(str(path), section(path), left).unusable == 1
     with pytest.raises(Left):
@@ -170,7 +170,7 @@ def test_what_was_counted_is_remembered_until_the_file_or_the_reading_changes(tm
 
 
 def test_a_set_that_has_gone_says_so(tmp_path: Path) -> None:
-    (problem,) = Memory().look(str(tmp_path / "gone.jsonl"), section(tmp_path / "gone.jsonl"), Leaving()).problems
+    (problem,) = PreviewCache().look(str(tmp_path / "gone.jsonl"), section(tmp_path / "gone.jsonl"), Leaving()).problems
     assert "No such file" in problem
 
 
@@ -194,7 +194,7 @@ def test_a_question_that_is_left_ends_its_process() -> None:
     arguments = {"data": section("tickets"), "model": {"id": "tiny"}, "max_length": 64, "rows": 1, "most": 9}
     with pytest.raises(Left):
         ask("data.inspect", arguments, progress, leaving)
-    assert told == ["loading the libraries"]
+    assert told == ["loading libraries"]
 
 
 def test_a_histogram_counts_every_row_once_and_shows_a_cut_that_touches_rows() -> None:
@@ -220,8 +220,8 @@ def test_every_bin_is_drawn_and_columns_behind_the_cut_look_otherwise() -> None:
     assert [style for _, style in bottom] == ["kept", "cut"]
     assert "".join(text for text, _ in bottom) == " # :##"
     assert ["".join(text for text, _ in row) for row in rows[:3]] == ["     #", "     #", " #   #"]
-    assert "11 rows (73.3 %) longer" in rows[-1][0][0] and "^" in rows[-1][0][0]
-    assert "nothing is cut" in draw(Histogram(10, [3], 3, 9, 0, 0, 0), 64, 40, 4, False)[-1][0][0]
+    assert "11 rows (73.3%) longer" in rows[-1][0][0] and "^" in rows[-1][0][0]
+    assert "no row is cut" in draw(Histogram(10, [3], 3, 9, 0, 0, 0), 64, 40, 4, False)[-1][0][0]
 
 
 def sample(*tokens: Token, omitted: int = 0, head: int = 9) -> Sample:

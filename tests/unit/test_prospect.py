@@ -26,7 +26,11 @@ ANSWER: dict[str, Any] = {
     "cut": {"train": 3},
     "format": "messages",
     "lengths": {"train": {"tokens": {"max": 120}}},
-    "warnings": ["3 of 1,600 train rows cut at max_length (first: train.jsonl line 4)"],
+    "columns": [{"name": "messages", "rows": 2100, "role": "messages"}],
+    "account": {"read": 2110, "train": 1600, "validation": 200, "test": 300, "left_out": {"data.empty": {"rows": 10}}},
+    "overlap": {"test/train": {"of": 300, "prompt": 0, "answer": 27, "both": 0}},
+    "fingerprint": "f" * 64,
+    "warnings": [{"code": "data.rows_cut", "text": "3 of 1,600 train rows cut at max_length"}],
     "refused": None,
 }
 Usage = namedtuple("Usage", "total used free")
@@ -55,23 +59,29 @@ def said(found: Prospect) -> str:
 
 def test_steps_come_from_the_rows_and_the_batch_from_its_passes(tmp_path: Path) -> None:
     found = prospect(tmp_path, settings={"train.batch": 12, "train.micro_batch": 5})
-    longest = "of the longest rows 5 a pass"
-    assert fact(found, "steps") == f"268 (2 epochs), effective batch 12, {longest}, activations recomputed"
+    assert fact(found, "steps") == "268 (2 epochs), batch size 12 (micro-batch 5), gradient checkpointing"
     found = prospect(tmp_path, settings={"train.steps": 50})
-    assert fact(found, "steps").startswith("50 (0.5 epochs), effective batch 16 = ")
+    assert fact(found, "steps").startswith("50 (0.5 epochs), batch size 16 (micro-batch ")
     assert fact(prospect(tmp_path, Report()), "steps").startswith("? (2 epochs)")
 
 
 def test_the_longest_row_counts_once_it_is_known(tmp_path: Path) -> None:
     before, after = prospect(tmp_path, Report()), prospect(tmp_path)
-    assert "rows of 512 tokens, the most the preset allows" in fact(before, "memory")
+    assert "rows of 512 tokens, the preset's max_length" in fact(before, "memory")
     assert "rows of 120 tokens" in fact(after, "memory")
-    assert "reading it" in fact(before, "data") and "1,600 train" in fact(after, "data")
+    assert "preparing" in fact(before, "data") and "messages" in fact(after, "data")
+
+
+def test_the_account_of_the_data_is_shown_with_the_codes_of_its_warnings(tmp_path: Path) -> None:
+    found = prospect(tmp_path)
+    assert fact(found, "rows") == "2,110 rows read: 1,600 train, 200 validation, 300 test, 10 left out"
+    assert fact(found, "columns") == "messages: messages"
+    assert "answers 27 (9%)" in fact(found, "overlap") and "[data.rows_cut]" in said(found)
 
 
 def test_every_part_of_the_memory_is_named_and_labelled(tmp_path: Path) -> None:
     memory = fact(prospect(tmp_path), "memory")
-    for part in ("weights", "adapters", "optimizer", "most ", "pool", "formula, ±", "of 80 GiB", "fits"):
+    for part in ("weights", "adapters", "optimizer", "peak in ", "pool", "formula, ±", "of 80 GiB", "fits"):
         assert part in memory, part
 
 
@@ -80,7 +90,7 @@ def test_too_much_memory_is_said_with_what_to_do_and_does_not_block(tmp_path: Pa
     (problem,) = [one for one in found.problems if "does not fit" in one.text]
     assert "LoRA or QLoRA" in problem.do and not problem.blocking
     held = prospect(tmp_path, room=card(24 * GIB, 23 * GIB + 900 * (1 << 20)))
-    assert "others hold" in said(held)
+    assert "in use by others" in said(held)
 
 
 def test_a_setting_that_is_named_makes_it_fit(tmp_path: Path) -> None:
@@ -101,7 +111,7 @@ def test_a_setting_that_is_named_makes_it_fit(tmp_path: Path) -> None:
         ({"model": "/no/such/folder"}, Report(), "no such model folder"),
         ({"model": "owner/absent"}, Report(), "HF_HUB_OFFLINE"),
         ({"model": "missing.gguf"}, Report(), "no such file"),
-        ({}, Report(None, "train.jsonl line 3: not JSON; mend it", False), "line 3: not JSON"),
+        ({}, Report(None, "train.jsonl line 3: not JSON; correct it", False), "line 3: not JSON"),
         ({}, Report({**ANSWER, "refused": "no row is left to train on"}), "no row is left"),
     ],
 )
@@ -114,7 +124,7 @@ def test_what_would_fail_for_certain_blocks(how: dict[str, Any], report: Report,
 def test_a_model_to_be_fetched_is_said_and_does_not_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE")
     found = prospect(tmp_path, preset="qwen2.5-7b-lora", data="tickets")
-    assert not found.blocked and "fetched first" in said(found)
+    assert not found.blocked and "downloaded first" in said(found)
     assert "Qwen/Qwen2.5-7B-Instruct" in fact(found, "model")
 
 
@@ -134,9 +144,9 @@ def test_a_full_disk_blocks_and_the_need_is_the_checkpoints_and_the_model(
 def test_other_processes_and_runs_before_us_are_named(tmp_path: Path) -> None:
     places = [Turn("0", 0, 1, Path("/runs/first")), Turn("0", 1, 2, Path("/runs/second"))]
     found = prospect(tmp_path, foreign=(Other(4711, "python \x1b[31m", 3 * GIB),), turns=places)
-    assert fact(found, "turn") == "waits behind first and 1 that wait"
+    assert fact(found, "queue") == "waits for first and 1 queued run"
     assert "process 4711" in said(found) and "3 GiB" in said(found)
-    assert "begins at once" in fact(prospect(tmp_path), "turn")
+    assert "starts immediately" in fact(prospect(tmp_path), "queue")
 
 
 def test_what_a_method_leaves_out_of_a_preset_is_said(tmp_path: Path) -> None:
@@ -152,4 +162,4 @@ def test_a_ladder_says_its_runs_and_each_rungs_memory(tmp_path: Path) -> None:
     for rung in ("qlora", "lora", "full"):
         assert "of 80 GiB" in fact(found, rung)
     small = ladder_prospect(plan, Scene(tmp_path, card(600 << 20)), Report(ANSWER))
-    assert said(small).count("by the formula") == 3
+    assert said(small).count("(estimated)") == 3

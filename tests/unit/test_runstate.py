@@ -38,7 +38,7 @@ def test_the_log_is_bounded_and_says_what_it_dropped() -> None:
     state = RunState()
     state.feed(events.Warning(code="w", text=f"number {number}") for number in range(MOST + 7))
     assert len(state.log) == MOST and state.log.gone == 7
-    assert state.log[-1].endswith(f"number {MOST + 6}")
+    assert f"number {MOST + 6}" in state.log[-1]
 
 
 def test_a_wait_says_for_whom() -> None:

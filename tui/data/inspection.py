@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +38,8 @@ class Token(Struct, frozen=True):
     id: int
     trained: bool
     special: bool
+    partial: bool = False
+    """Whether its text is shown with a later token, which completes a character."""
 
 
 class Sample(Struct, frozen=True):
@@ -102,11 +103,13 @@ def sample_text(sample: Sample, manner: Manner) -> Content:
 
 
 def _token(token: Token, number: int, manner: Manner) -> Iterator[tuple[str, str]]:
-    """Literal text; a line feed is shown as a sign and also breaks the line."""
+    """Literal text; a line feed is shown as a sign and also breaks the line; a sign for a part of a character."""
     style = "$text-success underline" if token.trained else ""
     if token.special:
         style = f"{style} bold" if token.trained else "$text-warning bold"
     shade = "" if manner.ascii else f" on $foreground {6 if number % 2 else 14}%"
+    if token.partial:
+        yield ("~" if manner.ascii else "⋯"), f"{style} dim{shade}".strip()
     lines = token.text.split("\n")
     for at, text in enumerate(lines):
         if text:
@@ -168,8 +171,7 @@ def source_lines(found: Inspection) -> Iterator[Line]:
 
 def _shown(line: Line, width: int) -> Content:
     """Name and text, further lines of it below the first."""
-    wrapped = textwrap.wrap(visible(line.text), max(10, width - _LABEL), break_on_hyphens=False)
-    text = f"\n{'':{_LABEL}}".join(wrapped)
+    text = f"\n{'':{_LABEL}}".join(line.wrapped(max(10, width - _LABEL)))
     return Content.assemble((f"{line.name:<{_LABEL}}", "$foreground-muted"), (text, COLORS[line.style]))
 
 

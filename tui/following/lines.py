@@ -17,7 +17,7 @@ def lines(event: events.Event) -> list[str]:
 def _data(event: events.Data) -> list[str]:
     """The account of columns and rows that a run trains on; a run of an earlier version has none."""
     report = DataReport.of(event)
-    found = [f"columns: {columns_in_short(report.columns)}"] if report.columns else []
+    found = [f"format: {event.format}; {columns_in_short(report.columns)}"] if report.columns else []
     return found + [f"overlap: {overlap_in_short(pair, one)}" for pair, one in report.overlap.items()]
 
 
@@ -32,10 +32,11 @@ def _text(event: events.Event) -> str | None:
             rows = (
                 f"{event.train:,} train, {event.validation:,} validation, {event.test:,} test rows"
                 if account is None
-                else f"rows {rows_in_short(account)}"
+                else rows_in_short(account)
             )
+            why = "" if event.columns else f"{event.why}; "
             tokens = f"{count(event.tokens)} tokens per epoch, {count(event.answer_tokens)} in the loss"
-            return f"data: {rows}; {event.why}; {tokens}"
+            return f"data: {rows}; {why}{tokens}"
         case events.ModelLoaded():
             return (
                 f"model: {event.id}, {event.architecture}, {count(event.parameters)} parameters in {event.dtype}, "

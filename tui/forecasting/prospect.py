@@ -58,7 +58,8 @@ def run_prospect(name: str, chosen: Effective, scene: Scene, report: Report) -> 
     config, files = chosen.config, find_model(chosen.config.model)
     found = forecast(config, files, scene.room, report.longest)
     facts = [
-        *_what(config, files, found, report),
+        *_what(config, files, found),
+        *_data(config.data.id, report),
         Fact("steps", _steps(config, found.estimate, report)),
         Fact("learning", _learning(config)),
         Fact("scoring", _scoring(config, report)),
@@ -84,7 +85,8 @@ def ladder_prospect(plan: Plan, scene: Scene, report: Report) -> Prospect:
     runs = len(plan.rungs) * (len(plan.seeds) + (plan.learning_rates if plan.learning_rates > 1 else 0))
     rungs = ", ".join(rung.name for rung in plan.rungs)
     facts = [
-        *_what(first, files, None, report),
+        *_what(first, files, None),
+        *_data(first.data.id, report),
         Fact("rungs", f"base, {rungs}; {len(plan.seeds)} seed{'s' * (len(plan.seeds) > 1)}: {runs} runs"),
         Fact("steps", f"{_steps(first, None, report)}; the same for all rungs"),
         Fact("scoring", _scoring(first, report)),
@@ -99,7 +101,7 @@ def ladder_prospect(plan: Plan, scene: Scene, report: Report) -> Prospect:
     return Prospect(f"ladder of {called(plan.preset)}", facts, problems)
 
 
-def _what(config: Config, files: ModelFiles, found: Forecast | None, report: Report) -> Iterator[Fact]:
+def _what(config: Config, files: ModelFiles, found: Forecast | None) -> Iterator[Fact]:
     if config.model.id == EMBEDDED:
         where = "shipped with ftbench"
     else:
@@ -111,7 +113,6 @@ def _what(config: Config, files: ModelFiles, found: Forecast | None, report: Rep
         yield Fact("method", f"{NAMES[config.method]}: {TRAINS[config.method]}; {share}")
     elif found:
         yield Fact("method", f"{NAMES[config.method]}: {TRAINS[config.method]}")
-    yield from _data(config.data.id, report)
 
 
 def _data(name: str, report: Report) -> Iterator[Fact]:
@@ -125,8 +126,9 @@ def _data(name: str, report: Report) -> Iterator[Fact]:
     yield Fact("columns", columns_in_short(known.columns))
     if known.account:
         yield Fact("rows", rows_in_short(known.account))
-    for number, (pair, found) in enumerate(known.overlap.items()):
-        yield Fact("" if number else "overlap", overlap_in_short(pair, found))
+    for pair, found in known.overlap.items():
+        if pair == "test/train" or found.prompt or found.near:
+            yield Fact("overlap", overlap_in_short(pair, found))
 
 
 def _progress(report: Report) -> str:

@@ -16,7 +16,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from engine.contract.schema import Config
-from engine.contract.text import visible
+from engine.contract.text import amount, visible
 from tui.asking import Answered, Asking, Told
 from tui.forecasting.problems import Problem
 from tui.forecasting.prospect import Prospect
@@ -121,16 +121,28 @@ class LaunchScreen(ModalScreen[bool]):
         self.query_one("#facts", Static).update(Content("\n").join(self._lines()))
         go = "cannot start: see the problems above" if self.prospect.blocked else "enter start"
         style = "$text-error" if self.prospect.blocked else "bold $text-success"
-        self.query_one("#keys", Static).update(Content.assemble((go, style), "   escape back"))
+        keys = Content.assemble((go, style), "   escape back")
+        self.query_one("#keys", Static).update(keys)
+        self.call_after_refresh(self._say_scroll, keys)
+
+    def _say_scroll(self, keys: Content) -> None:
+        """Say how to scroll where not everything fits on the screen."""
+        if self.query_one(VerticalScroll).max_scroll_y:
+            self.query_one("#keys", Static).update(Content.assemble(keys, "   ↑↓ scroll"))
 
     def _lines(self) -> Iterator[Content]:
+        """What prevents the start, then what will happen, then the warnings, which are counted at the top."""
         prospect = self.prospect
-        yield Content.styled(visible(prospect.title), "bold")
-        for problem in sorted(prospect.problems, key=lambda problem: not problem.blocking):
+        blocking = [problem for problem in prospect.problems if problem.blocking]
+        warnings = [problem for problem in prospect.problems if not problem.blocking]
+        counted = f" · {amount(len(warnings), 'warning')}, see below" if warnings else ""
+        yield Content.assemble((visible(prospect.title), "bold"), (counted, "$text-warning"))
+        for problem in blocking:
             yield from self._problem(problem)
-        yield Content("")
         for fact in prospect.facts:
             yield Content.assemble((f"{fact.name:<{NAME}}", "$foreground-muted"), (self._hung(fact.text), fact.style))
+        for problem in warnings:
+            yield from self._problem(problem)
 
     def _problem(self, problem: Problem) -> Iterator[Content]:
         """The problem, and on a line of its own what to do."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -62,6 +61,8 @@ def _tokens(tokens: list[dict[str, Any]]) -> Text:
             line.append("[" if token["trained"] else "]")
             inside = token["trained"]
         style = "green underline" if token["trained"] else "dim" if token["special"] else ""
+        if token.get("partial"):
+            line.append("⋯", style=style)
         for number, part in enumerate(token["text"].split("\n")):
             if number:
                 line.append("⏎\n", style="dim")
@@ -128,6 +129,5 @@ def length_lines(report: dict[str, Any]) -> Iterator[Line]:
 def _print(line: Line) -> None:
     """Name and text, wrapped below itself on a terminal."""
     width = max(20, console.width - NAME) if console.is_terminal else 1_000_000
-    wrapped = textwrap.wrap(visible(line.text), width, break_on_hyphens=False) or [""]
-    for number, text in enumerate(wrapped):
+    for number, text in enumerate(line.wrapped(width)):
         say(f"{'' if number else line.name:<{NAME}}{text}", STYLES.get(line.style, ""))

@@ -1,0 +1,153 @@
+"""Preparing short chat rows: this project and trl on the same rows, in turn, with time and memory of all processes.
+
+    python tests/bench/data.py [--rows 100000] [--rounds 3] [--model smollm2-135m] [--only ftbench]
+
+Rows have one user and one assistant message of 20 to 60 tokens together. trl gets them as `prompt` and `completion`
+messages, because SmolLM2's chat template has no `{% generation %}` blocks, without which trl refuses
+`assistant_only_loss`; the labels are on the answers in both. Our first preparation of each round has an empty cache,
+the second one finds the first. Times and CPU times are those of reading and preparing; `process` is the time of the
+whole process, imports and tokenizer included. CPU time is that of all processes, and depends less on what else the
+machine does. Memory is the highest sum of the proportional set sizes (PSS) of all processes, read four times a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from engine.contract.schema import Model
+from engine.methods.locate import locate
+
+PROGRAMS = Path(__file__).parent / "data_peers"
+ROOT = Path(__file__).parents[2]
+TEXT = (
+    "the card bank money transfer account please how can I find my order status change address when will it arrive "
+    "refund payment declined today why is this not working with app phone email number help need new update limit fee "
+    "charge abroad cash top up pending balance don't café 42 1984 okay, well: (maybe) answer because first then"
+)
+WORDS = TEXT.split()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One preparation in a process of its own."""
+
+    seconds: float
+    process: float
+    cpu: float
+    memory: int
+    rows: int
+
+
+def messages(rows: int, seed: int) -> Iterator[tuple[str, str]]:
+    """(question, answer) pairs, no two alike."""
+    rng = random.Random(seed)
+    for number in range(rows):
+        question = " ".join(rng.choices(WORDS, k=rng.randint(10, 25)))
+        yield f"{question} {number}?", " ".join(rng.choices(WORDS, k=rng.randint(8, 22))) + "."
+
+
+def write(folder: Path, rows: int, seed: int) -> dict[str, Path]:
+    """The same rows as each tool takes them."""
+    files = {name: folder / f"{name}.jsonl" for name in ("ftbench", "trl")}
+    with files["ftbench"].open("w") as ours, files["trl"].open("w") as theirs:
+        for question, answer in messages(rows, seed):
+            asked, said = {"role": "user", "content": question}, {"role": "assistant", "content": answer}
+            ours.write(json.dumps({"messages": [asked, said]}) + "\n")
+            theirs.write(json.dumps({"prompt": [asked], "completion": [said]}) + "\n")
+    return files
+
+
+def measure(tool: str, file: Path, model: str, cache: Path) -> Measured:
+    """Run a program of `data_peers` and watch its processes."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "TOKENIZERS_PARALLELISM": "false"}
+    environment |= {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(PROGRAMS / f"with_{tool}.py"), str(file), model]
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, memory_of(process.pid))
+        time.sleep(0.25)
+    took = time.perf_counter() - started
+    assert process.stdout
+    said = process.stdout.read().splitlines()
+    if process.returncode:
+        raise SystemExit(f"{tool} failed: {' '.join(command)}")
+    found = json.loads(said[-1])
+    return Measured(found["seconds"], took, found["cpu"], peak, found["rows"])
+
+
+def memory_of(pid: int) -> int:
+    """Sum of the proportional set sizes of a process and its children, bytes."""
+    total = 0
+    try:
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    except psutil.Error:
+        return 0
+    for one in family:
+        try:
+            lines = Path(f"/proc/{one.pid}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue
+        total += next((int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:")), 0)
+    return total
+
+
+def table(found: dict[str, list[Measured]]) -> None:
+    print("| | prepared in | the whole process | CPU time | peak PSS | rows/s |\n|---|---|---|---|---|---|")
+    for name, each in found.items():
+        seconds, process, cpu = ([getattr(one, key) for one in each] for key in ("seconds", "process", "cpu"))
+        memory = max(one.memory for one in each) >> 20
+        middle = statistics.median(seconds)
+        print(
+            f"| {name} | {spread(seconds)} | {spread(process)} | {spread(cpu)} | {memory:,} MiB | "
+            f"{each[0].rows / middle:,.0f} |"
+        )
+    if "trl" in found:
+        for key, what in (("seconds", "time"), ("cpu", "CPU time")):
+            ours, theirs = (statistics.median(getattr(one, key) for one in found[name]) for name in ("ftbench", "trl"))
+            print(f"\nratio of medians, trl to ftbench, {what}: {theirs / ours:.1f} x")
+
+
+def spread(values: list[float]) -> str:
+    shown = f"{statistics.median(values):.1f} s"
+    return f"{shown} ({min(values):.1f}–{max(values):.1f})" if len(values) > 1 else shown
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--only", choices=["ftbench", "trl"])
+    options = parser.parse_args()
+    model = str(locate(Model(id=options.model)).source)  # the folder: a cache of its own hides pulled models
+    tools = [options.only] if options.only else ["ftbench", "trl"]
+    found: dict[str, list[Measured]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(options.rounds):
+            files = write(Path(folder), options.rows, number)
+            for tool in tools if number % 2 == 0 else tools[::-1]:
+                cache = Path(folder) / f"cache-{number}"
+                for name in (tool, *(["ftbench, second time"] if tool == "ftbench" else [])):
+                    found.setdefault(name, []).append(measure(tool, files[tool], model, cache))
+                    print(f"round {number + 1}: {name} {found[name][-1].seconds:.1f} s", file=sys.stderr, flush=True)
+    print(f"{options.rows:,} rows, {options.rounds} rounds, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n")
+    table(found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""The account of a data set as text: every column, every row, percentages, warnings with their codes."""
+
+from __future__ import annotations
+
+import pytest
+from data_reports import REPORT
+
+from engine.contract import events
+from tui.data_report import (
+    DataReport,
+    Line,
+    account_lines,
+    column_lines,
+    columns_in_short,
+    result_line,
+    row_lines,
+    rows_in_short,
+    warning_lines,
+)
+from tui.following.lines import lines
+from tui.following.runstate import RunState
+from tui.verbs.data import report_lines
+
+KNOWN = DataReport.of(REPORT)
+
+
+def text(found: list[Line]) -> str:
+    return "\n".join(f"{line.name}|{line.text}" for line in found)
+
+
+def test_every_column_is_named_with_its_role_and_ignored_ones_with_three_values() -> None:
+    found = list(column_lines(KNOWN.columns))
+    assert [line.text.split()[:2] for line in found] == [
+        ["question", "prompt"],
+        ["answer", "answer"],
+        ["topic", "ignored"],
+    ]
+    assert [line.style for line in found] == ["", "", "warning"]
+    assert '"refund", "delivery", "xxx' in found[2].text and "4,198 rows" in found[2].text
+    assert all(column["name"] in columns_in_short(KNOWN.columns) for column in REPORT["columns"])
+
+
+def test_the_row_figures_that_are_shown_add_up_to_the_rows_read() -> None:
+    assert KNOWN.account is not None
+    shown = rows_in_short(KNOWN.account)
+    assert shown == "4,200 rows read: 3,570 train, 200 validation, 420 test (410 prompts), 10 left out"
+    reasons = list(row_lines(KNOWN.account))[1:]
+    assert [line.text.split()[0] for line in reasons] == ["7", "3"]
+    assert all(f"[{code}]" in line.text for code, line in zip(REPORT["account"]["left_out"], reasons, strict=True))
+    assert "line 4, mails.csv line 9" in reasons[0].text
+
+
+def test_overlap_is_three_figures_in_percent_and_near_duplicates() -> None:
+    shown = text(list(account_lines(KNOWN)))
+    for figure in ("prompts 21 (5%)", "answers 210 (50%)", "both 4 (1%)", "near-duplicate prompts 42 (10%)"):
+        assert figure in shown, figure
+    assert "not counted (too large)" in shown and "mails.csv line 8 = mails.csv line 17" in shown
+
+
+def test_warnings_are_apart_and_have_their_codes() -> None:
+    found = list(warning_lines(KNOWN.warnings))
+    assert [line.text.rpartition("[")[2] for line in found] == ["data.ignored_column]", "data.rows_left_out]"]
+
+
+@pytest.mark.parametrize(("refused", "style"), [(None, "good"), ("a line", "error")])
+def test_the_result_is_said(refused: str | None, style: str) -> None:
+    found = result_line({**REPORT, "refused": refused})
+    assert found.style == style and ("cannot train: a line" in found.text) == bool(refused)
+
+
+def test_the_check_shows_everything_once() -> None:
+    shown = text(list(report_lines(REPORT)))
+    for part in (
+        "3,570 train",
+        "topic",
+        "data.empty_answer",
+        "136,516 tokens, 58,485 in the loss",
+        "12 rows: duplicates of earlier rows",
+    ):
+        assert shown.count(part) == 1, part
+    assert "cuts <0.1% of the answers" in shown or "cuts 0.1% of the answers" in shown
+    assert "contradiction" not in shown and "conflicting labels" not in shown
+    assert "9 rows: multiple references" in shown and REPORT["fingerprint"] in shown
+
+
+def event(**more: object) -> events.Data:
+    basic = {"train": 3570, "validation": 200, "test": 420, "format": "prompt-completion", "why": "columns a, b"}
+    return events.decode(events._encode(events.Data(**basic, fingerprint="f", tokens=9, answer_tokens=4, **more)))  # type: ignore[arg-type, return-value]
+
+
+def test_a_runs_log_holds_the_account() -> None:
+    told = event(columns=REPORT["columns"], account=REPORT["account"], overlap=KNOWN.overlap)
+    shown = "\n".join(lines(told))
+    assert rows_in_short(KNOWN.account) in shown and columns_in_short(KNOWN.columns) in shown  # type: ignore[arg-type]
+    assert "prompts 21 (5%)" in shown and "of 200 validation rows" in shown
+    state = RunState()
+    state.feed([told])
+    assert len(state.log) == len(lines(told)) == 4
+
+
+def test_a_run_of_an_earlier_version_shows_what_it_knows() -> None:
+    (shown,) = lines(event())
+    assert "3,570 train, 200 validation, 420 test rows" in shown and "columns a, b" in shown
+
+
+def test_progress_moves_the_state_and_writes_no_line() -> None:
+    state = RunState()
+    state.feed([events.Phase(name="data"), events.Progress(phase="data", text="tokenizing", done=5, total=10)])
+    assert state.progress is not None and state.progress.done == 5 and len(state.log) == 0
+    state.feed([events.Phase(name="model")])
+    assert state.progress is None

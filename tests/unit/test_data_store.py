@@ -1,0 +1,152 @@
+"""Rows stored as columns are the rows that were tokenized, whether on disk or in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.data.conversation import Problem
+from engine.data.counts import SPLITS
+from engine.data.fingerprints import fingerprint
+from engine.data.packed_rows import pack
+from engine.data.store import Columns, ColumnWriter
+from engine.data.tokenized import TokenizedRows, answer_tokens_of, lengths_of
+from engine.data.tokens import IGNORED, Row
+
+TEXTS = st.text(max_size=20)
+PLACES = st.one_of(st.builds("file {} line {}".format, st.integers(0, 3), st.integers(0, 10**10)), TEXTS)
+
+
+@st.composite
+def rows(draw: Any) -> Row:
+    ids = draw(st.lists(st.integers(0, 65_535), min_size=1, max_size=12))
+    trained = draw(st.lists(st.booleans(), min_size=len(ids), max_size=len(ids)))
+    labels = [id_ if learned else IGNORED for id_, learned in zip(ids, trained, strict=True)]
+    prefix = ids[: draw(st.integers(0, len(ids)))]
+    prompt = draw(st.one_of(st.just(prefix), st.lists(st.integers(0, 70_000), max_size=5)))
+    weights = draw(st.none() | st.lists(st.floats(0, 4), min_size=len(ids), max_size=len(ids)))
+    return Row(
+        ids,
+        labels,
+        prompt,
+        draw(TEXTS),
+        draw(PLACES),
+        draw(st.booleans()),
+        tuple(draw(st.lists(st.sampled_from(["one", "two", "three"]), max_size=2))),
+        draw(st.integers(len(ids), 100)),
+        draw(st.integers(0, 100)),
+        weights,
+        tuple(draw(st.lists(TEXTS, max_size=2))),
+    )
+
+
+PROBLEMS = st.builds(Problem, st.sampled_from(["empty", "no answer"]), TEXTS, PLACES, st.integers(0, 9))
+RESULTS = st.lists(rows() | PROBLEMS, max_size=12)
+
+
+def stored(results: list[Row | Problem], folder: Path | None, batch: int = 5) -> Columns:
+    writer = ColumnWriter(folder, "<u2")
+    for start in range(0, len(results), batch):
+        writer.append(pack(results[start : start + batch], "<u2"))
+    return writer.rows()
+
+
+def usable(columns: Columns) -> TokenizedRows:
+    return TokenizedRows(columns, np.flatnonzero(columns["kind"] == 0))
+
+
+@settings(max_examples=25, deadline=None)
+@given(RESULTS)
+def test_stored_rows_are_the_rows_that_were_stored(results: list[Row | Problem]) -> None:
+    columns = stored(results, None)
+    kept = [result for result in results if isinstance(result, Row)]
+    found = usable(columns)
+    assert list(found) == kept == [found[place] for place in range(len(found))] and found == kept
+    assert found[1:] == kept[1:] and found[::-2] == kept[::-2] and found.take([*range(len(kept))][::-1]) == kept[::-1]
+    for number, result in enumerate(results):
+        assert columns.where(number) == result.where
+        if isinstance(result, Problem):
+            assert (columns.kinds[columns["kind"][number]], columns.text(number)) == (result.kind, result.what)
+
+
+@settings(max_examples=25, deadline=None)
+@given(RESULTS)
+def test_columns_of_sizes_are_those_of_the_rows(results: list[Row | Problem]) -> None:
+    kept = [result for result in results if isinstance(result, Row)]
+    found = usable(stored(results, None))
+    assert found.lengths.tolist() == lengths_of(kept).tolist() == [len(row.input_ids) for row in kept]
+    assert found.loss_tokens.tolist() == [len(row.labels) - row.labels.count(IGNORED) for row in kept]
+    assert found.answer_tokens.tolist() == answer_tokens_of(kept).tolist()
+    assert found.cut.tolist() == [row.cut for row in kept]
+    assert list(found.targets()) == [row.target for row in kept]
+
+
+@settings(max_examples=25, deadline=None)
+@given(RESULTS)
+def test_the_fingerprint_is_that_of_the_rows_written_out(results: list[Row | Problem]) -> None:
+    found = usable(stored(results, None))
+    parts = {"train": found[2:], "validation": found[:1], "test": found[1:2]}
+    assert fingerprint(parts, found[:0]) == written_out({name: list(some) for name, some in parts.items()})
+
+
+def written_out(rows: dict[str, list[Row]]) -> str:
+    """The definition: what the fingerprint of runs of earlier releases was, with weights and references where any."""
+    digest = hashlib.sha256()
+    for name in SPLITS:
+        digest.update(f"{name} {len(rows[name])}\n".encode())
+        for row in rows[name]:
+            for ids in (row.input_ids, row.labels, row.prompt):
+                digest.update(len(ids).to_bytes(8, "little") + array("q", ids).tobytes())
+            if row.weights is not None:
+                digest.update(b"weights" + array("d", row.weights).tobytes())
+            digest.update(row.target.encode() + b"\0")
+            digest.update("".join(f"reference {other}\0" for other in row.references).encode())
+    return digest.hexdigest()
+
+
+def some_rows(count: int) -> list[Row]:
+    return [Row([n, n + 1, 7], [IGNORED, n + 1, 7], [n], f"t{n}", f"a line {n}", False) for n in range(count)]
+
+
+def test_rows_on_disk_are_mapped_and_equal_those_in_memory(tmp_path: Path) -> None:
+    on_disk = usable(stored(list(some_rows(20)), tmp_path / "columns"))
+    assert isinstance(on_disk.columns["ids"], np.memmap)
+    assert on_disk == usable(stored(list(some_rows(20)), None))
+    assert (tmp_path / "columns" / "ids.bin").stat().st_size == 2 * 60
+
+
+@pytest.mark.parametrize("failing", range(1, 40, 3))
+def test_a_disk_that_fills_up_costs_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
+    writer = ColumnWriter(tmp_path / "columns", "<u2")
+    writes = 0
+
+    class Full:
+        """A file on a disk that is full from some write on."""
+
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def write(self, data: bytes) -> int:
+            nonlocal writes
+            writes += 1
+            if writes >= failing:
+                self.file.write(data[: len(data) // 2])
+                raise OSError(28, "No space left on device")
+            return int(self.file.write(data))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+    writer._files = {name: Full(file) for name, file in writer._files.items()}  # type: ignore[misc]
+    expected = some_rows(20)
+    for start in range(0, 20, 5):
+        writer.append(pack(expected[start : start + 5], "<u2"))
+    assert usable(writer.rows()) == expected
+    assert writer.failure is not None and not list((tmp_path / "columns").iterdir())

@@ -1,0 +1,109 @@
+"""Near-duplicates: which held-out prompts count, how certainly, and what never makes prompts alike."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from engine.data import near_duplicates
+from engine.data.conversation import Example
+from engine.data.keys import KeyTable
+from engine.data.near_duplicates import LIMIT, THRESHOLD, NearDuplicates
+from engine.data.split import assign, note_near_duplicates
+from engine.data.split_rows import Shares
+
+GRAM = 5
+
+
+def asked(prompt: str, number: int = 0) -> Example:
+    return Example(None, prompt, "a", f"line {number}")
+
+
+def counted(train: list[str], test: list[str]) -> int | None:
+    found = NearDuplicates()
+    for side, prompts in (("train", train), ("test", test)):
+        for prompt in prompts:
+            found.add(side, asked(prompt))
+    return found.count("test")
+
+
+def letters(rng: random.Random, count: int) -> str:
+    return "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=count))
+
+
+def jaccard(one: str, other: str) -> float:
+    a, b = ({text[n : n + GRAM] for n in range(len(text) - GRAM + 1)} for text in (one, other))
+    return len(a & b) / len(a | b)
+
+
+def pairs(similarity: float, count: int = 200) -> tuple[list[str], list[str]]:
+    """Prompts of 400 letters and copies with another end, so that the 5-grams have about this Jaccard similarity."""
+    rng = random.Random(int(similarity * 100))
+    kept = round(400 * 2 * similarity / (1 + similarity))
+    train = [letters(rng, 400) for _ in range(count)]
+    test = [text[:kept] + letters(rng, 400 - kept) for text in train]
+    assert sum(map(jaccard, train, test)) / count == pytest.approx(similarity, abs=0.02)
+    return train, test
+
+
+@pytest.mark.parametrize(
+    ("similarity", "low", "high"), [(0.5, 0, 0), (0.65, 0, 0.01), (0.8, 0.2, 0.8), (0.9, 0.97, 1), (0.95, 1, 1)]
+)
+def test_pairs_count_as_documented(similarity: float, low: float, high: float) -> None:
+    train, test = pairs(similarity)
+    assert low * len(test) <= (counted(train, test) or 0) <= high * len(test)
+
+
+def test_an_equal_prompt_is_no_near_duplicate_but_another_spelling_is() -> None:
+    rng = random.Random(2)
+    train = [letters(rng, 120) for _ in range(40)]
+    assert counted(train, train) == 0
+    assert counted(train, [f"{text[:-1]}!" for text in train]) == 40
+
+
+def test_a_fixed_instruction_does_not_make_all_prompts_alike() -> None:
+    rng = random.Random(3)
+    instruction = "You are a helpful assistant of a bank. Answer briefly and name the intent. " * 10
+    train = [f"{instruction}{letters(rng, 40)}" for _ in range(200)]
+    assert counted(train, [f"{instruction}{letters(rng, 40)}" for _ in range(50)]) == 0
+    assert counted(train, [f"{text}?" for text in train[:50]]) >= 45
+
+
+@pytest.mark.parametrize("alphabet", ["абвгдежзийклмнопрстуфхцч", "的一是不了人我在有他这中大来上国"])
+def test_other_scripts_count_by_character(alphabet: str) -> None:
+    rng = random.Random(4)
+    train = ["".join(rng.choices(alphabet, k=200)) for _ in range(40)]
+    assert counted(train, [text + alphabet[0] for text in train]) == 40
+    assert counted(train, ["".join(rng.choices(alphabet, k=200)) for _ in range(40)]) == 0
+
+
+@pytest.mark.parametrize("text", ["", "a", "ab", "a" * 4, "a" * 100_000])
+def test_prompts_of_any_length_are_taken(text: str) -> None:
+    assert counted([text, "something else"], [f"{text}"]) == 0
+
+
+def test_above_the_limit_nothing_is_kept_and_the_reason_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near_duplicates, "LIMIT", 3)
+    found = NearDuplicates()
+    for number in range(5):
+        found.add("train", asked(f"prompt {number}"))
+    assert found.count("test") is None
+    assert f"{LIMIT:,}" in found.reason and not found._pending and not found._signatures
+
+
+@pytest.mark.parametrize(("near", "warned"), [(2, False), (5, False), (6, True), (60, True)])
+def test_a_warning_comes_above_five_percent(near: int, warned: bool) -> None:
+    rng = random.Random(5)
+    train = [letters(rng, 120) for _ in range(200)]
+    test = [f"{text}?" for text in train[:near]] + [letters(rng, 120) for _ in range(100 - near)]
+    rows = {"train": list(map(asked, train)), "test": list(map(asked, test))}
+    done = assign({name: KeyTable.of(some) for name, some in rows.items()}, Shares(0.0, None), 0, None)
+    found = NearDuplicates()
+    for name, some in rows.items():
+        for example in some:
+            found.add(name, example)
+    note_near_duplicates(done, found)
+    assert done.overlaps["test/train"].near == near
+    assert ("data.near_duplicates" in [notice.code for notice in done.warnings]) == warned
+    assert not warned or f"{THRESHOLD:g}" in done.warnings[-1].text

@@ -207,7 +207,8 @@ def _template(found: Format, tokenizer: Any) -> str:
     if found.name == "text":
         return "plain text, closed by the end token"
     if has_template(tokenizer):
-        return "the tokenizer's chat template"
+        named = getattr(tokenizer, "chat_template_name", None)
+        return f"chat template {named}" if named else "the tokenizer's chat template"
     return "no chat template: prompt and completion joined as plain text, closed by the end token"
 
 

@@ -108,19 +108,17 @@ class ChatTemplate:
             return
         try:
             self.text(_PROBE[:1], None, ask=True)
-            text = self.text(_PROBE, None)
+            if _ANSWER not in self.text(_PROBE, None):
+                raise self._broken("it does not render the content of assistant messages", self.name)
         except ERRORS as error:
             if type(error) is not jinja2.TemplateError:
                 said = " ".join(str(error).split()) or type(error).__name__
-                what = f"broken chat template: it fails on one question and one answer ({type(error).__name__}: {said})"
-                raise UserError(what, self._line(error), _DO, code="data.template_broken") from error
-        else:
-            if _ANSWER not in text:
-                raise self._deaf()
+                what = f"it fails on one question and one answer ({type(error).__name__}: {said})"
+                raise self._broken(what, self._line(error)) from error
         self._probed = True
 
-    def _deaf(self) -> UserError:
-        """The error for a template that leaves plain answers out: it is broken, or wants them as lists of parts."""
+    def _broken(self, what: str, where: str) -> UserError:
+        """The error for a template that cannot render plain answers: it is broken, or wants them as lists of parts."""
         parts = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in _PROBE]
         try:
             takes_parts = _ANSWER in self.text(parts, None)
@@ -129,8 +127,7 @@ class ChatTemplate:
         if takes_parts:
             what = "the chat template takes lists of content parts, as of models for images, and ftbench gives it text"
             return UserError(what, self.name, _OTHER, code="data.template_takes_parts")
-        what = "broken chat template: it does not render the content of assistant messages"
-        return UserError(what, self.name, _DO, code="data.template_broken")
+        return UserError(f"broken chat template: {what}", where, _DO, code="data.template_broken")
 
     def _line(self, error: Exception) -> str:
         line = line_of(error)

@@ -102,10 +102,11 @@ def _without(example: Example, part: Part) -> tuple[Messages, list[Any] | None]:
         return messages, None
     turn = messages[part.message]
     if part.call >= 0:
-        value: Any = {} if part.key == "arguments" else "another"
+        name = turn["tool_calls"][part.call]["function"]["name"]
+        value: Any = {} if part.key == "arguments" else f"{name}_other"
         turn["tool_calls"] = _with_call(turn["tool_calls"], part, value)
     elif part.key == "content":
-        turn["content"] = "Another text."
+        turn["content"] += " And more."
     else:
         del turn[part.key]
     return messages, example.tools

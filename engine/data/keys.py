@@ -48,6 +48,14 @@ def prompt_text(example: Example) -> str:
     return "\x1e".join([f"{role}\x1f{text}" for role, text in turns] + [tools])
 
 
+def said_in_prompt(example: Example) -> str:
+    """The words before the last answer, without roles and tools; of plain text without a prompt the text."""
+    if example.messages is None:
+        return normalized(example.prompt or example.completion or "")
+    turns = [_turn_text(turn)[1] for turn in example.messages[:-1]]
+    return " ".join(turns) if any(turns) else _answer_text(example)
+
+
 def _answer_text(example: Example) -> str:
     if example.messages is None:
         return normalized(example.completion or "")

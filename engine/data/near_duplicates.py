@@ -9,13 +9,12 @@ Together they count about half of the pairs at a similarity of 0.8, nearly all f
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from engine.data.conversation import Example
-from engine.data.keys import prompt_text
+from engine.data.keys import keys_of, said_in_prompt
 
 THRESHOLD = 0.8
 """Estimated Jaccard similarity from which on two prompts are near-duplicates."""
@@ -43,7 +42,8 @@ class NearDuplicates:
 
     reason: str = ""
     """Why there is no count; '' where there is one."""
-    _pending: list[tuple[str, str]] = field(default_factory=list)
+    _pending: list[tuple[str, str, bytes]] = field(default_factory=list)
+    """Side, text and prompt key of rows without a signature yet."""
     _characters: int = 0
     _rows: int = 0
     _common: np.ndarray | None = None
@@ -59,8 +59,8 @@ class NearDuplicates:
             self.reason = TOO_MANY
             self._pending, self._signatures, self._prompts = [], {}, {}
             return
-        text = (prompt_text(example) or example.completion or "").lower()[:_LONGEST]
-        self._pending.append((side, text))
+        text = said_in_prompt(example).lower()[:_LONGEST]
+        self._pending.append((side, text, keys_of(example).prompt))
         self._characters += len(text)
         if len(self._pending) >= _BATCH_ROWS or self._characters >= _BATCH_CHARACTERS:
             self._flush()
@@ -83,7 +83,7 @@ class NearDuplicates:
     def _flush(self) -> None:
         if not self._pending:
             return
-        sides, texts = zip(*self._pending, strict=True)
+        sides, texts, keys = zip(*self._pending, strict=True)
         grams, starts = _grams(texts)
         if self._common is None:
             self._common = _common_grams(grams, starts)
@@ -91,12 +91,8 @@ class NearDuplicates:
         for side in dict.fromkeys(sides):
             mine = [number for number, one in enumerate(sides) if one == side]
             self._signatures.setdefault(side, []).append(signatures[mine])
-            self._prompts.setdefault(side, []).extend(_digest(texts[number]) for number in mine)
+            self._prompts.setdefault(side, []).extend(keys[number] for number in mine)
         self._pending, self._characters = [], 0
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _grams(texts: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:

@@ -60,6 +60,17 @@ def test_an_equal_prompt_is_no_near_duplicate_but_another_spelling_is() -> None:
     train = [letters(rng, 120) for _ in range(40)]
     assert counted(train, train) == 0
     assert counted(train, [f"{text[:-1]}!" for text in train]) == 40
+    assert counted(train, [text.upper() for text in train]) == 40
+
+
+def test_a_short_question_with_another_mark_counts_in_a_chat_too() -> None:
+    def chat(text: str) -> Example:
+        return Example([{"role": "user", "content": text}, {"role": "assistant", "content": "a"}], None, None, "line 1")
+
+    found = NearDuplicates()
+    found.add("train", chat("where is my new card"))
+    found.add("test", chat("Where is my new card?"))
+    assert found.count("test") == 1
 
 
 def test_a_fixed_instruction_does_not_make_all_prompts_alike() -> None:

@@ -110,10 +110,15 @@ class ColumnSummary:
                     shapes[shape] += 1
 
     def _add_example(self, value: Any) -> None:
-        text = value if isinstance(value, str) else repr(value)
+        text = value if isinstance(value, str) else _as_json(value)
         shown = visible(" ".join(text[: 4 * EXAMPLE_LENGTH].split()), limit=EXAMPLE_LENGTH)
         if shown not in self.examples:
             self.examples.append(shown)
+
+
+def _as_json(value: Any) -> str:
+    """As it stands in a JSON file; what JSON has no form for, as Python writes it."""
+    return msgspec.json.encode(value, enc_hook=repr).decode()
 
 
 @dataclass

@@ -80,6 +80,7 @@ class LaunchScreen(ModalScreen[bool]):
             self.asking = Asking("data.check", arguments, self.post_message)
         self.show_prospect()
         self.set_interval(LOOK_SECONDS, self._look_again)
+        self.watch(self.query_one(VerticalScroll), "virtual_size", self._say_keys, init=False)
 
     def on_unmount(self) -> None:
         if self.asking:
@@ -119,16 +120,14 @@ class LaunchScreen(ModalScreen[bool]):
 
     def _say(self) -> None:
         self.query_one("#facts", Static).update(Content("\n").join(self._lines()))
+        self._say_keys()
+
+    def _say_keys(self) -> None:
+        """What enter does, and how to scroll where not everything fits on the screen."""
         go = "cannot start: see the problems above" if self.prospect.blocked else "enter start"
         style = "$text-error" if self.prospect.blocked else "bold $text-success"
-        keys = Content.assemble((go, style), "   escape back")
-        self.query_one("#keys", Static).update(keys)
-        self.call_after_refresh(self._say_scroll, keys)
-
-    def _say_scroll(self, keys: Content) -> None:
-        """Say how to scroll where not everything fits on the screen."""
-        if self.query_one(VerticalScroll).max_scroll_y:
-            self.query_one("#keys", Static).update(Content.assemble(keys, "   ↑↓ scroll"))
+        scroll = "   up, down scroll" if self.query_one(VerticalScroll).max_scroll_y else ""
+        self.query_one("#keys", Static).update(Content.assemble((go, style), f"   escape back{scroll}"))
 
     def _lines(self) -> Iterator[Content]:
         """What prevents the start, then what will happen, then the warnings, which are counted at the top."""

@@ -67,7 +67,7 @@ def table(mark: str) -> Write:
 
     def write(draw: Draw, rows: list[Any]) -> bytes:
         names = list(dict.fromkeys(key for row in rows for key in row))
-        quoting = csv.QUOTE_ALL if len(names) == 1 or draw(st.booleans()) else csv.QUOTE_MINIMAL
+        quoting = csv.QUOTE_ALL if _needs_quotes(rows, names) or draw(st.booleans()) else csv.QUOTE_MINIMAL
         text = io.StringIO()
         end = draw(st.sampled_from(["\n", "\r\n"]))
         writer = csv.writer(text, delimiter=mark, quoting=quoting, lineterminator=end)
@@ -78,12 +78,19 @@ def table(mark: str) -> Write:
     return write
 
 
+def _needs_quotes(rows: list[Any], names: list[str]) -> bool:
+    """Whether the writer's own choice would be ambiguous: with one column, and with carriage returns."""
+    return len(names) == 1 or any("\r" in str(value) for row in rows for value in row.values())
+
+
 def headerless(mark: str) -> Write:
     """CSV whose first line is a row."""
 
     def write(draw: Draw, rows: list[Any]) -> bytes:
         text = io.StringIO()
-        csv.writer(text, delimiter=mark, lineterminator="\n").writerows([list(row.values()) for row in rows])
+        quoting = csv.QUOTE_ALL if _needs_quotes(rows, list(rows[0])) else csv.QUOTE_MINIMAL
+        writer = csv.writer(text, delimiter=mark, lineterminator="\n", quoting=quoting)
+        writer.writerows([list(row.values()) for row in rows])
         return text.getvalue().encode()
 
     return write

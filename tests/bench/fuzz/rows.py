@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from hypothesis import strategies as st
@@ -25,14 +25,15 @@ LABELED = (
     ("text", "label"), ("text", "category"), ("sentence", "intent"), ("utterance", "intent"), ("review", "sentiment"),
 )  # fmt: skip
 MAPPED = ("Frage", "der Text", "q1", "x.y", "答え", "a b c")
-SIZES = st.one_of(st.integers(1, 3), st.integers(1, 8), st.integers(20, 30))
+SIZES = st.sampled_from([1, 1, 2, 2, 3, 4, 6])
+REPEATED = st.sampled_from([1, 1, 1, 5, 10])
 IGNORED = ("id", "source_url", "score", "Größe", "メモ", "annotator name", "split_index")
 """Columns without a role in any format."""
 
 
 def many(draw: Draw, one: Callable[[Draw], Meant]) -> list[Meant]:
-    """A few rows, seldom enough of them that some are held out."""
-    return [one(draw) for _ in range(draw(SIZES))]
+    """A few rows, sometimes each of them several times, so that there are enough to hold some out."""
+    return [one(draw) for _ in range(draw(SIZES))] * draw(REPEATED)
 
 
 def turns(
@@ -62,6 +63,7 @@ def extras(draw: Draw, limits: Limits) -> Json:
     return {name: draw(junk) for name in names}
 
 
+@cache
 @st.composite
 def messages(draw: Draw, limits: Limits) -> Rows:
     """OpenAI's messages; some conversations end with a question, some answers in the middle say nothing."""
@@ -78,6 +80,7 @@ def messages(draw: Draw, limits: Limits) -> Rows:
     return Rows("messages", many(draw, one))
 
 
+@cache
 @st.composite
 def message_parts(draw: Draw, limits: Limits) -> Rows:
     """Contents as lists of parts, under OpenAI's or LLaMA-Factory's key."""
@@ -94,6 +97,7 @@ def message_parts(draw: Draw, limits: Limits) -> Rows:
     return Rows("message parts", many(draw, one))
 
 
+@cache
 @st.composite
 def weighted(draw: Draw, limits: Limits) -> Rows:
     """Messages that say how much they count in the loss."""
@@ -131,6 +135,7 @@ def schema(name: str) -> Json:
     return {"type": "function", "function": described}
 
 
+@cache
 @st.composite
 def tool_calls(draw: Draw, limits: Limits) -> Rows:
     """OpenAI's tool calls, with arguments as an object or as JSON text, and with or without a text beside them."""
@@ -164,6 +169,7 @@ def _arguments(call: Json, as_text: bool) -> Any:
     return json.dumps(call["arguments"], ensure_ascii=False) if as_text else call["arguments"]
 
 
+@cache
 @st.composite
 def sharegpt(draw: Draw, limits: Limits) -> Rows:
     """ShareGPT; some conversations open with an answer, which nothing asked for."""
@@ -181,6 +187,7 @@ def sharegpt(draw: Draw, limits: Limits) -> Rows:
     return Rows("sharegpt", many(draw, one))
 
 
+@cache
 @st.composite
 def sharegpt_calls(draw: Draw, limits: Limits) -> Rows:
     """ShareGPT with function calls as JSON text, as LLaMA-Factory has them."""
@@ -200,6 +207,7 @@ def sharegpt_calls(draw: Draw, limits: Limits) -> Rows:
     return Rows("sharegpt tool calls", many(draw, one))
 
 
+@cache
 @st.composite
 def alpaca(draw: Draw, limits: Limits) -> Rows:
     """Alpaca; `input`, `system` and `history` may be missing, null or empty, also in most rows."""
@@ -222,6 +230,7 @@ def alpaca(draw: Draw, limits: Limits) -> Rows:
     return Rows("alpaca", many(draw, one))
 
 
+@cache
 @st.composite
 def pairs(draw: Draw, limits: Limits) -> Rows:
     """A column that asks and one that answers, under names that people use; some answers are empty."""
@@ -239,6 +248,7 @@ def pairs(draw: Draw, limits: Limits) -> Rows:
     return Rows("prompt-completion", many(draw, one))
 
 
+@cache
 @st.composite
 def turn_pairs(draw: Draw, limits: Limits) -> Rows:
     """trl's conversational prompt and completion: only the completion's answers count."""
@@ -250,6 +260,7 @@ def turn_pairs(draw: Draw, limits: Limits) -> Rows:
     return Rows("conversational prompt-completion", many(draw, one))
 
 
+@cache
 @st.composite
 def labels(draw: Draw, limits: Limits) -> Rows:
     """Texts and their classes, as words or numbers."""
@@ -264,6 +275,7 @@ def labels(draw: Draw, limits: Limits) -> Rows:
     return Rows("labels", many(draw, one))
 
 
+@cache
 @st.composite
 def plain(draw: Draw, limits: Limits) -> Rows:
     """One column of text, all of it trained on."""
@@ -275,6 +287,7 @@ def plain(draw: Draw, limits: Limits) -> Rows:
     return Rows("text", many(draw, one))
 
 
+@cache
 @st.composite
 def separated(draw: Draw, limits: Limits) -> Rows:
     """Prompt and answer in one text, with a separator between them; rows without it are left out."""
@@ -291,6 +304,7 @@ def separated(draw: Draw, limits: Limits) -> Rows:
     return Rows("text with separator", many(draw, one), {"separator": mark})
 
 
+@cache
 @st.composite
 def squad(draw: Draw, limits: Limits) -> Rows:
     """Questions on a passage with nested answers; a question without answers is left out."""
@@ -306,6 +320,7 @@ def squad(draw: Draw, limits: Limits) -> Rows:
     return Rows("squad", many(draw, one))
 
 
+@cache
 @st.composite
 def answer_lists(draw: Draw, limits: Limits) -> Rows:
     """A question and a list of accepted answers: the first is trained on."""
@@ -318,6 +333,7 @@ def answer_lists(draw: Draw, limits: Limits) -> Rows:
     return Rows("answer lists", many(draw, one))
 
 
+@cache
 @st.composite
 def array_pairs(draw: Draw, limits: Limits) -> Rows:
     """Rows that are [prompt, answer]."""
@@ -329,6 +345,7 @@ def array_pairs(draw: Draw, limits: Limits) -> Rows:
     return Rows("array rows", many(draw, one))
 
 
+@cache
 @st.composite
 def array_turns(draw: Draw, limits: Limits) -> Rows:
     """Rows that are lists of messages."""
@@ -340,6 +357,7 @@ def array_turns(draw: Draw, limits: Limits) -> Rows:
     return Rows("array conversations", many(draw, one))
 
 
+@cache
 @st.composite
 def mapped(draw: Draw, limits: Limits) -> Rows:
     """Columns that data.map gives a role, one of them through a template."""
@@ -355,6 +373,7 @@ def mapped(draw: Draw, limits: Limits) -> Rows:
     return Rows("data.map", many(draw, one), option)
 
 
+@cache
 @st.composite
 def preference(draw: Draw, limits: Limits) -> Rows:
     """Chosen and rejected answers, with a prompt or as whole conversations."""
@@ -373,6 +392,7 @@ def preference(draw: Draw, limits: Limits) -> Rows:
     return Rows("preference", many(draw, one), refused=True)
 
 
+@cache
 @st.composite
 def kto(draw: Draw, limits: Limits) -> Rows:
     """Completions with a label that says whether they are good."""
@@ -386,6 +406,7 @@ def _judged(draw: Draw, limits: Limits) -> Meant:
     return Meant({"prompt": draw(said(limits)), "completion": text, "label": good}, (text,) if good else ())
 
 
+@cache
 @st.composite
 def desirable(draw: Draw, limits: Limits) -> Rows:
     """KTO's rows with the setting that trains on the good ones."""
@@ -395,6 +416,7 @@ def desirable(draw: Draw, limits: Limits) -> Rows:
     return replace(rows, format="desirable", rows=[*rows.rows, row], options={"format": "desirable"}, refused=False)
 
 
+@cache
 @st.composite
 def chosen(draw: Draw, limits: Limits) -> Rows:
     """Preference data with the setting that trains on the chosen answers."""

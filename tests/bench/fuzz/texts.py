@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from hypothesis import strategies as st
 
@@ -38,6 +39,7 @@ def _characters(limits: Limits) -> st.SearchStrategy[str]:
     return st.characters(exclude_categories=("Cs",), exclude_characters=banned)
 
 
+@cache
 def anything(limits: Limits) -> st.SearchStrategy[str]:
     """Any text that can be encoded, the empty one too."""
     words = st.lists(st.sampled_from(WORDS), min_size=1, max_size=4).map(" ".join)
@@ -48,11 +50,13 @@ def anything(limits: Limits) -> st.SearchStrategy[str]:
     return made.map(str.strip) if not limits.whitespace_at_ends else made
 
 
+@cache
 def said(limits: Limits) -> st.SearchStrategy[str]:
     """A text in which something is said, so that a row with it is trained on."""
     return anything(limits).filter(_says_something)
 
 
+@cache
 def blank() -> st.SearchStrategy[str]:
     """White space or nothing."""
     return st.sampled_from(["", " ", "\n", "\t \n", "\u00a0"])

@@ -21,10 +21,12 @@ from textual.widget import Widget
 
 from engine.contract.text import visible
 from tui.commands import bindings, clashes, every, key_of
+from tui.output.console import Terminal
 from tui.screens.bench import BenchScreen
 from tui.screens.small import SmallScreen, too_small
 from tui.settings import Settings, read_settings
 from tui.terminal.abilities import hung_up, suited_theme
+from tui.terminal.literal import Literal
 from tui.terminal.painted import Painter
 from tui.terminal.plain import Plain
 from tui.terminal.themes import AUTO, legible, remember, remembered
@@ -73,6 +75,8 @@ class Workbench(Painter):
         self.set_keymap(self.settings.keys)
         self.sampler: Sampler | None = None
         self._plain = [Plain()] if self.settings.ascii else []
+        self._literal = Literal()
+        self.error_console = Terminal(stderr=True, highlight=False, markup=False, emoji=False)
         self._before: dict[signal.Signals, signal._HANDLER] = {}
         self._aims: WeakKeyDictionary[events.Key, Widget | None] = WeakKeyDictionary()
         """Keys under way, and which widget had the focus when they came."""
@@ -158,7 +162,7 @@ class Workbench(Painter):
         filters = super().get_line_filters()
         if self.no_color and self.native_ansi_color:  # Textual's greys are colours too
             filters = [NoColor()]
-        return [*filters, *self._plain]
+        return [*filters, *self._plain, self._literal]
 
     def get_key_display(self, binding: Binding) -> str:
         shown = super().get_key_display(binding)

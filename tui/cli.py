@@ -33,6 +33,7 @@ from tui.options import (
     chosen_method,
     overrides,
 )
+from tui.output import streams
 
 app = typer.Typer(
     name="ftbench",
@@ -227,12 +228,12 @@ def root(
     mouse: Annotated[bool, typer.Option("--mouse/--no-mouse", help="Whether the workbench takes the mouse.")] = True,
 ) -> None:
     if version:
-        print(f"ftbench {__version__}")
+        streams.write(f"ftbench {__version__}\n")
         raise typer.Exit()
     if context.invoked_subcommand is not None:
         return
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        print(context.get_help())
+    if not streams.is_terminal():
+        streams.write(f"{context.get_help()}\n")
         raise typer.Exit()
     from tui.verbs import bench
 
@@ -266,7 +267,7 @@ def verbs() -> None:
         at = getattr(error, "ctx", None)
         said = " ".join(error.format_message().split())
         if at and said == " ".join(at.get_help().split()):  # a group of verbs without one: its help is the answer
-            print(at.get_help(), file=sys.stderr)
+            streams.write_help(at.get_help())
             sys.exit(2)
         path = at.command_path if at else " ".join(["ftbench", *sys.argv[1:2]])
         raise UserError(said.rstrip("."), do=f"`{path} --help` tells more") from error

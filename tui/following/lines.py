@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from engine.contract import events
+from engine.contract.text import shortened
 from tui.show import count, duration, moment, size
 
 
 def line(event: events.Event) -> str | None:
-    """What an event says, None for those that only move the bar."""
+    """What an event says, shortened where it is very long; None for those that only move the bar."""
     text = _text(event)
-    return f"{moment(event.t, '%H:%M:%S')} {text}" if text else None
+    return shortened(f"{moment(event.t, '%H:%M:%S')} {text}") if text else None
 
 
 def _text(event: events.Event) -> str | None:

@@ -28,7 +28,7 @@ def open_bench(runs: Path, ascii_only: bool, mouse: bool) -> int:
     app = Workbench(runs, ascii_only=ascii_only)
     said = app.run(mouse=mouse and app.settings.mouse)
     if said:
-        from tui.show import say
+        from tui.output.console import say
 
         say(said)
     return app.return_code or 0

@@ -11,7 +11,7 @@ from engine.contract.ask import ask
 from engine.contract.library import effective
 from engine.contract.preset import Flat
 from engine.contract.text import visible
-from tui.show import console, print_json, say
+from tui.output.console import console, print_json, say
 
 
 def check(preset: str, overrides: Flat, json: bool) -> int:

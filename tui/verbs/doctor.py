@@ -15,7 +15,8 @@ import psutil
 from engine.contract.ask import ask
 from engine.contract.errors import RunFailed, UserError
 from engine.contract.nvml import Nvml
-from tui.show import console, print_json, say, size
+from tui.output.console import console, print_json, say
+from tui.show import size
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "nvidia-ml-py", "textual")
 LEAST_DISK = 10 << 30

@@ -9,7 +9,7 @@ from engine.contract import ladderdir, rundir, turns
 from engine.contract.errors import UserError
 from engine.contract.ladderdir import LadderDir
 from tui.listing.runlist import COLUMNS, cells, describe
-from tui.show import print_json, say, table
+from tui.output.console import print_json, say, table
 
 
 def show(runs: Path, json: bool) -> None:

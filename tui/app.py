@@ -22,6 +22,7 @@ from textual.widget import Widget
 from engine.contract.text import visible
 from tui.commands import bindings, clashes, every, key_of
 from tui.output.console import Terminal
+from tui.output.cursor import FATAL
 from tui.screens.bench import BenchScreen
 from tui.screens.small import SmallScreen, too_small
 from tui.settings import Settings, read_settings
@@ -34,8 +35,8 @@ from tui.terminal.themes import AUTO, legible, remember, remembered
 if TYPE_CHECKING:
     from tui.following.machine import Sampler
 
-LEAVING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-"""Signals on which the terminal is put back as it was; Textual alone would leave it as it is."""
+LEAVING = (*FATAL, signal.SIGINT)
+"""Signals on which the terminal is restored; Textual alone would leave it in the alternate screen."""
 GRACE_SECONDS = 3.0
 """For leaving well. A terminal that has gone, or has stopped taking output, may never let us."""
 
@@ -171,6 +172,12 @@ class Workbench(Painter):
     def action_detach(self) -> None:
         """Leave, saying what goes on."""
         self.exit(self._farewell())
+
+    def action_help_quit(self) -> None:
+        """Textual's action for Ctrl-C."""
+        key = key_of("app.quit", self.settings.keys)
+        back = "" if self.screen is self.bench else "escape goes back to the bench, then "
+        self.notify(f"Ctrl-C does nothing here: {back}{key} leaves, and runs go on", markup=False)
 
     def action_help(self) -> None:
         from tui.screens.text import TextScreen, help_text

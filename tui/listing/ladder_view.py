@@ -97,14 +97,12 @@ def verdict_lines(ladder: Ladder) -> Iterator[Content]:
 def headline(ladder: Ladder) -> str:
     """What is compared on what, and how far it is."""
     work = ladder.work
-    about = (
-        f"{visible(work.model)} on {visible(work.data)}: {work.metric}, {work.test} test rows" if work else ladder.name
-    )
+    about = f"{work.model} on {work.data}: {work.metric}, {work.test} test rows" if work else ladder.name
     done = _done(ladder.entries)
     seeds = f"{len(ladder.seeds)} seeds" if len(ladder.seeds) > 1 else "one seed"
-    ended = visible(ladder.reason if ladder.reason.startswith(ladder.status) else f"{ladder.status} {ladder.reason}")
+    ended = ladder.reason if ladder.reason.startswith(ladder.status) else f"{ladder.status} {ladder.reason}"
     state = f"{ladder.stage} {done}" if ladder.status == "running" else ended.strip()
-    return f"{about}, {seeds} · {state}"
+    return visible(f"{about}, {seeds} · {state}")
 
 
 def _done(entries: Sequence[Entry]) -> str:

@@ -21,7 +21,7 @@ def open_bench(runs: Path, ascii_only: bool, mouse: bool) -> int:
 
     if (term := os.environ.get("TERM", "").lower()) in CANNOT:
         raise UserError(f"the bench needs a terminal with a cursor, and this one says TERM={term}", do=INSTEAD)
-    locks.card_locks()
+    locks.lock_folder()
     next(folder.holding(runs, "run.toml"), None)
     from tui.app import Workbench  # Textual takes a moment to import, and no other verb needs it
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from engine.contract.errors import UserError
+from engine.contract.text import visible
 
 
 def working_folder() -> Path:
@@ -15,6 +16,15 @@ def working_folder() -> Path:
         return Path.cwd()
     except FileNotFoundError as error:
         raise UserError("the working directory has been deleted", do="start ftbench in one that is there") from error
+
+
+def check_utf8(name: str, where: str = "") -> None:
+    """Raises UserError for a name that no preset, configuration or log can hold: file names are bytes, text is not."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        what, do = "this name is not valid UTF-8", "rename the file or folder"
+        raise UserError(what, where or visible(name), do, "name.not_utf8") from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:

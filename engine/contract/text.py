@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 
@@ -40,6 +41,14 @@ def shortened(text: str, limit: int = LINE_LIMIT, cut_before: int = 0) -> str:
     """
     missing = max(0, len(text) - limit) + cut_before
     return f"{text[:limit]} … [{amount(missing, 'more character')} not shown]" if missing else text
+
+
+def escaped(name: str) -> str:
+    """A file name as valid Unicode: bytes that are not UTF-8 as escapes, `caf\\xe9.jsonl`.
+
+    Python holds such bytes as lone surrogates, which JSON, TOML and UTF-8 cannot hold.
+    """
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def amount(number: int, noun: str) -> str:

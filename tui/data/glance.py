@@ -21,6 +21,7 @@ from engine.contract.ask import Leaving, Left, ask
 from engine.contract.errors import Notice, RunFailed, UserError
 from engine.contract.files import write_atomically
 from engine.contract.library import is_data_file
+from engine.contract.text import escaped
 from tui.show import size
 
 LARGEST = 64 << 20
@@ -103,9 +104,19 @@ class Glancer(threading.Thread):
                 data, section = self._wanted.pop(0)
                 self._leaving = Leaving()
             with contextlib.suppress(Left):
-                glance = known.look(data, section, self._leaving)
+                glance = self._look(known, data, section, self._leaving)
                 if not self._left:
                     self.post(Glanced(data, glance))
+
+    @staticmethod
+    def _look(known: Memory, data: str, section: dict[str, Any], leaving: Leaving) -> Glance:
+        """What is found, or why nothing is. Raises Left."""
+        try:
+            return known.look(data, section, leaving)
+        except Left:
+            raise
+        except Exception as error:  # noqa: BLE001 - the edge of a thread: the list must hear of it
+            return Glance(error=f"cannot be looked at: {type(error).__name__}: {error}")
 
 
 class Memory:
@@ -198,4 +209,4 @@ def _files(folder: str) -> Iterator[tuple[str, int, int]]:
             if not name.startswith(".") and is_data_file(name):
                 with contextlib.suppress(OSError):
                     status = Path(root, name).stat()
-                    yield str(Path(root, name)), status.st_mtime_ns, status.st_size
+                    yield escaped(str(Path(root, name))), status.st_mtime_ns, status.st_size

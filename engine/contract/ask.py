@@ -28,8 +28,6 @@ GRACE_SECONDS = 0.5
 LONGEST_MESSAGE = 1 << 28
 """Bytes; a longer line is no answer."""
 STDERR_TAIL = 1 << 16
-TEMPLATE_TIMEOUT = "the chat template took too long for one row: set model.chat_template to one without endless loops"
-"""What a process that `engine.data.time_limit` ends by SIGVTALRM has died of."""
 
 
 class Left(Exception):
@@ -189,8 +187,6 @@ def _ending(status: int, errors: IO[bytes]) -> str:
     errors.seek(max(0, errors.seek(0, os.SEEK_END) - STDERR_TAIL))
     lines = errors.read().decode("utf-8", "replace").strip().splitlines()
     said = visible(lines[-1].strip(), 300) if lines else ""
-    if status == -signal.SIGVTALRM:
-        return TEMPLATE_TIMEOUT
     if status >= 0:
         return said or f"exit status {status}"
     name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"

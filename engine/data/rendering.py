@@ -13,6 +13,7 @@ from typing import Any
 
 from engine.contract.errors import UserError
 from engine.data.conversation import Example, Problem
+from engine.data.template_limit import run_template
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +88,12 @@ class Renderer:
 
     def _text(self, example: Example, count: int, ask: bool = False) -> str:
         assert example.messages is not None
-        text = self.tokenizer.apply_chat_template(
-            example.messages[:count], tools=example.tools, tokenize=False, add_generation_prompt=ask
-        )
-        return str(text)
+        apply, messages = self.tokenizer.apply_chat_template, example.messages[:count]
+
+        def render() -> Any:
+            return apply(messages, tools=example.tools, tokenize=False, add_generation_prompt=ask)
+
+        return str(run_template(render, example.where))
 
     def _turn(self, example: Example, number: int, whole: str) -> Turn | None:
         """Where message `number` was answered, or None where the whole does not hold it as it would be asked for."""
@@ -179,4 +182,4 @@ def _template_errors() -> tuple[type[Exception], ...]:
     """What a Jinja template raises on a row it was not written for."""
     import jinja2
 
-    return (jinja2.TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError)
+    return (jinja2.TemplateError, ArithmeticError, TypeError, ValueError, LookupError, AttributeError)

@@ -212,11 +212,18 @@ def pull(
 
 
 @app.command()
-def doctor(runs: RunsOption = None, json: JsonOption = False) -> None:
+def doctor(
+    runs: RunsOption = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Remove what processes that died left behind, and list it.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
     """GPU, driver, libraries, disk: what will and won't work here."""
     from tui.verbs import doctor as verb
 
-    raise typer.Exit(verb.doctor(rundir.runs_folder(runs), json))
+    folder = rundir.runs_folder(runs)
+    raise typer.Exit(verb.repair(folder, json) if repair else verb.doctor(folder, json))
 
 
 @app.callback(invoke_without_command=True)

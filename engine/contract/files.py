@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from engine.contract.errors import UserError
 from engine.contract.text import visible
+
+PULL_PREFIX = "ftbench-pull-"
+"""Of a download's folder in the system's temporary folder."""
 
 
 def working_folder() -> Path:
@@ -25,6 +32,19 @@ def check_utf8(name: str, where: str = "") -> None:
     except UnicodeEncodeError as error:
         what, do = "this name is not valid UTF-8", "rename the file or folder"
         raise UserError(what, where or visible(name), do, "name.not_utf8") from error
+
+
+@contextlib.contextmanager
+def temporary_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
+    """A folder that is gone afterwards. Locked, so that `doctor --repair` knows what a process still works on."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        os.close(descriptor)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -59,6 +59,21 @@ def _is_at(path: Path, descriptor: int) -> bool:
     return False
 
 
+def is_locked(path: Path) -> bool:
+    """Whether a process holds a lock on a file or folder."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def remove_stale(path: Path) -> bool:
     """Unlink a lock that no process holds; False where one does. Nobody can lock the unlinked file: see `hold`."""
     try:
@@ -137,6 +152,7 @@ def alone(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        path.unlink(missing_ok=True)  # while it is held: who waits for it makes a new one
         os.close(descriptor)
 
 

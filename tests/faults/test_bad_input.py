@@ -186,3 +186,14 @@ def test_an_endless_chat_template_is_refused_with_what_to_do(verb: list[str], tm
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "the chat template" in line and "set model.chat_template" in line
+
+
+def test_rows_that_were_all_refused_are_counted_with_reasons(tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    wizard = {"messages": [{"role": "user", "content": "a"}, {"role": "wizard", "content": "b"}]}
+    path.write_bytes(lines(wizard, wizard, {"messages": [{"role": "user", "content": "a"}]}, wizard))
+    for more in ([], ["--json"]):
+        done = ftbench("data", "show", str(path), *more)
+        refused(done, "4 rows refused", "3 unknown role", "line 1", "1 no answer", "line 3", "data check")
+        assert done.stdout == ""
+    refused(ftbench("data", "show", str(path), "--split", "test"), "no test rows")

@@ -8,9 +8,10 @@ import msgspec
 from rich.text import Text
 
 from engine.contract.ask import ask
+from engine.contract.errors import UserError
 from engine.contract.library import effective
 from engine.contract.preset import Flat
-from engine.contract.text import visible
+from engine.contract.text import amount, visible
 from tui.output.console import console, print_json, say
 
 
@@ -26,8 +27,14 @@ def check(preset: str, overrides: Flat, json: bool) -> int:
 
 
 def show(preset: str, overrides: Flat, rows: int, split: str, json: bool) -> int:
-    """Samples with their trained tokens standing out: green and underlined, so that it reads without colour too."""
-    samples = ask("data.show", {**_arguments(preset, overrides), "rows": rows, "split": split})
+    """Samples with their trained tokens standing out: green and underlined, so that it reads without color too.
+
+    Raises UserError where no row of the split can be shown.
+    """
+    arguments = _arguments(preset, overrides)
+    samples = ask("data.show", {**arguments, "rows": rows, "split": split})
+    if not samples:
+        raise _nothing_to_show(ask("data.check", arguments), arguments["data"]["id"], split)
     if json:
         print_json(samples)
         return 0
@@ -44,6 +51,18 @@ def show(preset: str, overrides: Flat, rows: int, split: str, json: bool) -> int
         trained = "".join(token["text"] for token in sample["tokens"] if token["trained"])
         say(f"   trained: {trained!r}")
     return 0
+
+
+def _nothing_to_show(report: dict[str, Any], data: str, split: str) -> UserError:
+    """How many rows were left out and why; of a split without rows that it has none."""
+    kinds = report["dropped"].get(split, {})
+    if not kinds:
+        having = ", ".join(name for name, count in report["rows"].items() if count) or "none"
+        return UserError(f"no {split} rows", data, f"splits with rows: {having}", "data.no_rows")
+    lost = sum(found["rows"] for found in kinds.values())
+    reasons = "; ".join(f"{found['rows']:,} {kind} (first: {found['where'][0]})" for kind, found in kinds.items())
+    what = f"no {split} row can be trained on: {amount(lost, 'row')} refused: {reasons}"
+    return UserError(what, data, "`ftbench data check` shows the whole report", "data.all_rows_refused")
 
 
 def _arguments(preset: str, overrides: Flat) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,8 @@ from engine.contract.text import visible
 
 PULL_PREFIX = "ftbench-pull-"
 """Of a download's folder in the system's temporary folder."""
+SMALL = 1 << 20
+"""Bytes of a preset or of settings, at most."""
 
 
 def working_folder() -> Path:
@@ -32,6 +36,17 @@ def check_utf8(name: str, where: str = "") -> None:
     except UnicodeEncodeError as error:
         what, do = "this name is not valid UTF-8", "rename the file or folder"
         raise UserError(what, where or visible(name), do, "name.not_utf8") from error
+
+
+def read_small(path: Path, limit: int = SMALL) -> bytes:
+    """The content of a file of settings. Raises OSError for pipes and devices, which may never end, and for more."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"larger than {limit:,} bytes", str(path))
+    return content
 
 
 @contextlib.contextmanager

@@ -36,8 +36,7 @@ class Folder:
 
     def pid(self) -> int | None:
         """The live process's id, None where nobody holds the lock."""
-        text = locks.holder(self.lock_file)
-        return int(text) if text and text.isdigit() else None
+        return locks.pid_of(locks.holder(self.lock_file))
 
     def is_live(self) -> bool:
         return locks.holder(self.lock_file) is not None

@@ -22,7 +22,7 @@ from pathlib import Path
 import platformdirs
 
 from engine.contract import ladderdir, library, locks, rundir
-from engine.contract.files import PULL_PREFIX
+from engine.contract.files import PULL_PREFIX, read_small
 from engine.contract.folder import Folder
 from engine.contract.rundir import RunDir
 
@@ -198,7 +198,7 @@ def _in_use(path: Path, opened: set[str]) -> bool:
 def _words(lock: Path) -> str:
     """What its last holder wrote into it."""
     with contextlib.suppress(OSError):
-        return os.fsdecode(lock.read_bytes()[:4096])
+        return os.fsdecode(read_small(lock))
     return ""
 
 

@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import os
 import pwd
+import re
 import socket
 import stat
 import tempfile
@@ -18,6 +19,8 @@ from pathlib import Path
 from engine.contract.errors import UserError
 
 TRIES, TRY_SECONDS = 4, 0.005
+READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+"""A pipe in the place of a lock must not keep us waiting for its writer."""
 
 
 def hold(path: Path, text: str = "") -> int | None:
@@ -41,7 +44,11 @@ def hold(path: Path, text: str = "") -> int | None:
 
 def _opened(path: Path) -> int:
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+        if _is_regular(descriptor):
+            return descriptor
+        os.close(descriptor)
+        raise PermissionError(errno.EPERM, "not a regular file")
     except (PermissionError, IsADirectoryError) as error:
         what = f"this lock cannot be opened: {error.strerror}"
         raise UserError(what, str(path), "delete it, or set FTBENCH_LOCKS to another folder", "locks.file") from error
@@ -59,10 +66,19 @@ def _is_at(path: Path, descriptor: int) -> bool:
     return False
 
 
+def _is_regular(descriptor: int) -> bool:
+    return stat.S_ISREG(os.fstat(descriptor).st_mode)
+
+
+def pid_of(text: str | None) -> int | None:
+    """The process id in a lock; None where there is none, as in a damaged file: 0 and 1 are no process of ours."""
+    return int(text) if text and text != "1" and re.fullmatch("[1-9][0-9]{0,8}", text) else None
+
+
 def is_locked(path: Path) -> bool:
     """Whether a process holds a lock on a file or folder."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        descriptor = os.open(path, READING)
     except OSError:
         return False
     try:
@@ -105,7 +121,7 @@ def _taken(descriptor: int) -> bool:
 def holder(path: Path) -> str | None:
     """What the holder wrote into the lock, None where nobody holds it, and where it is no lock or not ours to open."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        descriptor = os.open(path, READING)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
     except OSError as error:
@@ -113,7 +129,8 @@ def holder(path: Path) -> str | None:
             return None
         raise
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if _is_regular(descriptor):
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return os.fsdecode(os.read(descriptor, 4096))
     finally:

@@ -19,7 +19,7 @@ from textual.message import Message
 from engine import __version__
 from engine.contract.ask import Leaving, Left, ask
 from engine.contract.errors import Notice, RunFailed, UserError
-from engine.contract.files import write_atomically
+from engine.contract.files import read_small, write_atomically
 from engine.contract.library import is_data_file
 from engine.contract.text import escaped
 from tui.show import size
@@ -29,6 +29,8 @@ LARGEST = 64 << 20
 SECONDS = 30.0
 """After these a set is left uncounted: on a slow network disk it would hold up all others."""
 REMEMBERED = 500
+LARGEST_MEMORY = 64 << 20
+"""Bytes of the file of glances that are read."""
 _DEPTH, _ENTRIES = 3, 10_000
 """As deep and as many as the engine reads of a folder."""
 
@@ -129,8 +131,8 @@ class Memory:
         self.path = Path(platformdirs.user_cache_dir("ftbench")) / "glances.json"
         self.known: dict[str, Glance] = {}
         self.changed = False
-        with contextlib.suppress(OSError, msgspec.DecodeError):
-            self.known = msgspec.json.decode(self.path.read_bytes(), type=dict[str, Glance])
+        with contextlib.suppress(OSError, msgspec.DecodeError, RecursionError):
+            self.known = msgspec.json.decode(read_small(self.path, LARGEST_MEMORY), type=dict[str, Glance])
 
     def look(self, data: str, section: dict[str, Any], leaving: Leaving) -> Glance:
         """What is known of the set, or else what the engine says. Raises Left."""

@@ -36,6 +36,7 @@ from tui.options import (
     chosen_method,
     overrides,
 )
+from tui.output import streams
 
 app = App(
     name="ftbench",
@@ -210,11 +211,18 @@ def pull(
 
 
 @app.command()
-def doctor(runs: RunsOption = None, json: JsonOption = False) -> None:
+def doctor(
+    runs: RunsOption = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Remove what processes that died left behind, and list it.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
     """GPU, driver, libraries, disk: what will and won't work here."""
     from tui.verbs import doctor as verb
 
-    raise typer.Exit(verb.doctor(rundir.runs_folder(runs), json))
+    folder = rundir.runs_folder(runs)
+    raise typer.Exit(verb.repair(folder, json) if repair else verb.doctor(folder, json))
 
 
 @app.callback(invoke_without_command=True)
@@ -227,8 +235,8 @@ def root(
 ) -> None:
     if context.invoked_subcommand is not None:
         return
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        print(context.get_help())
+    if not streams.is_terminal():
+        streams.write(f"{context.get_help()}\n")
         raise typer.Exit()
     from tui.verbs import bench
 
@@ -262,7 +270,7 @@ def verbs() -> None:
         at = getattr(error, "ctx", None)
         said = " ".join(error.format_message().split())
         if at and said == " ".join(at.get_help().split()):  # a group of verbs without one: its help is the answer
-            print(at.get_help(), file=sys.stderr)
+            streams.write_help(at.get_help())
             sys.exit(2)
         path = at.command_path if at else " ".join(["ftbench", *sys.argv[1:2]])
         raise UserError(said.rstrip("."), do=f"`{path} --help` tells more") from error

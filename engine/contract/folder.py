@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from engine.contract import locks
 from engine.contract.errors import RunFailed, UserError
-from engine.contract.files import write_atomically
+from engine.contract.files import check_utf8, write_atomically
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ class Folder:
 
     def pid(self) -> int | None:
         """The live process's id, None where nobody holds the lock."""
-        text = locks.holder(self.lock_file)
-        return int(text) if text and text.isdigit() else None
+        return locks.pid_of(locks.holder(self.lock_file))
 
     def is_live(self) -> bool:
         return locks.holder(self.lock_file) is not None
@@ -48,6 +47,8 @@ F = TypeVar("F", bound=Folder)
 
 def make(parent: Path, stem: str, ending: str, file: str, text: str) -> Path:
     """`<parent>/<yyyymmdd-hhmmss>-<stem>-<ending>-<4 hex>/`, mode 0700, with one file; nothing stays if it fails."""
+    check_utf8(str(parent))
+    locks.lock_folder()  # what starts needs it: refused before anything is created
     safe = "".join(character if character.isalnum() or character in "-_" else "-" for character in stem)[:40]
     path = parent / f"{time.strftime('%Y%m%d-%H%M%S')}-{safe or 'run'}-{ending}-{os.urandom(2).hex()}"
     try:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.contract import locks
 from engine.contract.errors import RunFailed, UserError
 from engine.contract.follow import last_line
 from engine.contract.rundir import RunDir
@@ -52,8 +53,9 @@ def _start(module: str, folder: Path, log_file: Path) -> Worker:
     """`python -m MODULE FOLDER` in a session of its own; nothing ties it to this terminal.
 
     Its output goes to a file and never to a pipe: a pipe nobody reads blocks its writer. Raises RunFailed where the
-    folder cannot be written, or has gone.
+    folder cannot be written, or has gone, and UserError where there can be no locks.
     """
+    locks.lock_folder()
     # One malloc arena: autograd's backward runs in a thread of its own, and with an arena of its own its gradients
     # could not take the room that the activations leave (full tuning of SmolLM2 on the CPU: 3,440 -> 3,285 MiB).
     environment = {"MALLOC_ARENA_MAX": "1", **os.environ, "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}

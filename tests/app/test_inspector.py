@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -141,6 +144,39 @@ def test_a_broken_file_is_a_line_in_the_inspector_and_is_not_taken(
         assert isinstance(app.screen, InspectorScreen)
         await pilot.press("escape")
         assert app.screen is app.bench and chosen(app) == "tickets"
+
+    play(story)
+
+
+def test_a_folder_with_a_name_that_is_not_utf8_is_shown(here: Path) -> None:
+    write(here / "a.jsonl", 20).rename(os.fsdecode(os.fsencode(here) + b"/caf\xe9.jsonl"))
+    write(here / "good.jsonl", 20)
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await look_into(pilot, app, "./")
+        assert "caf\\xe9.jsonl" in text(app, "facts") and "caf\\xe9.jsonl line 1" in text(app, "row")
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    "death",
+    ["os.kill(os.getpid(), 9)", "print('Bus error', flush=True); time.sleep(60)", "print('{\"answer\": 1}')"],
+)
+def test_a_question_that_dies_is_told_within_a_second(
+    death: str, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(here / "mine.jsonl", 20)
+    ended, program = tmp_path / "ended", tmp_path / "answerer"
+    mark = f"if sys.argv[4] == 'data.inspect': open({str(ended)!r}, 'w').write(str(time.monotonic()))"
+    program.write_text(f"#!{sys.executable}\nimport os, sys, time\n{mark}\n{death}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("engine.contract.ask.sys.executable", str(program))
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        screen = await look_into(pilot, app, "mine.jsonl")
+        assert time.monotonic() - float(ended.read_text()) < 1.5  # the test itself looks ten times a second
+        assert screen.error and screen.error in text(app, "row")
 
     play(story)
 

@@ -6,13 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
+import regex
 
 from engine.contract import library, locks, rundir
 from engine.contract.errors import UserError
 from engine.contract.events import End, EventLog, Hello, Step, Warning, decode
 from engine.contract.follow import Follower
 from engine.contract.result import Peak
-from engine.contract.text import visible
+from engine.contract.text import shortened, visible
 
 
 def hello() -> Hello:
@@ -86,6 +87,20 @@ HOSTILE = [
 def test_nothing_that_steers_a_terminal_stays(text: str) -> None:
     shown = visible(text)
     assert shown.isprintable() and "\\" in shown
+
+
+def test_every_character_that_unicode_says_is_drawn_as_nothing_is_shown() -> None:
+    """Also those that Python calls printable: fillers, variation selectors, joiners."""
+    hidden = regex.compile(r"\p{Default_Ignorable_Code_Point}")
+    every = [chr(code) for code in range(0x110000) if hidden.match(chr(code))]
+    assert len(every) > 4000 and all(character in every for character in "\u115f\u3164\uffa0\u034f\ufe0f\U000e01ef")
+    assert [character for character in every if not visible(character).startswith("\\")] == []
+
+
+def test_a_long_line_is_shortened_with_a_mark_of_how_much() -> None:
+    assert shortened("a" * 12, 10) == "aaaaaaaaaa … [2 more characters not shown]"
+    assert shortened("a" * 10, 10) == "a" * 10
+    assert shortened("a", 10, cut_before=5) == "a … [5 more characters not shown]"
 
 
 def test_ordinary_text_is_left_alone() -> None:

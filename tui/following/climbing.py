@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from rich.progress import Progress
-from rich.text import Text
 
 from engine.contract import events
 from engine.contract.ask import rows_done
@@ -15,9 +14,10 @@ from engine.contract.follow import Follower, last_line
 from engine.contract.ladder import Entry, Ladder
 from engine.contract.ladderdir import LadderDir
 from engine.contract.rundir import RunDir
-from engine.contract.text import amount, visible
+from engine.contract.text import amount, shortened, visible
 from tui.following.progress import progress_bar, wait_for_end
-from tui.show import duration, say
+from tui.output.console import say
+from tui.show import duration
 
 DOING = {
     "surveying": "reading data and model",
@@ -134,11 +134,7 @@ class LadderView:
         return f"{done + 1}/{len(ladder.entries)}"
 
     def _line(self, text: str, style: str = "") -> None:
-        stamped = f"{time.strftime('%H:%M:%S')} {text}"
-        if self.bar is not None:
-            self.bar.console.print(Text(visible(stamped), style=style), soft_wrap=True)
-        else:
-            say(stamped, style)
+        say(shortened(f"{time.strftime('%H:%M:%S')} {text}"), style)
 
 
 def outlook(ladder: Ladder) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from engine.contract import events
+from engine.contract.text import shortened
 from tui.data_report import DataReport, columns_in_short, overlap_in_short, rows_in_short
 from tui.show import count, duration, moment, size
 
@@ -11,7 +12,7 @@ def lines(event: events.Event) -> list[str]:
     """What an event says, one line or more; none for those that only move a progress bar."""
     text = _text(event)
     more = _data(event) if isinstance(event, events.Data) else []
-    return [f"{moment(event.t, '%H:%M:%S')} {one}" for one in [*([text] if text else []), *more]]
+    return [shortened(f"{moment(event.t, '%H:%M:%S')} {one}") for one in [*([text] if text else []), *more]]
 
 
 def _data(event: events.Data) -> list[str]:

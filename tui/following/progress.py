@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from rich.progress import BarColumn, Progress, TextColumn
-from rich.text import Text
 
 from engine.contract import events, launch
 from engine.contract.ask import rows_done
@@ -19,7 +18,8 @@ from engine.contract.ladderdir import LadderDir
 from engine.contract.rundir import RunDir
 from engine.contract.text import visible
 from tui.following.lines import lines
-from tui.show import console, duration, say
+from tui.output.console import console, say
+from tui.show import duration
 
 POLL_SECONDS = 0.1
 DEAD_SECONDS = 1.0
@@ -104,7 +104,7 @@ class View:
         if self.refused and isinstance(event, events.End):
             return  # the command ends with that line, on stderr
         for text in lines(event):
-            self._print(text, "yellow" if isinstance(event, events.Warning) else "")
+            say(text, "yellow" if isinstance(event, events.Warning) else "")
         if self.bar is None or self.task is None:
             return
         match event:
@@ -123,12 +123,6 @@ class View:
                 detail = f"{event.step}/{event.steps}  loss {loss}  {event.tokens_per_second:,.0f} tok/s  {left} left"
                 self.bar.update(self.task, completed=event.step, total=event.steps, detail=detail)
 
-    def _print(self, text: str, style: str) -> None:
-        if self.bar is not None:
-            self.bar.console.print(Text(visible(text), style=style), soft_wrap=True)
-        else:
-            say(text, style)
-
 
 @contextlib.contextmanager
 def progress_bar(quiet: bool) -> Iterator[Progress | None]:
@@ -137,9 +131,9 @@ def progress_bar(quiet: bool) -> Iterator[Progress | None]:
         yield None
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=28),
-        TextColumn("{task.fields[detail]}"),
+        TextColumn("{task.fields[detail]}", markup=False),
     )
     with Progress(*columns, console=console, refresh_per_second=4, transient=True) as bar:
         yield bar

@@ -107,7 +107,7 @@ class LadderScreen(BaseScreen[None]):
             self._say_only(Content.styled(visible(error.line), "$text-error"))
             return
         if state is None:
-            self._say_only(Content(f"{folder.name}: not begun"))
+            self._say_only(Content(visible(f"{folder.name}: not begun")))
             return
         self._draw(folder, state)
 
@@ -151,7 +151,7 @@ class LadderScreen(BaseScreen[None]):
     def _notes(self, folder: LadderDir, state: Ladder) -> list[str]:
         notes = [f"warning: {visible(text)}" for text in state.warnings]
         if folder.page.exists():
-            notes.append(f"page: {folder.page}")
+            notes.append(visible(f"page: {folder.page}"))
         if state.status == "running" and not folder.is_live():
             notes.append("its process is gone: press u to go on where it was")
         return notes

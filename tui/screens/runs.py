@@ -12,7 +12,7 @@ from textual.binding import BindingType
 from textual.content import Content
 from textual.widgets import Input, Static
 
-from engine.contract import rundir, turns
+from engine.contract import rundir
 from engine.contract.errors import RunFailed, UserError
 from engine.contract.preset import Effective
 from engine.contract.rundir import RunDir
@@ -64,9 +64,13 @@ class RunsScreen(ActingScreen[RunDir | None]):
         self.read()
         self.set_interval(SECONDS, self._refresh_live)
 
+    def _places(self) -> dict[Path, int]:
+        """Of those that wait."""
+        return {turn.run: turn.place for turn in self.queue() if turn.place}
+
     def read(self, here: str = "") -> None:
         """All runs anew; the cursor stays on its run, or goes to `here`."""
-        places = _places()
+        places = self._places()
         self.lines = {run.name: describe(run, places) for run in self.read_all(rundir.iterate(self.runs))}
         self._fill(here)
 
@@ -74,7 +78,7 @@ class RunsScreen(ActingScreen[RunDir | None]):
         """Only what can change is read again: runs without an outcome, resumed ones, and new ones."""
         if self.app.screen is not self:
             return
-        places = _places()
+        places = self._places()
         known = {run.name: run for run in self.read_all(rundir.iterate(self.runs))}
         stale = [name for name in known if self._can_change(known[name])]
         fresh = {name: describe(known[name], places) for name in stale}
@@ -234,8 +238,3 @@ class RunsScreen(ActingScreen[RunDir | None]):
     def _entered(self) -> None:
         self.query_one("#word").display = False
         self.query_one(Table).focus()
-
-
-def _places() -> dict[Path, int]:
-    """Runs that wait for a card, with their place."""
-    return {turn.run: turn.place for turn in turns.turns() if turn.place}

@@ -17,7 +17,8 @@ from engine.contract.text import amount
 from tui.following.climbing import follow_ladder
 from tui.following.progress import Detached, ask_to_leave
 from tui.listing.ladder_table import show_ladder
-from tui.show import print_json, say
+from tui.output import streams
+from tui.output.console import print_json, say
 
 
 def start(plan: Plan, runs: Path, detach: bool, json: bool) -> int:
@@ -114,7 +115,7 @@ def report(folder: LadderDir, json: bool, markdown: bool) -> int:
         return 0
     ask("ladder.report", {"path": str(folder.path)})
     if markdown:
-        print(folder.markdown.read_text("utf-8"), end="")
+        streams.write(folder.markdown.read_text("utf-8"))
     else:
         say(f"page: {folder.page}")
         say(f"Markdown: {folder.markdown}")

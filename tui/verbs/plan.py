@@ -26,7 +26,8 @@ from engine.planning.measured_error import MEASURED
 from engine.planning.outlook import Plan, Question, quick_plan
 from engine.planning.room import listed_room, this_room
 from tui.forecasting.plan_view import View
-from tui.show import console, print_json, say, size, table
+from tui.output.console import console, print_json, say, table
+from tui.show import size
 from tui.verbs.run import preset_name
 
 UTF8 = ("utf-8", "utf8")

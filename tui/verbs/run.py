@@ -18,7 +18,7 @@ from engine.contract.rundir import RunDir
 from engine.contract.schema import Method
 from tui.following.progress import Detached, ask_to_leave, follow
 from tui.listing.scores import as_json, show_results
-from tui.show import print_json, say
+from tui.output.console import print_json, say
 
 
 def make(preset: str, method: Method | None, overrides: Flat, runs: Path, now: bool, quiet: bool = False) -> RunDir:

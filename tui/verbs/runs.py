@@ -10,7 +10,7 @@ from engine.contract.errors import UserError
 from engine.contract.ladderdir import LadderDir
 from engine.contract.split_version import SPLIT_VERSION, versions_differ
 from tui.listing.runlist import COLUMNS, cells, describe, scored_otherwise
-from tui.show import print_json, say, table
+from tui.output.console import print_json, say, table
 
 
 def show(runs: Path, json: bool) -> None:

@@ -14,7 +14,7 @@ from engine.data.tokens import Row
 from engine.evaluation.general import general_losses, general_result, general_rows
 from engine.evaluation.generate import Generator, end_tokens
 from engine.evaluation.predictions import read_items, write_items
-from engine.evaluation.score import Item, Scorer, mean_loss, row_losses, summarise, timed
+from engine.evaluation.score import Item, Scorer, mean_loss, row_losses, timed
 from engine.training.batches import Layout
 
 FINAL_ROWS = 512
@@ -78,14 +78,15 @@ class Examination:
             write_items(file, self.test, self.prompts, self.base_items, None)
             run.tell_score("before", self.base_items, self.test, self.prompts, seconds)
         else:
-            run.result.before = summarise(self.base_items, run.config.evaluation.metric, 0.0)
+            run.tell_score_again(self.base_items, self.test, self.prompts)
 
     def after(self, model: torch.nn.Module) -> None:
         """Score the trained model: validation rows, then the test rows and the general text."""
         run = self.run
         run.phase("evaluation")
         if self.rows.validation:
-            run.result.final_validation = self.loss(model, sampled(self.rows.validation, FINAL_ROWS))
+            validation = sampled(self.rows.validation, FINAL_ROWS)
+            run.tell_final_validation(len(validation), self.loss(model, validation))
         if run.config.evaluation.when == "never":
             return
         items, seconds = timed(lambda: self.scorer.items(model, self.test))
@@ -93,7 +94,7 @@ class Examination:
         run.tell_score("after", items, self.test, self.prompts, seconds)
         if self.general:
             after = self._general_losses(model)
-            run.result.general = general_result(self.text, self.general, self.base_general, after)
+            run.tell_general(general_result(self.text, self.general, self.base_general, after))
 
     def loss(self, model: torch.nn.Module, rows: Sequence[Row]) -> float:
         """Mean negative log-likelihood of an answer token, nats."""

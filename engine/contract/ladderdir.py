@@ -6,7 +6,6 @@ always sees a consistent state.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import tomli_w
 
 from engine.contract import folder
 from engine.contract.errors import UserError
-from engine.contract.files import write_atomically
+from engine.contract.files import remove_tree, write_atomically
 from engine.contract.folder import Folder
 from engine.contract.ladder import Ladder, Plan
 from engine.contract.library import called
@@ -95,7 +94,7 @@ def plan_text(plan: Plan) -> str:
 
 def remove(ladder: LadderDir) -> None:
     """Delete a ladder that never began to work."""
-    shutil.rmtree(ladder.path, ignore_errors=True)
+    remove_tree(ladder.path, ignore_errors=True)
 
 
 def find(runs: Path, name: str) -> LadderDir:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
-from engine.contract.events import Status
+Status = Literal["finished", "stopped", "failed", "out_of_memory", "diverged"]
 
 Z = 1.96
 """Standard normal quantile of 97.5 %."""

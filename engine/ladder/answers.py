@@ -64,7 +64,7 @@ def gather(evidence: Evidence, ladder: Ladder) -> None:
 
 def _unquantized_to_come(ladder: Ladder, evidence: Evidence) -> bool:
     seen = {run.entry.rung for run in evidence.runs if run.result.method == "qlora"}
-    return any(e.rung not in seen and e.kind == "run" and e.status in ("planned", "live") for e in ladder.entries)
+    return any(e.rung not in seen and e.kind == "run" and not e.is_done for e in ladder.entries)
 
 
 def _add(evidence: Evidence, name: str, runs: list[Finished], who: str, metric: str) -> None:

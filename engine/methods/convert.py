@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.contract.errors import UserError
+from engine.contract.files import remove_tree
 
 
 def gguf_to_folder(file: Path, folder: Path | None = None, source: str = "") -> Path:
@@ -36,7 +36,7 @@ def gguf_to_folder(file: Path, folder: Path | None = None, source: str = "") -> 
             f"cannot be converted: {' '.join(str(error).split())[:300]}", str(file), "try another .gguf of the model"
         ) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove_tree(temporary, ignore_errors=True)
     return folder
 
 

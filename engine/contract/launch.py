@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from engine.contract import end_record
 from engine.contract.config_check import check_unchanged
 from engine.contract.errors import RunFailed, UserError
+from engine.contract.folder import Folder
 from engine.contract.follow import last_line
 from engine.contract.rundir import RunDir, read_frozen
 
@@ -43,8 +44,7 @@ def launch_ladder(ladder: LadderDir) -> Worker:
             state = ladder.state()
             if process.returncode == 0 or (state and state.updated > (earlier.updated if earlier else 0)):
                 return process  # so little was left to do that it has ended already
-            reason = last_line(ladder.log_file) or f"exit status {process.returncode}"
-            raise RunFailed(f"the ladder ended before it began: {reason}; see {ladder.log_file}")
+            raise RunFailed(f"the ladder ended before it began: {_last_words(ladder, process)}; see {ladder.log_file}")
         if time.monotonic() > deadline:
             raise RunFailed(f"no sign of the ladder in {HELLO_SECONDS:.0f} s; see {ladder.log_file}")
         time.sleep(0.01)
@@ -94,9 +94,9 @@ def wait_for_hello(run: RunDir, worker: Worker, offset: int = 0, seconds: float 
         time.sleep(0.01)
 
 
-def _last_words(run: RunDir, worker: Worker) -> str:
-    record = end_record.read(run.end_file)
-    return record.reason if record else last_line(run.log_file) or f"exit status {worker.returncode}"
+def _last_words(folder: Folder, worker: Worker) -> str:
+    record = end_record.read(folder.end_file)
+    return record.reason if record else last_line(folder.log_file) or f"exit status {worker.returncode}"
 
 
 def stop(run: RunDir | LadderDir) -> None:

@@ -38,14 +38,18 @@ def main(arguments: list[str]) -> int:
     try:
         frozen = read_frozen(run)
         check_unchanged(run, frozen)
-        lock = locks.hold(run.lock_file, str(os.getpid()))
+        lock = locks.hold(run.lock_file)
     except UserError as error:
         print(error.line, file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"{run.lock_file} cannot be locked: {error.strerror}", file=sys.stderr)
+        return 1
     if lock is None:
         print(f"{run.name} is running already", file=sys.stderr)
         return 2
     try:
+        locks.sign(lock, str(os.getpid()))
         return live(run, frozen)
     except OSError as error:
         reason = f"{error.filename or run.path} cannot be written: {error.strerror}; free some space, then resume"

@@ -28,9 +28,15 @@ def hold(path: Path, text: str = "") -> int | None:
     if not _taken(descriptor):
         os.close(descriptor)
         return None
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, text.encode())
+    if text:
+        sign(descriptor, text)
     return descriptor
+
+
+def sign(descriptor: int, text: str) -> None:
+    """Write who holds the lock into it. Raises OSError where the disk is full; the lock is held all the same."""
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, text.encode(), 0)
 
 
 def _taken(descriptor: int) -> bool:

@@ -30,12 +30,17 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         print(error.line, file=sys.stderr)
         return 2
-    lock = locks.hold(folder.lock_file, str(os.getpid()))
+    try:
+        lock = locks.hold(folder.lock_file)
+    except OSError as error:
+        print(f"{folder.lock_file} cannot be locked: {error.strerror}", file=sys.stderr)
+        return 1
     if lock is None:
         print(f"{folder.name} is climbing already", file=sys.stderr)
         return 2
     status, reason = "failed", ""
     try:
+        locks.sign(lock, str(os.getpid()))
         status, reason = live(folder, plan)
     except UserError as error:  # its state is damaged
         print(error.line, file=sys.stderr)

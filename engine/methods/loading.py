@@ -9,6 +9,8 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from engine.contract import schema
+from engine.contract.model_limits import impossible
+from engine.contract.modelfiles import impossible_model
 from engine.methods.locate import Located, locate, refused
 from engine.methods.machine import Machine
 
@@ -16,6 +18,7 @@ from engine.methods.machine import Machine
 def load_weights(model: schema.Model, machine: Machine, dtype: torch.dtype, **how: Any) -> PreTrainedModel:
     """The causal model on the machine's device. `how` goes to `from_pretrained` (quantization_config)."""
     located, wanted = locate(model), attention(model, machine, dtype)
+    _config_at(located)  # a model from the Hub is looked at here for the first time
     how |= {"dtype": dtype, "device_map": {"": 0} if machine.device == "cuda" else None}
     try:
         try:
@@ -54,8 +57,14 @@ def maximum_positions(model: PreTrainedModel) -> int | None:
 
 def config_of(model: schema.Model) -> Any:
     """The model's configuration alone."""
-    located = locate(model)
+    return _config_at(locate(model))
+
+
+def _config_at(located: Located) -> Any:
     try:
-        return AutoConfig.from_pretrained(located.source, revision=located.revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+        config = AutoConfig.from_pretrained(located.source, revision=located.revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ZeroDivisionError) as error:
         raise refused(located, "configuration", error) from error
+    if fault := impossible(config.to_dict()):
+        raise impossible_model(fault, located.source)
+    return config

@@ -12,6 +12,7 @@ from engine.contract.files import remove_tree
 from engine.contract.follow import stream
 from engine.contract.ladderdir import LadderDir
 from engine.contract.library import effective
+from engine.contract.modelfiles import refuse_impossible
 from engine.contract.preset import Flat
 from engine.contract.result import Result
 from engine.contract.rundir import RunDir, last_event
@@ -24,6 +25,7 @@ from tui.show import print_json, say
 def make(preset: str, method: Method | None, overrides: Flat, runs: Path, now: bool, quiet: bool = False) -> RunDir:
     """Make a run's directory and say its name."""
     chosen = effective(preset, method, overrides)
+    refuse_impossible(chosen.config.model)
     run = rundir.create(runs, preset_name(preset), chosen, wait=not now)
     if not quiet:
         say(f"run {run.name}")

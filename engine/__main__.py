@@ -17,7 +17,7 @@ from engine.contract import end_record, locks
 from engine.contract.config_check import check_unchanged
 from engine.contract.end_record import EndRecord
 from engine.contract.errors import UserError
-from engine.contract.events import End, EventLog, Hello, Phase
+from engine.contract.events import End, Error, EventLog, Hello, Phase
 from engine.contract.rundir import (
     Frozen,
     RunDir,
@@ -85,7 +85,12 @@ def live(run: RunDir, frozen: Frozen) -> int:
     def given_up() -> bool:
         return stopping.asked or not run.path.exists()
 
-    held = wait_turn(card, came, run.path, told, given_up) if frozen.wait else True
+    try:
+        held = wait_turn(card, came, run.path, told, given_up) if frozen.wait else True
+    except UserError as error:
+        log.write(Error(text=error.line, user=True))
+        write_end(run, frozen, log, End(status="failed", reason=error.line))
+        return 2
     if not run.path.exists():  # deleted while it waited: there is nothing to work on, nor to tell it in
         return 0
     if not held:

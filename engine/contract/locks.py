@@ -22,15 +22,26 @@ TRIES, TRY_SECONDS = 4, 0.005
 def hold(path: Path, text: str = "") -> int | None:
     """Take the lock and write `text` into the file; None where somebody else holds it.
 
-    The lock lasts as long as the returned descriptor (not inherited by children).
+    The lock lasts as long as the returned descriptor (not inherited by children). Raises UserError where the file
+    system has no locks: without them two workers could write into one run.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    if not _taken(descriptor):
+    try:
+        taken = _taken(descriptor)
+    except OSError as error:
+        os.close(descriptor)
+        raise _unsupported(path, error) from error
+    if not taken:
         os.close(descriptor)
         return None
     if text:
         sign(descriptor, text)
     return descriptor
+
+
+def _unsupported(path: Path, error: OSError) -> UserError:
+    what, do = f"files cannot be locked here: {error.strerror}", "use a file system with locks (--runs, FTBENCH_LOCKS)"
+    return UserError(what, str(path), do, code="locks.unsupported")
 
 
 def sign(descriptor: int, text: str) -> None:
@@ -64,6 +75,8 @@ def holder(path: Path) -> str | None:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return os.read(descriptor, 4096).decode("utf-8", "replace")
+    except OSError:  # a file system without locks: `hold` refuses it, so nobody holds this one
+        return None
     finally:
         os.close(descriptor)
     return None
@@ -90,9 +103,13 @@ def card_locks() -> list[tuple[Path, str]]:
 def alone(folder: Path) -> Iterator[None]:
     """One process of this machine at a time for one folder: others wait. For moments, not for work."""
     name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
-    descriptor = os.open(_lock_folder() / f"{socket.gethostname()}-{name}.moment", os.O_RDWR | os.O_CREAT, 0o600)
+    path = _lock_folder() / f"{socket.gethostname()}-{name}.moment"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            raise _unsupported(path, error) from error
         yield
     finally:
         os.close(descriptor)

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers", "decoder_layers")
+HIDDEN = ("hidden_size", "n_embd", "d_model")
 LIMITS: dict[tuple[str, ...], int] = {
-    ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers", "decoder_layers"): 4096,
+    LAYERS: 4096,
     ("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads"): 8192,
     ("num_key_value_heads", "n_head_kv", "num_kv_heads"): 8192,
-    ("hidden_size", "n_embd", "d_model"): 1 << 20,
+    HIDDEN: 1 << 20,
     ("intermediate_size", "n_inner", "ffn_dim", "moe_intermediate_size"): 1 << 24,
     ("head_dim",): 1 << 16,
     ("vocab_size",): 1 << 26,
     ("max_position_embeddings", "n_positions"): 1 << 32,
 }
 """The largest value under each of the names that architectures use, well beyond every published model."""
-LAYERS, HIDDEN = tuple(LIMITS)[0], tuple(LIMITS)[3]
 MAX_PARAMETERS = 10**14
 INNER = ("text_config", "llm_config", "language_config")
 """Where a model of several kinds of input keeps its language model's settings."""

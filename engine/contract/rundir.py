@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -66,14 +67,17 @@ class RunDir(Folder):
         return self.path / "predictions.jsonl"
 
     def result(self) -> Result | None:
-        """The outcome, None while there is none. Raises UserError where the file is damaged or cannot be read.
+        """The outcome, None while there is none. Raises UserError where a file is damaged or cannot be read.
 
         Where the worker ended without writing it (killed at that moment, or on a full disk) it comes from the events.
         """
+        return self._written_result() or self._unwritten_result()
+
+    def _written_result(self) -> Result | None:
         try:
             return msgspec.json.decode(self.result_file.read_bytes(), type=Result)
         except FileNotFoundError:
-            return self._unwritten_result()
+            return None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             do = f"`ftbench resume {self.name}` writes it again from events.jsonl"
             raise UserError(f"damaged: {error}", str(self.result_file), do, code="run.result_damaged") from error
@@ -90,13 +94,11 @@ class RunDir(Folder):
         end = self.unwritten_end()
         if end is None:
             return None
-        try:
+        stamp = (0, 0)
+        with contextlib.suppress(OSError):
             status = self.events_file.stat()
-            return _rebuilt(self, end, (status.st_mtime_ns, status.st_size))
-        except OSError:
-            return _rebuilt(self, end, (0, 0))
-        except UserError:  # without run.toml there is no run
-            return None
+            stamp = status.st_mtime_ns, status.st_size
+        return _rebuilt(self, end, stamp)
 
     def is_paused(self) -> bool:
         """Whether its stop was meant for a while."""
@@ -107,11 +109,11 @@ class RunDir(Folder):
         if self.is_live():
             return "live"
         try:
-            result = self.result()
+            outcome = self._written_result() or self.unwritten_end()
         except UserError:
             return "damaged"
-        if result:
-            return result.status
+        if outcome:
+            return outcome.status
         return self._state_without_result()
 
     def _state_without_result(self) -> str:

@@ -32,6 +32,9 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         lock = locks.hold(folder.lock_file)
+    except UserError as error:
+        print(error.line, file=sys.stderr)
+        return 2
     except OSError as error:
         print(f"{folder.lock_file} cannot be locked: {error.strerror}", file=sys.stderr)
         return 1

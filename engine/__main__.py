@@ -18,6 +18,7 @@ from engine.contract.config_check import check_unchanged
 from engine.contract.end_record import EndRecord
 from engine.contract.errors import UserError
 from engine.contract.events import End, Error, EventLog, Hello, Phase
+from engine.contract.files import no_room
 from engine.contract.rundir import (
     Frozen,
     RunDir,
@@ -52,7 +53,8 @@ def main(arguments: list[str]) -> int:
         locks.sign(lock, str(os.getpid()))
         return live(run, frozen)
     except OSError as error:
-        reason = f"{error.filename or run.path} cannot be written: {error.strerror}; free some space, then resume"
+        do = "free some space, then resume" if no_room(error) else f"check it, then `ftbench resume {run.name}`"
+        reason = f"{error.filename or run.path} cannot be written: {error.strerror}; {do}"
         end_record.write(run.end_file, EndRecord(status="failed", reason=reason, t=time.time()))
         with contextlib.suppress(OSError):  # the raw log may be on the same full disk
             print(reason, file=sys.stderr, flush=True)

@@ -38,18 +38,24 @@ def write_items(
 
 
 def read_items(path: Path, rows: Sequence[Row], prompts: Sequence[str], who: Who) -> list[Item] | None:
-    """What an earlier life of this run found, None where it found nothing or met other rows."""
+    """The answers of an earlier worker of this run; None where there are none, or they are damaged or of other rows."""
     try:
-        lines = [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
-    except (FileNotFoundError, msgspec.DecodeError):
+        lines = [msgspec.json.decode(line, type=_Line) for line in path.read_bytes().split(b"\n") if line]
+    except (OSError, ValueError, RecursionError):
         return None
     same = len(lines) == len(rows) and all(
-        line["prompt"] == prompt and line["target"] == row.target
+        line.prompt == prompt and line.target == row.target
         for line, prompt, row in zip(lines, prompts, rows, strict=True)
     )
-    if not same or any(not line[who] for line in lines):
-        return None
-    return [msgspec.convert(line[who], Item) for line in lines]
+    items = [item for line in lines if (item := getattr(line, who)) is not None]
+    return items if same and len(items) == len(lines) else None
+
+
+class _Line(msgspec.Struct):
+    prompt: str
+    target: str
+    base: Item | None = None
+    tuned: Item | None = None
 
 
 def _plain(item: Item) -> dict[str, Any]:

@@ -153,6 +153,12 @@ def ended(folder: Path) -> bool:
     return pid_of(folder) is None
 
 
+def pairs(settings: list[str], without: str) -> list[str]:
+    """The `--set KEY=VALUE` pairs but those of some keys."""
+    values = [value for value in settings[1::2] if not value.startswith(without)]
+    return [word for value in values for word in ("--set", value)]
+
+
 @dataclass
 class Table:
     """Outcomes, a row each; a failure has a reason and a severity."""

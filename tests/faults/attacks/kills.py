@@ -24,6 +24,7 @@ from tests.faults.attacks.common import (
     kill,
     lines,
     losses,
+    pairs,
     pid_of,
     start,
     wait,
@@ -149,12 +150,6 @@ def kill_ladders(table: Table, folder: Path, kills: int, rng: random.Random) -> 
         for path, content in finished.items():
             assert Path(path).read_bytes() == content, f"{path} was lost or run again"
     return ladder
-
-
-def pairs(settings: list[str], without: str) -> list[str]:
-    """The `--set KEY=VALUE` pairs but those of some keys."""
-    values = [value for value in settings[1::2] if not value.startswith(without)]
-    return [word for value in values for word in ("--set", value)]
 
 
 def kill_reports(table: Table, ladder: Path, kills: int, rng: random.Random) -> None:

@@ -25,6 +25,7 @@ from tests.faults.attacks.common import (
     kill,
     lines,
     losses,
+    pairs,
     pid_of,
     start,
     wait,
@@ -255,10 +256,7 @@ def disk(table: Table, folder: Path) -> None:
             runs.mkdir()
             subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(runs)], check=True)
             try:
-                settings = [
-                    word for value in TINY[1::2] if not value.startswith("adapter") for word in ("--set", value)
-                ]
-                done = ftbench("ladder", "demo", "--rung", "lora", "--no-probe", *settings, runs=runs)
+                done = ftbench("ladder", "demo", "--rung", "lora", "--no-probe", *pairs(TINY, "adapter."), runs=runs)
                 assert not done.clean, f"{done.clean}: {(done.err or done.out)[-300:]}"
                 say(told(done))
                 not_alive(runs)

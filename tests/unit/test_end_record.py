@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import time
 from pathlib import Path
 
 import pytest
+from textual.message import Message
 
 from engine.contract import end_record, ladderdir, locks, rundir
 from engine.contract.end_record import SIZE, EndRecord
-from engine.contract.events import EventLog, Phase
+from engine.contract.events import End, EventLog, Phase
 from engine.contract.ladder import Ladder
 from engine.contract.ladderplan import make_plan
 from engine.contract.library import effective
 from engine.contract.rundir import RunDir
+from tui.following.watcher import Fresh, Watcher
 from tui.listing.runlist import describe
 
 RECORD = EndRecord(status="failed", reason="no room for the checkpoint", t=12.5)
@@ -85,3 +88,21 @@ def test_a_line_that_did_not_fit_leaves_no_half_behind(tmp_path: Path) -> None:
     assert path.read_bytes() == before
     log.write(Phase(name="model"))
     assert path.read_bytes().count(b"\n") == 2
+
+
+def test_a_watcher_shows_the_end_that_the_log_lacks(run: RunDir) -> None:
+    EventLog(run.events_file).write(Phase(name="training"))
+    end_record.write(run.end_file, RECORD)
+    told: list[Message] = []
+    watcher = Watcher(run, told.append)
+    watcher.start()
+    try:
+        seen = time.monotonic() + 60
+        while not any(isinstance(message, Fresh) for message in told):
+            assert time.monotonic() < seen, "no end is shown"
+            time.sleep(0.01)
+    finally:
+        watcher.leave()
+        watcher.join()
+    (end,) = next(message.events for message in told if isinstance(message, Fresh))
+    assert isinstance(end, End) and (end.status, end.reason) == ("failed", RECORD.reason)

@@ -1,6 +1,6 @@
 """Kill workers in every phase, ladders, and reports while they are written; print what was lost.
 
-`python -m tests.faults.attacks.kills [WORKER_KILLS] [LADDER_KILLS] [REPORT_KILLS]` (28, 8 and 8 unless given).
+`python -m tests.faults.run_attacks.kills [WORKER_KILLS] [LADDER_KILLS] [REPORT_KILLS]` (28, 8 and 8 unless given).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.faults.attacks.common import (
+from tests.faults.run_attacks.common import (
     FTBENCH,
     TINY,
     Table,

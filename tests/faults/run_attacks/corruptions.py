@@ -1,6 +1,6 @@
 """Damage run directories, checkpoints, results, logs, configurations and ladders, and print what the command says.
 
-`python -m tests.faults.attacks.corruptions [PART …]`: `result`, `events`, `config`, `checkpoint`, `ladder`, `folder`;
+`python -m tests.faults.run_attacks.corruptions [PART …]`: `result`, `events`, `config`, `checkpoint`, `ladder`, `folder`;
 all of them unless given.
 """
 
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.faults.attacks.common import (
+from tests.faults.run_attacks.common import (
     Done,
     Table,
     ended,

@@ -1,6 +1,6 @@
 """Run where something around the run is wrong: limits, locks that fail, a clock that jumps, two users, small disks.
 
-`python -m tests.faults.attacks.surroundings [PART …]`: `limits`, `locks`, `clock`, `users`, `disk`; all unless given.
+`python -m tests.faults.run_attacks.surroundings [PART …]`: `limits`, `locks`, `clock`, `users`, `disk`; all unless given.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.faults.attacks.common import (
+from tests.faults.run_attacks.common import (
     TINY,
     Done,
     Table,

@@ -1,4 +1,4 @@
-"""Files that a reader sees whole or not at all, and the folder we are in."""
+"""Files that appear completely or not at all, deletion that stays inside a folder, and the working directory."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def temporary_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
         yield folder
     finally:
         os.close(descriptor)
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_tree(folder, ignore_errors=True)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -76,3 +76,25 @@ def write_atomically(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def no_room(error: BaseException) -> bool:
+    """Whether a file could not be written because a disk, a quota or a file size limit is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def remove_tree(path: Path, ignore_errors: bool = False) -> None:
+    """Delete a file or a directory with everything in it; of a symbolic link only the link.
+
+    Nothing to delete is no error. Raises OSError where something stays, unless errors are to be ignored. The only
+    caller of `shutil.rmtree`: a test finds any other.
+    """
+    try:
+        if path.is_symlink() or not path.is_dir():
+            path.unlink(missing_ok=True)
+            return
+    except OSError:
+        if not ignore_errors:
+            raise
+        return
+    shutil.rmtree(path, ignore_errors=ignore_errors)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from engine.contract import locks
+from engine.contract import end_record, locks
 from engine.contract.errors import RunFailed, UserError
-from engine.contract.files import check_utf8, write_atomically
+from engine.contract.files import check_utf8, remove_tree, write_atomically
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,11 @@ class Folder:
     @property
     def lock_file(self) -> Path:
         return self.path / "engine.lock"
+
+    @property
+    def end_file(self) -> Path:
+        """Takes the reason of the end where the disk is too full for anything else."""
+        return self.path / "end.json"
 
     def pid(self) -> int | None:
         """The live process's id, None where nobody holds the lock."""
@@ -59,12 +63,13 @@ def make(parent: Path, stem: str, ending: str, file: str, text: str) -> Path:
             f"cannot make a directory: {error.strerror}", str(parent), "choose another with --runs DIR"
         ) from error
     try:
+        end_record.reserve(path / "end.json")
         write_atomically(path / file, text.encode())
     except OSError as error:
-        shutil.rmtree(path, ignore_errors=True)
+        remove_tree(path, ignore_errors=True)
         raise RunFailed(f"{path.name} cannot be written: {error.strerror}; free some space in {parent}") from error
     except BaseException:
-        shutil.rmtree(path, ignore_errors=True)
+        remove_tree(path, ignore_errors=True)
         raise
     return path
 

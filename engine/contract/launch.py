@@ -10,10 +10,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.contract import locks
+from engine.contract import end_record, locks
+from engine.contract.config_check import check_unchanged
 from engine.contract.errors import RunFailed, UserError
+from engine.contract.folder import Folder
 from engine.contract.follow import last_line
-from engine.contract.rundir import RunDir
+from engine.contract.rundir import RunDir, read_frozen
 
 if TYPE_CHECKING:
     from engine.contract.ladderdir import LadderDir
@@ -24,7 +26,8 @@ Worker = subprocess.Popen[bytes]
 
 
 def launch(run: RunDir) -> Worker:
-    """Start the worker of a run."""
+    """Start or resume the worker of a run. Raises UserError where its configuration was edited since it was made."""
+    check_unchanged(run, read_frozen(run))
     return _start("engine", run.path, run.log_file)
 
 
@@ -41,8 +44,7 @@ def launch_ladder(ladder: LadderDir) -> Worker:
             state = ladder.state()
             if process.returncode == 0 or (state and state.updated > (earlier.updated if earlier else 0)):
                 return process  # so little was left to do that it has ended already
-            reason = last_line(ladder.log_file) or f"exit status {process.returncode}"
-            raise RunFailed(f"the ladder ended before it began: {reason}; see {ladder.log_file}")
+            raise RunFailed(f"the ladder ended before it began: {_last_words(ladder, process)}; see {ladder.log_file}")
         if time.monotonic() > deadline:
             raise RunFailed(f"no sign of the ladder in {HELLO_SECONDS:.0f} s; see {ladder.log_file}")
         time.sleep(0.01)
@@ -82,13 +84,20 @@ def _start(module: str, folder: Path, log_file: Path) -> Worker:
 def wait_for_hello(run: RunDir, worker: Worker, offset: int = 0, seconds: float = HELLO_SECONDS) -> None:
     """Return once the worker has written to the event log past `offset`. Raises RunFailed where it ends first."""
     deadline = time.monotonic() + seconds
-    while _size(run.events_file) <= offset:
-        if worker.poll() is not None:
-            reason = last_line(run.log_file) or f"exit status {worker.returncode}"
-            raise RunFailed(f"the worker ended before it began: {reason}; see {run.log_file}")
+    while True:
+        ended = worker.poll() is not None  # before the size: a worker may write and end between the two looks
+        if _size(run.events_file) > offset:
+            return
+        if ended:
+            raise RunFailed(f"the worker ended before it began: {_last_words(run, worker)}; see {run.log_file}")
         if time.monotonic() > deadline:
             raise RunFailed(f"no sign of the worker in {seconds:.0f} s; see {run.log_file}")
         time.sleep(0.01)
+
+
+def _last_words(folder: Folder, worker: Worker) -> str:
+    record = end_record.read(folder.end_file)
+    return record.reason if record else last_line(folder.log_file) or f"exit status {worker.returncode}"
 
 
 def stop(run: RunDir | LadderDir) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import socket
 import stat
 import tempfile
@@ -22,7 +21,7 @@ from pathlib import Path
 import platformdirs
 
 from engine.contract import ladderdir, library, locks, rundir
-from engine.contract.files import PULL_PREFIX, read_small
+from engine.contract.files import PULL_PREFIX, read_small, remove_tree
 from engine.contract.folder import Folder
 from engine.contract.rundir import RunDir
 
@@ -219,6 +218,6 @@ def _remove_alone(owner: Folder, path: Path) -> bool:
 
 def _delete(path: Path) -> None:
     if _is_folder(path):
-        shutil.rmtree(path)
+        remove_tree(path)
     else:
         path.unlink(missing_ok=True)

@@ -27,19 +27,35 @@ def hold(path: Path, text: str = "") -> int | None:
     """Take the lock and write `text` into the file; None where another process holds it.
 
     The lock lasts as long as the returned descriptor (not inherited by children). Raises UserError where the file
-    cannot be opened.
+    cannot be opened, and where the file system has no locks: without them two workers could write into one run.
     """
     while True:
         descriptor = _opened(path)
-        if not _taken(descriptor):
+        try:
+            taken = _taken(descriptor)
+        except OSError as error:
+            os.close(descriptor)
+            raise _unsupported(path, error) from error
+        if not taken:
             os.close(descriptor)
             return None
         if _is_at(path, descriptor):
             break
         os.close(descriptor)  # `remove_stale` has unlinked it since it was opened: another process may lock a new one
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, os.fsencode(text))
+    if text:
+        sign(descriptor, text)
     return descriptor
+
+
+def _unsupported(path: Path, error: OSError) -> UserError:
+    what, do = f"files cannot be locked here: {error.strerror}", "use a file system with locks (--runs, FTBENCH_LOCKS)"
+    return UserError(what, str(path), do, code="locks.unsupported")
+
+
+def sign(descriptor: int, text: str) -> None:
+    """Write who holds the lock into it. Raises OSError where the disk is full; the lock is held all the same."""
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, os.fsencode(text), 0)
 
 
 def _opened(path: Path) -> int:
@@ -85,6 +101,8 @@ def is_locked(path: Path) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError:  # a file system without locks: nothing there is held
+        return False
     finally:
         os.close(descriptor)
     return False
@@ -133,6 +151,8 @@ def holder(path: Path) -> str | None:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return os.fsdecode(os.read(descriptor, 4096))
+    except OSError:  # a file system without locks: `hold` refuses it, so nobody holds this one
+        return None
     finally:
         os.close(descriptor)
     return None
@@ -162,7 +182,11 @@ def alone(folder: Path) -> Iterator[None]:
     path = lock_folder() / f"{socket.gethostname()}-{name}.moment"
     while True:
         descriptor = _opened(path)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            os.close(descriptor)
+            raise _unsupported(path, error) from error
         if _is_at(path, descriptor):
             break
         os.close(descriptor)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 
 import torch
+
+from engine.contract.files import no_room
 
 
 class Diverged(Exception):
@@ -40,7 +41,7 @@ def first_line(error: BaseException) -> str:
 
 def is_disk_full(error: BaseException) -> bool:
     """ENOSPC or a quota, also where a library wraps it in an error of its own."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if no_room(error):
         return True
     text = str(error)
     # torch.save reports a short write as an unexpected position in its archive.

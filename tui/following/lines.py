@@ -53,6 +53,8 @@ def _text(event: events.Event) -> str | None:
                 f"plan: {event.steps} steps of {event.batch} rows{begin}, at most {event.micro_batch} a pass, "
                 f"{event.packing}{checkpointing}{_expected(event)}"
             )
+        case events.Eval(split="validation", when="after"):
+            return f"validation after training: {event.rows} rows, loss {number(event.loss)}"
         case events.Eval(split="validation"):
             return f"validation at step {event.step}: loss {number(event.loss)}"
         case events.Eval():

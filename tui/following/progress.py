@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from rich.progress import BarColumn, Progress, TextColumn
 
-from engine.contract import events, launch
+from engine.contract import end_record, events, launch
 from engine.contract.ask import rows_done
 from engine.contract.errors import RunFailed, UserError
 from engine.contract.follow import Follower, last_line
@@ -43,8 +43,11 @@ def follow(run: RunDir, offset: int = 0, quiet: bool = False) -> events.End:
         view = View(bar, quiet)
 
         def look() -> tuple[events.End | None, bool]:
-            fresh = follower.read()
-            return view.show(fresh), bool(fresh) or run.is_live()
+            end, news = None, False
+            for fresh in follower.portions(thin=True):  # a long log is shown while it is read
+                end, news = view.show(fresh), True
+            lives = news or run.is_live()
+            return (end, True) if lives else (view.unwritten(run), False)
 
         return wait_for_end(run, bar, look, died)
 
@@ -95,6 +98,13 @@ class View:
         if fresh and isinstance(fresh[-1], events.End):
             return fresh[-1]
         return None
+
+    def unwritten(self, run: RunDir) -> events.End | None:
+        """Show the end of a run whose disk was too full to log it."""
+        record = end_record.read(run.end_file)
+        if record is None:
+            return None
+        return self.show([events.End(status=record.status, reason=record.reason, t=record.t)])
 
     def _one(self, event: events.Event) -> None:
         if self.quiet:

@@ -110,7 +110,7 @@ def headline(ladder: Ladder) -> str:
 
 
 def _done(entries: Sequence[Entry]) -> str:
-    return f"{sum(entry.status not in ('planned', 'live') for entry in entries)}/{len(entries)}"
+    return f"{sum(entry.is_done for entry in entries)}/{len(entries)}"
 
 
 def _colour(entry: Entry) -> str:

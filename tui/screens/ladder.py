@@ -122,7 +122,8 @@ class LadderScreen(BaseScreen[None]):
         """What the run does that the ladder waits for: its phase, its step, or whose turn it waits for."""
         line = Content("")
         if self.live is not None:
-            self.live.state.feed(self.live.follower.read())
+            for portion in self.live.follower.portions():
+                self.live.state.feed(portion)
             if self.live.state.counted and self.live.state.end is None:
                 line = status(self.live.state, True, None, self.size.width - 4, ascii_only=self.ascii_only)
         part = self.query_one("#doing", Static)

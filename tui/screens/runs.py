@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -194,8 +193,7 @@ class RunsScreen(ActingScreen[RunDir | None]):
             if not yes or run.is_live():
                 return
             try:
-                run.config_file.unlink(missing_ok=True)  # first: what is half deleted is no run any more
-                shutil.rmtree(run.path)
+                rundir.delete(run)
             except OSError as error:
                 self.tell(f"{run.path} could not be deleted whole: {error.strerror}", severity="error", timeout=10)
             self.marked.discard(run.name)

@@ -13,6 +13,7 @@ from engine.contract.ask import ask
 from engine.contract.errors import UserError
 from engine.contract.ladder import Ladder, Plan
 from engine.contract.ladderdir import LadderDir
+from engine.contract.modelfiles import refuse_impossible
 from engine.contract.text import amount
 from tui.following.climbing import follow_ladder
 from tui.following.progress import Detached, ask_to_leave
@@ -23,6 +24,8 @@ from tui.output.console import print_json, say
 
 def start(plan: Plan, runs: Path, detach: bool, json: bool) -> int:
     """Make the ladder's directory, set it going, follow it."""
+    for rung in plan.rungs:
+        refuse_impossible(rung.config.model)
     folder = ladderdir.create(runs, plan)
     try:
         begin(folder)  # first: a reader that has gone must not keep it from beginning

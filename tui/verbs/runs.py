@@ -50,5 +50,5 @@ def _ladder_cells(ladder: LadderDir) -> list[str]:
         return [ladder.name, "starting" if ladder.is_live() else "not begun", "", ""]
     status = state.stage if ladder.is_live() else "died" if state.status == "running" else state.status
     runs = [entry for entry in state.entries if entry.kind == "run"]
-    done = sum(entry.status not in ("planned", "live") for entry in runs)
+    done = sum(entry.is_done for entry in runs)
     return [ladder.name, status, ", ".join(dict.fromkeys(entry.rung for entry in runs)), f"{done}/{len(runs)}"]

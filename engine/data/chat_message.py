@@ -81,6 +81,7 @@ def _message(turn: dict[str, Any], role: str, said: str, content: Any, number: i
     made["content"] = text_of(content, raw, f"message {number}")
     made |= {key: value for key, value in turn.items() if key not in _READ and value is not None}
     if calls:
+        calls = _listed(calls, number, raw)
         text_of(calls, raw, f"the tool calls of message {number}")
         made["tool_calls"] = [_call(call, number, raw) for call in calls]
     return made
@@ -114,6 +115,16 @@ def _parts(parts: list[Any], number: int, raw: Raw) -> tuple[str, dict[str, Any]
     if calls:
         more["tool_calls"] = calls
     return "".join(texts), more
+
+
+def _listed(calls: Any, number: int, raw: Raw) -> list[Any]:
+    """Tool calls as a list, also where a table holds them as JSON text."""
+    if isinstance(calls, str):
+        calls = parsed(calls, f"{raw.where} (tool calls of message {number})")
+    if not isinstance(calls, list):
+        what = f"the tool calls of message {number} are {described(calls)}, not a list"
+        raise UserError(what, raw.where, "write a list of tool calls", code="data.invalid_tool_call")
+    return calls
 
 
 def _called(content: Any) -> list[Any] | None:

@@ -91,7 +91,7 @@ def _members(content: bytes) -> dict[str, msgspec.Raw] | None:
 
 def _first(array: msgspec.Raw) -> Any:
     """The first value of an undecoded JSON array; None for anything else."""
-    if bytes(array)[:1] != b"[":
+    if bytes(memoryview(array)[:1]) != b"[":
         return None
     try:
         items = msgspec.json.decode(array, type=list[msgspec.Raw])

@@ -96,7 +96,7 @@ def preparation(
     with cache.draft(key) as draft:
         builder = Builder(data, source, tokenizer, max_length, split_version, progress)
         done, writer = builder.build(draft.folder)
-        progress("fingerprinting", 0, None)
+        progress("fingerprinting", builder.total, builder.total)
         done.facts.fingerprint = fingerprint(done.rows, done.references)
         if key:
             draft.keep(key, done, writer)

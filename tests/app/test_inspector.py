@@ -41,7 +41,7 @@ def test_the_inspector_shows_what_training_would_see_token_by_token(here: Path) 
         facts = " ".join(text(app, "facts").split())  # whatever line it stands on
         for part in ("prompt-completion", "the tokenizer's chat template", "eos <|im_end|>", "no problem found"):
             assert part in facts
-        assert f"{screen.found.count('train'):,} rows" in facts and "held out of training by content" in facts
+        assert f"{screen.found.count('train'):,} rows" in facts and "held out of training by prompt" in facts
         assert "nothing is cut" in facts and "█" in facts
 
     play(story)

@@ -101,7 +101,7 @@ def headline(ladder: Ladder) -> str:
     work = ladder.work
     about = ladder.name
     if work:
-        about = f"{visible(work.model, NAME)} on {visible(work.data, NAME)}: {work.metric}, {work.test} test rows"
+        about = f"{visible(work.model, NAME)} on {visible(work.data, NAME)}: {work.metric}, {work.test} test items"
     done = _done(ladder.entries)
     seeds = f"{len(ladder.seeds)} seeds" if len(ladder.seeds) > 1 else "one seed"
     ended = ladder.reason if ladder.reason.startswith(ladder.status) else f"{ladder.status} {ladder.reason}"

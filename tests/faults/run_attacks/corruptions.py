@@ -1,6 +1,7 @@
 """Damage run directories, checkpoints, results, logs, configurations and ladders, and print what the command says.
 
-`python -m tests.faults.run_attacks.corruptions [PART …]`: `result`, `events`, `config`, `checkpoint`, `ladder`, `folder`;
+`python -m tests.faults.run_attacks.corruptions [PART …]`:
+`result`, `events`, `config`, `checkpoint`, `ladder`, `folder`;
 all of them unless given.
 """
 

@@ -28,12 +28,11 @@ class EarlierLives:
 
 def earlier_lives(run: RunDir) -> EarlierLives:
     """Read the log up to this worker's hello, without the steps and samples."""
-    found, follower, lives = EarlierLives(), Follower(run.events_file), 0
+    found, follower, count = EarlierLives(), Follower(run.events_file), 0
     for portion in follower.portions(Hello, Data, ModelLoaded, Plan, MicroBatch, Eval):
         for event in portion:
+            count += 1
             match event:
-                case Hello():
-                    lives += 1
                 case Data():
                     found.data = found.data or event
                 case ModelLoaded():
@@ -44,7 +43,7 @@ def earlier_lives(run: RunDir) -> EarlierLives:
                     found.before = event
     if follower.damaged:
         found.complaints.append(damage(follower.damaged))
-    if lives < 2 and has_work(run):
+    elif count < 2 and has_work(run):  # nothing but the hello of the present worker
         what = "events.jsonl is missing or was emptied: times, losses and warnings of this run's earlier part are lost"
         found.complaints.append(what)
     return found

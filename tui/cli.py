@@ -13,6 +13,7 @@ from typer.main import get_command
 
 from engine.contract import ladderdir, rundir
 from engine.contract.errors import UserError
+from engine.contract.folder import has_file
 from engine.contract.ladderdir import LadderDir
 from engine.contract.rundir import RunDir
 from tui.command_line import App
@@ -246,7 +247,7 @@ def root(
 def run_or_ladder(runs: Path | None, name: str) -> RunDir | LadderDir:
     """A ladder where the name is its path or part of its name and of no run's, else a run; `last` is the last run."""
     folder = rundir.runs_folder(runs)
-    if (Path(name) / "ladder.toml").is_file():
+    if has_file(Path(name), "ladder.toml"):
         return ladderdir.find(folder, name)
     ladders = any(name in ladder.name for ladder in ladderdir.iterate(folder))
     if name == "last" or not ladders or any(name in run.name for run in rundir.iterate(folder)):

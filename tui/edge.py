@@ -26,6 +26,8 @@ def at_the_edge(work: Callable[[], object]) -> None:
         streams.discard()
         sys.exit(0)
     except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE):
+            _leave(f"{error.filename or 'a file'}: {error.strerror}", 1)
         if error.errno != errno.ENOSPC:
             raise
         streams.discard()

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -142,17 +142,21 @@ class MicroBatch(Event, tag="micro_batch"):
     micro_batch: int
 
 
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+"""What a reader may add up in 64 bits."""
+
+
 class Step(Event, tag="step"):
-    step: int
-    steps: int
+    step: Count
+    steps: Count
     epoch: float
     loss: float | None
     """Mean over the answer tokens of the effective batch, nats."""
     learning_rate: float
     grad_norm: float | None
     """Before clipping."""
-    tokens: int
-    answer_tokens: int
+    tokens: Count
+    answer_tokens: Count
     tokens_per_second: float
     seconds: float
 

@@ -91,6 +91,14 @@ def holding(parent: Path, file: str) -> Iterator[Path]:
         raise UserError(f"cannot be read: {error.strerror}", str(parent), "choose another with --runs DIR") from error
 
 
+def has_file(path: Path, file: str) -> bool:
+    """Whether a directory holds such a file. Raises UserError where it belongs to somebody else."""
+    try:
+        return (path / file).is_file()
+    except PermissionError as error:
+        raise UserError("belongs to another user", str(path), "ask its owner", code="run.not_yours") from error
+
+
 def pick(known: Iterable[F], name: str, kind: str, where: Path, hint: str) -> F:
     """The one by its name, an unambiguous part of it, or `last`. Raises UserError where that is none or several."""
     folders = sorted(known, key=lambda folder: folder.name)

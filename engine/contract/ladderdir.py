@@ -111,7 +111,7 @@ def remove(ladder: LadderDir) -> None:
 
 def find(runs: Path, name: str) -> LadderDir:
     """A ladder by its name, an unambiguous part of it, its path, or `last`."""
-    if (Path(name) / "ladder.toml").is_file():
+    if folder.has_file(Path(name), "ladder.toml"):
         return LadderDir(Path(name).absolute())
     return folder.pick(iterate(runs), name, "ladder", runs, "`ftbench ladder PRESET` makes one")
 

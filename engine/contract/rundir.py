@@ -310,7 +310,7 @@ def delete(run: RunDir) -> None:
 
 def find(runs: Path, name: str) -> RunDir:
     """A run by its name, an unambiguous part of it, its path, or `last`."""
-    if (Path(name) / "run.toml").is_file():
+    if folder.has_file(Path(name), "run.toml"):
         return RunDir(Path(name).absolute())
     return folder.pick(iterate(runs), name, "run", runs, "`ftbench runs` lists the runs")
 

@@ -115,6 +115,14 @@ def test_damaged_lines_are_counted_and_events_of_a_later_version_are_not(run: Ru
     assert [text for text in found.warnings if "3 damaged lines" in text] == found.warnings
 
 
+@pytest.mark.parametrize("number", [b"-1", b"9223372036854775808", b"9" * 400, b"1e300", b"0.5"])
+def test_a_number_that_no_step_has_is_damage(number: bytes, run: RunDir) -> None:
+    line = msgspec.json.encode(step(1)).replace(b'"step":1,', b'"step":' + number + b",")
+    run.events_file.write_bytes(msgspec.json.encode(hello()) + b"\n" + line + b"\n")
+    found = result_of(run, step(2), events.End(status="finished", reason=""))
+    assert (found.steps, found.tokens) == (2, 10) and "1 damaged line" in found.warnings[0]
+
+
 def test_a_run_killed_before_its_result_was_written_has_one(run: RunDir) -> None:
     result_of(run, hello(), plan(0), step(1), events.End(status="failed", reason="for a reason"))
     assert not run.result_file.exists()

@@ -1,7 +1,8 @@
 """Damage run directories, checkpoints, results, logs, configurations and ladders, and print what the command says.
 
-`python -m tests.faults.run_attacks.corruptions [PART …]`: `result`, `events`, `config`, `checkpoint`, `ladder`,
-`folder`; all of them unless given.
+`python -m tests.faults.run_attacks.corruptions [PART …]`:
+`result`, `events`, `config`, `checkpoint`, `ladder`, `folder`;
+all of them unless given.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Run where something around the run is wrong: limits, locks that fail, a clock that jumps, two users, small disks.
 
-`python -m tests.faults.run_attacks.surroundings [PART …]`: `limits`, `locks`, `clock`, `users`, `disk`; all of them
-unless given.
+`python -m tests.faults.run_attacks.surroundings [PART …]`:
+`limits`, `locks`, `clock`, `users`, `disk`; all unless given.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -265,8 +266,36 @@ def disk(table: Table, folder: Path) -> None:
                 subprocess.run(["umount", "--lazy", str(runs)], check=True)
 
 
+OPENED = """
+set -e
+mount --bind "$1" "$3"
+mount -t tmpfs -o mode=755 none "$2"
+mkdir -p "$1"
+mount --bind "$3" "$1"
+shift 3
+exec "$@"
+"""
+"""In a mount namespace: of a directory that others may not enter, only the interpreter is left, and they may."""
+
+
+def in_reach_of_others(parts: list[str], folder: Path) -> int | None:
+    """Run this program again where other users reach the interpreter; None where they do already."""
+    interpreter = Path(sys.base_prefix)
+    closed = next((parent for parent in interpreter.parents if not parent.stat().st_mode & 0o001), None)
+    if closed is None:
+        return None
+    again = [sys.executable, "-m", "tests.faults.run_attacks.surroundings", *parts]
+    script = ["sh", "-c", OPENED, "sh", str(interpreter), str(closed), str(folder)]
+    return subprocess.run(["unshare", "--mount", *script, *again], check=False).returncode
+
+
 def main(parts: list[str]) -> int:
     table = Table("surroundings")
+    if {"users", "limits"} & set(parts or ["users"]):
+        with tempfile.TemporaryDirectory() as folder:
+            status = in_reach_of_others(parts, Path(folder))
+        if status is not None:
+            return status
     with workplace() as folder:
         parts = parts or ["limits", "locks", "clock", "users", "disk"]
         library = compiled(folder)

@@ -104,8 +104,11 @@ class ColumnSummary:
 
 
 def _as_json(value: Any) -> str:
-    """As it stands in a JSON file; what JSON has no form for, as Python writes it."""
-    return msgspec.json.encode(value, enc_hook=repr).decode()
+    """As it stands in a JSON file; what JSON has no form for (also a lone surrogate), as Python writes it."""
+    try:
+        return msgspec.json.encode(value, enc_hook=repr).decode()
+    except (UnicodeError, TypeError, ValueError, msgspec.MsgspecError):
+        return repr(value)
 
 
 @dataclass

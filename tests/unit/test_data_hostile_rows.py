@@ -14,10 +14,12 @@ from reading import assistant, reading, user, write_rows
 from engine.contract.errors import UserError
 from engine.data.media import refuse_placeholder
 
-VALUES: list[Any] = [None, "", " ", "x", 0, 5, 1.5, True, False, [], {}, ["x"], ["x", "y"], [5], [[]], [None], {"x": 1},
-                     {"role": 5}, [{"role": "user"}], [{"role": []}], [user("q")], [user("q"), assistant("a")],
-                     assistant("a"), [{"content": "x"}], "[", "[{", '{"role"', '[{"role": "user", "content": "q"}]',
-                     {"text": [], "answer_start": []}, {"text": None, "answer_start": None}, [{"from": "gpt"}]]  # fmt: skip
+VALUES: list[Any] = [
+    None, "", " ", "x", 0, 5, 1.5, True, False, [], {}, ["x"], ["x", "y"], [5], [[]], [None], {"x": 1},
+    {"role": 5}, [{"role": "user"}], [{"role": []}], [user("q")], [user("q"), assistant("a")], assistant("a"),
+    [{"content": "x"}], "[", "[{", '{"role"', '[{"role": "user", "content": "q"}]', "\udc00", ["\udc00"],
+    {"text": [], "answer_start": []}, {"text": None, "answer_start": None}, [{"from": "gpt"}],
+]  # fmt: skip
 SHAPES = [
     ("prompt", "completion"),
     ("question", "answers"),

@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
         return live(run, frozen)
     except OSError as error:
         do = "free some space, then resume" if no_room(error) else f"check it, then `ftbench resume {run.name}`"
-        reason = f"{error.filename or run.path} cannot be written: {error.strerror}; {do}"
+        reason = f"{error.filename or run.path}: {error.strerror}; {do}"
         end_record.write(run.end_file, EndRecord(status="failed", reason=reason, t=time.time()))
         with contextlib.suppress(OSError):  # the raw log may be on the same full disk
             print(reason, file=sys.stderr, flush=True)

@@ -100,8 +100,13 @@ def live(run: RunDir, frozen: Frozen) -> int:
         write_end(run, frozen, log, End(status="stopped", reason=reason))
         return 0
 
-    from engine.worker import work
-
+    try:
+        from engine.worker import work
+    except (ImportError, MemoryError, SystemError) as error:  # a package that is broken, or no room for its code
+        reason = f"the libraries cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        log.write(Error(text=reason))
+        write_end(run, frozen, log, End(status="failed", reason=reason))
+        return 1
     return work(run, frozen, log, stopping)
 
 

@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
         return live(run, frozen)
     except OSError as error:
         do = "free some space, then resume" if no_room(error) else f"check it, then `ftbench resume {run.name}`"
-        reason = f"{error.filename or run.path} cannot be written: {error.strerror}; {do}"
+        reason = f"{error.filename or run.path}: {error.strerror}; {do}"
         end_record.write(run.end_file, EndRecord(status="failed", reason=reason, t=time.time()))
         with contextlib.suppress(OSError):  # the raw log may be on the same full disk
             print(reason, file=sys.stderr, flush=True)
@@ -100,8 +100,13 @@ def live(run: RunDir, frozen: Frozen) -> int:
         write_end(run, frozen, log, End(status="stopped", reason=reason))
         return 0
 
-    from engine.worker import work
-
+    try:
+        from engine.worker import work
+    except (ImportError, MemoryError, SystemError) as error:  # a package that is broken, or no room for its code
+        reason = f"the libraries cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        log.write(Error(text=reason))
+        write_end(run, frozen, log, End(status="failed", reason=reason))
+        return 1
     return work(run, frozen, log, stopping)
 
 

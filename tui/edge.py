@@ -26,10 +26,10 @@ def at_the_edge(work: Callable[[], object]) -> None:
         streams.discard()
         sys.exit(0)
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE):
-            _leave(f"{error.filename or 'a file'}: {error.strerror}", 1)
         if error.errno != errno.ENOSPC:
-            raise
+            if error.filename is None:
+                raise
+            _leave(f"{error.filename}: {error.strerror}", 1)
         streams.discard()
         _leave(f"{error.filename or 'the output'} cannot be written: {error.strerror}; free some space", 1)
 

@@ -144,7 +144,7 @@ def make_run(folder: Path, count: int) -> RunDir:
 
 def resumed(folder: Path, count: int) -> Taken:
     """A real worker that resumes a run with such a log: from its hello to its result, and the peak it measured."""
-    run = RunDir(folder / "20261126-054915-demo-lora-lora-07f5")
+    run = RunDir(folder / "20261126-071643-demo-lora-lora-40a0")
     shutil.copytree(TESTS / "old_runs" / "killed-0.1.0", run.path)
     own = run.events_file.read_bytes()
     write_log(run.events_file, count)

@@ -90,7 +90,7 @@ def getattr_of(result: Result, field: str) -> Any:
 @pytest.fixture
 def old(tmp_path: Path) -> RunDir:
     """A run of version 0.1.0 that was killed while it was evaluated."""
-    run = RunDir(tmp_path / "runs" / "20261126-054915-demo-lora-lora-07f5")
+    run = RunDir(tmp_path / "runs" / "20261126-071643-demo-lora-lora-40a0")
     shutil.copytree(OLD, run.path)
     return run
 

@@ -35,7 +35,12 @@ LOOKS = (["runs"], ["runs", "--json"], ["attach", "RUN"])
 
 
 def overwrite(name: str, content: bytes) -> Damage:
-    return lambda run: (run / name).write_bytes(content)
+    def write(run: Path) -> None:
+        if (run / name).is_dir():
+            shutil.rmtree(run / name)
+        (run / name).write_bytes(content)
+
+    return write
 
 
 def truncate(name: str, share: float) -> Damage:

@@ -70,16 +70,23 @@ def _locks() -> Iterator[Leftover]:
     """Of runs that died; the lock of a run that has ended well stays, and tells nothing but the device's name."""
     for lock, _ in locks.card_locks():
         if locks.holder(lock) is None:
-            words = _words(lock)
-            pid, _, run = words.partition(" ")
-            if run and RunDir(Path(run)).state() in ("died", "damaged"):
-                yield Leftover("lock", lock, f"process {pid} ({Path(run).name}) died", lock.stat().st_size)
+            pid, _, run = _words(lock).partition(" ")
+            if run and _has_died(run):
+                yield Leftover("lock", lock, f"process {pid[:9]} ({Path(run[-80:]).name}) died", _bytes(lock))
         for ticket in _entries(lock.with_suffix(".queue")):
             if locks.holder(ticket) is None:
-                yield Leftover("ticket", ticket, f"process {_words(ticket).partition(' ')[0]} died", _bytes(ticket))
+                yield Leftover("ticket", ticket, f"process {_words(ticket).partition(' ')[0][:9]} died", _bytes(ticket))
     for moment in locks.lock_folder().glob(f"{socket.gethostname()}-*.moment"):
         if locks.holder(moment) is None:
             yield Leftover("lock", moment, "no process holds it", _bytes(moment))
+
+
+def _has_died(run: str) -> bool:
+    """Whether the run that a lock names went without an outcome, or is no run: its directory is gone, or damaged."""
+    try:
+        return RunDir(Path(run)).state() in ("died", "damaged")
+    except (OSError, ValueError):  # no path at all
+        return True
 
 
 def _in_runs(runs: Path, opened: set[str]) -> Iterator[Leftover]:

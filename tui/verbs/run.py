@@ -97,7 +97,11 @@ def attach(run: RunDir, json: bool) -> int:
 
 def stop(run: RunDir | LadderDir, seconds: float = 600.0) -> int:
     """Ask for the stop and wait until the worker has written its checkpoint and gone."""
-    launch.stop(run)
+    try:
+        launch.stop(run)
+    except ProcessLookupError as error:
+        what = f"{run.name} is not running: its process {run.pid()} has ended"
+        raise UserError(what, do="`ftbench runs` shows what is", code="run.not_running") from error
     say(f"stopping {run.name} after its step …")
     deadline = time.monotonic() + seconds
     while run.is_live():

@@ -68,7 +68,8 @@ class ChatTemplate:
                 return None
             text = self.tokenizer.get_chat_template(self.source, [{}] if with_tools else None)
             try:
-                self._compiled[with_tools] = compile_template(text)
+                # Jinja computes constant expressions while it compiles: `{{ 9 ** 9 ** 9 }}` ends here or never.
+                self._compiled[with_tools] = run_template(lambda: compile_template(text), self.name)
             except jinja2.TemplateSyntaxError as error:
                 what = f"broken chat template ({error.message})"
                 raise UserError(what, f"{self.name} line {error.lineno}", _DO, code="data.template_broken") from error

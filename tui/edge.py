@@ -9,6 +9,9 @@ from collections.abc import Callable
 from engine.contract.errors import RunFailed, UserError
 from tui.output import streams
 
+NAMES = (errno.ENAMETOOLONG, errno.ELOOP)
+"""Errors of a name that was given, whatever was to be done with the file."""
+
 
 def at_the_edge(work: Callable[[], object]) -> None:
     """Do the work behind the gate of the terminal, and exit with its exit code where it ends by an error."""
@@ -26,6 +29,9 @@ def at_the_edge(work: Callable[[], object]) -> None:
         streams.discard()
         sys.exit(0)
     except OSError as error:
+        if error.errno in NAMES:
+            refused = UserError(f"{error.strerror}", str(error.filename), "check the name", "name.invalid")
+            _leave(refused.line, refused.exit_code)
         if error.errno != errno.ENOSPC:
             if error.filename is None:
                 raise

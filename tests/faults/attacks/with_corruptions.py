@@ -72,8 +72,8 @@ LOCK_WORDS = {
     "a number too large": b"99999999999999999999999 /x",
     "a negative number": b"-1 /x",
     "nobody's number": b"4194303 /x",
-    "a name that steers": b"12 /\x1b[2J\xe2\x80\xae",
-    "not UTF-8": b"12 /caf\xe9",
+    "a name that steers": b"4194303 /\x1b[2J\xe2\x80\xae",
+    "not UTF-8": b"4194303 /caf\xe9",
 }
 COMMANDS = ("runs", "presets list", "run mine", "doctor --repair", "resume last", "stop last")
 

@@ -42,6 +42,8 @@ def survey(config: Config, split_version: int = SPLIT_VERSION) -> dict[str, Any]
             "metric": config.evaluation.metric,
             "split_version": split_version,
             "overlap": rows.about["overlap"],
+            "columns": rows.about["columns"],
+            "account": rows.about["account"],
             "fingerprints": {
                 "data": rows.fingerprint,
                 "test": items_fingerprint(test),

@@ -13,59 +13,22 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from engine.contract.account import IGNORED, ColumnUse, RowAccount, in_order, rows_in_short
 from engine.contract.errors import Notice
 from engine.contract.overlap import SplitOverlap, overlap_sentence
 from engine.contract.text import amount, visible
 
-SPLITS = ("train", "validation", "test")
-ROLES = ("messages", "system", "tools", "history", "prompt", "text", "answer", "references", "label", "weight")
-"""Roles in the order in which they are listed; others follow, `ignored` is last."""
-IGNORED = "ignored"
 EXAMPLE = 24
 """Characters shown of an example value."""
 PLACES = 3
 """Places shown with a count."""
 
 
-class Column(Struct, frozen=True):
-    """One column, and what it is used for."""
-
-    name: str
-    rows: int
-    """Rows in which it is not empty."""
-    role: str
-    examples: list[str] = []
-
-
-class LeftOut(Struct, frozen=True):
-    """Rows that are left out for one reason."""
-
-    rows: int
-    reason: str = ""
-    where: list[str] = []
-
-
-class Account(Struct, frozen=True):
-    """Where the rows went: train + validation + test + left out = read."""
-
-    read: int
-    train: int
-    validation: int
-    test: int
-    test_items: int | None = None
-    """Prompts among the test rows: the answers to one prompt are the references of one item."""
-    left_out: dict[str, LeftOut] = {}
-
-    @property
-    def left(self) -> int:
-        return sum(one.rows for one in self.left_out.values())
-
-
 class DataReport(Struct, frozen=True):
     """The part of a data check, or of a run's `data` event, that is an account of columns and rows."""
 
-    columns: list[Column] = []
-    account: Account | None = None
+    columns: list[ColumnUse] = []
+    account: RowAccount | None = None
     overlap: dict[str, SplitOverlap] = {}
     warnings: list[Notice] = []
 
@@ -101,7 +64,7 @@ def account_lines(report: DataReport) -> Iterator[Line]:
     yield from overlap_lines(report.overlap)
 
 
-def column_lines(columns: Sequence[Column]) -> Iterator[Line]:
+def column_lines(columns: Sequence[ColumnUse]) -> Iterator[Line]:
     """One line per column: rows, role, examples."""
     shown = in_order(columns)
     names = [visible(column.name, 32) for column in shown]
@@ -113,27 +76,13 @@ def column_lines(columns: Sequence[Column]) -> Iterator[Line]:
         yield Line("" if number else "columns", text, "warning" if column.role == IGNORED else "", is_table=True)
 
 
-def in_order(columns: Sequence[Column]) -> list[Column]:
-    """Columns that are used by role, ignored ones last."""
-    ranks = {role: number for number, role in enumerate(ROLES)}
-    return sorted(columns, key=lambda column: (column.role == IGNORED, ranks.get(column.role, len(ROLES))))
-
-
-def examples(column: Column) -> str:
+def examples(column: ColumnUse) -> str:
     """`"refund", "delivery", …` of an ignored column; of others one is enough."""
     few = column.examples[: 3 if column.role == IGNORED else 1]
     return ", ".join(f'"{visible(text, EXAMPLE)}"' for text in few)
 
 
-def columns_in_short(columns: Sequence[Column]) -> str:
-    """`prompt: question; answer: answer; ignored: topic, url`."""
-    by_role: dict[str, list[str]] = {}
-    for column in in_order(columns):
-        by_role.setdefault(column.role, []).append(visible(column.name, 32))
-    return "; ".join(f"{role}: {', '.join(names)}" for role, names in by_role.items())
-
-
-def row_lines(account: Account | None) -> Iterator[Line]:
+def row_lines(account: RowAccount | None) -> Iterator[Line]:
     """Where the rows went, then each reason for leaving rows out."""
     if account is None:
         return
@@ -143,19 +92,9 @@ def row_lines(account: Account | None) -> Iterator[Line]:
         yield Line("" if number else "left out", text, "warning")
 
 
-def rows_in_short(account: Account) -> str:
-    """`4,200 rows read: 3,780 train, 200 validation, 210 test (205 prompts), 10 left out`."""
-    parts = [f"{getattr(account, name):,} {name}" for name in SPLITS]
-    if account.test_items is not None and account.test_items != account.test:
-        parts[-1] += f" ({amount(account.test_items, 'prompt')})"
-    if account.left:
-        parts.append(f"{account.left:,} left out")
-    return f"{account.read:,} rows read: {', '.join(parts)}"
-
-
-def places(where: Sequence[Any]) -> str:
-    """`(a.jsonl line 4, a.jsonl line 9, …) `, '' where there are none."""
-    shown = [" = ".join(map(str, one)) if isinstance(one, list) else str(one) for one in where[:PLACES]]
+def places(where: Sequence[Any], between: str = " = ") -> str:
+    """`(a.jsonl line 4, a.jsonl line 9, …) `, '' where there are none; `between` joins rows that belong together."""
+    shown = [between.join(map(str, one)) if isinstance(one, list) else str(one) for one in where[:PLACES]]
     more = ", …" if len(where) > PLACES else ""
     return f"({', '.join(shown)}{more}) " if shown else ""
 
@@ -165,7 +104,7 @@ def overlap_lines(overlap: dict[str, SplitOverlap]) -> Iterator[Line]:
     for number, (pair, found) in enumerate(overlap.items()):
         style = "warning" if found.prompt or found.near else ""
         yield Line("" if number else "overlap", overlap_in_short(pair, found), style)
-        if found.prompt and (some := places(found.where)):
+        if found.prompt and (some := places(found.where, " and ")):
             yield Line("", f"same prompt: {some.strip(' ()')}", style)
 
 
@@ -195,7 +134,8 @@ def repeat_lines(report: dict[str, Any]) -> Iterator[Line]:
     for key, what in REPEATS.items():
         found = report.get(key) or {"rows": 0}
         if found["rows"]:
-            text = f"{amount(found['rows'], 'row')}: {what} {places(found['where'])}"
+            between = " = " if key == "duplicates" else " and "
+            text = f"{amount(found['rows'], 'row')}: {what} {places(found['where'], between)}"
             yield Line("repeats" if first else "", text.rstrip())
             first = False
 

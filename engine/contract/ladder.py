@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
+from engine.contract.account import ColumnUse, RowAccount
 from engine.contract.overlap import SplitOverlap
 from engine.contract.result import Interval, Peak
 from engine.contract.schema import Config, Method
@@ -97,6 +98,10 @@ class Work(Struct, kw_only=True):
     split_version: int = OLDEST
     overlap: dict[str, SplitOverlap] = field(default_factory=dict)
     """`test/train` and `validation/train`; empty in ladders of before it was counted."""
+    columns: list[ColumnUse] = field(default_factory=list)
+    """What each column is used for; empty in ladders of before it was recorded."""
+    account: RowAccount | None = None
+    """Where every row went."""
 
 
 class Estimate(Struct, kw_only=True):

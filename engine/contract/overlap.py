@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct, field
 
-from engine.contract.text import percent
+from engine.contract.text import amount, percent
 
 
 class SplitOverlap(Struct, kw_only=True, frozen=True):
@@ -44,4 +44,4 @@ def overlap_sentence(pair: str, overlap: SplitOverlap) -> str:
     one, other = pair.split("/")
     other = {"train": "training"}.get(other, other)
     figures = ", ".join(f"{name} {figure}" for name, figure in overlap.figures())
-    return f"Of {overlap.of:,} {one} rows, also in {other}: {figures}."
+    return f"Of {amount(overlap.of, f'{one} row')}, also in {other}: {figures}."

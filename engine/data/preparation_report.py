@@ -174,15 +174,19 @@ def _dropped(done: Preparation, name: str) -> dict[str, dict[str, Any]]:
 
 def reason_of(kind: str) -> tuple[str, str]:
     """Stable code and sentence of a reason for leaving a row out."""
-    if kind in REASONS:
-        return kind, REASONS[kind]
-    return ("data." + kind.replace(" ", "_"), kind) if "." not in kind else (kind, kind)
+    code = kind if "." in kind else "data." + kind.replace(" ", "_")
+    return code, REASONS.get(code, kind)
 
 
 REASONS = {
     "data.max_rows": "more training rows than data.max_rows",
     "data.validation_overlaps": "validation row whose prompt is also in training or test",
     "data.media": "image, audio or video content, and training is on text only",
+    "data.empty": "prompt, answer or text is empty",
+    "data.no_answer": "no answer to train on",
+    "data.unknown_role": "message with an unknown role",
+    "data.no_label": "no label says whether the answer is good",
+    "data.scores": "answers and their scores do not match",
     "data.undesirable": "marked as undesirable by its label",
     "data.unanswerable": "question without an answer",
     **TOKENIZING,

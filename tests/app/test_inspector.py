@@ -94,7 +94,7 @@ def test_the_cut_is_drawn_and_cut_rows_can_be_looked_at(here: Path, size: tuple[
         facts = " ".join(text(app, "facts").split())  # whatever line it stands on
         assert "max_length 512:" in facts and "▲" in facts
         assert "data.cut_before_answer" in facts and "mine.jsonl line 50" in facts
-        assert "1 row: multiple references" in facts and "(mine.jsonl line 2 = mine.jsonl line 53)" in facts
+        assert "1 row: multiple references" in facts and "(mine.jsonl line 2 and mine.jsonl line 53)" in facts
         assert "nothing in the loss after the cut" in facts
         while screen.split != "noticed":
             await pilot.press("s")

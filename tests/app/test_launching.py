@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
-from pilot import play, wait_for
+from pilot import MICRO, play, wait_for
+from sets import write
 from textual.pilot import Pilot
 from textual.widgets import Static
 
-from engine.contract import locks
+from engine.contract import locks, rundir
 from tui.app import Workbench
 from tui.choice import Choice
 from tui.screens.ladder import LadderScreen
@@ -67,6 +68,43 @@ def test_an_absent_model_blocks_at_once(tmp_path: Path) -> None:
 
     play(tmp_path / "runs", story)
     assert not (tmp_path / "runs").exists()
+
+
+def test_rows_that_change_after_they_were_shown_are_not_trained_on(tmp_path: Path, here: Path) -> None:
+    mine = write(here / "mine.jsonl", 40)
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        app.bench.choosing.choose(Choice("demo-lora", data=str(mine), settings=dict(MICRO)))
+        app.bench.action_start()
+        await pilot.pause()
+        screen = app.screen
+        assert isinstance(screen, LaunchScreen)
+        await wait_for(pilot, lambda: screen.report.answer)
+        assert "40 rows read" in text(app)
+        write(mine, 41)
+        await pilot.press("enter")
+        await wait_for(pilot, lambda: app.bench.state and app.bench.state.end)
+        assert app.bench.state is not None and app.bench.state.error is not None
+        assert app.bench.state.error.user and "checked" in app.bench.state.error.text
+        (run,) = rundir.iterate(tmp_path / "runs")
+        assert rundir.read_frozen(run).data_fingerprint == screen.report.fingerprint != ""
+        assert not run.checkpoints.exists()
+
+    play(tmp_path / "runs", story)
+
+
+def test_the_screen_says_how_to_scroll_where_it_does_not_fit(tmp_path: Path, here: Path) -> None:
+    mine = write(here / "mine.jsonl", 40, **dict.fromkeys(("topic", "link", "author", "place"), "unused"))
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        app.bench.choosing.choose(Choice("demo-lora", data=str(mine)))
+        app.bench.action_start()
+        await wait_for(pilot, lambda: isinstance(app.screen, LaunchScreen) and app.screen.report.answer)
+        assert "ignored: topic, link, author, place" in text(app) and "4 warnings, see below" in text(app)
+        await wait_for(pilot, lambda: "scroll" in str(app.screen.query_one("#keys", Static).visual))
+        assert app.screen.query_one("#keys").region.bottom <= 24
+
+    play(tmp_path / "runs", story, (80, 24))
 
 
 def test_a_ladder_has_the_same_screen(tmp_path: Path) -> None:

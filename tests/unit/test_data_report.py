@@ -6,15 +6,14 @@ import pytest
 from data_reports import REPORT
 
 from engine.contract import events
+from engine.contract.account import columns_in_short, rows_in_short
 from tui.data_report import (
     DataReport,
     Line,
     account_lines,
     column_lines,
-    columns_in_short,
     result_line,
     row_lines,
-    rows_in_short,
     warning_lines,
 )
 from tui.following.lines import lines
@@ -54,7 +53,7 @@ def test_overlap_is_three_figures_in_percent_and_near_duplicates() -> None:
     shown = text(list(account_lines(KNOWN)))
     for figure in ("prompts 21 (5%)", "answers 210 (50%)", "both 4 (1%)", "near-duplicate prompts 42 (10%)"):
         assert figure in shown, figure
-    assert "not counted (too large)" in shown and "mails.csv line 8 = mails.csv line 17" in shown
+    assert "not counted (too large)" in shown and "mails.csv line 8 and mails.csv line 17" in shown
 
 
 def test_warnings_are_apart_and_have_their_codes() -> None:
@@ -72,7 +71,6 @@ def test_the_check_shows_everything_once() -> None:
     shown = text(list(report_lines(REPORT)))
     for part in (
         "3,570 train",
-        "topic",
         "data.empty_answer",
         "136,516 tokens, 58,485 in the loss",
         "12 rows: duplicates of earlier rows",

@@ -14,10 +14,12 @@ from made_ladder import made_ladder
 from rich.progress import Progress
 
 from engine.contract import folder, ladderdir, launch, rundir
+from engine.contract.account import ColumnUse, LeftOut, RowAccount
 from engine.contract.errors import RunFailed, UserError
 from engine.contract.ladder import Entry, Estimate
 from engine.contract.ladderplan import make_plan
 from engine.ladder.__main__ import begin
+from engine.ladder.report.record import work
 from tui.following import progress
 from tui.following.climbing import LadderView, follow_ladder, outlook
 from tui.following.progress import Detached
@@ -142,3 +144,17 @@ def test_an_empty_rung_is_not_all_of_them() -> None:
     assert ladder.rung_words([""]) == [""] and ladder.rung_words(["lora,full", "a=lora,b=1"]) == [
         *("lora", "full", "a=lora,b=1"),
     ]
+
+
+def test_a_ladder_shows_where_the_rows_and_columns_of_its_data_went(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, state = made_ladder(tmp_path)
+    assert state.work is not None
+    state.work.columns = [ColumnUse("question", 4200, "prompt"), ColumnUse("topic", 4198, "ignored")]
+    state.work.account = RowAccount(4200, 3570, 200, 420, 410, {"data.empty": LeftOut(10)})
+    ladder.show(made, state)
+    shown = capsys.readouterr().out
+    assert "prompt: question; ignored: topic" in shown
+    assert "4,200 rows read: 3,570 train, 200 validation, 420 test (410 prompts), 10 left out" in shown
+    assert "4,200 rows read" in str(work(state))

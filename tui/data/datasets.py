@@ -10,11 +10,11 @@ from pathlib import Path
 from rich.cells import cell_len
 from textual.content import Content
 
+from engine.contract.account import ColumnUse, columns_in_short
 from engine.contract.library import is_data_file, is_hub_id
 from engine.contract.text import visible
 from tui.data.preview import Preview
 from tui.data.recent import read_recent
-from tui.data_report import Column, columns_in_short
 from tui.show import count
 
 EMBEDDED = ("tickets",)
@@ -141,7 +141,7 @@ def detail(one: DataSet, preview: Preview | None) -> str:
     if preview.error or preview.note:
         return preview.error or preview.note
     rows = " + ".join(f"{number:,} {split}" for split, number in preview.rows.items())
-    used = columns_in_short([Column(one["name"], 0, one["role"]) for one in preview.columns])
+    used = columns_in_short([ColumnUse(one["name"], 0, one["role"]) for one in preview.columns])
     found = preview.problems or [f"{preview.format}, no problems found"]
     return "; ".join([*found, f"{rows} rows", *([used] if used else [preview.why])])
 

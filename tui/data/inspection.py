@@ -103,12 +103,12 @@ def sample_text(sample: Sample, manner: Manner) -> Content:
 
 
 def _token(token: Token, number: int, manner: Manner) -> Iterator[tuple[str, str]]:
-    """Literal text; a line feed is shown as a sign and also breaks the line; a sign for a part of a character."""
+    """Literal text; a line feed is shown and also breaks the line. Between bars, parts of characters are shown too."""
     style = "$text-success underline" if token.trained else ""
     if token.special:
         style = f"{style} bold" if token.trained else "$text-warning bold"
     shade = "" if manner.ascii else f" on $foreground {6 if number % 2 else 14}%"
-    if token.partial:
+    if token.partial and manner.parted:
         yield ("~" if manner.ascii else "⋯"), f"{style} dim{shade}".strip()
     lines = token.text.split("\n")
     for at, text in enumerate(lines):

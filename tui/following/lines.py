@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from engine.contract import events
+from engine.contract.account import columns_in_short, rows_in_short
 from engine.contract.text import shortened
-from tui.data_report import DataReport, columns_in_short, overlap_in_short, rows_in_short
+from tui.data_report import DataReport, overlap_in_short
 from tui.show import count, duration, moment, size
 
 

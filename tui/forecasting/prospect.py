@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.contract.account import columns_in_short, rows_in_short
 from engine.contract.ladder import Plan
 from engine.contract.library import called
 from engine.contract.modelfiles import EMBEDDED, ModelFiles, find_model
@@ -15,7 +16,7 @@ from engine.contract.schema import Config
 from engine.contract.text import amount
 from engine.planning.estimate import PARTS, Estimate
 from engine.planning.room import Room
-from tui.data_report import DataReport, columns_in_short, overlap_in_short, rows_in_short
+from tui.data_report import DataReport, overlap_in_short
 from tui.forecasting.disk import free_disk, needed_disk
 from tui.forecasting.forecast import Forecast, forecast, label
 from tui.forecasting.problems import (

@@ -9,12 +9,13 @@ from typing import Any
 import msgspec
 from rich.text import Text
 
+from engine.contract.account import SPLITS
 from engine.contract.ask import Counted, ask
 from engine.contract.errors import UserError
 from engine.contract.library import effective
 from engine.contract.preset import Flat
 from engine.contract.text import amount, percent, visible
-from tui.data_report import SPLITS, DataReport, Line, account_lines, repeat_lines, result_line, warning_lines
+from tui.data_report import DataReport, Line, account_lines, repeat_lines, result_line, warning_lines
 from tui.following.progress import progress_bar
 from tui.output.console import console, print_json, say
 
@@ -77,8 +78,6 @@ def _tokens(tokens: list[dict[str, Any]]) -> Text:
             line.append("[" if token["trained"] else "]")
             inside = token["trained"]
         style = "green underline" if token["trained"] else "dim" if token["special"] else ""
-        if token.get("partial"):
-            line.append("⋯", style=style)
         for number, part in enumerate(token["text"].split("\n")):
             if number:
                 line.append("⏎\n", style="dim")

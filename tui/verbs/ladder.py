@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from engine.contract import ladderdir, launch
+from engine.contract.account import columns_in_short, rows_in_short
 from engine.contract.ask import ask
 from engine.contract.errors import UserError
 from engine.contract.ladder import Ladder, Plan
@@ -90,6 +91,9 @@ def show(folder: LadderDir, state: Ladder) -> None:
         say(f"{state.status}: {state.reason}")
     if state.rows:
         show_ladder(state)
+    if state.work and state.work.account:
+        say(f"columns: {columns_in_short(state.work.columns)}")
+        say(f"rows: {rows_in_short(state.work.account)}")
     for sentence in state.verdict:
         say(f"{sentence.topic}: {sentence.text}")
     if folder.page.exists():

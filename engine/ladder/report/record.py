@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from engine.contract.account import columns_in_short, rows_in_short
 from engine.contract.errors import UserError
 from engine.contract.ladder import BASES, Entry, Ladder
 from engine.contract.ladderdir import LadderDir
@@ -36,6 +37,8 @@ def work(ladder: Ladder) -> Table | None:
     pairs = {
         "model": facts.model,
         "data": facts.data,
+        **({"columns": columns_in_short(facts.columns)} if facts.columns else {}),
+        **({"rows of the data": rows_in_short(facts.account)} if facts.account else {}),
         "rows": rows,
         "tokens in the training rows": whole(facts.tokens),
         "optimizer steps": f"{whole(facts.steps)} of {whole(facts.batch)} rows",

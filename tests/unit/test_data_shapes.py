@@ -45,6 +45,19 @@ def test_a_row_of_this_shape_is_a_prompt_and_its_answer(tmp_path: Path, row, nam
     assert example.references == (("b",) if lists else ())
 
 
+@pytest.mark.parametrize("answer", ["[]", "[/code]", "{", '{"a": 1}'])
+def test_an_accepted_answer_may_begin_with_a_bracket(tmp_path: Path, answer) -> None:
+    (example,) = reading(write_rows(tmp_path / "a.jsonl", [{"prompt": "q", "answers": [answer, "b"]}])).examples
+    assert said(example) == [("user", "q"), ("assistant", answer)]
+    assert example.references == ("b",)
+
+
+@pytest.mark.parametrize("row", [["q", "a"], [user("q"), assistant("a")]])
+def test_the_only_array_in_a_json_object_is_its_rows_also_where_rows_are_arrays(tmp_path: Path, row) -> None:
+    path = write(tmp_path / "a.json", json.dumps({"version": 1, "rows": [row, row]}))
+    assert [said(example) for example in reading(path).examples] == [PAIR, PAIR]
+
+
 def test_a_list_of_texts_under_another_name_is_one_answer(tmp_path: Path) -> None:
     (example,) = reading(write_rows(tmp_path / "a.jsonl", [{"prompt": "q", "completion": ["a", "b"]}])).examples
     assert said(example)[-1] == ("assistant", '["a", "b"]')

@@ -114,6 +114,21 @@ def test_a_damaged_folder_of_save_to_disk_is_one_line(tmp_path: Path) -> None:
     assert refusal(tmp_path).code == "data.invalid_disk_set"
 
 
+@pytest.mark.parametrize("damage", [(b"second", b"s\xffcond"), (b"\5\0\0\0\v\0\0\0", b"\v\0\0\0\5\0\0\0")])
+def test_damaged_texts_and_offsets_in_an_arrow_file_are_one_line(tmp_path: Path, damage) -> None:
+    from datasets import Dataset
+
+    rows = [{"prompt": text, "completion": "a"} for text in ("first", "second", "third")]
+    Dataset.from_list(rows).save_to_disk(tmp_path / "set")
+    (file,) = (tmp_path / "set").glob("*.arrow")
+    content = file.read_bytes()
+    assert content.count(damage[0]) == 1
+    file.write_bytes(content.replace(*damage))
+    with pytest.raises(UserError) as caught:
+        reading(tmp_path / "set")
+    assert caught.value.code == "data.invalid_arrow"
+
+
 @pytest.mark.parametrize("mark", [",", ";", "|", "\t"])
 def test_the_separator_is_the_one_that_splits_every_line_alike(tmp_path: Path, mark) -> None:
     other = ";" if mark == "," else ","

@@ -152,9 +152,9 @@ INSPECTOR = (
 
 PICKER = (
     Command("picker.back", "escape", "back", "back", "Return without selecting a set."),
-    Command("picker.open", "enter", "open", "open", "Enter the folder, or take the file or Hub id."),
-    Command("picker.erase", "backspace", "erase", "up", "The folder above, or the last character typed."),
-    Command("picker.hidden", "ctrl+t", "hidden", "hidden", "Show names that begin with a dot, or not."),
+    Command("picker.open", "enter", "open", "open", "Open the folder, or select the file or Hub id."),
+    Command("picker.erase", "backspace", "erase", "up", "Delete the last character, or go up a folder."),
+    Command("picker.hidden", "ctrl+t", "hidden", "hidden", "Show or hide names that begin with a dot."),
 )
 
 PRESETS = (

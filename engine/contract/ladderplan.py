@@ -63,7 +63,7 @@ def make_plan(
     refuse_different_work(made)
     if made[0].config.data.test == 0:
         do = "set it to a file of test rows or to a share"
-        raise UserError("0: a ladder has nothing to score", "data.test", do, code="ladder.no_test_rows")
+        raise UserError("no test rows: a ladder has nothing to score", "data.test", do, code="ladder.no_test_rows")
     first = made[0].config.train.seed
     if learning_rates > 1 and made[0].config.data.validation == 0:
         raise UserError(

@@ -58,9 +58,9 @@ class Data(Section, frozen=True):
     separator: str | None = None
     """For plain text: the loss falls on what follows the last occurrence of this string."""
     validation: Share | str = 0.05
-    """Share of the training rows held out by content, or a file or split name."""
+    """Share of the training rows held out by prompt, or a file or split name."""
     test: Share | str | None = None
-    """File, split name, or share held out by content; unset: the data's own test split, else a tenth."""
+    """File, split name, or share held out by prompt; unset: the data's own test split, else a tenth."""
     seed: int = 0
     """Of the hash that splits, and of max_rows' choice."""
     max_rows: Positive | None = None
@@ -141,7 +141,7 @@ class Evaluation(Section, frozen=True):
     metric: Literal["exact_match", "number", "json", "choice", "contains", "rouge", "loss"] = "exact_match"
     max_new_tokens: Annotated[int, Meta(ge=1, le=32768)] = 128
     rows: Positive | None = None
-    """Score at most this many test rows, chosen by content hash; unset: all."""
+    """Score at most this many test items (prompts), chosen by content hash; unset: all."""
     batch: Positive = 32
     """Rows generated at a time; halved on out-of-memory."""
     when: Literal["both", "after", "never"] = "both"

@@ -25,7 +25,10 @@ def answer_of(value: Any, name: str | None, raw: Raw, others: Any = None) -> Ans
 
     Raises Unusable where a list of answers is empty: the question has no answer.
     """
-    if (name is not None and name.lower() in ANSWER_LISTS) or is_nested(value):
+    is_list = name is not None and name.lower() in ANSWER_LISTS
+    if type(value) is str and others is None and not is_list:
+        return Answer(text_of(value, raw, "the answer"))
+    if is_list or is_nested(value):
         found = alternatives(value, raw)
         if not found:
             raise Unusable("data.unanswerable", "the list of answers is empty")

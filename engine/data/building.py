@@ -61,6 +61,8 @@ class Builder:
     ) -> None:
         self.data, self.source, self.progress = data, source, progress
         self.given = source.splits
+        for rows in self.given.values():
+            rows.progress = lambda done: progress("reading", done, None)
         self.format = detect(self.given["train"], data)
         _need_template(self.format, tokenizer, data)
         for rows in self.given.values():
@@ -124,7 +126,7 @@ class Builder:
         return assign(keys, shares, data.seed, data.max_rows, self.work.split_version)
 
     def _finished(self, writer: ColumnWriter, assignment: Assignment) -> Preparation:
-        self.progress("comparing", 0, None)
+        self._tell("comparing", self.total)
         has_references = any(read.has_references for read in self.read.values())
         second = SecondPass(self.format, self.given, assignment, self.total, has_references)
         second.run()

@@ -17,15 +17,17 @@ from engine.data.safe_open import FILE_LIMIT
 from engine.data.source import Source
 from engine.data.store import file_sha256
 
+Digests = list[list[str]]
 PREPARATION_VERSION = 1
 """Raise it where a change outside `engine/data` changes what is prepared."""
 LIBRARIES = ("transformers", "tokenizers", "jinja2")
 """Libraries whose version can change the tokens of a row."""
 
 
-def cache_key(data: Data, max_length: int, tokenizer: Any, split_version: int, source: Source) -> str | None:
+def cache_key(
+    data: Data, max_length: int, tokenizer: Any, split_version: int, source: Source, files: Digests | None
+) -> str | None:
     """Hexadecimal key of a preparation, or None where its data or tokenizer cannot be identified by content."""
-    files = _files(source)
     made_by = tokenizer_fingerprint(tokenizer)
     if files is None or made_by is None:
         return None
@@ -75,7 +77,7 @@ def code_fingerprint() -> str:
     return digest.hexdigest()
 
 
-def _files(source: Source) -> list[list[str]] | None:
+def file_digests(source: Source) -> Digests | None:
     """[split, part, types, sha256 of each file]; None where a part has no files or they cannot be read."""
     found = []
     for split, rows in source.splits.items():

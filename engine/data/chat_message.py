@@ -18,6 +18,8 @@ _ROLES = {
     "function_call": "assistant", "tool_call": "assistant",
     "tool": "tool", "function": "tool", "observation": "tool", "tool_response": "tool", "ipython": "tool",
 }  # fmt: skip
+_CALLS = ("function_call", "tool_call")
+"""Roles of messages whose text is a call, as ShareGPT writes them."""
 _READ = frozenset(("role", "from", "value", "content", "tool_calls", "function_call")) | FLAGS
 """Keys that become role, content, tool calls and weight; every other key is passed on to the chat template."""
 
@@ -51,12 +53,12 @@ def message(turn: dict[str, Any], number: int, raw: Raw) -> dict[str, Any]:
     if not isinstance(said, str):
         do = "add role (or from): user, assistant, system or tool"
         raise UserError(f"message {number} has no role", raw.where, do, code="data.message_without_role")
-    role = role_of(turn)
+    role = _ROLES.get(said) or role_of(turn)
     if role is None:
         raise Unusable("unknown role", f"message {number} has the role {said!r}")
     content = turn["content"] if "content" in turn else turn.get("value")
-    if type(content) is str and len(turn) == 2 and said != "function_call" and said != "tool_call":
-        return {"role": role, "content": text_of(content, raw, f"message {number}")}
+    if type(content) is str and len(turn) == 2 and said not in _CALLS:
+        return {"role": role, "content": content if content.isascii() else text_of(content, raw, f"message {number}")}
     return _message(turn, role, said.strip().lower(), content, number, raw)
 
 
@@ -65,7 +67,7 @@ def _message(turn: dict[str, Any], role: str, said: str, content: Any, number: i
     if "content" not in turn and "value" not in turn and not calls:
         do = "add content (or value)"
         raise UserError(f"message {number} has no content", raw.where, do, code="data.message_without_content")
-    if said in ("function_call", "tool_call") and not calls:
+    if said in _CALLS and not calls:
         calls = _called(content)
         content = None if calls else content
     made: dict[str, Any] = {"role": role}
@@ -79,6 +81,7 @@ def _message(turn: dict[str, Any], role: str, said: str, content: Any, number: i
     made["content"] = text_of(content, raw, f"message {number}")
     made |= {key: value for key, value in turn.items() if key not in _READ and value is not None}
     if calls:
+        calls = _listed(calls, number, raw)
         text_of(calls, raw, f"the tool calls of message {number}")
         made["tool_calls"] = [_call(call, number, raw) for call in calls]
     return made
@@ -112,6 +115,16 @@ def _parts(parts: list[Any], number: int, raw: Raw) -> tuple[str, dict[str, Any]
     if calls:
         more["tool_calls"] = calls
     return "".join(texts), more
+
+
+def _listed(calls: Any, number: int, raw: Raw) -> list[Any]:
+    """Tool calls as a list, also where a table holds them as JSON text."""
+    if isinstance(calls, str):
+        calls = parsed(calls, f"{raw.where} (tool calls of message {number})")
+    if not isinstance(calls, list):
+        what = f"the tool calls of message {number} are {described(calls)}, not a list"
+        raise UserError(what, raw.where, "write a list of tool calls", code="data.invalid_tool_call")
+    return calls
 
 
 def _called(content: Any) -> list[Any] | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -23,7 +23,9 @@ DISTINCT_LIMIT = 32
 """Different values of a column that are remembered."""
 SAMPLE = 200
 """Rows that are kept for a closer look."""
-_SHAPES_LIMIT = 1_000
+SAMPLE_BYTES = 32 << 20
+"""Bytes of these rows, as JSON: a row may be megabytes long."""
+_SCALARS = (str, int, float, bool)
 
 
 class First(NamedTuple):
@@ -36,7 +38,7 @@ class First(NamedTuple):
 class ColumnSummary:
     """One column: how many rows have a value, of which kinds, and examples."""
 
-    __slots__ = ("_kinds", "distinct", "examples", "name", "rows", "shapes")
+    __slots__ = ("_kinds", "distinct", "examples", "keys", "name", "rows")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -46,8 +48,8 @@ class ColumnSummary:
         """Up to three different values, shortened, as text that is safe to show."""
         self.distinct: set[Any] | None = set()
         """All its values where they are at most DISTINCT_LIMIT scalars, else None."""
-        self.shapes: Counter[tuple[str, ...]] = Counter()
-        """Keys of the objects in its lists (messages) -> how many objects have just these keys set."""
+        self.keys: set[str] = set()
+        """Keys of the objects in its lists (messages), in the first rows."""
         self._kinds: dict[type, list[Any]] = {}
 
     @property
@@ -58,15 +60,6 @@ class ColumnSummary:
             before = merged.get(kind)
             merged[kind] = First(rows + before.rows, before.where) if before else First(rows, where)
         return merged
-
-    @property
-    def keys(self) -> Counter[str]:
-        """Keys of the objects in its lists -> how many objects have them."""
-        found: Counter[str] = Counter()
-        for shape, count in self.shapes.items():
-            for key in shape:
-                found[key] += count
-        return found
 
     def add(self, value: Any, where: str) -> None:
         if is_empty(value):
@@ -80,34 +73,28 @@ class ColumnSummary:
             seen[0] += 1
         if self.distinct is not None:
             self._remember(value, kind)
-        if kind is list or (kind is str and value[0] == "["):
-            self._add_shapes(value)
-        if len(self.examples) < EXAMPLES and self.rows <= SAMPLE:
-            self._add_example(value)
+        if self.rows <= SAMPLE:
+            self._look(value)
 
     def _remember(self, value: Any, kind: type) -> None:
         assert self.distinct is not None
-        if kind is list or kind is dict or (kind is str and len(value) > EXAMPLE_LENGTH):
+        if kind not in _SCALARS or (kind is str and len(value) > EXAMPLE_LENGTH):
             self.distinct = None
             return
         self.distinct.add(value)
         if len(self.distinct) > DISTINCT_LIMIT:
             self.distinct = None
 
-    def _add_shapes(self, value: Any) -> None:
-        if isinstance(value, str):
-            try:
+    def _look(self, value: Any) -> None:
+        """Note the keys of messages, and an example."""
+        if len(self.examples) < EXAMPLES:
+            self._add_example(value)
+        if isinstance(value, str) and value[0] == "[":
+            with suppress(msgspec.MsgspecError, UnicodeError, RecursionError):
                 value = msgspec.json.decode(value)
-            except (msgspec.MsgspecError, UnicodeError, RecursionError):
-                return
-        shapes = self.shapes
         for item in value if isinstance(value, list) else ():
-            if type(item) is dict:
-                shape = tuple(item)
-                if None in item.values():
-                    shape = tuple(key for key, inner in item.items() if inner is not None)
-                if shape in shapes or len(shapes) < _SHAPES_LIMIT:
-                    shapes[shape] += 1
+            if isinstance(item, dict):
+                self.keys.update(key for key, inner in item.items() if inner is not None)
 
     def _add_example(self, value: Any) -> None:
         text = value if isinstance(value, str) else _as_json(value)
@@ -117,8 +104,11 @@ class ColumnSummary:
 
 
 def _as_json(value: Any) -> str:
-    """As it stands in a JSON file; what JSON has no form for, as Python writes it."""
-    return msgspec.json.encode(value, enc_hook=repr).decode()
+    """As it stands in a JSON file; what JSON has no form for (also a lone surrogate), as Python writes it."""
+    try:
+        return msgspec.json.encode(value, enc_hook=repr).decode()
+    except (UnicodeError, TypeError, ValueError, msgspec.MsgspecError):
+        return repr(value)
 
 
 @dataclass
@@ -129,6 +119,7 @@ class Summary:
     columns: dict[str, ColumnSummary] = field(default_factory=dict)
     sample: list[Raw] = field(default_factory=list)
     """The first rows, and the first row in which each further column has a value."""
+    sample_bytes: int = 0
     parts: dict[str, dict[str, int]] = field(default_factory=dict)
     """File (or Hub split) -> column -> rows of it in which the column is not empty."""
     digest: str = ""
@@ -160,9 +151,10 @@ def _add_rows(found: Summary, rows: Iterable[Raw], digest: Any) -> None:
         found.rows += 1
         values = raw.values
         try:
-            digest.update(encode(values))
+            encoded = encode(values)
         except (UnicodeError, TypeError, ValueError, msgspec.MsgspecError):  # not JSON, or a lone surrogate
-            digest.update(json.dumps(values, sort_keys=True, default=repr).encode())
+            encoded = json.dumps(values, sort_keys=True, default=repr).encode()
+        digest.update(encoded)
         digest.update(b"\n")
         kept = found.rows <= SAMPLE
         for name, value in values.items():
@@ -172,8 +164,9 @@ def _add_rows(found: Summary, rows: Iterable[Raw], digest: Any) -> None:
             before = column.rows
             column.add(value, raw.where)
             kept = kept or (not before and column.rows > 0)
-        if kept:
+        if kept and (not found.sample or found.sample_bytes + len(encoded) <= SAMPLE_BYTES):
             found.sample.append(raw)
+            found.sample_bytes += len(encoded)
 
 
 def _new_column(name: str, found: Summary, raw: Raw) -> ColumnSummary:

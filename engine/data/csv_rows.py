@@ -6,17 +6,17 @@ import csv
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
 from engine.contract.errors import UserError
 from engine.data.reading_notes import Notes
-from engine.data.row_limits import ROWS_LIMIT, Raw, row, too_many_rows
+from engine.data.row_limits import ROWS_LIMIT, Raw, too_many_rows
 from engine.data.safe_open import ROW_LIMIT, decoded, lines
 
 SEPARATORS = ",;\t|"
-_SAMPLE = 50
-"""Lines that separator and header are found from."""
+_SAMPLE, _SAMPLE_LENGTH = 50, 1 << 20
+"""Lines, and characters, that separator and header are found from."""
 _NAME_LENGTH, _NAME_WORDS = 40, 4
 """A longer field in the first line is no column name."""
 
@@ -31,12 +31,21 @@ def read_csv(path: Path, name: str, delimiter: str | None, notes: Notes) -> Iter
     first, header = next(((number, text) for number, text in numbered if text.strip()), (0, ""))
     if not first:
         return
-    sample = [header, *(text for _, text in islice(numbered, _SAMPLE))]
+    sample = _first_lines(header, (text for _, text in numbered))
     mark = delimiter or _delimiter(sample)
     if delimiter is None and mark != ",":
         notes.add(f"{name} separates its columns by {'tabs' if mark == chr(9) else mark}")
     reader = csv.reader(chain(sample, (text for _, text in numbered)), delimiter=mark, strict=True)
     yield from _rows(_fields(reader, name, first), name, _sampled(sample, mark), notes)
+
+
+def _first_lines(header: str, following: Iterator[str]) -> list[str]:
+    """The first line and some more: at most _SAMPLE lines, and no more once _SAMPLE_LENGTH characters are read."""
+    sample, length = [header], len(header)
+    while len(sample) <= _SAMPLE and length < _SAMPLE_LENGTH and (text := next(following, None)) is not None:
+        sample.append(text)
+        length += len(text)
+    return sample
 
 
 def _fields(reader: Iterator[list[str]], name: str, first: int) -> Iterator[tuple[list[str], str]]:
@@ -74,7 +83,7 @@ def _rows(records: Iterator[tuple[list[str], str]], name: str, sample: list[list
             what = f"{len(fields)} fields where the header has {width}"
             do = "quote fields that contain the separator or a line break"
             raise UserError(what, where, do, code="data.wrong_field_count")
-        yield row(dict(zip(columns, fields, strict=True)), where)
+        yield Raw(dict(zip(columns, fields, strict=True)), where)  # fields are texts, their length limited already
 
 
 def _delimiter(sample: list[str]) -> str:

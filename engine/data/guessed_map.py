@@ -8,7 +8,7 @@ from engine.data.columns import Summary
 def guess_map(summary: Summary) -> dict[str, str]:
     """The data.map that is most likely meant: a column of conversations, text and label, or the first two texts."""
     columns = {name: summary.columns[name] for name in summary.filled}
-    chats = [name for name, column in columns.items() if {"role", "from"} & column.keys.keys()]
+    chats = [name for name, column in columns.items() if {"role", "from"} & column.keys]
     if chats:
         return {"messages": chats[0]}
     texts = [name for name, column in columns.items() if set(column.kinds) == {"text"}]

@@ -24,7 +24,7 @@ def load_hub(name: str, subset: str | None) -> dict[str, Any]:
     import datasets
 
     reached = _ask(name)
-    if isinstance(reached, Exception) and not _out_of_reach(reached):
+    if reached is not None and _is_answer(reached):
         raise _unavailable(reached, name, subset) from reached
     try:
         with _offline(reached is not None):
@@ -73,6 +73,12 @@ def _offline(on: bool) -> Iterator[None]:
     finally:
         for (module, key), value in zip(places, before, strict=True):
             setattr(module, key, value)
+
+
+def _is_answer(error: Exception) -> bool:
+    """Whether the Hub said no, rather than nothing or that it has a problem of its own."""
+    words = ("RepositoryNotFound", "GatedRepo", "401 ", "403 ", "404 ")
+    return any(word in f"{type(error).__name__} {error}" for word in words)
 
 
 def _out_of_reach(error: Exception) -> bool:

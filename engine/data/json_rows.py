@@ -13,7 +13,7 @@ from engine.contract.errors import UserError
 from engine.data.reading_notes import Notes
 from engine.data.row_limits import DEPTH_LIMIT, ROWS_LIMIT, Raw, deeper, described, parsed, too_deep, too_many_rows
 from engine.data.row_shapes import NESTED, is_turn, rows_of
-from engine.data.safe_open import decoded, lines, whole
+from engine.data.safe_open import ROW_LIMIT, decoded, lines, whole
 
 _INVALID = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What the fast decoder raises. The standard library's parser then decides, and its errors name the place."""
@@ -91,7 +91,7 @@ def _members(content: bytes) -> dict[str, msgspec.Raw] | None:
 
 def _first(array: msgspec.Raw) -> Any:
     """The first value of an undecoded JSON array; None for anything else."""
-    if bytes(array)[:1] != b"[":
+    if bytes(memoryview(array)[:1]) != b"[":
         return None
     try:
         items = msgspec.json.decode(array, type=list[msgspec.Raw])
@@ -113,11 +113,15 @@ def _array(
         notes.add(f"{name} is read as one conversation")
         yield from rows_of([_decoded(item, content, name, name) for item in items], name)
         return
+    if len(items) > ROWS_LIMIT:
+        raise too_many_rows(name)
     for number, item in enumerate(items, 1):
-        if number > ROWS_LIMIT:
-            raise too_many_rows(name)
         where = f"{label} {number}"
-        yield from rows_of(_decoded(item, content, name, where), where)
+        value = _decoded(item, content, name, where)
+        if type(value) is dict and NESTED not in value and len(memoryview(item)) <= ROW_LIMIT:
+            yield Raw(value, where)
+        else:
+            yield from rows_of(value, where)
 
 
 def _decoded(item: msgspec.Raw, content: bytes, name: str, where: str) -> Any:
@@ -126,7 +130,8 @@ def _decoded(item: msgspec.Raw, content: bytes, name: str, where: str) -> Any:
     except _INVALID:
         _precise(content, name)  # an error in the file's own lines and columns
         return parsed(bytes(item).decode(), where)
-    if deeper(value, DEPTH_LIMIT):
+    text = bytes(item)
+    if text.count(b"{") + text.count(b"[") > DEPTH_LIMIT and deeper(value, DEPTH_LIMIT):
         raise too_deep(where)
     return value
 

@@ -13,7 +13,7 @@ _SUFFIXES = re.compile(
     r"\.(png|jpe?g|gif|webp|bmp|tiff?|wav|mp3|flac|ogg|m4a|mp4|avi|mov|mkv|webm)(\?.*)?$|^data:(image|audio|video)/",
     re.IGNORECASE,
 )
-_PLACEHOLDER = re.compile(r"<image>|(?m:^\s*<(?:video|audio)>)|(?m:<(?:video|audio)>\s*$)")
+_PLACEHOLDER = re.compile(r"<image>|(?m:^[ \t]*<(?:video|audio)>)|(?m:<(?:video|audio)>[ \t]*$)")
 _PART_TYPES = ("image", "audio", "video", "file", "document")
 
 

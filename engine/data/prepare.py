@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,7 +14,7 @@ from engine.contract.schema import Data
 from engine.contract.split_version import SPLIT_VERSION
 from engine.data import cache
 from engine.data.building import Builder, Progress
-from engine.data.cache_key import cache_key
+from engine.data.cache_key import Digests, cache_key, file_digests
 from engine.data.conversation import CHOSEN_OUT
 from engine.data.counts import SPLITS
 from engine.data.fingerprints import fingerprint
@@ -20,7 +22,7 @@ from engine.data.items import EvaluationItem, evaluation_items
 from engine.data.preparation import Preparation
 from engine.data.preparation_report import about, reason_of, warnings
 from engine.data.problem_kinds import ANSWERS_LOST, DO, template_refusal
-from engine.data.source import read
+from engine.data.source import Source, read
 from engine.data.store import Damaged
 from engine.data.tokenized import TokenizedRows
 
@@ -89,19 +91,38 @@ def preparation(
     """Everything `prepare` does but refuse rows: what a check reports on."""
     progress("reading", 0, None)
     source = read(data)
-    key = cache_key(data, max_length, tokenizer, split_version, source)
+    files = file_digests(source)
+    key = cache_key(data, max_length, tokenizer, split_version, source, files)
     found, notices = _cached(key)
     if found:
         return found
     with cache.draft(key) as draft:
-        builder = Builder(data, source, tokenizer, max_length, split_version, progress)
-        done, writer = builder.build(draft.folder)
-        progress("fingerprinting", 0, None)
+        with _unchanged(source, files):
+            builder = Builder(data, source, tokenizer, max_length, split_version, progress)
+            done, writer = builder.build(draft.folder)
+        progress("fingerprinting", builder.total, builder.total)
         done.facts.fingerprint = fingerprint(done.rows, done.references)
         if key:
             draft.keep(key, done, writer)
     done.notices = (*notices, *draft.notice)
     return done
+
+
+@contextmanager
+def _unchanged(source: Source, files: Digests | None) -> Iterator[None]:
+    """Files are read several times: UserError where they have changed in between, whatever came of it."""
+    try:
+        yield
+    except (ValueError, LookupError, AssertionError) as error:
+        _refuse_changes(source, files, error)
+        raise
+    _refuse_changes(source, files, None)
+
+
+def _refuse_changes(source: Source, files: Digests | None, cause: Exception | None) -> None:
+    if files is not None and file_digests(source) != files:
+        do = "wait until the files are complete, then try again"
+        raise UserError("the files changed while they were read", source.id, do, "data.changed_while_read") from cause
 
 
 def _cached(key: str | None) -> tuple[Preparation | None, tuple[Notice, ...]]:

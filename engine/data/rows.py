@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 
 from engine.contract.errors import UserError
@@ -18,6 +18,7 @@ from engine.data.row_limits import Raw
 from engine.data.text_rows import read_text
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
+PROGRESS_ROWS = 4096
 _PACKED = (".zst", ".zip", ".bz2", ".xz", ".7z", ".tar", ".tgz", ".rar")
 
 
@@ -41,6 +42,8 @@ class Rows:
         self.parts = list(parts)
         self.notes = Notes() if notes is None else notes
         """What was decided in reading them; complete once they were read."""
+        self.progress: Callable[[int], None] = lambda done: None
+        """Takes how many rows of the summary's pass are done, every few thousand."""
 
     def __iter__(self) -> Iterator[Raw]:
         return chain.from_iterable(part.load() for part in self.parts)
@@ -48,7 +51,14 @@ class Rows:
     @cached_property
     def summary(self) -> Summary:
         """The columns, found by one pass when first asked for."""
-        return summarize((part.name, part.load()) for part in self.parts)
+        done = count(1)
+        return summarize((part.name, self._told(part.load(), done)) for part in self.parts)
+
+    def _told(self, rows: Iterator[Raw], done: Iterator[int]) -> Iterator[Raw]:
+        for row, number in zip(rows, done, strict=False):
+            if number % PROGRESS_ROWS == 0:
+                self.progress(number)
+            yield row
 
 
 def summary_of(rows: Iterable[Raw]) -> Summary:

@@ -124,6 +124,9 @@ def _file_beside(wish: str, data: Data) -> Path | None:
 
 def _offer(data: Data, notes: Notes) -> list[Part]:
     """Everything the source could give, in a fixed order."""
+    if not data.id.strip():
+        do = "name an embedded set, a file, a folder or a Hub id"
+        raise UserError("no data is named", "data.id", do, code="data.empty_id")
     path = EMBEDDED[data.id]() if data.id in EMBEDDED else Path(data.id).expanduser()
     try:
         status = path.stat()

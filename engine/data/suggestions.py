@@ -21,6 +21,8 @@ from engine.data.rows import summary_of
 
 TRIED = 300
 """Rows that a suggestion is tried on."""
+_TRIED_LENGTH = 32 << 20
+"""Characters of them."""
 _LIKELY_PROMPT = ("context", "passage", "document", "schema", "input", "choices", "options", "text", "title")
 """Ignored columns that usually belong to the prompt."""
 _BARE = re.compile(r"[A-Za-z_][\w.-]*")
@@ -28,7 +30,7 @@ _BARE = re.compile(r"[A-Za-z_][\w.-]*")
 
 def tried(rows: Iterable[Raw], data: Data, changes: dict[str, Any]) -> str | None:
     """The result of `data` with other values ("299 of the first 300 rows train"); None where no row trains."""
-    sample = list(islice(iter(rows), TRIED))
+    sample = _first_rows(rows)
     try:
         found = recognize(sample, msgspec.structs.replace(data, **changes))
         trained = sum(isinstance(converse(raw, found), Example) for raw in sample)
@@ -39,6 +41,18 @@ def tried(rows: Iterable[Raw], data: Data, changes: dict[str, Any]) -> str | Non
     total = summary_of(rows).rows
     those = f"the first {len(sample):,} rows" if total > len(sample) else f"{len(sample):,} rows"
     return f"{trained:,} of {those} train"
+
+
+def _first_rows(rows: Iterable[Raw]) -> list[Raw]:
+    """At most TRIED rows, fewer where they are long."""
+    sample: list[Raw] = []
+    length = 0
+    for raw in islice(iter(rows), TRIED):
+        sample.append(raw)
+        length += sum(len(str(value)) for value in raw.values.values())
+        if length > _TRIED_LENGTH:
+            break
+    return sample
 
 
 def as_options(changes: dict[str, Any]) -> str:

@@ -76,7 +76,7 @@ def history_of(value: Any, raw: Raw) -> list[dict[str, Any]]:
     if isinstance(value, str):
         value = parsed(value, f"{raw.where} (history)") if value.strip() else None
     turns: list[dict[str, Any]] = []
-    for pair in value or []:
+    for pair in (value or []) if isinstance(value, list | None) else [value]:
         if not isinstance(pair, list) or len(pair) != 2:
             what = "history is not a list of [question, answer]"
             raise UserError(what, raw.where, "correct the row", code="data.invalid_history")

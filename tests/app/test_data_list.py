@@ -33,8 +33,8 @@ def test_the_list_counts_in_the_background_and_names_what_it_found(here: Path) -
         assert "error" in said["bad.jsonl"] and said["bad.jsonl"].endswith("!")
         assert "9 GiB" in said["huge.jsonl"]
         await pilot.press("down", "down")
-        assert "not JSON" in str(data(app).tooltip) and "line 1" in str(data(app).tooltip)
-        assert "not JSON" in str(data(app).border_subtitle)
+        assert "invalid JSON" in str(data(app).tooltip) and "line 1" in str(data(app).tooltip)
+        assert "invalid JSON" in str(data(app).border_subtitle)
 
     play(story)
 
@@ -99,7 +99,7 @@ def test_taking_a_set_with_a_problem_says_so(here: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await wait_for(pilot, lambda: len(data(app).previews) == 2)
         await pilot.press("d", "down", "space")
-        await wait_for(pilot, lambda: any("not JSON" in note.message for note in app._notifications))
+        await wait_for(pilot, lambda: any("invalid JSON" in note.message for note in app._notifications))
 
     play(story)
 

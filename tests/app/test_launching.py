@@ -27,9 +27,9 @@ def test_it_says_what_will_happen_and_fills_in_what_the_data_says(size: tuple[in
         await wait_for(pilot, lambda: app.bench.sample)
         await pilot.press("2", "enter")
         assert isinstance(app.screen, LaunchScreen)
-        for part in ("LoRA · demo", "effective batch 16", "rate 0.005", "weights", "free in", "reading it"):
+        for part in ("LoRA · demo", "batch size 16", "rate 0.005", "weights", "free in", "preparing"):
             assert part in text(app), part
-        await wait_for(pilot, lambda: "1,600 train, 200 validation, 300 test rows" in text(app))
+        await wait_for(pilot, lambda: "2,100 rows read: 1,600 train, 200 validation, 300 test" in text(app))
         assert "200 (2 epochs)" in text(app)
         assert app.screen.query_one("#keys").region.bottom <= size[1]
         await pilot.press("escape")
@@ -47,7 +47,7 @@ def test_bad_data_blocks_the_start(tmp_path: Path, here: Path) -> None:
         app.bench.action_start()
         await pilot.pause()
         await wait_for(pilot, lambda: "line 1" in text(app))
-        assert "blocked" in str(app.screen.query_one("#keys", Static).visual)
+        assert "cannot start" in str(app.screen.query_one("#keys", Static).visual)
         await pilot.press("enter")
         assert isinstance(app.screen, LaunchScreen)
         await pilot.press("escape")
@@ -61,7 +61,7 @@ def test_an_absent_model_blocks_at_once(tmp_path: Path) -> None:
         app.bench.choosing.choose(Choice("demo-lora", model="/no/such/folder"))
         app.bench.action_start()
         await pilot.pause()
-        assert "no such model folder" in text(app) and "not read" in text(app)
+        assert "no such model folder" in text(app) and "not checked" in text(app)
         await pilot.press("enter", "escape")
         assert app.screen is app.bench
 
@@ -86,11 +86,11 @@ def test_a_run_that_takes_the_card_meanwhile_is_seen(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await wait_for(pilot, lambda: app.bench.sample)
         await pilot.press("2", "enter")
-        assert "nothing runs: it begins at once" in text(app)
+        assert "device free: starts immediately" in text(app)
         card = locks.hold(locks.card_lock("cpu"), f"1 {tmp_path / 'another-run'}")
         assert card is not None
-        await wait_for(pilot, lambda: "waits behind another-run" in text(app))
+        await wait_for(pilot, lambda: "waits for another-run" in text(app))
         os.close(card)
-        await wait_for(pilot, lambda: "nothing runs: it begins at once" in text(app))
+        await wait_for(pilot, lambda: "device free: starts immediately" in text(app))
 
     play(tmp_path / "runs", story)

@@ -92,11 +92,11 @@ def test_a_hub_id_goes_into_the_preset_as_it_is_and_is_looked_at_only_after_aski
         for key in ("o", "w", "n", "e", "r", "slash", "n", "a", "m", "e"):
             await pilot.press(key)
         await wait_for(pilot, lambda: names(screen) == ["owner/name"])
-        assert "needs the network" in lines(screen.query_one("#entries", OptionList))[0]
+        assert "requires network access" in lines(screen.query_one("#entries", OptionList))[0]
         await pilot.press("enter")
         assert chosen(app) == "owner/name" and "owner/name" in recent.read_recent()
         await pilot.press("d")
-        assert "needs the network" in str(data(app).tooltip)
+        assert "requires network access" in str(data(app).tooltip)
         await pilot.press("enter")
         assert isinstance(app.screen, AskScreen) and "downloads it" in app.screen.question
         await pilot.press("n")

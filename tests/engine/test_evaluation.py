@@ -45,7 +45,7 @@ def test_a_choice_is_always_one_of_the_training_answers(tmp_path: Path) -> None:
             assert line[who]["scores"] == {"choice": float(line[who]["output"] == line["target"])}
     assert result.after and result.after.metric == "choice" and result.after.score.rows == 4
     (told,) = [text for text in result.warnings if "no training row has" in text]
-    assert told.startswith("1 of 4 test rows") and "'unheard of'" in told
+    assert told.startswith("1 of 4 test items") and "'unheard of'" in told
 
 
 def test_an_answer_for_every_row_is_refused_as_a_choice(tmp_path: Path) -> None:

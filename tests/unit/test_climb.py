@@ -79,6 +79,17 @@ def test_what_failed_in_an_earlier_life_is_tried_again(
     assert again.path != failed.path
 
 
+@pytest.mark.parametrize("kind", ["probe", "run", "trial"])
+def test_a_run_is_held_to_the_rows_of_the_ladders_survey(
+    kind: str, tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    climb = climb_of(ladderdir.create(tmp_path, plan), plan)
+    assert climb.ladder.work
+    climb.ladder.work.fingerprints["data"] = "d" * 64
+    run = started(climb, msgspec.structs.replace(entry(), kind=kind), plan, monkeypatch)
+    assert rundir.read_frozen(run).data_fingerprint == "d" * 64
+
+
 @pytest.mark.parametrize("status", ["out_of_memory", "diverged"])
 def test_what_would_end_alike_is_not_tried_again(status: Status, tmp_path: Path, plan: Plan) -> None:
     folder = ladderdir.create(tmp_path, plan)

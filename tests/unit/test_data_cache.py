@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from test_data_fixtures import CHATML, tokenizer, write_jsonl
 
+from engine.contract.errors import UserError
 from engine.contract.schema import Data
 from engine.data import cache
 from engine.data.building import Builder
@@ -89,6 +90,25 @@ def test_other_settings_or_another_tokenizer_are_prepared_anew(data: Data, built
     preparation(*asked)
     preparation(*change(*asked))
     assert len(built) == 2
+
+
+@pytest.mark.parametrize("change", ["append", "cut", "replace"])
+def test_files_that_change_while_they_are_read_are_refused_and_not_cached(
+    data: Data, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(data.id)
+    content = path.read_text()
+    changed = {"append": content + content, "cut": content[:500], "replace": content.replace("say 3", "say 4")}[change]
+    assign = Builder._assign
+
+    def changing(self: Builder) -> Any:
+        path.write_text(changed)
+        return assign(self)
+
+    monkeypatch.setattr(Builder, "_assign", changing)
+    with pytest.raises(UserError) as caught:
+        preparation(data, 64, tokenizer())
+    assert caught.value.code in ("data.changed_while_read", "data.invalid_json") and not entries()
 
 
 def test_other_code_of_the_preparation_prepares_anew(

@@ -14,6 +14,7 @@ from engine.contract.result import Interval, Result, Score
 from engine.ladder.answers import Evidence, Finished, gather
 from engine.ladder.measures import add_statistics
 from engine.ladder.statistics import FEWEST, Answers, Difference, Draws, Floats, mcnemar, needed
+from engine.ladder.verdict import verdict
 
 
 def yes_no(rate: float, seeds: int, items: int, number: int = 0) -> Floats:
@@ -169,3 +170,21 @@ def test_p_is_below_a_twentieth_exactly_where_the_interval_leaves_out_zero() -> 
         beyond = (1 + (drawn >= size).sum()) / (1 + len(drawn))
         half = (found.high - found.low) / 2
         assert (beyond < 0.05) == (size > half)
+
+
+@pytest.mark.parametrize("metric", ["exact_match", "loss"])
+@pytest.mark.parametrize("items", [1, 2, 3])
+@pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
+def test_a_ladder_on_hardly_any_items_is_judged_and_finds_nothing(metric: str, items: int, rate: float) -> None:
+    weights = np.full(items, 2.0) if metric == "loss" else None
+    seeds = (0, 1)
+    answers = {
+        name: Answers(yes_no(rate, 2, items, number), weights, seeds) for number, name in enumerate(("lora", "full"))
+    }
+    answers["base"] = Answers(np.zeros((1, items)), weights, (0,), untrained=True)
+    ladder = judged(answers, metric)
+    assert [one.finding for one in ladder.comparisons] == ["undecided"] * len(ladder.comparisons)
+    assert verdict(ladder)
+    for row in ladder.rows:
+        assert row.score and row.score.mean is not None and row.score.rows == items
+        assert (row.score.low is None) == (items == 1)

@@ -1,4 +1,4 @@
-"""What the file picker shows of a folder: subfolders, data files with sizes, and what a typed text means."""
+"""The file picker's view of a folder: subfolders, data files with sizes, and what a typed text selects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tui.data.datasets import is_folder, on_the_hub
 from tui.show import size
 
 MOST = 500
-"""Entries shown; typing narrows them down."""
+"""Entries shown; typing filters them."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,13 @@ def entries(view: FolderView, word: str, hidden: bool, typed: str) -> list[Entry
     """The lines for a folder and a typed word, best first; a Hub id is offered where nothing local is meant."""
     found = [*_found(view, word, hidden or word.startswith("."))]
     if on_the_hub(typed):
-        found.append(Entry("hub", typed, typed, "on the Hub: not checked here, that needs the network"))
+        found.append(Entry("hub", typed, typed, "on the Hub: not checked, because that requires network access"))
     if word or view.error:
         return found[:MOST]
     top = [] if view.path == view.path.parent else [Entry("up", "../", str(view.path.parent))]
     if len(view.files) > 1:
         names = ", ".join(name for name, _ in view.files[:3]) + (" …" if len(view.files) > 3 else "")
-        top.insert(0, Entry("take", "./", str(view.path), f"this folder as one set: {names}"))
+        top.insert(0, Entry("take", "./", str(view.path), f"this folder as one data set: {names}"))
     return [*top, *found][:MOST]
 
 

@@ -14,7 +14,7 @@ def show_ladder(ladder: Ladder) -> None:
     work = ladder.work
     metric = work.metric if work else ""
     seeds = f"{len(ladder.seeds)} seeds" if len(ladder.seeds) > 1 else "one seed"
-    title = f"{work.model} on {work.data}: {metric} on {work.test} test rows, {seeds}" if work else ladder.name
+    title = f"{work.model} on {work.data}: {metric} on {work.test} test items, {seeds}" if work else ladder.name
     table(title, COLUMNS, [_row(row, metric) for row in ladder.rows], right=(1, 3, 4, 5, 6, 7, 8))
 
 

@@ -98,7 +98,7 @@ def headline(ladder: Ladder) -> str:
     """What is compared on what, and how far it is."""
     work = ladder.work
     about = (
-        f"{visible(work.model)} on {visible(work.data)}: {work.metric}, {work.test} test rows" if work else ladder.name
+        f"{visible(work.model)} on {visible(work.data)}: {work.metric}, {work.test} test items" if work else ladder.name
     )
     done = _done(ladder.entries)
     seeds = f"{len(ladder.seeds)} seeds" if len(ladder.seeds) > 1 else "one seed"

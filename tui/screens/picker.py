@@ -75,7 +75,7 @@ class PickerScreen(BaseScreen[str | None]):
 
     def compose(self) -> ComposeResult:
         yield Static(id="title")
-        yield PathInput(placeholder="type to narrow down; /path, ~/path or a Hub id owner/name", compact=True)
+        yield PathInput(placeholder="type to filter; or /path, ~/path, or a Hub id owner/name", compact=True)
         files = OptionList(id="entries", compact=True, markup=False)
         files.can_focus = False
         yield files
@@ -128,10 +128,10 @@ class PickerScreen(BaseScreen[str | None]):
 
     def _note(self, word: str) -> str:
         if self.view.error:
-            return f"{self.view.path} {self.view.error}; backspace or another path goes elsewhere"
+            return f"{self.view.path} {self.view.error}; press backspace or type another path"
         if not self.entries:
-            return f"nothing here is called {word!r}; a Hub id reads owner/name"
-        others = f"; not shown, of other kinds: {self.view.others:,}" if self.view.others else ""
+            return f"no file or folder {word!r} here; a Hub id has the form owner/name"
+        others = f"; other files, not shown: {self.view.others:,}" if self.view.others else ""
         return f"folders: {len(self.view.folders):,}; data files: {len(self.view.files):,}{others}"
 
     def action_move(self, lines: int) -> None:

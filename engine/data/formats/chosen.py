@@ -16,7 +16,7 @@ from engine.data.chat_message import role_of, text_of, turns_of
 from engine.data.conversation import Example, Unusable
 from engine.data.format import Columns, DataFormat, Format
 from engine.data.formats.alpaca import instruction_of
-from engine.data.mapping import column, is_empty
+from engine.data.mapping import as_text, column, is_empty
 from engine.data.row_limits import Raw
 from engine.data.turns import conversation, history_of, question
 
@@ -31,6 +31,7 @@ _PAIRS = (
 _PROMPTS = ("prompt", "question", "query", "input")
 _LISTS = ("responses", "completions", "answers", "outputs", "candidates", "output")
 _SCORES, _RANKS = ("scores", "rewards", "ratings"), ("ranks", "ranking", "rank")
+_MESSAGES = re.compile(r'(\[\s*)?\{\s*"(role|from|content|value)"')
 _MARK = re.compile(r"\n\n(Human|Assistant): ?")
 
 
@@ -95,9 +96,10 @@ def convert(raw: Raw, found: Format) -> Example:
 
 def _from_turns(before: Any, chosen: Any, rejected: Any, raw: Raw, found: Format) -> Example:
     """Only what follows the prompt, or what chosen and rejected have in common, is in the loss."""
-    asked = [{"role": "user", "content": before}] if isinstance(before, str) else list(before or [])
-    said = [{"role": "assistant", "content": chosen}] if isinstance(chosen, str) else list(chosen)
-    turns_of(said, raw.where, "chosen")
+    asked = [{"role": "user", "content": before}] if isinstance(before, str) else turns_of(before, raw.where, "prompt")
+    said = (
+        [{"role": "assistant", "content": chosen}] if isinstance(chosen, str) else turns_of(chosen, raw.where, "chosen")
+    )
     if role_of(said[0]) != "assistant":  # chosen contains its own prompt
         return conversation(said, raw, found, trained_from=_shared(said, rejected))
     return conversation(asked + said, raw, found, trained_from=len(asked))
@@ -140,10 +142,12 @@ def _best(raw: Raw, found: Format) -> Any:
 
 
 def _read(value: Any, raw: Raw) -> Any:
-    """One message as a list of it, and JSON text of messages as the list it stands for."""
-    if isinstance(value, str) and re.match(r'\s*\[?\s*\{\s*"(role|from|content|value)"', value):
-        value = turns_of(value if value.lstrip().startswith("[") else f"[{value}]", raw.where, "chosen")
-    return [value] if isinstance(value, dict) else value
+    """One message as a list of it, JSON text of messages as the list it stands for, and other scalars as text."""
+    if isinstance(value, str) and _MESSAGES.match(text := value.strip()):
+        value = turns_of(text if text.startswith("[") else f"[{text}]", raw.where, "chosen")
+    if isinstance(value, dict):
+        return [value]
+    return value if isinstance(value, list) or is_empty(value) else as_text(value)
 
 
 def _marked(chosen: str, rejected: Any) -> tuple[list[dict[str, Any]] | None, Any, Any]:

@@ -1,0 +1,76 @@
+"""A run trains on the rows that were checked, and after a stop on the rows that it began with, or on none."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from command import MICRO, events_of
+
+from engine.assets import tickets_folder
+from engine.contract import rundir
+from engine.contract.library import effective
+from engine.contract.rundir import RunDir
+from engine.data.check import check
+from engine.methods.tokenizer import load_tokenizer
+
+
+def checked_run(tmp_path: Path) -> tuple[RunDir, Path, dict[str, Any]]:
+    """A run that has not started, its data file, and the check of it that the run was created with."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join((tickets_folder() / "train.jsonl").read_text().splitlines()[:120]) + "\n")
+    settings = {key: int(value) for key, value in (word.split("=") for word in MICRO if word != "--set")}
+    chosen = effective("demo-lora", None, {**settings, "data.id": str(path)})
+    config = chosen.config
+    report = check(config.data, config.train.max_length, load_tokenizer(config.model))
+    run = rundir.create(tmp_path / "runs", "demo-lora", chosen, data_fingerprint=report["fingerprint"])
+    return run, path, report
+
+
+def change(path: Path) -> None:
+    """One answer changes, and one row is gone."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[7]["messages"][-1]["content"] += " changed"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows[:-1]))
+
+
+def work(run: RunDir) -> tuple[int, dict[str, Any]]:
+    """(exit status, result) of the run's worker."""
+    done = subprocess.run([sys.executable, "-m", "engine", str(run.path)], capture_output=True, text=True)
+    return done.returncode, json.loads(run.result_file.read_text())
+
+
+def test_a_run_of_other_rows_than_were_checked_is_refused(tmp_path: Path) -> None:
+    run, path, _ = checked_run(tmp_path)
+    change(path)
+    status, result = work(run)
+    assert (status, result["status"]) == (2, "failed")
+    assert "differ from those that were checked" in result["reason"]
+    assert not [event for event in events_of(run.path) if event["type"] in ("data", "model")]
+
+
+def test_a_run_of_the_checked_rows_finishes_and_is_not_resumed_with_others(tmp_path: Path) -> None:
+    run, path, report = checked_run(tmp_path)
+    status, result = work(run)
+    assert (status, result["status"]) == (0, "finished")
+    assert result["fingerprints"]["data"] == report["fingerprint"]
+    (data,) = [event for event in events_of(run.path) if event["type"] == "data"]
+    assert {name: data[name] for name in ("columns", "account", "split_version")} == {
+        name: report[name] for name in ("columns", "account", "split_version")
+    }
+    as_if_killed_before_its_end(run)
+    change(path)
+    run.config_file.write_text(run.config_file.read_text().replace(report["fingerprint"], ""))
+    status, result = work(run)
+    assert (status, result["status"]) == (2, "failed")
+    assert f"{data['train']:,} train rows, now" in result["reason"]
+    assert len([event for event in events_of(run.path) if event["type"] == "data"]) == 1
+
+
+def as_if_killed_before_its_end(run: RunDir) -> None:
+    run.result_file.unlink()
+    lines = run.events_file.read_text().splitlines()
+    run.events_file.write_text("".join(line + "\n" for line in lines if '"type":"end"' not in line))

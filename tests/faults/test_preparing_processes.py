@@ -1,0 +1,125 @@
+"""Processes that prepare rows: their results are in order, and none outlives Ctrl-C or its parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from engine.contract.errors import RunFailed, UserError
+from engine.data.parallel import in_order
+
+ENDLESS = """
+import itertools, os, sys, time
+from engine.data.parallel import in_order
+
+def work(number):
+    print(os.getpid(), flush=True)
+    time.sleep(0.01)
+    return bytes(100_000)
+
+signalled = None
+try:
+    for done in in_order(lambda: iter(itertools.count()), work, 2):
+        if sys.argv[1:] == ["slow"]:
+            time.sleep(0.5)  # the pipes are full: the processes wait for their reader
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+def numbers(count: int) -> Callable[[], Iterator[int]]:
+    return lambda: iter(range(count))
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 7])
+@pytest.mark.parametrize("count", [0, 1, 2, 20])
+def test_results_come_in_the_order_of_the_batches(processes: int, count: int) -> None:
+    assert list(in_order(numbers(count), lambda n: n * n, processes)) == [n * n for n in range(count)]
+    assert not children()
+
+
+def test_work_is_done_in_other_processes() -> None:
+    found = list(in_order(numbers(8), lambda n: os.getpid(), 2))
+    assert len(set(found)) == 2 and os.getpid() not in found
+
+
+def test_a_users_error_arrives_whole_and_at_its_place() -> None:
+    def work(number: int) -> int:
+        if number == 5:
+            raise UserError("what", "where", "do", code="data.some")
+        return number
+
+    seen = []
+    with pytest.raises(UserError) as caught:
+        for number in in_order(numbers(20), work, 3):
+            seen.append(number)
+    assert seen == [0, 1, 2, 3, 4]
+    error = caught.value
+    assert (error.what, error.where, error.do, error.code) == ("what", "where", "do", "data.some")
+    assert not children()
+
+
+def test_other_errors_arrive_with_their_place_in_the_code() -> None:
+    with pytest.raises(RuntimeError, match=r"in test_other_errors_arrive|ZeroDivisionError"):
+        list(in_order(numbers(4), lambda n: 1 // n, 2))
+    assert not children()
+
+
+def test_a_killed_process_is_an_error_and_not_a_hang() -> None:
+    def work(number: int) -> int:
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number
+
+    with pytest.raises(RunFailed, match="signal 9"):
+        list(in_order(numbers(20), work, 2))
+    assert not children()
+
+
+def test_giving_up_in_the_middle_leaves_no_process() -> None:
+    for number in in_order(numbers(10_000), lambda n: n, 2):
+        if number == 10:
+            break
+    assert wait_until(lambda: not children())
+
+
+@pytest.mark.parametrize("pace", ["fast", "slow"])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_process_outlives_its_parent(how: signal.Signals, pace: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with out.open("wb") as file:
+        process = subprocess.Popen([sys.executable, "-c", ENDLESS, pace], stdout=file, start_new_session=True)
+    assert wait_until(lambda: len(workers(out)) == 2)
+    members = [psutil.Process(pid) for pid in workers(out)]
+    if how == signal.SIGINT:
+        os.killpg(process.pid, how)  # as a terminal sends it: to all of them
+    else:
+        process.send_signal(how)
+    process.wait(20)
+    assert wait_until(lambda: not any(one.is_running() and one.status() != "zombie" for one in members))
+    assert ("interrupted" in out.read_text()) == (how == signal.SIGINT)
+
+
+def workers(out: Path) -> set[int]:
+    return {int(line) for line in out.read_text().split() if line.isdigit()}
+
+
+def children() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "resource_tracker" not in " ".join(child.cmdline())]
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 30) -> bool:
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True

@@ -1,0 +1,53 @@
+"""A data format is one module: a file added to the folder is recognized, converted, and taken by --set."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import engine
+
+MODULE = '''
+"""Question and answer in one column, on both sides of an arrow."""
+
+from engine.data.answers import Answer
+from engine.data.format import DataFormat, Format
+from engine.data.mapping import column
+from engine.data.turns import question
+
+
+def detect(columns):
+    name = columns.find("arrow")
+    return Format("arrow-text", "column arrow", {"prompt": column(name)}) if name else None
+
+
+def convert(raw, found):
+    asked, _, said = raw.values["arrow"].partition(" -> ")
+    return question(asked, Answer(said), raw, found)
+
+
+FORMAT = DataFormat("arrow-text", 45, detect, convert)
+'''
+USE = """
+import sys
+from engine.contract.preset import Preset, parse_overrides, resolve
+from engine.data.formats import converse, detect
+from engine.data.source import read
+for settings in ([], ["data.format=arrow-text"]):
+    data = resolve(Preset("none", {}), None, parse_overrides([f"data.id={sys.argv[1]}", *settings])).config.data
+    rows = read(data).train
+    found = detect(rows, data)
+    print(found.name, [turn["content"] for turn in converse(next(iter(rows)), found).messages])
+"""
+
+
+def test_a_module_in_the_folder_is_a_format(tmp_path: Path) -> None:
+    shutil.copytree(Path(engine.__file__).parent, tmp_path / "engine", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "engine/data/formats/arrow_text.py").write_text(MODULE)
+    (tmp_path / "a.jsonl").write_text('{"arrow": "one -> two"}\n')
+    command = [sys.executable, "-c", USE, str(tmp_path / "a.jsonl")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["arrow-text ['one', 'two']"] * 2

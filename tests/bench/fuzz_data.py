@@ -18,8 +18,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ from hypothesis import seed as seeded  # noqa: E402
 
 BATCH = 250
 """Files from one seed: Hypothesis varies what it has made already more and more, and many of a kind say little."""
-MEMORY = 12 << 30
+MEMORY = 8 << 30
 """Bytes of address space: a file that needs more fails here instead of taking the machine down."""
 
 
@@ -56,11 +58,22 @@ class Tally:
         if verdict.code:
             self.codes[verdict.code] += 1
         if verdict.wrong:
-            key = signature(case, verdict)
-            before = self.failures.get(key)
-            smaller = before is None or size(case) < size(before[0])
-            kept = (case, verdict) if before is None or smaller else before[:2]
-            self.failures[key] = (*kept, 1 + (before[2] if before else 0))
+            self._keep(signature(case, verdict), (case, verdict, 1))
+
+    def merge(self, other: Tally) -> None:
+        """Add what another process counted."""
+        self.kinds += other.kinds
+        self.containers += other.containers
+        self.codes += other.codes
+        self.slowest = max(self.slowest, other.slowest)
+        for key, failure in other.failures.items():
+            self._keep(key, failure)
+
+    def _keep(self, key: str, failure: tuple[Case, Verdict, int]) -> None:
+        before = self.failures.get(key, failure)
+        case, verdict, _ = min(before, failure, key=lambda one: size(one[0]))
+        count = failure[2] + (before[2] if key in self.failures else 0)
+        self.failures[key] = case, verdict, count
 
 
 def size(case: Case) -> int:
@@ -78,13 +91,9 @@ def signature(case: Case, verdict: Verdict) -> str:
 def main() -> int:
     """Generate, judge and report; 1 where anything was wrong."""
     options = parse()
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    tally = Tally()
     with tempfile.TemporaryDirectory() as cache:
         os.environ["XDG_CACHE_HOME"] = cache
-        for start in range(0, options.files, BATCH):
-            run(min(BATCH, options.files - start), f"{options.seed}/{start}", tally)
-            print(f"{start + BATCH:,} files, {len(tally.failures)} kinds of failure", file=sys.stderr, flush=True)
+        tally = run_all(options.files, options.seed, options.jobs)
     print("\n".join(report(tally)))
     if options.keep:
         keep(tally, options.keep)
@@ -96,8 +105,30 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--keep", type=Path, help="folder for the files that failed")
     return parser.parse_args()
+
+
+def run_all(files: int, seed: int, jobs: int) -> Tally:
+    """All files, in batches with seeds of their own, in several processes."""
+    tally = Tally()
+    starts = range(0, files, BATCH)
+    sizes = [min(BATCH, files - start) for start in starts]
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        for done, part in enumerate(pool.map(batch, sizes, [f"{seed}/{start}" for start in starts]), 1):
+            tally.merge(part)
+            told = f"{sum(sizes[:done]):,} files, {len(tally.failures)} kinds of failure"
+            print(told, file=sys.stderr, flush=True)
+    return tally
+
+
+def batch(files: int, seed: str) -> Tally:
+    """The counts of so many files, in a process whose memory is bounded."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    tally = Tally()
+    run(files, seed, tally)
+    return tally
 
 
 def run(files: int, seed: str, tally: Tally) -> None:

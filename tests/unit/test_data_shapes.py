@@ -45,6 +45,19 @@ def test_a_row_of_this_shape_is_a_prompt_and_its_answer(tmp_path: Path, row, nam
     assert example.references == (("b",) if lists else ())
 
 
+@pytest.mark.parametrize("answer", ["[]", "[/code]", "{", '{"a": 1}'])
+def test_an_accepted_answer_may_begin_with_a_bracket(tmp_path: Path, answer) -> None:
+    (example,) = reading(write_rows(tmp_path / "a.jsonl", [{"prompt": "q", "answers": [answer, "b"]}])).examples
+    assert said(example) == [("user", "q"), ("assistant", answer)]
+    assert example.references == ("b",)
+
+
+@pytest.mark.parametrize("row", [["q", "a"], [user("q"), assistant("a")]])
+def test_the_only_array_in_a_json_object_is_its_rows_also_where_rows_are_arrays(tmp_path: Path, row) -> None:
+    path = write(tmp_path / "a.json", json.dumps({"version": 1, "rows": [row, row]}))
+    assert [said(example) for example in reading(path).examples] == [PAIR, PAIR]
+
+
 def test_a_list_of_texts_under_another_name_is_one_answer(tmp_path: Path) -> None:
     (example,) = reading(write_rows(tmp_path / "a.jsonl", [{"prompt": "q", "completion": ["a", "b"]}])).examples
     assert said(example)[-1] == ("assistant", '["a", "b"]')
@@ -99,6 +112,21 @@ def test_folders_of_save_to_disk_are_read_with_their_splits_and_class_names(tmp_
 def test_a_damaged_folder_of_save_to_disk_is_one_line(tmp_path: Path) -> None:
     write(tmp_path / "dataset_dict.json", '{"splits": ["train"]}')
     assert refusal(tmp_path).code == "data.invalid_disk_set"
+
+
+@pytest.mark.parametrize("damage", [(b"second", b"s\xffcond"), (b"\5\0\0\0\v\0\0\0", b"\v\0\0\0\5\0\0\0")])
+def test_damaged_texts_and_offsets_in_an_arrow_file_are_one_line(tmp_path: Path, damage) -> None:
+    from datasets import Dataset
+
+    rows = [{"prompt": text, "completion": "a"} for text in ("first", "second", "third")]
+    Dataset.from_list(rows).save_to_disk(tmp_path / "set")
+    (file,) = (tmp_path / "set").glob("*.arrow")
+    content = file.read_bytes()
+    assert content.count(damage[0]) == 1
+    file.write_bytes(content.replace(*damage))
+    with pytest.raises(UserError) as caught:
+        reading(tmp_path / "set")
+    assert caught.value.code == "data.invalid_arrow"
 
 
 @pytest.mark.parametrize("mark", [",", ";", "|", "\t"])

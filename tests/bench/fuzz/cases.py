@@ -162,7 +162,8 @@ def _files(draw: Draw) -> Case:
     rows = draw(FLAT["labels"](TEXT_TABLE))
     half = max(1, len(rows.rows) // 2)
     parts = [part for part in (rows.rows[:half], rows.rows[half:]) if part]
-    kinds = [draw(st.sampled_from(FILES)) for _ in parts]
+    clear = [file for file in FILES if file.name != "JSONL named .json"]
+    kinds = [draw(st.sampled_from(clear)) for _ in parts]
     files = {
         f"set/part-{n}{kind.suffix}": kind.write(draw, [row.values for row in part])
         for n, (kind, part) in enumerate(zip(kinds, parts, strict=True))

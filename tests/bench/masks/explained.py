@@ -18,6 +18,14 @@ EXPLAINED: dict[tuple[str, str], str] = {
         "The conversation ends with a question. ftbench stops at the last answer: nothing after it is in the "
         "loss. trl keeps the question, masked: the loss is the same."
     ),
+    ("trl", "empty answer in the middle"): (
+        "An answer without text. ftbench masks it and says so in a warning, as axolotl does. trl trains its end token: "
+        "to end a turn without a word."
+    ),
+    ("LLaMA-Factory", "empty answer in the middle"): (
+        "An answer without text. ftbench masks it and says so in a warning, as axolotl does. LLaMA-Factory trains its "
+        "end token: to end a turn without a word."
+    ),
     ("LLaMA-Factory", "alpaca with input"): (
         "LLaMA-Factory joins instruction and input by one line feed (`AlpacaDatasetConverter`), ftbench by an "
         "empty line. The answers are the same."
@@ -83,9 +91,5 @@ EXPLAINED: dict[tuple[str, str], str] = {
     ("axolotl", "ends with a question"): (
         "The conversation ends with a question. ftbench stops at the last answer: nothing after it is in the "
         "loss. axolotl keeps the question, masked: the loss is the same."
-    ),
-    ("axolotl", "empty answer in the middle"): (
-        "ftbench trains the end token of an empty answer, as trl and LLaMA-Factory do. axolotl finds no text that "
-        "differs from the placeholder and skips the turn."
     ),
 }

@@ -46,11 +46,11 @@ def test_a_name_that_is_not_utf8_is_listed_with_what_to_do_and_keeps_nothing_fro
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("d")
-        await wait_for(pilot, lambda: len(data(app).glances) == 4, seconds=30)
-        glances = {Path(name).name: glance for name, glance in data(app).glances.items()}
-        assert glances["here"].rows == {"train": 24} and not glances["here"].error
-        assert glances["good.jsonl"].rows == {"train": 12}
-        assert "not UTF-8" in glances["caf\udce9.jsonl"].error
+        await wait_for(pilot, lambda: len(data(app).previews) == 4, seconds=30)
+        previews = {Path(name).name: preview for name, preview in data(app).previews.items()}
+        assert previews["here"].rows == {"train": 24} and not previews["here"].error
+        assert previews["good.jsonl"].rows == {"train": 12}
+        assert "not UTF-8" in previews["caf\udce9.jsonl"].error
         assert any("caf\\udce9.jsonl" in line for line in lines(data(app)))
 
     play(story)
@@ -62,12 +62,12 @@ def test_a_question_that_breaks_in_its_thread_is_told_in_the_list(here: Path, mo
     def broken(*_: object, **__: object) -> None:
         raise KeyError("x")
 
-    monkeypatch.setattr("tui.data.glance.ask", broken)
+    monkeypatch.setattr("tui.data.preview.ask", broken)
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("d")
-        await wait_for(pilot, lambda: len(data(app).glances) == 2, seconds=10)
-        assert all("KeyError" in glance.error for glance in data(app).glances.values())
+        await wait_for(pilot, lambda: len(data(app).previews) == 2, seconds=10)
+        assert all("KeyError" in preview.error for preview in data(app).previews.values())
 
     play(story)
 

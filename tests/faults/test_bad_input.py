@@ -64,7 +64,7 @@ def test_a_check_that_finds_nothing_to_train_on_fails(how: list[str], tmp_path: 
 
 def test_no_such_file(tmp_path: Path) -> None:
     (tmp_path / "mails.jsonl").write_bytes(lines(GOOD))
-    refused(ftbench("run", "demo-lora", "--data", str(tmp_path / "mail.jsonl")), "no such", "mails.jsonl")
+    refused(ftbench("run", "demo-lora", "--data", str(tmp_path / "mail.jsonl")), "not found", "mails.jsonl")
     assert list((tmp_path / "runs").iterdir()) == []
 
 
@@ -194,6 +194,8 @@ def test_rows_that_were_all_refused_are_counted_with_reasons(tmp_path: Path) -> 
     path.write_bytes(lines(wizard, wizard, {"messages": [{"role": "user", "content": "a"}]}, wizard))
     for more in ([], ["--json"]):
         done = ftbench("data", "show", str(path), *more)
-        refused(done, "4 rows refused", "3 unknown role", "line 1", "1 no answer", "line 3", "data check")
+        refused(
+            done, "4 rows left out", "3 message with an unknown role", "line 1", "1 no answer", "line 3", "data check"
+        )
         assert done.stdout == ""
-    refused(ftbench("data", "show", str(path), "--split", "test"), "no test rows")
+    refused(ftbench("data", "show", str(path), "--split", "test"), "no test row")

@@ -13,6 +13,8 @@ from pathlib import Path
 from engine.contract.errors import RunFailed, UserError
 from engine.contract.text import visible
 
+NO_RESOURCES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+"""No further process, memory or file."""
 LIKE = str.maketrans(
     {"–": "-", "—": "-", "−": "-", "━": "-", "╸": "-", "╺": "-", "─": "-", "·": ".", "…": "...", "→": "->", "×": "x",
      "│": "|", "✓": "+", "✗": "x", "⏎": "$", "’": "'"}
@@ -37,9 +39,9 @@ def at_the_edge(work: Callable[[], object]) -> None:
         sys.exit(0)
     except OSError as error:
         if error.errno != errno.ENOSPC:
-            if error.filename is None:
+            if error.filename is None and error.errno not in NO_RESOURCES:
                 raise
-            _leave(visible(f"{error.filename}: {error.strerror}"), 1)
+            _leave(visible(f"{error.filename or 'the system refused'}: {error.strerror}"), 1)
         _no_more_output()
         _leave(f"{error.filename or 'the output'} cannot be written: {error.strerror}; free some space", 1)
 

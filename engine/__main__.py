@@ -102,7 +102,7 @@ def live(run: RunDir, frozen: Frozen) -> int:
 
     try:
         from engine.worker import work
-    except (ImportError, MemoryError, SystemError) as error:  # a package that is broken, or no room for its code
+    except (ImportError, MemoryError, SystemError, RuntimeError) as error:  # a broken package, no memory, no threads
         reason = f"the libraries cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
         log.write(Error(text=reason))
         write_end(run, frozen, log, End(status="failed", reason=reason))

@@ -55,7 +55,6 @@ def work(run_dir: RunDir, frozen: Frozen, log: events.EventLog, stopping: Stoppi
     machine = this_machine()
     meters = Meters(log.write, training_card() if machine.device == "cuda" else None)
     run = Run(run_dir, frozen, log, stopping, machine, meters)
-    meters.start()
     try:
         end = _attempt(run)
     finally:
@@ -69,6 +68,7 @@ def work(run_dir: RunDir, frozen: Frozen, log: events.EventLog, stopping: Stoppi
 
 def _attempt(run: Run) -> Ending:
     try:
+        run.meters.start()
         _steps(run)
     except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the run ends with a word about it
         return ending(run, error)

@@ -11,6 +11,8 @@ from tui.output import streams
 
 NAMES = (errno.ENAMETOOLONG, errno.ELOOP)
 """Errors of a name that was given, whatever was to be done with the file."""
+NO_RESOURCES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+"""No further process, memory or file."""
 
 
 def at_the_edge(work: Callable[[], object]) -> None:
@@ -33,9 +35,9 @@ def at_the_edge(work: Callable[[], object]) -> None:
             refused = UserError(f"{error.strerror}", str(error.filename), "check the name", "name.invalid")
             _leave(refused.line, refused.exit_code)
         if error.errno != errno.ENOSPC:
-            if error.filename is None:
+            if error.filename is None and error.errno not in NO_RESOURCES:
                 raise
-            _leave(f"{error.filename}: {error.strerror}", 1)
+            _leave(f"{error.filename or 'the system refused'}: {error.strerror}", 1)
         streams.discard()
         _leave(f"{error.filename or 'the output'} cannot be written: {error.strerror}; free some space", 1)
 

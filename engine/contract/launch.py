@@ -77,6 +77,8 @@ def _start(module: str, folder: Path, log_file: Path) -> Worker:
             env=environment,
             umask=0o077,
         )
+    except OSError as error:  # no further process, no memory
+        raise RunFailed(f"no process can be started: {error.strerror}; nothing was started") from error
     finally:
         os.close(log)
 

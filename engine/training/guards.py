@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 
 import torch
@@ -45,7 +46,8 @@ def is_disk_full(error: BaseException) -> bool:
         return True
     text = str(error)
     # torch.save reports a short write as an unexpected position in its archive.
-    signs = ("No space left", "Disk quota exceeded", "os error 28", "PytorchStreamWriter", "inline_container")
+    rust = [f"os error {number}" for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]  # as safetensors says it
+    signs = ("No space left", "Disk quota exceeded", *rust, "PytorchStreamWriter", "inline_container")
     return any(sign in text for sign in signs)
 
 

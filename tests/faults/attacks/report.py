@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -108,6 +109,7 @@ def over(terminal: Terminal, seconds: float = TOO_LONG) -> str:
 
 
 def walk(terminal: Terminal, keys: list[str], given: list[str]) -> str:
+    """Press the keys from an open bench on, then leave; what is wrong."""
     try:
         terminal.wait("detach", 60.0)
         for key in keys:
@@ -115,9 +117,21 @@ def walk(terminal: Terminal, keys: list[str], given: list[str]) -> str:
                 terminal.read(2.0)
             else:
                 terminal.press(key)
-        wrong = over(terminal)
+        wrong = leave(terminal)
     except (AssertionError, OSError) as error:
+        wrong = str(error).splitlines()[0]
+    if terminal.process.poll() is None:
         terminal.process.kill()
         terminal.process.wait()
-        wrong = str(error).splitlines()[0]
     return wrong or harm(terminal, given) or left_behind(terminal)
+
+
+def leave(terminal: Terminal) -> str:
+    """Escape until the bench is there, and q; apart, for escape and a letter at once are another key."""
+    deadline = time.monotonic() + TOO_LONG
+    while terminal.process.poll() is None and time.monotonic() < deadline:
+        for key in ("escape", "q"):
+            if terminal.process.poll() is None:
+                terminal.press(key)
+                terminal.read(1.0)
+    return over(terminal, 1.0)

@@ -112,7 +112,7 @@ def spoiled(
             end_runs(folder)
         if held or rng.random() < 0.4:
             terminal = Terminal(cwd=folder, env=env)
-            keys = ["r", "escape", "P", "escape", "d", "escape", "wait", "q"]
+            keys = ["r", "escape", "P", "escape", "d", "escape", "wait"]
             report.tried("corrupted files, bench", what, walk(terminal, keys, []))
         if descriptor is not None:
             os.close(descriptor)

@@ -84,15 +84,15 @@ SHOWING = [
      "evaluation.max_new_tokens=4", "--set", "evaluation.general=none"],
 ]  # fmt: skip
 KEYS = [
-    ["1", "2", "3", "4", "5", "6", "7", "8", "9", "c", "escape", "q"],
-    ["r", "down", "down", "enter", "wait", "o", "wait", "end", "home", "f", "K", "enter", "n", "N", "q"],
-    ["r", "/", "K", "enter", "space", "down", "space", "c", "wait", "escape", "x", "n", "escape", "q"],
-    ["P", *["down"] * 12, "c", "escape", "d", "escape", "escape", "q"],
-    ["d", *["down"] * 4, "enter", "wait", "wait", "wait", "wait", "n", "s", "v", "b", "escape", "escape", "q"],
-    ["d", "a", "wait", "K", "escape", "escape", "q"],
-    ["ctrl+p", "K", "wait", "escape", "q"],
-    ["enter", "wait", "wait", "wait", "escape", "M", "escape", "q"],
-    ["L", "wait", "escape", "?", "escape", "l", "escape", "q"],
+    ["1", "2", "3", "4", "5", "6", "7", "8", "9", "c", "escape"],
+    ["r", "down", "down", "enter", "wait", "o", "wait", "end", "home", "f", "K", "enter", "n", "N"],
+    ["r", "/", "K", "enter", "space", "down", "space", "c", "wait", "escape", "x", "n", "escape"],
+    ["P", *["down"] * 12, "c", "escape", "d", "escape", "escape"],
+    ["d", *["down"] * 4, "enter", "wait", "wait", "wait", "wait", "n", "s", "v", "b", "escape", "escape"],
+    ["d", "a", "wait", "K", "escape", "escape"],
+    ["ctrl+p", "K", "wait", "escape"],
+    ["enter", "wait", "wait", "wait", "escape", "M", "escape"],
+    ["L", "wait", "escape", "?", "escape", "l"],
 ]
 """Through every screen."""
 

@@ -37,6 +37,7 @@ from tui.app import Workbench
 from tui.following.machine import CardSample, Eyes, MachineSample, Other
 from tui.settings import Settings
 from tui.terminal.themes import contrast
+from tui.widgets.data_list import DataList
 from tui.widgets.machine_pane import MachinePane
 
 PICTURES = Path(__file__).parent / "snapshots"
@@ -181,7 +182,8 @@ def picture(app: Workbench) -> Picture:
 def settled(app: Workbench) -> bool:
     """Whether what is asked of other processes and of the sampler has come."""
     text = text_of(picture(app).lines)
-    waits = any(word in text for word in ("preparing", "counting rows"))
+    data = app.bench.query_one(DataList)
+    waits = any(word in text for word in ("preparing", "counting rows")) or len(data.previews) < len(data.sets)
     return not waits and (app.screen is not app.bench or "planned" in text)
 
 

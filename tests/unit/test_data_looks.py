@@ -197,6 +197,16 @@ def test_a_question_that_is_left_ends_its_process() -> None:
     assert told == ["loading libraries"]
 
 
+def test_a_long_preparation_tells_how_many_rows_of_how_many_are_done(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(f'{{"prompt": "ask {n}", "completion": "say {n}"}}\n' for n in range(9000)))
+    told: list[tuple[int, int | None]] = []
+    arguments = {"data": section(path), "model": {"id": "tiny"}, "max_length": 64}
+    ask("data.check", arguments, counted=lambda text, done, total: told.append((done, total)))
+    assert any(total == 9000 and 0 < done <= 9000 for done, total in told)
+    assert all(total is None or done <= total for done, total in told)
+
+
 def test_a_histogram_counts_every_row_once_and_shows_a_cut_that_touches_rows() -> None:
     made = histogram([1, 10, 10, 200], [5000], 1024)
     assert made is not None

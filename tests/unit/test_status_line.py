@@ -118,3 +118,12 @@ def test_a_paused_run_claims_no_free_card() -> None:
 
 def test_a_run_that_was_asked_to_pause_says_so_until_it_has() -> None:
     assert status(state(events.Phase(name="model")), True, None, paused=True).plain == "model  (pausing)"
+
+
+def test_a_long_phase_shows_how_many_rows_are_done() -> None:
+    state = RunState()
+    state.feed([events.Phase(name="data"), events.Progress(phase="data", text="tokenizing", done=12_000, total=48_000)])
+    for ascii_only, sign in ((False, "━"), (True, "=")):
+        shown = status(state, True, None, 100, ascii_only=ascii_only).plain
+        assert shown.startswith("data  tokenizing 12,000 of 48,000 rows ") and shown.endswith(" 25%") and sign in shown
+        assert len(status(state, True, None, 60, ascii_only=ascii_only).plain) <= 60

@@ -171,8 +171,8 @@ class InspectorScreen(BaseScreen[bool]):
         text, done, total = self._counted
         parts = [(f"{visible(text, 40)} ", "")]
         if total:
-            parts += bar(done / total, BAR, self.manner.ascii)
-        return Content.assemble(*parts, f" {rows_done(done, total)}, {seconds}")
+            parts += [*bar(done / total, BAR, self.manner.ascii), (" ", "")]
+        return Content.assemble(*parts, f"{rows_done(done, total)}, {seconds}")
 
     def _redraw(self) -> None:
         left = self.query_one("#looking")

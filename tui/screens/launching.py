@@ -88,7 +88,7 @@ class LaunchScreen(ModalScreen[bool]):
 
     def on_resize(self) -> None:
         # As high as what it holds, but never higher than the screen: the keys below stay in sight.
-        self.query_one(VerticalScroll).styles.max_height = max(3, self.size.height - 4)
+        self.query_one(VerticalScroll).styles.max_height = self._room()
         self.call_after_refresh(self._lay_out)
 
     @on(Told)
@@ -122,11 +122,16 @@ class LaunchScreen(ModalScreen[bool]):
         self.query_one("#facts", Static).update(Content("\n").join(self._lines()))
         self._say_keys()
 
+    def _room(self) -> int:
+        """Lines for the facts: the box has a border, a blank line and the keys besides."""
+        return max(3, self.size.height - 4)
+
     def _say_keys(self) -> None:
         """What enter does, and how to scroll where not everything fits on the screen."""
         go = "cannot start: see the problems above" if self.prospect.blocked else "enter start"
         style = "$text-error" if self.prospect.blocked else "bold $text-success"
-        scroll = "   up, down scroll" if self.query_one(VerticalScroll).max_scroll_y else ""
+        needed = self.query_one(VerticalScroll).virtual_size.height
+        scroll = "   up, down scroll" if needed > self._room() else ""
         self.query_one("#keys", Static).update(Content.assemble((go, style), f"   escape back{scroll}"))
 
     def _lines(self) -> Iterator[Content]:

@@ -93,7 +93,7 @@ def main() -> int:
     options = parse()
     with tempfile.TemporaryDirectory() as cache:
         os.environ["XDG_CACHE_HOME"] = cache
-        tally = run_all(options.files, options.seed, options.jobs)
+        tally = run_all(options.files, options.seed, options.jobs, options.minutes)
     print("\n".join(report(tally)))
     if options.keep:
         keep(tally, options.keep)
@@ -106,13 +106,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long with what is done")
     parser.add_argument("--keep", type=Path, help="folder for the files that failed")
     return parser.parse_args()
 
 
-def run_all(files: int, seed: int, jobs: int) -> Tally:
-    """All files, in batches with seeds of their own, in several processes."""
-    tally = Tally()
+def run_all(files: int, seed: int, jobs: int, minutes: float) -> Tally:
+    """All files, in batches with seeds of their own, in several processes; fewer where the time is up before."""
+    tally, end = Tally(), time.monotonic() + 60 * minutes
     starts = range(0, files, BATCH)
     sizes = [min(BATCH, files - start) for start in starts]
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
@@ -120,6 +121,9 @@ def run_all(files: int, seed: int, jobs: int) -> Tally:
             tally.merge(part)
             told = f"{sum(sizes[:done]):,} files, {len(tally.failures)} kinds of failure"
             print(told, file=sys.stderr, flush=True)
+            if time.monotonic() > end:
+                pool.shutdown(wait=False, cancel_futures=True)
+                break
     return tally
 
 

@@ -45,7 +45,7 @@ def test_every_key_of_the_picker(here: Path, tmp_path: Path, size: tuple[int, in
         assert ".secret/" in names(screen)
         await pilot.press("ctrl+t", "down", "enter")
         await wait_for(pilot, lambda: screen.view.path == here / "deep")
-        assert names(screen) == ["../", "er/"] and "other kinds: 1" in text(app, "note")
+        assert names(screen) == ["../", "er/"] and "other files, not shown: 1" in text(app, "note")
         await pilot.press("backspace")
         await wait_for(pilot, lambda: screen.view.path == here)
         await pilot.press("d", "e")
@@ -75,7 +75,7 @@ def test_absolute_and_home_paths_are_typed(here: Path, tmp_path: Path, monkeypat
         await wait_for(pilot, lambda: names(screen) == ["home/"])
         screen.query_one(PathInput).value = "~/"
         await wait_for(pilot, lambda: names(screen)[:2] == ["./", "../"])
-        assert "one set: test.jsonl, train.jsonl" in lines(screen.query_one("#entries", OptionList))[0]
+        assert "one data set: test.jsonl, train.jsonl" in lines(screen.query_one("#entries", OptionList))[0]
         screen.query_one(PathInput).value = "/nowhere/at/all/"
         await wait_for(pilot, lambda: "No such file" in text(app, "note"))
         screen.query_one(PathInput).value = "~/"
@@ -105,7 +105,7 @@ def test_a_hub_id_goes_into_the_preset_as_it_is_and_is_looked_at_only_after_aski
         screen_ = app.screen
         assert isinstance(screen_, InspectorScreen)
         await wait_for(pilot, lambda: screen_.error)
-        assert "owner/name" in text(app, "row") and "check the network" in text(app, "row")
+        assert "owner/name" in text(app, "row") and "network" in text(app, "row")
 
     play(story)
 

@@ -33,6 +33,9 @@ def made(runs: Path, method: str = "lora", data: str = "tickets", printed: bytes
         result = rundir.blank_result(run, rundir.read_frozen(run))
         result.status = "finished"
         rundir.write_result(run, result)
+    else:
+        events = run.events_file.read_bytes().splitlines(keepends=True)
+        run.events_file.write_bytes(b"".join(line for line in events if b'"type":"end"' not in line))
     return run
 
 

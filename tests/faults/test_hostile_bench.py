@@ -27,7 +27,7 @@ SCREENS = {
     "CompareScreen": "runs compared",
     "InspectorScreen": "trained",
     "LadderScreen": "o report",
-    "LaunchScreen": "before launch",
+    "LaunchScreen": "─ launch ─",
     "NameScreen": "enter: write it",
     "PickerScreen": "type to narrow down",
     "PresetsScreen": "presets; your own",
@@ -75,7 +75,7 @@ def look_at_everything(terminal: Terminal, seen: list[str]) -> None:
         terminal.press(str(slot))
         seen.append(terminal.text)
     open_and_walk(terminal, ["r"], "runs in", "", seen, "enter")  # attaches
-    terminal.wait("died")
+    terminal.wait("ended before")
     for key in ("?", "ctrl+p", "c", "v", "b", "M"):
         terminal.press(key)
         terminal.read(0.6)
@@ -86,7 +86,7 @@ def look_at_everything(terminal: Terminal, seen: list[str]) -> None:
     seen.append(terminal.text)
     terminal.press("y", "Y", "o", "/", MARK, "enter")
     seen.append(terminal.text)
-    open_and_walk(terminal, ["enter"], "before launch", "", seen)
+    open_and_walk(terminal, ["enter"], "─ launch ─", "", seen)
     open_and_walk(terminal, ["P"], "presets", "", seen)
     open_and_walk(terminal, ["P", "d"], "enter: write it", "", seen)
     terminal.press("escape", "r")

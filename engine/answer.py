@@ -19,6 +19,7 @@ import msgspec
 
 from engine.contract import parent, schema
 from engine.contract.errors import RunFailed, UserError
+from engine.contract.split_version import SPLIT_VERSION
 
 Progress = Callable[..., None]
 """Takes what is being done and, of counted work, how many rows are done and of how many."""
@@ -82,7 +83,7 @@ def ladder_survey(arguments: dict[str, Any], progress: Progress) -> Any:
     """The work that a configuration stands for."""
     from engine.survey import survey
 
-    return survey(msgspec.convert(arguments["config"], schema.Config), arguments["split_version"])
+    return survey(msgspec.convert(arguments["config"], schema.Config), arguments.get("split_version", SPLIT_VERSION))
 
 
 def ladder_report(arguments: dict[str, Any], progress: Progress) -> Any:

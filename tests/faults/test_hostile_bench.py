@@ -29,7 +29,7 @@ SCREENS = {
     "LadderScreen": "o report",
     "LaunchScreen": "─ launch ─",
     "NameScreen": "enter: write it",
-    "PickerScreen": "type to narrow down",
+    "PickerScreen": "a Hub id has the form",
     "PresetsScreen": "presets; your own",
     "RunsScreen": "runs in",
     "SmallScreen": "ftbench needs 80",

@@ -70,7 +70,7 @@ def test_the_worker_goes_on_and_attach_shows_everything(end: str, tmp_path: Path
     process.wait()
     seen = ftbench("attach", str(run.path))
     assert seen.returncode == 0, seen.stderr
-    assert "data: 1600 train" in seen.stdout and "before training" in seen.stdout and "finished" in seen.stdout
+    assert "1,600 train" in seen.stdout and "before training" in seen.stdout and "finished" in seen.stdout
     result = run.result()
     assert result and result.status == "finished" and result.steps == 40
 

@@ -122,7 +122,7 @@ def run_all(files: int, seed: int, jobs: int, minutes: float) -> Tally:
             told = f"{sum(sizes[:done]):,} files, {len(tally.failures)} kinds of failure"
             print(told, file=sys.stderr, flush=True)
             if time.monotonic() > end:
-                pool.shutdown(wait=False, cancel_futures=True)
+                pool.shutdown(cancel_futures=True)
                 break
     return tally
 

@@ -54,7 +54,7 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> Line:
     """
     state = run.state()
     try:
-        result = run.result()
+        result = run.written_result()
         if result:
             before, after = result.before, result.after
             return Line(
@@ -79,6 +79,7 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> Line:
         state = f"waiting, place {place}" if place else _progress(run, places is not None) or state
     config = frozen.config
     seconds = _worked(run) if run.is_live() else None
+    end = None if run.is_live() else run.unwritten_end()
     return Line(
         run.name,
         state,
@@ -90,6 +91,7 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> Line:
         seconds,
         config.method,
         frozen.created,
+        reason=end.reason if end else "",
     )
 
 

@@ -72,9 +72,10 @@ class RunDir(Folder):
 
         Where the worker ended without writing it (killed at that moment, or on a full disk) it comes from the events.
         """
-        return self._written_result() or self._unwritten_result()
+        return self.written_result() or self._unwritten_result()
 
-    def _written_result(self) -> Result | None:
+    def written_result(self) -> Result | None:
+        """What `result.json` says, None where it is missing. Raises UserError as `result` does."""
         try:
             return msgspec.json.decode(self.result_file.read_bytes(), type=Result)
         except FileNotFoundError:
@@ -110,7 +111,7 @@ class RunDir(Folder):
         if self.is_live():
             return "live"
         try:
-            outcome = self._written_result() or self.unwritten_end()
+            outcome = self.written_result() or self.unwritten_end()
         except UserError:
             return "damaged"
         if outcome:

@@ -69,6 +69,8 @@ class Taken(NamedTuple):
 
     first: float
     """Seconds to its first line of output."""
+    first_cpu: float
+    """Of the processor's until then."""
     seconds: float
     cpu: float
     """Seconds of the processor, of it and its children."""
@@ -84,14 +86,21 @@ def measure(command: list[str], run: RunDir) -> Taken:
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, env=environment)
     assert process.stdout is not None
     process.stdout.readline()
-    first = time.monotonic() - started
+    first, first_cpu = time.monotonic() - started, cpu_seconds(process.pid)
     while process.stdout.read(1 << 16):
         pass
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"{arguments} ended with {process.returncode}")
-    return Taken(first, time.monotonic() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+    cpu, peak = usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+    return Taken(first, first_cpu, time.monotonic() - started, cpu, peak)
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a living process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def write_log(path: Path, count: int) -> None:
@@ -139,6 +148,9 @@ def make_run(folder: Path, count: int) -> RunDir:
     """A run with such a log."""
     run = rundir.create(folder, "demo-lora", effective("demo-lora", None, {}))
     write_log(run.events_file, count)
+    result = rundir.result_from_events(run, rundir.read_frozen(run))
+    assert result is not None
+    rundir.write_result(run, result)
     return run
 
 
@@ -163,15 +175,17 @@ def main(count: int) -> None:
         few, many = make_run(Path(folder) / "few", 100), make_run(Path(folder) / "many", count)
         size = many.events_file.stat().st_size
         print(f"{count:,} events, {size / 1e9:.2f} GB\n")
-        print("| reader | first line, s | all, s | CPU, s | peak above that of 100 events, MB |\n|---|---|---|---|---|")
+        print("| reader | first line, s | of it CPU, s | all, s | of it CPU, s | peak above that of 100 events, MB |")
+        print("|---" * 6 + "|")
         for name, command in READERS.items():
             small, large = measure(command, few), measure(command, many)
             above = (large.peak - small.peak) / 1e6
-            print(f"| {name} | {large.first:.1f} | {large.seconds:.1f} | {large.cpu:.1f} | {above:.0f} |", flush=True)
+            figures = (large.first, large.first_cpu, large.seconds, large.cpu)
+            print(f"| {name} | {' | '.join(f'{figure:.1f}' for figure in figures)} | {above:.0f} |", flush=True)
         shutil.rmtree(many.path)
         small, large = resumed(Path(folder) / "worker-few", 100), resumed(Path(folder) / "worker-many", count)
         more, longer = (large.peak - small.peak) / 1e6, large.seconds - small.seconds
-        print(f"| a resumed worker | {large.first:.1f} | {longer:.1f} more than with 100 | | {more:.0f} |", flush=True)
+        print(f"| a resumed worker | {large.first:.1f} | | {longer:.1f} more than with 100 | | {more:.0f} |")
 
 
 if __name__ == "__main__":

@@ -137,6 +137,13 @@ def test_the_separator_is_the_one_that_splits_every_line_alike(tmp_path: Path, m
     assert said(found.examples[2]) == [("user", f"{other * 2}text 2"), ("assistant", "label0")]
 
 
+def test_the_bars_of_special_tokens_separate_no_columns(tmp_path: Path) -> None:
+    asked = "Where is the card that I ordered for my mother last Monday morning? <|im_end|>"
+    path = write(tmp_path / "a.csv", f"{asked},arrival\n{asked} Well?,PIN\n")
+    found = reading(path, map={"prompt": "column 1", "completion": "column 2"})
+    assert [said(example)[-1][1] for example in found.examples] == ["arrival", "PIN"]
+
+
 def test_a_csv_file_without_a_header_loses_no_row_and_its_offered_map_works(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "".join(f'"Book flight {n}, please, to Oslo",label{n % 2}\n' for n in range(10)))
     error = refusal(path)

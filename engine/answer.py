@@ -1,7 +1,8 @@
 """`python -m engine.answer QUESTION`: a short-lived process that answers the screen what only the engine can.
 
-Arguments as JSON on stdin; JSON lines on stdout: {"progress": text} any number of times, for counted work with "done"
-and "total" rows; then {"answer": …} or {"error": {what, where, do, code}}.
+Arguments as one line of JSON on stdin, which stays open: its end means that whoever asked has gone. JSON lines on
+stdout: {"progress": text} any number of times, for counted work with "done" and "total" rows; then {"answer": …},
+{"error": {what, where, do, code}} or {"failed": reason}.
 """
 
 from __future__ import annotations
@@ -9,17 +10,21 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from engine.contract import schema
-from engine.contract.errors import UserError
+from engine.contract import parent, schema
+from engine.contract.errors import RunFailed, UserError
+from engine.contract.split_version import SPLIT_VERSION
 
 Progress = Callable[..., None]
 """Takes what is being done and, of counted work, how many rows are done and of how many."""
+REASON = 500
+"""Characters of a failure's reason; the traceback goes to stderr."""
 
 
 def data_check(arguments: dict[str, Any], progress: Progress) -> Any:
@@ -78,7 +83,7 @@ def ladder_survey(arguments: dict[str, Any], progress: Progress) -> Any:
     """The work that a configuration stands for."""
     from engine.survey import survey
 
-    return survey(msgspec.convert(arguments["config"], schema.Config), arguments["split_version"])
+    return survey(msgspec.convert(arguments["config"], schema.Config), arguments.get("split_version", SPLIT_VERSION))
 
 
 def ladder_report(arguments: dict[str, Any], progress: Progress) -> Any:
@@ -155,24 +160,50 @@ QUESTIONS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
 
 
 def main() -> int:
+    """Answer one question. The last line told is always an answer, an error or a failure."""
     # Libraries print to stdout as they like; the answer has a channel of its own.
-    channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    channel = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     def tell(message: dict[str, Any]) -> None:
-        channel.write(json.dumps(message) + "\n")
-        channel.flush()
+        with os.fdopen(os.dup(channel), "wb") as file:
+            file.write(encoded(message))
 
     def progress(text: str, done: int | None = None, total: int | None = None) -> None:
         tell({"progress": text} | ({} if done is None else {"done": done, "total": total}))
 
+    parent.end_with(int(sys.argv[2]))
     try:
-        answer = QUESTIONS[sys.argv[1]](json.load(sys.stdin), progress)
+        arguments = json.loads(sys.stdin.buffer.readline())
+        parent.watch(sys.stdin.fileno())
+        tell({"answer": QUESTIONS[sys.argv[1]](arguments, progress)})
     except UserError as error:
         tell({"error": {"what": error.what, "where": error.where, "do": error.do, "code": error.code}})
         return 2
-    tell({"answer": answer})
+    except RunFailed as error:
+        tell({"failed": str(error)})
+        return 1
+    except Exception as error:  # noqa: BLE001 - the edge: whoever asked is told at once, whatever it is
+        tell({"failed": " ".join(f"{type(error).__name__}: {error}".split())[:REASON]})
+        traceback.print_exc()
+        return 1
     return 0
+
+
+def encoded(message: dict[str, Any]) -> bytes:
+    """One line of JSON. Halves of Unicode surrogates, as in file names that are not UTF-8, are told as escapes."""
+    try:
+        return msgspec.json.encode(message) + b"\n"
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_valid(message)) + b"\n"
+
+
+def _valid(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_valid(key): _valid(one) for key, one in value.items()}
+    return [_valid(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""What a run knows about itself, and how it tells it: events as they happen, the result at the end."""
+"""Run state and its log: writes events while the run progresses and `result.json`, built from them, at the end."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -11,26 +12,20 @@ from typing import Literal
 import msgspec
 import torch
 
-from engine.contract import events
-from engine.contract.follow import Follower
+from engine.contract import end_record, events
+from engine.contract.end_record import EndRecord
 from engine.contract.overlap import SplitOverlap
-from engine.contract.phases import phase_seconds
-from engine.contract.result import Predicted, Result, Score
-from engine.contract.rundir import Frozen, RunDir, blank_result, write_result
+from engine.contract.result import General, Score
+from engine.contract.result_builder import score_of
+from engine.contract.rundir import Frozen, RunDir, write_end
 from engine.contract.schema import Config
 from engine.contract.signals import Stopping
 from engine.data.items import EvaluationItem, all_rows
 from engine.data.prepare import Prepared
+from engine.earlier_lives import EarlierLives
 from engine.evaluation.score import Item, summarise
 from engine.methods.machine import Machine
-from engine.outcome import (
-    fingerprint,
-    items_fingerprint,
-    machine_facts,
-    phase_joules,
-    trained_tokens,
-    versions,
-)
+from engine.outcome import fingerprint, items_fingerprint, machine_facts, versions
 from engine.planning.forecast import Forecast
 from engine.planning.probe import Probed
 from engine.training.batches import Schedule
@@ -53,14 +48,13 @@ class Run:
     stopping: Stopping
     machine: Machine
     meters: Meters
-    result: Result = field(init=False)
-    warned: list[str] = field(default_factory=list)
+    earlier: EarlierLives = field(default_factory=EarlierLives)
+    """What this run's earlier workers wrote."""
+    step: int = 0
+    last_checkpoint: str = ""
     current_phase: events.PhaseName = "waiting"
     progress_told: float = field(default_factory=time.monotonic)
     """When progress was last logged, or the phase began."""
-
-    def __post_init__(self) -> None:
-        self.result = blank_result(self.dir, self.frozen)
 
     @property
     def config(self) -> Config:
@@ -72,11 +66,10 @@ class Run:
         self._read_energy()
         self.log.write(events.Phase(name=name))
         self.current_phase, self.progress_told = name, time.monotonic()
-        print(f"[{time.strftime('%H:%M:%S')}] {name}", flush=True)
+        with contextlib.suppress(OSError):  # the raw log may be full where the event log is not
+            print(f"[{time.strftime('%H:%M:%S')}] {name}", flush=True)
 
     def warn(self, code: str, text: str) -> None:
-        if text not in self.warned:
-            self.warned.append(text)
         self.log.write(events.Warning(code=code, text=text))
 
     def progress(self, what: str, done: int, total: int | None) -> None:
@@ -87,16 +80,12 @@ class Run:
             self.progress_told = now
             self.log.write(events.Progress(phase=self.current_phase, text=what, done=done, total=total))
 
-    def first_data(self) -> events.Data | None:
-        """The rows that an earlier start of this run began with; None in its first."""
-        return next((event for event in Follower(self.dir.events_file).read() if isinstance(event, events.Data)), None)
+    def tell_environment(self) -> None:
+        self.log.write(events.Environment(versions=versions(), machine=machine_facts(self.machine)))
 
     def tell_data(self, rows: Prepared, test: Sequence[EvaluationItem]) -> None:
         for warning in rows.warnings:
             self.warn(warning.code, warning.text)
-        self.result.fingerprints["data"] = rows.fingerprint
-        self.result.fingerprints["test"] = items_fingerprint(test)
-        self.result.overlap = msgspec.convert(rows.about["overlap"], dict[str, SplitOverlap])
         self.log.write(
             events.Data(
                 train=len(rows.train),
@@ -105,56 +94,60 @@ class Run:
                 format=rows.about["format"],
                 why=rows.about["why"],
                 fingerprint=rows.fingerprint,
+                test_fingerprint=items_fingerprint(test),
                 tokens=int(rows.train.lengths.sum()),
                 answer_tokens=int(rows.train.answer_tokens.sum()),
                 columns=rows.about["columns"],
                 account=rows.about["account"],
                 test_items=len(test),
                 split_version=rows.split_version,
-                overlap=self.result.overlap,
+                overlap=msgspec.convert(rows.about["overlap"], dict[str, SplitOverlap]),
             )
         )
 
     def tell_model(self, model: torch.nn.Module, optimizer: str) -> None:
-        result = self.result
         base = getattr(model, "get_base_model", lambda: model)()
         if hasattr(model, "get_nb_trainable_parameters"):  # PEFT counts packed 4-bit weights as what they stand for
-            result.trainable, everything = model.get_nb_trainable_parameters()
-            result.parameters = everything - result.trainable
+            trainable, everything = model.get_nb_trainable_parameters()
+            parameters = everything - trainable
         else:
-            result.parameters = sum(p.numel() for p in model.parameters())
-            result.trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        result.fingerprints["model"] = fingerprint(self.config.model, base.config)
+            parameters = sum(p.numel() for p in model.parameters())
+            trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        weights = fingerprint(self.config.model, base.config)
+        self._warn_if_changed("model", self.earlier.model, weights)
         self.log.write(
             events.ModelLoaded(
                 id=self.config.model.id,
                 architecture=type(base).__name__,
-                parameters=result.parameters,
-                trainable=result.trainable,
+                parameters=parameters,
+                trainable=trainable,
                 dtype=str(base.dtype).removeprefix("torch."),
                 device=self.machine.name,
                 attention=str(base.config._attn_implementation),
                 optimizer=optimizer,
-                fingerprint=result.fingerprints["model"],
+                fingerprint=weights,
+                resident_before=self.meters.before_model,
             )
         )
 
-    def earlier_micro_batch(self) -> int | None:
-        """What an earlier life of this run trained with: another one would round otherwise. None in its first."""
-        plans = [event for event in Follower(self.dir.events_file).read() if isinstance(event, events.Plan)]
-        return plans[-1].micro_batch if plans else None
-
     def tell_plan(self, plan: events.Plan, forecast: Forecast) -> events.Plan:
         """What will be done, and what it is expected to take."""
-        self.result.predicted = forecast.predicted()
-        if self.result.predicted:
-            best = self.result.predicted[-1]
+        plan.predictions = forecast.predicted()
+        if plan.predictions:
+            best = plan.predictions[-1]
             plan.predicted, plan.predicted_evaluation = best.training, best.evaluation
+        self.step = plan.start_step
         return self.log.write(plan)
+
+    def tell_micro_batch(self, micro_batch: int) -> None:
+        self.warn(
+            "micro_batch",
+            f"out of memory: {micro_batch} rows a pass from here, the effective batch stays {self.config.train.batch}",
+        )
+        self.log.write(events.MicroBatch(micro_batch=micro_batch))
 
     def tell_probe(self, plan: events.Plan, probed: Probed, micro_batch: int) -> None:
         """The plan corrected by what the longest batch took."""
-        self.result.predicted.append(Predicted(tier="probe", training=probed.training, evaluation=probed.evaluation))
         self.log.write(
             msgspec.structs.replace(
                 plan,
@@ -166,7 +159,7 @@ class Run:
         )
 
     def tell_step(self, step: int, facts: StepFacts, rate: float, schedule: Schedule) -> None:
-        self.result.steps = step
+        self.step = step
         self.log.write(
             events.Step(
                 step=step,
@@ -183,16 +176,31 @@ class Run:
         )
 
     def tell_checkpoint(self, saved: Saved) -> None:
-        self.result.last_checkpoint = f"checkpoints/{saved.folder.name}"
+        self.last_checkpoint = f"checkpoints/{saved.folder.name}"
         self.log.write(
-            events.Checkpoint(
-                step=saved.step, path=self.result.last_checkpoint, bytes=saved.bytes, seconds=saved.seconds
-            )
+            events.Checkpoint(step=saved.step, path=self.last_checkpoint, bytes=saved.bytes, seconds=saved.seconds)
         )
 
     def tell_validation(self, step: int, rows: int, loss: float) -> None:
-        self.result.validation_loss.append((step, loss))
         self.log.write(events.Eval(when="during", split="validation", step=step, rows=rows, loss=loss))
+
+    def tell_final_validation(self, rows: int, loss: float) -> None:
+        self.log.write(events.Eval(when="after", split="validation", step=self.step, rows=rows, loss=loss))
+
+    def tell_general(self, general: General) -> None:
+        self.log.write(
+            events.GeneralLoss(text=general.text, tokens=general.tokens, before=general.before, after=general.after)
+        )
+
+    def tell_model_saved(self, size: int) -> None:
+        self.log.write(events.ModelSaved(path=self.dir.model.name, bytes=size))
+
+    def tell_score_again(self, items: Sequence[Item], rows: Sequence[EvaluationItem], prompts: Sequence[str]) -> None:
+        """The score of the base as an earlier worker's answers give it, unless its events have it already."""
+        told = self.earlier.before
+        score = summarise(items, self.config.evaluation.metric, told.seconds if told else 0.0)
+        if told is None or score_of(told) != score:
+            self.tell_score("before", items, rows, prompts, score.seconds)
 
     def tell_score(
         self,
@@ -204,8 +212,7 @@ class Run:
     ) -> None:
         """The score on the test items, and the first few answers."""
         score = summarise(results, self.config.evaluation.metric, seconds)
-        setattr(self.result, when, score)
-        self.log.write(_eval_event(when, score, len(items), self.result.steps))
+        self.log.write(_eval_event(when, score, len(items), self.step if when == "after" else 0))
         for found, item, prompt in list(zip(results, items, prompts, strict=True))[:SAMPLES]:
             self.log.write(
                 events.Sample(
@@ -219,24 +226,20 @@ class Run:
             )
 
     def finish(self, status: events.Status, reason: str) -> None:
-        """The `end` event, then `result.json`; where the disk is too full for them, the raw log says so."""
-        result = self.result
-        result.status, result.reason, result.ended, result.warnings = status, reason, time.time(), self.warned
-        result.peak, result.comparable = self.meters.peak, self.meters.comparable
-        result.versions, result.machine = versions(), machine_facts(self.machine)
+        """Write the `end` event, then `result.json`; where that fails, the reason goes into the reserved `end.json`."""
         try:
-            self._read_energy()
-            self.log.write(events.End(status=status, reason=reason))
-            result.seconds = phase_seconds(Follower(self.dir.events_file).read())
-            result.tokens, result.step_seconds = trained_tokens(self.dir.events_file)
-            result.tokens_per_second = result.tokens / result.step_seconds if result.step_seconds else None
-            result.joules = phase_joules(self.dir.events_file)
-            result.energy = sum(result.joules.values()) if result.joules else None
-            price = self.config.cost.price_per_hour
-            result.cost = price * result.worked / 3600 if price is not None else None
-            write_result(self.dir, result)
+            self.meters.sample()
+            write_end(self.dir, self.frozen, self.log, events.End(status=status, reason=reason))
         except OSError as error:
-            print(f"the outcome could not be written ({error}): {status}: {reason}", file=sys.stderr)
+            text = f"{reason or status}; the result could not be written: {error.strerror}"
+            kept = end_record.write(self.dir.end_file, EndRecord(status=status, reason=text, t=time.time()))
+            with contextlib.suppress(OSError):  # the raw log may be on the same full disk
+                print(text if kept else f"{text}; end.json neither", file=sys.stderr, flush=True)
+
+    def _warn_if_changed(self, what: str, before: str, now: str) -> None:
+        if before and before != now:
+            text = f"the {what} changed since an earlier part of this run: its steps did not all train on the same"
+            self.warn(f"resume.{what}_changed", text)
 
     def _read_energy(self) -> None:
         """A sample at the border of two phases, so that what the card drew is known of each."""
@@ -258,5 +261,6 @@ def _eval_event(when: Literal["before", "after"], score: Score, rows: int, step:
         score=score.score.mean,
         low=score.score.low,
         high=score.score.high,
+        extra=score.extra,
         seconds=score.seconds,
     )

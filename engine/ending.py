@@ -31,7 +31,7 @@ def ending(run: Run, error: Exception) -> Ending:
         case OutOfMemory():
             return Ending("out_of_memory", f"{error}; {what_would_fit(run.config)}")
         case Diverged():
-            best = run.result.last_checkpoint or "none was made"
+            best = run.last_checkpoint or "none was made"
             advice = "lower train.learning_rate or train.max_grad_norm"
             return Ending("diverged", f"{error}; last good checkpoint: {best}; {advice}")
         case DiskFull():
@@ -56,5 +56,5 @@ def what_would_fit(config: Config) -> str:
 
 
 def _resume_hint(run: Run) -> str:
-    kept = run.result.last_checkpoint
+    kept = run.last_checkpoint
     return f"as asked{f', {kept} kept' if kept else ''}; `ftbench resume {run.dir.name}` goes on"

@@ -17,7 +17,7 @@ from engine.evaluation.general import general_losses, general_result, general_ro
 from engine.evaluation.generate import Generator, end_tokens
 from engine.evaluation.predictions import read_items, write_items
 from engine.evaluation.row_loss import mean_loss
-from engine.evaluation.score import Item, Scorer, item_losses, row_losses, summarise, timed
+from engine.evaluation.score import Item, Scorer, item_losses, row_losses, timed
 from engine.training.batches import Layout
 
 FINAL_ROWS = 512
@@ -92,21 +92,21 @@ class Examination:
             write_items(file, self.test, self.prompts, self.base_items, None)
             run.tell_score("before", self.base_items, self.test, self.prompts, seconds)
         else:
-            run.result.before = summarise(self.base_items, run.config.evaluation.metric, 0.0)
+            run.tell_score_again(self.base_items, self.test, self.prompts)
 
     def after(self, model: torch.nn.Module) -> None:
         """Score the trained model: validation items, then the test items and the general text."""
         run = self.run
         run.phase("evaluation")
         if self.validation:
-            run.result.final_validation = self.loss(model, self.validation)
+            run.tell_final_validation(len(self.validation), self.loss(model, self.validation))
         if self.scores_test:
             items, seconds = timed(lambda: self.scorer.items(model, self.test))
             write_items(run.dir.predictions_file, self.test, self.prompts, self.base_items, items)
             run.tell_score("after", items, self.test, self.prompts, seconds)
         if self.general:
             after = self._general_losses(model)
-            run.result.general = general_result(self.text, self.general, self.base_general, after)
+            run.tell_general(general_result(self.text, self.general, self.base_general, after))
 
     def loss(self, model: torch.nn.Module, items: Sequence[EvaluationItem]) -> float:
         """Mean negative log-likelihood of an answer token, nats."""

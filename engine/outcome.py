@@ -14,8 +14,6 @@ import torch
 
 from engine import __version__
 from engine.contract import schema
-from engine.contract.events import Hello, Memory, Phase, Step
-from engine.contract.follow import Follower
 from engine.data.items import EvaluationItem
 from engine.methods.locate import locate
 from engine.methods.machine import Machine
@@ -23,29 +21,6 @@ from engine.methods.machine import Machine
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "tokenizers", "safetensors")
 SAMPLED = 1 << 20
 """Bytes hashed at each end of a weights file: whole files of an 8B model would take minutes."""
-
-
-def phase_joules(events_file: Path) -> dict[str, float]:
-    """Energy the card drew in each phase over all lives of the run, from its samples; {} where none was measured."""
-    joules: dict[str, float] = {}
-    name, last = "starting", 0.0
-    for event in Follower(events_file).read():
-        if isinstance(event, Hello):
-            name, last = "starting", 0.0  # every life counts from its own beginning
-        elif isinstance(event, Phase):
-            name = event.name
-        elif isinstance(event, Memory) and event.energy is not None:
-            joules[name] = joules.get(name, 0.0) + max(0.0, event.energy - last)
-            last = event.energy
-    return {name: round(value, 3) for name, value in joules.items()}
-
-
-def trained_tokens(events_file: Path) -> tuple[int, float]:
-    """(tokens of all steps, seconds of all steps); a step done twice after a kill counts once."""
-    steps = {event.step: event for event in Follower(events_file).read() if isinstance(event, Step)}
-    tokens = sum(step.tokens for step in steps.values())
-    seconds = sum(step.seconds for step in steps.values())
-    return tokens, seconds
 
 
 def versions() -> dict[str, str]:

@@ -5,6 +5,7 @@ Whatever goes wrong, the run ends with an `end` event and a result; `ending` say
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import warnings
@@ -21,6 +22,7 @@ from engine.contract.signals import Stopped, Stopping
 from engine.data.changed_rows import refuse_other_than_first, refuse_unchecked
 from engine.data.items import sampled_rows
 from engine.data.prepare import Prepared, prepare
+from engine.earlier_lives import earlier_lives
 from engine.ending import Ending, ending
 from engine.evaluation.preflight import refuse_rows
 from engine.evaluation.score import vocabulary_of
@@ -38,6 +40,7 @@ from engine.planning.probe import Probe, Probed, most_here
 from engine.planning.room import first_visible
 from engine.training import checkpoints
 from engine.training.batches import Layout, Schedule, choose_layout
+from engine.training.checkpoint_content import unloadable
 from engine.training.loss import flattening_agreement, keeps_logits
 from engine.training.meters import Meters, training_card
 from engine.training.trainer import AnswerTrainer, Callback, Hooks, StepFacts, training_arguments
@@ -52,19 +55,20 @@ def work(run_dir: RunDir, frozen: Frozen, log: events.EventLog, stopping: Stoppi
     machine = this_machine()
     meters = Meters(log.write, training_card() if machine.device == "cuda" else None)
     run = Run(run_dir, frozen, log, stopping, machine, meters)
-    meters.start()
     try:
         end = _attempt(run)
     finally:
         meters.stop()
     if end.status in ("failed", "out_of_memory", "diverged"):
-        log.write(events.Error(text=end.reason, user=end.user))
+        with contextlib.suppress(OSError):  # a full disk, which `finish` deals with
+            log.write(events.Error(text=end.reason, user=end.user))
     run.finish(end.status, end.reason)
     return 0 if end.status in ("finished", "stopped") else 2 if end.user else 1
 
 
 def _attempt(run: Run) -> Ending:
     try:
+        run.meters.start()
         _steps(run)
     except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the run ends with a word about it
         return ending(run, error)
@@ -73,6 +77,10 @@ def _attempt(run: Run) -> Ending:
 
 def _steps(run: Run) -> None:
     config, machine = run.config, run.machine
+    run.earlier = earlier_lives(run.dir)
+    for complaint in run.earlier.complaints:
+        run.warn("resume.events", complaint)
+    run.tell_environment()
     for note in run.frozen.notes:
         run.warn("configuration", note)
     _name_foreigners(run)
@@ -83,7 +91,7 @@ def _steps(run: Run) -> None:
     progress, version = run.progress, run.frozen.split_version
     rows = prepare(config.data, config.train.max_length, tokenizer, progress, version)
     refuse_unchecked(rows, run.frozen.data_fingerprint)
-    refuse_other_than_first(rows, run.first_data())
+    refuse_other_than_first(rows, run.earlier.data)
     refuse_rows(config, rows)
     exam = Examination(run, tokenizer, rows)
     run.tell_data(rows, exam.test)
@@ -109,7 +117,7 @@ def _steps(run: Run) -> None:
     with checkpoints.folder_atomically(run.dir.path / ".model.tmp", run.dir.model) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    run.result.artefact_bytes = folder_bytes(run.dir.model, "*.safetensors")
+    run.tell_model_saved(folder_bytes(run.dir.model, "*.safetensors"))
 
 
 def _train(run: Run, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, exam: Examination) -> None:
@@ -125,12 +133,7 @@ def _train(run: Run, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
     micro_batch = _micro_batch(run, resume)
     own = _own(run, model, exam, schedule, start, micro_batch)
     forecast = foresee(config, config_of(config.model), run.machine, own, micro_batch, run.warn)
-    hooks = Hooks(
-        halved=lambda size: run.warn(
-            "micro_batch", f"out of memory: {size} rows a pass from here, the effective batch stays {train.batch}"
-        ),
-        saved=run.tell_checkpoint,
-    )
+    hooks = Hooks(halved=run.tell_micro_batch, saved=run.tell_checkpoint)
     trainer = AnswerTrainer(
         rows=rows.train,
         schedule=schedule,
@@ -144,10 +147,6 @@ def _train(run: Run, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
         args=training_arguments(config, schedule, run.dir.path, device, checkpointing),
         optimizers=(optimizer, None),
     )
-    run.result.fingerprints["order"] = (
-        f"{schedule.rows} rows, {schedule.steps} steps of {schedule.batch}, seed {schedule.seed}"
-    )
-    run.result.planned_steps, run.result.steps = schedule.steps, start
     plan = run.tell_plan(
         events.Plan(
             steps=schedule.steps,
@@ -190,10 +189,8 @@ def _train(run: Run, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
         trainer._load_from_checkpoint(str(resume.folder))  # killed after its last step: only the rest is missing
     else:
         trainer.train(resume_from_checkpoint=str(resume.folder) if resume else None)
-    run.meters.training_ends()
-    run.meters.peak.paged = paged_bytes(optimizer) or None
+    run.meters.training_ends(paged_bytes(optimizer) or None)
     trainer.end_autocast()
-    run.result.micro_batch = trainer.micro_batch
     if callback.stopped:
         raise Stopped
 
@@ -203,7 +200,7 @@ def _micro_batch(run: Run, resume: checkpoints.Saved | None) -> int:
     wanted, batch = run.config.train.micro_batch, run.config.train.batch
     if wanted != "auto":
         return wanted
-    return (run.earlier_micro_batch() if resume else None) or batch
+    return (run.earlier.micro_batch if resume else None) or batch
 
 
 def _own(run: Run, model: torch.nn.Module, exam: Examination, schedule: Schedule, start: int, micro_batch: int) -> Own:
@@ -244,11 +241,11 @@ def _resume_point(run: Run) -> checkpoints.Saved | None:
     if not run.dir.checkpoints.exists():
         return None
     checkpoints.clear_unfinished(run.dir.checkpoints)
-    found, complaints = checkpoints.newest_complete(run.dir.checkpoints)
+    found, complaints = checkpoints.newest_complete(run.dir.checkpoints, unloadable)
     for complaint in complaints:
-        run.warn("checkpoint", complaint)
-    if found:
-        run.result.last_checkpoint = f"checkpoints/{found.folder.name}"
+        start = f"training resumes from {found.folder.name}" if found else "training starts from the beginning"
+        run.warn("checkpoint.incomplete", f"{complaint}; {start}")
+    run.last_checkpoint = f"checkpoints/{found.folder.name}" if found else ""
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ import pytest
 # Two worker processes of two threads each on two cores spin against each other; tests are about results.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# A shell starts background jobs with these ignored, and children would inherit that: tests that send them would fail.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for ignorable in (signal.SIGQUIT, signal.SIGTSTP, signal.SIGHUP):
+    signal.signal(ignorable, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

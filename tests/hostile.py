@@ -1,9 +1,11 @@
-"""Thirty strings that would steer a terminal, reorder a line or become markup if they reached a screen as they are."""
+"""Strings that would steer a terminal, reorder or hide text or become markup if they reached a screen unescaped."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+
+import regex
 
 MARK = "h4"
 """In each of them, so that a test sees that it was shown."""
@@ -39,6 +41,40 @@ STRINGS = [
     f"[link=file:///etc/passwd]{MARK}[/link]",
     f"\u202e{MARK}\u2066\u200b\u2069\u202c",  # written backwards
     f"\u2028{MARK}\u2029\ufeff\U000e0041",  # line ends and tags nobody sees
+    f"\u115f{MARK}\u1160",  # Hangul fillers
+    f"\u3164{MARK}\uffa0",
+    f"a\ufe0f{MARK}\ufe00",  # variation selectors
+    f"a\U000e0100{MARK}\U000e01ef",
+    f"a\u034f{MARK}",  # combining grapheme joiner
+    f"\u17b4{MARK}\u17b5",  # Khmer inherent vowels
+    f"\u180b{MARK}\u180e\u180f",  # Mongolian separators
+    f"\u2060{MARK}\u2064\u206f",  # word joiner, invisible operators, deprecated formats
+    f"\U0001bca0{MARK}\U0001d173",  # shorthand and musical formats
+    f"\xad{MARK}\u061c",  # soft hyphen, Arabic letter mark
+    f"\u200e{MARK}\u200f\u200d\u200c",  # marks of direction, joiners
+    f"\u202a{MARK}\u202b\u202d\u2067\u2068",  # embeddings and isolates
+    f"\ufff0{MARK}\U000e0000\U000e0fff",  # unassigned, but ignorable
+    f"\ue000{MARK}\U000f0000",  # private use
+    f"\ufdd0{MARK}\U0010ffff\u0378",  # noncharacters, unassigned
+    f"\x85{MARK}\x84\x8d",  # C1: next line, index, reverse index
+    f"\x98{MARK}\x9e\x9f",  # C1: SOS, PM, APC
+    f"\x1b(0{MARK}\x1b)0\x0e",  # the line drawing character set
+    f"\x1b#8{MARK}",  # fill the screen with E
+    f"\x1b[5i{MARK}\x1b[4i",  # the printer
+    f"\x1b[?5h{MARK}",  # reverse video
+    f"\x1b[!p{MARK}",  # soft reset
+    f"\x1b7{MARK}\x1b[99;99H\x1b8",  # save, move, restore
+    f"\x1bD{MARK}\x1bM\x1bE",  # index, reverse index, next line
+    f"\x05{MARK}\x1a\x18",  # answerback, substitute, cancel
+    f"\x1b[c{MARK}\x1b[>c\x1b[0x",  # the terminal's attributes
+    f"\x1b[>4;2m{MARK}\x1b[=1;1u",  # keyboard modes
+    f"\x1b]9;{MARK}\x07\x1b]777;notify;{MARK}\x07",  # notifications
+    f"\x1b]133;A{MARK}\x1b\\",  # prompt marks
+    f"\x1bPtmux;\x1b\x1b]52;c;{MARK}\x07\x1b\\",  # through tmux
+    f"\x1b[?2004l{MARK}\x1b[?25l",  # paste mode off, cursor off
+    f"\x1b[s{MARK}\x1b[u\x1b[2;5r",  # scroll region
+    f"\x1b%G{MARK}\x1b%@",  # character encoding
+    f"\x1b[1;31m\x1b[K{MARK}\x1b[1A\x1b[2K",  # erase the line above
 ]
 
 
@@ -49,24 +85,19 @@ def strings(source: str) -> list[str]:
 
 OURS = re.compile(rb"\x1b\](52;c;[A-Za-z0-9+/=]*|22;[a-z-]+)(\x07|\x1b\\)")
 """What copying by a key of ours sends, base64 and nothing else; and the shapes that Textual gives the pointer."""
-NEVER = (
-    b"\x1bP",
-    b"\x1b_",
-    b"\x1b^",
-    b"\x1bX",
-    b"\x1bc",
-    b"\xc2\x9b",
-    b"\xc2\x9d",
-    b"\xc2\x90",
-    b"\xe2\x80\xae",
-    b"\x1b]",
+SENT = re.compile(
+    r"\x1b\[[0-9;]*m|\x1b\[\d+;\d+H|\x1b\[\?[0-9]+(?:[hl]|\$p)|\x1b\[>1u|\x1b\[>25u|\x1b\[<u"  # styles, places, modes
+    r"|\x1b\[2K|\x1b\[\d*A|\x1b\[[HJ]|\r|\n|\x07"  # Rich's displays; the bell
 )
-"""What begins a string that we never send: DCS, APC, PM, SOS, reset, C1, an override of direction, another OSC."""
+"""Every sequence that we send ourselves."""
+HIDDEN = regex.compile(r"[\p{C}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]")
+"""By Unicode's own properties, and not by ours: what is controlled, hidden, private or unassigned."""
 
 
-def raw(shown: bytes, sources: Sequence[str] = ()) -> list[bytes]:
-    """What a terminal was given as it was."""
-    ours = OURS.sub(b"", shown)
-    found = [ours[at : at + 40] for start in NEVER if (at := ours.find(start)) >= 0]
-    given = [text.encode() for source in sources for text in strings(source) if not text.startswith("[")]
-    return found + [text for text in given if text in shown]
+def arrived(shown: bytes, sources: Sequence[str] = ()) -> list[str]:
+    """What a terminal was given that is neither visible text nor a sequence of ours, and strings given as they were."""
+    text = OURS.sub(b"", shown).decode("utf-8", "surrogateescape")
+    left = SENT.sub("", text)
+    found = [left[max(0, hit.start() - 20) : hit.start() + 20] for hit in HIDDEN.finditer(left)]
+    given = [one for source in sources for one in strings(source) if HIDDEN.search(one)]
+    return found[:20] + [one for one in given if one in text]

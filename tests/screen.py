@@ -29,8 +29,9 @@ class Terminal:
         env: dict[str, str] | None = None,
         size: tuple[int, int] = (120, 36),
         controlling: bool = True,
+        program: str = FTBENCH,
     ) -> None:
-        """`controlling`: the kernel tells the process with SIGHUP when the terminal goes."""
+        """`controlling`: the kernel tells the process with SIGHUP when the terminal goes. `program`: a shell, say."""
         columns, lines = size
         self.screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self.screen)
@@ -41,7 +42,7 @@ class Terminal:
         os.set_blocking(self.ours, False)
         environment = {"TERM": "xterm-256color", "COLORTERM": "truecolor"} | (env or {})
         self.process = subprocess.Popen(
-            [FTBENCH, *arguments],
+            [program, *arguments],
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,

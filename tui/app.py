@@ -21,10 +21,13 @@ from textual.widget import Widget
 
 from engine.contract.text import visible
 from tui.commands import bindings, clashes, every, key_of
+from tui.output.console import Terminal
+from tui.output.cursor import FATAL
 from tui.screens.bench import BenchScreen
 from tui.screens.small import SmallScreen, too_small
 from tui.settings import Settings, read_settings
 from tui.terminal.abilities import hung_up, suited_theme
+from tui.terminal.literal import Literal
 from tui.terminal.painted import Painter
 from tui.terminal.plain import Plain
 from tui.terminal.themes import AUTO, legible, remember, remembered
@@ -32,8 +35,8 @@ from tui.terminal.themes import AUTO, legible, remember, remembered
 if TYPE_CHECKING:
     from tui.following.machine import Sampler
 
-LEAVING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-"""Signals on which the terminal is put back as it was; Textual alone would leave it as it is."""
+LEAVING = (*FATAL, signal.SIGINT)
+"""Signals on which the terminal is restored; Textual alone would leave it in the alternate screen."""
 GRACE_SECONDS = 3.0
 """For leaving well. A terminal that has gone, or has stopped taking output, may never let us."""
 
@@ -73,6 +76,8 @@ class Workbench(Painter):
         self.set_keymap(self.settings.keys)
         self.sampler: Sampler | None = None
         self._plain = [Plain()] if self.settings.ascii else []
+        self._literal = Literal()
+        self.error_console = Terminal(stderr=True, highlight=False, markup=False, emoji=False)
         self._before: dict[signal.Signals, signal._HANDLER] = {}
         self._aims: WeakKeyDictionary[events.Key, Widget | None] = WeakKeyDictionary()
         """Keys under way, and which widget had the focus when they came."""
@@ -158,7 +163,7 @@ class Workbench(Painter):
         filters = super().get_line_filters()
         if self.no_color and self.native_ansi_color:  # Textual's greys are colours too
             filters = [NoColor()]
-        return [*filters, *self._plain]
+        return [*filters, *self._plain, self._literal]
 
     def get_key_display(self, binding: Binding) -> str:
         shown = super().get_key_display(binding)
@@ -167,6 +172,12 @@ class Workbench(Painter):
     def action_detach(self) -> None:
         """Leave, saying what goes on."""
         self.exit(self._farewell())
+
+    def action_help_quit(self) -> None:
+        """Textual's action for Ctrl-C."""
+        key = key_of("app.quit", self.settings.keys)
+        back = "" if self.screen is self.bench else "escape goes back to the bench, then "
+        self.notify(f"Ctrl-C does nothing here: {back}{key} leaves, and runs go on", markup=False)
 
     def action_help(self) -> None:
         from tui.screens.text import TextScreen, help_text

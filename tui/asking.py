@@ -52,8 +52,10 @@ class Asking(threading.Thread):
             return
         except UserError as error:
             self.post(Answered(self, None, error.line))
-        except (RunFailed, OSError) as error:
+        except RunFailed as error:
             self.post(Answered(self, None, str(error)))
+        except Exception as error:  # noqa: BLE001 - the edge of a thread: the screen must hear of it
+            self.post(Answered(self, None, f"the question could not be asked: {type(error).__name__}: {error}"))
         else:
             self.post(Answered(self, answer))
 

@@ -13,6 +13,7 @@ from typer.main import get_command
 
 from engine.contract import ladderdir, rundir
 from engine.contract.errors import UserError
+from engine.contract.folder import has_file
 from engine.contract.ladderdir import LadderDir
 from engine.contract.rundir import RunDir
 from tui.command_line import App
@@ -36,6 +37,7 @@ from tui.options import (
     chosen_method,
     overrides,
 )
+from tui.output import streams
 
 app = App(
     name="ftbench",
@@ -210,11 +212,18 @@ def pull(
 
 
 @app.command()
-def doctor(runs: RunsOption = None, json: JsonOption = False) -> None:
+def doctor(
+    runs: RunsOption = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Remove what processes that died left behind, and list it.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
     """GPU, driver, libraries, disk: what will and won't work here."""
     from tui.verbs import doctor as verb
 
-    raise typer.Exit(verb.doctor(rundir.runs_folder(runs), json))
+    folder = rundir.runs_folder(runs)
+    raise typer.Exit(verb.repair(folder, json) if repair else verb.doctor(folder, json))
 
 
 @app.callback(invoke_without_command=True)
@@ -227,8 +236,8 @@ def root(
 ) -> None:
     if context.invoked_subcommand is not None:
         return
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        print(context.get_help())
+    if not streams.is_terminal():
+        streams.write(f"{context.get_help()}\n")
         raise typer.Exit()
     from tui.verbs import bench
 
@@ -238,7 +247,7 @@ def root(
 def run_or_ladder(runs: Path | None, name: str) -> RunDir | LadderDir:
     """A ladder where the name is its path or part of its name and of no run's, else a run; `last` is the last run."""
     folder = rundir.runs_folder(runs)
-    if (Path(name) / "ladder.toml").is_file():
+    if has_file(Path(name), "ladder.toml"):
         return ladderdir.find(folder, name)
     ladders = any(name in ladder.name for ladder in ladderdir.iterate(folder))
     if name == "last" or not ladders or any(name in run.name for run in rundir.iterate(folder)):
@@ -262,7 +271,7 @@ def verbs() -> None:
         at = getattr(error, "ctx", None)
         said = " ".join(error.format_message().split())
         if at and said == " ".join(at.get_help().split()):  # a group of verbs without one: its help is the answer
-            print(at.get_help(), file=sys.stderr)
+            streams.write_help(at.get_help())
             sys.exit(2)
         path = at.command_path if at else " ".join(["ftbench", *sys.argv[1:2]])
         raise UserError(said.rstrip("."), do=f"`{path} --help` tells more") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ from engine import __version__
 from engine.contract.errors import UserError
 from engine.contract.preset import Flat, parse_overrides
 from engine.contract.schema import METHODS, Method
+from tui.output import streams
 
 
 class MethodName(StrEnum):
@@ -25,15 +25,14 @@ class MethodName(StrEnum):
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"ftbench {__version__}")
+        streams.write(f"ftbench {__version__}\n")
         raise typer.Exit()
 
 
 def _ascii_output(wanted: bool) -> bool:
-    """From here on nothing but ASCII is printed, whatever the terminal can show."""
-    for stream in (sys.stdout, sys.stderr) if wanted else ():
-        if callable(change := getattr(stream, "reconfigure", None)):
-            change(encoding="ascii", errors=stream.errors)
+    """Print nothing but ASCII, whatever the terminal can show."""
+    if wanted:
+        streams.use_ascii()
     return wanted
 
 

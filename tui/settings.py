@@ -10,6 +10,7 @@ from typing import Any
 
 import platformdirs
 
+from engine.contract.files import read_small
 from tui.terminal.abilities import needs_ascii
 from tui.terminal.themes import AUTO
 
@@ -38,7 +39,7 @@ def read_settings(commands: Iterable[str], themes: Iterable[str], path: Path | N
     path = path or settings_file()
     found = Settings()
     try:
-        text = path.read_text("utf-8")
+        text = read_small(path).decode("utf-8")
     except FileNotFoundError:
         return found
     except (OSError, UnicodeDecodeError) as error:
@@ -49,8 +50,8 @@ def read_settings(commands: Iterable[str], themes: Iterable[str], path: Path | N
 
     try:
         table = tomli.loads(text)
-    except tomli.TOMLDecodeError as error:
-        found.errors.append(f"{path}: {error}")
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is the first
+        found.errors.append(f"{path}: not TOML: {error}")
         return found
     known = {"theme": str, "ascii": bool, "mouse": bool, "keys": dict[str, str]}
     for key, value in table.items():

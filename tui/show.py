@@ -1,67 +1,9 @@
-"""How values look on a terminal: sizes, times, scores, tables. Foreign text goes through `visible`."""
+"""How values look on a terminal: sizes, times, numbers."""
 
 from __future__ import annotations
 
 import math
-import sys
 import time
-from collections.abc import Sequence
-from typing import Any
-
-from rich.cells import cell_len, set_cell_size
-from rich.console import Console
-from rich.text import Text
-
-from engine.contract.text import visible
-
-
-class Terminal(Console):
-    """Rich's console; a reader that has gone ends the command as a pipe's end does everywhere, and not as a failure."""
-
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
-
-
-console = Terminal(highlight=False, markup=False, emoji=False, soft_wrap=False)
-
-
-def say(text: str, style: str = "") -> None:
-    """One line, safe whatever it holds."""
-    console.print(Text(visible(text), style=style), soft_wrap=True)
-
-
-def print_json(value: Any) -> None:
-    """JSON for another program; ASCII, so that it is safe on a terminal too."""
-    import json  # no screen needs it
-
-    print(json.dumps(value, indent=2, ensure_ascii=True))
-
-
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
-    """A plain table; the columns numbered in `right` are aligned to the right.
-
-    Where the terminal is too narrow the widest columns after the first are cut, which an ellipsis shows. Written
-    at once and not by Rich's table, which takes seconds for a thousand rows.
-    """
-    shown = [[visible(cell) for cell in row] for row in rows]
-    widths = [max(map(cell_len, column)) for column in zip(columns, *shown, strict=True)]
-    gap = 2 if console.width >= 100 else 1
-    while console.is_terminal and sum(widths) + gap * (len(widths) - 1) > console.width and max(widths[1:]) > 4:
-        widths[widths.index(max(widths[1:]), 1)] -= 1
-    if title:
-        console.print(Text(title, style="bold"))
-    console.print(Text(_line(columns, widths, right, gap), style="dim"), soft_wrap=True)
-    sys.stdout.write("".join(f"{_line(row, widths, right, gap)}\n" for row in shown))
-    sys.stdout.flush()
-
-
-def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[int], gap: int) -> str:
-    made = []
-    for number, (cell, width) in enumerate(zip(cells, widths, strict=True)):
-        cut = cell if cell_len(cell) <= width else set_cell_size(cell, width - 1).rstrip() + "…"
-        filling = " " * (width - cell_len(cut))
-        made.append(filling + cut if number in right else cut + filling)
-    return (" " * gap).join(made).rstrip()
 
 
 def size(count: float | None) -> str:

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tui.edge import at_the_edge, take_any_text
+from tui.edge import at_the_edge
+from tui.output import streams
 
 
 @dataclass
@@ -25,7 +26,7 @@ class Opening:
 def main() -> None:
     """The console script."""
     opening = bench_options(sys.argv[1:])
-    if opening is None or not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if opening is None or not streams.is_terminal():
         at_the_edge(_verb)
     else:
         at_the_edge(lambda: _open(opening))
@@ -56,7 +57,6 @@ def bench_options(arguments: Sequence[str]) -> Opening | None:
 
 
 def _verb() -> None:
-    take_any_text()
     from tui.cli import verbs
 
     verbs()

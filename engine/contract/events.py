@@ -1,7 +1,9 @@
-"""What a worker says happened: one JSON object a line in `events.jsonl`.
+"""The events that a worker appends to `events.jsonl`, one JSON object per line.
 
-Every event carries `v` (schema version), `seq` (1, 2, 3 …), `t` (Unix seconds) and `type`. Readers ignore
-unknown types and fields. JSON has no NaN: a number that is not finite is written as null.
+Every event carries `v` (schema version), `seq` (1, 2, 3 …), `t` (Unix seconds), `elapsed` (seconds since this worker
+started) and `type`. Readers ignore unknown types and fields. JSON has no NaN: a number that is not finite is written
+as null. Everything in `result.json` comes from these events (`result_builder`): a fact that belongs into the result
+needs an event. New fields have a default, so that files of earlier versions stay readable.
 """
 
 from __future__ import annotations
@@ -9,18 +11,20 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from engine.contract.overlap import SplitOverlap
+from engine.contract.result import Interval, Predicted
+from engine.contract.result import Status as Status
 from engine.contract.split_version import OLDEST
 
 VERSION = 1
 
 PhaseName = Literal["waiting", "data", "model", "baseline", "training", "evaluation", "saving"]
-Status = Literal["finished", "stopped", "failed", "out_of_memory", "diverged"]
 
 
 class Event(msgspec.Struct, kw_only=True, tag_field="type"):
@@ -29,6 +33,8 @@ class Event(msgspec.Struct, kw_only=True, tag_field="type"):
     v: int = VERSION
     seq: int = 0
     t: float = 0.0
+    elapsed: float | None = None
+    """Seconds since this worker opened its log, by the monotonic clock: durations survive a change of the time."""
 
 
 class Hello(Event, tag="hello"):
@@ -38,6 +44,15 @@ class Hello(Event, tag="hello"):
     host: str
     version: str
     resumed: bool = False
+    config: dict[str, Any] = msgspec.field(default_factory=dict)
+    """The frozen configuration by dotted key, without unset keys: a resume compares `run.toml` with it."""
+
+
+class Environment(Event, tag="environment"):
+    """Library versions and the machine, by which results are compared."""
+
+    versions: dict[str, str]
+    machine: dict[str, Any]
 
 
 class Phase(Event, tag="phase"):
@@ -54,6 +69,7 @@ class Data(Event, tag="data"):
     format: str
     why: str
     fingerprint: str
+    test_fingerprint: str = ""
     tokens: int = 0
     """In the training rows, once through."""
     answer_tokens: int = 0
@@ -92,6 +108,8 @@ class ModelLoaded(Event, tag="model"):
     attention: str
     optimizer: str
     fingerprint: str
+    resident_before: int | None = None
+    """Resident bytes of the worker before it loaded the model."""
 
 
 class Plan(Event, tag="plan"):
@@ -114,19 +132,31 @@ class Plan(Event, tag="plan"):
     measured_evaluation: int | None = None
     probe_seconds: float | None = None
     """What trying it took."""
+    predictions: list[Predicted] = msgspec.field(default_factory=list)
+    """Every estimate of the peak that was made before the first step, the roughest first."""
+
+
+class MicroBatch(Event, tag="micro_batch"):
+    """From here on a forward pass has at most this many rows: more did not fit."""
+
+    micro_batch: int
+
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+"""What a reader may add up in 64 bits."""
 
 
 class Step(Event, tag="step"):
-    step: int
-    steps: int
+    step: Count
+    steps: Count
     epoch: float
     loss: float | None
     """Mean over the answer tokens of the effective batch, nats."""
     learning_rate: float
     grad_norm: float | None
     """Before clipping."""
-    tokens: int
-    answer_tokens: int
+    tokens: Count
+    answer_tokens: Count
     tokens_per_second: float
     seconds: float
 
@@ -140,6 +170,13 @@ class Memory(Event, tag="memory"):
     """In tensors, as torch counts them."""
     reserved: int | None = None
     """In torch's pool."""
+    allocated_peak: int | None = None
+    reserved_peak: int | None = None
+    """The highest of the two since the counters were last reset, as `rss_peak` is of `rss`."""
+    paged: int | None = None
+    """Optimizer state in memory that GPU and host share; known at the end of training."""
+    training: bool | None = None
+    """Whether the optimizer steps are running, with the peak counters reset at their start."""
     nvml_used: int | None = None
     """On the card, by everybody, the CUDA context included."""
     power: float | None = None
@@ -166,7 +203,18 @@ class Eval(Event, tag="eval"):
     score: float | None = None
     low: float | None = None
     high: float | None = None
+    extra: dict[str, Interval] = msgspec.field(default_factory=dict)
+    """Further views of the same answers, as in `Score.extra`."""
     seconds: float = 0.0
+
+
+class GeneralLoss(Event, tag="general"):
+    """The loss on general text by passage, as in `result.General`."""
+
+    text: str
+    tokens: list[int]
+    before: list[float]
+    after: list[float]
 
 
 class Sample(Event, tag="sample"):
@@ -188,6 +236,14 @@ class Checkpoint(Event, tag="checkpoint"):
     seconds: float
 
 
+class ModelSaved(Event, tag="model_saved"):
+    """The trained model or adapter is complete in `path`."""
+
+    path: str
+    bytes: int
+    """Of its weights."""
+
+
 class Warning(Event, tag="warning"):
     code: str
     text: str
@@ -206,16 +262,20 @@ class End(Event, tag="end"):
 
 Any_ = (
     Hello
+    | Environment
     | Phase
     | Progress
     | Data
     | ModelLoaded
     | Plan
+    | MicroBatch
     | Step
     | Memory
     | Eval
+    | GeneralLoss
     | Sample
     | Checkpoint
+    | ModelSaved
     | Warning
     | Error
     | End
@@ -235,23 +295,56 @@ def decode(line: bytes) -> Event | None:
         return None
 
 
+def is_damaged(line: bytes) -> bool:
+    """Whether a line that `decode` refused is broken, and not an event of a later version."""
+    try:
+        return msgspec.json.decode(line, type=_Tagged).type in _KNOWN
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return True
+
+
+class _Tagged(msgspec.Struct):
+    type: str
+
+
+_KNOWN = {str(kind.__struct_config__.tag) for kind in Event.__subclasses__()}
+
+
+def opening_of(kinds: Iterable[type[Event]]) -> tuple[bytes, ...]:
+    """How the lines of these events begin as `EventLog` writes them."""
+    return tuple(f'{{"type":"{kind.__struct_config__.tag}"'.encode() for kind in kinds)
+
+
 class EventLog:
     """Appends events to `events.jsonl`, each in one write; the only writer of that file."""
 
     def __init__(self, path: Path) -> None:
         self._seq = _last_seq(path)
         self._lock = threading.Lock()  # the meters write from a thread of their own
+        self._started = time.monotonic()
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         if _is_torn(path):
             os.write(self._file, b"\n")  # a killed writer's half line must not swallow our first one
 
     def write(self, event: E) -> E:
-        """Number, date and append the event. Raises OSError where the disk is full."""
+        """Number, date and append the event. Raises OSError where the disk is full; no part of the line stays."""
         with self._lock:
+            event.v, event.seq, event.t = VERSION, self._seq + 1, time.time()
+            event.elapsed = round(time.monotonic() - self._started, 6)
+            self._append(_encode(event) + b"\n")
             self._seq += 1
-            event.v, event.seq, event.t = VERSION, self._seq, time.time()
-            os.write(self._file, _encode(event) + b"\n")
         return event
+
+    def _append(self, line: bytes) -> None:
+        size = os.fstat(self._file).st_size
+        written = 0
+        try:
+            while written < len(line):  # an almost full disk takes a part and refuses the rest
+                written += os.write(self._file, line[written:])
+        except OSError:
+            if written:
+                os.ftruncate(self._file, size)
+            raise
 
     def close(self) -> None:
         os.close(self._file)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from engine.contract import locks
+from engine.contract import end_record, locks
 from engine.contract.errors import RunFailed, UserError
-from engine.contract.files import write_atomically
+from engine.contract.files import check_utf8, remove_tree, write_atomically
 
 
 @dataclass(frozen=True)
@@ -34,10 +33,14 @@ class Folder:
     def lock_file(self) -> Path:
         return self.path / "engine.lock"
 
+    @property
+    def end_file(self) -> Path:
+        """Takes the reason of the end where the disk is too full for anything else."""
+        return self.path / "end.json"
+
     def pid(self) -> int | None:
         """The live process's id, None where nobody holds the lock."""
-        text = locks.holder(self.lock_file)
-        return int(text) if text and text.isdigit() else None
+        return locks.pid_of(locks.holder(self.lock_file))
 
     def is_live(self) -> bool:
         return locks.holder(self.lock_file) is not None
@@ -48,6 +51,8 @@ F = TypeVar("F", bound=Folder)
 
 def make(parent: Path, stem: str, ending: str, file: str, text: str) -> Path:
     """`<parent>/<yyyymmdd-hhmmss>-<stem>-<ending>-<4 hex>/`, mode 0700, with one file; nothing stays if it fails."""
+    check_utf8(str(parent))
+    locks.lock_folder()  # what starts needs it: refused before anything is created
     safe = "".join(character if character.isalnum() or character in "-_" else "-" for character in stem)[:40]
     path = parent / f"{time.strftime('%Y%m%d-%H%M%S')}-{safe or 'run'}-{ending}-{os.urandom(2).hex()}"
     try:
@@ -58,12 +63,13 @@ def make(parent: Path, stem: str, ending: str, file: str, text: str) -> Path:
             f"cannot make a directory: {error.strerror}", str(parent), "choose another with --runs DIR"
         ) from error
     try:
+        end_record.reserve(path / "end.json")
         write_atomically(path / file, text.encode())
     except OSError as error:
-        shutil.rmtree(path, ignore_errors=True)
+        remove_tree(path, ignore_errors=True)
         raise RunFailed(f"{path.name} cannot be written: {error.strerror}; free some space in {parent}") from error
     except BaseException:
-        shutil.rmtree(path, ignore_errors=True)
+        remove_tree(path, ignore_errors=True)
         raise
     return path
 
@@ -83,6 +89,14 @@ def holding(parent: Path, file: str) -> Iterator[Path]:
         return
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror}", str(parent), "choose another with --runs DIR") from error
+
+
+def has_file(path: Path, file: str) -> bool:
+    """Whether a directory holds such a file. Raises UserError where it belongs to somebody else."""
+    try:
+        return (path / file).is_file()
+    except PermissionError as error:
+        raise UserError("belongs to another user", str(path), "ask its owner", code="run.not_yours") from error
 
 
 def pick(known: Iterable[F], name: str, kind: str, where: Path, hint: str) -> F:

@@ -15,6 +15,9 @@ from engine.contract.split_version import OLDEST
 BASE, BASE_4BIT = BASES = ("base", "base-4bit")
 """Rows of the untrained model: as LoRA or full fine-tuning loads it, and as QLoRA does."""
 
+WAITING = ("planned", "live")
+"""Statuses of entries that have no outcome yet."""
+
 Kind = Literal["probe", "trial", "run"]
 Stage = Literal["planned", "surveying", "probing", "trying", "climbing", "judging", "done"]
 Outcome = Literal["running", "finished", "stopped", "failed"]
@@ -71,6 +74,11 @@ class Entry(Struct, kw_only=True):
     validation_loss: float | None = None
     seconds: float | None = None
     """All phases but waiting for the card."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to do for it. A stopped run goes on when the ladder does."""
+        return self.status not in (*WAITING, "stopped")
 
 
 class Work(Struct, kw_only=True):

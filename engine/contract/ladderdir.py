@@ -6,7 +6,6 @@ always sees a consistent state.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ import msgspec
 import tomli
 import tomli_w
 
-from engine.contract import folder
+from engine.contract import end_record, folder
 from engine.contract.errors import UserError
-from engine.contract.files import write_atomically
+from engine.contract.files import remove_tree, write_atomically
 from engine.contract.folder import Folder
 from engine.contract.ladder import Ladder, Plan
 from engine.contract.library import called
@@ -55,13 +54,22 @@ class LadderDir(Folder):
         return self.path / "report.md"
 
     def state(self) -> Ladder | None:
-        """How far it is; None before the first word. Raises UserError where the file is damaged."""
+        """How far it is; None before it has begun. Raises UserError where the file is damaged or cannot be read.
+
+        Where the disk was too full to write how the ladder ended, that comes from its reserved `end.json`.
+        """
         try:
-            return msgspec.json.decode(self.state_file.read_bytes(), type=Ladder)
+            ladder = msgspec.json.decode(self.state_file.read_bytes(), type=Ladder)
         except FileNotFoundError:
             return None
-        except msgspec.DecodeError as error:
-            raise UserError(f"damaged: {error}", str(self.state_file), "delete the ladder or start it again") from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            do = f"delete it: `ftbench resume {self.name}` starts over and finds the runs that are done"
+            raise UserError(f"damaged: {error}", str(self.state_file), do, code="ladder.damaged") from error
+        except OSError as error:
+            raise UserError(f"cannot be read: {error.strerror}", str(self.state_file), "check its owner") from error
+        if ladder.status == "running" and (record := end_record.read(self.end_file)):
+            ladder.status, ladder.reason = ("stopped" if record.status == "stopped" else "failed"), record.reason
+        return ladder
 
     def write_state(self, ladder: Ladder) -> None:
         """`ladder.json`, whole or not at all."""
@@ -75,8 +83,11 @@ class LadderDir(Folder):
         except FileNotFoundError as error:
             what = "not a ladder: no ladder.toml"
             raise UserError(what, str(self.path), "`ftbench runs` lists what there is") from error
-        except (tomli.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
-            raise UserError(f"damaged: {error}", str(self.plan_file), "start a new ladder") from error
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            what = f"damaged: {error}"
+            raise UserError(what, str(self.plan_file), "start a new ladder", code="ladder.damaged") from error
+        except OSError as error:
+            raise UserError(f"cannot be read: {error.strerror}", str(self.plan_file), "check its owner") from error
 
 
 def create(runs: Path, plan: Plan) -> LadderDir:
@@ -95,12 +106,12 @@ def plan_text(plan: Plan) -> str:
 
 def remove(ladder: LadderDir) -> None:
     """Delete a ladder that never began to work."""
-    shutil.rmtree(ladder.path, ignore_errors=True)
+    remove_tree(ladder.path, ignore_errors=True)
 
 
 def find(runs: Path, name: str) -> LadderDir:
     """A ladder by its name, an unambiguous part of it, its path, or `last`."""
-    if (Path(name) / "ladder.toml").is_file():
+    if folder.has_file(Path(name), "ladder.toml"):
         return LadderDir(Path(name).absolute())
     return folder.pick(iterate(runs), name, "ladder", runs, "`ftbench ladder PRESET` makes one")
 

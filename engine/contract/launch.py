@@ -10,9 +10,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.contract import end_record, locks
+from engine.contract.config_check import check_unchanged
 from engine.contract.errors import RunFailed, UserError
+from engine.contract.folder import Folder
 from engine.contract.follow import last_line
-from engine.contract.rundir import RunDir
+from engine.contract.rundir import RunDir, read_frozen
 
 if TYPE_CHECKING:
     from engine.contract.ladderdir import LadderDir
@@ -23,7 +26,8 @@ Worker = subprocess.Popen[bytes]
 
 
 def launch(run: RunDir) -> Worker:
-    """Start the worker of a run."""
+    """Start or resume the worker of a run. Raises UserError where its configuration was edited since it was made."""
+    check_unchanged(run, read_frozen(run))
     return _start("engine", run.path, run.log_file)
 
 
@@ -40,8 +44,7 @@ def launch_ladder(ladder: LadderDir) -> Worker:
             state = ladder.state()
             if process.returncode == 0 or (state and state.updated > (earlier.updated if earlier else 0)):
                 return process  # so little was left to do that it has ended already
-            reason = last_line(ladder.log_file) or f"exit status {process.returncode}"
-            raise RunFailed(f"the ladder ended before it began: {reason}; see {ladder.log_file}")
+            raise RunFailed(f"the ladder ended before it began: {_last_words(ladder, process)}; see {ladder.log_file}")
         if time.monotonic() > deadline:
             raise RunFailed(f"no sign of the ladder in {HELLO_SECONDS:.0f} s; see {ladder.log_file}")
         time.sleep(0.01)
@@ -52,8 +55,9 @@ def _start(module: str, folder: Path, log_file: Path) -> Worker:
     """`python -m MODULE FOLDER` in a session of its own; nothing ties it to this terminal.
 
     Its output goes to a file and never to a pipe: a pipe nobody reads blocks its writer. Raises RunFailed where the
-    folder cannot be written, or has gone.
+    folder cannot be written, or has gone, and UserError where there can be no locks.
     """
+    locks.lock_folder()
     # One malloc arena: autograd's backward runs in a thread of its own, and with an arena of its own its gradients
     # could not take the room that the activations leave (full tuning of SmolLM2 on the CPU: 3,440 -> 3,285 MiB).
     environment = {"MALLOC_ARENA_MAX": "1", **os.environ, "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
@@ -73,6 +77,8 @@ def _start(module: str, folder: Path, log_file: Path) -> Worker:
             env=environment,
             umask=0o077,
         )
+    except OSError as error:  # no further process, no memory
+        raise RunFailed(f"no process can be started: {error.strerror}; nothing was started") from error
     finally:
         os.close(log)
 
@@ -80,13 +86,20 @@ def _start(module: str, folder: Path, log_file: Path) -> Worker:
 def wait_for_hello(run: RunDir, worker: Worker, offset: int = 0, seconds: float = HELLO_SECONDS) -> None:
     """Return once the worker has written to the event log past `offset`. Raises RunFailed where it ends first."""
     deadline = time.monotonic() + seconds
-    while _size(run.events_file) <= offset:
-        if worker.poll() is not None:
-            reason = last_line(run.log_file) or f"exit status {worker.returncode}"
-            raise RunFailed(f"the worker ended before it began: {reason}; see {run.log_file}")
+    while True:
+        ended = worker.poll() is not None  # before the size: a worker may write and end between the two looks
+        if _size(run.events_file) > offset:
+            return
+        if ended:
+            raise RunFailed(f"the worker ended before it began: {_last_words(run, worker)}; see {run.log_file}")
         if time.monotonic() > deadline:
             raise RunFailed(f"no sign of the worker in {seconds:.0f} s; see {run.log_file}")
         time.sleep(0.01)
+
+
+def _last_words(folder: Folder, worker: Worker) -> str:
+    record = end_record.read(folder.end_file)
+    return record.reason if record else last_line(folder.log_file) or f"exit status {worker.returncode}"
 
 
 def stop(run: RunDir | LadderDir) -> None:

@@ -11,9 +11,10 @@ import platformdirs
 
 import engine
 from engine.contract.errors import UserError
-from engine.contract.files import working_folder
+from engine.contract.files import check_utf8, working_folder
 from engine.contract.preset import Effective, Flat, Preset, read_preset, resolve
 from engine.contract.schema import Method
+from engine.contract.text import visible
 
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet", ".gz")
 _TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
@@ -64,6 +65,7 @@ def list_presets() -> list[Listed]:
             if path.name == "cards.toml":
                 continue
             try:
+                check_utf8(path.name)
                 found[path.stem] = Listed(path.stem, path, read_preset(path, path.stem))
             except UserError as error:
                 found[path.stem] = Listed(path.stem, path, None, error.line)
@@ -85,6 +87,7 @@ def called(preset: str) -> str:
 
 def find_preset(name: str) -> tuple[Preset, Path]:
     """A preset by name or by the path of its file. Raises UserError, with the nearest name."""
+    check_utf8(name)
     if name.endswith(".toml") or "/" in name:
         path = Path(name)
         if not path.is_file():
@@ -108,8 +111,15 @@ def effective(name: str, method: Method | None, overrides: Flat) -> Effective:
 
 
 def anchored(values: Flat, folder: Path) -> Flat:
-    """The same with file names made absolute that are written as seen from `folder`, else from the working folder."""
-    return {key: _anchored(key, value, folder) for key, value in values.items()}
+    """The same with file names made absolute that are written as seen from `folder`, else from the working folder.
+
+    Raises UserError for a name that is not UTF-8.
+    """
+    found = {key: _anchored(key, value, folder) for key, value in values.items()}
+    for key, value in found.items():
+        if isinstance(value, str):
+            check_utf8(value, f"{key} = {visible(value)}")
+    return found
 
 
 def _anchored(key: str, value: object, folder: Path) -> object:

@@ -11,6 +11,8 @@ from typing import Any
 
 import engine
 from engine.contract.catalogue import CATALOGUE, pulled_folder
+from engine.contract.errors import UserError
+from engine.contract.model_limits import impossible
 from engine.contract.schema import Model
 
 EMBEDDED = "tiny"
@@ -90,4 +92,18 @@ def _in_folder(folder: Path) -> ModelFiles:
         return ModelFiles(None, folder, f"its config.json cannot be read: {error}", wrong="config.json cannot be read")
     if not isinstance(table, dict):
         return ModelFiles(None, folder, "its config.json is no table", wrong="config.json is no model configuration")
+    if fault := impossible(table):
+        return ModelFiles(None, folder, f"its config.json cannot be right: {fault}", wrong=f"config.json: {fault}")
     return ModelFiles(table, folder)
+
+
+def refuse_impossible(model: Model) -> None:
+    """Raise UserError for a model whose config.json is on this machine and cannot be right."""
+    files = find_model(model)
+    if files.wrong.startswith("config.json: "):
+        raise impossible_model(files.wrong.removeprefix("config.json: "), str(files.folder))
+
+
+def impossible_model(fault: str, where: str) -> UserError:
+    """The refusal, worded alike wherever it is found out."""
+    return UserError(fault, f"{where}/config.json", "download the model again, or choose another", code="model.config")

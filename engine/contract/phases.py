@@ -7,25 +7,45 @@ from collections.abc import Iterable
 from engine.contract.events import End, Event, Hello, Phase
 
 
-def phase_seconds(events: Iterable[Event], now: float | None = None) -> dict[str, float]:
+class PhaseTimes:
     """Seconds in each phase over all lives of a run; time between lives belongs to none.
 
-    `now` (Unix seconds) is the end so far of one that lives. Of events that are neither hello, phase nor end only the
-    last before a hello counts: it says when a life without an end was over.
+    Within a life the monotonic clock counts, where the events have it: a clock that is set changes nothing.
     """
-    seconds: dict[str, float] = {}
-    name, since, last = "starting", 0.0, 0.0
 
-    def until(moment: float) -> None:
-        if since:
-            seconds[name] = seconds.get(name, 0.0) + max(0.0, moment - since)
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._name = "starting"
+        self._since: float | None = None
+        self._last, self._last_t = 0.0, 0.0
 
-    for event in events:
+    def add(self, event: Event) -> None:
+        """Of events that are neither hello, phase nor end only the last before a hello counts: a life without an end
+        was over then.
+        """
+        moment = event.t if event.elapsed is None else event.elapsed
         if isinstance(event, (Hello, Phase, End)):
-            until(last if isinstance(event, Hello) else event.t)
-            name = event.name if isinstance(event, Phase) else "starting"
-            since = 0.0 if isinstance(event, End) else event.t
-        last = event.t
-    if now is not None:
-        until(now)
-    return {name: round(value, 3) for name, value in seconds.items()}
+            self._until(self._last if isinstance(event, Hello) else moment)
+            self._name = event.name if isinstance(event, Phase) else "starting"
+            self._since = None if isinstance(event, End) else moment
+        self._last, self._last_t = moment, event.t
+
+    def seconds(self, now: float | None = None) -> dict[str, float]:
+        """By phase. `now` (Unix seconds) is the present end of a life that goes on."""
+        found = dict(self._seconds)
+        if now is not None and self._since is not None:
+            present = self._last + max(0.0, now - self._last_t)
+            found[self._name] = found.get(self._name, 0.0) + max(0.0, present - self._since)
+        return {name: round(value, 3) for name, value in found.items()}
+
+    def _until(self, moment: float) -> None:
+        if self._since is not None:
+            self._seconds[self._name] = self._seconds.get(self._name, 0.0) + max(0.0, moment - self._since)
+
+
+def phase_seconds(events: Iterable[Event], now: float | None = None) -> dict[str, float]:
+    """Seconds in each phase, as `PhaseTimes` counts them."""
+    times = PhaseTimes()
+    for event in events:
+        times.add(event)
+    return times.seconds(now)

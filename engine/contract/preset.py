@@ -14,6 +14,7 @@ import tomli
 
 from engine.contract.defaults import BY_METHOD
 from engine.contract.errors import UserError
+from engine.contract.files import read_small
 from engine.contract.schema import DATA_FORMATS, METHODS, READ_BY, SECTIONS, TOP_KEYS, Config, Method
 
 Flat = dict[str, Any]
@@ -50,11 +51,11 @@ def read_preset(path: Path, name: str | None = None) -> Preset:
     """
     name = name or path.name
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = read_small(path).decode("utf-8")
         table = tomli.loads(text)
     except UnicodeDecodeError as error:
         raise UserError(f"not UTF-8 at byte {error.start}", name, "save the preset as UTF-8") from error
-    except tomli.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, and numbers that Python does not convert
         raise UserError(f"not TOML: {error}", name, "see `ftbench presets show demo-lora` for a whole one") from error
     except RecursionError as error:
         raise UserError("not a preset: nested too deeply", name, "a preset has one level of tables") from error
@@ -138,8 +139,9 @@ def parse_overrides(pairs: Iterable[str], where: str = "--set") -> Flat:
         if role != key and isinstance(value, str):
             key, value = "data.map", {role: value}
         if key == "data.map" and isinstance(value, dict):
+            mapped = result.setdefault(key, {})
             for name in value:
-                _add(result.setdefault(key, {}), name, value[name], f"data.map.{name}", where)
+                _add(mapped, name, value[name], f"data.map.{name}", where)
         else:
             _add(result, key, value, key, where)
     return result

@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
-from engine.contract.events import Status
 from engine.contract.overlap import SplitOverlap
 from engine.contract.split_version import OLDEST
+
+Status = Literal["finished", "stopped", "failed", "out_of_memory", "diverged"]
 
 Z = 1.96
 """Standard normal quantile of 97.5 %."""

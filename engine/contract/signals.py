@@ -17,10 +17,10 @@ class Stopping:
         self.asked = False
 
     def listen(self) -> None:
-        """Take SIGTERM and SIGUSR1 (which schedulers send) as the asking, and outlive the terminal's SIGHUP."""
+        """Stop on SIGTERM, SIGINT and SIGUSR1 (which schedulers send); ignore the terminal's SIGHUP."""
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, self.ask)
-        signal.signal(signal.SIGUSR1, self.ask)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, self.ask)
 
     def ask(self, signum: int = 0, frame: FrameType | None = None) -> None:
         """A signal handler."""

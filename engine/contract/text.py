@@ -2,23 +2,53 @@
 
 from __future__ import annotations
 
+import os
+import re
 import unicodedata
 
 # Categories that can move the cursor, reorder a line or hide text: control, format, surrogate, private, unassigned.
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _NAMES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+IGNORABLE = re.compile(
+    "[\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
+    "\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+"""Default_Ignorable_Code_Point of Unicode 16 (DerivedCoreProperties.txt): drawn as nothing, whatever its category.
+
+Emoji with a variation selector are among them and show the selector as an escape.
+"""
+LINE_LIMIT = 4000
+"""Characters of one line of a log that are shown."""
 
 
 def visible(text: str, limit: int | None = None) -> str:
     """The text on one line, with every control or invisible character written as an escape.
 
-    `limit` cuts in characters of the result and marks the cut with an ellipsis.
+    `limit` cuts in characters of the text and marks the cut with an ellipsis.
     """
     if limit is not None and len(text) > limit:
         text = text[: limit - 1] + "…"
-    if text.isascii() and text.isprintable():
+    if text.isprintable() and (text.isascii() or not IGNORABLE.search(text)):
         return text
-    return "".join(_shown(character) for character in text)
+    return "".join(map(_shown, text))
+
+
+def shortened(text: str, limit: int = LINE_LIMIT, cut_before: int = 0) -> str:
+    """The first `limit` characters; a cut is marked with how much is missing. `cut_before` bytes were missing before.
+
+    >>> shortened("a" * 12, 10)
+    'aaaaaaaaaa … [2 more characters not shown]'
+    """
+    missing = max(0, len(text) - limit) + cut_before
+    return f"{text[:limit]} … [{amount(missing, 'more character')} not shown]" if missing else text
+
+
+def escaped(name: str) -> str:
+    """A file name as valid Unicode: bytes that are not UTF-8 as escapes, `caf\\xe9.jsonl`.
+
+    Python holds such bytes as lone surrogates, which JSON, TOML and UTF-8 cannot hold.
+    """
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def amount(number: int, noun: str) -> str:
@@ -37,7 +67,7 @@ def percent(share: float) -> str:
 def _shown(character: str) -> str:
     if character in _NAMES:
         return _NAMES[character]
-    if unicodedata.category(character) not in _HIDDEN:
+    if unicodedata.category(character) not in _HIDDEN and not IGNORABLE.match(character):
         return character
     code = ord(character)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -103,7 +103,7 @@ def _folder(lock: Path) -> Path:
 
 def _read(words: str | None) -> tuple[int, Path]:
     pid, _, run = (words or "").partition(" ")
-    return (int(pid) if pid.isdigit() else 0), Path(run)
+    return locks.pid_of(pid) or 0, Path(run)
 
 
 def _note(card: str, before: list[tuple[int, Path]], holder: tuple[int, Path]) -> str:

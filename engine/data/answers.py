@@ -46,13 +46,18 @@ def is_nested(value: Any) -> bool:
 
 
 def alternatives(value: Any, raw: Raw) -> list[str]:
-    """Every text in a list of answers, in order."""
+    """Every text in a list of answers, in order, also where a table holds the list as JSON text."""
     if isinstance(value, str) and value[:1] in ("[", "{"):
         value = parsed(value, f"{raw.where} (answers)")
+    return _texts(value, raw)
+
+
+def _texts(value: Any, raw: Raw) -> list[str]:
+    """A text inside of a list is taken as it is: it may begin with a bracket."""
     if isinstance(value, list):
-        return [text for item in value for text in alternatives(item, raw)]
+        return [text for item in value for text in _texts(item, raw)]
     if isinstance(value, dict):
         inner = [value[key] for key in ("text", "value", "aliases") if key in value]
-        return [text for item in inner for text in alternatives(item, raw)]
+        return [text for item in inner for text in _texts(item, raw)]
     text = text_of(value, raw, "an answer")
     return [text] if text.strip() else []

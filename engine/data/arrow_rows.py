@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from engine.contract.errors import UserError
 from engine.data.row_limits import ROWS_LIMIT, Raw, row, too_many_rows
 
 _BATCH_BYTES, _BATCH_ROWS = 64 << 20, 1000
@@ -20,6 +21,7 @@ def arrow_rows(split: Any, label: str) -> Iterator[Raw]:
     batch_rows = min(max(_BATCH_BYTES // max(average, 1), 1), _BATCH_ROWS)
     number = 0
     for table in split.with_format("arrow").iter(batch_size=batch_rows):
+        _check(table, label)
         for values in table.to_pylist():
             number += 1
             for key, names in classes.items():
@@ -30,6 +32,17 @@ def arrow_rows(split: Any, label: str) -> Iterator[Raw]:
 def arrow_files(split: Any) -> tuple[tuple[Path, ...], str]:
     """The Arrow files of a `datasets.Dataset` (none where it is in memory), and its columns' types."""
     return tuple(Path(file["filename"]) for file in split.cache_files), repr(split.features)
+
+
+def _check(table: Any, label: str) -> None:
+    """UserError where offsets or texts of a damaged file are invalid: reading them would be reading other memory."""
+    import pyarrow
+
+    try:
+        table.validate(full=True)
+    except pyarrow.ArrowInvalid as error:
+        what = f"cannot read the Arrow file ({error})"
+        raise UserError(what, label, "save the data set again", code="data.invalid_arrow") from error
 
 
 def _class_names(feature: Any) -> list[str] | None:

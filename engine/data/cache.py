@@ -23,6 +23,7 @@ import msgspec
 import platformdirs
 
 from engine.contract.errors import Notice
+from engine.contract.files import remove_tree
 from engine.data.packed_rows import ASSIGNED
 from engine.data.preparation import Facts, Preparation
 from engine.data.store import Columns, ColumnWriter, Damaged, checksums, mapped
@@ -77,7 +78,7 @@ def remove(key: str) -> None:
     gone = cache_folder() / f"{_UNFINISHED}{secrets.token_hex(8)}"
     with contextlib.suppress(OSError):
         (cache_folder() / key).rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
+    remove_tree(gone, ignore_errors=True)
 
 
 @dataclass
@@ -124,7 +125,7 @@ def draft(key: str | None) -> Iterator[Draft]:
         yield made
     finally:
         if made.folder:
-            shutil.rmtree(made.folder, ignore_errors=True)
+            remove_tree(made.folder, ignore_errors=True)
 
 
 def prune(root: Path) -> None:
@@ -135,7 +136,7 @@ def prune(root: Path) -> None:
         if not folder.name.startswith(_UNFINISHED):
             entries.append((_last_use(folder), size, folder.name))
         elif now - changed > ABANDONED_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_tree(folder, ignore_errors=True)
     total = sum(size for _, size, _ in entries)
     most = limit(root, total)
     for _, size, name in sorted(entries):

@@ -97,6 +97,7 @@ def _digest(path: Path) -> str | None:
         return None
 
 
+@functools.cache
 def _version(name: str) -> str:
     try:
         return importlib.metadata.version(name)

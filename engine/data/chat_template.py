@@ -8,6 +8,7 @@ from typing import Any
 import jinja2
 
 from engine.contract.errors import UserError
+from engine.data.template_limit import run_template
 
 REFUSED = "data.template_refused"
 FAILED = "data.template_failed"
@@ -67,7 +68,8 @@ class ChatTemplate:
                 return None
             text = self.tokenizer.get_chat_template(self.source, [{}] if with_tools else None)
             try:
-                self._compiled[with_tools] = compile_template(text)
+                # Jinja computes constant expressions while it compiles: `{{ 9 ** 9 ** 9 }}` ends here or never.
+                self._compiled[with_tools] = run_template(lambda: compile_template(text), self.name)
             except jinja2.TemplateSyntaxError as error:
                 what = f"broken chat template ({error.message})"
                 raise UserError(what, f"{self.name} line {error.lineno}", _DO, code="data.template_broken") from error
@@ -75,21 +77,21 @@ class ChatTemplate:
 
     def text(self, messages: Messages, tools: list[Any] | None, ask: bool = False) -> str:
         """The conversation as text, with the generation prompt behind it where `ask` is set. Raises any of ERRORS."""
-        text = self.tokenizer.apply_chat_template(
-            messages, tools=tools, chat_template=self.source, tokenize=False, add_generation_prompt=ask
-        )
-        return str(text)
+
+        def render() -> Any:
+            return self.tokenizer.apply_chat_template(
+                messages, tools=tools, chat_template=self.source, tokenize=False, add_generation_prompt=ask
+            )
+
+        return str(run_template(render, self.name))
 
     def quick_text(self, messages: Messages) -> str:
         """`text` without tools and for messages that have a role and a content and nothing else, in half the time."""
         template = self.compiled(False)
         if template is None:
             return self.text(messages, None)
-        return str(
-            template.render(
-                messages=messages, tools=None, documents=None, add_generation_prompt=False, **self.variables
-            )
-        )
+        values = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": False}
+        return str(run_template(lambda: template.render(values | self.variables), self.name))
 
     def problem(self, error: Exception) -> tuple[str, str]:
         """(kind, what) of a row on which rendering raised `error`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,6 +20,10 @@ _SAMPLE, _SAMPLE_LENGTH = 50, 1 << 20
 """Lines, and characters, that separator and header are found from."""
 _NAME_LENGTH, _NAME_WORDS = 40, 4
 """A longer field in the first line is no column name."""
+
+
+_TOKEN = re.compile(r"<\|\w*\|>")
+"""A special token in a text, such as <|im_end|>: its bars separate nothing."""
 
 
 def read_csv(path: Path, name: str, delimiter: str | None, notes: Notes) -> Iterator[Raw]:
@@ -88,6 +93,7 @@ def _rows(records: Iterator[tuple[list[str], str]], name: str, sample: list[list
 
 def _delimiter(sample: list[str]) -> str:
     """The separator that gives every line the same number of fields, more than one; else the header's most frequent."""
+    sample = [_TOKEN.sub("", line) for line in sample]
     even = {}
     for mark in SEPARATORS:
         widths = {len(fields) for fields in _sampled(sample, mark) if fields}

@@ -140,6 +140,8 @@ def _object(members: dict[str, msgspec.Raw], content: bytes, name: str) -> Itera
     """Rows of a JSON object, decoded as late as its shape allows."""
     firsts = {key: first for key, item in members.items() if (first := _first(item)) is not None}
     arrays = [key for key, first in firsts.items() if isinstance(first, dict)]
+    if len(firsts) == 1:  # nothing else can be the rows, so they may be arrays too
+        arrays = [key for key, first in firsts.items() if isinstance(first, dict | list)]
     if len(arrays) == 1 and not _is_message(firsts[arrays[0]]) and NESTED not in members:
         yield from _array(members[arrays[0]], content, name, f"{name} item")
     elif len(arrays) > 1 and not any(_is_message(firsts[key]) for key in arrays):

@@ -160,13 +160,14 @@ def _offer_file(path: Path, name: str, notes: Notes, split: str | None, whole_fi
 
 def _offer_folder(folder: Path, label: str, notes: Notes) -> list[Part]:
     """The files of a folder. Where some are named after splits only those count; otherwise all are training."""
-    names, text_files = data_files(folder, label, notes)
-    splits: dict[str, str | None] = {name: split_of(name) for name in names}
+    files, text_files = data_files(folder, label, notes)
+    splits: dict[str, str | None] = {name: split_of(name) for name in files}
     if not any(splits.values()):
-        splits = dict.fromkeys(names, "train")
+        splits = dict.fromkeys(files, "train")
     documents = [split for name, split in splits.items() if name in text_files]
-    if len(names) == 1:
-        return _offer_file(folder / names[0], names[0], notes, splits[names[0]])
+    if len(files) == 1:
+        ((name, path),) = files.items()
+        return _offer_file(path, name, notes, splits[name])
     many = {split for split in documents if documents.count(split) > 1}
     for split in sorted(str(split) for split in many):
         notes.add(f"{documents.count(split)} .txt files of the {split} split: one document per file", decision=True)
@@ -174,8 +175,8 @@ def _offer_folder(folder: Path, label: str, notes: Notes) -> list[Part]:
         Part(
             name,
             split,
-            partial(read_file, folder / name, name, notes, name in text_files and split in many),
-            (folder / name,),
+            partial(read_file, files[name], name, notes, name in text_files and split in many),
+            (files[name],),
         )
         for name, split in splits.items()
     ]

@@ -40,18 +40,25 @@ def write_items(
 
 
 def read_items(path: Path, items: Sequence[EvaluationItem], prompts: Sequence[str], who: Who) -> list[Item] | None:
-    """Results that an earlier process of this run wrote; None where there are none, or for other items."""
+    """The answers of an earlier worker of this run; None where they are missing, damaged or of other items."""
     try:
-        lines = [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
-    except (FileNotFoundError, msgspec.DecodeError):
+        lines = [msgspec.json.decode(line, type=_Line) for line in path.read_bytes().split(b"\n") if line]
+    except (OSError, ValueError, RecursionError):
         return None
     same = len(lines) == len(items) and all(
-        line["prompt"] == prompt and tuple(line.get("references", [line["target"]])) == item.references
+        line.prompt == prompt and tuple(line.references or [line.target]) == item.references
         for line, prompt, item in zip(lines, prompts, items, strict=True)
     )
-    if not same or any(not line[who] for line in lines):
-        return None
-    return [msgspec.convert(line[who], Item) for line in lines]
+    found = [item for line in lines if (item := getattr(line, who)) is not None]
+    return found if same and len(found) == len(lines) else None
+
+
+class _Line(msgspec.Struct):
+    prompt: str
+    target: str
+    references: list[str] = msgspec.field(default_factory=list)
+    base: Item | None = None
+    tuned: Item | None = None
 
 
 def _plain(item: Item) -> dict[str, Any]:

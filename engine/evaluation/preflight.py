@@ -43,7 +43,7 @@ def not_scorable(evaluation: Evaluation, train: Sequence[Row], test: Sequence[Ro
     an answer to be generated to an empty prompt.
     """
     try:
-        if evaluation.metric == "choice":
+        if evaluation.metric == "choice" and len(test):
             Choices.of(train)
         if evaluation.metric != "loss" and evaluation.when != "never":
             check_prompts(test)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
 import traceback
 from pathlib import Path
 
-from engine.contract import locks
+from engine.contract import end_record, locks
+from engine.contract.end_record import EndRecord
 from engine.contract.errors import RunFailed, UserError
+from engine.contract.files import no_room
 from engine.contract.ladder import Ladder, Outcome, Plan
 from engine.contract.ladderdir import LadderDir
 from engine.contract.signals import Stopped, Stopping
@@ -27,19 +30,45 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         print(error.line, file=sys.stderr)
         return 2
-    lock = locks.hold(folder.lock_file, str(os.getpid()))
+    try:
+        lock = locks.hold(folder.lock_file)
+    except UserError as error:
+        print(error.line, file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"{folder.lock_file} cannot be locked: {error.strerror}", file=sys.stderr)
+        return 1
     if lock is None:
         print(f"{folder.name} is climbing already", file=sys.stderr)
         return 2
+    status, reason = "failed", ""
+    try:
+        locks.sign(lock, str(os.getpid()))
+        status, reason = live(folder, plan)
+    except UserError as error:  # its state is damaged
+        print(error.line, file=sys.stderr)
+        return 2
+    except OSError as error:
+        text = f"{reason or status}; {error.filename or folder.path} cannot be written: {error.strerror}"
+        reason = f"{text}; free some space, then `ftbench resume {folder.name}`"
+        end_record.write(folder.end_file, EndRecord(status="failed", reason=reason, t=time.time()))
+        with contextlib.suppress(OSError):  # the raw log may be on the same full disk
+            print(reason, file=sys.stderr, flush=True)
+    return 0 if status in ("finished", "stopped") else 1
+
+
+def live(folder: LadderDir, plan: Plan) -> tuple[Outcome, str]:
+    """One life of a ladder: (status, reason). Raises OSError where its state cannot be written."""
     stopping = Stopping()
     stopping.listen()
+    end_record.reserve(folder.end_file)
     climb = Climb(folder, begin(folder, plan), stopping, plan.fresh)
     climb.save()
     status, reason = attempt(Stages(climb, plan))
     if status != "finished":
         climb.ladder.status, climb.ladder.reason = status, reason
         climb.save()
-    return 0 if climb.ladder.status in ("finished", "stopped") else 1
+    return climb.ladder.status, climb.ladder.reason
 
 
 def begin(folder: LadderDir, plan: Plan) -> Ladder:
@@ -63,6 +92,9 @@ def attempt(stages: Stages) -> tuple[Outcome, str]:
     except RunFailed as error:
         return "failed", str(error)
     except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the ladder ends with a word about it
+        if no_room(error):
+            do = f"free some space, then `ftbench resume {stages.climb.dir.name}`"
+            return "failed", f"the disk is full ({error}); {do}"
         traceback.print_exc()
         text = " ".join(str(error).split())[:300]
         return "failed", f"{type(error).__name__}: {text}; the traceback is in {stages.climb.dir.log_file}"

@@ -64,7 +64,7 @@ def gather(evidence: Evidence, ladder: Ladder) -> None:
 
 def _unquantized_to_come(ladder: Ladder, evidence: Evidence) -> bool:
     seen = {run.entry.rung for run in evidence.runs if run.result.method == "qlora"}
-    return any(e.rung not in seen and e.kind == "run" and e.status in ("planned", "live") for e in ladder.entries)
+    return any(e.rung not in seen and e.kind == "run" and not e.is_done for e in ladder.entries)
 
 
 def _add(evidence: Evidence, name: str, runs: list[Finished], who: str, metric: str) -> None:
@@ -87,12 +87,13 @@ def _add_general(evidence: Evidence, name: str, runs: list[Finished], which: str
 
 def _read(run: RunDir, entry: Entry) -> Finished:
     try:
-        lines = [msgspec.json.decode(line) for line in run.predictions_file.read_bytes().splitlines()]
-    except (OSError, msgspec.DecodeError) as error:
+        text = run.predictions_file.read_bytes()
+        lines = [msgspec.json.decode(line, type=dict[str, Any]) for line in text.split(b"\n") if line]
+    except (OSError, ValueError, RecursionError) as error:
         what = f"its predictions cannot be read: {error}"
         raise UserError(what, str(run.predictions_file), "delete the run; the ladder runs it again") from error
     result = run.result()
-    if result is None or not lines or any(line.get("tuned") is None for line in lines):
+    if result is None or not lines or any(not isinstance(line.get("tuned"), dict) for line in lines):
         raise UserError("a finished run without its answers", str(run.path), "delete it; the ladder runs it again")
     return Finished(entry, result, lines)
 

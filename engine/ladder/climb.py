@@ -14,7 +14,7 @@ import msgspec
 from engine.contract import launch, locks, rundir
 from engine.contract.errors import RunFailed, UserError
 from engine.contract.events import Step
-from engine.contract.follow import Follower, last_line
+from engine.contract.follow import last_line, stream
 from engine.contract.ladder import Entry, Ladder, Rung
 from engine.contract.ladderdir import LadderDir
 from engine.contract.library import called
@@ -234,4 +234,4 @@ def _key(entry: Entry) -> tuple[Any, ...]:
 
 
 def _last_step(run: RunDir) -> int:
-    return max((event.step for event in Follower(run.events_file).read() if isinstance(event, Step)), default=0)
+    return max((event.step for event in stream(run.events_file, Step) if isinstance(event, Step)), default=0)

@@ -12,7 +12,7 @@ import msgspec
 from engine.contract.ask import ask
 from engine.contract.errors import UserError
 from engine.contract.events import Step
-from engine.contract.follow import Follower
+from engine.contract.follow import stream
 from engine.contract.ladder import Entry, Estimate, Plan, Rung, Work
 from engine.contract.ladderplan import differing, shared
 from engine.contract.result import Result
@@ -182,7 +182,7 @@ class Stages:
     def _estimate(self, rung: Rung, entry: Entry, result: Result) -> Estimate:
         work = self.climb.ladder.work
         assert work is not None
-        events = Follower(RunDir(self.climb.dir.runs / entry.run).events_file).read()
+        events = stream(RunDir(self.climb.dir.runs / entry.run).events_file, Step)
         steps = [event.seconds for event in events if isinstance(event, Step)][1:] or [result.step_seconds]
         asked = result.after.score.rows if result.after else 0
         answering = result.seconds.get("evaluation", 0.0)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 from pathlib import Path
 
 import platformdirs
@@ -12,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.contract.errors import UserError
+from engine.contract.files import temporary_folder
 
 
 def gguf_to_folder(file: Path, folder: Path | None = None, source: str = "") -> Path:
@@ -26,17 +25,15 @@ def gguf_to_folder(file: Path, folder: Path | None = None, source: str = "") -> 
         return folder
     _check_magic(file)
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        _convert(file, temporary)
-        (temporary / "SOURCE.txt").write_text(source or f"dequantised from {file.name}", "utf-8")
-        temporary.replace(folder)
+        with temporary_folder(f".{folder.name}-", folder.parent) as temporary:
+            _convert(file, temporary)
+            (temporary / "SOURCE.txt").write_text(source or f"dequantised from {file.name}", "utf-8")
+            temporary.replace(folder)
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
         raise UserError(
             f"cannot be converted: {' '.join(str(error).split())[:300]}", str(file), "try another .gguf of the model"
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

@@ -11,11 +11,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from engine.contract import schema
 from engine.methods.locate import Located, locate, refused
 from engine.methods.machine import Machine
+from engine.methods.model_config import config_at
 
 
 def load_weights(model: schema.Model, machine: Machine, dtype: torch.dtype, **how: Any) -> PreTrainedModel:
     """The causal model on the machine's device. `how` goes to `from_pretrained` (quantization_config)."""
     located, wanted = locate(model), attention(model, machine, dtype)
+    config_at(located)  # a model from the Hub is looked at here for the first time
     how |= {"dtype": dtype, "device_map": {"": 0} if machine.device == "cuda" else None}
     try:
         try:

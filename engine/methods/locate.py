@@ -10,6 +10,8 @@ from engine.assets import tiny_folder
 from engine.contract import schema
 from engine.contract.catalogue import CATALOGUE, pulled_folder
 from engine.contract.errors import UserError
+from engine.contract.model_limits import impossible
+from engine.contract.modelfiles import impossible_model
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
@@ -65,6 +67,8 @@ def _check_folder(folder: Path) -> None:
         raise UserError(f"not JSON: {error}", str(config), "fetch the model again") from error
     if not isinstance(table, dict):
         raise UserError("not a model configuration", str(config), "fetch the model again")
+    if fault := impossible(table):
+        raise impossible_model(fault, where)
     if not any((folder / name).exists() for name in TOKENIZER_FILES):
         raise UserError(
             "no tokenizer in this model folder",

@@ -7,16 +7,25 @@ from typing import Any
 from transformers import AutoConfig
 
 from engine.contract import schema
-from engine.methods.locate import locate, refused
+from engine.contract.model_limits import impossible
+from engine.contract.modelfiles import impossible_model
+from engine.methods.locate import Located, locate, refused
 
 
 def config_of(model: schema.Model) -> Any:
     """The model's configuration alone. Raises UserError where there is none that transformers can read."""
-    located = locate(model)
+    return config_at(locate(model))
+
+
+def config_at(located: Located) -> Any:
+    """The configuration of a model that has been located. Raises UserError also for a shape that cannot be built."""
     try:
-        return AutoConfig.from_pretrained(located.source, revision=located.revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+        config = AutoConfig.from_pretrained(located.source, revision=located.revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ZeroDivisionError) as error:
         raise refused(located, "configuration", error) from error
+    if fault := impossible(config.to_dict()):
+        raise impossible_model(fault, located.source)
+    return config
 
 
 def maximum_positions(config: Any) -> int | None:

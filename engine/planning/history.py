@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -12,7 +13,7 @@ from msgspec import Struct
 from engine.contract import cards, rundir
 from engine.contract.errors import UserError
 from engine.contract.events import Step
-from engine.contract.follow import Follower
+from engine.contract.follow import stream
 from engine.contract.result import Result
 from engine.contract.rundir import RunDir
 from engine.planning.room import Room
@@ -132,8 +133,8 @@ def pace(found: Iterable[tuple[RunDir, Result]], model: str, method: str, room: 
     rates = [result.tokens_per_second or 0.0 for _, result in alike]
     if len(rates) > 1:
         return Pace(middle=statistics.median(rates), low=min(rates), high=max(rates), runs=len(rates), what="runs")
-    events = Follower(alike[0][0].events_file).read()
-    steps = sorted(event.tokens_per_second for event in events if isinstance(event, Step))
+    events = stream(alike[0][0].events_file, Step)
+    steps = sorted(array("d", (event.tokens_per_second for event in events if isinstance(event, Step))))
     low, high = (steps[len(steps) // 10], steps[-1 - len(steps) // 10]) if steps else (rates[0], rates[0])
     return Pace(middle=rates[0], low=min(low, rates[0]), high=max(high, rates[0]), runs=1, what="its steps")
 

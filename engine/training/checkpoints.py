@@ -1,27 +1,49 @@
-"""Checkpoints that are whole or are not there.
+"""Checkpoints that are complete or do not count.
 
 A checkpoint is written under a temporary name, its files flushed, its manifest (sizes and sha256) written last,
-and then renamed. Reading believes the manifest and not the name.
+and then renamed. Reading believes the manifest and not the name: whatever differs from it, or from what a checkpoint
+needs, makes the checkpoint incomplete, and an older one is used.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
-import shutil
+import re
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.contract.files import write_atomically
+import msgspec
+
+from engine.contract.files import remove_tree, write_atomically
 from engine.training.guards import DiskFull, is_disk_full
 
 MANIFEST = "manifest.json"
+MAX_MANIFEST = 16 << 20
+"""Bytes; a larger file is no manifest."""
 PREFIX = "step-"
+NAME = re.compile(rf"{PREFIX}(0|[1-9][0-9]{{0,17}})", re.ASCII)
 WRITING = ".writing-"
+REQUIRED = ("optimizer.pt", "rng_state.pth", "scheduler.pt", "trainer_state.json")
+"""Files without which the Trainer would silently start with a fresh state; the weights are `*.safetensors`."""
+
+
+class FileFacts(msgspec.Struct):
+    """What the manifest says of one file."""
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct):
+    """What `manifest.json` holds."""
+
+    step: int
+    files: dict[str, FileFacts]
 
 
 @dataclass(frozen=True)
@@ -51,18 +73,18 @@ def writing(checkpoints: Path, step: int) -> Iterator[Saving]:
     started = time.monotonic()
     checkpoints.mkdir(mode=0o700, exist_ok=True)
     temporary = checkpoints / f"{WRITING}{step}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove_tree(temporary, ignore_errors=True)
     saving = Saving(temporary)
     try:
         temporary.mkdir(mode=0o700)
         yield saving
         size = _seal(temporary, step)
         final = checkpoints / f"{PREFIX}{step}"
-        shutil.rmtree(final, ignore_errors=True)  # an incomplete one of the same step, from before a resume
+        remove_tree(final, ignore_errors=True)  # an incomplete one of the same step, from before a resume
         temporary.replace(final)
         _sync_folder(checkpoints)
     except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove_tree(temporary, ignore_errors=True)
         if is_disk_full(error):
             raise DiskFull(f"no room for the checkpoint at step {step} in {checkpoints}") from error
         raise
@@ -75,62 +97,100 @@ def folder_atomically(temporary: Path, final: Path) -> Iterator[Path]:
 
     Raises DiskFull where there is no room.
     """
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove_tree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(mode=0o700)
         yield temporary
-        shutil.rmtree(final, ignore_errors=True)
+        remove_tree(final, ignore_errors=True)
         temporary.replace(final)
     except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove_tree(temporary, ignore_errors=True)
         if is_disk_full(error):
             raise DiskFull(f"no room for {final}") from error
         raise
 
 
-def newest_complete(checkpoints: Path) -> tuple[Saved | None, list[str]]:
-    """The newest checkpoint whose files match its manifest, and a sentence for each newer one that does not."""
+Check = Callable[[Path], str | None]
+"""What is wrong with a checkpoint's folder, None for nothing."""
+
+
+def newest_complete(checkpoints: Path, content: Check = lambda folder: None) -> tuple[Saved | None, list[str]]:
+    """The newest complete checkpoint, and a sentence for each newer one that is not.
+
+    `content` looks into the files of one that its manifest says is complete.
+    """
     complaints: list[str] = []
     for step, folder in sorted(_named(checkpoints), reverse=True):
-        found = trouble(folder)
+        found = trouble(folder) or content(folder)
         if found is None:
             return Saved(step, folder, _size(folder), 0.0), complaints
-        complaints.append(f"checkpoint {folder.name} is not whole ({found}): the one before is used")
+        complaints.append(f"checkpoint {folder.name} is incomplete and not used: {found}")
     return None, complaints
 
 
 def trouble(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, None where it is whole."""
+    """What is wrong with a checkpoint, None where it is complete. Raises nothing, whatever lies there."""
     try:
-        files = json.loads((folder / MANIFEST).read_text("utf-8"))["files"]
-        for name, facts in files.items():
-            path = folder / name
-            if not path.exists():
-                return f"{name} is missing"
-            if path.stat().st_size != facts["bytes"]:
-                return f"{name} has {path.stat().st_size} of {facts['bytes']} bytes"
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != facts["sha256"]:
-                    return f"{name} has changed"
-    except FileNotFoundError:
-        return "it has no manifest"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"its manifest cannot be read: {error}"
+        if folder.is_symlink() or not folder.is_dir():
+            return "it is not a directory"
+        found = _entries(folder)
+        if MANIFEST not in found:
+            return "it has no manifest.json"
+        odd = next((name for name, status in sorted(found.items()) if not stat.S_ISREG(status.st_mode)), None)
+        if odd is not None:
+            return f"{odd} is not a regular file"
+        if found.pop(MANIFEST).st_size > MAX_MANIFEST:
+            return "manifest.json is too large"
+        manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
+        return _differs(manifest, folder, found) or _changed(manifest, folder)
+    except (OSError, ValueError, RecursionError) as error:
+        return f"it cannot be read: {error}"
+
+
+def _differs(manifest: Manifest, folder: Path, found: dict[str, os.stat_result]) -> str | None:
+    """How the manifest differs from the name, from the files there are, or from what a checkpoint needs."""
+    if folder.name != f"{PREFIX}{manifest.step}":
+        return f"manifest.json is of step {manifest.step}"
+    needed = [*REQUIRED, *([] if any(name.endswith(".safetensors") for name in manifest.files) else ["*.safetensors"])]
+    for name in [*manifest.files, *needed]:
+        if name not in found:
+            return f"{name} is missing"
+    for name, status in found.items():
+        facts = manifest.files.get(name)
+        if facts is None:
+            return f"{name} is not in manifest.json"
+        if status.st_size != facts.bytes:
+            return f"{name} has {status.st_size} of {facts.bytes} bytes"
     return None
 
 
-def rotate(checkpoints: Path, keep: int) -> None:
-    """Delete all but the newest `keep`."""
-    for _, folder in sorted(_named(checkpoints), reverse=True)[keep:]:
-        # The manifest goes first: a half-deleted checkpoint must not look complete.
-        (folder / MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
+def _changed(manifest: Manifest, folder: Path) -> str | None:
+    for name, facts in manifest.files.items():
+        with (folder / name).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != facts.sha256:
+                return f"{name} has changed"
+    return None
+
+
+def rotate(checkpoints: Path, keep: int, newest: int) -> None:
+    """Delete all but the newest `keep` up to the step that was just saved.
+
+    Those after it go too: this run resumed from an older one because they were incomplete.
+    """
+    named = sorted(_named(checkpoints), reverse=True)
+    later = [folder for step, folder in named if step > newest]
+    for folder in [*later, *[folder for step, folder in named if step <= newest][keep:]]:
+        if not folder.is_symlink():
+            # The manifest goes first: a half-deleted checkpoint must not look complete.
+            with contextlib.suppress(OSError):
+                (folder / MANIFEST).unlink()
+        remove_tree(folder, ignore_errors=True)
 
 
 def clear_unfinished(checkpoints: Path) -> None:
     """Remove what a killed worker was writing."""
     for folder in checkpoints.glob(f"{WRITING}*"):
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_tree(folder, ignore_errors=True)
 
 
 class Due:
@@ -151,27 +211,42 @@ class Due:
 def _seal(folder: Path, step: int) -> int:
     """Flush every file, then write the manifest. Returns the bytes in all."""
     files = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
+    for name, status in sorted(_entries(folder).items()):
+        with (folder / name).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
-        files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": digest}
-    write_atomically(folder / MANIFEST, json.dumps({"step": step, "files": files}, indent=1).encode())
+        files[name] = FileFacts(status.st_size, digest)
+    text = msgspec.json.encode(Manifest(step, files))
+    write_atomically(folder / MANIFEST, msgspec.json.format(text, indent=1))
     _sync_folder(folder)
     return _size(folder)
 
 
 def _named(checkpoints: Path) -> list[tuple[int, Path]]:
+    """Everything with the name of a checkpoint, whatever it is; other names are nobody's."""
     found = []
-    for folder in checkpoints.glob(f"{PREFIX}*"):
-        number = folder.name.removeprefix(PREFIX)
-        if number.isdigit() and folder.is_dir():
-            found.append((int(number), folder))
+    for path in checkpoints.glob(f"{PREFIX}*"):
+        if match := NAME.fullmatch(path.name):
+            found.append((int(match[1]), path))
+    return found
+
+
+def _entries(folder: Path) -> dict[str, os.stat_result]:
+    """Everything in the folder but directories, by its path relative to the folder; links are not followed."""
+    found: dict[str, os.stat_result] = {}
+    todo = [folder]
+    while todo:
+        with os.scandir(todo.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    todo.append(Path(entry.path))
+                else:
+                    found[str(Path(entry.path).relative_to(folder))] = entry.stat(follow_symlinks=False)
     return found
 
 
 def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return sum(status.st_size for status in _entries(folder).values())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -7,6 +7,8 @@ import gc
 
 import torch
 
+from engine.contract.files import no_room
+
 
 class Diverged(Exception):
     """A loss or a gradient is not finite: nothing after this step can be trusted."""
@@ -40,11 +42,12 @@ def first_line(error: BaseException) -> str:
 
 def is_disk_full(error: BaseException) -> bool:
     """ENOSPC or a quota, also where a library wraps it in an error of its own."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if no_room(error):
         return True
     text = str(error)
     # torch.save reports a short write as an unexpected position in its archive.
-    signs = ("No space left", "Disk quota exceeded", "os error 28", "PytorchStreamWriter", "inline_container")
+    rust = [f"os error {number}" for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]  # as safetensors says it
+    signs = ("No space left", "Disk quota exceeded", *rust, "PytorchStreamWriter", "inline_container")
     return any(sign in text for sign in signs)
 
 

@@ -16,7 +16,6 @@ import torch
 
 from engine.contract.events import Memory
 from engine.contract.nvml import Nvml, NvmlCard, ids_are_ours
-from engine.contract.result import Peak
 
 
 def training_card() -> NvmlCard | None:
@@ -27,12 +26,11 @@ def training_card() -> NvmlCard | None:
 
 @dataclass
 class Meters:
-    """Samples into events and remembers peaks."""
+    """Writes samples as events; the peaks of a run are found from them (`contract.memory_peaks`)."""
 
     write: Callable[[Memory], object]
     card: NvmlCard | None
     seconds: float = 1.0
-    peak: Peak = field(default_factory=Peak)
     before_model: int = 0
     """Resident bytes before the model was loaded."""
     card_pid: int | None = None
@@ -74,37 +72,28 @@ class Meters:
         work()
         return torch.cuda.max_memory_reserved() if on_card() else resident_peak() - self.before_model
 
-    @property
-    def comparable(self) -> int | None:
-        """The peak of training in the planner's meaning, None where there was none."""
-        if self.peak.reserved_training:
-            return self.peak.reserved_training
-        return self.peak.rss_training - self.before_model if self.peak.rss_training else None
-
     def training_begins(self) -> None:
         """From here peaks are training's: the resident peak is reset where the kernel allows it."""
         self._restart()
-        self.peak.rss_training = 0
         self._training = True
 
     def _restart(self) -> None:
-        """Peaks from here on; those before are kept."""
-        peak = self.peak
-        peak.rss = max(peak.rss or 0, resident_peak())
+        """Reset the peak counters; a sample keeps what they held."""
+        self.sample()
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
         if on_card():
-            peak.allocated = max(peak.allocated or 0, torch.cuda.max_memory_allocated())
-            peak.reserved = max(peak.reserved or 0, torch.cuda.max_memory_reserved())
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
 
-    def training_ends(self) -> None:
-        self.sample()
+    def training_ends(self, paged: int | None = None) -> None:
+        """`paged`: bytes of optimizer state that GPU and host share."""
+        if self._training:
+            self.sample(paged)
         self._training = False
 
-    def sample(self) -> Memory:
-        """One measurement, written as an event and folded into the peaks."""
+    def sample(self, paged: int | None = None) -> Memory:
+        """Take one measurement and write it as an event."""
         cuda, card = on_card(), self.card
         if self.card_pid is None and card and cuda and torch.cuda.memory_reserved():
             self._find_card_pid(card)
@@ -119,19 +108,11 @@ class Meters:
             load=card.load() if card else None,
             temperature=card.temperature() if card else None,
             card_pid=self.card_pid if card else None,
+            allocated_peak=torch.cuda.max_memory_allocated() if cuda else None,
+            reserved_peak=torch.cuda.max_memory_reserved() if cuda else None,
+            paged=paged,
+            training=self._training,
         )
-        peak = self.peak
-        peak.rss = max(peak.rss or 0, memory.rss_peak)
-        if self._training:
-            peak.rss_training = max(peak.rss_training or 0, memory.rss_peak)
-        if cuda and self._training:
-            peak.allocated_training = max(peak.allocated_training or 0, torch.cuda.max_memory_allocated())
-            peak.reserved_training = max(peak.reserved_training or 0, torch.cuda.max_memory_reserved())
-        if cuda:
-            peak.allocated = max(peak.allocated or 0, torch.cuda.max_memory_allocated())
-            peak.reserved = max(peak.reserved or 0, torch.cuda.max_memory_reserved())
-        if memory.nvml_used is not None:
-            peak.nvml_used = max(peak.nvml_used or 0, memory.nvml_used)
         self.write(memory)
         return memory
 

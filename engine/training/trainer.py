@@ -6,8 +6,10 @@ the step, so that an out-of-memory can halve the passes and do the same step aga
 
 from __future__ import annotations
 
+import contextlib
+import pickle
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import torch
 from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from engine.contract import schema
+from engine.contract.errors import UserError
 from engine.data.tokens import Row
 from engine.training import checkpoints
 from engine.training.batches import Layout, Schedule, StepDataset, lay_out, loss_weight, passes
@@ -168,6 +171,18 @@ class AnswerTrainer(Trainer):
         self.hooks.facts.grad_norm = value
         return value
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        with _fitting(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _fitting(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _fitting(checkpoint):
+            super()._load_rng_state(checkpoint)
+
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:
         """A checkpoint under its final name only once it is whole (see `checkpoints`)."""
         with checkpoints.writing(self.checkpoint_folder, self.state.global_step) as saving:
@@ -176,7 +191,20 @@ class AnswerTrainer(Trainer):
             self._save_rng_state(str(saving.folder))
             self.state.save_to_json(str(saving.folder / "trainer_state.json"))
         self.hooks.saved(saving.done)
-        checkpoints.rotate(self.checkpoint_folder, self.keep_checkpoints)
+        checkpoints.rotate(self.checkpoint_folder, self.keep_checkpoints, self.state.global_step)
+
+
+@contextlib.contextmanager
+def _fitting(checkpoint: str | None) -> Iterator[None]:
+    """A checkpoint that is complete and still cannot be loaded is of another model or configuration."""
+    try:
+        yield
+    except (ValueError, RuntimeError, KeyError, TypeError, IndexError, pickle.UnpicklingError) as error:
+        if is_out_of_memory(error):
+            raise
+        what = f"this checkpoint does not fit the run: {first_line(error)}"
+        do = "delete this folder to resume from an older checkpoint"
+        raise UserError(what, str(checkpoint), do, code="run.checkpoint_unusable") from error
 
 
 def training_arguments(

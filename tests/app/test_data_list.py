@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -35,6 +36,38 @@ def test_the_list_counts_in_the_background_and_names_what_it_found(here: Path) -
         await pilot.press("down", "down")
         assert "invalid JSON" in str(data(app).tooltip) and "line 1" in str(data(app).tooltip)
         assert "invalid JSON" in str(data(app).border_subtitle)
+
+    play(story)
+
+
+def test_a_name_that_is_not_utf8_is_listed_with_what_to_do_and_keeps_nothing_from_being_counted(here: Path) -> None:
+    write(here / "a.jsonl", 12).rename(os.fsdecode(os.fsencode(here) + b"/caf\xe9.jsonl"))
+    write(here / "good.jsonl", 12)
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await pilot.press("d")
+        await wait_for(pilot, lambda: len(data(app).previews) == 4, seconds=30)
+        previews = {Path(name).name: preview for name, preview in data(app).previews.items()}
+        assert previews["here"].rows == {"train": 24} and not previews["here"].error
+        assert previews["good.jsonl"].rows == {"train": 12}
+        assert "not UTF-8" in previews["caf\udce9.jsonl"].error
+        assert any("caf\\udce9.jsonl" in line for line in lines(data(app)))
+
+    play(story)
+
+
+def test_a_question_that_breaks_in_its_thread_is_told_in_the_list(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(here / "mine.jsonl", 12)
+
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("x")
+
+    monkeypatch.setattr("tui.data.preview.ask", broken)
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await pilot.press("d")
+        await wait_for(pilot, lambda: len(data(app).previews) == 2, seconds=10)
+        assert all("KeyError" in preview.error for preview in data(app).previews.values())
 
     play(story)
 

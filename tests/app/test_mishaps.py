@@ -220,7 +220,7 @@ def test_a_key_that_can_do_nothing_now_says_so(tmp_path: Path) -> None:
         pane = app.bench.query_one(LossPane)
         assert (pane.view, pane.log_axis, pane.smoothing) == (0, False, 0.0)
         await pilot.press("d", "x")
-        assert any("only a set from elsewhere" in note for note in notes(app))
+        assert any("only recent sets from elsewhere" in note for note in notes(app))
         await pilot.press("l", "n")
         assert any("no other ladder" in note for note in notes(app))
 

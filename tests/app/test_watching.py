@@ -25,7 +25,7 @@ GIB = 1 << 30
 
 
 def made(runs: Path, method: str = "lora", data: str = "tickets", printed: bytes = b"", ended: bool = True) -> RunDir:
-    """A run whose worker has written its events and is gone."""
+    """A run whose worker has written its events and is gone; one that has not `ended` was killed before its end."""
     run = rundir.create(runs, f"demo-{method}", library.effective(f"demo-{method}", None, {"data.id": data}))
     write_events(run, method, 0)
     run.log_file.write_bytes(printed)
@@ -33,6 +33,9 @@ def made(runs: Path, method: str = "lora", data: str = "tickets", printed: bytes
         result = rundir.blank_result(run, rundir.read_frozen(run))
         result.status = "finished"
         rundir.write_result(run, result)
+    else:
+        events = run.events_file.read_bytes().splitlines(keepends=True)
+        run.events_file.write_bytes(b"".join(line for line in events if b'"type":"end"' not in line))
     return run
 
 

@@ -176,3 +176,26 @@ def test_no_such_model() -> None:
 
 def test_a_hub_model_without_a_network_is_one_line() -> None:
     refused(ftbench("run", "demo-lora", "--model", "nobody/nothing"), "Hub")
+
+
+@pytest.mark.parametrize("verb", [["run", "demo-lora", "--data", "tickets"], ["data", "check", "tickets"]])
+def test_an_endless_chat_template_is_refused_with_what_to_do(verb: list[str], tmp_path: Path) -> None:
+    template = tmp_path / "endless.jinja"
+    template.write_text("{% for i in range(10**12) %}{% endfor %}")
+    done = ftbench(*verb, "--set", f"model.chat_template={template}")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "the chat template" in line and "set model.chat_template" in line
+
+
+def test_rows_that_were_all_refused_are_counted_with_reasons(tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    wizard = {"messages": [{"role": "user", "content": "a"}, {"role": "wizard", "content": "b"}]}
+    path.write_bytes(lines(wizard, wizard, {"messages": [{"role": "user", "content": "a"}]}, wizard))
+    for more in ([], ["--json"]):
+        done = ftbench("data", "show", str(path), *more)
+        refused(
+            done, "4 rows left out", "3 message with an unknown role", "line 1", "1 no answer", "line 3", "data check"
+        )
+        assert done.stdout == ""
+    refused(ftbench("data", "show", str(path), "--split", "test"), "no test row")

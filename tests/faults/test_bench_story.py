@@ -68,7 +68,7 @@ def begin(terminal: Terminal) -> None:
     terminal.press("9")
     terminal.wait("A short one")
     terminal.press("enter")
-    terminal.wait("before launch")
+    terminal.wait("─ launch ─")
     terminal.press("enter")
     terminal.wait("step ", 120)
 

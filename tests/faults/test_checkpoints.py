@@ -53,7 +53,7 @@ def test_a_broken_newest_checkpoint_is_said_and_the_one_before_is_used(killed: R
     spoil(killed.checkpoints / "step-6")
     resume(killed)
     warnings = [event["text"] for event in events_of(killed.path) if event["type"] == "warning"]
-    assert any("step-6 is not whole" in text and "before" in text for text in warnings)
+    assert any("step-6 is incomplete" in text and "resumes from step-4" in text for text in warnings)
     plans = [event for event in events_of(killed.path) if event["type"] == "plan"]
     assert [plan["start_step"] for plan in plans if plan.get("probe_seconds") is None] == [0, 4]
     assert len(losses(killed)) == 12

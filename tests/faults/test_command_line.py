@@ -28,6 +28,14 @@ def test_what_the_command_line_gets_wrong_is_one_line(arguments: list[str], says
     assert line.startswith("ftbench: ") and says in line and look in line
 
 
+@pytest.mark.parametrize("verb", [["attach"], ["stop"], ["resume"], ["report"], ["run"], ["presets", "show"]])
+def test_a_name_that_no_file_can_have_is_one_line(verb: list[str]) -> None:
+    done = ftbench(*verb, "x" * 5000)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("ftbench: ") and len(line) < 1000
+
+
 def test_a_group_without_a_verb_shows_its_verbs() -> None:
     done = ftbench("data")
     assert done.returncode == 2

@@ -2,63 +2,43 @@
 
 from __future__ import annotations
 
-import json
-import time
+import importlib
+import pkgutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hostile import MARK, raw, strings
-from made_ladder import made_ladder
+from hostile import MARK, arrived
+from hostile_home import hostile_home
 from screen import Terminal
+from textual.screen import Screen
 
-from engine.contract import events, rundir
-from engine.contract.library import effective
+import tui.screens
+from engine.contract import rundir
 from faults.lives import kill
 from tui.commands import TABLES, Command
 
-SOURCES = ("f", "r", "p", "e", "l")
-"""File names, rows, presets, events, logs. The ladder's own strings are those of `made_runs`."""
+SOURCES = ("f", "r", "p", "s", "e", "l", "n")
+"""Of `hostile_home`: files, rows, presets, settings, events, logs, names of runs."""
+SCREENS = {
+    "AskScreen": "y yes",
+    "BenchScreen": "press 1-9",
+    "CompareScreen": "runs compared",
+    "InspectorScreen": "trained",
+    "LadderScreen": "o report",
+    "LaunchScreen": "─ launch ─",
+    "NameScreen": "enter: write it",
+    "PickerScreen": "a Hub id has the form",
+    "PresetsScreen": "presets; your own",
+    "RunsScreen": "runs in",
+    "SmallScreen": "ftbench needs 80",
+    "TextScreen": "everywhere",
+    "CommandPalette": "Search",
+}
+"""Screen -> a text that is on it alone: the walk must come by every screen there is."""
 ENDS = ("ladder.back", "inspector.back", "picker.back")
 LOOKS = ("ladder.next", "ladder.report", "inspector.next", "inspector.split", "inspector.view", "picker.hidden")
-
-
-def hostile_home(folder: Path) -> dict[str, str]:
-    """A working directory, presets, runs and a ladder, each full of hostile text; the environment to use them."""
-    for number, text in enumerate(strings("f")):
-        name = text.replace("/", "").replace("\x00", "")
-        rows = [{"prompt": f"{n} {row}", "completion": f"{row} {n}"} for n in range(2) for row in strings("r")]
-        (folder / f"{number:02}{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    presets = folder / "config" / "ftbench" / "presets"
-    presets.mkdir(parents=True)
-    for number, text in enumerate(strings("p")):
-        words = json.dumps(text).replace("\x7f", "\\u007f")
-        words = words if "\\ud" not in words else '"plain"'  # TOML has no surrogates
-        slot = f"slot = {number + 1}\n" if number < 9 else ""
-        broken = f"{words} = 1\n" if number % 5 == 4 else ""
-        (presets / f"h{number:02}.toml").write_text(f"title = {words}\nabout = {words}\n{slot}{broken}")
-    made_ladder(folder / "runs", hostile=True)
-    time.sleep(1.1)  # names hold the second
-    _write_run(folder / "runs")
-    return {
-        "XDG_CONFIG_HOME": str(folder / "config"),
-        "XDG_STATE_HOME": str(folder / "state"),
-        "FTBENCH_RUNS": str(folder / "runs"),
-        "EDITOR": "true",
-    }
-
-
-def _write_run(runs: Path) -> None:
-    """A run that failed, by name the newest, with hostile words wherever an event has some."""
-    for _ in range(2):
-        run = rundir.create(runs, "demo-lora", effective("demo-lora", None, {}))
-        log = events.EventLog(run.events_file)
-        log.write(events.Hello(pid=1, host=strings("e")[0], version="0"))
-        for text in strings("e"):
-            log.write(events.Phase(name="data", note=text))
-            log.write(events.Warning(code="x", text=text))
-        log.write(events.End(status="failed", reason=strings("e")[8]))
-        run.log_file.write_text("\n".join(strings("l")))
 
 
 def walk(terminal: Terminal, commands: Sequence[Command], seen: list[str]) -> None:
@@ -90,11 +70,12 @@ def open_and_walk(
 
 def look_at_everything(terminal: Terminal, seen: list[str]) -> None:
     """Every screen of the workbench, with the newest run watched."""
+    seen.append(terminal.text)
     for slot in range(1, 10):
         terminal.press(str(slot))
         seen.append(terminal.text)
     open_and_walk(terminal, ["r"], "runs in", "", seen, "enter")  # attaches
-    terminal.wait("died")
+    terminal.wait("ended before")
     for key in ("?", "ctrl+p", "c", "v", "b", "M"):
         terminal.press(key)
         terminal.read(0.6)
@@ -105,25 +86,50 @@ def look_at_everything(terminal: Terminal, seen: list[str]) -> None:
     seen.append(terminal.text)
     terminal.press("y", "Y", "o", "/", MARK, "enter")
     seen.append(terminal.text)
-    open_and_walk(terminal, ["enter"], "before launch", "", seen)
+    open_and_walk(terminal, ["enter"], "─ launch ─", "", seen)
     open_and_walk(terminal, ["P"], "presets", "", seen)
-    terminal.press("r")
+    open_and_walk(terminal, ["P", "d"], "enter: write it", "", seen)
+    terminal.press("escape", "r")
     terminal.wait("runs in")
     open_and_walk(terminal, [" ", "down", " ", "c"], "compared", "", seen)
+    open_and_walk(terminal, ["x"], "y yes", "", seen)
+    for _ in range(30):  # by the names of all runs
+        terminal.press("down")
+        seen.append(terminal.text)
     terminal.press("escape")
-    open_and_walk(terminal, ["l"], "caveat", "ladder", seen)
+    open_and_walk(terminal, ["l"], "o report", "ladder", seen)
     terminal.press("d", "down", "down")
     open_and_walk(terminal, ["enter"], "trained", "inspector", seen)
     open_and_walk(terminal, ["d", "a"], "jsonl", "picker", seen)
     terminal.press("escape")
+    terminal.resize(60, 20)
+    terminal.wait("ftbench needs 80")
+    seen.append(terminal.text)
+
+
+def screens() -> set[str]:
+    """Every screen of ours that others are not made from, and Textual's palette."""
+    names = {"CommandPalette"}
+    for module in pkgutil.iter_modules(tui.screens.__path__):
+        found = vars(importlib.import_module(f"tui.screens.{module.name}"))
+        names |= {name for name, one in found.items() if isinstance(one, type) and issubclass(one, Screen)}
+    return {name for name in names if name not in BASES}
+
+
+BASES = ("Screen", "ModalScreen", "BaseScreen", "ActingScreen", "InspectingScreen", "StartingScreen", "WatchingScreen")
+
+
+def test_every_screen_has_a_mark() -> None:
+    assert screens() == set(SCREENS)
 
 
 @pytest.mark.parametrize("size", [(160, 45), (80, 24)])
 def test_nothing_hostile_reaches_the_terminal(size: tuple[int, int], tmp_path: Path) -> None:
-    terminal = Terminal(cwd=tmp_path, env=hostile_home(tmp_path), size=size)
+    home = hostile_home(tmp_path)
+    terminal = Terminal(cwd=tmp_path, env=home.env, size=size)
     seen: list[str] = []
     try:
-        terminal.wait("ftbench")
+        terminal.wait("press 1-9")
         look_at_everything(terminal, seen)
         terminal.press("q")
         assert terminal.leave() == 0
@@ -132,5 +138,47 @@ def test_nothing_hostile_reaches_the_terminal(size: tuple[int, int], tmp_path: P
         for run in rundir.iterate(tmp_path / "runs"):
             kill(run)
     shown = "\n".join(seen)
+    assert [name for name, mark in SCREENS.items() if mark not in shown] == [], shown
     assert [source for source in SOURCES if f"{MARK}_{source}" not in shown] == [], shown
-    assert raw(terminal.bytes, SOURCES) == []
+    assert arrived(terminal.bytes, SOURCES) == []
+
+
+def test_what_a_widget_forgets_to_escape_is_escaped_behind_it(tmp_path: Path) -> None:
+    """In text, titles of borders, options, notes and what is typed."""
+    program = tmp_path / "program.py"
+    program.write_text(f"import sys; sys.path.insert(0, {str(Path(__file__).parent.parent)!r})\n{CARELESS}")
+    terminal = Terminal(str(program), cwd=tmp_path, program=sys.executable)
+    terminal.wait("all is mounted")
+    terminal.read(0.5)
+    terminal.press("q")
+    assert terminal.leave() == 0
+    assert arrived(terminal.bytes, ["c"]) == []
+    assert f"{MARK}_c".encode() in terminal.bytes
+
+
+CARELESS = """
+from pathlib import Path
+import tui
+from hostile import strings
+from textual.content import Content
+from textual.widgets import Input, OptionList, Static
+from textual.widgets.option_list import Option
+from tui.app import Workbench
+
+class Careless(Workbench):
+    CSS_PATH = str(Path(tui.__file__).parent / "screens" / "bench.tcss")
+
+    def on_mount(self):
+        super().on_mount()
+        text = " ".join(strings("c"))
+        one = Static(Content(text))
+        one.border_title = one.border_subtitle = Content(text)
+        one.styles.border = ("round", "red")
+        options = OptionList(*[Option(Content(text)) for text in strings("c")])
+        options.styles.height = 8
+        self.bench.mount(one, options, Input(text))
+        self.notify(text, title=text, markup=False)
+        self.bench.mount(Static("all is mounted"))
+
+Careless(Path("runs")).run()
+"""

@@ -1,82 +1,149 @@
-"""Control sequences in data, file names and presets reach the terminal 0 times."""
+"""Every subcommand in a real terminal, in a world full of hostile text: all of it is shown as text."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import pty
+import signal
 import subprocess
-import time
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command import FTBENCH, MICRO
+from command import MICRO
+from hostile import MARK, arrived, strings
+from hostile_home import Home, hostile_home
+from screen import Terminal
+from subcommands import subcommands
 
-PAYLOADS = [
-    "\x1b]52;c;cGxhbnRlZA==\x07",
-    "\x1b[31;7;95m",
-    "\x1b]0;planted\x1b\\",
-    "\x1bPplanted\x1b\\",
-    "\x1b_planted\x1b\\",
-    "\x9b2Jplanted",
-    "\x1b[?1049hplanted",
-    "\x1b]8;;http://planted\x07",
-    "\x08\x08planted\r",
-    "\x1b]planted without an end",
-]
+from engine.contract import ladderdir, rundir
+
+SOURCES = ("f", "r", "p", "s", "m", "e", "l", "n", "a")
+TYPED = " ".join(strings("a")).replace("\x00", "")
+"""All of them as one argument."""
 
 
-def on_a_terminal(*arguments: str, seconds: float = 90) -> bytes:
-    """Everything the command writes to a pty."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen([FTBENCH, *arguments], stdin=theirs, stdout=theirs, stderr=theirs)
-    os.close(theirs)
-    shown, deadline = b"", time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            block = os.read(ours, 65536)
-        except OSError:
-            break
-        if not block:
-            break
-        shown += block
-    process.wait(10)
-    os.close(ours)
-    return shown
+def cases(home: Home) -> dict[str, list[list[str]]]:
+    """Subcommand -> command lines; `test_every_subcommand_has_a_case` wants one for each there is."""
+    run, ladder, file = str(home.died.path), str(home.ladder.path), str(sorted(home.data.iterdir())[1])
+    model, broken, preset = str(home.model), str(home.broken), str(home.preset)
+    return {
+        "demo": [["--runs", file], ["--seeds", TYPED]],
+        "ladder": [[TYPED], [preset], ["demo", "--rung", TYPED], ["demo", "--set", f"{TYPED}=1"],
+                   ["demo", "--model", broken, "--data", str(home.data), "--no-probe"]],
+        "report": [[ladder], [ladder, "--markdown"], [ladder, "--json"], [TYPED]],
+        "run": [[TYPED], [preset], ["demo-lora", "--set", f"train.steps={TYPED}"], ["demo-lora", "--method", TYPED],
+                ["demo-lora", *MICRO, "--model", model, "--data", file, "--set", "evaluation.general=none"]],
+        "attach": [[run], [ladder], [TYPED], [ladder, "--json"]],
+        "stop": [[TYPED], [run]],
+        "resume": [[TYPED], [str(home.folder / "none")]],
+        "runs": [[], ["--json"], ["--runs", file]],
+        "plan": [["demo-lora", "--model", model, "--quick"], ["demo-lora", "--model", broken, "--quick"],
+                 ["demo-lora", "--quick", "--card", TYPED], ["--history"], ["demo-lora", "--data", file]],
+        "pull": [[TYPED], []],
+        "doctor": [["--repair"], ["--repair", "--json"], ["--runs", file]],
+        "data check": [[file, "--model", model], [TYPED], [file, "--model", broken]],
+        "data show": [[str(home.data)], [file, "--split", TYPED], [file, "--preset", TYPED]],
+        "presets list": [[], ["--json"]],
+        "presets show": [[TYPED], ["h00"], ["h04"], ["demo-lora", "--set", f"{TYPED}=1"], ["h00", "--json"]],
+        "presets new": [[TYPED], ["mine", "--from", TYPED], ["mine", "--from", "h00"]],
+    }  # fmt: skip
 
 
-@pytest.fixture
-def hostile(tmp_path: Path) -> Path:
-    folder = tmp_path / "set\x1b]0;planted name\x07"
-    folder.mkdir()
-    rows = [{"prompt": f"{n} {text}", "completion": f"answer {text} {n}"} for n in range(4) for text in PAYLOADS]
-    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    made = hostile_home(tmp_path_factory.mktemp("home"))
+    temporary = made.died.path / f".{TYPED.replace('/', '')[:60]}.tmp"
+    temporary.write_text("left behind")
+    yield made
+    for folder in (*rundir.iterate(made.runs), *ladderdir.iterate(made.runs)):
+        if pid := folder.pid():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
-def raw(shown: bytes) -> list[str]:
-    """The payloads that arrived as they were."""
-    extra = ["\x1b]0;planted name\x07"]
-    return [text for text in PAYLOADS + extra if text.encode() in shown or text.encode("latin-1") in shown]
+def shown_by(home: Home, *arguments: str) -> bytes:
+    """Everything that a command writes to its terminal."""
+    terminal = Terminal(*arguments, cwd=home.folder, env=home.env | {"HF_HUB_OFFLINE": "1"})
+    try:
+        terminal.leave(180)
+    finally:
+        terminal.process.kill()
+        terminal.process.wait()
+    return terminal.bytes
 
 
-@pytest.mark.parametrize("verb", [("data", "show"), ("data", "check")])
-def test_looking_at_hostile_data(verb: tuple[str, str], hostile: Path) -> None:
-    shown = on_a_terminal(*verb, str(hostile))
-    assert b"planted" in shown and raw(shown) == []
+def test_every_subcommand_has_a_case(home: Home) -> None:
+    assert sorted(cases(home)) == sorted(subcommands())
 
 
-def test_training_on_hostile_data(hostile: Path) -> None:
-    shown = on_a_terminal("run", "demo-lora", *MICRO, "--data", str(hostile))
-    assert b"finished" in shown and raw(shown) == []
-    assert raw(on_a_terminal("attach", "last")) == []
-    assert raw(on_a_terminal("runs")) == []
+@pytest.mark.parametrize("name", subcommands())
+def test_a_subcommand_shows_hostile_text_as_text(name: str, home: Home) -> None:
+    shown = {}
+    for arguments in cases(home)[name]:
+        shown[tuple(arguments)] = shown_by(home, *name.split(), *arguments)
+    assert {arguments: arrived(text, SOURCES) for arguments, text in shown.items() if arrived(text, SOURCES)} == {}
+    assert any(MARK.encode() in text for text in shown.values()), shown
+    assert not any(b"Traceback" in text for text in shown.values()), shown
 
 
-def test_hostile_errors_and_presets(tmp_path: Path) -> None:
-    path = tmp_path / "evil\x1b]0;planted name\x07.toml"
-    path.write_text('title = "\\u001b]0;planted\\u001b\\\\"\n[train]\n"\\u001b[31;7;95m" = 1\n')
-    shown = on_a_terminal("run", str(path))
-    assert b"nothing reads the key" in shown and raw(shown) == []
-    assert raw(on_a_terminal("run", "\x1b]52;c;cGxhbnRlZA==\x07")) == []
-    assert raw(on_a_terminal("run", "demo-lora", "--set", "\x1b[31;7;95m=1")) == []
+def test_a_very_long_line_of_a_log_is_cut_with_a_mark_of_how_much(home: Home) -> None:
+    shown = shown_by(home, "attach", str(home.died.path)).decode()
+    assert max(map(len, shown.splitlines())) < 5 * 4000  # every character may be an escape
+    assert "more characters not shown]" in shown
+
+
+def test_a_traceback_shows_hostile_text_as_text() -> None:
+    """Whatever raises: the last line on stderr is text, too."""
+    code = "from tui.edge import at_the_edge\ndef work(): raise LookupError('\\x1b[2J\\u202e')\nat_the_edge(work)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert b"LookupError" in done.stderr and arrived(done.stderr) == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "print(text)",
+        "import sys; sys.stderr.write(text)",
+        "import typer; typer.echo(text)",
+        "import typer; typer.secho(text, fg='red', err=True)",
+        "from tui.output.console import say; say(text)",
+        "from tui.output.console import table; table(text, ('a', text), [(text, text)])",
+        "from tui.output.console import console; console.print(text)",
+        "from tui.output.console import console; from rich.panel import Panel; from rich.text import Text; "
+        "console.print(Panel(Text(text), title=Text(text)))",
+        "from tui.output.console import console; from rich.table import Table; from rich.text import Text; "
+        "t = Table(title=Text(text)); t.add_column(Text(text)); t.add_row(Text(text)); console.print(t)",
+        "from tui.output.console import console\nfrom rich.progress import Progress\n"
+        "with Progress(console=console) as p: p.add_task(text.replace('[', '('), total=1); print(text)",
+        "from tui.output import streams; streams.write(text); streams.write_error(text); streams.write_help(text)",
+    ],
+)
+def test_the_gate_lets_no_writer_through(code: str, tmp_path: Path) -> None:
+    """Also those that the linter forbids."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import json, sys\nfrom tui.edge import at_the_edge\ntext = json.loads(sys.argv[1])\n"
+        f"def work():\n    code = {code!r}\n    exec(code, globals())\nat_the_edge(work)\n"
+    )
+    terminal = Terminal(str(program), json.dumps(" ".join(strings("a"))), cwd=tmp_path, program=sys.executable)
+    terminal.leave(60)
+    assert f"{MARK}_a".encode() in terminal.bytes and arrived(terminal.bytes, ["a"]) == []
+
+
+def test_the_linter_names_whoever_writes_past_the_gate() -> None:
+    code = (
+        "import sys\nimport typer\nfrom rich.console import Console\nprint(1)\nsys.stdout.write('')\ntyper.echo('')\n"
+    )
+    code += "Console().print('')\nsys.stderr.flush()\n"
+    ruff = [str(Path(sys.executable).with_name("ruff")), "check", "--output-format", "concise", "--stdin-filename"]
+    root = Path(__file__).parent.parent.parent
+
+    def offenses(name: str) -> list[str]:
+        done = subprocess.run([*ruff, name, "-"], input=code, capture_output=True, text=True, cwd=root)
+        return [line.split()[1] for line in done.stdout.splitlines() if "TID251" in line or "T201" in line]
+
+    assert len(offenses("tui/verbs/new.py")) >= 5
+    assert offenses("tui/output/new.py") == []

@@ -52,10 +52,11 @@ def test_a_few_random_kills_leave_only_whole_checkpoints(tmp_path: Path) -> None
     assert len(losses(run)) == 12
 
 
-def test_stop_saves_and_resume_finishes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stop_saves_and_resume_finishes(number: signal.Signals, tmp_path: Path) -> None:
     run = start(tmp_path / "runs", *TWO_EPOCHS)
     wait_for(run, "step", step=3)
-    os.kill(run.pid() or 0, signal.SIGTERM)
+    os.kill(run.pid() or 0, number)
     wait_until_over(run)
     end = events_of(run.path)[-1]
     assert (end["type"], end["status"]) == ("end", "stopped")

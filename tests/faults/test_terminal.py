@@ -15,7 +15,7 @@ from command import FTBENCH, MICRO, ftbench
 from engine.contract.rundir import RunDir
 from faults.lives import kill, start, wait_for, wait_until_over
 
-LONG = [*MICRO, "--set", "train.steps=40"]
+LONG = [word.replace("train.steps=4", "train.steps=40") for word in MICRO]
 
 
 def in_a_terminal(runs: Path) -> tuple[subprocess.Popen[bytes], int, RunDir]:
@@ -70,7 +70,7 @@ def test_the_worker_goes_on_and_attach_shows_everything(end: str, tmp_path: Path
     process.wait()
     seen = ftbench("attach", str(run.path))
     assert seen.returncode == 0, seen.stderr
-    assert "data: 1600 train" in seen.stdout and "before training" in seen.stdout and "finished" in seen.stdout
+    assert "1,600 train" in seen.stdout and "before training" in seen.stdout and "finished" in seen.stdout
     result = run.result()
     assert result and result.status == "finished" and result.steps == 40
 

@@ -23,14 +23,14 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
 
 def test_keys_from_before_the_first_picture_count_in_their_order(terminal: Terminal) -> None:
     os.write(terminal.ours, b"3\r")  # the terminal is not raw yet: the kernel makes a line feed of enter
-    terminal.wait("before launch")
+    terminal.wait("─ launch ─")
     os.write(terminal.ours, b"\x1b")
     terminal.wait("against LoRA · demo: method lora → full")
 
 
 def test_enter_alone_from_before_the_first_picture_shows_what_will_happen(terminal: Terminal) -> None:
     os.write(terminal.ours, b"\r")
-    terminal.wait("before launch")
+    terminal.wait("─ launch ─")
 
 
 def test_letters_behind_a_filter_key_are_its_word_and_no_commands(terminal: Terminal) -> None:

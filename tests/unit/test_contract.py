@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import regex
 
-from engine.contract import library, locks, rundir
+from engine.contract import ladderdir, library, locks, rundir
 from engine.contract.errors import UserError
 from engine.contract.events import End, EventLog, Hello, Step, Warning, decode
 from engine.contract.follow import Follower
 from engine.contract.result import Peak
-from engine.contract.text import visible
+from engine.contract.text import shortened, visible
 
 
 def hello() -> Hello:
@@ -88,6 +92,20 @@ def test_nothing_that_steers_a_terminal_stays(text: str) -> None:
     assert shown.isprintable() and "\\" in shown
 
 
+def test_every_character_that_unicode_says_is_drawn_as_nothing_is_shown() -> None:
+    """Also those that Python calls printable: fillers, variation selectors, joiners."""
+    hidden = regex.compile(r"\p{Default_Ignorable_Code_Point}")
+    every = [chr(code) for code in range(0x110000) if hidden.match(chr(code))]
+    assert len(every) > 4000 and all(character in every for character in "\u115f\u3164\uffa0\u034f\ufe0f\U000e01ef")
+    assert [character for character in every if not visible(character).startswith("\\")] == []
+
+
+def test_a_long_line_is_shortened_with_a_mark_of_how_much() -> None:
+    assert shortened("a" * 12, 10) == "aaaaaaaaaa … [2 more characters not shown]"
+    assert shortened("a" * 10, 10) == "a" * 10
+    assert shortened("a", 10, cut_before=5) == "a … [5 more characters not shown]"
+
+
 def test_ordinary_text_is_left_alone() -> None:
     assert visible("Größe 日本語 🙂 [b]x[/b]") == "Größe 日本語 🙂 [b]x[/b]"
 
@@ -113,3 +131,33 @@ def test_memory_while_training_on_a_card_counts_paged_state() -> None:
     assert Peak(rss_training=9, reserved_training=5, paged=2).training == 7
     assert Peak(rss_training=9, reserved_training=5).training == 5
     assert Peak(rss_training=9).training == 9
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@pytest.mark.parametrize("find", [rundir.find, ladderdir.find])
+def test_a_directory_of_another_user_is_refused_by_name(find: Callable[[Path, str], object], tmp_path: Path) -> None:
+    run = rundir.create(tmp_path, "demo-lora", library.effective("demo-lora", None, {}))
+    for parent in (tmp_path, *list(tmp_path.parents)[:3]):
+        parent.chmod(0o755)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(UserError) as caught:
+            find(tmp_path, str(run.path))
+    finally:
+        os.seteuid(0)
+    assert caught.value.code == "run.not_yours" and str(run.path) in caught.value.line
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_refused_and_nobody_holds_one(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", fails)
+    with pytest.raises(UserError) as caught:
+        locks.hold(tmp_path / "lock", "1")
+    assert caught.value.code == "locks.unsupported" and locks.holder(tmp_path / "lock") is None
+    with pytest.raises(UserError), locks.alone(tmp_path):
+        pass

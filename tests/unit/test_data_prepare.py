@@ -83,13 +83,17 @@ def test_rows_with_nothing_to_learn_are_left_out_and_counted(tmp_path):
     rows = [{"question": f"q{n}", "answer": "" if n < 4 else "a"} for n in range(40)]
     made = prepare(Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows))), 64, tokenizer())
     assert made.about["dropped"]["train"]["empty"] == {"rows": 4, "where": [f"a.jsonl line {n}" for n in range(1, 5)]}
-    assert "4 train rows left out: prompt, answer or text is empty (first: a.jsonl line 1)" in [notice.text for notice in made.warnings]
+    assert "4 train rows left out: prompt, answer or text is empty (first: a.jsonl line 1)" in [
+        notice.text for notice in made.warnings
+    ]
 
 
 def test_one_row_is_told_as_one(tmp_path):
     rows = [{"question": f"q{n}", "answer": "" if n < 1 else "a"} for n in range(20)]
     made = prepare(Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows))), 64, tokenizer())
-    assert "1 train row left out: prompt, answer or text is empty (first: a.jsonl line 1)" in [notice.text for notice in made.warnings]
+    assert "1 train row left out: prompt, answer or text is empty (first: a.jsonl line 1)" in [
+        notice.text for notice in made.warnings
+    ]
     assert made.about["split"][1] == "validation: 1 row held out of training by prompt"
 
 

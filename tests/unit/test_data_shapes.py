@@ -45,6 +45,19 @@ def test_a_row_of_this_shape_is_a_prompt_and_its_answer(tmp_path: Path, row, nam
     assert example.references == (("b",) if lists else ())
 
 
+@pytest.mark.parametrize("answer", ["[]", "[/code]", "{", '{"a": 1}'])
+def test_an_accepted_answer_may_begin_with_a_bracket(tmp_path: Path, answer) -> None:
+    (example,) = reading(write_rows(tmp_path / "a.jsonl", [{"prompt": "q", "answers": [answer, "b"]}])).examples
+    assert said(example) == [("user", "q"), ("assistant", answer)]
+    assert example.references == ("b",)
+
+
+@pytest.mark.parametrize("row", [["q", "a"], [user("q"), assistant("a")]])
+def test_the_only_array_in_a_json_object_is_its_rows_also_where_rows_are_arrays(tmp_path: Path, row) -> None:
+    path = write(tmp_path / "a.json", json.dumps({"version": 1, "rows": [row, row]}))
+    assert [said(example) for example in reading(path).examples] == [PAIR, PAIR]
+
+
 def test_a_list_of_texts_under_another_name_is_one_answer(tmp_path: Path) -> None:
     (example,) = reading(write_rows(tmp_path / "a.jsonl", [{"prompt": "q", "completion": ["a", "b"]}])).examples
     assert said(example)[-1] == ("assistant", '["a", "b"]')
@@ -101,12 +114,34 @@ def test_a_damaged_folder_of_save_to_disk_is_one_line(tmp_path: Path) -> None:
     assert refusal(tmp_path).code == "data.invalid_disk_set"
 
 
+@pytest.mark.parametrize("damage", [(b"second", b"s\xffcond"), (b"\5\0\0\0\v\0\0\0", b"\v\0\0\0\5\0\0\0")])
+def test_damaged_texts_and_offsets_in_an_arrow_file_are_one_line(tmp_path: Path, damage) -> None:
+    from datasets import Dataset
+
+    rows = [{"prompt": text, "completion": "a"} for text in ("first", "second", "third")]
+    Dataset.from_list(rows).save_to_disk(tmp_path / "set")
+    (file,) = (tmp_path / "set").glob("*.arrow")
+    content = file.read_bytes()
+    assert content.count(damage[0]) == 1
+    file.write_bytes(content.replace(*damage))
+    with pytest.raises(UserError) as caught:
+        reading(tmp_path / "set")
+    assert caught.value.code == "data.invalid_arrow"
+
+
 @pytest.mark.parametrize("mark", [",", ";", "|", "\t"])
 def test_the_separator_is_the_one_that_splits_every_line_alike(tmp_path: Path, mark) -> None:
     other = ";" if mark == "," else ","
     lines = [f"{other * (n % 3)}text {n}{mark}label{n % 2}" for n in range(8)]
     found = reading(write(tmp_path / "a.csv", "\n".join([f"text{mark}label", *lines])))
     assert said(found.examples[2]) == [("user", f"{other * 2}text 2"), ("assistant", "label0")]
+
+
+def test_the_bars_of_special_tokens_separate_no_columns(tmp_path: Path) -> None:
+    asked = "Where is the card that I ordered for my mother last Monday morning? <|im_end|>"
+    path = write(tmp_path / "a.csv", f"{asked},arrival\n{asked} Well?,PIN\n")
+    found = reading(path, map={"prompt": "column 1", "completion": "column 2"})
+    assert [said(example)[-1][1] for example in found.examples] == ["arrival", "PIN"]
 
 
 def test_a_csv_file_without_a_header_loses_no_row_and_its_offered_map_works(tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine.contract import events
+from engine.contract.energy import phase_joules
+from engine.contract.follow import stream
 from engine.contract.result import Result
 from engine.ladder.climb import worked_joules
-from engine.outcome import phase_joules
 
 
 def memory(joules: float | None) -> events.Memory:
@@ -29,14 +30,14 @@ def test_a_stopped_run_has_drawn_what_all_its_lives_drew(tmp_path: Path) -> None
         *(events.Phase(name="training"), memory(20), events.End(status="stopped", reason="")),
         *(hello, events.Phase(name="training"), memory(4), events.Phase(name="evaluation"), memory(6)),
     )
-    assert phase_joules(file) == {"starting": 1, "baseline": 10, "training": 13, "evaluation": 2}
+    assert phase_joules(stream(file)) == {"starting": 1, "baseline": 10, "training": 13, "evaluation": 2}
     result = Result(
         status="finished", reason="", name="", preset="", method="", model="", data="", metric="", created=0, ended=0
     )
     assert worked_joules(result) is None
-    result.joules = phase_joules(file)
+    result.joules = phase_joules(stream(file))
     assert worked_joules(result) == 16
 
 
 def test_without_a_meter_there_is_nothing(tmp_path: Path) -> None:
-    assert phase_joules(log(tmp_path, events.Phase(name="training"), memory(None))) == {}
+    assert phase_joules(stream(log(tmp_path, events.Phase(name="training"), memory(None)))) == {}

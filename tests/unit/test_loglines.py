@@ -68,4 +68,15 @@ def test_bytes_that_are_no_text_are_shown_as_such(tmp_path: Path) -> None:
     path = tmp_path / "engine.log"
     path.write_bytes(b"\xff\xfe broken\n" + b"x" * 10_000 + b"\n")
     piece = Output(path).read()
-    assert piece is not None and piece.lines[0] == "\ufffd\ufffd broken" and len(piece.lines[1]) == 4000
+    assert piece is not None and piece.lines[0] == "\ufffd\ufffd broken"
+
+
+def test_a_very_long_line_says_how_much_of_it_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "engine.log"
+    path.write_bytes(b"x" * 10_000 + b"\nnext\n" + b"y" * (2 * TAIL))
+    piece = Output(path).read()  # a backlog: only its last TAIL bytes are read
+    assert piece is not None and piece.unfinished.endswith(f"[{2 * TAIL - 4000:,} more characters not shown]")
+    path.write_bytes(b"x" * 10_000 + b"\n")
+    piece = Output(path).read()
+    assert piece is not None
+    assert piece.lines == [f"{'x' * 4000} … [6,000 more characters not shown]"]

@@ -23,6 +23,8 @@ STRUCTS = [
     contract.Spread,
     contract.Rent,
     contract.SplitOverlap,
+    contract.ColumnUse,
+    contract.RowAccount,
     Interval,
     Peak,
 ]

@@ -19,9 +19,9 @@ from textual.message import Message
 from engine import __version__
 from engine.contract.ask import Leaving, Left, ask
 from engine.contract.errors import Notice, RunFailed, UserError
-from engine.contract.files import write_atomically
+from engine.contract.files import read_small, write_atomically
 from engine.contract.library import is_data_file
-from engine.contract.text import amount
+from engine.contract.text import amount, escaped
 from tui.show import size
 
 LARGEST = 64 << 20
@@ -29,6 +29,8 @@ LARGEST = 64 << 20
 SECONDS = 30.0
 """Timeout for counting one set: on a slow network disk it would block all others."""
 REMEMBERED = 500
+LARGEST_MEMORY = 64 << 20
+"""Bytes of the file of previews that are read."""
 _DEPTH, _ENTRIES = 3, 10_000
 """Folder depth and number of entries that the engine reads."""
 
@@ -106,9 +108,19 @@ class PreviewThread(threading.Thread):
                 data, section = self._wanted.pop(0)
                 self._leaving = Leaving()
             with contextlib.suppress(Left):
-                preview = known.look(data, section, self._leaving)
+                preview = self._look(known, data, section, self._leaving)
                 if not self._left:
                     self.post(PreviewReady(data, preview))
+
+    @staticmethod
+    def _look(known: PreviewCache, data: str, section: dict[str, Any], leaving: Leaving) -> Preview:
+        """What is found, or why nothing is. Raises Left."""
+        try:
+            return known.look(data, section, leaving)
+        except Left:
+            raise
+        except Exception as error:  # noqa: BLE001 - the edge of a thread: the list must hear of it
+            return Preview(error=f"cannot preview: {type(error).__name__}: {error}")
 
 
 class PreviewCache:
@@ -121,8 +133,8 @@ class PreviewCache:
         self.path = Path(platformdirs.user_cache_dir("ftbench")) / "previews.json"
         self.known: dict[str, Preview] = {}
         self.changed = False
-        with contextlib.suppress(OSError, msgspec.DecodeError):
-            self.known = msgspec.json.decode(self.path.read_bytes(), type=dict[str, Preview])
+        with contextlib.suppress(OSError, msgspec.DecodeError, RecursionError):
+            self.known = msgspec.json.decode(read_small(self.path, LARGEST_MEMORY), type=dict[str, Preview])
 
     def look(self, data: str, section: dict[str, Any], leaving: Leaving) -> Preview:
         """The cached preview, or else a new one by the engine. Raises Left."""
@@ -201,4 +213,4 @@ def _files(folder: str) -> Iterator[tuple[str, int, int]]:
             if not name.startswith(".") and (is_data_file(name) or name.endswith(".arrow")):
                 with contextlib.suppress(OSError):
                     status = Path(root, name).stat()
-                    yield str(Path(root, name)), status.st_mtime_ns, status.st_size
+                    yield escaped(str(Path(root, name))), status.st_mtime_ns, status.st_size

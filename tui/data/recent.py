@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import platformdirs
 
-from engine.contract.files import write_atomically
+from engine.contract.files import read_small, write_atomically
 
 MOST = 20
 
@@ -19,8 +19,8 @@ def recent_file() -> Path:
 def read_recent() -> list[str]:
     """The newest first. A file that is missing, unreadable or damaged is an empty list: it is a convenience only."""
     try:
-        return msgspec.json.decode(recent_file().read_bytes(), type=list[str])[:MOST]
-    except (OSError, msgspec.DecodeError):
+        return msgspec.json.decode(read_small(recent_file()), type=list[str])[:MOST]
+    except (OSError, msgspec.DecodeError, RecursionError):
         return []
 
 

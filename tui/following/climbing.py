@@ -6,18 +6,18 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from rich.progress import Progress
-from rich.text import Text
+from rich.progress import Progress, TaskID
 
 from engine.contract import events
 from engine.contract.ask import rows_done
 from engine.contract.follow import Follower, last_line
-from engine.contract.ladder import Entry, Ladder
+from engine.contract.ladder import WAITING, Entry, Ladder
 from engine.contract.ladderdir import LadderDir
 from engine.contract.rundir import RunDir
-from engine.contract.text import amount, visible
+from engine.contract.text import amount, shortened, visible
 from tui.following.progress import progress_bar, wait_for_end
-from tui.show import duration, say
+from tui.output.console import say
+from tui.show import duration
 
 DOING = {
     "surveying": "reading data and model",
@@ -91,7 +91,7 @@ class LadderView:
 
     def _tell(self, entry: Entry) -> None:
         mark = (entry.rung, entry.kind, entry.seed, entry.learning_rate, entry.status)
-        if entry.status in ("planned", "live") or mark in self.told:
+        if entry.status in WAITING or mark in self.told:
             return
         self.told.add(mark)
         reused = ", run before" if entry.reused else ""
@@ -114,31 +114,31 @@ class LadderView:
             self.follower = Follower(RunDir(self.folder.runs / live.run).events_file)
             self.where = f"{self._place(ladder)} {live.rung}"
             self.bar.update(self.task, description=f"{self.where} starting", total=None, detail="")
-        for event in self.follower.read():
-            match event:
-                case events.Phase():
-                    self.bar.update(self.task, description=f"{self.where} {event.name}", total=None, detail="")
-                case events.Progress():
-                    detail = f"{event.text} {rows_done(event.done, event.total)}"
-                    self.bar.update(self.task, completed=event.done, total=event.total, detail=detail)
-                case events.Plan():
-                    self.bar.update(self.task, completed=event.start_step, total=event.steps)
-                case events.Step():
-                    loss = "–" if event.loss is None else f"{event.loss:.4f}"
-                    detail = f"{event.step}/{event.steps}  loss {loss}  {event.tokens_per_second:,.0f} tok/s"
-                    self.bar.update(self.task, completed=event.step, total=event.steps, detail=detail)
+        for portion in self.follower.portions(thin=True):
+            for event in portion:
+                self._follow(self.bar, self.task, event)
+
+    def _follow(self, bar: Progress, task: TaskID, event: events.Event) -> None:
+        match event:
+            case events.Phase():
+                bar.update(task, description=f"{self.where} {event.name}", total=None, detail="")
+            case events.Progress():
+                detail = f"{event.text} {rows_done(event.done, event.total)}"
+                bar.update(task, completed=event.done, total=event.total, detail=detail)
+            case events.Plan():
+                bar.update(task, completed=event.start_step, total=event.steps)
+            case events.Step():
+                loss = "–" if event.loss is None else f"{event.loss:.4f}"
+                detail = f"{event.step}/{event.steps}  loss {loss}  {event.tokens_per_second:,.0f} tok/s"
+                bar.update(task, completed=event.step, total=event.steps, detail=detail)
 
     def _place(self, ladder: Ladder) -> str:
         """`2/6`."""
-        done = sum(entry.status not in ("planned", "live") for entry in ladder.entries)
+        done = sum(entry.is_done for entry in ladder.entries)
         return f"{done + 1}/{len(ladder.entries)}"
 
     def _line(self, text: str, style: str = "") -> None:
-        stamped = f"{time.strftime('%H:%M:%S')} {text}"
-        if self.bar is not None:
-            self.bar.console.print(Text(visible(stamped), style=style), soft_wrap=True)
-        else:
-            say(stamped, style)
+        say(shortened(f"{time.strftime('%H:%M:%S')} {text}"), style)
 
 
 def outlook(ladder: Ladder) -> Iterator[str]:
@@ -147,7 +147,7 @@ def outlook(ladder: Ladder) -> Iterator[str]:
     low = high = 0.0
     for name, estimate in by_rung.items():
         todo = [entry for entry in ladder.entries if entry.rung == name and entry.kind != "probe"]
-        left = [entry for entry in todo if entry.status in ("planned", "live")]
+        left = [entry for entry in todo if not entry.is_done]
         low, high = low + estimate.low * len(left), high + estimate.high * len(left)
         each = f"{between(estimate.low, estimate.high)}{' each' if len(left) != 1 else ''}"
         steps = amount(estimate.steps_measured, "measured step")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from engine.contract import events
 from engine.contract.account import columns_in_short, rows_in_short
+from engine.contract.text import shortened
 from tui.data_report import DataReport, overlap_in_short
 from tui.show import count, duration, moment, size
 
@@ -12,7 +13,7 @@ def lines(event: events.Event) -> list[str]:
     """What an event says, one line or more; none for those that only move a progress bar."""
     text = _text(event)
     more = _data(event) if isinstance(event, events.Data) else []
-    return [f"{moment(event.t, '%H:%M:%S')} {one}" for one in [*([text] if text else []), *more]]
+    return [shortened(f"{moment(event.t, '%H:%M:%S')} {one}") for one in [*([text] if text else []), *more]]
 
 
 def _data(event: events.Data) -> list[str]:
@@ -53,6 +54,8 @@ def _text(event: events.Event) -> str | None:
                 f"plan: {event.steps} steps of {event.batch} rows{begin}, at most {event.micro_batch} a pass, "
                 f"{event.packing}{checkpointing}{_expected(event)}"
             )
+        case events.Eval(split="validation", when="after"):
+            return f"validation after training: {event.rows} rows, loss {number(event.loss)}"
         case events.Eval(split="validation"):
             return f"validation at step {event.step}: loss {number(event.loss)}"
         case events.Eval():

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from engine.contract.text import shortened
+
 MOST = 5000
 """Lines held."""
 TAIL = 1 << 20
 """Bytes of raw output read at most at a time; of a longer backlog only the end."""
-LONGEST = 4000
-"""Characters of a line; what is longer is cut."""
 
 
 class Lines:
@@ -66,6 +66,8 @@ class Output:
     def __init__(self, path: Path) -> None:
         self.path, self.offset = path, 0
         self._rest = b""
+        self._dropped = 0
+        """Bytes of the unfinished line that are held no longer."""
 
     def read(self) -> Piece | None:
         """What has come, None for nothing."""
@@ -75,16 +77,19 @@ class Output:
                 if size == self.offset:
                     return None
                 if size < self.offset:
-                    self.offset, self._rest = 0, b""
+                    self.offset, self._rest, self._dropped = 0, b"", 0
                 skipped = self._skip(file, size - TAIL)
                 file.seek(self.offset)
                 block = file.read(TAIL)
         except FileNotFoundError:
             return None
         self.offset += len(block)
-        *whole, self._rest = (self._rest + block).split(b"\n")
-        self._rest = self._rest[-TAIL:]
-        return Piece(skipped, [seen(line) for line in whole], seen(self._rest))
+        *whole, rest = (self._rest + block).split(b"\n")
+        lines = [seen(line, self._dropped if number == 0 else 0) for number, line in enumerate(whole)]
+        before = 0 if whole else self._dropped
+        self._rest = rest[-TAIL:]
+        self._dropped = before + len(rest) - len(self._rest)
+        return Piece(skipped, lines, seen(self._rest, self._dropped))
 
     def _skip(self, file: BinaryIO, until: int) -> int:
         """Go on to `until`, counting line ends only."""
@@ -93,11 +98,16 @@ class Output:
         while self.offset < until:
             block = file.read(min(TAIL, until - self.offset))
             self.offset += len(block)
-            self._rest = b""
+            begun = len(self._rest) + self._dropped if b"\n" not in block else 0
+            self._rest, self._dropped = b"", begun + len(block) - (block.rfind(b"\n") + 1)
             ends += block.count(b"\n")
         return ends
 
 
-def seen(line: bytes) -> str:
-    """What a terminal would show of it: a carriage return begins the line again."""
-    return line.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", "replace")[:LONGEST]
+def seen(line: bytes, dropped: int = 0) -> str:
+    """What a terminal would show of it: a carriage return begins the line again. A very long line is shortened.
+
+    `dropped` bytes before it are known to be missing.
+    """
+    _, again, shown = line.rstrip(b"\r").rpartition(b"\r")
+    return shortened(shown.decode("utf-8", "replace"), cut_before=0 if again else dropped)

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from rich.progress import BarColumn, Progress, TextColumn
-from rich.text import Text
 
-from engine.contract import events, launch
+from engine.contract import end_record, events, launch
 from engine.contract.ask import rows_done
 from engine.contract.errors import RunFailed, UserError
 from engine.contract.follow import Follower, last_line
@@ -19,7 +18,8 @@ from engine.contract.ladderdir import LadderDir
 from engine.contract.rundir import RunDir
 from engine.contract.text import visible
 from tui.following.lines import lines
-from tui.show import console, duration, say
+from tui.output.console import console, say
+from tui.show import duration
 
 POLL_SECONDS = 0.1
 DEAD_SECONDS = 1.0
@@ -43,8 +43,11 @@ def follow(run: RunDir, offset: int = 0, quiet: bool = False) -> events.End:
         view = View(bar, quiet)
 
         def look() -> tuple[events.End | None, bool]:
-            fresh = follower.read()
-            return view.show(fresh), bool(fresh) or run.is_live()
+            end, news = None, False
+            for fresh in follower.portions(thin=True):  # a long log is shown while it is read
+                end, news = view.show(fresh), True
+            lives = news or run.is_live()
+            return (end, True) if lives else (view.unwritten(run), False)
 
         return wait_for_end(run, bar, look, died)
 
@@ -96,6 +99,13 @@ class View:
             return fresh[-1]
         return None
 
+    def unwritten(self, run: RunDir) -> events.End | None:
+        """Show the end of a run whose disk was too full to log it."""
+        record = end_record.read(run.end_file)
+        if record is None:
+            return None
+        return self.show([events.End(status=record.status, reason=record.reason, t=record.t)])
+
     def _one(self, event: events.Event) -> None:
         if self.quiet:
             return
@@ -104,7 +114,7 @@ class View:
         if self.refused and isinstance(event, events.End):
             return  # the command ends with that line, on stderr
         for text in lines(event):
-            self._print(text, "yellow" if isinstance(event, events.Warning) else "")
+            say(text, "yellow" if isinstance(event, events.Warning) else "")
         if self.bar is None or self.task is None:
             return
         match event:
@@ -123,12 +133,6 @@ class View:
                 detail = f"{event.step}/{event.steps}  loss {loss}  {event.tokens_per_second:,.0f} tok/s  {left} left"
                 self.bar.update(self.task, completed=event.step, total=event.steps, detail=detail)
 
-    def _print(self, text: str, style: str) -> None:
-        if self.bar is not None:
-            self.bar.console.print(Text(visible(text), style=style), soft_wrap=True)
-        else:
-            say(text, style)
-
 
 @contextlib.contextmanager
 def progress_bar(quiet: bool) -> Iterator[Progress | None]:
@@ -137,9 +141,9 @@ def progress_bar(quiet: bool) -> Iterator[Progress | None]:
         yield None
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=28),
-        TextColumn("{task.fields[detail]}"),
+        TextColumn("{task.fields[detail]}", markup=False),
     )
     with Progress(*columns, console=console, refresh_per_second=4, transient=True) as bar:
         yield bar

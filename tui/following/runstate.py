@@ -115,7 +115,8 @@ class RunState:
 
     def _eval(self, event: events.Eval) -> None:
         if event.split == "validation":
-            self.validation.add(event.step, event.loss)
+            if event.when == "during":  # the finished model's loss is of other rows
+                self.validation.add(event.step, event.loss)
         elif event.when == "before":
             self.before = event
         else:

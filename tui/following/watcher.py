@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from textual.message import Message
 
-from engine.contract.events import Event
+from engine.contract import end_record
+from engine.contract.events import End, Event
 from engine.contract.rundir import RunDir
 from tui.following.loglines import Output, Piece
 from tui.following.opening import Opening
@@ -102,16 +103,22 @@ class Watcher(threading.Thread):
         if not self._opened:
             self.post(Opened(self.watched, events.first()))
             self._opened = True
-        fresh = events.follower.read()
-        if fresh:
+        news = False
+        for fresh in events.follower.portions():
             self.post(Fresh(self.watched, fresh))
+            news = True
         try:
             if piece := output.read():
                 self.post(Printed(self.watched, piece))
         finally:
-            self._tell_liveness(bool(fresh))
+            self._tell_liveness(news)
         if whole := events.advance():
             self.post(Opened(self.watched, whole))
+
+    def _tell_unwritten_end(self) -> None:
+        """The end of a run whose disk was too full to log it."""
+        if record := end_record.read(self.watched.end_file):
+            self.post(Fresh(self.watched, [End(status=record.status, reason=record.reason, t=record.t)]))
 
     def _tell_wrong(self, error: OSError) -> None:
         """Once, until it has been well again."""
@@ -129,4 +136,6 @@ class Watcher(threading.Thread):
         gone = not live and not self.watched.path.exists()
         if (live, gone) != (self._live, self._gone):
             self._live, self._gone = live, gone
+            if not live:
+                self._tell_unwritten_end()
             self.post(Liveness(self.watched, live, self.watched.state() == "died", gone))

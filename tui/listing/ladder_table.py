@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from engine.contract.ladder import Ladder, Row
 from tui.listing.scores import mean_text, range_text
-from tui.show import duration, size, table
+from tui.output.console import table
+from tui.show import duration, size
 
 COLUMNS = ("rung", "score", "95 %", "of gain", "loss", "train", "all", "peak", "saved")
 

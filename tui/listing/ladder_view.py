@@ -16,6 +16,8 @@ MARKS = {"planned": "·", "live": "▸", "finished": "✓", "skipped": "–"}
 ASCII_MARKS = {"planned": ".", "live": ">", "finished": "+", "skipped": "-"}
 LABEL = 12
 """Columns of a rung's name."""
+NAME, REASON = 100, 300
+"""Characters of a model's or data set's name, and of why a ladder ended, that are shown."""
 FIGURES = 22
 """Columns of `58.1 % [55.6, 60.6]` behind a bar."""
 
@@ -97,18 +99,18 @@ def verdict_lines(ladder: Ladder) -> Iterator[Content]:
 def headline(ladder: Ladder) -> str:
     """What is compared on what, and how far it is."""
     work = ladder.work
-    about = (
-        f"{visible(work.model)} on {visible(work.data)}: {work.metric}, {work.test} test items" if work else ladder.name
-    )
+    about = ladder.name
+    if work:
+        about = f"{visible(work.model, NAME)} on {visible(work.data, NAME)}: {work.metric}, {work.test} test items"
     done = _done(ladder.entries)
     seeds = f"{len(ladder.seeds)} seeds" if len(ladder.seeds) > 1 else "one seed"
-    ended = visible(ladder.reason if ladder.reason.startswith(ladder.status) else f"{ladder.status} {ladder.reason}")
+    ended = ladder.reason if ladder.reason.startswith(ladder.status) else f"{ladder.status} {ladder.reason}"
     state = f"{ladder.stage} {done}" if ladder.status == "running" else ended.strip()
-    return f"{about}, {seeds} · {state}"
+    return visible(f"{about}, {seeds} · {visible(state, REASON)}")
 
 
 def _done(entries: Sequence[Entry]) -> str:
-    return f"{sum(entry.status not in ('planned', 'live') for entry in entries)}/{len(entries)}"
+    return f"{sum(entry.is_done for entry in entries)}/{len(entries)}"
 
 
 def _colour(entry: Entry) -> str:

@@ -57,7 +57,7 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> Line:
     """
     state = run.state()
     try:
-        result = run.result()
+        result = run.written_result()
         if result:
             before, after = result.before, result.after
             return Line(
@@ -83,6 +83,7 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> Line:
         state = f"waiting, place {place}" if place else _progress(run, places is not None) or state
     config = frozen.config
     seconds = _worked(run) if run.is_live() else None
+    end = None if run.is_live() else run.unwritten_end()
     return Line(
         run.name,
         state,
@@ -95,6 +96,7 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> Line:
         config.method,
         frozen.created,
         split_version=frozen.split_version,
+        reason=end.reason if end else "",
     )
 
 

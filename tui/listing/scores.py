@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from engine.contract.result import Interval, Result
-from tui.show import count, duration, size, table
+from tui.output.console import table
+from tui.show import count, duration, size
 
 COLUMNS = ("method", "before", "after", "95 %", "loss", "train", "peak", "trained", "saved")
 

@@ -38,12 +38,12 @@ class ActingScreen(BaseScreen[ScreenResultType]):
 
     def pause_run(self, run: RunDir | None) -> None:
         """Without asking: nothing is lost, and `u` goes on. The run may end at this moment."""
-        from engine.contract import launch, turns
+        from engine.contract import launch
 
         if run is None or not run.is_live():
             self.tell("nothing runs here", severity="warning")
             return
-        waits = any(turn.run == run.path and turn.place for turn in turns.turns())
+        waits = any(turn.run == run.path and turn.place for turn in self.queue())
         if self._ask_worker(launch.pause, run):
             how = "it waits no longer" if waits else "after its step, with a checkpoint, it frees the card"
             self.tell(f"pausing {run.name}: {how}; u goes on")

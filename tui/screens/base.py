@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from textual.screen import Screen
 
 from engine.contract.errors import UserError
 from engine.contract.text import visible
+
+if TYPE_CHECKING:
+    from engine.contract.turns import Turn
 
 R = TypeVar("R")
 F = TypeVar("F")
@@ -19,6 +22,23 @@ class BaseScreen(Screen[R]):
 
     unread = ""
     """Why the folder of runs could not be read at the last look."""
+
+    unlocked = ""
+    """Why the device queue could not be read at the last look."""
+
+    def queue(self) -> list[Turn]:
+        """Everybody's place at every device; none while the lock folder cannot be used, which is said once."""
+        from engine.contract import turns
+
+        try:
+            found = turns.turns()
+        except (UserError, OSError) as error:
+            if str(error) != self.unlocked:
+                self.tell(f"the device queue cannot be read: {error}", severity="error", timeout=15)
+            self.unlocked = str(error)
+            return []
+        self.unlocked = ""
+        return found
 
     def read_all(self, folders: Iterator[F]) -> list[F]:
         """Runs or ladders of a folder; none while it cannot be read, a network disk that stalls, which is told once."""

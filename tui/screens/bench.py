@@ -15,7 +15,6 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Static
 
-from engine.contract import turns
 from tui.commands import bindings
 from tui.head import choice_lines, head_line, live_runs, short
 from tui.screens.watching import WatchingScreen
@@ -103,7 +102,7 @@ class BenchScreen(WatchingScreen[None]):
         """Which runs live, and in which order they have the card."""
         from engine.contract import rundir
 
-        self.places = turns.turns()
+        self.places = self.queue()
         placed = {turn.run for turn in self.places}
         self.others = [
             run for run in self.read_all(rundir.iterate(self.runs)) if run.path not in placed and run.is_live()
@@ -170,7 +169,7 @@ class BenchScreen(WatchingScreen[None]):
         return self.foreseen[1]
 
     def _second(self) -> None:
-        if turns.turns() != self.places or self._is_new() or not all(run.is_live() for run in self.others):
+        if self.queue() != self.places or self._is_new() or not all(run.is_live() for run in self.others):
             self.look_at_runs()
         if self.live and self.state is not None:
             self.redraw()

@@ -129,20 +129,28 @@ class InspectorScreen(BaseScreen[bool]):
     def _answered(self, message: Answered) -> None:
         if message.asking is not self.asking:
             return
-        self.asking = None
-        if message.error and self.found:
-            self.tell(message.error, severity="error")
-        elif message.error:
-            self.error, self.view = message.error, "rows"  # the pane that shows it
+        self.asking, error = None, message.error
+        try:
+            if not error:
+                self._take(message)
+        except msgspec.ValidationError as wrong:
+            error = f"the engine's answer cannot be used: {wrong}"
+        if error and self.found:
+            self.tell(error, severity="error")
+        elif error:
+            self.error, self.view = error, "rows"  # the pane that shows it
             self.remove_class("-facts")
-        elif message.asking.question == "data.inspect":
-            self.found = msgspec.convert(message.answer, Inspection)
-            self.samples = {split: list(some) for split, some in self.found.samples.items()}
-        else:
-            self.samples[message.asking.arguments["split"]] += msgspec.convert(message.answer, list[Sample])
-            self.at[message.asking.arguments["split"]] += 1
         self._tick()
         self._redraw()
+
+    def _take(self, message: Answered) -> None:
+        """Raises ValidationError for an answer of another shape."""
+        if message.asking.question == "data.inspect":
+            self.found = msgspec.convert(message.answer, Inspection)
+            self.samples = {split: list(some) for split, some in self.found.samples.items()}
+            return
+        self.samples[message.asking.arguments["split"]] += msgspec.convert(message.answer, list[Sample])
+        self.at[message.asking.arguments["split"]] += 1
 
     def _tick(self) -> None:
         """The progress of the preparation; afterwards a legend."""

@@ -107,7 +107,7 @@ class LadderScreen(BaseScreen[None]):
             self._say_only(Content.styled(visible(error.line), "$text-error"))
             return
         if state is None:
-            self._say_only(Content(f"{folder.name}: not begun"))
+            self._say_only(Content(visible(f"{folder.name}: not begun")))
             return
         self._draw(folder, state)
 
@@ -122,7 +122,8 @@ class LadderScreen(BaseScreen[None]):
         """What the run does that the ladder waits for: its phase, its step, or whose turn it waits for."""
         line = Content("")
         if self.live is not None:
-            self.live.state.feed(self.live.follower.read())
+            for portion in self.live.follower.portions():
+                self.live.state.feed(portion)
             if self.live.state.counted and self.live.state.end is None:
                 line = status(self.live.state, True, None, self.size.width - 4, ascii_only=self.ascii_only)
         part = self.query_one("#doing", Static)
@@ -151,7 +152,7 @@ class LadderScreen(BaseScreen[None]):
     def _notes(self, folder: LadderDir, state: Ladder) -> list[str]:
         notes = [f"warning: {visible(text)}" for text in state.warnings]
         if folder.page.exists():
-            notes.append(f"page: {folder.page}")
+            notes.append(visible(f"page: {folder.page}"))
         if state.status == "running" and not folder.is_live():
             notes.append("its process is gone: press u to go on where it was")
         return notes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,7 +11,7 @@ from textual.binding import BindingType
 from textual.content import Content
 from textual.widgets import Input, Static
 
-from engine.contract import rundir, turns
+from engine.contract import rundir
 from engine.contract.errors import RunFailed, UserError
 from engine.contract.preset import Effective
 from engine.contract.rundir import RunDir
@@ -64,9 +63,13 @@ class RunsScreen(ActingScreen[RunDir | None]):
         self.read()
         self.set_interval(SECONDS, self._refresh_live)
 
+    def _places(self) -> dict[Path, int]:
+        """Of those that wait."""
+        return {turn.run: turn.place for turn in self.queue() if turn.place}
+
     def read(self, here: str = "") -> None:
         """All runs anew; the cursor stays on its run, or goes to `here`."""
-        places = _places()
+        places = self._places()
         self.lines = {run.name: describe(run, places) for run in self.read_all(rundir.iterate(self.runs))}
         self._fill(here)
 
@@ -74,7 +77,7 @@ class RunsScreen(ActingScreen[RunDir | None]):
         """Only what can change is read again: runs without an outcome, resumed ones, and new ones."""
         if self.app.screen is not self:
             return
-        places = _places()
+        places = self._places()
         known = {run.name: run for run in self.read_all(rundir.iterate(self.runs))}
         stale = [name for name in known if self._can_change(known[name])]
         fresh = {name: describe(known[name], places) for name in stale}
@@ -190,8 +193,7 @@ class RunsScreen(ActingScreen[RunDir | None]):
             if not yes or run.is_live():
                 return
             try:
-                run.config_file.unlink(missing_ok=True)  # first: what is half deleted is no run any more
-                shutil.rmtree(run.path)
+                rundir.delete(run)
             except OSError as error:
                 self.tell(f"{run.path} could not be deleted whole: {error.strerror}", severity="error", timeout=10)
             self.marked.discard(run.name)
@@ -234,8 +236,3 @@ class RunsScreen(ActingScreen[RunDir | None]):
     def _entered(self) -> None:
         self.query_one("#word").display = False
         self.query_one(Table).focus()
-
-
-def _places() -> dict[Path, int]:
-    """Runs that wait for a card, with their place."""
-    return {turn.run: turn.place for turn in turns.turns() if turn.place}

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from textual.screen import ScreenResultType
 
-from engine.contract import turns
 from engine.contract.errors import RunFailed, UserError
 from tui.screens.inspecting import InspectingScreen
 
@@ -40,7 +39,7 @@ class StartingScreen(InspectingScreen[ScreenResultType]):
 
         if self.sample is None:
             return Scene(self.runs)
-        places, own = turns.turns(), self.on_the_card()
+        places, own = self.queue(), self.on_the_card()
         card = visible_card(self.sample.cards)
         return Scene(self.runs, room_of(self.sample, own), foreign(card, own) if card else (), places)
 

@@ -18,7 +18,7 @@ WITHOUT_BRAILLE = ("linux", "dumb", "vt100", "vt220")
 def needs_ascii(environ: Mapping[str, str] | None = None, encoding: str | None = None) -> bool:
     """Whether braille and lines would come out as something else here."""
     term = (environ or os.environ).get("TERM", "")
-    output = encoding or getattr(sys.__stderr__, "encoding", None) or "utf-8"  # Textual writes there
+    output = encoding or getattr(sys.__stderr__, "encoding", None) or "utf-8"  # noqa: TID251 - where Textual writes
     return term in WITHOUT_BRAILLE or not output.lower().replace("-", "").startswith("utf8")
 
 

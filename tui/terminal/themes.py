@@ -8,7 +8,7 @@ from pathlib import Path
 import platformdirs
 from textual.color import BLACK, WHITE, Color
 
-from engine.contract.files import write_atomically
+from engine.contract.files import read_small, write_atomically
 
 SPOKEN = ("text-success", "text-warning", "text-error", "text-primary", "text-accent", "text-secondary")
 """Colours that words are written in."""
@@ -35,7 +35,7 @@ def remember(chosen: str, setting: str) -> None:
 def remembered(setting: str) -> str | None:
     """The theme chosen last; None where there is none, or where the setting has been changed since."""
     try:
-        chosen, _, when = theme_file().read_text("utf-8").strip().partition("\n")
+        chosen, _, when = read_small(theme_file()).decode("utf-8").strip().partition("\n")
     except (OSError, UnicodeDecodeError):
         return None
     return chosen if when == setting else None

@@ -21,14 +21,14 @@ def open_bench(runs: Path, ascii_only: bool, mouse: bool) -> int:
 
     if (term := os.environ.get("TERM", "").lower()) in CANNOT:
         raise UserError(f"the bench needs a terminal with a cursor, and this one says TERM={term}", do=INSTEAD)
-    locks.card_locks()
+    locks.lock_folder()
     next(folder.holding(runs, "run.toml"), None)
     from tui.app import Workbench  # Textual takes a moment to import, and no other verb needs it
 
     app = Workbench(runs, ascii_only=ascii_only)
     said = app.run(mouse=mouse and app.settings.mouse)
     if said:
-        from tui.show import say
+        from tui.output.console import say
 
         say(said)
     return app.return_code or 0

@@ -11,12 +11,13 @@ from rich.text import Text
 
 from engine.contract.account import SPLITS
 from engine.contract.ask import Counted, ask
+from engine.contract.errors import UserError
 from engine.contract.library import effective
 from engine.contract.preset import Flat
 from engine.contract.text import amount, percent, visible
 from tui.data_report import DataReport, Line, account_lines, repeat_lines, result_line, warning_lines
 from tui.following.progress import progress_bar
-from tui.show import console, print_json, say
+from tui.output.console import console, print_json, say
 
 NAME = 12
 """Columns of a fact's name."""
@@ -36,15 +37,18 @@ def check(preset: str, overrides: Flat, json: bool) -> int:
 
 
 def show(preset: str, overrides: Flat, rows: int, split: str, json: bool) -> int:
-    """Print rows token by token; tokens in the loss are green and underlined, in a pipe in brackets."""
+    """Print rows token by token; tokens in the loss are green and underlined, in a pipe in brackets.
+
+    Raises UserError where no row of the split can be shown.
+    """
     with shown_progress(json) as (progress, counted):
-        question = {**arguments(preset, overrides), "rows": rows, "split": split}
-        samples = ask("data.show", question, progress, counted=counted)
+        question = arguments(preset, overrides)
+        samples = ask("data.show", {**question, "rows": rows, "split": split}, progress, counted=counted)
+        if not samples:
+            raise _nothing_to_show(ask("data.check", question), question["data"]["id"], split)
     if json:
         print_json(samples)
         return 0
-    if not samples:
-        say(f"no {split} rows")
     for sample in samples:
         head = f"── {sample['where']} · {amount(len(sample['tokens']), 'token')}, {sample['learnt']:,} in the loss"
         console.print(Text(visible(head), style="bold"), soft_wrap=True)
@@ -52,6 +56,18 @@ def show(preset: str, overrides: Flat, rows: int, split: str, json: bool) -> int
         for note in sample["notes"]:
             say(f"   note: {note}", "yellow")
     return 0
+
+
+def _nothing_to_show(report: dict[str, Any], data: str, split: str) -> UserError:
+    """How many rows were left out and why; of a split without rows that it has none."""
+    lost = report["account"]["left_out"]
+    if report["rows"][split] or not lost:
+        having = ", ".join(name for name, count in report["rows"].items() if count) or "none"
+        return UserError(f"no {split} rows", data, f"splits with rows: {having}", "data.no_rows")
+    reasons = "; ".join(f"{one['rows']:,} {one['reason']} (first: {one['where'][0]})" for one in lost.values())
+    total = amount(sum(one["rows"] for one in lost.values()), "row")
+    what = f"no {split} row can be trained on: {total} left out: {reasons}"
+    return UserError(what, data, "`ftbench data check` shows the whole report", "data.all_rows_refused")
 
 
 def _tokens(tokens: list[dict[str, Any]]) -> Text:

@@ -1,4 +1,4 @@
-"""`doctor`: what this machine has, and what will and won't work on it."""
+"""`doctor`: what this machine has, and what will and won't work on it; what processes that died left behind."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from typing import Any, Literal
 
 import psutil
 
+from engine.contract import leftovers
 from engine.contract.ask import ask
 from engine.contract.errors import RunFailed, UserError
+from engine.contract.leftovers import Leftover
 from engine.contract.nvml import Nvml
-from tui.show import console, print_json, say, size
+from engine.contract.text import amount
+from tui.output.console import console, print_json, say
+from tui.show import size
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "nvidia-ml-py", "textual")
 LEAST_DISK = 10 << 30
@@ -30,9 +34,21 @@ class Finding:
     text: str
 
 
+@dataclass
+class Repair:
+    """What was done about one thing left behind."""
+
+    state: Literal["removed", "kept", "failed"]
+    kind: str
+    path: str
+    why: str
+    bytes: int
+    error: str
+
+
 def doctor(runs: Path, json: bool) -> int:
     """1 where something is missing without which no run works."""
-    findings = [_system(), *_libraries(), *_engine(), *_nvml(), _disk(runs), *_session()]
+    findings = [_system(), *_libraries(), *_engine(), *_nvml(), _disk(runs), *_session(), *_leftovers(runs)]
     if json:
         print_json([asdict(finding) for finding in findings])
     else:
@@ -42,6 +58,44 @@ def doctor(runs: Path, json: bool) -> int:
             console.print(mark, style=style, end=" ")
             say(f"{finding.subject:<14}{finding.text}")
     return 1 if any(finding.state == "bad" for finding in findings) else 0
+
+
+def repair(runs: Path, json: bool) -> int:
+    """Remove what processes that died left behind, and say what was done; 1 where something could not be removed."""
+    done = [_removed(leftover) for leftover in leftovers.find(runs)]
+    failed = int(any(one.state == "failed" for one in done))
+    if json:
+        print_json([asdict(one) for one in done])
+        return failed
+    for one in done:
+        why = f"; {one.error}" if one.error else ""
+        say(f"{one.state} {one.kind} {one.path} ({size(one.bytes)}): {one.why}{why}", "red" if one.error else "")
+    if not done:
+        say(f"nothing to repair: no process left anything behind (looked at the locks and at {runs})")
+    return failed
+
+
+def _removed(leftover: Leftover) -> Repair:
+    state: Literal["removed", "kept", "failed"]
+    try:
+        state, error = ("removed", "") if leftovers.remove(leftover) else ("kept", "a process uses it now")
+    except (OSError, UserError) as wrong:
+        state, error = "failed", str(wrong)
+    return Repair(state, leftover.kind, str(leftover.path), leftover.why, leftover.bytes, error)
+
+
+def _leftovers(runs: Path) -> list[Finding]:
+    """What `repair` would remove."""
+    try:
+        found = leftovers.find(runs)
+    except UserError as error:
+        return [Finding("bad", "leftovers", error.line)]
+    if not found:
+        return [Finding("ok", "leftovers", "none: no process left anything behind")]
+    bytes_ = size(sum(leftover.bytes for leftover in found))
+    what = f"{amount(len(found), 'item')} left behind, {bytes_}: `ftbench doctor --repair` removes them"
+    each = [Finding("note", "left behind", f"{one.kind} {one.path} ({size(one.bytes)}): {one.why}") for one in found]
+    return [Finding("note", "leftovers", what), *each]
 
 
 def _system() -> Finding:

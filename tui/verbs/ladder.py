@@ -14,15 +14,19 @@ from engine.contract.ask import ask
 from engine.contract.errors import UserError
 from engine.contract.ladder import Ladder, Plan
 from engine.contract.ladderdir import LadderDir
+from engine.contract.modelfiles import refuse_impossible
 from engine.contract.text import amount
 from tui.following.climbing import follow_ladder
 from tui.following.progress import Detached, ask_to_leave
 from tui.listing.ladder_table import show_ladder
-from tui.show import print_json, say
+from tui.output import streams
+from tui.output.console import print_json, say
 
 
 def start(plan: Plan, runs: Path, detach: bool, json: bool) -> int:
     """Make the ladder's directory, set it going, follow it."""
+    for rung in plan.rungs:
+        refuse_impossible(rung.config.model)
     folder = ladderdir.create(runs, plan)
     try:
         begin(folder)  # first: a reader that has gone must not keep it from beginning
@@ -118,7 +122,7 @@ def report(folder: LadderDir, json: bool, markdown: bool) -> int:
         return 0
     ask("ladder.report", {"path": str(folder.path)})
     if markdown:
-        print(folder.markdown.read_text("utf-8"), end="")
+        streams.write(folder.markdown.read_text("utf-8"))
     else:
         say(f"page: {folder.page}")
         say(f"Markdown: {folder.markdown}")

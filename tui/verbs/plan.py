@@ -14,7 +14,7 @@ from rich.live import Live
 from engine.contract.ask import ask
 from engine.contract.errors import UserError
 from engine.contract.library import effective
-from engine.contract.modelfiles import find_model
+from engine.contract.modelfiles import find_model, refuse_impossible
 from engine.contract.preset import Effective, Flat
 from engine.contract.result import Result
 from engine.contract.rundir import RunDir
@@ -26,7 +26,8 @@ from engine.planning.measured_error import MEASURED
 from engine.planning.outlook import Plan, Question, quick_plan
 from engine.planning.room import listed_room, this_room
 from tui.forecasting.plan_view import View
-from tui.show import console, print_json, say, size, table
+from tui.output.console import console, print_json, say, table
+from tui.show import size
 from tui.verbs.run import preset_name
 
 UTF8 = ("utf-8", "utf8")
@@ -97,6 +98,7 @@ def _reads(method: str, key: str) -> bool:
 
 def model_table(config: Config) -> Mapping[str, Any]:
     """The model's config.json. Raises UserError where it is not on this machine."""
+    refuse_impossible(config.model)
     files = find_model(config.model)
     if files.table is None:
         do = "give a folder that holds a config.json; no weights are needed"

@@ -9,8 +9,7 @@ import tomli_w
 from engine.contract import library, ownpresets
 from engine.contract.preset import Flat, flatten
 from engine.contract.schema import METHODS, READ_BY, Method
-from engine.contract.text import visible
-from tui.show import console, print_json, say, table
+from tui.output.console import print_json, say, table
 
 
 def show_list(json: bool) -> None:
@@ -51,8 +50,9 @@ def show(name: str, method: Method | None, overrides: Flat, json: bool) -> None:
             continue
         if dot and head != section:
             section = head
-            console.print(f"\n[{section}]")
-        console.print(visible(f"{_assignment(last, value):<44} # {effective.origins[key]}"), soft_wrap=True)
+            say("")
+            say(f"[{section}]")
+        say(f"{_assignment(last, value):<44} # {effective.origins[key]}")
 
 
 def new(name: str, base: str, overrides: Flat) -> None:

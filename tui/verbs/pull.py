@@ -7,7 +7,7 @@ import difflib
 from engine.contract.ask import ask
 from engine.contract.catalogue import CATALOGUE, pulled_folder
 from engine.contract.errors import UserError
-from tui.show import say, table
+from tui.output.console import say, table
 
 
 def pull(name: str | None) -> None:

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from pathlib import Path
 
 from engine.contract import launch, rundir
 from engine.contract.errors import RunFailed, UserError
 from engine.contract.events import End, Error
-from engine.contract.follow import Follower
+from engine.contract.files import remove_tree
+from engine.contract.follow import stream
 from engine.contract.ladderdir import LadderDir
 from engine.contract.library import effective
+from engine.contract.modelfiles import refuse_impossible
 from engine.contract.preset import Flat
 from engine.contract.result import Result
-from engine.contract.rundir import RunDir
+from engine.contract.rundir import RunDir, last_event
 from engine.contract.schema import Method
 from tui.following.progress import Detached, ask_to_leave, follow
 from tui.listing.scores import as_json, show_results
-from tui.show import print_json, say
+from tui.output.console import print_json, say
 
 
 def make(preset: str, method: Method | None, overrides: Flat, runs: Path, now: bool, quiet: bool = False) -> RunDir:
     """Make a run's directory and say its name."""
     chosen = effective(preset, method, overrides)
+    refuse_impossible(chosen.config.model)
     run = rundir.create(runs, preset_name(preset), chosen, wait=not now)
     if not quiet:
         say(f"run {run.name}")
@@ -86,12 +88,20 @@ def exit_status(end: End) -> int:
 
 def attach(run: RunDir, json: bool) -> int:
     """Replay a run from its first event and follow it while it lives."""
+    if run.state() not in ("live", "starting") and last_event(run.events_file) is None:
+        what = "events.jsonl is missing, empty or damaged at its end: the run cannot be replayed"
+        do = f"`ftbench resume {run.name}` continues from its checkpoint, `ftbench runs` shows its result"
+        raise UserError(what, str(run.path), do, code="run.events_missing")
     return watch(run, json=json)
 
 
 def stop(run: RunDir | LadderDir, seconds: float = 600.0) -> int:
     """Ask for the stop and wait until the worker has written its checkpoint and gone."""
-    launch.stop(run)
+    try:
+        launch.stop(run)
+    except ProcessLookupError as error:
+        what = f"{run.name} is not running: its process {run.pid()} has ended"
+        raise UserError(what, do="`ftbench runs` shows what is", code="run.not_running") from error
     say(f"stopping {run.name} after its step …")
     deadline = time.monotonic() + seconds
     while run.is_live():
@@ -129,15 +139,18 @@ def settled_result(run: RunDir, seconds: float = 10.0) -> Result | None:
 
 def refusal(run: RunDir) -> str:
     """What the worker found wrong with the user's input, '' where it was not that."""
-    reasons = [event.text for event in Follower(run.events_file).read() if isinstance(event, Error) and event.user]
-    return reasons[-1] if reasons else ""
+    reason = ""
+    for event in stream(run.events_file, Error):
+        if isinstance(event, Error) and event.user:
+            reason = event.text
+    return reason
 
 
 def remove_refused(run: RunDir) -> None:
     """Delete a run that never began to work."""
     settled_result(run)
     if not run.checkpoints.exists() and not run.model.exists():
-        shutil.rmtree(run.path, ignore_errors=True)
+        remove_tree(run.path, ignore_errors=True)
 
 
 def preset_name(preset: str) -> str:

@@ -10,7 +10,7 @@ from engine.contract.errors import UserError
 from engine.contract.ladderdir import LadderDir
 from engine.contract.split_version import SPLIT_VERSION, versions_differ
 from tui.listing.runlist import COLUMNS, cells, describe, scored_otherwise
-from tui.show import print_json, say, table
+from tui.output.console import print_json, say, table
 
 
 def show(runs: Path, json: bool) -> None:
@@ -50,5 +50,5 @@ def _ladder_cells(ladder: LadderDir) -> list[str]:
         return [ladder.name, "starting" if ladder.is_live() else "not begun", "", ""]
     status = state.stage if ladder.is_live() else "died" if state.status == "running" else state.status
     runs = [entry for entry in state.entries if entry.kind == "run"]
-    done = sum(entry.status not in ("planned", "live") for entry in runs)
+    done = sum(entry.is_done for entry in runs)
     return [ladder.name, status, ", ".join(dict.fromkeys(entry.rung for entry in runs)), f"{done}/{len(runs)}"]

@@ -1,0 +1,57 @@
+"""Refuses a model whose `config.json` describes what cannot be: found before any library is loaded for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers", "decoder_layers")
+HIDDEN = ("hidden_size", "n_embd", "d_model")
+LIMITS: dict[tuple[str, ...], int] = {
+    LAYERS: 4096,
+    ("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads"): 8192,
+    ("num_key_value_heads", "n_head_kv", "num_kv_heads"): 8192,
+    HIDDEN: 1 << 20,
+    ("intermediate_size", "n_inner", "ffn_dim", "moe_intermediate_size"): 1 << 24,
+    ("head_dim",): 1 << 16,
+    ("vocab_size",): 1 << 26,
+    ("max_position_embeddings", "n_positions"): 1 << 32,
+}
+"""The largest value under each of the names that architectures use, well beyond every published model."""
+MAX_PARAMETERS = 10**14
+INNER = ("text_config", "llm_config", "language_config")
+"""Where a model of several kinds of input keeps its language model's settings."""
+
+
+def impossible(table: Mapping[str, Any]) -> str:
+    """What of a model's configuration cannot be, '' where it can."""
+    return next(_faults(table, ""), "")
+
+
+def _faults(table: Mapping[str, Any], where: str) -> Iterator[str]:
+    for names, limit in LIMITS.items():
+        for name in names:
+            value = table.get(name)
+            for one in value if isinstance(value, list) else [value]:  # some architectures list it by layer
+                if one is not None and not _possible(one, limit):
+                    yield f"{where}{name} is {_shown(one)}: it must be a whole number from 1 to {limit:,}"
+    layers, hidden = _first(table, LAYERS), _first(table, HIDDEN)
+    if layers * 12 * hidden * hidden > MAX_PARAMETERS:
+        yield f"{where}{layers:,} layers of {hidden:,} are more than {MAX_PARAMETERS:,} parameters"
+    for name in INNER:
+        if isinstance(inner := table.get(name), Mapping):
+            yield from _faults(inner, f"{name}.")
+
+
+def _possible(value: Any, limit: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= limit
+
+
+def _first(table: Mapping[str, Any], names: tuple[str, ...]) -> int:
+    return next((value for name in names if isinstance(value := table.get(name), int)), 0)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}" if abs(value) < 10**18 else "far too large"
+    return repr(value)[:40]

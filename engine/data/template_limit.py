@@ -1,0 +1,124 @@
+"""Limits on a chat template, which is somebody else's code: an endless loop must not become an endless run.
+
+On the main thread a timer of the kernel interrupts it, in Python code and in C functions that look for signals (integer
+arithmetic, regular expressions). On other threads a watchdog does, in Python code alone. Both count the seconds of user
+CPU time that the rendering thread itself has used, so a busy or suspended machine changes nothing. A C function that
+never looks for signals is not interrupted; none that Jinja's sandbox offers is known to run for long.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from engine.contract.errors import UserError
+
+SECONDS = 5.0
+"""Of CPU time for one row; templates take about 0.0001."""
+LOOK_SECONDS = 0.25
+"""Between two looks of the watchdog."""
+DO = "set model.chat_template to a template without endless loops and huge values"
+
+T = TypeVar("T")
+
+
+class Interrupted(BaseException):
+    """Raised inside a template that has used up its time. Not an Exception, so that nothing in between handles it."""
+
+
+class Job:
+    """One template at work on this thread, for at most `seconds` of its CPU time."""
+
+    def __init__(self, seconds: float) -> None:
+        self.thread, self.seconds = threading.get_ident(), seconds
+        self._clock = time.pthread_getcpuclockid(self.thread)
+        self._begin = time.clock_gettime(self._clock)
+        self.working, self.firing, self.fired = True, False, False
+
+    def left(self) -> float:
+        """Seconds it may still take; all of them where its thread has ended."""
+        try:
+            return self.seconds - (time.clock_gettime(self._clock) - self._begin)
+        except OSError:
+            return self.seconds
+
+
+_on_main: Job | None = None
+_on_threads: list[Job] = []
+_watching = False
+_changing = threading.Lock()
+"""Of `_watching`: there is one watchdog while there are jobs."""
+
+
+def run_template(work: Callable[[], T], where: str) -> T:
+    """What `work` returns. Raises UserError where it takes too long, or more than this machine can hold."""
+    try:
+        return _on_main_thread(work) if threading.current_thread() is threading.main_thread() else _on_a_thread(work)
+    except Interrupted:
+        what = f"the chat template took more than {SECONDS:g} s for one row"
+        raise UserError(what, where, DO, "template.timeout") from None
+    except (OverflowError, MemoryError, RecursionError) as error:
+        what = f"the chat template exceeds a limit: {' '.join(str(error).split()) or type(error).__name__}"
+        raise UserError(what, where, DO, "template.limit") from error
+
+
+def _on_main_thread(work: Callable[[], T]) -> T:
+    global _on_main
+    if signal.getsignal(signal.SIGVTALRM) is not _alarm:
+        signal.signal(signal.SIGVTALRM, _alarm)
+    _on_main = Job(SECONDS)
+    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
+    try:
+        return work()
+    finally:
+        _on_main = None
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+
+
+def _alarm(number: int, frame: Any) -> None:
+    """The timer counts all threads of the process: look at what ours has used."""
+    if _on_main is None:
+        return
+    if (left := _on_main.left()) > 0:
+        signal.setitimer(signal.ITIMER_VIRTUAL, max(left, 0.01))
+        return
+    raise Interrupted
+
+
+def _on_a_thread(work: Callable[[], T]) -> T:
+    global _watching
+    job = Job(SECONDS)
+    with _changing:
+        _on_threads.append(job)
+        if not _watching:
+            _watching = True
+            threading.Thread(target=_watch, daemon=True, name="watch templates").start()
+    try:
+        return work()
+    finally:
+        job.working = False
+        try:
+            while job.firing and not job.fired:  # the exception is on its way: it must arrive here and not later
+                time.sleep(0)
+        finally:
+            _on_threads.remove(job)
+
+
+def _watch() -> None:
+    global _watching
+    while True:
+        with _changing:
+            if not _on_threads:
+                _watching = False
+                return
+        for job in [job for job in _on_threads if not job.fired and job.left() <= 0]:
+            job.firing = True
+            if job.working:
+                raises = ctypes.pythonapi.PyThreadState_SetAsyncExc
+                raises(ctypes.c_ulong(job.thread), ctypes.py_object(Interrupted))
+            job.fired = True
+        time.sleep(LOOK_SECONDS)

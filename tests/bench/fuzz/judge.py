@@ -1,0 +1,180 @@
+"""What must hold for every case: a clean refusal, or an account that adds up and rows that are trained on as meant."""
+
+from __future__ import annotations
+
+import json
+import signal
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine.contract.errors import UserError
+from engine.contract.schema import Data
+from engine.data.check import check
+from engine.data.prepare import prepare
+from engine.data.tokens import IGNORED, Row
+from fuzz.meant import Case, Json
+
+SECONDS, LONGEST = 20.0, 300.0
+"""A file that takes more processor time or more time is a hang: they have at most a few dozen rows."""
+CONTROL = [chr(code) for code in (*range(32), *range(127, 160)) if chr(code) != "\n"]
+
+
+class TooSlow(BaseException):
+    """Not an Exception, so that no handler on the way takes it for one of its own."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of a case, and what was wrong with that, if anything."""
+
+    outcome: str
+    """trained, refused or wrong."""
+    wrong: str = ""
+    code: str = ""
+    """Of the refusal."""
+
+
+def judge(case: Case, folder: Path, tokenizer: Any) -> Verdict:
+    """Write the case's files into an empty folder and hold what `check` and `prepare` make of them against it."""
+    for name, content in case.files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    try:
+        data = msgspec.convert({"id": str(folder / case.path), **case.options}, Data)
+        with bounded():
+            return _judge(case, data, tokenizer)
+    except TooSlow:
+        return Verdict("wrong", f"took more than {SECONDS:g} s of processor time, or more than {LONGEST:g} s")
+    except Exception:  # noqa: BLE001 - a traceback is what this looks for
+        return Verdict("wrong", traceback.format_exc(limit=-6))
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Raise TooSlow in a block that takes too long; a busy machine alone makes no file slow."""
+
+    def stop(*_: Any) -> None:
+        raise TooSlow
+
+    clocks = ((signal.SIGPROF, signal.ITIMER_PROF, SECONDS), (signal.SIGALRM, signal.ITIMER_REAL, LONGEST))
+    before = [signal.signal(number, stop) for number, _, _ in clocks]
+    for _, clock, seconds in clocks:
+        signal.setitimer(clock, seconds)
+    try:
+        yield
+    finally:
+        for (number, clock, _), handler in zip(clocks, before, strict=True):
+            signal.setitimer(clock, 0)
+            signal.signal(number, handler)
+
+
+def _judge(case: Case, data: Data, tokenizer: Any) -> Verdict:
+    try:
+        report = check(data, case.max_length, tokenizer)
+    except UserError as error:
+        return _refusal(case, error)
+    json.dumps(report)
+    if wrong := account_wrong(case, report):
+        return Verdict("wrong", wrong)
+    try:
+        made = prepare(data, case.max_length, tokenizer)
+    except UserError as error:
+        if not report["refused"]:
+            return Verdict("wrong", f"check accepts what the run refuses: {error.line}")
+        return _refusal(case, error)
+    if report["refused"]:
+        return Verdict("wrong", f"the run accepts what check refuses: {report['refused']}")
+    if made.fingerprint != report["fingerprint"]:
+        return Verdict("wrong", "check and run prepare different rows")
+    wrong = _not_as_meant(case, made, tokenizer)
+    return Verdict("wrong", wrong) if wrong else Verdict("trained")
+
+
+def _refusal(case: Case, error: UserError) -> Verdict:
+    """Whether a refusal is one that a user can act on, and due."""
+    if any(mark in error.line for mark in CONTROL):
+        return Verdict("wrong", f"control characters in {error.line!r}")
+    if not error.code:
+        return Verdict("wrong", f"no code: {error.line}")
+    if case.expect == "valid" and not _may_be_refused(case):
+        return Verdict("wrong", f"valid rows refused ({error.code}): {error.line}")
+    if case.expect == "refused" and not error.code.startswith("data.preference"):
+        return Verdict("wrong", f"not recognized as preference data ({error.code}): {error.line}")
+    return Verdict("refused", code=error.code)
+
+
+def _may_be_refused(case: Case) -> bool:
+    """Whether so few rows have something to train on that the set is not usable: all, or many of a split."""
+    if case.max_length < 4096:
+        return True  # a cut may leave nothing to train on
+    shares = [sum(not row.answers for row in rows) / len(rows) for rows in case.read.values()]
+    return bool(shares) and max(shares) > 0
+
+
+def account_wrong(case: Case, report: Json) -> str:
+    """What does not add up in a report's account; empty where all does."""
+    if case.expect == "refused":
+        return f"preference data accepted as {report['format']}"
+    account = report["account"]
+    left_out = sum(entry["rows"] for entry in account["left_out"].values())
+    total = account["train"] + account["validation"] + account["test"] + left_out
+    if total != account["read"]:
+        return f"{account['read']} rows read and {total} accounted for: {account}"
+    if case.expect != "valid":
+        return ""
+    if account["read"] != len(case.rows):
+        return f"{len(case.rows)} rows written and {account['read']} read"
+    named = {column["name"] for column in report["columns"]}
+    if missing := case.columns - named:
+        return f"columns {sorted(missing)} are not in the account, which has {sorted(named)}"
+    return ""
+
+
+def _not_as_meant(case: Case, made: Any, tokenizer: Any) -> str:
+    """What is trained on that was not meant, or meant and not trained on."""
+    if case.expect != "valid":
+        return ""
+    trained = Counter(answers(row, tokenizer) for row in [*made.train, *made.validation] if not row.cut)
+    meant = Counter(row.answers for row in case.rows if row.answers)
+    if extra := trained - meant:
+        return f"trained on but not meant: {list(extra)[:3]!r} where {list(meant - trained)[:3]!r} was meant"
+    tested = {text for row in made.test for text in (row.target, *row.references)}
+    if unknown := {text for row in made.test if not row.cut for text in (answers(row, tokenizer)[-1:])} - _last(meant):
+        return f"tested on but not meant: {list(unknown)[:3]!r}"
+    whole = case.max_length == 4096 and "max_rows" not in case.options and len(case.read) == 1
+    missing = {key for key in meant - trained if key[-1] not in tested and key[-1].strip() not in tested}
+    if whole and missing:
+        return f"meant but neither trained nor tested on: {list(missing)[:3]!r}"
+    return ""
+
+
+def _last(meant: Counter[tuple[str, ...]]) -> set[str]:
+    return {key[-1] for key in meant}
+
+
+def answers(row: Row, tokenizer: Any) -> tuple[str, ...]:
+    """The stretches of a row that are in the loss, as text, without the end token."""
+    found: list[list[int]] = []
+    weights = row.weights or [1.0] * len(row.labels)
+    before = False
+    for label, weight in zip(row.labels, weights, strict=True):
+        inside = label != IGNORED and weight > 0
+        if inside and not before:
+            found.append([])
+        if inside:
+            found[-1].append(label)
+        before = inside
+    return tuple(_text(ids, tokenizer) for ids in found)
+
+
+def _text(ids: list[int], tokenizer: Any) -> str:
+    ids = ids[:-1] if ids[-1] == tokenizer.eos_token_id else ids
+    return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -1,0 +1,102 @@
+"""ftbench's ids and masks of the shapes, and where a peer's differ from them."""
+
+from __future__ import annotations
+
+import hashlib
+from difflib import SequenceMatcher
+from importlib.util import find_spec
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from job import Json, mask
+from shapes import Shape
+
+from engine.contract.schema import Data
+from engine.data.conversation import Example
+from engine.data.formats import converse, detect
+from engine.data.row_limits import Raw
+from engine.data.tokens import Row, tokenize_all
+
+LINE_FEED = ["loss only in theirs: '\\n'"]
+"""The one difference that every ChatML template gives rise to; see MASKS.md."""
+
+
+def template_text(shape: Shape, tokenizer: Any) -> str:
+    """The Jinja text of the shape's template. The families' are read from the installed trl."""
+    if shape.template == "own":
+        return str(tokenizer.chat_template)
+    spec = find_spec("trl")
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("the templates of Qwen are read from trl: install the test extra")
+    name = shape.template.replace(".", "_")
+    return Path(spec.submodule_search_locations[0], "chat_templates", f"{name}.jinja").read_text("utf-8")
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def ours(shape: Shape, tokenizer: Any) -> list[Json | None]:
+    """Ids and mask of every row by the path that training uses; None where a row is left out."""
+    tokenizer.chat_template = template_text(shape, tokenizer)
+    raws = [Raw(dict(row), f"row {number}") for number, row in enumerate(shape.rows, 1)]
+    found = detect(raws, Data(id="rows", **shape.options))
+    examples = [made for raw in raws if isinstance(made := converse(raw, found), Example)]
+    made = {row.where: row for row in tokenize_all(examples, tokenizer, shape.max_length)}
+    return [_kept(made.get(raw.where)) for raw in raws]
+
+
+def _kept(row: Any) -> Json | None:
+    if not isinstance(row, Row):
+        return None
+    trained = row.labels if row.weights is None else _weighted(row)
+    return {"ids": row.input_ids, "mask": mask(trained)}
+
+
+def _weighted(row: Row) -> list[int]:
+    assert row.weights is not None
+    return [label if weight else -100 for label, weight in zip(row.labels, row.weights, strict=True)]
+
+
+def differences(our: Json | None, their: Json | None, tokenizer: Any) -> list[str]:
+    """Every stretch of tokens in which two preparations of a row differ, in order; empty where they are the same."""
+    if our is None or their is None:
+        return [] if our is their else ["row left out by " + ("ours" if our is None else "theirs")]
+    found = []
+    matcher = SequenceMatcher(None, our["ids"], their["ids"], autojunk=False)
+    for kind, a, b, c, d in matcher.get_opcodes():
+        if kind == "equal":
+            found += _masks(our["ids"][a:b], our["mask"][a:b], their["mask"][c:d], tokenizer)
+        else:
+            found += _stretches("ours", our["ids"][a:b], our["mask"][a:b], tokenizer)
+            found += _stretches("theirs", their["ids"][c:d], their["mask"][c:d], tokenizer)
+    return found
+
+
+def _masks(ids: list[int], our: str, their: str, tokenizer: Any) -> list[str]:
+    """Equal tokens of which only one of the two is in the loss."""
+    found, place = [], 0
+    for pair, group in groupby(zip(our, their, strict=True)):
+        size = len(list(group))
+        if pair[0] != pair[1]:
+            who = "ours" if pair[0] == "1" else "theirs"
+            found.append(f"loss only in {who}: {_text(ids[place : place + size], tokenizer)}")
+        place += size
+    return found
+
+
+def _stretches(who: str, ids: list[int], masks: str, tokenizer: Any) -> list[str]:
+    """Tokens that only one of the two has."""
+    found, place = [], 0
+    for bit, group in groupby(masks):
+        size = len(list(group))
+        how = "in the loss" if bit == "1" else "masked"
+        found.append(f"only in {who} ({how}): {_text(ids[place : place + size], tokenizer)}")
+        place += size
+    return found
+
+
+def _text(ids: list[int], tokenizer: Any) -> str:
+    text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return repr(text if len(text) <= 120 else f"{text[:80]} … {text[-30:]}")

@@ -1,0 +1,1 @@
+"""Attacks written against what the documentation promises, with programs and not by hand: see `__main__`."""

@@ -1,0 +1,40 @@
+"""`python -m tests.faults.attacks [strings] [kills] [corruptions]` attacks the terminal, questions and files.
+
+All three unless named. A line per try, then a table of counts with a row for whatever broke a promise. `--seed N` draws
+other strings and moments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+
+from faults.attacks.report import Report
+from faults.attacks.with_corruptions import attack_with_corruptions
+from faults.attacks.with_kills import attack_with_kills
+from faults.attacks.with_strings import attack_with_strings
+
+ATTACKS = {"strings": attack_with_strings, "kills": attack_with_kills, "corruptions": attack_with_corruptions}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("attacks", nargs="*", choices=[*ATTACKS, []], default=list(ATTACKS))
+    parser.add_argument("--seed", type=int, default=13)
+    options = parser.parse_args()
+    report, environment = Report(), dict(os.environ)
+    for name in options.attacks:
+        ATTACKS[name](report, random.Random(options.seed))
+        os.environ.clear()
+        os.environ.update(environment)
+    print(f"\n{report.table()}")
+    return int(bool(report.broken))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,236 @@
+"""Kills of followers, of the bench, and of questions to the engine with those that ask them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import tempfile
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from command import FTBENCH
+from screen import Terminal
+
+from engine.contract import library, locks, rundir
+from faults.attacks.report import Report, left_behind, over, world
+
+FATAL = ("TERM", "HUP", "QUIT", "USR1", "USR2", "ALRM", "XCPU")
+
+
+@contextlib.contextmanager
+def live(folder: Path, env: dict[str, str]) -> Iterator[Path]:
+    """A run that lives: its lock is ours, and its log grows no more."""
+    os.environ |= env
+    run = rundir.create(Path(env["FTBENCH_RUNS"]), "demo-lora", library.effective("demo-lora", None, {}))
+    run.events_file.write_text('{"type":"phase","name":"training","v":1,"seq":1,"t":1.0}\n')
+    held = locks.hold(run.lock_file, str(os.getpid()))
+    assert held is not None
+    try:
+        yield run.path
+    finally:
+        os.close(held)
+
+
+def answerers() -> set[int]:
+    """Processes that answer questions."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if b"engine.answer" in path.read_bytes():
+                found.add(int(path.parent.name))
+    return found
+
+
+def attack_with_kills(report: Report, rng: random.Random) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        env = world(folder)
+        rows = "".join(json.dumps({"prompt": f"q {n}", "completion": f"a {n}"}) + "\n" for n in range(200))
+        (folder / "rows.jsonl").write_text(rows)
+        with live(folder, env) as run:
+            for name in FATAL:
+                terminal = Terminal("attach", str(run), cwd=folder, env=env)
+                report.tried("kills of followers", f"attach, SIG{name}", kill_hidden(terminal, name))
+            for _ in range(8):
+                name, moment = rng.choice(FATAL), rng.uniform(0.0, 1.5)
+                terminal = Terminal("attach", str(run), cwd=folder, env=env)
+                terminal.read(moment)
+                wrong = send(terminal, name) or left_behind(terminal)
+                report.tried("kills of followers", f"attach, SIG{name} after {moment:.2f} s", wrong)
+            for name in ("TERM", "QUIT", "USR1"):
+                terminal = Terminal("plan", "demo-lora", cwd=folder, env=env)
+                report.tried("kills of followers", f"plan, SIG{name}", kill_hidden(terminal, name))
+            stop_and_continue(report, folder, env, run)
+            kill_benches(report, rng, folder, env)
+        kill_questions(report, rng, folder, env)
+
+
+def kill_hidden(terminal: Terminal, name: str) -> str:
+    """Kill it once the cursor is hidden."""
+    try:
+        terminal.wait(lambda: terminal.screen.cursor.hidden, 60.0)
+    except AssertionError as error:
+        return str(error).splitlines()[0]
+    return send(terminal, name) or left_behind(terminal)
+
+
+def send(terminal: Terminal, name: str) -> str:
+    """Send the signal; what is wrong with the end."""
+    before = termios.tcgetattr(terminal.theirs)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(terminal.process.pid, getattr(signal, f"SIG{name}"))
+    deadline = time.monotonic() + 10
+    while terminal.process.poll() is None and time.monotonic() < deadline:
+        terminal.read(0.05)
+    terminal.read(0.1)
+    after = termios.tcgetattr(terminal.theirs)
+    if terminal.process.poll() is None:
+        terminal.process.kill()
+        terminal.process.wait()
+        return "still running after 10 s"
+    lost = [flag for flag in ("ECHO", "ICANON", "ISIG") if not after[3] & getattr(termios, flag)]
+    del before
+    return f"the terminal lost {lost}" if lost else ""
+
+
+def stop_and_continue(report: Report, folder: Path, env: dict[str, str], run: Path) -> None:
+    """Ctrl-Z and fg in a shell, three times, then the shell's own prompt."""
+    terminal = Terminal("--norc", "--noediting", "-i", cwd=folder, env={**env, "PS1": "> "}, program="/bin/bash")
+    wrong = ""
+    try:
+        terminal.press(f"{FTBENCH} attach {run}\n")
+        for _ in range(3):
+            terminal.wait(lambda: terminal.screen.cursor.hidden, 30.0)
+            stopped = terminal.text.count("Stopped")
+            terminal.press("\x1a")
+            terminal.wait(lambda before=stopped: terminal.text.count("Stopped") > before, 30.0)
+            terminal.read(0.3)
+            wrong = wrong or ("the cursor is hidden while stopped" if terminal.screen.cursor.hidden else "")
+            terminal.press("fg\n")
+        terminal.wait(lambda: terminal.screen.cursor.hidden, 30.0)
+        terminal.press("\x1a")
+        terminal.read(0.5)
+        terminal.press("kill %1; wait; echo gone\n")
+        terminal.wait("gone", 30.0)
+        terminal.read(1.0)
+        wrong = wrong or left_behind(terminal)
+    except AssertionError as error:
+        wrong = str(error).splitlines()[0]
+    finally:
+        terminal.process.kill()
+        terminal.process.wait()
+    report.tried("kills of followers", "attach, Ctrl-Z and fg, then kill while stopped", wrong)
+
+
+def kill_benches(report: Report, rng: random.Random, folder: Path, env: dict[str, str]) -> None:
+    places = {"at once": [], "runs": ["r"], "presets": ["P"], "palette": ["ctrl+p"], "a line to type": ["/"],
+              "inspector at work": ["d", "down", "enter"], "before launch, reading": ["enter"]}  # fmt: skip
+    for name in (*FATAL, "INT"):
+        where = rng.choice(list(places))
+        terminal = Terminal(cwd=folder, env=env)
+        try:
+            terminal.wait("detach", 60.0)
+            terminal.press(*places[where])
+        except (AssertionError, OSError) as error:
+            report.tried("kills of the bench", f"{where}, SIG{name}", str(error).splitlines()[0])
+            continue
+        wrong = send(terminal, name) or left_behind(terminal)
+        report.tried("kills of the bench", f"{where}, SIG{name}", wrong or none_left())
+    for _ in range(8):
+        name, moment = rng.choice(FATAL), rng.uniform(0.0, 1.2)
+        terminal = Terminal(cwd=folder, env=env)
+        terminal.read(moment)
+        wrong = send(terminal, name) or left_behind(terminal)
+        report.tried("kills of the bench", f"while it opens, SIG{name} after {moment:.2f} s", wrong)
+
+
+def none_left(seconds: float = 5.0) -> str:
+    """Processes that answer nobody."""
+    deadline = time.monotonic() + seconds
+    while orphans := [pid for pid in answerers() if _parent(pid) == 1]:
+        if time.monotonic() > deadline:
+            return f"{len(orphans)} answering processes are left"
+        time.sleep(0.05)
+    return ""
+
+
+def _parent(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
+def kill_questions(report: Report, rng: random.Random, folder: Path, env: dict[str, str]) -> None:
+    for name in ("KILL", "SEGV", "ABRT", "TERM", "KILL", "BUS"):
+        process = subprocess.Popen(
+            [FTBENCH, "data", "check", "rows.jsonl"], cwd=folder, env={**os.environ, **env},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        child = wait_for_child(process)
+        time.sleep(rng.uniform(0.0, 2.0))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, getattr(signal, f"SIG{name}"))
+        began = time.monotonic()
+        _, said = process.communicate(timeout=60)
+        took = time.monotonic() - began
+        wrong = f"took {took:.1f} s" if took > 1.5 else ""
+        lines = said.decode().splitlines()
+        if process.returncode not in (0, 1) or (process.returncode and len(lines) != 1):
+            wrong = wrong or f"exit {process.returncode}: {lines}"
+        report.tried("kills of questions", f"the answering process of data check, SIG{name}", wrong)
+    for name in ("KILL", "TERM", "INT", "HUP", "QUIT", "KILL"):
+        process = subprocess.Popen(
+            [FTBENCH, "data", "check", "rows.jsonl"], cwd=folder, env={**os.environ, **env},
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        child = wait_for_child(process)
+        time.sleep(rng.uniform(0.0, 2.0))
+        process.send_signal(getattr(signal, f"SIG{name}"))
+        process.wait(10)
+        deadline = time.monotonic() + 5
+        while _parent(child) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        wrong = "its answering process goes on" if _parent(child) else ""
+        report.tried("kills of questions", f"the one that asked, SIG{name}", wrong)
+    for name in ("KILL", "SEGV"):
+        terminal = Terminal(cwd=folder, env=env)
+        wrong = ""
+        try:
+            terminal.wait("detach", 60.0)
+            terminal.press("d", "down", "enter")
+            terminal.wait("escape gives it up", 20.0)
+            child = max(answerers_of(terminal.process.pid))
+            os.kill(child, getattr(signal, f"SIG{name}"))
+            terminal.wait("without an answer", 3.0)
+            terminal.press("escape", "escape", "q")
+            wrong = over(terminal)
+        except (AssertionError, ValueError) as error:
+            wrong = str(error).splitlines()[0]
+            terminal.process.kill()
+            terminal.process.wait()
+        report.tried("kills of questions", f"the answering process of the inspector, SIG{name}", wrong)
+
+
+def answerers_of(pid: int) -> list[int]:
+    """Those that the inspector waits for: glances at the list's sets are asked by the same process, before."""
+    found = []
+    for child in answerers():
+        with contextlib.suppress(OSError):
+            if _parent(child) == pid and b"data.inspect" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(child)
+    return found
+
+
+def wait_for_child(process: subprocess.Popen[bytes]) -> int:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if found := [pid for pid in answerers() if _parent(pid) == process.pid]:
+            return found[0]
+        time.sleep(0.01)
+    raise AssertionError("no answering process")

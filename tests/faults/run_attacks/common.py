@@ -1,0 +1,203 @@
+"""What the attack programs share: the real command, what must hold after any attack, and the table of outcomes.
+
+The programs know the command line and the files that README.md documents, and nothing of the implementation.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+FTBENCH = str(Path(sys.executable).with_name("ftbench"))
+TINY = [
+    *("--set", "train.steps=6"),
+    *("--set", "data.max_rows=16"),
+    *("--set", "train.batch=4"),
+    *("--set", "train.micro_batch=2"),
+    *("--set", "train.checkpoint_every=2"),
+    *("--set", "train.evaluate_every=3"),
+    *("--set", "train.probe=false"),
+    *("--set", "adapter.rank=2"),
+    *("--set", "adapter.dropout=0.1"),
+    *("--set", "evaluation.rows=4"),
+    *("--set", "evaluation.max_new_tokens=6"),
+    *("--set", "evaluation.general=none"),
+]
+"""Six steps of the embedded model, with random numbers that a checkpoint must keep."""
+LIMIT = 900.0
+"""Seconds after which anything hangs."""
+
+
+@dataclass
+class Done:
+    """A command that ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def clean(self) -> str:
+        """What is wrong with how it ended, '' for nothing: an exit status of ours, no traceback, errors on one line."""
+        if self.code not in (0, 1, 2):
+            return f"exit status {self.code}"
+        if "Traceback" in self.out + self.err:
+            return "a traceback"
+        if self.code and not (self.out + self.err).strip():
+            return "failed without a word"
+        return ""
+
+
+def ftbench(*arguments: str, runs: Path, env: dict[str, str] | None = None, **how: Any) -> Done:
+    """Run the command and wait."""
+    environment = {**os.environ, "FTBENCH_RUNS": str(runs), **(env or {})}
+    try:
+        done = subprocess.run(
+            [FTBENCH, *arguments],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=LIMIT,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            check=False,
+            **how,
+        )
+    except subprocess.TimeoutExpired:
+        return Done(124, "", "it hangs")
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def start(runs: Path, *settings: str, preset: str = "demo-lora", env: dict[str, str] | None = None) -> Path:
+    """A detached run's directory."""
+    done = ftbench("run", preset, *TINY, *settings, "--detach", "--json", runs=runs, env=env)
+    if done.code:
+        raise RuntimeError(done.err or done.out)
+    return Path(json.loads(done.out)["path"])
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    """The run's events; lines that are none are left out."""
+    found = []
+    try:
+        for line in (run / "events.jsonl").read_bytes().split(b"\n"):
+            try:
+                event = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(event, dict):
+                found.append(event)
+    except OSError:
+        pass
+    return found
+
+
+def losses(run: Path) -> dict[int, list[float]]:
+    """Step -> every loss that was logged for it."""
+    found: dict[int, list[float]] = {}
+    for event in lines(run):
+        if event.get("type") == "step":
+            found.setdefault(event["step"], []).append(event["loss"])
+    return found
+
+
+def pid_of(folder: Path) -> int | None:
+    """The process that works on a run or a ladder, as its lock file names it."""
+    try:
+        text = (folder / "engine.lock").read_text().strip()
+        pid = int(text)
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (OSError, ValueError):
+        return None
+    return pid if str(folder).encode() in command and not is_zombie(pid) else None
+
+
+def is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+def kill(folder: Path, number: int = signal.SIGKILL) -> bool:
+    """Send the signal to whoever works on the folder and wait until it has gone; False where nobody does."""
+    pid = pid_of(folder)
+    if pid is None:
+        return False
+    os.kill(pid, number)
+    wait(lambda: pid_of(folder) is None, "the process to go")
+    return True
+
+
+def wait(what: Callable[[], Any], name: str, seconds: float = LIMIT) -> Any:
+    """Poll until it is true. Raises TimeoutError."""
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {seconds:.0f} s for {name}")
+        time.sleep(0.005)
+    return found
+
+
+def ended(folder: Path) -> bool:
+    return pid_of(folder) is None
+
+
+def pairs(settings: list[str], without: str) -> list[str]:
+    """The `--set KEY=VALUE` pairs but those of some keys."""
+    values = [value for value in settings[1::2] if not value.startswith(without)]
+    return [word for value in values for word in ("--set", value)]
+
+
+@dataclass
+class Table:
+    """Outcomes, a row each; a failure has a reason and a severity."""
+
+    title: str
+    rows: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def add(self, attack: str, outcome: str, wrong: str = "") -> None:
+        self.rows.append((attack, outcome, wrong))
+        print(f"| {attack} | {outcome} | {wrong or 'ok'} |", flush=True)
+
+    @contextmanager
+    def attack(self, name: str) -> Iterator[Callable[[str], None]]:
+        """What is yielded takes the outcome; an exception inside is a failed row."""
+        said: list[str] = []
+        try:
+            yield said.append
+        except (AssertionError, TimeoutError, RuntimeError, OSError, KeyError, ValueError) as error:
+            self.add(name, "; ".join(said), f"FAILED: {' '.join(str(error).split())[:300] or type(error).__name__}")
+        else:
+            self.add(name, "; ".join(said))
+
+    def end(self) -> int:
+        failed = sum(bool(wrong) for _, _, wrong in self.rows)
+        print(f"\n{self.title}: {len(self.rows)} attacks, {failed} failed", flush=True)
+        return int(failed > 0)
+
+
+@contextmanager
+def workplace() -> Iterator[Path]:
+    """A folder for runs, locks and caches of these attacks alone."""
+    with tempfile.TemporaryDirectory(prefix="ftbench-attack-") as folder:
+        os.environ |= {
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "FTBENCH_LOCKS": f"{folder}/locks",
+            "XDG_CONFIG_HOME": f"{folder}/config",
+            "XDG_CACHE_HOME": f"{folder}/cache",
+            "XDG_STATE_HOME": f"{folder}/state",
+            "XDG_DATA_HOME": f"{folder}/data",
+        }
+        yield Path(folder)

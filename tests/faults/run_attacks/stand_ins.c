@@ -1,0 +1,73 @@
+/* Stand-ins for a bad environment, for LD_PRELOAD: a file system whose flock fails, and a clock that jumps.
+ *
+ * $FLOCK_FAILS: the errno that every flock gets. $CLOCK_OFFSET: a file whose number of seconds is added to the time of
+ * day, read anew at every call; the monotonic clock stays.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+static long offset(void)
+{
+    const char *path = getenv("CLOCK_OFFSET");
+    char text[32] = {0};
+    int file = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    if (file < 0)
+        return 0;
+    if (read(file, text, sizeof text - 1) < 0)
+        text[0] = 0;
+    close(file);
+    return atol(text);
+}
+
+int flock(int descriptor, int operation)
+{
+    const char *failing = getenv("FLOCK_FAILS");
+    static int (*real)(int, int);
+    if (failing) {
+        errno = atoi(failing);
+        return -1;
+    }
+    if (!real)
+        real = (int (*)(int, int))dlsym(RTLD_NEXT, "flock");
+    return real(descriptor, operation);
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now)
+{
+    static int (*real)(clockid_t, struct timespec *);
+    int kept = errno, result;
+    if (!real)
+        real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
+    result = real(clock, now);
+    if (!result && clock == CLOCK_REALTIME)
+        now->tv_sec += offset();
+    if (!result)
+        errno = kept;
+    return result;
+}
+
+int gettimeofday(struct timeval *restrict now, void *restrict zone)
+{
+    struct timespec precise;
+    (void)zone;
+    if (clock_gettime(CLOCK_REALTIME, &precise))
+        return -1;
+    now->tv_sec = precise.tv_sec;
+    now->tv_usec = precise.tv_nsec / 1000;
+    return 0;
+}
+
+time_t time(time_t *where)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (where)
+        *where = now.tv_sec;
+    return now.tv_sec;
+}

@@ -1,0 +1,64 @@
+"""A worker on a full disk: its reason survives, and its run does not look alive."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from command import ftbench
+
+from engine.contract import launch, rundir
+from engine.contract.errors import RunFailed
+from engine.contract.library import effective
+from faults.lives import TWO_EPOCHS, start, wait_for, wait_until_over
+from tui.listing.runlist import describe
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MB."""
+    folder = tmp_path / "small-disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(disk: Path, leave: int) -> None:
+    """Write until so many bytes are left."""
+    with (disk / "filling").open("ab") as file:
+        while (free := os.statvfs(disk).f_bavail * 4096 - leave) > 0:
+            os.write(file.fileno(), b"\0" * min(free, 1 << 16))
+
+
+@pytest.mark.parametrize("leave", [0, 4096])
+def test_a_disk_that_fills_up_while_training(leave: int, disk: Path) -> None:
+    run = start(disk, *TWO_EPOCHS)
+    wait_for(run, "phase", name="model")
+    fill(disk, leave)
+    wait_until_over(run)
+    assert run.state() == "failed"
+    result = run.result()
+    assert result is not None and "resume" in result.reason
+    assert "room" in result.reason or "space" in result.reason
+    assert describe(run).reason == result.reason
+    shown = ftbench("attach", run.name, "--runs", str(disk))
+    assert shown.returncode == 1 and "resume" in shown.stdout and "Traceback" not in shown.stderr
+    (disk / "filling").unlink()
+    done = ftbench("resume", run.name, "--runs", str(disk))
+    assert "Traceback" not in done.stderr
+    after = run.result()
+    assert after is not None and (after.status == "finished" or "checkpoint" in after.reason)
+
+
+def test_a_disk_that_is_full_before_the_worker_starts(disk: Path) -> None:
+    run = rundir.create(disk, "demo-lora", effective("demo-lora", None, {}))
+    fill(disk, 0)
+    with pytest.raises(RunFailed, match="No space left"):
+        launch.wait_for_hello(run, launch.launch(run))
+    assert run.state() == "failed" and not run.is_live()

@@ -1,0 +1,180 @@
+"""Signals that end or stop a command leave the terminal as they found it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from command import FTBENCH
+from made_ladder import made_ladder
+from screen import Terminal
+
+from engine.contract import ladderdir, library, locks, rundir
+from engine.contract.folder import Folder
+from faults.test_leaving import still_switched
+from tui.output.cursor import FATAL
+
+FOLLOWERS = ("attach run", "attach ladder", "run", "plan")
+
+
+@pytest.fixture
+def held() -> Iterator[list[int]]:
+    """Locks that we hold in the place of live workers."""
+    descriptors: list[int] = []
+    yield descriptors
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+@pytest.fixture
+def follow(tmp_path: Path, held: list[int]) -> Iterator[Callable[[str], Terminal]]:
+    """Starts a command that hides the cursor, and returns once it is hidden."""
+    terminals: list[Terminal] = []
+
+    def start(name: str) -> Terminal:
+        if name == "attach run":
+            folder: Folder = rundir.create(tmp_path / "runs", "demo-lora", library.effective("demo-lora", None, {}))
+            (folder.path / "events.jsonl").write_text('{"type":"phase","name":"training","v":1,"seq":1,"t":1.0}\n')
+        elif name == "attach ladder":
+            made_ladder(tmp_path / "runs")
+            folder = next(ladderdir.iterate(tmp_path / "runs"))
+        if name.startswith("attach"):
+            _hold(folder.lock_file, held)
+            arguments = ["attach", str(folder.path)]
+        elif name == "run":
+            _hold(locks.card_lock("cpu"), held)  # the worker waits, and needs no torch for that
+            arguments = ["run", "demo-lora"]
+        else:
+            arguments = ["plan", "demo-lora"]
+        terminals.append(Terminal(*arguments, cwd=tmp_path, env={"CUDA_VISIBLE_DEVICES": ""}))
+        terminals[-1].wait(lambda: b"\x1b[?25l" in terminals[-1].bytes)
+        return terminals[-1]
+
+    yield start
+    for terminal in terminals:
+        if terminal.process.poll() is None:
+            terminal.process.kill()
+            terminal.process.wait()
+    for run in rundir.iterate(tmp_path / "runs"):
+        if (pid := run.pid()) not in (None, os.getpid()):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _hold(lock: Path, held: list[int]) -> None:
+    descriptor = locks.hold(lock, str(os.getpid()))
+    assert descriptor is not None
+    held.append(descriptor)
+
+
+def cursor_is_hidden(terminal: Terminal) -> bool:
+    terminal.read(0.1)
+    return terminal.screen.cursor.hidden
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1])
+def test_a_follower_that_a_signal_ends_shows_the_cursor(
+    number: signal.Signals, follow: Callable[[str], Terminal]
+) -> None:
+    terminal = follow("attach run")
+    os.kill(terminal.process.pid, number)
+    assert terminal.leave() == -number
+    assert not terminal.screen.cursor.hidden
+
+
+@pytest.mark.parametrize("name", FOLLOWERS)
+def test_every_command_that_hides_the_cursor_shows_it_when_it_is_killed(
+    name: str, follow: Callable[[str], Terminal]
+) -> None:
+    terminal = follow(name)
+    os.kill(terminal.process.pid, signal.SIGTERM)
+    assert terminal.leave() == -signal.SIGTERM
+    assert not terminal.screen.cursor.hidden
+
+
+def test_ctrl_z_shows_the_cursor_and_fg_hides_it_again(tmp_path: Path, held: list[int]) -> None:
+    """In a shell, for only a process with a parent in its session is stopped by SIGTSTP."""
+    run = rundir.create(tmp_path / "runs", "demo-lora", library.effective("demo-lora", None, {}))
+    run.events_file.write_text('{"type":"phase","name":"training","v":1,"seq":1,"t":1.0}\n')
+    _hold(run.lock_file, held)
+    terminal = Terminal("--norc", "--noediting", "-i", cwd=tmp_path, program="/bin/bash", env={"PS1": "> "})
+    try:
+        terminal.press(f"{FTBENCH} attach {run.path}\n")
+        terminal.wait(lambda: terminal.screen.cursor.hidden)
+        terminal.press("\x1a")
+        terminal.wait("Stopped")
+        assert not cursor_is_hidden(terminal)
+        terminal.press("fg\n")
+        terminal.wait(lambda: terminal.screen.cursor.hidden)
+        terminal.press("\x03", "d\n")
+        terminal.wait("detached")
+        assert not cursor_is_hidden(terminal)
+        terminal.press("exit\n")
+        assert terminal.leave() == 0
+    finally:
+        terminal.process.kill()
+        terminal.process.wait()
+
+
+def wait_for_state(pid: int, state: str) -> None:
+    """Until the kernel says so: `T` is stopped."""
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != state:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_terminal_that_takes_nothing_does_not_keep_a_follower(follow: Callable[[str], Terminal]) -> None:
+    terminal = follow("attach run")
+    os.set_blocking(terminal.theirs, False)
+    with pytest.raises(BlockingIOError):  # the terminal's buffer, which nobody reads, is full
+        for _ in range(100_000):
+            os.write(terminal.theirs, b"x" * 4096)
+    os.set_blocking(terminal.theirs, True)
+    os.kill(terminal.process.pid, signal.SIGTERM)
+    assert terminal.process.wait(10) == -signal.SIGTERM
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Terminal]:
+    terminal = Terminal("--runs", str(tmp_path / "runs"), cwd=tmp_path)
+    terminal.wait("press 1-9")
+    yield terminal
+    if terminal.process.poll() is None:
+        terminal.process.kill()
+        terminal.process.wait()
+
+
+@pytest.mark.parametrize("number", FATAL)
+def test_the_bench_leaves_by_every_signal_that_would_end_it(number: signal.Signals, bench: Terminal) -> None:
+    assert still_switched(bench.bytes)
+    os.kill(bench.process.pid, number)
+    assert bench.leave() == 128 + number
+    assert still_switched(bench.bytes) == []
+
+
+def test_ctrl_c_in_the_bench_says_how_to_leave(bench: Terminal) -> None:
+    bench.press("\x03")
+    bench.wait("q leaves, and runs go on")
+    bench.press("P")
+    bench.wait("presets; your own")
+    bench.press("\x03")
+    bench.wait("escape goes back to the bench")
+    assert bench.process.poll() is None
+    bench.press("escape", "q")
+    assert bench.leave() == 0
+
+
+def test_a_stopped_bench_gives_the_terminal_back_and_takes_it_again(bench: Terminal) -> None:
+    os.kill(bench.process.pid, signal.SIGTSTP)
+    wait_for_state(bench.process.pid, "T")
+    bench.read(0.2)
+    assert still_switched(bench.bytes) == []
+    os.kill(bench.process.pid, signal.SIGCONT)
+    bench.wait(lambda: still_switched(bench.bytes) != [])
+    bench.press("q")
+    assert bench.leave() == 0
+    assert still_switched(bench.bytes) == []

@@ -1,0 +1,19 @@
+"""Every subcommand of `ftbench`, read from the app itself: a table of cases that lacks a new one fails its test."""
+
+from __future__ import annotations
+
+from typer.main import get_command
+
+from tui.cli import app
+
+
+def subcommands() -> list[str]:
+    """`run`, `data check`, … in the order of the help."""
+    return list(_below(get_command(app), ""))
+
+
+def _below(command: object, prefix: str) -> list[str]:
+    inner = getattr(command, "commands", None)
+    if inner is None:
+        return [prefix.strip()]
+    return [name for key, one in inner.items() for name in _below(one, f"{prefix} {key}")]

@@ -1,0 +1,199 @@
+"""A question to the engine is answered, refused or failed: within a second of the answerer's end, however it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.contract.ask import Leaving, Left, ask
+from engine.contract.errors import RunFailed, UserError
+
+PYTHON = sys.executable
+SECONDS = 1.0
+Answerer = Callable[[str], None]
+
+
+@pytest.fixture
+def answerer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Answerer:
+    """Puts another program in the place of the one that answers; it finds `ended()` to call as its last act."""
+
+    def put(body: str) -> None:
+        program = tmp_path / "answerer"
+        head = f"#!{PYTHON}\nimport json, os, signal, subprocess, sys, threading, time\n"
+        ended = f"def ended(): open({str(tmp_path / 'ended')!r}, 'w').write(str(time.monotonic()))\n"
+        program.write_text(head + ended + textwrap.dedent(body))
+        program.chmod(0o755)
+        monkeypatch.setattr("engine.contract.ask.sys.executable", str(program))
+
+    return put
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> Callable[[], float]:
+    """Seconds since the answerer's last act."""
+    return lambda: time.monotonic() - float((tmp_path / "ended").read_text())
+
+
+ENGINE = """
+sys.argv = ["answer", "question", str(os.getppid())]
+from engine import answer
+def question(arguments, progress):
+    ended()
+    {body}
+answer.QUESTIONS["question"] = question
+sys.exit(answer.main())
+"""
+"""The real answerer with a question of our own."""
+
+DEATHS = {
+    "at once": "ended(); sys.exit(3)",
+    "killed": "ended(); os.kill(os.getpid(), signal.SIGKILL)",
+    "aborted": "ended(); os.abort()",
+    "garbage": "ended(); print('Segmentation fault', flush=True); time.sleep(60)",
+    "garbage that is JSON": "ended(); print('[1, 2]', flush=True); time.sleep(60)",
+    "half an answer": "ended(); print('{\"answer\": [1,', end='', flush=True); sys.exit(0)",
+    "another message": "ended(); print('{\"anwser\": 1}', flush=True); time.sleep(60)",
+    "a child holds the pipe": "subprocess.Popen(['sleep', '5']); ended(); sys.exit(1)",
+    "closed its output": "ended(); os.close(1); time.sleep(60)",
+    "raised": ENGINE.format(body="raise KeyError('x')"),
+    "raised beside a thread that stays": ENGINE.format(
+        body="threading.Thread(target=time.sleep, args=[60]).start(); raise KeyError('x')"
+    ),
+    "out of memory": ENGINE.format(body="raise MemoryError"),
+    "an answer that is no JSON": ENGINE.format(body="return object()"),
+    "left by sys.exit": ENGINE.format(body="sys.exit(4)"),
+}
+
+
+@pytest.mark.parametrize("death", DEATHS)
+def test_an_answerer_that_dies_is_an_error_within_a_second(
+    death: str, answerer: Answerer, quick: Callable[[], float]
+) -> None:
+    answerer(DEATHS[death])
+    with pytest.raises(RunFailed) as failed:
+        ask("question", {"model": "x"})
+    assert quick() < SECONDS
+    assert "question" in str(failed.value)
+
+
+def test_what_was_said_last_and_the_signal_are_told(answerer: Answerer) -> None:
+    answerer("print('x' * 100_000 + chr(10) + 'the disk melted', file=sys.stderr); sys.exit(1)")
+    with pytest.raises(RunFailed, match="the disk melted"):
+        ask("question", {})
+    answerer("os.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(RunFailed, match="SIGKILL; the machine may be out of memory"):
+        ask("question", {})
+
+
+def test_a_program_that_cannot_be_started_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("engine.contract.ask.sys.executable", str(tmp_path / "none"))
+    with pytest.raises(RunFailed, match="No such file"):
+        ask("question", {})
+
+
+def test_a_refusal_keeps_its_code(answerer: Answerer) -> None:
+    body = "from engine.contract.errors import UserError; raise UserError('wrong', 'here', 'mend it', 'data.x')"
+    answerer(ENGINE.format(body=body))
+    with pytest.raises(UserError) as refused:
+        ask("question", {})
+    error = refused.value
+    assert (error.what, error.where, error.do, error.code) == ("wrong", "here", "mend it", "data.x")
+
+
+def test_names_that_are_not_utf8_come_and_go(answerer: Answerer) -> None:
+    answerer(ENGINE.format(body="return {'file': 'caf\\udce9', 'rows': [1.5, None, float('nan')]}"))
+    assert ask("question", {}) == {"file": "caf\\udce9", "rows": [1.5, None, None]}
+    with pytest.raises(UserError) as refused:
+        ask("question", {"data": "caf\udce9"})
+    assert refused.value.code == "name.not_utf8"
+
+
+def test_progress_and_a_large_answer(answerer: Answerer) -> None:
+    answerer(ENGINE.format(body="progress('half'); return 'é' * 3_000_000"))
+    told: list[str] = []
+    assert ask("question", {}, told.append) == "é" * 3_000_000
+    assert told == ["half"]
+
+
+def test_a_question_that_is_left_is_over_at_once(answerer: Answerer, tmp_path: Path) -> None:
+    answerer("subprocess.Popen(['sleep', '5']); ended(); time.sleep(60)")
+    leaving = Leaving()
+
+    def leave_when_it_works() -> None:
+        while not (tmp_path / "ended").exists():
+            time.sleep(0.01)
+        leaving.leave()
+
+    threading.Thread(target=leave_when_it_works).start()
+    with pytest.raises(Left):
+        ask("question", {}, leaving=leaving)
+
+
+ASKER = """
+import sys
+from engine.contract import ask
+ask.sys.executable = sys.argv[1]
+ask.ask("question", {})
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("busy", ["exec('while True: pass')", "9 ** 9 ** 9", "time.sleep(60)"])
+def test_the_answerer_ends_with_the_one_that_asked(
+    number: signal.Signals, busy: str, answerer: Answerer, tmp_path: Path
+) -> None:
+    """Also where it never comes out of a computation in C."""
+    pid_file = tmp_path / "pid"
+    answerer(ENGINE.format(body=f"open({str(pid_file)!r}, 'w').write(str(os.getpid())); number = 9; {busy}"))
+    body = (tmp_path / "answerer").read_text().replace("9 ** 9 ** 9", "number ** number ** number")
+    (tmp_path / "answerer").write_text(body)
+    asker = subprocess.Popen(
+        [PYTHON, "-c", ASKER, str(tmp_path / "answerer")],
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    wait_until(lambda: pid_file.exists() and pid_file.read_text() != "", asker)
+    asker.send_signal(number)
+    asker.wait(20)
+    wait_until(lambda: not is_running(int(pid_file.read_text())))
+
+
+def wait_until(what: Callable[[], object], process: subprocess.Popen[Any] | None = None) -> None:
+    deadline = time.monotonic() + 20
+    while not what():
+        assert time.monotonic() < deadline
+        assert process is None or process.poll() is None
+        time.sleep(0.01)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_what_a_module_run_for_us_does_ends_with_us(number: signal.Signals, tmp_path: Path) -> None:
+    """As pip does, which a question starts."""
+    module = tmp_path / "forever.py"
+    module.write_text("import os, sys, time\nopen(sys.argv[1], 'w').write(str(os.getpid()))\ntime.sleep(60)\n")
+    code = (
+        "import os, subprocess, sys; subprocess.run([sys.executable, '-m', 'engine.contract.parent', str(os.getpid()), "
+        f"'forever', {str(tmp_path / 'pid')!r}])"
+    )
+    starter = subprocess.Popen([PYTHON, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text() != "", starter)
+    starter.send_signal(number)
+    starter.wait(20)
+    wait_until(lambda: not is_running(int((tmp_path / "pid").read_text())))

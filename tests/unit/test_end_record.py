@@ -1,0 +1,108 @@
+"""The reserved file takes the reason of an end without any room on the disk."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from textual.message import Message
+
+from engine.contract import end_record, ladderdir, locks, rundir
+from engine.contract.end_record import SIZE, EndRecord
+from engine.contract.events import End, EventLog, Phase
+from engine.contract.ladder import Ladder
+from engine.contract.ladderplan import make_plan
+from engine.contract.library import effective
+from engine.contract.rundir import RunDir
+from tui.following.watcher import Fresh, Watcher
+from tui.listing.runlist import describe
+
+RECORD = EndRecord(status="failed", reason="no room for the checkpoint", t=12.5)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return rundir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", None, {}))
+
+
+def test_a_new_run_has_its_blocks_reserved_and_no_end(run: RunDir) -> None:
+    assert run.end_file.stat().st_size == SIZE and run.end_file.stat().st_blocks * 512 >= SIZE
+    assert end_record.read(run.end_file) is None and run.result() is None
+
+
+@pytest.mark.parametrize("reason", ["why", "", "x" * 100_000, "\x00" * 5000, "ü🙂" * 3000])
+def test_every_reason_fits(reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "end.json"
+    end_record.reserve(path)
+    assert end_record.write(path, EndRecord(status="failed", reason=reason, t=1.0))
+    assert path.stat().st_size == SIZE
+    found = end_record.read(path)
+    assert found is not None and reason.startswith(found.reason) and len(found.reason) >= min(len(reason), 500)
+    assert end_record.write(path, RECORD) and end_record.read(path) == RECORD, "a shorter one after a longer"
+    end_record.reserve(path)
+    assert end_record.read(path) is None
+
+
+def test_the_reason_is_the_result_where_there_is_no_other(run: RunDir) -> None:
+    log = EventLog(run.events_file)
+    log.write(Phase(name="training"))
+    end_record.write(run.end_file, RECORD)
+    result = run.result()
+    assert result is not None and (result.status, result.reason) == ("failed", RECORD.reason)
+    assert "training" not in run.state() and run.state() == "failed" and not run.is_live()
+    assert describe(run).reason == RECORD.reason
+    lock = locks.hold(run.lock_file, str(os.getpid()))
+    assert lock is not None
+    assert run.state() == "live", "an end of an earlier life is not told of a live run"
+    os.close(lock)
+
+
+def test_a_ladder_whose_state_could_not_be_written_is_not_running(tmp_path: Path) -> None:
+    plan = make_plan("demo", ["lora"], {})
+    folder = ladderdir.create(tmp_path, plan)
+    folder.write_state(Ladder(name=folder.name, preset="demo", command="", created=0.0))
+    end_record.write(folder.end_file, RECORD)
+    state = folder.state()
+    assert state is not None and (state.status, state.reason) == ("failed", RECORD.reason)
+
+
+def test_a_line_that_did_not_fit_leaves_no_half_behind(tmp_path: Path) -> None:
+    """A file size limit takes part of a line, as a full disk does."""
+    path = tmp_path / "events.jsonl"
+    log = EventLog(path)
+    log.write(Phase(name="data"))
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, limits[1]))
+        with pytest.raises(OSError, match="File too large"):
+            log.write(Phase(name="model"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_bytes() == before
+    log.write(Phase(name="model"))
+    assert path.read_bytes().count(b"\n") == 2
+
+
+def test_a_watcher_shows_the_end_that_the_log_lacks(run: RunDir) -> None:
+    EventLog(run.events_file).write(Phase(name="training"))
+    end_record.write(run.end_file, RECORD)
+    told: list[Message] = []
+    watcher = Watcher(run, told.append)
+    watcher.start()
+    try:
+        seen = time.monotonic() + 60
+        while not any(isinstance(message, Fresh) for message in told):
+            assert time.monotonic() < seen, "no end is shown"
+            time.sleep(0.01)
+    finally:
+        watcher.leave()
+        watcher.join()
+    (end,) = next(message.events for message in told if isinstance(message, Fresh))
+    assert isinstance(end, End) and (end.status, end.reason) == ("failed", RECORD.reason)

@@ -1,0 +1,233 @@
+"""What processes that died left behind is found and removed; nothing of a live one is."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import platformdirs
+import pytest
+from command import ftbench
+from made_ladder import made_ladder
+
+from engine.contract import leftovers, library, locks, rundir
+from engine.contract.files import PULL_PREFIX, temporary_folder
+from engine.contract.rundir import RunDir
+
+LONG_AGO = 3600.0
+TEMPORARY = (
+    ".model.tmp/model.safetensors",
+    "checkpoints/.writing-4/optimizer.pt",
+    "exports/.gguf.tmp/model.gguf",
+    ".result.json.tmp",
+)
+"""What a worker or an export that was killed leaves in a run."""
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    return tmp_path / "runs"
+
+
+@pytest.fixture(autouse=True)
+def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Other processes leave things in the system's."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    return folder
+
+
+def put(path: Path, age: float = LONG_AGO) -> Path:
+    """A file as old as that, its folders too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"12345678")
+    for one in (path, path.parent):
+        os.utime(one, (time.time() - age, time.time() - age))
+    return path
+
+
+def made_run(runs: Path) -> RunDir:
+    run = rundir.create(runs, "demo-lora", library.effective("demo-lora", None, {}))
+    run.events_file.write_text('{"type":"phase","name":"training","v":1,"seq":1,"t":1.0}\n')
+    for name in TEMPORARY:
+        put(run.path / name)
+    return run
+
+
+def dead(words: str, lock: Path) -> Path:
+    """A lock as a process that was killed leaves it."""
+    lock.parent.mkdir(exist_ok=True)
+    held = locks.hold(lock, words)
+    assert held is not None
+    os.close(held)
+    return lock
+
+
+@pytest.fixture
+def left(runs: Path, own_temporary_folder: Path) -> list[Path]:
+    """One of each kind, left by processes that died."""
+    run = made_run(runs)
+    made_ladder(runs)
+    ladder = next(path.parent for path in runs.glob("*/ladder.toml"))
+    half_made = put(runs / "20260101-120000-demo-lora-0a0b" / ".run.toml.tmp").parent
+    cache, state = Path(platformdirs.user_cache_dir("ftbench")), Path(platformdirs.user_state_dir("ftbench"))
+    card = locks.card_lock("7")
+    return [
+        dead(f"999 {run.path}", card),
+        dead(f"999 {run.path}", card.with_suffix(".queue") / "0001-999"),
+        dead("", card.with_name(card.name.replace("7.lock", "0123456789abcdef.moment"))),
+        *(run.path / Path(name).parent for name in TEMPORARY[:3]),
+        run.path / TEMPORARY[3],
+        put(ladder / ".report.html.tmp"),
+        half_made,
+        put(library.user_folder() / ".mine.toml.999.tmp"),
+        put(state / ".theme.tmp"),
+        put(cache / ".glances.json.tmp"),
+        put(cache / "models" / ".smollm2-135m-abc" / "model.safetensors").parent,
+        put(cache / "gguf" / ".0123-abc" / "model.safetensors").parent,
+        put(own_temporary_folder / f"{PULL_PREFIX}abc" / "x.whl").parent,
+    ]
+
+
+def test_everything_left_behind_is_found_and_nothing_else(runs: Path, left: list[Path]) -> None:
+    found = leftovers.find(runs)
+    assert sorted(one.path for one in found) == sorted(left)
+    assert all(one.why and one.kind for one in found)
+    assert sum(one.bytes for one in found if "model.safetensors" in str(list(one.path.glob("*")))) == 3 * 8
+
+
+def test_doctor_lists_it_and_repair_removes_it_and_says_so(runs: Path, left: list[Path]) -> None:
+    others = {path for path in runs.rglob("*") if not any(one in (path, *path.parents) for one in left)}
+    repaired = ftbench("doctor", "--repair")
+    assert repaired.returncode == 0, repaired.stderr
+    assert all(sum(str(path) in line for line in repaired.stdout.splitlines()) >= 1 for path in left)
+    assert [path for path in left if path.exists()] == []
+    assert set(runs.rglob("*")) == others
+    again = ftbench("doctor", "--repair", "--json")
+    assert (again.returncode, json.loads(again.stdout)) == (0, [])
+
+
+def test_doctor_alone_removes_nothing(runs: Path, left: list[Path]) -> None:
+    shown = ftbench("doctor")
+    assert all(str(path) in shown.stdout for path in left)
+    assert all(path.exists() for path in left)
+
+
+@pytest.fixture
+def live(runs: Path, own_temporary_folder: Path) -> Iterator[tuple[list[Path], list[int]]]:
+    """The same things of processes that live."""
+    run = made_run(runs)
+    held = [locks.hold(run.lock_file, str(os.getpid()))]
+    card = locks.card_lock("3")
+    ticket = card.with_suffix(".queue") / f"0001-{os.getpid()}"
+    ticket.parent.mkdir()
+    held += [locks.hold(card, f"{os.getpid()} {run.path}"), locks.hold(ticket, f"{os.getpid()} {run.path}")]
+    cache = Path(platformdirs.user_cache_dir("ftbench"))
+    (cache / "models").mkdir(parents=True)
+    opened = put(cache / "models" / ".model-def" / "model.safetensors")
+    held.append(os.open(opened, os.O_RDONLY))
+    young = put(Path(platformdirs.user_state_dir("ftbench")) / ".recent.json.tmp", age=1.0)
+    with temporary_folder(PULL_PREFIX) as pull, locks.alone(runs):
+        os.utime(pull, (time.time() - LONG_AGO, time.time() - LONG_AGO))
+        moment = next(locks.lock_folder().glob("*.moment"))
+        paths = [*(run.path / name for name in TEMPORARY), card, ticket, opened, young, pull, moment]
+        descriptors = [descriptor for descriptor in held if descriptor is not None]
+        assert len(descriptors) == 4
+        yield paths, descriptors
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def test_nothing_of_a_live_process_is_touched(runs: Path, live: tuple[list[Path], list[int]]) -> None:
+    paths, _ = live
+    assert leftovers.find(runs) == []
+    repaired = ftbench("doctor", "--repair")
+    assert repaired.returncode == 0 and "nothing to repair" in repaired.stdout
+    assert all(path.exists() for path in paths)
+
+
+def test_a_process_that_begins_after_the_look_keeps_what_is_its(runs: Path, left: list[Path]) -> None:
+    found = leftovers.find(runs)
+    held = []
+    for one in found:
+        if one.kind in ("lock", "ticket"):
+            held.append(locks.hold(one.path, f"{os.getpid()} x"))
+        elif one.owner is not None and not one.owner.is_live():
+            held.append(locks.hold(one.owner.lock_file, str(os.getpid())))
+        elif one.owner is None:
+            os.utime(one.path)
+    try:
+        assert [one for one in found if leftovers.remove(one)] == []
+        assert all(path.exists() for path in left)
+    finally:
+        for descriptor in held:
+            if descriptor is not None:
+                os.close(descriptor)
+
+
+def test_the_lock_of_a_run_that_ended_well_is_no_leftover(runs: Path) -> None:
+    run = rundir.create(runs, "demo-lora", library.effective("demo-lora", None, {}))
+    result = rundir.blank_result(run, rundir.read_frozen(run))
+    result.status = "finished"
+    rundir.write_result(run, result)
+    dead(f"999 {run.path}", locks.card_lock("cpu"))
+    dead("999", run.lock_file)
+    assert leftovers.find(runs) == []
+
+
+def test_a_link_is_removed_and_what_it_leads_to_stays(runs: Path, tmp_path: Path) -> None:
+    run = rundir.create(runs, "demo-lora", library.effective("demo-lora", None, {}))
+    precious = put(tmp_path / "precious" / "file").parent
+    (run.path / ".model.tmp").symlink_to(precious)
+    (run.path / "checkpoints").symlink_to(tmp_path / "precious")
+    put(precious / ".writing-1" / "x")
+    (found,) = leftovers.find(runs)
+    assert found.path == run.path / ".model.tmp" and leftovers.remove(found)
+    assert not found.path.is_symlink() and (precious / "file").exists() and (precious / ".writing-1" / "x").exists()
+
+
+def test_what_cannot_be_removed_is_told_and_the_rest_is_removed(
+    runs: Path, left: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tui.verbs import doctor
+
+    delete = leftovers._delete
+
+    def refuse(path: Path) -> None:
+        if path.name == ".model.tmp":
+            raise PermissionError(13, "Permission denied", str(path))
+        delete(path)
+
+    monkeypatch.setattr(leftovers, "_delete", refuse)
+    assert doctor.repair(runs, json=True) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert {one["state"] for one in said} == {"removed", "failed"}
+    (failed,) = (one for one in said if one["state"] == "failed")
+    assert failed["path"].endswith(".model.tmp") and "Permission denied" in failed["error"]
+    assert [path for path in left if path.exists()] == [Path(failed["path"])]
+
+
+def test_a_process_that_is_killed_leaves_its_folder_to_be_found(tmp_path: Path, runs: Path) -> None:
+    """And while it lives it is not, however long nothing changes in it."""
+    code = f"""
+import os, time
+from engine.contract.files import PULL_PREFIX, temporary_folder
+with temporary_folder(PULL_PREFIX) as folder:
+    os.utime(folder, (time.time() - {LONG_AGO}, time.time() - {LONG_AGO}))
+    print(folder, flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        folder = Path(process.stdout.readline().strip())
+        assert leftovers.find(runs) == []
+        process.kill()
+        process.wait()
+        assert [one.path for one in leftovers.find(runs)] == [folder]

@@ -1,0 +1,96 @@
+"""No reader of `events.jsonl` holds the log: memory is bounded by a few bytes per step, whatever the log holds."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from made_runs import step
+
+from engine.contract import events, rundir
+from engine.contract.follow import MAX_LINE, Follower, stream
+from engine.contract.library import effective
+from engine.contract.rundir import RunDir
+from engine.earlier_lives import earlier_lives
+from engine.ladder.report.traces import trace
+from tui.following.opening import Opening
+from tui.following.progress import follow
+from tui.verbs.run import refusal
+
+EVENTS = 40_000
+BYTES_PER_EVENT = 48
+"""An event as an object takes ten times as much."""
+FIXED = 10 << 20
+"""Portions, buffers and modules."""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunDir]:
+    """A finished run with a long log."""
+    made = rundir.create(tmp_path_factory.mktemp("runs"), "demo-lora", effective("demo-lora", None, {}))
+    plan = events.Plan(steps=EVENTS, start_step=0, batch=4, micro_batch=3, packing="flat", gradient_checkpointing=False)
+    encode = msgspec.json.Encoder().encode
+    with made.events_file.open("wb") as file:
+        file.write(encode(events.Hello(pid=1, host="h", version="0")) + b"\n" + encode(plan) + b"\n")
+        for number in range(1, EVENTS * 4 // 5 + 1):
+            file.write(encode(step(number, steps=EVENTS)) + b"\n")
+            if number % 4 == 0:
+                file.write(encode(events.Memory(rss=1, rss_peak=number, training=True, t=1000.0 + number)) + b"\n")
+        file.write(encode(events.End(status="finished", reason="")) + b"\n")
+    yield made
+
+
+def opened_whole(run: RunDir) -> object:
+    opening = Opening(run.events_file)
+    opening.first()
+    while opening.sampled:
+        opening.advance()
+    return opening
+
+
+READERS: dict[str, Callable[[RunDir], object]] = {
+    "result": lambda run: rundir.result_from_events(run, rundir.read_frozen(run)),
+    "earlier lives": earlier_lives,
+    "attach": follow,
+    "refusal": refusal,
+    "report": lambda run: trace("lora", 0, run.events_file),
+    "bench": opened_whole,
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_reader_does_not_hold_the_log(name: str, run: RunDir) -> None:
+    READERS[name](run)  # what is made once is made
+    tracemalloc.start()
+    try:
+        READERS[name](run)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < FIXED + BYTES_PER_EVENT * EVENTS
+
+
+def test_nothing_is_lost_on_the_way(run: RunDir) -> None:
+    found = rundir.result_from_events(run, rundir.read_frozen(run))
+    assert found is not None
+    assert found.steps == EVENTS * 4 // 5 and found.tokens == 100 * found.steps
+    assert found.peak.rss_training == found.steps
+    assert sum(isinstance(event, events.Memory) for event in stream(run.events_file, events.Memory)) == EVENTS // 5
+    thin = [event for portion in Follower(run.events_file).portions(thin=True) for event in portion]
+    steps = [event.step for event in thin if isinstance(event, events.Step)]
+    assert steps[-1] == found.steps and len(steps) < 100
+    assert isinstance(thin[0], events.Hello) and isinstance(thin[-1], events.End)
+
+
+def test_a_line_without_an_end_is_passed_over_and_not_held(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    with path.open("wb") as file:
+        file.truncate(MAX_LINE + (5 << 20))
+        file.seek(0, 2)
+        file.write(b'\n{"type":"end","status":"finished","reason":"","v":1,"seq":1,"t":1.0}\n')
+    follower = Follower(path)
+    (event,) = follower.read()
+    assert isinstance(event, events.End) and follower.damaged >= 1

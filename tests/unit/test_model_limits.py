@@ -1,0 +1,72 @@
+"""A model that cannot be is refused from its config.json, before anything is loaded or made."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import ftbench
+
+from engine.assets import tiny_folder
+from engine.contract.catalogue import CATALOGUE
+from engine.contract.model_limits import LIMITS, impossible
+
+TINY = json.loads((tiny_folder() / "config.json").read_text())
+BAD: list[tuple[str, Any]] = [
+    ("num_hidden_layers", 10**5),
+    ("num_hidden_layers", 0),
+    ("num_hidden_layers", -3),
+    ("num_hidden_layers", 2.5),
+    ("num_hidden_layers", "4"),
+    ("num_hidden_layers", True),
+    ("num_attention_heads", 0),
+    ("num_key_value_heads", 0),
+    ("hidden_size", 10**12),
+    ("vocab_size", 10**30),
+    ("intermediate_size", [64, 0]),
+    ("head_dim", 0),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), BAD)
+def test_what_cannot_be_is_named(key: str, value: Any) -> None:
+    assert impossible({**TINY, key: value}).startswith(f"{key} is ")
+    assert impossible({"text_config": {**TINY, key: value}}).startswith(f"text_config.{key} is ")
+
+
+def test_what_is_small_enough_by_itself_may_be_too_large_together() -> None:
+    assert "parameters" in impossible({**TINY, "num_hidden_layers": 4000, "hidden_size": 1 << 19})
+
+
+def test_models_that_there_are_can_be() -> None:
+    assert not impossible(TINY) and not impossible({}) and not impossible({"num_hidden_layers": None})
+    assert not [entry.hub for entry in CATALOGUE.values() if entry.shape and impossible(entry.shape)]
+    largest = {"num_hidden_layers": 126, "num_attention_heads": 128, "hidden_size": 16384, "vocab_size": 128256}
+    assert not impossible(largest)
+
+
+@pytest.mark.parametrize("names", LIMITS)
+def test_every_name_is_looked_at(names: tuple[str, ...]) -> None:
+    for name in names:
+        assert impossible({name: 0}) and impossible({name: LIMITS[names] + 1}) and not impossible({name: 1})
+
+
+@pytest.mark.parametrize(("key", "value"), [("num_hidden_layers", 10**5), ("num_attention_heads", 0)])
+@pytest.mark.parametrize("command", [["run", "demo-lora"], ["ladder", "demo"], ["plan", "demo-lora"]])
+def test_the_command_refuses_before_it_makes_anything(command: list[str], key: str, value: Any, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_folder(), model)
+    (model / "config.json").write_text(json.dumps({**TINY, key: value}))
+    # Neither the engine's libraries nor a worker fit into this time of the processor.
+    done = ftbench(*command, "--model", str(model), preexec_fn=one_second)
+    assert done.returncode == 2 and key in done.stderr, done.stderr
+    assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "runs").exists()
+
+
+def one_second() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CPU, (2, 2))

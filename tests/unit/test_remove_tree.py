@@ -1,0 +1,78 @@
+"""Deletion stays inside: of a symbolic link only the link goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.contract import ladderdir, rundir
+from engine.contract.files import remove_tree
+from engine.contract.ladderdir import LadderDir
+from engine.contract.ladderplan import make_plan
+from engine.contract.library import effective
+from engine.contract.rundir import RunDir
+from tui.verbs.run import remove_refused
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A run that lies elsewhere, with a model."""
+    run = rundir.create(tmp_path / "elsewhere", "demo-lora", effective("demo-lora", None, {}))
+    run.model.mkdir()
+    (run.model / "weights").write_bytes(b"kept")
+    return run.path
+
+
+def content(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("delete", ["rundir", "ladder", "tree", "tree, errors ignored"])
+def test_of_a_link_to_a_folder_only_the_link_goes(delete: str, outside: Path, tmp_path: Path) -> None:
+    before = content(outside)
+    link = tmp_path / "runs" / outside.name
+    link.parent.mkdir()
+    link.symlink_to(outside)
+    match delete:
+        case "rundir":
+            rundir.delete(RunDir(link))
+        case "ladder":
+            ladderdir.remove(LadderDir(link))
+        case _:
+            remove_tree(link, ignore_errors="ignored" in delete)
+    assert not link.is_symlink() and content(outside) == before
+
+
+def test_links_inside_are_not_followed(outside: Path, tmp_path: Path) -> None:
+    before = content(outside)
+    run = rundir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", None, {}))
+    run.checkpoints.symlink_to(outside)
+    (run.path / "file").symlink_to(outside / "run.toml")
+    rundir.delete(run)
+    assert not run.path.exists() and content(outside) == before
+
+
+def test_a_refused_run_that_is_a_link_is_left(outside: Path, tmp_path: Path) -> None:
+    (outside / "model" / "weights").unlink()
+    (outside / "model").rmdir()
+    before = content(outside)
+    link = tmp_path / "link"
+    link.symlink_to(outside)
+    remove_refused(RunDir(link))
+    assert content(outside) == before
+
+
+def test_files_and_nothing_at_all_are_deleted_too(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    remove_tree(tmp_path / "file")
+    remove_tree(tmp_path / "file")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    remove_tree(tmp_path / "dangling")
+    assert list(tmp_path.iterdir()) == [] or not (tmp_path / "dangling").is_symlink()
+
+
+def test_a_ladder_that_never_began_is_deleted_whole(tmp_path: Path) -> None:
+    folder = ladderdir.create(tmp_path / "runs", make_plan("demo", ["lora"], {}))
+    ladderdir.remove(folder)
+    assert not folder.path.exists()

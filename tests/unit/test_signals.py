@@ -1,0 +1,34 @@
+"""The signals that ask a worker to stop, and the one that it outlives."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+LISTENER = """
+import signal, sys
+from engine.contract.signals import Stopping
+stopping = Stopping()
+stopping.listen()
+print("listening", flush=True)
+while not stopping.asked:
+    signal.sigtimedwait([], 0.01)
+print("stopping", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_asks_for_a_stop_also_where_the_parent_ignored_it(number: signal.Signals) -> None:
+    def ignore() -> None:
+        signal.signal(number, signal.SIG_IGN)
+
+    process = subprocess.Popen([sys.executable, "-c", LISTENER], stdout=subprocess.PIPE, text=True, preexec_fn=ignore)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "listening\n"
+    os.kill(process.pid, signal.SIGHUP)
+    os.kill(process.pid, number)
+    assert process.stdout.read() == "stopping\n" and process.wait() == 0

@@ -1,0 +1,45 @@
+"""A ladder counts as done what needs nothing more: a stopped run goes on with the ladder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from made_ladder import made_ladder
+
+from engine.contract.ladder import Entry
+from tui.following.climbing import LadderView
+from tui.listing.ladder_view import headline
+from tui.verbs import runs
+
+STATUSES = {
+    "planned": False,
+    "live": False,
+    "stopped": False,
+    "skipped": True,
+    "finished": True,
+    "failed": True,
+    "died": True,
+    "diverged": True,
+    "out_of_memory": True,
+}
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_what_is_done(status: str) -> None:
+    entry = Entry(rung="lora", kind="run", seed=0, learning_rate=1e-3, status=status)
+    assert entry.is_done is STATUSES[status]
+
+
+def test_a_stopped_run_is_not_counted_anywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, ladder = made_ladder(tmp_path)
+    ladder.entries = [entry for entry in ladder.entries if entry.kind == "run"]
+    ladder.entries[0].status = "stopped"
+    count = len(ladder.entries)
+    ladder.status = "stopped"
+    folder.write_state(ladder)
+    runs.show(tmp_path, json=False)
+    assert f"{count - 1}/{count}" in capsys.readouterr().out
+    ladder.status = "running"
+    assert f"{count - 1}/{count}" in headline(ladder)
+    assert LadderView(folder, None, quiet=True)._place(ladder) == f"{count}/{count}"

@@ -1,0 +1,91 @@
+"""What subcommands print: lines, tables, JSON, and Rich's own displays, all of it literal text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import IO, Any
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
+
+from engine.contract.text import visible
+from tui.output import cursor, streams
+from tui.output.streams import literal
+
+
+class Terminal(Console):
+    """Rich's console with literal text: whatever is printed, titles and columns of its displays included.
+
+    A reader that has gone (`| head`) ends the command as a closed pipe does everywhere, and not as a failure.
+    """
+
+    @property
+    def file(self) -> IO[str]:
+        stream: IO[str] = streams.raw(super().file)
+        return stream
+
+    @file.setter
+    def file(self, new_file: IO[str]) -> None:
+        self._file = new_file
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control or (segment.text.isascii() and segment.text.isprintable()):
+                yield segment
+            else:
+                yield Segment(literal(segment.text), segment.style)
+
+    def show_cursor(self, show: bool = True) -> bool:
+        if not self.is_terminal:
+            return False
+        if show:
+            cursor.show(self.file)
+        else:
+            cursor.hide(self.file)
+        return True
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+console = Terminal(highlight=False, markup=False, emoji=False, soft_wrap=False)
+
+
+def say(text: str, style: str = "") -> None:
+    """One line, safe whatever it holds."""
+    console.print(Text(visible(text), style=style), soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """JSON for another program; printable ASCII, so that it is safe on a terminal too."""
+    streams.write(json.dumps(value, indent=2, ensure_ascii=True).replace("\x7f", "\\u007f") + "\n")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
+    """A plain table; the columns numbered in `right` are aligned to the right.
+
+    Where the terminal is too narrow the widest columns after the first are cut, which an ellipsis shows. Written
+    at once and not by Rich's table, which takes seconds for a thousand rows.
+    """
+    shown = [[visible(cell) for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(columns, *shown, strict=True)]
+    gap = 2 if console.width >= 100 else 1
+    while console.is_terminal and sum(widths) + gap * (len(widths) - 1) > console.width and max(widths[1:]) > 4:
+        widths[widths.index(max(widths[1:]), 1)] -= 1
+    if title:
+        say(title, "bold")
+    console.print(Text(_line(columns, widths, right, gap), style="dim"), soft_wrap=True)
+    streams.write("".join(f"{_line(row, widths, right, gap)}\n" for row in shown))
+    streams.flush()
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[int], gap: int) -> str:
+    made = []
+    for number, (cell, width) in enumerate(zip(cells, widths, strict=True)):
+        cut = cell if cell_len(cell) <= width else set_cell_size(cell, width - 1).rstrip() + "…"
+        filling = " " * (width - cell_len(cut))
+        made.append(filling + cut if number in right else cut + filling)
+    return (" " * gap).join(made).rstrip()

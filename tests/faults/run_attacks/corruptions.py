@@ -2,7 +2,7 @@
 
 `python -m tests.faults.run_attacks.corruptions [PART …]`:
 `result`, `events`, `config`, `checkpoint`, `ladder`, `folder`;
-all of them unless given.
+all of them unless given. `PART:WORD` takes the attacks alone whose name holds the word.
 """
 
 from __future__ import annotations
@@ -276,9 +276,14 @@ def ladders(table: Table, folder: Path, template: Path) -> None:
             say(f"resume: {done.code}, {last_words(done)}")
 
 
-def main(parts: list[str]) -> int:
+def chosen(damages: dict[str, Damage], word: str) -> dict[str, Damage]:
+    return {name: damage for name, damage in damages.items() if word in name}
+
+
+def main(words: list[str]) -> int:
     table = Table("corruptions")
-    parts = parts or ["result", "events", "config", "checkpoint", "folder", "ladder"]
+    parts = dict(word.partition(":")[::2] for word in words)
+    parts = parts or dict.fromkeys(["result", "events", "config", "checkpoint", "folder", "ladder"], "")
     with workplace() as folder:
         whole = start(folder / "template")
         wait(lambda: (whole / "result.json").exists() and ended(whole), "the run")
@@ -289,10 +294,10 @@ def main(parts: list[str]) -> int:
         shutil.rmtree(cut / "checkpoints" / "step-6", ignore_errors=True)
         for name, damages in (("result", RESULT), ("events", EVENTS), ("folder", FOLDER)):
             if name in parts:
-                finished(table, folder, f"{name} of a finished run", damages, whole)
+                finished(table, folder, f"{name} of a finished run", chosen(damages, parts[name]), whole)
         for name, damages in (("events", EVENTS), ("config", CONFIG), ("checkpoint", CHECKPOINT), ("folder", FOLDER)):
             if name in parts:
-                killed(table, folder, f"{name} of a killed run", damages, cut, expected)
+                killed(table, folder, f"{name} of a killed run", chosen(damages, parts[name]), cut, expected)
         if "ladder" in parts:
             settings = ("train.steps=2", "train.batch=2", "evaluation.rows=2", "evaluation.max_new_tokens=2")
             words = [word for value in settings for word in ("--set", value)]

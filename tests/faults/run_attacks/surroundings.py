@@ -1,7 +1,7 @@
 """Run where something around the run is wrong: limits, locks that fail, a clock that jumps, two users, small disks.
 
 `python -m tests.faults.run_attacks.surroundings [PART …]`:
-`limits`, `locks`, `clock`, `users`, `disk`; all unless given.
+`limits`, `processes`, `locks`, `clock`, `users`, `disk`; all unless given.
 """
 
 from __future__ import annotations
@@ -82,6 +82,9 @@ def limits(table: Table, folder: Path) -> None:
             assert killed or not done.clean, f"{done.clean}: {(done.err or done.out)[-300:]}"
             say(told(done))
             not_alive(runs)
+
+
+def processes(table: Table, folder: Path) -> None:
     for name, count in (("no further process", 0), ("2 further processes", 2)):
         with table.attack(f"limit: {name}, as a user") as say:
             runs = own_folder(folder / f"processes{count}", USERS[0])
@@ -291,16 +294,18 @@ def in_reach_of_others(parts: list[str], folder: Path) -> int | None:
 
 def main(parts: list[str]) -> int:
     table = Table("surroundings")
-    if {"users", "limits"} & set(parts or ["users"]):
+    if {"users", "processes"} & set(parts or ["users"]):
         with tempfile.TemporaryDirectory() as folder:
             status = in_reach_of_others(parts, Path(folder))
         if status is not None:
             return status
     with workplace() as folder:
-        parts = parts or ["limits", "locks", "clock", "users", "disk"]
+        parts = parts or ["limits", "processes", "locks", "clock", "users", "disk"]
         library = compiled(folder)
         if "limits" in parts:
             limits(table, folder)
+        if "processes" in parts:
+            processes(table, folder)
         if "locks" in parts:
             locks(table, folder, library)
         if "clock" in parts:

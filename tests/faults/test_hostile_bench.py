@@ -99,7 +99,7 @@ def look_at_everything(terminal: Terminal, seen: list[str]) -> None:
     terminal.press("escape")
     open_and_walk(terminal, ["l"], "o report", "ladder", seen)
     terminal.press("d", "down", "down")
-    open_and_walk(terminal, ["enter"], "trained", "inspector", seen)
+    open_and_walk(terminal, ["enter"], "in the loss", "inspector", seen)
     open_and_walk(terminal, ["d", "a"], "jsonl", "picker", seen)
     terminal.press("escape")
     terminal.resize(60, 20)

@@ -1,6 +1,7 @@
 """Kill workers in every phase, ladders, and reports while they are written; print what was lost.
 
-`python -m tests.faults.run_attacks.kills [WORKER_KILLS] [LADDER_KILLS] [REPORT_KILLS]` (28, 8 and 8 unless given).
+`python -m tests.faults.run_attacks.kills [WORKER_KILLS] [LADDER_KILLS] [REPORT_KILLS] [SEED]` (28, 8, 8 and 13 unless
+given).
 """
 
 from __future__ import annotations
@@ -76,13 +77,13 @@ def kill_workers(table: Table, folder: Path, kills: int, rng: random.Random) -> 
         run, here = start(folder / "runs"), 0
         after = 0
         while here < 5 and done < kills:
-            name, moment = MOMENTS[(done * 5 + here) % len(MOMENTS)] if rng.random() < 0.8 else rng.choice(MOMENTS)
+            name, moment = MOMENTS[(done * 5 + 2 * here) % len(MOMENTS)] if rng.random() < 0.8 else rng.choice(MOMENTS)
             with table.attack(f"SIGKILL of a worker at: {name}") as say:
                 wait(lambda: reached(run, moment, after) or ended(run), name)  # noqa: B023
                 time.sleep(rng.choice([0.0, 0.0, 0.02, 0.1]))
                 killed = kill(run)
-                done, here = done + 1, here + 1
-                say("killed" if killed else "it had ended")
+                done, here = done + killed, here + 1
+                say("killed" if killed else "it had ended before")
                 after = len(lines(run))
                 if (run / "result.json").exists():
                     say("finished")
@@ -182,8 +183,8 @@ def kill_reports(table: Table, ladder: Path, kills: int, rng: random.Random) -> 
         assert done.code == 0, done.err
 
 
-def main(workers: int = 28, ladders: int = 8, reports: int = 8) -> int:
-    table, rng = Table("kills"), random.Random(13)
+def main(workers: int = 28, ladders: int = 8, reports: int = 8, seed: int = 13) -> int:
+    table, rng = Table("kills"), random.Random(seed)
     with workplace() as folder:
         kill_workers(table, folder, workers, rng)
         ladder = kill_ladders(table, folder, ladders, rng)

@@ -13,13 +13,14 @@ import time
 from pathlib import Path
 
 from engine import __version__
-from engine.contract import end_record, locks
-from engine.contract.config_check import check_unchanged
-from engine.contract.end_record import EndRecord
-from engine.contract.errors import UserError
-from engine.contract.events import End, Error, EventLog, Hello, Phase
-from engine.contract.files import no_room
-from engine.contract.rundir import (
+from engine.config.errors import UserError
+from engine.config.files import no_room
+from engine.runs import end_record, locks
+from engine.runs.config_check import check_unchanged
+from engine.runs.device_queue import wait_turn
+from engine.runs.end_record import EndRecord
+from engine.runs.events import End, Error, EventLog, Hello, Phase
+from engine.runs.run_dir import (
     Frozen,
     RunDir,
     last_event,
@@ -27,8 +28,7 @@ from engine.contract.rundir import (
     set_values,
     write_end,
 )
-from engine.contract.signals import Stopping
-from engine.contract.turns import wait_turn
+from engine.runs.stop_request import Stopping
 
 
 def main(arguments: list[str]) -> int:
@@ -101,7 +101,7 @@ def live(run: RunDir, frozen: Frozen) -> int:
         return 0
 
     try:
-        from engine.worker import work
+        from engine.worker.main import work
     except (ImportError, MemoryError, SystemError, RuntimeError) as error:  # a broken package, no memory, no threads
         reason = f"the libraries cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
         log.write(Error(text=reason))

@@ -13,11 +13,11 @@ from hostile import strings
 from made_ladder import made_ladder
 
 import engine
-from engine.contract import events, rundir
-from engine.contract.ladder import Sentence
-from engine.contract.ladderdir import LadderDir
-from engine.contract.library import effective
-from engine.contract.rundir import RunDir
+from engine.config.preset_library import effective
+from engine.runs import events, run_dir
+from engine.runs.ladder import Sentence
+from engine.runs.ladder_dir import LadderDir
+from engine.runs.run_dir import RunDir
 
 LONGEST_NAME = 150
 """Characters of a file's name."""
@@ -144,14 +144,14 @@ def _ladder(runs: Path) -> LadderDir:
 def _runs(runs: Path) -> RunDir:
     """Runs that died, with hostile words wherever there are some; a newest one, and one of each hostile name."""
     for text in strings("n")[:30]:
-        run = rundir.create(runs, "demo-lora", effective("demo-lora", None, {}))
+        run = run_dir.create(runs, "demo-lora", effective("demo-lora", None, {}))
         run.path.rename(runs / f"20260101-000000-{as_name(text)}-0a0b")
     made = [_died(runs) for _ in range(2)]
     return max(made, key=lambda run: run.name)
 
 
 def _died(runs: Path) -> RunDir:
-    run = rundir.create(runs, "demo-lora", effective("demo-lora", None, {}))
+    run = run_dir.create(runs, "demo-lora", effective("demo-lora", None, {}))
     log = events.EventLog(run.events_file)
     log.write(events.Hello(pid=1, host=strings("e")[0], version="0"))
     for text in strings("e"):

@@ -9,11 +9,11 @@ from typing import Any
 
 from made_runs import BEGIN, GIB, HOSTILE, ITEMS, METHODS, STEPS, write_events, write_predictions
 
-from engine.contract import rundir
-from engine.contract.ladder import Comparison, Entry, Estimate, Ladder, Plan, Rent, Row, Rung, Sentence, Spread, Work
-from engine.contract.ladderdir import LadderDir, create
-from engine.contract.preset import Preset, resolve
-from engine.contract.result import Interval, Peak
+from engine.config.preset import Preset, resolve
+from engine.runs import run_dir
+from engine.runs.ladder import Comparison, Entry, Estimate, Ladder, Plan, Rent, Row, Rung, Sentence, Spread, Work
+from engine.runs.ladder_dir import LadderDir, create
+from engine.runs.result import Interval, Peak
 
 
 def made_ladder(
@@ -101,7 +101,7 @@ def _trial(method: str, number: int, rate: float) -> Entry:
 
 def _entry(runs: Path, method: str, seed: int, hostile: bool, card: bool, metric: str) -> Entry:
     overrides: dict[str, Any] = {"train.seed": seed, "train.learning_rate": 5e-4}
-    run = rundir.create(runs, "demo-lora", resolve(Preset("demo-lora", {}), method, overrides))  # type: ignore[arg-type]
+    run = run_dir.create(runs, "demo-lora", resolve(Preset("demo-lora", {}), method, overrides))  # type: ignore[arg-type]
     write_events(run, method, seed, card)
     write_predictions(run, method, seed, hostile, base=method == "qlora", metric=metric)
     return Entry(

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from engine.contract import events, rundir
-from engine.contract.rundir import RunDir
+from engine.runs import events, run_dir
+from engine.runs.run_dir import RunDir
 
 BEGIN = 1_795_600_000.0
 ITEMS = 40
@@ -135,7 +135,7 @@ def write_predictions(
                 "tuned": _answer(answer, right, metric),
             }
         )
-    rundir.write_atomically(run.predictions_file, b"\n".join(map(msgspec.json.encode, lines)) + b"\n")
+    run_dir.write_atomically(run.predictions_file, b"\n".join(map(msgspec.json.encode, lines)) + b"\n")
 
 
 def _answer(output: str, right: bool, metric: str) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from engine.contract.errors import UserError
-from engine.contract.schema import Data
+from engine.config.errors import UserError
+from engine.config.schema import Data
 from engine.data.formats import Example, Format, Problem, agree, converse, detect
 from engine.data.source import Source, read
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.contract.ladder import BASE, Ladder, Row, Work
-from engine.ladder.answers import Evidence
+from engine.ladder.aggregate import add_statistics
 from engine.ladder.findings import Findings, find
-from engine.ladder.measures import add_statistics
+from engine.ladder.results import Evidence
 from engine.ladder.statistics import Answers
 from engine.ladder.verdict import verdict
+from engine.runs.ladder import BASE, Ladder, Row, Work
 
 METHODS = {BASE: BASE, "qlora": "qlora", "lora": "lora", "full": "full"}
 

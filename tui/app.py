@@ -19,21 +19,21 @@ from textual.filter import LineFilter, NoColor
 from textual.geometry import Size
 from textual.widget import Widget
 
-from engine.contract.text import visible
+from engine.config.text import visible
 from tui.commands import bindings, clashes, every, key_of
 from tui.output.console import Terminal
 from tui.output.cursor import FATAL
 from tui.screens.bench import BenchScreen
 from tui.screens.small import SmallScreen, too_small
 from tui.settings import Settings, read_settings
-from tui.terminal.abilities import hung_up, suited_theme
+from tui.terminal.ascii_driver import Plain
+from tui.terminal.capabilities import hung_up, suited_theme
+from tui.terminal.diff_driver import Painter
 from tui.terminal.literal import Literal
-from tui.terminal.painted import Painter
-from tui.terminal.plain import Plain
 from tui.terminal.themes import AUTO, legible, remember, remembered
 
 if TYPE_CHECKING:
-    from tui.following.machine import Sampler
+    from tui.live.machine import Sampler
 
 LEAVING = (*FATAL, signal.SIGINT)
 """Signals on which the terminal is restored; Textual alone would leave it in the alternate screen."""
@@ -132,7 +132,7 @@ class Workbench(Painter):
 
     def _settle(self) -> None:
         """After the first picture: what would have made one wait for it."""
-        from tui.following.machine import Sampler
+        from tui.live.machine import Sampler
 
         gc.freeze()
         gc.enable()
@@ -204,9 +204,9 @@ class Workbench(Painter):
         return suited_theme(colours) if self.settings.theme == AUTO else self.settings.theme
 
     def _farewell(self) -> str:
-        from engine.contract import ladderdir
+        from engine.runs import ladder_dir
 
-        if climbing := next((one for one in self.bench.read_all(ladderdir.iterate(self.runs)) if one.is_live()), None):
+        if climbing := next((one for one in self.bench.read_all(ladder_dir.iterate(self.runs)) if one.is_live()), None):
             return f"detached; the ladder {climbing.name} goes on: `ftbench` and l, or `ftbench attach {climbing.name}`"
         live = [run for run in self.bench.live_runs() if run.is_live()]  # one may have ended since the last look
         if not live:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # imported where they are needed: the first picture has a choice, and has looked at no preset yet
-    from engine.contract.preset import Effective, Flat
-    from engine.contract.schema import Method
+    from engine.config.preset import Effective, Flat
+    from engine.config.schema import Method
 
 QUIET = ("title", "about", "slot")
 
@@ -39,21 +39,21 @@ class Choice:
 
     def effective(self) -> Effective:
         """The whole configuration. Raises UserError for what does not go together."""
-        from engine.contract.library import effective
+        from engine.config.preset_library import effective
 
         return effective(self.preset, self.method, self.overrides())
 
     @property
     def name(self) -> str:
-        from engine.contract.library import called
+        from engine.config.preset_library import called
 
         return called(self.preset)
 
 
 def changes(before: Effective | None, after: Effective) -> list[str]:
     """`train.batch 16 -> 8` for every key in which two configurations differ."""
-    from engine.contract.preset import flatten
-    from tui.show import setting
+    from engine.config.preset import flatten
+    from tui.format import setting
 
     if before is None:
         return []

@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from engine.contract.account import IGNORED, ColumnUse, RowAccount, in_order, rows_in_short
-from engine.contract.errors import Notice
-from engine.contract.overlap import SplitOverlap, overlap_sentence
-from engine.contract.text import amount, visible
+from engine.config.errors import Notice
+from engine.config.text import amount, visible
+from engine.runs.account import IGNORED, ColumnUse, RowAccount, in_order, rows_in_short
+from engine.runs.overlap import SplitOverlap, overlap_sentence
 
 EXAMPLE = 24
 """Characters shown of an example value."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from engine.contract.schema import Method
+    from engine.config.schema import Method
 
 NAMES: dict[Method, str] = {"qlora": "QLoRA", "lora": "LoRA", "full": "Full"}
 TRAINS: dict[Method, str] = {

@@ -12,9 +12,10 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.style import Style
 
-from engine.contract import library, rundir
-from engine.contract.rundir import RunDir
-from engine.contract.text import visible
+from engine.config import preset_library
+from engine.config.text import visible
+from engine.runs import run_dir
+from engine.runs.run_dir import RunDir
 from tui.commands import TABLES, key_of
 from tui.data.datasets import EMBEDDED, offered
 
@@ -72,7 +73,7 @@ def presets(app: Workbench) -> Iterator[Entry]:
         bench = app.back_to_bench()
         bench.choosing.choose(bench.choosing.choice.with_preset(name))
 
-    for listed in library.list_presets():
+    for listed in preset_library.list_presets():
         if listed.preset:
             values = listed.preset.values
             title, about = values.get("title", ""), values.get("about", "")
@@ -85,7 +86,7 @@ def runs(app: Workbench) -> Iterator[Entry]:
     def watch(run: RunDir) -> None:
         app.back_to_bench().watch_run(run)
 
-    newest = sorted(app.bench.read_all(rundir.iterate(app.runs)), key=lambda run: run.name, reverse=True)
+    newest = sorted(app.bench.read_all(run_dir.iterate(app.runs)), key=lambda run: run.name, reverse=True)
     for run in newest[:MOST_RUNS]:
         yield Entry(f"run {run.name}", "Show it on the bench.", partial(watch, run))
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import platformdirs
 
-from engine.contract.files import read_small
-from tui.terminal.abilities import needs_ascii
+from engine.config.files import read_small
+from tui.terminal.capabilities import needs_ascii
 from tui.terminal.themes import AUTO
 
 

@@ -1,4 +1,4 @@
-"""Where `ftbench` begins. The workbench is opened straight away; a verb, or help, is the business of `tui.cli`.
+"""Where `ftbench` begins. The workbench is opened straight away; a verb, or help, is the business of `tui.cli.app`.
 
 Over SSH one waits for the first picture: the machinery of the verbs, a third of the time to it, is not imported.
 """
@@ -10,13 +10,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tui.edge import at_the_edge
+from tui.cli.errors import at_the_edge
 from tui.output import streams
 
 
 @dataclass
 class Opening:
-    """The options of `ftbench` without a verb, as `tui.cli` has them."""
+    """The options of `ftbench` without a verb, as `tui.cli.app` has them."""
 
     runs: str | None = None
     ascii_only: bool = False
@@ -35,7 +35,7 @@ def main() -> None:
 def bench_options(arguments: Sequence[str]) -> Opening | None:
     """The options where there is nothing else on the command line, else None.
 
-    An option given twice is left to `tui.cli`, which refuses values in conflict; so is a blank folder.
+    An option given twice is left to `tui.cli.app`, which refuses values in conflict; so is a blank folder.
     """
     found, rest = Opening(), list(arguments)
     names = [word.partition("=")[0].replace("--no-mouse", "--mouse") for word in rest if word.startswith("--")]
@@ -57,7 +57,7 @@ def bench_options(arguments: Sequence[str]) -> Opening | None:
 
 
 def _verb() -> None:
-    from tui.cli import verbs
+    from tui.cli.app import verbs
 
     verbs()
 
@@ -66,8 +66,8 @@ def _open(opening: Opening) -> None:
     gc.disable()  # until the first picture: all that is imported stays, and looking for rubbish in it takes a fifth
     from pathlib import Path
 
-    from engine.contract.rundir import runs_folder
-    from tui.verbs.bench import open_bench
+    from engine.runs.run_dir import runs_folder
+    from tui.cli.bench import open_bench
 
     runs = runs_folder(Path(opening.runs) if opening.runs else None)
     sys.exit(open_bench(runs, opening.ascii_only, opening.mouse))

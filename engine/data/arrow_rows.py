@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from engine.contract.errors import UserError
+from engine.config.errors import UserError
 from engine.data.row_limits import ROWS_LIMIT, Raw, row, too_many_rows
 
 _BATCH_BYTES, _BATCH_ROWS = 64 << 20, 1000

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.contract.errors import Notice, UserError
-from engine.contract.schema import Data
+from engine.config.errors import Notice, UserError
+from engine.config.schema import Data
 from engine.data.column_usage import column_usage
 from engine.data.counts import SPLITS
 from engine.data.formats import Format, agree, detect

@@ -22,8 +22,8 @@ from typing import Any
 import msgspec
 import platformdirs
 
-from engine.contract.errors import Notice
-from engine.contract.files import remove_tree
+from engine.config.errors import Notice
+from engine.config.files import remove_tree
 from engine.data.packed_rows import ASSIGNED
 from engine.data.preparation import Facts, Preparation
 from engine.data.store import Columns, ColumnWriter, Damaged, checksums, mapped

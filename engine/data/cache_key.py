@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from engine.contract.schema import Data
+from engine.config.schema import Data
 from engine.data.safe_open import FILE_LIMIT
 from engine.data.source import Source
 from engine.data.store import file_sha256

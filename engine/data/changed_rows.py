@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from engine.contract import events
-from engine.contract.errors import UserError
-from engine.contract.text import amount
+from engine.config.errors import UserError
+from engine.config.text import amount
 from engine.data.counts import SPLITS
 from engine.data.prepare import Prepared
+from engine.runs import events
 
 
 def refuse_unchecked(rows: Prepared, checked: str) -> None:

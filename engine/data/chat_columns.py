@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.contract.errors import UserError
+from engine.config.errors import UserError
 from engine.data.chat_message import turns_of
 from engine.data.conversation import Example, Unusable
 from engine.data.format import Columns, Format

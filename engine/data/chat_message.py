@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.contract.errors import UserError
+from engine.config.errors import UserError
 from engine.data.conversation import Unusable
 from engine.data.loss_flags import FLAGS
 from engine.data.mapping import as_text

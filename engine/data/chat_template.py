@@ -7,7 +7,7 @@ from typing import Any
 
 import jinja2
 
-from engine.contract.errors import UserError
+from engine.config.errors import UserError
 from engine.data.template_limit import run_template
 
 REFUSED = "data.template_refused"

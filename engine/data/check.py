@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from engine.contract.errors import UserError
-from engine.contract.schema import Data
+from engine.config.errors import UserError
+from engine.config.schema import Data
 from engine.data.building import Progress
 from engine.data.counts import SHOWN, SPLITS
 from engine.data.preparation import Places, Preparation

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from engine.contract.errors import UserError
-from engine.contract.text import visible
+from engine.config.errors import UserError
+from engine.config.text import visible
 from engine.data.mapping import is_empty
 from engine.data.row_limits import Raw, described
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
-from engine.contract.errors import UserError
+from engine.config.errors import UserError
 from engine.data.reading_notes import Notes
 from engine.data.row_limits import ROWS_LIMIT, Raw, too_many_rows
 from engine.data.safe_open import ROW_LIMIT, decoded, lines

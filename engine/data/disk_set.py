@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from engine.contract.errors import UserError
+from engine.config.errors import UserError
 
 _SET, _SPLITS = "dataset_info.json", "dataset_dict.json"
 _STATE = "state.json"

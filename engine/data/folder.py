@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from engine.contract.errors import UserError
-from engine.contract.text import escaped
+from engine.config.errors import UserError
+from engine.config.text import escaped
 from engine.data.reading_notes import Notes
 from engine.data.rows import KINDS, kind
 from engine.data.safe_open import unreadable

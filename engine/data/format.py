@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from engine.contract.errors import Notice
-from engine.contract.schema import Data
+from engine.config.errors import Notice
+from engine.config.schema import Data
 from engine.data.columns import ColumnSummary, Summary
 from engine.data.conversation import Example
 from engine.data.mapping import Template, column

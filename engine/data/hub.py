@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from engine.contract.errors import UserError
+from engine.config.errors import UserError
 
 TRY_SECONDS = 5.0
 """Without an answer in this time the Hub counts as out of reach."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.contract.schema import Data
+from engine.config.schema import Data
 from engine.data.building import Progress
 from engine.data.check import Preflight, no_demands, report, sample
 from engine.data.counts import SPLITS

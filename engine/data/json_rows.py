@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from engine.contract.errors import UserError
+from engine.config.errors import UserError
 from engine.data.reading_notes import Notes
 from engine.data.row_limits import DEPTH_LIMIT, ROWS_LIMIT, Raw, deeper, described, parsed, too_deep, too_many_rows
 from engine.data.row_shapes import NESTED, is_turn, rows_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from engine.contract.errors import UserError
+from engine.config.errors import UserError
 from engine.data.row_limits import Raw
 
 WEIGHTS = ("weight", "loss_weight", "loss_scale", "train", "training", "trainable", "loss")

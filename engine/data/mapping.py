@@ -10,7 +10,7 @@ from functools import cached_property
 from string import Formatter
 from typing import Any
 
-from engine.contract.errors import UserError
+from engine.config.errors import UserError
 
 ROLES = ("prompt", "completion", "system", "text", "messages", "tools", "references")
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from engine.contract.overlap import SplitOverlap
 from engine.data.keys import KeyTable, group_numbers
+from engine.runs.overlap import SplitOverlap
 
 Place = tuple[str, int]
 """A given split and the number of a row in it, from 0."""

@@ -17,7 +17,7 @@ from itertools import islice
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-from engine.contract.errors import RunFailed, UserError
+from engine.config.errors import RunFailed, UserError
 
 Item = TypeVar("Item")
 Done = TypeVar("Done")

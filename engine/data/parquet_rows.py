@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from engine.contract.errors import UserError
+from engine.config.errors import UserError
 from engine.data.row_limits import ROWS_LIMIT, Raw, row, too_many_rows
 from engine.data.safe_open import BOMB_FLOOR, BOMB_RATIO, regular
 

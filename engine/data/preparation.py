@@ -9,12 +9,12 @@ from functools import cached_property
 import msgspec
 import numpy as np
 
-from engine.contract.errors import Notice
-from engine.contract.overlap import SplitOverlap
+from engine.config.errors import Notice
 from engine.data.column_usage import ColumnUse
 from engine.data.counts import SHOWN, SPLITS
 from engine.data.store import Columns
 from engine.data.tokenized import TokenizedRows
+from engine.runs.overlap import SplitOverlap
 
 
 class Places(msgspec.Struct):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from engine.contract.errors import Notice
-from engine.contract.text import amount, percent
+from engine.config.errors import Notice
+from engine.config.text import amount, percent
 from engine.data.counts import SHOWN, SPLITS
 from engine.data.problem_kinds import REASONS as TOKENIZING
 from engine.data.row_notes import meaning

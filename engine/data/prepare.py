@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from engine.contract.errors import Notice, UserError
-from engine.contract.schema import Data
-from engine.contract.split_version import SPLIT_VERSION
+from engine.config.errors import Notice, UserError
+from engine.config.schema import Data
+from engine.config.split_version import SPLIT_VERSION
 from engine.data import cache
 from engine.data.building import Builder, Progress
 from engine.data.cache_key import Digests, cache_key, file_digests

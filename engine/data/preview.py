@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from engine.contract.schema import Data
+from engine.config.schema import Data
 from engine.data.conversation import Problem
 from engine.data.counts import counted
 from engine.data.format import Format

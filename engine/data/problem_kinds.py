@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.contract.errors import UserError
+from engine.config.errors import UserError
 from engine.data import dropped
 from engine.data.chat_template import FAILED, REFUSED
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from engine.contract.errors import Notice, UserError
-from engine.contract.schema import Data
+from engine.config.errors import Notice, UserError
+from engine.config.schema import Data
 from engine.data.chat_columns import chat_style
 from engine.data.columns import Summary
 from engine.data.conversation import Example, Problem, Unusable

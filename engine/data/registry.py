@@ -6,8 +6,8 @@ import difflib
 import importlib
 from functools import cache
 
-from engine.contract.data_formats import format_names, module_name
-from engine.contract.errors import UserError
+from engine.config.data_formats import format_names, module_name
+from engine.config.errors import UserError
 from engine.data.format import DataFormat
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.contract.errors import UserError
+from engine.config.errors import UserError
 from engine.data import dropped
 from engine.data.chat_template import ERRORS, ChatTemplate, has_template
 from engine.data.conversation import Example, Problem

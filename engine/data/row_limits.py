@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from engine.contract.errors import UserError
+from engine.config.errors import UserError
 from engine.data.safe_open import ROW_LIMIT
 
 DEPTH_LIMIT = 64

@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import chain, count
 from pathlib import Path
 
-from engine.contract.errors import UserError
+from engine.config.errors import UserError
 from engine.data.columns import Summary, summarize
 from engine.data.csv_rows import read_csv
 from engine.data.json_rows import no_rows, read_json, read_lines

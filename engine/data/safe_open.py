@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from engine.contract.errors import UserError
+from engine.config.errors import UserError
 
 ROW_LIMIT = 16 << 20
 """Bytes of one row: a longer line is a broken file, not a training example."""

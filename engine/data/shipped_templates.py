@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from engine.contract.catalogue import CATALOGUE, pulled_folder
-from engine.contract.errors import UserError
+from engine.config.catalog import CATALOGUE, pulled_folder
+from engine.config.errors import UserError
 from engine.data.chat_template import ERRORS, has_template
 
 FOLDER = Path(__file__).parent.parent / "assets" / "templates"

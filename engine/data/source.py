@@ -10,9 +10,9 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from engine.assets import tickets_folder
-from engine.contract.errors import UserError
-from engine.contract.library import is_hub_id
-from engine.contract.schema import Data
+from engine.config.errors import UserError
+from engine.config.preset_library import is_hub_id
+from engine.config.schema import Data
 from engine.data.arrow_rows import arrow_files, arrow_rows
 from engine.data.disk_set import is_disk_set, load_disk_set
 from engine.data.folder import data_files

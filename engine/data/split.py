@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from engine.contract.errors import Notice
-from engine.contract.overlap import SplitOverlap
-from engine.contract.split_version import SPLIT_VERSION
-from engine.contract.text import amount, percent
+from engine.config.errors import Notice
+from engine.config.split_version import SPLIT_VERSION
+from engine.config.text import amount, percent
 from engine.data.conversation import Example
 from engine.data.keys import KeyTable, group_numbers
 from engine.data.near_duplicates import THRESHOLD, WARNED_SHARE, NearDuplicates
 from engine.data.overlap import Overlap, overlap
 from engine.data.split_rows import OVER_LIMIT, SHARED, TEST, TRAIN, VALIDATION, Shares, assign_v2
 from engine.data.split_v1 import assign_v1
+from engine.runs.overlap import SplitOverlap
 
 SIDES = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 

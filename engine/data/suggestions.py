@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from engine.contract.errors import Notice, UserError
-from engine.contract.schema import Data
+from engine.config.errors import Notice, UserError
+from engine.config.schema import Data
 from engine.data.conversation import Example
 from engine.data.format import Format
 from engine.data.recognition import converse, recognize

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from engine.contract.errors import UserError
+from engine.config.errors import UserError
 
 SECONDS = 5.0
 """Of CPU time for one row; templates take about 0.0001."""

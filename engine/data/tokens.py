@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from engine.contract.errors import UserError
+from engine.config.errors import UserError
 from engine.data.chat_template import ChatTemplate
 from engine.data.conversation import Example, Problem
 from engine.data.encoding import ChatEncoder, Encoder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.contract.errors import UserError
+from engine.config.errors import UserError
 from engine.data.answers import Answer
 from engine.data.chat_message import message, text_of, tools_of
 from engine.data.conversation import EMPTY_TURN, Example, Unusable

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.contract.errors import UserError
+from engine.config.errors import UserError
 from engine.data.items import EvaluationItem
 from engine.data.tokens import IGNORED, Row
 from engine.evaluation.metrics import squeezed

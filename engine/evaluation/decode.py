@@ -8,9 +8,9 @@ from itertools import islice
 
 import torch
 
-from engine.evaluation.drafts import ORDERS, Drafts, worthwhile
 from engine.evaluation.forward import Forward, unfilled
-from engine.evaluation.kv import RunningCache
+from engine.evaluation.kv_cache import RunningCache
+from engine.evaluation.ngram_speculation import ORDERS, Drafts, worthwhile
 from engine.evaluation.prefill import Prefill
 from engine.training.batches import PADDED_TOKENS
 

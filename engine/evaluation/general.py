@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from engine.assets import general_file, tiny_general_file
-from engine.contract.errors import UserError
-from engine.contract.result import General
-from engine.contract.schema import Config
+from engine.config.errors import UserError
+from engine.config.schema import Config
 from engine.data.tokens import IGNORED, Row
 from engine.evaluation.score import row_losses
+from engine.runs.result import General
 from engine.training.batches import Layout, answer_tokens
 
 LONGEST = 512

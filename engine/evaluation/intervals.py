@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from engine.contract.result import Interval
+from engine.runs.result import Interval
 
 RESAMPLES = 2000
 

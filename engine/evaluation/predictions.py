@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from engine.contract.files import write_atomically
+from engine.config.files import write_atomically
 from engine.data.items import EvaluationItem
 from engine.evaluation.score import Item
 

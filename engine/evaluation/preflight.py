@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from engine.contract.errors import UserError
-from engine.contract.schema import Config, Evaluation, Model
+from engine.config.errors import UserError
+from engine.config.schema import Config, Evaluation, Model
 from engine.data.prepare import Prepared
 from engine.data.tokenized import lengths_of
 from engine.data.tokens import Row

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.contract.result import Interval, Score
 from engine.data.items import EvaluationItem, all_rows
 from engine.data.tokens import Row
+from engine.evaluation.choice_scoring import Chooser
 from engine.evaluation.choices import Choices
 from engine.evaluation.forward import bare, within_memory
 from engine.evaluation.generate import Generator
 from engine.evaluation.intervals import bootstrap, of_scores
-from engine.evaluation.largest import answer_at_largest, longest_answers
-from engine.evaluation.likeliest import Chooser
 from engine.evaluation.metrics import best_score
 from engine.evaluation.row_loss import RowLoss
+from engine.evaluation.worst_case import answer_at_largest, longest_answers
+from engine.runs.result import Interval, Score
 from engine.training.batches import Layout, answer_tokens, held_out_passes, lay_out, loss_weight
 from engine.training.guards import OutOfMemory
 from engine.training.loss import answer_logits, answer_weights, keeps_logits

@@ -9,15 +9,15 @@ import time
 import traceback
 from pathlib import Path
 
-from engine.contract import end_record, locks
-from engine.contract.end_record import EndRecord
-from engine.contract.errors import RunFailed, UserError
-from engine.contract.files import no_room
-from engine.contract.ladder import Ladder, Outcome, Plan
-from engine.contract.ladderdir import LadderDir
-from engine.contract.signals import Stopped, Stopping
-from engine.ladder.climb import Climb
-from engine.ladder.stages import Stages
+from engine.config.errors import RunFailed, UserError
+from engine.config.files import no_room
+from engine.ladder.pipeline import Stages
+from engine.ladder.runner import Climb
+from engine.runs import end_record, locks
+from engine.runs.end_record import EndRecord
+from engine.runs.ladder import Ladder, Outcome, Plan
+from engine.runs.ladder_dir import LadderDir
+from engine.runs.stop_request import Stopped, Stopping
 
 
 def main(arguments: list[str]) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from engine.contract.ladder import Row, Spread, Topic
 from engine.ladder import format as say
 from engine.ladder.findings import Findings, Holds, training_peak
+from engine.runs.ladder import Row, Spread, Topic
 
 Said = tuple[Topic, str]
 """Topic and sentence."""

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from engine.contract.ladder import BASE, BASES, Comparison, Finding, Ladder, Row, Spread
-from engine.contract.result import Interval, Peak
+from engine.runs.ladder import BASE, BASES, Comparison, Finding, Ladder, Row, Spread
+from engine.runs.result import Interval, Peak
 
 QUALITY, COST = 0.94, 1 / 8
 """The rule of thumb: QLoRA keeps this share of full fine-tuning's quality at this share of its cost."""

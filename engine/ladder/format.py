@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from engine.contract.ladder import Spread
-from engine.contract.result import Interval
+from engine.runs.ladder import Spread
+from engine.runs.result import Interval
 
 ABSENT = "–"
 NAMES = {"base": "base", "base-4bit": "4-bit base", "qlora": "QLoRA", "lora": "LoRA", "full": "full"}

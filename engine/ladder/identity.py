@@ -8,11 +8,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from engine.contract.errors import UserError
-from engine.contract.preset import flatten
-from engine.contract.rundir import RunDir, iterate, read_frozen
-from engine.contract.schema import Config
-from engine.contract.split_version import OLDEST
+from engine.config.errors import UserError
+from engine.config.preset import flatten
+from engine.config.schema import Config
+from engine.config.split_version import OLDEST
+from engine.runs.run_dir import RunDir, iterate, read_frozen
 
 SAYS_NOTHING = ("title", "about", "slot", "cost.price_per_hour", "cost.currency")
 _WORK = re.compile(rb'^work = "([0-9a-f]{64})"$', re.MULTILINE)

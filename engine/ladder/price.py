@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from engine.contract import cards
-from engine.contract.ladder import Ladder, Rent, Row, Rung, Spread
+from engine.config import gpu_prices
+from engine.runs.ladder import Ladder, Rent, Row, Rung, Spread
 
 
 def add_price(row: Row, rung: Rung, ladder: Ladder) -> None:
     """What the runs cost here, and the cheapest card that would hold them."""
-    known = cards.list_cards()
-    here = cards.named(str(ladder.machine.get("device", "")), known)
+    known = gpu_prices.list_cards()
+    here = gpu_prices.named(str(ladder.machine.get("device", "")), known)
     price = rung.config.cost.price_per_hour
     row.currency = rung.config.cost.currency if price is not None else here.currency if here else row.currency
     if price is None and here:
@@ -22,7 +22,7 @@ def add_price(row: Row, rung: Rung, ladder: Ladder) -> None:
     peak = row.peak
     on_card = bool(peak and (peak.nvml_used or peak.reserved))
     need = (peak.nvml_used or peak.reserved or peak.rss) if peak else None
-    card = cards.cheapest_for(need, known) if need else None
+    card = gpu_prices.cheapest_for(need, known) if need else None
     if card:
         row.rent = Rent(card=card.name, memory=card.bytes, price_per_hour=card.price_per_hour, currency=card.currency)
     if not on_card:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from engine.contract.ladder import Entry
+from engine.runs.ladder import Entry
 
 
 def grid(rate: float, count: int) -> list[float]:

@@ -23,7 +23,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.contract.result import Interval
+from engine.runs.result import Interval
 
 DRAWS = 4000
 LEVEL = 0.95

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from engine.contract.ladder import Comparison, Ladder, Row, Sentence
-from engine.contract.overlap import overlap_sentence
 from engine.ladder import format as say
 from engine.ladder.costs import Said, costs, seen
 from engine.ladder.findings import Findings, comparison, find, training_peak
 from engine.ladder.statistics import FEWEST
+from engine.runs.ladder import Comparison, Ladder, Row, Sentence
+from engine.runs.overlap import overlap_sentence
 
 ALIKE = 0.95
 """A peak above this share of another is not less memory: a resident set varies by as much from run to run."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from engine.contract.schema import Method
+from engine.config.schema import Method
 
 
 def method(name: Method) -> ModuleType:

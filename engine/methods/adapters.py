@@ -6,8 +6,8 @@ import peft
 import torch
 from transformers import PreTrainedModel
 
-from engine.contract import schema
-from engine.contract.errors import UserError
+from engine.config import schema
+from engine.config.errors import UserError
 
 
 def add_adapters(model: PreTrainedModel, adapter: schema.Adapter) -> peft.PeftModel:

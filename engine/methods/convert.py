@@ -9,8 +9,8 @@ import platformdirs
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from engine.contract.errors import UserError
-from engine.contract.files import temporary_folder
+from engine.config.errors import UserError
+from engine.config.files import temporary_folder
 
 
 def gguf_to_folder(file: Path, folder: Path | None = None, source: str = "") -> Path:

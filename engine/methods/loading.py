@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from engine.contract import schema
+from engine.config import schema
 from engine.methods.locate import Located, locate, refused
 from engine.methods.machine import Machine
 from engine.methods.model_config import config_at

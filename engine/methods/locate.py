@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.assets import tiny_folder
-from engine.contract import schema
-from engine.contract.catalogue import CATALOGUE, pulled_folder
-from engine.contract.errors import UserError
-from engine.contract.model_limits import impossible
-from engine.contract.modelfiles import impossible_model
+from engine.config import schema
+from engine.config.catalog import CATALOGUE, pulled_folder
+from engine.config.errors import UserError
+from engine.config.model_files import impossible_model
+from engine.config.model_limits import impossible
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
-from engine.contract import schema
+from engine.config import schema
 from engine.methods import adapters
 from engine.methods.loading import load_weights
 from engine.methods.machine import Machine

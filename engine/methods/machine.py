@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from transformers.utils import is_flash_attn_2_available
 
-from engine.contract.processor import has_bf16
+from engine.hardware.cpu import has_bf16
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from engine.contract import schema
-from engine.contract.model_limits import impossible
-from engine.contract.modelfiles import impossible_model
+from engine.config import schema
+from engine.config.model_files import impossible_model
+from engine.config.model_limits import impossible
 from engine.methods.locate import Located, locate, refused
 
 

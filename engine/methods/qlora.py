@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
-from engine.contract import schema
-from engine.contract.errors import UserError
+from engine.config import schema
+from engine.config.errors import UserError
 from engine.methods import adapters
 from engine.methods.loading import load_weights
 from engine.methods.machine import Machine

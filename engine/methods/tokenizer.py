@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from engine.contract import schema
-from engine.contract.errors import UserError
+from engine.config import schema
+from engine.config.errors import UserError
 from engine.data.chat_template import ChatTemplate
 from engine.data.shipped_templates import template_text
 from engine.methods.locate import Located, locate, refused

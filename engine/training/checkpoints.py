@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine.contract.files import remove_tree, write_atomically
+from engine.config.files import remove_tree, write_atomically
 from engine.training.guards import DiskFull, is_disk_full
 
 MANIFEST = "manifest.json"

@@ -7,7 +7,7 @@ import gc
 
 import torch
 
-from engine.contract.files import no_room
+from engine.config.files import no_room
 
 
 class Diverged(Exception):

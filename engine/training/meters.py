@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 import torch
 
-from engine.contract.events import Memory
-from engine.contract.nvml import Nvml, NvmlCard, ids_are_ours
+from engine.hardware.nvml import Nvml, NvmlCard, ids_are_ours
+from engine.runs.events import Memory
 
 
 def training_card() -> NvmlCard | None:

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from engine.contract import schema
-from engine.contract.errors import UserError
+from engine.config import schema
+from engine.config.errors import UserError
 from engine.data.tokens import Row
 from engine.training import checkpoints
 from engine.training.batches import Layout, Schedule, StepDataset, lay_out, loss_weight, passes

@@ -12,7 +12,7 @@ from pilot import play, shown, start, wait_for
 from textual.pilot import Pilot
 from textual.widgets import OptionList
 
-from engine.contract import rundir
+from engine.runs import run_dir
 from tui.app import Workbench
 from tui.commands import TABLES, TAKEN, every
 from tui.screens.ask import AskScreen
@@ -122,7 +122,7 @@ def test_leaving_is_detaching_and_coming_back_finds_the_run(tmp_path: Path) -> N
         await pilot.press("q")
 
     app = play(runs, leave)
-    (run,) = rundir.iterate(runs)
+    (run,) = run_dir.iterate(runs)
     assert run.is_live() and app.return_value is not None and run.name in app.return_value
 
     async def come_back(pilot: Pilot[str], app: Workbench) -> None:

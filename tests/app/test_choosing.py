@@ -8,10 +8,10 @@ import pytest
 from pilot import play, shown
 from textual.pilot import Pilot
 
-from engine.contract import library
-from engine.contract.catalogue import pulled_folder
+from engine.config import preset_library
+from engine.config.catalog import pulled_folder
 from tui.app import Workbench
-from tui.following.machine import CardSample, MachineSample, Other
+from tui.live.machine import CardSample, MachineSample, Other
 from tui.screens.text import TextScreen
 from tui.widgets.method_list import MethodList
 from tui.widgets.preset_list import PresetList
@@ -36,7 +36,7 @@ async def look(app: Workbench, pilot: Pilot[str], sample: MachineSample) -> None
     app.sampler.leave()
     app.sampler.join()
     await pilot.pause()
-    from tui.following.machine import Sampled
+    from tui.live.machine import Sampled
 
     app.bench.post_message(Sampled(sample))
     await pilot.pause()
@@ -130,7 +130,7 @@ def test_the_chosen_preset_stays_in_sight_when_the_list_shrinks(tmp_path: Path) 
 
 
 def test_a_broken_preset_is_listed_and_harms_nothing(tmp_path: Path) -> None:
-    folder = library.user_folder()
+    folder = preset_library.user_folder()
     folder.mkdir(parents=True)
     (folder / "demo-lora.toml").write_text("[train]\nbatch = 'many'\n")
     (folder / "\x1b[31m[red].toml").write_text("slot = 1\nnonsense")

@@ -12,7 +12,7 @@ from sets import chosen, data, lines, look_into, play, text, write
 from textual.pilot import Pilot
 from textual.widgets import OptionList
 
-from engine.contract.schema import Data
+from engine.config.schema import Data
 from engine.data.check import show
 from engine.methods.tokenizer import load_tokenizer
 from tui.app import Workbench

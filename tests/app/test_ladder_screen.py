@@ -13,10 +13,10 @@ from textual.app import App
 from textual.pilot import Pilot
 from textual.widgets import Static
 
-from engine.contract import locks
-from engine.contract.ladder import Entry
-from engine.contract.rundir import RunDir
-from tui.listing.ladder_view import bar, headline, score_bars
+from engine.runs import locks
+from engine.runs.ladder import Entry
+from engine.runs.run_dir import RunDir
+from tui.history.ladder_view import bar, headline, score_bars
 from tui.screens.ask import AskScreen
 from tui.screens.ladder import PARTS, LadderScreen
 

@@ -11,7 +11,7 @@ from sets import write
 from textual.pilot import Pilot
 from textual.widgets import Static
 
-from engine.contract import locks, rundir
+from engine.runs import locks, run_dir
 from tui.app import Workbench
 from tui.choice import Choice
 from tui.screens.ladder import LadderScreen
@@ -86,8 +86,8 @@ def test_rows_that_change_after_they_were_shown_are_not_trained_on(tmp_path: Pat
         await wait_for(pilot, lambda: app.bench.state and app.bench.state.end)
         assert app.bench.state is not None and app.bench.state.error is not None
         assert app.bench.state.error.user and "checked" in app.bench.state.error.text
-        (run,) = rundir.iterate(tmp_path / "runs")
-        assert rundir.read_frozen(run).data_fingerprint == screen.report.fingerprint != ""
+        (run,) = run_dir.iterate(tmp_path / "runs")
+        assert run_dir.read_frozen(run).data_fingerprint == screen.report.fingerprint != ""
         assert not run.checkpoints.exists()
 
     play(tmp_path / "runs", story)

@@ -12,14 +12,14 @@ from test_watching import made, notes, text, watch
 from textual.pilot import Pilot
 from textual.widgets import Static
 
-from engine.contract import launch, locks
-from engine.contract.errors import RunFailed, UserError
+from engine.config.errors import RunFailed, UserError
+from engine.runs import launch, locks
 from tui.app import Workbench
+from tui.cli.bench import open_bench
 from tui.screens.comparing import CompareScreen
 from tui.screens.runs import RunsScreen
 from tui.screens.small import SmallScreen
 from tui.settings import Settings
-from tui.verbs.bench import open_bench
 from tui.widgets.key_line import KeyLine
 from tui.widgets.log_pane import LogPane
 from tui.widgets.loss_pane import LossPane

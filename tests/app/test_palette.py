@@ -9,7 +9,8 @@ from pilot import play, shown, wait_for
 from textual.command import CommandInput, CommandList, CommandPalette
 from textual.pilot import Pilot
 
-from engine.contract import library, rundir
+from engine.config import preset_library
+from engine.runs import run_dir
 from tui.app import Workbench
 from tui.screens.runs import RunsScreen
 from tui.screens.text import TextScreen
@@ -56,7 +57,7 @@ def test_commands_of_the_screen_are_found_by_their_names(tmp_path: Path) -> None
 
 
 def test_presets_runs_and_data_are_taken_from_any_screen(tmp_path: Path, here: Path) -> None:
-    run = rundir.create(tmp_path / "runs", "demo-lora", library.effective("demo-lora", None, {}))
+    run = run_dir.create(tmp_path / "runs", "demo-lora", preset_library.effective("demo-lora", None, {}))
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await take(pilot, app, "smollm2-full")

@@ -12,7 +12,7 @@ from screen import Terminal
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
-from engine.contract import library
+from engine.config import preset_library
 from tui.app import Workbench
 from tui.screens.ask import AskScreen
 from tui.screens.name import NameScreen
@@ -29,7 +29,7 @@ batch = 8
 
 @pytest.fixture(autouse=True)
 def folder() -> Path:
-    folder = library.user_folder()
+    folder = preset_library.user_folder()
     folder.mkdir(parents=True)
     (folder / "mine.toml").write_text(OWN)
     (folder / "wrong.toml").write_text("[train]\n\nbatch = 8\nnonsense = 1\n")
@@ -55,7 +55,7 @@ def test_all_are_listed_with_what_they_would_change_and_what_is_wrong(tmp_path: 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         screen = await go_to(pilot, app, "mine")
         names = [row.key for row in screen.query_one(Table).rows]
-        assert set(names) == {listed.name for listed in library.list_presets()}
+        assert set(names) == {listed.name for listed in preset_library.list_presets()}
         assert "a batch of eight" in detail(screen) and "train.batch 16 → 8" in detail(screen)
         await go_to(pilot, app, "wrong")
         assert "nothing reads the key train.nonsense" in detail(screen) and "line 4" in detail(screen)
@@ -87,14 +87,14 @@ def test_the_present_choice_is_saved_under_a_name_that_is_free(tmp_path: Path, f
 
     play(tmp_path, story)
     assert (folder / "mine.toml").read_text() == OWN
-    assert library.effective("tuned", None, {}).config.method == "full"
+    assert preset_library.effective("tuned", None, {}).config.method == "full"
 
 
 def test_one_is_duplicated_and_only_an_own_one_deleted_after_asking(tmp_path: Path, folder: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await go_to(pilot, app, "mine")
         await pilot.press("d", "enter")
-        assert library.effective("mine-2", None, {}).config.train.batch == 8
+        assert preset_library.effective("mine-2", None, {}).config.train.batch == 8
         await pilot.press("x")
         assert isinstance(app.screen, AskScreen)
         await pilot.press("n")
@@ -110,7 +110,7 @@ def test_one_is_duplicated_and_only_an_own_one_deleted_after_asking(tmp_path: Pa
         assert app.screen is app.bench
 
     play(tmp_path, story)
-    assert (library.shipped_folder() / "demo-lora.toml").exists()
+    assert (preset_library.shipped_folder() / "demo-lora.toml").exists()
 
 
 def test_the_chosen_preset_may_be_deleted_under_the_bench(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def terminal(tmp_path: Path, folder: Path) -> Iterator[Terminal]:
 
 
 def test_a_shipped_preset_is_edited_as_a_copy_and_read_again(terminal: Terminal, tmp_path: Path, folder: Path) -> None:
-    shipped = (library.shipped_folder() / "demo-qlora.toml").read_text()
+    shipped = (preset_library.shipped_folder() / "demo-qlora.toml").read_text()
     terminal.wait("press 1-9")
     terminal.press("P")
     terminal.wait("demo-qlora")
@@ -151,7 +151,7 @@ def test_a_shipped_preset_is_edited_as_a_copy_and_read_again(terminal: Terminal,
     assert b"editing" in terminal.bytes
     assert (tmp_path / "edited").read_text().split() == [str(folder / "demo-qlora.toml")]
     assert "[train" in (folder / "demo-qlora.toml").read_text()
-    assert (library.shipped_folder() / "demo-qlora.toml").read_text() == shipped
+    assert (preset_library.shipped_folder() / "demo-qlora.toml").read_text() == shipped
     terminal.press("e")
     terminal.wait("Whole")
     terminal.press("escape")

@@ -12,9 +12,10 @@ from pilot import LONG, play, shown, start, wait_for
 from textual.pilot import Pilot
 from textual.widgets import Static
 
-from engine.contract import launch, library, locks, rundir
-from engine.contract.result import Interval, Peak, Score
-from engine.contract.rundir import RunDir
+from engine.config import preset_library
+from engine.runs import launch, locks, run_dir
+from engine.runs.result import Interval, Peak, Score
+from engine.runs.run_dir import RunDir
 from tui.app import Workbench
 from tui.screens.ask import AskScreen
 from tui.screens.comparing import CompareScreen
@@ -24,16 +25,16 @@ from tui.widgets.table import Table
 
 def made(runs: Path, number: int, preset: str = "demo-lora", status: str = "finished", **settings: object) -> RunDir:
     """A run with an outcome, as a worker would have left it."""
-    run = rundir.create(runs, preset, library.effective(preset, None, dict(settings)))
-    method = rundir.read_frozen(run).config.method
+    run = run_dir.create(runs, preset, preset_library.effective(preset, None, dict(settings)))
+    method = run_dir.read_frozen(run).config.method
     write_events(run, method, number)
-    result = rundir.blank_result(run, rundir.read_frozen(run))
+    result = run_dir.blank_result(run, run_dir.read_frozen(run))
     half = Interval(mean=number / 10, low=number / 10 - 0.05, high=number / 10 + 0.05, rows=40)
     result.status, result.reason, result.created = status, "", 1_795_600_000.0 + number  # type: ignore[assignment]
     result.after = Score(loss=Interval(mean=0.5, low=0.4, high=0.6, rows=40), perplexity=1.6, metric="json", score=half)
     result.peak = Peak(rss_training=(100 - number) << 20)
     result.seconds = {"training": 100.0 * (number % 3) + number}
-    rundir.write_result(run, result)
+    run_dir.write_result(run, result)
     return run
 
 
@@ -179,7 +180,7 @@ def test_a_run_is_run_again_with_its_frozen_configuration(tmp_path: Path) -> Non
         await pilot.press("r", "a")
         await wait_for(pilot, lambda: app.screen is app.bench and app.bench.watched and app.bench.watched != run)
         assert app.bench.watched is not None
-        assert rundir.read_frozen(app.bench.watched).config == rundir.read_frozen(run).config
+        assert run_dir.read_frozen(app.bench.watched).config == run_dir.read_frozen(run).config
         launch.stop(app.bench.watched)
         await wait_for(pilot, lambda: app.bench.watched and not app.bench.watched.is_live())
 

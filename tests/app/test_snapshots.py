@@ -29,12 +29,12 @@ from textual.color import Color
 from textual.pilot import Pilot
 from textual.screen import ModalScreen
 
-import engine.contract.folder
-from engine.contract import rundir
-from engine.contract.result import Interval, Peak, Result, Score
-from engine.contract.rundir import RunDir
+import engine.runs.folder
+from engine.runs import run_dir
+from engine.runs.result import Interval, Peak, Result, Score
+from engine.runs.run_dir import RunDir
 from tui.app import Workbench
-from tui.following.machine import CardSample, Eyes, MachineSample, Other
+from tui.live.machine import CardSample, Eyes, MachineSample, Other
 from tui.settings import Settings
 from tui.terminal.themes import contrast
 from tui.widgets.data_list import DataList
@@ -95,7 +95,7 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     time.tzset()
     numbers = count()
     monkeypatch.setattr(os, "urandom", lambda size: next(numbers).to_bytes(size, "big"))
-    monkeypatch.setattr(engine.contract.folder, "time", SimpleNamespace(strftime=lambda form: "20260102-030405"))
+    monkeypatch.setattr(engine.runs.folder, "time", SimpleNamespace(strftime=lambda form: "20260102-030405"))
     monkeypatch.setattr(socket, "gethostname", lambda: "gpu-box")
     monkeypatch.setattr(Eyes, "look", lambda self, worker: MACHINE)
     monkeypatch.setattr(MachinePane, "feed", feed_one)
@@ -112,13 +112,13 @@ def runs_of(folder: Path) -> Path:
     """A ladder and its nine runs, each with a result."""
     runs = folder / "runs"
     made_ladder(runs)
-    for run in rundir.iterate(runs):
-        rundir.write_result(run, _result(run))
+    for run in run_dir.iterate(runs):
+        run_dir.write_result(run, _result(run))
     return runs
 
 
 def _result(run: RunDir) -> Result:
-    config = rundir.read_frozen(run).config
+    config = run_dir.read_frozen(run).config
     score, seconds, loss = METHODS[config.method]
 
     def graded(value: float, nll: float) -> Score:

@@ -12,10 +12,11 @@ from made_runs import write_events
 from pilot import play, wait_for
 from textual.pilot import Pilot
 
-from engine.contract import events, library, locks, rundir
-from engine.contract.rundir import RunDir
+from engine.config import preset_library
+from engine.runs import events, locks, run_dir
+from engine.runs.run_dir import RunDir
 from tui.app import Workbench
-from tui.following.machine import CardSample, MachineSample
+from tui.live.machine import CardSample, MachineSample
 from tui.settings import Settings
 from tui.widgets.log_pane import LogPane
 from tui.widgets.loss_pane import LossPane
@@ -26,13 +27,13 @@ GIB = 1 << 30
 
 def made(runs: Path, method: str = "lora", data: str = "tickets", printed: bytes = b"", ended: bool = True) -> RunDir:
     """A run whose worker has written its events and is gone; one that has not `ended` was killed before its end."""
-    run = rundir.create(runs, f"demo-{method}", library.effective(f"demo-{method}", None, {"data.id": data}))
+    run = run_dir.create(runs, f"demo-{method}", preset_library.effective(f"demo-{method}", None, {"data.id": data}))
     write_events(run, method, 0)
     run.log_file.write_bytes(printed)
     if ended:
-        result = rundir.blank_result(run, rundir.read_frozen(run))
+        result = run_dir.blank_result(run, run_dir.read_frozen(run))
         result.status = "finished"
-        rundir.write_result(run, result)
+        run_dir.write_result(run, result)
     else:
         events = run.events_file.read_bytes().splitlines(keepends=True)
         run.events_file.write_bytes(b"".join(line for line in events if b'"type":"end"' not in line))

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import psutil
 
-from engine.contract.schema import Model
+from engine.config.schema import Model
 from engine.methods.locate import locate
 
 PROGRAMS = Path(__file__).parent / "data_peers"

@@ -16,7 +16,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from engine.contract import schema
+from engine.config import schema
 from engine.data.conversation import Example
 from engine.data.tokens import Row, tokenize_all
 from engine.methods.tokenizer import load_tokenizer

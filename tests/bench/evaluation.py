@@ -22,7 +22,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from engine.contract import schema
+from engine.config import schema
 from engine.data.prepare import prepare
 from engine.data.tokens import Row
 from engine.evaluation.choices import Choices

@@ -16,7 +16,7 @@ def train(precision: str, whole: int) -> list[int]:
     """MiB resident after the steps of SEEN."""
     import psutil
 
-    from engine.contract.schema import Config, Data, Train
+    from engine.config.schema import Config, Data, Train
     from engine.data.prepare import prepare
     from engine.methods import lora
     from engine.methods.machine import this_machine

@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from engine.contract import events, rundir
-from engine.contract.follow import stream
-from engine.contract.library import effective
-from engine.contract.rundir import RunDir
+from engine.config.preset_library import effective
+from engine.runs import events, run_dir
+from engine.runs.follow import stream
+from engine.runs.run_dir import RunDir
 
 TESTS = Path(__file__).parent.parent
 FTBENCH = [str(Path(sys.executable).with_name("ftbench"))]
@@ -28,30 +28,30 @@ PYTHON = [sys.executable, "-c"]
 RUN = """
 import sys
 from pathlib import Path
-from engine.contract import rundir
-run = rundir.RunDir(Path(sys.argv[1]))
+from engine.runs import run_dir
+run = run_dir.RunDir(Path(sys.argv[1]))
 """
 READERS: dict[str, list[str]] = {
     "`ftbench attach`": [*FTBENCH, "attach", "RUN"],
     "result of the run (a worker's end)": [
         *PYTHON,
-        RUN + "print(rundir.result_from_events(run, rundir.read_frozen(run)).steps)",
+        RUN + "print(run_dir.result_from_events(run, run_dir.read_frozen(run)).steps)",
         "RUN",
     ],
     "earlier lives (a resumed worker's start)": [
         *PYTHON,
-        RUN + "from engine.earlier_lives import earlier_lives; print(earlier_lives(run).micro_batch)",
+        RUN + "from engine.worker.earlier_lives import earlier_lives; print(earlier_lives(run).micro_batch)",
         "RUN",
     ],
     "bench: first picture": [
         *PYTHON,
-        RUN + "from tui.following.opening import Opening; print(Opening(run.events_file).first().counted)",
+        RUN + "from tui.live.opening import Opening; print(Opening(run.events_file).first().counted)",
         "RUN",
     ],
     "bench: until exact": [
         *PYTHON,
         RUN
-        + "from tui.following.opening import Opening\nopening = Opening(run.events_file); opening.first()\n"
+        + "from tui.live.opening import Opening\nopening = Opening(run.events_file); opening.first()\n"
         + "while opening.sampled: state = opening.advance()\nprint('exact')",
         "RUN",
     ],
@@ -146,10 +146,10 @@ def _at(step: int, steps: int) -> list[events.Event]:
 
 def make_run(folder: Path, count: int) -> RunDir:
     """A run with such a log, and its result."""
-    run = rundir.create(folder, "demo-lora", effective("demo-lora", None, {}))
+    run = run_dir.create(folder, "demo-lora", effective("demo-lora", None, {}))
     write_log(run.events_file, count)
     # In a process of its own: what this one holds would count as the first memory of those that it starts.
-    text = RUN + "rundir.write_result(run, rundir.result_from_events(run, rundir.read_frozen(run)))"
+    text = RUN + "rundir.write_result(run, run_dir.result_from_events(run, run_dir.read_frozen(run)))"
     subprocess.run([*PYTHON, text, str(run.path)], check=True)
     return run
 

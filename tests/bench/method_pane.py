@@ -19,12 +19,12 @@ sys.path.insert(0, str(Path(__file__).parent / "workbench"))
 from command import FTBENCH
 from session import Session
 
-from engine.contract.modelfiles import find_model
+from engine.config.model_files import find_model
 from tui.choice import Choice
-from tui.following.machine import Eyes, WatchedProcess
-from tui.forecasting.forecast import forecasts, room_of
+from tui.format import size
+from tui.live.machine import Eyes, WatchedProcess
 from tui.methods import MARK, NAMES
-from tui.show import size
+from tui.preview.memory_forecast import forecasts, room_of
 
 MOST = 0.050
 """Seconds: what was promised."""

@@ -23,11 +23,11 @@ from planning import published
 from planning.grid import SHAPES, Case, grid, others
 from planning.measure import MACHINE, Measured, measured_apart, quieten
 
-from engine.contract.preset import Preset, resolve
-from engine.contract.schema import METHODS
-from engine.planning.dry_run import dry_run
-from engine.planning.estimate import Estimate, Rows
-from engine.planning.formula import formula
+from engine.config.preset import Preset, resolve
+from engine.config.schema import METHODS
+from engine.memory.dry_run.dry_run import dry_run
+from engine.memory.formula.estimate import Estimate, Rows
+from engine.memory.formula.formula import formula
 
 PARTS = ("grid", "others", "published", "speed")
 MEDIAN, WORST, UNDER, FORMULA_WORST, PUBLISHED_WORST = 0.02, 0.05, -0.02, 0.25, 0.10

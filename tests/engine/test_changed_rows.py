@@ -11,11 +11,11 @@ from typing import Any
 from command import MICRO, events_of
 
 from engine.assets import tickets_folder
-from engine.contract import rundir
-from engine.contract.library import effective
-from engine.contract.rundir import RunDir
+from engine.config.preset_library import effective
 from engine.data.check import check
 from engine.methods.tokenizer import load_tokenizer
+from engine.runs import run_dir
+from engine.runs.run_dir import RunDir
 
 
 def checked_run(tmp_path: Path) -> tuple[RunDir, Path, dict[str, Any]]:
@@ -26,7 +26,7 @@ def checked_run(tmp_path: Path) -> tuple[RunDir, Path, dict[str, Any]]:
     chosen = effective("demo-lora", None, {**settings, "data.id": str(path)})
     config = chosen.config
     report = check(config.data, config.train.max_length, load_tokenizer(config.model))
-    run = rundir.create(tmp_path / "runs", "demo-lora", chosen, data_fingerprint=report["fingerprint"])
+    run = run_dir.create(tmp_path / "runs", "demo-lora", chosen, data_fingerprint=report["fingerprint"])
     return run, path, report
 
 

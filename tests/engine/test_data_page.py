@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from command import ftbench
 
-from engine.answer import QUESTIONS
-from tui.cli import verbs
-from tui.verbs import data
+from engine.worker.rpc_server import QUESTIONS
+from tui.cli import data
+from tui.cli.app import verbs
 
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"
 _FENCE = re.compile(r"(?:`(?P<file>[\w.]+)`:\n\n)?```(?P<kind>\w+)\n(?P<text>.*?)```", re.DOTALL)

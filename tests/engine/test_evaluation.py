@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from command import MICRO, ftbench, only_run
 
-from engine.contract.result import Result
+from engine.runs.result import Result
 
 INTENTS = {"where is my parcel": "delivery", "the lamp is broken": "broken", "i want my money back": "refund"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import set_seed
 
-from engine.contract.schema import Config, Data
+from engine.config.schema import Config, Data
 from engine.data.prepare import prepare
 from engine.methods import qlora
 from engine.methods.machine import this_machine

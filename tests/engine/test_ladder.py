@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from command import MICRO, ftbench
 
-from engine.contract.ladderdir import LadderDir, iterate
+from engine.runs.ladder_dir import LadderDir, iterate
 
 FULL_AND_LORA = ["--rung", "lora,full"]
 

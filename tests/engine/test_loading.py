@@ -10,8 +10,8 @@ import torch
 from transformers import BloomConfig, BloomForCausalLM
 
 from engine.assets import tiny_folder
-from engine.contract import schema
-from engine.contract.errors import UserError
+from engine.config import schema
+from engine.config.errors import UserError
 from engine.methods.loading import attention, load_weights
 from engine.methods.machine import Machine
 

@@ -12,7 +12,7 @@ import transformers
 from small_models import PAD, SMALL, made
 from test_loss import ROWS, SHAPES, Forgetful, ours
 
-from engine.contract import schema
+from engine.config import schema
 from engine.data.tokens import Row
 from engine.evaluation.row_loss import mean_loss
 from engine.evaluation.score import Item, row_losses, summarise

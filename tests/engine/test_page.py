@@ -10,9 +10,9 @@ from browser import CHROMIUM, Browser, browser
 from made_ladder import made_ladder
 from made_runs import BEGIN, HOSTILE
 
-from engine.contract.ladder import Ladder
 from engine.ladder.report import write
 from engine.ladder.report.words import shown
+from engine.runs.ladder import Ladder
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: install Debian's package `chromium`")
 

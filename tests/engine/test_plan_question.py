@@ -10,14 +10,14 @@ import msgspec
 import pytest
 import torch
 
-from engine.contract.ask import ask
-from engine.contract.errors import UserError
-from engine.contract.preset import Preset, resolve
-from engine.contract.schema import METHODS, Config
+from engine.config.errors import UserError
+from engine.config.preset import Preset, resolve
+from engine.config.schema import METHODS, Config
+from engine.memory.dry_run import data_rows, plan
+from engine.memory.formula.memory_budget import Room
+from engine.memory.formula.method_plan import Plan, Question
 from engine.methods.machine import Machine
-from engine.planning import datarows, plan
-from engine.planning.outlook import Plan, Question
-from engine.planning.room import Room
+from engine.runs.rpc_client import ask
 
 GIB = 1 << 30
 TINY = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
@@ -59,7 +59,7 @@ def test_a_catalogued_model_that_cannot_be_fetched_is_planned_by_its_shape() -> 
 
 
 def test_rows_are_the_datas_own_longest(tmp_path: Path) -> None:
-    """The embedded model and data: rows, steps and tokens as a run of it has them (`engine.survey` counts them too)."""
+    """Rows, steps and tokens of the embedded model and data are those of a run (`engine.worker.workload`)."""
     configs = [config("lora", train__epochs=2.0)]
     found = asked(Question(configs=configs, room=Room(name="here", device="cpu", source="system", total=8 * GIB)))
     survey = ask("ladder.survey", {"config": msgspec.to_builtins(configs[0])})["work"]
@@ -113,9 +113,9 @@ def test_what_cannot_be_planned_is_refused_in_a_line(tmp_path: Path, table: dict
 def test_data_that_would_take_long_to_read_is_not_read(tmp_path: Path) -> None:
     large = tmp_path / "large.jsonl"
     with large.open("wb") as file:
-        file.truncate(datarows.CHEAP + 1)
+        file.truncate(data_rows.CHEAP + 1)
     for name, why in ((str(large), "16 MiB of data are not read"), ("nobody/nothing", "on the Hub")):
-        found = datarows.read_rows(config("lora", data__id=name), None, CPU, given=True)
+        found = data_rows.read_rows(config("lora", data__id=name), None, CPU, given=True)
         assert isinstance(found, str) and why in found
 
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 import transformers
 
-from engine.contract.preset import Preset, resolve
+from engine.config.preset import Preset, resolve
+from engine.memory.dry_run.dry_run import dry_run
+from engine.memory.dry_run.run_forecast import as_measured
+from engine.memory.formula.allocator import CONTEXT
+from engine.memory.formula.estimate import Rows
 from engine.methods.machine import Machine
-from engine.planning.dry_run import dry_run
-from engine.planning.estimate import Rows
-from engine.planning.forecast import as_measured
-from engine.planning.pool import CONTEXT
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 from planning.grid import SHAPES, case

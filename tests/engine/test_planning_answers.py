@@ -12,10 +12,10 @@ import torch
 from small_models import FULL_ATTENTION, OTHER_CACHES, PAD, asked, generator, made, random_prompts
 
 from engine.data.tokens import Row
-from engine.evaluation.largest import answer_at_largest, longest_answers
 from engine.evaluation.score import row_losses
-from engine.planning.dry_run import dry_run
-from engine.planning.formula import formula
+from engine.evaluation.worst_case import answer_at_largest, longest_answers
+from engine.memory.dry_run.dry_run import dry_run
+from engine.memory.formula.formula import formula
 from engine.training import batches
 from engine.training.batches import Layout
 

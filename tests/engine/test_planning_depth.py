@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import transformers
 
-from engine.contract.preset import Preset, resolve
+from engine.config.preset import Preset, resolve
+from engine.memory.dry_run import dry_run as planner
+from engine.memory.dry_run.fake_model import bare_model
+from engine.memory.dry_run.layer_extrapolation import Depth, depth_of
+from engine.memory.formula.estimate import Estimate, Rows
 from engine.methods.machine import Machine
-from engine.planning import dry_run as planner
-from engine.planning.depth import Depth, depth_of
-from engine.planning.estimate import Estimate, Rows
-from engine.planning.skeleton import bare_model
 
 CPU = Machine("cpu", "a CPU", bf16=True, flash_attention=False)
 CARD = Machine("cuda", "a card", bf16=True, flash_attention=False)

@@ -9,11 +9,11 @@ import msgspec
 import pytest
 from command import ftbench
 
-from engine.answer import data_check
-from engine.contract.errors import UserError
-from engine.contract.library import effective
-from engine.contract.schema import Config
-from engine.survey import survey
+from engine.config.errors import UserError
+from engine.config.preset_library import effective
+from engine.config.schema import Config
+from engine.worker.rpc_server import data_check
+from engine.worker.workload import survey
 
 LONG = [{"prompt": f"ask {number}", "completion": "long " * 1500 + str(number)} for number in range(40)]
 PLAIN = [{"text": f"a text without a prompt {number}"} for number in range(40)]

@@ -13,13 +13,13 @@ import torch
 from command import MICRO, events_of, ftbench
 from small_models import FULL_ATTENTION, PAD, Numbers, made
 
-from engine.contract import schema
-from engine.contract.result import Result
+from engine.config import schema
 from engine.data.tokens import Row
+from engine.memory.dry_run.worst_case_batches import Own, longest_step, weight
+from engine.memory.probe import Probe, Probed, useful
 from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer
-from engine.planning.own import Own, longest_step, weight
-from engine.planning.probe import Probe, Probed, useful
+from engine.runs.result import Result
 from engine.training.batches import Layout, Schedule, passes
 from engine.training.guards import OutOfMemory
 from engine.training.meters import Meters

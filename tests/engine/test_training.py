@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer
 
-from engine.contract import schema
+from engine.config import schema
 from engine.data.prepare import prepare
 from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer, paged_bytes

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from command import MICRO, events_of, ftbench, only_run
 
-from engine.contract.result import Result
+from engine.runs.result import Result
 
 
 @pytest.mark.parametrize("method", ["qlora", "lora", "full"])

@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from command import FTBENCH, ftbench
 
-from engine.contract.ladderdir import LadderDir, iterate
-from engine.contract.rundir import RunDir
+from engine.runs.ladder_dir import LadderDir, iterate
+from engine.runs.run_dir import RunDir
 
 SHORT = [
     *("--set", "train.steps=6"),

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from engine.contract import launch
+from engine.runs import launch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 

@@ -13,9 +13,9 @@ import torch
 from command import events_of, ftbench
 from safetensors.torch import load_file
 
-from engine.contract.events import Hello, Step
-from engine.contract.follow import Follower
-from engine.contract.rundir import RunDir
+from engine.runs.events import Hello, Step
+from engine.runs.follow import Follower
+from engine.runs.run_dir import RunDir
 from engine.training.checkpoints import trouble
 
 TWO_EPOCHS = [

@@ -14,7 +14,7 @@ from command import events_of, ftbench
 from safetensors.torch import load_file, save_file
 
 from engine.assets import tiny_folder
-from engine.contract.rundir import RunDir
+from engine.runs.run_dir import RunDir
 from faults.lives import TWO_EPOCHS, kill, losses, resume, start, wait_for, wait_until_over
 
 

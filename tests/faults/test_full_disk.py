@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from command import ftbench
 
-from engine.contract import launch, rundir
-from engine.contract.errors import RunFailed
-from engine.contract.library import effective
+from engine.config.errors import RunFailed
+from engine.config.preset_library import effective
+from engine.runs import launch, run_dir
 from faults.lives import TWO_EPOCHS, start, wait_for, wait_until_over
-from tui.listing.runlist import describe
+from tui.history.run_list import describe
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_disk_that_fills_up_while_training(leave: int, disk: Path) -> None:
 
 
 def test_a_disk_that_is_full_before_the_worker_starts(disk: Path) -> None:
-    run = rundir.create(disk, "demo-lora", effective("demo-lora", None, {}))
+    run = run_dir.create(disk, "demo-lora", effective("demo-lora", None, {}))
     fill(disk, 0)
     with pytest.raises(RunFailed, match="No space left"):
         launch.wait_for_hello(run, launch.launch(run))

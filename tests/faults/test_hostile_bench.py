@@ -15,7 +15,7 @@ from screen import Terminal
 from textual.screen import Screen
 
 import tui.screens
-from engine.contract import rundir
+from engine.runs import run_dir
 from faults.lives import kill
 from tui.commands import TABLES, Command
 
@@ -135,7 +135,7 @@ def test_nothing_hostile_reaches_the_terminal(size: tuple[int, int], tmp_path: P
         assert terminal.leave() == 0
     finally:
         terminal.process.kill()
-        for run in rundir.iterate(tmp_path / "runs"):
+        for run in run_dir.iterate(tmp_path / "runs"):
             kill(run)
     shown = "\n".join(seen)
     assert [name for name, mark in SCREENS.items() if mark not in shown] == [], shown

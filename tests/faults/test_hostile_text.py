@@ -18,7 +18,7 @@ from hostile_home import Home, hostile_home
 from screen import Terminal
 from subcommands import subcommands
 
-from engine.contract import ladderdir, rundir
+from engine.runs import ladder_dir, run_dir
 
 SOURCES = ("f", "r", "p", "s", "m", "e", "l", "n", "a")
 TYPED = " ".join(strings("a")).replace("\x00", "")
@@ -58,7 +58,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     temporary = made.died.path / f".{TYPED.replace('/', '')[:60]}.tmp"
     temporary.write_text("left behind")
     yield made
-    for folder in (*rundir.iterate(made.runs), *ladderdir.iterate(made.runs)):
+    for folder in (*run_dir.iterate(made.runs), *ladder_dir.iterate(made.runs)):
         if pid := folder.pid():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -97,7 +97,7 @@ def test_a_very_long_line_of_a_log_is_cut_with_a_mark_of_how_much(home: Home) ->
 
 def test_a_traceback_shows_hostile_text_as_text() -> None:
     """Whatever raises: the last line on stderr is text, too."""
-    code = "from tui.edge import at_the_edge\ndef work(): raise LookupError('\\x1b[2J\\u202e')\nat_the_edge(work)"
+    code = "from tui.cli.errors import at_the_edge\ndef work(): raise LookupError('\\x1b[2J\\u202e')\nat_the_edge(work)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True)
     assert b"LookupError" in done.stderr and arrived(done.stderr) == []
 
@@ -125,7 +125,7 @@ def test_the_gate_lets_no_writer_through(code: str, tmp_path: Path) -> None:
     """Also those that the linter forbids."""
     program = tmp_path / "program.py"
     program.write_text(
-        "import json, sys\nfrom tui.edge import at_the_edge\ntext = json.loads(sys.argv[1])\n"
+        "import json, sys\nfrom tui.cli.errors import at_the_edge\ntext = json.loads(sys.argv[1])\n"
         f"def work():\n    code = {code!r}\n    exec(code, globals())\nat_the_edge(work)\n"
     )
     terminal = Terminal(str(program), json.dumps(" ".join(strings("a"))), cwd=tmp_path, program=sys.executable)
@@ -145,5 +145,5 @@ def test_the_linter_names_whoever_writes_past_the_gate() -> None:
         done = subprocess.run([*ruff, name, "-"], input=code, capture_output=True, text=True, cwd=root)
         return [line.split()[1] for line in done.stdout.splitlines() if "TID251" in line or "T201" in line]
 
-    assert len(offenses("tui/verbs/new.py")) >= 5
+    assert len(offenses("tui/cli/new.py")) >= 5
     assert offenses("tui/output/new.py") == []

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from command import events_of
 
-from engine.contract import launch
+from engine.runs import launch
 from faults.lives import (
     DROPOUT,
     TWO_EPOCHS,

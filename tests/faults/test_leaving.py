@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from screen import Terminal
 
-from engine.contract import library, locks, rundir
-from engine.contract.rundir import RunDir
+from engine.config import preset_library
+from engine.runs import locks, run_dir
+from engine.runs.run_dir import RunDir
 
 MODES = {
     b"\x1b[?1049h": b"\x1b[?1049l",  # the alternate screen
@@ -31,7 +32,7 @@ MODES = {
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[RunDir]:
     """A live run: we hold its lock in the worker's place."""
-    run = rundir.create(tmp_path / "runs", "demo-lora", library.effective("demo-lora", None, {}))
+    run = run_dir.create(tmp_path / "runs", "demo-lora", preset_library.effective("demo-lora", None, {}))
     held = locks.hold(run.lock_file, str(os.getpid()))
     assert held is not None
     run.events_file.write_text('{"type":"phase","name":"training","v":1,"seq":1,"t":1.0}\n')

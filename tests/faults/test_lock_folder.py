@@ -14,8 +14,9 @@ from made_ladder import made_ladder
 from screen import Terminal
 from subcommands import subcommands
 
-from engine.contract import ladderdir, library, locks, rundir
-from engine.contract.errors import UserError
+from engine.config import preset_library
+from engine.config.errors import UserError
+from engine.runs import ladder_dir, locks, run_dir
 
 NEEDS = {
     "run": ["run", "demo-lora", "--detach"],
@@ -98,7 +99,7 @@ def _as_nobody(work: Callable[[], object]) -> str:
 
 @pytest.mark.parametrize("name", NEEDS)
 def test_every_subcommand_refuses_it_before_anything_is_created(name: str, tmp_path: Path, lock_folder: Path) -> None:
-    run = rundir.create(tmp_path / "runs", "demo-lora", library.effective("demo-lora", None, {}))
+    run = run_dir.create(tmp_path / "runs", "demo-lora", preset_library.effective("demo-lora", None, {}))
     run.events_file.write_text('{"type":"phase","name":"training","v":1,"seq":1,"t":1.0}\n')
     spoil(lock_folder, "a link" if os.geteuid() else "another user's")
     before = everything(tmp_path)
@@ -111,7 +112,7 @@ def test_every_subcommand_refuses_it_before_anything_is_created(name: str, tmp_p
 
 def test_resuming_a_ladder_refuses_it_too(tmp_path: Path, lock_folder: Path) -> None:
     made_ladder(tmp_path / "runs")
-    ladder = next(ladderdir.iterate(tmp_path / "runs"))
+    ladder = next(ladder_dir.iterate(tmp_path / "runs"))
     spoil(lock_folder, "a link")
     before = everything(tmp_path)
     done = ftbench("resume", str(ladder.path), "--detach")

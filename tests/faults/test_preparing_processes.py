@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from engine.contract.errors import RunFailed, UserError
+from engine.config.errors import RunFailed, UserError
 from engine.data.parallel import in_order
 
 ENDLESS = """

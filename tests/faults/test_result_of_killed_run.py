@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.contract import launch
-from engine.contract.result import Result
-from engine.contract.rundir import RunDir
+from engine.runs import launch
+from engine.runs.result import Result
+from engine.runs.run_dir import RunDir
 from faults.lives import kill, resume, start, wait_for, wait_until_over
 
 OLD = Path(__file__).parent.parent / "old_runs" / "killed-0.1.0"

@@ -13,8 +13,9 @@ from command import FTBENCH
 from made_ladder import made_ladder
 from screen import Terminal
 
-from engine.contract import ladderdir, library, locks, rundir
-from engine.contract.folder import Folder
+from engine.config import preset_library
+from engine.runs import ladder_dir, locks, run_dir
+from engine.runs.folder import Folder
 from faults.test_leaving import still_switched
 from tui.output.cursor import FATAL
 
@@ -37,11 +38,13 @@ def follow(tmp_path: Path, held: list[int]) -> Iterator[Callable[[str], Terminal
 
     def start(name: str) -> Terminal:
         if name == "attach run":
-            folder: Folder = rundir.create(tmp_path / "runs", "demo-lora", library.effective("demo-lora", None, {}))
+            folder: Folder = run_dir.create(
+                tmp_path / "runs", "demo-lora", preset_library.effective("demo-lora", None, {})
+            )
             (folder.path / "events.jsonl").write_text('{"type":"phase","name":"training","v":1,"seq":1,"t":1.0}\n')
         elif name == "attach ladder":
             made_ladder(tmp_path / "runs")
-            folder = next(ladderdir.iterate(tmp_path / "runs"))
+            folder = next(ladder_dir.iterate(tmp_path / "runs"))
         if name.startswith("attach"):
             _hold(folder.lock_file, held)
             arguments = ["attach", str(folder.path)]
@@ -59,7 +62,7 @@ def follow(tmp_path: Path, held: list[int]) -> Iterator[Callable[[str], Terminal
         if terminal.process.poll() is None:
             terminal.process.kill()
             terminal.process.wait()
-    for run in rundir.iterate(tmp_path / "runs"):
+    for run in run_dir.iterate(tmp_path / "runs"):
         if (pid := run.pid()) not in (None, os.getpid()):
             os.kill(pid, signal.SIGKILL)
 
@@ -97,7 +100,7 @@ def test_every_command_that_hides_the_cursor_shows_it_when_it_is_killed(
 
 def test_ctrl_z_shows_the_cursor_and_fg_hides_it_again(tmp_path: Path, held: list[int]) -> None:
     """In a shell, for only a process with a parent in its session is stopped by SIGTSTP."""
-    run = rundir.create(tmp_path / "runs", "demo-lora", library.effective("demo-lora", None, {}))
+    run = run_dir.create(tmp_path / "runs", "demo-lora", preset_library.effective("demo-lora", None, {}))
     run.events_file.write_text('{"type":"phase","name":"training","v":1,"seq":1,"t":1.0}\n')
     _hold(run.lock_file, held)
     terminal = Terminal("--norc", "--noediting", "-i", cwd=tmp_path, program="/bin/bash", env={"PS1": "> "})

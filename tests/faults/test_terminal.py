@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from command import FTBENCH, MICRO, ftbench
 
-from engine.contract.rundir import RunDir
+from engine.runs.run_dir import RunDir
 from faults.lives import kill, start, wait_for, wait_until_over
 
 LONG = [word.replace("train.steps=4", "train.steps=40") for word in MICRO]

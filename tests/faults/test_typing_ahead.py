@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from screen import Terminal
 
-from engine.contract import library, rundir
+from engine.config import preset_library
+from engine.runs import run_dir
 
 
 @pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
-    rundir.create(tmp_path / "runs", "demo-lora", library.effective("demo-lora", None, {}))
+    run_dir.create(tmp_path / "runs", "demo-lora", preset_library.effective("demo-lora", None, {}))
     terminal = Terminal("--runs", str(tmp_path / "runs"), cwd=tmp_path, size=(100, 30))
     yield terminal
     terminal.process.kill()
@@ -51,4 +52,4 @@ def test_a_name_typed_before_it_is_asked_for_is_the_name(terminal: Terminal) -> 
     terminal.wait("presets; your own lie in")
     os.write(terminal.ours, b"dabc\r")
     terminal.wait("written:")
-    assert [path.name for path in library.user_folder().iterdir()] == ["abc.toml"]
+    assert [path.name for path in preset_library.user_folder().iterdir()] == ["abc.toml"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from command import events_of, ftbench, only_run
 
-from engine.contract.result import Result
+from engine.runs.result import Result
 from gpu.crowded import run_in_a_crowd
 
 pytestmark = [
@@ -58,7 +58,7 @@ def test_a_real_out_of_memory_halves_the_passes_and_the_run_finishes(tmp_path: P
 
 @pytest.mark.parametrize("name", ["adamw", "adamw_8bit", "paged_adamw_8bit"])
 def test_a_stop_changes_no_weight_and_unpages_no_state(name: str, tmp_path: Path) -> None:
-    from engine.contract import schema
+    from engine.config import schema
     from engine.methods.machine import this_machine
     from engine.methods.optimizers import make_optimizer, paged_bytes
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from command import MICRO, events_of, ftbench, only_run
 
-from engine.contract.result import Result
-from engine.contract.schema import METHODS
+from engine.config.schema import METHODS
+from engine.memory.dry_run.dry_run import dry_run
+from engine.memory.formula.allocator import CONTEXT
 from engine.methods.machine import this_machine
-from engine.planning.dry_run import dry_run
-from engine.planning.pool import CONTEXT
+from engine.runs.result import Result
 from gpu.crowded import run_in_a_crowd
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from engine.contract.ask import Leaving, Left, ask
-from engine.contract.errors import RunFailed, UserError
+from engine.config.errors import RunFailed, UserError
+from engine.runs.rpc_client import Leaving, Left, ask
 
 PYTHON = sys.executable
 SECONDS = 1.0
@@ -33,7 +33,7 @@ def answerer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Answerer:
         ended = f"def ended(): open({str(tmp_path / 'ended')!r}, 'w').write(str(time.monotonic()))\n"
         program.write_text(head + ended + textwrap.dedent(body))
         program.chmod(0o755)
-        monkeypatch.setattr("engine.contract.ask.sys.executable", str(program))
+        monkeypatch.setattr("engine.runs.rpc_client.sys.executable", str(program))
 
     return put
 
@@ -46,12 +46,12 @@ def quick(tmp_path: Path) -> Callable[[], float]:
 
 ENGINE = """
 sys.argv = ["answer", "question", str(os.getppid())]
-from engine import answer
+from engine.worker import rpc_server
 def question(arguments, progress):
     ended()
     {body}
-answer.QUESTIONS["question"] = question
-sys.exit(answer.main())
+rpc_server.QUESTIONS["question"] = question
+sys.exit(rpc_server.main())
 """
 """The real answerer with a question of our own."""
 
@@ -96,13 +96,13 @@ def test_what_was_said_last_and_the_signal_are_told(answerer: Answerer) -> None:
 
 
 def test_a_program_that_cannot_be_started_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("engine.contract.ask.sys.executable", str(tmp_path / "none"))
+    monkeypatch.setattr("engine.runs.rpc_client.sys.executable", str(tmp_path / "none"))
     with pytest.raises(RunFailed, match="No such file"):
         ask("question", {})
 
 
 def test_a_refusal_keeps_its_code(answerer: Answerer) -> None:
-    body = "from engine.contract.errors import UserError; raise UserError('wrong', 'here', 'mend it', 'data.x')"
+    body = "from engine.config.errors import UserError; raise UserError('wrong', 'here', 'mend it', 'data.x')"
     answerer(ENGINE.format(body=body))
     with pytest.raises(UserError) as refused:
         ask("question", {})
@@ -141,9 +141,9 @@ def test_a_question_that_is_left_is_over_at_once(answerer: Answerer, tmp_path: P
 
 ASKER = """
 import sys
-from engine.contract import ask
-ask.sys.executable = sys.argv[1]
-ask.ask("question", {})
+from engine.runs import rpc_client
+rpc_client.sys.executable = sys.argv[1]
+rpc_client.ask("question", {})
 """
 
 
@@ -189,7 +189,7 @@ def test_what_a_module_run_for_us_does_ends_with_us(number: signal.Signals, tmp_
     module = tmp_path / "forever.py"
     module.write_text("import os, sys, time\nopen(sys.argv[1], 'w').write(str(os.getpid()))\ntime.sleep(60)\n")
     code = (
-        "import os, subprocess, sys; subprocess.run([sys.executable, '-m', 'engine.contract.parent', str(os.getpid()), "
+        "import os, subprocess, sys; subprocess.run([sys.executable, '-m', 'engine.runs.parent', str(os.getpid()), "
         f"'forever', {str(tmp_path / 'pid')!r}])"
     )
     starter = subprocess.Popen([PYTHON, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)})

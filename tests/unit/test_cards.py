@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.contract import cards
-from engine.contract.errors import UserError
+from engine.config import gpu_prices
+from engine.config.errors import UserError
 
 GIB = 2**30
 
@@ -20,11 +20,11 @@ def own(text: str) -> None:
 
 
 def test_the_cheapest_card_that_holds_the_peak() -> None:
-    known = cards.list_cards()
+    known = gpu_prices.list_cards()
     assert [card.price_per_hour for card in known] == sorted(card.price_per_hour for card in known)
-    small, large = cards.cheapest_for(8 * GIB, known), cards.cheapest_for(60 * GIB, known)
+    small, large = gpu_prices.cheapest_for(8 * GIB, known), gpu_prices.cheapest_for(60 * GIB, known)
     assert small and large and small.price_per_hour < large.price_per_hour and large.memory >= 60
-    assert cards.cheapest_for(1000 * GIB, known) is None
+    assert gpu_prices.cheapest_for(1000 * GIB, known) is None
 
 
 @pytest.mark.parametrize(
@@ -40,13 +40,13 @@ def test_the_cheapest_card_that_holds_the_peak() -> None:
     ],
 )
 def test_a_machines_card_is_found_by_its_name(nvml: str, name: str | None) -> None:
-    found = cards.named(nvml, cards.list_cards())
+    found = gpu_prices.named(nvml, gpu_prices.list_cards())
     assert (found.name if found else None) == name
 
 
 def test_ones_own_price_hides_the_shipped_one() -> None:
     own('[[card]]\nname = "A100 80GB"\nmatch = ["A100"]\nmemory = 79.2\nprice_per_hour = 1.1\ncurrency = "EUR"\n')
-    (mine,) = [card for card in cards.list_cards() if card.name == "A100 80GB"]
+    (mine,) = [card for card in gpu_prices.list_cards() if card.name == "A100 80GB"]
     assert (mine.price_per_hour, mine.currency) == (1.1, "EUR")
 
 
@@ -56,4 +56,4 @@ def test_ones_own_price_hides_the_shipped_one() -> None:
 def test_a_broken_list_is_one_line(text: str) -> None:
     own(text)
     with pytest.raises(UserError, match="not a list of cards"):
-        cards.list_cards()
+        gpu_prices.list_cards()

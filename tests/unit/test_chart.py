@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from tui.drawing.chart import AXIS, Curve, Look, draw
-from tui.drawing.series import Series
-from tui.show import number
+from tui.charts.chart import AXIS, Curve, Look, draw
+from tui.charts.series import Series
+from tui.format import number
 
 
 def series(*values: float | None) -> Series:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from test_data_fixtures import CHATML, learnt, tokenizer, write_jsonl
 
-from engine.contract import schema
-from engine.contract.errors import UserError
-from engine.contract.schema import Data
+from engine.config import schema
+from engine.config.errors import UserError
+from engine.config.schema import Data
 from engine.data.check import check
 from engine.data.conversation import Example, Problem
 from engine.data.prepare import prepare

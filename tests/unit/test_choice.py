@@ -12,11 +12,11 @@ import torch
 import transformers
 from small_models import FULL_ATTENTION, OTHER_CACHES, PAD, SMALL, VOCABULARY, Counted, asked, made, random_prompts
 
-from engine.contract.errors import UserError
+from engine.config.errors import UserError
 from engine.data.items import evaluation_items
 from engine.data.tokens import Row
+from engine.evaluation.choice_scoring import Bounds, Chooser
 from engine.evaluation.choices import Choices
-from engine.evaluation.likeliest import Bounds, Chooser
 from engine.evaluation.score import row_losses
 from engine.training.batches import Layout
 from engine.training.guards import OutOfMemory

@@ -12,18 +12,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine.contract import ladderdir, launch, locks, rundir
-from engine.contract.errors import UserError
-from engine.contract.events import Status
-from engine.contract.ladder import Entry, Ladder, Plan, Work
-from engine.contract.ladderdir import LadderDir
-from engine.contract.ladderplan import make_plan
-from engine.contract.preset import Effective
-from engine.contract.rundir import RunDir
-from engine.contract.signals import Stopped, Stopping
-from engine.ladder.climb import Climb
+from engine.config.errors import UserError
+from engine.config.preset import Effective
 from engine.ladder.identity import identity, index
-from engine.ladder.stages import Stages
+from engine.ladder.pipeline import Stages
+from engine.ladder.runner import Climb
+from engine.runs import ladder_dir, launch, locks, run_dir
+from engine.runs.events import Status
+from engine.runs.ladder import Entry, Ladder, Plan, Work
+from engine.runs.ladder_dir import LadderDir
+from engine.runs.ladder_plan import make_plan
+from engine.runs.run_dir import RunDir
+from engine.runs.stop_request import Stopped, Stopping
 
 
 @pytest.fixture
@@ -40,11 +40,11 @@ def climb_of(folder: LadderDir, plan: Plan) -> Climb:
 def made(folder: Path, plan: Plan, status: Status | None) -> RunDir:
     """A run of the plan's only rung, with that outcome."""
     config = plan.rungs[0].config
-    run = rundir.create(folder, "demo", Effective(config, {}), work=identity(config, {}, {}, {}))
+    run = run_dir.create(folder, "demo", Effective(config, {}), work=identity(config, {}, {}, {}))
     if status:
-        result = rundir.blank_result(run, rundir.read_frozen(run))
+        result = run_dir.blank_result(run, run_dir.read_frozen(run))
         result.status, result.reason = status, "for a reason"
-        rundir.write_result(run, result)
+        run_dir.write_result(run, result)
     return run
 
 
@@ -73,7 +73,7 @@ def started(climb: Climb, wanted: Entry, plan: Plan, monkeypatch: pytest.MonkeyP
 def test_what_failed_in_an_earlier_life_is_tried_again(
     tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = ladderdir.create(tmp_path, plan)
+    folder = ladder_dir.create(tmp_path, plan)
     failed = made(tmp_path, plan, "failed")
     again = started(climb_of(folder, plan), entry(failed, folder), plan, monkeypatch)
     assert again.path != failed.path
@@ -83,23 +83,23 @@ def test_what_failed_in_an_earlier_life_is_tried_again(
 def test_a_run_is_held_to_the_rows_of_the_ladders_survey(
     kind: str, tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    climb = climb_of(ladderdir.create(tmp_path, plan), plan)
+    climb = climb_of(ladder_dir.create(tmp_path, plan), plan)
     assert climb.ladder.work
     climb.ladder.work.fingerprints["data"] = "d" * 64
     run = started(climb, msgspec.structs.replace(entry(), kind=kind), plan, monkeypatch)
-    assert rundir.read_frozen(run).data_fingerprint == "d" * 64
+    assert run_dir.read_frozen(run).data_fingerprint == "d" * 64
 
 
 @pytest.mark.parametrize("status", ["out_of_memory", "diverged"])
 def test_what_would_end_alike_is_not_tried_again(status: Status, tmp_path: Path, plan: Plan) -> None:
-    folder = ladderdir.create(tmp_path, plan)
+    folder = ladder_dir.create(tmp_path, plan)
     wanted = entry(made(tmp_path, plan, status), folder)
     assert climb_of(folder, plan).do(wanted, plan.rungs[0].config, plan.rungs[0]) is None
     assert (wanted.status, wanted.reason) == (status, "for a reason")
 
 
 def test_a_run_that_another_ladder_made_meanwhile_is_taken(tmp_path: Path, plan: Plan) -> None:
-    folder = ladderdir.create(tmp_path, plan)
+    folder = ladder_dir.create(tmp_path, plan)
     climb = climb_of(folder, plan)
     climb.look_around()
     other, wanted = made(tmp_path, plan, "finished"), entry()
@@ -118,9 +118,9 @@ def test_two_ladders_that_look_at_the_same_moment_share_one_run(
             looked.wait()
         return found
 
-    monkeypatch.setattr("engine.ladder.climb.index", index_of_both)
+    monkeypatch.setattr("engine.ladder.runner.index", index_of_both)
     monkeypatch.setattr(launch, "launch", refuse_to_start)
-    climbs = [climb_of(ladderdir.create(tmp_path, plan), plan) for _ in range(2)]
+    climbs = [climb_of(ladder_dir.create(tmp_path, plan), plan) for _ in range(2)]
     entries = [entry(), entry()]
 
     def climb(number: int) -> None:
@@ -138,11 +138,11 @@ def test_two_ladders_that_look_at_the_same_moment_share_one_run(
     for thread in threads:
         thread.join()
     assert entries[0].run == entries[1].run and sorted(one.reused for one in entries) == [False, True]
-    assert len(list(rundir.iterate(tmp_path))) == 1
+    assert len(list(run_dir.iterate(tmp_path))) == 1
 
 
 def test_an_own_probe_is_found_again(tmp_path: Path, plan: Plan) -> None:
-    folder = ladderdir.create(tmp_path, plan)
+    folder = ladder_dir.create(tmp_path, plan)
     probe = made(folder.probes, plan, "finished")
     climb, wanted = climb_of(folder, plan), entry(probe, folder)
     wanted.kind, wanted.status = "probe", "finished"
@@ -154,7 +154,7 @@ def test_an_own_probe_is_found_again(tmp_path: Path, plan: Plan) -> None:
 def test_a_stop_reaches_the_ladders_own_run_only(
     own: bool, tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = ladderdir.create(tmp_path, plan)
+    folder = ladder_dir.create(tmp_path, plan)
     run = made(tmp_path, plan, None)
     climb, wanted = climb_of(folder, plan), entry(run, folder) if own else entry()
     held = locks.hold(run.lock_file, "1")
@@ -169,7 +169,7 @@ def test_a_stop_reaches_the_ladders_own_run_only(
         climb.stopping.ask(signal.SIGTERM)
 
     monkeypatch.setattr(launch, "stop", stop)
-    monkeypatch.setattr("engine.ladder.climb.time.sleep", asked_while_it_waits)
+    monkeypatch.setattr("engine.ladder.runner.time.sleep", asked_while_it_waits)
     with pytest.raises(Stopped):
         climb.do(wanted, plan.rungs[0].config, plan.rungs[0])
     assert bool(told) == own
@@ -183,11 +183,11 @@ def test_rows_that_a_ladder_cannot_do_without(
     test: int, validation: int, field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = make_plan("demo", ["lora"], {}, learning_rates=2)
-    climb = climb_of(ladderdir.create(tmp_path, plan), plan)
+    climb = climb_of(ladder_dir.create(tmp_path, plan), plan)
     work = climb.ladder.work
     assert work
     work.test, work.validation = test, validation
     found = {"work": msgspec.to_builtins(work), "versions": {}, "machine": {}, "warnings": []}
-    monkeypatch.setattr("engine.ladder.stages.ask", lambda *_: found)
+    monkeypatch.setattr("engine.ladder.pipeline.ask", lambda *_: found)
     with pytest.raises(UserError, match=field):
         Stages(climb, plan).survey()

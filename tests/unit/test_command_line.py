@@ -13,12 +13,12 @@ import typer
 from typer.core import TyperGroup, TyperOption
 from typer.main import get_command
 
-from engine.contract.errors import UserError
-from engine.contract.preset import parse_overrides
-from engine.contract.schema import SECTIONS
-from tui.cli import app
-from tui.command_line import global_options
-from tui.options import STANDS_FOR, overrides
+from engine.config.errors import UserError
+from engine.config.preset import parse_overrides
+from engine.config.schema import SECTIONS
+from tui.cli.app import app
+from tui.cli.arguments import global_options
+from tui.cli.options import STANDS_FOR, overrides
 from tui.start import bench_options
 
 ROOT: Any = get_command(app)

@@ -8,21 +8,21 @@ from pathlib import Path
 import pytest
 from command import ftbench
 
-from engine.contract import launch, rundir
-from engine.contract.config_check import check_unchanged
-from engine.contract.errors import UserError
-from engine.contract.events import EventLog, Hello
-from engine.contract.library import effective
-from engine.contract.preset import flatten
-from engine.contract.rundir import RunDir
-from engine.contract.schema import Config
+from engine.config.errors import UserError
+from engine.config.preset import flatten
+from engine.config.preset_library import effective
+from engine.config.schema import Config
+from engine.runs import launch, run_dir
+from engine.runs.config_check import check_unchanged
+from engine.runs.events import EventLog, Hello
+from engine.runs.run_dir import RunDir
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
     """A run whose worker has said hello, and died."""
-    made = rundir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", None, {"train.batch": 4}))
-    config = rundir.set_values(rundir.read_frozen(made).config)
+    made = run_dir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", None, {"train.batch": 4}))
+    config = run_dir.set_values(run_dir.read_frozen(made).config)
     EventLog(made.events_file).write(Hello(pid=1, host="h", version="0", config=config))
     return made
 
@@ -64,25 +64,25 @@ def test_a_key_that_was_removed_or_added_is_a_change(run: RunDir) -> None:
 
 def test_every_key_is_compared() -> None:
     """A key that is added to the schema is compared too: nothing lists them."""
-    recorded = rundir.set_values(Config())
+    recorded = run_dir.set_values(Config())
     assert set(recorded) == {key for key, value in flatten(Config()).items() if value is not None and value != {}}
 
 
 @pytest.mark.parametrize("before", ["batch = 4\n", "[train]\n", "rank = 16\n"])
 def test_comments_and_layout_are_no_change(before: str, run: RunDir) -> None:
     edit(run, before, f"\n# a note\n{before.strip()}   # another\n\n")
-    check_unchanged(run, rundir.read_frozen(run))
+    check_unchanged(run, run_dir.read_frozen(run))
 
 
 def test_the_whole_file_of_another_run_is_refused(run: RunDir, tmp_path: Path) -> None:
-    other = rundir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", None, {"train.batch": 8}))
+    other = run_dir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", None, {"train.batch": 8}))
     run.config_file.write_bytes(other.config_file.read_bytes())
     assert "train.batch was 4 and is 8" in refusal(run).line
 
 
 def test_a_run_that_never_started_is_refused_by_its_fingerprint(run: RunDir) -> None:
     run.events_file.unlink()
-    check_unchanged(run, rundir.read_frozen(run))
+    check_unchanged(run, run_dir.read_frozen(run))
     edit(run, "batch = 4\n", "batch = 8\n")
     assert refusal(run).code == "run.config_changed"
 
@@ -91,17 +91,17 @@ def test_a_run_of_an_earlier_version_has_nothing_to_compare_and_resumes(run: Run
     lines = run.config_file.read_text().splitlines()
     run.config_file.write_text("\n".join(line for line in lines if not line.startswith("fingerprint = ")))
     run.events_file.write_bytes(b'{"type":"hello","pid":1,"host":"h","version":"0.1.0","v":1,"seq":1,"t":1.0}\n')
-    check_unchanged(run, rundir.read_frozen(run))
+    check_unchanged(run, run_dir.read_frozen(run))
     edit(run, "batch = 4\n", "batch = 8\n")
-    check_unchanged(run, rundir.read_frozen(run))
+    check_unchanged(run, run_dir.read_frozen(run))
 
 
 def test_a_key_of_a_later_version_at_its_default_is_no_change(run: RunDir) -> None:
-    config = rundir.set_values(rundir.read_frozen(run).config)
+    config = run_dir.set_values(run_dir.read_frozen(run).config)
     del config["train.probe"]
     run.events_file.unlink()
     EventLog(run.events_file).write(Hello(pid=1, host="h", version="0", config=config))
-    check_unchanged(run, rundir.read_frozen(run))
+    check_unchanged(run, run_dir.read_frozen(run))
 
 
 ODD = ["1" * 5000, "9999-99-99", "[" * 3000, "{a = " * 2000, "nan", "-inf", '"\\uD800"', "0x", "1e999", "10" * 200]
@@ -116,14 +116,14 @@ def test_whatever_a_value_becomes_the_refusal_is_one_of_ours(value: str, run: Ru
 
 def test_random_damage_to_the_file_is_refused_or_harmless(run: RunDir) -> None:
     chance, text = random.Random(5), run.config_file.read_bytes()
-    before = rundir.read_frozen(run).config
+    before = run_dir.read_frozen(run).config
     for _ in range(300):
         damaged = bytearray(text)
         for _ in range(chance.choice([1, 3, 20])):
             damaged[chance.randrange(len(damaged))] = chance.randrange(256)
         run.config_file.write_bytes(bytes(damaged[: chance.choice([len(text), chance.randrange(len(text))])]))
         try:
-            frozen = rundir.read_frozen(run)
+            frozen = run_dir.read_frozen(run)
             check_unchanged(run, frozen)
         except UserError:
             continue

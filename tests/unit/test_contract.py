@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import regex
 
-from engine.contract import ladderdir, library, locks, rundir
-from engine.contract.errors import UserError
-from engine.contract.events import End, EventLog, Hello, Step, Warning, decode
-from engine.contract.follow import Follower
-from engine.contract.result import Peak
-from engine.contract.text import shortened, visible
+from engine.config import preset_library
+from engine.config.errors import UserError
+from engine.config.text import shortened, visible
+from engine.runs import ladder_dir, locks, run_dir
+from engine.runs.events import End, EventLog, Hello, Step, Warning, decode
+from engine.runs.follow import Follower
+from engine.runs.result import Peak
 
 
 def hello() -> Hello:
@@ -119,12 +120,12 @@ def test_a_lock_that_is_no_lock_is_held_by_nobody(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("line", ["preset = 3", 'created = "noon"', "notes = 7", ""])
 def test_a_configuration_whose_own_section_is_damaged_says_so(line: str, tmp_path: Path) -> None:
-    run = rundir.create(tmp_path, "demo-lora", library.effective("demo-lora", None, {}))
+    run = run_dir.create(tmp_path, "demo-lora", preset_library.effective("demo-lora", None, {}))
     lines = run.config_file.read_text().splitlines()
     key = line.partition(" ")[0] or "preset"
     run.config_file.write_text("\n".join(line if one.startswith(f"{key} = ") else one for one in lines))
     with pytest.raises(UserError, match=r"run\.toml: damaged"):
-        rundir.read_frozen(run)
+        run_dir.read_frozen(run)
 
 
 def test_memory_while_training_on_a_card_counts_paged_state() -> None:
@@ -134,9 +135,9 @@ def test_memory_while_training_on_a_card_counts_paged_state() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-@pytest.mark.parametrize("find", [rundir.find, ladderdir.find])
+@pytest.mark.parametrize("find", [run_dir.find, ladder_dir.find])
 def test_a_directory_of_another_user_is_refused_by_name(find: Callable[[Path, str], object], tmp_path: Path) -> None:
-    run = rundir.create(tmp_path, "demo-lora", library.effective("demo-lora", None, {}))
+    run = run_dir.create(tmp_path, "demo-lora", preset_library.effective("demo-lora", None, {}))
     for parent in (tmp_path, *list(tmp_path.parents)[:3]):
         parent.chmod(0o755)
     os.seteuid(65534)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from test_data_fixtures import tokenizer, write_jsonl
 
-from engine.contract.errors import UserError
-from engine.contract.schema import Data
+from engine.config.errors import UserError
+from engine.config.schema import Data
 from engine.data import parallel
 from engine.data.check import check
 from engine.data.counts import SPLITS

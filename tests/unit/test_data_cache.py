@@ -14,8 +14,8 @@ import msgspec
 import pytest
 from test_data_fixtures import CHATML, tokenizer, write_jsonl
 
-from engine.contract.errors import UserError
-from engine.contract.schema import Data
+from engine.config.errors import UserError
+from engine.config.schema import Data
 from engine.data import cache
 from engine.data.building import Builder
 from engine.data.preparation import Preparation

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from reading import assistant, reading, refusal, said, user, write_rows
 
-from engine.contract.data_formats import format_names
-from engine.contract.preset import parse_overrides
-from engine.contract.schema import DATA_FORMATS, Data
+from engine.config.data_formats import format_names
+from engine.config.preset import parse_overrides
+from engine.config.schema import DATA_FORMATS, Data
 from engine.data.registry import data_formats
 from engine.data.source import read
 

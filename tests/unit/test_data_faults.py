@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.contract.errors import UserError
-from engine.contract.schema import Data
+from engine.config.errors import UserError
+from engine.config.schema import Data
 from engine.data import hub, source
 
 GOOD = b'{"question": "a", "answer": "b"}\n'

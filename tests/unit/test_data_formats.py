@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from engine.contract.errors import UserError
-from engine.contract.schema import Data
+from engine.config.errors import UserError
+from engine.config.schema import Data
 from engine.data.formats import Example, Problem, converse, detect
 from engine.data.row_limits import Raw
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from reading import assistant, reading, user, write_rows
 
-from engine.contract.errors import UserError
+from engine.config.errors import UserError
 from engine.data.media import refuse_placeholder
 
 VALUES: list[Any] = [

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from engine.contract.errors import UserError
-from engine.contract.schema import Data
+from engine.config.errors import UserError
+from engine.config.schema import Data
 from engine.data import hub
 from engine.data.source import read
 
 ASK = """
 import sys
-from engine.contract.errors import UserError
-from engine.contract.schema import Data
+from engine.config.errors import UserError
+from engine.config.schema import Data
 from engine.data import hub
 from engine.data.source import read
 hub.TRY_SECONDS = 2.0

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 from hostile import MARK, STRINGS
 
-from engine.contract.ask import Leaving, Left, ask
-from engine.contract.library import is_data_file, is_hub_id
+from engine.config.preset_library import is_data_file, is_hub_id
 from engine.data.lengths import BINS, histogram
 from engine.data.rows import kind
+from engine.runs.rpc_client import Leaving, Left, ask
+from tui.charts.histogram import Histogram, draw
 from tui.data import recent
 from tui.data.datasets import DataSet, detail, line, offered
 from tui.data.folder_list import entries, meant, read_folder
 from tui.data.inspection import Manner, Sample, Token, sample_text
 from tui.data.preview import LARGEST, Preview, PreviewCache, counted, signature
-from tui.drawing.histogram import Histogram, draw
 
 PAIR = '{"prompt": "a", "completion": "b"}\n'
 

@@ -32,7 +32,7 @@ FORMAT = DataFormat("arrow-text", 45, detect, convert)
 '''
 USE = """
 import sys
-from engine.contract.preset import Preset, parse_overrides, resolve
+from engine.config.preset import Preset, parse_overrides, resolve
 from engine.data.formats import converse, detect
 from engine.data.source import read
 for settings in ([], ["data.format=arrow-text"]):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from reading import assistant, reading, refusal, said, user, write_rows
 
-from engine.contract.preset import parse_overrides
+from engine.config.preset import parse_overrides
 
 N = 12
 

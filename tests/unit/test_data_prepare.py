@@ -9,8 +9,8 @@ import sys
 import pytest
 from test_data_fixtures import learnt, tokenizer, write_jsonl
 
-from engine.contract.errors import UserError
-from engine.contract.schema import Data
+from engine.config.errors import UserError
+from engine.config.schema import Data
 from engine.data.check import check, show
 from engine.data.prepare import prepare
 

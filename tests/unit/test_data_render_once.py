@@ -12,7 +12,7 @@ import pytest
 from test_data_fixtures import CHATML, tokenizer
 from test_data_tokens import ENDLESS, LLAMA3, PHI3, STRIPPED
 
-from engine.contract.errors import UserError
+from engine.config.errors import UserError
 from engine.data.chat_template import ChatTemplate
 from engine.data.conversation import Example, Problem
 from engine.data.patterns import PatternRenderer

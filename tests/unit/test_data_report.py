@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from data_reports import REPORT
 
-from engine.contract import events
-from engine.contract.account import columns_in_short, rows_in_short
+from engine.runs import events
+from engine.runs.account import columns_in_short, rows_in_short
+from tui.cli.data import report_lines
 from tui.data_report import (
     DataReport,
     Line,
@@ -16,9 +17,8 @@ from tui.data_report import (
     row_lines,
     warning_lines,
 )
-from tui.following.lines import lines
-from tui.following.runstate import RunState
-from tui.verbs.data import report_lines
+from tui.live.event_lines import lines
+from tui.live.run_state import RunState
 
 KNOWN = DataReport.of(REPORT)
 

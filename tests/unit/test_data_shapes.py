@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from reading import assistant, reading, refusal, said, user, write_rows
 
-from engine.contract import schema
-from engine.contract.errors import UserError
-from engine.contract.preset import parse_overrides
+from engine.config import schema
+from engine.config.errors import UserError
+from engine.config.preset import parse_overrides
 from engine.methods.locate import locate
 
 PAIR = [("user", "q"), ("assistant", "a")]
@@ -162,7 +162,7 @@ def test_a_csv_file_without_a_header_loses_no_row_and_its_offered_map_works(tmp_
 def test_a_header_line_is_not_mistaken_for_a_row(tmp_path: Path, header) -> None:
     width = len(header.split(","))
     path = write(tmp_path / "a.csv", f"{header}\n" + f"{','.join(['some text here'] * (width - 1))},yes\n" * 3)
-    from engine.contract.schema import Data
+    from engine.config.schema import Data
     from engine.data.source import read
 
     rows = list(read(Data(id=str(path))).train)

@@ -8,7 +8,7 @@ import json
 import pytest
 from test_data_fixtures import write_jsonl
 
-from engine.contract.schema import Data
+from engine.config.schema import Data
 from engine.data import hub, source
 
 ROWS = [{"question": f"q{n}", "answer": f"a{n}"} for n in range(4)]

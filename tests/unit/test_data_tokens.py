@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from test_data_fixtures import CHATML, learnt, tokenizer
 
-from engine.contract.errors import UserError
+from engine.config.errors import UserError
 from engine.data.conversation import Example, Problem
 from engine.data.tokens import tokenize, tokenize_all
 

@@ -14,7 +14,7 @@ import pytest
 from test_data_fixtures import tokenizer
 
 from engine.assets import tiny_folder
-from engine.contract.schema import Data
+from engine.config.schema import Data
 from engine.data.formats import converse, detect
 from engine.data.row_limits import Raw
 from engine.data.tokens import tokenize_all

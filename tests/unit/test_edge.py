@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from engine.contract import launch, rundir
-from engine.contract.errors import RunFailed
-from engine.contract.library import effective
+from engine.config.errors import RunFailed
+from engine.config.preset_library import effective
+from engine.runs import launch, run_dir
 from engine.training.guards import is_disk_full
-from tui.edge import at_the_edge
+from tui.cli.errors import at_the_edge
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EISDIR, errno.EMFILE, errno.EIO, errno.ESTALE])
@@ -50,7 +50,7 @@ def test_a_worker_that_cannot_be_started_is_a_failure_of_ours(tmp_path: Path, mo
     def refuse(*_: object, **__: object) -> None:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
-    run = rundir.create(tmp_path, "demo-lora", effective("demo-lora", None, {}))
+    run = run_dir.create(tmp_path, "demo-lora", effective("demo-lora", None, {}))
     monkeypatch.setattr(subprocess, "Popen", refuse)
     with pytest.raises(RunFailed, match="no process can be started"):
         launch.launch(run)

@@ -11,22 +11,22 @@ from pathlib import Path
 import pytest
 from textual.message import Message
 
-from engine.contract import end_record, ladderdir, locks, rundir
-from engine.contract.end_record import SIZE, EndRecord
-from engine.contract.events import End, EventLog, Phase
-from engine.contract.ladder import Ladder
-from engine.contract.ladderplan import make_plan
-from engine.contract.library import effective
-from engine.contract.rundir import RunDir
-from tui.following.watcher import Fresh, Watcher
-from tui.listing.runlist import describe
+from engine.config.preset_library import effective
+from engine.runs import end_record, ladder_dir, locks, run_dir
+from engine.runs.end_record import SIZE, EndRecord
+from engine.runs.events import End, EventLog, Phase
+from engine.runs.ladder import Ladder
+from engine.runs.ladder_plan import make_plan
+from engine.runs.run_dir import RunDir
+from tui.history.run_list import describe
+from tui.live.watcher import Fresh, Watcher
 
 RECORD = EndRecord(status="failed", reason="no room for the checkpoint", t=12.5)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
-    return rundir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", None, {}))
+    return run_dir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", None, {}))
 
 
 def test_a_new_run_has_its_blocks_reserved_and_no_end(run: RunDir) -> None:
@@ -63,7 +63,7 @@ def test_the_reason_is_the_result_where_there_is_no_other(run: RunDir) -> None:
 
 def test_a_ladder_whose_state_could_not_be_written_is_not_running(tmp_path: Path) -> None:
     plan = make_plan("demo", ["lora"], {})
-    folder = ladderdir.create(tmp_path, plan)
+    folder = ladder_dir.create(tmp_path, plan)
     folder.write_state(Ladder(name=folder.name, preset="demo", command="", created=0.0))
     end_record.write(folder.end_file, RECORD)
     state = folder.state()

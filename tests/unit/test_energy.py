@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.contract import events
-from engine.contract.energy import phase_joules
-from engine.contract.follow import stream
-from engine.contract.result import Result
-from engine.ladder.climb import worked_joules
+from engine.ladder.runner import worked_joules
+from engine.runs import events
+from engine.runs.energy import phase_joules
+from engine.runs.follow import stream
+from engine.runs.result import Result
 
 
 def memory(joules: float | None) -> events.Memory:

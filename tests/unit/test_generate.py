@@ -10,8 +10,8 @@ import torch
 import transformers
 from small_models import FULL_ATTENTION, OTHER_CACHES, asked, generator, made, plainly, random_prompts, texts
 
-from engine.contract import schema
-from engine.contract.errors import UserError
+from engine.config import schema
+from engine.config.errors import UserError
 from engine.data.prepare import prepare
 from engine.data.tokens import Row
 from engine.evaluation.generate import end_tokens

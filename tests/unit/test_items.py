@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from engine.assets import tiny_folder
-from engine.contract.schema import Data, Model
+from engine.config.schema import Data, Model
 from engine.data.conversation import Example
 from engine.data.items import EvaluationItem, evaluation_items, reference_examples, sampled, sampled_rows
 from engine.data.prepare import prepare
@@ -22,8 +22,8 @@ from engine.evaluation.predictions import read_items, write_items
 from engine.evaluation.row_loss import mean_loss
 from engine.evaluation.score import Item, Scorer, item_losses, row_losses, summarise
 from engine.methods.tokenizer import load_tokenizer
-from engine.outcome import items_fingerprint
 from engine.training.batches import Layout
+from engine.worker.provenance import items_fingerprint
 
 LAYOUT = Layout("padded", 2048)
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from engine.contract import ladderdir
-from engine.contract.errors import UserError
-from engine.contract.ladder import Entry
-from engine.contract.ladderplan import differing, make_plan, shared
-from engine.ladder.climb import with_values
+from engine.config.errors import UserError
 from engine.ladder.identity import identity
 from engine.ladder.rates import at_the_edge, choose, grid
+from engine.ladder.runner import with_values
+from engine.runs import ladder_dir
+from engine.runs.ladder import Entry
+from engine.runs.ladder_plan import differing, make_plan, shared
 
 PRINTS = {"data": "d", "model": "m"}
 MACHINE = {"device": "2 CPU cores", "threads": 2}
@@ -32,7 +32,7 @@ def test_the_three_methods_at_rates_of_their_own() -> None:
 
 def test_a_plan_comes_back_from_its_file(tmp_path: Path) -> None:
     plan = make_plan("demo", ["lora", "wide=lora,adapter.rank=64"], {"train.steps": 5}, seeds=2, command="ftbench …")
-    assert ladderdir.create(tmp_path, plan).plan() == plan
+    assert ladder_dir.create(tmp_path, plan).plan() == plan
 
 
 def test_a_setting_of_adapters_says_nothing_to_full() -> None:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from simulated import BASE, made_up
 
-from engine.contract.ladder import Comparison, Entry, Ladder
-from engine.contract.result import Interval, Result, Score
-from engine.ladder.answers import Evidence, Finished, gather
-from engine.ladder.measures import add_statistics
+from engine.ladder.aggregate import add_statistics
+from engine.ladder.results import Evidence, Finished, gather
 from engine.ladder.statistics import FEWEST, Answers, Difference, Draws, Floats, mcnemar, needed
 from engine.ladder.verdict import verdict
+from engine.runs.ladder import Comparison, Entry, Ladder
+from engine.runs.result import Interval, Result, Score
 
 
 def yes_no(rate: float, seeds: int, items: int, number: int = 0) -> Floats:

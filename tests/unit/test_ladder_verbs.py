@@ -13,17 +13,17 @@ import pytest
 from made_ladder import made_ladder
 from rich.progress import Progress
 
-from engine.contract import folder, ladderdir, launch, rundir
-from engine.contract.account import ColumnUse, LeftOut, RowAccount
-from engine.contract.errors import RunFailed, UserError
-from engine.contract.ladder import Entry, Estimate
-from engine.contract.ladderplan import make_plan
+from engine.config.errors import RunFailed, UserError
 from engine.ladder.__main__ import begin
 from engine.ladder.report.record import work
-from tui.following import progress
-from tui.following.climbing import LadderView, follow_ladder, outlook
-from tui.following.progress import Detached
-from tui.verbs import ladder, run
+from engine.runs import folder, ladder_dir, launch, run_dir
+from engine.runs.account import ColumnUse, LeftOut, RowAccount
+from engine.runs.ladder import Entry, Estimate
+from engine.runs.ladder_plan import make_plan
+from tui.cli import ladder, run
+from tui.live import run_progress
+from tui.live.ladder_progress import LadderView, follow_ladder, outlook
+from tui.live.run_progress import Detached
 
 
 def test_leaving_with_json_prints_json_and_nothing_else(
@@ -73,7 +73,7 @@ def test_a_full_disk_leaves_no_half_made_ladder(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(folder, "write_atomically", full)
     with pytest.raises(RunFailed, match="No space left on device"):
-        ladderdir.create(tmp_path / "runs", make_plan("demo", ["lora"], {}))
+        ladder_dir.create(tmp_path / "runs", make_plan("demo", ["lora"], {}))
     assert not list((tmp_path / "runs").iterdir())
 
 
@@ -86,7 +86,7 @@ def test_leaving_before_it_has_begun_says_that_it_goes_on(
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
     monkeypatch.setattr(launch, "launch_ladder", interrupted)
     assert ladder.start(make_plan("demo", ["lora"], {}), tmp_path, detach=False, json=True) == 0
-    (made,) = ladderdir.iterate(tmp_path)
+    (made,) = ladder_dir.iterate(tmp_path)
     assert json.loads(capsys.readouterr().out) == {"ladder": made.name, "path": str(made.path)}
     assert ladder.resume(made, detach=False, json=False) == 0
     assert f"ftbench attach {made.name}" in capsys.readouterr().out
@@ -94,7 +94,7 @@ def test_leaving_before_it_has_begun_says_that_it_goes_on(
     monkeypatch.setattr(launch, "launch", lambda run: None)
     monkeypatch.setattr(launch, "wait_for_hello", interrupted)
     assert run.run("demo-lora", None, {}, tmp_path / "runs", now=True, detach=False, json=True) == 0
-    (begun,) = rundir.iterate(tmp_path / "runs")
+    (begun,) = run_dir.iterate(tmp_path / "runs")
     assert json.loads(capsys.readouterr().out) == {"run": begun.name, "path": str(begun.path)}
 
 
@@ -137,7 +137,7 @@ def test_a_stop_that_comes_too_late_is_no_error(tmp_path: Path, monkeypatch: pyt
         launch.stop(made)
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda: "s")
-    progress.ask_to_leave(made, None)
+    run_progress.ask_to_leave(made, None)
 
 
 def test_an_empty_rung_is_not_all_of_them() -> None:

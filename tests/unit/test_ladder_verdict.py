@@ -7,8 +7,8 @@ import re
 import pytest
 from simulated import A_LITTLE_WORSE, EQUAL, MUCH_WORSE, NO_GAIN, Truth, simulate
 
-from engine.contract.ladder import Ladder
 from engine.ladder.findings import Findings
+from engine.runs.ladder import Ladder
 
 LADDERS = 1000
 

@@ -15,9 +15,10 @@ import pytest
 from command import ftbench
 from made_ladder import made_ladder
 
-from engine.contract import leftovers, library, locks, rundir
-from engine.contract.files import PULL_PREFIX, temporary_folder
-from engine.contract.rundir import RunDir
+from engine.config import preset_library
+from engine.config.files import PULL_PREFIX, temporary_folder
+from engine.runs import leftovers, locks, run_dir
+from engine.runs.run_dir import RunDir
 
 LONG_AGO = 3600.0
 TEMPORARY = (
@@ -54,7 +55,7 @@ def put(path: Path, age: float = LONG_AGO) -> Path:
 
 
 def made_run(runs: Path) -> RunDir:
-    run = rundir.create(runs, "demo-lora", library.effective("demo-lora", None, {}))
+    run = run_dir.create(runs, "demo-lora", preset_library.effective("demo-lora", None, {}))
     run.events_file.write_text('{"type":"phase","name":"training","v":1,"seq":1,"t":1.0}\n')
     for name in TEMPORARY:
         put(run.path / name)
@@ -87,7 +88,7 @@ def left(runs: Path, own_temporary_folder: Path) -> list[Path]:
         run.path / TEMPORARY[3],
         put(ladder / ".report.html.tmp"),
         half_made,
-        put(library.user_folder() / ".mine.toml.999.tmp"),
+        put(preset_library.user_folder() / ".mine.toml.999.tmp"),
         put(state / ".theme.tmp"),
         put(cache / ".glances.json.tmp"),
         put(cache / "models" / ".smollm2-135m-abc" / "model.safetensors").parent,
@@ -173,17 +174,17 @@ def test_a_process_that_begins_after_the_look_keeps_what_is_its(runs: Path, left
 
 
 def test_the_lock_of_a_run_that_ended_well_is_no_leftover(runs: Path) -> None:
-    run = rundir.create(runs, "demo-lora", library.effective("demo-lora", None, {}))
-    result = rundir.blank_result(run, rundir.read_frozen(run))
+    run = run_dir.create(runs, "demo-lora", preset_library.effective("demo-lora", None, {}))
+    result = run_dir.blank_result(run, run_dir.read_frozen(run))
     result.status = "finished"
-    rundir.write_result(run, result)
+    run_dir.write_result(run, result)
     dead(f"999 {run.path}", locks.card_lock("cpu"))
     dead("999", run.lock_file)
     assert leftovers.find(runs) == []
 
 
 def test_a_link_is_removed_and_what_it_leads_to_stays(runs: Path, tmp_path: Path) -> None:
-    run = rundir.create(runs, "demo-lora", library.effective("demo-lora", None, {}))
+    run = run_dir.create(runs, "demo-lora", preset_library.effective("demo-lora", None, {}))
     precious = put(tmp_path / "precious" / "file").parent
     (run.path / ".model.tmp").symlink_to(precious)
     (run.path / "checkpoints").symlink_to(tmp_path / "precious")
@@ -196,7 +197,7 @@ def test_a_link_is_removed_and_what_it_leads_to_stays(runs: Path, tmp_path: Path
 def test_what_cannot_be_removed_is_told_and_the_rest_is_removed(
     runs: Path, left: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tui.verbs import doctor
+    from tui.cli import doctor
 
     delete = leftovers._delete
 
@@ -218,7 +219,7 @@ def test_a_process_that_is_killed_leaves_its_folder_to_be_found(tmp_path: Path, 
     """And while it lives it is not, however long nothing changes in it."""
     code = f"""
 import os, time
-from engine.contract.files import PULL_PREFIX, temporary_folder
+from engine.config.files import PULL_PREFIX, temporary_folder
 with temporary_folder(PULL_PREFIX) as folder:
     os.utime(folder, (time.time() - {LONG_AGO}, time.time() - {LONG_AGO}))
     print(folder, flush=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tui.following.loglines import TAIL, Lines, Output
+from tui.live.log_lines import TAIL, Lines, Output
 
 
 def test_lines_keep_their_numbers_when_older_ones_go() -> None:

@@ -10,15 +10,15 @@ import msgspec
 import pytest
 from made_runs import step
 
-from engine.contract import events, rundir
-from engine.contract.follow import MAX_LINE, Follower, stream
-from engine.contract.library import effective
-from engine.contract.rundir import RunDir
-from engine.earlier_lives import earlier_lives
+from engine.config.preset_library import effective
 from engine.ladder.report.traces import trace
-from tui.following.opening import Opening
-from tui.following.progress import follow
-from tui.verbs.run import refusal
+from engine.runs import events, run_dir
+from engine.runs.follow import MAX_LINE, Follower, stream
+from engine.runs.run_dir import RunDir
+from engine.worker.earlier_lives import earlier_lives
+from tui.cli.run import refusal
+from tui.live.opening import Opening
+from tui.live.run_progress import follow
 
 EVENTS = 40_000
 BYTES_PER_EVENT = 48
@@ -30,7 +30,7 @@ FIXED = 10 << 20
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunDir]:
     """A finished run with a long log."""
-    made = rundir.create(tmp_path_factory.mktemp("runs"), "demo-lora", effective("demo-lora", None, {}))
+    made = run_dir.create(tmp_path_factory.mktemp("runs"), "demo-lora", effective("demo-lora", None, {}))
     plan = events.Plan(steps=EVENTS, start_step=0, batch=4, micro_batch=3, packing="flat", gradient_checkpointing=False)
     encode = msgspec.json.Encoder().encode
     with made.events_file.open("wb") as file:
@@ -52,7 +52,7 @@ def opened_whole(run: RunDir) -> object:
 
 
 READERS: dict[str, Callable[[RunDir], object]] = {
-    "result": lambda run: rundir.result_from_events(run, rundir.read_frozen(run)),
+    "result": lambda run: run_dir.result_from_events(run, run_dir.read_frozen(run)),
     "earlier lives": earlier_lives,
     "attach": follow,
     "refusal": refusal,
@@ -74,7 +74,7 @@ def test_a_reader_does_not_hold_the_log(name: str, run: RunDir) -> None:
 
 
 def test_nothing_is_lost_on_the_way(run: RunDir) -> None:
-    found = rundir.result_from_events(run, rundir.read_frozen(run))
+    found = run_dir.result_from_events(run, run_dir.read_frozen(run))
     assert found is not None
     assert found.steps == EVENTS * 4 // 5 and found.tokens == 100 * found.steps
     assert found.peak.rss_training == found.steps

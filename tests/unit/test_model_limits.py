@@ -11,8 +11,8 @@ import pytest
 from command import ftbench
 
 from engine.assets import tiny_folder
-from engine.contract.catalogue import CATALOGUE
-from engine.contract.model_limits import LIMITS, impossible
+from engine.config.catalog import CATALOGUE
+from engine.config.model_limits import LIMITS, impossible
 
 TINY = json.loads((tiny_folder() / "config.json").read_text())
 BAD: list[tuple[str, Any]] = [

@@ -10,11 +10,11 @@ from huggingface_hub import try_to_load_from_cache
 from unit.test_imports import HEAVY, loaded_by
 
 from engine.assets import tiny_folder
-from engine.contract.catalogue import CATALOGUE, Entry, pulled_folder
-from engine.contract.modelfiles import find_model, hub_cache
-from engine.contract.schema import Model
-from engine.planning.architecture import read_architecture
-from engine.planning.state import base_parameters
+from engine.config.catalog import CATALOGUE, Entry, pulled_folder
+from engine.config.model_files import find_model, hub_cache
+from engine.config.schema import Model
+from engine.memory.formula.architecture import read_architecture
+from engine.memory.formula.weights_and_state import base_parameters
 
 TABLE = {"model_type": "llama", "hidden_size": 64}
 
@@ -34,7 +34,7 @@ def cached(hub: str, commit: str, branch: str = "main") -> Path:
 
 
 def test_it_imports_nothing_heavy() -> None:
-    assert not loaded_by("import engine.contract.modelfiles, tui.forecasting.forecast") & set(HEAVY)
+    assert not loaded_by("import engine.config.model_files, tui.preview.memory_forecast") & set(HEAVY)
 
 
 def test_the_embedded_model_lies_in_the_assets() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from engine.contract import nvml
+from engine.hardware import nvml
 
 SOURCE = Path(__file__).parents[1] / "nvml" / "stand_in.c"
 COMPILER = shutil.which("cc") or shutil.which("gcc")
@@ -34,8 +34,8 @@ LOOKS = """
 import json, sys
 from dataclasses import asdict
 from pathlib import Path
-from engine.contract import nvml
-from tui.following.machine import Eyes, WatchedProcess
+from engine.hardware import nvml
+from tui.live.machine import Eyes, WatchedProcess
 from tui.widgets.machine_pane import machine_lines
 nvml.NAMESPACE, worker = Path(sys.argv[2]), WatchedProcess(*json.loads(sys.argv[3]))
 eyes, scenario, said = Eyes(), Path(sys.argv[1]), []
@@ -135,7 +135,7 @@ def test_a_worker_in_a_container_finds_its_id_among_those_that_have_come(
     (tmp_path / "namespace").symlink_to("pid:[4026532999]")
     later = f"{TWO}\n0 process 69999 {GIB}\n" + "".join(f"0 process {pid} {GIB}\n" for pid in come.split())
     code = (
-        "import sys; from pathlib import Path; from engine.contract import nvml; from engine.training.meters import *\n"
+        "import sys; from pathlib import Path; from engine.hardware import nvml; from engine.training.meters import *\n"
         "nvml.NAMESPACE = Path(sys.argv[1]); card = nvml.Nvml().card(0); meters = Meters(print, card)\n"
         "Path(sys.argv[2]).write_text(sys.argv[3]); meters._find_card_pid(card); print(meters.card_pid)"
     )
@@ -222,7 +222,7 @@ def test_a_run_on_the_cpu_names_the_card_that_torch_does_not_see(tmp_path: Path)
     scenario, library = tmp_path / "cards.txt", build(tmp_path / "lib")
     scenario.write_text(TWO)
     code = (
-        "import sys; from types import SimpleNamespace; from engine.worker import _name_unused_card\n"
+        "import sys; from types import SimpleNamespace; from engine.worker.main import _name_unused_card\n"
         "run = SimpleNamespace(machine=SimpleNamespace(device=sys.argv[1]), warn=lambda code, text: print(text))\n"
         "_name_unused_card(run)"
     )

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 from made_runs import step
 
-from engine.contract import events
-from tui.following import opening
-from tui.following.opening import Opening
+from engine.runs import events
+from tui.live import opening
+from tui.live.opening import Opening
 
 STEPS = 30_000
 

@@ -6,33 +6,33 @@ from pathlib import Path
 
 import pytest
 
-from engine.contract import library, ownpresets
-from engine.contract.errors import UserError
-from engine.contract.library import effective
-from engine.contract.preset import Effective, Flat, flatten
-from engine.contract.schema import METHODS, Method
+from engine.config import preset_library, user_presets
+from engine.config.errors import UserError
+from engine.config.preset import Effective, Flat, flatten
+from engine.config.preset_library import effective
+from engine.config.schema import METHODS, Method
 
 QUIET = ("title", "about", "slot")
 
 
-def listed(name: str) -> library.Listed:
-    return next(one for one in library.list_presets() if one.name == name)
+def listed(name: str) -> preset_library.Listed:
+    return next(one for one in preset_library.list_presets() if one.name == name)
 
 
 def values_of(chosen: Effective) -> dict[str, object]:
     return {key: value for key, value in flatten(chosen.config).items() if key not in QUIET}
 
 
-@pytest.mark.parametrize("base", [one.name for one in library.list_presets()])
+@pytest.mark.parametrize("base", [one.name for one in preset_library.list_presets()])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_saved_choice_is_the_same_configuration(base: str, method: Method) -> None:
     chosen = effective(base, method, {"train.batch": 12, "train.micro_batch": 3})
-    ownpresets.from_choice("mine", base, chosen)
+    user_presets.from_choice("mine", base, chosen)
     assert values_of(effective("mine", None, {})) == values_of(chosen)
 
 
 def test_only_what_differs_is_written() -> None:
-    path = ownpresets.from_choice("mine", "demo-lora", effective("demo-lora", None, {"train.batch": 16}))
+    path = user_presets.from_choice("mine", "demo-lora", effective("demo-lora", None, {"train.batch": 16}))
     text = path.read_text()
     assert 'method = "lora"' in text and "epochs = 2" in text and 'metric = "json"' in text
     for absent in ("slot", "warmup", "[adapter]", "beta1", "batch = 16"):
@@ -40,49 +40,49 @@ def test_only_what_differs_is_written() -> None:
 
 
 def test_the_rates_of_the_other_methods_are_kept() -> None:
-    ownpresets.from_choice("mine", "demo", effective("demo", "lora", {}))
+    user_presets.from_choice("mine", "demo", effective("demo", "lora", {}))
     assert effective("mine", "full", {}).config.train.learning_rate == 1e-3
-    ownpresets.from_choice("own-rate", "demo", effective("demo", "lora", {"train.learning_rate": 0.5}))
+    user_presets.from_choice("own-rate", "demo", effective("demo", "lora", {"train.learning_rate": 0.5}))
     assert effective("own-rate", "lora", {}).config.train.learning_rate == 0.5
 
 
 def test_steps_given_for_a_preset_of_epochs_make_a_preset_of_steps() -> None:
-    ownpresets.from_choice("mine", "demo-lora", effective("demo-lora", None, {"train.steps": 4}))
+    user_presets.from_choice("mine", "demo-lora", effective("demo-lora", None, {"train.steps": 4}))
     assert effective("mine", None, {}).config.train.steps == 4
 
 
 @pytest.mark.parametrize("name", ["mine", "demo-lora", "cards", "../x", "", ".hidden", "a b", "x" * 65])
 def test_a_name_that_is_taken_or_none_is_refused(name: str) -> None:
-    before = ownpresets.from_preset("mine", "demo-lora").read_text()
+    before = user_presets.from_preset("mine", "demo-lora").read_text()
     for write in (
-        lambda: ownpresets.from_preset(name, "demo-full"),
-        lambda: ownpresets.from_choice(name, "demo-full", effective("demo-full", None, {})),
+        lambda: user_presets.from_preset(name, "demo-full"),
+        lambda: user_presets.from_choice(name, "demo-full", effective("demo-full", None, {})),
     ):
         with pytest.raises(UserError):
             write()
-    assert [path.name for path in library.user_folder().iterdir()] == ["mine.toml"]
-    assert (library.user_folder() / "mine.toml").read_text() == before
+    assert [path.name for path in preset_library.user_folder().iterdir()] == ["mine.toml"]
+    assert (preset_library.user_folder() / "mine.toml").read_text() == before
 
 
 def test_a_file_that_appears_meanwhile_is_not_written_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = ownpresets.from_preset("mine", "demo-lora")
-    monkeypatch.setattr(library, "list_presets", list)
+    path = user_presets.from_preset("mine", "demo-lora")
+    monkeypatch.setattr(preset_library, "list_presets", list)
     with pytest.raises(UserError, match="exists already"):
-        ownpresets.from_preset("mine", "demo-full")
+        user_presets.from_preset("mine", "demo-full")
     assert "demo-lora" in path.read_text()
-    assert [path.name for path in library.user_folder().iterdir()] == ["mine.toml"]
+    assert [path.name for path in preset_library.user_folder().iterdir()] == ["mine.toml"]
 
 
 def test_a_copy_hides_the_shipped_one_until_it_is_deleted() -> None:
     shipped = listed("demo-lora")
-    assert not ownpresets.is_own(shipped)
-    path = ownpresets.copy_to_own(shipped)
+    assert not user_presets.is_own(shipped)
+    path = user_presets.copy_to_own(shipped)
     own = listed("demo-lora")
-    assert own.path == path and path.read_text() == shipped.path.read_text() and ownpresets.is_own(own)
-    ownpresets.delete_own(own)
+    assert own.path == path and path.read_text() == shipped.path.read_text() and user_presets.is_own(own)
+    user_presets.delete_own(own)
     assert listed("demo-lora").path == shipped.path
     with pytest.raises(UserError, match="ships with ftbench"):
-        ownpresets.delete_own(shipped)
+        user_presets.delete_own(shipped)
     assert shipped.path.exists()
 
 
@@ -90,7 +90,7 @@ def test_a_folder_that_cannot_be_made_is_said_in_a_line(tmp_path: Path, monkeypa
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
     with pytest.raises(UserError, match="cannot be written"):
-        ownpresets.from_preset("mine", "demo-lora")
+        user_presets.from_preset("mine", "demo-lora")
 
 
 @pytest.mark.parametrize(
@@ -98,27 +98,27 @@ def test_a_folder_that_cannot_be_made_is_said_in_a_line(tmp_path: Path, monkeypa
     [("qwen2.5-7b-lora", "qwen2.5-7b-lora"), ("demo", "demo"), ("/a/b/mine.toml", "mine"), ("./x.y.toml", "x.y")],
 )
 def test_a_dot_in_a_name_does_not_end_it(preset: str, name: str) -> None:
-    assert library.called(preset) == name
+    assert preset_library.called(preset) == name
 
 
 @pytest.mark.parametrize("method", [None, *METHODS])
 @pytest.mark.parametrize("base", ["demo-lora", "demo", "smollm2-qlora"])
 def test_a_preset_made_with_settings_is_what_a_run_with_them_would_be(base: str, method: Method | None) -> None:
     given: Flat = {"train.steps": 4, "title": "my own", "train.batch": 12} | ({"method": method} if method else {})
-    ownpresets.from_preset("mine", base, given)
+    user_presets.from_preset("mine", base, given)
     assert values_of(effective("mine", None, {})) == values_of(effective(base, method, given)) | {"train.epochs": 3.0}
     assert listed("mine").preset.values["title"] == "my own"
 
 
 def test_what_is_wrong_with_a_setting_is_told_of_the_command_line() -> None:
     with pytest.raises(UserError, match="nothing reads the key train"):
-        ownpresets.from_preset("mine", "demo-lora", {"train.foo": 1})
-    assert not (library.user_folder() / "mine.toml").exists()
+        user_presets.from_preset("mine", "demo-lora", {"train.foo": 1})
+    assert not (preset_library.user_folder() / "mine.toml").exists()
 
 
 def test_a_file_beside_is_found_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mails.csv").write_text("text,label\na,b\n")
     monkeypatch.chdir(tmp_path)
-    ownpresets.from_preset("mine", "demo-lora", {"data.id": "mails.csv"})
+    user_presets.from_preset("mine", "demo-lora", {"data.id": "mails.csv"})
     monkeypatch.chdir("/")
     assert effective("mine", None, {}).config.data.id == str(tmp_path / "mails.csv")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pyte
 import pytest
 
-from tui.terminal.painted import Painted, Style, change, styled
+from tui.terminal.diff_driver import Painted, Style, change, styled
 
 WIDTH, HEIGHT = 40, 8
 TEXTS = ("word", "a b  c", "──────", "⠋⠑⠔ ▇▆", "日本語", "e\u0301galité", " ", "      ", "│")

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from engine.contract.preset import Preset, resolve
-from engine.contract.schema import METHODS, Config
-from engine.planning.changes import changes
-from engine.planning.estimate import Estimate, Peak, Rows
-from engine.planning.fit import (
+from engine.config.preset import Preset, resolve
+from engine.config.schema import METHODS, Config
+from engine.memory.formula.allocator import CONTEXT, GAPS
+from engine.memory.formula.estimate import Estimate, Peak, Rows
+from engine.memory.formula.fit import (
     Asked,
     Scale,
     judge,
@@ -22,10 +22,10 @@ from engine.planning.fit import (
     most_answers,
     with_settings,
 )
-from engine.planning.measured_error import MeasuredError, error_of
-from engine.planning.outlook import Question, planned_rows, positions_of, quick_plan, with_micro_batch
-from engine.planning.pool import CONTEXT, GAPS
-from engine.planning.room import PROCESS, Room
+from engine.memory.formula.measured_error import MeasuredError, error_of
+from engine.memory.formula.memory_budget import PROCESS, Room
+from engine.memory.formula.method_plan import Question, planned_rows, positions_of, quick_plan, with_micro_batch
+from engine.memory.formula.remedies import changes
 
 GIB = 1 << 30
 LLAMA_8B: dict[str, Any] = {

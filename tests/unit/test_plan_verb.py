@@ -14,16 +14,16 @@ from made_runs import write_events
 from rich.text import Text
 from unit.test_imports import HEAVY, loaded_by
 
-from engine.contract import rundir
-from engine.contract.errors import UserError
-from engine.contract.library import effective
-from engine.contract.result import Predicted
-from engine.planning import history
-from engine.planning.measured_error import error_of, percent
-from engine.planning.outlook import Work, quick_plan
-from engine.planning.room import Room
-from tui.drawing.plan_bar import PARTS, bar, legend
-from tui.verbs import plan as verb
+from engine.config.errors import UserError
+from engine.config.preset_library import effective
+from engine.memory.formula import history
+from engine.memory.formula.measured_error import error_of, percent
+from engine.memory.formula.memory_budget import Room
+from engine.memory.formula.method_plan import Work, quick_plan
+from engine.runs import run_dir
+from engine.runs.result import Predicted
+from tui.charts.plan_bar import PARTS, bar, legend
+from tui.cli import plan as verb
 
 LLAMA_8B: dict[str, Any] = {
     "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
@@ -50,18 +50,18 @@ def made_run(
     runs: Path, method: Any, speed: float, device: str, predicted: int = 0, measured: int | None = None
 ) -> None:
     """A finished run of the embedded model, as a worker would have written it."""
-    run = rundir.create(runs, "demo-lora", effective("demo-lora", method, {}))
-    result = rundir.blank_result(run, rundir.read_frozen(run))
+    run = run_dir.create(runs, "demo-lora", effective("demo-lora", method, {}))
+    result = run_dir.blank_result(run, run_dir.read_frozen(run))
     result.status, result.steps, result.tokens_per_second = "finished", 100, speed
     result.machine = {"device": device}
     if predicted:
         result.predicted = [Predicted(tier="formula", training=predicted), Predicted(tier="dry run", training=measured)]
     result.comparable = measured
-    rundir.write_result(run, result)
+    run_dir.write_result(run, result)
 
 
 def test_the_verb_imports_nothing_heavy() -> None:
-    assert not loaded_by("import tui.verbs.plan") & set(HEAVY)
+    assert not loaded_by("import tui.cli.plan") & set(HEAVY)
 
 
 @pytest.mark.parametrize("width", [80, 160])
@@ -171,7 +171,7 @@ def test_time_and_cost_come_from_finished_runs(tmp_path: Path) -> None:
 
 def test_a_single_run_gives_a_range_over_its_steps(tmp_path: Path) -> None:
     made_run(tmp_path, "lora", 3300.0, "a card")
-    (run,) = rundir.iterate(tmp_path)
+    (run,) = run_dir.iterate(tmp_path)
     write_events(run, "lora", 0)
     room = Room(name="a card", device="cuda", source="card", total=GIB)
     pace = history.pace(list(history.results(tmp_path)), "tiny", "lora", room)

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from unit.test_imports import HEAVY, loaded_by
 
-from engine.contract.errors import UserError
-from engine.contract.preset import Preset, resolve
-from engine.contract.schema import Config
+from engine.config.errors import UserError
+from engine.config.preset import Preset, resolve
+from engine.config.schema import Config
 from engine.data.tokens import Row
-from engine.evaluation import decode, drafts, kv, likeliest
-from engine.planning import answers, layout
-from engine.planning.architecture import read_architecture
-from engine.planning.estimate import PARTS, Rows
-from engine.planning.formula import formula
+from engine.evaluation import choice_scoring, decode, kv_cache, ngram_speculation
+from engine.memory.formula import generation, packing
+from engine.memory.formula.architecture import read_architecture
+from engine.memory.formula.estimate import PARTS, Rows
+from engine.memory.formula.formula import formula
 from engine.training import batches, loss
 
 LLAMA_8B: dict[str, Any] = {
@@ -34,7 +34,7 @@ def config(method: Any, **settings: Any) -> Config:
 
 
 def test_the_formula_imports_nothing_heavy() -> None:
-    assert not loaded_by("import engine.planning.formula") & set(HEAVY)
+    assert not loaded_by("import engine.memory.formula.formula") & set(HEAVY)
 
 
 @pytest.mark.parametrize("method", ["qlora", "lora", "full"])
@@ -95,17 +95,21 @@ def test_rows_are_cut_as_the_trainer_cuts_them(device: Any, wanted: str) -> None
         row = Row([1] * length, [-100] * (length - 7) + [1] * 7, [1], "", "", False)
         real = batches.choose_layout([row] * count, wanted, device, varlen=False)
         largest = next(batches.passes([row] * count, most, real))
-        ours = layout.largest_pass(Rows(count=count, length=length, answer=7), most, wanted, device)
+        ours = packing.largest_pass(Rows(count=count, length=length, answer=7), most, wanted, device)
         assert (ours.packing, ours.rows, ours.several) == (real.packing, len(largest), count > len(largest))
 
 
 def test_the_formula_knows_the_trainers_numbers() -> None:
     for name in ("FLAT_MEAN_LENGTH", "FLAT_TOKENS", "PADDED_TOKENS", "WHOLE", "HELD_OUT_ROWS", "HELD_OUT_TOKENS",
                  "HELD_OUT_LOGITS"):  # fmt: skip
-        assert getattr(layout, name) == getattr(batches, name)
-    assert layout.CHUNK_ELEMENTS == loss.CHUNK_ELEMENTS
-    assert (answers.REFILL, answers.SPARE, answers.GUESSED) == (decode.REFILL, kv.SPARE, drafts.MOST)
-    assert (answers.COPIES, answers.CHOICE_TOKENS) == (likeliest.COPIES, likeliest.TOKENS)
+        assert getattr(packing, name) == getattr(batches, name)
+    assert packing.CHUNK_ELEMENTS == loss.CHUNK_ELEMENTS
+    assert (generation.REFILL, generation.SPARE, generation.GUESSED) == (
+        decode.REFILL,
+        kv_cache.SPARE,
+        ngram_speculation.MOST,
+    )
+    assert (generation.COPIES, generation.CHOICE_TOKENS) == (choice_scoring.COPIES, choice_scoring.TOKENS)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -116,7 +120,7 @@ def test_held_out_rows_are_cut_as_the_worker_cuts_them(device: Any, wanted: str)
         real = batches.choose_layout([row], wanted, device, varlen=False)
         largest = next(batches.held_out_passes([row] * 64, real, device, vocabulary, keep=True))
         rows = Rows(count=64, length=length, answer=answer)
-        assert layout.held_out_pass(rows, wanted, device, vocabulary).rows == len(largest)
+        assert packing.held_out_pass(rows, wanted, device, vocabulary).rows == len(largest)
 
 
 def test_a_held_out_pass_on_a_card_has_no_gibibytes_of_logits() -> None:

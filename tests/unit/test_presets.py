@@ -7,10 +7,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine.contract import library, rundir
-from engine.contract.errors import UserError
-from engine.contract.preset import Preset, flatten, parse_overrides, read_preset, resolve
-from engine.contract.schema import METHODS, Config
+from engine.config import preset_library
+from engine.config.errors import UserError
+from engine.config.preset import Preset, flatten, parse_overrides, read_preset, resolve
+from engine.config.schema import METHODS, Config
+from engine.runs import run_dir
 
 
 def preset(tmp_path: Path, text: str) -> Preset:
@@ -19,14 +20,16 @@ def preset(tmp_path: Path, text: str) -> Preset:
     return read_preset(path)
 
 
-@pytest.mark.parametrize("path", [one.path for one in library.list_presets()], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [one.path for one in preset_library.list_presets()], ids=lambda path: path.stem)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_shipped_preset_resolves_for_every_method(path: Path, method: str) -> None:
     assert resolve(read_preset(path, path.stem), method).config.method == method
 
 
 def test_shipped_presets_have_keys_of_their_own() -> None:
-    slots = [one.preset.values["slot"] for one in library.list_presets() if one.preset and "slot" in one.preset.values]
+    slots = [
+        one.preset.values["slot"] for one in preset_library.list_presets() if one.preset and "slot" in one.preset.values
+    ]
     assert sorted(slots) == list(range(1, 10))
 
 
@@ -65,9 +68,11 @@ def test_sections_another_method_reads_are_left_out_with_a_note(tmp_path: Path) 
 
 
 def test_a_frozen_run_reads_back_as_it_was(tmp_path: Path) -> None:
-    effective = library.effective("demo-qlora", None, parse_overrides(["data.map.prompt=Q: {x}", "train.steps=5"]))
-    run = rundir.create(tmp_path / "runs", "demo-qlora", effective)
-    frozen = rundir.read_frozen(run)
+    effective = preset_library.effective(
+        "demo-qlora", None, parse_overrides(["data.map.prompt=Q: {x}", "train.steps=5"])
+    )
+    run = run_dir.create(tmp_path / "runs", "demo-qlora", effective)
+    frozen = run_dir.read_frozen(run)
     assert frozen.config == effective.config and frozen.origins == effective.origins
 
 
@@ -99,9 +104,9 @@ def test_a_pair_without_equals_is_refused() -> None:
 def test_two_presets_that_ask_for_one_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The user's own has it, and the shipped one is still in the list."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    folder = library.user_folder()
+    folder = preset_library.user_folder()
     folder.mkdir(parents=True)
     (folder / "zz.toml").write_text('title = "mine"\nslot = 2\n')
-    listed = library.list_presets()
+    listed = preset_library.list_presets()
     assert {one.slot: one.name for one in listed if one.slot}[2] == "zz"
     assert next(one for one in listed if one.name == "demo-lora").slot is None

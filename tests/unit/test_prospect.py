@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from engine.contract.ladderplan import make_plan
-from engine.contract.modelfiles import find_model
-from engine.contract.turns import Turn
-from engine.planning.room import Room
+from engine.config.model_files import find_model
+from engine.memory.formula.memory_budget import Room
+from engine.runs.device_queue import Turn
+from engine.runs.ladder_plan import make_plan
 from tui.choice import Choice
-from tui.following.machine import Other
-from tui.forecasting.disk import needed_disk
-from tui.forecasting.forecast import forecast
-from tui.forecasting.prospect import Prospect, ladder_prospect, run_prospect
-from tui.forecasting.scene import Report, Scene
+from tui.live.machine import Other
+from tui.preview.disk import needed_disk
+from tui.preview.launch_context import Report, Scene
+from tui.preview.launch_preview import Prospect, ladder_prospect, run_prospect
+from tui.preview.memory_forecast import forecast
 
 GIB = 1 << 30
 ANSWER: dict[str, Any] = {

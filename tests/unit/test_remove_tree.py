@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from engine.contract import ladderdir, rundir
-from engine.contract.files import remove_tree
-from engine.contract.ladderdir import LadderDir
-from engine.contract.ladderplan import make_plan
-from engine.contract.library import effective
-from engine.contract.rundir import RunDir
-from tui.verbs.run import remove_refused
+from engine.config.files import remove_tree
+from engine.config.preset_library import effective
+from engine.runs import ladder_dir, run_dir
+from engine.runs.ladder_dir import LadderDir
+from engine.runs.ladder_plan import make_plan
+from engine.runs.run_dir import RunDir
+from tui.cli.run import remove_refused
 
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
     """A run that lies elsewhere, with a model."""
-    run = rundir.create(tmp_path / "elsewhere", "demo-lora", effective("demo-lora", None, {}))
+    run = run_dir.create(tmp_path / "elsewhere", "demo-lora", effective("demo-lora", None, {}))
     run.model.mkdir()
     (run.model / "weights").write_bytes(b"kept")
     return run.path
@@ -36,9 +36,9 @@ def test_of_a_link_to_a_folder_only_the_link_goes(delete: str, outside: Path, tm
     link.symlink_to(outside)
     match delete:
         case "rundir":
-            rundir.delete(RunDir(link))
+            run_dir.delete(RunDir(link))
         case "ladder":
-            ladderdir.remove(LadderDir(link))
+            ladder_dir.remove(LadderDir(link))
         case _:
             remove_tree(link, ignore_errors="ignored" in delete)
     assert not link.is_symlink() and content(outside) == before
@@ -46,10 +46,10 @@ def test_of_a_link_to_a_folder_only_the_link_goes(delete: str, outside: Path, tm
 
 def test_links_inside_are_not_followed(outside: Path, tmp_path: Path) -> None:
     before = content(outside)
-    run = rundir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", None, {}))
+    run = run_dir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", None, {}))
     run.checkpoints.symlink_to(outside)
     (run.path / "file").symlink_to(outside / "run.toml")
-    rundir.delete(run)
+    run_dir.delete(run)
     assert not run.path.exists() and content(outside) == before
 
 
@@ -73,6 +73,6 @@ def test_files_and_nothing_at_all_are_deleted_too(tmp_path: Path) -> None:
 
 
 def test_a_ladder_that_never_began_is_deleted_whole(tmp_path: Path) -> None:
-    folder = ladderdir.create(tmp_path / "runs", make_plan("demo", ["lora"], {}))
-    ladderdir.remove(folder)
+    folder = ladder_dir.create(tmp_path / "runs", make_plan("demo", ["lora"], {}))
+    ladder_dir.remove(folder)
     assert not folder.path.exists()

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine.contract import ladder as contract
-from engine.contract.result import Interval, Peak
+from engine.runs import ladder as contract
+from engine.runs.result import Interval, Peak
 
 ROOT = Path(__file__).parents[2]
 STRUCTS = [

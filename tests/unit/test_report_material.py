@@ -11,19 +11,19 @@ import pytest
 from made_ladder import made_ladder
 from made_runs import BEGIN, HOSTILE, ITEMS, STEPS, write_events, write_predictions
 
-from engine.contract import events, rundir
-from engine.contract.ladder import Entry, Ladder
-from engine.contract.preset import Preset, resolve
-from engine.contract.rundir import RunDir
+from engine.config.preset import Preset, resolve
 from engine.ladder.report import write
 from engine.ladder.report.material import gather
 from engine.ladder.report.samples import Source, side_by_side
 from engine.ladder.report.traces import POINTS, SAMPLES, trace
+from engine.runs import events, run_dir
+from engine.runs.ladder import Entry, Ladder
+from engine.runs.run_dir import RunDir
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
-    made = rundir.create(tmp_path / "runs", "demo-lora", resolve(Preset("demo-lora", {}), "lora"))
+    made = run_dir.create(tmp_path / "runs", "demo-lora", resolve(Preset("demo-lora", {}), "lora"))
     write_events(made, "lora", 0, card=True)
     return made
 
@@ -111,7 +111,7 @@ def test_the_base_as_qlora_loads_it_is_told_from_the_base(tmp_path: Path) -> Non
 
 
 def test_answers_to_other_items_do_not_mix_in(tmp_path: Path) -> None:
-    runs = [rundir.create(tmp_path / "runs", "demo", resolve(Preset("demo", {}), m)) for m in ("lora", "full")]
+    runs = [run_dir.create(tmp_path / "runs", "demo", resolve(Preset("demo", {}), m)) for m in ("lora", "full")]
     write_predictions(runs[0], "lora", 0, hostile=False, base=True)
     write_predictions(runs[1], "full", 0, hostile=True, base=False)
     sources = [Source(name, "base", run.predictions_file) for name, run in zip(("lora", "full"), runs, strict=True)]

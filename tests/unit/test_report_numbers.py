@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from engine.contract.ladder import Spread
-from engine.contract.result import Interval
 from engine.ladder import format as say
+from engine.runs.ladder import Spread
+from engine.runs.result import Interval
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine.contract import events, rundir
-from engine.contract.end_record import EndRecord
-from engine.contract.events import EventLog
-from engine.contract.library import effective
-from engine.contract.result import Predicted, Result
-from engine.contract.rundir import RunDir
+from engine.config.preset_library import effective
+from engine.runs import events, run_dir
+from engine.runs.end_record import EndRecord
+from engine.runs.events import EventLog
+from engine.runs.result import Predicted, Result
+from engine.runs.run_dir import RunDir
 
 OLD = Path(__file__).parent.parent / "old_runs"
 NOT_IN_OLD_EVENTS = {
@@ -26,7 +26,7 @@ NOT_IN_OLD_EVENTS = {
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
-    return rundir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", None, {"train.batch": 4}))
+    return run_dir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", None, {"train.batch": 4}))
 
 
 def hello(resumed: bool = False) -> events.Hello:
@@ -54,7 +54,7 @@ def result_of(run: RunDir, *said: events.Event) -> Result:
     log = EventLog(run.events_file)
     for event in said:
         log.write(event)
-    found = rundir.result_from_events(run, rundir.read_frozen(run))
+    found = run_dir.result_from_events(run, run_dir.read_frozen(run))
     assert found is not None
     return found
 
@@ -73,9 +73,9 @@ def test_steps_after_the_checkpoint_of_a_resume_count_once(run: RunDir) -> None:
 def test_a_result_needs_the_end_of_the_newest_life(run: RunDir) -> None:
     result_of(run, hello(), events.End(status="stopped", reason=""))
     EventLog(run.events_file).write(hello(True))
-    frozen = rundir.read_frozen(run)
-    assert rundir.result_from_events(run, frozen) is None
-    assert rundir.result_from_events(run, frozen, EndRecord(status="failed", reason="why", t=1.0)).reason == "why"
+    frozen = run_dir.read_frozen(run)
+    assert run_dir.result_from_events(run, frozen) is None
+    assert run_dir.result_from_events(run, frozen, EndRecord(status="failed", reason="why", t=1.0)).reason == "why"
 
 
 def test_the_prediction_of_the_whole_training_and_the_peak_of_all_lives_stay(run: RunDir) -> None:
@@ -104,7 +104,7 @@ def test_durations_survive_a_clock_that_jumps(run: RunDir, monkeypatch: pytest.M
     for event in (hello(), events.Phase(name="training"), step(1), events.End(status="finished", reason="")):
         log.write(event)
     monkeypatch.undo()
-    found = rundir.result_from_events(run, rundir.read_frozen(run))
+    found = run_dir.result_from_events(run, run_dir.read_frozen(run))
     assert found is not None and found.worked < 5
 
 
@@ -136,7 +136,7 @@ def test_the_result_of_an_old_run_is_read_and_built_again(tmp_path: Path) -> Non
     shutil.copytree(OLD / "finished-0.1.0", run.path)
     stored = run.result()
     assert stored is not None and stored.status == "finished"
-    built = rundir.result_from_events(run, rundir.read_frozen(run))
+    built = run_dir.result_from_events(run, run_dir.read_frozen(run))
     assert built is not None
     for name in set(Result.__struct_fields__) - NOT_IN_OLD_EVENTS - {"ended"}:
         assert getattr(built, name) == getattr(stored, name), name

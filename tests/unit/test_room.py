@@ -9,9 +9,9 @@ from typing import Any
 import psutil
 import pytest
 
-from engine.contract.errors import UserError
-from engine.contract.nvml import Nvml
-from engine.planning.room import listed_room, system_memory, this_room
+from engine.config.errors import UserError
+from engine.hardware.nvml import Nvml
+from engine.memory.formula.memory_budget import listed_room, system_memory, this_room
 
 GIB = 1 << 30
 

@@ -10,9 +10,10 @@ import msgspec
 import pytest
 from made_ladder import made_ladder
 
-from engine.contract import events, library, locks, rundir
-from tui.listing.runlist import describe
-from tui.verbs import runs
+from engine.config import preset_library
+from engine.runs import events, locks, run_dir
+from tui.cli import runs
+from tui.history.run_list import describe
 
 
 def test_ladders_are_listed_with_how_far_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,15 +35,15 @@ def test_a_broken_ladder_is_listed_as_damaged(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_waiting_for_the_card_is_not_a_runs_own_time(tmp_path: Path) -> None:
-    run = rundir.create(tmp_path, "demo-lora", library.effective("demo-lora", None, {}))
-    result = rundir.blank_result(run, rundir.read_frozen(run))
+    run = run_dir.create(tmp_path, "demo-lora", preset_library.effective("demo-lora", None, {}))
+    result = run_dir.blank_result(run, run_dir.read_frozen(run))
     result.seconds = {"waiting": 7200.0, "data": 1.0, "training": 20.0}
-    rundir.write_result(run, result)
+    run_dir.write_result(run, result)
     assert describe(run).seconds == 21.0
 
 
 def test_time_of_a_live_run_is_its_own_without_waits_and_pauses(tmp_path: Path) -> None:
-    run = rundir.create(tmp_path, "demo-lora", library.effective("demo-lora", None, {}))
+    run = run_dir.create(tmp_path, "demo-lora", preset_library.effective("demo-lora", None, {}))
     now = time.time()
     told = [
         events.Hello(pid=1, host="h", version="0", t=now - 9000),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from made_runs import step
 
-from engine.contract import events
-from tui.following.loglines import MOST
-from tui.following.runstate import RunState
+from engine.runs import events
+from tui.live.log_lines import MOST
+from tui.live.run_state import RunState
 
 
 def test_time_left_is_the_pace_times_the_steps_that_remain() -> None:

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from engine.contract import library, rundir
-from tui.listing.scores import show_results
+from engine.config import preset_library
+from engine.runs import run_dir
+from tui.history.scores import show_results
 
 
 def test_training_time_is_that_of_the_steps_as_in_a_ladder_and_a_plan(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = rundir.create(tmp_path, "demo-lora", library.effective("demo-lora", None, {}))
-    result = rundir.blank_result(run, rundir.read_frozen(run))
+    run = run_dir.create(tmp_path, "demo-lora", preset_library.effective("demo-lora", None, {}))
+    result = run_dir.blank_result(run, run_dir.read_frozen(run))
     result.seconds, result.step_seconds = {"training": 9.9}, 5.5
     show_results("", [result])
     assert "5.5 s" in (shown := capsys.readouterr().out) and "9.9 s" not in shown

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from tui.drawing.series import Series
+from tui.charts.series import Series
 
 
 def test_a_million_points_keep_few_buckets_and_no_spike_is_lost() -> None:

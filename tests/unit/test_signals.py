@@ -11,7 +11,7 @@ import pytest
 
 LISTENER = """
 import signal, sys
-from engine.contract.signals import Stopping
+from engine.runs.stop_request import Stopping
 stopping = Stopping()
 stopping.listen()
 print("listening", flush=True)

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from engine.contract.errors import UserError
-from engine.contract.ladderplan import make_plan
-from engine.contract.schema import Config, Data, Evaluation, Model
+from engine.config.errors import UserError
+from engine.config.schema import Config, Data, Evaluation, Model
 from engine.data.check import check
 from engine.data.items import sampled, sampled_rows
 from engine.data.prepare import prepare
+from engine.memory.dry_run.data_rows import FromData
 from engine.methods.machine import this_machine
 from engine.methods.tokenizer import load_tokenizer
-from engine.planning.datarows import FromData
+from engine.runs.ladder_plan import make_plan
 from engine.training.batches import Schedule, choose_layout
 
 LENGTH = 64

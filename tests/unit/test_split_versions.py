@@ -11,21 +11,21 @@ import pytest
 from command import ftbench
 from old_runs import LADDER, LADDER_RUNS, MADE_OF, RUN, unpack
 
-from engine.contract import rundir
-from engine.contract.errors import UserError
-from engine.contract.ladderdir import LadderDir
-from engine.contract.preset import Preset, resolve
-from engine.contract.rundir import RunDir, read_frozen
-from engine.contract.schema import Config
+from engine.config.errors import UserError
+from engine.config.preset import Preset, resolve
+from engine.config.schema import Config
 from engine.data.items import sampled
 from engine.data.prepare import Prepared, prepare
 from engine.ladder import report
-from engine.ladder.answers import Evidence, finished
+from engine.ladder.aggregate import check_same_work
 from engine.ladder.identity import identity, index, split_otherwise
-from engine.ladder.measures import check_same_work
+from engine.ladder.results import Evidence, finished
 from engine.methods.tokenizer import load_tokenizer
-from engine.outcome import items_fingerprint
-from tui.listing.comparing import compare, read
+from engine.runs import run_dir
+from engine.runs.ladder_dir import LadderDir
+from engine.runs.run_dir import RunDir, read_frozen
+from engine.worker.provenance import items_fingerprint
+from tui.history.comparison import compare, read
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_version_2_divides_the_same_rows_otherwise(runs: Path) -> None:
 
 
 def test_new_runs_record_the_newest_version(tmp_path: Path) -> None:
-    made = rundir.create(tmp_path / "runs", "demo", resolve(Preset("demo", {}), "lora"))
+    made = run_dir.create(tmp_path / "runs", "demo", resolve(Preset("demo", {}), "lora"))
     assert read_frozen(made).split_version == 2
 
 
@@ -77,7 +77,7 @@ def test_the_list_of_runs_says_which_scores_do_not_compare(runs: Path) -> None:
 
 
 def test_runs_of_two_versions_stand_side_by_side_without_scores(runs: Path, tmp_path: Path) -> None:
-    new = rundir.create(runs, "demo", resolve(Preset("demo", {}), "lora"))
+    new = run_dir.create(runs, "demo", resolve(Preset("demo", {}), "lora"))
     old = RunDir(runs / RUN)
     assert "exact_match" in compare(read([old]), 100).plain and "0.0" in compare(read([old]), 100).plain
     text = compare(read([old, new]), 100).plain
@@ -101,7 +101,7 @@ def test_an_old_ladder_opens_and_is_reported(runs: Path) -> None:
 
 
 def test_an_old_ladder_surveys_by_its_own_rule_and_finds_its_runs(runs: Path) -> None:
-    from engine.survey import survey
+    from engine.worker.workload import survey
 
     folder, state = ladder_work(runs)
     plan = folder.plan()

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from made_runs import step
 
-from engine.contract import events
-from engine.contract.follow import last_line
-from tui.following.runstate import RunState
+from engine.runs import events
+from engine.runs.follow import last_line
+from tui.live.run_state import RunState
 from tui.widgets.status_line import status
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from made_ladder import made_ladder
 
-from engine.contract.ladder import Entry
-from tui.following.climbing import LadderView
-from tui.listing.ladder_view import headline
-from tui.verbs import runs
+from engine.runs.ladder import Entry
+from tui.cli import runs
+from tui.history.ladder_view import headline
+from tui.live.ladder_progress import LadderView
 
 STATUSES = {
     "planned": False,

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from hostile import STRINGS
 
-from engine.contract.turns import Turn
+from engine.runs.device_queue import Turn
+from tui.charts.columns import Column, fitted, line
 from tui.choice import Choice, changes
-from tui.drawing.columns import Column, fitted, line
-from tui.head import choice_lines, head_line, live_runs, short
-from tui.listing.run_table import FIELDS, TABLE, row, undated
-from tui.listing.runlist import Line
+from tui.header import choice_lines, head_line, live_runs, short
+from tui.history.run_list import Line
+from tui.history.run_table import FIELDS, TABLE, row, undated
 from tui.welcome import STEPS, welcome
 
 COLUMNS = (Column("a", 3), Column("b", 4), Column("c"), Column("d"))

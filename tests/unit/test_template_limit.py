@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from engine.contract.errors import UserError
-from engine.contract.schema import Data, Model
+from engine.config.errors import UserError
+from engine.config.schema import Data, Model
 from engine.data import template_limit
 from engine.data.check import check
 from engine.data.template_limit import run_template

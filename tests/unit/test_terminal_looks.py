@@ -12,8 +12,8 @@ from textual.color import Color
 from tui.commands import clashes, every
 from tui.settings import Settings, read_settings
 from tui.start import bench_options
-from tui.terminal.abilities import is_light, needs_ascii, suited_theme
-from tui.terminal.plain import Plain, plain
+from tui.terminal.ascii_driver import Plain, plain
+from tui.terminal.capabilities import is_light, needs_ascii, suited_theme
 from tui.terminal.themes import remember, remembered, theme_file
 
 

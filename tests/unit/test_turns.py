@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from engine.contract import launch, locks, rundir, turns
-from engine.contract.library import effective
+from engine.config.preset_library import effective
+from engine.runs import device_queue, launch, locks, run_dir
 
 WAITER = """
 import sys, time
 from pathlib import Path
-from engine.contract.turns import wait_turn
+from engine.runs.device_queue import wait_turn
 card, came, run, folder = sys.argv[1:]
 def tell(note):
     with open(f"{folder}/{run}.notes", "a") as file:
@@ -64,7 +64,7 @@ def order(folder: Path) -> list[str]:
 
 
 def places() -> list[tuple[int, str]]:
-    return [(turn.place, turn.run.name) for turn in turns.turns() if turn.card == "cpu"]
+    return [(turn.place, turn.run.name) for turn in device_queue.turns() if turn.card == "cpu"]
 
 
 def test_first_come_is_first_served_whatever_the_processes_do(come: Come, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_who_dies_or_is_stopped_while_waiting_holds_nobody_up(come: Come, tmp_pa
 def test_a_run_that_is_deleted_while_it_waits_gives_up_its_place(come: Come, tmp_path: Path) -> None:
     come("first", 1)
     until(lambda: places() == [(0, "first")])
-    run = rundir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", None, {}))
+    run = run_dir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", None, {}))
     worker = launch.launch(run)
     launch.wait_for_hello(run, worker)
     until(lambda: (1, run.name) in places())
@@ -139,7 +139,7 @@ def test_asking_who_holds_a_lock_never_keeps_its_taker_out(tmp_path: Path) -> No
         [
             sys.executable,
             "-c",
-            "import sys; from pathlib import Path; from engine.contract import locks\n"
+            "import sys; from pathlib import Path; from engine.runs import locks\n"
             "while True: locks.holder(Path(sys.argv[1]))",
             str(tmp_path / "lock"),
         ]

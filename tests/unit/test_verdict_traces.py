@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from made_ladder import made_ladder
 
-from engine.contract.ladder import Ladder, Row
 from engine.ladder.report import markdown
 from engine.ladder.report.material import gather
 from engine.ladder.verdict import verdict
+from engine.runs.ladder import Ladder, Row
 
 NUMBER = re.compile(r"[−+]?\d[\d,]*(?:[.:]\d+)*(?:e-?\d+)?")
 THE_RULE = {"94"}

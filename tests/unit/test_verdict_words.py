@@ -9,12 +9,12 @@ import pytest
 from made_ladder import made_ladder
 from simulated import BASE, made_up
 
-from engine.contract.ladder import Ladder, Rent, Row, Spread
-from engine.ladder.answers import Evidence
+from engine.ladder.aggregate import add_statistics
 from engine.ladder.findings import find
-from engine.ladder.measures import add_statistics
+from engine.ladder.results import Evidence
 from engine.ladder.statistics import Answers
 from engine.ladder.verdict import verdict
+from engine.runs.ladder import Ladder, Rent, Row, Spread
 
 ITEMS = 300
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from rich.cells import cell_len
 from textual.content import Content
 
-from engine.contract.account import ColumnUse, columns_in_short
-from engine.contract.library import is_data_file, is_hub_id
-from engine.contract.text import visible
+from engine.config.preset_library import is_data_file, is_hub_id
+from engine.config.text import visible
+from engine.runs.account import ColumnUse, columns_in_short
 from tui.data.preview import Preview
 from tui.data.recent import read_recent
-from tui.show import count
+from tui.format import count
 
 EMBEDDED = ("tickets",)
 """Data sets that are shipped with ftbench."""

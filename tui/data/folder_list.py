@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.contract.library import is_data_file
+from engine.config.preset_library import is_data_file
 from tui.data.datasets import is_folder, on_the_hub
-from tui.show import size
+from tui.format import size
 
 MOST = 500
 """Entries shown; typing filters them."""

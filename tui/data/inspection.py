@@ -9,9 +9,9 @@ from typing import Any
 from msgspec import Struct, field
 from textual.content import Content
 
-from engine.contract.text import amount, percent, visible
+from engine.config.text import amount, percent, visible
+from tui.charts.histogram import Histogram, draw
 from tui.data_report import DataReport, Line, account_lines, repeat_lines, result_line, warning_lines
-from tui.drawing.histogram import Histogram, draw
 
 SPLITS = ("train", "validation", "test", "noticed")
 NAMES = {"noticed": "noted"}

@@ -17,12 +17,12 @@ from msgspec import Struct, field
 from textual.message import Message
 
 from engine import __version__
-from engine.contract.ask import Leaving, Left, ask
-from engine.contract.errors import Notice, RunFailed, UserError
-from engine.contract.files import read_small, write_atomically
-from engine.contract.library import is_data_file
-from engine.contract.text import amount, escaped
-from tui.show import size
+from engine.config.errors import Notice, RunFailed, UserError
+from engine.config.files import read_small, write_atomically
+from engine.config.preset_library import is_data_file
+from engine.config.text import amount, escaped
+from engine.runs.rpc_client import Leaving, Left, ask
+from tui.format import size
 
 LARGEST = 64 << 20
 """Bytes up to which a set is counted in the background."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import platformdirs
 
-from engine.contract.files import read_small, write_atomically
+from engine.config.files import read_small, write_atomically
 
 MOST = 20
 

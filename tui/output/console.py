@@ -11,7 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from engine.contract.text import visible
+from engine.config.text import visible
 from tui.output import cursor, streams
 from tui.output.streams import literal
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from textual.screen import ScreenResultType
 
-from engine.contract.errors import RunFailed, UserError
+from engine.config.errors import RunFailed, UserError
 from tui.screens.base import BaseScreen
 
 if TYPE_CHECKING:  # imported where they are needed: the first picture does not wait for them
-    from engine.contract.rundir import RunDir
+    from engine.runs.run_dir import RunDir
 
 
 class ActingScreen(BaseScreen[ScreenResultType]):
@@ -23,7 +23,7 @@ class ActingScreen(BaseScreen[ScreenResultType]):
 
     def stop_run(self, run: RunDir | None) -> None:
         """Ask first; the run may have ended while we asked."""
-        from engine.contract import launch
+        from engine.runs import launch
         from tui.screens.ask import AskScreen
 
         if run is None or not run.is_live():
@@ -38,7 +38,7 @@ class ActingScreen(BaseScreen[ScreenResultType]):
 
     def pause_run(self, run: RunDir | None) -> None:
         """Without asking: nothing is lost, and `u` goes on. The run may end at this moment."""
-        from engine.contract import launch
+        from engine.runs import launch
 
         if run is None or not run.is_live():
             self.tell("nothing runs here", severity="warning")
@@ -72,7 +72,7 @@ class ActingScreen(BaseScreen[ScreenResultType]):
 
     def launch_run(self, run: RunDir) -> None:
         """Start its worker, then show it."""
-        from engine.contract import launch
+        from engine.runs import launch
 
         size = run.events_file.stat().st_size if run.events_file.exists() else 0
         try:

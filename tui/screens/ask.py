@@ -11,7 +11,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from engine.contract.text import visible
+from engine.config.text import visible
 
 
 class AskScreen(ModalScreen[bool]):

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from textual.screen import Screen
 
-from engine.contract.errors import UserError
-from engine.contract.text import visible
+from engine.config.errors import UserError
+from engine.config.text import visible
 
 if TYPE_CHECKING:
-    from engine.contract.turns import Turn
+    from engine.runs.device_queue import Turn
 
 R = TypeVar("R")
 F = TypeVar("F")
@@ -28,10 +28,10 @@ class BaseScreen(Screen[R]):
 
     def queue(self) -> list[Turn]:
         """Everybody's place at every device; none while the lock folder cannot be used, which is said once."""
-        from engine.contract import turns
+        from engine.runs import device_queue
 
         try:
-            found = turns.turns()
+            found = device_queue.turns()
         except (UserError, OSError) as error:
             if str(error) != self.unlocked:
                 self.tell(f"the device queue cannot be read: {error}", severity="error", timeout=15)

@@ -16,7 +16,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from tui.commands import bindings
-from tui.head import choice_lines, head_line, live_runs, short
+from tui.header import choice_lines, head_line, live_runs, short
 from tui.screens.watching import WatchingScreen
 from tui.widgets.choosing import ChoosingPane, Chosen, Picked, Refused
 from tui.widgets.key_line import KeyLine
@@ -25,8 +25,8 @@ from tui.widgets.loss_pane import LossPane
 from tui.widgets.machine_pane import MachinePane
 
 if TYPE_CHECKING:  # imported where they are needed: the first picture does not wait for what a run takes
-    from engine.contract.rundir import RunDir
-    from tui.following.machine import MachineSample, Sampled
+    from engine.runs.run_dir import RunDir
+    from tui.live.machine import MachineSample, Sampled
 
 
 NEW_SECONDS = 5.0
@@ -100,22 +100,22 @@ class BenchScreen(WatchingScreen[None]):
 
     def look_at_runs(self) -> None:
         """Which runs live, and in which order they have the card."""
-        from engine.contract import rundir
+        from engine.runs import run_dir
 
         self.places = self.queue()
         placed = {turn.run for turn in self.places}
         self.others = [
-            run for run in self.read_all(rundir.iterate(self.runs)) if run.path not in placed and run.is_live()
+            run for run in self.read_all(run_dir.iterate(self.runs)) if run.path not in placed and run.is_live()
         ]
         self.head()
 
     def live_runs(self) -> list[RunDir]:
         """Of this folder: those that have a card, those that wait in their order, those without a place."""
-        from engine.contract import rundir
+        from engine.runs import run_dir
 
-        placed = [rundir.RunDir(turn.run) for turn in self.places if turn.run.parent == self.runs]
+        placed = [run_dir.RunDir(turn.run) for turn in self.places if turn.run.parent == self.runs]
         placed.sort(key=lambda run: next(turn.place for turn in self.places if turn.run == run.path))
-        rest = [run for run in self.read_all(rundir.iterate(self.runs)) if run not in placed and run.is_live()]
+        rest = [run for run in self.read_all(run_dir.iterate(self.runs)) if run not in placed and run.is_live()]
         return placed + sorted(rest, key=lambda run: run.name)
 
     def head(self) -> None:
@@ -151,7 +151,7 @@ class BenchScreen(WatchingScreen[None]):
         self.look_at_runs()
 
     def on_sampled(self, message: Sampled) -> None:
-        from tui.forecasting.forecast import room_of
+        from tui.preview.memory_forecast import room_of
 
         self.sample = message.sample
         self.query_one(MachinePane).feed(message.sample)
@@ -163,7 +163,7 @@ class BenchScreen(WatchingScreen[None]):
         choosing = self.choosing
         question = (self.watched if self.live else None, choosing.effective, choosing.room)
         if question != self.foreseen[0]:
-            from tui.forecasting.forecast import foresee
+            from tui.preview.memory_forecast import foresee
 
             self.foreseen = question, foresee(*question)
         return self.foreseen[1]
@@ -212,7 +212,7 @@ class BenchScreen(WatchingScreen[None]):
         self.app.push_screen(PresetsScreen(self.choosing.choice, self.choosing.effective), chosen)
 
     def action_methods(self) -> None:
-        from tui.forecasting.methods import methods_text
+        from tui.preview.method_table import methods_text
         from tui.screens.text import TextScreen
 
         choosing = self.choosing

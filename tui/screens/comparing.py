@@ -10,8 +10,8 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.widgets import Static
 
-from engine.contract.rundir import RunDir
-from tui.listing.comparing import compare, read
+from engine.runs.run_dir import RunDir
+from tui.history.comparison import compare, read
 from tui.screens.base import BaseScreen
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from textual import on
 from textual.screen import ScreenResultType
 
-from engine.contract.errors import UserError
-from engine.contract.files import working_folder
+from engine.config.errors import UserError
+from engine.config.files import working_folder
 from tui.screens.acting import ActingScreen
 from tui.widgets.choosing import ChoosingPane, Picked, Refused
 from tui.widgets.data_list import Add, Inspect

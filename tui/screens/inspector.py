@@ -13,14 +13,14 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
-from engine.contract.ask import rows_done
-from engine.contract.preset import Effective
-from engine.contract.text import visible
-from tui.asking import Answered, Asking, Told
+from engine.config.preset import Effective
+from engine.config.text import visible
+from engine.runs.rpc_client import rows_done
+from tui.background import Answered, Asking, Told
+from tui.charts.bar import bar
 from tui.commands import bindings
 from tui.data.inspection import SPLITS, Inspection, Manner, Sample, facts, sample_head, sample_text, template_text
-from tui.drawing.bar import bar
-from tui.listing.runlist import last_part
+from tui.history.run_list import last_part
 from tui.screens.base import BaseScreen
 from tui.widgets.key_line import KeyLine
 

@@ -13,16 +13,16 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
-from engine.contract import ladderdir, launch
-from engine.contract.errors import RunFailed, UserError
-from engine.contract.follow import Follower
-from engine.contract.ladder import Ladder
-from engine.contract.ladderdir import LadderDir
-from engine.contract.rundir import RunDir
-from engine.contract.text import visible
+from engine.config.errors import RunFailed, UserError
+from engine.config.text import visible
+from engine.runs import ladder_dir, launch
+from engine.runs.follow import Follower
+from engine.runs.ladder import Ladder
+from engine.runs.ladder_dir import LadderDir
+from engine.runs.run_dir import RunDir
 from tui.commands import bindings
-from tui.following.runstate import RunState
-from tui.listing import ladder_view
+from tui.history import ladder_view
+from tui.live.run_state import RunState
 from tui.screens.ask import AskScreen
 from tui.screens.base import BaseScreen
 from tui.widgets.key_line import KeyLine
@@ -83,7 +83,7 @@ class LadderScreen(BaseScreen[None]):
 
     def ladders(self) -> list[LadderDir]:
         """The newest first."""
-        return sorted(self.read_all(ladderdir.iterate(self.runs)), key=lambda ladder: ladder.name, reverse=True)
+        return sorted(self.read_all(ladder_dir.iterate(self.runs)), key=lambda ladder: ladder.name, reverse=True)
 
     def current(self) -> LadderDir | None:
         known = self.ladders()

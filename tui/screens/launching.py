@@ -15,12 +15,12 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from engine.contract.schema import Config
-from engine.contract.text import amount, visible
-from tui.asking import Answered, Asking, Told
-from tui.forecasting.problems import Problem
-from tui.forecasting.prospect import Prospect
-from tui.forecasting.scene import Report, Reports
+from engine.config.schema import Config
+from engine.config.text import amount, visible
+from tui.background import Answered, Asking, Told
+from tui.preview.launch_context import Report, Reports
+from tui.preview.launch_preview import Prospect
+from tui.preview.problems import Problem
 
 Look = Callable[[Report], Prospect]
 LOOK_SECONDS = 1.0

@@ -13,8 +13,8 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
-from engine.contract.errors import UserError
-from engine.contract.text import visible
+from engine.config.errors import UserError
+from engine.config.text import visible
 
 
 class NameScreen(ModalScreen[str | None]):

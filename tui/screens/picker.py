@@ -17,7 +17,7 @@ from textual.message import Message
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-from engine.contract.text import visible
+from engine.config.text import visible
 from tui.commands import bindings
 from tui.data.datasets import NOT_TEXT, is_text
 from tui.data.folder_list import Entry, FolderView, entries, meant, read_folder

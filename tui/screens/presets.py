@@ -12,14 +12,14 @@ from textual.binding import BindingType
 from textual.content import Content
 from textual.widgets import Static
 
-from engine.contract import library, ownpresets
-from engine.contract.errors import RunFailed, UserError
-from engine.contract.library import Listed
-from engine.contract.preset import Effective
-from engine.contract.text import visible
+from engine.config import preset_library, user_presets
+from engine.config.errors import RunFailed, UserError
+from engine.config.preset import Effective
+from engine.config.preset_library import Listed
+from engine.config.text import visible
+from tui.charts.columns import Column, Row
 from tui.choice import Choice, changes
 from tui.commands import bindings
-from tui.drawing.columns import Column, Row
 from tui.screens.ask import AskScreen
 from tui.screens.base import BaseScreen
 from tui.screens.name import NameScreen
@@ -61,7 +61,7 @@ class PresetsScreen(BaseScreen[str | None]):
         self.listed: dict[str, Listed] = {}
 
     def compose(self) -> ComposeResult:
-        yield Static(Content(visible(f"presets; your own lie in {library.user_folder()}")), id="title")
+        yield Static(Content(visible(f"presets; your own lie in {preset_library.user_folder()}")), id="title")
         yield Table(COLUMNS, id="table")
         yield Static(id="detail")
         yield KeyLine()
@@ -72,7 +72,7 @@ class PresetsScreen(BaseScreen[str | None]):
 
     def show_presets(self, here: str = "") -> None:
         """The presets as their files are now, the cursor on `here`."""
-        self.listed = {listed.name: listed for listed in library.list_presets()}
+        self.listed = {listed.name: listed for listed in preset_library.list_presets()}
         self.query_one(Table).show_rows([row(listed) for listed in self.listed.values()], here=here)
         self._detail()
 
@@ -107,8 +107,8 @@ class PresetsScreen(BaseScreen[str | None]):
         self.app.clear_notifications()
         copy: Path | None = None
         try:
-            if not ownpresets.is_own(listed):
-                copy = ownpresets.copy_to_own(listed)
+            if not user_presets.is_own(listed):
+                copy = user_presets.copy_to_own(listed)
             self.tell(f"edited by {edit(self.app, copy or listed.path)}")
         except UserError as error:
             if copy:  # nobody has seen it: the shipped one shows again
@@ -135,7 +135,7 @@ class PresetsScreen(BaseScreen[str | None]):
             self.tell("nothing is chosen", severity="warning")
             return
         question = f"Save what is chosen ({self.choice.name}, {chosen.config.method}) as a preset called"
-        self._make(question, self.choice.name, lambda name: ownpresets.from_choice(name, base, chosen))
+        self._make(question, self.choice.name, lambda name: user_presets.from_choice(name, base, chosen))
 
     def _make(self, question: str, base: str, write: Callable[[str], Path]) -> None:
         def answered(name: str | None) -> None:
@@ -149,11 +149,11 @@ class PresetsScreen(BaseScreen[str | None]):
             self.tell(f"written: {path}")
             self.show_presets(name)
 
-        self.app.push_screen(NameScreen(question, free_name(base, self.listed), ownpresets.check_name), answered)
+        self.app.push_screen(NameScreen(question, free_name(base, self.listed), user_presets.check_name), answered)
 
     def action_delete(self) -> None:
         listed = self._here()
-        if listed is None or not ownpresets.is_own(listed):
+        if listed is None or not user_presets.is_own(listed):
             self.tell("only your own presets can be deleted", severity="warning")
             return
 
@@ -161,12 +161,12 @@ class PresetsScreen(BaseScreen[str | None]):
             if not yes:
                 return
             try:
-                ownpresets.delete_own(listed)
+                user_presets.delete_own(listed)
             except UserError as error:
                 self.tell(error.line, severity="error")
             self.show_presets()
 
-        shows = (library.shipped_folder() / listed.path.name).exists()
+        shows = (preset_library.shipped_folder() / listed.path.name).exists()
         again = " The one that ships shows again." if shows else ""
         self.app.push_screen(AskScreen(f"Delete your preset {listed.path} for good?{again}"), answered)
 
@@ -176,7 +176,7 @@ class PresetsScreen(BaseScreen[str | None]):
         listed = self._here()
         try:
             if listed is not None:
-                text = config_text(library.effective(listed.name, None, {}))
+                text = config_text(preset_library.effective(listed.name, None, {}))
                 self.app.push_screen(TextScreen(f"configuration of {listed.name}", text))
         except UserError as error:
             self.tell(error.line, severity="error", timeout=10)
@@ -190,7 +190,7 @@ def row(listed: Listed) -> Row:
 
 def cells(listed: Listed) -> list[str]:
     """In the order of COLUMNS."""
-    whose = "yours" if ownpresets.is_own(listed) else "ships"
+    whose = "yours" if user_presets.is_own(listed) else "ships"
     if listed.preset is None:
         return ["!", listed.name, "broken", whose, "", "", "see below"]
     values = listed.preset.values
@@ -224,4 +224,4 @@ def free_name(base: str, taken: dict[str, Listed]) -> str:
 
 
 def _copy(name: str, base: str) -> Path:
-    return ownpresets.from_preset(name, base)
+    return user_presets.from_preset(name, base)

@@ -11,14 +11,14 @@ from textual.binding import BindingType
 from textual.content import Content
 from textual.widgets import Input, Static
 
-from engine.contract import rundir
-from engine.contract.errors import RunFailed, UserError
-from engine.contract.preset import Effective
-from engine.contract.rundir import RunDir
-from engine.contract.text import visible
+from engine.config.errors import RunFailed, UserError
+from engine.config.preset import Effective
+from engine.config.text import visible
+from engine.runs import run_dir
+from engine.runs.run_dir import RunDir
 from tui.commands import bindings
-from tui.listing.run_table import FIELDS, TABLE, names, ordered, row
-from tui.listing.runlist import SETTLED, Line, describe
+from tui.history.run_list import SETTLED, Line, describe
+from tui.history.run_table import FIELDS, TABLE, names, ordered, row
 from tui.screens.acting import ActingScreen
 from tui.screens.ask import AskScreen
 from tui.widgets.key_line import KeyLine
@@ -70,7 +70,7 @@ class RunsScreen(ActingScreen[RunDir | None]):
     def read(self, here: str = "") -> None:
         """All runs anew; the cursor stays on its run, or goes to `here`."""
         places = self._places()
-        self.lines = {run.name: describe(run, places) for run in self.read_all(rundir.iterate(self.runs))}
+        self.lines = {run.name: describe(run, places) for run in self.read_all(run_dir.iterate(self.runs))}
         self._fill(here)
 
     def _refresh_live(self) -> None:
@@ -78,7 +78,7 @@ class RunsScreen(ActingScreen[RunDir | None]):
         if self.app.screen is not self:
             return
         places = self._places()
-        known = {run.name: run for run in self.read_all(rundir.iterate(self.runs))}
+        known = {run.name: run for run in self.read_all(run_dir.iterate(self.runs))}
         stale = [name for name in known if self._can_change(known[name])]
         fresh = {name: describe(known[name], places) for name in stale}
         gone = set(self.lines) - set(known)
@@ -170,8 +170,8 @@ class RunsScreen(ActingScreen[RunDir | None]):
         if run is None:
             return
         try:
-            frozen = rundir.read_frozen(run)
-            new = rundir.create(self.runs, frozen.preset, Effective(frozen.config, frozen.origins, frozen.notes))
+            frozen = run_dir.read_frozen(run)
+            new = run_dir.create(self.runs, frozen.preset, Effective(frozen.config, frozen.origins, frozen.notes))
         except (UserError, RunFailed) as error:
             self.tell(str(error), severity="error")
             return
@@ -193,7 +193,7 @@ class RunsScreen(ActingScreen[RunDir | None]):
             if not yes or run.is_live():
                 return
             try:
-                rundir.delete(run)
+                run_dir.delete(run)
             except OSError as error:
                 self.tell(f"{run.path} could not be deleted whole: {error.strerror}", severity="error", timeout=10)
             self.marked.discard(run.name)

@@ -12,7 +12,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from tui.commands import EVERYWHERE
-from tui.terminal.abilities import SMALLEST
+from tui.terminal.capabilities import SMALLEST
 
 
 def too_small(size: Size) -> bool:

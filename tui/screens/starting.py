@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from textual.screen import ScreenResultType
 
-from engine.contract.errors import RunFailed, UserError
+from engine.config.errors import RunFailed, UserError
 from tui.screens.inspecting import InspectingScreen
 
 if TYPE_CHECKING:  # imported where they are needed: the first picture does not wait for what a launch takes
-    from engine.contract.ladder import Plan
-    from engine.contract.preset import Effective
-    from tui.following.machine import MachineSample
-    from tui.forecasting.scene import Reports, Scene
+    from engine.config.preset import Effective
+    from engine.runs.ladder import Plan
+    from tui.live.machine import MachineSample
+    from tui.preview.launch_context import Reports, Scene
 
 
 class StartingScreen(InspectingScreen[ScreenResultType]):
@@ -28,14 +28,14 @@ class StartingScreen(InspectingScreen[ScreenResultType]):
     @cached_property
     def reports(self) -> Reports:
         """What was found out about data before launches."""
-        from tui.forecasting.scene import Reports
+        from tui.preview.launch_context import Reports
 
         return Reports()
 
     def scene(self) -> Scene:
         """The machine as it was last looked at, and who waits for it."""
-        from tui.forecasting.forecast import foreign, room_of, visible_card
-        from tui.forecasting.scene import Scene
+        from tui.preview.launch_context import Scene
+        from tui.preview.memory_forecast import foreign, room_of, visible_card
 
         if self.sample is None:
             return Scene(self.runs)
@@ -45,7 +45,7 @@ class StartingScreen(InspectingScreen[ScreenResultType]):
 
     def action_start(self) -> None:
         """Show the launch screen, then launch and watch."""
-        from tui.forecasting.prospect import run_prospect
+        from tui.preview.launch_preview import run_prospect
         from tui.screens.launching import LaunchScreen
 
         self.choosing.begin()
@@ -64,11 +64,11 @@ class StartingScreen(InspectingScreen[ScreenResultType]):
 
     def start(self, chosen: Effective, data_fingerprint: str = "") -> None:
         """Launch a run of this configuration, on the rows of this fingerprint where they were checked; show it."""
-        from engine.contract import rundir
+        from engine.runs import run_dir
 
         try:
             name = self.choosing.choice.name
-            run = rundir.create(self.runs, name, chosen, data_fingerprint=data_fingerprint)
+            run = run_dir.create(self.runs, name, chosen, data_fingerprint=data_fingerprint)
         except (UserError, RunFailed) as error:
             self.tell(str(error), severity="error", timeout=10)
             return
@@ -76,8 +76,8 @@ class StartingScreen(InspectingScreen[ScreenResultType]):
 
     def action_climb(self) -> None:
         """A ladder of the three methods with what is chosen, one seed."""
-        from engine.contract.ladderplan import make_plan
-        from tui.forecasting.prospect import ladder_prospect
+        from engine.runs.ladder_plan import make_plan
+        from tui.preview.launch_preview import ladder_prospect
         from tui.screens.launching import LaunchScreen
 
         choice = self.choosing.choice
@@ -97,10 +97,10 @@ class StartingScreen(InspectingScreen[ScreenResultType]):
         self.app.push_screen(screen, answered)
 
     def _climb(self, plan: Plan) -> None:
-        from engine.contract import ladderdir, launch
+        from engine.runs import ladder_dir, launch
 
         try:
-            launch.launch_ladder(ladderdir.create(self.runs, plan))
+            launch.launch_ladder(ladder_dir.create(self.runs, plan))
         except (UserError, RunFailed) as error:
             self.tell(str(error), severity="error")
             return

@@ -11,11 +11,11 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
-from engine.contract.preset import Effective, flatten
-from engine.contract.text import visible
+from engine.config.preset import Effective, flatten
+from engine.config.text import visible
 from tui.commands import TABLES
+from tui.format import setting
 from tui.screens.base import BaseScreen
-from tui.show import setting
 
 GROUPS = {
     "app": "everywhere",

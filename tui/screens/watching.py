@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 from textual.screen import ScreenResultType
 from textual.widgets import Static
 
-from engine.contract.text import visible
+from engine.config.text import visible
 from tui.screens.starting import StartingScreen
 from tui.widgets.log_pane import LogPane
 from tui.widgets.loss_pane import LossPane
 from tui.widgets.status_line import status
 
 if TYPE_CHECKING:  # imported where they are needed: the first picture does not wait for what a run takes
-    from engine.contract.rundir import RunDir
-    from engine.contract.turns import Turn
+    from engine.runs.device_queue import Turn
+    from engine.runs.run_dir import RunDir
     from tui.app import Workbench
-    from tui.following.machine import WatchedProcess
-    from tui.following.runstate import RunState
-    from tui.following.watcher import Fresh, Liveness, Opened, Printed, Unreadable, Watcher
+    from tui.live.machine import WatchedProcess
+    from tui.live.run_state import RunState
+    from tui.live.watcher import Fresh, Liveness, Opened, Printed, Unreadable, Watcher
 
 TELLING = ("Phase", "End", "Hello", "Plan")
 """Events after which the status is another at once, and not only with the next second."""
@@ -50,8 +50,8 @@ class WatchingScreen(StartingScreen[ScreenResultType]):
 
     def worker(self) -> WatchedProcess:
         """The watched run's process, for the sampler's thread."""
-        from engine.contract.nvml import ids_are_ours
-        from tui.following.machine import WatchedProcess
+        from engine.hardware.nvml import ids_are_ours
+        from tui.live.machine import WatchedProcess
 
         run, state, pid = self.watched, self.state, None  # once each: another thread may change them
         memory = state.memory if state else None
@@ -63,7 +63,7 @@ class WatchingScreen(StartingScreen[ScreenResultType]):
 
     def on_the_card(self) -> set[int]:
         """Our own runs, as the driver counts processes: of others than the watched one a container tells no id."""
-        from engine.contract.nvml import ids_are_ours
+        from engine.hardware.nvml import ids_are_ours
 
         known = {turn.pid for turn in self.places} if ids_are_ours() else set()
         process = self.worker()
@@ -71,7 +71,7 @@ class WatchingScreen(StartingScreen[ScreenResultType]):
 
     def watch_run(self, run: RunDir) -> None:
         """Show this run from its first event on."""
-        from tui.following.watcher import Watcher
+        from tui.live.watcher import Watcher
 
         if self.watcher:
             self.watcher.leave()

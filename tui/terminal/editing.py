@@ -11,7 +11,7 @@ from typing import Any
 
 from textual.app import App, SuspendNotSupported
 
-from engine.contract.errors import RunFailed, UserError
+from engine.config.errors import RunFailed, UserError
 
 FALLBACKS = ("nano", "vim", "vi")
 

@@ -7,7 +7,7 @@ from rich.segment import Segment
 from textual.color import Color
 from textual.filter import LineFilter
 
-from engine.contract.text import visible
+from engine.config.text import visible
 
 
 class Literal(LineFilter):

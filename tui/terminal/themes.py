@@ -8,7 +8,7 @@ from pathlib import Path
 import platformdirs
 from textual.color import BLACK, WHITE, Color
 
-from engine.contract.files import read_small, write_atomically
+from engine.config.files import read_small, write_atomically
 
 SPOKEN = ("text-success", "text-warning", "text-error", "text-primary", "text-accent", "text-secondary")
 """Colours that words are written in."""

@@ -12,7 +12,7 @@ from textual.containers import Vertical
 from textual.message import Message
 from textual.widgets import OptionList
 
-from engine.contract.errors import UserError
+from engine.config.errors import UserError
 from tui.choice import Choice, changes
 from tui.methods import following, named
 from tui.widgets.data_list import DataList, Done
@@ -20,9 +20,9 @@ from tui.widgets.method_list import MethodList
 from tui.widgets.preset_list import PresetList
 
 if TYPE_CHECKING:  # imported where they are needed: the first picture has no preset yet, and no forecast
-    from engine.contract.preset import Effective
-    from engine.planning.room import Room
-    from tui.forecasting.forecast import Forecast
+    from engine.config.preset import Effective
+    from engine.memory.formula.memory_budget import Room
+    from tui.preview.memory_forecast import Forecast
 
 
 @dataclass
@@ -72,14 +72,14 @@ class ChoosingPane(Vertical):
 
     def begin(self) -> None:
         """Choose for the first time, unless a key that came before has had it done."""
-        from engine.contract import library
+        from engine.config import preset_library
 
         if self.begun:
             return
         self.begun = True
         self.choose(self.choice)
         if self.effective is None:  # the copy of it that the user made is broken: begin with a whole one
-            whole = [listed.name for listed in library.list_presets() if listed.preset]
+            whole = [listed.name for listed in preset_library.list_presets() if listed.preset]
             self.choose(Choice(next(iter(whole), self.choice.preset)))
 
     def choose(self, choice: Choice) -> None:
@@ -99,9 +99,9 @@ class ChoosingPane(Vertical):
 
     def choose_again(self) -> None:
         """The same choice after files may have changed; where its preset is gone, the one it began with."""
-        from engine.contract import library
+        from engine.config import preset_library
 
-        names = [listed.name for listed in library.list_presets()]
+        names = [listed.name for listed in preset_library.list_presets()]
         gone = self.choice.preset not in names and not Path(self.choice.preset).is_file()
         before, changed = self.before, self.changed
         self.choose(self.choice.with_preset(Choice().preset) if gone else self.choice)
@@ -111,10 +111,10 @@ class ChoosingPane(Vertical):
 
     def choose_slot(self, slot: int) -> None:
         """The preset that asked for this key."""
-        from engine.contract import library
+        from engine.config import preset_library
 
         self.begin()
-        for listed in library.list_presets():
+        for listed in preset_library.list_presets():
             if listed.slot == slot:
                 self.choose(self.choice.with_preset(listed.name))
                 return
@@ -149,17 +149,17 @@ class ChoosingPane(Vertical):
     def list_methods(self) -> None:
         """What each method takes with the present choice."""
         if self.effective is not None:
-            from engine.contract.modelfiles import find_model
-            from tui.forecasting.forecast import forecasts
+            from engine.config.model_files import find_model
+            from tui.preview.memory_forecast import forecasts
 
             self.found = forecasts(self.choice, find_model(self.effective.config.model), self.room)
             self.query_one(MethodList).show_forecasts(self.found, self.effective.config.method)
 
     def list_presets(self) -> None:
         """The presets as their files are now."""
-        from engine.contract import library
+        from engine.config import preset_library
 
-        self.query_one(PresetList).show_presets(library.list_presets(), self.choice.name)
+        self.query_one(PresetList).show_presets(preset_library.list_presets(), self.choice.name)
 
     def measure(self, room: Room) -> None:
         """What there is room for has been found out, or has changed."""

@@ -14,11 +14,11 @@ from textual.timer import Timer
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
-from engine.contract.text import visible
+from engine.config.text import visible
 from tui.commands import bindings
 
 if TYPE_CHECKING:  # imported where they are needed: the first picture has no sets yet
-    from engine.contract.schema import Data
+    from engine.config.schema import Data
     from tui.app import Workbench
     from tui.data.datasets import DataSet
     from tui.data.preview import Preview, PreviewReady, PreviewThread

@@ -14,10 +14,10 @@ from textual.content import Content
 from textual.events import MouseScrollDown, MouseScrollUp
 from textual.message import Message
 
-from engine.contract.errors import UserError
-from engine.contract.files import working_folder, write_atomically
-from engine.contract.text import visible
-from tui.following.loglines import Lines, Piece
+from engine.config.errors import UserError
+from engine.config.files import working_folder, write_atomically
+from engine.config.text import visible
+from tui.live.log_lines import Lines, Piece
 from tui.widgets.rows import Rows
 
 TITLES = {"events": "log", "output": "log · what the worker printed"}
@@ -85,7 +85,7 @@ class LogPane(Rows, can_focus=True):
 
     def last_words(self) -> str:
         """How the output ends, '' where it says nothing."""
-        from engine.contract.follow import said
+        from engine.runs.follow import said
 
         lines = [*self.views["output"], self.unfinished]
         return next((visible(said(text.strip()), 300) for text in reversed(lines) if text.strip()), "")

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.contract.errors import UserError
-from engine.contract.text import visible
+from engine.config.errors import UserError
+from engine.config.text import visible
 from tui.welcome import welcome
 from tui.widgets.rows import Rows
 
 if TYPE_CHECKING:  # the first picture has no run
-    from tui.following.earlier import Earlier
-    from tui.following.losses import Losses
-    from tui.following.runstate import RunState
+    from tui.live.earlier_runs import Earlier
+    from tui.live.loss_rows import Losses
+    from tui.live.run_state import RunState
 
 SMOOTH = (0.0, 0.6, 0.9, 0.97)
 LEAST_SECONDS, MOST_SECONDS = 2.0, 5.0
@@ -44,8 +44,8 @@ class LossPane(Rows):
             self._drawn = None
             self.show(welcome(self.keys, width, height))
             return
-        from tui.drawing.chart import Look
-        from tui.following.losses import Losses
+        from tui.charts.chart import Look
+        from tui.live.loss_rows import Losses
 
         losses = Losses(self.state, self.view, self.earlier)
         if self._is_due(losses):
@@ -55,7 +55,7 @@ class LossPane(Rows):
         self.redraw()
 
     def action_view(self) -> None:
-        from tui.following.losses import VIEWS
+        from tui.live.loss_rows import VIEWS
 
         if self._is_empty():
             return
@@ -81,7 +81,7 @@ class LossPane(Rows):
         name, after = self.state.name if self.state else "", self.earlier.name if self.earlier else ""
 
         def fetch() -> None:
-            from tui.following.earlier import read
+            from tui.live.earlier_runs import read
 
             try:
                 earlier = read(self.runs, name, after)

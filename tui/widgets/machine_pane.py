@@ -11,12 +11,12 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.events import MouseScrollDown, MouseScrollUp
 
-from engine.contract.text import visible
-from tui.show import size
+from engine.config.text import visible
+from tui.format import size
 from tui.widgets.rows import Rows
 
 if TYPE_CHECKING:  # the first picture has no sample
-    from tui.following.machine import CardSample, MachineSample
+    from tui.live.machine import CardSample, MachineSample
 
 MINUTES = 5
 SIDE_BY_SIDE = 60

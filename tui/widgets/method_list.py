@@ -9,13 +9,13 @@ from textual.content import Content
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
-from engine.contract.text import visible
+from engine.config.text import visible
+from tui.format import count, size
 from tui.methods import MARK, NAMES, TRAINS, WHY
-from tui.show import count, size
 
 if TYPE_CHECKING:
-    from engine.contract.schema import Method
-    from tui.forecasting.forecast import Forecast
+    from engine.config.schema import Method
+    from tui.preview.memory_forecast import Forecast
 
 NARROW = 28
 """Columns below which `does not fit` is written shorter."""
@@ -35,7 +35,7 @@ class MethodList(OptionList):
     def show_forecasts(self, found: Sequence[Forecast], chosen: Method) -> None:
         """Replace what is said of the methods; the chosen one is highlighted."""
         self.found, self.chosen = found, chosen
-        from tui.forecasting.forecast import label
+        from tui.preview.memory_forecast import label
 
         if self.border_subtitle != label(found):  # setting it draws the whole pane again
             self.border_subtitle = label(found)
@@ -63,7 +63,7 @@ def method_text(one: Forecast, taken: bool, width: int, detailed: bool) -> Conte
 
 
 def _lines(one: Forecast, taken: bool, width: int, detailed: bool) -> Iterator[Content]:
-    from tui.forecasting.forecast import STYLES
+    from tui.preview.memory_forecast import STYLES
 
     name = f"{MARK if taken else ' '}{NAMES[one.method]:<5}"
     if one.estimate is None:

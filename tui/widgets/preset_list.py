@@ -9,11 +9,11 @@ from textual.content import Content
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
-from engine.contract.text import visible
+from engine.config.text import visible
 from tui.methods import MARK
 
 if TYPE_CHECKING:
-    from engine.contract.library import Listed
+    from engine.config.preset_library import Listed
 
 
 class PresetList(OptionList):

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from textual.content import Content
 
-from engine.contract.text import visible
+from engine.config.text import visible
+from tui.charts.bar import Part, bar
 from tui.commands import key_of
-from tui.drawing.bar import Part, bar
-from tui.show import duration, number
+from tui.format import duration, number
 
 if TYPE_CHECKING:  # the first picture has no run
-    from engine.contract import events
-    from tui.following.runstate import RunState
+    from engine.runs import events
+    from tui.live.run_state import RunState
 
 BAR = 18
 SILENT = "without a word: killed, or the machine ran out of memory"

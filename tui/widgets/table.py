@@ -15,8 +15,8 @@ from textual.message import Message
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from engine.contract.text import visible
-from tui.drawing.columns import Column, Row, fitted, line
+from engine.config.text import visible
+from tui.charts.columns import Column, Row, fitted, line
 
 
 class Lines(OptionList, inherit_bindings=False):

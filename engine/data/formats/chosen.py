@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from engine.contract.errors import UserError
+from engine.config.errors import UserError
 from engine.data.answers import Answer
 from engine.data.chat_columns import CHATS, SYSTEMS, TOOLS
 from engine.data.chat_message import role_of, text_of, turns_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.contract.errors import Notice
+from engine.config.errors import Notice
 from engine.data.answers import ANSWER_LISTS, answer_of
 from engine.data.chat_columns import SYSTEMS, TOOLS
 from engine.data.chat_message import text_of, turns_of

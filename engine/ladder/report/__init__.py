@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from engine.contract.files import write_atomically
-from engine.contract.ladder import Ladder
-from engine.contract.ladderdir import LadderDir
+from engine.config.files import write_atomically
 from engine.ladder.report import markdown, page
 from engine.ladder.report.material import gather
+from engine.runs.ladder import Ladder
+from engine.runs.ladder_dir import LadderDir
 
 
 def write(ladder_dir: LadderDir, ladder: Ladder) -> None:

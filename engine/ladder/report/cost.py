@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from engine.contract.ladder import BASES, Ladder, Row
 from engine.ladder.format import ABSENT, Number, count, energy, extent, money, percent, ratio, rung, seconds, size
 from engine.ladder.report.kept import nothing
 from engine.ladder.report.table import Cell, Column, Line, Table, cell, noted, without_empty
+from engine.runs.ladder import BASES, Ladder, Row
 
 PEAKS = {
     "rss_training": ("training", "process"),

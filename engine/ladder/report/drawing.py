@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from engine.contract.text import visible
+from engine.config.text import visible
 from engine.ladder.format import rung
 from engine.ladder.report.palette import INK, MUTED, PAPER, RULE, Style
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.contract.ladder import BASES, Comparison, Ladder, Row
-from engine.contract.result import Interval
 from engine.ladder.format import (
     ABSENT,
     about,
@@ -24,6 +22,8 @@ from engine.ladder.format import (
     whole,
 )
 from engine.ladder.report.table import Cell, Column, Line, Table, cell, noted, without_empty
+from engine.runs.ladder import BASES, Comparison, Ladder, Row
+from engine.runs.result import Interval
 
 """Rows of the untrained model: as LoRA and full fine-tuning load it, and as QLoRA does."""
 WHY = {

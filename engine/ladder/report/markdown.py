@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from engine.contract.text import visible
+from engine.config.text import visible
 from engine.ladder.format import rung, whole
 from engine.ladder.report import cost, kept, record, words
 from engine.ladder.report.material import Material

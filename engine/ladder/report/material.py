@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.contract.ladder import Ladder
-from engine.contract.ladderdir import LadderDir
 from engine.ladder.report import courses, record, tradeoffs, trials
 from engine.ladder.report.drawing import Drawn
 from engine.ladder.report.palette import Style, styles
 from engine.ladder.report.samples import Samples, Source, side_by_side
 from engine.ladder.report.traces import Trace, trace
+from engine.runs.ladder import Ladder
+from engine.runs.ladder_dir import LadderDir
 
 FOUR_BIT = "base-4bit"
 """The base as QLoRA loads it; there is such a row where another run scored the base as it is."""

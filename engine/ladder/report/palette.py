@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from engine.contract.ladder import BASES
+from engine.runs.ladder import BASES
 
 INK, MUTED, RULE, PAPER, BASE = "#010101", "#020202", "#030303", "#040404", "#050505"
 COLOURS = 6

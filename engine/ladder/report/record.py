@@ -7,16 +7,16 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.contract.account import columns_in_short, rows_in_short
-from engine.contract.errors import UserError
-from engine.contract.ladder import BASES, Entry, Ladder
-from engine.contract.ladderdir import LadderDir
-from engine.contract.library import effective
-from engine.contract.preset import flatten
-from engine.contract.rundir import RunDir, read_frozen
+from engine.config.errors import UserError
+from engine.config.preset import flatten
+from engine.config.preset_library import effective
 from engine.ladder.format import ABSENT, loss, rate, rung, seconds, size, whole
 from engine.ladder.report.kept import WHY
 from engine.ladder.report.table import Cell, Column, Line, Table, cell, plain
+from engine.runs.account import columns_in_short, rows_in_short
+from engine.runs.ladder import BASES, Entry, Ladder
+from engine.runs.ladder_dir import LadderDir
+from engine.runs.run_dir import RunDir, read_frozen
 
 KINDS = {"probe": "probe", "trial": "rate trial", "run": "run"}
 UNSAID = ("title", "about", "slot", "method")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine.contract.ladder import BASES
+from engine.runs.ladder import BASES
 
 SHOWN = 30
 """Items a report holds."""

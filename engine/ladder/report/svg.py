@@ -7,7 +7,7 @@ import re
 from html import escape
 from typing import TYPE_CHECKING
 
-from engine.contract.text import visible
+from engine.config.text import visible
 from engine.ladder.report.palette import VARIABLES
 
 if TYPE_CHECKING:

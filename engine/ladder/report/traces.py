@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine.contract.events import Eval, Event, Hello, Memory, Phase, Step
-from engine.contract.follow import stream
+from engine.runs.events import Eval, Event, Hello, Memory, Phase, Step
+from engine.runs.follow import stream
 
 MEANINGS = ("allocated", "reserved", "nvml_used", "rss")
 """Of memory: tensors, torch's pool, the card by everybody, the process."""

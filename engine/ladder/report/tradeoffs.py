@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from engine.contract.ladder import BASES, Ladder, Row, Spread
 from engine.ladder.format import rung, score, view
 from engine.ladder.report.cost import PEAKS
 from engine.ladder.report.drawing import BYTES, SECONDS, Drawn, blank, legend, ticks, unit, wants_log
 from engine.ladder.report.palette import BASE, MUTED, Style
 from engine.ladder.report.svg import inline
+from engine.runs.ladder import BASES, Ladder, Row, Spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from engine.contract.ladder import Entry, Ladder
 from engine.ladder.format import rate
 from engine.ladder.report.drawing import Drawn, blank, legend, ticks, wants_log
 from engine.ladder.report.palette import PAPER, Style
 from engine.ladder.report.svg import inline
+from engine.runs.ladder import Entry, Ladder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

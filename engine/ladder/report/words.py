@@ -6,9 +6,9 @@ import itertools
 import time
 from collections.abc import Sequence
 
-from engine.contract.ladder import Ladder, Sentence
-from engine.contract.text import visible
+from engine.config.text import visible
 from engine.ladder.format import rung, view, whole
+from engine.runs.ladder import Ladder, Sentence
 
 TOPICS = {
     "quality": "Quality",

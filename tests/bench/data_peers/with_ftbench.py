@@ -7,7 +7,7 @@ import os
 import sys
 import time
 
-from engine.contract.schema import Data, Model
+from engine.config.schema import Data, Model
 from engine.data.prepare import prepare
 from engine.methods.tokenizer import load_tokenizer
 

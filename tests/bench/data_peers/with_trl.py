@@ -20,7 +20,7 @@ from datasets import load_dataset  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 from trl import SFTConfig, SFTTrainer  # noqa: E402
 
-from engine.contract.schema import Model  # noqa: E402
+from engine.config.schema import Model  # noqa: E402
 from engine.methods.tokenizer import load_tokenizer  # noqa: E402
 
 

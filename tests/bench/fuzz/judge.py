@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
-from engine.contract.errors import UserError
-from engine.contract.schema import Data
+from engine.config.errors import UserError
+from engine.config.schema import Data
 from engine.data.check import check
 from engine.data.prepare import prepare
 from engine.data.tokens import IGNORED, Row

@@ -12,7 +12,7 @@ from typing import Any
 from job import Json, mask
 from shapes import Shape
 
-from engine.contract.schema import Data
+from engine.config.schema import Data
 from engine.data.conversation import Example
 from engine.data.formats import converse, detect
 from engine.data.row_limits import Raw

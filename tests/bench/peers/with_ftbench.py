@@ -16,8 +16,8 @@ import tomli_w
 import torch
 from measure import Job, Measurement, main
 
-from engine.contract.events import ModelLoaded, Step, decode
-from engine.contract.rundir import RunDir
+from engine.runs.events import ModelLoaded, Step, decode
+from engine.runs.run_dir import RunDir
 from engine.training.batches import Schedule
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import transformers
 
-from engine.contract import schema
-from engine.contract.preset import Preset, resolve
-from engine.planning.estimate import Rows
+from engine.config import schema
+from engine.config.preset import Preset, resolve
+from engine.memory.formula.estimate import Rows
 
 COMMON = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 SHAPES: dict[str, Any] = {

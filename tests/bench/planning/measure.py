@@ -25,11 +25,11 @@ import transformers
 from planning.grid import SHAPES, Case
 from torch.autograd.profiler import profile
 
-from engine.contract import schema
+from engine.config import schema
 from engine.data.tokens import Row
 from engine.evaluation.generate import Generator
-from engine.evaluation.largest import answer_at_largest, longest_answers
 from engine.evaluation.score import row_losses, vocabulary_of
+from engine.evaluation.worst_case import answer_at_largest, longest_answers
 from engine.methods import method
 from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer
@@ -47,7 +47,7 @@ class Measured:
     training: int
     held_out: int
     answering: int
-    """Of the largest moments of answering (`engine.evaluation.largest`), really held."""
+    """Of the largest moments of answering (`engine.evaluation.worst_case`), really held."""
 
 
 def measured_apart(case: Case) -> Measured:

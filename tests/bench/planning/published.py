@@ -14,10 +14,10 @@ import torch
 import transformers
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from engine.contract.preset import Preset, resolve
+from engine.config.preset import Preset, resolve
+from engine.memory.dry_run.fake_model import build, fill
+from engine.memory.dry_run.memory_tracker import LiveStorage
 from engine.methods.machine import Machine
-from engine.planning.live import LiveStorage
-from engine.planning.skeleton import build, fill
 
 CARD = Machine("cuda", "a card", bf16=True, flash_attention=False)
 LLAMA_32_3B: dict[str, Any] = {

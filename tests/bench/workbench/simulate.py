@@ -16,16 +16,17 @@ from pathlib import Path
 
 import msgspec
 
-from engine.contract import events, library, locks, rundir
-from engine.contract.result import Interval, Score
-from engine.contract.rundir import RunDir
+from engine.config import preset_library
+from engine.runs import events, locks, run_dir
+from engine.runs.result import Interval, Score
+from engine.runs.run_dir import RunDir
 
 SECOND = {"memory": 1, "eval": 10, "checkpoint": 20}
 """How often what is said besides steps comes, in seconds at ten steps a second: as a worker on a card would."""
 
 
 def make(runs: Path) -> RunDir:
-    return rundir.create(runs, "demo-lora", library.effective("demo-lora", None, {}))
+    return run_dir.create(runs, "demo-lora", preset_library.effective("demo-lora", None, {}))
 
 
 def beginning(steps: int) -> Iterator[events.Event]:
@@ -117,11 +118,11 @@ def many(runs: Path, count: int) -> None:
 
 
 def write_result(run: RunDir) -> None:
-    result = rundir.blank_result(run, rundir.read_frozen(run))
+    result = run_dir.blank_result(run, run_dir.read_frozen(run))
     half = Interval(mean=0.44, low=0.41, high=0.46, rows=300)
     result.status, result.seconds = "finished", {"training": 44.0}
     result.before = result.after = Score(loss=half, perplexity=1.5, metric=result.metric, score=half)
-    rundir.write_result(run, result)
+    run_dir.write_result(run, result)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from pathlib import Path
 from command import FTBENCH
 from screen import Terminal
 
-from engine.contract import library, rundir
+from engine.config import preset_library
+from engine.runs import run_dir
 from faults.attacks.report import TOO_LONG, Report, walk, world
 
 
@@ -97,7 +98,7 @@ def spoiled(
         folder = Path(place)
         env = world(folder)
         os.environ |= env
-        run = rundir.create(folder / "ftbench_runs", "demo-lora", library.effective("demo-lora", None, {}))
+        run = run_dir.create(folder / "ftbench_runs", "demo-lora", preset_library.effective("demo-lora", None, {}))
         run.events_file.write_text('{"type":"phase","name":"training","v":1,"seq":1,"t":1.0}\n')
         run.path.rename(run.path.with_name("20260101-000000-demo-lora-lora-0a0b"))
         target = folder / path
@@ -120,7 +121,7 @@ def spoiled(
 
 def end_runs(folder: Path) -> None:
     """What a command started, so that the next finds the same."""
-    for run in rundir.iterate(folder / "ftbench_runs"):
+    for run in run_dir.iterate(folder / "ftbench_runs"):
         pid = run.pid()
         if pid and pid != os.getpid() and str(folder) in _command(pid):
             with contextlib.suppress(ProcessLookupError):

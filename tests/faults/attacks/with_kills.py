@@ -17,7 +17,8 @@ from pathlib import Path
 from command import FTBENCH
 from screen import Terminal
 
-from engine.contract import library, locks, rundir
+from engine.config import preset_library
+from engine.runs import locks, run_dir
 from faults.attacks.report import Report, left_behind, over, world
 
 FATAL = ("TERM", "HUP", "QUIT", "USR1", "USR2", "ALRM", "XCPU")
@@ -27,7 +28,7 @@ FATAL = ("TERM", "HUP", "QUIT", "USR1", "USR2", "ALRM", "XCPU")
 def live(folder: Path, env: dict[str, str]) -> Iterator[Path]:
     """A run that lives: its lock is ours, and its log grows no more."""
     os.environ |= env
-    run = rundir.create(Path(env["FTBENCH_RUNS"]), "demo-lora", library.effective("demo-lora", None, {}))
+    run = run_dir.create(Path(env["FTBENCH_RUNS"]), "demo-lora", preset_library.effective("demo-lora", None, {}))
     run.events_file.write_text('{"type":"phase","name":"training","v":1,"seq":1,"t":1.0}\n')
     held = locks.hold(run.lock_file, str(os.getpid()))
     assert held is not None
@@ -42,7 +43,7 @@ def answerers() -> set[int]:
     found = set()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            if b"engine.answer" in path.read_bytes():
+            if b"engine.worker.rpc_server" in path.read_bytes():
                 found.add(int(path.parent.name))
     return found
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from screen import Terminal
 from subcommands import subcommands
 
-from engine.contract import events, library, rundir
+from engine.config import preset_library
+from engine.runs import events, run_dir
 from faults.attacks.report import Report, draw_strings, harm, left_behind, over, walk, world
 
 AT_ONCE = 8
@@ -107,14 +108,14 @@ def fill(folder: Path, env: dict[str, str], given: list[str]) -> None:
     for number, text in enumerate(given[:40]):
         name = text.replace("/", "").replace("\0", "")[:60]
         (folder / f"{name}.jsonl").write_text("".join(rows[number : number + 8]))
-    presets = library.user_folder()
+    presets = preset_library.user_folder()
     presets.mkdir(parents=True)
     for number, text in enumerate(given):
         quoted = '"' + "".join(f"\\U{ord(character):08x}" for character in text) + '"'
         broken = f"{quoted} = 1\n" if number % 4 == 1 else ""
         slot = f"slot = {number + 1}\n" if number < 9 else ""
         (presets / f"k{number}.toml").write_text(f"title = {quoted}\nabout = {quoted}\n{slot}{broken}")
-    run = rundir.create(folder / "ftbench_runs", "demo-lora", library.effective("demo-lora", None, {}))
+    run = run_dir.create(folder / "ftbench_runs", "demo-lora", preset_library.effective("demo-lora", None, {}))
     log = events.EventLog(run.events_file)
     for text in given:
         log.write(events.Phase(name="waiting", note=text))
@@ -123,5 +124,7 @@ def fill(folder: Path, env: dict[str, str], given: list[str]) -> None:
     log.write(events.End(status="failed", reason=given[0]))
     run.log_file.write_text("\n".join(given))
     made = run.path.with_name(f"20200101-000000-{given[1].replace('/', '')[:60]}-0a0b")
-    rundir.create(folder / "ftbench_runs", "demo-lora", library.effective("demo-lora", None, {})).path.rename(made)
+    run_dir.create(folder / "ftbench_runs", "demo-lora", preset_library.effective("demo-lora", None, {})).path.rename(
+        made
+    )
     run.path.rename(run.path.with_name("20990101-000000-last-lora-0a0b"))

@@ -1,0 +1,1 @@
+"""Memory of a run from the real step on fake tensors: no weights, no GPU."""

@@ -1,0 +1,128 @@
+"""The peak memory of a training step, of held-out losses and of answers, from shapes alone: no weights, no card.
+
+The real model class, adapters, batches, loss, optimizer and clipping run on fake tensors, which have a shape, a type
+and a storage of a size but no values, while `live` counts what is alive. Of equal blocks only a few are run (`depth`).
+Passes are laid out as on the CPU (filled up to 64 positions), also when planning for a card: up to 63 tokens more than
+there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import torch
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
+
+from engine.config import schema
+from engine.config.errors import UserError
+from engine.memory.dry_run.fake_model import bare_model, trainable
+from engine.memory.dry_run.layer_extrapolation import FEW, MORE, Depth, Seen, deeper, depth_of, shallow, watched
+from engine.memory.dry_run.memory_tracker import LiveStorage
+from engine.memory.dry_run.stages import ANSWERING, HELD_OUT, TRAINING, answer, hold_out, mix, train, weigh, with_state
+from engine.memory.dry_run.workload import Work, typical
+from engine.memory.formula.allocator import with_pool
+from engine.memory.formula.estimate import PARTS, Estimate, Peak, Rows
+from engine.methods.machine import Machine
+
+UNKNOWABLE = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
+
+
+def dry_run(
+    config: schema.Config, architecture: Any, machine: Machine, rows: Rows, work: Work | None = None
+) -> Estimate:
+    """What `config` takes on `machine` (which need not be this one) when a step has `rows`; or, where it is known,
+    for the very passes of `work`.
+
+    `architecture` is transformers' configuration of the model. Raises UserError where it cannot be built, or where
+    its memory depends on values that a dry run has not.
+    """
+    without = _without_flash(config)
+    model = bare_model(without, architecture, replace(machine, flash_attention=False))
+    vocabulary = architecture.get_text_config().vocab_size
+    work = work or typical(config, machine, rows, vocabulary)
+    depth = depth_of(model)
+    try:
+        seen = _see(model, depth, work, without, machine, vocabulary)
+    except UNKNOWABLE as error:
+        what = f"what {type(model).__name__} takes depends on its values ({error}): no dry run"
+        raise UserError(what, config.model.id, "use the formula, or try one step on the machine itself") from error
+    held_out, answering = _peak(seen, machine, HELD_OUT), _peak(seen, machine, ANSWERING)
+    return Estimate(
+        tier="dry run",
+        method=config.method,
+        device=machine.device,
+        rows=rows,
+        micro_batch=work.micro_batch,
+        packing=work.layout.packing,
+        gradient_checkpointing=wants_checkpointing(config, machine),
+        static=seen.static,
+        training=_peak(seen, machine, TRAINING),
+        evaluation=max(held_out, answering, key=lambda peak: peak.total),
+        held_out=held_out,
+        answering=answering if answering.total else None,
+        parameters=seen.parameters,
+        trainable=seen.trainable,
+        paged=machine.paging and config.optimizer.name.startswith("paged"),
+    )
+
+
+def _see(model: Any, depth: Depth | None, work: Work, config: schema.Config, machine: Machine, vocabulary: int) -> Seen:
+    """Of all blocks, by two runs of a few where they are alike."""
+
+    def of(bare: Any) -> Seen:
+        return _run(trainable(bare, config, machine), depth, work, config, machine, vocabulary)
+
+    if depth is not None:
+        few, more = (of(shallow(model, depth, periods)) for periods in (FEW, MORE))
+        found = deeper(few, more, depth.periods)
+        if found is not None:
+            return found
+    return of(model)
+
+
+def _run(
+    model: torch.nn.Module, depth: Depth | None, work: Work, config: schema.Config, machine: Machine, vocabulary: int
+) -> Seen:
+    """One dry run of a model on meta, whose tensors become fakes."""
+    if wants_checkpointing(config, machine):
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    frozen = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
+    if config.train.precision == "mixed":
+        mix(model)
+    live = LiveStorage(machine.device, vocabulary)
+    with watched(model, depth, live), FakeTensorMode(allow_non_fake_inputs=True), live:
+        weigh(model, live)
+        optimizer = with_state(model, config, machine, live)
+        static = live.total
+        train(model, optimizer, work.batches, config, live)
+        hold_out(model, work.held_out, live)
+        if work.answers:
+            answer(model, work.answers, live)
+    return Seen(static, live.moments, trained if config.method == "full" else frozen, trained)
+
+
+def _peak(seen: Seen, machine: Machine, stage: str) -> Peak:
+    found = seen.peak(stage)
+    parts = {part: found[part] for part in PARTS if found.get(part)}
+    return with_pool(Peak(total=sum(parts.values()), parts=parts), machine.device) if parts else Peak(total=0)
+
+
+def _without_flash(config: schema.Config) -> schema.Config:
+    """Its kernels want a card; SDPA's keep the same tensors."""
+    if config.model.attention != "flash_attention_2":
+        return config
+    return msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, attention="sdpa"))
+
+
+def wants_checkpointing(config: schema.Config, machine: Machine) -> bool:
+    """As the worker decides: `auto` is yes on a card and no on the CPU."""
+    wanted = config.train.gradient_checkpointing
+    return machine.device == "cuda" if wanted == "auto" else wanted

@@ -1,0 +1,140 @@
+"""A model without weights: the real class with the real adapters, on meta, then every tensor in a fake's place.
+
+PEFT and bitsandbytes want to see plain tensors while they build, and an optimizer wants storages of a size:
+hence first meta, then fakes.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from bitsandbytes.functional import QuantState
+from bitsandbytes.nn import Linear4bit
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+from transformers.quantizers import AutoHfQuantizer
+
+from engine.config import schema
+from engine.config.errors import UserError
+from engine.methods import full, lora, method, qlora
+from engine.methods.loading import attention
+from engine.methods.machine import Machine
+
+BLOCKSIZE, SCALE_BLOCKSIZE = 64, 256
+"""Weights a scale serves, and scales that one scale of theirs serves: bitsandbytes' own (Params4bit, quantize_4bit)."""
+
+
+def build(config: schema.Config, architecture: Any, machine: Machine) -> torch.nn.Module:
+    """The model as `engine.methods` would make it trainable, on meta. `architecture` is transformers' configuration.
+
+    Raises UserError for an architecture that is no causal model or cannot be built.
+    """
+    return trainable(bare_model(config, architecture, machine), config, machine)
+
+
+def dtype_of(config: schema.Config, machine: Machine) -> torch.dtype:
+    """Of the weights; under QLoRA of those that are not quantized, and of the arithmetic."""
+    rule = {"qlora": qlora.compute_dtype, "lora": lora.weight_dtype, "full": full.weight_dtype}[config.method]
+    dtype: torch.dtype = rule(config, machine)
+    return dtype
+
+
+def by_flash(config: schema.Config, machine: Machine) -> bool:
+    """Whether the model would attend by FlashAttention 2, where rows end to end need no mask."""
+    return attention(config.model, machine, dtype_of(config, machine)) == "flash_attention_2"
+
+
+def bare_model(config: schema.Config, architecture: Any, machine: Machine) -> PreTrainedModel:
+    """The model before anything is done to it, on meta. Raises UserError as `build`."""
+    dtype = dtype_of(config, machine)
+    architecture = copy.deepcopy(architecture)  # from_config writes into it
+    how = {"attn_implementation": chosen} if (chosen := attention(config.model, machine, dtype)) else {}
+    try:
+        with torch.device("meta"), no_init_weights():
+            model = AutoModelForCausalLM.from_config(
+                copy.deepcopy(architecture), dtype=dtype, trust_remote_code=False, **how
+            )
+            model.tie_weights()
+    except (ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
+        what = f"transformers builds no causal model from this configuration: {' '.join(str(error).split())[:200]}"
+        raise UserError(what, config.model.id, "check model.id, or update transformers") from error
+    return model
+
+
+def trainable(model: PreTrainedModel, config: schema.Config, machine: Machine) -> torch.nn.Module:
+    """Quantized, frozen and adapted as the method does it."""
+    if config.method == "qlora":
+        _quantize(model, config, dtype_of(config, machine))
+    if config.method != "full":
+        model.requires_grad_(False)
+    with torch.device("meta"):
+        return method(config.method).make_trainable(model, config)
+
+
+def _quantize(model: PreTrainedModel, config: schema.Config, dtype: torch.dtype) -> None:
+    """4-bit layers where transformers' quantizer puts them when it loads weights."""
+    wanted = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=config.quantization.type,
+        bnb_4bit_use_double_quant=config.quantization.double,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    quantizer = AutoHfQuantizer.from_config(wanted, pre_quantized=False)
+    quantizer.preprocess_model(model=model, dtype=dtype, device_map=None)
+    quantizer.postprocess_model(model)
+
+
+def fill(model: torch.nn.Module) -> None:
+    """Every parameter and buffer of a model on meta gets a storage; call inside FakeTensorMode. Ties are kept."""
+    made: dict[int, torch.nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is None:
+                continue
+            if id(parameter) not in made:
+                four_bit = isinstance(module, Linear4bit) and name == "weight"
+                made[id(parameter)] = _packed(module, parameter) if four_bit else _like(parameter)
+            module._parameters[name] = made[id(parameter)]
+        for name, buffer in list(module._buffers.items()):
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+
+
+def _like(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
+    empty = torch.empty(parameter.shape, dtype=parameter.dtype)
+    return torch.nn.Parameter(empty, requires_grad=parameter.requires_grad)
+
+
+def _packed(layer: Linear4bit, parameter: Any) -> torch.nn.Parameter:
+    """Two weights a byte, a float32 scale for 64 of them; or a byte a scale, and a float32 for 256 of these.
+
+    The code books (16 and 256 floats), which layers share, are counted with each.
+    """
+    layer.support_avx512bf16_for_cpu = False
+    count = parameter.numel()
+    weight = torch.nn.Parameter(torch.empty((-(-count // 2), 1), dtype=torch.uint8), requires_grad=False)
+    scales = -(-count // BLOCKSIZE)
+    common = {
+        "shape": parameter.shape,
+        "code": torch.empty(16),
+        "blocksize": BLOCKSIZE,
+        "quant_type": parameter.quant_type,
+        "dtype": layer.compute_dtype,
+    }
+    if parameter.compress_statistics:
+        second = QuantState(
+            absmax=torch.empty(-(-scales // SCALE_BLOCKSIZE)),
+            code=torch.empty(256),
+            blocksize=SCALE_BLOCKSIZE,
+            dtype=torch.float32,
+        )
+        state = QuantState(
+            absmax=torch.empty(scales, dtype=torch.uint8), offset=torch.empty(()), state2=second, **common
+        )
+    else:
+        state = QuantState(absmax=torch.empty(scales), **common)
+    weight.quant_state = state
+    layer.quant_state = state
+    return weight

@@ -1,0 +1,156 @@
+"""Counts the bytes of all tensors alive, by what they are for, while shapes run through a model.
+
+A dispatch mode sees every operation. Storages are counted when they first appear and taken off when they die, in
+whole blocks of the allocator. What a kernel allocates for itself never appears; `scratch` knows the cases that count.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from engine.memory.dry_run.fake_values import counts_something, made_up, really, with_values
+from engine.memory.dry_run.kernel_scratch import SCRATCH, nothing
+from engine.memory.formula.estimate import Device
+
+BLOCK = {"cuda": 512, "cpu": 64}
+"""Bytes: c10's CUDA caching allocator rounds up to 512 (kMinBlockSize); the CPU's aligns to 64 (gAlignment)."""
+
+
+class LiveStorage(TorchDispatchMode):
+    """The live bytes by part, and their peak with its parts."""
+
+    def __init__(self, device: Device, vocabulary: int) -> None:
+        super().__init__()
+        self.device, self.vocabulary = device, vocabulary
+        self.block, self.scratch = BLOCK[device], SCRATCH[device]
+        self.now: dict[str, int] = {}
+        self.peak: dict[str, int] = {}
+        self.part = "activations"
+        self.stage = ""
+        """What the moments that `begin` now belong to."""
+        self.going_back = False
+        """Whether a backward pass runs: what is computed again in it is no forward pass."""
+        self.moments: dict[str, dict[str, int]] = {}
+        """The peak of each moment that has ended, by part; moments are named "stage: where"."""
+        self._moment = ""
+        self._total = self._peak_total = 0
+        self._known: dict[int, tuple[int, str]] = {}
+
+    @property
+    def total(self) -> int:
+        """Bytes alive."""
+        return self._total
+
+    def restart(self) -> None:
+        """The peak from here on."""
+        self.peak, self._peak_total = dict(self.now), self._total
+
+    def begin(self, where: str) -> None:
+        """A moment of the stage; the one before has ended. A moment met again keeps the larger peak."""
+        name = f"{self.stage}: {where}"
+        if name != self._moment:
+            self.end()
+            self._moment = name
+            self.restart()
+
+    def end(self) -> None:
+        """No moment from here on."""
+        if self._moment and self._peak_total >= sum(self.moments.get(self._moment, {}).values()):
+            self.moments[self._moment] = self.peak
+        self._moment = ""
+
+    @contextmanager
+    def making(self, part: str) -> Iterator[None]:
+        """What appears inside belongs to this part."""
+        before, self.part = self.part, part
+        try:
+            yield
+        finally:
+            self.part = before
+
+    def belongs(self, tensor: torch.Tensor, part: str) -> None:
+        """Count a tensor's storage as this part from here on."""
+        key = tensor.untyped_storage()._cdata
+        if key in self._known:
+            size, before = self._known[key]
+            self._known[key] = size, part
+            self._add(before, -size)
+            self._add(part, size)
+        else:
+            with self.making(part):
+                self._appear(tensor)
+
+    def _add(self, part: str, size: int) -> None:
+        self.now[part] = self.now.get(part, 0) + size
+        self._total += size
+
+    def _reach(self, more: int = 0, part: str = "activations") -> None:
+        if self._total + more > self._peak_total:
+            self._peak_total = self._total + more
+            self.peak = dict(self.now)
+            self.peak[part] = self.peak.get(part, 0) + more
+
+    def _appear(self, tensor: torch.Tensor) -> None:
+        if tensor.device.type == "meta":
+            return
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._known:
+            return
+        size = -(-storage.nbytes() // self.block) * self.block
+        part = self._part_of(tensor)
+        self._known[key] = size, part
+        self._add(part, size)
+        weakref.finalize(storage, self._vanish, key)
+
+    def _part_of(self, tensor: torch.Tensor) -> str:
+        if self.part != "activations" or tensor.ndim < 2:
+            return self.part
+        return "logits" if tensor.shape[-1] == self.vocabulary else "activations"
+
+    def _vanish(self, key: int) -> None:
+        size, part = self._known.pop(key)
+        self._add(part, -size)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.prim.device.default:
+            return args[0].fake_device  # half of all calls: worth not handing down
+        kwargs = kwargs or {}
+        given = [*_tensors(args), *_tensors(kwargs.values())]
+        if given and not any(isinstance(leaf, FakeTensor) for leaf in given):
+            result = with_values(func, args, kwargs)
+        else:
+            if torch.is_inference_mode_enabled():
+                with self:  # in this mode operations made of others come whole, and what they hold meanwhile counts
+                    parts = func.decompose(*args, **kwargs)
+                if parts is not NotImplemented:
+                    return parts
+            invented, result = made_up(func, args, kwargs)
+            if not invented:
+                args, kwargs = really(func, args, kwargs)
+                result = func(*args, **kwargs)
+                if not given and counts_something(result):
+                    result = with_values(func, args, kwargs)
+        for tensor in _tensors((result,)):
+            self._appear(tensor)
+        inside = self.scratch.get(func, nothing)(args)
+        self._reach(inside, self._part_of(args[0]) if inside and isinstance(args[0], torch.Tensor) else self.part)
+        return result
+
+
+def _tensors(values: Iterable[Any]) -> list[torch.Tensor]:
+    """Those among an operation's arguments or results: they come plain, or in one list."""
+    found = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += [item for item in value if isinstance(item, torch.Tensor)]
+    return found

@@ -1,0 +1,169 @@
+"""The answer to "will it fit?" for several methods: formula and dry run of each, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+
+from engine.config import schema
+from engine.config.catalog import CATALOGUE, pulled_folder
+from engine.config.errors import UserError
+from engine.memory.dry_run.data_rows import FromData, read_rows
+from engine.memory.dry_run.dry_run import dry_run
+from engine.memory.dry_run.fake_model import by_flash
+from engine.memory.formula.estimate import Estimate, Rows
+from engine.memory.formula.fit import Asked, Scale, largest_micro_batch, with_settings
+from engine.memory.formula.memory_budget import Room
+from engine.memory.formula.method_plan import (
+    Outlook,
+    Plan,
+    Question,
+    RowsFrom,
+    look,
+    planned_rows,
+    positions_of,
+    with_micro_batch,
+)
+from engine.methods.locate import Located, refused
+from engine.methods.machine import Machine, this_machine
+from engine.methods.model_config import config_of
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is the same for all methods."""
+
+    architecture: Any
+    """transformers' configuration of the model."""
+    table: Mapping[str, Any]
+    positions: int | None
+    machine: Machine
+    room: Room
+    shape_only: bool = False
+    """Nothing of the model is here or can be fetched: its shape is the catalogue's."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The rows to plan for, where they come from, and what follows."""
+
+    rows: Rows
+    origin: RowsFrom
+    why: str = ""
+    data: FromData | None = None
+
+
+def plan(question: Question, progress: Progress) -> Plan:
+    """Both tiers of each method, for the data's own rows where they can be read.
+
+    Raises UserError where the model's configuration cannot be read or is not a decoder's, and for wrong data.
+    """
+    machine, notes = machine_for(question.room)
+    model = question.configs[0].model
+    progress(f"looking for {model.id}")
+    architecture, note = architecture_of(model)
+    table = architecture.to_dict()
+    subject = Subject(architecture, table, positions_of(table), machine, question.room, shape_only=bool(note))
+    chosen = _choose_rows(question, subject, progress)
+    outlooks: list[Outlook] = []
+    scale = Scale()
+    for config in question.configs:
+        progress(f"dry run of {config.method}")
+        qlora = (_laid_out(question.qlora, chosen), scale) if question.qlora and config.method != "qlora" else None
+        found = _look(_laid_out(config, chosen), chosen, subject, qlora)
+        scale = Scale.of(found.formula, found.dry_run) if config.method == "qlora" else scale
+        outlooks.append(found)
+    return Plan(
+        room=question.room,
+        rows=chosen.rows,
+        rows_from=chosen.origin,
+        why=chosen.why,
+        work=chosen.data.whole if chosen.data else None,
+        outlooks=outlooks,
+        notes=[*notes, *([note] if note else [])],
+    )
+
+
+def machine_for(room: Room) -> tuple[Machine, list[str]]:
+    """The machine to plan for, which need not be this one, and what is to be said about it."""
+    here = this_machine()
+    if room.source == "listed" or here.device != room.device:
+        there = Machine(room.device, room.name, bf16=room.bf16, flash_attention=False)
+        blind = room.source in ("card", "shared") and here.device == "cpu"
+        return there, [f"torch sees no card here: a run would use the CPU until it sees {room.name}"] if blind else []
+    return here, []
+
+
+def _choose_rows(question: Question, subject: Subject, progress: Progress) -> Chosen:
+    config = question.configs[0]
+    planned = planned_rows(config, subject.positions, question.length)
+    if question.length:
+        return Chosen(planned, "asked")
+    if subject.shape_only:
+        return Chosen(planned, "max_length", why="the model's tokenizer, which counts tokens, is not on this machine")
+    progress(f"reading {config.data.id}")
+    read = read_rows(config, subject.architecture, subject.machine, question.data_given)
+    if isinstance(read, str):
+        return Chosen(planned, "max_length", why=read)
+    return Chosen(read.own(config, config.train.batch).rows(), "data", data=read)
+
+
+def _laid_out(config: schema.Config, chosen: Chosen) -> schema.Config:
+    """With packing as the worker would choose it for the data's rows, where they are known. Under FlashAttention
+    `auto` says more than what it comes to: rows end to end have no mask then.
+    """
+    if chosen.data is None or by_flash(config, chosen.data.machine):
+        return config
+    return with_settings(config, {"train.packing": chosen.data.layout.packing})
+
+
+def _look(
+    config: schema.Config, chosen: Chosen, subject: Subject, qlora: tuple[schema.Config, Scale] | None
+) -> Outlook:
+    automatic = config.train.micro_batch == "auto"
+    asked = with_micro_batch(Asked(config, subject.table, chosen.rows, subject.room))
+    exact, why = _dry_run(asked, chosen, subject)
+    if automatic and exact and exact.peak + subject.room.beside > subject.room.free:
+        # The formula took too large a micro batch for one that fits: once more with what the dry run makes of it.
+        less = largest_micro_batch(replace(asked, scale=Scale.of(asked.light(), exact))).value
+        if 0 < less < exact.micro_batch:
+            asked = asked.with_micro_batch(less)
+            exact, why = _dry_run(asked, chosen, subject)
+    return look(asked, automatic, exact, subject.positions, qlora, why)
+
+
+def _dry_run(asked: Asked, chosen: Chosen, subject: Subject) -> tuple[Estimate | None, str]:
+    """(the dry run, or why there is none); of the data's own passes where they are known."""
+    micro_batch = asked.config.train.micro_batch
+    work = chosen.data.work(asked.config, micro_batch) if chosen.data and isinstance(micro_batch, int) else None
+    try:
+        return dry_run(asked.config, subject.architecture, subject.machine, asked.rows, work), ""
+    except UserError as error:
+        return None, error.line
+
+
+def architecture_of(model: schema.Model) -> tuple[Any, str]:
+    """(transformers' configuration of a model, a remark where it is the catalogue's shape): a folder needs its
+    config.json alone, neither weights nor tokenizer, and a catalogued model that cannot be fetched not even that.
+
+    Raises UserError for an architecture that transformers does not know or that wants code of its own.
+    """
+    folder = Path(model.id)
+    if not (folder / "config.json").is_file():
+        try:
+            return config_of(model), ""
+        except UserError:
+            if model.id not in CATALOGUE or (pulled_folder(model.id) / "config.json").exists():
+                raise
+        note = f"{model.id} is not on this machine and could not be asked for: its shape is the catalogue's"
+        return AutoConfig.for_model(**CATALOGUE[model.id].shape), note
+    try:
+        return AutoConfig.from_pretrained(str(folder), trust_remote_code=False), ""
+    except (OSError, ValueError, KeyError) as error:
+        raise refused(Located(str(folder), True), "configuration", error) from error

@@ -1,0 +1,129 @@
+"""The stages of a run on fake tensors: weights, optimizer state, a training step, a held-out loss, answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from accelerate.utils.operations import convert_outputs_to_fp32
+
+from engine.config import schema
+from engine.evaluation.worst_case import Answers, answer_at_largest
+from engine.memory.dry_run.fake_model import fill
+from engine.memory.dry_run.memory_tracker import LiveStorage
+from engine.methods.machine import Machine
+from engine.methods.optimizers import make_optimizer
+from engine.training import loss as loss_module
+from engine.training.batches import PADDED_TOKENS, Pass
+from engine.training.loss import CHUNK_ELEMENTS, answer_logits, keeps_logits, summed_loss
+
+TRAINING, HELD_OUT, ANSWERING = "training", "held out", "answering"
+"""How the names of stages begin."""
+
+
+def weigh(model: torch.nn.Module, live: LiveStorage) -> None:
+    with live.making("weights"):
+        fill(model)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if len(trained) < len(list(model.parameters())):
+        for parameter in trained:
+            live.belongs(parameter, "adapters")
+    for parameter in trained:
+        parameter.register_post_accumulate_grad_hook(lambda parameter: live.belongs(parameter.grad, "gradients"))
+
+
+def with_state(
+    model: torch.nn.Module, config: schema.Config, machine: Machine, live: LiveStorage
+) -> torch.optim.Optimizer:
+    """The run's optimizer after a first step, when its state exists.
+
+    Paged state is made as unpaged: it is as large, and paging wants a card.
+    """
+    unpaged = replace(machine, device="cpu")
+    optimizer, _ = make_optimizer(model.parameters(), config, unpaged, lambda code, text: None)
+    _give_gradients(model, live)
+    with live.making("optimizer"):
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return optimizer
+
+
+def _give_gradients(model: torch.nn.Module, live: LiveStorage) -> None:
+    """What an earlier pass of the same step has left."""
+    with live.making("gradients"):
+        for parameter in model.parameters():
+            if parameter.requires_grad and parameter.grad is None:
+                parameter.grad = torch.empty_like(parameter)
+
+
+def train(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: list[Pass],
+    config: schema.Config,
+    live: LiveStorage,
+) -> None:
+    """A step in the middle of a run. Of many equal passes one is enough, with the gradients of another beside it."""
+    model.train()
+    keep = keeps_logits(model)
+    equal = len(batches) > 1 and batches[0].targets.shape == batches[1].targets.shape
+    for number, batch in enumerate(batches[:1] if equal else batches):
+        live.stage = f"{TRAINING} {number}"
+        live.begin("embedding")
+        if equal or number:
+            _give_gradients(model, live)
+        with _few_portions():
+            loss = summed_loss(model, batch, keep) / 1
+            live.begin("loss")
+            live.going_back = True
+            loss.backward()
+            live.going_back = False
+        del loss
+    live.stage = TRAINING
+    live.begin("update")
+    torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.max_grad_norm or float("inf"))
+    with live.making("optimizer"):
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    live.end()
+
+
+@contextmanager
+def _few_portions() -> Iterator[None]:
+    """Of hundreds of equal portions of logits the third takes what every later one does."""
+    whole = loss_module.portions
+    loss_module.portions = lambda rows, vocabulary: whole(rows, vocabulary)[:3]
+    try:
+        yield
+    finally:
+        loss_module.portions = whole
+
+
+@torch.inference_mode()
+def hold_out(model: torch.nn.Module, batch: Pass, live: LiveStorage) -> None:
+    """The held-out loss of one pass, as `evaluation.score` computes it: of its equal portions of logits, the first."""
+    model.eval()
+    live.stage = HELD_OUT
+    live.begin("embedding")
+    logits, targets = answer_logits(model, batch, keeps_logits(model))
+    part = slice(0, max(1, CHUNK_ELEMENTS // logits.shape[-1]))
+    torch.nn.functional.cross_entropy(logits[part].float(), targets[part], reduction="none")
+    live.end()
+
+
+def answer(model: torch.nn.Module, answers: Answers, live: LiveStorage) -> None:
+    """Answering at its largest; tensors lie on the CPU, prompts are read in portions of the device planned for."""
+
+    def begin(moment: str) -> None:
+        live.stage = f"{ANSWERING}, {moment}"
+        live.begin("cache")
+
+    answer_at_largest(model, answers, 0, "cpu", together=PADDED_TOKENS[live.device], begin=begin)
+    live.end()
+
+
+def mix(model: torch.nn.Module) -> None:
+    """bf16 arithmetic over float32 weights, with the outputs in float32: as accelerate prepares a model for it."""
+    model.forward = convert_outputs_to_fp32(torch.autocast("cpu", torch.bfloat16)(model.forward))

@@ -1,0 +1,88 @@
+"""The formula's answers: prompts read together, keys and values of every row, a step's logits. Bytes.
+
+As `engine.evaluation.worst_case` goes through it, without torch; a test holds the numbers together.
+"""
+
+from __future__ import annotations
+
+import math
+
+from engine.config import schema
+from engine.memory.formula.architecture import Architecture
+from engine.memory.formula.estimate import Device, Rows
+from engine.memory.formula.packing import PADDED_TOKENS, Passes
+from engine.memory.formula.weights_and_state import FLOAT32
+
+REFILL, SPARE, GUESSED = 4, 64, 8
+COPIES, CHOICE_TOKENS = 4, 2048
+
+
+def answers(config: schema.Config) -> bool:
+    """Whether anything is answered at all."""
+    return config.evaluation.metric != "loss" and config.evaluation.when != "never"
+
+
+def keys_and_values(shape: Architecture, rows: int, columns: int, size: int) -> int:
+    """2 k elements a token and block."""
+    return shape.layers * 2 * shape.key * rows * columns * size
+
+
+def prompts(config: schema.Config, rows: Rows, device: Device) -> Passes:
+    """The prompts that are read at a time: a batch, if it has no more tokens than a padded pass."""
+    count = min(config.evaluation.batch, max(1, PADDED_TOKENS[device] // rows.prompted))
+    if config.evaluation.metric == "choice":
+        count = config.evaluation.batch
+    elif device == "cpu":  # the most rows that want no filling
+        count = 1 << (count.bit_length() - 1) if count < 16 else count // 16 * 16
+    return _pass(count, rows.prompted)
+
+
+def _pass(rows: int, tokens: int) -> Passes:
+    return Passes("padded", rows, rows * tokens, rows, rows, False)
+
+
+def moments(
+    shape: Architecture, config: schema.Config, rows: Rows, device: Device, size: int
+) -> list[tuple[int, Passes]]:
+    """(bytes of caches and logits, what goes through a block beside them) of each moment."""
+    batch, length = config.evaluation.batch, rows.prompted
+    read = prompts(config, rows, device)
+    kept = keys_and_values(shape, read.rows, length, size)
+    if config.evaluation.metric == "choice":
+        return [(kept, read), _choices(shape, config, rows, size, kept)]
+    places = _filled(batch, device)
+    begun = keys_and_values(shape, places, length + SPARE, size) if batch > read.rows else 0
+    whole = keys_and_values(shape, places, length + config.evaluation.max_new_tokens - 1 + SPARE, size)
+    step = 1 + min(GUESSED, config.evaluation.max_new_tokens - 1)
+    again = min(read.rows, math.ceil(batch / REFILL))
+    found = [
+        (begun + kept, read),
+        (whole + places * step * shape.vocabulary * size, _pass(places, step)),
+        (whole + keys_and_values(shape, again, length, size), _pass(again, length)),
+    ]
+    if shape.windowed:
+        found.append((_by_library(shape, batch, length, device, size), _pass(batch, 1)))
+    return found
+
+
+def _by_library(shape: Architecture, batch: int, length: int, device: Device, size: int) -> int:
+    """Where windows leave the answering to transformers' generate, prompts are read all together, and on a CPU their
+    last tokens meet a bf16 head that torch copies for each of them (`scratch`).
+    """
+    copied = batch * shape.vocabulary * shape.hidden * size if device == "cpu" and size < FLOAT32 else 0
+    return keys_and_values(shape, batch, length, size) + copied
+
+
+def _choices(shape: Architecture, config: schema.Config, rows: Rows, size: int, kept: int) -> tuple[int, Passes]:
+    """Choices behind their prompts, whose keys and values are copied for one block at a time."""
+    asked = max(1, min(COPIES * config.evaluation.batch, CHOICE_TOKENS // max(1, rows.answer)))
+    copied = 2 * 2 * shape.key * asked * (rows.prompted + rows.answer) * size
+    logits = asked * rows.answer * shape.vocabulary * size + 2 * config.evaluation.batch * shape.vocabulary * 4
+    return kept + max(copied, logits), _pass(asked, rows.answer)
+
+
+def _filled(rows: int, device: Device) -> int:
+    """Rows computed for so many (`evaluation.forward.filled`)."""
+    if device != "cpu":
+        return rows
+    return 1 << (rows - 1).bit_length() if rows <= 16 else math.ceil(rows / 16) * 16

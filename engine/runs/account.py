@@ -1,0 +1,72 @@
+"""What every column and every row of a data set is used for, as events, ladders, reports and screens carry it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from engine.config.text import amount, visible
+
+SPLITS = ("train", "validation", "test")
+ROLES = ("messages", "system", "tools", "history", "prompt", "text", "answer", "references", "label", "weight")
+"""Roles in the order in which they are listed; others follow, `ignored` is last."""
+IGNORED = "ignored"
+
+
+class ColumnUse(Struct, frozen=True):
+    """One column, and what it is used for."""
+
+    name: str
+    rows: int
+    """Rows in which it is not empty."""
+    role: str
+    examples: list[str] = []
+
+
+class LeftOut(Struct, frozen=True):
+    """Rows that are left out for one reason."""
+
+    rows: int
+    reason: str = ""
+    where: list[str] = []
+
+
+class RowAccount(Struct, frozen=True):
+    """Where the rows went: train + validation + test + left out = read."""
+
+    read: int
+    train: int
+    validation: int
+    test: int
+    test_items: int | None = None
+    """Prompts among the test rows: the answers to one prompt are the references of one item."""
+    left_out: dict[str, LeftOut] = {}
+
+    @property
+    def left(self) -> int:
+        return sum(one.rows for one in self.left_out.values())
+
+
+def in_order(columns: Sequence[ColumnUse]) -> list[ColumnUse]:
+    """Columns by role, ignored ones last."""
+    ranks = {role: number for number, role in enumerate(ROLES)}
+    return sorted(columns, key=lambda column: (column.role == IGNORED, ranks.get(column.role, len(ROLES))))
+
+
+def columns_in_short(columns: Sequence[ColumnUse]) -> str:
+    """`prompt: question; answer: answer; ignored: topic, url`."""
+    by_role: dict[str, list[str]] = {}
+    for column in in_order(columns):
+        by_role.setdefault(column.role, []).append(visible(column.name, 32))
+    return "; ".join(f"{role}: {', '.join(names)}" for role, names in by_role.items())
+
+
+def rows_in_short(account: RowAccount) -> str:
+    """`4,200 rows read: 3,780 train, 200 validation, 210 test (205 prompts), 10 left out`."""
+    parts = [f"{getattr(account, name):,} {name}" for name in SPLITS]
+    if account.test_items is not None and account.test_items != account.test:
+        parts[-1] += f" ({amount(account.test_items, 'prompt')})"
+    if account.left:
+        parts.append(f"{account.left:,} left out")
+    return f"{amount(account.read, 'row')} read: {', '.join(parts)}"

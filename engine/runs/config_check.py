@@ -1,0 +1,43 @@
+"""Refuses to resume a run whose `run.toml` was edited: the steps before and after would not be of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from engine.config.errors import UserError
+from engine.config.preset import Flat
+from engine.config.schema import Config
+from engine.runs.events import Hello
+from engine.runs.follow import stream
+from engine.runs.run_dir import Frozen, RunDir, set_values
+
+
+def check_unchanged(run: RunDir, frozen: Frozen) -> None:
+    """Raise UserError where `run.toml` was edited since the run was made: its parts would not be of one run.
+
+    Runs of earlier versions recorded nothing to compare with, and pass.
+    """
+    hellos = (event for event in stream(run.events_file, Hello) if isinstance(event, Hello))
+    recorded = next((hello.config for hello in hellos if hello.config), None)
+    changes = list(_changes(recorded, set_values(frozen.config))) if recorded is not None else []
+    do = "restore it, or start a new run with `ftbench run PRESET --set KEY=VALUE`"
+    if changes:
+        what = f"the configuration changed after the run started: {', '.join(changes)}"
+        raise UserError(what, str(run.config_file), do, code="run.config_changed")
+    if recorded is None and not frozen.intact:
+        what = "the configuration was changed after the run was made"
+        raise UserError(what, str(run.config_file), do, code="run.config_changed")
+
+
+def _changes(before: Flat, now: Flat) -> Iterator[str]:
+    """`train.batch was 16 and is 8`. A key that this version added, at its default, is no change."""
+    defaults = set_values(Config())
+    for key in sorted({*before, *now}):
+        was, value = before.get(key), now.get(key)
+        if was != value and not (key not in before and value == defaults.get(key)):
+            yield f"{key} was {_shown(was)} and is {_shown(value)}"
+
+
+def _shown(value: Any) -> str:
+    return "unset" if value is None else repr(value)

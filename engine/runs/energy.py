@@ -1,0 +1,37 @@
+"""Energy by phase, from a run's memory samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from engine.runs.events import Event, Hello, Memory, Phase
+
+
+class PhaseEnergy:
+    """Joules that the GPU drew in each phase, over all lives of a run."""
+
+    def __init__(self) -> None:
+        self._joules: dict[str, float] = {}
+        self._name, self._last = "starting", 0.0
+
+    def add(self, event: Event) -> None:
+        """Every life counts from its own beginning."""
+        if isinstance(event, Hello):
+            self._name, self._last = "starting", 0.0
+        elif isinstance(event, Phase):
+            self._name = event.name
+        elif isinstance(event, Memory) and event.energy is not None:
+            self._joules[self._name] = self._joules.get(self._name, 0.0) + max(0.0, event.energy - self._last)
+            self._last = event.energy
+
+    def joules(self) -> dict[str, float]:
+        """By phase; {} where none was measured."""
+        return {name: round(value, 3) for name, value in self._joules.items()}
+
+
+def phase_joules(events: Iterable[Event]) -> dict[str, float]:
+    """Joules by phase, as `PhaseEnergy` counts them."""
+    energy = PhaseEnergy()
+    for event in events:
+        energy.add(event)
+    return energy.joules()

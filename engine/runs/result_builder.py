@@ -1,0 +1,159 @@
+"""Builds `result.json` from a run's events, so that every life of the run counts and any reader can do it again."""
+
+from __future__ import annotations
+
+from engine.config import schema
+from engine.runs import events
+from engine.runs.end_record import EndRecord
+from engine.runs.energy import PhaseEnergy
+from engine.runs.events import Event
+from engine.runs.follow import Follower
+from engine.runs.memory_peaks import MemoryPeaks
+from engine.runs.phases import PhaseTimes
+from engine.runs.result import General, Interval, Predicted, Result, Score
+from engine.runs.trained_steps import TrainedSteps
+
+
+class ResultBuilder:
+    """Takes events in their order. A resumed run repeats steps: what came after its checkpoint is forgotten then."""
+
+    def __init__(self, blank: Result, config: schema.Config) -> None:
+        self.result, self.config = blank, config
+        self.times, self.energy = PhaseTimes(), PhaseEnergy()
+        self.steps, self.memory = TrainedSteps(), MemoryPeaks()
+        self._validation: dict[int, float | None] = {}
+        self._warnings: dict[str, None] = {}
+        self._data: events.Data | None = None
+        self._plan: events.Plan | None = None
+        self._planned = False
+        """Whether this life has said what it will do."""
+        self._predicted_at = 0
+
+    def add(self, event: Event) -> None:
+        self.times.add(event)
+        self.memory.add(event)
+        if isinstance(event, events.Step):  # most of a log
+            self.steps.add(event)
+            self.result.steps = event.step
+            return
+        self.energy.add(event)
+        self._rare(event)
+
+    def _rare(self, event: Event) -> None:
+        result = self.result
+        match event:
+            case events.Hello():
+                self._planned = False
+            case events.Environment():
+                result.versions, result.machine = event.versions, event.machine
+            case events.Data():
+                self._data = event
+                result.fingerprints["data"] = event.fingerprint
+                result.overlap, result.split_version = event.overlap, event.split_version
+                if event.test_fingerprint:
+                    result.fingerprints["test"] = event.test_fingerprint
+            case events.ModelLoaded():
+                result.parameters, result.trainable = event.parameters, event.trainable
+                result.fingerprints["model"] = event.fingerprint
+            case events.Plan():
+                self._take_plan(event)
+            case events.MicroBatch():
+                result.micro_batch = event.micro_batch
+            case events.Eval():
+                self._take_eval(event)
+            case events.GeneralLoss():
+                result.general = General(text=event.text, tokens=event.tokens, before=event.before, after=event.after)
+            case events.Checkpoint():
+                result.last_checkpoint = event.path
+            case events.ModelSaved():
+                result.artefact_bytes = event.bytes
+            case events.Warning():
+                self._warnings[event.text] = None
+
+    def _take_plan(self, plan: events.Plan) -> None:
+        result = self.result
+        if not self._planned:
+            self._rewind(plan)
+        self._planned, self._plan = True, plan
+        result.planned_steps, result.micro_batch = plan.steps, plan.micro_batch
+        predictions = list(plan.predictions)
+        if plan.measured is not None:
+            probe = Predicted(tier="probe", training=plan.measured, evaluation=plan.measured_evaluation)
+            predictions.append(probe)
+        # The life that had the most steps before it predicted the peak of all of them.
+        if predictions and (not result.predicted or plan.start_step <= self._predicted_at):
+            result.predicted, self._predicted_at = predictions, plan.start_step
+
+    def _rewind(self, plan: events.Plan) -> None:
+        """This life begins at a checkpoint, or at the beginning."""
+        result, start = self.result, plan.start_step
+        self.steps.rewind(start)
+        self._validation = {step: loss for step, loss in self._validation.items() if step <= start}
+        result.steps = start
+        result.last_checkpoint = f"checkpoints/step-{start}" if start else ""
+        if start < plan.steps:
+            result.after = result.final_validation = result.general = None
+            result.artefact_bytes = 0
+
+    def _take_eval(self, event: events.Eval) -> None:
+        result = self.result
+        if event.split == "validation" and event.when == "during":
+            self._validation[event.step] = event.loss
+        elif event.split == "validation":
+            result.final_validation = event.loss
+        elif event.when == "before":
+            result.before = score_of(event)
+        else:
+            result.after = score_of(event)
+
+    def build(self, end: EndRecord, damaged: int = 0) -> Result:
+        """The result of a run that ended so. `damaged`: lines of the log that could not be read."""
+        result, config = self.result, self.config
+        result.status, result.reason, result.ended = end.status, end.reason, end.t
+        result.validation_loss = sorted(self._validation.items())
+        result.tokens, result.step_seconds = self.steps.tokens(), self.steps.seconds()
+        result.tokens_per_second = result.tokens / result.step_seconds if result.step_seconds else None
+        result.seconds, result.joules = self.times.seconds(), self.energy.joules()
+        result.energy = sum(result.joules.values()) if result.joules else None
+        result.peak, result.comparable = self.memory.peak, self.memory.comparable
+        price = config.cost.price_per_hour
+        result.cost = price * result.worked / 3600 if price is not None else None
+        if self._data and self._plan:
+            rows, plan = self._data.train, self._plan
+            order = f"{rows} rows, {plan.steps} steps of {plan.batch}, seed {config.train.seed}"
+            result.fingerprints["order"] = order
+        found = [damage(damaged)] if damaged else []
+        result.warnings = list(dict.fromkeys([*self._warnings, *found]))
+        return result
+
+
+def damage(lines: int) -> str:
+    """The warning about lines of a log that are not events."""
+    return f"events.jsonl has {lines} damaged {'line' if lines == 1 else 'lines'}: what they said is missing here"
+
+
+def score_of(event: events.Eval) -> Score:
+    """The score that an evaluation of the test rows found."""
+    loss = Interval(mean=event.loss, low=event.loss_low, high=event.loss_high, rows=event.rows)
+    score = Interval(mean=event.score, low=event.low, high=event.high, rows=event.rows)
+    return Score(
+        loss=loss,
+        perplexity=event.perplexity,
+        metric=event.metric,
+        score=score,
+        extra=event.extra,
+        seconds=event.seconds,
+    )
+
+
+def read_events(builder: ResultBuilder, follower: Follower) -> events.End | None:
+    """Feed a log to the builder; the end of the newest life, None where it has none."""
+    end: events.End | None = None
+    for portion in follower.portions():
+        for event in portion:
+            builder.add(event)
+            if isinstance(event, events.End):
+                end = event
+            elif isinstance(event, events.Hello):
+                end = None
+    return end

@@ -1,0 +1,117 @@
+"""What a run asks its model before training and after it: test rows, validation rows, general text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from engine.data.items import EvaluationItem, all_rows, sampled, sampled_rows
+from engine.data.prepare import Prepared
+from engine.data.tokens import Row
+from engine.evaluation.choices import Choices
+from engine.evaluation.general import general_losses, general_result, general_rows
+from engine.evaluation.generate import Generator, end_tokens
+from engine.evaluation.predictions import read_items, write_items
+from engine.evaluation.row_loss import mean_loss
+from engine.evaluation.score import Item, Scorer, item_losses, row_losses, timed
+from engine.training.batches import Layout
+from engine.worker.run_context import Run
+
+FINAL_ROWS = 512
+"""Of the validation rows, this many give the finished model's loss: some data sets hold ten thousand."""
+
+
+@dataclass
+class Examination:
+    """The same questions for base and tuned model, asked as often as `evaluation.when` says."""
+
+    run: Run
+    tokenizer: PreTrainedTokenizerBase
+    rows: Prepared
+    test: list[EvaluationItem] = field(init=False)
+    choices: Choices | None = None
+    general: list[Row] = field(init=False, default_factory=list)
+    text: str = ""
+    base_items: list[Item] | None = None
+    base_general: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        config = self.run.config
+        self.test = sampled(self.rows.test_items, config.evaluation.rows)
+        self.validation = sampled_rows(self.rows.validation_items, FINAL_ROWS)
+        if config.evaluation.metric == "choice" and self.scores_test:
+            self.choices = Choices.of(self.rows.train)
+        if config.evaluation.when != "never":
+            self.text, self.general = general_rows(config, self.tokenizer)
+        self.prompts = [self.tokenizer.decode(item.row.prompt) for item in self.test]
+
+    @property
+    def scores_test(self) -> bool:
+        """Whether there are test items and they are to be scored."""
+        return bool(self.test) and self.run.config.evaluation.when != "never"
+
+    def prepare(self, base: torch.nn.Module, layout: Layout) -> None:
+        """Everything that needs the model's own settings but none of its answers."""
+        evaluation, device = self.run.config.evaluation, self.run.machine.device
+        ends = end_tokens(self.tokenizer, base, self.rows.train)
+        generator = Generator(self.tokenizer, evaluation.max_new_tokens, evaluation.batch, device, ends, self.run.warn)
+        self.layout = layout
+        self.scorer = Scorer(evaluation.metric, generator, layout, self.tokenizer.pad_token_id, device)
+        self.scorer.progress = lambda done, total: self.run.stopping.check()
+        if self.choices:
+            self.scorer.choose_from(self.choices, self.test)
+
+    def hold_largest(self, model: torch.nn.Module, held_out: Sequence[Row]) -> None:
+        """The most that losses and answers will take, for a look ahead; answers are made fewer at a time to fit."""
+        if held_out:
+            row_losses(model, held_out, self.layout, self.tokenizer.pad_token_id, self.run.machine.device)
+        if self.scores_test:
+            self.scorer.hold_largest(model, self.test)
+
+    @property
+    def lost(self) -> list[Row]:
+        """All rows whose loss is measured and nothing else asked of them: validation and general text; and the test."""
+        scored = [] if self.run.config.evaluation.when == "never" else [*all_rows(self.test), *self.general]
+        return [*all_rows(self.validation), *scored]
+
+    def before(self, base: torch.nn.Module) -> None:
+        """Score the untrained model, or take what an earlier life of this run found."""
+        run, file = self.run, self.run.dir.predictions_file
+        if run.config.evaluation.when != "both":
+            return
+        run.phase("baseline")
+        self.base_general = self._general_losses(base)
+        if not self.scores_test:
+            return
+        self.base_items = read_items(file, self.test, self.prompts, "base")
+        if self.base_items is None:
+            self.base_items, seconds = timed(lambda: self.scorer.items(base, self.test))
+            write_items(file, self.test, self.prompts, self.base_items, None)
+            run.tell_score("before", self.base_items, self.test, self.prompts, seconds)
+        else:
+            run.tell_score_again(self.base_items, self.test, self.prompts)
+
+    def after(self, model: torch.nn.Module) -> None:
+        """Score the trained model: validation items, then the test items and the general text."""
+        run = self.run
+        run.phase("evaluation")
+        if self.validation:
+            run.tell_final_validation(len(self.validation), self.loss(model, self.validation))
+        if self.scores_test:
+            items, seconds = timed(lambda: self.scorer.items(model, self.test))
+            write_items(run.dir.predictions_file, self.test, self.prompts, self.base_items, items)
+            run.tell_score("after", items, self.test, self.prompts, seconds)
+        if self.general:
+            after = self._general_losses(model)
+            run.tell_general(general_result(self.text, self.general, self.base_general, after))
+
+    def loss(self, model: torch.nn.Module, items: Sequence[EvaluationItem]) -> float:
+        """Mean negative log-likelihood of an answer token, nats."""
+        return mean_loss(item_losses(model, items, self.layout, self.tokenizer.pad_token_id, self.run.machine.device))
+
+    def _general_losses(self, model: torch.nn.Module) -> list[float]:
+        pad, device = self.tokenizer.pad_token_id, self.run.machine.device
+        return general_losses(model, self.general, self.layout, pad, device)

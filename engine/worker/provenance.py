@@ -1,0 +1,94 @@
+"""What a result says beyond the scores: where the time went, which versions, which weights, which machine."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from engine import __version__
+from engine.config import schema
+from engine.data.items import EvaluationItem
+from engine.methods.locate import locate
+from engine.methods.machine import Machine
+
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "tokenizers", "safetensors")
+SAMPLED = 1 << 20
+"""Bytes hashed at each end of a weights file: whole files of an 8B model would take minutes."""
+
+
+def versions() -> dict[str, str]:
+    """Of Python, ftbench and the libraries that decide the numbers."""
+    found = {"python": platform.python_version(), "ftbench": __version__}
+    for library in LIBRARIES:
+        try:
+            found[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            found[library] = "absent"
+    return found
+
+
+def machine_facts(machine: Machine) -> dict[str, Any]:
+    """Device, cores, memory and driver."""
+    facts: dict[str, Any] = {
+        "device": machine.name,
+        "cpu": _cpu_name(),
+        "threads": torch.get_num_threads(),
+        "memory": psutil.virtual_memory().total,
+        "system": platform.platform(),
+    }
+    if machine.device == "cuda":
+        facts["card_memory"] = torch.cuda.get_device_properties(0).total_memory
+        facts["cuda"] = torch.version.cuda
+    return facts
+
+
+def fingerprint(model: schema.Model, config: Any) -> str:
+    """Of the weights: the Hub commit, or a hash over the folder's files (sizes, and both ends of each).
+
+    `config` is the model's configuration as transformers read it.
+    """
+    commit = getattr(config, "_commit_hash", None)
+    if commit:
+        return f"commit {commit}"
+    located = locate(model)
+    digest = hashlib.sha256()
+    for path in sorted(Path(located.source).glob("*")):
+        if path.suffix in (".safetensors", ".json"):
+            digest.update(f"{path.name} {path.stat().st_size}".encode())
+            with path.open("rb") as file:
+                digest.update(file.read(SAMPLED))
+                file.seek(max(0, path.stat().st_size - SAMPLED))
+                digest.update(file.read(SAMPLED))
+    return f"sha256 {digest.hexdigest()}"
+
+
+def items_fingerprint(items: Sequence[EvaluationItem]) -> str:
+    """sha256 over the prompts and accepted answers of the test items, in order."""
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(repr((item.row.prompt, item.target)).encode())
+        if item.references[1:]:
+            digest.update(repr(item.references[1:]).encode())
+    return digest.hexdigest()
+
+
+def folder_bytes(folder: Path, pattern: str = "*") -> int:
+    """Bytes of the files that match, at any depth."""
+    return sum(path.stat().st_size for path in folder.rglob(pattern) if path.is_file())
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor()

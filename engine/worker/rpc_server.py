@@ -1,0 +1,211 @@
+"""`python -m engine.worker.rpc_server QUESTION`: a short-lived process that answers one question of the TUI.
+
+Arguments as one line of JSON on stdin, which stays open: its end means that whoever asked has gone. JSON lines on
+stdout: {"progress": text} any number of times, for counted work with "done" and "total" rows; then {"answer": …},
+{"error": {what, where, do, code}} or {"failed": reason}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine.config import schema
+from engine.config.errors import RunFailed, UserError
+from engine.config.split_version import SPLIT_VERSION
+from engine.runs import parent
+
+Progress = Callable[..., None]
+"""Takes what is being done and, of counted work, how many rows are done and of how many."""
+REASON = 500
+"""Characters of a failure's reason; the traceback goes to stderr."""
+
+
+def data_check(arguments: dict[str, Any], progress: Progress) -> Any:
+    """The report on a data set as a run would prepare it; `refused` says why a run would not start."""
+    progress("loading libraries")
+    from engine.data.check import check
+    from engine.methods.tokenizer import load_tokenizer
+
+    data, model = _sections(arguments)
+    progress(f"loading the tokenizer of {model.id}")
+    return check(data, arguments["max_length"], load_tokenizer(model), progress, _preflight(arguments))
+
+
+def _preflight(arguments: dict[str, Any]) -> Callable[[dict[str, Any]], UserError | None]:
+    """What a run refuses about rows once they are prepared."""
+    from engine.evaluation.preflight import preflight
+
+    model = msgspec.convert(arguments["model"], schema.Model)
+    evaluation = msgspec.convert(arguments.get("evaluation", {}), schema.Evaluation)
+    return lambda rows: preflight(model, arguments["max_length"], evaluation, rows)
+
+
+def data_show(arguments: dict[str, Any], progress: Progress) -> Any:
+    """Samples token by token, from the row `start` on; `most` tokens of each."""
+    from engine.data.check import show
+    from engine.methods.tokenizer import load_tokenizer
+
+    data, model = _sections(arguments)
+    start, most = arguments.get("start", 0), arguments.get("most")
+    progress(f"reading {arguments['split']} rows")
+    tokenizer, rows, split = load_tokenizer(model), arguments["rows"], arguments["split"]
+    return show(data, arguments["max_length"], tokenizer, rows, split, start, most, progress)
+
+
+def data_preview(arguments: dict[str, Any], progress: Progress) -> Any:
+    """Rows and format at a first look, without a model. Nobody waits for it, so a run on this machine goes first."""
+    os.nice(10)
+    from engine.data.preview import preview
+
+    return preview(msgspec.convert(arguments["data"], schema.Data))
+
+
+def data_inspect(arguments: dict[str, Any], progress: Progress) -> Any:
+    """Report, samples and lengths of a data set, from one preparation."""
+    progress("loading libraries")
+    from engine.data.inspection import inspect
+    from engine.methods.tokenizer import load_tokenizer
+
+    data, model = _sections(arguments)
+    progress(f"loading the tokenizer of {model.id}")
+    shown = arguments["rows"], arguments["most"]
+    return inspect(data, arguments["max_length"], load_tokenizer(model), *shown, progress, _preflight(arguments))
+
+
+def ladder_survey(arguments: dict[str, Any], progress: Progress) -> Any:
+    """The work that a configuration stands for."""
+    from engine.worker.workload import survey
+
+    return survey(msgspec.convert(arguments["config"], schema.Config), arguments.get("split_version", SPLIT_VERSION))
+
+
+def ladder_report(arguments: dict[str, Any], progress: Progress) -> Any:
+    """Write a ladder's page and Markdown from what its directories hold."""
+    from engine.ladder import report
+    from engine.runs.ladder_dir import LadderDir
+
+    folder = LadderDir(Path(arguments["path"]))
+    state = folder.state()
+    if state is None:
+        raise UserError("it has not begun", str(folder.path), "start or resume the ladder first")
+    report.write(folder, state)
+    return {"page": str(folder.page), "markdown": str(folder.markdown)}
+
+
+def plan(arguments: dict[str, Any], progress: Progress) -> Any:
+    """What each method takes where it is to run, and what would make it fit: an `outlook.Plan` from a `Question`."""
+    from engine.memory.dry_run.plan import plan
+    from engine.memory.formula.method_plan import Question
+
+    return msgspec.to_builtins(plan(msgspec.convert(arguments, Question), progress))
+
+
+def pull(arguments: dict[str, Any], progress: Progress) -> Any:
+    """Fetch a catalogued model."""
+    from engine.methods.pull import pull
+
+    return pull(arguments["name"], progress)
+
+
+def doctor(arguments: dict[str, Any], progress: Progress) -> Any:
+    """What torch and bitsandbytes say of this machine."""
+    import torch
+
+    from engine.methods.machine import this_machine
+
+    machine = this_machine()
+    facts: dict[str, Any] = {"device": machine.device, "name": machine.name, "bf16": machine.bf16}
+    facts["attention"] = "flash_attention_2" if machine.flash_attention else "sdpa"
+    if machine.device == "cuda":
+        facts |= {"memory": torch.cuda.get_device_properties(0).total_memory, "cuda": torch.version.cuda}
+    facts["quantized"], facts["why_not"] = _try_quantized(machine.device)
+    return facts
+
+
+def _try_quantized(device: str) -> tuple[str, str]:
+    """Whether one 4-bit layer computes here: tried, not looked up."""
+    try:
+        import bitsandbytes as bnb
+        import torch
+
+        layer = bnb.nn.Linear4bit(64, 64, bias=False, compute_dtype=torch.float32, quant_type="nf4").to(device)
+        layer(torch.ones(1, 64, device=device))
+    except (ImportError, RuntimeError, OSError, AttributeError) as error:
+        return "", f"bitsandbytes does not work: {error}"
+    return f"bitsandbytes {bnb.__version__} computes NF4 here", ""
+
+
+def _sections(arguments: dict[str, Any]) -> tuple[schema.Data, schema.Model]:
+    return msgspec.convert(arguments["data"], schema.Data), msgspec.convert(arguments["model"], schema.Model)
+
+
+QUESTIONS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
+    "data.check": data_check,
+    "data.show": data_show,
+    "data.preview": data_preview,
+    "data.inspect": data_inspect,
+    "ladder.survey": ladder_survey,
+    "ladder.report": ladder_report,
+    "plan": plan,
+    "pull": pull,
+    "doctor": doctor,
+}
+
+
+def main() -> int:
+    """Answer one question. The last line told is always an answer, an error or a failure."""
+    # Libraries print to stdout as they like; the answer has a channel of its own.
+    channel = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    def tell(message: dict[str, Any]) -> None:
+        with os.fdopen(os.dup(channel), "wb") as file:
+            file.write(encoded(message))
+
+    def progress(text: str, done: int | None = None, total: int | None = None) -> None:
+        tell({"progress": text} | ({} if done is None else {"done": done, "total": total}))
+
+    parent.end_with(int(sys.argv[2]))
+    try:
+        arguments = json.loads(sys.stdin.buffer.readline())
+        parent.watch(sys.stdin.fileno())
+        tell({"answer": QUESTIONS[sys.argv[1]](arguments, progress)})
+    except UserError as error:
+        tell({"error": {"what": error.what, "where": error.where, "do": error.do, "code": error.code}})
+        return 2
+    except RunFailed as error:
+        tell({"failed": str(error)})
+        return 1
+    except Exception as error:  # noqa: BLE001 - the edge: whoever asked is told at once, whatever it is
+        tell({"failed": " ".join(f"{type(error).__name__}: {error}".split())[:REASON]})
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def encoded(message: dict[str, Any]) -> bytes:
+    """One line of JSON. Halves of Unicode surrogates, as in file names that are not UTF-8, are told as escapes."""
+    try:
+        return msgspec.json.encode(message) + b"\n"
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_valid(message)) + b"\n"
+
+
+def _valid(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_valid(key): _valid(one) for key, one in value.items()}
+    return [_valid(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""What work a configuration stands for, found out without training: sizes and fingerprints of data and model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.config.schema import Config
+from engine.config.split_version import SPLIT_VERSION
+from engine.data.items import sampled
+from engine.data.prepare import prepare
+from engine.evaluation.general import general_rows
+from engine.evaluation.preflight import refuse_rows
+from engine.methods.machine import this_machine
+from engine.methods.model_config import config_of
+from engine.methods.tokenizer import load_tokenizer
+from engine.training.batches import Schedule
+from engine.worker.provenance import fingerprint, items_fingerprint, machine_facts, versions
+
+
+def survey(config: Config, split_version: int = SPLIT_VERSION) -> dict[str, Any]:
+    """JSON-able: rows and tokens by split, steps, fingerprints, library versions, machine.
+
+    Raises UserError for what a run of this configuration would refuse in data or model.
+    """
+    tokenizer = load_tokenizer(config.model)
+    rows = prepare(config.data, config.train.max_length, tokenizer, split_version=split_version)
+    refuse_rows(config, rows)
+    general, _ = general_rows(config, tokenizer)
+    test = sampled(rows.test_items, config.evaluation.rows)
+    train = config.train
+    schedule = Schedule.of(len(rows.train), train.batch, train.epochs, train.steps, train.seed)
+    return {
+        "work": {
+            "model": config.model.id,
+            "data": config.data.id,
+            "train": len(rows.train),
+            "validation": len(rows.validation),
+            "test": len(test),
+            "tokens": int(rows.train.lengths.sum()),
+            "steps": schedule.steps,
+            "batch": train.batch,
+            "metric": config.evaluation.metric,
+            "split_version": split_version,
+            "overlap": rows.about["overlap"],
+            "columns": rows.about["columns"],
+            "account": rows.about["account"],
+            "fingerprints": {
+                "data": rows.fingerprint,
+                "test": items_fingerprint(test),
+                "model": fingerprint(config.model, config_of(config.model)),
+                **({"general": general} if general else {}),
+            },
+        },
+        "versions": versions(),
+        "machine": machine_facts(this_machine()),
+        "warnings": [{"code": notice.code, "text": notice.text} for notice in rows.warnings],
+    }

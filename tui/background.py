@@ -1,0 +1,70 @@
+"""Requests to the engine in a background thread: the keys never wait, and a request can be cancelled."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from textual.message import Message
+
+from engine.config.errors import RunFailed, UserError
+from engine.runs.rpc_client import Leaving, Left, ask, rows_done
+
+
+@dataclass
+class Told(Message):
+    """How far the answer is."""
+
+    asking: Asking
+    text: str
+    counted: tuple[str, int, int | None] | None = None
+    """What is being done, rows done, and of how many, where rows are counted."""
+
+
+@dataclass
+class Answered(Message):
+    """The answer, or in `error` one line why there is none."""
+
+    asking: Asking
+    answer: Any
+    error: str = ""
+
+
+class Asking(threading.Thread):
+    """One question. `post` takes Told and Answered and may be called from any thread; nothing follows `leave`."""
+
+    def __init__(self, question: str, arguments: dict[str, Any], post: Callable[[Message], object]) -> None:
+        super().__init__(daemon=True, name=question)
+        self.question, self.arguments, self._post = question, arguments, post
+        self._leaving = Leaving()
+        self.start()
+
+    def leave(self) -> None:
+        """Give it up; its process is ended."""
+        self._leaving.leave()
+
+    def run(self) -> None:
+        try:
+            answer = ask(self.question, self.arguments, self._tell, self._leaving, self._count)
+        except Left:
+            return
+        except UserError as error:
+            self.post(Answered(self, None, error.line))
+        except RunFailed as error:
+            self.post(Answered(self, None, str(error)))
+        except Exception as error:  # noqa: BLE001 - the edge of a thread: the screen must hear of it
+            self.post(Answered(self, None, f"the question could not be asked: {type(error).__name__}: {error}"))
+        else:
+            self.post(Answered(self, answer))
+
+    def _tell(self, text: str) -> None:
+        self.post(Told(self, text))
+
+    def _count(self, text: str, done: int, total: int | None) -> None:
+        self.post(Told(self, f"{text} {rows_done(done, total)}", (text, done, total)))
+
+    def post(self, message: Message) -> None:
+        if not self._leaving.left:
+            self._post(message)

@@ -1,0 +1,1 @@
+"""The `ftbench` command: one module per subcommand."""

@@ -1,0 +1,148 @@
+"""`data check` and `data show`: the rows as the engine prepares them for training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+from rich.text import Text
+
+from engine.config.errors import UserError
+from engine.config.preset import Flat
+from engine.config.preset_library import effective
+from engine.config.text import amount, percent, visible
+from engine.runs.account import SPLITS
+from engine.runs.rpc_client import Counted, ask
+from tui.data_report import DataReport, Line, account_lines, repeat_lines, result_line, warning_lines
+from tui.live.run_progress import progress_bar
+from tui.output.console import console, print_json, say
+
+NAME = 12
+"""Columns of a fact's name."""
+STYLES = {"good": "green", "warning": "yellow", "error": "red"}
+
+
+def check(preset: str, overrides: Flat, json: bool) -> int:
+    """Print the report. Returns 0 where a run would start, 2 where it would be refused."""
+    with shown_progress(json) as (progress, counted):
+        report = ask("data.check", arguments(preset, overrides), progress, counted=counted)
+    if json:
+        print_json(report)
+    else:
+        for line in report_lines(report):
+            _print(line)
+    return 2 if report["refused"] else 0
+
+
+def show(preset: str, overrides: Flat, rows: int, split: str, json: bool) -> int:
+    """Print rows token by token; tokens in the loss are green and underlined, in a pipe in brackets.
+
+    Raises UserError where no row of the split can be shown.
+    """
+    with shown_progress(json) as (progress, counted):
+        question = arguments(preset, overrides)
+        samples = ask("data.show", {**question, "rows": rows, "split": split}, progress, counted=counted)
+        if not samples:
+            raise _nothing_to_show(ask("data.check", question), question["data"]["id"], split)
+    if json:
+        print_json(samples)
+        return 0
+    for sample in samples:
+        head = f"── {sample['where']} · {amount(len(sample['tokens']), 'token')}, {sample['learnt']:,} in the loss"
+        console.print(Text(visible(head), style="bold"), soft_wrap=True)
+        console.print(_tokens(sample["tokens"]), soft_wrap=True)
+        for note in sample["notes"]:
+            say(f"   note: {note}", "yellow")
+    return 0
+
+
+def _nothing_to_show(report: dict[str, Any], data: str, split: str) -> UserError:
+    """How many rows were left out and why; of a split without rows that it has none."""
+    lost = report["account"]["left_out"]
+    if report["rows"][split] or not lost:
+        having = ", ".join(name for name, count in report["rows"].items() if count) or "none"
+        return UserError(f"no {split} rows", data, f"splits with rows: {having}", "data.no_rows")
+    reasons = "; ".join(f"{one['rows']:,} {one['reason']} (first: {one['where'][0]})" for one in lost.values())
+    total = amount(sum(one["rows"] for one in lost.values()), "row")
+    what = f"no {split} row can be trained on: {total} left out: {reasons}"
+    return UserError(what, data, "`ftbench data check` shows the whole report", "data.all_rows_refused")
+
+
+def _tokens(tokens: list[dict[str, Any]]) -> Text:
+    """The row's text; line feeds are shown as a sign, and made."""
+    line, inside = Text(), False
+    for token in [*tokens, {"text": "", "trained": False, "special": False}]:
+        if not console.is_terminal and token["trained"] != inside:
+            line.append("[" if token["trained"] else "]")
+            inside = token["trained"]
+        style = "green underline" if token["trained"] else "dim" if token["special"] else ""
+        for number, part in enumerate(token["text"].split("\n")):
+            if number:
+                line.append("⏎\n", style="dim")
+            line.append(visible(part), style=style)
+    return line
+
+
+def arguments(preset: str, overrides: Flat) -> dict[str, Any]:
+    """What the engine has to know of the configuration to prepare rows as a run of it would."""
+    config = effective(preset, None, overrides).config
+    return {
+        "model": msgspec.to_builtins(config.model),
+        "data": msgspec.to_builtins(config.data),
+        "evaluation": msgspec.to_builtins(config.evaluation),
+        "max_length": config.train.max_length,
+    }
+
+
+@contextmanager
+def shown_progress(quiet: bool) -> Iterator[tuple[Callable[[str], None], Counted]]:
+    """Callbacks that move a progress bar; without a terminal they do nothing."""
+    with progress_bar(quiet) as bar:
+        task = bar.add_task("starting", total=None, detail="") if bar else None
+
+        def progress(text: str) -> None:
+            if bar and task is not None:
+                bar.update(task, description=visible(text, 60), total=None, detail="")
+
+        def counted(text: str, done: int, total: int | None) -> None:
+            if bar and task is not None:
+                shown = f"{done:,}{f' of {total:,}' if total else ''} rows"
+                bar.update(task, description=visible(text, 30), completed=done, total=total, detail=shown)
+
+        yield progress, counted
+
+
+def report_lines(report: dict[str, Any]) -> Iterator[Line]:
+    """A data check as facts, then the warnings, then whether a run would start."""
+    known = DataReport.of(report)
+    yield Line("data", report["source"])
+    yield from (Line("", note) for note in report["notes"])
+    yield Line("format", report["why"])
+    yield Line("template", report["template"])
+    yield from account_lines(known)
+    yield from (Line("" if number else "split", text) for number, text in enumerate(report["split"]))
+    yield from length_lines(report)
+    yield from repeat_lines(report)
+    yield Line("fingerprint", report["fingerprint"])
+    yield from warning_lines(known.warnings)
+    yield result_line(report)
+
+
+def length_lines(report: dict[str, Any]) -> Iterator[Line]:
+    """Tokens of every split: in all, in the loss, percentiles, and answers that max_length cuts."""
+    for number, name in enumerate(name for name in SPLITS if name in report["lengths"]):
+        found = report["lengths"][name]
+        tokens = f"{report['tokens'][name]:,} tokens, {report['learnt'][name]:,} in the loss"
+        length = found["tokens"]
+        spread = f"per row median {length['p50']:,}, p99 {length['p99']:,}, max {length['max']:,}"
+        cut = f"; max_length {report['max_length']:,} cuts {percent(found['answers_cut'])} of the answers"
+        yield Line("" if number else "tokens", f"{name}: {tokens}; {spread}{cut if found['answers_cut'] else ''}")
+
+
+def _print(line: Line) -> None:
+    """Name and text, wrapped below itself on a terminal."""
+    width = max(20, console.width - NAME) if console.is_terminal else 1_000_000
+    for number, text in enumerate(line.wrapped(width)):
+        say(f"{'' if number else line.name:<{NAME}}{text}", STYLES.get(line.style, ""))

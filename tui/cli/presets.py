@@ -1,0 +1,87 @@
+"""`presets list`, `show`, `new`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tomli_w
+
+from engine.config import preset_library, user_presets
+from engine.config.preset import Flat, flatten
+from engine.config.schema import METHODS, READ_BY, Method
+from tui.output.console import print_json, say, table
+
+
+def show_list(json: bool) -> None:
+    """Name, key, method, model, data and title of each; a broken one with its error."""
+    listed = preset_library.list_presets()
+    if json:
+        print_json(
+            [
+                {
+                    "name": one.name,
+                    "path": str(one.path),
+                    "error": one.error,
+                    **({key: one.preset.values.get(key) for key in ("slot", "method", "title")} if one.preset else {}),
+                }
+                for one in listed
+            ]
+        )
+        return
+    table("", ("name", "key", "method", "model", "data", "title"), [_cells(one) for one in listed])
+    for one in listed:
+        if one.error:
+            say(f"broken: {one.error}", "red")
+
+
+def show(name: str, method: Method | None, overrides: Flat, json: bool) -> None:
+    """Every value with its origin, as TOML that a preset could hold."""
+    effective = preset_library.effective(name, method, overrides)
+    values = flatten(effective.config)
+    if json:
+        print_json({key: {"value": values[key], "origin": effective.origins[key]} for key in values})
+        return
+    for note in effective.notes:
+        say(f"# {note}", "yellow")
+    section = ""
+    for key, value in values.items():
+        head, dot, last = key.rpartition(".")
+        if values["method"] not in READ_BY.get(head, METHODS):
+            continue
+        if dot and head != section:
+            section = head
+            say("")
+            say(f"[{section}]")
+        say(f"{_assignment(last, value):<44} # {effective.origins[key]}")
+
+
+def new(name: str, base: str, overrides: Flat) -> None:
+    """Write `NAME.toml` into the user's folder, holding what the base sets and the command line changes."""
+    say(f"{user_presets.from_preset(name, base, overrides)}")
+
+
+def _assignment(key: str, value: Any) -> str:
+    if value is None:
+        return f"# {key} is not set"
+    if value == {}:
+        return f"{key} = {{}}"
+    return tomli_w.dumps({key: value}).strip() if not isinstance(value, dict) else f"{key} = {_inline(value)}"
+
+
+def _inline(value: dict[str, Any]) -> str:
+    inner = ", ".join(tomli_w.dumps({key: item}).strip() for key, item in value.items())
+    return f"{{ {inner} }}"
+
+
+def _cells(one: preset_library.Listed) -> list[str]:
+    if one.preset is None:
+        return [one.name, "", "broken", "", "", "see below"]
+    values = one.preset.values
+    return [
+        one.name,
+        str(values.get("slot", "")),
+        str(values.get("method", "lora")),
+        str(values.get("model.id", "tiny")),
+        str(values.get("data.id", "tickets")),
+        str(values.get("title", "")),
+    ]

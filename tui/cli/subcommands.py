@@ -1,0 +1,80 @@
+"""The subcommands of `ftbench data` and `ftbench presets`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tui.cli.arguments import App
+from tui.cli.options import (
+    DataArgument,
+    JsonOption,
+    MethodOption,
+    ModelOption,
+    PresetOption,
+    SetOption,
+    chosen_method,
+    overrides,
+)
+
+data_app = App(help="Check and preview data before training.", no_args_is_help=True)
+presets_app = App(help="List, show and make presets.", no_args_is_help=True)
+
+
+@data_app.command("check")
+def data_check(
+    data: DataArgument,
+    model: ModelOption = None,
+    preset: PresetOption = "demo-lora",
+    settings: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Check a data set: what each column and row is used for, and why not."""
+    from tui.cli import data as verb
+
+    raise typer.Exit(verb.check(preset, overrides(settings, model=model, data=data), json))
+
+
+@data_app.command("show")
+def data_show(
+    data: DataArgument,
+    model: ModelOption = None,
+    preset: PresetOption = "demo-lora",
+    settings: SetOption = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, max=1000, help="Number of rows.")] = 3,
+    split: Annotated[str, typer.Option("--split", help="Split: train, validation or test.")] = "train",
+    json: JsonOption = False,
+) -> None:
+    """Show rows token by token, with the tokens in the loss marked."""
+    from tui.cli import data as verb
+
+    raise typer.Exit(verb.show(preset, overrides(settings, model=model, data=data), rows, split, json))
+
+
+@presets_app.command("list")
+def presets_list(json: JsonOption = False) -> None:
+    """Every preset; a broken one with its error."""
+    from tui.cli import presets as verb
+
+    verb.show_list(json)
+
+
+@presets_app.command("show")
+def presets_show(name: str, method: MethodOption = None, settings: SetOption = None, json: JsonOption = False) -> None:
+    """The whole effective configuration, each value with its origin."""
+    from tui.cli import presets as verb
+
+    verb.show(name, chosen_method(method), overrides(settings, method=method), json)
+
+
+@presets_app.command("new")
+def presets_new(
+    name: str,
+    base: Annotated[str, typer.Option("--from", help="The preset to begin with.")] = "demo-lora",
+    settings: SetOption = None,
+) -> None:
+    """A preset of your own, made from another."""
+    from tui.cli import presets as verb
+
+    verb.new(name, base, overrides(settings))

@@ -1,0 +1,88 @@
+"""The head of the bench: where we are, what is chosen, what it changed, which runs live and who waits behind whom."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.cells import cell_len
+from textual.content import Content
+
+from engine.config.text import visible
+
+if TYPE_CHECKING:
+    from engine.config.preset import Effective
+    from engine.runs.device_queue import Turn
+
+
+def head_line(effective: Effective | None, name: str, live: Content, width: int) -> Content:
+    """Host and choice at the left, cut where there is no room; live runs at the right."""
+    what = f" {socket.gethostname()}"
+    if effective is not None:
+        config = effective.config
+        data = Path(config.data.id).name if config.data.id.startswith("/") else config.data.id
+        what += f" · {config.title or name} · {config.method} · {config.model.id} on {data}"
+    left = Content.assemble((" ftbench ", "bold reverse"), visible(what))
+    room = width - live.cell_length - 1
+    left = left.truncate(max(9, room), ellipsis=True)
+    return Content.assemble(left, " " * max(1, width - left.cell_length - live.cell_length), live)
+
+
+def live_runs(turns: Sequence[Turn], others: int, watched: Path | None, room: int) -> Content:
+    """`▶ lora-3f2a  1 full-b2c4  2 lora-99aa`: who has the card, who is next, in order; the watched one underlined.
+
+    `others` are live runs that have no place: begun with --now. What `room` columns do not hold is counted.
+    """
+    shown = list(turns)
+    while True:
+        left = len(turns) - len(shown)
+        parts = [_turn(turn, turn.run == watched) for turn in shown]
+        parts += [Content.styled(f"{left} more wait", "$text-warning")] if left else []
+        parts += [Content.styled(f"+{others} live", "$text-success")] if others else []
+        line = Content("  ").join(parts)
+        spare = [turn for turn in shown if turn.place and turn.run != watched]
+        if line.cell_length <= room or not spare:
+            return line
+        shown.remove(spare[-1])
+
+
+def _turn(turn: Turn, watched: bool) -> Content:
+    style = "$text-success" if turn.place == 0 else "$text-warning"
+    style += " bold underline" if watched else ""
+    return Content.styled(f"{turn.place or '▶'} {visible(short(turn.run.name))}", style)
+
+
+def short(run: str) -> str:
+    """A run's name without its date: `20260131-120102-demo-lora-lora-3f2a` -> `lora-3f2a`."""
+    parts = run.split("-")
+    return "-".join(parts[-2:]) if len(parts) > 3 else run
+
+
+def choice_lines(effective: Effective | None, changed: Sequence[str], before: str, width: int) -> list[Content]:
+    """What the chosen preset is about, and in what it differs from the choice before."""
+    if effective is None:
+        return [Content("no preset can be used: P lists them with what is wrong"), Content("")]
+    about = Content.styled(visible(f" {effective.config.about or effective.config.title}"), "$foreground-muted")
+    if not before:
+        return [about, Content.styled(" press 1-9 for a preset, m for a method, enter to see what will happen", "")]
+    if not changed:
+        return [about, Content.styled(visible(f" the same as {before}"), "$foreground-muted")]
+    return [
+        about,
+        Content.assemble((visible(f" against {before}: "), "$foreground-muted"), _fitting(changed, width, before)),
+    ]
+
+
+def _fitting(changed: Sequence[str], width: int, before: str) -> str:
+    """As many changes as fit, and how many more."""
+    room = width - cell_len(f" against {before}: ") - 1
+    shown: list[str] = []
+    for number, change in enumerate(changed):
+        rest = len(changed) - number - 1
+        tail = f", {rest} more (c)" if rest else ""
+        if cell_len(", ".join([*shown, visible(change)]) + tail) > room:
+            return ", ".join([*shown, f"{len(changed) - len(shown)} more (c)"])
+        shown.append(visible(change))
+    return ", ".join(shown)

@@ -1,0 +1,38 @@
+"""A ladder's table, narrow enough for 80 columns."""
+
+from __future__ import annotations
+
+from engine.runs.ladder import Ladder, Row
+from tui.format import duration, size
+from tui.history.scores import mean_text, range_text
+from tui.output.console import table
+
+COLUMNS = ("rung", "score", "95 %", "of gain", "loss", "train", "all", "peak", "saved")
+
+
+def show_ladder(ladder: Ladder) -> None:
+    """One row a rung: what it scored, what share of full's gain that is, what it took."""
+    work = ladder.work
+    metric = work.metric if work else ""
+    seeds = f"{len(ladder.seeds)} seeds" if len(ladder.seeds) > 1 else "one seed"
+    title = f"{work.model} on {work.data}: {metric} on {work.test} test items, {seeds}" if work else ladder.name
+    table(title, COLUMNS, [_row(row, metric) for row in ladder.rows], right=(1, 3, 4, 5, 6, 7, 8))
+
+
+def _row(row: Row, metric: str) -> list[str]:
+    percent = metric != "loss"
+    if row.score is None:
+        return [row.name, row.status.replace("_", " "), *[""] * (len(COLUMNS) - 2)]
+    gain = row.share_of_gain
+    peak = row.peak
+    return [
+        row.name,
+        mean_text(row.score, percent),
+        range_text(row.score, percent),
+        f"{gain.mean:.0%}" if gain and gain.mean is not None else "–",
+        mean_text(row.loss, False),
+        duration(row.training_seconds.mean) if row.training_seconds else "–",
+        duration(row.all_seconds.mean) if row.all_seconds else "–",
+        size(peak.training) if peak else "–",
+        size(row.artefact_bytes) if row.artefact_bytes else "–",
+    ]

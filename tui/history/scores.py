@@ -1,0 +1,59 @@
+"""What runs achieved, as a table that fits 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from engine.runs.result import Interval, Result
+from tui.format import count, duration, size
+from tui.output.console import table
+
+COLUMNS = ("method", "before", "after", "95 %", "loss", "train", "peak", "trained", "saved")
+
+
+def show_results(title: str, results: Sequence[Result]) -> None:
+    """One row per run: score before, score and held-out loss after, what it took. `train` is the steps alone, as in a
+    ladder's table and in a plan.
+
+    Peak memory is torch's pool on a card, and the worker's resident set where there is none.
+    """
+    table(title, COLUMNS, [_row(result) for result in results], right=(1, 2, 4, 5, 6, 7, 8))
+
+
+def as_json(results: Sequence[Result]) -> Any:
+    return msgspec.to_builtins(results)
+
+
+def _row(result: Result) -> list[str]:
+    before, after, peak = result.before, result.after, result.peak
+    percent = result.metric != "loss"
+    return [
+        result.method,
+        mean_text(before.score if before else None, percent),
+        mean_text(after.score, percent) if after else result.status,
+        range_text(after.score if after else None, percent),
+        mean_text(after.loss if after else None, False),
+        duration(result.step_seconds or None),
+        size(peak.reserved or peak.rss_training or peak.rss),
+        f"{count(result.trainable)} {_share(result.trainable / max(1, result.parameters))}",
+        size(result.artefact_bytes),
+    ]
+
+
+def _share(value: float) -> str:
+    return f"{value * 100:.2g}%" if value < 0.095 else f"{value:.0%}"
+
+
+def mean_text(value: Interval | None, percent: bool) -> str:
+    if value is None or value.mean is None:
+        return "–"
+    return f"{value.mean * 100:.1f}" if percent else f"{value.mean:.3f}"
+
+
+def range_text(value: Interval | None, percent: bool) -> str:
+    if value is None or value.low is None or value.high is None:
+        return "–"
+    return f"{value.low * 100:.1f}–{value.high * 100:.1f}" if percent else f"{value.low:.3f}–{value.high:.3f}"

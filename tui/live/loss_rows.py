@@ -1,0 +1,101 @@
+"""A run's curves as rows of text: loss with its validation and an earlier run behind, rate, gradient norm, speed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from textual.content import Content
+
+from engine.config.text import visible
+from tui.charts.chart import Curve, Look, draw, reach
+from tui.charts.series import Series
+from tui.format import number
+from tui.live.earlier_runs import Earlier
+from tui.live.run_state import RunState
+
+VIEWS = ("loss", "learning rate", "gradient norm", "tokens/s")
+COLOURS = {
+    "axis": "$foreground-muted",
+    "train": "$primary",
+    "eval": "$text-warning",
+    "earlier": "$foreground-muted",
+    "": "",
+}
+STAMP = len("20260101-000000-")
+"""Of a run's name: when it was made."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """One view of a run, number `view` of VIEWS; `behind` is drawn behind the loss only, and never the run itself."""
+
+    state: RunState
+    view: int
+    behind: Earlier | None = None
+
+    @property
+    def series(self) -> Series:
+        """What is drawn."""
+        state = self.state
+        return (state.loss, state.rate, state.grad_norm, state.speed)[self.view]
+
+    @property
+    def earlier(self) -> Earlier | None:
+        shown = self.view == 0 and self.behind is not None and self.behind.name != self.state.name
+        return self.behind if shown else None
+
+    def until(self) -> float | None:
+        """Where the axis ends: a little beyond a growing curve, where the plan ends if that is to be compared."""
+        state, span = self.state, self.series.span()
+        if state.step is None or state.end is not None or span is None:
+            return None
+        return float(state.step.steps) if self.earlier else reach(span[1], state.step.steps)
+
+    def column(self, width: int) -> float | None:
+        """Steps that a column stands for while the curve grows; None for one that does not."""
+        span, until = self.series.span(), self.until()
+        return (until - span[0]) / max(1, width) if span and until else None
+
+    def rows(self, width: int, height: int, look: Look) -> list[Content]:
+        """A legend and the chart; where there is no point yet, what is awaited."""
+        if not self.series.buckets:
+            return [Content.styled(self._awaited(), "$foreground-muted")]
+        chart = draw(self._curves(), width, height - 1, look, self.until())
+        lines = (Content.assemble(*((text, COLOURS.get(style, style)) for text, style in row)) for row in chart)
+        return [self._legend(look), *lines]
+
+    def _curves(self) -> list[Curve]:
+        curves = [Curve(self.series, "train")]
+        if self.view == 0:
+            curves.append(Curve(self.state.validation, "eval", marks=True))
+        if self.earlier:
+            curves.append(Curve(self.earlier.loss, "earlier", ghost=True))
+        return curves
+
+    def _legend(self, look: Look) -> Content:
+        state, series = self.state, self.series
+        parts: list[tuple[str, str]] = [(VIEWS[self.view], "bold")]
+        if series.latest is not None:
+            parts.append((f" {number(series.latest)}", "$primary"))
+        if self.view == 0 and state.validation.latest is not None:
+            parts.append((f"  validation {number(state.validation.latest)}", "$text-warning"))
+        if series.absent:
+            parts.append((f"  {series.absent:,} not finite", "$text-error"))
+        if state.sampled:
+            parts.append(("  sampled, reading the rest", "$text-warning"))
+        if look.log:
+            parts.append(("  log", "$foreground-muted"))
+        if look.smooth:
+            parts.append((f"  smoothed {look.smooth:g}", "$foreground-muted"))
+        if earlier := self.earlier:
+            name = f"{earlier.name[4:6]}-{earlier.name[6:8]} {earlier.name[9:11]}:{earlier.name[11:13]} "
+            parts.append((f"  behind {earlier.number}/{earlier.of}: ", "$foreground-muted"))
+            parts.append((visible(name + earlier.name[STAMP:]), "$foreground-muted"))
+        return Content.assemble(*parts)
+
+    def _awaited(self) -> str:
+        if self.state.step is not None:
+            return f"no finite {VIEWS[self.view]} in {self.series.absent:,} steps"
+        if self.state.end is not None:
+            return "it ended before its first step"
+        return f"{self.state.phase or 'starting'}: no step yet"

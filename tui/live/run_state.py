@@ -1,0 +1,123 @@
+"""What is known of a run from its events, kept small however long the run is."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from engine.runs import events
+from engine.runs.events import Event
+from tui.charts.series import Series
+from tui.live.event_lines import lines
+from tui.live.log_lines import Lines
+
+TRACE_SECONDS = 300
+
+
+@dataclass
+class RunState:
+    """Fed with events in their order; a resumed run's repeated steps replace the first ones."""
+
+    name: str = ""
+    phase: str = ""
+    progress: events.Progress | None = None
+    """How far the phase has come, where it is a long one."""
+    note: str = ""
+    """Why it is in that phase: who holds the card it waits for."""
+    hello: events.Hello | None = None
+    data: events.Data | None = None
+    model: events.ModelLoaded | None = None
+    plan: events.Plan | None = None
+    step: events.Step | None = None
+    memory: events.Memory | None = None
+    checkpoint: events.Checkpoint | None = None
+    end: events.End | None = None
+    error: events.Error | None = None
+    before: events.Eval | None = None
+    after: events.Eval | None = None
+    started: float | None = None
+    updated: float | None = None
+    counted: int = 0
+    """Events seen."""
+    loss: Series = field(default_factory=Series)
+    validation: Series = field(default_factory=Series)
+    rate: Series = field(default_factory=Series)
+    grad_norm: Series = field(default_factory=Series)
+    speed: Series = field(default_factory=Series)
+    """Tokens per second."""
+    pace: float | None = None
+    """Seconds a step, a moving average."""
+    trace: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=TRACE_SECONDS))
+    """(time, bytes) of the worker's memory over the last minutes: on the card where there is one, else resident."""
+    log: Lines = field(default_factory=Lines)
+    sampled: bool = False
+    """Whether only samples of a huge log were read so far."""
+
+    def feed(self, fresh: Iterable[Event]) -> None:
+        for event in fresh:
+            self._one(event)
+
+    def left(self) -> float | None:
+        """Seconds the training will still take at the present pace."""
+        if self.step is None or self.pace is None or self.end is not None:
+            return None
+        return self.pace * (self.step.steps - self.step.step)
+
+    def _one(self, event: Event) -> None:
+        self.counted += 1
+        self.updated = event.t
+        if self.started is None:
+            self.started = event.t
+        match event:
+            case events.Step():
+                self._step(event)
+                return
+            case events.Memory():
+                self.memory = event
+                self.trace.append((event.t, event.nvml_used or event.reserved or event.rss))
+                return
+            case events.Hello():
+                self.hello, self.end, self.error = event, None, None
+                self.phase, self.note, self.progress = (
+                    "",
+                    "",
+                    None,
+                )  # a resumed worker is at its beginning, whatever it did in its last life
+            case events.Phase():
+                self.phase, self.note, self.progress = event.name, event.note, None
+            case events.Progress():
+                self.progress = event
+            case events.Data():
+                self.data = event
+            case events.ModelLoaded():
+                self.model = event
+            case events.Plan():
+                self.plan = event
+            case events.Checkpoint():
+                self.checkpoint = event
+            case events.Error():
+                self.error = event
+            case events.End():
+                self.end = event
+            case events.Eval():
+                self._eval(event)
+        for text in lines(event):
+            self.log.add(text)
+
+    def _step(self, event: events.Step) -> None:
+        self.step = event
+        self.loss.add(event.step, event.loss)
+        self.rate.add(event.step, event.learning_rate)
+        self.grad_norm.add(event.step, event.grad_norm)
+        self.speed.add(event.step, event.tokens_per_second)
+        self.pace = event.seconds if self.pace is None else 0.9 * self.pace + 0.1 * event.seconds
+
+    def _eval(self, event: events.Eval) -> None:
+        if event.split == "validation":
+            if event.when == "during":  # the finished model's loss is of other rows
+                self.validation.add(event.step, event.loss)
+        elif event.when == "before":
+            self.before = event
+        else:
+            self.after = event

@@ -1,0 +1,208 @@
+"""The launch preview: what a run or a ladder will do, as facts, and the problems found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.config.model_files import EMBEDDED, ModelFiles, find_model
+from engine.config.preset import Effective
+from engine.config.preset_library import called
+from engine.config.schema import Config
+from engine.config.text import amount
+from engine.memory.formula.estimate import PARTS, Estimate
+from engine.memory.formula.memory_budget import Room
+from engine.runs.account import columns_in_short, rows_in_short
+from engine.runs.ladder import Plan
+from tui.data_report import DataReport, overlap_in_short
+from tui.format import count, size
+from tui.methods import NAMES, TRAINS
+from tui.preview.disk import free_disk, needed_disk
+from tui.preview.launch_context import Report, Scene
+from tui.preview.memory_forecast import Forecast, forecast, label
+from tui.preview.problems import (
+    Problem,
+    data_problems,
+    disk_problems,
+    foreign_problems,
+    memory_problems,
+    model_problems,
+)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One line of the preview: `memory  784 MiB of 23.5 GiB`."""
+
+    name: str
+    text: str
+    style: str = ""
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """A whole preview."""
+
+    title: str
+    facts: list[Fact]
+    problems: list[Problem]
+
+    @property
+    def blocked(self) -> bool:
+        return any(problem.blocking for problem in self.problems)
+
+
+def run_prospect(name: str, chosen: Effective, scene: Scene, report: Report) -> Prospect:
+    """One run of the chosen configuration."""
+    config, files = chosen.config, find_model(chosen.config.model)
+    found = forecast(config, files, scene.room, report.longest)
+    facts = [
+        *_what(config, files, found),
+        *_data(config.data.id, report),
+        Fact("steps", _steps(config, found.estimate, report)),
+        Fact("learning", _learning(config)),
+        Fact("scoring", _scoring(config, report)),
+        *_memory(found, scene.room, report.longest),
+        *_disk([found], scene.runs),
+        *_turn(scene),
+    ]
+    problems = [
+        *model_problems(config, files),
+        *data_problems(config, report),
+        *memory_problems([found], files, scene),
+    ]
+    problems += [*disk_problems([found], scene.runs), *foreign_problems(scene)]
+    problems += [Problem(note) for note in chosen.notes]
+    return Prospect(f"{config.title or name} · {NAMES[config.method]}", facts, problems)
+
+
+def ladder_prospect(plan: Plan, scene: Scene, report: Report) -> Prospect:
+    """A ladder: its rungs one after another, as ordinary runs."""
+    first = plan.rungs[0].config
+    files = find_model(first.model)
+    found = [forecast(rung.config, files, scene.room, report.longest) for rung in plan.rungs]
+    runs = len(plan.rungs) * (len(plan.seeds) + (plan.learning_rates if plan.learning_rates > 1 else 0))
+    rungs = ", ".join(rung.name for rung in plan.rungs)
+    facts = [
+        *_what(first, files, None),
+        *_data(first.data.id, report),
+        Fact("rungs", f"base, {rungs}; {len(plan.seeds)} seed{'s' * (len(plan.seeds) > 1)}: {runs} runs"),
+        Fact("steps", f"{_steps(first, None, report)}; the same for all rungs"),
+        Fact("scoring", _scoring(first, report)),
+    ]
+    if plan.probe:
+        facts.append(Fact("time", "measured on a few steps of each rung before the runs"))
+    for rung, one in zip(plan.rungs, found, strict=True):
+        facts += _memory(one, scene.room, report.longest, rung.name, parts=False)
+    facts += [*_disk(found, scene.runs), *_turn(scene)]
+    problems = [*model_problems(first, files), *data_problems(first, report), *memory_problems(found, files, scene)]
+    problems += [*disk_problems(found, scene.runs), *foreign_problems(scene)]
+    return Prospect(f"ladder of {called(plan.preset)}", facts, problems)
+
+
+def _what(config: Config, files: ModelFiles, found: Forecast | None) -> Iterator[Fact]:
+    if config.model.id == EMBEDDED:
+        where = "shipped with ftbench"
+    else:
+        where = f"downloaded from the Hub: {files.fetch}" if files.fetch else str(files.folder or "")
+    yield Fact("model", f"{config.model.id}  {where}")
+    if found and found.estimate:
+        whole, trained = found.estimate.parameters, found.estimate.trainable
+        share = f"{count(trained)} trainable parameters ({trained / whole:.1%} of {count(whole)})"
+        yield Fact("method", f"{NAMES[config.method]}: {TRAINS[config.method]}; {share}")
+    elif found:
+        yield Fact("method", f"{NAMES[config.method]}: {TRAINS[config.method]}")
+
+
+def _data(name: str, report: Report) -> Iterator[Fact]:
+    """The account of columns and rows, once the data check is done."""
+    if report.answer is None:
+        state = "cannot be used" if report.error else _progress(report) if report.asked else "not checked"
+        yield Fact("data", f"{name}  {state}")
+        return
+    known = DataReport.of(report.answer)
+    yield Fact("data", f"{name}  {report.answer['format']}")
+    yield Fact("columns", columns_in_short(known.columns))
+    if known.account:
+        yield Fact("rows", rows_in_short(known.account))
+    for pair, found in known.overlap.items():
+        if pair == "test/train" or found.prompt or found.near:
+            yield Fact("overlap", overlap_in_short(pair, found))
+
+
+def _progress(report: Report) -> str:
+    return f"preparing … {report.progress}".rstrip()
+
+
+def _steps(config: Config, estimate: Estimate | None, report: Report) -> str:
+    """`200 (2 epochs), batch size 16 (micro-batch 8)`."""
+    train, rows = config.train, report.rows.get("train")
+    per_epoch = math.ceil(rows / train.batch) if rows else None
+    if train.steps:
+        steps = f"{train.steps:,}" + (f" ({train.steps / per_epoch:.3g} epochs)" if per_epoch else "")
+    else:
+        steps = f"{max(1, round(train.epochs * per_epoch)):,}" if per_epoch else "?"
+        steps += f" ({train.epochs:g} epoch{'s' if train.epochs != 1 else ''})"
+    words = f"{steps}, batch size {train.batch}"
+    if estimate:
+        words += f" (micro-batch {estimate.micro_batch})"
+        words += ", gradient checkpointing" if estimate.gradient_checkpointing else ""
+    return words
+
+
+def _learning(config: Config) -> str:
+    train = config.train
+    return f"rate {train.learning_rate:g}, {train.schedule}, warmup {train.warmup:.0%}, {config.optimizer.name}"
+
+
+def _scoring(config: Config, report: Report) -> str:
+    evaluation = config.evaluation
+    if evaluation.when == "never":
+        return "none"
+    test = report.rows.get("test")
+    if test == 0:
+        return "none: no test rows, so the run trains without evaluation"
+    rows = min(test, evaluation.rows or test) if test else evaluation.rows
+    when = {"both": "before and after", "after": "after"}[evaluation.when]
+    return f"{when} training, {f'{rows:,}' if rows else 'all'} test rows, {evaluation.metric}"
+
+
+def _memory(
+    found: Forecast, room: Room | None, longest: int | None, name: str = "memory", parts: bool = True
+) -> Iterator[Fact]:
+    estimate = found.estimate
+    if estimate is None or room is None:
+        yield Fact(name, found.why, "$foreground-muted")
+        return
+    rows = f"rows of {estimate.rows.length} tokens" + ("" if longest else ", the preset's max_length")
+    style = {"fits": "$text-success", "tight": "$text-warning"}.get(found.verdict, "$text-error")
+    head = f"{size(estimate.peak)} of {size(room.total)} ({room.name})"
+    yield Fact(name, f"{head}: {found.verdict}", style)
+    if not parts:
+        return
+    yield Fact("", f"{label([found])}; {rows}", "$foreground-muted")
+    training = estimate.training.total >= estimate.evaluation.total
+    peak = estimate.training if training else estimate.evaluation
+    moment = "peak in training: " if training else "peak in evaluation: "
+    inside = [f"{part} {size(peak.parts[part])}" for part in PARTS if part in peak.parts]
+    beside = f" · plus about {size(room.beside)} for Python and libraries" if room.beside else ""
+    yield Fact("", moment + " · ".join(inside) + beside, "$foreground-muted")
+
+
+def _disk(found: Sequence[Forecast], runs: Path) -> Iterator[Fact]:
+    need, free = needed_disk(found), free_disk(runs)
+    about = f"about {size(need)}" if need is not None else "unknown"
+    yield Fact("disk", f"{about} for checkpoints and model (estimated); {size(free)} free in {runs}")
+
+
+def _turn(scene: Scene) -> Iterator[Fact]:
+    held = [turn for turn in scene.turns if turn.place == 0]
+    waiting = len(scene.turns) - len(held)
+    if not held and not waiting:
+        yield Fact("queue", "device free: starts immediately")
+        return
+    names = ", ".join(turn.run.name for turn in held) or "a run that is about to start"
+    more = f" and {amount(waiting, 'queued run')}" if waiting else ""
+    yield Fact("queue", f"waits for {names}{more}", "$text-warning")

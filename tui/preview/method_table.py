@@ -1,0 +1,80 @@
+"""The three methods side by side: what each trains and takes, part by part, why one would choose it, what it sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from textual.content import Content
+
+from engine.config.errors import UserError
+from engine.config.preset import flatten
+from engine.config.schema import READ_BY
+from engine.config.text import visible
+from engine.memory.formula.estimate import PARTS
+from engine.memory.formula.memory_budget import Room
+from tui.choice import QUIET, Choice
+from tui.format import count, size
+from tui.methods import LONG_WHY, NAMES
+from tui.preview.memory_forecast import STYLES, Forecast, label
+
+LABEL, COLUMN = 15, 15
+
+
+def methods_text(choice: Choice, found: Sequence[Forecast], room: Room | None) -> Content:
+    """Everything as one text, 60 columns wide."""
+    lines = [*_memory(found, room), Content(""), *_settings(choice, found), Content(""), *_why(found)]
+    return Content("\n").join(lines)
+
+
+def _memory(found: Sequence[Forecast], room: Room | None) -> Iterator[Content]:
+    yield _row("", [NAMES[one.method] for one in found], "bold")
+    estimates = [one.estimate for one in found]
+    yield _row("trains", [count(one.trainable) if one else "–" for one in estimates])
+    yield _row("model", [count(one.parameters) if one else "–" for one in estimates], "$foreground-muted")
+    for part in PARTS:
+        if any(one and part in one.training.parts for one in estimates):
+            sizes = [one.training.parts.get(part) if one else None for one in estimates]
+            yield _row(part, [size(found) if found else "–" for found in sizes])
+    yield _row("training", [size(one.training.total) if one else "–" for one in estimates], "bold")
+    yield _row("evaluation", [size(one.evaluation.total) if one else "–" for one in estimates])
+    verdicts = [Content.styled(f"{one.verdict:<{COLUMN}}", STYLES[one.verdict]) for one in found]
+    yield Content.assemble((f"{'':<{LABEL}}", ""), *verdicts)
+    yield _row("a pass", [f"{one.micro_batch} rows" if one else "–" for one in estimates], "$foreground-muted")
+    length = next((one.rows.length for one in estimates if one), None)
+    if room is not None and length is not None:
+        taken = f", about {size(room.used)} of it held by others" if room.used else ""
+        text = f"Against {size(room.total)} of {room.name}{taken}. {label(found)}, rows of {length} tokens."
+        yield Content.styled(visible(text), "$foreground-muted")
+    for why in dict.fromkeys(one.why for one in found if one.why):
+        yield Content.styled(visible(why), "$text-warning")
+
+
+def _settings(choice: Choice, found: Sequence[Forecast]) -> Iterator[Content]:
+    """Keys in which the configurations differ: a method brings its own defaults."""
+    flats = []
+    for one in found:
+        try:
+            flats.append(flatten(choice.with_method(one.method).effective().config))
+        except UserError as error:
+            yield Content.styled(visible(error.line), "$text-error")
+            return
+    yield Content.styled("what each sets", "bold")
+    for key in flats[0]:
+        values = [flat[key] if one.method in _readers(key) else "–" for one, flat in zip(found, flats, strict=True)]
+        if key not in (*QUIET, "method") and any(value != values[0] for value in values):
+            name = key.rpartition(".")[2] if len(key) >= LABEL else key
+            yield _row(name, [str(value) for value in values])
+
+
+def _readers(key: str) -> Sequence[str]:
+    return READ_BY.get(key.split(".")[0], tuple(NAMES))
+
+
+def _why(found: Sequence[Forecast]) -> Iterator[Content]:
+    for one in found:
+        yield Content.assemble((f"{NAMES[one.method]}  ", "bold"), LONG_WHY[one.method])
+
+
+def _row(name: str, values: Sequence[str], style: str = "") -> Content:
+    cells = "".join(f"{visible(value, COLUMN - 1):<{COLUMN}}" for value in values)
+    return Content.assemble((f"{name:<{LABEL}}", "$foreground-muted"), (cells, style))

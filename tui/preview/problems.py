@@ -1,0 +1,98 @@
+"""Problems found before a run or a ladder starts, each with what to do about it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.config.model_files import ModelFiles
+from engine.config.schema import Config
+from engine.memory.formula.fit import Asked
+from engine.memory.formula.memory_budget import Room
+from engine.memory.formula.remedies import changes
+from tui.data_report import DataReport, warning_lines
+from tui.format import size
+from tui.methods import NAMES
+from tui.preview.disk import free_disk, needed_disk
+from tui.preview.launch_context import Report, Scene
+from tui.preview.memory_forecast import Forecast
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A problem and its remedy."""
+
+    text: str
+    do: str = ""
+    blocking: bool = False
+    """Whether the run would certainly fail."""
+
+
+def model_problems(config: Config, files: ModelFiles) -> Iterator[Problem]:
+    """A model that is missing, or has to be downloaded first."""
+    if files.wrong:
+        do = f"`ftbench pull {config.model.id}`, or give a folder" if files.fetch else "check model.id"
+        yield Problem(f"model {config.model.id}: {files.wrong}", do, blocking=True)
+    elif files.fetch:
+        yield Problem(
+            f"model {config.model.id} is not on this machine: it is downloaded first", "requires network access"
+        )
+
+
+def data_problems(config: Config, report: Report) -> Iterator[Problem]:
+    """What the data check refuses or warns of, each warning with its code."""
+    if report.error:
+        yield Problem(report.error, "", blocking=True)
+    if report.answer is None:
+        return
+    if report.answer["refused"]:
+        yield Problem(f"cannot train: {report.answer['refused']}", "", blocking=True)
+    for line in warning_lines(DataReport.of(report.answer).warnings):
+        yield Problem(line.text)
+
+
+def memory_problems(found: Sequence[Forecast], files: ModelFiles, scene: Scene) -> Iterator[Problem]:
+    """Methods that barely fit or do not fit, by the formula."""
+    for one in found:
+        if one.estimate is None or scene.room is None or one.verdict not in ("tight", "does not fit"):
+            continue
+        what = f"{NAMES[one.method]} {'barely fits' if one.verdict == 'tight' else 'does not fit'} (estimated): "
+        held = f", {size(scene.room.used)} of it in use by others" if scene.room.used else ""
+        what += f"{size(one.estimate.peak)} of {size(scene.room.total)}{held}"
+        yield Problem(what, _remedies(one, files, scene.room))
+
+
+def _remedies(one: Forecast, files: ModelFiles, room: Room) -> str:
+    """Single settings that would make it fit by the formula, and the method that needs less."""
+    smaller = {"full": "LoRA or QLoRA", "lora": "QLoRA", "qlora": "a smaller model"}[one.method]
+    if one.verdict == "tight" or one.estimate is None or one.config is None or files.table is None:
+        return f"if it runs out of memory, reduce train.micro_batch or train.max_length, or use {smaller}"
+    ways = changes(Asked(one.config, files.table, one.estimate.rows, room))
+    words = [
+        " and ".join(f"{key} = {str(value).lower()}" for key, value in way.settings.items()) + f" ({size(way.peak)})"
+        for way in ways
+    ]
+    return ", or ".join([*words, smaller])
+
+
+def disk_problems(found: Sequence[Forecast], runs: Path) -> Iterator[Problem]:
+    """A runs folder that cannot be written, or a disk with too little space."""
+    there = next(folder for folder in (runs, *runs.parents) if folder.exists())
+    if not os.access(there, os.W_OK):
+        yield Problem(f"cannot write to {there}", "start ftbench with --runs DIR", blocking=True)
+    need, free = needed_disk(found), free_disk(runs)
+    if need is not None and need > free:
+        what = f"{size(free)} of disk space free, and checkpoints and model need about {size(need)}"
+        yield Problem(what, f"free some space in {runs}, or set train.keep_checkpoints = 1", blocking=True)
+
+
+def foreign_problems(scene: Scene) -> Iterator[Problem]:
+    """GPU processes that are not ftbench runs."""
+    for other in scene.foreign:
+        held = f" ({size(other.bytes)})" if other.bytes else ""
+        yield Problem(
+            f"process {other.pid} {other.name}{held} is using the GPU: measured time and memory will include it",
+            "stop it, or measure later",
+        )

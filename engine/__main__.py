@@ -28,7 +28,7 @@ from engine.runs.run_dir import (
     set_values,
     write_end,
 )
-from engine.runs.stop_request import Stopping
+from engine.runs.stop_request import StopRequest
 
 
 def main(arguments: list[str]) -> int:
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
 
 def live(run: RunDir, frozen: Frozen) -> int:
     """One life of a run, from its hello to its end; returns the exit status. Raises OSError where it cannot begin."""
-    stopping = Stopping()
+    stopping = StopRequest()
     stopping.listen()
     last = last_event(run.events_file)
     resumed = run.events_file.exists()

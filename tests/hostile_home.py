@@ -15,7 +15,7 @@ from made_ladder import made_ladder
 import engine
 from engine.config.preset_library import effective
 from engine.runs import events, run_dir
-from engine.runs.ladder import Sentence
+from engine.runs.ladder import VerdictSentence
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
 
@@ -130,7 +130,7 @@ def _ladder(runs: Path) -> LadderDir:
     assert ladder.work is not None
     ladder.work.model = ladder.work.data = ladder.name = ladder.reason = text
     ladder.warnings = strings("e")
-    ladder.verdict += [Sentence(topic="quality", text=text)]
+    ladder.verdict += [VerdictSentence(topic="quality", text=text)]
     for entry, reason in zip(ladder.entries, strings("e"), strict=False):
         entry.reason, entry.status = reason, "failed"
     for row, name in zip(ladder.rows, strings("e"), strict=False):

@@ -11,9 +11,21 @@ from made_runs import BEGIN, GIB, HOSTILE, ITEMS, METHODS, STEPS, write_events, 
 
 from engine.config.preset import Preset, resolve
 from engine.runs import run_dir
-from engine.runs.ladder import Comparison, Entry, Estimate, Ladder, Plan, Rent, Row, Rung, Sentence, Spread, Work
+from engine.runs.ladder import (
+    Comparison,
+    Ladder,
+    LadderPlan,
+    LadderRun,
+    RentalPrice,
+    Rung,
+    RungDuration,
+    RungResult,
+    SeedRange,
+    SharedWork,
+    VerdictSentence,
+)
 from engine.runs.ladder_dir import LadderDir, create
-from engine.runs.result import Interval, Peak
+from engine.runs.result import Interval, MeasuredPeak
 
 
 def made_ladder(
@@ -26,7 +38,7 @@ def made_ladder(
 ) -> tuple[LadderDir, Ladder]:
     """A finished ladder of the three methods; rungs `without` ran out of memory."""
     config = {method: resolve(Preset("demo-lora", {}), method).config for method in METHODS}  # type: ignore[arg-type]
-    plan = Plan(
+    plan = LadderPlan(
         preset="demo-lora",
         created=BEGIN,
         rungs=[Rung(name=method, config=config[method]) for method in METHODS],
@@ -46,7 +58,7 @@ def made_ladder(
         status="finished",
         stage="done",
         seeds=list(seeds),
-        work=Work(
+        work=SharedWork(
             model="tiny",
             data=name,
             train=1600,
@@ -58,7 +70,7 @@ def made_ladder(
             metric=metric,
             fingerprints={"data": "877022f9" * 8, "model": f"sha256 {'eacd99bd' * 8}"},
         ),
-        estimates=[Estimate(rung=m, low=40, high=80, step_seconds=0.4, steps_measured=6) for m in METHODS],
+        estimates=[RungDuration(rung=m, low=40, high=80, step_seconds=0.4, steps_measured=6) for m in METHODS],
         entries=[*rates, *entries],
         rows=rows,
         comparisons=[
@@ -67,16 +79,16 @@ def made_ladder(
             _comparison("qlora", "lora", -0.012, 0.62),
         ],
         verdict=[
-            Sentence(
+            VerdictSentence(
                 topic="quality", text="QLoRA keeps 93.3 % [88.1, 98.5] of full’s exact match: 57.1 % against 61.2 %."
             ),
-            Sentence(topic="time", text="QLoRA trains in 1:01, 1.11 × the time of full."),
-            Sentence(topic="memory", text="QLoRA needs 1.23 GiB, 0.61 × full’s 2.01 GiB."),
-            Sentence(
+            VerdictSentence(topic="time", text="QLoRA trains in 1:01, 1.11 × the time of full."),
+            VerdictSentence(topic="memory", text="QLoRA needs 1.23 GiB, 0.61 × full’s 2.01 GiB."),
+            VerdictSentence(
                 topic="ship",
                 text="Ship full: better than QLoRA, and LoRA cannot be told apart from it with these 300 items.",
             ),
-            Sentence(topic="caveat", text="On a CPU nothing here says how the methods compare on a card."),
+            VerdictSentence(topic="caveat", text="On a CPU nothing here says how the methods compare on a card."),
         ],
         differs={
             "train.learning_rate": {"qlora": 5e-3, "lora": 5e-3, "full": 1e-3},
@@ -92,19 +104,19 @@ def made_ladder(
     return directory, ladder
 
 
-def _trial(method: str, number: int, rate: float) -> Entry:
+def _trial(method: str, number: int, rate: float) -> LadderRun:
     loss = 0.5 + abs(math.log10(rate) + 3.3 + 0.2 * number) / 9
-    entry = Entry(rung=method, kind="trial", seed=0, learning_rate=rate, status="finished", validation_loss=loss)
+    entry = LadderRun(rung=method, kind="trial", seed=0, learning_rate=rate, status="finished", validation_loss=loss)
     entry.chosen, entry.seconds = rate == 5e-4, 30.0
     return entry
 
 
-def _entry(runs: Path, method: str, seed: int, hostile: bool, card: bool, metric: str) -> Entry:
+def _entry(runs: Path, method: str, seed: int, hostile: bool, card: bool, metric: str) -> LadderRun:
     overrides: dict[str, Any] = {"train.seed": seed, "train.learning_rate": 5e-4}
     run = run_dir.create(runs, "demo-lora", resolve(Preset("demo-lora", {}), method, overrides))  # type: ignore[arg-type]
     write_events(run, method, seed, card)
     write_predictions(run, method, seed, hostile, base=method == "qlora", metric=metric)
-    return Entry(
+    return LadderRun(
         rung=method,
         kind="run",
         seed=seed,
@@ -117,9 +129,11 @@ def _entry(runs: Path, method: str, seed: int, hostile: bool, card: bool, metric
     )
 
 
-def _row(method: str, seeds: Sequence[int], entries: Sequence[Entry], card: bool, metric: str, failed: bool) -> Row:
+def _row(
+    method: str, seeds: Sequence[int], entries: Sequence[LadderRun], card: bool, metric: str, failed: bool
+) -> RungResult:
     if method == "base":
-        return Row(
+        return RungResult(
             name="base",
             method="base",
             status="finished",
@@ -129,7 +143,7 @@ def _row(method: str, seeds: Sequence[int], entries: Sequence[Entry], card: bool
             extra={"valid": 0.14},
         )
     if failed:
-        return Row(
+        return RungResult(
             name=method,
             method=method,
             status="out_of_memory",
@@ -141,7 +155,7 @@ def _row(method: str, seeds: Sequence[int], entries: Sequence[Entry], card: bool
         score = loss
     peak = {"qlora": 1.23, "lora": 1.42, "full": 2.01}[method]
     scale = int(peak * GIB)
-    return Row(
+    return RungResult(
         name=method,
         method=method,
         status="finished",
@@ -154,7 +168,7 @@ def _row(method: str, seeds: Sequence[int], entries: Sequence[Entry], card: bool
         loss=_interval(loss, 0.02),
         share_of_score=_interval(score / 0.612, 0.05),
         share_of_gain=_interval((score - 0.021) / 0.591, 0.06),
-        peak=Peak(
+        peak=MeasuredPeak(
             rss=scale,
             rss_training=scale - (80 << 20),
             allocated=scale if card else None,
@@ -168,7 +182,7 @@ def _row(method: str, seeds: Sequence[int], entries: Sequence[Entry], card: bool
         tokens_per_second=_spread(160_000 / seconds),
         energy=_spread(seconds * 310) if card else None,
         money=_spread(seconds * 1.9 / 3600) if card else None,
-        rent=Rent(card="A10G", memory=24 * GIB, price_per_hour=0.75, currency="USD") if card else None,
+        rent=RentalPrice(card="A10G", memory=24 * GIB, price_per_hour=0.75, currency="USD") if card else None,
         trainable=3_541_248 if method == "full" else 286_720,
         parameters=3_541_248,
         artefact_bytes=7_100_000 if method == "full" else 1_154_064,
@@ -181,8 +195,8 @@ def _interval(mean: float, half: float) -> Interval:
     return Interval(mean=mean, low=mean - half, high=mean + half, rows=ITEMS)
 
 
-def _spread(mean: float) -> Spread:
-    return Spread(mean=mean, low=mean * 0.97, high=mean * 1.04)
+def _spread(mean: float) -> SeedRange:
+    return SeedRange(mean=mean, low=mean * 0.97, high=mean * 1.04)
 
 
 def _comparison(a: str, b: str, difference: float, p: float) -> Comparison:

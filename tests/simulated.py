@@ -8,10 +8,10 @@ import numpy as np
 
 from engine.ladder.aggregate import add_statistics
 from engine.ladder.findings import Findings, find
-from engine.ladder.results import Evidence
+from engine.ladder.results import LadderResults
 from engine.ladder.statistics import Answers
 from engine.ladder.verdict import verdict
-from engine.runs.ladder import BASE, Ladder, Row, Work
+from engine.runs.ladder import BASE, Ladder, RungResult, SharedWork
 
 METHODS = {BASE: BASE, "qlora": "qlora", "lora": "lora", "full": "full"}
 
@@ -61,7 +61,7 @@ def simulate(truth: Truth, number: int) -> tuple[Ladder, Findings]:
         for name, one in scores.items()
     }
     ladder = made_up(truth.items, list(range(truth.seeds)))
-    add_statistics(ladder, Evidence(scores=scores, losses=losses), "exact_match")
+    add_statistics(ladder, LadderResults(scores=scores, losses=losses), "exact_match")
     ladder.verdict = verdict(ladder)
     return ladder, find(ladder)
 
@@ -69,11 +69,11 @@ def simulate(truth: Truth, number: int) -> tuple[Ladder, Findings]:
 def made_up(items: int, seeds: list[int], metric: str = "exact_match") -> Ladder:
     """A ladder with rows and no numbers yet."""
     ladder = Ladder(name="made-up", preset="made-up", command="", created=0.0, seeds=seeds)
-    ladder.work = Work(
+    ladder.work = SharedWork(
         model="m", data="d", train=100, validation=10, test=items, tokens=1, steps=1, batch=1, metric=metric
     )
     ladder.rows = [
-        Row(name=name, method=method, status="finished", artefact_bytes=1, seeds=[] if name == BASE else seeds)
+        RungResult(name=name, method=method, status="finished", artefact_bytes=1, seeds=[] if name == BASE else seeds)
         for name, method in METHODS.items()
     ]
     return ladder

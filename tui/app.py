@@ -28,7 +28,7 @@ from tui.screens.small import SmallScreen, too_small
 from tui.settings import Settings, read_settings
 from tui.terminal.ascii_driver import Plain
 from tui.terminal.capabilities import hung_up, suited_theme
-from tui.terminal.diff_driver import Painter
+from tui.terminal.diff_driver import DiffApp
 from tui.terminal.literal import Literal
 from tui.terminal.themes import AUTO, legible, remember, remembered
 
@@ -48,7 +48,7 @@ def everything() -> type[Provider]:
     return Everything
 
 
-class Workbench(Painter):
+class Workbench(DiffApp):
     """One bench, other screens above it. Its return value is what to say on the way out."""
 
     TITLE = "ftbench"

@@ -10,14 +10,14 @@ from typing import Any
 from textual.message import Message
 
 from engine.config.errors import RunFailed, UserError
-from engine.runs.rpc_client import Leaving, Left, ask, rows_done
+from engine.runs.rpc_client import Cancelled, CancelToken, ask, rows_done
 
 
 @dataclass
-class Told(Message):
+class ProgressReported(Message):
     """How far the answer is."""
 
-    asking: Asking
+    asking: BackgroundQuestion
     text: str
     counted: tuple[str, int, int | None] | None = None
     """What is being done, rows done, and of how many, where rows are counted."""
@@ -27,18 +27,18 @@ class Told(Message):
 class Answered(Message):
     """The answer, or in `error` one line why there is none."""
 
-    asking: Asking
+    asking: BackgroundQuestion
     answer: Any
     error: str = ""
 
 
-class Asking(threading.Thread):
+class BackgroundQuestion(threading.Thread):
     """One question. `post` takes Told and Answered and may be called from any thread; nothing follows `leave`."""
 
     def __init__(self, question: str, arguments: dict[str, Any], post: Callable[[Message], object]) -> None:
         super().__init__(daemon=True, name=question)
         self.question, self.arguments, self._post = question, arguments, post
-        self._leaving = Leaving()
+        self._leaving = CancelToken()
         self.start()
 
     def leave(self) -> None:
@@ -48,7 +48,7 @@ class Asking(threading.Thread):
     def run(self) -> None:
         try:
             answer = ask(self.question, self.arguments, self._tell, self._leaving, self._count)
-        except Left:
+        except Cancelled:
             return
         except UserError as error:
             self.post(Answered(self, None, error.line))
@@ -60,10 +60,10 @@ class Asking(threading.Thread):
             self.post(Answered(self, answer))
 
     def _tell(self, text: str) -> None:
-        self.post(Told(self, text))
+        self.post(ProgressReported(self, text))
 
     def _count(self, text: str, done: int, total: int | None) -> None:
-        self.post(Told(self, f"{text} {rows_done(done, total)}", (text, done, total)))
+        self.post(ProgressReported(self, f"{text} {rows_done(done, total)}", (text, done, total)))
 
     def post(self, message: Message) -> None:
         if not self._leaving.left:

@@ -27,7 +27,7 @@ MOST_RUNS = 200
 
 
 @dataclass(frozen=True)
-class Entry:
+class PaletteEntry:
     """One thing one can take, with what taking it does."""
 
     text: str
@@ -55,7 +55,7 @@ class Everything(Provider):
             yield DiscoveryHit(_shown(Content(text), entry), entry.take, text=text)
 
 
-def commands(app: Workbench, screen: Screen[Any]) -> Iterator[Entry]:
+def commands(app: Workbench, screen: Screen[Any]) -> Iterator[PaletteEntry]:
     """What the keys of this screen, and of every screen, do."""
     here = {binding.id for bindings in screen._bindings.key_to_bindings.values() for binding in bindings}
     for group, table in TABLES.items():
@@ -63,10 +63,10 @@ def commands(app: Workbench, screen: Screen[Any]) -> Iterator[Entry]:
             wanted = command.id in here or group == "app"
             if wanted and command.label and command.id != "app.palette":
                 key = key_of(command.id, app.settings.keys)
-                yield Entry(f"{command.label}  {key}", command.help, partial(_run, app, screen, command.action))
+                yield PaletteEntry(f"{command.label}  {key}", command.help, partial(_run, app, screen, command.action))
 
 
-def presets(app: Workbench) -> Iterator[Entry]:
+def presets(app: Workbench) -> Iterator[PaletteEntry]:
     """Every preset that can be used."""
 
     def choose(name: str) -> None:
@@ -77,10 +77,10 @@ def presets(app: Workbench) -> Iterator[Entry]:
         if listed.preset:
             values = listed.preset.values
             title, about = values.get("title", ""), values.get("about", "")
-            yield Entry(f"preset {listed.name}  {title}", about, partial(choose, listed.name))
+            yield PaletteEntry(f"preset {listed.name}  {title}", about, partial(choose, listed.name))
 
 
-def runs(app: Workbench) -> Iterator[Entry]:
+def runs(app: Workbench) -> Iterator[PaletteEntry]:
     """The newest runs."""
 
     def watch(run: RunDir) -> None:
@@ -88,10 +88,10 @@ def runs(app: Workbench) -> Iterator[Entry]:
 
     newest = sorted(app.bench.read_all(run_dir.iterate(app.runs)), key=lambda run: run.name, reverse=True)
     for run in newest[:MOST_RUNS]:
-        yield Entry(f"run {run.name}", "Show it on the bench.", partial(watch, run))
+        yield PaletteEntry(f"run {run.name}", "Show it on the bench.", partial(watch, run))
 
 
-def data(app: Workbench) -> Iterator[Entry]:
+def data(app: Workbench) -> Iterator[PaletteEntry]:
     """The sets of the data list."""
 
     def take(name: str) -> None:
@@ -99,7 +99,7 @@ def data(app: Workbench) -> Iterator[Entry]:
 
     chosen = app.bench.choosing.effective
     for one in offered(chosen.config.data.id if chosen else EMBEDDED[0]):
-        yield Entry(f"data {one.label}", f"Train on {one.id}", partial(take, one.id))
+        yield PaletteEntry(f"data {one.label}", f"Train on {one.id}", partial(take, one.id))
 
 
 async def _run(app: Workbench, screen: Screen[Any], action: str) -> None:
@@ -115,6 +115,6 @@ def marked(text: str, offsets: Iterable[int], style: Style | None) -> Content:
     return content
 
 
-def _shown(text: Content, entry: Entry) -> Content:
+def _shown(text: Content, entry: PaletteEntry) -> Content:
     """With the help below: what the palette itself puts there it reads as markup."""
     return Content.assemble(text, "\n", (f"  {visible(entry.help, 100)}", "dim not bold"))

@@ -36,7 +36,7 @@ def is_hub_id(name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Listed:
+class PresetEntry:
     """A preset in a list; a broken one has an error in the place of its values."""
 
     name: str
@@ -57,18 +57,18 @@ def user_folder() -> Path:
     return Path(platformdirs.user_config_dir("ftbench")) / "presets"
 
 
-def list_presets() -> list[Listed]:
+def list_presets() -> list[PresetEntry]:
     """Shipped and own presets; an own one hides a shipped one of the same name."""
-    found: dict[str, Listed] = {}
+    found: dict[str, PresetEntry] = {}
     for folder in (shipped_folder(), user_folder()):
         for path in sorted(folder.glob("*.toml")) if folder.is_dir() else []:
             if path.name == "cards.toml":
                 continue
             try:
                 check_utf8(path.name)
-                found[path.stem] = Listed(path.stem, path, read_preset(path, path.stem))
+                found[path.stem] = PresetEntry(path.stem, path, read_preset(path, path.stem))
             except UserError as error:
-                found[path.stem] = Listed(path.stem, path, None, error.line)
+                found[path.stem] = PresetEntry(path.stem, path, None, error.line)
     own = user_folder()
     ordered = sorted(found.values(), key=lambda one: (_asked(one) or 99, one.path.parent != own, one.name))
     taken: set[int] = set()
@@ -144,6 +144,6 @@ def _anchored(key: str, value: object, folder: Path) -> object:
     return str((working_folder() / path).absolute()) if looks_like_a_file else value
 
 
-def _asked(listed: Listed) -> int | None:
+def _asked(listed: PresetEntry) -> int | None:
     slot = listed.preset.values.get("slot") if listed.preset else None
     return slot if isinstance(slot, int) else None

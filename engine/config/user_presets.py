@@ -21,7 +21,7 @@ _RIVALS = {"train.epochs": ("train.steps",), "train.steps": ("train.epochs",)}
 """Keys that give way to another one."""
 
 
-def is_own(listed: preset_library.Listed) -> bool:
+def is_own(listed: preset_library.PresetEntry) -> bool:
     """Whether it lies in the user's folder, and so may be edited in place and deleted."""
     return listed.path.parent == preset_library.user_folder()
 
@@ -71,13 +71,13 @@ def differing(chosen: Effective, rates: dict[str, float] | None = None) -> Flat:
     return values
 
 
-def copy_to_own(listed: preset_library.Listed) -> Path:
+def copy_to_own(listed: preset_library.PresetEntry) -> Path:
     """A shipped preset's text in the user's folder, under its name, where it hides the shipped one."""
     path = preset_library.user_folder() / listed.path.name
     return _write(path, listed.path.read_text("utf-8"))
 
 
-def delete_own(listed: preset_library.Listed) -> None:
+def delete_own(listed: preset_library.PresetEntry) -> None:
     """Raises UserError for a shipped one, and where the file cannot be deleted."""
     if not is_own(listed):
         raise UserError(f"{listed.name} ships with ftbench", do="only your own presets can be deleted")

@@ -15,10 +15,11 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from engine.config.batch_limits import CHUNK_ELEMENTS, MAX_CHOICE_TOKENS, MAX_CHOICES_PER_PROMPT
 from engine.data.tokens import IGNORED, Row
 from engine.evaluation.attention import attention_by_group
 from engine.evaluation.choices import Choices
-from engine.evaluation.forward import Forward, filled, held_back, within_memory
+from engine.evaluation.forward import Forward, cache_unsupported_reason, filled, within_memory
 from engine.evaluation.generate import Warn
 from engine.evaluation.kv_cache import shared_prompts
 from engine.evaluation.prefill import Prefill, Read
@@ -26,15 +27,8 @@ from engine.evaluation.preflight import check_prompts
 from engine.evaluation.row_loss import RowLoss
 from engine.training.guards import OutOfMemory
 
-COPIES = 4
-"""A forward pass scores at most this many answers for each prompt of a batch, on average …"""
-TOKENS = 2048
-"""… and of at most this many tokens in all: a row of logits is as wide as the vocabulary."""
 SLACK = 1e-4
 """Nats by which rounding may move a bound: what is as close as that is scored before it is ruled out."""
-CHUNK_ELEMENTS = 1 << 23
-"""Logits turned to float32 at a time: 32 MiB, whatever the vocabulary."""
-
 WholeRows = Callable[[torch.nn.Module, Sequence[Row]], list[RowLoss]]
 """Losses of complete rows: for models whose cache cannot be shared."""
 Pair = tuple[int, int]
@@ -58,7 +52,7 @@ class Chooser:
     ) -> list[str]:
         """The likeliest choice's text for each row, in the rows' order; of equally likely ones the first."""
         check_prompts(rows)
-        obstacle = held_back(model)
+        obstacle = cache_unsupported_reason(model)
         if obstacle:
             self.warn("choice", f"{obstacle}: every choice is scored with its whole prompt, slower")
         found = (self._one_by_one if obstacle else self._together)(model, rows, progress)
@@ -95,7 +89,7 @@ class Chooser:
         while pairs := bounds.promising(wave):
             pairs.sort(key=lambda pair: len(self.choices.tokens[pair[1]]))  # little padding behind the shorter ones
             longest = len(self.choices.tokens[pairs[-1][1]])
-            portion = max(1, min(COPIES * self.batch, TOKENS // longest))
+            portion = max(1, min(MAX_CHOICES_PER_PROMPT * self.batch, MAX_CHOICE_TOKENS // longest))
             for start in range(0, len(pairs), portion):
                 asked = pairs[start : start + portion]
                 asked += asked[-1:] * (filled(len(asked), self.device) - len(asked))

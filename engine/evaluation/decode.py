@@ -8,20 +8,17 @@ from itertools import islice
 
 import torch
 
+from engine.config.batch_limits import PADDED_TOKENS, REFILL_FRACTION
 from engine.evaluation.forward import Forward, unfilled
 from engine.evaluation.kv_cache import RunningCache
-from engine.evaluation.ngram_speculation import ORDERS, Drafts, worthwhile
+from engine.evaluation.ngram_speculation import ORDERS, NgramDrafts, worthwhile
 from engine.evaluation.prefill import Prefill
-from engine.training.batches import PADDED_TOKENS
-
-REFILL = 4
-"""Waiting prompts are read when a fourth of the batch is free: one by one they would cost more than idle places."""
 
 RECENT = max(ORDERS)
 
 
 @dataclass
-class Answer:
+class GeneratedAnswer:
     """One prompt and what has been answered so far."""
 
     row: int
@@ -47,12 +44,12 @@ class Decoder:
         self, forward: Forward, prompts: Sequence[Sequence[int]], ends: frozenset[int], most: int, pad: int, device: str
     ) -> None:
         self.forward, self.ends, self.most, self.device = forward, ends, most, device
-        self.drafts = Drafts()
+        self.drafts = NgramDrafts()
         self.prefill = Prefill(forward, prompts, pad, device)
         self.done: dict[int, list[int]] = {}
         """Row -> its answer's tokens, without the end token."""
-        self.running: list[Answer] = []
-        self.waiting = [Answer(row, prompt) for row, prompt in enumerate(prompts)]
+        self.running: list[GeneratedAnswer] = []
+        self.waiting = [GeneratedAnswer(row, prompt) for row, prompt in enumerate(prompts)]
         """The longest last: it is the next to be read."""
         self.suspend()
 
@@ -68,7 +65,7 @@ class Decoder:
         """Answer everything, at most `batch` rows at a time. `progress` hears after each pass how many are done."""
         while self.waiting or self.running:
             free = batch - len(self.running)
-            if self.waiting and (not self.running or free >= min(-(-batch // REFILL), len(self.waiting))):
+            if self.waiting and (not self.running or free >= min(-(-batch // REFILL_FRACTION), len(self.waiting))):
                 self._admit(free, batch)
             else:
                 self._step()
@@ -132,7 +129,7 @@ class Decoder:
         ids, positions = ids + ids[:1] * filling, positions + positions[:1] * filling
         return torch.tensor(ids, device=self.device), torch.tensor(positions, device=self.device)
 
-    def _take(self, answer: Answer, tokens: list[int]) -> bool:
+    def _take(self, answer: GeneratedAnswer, tokens: list[int]) -> bool:
         """Whether the answer is complete with these tokens, or the first few of them."""
         for token in tokens:
             self.drafts.learn(answer.row, answer.recent, token)

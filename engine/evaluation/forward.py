@@ -47,7 +47,7 @@ class Forward:
         return DynamicCache(config=self.config)
 
 
-def held_back(model: torch.nn.Module) -> str:
+def cache_unsupported_reason(model: torch.nn.Module) -> str:
     """Why this model's cache cannot be cut, joined and shared row by row; "" where it can.
 
     It can where every layer keeps all keys and values of full attention. A sliding window, a state or keys shared

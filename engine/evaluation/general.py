@@ -15,7 +15,7 @@ from engine.config.schema import Config
 from engine.data.tokens import IGNORED, Row
 from engine.evaluation.score import row_losses
 from engine.runs.result import General
-from engine.training.batches import Layout, answer_tokens
+from engine.training.batches import Packing, answer_tokens
 
 LONGEST = 512
 """Tokens of a passage that count; what follows is left out."""
@@ -43,7 +43,7 @@ def general_rows(config: Config, tokenizer: Any) -> tuple[str, list[Row]]:
     return f"{name} ({len(rows)} passages, sha256 {hashlib.sha256(text.encode()).hexdigest()[:12]})", rows
 
 
-def general_losses(model: torch.nn.Module, rows: Sequence[Row], layout: Layout, pad: int, device: str) -> list[float]:
+def general_losses(model: torch.nn.Module, rows: Sequence[Row], layout: Packing, pad: int, device: str) -> list[float]:
     """Summed negative log-likelihood of each passage, nats."""
     return [loss.nll for loss in row_losses(model, rows, layout, pad, device)]
 

@@ -15,7 +15,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from engine.data.tokens import IGNORED, Row
 from engine.evaluation.attention import attention_by_group
 from engine.evaluation.decode import Decoder
-from engine.evaluation.forward import Forward, bare, held_back, left_padded, within_memory
+from engine.evaluation.forward import Forward, bare, cache_unsupported_reason, left_padded, within_memory
 from engine.evaluation.preflight import check_prompts
 from engine.training.guards import OutOfMemory
 
@@ -45,7 +45,7 @@ class Generator:
         """
         check_prompts(rows)
         prompts = [row.prompt for row in rows]
-        obstacle = held_back(model)
+        obstacle = cache_unsupported_reason(model)
         if obstacle:
             self.warn("generation", f"{obstacle}: transformers' own generate answers, slower")
         found = (self._by_library if obstacle else self._by_queue)(model, prompts, progress)

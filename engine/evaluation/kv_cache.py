@@ -13,11 +13,9 @@ import torch
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
+from engine.config.batch_limits import SPARE_CACHE_COLUMNS
 from engine.evaluation.forward import filled
 from engine.evaluation.prefill import Read
-
-SPARE = 64
-"""Columns allocated ahead of the newest token: everything is moved once in so many tokens."""
 
 
 class RunningCache:
@@ -104,12 +102,12 @@ class RunningCache:
         end = max(width, least)
         used = self.mask[:rows, self.start : self.end]
         order = used.argsort(dim=1, stable=True)[:, used.shape[1] - width :] + self.start  # (rows, width)
-        mask = torch.ones((self.places, end + SPARE), dtype=torch.long, device=self.device)
+        mask = torch.ones((self.places, end + SPARE_CACHE_COLUMNS), dtype=torch.long, device=self.device)
         mask[:rows, :end] = 0
         mask[:rows, end - width : end] = self.mask[:rows].gather(1, order)
         for layer in self.layers:
-            layer.move(order, end, end + SPARE)
-        self.mask, self.columns, self.end, self.spans = mask, end + SPARE, end, list(self.lengths)
+            layer.move(order, end, end + SPARE_CACHE_COLUMNS)
+        self.mask, self.columns, self.end, self.spans = mask, end + SPARE_CACHE_COLUMNS, end, list(self.lengths)
 
 
 class _RunningLayer(DynamicLayer):

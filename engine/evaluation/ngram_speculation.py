@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from engine.config.batch_limits import MAX_DRAFT_TOKENS
+
 OVERHEAD = {"cpu": 60, "cuda": 256}
 """A pass costs as much as so many tokens before it has computed one. On a CPU 35 to 80 were measured (embedded
 model and SmolLM2-135M, float32 and bf16); a card's is an estimate from its arithmetic against its memory's speed."""
-MOST = 8
-"""Tokens guessed ahead."""
 ORDERS = (3, 2, 1)
 """How many tokens back the answers are remembered, and in which order they are asked."""
 REMEMBERED = 50_000
@@ -26,7 +26,7 @@ Guesses = tuple[list[int], list[float]]
 """Tokens, and the chance of each that it and all before it are right."""
 
 
-class Drafts:
+class NgramDrafts:
     """Counts of what followed what, over all answers, and an index of each running row's prompt."""
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class Drafts:
         tokens: list[int] = []
         chances: list[float] = []
         chance = 1.0
-        while len(tokens) < min(room, MOST):
+        while len(tokens) < min(room, MAX_DRAFT_TOKENS):
             token, sure = self._next(row, context)
             chance *= sure
             if chance < DOUBTFUL:
@@ -120,7 +120,7 @@ def worthwhile(chances: Sequence[Sequence[float]], computed: int, device: str) -
     overhead = OVERHEAD[device]
     tokens = float(len(chances))
     best, most = 0, tokens / (overhead + computed)
-    for ahead in range(1, MOST + 1):
+    for ahead in range(1, MAX_DRAFT_TOKENS + 1):
         brought = sum(row[ahead - 1] for row in chances if len(row) >= ahead)
         tokens += brought
         rate = tokens / (overhead + computed * (ahead + 1))

@@ -20,7 +20,7 @@ from engine.evaluation.metrics import best_score
 from engine.evaluation.row_loss import RowLoss
 from engine.evaluation.worst_case import answer_at_largest, longest_answers
 from engine.runs.result import Interval, Score
-from engine.training.batches import Layout, answer_tokens, held_out_passes, lay_out, loss_weight
+from engine.training.batches import Packing, answer_tokens, collate, held_out_batches, loss_weight
 from engine.training.guards import OutOfMemory
 from engine.training.loss import answer_logits, answer_weights, keeps_logits
 
@@ -58,7 +58,7 @@ class Scorer:
 
     metric: str
     generator: Generator
-    layout: Layout
+    layout: Packing
     pad: int
     device: str
     progress: Progress = lambda done, total: None
@@ -117,7 +117,7 @@ class Scorer:
         ]
 
 
-def summarise(items: Sequence[Item], metric: str, seconds: float) -> Score:
+def summarize(items: Sequence[Item], metric: str, seconds: float) -> Score:
     """Means and intervals over items."""
     weights = [item.loss_weight for item in items]
     loss = bootstrap([item.nll / item.loss_weight for item in items], weights)
@@ -130,7 +130,7 @@ def summarise(items: Sequence[Item], metric: str, seconds: float) -> Score:
 
 
 def item_losses(
-    model: torch.nn.Module, items: Sequence[EvaluationItem], layout: Layout, pad: int, device: str
+    model: torch.nn.Module, items: Sequence[EvaluationItem], layout: Packing, pad: int, device: str
 ) -> list[RowLoss]:
     """The loss of every item, in order: means over the item's answers."""
     losses = iter(row_losses(model, all_rows(items), layout, pad, device))
@@ -142,14 +142,14 @@ def _mean(losses: Sequence[RowLoss]) -> RowLoss:
 
 
 @torch.inference_mode()
-def row_losses(model: torch.nn.Module, rows: Sequence[Row], layout: Layout, pad: int, device: str) -> list[RowLoss]:
+def row_losses(model: torch.nn.Module, rows: Sequence[Row], layout: Packing, pad: int, device: str) -> list[RowLoss]:
     """The loss of every row, in order. Halves the rows of a pass on out-of-memory."""
     was_training = model.training
     rows = list(rows)
     model.eval()
     keep = keeps_logits(model)
     found: dict[int, RowLoss] = {}
-    todo = list(held_out_passes(rows, layout, device, vocabulary_of(model), keep))
+    todo = list(held_out_batches(rows, layout, device, vocabulary_of(model), keep))
     try:
         while todo:
             portion = todo.pop(0)
@@ -173,9 +173,9 @@ def vocabulary_of(model: torch.nn.Module) -> int:
 
 
 def _pass_losses(
-    model: torch.nn.Module, rows: Sequence[Row], layout: Layout, pad: int, device: str, keep: bool
+    model: torch.nn.Module, rows: Sequence[Row], layout: Packing, pad: int, device: str, keep: bool
 ) -> list[RowLoss]:
-    batch = lay_out(rows, layout.packing, pad, device)
+    batch = collate(rows, layout.packing, pad, device)
     logits, targets = answer_logits(model, batch, keep)  # (K, V), (K,)
     nll = torch.empty(len(targets), dtype=torch.float32, device=logits.device)
     step = max(1, (1 << 23) // logits.shape[-1])

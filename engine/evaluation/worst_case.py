@@ -12,14 +12,18 @@ from typing import Any
 
 import torch
 
+from engine.config.batch_limits import (
+    MAX_CHOICE_TOKENS,
+    MAX_CHOICES_PER_PROMPT,
+    MAX_DRAFT_TOKENS,
+    PADDED_TOKENS,
+    REFILL_FRACTION,
+)
 from engine.evaluation.attention import attention_by_group
-from engine.evaluation.choice_scoring import COPIES, TOKENS, log_likelihoods
-from engine.evaluation.decode import REFILL
-from engine.evaluation.forward import CACHE_ARGUMENTS, Forward, filled, held_back, left_padded, unfilled
+from engine.evaluation.choice_scoring import log_likelihoods
+from engine.evaluation.forward import CACHE_ARGUMENTS, Forward, cache_unsupported_reason, filled, left_padded, unfilled
 from engine.evaluation.kv_cache import RunningCache, shared_prompts
-from engine.evaluation.ngram_speculation import MOST as GUESSED
 from engine.evaluation.prefill import Prefill
-from engine.training.batches import PADDED_TOKENS
 from engine.training.loss import keeps_logits
 
 Begin = Callable[[str], object]
@@ -27,7 +31,7 @@ Begin = Callable[[str], object]
 
 
 @dataclass(frozen=True)
-class Answers:
+class WorstCaseAnswers:
     """What is answered at once at most."""
 
     prompts: list[list[int]]
@@ -41,16 +45,16 @@ class Answers:
 @torch.inference_mode()
 def answer_at_largest(
     model: torch.nn.Module,
-    answers: Answers,
+    answers: WorstCaseAnswers,
     pad: int,
     device: str,
     together: int = 0,
-    guessed: int = GUESSED,
+    guessed: int = MAX_DRAFT_TOKENS,
     begin: Begin = lambda moment: None,
 ) -> None:
     """Hold what `answers` hold at most. `together`: tokens of prompts read at a time, where not the device's own."""
     model.eval()
-    if held_back(model):
+    if cache_unsupported_reason(model):
         _by_library(model, answers, pad, device, begin)
         return
     forward = Forward(model)
@@ -62,7 +66,7 @@ def answer_at_largest(
 
 
 def _generate(
-    forward: Forward, answers: Answers, pad: int, device: str, together: int, guessed: int, begin: Begin
+    forward: Forward, answers: WorstCaseAnswers, pad: int, device: str, together: int, guessed: int, begin: Begin
 ) -> None:
     """All places taken, then every answer as long as it may be, then a fourth of the places read anew beside them."""
     prompts = answers.prompts
@@ -83,7 +87,7 @@ def _generate(
     cache.reach(longest + answers.tokens - 1)
     _step(forward, cache, min(guessed, answers.tokens - 1), device)
     begin("further prompts")
-    prefill(prompts[: unfilled(min(count, -(-len(prompts) // REFILL)), device)])
+    prefill(prompts[: unfilled(min(count, -(-len(prompts) // REFILL_FRACTION)), device)])
 
 
 def _step(forward: Forward, cache: RunningCache, guessed: int, device: str) -> None:
@@ -93,13 +97,13 @@ def _step(forward: Forward, cache: RunningCache, guessed: int, device: str) -> N
     forward(ids, mask, torch.zeros_like(ids), cache.cache).argmax(-1)
 
 
-def _choose(forward: Forward, answers: Answers, pad: int, device: str, begin: Begin) -> None:
+def _choose(forward: Forward, answers: WorstCaseAnswers, pad: int, device: str, begin: Begin) -> None:
     """A batch of prompts and as many choices of the longest as are scored at once."""
     begin("prompts")
     read = Prefill(forward, answers.prompts, pad, device)(answers.prompts)
     first = read.logits.float().log_softmax(-1)
     begin("choices")
-    asked = max(1, min(COPIES * len(answers.prompts), TOKENS // answers.tokens))
+    asked = max(1, min(MAX_CHOICES_PER_PROMPT * len(answers.prompts), MAX_CHOICE_TOKENS // answers.tokens))
     rows = torch.arange(filled(asked, device), device=device) % len(answers.prompts)
     ids = torch.zeros((len(rows), max(1, answers.tokens - 1)), dtype=torch.long, device=device)
     mask = torch.cat([read.mask[rows], torch.ones_like(ids)], dim=1)
@@ -108,7 +112,7 @@ def _choose(forward: Forward, answers: Answers, pad: int, device: str, begin: Be
     del first
 
 
-def _by_library(model: torch.nn.Module, answers: Answers, pad: int, device: str, begin: Begin) -> None:
+def _by_library(model: torch.nn.Module, answers: WorstCaseAnswers, pad: int, device: str, begin: Begin) -> None:
     """As transformers' generate holds it: prompts read together, and at the end a cache of whole answers."""
     ids, mask, _ = left_padded(answers.prompts, pad, device)
     begin("prompts")
@@ -132,7 +136,7 @@ def _further(like: torch.Tensor, tokens: int) -> torch.Tensor:
 
 def longest_answers(
     prompts: Sequence[Sequence[int]], batch: int, tokens: int, choosing: bool = False
-) -> Answers | None:
+) -> WorstCaseAnswers | None:
     """Of all prompts those that take the most together; None where nothing is asked."""
     chosen = sorted(map(list, prompts), key=len, reverse=True)[:batch]
-    return Answers(chosen, tokens, choosing) if chosen else None
+    return WorstCaseAnswers(chosen, tokens, choosing) if chosen else None

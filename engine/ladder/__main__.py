@@ -11,13 +11,13 @@ from pathlib import Path
 
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import no_room
-from engine.ladder.pipeline import Stages
-from engine.ladder.runner import Climb
+from engine.ladder.pipeline import LadderPipeline
+from engine.ladder.runner import LadderRunner
 from engine.runs import end_record, locks
 from engine.runs.end_record import EndRecord
-from engine.runs.ladder import Ladder, Outcome, Plan
+from engine.runs.ladder import Ladder, LadderPlan, Outcome
 from engine.runs.ladder_dir import LadderDir
-from engine.runs.stop_request import Stopped, Stopping
+from engine.runs.stop_request import StopRequest, StopRequested
 
 
 def main(arguments: list[str]) -> int:
@@ -57,21 +57,21 @@ def main(arguments: list[str]) -> int:
     return 0 if status in ("finished", "stopped") else 1
 
 
-def live(folder: LadderDir, plan: Plan) -> tuple[Outcome, str]:
+def live(folder: LadderDir, plan: LadderPlan) -> tuple[Outcome, str]:
     """One life of a ladder: (status, reason). Raises OSError where its state cannot be written."""
-    stopping = Stopping()
+    stopping = StopRequest()
     stopping.listen()
     end_record.reserve(folder.end_file)
-    climb = Climb(folder, begin(folder, plan), stopping, plan.fresh)
+    climb = LadderRunner(folder, begin(folder, plan), stopping, plan.fresh)
     climb.save()
-    status, reason = attempt(Stages(climb, plan))
+    status, reason = attempt(LadderPipeline(climb, plan))
     if status != "finished":
         climb.ladder.status, climb.ladder.reason = status, reason
         climb.save()
     return climb.ladder.status, climb.ladder.reason
 
 
-def begin(folder: LadderDir, plan: Plan) -> Ladder:
+def begin(folder: LadderDir, plan: LadderPlan) -> Ladder:
     """The ladder as an earlier life left it, or a new one."""
     ladder = folder.state() or Ladder(
         name=folder.name, preset=plan.preset, command=plan.command, created=plan.created, seeds=plan.seeds
@@ -80,11 +80,11 @@ def begin(folder: LadderDir, plan: Plan) -> Ladder:
     return ladder
 
 
-def attempt(stages: Stages) -> tuple[Outcome, str]:
+def attempt(stages: LadderPipeline) -> tuple[Outcome, str]:
     """(status, reason)."""
     try:
         stages.all()
-    except Stopped as error:
+    except StopRequested as error:
         why = str(error) or "stopped as asked"
         return "stopped", f"{why}; `ftbench resume {stages.climb.dir.name}` goes on"
     except UserError as error:

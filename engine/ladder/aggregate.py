@@ -11,23 +11,35 @@ import numpy as np
 from engine.config.errors import UserError
 from engine.config.split_version import OLDEST, versions_differ
 from engine.ladder.price import add_price
-from engine.ladder.results import Evidence, finished, gather
+from engine.ladder.results import LadderResults, finished, gather
 from engine.ladder.runner import worked_joules
-from engine.ladder.statistics import Answers, Difference, Draws, Floats, mcnemar, needed
+from engine.ladder.statistics import Answers, BootstrapSamples, Difference, Floats, mcnemar, needed
 from engine.ladder.verdict import verdict
-from engine.runs.ladder import BASE, BASE_4BIT, BASES, Comparison, Entry, Finding, Ladder, Plan, Row, Rung, Spread
+from engine.runs.ladder import (
+    BASE,
+    BASE_4BIT,
+    BASES,
+    Comparison,
+    Finding,
+    Ladder,
+    LadderPlan,
+    LadderRun,
+    Rung,
+    RungResult,
+    SeedRange,
+)
 from engine.runs.ladder_dir import LadderDir
-from engine.runs.result import Interval, Peak, Result
+from engine.runs.result import Interval, MeasuredPeak, Result
 
 T = TypeVar("T")
 
 
-def judge(folder: LadderDir, ladder: Ladder, plan: Plan) -> None:
+def aggregate(folder: LadderDir, ladder: Ladder, plan: LadderPlan) -> None:
     """Fill in rows, comparisons and verdict from what has finished.
 
     Raises UserError where the work was not the same.
     """
-    evidence = Evidence(finished(folder, ladder))
+    evidence = LadderResults(finished(folder, ladder))
     check_same_work(evidence, ladder)
     gather(evidence, ladder)
     ladder.rows = [_row(rung, ladder, evidence) for rung in plan.rungs]
@@ -36,7 +48,7 @@ def judge(folder: LadderDir, ladder: Ladder, plan: Plan) -> None:
     ladder.verdict = verdict(ladder)
 
 
-def check_same_work(evidence: Evidence, ladder: Ladder) -> None:
+def check_same_work(evidence: LadderResults, ladder: Ladder) -> None:
     """Every finished run's data, test rows, weights, order and tokens are the ladder's own."""
     wanted = dict(ladder.work.fingerprints) if ladder.work else {}
     orders: dict[int, tuple[str, str, int]] = {}
@@ -61,7 +73,7 @@ def check_same_work(evidence: Evidence, ladder: Ladder) -> None:
                 )
 
 
-def add_statistics(ladder: Ladder, evidence: Evidence, metric: str) -> None:
+def add_statistics(ladder: Ladder, evidence: LadderResults, metric: str) -> None:
     """Intervals, shares and comparisons, into rows and ladder."""
     rows = {row.name: row for row in ladder.rows}
     losses = {name: answers for name, answers in evidence.losses.items() if name in rows and answers.finite}
@@ -71,8 +83,8 @@ def add_statistics(ladder: Ladder, evidence: Evidence, metric: str) -> None:
     ladder.comparisons = []
     if not scores:
         return
-    by_loss = Draws(losses, bounded=False) if losses else None
-    by_score = by_loss if by_loss and metric == "loss" else Draws(scores, bounded=True)
+    by_loss = BootstrapSamples(losses, bounded=False) if losses else None
+    by_score = by_loss if by_loss and metric == "loss" else BootstrapSamples(scores, bounded=True)
     for name in scores:
         rows[name].score = by_score.interval(name)
         rows[name].loss = by_loss.interval(name) if by_loss and name in losses else None
@@ -93,7 +105,9 @@ def add_statistics(ladder: Ladder, evidence: Evidence, metric: str) -> None:
         _shares(rows[name], reference, by_score, ladder.comparisons, metric)
 
 
-def _shares(row: Row, reference: str, draws: Draws, comparisons: Sequence[Comparison], metric: str) -> None:
+def _shares(
+    row: RungResult, reference: str, draws: BootstrapSamples, comparisons: Sequence[Comparison], metric: str
+) -> None:
     """Of full's score and of its gain, or in words why not."""
     if not reference:
         row.no_share = "full fine-tuning has no score here"
@@ -143,12 +157,12 @@ def _same_seed(a: Answers, b: Answers) -> list[tuple[Floats, Floats]]:
     return [(values, other[seed]) for seed, values in mine.items() if seed in other]
 
 
-def _forgetting(rows: dict[str, Row], evidence: Evidence) -> None:
+def _forgetting(rows: dict[str, RungResult], evidence: LadderResults) -> None:
     """Loss on general text, and how much higher it is than the base's, paired by passage."""
     general = {name: answers for name, answers in evidence.general.items() if answers.finite}
     if BASE not in general:
         return
-    draws = Draws(general, bounded=False)
+    draws = BootstrapSamples(general, bounded=False)
     for name in general:
         if name in rows:
             rows[name].general_loss = draws.interval(name)
@@ -157,20 +171,20 @@ def _forgetting(rows: dict[str, Row], evidence: Evidence) -> None:
             rows[name].forgetting = _interval(found, draws.n)
 
 
-def _base_row(evidence: Evidence, name: str) -> Row | None:
+def _base_row(evidence: LadderResults, name: str) -> RungResult | None:
     run = evidence.bases.get(name)
     if run is None:
         return None
-    row = Row(name=name, method=name, status="finished", runs=[run.entry.run], parameters=run.result.parameters)
+    row = RungResult(name=name, method=name, status="finished", runs=[run.entry.run], parameters=run.result.parameters)
     before = run.result.before
     row.extra = {view: value.mean for view, value in before.extra.items() if value.mean is not None} if before else {}
     return row
 
 
-def _row(rung: Rung, ladder: Ladder, evidence: Evidence) -> Row:
+def _row(rung: Rung, ladder: Ladder, evidence: LadderResults) -> RungResult:
     entries = [entry for entry in ladder.entries if entry.rung == rung.name and entry.kind == "run"]
     runs = [run for run in evidence.runs if run.entry.rung == rung.name]
-    row = Row(name=rung.name, method=rung.method, status=_status(entries), reason=_reason(entries))
+    row = RungResult(name=rung.name, method=rung.method, status=_status(entries), reason=_reason(entries))
     if not runs:
         return row
     results = [run.result for run in runs]
@@ -188,7 +202,7 @@ def _row(rung: Rung, ladder: Ladder, evidence: Evidence) -> Row:
     return row
 
 
-def _status(entries: Sequence[Entry]) -> str:
+def _status(entries: Sequence[LadderRun]) -> str:
     states = {entry.status for entry in entries}
     if "finished" in states:
         return "finished" if states == {"finished"} else "partly"
@@ -196,7 +210,7 @@ def _status(entries: Sequence[Entry]) -> str:
     return wrong[0] if wrong else "skipped" if states == {"skipped"} else "planned"
 
 
-def _reason(entries: Sequence[Entry]) -> str:
+def _reason(entries: Sequence[LadderRun]) -> str:
     return next((entry.reason for entry in entries if entry.status != "finished" and entry.reason), "")
 
 
@@ -207,14 +221,16 @@ def _extra(results: Sequence[Result]) -> dict[str, float]:
     return {name: float(np.mean([view[name].mean or 0.0 for view in views])) for name in sorted(names)}
 
 
-def _highest(peaks: Sequence[Peak]) -> Peak:
+def _highest(peaks: Sequence[MeasuredPeak]) -> MeasuredPeak:
     """The highest of each meaning over the seeds."""
-    seen = {name: [v for peak in peaks if (v := getattr(peak, name)) is not None] for name in Peak.__struct_fields__}
-    return Peak(**{name: max(values, default=None) for name, values in seen.items()})
+    seen = {
+        name: [v for peak in peaks if (v := getattr(peak, name)) is not None] for name in MeasuredPeak.__struct_fields__
+    }
+    return MeasuredPeak(**{name: max(values, default=None) for name, values in seen.items()})
 
 
-def _spread(things: Sequence[T], of: Callable[[T], float | None]) -> Spread | None:
+def _spread(things: Sequence[T], of: Callable[[T], float | None]) -> SeedRange | None:
     values = [value for thing in things if (value := of(thing)) is not None]
     if not values:
         return None
-    return Spread(mean=float(np.mean(values)), low=min(values), high=max(values))
+    return SeedRange(mean=float(np.mean(values)), low=min(values), high=max(values))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from engine.ladder import format as say
 from engine.ladder.findings import Findings, Holds, training_peak
-from engine.runs.ladder import Row, Spread, Topic
+from engine.runs.ladder import RungResult, SeedRange, Topic
 
 Said = tuple[Topic, str]
 """Topic and sentence."""
@@ -18,7 +18,7 @@ def costs(found: Findings) -> list[Said]:
     if qlora is None or full is None:
         return []
     said: list[Said] = []
-    measured: list[tuple[Topic, str, str, Spread | None, Spread | None]] = [
+    measured: list[tuple[Topic, str, str, SeedRange | None, SeedRange | None]] = [
         ("time", "training", "training time", qlora.training_seconds, full.training_seconds),
         ("time", "time", "time in all", qlora.all_seconds, full.all_seconds),
         ("energy", "energy", "energy", qlora.energy, full.energy),
@@ -38,14 +38,14 @@ def costs(found: Findings) -> list[Said]:
     return said
 
 
-def _cost(what: str, mine: Spread, other: Spread, show: Callable[[float | None], str], holds: Holds) -> str:
+def _cost(what: str, mine: SeedRange, other: SeedRange, show: Callable[[float | None], str], holds: Holds) -> str:
     ratio = say.ratio(mine.mean / other.mean) if other.mean else "–"
     own, whole = seen(mine, show), seen(other, show)
     comma = "," if "," in own else ""
     return f"QLoRA's {what} is {ratio} full's ({own}{comma} against {whole}): {_eighth(holds)}"
 
 
-def seen(spread: Spread, show: Callable[[float | None], str], each: str = "") -> str:
+def seen(spread: SeedRange, show: Callable[[float | None], str], each: str = "") -> str:
     """`48.4 s a run, 47.3 s – 49.9 s`: the mean, `each` of what, and of several seeds the lowest and the highest."""
     return ", ".join(filter(None, (f"{show(spread.mean)}{each}", say.extent(spread, show))))
 
@@ -59,7 +59,7 @@ def _eighth(holds: Holds) -> str:
     }[holds]
 
 
-def _rent(qlora: Row, full: Row, holds: Holds) -> list[Said]:
+def _rent(qlora: RungResult, full: RungResult, holds: Holds) -> list[Said]:
     if not qlora.rent or not full.rent:
         return []
     guess = f" ({qlora.rent_note})" if qlora.rent_note else ""

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from engine.runs.ladder import BASE, BASES, Comparison, Finding, Ladder, Row, Spread
-from engine.runs.result import Interval, Peak
+from engine.runs.ladder import BASE, BASES, Comparison, Finding, Ladder, RungResult, SeedRange
+from engine.runs.result import Interval, MeasuredPeak
 
 QUALITY, COST = 0.94, 1 / 8
 """The rule of thumb: QLoRA keeps this share of full fine-tuning's quality at this share of its cost."""
@@ -19,10 +19,10 @@ Holds = Literal["holds", "fails", "undecided", "unknown"]
 class Findings:
     """Who is who, and what was decided about each."""
 
-    full: Row | None
+    full: RungResult | None
     """The finished rung that tunes every weight; None: not run, or it did not finish."""
-    qlora: Row | None
-    tuned: list[Row]
+    qlora: RungResult | None
+    tuned: list[RungResult]
     """Every finished rung, the base not among them."""
     gained: dict[str, Literal["yes", "no", "worse", "unknown"]]
     """Rung -> whether it is better than the base beyond chance."""
@@ -31,13 +31,13 @@ class Findings:
     rule_quality: Holds = "unknown"
     rule_costs: dict[str, Holds] = field(default_factory=dict)
     """time, training, energy, memory, rent -> whether QLoRA costs at most an eighth of full."""
-    prototype: Row | None = None
+    prototype: RungResult | None = None
     """The least time of all that gained."""
-    smallest: Row | None = None
+    smallest: RungResult | None = None
     """The least memory of all that gained."""
-    best: Row | None = None
+    best: RungResult | None = None
     """The highest score of all that gained."""
-    ship: Row | None = None
+    ship: RungResult | None = None
     """The smallest artefact of all that gained and are not told apart from the best, which wins a tie."""
 
 
@@ -82,7 +82,7 @@ def comparison(ladder: Ladder, a: str, b: str) -> Comparison | None:
     return None
 
 
-def training_peak(peak: Peak | None) -> float | None:
+def training_peak(peak: MeasuredPeak | None) -> float | None:
     """Bytes while training: torch's pool and paged state on a card, the resident set without one."""
     return peak.training if peak else None
 
@@ -122,7 +122,7 @@ def _told_apart(ladder: Ladder, a: str, b: str) -> bool:
     return found is not None and found.finding != "undecided"
 
 
-def _holds_above(row: Row | None, lower_is_better: bool) -> Holds:
+def _holds_above(row: RungResult | None, lower_is_better: bool) -> Holds:
     """Whether the share kept is at least the rule's; of the gain where a score is a loss, which has no shares."""
     share = (row.share_of_gain if lower_is_better else row.share_of_score) if row else None
     if share is None or share.low is None or share.high is None:
@@ -130,7 +130,7 @@ def _holds_above(row: Row | None, lower_is_better: bool) -> Holds:
     return "holds" if share.low >= QUALITY else "fails" if share.high < QUALITY else "undecided"
 
 
-def _costs(qlora: Row, full: Row) -> dict[str, Holds]:
+def _costs(qlora: RungResult, full: RungResult) -> dict[str, Holds]:
     peaks = training_peak(qlora.peak), training_peak(full.peak)
     rents: tuple[float | None, float | None] = (None, None)
     if qlora.rent and full.rent and qlora.rent.currency == full.rent.currency:
@@ -144,7 +144,7 @@ def _costs(qlora: Row, full: Row) -> dict[str, Holds]:
     }
 
 
-def _spread_holds(part: Spread | None, whole: Spread | None) -> Holds:
+def _spread_holds(part: SeedRange | None, whole: SeedRange | None) -> Holds:
     if part is None or whole is None:
         return "unknown"
     return _holds_below(part.low, part.high, whole.low, whole.high)
@@ -157,9 +157,9 @@ def _holds_below(low: float | None, high: float | None, whole_low: float | None,
     return "holds" if high / whole_low <= COST else "fails" if low / whole_high > COST else "undecided"
 
 
-def _least(rows: list[Row], key: Callable[[Row], float]) -> Row | None:
+def _least(rows: list[RungResult], key: Callable[[RungResult], float]) -> RungResult | None:
     return min(rows, key=key, default=None)
 
 
-def _mean(value: Interval | Spread | None) -> float:
+def _mean(value: Interval | SeedRange | None) -> float:
     return value.mean if value is not None and value.mean is not None else float("inf")

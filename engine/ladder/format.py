@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from engine.runs.ladder import Spread
+from engine.runs.ladder import SeedRange
 from engine.runs.result import Interval
 
 ABSENT = "–"
@@ -166,7 +166,7 @@ def p_value(value: Number) -> str:
     return "< 0.001" if value is not None and value < 0.001 else decimal(value, 3)
 
 
-def extent(spread: Spread | None, text: Callable[[Number], str]) -> str:
+def extent(spread: SeedRange | None, text: Callable[[Number], str]) -> str:
     """Lowest to highest of a measurement over seeds, each by `text`; '' where they print alike."""
     if spread is None:
         return ""

@@ -12,12 +12,12 @@ import msgspec
 from engine.config.errors import UserError
 from engine.config.schema import Config
 from engine.ladder import report
-from engine.ladder.aggregate import judge
+from engine.ladder.aggregate import aggregate
 from engine.ladder.rates import at_the_edge, choose, grid
-from engine.ladder.runner import Climb, with_values, worked_seconds
+from engine.ladder.runner import LadderRunner, with_values, worked_seconds
 from engine.runs.events import Step
 from engine.runs.follow import stream
-from engine.runs.ladder import Entry, Estimate, Plan, Rung, Work
+from engine.runs.ladder import LadderPlan, LadderRun, Rung, RungDuration, SharedWork
 from engine.runs.ladder_plan import differing, shared
 from engine.runs.result import Result
 from engine.runs.rpc_client import ask
@@ -30,16 +30,16 @@ HOPELESS = ("out_of_memory", "failed", "died")
 
 
 @dataclass
-class Stages:
+class LadderPipeline:
     """One ladder's way; every stage may be entered again after an interruption."""
 
-    climb: Climb
-    plan: Plan
+    climb: LadderRunner
+    plan: LadderPlan
     out: dict[str, str] = field(default_factory=dict)
     """Rung -> why it is not run any more."""
 
     def all(self) -> None:
-        """Raises Stopped, and UserError for what the data or the model is refused for."""
+        """Raises StopRequested, and UserError for what the data or the model is refused for."""
         self.survey()
         self.list_entries()
         self.probe()
@@ -53,7 +53,7 @@ class Stages:
         ladder, plan = self.climb.ladder, self.plan
         question = {"config": msgspec.to_builtins(plan.rungs[0].config), "split_version": plan.split_version}
         found = ask("ladder.survey", question, print)
-        ladder.work = msgspec.convert(found["work"], Work)
+        ladder.work = msgspec.convert(found["work"], SharedWork)
         ladder.versions, ladder.machine = found["versions"], found["machine"]
         for notice in found["warnings"]:
             self.climb.warn(notice["text"])
@@ -139,14 +139,14 @@ class Stages:
                     self._give_up(rung, entry)
                 if result and result.before:
                     bases.add(rung.method == "qlora")
-                judge(self.climb.dir, self.climb.ladder, self.plan)
+                aggregate(self.climb.dir, self.climb.ladder, self.plan)
                 self.climb.save()
 
     def finish(self) -> None:
         """The verdict and the page."""
         self._enter("judging")
         ladder = self.climb.ladder
-        judge(self.climb.dir, ladder, self.plan)
+        aggregate(self.climb.dir, ladder, self.plan)
         done = [entry for entry in ladder.entries if entry.kind == "run" and entry.status == "finished"]
         ladder.status, ladder.stage = ("finished", "done") if done else ("failed", "done")
         ladder.reason = "" if done else "no rung finished: " + "; ".join(f"{k}: {v}" for k, v in self.out.items())
@@ -159,10 +159,10 @@ class Stages:
         self.climb.save()
         print(stage, flush=True)
 
-    def _entry(self, rung: Rung, kind: Any, seed: int, rate: float) -> Entry:
-        return self.climb.entry(Entry(rung=rung.name, kind=kind, seed=seed, learning_rate=rate))
+    def _entry(self, rung: Rung, kind: Any, seed: int, rate: float) -> LadderRun:
+        return self.climb.entry(LadderRun(rung=rung.name, kind=kind, seed=seed, learning_rate=rate))
 
-    def _trials(self) -> Iterator[tuple[Rung, list[Entry]]]:
+    def _trials(self) -> Iterator[tuple[Rung, list[LadderRun]]]:
         seed = self.plan.seeds[0]
         for rung in self.plan.rungs:
             rates = grid(rung.config.train.learning_rate, self.plan.learning_rates)
@@ -175,11 +175,11 @@ class Stages:
     def _config(self, rung: Rung, seed: int, rate: float, when: str) -> Config:
         return with_values(rung.config, train={"seed": seed, "learning_rate": rate}, evaluation={"when": when})
 
-    def _give_up(self, rung: Rung, entry: Entry) -> None:
+    def _give_up(self, rung: Rung, entry: LadderRun) -> None:
         self.out[rung.name] = f"{entry.status.replace('_', ' ')}: {entry.reason}"
         self.climb.warn(f"{rung.name} is out: {self.out[rung.name]}")
 
-    def _estimate(self, rung: Rung, entry: Entry, result: Result) -> Estimate:
+    def _estimate(self, rung: Rung, entry: LadderRun, result: Result) -> RungDuration:
         work = self.climb.ladder.work
         assert work is not None
         events = stream(RunDir(self.climb.dir.runs / entry.run).events_file, Step)
@@ -187,7 +187,7 @@ class Stages:
         asked = result.after.score.rows if result.after else 0
         answering = result.seconds.get("evaluation", 0.0)
         around = max(0.0, worked_seconds(result) - answering - result.step_seconds)
-        return Estimate(
+        return RungDuration(
             rung=rung.name,
             low=around + work.steps * min(steps),
             high=around + work.steps * max(steps) + answering * max(1.0, work.test / max(1, asked)),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from engine.config import gpu_prices
-from engine.runs.ladder import Ladder, Rent, Row, Rung, Spread
+from engine.runs.ladder import Ladder, RentalPrice, Rung, RungResult, SeedRange
 
 
-def add_price(row: Row, rung: Rung, ladder: Ladder) -> None:
+def add_price(row: RungResult, rung: Rung, ladder: Ladder) -> None:
     """What the runs cost here, and the cheapest card that would hold them."""
     known = gpu_prices.list_cards()
     here = gpu_prices.named(str(ladder.machine.get("device", "")), known)
@@ -18,13 +18,15 @@ def add_price(row: Row, rung: Rung, ladder: Ladder) -> None:
         row.money_note = "no price known for this machine: set cost.price_per_hour"
     elif row.all_seconds:
         hourly = row.all_seconds
-        row.money = Spread(**{at: getattr(hourly, at) * price / 3600 for at in ("mean", "low", "high")})
+        row.money = SeedRange(**{at: getattr(hourly, at) * price / 3600 for at in ("mean", "low", "high")})
     peak = row.peak
     on_card = bool(peak and (peak.nvml_used or peak.reserved))
     need = (peak.nvml_used or peak.reserved or peak.rss) if peak else None
     card = gpu_prices.cheapest_for(need, known) if need else None
     if card:
-        row.rent = Rent(card=card.name, memory=card.bytes, price_per_hour=card.price_per_hour, currency=card.currency)
+        row.rent = RentalPrice(
+            card=card.name, memory=card.bytes, price_per_hour=card.price_per_hour, currency=card.currency
+        )
     if not on_card:
         row.rent_note = "a guess: from the resident set of a run without a card"
     elif not card:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from engine.runs.ladder import Entry
+from engine.runs.ladder import LadderRun
 
 
 def grid(rate: float, count: int) -> list[float]:
@@ -15,13 +15,13 @@ def grid(rate: float, count: int) -> list[float]:
     return [min(found, 1.0) for found in rates]
 
 
-def choose(trials: Sequence[Entry]) -> Entry | None:
+def choose(trials: Sequence[LadderRun]) -> LadderRun | None:
     """The trial with the lowest validation loss; None where none finished with one."""
     finished = [trial for trial in trials if trial.status == "finished" and trial.validation_loss is not None]
     return min(finished, key=lambda trial: trial.validation_loss or 0.0, default=None)
 
 
-def at_the_edge(chosen: Entry, trials: Sequence[Entry]) -> bool:
+def at_the_edge(chosen: LadderRun, trials: Sequence[LadderRun]) -> bool:
     """Whether the best rate is the lowest or highest that was tried: a wider grid may hold a better one."""
     rates = [trial.learning_rate for trial in trials]
     return len(rates) > 1 and chosen.learning_rate in (min(rates), max(rates))

@@ -10,41 +10,41 @@ import numpy as np
 
 from engine.config.errors import UserError
 from engine.ladder.statistics import Answers, Floats
-from engine.runs.ladder import BASE, BASE_4BIT, Entry, Ladder
+from engine.runs.ladder import BASE, BASE_4BIT, Ladder, LadderRun
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.result import Result
 from engine.runs.run_dir import RunDir
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedRun:
     """A finished run of the ladder."""
 
-    entry: Entry
+    entry: LadderRun
     result: Result
     lines: list[dict[str, Any]]
     """Of `predictions.jsonl`."""
 
 
 @dataclass
-class Evidence:
+class LadderResults:
     """Everything that was answered, by rung; seeds in the order of the entries."""
 
-    runs: list[Finished] = field(default_factory=list)
-    bases: dict[str, Finished] = field(default_factory=dict)
+    runs: list[FinishedRun] = field(default_factory=list)
+    bases: dict[str, FinishedRun] = field(default_factory=dict)
     scores: dict[str, Answers] = field(default_factory=dict)
     losses: dict[str, Answers] = field(default_factory=dict)
     general: dict[str, Answers] = field(default_factory=dict)
     """Loss on general text, by passage."""
 
 
-def finished(folder: LadderDir, ladder: Ladder) -> list[Finished]:
+def finished(folder: LadderDir, ladder: Ladder) -> list[FinishedRun]:
     """Read every finished run. Raises UserError where one is damaged."""
     entries = [entry for entry in ladder.entries if entry.kind == "run" and entry.status == "finished"]
     return [_read(RunDir(folder.runs / entry.run), entry) for entry in entries]
 
 
-def gather(evidence: Evidence, ladder: Ladder) -> None:
+def gather(evidence: LadderResults, ladder: Ladder) -> None:
     """Lay out what the runs answered, which have been seen to do the same work."""
     metric = ladder.work.metric if ladder.work else ""
     for name in dict.fromkeys(run.entry.rung for run in evidence.runs):
@@ -62,12 +62,12 @@ def gather(evidence: Evidence, ladder: Ladder) -> None:
         _add_general(evidence, name, [run], "before")
 
 
-def _unquantized_to_come(ladder: Ladder, evidence: Evidence) -> bool:
+def _unquantized_to_come(ladder: Ladder, evidence: LadderResults) -> bool:
     seen = {run.entry.rung for run in evidence.runs if run.result.method == "qlora"}
     return any(e.rung not in seen and e.kind == "run" and not e.is_done for e in ladder.entries)
 
 
-def _add(evidence: Evidence, name: str, runs: list[Finished], who: str, metric: str) -> None:
+def _add(evidence: LadderResults, name: str, runs: list[FinishedRun], who: str, metric: str) -> None:
     about: dict[str, Any] = {"seeds": tuple(run.entry.seed for run in runs), "untrained": who == "base"}
     tokens = _column(runs[0].lines, lambda line: line[who].get("weight") or line[who]["tokens"])
     losses = [_column(run.lines, lambda line: line[who]["nll"]) for run in runs]
@@ -77,7 +77,7 @@ def _add(evidence: Evidence, name: str, runs: list[Finished], who: str, metric: 
         evidence.scores[name] = Answers(np.stack(values), **about)
 
 
-def _add_general(evidence: Evidence, name: str, runs: list[Finished], which: str) -> None:
+def _add_general(evidence: LadderResults, name: str, runs: list[FinishedRun], which: str) -> None:
     found = [run.result.general for run in runs if run.result.general and getattr(run.result.general, which)]
     if len(found) == len(runs):
         values = np.array([getattr(general, which) for general in found], dtype=float)
@@ -85,7 +85,7 @@ def _add_general(evidence: Evidence, name: str, runs: list[Finished], which: str
         evidence.general[name] = Answers(values, tokens, seeds, untrained=which == "before")
 
 
-def _read(run: RunDir, entry: Entry) -> Finished:
+def _read(run: RunDir, entry: LadderRun) -> FinishedRun:
     try:
         text = run.predictions_file.read_bytes()
         lines = [msgspec.json.decode(line, type=dict[str, Any]) for line in text.split(b"\n") if line]
@@ -95,7 +95,7 @@ def _read(run: RunDir, entry: Entry) -> Finished:
     result = run.result()
     if result is None or not lines or any(not isinstance(line.get("tuned"), dict) for line in lines):
         raise UserError("a finished run without its answers", str(run.path), "delete it; the ladder runs it again")
-    return Finished(entry, result, lines)
+    return FinishedRun(entry, result, lines)
 
 
 def _column(lines: list[dict[str, Any]], of: Any) -> Floats:

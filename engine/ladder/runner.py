@@ -20,11 +20,11 @@ from engine.ladder.identity import identity, index, split_otherwise
 from engine.runs import launch, locks, run_dir
 from engine.runs.events import Step
 from engine.runs.follow import last_line, stream
-from engine.runs.ladder import Entry, Ladder, Rung
+from engine.runs.ladder import Ladder, LadderRun, Rung
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.result import Result
 from engine.runs.run_dir import RunDir
-from engine.runs.stop_request import Stopped, Stopping
+from engine.runs.stop_request import StopRequest, StopRequested
 
 POLL_SECONDS = 0.2
 MOST_DEATHS = 3
@@ -35,12 +35,12 @@ FINAL = ("out_of_memory", "diverged", "failed")
 
 
 @dataclass
-class Climb:
+class LadderRunner:
     """The state of the ladder that this process is."""
 
     dir: LadderDir
     ladder: Ladder
-    stopping: Stopping
+    stopping: StopRequest
     fresh: bool
     known: dict[str, list[RunDir]] = field(default_factory=dict)
     begun: set[Path] = field(default_factory=set)
@@ -62,7 +62,7 @@ class Climb:
             self.ladder.warnings.append(text)
         print(f"warning: {text}", flush=True)
 
-    def entry(self, wanted: Entry) -> Entry:
+    def entry(self, wanted: LadderRun) -> LadderRun:
         """The entry of the same rung, kind, seed and rate, added where there is none."""
         for entry in self.ladder.entries:
             if _key(entry) == _key(wanted):
@@ -70,10 +70,10 @@ class Climb:
         self.ladder.entries.append(wanted)
         return wanted
 
-    def do(self, entry: Entry, config: Config, rung: Rung) -> Result | None:
+    def do(self, entry: LadderRun, config: Config, rung: Rung) -> Result | None:
         """The entry's result: found, or waited for, or run. None where there will be none; the entry says why.
 
-        Raises Stopped where the ladder or the run was asked to stop.
+        Raises StopRequested where the ladder or the run was asked to stop.
         """
         self.stopping.check()
         rule = self._split_version()
@@ -90,12 +90,12 @@ class Climb:
             print(f"{entry.rung} seed {entry.seed}: {name} has done this work", flush=True)
         try:
             self._see_through(entry, run)
-        except Stopped:
+        except StopRequested:
             entry.status = "stopped" if run.state() == "stopped" else "planned"
             raise
         return self._settle(entry, run)
 
-    def _found(self, entry: Entry, work: str) -> RunDir | None:
+    def _found(self, entry: LadderRun, work: str) -> RunDir | None:
         """A run of equal fingerprint that is worth having: finished first, else one that can go on."""
         own = self.dir.runs / entry.run if entry.run else None
         runs = [run for run in self.known.get(work, []) if not self.fresh or run.path == own]
@@ -108,7 +108,7 @@ class Climb:
                     return run
         return None
 
-    def _create(self, entry: Entry, config: Config, work: str, rung: Rung) -> RunDir:
+    def _create(self, entry: LadderRun, config: Config, work: str, rung: Rung) -> RunDir:
         if entry.status == "finished":
             there = (self.dir.runs / entry.run).exists()
             gone = "ran under other data, libraries or threads" if there else "is gone"
@@ -139,7 +139,7 @@ class Climb:
     def _split_version(self) -> int:
         return self.ladder.work.split_version if self.ladder.work else OLDEST
 
-    def _see_through(self, entry: Entry, run: RunDir) -> None:
+    def _see_through(self, entry: LadderRun, run: RunDir) -> None:
         """Start or resume the run as often as it takes until it has an outcome."""
         deaths, reached = 0, -1
         while (state := run.state()) not in ("finished", *FINAL):
@@ -156,9 +156,9 @@ class Climb:
                 step = _last_step(run)
                 deaths, reached = (deaths + 1, reached) if step <= reached else (1, step)
             elif run.state() == "stopped":
-                raise Stopped(f"its run {run.name} was stopped")
+                raise StopRequested(f"its run {run.name} was stopped")
 
-    def _start(self, entry: Entry, run: RunDir) -> None:
+    def _start(self, entry: LadderRun, run: RunDir) -> None:
         size = run.events_file.stat().st_size if run.events_file.exists() else 0
         entry.status = "live"
         self.begun.add(run.path)
@@ -170,7 +170,7 @@ class Climb:
         except RunFailed as error:
             entry.reason = str(error)
 
-    def _wait(self, entry: Entry, run: RunDir) -> None:
+    def _wait(self, entry: LadderRun, run: RunDir) -> None:
         """Until nobody works on the run. A stop of the ladder is passed on to its run, not to another ladder's."""
         told, young = False, time.monotonic() + 2.0
         if entry.status != "live":
@@ -188,7 +188,7 @@ class Climb:
                 self.worker.poll()  # a child that ended must not stay a zombie
         self.stopping.check()
 
-    def _settle(self, entry: Entry, run: RunDir) -> Result | None:
+    def _settle(self, entry: LadderRun, run: RunDir) -> Result | None:
         """Write down how it ended."""
         try:
             result = run.result()
@@ -229,7 +229,7 @@ def with_values(config: Config, **sections: dict[str, Any]) -> Config:
     return msgspec.structs.replace(config, **changed)
 
 
-def _key(entry: Entry) -> tuple[Any, ...]:
+def _key(entry: LadderRun) -> tuple[Any, ...]:
     return (entry.rung, entry.kind, entry.seed, entry.learning_rate if entry.kind == "trial" else None)
 
 

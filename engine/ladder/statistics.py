@@ -96,7 +96,7 @@ class Difference:
         return self.low > 0 or self.high < 0
 
 
-class Draws:
+class BootstrapSamples:
     """Joint draws of the means of all rungs: the possible truths behind what was seen.
 
     `answers` maps a rung's name to what it answered; all have the same n items in the same order. `bounded` says that

@@ -8,14 +8,14 @@ from engine.ladder import format as say
 from engine.ladder.costs import Said, costs, seen
 from engine.ladder.findings import Findings, comparison, find, training_peak
 from engine.ladder.statistics import FEWEST
-from engine.runs.ladder import Comparison, Ladder, Row, Sentence
+from engine.runs.ladder import Comparison, Ladder, RungResult, VerdictSentence
 from engine.runs.overlap import overlap_sentence
 
 ALIKE = 0.95
 """A peak above this share of another is not less memory: a resident set varies by as much from run to run."""
 
 
-def verdict(ladder: Ladder) -> list[Sentence]:
+def verdict(ladder: Ladder) -> list[VerdictSentence]:
     """Nothing before a rung has finished."""
     found = find(ladder)
     if not found.tuned or ladder.work is None:
@@ -27,7 +27,7 @@ def verdict(ladder: Ladder) -> list[Sentence]:
         *_overlaps(ladder),
         *_caveats(ladder, found),
     ]
-    return [Sentence(topic=topic, text=text) for topic, text in sentences]
+    return [VerdictSentence(topic=topic, text=text) for topic, text in sentences]
 
 
 def _quality(ladder: Ladder, found: Findings) -> list[Said]:
@@ -44,7 +44,7 @@ def _quality(ladder: Ladder, found: Findings) -> list[Said]:
     return said
 
 
-def _no_gain(ladder: Ladder, full: Row) -> str:
+def _no_gain(ladder: Ladder, full: RungResult) -> str:
     metric = _metric(ladder)
     gain = comparison(ladder, full.name, "base")
     if gain is None:
@@ -60,7 +60,7 @@ def _no_gain(ladder: Ladder, full: Row) -> str:
     )
 
 
-def _kept(ladder: Ladder, row: Row, full: Row, against: Comparison) -> str:
+def _kept(ladder: Ladder, row: RungResult, full: RungResult, against: Comparison) -> str:
     metric = _metric(ladder)
     name = say.rung(row.name)
     share = f", {say.percent(row.share_of_score.mean)} of it" if row.share_of_score else ""
@@ -79,7 +79,7 @@ def _kept(ladder: Ladder, row: Row, full: Row, against: Comparison) -> str:
     return text + f"That is {verb}: {_difference(against, metric)}."
 
 
-def _rule_of_quality(ladder: Ladder, found: Findings, qlora: Row) -> str:
+def _rule_of_quality(ladder: Ladder, found: Findings, qlora: RungResult) -> str:
     of_gain = _metric(ladder) == "loss"
     share = qlora.share_of_gain if of_gain else qlora.share_of_score
     what = "gain" if of_gain else "score"
@@ -110,7 +110,7 @@ def _advice(ladder: Ladder, found: Findings) -> list[Said]:
     return said
 
 
-def _prototype(found: Findings, row: Row) -> str:
+def _prototype(found: Findings, row: RungResult) -> str:
     took = seen(row.all_seconds, say.seconds, " a run") if row.all_seconds else "–"
     name = say.rung(row.name)
     text = f"Prototype with {name}: of all that are better than the base it took the least time, {took}"
@@ -126,14 +126,14 @@ def _prototype(found: Findings, row: Row) -> str:
     return f"{text}; with {say.rung(small.name)} where memory is short ({peaks[0]} against {peaks[1]})."
 
 
-def _as_quick(found: Findings, quickest: Row) -> str:
+def _as_quick(found: Findings, quickest: RungResult) -> str:
     """The rungs of which a run was as quick as one of the quickest rung's."""
     most = quickest.all_seconds.high if quickest.all_seconds else 0.0
     rivals = [row for row in found.tuned if row is not quickest and found.gained[row.name] == "yes"]
     return " and ".join(say.rung(row.name) for row in rivals if row.all_seconds and row.all_seconds.low <= most)
 
 
-def _ship(ladder: Ladder, found: Findings, ship: Row, best: Row) -> str:
+def _ship(ladder: Ladder, found: Findings, ship: RungResult, best: RungResult) -> str:
     size = say.size(ship.artefact_bytes)
     if ship.name == best.name:
         second = max((row for row in found.tuned if row is not best), key=_rank(ladder), default=None)
@@ -163,7 +163,7 @@ def _bearable(ladder: Ladder, behind: Comparison | None) -> str:
     return f" if being worse by up to {say.difference(abs(worst), metric).lstrip('+')} is bearable"
 
 
-def _worth(ladder: Ladder, found: Findings, full: Row) -> str:
+def _worth(ladder: Ladder, found: Findings, full: RungResult) -> str:
     metric = _metric(ladder)
     others = [row for row in found.tuned if row.method != "full"]
     rival = max(others, key=_rank(ladder))
@@ -179,7 +179,7 @@ def _worth(ladder: Ladder, found: Findings, full: Row) -> str:
     return f"Nothing here shows that full tuning is worth {price}: over {name} it has {_difference(lead, metric)}."
 
 
-def _price(full: Row, rival: Row) -> str:
+def _price(full: RungResult, rival: RungResult) -> str:
     parts = []
     if full.all_seconds and rival.all_seconds and rival.all_seconds.mean:
         parts.append(f"{say.ratio(full.all_seconds.mean / rival.all_seconds.mean)} the time")
@@ -226,7 +226,7 @@ def _caveats(ladder: Ladder, found: Findings) -> list[Said]:
     return said
 
 
-def _others(found: Findings) -> list[Row]:
+def _others(found: Findings) -> list[RungResult]:
     return [row for row in found.tuned if row is not found.full and row.name in found.against_full]
 
 
@@ -234,11 +234,11 @@ def _metric(ladder: Ladder) -> str:
     return ladder.work.metric if ladder.work else ""
 
 
-def _value(row: Row) -> float | None:
+def _value(row: RungResult) -> float | None:
     return row.score.mean if row.score else None
 
 
-def _rank(ladder: Ladder) -> Callable[[Row], float]:
+def _rank(ladder: Ladder) -> Callable[[RungResult], float]:
     """Higher is better, whatever the metric."""
     sign = -1.0 if _metric(ladder) == "loss" else 1.0
     return lambda row: sign * (_value(row) or 0.0)

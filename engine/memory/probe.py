@@ -23,7 +23,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from engine.memory.dry_run.worst_case_batches import Own
+from engine.memory.dry_run.worst_case_batches import WorstCaseBatches
 from engine.memory.formula.memory_budget import system_memory
 from engine.training.batches import loss_weight
 from engine.training.guards import first_line, free_memory, is_out_of_memory
@@ -58,7 +58,7 @@ class Probe:
 
     trainer: AnswerTrainer
     optimizer: torch.optim.Optimizer
-    own: Own
+    own: WorstCaseBatches
     meters: Meters
     automatic: bool
     """Whether the micro batch may be chosen."""

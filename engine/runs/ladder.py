@@ -10,7 +10,7 @@ from engine.config.schema import Config, Method
 from engine.config.split_version import OLDEST
 from engine.runs.account import ColumnUse, RowAccount
 from engine.runs.overlap import SplitOverlap
-from engine.runs.result import Interval, Peak
+from engine.runs.result import Interval, MeasuredPeak
 
 BASE, BASE_4BIT = BASES = ("base", "base-4bit")
 """Rows of the untrained model: as LoRA or full fine-tuning loads it, and as QLoRA does."""
@@ -36,7 +36,7 @@ class Rung(Struct, kw_only=True, frozen=True):
         return self.config.method
 
 
-class Plan(Struct, kw_only=True, frozen=True):
+class LadderPlan(Struct, kw_only=True, frozen=True):
     """What `ladder.toml` freezes."""
 
     preset: str
@@ -55,7 +55,7 @@ class Plan(Struct, kw_only=True, frozen=True):
     """The rule that divides the rows of all its runs."""
 
 
-class Entry(Struct, kw_only=True):
+class LadderRun(Struct, kw_only=True):
     """One run of the ladder."""
 
     rung: str
@@ -81,7 +81,7 @@ class Entry(Struct, kw_only=True):
         return self.status not in (*WAITING, "stopped")
 
 
-class Work(Struct, kw_only=True):
+class SharedWork(Struct, kw_only=True):
     """What all rungs do alike: the fingerprints and sizes every run is held against."""
 
     model: str
@@ -104,7 +104,7 @@ class Work(Struct, kw_only=True):
     """Where every row went."""
 
 
-class Estimate(Struct, kw_only=True):
+class RungDuration(Struct, kw_only=True):
     """Seconds one run of a rung is expected to take, from its probe."""
 
     rung: str
@@ -114,7 +114,7 @@ class Estimate(Struct, kw_only=True):
     steps_measured: int
 
 
-class Spread(Struct, kw_only=True):
+class SeedRange(Struct, kw_only=True):
     """A measurement over the seeds: mean, and the lowest and highest seen (not an interval)."""
 
     mean: float
@@ -122,7 +122,7 @@ class Spread(Struct, kw_only=True):
     high: float
 
 
-class Rent(Struct, kw_only=True):
+class RentalPrice(Struct, kw_only=True):
     """The cheapest listed card whose memory holds the peak, and what this work would cost there per hour."""
 
     card: str
@@ -131,7 +131,7 @@ class Rent(Struct, kw_only=True):
     currency: str
 
 
-class Row(Struct, kw_only=True):
+class RungResult(Struct, kw_only=True):
     """What a rung kept and cost. `base` is the model before any training."""
 
     name: str
@@ -154,18 +154,18 @@ class Row(Struct, kw_only=True):
     """Of full's gain over the base."""
     no_share: str = ""
     """Why there is no share: the reason, in words."""
-    peak: Peak | None = None
-    training_seconds: Spread | None = None
+    peak: MeasuredPeak | None = None
+    training_seconds: SeedRange | None = None
     """The optimizer steps alone."""
-    all_seconds: Spread | None = None
+    all_seconds: SeedRange | None = None
     """Every phase but waiting for the card and scoring the base, which not every rung does."""
-    tokens_per_second: Spread | None = None
-    energy: Spread | None = None
+    tokens_per_second: SeedRange | None = None
+    energy: SeedRange | None = None
     """Joules."""
-    money: Spread | None = None
+    money: SeedRange | None = None
     currency: str = "USD"
     money_note: str = ""
-    rent: Rent | None = None
+    rent: RentalPrice | None = None
     rent_note: str = ""
     trainable: int = 0
     parameters: int = 0
@@ -202,7 +202,7 @@ class Comparison(Struct, kw_only=True):
 Topic = Literal["quality", "time", "energy", "memory", "rent", "prototype", "ship", "full", "data", "caveat"]
 
 
-class Sentence(Struct, kw_only=True):
+class VerdictSentence(Struct, kw_only=True):
     """A sentence of the verdict and what it is about."""
 
     topic: Topic
@@ -222,12 +222,12 @@ class Ladder(Struct, kw_only=True):
     stage: Stage = "planned"
     reason: str = ""
     seeds: list[int] = field(default_factory=list)
-    work: Work | None = None
-    estimates: list[Estimate] = field(default_factory=list)
-    entries: list[Entry] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
+    work: SharedWork | None = None
+    estimates: list[RungDuration] = field(default_factory=list)
+    entries: list[LadderRun] = field(default_factory=list)
+    rows: list[RungResult] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
-    verdict: list[Sentence] = field(default_factory=list)
+    verdict: list[VerdictSentence] = field(default_factory=list)
     differs: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Configuration keys in which the rungs differ: key -> rung -> value."""
     config: dict[str, Any] = field(default_factory=dict)

@@ -21,7 +21,7 @@ from engine.config.preset import flatten, nested
 from engine.config.preset_library import called
 from engine.runs import end_record, folder
 from engine.runs.folder import Folder
-from engine.runs.ladder import Ladder, Plan
+from engine.runs.ladder import Ladder, LadderPlan
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,10 @@ class LadderDir(Folder):
         ladder.updated = time.time()
         write_atomically(self.state_file, msgspec.json.format(msgspec.json.encode(ladder), indent=1))
 
-    def plan(self) -> Plan:
+    def plan(self) -> LadderPlan:
         """What it was told to do. Raises UserError where `ladder.toml` is absent or damaged."""
         try:
-            return msgspec.convert(tomli.loads(self.plan_file.read_text("utf-8")), Plan)
+            return msgspec.convert(tomli.loads(self.plan_file.read_text("utf-8")), LadderPlan)
         except FileNotFoundError as error:
             what = "not a ladder: no ladder.toml"
             raise UserError(what, str(self.path), "`ftbench runs` lists what there is") from error
@@ -90,12 +90,12 @@ class LadderDir(Folder):
             raise UserError(f"cannot be read: {error.strerror}", str(self.plan_file), "check its owner") from error
 
 
-def create(runs: Path, plan: Plan) -> LadderDir:
+def create(runs: Path, plan: LadderPlan) -> LadderDir:
     """Make a ladder's directory (mode 0700) with its plan in place."""
     return LadderDir(folder.make(runs, called(plan.preset), "ladder", "ladder.toml", plan_text(plan)))
 
 
-def plan_text(plan: Plan) -> str:
+def plan_text(plan: LadderPlan) -> str:
     """The text of `ladder.toml`."""
     table = msgspec.to_builtins(plan)
     for written, rung in zip(table["rungs"], plan.rungs, strict=True):

@@ -12,7 +12,7 @@ from engine.config.preset import Flat, flatten, parse_overrides
 from engine.config.preset_library import effective
 from engine.config.schema import METHODS, READ_BY, Config, Method
 from engine.config.split_version import SPLIT_VERSION
-from engine.runs.ladder import BASES, Plan, Rung
+from engine.runs.ladder import BASES, LadderPlan, Rung
 
 SAME = (
     "model.id",
@@ -46,7 +46,7 @@ def make_plan(
     probe: bool = True,
     fresh: bool = False,
     command: str = "",
-) -> Plan:
+) -> LadderPlan:
     """The plan for `ftbench ladder`. Raises UserError for what cannot be compared, naming the field.
 
     `rungs` are the command line's words: `lora`, or `wide=lora,adapter.rank=64`. None of them: the three methods.
@@ -69,7 +69,7 @@ def make_plan(
         raise UserError(
             "learning rates are chosen on validation rows and there are none", "data.validation", "set it to 0.05"
         )
-    return Plan(
+    return LadderPlan(
         preset=preset,
         created=time.time(),
         rungs=made,

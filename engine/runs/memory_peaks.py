@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from engine.runs.events import Event, Hello, Memory, ModelLoaded, Phase, Step
-from engine.runs.result import Peak
+from engine.runs.result import MeasuredPeak
 
 
 class MemoryPeaks:
     """The highest of every figure; `comparable` is the peak of training as `Result.comparable` means it."""
 
     def __init__(self) -> None:
-        self.peak = Peak()
+        self.peak = MeasuredPeak()
         self.comparable: int | None = None
         self._resident_before: int | None = None
         self._stepping = False

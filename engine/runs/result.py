@@ -47,7 +47,7 @@ class Score(Struct, kw_only=True):
     seconds: float = 0.0
 
 
-class Peak(Struct, kw_only=True):
+class MeasuredPeak(Struct, kw_only=True):
     """Peak memory in bytes, in its several meanings; null where this machine cannot say."""
 
     rss: int | None = None
@@ -130,7 +130,7 @@ class Result(Struct, kw_only=True):
     """Of the optimizer steps alone, each counted once: the training phase less evaluations and checkpoints."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By phase."""
-    peak: Peak = field(default_factory=Peak)
+    peak: MeasuredPeak = field(default_factory=MeasuredPeak)
     predicted: list[Predicted] = field(default_factory=list)
     comparable: int | None = None
     """The peak of training that was measured, in the planner's meaning: torch's pool on a card; without one the

@@ -33,11 +33,11 @@ Counted = Callable[[str, int, int | None], None]
 """Takes what is being done, the number of rows done, and of how many: None where that is not known yet."""
 
 
-class Left(Exception):
+class Cancelled(Exception):
     """Whoever asked no longer wants to know."""
 
 
-class Leaving:
+class CancelToken:
     """Gives a question up from another thread: its process is killed, and `ask` raises Left."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ def ask(
     question: str,
     arguments: dict[str, Any],
     progress: Callable[[str], None] | None = None,
-    leaving: Leaving | None = None,
+    leaving: CancelToken | None = None,
     counted: Counted | None = None,
 ) -> Any:
     """Run `python -m engine.worker.rpc_server QUESTION` and return its answer.
@@ -96,7 +96,7 @@ def ask(
             finally:
                 _finish(process)
             if leaving and leaving.left:
-                raise Left
+                raise Cancelled
             return _answer(question, message, process, errors)
     except OSError as error:
         raise RunFailed(f"the engine cannot be asked ({question}): {error.strerror}") from error

@@ -6,11 +6,11 @@ import signal
 from types import FrameType
 
 
-class Stopped(Exception):
+class StopRequested(Exception):
     """The work ended because it was asked to."""
 
 
-class Stopping:
+class StopRequest:
     """Whether somebody asked this process to stop."""
 
     def __init__(self) -> None:
@@ -29,4 +29,4 @@ class Stopping:
     def check(self) -> None:
         """Raise Stopped where a stop was asked for."""
         if self.asked:
-            raise Stopped
+            raise StopRequested

@@ -9,29 +9,20 @@ from typing import Literal
 
 import torch
 
+from engine.config.batch_limits import (
+    FLAT_MEAN_LENGTH,
+    FLAT_TOKENS,
+    HELD_OUT_LOGITS,
+    HELD_OUT_ROWS,
+    HELD_OUT_TOKENS,
+    PADDED_TOKENS,
+    SHAPE_MULTIPLE,
+)
 from engine.data.tokenized import lengths_of
 from engine.data.tokens import Row
 
-Packing = Literal["flat", "padded"]
+PackingMode = Literal["flat", "padded"]
 IGNORED = -100
-
-FLAT_MEAN_LENGTH = 256
-"""Rows longer than this on average are padded and not flattened where attention sees a dense mask."""
-FLAT_TOKENS = {"cpu": 1024, "cuda": 4096}
-"""Tokens of one flattened pass under a dense mask, whose cost grows with their square."""
-PADDED_TOKENS = {"cpu": 2048, "cuda": 65536}
-"""Tokens of one padded pass when the micro batch is chosen automatically."""
-HELD_OUT_ROWS = 64
-"""Rows of a pass without gradients …"""
-HELD_OUT_TOKENS = {"cpu": 2048, "cuda": 16384}
-"""… its tokens, which are enough to keep a card busy …"""
-HELD_OUT_LOGITS = 1 << 28
-"""… and its logits: half a GiB in bf16. By tokens alone there could be 31 GiB of them at a vocabulary of 128k."""
-
-WHOLE = {"cpu": 64, "cuda": 1}
-"""A pass's length, and the number of positions its head runs at, are filled up to multiples of this. On the CPU each
-new size of a bf16 product makes oneDNN prepare and keep another kernel, and the resident set grows with every step;
-with few sizes it stays (`tests/bench/RESULTS.md`)."""
 
 
 @dataclass(frozen=True)
@@ -78,23 +69,23 @@ class StepDataset(torch.utils.data.Dataset):
 
 
 @dataclass(frozen=True)
-class Layout:
+class Packing:
     """How rows become one forward pass."""
 
-    packing: Packing
+    packing: PackingMode
     tokens: int
     """A pass of several rows has at most this many (padding included)."""
 
 
-def choose_layout(rows: Sequence[Row], wanted: str, device: str, varlen: bool) -> Layout:
+def choose_packing(rows: Sequence[Row], wanted: str, device: str, varlen: bool) -> Packing:
     """`wanted`, or where it is auto: flat for short rows, and for all rows where attention takes their lengths."""
     mean = int(lengths_of(rows).sum()) / max(1, len(rows))
     packing = wanted if wanted != "auto" else "flat" if varlen or mean <= FLAT_MEAN_LENGTH else "padded"
     limits = FLAT_TOKENS if packing == "flat" and not varlen else PADDED_TOKENS
-    return Layout("flat" if packing == "flat" else "padded", limits[device])
+    return Packing("flat" if packing == "flat" else "padded", limits[device])
 
 
-def passes(rows: Sequence[Row], micro_batch: int, layout: Layout | None = None) -> Iterator[list[Row]]:
+def micro_batches(rows: Sequence[Row], micro_batch: int, layout: Packing | None = None) -> Iterator[list[Row]]:
     """Cut a step's rows, longest first, into passes of at most `micro_batch` rows.
 
     With a layout also of at most its tokens; a row longer than that makes a pass of its own.
@@ -113,17 +104,17 @@ def passes(rows: Sequence[Row], micro_batch: int, layout: Layout | None = None) 
         yield portion
 
 
-def held_out_passes(
-    rows: Sequence[Row], layout: Layout, device: str, vocabulary: int, keep: bool
+def held_out_batches(
+    rows: Sequence[Row], layout: Packing, device: str, vocabulary: int, keep: bool
 ) -> Iterator[list[Row]]:
     """Cut rows whose loss is only measured into passes, longest first. `keep`: the head runs at answers alone."""
-    limits = Layout(layout.packing, min(layout.tokens, HELD_OUT_TOKENS[device]))
+    limits = Packing(layout.packing, min(layout.tokens, HELD_OUT_TOKENS[device]))
     most = max(1, HELD_OUT_LOGITS // vocabulary)
-    for portion in passes(rows, HELD_OUT_ROWS, limits):
+    for portion in micro_batches(rows, HELD_OUT_ROWS, limits):
         yield from _cut_by_logits(portion, layout.packing, most, keep)
 
 
-def _cut_by_logits(rows: Sequence[Row], packing: Packing, most: int, keep: bool) -> Iterator[list[Row]]:
+def _cut_by_logits(rows: Sequence[Row], packing: PackingMode, most: int, keep: bool) -> Iterator[list[Row]]:
     """So that the head runs at no more than `most` positions; one row is never cut."""
     part: list[Row] = []
     columns: set[int] = set()
@@ -148,7 +139,7 @@ def _predicting(row: Row, keep: bool) -> set[int]:
 
 
 @dataclass
-class Pass:
+class MicroBatch:
     """The tensors of one forward pass over B rows of up to L tokens, T tokens in all.
 
     `model_inputs` are the model's keyword arguments: input_ids and position_ids of (1, T) when flat, and
@@ -167,11 +158,11 @@ class Pass:
         return (self.targets != IGNORED).any(0).nonzero()[:, 0]
 
 
-def lay_out(rows: Sequence[Row], packing: Packing, pad: int, device: str) -> Pass:
+def collate(rows: Sequence[Row], packing: PackingMode, pad: int, device: str) -> MicroBatch:
     """Tensors for one pass: flat puts rows end to end in one sequence, padded puts them side by side, right-aligned."""
-    made = (_flat if packing == "flat" else _padded)(rows, pad, WHOLE[device])
+    made = (_flat if packing == "flat" else _padded)(rows, pad, SHAPE_MULTIPLE[device])
     inputs = {name: tensor.to(device) for name, tensor in made.model_inputs.items()}
-    return Pass(inputs, made.targets.to(device), None if made.weights is None else made.weights.to(device))
+    return MicroBatch(inputs, made.targets.to(device), None if made.weights is None else made.weights.to(device))
 
 
 def answer_tokens(row: Row) -> int:
@@ -200,7 +191,7 @@ def weights_of(row: Row) -> list[float]:
     return [weight * (label != IGNORED) for weight, label in zip(weights[1:], row.labels[1:], strict=True)] + [0.0]
 
 
-def _flat(rows: Sequence[Row], pad: int, whole: int) -> Pass:
+def _flat(rows: Sequence[Row], pad: int, whole: int) -> MicroBatch:
     """Filling is one more row, seen by nobody and trained nowhere."""
     ids = [token for row in rows for token in row.input_ids]
     positions = [position for row in rows for position in range(len(row.input_ids))]
@@ -211,12 +202,12 @@ def _flat(rows: Sequence[Row], pad: int, whole: int) -> Pass:
     targets += [IGNORED] * filling
     inputs = {"input_ids": torch.tensor([ids]), "position_ids": torch.tensor([positions])}
     if all(row.weights is None for row in rows):
-        return Pass(inputs, torch.tensor([targets]))
+        return MicroBatch(inputs, torch.tensor([targets]))
     weights = [weight for row in rows for weight in weights_of(row)] + [0.0] * filling
-    return Pass(inputs, torch.tensor([targets]), torch.tensor([weights]))
+    return MicroBatch(inputs, torch.tensor([targets]), torch.tensor([weights]))
 
 
-def _padded(rows: Sequence[Row], pad: int, whole: int) -> Pass:
+def _padded(rows: Sequence[Row], pad: int, whole: int) -> MicroBatch:
     longest = max(len(row.input_ids) for row in rows)
     longest += -longest % whole
     ids = torch.full((len(rows), longest), pad)
@@ -231,4 +222,4 @@ def _padded(rows: Sequence[Row], pad: int, whole: int) -> Pass:
         if weights is not None:
             weights[number, start:] = torch.tensor(weights_of(row))
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    return Pass({"input_ids": ids, "attention_mask": mask, "position_ids": positions}, targets, weights)
+    return MicroBatch({"input_ids": ids, "attention_mask": mask, "position_ids": positions}, targets, weights)

@@ -15,11 +15,9 @@ from typing import Any
 
 import torch
 
+from engine.config.batch_limits import CHUNK_ELEMENTS, SHAPE_MULTIPLE
 from engine.data.tokens import Row
-from engine.training.batches import IGNORED, WHOLE, Packing, Pass, lay_out
-
-CHUNK_ELEMENTS = 1 << 23
-"""Logits turned to float32 at a time: 32 MiB, whatever the vocabulary."""
+from engine.training.batches import IGNORED, MicroBatch, PackingMode, collate
 
 
 def portions(rows: int, vocabulary: int) -> list[slice]:
@@ -70,10 +68,10 @@ def keeps_logits(model: torch.nn.Module) -> bool:
     return "logits_to_keep" in inspect.signature(inner.forward).parameters
 
 
-def answer_logits(model: torch.nn.Module, batch: Pass, keep: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def answer_logits(model: torch.nn.Module, batch: MicroBatch, keep: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (K, V) and targets (K,) at the K positions of a pass that predict a token in the loss."""
     columns = batch.columns
-    filling = columns[:1].expand(-len(columns) % WHOLE[columns.device.type])
+    filling = columns[:1].expand(-len(columns) % SHAPE_MULTIPLE[columns.device.type])
     arguments = {"logits_to_keep": torch.cat([columns, filling])} if keep else {}
     logits = model(**batch.model_inputs, **arguments, use_cache=False).logits  # (B, filled columns or L, V)
     targets = batch.targets[:, columns]
@@ -84,12 +82,12 @@ def answer_logits(model: torch.nn.Module, batch: Pass, keep: bool) -> tuple[torc
     return logits[trained], targets[trained]
 
 
-def answer_weights(batch: Pass) -> torch.Tensor | None:
+def answer_weights(batch: MicroBatch) -> torch.Tensor | None:
     """Loss weights (K,) of the tokens whose logits `answer_logits` gives, in its order; None where all are 1."""
     return None if batch.weights is None else batch.weights[batch.targets != IGNORED]
 
 
-def summed_loss(model: torch.nn.Module, batch: Pass, keep: bool) -> torch.Tensor:
+def summed_loss(model: torch.nn.Module, batch: MicroBatch, keep: bool) -> torch.Tensor:
     """Sum of weight * negative log-likelihood over the tokens in the loss of a pass, nats."""
     return SummedCrossEntropy.apply(*answer_logits(model, batch, keep), answer_weights(batch))
 
@@ -113,8 +111,8 @@ def flattening_agreement(model: torch.nn.Module, rows: list[Row], pad: int, devi
     was_training = model.training
     model.eval()
 
-    def loss(rows: list[Row], packing: Packing) -> float:
-        return float(summed_loss(model, lay_out(rows, packing, pad, device), keep))
+    def loss(rows: list[Row], packing: PackingMode) -> float:
+        return float(summed_loss(model, collate(rows, packing, pad, device), keep))
 
     try:
         return Agreement(loss(rows, "flat"), sum(loss([row], "padded") for row in rows))

@@ -21,7 +21,7 @@ from engine.config import schema
 from engine.config.errors import UserError
 from engine.data.tokens import Row
 from engine.training import checkpoints
-from engine.training.batches import Layout, Schedule, StepDataset, lay_out, loss_weight, passes
+from engine.training.batches import Packing, Schedule, StepDataset, collate, loss_weight, micro_batches
 from engine.training.batches import answer_tokens as answer_tokens_of
 from engine.training.guards import Diverged, OutOfMemory, first_line, free_memory, is_out_of_memory
 from engine.training.loss import keeps_logits, summed_loss
@@ -56,7 +56,7 @@ class AnswerTrainer(Trainer):
         *,
         rows: Sequence[Row],
         schedule: Schedule,
-        layout: Layout,
+        layout: Packing,
         micro_batch: int,
         checkpoint_folder: Path,
         keep_checkpoints: int,
@@ -131,7 +131,7 @@ class AnswerTrainer(Trainer):
 
     def _accumulate(self, model: torch.nn.Module, rows: list[Row], total_weight: float) -> torch.Tensor:
         total = torch.zeros((), device=self.args.device)
-        for portion in passes(rows, self.micro_batch, self.layout):
+        for portion in micro_batches(rows, self.micro_batch, self.layout):
             total += self.pass_through(model, portion, total_weight)
         return total
 
@@ -140,7 +140,7 @@ class AnswerTrainer(Trainer):
 
         `total_weight` is the sum of the loss weights over the whole step.
         """
-        batch = lay_out(portion, self.layout.packing, self.tokenizer.pad_token_id, self.args.device.type)
+        batch = collate(portion, self.layout.packing, self.tokenizer.pad_token_id, self.args.device.type)
         with self.compute_loss_context_manager():
             loss = summed_loss(model, batch, self.keep) / total_weight
         self.accelerator.backward(loss)
@@ -148,7 +148,7 @@ class AnswerTrainer(Trainer):
 
     def halve(self, rows: Sequence[Row], cause: str) -> None:
         """Half as many rows a pass from here on. Raises OutOfMemory where it is one row already."""
-        largest = max(len(portion) for portion in passes(rows, self.micro_batch, self.layout))
+        largest = max(len(portion) for portion in micro_batches(rows, self.micro_batch, self.layout))
         if largest == 1:
             raise OutOfMemory(cause)
         self.micro_batch = (largest + 1) // 2

@@ -17,18 +17,18 @@ from engine.evaluation.generate import Generator, end_tokens
 from engine.evaluation.predictions import read_items, write_items
 from engine.evaluation.row_loss import mean_loss
 from engine.evaluation.score import Item, Scorer, item_losses, row_losses, timed
-from engine.training.batches import Layout
-from engine.worker.run_context import Run
+from engine.training.batches import Packing
+from engine.worker.run_context import RunContext
 
 FINAL_ROWS = 512
 """Of the validation rows, this many give the finished model's loss: some data sets hold ten thousand."""
 
 
 @dataclass
-class Examination:
+class Evaluator:
     """The same questions for base and tuned model, asked as often as `evaluation.when` says."""
 
-    run: Run
+    run: RunContext
     tokenizer: PreTrainedTokenizerBase
     rows: Prepared
     test: list[EvaluationItem] = field(init=False)
@@ -53,7 +53,7 @@ class Examination:
         """Whether there are test items and they are to be scored."""
         return bool(self.test) and self.run.config.evaluation.when != "never"
 
-    def prepare(self, base: torch.nn.Module, layout: Layout) -> None:
+    def prepare(self, base: torch.nn.Module, layout: Packing) -> None:
         """Everything that needs the model's own settings but none of its answers."""
         evaluation, device = self.run.config.evaluation, self.run.machine.device
         ends = end_tokens(self.tokenizer, base, self.rows.train)

@@ -8,12 +8,12 @@ from typing import NamedTuple
 from engine.config.errors import UserError
 from engine.config.schema import Config
 from engine.runs.events import Status
-from engine.runs.stop_request import Stopped
+from engine.runs.stop_request import StopRequested
 from engine.training.guards import DiskFull, Diverged, OutOfMemory, first_line, is_disk_full, is_out_of_memory
-from engine.worker.run_context import Run
+from engine.worker.run_context import RunContext
 
 
-class Ending(NamedTuple):
+class RunOutcome(NamedTuple):
     """A run's outcome; `user`: the user's input was wrong."""
 
     status: Status
@@ -21,28 +21,28 @@ class Ending(NamedTuple):
     user: bool = False
 
 
-def ending(run: Run, error: Exception) -> Ending:
+def outcome_of(run: RunContext, error: Exception) -> RunOutcome:
     """The outcome of a run that this error ended. What nobody foresaw leaves its traceback in the run's log."""
     match error:
-        case Stopped():
-            return Ending("stopped", _resume_hint(run))
+        case StopRequested():
+            return RunOutcome("stopped", _resume_hint(run))
         case UserError():
-            return Ending("failed", error.line, user=True)
+            return RunOutcome("failed", error.line, user=True)
         case OutOfMemory():
-            return Ending("out_of_memory", f"{error}; {what_would_fit(run.config)}")
+            return RunOutcome("out_of_memory", f"{error}; {what_would_fit(run.config)}")
         case Diverged():
             best = run.last_checkpoint or "none was made"
             advice = "lower train.learning_rate or train.max_grad_norm"
-            return Ending("diverged", f"{error}; last good checkpoint: {best}; {advice}")
+            return RunOutcome("diverged", f"{error}; last good checkpoint: {best}; {advice}")
         case DiskFull():
-            return Ending("failed", f"{error}; free some space, then `ftbench resume {run.dir.name}`")
+            return RunOutcome("failed", f"{error}; free some space, then `ftbench resume {run.dir.name}`")
     traceback.print_exception(error)
     if is_out_of_memory(error):
-        return Ending("out_of_memory", f"{first_line(error)}; {what_would_fit(run.config)}")
+        return RunOutcome("out_of_memory", f"{first_line(error)}; {what_would_fit(run.config)}")
     if is_disk_full(error):
-        return Ending("failed", f"the disk is full ({error}); free some space, then resume")
+        return RunOutcome("failed", f"the disk is full ({error}); free some space, then resume")
     text = " ".join(str(error).split())[:300]
-    return Ending("failed", f"{type(error).__name__}: {text}; the traceback is in {run.dir.log_file}")
+    return RunOutcome("failed", f"{type(error).__name__}: {text}; the traceback is in {run.dir.log_file}")
 
 
 def what_would_fit(config: Config) -> str:
@@ -55,6 +55,6 @@ def what_would_fit(config: Config) -> str:
     return "try " + ", or ".join(ideas)
 
 
-def _resume_hint(run: Run) -> str:
+def _resume_hint(run: RunContext) -> str:
     kept = run.last_checkpoint
     return f"as asked{f', {kept} kept' if kept else ''}; `ftbench resume {run.dir.name}` goes on"

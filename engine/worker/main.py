@@ -1,6 +1,6 @@
 """One run from start to end, read top to bottom: data, model, baseline, training, evaluation, saving.
 
-Whatever goes wrong, the run ends with an `end` event and a result; `ending` says with which.
+Whatever goes wrong, the run ends with an `end` event and a result; `outcome_of` says with which.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from engine.evaluation.preflight import refuse_rows
 from engine.evaluation.score import vocabulary_of
 from engine.hardware.nvml import Nvml
 from engine.memory.dry_run.dry_run import wants_checkpointing
-from engine.memory.dry_run.run_forecast import Forecast, foresee
-from engine.memory.dry_run.worst_case_batches import Own, longest_held_out, longest_step
+from engine.memory.dry_run.run_forecast import RunForecast, forecast_run
+from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
 from engine.memory.formula.memory_budget import first_visible
 from engine.memory.probe import Probe, Probed, most_here
 from engine.methods import method
@@ -32,29 +32,29 @@ from engine.methods.optimizers import make_optimizer, paged_bytes
 from engine.methods.tokenizer import load_tokenizer
 from engine.runs import events
 from engine.runs.run_dir import Frozen, RunDir
-from engine.runs.stop_request import Stopped, Stopping
+from engine.runs.stop_request import StopRequest, StopRequested
 from engine.training import checkpoints
-from engine.training.batches import Layout, Schedule, choose_layout
+from engine.training.batches import Packing, Schedule, choose_packing
 from engine.training.checkpoint_content import unloadable
 from engine.training.loss import flattening_agreement, keeps_logits
 from engine.training.meters import Meters, training_card
 from engine.training.trainer import AnswerTrainer, Callback, Hooks, StepFacts, training_arguments
 from engine.worker.earlier_lives import earlier_lives
-from engine.worker.evaluator import Examination
-from engine.worker.exit_status import Ending, ending
+from engine.worker.evaluator import Evaluator
+from engine.worker.exit_status import RunOutcome, outcome_of
 from engine.worker.provenance import folder_bytes
-from engine.worker.run_context import Run
+from engine.worker.run_context import RunContext
 
 VALIDATION_ROWS = 128
 """Of the held-out rows, this many give the loss during training: enough to see a curve, not to slow it."""
 
 
-def work(run_dir: RunDir, frozen: Frozen, log: events.EventLog, stopping: Stopping) -> int:
+def work(run_dir: RunDir, frozen: Frozen, log: events.EventLog, stopping: StopRequest) -> int:
     """Do the run; returns the process's exit status."""
     _quieten()
     machine = this_machine()
     meters = Meters(log.write, training_card() if machine.device == "cuda" else None)
-    run = Run(run_dir, frozen, log, stopping, machine, meters)
+    run = RunContext(run_dir, frozen, log, stopping, machine, meters)
     try:
         end = _attempt(run)
     finally:
@@ -66,16 +66,16 @@ def work(run_dir: RunDir, frozen: Frozen, log: events.EventLog, stopping: Stoppi
     return 0 if end.status in ("finished", "stopped") else 2 if end.user else 1
 
 
-def _attempt(run: Run) -> Ending:
+def _attempt(run: RunContext) -> RunOutcome:
     try:
         run.meters.start()
         _steps(run)
     except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the run ends with a word about it
-        return ending(run, error)
-    return Ending("finished")
+        return outcome_of(run, error)
+    return RunOutcome("finished")
 
 
-def _steps(run: Run) -> None:
+def _steps(run: RunContext) -> None:
     config, machine = run.config, run.machine
     run.earlier = earlier_lives(run.dir)
     for complaint in run.earlier.complaints:
@@ -93,7 +93,7 @@ def _steps(run: Run) -> None:
     refuse_unchecked(rows, run.frozen.data_fingerprint)
     refuse_other_than_first(rows, run.earlier.data)
     refuse_rows(config, rows)
-    exam = Examination(run, tokenizer, rows)
+    exam = Evaluator(run, tokenizer, rows)
     run.tell_data(rows, exam.test)
 
     run.phase("model")
@@ -120,7 +120,7 @@ def _steps(run: Run) -> None:
     run.tell_model_saved(folder_bytes(run.dir.model, "*.safetensors"))
 
 
-def _train(run: Run, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, exam: Examination) -> None:
+def _train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, exam: Evaluator) -> None:
     """Train from the beginning, or from the newest whole checkpoint. Raises Stopped where a stop was asked for."""
     config, device = run.config, run.machine.device
     train, rows, layout = config.train, exam.rows, exam.layout
@@ -132,7 +132,7 @@ def _train(run: Run, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
     start = resume.step if resume else 0
     micro_batch = _micro_batch(run, resume)
     own = _own(run, model, exam, schedule, start, micro_batch)
-    forecast = foresee(config, config_of(config.model), run.machine, own, micro_batch, run.warn)
+    forecast = forecast_run(config, config_of(config.model), run.machine, own, micro_batch, run.warn)
     hooks = Hooks(halved=run.tell_micro_batch, saved=run.tell_checkpoint)
     trainer = AnswerTrainer(
         rows=rows.train,
@@ -192,10 +192,10 @@ def _train(run: Run, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
     run.meters.training_ends(paged_bytes(optimizer) or None)
     trainer.end_autocast()
     if callback.stopped:
-        raise Stopped
+        raise StopRequested
 
 
-def _micro_batch(run: Run, resume: checkpoints.Saved | None) -> int:
+def _micro_batch(run: RunContext, resume: checkpoints.Saved | None) -> int:
     """Rows a pass to begin with: as many as a step has, unless told otherwise or known better."""
     wanted, batch = run.config.train.micro_batch, run.config.train.batch
     if wanted != "auto":
@@ -203,11 +203,13 @@ def _micro_batch(run: Run, resume: checkpoints.Saved | None) -> int:
     return (run.earlier.micro_batch if resume else None) or batch
 
 
-def _own(run: Run, model: torch.nn.Module, exam: Examination, schedule: Schedule, start: int, micro_batch: int) -> Own:
+def _own(
+    run: RunContext, model: torch.nn.Module, exam: Evaluator, schedule: Schedule, start: int, micro_batch: int
+) -> WorstCaseBatches:
     """The run's longest step, held-out pass and prompts."""
     rows, layout, device = exam.rows.train, exam.layout, run.machine.device
     first = min(start, schedule.steps - 1)
-    return Own(
+    return WorstCaseBatches(
         layout=layout,
         step=longest_step(rows, schedule, first, micro_batch, layout),
         held_out=longest_held_out(exam.lost, layout, device, vocabulary_of(model), keeps_logits(model)),
@@ -218,7 +220,12 @@ def _own(run: Run, model: torch.nn.Module, exam: Examination, schedule: Schedule
 
 
 def _probe(
-    run: Run, trainer: AnswerTrainer, optimizer: torch.optim.Optimizer, own: Own, exam: Examination, forecast: Forecast
+    run: RunContext,
+    trainer: AnswerTrainer,
+    optimizer: torch.optim.Optimizer,
+    own: WorstCaseBatches,
+    exam: Evaluator,
+    forecast: RunForecast,
 ) -> Probed:
     """Try the longest batch; on a card the evaluation too, which without one is only foreseen."""
     card = run.machine.device == "cuda"
@@ -237,7 +244,7 @@ def _probe(
     ).run()
 
 
-def _resume_point(run: Run) -> checkpoints.Saved | None:
+def _resume_point(run: RunContext) -> checkpoints.Saved | None:
     if not run.dir.checkpoints.exists():
         return None
     checkpoints.clear_unfinished(run.dir.checkpoints)
@@ -249,14 +256,14 @@ def _resume_point(run: Run) -> checkpoints.Saved | None:
     return found
 
 
-def _layout(run: Run, model: torch.nn.Module, rows: Prepared, pad: int) -> Layout:
+def _layout(run: RunContext, model: torch.nn.Module, rows: Prepared, pad: int) -> Packing:
     """The preset's or the automatic layout; padded where this architecture was seen to mix flattened rows."""
     train, device, kind = run.config.train, run.machine.device, type(model).__name__
     keep = keeps_logits(model)
     if not keep:
         run.warn("loss", f"{kind} takes no logits_to_keep: its head runs at every position, slower")
     varlen = model.config.get_text_config()._attn_implementation == "flash_attention_2"
-    layout = choose_layout(rows.train, train.packing, device, varlen)
+    layout = choose_packing(rows.train, train.packing, device, varlen)
     if layout.packing == "padded":
         return layout
     shortest = list(rows.train.take(rows.train.lengths.argsort(kind="stable")[:2]))
@@ -265,17 +272,17 @@ def _layout(run: Run, model: torch.nn.Module, rows: Prepared, pad: int) -> Layou
         return layout
     seen = f"loss {agreement.flat:.4f}, apart {agreement.single:.4f}"
     run.warn("packing", f"{kind} mixes rows laid end to end ({seen}): padded batches are used")
-    return choose_layout(rows.train, "padded", device, varlen)
+    return choose_packing(rows.train, "padded", device, varlen)
 
 
-def _name_foreigners(run: Run) -> None:
+def _name_foreigners(run: RunContext) -> None:
     card = run.meters.card
     for pid, name, used in card.others(run.meters.card_pid) if card else []:
         size = f" ({used / 2**30:.1f} GiB)" if used else ""
         run.warn("foreign", f"process {pid} {name}{size} is on the card: time and memory will not be this run's alone")
 
 
-def _name_unused_card(run: Run) -> None:
+def _name_unused_card(run: RunContext) -> None:
     """A card that torch cannot use, by its build or the driver's age, would be missed by the clock alone."""
     if run.machine.device == "cpu" and (card := first_visible(Nvml())):
         name = card.name() or "a card"

@@ -82,9 +82,11 @@ def data_inspect(arguments: dict[str, Any], progress: Progress) -> Any:
 
 def ladder_survey(arguments: dict[str, Any], progress: Progress) -> Any:
     """The work that a configuration stands for."""
-    from engine.worker.workload import survey
+    from engine.worker.workload import describe_workload
 
-    return survey(msgspec.convert(arguments["config"], schema.Config), arguments.get("split_version", SPLIT_VERSION))
+    return describe_workload(
+        msgspec.convert(arguments["config"], schema.Config), arguments.get("split_version", SPLIT_VERSION)
+    )
 
 
 def ladder_report(arguments: dict[str, Any], progress: Progress) -> Any:
@@ -101,11 +103,11 @@ def ladder_report(arguments: dict[str, Any], progress: Progress) -> Any:
 
 
 def plan(arguments: dict[str, Any], progress: Progress) -> Any:
-    """What each method takes where it is to run, and what would make it fit: an `outlook.Plan` from a `Question`."""
+    """What each method takes where it is to run, and what would make it fit: an `outlook.Plan` from a `PlanQuery`."""
     from engine.memory.dry_run.plan import plan
-    from engine.memory.formula.method_plan import Question
+    from engine.memory.formula.method_plan import PlanQuery
 
-    return msgspec.to_builtins(plan(msgspec.convert(arguments, Question), progress))
+    return msgspec.to_builtins(plan(msgspec.convert(arguments, PlanQuery), progress))
 
 
 def pull(arguments: dict[str, Any], progress: Progress) -> Any:

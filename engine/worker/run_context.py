@@ -15,8 +15,8 @@ import torch
 from engine.config.schema import Config
 from engine.data.items import EvaluationItem, all_rows
 from engine.data.prepare import Prepared
-from engine.evaluation.score import Item, summarise
-from engine.memory.dry_run.run_forecast import Forecast
+from engine.evaluation.score import Item, summarize
+from engine.memory.dry_run.run_forecast import RunForecast
 from engine.memory.probe import Probed
 from engine.methods.machine import Machine
 from engine.runs import end_record, events
@@ -25,7 +25,7 @@ from engine.runs.overlap import SplitOverlap
 from engine.runs.result import General, Score
 from engine.runs.result_builder import score_of
 from engine.runs.run_dir import Frozen, RunDir, write_end
-from engine.runs.stop_request import Stopping
+from engine.runs.stop_request import StopRequest
 from engine.training.batches import Schedule
 from engine.training.checkpoints import Saved
 from engine.training.meters import Meters
@@ -39,13 +39,13 @@ SAMPLES = 3
 
 
 @dataclass
-class Run:
+class RunContext:
     """The state of the run that this process is."""
 
     dir: RunDir
     frozen: Frozen
     log: events.EventLog
-    stopping: Stopping
+    stopping: StopRequest
     machine: Machine
     meters: Meters
     earlier: EarlierLives = field(default_factory=EarlierLives)
@@ -73,7 +73,7 @@ class Run:
         self.log.write(events.Warning(code=code, text=text))
 
     def progress(self, what: str, done: int, total: int | None) -> None:
-        """Log how many rows of a long phase are done, at most once a second. Raises Stopped as `phase` does."""
+        """Log how many rows of a long phase are done, at most once a second. Raises StopRequested as `phase` does."""
         self.stopping.check()
         now = time.monotonic()
         if now - self.progress_told >= PROGRESS_SECONDS:
@@ -130,7 +130,7 @@ class Run:
             )
         )
 
-    def tell_plan(self, plan: events.Plan, forecast: Forecast) -> events.Plan:
+    def tell_plan(self, plan: events.Plan, forecast: RunForecast) -> events.Plan:
         """What will be done, and what it is expected to take."""
         plan.predictions = forecast.predicted()
         if plan.predictions:
@@ -198,7 +198,7 @@ class Run:
     def tell_score_again(self, items: Sequence[Item], rows: Sequence[EvaluationItem], prompts: Sequence[str]) -> None:
         """The score of the base as an earlier worker's answers give it, unless its events have it already."""
         told = self.earlier.before
-        score = summarise(items, self.config.evaluation.metric, told.seconds if told else 0.0)
+        score = summarize(items, self.config.evaluation.metric, told.seconds if told else 0.0)
         if told is None or score_of(told) != score:
             self.tell_score("before", items, rows, prompts, score.seconds)
 
@@ -211,7 +211,7 @@ class Run:
         seconds: float,
     ) -> None:
         """The score on the test items, and the first few answers."""
-        score = summarise(results, self.config.evaluation.metric, seconds)
+        score = summarize(results, self.config.evaluation.metric, seconds)
         self.log.write(_eval_event(when, score, len(items), self.step if when == "after" else 0))
         for found, item, prompt in list(zip(results, items, prompts, strict=True))[:SAMPLES]:
             self.log.write(

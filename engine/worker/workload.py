@@ -17,7 +17,7 @@ from engine.training.batches import Schedule
 from engine.worker.provenance import fingerprint, items_fingerprint, machine_facts, versions
 
 
-def survey(config: Config, split_version: int = SPLIT_VERSION) -> dict[str, Any]:
+def describe_workload(config: Config, split_version: int = SPLIT_VERSION) -> dict[str, Any]:
     """JSON-able: rows and tokens by split, steps, fingerprints, library versions, machine.
 
     Raises UserError for what a run of this configuration would refuse in data or model.

@@ -11,7 +11,7 @@ from textual.pilot import Pilot
 from engine.config import preset_library
 from engine.config.catalog import pulled_folder
 from tui.app import Workbench
-from tui.live.machine import CardSample, MachineSample, Other
+from tui.live.machine import CardSample, MachineSample, OtherProcess
 from tui.screens.text import TextScreen
 from tui.widgets.method_list import MethodList
 from tui.widgets.preset_list import PresetList
@@ -19,7 +19,7 @@ from tui.widgets.preset_list import PresetList
 GIB = 1 << 30
 
 
-def machine(total: int, others: tuple[Other, ...] = (), used: int = 0) -> MachineSample:
+def machine(total: int, others: tuple[OtherProcess, ...] = (), used: int = 0) -> MachineSample:
     """A machine with one card."""
     card = CardSample(0, "NVIDIA A100-SXM4-80GB", total, used, None, others)
     return MachineSample((card,), "", 64 * GIB, 8 * GIB)
@@ -55,7 +55,7 @@ def test_each_method_says_what_it_takes_of_a_card_before_the_model_is_here(tmp_p
             "▸7 QLoRA · Qwen2.5-7B on 80 GB"
         ]
         assert "formula, ±" in str(app.bench.query_one(MethodList).border_subtitle)
-        await look(app, pilot, machine(79 * GIB, (Other(7, "somebody", 70 * GIB),), 70 * GIB))
+        await look(app, pilot, machine(79 * GIB, (OtherProcess(7, "somebody", 70 * GIB),), 70 * GIB))
         assert "does not fit" in methods(app)[1]
         await look(app, pilot, machine(12 * GIB))
         assert "does not fit" in methods(app)[1]

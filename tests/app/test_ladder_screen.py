@@ -14,7 +14,7 @@ from textual.pilot import Pilot
 from textual.widgets import Static
 
 from engine.runs import locks
-from engine.runs.ladder import Entry
+from engine.runs.ladder import LadderRun
 from engine.runs.run_dir import RunDir
 from tui.history.ladder_view import bar, headline, score_bars
 from tui.screens.ask import AskScreen
@@ -115,7 +115,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     folder, ladder = made_ladder(tmp_path, hostile=True)
     ladder.warnings = ["\x1b]52;c;aGk=\x07 [/oops] [red]x \x9b2J \u202eabc"]
     ladder.entries.append(
-        Entry(rung="[b]\x1b[2J", kind="run", seed=0, learning_rate=1e-3, status="failed", reason="\x1b[31m[/]")
+        LadderRun(rung="[b]\x1b[2J", kind="run", seed=0, learning_rate=1e-3, status="failed", reason="\x1b[31m[/]")
     )
     folder.write_state(ladder)
 

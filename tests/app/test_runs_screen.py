@@ -14,7 +14,7 @@ from textual.widgets import Static
 
 from engine.config import preset_library
 from engine.runs import launch, locks, run_dir
-from engine.runs.result import Interval, Peak, Score
+from engine.runs.result import Interval, MeasuredPeak, Score
 from engine.runs.run_dir import RunDir
 from tui.app import Workbench
 from tui.screens.ask import AskScreen
@@ -32,7 +32,7 @@ def made(runs: Path, number: int, preset: str = "demo-lora", status: str = "fini
     half = Interval(mean=number / 10, low=number / 10 - 0.05, high=number / 10 + 0.05, rows=40)
     result.status, result.reason, result.created = status, "", 1_795_600_000.0 + number  # type: ignore[assignment]
     result.after = Score(loss=Interval(mean=0.5, low=0.4, high=0.6, rows=40), perplexity=1.6, metric="json", score=half)
-    result.peak = Peak(rss_training=(100 - number) << 20)
+    result.peak = MeasuredPeak(rss_training=(100 - number) << 20)
     result.seconds = {"training": 100.0 * (number % 3) + number}
     run_dir.write_result(run, result)
     return run

@@ -31,10 +31,10 @@ from textual.screen import ModalScreen
 
 import engine.runs.folder
 from engine.runs import run_dir
-from engine.runs.result import Interval, Peak, Result, Score
+from engine.runs.result import Interval, MeasuredPeak, Result, Score
 from engine.runs.run_dir import RunDir
 from tui.app import Workbench
-from tui.live.machine import CardSample, Eyes, MachineSample, Other
+from tui.live.machine import CardSample, MachineSample, MachineSampler, OtherProcess
 from tui.settings import Settings
 from tui.terminal.themes import contrast
 from tui.widgets.data_list import DataList
@@ -54,7 +54,7 @@ MACHINE = MachineSample(
             total=80 * GIB,
             used=38 * GIB,
             mine=31 * GIB,
-            others=(Other(4242, "python", 6 * GIB),),
+            others=(OtherProcess(4242, "python", 6 * GIB),),
             power=312.0,
             load=97,
             temperature=64,
@@ -97,7 +97,7 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(os, "urandom", lambda size: next(numbers).to_bytes(size, "big"))
     monkeypatch.setattr(engine.runs.folder, "time", SimpleNamespace(strftime=lambda form: "20260102-030405"))
     monkeypatch.setattr(socket, "gethostname", lambda: "gpu-box")
-    monkeypatch.setattr(Eyes, "look", lambda self, worker: MACHINE)
+    monkeypatch.setattr(MachineSampler, "look", lambda self, worker: MACHINE)
     monkeypatch.setattr(MachinePane, "feed", feed_one)
     monkeypatch.setattr(
         psutil, "virtual_memory", lambda: SimpleNamespace(total=256 * GIB, available=200 * GIB, used=GIB)
@@ -139,7 +139,7 @@ def _result(run: RunDir) -> Result:
         after=graded(score, loss),
         step_seconds=seconds,
         seconds={"training": seconds},
-        peak=Peak(rss_training=GIB),
+        peak=MeasuredPeak(rss_training=GIB),
         artefact_bytes=GIB >> 10,
     )
 

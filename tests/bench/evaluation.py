@@ -31,7 +31,7 @@ from engine.evaluation.score import Scorer
 from engine.methods.loading import load_weights
 from engine.methods.machine import this_machine
 from engine.methods.tokenizer import load_tokenizer
-from engine.training.batches import Layout
+from engine.training.batches import Packing
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Answers = Callable[[], list[str]]
@@ -147,7 +147,7 @@ def measure(options: argparse.Namespace, tuned: Path | None) -> None:
 
     def scorer() -> Scorer:
         generator = Generator(tokenizer, options.tokens, options.batch, device, ends, lambda code, text: print(text))
-        return Scorer("choice", generator, Layout("padded", 2048), tokenizer.pad_token_id, device)
+        return Scorer("choice", generator, Packing("padded", 2048), tokenizer.pad_token_id, device)
 
     if rows:
         plain, ours = Plain(model, tokenizer, rows, options.batch, device), scorer().generator

@@ -22,7 +22,7 @@ from session import Session
 from engine.config.model_files import find_model
 from tui.choice import Choice
 from tui.format import size
-from tui.live.machine import Eyes, WatchedProcess
+from tui.live.machine import MachineSampler, WatchedProcess
 from tui.methods import MARK, NAMES
 from tui.preview.memory_forecast import forecasts, room_of
 
@@ -39,7 +39,7 @@ def figure(preset: str) -> bytes:
     """What the pane will show of a preset's method: its peak."""
     choice = Choice(preset)
     chosen = choice.effective()
-    found = forecasts(choice, find_model(chosen.config.model), room_of(Eyes().look(WatchedProcess())))
+    found = forecasts(choice, find_model(chosen.config.model), room_of(MachineSampler().look(WatchedProcess())))
     one = next(one for one in found if one.method == chosen.config.method)
     assert one.estimate is not None
     return size(one.estimate.peak).encode()

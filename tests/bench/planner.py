@@ -26,7 +26,7 @@ from planning.measure import MACHINE, Measured, measured_apart, quieten
 from engine.config.preset import Preset, resolve
 from engine.config.schema import METHODS
 from engine.memory.dry_run.dry_run import dry_run
-from engine.memory.formula.estimate import Estimate, Rows
+from engine.memory.formula.estimate import MemoryEstimate, StepShape
 from engine.memory.formula.formula import formula
 
 PARTS = ("grid", "others", "published", "speed")
@@ -98,7 +98,7 @@ def compared(case: Case, file: Path | None) -> Compared:
     return Compared(case.name, real, _errors(exact, real), _errors(light, real))
 
 
-def _errors(estimate: Estimate, real: Measured) -> tuple[float, float, float]:
+def _errors(estimate: MemoryEstimate, real: Measured) -> tuple[float, float, float]:
     assert estimate.held_out and estimate.answering
     return (
         estimate.training.total / real.training - 1,
@@ -143,7 +143,7 @@ def print_speed() -> None:
         hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
         num_key_value_heads=8, vocab_size=128256, tie_word_embeddings=False,
     )  # fmt: skip
-    rows = Rows(count=16, length=1024, answer=256)
+    rows = StepShape(count=16, length=1024, answer=256)
     for method in METHODS:
         config = resolve(Preset("speed", {"train.micro_batch": 1}), method).config
         started = time.process_time()

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import transformers
 
 from engine.data.tokens import Row
-from engine.training.batches import Layout, lay_out, loss_weight, passes
+from engine.training.batches import Packing, collate, loss_weight, micro_batches
 from engine.training.loss import SummedCrossEntropy, flattening_agreement, keeps_logits, summed_loss
 
 VOCABULARY = 211
@@ -76,8 +76,8 @@ def ours(model: torch.nn.Module, rows: list[Row], packing: str, micro_batch: int
     """As a training step does it: passes, each a share of the whole batch's sum."""
     count = sum(map(loss_weight, rows))
     total = 0.0
-    for portion in passes(rows, micro_batch, Layout(packing, 1000)):
-        loss = summed_loss(model, lay_out(portion, packing, 0, "cpu"), keeps_logits(model)) / count
+    for portion in micro_batches(rows, micro_batch, Packing(packing, 1000)):
+        loss = summed_loss(model, collate(portion, packing, 0, "cpu"), keeps_logits(model)) / count
         loss.backward()
         total += float(loss.detach())
     return total

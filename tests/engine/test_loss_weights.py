@@ -15,9 +15,9 @@ from test_loss import ROWS, SHAPES, Forgetful, ours
 from engine.config import schema
 from engine.data.tokens import Row
 from engine.evaluation.row_loss import mean_loss
-from engine.evaluation.score import Item, row_losses, summarise
+from engine.evaluation.score import Item, row_losses, summarize
 from engine.methods.tokenizer import load_tokenizer
-from engine.training.batches import Layout, Schedule, answer_tokens, loss_weight
+from engine.training.batches import Packing, Schedule, answer_tokens, loss_weight
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 
 WEIGHTS = (0.25, 1.0, 3.0, 0.1, 1.0)
@@ -76,12 +76,12 @@ def test_weights_work_where_the_head_runs_at_every_position() -> None:
 @pytest.mark.parametrize("packing", ["flat", "padded"])
 def test_held_out_loss_is_the_same_weighted_mean(packing: str) -> None:
     model = made(transformers.LlamaConfig(**SMALL))
-    losses = row_losses(model, WEIGHTED, Layout(packing, 40), PAD, "cpu")
+    losses = row_losses(model, WEIGHTED, Packing(packing, 40), PAD, "cpu")
     expected = float(reference(model, WEIGHTED).detach())
     assert mean_loss(losses) == pytest.approx(expected, rel=1e-5)
     assert [loss.tokens for loss in losses] == [answer_tokens(row) for row in WEIGHTED]
     items = [Item.of(loss) for loss in losses]
-    assert summarise(items, "loss", 0.0).loss.mean == pytest.approx(expected, rel=1e-5)
+    assert summarize(items, "loss", 0.0).loss.mean == pytest.approx(expected, rel=1e-5)
     assert [item.weight for item in items] == [
         *(loss.weight for loss in losses[:1]),
         None,
@@ -103,7 +103,7 @@ def stepped(rows: list[Row], micro_batch: int, folder: Path) -> tuple[torch.nn.M
     trainer = AnswerTrainer(
         rows=rows,
         schedule=schedule,
-        layout=Layout("flat", 100_000),
+        layout=Packing("flat", 100_000),
         micro_batch=micro_batch,
         checkpoint_folder=folder / "checkpoints",
         keep_checkpoints=1,

@@ -14,8 +14,8 @@ from engine.config.errors import UserError
 from engine.config.preset import Preset, resolve
 from engine.config.schema import METHODS, Config
 from engine.memory.dry_run import data_rows, plan
-from engine.memory.formula.memory_budget import Room
-from engine.memory.formula.method_plan import Plan, Question
+from engine.memory.formula.memory_budget import MemoryBudget
+from engine.memory.formula.method_plan import MemoryPlan, PlanQuery
 from engine.methods.machine import Machine
 from engine.runs.rpc_client import ask
 
@@ -23,7 +23,7 @@ GIB = 1 << 30
 TINY = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}  # fmt: skip
 CPU = Machine("cpu", "2 CPU cores", bf16=True, flash_attention=False)
-ROOM = Room(name="a card", device="cuda", source="listed", total=24 * GIB)
+ROOM = MemoryBudget(name="a card", device="cuda", source="listed", total=24 * GIB)
 
 
 def config(method: Any, **settings: Any) -> Config:
@@ -31,14 +31,14 @@ def config(method: Any, **settings: Any) -> Config:
     return resolve(Preset("test", values), method).config
 
 
-def asked(question: Question) -> Plan:
-    return msgspec.convert(ask("plan", msgspec.to_builtins(question)), Plan)
+def asked(question: PlanQuery) -> MemoryPlan:
+    return msgspec.convert(ask("plan", msgspec.to_builtins(question)), MemoryPlan)
 
 
 def test_a_configuration_alone_is_enough(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**TINY, "model_type": "llama"}))
     configs = [config(method, model__id=str(tmp_path)) for method in ("qlora", "full")]
-    found = asked(Question(configs=configs, qlora=configs[0], room=ROOM, data_given=False))
+    found = asked(PlanQuery(configs=configs, qlora=configs[0], room=ROOM, data_given=False))
     assert (found.rows.length, found.rows_from) == (512, "max_length")
     assert "no tokenizer" in found.why
     assert [outlook.method for outlook in found.outlooks] == ["qlora", "full"]
@@ -50,18 +50,20 @@ def test_a_configuration_alone_is_enough(tmp_path: Path) -> None:
 
 def test_a_catalogued_model_that_cannot_be_fetched_is_planned_by_its_shape() -> None:
     configs = [config("lora", model__id="smollm2-135m", train__max_length=256)]
-    found = asked(Question(configs=configs, room=ROOM))
+    found = asked(PlanQuery(configs=configs, room=ROOM))
     assert found.outlooks[0].dry_run and (found.rows.length, found.rows_from) == (256, "max_length")
     assert "tokenizer" in found.why
     assert any("smollm2-135m" in note and "catalogue" in note for note in found.notes)
     with pytest.raises(UserError, match="the Hub cannot be reached"):
-        asked(Question(configs=[config("lora", model__id="nobody/nothing")], room=ROOM))
+        asked(PlanQuery(configs=[config("lora", model__id="nobody/nothing")], room=ROOM))
 
 
 def test_rows_are_the_datas_own_longest(tmp_path: Path) -> None:
     """Rows, steps and tokens of the embedded model and data are those of a run (`engine.worker.workload`)."""
     configs = [config("lora", train__epochs=2.0)]
-    found = asked(Question(configs=configs, room=Room(name="here", device="cpu", source="system", total=8 * GIB)))
+    found = asked(
+        PlanQuery(configs=configs, room=MemoryBudget(name="here", device="cpu", source="system", total=8 * GIB))
+    )
     survey = ask("ladder.survey", {"config": msgspec.to_builtins(configs[0])})["work"]
     assert found.rows_from == "data" and found.work
     assert found.rows.length < configs[0].train.max_length
@@ -73,9 +75,9 @@ def test_rows_are_the_datas_own_longest(tmp_path: Path) -> None:
 
 
 def test_data_that_was_named_and_cannot_be_read_is_an_error_and_the_default_is_a_remark(tmp_path: Path) -> None:
-    def question(given: bool) -> Question:
+    def question(given: bool) -> PlanQuery:
         configs = [config("lora", data__id=str(tmp_path / "gone.jsonl"))]
-        return Question(configs=configs, room=ROOM, data_given=given)
+        return PlanQuery(configs=configs, room=ROOM, data_given=given)
 
     with pytest.raises(UserError, match=r"gone\.jsonl"):
         asked(question(given=True))
@@ -86,9 +88,9 @@ def test_data_that_was_named_and_cannot_be_read_is_an_error_and_the_default_is_a
 @pytest.mark.parametrize("method", METHODS)
 def test_a_micro_batch_left_open_is_the_largest_that_fits(tmp_path: Path, method: Any) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**TINY, "model_type": "llama", "vocab_size": 128256}))
-    small = Room(name="small", device="cuda", source="listed", total=int(1.2 * GIB))
+    small = MemoryBudget(name="small", device="cuda", source="listed", total=int(1.2 * GIB))
     settings = {"model__id": str(tmp_path), "train__batch": 32, "optimizer__name": "adamw_8bit"}
-    question = Question(configs=[config(method, **settings)], room=small, length=256)
+    question = PlanQuery(configs=[config(method, **settings)], room=small, length=256)
     (outlook,) = asked(question).outlooks
     assert outlook.dry_run
     assert 1 <= outlook.dry_run.micro_batch < 32
@@ -107,7 +109,7 @@ def test_a_micro_batch_left_open_is_the_largest_that_fits(tmp_path: Path, method
 def test_what_cannot_be_planned_is_refused_in_a_line(tmp_path: Path, table: dict[str, Any], says: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps(table))
     with pytest.raises(UserError, match=says):
-        asked(Question(configs=[config("lora", model__id=str(tmp_path))], room=ROOM))
+        asked(PlanQuery(configs=[config("lora", model__id=str(tmp_path))], room=ROOM))
 
 
 def test_data_that_would_take_long_to_read_is_not_read(tmp_path: Path) -> None:
@@ -121,7 +123,7 @@ def test_data_that_would_take_long_to_read_is_not_read(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a card here")
 def test_a_card_that_torch_does_not_see_is_remarked_on() -> None:
-    seen = Room(name="a card", device="cuda", source="card", total=GIB)
+    seen = MemoryBudget(name="a card", device="cuda", source="card", total=GIB)
     machine, notes = plan.machine_for(seen)
     assert machine.device == "cuda" and "torch sees no card here" in notes[0]
     assert plan.machine_for(ROOM)[1] == []

@@ -14,7 +14,7 @@ from engine.config.preset import Preset, resolve
 from engine.memory.dry_run.dry_run import dry_run
 from engine.memory.dry_run.run_forecast import as_measured
 from engine.memory.formula.allocator import CONTEXT
-from engine.memory.formula.estimate import Rows
+from engine.memory.formula.estimate import StepShape
 from engine.methods.machine import Machine
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
@@ -22,7 +22,7 @@ from planning.grid import SHAPES, case
 from planning.measure import MACHINE, measured_apart
 
 CARD = Machine("cuda", "a card", bf16=True, flash_attention=False)
-ROWS = Rows(count=4, length=128, answer=32)
+ROWS = StepShape(count=4, length=128, answer=32)
 TINY = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
 

@@ -17,7 +17,7 @@ from engine.evaluation.worst_case import answer_at_largest, longest_answers
 from engine.memory.dry_run.dry_run import dry_run
 from engine.memory.formula.formula import formula
 from engine.training import batches
-from engine.training.batches import Layout
+from engine.training.batches import Packing
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 from planning.grid import SHAPES, case
@@ -63,8 +63,8 @@ def test_holding_the_largest_leaves_answers_as_they_were(name: str, choosing: bo
     assert generator(batch=3).answers(model, asked(prompts)) == before
 
 
-@pytest.mark.parametrize("layout", [Layout("padded", 4000), Layout("flat", 4000)], ids=["padded", "flat"])
-def test_losses_are_the_same_whatever_a_pass_may_hold(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("layout", [Packing("padded", 4000), Packing("flat", 4000)], ids=["padded", "flat"])
+def test_losses_are_the_same_whatever_a_pass_may_hold(layout: Packing, monkeypatch: pytest.MonkeyPatch) -> None:
     model = made(FULL_ATTENTION["llama"])
     rows = []
     for number, ids in enumerate(random_prompts([12, 40, 25, 33, 8, 19])):
@@ -81,9 +81,9 @@ def test_losses_are_the_same_whatever_a_pass_may_hold(layout: Layout, monkeypatc
 def test_a_pass_has_no_more_logits_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "HELD_OUT_LOGITS", 100 * 50)
     rows = [Row([1] * 30, [-100] * 20 + [1] * 10, [1], "", "", False) for _ in range(23)]
-    found = list(batches.held_out_passes(rows, Layout("padded", 4000), "cpu", 100, keep=True))
+    found = list(batches.held_out_batches(rows, Packing("padded", 4000), "cpu", 100, keep=True))
     assert [len(portion) for portion in found] == [5, 5, 5, 5, 3]
-    whole = list(batches.held_out_passes(rows, Layout("padded", 4000), "cpu", 100, keep=False))
+    whole = list(batches.held_out_batches(rows, Packing("padded", 4000), "cpu", 100, keep=False))
     assert {len(portion) for portion in whole} == {1}
 
 

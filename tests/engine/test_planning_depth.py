@@ -11,13 +11,13 @@ import transformers
 from engine.config.preset import Preset, resolve
 from engine.memory.dry_run import dry_run as planner
 from engine.memory.dry_run.fake_model import bare_model
-from engine.memory.dry_run.layer_extrapolation import Depth, depth_of
-from engine.memory.formula.estimate import Estimate, Rows
+from engine.memory.dry_run.layer_extrapolation import LayerPattern, depth_of
+from engine.memory.formula.estimate import MemoryEstimate, StepShape
 from engine.methods.machine import Machine
 
 CPU = Machine("cpu", "a CPU", bf16=True, flash_attention=False)
 CARD = Machine("cuda", "a card", bf16=True, flash_attention=False)
-ROWS = Rows(count=4, length=48, answer=16, prompt=24)
+ROWS = StepShape(count=4, length=48, answer=16, prompt=24)
 SIZES: dict[str, Any] = {
     "vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 512,
@@ -39,7 +39,7 @@ SHAPES: dict[str, Callable[[], Any]] = {
 }  # fmt: skip
 
 
-def planned(shape: Any, method: Any, checkpointing: bool, machine: Machine, **settings: Any) -> Estimate:
+def planned(shape: Any, method: Any, checkpointing: bool, machine: Machine, **settings: Any) -> MemoryEstimate:
     values = {"train.gradient_checkpointing": checkpointing, "train.micro_batch": 2, "evaluation.batch": 4,
               "evaluation.max_new_tokens": 40, **settings}  # fmt: skip
     return planner.dry_run(resolve(Preset("test", values), method).config, shape, machine, ROWS)
@@ -81,12 +81,12 @@ def test_other_types_too(precision: str, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("name", "depth"),
     [
-        ("llama", Depth(11, 0, 1)),
-        ("five windows, then all", Depth(38, 0, 6)),
-        ("dense blocks first", Depth(10, 2, 1)),
+        ("llama", LayerPattern(11, 0, 1)),
+        ("five windows, then all", LayerPattern(38, 0, 6)),
+        ("dense blocks first", LayerPattern(10, 2, 1)),
     ],
 )
-def test_what_repeats_is_seen(name: str, depth: Depth) -> None:
+def test_what_repeats_is_seen(name: str, depth: LayerPattern) -> None:
     config = resolve(Preset("test", {}), "full").config
     assert depth_of(bare_model(config, SHAPES[name](), CPU)) == depth
 

@@ -13,7 +13,7 @@ from engine.config.errors import UserError
 from engine.config.preset_library import effective
 from engine.config.schema import Config
 from engine.worker.rpc_server import data_check
-from engine.worker.workload import survey
+from engine.worker.workload import describe_workload
 
 LONG = [{"prompt": f"ask {number}", "completion": "long " * 1500 + str(number)} for number in range(40)]
 PLAIN = [{"text": f"a text without a prompt {number}"} for number in range(40)]
@@ -43,7 +43,7 @@ def refused_by_check(chosen: Config) -> str | None:
 def refused_by_run(chosen: Config) -> str | None:
     """By the steps that a run and a ladder take before the model is loaded."""
     try:
-        survey(chosen)
+        describe_workload(chosen)
     except UserError as error:
         return error.line
     return None

@@ -15,17 +15,17 @@ from small_models import FULL_ATTENTION, PAD, Numbers, made
 
 from engine.config import schema
 from engine.data.tokens import Row
-from engine.memory.dry_run.worst_case_batches import Own, longest_step, weight
+from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_step, weight
 from engine.memory.probe import Probe, Probed, useful
 from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer
 from engine.runs.result import Result
-from engine.training.batches import Layout, Schedule, passes
+from engine.training.batches import Packing, Schedule, micro_batches
 from engine.training.guards import OutOfMemory
 from engine.training.meters import Meters
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 
-LAYOUT = Layout("padded", 100_000)
+LAYOUT = Packing("padded", 100_000)
 CPU = Machine("cpu", "a CPU", bf16=True, flash_attention=False)
 PAGING = Machine("cuda", "a card, for the choice of the optimizer", bf16=True, flash_attention=False)
 
@@ -71,7 +71,7 @@ def trained(
         args=training_arguments(config, schedule, folder, "cpu", False),
     )  # fmt: skip
     trainer.room = room
-    own = Own(LAYOUT, longest_step(ROWS, schedule, 0, 4, LAYOUT), [], [], 1, PAD)
+    own = WorstCaseBatches(LAYOUT, longest_step(ROWS, schedule, 0, 4, LAYOUT), [], [], 1, PAD)
     meters = Meters(lambda memory: None, None)
     meters.model_begins()
     probe = Probe(trainer, optimizer, own, meters, True, how.get("evaluate"), how.get("fits"), lambda code, text: None)
@@ -155,13 +155,13 @@ def test_an_evaluation_that_cannot_fit_ends_the_run_before_training(tmp_path: Pa
 
 
 @pytest.mark.parametrize("start", [0, 3, 11])
-@pytest.mark.parametrize("layout", [LAYOUT, Layout("flat", 60)], ids=["padded", "flat"])
-def test_the_step_with_the_largest_pass_is_found(start: int, layout: Layout) -> None:
+@pytest.mark.parametrize("layout", [LAYOUT, Packing("flat", 60)], ids=["padded", "flat"])
+def test_the_step_with_the_largest_pass_is_found(start: int, layout: Packing) -> None:
     schedule = Schedule.of(len(ROWS), 3, 2, None, 1)
     found = longest_step(ROWS, schedule, start, 2, layout)
 
     def largest(step: list[Row]) -> int:
-        return max(weight(portion, layout) for portion in passes(step, 2, layout))
+        return max(weight(portion, layout) for portion in micro_batches(step, 2, layout))
 
     steps = [[ROWS[number] for number in schedule.indices(step)] for step in range(start, schedule.steps)]
     assert largest(found) == max(map(largest, steps))

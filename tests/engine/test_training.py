@@ -16,7 +16,7 @@ from engine.data.prepare import prepare
 from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer, paged_bytes
 from engine.methods.tokenizer import load_tokenizer
-from engine.training.batches import Layout, Schedule
+from engine.training.batches import Packing, Schedule
 from engine.training.guards import OutOfMemory, first_line, free_memory, is_out_of_memory
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 
@@ -51,7 +51,7 @@ def train(room: int, tmp_path: Path) -> tuple[dict[str, torch.Tensor], list[int]
     trainer = AnswerTrainer(
         rows=rows,
         schedule=schedule,
-        layout=Layout("flat", 100_000),
+        layout=Packing("flat", 100_000),
         micro_batch=8,
         checkpoint_folder=tmp_path / "checkpoints",
         keep_checkpoints=1,
@@ -217,7 +217,7 @@ def test_after_mixed_training_the_model_is_asked_as_it_was_before(tmp_path: Path
                         num_attention_heads=4)  # fmt: skip
     model, schedule = LlamaForCausalLM(shape), Schedule.of(len(rows), 8, 1, 1, 0)
     trainer = AnswerTrainer(
-        rows=rows, schedule=schedule, layout=Layout("flat", 100_000), micro_batch=8, keep_checkpoints=1,
+        rows=rows, schedule=schedule, layout=Packing("flat", 100_000), micro_batch=8, keep_checkpoints=1,
         checkpoint_folder=tmp_path / "checkpoints", tokenizer=tokenizer, hooks=Hooks(), model=model,
         args=training_arguments(config, schedule, tmp_path, "cpu", False),
         optimizers=(torch.optim.SGD(model.parameters(), lr=0.1), None),

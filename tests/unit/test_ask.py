@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from engine.config.errors import RunFailed, UserError
-from engine.runs.rpc_client import Leaving, Left, ask
+from engine.runs.rpc_client import Cancelled, CancelToken, ask
 
 PYTHON = sys.executable
 SECONDS = 1.0
@@ -127,7 +127,7 @@ def test_progress_and_a_large_answer(answerer: Answerer) -> None:
 
 def test_a_question_that_is_left_is_over_at_once(answerer: Answerer, tmp_path: Path) -> None:
     answerer("subprocess.Popen(['sleep', '5']); ended(); time.sleep(60)")
-    leaving = Leaving()
+    leaving = CancelToken()
 
     def leave_when_it_works() -> None:
         while not (tmp_path / "ended").exists():
@@ -135,7 +135,7 @@ def test_a_question_that_is_left_is_over_at_once(answerer: Answerer, tmp_path: P
         leaving.leave()
 
     threading.Thread(target=leave_when_it_works).start()
-    with pytest.raises(Left):
+    with pytest.raises(Cancelled):
         ask("question", {}, leaving=leaving)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tui.charts.chart import AXIS, Curve, Look, draw
+from tui.charts.chart import AXIS, ChartStyle, Curve, draw
 from tui.charts.series import Series
 from tui.format import number
 
@@ -29,12 +29,12 @@ def styles(rows: Sequence[Sequence[tuple[str, str]]]) -> set[str]:
 @pytest.mark.parametrize("columns", [12, 40, 93, 160])
 @pytest.mark.parametrize("rows", [3, 5, 9, 30])
 def test_it_fills_exactly_the_room_it_has(columns: int, rows: int) -> None:
-    drawn = plain(draw([Curve(series(3, 2, 1), "train")], columns, rows, Look()))
+    drawn = plain(draw([Curve(series(3, 2, 1), "train")], columns, rows, ChartStyle()))
     assert [len(row) for row in drawn] == [columns] * rows
 
 
 def test_a_falling_loss_begins_high_at_the_left_and_ends_low_at_the_right() -> None:
-    drawn = plain(draw([Curve(series(*(10 - n / 10 for n in range(100))), "train")], 60, 10, Look()))
+    drawn = plain(draw([Curve(series(*(10 - n / 10 for n in range(100))), "train")], 60, 10, ChartStyle()))
     top, bottom = drawn[0][AXIS:], drawn[8][AXIS:]
     assert top[:4].strip() and not top[-20:].strip()
     assert bottom[-4:].strip() and not bottom[:20].strip()
@@ -43,43 +43,43 @@ def test_a_falling_loss_begins_high_at_the_left_and_ends_low_at_the_right() -> N
 
 
 def test_what_is_not_finite_draws_nothing_and_spoils_nothing() -> None:
-    good = draw([Curve(series(3, 2, 1), "train")], 40, 8, Look())
+    good = draw([Curve(series(3, 2, 1), "train")], 40, 8, ChartStyle())
     mixed = series(3, 2, 1)
     mixed.extend([(3.5, math.nan), (3.6, math.inf), (3.7, None)])
-    assert draw([Curve(mixed, "train")], 40, 8, Look()) == good
-    assert not "".join(plain(draw([Curve(series(math.nan), "train")], 40, 8, Look()))).strip()
+    assert draw([Curve(mixed, "train")], 40, 8, ChartStyle()) == good
+    assert not "".join(plain(draw([Curve(series(math.nan), "train")], 40, 8, ChartStyle()))).strip()
 
 
 def test_one_point_and_a_flat_line_have_an_axis_around_them() -> None:
     for values in ((2.0,), (2.0, 2.0, 2.0), (0.0,), (5e-4, 5e-4 - 1e-19, 5e-4)):
-        drawn = plain(draw([Curve(series(*values), "train")], 40, 9, Look(log=values[0] > 0, smooth=0.6)))
+        drawn = plain(draw([Curve(series(*values), "train")], 40, 9, ChartStyle(log=values[0] > 0, smooth=0.6)))
         assert any(row[AXIS:].strip() for row in drawn[2:6]), values
 
 
 def test_a_logarithmic_axis_spreads_the_small_values() -> None:
     values = [1000 / 2**n for n in range(11)]
-    straight = plain(draw([Curve(series(*values), "train")], 60, 11, Look(log=True)))
+    straight = plain(draw([Curve(series(*values), "train")], 60, 11, ChartStyle(log=True)))
     middle = straight[5][AXIS:]
     assert middle[20:36].strip(), "half of the decades lie in the middle of the picture"
-    assert plain(draw([Curve(series(3, 0, -1), "train")], 40, 8, Look(log=True)))  # falls back to a plain axis
+    assert plain(draw([Curve(series(3, 0, -1), "train")], 40, 8, ChartStyle(log=True)))  # falls back to a plain axis
 
 
 def test_ascii_has_no_character_beyond_ascii() -> None:
-    drawn = "".join(plain(draw([Curve(series(3, 1, 2), "train")], 40, 8, Look(ascii=True))))
+    drawn = "".join(plain(draw([Curve(series(3, 1, 2), "train")], 40, 8, ChartStyle(ascii=True))))
     assert drawn.isascii() and drawn.strip()
 
 
 def test_an_earlier_run_lies_behind_and_does_not_move_the_axis() -> None:
     now = Curve(series(2.0, 1.0), "train")
-    rows = draw([now, Curve(series(50.0, 1.5), "earlier", ghost=True)], 40, 8, Look())
+    rows = draw([now, Curve(series(50.0, 1.5), "earlier", ghost=True)], 40, 8, ChartStyle())
     assert plain(rows)[0].startswith("     2 ")
     assert {"train", "earlier"} <= styles(rows)
 
 
 def test_smoothing_narrows_the_axis_to_the_trend() -> None:
     noisy = Curve(series(*(n % 2 * 10.0 for n in range(200))), "train")
-    rough = plain(draw([noisy], 60, 8, Look()))
-    smooth = plain(draw([noisy], 60, 8, Look(smooth=0.95)))
+    rough = plain(draw([noisy], 60, 8, ChartStyle()))
+    smooth = plain(draw([noisy], 60, 8, ChartStyle(smooth=0.95)))
     assert float(rough[0].split()[0]) == 10.0
     assert float(smooth[0].split()[0]) < 8.0
 

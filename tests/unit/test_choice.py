@@ -18,7 +18,7 @@ from engine.data.tokens import Row
 from engine.evaluation.choice_scoring import Bounds, Chooser
 from engine.evaluation.choices import Choices
 from engine.evaluation.score import row_losses
-from engine.training.batches import Layout
+from engine.training.batches import Packing
 from engine.training.guards import OutOfMemory
 
 PROMPTS = random_prompts([9, 3, 17, 5, 11, 1, 30, 2, 8, 21, 4, 6, 13])
@@ -48,7 +48,7 @@ CHOICES = {
 
 def chooser(choices: Choices, batch: int, **how: Any) -> Chooser:
     def whole(model: torch.nn.Module, rows: Sequence[Row]) -> list[tuple[float, int]]:
-        return row_losses(model, rows, Layout("padded", 1000), PAD, "cpu")
+        return row_losses(model, rows, Packing("padded", 1000), PAD, "cpu")
 
     return Chooser(choices, batch, PAD, "cpu", **{"whole": whole, "warn": lambda code, text: None} | how)
 

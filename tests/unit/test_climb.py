@@ -15,29 +15,31 @@ import pytest
 from engine.config.errors import UserError
 from engine.config.preset import Effective
 from engine.ladder.identity import identity, index
-from engine.ladder.pipeline import Stages
-from engine.ladder.runner import Climb
+from engine.ladder.pipeline import LadderPipeline
+from engine.ladder.runner import LadderRunner
 from engine.runs import ladder_dir, launch, locks, run_dir
 from engine.runs.events import Status
-from engine.runs.ladder import Entry, Ladder, Plan, Work
+from engine.runs.ladder import Ladder, LadderPlan, LadderRun, SharedWork
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.ladder_plan import make_plan
 from engine.runs.run_dir import RunDir
-from engine.runs.stop_request import Stopped, Stopping
+from engine.runs.stop_request import StopRequest, StopRequested
 
 
 @pytest.fixture
-def plan() -> Plan:
+def plan() -> LadderPlan:
     return make_plan("demo", ["lora"], {}, probe=False)
 
 
-def climb_of(folder: LadderDir, plan: Plan) -> Climb:
+def climb_of(folder: LadderDir, plan: LadderPlan) -> LadderRunner:
     ladder = Ladder(name=folder.name, preset="demo", command="", created=0.0, seeds=[0])
-    ladder.work = Work(model="", data="", train=1, validation=1, test=9, tokens=1, steps=1, batch=1, metric="json")
-    return Climb(folder, ladder, Stopping(), fresh=False)
+    ladder.work = SharedWork(
+        model="", data="", train=1, validation=1, test=9, tokens=1, steps=1, batch=1, metric="json"
+    )
+    return LadderRunner(folder, ladder, StopRequest(), fresh=False)
 
 
-def made(folder: Path, plan: Plan, status: Status | None) -> RunDir:
+def made(folder: Path, plan: LadderPlan, status: Status | None) -> RunDir:
     """A run of the plan's only rung, with that outcome."""
     config = plan.rungs[0].config
     run = run_dir.create(folder, "demo", Effective(config, {}), work=identity(config, {}, {}, {}))
@@ -48,9 +50,9 @@ def made(folder: Path, plan: Plan, status: Status | None) -> RunDir:
     return run
 
 
-def entry(run: RunDir | None = None, folder: LadderDir | None = None) -> Entry:
+def entry(run: RunDir | None = None, folder: LadderDir | None = None) -> LadderRun:
     name = str(run.path.relative_to(folder.runs)) if run and folder else ""
-    return Entry(rung="lora", kind="run", seed=0, learning_rate=5e-3, run=name)
+    return LadderRun(rung="lora", kind="run", seed=0, learning_rate=5e-3, run=name)
 
 
 class Started(Exception):
@@ -61,7 +63,7 @@ def refuse_to_start(run: RunDir) -> launch.Worker:
     raise Started(run)
 
 
-def started(climb: Climb, wanted: Entry, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> RunDir:
+def started(climb: LadderRunner, wanted: LadderRun, plan: LadderPlan, monkeypatch: pytest.MonkeyPatch) -> RunDir:
     monkeypatch.setattr(launch, "launch", refuse_to_start)
     with pytest.raises(Started) as caught:
         climb.do(wanted, plan.rungs[0].config, plan.rungs[0])
@@ -71,7 +73,7 @@ def started(climb: Climb, wanted: Entry, plan: Plan, monkeypatch: pytest.MonkeyP
 
 
 def test_what_failed_in_an_earlier_life_is_tried_again(
-    tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, plan: LadderPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = ladder_dir.create(tmp_path, plan)
     failed = made(tmp_path, plan, "failed")
@@ -81,7 +83,7 @@ def test_what_failed_in_an_earlier_life_is_tried_again(
 
 @pytest.mark.parametrize("kind", ["probe", "run", "trial"])
 def test_a_run_is_held_to_the_rows_of_the_ladders_survey(
-    kind: str, tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+    kind: str, tmp_path: Path, plan: LadderPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     climb = climb_of(ladder_dir.create(tmp_path, plan), plan)
     assert climb.ladder.work
@@ -91,14 +93,14 @@ def test_a_run_is_held_to_the_rows_of_the_ladders_survey(
 
 
 @pytest.mark.parametrize("status", ["out_of_memory", "diverged"])
-def test_what_would_end_alike_is_not_tried_again(status: Status, tmp_path: Path, plan: Plan) -> None:
+def test_what_would_end_alike_is_not_tried_again(status: Status, tmp_path: Path, plan: LadderPlan) -> None:
     folder = ladder_dir.create(tmp_path, plan)
     wanted = entry(made(tmp_path, plan, status), folder)
     assert climb_of(folder, plan).do(wanted, plan.rungs[0].config, plan.rungs[0]) is None
     assert (wanted.status, wanted.reason) == (status, "for a reason")
 
 
-def test_a_run_that_another_ladder_made_meanwhile_is_taken(tmp_path: Path, plan: Plan) -> None:
+def test_a_run_that_another_ladder_made_meanwhile_is_taken(tmp_path: Path, plan: LadderPlan) -> None:
     folder = ladder_dir.create(tmp_path, plan)
     climb = climb_of(folder, plan)
     climb.look_around()
@@ -108,7 +110,7 @@ def test_a_run_that_another_ladder_made_meanwhile_is_taken(tmp_path: Path, plan:
 
 
 def test_two_ladders_that_look_at_the_same_moment_share_one_run(
-    tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, plan: LadderPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked = threading.Barrier(2, timeout=1.0)
 
@@ -124,7 +126,7 @@ def test_two_ladders_that_look_at_the_same_moment_share_one_run(
     entries = [entry(), entry()]
 
     def climb(number: int) -> None:
-        with contextlib.suppress(Started, Stopped):
+        with contextlib.suppress(Started, StopRequested):
             climbs[number].do(entries[number], plan.rungs[0].config, plan.rungs[0])
 
     threads = [threading.Thread(target=climb, args=(number,)) for number in range(2)]
@@ -141,7 +143,7 @@ def test_two_ladders_that_look_at_the_same_moment_share_one_run(
     assert len(list(run_dir.iterate(tmp_path))) == 1
 
 
-def test_an_own_probe_is_found_again(tmp_path: Path, plan: Plan) -> None:
+def test_an_own_probe_is_found_again(tmp_path: Path, plan: LadderPlan) -> None:
     folder = ladder_dir.create(tmp_path, plan)
     probe = made(folder.probes, plan, "finished")
     climb, wanted = climb_of(folder, plan), entry(probe, folder)
@@ -152,7 +154,7 @@ def test_an_own_probe_is_found_again(tmp_path: Path, plan: Plan) -> None:
 
 @pytest.mark.parametrize("own", [False, True])
 def test_a_stop_reaches_the_ladders_own_run_only(
-    own: bool, tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+    own: bool, tmp_path: Path, plan: LadderPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = ladder_dir.create(tmp_path, plan)
     run = made(tmp_path, plan, None)
@@ -170,7 +172,7 @@ def test_a_stop_reaches_the_ladders_own_run_only(
 
     monkeypatch.setattr(launch, "stop", stop)
     monkeypatch.setattr("engine.ladder.runner.time.sleep", asked_while_it_waits)
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         climb.do(wanted, plan.rungs[0].config, plan.rungs[0])
     assert bool(told) == own
     assert wanted.status == "planned"
@@ -190,4 +192,4 @@ def test_rows_that_a_ladder_cannot_do_without(
     found = {"work": msgspec.to_builtins(work), "versions": {}, "machine": {}, "warnings": []}
     monkeypatch.setattr("engine.ladder.pipeline.ask", lambda *_: found)
     with pytest.raises(UserError, match=field):
-        Stages(climb, plan).survey()
+        LadderPipeline(climb, plan).survey()

@@ -17,7 +17,7 @@ from engine.config.text import shortened, visible
 from engine.runs import ladder_dir, locks, run_dir
 from engine.runs.events import End, EventLog, Hello, Step, Warning, decode
 from engine.runs.follow import Follower
-from engine.runs.result import Peak
+from engine.runs.result import MeasuredPeak
 
 
 def hello() -> Hello:
@@ -129,9 +129,9 @@ def test_a_configuration_whose_own_section_is_damaged_says_so(line: str, tmp_pat
 
 
 def test_memory_while_training_on_a_card_counts_paged_state() -> None:
-    assert Peak(rss_training=9, reserved_training=5, paged=2).training == 7
-    assert Peak(rss_training=9, reserved_training=5).training == 5
-    assert Peak(rss_training=9).training == 9
+    assert MeasuredPeak(rss_training=9, reserved_training=5, paged=2).training == 7
+    assert MeasuredPeak(rss_training=9, reserved_training=5).training == 5
+    assert MeasuredPeak(rss_training=9).training == 9
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")

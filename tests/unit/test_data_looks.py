@@ -13,7 +13,7 @@ from hostile import MARK, STRINGS
 from engine.config.preset_library import is_data_file, is_hub_id
 from engine.data.lengths import BINS, histogram
 from engine.data.rows import kind
-from engine.runs.rpc_client import Leaving, Left, ask
+from engine.runs.rpc_client import Cancelled, CancelToken, ask
 from tui.charts.histogram import Histogram, draw
 from tui.data import recent
 from tui.data.datasets import DataSet, detail, line, offered
@@ -123,7 +123,7 @@ def test_a_line_says_rows_format_and_that_something_was_found() -> None:
 def test_the_engine_counts_rows_by_split_and_names_the_format(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text(PAIR * 3 + '{"prompt": "a", "completion": ""}\n')
     (tmp_path / "test.jsonl").write_text(PAIR)
-    preview = counted(section(tmp_path), Leaving())
+    preview = counted(section(tmp_path), CancelToken())
     assert (preview.rows, preview.format, preview.unusable) == ({"train": 4, "test": 1}, "prompt-completion", 1)
     assert preview.problems == ["1 row left out: train.jsonl line 4: no answer"]
 
@@ -141,7 +141,7 @@ def test_the_engine_counts_rows_by_split_and_names_the_format(tmp_path: Path) ->
 )
 def test_a_broken_file_is_one_line_with_what_to_do(tmp_path: Path, name: str, content: bytes, said: str) -> None:
     (tmp_path / name).write_bytes(content)
-    (problem,) = counted(section(tmp_path / name), Leaving()).problems
+    (problem,) = counted(section(tmp_path / name), CancelToken()).problems
     assert said in problem and ";" in problem and "\n" not in problem
 
 
@@ -149,7 +149,7 @@ def test_a_huge_file_is_not_counted_and_costs_no_process(tmp_path: Path) -> None
     huge = tmp_path / "huge.jsonl"
     with huge.open("wb") as file:
         file.truncate(5 << 30)
-    preview = PreviewCache().look(str(huge), section(huge), Leaving())
+    preview = PreviewCache().look(str(huge), section(huge), CancelToken())
     assert "not counted" in preview.note and "5 GiB" in preview.note
     assert "5 GiB" in line(DataSet(str(huge), "huge.jsonl"), preview, False, 30, False).plain
 
@@ -158,19 +158,21 @@ def test_what_was_counted_is_remembered_until_the_file_or_the_reading_changes(tm
     path = tmp_path / "a.jsonl"
     path.write_text('{"q": "a", "a": "b", "prompt": "c", "completion": ""}\n')
     first = PreviewCache()
-    assert first.look(str(path), section(path), Leaving()).unusable == 1
+    assert first.look(str(path), section(path), CancelToken()).unusable == 1
     first.save()
-    again, left = PreviewCache(), Leaving()
+    again, left = PreviewCache(), CancelToken()
     left.leave()  # whoever asks now would be refused
     assert again.look(str(path), section(path), left).unusable == 1
-    with pytest.raises(Left):
+    with pytest.raises(Cancelled):
         again.look(str(path), section(path, map={"prompt": "q", "completion": "a"}), left)
     path.write_text(PAIR * 2)
-    assert again.look(str(path), section(path), Leaving()).rows == {"train": 2}
+    assert again.look(str(path), section(path), CancelToken()).rows == {"train": 2}
 
 
 def test_a_set_that_has_gone_says_so(tmp_path: Path) -> None:
-    (problem,) = PreviewCache().look(str(tmp_path / "gone.jsonl"), section(tmp_path / "gone.jsonl"), Leaving()).problems
+    (problem,) = (
+        PreviewCache().look(str(tmp_path / "gone.jsonl"), section(tmp_path / "gone.jsonl"), CancelToken()).problems
+    )
     assert "No such file" in problem
 
 
@@ -184,7 +186,7 @@ def test_a_folders_signature_changes_with_any_of_its_files(tmp_path: Path) -> No
 
 
 def test_a_question_that_is_left_ends_its_process() -> None:
-    leaving = Leaving()
+    leaving = CancelToken()
     told: list[str] = []
 
     def progress(text: str) -> None:
@@ -192,7 +194,7 @@ def test_a_question_that_is_left_ends_its_process() -> None:
         leaving.leave()
 
     arguments = {"data": section("tickets"), "model": {"id": "tiny"}, "max_length": 64, "rows": 1, "most": 9}
-    with pytest.raises(Left):
+    with pytest.raises(Cancelled):
         ask("data.inspect", arguments, progress, leaving)
     assert told == ["loading libraries"]
 
@@ -299,5 +301,5 @@ def test_a_folder_that_cannot_be_read_says_so(tmp_path: Path) -> None:
 def test_lone_surrogates_in_rows_are_said_in_a_line_or_shown(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"prompt": "a \ud83d b", "completion": "c"}) + "\n" + PAIR * 30)
-    preview = counted(section(path), Leaving())
+    preview = counted(section(path), CancelToken())
     assert preview.rows == {"train": 31} or preview.problems

@@ -19,7 +19,7 @@ from engine.runs.ladder import Ladder
 from engine.runs.ladder_plan import make_plan
 from engine.runs.run_dir import RunDir
 from tui.history.run_list import describe
-from tui.live.watcher import Fresh, Watcher
+from tui.live.watcher import NewEvents, Watcher
 
 RECORD = EndRecord(status="failed", reason="no room for the checkpoint", t=12.5)
 
@@ -98,11 +98,11 @@ def test_a_watcher_shows_the_end_that_the_log_lacks(run: RunDir) -> None:
     watcher.start()
     try:
         seen = time.monotonic() + 60
-        while not any(isinstance(message, Fresh) for message in told):
+        while not any(isinstance(message, NewEvents) for message in told):
             assert time.monotonic() < seen, "no end is shown"
             time.sleep(0.01)
     finally:
         watcher.leave()
         watcher.join()
-    (end,) = next(message.events for message in told if isinstance(message, Fresh))
+    (end,) = next(message.events for message in told if isinstance(message, NewEvents))
     assert isinstance(end, End) and (end.status, end.reason) == ("failed", RECORD.reason)

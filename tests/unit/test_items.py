@@ -20,12 +20,12 @@ from engine.evaluation.choices import Choices
 from engine.evaluation.metrics import METRICS, best_score
 from engine.evaluation.predictions import read_items, write_items
 from engine.evaluation.row_loss import mean_loss
-from engine.evaluation.score import Item, Scorer, item_losses, row_losses, summarise
+from engine.evaluation.score import Item, Scorer, item_losses, row_losses, summarize
 from engine.methods.tokenizer import load_tokenizer
-from engine.training.batches import Layout
+from engine.training.batches import Packing
 from engine.worker.provenance import items_fingerprint
 
-LAYOUT = Layout("padded", 2048)
+LAYOUT = Packing("padded", 2048)
 
 
 def row(target: str, item: int = -1, references: tuple[str, ...] = (), prompt: int = 5) -> Row:
@@ -140,7 +140,7 @@ def test_every_item_is_asked_once_and_none_means_no_score() -> None:
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_a_summary_of_few_items_claims_no_more_than_they_say(metric: str, count: int) -> None:
     scores = None if metric == "loss" else {metric: 1.0}
-    found = summarise([Item(1.0, 2, "x", scores)] * count, metric, 0.0)
+    found = summarize([Item(1.0, 2, "x", scores)] * count, metric, 0.0)
     assert found.score.rows == found.loss.rows == count
     assert (found.score.mean is None) == (found.perplexity is None) == (count == 0)
     if count < 2:

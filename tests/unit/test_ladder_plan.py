@@ -11,15 +11,15 @@ from engine.ladder.identity import identity
 from engine.ladder.rates import at_the_edge, choose, grid
 from engine.ladder.runner import with_values
 from engine.runs import ladder_dir
-from engine.runs.ladder import Entry
+from engine.runs.ladder import LadderRun
 from engine.runs.ladder_plan import differing, make_plan, shared
 
 PRINTS = {"data": "d", "model": "m"}
 MACHINE = {"device": "2 CPU cores", "threads": 2}
 
 
-def trial(rate: float, loss: float | None, status: str = "finished") -> Entry:
-    return Entry(rung="lora", kind="trial", seed=0, learning_rate=rate, status=status, validation_loss=loss)
+def trial(rate: float, loss: float | None, status: str = "finished") -> LadderRun:
+    return LadderRun(rung="lora", kind="trial", seed=0, learning_rate=rate, status=status, validation_loss=loss)
 
 
 def test_the_three_methods_at_rates_of_their_own() -> None:

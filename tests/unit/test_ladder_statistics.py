@@ -10,10 +10,10 @@ import pytest
 from simulated import BASE, made_up
 
 from engine.ladder.aggregate import add_statistics
-from engine.ladder.results import Evidence, Finished, gather
-from engine.ladder.statistics import FEWEST, Answers, Difference, Draws, Floats, mcnemar, needed
+from engine.ladder.results import FinishedRun, LadderResults, gather
+from engine.ladder.statistics import FEWEST, Answers, BootstrapSamples, Difference, Floats, mcnemar, needed
 from engine.ladder.verdict import verdict
-from engine.runs.ladder import Comparison, Entry, Ladder
+from engine.runs.ladder import Comparison, Ladder, LadderRun
 from engine.runs.result import Interval, Result, Score
 
 
@@ -28,7 +28,7 @@ def judged(
     items = next(iter(answers.values())).values.shape[1]
     ladder = made_up(items, [0, 1, 2], metric)
     ladder.rows = [row for row in ladder.rows if row.name in answers]
-    add_statistics(ladder, Evidence(scores=answers, losses=losses or answers), metric)
+    add_statistics(ladder, LadderResults(scores=answers, losses=losses or answers), metric)
     return ladder
 
 
@@ -39,7 +39,7 @@ def compared(ladder: Ladder, a: str, b: str) -> Comparison:
 def test_a_rung_with_one_seed_strays_as_much_as_those_with_more() -> None:
     base = Answers(yes_no(0.1, 1, 200), untrained=True)
     three = Answers(np.concatenate([yes_no(rate, 1, 200, 5) for rate in (0.3, 0.5, 0.7)]))
-    draws = Draws({BASE: base, "lora": three, "full": Answers(yes_no(0.5, 1, 200, 6))}, bounded=True)
+    draws = BootstrapSamples({BASE: base, "lora": three, "full": Answers(yes_no(0.5, 1, 200, 6))}, bounded=True)
     assert draws.spread["full"] == pytest.approx(draws.spread["lora"]) and draws.spread["full"] > 0.1
     assert draws.spread[BASE] == 0.0
     (found,) = draws.differences([("full", BASE)])
@@ -79,7 +79,8 @@ def test_a_handful_of_losses_is_not_believed_too_easily() -> None:
         random = np.random.default_rng(number)
         rungs = {name: Answers(random.gamma(2.0, 0.2, (1, 8)), tokens) for name in ("qlora", "lora", "full")}
         wrong += any(
-            one.told_apart for one in Draws(rungs, bounded=False).differences([("qlora", "full"), ("lora", "full")])
+            one.told_apart
+            for one in BootstrapSamples(rungs, bounded=False).differences([("qlora", "full"), ("lora", "full")])
         )
     assert wrong / 200 <= 0.08
 
@@ -105,7 +106,7 @@ def test_a_loss_that_is_no_number_spoils_nothing_but_its_own_rung() -> None:
 def test_a_share_of_a_score_is_never_below_nothing() -> None:
     full, part = np.zeros((1, 100)), np.zeros((1, 100))
     full[0, :6], part[0, :1] = 1, 1
-    share = Draws({"lora": Answers(part), "full": Answers(full)}, bounded=True).share("lora", "full")
+    share = BootstrapSamples({"lora": Answers(part), "full": Answers(full)}, bounded=True).share("lora", "full")
     assert share.low == 0.0 and share.high and share.high > 0.5
 
 
@@ -139,30 +140,30 @@ def test_where_only_qlora_finished_its_own_base_is_the_base(outcome: str) -> Non
         ended=0,
     )
     result.before = before
-    entry = Entry(rung="qlora", kind="run", seed=0, learning_rate=1, status="finished")
+    entry = LadderRun(rung="qlora", kind="run", seed=0, learning_rate=1, status="finished")
     ladder = made_up(1, [0])
-    ladder.entries = [entry, Entry(rung="lora", kind="run", seed=0, learning_rate=1, status=outcome)]
-    evidence = Evidence([Finished(entry, result, [{"base": line, "tuned": line}])])
+    ladder.entries = [entry, LadderRun(rung="lora", kind="run", seed=0, learning_rate=1, status=outcome)]
+    evidence = LadderResults([FinishedRun(entry, result, [{"base": line, "tuned": line}])])
     gather(evidence, ladder)
     assert list(evidence.bases) == [BASE] and evidence.scores[BASE].untrained
 
 
 @pytest.mark.parametrize(("items", "low"), [(20, 0.8389), (300, 0.9873)])
 def test_a_rung_that_answers_everything_right_is_not_certain(items: int, low: float) -> None:
-    found = Draws({"full": Answers(np.ones((1, items)))}, bounded=True).interval("full")
+    found = BootstrapSamples({"full": Answers(np.ones((1, items)))}, bounded=True).interval("full")
     assert found.mean == found.high == 1.0 and found.low == pytest.approx(low, abs=1e-3)
 
 
 def test_no_difference_of_scores_is_held_to_be_larger_than_one() -> None:
     answers = {"full": Answers(np.ones((1, 6))), BASE: Answers(np.zeros((1, 6)), untrained=True)}
-    (found,) = Draws(answers, bounded=True).differences([("full", BASE)])
+    (found,) = BootstrapSamples(answers, bounded=True).differences([("full", BASE)])
     assert found.told_apart and 0 < found.low < found.mean == found.high == 1.0
 
 
 def test_p_is_below_a_twentieth_exactly_where_the_interval_leaves_out_zero() -> None:
     """Also between the two draws at the border."""
     values = yes_no(0.5, 2, 40, 3)
-    draws = Draws({"a": Answers(values[:1]), "b": Answers(values[1:])}, bounded=True)
+    draws = BootstrapSamples({"a": Answers(values[:1]), "b": Answers(values[1:])}, bounded=True)
     (found,) = draws.differences([("a", "b")])
     drawn = np.abs(draws.means["a"] - draws.means["b"] - found.mean)
     last = np.sort(drawn)[-210:-190]

@@ -18,7 +18,7 @@ from engine.ladder.__main__ import begin
 from engine.ladder.report.record import work
 from engine.runs import folder, ladder_dir, launch, run_dir
 from engine.runs.account import ColumnUse, LeftOut, RowAccount
-from engine.runs.ladder import Entry, Estimate
+from engine.runs.ladder import LadderRun, RungDuration
 from engine.runs.ladder_plan import make_plan
 from tui.cli import ladder, run
 from tui.live import run_progress
@@ -60,10 +60,10 @@ def test_a_ladder_whose_process_dies_at_once_is_not_taken_for_its_earlier_life(
 
 def test_what_is_to_come_counts_one_run_as_one(tmp_path: Path) -> None:
     _, state = made_ladder(tmp_path)
-    state.estimates = [Estimate(rung="lora", low=60.0, high=90.0, step_seconds=0.5, steps_measured=3)]
-    state.entries = [Entry(rung="lora", kind="run", seed=0, learning_rate=1e-3)]
+    state.estimates = [RungDuration(rung="lora", low=60.0, high=90.0, step_seconds=0.5, steps_measured=3)]
+    state.entries = [LadderRun(rung="lora", kind="run", seed=0, learning_rate=1e-3)]
     assert next(iter(outlook(state))) == "lora: 1 run of 1:00 to 1:30, from 3 measured steps of 0.50 s"
-    state.entries.append(Entry(rung="lora", kind="run", seed=1, learning_rate=1e-3))
+    state.entries.append(LadderRun(rung="lora", kind="run", seed=1, learning_rate=1e-3))
     assert next(iter(outlook(state))).startswith("lora: 2 runs of 1:00 to 1:30 each, from")
 
 

@@ -35,10 +35,10 @@ import json, sys
 from dataclasses import asdict
 from pathlib import Path
 from engine.hardware import nvml
-from tui.live.machine import Eyes, WatchedProcess
+from tui.live.machine import MachineSampler, WatchedProcess
 from tui.widgets.machine_pane import machine_lines
 nvml.NAMESPACE, worker = Path(sys.argv[2]), WatchedProcess(*json.loads(sys.argv[3]))
-eyes, scenario, said = Eyes(), Path(sys.argv[1]), []
+eyes, scenario, said = MachineSampler(), Path(sys.argv[1]), []
 for text in sys.argv[4:]:
     scenario.write_text(text)
     sample = eyes.look(worker)

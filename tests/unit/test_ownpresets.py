@@ -15,7 +15,7 @@ from engine.config.schema import METHODS, Method
 QUIET = ("title", "about", "slot")
 
 
-def listed(name: str) -> preset_library.Listed:
+def listed(name: str) -> preset_library.PresetEntry:
     return next(one for one in preset_library.list_presets() if one.name == name)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pyte
 import pytest
 
-from tui.terminal.diff_driver import Painted, Style, change, styled
+from tui.terminal.diff_driver import FrameDiff, Style, change, styled
 
 WIDTH, HEIGHT = 40, 8
 TEXTS = ("word", "a b  c", "──────", "⠋⠑⠔ ▇▆", "日本語", "e\u0301galité", " ", "      ", "│")
@@ -76,7 +76,7 @@ def picture(made: pyte.Screen) -> list[list[tuple[object, ...]]]:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_the_picture_is_the_same_whatever_was_there(seed: int) -> None:
-    chance, painted = random.Random(seed), Painted()
+    chance, painted = random.Random(seed), FrameDiff()
     (plain, raw), (spared, less) = screen(), screen()
     texts = [text for text in TEXTS if len(text) == cells(text) and "\u0301" not in text] if seed % 2 else TEXTS
     sent = spent = 0
@@ -93,7 +93,7 @@ def test_the_picture_is_the_same_whatever_was_there(seed: int) -> None:
 
 
 def test_a_frame_that_is_there_already_costs_nothing() -> None:
-    painted, frame = Painted(), whole(random.Random(1))
+    painted, frame = FrameDiff(), whole(random.Random(1))
     assert painted.less(frame) and painted.less(frame) == ""
     painted.forget()
     assert len(painted.less(frame)) > WIDTH * HEIGHT
@@ -101,7 +101,7 @@ def test_a_frame_that_is_there_already_costs_nothing() -> None:
 
 @pytest.mark.parametrize("other", ["\x1b[2J", "\x1b[?1049h", "\x1b[1;1H\x1b[K", "\x1b[1;1Htext\x1b]8;;x\x07", "text"])
 def test_what_is_no_frame_goes_through_and_what_was_there_is_forgotten(other: str) -> None:
-    painted, frame = Painted(), whole(random.Random(1))
+    painted, frame = FrameDiff(), whole(random.Random(1))
     first = painted.less(frame)
     assert painted.less(other) == other
     assert painted.less(frame) == first
@@ -111,7 +111,7 @@ def test_what_is_no_frame_goes_through_and_what_was_there_is_forgotten(other: st
     "mode", ["\x1b[?2026h", "\x1b[?25l", "\x1b[?1000h\x1b[?1006h", "\x1b]52;c;aGk=\x07", "\x07", ""]
 )
 def test_what_leaves_the_picture_alone_goes_through_and_nothing_is_forgotten(mode: str) -> None:
-    painted, frame = Painted(), whole(random.Random(1))
+    painted, frame = FrameDiff(), whole(random.Random(1))
     painted.less(frame)
     assert painted.less(mode) == mode
     assert painted.less(frame) == ""

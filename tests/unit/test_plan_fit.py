@@ -11,20 +11,20 @@ import pytest
 from engine.config.preset import Preset, resolve
 from engine.config.schema import METHODS, Config
 from engine.memory.formula.allocator import CONTEXT, GAPS
-from engine.memory.formula.estimate import Estimate, Peak, Rows
+from engine.memory.formula.estimate import MemoryEstimate, PeakMemory, StepShape
 from engine.memory.formula.fit import (
-    Asked,
-    Scale,
-    judge,
+    FitQuery,
+    FormulaCorrection,
+    classify_fit,
+    largest_answer_batch,
     largest_micro_batch,
     longest_rows,
     margin,
-    most_answers,
     with_settings,
 )
 from engine.memory.formula.measured_error import MeasuredError, error_of
-from engine.memory.formula.memory_budget import PROCESS, Room
-from engine.memory.formula.method_plan import Question, planned_rows, positions_of, quick_plan, with_micro_batch
+from engine.memory.formula.memory_budget import PROCESS, MemoryBudget
+from engine.memory.formula.method_plan import PlanQuery, planned_rows, positions_of, quick_plan, with_micro_batch
 from engine.memory.formula.remedies import changes
 
 GIB = 1 << 30
@@ -35,7 +35,7 @@ LLAMA_8B: dict[str, Any] = {
 }  # fmt: skip
 LLAMA_1B = LLAMA_8B | {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16}
 MIXTRAL = LLAMA_8B | {"model_type": "mixtral", "vocab_size": 32000, "num_local_experts": 8, "num_experts_per_tok": 2}
-ROWS = Rows(count=16, length=1024, answer=256)
+ROWS = StepShape(count=16, length=1024, answer=256)
 
 
 def config(method: Any, **settings: Any) -> Config:
@@ -43,27 +43,29 @@ def config(method: Any, **settings: Any) -> Config:
     return resolve(Preset("test", named), method).config
 
 
-def card(gib: float, **more: Any) -> Room:
-    return Room(name="a card", device="cuda", source="listed", total=int(gib * GIB), **more)
+def card(gib: float, **more: Any) -> MemoryBudget:
+    return MemoryBudget(name="a card", device="cuda", source="listed", total=int(gib * GIB), **more)
 
 
-def memory(gib: float) -> Room:
-    return Room(name="2 CPU cores", device="cpu", source="system", total=int(gib * GIB))
+def memory(gib: float) -> MemoryBudget:
+    return MemoryBudget(name="2 CPU cores", device="cpu", source="system", total=int(gib * GIB))
 
 
-def asked(method: Any, room: Room, table: dict[str, Any] = LLAMA_8B, rows: Rows = ROWS, **settings: Any) -> Asked:
-    return Asked(config(method, **settings), table, rows, room)
+def asked(
+    method: Any, room: MemoryBudget, table: dict[str, Any] = LLAMA_8B, rows: StepShape = ROWS, **settings: Any
+) -> FitQuery:
+    return FitQuery(config(method, **settings), table, rows, room)
 
 
-def cases() -> Iterator[Asked]:
+def cases() -> Iterator[FitQuery]:
     """Methods, models, rows and settings, in rooms of every size."""
     sizes = (4.0, 10.0, 15.7, 22.5, 44.5, 79.2, 139.8)
     for method, table, gib in itertools.product(METHODS, (LLAMA_1B, LLAMA_8B, MIXTRAL), sizes):
         for length, checkpointing in itertools.product((100, 300, 4000), (True, False)):
-            rows = Rows(count=12, length=length, answer=length // 3)
+            rows = StepShape(count=12, length=length, answer=length // 3)
             yield asked(method, card(gib), table, rows, train__gradient_checkpointing=checkpointing, train__batch=12)
     for method, gib, length in itertools.product(METHODS, (6, 24, 64), (80, 700)):
-        yield asked(method, memory(gib), LLAMA_1B, Rows(count=12, length=length, answer=40), train__batch=12)
+        yield asked(method, memory(gib), LLAMA_1B, StepShape(count=12, length=length, answer=40), train__batch=12)
 
 
 ALL = list(cases())
@@ -74,56 +76,61 @@ def test_the_margin_is_the_worst_error_and_the_context_once_more() -> None:
     room = card(20)
     assert margin(10 * GIB, room, "dry run") == round(10 * GIB / (1 - under)) - 10 * GIB + CONTEXT
     wanted = 10 * GIB + margin(10 * GIB, room, "dry run")
-    at = lambda total: judge(10 * GIB, Room(name="", device="cuda", source="card", total=total), "dry run")  # noqa: E731
+
+    def at(total: int) -> str:
+        return classify_fit(10 * GIB, MemoryBudget(name="", device="cuda", source="card", total=total), "dry run")
+
     assert [at(wanted), at(wanted - 1), at(10 * GIB), at(10 * GIB - 1)] == ["fits", "tight", "tight", "does not fit"]
 
 
 def test_what_others_hold_is_not_there() -> None:
-    assert judge(10 * GIB, card(20), "dry run") == "fits"
-    assert judge(10 * GIB, card(20, used=9 * GIB), "dry run") == "tight"
-    assert judge(10 * GIB, card(20, used=11 * GIB), "dry run") == "does not fit"
+    assert classify_fit(10 * GIB, card(20), "dry run") == "fits"
+    assert classify_fit(10 * GIB, card(20, used=9 * GIB), "dry run") == "tight"
+    assert classify_fit(10 * GIB, card(20, used=11 * GIB), "dry run") == "does not fit"
     assert card(20, used=30 * GIB).free == 0
 
 
 def test_without_a_card_the_process_takes_memory_too() -> None:
     room = memory(2)
-    assert judge(2 * GIB - PROCESS, room, "dry run") == "tight"
-    assert judge(2 * GIB - PROCESS + 1, room, "dry run") == "does not fit"
+    assert classify_fit(2 * GIB - PROCESS, room, "dry run") == "tight"
+    assert classify_fit(2 * GIB - PROCESS + 1, room, "dry run") == "does not fit"
 
 
 def test_an_error_of_a_tenth_under_wants_a_ninth_more() -> None:
     assert MeasuredError(None, 0.1, 0.1, "").room_for(900) == 100
 
 
-def estimate(static: int, training: int, evaluation: int) -> Estimate:
+def estimate(static: int, training: int, evaluation: int) -> MemoryEstimate:
     """Bytes of tensors; the pool comes on top."""
     peaks = [
-        Peak(total=size + CONTEXT + round(GAPS * size), parts={"weights": size, "pool": CONTEXT + round(GAPS * size)})
+        PeakMemory(
+            total=size + CONTEXT + round(GAPS * size), parts={"weights": size, "pool": CONTEXT + round(GAPS * size)}
+        )
         for size in (training, evaluation)
     ]
-    return Estimate(
+    return MemoryEstimate(
         tier="formula", method="lora", device="cuda", rows=ROWS, micro_batch=1, packing="padded",
         gradient_checkpointing=True, static=static, training=peaks[0], evaluation=peaks[1], parameters=1, trainable=1,
     )  # fmt: skip
 
 
 def test_a_scaled_formula_says_at_the_asked_point_what_the_dry_run_said() -> None:
-    scale = Scale.of(estimate(1000, 3000, 2000), estimate(1100, 4100, 1600))
+    scale = FormulaCorrection.of(estimate(1000, 3000, 2000), estimate(1100, 4100, 1600))
     assert (scale.static, scale.training, scale.evaluation) == (1.1, 1.5, 0.5)
     assert scale.peak(estimate(1000, 3000, 2000)) == estimate(1100, 4100, 1600).training.total
     assert scale.peak(estimate(1000, 5000, 2000)) == estimate(0, 1100 + 6000, 0).training.total
     assert scale.evaluation_peak(estimate(1000, 1000, 3000)) == estimate(0, 0, 1100 + 1000).evaluation.total
-    assert Scale.of(estimate(1000, 3000, 2000), None) == Scale()
+    assert FormulaCorrection.of(estimate(1000, 3000, 2000), None) == FormulaCorrection()
 
 
 def test_on_a_card_scoring_makes_itself_smaller_and_without_one_it_cannot() -> None:
     small = {"evaluation__batch": 64, "evaluation__max_new_tokens": 2048}
-    rows = Rows(count=4, length=200, answer=20, prompt=180)
+    rows = StepShape(count=4, length=200, answer=20, prompt=180)
     with_card, without = (asked("lora", room, LLAMA_1B, rows, **small) for room in (card(9), memory(9)))
     assert with_card.light().evaluation.total > with_card.light().training.total
     assert with_card.light().peak == with_card.light().training.total
     assert without.light().peak == without.light().evaluation.total
-    few = most_answers(asked("lora", card(5), LLAMA_1B, rows, **small))
+    few = largest_answer_batch(asked("lora", card(5), LLAMA_1B, rows, **small))
     assert few.bound == "memory" and 0 < few.value < 64
     tight = next(case for gib in range(90, 10, -1) if not (case := asked("lora", memory(gib / 10), LLAMA_1B, rows,
                                                                          **small)).fits())  # fmt: skip
@@ -137,10 +144,10 @@ def test_settings_are_laid_into_a_configuration() -> None:
 
 
 @pytest.mark.parametrize("case", ALL[::7], ids=lambda case: f"{case.config.method} {case.room.total >> 30}")
-def test_more_memory_never_makes_it_not_fit(case: Asked) -> None:
+def test_more_memory_never_makes_it_not_fit(case: FitQuery) -> None:
     order = ["does not fit", "tight", "fits"]
     peak = case.peak()
-    verdicts = [order.index(judge(peak, card(gib), "formula")) for gib in range(1, 200, 3)]
+    verdicts = [order.index(classify_fit(peak, card(gib), "formula")) for gib in range(1, 200, 3)]
     assert verdicts == sorted(verdicts)
 
 
@@ -175,7 +182,7 @@ def test_the_longest_rows_fit_and_one_token_more_does_not() -> None:
 def test_every_change_that_is_proposed_makes_it_fit() -> None:
     helped = hopeless = 0
     for case in ALL:
-        qlora = (config("qlora", train__batch=12), Scale()) if case.config.method != "qlora" else None
+        qlora = (config("qlora", train__batch=12), FormulaCorrection()) if case.config.method != "qlora" else None
         found = changes(case, qlora, 131072)
         assert not found or not case.fits()
         helped, hopeless = helped + bool(found), hopeless + (not found and not case.fits())
@@ -183,7 +190,7 @@ def test_every_change_that_is_proposed_makes_it_fit() -> None:
             settings = dict(change.settings)
             start = case
             if settings.pop("method", None):
-                start = Asked(qlora[0], case.table, case.rows, case.room).with_micro_batch(case.light().micro_batch)
+                start = FitQuery(qlora[0], case.table, case.rows, case.room).with_micro_batch(case.light().micro_batch)
             length = settings.pop("train.max_length", None)
             applied = start.with_settings(settings)
             applied = applied.with_length(length) if length else applied
@@ -196,7 +203,7 @@ def test_every_change_that_is_proposed_makes_it_fit() -> None:
 def test_the_smallest_change_comes_first() -> None:
     """An 8B LoRA in many rows a pass: fewer of them is free, shorter rows and another method are not."""
     case = asked("lora", card(44.5), train__micro_batch=16, train__gradient_checkpointing=False)
-    found = changes(case, (config("qlora"), Scale()), 131072)
+    found = changes(case, (config("qlora"), FormulaCorrection()), 131072)
     keys = [next(iter(change.settings)) for change in found]
     assert keys[:2] == ["train.micro_batch", "train.gradient_checkpointing"]
     assert keys == sorted(keys, key=["train.micro_batch", "train.gradient_checkpointing", "optimizer.name",
@@ -204,7 +211,7 @@ def test_the_smallest_change_comes_first() -> None:
 
 
 def test_where_no_change_does_alone_several_do_together() -> None:
-    rows = Rows(count=16, length=4096, answer=2048)
+    rows = StepShape(count=16, length=4096, answer=2048)
     case = asked("full", card(30), LLAMA_1B, rows, train__micro_batch=4, train__gradient_checkpointing=False,
                  optimizer__name="adamw")  # fmt: skip
     alone = [
@@ -215,9 +222,9 @@ def test_where_no_change_does_alone_several_do_together() -> None:
     tight = next(
         gib / 4
         for gib in range(400, 4, -1)
-        if not any(Asked(case.config, case.table, rows, card(gib / 4)).with_settings(s).fits() for s in alone)
+        if not any(FitQuery(case.config, case.table, rows, card(gib / 4)).with_settings(s).fits() for s in alone)
     )
-    (found,) = changes(Asked(case.config, case.table, rows, card(tight)), None, 64)
+    (found,) = changes(FitQuery(case.config, case.table, rows, card(tight)), None, 64)
     assert len(found.settings) > 1
 
 
@@ -234,14 +241,14 @@ def test_an_open_micro_batch_leaves_the_margin_where_one_can() -> None:
 def test_rows_are_no_longer_than_preset_and_model() -> None:
     assert planned_rows(config("lora", train__max_length=300), 4096).length == 300
     assert planned_rows(config("lora", train__max_length=9000), 4096).length == 4096
-    assert planned_rows(config("lora"), None, 77) == Rows(count=16, length=77, answer=76)
+    assert planned_rows(config("lora"), None, 77) == StepShape(count=16, length=77, answer=76)
     assert (positions_of(LLAMA_8B), positions_of({"n_positions": 1024}), positions_of({})) == (131072, 1024, None)
     assert positions_of({"text_config": {"max_position_embeddings": 8}}) == 8
 
 
 def test_a_quick_plan_shows_the_three_methods_and_where_what_does_not_fit_would() -> None:
     configs = [config(method) for method in METHODS]
-    plan = quick_plan(Question(configs=configs, qlora=configs[0], room=card(22.5), length=1024), LLAMA_8B)
+    plan = quick_plan(PlanQuery(configs=configs, qlora=configs[0], room=card(22.5), length=1024), LLAMA_8B)
     assert [outlook.method for outlook in plan.outlooks] == list(METHODS)
     qlora, lora, full = plan.outlooks
     assert full.verdict == "does not fit" and full.card == "A100 80GB"

@@ -18,8 +18,8 @@ from engine.config.errors import UserError
 from engine.config.preset_library import effective
 from engine.memory.formula import history
 from engine.memory.formula.measured_error import error_of, percent
-from engine.memory.formula.memory_budget import Room
-from engine.memory.formula.method_plan import Work, quick_plan
+from engine.memory.formula.memory_budget import MemoryBudget
+from engine.memory.formula.method_plan import TrainingWork, quick_plan
 from engine.runs import run_dir
 from engine.runs.result import Predicted
 from tui.charts.plan_bar import PARTS, bar, legend
@@ -162,7 +162,7 @@ def test_time_and_cost_come_from_finished_runs(tmp_path: Path) -> None:
     wish = verb.Wish("demo-lora", "lora", {}, "A100", 64, True, runs, False, False)
     question = verb.make_question(wish)
     plan = quick_plan(question, verb.model_table(question.configs[0]))
-    plan.work = Work(rows=1, steps=1, tokens=3_600_000)
+    plan.work = TrainingWork(rows=1, steps=1, tokens=3_600_000)
     time = verb.estimated_times(plan, question.configs, list(history.results(runs)))["lora"]
     assert (time.seconds, time.low, time.high, time.runs) == (2400, 1800, 3600, 3)
     price = plan.room.price_per_hour
@@ -173,8 +173,8 @@ def test_a_single_run_gives_a_range_over_its_steps(tmp_path: Path) -> None:
     made_run(tmp_path, "lora", 3300.0, "a card")
     (run,) = run_dir.iterate(tmp_path)
     write_events(run, "lora", 0)
-    room = Room(name="a card", device="cuda", source="card", total=GIB)
-    pace = history.pace(list(history.results(tmp_path)), "tiny", "lora", room)
+    room = MemoryBudget(name="a card", device="cuda", source="card", total=GIB)
+    pace = history.throughput(list(history.results(tmp_path)), "tiny", "lora", room)
     assert pace and pace.runs == 1 and pace.low < 3300 < pace.high
 
 

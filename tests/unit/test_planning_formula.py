@@ -14,18 +14,17 @@ from engine.config.errors import UserError
 from engine.config.preset import Preset, resolve
 from engine.config.schema import Config
 from engine.data.tokens import Row
-from engine.evaluation import choice_scoring, decode, kv_cache, ngram_speculation
-from engine.memory.formula import generation, packing
+from engine.memory.formula import packing
 from engine.memory.formula.architecture import read_architecture
-from engine.memory.formula.estimate import PARTS, Rows
+from engine.memory.formula.estimate import PARTS, StepShape
 from engine.memory.formula.formula import formula
-from engine.training import batches, loss
+from engine.training import batches
 
 LLAMA_8B: dict[str, Any] = {
     "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
     "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": False,
 }  # fmt: skip
-ROWS = Rows(count=16, length=1024, answer=256)
+ROWS = StepShape(count=16, length=1024, answer=256)
 
 
 def config(method: Any, **settings: Any) -> Config:
@@ -93,23 +92,10 @@ def test_three_methods_take_less_than_a_frame() -> None:
 def test_rows_are_cut_as_the_trainer_cuts_them(device: Any, wanted: str) -> None:
     for count, length, most in itertools.product((1, 6, 32), (48, 300, 5000), (1, 4, 32)):
         row = Row([1] * length, [-100] * (length - 7) + [1] * 7, [1], "", "", False)
-        real = batches.choose_layout([row] * count, wanted, device, varlen=False)
-        largest = next(batches.passes([row] * count, most, real))
-        ours = packing.largest_pass(Rows(count=count, length=length, answer=7), most, wanted, device)
+        real = batches.choose_packing([row] * count, wanted, device, varlen=False)
+        largest = next(batches.micro_batches([row] * count, most, real))
+        ours = packing.largest_micro_batch_shape(StepShape(count=count, length=length, answer=7), most, wanted, device)
         assert (ours.packing, ours.rows, ours.several) == (real.packing, len(largest), count > len(largest))
-
-
-def test_the_formula_knows_the_trainers_numbers() -> None:
-    for name in ("FLAT_MEAN_LENGTH", "FLAT_TOKENS", "PADDED_TOKENS", "WHOLE", "HELD_OUT_ROWS", "HELD_OUT_TOKENS",
-                 "HELD_OUT_LOGITS"):  # fmt: skip
-        assert getattr(packing, name) == getattr(batches, name)
-    assert packing.CHUNK_ELEMENTS == loss.CHUNK_ELEMENTS
-    assert (generation.REFILL, generation.SPARE, generation.GUESSED) == (
-        decode.REFILL,
-        kv_cache.SPARE,
-        ngram_speculation.MOST,
-    )
-    assert (generation.COPIES, generation.CHOICE_TOKENS) == (choice_scoring.COPIES, choice_scoring.TOKENS)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -117,15 +103,15 @@ def test_the_formula_knows_the_trainers_numbers() -> None:
 def test_held_out_rows_are_cut_as_the_worker_cuts_them(device: Any, wanted: str) -> None:
     for length, answer, vocabulary in itertools.product((48, 900), (7, 47), (512, 128_256, 5_000_000)):
         row = Row([1] * length, [-100] * (length - answer) + [1] * answer, [1], "", "", False)
-        real = batches.choose_layout([row], wanted, device, varlen=False)
-        largest = next(batches.held_out_passes([row] * 64, real, device, vocabulary, keep=True))
-        rows = Rows(count=64, length=length, answer=answer)
-        assert packing.held_out_pass(rows, wanted, device, vocabulary).rows == len(largest)
+        real = batches.choose_packing([row], wanted, device, varlen=False)
+        largest = next(batches.held_out_batches([row] * 64, real, device, vocabulary, keep=True))
+        rows = StepShape(count=64, length=length, answer=answer)
+        assert packing.held_out_shape(rows, wanted, device, vocabulary).rows == len(largest)
 
 
 def test_a_held_out_pass_on_a_card_has_no_gibibytes_of_logits() -> None:
     """By its tokens alone it would have 31 GiB of them."""
-    rows = Rows(count=64, length=1024, answer=1023)
+    rows = StepShape(count=64, length=1024, answer=1023)
     found = formula(config("lora"), {**LLAMA_8B}, "cuda", rows).held_out
     assert found and found.total - formula(config("lora"), LLAMA_8B, "cuda", rows).static < 4e9
 

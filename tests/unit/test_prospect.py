@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from engine.config.model_files import find_model
-from engine.memory.formula.memory_budget import Room
+from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs.device_queue import Turn
 from engine.runs.ladder_plan import make_plan
 from tui.choice import Choice
-from tui.live.machine import Other
+from tui.live.machine import OtherProcess
 from tui.preview.disk import needed_disk
-from tui.preview.launch_context import Report, Scene
-from tui.preview.launch_preview import Prospect, ladder_prospect, run_prospect
+from tui.preview.launch_context import LaunchContext, Report
+from tui.preview.launch_preview import LaunchPreview, ladder_prospect, run_prospect
 from tui.preview.memory_forecast import forecast
 
 GIB = 1 << 30
@@ -36,24 +36,24 @@ ANSWER: dict[str, Any] = {
 Usage = namedtuple("Usage", "total used free")
 
 
-def card(total: int, used: int = 0) -> Room:
-    return Room(name="card 0", device="cuda", source="card", total=total, used=used)
+def card(total: int, used: int = 0) -> MemoryBudget:
+    return MemoryBudget(name="card 0", device="cuda", source="card", total=total, used=used)
 
 
-def prospect(runs: Path, report: Report | None = None, room: Room | None = None, **how: Any) -> Prospect:
-    scene = Scene(runs, room or card(80 * GIB), how.pop("foreign", ()), how.pop("turns", ()))
+def prospect(runs: Path, report: Report | None = None, room: MemoryBudget | None = None, **how: Any) -> LaunchPreview:
+    scene = LaunchContext(runs, room or card(80 * GIB), how.pop("foreign", ()), how.pop("turns", ()))
     choice = Choice(**{"preset": "demo-lora", **how})
     return run_prospect(choice.name, choice.effective(), scene, report or Report(ANSWER))
 
 
-def fact(found: Prospect, name: str) -> str:
+def fact(found: LaunchPreview, name: str) -> str:
     names = [one.name for one in found.facts]
     first = names.index(name)
     last = next((n for n in range(first + 1, len(names)) if names[n]), len(names))
     return " ".join(one.text for one in found.facts[first:last])
 
 
-def said(found: Prospect) -> str:
+def said(found: LaunchPreview) -> str:
     return " ".join(f"{problem.text} {problem.do}" for problem in found.problems)
 
 
@@ -143,7 +143,7 @@ def test_a_full_disk_blocks_and_the_need_is_the_checkpoints_and_the_model(
 
 def test_other_processes_and_runs_before_us_are_named(tmp_path: Path) -> None:
     places = [Turn("0", 0, 1, Path("/runs/first")), Turn("0", 1, 2, Path("/runs/second"))]
-    found = prospect(tmp_path, foreign=(Other(4711, "python \x1b[31m", 3 * GIB),), turns=places)
+    found = prospect(tmp_path, foreign=(OtherProcess(4711, "python \x1b[31m", 3 * GIB),), turns=places)
     assert fact(found, "queue") == "waits for first and 1 queued run"
     assert "process 4711" in said(found) and "3 GiB" in said(found)
     assert "starts immediately" in fact(prospect(tmp_path), "queue")
@@ -156,10 +156,10 @@ def test_what_a_method_leaves_out_of_a_preset_is_said(tmp_path: Path) -> None:
 
 def test_a_ladder_says_its_runs_and_each_rungs_memory(tmp_path: Path) -> None:
     plan = make_plan("demo", [], {}, seeds=3)
-    found = ladder_prospect(plan, Scene(tmp_path, card(80 * GIB)), Report(ANSWER))
+    found = ladder_prospect(plan, LaunchContext(tmp_path, card(80 * GIB)), Report(ANSWER))
     assert found.title == "ladder of demo"
     assert fact(found, "rungs") == "base, qlora, lora, full; 3 seeds: 9 runs"
     for rung in ("qlora", "lora", "full"):
         assert "of 80 GiB" in fact(found, rung)
-    small = ladder_prospect(plan, Scene(tmp_path, card(600 << 20)), Report(ANSWER))
+    small = ladder_prospect(plan, LaunchContext(tmp_path, card(600 << 20)), Report(ANSWER))
     assert said(small).count("(estimated)") == 3

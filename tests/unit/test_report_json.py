@@ -9,24 +9,24 @@ import msgspec
 import pytest
 
 from engine.runs import ladder as contract
-from engine.runs.result import Interval, Peak
+from engine.runs.result import Interval, MeasuredPeak
 
 ROOT = Path(__file__).parents[2]
 STRUCTS = [
     contract.Ladder,
-    contract.Work,
-    contract.Estimate,
-    contract.Entry,
-    contract.Row,
+    contract.SharedWork,
+    contract.RungDuration,
+    contract.LadderRun,
+    contract.RungResult,
     contract.Comparison,
-    contract.Sentence,
-    contract.Spread,
-    contract.Rent,
+    contract.VerdictSentence,
+    contract.SeedRange,
+    contract.RentalPrice,
     contract.SplitOverlap,
     contract.ColumnUse,
     contract.RowAccount,
     Interval,
-    Peak,
+    MeasuredPeak,
 ]
 
 
@@ -40,5 +40,5 @@ def test_all_of_ladder_json_is_among_the_documented() -> None:
     """A struct that is added to the contract is added here."""
     types = {value for value in vars(contract).values() if isinstance(value, type)}
     found = {value for value in types if issubclass(value, msgspec.Struct)}
-    plan = {contract.Plan, contract.Rung, contract.Config, msgspec.Struct}  # of ladder.toml
+    plan = {contract.LadderPlan, contract.Rung, contract.Config, msgspec.Struct}  # of ladder.toml
     assert found - plan <= set(STRUCTS)

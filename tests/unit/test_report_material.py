@@ -17,7 +17,7 @@ from engine.ladder.report.material import gather
 from engine.ladder.report.samples import Source, side_by_side
 from engine.ladder.report.traces import POINTS, SAMPLES, trace
 from engine.runs import events, run_dir
-from engine.runs.ladder import Entry, Ladder
+from engine.runs.ladder import Ladder, LadderRun
 from engine.runs.run_dir import RunDir
 
 
@@ -147,7 +147,7 @@ def test_a_damaged_predictions_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stage", ["planned", "climbing"])
 def test_an_unfinished_ladder_has_a_page_too(tmp_path: Path, stage: str) -> None:
     directory, _ = made_ladder(tmp_path / "runs", seeds=(0,))
-    planned = [Entry(rung="lora", kind="run", seed=0, learning_rate=2e-4)] if stage == "climbing" else []
+    planned = [LadderRun(rung="lora", kind="run", seed=0, learning_rate=2e-4)] if stage == "climbing" else []
     ladder = Ladder(name=directory.name, preset="demo", command="", created=BEGIN, stage=stage, entries=planned)  # type: ignore[arg-type]
     write(directory, ladder)
     page = directory.page.read_text("utf-8")

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from engine.ladder import format as say
-from engine.runs.ladder import Spread
+from engine.runs.ladder import SeedRange
 from engine.runs.result import Interval
 
 
@@ -75,6 +75,6 @@ def test_intervals_are_in_the_unit_of_their_mean() -> None:
 
 
 def test_a_range_that_prints_alike_is_not_printed() -> None:
-    assert say.extent(Spread(mean=53.0, low=52.1, high=54.0), say.seconds) == "52.1 s – 54.0 s"
-    assert say.extent(Spread(mean=53.0, low=53.01, high=53.02), say.seconds) == ""
+    assert say.extent(SeedRange(mean=53.0, low=52.1, high=54.0), say.seconds) == "52.1 s – 54.0 s"
+    assert say.extent(SeedRange(mean=53.0, low=53.01, high=53.02), say.seconds) == ""
     assert say.extent(None, say.seconds) == ""

@@ -11,7 +11,7 @@ import pytest
 
 from engine.config.errors import UserError
 from engine.hardware.nvml import Nvml
-from engine.memory.formula.memory_budget import listed_room, system_memory, this_room
+from engine.memory.formula.memory_budget import listed_budget, local_budget, system_memory
 
 GIB = 1 << 30
 
@@ -65,7 +65,7 @@ def nvml(**how: Any) -> Nvml:
 
 def test_the_first_card_and_what_others_hold_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    room = this_room(nvml())
+    room = local_budget(nvml())
     assert (room.name, room.device, room.source) == ("NVIDIA L4", "cuda", "card")
     assert (room.total, room.used, room.free) == (22 * GIB, GIB, 21 * GIB)
     assert room.price_per_hour  # the list has it under another name
@@ -83,7 +83,7 @@ def test_the_first_card_and_what_others_hold_of_it(monkeypatch: pytest.MonkeyPat
 )
 def test_cuda_visible_devices_says_which(visible: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert this_room(nvml()).name == name
+    assert local_budget(nvml()).name == name
 
 
 @pytest.mark.parametrize("visible", ["", "-1", "GPU-zz", "GPU-"])
@@ -91,7 +91,7 @@ def test_hidden_cards_leave_the_systems_memory_and_a_word_about_it(
     visible: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    room = this_room(nvml())
+    room = local_budget(nvml())
     assert (room.device, room.source) == ("cpu", "system")
     assert "CUDA_VISIBLE_DEVICES" in room.note
     assert room.beside > 0
@@ -111,12 +111,12 @@ def test_a_card_from_before_ampere_is_planned_for_without_bf16(
     visible: str, bf16: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert this_room(nvml()).bf16 is bf16
+    assert local_budget(nvml()).bf16 is bf16
 
 
 def test_a_card_without_memory_of_its_own_has_the_systems(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    room = this_room(nvml(memory=None))
+    room = local_budget(nvml(memory=None))
     assert room.source == "shared"
     assert room.total == system_memory()[0]
 
@@ -149,7 +149,7 @@ def test_a_containers_limit_counts_and_cached_files_do_not(tmp_path: Path) -> No
     ],
 )
 def test_a_card_is_known_by_what_people_call_it(wanted: str, name: str) -> None:
-    room = listed_room(wanted)
+    room = listed_budget(wanted)
     assert (room.name, room.source, room.used, room.beside) == (name, "listed", 0, 0)
 
 
@@ -158,4 +158,4 @@ def test_a_card_is_known_by_what_people_call_it(wanted: str, name: str) -> None:
 )
 def test_a_card_that_is_none_is_one_line(wanted: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
-        listed_room(wanted)
+        listed_budget(wanted)

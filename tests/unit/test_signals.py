@@ -11,8 +11,8 @@ import pytest
 
 LISTENER = """
 import signal, sys
-from engine.runs.stop_request import Stopping
-stopping = Stopping()
+from engine.runs.stop_request import StopRequest
+stopping = StopRequest()
 stopping.listen()
 print("listening", flush=True)
 while not stopping.asked:

@@ -11,7 +11,7 @@ from made_ladder import made_ladder
 from engine.ladder.report import markdown
 from engine.ladder.report.material import gather
 from engine.ladder.verdict import verdict
-from engine.runs.ladder import Ladder, Row
+from engine.runs.ladder import Ladder, RungResult
 
 NUMBER = re.compile(r"[−+]?\d[\d,]*(?:[.:]\d+)*(?:e-?\d+)?")
 THE_RULE = {"94"}
@@ -50,7 +50,7 @@ def test_every_number_of_the_verdict_is_in_a_table(
 def test_a_number_from_nowhere_is_noticed(tmp_path: Path) -> None:
     folder, ladder = made_ladder(tmp_path)
     tables = tables_of(folder, ladder)
-    qlora: Row = next(row for row in ladder.rows if row.name == "qlora")
+    qlora: RungResult = next(row for row in ladder.rows if row.name == "qlora")
     assert qlora.training_seconds is not None
     qlora.training_seconds.mean = 98765.4
     assert untraced(ladder, tables)

@@ -11,15 +11,15 @@ from simulated import BASE, made_up
 
 from engine.ladder.aggregate import add_statistics
 from engine.ladder.findings import find
-from engine.ladder.results import Evidence
+from engine.ladder.results import LadderResults
 from engine.ladder.statistics import Answers
 from engine.ladder.verdict import verdict
-from engine.runs.ladder import Ladder, Rent, Row, Spread
+from engine.runs.ladder import Ladder, RentalPrice, RungResult, SeedRange
 
 ITEMS = 300
 
 
-def row(ladder: Ladder, name: str) -> Row:
+def row(ladder: Ladder, name: str) -> RungResult:
     return next(row for row in ladder.rows if row.name == name)
 
 
@@ -37,7 +37,7 @@ def by_loss(**means: float) -> Ladder:
     }
     ladder = made_up(ITEMS, [0], "loss")
     ladder.rows = [one for one in ladder.rows if one.name in means]
-    add_statistics(ladder, Evidence(losses=losses), "loss")
+    add_statistics(ladder, LadderResults(losses=losses), "loss")
     return ladder
 
 
@@ -75,12 +75,12 @@ def test_what_was_seen_of_times_comes_with_its_range_over_the_seeds() -> None:
     ladder = by_loss(base=3.0, qlora=1.2, lora=1.0, full=1.1)
     times = {"qlora": (48.4, 47.3, 49.9), "lora": (47.0, 45.0, 48.0), "full": (51.3, 50.4, 52.0)}
     for name, (mean, low, high) in times.items():
-        row(ladder, name).training_seconds = row(ladder, name).all_seconds = Spread(mean=mean, low=low, high=high)
+        row(ladder, name).training_seconds = row(ladder, name).all_seconds = SeedRange(mean=mean, low=low, high=high)
     time = said(ladder, "time")
     assert "training time is 0.94 × full's (48.4 s, 47.3 s – 49.9 s, against 51.3 s, 50.4 s – 52.0 s)" in time
     prototype = said(ladder, "prototype")
     assert "least time, 47.0 s a run, 45.0 s – 48.0 s (QLoRA took as little with some seeds)" in prototype
-    row(ladder, "qlora").all_seconds = Spread(mean=48.4, low=48.4, high=48.4)
+    row(ladder, "qlora").all_seconds = SeedRange(mean=48.4, low=48.4, high=48.4)
     assert "as little" not in said(ladder, "prototype")
     assert "time in all is 0.94 × full's (48.4 s against" in said(ladder, "time")
 
@@ -110,7 +110,7 @@ def test_seeds_that_have_not_finished_are_not_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("currency", "price"), [("EUR", 1.0), ("USD", 0.0)])
 def test_prices_that_have_no_ratio_get_none(currency: str, price: float, tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path, card=True)
-    row(ladder, "full").rent = Rent(card="Own 80GB", memory=80 << 30, price_per_hour=price, currency=currency)
+    row(ladder, "full").rent = RentalPrice(card="Own 80GB", memory=80 << 30, price_per_hour=price, currency=currency)
     text = said(ladder, "rent")
     assert "Own 80GB" in text and "×" not in text
 

@@ -37,7 +37,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Look:
+class ChartStyle:
     """What one may switch."""
 
     log: bool = False
@@ -46,7 +46,7 @@ class Look:
     ascii: bool = False
 
 
-def draw(curves: Sequence[Curve], columns: int, rows: int, look: Look, until: float | None = None) -> list[Row]:
+def draw(curves: Sequence[Curve], columns: int, rows: int, look: ChartStyle, until: float | None = None) -> list[Row]:
     """`rows` rows of `columns` columns. Without a finite point, or without room, the rows are empty.
 
     `until` is where the x axis of a growing curve ends; both axes then stay still as long as they can.
@@ -126,7 +126,7 @@ def _span(curves: Sequence[Curve]) -> tuple[float, float] | None:
     return (min(a for a, _ in spans), max(b for _, b in spans)) if spans else None
 
 
-def _bounds(curves: Sequence[Curve], look: Look) -> tuple[float, float] | None:
+def _bounds(curves: Sequence[Curve], look: ChartStyle) -> tuple[float, float] | None:
     """The axis: of the live curves, or of the ghosts where there are no others. Never of no height."""
     live = [curve for curve in curves if not curve.ghost] or list(curves)
     found = [bounds for curve in live if (bounds := _smoothed(curve, look).bounds())]
@@ -139,11 +139,11 @@ def _bounds(curves: Sequence[Curve], look: Look) -> tuple[float, float] | None:
     return low - margin, high + margin
 
 
-def _smoothed(curve: Curve, look: Look) -> Series:
+def _smoothed(curve: Curve, look: ChartStyle) -> Series:
     return curve.series.smoothed(look.smooth) if look.smooth and not curve.marks else curve.series
 
 
-def _plot(curve: Curve, canvas: Canvas, span: tuple[float, float], scale: Scale, look: Look, owner: int) -> None:
+def _plot(curve: Curve, canvas: Canvas, span: tuple[float, float], scale: Scale, look: ChartStyle, owner: int) -> None:
     width = canvas.width
     columns = list(_smoothed(curve, look).columns(*span, width))
     if curve.marks:
@@ -161,7 +161,7 @@ def _plot(curve: Curve, canvas: Canvas, span: tuple[float, float], scale: Scale,
             canvas.line(x, scale(bucket.low), x, scale(bucket.high), owner)
 
 
-def _body(canvas: Canvas, scale: Scale, curves: Sequence[Curve], look: Look) -> list[Row]:
+def _body(canvas: Canvas, scale: Scale, curves: Sequence[Curve], look: ChartStyle) -> list[Row]:
     rows: list[Row] = []
     labelled = {0: 1.0, canvas.rows - 1: 0.0}
     if canvas.rows >= 5:

@@ -13,7 +13,7 @@ from engine.config.model_files import refuse_impossible
 from engine.config.text import amount
 from engine.runs import ladder_dir, launch
 from engine.runs.account import columns_in_short, rows_in_short
-from engine.runs.ladder import Ladder, Plan
+from engine.runs.ladder import Ladder, LadderPlan
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.rpc_client import ask
 from tui.history.ladder_table import show_ladder
@@ -23,7 +23,7 @@ from tui.output import streams
 from tui.output.console import print_json, say
 
 
-def start(plan: Plan, runs: Path, detach: bool, json: bool) -> int:
+def start(plan: LadderPlan, runs: Path, detach: bool, json: bool) -> int:
     """Make the ladder's directory, set it going, follow it."""
     for rung in plan.rungs:
         refuse_impossible(rung.config.model)
@@ -55,7 +55,7 @@ def leave(folder: LadderDir, json: bool) -> int:
     return 0
 
 
-def describe(plan: Plan) -> str:
+def describe(plan: LadderPlan) -> str:
     """What is going to be run, in one line."""
     names = ", ".join(rung.name for rung in plan.rungs)
     seeds = f"{len(plan.seeds)} seeds" if len(plan.seeds) > 1 else "one seed"
@@ -64,7 +64,7 @@ def describe(plan: Plan) -> str:
     return f"base, {names}; {seeds}{rates}{probes}: {amount(runs_in(plan), 'run')}"
 
 
-def runs_in(plan: Plan) -> int:
+def runs_in(plan: LadderPlan) -> int:
     trials = plan.learning_rates if plan.learning_rates > 1 else 0
     return len(plan.rungs) * (len(plan.seeds) + trials + int(plan.probe))
 

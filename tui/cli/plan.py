@@ -18,10 +18,10 @@ from engine.config.preset_library import effective
 from engine.config.schema import METHODS, READ_BY, Config, Method
 from engine.config.text import amount
 from engine.memory.formula import history
-from engine.memory.formula.history import Takes
+from engine.memory.formula.history import TimeEstimate
 from engine.memory.formula.measured_error import MEASURED
-from engine.memory.formula.memory_budget import listed_room, this_room
-from engine.memory.formula.method_plan import Plan, Question, quick_plan
+from engine.memory.formula.memory_budget import listed_budget, local_budget
+from engine.memory.formula.method_plan import MemoryPlan, PlanQuery, quick_plan
 from engine.runs.result import Result
 from engine.runs.rpc_client import ask
 from engine.runs.run_dir import RunDir
@@ -64,13 +64,15 @@ def plan(wish: Wish) -> int:
     if wish.json:
         print_json(as_json(found, times, wish, config))
         return 0
-    here = history.records(history.held(result for _, result in earlier if history.is_here(result, found.room)))
+    here = history.tier_accuracy(
+        history.prediction_errors(result for _, result in earlier if history.is_here(result, found.room))
+    )
     for line in view.whole(found, config, preset_name(wish.preset), times, here):
         console.print(line)
     return 0
 
 
-def make_question(wish: Wish) -> Question:
+def make_question(wish: Wish) -> PlanQuery:
     """The preset by each method to show. Raises UserError for a key that none of them reads."""
     given = dict(wish.overrides)
     wanted: Method | None = wish.method or given.pop("method", None)
@@ -79,10 +81,10 @@ def make_question(wish: Wish) -> Question:
         if not any(_reads(method, key) for method in shown):
             raise UserError(f"{key} is not read by {' or '.join(shown)}", "--set", "drop it or choose another method")
     chosen = {method: _by_method(wish.preset, method, given) for method in {*shown, "qlora"}}
-    return Question(
+    return PlanQuery(
         configs=[chosen[method].config for method in shown],
         qlora=chosen["qlora"].config,
-        room=this_room() if wish.card is None else listed_room(wish.card),
+        room=local_budget() if wish.card is None else listed_budget(wish.card),
         length=wish.length,
         data_given=chosen[shown[0]].origins["data.id"] != "default",
     )
@@ -106,14 +108,14 @@ def model_table(config: Config) -> Mapping[str, Any]:
     return files.table
 
 
-def _ask(question: Question, progress: Callable[[str], None] | None = None) -> Plan:
+def _ask(question: PlanQuery, progress: Callable[[str], None] | None = None) -> MemoryPlan:
     files = find_model(question.configs[0].model)
     if files.wrong and files.folder:  # of a config.json: known without waiting for the engine's libraries
         model_table(question.configs[0])
-    return msgspec.convert(ask("plan", msgspec.to_builtins(question), progress), Plan)
+    return msgspec.convert(ask("plan", msgspec.to_builtins(question), progress), MemoryPlan)
 
 
-def _ask_meanwhile(question: Question, view: View, preset: str) -> Plan:
+def _ask_meanwhile(question: PlanQuery, view: View, preset: str) -> MemoryPlan:
     """The formula's bars at once, while the dry run works; they go when it is done."""
     config = question.configs[0]
     table = find_model(config.model).table
@@ -125,20 +127,22 @@ def _ask_meanwhile(question: Question, view: View, preset: str) -> Plan:
         return _ask(question, lambda text: live.update(Group(*known, view.text(f"{text} …", "dim"))))
 
 
-def estimated_times(plan: Plan, configs: list[Config], earlier: Sequence[tuple[RunDir, Result]]) -> dict[str, Takes]:
+def estimated_times(
+    plan: MemoryPlan, configs: list[Config], earlier: Sequence[tuple[RunDir, Result]]
+) -> dict[str, TimeEstimate]:
     """By method, from the runs that have finished."""
     tokens = plan.work.tokens if plan.work else None
-    times: dict[str, Takes] = {}
+    times: dict[str, TimeEstimate] = {}
     for config in configs:
         mine = config.cost.price_per_hour is not None and plan.room.source != "listed"
         price = config.cost.price_per_hour if mine else plan.room.price_per_hour
         currency = config.cost.currency if mine else plan.room.currency
-        pace = history.pace(earlier, config.model.id, config.method, plan.room)
-        times[config.method] = history.takes(pace, tokens, price, currency)
+        pace = history.throughput(earlier, config.model.id, config.method, plan.room)
+        times[config.method] = history.time_estimate(pace, tokens, price, currency)
     return times
 
 
-def as_json(plan: Plan, times: Mapping[str, Takes], wish: Wish, config: Config) -> dict[str, Any]:
+def as_json(plan: MemoryPlan, times: Mapping[str, TimeEstimate], wish: Wish, config: Config) -> dict[str, Any]:
     """What docs/plan-json.md describes."""
     found: dict[str, Any] = msgspec.to_builtins(plan)
     for outlook in found["outlooks"]:
@@ -153,8 +157,8 @@ def as_json(plan: Plan, times: Mapping[str, Takes], wish: Wish, config: Config) 
 
 def show_history(runs: Path, json: bool) -> int:
     """Predicted against measured peaks of every run here, and how good each tier has been."""
-    found = history.held(result for _, result in history.results(runs))
-    records = history.records(found)
+    found = history.prediction_errors(result for _, result in history.results(runs))
+    records = history.tier_accuracy(found)
     if json:
         print_json(
             {
@@ -172,7 +176,7 @@ def show_history(runs: Path, json: bool) -> int:
     ]
     table("peak of training", ("run", "method", "tier", "predicted", "measured", "error"), cells, right=(3, 4, 5))
     for machine in dict.fromkeys(one.machine for one in found):
-        for record in history.records(one for one in found if one.machine == machine):
+        for record in history.tier_accuracy(one for one in found if one.machine == machine):
             figures = f"median error {record.median:.1%}, worst {record.worst:+.1%}"
             say(f"{machine}, {record.tier}: {figures}, {amount(record.count, 'run')}")
     return 0

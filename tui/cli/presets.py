@@ -73,7 +73,7 @@ def _inline(value: dict[str, Any]) -> str:
     return f"{{ {inner} }}"
 
 
-def _cells(one: preset_library.Listed) -> list[str]:
+def _cells(one: preset_library.PresetEntry) -> list[str]:
     if one.preset is None:
         return [one.name, "", "broken", "", "", "see below"]
     values = one.preset.values

@@ -17,7 +17,7 @@ MOST = 500
 
 
 @dataclass(frozen=True)
-class Entry:
+class FolderEntry:
     """One line of the picker."""
 
     kind: str
@@ -80,24 +80,24 @@ def meant(text: str, here: Path) -> tuple[Path, str]:
     return Path(os.path.normpath(here / folder)), word
 
 
-def entries(view: FolderView, word: str, hidden: bool, typed: str) -> list[Entry]:
+def entries(view: FolderView, word: str, hidden: bool, typed: str) -> list[FolderEntry]:
     """The lines for a folder and a typed word, best first; a Hub id is offered where nothing local is meant."""
     found = [*_found(view, word, hidden or word.startswith("."))]
     if on_the_hub(typed):
-        found.append(Entry("hub", typed, typed, "on the Hub: not checked, because that requires network access"))
+        found.append(FolderEntry("hub", typed, typed, "on the Hub: not checked, because that requires network access"))
     if word or view.error:
         return found[:MOST]
-    top = [] if view.path == view.path.parent else [Entry("up", "../", str(view.path.parent))]
+    top = [] if view.path == view.path.parent else [FolderEntry("up", "../", str(view.path.parent))]
     if len(view.files) > 1:
         names = ", ".join(name for name, _ in view.files[:3]) + (" …" if len(view.files) > 3 else "")
-        top.insert(0, Entry("take", "./", str(view.path), f"this folder as one data set: {names}"))
+        top.insert(0, FolderEntry("take", "./", str(view.path), f"this folder as one data set: {names}"))
     return [*top, *found][:MOST]
 
 
-def _found(view: FolderView, word: str, hidden: bool) -> Iterator[Entry]:
+def _found(view: FolderView, word: str, hidden: bool) -> Iterator[FolderEntry]:
     """Folders, then files; those that begin with the word before those that hold it."""
-    lines = [Entry("folder", f"{name}/", str(view.path / name)) for name in view.folders]
-    lines += [Entry("file", name, str(view.path / name), size(count)) for name, count in view.files]
+    lines = [FolderEntry("folder", f"{name}/", str(view.path / name)) for name in view.folders]
+    lines += [FolderEntry("file", name, str(view.path / name), size(count)) for name, count in view.files]
     lines = [line for line in lines if hidden or not line.name.startswith(".")]
     lower = word.lower()
     begin = [line for line in lines if line.name.lower().startswith(lower)]

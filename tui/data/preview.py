@@ -21,7 +21,7 @@ from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.files import read_small, write_atomically
 from engine.config.preset_library import is_data_file
 from engine.config.text import amount, escaped
-from engine.runs.rpc_client import Leaving, Left, ask
+from engine.runs.rpc_client import Cancelled, CancelToken, ask
 from tui.format import size
 
 LARGEST = 64 << 20
@@ -78,7 +78,7 @@ class PreviewThread(threading.Thread):
         self.post = post
         self._wanted: list[tuple[str, dict[str, Any]]] = []
         self._change = threading.Condition()
-        self._leaving: Leaving | None = None
+        self._leaving: CancelToken | None = None
         self._left = False
 
     def want(self, sets: Sequence[tuple[str, dict[str, Any]]]) -> None:
@@ -106,18 +106,18 @@ class PreviewThread(threading.Thread):
                 if self._left:
                     return
                 data, section = self._wanted.pop(0)
-                self._leaving = Leaving()
-            with contextlib.suppress(Left):
+                self._leaving = CancelToken()
+            with contextlib.suppress(Cancelled):
                 preview = self._look(known, data, section, self._leaving)
                 if not self._left:
                     self.post(PreviewReady(data, preview))
 
     @staticmethod
-    def _look(known: PreviewCache, data: str, section: dict[str, Any], leaving: Leaving) -> Preview:
+    def _look(known: PreviewCache, data: str, section: dict[str, Any], leaving: CancelToken) -> Preview:
         """What is found, or why nothing is. Raises Left."""
         try:
             return known.look(data, section, leaving)
-        except Left:
+        except Cancelled:
             raise
         except Exception as error:  # noqa: BLE001 - the edge of a thread: the list must hear of it
             return Preview(error=f"cannot preview: {type(error).__name__}: {error}")
@@ -136,7 +136,7 @@ class PreviewCache:
         with contextlib.suppress(OSError, msgspec.DecodeError, RecursionError):
             self.known = msgspec.json.decode(read_small(self.path, LARGEST_MEMORY), type=dict[str, Preview])
 
-    def look(self, data: str, section: dict[str, Any], leaving: Leaving) -> Preview:
+    def look(self, data: str, section: dict[str, Any], leaving: CancelToken) -> Preview:
         """The cached preview, or else a new one by the engine. Raises Left."""
         try:
             bytes_, mark = signature(data)
@@ -164,7 +164,7 @@ class PreviewCache:
             write_atomically(self.path, msgspec.json.encode(newest))
 
 
-def counted(section: dict[str, Any], leaving: Leaving) -> Preview:
+def counted(section: dict[str, Any], leaving: CancelToken) -> Preview:
     """A preview by the engine, within SECONDS. Raises Left where it was cancelled for another reason."""
     late = threading.Event()
 
@@ -181,7 +181,7 @@ def counted(section: dict[str, Any], leaving: Leaving) -> Preview:
         return Preview(error=f"{error.what} ({error.where}); {error.do}")  # what it is first: there is little room
     except (RunFailed, OSError) as error:
         return Preview(note=f"not counted: {error}")
-    except Left:
+    except Cancelled:
         if late.is_set():
             return Preview(note=f"not counted: took more than {SECONDS:.0f} s")
         raise

@@ -14,7 +14,7 @@ from engine.config.text import visible
 from engine.runs import run_dir
 from engine.runs.result import Result
 from engine.runs.run_dir import RunDir
-from tui.charts.chart import Curve, Look, draw
+from tui.charts.chart import ChartStyle, Curve, draw
 from tui.charts.series import Series
 from tui.format import count, duration, setting, size
 from tui.header import short
@@ -103,7 +103,7 @@ def _chart(runs: Sequence[Compared], width: int, ascii_only: bool) -> Iterator[C
     if not any(curve.series.buckets for curve in curves):
         yield Content.styled("no steps: no curves", "$foreground-muted")
         return
-    for row in draw(curves, width, ROWS, Look(log=True, smooth=0.6, ascii=ascii_only)):
+    for row in draw(curves, width, ROWS, ChartStyle(log=True, smooth=0.6, ascii=ascii_only)):
         yield Content.assemble(*((text, "$foreground-muted" if style == "axis" else style) for text, style in row))
     yield Content.styled("training loss over steps, logarithmic, smoothed", "$foreground-muted")
 

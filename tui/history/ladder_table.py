@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.runs.ladder import Ladder, Row
+from engine.runs.ladder import Ladder, RungResult
 from tui.format import duration, size
 from tui.history.scores import mean_text, range_text
 from tui.output.console import table
@@ -19,7 +19,7 @@ def show_ladder(ladder: Ladder) -> None:
     table(title, COLUMNS, [_row(row, metric) for row in ladder.rows], right=(1, 3, 4, 5, 6, 7, 8))
 
 
-def _row(row: Row, metric: str) -> list[str]:
+def _row(row: RungResult, metric: str) -> list[str]:
     percent = metric != "loss"
     if row.score is None:
         return [row.name, row.status.replace("_", " "), *[""] * (len(COLUMNS) - 2)]

@@ -8,7 +8,7 @@ from itertools import groupby
 from textual.content import Content
 
 from engine.config.text import visible
-from engine.runs.ladder import Entry, Ladder, Row
+from engine.runs.ladder import Ladder, LadderRun, RungResult
 from tui.format import duration, size
 from tui.history.scores import mean_text, range_text
 
@@ -109,22 +109,22 @@ def headline(ladder: Ladder) -> str:
     return visible(f"{about}, {seeds} · {visible(state, REASON)}")
 
 
-def _done(entries: Sequence[Entry]) -> str:
+def _done(entries: Sequence[LadderRun]) -> str:
     return f"{sum(entry.is_done for entry in entries)}/{len(entries)}"
 
 
-def _colour(entry: Entry) -> str:
+def _colour(entry: LadderRun) -> str:
     colours = {"finished": "$text-success", "live": "bold $text-warning", "planned": "$foreground-muted"}
     return colours.get(entry.status, "$foreground-muted" if entry.status == "skipped" else "$text-error")
 
 
-def _low(row: Row) -> float:
+def _low(row: RungResult) -> float:
     return row.score.low if row.score and row.score.low is not None else _mean(row)
 
 
-def _high(row: Row) -> float:
+def _high(row: RungResult) -> float:
     return row.score.high if row.score and row.score.high is not None else _mean(row)
 
 
-def _mean(row: Row) -> float:
+def _mean(row: RungResult) -> float:
     return row.score.mean if row.score and row.score.mean is not None else 0.0

@@ -18,7 +18,7 @@ OFFERED = 9
 
 
 @dataclass(frozen=True)
-class Earlier:
+class EarlierRun:
     """A run and its loss."""
 
     name: str
@@ -38,7 +38,7 @@ def candidates(runs: Path, name: str) -> list[RunDir]:
     return list(islice((run for run in (*alike, *rest) if _has_steps(run)), OFFERED))
 
 
-def read(runs: Path, name: str, after: str) -> Earlier | None:
+def read(runs: Path, name: str, after: str) -> EarlierRun | None:
     """The candidate that comes after the one called `after`, the first for ''; None behind the last."""
     offered = candidates(runs, name)
     names = [run.name for run in offered]
@@ -46,7 +46,7 @@ def read(runs: Path, name: str, after: str) -> Earlier | None:
     if number >= len(offered):
         return None
     run = offered[number]
-    return Earlier(run.name, Opening(run.events_file).first().loss, number + 1, len(offered))
+    return EarlierRun(run.name, Opening(run.events_file).first().loss, number + 1, len(offered))
 
 
 def _has_steps(run: RunDir) -> bool:

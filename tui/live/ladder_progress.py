@@ -11,7 +11,7 @@ from rich.progress import Progress, TaskID
 from engine.config.text import amount, shortened, visible
 from engine.runs import events
 from engine.runs.follow import Follower, last_line
-from engine.runs.ladder import WAITING, Entry, Ladder
+from engine.runs.ladder import WAITING, Ladder, LadderRun
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.rpc_client import rows_done
 from engine.runs.run_dir import RunDir
@@ -89,7 +89,7 @@ class LadderView:
                 self._line(text)
         self._move(ladder)
 
-    def _tell(self, entry: Entry) -> None:
+    def _tell(self, entry: LadderRun) -> None:
         mark = (entry.rung, entry.kind, entry.seed, entry.learning_rate, entry.status)
         if entry.status in WAITING or mark in self.told:
             return

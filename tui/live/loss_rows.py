@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from textual.content import Content
 
 from engine.config.text import visible
-from tui.charts.chart import Curve, Look, draw, reach
+from tui.charts.chart import ChartStyle, Curve, draw, reach
 from tui.charts.series import Series
 from tui.format import number
-from tui.live.earlier_runs import Earlier
+from tui.live.earlier_runs import EarlierRun
 from tui.live.run_state import RunState
 
 VIEWS = ("loss", "learning rate", "gradient norm", "tokens/s")
@@ -31,7 +31,7 @@ class Losses:
 
     state: RunState
     view: int
-    behind: Earlier | None = None
+    behind: EarlierRun | None = None
 
     @property
     def series(self) -> Series:
@@ -40,7 +40,7 @@ class Losses:
         return (state.loss, state.rate, state.grad_norm, state.speed)[self.view]
 
     @property
-    def earlier(self) -> Earlier | None:
+    def earlier(self) -> EarlierRun | None:
         shown = self.view == 0 and self.behind is not None and self.behind.name != self.state.name
         return self.behind if shown else None
 
@@ -56,7 +56,7 @@ class Losses:
         span, until = self.series.span(), self.until()
         return (until - span[0]) / max(1, width) if span and until else None
 
-    def rows(self, width: int, height: int, look: Look) -> list[Content]:
+    def rows(self, width: int, height: int, look: ChartStyle) -> list[Content]:
         """A legend and the chart; where there is no point yet, what is awaited."""
         if not self.series.buckets:
             return [Content.styled(self._awaited(), "$foreground-muted")]
@@ -72,7 +72,7 @@ class Losses:
             curves.append(Curve(self.earlier.loss, "earlier", ghost=True))
         return curves
 
-    def _legend(self, look: Look) -> Content:
+    def _legend(self, look: ChartStyle) -> Content:
         state, series = self.state, self.series
         parts: list[tuple[str, str]] = [(VIEWS[self.view], "bold")]
         if series.latest is not None:

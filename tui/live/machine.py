@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Other:
+class OtherProcess:
     """Somebody else's process on a card."""
 
     pid: int
@@ -33,7 +33,7 @@ class CardSample:
     used: int | None
     mine: int | None
     """Bytes of the watched run's process."""
-    others: tuple[Other, ...] = ()
+    others: tuple[OtherProcess, ...] = ()
     power: float | None = None
     load: int | None = None
     temperature: int | None = None
@@ -87,13 +87,13 @@ class Sampler(threading.Thread):
         self._leave.set()
 
     def run(self) -> None:
-        eyes = Eyes()
+        eyes = MachineSampler()
         while not self._leave.is_set():
             self.post(Sampled(eyes.look(self.worker())))
             self._leave.wait(self.seconds)
 
 
-class Eyes:
+class MachineSampler:
     """NVML and psutil, opened once."""
 
     def __init__(self) -> None:
@@ -123,7 +123,7 @@ class Eyes:
         shared = card.shared()
         running = card.processes()
         mine = next((held for pid, held in running if pid == worker.card_pid), None)
-        others = tuple(Other(pid, process_name(pid), held) for pid, held in running if pid != worker.card_pid)
+        others = tuple(OtherProcess(pid, process_name(pid), held) for pid, held in running if pid != worker.card_pid)
         return CardSample(
             index=card.index,
             name=card.name() or ("a card" if total is not None or shared else "a card that does not answer"),

@@ -28,14 +28,14 @@ GONE_SECONDS = 0.75
 
 @dataclass
 class Opened(Message):
-    """The run as its file has it so far; from here on `Fresh` follows. Comes again when samples became the whole."""
+    """The run up to now; `NewEvents` follows. Posted again once sampled reading became exact."""
 
     run: RunDir
     state: RunState
 
 
 @dataclass
-class Fresh(Message):
+class NewEvents(Message):
     """New events of the run, in order."""
 
     run: RunDir
@@ -43,7 +43,7 @@ class Fresh(Message):
 
 
 @dataclass
-class Printed(Message):
+class NewOutput(Message):
     """New raw output of the worker."""
 
     run: RunDir
@@ -105,11 +105,11 @@ class Watcher(threading.Thread):
             self._opened = True
         news = False
         for fresh in events.follower.portions():
-            self.post(Fresh(self.watched, fresh))
+            self.post(NewEvents(self.watched, fresh))
             news = True
         try:
             if piece := output.read():
-                self.post(Printed(self.watched, piece))
+                self.post(NewOutput(self.watched, piece))
         finally:
             self._tell_liveness(news)
         if whole := events.advance():
@@ -118,7 +118,7 @@ class Watcher(threading.Thread):
     def _tell_unwritten_end(self) -> None:
         """The end of a run whose disk was too full to log it."""
         if record := end_record.read(self.watched.end_file):
-            self.post(Fresh(self.watched, [End(status=record.status, reason=record.reason, t=record.t)]))
+            self.post(NewEvents(self.watched, [End(status=record.status, reason=record.reason, t=record.t)]))
 
     def _tell_wrong(self, error: OSError) -> None:
         """Once, until it has been well again."""

@@ -6,10 +6,10 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from tui.preview.memory_forecast import Forecast
+from tui.preview.memory_forecast import MethodForecast
 
 
-def needed_disk(found: Iterable[Forecast]) -> int | None:
+def needed_disk(found: Iterable[MethodForecast]) -> int | None:
     """Bytes: the checkpoints that are kept and the one in the making, and the model; by the formula.
 
     Of an adapter the adapter and its optimizer state, of full fine-tuning the weights and theirs.

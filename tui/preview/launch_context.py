@@ -9,19 +9,19 @@ from typing import Any
 
 import msgspec
 
-from engine.memory.formula.memory_budget import Room
+from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs.device_queue import Turn
 from tui.data.preview import signature
-from tui.live.machine import Other
+from tui.live.machine import OtherProcess
 
 
 @dataclass(frozen=True)
-class Scene:
+class LaunchContext:
     """The machine as it is now."""
 
     runs: Path
-    room: Room | None = None
-    foreign: Sequence[Other] = ()
+    room: MemoryBudget | None = None
+    foreign: Sequence[OtherProcess] = ()
     """Processes on the card that are no runs of ours."""
     turns: Sequence[Turn] = ()
 

@@ -12,16 +12,16 @@ from engine.config.preset import Effective
 from engine.config.preset_library import called
 from engine.config.schema import Config
 from engine.config.text import amount
-from engine.memory.formula.estimate import PARTS, Estimate
-from engine.memory.formula.memory_budget import Room
+from engine.memory.formula.estimate import PARTS, MemoryEstimate
+from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs.account import columns_in_short, rows_in_short
-from engine.runs.ladder import Plan
+from engine.runs.ladder import LadderPlan
 from tui.data_report import DataReport, overlap_in_short
 from tui.format import count, size
 from tui.methods import NAMES, TRAINS
 from tui.preview.disk import free_disk, needed_disk
-from tui.preview.launch_context import Report, Scene
-from tui.preview.memory_forecast import Forecast, forecast, label
+from tui.preview.launch_context import LaunchContext, Report
+from tui.preview.memory_forecast import MethodForecast, forecast, label
 from tui.preview.problems import (
     Problem,
     data_problems,
@@ -42,7 +42,7 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class Prospect:
+class LaunchPreview:
     """A whole preview."""
 
     title: str
@@ -54,7 +54,7 @@ class Prospect:
         return any(problem.blocking for problem in self.problems)
 
 
-def run_prospect(name: str, chosen: Effective, scene: Scene, report: Report) -> Prospect:
+def run_prospect(name: str, chosen: Effective, scene: LaunchContext, report: Report) -> LaunchPreview:
     """One run of the chosen configuration."""
     config, files = chosen.config, find_model(chosen.config.model)
     found = forecast(config, files, scene.room, report.longest)
@@ -75,10 +75,10 @@ def run_prospect(name: str, chosen: Effective, scene: Scene, report: Report) -> 
     ]
     problems += [*disk_problems([found], scene.runs), *foreign_problems(scene)]
     problems += [Problem(note) for note in chosen.notes]
-    return Prospect(f"{config.title or name} · {NAMES[config.method]}", facts, problems)
+    return LaunchPreview(f"{config.title or name} · {NAMES[config.method]}", facts, problems)
 
 
-def ladder_prospect(plan: Plan, scene: Scene, report: Report) -> Prospect:
+def ladder_prospect(plan: LadderPlan, scene: LaunchContext, report: Report) -> LaunchPreview:
     """A ladder: its rungs one after another, as ordinary runs."""
     first = plan.rungs[0].config
     files = find_model(first.model)
@@ -99,10 +99,10 @@ def ladder_prospect(plan: Plan, scene: Scene, report: Report) -> Prospect:
     facts += [*_disk(found, scene.runs), *_turn(scene)]
     problems = [*model_problems(first, files), *data_problems(first, report), *memory_problems(found, files, scene)]
     problems += [*disk_problems(found, scene.runs), *foreign_problems(scene)]
-    return Prospect(f"ladder of {called(plan.preset)}", facts, problems)
+    return LaunchPreview(f"ladder of {called(plan.preset)}", facts, problems)
 
 
-def _what(config: Config, files: ModelFiles, found: Forecast | None) -> Iterator[Fact]:
+def _what(config: Config, files: ModelFiles, found: MethodForecast | None) -> Iterator[Fact]:
     if config.model.id == EMBEDDED:
         where = "shipped with ftbench"
     else:
@@ -136,7 +136,7 @@ def _progress(report: Report) -> str:
     return f"preparing … {report.progress}".rstrip()
 
 
-def _steps(config: Config, estimate: Estimate | None, report: Report) -> str:
+def _steps(config: Config, estimate: MemoryEstimate | None, report: Report) -> str:
     """`200 (2 epochs), batch size 16 (micro-batch 8)`."""
     train, rows = config.train, report.rows.get("train")
     per_epoch = math.ceil(rows / train.batch) if rows else None
@@ -170,7 +170,7 @@ def _scoring(config: Config, report: Report) -> str:
 
 
 def _memory(
-    found: Forecast, room: Room | None, longest: int | None, name: str = "memory", parts: bool = True
+    found: MethodForecast, room: MemoryBudget | None, longest: int | None, name: str = "memory", parts: bool = True
 ) -> Iterator[Fact]:
     estimate = found.estimate
     if estimate is None or room is None:
@@ -191,13 +191,13 @@ def _memory(
     yield Fact("", moment + " · ".join(inside) + beside, "$foreground-muted")
 
 
-def _disk(found: Sequence[Forecast], runs: Path) -> Iterator[Fact]:
+def _disk(found: Sequence[MethodForecast], runs: Path) -> Iterator[Fact]:
     need, free = needed_disk(found), free_disk(runs)
     about = f"about {size(need)}" if need is not None else "unknown"
     yield Fact("disk", f"{about} for checkpoints and model (estimated); {size(free)} free in {runs}")
 
 
-def _turn(scene: Scene) -> Iterator[Fact]:
+def _turn(scene: LaunchContext) -> Iterator[Fact]:
     held = [turn for turn in scene.turns if turn.place == 0]
     waiting = len(scene.turns) - len(held)
     if not held and not waiting:

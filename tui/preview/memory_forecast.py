@@ -15,15 +15,15 @@ from engine.config.model_files import ModelFiles, find_model
 from engine.config.preset import Effective
 from engine.config.schema import METHODS, Config, Method
 from engine.hardware.cpu import has_bf16
-from engine.memory.formula.estimate import Estimate, Rows
-from engine.memory.formula.fit import judge
+from engine.memory.formula.estimate import MemoryEstimate, StepShape
+from engine.memory.formula.fit import classify_fit
 from engine.memory.formula.formula import formula
 from engine.memory.formula.measured_error import error_of
-from engine.memory.formula.memory_budget import Room
+from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs import run_dir
 from engine.runs.run_dir import RunDir
 from tui.choice import Choice
-from tui.live.machine import CardSample, MachineSample, Other
+from tui.live.machine import CardSample, MachineSample, OtherProcess
 
 Verdict = Literal["fits", "tight", "does not fit", "unknown"]
 STYLES: dict[Verdict, str] = {
@@ -37,18 +37,18 @@ STEADY = 32
 
 
 @dataclass(frozen=True)
-class Forecast:
+class MethodForecast:
     """One method with what is chosen."""
 
     method: Method
     verdict: Verdict
-    estimate: Estimate | None = None
+    estimate: MemoryEstimate | None = None
     config: Config | None = None
     why: str = ""
     """Why there is no estimate."""
 
 
-def room_of(sample: MachineSample, own: Collection[int] = (), steady: bool = False) -> Room:
+def room_of(sample: MachineSample, own: Collection[int] = (), steady: bool = False) -> MemoryBudget:
     """The first card that CUDA_VISIBLE_DEVICES leaves, else the system's memory.
 
     `own` are our runs' processes: a run that waits for them will have their memory. `steady` rounds what others hold,
@@ -58,7 +58,7 @@ def room_of(sample: MachineSample, own: Collection[int] = (), steady: bool = Fal
     if card is None or not card.total:
         used = max(0, sample.memory_used - (sample.worker_rss or 0))
         total = sample.memory_total
-        return Room(
+        return MemoryBudget(
             name="system memory",
             device="cpu",
             source="system",
@@ -69,7 +69,7 @@ def room_of(sample: MachineSample, own: Collection[int] = (), steady: bool = Fal
     taken = sum(other.bytes or 0 for other in foreign(card, own))
     if card.shared:
         taken = max(0, (card.used or 0) - (card.mine or 0))
-    return Room(
+    return MemoryBudget(
         name=f"card {card.index}, {card.name}",
         device="cuda",
         source="shared" if card.shared else "card",
@@ -79,7 +79,7 @@ def room_of(sample: MachineSample, own: Collection[int] = (), steady: bool = Fal
     )
 
 
-def foreign(card: CardSample, own: Collection[int]) -> list[Other]:
+def foreign(card: CardSample, own: Collection[int]) -> list[OtherProcess]:
     """Processes on the card that are no runs of ours: they stay."""
     return [other for other in card.others if other.pid not in own]
 
@@ -95,27 +95,29 @@ def visible_card(cards: Sequence[CardSample]) -> CardSample | None:
     return cards[0] if cards and first.startswith("GPU-") else None  # which one that is, the sample does not say
 
 
-def forecasts(choice: Choice, files: ModelFiles, room: Room | None) -> list[Forecast]:
+def forecasts(choice: Choice, files: ModelFiles, room: MemoryBudget | None) -> list[MethodForecast]:
     """The three methods with the present choice."""
     return [_of_method(choice, method, files, room) for method in METHODS]
 
 
-def forecast(config: Config, files: ModelFiles, room: Room | None, longest: int | None = None) -> Forecast:
+def forecast(
+    config: Config, files: ModelFiles, room: MemoryBudget | None, longest: int | None = None
+) -> MethodForecast:
     """One configuration; `longest` is the longest row's tokens where it is known."""
     if files.table is None:
-        return Forecast(config.method, "unknown", config=config, why=files.why)
+        return MethodForecast(config.method, "unknown", config=config, why=files.why)
     if room is None:
-        return Forecast(config.method, "unknown", config=config, why="looking at the machine")
+        return MethodForecast(config.method, "unknown", config=config, why="looking at the machine")
     length = min(config.train.max_length, longest or config.train.max_length)
-    rows = Rows(count=config.train.batch, length=length, answer=max(1, length - 1))
+    rows = StepShape(count=config.train.batch, length=length, answer=max(1, length - 1))
     try:
         estimate = formula(config, files.table, room.device, rows, room.bf16)
     except UserError as error:
-        return Forecast(config.method, "unknown", config=config, why=error.line)
-    return Forecast(config.method, judge(estimate.peak, room, "formula"), estimate, config)
+        return MethodForecast(config.method, "unknown", config=config, why=error.line)
+    return MethodForecast(config.method, classify_fit(estimate.peak, room, "formula"), estimate, config)
 
 
-def foresee(run: RunDir | None, chosen: Effective | None, room: Room | None) -> int | None:
+def foresee(run: RunDir | None, chosen: Effective | None, room: MemoryBudget | None) -> int | None:
     """Bytes that a run, or else what is chosen, will take at most, the process itself included."""
     if room is None or chosen is None:
         return None
@@ -127,17 +129,17 @@ def foresee(run: RunDir | None, chosen: Effective | None, room: Room | None) -> 
     return estimate.peak + room.beside if estimate else None
 
 
-def label(found: Sequence[Forecast]) -> str:
+def label(found: Sequence[MethodForecast]) -> str:
     """`formula, ±13 %`."""
     estimate = next((one.estimate for one in found if one.estimate), None)
     return f"formula, ±{error_of('formula', estimate.device).worst * 100:.0f} %" if estimate else "formula"
 
 
-def _of_method(choice: Choice, method: Method, files: ModelFiles, room: Room | None) -> Forecast:
+def _of_method(choice: Choice, method: Method, files: ModelFiles, room: MemoryBudget | None) -> MethodForecast:
     try:
         config = choice.with_method(method).effective().config
     except UserError as error:
-        return Forecast(method, "unknown", why=error.line)
+        return MethodForecast(method, "unknown", why=error.line)
     return forecast(config, files, room)
 
 

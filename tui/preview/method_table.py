@@ -11,22 +11,22 @@ from engine.config.preset import flatten
 from engine.config.schema import READ_BY
 from engine.config.text import visible
 from engine.memory.formula.estimate import PARTS
-from engine.memory.formula.memory_budget import Room
+from engine.memory.formula.memory_budget import MemoryBudget
 from tui.choice import QUIET, Choice
 from tui.format import count, size
 from tui.methods import LONG_WHY, NAMES
-from tui.preview.memory_forecast import STYLES, Forecast, label
+from tui.preview.memory_forecast import STYLES, MethodForecast, label
 
 LABEL, COLUMN = 15, 15
 
 
-def methods_text(choice: Choice, found: Sequence[Forecast], room: Room | None) -> Content:
+def methods_text(choice: Choice, found: Sequence[MethodForecast], room: MemoryBudget | None) -> Content:
     """Everything as one text, 60 columns wide."""
     lines = [*_memory(found, room), Content(""), *_settings(choice, found), Content(""), *_why(found)]
     return Content("\n").join(lines)
 
 
-def _memory(found: Sequence[Forecast], room: Room | None) -> Iterator[Content]:
+def _memory(found: Sequence[MethodForecast], room: MemoryBudget | None) -> Iterator[Content]:
     yield _row("", [NAMES[one.method] for one in found], "bold")
     estimates = [one.estimate for one in found]
     yield _row("trains", [count(one.trainable) if one else "–" for one in estimates])
@@ -49,7 +49,7 @@ def _memory(found: Sequence[Forecast], room: Room | None) -> Iterator[Content]:
         yield Content.styled(visible(why), "$text-warning")
 
 
-def _settings(choice: Choice, found: Sequence[Forecast]) -> Iterator[Content]:
+def _settings(choice: Choice, found: Sequence[MethodForecast]) -> Iterator[Content]:
     """Keys in which the configurations differ: a method brings its own defaults."""
     flats = []
     for one in found:
@@ -70,7 +70,7 @@ def _readers(key: str) -> Sequence[str]:
     return READ_BY.get(key.split(".")[0], tuple(NAMES))
 
 
-def _why(found: Sequence[Forecast]) -> Iterator[Content]:
+def _why(found: Sequence[MethodForecast]) -> Iterator[Content]:
     for one in found:
         yield Content.assemble((f"{NAMES[one.method]}  ", "bold"), LONG_WHY[one.method])
 

@@ -8,9 +8,9 @@ from rich.text import Text
 
 from engine.config.schema import Config
 from engine.config.text import visible
-from engine.memory.formula.history import Record, Takes
-from engine.memory.formula.memory_budget import Room
-from engine.memory.formula.method_plan import Outlook, Plan
+from engine.memory.formula.history import TierAccuracy, TimeEstimate
+from engine.memory.formula.memory_budget import MemoryBudget
+from engine.memory.formula.method_plan import MemoryPlan, MethodPlan
 from tui.charts.plan_bar import bar, legend
 from tui.format import size
 from tui.preview.plan_words import (
@@ -43,7 +43,12 @@ class View:
         self.width, self.coloured, self.ascii = width, coloured, ascii_only
 
     def whole(
-        self, plan: Plan, config: Config, preset: str, times: Mapping[str, Takes], here: Sequence[Record]
+        self,
+        plan: MemoryPlan,
+        config: Config,
+        preset: str,
+        times: Mapping[str, TimeEstimate],
+        here: Sequence[TierAccuracy],
     ) -> Iterator[Text]:
         """Everything. `here`: how good plans have been on this machine."""
         yield from self.bars(plan, config, preset)
@@ -56,7 +61,7 @@ class View:
         for line in [*plan.notes, *worth(plan, here)]:
             yield self.text(line, "dim")
 
-    def bars(self, plan: Plan, config: Config, preset: str) -> Iterator[Text]:
+    def bars(self, plan: MemoryPlan, config: Config, preset: str) -> Iterator[Text]:
         """What is asked, and a bar a method."""
         yield self.text(heading(config, preset), "bold")
         yield self.text(about_rows(plan, config))
@@ -75,7 +80,7 @@ class View:
         yield Text()
         yield from legend(seen, self.width, self.coloured)
 
-    def table(self, plan: Plan, times: Mapping[str, Takes]) -> Iterator[Text]:
+    def table(self, plan: MemoryPlan, times: Mapping[str, TimeEstimate]) -> Iterator[Text]:
         """A column a method."""
         names = [NAMES[outlook.method] for outlook in plan.outlooks]
         yield self.text(f"{'':<{LABEL}}" + "".join(f"{name:>{CELL}}" for name in names), "bold")
@@ -83,7 +88,7 @@ class View:
             text = f"{label:<{LABEL}}" + "".join(f"{cell:>{CELL}}" for cell in cells)
             yield self.text(text.rstrip(), "bold" if label in STRONG else "")
 
-    def unknown(self, times: Mapping[str, Takes]) -> Iterator[Text]:
+    def unknown(self, times: Mapping[str, TimeEstimate]) -> Iterator[Text]:
         """Where time and cost come from, or why there are none."""
         unknown: dict[str, list[str]] = {}
         for method, time in times.items():
@@ -98,7 +103,7 @@ class View:
         for why in dict.fromkeys(time.why_no_cost for time in known if time.why_no_cost):
             yield self.text(f"cost: {why}", "dim")
 
-    def changes(self, outlook: Outlook, room: Room) -> Iterator[Text]:
+    def changes(self, outlook: MethodPlan, room: MemoryBudget) -> Iterator[Text]:
         """What makes one method fit, the smallest first."""
         if outlook.verdict != "does not fit":
             return

@@ -9,13 +9,13 @@ from typing import Any
 from engine.config.schema import Config
 from engine.config.text import amount
 from engine.memory.formula.estimate import PARTS as ESTIMATED
-from engine.memory.formula.estimate import Peak
-from engine.memory.formula.fit import Most
-from engine.memory.formula.history import Record, Takes
+from engine.memory.formula.estimate import PeakMemory
+from engine.memory.formula.fit import LargestFit
+from engine.memory.formula.history import TierAccuracy, TimeEstimate
 from engine.memory.formula.measured_error import Tier, error_of, percent
-from engine.memory.formula.memory_budget import Room
-from engine.memory.formula.method_plan import Outlook, Plan
-from engine.memory.formula.remedies import Change
+from engine.memory.formula.memory_budget import MemoryBudget
+from engine.memory.formula.method_plan import MemoryPlan, MethodPlan
+from engine.memory.formula.remedies import Remedy
 from tui.charts.plan_bar import PARTS
 from tui.format import count, duration, size
 
@@ -33,7 +33,7 @@ def short(name: str) -> str:
     return Path(name).name if name.startswith("/") else name
 
 
-def about_rows(plan: Plan, config: Config) -> str:
+def about_rows(plan: MemoryPlan, config: Config) -> str:
     """Which rows, and where they come from."""
     rows = plan.rows
     text = f"rows of {rows.length:,} tokens, {rows.answer:,} of them trained: "
@@ -46,7 +46,7 @@ def about_rows(plan: Plan, config: Config) -> str:
     return f"{text}{limit}{f'; {plan.why}' if plan.why else ''}"
 
 
-def about_room(room: Room) -> str:
+def about_room(room: MemoryBudget) -> str:
     """Where it is to fit, and what is left of that."""
     kind = {
         "listed": "from the list of cards, not measured here",
@@ -59,18 +59,18 @@ def about_room(room: Room) -> str:
     return f"{room.name}, {size(room.total)}: {kind}{held}{who}"
 
 
-def drawn(outlook: Outlook, room: Room) -> dict[str, int]:
+def drawn(outlook: MethodPlan, room: MemoryBudget) -> dict[str, int]:
     """Bytes by part for a bar: the peak that must fit, on top of what is taken anyway."""
     return {"others": room.used, "process": room.beside, **peak(outlook).parts}
 
 
-def peak(outlook: Outlook) -> Peak:
+def peak(outlook: MethodPlan) -> PeakMemory:
     """The one that must fit."""
     best = outlook.best
     return best.training if best.training.total == best.peak else best.evaluation
 
 
-def table_rows(plan: Plan, times: Mapping[str, Takes]) -> Iterator[tuple[str, list[str]]]:
+def table_rows(plan: MemoryPlan, times: Mapping[str, TimeEstimate]) -> Iterator[tuple[str, list[str]]]:
     """(label, a cell for each method): training by part, the peaks, how far it goes, time and cost."""
     looks = plan.outlooks
     for part in ESTIMATED:
@@ -102,18 +102,18 @@ def _bytes(value: int | None) -> str:
     return size(value) if value else "–"
 
 
-def _micro(outlook: Outlook) -> str:
+def _micro(outlook: MethodPlan) -> str:
     return f"{outlook.best.micro_batch}{' (auto)' if outlook.automatic else ''}"
 
 
-def _most(most: Most) -> str:
+def _most(most: LargestFit) -> str:
     if not most.value:
         return "none fits"
     why = {"all": " (all)", "pass": " (by tokens)", "memory": ""}[most.bound]
     return f"{most.value:,}{why}"
 
 
-def _longest(most: Most) -> str:
+def _longest(most: LargestFit) -> str:
     """Rounded down: the search is finer than the formula."""
     if not most.value:
         return "none fits"
@@ -122,15 +122,15 @@ def _longest(most: Most) -> str:
     return f"{most.value // 64 * 64 if most.value > 512 else most.value:,}"
 
 
-def _time(time: Takes) -> str:
+def _time(time: TimeEstimate) -> str:
     return duration(time.seconds) if time.seconds is not None else "not known"
 
 
-def _range(time: Takes) -> str:
+def _range(time: TimeEstimate) -> str:
     return f"{duration(time.low)}–{duration(time.high)}" if time.seconds is not None else ""
 
 
-def _cost(time: Takes) -> str:
+def _cost(time: TimeEstimate) -> str:
     if time.cost is None:
         return "not known" if time.seconds is not None else ""
     return f"{_money(time.cost_low)}–{_money(time.cost_high)} {time.currency}"
@@ -140,7 +140,7 @@ def _money(value: float | None) -> str:
     return f"{value or 0.0:.2f}"
 
 
-def change_words(change: Change, outlook: Outlook) -> list[tuple[str, str]]:
+def change_words(change: Remedy, outlook: MethodPlan) -> list[tuple[str, str]]:
     """(what to set, what it costs) for each of its settings."""
     costs = {
         "evaluation.batch": "the same answers, fewer at a time",
@@ -160,7 +160,7 @@ def _toml(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def worth(plan: Plan, here: Sequence[Record]) -> Iterator[str]:
+def worth(plan: MemoryPlan, here: Sequence[TierAccuracy]) -> Iterator[str]:
     """What each tier is, how wrong it has been, and what `tight` means. `here`: this machine's own records."""
     device = plan.room.device
     tiers: list[Tier] = list(dict.fromkeys(outlook.best.tier for outlook in plan.outlooks))
@@ -182,6 +182,6 @@ def worth(plan: Plan, here: Sequence[Record]) -> Iterator[str]:
             yield f"{NAMES[outlook.method]}: up to {size(state)} of paged optimizer state can move to the host: slow."
 
 
-def lacking(outlook: Outlook, room: Room) -> int:
+def lacking(outlook: MethodPlan, room: MemoryBudget) -> int:
     """Bytes that are missing; below 0 they are left."""
     return peak(outlook).total + room.beside - room.free

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from engine.config.model_files import ModelFiles
 from engine.config.schema import Config
-from engine.memory.formula.fit import Asked
-from engine.memory.formula.memory_budget import Room
+from engine.memory.formula.fit import FitQuery
+from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.remedies import changes
 from tui.data_report import DataReport, warning_lines
 from tui.format import size
 from tui.methods import NAMES
 from tui.preview.disk import free_disk, needed_disk
-from tui.preview.launch_context import Report, Scene
-from tui.preview.memory_forecast import Forecast
+from tui.preview.launch_context import LaunchContext, Report
+from tui.preview.memory_forecast import MethodForecast
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def data_problems(config: Config, report: Report) -> Iterator[Problem]:
         yield Problem(line.text)
 
 
-def memory_problems(found: Sequence[Forecast], files: ModelFiles, scene: Scene) -> Iterator[Problem]:
+def memory_problems(found: Sequence[MethodForecast], files: ModelFiles, scene: LaunchContext) -> Iterator[Problem]:
     """Methods that barely fit or do not fit, by the formula."""
     for one in found:
         if one.estimate is None or scene.room is None or one.verdict not in ("tight", "does not fit"):
@@ -64,12 +64,12 @@ def memory_problems(found: Sequence[Forecast], files: ModelFiles, scene: Scene) 
         yield Problem(what, _remedies(one, files, scene.room))
 
 
-def _remedies(one: Forecast, files: ModelFiles, room: Room) -> str:
+def _remedies(one: MethodForecast, files: ModelFiles, room: MemoryBudget) -> str:
     """Single settings that would make it fit by the formula, and the method that needs less."""
     smaller = {"full": "LoRA or QLoRA", "lora": "QLoRA", "qlora": "a smaller model"}[one.method]
     if one.verdict == "tight" or one.estimate is None or one.config is None or files.table is None:
         return f"if it runs out of memory, reduce train.micro_batch or train.max_length, or use {smaller}"
-    ways = changes(Asked(one.config, files.table, one.estimate.rows, room))
+    ways = changes(FitQuery(one.config, files.table, one.estimate.rows, room))
     words = [
         " and ".join(f"{key} = {str(value).lower()}" for key, value in way.settings.items()) + f" ({size(way.peak)})"
         for way in ways
@@ -77,7 +77,7 @@ def _remedies(one: Forecast, files: ModelFiles, room: Room) -> str:
     return ", or ".join([*words, smaller])
 
 
-def disk_problems(found: Sequence[Forecast], runs: Path) -> Iterator[Problem]:
+def disk_problems(found: Sequence[MethodForecast], runs: Path) -> Iterator[Problem]:
     """A runs folder that cannot be written, or a disk with too little space."""
     there = next(folder for folder in (runs, *runs.parents) if folder.exists())
     if not os.access(there, os.W_OK):
@@ -88,7 +88,7 @@ def disk_problems(found: Sequence[Forecast], runs: Path) -> Iterator[Problem]:
         yield Problem(what, f"free some space in {runs}, or set train.keep_checkpoints = 1", blocking=True)
 
 
-def foreign_problems(scene: Scene) -> Iterator[Problem]:
+def foreign_problems(scene: LaunchContext) -> Iterator[Problem]:
     """GPU processes that are not ftbench runs."""
     for other in scene.foreign:
         held = f" ({size(other.bytes)})" if other.bytes else ""

@@ -16,7 +16,7 @@ from textual.widgets import Static
 from engine.config.preset import Effective
 from engine.config.text import visible
 from engine.runs.rpc_client import rows_done
-from tui.background import Answered, Asking, Told
+from tui.background import Answered, BackgroundQuestion, ProgressReported
 from tui.charts.bar import bar
 from tui.commands import bindings
 from tui.data.inspection import SPLITS, Inspection, Manner, Sample, facts, sample_head, sample_text, template_text
@@ -68,7 +68,7 @@ class InspectorScreen(BaseScreen[bool]):
         self.split, self.view = "train", "rows"
         self.at = dict.fromkeys(SPLITS, 0)
         self.manner = Manner()
-        self.asking: Asking | None = None
+        self.asking: BackgroundQuestion | None = None
         self._progress, self._began = "", 0.0
         self._counted: tuple[str, int, int | None] | None = None
         """What is being done, rows done, and of how many."""
@@ -116,11 +116,11 @@ class InspectorScreen(BaseScreen[bool]):
             "max_length": config.train.max_length,
         }
         self._progress, self._began = "starting", time.monotonic()
-        self.asking = Asking(question, {**arguments, **more}, self.post_message)
+        self.asking = BackgroundQuestion(question, {**arguments, **more}, self.post_message)
         self._tick()
 
-    @on(Told)
-    def _told(self, message: Told) -> None:
+    @on(ProgressReported)
+    def _told(self, message: ProgressReported) -> None:
         if message.asking is self.asking:
             self._progress, self._counted = message.text, message.counted
             self._tick()

@@ -17,12 +17,12 @@ from textual.widgets import Static
 
 from engine.config.schema import Config
 from engine.config.text import amount, visible
-from tui.background import Answered, Asking, Told
+from tui.background import Answered, BackgroundQuestion, ProgressReported
 from tui.preview.launch_context import Report, Reports
-from tui.preview.launch_preview import Prospect
+from tui.preview.launch_preview import LaunchPreview
 from tui.preview.problems import Problem
 
-Look = Callable[[Report], Prospect]
+Look = Callable[[Report], LaunchPreview]
 LOOK_SECONDS = 1.0
 NAME = 10
 """Columns of a fact's name."""
@@ -54,7 +54,7 @@ class LaunchScreen(ModalScreen[bool]):
         self.key = b""
         self.report = Report()
         self.prospect = look(self.report)
-        self.asking: Asking | None = None
+        self.asking: BackgroundQuestion | None = None
 
     def compose(self) -> ComposeResult:
         with Vertical(id="box") as box:
@@ -77,7 +77,7 @@ class LaunchScreen(ModalScreen[bool]):
         elif self.prospect.blocked:
             self.report = Report(asked=False)
         else:
-            self.asking = Asking("data.check", arguments, self.post_message)
+            self.asking = BackgroundQuestion("data.check", arguments, self.post_message)
         self.show_prospect()
         self.set_interval(LOOK_SECONDS, self._look_again)
         self.watch(self.query_one(VerticalScroll), "virtual_size", self._say_keys, init=False)
@@ -91,8 +91,8 @@ class LaunchScreen(ModalScreen[bool]):
         self.query_one(VerticalScroll).styles.max_height = self._room()
         self.call_after_refresh(self._lay_out)
 
-    @on(Told)
-    def _told(self, message: Told) -> None:
+    @on(ProgressReported)
+    def _told(self, message: ProgressReported) -> None:
         if message.asking is self.asking and self.report.asked:
             self.report = Report(progress=message.text)
             self.show_prospect()

@@ -20,7 +20,7 @@ from textual.widgets.option_list import Option
 from engine.config.text import visible
 from tui.commands import bindings
 from tui.data.datasets import NOT_TEXT, is_text
-from tui.data.folder_list import Entry, FolderView, entries, meant, read_folder
+from tui.data.folder_list import FolderEntry, FolderView, entries, meant, read_folder
 from tui.screens.base import BaseScreen
 from tui.widgets.key_line import KeyLine
 
@@ -70,7 +70,7 @@ class PickerScreen(BaseScreen[str | None]):
         self.folder = folder
         self.view = FolderView(folder)
         self.hidden = False
-        self.entries: list[Entry] = []
+        self.entries: list[FolderEntry] = []
         self._reading: Path | None = None
 
     def compose(self) -> ComposeResult:
@@ -175,7 +175,7 @@ class PickerScreen(BaseScreen[str | None]):
         self.dismiss(None)
 
 
-def line(entry: Entry, width: int) -> Content:
+def line(entry: FolderEntry, width: int) -> Content:
     """Name at the left, size or note at the right."""
     name, note = visible(entry.name), visible(entry.note)
     gap = max(2, width - cell_len(name) - cell_len(note))

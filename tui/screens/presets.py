@@ -15,7 +15,7 @@ from textual.widgets import Static
 from engine.config import preset_library, user_presets
 from engine.config.errors import RunFailed, UserError
 from engine.config.preset import Effective
-from engine.config.preset_library import Listed
+from engine.config.preset_library import PresetEntry
 from engine.config.text import visible
 from tui.charts.columns import Column, Row
 from tui.choice import Choice, changes
@@ -58,7 +58,7 @@ class PresetsScreen(BaseScreen[str | None]):
     def __init__(self, choice: Choice, effective: Effective | None) -> None:
         super().__init__()
         self.choice, self.effective = choice, effective
-        self.listed: dict[str, Listed] = {}
+        self.listed: dict[str, PresetEntry] = {}
 
     def compose(self) -> ComposeResult:
         yield Static(Content(visible(f"presets; your own lie in {preset_library.user_folder()}")), id="title")
@@ -83,7 +83,7 @@ class PresetsScreen(BaseScreen[str | None]):
         if listed is not None:
             self.query_one("#detail", Static).update(detail(listed, self.choice, self.effective))
 
-    def _here(self) -> Listed | None:
+    def _here(self) -> PresetEntry | None:
         return self.listed.get(self.query_one(Table).key)
 
     def action_back(self) -> None:
@@ -182,13 +182,13 @@ class PresetsScreen(BaseScreen[str | None]):
             self.tell(error.line, severity="error", timeout=10)
 
 
-def row(listed: Listed) -> Row:
+def row(listed: PresetEntry) -> Row:
     """A line of the table; a broken one stands out."""
     style = "$text-error" if listed.preset is None else ""
     return Row(listed.name, tuple((text, style) for text in cells(listed)))
 
 
-def cells(listed: Listed) -> list[str]:
+def cells(listed: PresetEntry) -> list[str]:
     """In the order of COLUMNS."""
     whose = "yours" if user_presets.is_own(listed) else "ships"
     if listed.preset is None:
@@ -205,7 +205,7 @@ def cells(listed: Listed) -> list[str]:
     ]
 
 
-def detail(listed: Listed, choice: Choice, effective: Effective | None) -> Content:
+def detail(listed: PresetEntry, choice: Choice, effective: Effective | None) -> Content:
     """About, and what choosing it would change."""
     if listed.preset is None:
         return Content.styled(visible(listed.error), "$text-error")
@@ -218,7 +218,7 @@ def detail(listed: Listed, choice: Choice, effective: Effective | None) -> Conte
     return Content.assemble(about, "\n", ("it would change: ", "$foreground-muted"), text)
 
 
-def free_name(base: str, taken: dict[str, Listed]) -> str:
+def free_name(base: str, taken: dict[str, PresetEntry]) -> str:
     """`base-2`, or the first number that is free."""
     return next(name for number in range(2, 10_000) if (name := f"{base}-{number}") not in taken)
 

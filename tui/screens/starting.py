@@ -13,9 +13,9 @@ from tui.screens.inspecting import InspectingScreen
 
 if TYPE_CHECKING:  # imported where they are needed: the first picture does not wait for what a launch takes
     from engine.config.preset import Effective
-    from engine.runs.ladder import Plan
+    from engine.runs.ladder import LadderPlan
     from tui.live.machine import MachineSample
-    from tui.preview.launch_context import Reports, Scene
+    from tui.preview.launch_context import LaunchContext, Reports
 
 
 class StartingScreen(InspectingScreen[ScreenResultType]):
@@ -32,16 +32,16 @@ class StartingScreen(InspectingScreen[ScreenResultType]):
 
         return Reports()
 
-    def scene(self) -> Scene:
+    def scene(self) -> LaunchContext:
         """The machine as it was last looked at, and who waits for it."""
-        from tui.preview.launch_context import Scene
+        from tui.preview.launch_context import LaunchContext
         from tui.preview.memory_forecast import foreign, room_of, visible_card
 
         if self.sample is None:
-            return Scene(self.runs)
+            return LaunchContext(self.runs)
         places, own = self.queue(), self.on_the_card()
         card = visible_card(self.sample.cards)
-        return Scene(self.runs, room_of(self.sample, own), foreign(card, own) if card else (), places)
+        return LaunchContext(self.runs, room_of(self.sample, own), foreign(card, own) if card else (), places)
 
     def action_start(self) -> None:
         """Show the launch screen, then launch and watch."""
@@ -96,7 +96,7 @@ class StartingScreen(InspectingScreen[ScreenResultType]):
         )
         self.app.push_screen(screen, answered)
 
-    def _climb(self, plan: Plan) -> None:
+    def _climb(self, plan: LadderPlan) -> None:
         from engine.runs import ladder_dir, launch
 
         try:

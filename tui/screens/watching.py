@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # imported where they are needed: the first picture does not 
     from tui.app import Workbench
     from tui.live.machine import WatchedProcess
     from tui.live.run_state import RunState
-    from tui.live.watcher import Fresh, Liveness, Opened, Printed, Unreadable, Watcher
+    from tui.live.watcher import Liveness, NewEvents, NewOutput, Opened, Unreadable, Watcher
 
 TELLING = ("Phase", "End", "Hello", "Plan")
 """Events after which the status is another at once, and not only with the next second."""
@@ -86,7 +86,7 @@ class WatchingScreen(StartingScreen[ScreenResultType]):
             self.state = message.state
             self.redraw()
 
-    def on_fresh(self, message: Fresh) -> None:
+    def on_fresh(self, message: NewEvents) -> None:
         if message.run == self.watched and self.state is not None:
             self.state.feed(message.events)
             self._log()
@@ -104,7 +104,7 @@ class WatchingScreen(StartingScreen[ScreenResultType]):
         self.redraw()
         self.head()
 
-    def on_printed(self, message: Printed) -> None:
+    def on_printed(self, message: NewOutput) -> None:
         if message.run == self.watched:
             self.query_one(LogPane).printed(message.piece)
             self._log()

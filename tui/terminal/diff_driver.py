@@ -34,7 +34,7 @@ Cell = tuple[str, Style]
 """A character, or at the first of several cells that cannot be parted the text of all, then ''; and how it looks."""
 
 
-class Painted:
+class FrameDiff:
     """A model of the terminal's cells; a cell that is not in it is unknown."""
 
     def __init__(self) -> None:
@@ -181,12 +181,12 @@ def change(old: Style, new: Style) -> str:
     return f"\x1b[{';'.join(now for before, now in pairs if now != before)}m"
 
 
-class Painter(App[str]):
+class DiffApp(App[str]):
     """An app that says when what its terminal shows is no longer known."""
 
     def __init__(self) -> None:
-        self.painted = Painted()
-        super().__init__(driver_class=FrugalDriver)
+        self.painted = FrameDiff()
+        super().__init__(driver_class=DiffDriver)
 
     def action_redraw(self) -> None:
         """Every cell anew."""
@@ -194,11 +194,11 @@ class Painter(App[str]):
         self.screen.refresh()
 
 
-class FrugalDriver(LinuxDriver):
+class DiffDriver(LinuxDriver):
     """Textual's driver for an app that keeps in `painted` what its terminal shows."""
 
     def __init__(
-        self, app: Painter, *, debug: bool = False, mouse: bool = True, size: tuple[int, int] | None = None
+        self, app: DiffApp, *, debug: bool = False, mouse: bool = True, size: tuple[int, int] | None = None
     ) -> None:
         super().__init__(app, debug=debug, mouse=mouse, size=size)
         self._painted = app.painted

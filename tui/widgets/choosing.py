@@ -21,8 +21,8 @@ from tui.widgets.preset_list import PresetList
 
 if TYPE_CHECKING:  # imported where they are needed: the first picture has no preset yet, and no forecast
     from engine.config.preset import Effective
-    from engine.memory.formula.memory_budget import Room
-    from tui.preview.memory_forecast import Forecast
+    from engine.memory.formula.memory_budget import MemoryBudget
+    from tui.preview.memory_forecast import MethodForecast
 
 
 @dataclass
@@ -58,8 +58,8 @@ class ChoosingPane(Vertical):
         """In what it differs from the choice before."""
         self.before = ""
         """What was chosen before."""
-        self.room: Room | None = None
-        self.found: list[Forecast] = []
+        self.room: MemoryBudget | None = None
+        self.found: list[MethodForecast] = []
         """What each method would take."""
 
     def compose(self) -> ComposeResult:
@@ -161,7 +161,7 @@ class ChoosingPane(Vertical):
 
         self.query_one(PresetList).show_presets(preset_library.list_presets(), self.choice.name)
 
-    def measure(self, room: Room) -> None:
+    def measure(self, room: MemoryBudget) -> None:
         """What there is room for has been found out, or has changed."""
         if room != self.room:
             self.room = room

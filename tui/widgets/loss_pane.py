@@ -13,7 +13,7 @@ from tui.welcome import welcome
 from tui.widgets.rows import Rows
 
 if TYPE_CHECKING:  # the first picture has no run
-    from tui.live.earlier_runs import Earlier
+    from tui.live.earlier_runs import EarlierRun
     from tui.live.loss_rows import Losses
     from tui.live.run_state import RunState
 
@@ -29,7 +29,7 @@ class LossPane(Rows):
         super().__init__(id=id)
         self.runs, self.ascii_only = runs, ascii_only
         self.state: RunState | None = None
-        self.earlier: Earlier | None = None
+        self.earlier: EarlierRun | None = None
         self.keys: Mapping[str, str] = {}
         """The user's own."""
         self.view, self.log_axis, self.smoothing = 0, False, 0.0
@@ -44,12 +44,12 @@ class LossPane(Rows):
             self._drawn = None
             self.show(welcome(self.keys, width, height))
             return
-        from tui.charts.chart import Look
+        from tui.charts.chart import ChartStyle
         from tui.live.loss_rows import Losses
 
         losses = Losses(self.state, self.view, self.earlier)
         if self._is_due(losses):
-            self.show(losses.rows(width, height, Look(self.log_axis, self.smoothing, self.ascii_only)))
+            self.show(losses.rows(width, height, ChartStyle(self.log_axis, self.smoothing, self.ascii_only)))
 
     def on_resize(self) -> None:
         self.redraw()
@@ -98,7 +98,7 @@ class LossPane(Rows):
             self.app.notify("no run is shown, so there is no curve yet")
         return self.state is None
 
-    def _lay_behind(self, earlier: Earlier | None) -> None:
+    def _lay_behind(self, earlier: EarlierRun | None) -> None:
         if earlier is None and self.earlier is None:
             self.app.notify("no earlier run with a loss in this folder", severity="warning")
         self.earlier, self.view = earlier, 0

@@ -15,7 +15,7 @@ from tui.methods import MARK, NAMES, TRAINS, WHY
 
 if TYPE_CHECKING:
     from engine.config.schema import Method
-    from tui.preview.memory_forecast import Forecast
+    from tui.preview.memory_forecast import MethodForecast
 
 NARROW = 28
 """Columns below which `does not fit` is written shorter."""
@@ -28,11 +28,11 @@ class MethodList(OptionList):
 
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id, compact=True)
-        self.found: Sequence[Forecast] = ()
+        self.found: Sequence[MethodForecast] = ()
         self.chosen: Method = "lora"
         self._shown: object = None
 
-    def show_forecasts(self, found: Sequence[Forecast], chosen: Method) -> None:
+    def show_forecasts(self, found: Sequence[MethodForecast], chosen: Method) -> None:
         """Replace what is said of the methods; the chosen one is highlighted."""
         self.found, self.chosen = found, chosen
         from tui.preview.memory_forecast import label
@@ -57,12 +57,12 @@ class MethodList(OptionList):
         self.highlighted = list(NAMES).index(self.chosen)
 
 
-def method_text(one: Forecast, taken: bool, width: int, detailed: bool) -> Content:
+def method_text(one: MethodForecast, taken: bool, width: int, detailed: bool) -> Content:
     """`▸LoRA   5.94 GiB fits`, and below it what it trains and why."""
     return Content("\n").join(_lines(one, taken, width, detailed))
 
 
-def _lines(one: Forecast, taken: bool, width: int, detailed: bool) -> Iterator[Content]:
+def _lines(one: MethodForecast, taken: bool, width: int, detailed: bool) -> Iterator[Content]:
     from tui.preview.memory_forecast import STYLES
 
     name = f"{MARK if taken else ' '}{NAMES[one.method]:<5}"

@@ -13,7 +13,7 @@ from engine.config.text import visible
 from tui.methods import MARK
 
 if TYPE_CHECKING:
-    from engine.config.preset_library import Listed
+    from engine.config.preset_library import PresetEntry
 
 
 class PresetList(OptionList):
@@ -25,7 +25,7 @@ class PresetList(OptionList):
     def on_resize(self) -> None:
         self.call_after_refresh(self.scroll_to_highlight)
 
-    def show_presets(self, listed: Sequence[Listed], chosen: str) -> None:
+    def show_presets(self, listed: Sequence[PresetEntry], chosen: str) -> None:
         """Replace the list."""
         names = [one.name for one in listed]
         prompts = [preset_text(one, one.name == chosen) for one in listed]
@@ -36,7 +36,7 @@ class PresetList(OptionList):
             self.highlighted = names.index(chosen)
 
 
-def preset_text(one: Listed, taken: bool = False) -> Content:
+def preset_text(one: PresetEntry, taken: bool = False) -> Content:
     """`▸2 LoRA · demo`, or what cannot be read."""
     mark = MARK if taken else " "
     if one.preset is None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from engine.ladder.format import ABSENT, Number, count, energy, extent, money, percent, ratio, rung, seconds, size
 from engine.ladder.report.kept import nothing
 from engine.ladder.report.table import Cell, Column, Line, Table, cell, noted, without_empty
-from engine.runs.ladder import BASES, Ladder, Row
+from engine.runs.ladder import BASES, Ladder, RungResult
 
 PEAKS = {
     "rss_training": ("training", "process"),
@@ -22,7 +22,7 @@ PEAKS = {
 """Meanings of peak memory: the column's heading and its group's."""
 
 
-def reference(rows: Sequence[Row]) -> Row | None:
+def reference(rows: Sequence[RungResult]) -> RungResult | None:
     """The row that ratios are against: full fine-tuning, None where it has no numbers."""
     return next((row for row in rows if row.method == "full" and not nothing(row)), None)
 
@@ -68,7 +68,7 @@ _UNKNOWN = {
 }
 
 
-def _trained(ladder: Ladder) -> list[Row]:
+def _trained(ladder: Ladder) -> list[RungResult]:
     return [row for row in ladder.rows if row.name not in BASES]
 
 
@@ -82,7 +82,7 @@ def _no_card(ladder: Ladder) -> str:
     return f"No card from the price list: {'; '.join(reasons) or 'none was looked for'}."
 
 
-def _time_line(row: Row, full: Row | None) -> Line:
+def _time_line(row: RungResult, full: RungResult | None) -> Line:
     if nothing(row):
         return Line(Cell(rung(row.name)), instead=nothing(row), rung=row.name)
     rent = row.rent
@@ -105,7 +105,7 @@ def _time_line(row: Row, full: Row | None) -> Line:
     return Line(Cell(rung(row.name)), cells, rung=row.name)
 
 
-def _memory_line(row: Row, full: Row | None) -> Line:
+def _memory_line(row: RungResult, full: RungResult | None) -> Line:
     if nothing(row):
         return Line(Cell(rung(row.name)), instead=nothing(row), rung=row.name)
     cells = [_peak(row, full, meaning) for meaning in PEAKS]
@@ -121,7 +121,7 @@ def _times(own: float, whole: float) -> str:
     return f"{ratio(own / whole)} full’s" if whole else ""
 
 
-def _peak(row: Row, full: Row | None, meaning: str) -> Cell:
+def _peak(row: RungResult, full: RungResult | None, meaning: str) -> Cell:
     """The peak, and below it how many times full fine-tuning's."""
     own = getattr(row.peak, meaning) if row.peak else None
     whole = getattr(full.peak, meaning) if full and full.peak else None

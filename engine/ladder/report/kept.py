@@ -22,7 +22,7 @@ from engine.ladder.format import (
     whole,
 )
 from engine.ladder.report.table import Cell, Column, Line, Table, cell, noted, without_empty
-from engine.runs.ladder import BASES, Comparison, Ladder, Row
+from engine.runs.ladder import BASES, Comparison, Ladder, RungResult
 from engine.runs.result import Interval
 
 """Rows of the untrained model: as LoRA and full fine-tuning load it, and as QLoRA does."""
@@ -56,7 +56,7 @@ def quality(ladder: Ladder) -> Table:
     return without_empty(Table("What each rung kept", "rung", columns, lines, notes))
 
 
-def head(row: Row) -> Cell:
+def head(row: RungResult) -> Cell:
     """The rung's name, its learning rate and its seeds."""
     if row.name in BASES:
         return Cell(rung(row.name), ("before any training",))
@@ -66,7 +66,7 @@ def head(row: Row) -> Cell:
     return cell(rung(row.name), " · ".join(filter(None, (trained, seeds))), partly)
 
 
-def nothing(row: Row) -> str:
+def nothing(row: RungResult) -> str:
     """Why the row has no numbers, '' where it has."""
     if row.status in ("finished", "partly"):
         return ""
@@ -74,7 +74,7 @@ def nothing(row: Row) -> str:
     return f"{why}: {row.reason}" if row.reason else why
 
 
-def _quality_line(row: Row, metric: str, extras: Sequence[str]) -> Line:
+def _quality_line(row: RungResult, metric: str, extras: Sequence[str]) -> Line:
     if nothing(row):
         return Line(head(row), instead=nothing(row), rung=row.name)
     mean = row.score.mean if row.score else None

@@ -14,7 +14,7 @@ from engine.ladder.format import ABSENT, loss, rate, rung, seconds, size, whole
 from engine.ladder.report.kept import WHY
 from engine.ladder.report.table import Cell, Column, Line, Table, cell, plain
 from engine.runs.account import columns_in_short, rows_in_short
-from engine.runs.ladder import BASES, Entry, Ladder
+from engine.runs.ladder import BASES, Ladder, LadderRun
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir, read_frozen
 
@@ -23,7 +23,7 @@ UNSAID = ("title", "about", "slot", "method")
 """Keys that a command does not need to repeat."""
 
 
-def folder(ladder_dir: LadderDir, entry: Entry) -> RunDir | None:
+def folder(ladder_dir: LadderDir, entry: LadderRun) -> RunDir | None:
     """The entry's run, None where it has none."""
     return RunDir(ladder_dir.runs / entry.run) if entry.run else None
 

@@ -10,13 +10,13 @@ from engine.ladder.report.cost import PEAKS
 from engine.ladder.report.drawing import BYTES, SECONDS, Drawn, blank, legend, ticks, unit, wants_log
 from engine.ladder.report.palette import BASE, MUTED, Style
 from engine.ladder.report.svg import inline
-from engine.runs.ladder import BASES, Ladder, Row, Spread
+from engine.runs.ladder import BASES, Ladder, RungResult, SeedRange
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _EDGE = {True: "bottom", False: "top"}
-Point = tuple[Row, float, float, float]
+Point = tuple[RungResult, float, float, float]
 """A row with what it cost: mean, lowest, highest."""
 
 
@@ -45,11 +45,11 @@ def against_memory(ladder: Ladder, styles: dict[str, Style]) -> Drawn | None:
     return None
 
 
-def _high(spread: Spread | None) -> float:
+def _high(spread: SeedRange | None) -> float:
     return spread.high if spread else 0.0
 
 
-def _point(row: Row, cost: Spread | None, factor: float) -> Point | None:
+def _point(row: RungResult, cost: SeedRange | None, factor: float) -> Point | None:
     if cost is None or row.name in BASES or row.score is None or row.score.mean is None:
         return None
     return row, cost.mean / factor, cost.low / factor, cost.high / factor
@@ -84,7 +84,7 @@ def _against(
     return Drawn(title, svg, " ".join(parts))
 
 
-def _mark(axes: Axes, style: Style, row: Row, cost: tuple[float, float, float], scale: float) -> None:
+def _mark(axes: Axes, style: Style, row: RungResult, cost: tuple[float, float, float], scale: float) -> None:
     """A rung's marker with its interval upright and the range over its seeds level."""
     value = row.score
     if value is None or value.mean is None:
@@ -97,7 +97,7 @@ def _mark(axes: Axes, style: Style, row: Row, cost: tuple[float, float, float], 
     axes.plot([mean], [y], color=style.colour, marker=style.marker, markersize=9, linestyle="")
 
 
-def _frame(axes: Axes, rows: Sequence[Row], base: Row | None, scale: float, metric: str) -> bool:
+def _frame(axes: Axes, rows: Sequence[RungResult], base: RungResult | None, scale: float, metric: str) -> bool:
     """Limits that keep the rungs apart. A base far away is named at the edge and does not squeeze them: then False."""
     ends = [end for row in rows if row.score for end in (row.score.low, row.score.high, row.score.mean)]
     seen = [end * scale for end in ends if end is not None]

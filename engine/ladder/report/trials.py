@@ -10,7 +10,7 @@ from engine.ladder.format import rate
 from engine.ladder.report.drawing import Drawn, blank, legend, ticks, wants_log
 from engine.ladder.report.palette import PAPER, Style
 from engine.ladder.report.svg import inline
-from engine.runs.ladder import Entry, Ladder
+from engine.runs.ladder import Ladder, LadderRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def rates(ladder: Ladder, styles: dict[str, Style]) -> Drawn | None:
     """Validation loss by learning rate; the rate that won is filled."""
-    tried: dict[str, list[Entry]] = {}
+    tried: dict[str, list[LadderRun]] = {}
     for entry in ladder.entries:
         if entry.kind == "trial" and entry.validation_loss is not None and entry.rung in styles:
             tried.setdefault(entry.rung, []).append(entry)
@@ -40,7 +40,7 @@ def rates(ladder: Ladder, styles: dict[str, Style]) -> Drawn | None:
     return Drawn("Learning-rate trials", svg, "Filled: the rate that was chosen, by the validation rows.")
 
 
-def _trial(axes: Axes, style: Style, entries: Sequence[Entry]) -> None:
+def _trial(axes: Axes, style: Style, entries: Sequence[LadderRun]) -> None:
     """A rung's rates joined by its line, hollow markers but for the one that won."""
     tried, losses = [e.learning_rate for e in entries], [e.validation_loss or math.nan for e in entries]
     axes.plot(tried, losses, color=style.colour, dashes=style.dashes, linewidth=1.2)

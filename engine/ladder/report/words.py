@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from engine.config.text import visible
 from engine.ladder.format import rung, view, whole
-from engine.runs.ladder import Ladder, Sentence
+from engine.runs.ladder import Ladder, VerdictSentence
 
 TOPICS = {
     "quality": "Quality",
@@ -30,7 +30,7 @@ def verdict(ladder: Ladder) -> list[tuple[str, str]]:
     return [(_topic(some), " ".join(sentence.text for sentence in some)) for some in paragraphs]
 
 
-def _topic(sentences: list[Sentence]) -> str:
+def _topic(sentences: list[VerdictSentence]) -> str:
     topic = sentences[0].topic
     name = TOPICS.get(topic, topic.capitalize())
     return f"{name}s" if topic == "caveat" and len(sentences) > 1 else name

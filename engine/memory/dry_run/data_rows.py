@@ -13,12 +13,12 @@ from engine.data.prepare import Prepared, prepare
 from engine.data.source import EMBEDDED
 from engine.memory.dry_run import workload
 from engine.memory.dry_run.fake_model import by_flash
-from engine.memory.dry_run.worst_case_batches import Own, longest_held_out, longest_step
-from engine.memory.formula.method_plan import Work
+from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
+from engine.memory.formula.method_plan import TrainingWork
 from engine.methods.locate import TOKENIZER_FILES, Located
 from engine.methods.machine import Machine
 from engine.methods.tokenizer import load_tokenizer
-from engine.training.batches import Layout, Schedule, choose_layout
+from engine.training.batches import Packing, Schedule, choose_packing
 
 CHEAP = 16 << 20
 """Bytes of files that are read for a plan: a MiB takes a second of a core (GSM8K by SmolLM2's tokenizer)."""
@@ -32,25 +32,25 @@ class FromData:
 
     prepared: Prepared
     schedule: Schedule
-    layout: Layout
+    layout: Packing
     vocabulary: int
     machine: Machine
 
     @property
-    def whole(self) -> Work:
+    def whole(self) -> TrainingWork:
         """Of all steps: rows seen times their mean length."""
         rows = self.prepared.train
         epochs, rest = divmod(self.schedule.steps, self.schedule.per_epoch)
         seen = epochs * len(rows) + rest * self.schedule.batch
         tokens = seen * int(rows.lengths.sum()) / len(rows)
-        return Work(rows=len(rows), steps=self.schedule.steps, tokens=round(tokens))
+        return TrainingWork(rows=len(rows), steps=self.schedule.steps, tokens=round(tokens))
 
-    def own(self, config: schema.Config, micro_batch: int) -> Own:
+    def own(self, config: schema.Config, micro_batch: int) -> WorstCaseBatches:
         """The heaviest of what a run by `config` will go through, in such passes."""
         rows = self.prepared
         scored = [] if config.evaluation.when == "never" else sampled(rows.test_items, config.evaluation.rows)
         lost = all_rows([*sampled_rows(rows.validation_items, VALIDATION_ROWS), *scored])
-        return Own(
+        return WorstCaseBatches(
             layout=self.layout,
             step=longest_step(rows.train, self.schedule, 0, micro_batch, self.layout),
             held_out=longest_held_out(lost, self.layout, self.machine.device, self.vocabulary, keep=True),
@@ -59,7 +59,7 @@ class FromData:
             pad=0,
         )
 
-    def work(self, config: schema.Config, micro_batch: int) -> workload.Work | None:
+    def work(self, config: schema.Config, micro_batch: int) -> workload.StepTensors | None:
         """For a dry run; None under FlashAttention, whose passes it lays out otherwise."""
         if by_flash(config, self.machine):
             return None
@@ -87,7 +87,7 @@ def read_rows(config: schema.Config, architecture: Any, machine: Machine, given:
     return FromData(
         prepared=prepared,
         schedule=Schedule.of(len(prepared.train), train.batch, train.epochs, train.steps, train.seed),
-        layout=choose_layout(prepared.train, train.packing, machine.device, by_flash(config, machine)),
+        layout=choose_packing(prepared.train, train.packing, machine.device, by_flash(config, machine)),
         vocabulary=architecture.get_text_config().vocab_size,
         machine=machine,
     )

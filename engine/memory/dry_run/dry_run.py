@@ -23,20 +23,29 @@ from torch._subclasses.fake_tensor import (
 from engine.config import schema
 from engine.config.errors import UserError
 from engine.memory.dry_run.fake_model import bare_model, trainable
-from engine.memory.dry_run.layer_extrapolation import FEW, MORE, Depth, Seen, deeper, depth_of, shallow, watched
-from engine.memory.dry_run.memory_tracker import LiveStorage
+from engine.memory.dry_run.layer_extrapolation import (
+    DEEPER_PERIODS,
+    SHALLOW_PERIODS,
+    DryRunPeaks,
+    LayerPattern,
+    depth_of,
+    extrapolate,
+    shallow,
+    watched,
+)
+from engine.memory.dry_run.memory_tracker import MemoryTracker
 from engine.memory.dry_run.stages import ANSWERING, HELD_OUT, TRAINING, answer, hold_out, mix, train, weigh, with_state
-from engine.memory.dry_run.workload import Work, typical
+from engine.memory.dry_run.workload import StepTensors, typical
 from engine.memory.formula.allocator import with_pool
-from engine.memory.formula.estimate import PARTS, Estimate, Peak, Rows
+from engine.memory.formula.estimate import PARTS, MemoryEstimate, PeakMemory, StepShape
 from engine.methods.machine import Machine
 
 UNKNOWABLE = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
 
 
 def dry_run(
-    config: schema.Config, architecture: Any, machine: Machine, rows: Rows, work: Work | None = None
-) -> Estimate:
+    config: schema.Config, architecture: Any, machine: Machine, rows: StepShape, work: StepTensors | None = None
+) -> MemoryEstimate:
     """What `config` takes on `machine` (which need not be this one) when a step has `rows`; or, where it is known,
     for the very passes of `work`.
 
@@ -54,7 +63,7 @@ def dry_run(
         what = f"what {type(model).__name__} takes depends on its values ({error}): no dry run"
         raise UserError(what, config.model.id, "use the formula, or try one step on the machine itself") from error
     held_out, answering = _peak(seen, machine, HELD_OUT), _peak(seen, machine, ANSWERING)
-    return Estimate(
+    return MemoryEstimate(
         tier="dry run",
         method=config.method,
         device=machine.device,
@@ -73,23 +82,30 @@ def dry_run(
     )
 
 
-def _see(model: Any, depth: Depth | None, work: Work, config: schema.Config, machine: Machine, vocabulary: int) -> Seen:
+def _see(
+    model: Any, depth: LayerPattern | None, work: StepTensors, config: schema.Config, machine: Machine, vocabulary: int
+) -> DryRunPeaks:
     """Of all blocks, by two runs of a few where they are alike."""
 
-    def of(bare: Any) -> Seen:
+    def of(bare: Any) -> DryRunPeaks:
         return _run(trainable(bare, config, machine), depth, work, config, machine, vocabulary)
 
     if depth is not None:
-        few, more = (of(shallow(model, depth, periods)) for periods in (FEW, MORE))
-        found = deeper(few, more, depth.periods)
+        few, more = (of(shallow(model, depth, periods)) for periods in (SHALLOW_PERIODS, DEEPER_PERIODS))
+        found = extrapolate(few, more, depth.periods)
         if found is not None:
             return found
     return of(model)
 
 
 def _run(
-    model: torch.nn.Module, depth: Depth | None, work: Work, config: schema.Config, machine: Machine, vocabulary: int
-) -> Seen:
+    model: torch.nn.Module,
+    depth: LayerPattern | None,
+    work: StepTensors,
+    config: schema.Config,
+    machine: Machine,
+    vocabulary: int,
+) -> DryRunPeaks:
     """One dry run of a model on meta, whose tensors become fakes."""
     if wants_checkpointing(config, machine):
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
@@ -97,7 +113,7 @@ def _run(
     frozen = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
     if config.train.precision == "mixed":
         mix(model)
-    live = LiveStorage(machine.device, vocabulary)
+    live = MemoryTracker(machine.device, vocabulary)
     with watched(model, depth, live), FakeTensorMode(allow_non_fake_inputs=True), live:
         weigh(model, live)
         optimizer = with_state(model, config, machine, live)
@@ -106,13 +122,15 @@ def _run(
         hold_out(model, work.held_out, live)
         if work.answers:
             answer(model, work.answers, live)
-    return Seen(static, live.moments, trained if config.method == "full" else frozen, trained)
+    return DryRunPeaks(static, live.moments, trained if config.method == "full" else frozen, trained)
 
 
-def _peak(seen: Seen, machine: Machine, stage: str) -> Peak:
+def _peak(seen: DryRunPeaks, machine: Machine, stage: str) -> PeakMemory:
     found = seen.peak(stage)
     parts = {part: found[part] for part in PARTS if found.get(part)}
-    return with_pool(Peak(total=sum(parts.values()), parts=parts), machine.device) if parts else Peak(total=0)
+    return (
+        with_pool(PeakMemory(total=sum(parts.values()), parts=parts), machine.device) if parts else PeakMemory(total=0)
+    )
 
 
 def _without_flash(config: schema.Config) -> schema.Config:

@@ -19,9 +19,9 @@ import torch
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from engine.memory.dry_run.memory_tracker import LiveStorage
+from engine.memory.dry_run.memory_tracker import MemoryTracker
 
-FEW, MORE = 2, 3
+SHALLOW_PERIODS, DEEPER_PERIODS = 2, 3
 """Periods of the shallow models."""
 FIRST, BETWEEN, LAST = "first blocks", "blocks between", "last blocks"
 NUMBERS = {"layer_idx", "layer_id", "layer_index", "layer_number"}
@@ -29,7 +29,7 @@ NUMBERS = {"layer_idx", "layer_id", "layer_index", "layer_number"}
 
 
 @dataclass(frozen=True)
-class Depth:
+class LayerPattern:
     """How kinds of blocks repeat: some of their own first, then periods; what is left over begins like a period."""
 
     blocks: int
@@ -68,7 +68,7 @@ def blocks_of(model: torch.nn.Module) -> torch.nn.ModuleList | None:
     return found[0] if len(found) == 1 else None
 
 
-def depth_of(model: torch.nn.Module) -> Depth | None:
+def depth_of(model: torch.nn.Module) -> LayerPattern | None:
     """The repetition that leaves the fewest blocks to run; None where running all of them is as quick."""
     blocks = blocks_of(model)
     if blocks is None:
@@ -76,13 +76,13 @@ def depth_of(model: torch.nn.Module) -> Depth | None:
     known: dict[Any, int] = {}
     kinds = [known.setdefault(_kind(block), len(known)) for block in blocks]
     found = [
-        Depth(len(kinds), first, period)
-        for period in range(1, len(kinds) // (MORE + 1) + 1)
-        for first in range(len(kinds) - period * (MORE + 1) + 1)
+        LayerPattern(len(kinds), first, period)
+        for period in range(1, len(kinds) // (DEEPER_PERIODS + 1) + 1)
+        for first in range(len(kinds) - period * (DEEPER_PERIODS + 1) + 1)
         if kinds[first + period :] == kinds[first:-period]
     ]
-    best = min(found, key=lambda depth: depth.with_periods(MORE), default=None)
-    worth = best is not None and best.with_periods(FEW) + best.with_periods(MORE) < best.blocks
+    best = min(found, key=lambda depth: depth.with_periods(DEEPER_PERIODS), default=None)
+    worth = best is not None and best.with_periods(SHALLOW_PERIODS) + best.with_periods(DEEPER_PERIODS) < best.blocks
     return best if worth else None
 
 
@@ -104,7 +104,7 @@ def _kind(block: torch.nn.Module) -> Any:
     )
 
 
-def shallow(model: PreTrainedModel, depth: Depth, periods: int) -> PreTrainedModel:
+def shallow(model: PreTrainedModel, depth: LayerPattern, periods: int) -> PreTrainedModel:
     """A copy with so many periods; `model` is on meta, where copies cost nothing."""
     cut = copy.deepcopy(model)
     blocks = blocks_of(cut)
@@ -119,7 +119,7 @@ def shallow(model: PreTrainedModel, depth: Depth, periods: int) -> PreTrainedMod
 
 
 @contextmanager
-def watched(model: torch.nn.Module, depth: Depth | None, live: LiveStorage) -> Iterator[None]:
+def watched(model: torch.nn.Module, depth: LayerPattern | None, live: MemoryTracker) -> Iterator[None]:
     """Meanwhile moments begin where a pass comes to the first blocks, to those between and to the last ones."""
     blocks = blocks_of(model)
     if blocks is None or depth is None:
@@ -155,7 +155,7 @@ def watched(model: torch.nn.Module, depth: Depth | None, live: LiveStorage) -> I
 
 
 @dataclass(frozen=True)
-class Seen:
+class DryRunPeaks:
     """What a dry run of one depth found, bytes."""
 
     static: int
@@ -169,20 +169,20 @@ class Seen:
         return max(chosen, key=lambda parts: sum(parts.values()), default={})
 
 
-def deeper(few: Seen, more: Seen, periods: int) -> Seen | None:
+def extrapolate(few: DryRunPeaks, more: DryRunPeaks, periods: int) -> DryRunPeaks | None:
     """What a model of so many periods would have shown; None where the two have not had the same moments."""
     names = [name for name in more.moments if not name.endswith(BETWEEN)]
     if few.moments.keys() != set(names):
         return None
 
     def at(two: int, three: int) -> int:
-        return three + (periods - MORE) * (three - two) // (MORE - FEW)
+        return three + (periods - DEEPER_PERIODS) * (three - two) // (DEEPER_PERIODS - SHALLOW_PERIODS)
 
     def parts(name: str) -> dict[str, int]:
         two, three = few.moments[name], more.moments[name]
         return {part: at(two.get(part, 0), three.get(part, 0)) for part in {**two, **three}}
 
-    return Seen(
+    return DryRunPeaks(
         at(few.static, more.static),
         {name: parts(name) for name in names},
         at(few.parameters, more.parameters),

@@ -23,7 +23,7 @@ BLOCK = {"cuda": 512, "cpu": 64}
 """Bytes: c10's CUDA caching allocator rounds up to 512 (kMinBlockSize); the CPU's aligns to 64 (gAlignment)."""
 
 
-class LiveStorage(TorchDispatchMode):
+class MemoryTracker(TorchDispatchMode):
     """The live bytes by part, and their peak with its parts."""
 
     def __init__(self, device: Device, vocabulary: int) -> None:

@@ -15,15 +15,15 @@ from engine.config.errors import UserError
 from engine.memory.dry_run.data_rows import FromData, read_rows
 from engine.memory.dry_run.dry_run import dry_run
 from engine.memory.dry_run.fake_model import by_flash
-from engine.memory.formula.estimate import Estimate, Rows
-from engine.memory.formula.fit import Asked, Scale, largest_micro_batch, with_settings
-from engine.memory.formula.memory_budget import Room
+from engine.memory.formula.estimate import MemoryEstimate, StepShape
+from engine.memory.formula.fit import FitQuery, FormulaCorrection, largest_micro_batch, with_settings
+from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import (
-    Outlook,
-    Plan,
-    Question,
+    MemoryPlan,
+    MethodPlan,
+    PlanQuery,
     RowsFrom,
-    look,
+    plan_method,
     planned_rows,
     positions_of,
     with_micro_batch,
@@ -36,7 +36,7 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Subject:
+class PlannedModel:
     """What is the same for all methods."""
 
     architecture: Any
@@ -44,22 +44,22 @@ class Subject:
     table: Mapping[str, Any]
     positions: int | None
     machine: Machine
-    room: Room
+    room: MemoryBudget
     shape_only: bool = False
     """Nothing of the model is here or can be fetched: its shape is the catalogue's."""
 
 
 @dataclass(frozen=True)
-class Chosen:
+class PlannedRows:
     """The rows to plan for, where they come from, and what follows."""
 
-    rows: Rows
+    rows: StepShape
     origin: RowsFrom
     why: str = ""
     data: FromData | None = None
 
 
-def plan(question: Question, progress: Progress) -> Plan:
+def plan(question: PlanQuery, progress: Progress) -> MemoryPlan:
     """Both tiers of each method, for the data's own rows where they can be read.
 
     Raises UserError where the model's configuration cannot be read or is not a decoder's, and for wrong data.
@@ -69,17 +69,17 @@ def plan(question: Question, progress: Progress) -> Plan:
     progress(f"looking for {model.id}")
     architecture, note = architecture_of(model)
     table = architecture.to_dict()
-    subject = Subject(architecture, table, positions_of(table), machine, question.room, shape_only=bool(note))
+    subject = PlannedModel(architecture, table, positions_of(table), machine, question.room, shape_only=bool(note))
     chosen = _choose_rows(question, subject, progress)
-    outlooks: list[Outlook] = []
-    scale = Scale()
+    outlooks: list[MethodPlan] = []
+    scale = FormulaCorrection()
     for config in question.configs:
         progress(f"dry run of {config.method}")
         qlora = (_laid_out(question.qlora, chosen), scale) if question.qlora and config.method != "qlora" else None
         found = _look(_laid_out(config, chosen), chosen, subject, qlora)
-        scale = Scale.of(found.formula, found.dry_run) if config.method == "qlora" else scale
+        scale = FormulaCorrection.of(found.formula, found.dry_run) if config.method == "qlora" else scale
         outlooks.append(found)
-    return Plan(
+    return MemoryPlan(
         room=question.room,
         rows=chosen.rows,
         rows_from=chosen.origin,
@@ -90,7 +90,7 @@ def plan(question: Question, progress: Progress) -> Plan:
     )
 
 
-def machine_for(room: Room) -> tuple[Machine, list[str]]:
+def machine_for(room: MemoryBudget) -> tuple[Machine, list[str]]:
     """The machine to plan for, which need not be this one, and what is to be said about it."""
     here = this_machine()
     if room.source == "listed" or here.device != room.device:
@@ -100,21 +100,23 @@ def machine_for(room: Room) -> tuple[Machine, list[str]]:
     return here, []
 
 
-def _choose_rows(question: Question, subject: Subject, progress: Progress) -> Chosen:
+def _choose_rows(question: PlanQuery, subject: PlannedModel, progress: Progress) -> PlannedRows:
     config = question.configs[0]
     planned = planned_rows(config, subject.positions, question.length)
     if question.length:
-        return Chosen(planned, "asked")
+        return PlannedRows(planned, "asked")
     if subject.shape_only:
-        return Chosen(planned, "max_length", why="the model's tokenizer, which counts tokens, is not on this machine")
+        return PlannedRows(
+            planned, "max_length", why="the model's tokenizer, which counts tokens, is not on this machine"
+        )
     progress(f"reading {config.data.id}")
     read = read_rows(config, subject.architecture, subject.machine, question.data_given)
     if isinstance(read, str):
-        return Chosen(planned, "max_length", why=read)
-    return Chosen(read.own(config, config.train.batch).rows(), "data", data=read)
+        return PlannedRows(planned, "max_length", why=read)
+    return PlannedRows(read.own(config, config.train.batch).rows(), "data", data=read)
 
 
-def _laid_out(config: schema.Config, chosen: Chosen) -> schema.Config:
+def _laid_out(config: schema.Config, chosen: PlannedRows) -> schema.Config:
     """With packing as the worker would choose it for the data's rows, where they are known. Under FlashAttention
     `auto` says more than what it comes to: rows end to end have no mask then.
     """
@@ -124,21 +126,24 @@ def _laid_out(config: schema.Config, chosen: Chosen) -> schema.Config:
 
 
 def _look(
-    config: schema.Config, chosen: Chosen, subject: Subject, qlora: tuple[schema.Config, Scale] | None
-) -> Outlook:
+    config: schema.Config,
+    chosen: PlannedRows,
+    subject: PlannedModel,
+    qlora: tuple[schema.Config, FormulaCorrection] | None,
+) -> MethodPlan:
     automatic = config.train.micro_batch == "auto"
-    asked = with_micro_batch(Asked(config, subject.table, chosen.rows, subject.room))
+    asked = with_micro_batch(FitQuery(config, subject.table, chosen.rows, subject.room))
     exact, why = _dry_run(asked, chosen, subject)
     if automatic and exact and exact.peak + subject.room.beside > subject.room.free:
         # The formula took too large a micro batch for one that fits: once more with what the dry run makes of it.
-        less = largest_micro_batch(replace(asked, scale=Scale.of(asked.light(), exact))).value
+        less = largest_micro_batch(replace(asked, scale=FormulaCorrection.of(asked.light(), exact))).value
         if 0 < less < exact.micro_batch:
             asked = asked.with_micro_batch(less)
             exact, why = _dry_run(asked, chosen, subject)
-    return look(asked, automatic, exact, subject.positions, qlora, why)
+    return plan_method(asked, automatic, exact, subject.positions, qlora, why)
 
 
-def _dry_run(asked: Asked, chosen: Chosen, subject: Subject) -> tuple[Estimate | None, str]:
+def _dry_run(asked: FitQuery, chosen: PlannedRows, subject: PlannedModel) -> tuple[MemoryEstimate | None, str]:
     """(the dry run, or why there is none); of the data's own passes where they are known."""
     micro_batch = asked.config.train.micro_batch
     work = chosen.data.work(asked.config, micro_batch) if chosen.data and isinstance(micro_batch, int) else None

@@ -12,20 +12,20 @@ import msgspec
 from engine.config import schema
 from engine.config.errors import UserError
 from engine.memory.dry_run.dry_run import dry_run
-from engine.memory.dry_run.worst_case_batches import Own
+from engine.memory.dry_run.worst_case_batches import WorstCaseBatches
 from engine.memory.formula.allocator import CONTEXT
-from engine.memory.formula.estimate import Estimate, Peak
+from engine.memory.formula.estimate import MemoryEstimate, PeakMemory
 from engine.memory.formula.formula import formula
 from engine.methods.machine import Machine
 from engine.runs.result import Predicted
 
 
 @dataclass(frozen=True)
-class Forecast:
+class RunForecast:
     """Estimates of one run, the rougher first; empty where neither can be made."""
 
-    estimates: list[Estimate]
-    again: Callable[[dict[str, Any]], Estimate] | None
+    estimates: list[MemoryEstimate]
+    again: Callable[[dict[str, Any]], MemoryEstimate] | None
     """The formula once more with other settings, {"train.micro_batch": 2}."""
     seconds: float
     """What making them took."""
@@ -49,7 +49,7 @@ class Forecast:
         return as_measured(changed, new) * as_measured(self.best, right) / as_measured(self.estimates[0], old) <= limit
 
     @property
-    def best(self) -> Estimate | None:
+    def best(self) -> MemoryEstimate | None:
         return self.estimates[-1] if self.estimates else None
 
     def predicted(self) -> list[Predicted]:
@@ -64,28 +64,28 @@ class Forecast:
         ]
 
 
-def as_measured(estimate: Estimate, peak: Peak) -> int:
+def as_measured(estimate: MemoryEstimate, peak: PeakMemory) -> int:
     """Bytes of a peak that torch's pool on a card will show: the context is not in it, nor is what is paged."""
     beside = CONTEXT if "pool" in peak.parts else 0
     return peak.total - beside - min(estimate.pageable, peak.parts.get("optimizer", 0))
 
 
-def foresee(
+def forecast_run(
     config: schema.Config,
     architecture: Any,
     machine: Machine,
-    own: Own,
+    own: WorstCaseBatches,
     micro_batch: int,
     warn: Callable[[str, str], None],
-) -> Forecast:
+) -> RunForecast:
     """Formula and dry run of a run's own rows, the latter where the run looks ahead (`train.probe`): it takes a second,
     and five for 8 billion parameters. What cannot be foreseen is said, and never ends the run.
     """
     started = time.monotonic()
     rows, table = own.rows(), architecture.to_dict()
-    found: list[Estimate] = []
+    found: list[MemoryEstimate] = []
 
-    def again(settings: dict[str, Any]) -> Estimate:
+    def again(settings: dict[str, Any]) -> MemoryEstimate:
         return formula(with_settings(config, settings), table, machine.device, rows, machine.bf16)
 
     light = True
@@ -99,7 +99,7 @@ def foresee(
             found.append(dry_run(config, architecture, machine, rows, own.work(config, micro_batch)))
     except Exception as error:  # noqa: BLE001 - strange architectures fail in many ways, and the run needs none of this
         warn("plan", f"no dry run for this model: {' '.join(str(error).split())[:200]}")
-    return Forecast(found, again if light else None, time.monotonic() - started)
+    return RunForecast(found, again if light else None, time.monotonic() - started)
 
 
 def with_settings(config: schema.Config, settings: dict[str, Any]) -> schema.Config:

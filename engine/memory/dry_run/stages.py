@@ -10,20 +10,21 @@ import torch
 from accelerate.utils.operations import convert_outputs_to_fp32
 
 from engine.config import schema
-from engine.evaluation.worst_case import Answers, answer_at_largest
+from engine.config.batch_limits import CHUNK_ELEMENTS, PADDED_TOKENS
+from engine.evaluation.worst_case import WorstCaseAnswers, answer_at_largest
 from engine.memory.dry_run.fake_model import fill
-from engine.memory.dry_run.memory_tracker import LiveStorage
+from engine.memory.dry_run.memory_tracker import MemoryTracker
 from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer
 from engine.training import loss as loss_module
-from engine.training.batches import PADDED_TOKENS, Pass
-from engine.training.loss import CHUNK_ELEMENTS, answer_logits, keeps_logits, summed_loss
+from engine.training.batches import MicroBatch
+from engine.training.loss import answer_logits, keeps_logits, summed_loss
 
 TRAINING, HELD_OUT, ANSWERING = "training", "held out", "answering"
 """How the names of stages begin."""
 
 
-def weigh(model: torch.nn.Module, live: LiveStorage) -> None:
+def weigh(model: torch.nn.Module, live: MemoryTracker) -> None:
     with live.making("weights"):
         fill(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -35,7 +36,7 @@ def weigh(model: torch.nn.Module, live: LiveStorage) -> None:
 
 
 def with_state(
-    model: torch.nn.Module, config: schema.Config, machine: Machine, live: LiveStorage
+    model: torch.nn.Module, config: schema.Config, machine: Machine, live: MemoryTracker
 ) -> torch.optim.Optimizer:
     """The run's optimizer after a first step, when its state exists.
 
@@ -50,7 +51,7 @@ def with_state(
     return optimizer
 
 
-def _give_gradients(model: torch.nn.Module, live: LiveStorage) -> None:
+def _give_gradients(model: torch.nn.Module, live: MemoryTracker) -> None:
     """What an earlier pass of the same step has left."""
     with live.making("gradients"):
         for parameter in model.parameters():
@@ -61,9 +62,9 @@ def _give_gradients(model: torch.nn.Module, live: LiveStorage) -> None:
 def train(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    batches: list[Pass],
+    batches: list[MicroBatch],
     config: schema.Config,
-    live: LiveStorage,
+    live: MemoryTracker,
 ) -> None:
     """A step in the middle of a run. Of many equal passes one is enough, with the gradients of another beside it."""
     model.train()
@@ -102,7 +103,7 @@ def _few_portions() -> Iterator[None]:
 
 
 @torch.inference_mode()
-def hold_out(model: torch.nn.Module, batch: Pass, live: LiveStorage) -> None:
+def hold_out(model: torch.nn.Module, batch: MicroBatch, live: MemoryTracker) -> None:
     """The held-out loss of one pass, as `evaluation.score` computes it: of its equal portions of logits, the first."""
     model.eval()
     live.stage = HELD_OUT
@@ -113,7 +114,7 @@ def hold_out(model: torch.nn.Module, batch: Pass, live: LiveStorage) -> None:
     live.end()
 
 
-def answer(model: torch.nn.Module, answers: Answers, live: LiveStorage) -> None:
+def answer(model: torch.nn.Module, answers: WorstCaseAnswers, live: MemoryTracker) -> None:
     """Answering at its largest; tensors lie on the CPU, prompts are read in portions of the device planned for."""
 
     def begin(moment: str) -> None:

@@ -7,53 +7,61 @@ from dataclasses import dataclass
 
 from engine.config import schema
 from engine.data.tokens import Row
-from engine.evaluation.worst_case import Answers, longest_answers
+from engine.evaluation.worst_case import WorstCaseAnswers, longest_answers
 from engine.memory.dry_run.fake_model import by_flash
-from engine.memory.formula.estimate import Rows
+from engine.memory.formula.estimate import StepShape
 from engine.methods.machine import Machine
-from engine.training.batches import Layout, Packing, Pass, choose_layout, held_out_passes, lay_out, passes
+from engine.training.batches import (
+    MicroBatch,
+    Packing,
+    PackingMode,
+    choose_packing,
+    collate,
+    held_out_batches,
+    micro_batches,
+)
 
 AT_ONCE = 64
 """Made-up held-out rows: a pass has no more."""
 
 
 @dataclass(frozen=True)
-class Work:
+class StepTensors:
     """What a dry run goes through."""
 
-    layout: Layout
+    layout: Packing
     micro_batch: int
     """Rows of the largest pass."""
-    batches: list[Pass]
+    batches: list[MicroBatch]
     """Of the step the first two passes; the others are like the first, or smaller."""
-    held_out: Pass
-    answers: Answers | None
+    held_out: MicroBatch
+    answers: WorstCaseAnswers | None
     """None where none are asked for."""
 
 
-def typical(config: schema.Config, machine: Machine, rows: Rows, vocabulary: int) -> Work:
+def typical(config: schema.Config, machine: Machine, rows: StepShape, vocabulary: int) -> StepTensors:
     """For rows of one length. Rows end to end under FlashAttention become rows side by side: without a mask and without
     padding they are as many tokens.
     """
     row = Row([1] * rows.length, [-100] * (rows.length - rows.answer) + [1] * rows.answer, [1], "", "", False)
     varlen = by_flash(config, machine)
-    layout = choose_layout([row] * rows.count, config.train.packing, machine.device, varlen)
+    layout = choose_packing([row] * rows.count, config.train.packing, machine.device, varlen)
     micro_batch = rows.count if config.train.micro_batch == "auto" else config.train.micro_batch
-    portions = list(passes([row] * rows.count, micro_batch, layout))
-    held_out = next(held_out_passes([row] * AT_ONCE, layout, machine.device, vocabulary, keep=True))
-    packing: Packing = "padded" if varlen else layout.packing
+    portions = list(micro_batches([row] * rows.count, micro_batch, layout))
+    held_out = next(held_out_batches([row] * AT_ONCE, layout, machine.device, vocabulary, keep=True))
+    packing: PackingMode = "padded" if varlen else layout.packing
     # Different from the first token on: nothing is common to them.
     prompts = [[number % vocabulary, *[0] * (rows.prompted - 1)] for number in range(config.evaluation.batch)]
-    return Work(
+    return StepTensors(
         layout,
         len(portions[0]),
-        [lay_out(portion, packing, 0, "cpu") for portion in portions[:2]],
-        lay_out(held_out, packing, 0, "cpu"),
-        asked(config, prompts, rows.answer),
+        [collate(portion, packing, 0, "cpu") for portion in portions[:2]],
+        collate(held_out, packing, 0, "cpu"),
+        answers_for(config, prompts, rows.answer),
     )
 
 
-def asked(config: schema.Config, prompts: Sequence[Sequence[int]], choice: int) -> Answers | None:
+def answers_for(config: schema.Config, prompts: Sequence[Sequence[int]], choice: int) -> WorstCaseAnswers | None:
     """What the evaluation of `config` answers at once. `choice`: tokens of the longest one."""
     evaluation = config.evaluation
     if evaluation.metric == "loss" or evaluation.when == "never":

@@ -11,9 +11,9 @@ import torch
 from engine.config import schema
 from engine.data.tokenized import answer_tokens_of, lengths_of
 from engine.data.tokens import Row
-from engine.memory.dry_run.workload import Work, asked
-from engine.memory.formula.estimate import Rows
-from engine.training.batches import Layout, Schedule, answer_tokens, held_out_passes, lay_out, passes
+from engine.memory.dry_run.workload import StepTensors, answers_for
+from engine.memory.formula.estimate import StepShape
+from engine.training.batches import Packing, Schedule, answer_tokens, collate, held_out_batches, micro_batches
 
 LOOKED_AT = 8
 """Steps that are cut into passes to see which has the heaviest: those with the longest rows, with the most tokens and
@@ -21,10 +21,10 @@ with the most answer tokens, so many of each."""
 
 
 @dataclass(frozen=True)
-class Own:
+class WorstCaseBatches:
     """What a run will have to hold."""
 
-    layout: Layout
+    layout: Packing
     step: list[Row]
     """The rows of the step that has the largest pass."""
     held_out: list[Row]
@@ -35,9 +35,9 @@ class Own:
     """Tokens of the longest answer in the training rows."""
     pad: int
 
-    def rows(self) -> Rows:
+    def rows(self) -> StepShape:
         """The same as rows of one length: the longest of the step."""
-        return Rows(
+        return StepShape(
             count=len(self.step),
             length=max(len(row.input_ids) for row in self.step),
             answer=max(map(answer_tokens, self.step)),
@@ -46,22 +46,22 @@ class Own:
 
     def portions(self, micro_batch: int) -> list[list[Row]]:
         """The step's passes, the largest first."""
-        return sorted(passes(self.step, micro_batch, self.layout), key=lambda rows: -weight(rows, self.layout))
+        return sorted(micro_batches(self.step, micro_batch, self.layout), key=lambda rows: -weight(rows, self.layout))
 
-    def work(self, config: schema.Config, micro_batch: int) -> Work:
+    def work(self, config: schema.Config, micro_batch: int) -> StepTensors:
         """As a dry run goes through it, on the CPU."""
         portions, packing = self.portions(micro_batch), self.layout.packing
         held_out = self.held_out or portions[0]
-        return Work(
+        return StepTensors(
             self.layout,
             max(map(len, portions)),
-            [lay_out(portion, packing, self.pad, "cpu") for portion in portions[:2]],
-            lay_out(held_out, packing, self.pad, "cpu"),
-            asked(config, self.prompts, self.choice),
+            [collate(portion, packing, self.pad, "cpu") for portion in portions[:2]],
+            collate(held_out, packing, self.pad, "cpu"),
+            answers_for(config, self.prompts, self.choice),
         )
 
 
-def weight(rows: Sequence[Row], layout: Layout) -> int:
+def weight(rows: Sequence[Row], layout: Packing) -> int:
     """How much a pass takes, for comparing passes of one model: its tokens, filling included, and its answers; a logit
     row is as wide as the vocabulary, and what a block keeps of a token is about as wide in all blocks together.
     """
@@ -70,11 +70,11 @@ def weight(rows: Sequence[Row], layout: Layout) -> int:
     return tokens + sum(map(answer_tokens, rows))
 
 
-def longest_step(rows: Sequence[Row], schedule: Schedule, start: int, micro_batch: int, layout: Layout) -> list[Row]:
+def longest_step(rows: Sequence[Row], schedule: Schedule, start: int, micro_batch: int, layout: Packing) -> list[Row]:
     """Of the steps from `start` on, the rows of the one whose largest pass takes the most."""
 
     def largest(step: list[Row]) -> int:
-        return max(weight(portion, layout) for portion in passes(step, micro_batch, layout))
+        return max(weight(portion, layout) for portion in micro_batches(step, micro_batch, layout))
 
     steps = ([rows[number] for number in schedule.indices(step)] for step in _candidates(rows, schedule, start))
     return max(steps, key=largest)
@@ -95,7 +95,7 @@ def _candidates(rows: Sequence[Row], schedule: Schedule, start: int) -> Iterator
     yield from sorted(set((best.flatten() + start).tolist()))
 
 
-def longest_held_out(rows: Sequence[Row], layout: Layout, device: str, vocabulary: int, keep: bool) -> list[Row]:
+def longest_held_out(rows: Sequence[Row], layout: Packing, device: str, vocabulary: int, keep: bool) -> list[Row]:
     """The heaviest pass of those that the rows are cut into; [] where there are none."""
-    cut = held_out_passes(rows, layout, device, vocabulary, keep)
+    cut = held_out_batches(rows, layout, device, vocabulary, keep)
     return max(cut, key=lambda portion: weight(portion, layout), default=[])

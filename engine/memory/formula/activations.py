@@ -8,9 +8,10 @@ h heads, r rank; `size` bytes an activation. Korthikanti et al. 2022 (arXiv:2205
 from __future__ import annotations
 
 from engine.config import schema
+from engine.config.batch_limits import CHUNK_ELEMENTS
 from engine.memory.formula.architecture import Architecture
 from engine.memory.formula.estimate import Device
-from engine.memory.formula.packing import CHUNK_ELEMENTS, Passes
+from engine.memory.formula.packing import MicroBatchShape
 from engine.memory.formula.weights_and_state import FLOAT32, adapted, adapts_experts
 
 
@@ -19,7 +20,7 @@ def _mlp(shape: Architecture) -> int:
     return shape.experts_used * shape.expert_intermediate if shape.experts else shape.intermediate
 
 
-def block_kept(shape: Architecture, config: schema.Config, layout: Passes, size: int) -> int:
+def block_kept(shape: Architecture, config: schema.Config, layout: MicroBatchShape, size: int) -> int:
     """Bytes that one block keeps for its backward pass.
 
     - Both norms their input in float32, 4 d each, and with trained weights the normed value too, d.
@@ -55,7 +56,7 @@ def _adapter_inputs(shape: Architecture, config: schema.Config, size: int) -> in
     return inputs + FLOAT32 * config.adapter.rank * len(layers)
 
 
-def block_work(shape: Architecture, config: schema.Config, layout: Passes, size: int, device: Device) -> int:
+def block_work(shape: Architecture, config: schema.Config, layout: MicroBatchShape, size: int, device: Device) -> int:
     """Bytes beside what is kept while the widest layer of a block runs backward: its gradients of f, and under an
     adapter their float32 twins (a third on the CPU, which converts before it adds, where PEFT adds float32 to bf16: in
     its plain layer and not in its 4-bit one); QLoRA the layer's weight unpacked.
@@ -69,7 +70,7 @@ def block_work(shape: Architecture, config: schema.Config, layout: Passes, size:
     return work
 
 
-def loss_work(shape: Architecture, layout: Passes, size: int) -> int:
+def loss_work(shape: Architecture, layout: MicroBatchShape, size: int) -> int:
     """Logits where a token is trained and their gradient, K V each, and float32 portions: what is computed and what it
     is computed from, and where there are many the one before (`training.loss.SummedCrossEntropy`).
     """
@@ -77,19 +78,19 @@ def loss_work(shape: Architecture, layout: Passes, size: int) -> int:
     return 2 * layout.answers * shape.vocabulary * size + (3 if many else 2) * portion
 
 
-def held_out_work(shape: Architecture, layout: Passes, size: int) -> int:
+def held_out_work(shape: Architecture, layout: MicroBatchShape, size: int) -> int:
     """Logits and two float32 portions; or, of padded rows whose answers were filled up, the logits and a copy."""
     logits, head = layout.answers * shape.vocabulary * size, layout.filled * shape.vocabulary * size
     copied = head + logits if layout.packing == "padded" and layout.filled > layout.answers else head
     return max(copied, logits + 2 * _portion(shape, layout)[0])
 
 
-def _portion(shape: Architecture, layout: Passes) -> tuple[int, bool]:
+def _portion(shape: Architecture, layout: MicroBatchShape) -> tuple[int, bool]:
     """(bytes of a float32 portion, whether there are many)."""
     rows = max(1, CHUNK_ELEMENTS // shape.vocabulary)
     return FLOAT32 * min(rows, layout.answers) * shape.vocabulary, layout.answers > rows
 
 
-def mask(layout: Passes, size: int) -> int:
+def mask(layout: MicroBatchShape, size: int) -> int:
     """Rows laid end to end are kept apart by a square of truths and one of numbers, T² each."""
     return layout.tokens**2 * (1 + size) if layout.packing == "flat" and layout.rows > 1 else 0

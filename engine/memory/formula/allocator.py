@@ -7,7 +7,7 @@ kRoundLarge), and blocks freed out of order leave gaps: taken as one fiftieth of
 
 from __future__ import annotations
 
-from engine.memory.formula.estimate import Device, Peak
+from engine.memory.formula.estimate import Device, PeakMemory
 
 CONTEXT = 512 << 20
 """Bytes."""
@@ -15,9 +15,9 @@ GAPS = 0.02
 """Share of the tensors."""
 
 
-def with_pool(peak: Peak, device: Device) -> Peak:
+def with_pool(peak: PeakMemory, device: Device) -> PeakMemory:
     """The same peak with the part `pool` on a card; on the CPU as it is."""
     if device == "cpu":
         return peak
     pool = CONTEXT + round(GAPS * peak.total)
-    return Peak(total=peak.total + pool, parts={**peak.parts, "pool": pool})
+    return PeakMemory(total=peak.total + pool, parts={**peak.parts, "pool": pool})

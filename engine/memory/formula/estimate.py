@@ -12,7 +12,7 @@ PARTS = ("weights", "adapters", "optimizer", "gradients", "activations", "logits
 Device = Literal["cpu", "cuda"]
 
 
-class Rows(Struct, frozen=True, kw_only=True):
+class StepShape(Struct, frozen=True, kw_only=True):
     """The rows of one optimizer step, all of one length: the longest that will come is the one to plan for."""
 
     count: int
@@ -29,7 +29,7 @@ class Rows(Struct, frozen=True, kw_only=True):
         return self.prompt or self.length
 
 
-class Peak(Struct, frozen=True, kw_only=True):
+class PeakMemory(Struct, frozen=True, kw_only=True):
     """The moment at which the most is alive."""
 
     total: int
@@ -38,24 +38,24 @@ class Peak(Struct, frozen=True, kw_only=True):
     """Bytes by the names of PARTS; they sum up to the total."""
 
 
-class Estimate(Struct, frozen=True, kw_only=True):
+class MemoryEstimate(Struct, frozen=True, kw_only=True):
     """What one method takes."""
 
     tier: Literal["formula", "dry run"]
     method: str
     device: Device
-    rows: Rows
+    rows: StepShape
     micro_batch: int
     """Rows of the largest forward pass."""
     packing: Literal["flat", "padded"]
     gradient_checkpointing: bool
     static: int
     """Bytes alive between two steps: weights, adapters, optimizer state."""
-    training: Peak
-    evaluation: Peak
+    training: PeakMemory
+    evaluation: PeakMemory
     """Of held-out losses and answers, between two steps: the larger of the two that follow."""
-    held_out: Peak | None = None
-    answering: Peak | None = None
+    held_out: PeakMemory | None = None
+    answering: PeakMemory | None = None
     """None where nothing is answered: the metric is the loss."""
     parameters: int
     """Of the model, adapters not among them."""

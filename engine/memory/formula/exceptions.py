@@ -15,7 +15,7 @@ from __future__ import annotations
 from engine.config import schema
 from engine.memory.formula.architecture import Architecture
 from engine.memory.formula.estimate import Device
-from engine.memory.formula.packing import Passes
+from engine.memory.formula.packing import MicroBatchShape
 from engine.memory.formula.weights_and_state import BF16, FLOAT32, adapted
 
 WRITTEN_OUT = {"gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh_python", "quick_gelu"}
@@ -25,7 +25,7 @@ def is_mixed(config: schema.Config) -> bool:
     return config.train.precision == "mixed" and config.method != "qlora"
 
 
-def matrix(shape: Architecture, layout: Passes) -> int:
+def matrix(shape: Architecture, layout: MicroBatchShape) -> int:
     """Elements of all heads' attention: T² a head where rows lie end to end, L² a head and row where side by side."""
     area = layout.tokens**2 if layout.packing == "flat" else layout.tokens**2 // max(1, layout.rows)
     return shape.heads * area
@@ -35,7 +35,7 @@ def makes_matrix(shape: Architecture, config: schema.Config, device: Device) -> 
     return config.model.attention == "eager" or (shape.attention_dropout and device == "cpu")
 
 
-def kept(shape: Architecture, config: schema.Config, layout: Passes, size: int, device: Device) -> int:
+def kept(shape: Architecture, config: schema.Config, layout: MicroBatchShape, size: int, device: Device) -> int:
     """Of one block, for its backward pass."""
     found = 0
     if makes_matrix(shape, config, device):
@@ -53,7 +53,7 @@ def kept(shape: Architecture, config: schema.Config, layout: Passes, size: int, 
     return found
 
 
-def work(shape: Architecture, config: schema.Config, layout: Passes, training: bool) -> int:
+def work(shape: Architecture, config: schema.Config, layout: MicroBatchShape, training: bool) -> int:
     """While a block is computed: forward the softmax and what it is made from, backward one gradient of it (what is
     kept goes meanwhile).
     """

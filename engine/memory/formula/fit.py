@@ -14,20 +14,20 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from engine.config.batch_limits import FLAT_MEAN_LENGTH, FLAT_TOKENS, HELD_OUT_ROWS, PADDED_TOKENS
 from engine.config.schema import Config
 from engine.memory.formula.allocator import with_pool
-from engine.memory.formula.estimate import Device, Estimate, Peak, Rows
+from engine.memory.formula.estimate import Device, MemoryEstimate, PeakMemory, StepShape
 from engine.memory.formula.formula import formula
 from engine.memory.formula.measured_error import Tier, error_of
-from engine.memory.formula.memory_budget import Room
-from engine.memory.formula.packing import FLAT_MEAN_LENGTH, FLAT_TOKENS, HELD_OUT_ROWS, PADDED_TOKENS
+from engine.memory.formula.memory_budget import MemoryBudget
 
 Verdict = Literal["fits", "tight", "does not fit"]
 LONGEST = 1_000_000
 """Tokens that a preset may ask for (`schema.Train.max_length`)."""
 
 
-class Most(Struct, frozen=True, kw_only=True):
+class LargestFit(Struct, frozen=True, kw_only=True):
     """The largest that fits."""
 
     value: int
@@ -37,14 +37,14 @@ class Most(Struct, frozen=True, kw_only=True):
     pass takes no more tokens (`training.batches`)."""
 
 
-def margin(peak: int, room: Room, tier: Tier) -> int:
+def margin(peak: int, room: MemoryBudget, tier: Tier) -> int:
     """Bytes that should stay free beside a predicted peak: the tier's worst measured error, and once more what is
     guessed and not predicted (a card's context, a process without a card).
     """
     return error_of(tier, room.device).room_for(peak) + room.guessed
 
 
-def judge(peak: int, room: Room, tier: Tier) -> Verdict:
+def classify_fit(peak: int, room: MemoryBudget, tier: Tier) -> Verdict:
     """`fits` with the margin, `tight` where only without it. `peak`: bytes of an estimate."""
     need = peak + room.beside
     if need > room.free:
@@ -53,7 +53,7 @@ def judge(peak: int, room: Room, tier: Tier) -> Verdict:
 
 
 @dataclass(frozen=True)
-class Scale:
+class FormulaCorrection:
     """Dry run over formula at one point: of what lies between two steps, and of what the two passes add to it."""
 
     static: float = 1.0
@@ -61,7 +61,7 @@ class Scale:
     evaluation: float = 1.0
 
     @classmethod
-    def of(cls, light: Estimate, exact: Estimate | None) -> Scale:
+    def of(cls, light: MemoryEstimate, exact: MemoryEstimate | None) -> FormulaCorrection:
         if exact is None:
             return cls()
         return cls(
@@ -70,44 +70,44 @@ class Scale:
             _ratio(_tensors(exact.evaluation) - exact.static, _tensors(light.evaluation) - light.static),
         )
 
-    def training_peak(self, light: Estimate) -> int:
+    def training_peak(self, light: MemoryEstimate) -> int:
         """Bytes: what the formula says elsewhere, scaled."""
         return self._scaled(light.training, light, self.training)
 
-    def evaluation_peak(self, light: Estimate) -> int:
+    def evaluation_peak(self, light: MemoryEstimate) -> int:
         return self._scaled(light.evaluation, light, self.evaluation)
 
-    def peak(self, light: Estimate) -> int:
-        """Of `Estimate.peak`."""
+    def peak(self, light: MemoryEstimate) -> int:
+        """Of `MemoryEstimate.peak`."""
         if light.device == "cuda":
             return self.training_peak(light)
         return max(self.training_peak(light), self.evaluation_peak(light))
 
-    def _scaled(self, peak: Peak, light: Estimate, factor: float) -> int:
+    def _scaled(self, peak: PeakMemory, light: MemoryEstimate, factor: float) -> int:
         tensors = light.static * self.static + (_tensors(peak) - light.static) * factor
-        return with_pool(Peak(total=round(tensors)), light.device).total
+        return with_pool(PeakMemory(total=round(tensors)), light.device).total
 
 
 def _ratio(exact: int, light: int) -> float:
     return exact / light if light > 0 and exact > 0 else 1.0
 
 
-def _tensors(peak: Peak) -> int:
+def _tensors(peak: PeakMemory) -> int:
     return peak.total - peak.parts.get("pool", 0)
 
 
 @dataclass(frozen=True)
-class Asked:
+class FitQuery:
     """One configuration, its rows, and where it is to fit."""
 
     config: Config
     table: Mapping[str, Any]
     """The model's parsed config.json."""
-    rows: Rows
-    room: Room
-    scale: Scale = Scale()
+    rows: StepShape
+    room: MemoryBudget
+    scale: FormulaCorrection = FormulaCorrection()
 
-    def light(self) -> Estimate:
+    def light(self) -> MemoryEstimate:
         """By the formula, not scaled."""
         return formula(self.config, self.table, self.room.device, self.rows, self.room.bf16)
 
@@ -121,20 +121,20 @@ class Asked:
 
     def fits_safely(self) -> bool:
         """With the margin."""
-        return judge(self.peak(), self.room, "formula") == "fits"
+        return classify_fit(self.peak(), self.room, "formula") == "fits"
 
-    def with_settings(self, settings: Mapping[str, Any]) -> Asked:
+    def with_settings(self, settings: Mapping[str, Any]) -> FitQuery:
         """The same with some keys of the preset changed: {"train.micro_batch": 2}."""
         return replace(self, config=with_settings(self.config, settings))
 
-    def with_length(self, length: int) -> Asked:
+    def with_length(self, length: int) -> FitQuery:
         """The same with rows of another length and the same share of it answer."""
         share = length / self.rows.length
         answer = max(1, min(length - 1, round(self.rows.answer * share)))
         prompt = self.rows.prompt and max(1, round(self.rows.prompt * share))
-        return replace(self, rows=Rows(count=self.rows.count, length=length, answer=answer, prompt=prompt))
+        return replace(self, rows=StepShape(count=self.rows.count, length=length, answer=answer, prompt=prompt))
 
-    def with_micro_batch(self, rows: int) -> Asked:
+    def with_micro_batch(self, rows: int) -> FitQuery:
         return self.with_settings({"train.micro_batch": rows})
 
 
@@ -147,7 +147,7 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
     return config
 
 
-def largest_micro_batch(asked: Asked, safely: bool = False) -> Most:
+def largest_micro_batch(asked: FitQuery, safely: bool = False) -> LargestFit:
     """Rows of a forward pass; the effective batch stays. `safely`: with the margin."""
 
     def fits(rows: int) -> bool:
@@ -158,11 +158,11 @@ def largest_micro_batch(asked: Asked, safely: bool = False) -> Most:
     whole = asked.with_micro_batch(count)
     if fits(count):  # apart: a step in one pass keeps no gradients of an earlier one
         cut = whole.light().micro_batch
-        return Most(value=cut, bound="all" if cut == count else "pass")
-    return Most(value=_last(range(1, count), fits), bound="memory")
+        return LargestFit(value=cut, bound="all" if cut == count else "pass")
+    return LargestFit(value=_last(range(1, count), fits), bound="memory")
 
 
-def most_answers(asked: Asked) -> Most:
+def largest_answer_batch(asked: FitQuery) -> LargestFit:
     """Rows answered at a time (`evaluation.batch`) such that scoring fits; held-out losses are within it too."""
 
     def fits(rows: int) -> bool:
@@ -170,10 +170,14 @@ def most_answers(asked: Asked) -> Most:
         return asked.scale.evaluation_peak(light) + asked.room.beside <= asked.room.free
 
     batch = asked.config.evaluation.batch
-    return Most(value=batch, bound="all") if fits(batch) else Most(value=_last(range(1, batch), fits), bound="memory")
+    return (
+        LargestFit(value=batch, bound="all")
+        if fits(batch)
+        else LargestFit(value=_last(range(1, batch), fits), bound="memory")
+    )
 
 
-def longest_rows(asked: Asked, positions: int | None) -> Most:
+def longest_rows(asked: FitQuery, positions: int | None) -> LargestFit:
     """Tokens of a row, such that all shorter rows fit too, with the same share of each answer. `positions`: of the
     model, None where it does not say.
 
@@ -184,16 +188,16 @@ def longest_rows(asked: Asked, positions: int | None) -> Most:
     places = [place for place in _places(asked, limit) if place > 1]
     good = _first_bad(places, lambda length: asked.with_length(length).fits())
     if good == len(places):
-        return Most(value=limit, bound="all")
+        return LargestFit(value=limit, bound="all")
     below = places[good - 1] if good else 1
     between = range(below + 1, places[good])
     most = max(below if good else 0, _last(between, lambda length: asked.with_length(length).fits()))
     if most < asked.rows.length <= limit and asked.fits():
         most = asked.rows.length
-    return Most(value=most, bound="memory")
+    return LargestFit(value=most, bound="memory")
 
 
-def _places(asked: Asked, limit: int) -> list[int]:
+def _places(asked: FitQuery, limit: int) -> list[int]:
     """Lengths just before a pass holds fewer rows or is laid out otherwise, and the end."""
     device: Device = asked.room.device
     places = {limit, FLAT_MEAN_LENGTH}

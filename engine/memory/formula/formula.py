@@ -21,8 +21,8 @@ from engine.memory.formula import exceptions, generation
 from engine.memory.formula.activations import block_kept, block_work, held_out_work, loss_work, mask
 from engine.memory.formula.allocator import with_pool
 from engine.memory.formula.architecture import Architecture, read_architecture
-from engine.memory.formula.estimate import Device, Estimate, Peak, Rows
-from engine.memory.formula.packing import Passes, held_out_pass, largest_pass
+from engine.memory.formula.estimate import Device, MemoryEstimate, PeakMemory, StepShape
+from engine.memory.formula.packing import MicroBatchShape, held_out_shape, largest_micro_batch_shape
 from engine.memory.formula.weights_and_state import (
     FLOAT32,
     adapter_parameters,
@@ -36,14 +36,16 @@ from engine.memory.formula.weights_and_state import (
 )
 
 
-def formula(config: schema.Config, table: Mapping[str, Any], device: Device, rows: Rows, bf16: bool = True) -> Estimate:
+def formula(
+    config: schema.Config, table: Mapping[str, Any], device: Device, rows: StepShape, bf16: bool = True
+) -> MemoryEstimate:
     """What `config` takes when a step has `rows`. `table` is the parsed config.json; `bf16`: the device multiplies it.
 
     Raises UserError where the table is not a decoder's.
     """
     shape = read_architecture(table, config.model.id)
     wanted = config.train.micro_batch
-    layout = largest_pass(rows, rows.count if wanted == "auto" else wanted, config.train.packing, device)
+    layout = largest_micro_batch_shape(rows, rows.count if wanted == "auto" else wanted, config.train.packing, device)
     checkpointing = config.train.gradient_checkpointing
     checkpointing = device == "cuda" if checkpointing == "auto" else checkpointing
     held = {
@@ -51,11 +53,11 @@ def formula(config: schema.Config, table: Mapping[str, Any], device: Device, row
         "adapters": adapter_parameters(shape, config) * FLOAT32,
         "optimizer": optimizer_state(shape, config, device, bf16),
     }
-    work = Work(shape, config, device, bf16, layout, checkpointing, compute_size(config, device, bf16))
+    work = FormulaInputs(shape, config, device, bf16, layout, checkpointing, compute_size(config, device, bf16))
     step = max(_moments(work, held["optimizer"]), key=lambda moment: sum({**held, **moment}.values()))
     held_out = _peak({**held, **_held_out(work, rows)}, device)
     answering = _peak({**held, "activations": _answering(work, rows)}, device) if generation.answers(config) else None
-    return Estimate(
+    return MemoryEstimate(
         tier="formula",
         method=config.method,
         device=device,
@@ -75,14 +77,14 @@ def formula(config: schema.Config, table: Mapping[str, Any], device: Device, row
 
 
 @dataclass(frozen=True)
-class Work:
+class FormulaInputs:
     """What a step's moments depend on."""
 
     shape: Architecture
     config: schema.Config
     device: Device
     bf16: bool
-    layout: Passes
+    layout: MicroBatchShape
     checkpointing: bool
     size: int
     """Bytes an activation takes."""
@@ -93,7 +95,7 @@ class Work:
         return FLOAT32 if exceptions.is_mixed(self.config) else self.size
 
 
-def _moments(work: Work, state: int) -> list[dict[str, int]]:
+def _moments(work: FormulaInputs, state: int) -> list[dict[str, int]]:
     """The loss, the last block's backward pass, the optimizer's step: bytes by part, beside what is always there."""
     shape, config, layout, size = work.shape, work.config, work.layout, work.size
     where = (shape, config, work.device, work.bf16)
@@ -110,15 +112,15 @@ def _moments(work: Work, state: int) -> list[dict[str, int]]:
     ]
 
 
-def _held_out(work: Work, rows: Rows) -> dict[str, int]:
+def _held_out(work: FormulaInputs, rows: StepShape) -> dict[str, int]:
     """A held-out pass: its logits, or a block's forward pass where that is more."""
-    layout = held_out_pass(rows, work.config.train.packing, work.device, work.shape.vocabulary)
+    layout = held_out_shape(rows, work.config.train.packing, work.device, work.shape.vocabulary)
     logits = held_out_work(work.shape, layout, work.logit)
     forward = _running(work, layout, training=False) + mask(layout, work.size)
     return {"logits": logits} if logits > forward else {"activations": forward}
 
 
-def _answering(work: Work, rows: Rows) -> int:
+def _answering(work: FormulaInputs, rows: StepShape) -> int:
     """The largest moment of answering: caches, logits, and a block's forward pass over what is read."""
 
     found = generation.moments(work.shape, work.config, rows, work.device, work.size)
@@ -126,12 +128,12 @@ def _answering(work: Work, rows: Rows) -> int:
     return most + exceptions.cast_head(work.shape, work.config)
 
 
-def _running(work: Work, layout: Passes, training: bool) -> int:
+def _running(work: FormulaInputs, layout: MicroBatchShape, training: bool) -> int:
     """While a pass goes through a block."""
     plain = block_work(work.shape, work.config, layout, work.size, work.device)
     return plain + exceptions.work(work.shape, work.config, layout, training)
 
 
-def _peak(parts: dict[str, int], device: Device) -> Peak:
+def _peak(parts: dict[str, int], device: Device) -> PeakMemory:
     present = {part: size for part, size in parts.items() if size}
-    return with_pool(Peak(total=sum(present.values()), parts=present), device)
+    return with_pool(PeakMemory(total=sum(present.values()), parts=present), device)

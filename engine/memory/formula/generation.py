@@ -8,13 +8,18 @@ from __future__ import annotations
 import math
 
 from engine.config import schema
+from engine.config.batch_limits import (
+    MAX_CHOICE_TOKENS,
+    MAX_CHOICES_PER_PROMPT,
+    MAX_DRAFT_TOKENS,
+    PADDED_TOKENS,
+    REFILL_FRACTION,
+    SPARE_CACHE_COLUMNS,
+)
 from engine.memory.formula.architecture import Architecture
-from engine.memory.formula.estimate import Device, Rows
-from engine.memory.formula.packing import PADDED_TOKENS, Passes
+from engine.memory.formula.estimate import Device, StepShape
+from engine.memory.formula.packing import MicroBatchShape
 from engine.memory.formula.weights_and_state import FLOAT32
-
-REFILL, SPARE, GUESSED = 4, 64, 8
-COPIES, CHOICE_TOKENS = 4, 2048
 
 
 def answers(config: schema.Config) -> bool:
@@ -27,7 +32,7 @@ def keys_and_values(shape: Architecture, rows: int, columns: int, size: int) -> 
     return shape.layers * 2 * shape.key * rows * columns * size
 
 
-def prompts(config: schema.Config, rows: Rows, device: Device) -> Passes:
+def prompts(config: schema.Config, rows: StepShape, device: Device) -> MicroBatchShape:
     """The prompts that are read at a time: a batch, if it has no more tokens than a padded pass."""
     count = min(config.evaluation.batch, max(1, PADDED_TOKENS[device] // rows.prompted))
     if config.evaluation.metric == "choice":
@@ -37,13 +42,13 @@ def prompts(config: schema.Config, rows: Rows, device: Device) -> Passes:
     return _pass(count, rows.prompted)
 
 
-def _pass(rows: int, tokens: int) -> Passes:
-    return Passes("padded", rows, rows * tokens, rows, rows, False)
+def _pass(rows: int, tokens: int) -> MicroBatchShape:
+    return MicroBatchShape("padded", rows, rows * tokens, rows, rows, False)
 
 
 def moments(
-    shape: Architecture, config: schema.Config, rows: Rows, device: Device, size: int
-) -> list[tuple[int, Passes]]:
+    shape: Architecture, config: schema.Config, rows: StepShape, device: Device, size: int
+) -> list[tuple[int, MicroBatchShape]]:
     """(bytes of caches and logits, what goes through a block beside them) of each moment."""
     batch, length = config.evaluation.batch, rows.prompted
     read = prompts(config, rows, device)
@@ -51,10 +56,10 @@ def moments(
     if config.evaluation.metric == "choice":
         return [(kept, read), _choices(shape, config, rows, size, kept)]
     places = _filled(batch, device)
-    begun = keys_and_values(shape, places, length + SPARE, size) if batch > read.rows else 0
-    whole = keys_and_values(shape, places, length + config.evaluation.max_new_tokens - 1 + SPARE, size)
-    step = 1 + min(GUESSED, config.evaluation.max_new_tokens - 1)
-    again = min(read.rows, math.ceil(batch / REFILL))
+    begun = keys_and_values(shape, places, length + SPARE_CACHE_COLUMNS, size) if batch > read.rows else 0
+    whole = keys_and_values(shape, places, length + config.evaluation.max_new_tokens - 1 + SPARE_CACHE_COLUMNS, size)
+    step = 1 + min(MAX_DRAFT_TOKENS, config.evaluation.max_new_tokens - 1)
+    again = min(read.rows, math.ceil(batch / REFILL_FRACTION))
     found = [
         (begun + kept, read),
         (whole + places * step * shape.vocabulary * size, _pass(places, step)),
@@ -73,9 +78,11 @@ def _by_library(shape: Architecture, batch: int, length: int, device: Device, si
     return keys_and_values(shape, batch, length, size) + copied
 
 
-def _choices(shape: Architecture, config: schema.Config, rows: Rows, size: int, kept: int) -> tuple[int, Passes]:
+def _choices(
+    shape: Architecture, config: schema.Config, rows: StepShape, size: int, kept: int
+) -> tuple[int, MicroBatchShape]:
     """Choices behind their prompts, whose keys and values are copied for one block at a time."""
-    asked = max(1, min(COPIES * config.evaluation.batch, CHOICE_TOKENS // max(1, rows.answer)))
+    asked = max(1, min(MAX_CHOICES_PER_PROMPT * config.evaluation.batch, MAX_CHOICE_TOKENS // max(1, rows.answer)))
     copied = 2 * 2 * shape.key * asked * (rows.prompted + rows.answer) * size
     logits = asked * rows.answer * shape.vocabulary * size + 2 * config.evaluation.batch * shape.vocabulary * 4
     return kept + max(copied, logits), _pass(asked, rows.answer)

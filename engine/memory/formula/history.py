@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from engine.config import gpu_prices
 from engine.config.errors import UserError
-from engine.memory.formula.memory_budget import Room
+from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs import run_dir
 from engine.runs.events import Step
 from engine.runs.follow import stream
@@ -27,7 +27,7 @@ NEWEST = 20
 Tier = Literal["formula", "dry run", "probe"]
 
 
-class Held(Struct, frozen=True, kw_only=True):
+class PredictionError(Struct, frozen=True, kw_only=True):
     """A prediction against what was then measured: the peak of training, bytes."""
 
     run: str
@@ -44,7 +44,7 @@ class Held(Struct, frozen=True, kw_only=True):
         return self.predicted / self.measured - 1
 
 
-class Record(Struct, frozen=True, kw_only=True):
+class TierAccuracy(Struct, frozen=True, kw_only=True):
     """How good one tier has been."""
 
     tier: Tier
@@ -55,7 +55,7 @@ class Record(Struct, frozen=True, kw_only=True):
     """The error that was farthest from 0, with its sign."""
 
 
-class Pace(Struct, frozen=True, kw_only=True):
+class Throughput(Struct, frozen=True, kw_only=True):
     """Tokens a second, while training."""
 
     middle: float
@@ -66,10 +66,10 @@ class Pace(Struct, frozen=True, kw_only=True):
     """What the range is over."""
 
 
-def held(results: Iterable[Result]) -> list[Held]:
+def prediction_errors(results: Iterable[Result]) -> list[PredictionError]:
     """Every prediction that can be held against a measurement, the oldest run first."""
     return [
-        Held(
+        PredictionError(
             run=result.name,
             machine=str(result.machine.get("device", "")),
             method=result.method,
@@ -84,13 +84,13 @@ def held(results: Iterable[Result]) -> list[Held]:
     ]
 
 
-def records(found: Iterable[Held]) -> list[Record]:
+def tier_accuracy(found: Iterable[PredictionError]) -> list[TierAccuracy]:
     """One for each tier that was ever held against a measurement."""
     errors: dict[Tier, list[float]] = {}
     for one in found:
         errors.setdefault(one.tier, []).append(one.error)
     return [
-        Record(tier=tier, count=len(of), median=statistics.median(map(abs, of)), worst=max(of, key=abs))
+        TierAccuracy(tier=tier, count=len(of), median=statistics.median(map(abs, of)), worst=max(of, key=abs))
         for tier, of in errors.items()
     ]
 
@@ -106,7 +106,7 @@ def results(runs: Path) -> Iterator[tuple[RunDir, Result]]:
             yield run, result
 
 
-def is_here(result: Result, room: Room) -> bool:
+def is_here(result: Result, room: MemoryBudget) -> bool:
     """Whether a run was made where the plan is for: on the same device, or on a card that is listed as this one."""
     device = str(result.machine.get("device", ""))
     if room.source != "listed":
@@ -115,7 +115,9 @@ def is_here(result: Result, room: Room) -> bool:
     return card is not None and card.name == room.name
 
 
-def pace(found: Iterable[tuple[RunDir, Result]], model: str, method: str, room: Room) -> Pace | None:
+def throughput(
+    found: Iterable[tuple[RunDir, Result]], model: str, method: str, room: MemoryBudget
+) -> Throughput | None:
     """From finished runs of this model and method where the plan is for, the newest; None where there are none.
 
     The range is over runs, and of a single run over the middle eight tenths of its steps.
@@ -133,14 +135,16 @@ def pace(found: Iterable[tuple[RunDir, Result]], model: str, method: str, room: 
         return None
     rates = [result.tokens_per_second or 0.0 for _, result in alike]
     if len(rates) > 1:
-        return Pace(middle=statistics.median(rates), low=min(rates), high=max(rates), runs=len(rates), what="runs")
+        return Throughput(
+            middle=statistics.median(rates), low=min(rates), high=max(rates), runs=len(rates), what="runs"
+        )
     events = stream(alike[0][0].events_file, Step)
     steps = sorted(array("d", (event.tokens_per_second for event in events if isinstance(event, Step))))
     low, high = (steps[len(steps) // 10], steps[-1 - len(steps) // 10]) if steps else (rates[0], rates[0])
-    return Pace(middle=rates[0], low=min(low, rates[0]), high=max(high, rates[0]), runs=1, what="its steps")
+    return Throughput(middle=rates[0], low=min(low, rates[0]), high=max(high, rates[0]), runs=1, what="its steps")
 
 
-class Takes(Struct, frozen=True, kw_only=True):
+class TimeEstimate(Struct, frozen=True, kw_only=True):
     """How long a preset's steps will take on a device, and what that costs."""
 
     seconds: float | None = None
@@ -160,16 +164,18 @@ class Takes(Struct, frozen=True, kw_only=True):
     why_no_cost: str = ""
 
 
-def takes(speed: Pace | None, tokens: int | None, price: float | None, currency: str) -> Takes:
+def time_estimate(speed: Throughput | None, tokens: int | None, price: float | None, currency: str) -> TimeEstimate:
     """From a pace, the tokens of all steps, and what an hour costs; each None where it is not known."""
     no_cost = "" if price is not None else "no price known: set cost.price_per_hour, or name a card"
     if speed is None:
-        return Takes(why="no finished run of this model on this device; `ftbench run` makes one", why_no_cost=no_cost)
+        return TimeEstimate(
+            why="no finished run of this model on this device; `ftbench run` makes one", why_no_cost=no_cost
+        )
     if tokens is None:
-        return Takes(why="how many tokens there are to train on is not known", why_no_cost=no_cost)
+        return TimeEstimate(why="how many tokens there are to train on is not known", why_no_cost=no_cost)
     seconds, low, high = (tokens / rate for rate in (speed.middle, speed.high, speed.low))
     cost, cost_low, cost_high = ((s * price / 3600 if price is not None else None) for s in (seconds, low, high))
-    return Takes(
+    return TimeEstimate(
         seconds=seconds,
         low=low,
         high=high,

@@ -20,7 +20,7 @@ PROCESS = 560 << 20
 """Bytes that a worker has resident before it loads a model: 530 to 550 MiB measured (`tests/bench/RESULTS.md`)."""
 
 
-class Room(Struct, frozen=True, kw_only=True):
+class MemoryBudget(Struct, frozen=True, kw_only=True):
     """A device's memory, and what is left of it."""
 
     name: str
@@ -54,10 +54,10 @@ class Room(Struct, frozen=True, kw_only=True):
         return self.beside or CONTEXT
 
 
-def listed_room(wanted: str) -> Room:
+def listed_budget(wanted: str) -> MemoryBudget:
     """A card that need not be here, by its name or a part of it. Raises UserError where none or several match."""
     card = gpu_prices.pick(wanted, gpu_prices.list_cards())
-    return Room(
+    return MemoryBudget(
         name=card.name,
         device="cuda",
         source="listed",
@@ -67,7 +67,7 @@ def listed_room(wanted: str) -> Room:
     )
 
 
-def this_room(nvml: Nvml | None = None) -> Room:
+def local_budget(nvml: Nvml | None = None) -> MemoryBudget:
     """This machine's card (the first that CUDA_VISIBLE_DEVICES leaves), else its memory."""
     nvml = nvml or Nvml()
     card = first_visible(nvml)
@@ -87,14 +87,14 @@ def first_visible(nvml: Nvml) -> NvmlCard | None:
     return nvml.card(int(first)) if first.isdigit() else None  # empty or -1 hides every card
 
 
-def _card_room(card: NvmlCard) -> Room:
+def _card_room(card: NvmlCard) -> MemoryBudget:
     name = card.name() or "a card"
     total, used = card.total(), card.used()
     shared = card.shared()
     if total is None or used is None:
         total, used = system_memory()
     known = gpu_prices.named(name, gpu_prices.list_cards())
-    return Room(
+    return MemoryBudget(
         name=name,
         device="cuda",
         source="shared" if shared else "card",
@@ -108,10 +108,10 @@ def _card_room(card: NvmlCard) -> Room:
     )
 
 
-def _system_room(why: str) -> Room:
+def _system_room(why: str) -> MemoryBudget:
     total, used = system_memory()
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") is not None and not why
-    return Room(
+    return MemoryBudget(
         name=f"{os.cpu_count()} CPU cores",
         device="cpu",
         source="system",

@@ -9,14 +9,22 @@ from typing import Any
 from msgspec import Struct
 
 from engine.config.schema import Config
-from engine.memory.formula.fit import Asked, Scale, Verdict, judge, largest_micro_batch, longest_rows, most_answers
+from engine.memory.formula.fit import (
+    FitQuery,
+    FormulaCorrection,
+    Verdict,
+    classify_fit,
+    largest_answer_batch,
+    largest_micro_batch,
+    longest_rows,
+)
 
 Settings = dict[str, Any]
 SHORTEST = 64
 """Tokens: rows cut to less than this, or to less than an eighth, are no longer the same work."""
 
 
-class Change(Struct, frozen=True, kw_only=True):
+class Remedy(Struct, frozen=True, kw_only=True):
     """What to set, and what it would then take."""
 
     settings: dict[str, Any]
@@ -26,7 +34,9 @@ class Change(Struct, frozen=True, kw_only=True):
     verdict: Verdict
 
 
-def changes(asked: Asked, qlora: tuple[Config, Scale] | None = None, positions: int | None = None) -> list[Change]:
+def changes(
+    asked: FitQuery, qlora: tuple[Config, FormulaCorrection] | None = None, positions: int | None = None
+) -> list[Remedy]:
     """Those that make `asked` fit, the smallest first; none where it fits as it is, or where nothing helps.
 
     Smaller is what changes less of the outcome: fewer rows at a time and checkpointing nothing, 8-bit state little,
@@ -38,8 +48,10 @@ def changes(asked: Asked, qlora: tuple[Config, Scale] | None = None, positions: 
     return alone or [change for change in _together(asked, qlora, positions) if change][:1]
 
 
-def _alone(asked: Asked, qlora: tuple[Config, Scale] | None, positions: int | None) -> Iterator[Change | None]:
-    if 0 < (most := most_answers(asked).value) < asked.config.evaluation.batch:
+def _alone(
+    asked: FitQuery, qlora: tuple[Config, FormulaCorrection] | None, positions: int | None
+) -> Iterator[Remedy | None]:
+    if 0 < (most := largest_answer_batch(asked).value) < asked.config.evaluation.batch:
         yield _change(asked, {"evaluation.batch": most})
     if 0 < (most := largest_micro_batch(asked).value) < asked.light().micro_batch:
         yield _change(asked, {"train.micro_batch": most})
@@ -50,7 +62,9 @@ def _alone(asked: Asked, qlora: tuple[Config, Scale] | None, positions: int | No
         yield _change(_by_qlora(asked, qlora), {}, {"method": "qlora"})
 
 
-def _together(asked: Asked, qlora: tuple[Config, Scale] | None, positions: int | None) -> Iterator[Change | None]:
+def _together(
+    asked: FitQuery, qlora: tuple[Config, FormulaCorrection] | None, positions: int | None
+) -> Iterator[Remedy | None]:
     """As few as do it: first without another method, then from QLoRA on."""
     yield _fewest(asked, {}, positions)
     if qlora:
@@ -59,10 +73,10 @@ def _together(asked: Asked, qlora: tuple[Config, Scale] | None, positions: int |
         yield _fewest(start, method, positions)
 
 
-def _fewest(start: Asked, before: Settings, positions: int | None) -> Change | None:
+def _fewest(start: FitQuery, before: Settings, positions: int | None) -> Remedy | None:
     """All that leaves rows and method alone, less what is not needed; shorter rows too where it is not enough."""
     settings: Settings = {"train.micro_batch": 1} if start.light().micro_batch > 1 else {}
-    settings |= {} if most_answers(start).bound == "all" else {"evaluation.batch": 1}
+    settings |= {} if largest_answer_batch(start).bound == "all" else {"evaluation.batch": 1}
     settings |= {**_checkpointing(start), **_small_state(start)}
     if not start.with_settings(settings).fits():
         return _shorter(start, settings, positions, before)
@@ -74,22 +88,24 @@ def _fewest(start: Asked, before: Settings, positions: int | None) -> Change | N
     return _change(start, settings, before)
 
 
-def _on_top(change: Change, before: Settings) -> Change:
-    return Change(settings={**before, **change.settings}, peak=change.peak, verdict=change.verdict)
+def _on_top(change: Remedy, before: Settings) -> Remedy:
+    return Remedy(settings={**before, **change.settings}, peak=change.peak, verdict=change.verdict)
 
 
-def _checkpointing(asked: Asked) -> Settings:
+def _checkpointing(asked: FitQuery) -> Settings:
     return {} if asked.light().gradient_checkpointing else {"train.gradient_checkpointing": True}
 
 
-def _small_state(asked: Asked) -> Settings:
+def _small_state(asked: FitQuery) -> Settings:
     """Paged where there is a card: the same state, and it may give way."""
     if asked.config.optimizer.name != "adamw":
         return {}
     return {"optimizer.name": "paged_adamw_8bit" if asked.room.device == "cuda" else "adamw_8bit"}
 
 
-def _shorter(asked: Asked, settings: Settings, positions: int | None, before: Settings | None = None) -> Change | None:
+def _shorter(
+    asked: FitQuery, settings: Settings, positions: int | None, before: Settings | None = None
+) -> Remedy | None:
     changed = asked.with_settings(settings)
     most = longest_rows(changed, positions).value
     if most < max(SHORTEST, asked.rows.length // 8) or most >= asked.rows.length:
@@ -97,17 +113,17 @@ def _shorter(asked: Asked, settings: Settings, positions: int | None, before: Se
     return _change(changed.with_length(most), {}, {**(before or {}), **settings, "train.max_length": most})
 
 
-def _by_qlora(asked: Asked, qlora: tuple[Config, Scale]) -> Asked:
+def _by_qlora(asked: FitQuery, qlora: tuple[Config, FormulaCorrection]) -> FitQuery:
     """With the passes that were asked for: what the micro batch is does not depend on the method."""
     config, scale = qlora
     return replace(asked, config=config, scale=scale).with_micro_batch(asked.light().micro_batch)
 
 
-def _change(asked: Asked, settings: Settings, before: Settings | None = None) -> Change | None:
+def _change(asked: FitQuery, settings: Settings, before: Settings | None = None) -> Remedy | None:
     """None where it does not make it fit. `before`: settings that `asked` has already."""
     changed = asked.with_settings(settings)
     if not changed.fits():
         return None
     peak = changed.peak()
-    verdict = judge(peak, changed.room, "formula")
-    return Change(settings={**(before or {}), **settings}, peak=peak, verdict=verdict)
+    verdict = classify_fit(peak, changed.room, "formula")
+    return Remedy(settings={**(before or {}), **settings}, peak=peak, verdict=verdict)

@@ -11,7 +11,7 @@ import transformers
 
 from engine.config import schema
 from engine.config.preset import Preset, resolve
-from engine.memory.formula.estimate import Rows
+from engine.memory.formula.estimate import StepShape
 
 COMMON = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 SHAPES: dict[str, Any] = {
@@ -48,7 +48,7 @@ class Case:
 
     shape: str
     config: schema.Config
-    rows: Rows
+    rows: StepShape
     remark: str = ""
 
     @property
@@ -109,5 +109,5 @@ def case(
     if method == "qlora":
         values["quantization.compute_dtype"] = "bf16"
     config = resolve(Preset("bench", values), method, settings).config
-    rows = Rows(count=config.train.batch, length=length, answer=length // 4, prompt=length - length // 4)
+    rows = StepShape(count=config.train.batch, length=length, answer=length // 4, prompt=length - length // 4)
     return Case(shape, config, rows, remark)

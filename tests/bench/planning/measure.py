@@ -33,7 +33,7 @@ from engine.evaluation.worst_case import answer_at_largest, longest_answers
 from engine.methods import method
 from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer
-from engine.training.batches import Schedule, choose_layout, held_out_passes
+from engine.training.batches import Schedule, choose_packing, held_out_batches
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 
 MACHINE = Machine("cpu", "this machine", bf16=True, flash_attention=False)
@@ -68,7 +68,7 @@ def measured(case: Case) -> Measured:
         steps = profiled(trainer.train)
     static = bytes_of([*tensors_of(model), *_tensors_in(optimizer.state)])
     rows = _rows(case, 64)
-    held_out = next(held_out_passes(rows, trainer.layout, "cpu", vocabulary_of(trainer.model), trainer.keep))
+    held_out = next(held_out_batches(rows, trainer.layout, "cpu", vocabulary_of(trainer.model), trainer.keep))
     losses = profiled(lambda: row_losses(trainer.model, held_out, trainer.layout, 0, "cpu"))
     answers = longest_answers([row.prompt for row in rows], config.evaluation.batch, config.evaluation.max_new_tokens)
     assert answers
@@ -184,7 +184,7 @@ def _trainer(
     return AnswerTrainer(
         rows=rows,
         schedule=schedule,
-        layout=choose_layout(rows, config.train.packing, device, False),
+        layout=choose_packing(rows, config.train.packing, device, False),
         micro_batch=config.train.micro_batch,
         checkpoint_folder=folder / "checkpoints",
         keep_checkpoints=1,

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from engine.config.preset import Preset, resolve
 from engine.memory.dry_run.fake_model import build, fill
-from engine.memory.dry_run.memory_tracker import LiveStorage
+from engine.memory.dry_run.memory_tracker import MemoryTracker
 from engine.methods.machine import Machine
 
 CARD = Machine("cuda", "a card", bf16=True, flash_attention=False)
@@ -85,7 +85,7 @@ def predicted(case: Published) -> int:
     for parameter in model.parameters():
         if parameter.requires_grad and config.method != "full":
             parameter.data = parameter.data.to(case.adapters)
-    live = LiveStorage("cuda", case.architecture["vocab_size"])
+    live = MemoryTracker("cuda", case.architecture["vocab_size"])
     ids = torch.ones((case.rows, case.length), dtype=torch.long)
     with FakeTensorMode(allow_non_fake_inputs=True), live:
         fill(model)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # imported where they are needed: the first picture has a choice, and has looked at no preset yet
     from engine.config.preset import Effective, Flat
-    from engine.config.schema import Method
 
+MARK = "▸"
+"""Before the chosen line of a list."""
 QUIET = ("title", "about", "slot")
 
 
@@ -17,7 +18,7 @@ class Choice:
     """A preset by name or path, with method, model, data and single keys laid over it; None leaves the preset's own."""
 
     preset: str = "demo-lora"
-    method: Method | None = None
+    method: str | None = None
     model: str | None = None
     data: str | None = None
     settings: Flat = field(default_factory=dict)
@@ -26,7 +27,7 @@ class Choice:
         """Another preset; its own method and model count again, the chosen data stays."""
         return Choice(preset=name, data=self.data)
 
-    def with_method(self, method: Method) -> Choice:
+    def with_method(self, method: str) -> Choice:
         return replace(self, method=method)
 
     def with_data(self, data: str | None) -> Choice:

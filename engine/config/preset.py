@@ -7,15 +7,15 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 import tomli
 
-from engine.config.defaults import BY_METHOD
 from engine.config.errors import UserError
 from engine.config.files import read_small
-from engine.config.schema import DATA_FORMATS, METHODS, READ_BY, SECTIONS, TOP_KEYS, Config, Method
+from engine.config.method_specs import method_names, method_spec, readers, reads
+from engine.config.schema import DATA_FORMATS, SECTIONS, TOP_KEYS, Config
 
 Flat = dict[str, Any]
 """Dotted key -> value: {"train.batch": 16}."""
@@ -68,7 +68,7 @@ def read_preset(path: Path, name: str | None = None) -> Preset:
     return preset
 
 
-def resolve(preset: Preset, method: Method | None = None, overrides: Flat | None = None) -> Effective:
+def resolve(preset: Preset, method: str | None = None, overrides: Flat | None = None) -> Effective:
     """Lay defaults, the method's defaults, the preset and the command line over each other, in that order.
 
     A key that the chosen method does not read is an error when the command line sets it, and left out with a note when
@@ -82,17 +82,17 @@ def resolve(preset: Preset, method: Method | None = None, overrides: Flat | None
     if method:
         _add(overrides, "method", method, "method", "command line")
     chosen = method or overrides.get("method") or own
-    if chosen not in METHODS:
-        raise UserError(
-            f"no method {chosen!r}{_suggest(str(chosen), METHODS)}", preset.where("method"), "qlora, lora or full"
-        )
+    if chosen not in method_names():
+        what = f"unknown method {chosen!r}{_suggest(str(chosen), method_names())}"
+        do = f"use one of {', '.join(method_names())}"
+        raise UserError(what, preset.where("method"), do, code="method.unknown")
     overrides["method"] = chosen
 
     values: Flat = {}
     origins: dict[str, str] = {}
     notes: list[str] = []
     layers: list[tuple[str, Preset]] = [
-        (f"default for {chosen}", Preset("defaults", BY_METHOD[chosen])),
+        (f"default for {chosen}", Preset("defaults", dict(method_spec(chosen).defaults))),
         (f"preset {preset.name}", preset),
         ("command line", Preset("command line", overrides)),
     ]
@@ -105,7 +105,7 @@ def resolve(preset: Preset, method: Method | None = None, overrides: Flat | None
             elif key == "train.learning_rate" and layer is preset and chosen != own:
                 notes.append(f"{key} = {value} was set for {own}: {chosen}'s default is used")
                 continue
-            if chosen not in READ_BY.get(key.split(".")[0], METHODS):
+            if not reads(chosen, key):
                 if layer is preset:
                     notes.append(f"{key} is not read by {chosen}: left out")
                     continue
@@ -212,10 +212,9 @@ def _check_keys(preset: Preset) -> None:
 def _check_unread(preset: Preset) -> None:
     method = preset.values.get("method", Config().method)
     for key in preset.values:
-        readers = READ_BY.get(key.split(".")[0], METHODS)
-        if method in METHODS and method not in readers:
+        if method in method_names() and not reads(method, key):
             raise UserError(
-                f"{key} is read by {' and '.join(readers)} only, and the method is {method}",
+                f"{key} is read by {' and '.join(readers(key))} only, and the method is {method}",
                 preset.where(key),
                 "remove it or change the method",
             )
@@ -277,7 +276,7 @@ def _allowed(key: str) -> str:
     hint = SECTIONS[section].__annotations__.get(name, "") if section in SECTIONS else ""
     choices = re.findall(r"['\"]([^'\"]+)['\"]", str(hint))
     if key == "method":
-        choices = list(get_args(Method))
+        choices = list(method_names())
     if key == "data.format":
         choices = list(DATA_FORMATS)
     return "one of " + ", ".join(choices) if choices else "see `ftbench presets show demo-lora`"

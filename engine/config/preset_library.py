@@ -13,7 +13,6 @@ import engine
 from engine.config.errors import UserError
 from engine.config.files import check_utf8, working_folder
 from engine.config.preset import Effective, Flat, Preset, read_preset, resolve
-from engine.config.schema import Method
 from engine.config.text import visible
 
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet", ".gz")
@@ -103,7 +102,7 @@ def find_preset(name: str) -> tuple[Preset, Path]:
     raise UserError(f"no preset {name!r}", do=f"{hint}`ftbench presets list` shows them")
 
 
-def effective(name: str, method: Method | None, overrides: Flat) -> Effective:
+def effective(name: str, method: str | None, overrides: Flat) -> Effective:
     """The named preset laid under the command line, its file names made absolute."""
     preset, path = find_preset(name)
     own = anchored(preset.values, path.parent)

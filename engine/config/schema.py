@@ -11,9 +11,6 @@ from msgspec import Meta, Struct, field
 
 from engine.config.data_formats import format_names
 
-Method = Literal["qlora", "lora", "full"]
-METHODS: tuple[Method, ...] = ("qlora", "lora", "full")
-
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
@@ -164,7 +161,8 @@ class Config(Section, frozen=True):
     about: str = ""
     slot: Annotated[int, Meta(ge=1, le=9)] | None = None
     """The key that selects the preset in the workbench."""
-    method: Method = "lora"
+    method: str = "lora"
+    """A name in `method_specs`: qlora, lora, full, or another that an installed package adds."""
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
     train: Train = field(default_factory=Train)
@@ -186,5 +184,3 @@ SECTIONS: dict[str, type[Section]] = {
     "cost": Cost,
 }
 TOP_KEYS = ("title", "about", "slot", "method")
-READ_BY: dict[str, tuple[Method, ...]] = {"adapter": ("qlora", "lora"), "quantization": ("qlora",)}
-"""Sections that not every method reads."""

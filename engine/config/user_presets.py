@@ -12,8 +12,9 @@ import tomli_w
 from engine.config import preset_library
 from engine.config.errors import UserError
 from engine.config.files import working_folder
+from engine.config.method_specs import reads
 from engine.config.preset import Effective, Flat, Preset, flatten, nested, resolve
-from engine.config.schema import READ_BY, Config, Method
+from engine.config.schema import Config
 
 NOT_COPIED = ("slot", "title")
 """A key of the workbench belongs to one preset, and so does a title."""
@@ -37,7 +38,7 @@ def from_preset(name: str, base: str, overrides: Flat | None = None) -> Path:
     kept = {
         key: value
         for key, value in preset_library.anchored(preset.values, file.parent).items()
-        if key not in NOT_COPIED and _reads(method, key) and given.keys().isdisjoint(_RIVALS.get(key, ()))
+        if key not in NOT_COPIED and reads(method, key) and given.keys().isdisjoint(_RIVALS.get(key, ()))
     }
     if method != preset.values.get("method", Config().method) and not isinstance(kept.get("train.learning_rate"), dict):
         kept.pop("train.learning_rate", None)  # it was meant for the other method
@@ -61,7 +62,7 @@ def differing(chosen: Effective, rates: dict[str, float] | None = None) -> Flat:
     defaults = flatten(resolve(Preset("defaults", {}), method).config)
     values: Flat = {"method": method}
     for key, value in flatten(chosen.config).items():
-        if key in (*NOT_COPIED, "method") or value is None or value == defaults[key] or not _reads(method, key):
+        if key in (*NOT_COPIED, "method") or value is None or value == defaults[key] or not reads(method, key):
             continue
         values[key] = value
     if "train.steps" in values:
@@ -108,10 +109,6 @@ def _rates(base: str) -> dict[str, float] | None:
     preset, _ = preset_library.find_preset(base)
     rates = preset.values.get("train.learning_rate")
     return rates if isinstance(rates, dict) else None
-
-
-def _reads(method: Method, key: str) -> bool:
-    return method in READ_BY.get(key.split(".")[0], (method,))
 
 
 def _write(path: Path, text: str) -> Path:

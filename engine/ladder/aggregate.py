@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from engine.config.errors import UserError
+from engine.config.method_specs import RULE_REFERENCE
 from engine.config.split_version import OLDEST, versions_differ
 from engine.ladder.price import add_price
 from engine.ladder.results import LadderResults, finished, gather
@@ -100,7 +101,7 @@ def add_statistics(ladder: Ladder, evidence: LadderResults, metric: str) -> None
         ladder.comparisons = [
             _comparison(one, by_pair.get((one.a, one.b)), scores, sign) for one in by_score.differences(pairs)
         ]
-    reference = next((row.name for row in ladder.rows if row.method == "full" and row.name in tuned), "")
+    reference = next((row.name for row in ladder.rows if row.method == RULE_REFERENCE and row.name in tuned), "")
     for name in tuned:
         _shares(rows[name], reference, by_score, ladder.comparisons, metric)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from engine.config.method_specs import RULE_CANDIDATE, RULE_REFERENCE
 from engine.runs.ladder import BASE, BASES, Comparison, Finding, Ladder, RungResult, SeedRange
 from engine.runs.result import Interval, MeasuredPeak
 
@@ -44,8 +45,8 @@ class Findings:
 def find(ladder: Ladder) -> Findings:
     """Decide, from rows and comparisons alone."""
     tuned = [row for row in ladder.rows if row.name not in BASES and row.score is not None]
-    full = next((row for row in tuned if row.method == "full"), None)
-    qlora = next((row for row in tuned if row.method == "qlora"), None)
+    full = next((row for row in tuned if row.method == RULE_REFERENCE), None)
+    qlora = next((row for row in tuned if row.method == RULE_CANDIDATE), None)
     gained = {row.name: _gained(ladder, row.name) for row in tuned}
     winners = [row for row in tuned if gained[row.name] == "yes"]
     lower = ladder.work is not None and ladder.work.metric == "loss"

@@ -8,17 +8,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from engine.config.method_specs import method_specs
 from engine.runs.ladder import SeedRange
 from engine.runs.result import Interval
 
 ABSENT = "–"
-NAMES = {"base": "base", "base-4bit": "4-bit base", "qlora": "QLoRA", "lora": "LoRA", "full": "full"}
+NAMES = {"base": "base", "base-4bit": "4-bit base"}
 Number = float | None
 
 
 def rung(name: str) -> str:
     """How a rung is called: the methods in their usual spelling, everything else as it is named."""
-    return NAMES.get(name, name)
+    return method_specs()[name].in_text if name in method_specs() else NAMES.get(name, name)
 
 
 def view(metric: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from engine.config.errors import UserError
+from engine.config.method_specs import method_spec
 from engine.config.schema import Config
 from engine.ladder import report
 from engine.ladder.aggregate import aggregate
@@ -132,13 +133,13 @@ class LadderPipeline:
                     continue
                 entry.learning_rate = self._rate(rung)
                 # The base is scored once as unquantized rungs load it, and once in QLoRA's 4 bits.
-                when = "after" if (rung.method == "qlora") in bases else "both"
+                when = "after" if (method_spec(rung.method).quantizes_base) in bases else "both"
                 config = self._config(rung, seed, entry.learning_rate, when)
                 result = self.climb.do(entry, config, rung)
                 if result is None and entry.status in HOPELESS:
                     self._give_up(rung, entry)
                 if result and result.before:
-                    bases.add(rung.method == "qlora")
+                    bases.add(method_spec(rung.method).quantizes_base)
                 aggregate(self.climb.dir, self.climb.ladder, self.plan)
                 self.climb.save()
 

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from engine.config.errors import UserError
+from engine.config.method_specs import method_spec
 from engine.ladder.statistics import Answers, Floats
 from engine.runs.ladder import BASE, BASE_4BIT, Ladder, LadderRun
 from engine.runs.ladder_dir import LadderDir
@@ -52,7 +53,7 @@ def gather(evidence: LadderResults, ladder: Ladder) -> None:
         _add(evidence, name, mine, "tuned", metric)
         _add_general(evidence, name, mine, "after")
     for run in evidence.runs:
-        name = BASE_4BIT if run.result.method == "qlora" else BASE
+        name = BASE_4BIT if method_spec(run.result.method).quantizes_base else BASE
         if run.result.before and name not in evidence.bases:
             evidence.bases[name] = run
     if BASE not in evidence.bases and BASE_4BIT in evidence.bases and not _unquantized_to_come(ladder, evidence):
@@ -63,7 +64,7 @@ def gather(evidence: LadderResults, ladder: Ladder) -> None:
 
 
 def _unquantized_to_come(ladder: Ladder, evidence: LadderResults) -> bool:
-    seen = {run.entry.rung for run in evidence.runs if run.result.method == "qlora"}
+    seen = {run.entry.rung for run in evidence.runs if method_spec(run.result.method).quantizes_base}
     return any(e.rung not in seen and e.kind == "run" and not e.is_done for e in ladder.entries)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from engine.config.method_specs import RULE_CANDIDATE, RULE_REFERENCE
 from engine.ladder import format as say
 from engine.ladder.costs import Said, costs, seen
 from engine.ladder.findings import Findings, comparison, find, training_peak
@@ -33,7 +34,7 @@ def verdict(ladder: Ladder) -> list[VerdictSentence]:
 def _quality(ladder: Ladder, found: Findings) -> list[Said]:
     full = found.full
     if full is None:
-        missing = next((row for row in ladder.rows if row.method == "full"), None)
+        missing = next((row for row in ladder.rows if row.method == RULE_REFERENCE), None)
         why = f" ({missing.status.replace('_', ' ')}: {missing.reason})" if missing and missing.reason else ""
         return [("quality", f"Full fine-tuning has no score here{why}: what the others keep of it is not known.")]
     if found.gained[full.name] != "yes":
@@ -85,7 +86,7 @@ def _rule_of_quality(ladder: Ladder, found: Findings, qlora: RungResult) -> str:
     what = "gain" if of_gain else "score"
     if share is None:
         return "Whether QLoRA keeps 94 % of full's quality cannot be said."
-    name = "QLoRA" if sum(row.method == "qlora" for row in found.tuned) == 1 else say.rung(qlora.name)
+    name = "QLoRA" if sum(row.method == RULE_CANDIDATE for row in found.tuned) == 1 else say.rung(qlora.name)
     seen = f"{name}'s share of full's {what} is {say.percent(share.mean)} {say.percent_bounds(share)}"
     ends = {
         "holds": "the rule's 94 % of the quality holds here.",
@@ -105,7 +106,7 @@ def _advice(ladder: Ladder, found: Findings) -> list[Said]:
         ]
     said: list[Said] = [("prototype", _prototype(found, found.prototype))]
     said.append(("ship", _ship(ladder, found, found.ship, found.best)))
-    if found.full is not None and any(row.method != "full" for row in found.tuned):
+    if found.full is not None and any(row.method != RULE_REFERENCE for row in found.tuned):
         said.append(("full", _worth(ladder, found, found.full)))
     return said
 
@@ -165,7 +166,7 @@ def _bearable(ladder: Ladder, behind: Comparison | None) -> str:
 
 def _worth(ladder: Ladder, found: Findings, full: RungResult) -> str:
     metric = _metric(ladder)
-    others = [row for row in found.tuned if row.method != "full"]
+    others = [row for row in found.tuned if row.method != RULE_REFERENCE]
     rival = max(others, key=_rank(ladder))
     lead = comparison(ladder, full.name, rival.name)
     price = _price(full, rival)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from types import ModuleType
 
-from engine.config.schema import Method
+from engine.config.method_specs import method_spec
 
 
-def method(name: Method) -> ModuleType:
-    """The module of a method: `load(config, machine)` and `make_trainable(model, config)`."""
-    from engine.methods import full, lora, qlora
-
-    return {"qlora": qlora, "lora": lora, "full": full}[name]
+def method(name: str) -> ModuleType:
+    """The module of a method, with `load`, `make_trainable` and `weight_dtype`."""
+    return import_module(method_spec(name).module)

@@ -19,8 +19,8 @@ from engine.methods.machine import Machine
 from engine.methods.model_config import config_of
 
 
-def compute_dtype(config: schema.Config, machine: Machine) -> torch.dtype:
-    """bf16 where the hardware multiplies it, else float32."""
+def weight_dtype(config: schema.Config, machine: Machine) -> torch.dtype:
+    """Of arithmetic and of the weights that are not quantized: bf16 where the hardware multiplies it, else float32."""
     wanted = config.quantization.compute_dtype
     if wanted == "auto":
         return torch.bfloat16 if machine.bf16 and config.train.precision != "fp32" else torch.float32
@@ -31,7 +31,7 @@ def load(config: schema.Config, machine: Machine) -> PreTrainedModel:
     """The quantized, frozen base."""
     if getattr(config_of(config.model), "quantization_config", None):
         raise UserError("this model is quantized already", config.model.id, "give its unquantized original")
-    dtype = compute_dtype(config, machine)
+    dtype = weight_dtype(config, machine)
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=config.quantization.type,

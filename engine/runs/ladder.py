@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
-from engine.config.schema import Config, Method
+from engine.config.schema import Config
 from engine.config.split_version import OLDEST
 from engine.runs.account import ColumnUse, RowAccount
 from engine.runs.overlap import SplitOverlap
@@ -32,7 +32,7 @@ class Rung(Struct, kw_only=True, frozen=True):
     """What this rung alone was told on the command line, by dotted key."""
 
     @property
-    def method(self) -> Method:
+    def method(self) -> str:
         return self.config.method
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Sequence
-from typing import get_args
 
 from engine.config.errors import UserError
+from engine.config.method_specs import method_names, reads
 from engine.config.preset import Flat, flatten, parse_overrides
 from engine.config.preset_library import effective
-from engine.config.schema import METHODS, READ_BY, Config, Method
+from engine.config.schema import Config
 from engine.config.split_version import SPLIT_VERSION
 from engine.runs.ladder import BASES, LadderPlan, Rung
 
@@ -56,9 +56,9 @@ def make_plan(
     if not 1 <= learning_rates <= MOST_RATES:
         raise UserError(f"{learning_rates} learning rates", "--learning-rates", f"1 to {MOST_RATES}")
     _refuse(OWN, overrides, "a ladder sets it itself", "drop it; --rung says which methods")
-    made = [_rung(word, preset, overrides) for word in rungs or METHODS]
+    made = [_rung(word, preset, overrides) for word in rungs or method_names()]
     refuse_names(made)
-    unread = [key for key in overrides if not any(_read_by(key, rung.method) for rung in made)]
+    unread = [key for key in overrides if not any(reads(rung.method, key) for rung in made)]
     _refuse(unread, overrides, "none of the rungs reads it", "drop it or add a rung that does")
     refuse_different_work(made)
     if made[0].config.data.test == 0:
@@ -90,7 +90,9 @@ def refuse_names(rungs: Sequence[Rung]) -> None:
         what = f"two rungs are called {rung.name}" if names.count(name) > 1 else ""
         what = f"a rung cannot be called {rung.name}" if name in BASES else what
         what = (
-            f"a rung of {rung.method} cannot be called {rung.name}" if name in METHODS and name != rung.method else what
+            f"a rung of {rung.method} cannot be called {rung.name}"
+            if name in method_names() and name != rung.method
+            else what
         )
         if what:
             raise UserError(what, "--rung", "name them apart: --rung wide=lora,adapter.rank=64")
@@ -135,16 +137,17 @@ def shared(rungs: Sequence[Rung]) -> Flat:
 def _rung(word: str, preset: str, overrides: Flat) -> Rung:
     name, equals, rest = word.partition("=")
     method, comma, given = rest.partition(",") if equals else (name, "", "")
-    if method not in get_args(Method):
+    if method not in method_names():
         what = f"{method!r} is not a method"
-        raise UserError(what, "--rung", "qlora, lora, full, or NAME=METHOD,KEY=VALUE as in wide=lora,adapter.rank=64")
+        raise UserError(
+            what, "--rung", f"{', '.join(method_names())}, or NAME=METHOD,KEY=VALUE as in wide=lora,adapter.rank=64"
+        )
     if not name or not all(character.isalnum() or character in "-_" for character in name) or len(name) > 24:
         raise UserError(f"{name!r} is not a name for a rung", "--rung", "letters, digits, - and _, at most 24")
     settings = parse_overrides(_BETWEEN.split(given) if comma else [], "--rung")
     _refuse((*OWN, "train.seed"), settings, "no rung has its own", "all rungs train with the ladder's seeds")
-    chosen: Method = next(known for known in METHODS if known == method)
-    everywhere = {key: value for key, value in overrides.items() if _read_by(key, chosen)}
-    return Rung(name=name, config=effective(preset, chosen, {**everywhere, **settings}).config, settings=settings)
+    everywhere = {key: value for key, value in overrides.items() if reads(method, key)}
+    return Rung(name=name, config=effective(preset, method, {**everywhere, **settings}).config, settings=settings)
 
 
 def _refuse(keys: Iterable[str], given: Flat, what: str, do: str) -> None:
@@ -152,8 +155,3 @@ def _refuse(keys: Iterable[str], given: Flat, what: str, do: str) -> None:
     for key in keys:
         if key in given:
             raise UserError(what, key, do)
-
-
-def _read_by(key: str, method: Method) -> bool:
-    """Whether a key given for all rungs is this method's: `--set adapter.rank=8` says nothing to full."""
-    return method in READ_BY.get(key.split(".")[0], METHODS)

@@ -6,6 +6,7 @@ import traceback
 from typing import NamedTuple
 
 from engine.config.errors import UserError
+from engine.config.method_specs import method_spec
 from engine.config.schema import Config
 from engine.runs.events import Status
 from engine.runs.stop_request import StopRequested
@@ -51,7 +52,7 @@ def what_would_fit(config: Config) -> str:
     if config.train.gradient_checkpointing is not True:
         ideas.append("train.gradient_checkpointing = true")
     ideas.append(f"train.max_length below {config.train.max_length}")
-    ideas.append({"full": "lora", "lora": "qlora"}.get(config.method, "a smaller model"))
+    ideas.append(method_spec(config.method).needs_less or "a smaller model")
     return "try " + ", or ".join(ideas)
 
 

@@ -19,11 +19,11 @@ sys.path.insert(0, str(Path(__file__).parent / "workbench"))
 from command import FTBENCH
 from session import Session
 
+from engine.config.method_specs import method_title
 from engine.config.model_files import find_model
-from tui.choice import Choice
+from tui.choice import MARK, Choice
 from tui.format import size
 from tui.live.machine import MachineSampler, WatchedProcess
-from tui.methods import MARK, NAMES
 from tui.preview.memory_forecast import forecasts, room_of
 
 MOST = 0.050
@@ -57,12 +57,12 @@ def measured(session: Session, rounds: int) -> Iterator[tuple[str, list[float]]]
     """Presets of other models on their keys, then the method."""
     marks = {key: figure(preset) for key, preset in PRESETS.items()}
     seconds: dict[str, list[float]] = {f"key {key}: {preset}": [] for key, preset in PRESETS.items()}
-    seconds |= {f"key m: to {NAMES[method]}": [] for method in METHODS}  # type: ignore[index]
+    seconds |= {f"key m: to {method_title(method)}": [] for method in METHODS}  # type: ignore[index]
     for _ in range(rounds):
         for key, preset in PRESETS.items():
             seconds[f"key {key}: {preset}"].append(pressed(session, key, marks[key]))
         for method in METHODS:
-            name = NAMES[method]  # type: ignore[index]
+            name = method_title(method)  # type: ignore[index]
             seconds[f"key m: to {name}"].append(pressed(session, "m", f"{MARK}{name}".encode()))
     yield from seconds.items()
 

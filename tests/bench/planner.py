@@ -23,8 +23,8 @@ from planning import published
 from planning.grid import SHAPES, Case, grid, others
 from planning.measure import MACHINE, Measured, measured_apart, quieten
 
+from engine.config.method_specs import method_names
 from engine.config.preset import Preset, resolve
-from engine.config.schema import METHODS
 from engine.memory.dry_run.dry_run import dry_run
 from engine.memory.formula.estimate import MemoryEstimate, StepShape
 from engine.memory.formula.formula import formula
@@ -144,7 +144,7 @@ def print_speed() -> None:
         num_key_value_heads=8, vocab_size=128256, tie_word_embeddings=False,
     )  # fmt: skip
     rows = StepShape(count=16, length=1024, answer=256)
-    for method in METHODS:
+    for method in method_names():
         config = resolve(Preset("speed", {"train.micro_batch": 1}), method).config
         started = time.process_time()
         dry_run(config, architecture, published.CARD, rows)

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from engine.config.errors import UserError
+from engine.config.method_specs import method_names
 from engine.config.preset import Preset, resolve
-from engine.config.schema import METHODS, Config
+from engine.config.schema import Config
 from engine.memory.dry_run import data_rows, plan
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import MemoryPlan, PlanQuery
@@ -85,7 +86,7 @@ def test_data_that_was_named_and_cannot_be_read_is_an_error_and_the_default_is_a
     assert found.rows_from == "max_length" and "gone.jsonl" in found.why
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", method_names())
 def test_a_micro_batch_left_open_is_the_largest_that_fits(tmp_path: Path, method: Any) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**TINY, "model_type": "llama", "vocab_size": 128256}))
     small = MemoryBudget(name="small", device="cuda", source="listed", total=int(1.2 * GIB))

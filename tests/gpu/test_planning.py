@@ -12,7 +12,7 @@ import pytest
 import torch
 from command import MICRO, events_of, ftbench, only_run
 
-from engine.config.schema import METHODS
+from engine.config.method_specs import method_names
 from engine.memory.dry_run.dry_run import dry_run
 from engine.memory.formula.allocator import CONTEXT
 from engine.methods.machine import this_machine
@@ -35,7 +35,7 @@ UNPAGED = {
 
 
 @pytest.mark.parametrize(
-    ("method", "checkpointing", "micro_batch"), list(itertools.product(METHODS, (False, True), (2, 4)))
+    ("method", "checkpointing", "micro_batch"), list(itertools.product(method_names(), (False, True), (2, 4)))
 )
 def test_predicted_peaks_are_torchs(method: Any, checkpointing: bool, micro_batch: int) -> None:
     one = case("Llama, 128k vocabulary", method, checkpointing, 448, micro_batch, settings=UNPAGED.get(method))
@@ -47,7 +47,7 @@ def test_predicted_peaks_are_torchs(method: Any, checkpointing: bool, micro_batc
     assert -0.05 < (plan.total - CONTEXT) / reserved - 1 < 0.10
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", method_names())
 def test_a_run_tries_its_longest_batch_and_its_evaluation(method: str, tmp_path: Path) -> None:
     assert ftbench("run", f"demo-{method}", *MICRO).returncode == 0
     run = only_run(tmp_path)

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from engine.config.method_specs import method_names
 from engine.config.preset import Preset, resolve
-from engine.config.schema import METHODS, Config
+from engine.config.schema import Config
 from engine.memory.formula.allocator import CONTEXT, GAPS
 from engine.memory.formula.estimate import MemoryEstimate, PeakMemory, StepShape
 from engine.memory.formula.fit import (
@@ -60,11 +61,11 @@ def asked(
 def cases() -> Iterator[FitQuery]:
     """Methods, models, rows and settings, in rooms of every size."""
     sizes = (4.0, 10.0, 15.7, 22.5, 44.5, 79.2, 139.8)
-    for method, table, gib in itertools.product(METHODS, (LLAMA_1B, LLAMA_8B, MIXTRAL), sizes):
+    for method, table, gib in itertools.product(method_names(), (LLAMA_1B, LLAMA_8B, MIXTRAL), sizes):
         for length, checkpointing in itertools.product((100, 300, 4000), (True, False)):
             rows = StepShape(count=12, length=length, answer=length // 3)
             yield asked(method, card(gib), table, rows, train__gradient_checkpointing=checkpointing, train__batch=12)
-    for method, gib, length in itertools.product(METHODS, (6, 24, 64), (80, 700)):
+    for method, gib, length in itertools.product(method_names(), (6, 24, 64), (80, 700)):
         yield asked(method, memory(gib), LLAMA_1B, StepShape(count=12, length=length, answer=40), train__batch=12)
 
 
@@ -247,9 +248,9 @@ def test_rows_are_no_longer_than_preset_and_model() -> None:
 
 
 def test_a_quick_plan_shows_the_three_methods_and_where_what_does_not_fit_would() -> None:
-    configs = [config(method) for method in METHODS]
+    configs = [config(method) for method in method_names()]
     plan = quick_plan(PlanQuery(configs=configs, qlora=configs[0], room=card(22.5), length=1024), LLAMA_8B)
-    assert [outlook.method for outlook in plan.outlooks] == list(METHODS)
+    assert [outlook.method for outlook in plan.outlooks] == list(method_names())
     qlora, lora, full = plan.outlooks
     assert full.verdict == "does not fit" and full.card == "A100 80GB"
     assert qlora.verdict != "does not fit" and not qlora.changes and not qlora.card

@@ -9,8 +9,9 @@ import pytest
 
 from engine.config import preset_library
 from engine.config.errors import UserError
+from engine.config.method_specs import method_names
 from engine.config.preset import Preset, flatten, parse_overrides, read_preset, resolve
-from engine.config.schema import METHODS, Config
+from engine.config.schema import Config
 from engine.runs import run_dir
 
 
@@ -21,7 +22,7 @@ def preset(tmp_path: Path, text: str) -> Preset:
 
 
 @pytest.mark.parametrize("path", [one.path for one in preset_library.list_presets()], ids=lambda path: path.stem)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", method_names())
 def test_every_shipped_preset_resolves_for_every_method(path: Path, method: str) -> None:
     assert resolve(read_preset(path, path.stem), method).config.method == method
 
@@ -44,7 +45,7 @@ def test_later_layers_win_and_origins_say_so(tmp_path: Path) -> None:
 
 
 def test_learning_rates_stand_ten_to_one() -> None:
-    rates = {method: resolve(Preset("none", {}), method).config.train.learning_rate for method in METHODS}
+    rates = {method: resolve(Preset("none", {}), method).config.train.learning_rate for method in method_names()}
     assert rates["lora"] == rates["qlora"] == pytest.approx(10 * rates["full"])
 
 

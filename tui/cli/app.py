@@ -23,7 +23,6 @@ from tui.cli.options import (
     DetachOption,
     FreshOption,
     JsonOption,
-    MethodName,
     MethodOption,
     ModelOption,
     MouseOption,
@@ -171,7 +170,7 @@ def list_runs(runs: RunsOption = None, json: JsonOption = False) -> None:
 @app.command()
 def plan(
     preset: Annotated[str | None, typer.Argument(metavar="PRESET", help="A preset's name or file.")] = None,
-    method: Annotated[MethodName | None, typer.Option("--method", help="This method alone.")] = None,
+    method: Annotated[str | None, typer.Option("--method", help="This method alone.")] = None,
     card: Annotated[str | None, typer.Option("--card", metavar="NAME", help='A listed card: "A100 80GB".')] = None,
     length: Annotated[
         int | None, typer.Option("--length", min=2, help="Tokens of a row; else the data's longest.")

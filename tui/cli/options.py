@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,17 +9,9 @@ import typer
 
 from engine import __version__
 from engine.config.errors import UserError
+from engine.config.method_specs import method_spec
 from engine.config.preset import Flat, parse_overrides
-from engine.config.schema import METHODS, Method
 from tui.output import streams
-
-
-class MethodName(StrEnum):
-    """The three methods."""
-
-    qlora = "qlora"
-    lora = "lora"
-    full = "full"
 
 
 def _version(wanted: bool) -> None:
@@ -45,7 +36,7 @@ VersionOption = Annotated[
 PresetOption = Annotated[str, typer.Option("--preset", help="Preset whose model, data and length settings apply.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the preset.")]
-MethodOption = Annotated[MethodName | None, typer.Option("--method", help="Training method.")]
+MethodOption = Annotated[str | None, typer.Option("--method", metavar="METHOD", help="qlora, lora or full.")]
 ModelOption = Annotated[str | None, typer.Option("--model", help="Name, folder, .gguf file or Hub id.")]
 DataOption = Annotated[str | None, typer.Option("--data", help="Name, file, folder or Hub id.")]
 DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="Name, file, folder or Hub id.")]
@@ -58,9 +49,9 @@ RunArgument = Annotated[
 ]
 
 
-def chosen_method(name: MethodName | None) -> Method | None:
-    """The option as the schema's method."""
-    return next((method for method in METHODS if name and method == name.value), None)
+def chosen_method(name: str | None) -> str | None:
+    """The value of --method. Raises UserError for an unknown method."""
+    return None if name is None else method_spec(name).name
 
 
 STANDS_FOR = {"--model": "model.id", "--data": "data.id", "--method": "method", "--micro-batch": "train.micro_batch"}

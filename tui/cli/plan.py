@@ -12,10 +12,11 @@ from rich.console import Group
 from rich.live import Live
 
 from engine.config.errors import UserError
+from engine.config.method_specs import QLORA, method_names, reads
 from engine.config.model_files import find_model, refuse_impossible
 from engine.config.preset import Effective, Flat
 from engine.config.preset_library import effective
-from engine.config.schema import METHODS, READ_BY, Config, Method
+from engine.config.schema import Config
 from engine.config.text import amount
 from engine.memory.formula import history
 from engine.memory.formula.history import TimeEstimate
@@ -38,7 +39,7 @@ class Wish:
     """The command line."""
 
     preset: str
-    method: Method | None
+    method: str | None
     overrides: Flat
     card: str | None
     length: int | None
@@ -75,15 +76,15 @@ def plan(wish: Wish) -> int:
 def make_question(wish: Wish) -> PlanQuery:
     """The preset by each method to show. Raises UserError for a key that none of them reads."""
     given = dict(wish.overrides)
-    wanted: Method | None = wish.method or given.pop("method", None)
-    shown = (wanted,) if wanted else METHODS
+    wanted: str | None = wish.method or given.pop("method", None)
+    shown = (wanted,) if wanted else method_names()
     for key in given:
         if not any(_reads(method, key) for method in shown):
             raise UserError(f"{key} is not read by {' or '.join(shown)}", "--set", "drop it or choose another method")
-    chosen = {method: _by_method(wish.preset, method, given) for method in {*shown, "qlora"}}
+    chosen = {method: _by_method(wish.preset, method, given) for method in {*shown, QLORA.name}}
     return PlanQuery(
         configs=[chosen[method].config for method in shown],
-        qlora=chosen["qlora"].config,
+        qlora=chosen[QLORA.name].config,
         room=local_budget() if wish.card is None else listed_budget(wish.card),
         length=wish.length,
         data_given=chosen[shown[0]].origins["data.id"] != "default",
@@ -95,7 +96,7 @@ def _by_method(preset: str, method: Any, given: Flat) -> Effective:
 
 
 def _reads(method: str, key: str) -> bool:
-    return method in READ_BY.get(key.split(".")[0], METHODS)
+    return reads(method, key)
 
 
 def model_table(config: Config) -> Mapping[str, Any]:

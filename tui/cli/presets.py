@@ -7,8 +7,9 @@ from typing import Any
 import tomli_w
 
 from engine.config import preset_library, user_presets
+from engine.config.method_specs import reads
 from engine.config.preset import Flat, flatten
-from engine.config.schema import METHODS, READ_BY, Method
+from engine.config.schema import Config
 from tui.output.console import print_json, say, table
 
 
@@ -34,7 +35,7 @@ def show_list(json: bool) -> None:
             say(f"broken: {one.error}", "red")
 
 
-def show(name: str, method: Method | None, overrides: Flat, json: bool) -> None:
+def show(name: str, method: str | None, overrides: Flat, json: bool) -> None:
     """Every value with its origin, as TOML that a preset could hold."""
     effective = preset_library.effective(name, method, overrides)
     values = flatten(effective.config)
@@ -46,7 +47,7 @@ def show(name: str, method: Method | None, overrides: Flat, json: bool) -> None:
     section = ""
     for key, value in values.items():
         head, dot, last = key.rpartition(".")
-        if values["method"] not in READ_BY.get(head, METHODS):
+        if not reads(values["method"], head):
             continue
         if dot and head != section:
             section = head
@@ -80,7 +81,7 @@ def _cells(one: preset_library.PresetEntry) -> list[str]:
     return [
         one.name,
         str(values.get("slot", "")),
-        str(values.get("method", "lora")),
+        str(values.get("method", Config().method)),
         str(values.get("model.id", "tiny")),
         str(values.get("data.id", "tickets")),
         str(values.get("title", "")),

@@ -10,7 +10,6 @@ from engine.config.files import remove_tree
 from engine.config.model_files import refuse_impossible
 from engine.config.preset import Flat
 from engine.config.preset_library import effective
-from engine.config.schema import Method
 from engine.runs import launch, run_dir
 from engine.runs.events import End, Error
 from engine.runs.follow import stream
@@ -22,7 +21,7 @@ from tui.live.run_progress import Detached, ask_to_leave, follow
 from tui.output.console import print_json, say
 
 
-def make(preset: str, method: Method | None, overrides: Flat, runs: Path, now: bool, quiet: bool = False) -> RunDir:
+def make(preset: str, method: str | None, overrides: Flat, runs: Path, now: bool, quiet: bool = False) -> RunDir:
     """Make a run's directory and say its name."""
     chosen = effective(preset, method, overrides)
     refuse_impossible(chosen.config.model)
@@ -42,7 +41,7 @@ def begin(run: RunDir, size: int = 0) -> None:
         ask_to_leave(run, None)
 
 
-def run(preset: str, method: Method | None, overrides: Flat, runs: Path, now: bool, detach: bool, json: bool) -> int:
+def run(preset: str, method: str | None, overrides: Flat, runs: Path, now: bool, detach: bool, json: bool) -> int:
     """Start and follow; the exit status says whether the run did what was asked."""
     made = make(preset, method, overrides, runs, now, quiet=json)
     try:

@@ -7,6 +7,7 @@ from itertools import groupby
 
 from textual.content import Content
 
+from engine.config.method_specs import RULE_REFERENCE
 from engine.config.text import visible
 from engine.runs.ladder import Ladder, LadderRun, RungResult
 from tui.format import duration, size
@@ -75,7 +76,7 @@ def bar(mean: float, low: float, high: float, columns: int, ascii_only: bool = F
 
 def cost_lines(ladder: Ladder) -> Iterator[str]:
     """What each rung took, as a ratio to full where there is one."""
-    full = next((row for row in ladder.rows if row.method == "full" and row.all_seconds), None)
+    full = next((row for row in ladder.rows if row.method == RULE_REFERENCE and row.all_seconds), None)
     for row in ladder.rows:
         if row.all_seconds is None or row.peak is None:
             continue

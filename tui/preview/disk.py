@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from engine.config.method_specs import method_spec
 from tui.preview.memory_forecast import MethodForecast
 
 
@@ -19,7 +20,7 @@ def needed_disk(found: Iterable[MethodForecast]) -> int | None:
         if one.estimate is None or one.config is None:
             return None
         parts = one.estimate.training.parts
-        saved = parts["weights"] if one.method == "full" else parts.get("adapters", 0)
+        saved = parts["weights"] if method_spec(one.method).trains_weights else parts.get("adapters", 0)
         state = one.estimate.static - parts["weights"] - parts.get("adapters", 0)
         total += (one.config.train.keep_checkpoints + 1) * (saved + state) + saved
     return total

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.config.method_specs import method_spec, method_title
 from engine.config.model_files import EMBEDDED, ModelFiles, find_model
 from engine.config.preset import Effective
 from engine.config.preset_library import called
@@ -18,7 +19,6 @@ from engine.runs.account import columns_in_short, rows_in_short
 from engine.runs.ladder import LadderPlan
 from tui.data_report import DataReport, overlap_in_short
 from tui.format import count, size
-from tui.methods import NAMES, TRAINS
 from tui.preview.disk import free_disk, needed_disk
 from tui.preview.launch_context import LaunchContext, Report
 from tui.preview.memory_forecast import MethodForecast, forecast, label
@@ -75,7 +75,7 @@ def run_prospect(name: str, chosen: Effective, scene: LaunchContext, report: Rep
     ]
     problems += [*disk_problems([found], scene.runs), *foreign_problems(scene)]
     problems += [Problem(note) for note in chosen.notes]
-    return LaunchPreview(f"{config.title or name} · {NAMES[config.method]}", facts, problems)
+    return LaunchPreview(f"{config.title or name} · {method_title(config.method)}", facts, problems)
 
 
 def ladder_prospect(plan: LadderPlan, scene: LaunchContext, report: Report) -> LaunchPreview:
@@ -111,9 +111,9 @@ def _what(config: Config, files: ModelFiles, found: MethodForecast | None) -> It
     if found and found.estimate:
         whole, trained = found.estimate.parameters, found.estimate.trainable
         share = f"{count(trained)} trainable parameters ({trained / whole:.1%} of {count(whole)})"
-        yield Fact("method", f"{NAMES[config.method]}: {TRAINS[config.method]}; {share}")
+        yield Fact("method", f"{method_title(config.method)}: {method_spec(config.method).trains_summary}; {share}")
     elif found:
-        yield Fact("method", f"{NAMES[config.method]}: {TRAINS[config.method]}")
+        yield Fact("method", f"{method_title(config.method)}: {method_spec(config.method).trains_summary}")
 
 
 def _data(name: str, report: Report) -> Iterator[Fact]:

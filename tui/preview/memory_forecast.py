@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.config.errors import UserError
+from engine.config.method_specs import method_names
 from engine.config.model_files import ModelFiles, find_model
 from engine.config.preset import Effective
-from engine.config.schema import METHODS, Config, Method
+from engine.config.schema import Config
 from engine.hardware.cpu import has_bf16
 from engine.memory.formula.estimate import MemoryEstimate, StepShape
 from engine.memory.formula.fit import classify_fit
@@ -40,7 +41,7 @@ STEADY = 32
 class MethodForecast:
     """One method with what is chosen."""
 
-    method: Method
+    method: str
     verdict: Verdict
     estimate: MemoryEstimate | None = None
     config: Config | None = None
@@ -97,7 +98,7 @@ def visible_card(cards: Sequence[CardSample]) -> CardSample | None:
 
 def forecasts(choice: Choice, files: ModelFiles, room: MemoryBudget | None) -> list[MethodForecast]:
     """The three methods with the present choice."""
-    return [_of_method(choice, method, files, room) for method in METHODS]
+    return [_of_method(choice, method, files, room) for method in method_names()]
 
 
 def forecast(
@@ -135,7 +136,7 @@ def label(found: Sequence[MethodForecast]) -> str:
     return f"formula, ±{error_of('formula', estimate.device).worst * 100:.0f} %" if estimate else "formula"
 
 
-def _of_method(choice: Choice, method: Method, files: ModelFiles, room: MemoryBudget | None) -> MethodForecast:
+def _of_method(choice: Choice, method: str, files: ModelFiles, room: MemoryBudget | None) -> MethodForecast:
     try:
         config = choice.with_method(method).effective().config
     except UserError as error:

@@ -7,14 +7,13 @@ from collections.abc import Iterator, Sequence
 from textual.content import Content
 
 from engine.config.errors import UserError
+from engine.config.method_specs import method_spec, method_title, readers
 from engine.config.preset import flatten
-from engine.config.schema import READ_BY
 from engine.config.text import visible
 from engine.memory.formula.estimate import PARTS
 from engine.memory.formula.memory_budget import MemoryBudget
 from tui.choice import QUIET, Choice
 from tui.format import count, size
-from tui.methods import LONG_WHY, NAMES
 from tui.preview.memory_forecast import STYLES, MethodForecast, label
 
 LABEL, COLUMN = 15, 15
@@ -27,7 +26,7 @@ def methods_text(choice: Choice, found: Sequence[MethodForecast], room: MemoryBu
 
 
 def _memory(found: Sequence[MethodForecast], room: MemoryBudget | None) -> Iterator[Content]:
-    yield _row("", [NAMES[one.method] for one in found], "bold")
+    yield _row("", [method_title(one.method) for one in found], "bold")
     estimates = [one.estimate for one in found]
     yield _row("trains", [count(one.trainable) if one else "–" for one in estimates])
     yield _row("model", [count(one.parameters) if one else "–" for one in estimates], "$foreground-muted")
@@ -67,12 +66,12 @@ def _settings(choice: Choice, found: Sequence[MethodForecast]) -> Iterator[Conte
 
 
 def _readers(key: str) -> Sequence[str]:
-    return READ_BY.get(key.split(".")[0], tuple(NAMES))
+    return readers(key)
 
 
 def _why(found: Sequence[MethodForecast]) -> Iterator[Content]:
     for one in found:
-        yield Content.assemble((f"{NAMES[one.method]}  ", "bold"), LONG_WHY[one.method])
+        yield Content.assemble((f"{method_title(one.method)}  ", "bold"), method_spec(one.method).description)
 
 
 def _row(name: str, values: Sequence[str], style: str = "") -> Content:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from rich.text import Text
 
+from engine.config.method_specs import method_title
 from engine.config.schema import Config
 from engine.config.text import visible
 from engine.memory.formula.history import TierAccuracy, TimeEstimate
@@ -14,7 +15,6 @@ from engine.memory.formula.method_plan import MemoryPlan, MethodPlan
 from tui.charts.plan_bar import bar, legend
 from tui.format import size
 from tui.preview.plan_words import (
-    NAMES,
     about_room,
     about_rows,
     change_words,
@@ -71,7 +71,7 @@ class View:
         for outlook in plan.outlooks:
             parts = drawn(outlook, plan.room)
             seen |= {name: held for name, held in parts.items() if held}
-            line = Text(f"{NAMES[outlook.method]:<7}{size(peak(outlook).total):>9}  ")
+            line = Text(f"{method_title(outlook.method):<7}{size(peak(outlook).total):>9}  ")
             line.append(f"{outlook.verdict:<13}", style=STYLES[outlook.verdict])
             bars = max(10, min(self.width - LEFT - 1, 100))
             yield line + bar(parts, plan.room.total, bars, self.coloured, self.ascii)
@@ -82,7 +82,7 @@ class View:
 
     def table(self, plan: MemoryPlan, times: Mapping[str, TimeEstimate]) -> Iterator[Text]:
         """A column a method."""
-        names = [NAMES[outlook.method] for outlook in plan.outlooks]
+        names = [method_title(outlook.method) for outlook in plan.outlooks]
         yield self.text(f"{'':<{LABEL}}" + "".join(f"{name:>{CELL}}" for name in names), "bold")
         for label, cells in table_rows(plan, times):
             text = f"{label:<{LABEL}}" + "".join(f"{cell:>{CELL}}" for cell in cells)
@@ -93,7 +93,7 @@ class View:
         unknown: dict[str, list[str]] = {}
         for method, time in times.items():
             if time.why:
-                unknown.setdefault(time.why, []).append(NAMES[method])
+                unknown.setdefault(time.why, []).append(method_title(method))
         for why, methods in unknown.items():
             yield self.text(f"training time of {', '.join(methods)}: {why}", "dim")
         known = [time for time in times.values() if time.seconds is not None]
@@ -109,7 +109,7 @@ class View:
             return
         found = outlook.changes
         when = "" if peak(outlook) is outlook.best.training else " while scoring"
-        lacks = f"{NAMES[outlook.method]} lacks {size(lacking(outlook, room))}{when}"
+        lacks = f"{method_title(outlook.method)} lacks {size(lacking(outlook, room))}{when}"
         yield Text()
         if not found:
             yield self.text(f"{lacks}, and no change known here makes it fit.", "bold")

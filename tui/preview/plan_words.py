@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.config.method_specs import method_title
 from engine.config.schema import Config
 from engine.config.text import amount
 from engine.memory.formula.estimate import PARTS as ESTIMATED
@@ -19,7 +20,6 @@ from engine.memory.formula.remedies import Remedy
 from tui.charts.plan_bar import PARTS
 from tui.format import count, duration, size
 
-NAMES = {"qlora": "QLoRA", "lora": "LoRA", "full": "Full"}
 TIERS = {"formula": "formula", "dry run": "dry run, the real model's step on tensors without values"}
 
 
@@ -179,7 +179,8 @@ def worth(plan: MemoryPlan, here: Sequence[TierAccuracy]) -> Iterator[str]:
     for outlook in plan.outlooks:
         state = outlook.best.pageable
         if 0 < lacking(outlook, plan.room) <= state:
-            yield f"{NAMES[outlook.method]}: up to {size(state)} of paged optimizer state can move to the host: slow."
+            title = method_title(outlook.method)
+            yield f"{title}: up to {size(state)} of paged optimizer state can move to host memory, which is slow."
 
 
 def lacking(outlook: MethodPlan, room: MemoryBudget) -> int:

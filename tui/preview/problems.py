@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.config.method_specs import method_title, smaller_methods
 from engine.config.model_files import ModelFiles
 from engine.config.schema import Config
 from engine.memory.formula.fit import FitQuery
@@ -14,7 +15,6 @@ from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.remedies import changes
 from tui.data_report import DataReport, warning_lines
 from tui.format import size
-from tui.methods import NAMES
 from tui.preview.disk import free_disk, needed_disk
 from tui.preview.launch_context import LaunchContext, Report
 from tui.preview.memory_forecast import MethodForecast
@@ -58,7 +58,8 @@ def memory_problems(found: Sequence[MethodForecast], files: ModelFiles, scene: L
     for one in found:
         if one.estimate is None or scene.room is None or one.verdict not in ("tight", "does not fit"):
             continue
-        what = f"{NAMES[one.method]} {'barely fits' if one.verdict == 'tight' else 'does not fit'} (estimated): "
+        title = method_title(one.method)
+        what = f"{title} {'barely fits' if one.verdict == 'tight' else 'does not fit'} (estimated): "
         held = f", {size(scene.room.used)} of it in use by others" if scene.room.used else ""
         what += f"{size(one.estimate.peak)} of {size(scene.room.total)}{held}"
         yield Problem(what, _remedies(one, files, scene.room))
@@ -66,7 +67,7 @@ def memory_problems(found: Sequence[MethodForecast], files: ModelFiles, scene: L
 
 def _remedies(one: MethodForecast, files: ModelFiles, room: MemoryBudget) -> str:
     """Single settings that would make it fit by the formula, and the method that needs less."""
-    smaller = {"full": "LoRA or QLoRA", "lora": "QLoRA", "qlora": "a smaller model"}[one.method]
+    smaller = smaller_methods(one.method)
     if one.verdict == "tight" or one.estimate is None or one.config is None or files.table is None:
         return f"if it runs out of memory, reduce train.micro_batch or train.max_length, or use {smaller}"
     ways = changes(FitQuery(one.config, files.table, one.estimate.rows, room))

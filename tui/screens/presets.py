@@ -16,6 +16,7 @@ from engine.config import preset_library, user_presets
 from engine.config.errors import RunFailed, UserError
 from engine.config.preset import Effective
 from engine.config.preset_library import PresetEntry
+from engine.config.schema import Config
 from engine.config.text import visible
 from tui.charts.columns import Column, Row
 from tui.choice import Choice, changes
@@ -198,7 +199,7 @@ def cells(listed: PresetEntry) -> list[str]:
     return [
         str(listed.slot or ""),
         listed.name,
-        str(values.get("method", "lora")),
+        str(values.get("method", Config().method)),
         whose,
         *(Path(name).name if name.startswith("/") else name for name in given),
         str(values.get("title", "")),

@@ -13,8 +13,8 @@ from textual.message import Message
 from textual.widgets import OptionList
 
 from engine.config.errors import UserError
+from engine.config.method_specs import method_spec, next_method
 from tui.choice import Choice, changes
-from tui.methods import following, named
 from tui.widgets.data_list import DataList, Done
 from tui.widgets.method_list import MethodList
 from tui.widgets.preset_list import PresetList
@@ -123,7 +123,7 @@ class ChoosingPane(Vertical):
     def next_method(self) -> None:
         self.begin()
         if self.effective is not None:
-            self.choose(self.choice.with_method(following(self.effective.config.method)))
+            self.choose(self.choice.with_method(next_method(self.effective.config.method)))
 
     def take_data(self, data: str) -> None:
         """Train on this set from now on, whatever the preset says."""
@@ -175,7 +175,7 @@ class ChoosingPane(Vertical):
             case "data":
                 self.take_data(taken)
             case "method":
-                self.choose(self.choice.with_method(named(taken)))
+                self.choose(self.choice.with_method(method_spec(taken).name))
             case _:
                 self.choose(self.choice.with_preset(taken))
         self.post_message(Picked())

@@ -9,12 +9,12 @@ from textual.content import Content
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
+from engine.config.method_specs import LORA, method_names, method_spec, method_title
 from engine.config.text import visible
+from tui.choice import MARK
 from tui.format import count, size
-from tui.methods import MARK, NAMES, TRAINS, WHY
 
 if TYPE_CHECKING:
-    from engine.config.schema import Method
     from tui.preview.memory_forecast import MethodForecast
 
 NARROW = 28
@@ -29,10 +29,10 @@ class MethodList(OptionList):
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id, compact=True)
         self.found: Sequence[MethodForecast] = ()
-        self.chosen: Method = "lora"
+        self.chosen = LORA.name
         self._shown: object = None
 
-    def show_forecasts(self, found: Sequence[MethodForecast], chosen: Method) -> None:
+    def show_forecasts(self, found: Sequence[MethodForecast], chosen: str) -> None:
         """Replace what is said of the methods; the chosen one is highlighted."""
         self.found, self.chosen = found, chosen
         from tui.preview.memory_forecast import label
@@ -54,7 +54,7 @@ class MethodList(OptionList):
             return  # the room changes by the second, what is said of it seldom
         self._shown = shown
         self.set_options(Option(text, id=one.method) for text, one in zip(texts, self.found, strict=True))
-        self.highlighted = list(NAMES).index(self.chosen)
+        self.highlighted = list(method_names()).index(self.chosen)
 
 
 def method_text(one: MethodForecast, taken: bool, width: int, detailed: bool) -> Content:
@@ -65,7 +65,7 @@ def method_text(one: MethodForecast, taken: bool, width: int, detailed: bool) ->
 def _lines(one: MethodForecast, taken: bool, width: int, detailed: bool) -> Iterator[Content]:
     from tui.preview.memory_forecast import STYLES
 
-    name = f"{MARK if taken else ' '}{NAMES[one.method]:<5}"
+    name = f"{MARK if taken else ' '}{method_title(one.method):<5}"
     if one.estimate is None:
         yield Content.assemble((f"{name} ", "bold"), (visible(one.why or "unknown"), "$foreground-muted"))
     else:
@@ -73,5 +73,5 @@ def _lines(one: MethodForecast, taken: bool, width: int, detailed: bool) -> Iter
         yield Content.assemble((name, "bold"), f"{size(one.estimate.peak):>9} ", (verdict, STYLES[one.verdict]))
     if detailed:
         trained = f"{count(one.estimate.trainable)}: " if one.estimate else ""
-        yield Content.styled(f"  {trained}{TRAINS[one.method]}", "$foreground-muted")
-        yield Content.styled(f"  {WHY[one.method]}", "$foreground-muted")
+        yield Content.styled(f"  {trained}{method_spec(one.method).trains_summary}", "$foreground-muted")
+        yield Content.styled(f"  {method_spec(one.method).use_summary}", "$foreground-muted")

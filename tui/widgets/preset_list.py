@@ -10,7 +10,7 @@ from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from engine.config.text import visible
-from tui.methods import MARK
+from tui.choice import MARK
 
 if TYPE_CHECKING:
     from engine.config.preset_library import PresetEntry

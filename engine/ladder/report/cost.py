@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from engine.config.method_specs import RULE_REFERENCE
 from engine.ladder.format import ABSENT, Number, count, energy, extent, money, percent, ratio, rung, seconds, size
 from engine.ladder.report.kept import nothing
 from engine.ladder.report.table import Cell, Column, Line, Table, cell, noted, without_empty
@@ -24,7 +25,7 @@ PEAKS = {
 
 def reference(rows: Sequence[RungResult]) -> RungResult | None:
     """The row that ratios are against: full fine-tuning, None where it has no numbers."""
-    return next((row for row in rows if row.method == "full" and not nothing(row)), None)
+    return next((row for row in rows if row.method == RULE_REFERENCE and not nothing(row)), None)
 
 
 def time_and_money(ladder: Ladder) -> Table:

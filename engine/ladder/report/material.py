@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engine.config.method_specs import method_spec
 from engine.ladder.report import courses, record, tradeoffs, trials
 from engine.ladder.report.drawing import Drawn
 from engine.ladder.report.palette import Style, styles
@@ -45,7 +46,7 @@ def gather(directory: LadderDir, ladder: Ladder) -> Material:
             problems.append(f"{run.name}/events.jsonl cannot be read: {error.strerror}")
         if found:
             traces.append(found)
-            base = FOUR_BIT if methods.get(entry.rung) == "qlora" and FOUR_BIT in methods else "base"
+            base = FOUR_BIT if method_spec(methods[entry.rung]).quantizes_base and FOUR_BIT in methods else "base"
             predictions.append(Source(entry.rung, base, run.predictions_file))
         else:
             problems.append(f"{run.name} has no events: its directory may have been deleted")

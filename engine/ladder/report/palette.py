@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from engine.config.method_specs import method_names
 from engine.runs.ladder import BASES
 
 INK, MUTED, RULE, PAPER, BASE = "#010101", "#020202", "#030303", "#040404", "#050505"
 COLOURS = 6
 _MARKERS = "osD^vPX*"
 _DASHES: tuple[tuple[float, ...], ...] = ((), (5, 1.6), (1.4, 1.4), (6, 1.6, 1.4, 1.6), (3, 1.4), (8, 2.5))
-_METHODS = {"qlora": 0, "lora": 1, "full": 2}
 
 VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", PAPER: "--paper", BASE: "--base"}
 VARIABLES |= {f"#0a000{number}": f"--rung-{number}" for number in range(1, COLOURS + 1)}
@@ -44,11 +44,12 @@ class Style:
 def styles(rungs: Iterable[tuple[str, str]]) -> dict[str, Style]:
     """A style for every (name, method). The first rung of each method has that method's, so reports look alike."""
     given = dict(rungs)
+    own = {name: number for number, name in enumerate(method_names())}
     taken: dict[str, int] = {}
     for name, method in given.items():
-        if _METHODS.get(method, -1) not in (-1, *taken.values()):
-            taken[name] = _METHODS[method]
-    free = (number for number in range(len(given) + len(_METHODS)) if number not in set(taken.values()))
+        if own.get(method, -1) not in (-1, *taken.values()):
+            taken[name] = own[method]
+    free = (number for number in range(len(given) + len(own)) if number not in set(taken.values()))
     bases = {name: Style(0, "", (4, 3)) for name in ("base", *given) if name in BASES}
     numbers = {name: taken[name] if name in taken else next(free) for name in given if name not in BASES}
     return {**bases, **{name: _style(number) for name, number in numbers.items()}}

@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import (
 
 from engine.config import schema
 from engine.config.errors import UserError
+from engine.config.method_specs import method_spec
 from engine.memory.dry_run.fake_model import bare_model, trainable
 from engine.memory.dry_run.layer_extrapolation import (
     DEEPER_PERIODS,
@@ -122,7 +123,7 @@ def _run(
         hold_out(model, work.held_out, live)
         if work.answers:
             answer(model, work.answers, live)
-    return DryRunPeaks(static, live.moments, trained if config.method == "full" else frozen, trained)
+    return DryRunPeaks(static, live.moments, trained if method_spec(config.method).trains_weights else frozen, trained)
 
 
 def _peak(seen: DryRunPeaks, machine: Machine, stage: str) -> PeakMemory:

@@ -18,7 +18,8 @@ from transformers.quantizers import AutoHfQuantizer
 
 from engine.config import schema
 from engine.config.errors import UserError
-from engine.methods import full, lora, method, qlora
+from engine.config.method_specs import method_spec
+from engine.methods import method
 from engine.methods.loading import attention
 from engine.methods.machine import Machine
 
@@ -36,8 +37,7 @@ def build(config: schema.Config, architecture: Any, machine: Machine) -> torch.n
 
 def dtype_of(config: schema.Config, machine: Machine) -> torch.dtype:
     """Of the weights; under QLoRA of those that are not quantized, and of the arithmetic."""
-    rule = {"qlora": qlora.compute_dtype, "lora": lora.weight_dtype, "full": full.weight_dtype}[config.method]
-    dtype: torch.dtype = rule(config, machine)
+    dtype: torch.dtype = method(config.method).weight_dtype(config, machine)
     return dtype
 
 
@@ -65,9 +65,9 @@ def bare_model(config: schema.Config, architecture: Any, machine: Machine) -> Pr
 
 def trainable(model: PreTrainedModel, config: schema.Config, machine: Machine) -> torch.nn.Module:
     """Quantized, frozen and adapted as the method does it."""
-    if config.method == "qlora":
+    if method_spec(config.method).quantizes_base:
         _quantize(model, config, dtype_of(config, machine))
-    if config.method != "full":
+    if not method_spec(config.method).trains_weights:
         model.requires_grad_(False)
     with torch.device("meta"):
         return method(config.method).make_trainable(model, config)

@@ -12,6 +12,7 @@ from transformers import AutoConfig
 from engine.config import schema
 from engine.config.catalog import CATALOGUE, pulled_folder
 from engine.config.errors import UserError
+from engine.config.method_specs import QLORA
 from engine.memory.dry_run.data_rows import FromData, read_rows
 from engine.memory.dry_run.dry_run import dry_run
 from engine.memory.dry_run.fake_model import by_flash
@@ -75,9 +76,9 @@ def plan(question: PlanQuery, progress: Progress) -> MemoryPlan:
     scale = FormulaCorrection()
     for config in question.configs:
         progress(f"dry run of {config.method}")
-        qlora = (_laid_out(question.qlora, chosen), scale) if question.qlora and config.method != "qlora" else None
+        qlora = (_laid_out(question.qlora, chosen), scale) if question.qlora and config.method != QLORA.name else None
         found = _look(_laid_out(config, chosen), chosen, subject, qlora)
-        scale = FormulaCorrection.of(found.formula, found.dry_run) if config.method == "qlora" else scale
+        scale = FormulaCorrection.of(found.formula, found.dry_run) if config.method == QLORA.name else scale
         outlooks.append(found)
     return MemoryPlan(
         room=question.room,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from engine.config import schema
 from engine.config.batch_limits import CHUNK_ELEMENTS
+from engine.config.method_specs import method_spec
 from engine.memory.formula.architecture import Architecture
 from engine.memory.formula.estimate import Device
 from engine.memory.formula.packing import MicroBatchShape
@@ -33,7 +34,7 @@ def block_kept(shape: Architecture, config: schema.Config, layout: MicroBatchSha
     norms = 2 * FLOAT32 * shape.hidden
     attention = size * (2 * shape.query + 2 * (shape.query if masked else shape.key)) + FLOAT32 * shape.heads
     mlp = size * _mlp(shape) * (3 if shape.gated or shape.experts else 2)
-    if config.method == "full":
+    if method_spec(config.method).trains_weights:
         norms += 2 * size * shape.hidden
         inputs = size * (2 * shape.hidden + _mlp(shape))
     else:
@@ -63,9 +64,14 @@ def block_work(shape: Architecture, config: schema.Config, layout: MicroBatchSha
     """
     width = max(_mlp(shape), shape.hidden)
     work = layout.tokens * width * 3 * size
-    if config.method != "full" and size != FLOAT32:
-        work += layout.tokens * width * FLOAT32 * (3 if device == "cpu" and config.method == "lora" else 2)
-    if config.method == "qlora":
+    if not method_spec(config.method).trains_weights and size != FLOAT32:
+        work += (
+            layout.tokens
+            * width
+            * FLOAT32
+            * (3 if device == "cpu" and not method_spec(config.method).quantizes_base else 2)
+        )
+    if method_spec(config.method).quantizes_base:
         work += max((linear.inputs * linear.outputs for linear in shape.linears()), default=0) * size
     return work
 

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 from engine.config import schema
+from engine.config.method_specs import method_spec
 from engine.memory.formula.architecture import Architecture
 from engine.memory.formula.estimate import Device
 from engine.memory.formula.packing import MicroBatchShape
@@ -22,7 +23,7 @@ WRITTEN_OUT = {"gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh_python
 
 
 def is_mixed(config: schema.Config) -> bool:
-    return config.train.precision == "mixed" and config.method != "qlora"
+    return config.train.precision == "mixed" and not method_spec(config.method).quantizes_base
 
 
 def matrix(shape: Architecture, layout: MicroBatchShape) -> int:
@@ -45,7 +46,7 @@ def kept(shape: Architecture, config: schema.Config, layout: MicroBatchShape, si
         found += layout.tokens * 2 * shape.hidden * size  # masks behind attention and MLP
     if not shape.gated and not shape.experts:
         found += layout.tokens * shape.intermediate * size * (2 if shape.activation in WRITTEN_OUT else -1)
-    if config.method != "full" and config.adapter.dora:
+    if not method_spec(config.method).trains_weights and config.adapter.dora:
         found += layout.tokens * sum(linear.outputs for linear in adapted(shape, config)) * (size + FLOAT32)
     if is_mixed(config):
         weights = sum(linear.inputs * linear.outputs for linear in shape.linears())
@@ -60,7 +61,7 @@ def work(shape: Architecture, config: schema.Config, layout: MicroBatchShape, tr
     found = 0
     if config.model.attention == "eager":
         found += matrix(shape, layout) * FLOAT32 * (1 if training else 2)
-    if config.method != "full" and config.adapter.dora:
+    if not method_spec(config.method).trains_weights and config.adapter.dora:
         widest = max((linear.inputs * linear.outputs for linear in adapted(shape, config)), default=0)
         found += 2 * layout.tokens * max(shape.intermediate, shape.hidden) * FLOAT32 + 3 * widest * FLOAT32
     return found

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.config import schema
+from engine.config.method_specs import method_spec
 from engine.memory.formula import exceptions, generation
 from engine.memory.formula.activations import block_kept, block_work, held_out_work, loss_work, mask
 from engine.memory.formula.allocator import with_pool
@@ -71,7 +72,9 @@ def formula(
         held_out=held_out,
         answering=answering,
         parameters=base_parameters(shape),
-        trainable=base_parameters(shape) if config.method == "full" else adapter_parameters(shape, config),
+        trainable=base_parameters(shape)
+        if method_spec(config.method).trains_weights
+        else adapter_parameters(shape, config),
         paged=device == "cuda" and config.optimizer.name.startswith("paged"),
     )
 

@@ -9,6 +9,7 @@ from msgspec import Struct, field
 
 from engine.config import gpu_prices
 from engine.config.errors import UserError
+from engine.config.method_specs import QLORA
 from engine.config.schema import Config
 from engine.memory.formula.estimate import MemoryEstimate, StepShape
 from engine.memory.formula.fit import (
@@ -159,7 +160,7 @@ def quick_plan(question: PlanQuery, table: Mapping[str, Any]) -> MemoryPlan:
     looks = []
     for config in question.configs:
         asked = with_micro_batch(FitQuery(config, table, rows, question.room))
-        qlora = (question.qlora, FormulaCorrection()) if question.qlora and config.method != "qlora" else None
+        qlora = (question.qlora, FormulaCorrection()) if question.qlora and config.method != QLORA.name else None
         looks.append(plan_method(asked, config.train.micro_batch == "auto", None, positions, qlora))
     chosen: RowsFrom = "asked" if question.length else "max_length"
     unseen = (

@@ -8,6 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from engine.config.method_specs import QLORA
 from engine.config.schema import Config
 from engine.memory.formula.fit import (
     FitQuery,
@@ -59,7 +60,7 @@ def _alone(
         yield _change(asked, settings) if settings else None
     yield _shorter(asked, {}, positions)
     if qlora:
-        yield _change(_by_qlora(asked, qlora), {}, {"method": "qlora"})
+        yield _change(_by_qlora(asked, qlora), {}, {"method": QLORA.name})
 
 
 def _together(
@@ -68,7 +69,7 @@ def _together(
     """As few as do it: first without another method, then from QLoRA on."""
     yield _fewest(asked, {}, positions)
     if qlora:
-        start, method = _by_qlora(asked, qlora), {"method": "qlora"}
+        start, method = _by_qlora(asked, qlora), {"method": QLORA.name}
         yield from (_on_top(change, method) for change in _alone(start, None, positions) if change)
         yield _fewest(start, method, positions)
 

@@ -6,6 +6,7 @@ Types follow `engine.methods`: `bf16` says whether the device multiplies it.
 from __future__ import annotations
 
 from engine.config import schema
+from engine.config.method_specs import method_spec
 from engine.memory.formula.architecture import Architecture, Linear
 from engine.memory.formula.estimate import Device
 
@@ -14,7 +15,7 @@ FLOAT32, BF16 = 4, 2
 
 def compute_size(config: schema.Config, device: Device, bf16: bool) -> int:
     """Bytes an activation takes: 2 where arithmetic is bf16, by the rules of `engine.methods`."""
-    if config.method == "qlora":
+    if method_spec(config.method).quantizes_base:
         wanted = config.quantization.compute_dtype
         small = (bf16 and config.train.precision != "fp32") if wanted == "auto" else wanted == "bf16"
         return BF16 if small else FLOAT32
@@ -22,10 +23,10 @@ def compute_size(config: schema.Config, device: Device, bf16: bool) -> int:
 
 
 def _weight_size(config: schema.Config, device: Device, bf16: bool) -> int:
-    if config.method == "qlora":
+    if method_spec(config.method).quantizes_base:
         return compute_size(config, device, bf16)
     if config.train.precision == "auto":
-        return BF16 if bf16 and (config.method == "lora" or device == "cuda") else FLOAT32
+        return BF16 if bf16 and (device == "cuda" or method_spec(config.method).bf16_on_cpu) else FLOAT32
     return BF16 if config.train.precision == "bf16" else FLOAT32
 
 
@@ -50,7 +51,7 @@ def weights(shape: Architecture, config: schema.Config, device: Device, bf16: bo
     they are (transformers, quantizers/base.py, get_keys_to_not_convert).
     """
     size = _weight_size(config, device, bf16)
-    if config.method != "qlora":
+    if not method_spec(config.method).quantizes_base:
         return base_parameters(shape) * size
     four_bit = shape.layers * _linear_weights(shape)
     scales = four_bit / 64 * (1 + FLOAT32 / 256 if config.quantization.double else FLOAT32)
@@ -59,7 +60,7 @@ def weights(shape: Architecture, config: schema.Config, device: Device, bf16: bo
 
 def adapted(shape: Architecture, config: schema.Config) -> list[Linear]:
     """The layers of a block that have an adapter; names that this shape does not know are passed over."""
-    if config.method == "full":
+    if method_spec(config.method).trains_weights:
         return []
     targets = config.adapter.targets
     return [linear for linear in shape.linears() if targets == "all-linear" or linear.name in targets]
@@ -74,7 +75,9 @@ def adapter_parameters(shape: Architecture, config: schema.Config) -> int:
 
 def adapts_experts(shape: Architecture, config: schema.Config) -> bool:
     """Whether experts have adapters: under `all-linear` PEFT reaches into their tensors."""
-    return bool(shape.experts) and config.method != "full" and config.adapter.targets == "all-linear"
+    return (
+        bool(shape.experts) and not method_spec(config.method).trains_weights and config.adapter.targets == "all-linear"
+    )
 
 
 def _expert_adapters(shape: Architecture, config: schema.Config) -> int:
@@ -89,20 +92,20 @@ def _expert_adapters(shape: Architecture, config: schema.Config) -> int:
 
 def gradients(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:
     """One of each trained parameter, of its type; adapters are float32."""
-    if config.method == "full":
+    if method_spec(config.method).trains_weights:
         return base_parameters(shape) * _weight_size(config, device, bf16)
     return adapter_parameters(shape, config) * FLOAT32
 
 
 def _trains_bf16(config: schema.Config, device: Device, bf16: bool) -> bool:
-    return config.method == "full" and _weight_size(config, device, bf16) == BF16
+    return method_spec(config.method).trains_weights and _weight_size(config, device, bf16) == BF16
 
 
 def optimizer_state(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:
     """AdamW's two moments: 8 bytes a trained parameter, or 2 with a float32 scale of each for 256 (Dettmers et al.
     2022, arXiv:2110.02861). Weights in bf16 have a bf16 remainder beside them (`methods.optimizers.compensated`).
     """
-    count = base_parameters(shape) if config.method == "full" else adapter_parameters(shape, config)
+    count = base_parameters(shape) if method_spec(config.method).trains_weights else adapter_parameters(shape, config)
     each = 2 * FLOAT32 if config.optimizer.name == "adamw" else 2 * (1 + FLOAT32 / 256)
     return round(count * (each + (BF16 if _trains_bf16(config, device, bf16) else 0)))
 
@@ -112,7 +115,7 @@ def step_work(shape: Architecture, config: schema.Config, device: Device, bf16: 
 
     Compensated: weight, gradient, exact sum and rounded sum in float32. 8-bit on the CPU: five copies in float32.
     """
-    if config.method == "full":
+    if method_spec(config.method).trains_weights:
         largest = max(
             [shape.vocabulary * shape.hidden, *(linear.inputs * linear.outputs for linear in shape.linears())]
         )
@@ -130,6 +133,6 @@ def step_work(shape: Architecture, config: schema.Config, device: Device, bf16: 
 
 def head_gradient(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:
     """Full fine-tuning makes the head's weight gradient before anything else is freed."""
-    if config.method != "full":
+    if not method_spec(config.method).trains_weights:
         return 0
     return shape.vocabulary * shape.hidden * _weight_size(config, device, bf16)

@@ -82,8 +82,8 @@ LORA = MethodSpec(
     in_text="LoRA",
     trains_summary="adapters, bf16 base",
     use_summary="fast, small artifact",
-    description="The base model is frozen in bf16 or float32; low-rank matrices on its linear layers are trained. Close "
-    "to full fine-tuning on most tasks, fast, and the artifact is a few MiB. The usual choice to ship.",
+    description="The base model is frozen in bf16 or float32; low-rank matrices on its linear layers are trained. "
+    "Close to full fine-tuning on most tasks, fast, and the artifact is a few MiB. The usual choice to ship.",
     module="engine.methods.lora",
     trains="adapters",
     # PEFT's and Unsloth's defaults agree; rank and targets as in "LoRA Without Regret".

@@ -15,6 +15,7 @@ import tomli
 from engine.config.errors import UserError
 from engine.config.files import read_small
 from engine.config.method_specs import method_names, method_spec, readers, reads
+from engine.config.metric_specs import metric_names
 from engine.config.schema import DATA_FORMATS, SECTIONS, TOP_KEYS, Config
 
 Flat = dict[str, Any]
@@ -247,6 +248,12 @@ def _check_together(values: Flat, layers: list[tuple[str, Preset]], config: Conf
             next(layer.where("data.separator") for _, layer in reversed(layers) if "data.separator" in layer.values),
             'remove it or set data.format = "text"',
         )
+    metric = config.evaluation.metric
+    if metric not in metric_names():
+        layer = next(layer for _, layer in reversed(layers) if "evaluation.metric" in layer.values)
+        what = f"unknown metric {metric!r}{_suggest(metric, metric_names())}"
+        where, do = layer.where("evaluation.metric"), f"use one of {', '.join(metric_names())}"
+        raise UserError(what, where, do, code="metric.unknown")
     micro = config.train.micro_batch
     if isinstance(micro, int) and micro > config.train.batch:
         raise UserError(

@@ -135,7 +135,8 @@ class Optimizer(Section, frozen=True):
 class Evaluation(Section, frozen=True):
     """How base and tuned model are scored on the test rows."""
 
-    metric: Literal["exact_match", "number", "json", "choice", "contains", "rouge", "loss"] = "exact_match"
+    metric: str = "exact_match"
+    """exact_match, number, json, choice, contains, rouge, loss, or the metric of an installed package."""
     max_new_tokens: Annotated[int, Meta(ge=1, le=32768)] = 128
     rows: Positive | None = None
     """Score at most this many test items (prompts), chosen by content hash; unset: all."""

@@ -18,8 +18,10 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from importlib import import_module
 from typing import Any
 
+from engine.config.metric_specs import metric_spec
 from engine.evaluation.rouge import rouge_l, words
 
 Scores = dict[str, float]
@@ -74,21 +76,19 @@ def json_fields(output: str, target: str) -> Scores:
     return {"json": share, "exact_match": float(right == len(wanted) and not extra), "valid": 1.0}
 
 
-METRICS: dict[str, Callable[[str, str], Scores]] = {
-    "exact_match": exact_match,
-    "choice": choice,
-    "contains": contains,
-    "rouge": rouge,
-    "number": number,
-    "json": json_fields,
-}
+def scoring_function(metric: str) -> Callable[[str, str], Scores]:
+    """The function of a metric that scores an answer against a target."""
+    module, _, name = metric_spec(metric).scoring.partition(":")
+    function: Callable[[str, str], Scores] = getattr(import_module(module), name)
+    return function
 
 
 def best_score(metric: str, output: str, references: Sequence[str]) -> Scores:
     """The views against the reference with the highest score; of equal ones the first with the best further views."""
-    judge = METRICS[metric]
-    found = [judge(output, reference) for reference in references]
-    return max(found, key=lambda views: (views[metric], sum(views.values())))
+    score = scoring_function(metric)
+    found = [score(output, reference) for reference in references]
+    sign = -1 if metric_spec(metric).lower_is_better else 1
+    return max(found, key=lambda views: (sign * views[metric], sum(views.values())))
 
 
 def final_number(text: str) -> Decimal | None:

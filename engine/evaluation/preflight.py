@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.config.errors import UserError
+from engine.config.metric_specs import metric_spec
 from engine.config.schema import Config, Evaluation, Model
 from engine.data.prepare import Prepared
 from engine.data.tokenized import lengths_of
@@ -43,9 +44,9 @@ def not_scorable(evaluation: Evaluation, train: Sequence[Row], test: Sequence[Ro
     an answer to be generated to an empty prompt.
     """
     try:
-        if evaluation.metric == "choice" and len(test):
+        if metric_spec(evaluation.metric).picks_from_choices and len(test):
             Choices.of(train)
-        if evaluation.metric != "loss" and evaluation.when != "never":
+        if metric_spec(evaluation.metric).needs_answers and evaluation.when != "never":
             check_prompts(test)
     except UserError as error:
         return error

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from engine.config.metric_specs import metric_spec
 from engine.data.items import EvaluationItem, all_rows
 from engine.data.tokens import Row
 from engine.evaluation.choice_scoring import Chooser
@@ -95,7 +96,7 @@ class Scorer:
     def shrink(self, fits: Callable[[int], bool]) -> None:
         """Halve how many rows are answered at a time until they fit. Raises OutOfMemory where not even one does."""
         one = self.chooser or self.generator
-        while self.metric != "loss" and not fits(one.batch):
+        while metric_spec(self.metric).needs_answers and not fits(one.batch):
             if one.batch == 1:
                 raise OutOfMemory("answering would not fit after training, not even one prompt at a time")
             one.batch = (one.batch + 1) // 2
@@ -107,7 +108,7 @@ class Scorer:
             return []
         model.eval()
         losses = item_losses(model, items, self.layout, self.pad, self.device)
-        if self.metric == "loss":
+        if not metric_spec(self.metric).needs_answers:
             return [Item.of(loss) for loss in losses]
         answers = self.chooser.answers if self.chooser else self.generator.answers
         outputs = answers(model, [item.row for item in items], lambda done: self.progress(done, len(items)))
@@ -124,7 +125,8 @@ def summarize(items: Sequence[Item], metric: str, seconds: float) -> Score:
     views: dict[str, Interval] = {}
     for name in sorted({name for item in items for name in item.scores or {}}):
         views[name] = of_scores([(item.scores or {}).get(name, 0.0) for item in items])
-    score = loss if metric == "loss" or not items else views.pop(metric)  # of no items there is no mean
+    needs_answers = bool(items) and metric_spec(metric).needs_answers
+    score = views.pop(metric) if needs_answers else loss  # without items there is no mean
     perplexity = math.exp(min(loss.mean, 700.0)) if loss.mean is not None else None
     return Score(loss=loss, perplexity=perplexity, metric=metric, score=score, extra=views, seconds=seconds)
 

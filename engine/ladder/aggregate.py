@@ -10,6 +10,7 @@ import numpy as np
 
 from engine.config.errors import UserError
 from engine.config.method_specs import RULE_REFERENCE
+from engine.config.metric_specs import metric_spec
 from engine.config.split_version import OLDEST, versions_differ
 from engine.ladder.price import add_price
 from engine.ladder.results import LadderResults, finished, gather
@@ -78,14 +79,15 @@ def add_statistics(ladder: Ladder, evidence: LadderResults, metric: str) -> None
     """Intervals, shares and comparisons, into rows and ladder."""
     rows = {row.name: row for row in ladder.rows}
     losses = {name: answers for name, answers in evidence.losses.items() if name in rows and answers.finite}
-    scores = losses if metric == "loss" else {k: v for k, v in evidence.scores.items() if k in rows}
-    for name in evidence.losses.keys() & rows.keys() - losses.keys() if metric == "loss" else ():
+    spec = metric_spec(metric)
+    scores = losses if not spec.needs_answers else {k: v for k, v in evidence.scores.items() if k in rows}
+    for name in evidence.losses.keys() & rows.keys() - losses.keys() if not spec.needs_answers else ():
         rows[name].status, rows[name].reason = "diverged", "its loss on the test rows is not a finite number"
     ladder.comparisons = []
     if not scores:
         return
     by_loss = BootstrapSamples(losses, bounded=False) if losses else None
-    by_score = by_loss if by_loss and metric == "loss" else BootstrapSamples(scores, bounded=True)
+    by_score = by_loss if by_loss and not spec.needs_answers else BootstrapSamples(scores, bounded=spec.is_share)
     for name in scores:
         rows[name].score = by_score.interval(name)
         rows[name].loss = by_loss.interval(name) if by_loss and name in losses else None
@@ -95,7 +97,7 @@ def add_statistics(ladder: Ladder, evidence: LadderResults, metric: str) -> None
     pairs = [(name, BASE) for name in tuned if BASE in scores]
     pairs += [(a, b) for number, b in enumerate(tuned[::-1]) for a in tuned[::-1][number + 1 :]]
     if pairs:
-        sign = -1.0 if metric == "loss" else 1.0
+        sign = -1.0 if metric_spec(metric).lower_is_better else 1.0
         with_loss = [pair for pair in pairs if set(pair) <= losses.keys()]
         by_pair = dict(zip(with_loss, by_loss.differences(with_loss), strict=True)) if by_loss and with_loss else {}
         ladder.comparisons = [
@@ -114,7 +116,7 @@ def _shares(
         row.no_share = "full fine-tuning has no score here"
         return
     gain = next((one for one in comparisons if (one.a, one.b) == (reference, BASE)), None)
-    if metric != "loss" and draws.interval(reference).low:
+    if not metric_spec(metric).lower_is_better and draws.interval(reference).low:
         row.share_of_score = draws.share(row.name, reference)
     if gain is None:
         row.no_share = "the base has no score here"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from engine.config.method_specs import RULE_CANDIDATE, RULE_REFERENCE
+from engine.config.metric_specs import metric_spec
 from engine.runs.ladder import BASE, BASES, Comparison, Finding, Ladder, RungResult, SeedRange
 from engine.runs.result import Interval, MeasuredPeak
 
@@ -49,7 +50,7 @@ def find(ladder: Ladder) -> Findings:
     qlora = next((row for row in tuned if row.method == RULE_CANDIDATE), None)
     gained = {row.name: _gained(ladder, row.name) for row in tuned}
     winners = [row for row in tuned if gained[row.name] == "yes"]
-    lower = ladder.work is not None and ladder.work.metric == "loss"
+    lower = ladder.work is not None and metric_spec(ladder.work.metric).lower_is_better
     winners.sort(key=lambda row: _mean(row.score) * (1 if lower else -1))  # of equals in what follows, the better one
     best = winners[0] if winners else None
     near = [row for row in winners if best and (row is best or not _told_apart(ladder, row.name, best.name))]

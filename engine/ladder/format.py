@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 
 from engine.config.method_specs import method_specs
+from engine.config.metric_specs import metric_spec
 from engine.runs.ladder import SeedRange
 from engine.runs.result import Interval
 
@@ -24,7 +25,7 @@ def rung(name: str) -> str:
 
 def view(metric: str) -> str:
     """A metric's name: `exact match`."""
-    return metric.replace("_", " ")
+    return metric_spec(metric).title
 
 
 def decimal(value: Number, digits: int, signed: bool = False) -> str:
@@ -70,17 +71,17 @@ def loss_change(value: Number) -> str:
 
 
 def score(value: Number, metric: str) -> str:
-    """A score of the metric: nats where that is the loss, else percent."""
-    return loss(value) if metric == "loss" else percent(value)
+    """A score in the metric's unit: percent for shares."""
+    return percent(value) if metric_spec(metric).is_share else loss(value)
 
 
 def score_bounds(interval: Interval | None, metric: str) -> str:
-    return loss_bounds(interval) if metric == "loss" else percent_bounds(interval)
+    return percent_bounds(interval) if metric_spec(metric).is_share else loss_bounds(interval)
 
 
 def difference(value: Number, metric: str) -> str:
-    """A difference of two scores: nats where the metric is the loss, else points."""
-    return loss_change(value) if metric == "loss" else points(value)
+    """A difference of two scores: percentage points for shares."""
+    return points(value) if metric_spec(metric).is_share else loss_change(value)
 
 
 def ratio(value: Number) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
+from engine.config.metric_specs import metric_spec
 from engine.ladder.statistics import Answers, Floats
 from engine.runs.ladder import BASE, BASE_4BIT, Ladder, LadderRun
 from engine.runs.ladder_dir import LadderDir
@@ -73,7 +74,7 @@ def _add(evidence: LadderResults, name: str, runs: list[FinishedRun], who: str, 
     tokens = _column(runs[0].lines, lambda line: line[who].get("weight") or line[who]["tokens"])
     losses = [_column(run.lines, lambda line: line[who]["nll"]) for run in runs]
     evidence.losses[name] = Answers(np.stack(losses), tokens, **about)
-    if metric != "loss":
+    if metric_spec(metric).needs_answers:
         values = [_column(run.lines, lambda line: line[who]["scores"][metric]) for run in runs]
         evidence.scores[name] = Answers(np.stack(values), **about)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from engine.config.method_specs import RULE_CANDIDATE, RULE_REFERENCE
+from engine.config.metric_specs import MetricSpec, metric_spec
 from engine.ladder import format as say
 from engine.ladder.costs import Said, costs, seen
 from engine.ladder.findings import Findings, comparison, find, training_peak
@@ -46,7 +47,7 @@ def _quality(ladder: Ladder, found: Findings) -> list[Said]:
 
 
 def _no_gain(ladder: Ladder, full: RungResult) -> str:
-    metric = _metric(ladder)
+    metric = _metric(ladder).name
     gain = comparison(ladder, full.name, "base")
     if gain is None:
         return (
@@ -62,7 +63,7 @@ def _no_gain(ladder: Ladder, full: RungResult) -> str:
 
 
 def _kept(ladder: Ladder, row: RungResult, full: RungResult, against: Comparison) -> str:
-    metric = _metric(ladder)
+    metric = _metric(ladder).name
     name = say.rung(row.name)
     share = f", {say.percent(row.share_of_score.mean)} of it" if row.share_of_score else ""
     gain = row.share_of_gain
@@ -81,7 +82,7 @@ def _kept(ladder: Ladder, row: RungResult, full: RungResult, against: Comparison
 
 
 def _rule_of_quality(ladder: Ladder, found: Findings, qlora: RungResult) -> str:
-    of_gain = _metric(ladder) == "loss"
+    of_gain = _metric(ladder).lower_is_better
     share = qlora.share_of_gain if of_gain else qlora.share_of_score
     what = "gain" if of_gain else "score"
     if share is None:
@@ -142,13 +143,13 @@ def _ship(ladder: Ladder, found: Findings, ship: RungResult, best: RungResult) -
         if lead is None or second is None:
             return f"Ship {say.rung(ship.name)} ({size}): it is the only one to choose."
         if lead.finding == "better":
-            ahead = _difference(lead, _metric(ladder))
+            ahead = _difference(lead, _metric(ladder).name)
             return f"Ship {say.rung(ship.name)} ({size}): it leads {say.rung(second.name)} by {ahead}."
         name = say.rung(ship.name)
         what = f"{_top(ladder)} seen, and nothing as good has a smaller artefact than its {size}"
         return f"Ship {name}: {what}; its lead is not certain."
     behind = comparison(ladder, ship.name, best.name)
-    gap = f" ({_difference(behind, _metric(ladder))})" if behind else ""
+    gap = f" ({_difference(behind, _metric(ladder).name)})" if behind else ""
     return (
         f"Ship {say.rung(ship.name)}{_bearable(ladder, behind)}: it cannot be told apart from {say.rung(best.name)}, "
         f"{_top(ladder)} seen{gap}, and its artefact is {size} against {say.size(best.artefact_bytes)}."
@@ -157,15 +158,17 @@ def _ship(ladder: Ladder, found: Findings, ship: RungResult, best: RungResult) -
 
 def _bearable(ladder: Ladder, behind: Comparison | None) -> str:
     """What shipping the smaller one may cost at worst: not told apart is not equal."""
-    metric = _metric(ladder)
-    worst = None if behind is None else behind.difference.high if metric == "loss" else behind.difference.low
+    metric = _metric(ladder).name
+    worst = (
+        None if behind is None else behind.difference.high if _metric(ladder).lower_is_better else behind.difference.low
+    )
     if worst is None:
         return ""
     return f" if being worse by up to {say.difference(abs(worst), metric).lstrip('+')} is bearable"
 
 
 def _worth(ladder: Ladder, found: Findings, full: RungResult) -> str:
-    metric = _metric(ladder)
+    metric = _metric(ladder).name
     others = [row for row in found.tuned if row.method != RULE_REFERENCE]
     rival = max(others, key=_rank(ladder))
     lead = comparison(ladder, full.name, rival.name)
@@ -210,8 +213,10 @@ def _caveats(ladder: Ladder, found: Findings) -> list[Said]:
         )
     if not any(entry.kind == "trial" for entry in ladder.entries):
         said.append(("caveat", "Each method trained at the preset's learning rate for it; no other rate was tried."))
-    if _metric(ladder) == "loss":
-        said.append(("caveat", "The score is a loss in nats a token: lower is better, a difference below 0 is a lead."))
+    metric = _metric(ladder)
+    if metric.lower_is_better:
+        text = f"{metric.title} in {metric.unit}: lower is better, a difference below 0 is an improvement."
+        said.append(("caveat", text[:1].upper() + text[1:]))
     if ladder.work and ladder.work.test < FEWEST:
         said.append(("caveat", f"Fewer than {FEWEST} test items tell nothing apart, whatever was answered."))
     for row in ladder.rows:
@@ -231,8 +236,8 @@ def _others(found: Findings) -> list[RungResult]:
     return [row for row in found.tuned if row is not found.full and row.name in found.against_full]
 
 
-def _metric(ladder: Ladder) -> str:
-    return ladder.work.metric if ladder.work else ""
+def _metric(ladder: Ladder) -> MetricSpec:
+    return metric_spec(ladder.work.metric if ladder.work else "")
 
 
 def _value(row: RungResult) -> float | None:
@@ -240,18 +245,19 @@ def _value(row: RungResult) -> float | None:
 
 
 def _rank(ladder: Ladder) -> Callable[[RungResult], float]:
-    """Higher is better, whatever the metric."""
-    sign = -1.0 if _metric(ladder) == "loss" else 1.0
+    """A key by which the better rung is greater."""
+    sign = -1.0 if _metric(ladder).lower_is_better else 1.0
     return lambda row: sign * (_value(row) or 0.0)
 
 
 def _top(ladder: Ladder) -> str:
-    return "the lowest loss" if _metric(ladder) == "loss" else "the highest score"
+    metric = _metric(ladder)
+    return f"the lowest {metric.title}" if metric.lower_is_better else "the highest score"
 
 
 def _difference(one: Comparison, metric: str) -> str:
     """`−2.3 points [−4.0, −0.6]`."""
-    bounds = say.loss_bounds(one.difference) if metric == "loss" else say.percent_bounds(one.difference)
+    bounds = say.score_bounds(one.difference, metric)
     return f"{say.difference(one.difference.mean, metric)} {bounds}".strip()
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from engine.config.metric_specs import metric_spec
 from engine.data.items import EvaluationItem, all_rows, sampled, sampled_rows
 from engine.data.prepare import Prepared
 from engine.data.tokens import Row
@@ -42,7 +43,7 @@ class Evaluator:
         config = self.run.config
         self.test = sampled(self.rows.test_items, config.evaluation.rows)
         self.validation = sampled_rows(self.rows.validation_items, FINAL_ROWS)
-        if config.evaluation.metric == "choice" and self.scores_test:
+        if metric_spec(config.evaluation.metric).picks_from_choices and self.scores_test:
             self.choices = Choices.of(self.rows.train)
         if config.evaluation.when != "never":
             self.text, self.general = general_rows(config, self.tokenizer)

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from engine.assets import tiny_folder
+from engine.config.metric_specs import metric_names, metric_spec
 from engine.config.schema import Data, Model
 from engine.data.conversation import Example
 from engine.data.items import EvaluationItem, evaluation_items, reference_examples, sampled, sampled_rows
 from engine.data.prepare import prepare
 from engine.data.tokens import Row
 from engine.evaluation.choices import Choices
-from engine.evaluation.metrics import METRICS, best_score
+from engine.evaluation.metrics import best_score, scoring_function
 from engine.evaluation.predictions import read_items, write_items
 from engine.evaluation.row_loss import mean_loss
 from engine.evaluation.score import Item, Scorer, item_losses, row_losses, summarize
@@ -80,7 +81,7 @@ def test_a_sample_by_rows_has_one_item_at_least() -> None:
 )
 def test_the_best_reference_counts(metric: str, output: str, references: list[str], expected: float) -> None:
     assert best_score(metric, output, references)[metric] == pytest.approx(expected)
-    each = [METRICS[metric](output, reference)[metric] for reference in references]
+    each = [scoring_function(metric)(output, reference)[metric] for reference in references]
     assert best_score(metric, output, references[::-1])[metric] == max(each)
 
 
@@ -136,10 +137,10 @@ def test_every_item_is_asked_once_and_none_means_no_score() -> None:
     assert scorer.items(torch.nn.Identity(), []) == []
 
 
-@pytest.mark.parametrize("metric", [*METRICS, "loss"])
+@pytest.mark.parametrize("metric", metric_names())
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_a_summary_of_few_items_claims_no_more_than_they_say(metric: str, count: int) -> None:
-    scores = None if metric == "loss" else {metric: 1.0}
+    scores = {metric: 1.0} if metric_spec(metric).needs_answers else None
     found = summarize([Item(1.0, 2, "x", scores)] * count, metric, 0.0)
     assert found.score.rows == found.loss.rows == count
     assert (found.score.mean is None) == (found.perplexity is None) == (count == 0)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from textual.content import Content
 
 from engine.config.errors import UserError
+from engine.config.metric_specs import metric_spec
 from engine.config.preset import Flat, flatten
 from engine.config.split_version import OLDEST, versions_differ
 from engine.config.text import visible
@@ -124,7 +125,7 @@ def _table(runs: Sequence[Compared], width: int) -> Iterator[Content]:
 def _figures(run: Compared, comparable: bool) -> dict[str, str]:
     """What was reached and what it took; a dash for what is not known, and for scores on other test rows."""
     result = run.result
-    percent = result is not None and result.metric != "loss"
+    percent = result is not None and metric_spec(result.metric).is_share
     before = result.before if result and comparable else None
     after = result.after if result and comparable else None
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from engine.config.metric_specs import metric_spec
 from engine.runs.ladder import Ladder, RungResult
 from tui.format import duration, size
 from tui.history.scores import mean_text, range_text
@@ -20,7 +21,7 @@ def show_ladder(ladder: Ladder) -> None:
 
 
 def _row(row: RungResult, metric: str) -> list[str]:
-    percent = metric != "loss"
+    percent = metric_spec(metric).is_share
     if row.score is None:
         return [row.name, row.status.replace("_", " "), *[""] * (len(COLUMNS) - 2)]
     gain = row.share_of_gain

@@ -8,6 +8,7 @@ from itertools import groupby
 from textual.content import Content
 
 from engine.config.method_specs import RULE_REFERENCE
+from engine.config.metric_specs import metric_spec
 from engine.config.text import visible
 from engine.runs.ladder import Ladder, LadderRun, RungResult
 from tui.format import duration, size
@@ -47,7 +48,7 @@ def progress_lines(ladder: Ladder, ascii_only: bool = False) -> Iterator[Content
 def score_bars(ladder: Ladder, columns: int, ascii_only: bool = False) -> Iterator[Content]:
     """The rungs' scores on one scale, each with its interval; the losses where the metric is the loss."""
     rows = [row for row in ladder.rows if row.score is not None and row.score.mean is not None]
-    percent = ladder.work is None or ladder.work.metric != "loss"
+    percent = ladder.work is None or metric_spec(ladder.work.metric).is_share
     wide = max(8, columns - LABEL - FIGURES - 2)
     most = max([_high(row) for row in rows] or [1.0])
     top = 1.0 if percent and most > 0.5 else most or 1.0

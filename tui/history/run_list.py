@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.config.errors import UserError
+from engine.config.metric_specs import metric_spec
 from engine.config.split_version import OLDEST, SPLIT_VERSION
 from engine.runs import events, run_dir
 from engine.runs.events import decode
@@ -141,7 +142,7 @@ def scored_otherwise(line: Line) -> bool:
 
 def score(line: Line) -> str:
     """`json 0.0→44.1`, percent where the metric is a share."""
-    scale = 100 if line.metric != "loss" else 1
+    scale = metric_spec(line.metric).scale
     scores = [f"{score * scale:.1f}" if score is not None else "–" for score in (line.before, line.after)]
     return f"{line.metric} {'→'.join(scores)}" if line.before is not None or line.after is not None else "–"
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from engine.config.metric_specs import metric_spec
 from engine.runs.result import Interval, Result
 from tui.format import count, duration, size
 from tui.output.console import table
@@ -29,7 +30,7 @@ def as_json(results: Sequence[Result]) -> Any:
 
 def _row(result: Result) -> list[str]:
     before, after, peak = result.before, result.after, result.peak
-    percent = result.metric != "loss"
+    percent = metric_spec(result.metric).is_share
     return [
         result.method,
         mean_text(before.score if before else None, percent),

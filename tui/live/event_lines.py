@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from engine.config.metric_specs import metric_spec
 from engine.config.text import shortened
 from engine.runs import events
 from engine.runs.account import columns_in_short, rows_in_short
@@ -76,7 +77,11 @@ def _expected(plan: events.Plan) -> str:
 
 
 def _test_score(event: events.Eval) -> str:
-    metric = "" if event.metric == "loss" else f", {event.metric} {percent(event.score, event.low, event.high)}"
+    metric = (
+        f", {event.metric} {percent(event.score, event.low, event.high)}"
+        if metric_spec(event.metric).needs_answers
+        else ""
+    )
     return (
         f"{event.when} training, {event.rows} test rows: loss {number(event.loss)} "
         f"[{number(event.loss_low)}, {number(event.loss_high)}], perplexity {number(event.perplexity)}{metric} "

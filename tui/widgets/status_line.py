@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from textual.content import Content
 
+from engine.config.metric_specs import metric_spec
 from engine.config.text import visible
 from tui.charts.bar import Part, bar
 from tui.commands import key_of
@@ -98,7 +99,7 @@ def _score(state: RunState) -> str:
     if after is None:
         return ""
     parts = []
-    if after.score is not None and after.metric != "loss":
+    if after.score is not None and metric_spec(after.metric).needs_answers:
         was = f"{before.score:.1%} -> " if before is not None and before.score is not None else ""
         parts.append(f"{after.metric} {was}{after.score:.1%}")
     if after.loss is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from engine.config.metric_specs import metric_spec
 from engine.ladder.format import (
     ABSENT,
     about,
@@ -43,7 +44,7 @@ def quality(ladder: Ladder) -> Table:
     metric = ladder.work.metric if ladder.work else "score"
     extras = sorted({name for row in ladder.rows for name in row.extra})
     columns = [
-        *([] if metric == "loss" else [Column(view(metric))]),
+        *([] if not metric_spec(metric).needs_answers else [Column(view(metric))]),
         Column("score", "share of full’s", unmeasured=""),
         Column("gain over base", "share of full’s", unmeasured=""),
         Column("held-out loss", "nats a token"),
@@ -80,7 +81,11 @@ def _quality_line(row: RungResult, metric: str, extras: Sequence[str]) -> Line:
     mean = row.score.mean if row.score else None
     held_out, forgot = row.loss, row.forgetting
     cells = [
-        *([] if metric == "loss" else [cell(score(mean, metric), score_bounds(row.score, metric))]),
+        *(
+            []
+            if not metric_spec(metric).needs_answers
+            else [cell(score(mean, metric), score_bounds(row.score, metric))]
+        ),
         _share(row.share_of_score),
         _share(row.share_of_gain),
         cell(loss(held_out.mean if held_out else None), loss_bounds(held_out)),
@@ -119,7 +124,11 @@ def comparisons(ladder: Ladder) -> Table | None:
     items = ladder.work.test if ladder.work else None
     columns = [
         Column("of scores", "difference"),
-        *([] if metric == "loss" else [Column("of losses", "difference", unmeasured="Losses were not compared.")]),
+        *(
+            []
+            if not metric_spec(metric).needs_answers
+            else [Column("of losses", "difference", unmeasured="Losses were not compared.")]
+        ),
         Column("this pair", "p"),
         Column("all pairs together", "p"),
         Column("McNemar, by seed", "p", unmeasured="McNemar’s test is for scores that are 0 or 1."),
@@ -130,7 +139,7 @@ def comparisons(ladder: Ladder) -> Table | None:
             Cell(f"{rung(c.a)} − {rung(c.b)}"),
             [
                 cell(difference(c.difference.mean, metric), score_bounds(c.difference, metric)),
-                *([] if metric == "loss" else [_loss_difference(c)]),
+                *([] if not metric_spec(metric).needs_answers else [_loss_difference(c)]),
                 Cell(p_value(c.p)),
                 Cell(p_value(c.p_adjusted)),
                 Cell(", ".join(map(p_value, c.mcnemar)) or ABSENT),

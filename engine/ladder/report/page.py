@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from engine.config.metric_specs import metric_spec
 from engine.ladder.format import percent, rung, score, whole
 from engine.ladder.report import cost, kept, record, words
 from engine.ladder.report.material import Material, figures
@@ -85,6 +86,7 @@ def unbroken(text: str) -> str:
 
 def marks(answers: list[Answer], metric: str) -> str:
     """The scores of a rung's seeds on one item."""
+    spec = metric_spec(metric)
     values = [value(answer, metric) for answer in answers]
-    texts = [score(v, metric) if metric == "loss" else percent(v, 0) for v in values if v is not None]
-    return (", ".join(texts) + (" nats a token" if metric == "loss" else "")) if texts else ""
+    texts = [percent(v, 0) if spec.is_share else score(v, metric) for v in values if v is not None]
+    return (", ".join(texts) + ("" if spec.is_share else f" {spec.unit}")) if texts else ""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from engine.config.metric_specs import metric_spec
 from engine.runs.ladder import BASES
 
 SHOWN = 30
@@ -97,13 +98,13 @@ def side_by_side(sources: Sequence[Source], metric: str, most: int = SHOWN) -> S
                     values.setdefault(item, {}).setdefault(who, []).append(score)
     ranked = sorted(texts, key=lambda item: (*_rank(values.get(item, {})), item))
     samples = _texts(readable, set(ranked[:most]))
-    disagreed = sum(_rank(scores)[0] < 0 for scores in values.values()) if metric != "loss" else 0
+    disagreed = sum(_rank(scores)[0] < 0 for scores in values.values()) if metric_spec(metric).needs_answers else 0
     return Samples([samples[item] for item in ranked[:most] if item in samples], len(texts), disagreed, problems)
 
 
 def value(answer: Answer, metric: str) -> float | None:
     """The score, or where the metric is the loss the nats a token."""
-    if metric == "loss":
+    if not metric_spec(metric).needs_answers:
         weight = answer.weight or answer.tokens
         return answer.nll / weight if answer.nll is not None and weight else None
     return (answer.scores or {}).get(metric)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from engine.ladder.format import rung, score, view
+from engine.config.metric_specs import metric_spec
+from engine.ladder.format import rung, score
 from engine.ladder.report.cost import PEAKS
 from engine.ladder.report.drawing import BYTES, SECONDS, Drawn, blank, legend, ticks, unit, wants_log
 from engine.ladder.report.palette import BASE, MUTED, Style
@@ -61,10 +62,11 @@ def _against(
     if not points:
         return None
     metric = ladder.work.metric if ladder.work else "score"
-    title = f"{'Loss' if metric == 'loss' else 'Score'} against {title}"
-    scale = 1.0 if metric == "loss" else 100.0
+    spec = metric_spec(metric)
+    title = f"{'Score' if spec.needs_answers else 'Loss'} against {title}"
+    scale = spec.scale
     base = next((row for row in ladder.rows if row.name == "base" and row.score and row.score.mean is not None), None)
-    with blank(axis, "loss, nats a token" if metric == "loss" else f"{view(metric)}, %") as (figure, axes):
+    with blank(axis, f"{spec.title}, {spec.unit}") as (figure, axes):
         for row, mean, low, high in points:
             _mark(axes, styles[row.name], row, (mean, low, high), scale)
         costs = [cost for _, *three in points for cost in three]

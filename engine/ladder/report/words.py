@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Sequence
 
+from engine.config.metric_specs import metric_spec
 from engine.config.text import visible
 from engine.ladder.format import rung, view, whole
 from engine.runs.ladder import Ladder, VerdictSentence
@@ -81,8 +82,9 @@ def reading(ladder: Ladder) -> list[str]:
         "Times from a minute on are m:ss or h:mm:ss. Training is the optimizer steps alone; all phases are loading, "
         "training, scoring the tuned model and saving, without waiting for the card and without scoring the base.",
     ]
-    if ladder.work and ladder.work.metric == "loss":
-        found.append("The score is the held-out loss: lower is better, and a negative difference is a gain.")
+    if ladder.work and metric_spec(ladder.work.metric).lower_is_better:
+        title = metric_spec(ladder.work.metric).title
+        found.append(f"The score is the {title}: lower is better, and a negative difference is a gain.")
     if any(row.forgetting for row in ladder.rows):
         found.append("Forgetting is how much the loss on held-out general text rose above the base’s.")
     return found

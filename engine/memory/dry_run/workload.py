@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.config import schema
+from engine.config.metric_specs import metric_spec
 from engine.data.tokens import Row
 from engine.evaluation.worst_case import WorstCaseAnswers, longest_answers
 from engine.memory.dry_run.fake_model import by_flash
@@ -64,7 +65,7 @@ def typical(config: schema.Config, machine: Machine, rows: StepShape, vocabulary
 def answers_for(config: schema.Config, prompts: Sequence[Sequence[int]], choice: int) -> WorstCaseAnswers | None:
     """What the evaluation of `config` answers at once. `choice`: tokens of the longest one."""
     evaluation = config.evaluation
-    if evaluation.metric == "loss" or evaluation.when == "never":
+    if not metric_spec(evaluation.metric).needs_answers or evaluation.when == "never":
         return None
-    choosing = evaluation.metric == "choice"
+    choosing = metric_spec(evaluation.metric).picks_from_choices
     return longest_answers(prompts, evaluation.batch, choice if choosing else evaluation.max_new_tokens, choosing)

@@ -16,6 +16,7 @@ from engine.config.batch_limits import (
     REFILL_FRACTION,
     SPARE_CACHE_COLUMNS,
 )
+from engine.config.metric_specs import metric_spec
 from engine.memory.formula.architecture import Architecture
 from engine.memory.formula.estimate import Device, StepShape
 from engine.memory.formula.packing import MicroBatchShape
@@ -24,7 +25,7 @@ from engine.memory.formula.weights_and_state import FLOAT32
 
 def answers(config: schema.Config) -> bool:
     """Whether anything is answered at all."""
-    return config.evaluation.metric != "loss" and config.evaluation.when != "never"
+    return metric_spec(config.evaluation.metric).needs_answers and config.evaluation.when != "never"
 
 
 def keys_and_values(shape: Architecture, rows: int, columns: int, size: int) -> int:
@@ -35,7 +36,7 @@ def keys_and_values(shape: Architecture, rows: int, columns: int, size: int) -> 
 def prompts(config: schema.Config, rows: StepShape, device: Device) -> MicroBatchShape:
     """The prompts that are read at a time: a batch, if it has no more tokens than a padded pass."""
     count = min(config.evaluation.batch, max(1, PADDED_TOKENS[device] // rows.prompted))
-    if config.evaluation.metric == "choice":
+    if metric_spec(config.evaluation.metric).picks_from_choices:
         count = config.evaluation.batch
     elif device == "cpu":  # the most rows that want no filling
         count = 1 << (count.bit_length() - 1) if count < 16 else count // 16 * 16
@@ -53,7 +54,7 @@ def moments(
     batch, length = config.evaluation.batch, rows.prompted
     read = prompts(config, rows, device)
     kept = keys_and_values(shape, read.rows, length, size)
-    if config.evaluation.metric == "choice":
+    if metric_spec(config.evaluation.metric).picks_from_choices:
         return [(kept, read), _choices(shape, config, rows, size, kept)]
     places = _filled(batch, device)
     begun = keys_and_values(shape, places, length + SPARE_CACHE_COLUMNS, size) if batch > read.rows else 0

@@ -1,0 +1,92 @@
+"""Evaluation metrics: direction, bounds, unit and formatting of each, without torch.
+
+The scoring function is named by `MetricSpec.scoring` and imported only by the engine. A package installed next to
+ftbench adds a metric with an entry point in the group `ftbench.metrics` that points to a `MetricSpec`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+
+from engine.config.errors import UserError
+
+ENTRY_POINTS = "ftbench.metrics"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSpec:
+    """How a metric's scores are computed, compared and written."""
+
+    name: str
+    """As in `evaluation.metric`."""
+    title: str
+    """As in tables and sentences."""
+    scoring: str = ""
+    """`module:function` that scores (answer, target) as a dict with the metric's name and further views of the answer;
+    '' for the held-out loss, which needs no answers."""
+    lower_is_better: bool = False
+    bounds: tuple[float, float] = (0.0, 1.0)
+    """Of one test item's score."""
+    unit: str = "%"
+    """% for shares from 0 to 1, which are shown times 100; else the unit of the value itself, '' for none."""
+    picks_from_choices: bool = False
+    """Whether the model picks the most likely of the training rows' answers instead of generating one."""
+
+    @property
+    def needs_answers(self) -> bool:
+        """Whether test rows are answered; the held-out loss is measured in any case."""
+        return bool(self.scoring)
+
+    @property
+    def is_share(self) -> bool:
+        """Whether scores are shares from 0 to 1."""
+        return self.unit == "%"
+
+    @property
+    def scale(self) -> float:
+        """What a score is multiplied by to be shown."""
+        return 100.0 if self.is_share else 1.0
+
+
+_SCORING = "engine.evaluation.metrics"
+LOSS = MetricSpec(name="loss", title="loss", lower_is_better=True, bounds=(0.0, float("inf")), unit="nats/token")
+BUILT_IN = (
+    MetricSpec(name="exact_match", title="exact match", scoring=f"{_SCORING}:exact_match"),
+    MetricSpec(name="number", title="number", scoring=f"{_SCORING}:number"),
+    MetricSpec(name="json", title="json", scoring=f"{_SCORING}:json_fields"),
+    MetricSpec(name="choice", title="choice", scoring=f"{_SCORING}:choice", picks_from_choices=True),
+    MetricSpec(name="contains", title="contains", scoring=f"{_SCORING}:contains"),
+    MetricSpec(name="rouge", title="rouge", scoring=f"{_SCORING}:rouge"),
+    LOSS,
+)
+
+
+@cache
+def metric_specs() -> Mapping[str, MetricSpec]:
+    """Every metric by name: the built-in ones, then those of installed packages.
+
+    Raises UserError for an entry point that is not a MetricSpec or takes a name that exists.
+    """
+    specs = {spec.name: spec for spec in BUILT_IN}
+    for entry in entry_points(group=ENTRY_POINTS):
+        spec = entry.load()
+        if not isinstance(spec, MetricSpec) or spec.name in specs:
+            what = f"entry point {entry.name!r} is not a MetricSpec with a new name"
+            raise UserError(what, entry.value, "fix or uninstall the package", code="metric.invalid_entry_point")
+        specs[spec.name] = spec
+    return specs
+
+
+def metric_names() -> tuple[str, ...]:
+    return tuple(metric_specs())
+
+
+def metric_spec(name: str) -> MetricSpec:
+    """The metric of this name.
+
+    A result may name a metric whose package is no longer installed: it is read as a share where higher is better.
+    """
+    return metric_specs().get(name) or MetricSpec(name=name, title=name.replace("_", " "), scoring="unknown:unknown")

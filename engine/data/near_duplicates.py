@@ -4,7 +4,7 @@ A prompt is the set of its lower-cased character 5-grams, without those that mos
 would make all prompts alike). The Jaccard similarity of two sets is estimated from 128 hash minima with a standard
 error of at most 0.035 at THRESHOLD; pairs to estimate are found by locality-sensitive hashing in 16 bands of 8 minima.
 Together they count about half of the pairs at a similarity of 0.8, nearly all from 0.9 on and none up to 0.65
-(`tests/unit/test_near_duplicates.py`).
+(`tests/engine/data/test_near_duplicates.py`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,99 @@
+"""A model's config.json is found where the engine and the Hub's library would find it, and nothing is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from huggingface_hub import try_to_load_from_cache
+from imported import HEAVY, loaded_by
+
+from engine.assets import tiny_folder
+from engine.config.catalog import CATALOGUE, Entry, pulled_folder
+from engine.config.model_files import find_model, hub_cache
+from engine.config.schema import Model
+from engine.memory.formula.architecture import read_architecture
+from engine.memory.formula.weights_and_state import base_parameters
+
+TABLE = {"model_type": "llama", "hidden_size": 64}
+
+
+def config_in(folder: Path, text: str = json.dumps(TABLE)) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(text)
+    return folder
+
+
+def cached(hub: str, commit: str, branch: str = "main") -> Path:
+    """As the Hub's library leaves a model behind."""
+    folder = hub_cache() / f"models--{hub.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / branch).write_text(commit)
+    return config_in(folder / "snapshots" / commit)
+
+
+def test_it_imports_nothing_heavy() -> None:
+    assert not loaded_by("import engine.config.model_files, tui.preview.memory_forecast") & set(HEAVY)
+
+
+def test_the_embedded_model_lies_in_the_assets() -> None:
+    found = find_model(Model(id="tiny"))
+    assert found.folder == tiny_folder() and found.table and found.table["hidden_size"]
+
+
+def test_a_catalogued_model_is_found_once_pulled_or_cached() -> None:
+    model = Model(id="smollm2-135m")
+    assert find_model(model).fetch == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    snapshot = cached("HuggingFaceTB/SmolLM2-135M-Instruct", "c0ffee")
+    assert find_model(model).folder == snapshot
+    pulled = config_in(pulled_folder("smollm2-135m"))
+    assert find_model(model).folder == pulled
+
+
+@pytest.mark.parametrize("revision", [None, "main", "v2", "abcdef"])
+def test_the_hub_cache_is_read_as_its_own_library_reads_it(revision: str | None) -> None:
+    cached("owner/name", "abcdef", "main" if revision != "v2" else "v2")
+    found = find_model(Model(id="owner/name", revision=revision))
+    theirs = try_to_load_from_cache("owner/name", "config.json", cache_dir=hub_cache(), revision=revision)
+    assert found.folder and str(found.folder / "config.json") == theirs
+    assert found.table == TABLE
+
+
+def test_where_the_cache_lies_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", "/a/hub")
+    assert hub_cache() == Path("/a/hub")
+    monkeypatch.delenv("HF_HUB_CACHE")
+    monkeypatch.setenv("HF_HOME", "/b")
+    assert hub_cache() == Path("/b/hub")
+    monkeypatch.delenv("HF_HOME")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/c")
+    assert hub_cache() == Path("/c/huggingface/hub")
+
+
+def test_what_cannot_be_known_says_why(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").touch()
+    gguf = find_model(Model(id=str(tmp_path / "m.gguf")))
+    assert gguf.table is None and "not known before it is loaded" in gguf.why and not gguf.wrong
+    absent = find_model(Model(id="owner/absent"))
+    assert absent.fetch == "owner/absent" and "HF_HUB_OFFLINE" in absent.wrong
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("{", "cannot be read"), ("[" * 100_000, "cannot be read"), ("[]", "no table"), (None, "no config")],
+)
+def test_a_broken_folder_is_no_crash(text: str | None, why: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    if text is not None:
+        (folder / "config.json").write_text(text)
+    found = find_model(Model(id=str(folder)))
+    assert found.table is None and why in found.why and found.wrong
+
+
+@pytest.mark.parametrize("entry", CATALOGUE.values(), ids=lambda entry: entry.name)
+def test_the_catalogue_knows_shapes_that_have_its_parameters(entry: Entry) -> None:
+    found = find_model(Model(id=entry.name))
+    assert found.folder is None and found.table
+    assert base_parameters(read_architecture(found.table)) / 1e6 == pytest.approx(entry.parameters, rel=5e-3)

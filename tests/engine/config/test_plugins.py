@@ -1,0 +1,72 @@
+"""A method and a metric from another package work everywhere without a change in ftbench."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import MICRO, ftbench
+from pilot import play
+from places import TESTS
+from textual.pilot import Pilot
+
+from engine.config.method_specs import method_specs
+from engine.config.metric_specs import metric_specs
+from engine.runs.ladder_dir import iterate
+from tui.app import Workbench
+from tui.widgets.method_list import MethodList
+
+EXAMPLE = str(TESTS / "plugin_example")
+
+
+@pytest.fixture(autouse=True)
+def installed(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The example package, importable here and in every process started from here."""
+    monkeypatch.syspath_prepend(EXAMPLE)
+    monkeypatch.setenv("PYTHONPATH", EXAMPLE)
+    for cached in (method_specs, metric_specs):
+        cached.cache_clear()
+    yield
+    monkeypatch.undo()
+    for cached in (method_specs, metric_specs):
+        cached.cache_clear()
+
+
+def test_the_method_is_planned() -> None:
+    done = ftbench("plan", "demo-lora", "--method", "attention-lora", "--json")
+    assert done.returncode == 0, done.stderr
+    (plan,) = json.loads(done.stdout)["outlooks"]
+    assert plan["method"] == "attention-lora" and plan["dry_run"]["training"]["total"] > 0
+
+
+def test_the_bench_lists_the_method(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        pane = app.bench.query_one(MethodList)
+        lines = [str(pane.get_option_at_index(number).prompt) for number in range(pane.option_count)]
+        assert any("LoRA (attn)" in line and "adapters, attention only" in line for line in lines)
+
+    play(tmp_path, story)
+
+
+def test_a_ladder_trains_scores_and_reports_them(tmp_path: Path) -> None:
+    rungs = ("--rung", "attention-lora", "--rung", "full")
+    done = ftbench("ladder", "demo", *MICRO, *rungs, "--set", "evaluation.metric=edits", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    state = json.loads(done.stdout)
+    rows = {row["name"]: row for row in state["rows"]}
+    assert state["work"]["metric"] == "edits" and rows["attention-lora"]["status"] == "finished"
+    assert rows["attention-lora"]["trainable"] < rows["full"]["trainable"]
+    assert rows["full"]["score"]["mean"] > 1  # edits, not a share
+    (folder,) = iterate(tmp_path / "runs")
+    for page in (folder.page, folder.markdown):
+        text = page.read_text("utf-8")
+        assert "attention-lora" in text and "edits" in text
+    assert "LoRA on attention" in folder.markdown.read_text("utf-8")
+
+
+def test_without_the_package_its_runs_are_still_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONPATH")
+    done = ftbench("plan", "demo-lora", "--method", "attention-lora")
+    assert done.returncode == 2 and "unknown method 'attention-lora'" in done.stderr

@@ -1,0 +1,40 @@
+"""Generated data files, valid and damaged: refused cleanly, or accounted for and trained on as meant.
+
+A fixed sample of what `tests/bench/fuzz_data.py` runs at length.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+
+import pytest
+from places import BENCH
+
+pytest.importorskip("hypothesis")
+sys.path.insert(0, str(BENCH))
+
+import fuzz_data
+
+FILES = 250
+
+
+@pytest.fixture(scope="module")
+def tally(tmp_path_factory: pytest.TempPathFactory) -> fuzz_data.Tally:
+    """Every file judged, once for all tests here."""
+    found = fuzz_data.Tally()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        fuzz_data.run(FILES, "suite", found)
+    return found
+
+
+def test_every_file_is_refused_cleanly_or_accounted_for_and_trained_on_as_meant(tally):
+    assert not tally.failures, "\n".join(fuzz_data.report(tally))
+
+
+def test_half_of_the_files_are_valid_and_most_of_those_are_trained_on(tally):
+    outcomes = Counter((expect, outcome) for (_, expect, outcome), count in tally.kinds.items() for _ in range(count))
+    valid = outcomes["valid", "trained"] + outcomes["valid", "refused"]
+    assert sum(outcomes.values()) == FILES <= 2 * valid
+    assert outcomes["valid", "refused"] < 0.2 * valid

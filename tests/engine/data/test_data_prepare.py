@@ -1,0 +1,178 @@
+"""One path: what the preview shows is what is trained, what is counted is what happened."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from data_fixtures import learnt, tokenizer, write_jsonl
+
+from engine.config.errors import UserError
+from engine.config.schema import Data
+from engine.data.check import check, show
+from engine.data.prepare import prepare
+
+
+@pytest.fixture
+def banking(tmp_path):
+    """A folder like Banking77: CSV splits with text,category, and a list of categories beside them."""
+    for name, rows in (("train", 60), ("test", 10)):
+        lines = [f'"How do I get card {name} {n}, please?",card_{n % 3}' for n in range(rows)]
+        (tmp_path / f"{name}.csv").write_text("text,category\n" + "\n".join(lines) + "\n")
+    (tmp_path / "categories.json").write_text('["card_0", "card_1", "card_2"]')
+    return Data(id=str(tmp_path))
+
+
+def test_a_folder_of_csv_is_prepared_and_accounted_for(banking):
+    tok = tokenizer()
+    made = prepare(banking, 128, tok)
+    assert made.about["rows"] == {"train": 57, "validation": 3, "test": 10}
+    assert made.about["why"].startswith("columns text, category: prompt-completion")
+    assert made.about["notes"] == ["not read: categories.json"]
+    assert made.about["learnt"]["test"] == sum(len(learnt_ids(row)) for row in made.test)
+    assert learnt(made.test[0], tok) == ["card_0<|im_end|>"]
+    assert (made.test[0].target, made.test[0].where) == ("card_0", "test.csv line 2")
+    assert made.warnings == []
+
+
+def learnt_ids(row):
+    return [label for label in row.labels if label != -100]
+
+
+def test_preparing_twice_gives_the_same_rows_and_fingerprint(banking):
+    one, other = prepare(banking, 128, tokenizer()), prepare(banking, 128, tokenizer())
+    assert one == other
+    shorter = prepare(banking, 46, tokenizer())
+    assert shorter.fingerprint != one.fingerprint
+    assert shorter.about["source_fingerprint"] == one.about["source_fingerprint"]
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_what_is_shown_is_what_is_trained(banking, split):
+    tok = tokenizer()
+    rows = getattr(prepare(banking, 46, tok), split)
+    assert split == "test" or any(row.cut for row in rows), "the cut is in what is compared"
+    samples = show(banking, 46, tok, 1000, split)
+    assert [[token["id"] for token in sample["tokens"]] for sample in samples] == [row.input_ids for row in rows]
+    assert [[token["id"] if token["trained"] else -100 for token in sample["tokens"]] for sample in samples] == [
+        row.labels for row in rows
+    ]
+    assert [sample["where"] for sample in samples] == [row.where for row in rows]
+    assert json.loads(json.dumps(samples)) == samples
+
+
+def test_shown_tokens_join_to_the_text_and_special_ones_are_marked(banking):
+    tok = tokenizer()
+    tokens = show(banking, 128, tok, 1, "test")[0]["tokens"]
+    assert "".join(token["text"] for token in tokens).startswith("<|im_start|>user\nHow do I get card test 0")
+    assert [token["text"] for token in tokens if token["special"]] == ["<|im_start|>", "<|im_end|>"] * 2
+
+
+def test_wikisql_like_text_learns_what_follows_the_separator(tmp_path):
+    rows = [{"text": f"table: {n}\nQ: Which notes {n}?\nA: SELECT {n}"} for n in range(40)]
+    made = prepare(Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows)), separator="\nA:"), 128, tokenizer())
+    tok = tokenizer()
+    assert all(learnt(row, tok) == [f"{row.target}<|im_end|>"] for row in made.train)
+    assert made.train[0].target.startswith(" SELECT")
+    assert tok.decode(made.train[0].prompt).endswith("\nA:")
+
+
+def test_rows_with_nothing_to_learn_are_left_out_and_counted(tmp_path):
+    rows = [{"question": f"q{n}", "answer": "" if n < 4 else "a"} for n in range(40)]
+    made = prepare(Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows))), 64, tokenizer())
+    assert made.about["dropped"]["train"]["empty"] == {"rows": 4, "where": [f"a.jsonl line {n}" for n in range(1, 5)]}
+    assert "4 train rows left out: prompt, answer or text is empty (first: a.jsonl line 1)" in [
+        notice.text for notice in made.warnings
+    ]
+
+
+def test_one_row_is_told_as_one(tmp_path):
+    rows = [{"question": f"q{n}", "answer": "" if n < 1 else "a"} for n in range(20)]
+    made = prepare(Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows))), 64, tokenizer())
+    assert "1 train row left out: prompt, answer or text is empty (first: a.jsonl line 1)" in [
+        notice.text for notice in made.warnings
+    ]
+    assert made.about["split"][1] == "validation: 1 row held out of training by prompt"
+
+
+@pytest.mark.parametrize(
+    ("row", "max_length", "words"),
+    [
+        ({"question": "q " * 30, "answer": "a"}, 16, ["left after the cut", "raise train.max_length"]),
+        ({"messages": [{"role": "robot", "content": "a"}]}, 64, ["unknown role", "'robot'"]),
+        ({"messages": [{"role": "user", "content": "a"}]}, 64, ["no answer"]),
+    ],
+)
+def test_a_set_that_would_train_on_nothing_is_refused(tmp_path, row, max_length, words):
+    data = Data(id=str(write_jsonl(tmp_path / "a.jsonl", [row] * 30)), validation=0.0, test=0.0)
+    with pytest.raises(UserError) as caught:
+        prepare(data, max_length, tokenizer())
+    assert "30 of 30 train rows would train on nothing" in caught.value.line
+    assert all(word in caught.value.line for word in words), caught.value.line
+    assert check(data, max_length, tokenizer())["refused"] == caught.value.line
+
+
+def test_the_report_counts_what_users_ask_about(tmp_path):
+    good = [
+        {"messages": [{"role": "user", "content": f"q{n}"}, {"role": "assistant", "content": "a"}]} for n in range(30)
+    ]
+    odd = [
+        good[0],
+        {"messages": [{"role": "narrator", "content": "x"}, {"role": "assistant", "content": "a"}]},
+        {"messages": [{"role": "user", "content": "q1"}, {"role": "assistant", "content": "other"}]},
+        {"messages": [{"role": "user", "content": "long"}, {"role": "assistant", "content": "word " * 80}]},
+    ]
+    write_jsonl(tmp_path / "train.jsonl", good + odd)
+    write_jsonl(tmp_path / "test.jsonl", [good[5]])
+    report = check(Data(id=str(tmp_path), validation=0.0), 48, tokenizer())
+    assert json.loads(json.dumps(report)) == report
+    assert report["rows"] == {"train": 33, "validation": 0, "test": 1}
+    assert ["train.jsonl line 1", "train.jsonl line 31"] in report["duplicates"]["where"]
+    assert report["unknown_roles"]["where"] == ["train.jsonl line 32: message 1 has the role 'narrator'"]
+    assert report["conflicting_labels"]["where"] == [["train.jsonl line 2", "train.jsonl line 33"]]
+    overlap = {"of": 1, "prompt": 1, "answer": 1, "both": 1, "near": 0, "near_reason": ""}
+    assert report["overlap"]["test/train"] == {**overlap, "where": [["test.jsonl line 1", "train.jsonl line 6"]]}
+    assert report["lengths"]["train"]["answers_cut"] == 1 / 33
+    assert report["lengths"]["train"]["tokens"]["max"] > 48 > report["lengths"]["train"]["tokens"]["p50"]
+    assert report["refused"] is None
+
+
+def test_prompt_and_completion_join_as_plain_text_where_there_is_no_template(tmp_path):
+    rows = [{"prompt": f"2 + {n} =", "completion": f" {n + 2}"} for n in range(30)]
+    tok = tokenizer(None)
+    made = prepare(Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows))), 64, tok)
+    assert tok.decode(made.train[0].input_ids) == "2 + 0 = 2<|im_end|>"
+    assert made.about["template"].startswith("no chat template")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
+        {"instruction": "do", "output": "y"},
+        {"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "a"}]},
+    ],
+)
+def test_conversations_need_a_template(tmp_path, row):
+    with pytest.raises(UserError, match=r"set model\.chat_template"):
+        prepare(Data(id=str(write_jsonl(tmp_path / "a.jsonl", [row] * 30))), 64, tokenizer(None))
+
+
+def test_a_template_with_todays_date_is_warned_about(banking):
+    dated = tokenizer("{% set d = strftime_now('%d %b') %}" + tokenizer().chat_template)
+    assert any(notice.code == "data.template_writes_date" for notice in prepare(banking, 128, dated).warnings)
+
+
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        ("engine.data.preview", ("torch", "transformers", "datasets", "pyarrow", "numpy")),
+        ("engine.data.check, engine.data.prepare", ("torch", "transformers", "datasets", "pyarrow")),
+    ],
+)
+def test_importing_the_data_package_is_fast(modules, heavy):
+    code = f"import sys, {modules}; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

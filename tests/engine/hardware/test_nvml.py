@@ -1,0 +1,238 @@
+"""What the machine pane makes of a card: the real pynvml over a stand-in library (`tests/nvml/stand_in.c`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from places import TESTS
+
+from engine.hardware import nvml
+
+SOURCE = TESTS / "nvml" / "stand_in.c"
+COMPILER = shutil.which("cc") or shutil.which("gcc")
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler: the stand-in for NVML cannot be built")
+
+GIB = 2**30
+CARD = """
+{0} name NVIDIA A100-SXM4-80GB
+{0} total 85899345920
+{0} used {used}
+{0} power 312000
+{0} energy 5000
+{0} load 97
+{0} temperature 64
+"""
+TWO = "all count 2" + CARD.format(0, used=40 * GIB) + CARD.format(1, used=GIB)
+LOOKS = """
+import json, sys
+from dataclasses import asdict
+from pathlib import Path
+from engine.hardware import nvml
+from tui.live.machine import MachineSampler, WatchedProcess
+from tui.widgets.machine_pane import machine_lines
+nvml.NAMESPACE, worker = Path(sys.argv[2]), WatchedProcess(*json.loads(sys.argv[3]))
+eyes, scenario, said = MachineSampler(), Path(sys.argv[1]), []
+for text in sys.argv[4:]:
+    scenario.write_text(text)
+    sample = eyes.look(worker)
+    lines = [line.plain for line in machine_lines(sample, 40, {}, 33 * 2**30, False)]
+    said.append({"sample": asdict(sample), "lines": lines, "joules": [card.energy() for card in eyes.cards]})
+print(json.dumps(said))
+"""
+
+
+@dataclass
+class Look:
+    """One sample of a process of its own, and the lines that the pane shows of it."""
+
+    sample: dict[str, Any]
+    lines: list[str]
+    joules: list[float | None]
+
+    @property
+    def cards(self) -> list[dict[str, Any]]:
+        cards: list[dict[str, Any]] = self.sample["cards"]
+        return cards
+
+
+def build(folder: Path, *flags: str) -> Path:
+    """The stand-in under the library's own name, in a folder for LD_LIBRARY_PATH."""
+    folder.mkdir()
+    command = [COMPILER or "cc", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", *flags, str(SOURCE)]
+    subprocess.run([*command, "-o", str(folder / "libnvidia-ml.so.1")], check=True)
+    return folder
+
+
+def looks(
+    tmp_path: Path,
+    *scenarios: str,
+    flags: tuple[str, ...] = (),
+    worker: tuple[int | None, ...] = (4242, 4242),
+    container: bool = False,
+) -> list[Look]:
+    """What is seen of each scenario, one after the other, with the library opened in the first.
+
+    `worker` is the run's process as WatchedProcess has it; `container`: process ids are not the driver's.
+    """
+    namespace = tmp_path / "namespace"
+    namespace.symlink_to("pid:[4026532999]" if container else nvml.INITIAL)
+    library, scenario = build(tmp_path / "lib", *flags), tmp_path / "cards.txt"
+    scenario.write_text(scenarios[0])
+    env = os.environ | {"LD_LIBRARY_PATH": str(library), "NVML_STAND_IN": str(scenario)}
+    command = [sys.executable, "-c", LOOKS, str(scenario), str(namespace), json.dumps(worker), *scenarios]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [Look(**one) for one in json.loads(done.stdout)]
+
+
+def test_two_cards_with_this_run_and_foreign_processes(tmp_path: Path) -> None:
+    me = os.getpid()
+    text = f"{TWO}\n0 process 4242 {31 * GIB}\n0 process {me} {2 * GIB}\n1 process 999999999 -1\n"
+    (look,) = looks(tmp_path, text)
+    first, second = look.cards
+    assert first["name"] == "NVIDIA A100-SXM4-80GB" and first["total"] == 80 * GIB and first["used"] == 40 * GIB
+    assert first["mine"] == 31 * GIB and (first["power"], first["load"], first["temperature"]) == (312.0, 97, 64)
+    assert [(other["pid"], other["bytes"]) for other in first["others"]] == [(me, 2 * GIB)]
+    assert second["mine"] is None
+    assert second["others"] == [{"pid": 999999999, "name": "a process of another user or container", "bytes": None}]
+    text = "\n".join(look.lines)
+    assert "40 GiB of 80 GiB" in text and "load 97 %  312 W  64 °C" in text and "n/a" in text
+    assert next(line for line in look.lines if line.startswith("planned")).endswith("33 GiB")
+
+
+def test_in_a_container_the_drivers_ids_are_told_apart_from_ours(tmp_path: Path) -> None:
+    me = os.getpid()
+    text = f"all count 1{CARD.format(0, used=40 * GIB)}\n0 process {me} {2 * GIB}\n0 process 70001 {31 * GIB}\n"
+    (look,) = looks(tmp_path, text, worker=(me, 70001, 30 * GIB), container=True)
+    (card,) = look.cards
+    assert card["mine"] == 31 * GIB  # as the run has found its id, and not the namesake of its id here
+    unseen = "a process of another user or container"
+    assert card["others"] == [{"pid": me, "name": unseen, "bytes": 2 * GIB}]
+
+
+def test_a_run_that_cannot_be_told_from_others_is_as_large_as_its_pool_at_least(tmp_path: Path) -> None:
+    text = f"all count 1{CARD.format(0, used=40 * GIB)}\n0 process 70001 {31 * GIB}\n0 process 70002 -1\n"
+    (look,) = looks(tmp_path, text, worker=(4242, None, 30 * GIB), container=True)
+    assert look.cards[0]["mine"] is None and len(look.cards[0]["others"]) == 2
+    assert next(line for line in look.lines if line.startswith("this run")).endswith("≥ 30 GiB")
+
+
+@pytest.mark.parametrize(
+    ("come", "found"), [("70001", 70001), ("", None), ("70001 70002", None)], ids=["one", "none", "two"]
+)
+def test_a_worker_in_a_container_finds_its_id_among_those_that_have_come(
+    come: str, found: int | None, tmp_path: Path
+) -> None:
+    scenario, library = tmp_path / "cards.txt", build(tmp_path / "lib")
+    scenario.write_text(f"{TWO}\n0 process 69999 {GIB}\n")
+    (tmp_path / "namespace").symlink_to("pid:[4026532999]")
+    later = f"{TWO}\n0 process 69999 {GIB}\n" + "".join(f"0 process {pid} {GIB}\n" for pid in come.split())
+    code = (
+        "import sys; from pathlib import Path; from engine.hardware import nvml; from engine.training.meters import *\n"
+        "nvml.NAMESPACE = Path(sys.argv[1]); card = nvml.Nvml().card(0); meters = Meters(print, card)\n"
+        "Path(sys.argv[2]).write_text(sys.argv[3]); meters._find_card_pid(card); print(meters.card_pid)"
+    )
+    env = os.environ | {"LD_LIBRARY_PATH": str(library), "NVML_STAND_IN": str(scenario)}
+    command = [sys.executable, "-c", code, str(tmp_path / "namespace"), str(scenario), later]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(found)
+
+
+def test_energy_is_a_difference_since_the_eyes_were_opened(tmp_path: Path) -> None:
+    before, after = looks(tmp_path, TWO, TWO.replace("0 energy 5000", "0 energy 12500"))
+    assert before.joules == [0.0, 0.0] and after.joules == [7.5, 0.0]
+
+
+@pytest.mark.parametrize("code", [3, 4, 15, 18, 999])
+@pytest.mark.parametrize("field", ["name", "used", "power", "load", "temperature", "process", "energy"])
+def test_a_field_that_fails_costs_no_other(field: str, code: int, tmp_path: Path) -> None:
+    text = f"{TWO}\n0 process 4242 {31 * GIB}\n0 error.{field} {code}\n"
+    whole, look = looks(tmp_path, f"{TWO}\n0 process 4242 {31 * GIB}\n", text)
+    of = {"process": "mine"}.get(field, field)
+    shared = field == "used" and code == 3  # unified memory: the system's, and said
+    known = {"name": "a card", "used": look.sample["memory_used"] if shared else None}
+    for key in ("name", "used", "mine", "power", "load", "temperature"):
+        expected = known.get(key) if key == of else whole.cards[0][key]
+        assert look.cards[0][key] == expected, key
+    assert look.cards[0]["shared"] == shared
+    assert look.cards[1] == whole.cards[1]
+
+
+def test_memory_that_is_the_systems_is_called_shared(tmp_path: Path) -> None:
+    (look,) = looks(tmp_path, f"{TWO}\n0 error.total 3\n")
+    assert look.cards[0]["shared"] and look.cards[0]["total"] == look.sample["memory_total"]
+    assert any(line.startswith("shared memory") for line in look.lines)
+
+
+def test_a_card_that_falls_off_the_bus_is_still_named(tmp_path: Path) -> None:
+    """While one looks, and before: its figures are gone, the other card's are not."""
+    _, lost = looks(tmp_path, TWO, f"{TWO}\n1 error.everything 15\n")
+    assert lost.cards[0]["load"] == 97 and lost.cards[1]["load"] is None
+    assert lost.cards[1]["total"] is None and not lost.cards[1]["shared"]
+    assert any("does not answer" in line for line in lost.lines)
+
+
+def test_a_card_without_a_handle_is_counted(tmp_path: Path) -> None:
+    (look,) = looks(tmp_path, f"{TWO}\n0 error.handle 15\n")
+    assert [card["index"] for card in look.cards] == [0, 1]
+    assert look.cards[0]["used"] is None and look.cards[1]["load"] == 97
+    assert "does not answer" in look.lines[0]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "why"),
+    [
+        ("all error.init 18\n", "version mismatch"),
+        ("all error.init 9\n", "Driver Not Loaded"),
+        ("all error.init 4\n", "Insufficient Permissions"),
+        ("all count 0\n", "no card found"),
+        ("all error.count 4\n", "no card found"),
+    ],
+)
+def test_no_cards_says_why_and_shows_the_system(scenario: str, why: str, tmp_path: Path) -> None:
+    (look,) = looks(tmp_path, scenario, worker=(os.getpid(),))
+    assert look.cards == [] and why in look.sample["why"]
+    assert look.sample["worker_rss"] > 0 and look.sample["memory_total"] > 0
+    assert why in " ".join(look.lines[:2]) and any(line.startswith("system") for line in look.lines)
+
+
+def test_a_driver_from_before_a_question_costs_that_question_alone(tmp_path: Path) -> None:
+    (look,) = looks(tmp_path, f"{TWO}\n0 process 4242 {GIB}\n", flags=("-DOLD_DRIVER",))
+    assert look.cards[0]["mine"] is None and look.cards[0]["load"] == 97
+
+
+def test_no_library_at_all(tmp_path: Path) -> None:
+    """As on this machine, or with an empty folder first in the way."""
+    env = os.environ | {"NVML_STAND_IN": ""}
+    scenario = tmp_path / "cards.txt"
+    command = [sys.executable, "-c", LOOKS, str(scenario), str(nvml.NAMESPACE), "[1, 1]", ""]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    sample = json.loads(done.stdout)[0]["sample"]
+    assert sample["cards"] or sample["why"]
+
+
+def test_a_run_on_the_cpu_names_the_card_that_torch_does_not_see(tmp_path: Path) -> None:
+    scenario, library = tmp_path / "cards.txt", build(tmp_path / "lib")
+    scenario.write_text(TWO)
+    code = (
+        "import sys; from types import SimpleNamespace; from engine.worker.main import _name_unused_card\n"
+        "run = SimpleNamespace(machine=SimpleNamespace(device=sys.argv[1]), warn=lambda code, text: print(text))\n"
+        "_name_unused_card(run)"
+    )
+    env = os.environ | {"LD_LIBRARY_PATH": str(library), "NVML_STAND_IN": str(scenario)}
+    env.pop("CUDA_VISIBLE_DEVICES", None)
+
+    def said(device: str, **more: str) -> str:
+        command = [sys.executable, "-c", code, device]
+        return subprocess.run(command, env=env | more, capture_output=True, text=True, check=True).stdout
+
+    assert "NVIDIA A100-SXM4-80GB: this run uses the CPU" in said("cpu")
+    assert said("cuda") == said("cpu", CUDA_VISIBLE_DEVICES="") == ""

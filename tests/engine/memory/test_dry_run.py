@@ -1,0 +1,84 @@
+"""The dry run against the CPU allocator, on models that take a second; `tests/bench/planner.py` has the whole grid."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from places import BENCH
+
+from engine.config.preset import Preset, resolve
+from engine.memory.dry_run.dry_run import dry_run
+from engine.memory.dry_run.run_forecast import as_measured
+from engine.memory.formula.allocator import CONTEXT
+from engine.memory.formula.estimate import StepShape
+from engine.methods.machine import Machine
+
+sys.path.insert(0, str(BENCH))
+from planning.grid import SHAPES, case
+from planning.measure import MACHINE, measured_apart
+
+CARD = Machine("cuda", "a card", bf16=True, flash_attention=False)
+ROWS = StepShape(count=4, length=128, answer=32)
+TINY = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["qlora", "lora", "full"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["all kept", "checkpointing"])
+def test_predicted_peaks_are_the_allocators(method: Any, checkpointing: bool) -> None:
+    one = case("Qwen2, tied head", method, checkpointing, 128, 2)
+    plan, real = dry_run(one.config, SHAPES[one.shape], MACHINE, one.rows), measured_apart(one)
+    assert plan.static == pytest.approx(real.static, rel=0.01)
+    assert -0.02 < plan.training.total / real.training - 1 < 0.05
+    assert -0.02 < plan.held_out.total / real.held_out - 1 < 0.05
+
+
+def config(method: Any, **settings: Any) -> Any:
+    return resolve(Preset("test", {key.replace("__", "."): value for key, value in settings.items()}), method).config
+
+
+def test_tied_embeddings_are_counted_once() -> None:
+    tied, apart = (
+        dry_run(config("full"), transformers.LlamaConfig(**TINY, tie_word_embeddings=tie), MACHINE, ROWS)
+        for tie in (True, False)
+    )
+    assert apart.training.parts["weights"] - tied.training.parts["weights"] == 512 * 64 * 4
+
+
+def test_experts_are_routed_without_values() -> None:
+    shape = transformers.Qwen3MoeConfig(
+        **TINY, moe_intermediate_size=64, num_experts=4, num_experts_per_tok=2, head_dim=16
+    )
+    plan = dry_run(config("lora"), shape, MACHINE, ROWS)
+    assert plan.training.parts["activations"] > 0
+
+
+def test_a_plan_allocates_nothing_and_leaves_the_configuration_alone() -> None:
+    shape = transformers.LlamaConfig(
+        **{**TINY, "hidden_size": 8192, "intermediate_size": 32768, "num_hidden_layers": 4}
+    )
+    before = shape.to_dict()
+    plan = dry_run(config("full"), shape, CARD, ROWS)
+    assert plan.static > 20e9  # more than a test machine would give
+    assert shape.to_dict() == before
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_paged_state_is_counted_and_named() -> None:
+    paged, plain = (
+        dry_run(config("full", optimizer__name=name), transformers.LlamaConfig(**TINY), CARD, ROWS)
+        for name in ("paged_adamw_8bit", "adamw_8bit")
+    )
+    assert paged.static == plain.static
+    assert (paged.paged, plain.paged) == (True, False)
+
+
+def test_of_paged_state_the_pool_shows_scales_and_remainders() -> None:
+    plan = dry_run(config("full", optimizer__name="paged_adamw_8bit"), transformers.LlamaConfig(**TINY), CARD, ROWS)
+    shown = as_measured(plan, plan.training)
+    assert plan.training.total - CONTEXT - shown == 2 * plan.trainable
+    assert plan.training.parts["optimizer"] - 2 * plan.trainable > 2 * plan.trainable

@@ -1,0 +1,96 @@
+"""Answers and held-out losses: planned as they are held, and the same whatever the size of a pass."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from places import BENCH
+from small_models import FULL_ATTENTION, OTHER_CACHES, PAD, asked, generator, made, random_prompts
+
+from engine.data.tokens import Row
+from engine.evaluation.score import row_losses
+from engine.evaluation.worst_case import answer_at_largest, longest_answers
+from engine.memory.dry_run.dry_run import dry_run
+from engine.memory.formula.formula import formula
+from engine.training import batches
+from engine.training.batches import Packing
+
+sys.path.insert(0, str(BENCH))
+from planning.grid import SHAPES, case
+from planning.measure import MACHINE, answering_apart, measured_apart
+
+
+@pytest.mark.parametrize(
+    ("shape", "method"), [("Qwen2, tied head", "lora"), ("Qwen2, tied head", "full"), ("Gemma 3", "qlora")]
+)
+def test_what_answering_holds_is_planned(shape: str, method: Any) -> None:
+    one = case(shape, method, False, 128, 2)
+    plan, real = dry_run(one.config, SHAPES[shape], MACHINE, one.rows), measured_apart(one)
+    light = formula(one.config, SHAPES[shape].to_dict(), "cpu", one.rows)
+    assert plan.answering and light.answering
+    assert -0.02 < plan.answering.total / real.answering - 1 < 0.05
+    assert -0.25 < light.answering.total / real.answering - 1 < 0.25
+    assert plan.evaluation.total == max(plan.answering.total, plan.held_out.total if plan.held_out else 0)
+
+
+def test_real_answers_stay_below_what_is_planned() -> None:
+    """Sixteen prompts, eight at a time, all answered to the last token allowed."""
+    one = case("Qwen2, tied head", "lora", False, 128, 2)
+    plan = dry_run(one.config, SHAPES[one.shape], MACHINE, one.rows)
+    assert plan.answering
+    assert answering_apart(one, 16) <= 1.02 * plan.answering.total
+
+
+def test_longest_prompts_come_first_and_no_more_than_a_batch() -> None:
+    found = longest_answers([[1], [1, 2, 3], [1, 2]], 2, 8)
+    assert found and [len(prompt) for prompt in found.prompts] == [3, 2]
+    assert longest_answers([], 2, 8) is None
+
+
+@pytest.mark.parametrize("name", [*FULL_ATTENTION, *OTHER_CACHES])
+@pytest.mark.parametrize("choosing", [False, True], ids=["generating", "choosing"])
+def test_holding_the_largest_leaves_answers_as_they_were(name: str, choosing: bool) -> None:
+    model = made({**FULL_ATTENTION, **OTHER_CACHES}[name])
+    prompts = random_prompts([9, 14, 20, 11, 30])
+    before = generator(batch=3).answers(model, asked(prompts))
+    largest = longest_answers(prompts, 3, 12, choosing)
+    assert largest
+    answer_at_largest(model, largest, PAD, "cpu")
+    assert generator(batch=3).answers(model, asked(prompts)) == before
+
+
+@pytest.mark.parametrize("layout", [Packing("padded", 4000), Packing("flat", 4000)], ids=["padded", "flat"])
+def test_losses_are_the_same_whatever_a_pass_may_hold(layout: Packing, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = made(FULL_ATTENTION["llama"])
+    rows = []
+    for number, ids in enumerate(random_prompts([12, 40, 25, 33, 8, 19])):
+        cut = len(ids) // 2 + number % 3
+        rows.append(Row(ids, [-100] * cut + ids[cut:], ids[:cut], "", f"row {number}", False))
+    large = row_losses(model, rows, layout, PAD, "cpu")
+    for logits in (1, 40 * 211, 90 * 211):
+        monkeypatch.setattr(batches, "HELD_OUT_LOGITS", logits)
+        small = row_losses(model, rows, layout, PAD, "cpu")
+        assert [loss.tokens for loss in small] == [loss.tokens for loss in large]
+        torch.testing.assert_close(*([loss.nll for loss in found] for found in (small, large)), rtol=1e-5, atol=1e-5)
+
+
+def test_a_pass_has_no_more_logits_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "HELD_OUT_LOGITS", 100 * 50)
+    rows = [Row([1] * 30, [-100] * 20 + [1] * 10, [1], "", "", False) for _ in range(23)]
+    found = list(batches.held_out_batches(rows, Packing("padded", 4000), "cpu", 100, keep=True))
+    assert [len(portion) for portion in found] == [5, 5, 5, 5, 3]
+    whole = list(batches.held_out_batches(rows, Packing("padded", 4000), "cpu", 100, keep=False))
+    assert {len(portion) for portion in whole} == {1}
+
+
+def test_metric_loss_plans_no_answers() -> None:
+    one = case("Qwen2, tied head", "lora", False, 128, 2)
+    config = msgspec.structs.replace(
+        one.config, evaluation=msgspec.structs.replace(one.config.evaluation, metric="loss")
+    )
+    plan = dry_run(config, SHAPES[one.shape], MACHINE, one.rows)
+    assert plan.answering is None and plan.evaluation == plan.held_out

@@ -1,0 +1,153 @@
+"""The formula: light, laid out as the trainer does, and right where a number can be worked out by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from typing import Any
+
+import pytest
+from imported import HEAVY, loaded_by
+
+from engine.config.errors import UserError
+from engine.config.preset import Preset, resolve
+from engine.config.schema import Config
+from engine.data.tokens import Row
+from engine.memory.formula import packing
+from engine.memory.formula.architecture import read_architecture
+from engine.memory.formula.estimate import PARTS, StepShape
+from engine.memory.formula.formula import formula
+from engine.training import batches
+
+LLAMA_8B: dict[str, Any] = {
+    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": False,
+}  # fmt: skip
+ROWS = StepShape(count=16, length=1024, answer=256)
+
+
+def config(method: Any, **settings: Any) -> Config:
+    named = {key.replace("__", "."): value for key, value in settings.items()}
+    return resolve(Preset("test", {"train.micro_batch": 1, **named}), method).config
+
+
+def test_the_formula_imports_nothing_heavy() -> None:
+    assert not loaded_by("import engine.memory.formula.formula") & set(HEAVY)
+
+
+@pytest.mark.parametrize("method", ["qlora", "lora", "full"])
+def test_an_eight_billion_model_has_its_published_parameters_whatever_learns_beside_it(method: Any) -> None:
+    assert formula(config(method), LLAMA_8B, "cuda", ROWS).parameters == pytest.approx(8_030_261_248, rel=1e-4)
+
+
+def test_rank_16_on_every_linear_layer_of_it_trains_42_million() -> None:
+    assert formula(config("lora"), LLAMA_8B, "cuda", ROWS).trainable == 41_943_040
+
+
+def test_nf4_takes_the_bits_that_the_paper_says() -> None:
+    def bits(double: bool) -> float:
+        found = formula(config("qlora", quantization__double=double), LLAMA_8B, "cuda", ROWS)
+        rest = 2 * 128256 * 4096 * 2 + 65 * 4096 * 2  # embeddings, head and norms in bf16
+        return 8 * (found.training.parts["weights"] - rest) / (8_030_261_248 - 2 * 128256 * 4096 - 65 * 4096)
+
+    assert bits(double=True) == pytest.approx(4.127, abs=0.001)
+    assert bits(double=False) == pytest.approx(4.5, abs=0.001)
+
+
+@pytest.mark.parametrize(("name", "each"), [("adamw", 8 + 2), ("adamw_8bit", 2 + 8 / 256 + 2)])
+def test_bf16_weights_cost_state_and_remainder(name: str, each: float) -> None:
+    found = formula(config("full", optimizer__name=name), LLAMA_8B, "cuda", ROWS)
+    assert found.static == pytest.approx(found.parameters * (2 + each), rel=1e-6)
+
+
+def test_parts_sum_up_and_have_known_names() -> None:
+    for method, checkpointing in itertools.product(("qlora", "lora", "full"), (True, False)):
+        found = formula(config(method, train__gradient_checkpointing=checkpointing), LLAMA_8B, "cuda", ROWS)
+        for peak in (found.training, found.evaluation):
+            assert sum(peak.parts.values()) == peak.total
+            assert set(peak.parts) <= set(PARTS)
+
+
+def test_a_change_that_should_save_memory_does() -> None:
+    def peak(method: str, **settings: Any) -> int:
+        return formula(config(method, **settings), LLAMA_8B, "cuda", ROWS).training.total
+
+    assert peak("qlora") < peak("lora") < peak("full")
+    assert peak("lora", train__gradient_checkpointing=True) < peak("lora", train__gradient_checkpointing=False)
+    assert peak("full", optimizer__name="adamw_8bit") < peak("full", optimizer__name="adamw")
+
+
+def test_three_methods_take_less_than_a_frame() -> None:
+    formula(config("lora"), LLAMA_8B, "cuda", ROWS)
+    configs = [config(method) for method in ("qlora", "lora", "full")]
+    started = time.process_time()
+    for one in configs:
+        formula(one, LLAMA_8B, "cuda", ROWS)
+    assert time.process_time() - started < 0.05
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("wanted", ["auto", "flat", "padded"])
+def test_rows_are_cut_as_the_trainer_cuts_them(device: Any, wanted: str) -> None:
+    for count, length, most in itertools.product((1, 6, 32), (48, 300, 5000), (1, 4, 32)):
+        row = Row([1] * length, [-100] * (length - 7) + [1] * 7, [1], "", "", False)
+        real = batches.choose_packing([row] * count, wanted, device, varlen=False)
+        largest = next(batches.micro_batches([row] * count, most, real))
+        ours = packing.largest_micro_batch_shape(StepShape(count=count, length=length, answer=7), most, wanted, device)
+        assert (ours.packing, ours.rows, ours.several) == (real.packing, len(largest), count > len(largest))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("wanted", ["flat", "padded"])
+def test_held_out_rows_are_cut_as_the_worker_cuts_them(device: Any, wanted: str) -> None:
+    for length, answer, vocabulary in itertools.product((48, 900), (7, 47), (512, 128_256, 5_000_000)):
+        row = Row([1] * length, [-100] * (length - answer) + [1] * answer, [1], "", "", False)
+        real = batches.choose_packing([row], wanted, device, varlen=False)
+        largest = next(batches.held_out_batches([row] * 64, real, device, vocabulary, keep=True))
+        rows = StepShape(count=64, length=length, answer=answer)
+        assert packing.held_out_shape(rows, wanted, device, vocabulary).rows == len(largest)
+
+
+def test_a_held_out_pass_on_a_card_has_no_gibibytes_of_logits() -> None:
+    """By its tokens alone it would have 31 GiB of them."""
+    rows = StepShape(count=64, length=1024, answer=1023)
+    found = formula(config("lora"), {**LLAMA_8B}, "cuda", rows).held_out
+    assert found and found.total - formula(config("lora"), LLAMA_8B, "cuda", rows).static < 4e9
+
+
+@pytest.mark.parametrize(
+    ("settings", "table"),
+    [
+        ({"evaluation__max_new_tokens": 4096}, {}),
+        ({"evaluation__batch": 512, "evaluation__max_new_tokens": 1024}, {}),
+        ({}, {"num_key_value_heads": 32}),
+    ],
+)
+def test_longer_answers_of_more_rows_and_heads_take_more(settings: dict[str, Any], table: dict[str, Any]) -> None:
+    few, many = (
+        formula(config("lora"), LLAMA_8B, "cuda", ROWS),
+        formula(config("lora", **settings), {**LLAMA_8B, **table}, "cuda", ROWS),
+    )
+    assert few.answering and many.answering and many.answering.total > few.answering.total
+    assert many.evaluation.total == max(many.answering.total, many.held_out.total if many.held_out else 0)
+
+
+def test_without_answers_there_is_nothing_to_hold_for_them() -> None:
+    for settings in ({"evaluation__metric": "loss"}, {"evaluation__when": "never"}):
+        assert formula(config("lora", **settings), LLAMA_8B, "cuda", ROWS).answering is None
+
+
+def test_gpt2s_names_are_understood() -> None:
+    shape = read_architecture(
+        {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "vocab_size": 50257}
+    )
+    assert dataclasses.astuple(shape)[:8] == (12, 768, 3072, 12, 12, 64, 50257, 1024)
+    assert shape.tied
+    assert not shape.gated
+
+
+@pytest.mark.parametrize("table", [{}, {"hidden_size": 64}, {"hidden_size": "64", "num_hidden_layers": 2}])
+def test_what_is_no_decoder_is_refused_in_a_line(table: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="this configuration has no"):
+        read_architecture(table)

@@ -1,0 +1,147 @@
+"""`result.json` is built from the events: also of a run written by an earlier version, also by any reader."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+from places import TESTS
+
+from engine.config.preset_library import effective
+from engine.runs import events, run_dir
+from engine.runs.end_record import EndRecord
+from engine.runs.events import EventLog
+from engine.runs.result import Predicted, Result
+from engine.runs.run_dir import RunDir
+
+OLD = TESTS / "old_runs"
+NOT_IN_OLD_EVENTS = {
+    *("final_validation", "general", "versions", "machine", "artefact_bytes", "comparable", "predicted"),
+    *("before", "after", "fingerprints"),
+}
+"""Fields that the events of version 0.1.0 did not have, or not wholly."""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return run_dir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", None, {"train.batch": 4}))
+
+
+def hello(resumed: bool = False) -> events.Hello:
+    return events.Hello(pid=1, host="h", version="0", resumed=resumed)
+
+
+def plan(start: int, **more: object) -> events.Plan:
+    return events.Plan(
+        steps=8, start_step=start, batch=4, micro_batch=2, packing="flat", gradient_checkpointing=False, **more
+    )  # type: ignore[arg-type]
+
+
+def step(number: int, tokens: int = 10, seconds: float = 0.5) -> events.Step:
+    return events.Step(
+        step=number, steps=8, epoch=0, loss=1.0, learning_rate=0, grad_norm=1, tokens=tokens, answer_tokens=1,
+        tokens_per_second=1, seconds=seconds,
+    )  # fmt: skip
+
+
+def validation(step: int, loss: float) -> events.Eval:
+    return events.Eval(when="during", split="validation", step=step, rows=4, loss=loss)
+
+
+def result_of(run: RunDir, *said: events.Event) -> Result:
+    log = EventLog(run.events_file)
+    for event in said:
+        log.write(event)
+    found = run_dir.result_from_events(run, run_dir.read_frozen(run))
+    assert found is not None
+    return found
+
+
+def test_steps_after_the_checkpoint_of_a_resume_count_once(run: RunDir) -> None:
+    found = result_of(
+        run,
+        *(hello(), plan(0), *map(step, range(1, 5)), validation(2, 3.0), validation(4, 2.0)),
+        *(hello(True), plan(2), step(3, tokens=11), events.End(status="stopped", reason="asked")),
+    )
+    assert (found.steps, found.tokens, found.step_seconds) == (3, 31, 1.5)
+    assert found.validation_loss == [(2, 3.0)]
+    assert (found.status, found.reason, found.last_checkpoint) == ("stopped", "asked", "checkpoints/step-2")
+
+
+def test_a_result_needs_the_end_of_the_newest_life(run: RunDir) -> None:
+    result_of(run, hello(), events.End(status="stopped", reason=""))
+    EventLog(run.events_file).write(hello(True))
+    frozen = run_dir.read_frozen(run)
+    assert run_dir.result_from_events(run, frozen) is None
+    assert run_dir.result_from_events(run, frozen, EndRecord(status="failed", reason="why", t=1.0)).reason == "why"
+
+
+def test_the_prediction_of_the_whole_training_and_the_peak_of_all_lives_stay(run: RunDir) -> None:
+    def memory(peak: int) -> events.Memory:
+        return events.Memory(rss=1, rss_peak=peak, training=True)
+
+    model = events.ModelLoaded(
+        id="m", architecture="a", parameters=1, trainable=1, dtype="d", device="c", attention="a", optimizer="o",
+        fingerprint="f", resident_before=100,
+    )  # fmt: skip
+    whole, rest = Predicted(tier="formula", training=7), Predicted(tier="formula", training=5)
+    found = result_of(
+        run,
+        *(hello(), model, plan(0, predictions=[whole]), plan(0, predictions=[whole], measured=6), memory(900)),
+        *(hello(True), model, plan(4, predictions=[rest]), plan(4, predictions=[rest], measured=4), memory(300)),
+        events.End(status="finished", reason=""),
+    )
+    assert found.predicted == [whole, Predicted(tier="probe", training=6)]
+    assert (found.peak.rss_training, found.comparable) == (900, 800)
+
+
+def test_durations_survive_a_clock_that_jumps(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([1e9, 1e9 + 1, 1e9 + 2_592_000, 1e9 - 2_592_000])
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    log = EventLog(run.events_file)
+    for event in (hello(), events.Phase(name="training"), step(1), events.End(status="finished", reason="")):
+        log.write(event)
+    monkeypatch.undo()
+    found = run_dir.result_from_events(run, run_dir.read_frozen(run))
+    assert found is not None and found.worked < 5
+
+
+def test_damaged_lines_are_counted_and_events_of_a_later_version_are_not(run: RunDir) -> None:
+    with run.events_file.open("wb") as file:
+        file.write(msgspec.json.encode(hello()) + b'\n{"type":"of a later version"}\n\x00\x00\n{"type":"step"}\nhalf')
+    found = result_of(run, events.End(status="finished", reason=""))
+    assert [text for text in found.warnings if "3 damaged lines" in text] == found.warnings
+
+
+@pytest.mark.parametrize("number", [b"-1", b"9223372036854775808", b"9" * 400, b"1e300", b"0.5"])
+def test_a_number_that_no_step_has_is_damage(number: bytes, run: RunDir) -> None:
+    line = msgspec.json.encode(step(1)).replace(b'"step":1,', b'"step":' + number + b",")
+    run.events_file.write_bytes(msgspec.json.encode(hello()) + b"\n" + line + b"\n")
+    found = result_of(run, step(2), events.End(status="finished", reason=""))
+    assert (found.steps, found.tokens) == (2, 10) and "1 damaged line" in found.warnings[0]
+
+
+def test_a_run_killed_before_its_result_was_written_has_one(run: RunDir) -> None:
+    result_of(run, hello(), plan(0), step(1), events.End(status="failed", reason="for a reason"))
+    assert not run.result_file.exists()
+    found = run.result()
+    assert found is not None and (found.status, found.reason, found.tokens) == ("failed", "for a reason", 10)
+    assert run.state() == "failed"
+
+
+def test_the_result_of_an_old_run_is_read_and_built_again(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "20261126-054833-demo-lora-lora-1b80")
+    shutil.copytree(OLD / "finished-0.1.0", run.path)
+    stored = run.result()
+    assert stored is not None and stored.status == "finished"
+    built = run_dir.result_from_events(run, run_dir.read_frozen(run))
+    assert built is not None
+    for name in set(Result.__struct_fields__) - NOT_IN_OLD_EVENTS - {"ended"}:
+        assert getattr(built, name) == getattr(stored, name), name
+    assert built.ended == pytest.approx(stored.ended, abs=1)
+    for now, then in ((built.before, stored.before), (built.after, stored.after)):
+        assert now and then and (now.loss, now.score, now.perplexity) == (then.loss, then.score, then.perplexity)
+    assert built.fingerprints.items() <= stored.fingerprints.items()

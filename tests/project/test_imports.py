@@ -1,0 +1,38 @@
+"""The screen and the contract start light: looked at in a fresh process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from imported import HEAVY, loaded_by
+
+TEXTUAL = ("tui", "textual", "rich", "typer")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import tui.cli.app, tui.live.run_progress, tui.history.scores, tui.cli.run, tui.cli.runs, tui.cli.demo, "
+        "tui.cli.doctor, tui.cli.data, tui.cli.presets, tui.cli.pull",
+        "import engine.config.preset_library, engine.runs.launch, engine.runs.rpc_client, engine.runs.follow",
+        "import engine.__main__",
+    ],
+)
+def test_nothing_heavy_is_imported(code: str) -> None:
+    assert not loaded_by(code) & set(HEAVY)
+
+
+def test_the_first_picture_imports_only_what_it_draws() -> None:
+    """Textual and a handful of our files; what a run, a preset or a data set takes comes after it."""
+    code = "import sys, tui.start, tui.cli.bench, tui.app; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    ours = [name for name in done.stdout.split() if name.startswith(("tui.", "engine."))]
+    assert "tui.screens.bench" in ours  # the names are what they were
+    later = ("tui.live.watcher", "tui.data.", "tui.preview", "tui.history", "engine.runs.events", "typer")
+    assert not [name for name in done.stdout.split() if name.startswith((*later, "engine.config.preset"))]
+
+
+def test_the_worker_knows_no_screen() -> None:
+    assert not loaded_by("import engine.worker.main") & set(TEXTUAL)

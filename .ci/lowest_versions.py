@@ -1,6 +1,6 @@
 """Print the lowest allowed version of each dependency in pyproject.toml as pip constraints; torch is left out.
 
-    python .ci/lowest_versions.py > lowest.txt && pip install -c lowest.txt -e '.[test]'
+python .ci/lowest_versions.py > lowest.txt && pip install -c lowest.txt -e '.[test]'
 """
 
 from __future__ import annotations

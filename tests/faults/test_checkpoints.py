@@ -114,7 +114,11 @@ def test_out_of_memory_for_a_single_row_is_an_outcome(tmp_path: Path) -> None:
     events = events_of(run.path)
     assert (events[-1]["type"], events[-1]["status"]) == ("end", "out_of_memory"), events[-1]
     assert "try train.gradient_checkpointing" in events[-1]["reason"]
-    halved = [event["text"] for event in events if event["type"] == "warning" and event["code"] == "micro_batch"]
-    assert "1 rows a pass" in halved[-1]
+    halved = [
+        event["text"]
+        for event in events
+        if event["type"] == "warning" and event["code"] == "memory.micro_batch_reduced"
+    ]
+    assert "micro-batch 1;" in halved[-1]
     result = run.result()
     assert result and result.status == "out_of_memory"

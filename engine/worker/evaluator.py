@@ -66,7 +66,7 @@ class Evaluator:
             self.scorer.choose_from(self.choices, self.test)
 
     def run_worst_case(self, model: torch.nn.Module, held_out: Sequence[Row]) -> None:
-        """Run the largest loss batch and generation for the memory probe; reduces the generation batch until it fits."""
+        """Run the largest loss and generation batches for the memory probe; reduces the latter until it fits."""
         if held_out:
             row_losses(model, held_out, self.packing, self.tokenizer.pad_token_id, self.run.machine.device)
         if self.scores_test:

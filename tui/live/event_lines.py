@@ -37,7 +37,7 @@ def _text(event: events.Event) -> str | None:
                 if account is None
                 else rows_in_short(account)
             )
-            why = "" if event.columns else f"{event.why}; "
+            why = "" if event.columns else f"{event.format_reason}; "
             tokens = f"{count(event.tokens)} tokens per epoch, {count(event.answer_tokens)} in the loss"
             return f"data: {rows}; {why}{tokens}"
         case events.ModelLoaded():

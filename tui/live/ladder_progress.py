@@ -20,11 +20,11 @@ from tui.live.run_progress import progress_bar, wait_for_end
 from tui.output.console import say
 
 DOING = {
-    "surveying": "reading data and model",
+    "preparing": "reading data and model",
     "probing": "measuring a few steps of every rung",
-    "trying": "trying learning rates on the validation rows",
-    "climbing": "running the rungs",
-    "judging": "judging",
+    "tuning": "trying learning rates on the validation rows",
+    "training": "running the rungs",
+    "analyzing": "analyzing",
 }
 
 
@@ -83,7 +83,7 @@ class LadderView:
         self.warned = len(ladder.warnings)
         for entry in ladder.entries:
             self._tell(entry)
-        if ladder.estimates and ladder.stage in ("trying", "climbing") and not self.estimated:
+        if ladder.estimates and ladder.stage in ("tuning", "training") and not self.estimated:
             self.estimated = True
             for text in outlook(ladder):
                 self._line(text)

@@ -64,7 +64,7 @@ class WatchedProcess(NamedTuple):
     """The watched run's process: its id here and as the driver counts, and bytes of torch's pool as it last said."""
 
     pid: int | None = None
-    card_pid: int | None = None
+    gpu_pid: int | None = None
     pool: int | None = None
 
 
@@ -122,8 +122,8 @@ class MachineSampler:
         total, used = card.total(), card.used()
         shared = card.shared()
         running = card.processes()
-        mine = next((held for pid, held in running if pid == worker.card_pid), None)
-        others = tuple(OtherProcess(pid, process_name(pid), held) for pid, held in running if pid != worker.card_pid)
+        mine = next((held for pid, held in running if pid == worker.gpu_pid), None)
+        others = tuple(OtherProcess(pid, process_name(pid), held) for pid, held in running if pid != worker.gpu_pid)
         return CardSample(
             index=card.index,
             name=card.name() or ("a card" if total is not None or shared else "a card that does not answer"),

@@ -17,7 +17,7 @@ def add_adapters(model: PreTrainedModel, adapter: schema.Adapter) -> peft.PeftMo
     alpha/sqrt(rank) with rslora: before the first step the model is the base model. Seeds must be set before.
     Raises UserError where a target names no layer.
     """
-    targets = adapter.targets
+    targets = adapter.target_modules
     config = peft.LoraConfig(
         r=adapter.rank,
         lora_alpha=adapter.alpha,
@@ -32,7 +32,7 @@ def add_adapters(model: PreTrainedModel, adapter: schema.Adapter) -> peft.PeftMo
     except ValueError as error:
         names = sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules() if _is_linear(module)})
         raise UserError(
-            f"no layer is called {targets}", "adapter.targets", f"this model has {', '.join(names)}"
+            f"no layer is called {targets}", "adapter.target_modules", f"this model has {', '.join(names)}"
         ) from error
 
 

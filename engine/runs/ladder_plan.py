@@ -26,13 +26,13 @@ SAME = (
     "evaluation.metric",
     "evaluation.max_new_tokens",
     "evaluation.rows",
-    "evaluation.general",
+    "evaluation.forgetting_text",
 )
 """Keys, or whole sections, that make two rungs the same work. The rest is a method's own business, and is shown."""
 OWN = ("method", "evaluation.when")
 """Keys that a ladder sets itself."""
 _BETWEEN = re.compile(r",(?=\s*(?:\w+\.[\w.]+|method)\s*=)")
-"""Between two settings of a rung: a comma may stand in a value too, adapter.targets=["q_proj","v_proj"]."""
+"""Between two settings of a rung: a comma may stand in a value too, adapter.target_modules=["q_proj","v_proj"]."""
 MOST_SEEDS = 20
 MOST_RATES = 9
 

@@ -21,7 +21,7 @@ from engine.config.batch_limits import (
 from engine.data.tokenized import lengths_of
 from engine.data.tokens import Row
 
-PackingMode = Literal["flat", "padded"]
+PackingMode = Literal["packed", "padded"]
 IGNORED = -100
 
 
@@ -80,9 +80,9 @@ class Packing:
 def choose_packing(rows: Sequence[Row], wanted: str, device: str, varlen: bool) -> Packing:
     """`wanted`, or where it is auto: flat for short rows, and for all rows where attention takes their lengths."""
     mean = int(lengths_of(rows).sum()) / max(1, len(rows))
-    packing = wanted if wanted != "auto" else "flat" if varlen or mean <= FLAT_MEAN_LENGTH else "padded"
-    limits = FLAT_TOKENS if packing == "flat" and not varlen else PADDED_TOKENS
-    return Packing("flat" if packing == "flat" else "padded", limits[device])
+    packing = wanted if wanted != "auto" else "packed" if varlen or mean <= FLAT_MEAN_LENGTH else "padded"
+    limits = FLAT_TOKENS if packing == "packed" and not varlen else PADDED_TOKENS
+    return Packing("packed" if packing == "packed" else "padded", limits[device])
 
 
 def micro_batches(rows: Sequence[Row], micro_batch: int, layout: Packing | None = None) -> Iterator[list[Row]]:
@@ -94,7 +94,7 @@ def micro_batches(rows: Sequence[Row], micro_batch: int, layout: Packing | None 
     tokens = 0
     for row in sorted(rows, key=lambda row: -len(row.input_ids)):
         longest = len(portion[0].input_ids) if portion else 0
-        grown = tokens + len(row.input_ids) if layout and layout.packing == "flat" else longest * (len(portion) + 1)
+        grown = tokens + len(row.input_ids) if layout and layout.packing == "packed" else longest * (len(portion) + 1)
         if portion and (len(portion) == micro_batch or (layout and grown > layout.tokens)):
             yield portion
             portion, tokens = [], 0
@@ -121,7 +121,7 @@ def _cut_by_logits(rows: Sequence[Row], packing: PackingMode, most: int, keep: b
     answers = 0
     for row in rows:
         asked = _predicting(row, keep)
-        positions = answers + len(asked) if packing == "flat" else (len(part) + 1) * len(columns | asked)
+        positions = answers + len(asked) if packing == "packed" else (len(part) + 1) * len(columns | asked)
         if part and positions > most:
             yield part
             part, columns, answers = [], set(), 0
@@ -160,7 +160,7 @@ class MicroBatch:
 
 def collate(rows: Sequence[Row], packing: PackingMode, pad: int, device: str) -> MicroBatch:
     """Tensors for one pass: flat puts rows end to end in one sequence, padded puts them side by side, right-aligned."""
-    made = (_flat if packing == "flat" else _padded)(rows, pad, SHAPE_MULTIPLE[device])
+    made = (_flat if packing == "packed" else _padded)(rows, pad, SHAPE_MULTIPLE[device])
     inputs = {name: tensor.to(device) for name, tensor in made.model_inputs.items()}
     return MicroBatch(inputs, made.targets.to(device), None if made.weights is None else made.weights.to(device))
 

@@ -87,7 +87,7 @@ BAD_PRESETS = {
     "not one of": ('[train]\nschedule = "cosin"\n', ("line 2", "cosine")),
     "nobody reads": ('method = "full"\n[adapter]\nrank = 8\n', ("line 3", "qlora and lora only")),
     "both": ("[train]\nsteps = 3\nepochs = 2\n", ("train.steps", "train.epochs")),
-    "not toml": ("[train\n", ("not TOML",)),
+    "not toml": ("[train\n", ("invalid TOML",)),
     "not a table": ('data = "x"\n', ("line 1", "[data]")),
     "separator unread": ('[data]\nformat = "messages"\nseparator = "A:"\n', ("line 3", "data.separator")),
 }

@@ -253,7 +253,7 @@ def test_the_odd_row_is_named_when_a_column_mixes_types():
     rows = raws(
         *[{"question": "q", "answer": "a"}] * 5, {"question": "q", "answer": 7}, {"question": "q", "answer": "a"}
     )
-    assert line_of(rows).startswith("a.jsonl line 6 (answer): a number where most rows have text")
+    assert line_of(rows).startswith("a number where most rows have text: a.jsonl line 6 (answer);")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Columns that hold whole conversations, for the formats messages and sharegpt."""
+"""Columns of conversations, for the formats messages and sharegpt."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SYSTEMS, TOOLS = ("system", "system_prompt"), ("tools", "functions")
 
 
 def find_chat(columns: Columns, style: str) -> Format | None:
-    """The format of a column of conversations whose messages have the keys of `style`."""
+    """The format for a column of conversations whose messages have the keys of `style`; None if there is none."""
     name = next((found for known in CHATS if (found := columns.find(known)) and not _is_plain(columns, found)), None)
     if name is None:
         return None
@@ -28,7 +28,7 @@ def find_chat(columns: Columns, style: str) -> Format | None:
 
 
 def chat_style(part: Template, columns: Columns) -> str:
-    """messages or sharegpt, by the keys of the first message there is."""
+    """messages or sharegpt, by the keys of the first message."""
     for raw in columns.summary.sample:
         turns = turns_of(part.fill(raw.values), raw.where, part.source)
         if turns:
@@ -41,12 +41,12 @@ def convert_chat(raw: Raw, found: Format) -> Example:
     part = found.parts["messages"]
     turns = turns_of(part.fill(raw.values), raw.where, part.source)
     if not turns:
-        raise Unusable("empty", "no messages")
+        raise Unusable("data.empty", "no messages")
     return conversation(turns, raw, found)
 
 
 def _is_plain(columns: Columns, name: str) -> bool:
-    """Whether a column that might hold conversations holds ordinary text instead."""
+    """Whether a column with a conversation's name contains plain text."""
     values = (raw.values.get(name) for raw in columns.summary.sample)
     value = next((value for value in values if not is_empty(value)), None)
     return not isinstance(value, list) and not (isinstance(value, str) and value.lstrip().startswith("["))

@@ -1,6 +1,6 @@
-"""Preview of a data set without a tokenizer: rows, format, and rows without anything to learn.
+"""Preview a data set without a tokenizer: rows, format, and unusable rows.
 
-Uses the steps of `prepare` that need no model, so it reports what the preparation will find.
+Uses the steps of `prepare` that do not need a model, so the results agree.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from engine.data.source import read
 
 
 def preview(data: Data) -> dict[str, Any]:
-    """Rows by split as they are in the files, the format and why, unusable rows by kind with places. JSON-able.
+    """Rows by given split, the format and its reason, unusable rows by kind with places. JSON-able.
 
-    Raises UserError where the rows cannot be read or understood at all.
+    Raises UserError if the rows cannot be read or their format is unknown.
     """
     source = read(data)
     found = detect(source.train, data)
@@ -42,6 +42,6 @@ def preview(data: Data) -> dict[str, Any]:
 
 
 def _problems(given: Mapping[str, Iterable[Raw]], found: Format) -> Iterator[Problem]:
-    """Rows without anything to learn, of all splits."""
+    """The unusable rows of all splits."""
     for rows in given.values():
         yield from (result for raw in rows if isinstance(result := converse(raw, found), Problem))

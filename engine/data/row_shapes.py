@@ -1,4 +1,4 @@
-"""Rows that are not flat objects: lists of turns, [prompt, answer] pairs, and SQuAD's nested paragraphs."""
+"""Convert rows that are not flat objects: lists of messages, [prompt, answer] pairs, SQuAD's nested paragraphs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ NESTED = "paragraphs"
 
 
 def rows_of(value: Any, where: str) -> Iterator[Raw]:
-    """The rows that one value of a file stands for: one, or one per question of a nested article.
+    """The rows of one value in a file: a single row, or one per question of a nested article.
 
-    UserError for what is no row.
+    Raises UserError for other values.
     """
     if isinstance(value, dict) and isinstance(value.get(NESTED), list):
         yield from _questions(value, where)

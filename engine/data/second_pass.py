@@ -1,4 +1,4 @@
-"""What needs the text of rows after the split: near-duplicates, and rows for further accepted answers."""
+"""Second pass over the rows, after the split: near-duplicates, and rows for further accepted answers."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from engine.data.tokens import Row
 
 @dataclass
 class SecondPass:
-    """Reads the rows of the given splits once more, as far as something is to be found out from them."""
+    """Reads the rows of the given splits again, if near-duplicates or further answers require it."""
 
     format: Format
     given: dict[str, Rows]
     assignment: Assignment
     total: int
-    """Rows of all given splits."""
+    """Number of rows of all given splits."""
     has_references: bool
     """Whether any row has further accepted answers."""
     further: list[tuple[Example, int]] = field(default_factory=list)
@@ -55,7 +55,7 @@ class SecondPass:
         yield from zip(examples, sides, items, strict=True)
 
     def reference_rows(self, work: Work) -> list[Row]:
-        """Rows for the further answers of test rows. One that cannot be tokenized counts for text metrics alone."""
+        """Rows for the further answers of test rows. Answers that cannot be tokenized are used by text metrics only."""
         found = work.tokenize([example for example, _ in self.further])
         pairs = zip(found, self.further, strict=True)
         return [dataclasses.replace(row, item=item) for row, (_, item) in pairs if isinstance(row, Row)]

@@ -1,4 +1,4 @@
-"""Columns of tokenized rows on disk, memory-mapped, or in memory where the disk has no room for them."""
+"""Storage of tokenized rows as columns: memory-mapped files, or memory if the disk is full."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engine.data.packed_rows import ASSIGNED, COLUMNS, NO_LINE, OWN_PROMPT, TABL
 
 
 class Columns:
-    """The columns of all rows that were read, in reading order, and where each row's part of them begins."""
+    """The columns of all rows in reading order, and the start of each row's part in ragged columns."""
 
     def __init__(self, columns: dict[str, np.ndarray], tables: dict[str, list[Any]]) -> None:
         self.columns, self.tables = columns, tables
@@ -46,7 +46,7 @@ class Columns:
         return self.ids(number)[: self["prompt_size"][number]]
 
     def text(self, number: int) -> str:
-        """A row's target; of a row that is left out the details."""
+        """A row's target; for a row that is left out, the details of the reason."""
         return _decoded(self["text"][self.text_at[number] : self.text_at[number + 1]])
 
     def references(self, number: int) -> tuple[str, ...]:
@@ -61,26 +61,26 @@ class Columns:
         return self["weights"][self.weights_at[number] : self.weights_at[number + 1]].tolist()
 
     def where(self, number: int) -> str:
-        """A row's place, as errors name it."""
+        """A row's place, for errors."""
         file, line = self.tables["files"][self["file"][number]], int(self["line"][number])
         return file if line == NO_LINE else f"{file} {line}"
 
     @property
     def kinds(self) -> list[str]:
-        """Why rows are left out, by their number in column `kind`; '' stands for usable rows."""
+        """Reasons for leaving rows out, indexed by column `kind`; '' for usable rows."""
         return self.tables["kinds"]
 
 
 class ColumnWriter:
-    """Appends batches to one file a column; moves everything to memory when the disk is full.
+    """Appends batches to one file per column; moves everything to memory if the disk is full.
 
-    Without a folder the columns are in memory from the beginning.
+    Without a folder the columns are in memory from the start.
     """
 
     def __init__(self, folder: Path | None, ids: str) -> None:
         self.types = {**COLUMNS, "ids": ids}
         self.failure: OSError | None = None
-        """Why the columns could not be written to the folder."""
+        """The error of writing to the folder, if any."""
         self._folder, self._tables = folder, {name: dict[Any, int]() for name in TABLES.values()}
         self._memory = {name: bytearray() for name in self.types}
         self._files: dict[str, IO[bytes]] = {}
@@ -89,7 +89,7 @@ class ColumnWriter:
             self._guarded(self._open)
 
     def append(self, batch: Batch) -> None:
-        """Add the rows of a batch behind those that are there."""
+        """Append the rows of a batch."""
         columns = {name: self._renumbered(batch, name) for name in self.types}
         content = {name: column.astype(self.types[name], copy=False).tobytes() for name, column in columns.items()}
         if self._files and self._guarded(lambda: self._write(content)):
@@ -98,7 +98,7 @@ class ColumnWriter:
             self._memory[name] += data
 
     def rows(self) -> Columns:
-        """The columns so far, to be read; nothing is appended after this."""
+        """The columns, for reading; nothing may be appended after this."""
         if self._files and self._guarded(self._close):
             assert self._folder
             return Columns(mapped(self._folder, self.types), self.tables)
@@ -107,7 +107,7 @@ class ColumnWriter:
         )
 
     def assign(self, rows: Columns, assigned: dict[str, np.ndarray], kinds: list[str]) -> Columns:
-        """Complete the columns by those in ASSIGNED; `kinds` is the table that `reason` refers to."""
+        """Add the columns of ASSIGNED; `kinds` is the table of `reason`."""
         rows.columns |= {name: column.astype(ASSIGNED[name], copy=False) for name, column in assigned.items()}
         rows.tables["kinds"] = kinds
         if self._folder and not self.failure:
@@ -122,14 +122,14 @@ class ColumnWriter:
         return {name: [_listed(key) for key in table] for name, table in self._tables.items()}
 
     def abandon(self) -> None:
-        """Close the files of a preparation that will not be finished."""
+        """Close the files of an unfinished preparation."""
         for file in self._files.values():
             with contextlib.suppress(OSError):
                 file.close()
         self._files = {}
 
     def _renumbered(self, batch: Batch, name: str) -> np.ndarray:
-        """A column whose numbers index this writer's tables instead of the batch's own."""
+        """A column with its indices converted from the batch's tables to this writer's tables."""
         column = batch.columns[name]
         if name not in TABLES:
             return column
@@ -159,7 +159,7 @@ class ColumnWriter:
             file.close()
 
     def _guarded(self, act: Any) -> bool:
-        """Whether `act` went well; where the disk failed, what had been written is in memory afterwards."""
+        """Whether `act` succeeded; after an OSError everything that was written is moved to memory."""
         try:
             act()
         except OSError as error:
@@ -179,7 +179,7 @@ class ColumnWriter:
 
 
 class Damaged(Exception):
-    """Stored columns that are not what was written."""
+    """Stored columns that differ from what was written."""
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -210,7 +210,7 @@ def _map(path: Path, kind: str) -> np.ndarray:
 
 
 def _starts(sizes: np.ndarray) -> np.ndarray:
-    """(rows + 1,) where each row's part of a ragged column begins."""
+    """(rows + 1,) start of each row's part in a ragged column."""
     starts = np.zeros(len(sizes) + 1, dtype=np.int64)
     np.cumsum(sizes, out=starts[1:])
     return starts

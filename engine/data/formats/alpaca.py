@@ -21,7 +21,7 @@ def detect(columns: Columns) -> Format | None:
     if instruction is None or output is None or (output.lower() != "output" and "input" not in more):
         return None
     if columns.data.separator is not None and columns.find("text"):
-        return None  # a separator can only be meant for text
+        return None  # data.separator is for the format text
     parts = {"instruction": column(instruction), **more, "completion": column(output)}
     why = f"columns {', '.join(part.source for part in parts.values())}: alpaca"
     return Format("alpaca", why, parts | columns.optional_parts(system=SYSTEMS, tools=TOOLS))
@@ -35,7 +35,7 @@ def convert(raw: Raw, found: Format) -> Example:
 
 
 def instruction_of(raw: Raw, found: Format) -> str:
-    """Instruction and, where the row has one, its input below it."""
+    """The instruction, followed by the input if the row has one."""
     task = text_of(found.parts["instruction"].fill(raw.values), raw, "instruction")
     more = text_of(found.parts["input"].fill(raw.values), raw, "input") if "input" in found.parts else ""
     return f"{task}\n\n{more}" if more.strip() else task

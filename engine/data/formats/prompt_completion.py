@@ -1,4 +1,4 @@
-"""A column that asks and a column that answers: question and answer, text and label, prompt and completion."""
+"""A column of prompts and a column of answers: prompt and completion, question and answer, text and label."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _LABELS = ("label_text", "label_name", "category", "intent", "label", "class", "
 
 def detect(columns: Columns) -> Format | None:
     if columns.data.separator is not None and columns.find("text"):
-        return None  # a separator can only be meant for text
+        return None  # data.separator is for the format text
     return find_pair(columns) or _find_labels(columns)
 
 
 def find_pair(columns: Columns) -> Format | None:
-    """The format of the first pair of columns that is known to ask and answer."""
+    """The format for the first known pair of prompt and answer columns; None if there is none."""
     for prompt, completion in _PAIRS:
         if (asked := columns.find(prompt)) and (answer := columns.find(completion)):
             return _pair(asked, answer, columns)
@@ -65,7 +65,7 @@ def _find_labels(columns: Columns) -> Format | None:
     found = _pair(text, label, columns)
     distinct = columns[label].distinct
     if distinct is not None and all(str(value).strip().isdigit() for value in distinct):
-        what = f"the labels in {label} are numbers: names would teach the model more"
+        what = f"the labels in column {label} are numbers: label names usually give better results"
         found.warnings.append(Notice("data.numeric_labels", what))
     return found
 
@@ -80,7 +80,7 @@ def _pair(prompt: str, completion: str, columns: Columns) -> Format:
 
 
 def _from_turns(prompt: Any, completion: Any, raw: Raw, found: Format) -> Example:
-    """Prompt and completion as lists of messages: only the completion's answers are in the loss."""
+    """Prompt and completion as lists of messages: only answers of the completion are in the loss."""
     asked = turns_of(prompt, raw.where, "prompt") if _is_turns(prompt) else [{"role": "user", "content": prompt}]
     said = turns_of(completion, raw.where, "completion") if _is_turns(completion) else None
     said = said if said is not None else [{"role": "assistant", "content": completion}]

@@ -1,4 +1,4 @@
-"""Questions on a passage with nested answers (Rajpurkar et al. 2016, arXiv:1606.05250); the first answer is trained."""
+"""Questions on a passage with nested answers (Rajpurkar et al. 2016, arXiv:1606.05250); trains on the first answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain text, trained on whole, or only what follows the last separator."""
+"""Plain text: all tokens are in the loss, or only those after the last separator."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def detect(columns: Columns) -> Format | None:
 def convert(raw: Raw, found: Format) -> Example:
     text = text_of(found.parts["text"].fill(raw.values), raw, "text")
     if not text.strip():
-        raise Unusable("empty", "no text")
+        raise Unusable("data.empty", "no text")
     if found.separator is None:
         return Example(None, "", text, raw.where)
     at = text.rfind(found.separator)
     if at < 0:
-        raise Unusable("no answer", f"the separator {found.separator!r} is not in the text")
+        raise Unusable("data.no_answer", f"the separator {found.separator!r} is not in the text")
     cut = at + len(found.separator)
     if not text[cut:].strip():
-        raise Unusable("empty", "nothing follows the separator")
+        raise Unusable("data.empty", "nothing follows the separator")
     return Example(None, text[:cut], text[cut:], raw.where)
 
 

@@ -37,8 +37,8 @@ def fault(folder: Path, name: str, content: bytes) -> str:
 @pytest.mark.parametrize(
     ("name", "content", "place", "what"),
     [
-        ("a.jsonl", GOOD + b'{"question": "caf\xe9"}\n', "a.jsonl line 2 byte 18", "not UTF-8"),
-        ("a.jsonl", GOOD * 2 + b'{"question": "a", "ans', "a.jsonl line 3 column 19", "cut off"),
+        ("a.jsonl", GOOD + b'{"question": "caf\xe9"}\n', "a.jsonl line 2 byte 18", "invalid UTF-8"),
+        ("a.jsonl", GOOD * 2 + b'{"question": "a", "ans', "a.jsonl line 3 column 19", "truncated"),
         ("a.jsonl", GOOD + b'["a", "b", "c"]\n', "a.jsonl line 2", "a list where a row should be an object"),
         ("a.jsonl", GOOD + b"7\n", "a.jsonl line 2", "a number where a row"),
         ("a.jsonl", GOOD + b"\n" + b'{"question": ' + b"[" * 5000 + b"]" * 5000 + b"}\n", "a.jsonl line 3", "deep"),
@@ -54,18 +54,18 @@ def fault(folder: Path, name: str, content: bytes) -> str:
         ("a.jsonl.zst", b"\x28\xb5\x2f\xfd....", "a.jsonl.zst", "unsupported file type .zst"),
         ("a.md", b"hello", "a.md", "unsupported file type (.md)"),
         ("a.json", b'[{"question": "a"}, 7]', "a.json item 2", "a number"),
-        ("a.json", b'[{"question": "a"},\n {"question": ', "a.json line 2 column 15", "cut off"),
+        ("a.json", b'[{"question": "a"},\n {"question": ', "a.json line 2 column 15", "truncated"),
         ("a.json", b"[" * 5000 + b"]" * 5000, "a.json", "deep"),
         ("a.json", b"[]", "a.json", "no rows"),
-        ("a.json", b"7", "a.json", "a number where rows should be"),
+        ("a.json", b"7", "a.json", "expected rows, found a number"),
         ("a.json", b'{"q": ["a", "b"], "a": ["c"]}', "a.json", "different lengths"),
         ("a.json", b'{"one": [{"q": "a"}], "other": [{"q": "b"}]}', "a.json", "several arrays"),
-        ("a.json", b'[{"question":\n "caf\xe9"}]', "a.json line 2 byte 6", "not UTF-8"),
-        ("a.csv", b"text,label\na,b\nc\n", "a.csv line 3", "1 fields where the header has 2"),
-        ("a.csv", b'text,label\n"a\nb",c\n"d,e\nf,g\n', "a.csv line 4", "never closed"),
+        ("a.json", b'[{"question":\n "caf\xe9"}]', "a.json line 2 byte 6", "invalid UTF-8"),
+        ("a.csv", b"text,label\na,b\nc\n", "a.csv line 3", "1 fields, and the header has 2"),
+        ("a.csv", b'text,label\n"a\nb",c\n"d,e\nf,g\n', "a.csv line 4", "unclosed quote"),
         ("a.csv", b"text,text\na,b\n", "a.csv line 1", "duplicate column 'text'"),
         ("a.csv", b"text,label\n", "a.csv", "no rows"),
-        ("a.csv", b"text,label\na,\xff\n", "a.csv line 2 byte 3", "not UTF-8"),
+        ("a.csv", b"text,label\na,\xff\n", "a.csv line 2 byte 3", "invalid UTF-8"),
         ("a.parquet", b"PAR1 and then nothing PAR1", "a.parquet", "Parquet"),
     ],
 )
@@ -77,7 +77,7 @@ def test_broken_file_is_one_line_with_its_place(tmp_path, name, content, place, 
 
 def test_a_row_of_60_megabytes_is_refused_before_it_is_read(tmp_path):
     line = fault(tmp_path, "a.jsonl", GOOD + b'{"question": "' + b"x" * (60 << 20) + b'"}\n')
-    assert line.startswith("longer than 16 MiB: a.jsonl line 2;")
+    assert line.startswith("row longer than 16 MiB: a.jsonl line 2;")
 
 
 def test_a_csv_field_of_20_megabytes_is_refused(tmp_path):
@@ -97,7 +97,7 @@ def test_a_gzip_bomb_stops_early(tmp_path):
         for _ in range(120):
             packed.write(b" " * (1 << 20) + b"\n")
     line = fault(tmp_path, "a.jsonl.gz", bomb.getvalue())
-    assert line.startswith("grows from") and ": a.jsonl.gz;" in line
+    assert line.startswith("decompresses from") and ": a.jsonl.gz;" in line
 
 
 def test_a_parquet_bomb_stops_early(tmp_path):
@@ -109,7 +109,7 @@ def test_a_parquet_bomb_stops_early(tmp_path):
     parquet.write_table(pa.table({"text": text}), path)
     assert path.stat().st_size < 100_000
     line = line_of(Data(id=str(path)))
-    assert line.startswith("grows from") and ": a.parquet;" in line
+    assert line.startswith("decompresses from") and ": a.parquet;" in line
 
 
 def test_a_zip_under_a_json_name_is_named(tmp_path):
@@ -134,7 +134,7 @@ def test_a_missing_split_lists_what_there_is(tmp_path):
     (tmp_path / "train.jsonl").write_bytes(GOOD)
     (tmp_path / "heldout-test.jsonl").write_bytes(GOOD)
     line = line_of(Data(id=str(tmp_path), test="tset"))
-    assert line.startswith("no split and no file 'tset'") and ": data.test;" in line
+    assert line.startswith("unknown split or file 'tset'") and ": data.test;" in line
     assert "heldout-test" in line
 
 
@@ -198,7 +198,7 @@ def test_the_hub_out_of_reach_is_one_line(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     line = line_of(Data(id="owner/name"))
     assert ": Hub data set owner/name;" in line
-    assert "the Hub cannot be reached" in line
+    assert "the Hub is unreachable" in line
 
 
 def test_a_row_of_json_never_recurses_however_deep(tmp_path):

@@ -17,7 +17,7 @@ Share = Annotated[float, Meta(ge=0, lt=1)]
 Rate = Annotated[float, Meta(gt=0, le=1)]
 DATA_FORMATS = ("auto", *format_names())
 if TYPE_CHECKING:
-    FormatName = str
+    FormatName = str  # mypy cannot evaluate the names of the modules
 else:
     FormatName = Literal[DATA_FORMATS]
 

@@ -13,11 +13,13 @@ from engine.config.errors import Notice, UserError
 from engine.config.schema import Data
 from engine.data.column_usage import column_usage
 from engine.data.counts import SPLITS
-from engine.data.formats import Format, agree, detect
+from engine.data.detection import detect
+from engine.data.format import Format
 from engine.data.keys import KeyTable
 from engine.data.packed_rows import REFERENCE, ids_type, pack
 from engine.data.parallel import processes_for
 from engine.data.preparation import Facts, Places, Preparation
+from engine.data.recognition import check_columns
 from engine.data.rendering import has_template
 from engine.data.same_rows import Groups
 from engine.data.second_pass import SecondPass
@@ -66,7 +68,7 @@ class Builder:
         self.format = detect(self.given["train"], data)
         _need_template(self.format, tokenizer, data)
         for rows in self.given.values():
-            agree(rows, self.format)
+            check_columns(rows, self.format)
         ids = ids_type(len(tokenizer))
         self.work = Work(self.format, tokenizer, max_length, split_version, ids)
         self.read: dict[str, Read] = {}

@@ -21,7 +21,7 @@ def load_hub(name: str, subset: str | None) -> dict[str, Any]:
     Raises UserError if the data set cannot be loaded: no network, not found, several subsets and none selected.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # before the import, which reads it
-    import datasets
+    import datasets  # slow to import, and only needed for the Hub
 
     failure = _ask(name)
     if failure is not None and _is_response(failure):

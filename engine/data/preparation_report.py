@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -11,12 +11,10 @@ import numpy as np
 from engine.config.errors import Notice
 from engine.config.text import amount, percent
 from engine.data.counts import SHOWN, SPLITS
+from engine.data.preparation import Preparation
 from engine.data.problem_kinds import REASONS as TOKENIZING
 from engine.data.row_notes import meaning
-
-if TYPE_CHECKING:
-    from engine.data.preparation import Preparation
-    from engine.data.tokenized import TokenizedRows
+from engine.data.tokenized import TokenizedRows
 
 FEW_ANSWERS = 5
 """With at least this many rows per distinct answer, answers are labels, and two for one prompt are a conflict."""

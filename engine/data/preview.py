@@ -13,8 +13,9 @@ import msgspec
 from engine.config.schema import Data
 from engine.data.conversation import Problem
 from engine.data.counts import counted
+from engine.data.detection import detect
 from engine.data.format import Format
-from engine.data.formats import agree, converse, detect
+from engine.data.recognition import check_columns, to_example
 from engine.data.row_limits import Raw
 from engine.data.source import read
 
@@ -28,7 +29,7 @@ def preview(data: Data) -> dict[str, Any]:
     found = detect(source.train, data)
     given = source.splits
     for rows in given.values():
-        agree(rows, found)
+        check_columns(rows, found)
     kinds = counted((problem.kind, f"{problem.where}: {problem.what}") for problem in _problems(given, found))
     return {
         "rows": {name: rows.summary.rows for name, rows in given.items()},
@@ -44,4 +45,4 @@ def preview(data: Data) -> dict[str, Any]:
 def _problems(given: Mapping[str, Iterable[Raw]], found: Format) -> Iterator[Problem]:
     """The unusable rows of all splits."""
     for rows in given.values():
-        yield from (result for raw in rows if isinstance(result := converse(raw, found), Problem))
+        yield from (result for raw in rows if isinstance(result := to_example(raw, found), Problem))

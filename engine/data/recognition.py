@@ -29,7 +29,7 @@ class Undecided(UserError):
         """`intro`: the words before the setting in the suggestion."""
 
 
-def agree(rows: Iterable[Raw], found: Format) -> None:
+def check_columns(rows: Iterable[Raw], found: Format) -> None:
     """Check that every used column has a single type, and that every file has the required columns.
 
     Raises UserError with the first row of a different type, or with the files and their columns.
@@ -50,7 +50,7 @@ def agree(rows: Iterable[Raw], found: Format) -> None:
             raise _differ(name, summary, found)
 
 
-def converse(raw: Raw, found: Format) -> Example | Problem:
+def to_example(raw: Raw, found: Format) -> Example | Problem:
     """Convert a row to an Example, or a Problem if it is unusable. Raises UserError if it contradicts its format."""
     try:
         return data_formats()[found.name].convert(raw, found)
@@ -74,7 +74,7 @@ def recognize(rows: Iterable[Raw], data: Data) -> Format:
     found = _with_mapped_extras(found, roles, data)
     _refuse_media(summary, found, data)
     found = _accounted(replace(found, why="; ".join([found.why, *decisions_of(rows)])), summary, data)
-    agree(rows, found)
+    check_columns(rows, found)
     return found
 
 

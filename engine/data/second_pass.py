@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 from engine.data.conversation import Example
 from engine.data.counts import SPLITS
-from engine.data.formats import Format, converse
+from engine.data.format import Format
 from engine.data.items import reference_examples
 from engine.data.near_duplicates import LIMIT, TOO_MANY, NearDuplicates
+from engine.data.recognition import to_example
 from engine.data.rows import Rows
 from engine.data.split import Assignment, note_near_duplicates
 from engine.data.split_rows import TEST
@@ -49,7 +50,7 @@ class SecondPass:
 
     def _examples(self, name: str) -> Iterator[tuple[Example, int, int]]:
         """Example, side code and item of each row with keys."""
-        said = (converse(raw, self.format) for raw in self.given[name])
+        said = (to_example(raw, self.format) for raw in self.given[name])
         examples = (one for one in said if isinstance(one, Example))
         sides, items = self.assignment.sides[name].tolist(), self.assignment.items[name].tolist()
         yield from zip(examples, sides, items, strict=True)

@@ -15,7 +15,7 @@ from engine.config.errors import Notice, UserError
 from engine.config.schema import Data
 from engine.data.conversation import Example
 from engine.data.format import Format
-from engine.data.recognition import converse, recognize
+from engine.data.recognition import recognize, to_example
 from engine.data.row_limits import Raw
 from engine.data.rows import summary_of
 
@@ -33,7 +33,7 @@ def tried(rows: Iterable[Raw], data: Data, changes: dict[str, Any]) -> str | Non
     sample = _first_rows(rows)
     try:
         found = recognize(sample, msgspec.structs.replace(data, **changes))
-        trained = sum(isinstance(converse(raw, found), Example) for raw in sample)
+        trained = sum(isinstance(to_example(raw, found), Example) for raw in sample)
     except UserError:
         return None
     if not trained:

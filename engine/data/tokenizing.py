@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from engine.data.conversation import Example, Problem
-from engine.data.formats import Format, converse
+from engine.data.format import Format
 from engine.data.keys import KeyTable
 from engine.data.packed_rows import Batch, pack
 from engine.data.parallel import batched, in_order
+from engine.data.recognition import to_example
 from engine.data.row_limits import Raw
 from engine.data.tokens import Row, RowMaker
 
@@ -55,7 +56,7 @@ class Work:
         return self._piece(raws, np.ones(len(raws), dtype=bool) if selected is None else selected)
 
     def _piece(self, raws: list[Raw], selected: np.ndarray | None) -> Piece:
-        results = [converse(raw, self.format) for raw in raws]
+        results = [to_example(raw, self.format) for raw in raws]
         keys = KeyTable.of((one for one in results if isinstance(one, Example)), self.split_version)
         keyed = np.array([isinstance(one, Example) for one in results])
         has_references = any(isinstance(one, Example) and one.references for one in results)

@@ -42,7 +42,7 @@ class Nvml:
         """NVML's error code of the last call; 0 where it succeeded."""
         self._library: Any = None
         try:
-            import pynvml
+            import pynvml  # loads a shared library: without one there are no GPUs
 
             pynvml.nvmlInit()
             self._library = pynvml

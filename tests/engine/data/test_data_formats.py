@@ -6,7 +6,9 @@ import pytest
 
 from engine.config.errors import UserError
 from engine.config.schema import Data
-from engine.data.formats import Example, Problem, converse, detect
+from engine.data.conversation import Example, Problem
+from engine.data.detection import detect
+from engine.data.recognition import to_example
 from engine.data.row_limits import Raw
 
 
@@ -17,7 +19,7 @@ def raws(*rows):
 def understood(row, **data):
     rows = raws(row)
     found = detect(rows, Data(id="a.jsonl", **data))
-    return found, converse(rows[0], found)
+    return found, to_example(rows[0], found)
 
 
 def said(example):
@@ -28,7 +30,7 @@ def line_of(rows, **data):
     with pytest.raises(UserError) as caught:
         found = detect(rows, Data(id="a.jsonl", **data))
         for raw in rows:
-            converse(raw, found)
+            to_example(raw, found)
     assert "\n" not in caught.value.line
     return caught.value.line
 
@@ -175,7 +177,7 @@ def test_the_last_separator_parts_text_and_belongs_to_the_prompt():
 def test_a_row_without_the_separator_is_a_problem_with_its_place():
     rows = raws({"text": "Q\nA: b"}, {"text": "nothing"})
     found = detect(rows, Data(id="a.jsonl", separator="\nA:"))
-    problem = converse(rows[1], found)
+    problem = to_example(rows[1], found)
     assert isinstance(problem, Problem)
     assert (problem.kind, problem.where) == ("data.no_answer", "a.jsonl line 2")
 

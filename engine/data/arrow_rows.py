@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from engine.config.errors import UserError
-from engine.data.row_limits import ROWS_LIMIT, Raw, row, too_many_rows
+from engine.data.row_limits import ROWS_LIMIT, RawRow, row, too_many_rows
 
 _BATCH_BYTES, _BATCH_ROWS = 64 << 20, 1000
 
 
-def arrow_rows(split: Any, label: str) -> Iterator[Raw]:
+def arrow_rows(split: Any, label: str) -> Iterator[RawRow]:
     """Rows of a `datasets.Dataset`, numbered from 1. Class labels become class names; images are not decoded."""
     if len(split) > ROWS_LIMIT:
         raise too_many_rows(label, "download a part of it as a file")

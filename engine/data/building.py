@@ -26,8 +26,8 @@ from engine.data.second_pass import SecondPass
 from engine.data.source import Source
 from engine.data.split import Assignment, assign
 from engine.data.split_rows import OVER_LIMIT, SHARED, Shares
-from engine.data.store import Columns, ColumnWriter
-from engine.data.tokenizing import Work, pieces
+from engine.data.store import ColumnStore, ColumnWriter
+from engine.data.tokenizing import RowProcessor, pieces
 
 Progress = Callable[[str, int, int | None], None]
 """Called with the current phase, the number of rows done, and their total (None if unknown)."""
@@ -37,7 +37,7 @@ REASONS = {OVER_LIMIT: "data.max_rows", SHARED: "data.validation_overlaps"}
 
 
 @dataclass
-class Read:
+class SplitKeys:
     """The keys of a given split's rows."""
 
     keys: KeyTable = field(default_factory=KeyTable)
@@ -70,8 +70,8 @@ class Builder:
         for rows in self.given.values():
             check_columns(rows, self.format)
         ids = ids_type(len(tokenizer))
-        self.work = Work(self.format, tokenizer, max_length, split_version, ids)
-        self.read: dict[str, Read] = {}
+        self.work = RowProcessor(self.format, tokenizer, max_length, split_version, ids)
+        self.read: dict[str, SplitKeys] = {}
         self.total = sum(rows.summary.rows for rows in self.given.values())
 
     def build(self, folder: Path | None) -> tuple[Preparation, ColumnWriter]:
@@ -93,7 +93,7 @@ class Builder:
     def _read(self, writer: ColumnWriter | None) -> None:
         """Read all rows once: keys always, tokens only with a writer."""
         for name, rows in self.given.items():
-            read = self.read[name] = Read()
+            read = self.read[name] = SplitKeys()
             for piece in pieces(self.work, rows, processes_for(self.total), keys_only=writer is None):
                 read.keys.extend(piece.keys)
                 read.keyed.append(piece.keyed)
@@ -142,7 +142,7 @@ class Builder:
         columns = writer.assign(rows, assigned, kinds)
         return Preparation(columns, self._facts(columns, assignment))
 
-    def _assigned(self, rows: Columns, assignment: Assignment, kinds: list[str]) -> dict[str, np.ndarray]:
+    def _assigned(self, rows: ColumnStore, assignment: Assignment, kinds: list[str]) -> dict[str, np.ndarray]:
         """Side, reason and item of every stored row."""
         side, reason = np.full(rows.count, REFERENCE, dtype=np.uint8), rows["kind"].astype(np.uint16)
         item = np.full(rows.count, -1, dtype=np.int32)
@@ -162,7 +162,7 @@ class Builder:
             start += read.count
         return found
 
-    def _facts(self, columns: Columns, assignment: Assignment) -> Facts:
+    def _facts(self, columns: ColumnStore, assignment: Assignment) -> Facts:
         source, keyed = self.source, self._keyed()
         numbers = np.concatenate([start + places for start, places in keyed.values()])
         groups = Groups.of([read.keys for read in self.read.values()])

@@ -26,7 +26,7 @@ from engine.config.errors import Notice
 from engine.config.files import remove_tree
 from engine.data.packed_rows import ASSIGNED
 from engine.data.preparation import Facts, Preparation
-from engine.data.store import Columns, ColumnWriter, Damaged, checksums, mapped
+from engine.data.store import ColumnStore, ColumnWriter, DamagedStore, checksums, mapped
 
 MAX_BYTES, MAX_SHARE = 20 * 10**9, 0.1
 """Limits on the total size: bytes, and share of the disk space that would be free without the cache."""
@@ -35,7 +35,7 @@ ABANDONED_SECONDS = 3600
 _UNFINISHED = ".tmp-"
 
 
-class Meta(msgspec.Struct):
+class EntryMeta(msgspec.Struct):
     """The content of `meta.json`."""
 
     types: dict[str, str]
@@ -52,24 +52,24 @@ def cache_folder() -> Path:
 
 
 def load(key: str) -> Preparation | None:
-    """Load an entry; None if there is none. Raises Damaged if it is not what was written."""
+    """Load an entry; None if there is none. Raises DamagedStore if it is not what was written."""
     folder = cache_folder() / key
     try:
-        meta = msgspec.convert(json.loads((folder / "meta.json").read_bytes()), Meta)
+        meta = msgspec.convert(json.loads((folder / "meta.json").read_bytes()), EntryMeta)
         found = checksums(folder, meta.types)
         wrong = [name for name, sum_ in found.items() if sum_ != meta.sha256.get(name)]
         if wrong:
-            raise Damaged(f"{wrong[0]}.bin has changed")
-        columns = Columns(mapped(folder, meta.types), meta.tables)
+            raise DamagedStore(f"{wrong[0]}.bin has changed")
+        columns = ColumnStore(mapped(folder, meta.types), meta.tables)
         os.utime(folder / "meta.json")
     except (FileNotFoundError, NotADirectoryError) as error:
         if folder.is_dir():
-            raise Damaged(f"{Path(str(error.filename)).name} is missing") from error
+            raise DamagedStore(f"{Path(str(error.filename)).name} is missing") from error
         return None
     except (ValueError, KeyError, msgspec.ValidationError, RecursionError) as error:
-        raise Damaged(f"meta.json: {error}") from error
+        raise DamagedStore(f"meta.json: {error}") from error
     except OSError as error:
-        raise Damaged(str(error)) from error
+        raise DamagedStore(str(error)) from error
     return Preparation(columns, meta.facts)
 
 
@@ -82,7 +82,7 @@ def remove(key: str) -> None:
 
 
 @dataclass
-class Draft:
+class PendingEntry:
     """A cache entry that is being written, and why it could not be stored."""
 
     folder: Path | None
@@ -95,7 +95,7 @@ class Draft:
             return
         try:
             types = {**writer.types, **ASSIGNED}
-            meta = Meta(types, checksums(self.folder, types), done.columns.tables, done.facts)
+            meta = EntryMeta(types, checksums(self.folder, types), done.columns.tables, done.facts)
             (self.folder / "meta.json").write_text(json.dumps(msgspec.to_builtins(meta)))
             _put(self.folder, cache_folder() / key)
             prune(cache_folder())
@@ -114,9 +114,9 @@ class Draft:
 
 
 @contextlib.contextmanager
-def draft(key: str | None) -> Iterator[Draft]:
+def pending_entry(key: str | None) -> Iterator[PendingEntry]:
     """A folder for columns: in the cache, or a temporary one if the data has no key. It is deleted on exit."""
-    entry = Draft(None)
+    entry = PendingEntry(None)
     try:
         entry.folder = _unfinished() if key else Path(tempfile.mkdtemp(prefix="ftbench-"))
     except OSError as error:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from engine.config.errors import UserError
-from engine.data.conversation import Unusable
+from engine.data.conversation import UnusableRow
 from engine.data.loss_flags import FLAGS
 from engine.data.mapping import as_text
 from engine.data.media import is_media_part
-from engine.data.row_limits import Raw, described, parsed
+from engine.data.row_limits import RawRow, described, parsed
 
 _ROLES = {
     "system": "system", "developer": "system",
@@ -47,7 +47,7 @@ def role_of(turn: dict[str, Any]) -> str | None:
     return (_ROLES.get(role) or _ROLES.get(role.strip().lower())) if isinstance(role, str) else None
 
 
-def message(turn: dict[str, Any], number: int, raw: Raw) -> dict[str, Any]:
+def message(turn: dict[str, Any], number: int, raw: RawRow) -> dict[str, Any]:
     """Convert one message to OpenAI's schema. Unknown keys are kept for the chat template."""
     said = turn.get("role", turn.get("from"))
     if not isinstance(said, str):
@@ -55,14 +55,14 @@ def message(turn: dict[str, Any], number: int, raw: Raw) -> dict[str, Any]:
         raise UserError(f"message {number} has no role", raw.where, do, code="data.message_without_role")
     role = _ROLES.get(said) or role_of(turn)
     if role is None:
-        raise Unusable("data.unknown_role", f"message {number} has the role {said!r}")
+        raise UnusableRow("data.unknown_role", f"message {number} has the role {said!r}")
     content = turn["content"] if "content" in turn else turn.get("value")
     if type(content) is str and len(turn) == 2 and said not in _CALLS:
         return {"role": role, "content": content if content.isascii() else text_of(content, raw, f"message {number}")}
     return _message(turn, role, said.strip().lower(), content, number, raw)
 
 
-def _message(turn: dict[str, Any], role: str, said: str, content: Any, number: int, raw: Raw) -> dict[str, Any]:
+def _message(turn: dict[str, Any], role: str, said: str, content: Any, number: int, raw: RawRow) -> dict[str, Any]:
     calls = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else None)
     if "content" not in turn and "value" not in turn and not calls:
         do = "add content (or value)"
@@ -87,11 +87,11 @@ def _message(turn: dict[str, Any], role: str, said: str, content: Any, number: i
     return converted
 
 
-def _parts(parts: list[Any], number: int, raw: Raw) -> tuple[str, dict[str, Any]]:
+def _parts(parts: list[Any], number: int, raw: RawRow) -> tuple[str, dict[str, Any]]:
     """Split a list of content parts into the text, and reasoning and tool calls by message key.
 
-    The text of a part is under `text` (OpenAI) or `value` (LLaMA-Factory v1). Raises Unusable for images, audio, video
-    and files.
+    The text of a part is under `text` (OpenAI) or `value` (LLaMA-Factory v1). Raises UnusableRow for images, audio,
+    video and files.
     """
     texts: list[str] = []
     reasoning: list[str] = []
@@ -108,7 +108,7 @@ def _parts(parts: list[Any], number: int, raw: Raw) -> tuple[str, dict[str, Any]
         elif kind in ("tool_call", "function_call") and (found := _called(value)):
             calls += found
         elif is_media_part(str(kind)):
-            raise Unusable("data.media", f"message {number} contains {kind}, and ftbench trains on text only")
+            raise UnusableRow("data.media", f"message {number} contains {kind}, and ftbench trains on text only")
         else:
             what = f"unsupported content part {kind!r} in message {number}"
             raise UserError(what, raw.where, "write text parts, or drop the row", code="data.content_part")
@@ -118,7 +118,7 @@ def _parts(parts: list[Any], number: int, raw: Raw) -> tuple[str, dict[str, Any]
     return "".join(texts), more
 
 
-def _listed(calls: Any, number: int, raw: Raw) -> list[Any]:
+def _listed(calls: Any, number: int, raw: RawRow) -> list[Any]:
     """Tool calls as a list; they may be JSON text, as in CSV files."""
     if isinstance(calls, str):
         calls = parsed(calls, f"{raw.where} (tool calls of message {number})")
@@ -138,7 +138,7 @@ def _called(content: Any) -> list[Any] | None:
     return calls if calls and all(isinstance(call, dict) and "name" in call for call in calls) else None
 
 
-def _call(call: Any, number: int, raw: Raw) -> dict[str, Any]:
+def _call(call: Any, number: int, raw: RawRow) -> dict[str, Any]:
     """A tool call with its arguments as an object, as chat templates expect; OpenAI's API has them as JSON text."""
     function = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
@@ -151,7 +151,7 @@ def _call(call: Any, number: int, raw: Raw) -> dict[str, Any]:
     return {**identifier, "type": "function", "function": {"name": function["name"], "arguments": arguments or {}}}
 
 
-def tools_of(value: Any, raw: Raw) -> list[Any] | None:
+def tools_of(value: Any, raw: RawRow) -> list[Any] | None:
     """The tool schemas of a row; they may be JSON text, as in CSV files."""
     if not value:
         return None
@@ -164,7 +164,7 @@ def tools_of(value: Any, raw: Raw) -> list[Any] | None:
     return value or None
 
 
-def text_of(value: Any, raw: Raw, part: str) -> str:
+def text_of(value: Any, raw: RawRow, part: str) -> str:
     """A value as text. Raises UserError for text that cannot be encoded as UTF-8."""
     text = as_text(value)
     if text.isascii():

@@ -14,7 +14,7 @@ import msgspec
 from engine.config.errors import UserError
 from engine.config.text import visible
 from engine.data.mapping import is_empty
-from engine.data.row_limits import Raw, described
+from engine.data.row_limits import RawRow, described
 
 EXAMPLES, EXAMPLE_LENGTH = 3, 60
 COLUMNS_LIMIT = 2_000
@@ -28,7 +28,7 @@ SAMPLE_BYTES = 32 << 20
 _SCALARS = (str, int, float, bool)
 
 
-class First(NamedTuple):
+class KindCount(NamedTuple):
     """Number of rows with a kind of value, and the place of the first."""
 
     rows: int
@@ -53,12 +53,12 @@ class ColumnSummary:
         self._kinds: dict[type, list[Any]] = {}
 
     @property
-    def kinds(self) -> dict[str, First]:
+    def kinds(self) -> dict[str, KindCount]:
         """Kind of value (`text`, `a number`, …) -> number of rows and the first place."""
-        merged: dict[str, First] = {}
+        merged: dict[str, KindCount] = {}
         for rows, kind, where in self._kinds.values():  # in order of their first rows
             before = merged.get(kind)
-            merged[kind] = First(rows + before.rows, before.where) if before else First(rows, where)
+            merged[kind] = KindCount(rows + before.rows, before.where) if before else KindCount(rows, where)
         return merged
 
     def add(self, value: Any, where: str) -> None:
@@ -117,7 +117,7 @@ class Summary:
 
     rows: int = 0
     columns: dict[str, ColumnSummary] = field(default_factory=dict)
-    sample: list[Raw] = field(default_factory=list)
+    sample: list[RawRow] = field(default_factory=list)
     """The first rows, and the first row with a value for each further column."""
     sample_bytes: int = 0
     parts: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -131,7 +131,7 @@ class Summary:
         return {name: column.rows for name, column in self.columns.items() if column.rows}
 
 
-def summarize(parts: Iterable[tuple[str, Iterable[Raw]]]) -> Summary:
+def summarize(parts: Iterable[tuple[str, Iterable[RawRow]]]) -> Summary:
     """Read all rows once, part by part."""
     found = Summary()
     digest = hashlib.sha256()
@@ -144,7 +144,7 @@ def summarize(parts: Iterable[tuple[str, Iterable[Raw]]]) -> Summary:
     return found
 
 
-def _add_rows(found: Summary, rows: Iterable[Raw], digest: Any) -> None:
+def _add_rows(found: Summary, rows: Iterable[RawRow], digest: Any) -> None:
     columns = found.columns
     encode = msgspec.json.Encoder(enc_hook=repr, order="sorted").encode
     for raw in rows:
@@ -169,7 +169,7 @@ def _add_rows(found: Summary, rows: Iterable[Raw], digest: Any) -> None:
             found.sample_bytes += len(encoded)
 
 
-def _new_column(name: str, found: Summary, raw: Raw) -> ColumnSummary:
+def _new_column(name: str, found: Summary, raw: RawRow) -> ColumnSummary:
     if len(found.columns) >= COLUMNS_LIMIT:
         what = f"more than {COLUMNS_LIMIT:,} different columns"
         do = "write one row per record, each with the same keys"

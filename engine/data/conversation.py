@@ -15,7 +15,7 @@ CHOSEN_OUT = frozenset({"data.undesirable", "data.unanswerable"})
 """Problems where the data itself excludes the row from training; they never make a data set unusable."""
 
 
-class Unusable(Exception):
+class UnusableRow(Exception):
     """Raised while converting a row that has nothing to train on; becomes a Problem with the row's place."""
 
     def __init__(self, kind: str, what: str) -> None:

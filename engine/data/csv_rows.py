@@ -11,8 +11,8 @@ from itertools import chain
 from pathlib import Path
 
 from engine.config.errors import UserError
-from engine.data.reading_notes import Notes
-from engine.data.row_limits import ROWS_LIMIT, Raw, too_many_rows
+from engine.data.reading_notes import ReadingNotes
+from engine.data.row_limits import ROWS_LIMIT, RawRow, too_many_rows
 from engine.data.safe_open import ROW_LIMIT, decoded, lines
 
 SEPARATORS = ",;\t|"
@@ -26,7 +26,7 @@ _TOKEN = re.compile(r"<\|\w*\|>")
 """A special token such as <|im_end|>: its bars are not separators."""
 
 
-def read_csv(path: Path, name: str, delimiter: str | None, notes: Notes) -> Iterator[Raw]:
+def read_csv(path: Path, name: str, delimiter: str | None, notes: ReadingNotes) -> Iterator[RawRow]:
     """Rows of a CSV file. The place of a row is its first line: quoted fields may span lines.
 
     Without a `delimiter`, the one of SEPARATORS that splits the first lines most evenly is used. Columns of a file
@@ -72,7 +72,9 @@ def _fields(reader: Iterator[list[str]], name: str, first: int) -> Iterator[tupl
         start = first + reader.line_num  # type: ignore[attr-defined]
 
 
-def _rows(records: Iterator[tuple[list[str], str]], name: str, sample: list[list[str]], notes: Notes) -> Iterator[Raw]:
+def _rows(
+    records: Iterator[tuple[list[str], str]], name: str, sample: list[list[str]], notes: ReadingNotes
+) -> Iterator[RawRow]:
     fields, where = next(records)
     if _has_header(fields, sample[1:]):
         columns = _header(fields, where)
@@ -88,7 +90,7 @@ def _rows(records: Iterator[tuple[list[str], str]], name: str, sample: list[list
             what = f"{len(fields)} fields, and the header has {width}"
             do = "quote fields that contain the separator or a line break"
             raise UserError(what, where, do, code="data.wrong_field_count")
-        yield Raw(dict(zip(columns, fields, strict=True)), where)  # fields are strings of limited length
+        yield RawRow(dict(zip(columns, fields, strict=True)), where)  # fields are strings of limited length
 
 
 def _delimiter(sample: list[str]) -> str:

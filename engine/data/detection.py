@@ -9,11 +9,11 @@ from engine.config.errors import UserError
 from engine.config.schema import Data
 from engine.data.format import Format
 from engine.data.recognition import Undecided, recognize
-from engine.data.row_limits import Raw
-from engine.data.suggestions import as_options, suggest_prompt, tried
+from engine.data.row_limits import RawRow
+from engine.data.suggestions import as_options, suggest_prompt, try_settings
 
 
-def detect(rows: Iterable[Raw], data: Data) -> Format:
+def detect(rows: Iterable[RawRow], data: Data) -> Format:
     """The format that `data` sets or that the columns suggest. Reads all rows once, and some again for suggestions.
 
     Raises UserError for an unknown format, and if data.format, data.map or data.separator contradict the columns.
@@ -21,7 +21,7 @@ def detect(rows: Iterable[Raw], data: Data) -> Format:
     try:
         found = recognize(rows, data)
     except Undecided as error:
-        result = tried(rows, data, error.changes)
+        result = try_settings(rows, data, error.changes)
         if result is None:
             raise
         do = f"{error.intro} {as_options(error.changes)} ({result})"

@@ -30,7 +30,7 @@ _NOT_TEXT = frozenset(("role", "content", "tool_calls", "tool_call_id", "id", "t
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class MessagePart:
     """A part of a conversation that a template may drop."""
 
     thing: str
@@ -42,7 +42,7 @@ class Part:
     """Index of the tool call, for `name` and `arguments`."""
 
 
-def dropped(example: Example, template: ChatTemplate, whole: str, trained: set[int]) -> list[Part]:
+def dropped(example: Example, template: ChatTemplate, whole: str, trained: set[int]) -> list[MessagePart]:
     """The parts of a conversation on which its text `whole` does not depend. `trained`: messages in the loss."""
     parts = list(_parts(example, trained))
     marked = _text(template, _marked(example, parts), example.tools)
@@ -56,30 +56,30 @@ def is_plain(example: Example) -> bool:
     return example.tools is None and all(len(turn) == 2 and turn["role"] != "tool" for turn in messages)
 
 
-def _parts(example: Example, trained: set[int]) -> Iterator[Part]:
+def _parts(example: Example, trained: set[int]) -> Iterator[MessagePart]:
     assert example.messages is not None
     if example.tools:
-        yield Part(TOOLS)
+        yield MessagePart(TOOLS)
     for number, turn in enumerate(example.messages):
         if number not in trained and turn["content"].strip():
-            yield Part(_CONTENT[turn["role"]], number, "content")
+            yield MessagePart(_CONTENT[turn["role"]], number, "content")
         for place, call in enumerate(turn.get("tool_calls") or []):
-            yield Part(CALLS, number, "name", place)
+            yield MessagePart(CALLS, number, "name", place)
             if call["function"]["arguments"]:
-                yield Part(CALLS, number, "arguments", place)
+                yield MessagePart(CALLS, number, "arguments", place)
         reasoning = next((key for key in REASONING_KEYS if turn.get(key)), None)
         if reasoning and number in trained:
-            yield Part(REASONING, number, reasoning)
+            yield MessagePart(REASONING, number, reasoning)
         for key, value in turn.items():
             if key not in _NOT_TEXT and key not in REASONING_KEYS and value not in (None, "", [], {}):
-                yield Part(NAMES if key == "name" else KEYS, number, key)
+                yield MessagePart(NAMES if key == "name" else KEYS, number, key)
 
 
 def _mark(number: int) -> str:
     return f"Mark{number}part"
 
 
-def _marked(example: Example, parts: list[Part]) -> Messages:
+def _marked(example: Example, parts: list[MessagePart]) -> Messages:
     """The messages with a marker in place of every part."""
     assert example.messages is not None
     messages = [dict(turn) for turn in example.messages]
@@ -95,7 +95,7 @@ def _marked(example: Example, parts: list[Part]) -> Messages:
     return messages
 
 
-def _without(example: Example, part: Part) -> tuple[Messages, list[Any] | None]:
+def _without(example: Example, part: MessagePart) -> tuple[Messages, list[Any] | None]:
     """(messages, tools) without this part, or with a changed text."""
     assert example.messages is not None
     messages = [dict(turn) for turn in example.messages]
@@ -113,7 +113,7 @@ def _without(example: Example, part: Part) -> tuple[Messages, list[Any] | None]:
     return messages, example.tools
 
 
-def _with_call(calls: list[dict[str, Any]], part: Part, value: Any) -> list[dict[str, Any]]:
+def _with_call(calls: list[dict[str, Any]], part: MessagePart, value: Any) -> list[dict[str, Any]]:
     """The tool calls of a message, with another name or other arguments in one of them."""
     changed = list(calls)
     changed[part.call] = {**calls[part.call], "function": {**calls[part.call]["function"], part.key: value}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from engine.data.rendering import Rendered, Turn
+from engine.data.rendering import AnswerPosition, Rendered
 from engine.data.special_tokens import SpecialTokens
 
 _CHECKED = 8
@@ -92,7 +92,7 @@ class ChatEncoder:
             found.append(begin + len(anchor))
         return found
 
-    def _anchor(self, turn: Turn) -> list[int] | None:
+    def _anchor(self, turn: AnswerPosition) -> list[int] | None:
         """Ids of a generation prompt from its last special token on."""
         if turn.anchor not in self._anchors:
             ids = self.encoder.ids([turn.anchor])[0] if turn.anchor else []

@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.data.counts import SPLITS
 from engine.data.packed_rows import OWN_PROMPT, WEIGHTED
-from engine.data.store import Columns
+from engine.data.store import ColumnStore
 from engine.data.tokenized import TokenizedRows
 from engine.data.tokens import IGNORED
 
@@ -46,7 +46,7 @@ def _written(rows: TokenizedRows) -> Iterator[bytes | memoryview]:
             yield from (f"reference {other}\0".encode("utf-8", "surrogatepass") for other in columns.references(number))
 
 
-def _words(columns: Columns, numbers: np.ndarray) -> tuple[np.ndarray, list[int]]:
+def _words(columns: ColumnStore, numbers: np.ndarray) -> tuple[np.ndarray, list[int]]:
     """Ids, labels and prompts of the rows, each preceded by its size, end to end; and the start of each row."""
     sizes = columns["size"][numbers].astype(np.int64)
     prompts = columns["prompt_size"][numbers].astype(np.int64)
@@ -65,7 +65,7 @@ def _words(columns: Columns, numbers: np.ndarray) -> tuple[np.ndarray, list[int]
     return words, [*starts.tolist(), len(words)]
 
 
-def _in_loss(columns: Columns, numbers: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+def _in_loss(columns: ColumnStore, numbers: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """(tokens of the rows,) whether each token has a label."""
     counts = columns["span_count"][numbers].astype(np.int64)
     spans = columns["spans"].reshape(-1, 2)[ragged(columns.spans_at[numbers], counts)].astype(np.int64)

@@ -8,13 +8,13 @@ from pathlib import Path
 from engine.config.data_files import READABLE, data_file_kind, is_data_file
 from engine.config.errors import UserError
 from engine.config.text import escaped
-from engine.data.reading_notes import Notes
+from engine.data.reading_notes import ReadingNotes
 from engine.data.safe_open import unreadable
 
 _DEPTH, _ENTRIES = 3, 10_000
 
 
-def data_files(folder: Path, label: str, notes: Notes) -> tuple[dict[str, Path], set[str]]:
+def data_files(folder: Path, label: str, notes: ReadingNotes) -> tuple[dict[str, Path], set[str]]:
     """(data files by name, names of the .txt files), sorted; names are relative to the folder.
 
     Bytes of a name that are not UTF-8 are escaped. A .txt file next to files of other kinds is a README or a list and

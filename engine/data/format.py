@@ -9,8 +9,8 @@ from engine.config.errors import Notice
 from engine.config.schema import Data
 from engine.data.columns import ColumnSummary, Summary
 from engine.data.conversation import Example
-from engine.data.mapping import Template, column
-from engine.data.row_limits import Raw
+from engine.data.mapping import ColumnTemplate, column
+from engine.data.row_limits import RawRow
 
 OPTIONAL = ("system", "tools", "history", "input", "references", "label", "rejected")
 """Roles whose column may be empty in any row or missing from a file."""
@@ -32,7 +32,7 @@ class Format:
     """A value of data.format: the name of a module in `engine.data.formats`."""
     why: str
     """One sentence: the columns by which it was detected."""
-    parts: dict[str, Template]
+    parts: dict[str, ColumnTemplate]
     """Role (prompt, completion, system, text, messages, instruction, input, tools, …) -> what fills it."""
     separator: str | None = None
     warnings: list[Notice] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Format:
         return {name: ", ".join(roles) for name, roles in found.items() if roles}
 
 
-class Columns:
+class ColumnLookup:
     """Looks up columns of a data set for a format."""
 
     def __init__(self, summary: Summary, data: Data, share: float = 0.5) -> None:
@@ -74,7 +74,7 @@ class Columns:
     def kinds(self, name: str) -> set[str]:
         return set(self[name].kinds)
 
-    def optional_parts(self, **names: tuple[str, ...]) -> dict[str, Template]:
+    def optional_parts(self, **names: tuple[str, ...]) -> dict[str, ColumnTemplate]:
         """Role -> the first of its columns with a value in any row."""
         return {role: column(name) for role, known in names.items() if (name := self.optional(*known))}
 
@@ -92,9 +92,9 @@ class DataFormat:
     name: str
     order: int
     """Formats are tried in ascending order."""
-    detect: Callable[[Columns], Format | None]
-    convert: Callable[[Raw, Format], Example]
-    """Raises Unusable for a row with nothing to train on, UserError for a row that contradicts its format."""
+    detect: Callable[[ColumnLookup], Format | None]
+    convert: Callable[[RawRow, Format], Example]
+    """Raises UnusableRow for a row with nothing to train on, UserError for a row that contradicts its format."""
     question: str = ""
     """For a format that is used only if data.format names it: the error text for its data."""
     offer: str = ""

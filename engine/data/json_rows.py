@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from engine.config.errors import UserError
-from engine.data.reading_notes import Notes
-from engine.data.row_limits import DEPTH_LIMIT, ROWS_LIMIT, Raw, deeper, described, parsed, too_deep, too_many_rows
+from engine.data.reading_notes import ReadingNotes
+from engine.data.row_limits import DEPTH_LIMIT, ROWS_LIMIT, RawRow, deeper, described, parsed, too_deep, too_many_rows
 from engine.data.row_shapes import NESTED, is_turn, rows_of
 from engine.data.safe_open import ROW_LIMIT, decoded, lines, whole
 
@@ -19,7 +19,7 @@ _INVALID = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """Exceptions of the fast decoder. The standard library's parser then decides; its errors contain the position."""
 
 
-def read_lines(path: Path, name: str) -> Iterator[Raw]:
+def read_lines(path: Path, name: str) -> Iterator[RawRow]:
     """One row per line; blank lines are skipped."""
     decode = msgspec.json.Decoder().decode
     count = 0
@@ -39,12 +39,12 @@ def read_lines(path: Path, name: str) -> Iterator[Raw]:
         if count > ROWS_LIMIT:
             raise too_many_rows(name)
         if type(values) is dict and NESTED not in values:
-            yield Raw(values, where)  # the length of a line is limited
+            yield RawRow(values, where)  # the length of a line is limited
         else:
             yield from rows_of(values, where)
 
 
-def read_json(path: Path, name: str, notes: Notes) -> Iterator[Raw]:
+def read_json(path: Path, name: str, notes: ReadingNotes) -> Iterator[RawRow]:
     """The rows of one JSON value: an array, or an object with an array of rows, columns, or rows by id."""
     content = whole(path, name).lstrip()
     if not content:
@@ -60,7 +60,7 @@ def read_json(path: Path, name: str, notes: Notes) -> Iterator[Raw]:
         yield from _checked(_precise(content, name), name)
 
 
-def read_member(path: Path, name: str, key: str) -> Iterator[Raw]:
+def read_member(path: Path, name: str, key: str) -> Iterator[RawRow]:
     """The rows of the array under one key of a JSON object of splits."""
     content = whole(path, name)
     members = _members(content)
@@ -102,8 +102,8 @@ def _first(array: msgspec.Raw) -> Any:
 
 
 def _array(
-    array: bytes | msgspec.Raw, content: bytes, name: str, label: str, notes: Notes | None = None
-) -> Iterator[Raw]:
+    array: bytes | msgspec.Raw, content: bytes, name: str, label: str, notes: ReadingNotes | None = None
+) -> Iterator[RawRow]:
     """Rows of a JSON array in the file's `content`, decoded one at a time."""
     try:
         items = msgspec.json.decode(array, type=list[msgspec.Raw])
@@ -120,7 +120,7 @@ def _array(
         where = f"{label} {number}"
         value = _decoded(item, content, name, where)
         if type(value) is dict and NESTED not in value and len(memoryview(item)) <= ROW_LIMIT:
-            yield Raw(value, where)
+            yield RawRow(value, where)
         else:
             yield from rows_of(value, where)
 
@@ -137,7 +137,7 @@ def _decoded(item: msgspec.Raw, content: bytes, name: str, where: str) -> Any:
     return value
 
 
-def _object(members: dict[str, msgspec.Raw], content: bytes, name: str) -> Iterator[Raw]:
+def _object(members: dict[str, msgspec.Raw], content: bytes, name: str) -> Iterator[RawRow]:
     """Rows of a JSON object, decoded as late as possible."""
     firsts = {key: first for key, item in members.items() if (first := _first(item)) is not None}
     arrays = [key for key, first in firsts.items() if isinstance(first, dict)]
@@ -153,7 +153,7 @@ def _object(members: dict[str, msgspec.Raw], content: bytes, name: str) -> Itera
         yield from _checked(_precise(content, name), name)
 
 
-def _checked(value: Any, name: str) -> Iterator[Raw]:
+def _checked(value: Any, name: str) -> Iterator[RawRow]:
     """Rows of a decoded JSON value, for files that `_array` does not cover."""
     for number, item in enumerate(_items(value, name), 1):
         yield from rows_of(item, f"{name} item {number}")

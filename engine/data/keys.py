@@ -48,7 +48,7 @@ def prompt_text(example: Example) -> str:
     return "\x1e".join([f"{role}\x1f{text}" for role, text in turns] + [tools])
 
 
-def said_in_prompt(example: Example) -> str:
+def prompt_words(example: Example) -> str:
     """The text before the last answer, without roles and tools; for plain text without a prompt, the text."""
     if example.messages is None:
         return normalized(example.prompt or example.completion or "")

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from engine.config.errors import UserError
-from engine.data.row_limits import Raw
+from engine.data.row_limits import RawRow
 
 WEIGHTS = ("weight", "loss_weight", "loss_scale", "train", "training", "trainable", "loss")
 """Keys with a number ≥ 0 or a boolean: OpenAI, LLaMA-Factory v1, ms-swift, axolotl."""
@@ -21,7 +21,7 @@ REFUSED = {
 FLAGS = frozenset((*WEIGHTS, *MASKED, *REFUSED))
 
 
-def weight_of(turn: dict[str, Any], role: str, number: int, raw: Raw) -> float:
+def weight_of(turn: dict[str, Any], role: str, number: int, raw: RawRow) -> float:
     """The product of a message's weights; 1 without any.
 
     Raises UserError for invalid or unsupported keys, and for a weight > 0 on a message that is not an answer.
@@ -46,7 +46,7 @@ def weight_of(turn: dict[str, Any], role: str, number: int, raw: Raw) -> float:
     return weight
 
 
-def _number(value: Any, key: str, number: int, raw: Raw) -> float:
+def _number(value: Any, key: str, number: int, raw: RawRow) -> float:
     if isinstance(value, int | float) and 0 <= value < math.inf:
         return float(value)
     what = f"invalid {key} {value!r} in message {number}"

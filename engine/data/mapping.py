@@ -16,7 +16,7 @@ ROLES = ("prompt", "completion", "system", "text", "messages", "tools", "referen
 
 
 @dataclass(frozen=True)
-class Template:
+class ColumnTemplate:
     """The source of a role: literal text and columns; a single column gives the column's value unchanged."""
 
     source: str
@@ -43,12 +43,12 @@ class Template:
         )
 
 
-def column(name: str) -> Template:
+def column(name: str) -> ColumnTemplate:
     """A template of a single column."""
-    return Template(name, (("", name),))
+    return ColumnTemplate(name, (("", name),))
 
 
-def read_map(mapping: dict[str, str], columns: list[str]) -> dict[str, Template]:
+def read_map(mapping: dict[str, str], columns: list[str]) -> dict[str, ColumnTemplate]:
     """Check data.map against the columns. Raises UserError with the nearest column or role."""
     roles = {}
     for role, source in mapping.items():
@@ -78,7 +78,7 @@ def as_text(value: Any) -> str:
     return str(value)
 
 
-def _template(source: str, columns: list[str], where: str, constant: bool) -> Template:
+def _template(source: str, columns: list[str], where: str, constant: bool) -> ColumnTemplate:
     if source in columns:
         return column(source)
     try:
@@ -94,7 +94,7 @@ def _template(source: str, columns: list[str], where: str, constant: bool) -> Te
         pieces.append((literal, name))
     if not any(name is not None for _, name in pieces) and not (constant and " " in source):
         raise _no_column(source, columns, where)
-    return Template(source, tuple(pieces))
+    return ColumnTemplate(source, tuple(pieces))
 
 
 def _no_column(name: str, columns: list[str], where: str) -> UserError:

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from engine.data.columns import Summary
-from engine.data.conversation import Unusable
+from engine.data.conversation import UnusableRow
 
 _NAMES = {"image", "images", "audio", "audios", "video", "videos", "picture", "pictures", "photo", "photos", "img"}
 _SUFFIXES = re.compile(
@@ -43,8 +43,8 @@ def _is_media(value: Any, named: bool) -> bool:
 
 
 def refuse_placeholder(messages: list[dict[str, Any]]) -> None:
-    """Raise Unusable for a prompt with a placeholder for an image, audio or video."""
+    """Raise UnusableRow for a prompt with a placeholder for an image, audio or video."""
     for number, turn in enumerate(messages, 1):
         text = turn["content"]
         if turn["role"] != "assistant" and "<" in text and (found := _PLACEHOLDER.search(text)):
-            raise Unusable("data.media", f"message {number} contains {found.group().strip()}")
+            raise UnusableRow("data.media", f"message {number} contains {found.group().strip()}")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from engine.data.conversation import Example
-from engine.data.keys import keys_of, said_in_prompt
+from engine.data.keys import keys_of, prompt_words
 
 THRESHOLD = 0.8
 """Estimated Jaccard similarity from which two prompts are near-duplicates."""
@@ -59,7 +59,7 @@ class NearDuplicates:
             self.reason = TOO_MANY
             self._pending, self._signatures, self._prompts = [], {}, {}
             return
-        text = said_in_prompt(example).lower()[:_LONGEST]
+        text = prompt_words(example).lower()[:_LONGEST]
         self._pending.append((side, text, keys_of(example).prompt))
         self._characters += len(text)
         if len(self._pending) >= _BATCH_ROWS or self._characters >= _BATCH_CHARACTERS:

@@ -48,11 +48,11 @@ class Overlap:
         )
 
 
-Rows = list[tuple[str, np.ndarray]]
+RowIndices = list[tuple[str, np.ndarray]]
 """Given splits and indices of rows in them."""
 
 
-def overlap(keys: dict[str, KeyTable], one: Rows, other: Rows) -> Overlap:
+def overlap(keys: dict[str, KeyTable], one: RowIndices, other: RowIndices) -> Overlap:
     """Count the rows of `one` that occur in `other`."""
     prompt = group_numbers([_picked(keys, rows, "prompts") for rows in (one, other)])
     answer = group_numbers([_picked(keys, rows, "answers") for rows in (one, other)])
@@ -76,9 +76,9 @@ def _pairs(
     return [(places[n], other[m]) for n, m in zip(np.flatnonzero(found)[:SHOWN].tolist(), first, strict=True)]
 
 
-def _picked(keys: dict[str, KeyTable], rows: Rows, part: str) -> np.ndarray:
+def _picked(keys: dict[str, KeyTable], rows: RowIndices, part: str) -> np.ndarray:
     return np.concatenate([getattr(keys[name], part)[numbers] for name, numbers in rows])
 
 
-def _places(rows: Rows) -> list[Place]:
+def _places(rows: RowIndices) -> list[Place]:
     return [(name, int(number)) for name, numbers in rows for number in numbers]

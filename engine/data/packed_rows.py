@@ -57,7 +57,7 @@ Result = Row | Problem
 
 
 @dataclass
-class Batch:
+class PackedBatch:
     """A batch of packed rows."""
 
     count: int
@@ -70,7 +70,7 @@ def ids_type(vocabulary: int) -> str:
     return "<u2" if vocabulary <= 1 << 16 else "<u4"
 
 
-def pack(results: Sequence[Result], ids: str = COLUMNS["ids"]) -> Batch:
+def pack(results: Sequence[Result], ids: str = COLUMNS["ids"]) -> PackedBatch:
     """Pack rows and problems into columns, in order. `ids` is the type of token ids."""
     tables: dict[str, dict[Any, int]] = {"kinds": {"": 0}, "notes": {(): 0}, "files": {}}
     rows = [result for result in results if isinstance(result, Row)]
@@ -89,7 +89,7 @@ def pack(results: Sequence[Result], ids: str = COLUMNS["ids"]) -> Batch:
         **_places([result.where for result in results], tables["files"]),
     }
     listed = {name: [list(key) if isinstance(key, tuple) else key for key in table] for name, table in tables.items()}
-    return Batch(len(results), packed, listed)
+    return PackedBatch(len(results), packed, listed)
 
 
 def _spans(results: Sequence[Result], rows: Sequence[Row]) -> dict[str, np.ndarray]:

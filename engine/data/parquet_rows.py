@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config.errors import UserError
-from engine.data.row_limits import ROWS_LIMIT, Raw, row, too_many_rows
+from engine.data.row_limits import ROWS_LIMIT, RawRow, row, too_many_rows
 from engine.data.safe_open import BOMB_FLOOR, BOMB_RATIO, regular, unreadable
 
 _BATCH_BYTES = 256 << 20
@@ -16,7 +16,7 @@ _BATCH_BYTES = 256 << 20
 _BATCH_ROWS = (16, 1024)
 
 
-def read_parquet(path: Path, name: str) -> Iterator[Raw]:
+def read_parquet(path: Path, name: str) -> Iterator[RawRow]:
     """Rows, numbered from 1. Raises UserError for damaged files and decompression bombs."""
     from pyarrow import parquet  # slow to import, and only needed for Parquet files
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from engine.data.chat_template import ERRORS
 from engine.data.conversation import Example, Problem
-from engine.data.rendering import Rendered, Renderer, Turn, holds, shared_length
+from engine.data.rendering import AnswerPosition, Rendered, Renderer, holds, shared_length
 from engine.data.shapes import Shape, shape_of
 
 SAMPLES = 4
@@ -73,7 +73,7 @@ class Pattern:
         tail = rendered.whole[last.stop :]
         return cls(key, last.anchor, tuple(answers), numbers, tail, rendered.notes, rendered.specials)
 
-    def match(self, example: Example, whole: str, renderer: Renderer) -> list[Turn] | None:
+    def match(self, example: Example, whole: str, renderer: Renderer) -> list[AnswerPosition] | None:
         """The answers in a conversation's text; None if the text does not match the pattern."""
         places = _places(whole, self.key, len(self.messages))
         marks: list[int] = []
@@ -95,12 +95,14 @@ class Pattern:
                 return None
             stop = found
             turns.append(
-                Turn(number, place, stop, answer.specials, answer.closed, answer.weight, answer.before, self.anchor)
+                AnswerPosition(
+                    number, place, stop, answer.specials, answer.closed, answer.weight, answer.before, self.anchor
+                )
             )
         return turns if turns and whole[stop:] == self.tail else None
 
 
-def _key(whole: str, last: Turn, answers: int, renderer: Renderer) -> str:
+def _key(whole: str, last: AnswerPosition, answers: int, renderer: Renderer) -> str:
     """The end of the generation prompt from one of its last special tokens on that occurs exactly once per answer."""
     marks = list(renderer.special.pattern.finditer(whole, 0, last.start))
     for mark in marks[: -_KEY_TOKENS - 1 : -1]:
@@ -119,7 +121,7 @@ def _places(whole: str, key: str, count: int) -> list[int]:
     return places
 
 
-def _answer(message: dict[str, Any], whole: str, turn: Turn) -> AnswerPattern | None:
+def _answer(message: dict[str, Any], whole: str, turn: AnswerPosition) -> AnswerPattern | None:
     facts = (turn.specials, turn.closed, turn.weight, turn.before)
     if len(message) > 2:
         return AnswerPattern(None, *facts) if turn.closed else None

@@ -12,7 +12,7 @@ import numpy as np
 from engine.config.errors import Notice
 from engine.data.column_usage import ColumnUse
 from engine.data.counts import SHOWN, SPLITS
-from engine.data.store import Columns
+from engine.data.store import ColumnStore
 from engine.data.tokenized import TokenizedRows
 from engine.runs.overlap import SplitOverlap
 
@@ -73,7 +73,7 @@ class LeftOut:
 class Preparation:
     """Rows and facts, before the decision whether they are good enough to train on."""
 
-    columns: Columns
+    columns: ColumnStore
     facts: Facts
     notices: tuple[Notice, ...] = ()
     """Warnings of the preparation: that it could not be cached."""

@@ -23,7 +23,7 @@ from engine.data.preparation import Preparation
 from engine.data.preparation_report import about, reason_of, warnings
 from engine.data.problem_kinds import ANSWERS_LOST, DO, template_refusal
 from engine.data.source import Source, read
-from engine.data.store import Damaged
+from engine.data.store import DamagedStore
 from engine.data.tokenized import TokenizedRows
 
 REFUSED_SHARE = 0.3
@@ -96,7 +96,7 @@ def preparation(
     found, notices = _cached(key)
     if found:
         return found
-    with cache.draft(key) as draft:
+    with cache.pending_entry(key) as draft:
         with _unchanged(source, files):
             builder = Builder(data, source, tokenizer, max_length, split_version, progress)
             done, writer = builder.build(draft.folder)
@@ -131,7 +131,7 @@ def _cached(key: str | None) -> tuple[Preparation | None, tuple[Notice, ...]]:
         return None, ()
     try:
         return cache.load(key), ()
-    except Damaged as error:
+    except DamagedStore as error:
         cache.remove(key)
         text = f"the cached preparation {key} was damaged ({error.what}): it was removed and is prepared again"
         return None, (Notice("data.cache_damaged", text),)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Notes(list[str]):
+class ReadingNotes(list[str]):
     """A list of distinct sentences. Those in `decisions` are also part of the reason for a format."""
 
     def __init__(self) -> None:

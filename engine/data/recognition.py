@@ -10,13 +10,13 @@ from engine.config.errors import Notice, UserError
 from engine.config.schema import Data
 from engine.data.chat_columns import chat_style
 from engine.data.columns import Summary
-from engine.data.conversation import Example, Problem, Unusable
-from engine.data.format import OPTIONAL, Columns, Format
+from engine.data.conversation import Example, Problem, UnusableRow
+from engine.data.format import OPTIONAL, ColumnLookup, Format
 from engine.data.guessed_map import guess_map
-from engine.data.mapping import Template, listed, read_map
+from engine.data.mapping import ColumnTemplate, listed, read_map
 from engine.data.media import media_columns
 from engine.data.registry import check_name, data_formats
-from engine.data.row_limits import Raw
+from engine.data.row_limits import RawRow
 from engine.data.rows import decisions_of, summary_of
 
 
@@ -29,7 +29,7 @@ class Undecided(UserError):
         """`intro`: the words before the setting in the suggestion."""
 
 
-def check_columns(rows: Iterable[Raw], found: Format) -> None:
+def check_columns(rows: Iterable[RawRow], found: Format) -> None:
     """Check that every used column has a single type, and that every file has the required columns.
 
     Raises UserError with the first row of a different type, or with the files and their columns.
@@ -50,15 +50,15 @@ def check_columns(rows: Iterable[Raw], found: Format) -> None:
             raise _differ(name, summary, found)
 
 
-def to_example(raw: Raw, found: Format) -> Example | Problem:
+def to_example(raw: RawRow, found: Format) -> Example | Problem:
     """Convert a row to an Example, or a Problem if it is unusable. Raises UserError if it contradicts its format."""
     try:
         return data_formats()[found.name].convert(raw, found)
-    except Unusable as problem:
+    except UnusableRow as problem:
         return Problem(problem.kind, problem.what, raw.where)
 
 
-def recognize(rows: Iterable[Raw], data: Data) -> Format:
+def recognize(rows: Iterable[RawRow], data: Data) -> Format:
     """The format that `data` sets or that the columns suggest. Raises UserError (Undecided) as `detection.detect`."""
     check_name(data.format)
     summary = summary_of(rows)
@@ -66,7 +66,7 @@ def recognize(rows: Iterable[Raw], data: Data) -> Format:
         raise UserError("every row is empty", data.id, "add columns to the rows", code="data.empty_rows")
     roles = read_map(data.map, list(summary.columns))
     given = set(roles) - {"system", "tools", "references"}
-    found = _mapped(roles, Columns(summary, data), data) if given else _detected(rows, summary, data)
+    found = _mapped(roles, ColumnLookup(summary, data), data) if given else _detected(rows, summary, data)
     one = data_formats()[found.name]
     if one.question and data.format != found.name:
         do = "write the rows to train on to a separate file"
@@ -78,10 +78,10 @@ def recognize(rows: Iterable[Raw], data: Data) -> Format:
     return found
 
 
-def _detected(rows: Iterable[Raw], summary: Summary, data: Data) -> Format:
+def _detected(rows: Iterable[RawRow], summary: Summary, data: Data) -> Format:
     """The first format whose columns have values in most rows, else in any row, else in none."""
     for share in (0.5, 0.0, -1.0):
-        columns = Columns(summary, data, share)
+        columns = ColumnLookup(summary, data, share)
         for one in data_formats().values():
             if data.format not in ("auto", one.name):
                 continue
@@ -91,7 +91,7 @@ def _detected(rows: Iterable[Raw], summary: Summary, data: Data) -> Format:
     raise _no_format(rows, summary, data)
 
 
-def _no_format(rows: Iterable[Raw], summary: Summary, data: Data) -> UserError:
+def _no_format(rows: Iterable[RawRow], summary: Summary, data: Data) -> UserError:
     if len({tuple(sorted(filled)) for filled in summary.parts.values()}) > 1:
         return _differ("", summary, None)
     what = "unknown format" if data.format == "auto" else f"no columns of the format {data.format}"
@@ -101,7 +101,7 @@ def _no_format(rows: Iterable[Raw], summary: Summary, data: Data) -> UserError:
     return Undecided(f"{what} (columns {listed(summary.filled)})", data.id, do, "data.no_format", changes, "try")
 
 
-def _mapped(roles: dict[str, Template], columns: Columns, data: Data) -> Format:
+def _mapped(roles: dict[str, ColumnTemplate], columns: ColumnLookup, data: Data) -> Format:
     """The format that the roles of data.map define."""
     given = set(roles) - {"system", "tools", "references"}
     names = {frozenset({"prompt", "completion"}): "prompt-completion", frozenset({"text"}): "text"}
@@ -120,7 +120,7 @@ def _mapped(roles: dict[str, Template], columns: Columns, data: Data) -> Format:
     return Format(name, f"data.map sets {shown}: {name}", parts, data.separator)
 
 
-def _with_mapped_extras(found: Format, roles: dict[str, Template], data: Data) -> Format:
+def _with_mapped_extras(found: Format, roles: dict[str, ColumnTemplate], data: Data) -> Format:
     """Add the mapped system, tools and references; refuse them for plain text."""
     if data.separator is not None and found.name != "text":
         what = f"data.separator is for the format text, and the format is {found.name}"

@@ -14,16 +14,16 @@ from engine.config.errors import UserError
 from engine.data import dropped, row_notes
 from engine.data.chat_template import ERRORS, ChatTemplate, has_template
 from engine.data.conversation import Example, Problem
-from engine.data.dropped import CALLS, KEYS, Part
+from engine.data.dropped import CALLS, KEYS, MessagePart
 from engine.data.shapes import Shape, shape_of
 from engine.data.shipped_templates import candidates
 from engine.data.special_tokens import SpecialTokens, special_tokens
 
-__all__ = ["Rendered", "Renderer", "Turn", "has_template", "holds", "shared_length", "special_tokens"]
+__all__ = ["AnswerPosition", "Rendered", "Renderer", "has_template", "holds", "shared_length", "special_tokens"]
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class AnswerPosition:
     """The position of an answer in the rendered text, in characters."""
 
     message: int
@@ -48,7 +48,7 @@ class Rendered:
     """The text of a conversation, and the answers that are trained on, in order."""
 
     whole: str
-    turns: list[Turn]
+    turns: list[AnswerPosition]
     target: str
     """The text of the last answer, as a correct answer should be."""
     notes: tuple[str, ...]
@@ -62,7 +62,7 @@ class Rendered:
 class ShapeFacts:
     """What is known about all conversations of a shape."""
 
-    parts: list[Part]
+    parts: list[MessagePart]
     """Parts that the template drops."""
     remedy: str | None = None
     """A named template that drops none of these parts; '' for none, None before the search."""
@@ -104,7 +104,7 @@ class Renderer:
         lost = self._lost(example, whole, last)
         return lost or self._rendered(example, whole, last)
 
-    def _rendered(self, example: Example, whole: str, last: Turn) -> Rendered:
+    def _rendered(self, example: Example, whole: str, last: AnswerPosition) -> Rendered:
         messages = example.messages
         assert messages is not None
         earlier = [number for number in _trained(example)[:-1] if number > 0]
@@ -125,7 +125,7 @@ class Renderer:
         notes += self._drop_notes(example, whole)
         return Rendered(whole, kept, self.target(messages[-1], whole, last), tuple(notes), self.special.count(whole))
 
-    def _lost(self, example: Example, whole: str, last: Turn) -> Problem | None:
+    def _lost(self, example: Example, whole: str, last: AnswerPosition) -> Problem | None:
         """The problem of a row whose answer is not in the rendered text."""
         assert example.messages is not None
         message, body = example.messages[-1], whole[last.start : last.stop]
@@ -178,7 +178,7 @@ class Renderer:
                 return name
         return ""
 
-    def _turn(self, example: Example, number: int, whole: str) -> Turn | None:
+    def _turn(self, example: Example, number: int, whole: str) -> AnswerPosition | None:
         """The position of answer `number`; None if the text differs from what the model would be asked to continue."""
         assert example.messages is not None
         is_last = number == len(example.messages) - 1
@@ -194,7 +194,7 @@ class Renderer:
         exact = turn.closed or through == whole[: len(through)]
         return turn if exact else None
 
-    def _earlier_turn(self, example: Example, number: int, whole: str) -> Turn | None:
+    def _earlier_turn(self, example: Example, number: int, whole: str) -> AnswerPosition | None:
         assert example.messages is not None
         turn = self._turn(example, number, whole)
         return turn if turn and holds(whole[turn.start : turn.stop], example.messages[number]) else None
@@ -214,7 +214,7 @@ class Renderer:
         do += ": answers must follow the generation prompt"
         return UserError(what, example.where, do, code="data.template_prompt_mismatch")
 
-    def _ended(self, example: Example, number: int, whole: str, start: int, shared: int) -> Turn:
+    def _ended(self, example: Example, number: int, whole: str, start: int, shared: int) -> AnswerPosition:
         """Find the end token: the first special token after the content, and any that follow immediately.
 
         If the content is not rendered literally (tool calls, separate reasoning), it is the last special token.
@@ -224,18 +224,18 @@ class Renderer:
         before, anchor = self.special.anchor(whole, start)
         marks = list(self.special.pattern.finditer(whole, start, shared))
         if not marks:
-            return Turn(number, start, shared, 0, False, weight, before, anchor)
+            return AnswerPosition(number, start, shared, 0, False, weight, before, anchor)
         content = "" if message.get("tool_calls") else message["content"].strip()
         begins = [start, *(mark.end() for mark in marks)]
         holding = [n for n, mark in enumerate(marks) if content and content in whole[begins[n] : mark.start()]]
         end = holding[-1] if holding else len(marks) - 1
         if content and not holding and content in whole[begins[-1] : shared]:
-            return Turn(number, start, shared, len(marks), False, weight, before, anchor)
+            return AnswerPosition(number, start, shared, len(marks), False, weight, before, anchor)
         while end + 1 < len(marks) and marks[end + 1].start() == marks[end].end():
             end += 1
-        return Turn(number, start, marks[end].end(), end + 1, True, weight, before, anchor)
+        return AnswerPosition(number, start, marks[end].end(), end + 1, True, weight, before, anchor)
 
-    def target(self, message: dict[str, Any], whole: str, last: Turn) -> str:
+    def target(self, message: dict[str, Any], whole: str, last: AnswerPosition) -> str:
         """The text of a correct answer: the content, or the rendered text of tool calls."""
         if not message.get("tool_calls"):
             return str(message["content"])
@@ -251,7 +251,7 @@ def _trained(example: Example) -> list[int]:
     return [n for n, turn in enumerate(messages) if turn["role"] == "assistant" and example.weight(n) > 0]
 
 
-def _in_loss(example: Example, part: Part) -> bool:
+def _in_loss(example: Example, part: MessagePart) -> bool:
     return part.message in _trained(example)
 
 

@@ -16,14 +16,14 @@ ROWS_LIMIT = 5_000_000
 """Maximum rows of a file or split."""
 
 
-class Raw(msgspec.Struct, frozen=True):
+class RawRow(msgspec.Struct, frozen=True):
     """A row as it was read: its columns and its place (`train.jsonl line 7`)."""
 
     values: dict[str, Any]
     where: str
 
 
-def row(values: Any, where: str) -> Raw:
+def row(values: Any, where: str) -> RawRow:
     """Check that a row is an object within DEPTH_LIMIT, with no text longer than ROW_LIMIT."""
     if not isinstance(values, dict):
         what = f"expected an object as row, found {described(values)}"
@@ -35,7 +35,7 @@ def row(values: Any, where: str) -> Raw:
         if isinstance(value, str) and len(value) > ROW_LIMIT:
             what = f"text longer than {ROW_LIMIT >> 20} MiB"
             raise UserError(what, f"{where} ({key})", "shorten or drop the row", code="data.row_too_long")
-    return Raw(values, where)
+    return RawRow(values, where)
 
 
 def too_deep(where: str) -> UserError:

@@ -14,8 +14,8 @@ from engine.data.columns import Summary, summarize
 from engine.data.csv_rows import read_csv
 from engine.data.json_rows import no_rows, read_json, read_lines
 from engine.data.parquet_rows import read_parquet
-from engine.data.reading_notes import Notes
-from engine.data.row_limits import Raw
+from engine.data.reading_notes import ReadingNotes
+from engine.data.row_limits import RawRow
 from engine.data.text_rows import read_text
 
 PROGRESS_ROWS = 4096
@@ -23,29 +23,29 @@ _PACKED = (".zst", ".zip", ".bz2", ".xz", ".7z", ".tar", ".tgz", ".rar")
 
 
 @dataclass(frozen=True)
-class Part:
+class SourcePart:
     """A file, Hub split or array of rows: its name, the split that its name implies, and how to read it."""
 
     name: str
     split: str | None
-    load: Callable[[], Iterator[Raw]]
+    load: Callable[[], Iterator[RawRow]]
     files: tuple[Path, ...] = ()
     """The files that are read, to detect changes; empty if unknown."""
     features: str = ""
     """Column types, where they are not part of the files."""
 
 
-class Rows:
+class RowStream:
     """The rows of a split. Each iteration reads the files again; only the summary is cached."""
 
-    def __init__(self, parts: Iterable[Part], notes: Notes | None = None) -> None:
+    def __init__(self, parts: Iterable[SourcePart], notes: ReadingNotes | None = None) -> None:
         self.parts = list(parts)
-        self.notes = Notes() if notes is None else notes
+        self.notes = ReadingNotes() if notes is None else notes
         """Decisions made while reading; complete after the first iteration."""
         self.progress: Callable[[int], None] = lambda done: None
         """Called every PROGRESS_ROWS rows while the summary is computed."""
 
-    def __iter__(self) -> Iterator[Raw]:
+    def __iter__(self) -> Iterator[RawRow]:
         return chain.from_iterable(part.load() for part in self.parts)
 
     @cached_property
@@ -54,24 +54,24 @@ class Rows:
         done = count(1)
         return summarize((part.name, self._reported(part.load(), done)) for part in self.parts)
 
-    def _reported(self, rows: Iterator[Raw], done: Iterator[int]) -> Iterator[Raw]:
+    def _reported(self, rows: Iterator[RawRow], done: Iterator[int]) -> Iterator[RawRow]:
         for row, number in zip(rows, done, strict=False):
             if number % PROGRESS_ROWS == 0:
                 self.progress(number)
             yield row
 
 
-def summary_of(rows: Iterable[Raw]) -> Summary:
-    """The summary of rows; that of a `Rows` object is computed once."""
-    return rows.summary if isinstance(rows, Rows) else summarize([("", rows)])
+def summary_of(rows: Iterable[RawRow]) -> Summary:
+    """The summary of rows; that of a `RowStream` object is computed once."""
+    return rows.summary if isinstance(rows, RowStream) else summarize([("", rows)])
 
 
-def decisions_of(rows: Iterable[Raw]) -> list[str]:
+def decisions_of(rows: Iterable[RawRow]) -> list[str]:
     """Decisions made while reading rows: how documents are separated, and a missing header."""
-    return rows.notes.decisions if isinstance(rows, Rows) else []
+    return rows.notes.decisions if isinstance(rows, RowStream) else []
 
 
-def read_file(path: Path, name: str, notes: Notes, whole_file: bool = False) -> Iterator[Raw]:
+def read_file(path: Path, name: str, notes: ReadingNotes, whole_file: bool = False) -> Iterator[RawRow]:
     """All rows of a file. `name`: its name in errors. Adds a note if the content differs from what the name implies.
 
     `whole_file`: a .txt file is a single document. Raises UserError for invalid content, with the line, item or row.
@@ -92,7 +92,7 @@ def read_file(path: Path, name: str, notes: Notes, whole_file: bool = False) -> 
     return _not_empty(rows, name)
 
 
-def _not_empty(rows: Iterator[Raw], name: str) -> Iterator[Raw]:
+def _not_empty(rows: Iterator[RawRow], name: str) -> Iterator[RawRow]:
     first = next(rows, None)
     if first is None:
         raise no_rows(name)

@@ -12,10 +12,10 @@ from engine.data.format import Format
 from engine.data.items import reference_examples
 from engine.data.near_duplicates import LIMIT, TOO_MANY, NearDuplicates
 from engine.data.recognition import to_example
-from engine.data.rows import Rows
+from engine.data.rows import RowStream
 from engine.data.split import Assignment, note_near_duplicates
 from engine.data.split_rows import TEST
-from engine.data.tokenizing import Work
+from engine.data.tokenizing import RowProcessor
 from engine.data.tokens import Row
 
 
@@ -24,7 +24,7 @@ class SecondPass:
     """Reads the rows of the given splits again, if near-duplicates or further answers require it."""
 
     format: Format
-    given: dict[str, Rows]
+    given: dict[str, RowStream]
     assignment: Assignment
     total: int
     """Number of rows of all given splits."""
@@ -55,7 +55,7 @@ class SecondPass:
         sides, items = self.assignment.sides[name].tolist(), self.assignment.items[name].tolist()
         yield from zip(examples, sides, items, strict=True)
 
-    def reference_rows(self, work: Work) -> list[Row]:
+    def reference_rows(self, work: RowProcessor) -> list[Row]:
         """Rows for the further answers of test rows. Answers that cannot be tokenized are used by text metrics only."""
         found = work.tokenize([example for example, _ in self.further])
         pairs = zip(found, self.further, strict=True)

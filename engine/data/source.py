@@ -18,13 +18,12 @@ from engine.data.disk_set import is_disk_set, load_disk_set
 from engine.data.folder import data_files
 from engine.data.hub import load_hub
 from engine.data.json_rows import array_keys, read_member
-from engine.data.reading_notes import Notes
-from engine.data.row_limits import Raw
-from engine.data.rows import Part, Rows, read_file
+from engine.data.reading_notes import ReadingNotes
+from engine.data.rows import RowStream, SourcePart, read_file
 from engine.data.safe_open import unreadable
 from engine.data.split_names import SPLITS, split_of, stem_of
 
-__all__ = ["EMBEDDED", "Raw", "Rows", "Source", "read"]
+__all__ = ["EMBEDDED", "RowStream", "Source", "read"]
 
 EMBEDDED = {"tickets": tickets_folder}
 _DEFAULT_SHARE = Data().validation
@@ -35,16 +34,16 @@ class Source:
     """The rows of a data set by given split, before rows are held out. Iterating a split reads it again."""
 
     id: str
-    train: Rows
-    validation: Rows | None
-    test: Rows | None
+    train: RowStream
+    validation: RowStream | None
+    test: RowStream | None
     files: dict[str, list[str]] = field(default_factory=dict)
     """Split -> its files (or Hub splits)."""
-    notes: Notes = field(default_factory=Notes)
+    notes: ReadingNotes = field(default_factory=ReadingNotes)
     """Notes on files that are not read, or whose content differs from what the name implies. Complete after reading."""
 
     @property
-    def splits(self) -> dict[str, Rows]:
+    def splits(self) -> dict[str, RowStream]:
         """The given splits."""
         named = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: rows for name, rows in named.items() if rows is not None}
@@ -75,9 +74,9 @@ def read(data: Data) -> Source:
     be held out of training. A validation split in the data takes precedence over the default share, but not over any
     other share.
     """
-    notes = Notes()
+    notes = ReadingNotes()
     parts = _offer(data, notes)
-    chosen: dict[str, list[Part]] = {}
+    chosen: dict[str, list[SourcePart]] = {}
     chosen["test"] = _choose("test", data.test, parts, data, [], notes)
     validation = None if data.validation == _DEFAULT_SHARE else data.validation
     chosen["validation"] = _choose("validation", validation, parts, data, chosen["test"], notes)
@@ -90,13 +89,18 @@ def read(data: Data) -> Source:
         if not any(part in used for used in chosen.values()):
             notes.add(f"not read: {part.name}")
     files = {split: [part.name for part in chosen[split]] for split in SPLITS if chosen[split]}
-    rows = {split: Rows(chosen[split], notes) for split in files}
+    rows = {split: RowStream(chosen[split], notes) for split in files}
     return Source(data.id, rows["train"], rows.get("validation"), rows.get("test"), files, notes)
 
 
 def _choose(
-    split: str, setting: float | str | None, parts: list[Part], data: Data, taken: list[Part], notes: Notes
-) -> list[Part]:
+    split: str,
+    setting: float | str | None,
+    parts: list[SourcePart],
+    data: Data,
+    taken: list[SourcePart],
+    notes: ReadingNotes,
+) -> list[SourcePart]:
     """The parts of a held-out split: those in the data, those in the setting, or none if a share is held out."""
     if setting is None:
         return [part for part in parts if part.split == split and part not in taken]
@@ -112,7 +116,7 @@ def _choose(
         what = f"unknown split or file {setting!r}{_like(setting, offered)}"
         do = f"use one of {', '.join(offered[:8])}, or a file"
         raise UserError(what, f"data.{split}", do, code="data.split_not_found")
-    return [Part(path.name, split, partial(read_file, path, path.name, notes), (path,))]
+    return [SourcePart(path.name, split, partial(read_file, path, path.name, notes), (path,))]
 
 
 def _find_file(name: str, data: Data) -> Path | None:
@@ -122,7 +126,7 @@ def _find_file(name: str, data: Data) -> Path | None:
     return next((path for path in (Path(name).expanduser(), folder / name) if path.is_file()), None)
 
 
-def _offer(data: Data, notes: Notes) -> list[Part]:
+def _offer(data: Data, notes: ReadingNotes) -> list[SourcePart]:
     """All parts of the source, in a fixed order."""
     if not data.id.strip():
         do = "set it to an embedded data set, a file, a folder or a Hub id"
@@ -145,20 +149,22 @@ def _offer(data: Data, notes: Notes) -> list[Part]:
     return _offer_folder(path, data.id, notes)
 
 
-def _offer_file(path: Path, name: str, notes: Notes, split: str | None, whole_file: bool = False) -> list[Part]:
+def _offer_file(
+    path: Path, name: str, notes: ReadingNotes, split: str | None, whole_file: bool = False
+) -> list[SourcePart]:
     """A file as one part; a JSON object of splits has a part per split."""
     if data_file_kind(path) == ".json" and stat.S_ISREG(path.stat().st_mode):
         keys = array_keys(path, name)
         named = {key: found for key in keys if (found := split_of(key))}
         if "train" in named.values() and len(named) == len(keys) == len(set(named.values())):
             return [
-                Part(f"{name} {key}", found, partial(read_member, path, name, key), (path,))
+                SourcePart(f"{name} {key}", found, partial(read_member, path, name, key), (path,))
                 for key, found in named.items()
             ]
-    return [Part(name, split, partial(read_file, path, name, notes, whole_file), (path,))]
+    return [SourcePart(name, split, partial(read_file, path, name, notes, whole_file), (path,))]
 
 
-def _offer_folder(folder: Path, label: str, notes: Notes) -> list[Part]:
+def _offer_folder(folder: Path, label: str, notes: ReadingNotes) -> list[SourcePart]:
     """The files of a folder. If some are named after splits, only those are used; otherwise all are for training."""
     files, text_files = data_files(folder, label, notes)
     splits: dict[str, str | None] = {name: split_of(name) for name in files}
@@ -172,7 +178,7 @@ def _offer_folder(folder: Path, label: str, notes: Notes) -> list[Part]:
     for split in sorted(str(split) for split in many):
         notes.add(f"{documents.count(split)} .txt files of the {split} split: one document per file", decision=True)
     return [
-        Part(
+        SourcePart(
             name,
             split,
             partial(read_file, files[name], name, notes, name in text_files and split in many),
@@ -182,17 +188,17 @@ def _offer_folder(folder: Path, label: str, notes: Notes) -> list[Part]:
     ]
 
 
-def _offer_hub(data: Data, path: Path) -> list[Part]:
+def _offer_hub(data: Data, path: Path) -> list[SourcePart]:
     if not is_hub_id(data.id) or data_file_kind(path) or path.suffix == ".gz":
         raise _no_such_file(data.id, path)
     return _offer_sets(load_hub(data.id, data.subset), data.id)
 
 
-def _offer_sets(sets: dict[str, object], label: str) -> list[Part]:
+def _offer_sets(sets: dict[str, object], label: str) -> list[SourcePart]:
     """The splits of a Hub data set or a `save_to_disk` folder; a single one is for training."""
     only = len(sets) == 1
     return [
-        Part(
+        SourcePart(
             name,
             "train" if only else split_of(name),
             partial(arrow_rows, split, f"{label} {name}"),

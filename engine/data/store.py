@@ -10,10 +10,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from engine.data.packed_rows import ASSIGNED, COLUMNS, NO_LINE, OWN_PROMPT, TABLES, WEIGHTED, Batch
+from engine.data.packed_rows import ASSIGNED, COLUMNS, NO_LINE, OWN_PROMPT, TABLES, WEIGHTED, PackedBatch
 
 
-class Columns:
+class ColumnStore:
     """The columns of all rows in reading order, and the start of each row's part in ragged columns."""
 
     def __init__(self, columns: dict[str, np.ndarray], tables: dict[str, list[Any]]) -> None:
@@ -88,7 +88,7 @@ class ColumnWriter:
         if folder:
             self._guarded(self._open)
 
-    def append(self, batch: Batch) -> None:
+    def append(self, batch: PackedBatch) -> None:
         """Append the rows of a batch."""
         columns = {name: self._renumbered(batch, name) for name in self.types}
         content = {name: column.astype(self.types[name], copy=False).tobytes() for name, column in columns.items()}
@@ -97,16 +97,16 @@ class ColumnWriter:
         for name, data in content.items():
             self._memory[name] += data
 
-    def rows(self) -> Columns:
+    def rows(self) -> ColumnStore:
         """The columns, for reading; nothing may be appended after this."""
         if self._files and self._guarded(self._close):
             assert self._folder
-            return Columns(mapped(self._folder, self.types), self.tables)
-        return Columns(
+            return ColumnStore(mapped(self._folder, self.types), self.tables)
+        return ColumnStore(
             {name: np.frombuffer(data, self.types[name]) for name, data in self._memory.items()}, self.tables
         )
 
-    def assign(self, rows: Columns, assigned: dict[str, np.ndarray], kinds: list[str]) -> Columns:
+    def assign(self, rows: ColumnStore, assigned: dict[str, np.ndarray], kinds: list[str]) -> ColumnStore:
         """Add the columns of ASSIGNED; `kinds` is the table of `reason`."""
         rows.columns |= {name: column.astype(ASSIGNED[name], copy=False) for name, column in assigned.items()}
         rows.tables["kinds"] = kinds
@@ -128,7 +128,7 @@ class ColumnWriter:
                 file.close()
         self._files = {}
 
-    def _renumbered(self, batch: Batch, name: str) -> np.ndarray:
+    def _renumbered(self, batch: PackedBatch, name: str) -> np.ndarray:
         """A column with its indices converted from the batch's tables to this writer's tables."""
         column = batch.columns[name]
         if name not in TABLES:
@@ -149,7 +149,7 @@ class ColumnWriter:
             self._files[name].flush()
             self._written[name] += len(data)
 
-    def _write_assigned(self, rows: Columns) -> None:
+    def _write_assigned(self, rows: ColumnStore) -> None:
         assert self._folder
         for name in ASSIGNED:
             rows[name].tofile(self._folder / f"{name}.bin")
@@ -178,7 +178,7 @@ class ColumnWriter:
                 path.unlink()
 
 
-class Damaged(Exception):
+class DamagedStore(Exception):
     """Stored columns that differ from what was written."""
 
     def __init__(self, what: str) -> None:
@@ -205,7 +205,7 @@ def file_sha256(path: Path) -> str:
 def _map(path: Path, kind: str) -> np.ndarray:
     size = path.stat().st_size
     if size % np.dtype(kind).itemsize:
-        raise Damaged(f"{path.name} has {size:,} bytes")
+        raise DamagedStore(f"{path.name} has {size:,} bytes")
     return np.memmap(path, dtype=kind, mode="r") if size else np.zeros(0, dtype=kind)
 
 

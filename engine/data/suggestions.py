@@ -16,7 +16,7 @@ from engine.config.schema import Data
 from engine.data.conversation import Example
 from engine.data.format import Format
 from engine.data.recognition import recognize, to_example
-from engine.data.row_limits import Raw
+from engine.data.row_limits import RawRow
 from engine.data.rows import summary_of
 
 TRIED = 300
@@ -28,7 +28,7 @@ _LIKELY_PROMPT = ("context", "passage", "document", "schema", "input", "choices"
 _BARE = re.compile(r"[A-Za-z_][\w.-]*")
 
 
-def tried(rows: Iterable[Raw], data: Data, changes: dict[str, Any]) -> str | None:
+def try_settings(rows: Iterable[RawRow], data: Data, changes: dict[str, Any]) -> str | None:
     """The result of changed settings ("299 of the first 300 rows usable"); None if no row is usable."""
     sample = _first_rows(rows)
     try:
@@ -43,9 +43,9 @@ def tried(rows: Iterable[Raw], data: Data, changes: dict[str, Any]) -> str | Non
     return f"{trained:,} of {rows_} usable"
 
 
-def _first_rows(rows: Iterable[Raw]) -> list[Raw]:
+def _first_rows(rows: Iterable[RawRow]) -> list[RawRow]:
     """At most TRIED rows, fewer if they are long."""
-    sample: list[Raw] = []
+    sample: list[RawRow] = []
     length = 0
     for raw in islice(iter(rows), TRIED):
         sample.append(raw)
@@ -62,14 +62,14 @@ def as_options(changes: dict[str, Any]) -> str:
     return " ".join(f"--set {shlex.quote(f'data.{key}={_value(value)}')}" for key, value in flat.items())
 
 
-def suggest_prompt(rows: Iterable[Raw], data: Data, found: Format) -> list[Notice]:
+def suggest_prompt(rows: Iterable[RawRow], data: Data, found: Format) -> list[Notice]:
     """Suggest adding an ignored column to the prompt if its name indicates context."""
     likely = [name for name, role in found.roles.items() if role == "ignored" and name.lower() in _LIKELY_PROMPT]
     prompt, completion = found.parts["prompt"].lone, found.parts["completion"].lone
     if not likely or prompt is None or completion is None:
         return []
     changes = {"prompt": f"{{{likely[0]}}}\n\n{{{prompt}}}", "completion": completion}
-    result = tried(rows, data, {"map": changes})
+    result = try_settings(rows, data, {"map": changes})
     if result is None:
         return []
     text = f"to add column {likely[0]} to the prompt: {as_options({'map': changes})} ({result})"

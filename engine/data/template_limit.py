@@ -30,7 +30,7 @@ class Interrupted(BaseException):
     """Raised inside a template that exceeds its time. A BaseException, so that no handler in between catches it."""
 
 
-class Job:
+class RenderingJob:
     """A template that is rendered on this thread, for at most `seconds` of CPU time."""
 
     def __init__(self, seconds: float) -> None:
@@ -47,8 +47,8 @@ class Job:
             return self.seconds
 
 
-_on_main: Job | None = None
-_on_threads: list[Job] = []
+_on_main: RenderingJob | None = None
+_on_threads: list[RenderingJob] = []
 _watching = False
 _changing = threading.Lock()
 """Guards `_watching`: there is one watchdog while there are jobs."""
@@ -70,7 +70,7 @@ def _on_main_thread(work: Callable[[], T]) -> T:
     global _on_main
     if signal.getsignal(signal.SIGVTALRM) is not _alarm:
         signal.signal(signal.SIGVTALRM, _alarm)
-    _on_main = Job(SECONDS)
+    _on_main = RenderingJob(SECONDS)
     signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
     try:
         return work()
@@ -91,7 +91,7 @@ def _alarm(number: int, frame: Any) -> None:
 
 def _on_a_thread(work: Callable[[], T]) -> T:
     global _watching
-    job = Job(SECONDS)
+    job = RenderingJob(SECONDS)
     with _changing:
         _on_threads.append(job)
         if not _watching:

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engine.data.json_rows import no_rows
-from engine.data.reading_notes import Notes
-from engine.data.row_limits import ROWS_LIMIT, Raw, row, too_many_rows
+from engine.data.reading_notes import ReadingNotes
+from engine.data.row_limits import ROWS_LIMIT, RawRow, row, too_many_rows
 from engine.data.safe_open import decoded, lines, whole
 
 
-def read_text(path: Path, name: str, notes: Notes, whole_file: bool) -> Iterator[Raw]:
+def read_text(path: Path, name: str, notes: ReadingNotes, whole_file: bool) -> Iterator[RawRow]:
     """Documents as rows with a single column `text`.
 
     `whole_file`: the file is one document, for folders of many files. Otherwise documents are separated by blank lines;

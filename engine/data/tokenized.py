@@ -8,14 +8,14 @@ from typing import Any, overload
 import numpy as np
 
 from engine.data.packed_rows import CUT
-from engine.data.store import Columns
+from engine.data.store import ColumnStore
 from engine.data.tokens import IGNORED, Row
 
 
 class TokenizedRows(Sequence[Row]):
     """A selection of stored rows in a given order. Slices share the columns; sizes and counts are arrays."""
 
-    def __init__(self, columns: Columns, numbers: np.ndarray) -> None:
+    def __init__(self, columns: ColumnStore, numbers: np.ndarray) -> None:
         self.columns, self.numbers = columns, numbers
         """`numbers`: (rows,) indices of the stored rows."""
 
@@ -105,7 +105,7 @@ def answer_tokens_of(rows: Sequence[Row]) -> np.ndarray:
     return np.array([sum(label != IGNORED for label in row.labels[1:]) for row in rows], dtype=np.int64)
 
 
-def _row(columns: Columns, number: int) -> Row:
+def _row(columns: ColumnStore, number: int) -> Row:
     ids = columns.ids(number).tolist()
     labels = [IGNORED] * len(ids)
     spans = columns.spans(number)
@@ -127,14 +127,14 @@ def _row(columns: Columns, number: int) -> Row:
     )
 
 
-def _loss_tokens(columns: Columns) -> np.ndarray:
+def _loss_tokens(columns: ColumnStore) -> np.ndarray:
     spans: Any = columns["spans"].reshape(-1, 2).astype(np.int64)
     totals = np.zeros(len(spans) + 1, dtype=np.int64)
     np.cumsum(spans[:, 1] - spans[:, 0], out=totals[1:])
     return totals[columns.spans_at[1:]] - totals[columns.spans_at[:-1]]
 
 
-def _begins_in_loss(columns: Columns) -> np.ndarray:
+def _begins_in_loss(columns: ColumnStore) -> np.ndarray:
     """(stored rows,) 1 if a row's first token has a label, else 0."""
     begins = np.zeros(columns.count, dtype=np.int64)
     some = np.flatnonzero(columns["span_count"])

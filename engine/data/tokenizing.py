@@ -12,10 +12,10 @@ import numpy as np
 from engine.data.conversation import Example, Problem
 from engine.data.format import Format
 from engine.data.keys import KeyTable
-from engine.data.packed_rows import Batch, pack
+from engine.data.packed_rows import PackedBatch, pack
 from engine.data.parallel import batched, in_order
 from engine.data.recognition import to_example
-from engine.data.row_limits import Raw
+from engine.data.row_limits import RawRow
 from engine.data.tokens import Row, RowMaker
 
 NOT_CHOSEN = "data.not_chosen"
@@ -23,7 +23,7 @@ NOT_CHOSEN = "data.not_chosen"
 
 
 @dataclass(frozen=True)
-class Piece:
+class ProcessedBatch:
     """The result of a batch of raw rows."""
 
     keys: KeyTable
@@ -32,12 +32,12 @@ class Piece:
     """Whether any row has further accepted answers."""
     keyed: np.ndarray
     """(rows,) whether a row has keys."""
-    batch: Batch | None
+    batch: PackedBatch | None
     """All rows, packed; None if only keys were computed."""
 
 
 @dataclass(frozen=True)
-class Work:
+class RowProcessor:
     """Processes batches of raw rows."""
 
     format: Format
@@ -47,20 +47,22 @@ class Work:
     ids: str
     """Type of token ids."""
 
-    def keys_only(self, raws: list[Raw]) -> Piece:
+    def keys_only(self, raws: list[RawRow]) -> ProcessedBatch:
         """Compute keys only."""
         return self._piece(raws, None)
 
-    def tokens(self, raws: list[Raw], selected: np.ndarray | None = None) -> Piece:
+    def tokens(self, raws: list[RawRow], selected: np.ndarray | None = None) -> ProcessedBatch:
         """Compute keys, and tokens of the selected rows."""
         return self._piece(raws, np.ones(len(raws), dtype=bool) if selected is None else selected)
 
-    def _piece(self, raws: list[Raw], selected: np.ndarray | None) -> Piece:
+    def _piece(self, raws: list[RawRow], selected: np.ndarray | None) -> ProcessedBatch:
         results = [to_example(raw, self.format) for raw in raws]
         keys = KeyTable.of((one for one in results if isinstance(one, Example)), self.split_version)
         keyed = np.array([isinstance(one, Example) for one in results])
         has_references = any(isinstance(one, Example) and one.references for one in results)
-        return Piece(keys, has_references, keyed, None if selected is None else self._packed(results, selected))
+        return ProcessedBatch(
+            keys, has_references, keyed, None if selected is None else self._packed(results, selected)
+        )
 
     def tokenize(self, examples: list[Example]) -> list[Row | Problem]:
         """Tokenize examples; rows get the notes and further answers of their examples."""
@@ -71,7 +73,7 @@ class Work:
     def maker(self) -> RowMaker:
         return RowMaker(self.tokenizer, self.max_length)
 
-    def _packed(self, results: list[Example | Problem], selected: np.ndarray) -> Batch:
+    def _packed(self, results: list[Example | Problem], selected: np.ndarray) -> PackedBatch:
         pairs = list(zip(results, selected, strict=True))
         tokens = iter(self.tokenize([one for one, use in pairs if use and isinstance(one, Example)]))
         return pack([self._result(one, use, tokens) for one, use in pairs], self.ids)
@@ -91,21 +93,25 @@ def _completed(result: Row | Problem, example: Example) -> Row | Problem:
 
 
 def pieces(
-    work: Work, rows: Iterable[Raw], processes: int, selected: np.ndarray | None = None, keys_only: bool = False
-) -> Iterator[Piece]:
+    work: RowProcessor,
+    rows: Iterable[RawRow],
+    processes: int,
+    selected: np.ndarray | None = None,
+    keys_only: bool = False,
+) -> Iterator[ProcessedBatch]:
     """Process a split in batches. Every process iterates `rows` once; `selected`: (rows,) which rows to tokenize."""
 
-    def batches() -> Iterator[tuple[int, list[Raw]]]:
+    def batches() -> Iterator[tuple[int, list[RawRow]]]:
         start = 0
         for batch in batched(rows):
             yield start, batch
             start += len(batch)
 
-    def one(numbered: tuple[int, list[Raw]]) -> Piece:
+    def one(numbered: tuple[int, list[RawRow]]) -> ProcessedBatch:
         start, raws = numbered
         if keys_only:
             return work.keys_only(raws)
         return work.tokens(raws, None if selected is None else selected[start : start + len(raws)])
 
-    make: Callable[[tuple[int, list[Raw]]], Piece] = one
+    make: Callable[[tuple[int, list[RawRow]]], ProcessedBatch] = one
     return in_order(batches, make, processes)

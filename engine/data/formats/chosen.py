@@ -13,11 +13,11 @@ from engine.config.errors import UserError
 from engine.data.answers import Answer
 from engine.data.chat_columns import CHATS, SYSTEMS, TOOLS
 from engine.data.chat_message import role_of, text_of, turns_of
-from engine.data.conversation import Example, Unusable
-from engine.data.format import Columns, DataFormat, Format
+from engine.data.conversation import Example, UnusableRow
+from engine.data.format import ColumnLookup, DataFormat, Format
 from engine.data.formats.alpaca import instruction_of
 from engine.data.mapping import as_text, column, is_empty
-from engine.data.row_limits import Raw
+from engine.data.row_limits import RawRow
 from engine.data.turns import conversation, history_of, question
 
 _PAIRS = (
@@ -35,7 +35,7 @@ _MESSAGES = re.compile(r'(\[\s*)?\{\s*"(role|from|content|value)"')
 _MARK = re.compile(r"\n\n(Human|Assistant): ?")
 
 
-def detect(columns: Columns) -> Format | None:
+def detect(columns: ColumnLookup) -> Format | None:
     pair = next(
         (pair for one, other in _PAIRS if (pair := (columns.find(one), columns.optional(other))) and all(pair)), None
     )
@@ -46,7 +46,7 @@ def detect(columns: Columns) -> Format | None:
     return _ranked(columns)
 
 
-def _ranked(columns: Columns) -> Format | None:
+def _ranked(columns: ColumnLookup) -> Format | None:
     answers = columns.find(*_LISTS)
     if answers is None or columns.kinds(answers) != {"a list"}:
         return None
@@ -66,22 +66,22 @@ def _ranked(columns: Columns) -> Format | None:
     return None
 
 
-def _two_texts(columns: Columns, name: str) -> bool:
+def _two_texts(columns: ColumnLookup, name: str) -> bool:
     values = [raw.values.get(name) for raw in columns.summary.sample if not is_empty(raw.values.get(name))]
     return all(isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) for value in values)
 
 
-def _prompt_parts(columns: Columns) -> dict[str, Any]:
+def _prompt_parts(columns: ColumnLookup) -> dict[str, Any]:
     optional = columns.optional_parts(system=SYSTEMS, tools=TOOLS, history=("history",))
     if name := columns.optional("instruction"):
         return {"instruction": column(name), **columns.optional_parts(input=("input",)), **optional}
     return columns.optional_parts(history_turns=CHATS) or columns.optional_parts(prompt=_PROMPTS) | optional
 
 
-def convert(raw: Raw, found: Format) -> Example:
+def convert(raw: RawRow, found: Format) -> Example:
     chosen = _best(raw, found)
     if is_empty(chosen):
-        raise Unusable("data.empty", "no chosen answer")
+        raise UnusableRow("data.empty", "no chosen answer")
     rejected = _read(found.parts["rejected"].fill(raw.values), raw) if "rejected" in found.parts else None
     before = _before(raw, found)
     if before is None and isinstance(chosen, str):
@@ -94,7 +94,7 @@ def convert(raw: Raw, found: Format) -> Example:
     return _from_turns(before, chosen, rejected, raw, found)
 
 
-def _from_turns(before: Any, chosen: Any, rejected: Any, raw: Raw, found: Format) -> Example:
+def _from_turns(before: Any, chosen: Any, rejected: Any, raw: RawRow, found: Format) -> Example:
     """Only messages after the prompt, or after the common prefix of chosen and rejected, are in the loss."""
     asked = [{"role": "user", "content": before}] if isinstance(before, str) else turns_of(before, raw.where, "prompt")
     reply = (
@@ -113,7 +113,7 @@ def _shared(chosen: list[Any], rejected: Any) -> int:
     return next((number for number, (one, other) in enumerate(pairs) if _key(one) != _key(other)), len(chosen) - 1)
 
 
-def _before(raw: Raw, found: Format) -> Any:
+def _before(raw: RawRow, found: Format) -> Any:
     """The prompt as text or messages; None if it is part of the answers."""
     if "history_turns" in found.parts:
         part = found.parts["history_turns"]
@@ -124,16 +124,16 @@ def _before(raw: Raw, found: Format) -> Any:
     return None if is_empty(value) else value
 
 
-def _best(raw: Raw, found: Format) -> Any:
+def _best(raw: RawRow, found: Format) -> Any:
     """The preferred answer, as text or messages."""
     value = found.parts["chosen"].fill(raw.values)
     key = next((role for role in ("scores", "ranks") if role in found.parts), None)
     if key is not None:
         marks = found.parts[key].fill(raw.values)
         if not isinstance(value, list) or not isinstance(marks, list) or len(value) != len(marks) or not marks:
-            raise Unusable("data.scores", f"different numbers of answers and {key}")
+            raise UnusableRow("data.scores", f"different numbers of answers and {key}")
         if not all(isinstance(mark, int | float) for mark in marks):
-            raise Unusable("data.scores", f"not all {key} are numbers")
+            raise UnusableRow("data.scores", f"not all {key} are numbers")
         pick = max if key == "scores" else min
         value = value[marks.index(pick(marks))]
     elif isinstance(value, list) and value and isinstance(value[0], str):
@@ -141,7 +141,7 @@ def _best(raw: Raw, found: Format) -> Any:
     return _read(value, raw)
 
 
-def _read(value: Any, raw: Raw) -> Any:
+def _read(value: Any, raw: RawRow) -> Any:
     """A single message as a list, JSON text as the messages in it, other scalars as text."""
     if isinstance(value, str) and _MESSAGES.match(text := value.strip()):
         value = turns_of(text if text.startswith("[") else f"[{text}]", raw.where, "chosen")

@@ -8,18 +8,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from engine.data.conversation import Example, Unusable
-from engine.data.format import Columns, DataFormat, Format
+from engine.data.conversation import Example, UnusableRow
+from engine.data.format import ColumnLookup, DataFormat, Format
 from engine.data.formats import alpaca, messages, prompt_completion, sharegpt
 from engine.data.mapping import column, is_empty
-from engine.data.row_limits import Raw
+from engine.data.row_limits import RawRow
 
 _LABELS = ("kto_tag", "label", "desirable", "is_desirable")
 _GOOD, _BAD = ("true", "1", "1.0"), ("false", "0", "0.0")
 _BASES = {one.name: one for one in (messages.FORMAT, sharegpt.FORMAT, alpaca.FORMAT, prompt_completion.FORMAT)}
 
 
-def detect(columns: Columns) -> Format | None:
+def detect(columns: ColumnLookup) -> Format | None:
     label = columns.optional(*_LABELS)
     if label is None or not _is_verdict(columns[label].distinct, columns.data.format == "desirable"):
         return None
@@ -31,12 +31,12 @@ def detect(columns: Columns) -> Format | None:
     return replace(base, name="desirable", base=base.name, why=why, parts=base.parts | {"label": column(label)})
 
 
-def convert(raw: Raw, found: Format) -> Example:
+def convert(raw: RawRow, found: Format) -> Example:
     value = found.parts["label"].fill(raw.values)
     if is_empty(value):
-        raise Unusable("data.no_label", "missing label")
+        raise UnusableRow("data.no_label", "missing label")
     if _text(value) not in _GOOD:
-        raise Unusable("data.undesirable", "the answer is labeled as bad")
+        raise UnusableRow("data.undesirable", "the answer is labeled as bad")
     return _BASES[found.base].convert(raw, found)
 
 

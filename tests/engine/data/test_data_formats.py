@@ -9,11 +9,11 @@ from engine.config.schema import Data
 from engine.data.conversation import Example, Problem
 from engine.data.detection import detect
 from engine.data.recognition import to_example
-from engine.data.row_limits import Raw
+from engine.data.row_limits import RawRow
 
 
 def raws(*rows):
-    return [Raw(row, f"a.jsonl line {number}") for number, row in enumerate(rows, 1)]
+    return [RawRow(row, f"a.jsonl line {number}") for number, row in enumerate(rows, 1)]
 
 
 def understood(row, **data):

@@ -22,7 +22,7 @@ MICRO = {
     "train.batch": 4,
     "evaluation.rows": 4,
     "evaluation.max_new_tokens": 4,
-    "evaluation.general": "none",
+    "evaluation.forgetting_text": "none",
 }
 LONG = {"train.steps": 400}
 """A run that is still at it when the test is done with it."""

@@ -12,7 +12,10 @@ import pytest
 
 from engine.config.errors import UserError
 from engine.config.schema import Data
-from engine.data.formats import Example, Format, Problem, agree, converse, detect
+from engine.data.conversation import Example, Problem
+from engine.data.detection import detect
+from engine.data.format import Format
+from engine.data.recognition import check_columns, to_example
 from engine.data.source import Source, read
 
 
@@ -46,8 +49,8 @@ def reading(path: Path, **data: Any) -> Reading:
     found = detect(source.train, wanted)
     for rows in (source.train, source.validation, source.test):
         if rows is not None:
-            agree(rows, found)
-    results = [converse(raw, found) for raw in source.train]
+            check_columns(rows, found)
+    results = [to_example(raw, found) for raw in source.train]
     examples = [result for result in results if isinstance(result, Example)]
     return Reading(source, found, examples, [result for result in results if isinstance(result, Problem)])
 

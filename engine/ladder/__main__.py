@@ -63,6 +63,8 @@ def live(folder: LadderDir, plan: LadderPlan) -> tuple[Outcome, str]:
     stopping.listen()
     end_record.reserve(folder.end_file)
     climb = LadderRunner(folder, begin(folder, plan), stopping, plan.fresh)
+    for notice in folder.renamed_settings():
+        climb.warn(notice.text)
     climb.save()
     status, reason = attempt(LadderPipeline(climb, plan))
     if status != "finished":

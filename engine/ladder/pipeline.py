@@ -209,5 +209,5 @@ def probe_config(config: Config) -> Config:
             "checkpoint_every": PROBE_STEPS + 1,
             "probe": False,
         },
-        evaluation={"when": "after", "rows": rows, "general": "none"},
+        evaluation={"when": "after", "rows": rows, "forgetting_text": "none"},
     )

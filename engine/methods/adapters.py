@@ -17,7 +17,7 @@ def add_adapters(model: PreTrainedModel, adapter: schema.Adapter) -> peft.PeftMo
     rsLoRA: before the first step the model equals the base model. Set the seed before calling.
     Raises UserError if a target matches no layer.
     """
-    targets = adapter.targets
+    targets = adapter.target_modules
     config = peft.LoraConfig(
         r=adapter.rank,
         lora_alpha=adapter.alpha,
@@ -32,7 +32,7 @@ def add_adapters(model: PreTrainedModel, adapter: schema.Adapter) -> peft.PeftMo
     except ValueError as error:
         names = sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules() if _is_linear(module)})
         what, do = f"no layer matches {targets}", f"use layers of this model: {', '.join(names)}"
-        raise UserError(what, "adapter.targets", do, code="model.unknown_target") from error
+        raise UserError(what, "adapter.target_modules", do, code="model.unknown_target") from error
 
 
 def _is_linear(module: torch.nn.Module) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from engine.config.errors import UserError
 from engine.config.preset import Flat
+from engine.config.renamed_keys import current_values
 from engine.config.schema import Config
 from engine.runs.events import Hello
 from engine.runs.follow import stream
@@ -20,7 +21,7 @@ def check_unchanged(run: RunDir, frozen: Frozen) -> None:
     """
     hellos = (event for event in stream(run.events_file, Hello) if isinstance(event, Hello))
     recorded = next((hello.config for hello in hellos if hello.config), None)
-    changes = list(_changes(recorded, set_values(frozen.config))) if recorded is not None else []
+    changes = list(_changes(current_values(recorded)[0], set_values(frozen.config))) if recorded is not None else []
     do = "restore it, or start a new run with `ftbench run PRESET --set KEY=VALUE`"
     if changes:
         what = f"the configuration changed after the run started: {', '.join(changes)}"

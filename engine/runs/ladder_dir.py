@@ -10,15 +10,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import tomli
 import tomli_w
 
-from engine.config.errors import UserError
+from engine.config.errors import Notice, UserError
 from engine.config.files import remove_tree, write_atomically
 from engine.config.preset import flatten, nested
 from engine.config.preset_library import called
+from engine.config.renamed_keys import current_table, current_values
 from engine.runs import end_record, folder
 from engine.runs.folder import Folder
 from engine.runs.ladder import Ladder, LadderPlan, decode_ladder
@@ -79,15 +81,29 @@ class LadderDir(Folder):
     def plan(self) -> LadderPlan:
         """Read `ladder.toml`. Raises UserError if it is missing, damaged or unreadable."""
         try:
-            return msgspec.convert(tomli.loads(self.plan_file.read_text("utf-8")), LadderPlan)
+            return msgspec.convert(self._plan_table()[0], LadderPlan)
         except FileNotFoundError as error:
             what, do = "not a ladder: ladder.toml is missing", "run `ftbench runs` to list runs and ladders"
             raise UserError(what, str(self.path), do, code="ladder.not_a_ladder") from error
-        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             what = f"damaged file: {error}"
             raise UserError(what, str(self.plan_file), "start a new ladder", code="ladder.damaged") from error
         except OSError as error:
             raise _unreadable(self.plan_file, error) from error
+
+    def renamed_settings(self) -> list[Notice]:
+        """A notice for each setting of the plan that has another name now."""
+        return self._plan_table()[1]
+
+    def _plan_table(self) -> tuple[dict[str, Any], list[Notice]]:
+        """The content of `ladder.toml` under the settings' current names."""
+        table = tomli.loads(self.plan_file.read_text("utf-8"))
+        notices: list[Notice] = []
+        for rung in table["rungs"]:
+            rung["config"], renamed = current_table(rung["config"], str(self.plan_file))
+            rung["settings"] = current_values(rung.get("settings", {}))[0]
+            notices += [notice for notice in renamed if notice not in notices]
+        return table, notices
 
 
 def _unreadable(file: Path, error: OSError) -> UserError:

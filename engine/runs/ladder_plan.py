@@ -26,13 +26,13 @@ SAME = (
     "evaluation.metric",
     "evaluation.max_new_tokens",
     "evaluation.rows",
-    "evaluation.general",
+    "evaluation.forgetting_text",
 )
 """Keys and sections that must be equal for all rungs. Other keys may differ and are reported."""
 SET_BY_LADDER = ("method", "evaluation.when")
 """Keys that a ladder sets itself."""
 _SEPARATOR = re.compile(r",(?=\s*(?:\w+\.[\w.]+|method)\s*=)")
-"""Comma between two settings of a rung, but not inside a value such as adapter.targets=["q_proj","v_proj"]."""
+"""Comma between two settings of a rung, but not inside a value such as adapter.target_modules=["q_proj","v_proj"]."""
 MAX_SEEDS = 20
 MAX_LEARNING_RATES = 9
 

@@ -20,6 +20,7 @@ from engine import __version__
 from engine.config.errors import UserError
 from engine.config.files import remove_tree, write_atomically
 from engine.config.preset import Effective, Flat, flatten, nested
+from engine.config.renamed_keys import current_table, current_values
 from engine.config.schema import Config
 from engine.config.split_version import OLDEST, SPLIT_VERSION
 from engine.runs import end_record, folder
@@ -222,7 +223,8 @@ def read_frozen(run: RunDir) -> Frozen:
         table: dict[str, Any] = tomli.loads(run.config_file.read_text("utf-8"))
         about = msgspec.convert(table.pop("run"), About)
         origins = msgspec.convert(table.pop("origins"), dict[str, str])
-        config = msgspec.convert(table, Config)
+        current, renamed = current_table(table, str(run.config_file))
+        config = msgspec.convert(current, Config)
         intact = about.fingerprint in ("", fingerprint(table))
     except FileNotFoundError as error:
         raise UserError("not a run: no run.toml", str(run.path), "`ftbench runs` lists the runs") from error
@@ -233,10 +235,10 @@ def read_frozen(run: RunDir) -> Frozen:
         raise UserError(f"cannot be read: {error.strerror}", str(run.config_file), "check its owner") from error
     return Frozen(
         config,
-        origins,
+        current_values(origins)[0],
         about.preset,
         about.created,
-        about.notes,
+        [*about.notes, *(notice.text for notice in renamed)],
         about.wait,
         about.split_version,
         about.data_fingerprint,

@@ -21,7 +21,7 @@ from engine.config.batch_limits import (
 from engine.data.tokenized import lengths_of
 from engine.data.tokens import Row
 
-PackingMode = Literal["flat", "padded"]
+PackingMode = Literal["packed", "padded"]
 IGNORED = -100
 
 
@@ -80,9 +80,9 @@ class Packing:
 def choose_packing(rows: Sequence[Row], setting: str, device: str, varlen: bool) -> Packing:
     """The configured packing; for "auto", flat if attention supports varlen or rows are short, else padded."""
     mean = int(lengths_of(rows).sum()) / max(1, len(rows))
-    packing = setting if setting != "auto" else "flat" if varlen or mean <= FLAT_MEAN_LENGTH else "padded"
-    limits = FLAT_TOKENS if packing == "flat" and not varlen else PADDED_TOKENS
-    return Packing("flat" if packing == "flat" else "padded", limits[device])
+    packing = setting if setting != "auto" else "packed" if varlen or mean <= FLAT_MEAN_LENGTH else "padded"
+    limits = FLAT_TOKENS if packing == "packed" and not varlen else PADDED_TOKENS
+    return Packing("packed" if packing == "packed" else "padded", limits[device])
 
 
 def micro_batches(rows: Sequence[Row], micro_batch: int, layout: Packing | None = None) -> Iterator[list[Row]]:
@@ -94,7 +94,7 @@ def micro_batches(rows: Sequence[Row], micro_batch: int, layout: Packing | None 
     tokens = 0
     for row in sorted(rows, key=lambda row: -len(row.input_ids)):
         longest = len(portion[0].input_ids) if portion else 0
-        grown = tokens + len(row.input_ids) if layout and layout.packing == "flat" else longest * (len(portion) + 1)
+        grown = tokens + len(row.input_ids) if layout and layout.packing == "packed" else longest * (len(portion) + 1)
         if portion and (len(portion) == micro_batch or (layout and grown > layout.tokens)):
             yield portion
             portion, tokens = [], 0
@@ -121,9 +121,8 @@ def _split_by_logits(rows: Sequence[Row], packing: PackingMode, max_positions: i
     answers = 0
     for row in rows:
         row_positions = _logit_positions(row, keep)
-        positions = (
-            answers + len(row_positions) if packing == "flat" else (len(part) + 1) * len(columns | row_positions)
-        )
+        packed = packing == "packed"
+        positions = answers + len(row_positions) if packed else (len(part) + 1) * len(columns | row_positions)
         if part and positions > max_positions:
             yield part
             part, columns, answers = [], set(), 0
@@ -161,8 +160,8 @@ class MicroBatch:
 
 
 def collate(rows: Sequence[Row], packing: PackingMode, pad: int, device: str) -> MicroBatch:
-    """Collate rows: flat concatenates them into one sequence, padded pads them on the left to a batch."""
-    batch = (_flat if packing == "flat" else _padded)(rows, pad, SHAPE_MULTIPLE[device])
+    """Collate rows: "packed" concatenates them into one sequence, "padded" pads them on the left to a batch."""
+    batch = (_packed if packing == "packed" else _padded)(rows, pad, SHAPE_MULTIPLE[device])
     inputs = {name: tensor.to(device) for name, tensor in batch.model_inputs.items()}
     return MicroBatch(inputs, batch.targets.to(device), None if batch.weights is None else batch.weights.to(device))
 
@@ -193,7 +192,7 @@ def weights_of(row: Row) -> list[float]:
     return [weight * (label != IGNORED) for weight, label in zip(weights[1:], row.labels[1:], strict=True)] + [0.0]
 
 
-def _flat(rows: Sequence[Row], pad: int, multiple: int) -> MicroBatch:
+def _packed(rows: Sequence[Row], pad: int, multiple: int) -> MicroBatch:
     """Pack rows; padding to a multiple forms one more row, which no other row attends to and which has no loss."""
     ids = [token for row in rows for token in row.input_ids]
     positions = [position for row in rows for position in range(len(row.input_ids))]

@@ -115,6 +115,6 @@ def flattening_agreement(model: torch.nn.Module, rows: list[Row], pad: int, devi
         return float(summed_loss(model, collate(rows, packing, pad, device), keep))
 
     try:
-        return Agreement(loss(rows, "flat"), sum(loss([row], "padded") for row in rows))
+        return Agreement(loss(rows, "packed"), sum(loss([row], "padded") for row in rows))
     finally:
         model.train(was_training)

@@ -222,7 +222,7 @@ def training_arguments(
         gradient_accumulation_steps=1,
         learning_rate=train.learning_rate,
         lr_scheduler_type={"constant": "constant_with_warmup"}.get(train.schedule, train.schedule),
-        warmup_steps=round(train.warmup * schedule.steps),
+        warmup_steps=round(train.warmup_ratio * schedule.steps),
         max_grad_norm=train.max_grad_norm,
         bf16=train.precision == "mixed",
         gradient_checkpointing=checkpointing,

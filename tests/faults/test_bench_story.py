@@ -28,7 +28,7 @@ checkpoint_every = 5
 [evaluation]
 rows = 4
 max_new_tokens = 4
-general = "none"
+forgetting_text = "none"
 """
 
 

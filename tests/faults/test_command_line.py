@@ -62,7 +62,7 @@ def test_an_encoding_that_lacks_our_signs_gets_others(arguments: list[str], enco
 def test_errors_are_one_line_in_every_encoding() -> None:
     done = ftbench("run", "–→日", env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert done.returncode == 2
-    assert done.stderr.startswith("ftbench: no preset '-->\\u65e5'")
+    assert done.stderr.startswith("ftbench: unknown preset '-->\\u65e5'")
 
 
 @pytest.mark.parametrize("end", ["> /dev/full", ">&-"])

@@ -35,7 +35,7 @@ def cases(home: Home) -> dict[str, list[list[str]]]:
                    ["demo", "--model", broken, "--data", str(home.data), "--no-probe"]],
         "report": [[ladder], [ladder, "--markdown"], [ladder, "--json"], [TYPED]],
         "run": [[TYPED], [preset], ["demo-lora", "--set", f"train.steps={TYPED}"], ["demo-lora", "--method", TYPED],
-                ["demo-lora", *MICRO, "--model", model, "--data", file, "--set", "evaluation.general=none"]],
+                ["demo-lora", *MICRO, "--model", model, "--data", file, "--set", "evaluation.forgetting_text=none"]],
         "attach": [[run], [ladder], [TYPED], [ladder, "--json"]],
         "stop": [[TYPED], [run]],
         "resume": [[TYPED], [str(home.folder / "none")]],

@@ -154,7 +154,7 @@ def _steps(config: Config, estimate: MemoryEstimate | None, report: Report) -> s
 
 def _learning(config: Config) -> str:
     train = config.train
-    return f"rate {train.learning_rate:g}, {train.schedule}, warmup {train.warmup:.0%}, {config.optimizer.name}"
+    return f"rate {train.learning_rate:g}, {train.schedule}, warmup {train.warmup_ratio:.0%}, {config.optimizer.name}"
 
 
 def _scoring(config: Config, report: Report) -> str:

@@ -11,7 +11,7 @@ from textual.binding import BindingType
 from textual.content import Content
 from textual.widgets import Input, Static
 
-from engine.config.errors import RunFailed, UserError
+from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.preset import Effective
 from engine.config.text import visible
 from engine.runs import run_dir
@@ -171,7 +171,8 @@ class RunsScreen(ActingScreen[RunDir | None]):
             return
         try:
             frozen = run_dir.read_frozen(run)
-            new = run_dir.create(self.runs, frozen.preset, Effective(frozen.config, frozen.origins, frozen.notes))
+            notices = [Notice("preset.stored_note", note) for note in frozen.notes]
+            new = run_dir.create(self.runs, frozen.preset, Effective(frozen.config, frozen.origins, notices))
         except (UserError, RunFailed) as error:
             self.tell(str(error), severity="error")
             return

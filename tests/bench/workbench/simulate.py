@@ -35,7 +35,9 @@ def beginning(steps: int) -> Iterator[events.Event]:
     yield events.Phase(name="data")
     yield events.Data(train=1600, validation=100, test=300, format="messages", format_reason="test", fingerprint="f")
     yield events.Phase(name="training")
-    yield events.Plan(steps=steps, start_step=0, batch=16, micro_batch=16, packing="flat", gradient_checkpointing=False)
+    yield events.Plan(
+        steps=steps, start_step=0, batch=16, micro_batch=16, packing="packed", gradient_checkpointing=False
+    )
 
 
 def step(number: int, steps: int, chance: random.Random) -> Iterator[events.Event]:

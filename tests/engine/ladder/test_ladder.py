@@ -114,8 +114,8 @@ def test_two_ranks_of_one_method_are_two_rungs(tmp_path: Path) -> None:
             "no validation rows",
         ),
         (["--data", "nowhere.jsonl"], "nowhere.jsonl"),
-        (["--set", "evaluation.general=nowhere.txt"], "nowhere.txt"),
-        (["--set", "data.test=0"], "data.test: no test rows"),
+        (["--set", "evaluation.forgetting_text=nowhere.txt"], "nowhere.txt"),
+        (["--set", "data.test=0"], ": data.test;"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_and_leaves_nothing(arguments: list[str], said: str, tmp_path: Path) -> None:

@@ -85,8 +85,8 @@ def test_a_run_is_the_same_only_where_nothing_that_decides_its_numbers_differs()
 
 
 def test_a_comma_within_a_value_does_not_end_it() -> None:
-    (rung,) = make_plan("demo", ['few=lora,adapter.targets=["q_proj","v_proj"],adapter.rank=4'], {}).rungs
-    assert rung.settings == {"adapter.targets": ["q_proj", "v_proj"], "adapter.rank": 4}
+    (rung,) = make_plan("demo", ['few=lora,adapter.target_modules=["q_proj","v_proj"],adapter.rank=4'], {}).rungs
+    assert rung.settings == {"adapter.target_modules": ["q_proj", "v_proj"], "adapter.rank": 4}
 
 
 @pytest.mark.parametrize("word", ["odd=lora,adapter.rank", "odd=lora,"])
@@ -128,7 +128,9 @@ def test_a_general_text_is_a_file_where_the_command_was_given(tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prose").write_text("one two three")
     general = {
-        wish: make_plan("demo", ["lora"], {"evaluation.general": wish}).rungs[0].config.evaluation.general
+        wish: make_plan("demo", ["lora"], {"evaluation.forgetting_text": wish})
+        .rungs[0]
+        .config.evaluation.forgetting_text
         for wish in ("prose", "auto", "none")
     }
     assert general == {"prose": str(tmp_path / "prose"), "auto": "auto", "none": "none"}

@@ -31,7 +31,9 @@ FIXED = 10 << 20
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunDir]:
     """A finished run with a long log."""
     made = run_dir.create(tmp_path_factory.mktemp("runs"), "demo-lora", effective("demo-lora", None, {}))
-    plan = events.Plan(steps=EVENTS, start_step=0, batch=4, micro_batch=3, packing="flat", gradient_checkpointing=False)
+    plan = events.Plan(
+        steps=EVENTS, start_step=0, batch=4, micro_batch=3, packing="packed", gradient_checkpointing=False
+    )
     encode = msgspec.json.Encoder().encode
     with made.events_file.open("wb") as file:
         file.write(encode(events.Hello(pid=1, host="h", version="0")) + b"\n" + encode(plan) + b"\n")

@@ -31,7 +31,7 @@ TINY = [
     *("--set", "adapter.dropout=0.1"),
     *("--set", "evaluation.rows=4"),
     *("--set", "evaluation.max_new_tokens=6"),
-    *("--set", "evaluation.general=none"),
+    *("--set", "evaluation.forgetting_text=none"),
 ]
 """Six steps of the embedded model, with random numbers that a checkpoint must keep."""
 LIMIT = 900.0

@@ -182,7 +182,7 @@ def test_options_that_are_named_after_a_key_are_known_to_set_it() -> None:
 def test_a_setting_given_twice_with_different_values_is_refused(pairs: list[str]) -> None:
     with pytest.raises(UserError) as caught:
         parse_overrides(pairs)
-    assert caught.value.code == "config.conflicting_values"
+    assert caught.value.code == "preset.conflicting_values"
     parse_overrides([pairs[0], pairs[0]])
 
 

@@ -106,14 +106,14 @@ def test_json_holds_what_is_documented(model: str) -> None:
     ("arguments", "says"),
     [
         (["--card", "a100x"], "did you mean A100 80GB?"),
-        (["--card", "80GB"], "could be A100 80GB, H100 80GB"),
+        (["--card", "80GB"], "(A100 80GB, H100 80GB)"),
         (["--card", ""], "empty value for --card"),
-        (["--model", "/no/such/folder"], "no such model folder"),
+        (["--model", "/no/such/folder"], "model folder not found"),
         (["--model", "nobody/nothing"], "not on this machine"),
         (["--length", "4000", "--model", "tiny"], "made for 1,024 positions"),
         (["--micro-batch", "4000"], "larger than train.batch"),
         (["--method", "full", "--set", "adapter.rank=8"], "adapter.rank is not read by full"),
-        (["--set", "train.no_such=8"], "nothing reads the key"),
+        (["--set", "train.no_such=8"], "unknown key train.no_such"),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], says: str) -> None:
@@ -126,9 +126,9 @@ def test_bad_input_is_one_line(arguments: list[str], says: str) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "no config.json in this model folder"),
-        ("{broken", "config.json cannot be read"),
-        ("[]", "config.json is no model configuration"),
+        ("", "no config.json in the model folder"),
+        ("{broken", "cannot read config.json"),
+        ("[]", "invalid config.json: not an object"),
     ],
 )
 def test_a_model_folder_without_a_configuration_is_one_line_without_waiting_for_torch(

@@ -108,9 +108,9 @@ def test_a_setting_that_is_named_makes_it_fit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "report", "what"),
     [
-        ({"model": "/no/such/folder"}, Report(), "no such model folder"),
+        ({"model": "/no/such/folder"}, Report(), "model folder not found"),
         ({"model": "owner/absent"}, Report(), "HF_HUB_OFFLINE"),
-        ({"model": "missing.gguf"}, Report(), "no such file"),
+        ({"model": "missing.gguf"}, Report(), "file not found"),
         ({}, Report(None, "train.jsonl line 3: not JSON; correct it", False), "line 3: not JSON"),
         ({}, Report({**ANSWER, "refused": "no row is left to train on"}), "no row is left"),
     ],

@@ -62,7 +62,7 @@ def test_an_absent_model_blocks_at_once(tmp_path: Path) -> None:
         app.bench.choosing.choose(Choice("demo-lora", model="/no/such/folder"))
         app.bench.action_start()
         await pilot.pause()
-        assert "no such model folder" in text(app) and "not checked" in text(app)
+        assert "model folder not found" in text(app) and "not checked" in text(app)
         await pilot.press("enter", "escape")
         assert app.screen is app.bench
 

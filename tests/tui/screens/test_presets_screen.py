@@ -58,7 +58,7 @@ def test_all_are_listed_with_what_they_would_change_and_what_is_wrong(tmp_path: 
         assert set(names) == {listed.name for listed in preset_library.list_presets()}
         assert "a batch of eight" in detail(screen) and "train.batch 16 → 8" in detail(screen)
         await go_to(pilot, app, "wrong")
-        assert "nothing reads the key train.nonsense" in detail(screen) and "line 4" in detail(screen)
+        assert "unknown key train.nonsense" in detail(screen) and "line 4" in detail(screen)
         await pilot.press("enter")
         assert app.screen is screen  # a broken one is not taken
         await go_to(pilot, app, "mine")
@@ -76,7 +76,7 @@ def test_the_present_choice_is_saved_under_a_name_that_is_free(tmp_path: Path, f
         assert name.value == "demo-lora-2"
         name.value = "mine"
         await pilot.pause()
-        assert "exists already" in str(app.screen.query_one("#why", Static).visual)
+        assert "already exists" in str(app.screen.query_one("#why", Static).visual)
         await pilot.press("enter")
         assert isinstance(app.screen, NameScreen)
         name.value = "tuned"

@@ -1,4 +1,4 @@
-"""Schema of a ladder: its plan (`ladder.toml`), and its progress and results (`ladder.json`)."""
+"""The plan of a ladder (`ladder.toml`), and its state and results (`ladder.json`)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from engine.runs.renamed_fields import SCHEMA_VERSION, current_ladder
 from engine.runs.result import Interval, MeasuredPeak
 
 BASE, BASE_4BIT = BASES = ("base", "base-4bit")
-"""Names of the base model's rows: as LoRA or full fine-tuning loads it, and as QLoRA loads it."""
+"""Rows of the base model: as LoRA or full fine-tuning loads it, and in QLoRA's 4 bits."""
 
 WAITING = ("planned", "live")
-"""Statuses of runs without an outcome."""
+"""Statuses of entries without an outcome."""
 
 Kind = Literal["probe", "trial", "run"]
 Stage = Literal["planned", "preparing", "probing", "tuning", "training", "analyzing", "done"]
@@ -26,12 +26,12 @@ Outcome = Literal["running", "finished", "stopped", "failed"]
 
 
 class Rung(Struct, kw_only=True, frozen=True):
-    """One way to train: the configuration of its runs, apart from seed and learning rate."""
+    """One way to train: a method with its settings, except for seed and learning rate."""
 
     name: str
     config: Config
     settings: dict[str, Any] = field(default_factory=dict)
-    """Settings given for this rung only on the command line, by dotted key."""
+    """Settings of this rung from `--rung`, by dotted key."""
 
     @property
     def method(self) -> str:
@@ -39,52 +39,52 @@ class Rung(Struct, kw_only=True, frozen=True):
 
 
 class LadderPlan(Struct, kw_only=True, frozen=True):
-    """Content of `ladder.toml`."""
+    """The content of `ladder.toml`; does not change after the start."""
 
     preset: str
     created: float
     rungs: list[Rung]
     seeds: list[int]
     learning_rates: int = 1
-    """Learning rates tried per rung on the validation rows; 1: no trials, use the configured rate."""
+    """Rates tried per rung on the validation rows; 1: its preset rate without trials."""
     probe: bool = True
-    """Measure a few steps of every rung first."""
+    """Whether to measure a few steps of every rung first."""
     fresh: bool = False
-    """Run everything again instead of reusing finished runs."""
+    """Whether to run everything again instead of reusing finished runs."""
     command: str = ""
-    """The command line that created the plan."""
+    """The command line that started the ladder."""
     split_version: int = OLDEST
-    """Version of the split rule of all its runs."""
+    """Version of the rule that splits the rows."""
 
 
 class LadderRun(Struct, kw_only=True):
-    """One run of the ladder."""
+    """An entry of the ladder: one run, planned or done."""
 
     rung: str
     kind: Kind
     seed: int
     learning_rate: float
     run: str = ""
-    """The run's directory, relative to the ladder's parent folder; '' if not started."""
+    """The run's directory, relative to the ladder's parent folder; '' before it is created."""
     status: str = "planned"
     """planned, live, skipped, died, or the status of the run's result."""
     reason: str = ""
     reused: bool = False
-    """The run existed before this ladder."""
+    """Whether the run existed before and was reused."""
     chosen: bool = False
-    """The trial whose learning rate was selected."""
+    """Whether this trial's rate was chosen."""
     validation_loss: float | None = None
     seconds: float | None = None
-    """Duration of all phases except waiting in the device queue."""
+    """All phases except waiting for the GPU and scoring the base model."""
 
     @property
     def is_done(self) -> bool:
-        """Whether the run needs no more work. A stopped run is resumed with the ladder."""
+        """Whether nothing is left to do. A stopped run is resumed with the ladder."""
         return self.status not in (*WAITING, "stopped")
 
 
 class SharedWork(Struct, kw_only=True):
-    """The work that all rungs share: fingerprints and sizes that every run must match."""
+    """What all rungs share: sizes, and the fingerprints that every run is checked against."""
 
     model: str
     data: str
@@ -92,22 +92,22 @@ class SharedWork(Struct, kw_only=True):
     validation: int
     test: int
     tokens: int
-    """Tokens per epoch."""
+    """Tokens of the training rows, one epoch."""
     steps: int
     batch: int
     metric: str
     fingerprints: dict[str, str] = field(default_factory=dict)
     split_version: int = OLDEST
     overlap: dict[str, SplitOverlap] = field(default_factory=dict)
-    """`test/train` and `validation/train`; empty in ladders of earlier versions."""
+    """`test/train` and `validation/train`; empty in older ladders."""
     columns: list[ColumnUse] = field(default_factory=list)
-    """Role of each column; empty in ladders of earlier versions."""
+    """What each column is used for; empty in older ladders."""
     account: RowAccount | None = None
-    """Use of every row."""
+    """How many rows went into each split or were left out."""
 
 
 class RungDuration(Struct, kw_only=True):
-    """Expected duration of one run of a rung in seconds, from its probe."""
+    """Expected seconds of one run of a rung, from its probe."""
 
     rung: str
     low: float
@@ -117,7 +117,7 @@ class RungDuration(Struct, kw_only=True):
 
 
 class SeedRange(Struct, kw_only=True):
-    """A measurement over the seeds: mean, minimum and maximum (not a confidence interval)."""
+    """Mean, lowest and highest value over the seeds; not a confidence interval."""
 
     mean: float
     low: float
@@ -125,7 +125,7 @@ class SeedRange(Struct, kw_only=True):
 
 
 class RentalPrice(Struct, kw_only=True):
-    """The cheapest listed GPU with enough memory for the peak, and its price per hour."""
+    """The cheapest listed GPU with enough memory for the peak."""
 
     gpu: str
     memory: int
@@ -134,37 +134,38 @@ class RentalPrice(Struct, kw_only=True):
 
 
 class RungResult(Struct, kw_only=True):
-    """Quality and cost of a rung. `base` is the model before training."""
+    """Scores and costs of a rung, or of the base model."""
 
     name: str
     method: str
     status: str
-    """finished, partly (some seeds only), or why there is no result: out_of_memory, diverged, failed, died."""
+    """finished, partly (not all seeds), or why there is no result: out_of_memory, diverged, failed, died."""
     reason: str = ""
     learning_rate: float | None = None
     seeds: list[int] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
     score: Interval | None = None
-    """Score over items and seeds, with its 95% CI."""
+    """The metric with its 95% interval over items and seeds."""
     by_seed: list[float] = field(default_factory=list)
     extra: dict[str, float] = field(default_factory=dict)
-    """Means of additional scores of the same answers."""
+    """Means of secondary scores of the same answers."""
     loss: Interval | None = None
     share_of_score: Interval | None = None
-    """Score divided by the score of full fine-tuning."""
+    """Score divided by full fine-tuning's."""
     share_of_gain: Interval | None = None
-    """Gain over the base divided by the gain of full fine-tuning."""
+    """Gain over the base model divided by full fine-tuning's gain."""
     no_share: str = ""
-    """Why there is no share."""
+    """Why there is no share of gain."""
     peak: MeasuredPeak | None = None
     training_seconds: SeedRange | None = None
-    """Duration of the optimizer steps."""
+    """Optimizer steps only."""
     all_seconds: SeedRange | None = None
-    """Duration of all phases except waiting in the device queue and scoring the base, which not every rung does."""
+    """All phases except waiting for the GPU and scoring the base model, which not every rung does."""
     tokens_per_second: SeedRange | None = None
     energy: SeedRange | None = None
-    """Joules."""
+    """Joules, in the phases of `all_seconds`."""
     money: SeedRange | None = None
+    """Price of a run in `currency`."""
     currency: str = "USD"
     money_note: str = ""
     rent: RentalPrice | None = None
@@ -173,31 +174,32 @@ class RungResult(Struct, kw_only=True):
     parameters: int = 0
     artifact_bytes: int = 0
     general_loss: Interval | None = None
-    """Loss on held-out general text, in nats/token."""
+    """Loss on held-out general text, nats/token."""
     forgetting: Interval | None = None
-    """General loss minus that of the base; positive means forgetting."""
+    """Rise of that loss over the base model's."""
 
 
 Finding = Literal["better", "worse", "undecided"]
 
 
 class Comparison(Struct, kw_only=True):
-    """Rung `a` minus rung `b`, paired by test item."""
+    """The difference of two rungs, a − b, paired by test item."""
 
     a: str
     b: str
     difference: Interval
-    """Difference of scores, with its simultaneous 95% CI over all comparisons."""
+    """Of the score, with a 95% interval that holds simultaneously for all comparisons."""
     p: float
-    """Two-sided p-value, by the bootstrap over items and seeds."""
+    """Two-sided, unadjusted, by bootstrap over items and seeds."""
     p_adjusted: float
-    """Adjusted for all comparisons (single-step max-T); below 0.05 exactly if the interval excludes 0."""
+    """Adjusted for all comparisons (single-step max-T); below 0.05 exactly where the interval excludes 0."""
     finding: Finding
     mcnemar: list[float] = field(default_factory=list)
-    """Exact two-sided p-value per seed, for scores that are 0 or 1."""
+    """Exact two-sided p of McNemar's test by seed, for scores of 0 or 1."""
     needed_items: int | None = None
-    """Test items needed to detect a difference of the observed size with 80% power."""
+    """Test items needed for 80% power if the true difference is the observed one."""
     needed_seeds: int | None = None
+    """Seeds needed as well; None if more items are enough."""
     loss_difference: Interval | None = None
 
 
@@ -205,14 +207,14 @@ Topic = Literal["quality", "time", "energy", "memory", "rent", "prototype", "shi
 
 
 class VerdictSentence(Struct, kw_only=True):
-    """A sentence of the verdict and its topic."""
+    """A sentence of the verdict with its topic."""
 
     topic: Topic
     text: str
 
 
 class Ladder(Struct, kw_only=True):
-    """Content of `ladder.json`."""
+    """The content of `ladder.json`."""
 
     v: int = SCHEMA_VERSION
     name: str
@@ -223,6 +225,8 @@ class Ladder(Struct, kw_only=True):
     status: Outcome = "running"
     stage: Stage = "planned"
     reason: str = ""
+    reason_code: str = ""
+    """Stable code of the error that ended the ladder, as `ladder.no_test_rows`."""
     seeds: list[int] = field(default_factory=list)
     work: SharedWork | None = None
     estimates: list[RungDuration] = field(default_factory=list)
@@ -231,14 +235,16 @@ class Ladder(Struct, kw_only=True):
     comparisons: list[Comparison] = field(default_factory=list)
     verdict: list[VerdictSentence] = field(default_factory=list)
     differs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Configuration keys that differ between rungs: key -> rung -> value."""
+    """Settings in which the rungs differ: key -> rung -> value."""
     config: dict[str, Any] = field(default_factory=dict)
-    """Configuration shared by all rungs, by dotted key."""
+    """Settings that all rungs share, by dotted key."""
     versions: dict[str, str] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    warning_codes: list[str] = field(default_factory=list)
+    """Stable code of each warning; empty in older ladders."""
 
 
 def decode_ladder(text: bytes) -> Ladder:
-    """Decode `ladder.json` of any schema version. Raises msgspec.DecodeError if it is damaged."""
+    """The content of `ladder.json`, of any schema version. Raises msgspec.DecodeError where it is damaged."""
     return msgspec.convert(current_ladder(msgspec.json.decode(text, type=dict[str, Any])), Ladder)

@@ -1,7 +1,7 @@
-"""Ladder directories, next to the runs that the ladder starts.
+"""The directory of a ladder, in the same folder as its runs.
 
-One process writes a ladder (`python -m engine.ladder`). It replaces `ladder.json` atomically after every change, so
-readers always see a consistent state.
+One process writes it (`python -m engine.ladder`). `ladder.json` is replaced atomically after every change, so readers
+always see a consistent state.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from engine.runs.ladder import Ladder, LadderPlan, decode_ladder
 
 @dataclass(frozen=True)
 class LadderDir(Folder):
-    """Paths in a ladder directory; the only place where its file names are spelled."""
+    """The paths of one ladder; no other module knows its file names."""
 
     @property
     def runs(self) -> Path:
-        """The folder that contains its runs."""
+        """The folder that contains the ladder's runs."""
         return self.path.parent
 
     @property
@@ -56,19 +56,19 @@ class LadderDir(Folder):
         return self.path / "report.md"
 
     def state(self) -> Ladder | None:
-        """Read `ladder.json`; None before the ladder has started. Raises UserError if it is damaged or unreadable.
+        """The stored state; None before the first start. Raises UserError if the file is damaged or cannot be read.
 
-        If the disk was too full to write the outcome, it comes from the reserved `end.json`.
+        If the disk was too full to record how the ladder ended, that is read from the reserved `end.json`.
         """
         try:
             ladder = decode_ladder(self.state_file.read_bytes())
         except FileNotFoundError:
             return None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            do = f"delete it and run `ftbench resume {self.name}`, which reuses the finished runs"
+            do = f"delete it, then `ftbench resume {self.name}` starts over and reuses finished runs"
             raise UserError(f"damaged file: {error}", str(self.state_file), do, code="ladder.damaged") from error
         except OSError as error:
-            raise _unreadable(self.state_file, error) from error
+            raise _unreadable(error, self.state_file) from error
         if ladder.status == "running" and (record := end_record.read(self.end_file)):
             ladder.status, ladder.reason = ("stopped" if record.status == "stopped" else "failed"), record.reason
         return ladder
@@ -79,17 +79,17 @@ class LadderDir(Folder):
         write_atomically(self.state_file, msgspec.json.format(msgspec.json.encode(ladder), indent=1))
 
     def plan(self) -> LadderPlan:
-        """Read `ladder.toml`. Raises UserError if it is missing, damaged or unreadable."""
+        """The plan. Raises UserError if `ladder.toml` is missing, damaged or cannot be read."""
         try:
             return msgspec.convert(self._plan_table()[0], LadderPlan)
         except FileNotFoundError as error:
-            what, do = "not a ladder: ladder.toml is missing", "run `ftbench runs` to list runs and ladders"
-            raise UserError(what, str(self.path), do, code="ladder.not_a_ladder") from error
+            what, do = "not a ladder, ladder.toml not found", "`ftbench runs` lists runs and ladders"
+            raise UserError(what, str(self.path), do, code="ladder.not_found") from error
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             what = f"damaged file: {error}"
             raise UserError(what, str(self.plan_file), "start a new ladder", code="ladder.damaged") from error
         except OSError as error:
-            raise _unreadable(self.plan_file, error) from error
+            raise _unreadable(error, self.plan_file) from error
 
     def renamed_settings(self) -> list[Notice]:
         """A notice for each setting of the plan that has another name now."""
@@ -106,37 +106,36 @@ class LadderDir(Folder):
         return table, notices
 
 
-def _unreadable(file: Path, error: OSError) -> UserError:
-    what = f"cannot read the file: {error.strerror}"
-    return UserError(what, str(file), "check its owner and mode", code="ladder.unreadable")
+def _unreadable(error: OSError, path: Path) -> UserError:
+    return UserError(f"cannot read: {error.strerror}", str(path), "check its permissions", code="ladder.unreadable")
 
 
 def create(runs: Path, plan: LadderPlan) -> LadderDir:
-    """Create a ladder directory (mode 0700) with its plan."""
+    """Create a ladder's directory (mode 0700) with its plan."""
     return LadderDir(folder.make(runs, called(plan.preset), "ladder", "ladder.toml", plan_text(plan)))
 
 
 def plan_text(plan: LadderPlan) -> str:
     """The text of `ladder.toml`."""
     table = msgspec.to_builtins(plan)
-    for written, rung in zip(table["rungs"], plan.rungs, strict=True):
+    for rung_table, rung in zip(table["rungs"], plan.rungs, strict=True):
         values = {key: value for key, value in flatten(rung.config).items() if value is not None and value != {}}
-        written["config"] = nested(values)
+        rung_table["config"] = nested(values)
     return tomli_w.dumps(table)
 
 
 def remove(ladder: LadderDir) -> None:
-    """Delete a ladder that never started."""
+    """Delete a ladder that has not started any run."""
     remove_tree(ladder.path, ignore_errors=True)
 
 
 def find(runs: Path, name: str) -> LadderDir:
-    """Find a ladder by its name, an unambiguous part of it, its path, or `last`."""
+    """Find a ladder by its path, its name, an unambiguous part of the name, or `last`."""
     if folder.has_file(Path(name), "ladder.toml"):
         return LadderDir(Path(name).absolute())
     return folder.pick(iterate(runs), name, "ladder", runs, "`ftbench ladder PRESET` starts one")
 
 
 def iterate(runs: Path) -> Iterator[LadderDir]:
-    """All ladders in the folder, in no particular order."""
+    """Every ladder in the folder, unordered."""
     return map(LadderDir, folder.holding(runs, "ladder.toml"))

@@ -1,4 +1,4 @@
-"""Create the plan of a ladder from a preset and a command line: rungs and seeds on the same work."""
+"""Makes the plan of a ladder from a preset and a command line: rungs and seeds on the same work."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engine.config.schema import Config
 from engine.config.split_version import SPLIT_VERSION
 from engine.runs.ladder import BASES, LadderPlan, Rung
 
-SAME = (
+SHARED_KEYS = (
     "model.id",
     "model.revision",
     "model.chat_template",
@@ -28,13 +28,15 @@ SAME = (
     "evaluation.rows",
     "evaluation.forgetting_text",
 )
-"""Keys and sections that must be equal for all rungs. Other keys may differ and are reported."""
-SET_BY_LADDER = ("method", "evaluation.when")
-"""Keys that a ladder sets itself."""
-_SEPARATOR = re.compile(r",(?=\s*(?:\w+\.[\w.]+|method)\s*=)")
-"""Comma between two settings of a rung, but not inside a value such as adapter.target_modules=["q_proj","v_proj"]."""
+"""Keys and sections that have to be equal in all rungs. Other settings may differ and are shown."""
+LADDER_KEYS = ("method", "evaluation.when")
+"""Keys that the ladder sets itself."""
+_SETTING_SEPARATOR = re.compile(r",(?=\s*(?:\w+\.[\w.]+|method)\s*=)")
+"""The comma before a key; commas in values do not separate: adapter.target_modules=["q_proj","v_proj"]."""
 MAX_SEEDS = 20
 MAX_LEARNING_RATES = 9
+MAX_NAME = 24
+"""Characters of a rung's name."""
 
 
 def make_plan(
@@ -47,28 +49,28 @@ def make_plan(
     fresh: bool = False,
     command: str = "",
 ) -> LadderPlan:
-    """The plan for `ftbench ladder`. Raises UserError for rungs that cannot be compared, naming the key.
+    """The plan for `ftbench ladder`. Raises UserError if the rungs cannot be compared.
 
-    `rungs`: arguments of `--rung`, such as `lora` or `wide=lora,adapter.rank=64`. If empty: all methods.
+    `rungs` are values of `--rung`: `lora`, or `wide=lora,adapter.rank=64`. Without any, all methods are rungs.
     """
     if not 1 <= seeds <= MAX_SEEDS:
-        raise _out_of_range(seeds, "--seeds", MAX_SEEDS, "ladder.seeds")
+        raise UserError(f"invalid number of seeds {seeds}", "--seeds", f"use 1 to {MAX_SEEDS}", code="ladder.seeds")
     if not 1 <= learning_rates <= MAX_LEARNING_RATES:
-        raise _out_of_range(learning_rates, "--learning-rates", MAX_LEARNING_RATES, "ladder.learning_rates")
-    do = "remove it, and select methods with --rung"
-    _refuse(SET_BY_LADDER, overrides, "set by the ladder itself", do, "ladder.key_set_by_ladder")
-    planned = [_rung(word, preset, overrides) for word in rungs or method_names()]
+        what, do = f"invalid number of learning rates {learning_rates}", f"use 1 to {MAX_LEARNING_RATES}"
+        raise UserError(what, "--learning-rates", do, code="ladder.learning_rates")
+    _refuse(LADDER_KEYS, overrides, "set by the ladder", "remove it; --rung sets the methods", "ladder.reserved_key")
+    planned = [_rung(option, preset, overrides) for option in rungs or method_names()]
     refuse_names(planned)
     unread = [key for key in overrides if not any(reads(rung.method, key) for rung in planned)]
-    _refuse(unread, overrides, "no rung reads this key", "remove it, or add a rung that reads it", "ladder.unread_key")
+    _refuse(unread, overrides, "not used by any rung", "remove it or add a rung that uses it", "ladder.unused_key")
     refuse_different_work(planned)
     if planned[0].config.data.test == 0:
-        do = "set it to a file of test rows or to a fraction"
-        raise UserError("no test rows to score", "data.test", do, code="ladder.no_test_rows")
+        do = "set data.test to a file of test rows or to a share"
+        raise UserError("no test rows: a ladder has nothing to score", "data.test", do, code="ladder.no_test_rows")
     first = planned[0].config.train.seed
     if learning_rates > 1 and planned[0].config.data.validation == 0:
-        what = "no validation rows to select a learning rate"
-        raise UserError(what, "data.validation", "set it to 0.05", code="ladder.no_validation_rows")
+        what, do = "no validation rows to choose learning rates on", "set data.validation to 0.05"
+        raise UserError(what, "data.validation", do, code="ladder.no_validation_rows")
     return LadderPlan(
         preset=preset,
         created=time.time(),
@@ -83,36 +85,36 @@ def make_plan(
 
 
 def refuse_names(rungs: Sequence[Rung]) -> None:
-    """Raise UserError for ambiguous rung names: duplicates, names of the base, names of another method."""
+    """Raises UserError for a rung's name that is a duplicate, the base model's or another method's."""
     names = [rung.name.lower() for rung in rungs]
     for rung in rungs:
         name = rung.name.lower()
-        what = f"duplicate rung name {rung.name!r}" if names.count(name) > 1 else ""
-        what = f"reserved rung name {rung.name!r}" if name in BASES else what
-        if name in method_names() and name != rung.method:
-            what = f"rung name {rung.name!r} is another method's name: its method is {rung.method}"
-        if what:
-            do = "give each rung its own name, as in --rung wide=lora,adapter.rank=64"
+        is_reserved = name in BASES or (name in method_names() and name != rung.method)
+        if is_reserved or names.count(name) > 1:
+            what = f"{'reserved' if is_reserved else 'duplicate'} rung name {rung.name}"
+            do = "choose another name, as in --rung wide=lora,adapter.rank=64"
             raise UserError(what, "--rung", do, code="ladder.rung_name")
 
 
 def refuse_different_work(rungs: Sequence[Rung]) -> None:
-    """Raise UserError if two rungs differ in a key that all rungs must share."""
+    """Raises UserError if two rungs differ in a key that has to be equal."""
     first = rungs[0]
     for other in rungs[1:]:
         for key, value in work_of(other.config).items():
-            if value != (reference := work_of(first.config)[key]):
-                what = f"rungs differ in {key}: {reference!r} for {first.name}, {value!r} for {other.name}"
+            if value != (expected := work_of(first.config)[key]):
+                what = f"not the same work: {key} is {expected!r} for {first.name} and {value!r} for {other.name}"
                 raise UserError(what, "--rung", "set it for all rungs with --set", code="ladder.different_work")
 
 
 def work_of(config: Config) -> Flat:
-    """The keys of a configuration that all rungs must share, with their values."""
-    return {key: value for key, value in flatten(config).items() if key in SAME or key.split(".")[0] in SAME}
+    """The part of a configuration that has to be equal in all rungs."""
+    return {
+        key: value for key, value in flatten(config).items() if key in SHARED_KEYS or key.split(".")[0] in SHARED_KEYS
+    }
 
 
 def differing(rungs: Sequence[Rung]) -> dict[str, dict[str, object]]:
-    """Keys that differ between the rungs: key -> rung -> value."""
+    """Settings in which the rungs differ: key -> rung -> value."""
     flats = {rung.name: flatten(rung.config) for rung in rungs}
     keys = [key for key in next(iter(flats.values())) if key not in ("title", "about", "slot", "train.seed")]
     values = {key: {name: flat[key] for name, flat in flats.items()} for key in keys}
@@ -120,7 +122,7 @@ def differing(rungs: Sequence[Rung]) -> dict[str, dict[str, object]]:
 
 
 def shared(rungs: Sequence[Rung]) -> Flat:
-    """Keys that are equal for all rungs, with their values."""
+    """Settings that are equal in all rungs."""
     different = differing(rungs)
     return {
         key: value
@@ -129,28 +131,24 @@ def shared(rungs: Sequence[Rung]) -> Flat:
     }
 
 
-def _rung(word: str, preset: str, overrides: Flat) -> Rung:
-    name, equals, rest = word.partition("=")
+def _rung(option: str, preset: str, overrides: Flat) -> Rung:
+    name, equals, rest = option.partition("=")
     method, comma, given = rest.partition(",") if equals else (name, "", "")
     if method not in method_names():
         do = f"use {', '.join(method_names())}, or NAME=METHOD,KEY=VALUE as in wide=lora,adapter.rank=64"
         raise UserError(f"unknown method {method!r}", "--rung", do, code="ladder.unknown_method")
-    if not name or not all(character.isalnum() or character in "-_" for character in name) or len(name) > 24:
-        do = "use at most 24 letters, digits, '-' and '_'"
+    if not name or not all(character.isalnum() or character in "-_" for character in name) or len(name) > MAX_NAME:
+        do = f"use letters, digits, - and _, at most {MAX_NAME} characters"
         raise UserError(f"invalid rung name {name!r}", "--rung", do, code="ladder.rung_name")
-    settings = parse_overrides(_SEPARATOR.split(given) if comma else [], "--rung")
-    do = "remove it: all rungs train with the ladder's seeds"
-    _refuse((*SET_BY_LADDER, "train.seed"), settings, "not allowed for a single rung", do, "ladder.key_set_by_ladder")
+    settings = parse_overrides(_SETTING_SEPARATOR.split(given) if comma else [], "--rung")
+    do = "remove it; all rungs use the ladder's methods and seeds"
+    _refuse((*LADDER_KEYS, "train.seed"), settings, "cannot be set per rung", do, "ladder.reserved_key")
     common = {key: value for key, value in overrides.items() if reads(method, key)}
     return Rung(name=name, config=effective(preset, method, {**common, **settings}).config, settings=settings)
 
 
-def _out_of_range(number: int, option: str, maximum: int, code: str) -> UserError:
-    return UserError(f"invalid number {number}", option, f"use 1 to {maximum}", code=code)
-
-
 def _refuse(keys: Iterable[str], given: Flat, what: str, do: str, code: str) -> None:
-    """Raise UserError if one of the keys is given."""
+    """Raises UserError if one of the keys is given."""
     for key in keys:
         if key in given:
             raise UserError(what, key, do, code=code)

@@ -16,7 +16,7 @@ STEPS = (
 )
 """(key or command, what it is for, more where there is room); each fits the 50 columns of the pane at 120."""
 MORE = (
-    ("bench.climb", "a ladder: every method on the same rows"),
+    ("bench.run_ladder", "a ladder: every method on the same rows"),
     ("bench.runs", "earlier runs: compare, resume, run again"),
     ("app.palette", "search commands, presets, runs and data"),
     ("app.help", "every key"),

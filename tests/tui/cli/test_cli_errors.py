@@ -13,7 +13,7 @@ from engine.config.errors import RunFailed
 from engine.config.preset_library import effective
 from engine.runs import launch, run_dir
 from engine.training.guards import is_disk_full
-from tui.cli.errors import at_the_edge
+from tui.cli.errors import handle_errors
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EISDIR, errno.EMFILE, errno.EIO, errno.ESTALE])
@@ -22,7 +22,7 @@ def test_a_file_that_cannot_be_opened_is_one_line(number: int, capsys: pytest.Ca
         raise OSError(number, os.strerror(number), "/some/\x1bfile")
 
     with pytest.raises(SystemExit) as ended:
-        at_the_edge(fail)
+        handle_errors(fail)
     assert ended.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "file" in line and os.strerror(number) in line and "\x1b" not in line
@@ -33,7 +33,7 @@ def test_an_error_that_names_no_file_is_not_hidden(tmp_path: Path) -> None:
         raise OSError(errno.EBADF, "Bad file descriptor")
 
     with pytest.raises(OSError, match="Bad file descriptor"):
-        at_the_edge(fail)
+        handle_errors(fail)
 
 
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM, errno.EMFILE])
@@ -42,7 +42,7 @@ def test_a_system_without_resources_is_one_line(number: int, capsys: pytest.Capt
         raise OSError(number, os.strerror(number))
 
     with pytest.raises(SystemExit):
-        at_the_edge(fail)
+        handle_errors(fail)
     assert os.strerror(number) in capsys.readouterr().err
 
 

@@ -82,7 +82,13 @@ def test_the_check_shows_everything_once() -> None:
 
 
 def event(**more: object) -> events.Data:
-    basic = {"train": 3570, "validation": 200, "test": 420, "format": "prompt-completion", "why": "columns a, b"}
+    basic = {
+        "train": 3570,
+        "validation": 200,
+        "test": 420,
+        "format": "prompt-completion",
+        "format_reason": "columns a, b",
+    }
     return events.decode(events._encode(events.Data(**basic, fingerprint="f", tokens=9, answer_tokens=4, **more)))  # type: ignore[arg-type, return-value]
 
 

@@ -141,7 +141,7 @@ def _figures(run: Compared, comparable: bool) -> dict[str, str]:
         "tokens/s": f"{result.tokens_per_second:,.0f}" if result and result.tokens_per_second else "–",
         "peak": size(result.peak.training if result else None),
         "trained": count(result.trainable) if result else "–",
-        "saved": size(result.artefact_bytes if result else None),
+        "saved": size(result.artifact_bytes if result else None),
         "energy": f"{result.energy / 3600:.1f} Wh" if result and result.energy is not None else "–",
     }
 

@@ -35,5 +35,5 @@ def _row(row: RungResult, metric: str) -> list[str]:
         duration(row.training_seconds.mean) if row.training_seconds else "–",
         duration(row.all_seconds.mean) if row.all_seconds else "–",
         size(peak.training) if peak else "–",
-        size(row.artefact_bytes) if row.artefact_bytes else "–",
+        size(row.artifact_bytes) if row.artifact_bytes else "–",
     ]

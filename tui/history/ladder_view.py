@@ -87,7 +87,7 @@ def cost_lines(ladder: Ladder) -> Iterator[str]:
             against = f" ({row.all_seconds.mean / full.all_seconds.mean:.2f} x full's)"
         yield (
             f"{visible(row.name, LABEL):<{LABEL}} {duration(row.all_seconds.mean)} a run{against}, "
-            f"peak {size(peak)}, saves {size(row.artefact_bytes)}"
+            f"peak {size(peak)}, saves {size(row.artifact_bytes)}"
         )
 
 

@@ -40,7 +40,7 @@ def _row(result: Result) -> list[str]:
         duration(result.step_seconds or None),
         size(peak.reserved or peak.rss_training or peak.rss),
         f"{count(result.trainable)} {_share(result.trainable / max(1, result.parameters))}",
-        size(result.artefact_bytes),
+        size(result.artifact_bytes),
     ]
 
 

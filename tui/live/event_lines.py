@@ -66,7 +66,7 @@ def _rows_and_tokens(event: events.Data) -> str:
         if account is None
         else rows_in_short(account)
     )
-    why = "" if event.columns else f"{event.why}; "
+    why = "" if event.columns else f"{event.format_reason}; "
     return f"data: {rows}; {why}{count(event.tokens)} tokens per epoch, {count(event.answer_tokens)} in the loss"
 
 

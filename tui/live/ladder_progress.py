@@ -20,11 +20,11 @@ from tui.live.run_progress import last_log_line, progress_bar, wait_for_end
 from tui.output.console import say
 
 STAGE_TEXTS = {
-    "surveying": "reading data and model",
+    "preparing": "reading data and model",
     "probing": "probing: measuring a few steps of every rung",
-    "trying": "trying learning rates on the validation split",
-    "climbing": "running the rungs",
-    "judging": "computing the verdict",
+    "tuning": "trying learning rates on the validation split",
+    "training": "running the rungs",
+    "analyzing": "computing the verdict",
 }
 
 
@@ -81,7 +81,7 @@ class LadderView:
         self.warned = len(ladder.warnings)
         for entry in ladder.entries:
             self._tell(entry)
-        if ladder.estimates and ladder.stage in ("trying", "climbing") and not self.estimated:
+        if ladder.estimates and ladder.stage in ("tuning", "training") and not self.estimated:
             self.estimated = True
             for text in outlook(ladder):
                 self._line(text)

@@ -64,7 +64,7 @@ class WatchedProcess(NamedTuple):
     """The watched run's process: its pid, its pid as NVML reports it, and bytes reserved by torch."""
 
     pid: int | None = None
-    card_pid: int | None = None
+    gpu_pid: int | None = None
     pool: int | None = None
 
 
@@ -122,8 +122,8 @@ class MachineSampler:
         total, used = card.total(), card.used()
         shared = card.shared()
         running = card.processes()
-        mine = next((used for pid, used in running if pid == worker.card_pid), None)
-        others = tuple(OtherProcess(pid, process_name(pid), used) for pid, used in running if pid != worker.card_pid)
+        mine = next((used for pid, used in running if pid == worker.gpu_pid), None)
+        others = tuple(OtherProcess(pid, process_name(pid), used) for pid, used in running if pid != worker.gpu_pid)
         return CardSample(
             index=card.index,
             name=card.name() or ("unnamed GPU" if total is not None or shared else "GPU not responding"),

@@ -59,7 +59,7 @@ class WatchingScreen(StartingScreen[ScreenResultType]):
             pid = run.pid() if run else None
         if pid is None or memory is None:
             return WatchedProcess(pid, pid if ids_are_ours() else None)
-        return WatchedProcess(pid, memory.card_pid or (pid if ids_are_ours() else None), memory.reserved)
+        return WatchedProcess(pid, memory.gpu_pid or (pid if ids_are_ours() else None), memory.reserved)
 
     def on_the_card(self) -> set[int]:
         """Our own runs, as the driver counts processes: of others than the watched one a container tells no id."""
@@ -67,7 +67,7 @@ class WatchingScreen(StartingScreen[ScreenResultType]):
 
         known = {turn.pid for turn in self.places} if ids_are_ours() else set()
         process = self.worker()
-        return known | ({process.card_pid} if process.card_pid is not None else set())
+        return known | ({process.gpu_pid} if process.gpu_pid is not None else set())
 
     def watch_run(self, run: RunDir) -> None:
         """Show this run from its first event on."""

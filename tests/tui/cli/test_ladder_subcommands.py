@@ -106,14 +106,14 @@ def test_a_ladder_that_goes_on_is_not_told_from_where_it_was_stopped(
 
     def is_live(_: object) -> bool:
         live = next(lives)
-        state.stage, state.status = ("trying", "stopped") if live else ("done", "finished")
+        state.stage, state.status = ("tuning", "stopped") if live else ("done", "finished")
         made.write_state(state)
         return live
 
     monkeypatch.setattr(folder.Folder, "is_live", is_live)
     follow_ladder(made)
     assert "trying learning rates" not in capsys.readouterr().out
-    state.stage, state.status = "trying", "stopped"
+    state.stage, state.status = "tuning", "stopped"
     made.write_state(state)
     assert begin(made, made.plan()).stage == "planned"
 

@@ -57,7 +57,7 @@ def made_run(
     result.machine = {"device": device}
     if predicted:
         result.predicted = [Predicted(tier="formula", training=predicted), Predicted(tier="dry run", training=measured)]
-    result.comparable = measured
+    result.peak_training_bytes = measured
     run_dir.write_result(run, result)
 
 

@@ -6,7 +6,6 @@ With `--json` the line is a JSON object, `{"error": {"code", "what", "where", "d
 from __future__ import annotations
 
 import errno
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -68,7 +67,7 @@ def _exit_for_system(error: OSError) -> None:
 
 
 def _exit(failure: Failure, line: str, exit_code: int) -> None:
-    text = json.dumps({"error": asdict(failure)}) if _wants_json(sys.argv[1:]) else f"ftbench: {line}"
+    text = streams.json_text({"error": asdict(failure)}) if _wants_json(sys.argv[1:]) else f"ftbench: {line}"
     streams.write_error(text)
     sys.exit(exit_code)
 

@@ -54,7 +54,7 @@ class BackgroundQuestion(threading.Thread):
             self.post(Answered(self, None, error.line))
         except RunFailed as error:
             self.post(Answered(self, None, str(error)))
-        except Exception as error:  # noqa: BLE001 - the edge of a thread: the screen must hear of it
+        except Exception as error:  # noqa: BLE001 - top level of a thread: the screen must show the error
             self.post(Answered(self, None, f"request failed: {type(error).__name__}: {error}"))
         else:
             self.post(Answered(self, answer))

@@ -41,7 +41,7 @@ def cases(home: Home) -> dict[str, list[list[str]]]:
         "resume": [[TYPED], [str(home.folder / "none")]],
         "runs": [[], ["--json"], ["--runs", file]],
         "plan": [["demo-lora", "--model", model, "--quick"], ["demo-lora", "--model", broken, "--quick"],
-                 ["demo-lora", "--quick", "--card", TYPED], ["--history"], ["demo-lora", "--data", file]],
+                 ["demo-lora", "--quick", "--gpu", TYPED], ["--history"], ["demo-lora", "--data", file]],
         "pull": [[TYPED], []],
         "doctor": [["--repair"], ["--repair", "--json"], ["--runs", file]],
         "data check": [[file, "--model", model], [TYPED], [file, "--model", broken]],

@@ -76,7 +76,7 @@ def test_the_check_shows_everything_once() -> None:
         "12 rows: duplicates of earlier rows",
     ):
         assert shown.count(part) == 1, part
-    assert "cuts <0.1% of the answers" in shown or "cuts 0.1% of the answers" in shown
+    assert "truncates <0.1% of the answers" in shown or "truncates 0.1% of the answers" in shown
     assert "contradiction" not in shown and "conflicting labels" not in shown
     assert "9 rows: multiple references" in shown and REPORT["fingerprint"] in shown
 

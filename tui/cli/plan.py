@@ -67,7 +67,7 @@ def plan(options: PlanOptions) -> int:
     here = history.tier_accuracy(
         history.prediction_errors(result for _, result in earlier if history.is_here(result, found.room))
     )
-    for line in view.whole(found, config, called(options.preset), times, here):
+    for line in view.lines(found, config, called(options.preset), times, here):
         console.print(line)
     return 0
 

@@ -119,7 +119,7 @@ class PreviewThread(threading.Thread):
             return known.look(data, section, leaving)
         except Cancelled:
             raise
-        except Exception as error:  # noqa: BLE001 - the edge of a thread: the list must hear of it
+        except Exception as error:  # noqa: BLE001 - top level of a thread: the list must show the error
             return Preview(error=f"cannot preview: {type(error).__name__}: {error}")
 
 

@@ -42,7 +42,7 @@ class View:
     def __init__(self, width: int, colored: bool, ascii_only: bool) -> None:
         self.width, self.colored, self.ascii = width, colored, ascii_only
 
-    def whole(
+    def lines(
         self,
         plan: MemoryPlan,
         config: Config,

@@ -62,9 +62,9 @@ def test_what_is_to_come_counts_one_run_as_one(tmp_path: Path) -> None:
     _, state = made_ladder(tmp_path)
     state.estimates = [RungDuration(rung="lora", low=60.0, high=90.0, step_seconds=0.5, steps_measured=3)]
     state.entries = [LadderRun(rung="lora", kind="run", seed=0, learning_rate=1e-3)]
-    assert next(iter(outlook(state))) == "lora: 1 run of 1:00 to 1:30, from 3 measured steps of 0.50 s"
+    assert next(iter(outlook(state))) == "lora: 1 run, 1:00 to 1:30 (from 3 measured steps, 0.50 s/step)"
     state.entries.append(LadderRun(rung="lora", kind="run", seed=1, learning_rate=1e-3))
-    assert next(iter(outlook(state))).startswith("lora: 2 runs of 1:00 to 1:30 each, from")
+    assert next(iter(outlook(state))).startswith("lora: 2 runs, 1:00 to 1:30 each (from")
 
 
 def test_a_full_disk_leaves_no_half_made_ladder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

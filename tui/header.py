@@ -12,7 +12,7 @@ from textual.content import Content
 
 from engine.config.text import visible
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # for annotations only: presets and the queue are read after the first paint
     from engine.config.preset import Effective
     from engine.runs.device_queue import Turn
 

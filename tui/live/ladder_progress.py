@@ -6,17 +6,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from rich.progress import Progress, TaskID
+from rich.progress import Progress
 
 from engine.config.text import amount, shortened
-from engine.runs import events
 from engine.runs.follow import Follower
 from engine.runs.ladder import WAITING, Ladder, LadderRun
 from engine.runs.ladder_dir import LadderDir
-from engine.runs.rpc_client import rows_done
 from engine.runs.run_dir import RunDir
-from tui.format import duration, throughput
-from tui.live.run_progress import last_log_line, progress_bar, wait_for_end
+from tui.format import duration
+from tui.live.run_progress import last_log_line, move_bar, progress_bar, wait_for_end
 from tui.output.console import say
 
 STAGE_TEXTS = {
@@ -114,21 +112,7 @@ class LadderView:
             self.bar.update(self.task, description=f"{self.where} starting", total=None, detail="")
         for portion in self.follower.portions(thin=True):
             for event in portion:
-                self._follow(self.bar, self.task, event)
-
-    def _follow(self, bar: Progress, task: TaskID, event: events.Event) -> None:
-        match event:
-            case events.Phase():
-                bar.update(task, description=f"{self.where} {event.name}", total=None, detail="")
-            case events.Progress():
-                detail = f"{event.text} {rows_done(event.done, event.total)}"
-                bar.update(task, completed=event.done, total=event.total, detail=detail)
-            case events.Plan():
-                bar.update(task, completed=event.start_step, total=event.steps)
-            case events.Step():
-                loss = "–" if event.loss is None else f"{event.loss:.4f}"
-                detail = f"{event.step}/{event.steps}  loss {loss}  {throughput(event.tokens_per_second)}"
-                bar.update(task, completed=event.step, total=event.steps, detail=detail)
+                move_bar(self.bar, self.task, event, prefix=f"{self.where} ")
 
     def _place(self, ladder: Ladder) -> str:
         """Position of the active run among all runs: `2/6`."""

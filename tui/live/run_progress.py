@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from engine.config.errors import RunFailed, UserError
 from engine.config.text import visible
@@ -121,21 +121,28 @@ class View:
             say(text, "yellow" if isinstance(event, events.Warning) else "")
         if self.bar is None or self.task is None:
             return
-        match event:
-            case events.Phase():
-                self.bar.update(self.task, description=event.name, total=None, detail="")
-            case events.Progress():
-                detail = f"{event.text} {rows_done(event.done, event.total)}"
-                self.bar.update(self.task, completed=event.done, total=event.total, detail=detail)
-            case events.Plan():
-                self.bar.update(self.task, completed=event.start_step, total=event.steps)
-            case events.Step():
-                pace = event.seconds
-                self.rate = pace if self.rate is None else 0.9 * self.rate + 0.1 * pace
-                left = duration(self.rate * (event.steps - event.step))
-                loss = "–" if event.loss is None else f"{event.loss:.4f}"
-                detail = f"{event.step}/{event.steps}  loss {loss}  {throughput(event.tokens_per_second)}  {left} left"
-                self.bar.update(self.task, completed=event.step, total=event.steps, detail=detail)
+        remaining = ""
+        if isinstance(event, events.Step):
+            rate = event.seconds
+            self.rate = rate if self.rate is None else 0.9 * self.rate + 0.1 * rate
+            remaining = f"  {duration(self.rate * (event.steps - event.step))} left"
+        move_bar(self.bar, self.task, event, remaining=remaining)
+
+
+def move_bar(bar: Progress, task: TaskID, event: events.Event, prefix: str = "", remaining: str = "") -> None:
+    """Update a progress bar for an event; `prefix` precedes the phase, `remaining` follows the step's figures."""
+    match event:
+        case events.Phase():
+            bar.update(task, description=f"{prefix}{event.name}", total=None, detail="")
+        case events.Progress():
+            detail = f"{event.text} {rows_done(event.done, event.total)}"
+            bar.update(task, completed=event.done, total=event.total, detail=detail)
+        case events.Plan():
+            bar.update(task, completed=event.start_step, total=event.steps)
+        case events.Step():
+            loss = "–" if event.loss is None else f"{event.loss:.4f}"
+            figures = f"{event.step}/{event.steps}  loss {loss}  {throughput(event.tokens_per_second)}"
+            bar.update(task, completed=event.step, total=event.steps, detail=figures + remaining)
 
 
 @contextlib.contextmanager

@@ -28,5 +28,9 @@ def needed_disk(forecasts: Iterable[MethodForecast]) -> int | None:
 
 def free_disk(runs: Path) -> int:
     """Free bytes on the file system of the runs directory."""
-    existing = next(folder for folder in (runs, *runs.parents) if folder.exists())
-    return shutil.disk_usage(existing).free
+    return shutil.disk_usage(nearest_existing(runs)).free
+
+
+def nearest_existing(folder: Path) -> Path:
+    """The folder itself, or its nearest parent that exists."""
+    return next(candidate for candidate in (folder, *folder.parents) if candidate.exists())

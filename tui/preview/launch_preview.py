@@ -21,7 +21,7 @@ from tui.data_report import DataReport, overlap_in_short
 from tui.format import count, size
 from tui.preview.disk import free_disk, needed_disk
 from tui.preview.launch_context import LaunchContext, Report
-from tui.preview.memory_forecast import MethodForecast, forecast, label
+from tui.preview.memory_forecast import STYLES, MethodForecast, forecast, label
 from tui.preview.problems import (
     Problem,
     data_problems,
@@ -177,9 +177,8 @@ def _memory(
         yield Fact(name, found.why, "$foreground-muted")
         return
     rows = f"rows of {estimate.rows.length} tokens" + ("" if longest else ", the preset's max_length")
-    style = {"fits": "$text-success", "tight": "$text-warning"}.get(found.verdict, "$text-error")
     head = f"{size(estimate.peak)} of {size(room.total)} ({room.name})"
-    yield Fact(name, f"{head}: {found.verdict}", style)
+    yield Fact(name, f"{head}: {found.verdict}", STYLES[found.verdict])
     if not parts:
         return
     yield Fact("", f"{label([found])}; {rows}", "$foreground-muted")

@@ -14,6 +14,7 @@ from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import MemoryPlan, MethodPlan
 from tui.charts.plan_bar import bar, legend
 from tui.format import size
+from tui.output.streams import SUBSTITUTES
 from tui.preview.plan_words import (
     about_room,
     about_rows,
@@ -114,8 +115,9 @@ class View:
         if not found:
             yield self.text(f"{lacks}; no known change makes it fit.", "bold")
         else:
-            how = "one of (smallest change first)" if len(found) > 1 or len(found[0].settings) == 1 else "all of"
-            yield self.text(f"{lacks}. To make it fit, use {how}:", "bold")
+            several = "one of these, smallest change first" if len(found) > 1 else "all of these"
+            how = f"use {several}" if len(found) > 1 or len(found[0].settings) > 1 else "use"
+            yield self.text(f"{lacks}. To make it fit, {how}:", "bold")
         for change in found:
             line = Text(f"  {size(change.peak):>9}  ")
             line.append(f"{change.verdict:<7}", style=STYLES[change.verdict])
@@ -133,8 +135,5 @@ class View:
         """Text with control characters visible; without style on a terminal without colors, in ASCII with --ascii."""
         shown = visible(text)
         if self.ascii:
-            shown = shown.translate(_PLAIN)
+            shown = shown.translate(SUBSTITUTES)
         return Text(shown, style=style if self.colored else "")
-
-
-_PLAIN = str.maketrans({"–": "-", "·": ".", "│": "|", "…": "...", "−": "-"})

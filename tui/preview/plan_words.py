@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from engine.config.method_specs import method_title
@@ -19,18 +18,14 @@ from engine.memory.formula.method_plan import MemoryPlan, MethodPlan
 from engine.memory.formula.remedies import Remedy
 from tui.charts.plan_bar import PARTS
 from tui.format import count, duration, size
+from tui.history.run_list import last_part
 
 TIERS = {"formula": "formula", "dry run": "dry run (the real training step on fake tensors)"}
 
 
 def heading(config: Config, preset: str) -> str:
     """Preset, model, data and batch size."""
-    return f"{preset}: {short(config.model.id)} on {short(config.data.id)}, batch size {config.train.batch}"
-
-
-def short(name: str) -> str:
-    """The last component of an absolute path; any other name unchanged."""
-    return Path(name).name if name.startswith("/") else name
+    return f"{preset}: {last_part(config.model.id)} on {last_part(config.data.id)}, batch size {config.train.batch}"
 
 
 def about_rows(plan: MemoryPlan, config: Config) -> str:

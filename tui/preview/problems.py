@@ -15,7 +15,7 @@ from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.remedies import changes
 from tui.data_report import DataReport, warning_lines
 from tui.format import size
-from tui.preview.disk import free_disk, needed_disk
+from tui.preview.disk import free_disk, nearest_existing, needed_disk
 from tui.preview.launch_context import LaunchContext, Report
 from tui.preview.memory_forecast import MethodForecast
 
@@ -78,9 +78,9 @@ def _remedies(one: MethodForecast, files: ModelFiles, room: MemoryBudget) -> str
 
 def disk_problems(found: Sequence[MethodForecast], runs: Path) -> Iterator[Problem]:
     """A runs directory that is not writable, or too little disk space."""
-    there = next(folder for folder in (runs, *runs.parents) if folder.exists())
-    if not os.access(there, os.W_OK):
-        yield Problem(f"cannot write to {there}", "start ftbench with --runs DIR", blocking=True)
+    existing = nearest_existing(runs)
+    if not os.access(existing, os.W_OK):
+        yield Problem(f"cannot write to {existing}", "start ftbench with --runs DIR", blocking=True)
     need, free = needed_disk(found), free_disk(runs)
     if need is not None and need > free:
         what = f"{size(free)} of disk space free, and checkpoints and model need about {size(need)}"

@@ -9,8 +9,8 @@ from textual.content import Content
 from tui.commands import key_of
 
 STEPS = (
-    ("1-9", "select a preset: model, method, settings", "P lists all presets."),
-    ("bench.data", "select data: a file, a folder, a Hub id", "For a first try, use the embedded tickets."),
+    ("1-9", "preset: model, method, settings", "P lists all presets."),
+    ("bench.data", "data: a file, a folder, a Hub id", "To try ftbench, keep the embedded tickets."),
     ("bench.start", "preview the run, then start it", "Memory, steps, disk space, problems."),
     ("app.quit", "detach: the run continues", "Reattach later from any terminal."),
 )

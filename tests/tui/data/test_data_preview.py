@@ -72,16 +72,12 @@ def test_a_damaged_list_of_recent_sets_is_an_empty_one(damage: bytes) -> None:
     assert recent.read_recent() == ["owner/name"]
 
 
-def test_offered_are_embedded_sets_files_of_the_folder_the_folder_and_recent_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere.jsonl"
-    here.mkdir()
+def test_offered_are_embedded_sets_files_of_the_folder_the_folder_and_recent_ones(tmp_path: Path, here: Path) -> None:
+    elsewhere = tmp_path / "elsewhere.jsonl"
     for path in (here / "train.jsonl", here / "test.jsonl", here / "notes.txt", elsewhere):
         path.write_text(PAIR)
     (here / "folder.jsonl").mkdir()
     (here / "loop.csv").symlink_to(here / "loop.csv")
-    monkeypatch.chdir(here)
     for one in (str(elsewhere), "owner/name", str(here / "train.jsonl")):
         recent.remember(one)
     labels = [one.label for one in offered("tickets")]
@@ -272,14 +268,12 @@ def test_typed_paths_lead_to_folders_and_words(tmp_path: Path, monkeypatch: pyte
     assert meant("~nobody-of-that-name/x", Path("/a"))[1] == "x"
 
 
-def test_a_folder_shows_folders_data_files_and_itself(tmp_path: Path) -> None:
-    tmp_path = tmp_path / "here"
-    tmp_path.mkdir()
+def test_a_folder_shows_folders_data_files_and_itself(here: Path) -> None:
     for name in ("sub", ".hidden"):
-        (tmp_path / name).mkdir()
+        (here / name).mkdir()
     for name in ("train.jsonl", "test.jsonl", "notes.md", ".secret.jsonl"):
-        (tmp_path / name).write_text(PAIR)
-    view = read_folder(tmp_path)
+        (here / name).write_text(PAIR)
+    view = read_folder(here)
     assert view.others == 1
     shown = [(entry.kind, entry.name) for entry in entries(view, "", False, "")]
     files = [("file", "test.jsonl"), ("file", "train.jsonl")]

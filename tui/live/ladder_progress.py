@@ -56,8 +56,8 @@ class LadderView:
     bar: Progress | None
     quiet: bool
     stage: str = ""
-    told: set[tuple[str, str, int, float, str]] = field(default_factory=set)
-    warned: int = 0
+    printed: set[tuple[str, str, int, float, str]] = field(default_factory=set)
+    printed_warnings: int = 0
     estimated: bool = False
     follower: Follower | None = None
     run: str = ""
@@ -74,22 +74,22 @@ class LadderView:
             self.stage = ladder.stage
             if ladder.stage in STAGE_TEXTS:
                 self._line(STAGE_TEXTS[ladder.stage])
-        for text in ladder.warnings[self.warned :]:
+        for text in ladder.warnings[self.printed_warnings :]:
             self._line(f"warning: {text}", "yellow")
-        self.warned = len(ladder.warnings)
+        self.printed_warnings = len(ladder.warnings)
         for entry in ladder.entries:
-            self._tell(entry)
+            self._print_entry(entry)
         if ladder.estimates and ladder.stage in ("tuning", "training") and not self.estimated:
             self.estimated = True
             for text in outlook(ladder):
                 self._line(text)
-        self._move(ladder)
+        self._update_bar(ladder)
 
-    def _tell(self, entry: LadderRun) -> None:
-        mark = (entry.rung, entry.kind, entry.seed, entry.learning_rate, entry.status)
-        if entry.status in WAITING or mark in self.told:
+    def _print_entry(self, entry: LadderRun) -> None:
+        key = (entry.rung, entry.kind, entry.seed, entry.learning_rate, entry.status)
+        if entry.status in WAITING or key in self.printed:
             return
-        self.told.add(mark)
+        self.printed.add(key)
         reused = ", reused from an earlier run" if entry.reused else ""
         loss = "" if entry.validation_loss is None else f", validation loss {entry.validation_loss:.4f}"
         reason = f": {entry.reason}" if entry.reason and entry.status != "finished" else ""
@@ -97,7 +97,7 @@ class LadderView:
         what = {"probe": "probe", "trial": f"trial at {entry.learning_rate:g}", "run": f"seed {entry.seed}"}[entry.kind]
         self._line(f"{entry.rung} {what} {entry.status.replace('_', ' ')}{took}{loss}{reused}{reason}")
 
-    def _move(self, ladder: Ladder) -> None:
+    def _update_bar(self, ladder: Ladder) -> None:
         """Update the progress bar of the active run."""
         if self.bar is None or self.task is None:
             return

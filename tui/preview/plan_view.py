@@ -16,7 +16,7 @@ from tui.charts.plan_bar import bar, legend
 from tui.format import size
 from tui.output.streams import SUBSTITUTES
 from tui.preview.plan_words import (
-    about_room,
+    about_budget,
     about_rows,
     change_words,
     drawn,
@@ -66,7 +66,7 @@ class View:
         """Preset, rows and budget, then one bar per method."""
         yield self.text(heading(config, preset), "bold")
         yield self.text(about_rows(plan, config))
-        yield self.text(about_room(plan.room))
+        yield self.text(about_budget(plan.room))
         yield Text()
         present: dict[str, int] = {}
         for outlook in plan.outlooks:
@@ -104,13 +104,13 @@ class View:
         for why in dict.fromkeys(time.why_no_cost for time in known if time.why_no_cost):
             yield self.text(f"cost: {why}", "dim")
 
-    def changes(self, outlook: MethodPlan, room: MemoryBudget) -> Iterator[Text]:
+    def changes(self, outlook: MethodPlan, budget: MemoryBudget) -> Iterator[Text]:
         """Changes that make one method fit, smallest first."""
         if outlook.verdict != "does not fit":
             return
         found = outlook.changes
         when = "" if peak(outlook) is outlook.best.training else " in evaluation"
-        lacks = f"{method_title(outlook.method)} exceeds the budget by {size(lacking(outlook, room))}{when}"
+        lacks = f"{method_title(outlook.method)} exceeds the budget by {size(lacking(outlook, budget))}{when}"
         yield Text()
         if not found:
             yield self.text(f"{lacks}; no known change makes it fit.", "bold")

@@ -63,12 +63,12 @@ def memory_problems(found: Sequence[MethodForecast], files: ModelFiles, context:
         yield Problem(what, _remedies(one, files, context.room))
 
 
-def _remedies(one: MethodForecast, files: ModelFiles, room: MemoryBudget) -> str:
+def _remedies(one: MethodForecast, files: ModelFiles, budget: MemoryBudget) -> str:
     """Settings that make it fit by the formula, and methods that need less memory."""
     smaller = smaller_methods(one.method)
     if one.verdict == "tight" or one.estimate is None or one.config is None or files.table is None:
         return f"if it runs out of memory, reduce train.micro_batch or train.max_length, or use {smaller}"
-    ways = changes(FitQuery(one.config, files.table, one.estimate.rows, room))
+    ways = changes(FitQuery(one.config, files.table, one.estimate.rows, budget))
     words = [
         " and ".join(f"{key} = {str(value).lower()}" for key, value in way.settings.items()) + f" ({size(way.peak)})"
         for way in ways

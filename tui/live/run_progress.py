@@ -98,7 +98,7 @@ class View:
     def show(self, fresh: list[events.Event]) -> events.End | None:
         """Show new events. Returns the end where it is the last event; one before others was followed by a resume."""
         for event in fresh:
-            self._one(event)
+            self._apply(event)
         if fresh and isinstance(fresh[-1], events.End):
             return fresh[-1]
         return None
@@ -110,7 +110,7 @@ class View:
             return None
         return self.show([events.End(status=record.status, reason=record.reason, t=record.t)])
 
-    def _one(self, event: events.Event) -> None:
+    def _apply(self, event: events.Event) -> None:
         if self.quiet:
             return
         if isinstance(event, events.Error):

@@ -56,7 +56,7 @@ class RunState:
 
     def feed(self, fresh: Iterable[Event]) -> None:
         for event in fresh:
-            self._one(event)
+            self._apply(event)
 
     def left(self) -> float | None:
         """Estimated seconds until the last step."""
@@ -64,7 +64,7 @@ class RunState:
             return None
         return self.pace * (self.step.steps - self.step.step)
 
-    def _one(self, event: Event) -> None:
+    def _apply(self, event: Event) -> None:
         self.counted += 1
         self.updated = event.t
         if self.started is None:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tui.cli.errors import at_the_edge
+from tui.cli.errors import handle_errors
 from tui.output import streams
 
 
@@ -27,9 +27,9 @@ def main() -> None:
     """The console script."""
     opening = bench_options(sys.argv[1:])
     if opening is None or not streams.is_terminal():
-        at_the_edge(_verb)
+        handle_errors(_verb)
     else:
-        at_the_edge(lambda: _open(opening))
+        handle_errors(lambda: _open(opening))
 
 
 def bench_options(arguments: Sequence[str]) -> Opening | None:

@@ -59,8 +59,8 @@ def test_three_methods_do_the_same_work_and_get_a_verdict(tmp_path: Path) -> Non
         assert row["all_seconds"]["mean"] > row["training_seconds"]["mean"] > 0
         assert row["forgetting"]["low"] <= row["forgetting"]["mean"] <= row["forgetting"]["high"]
         assert row["peak"]["rss_training"] > 0 and row["artifact_bytes"] > 0
-    assert "in all about" in done.stdout and "quality: " in done.stdout
-    assert f"page: {folder.page}" in done.stdout
+    assert "total: about" in done.stdout and "quality: " in done.stdout
+    assert f"report: {folder.page}" in done.stdout
     assert folder.page.stat().st_size > 20_000 and folder.markdown.read_text().startswith("# ")
 
 

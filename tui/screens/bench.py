@@ -155,7 +155,7 @@ class BenchScreen(WatchingScreen[None]):
 
         self.sample = message.sample
         self.query_one(MachinePane).feed(message.sample)
-        self.choosing.measure(room_of(message.sample, self.on_the_card(), steady=True))
+        self.choosing.measure(room_of(message.sample, self.own_processes(), steady=True))
         self.query_one(MachinePane).planned = self._planned()
 
     def _planned(self) -> int | None:

@@ -39,7 +39,7 @@ class StartingScreen(InspectingScreen[ScreenResultType]):
 
         if self.sample is None:
             return LaunchContext(self.runs)
-        places, own = self.queue(), self.on_the_card()
+        places, own = self.queue(), self.own_processes()
         card = visible_card(self.sample.cards)
         return LaunchContext(self.runs, room_of(self.sample, own), foreign(card, own) if card else (), places)
 
@@ -110,6 +110,6 @@ class StartingScreen(InspectingScreen[ScreenResultType]):
         """Show the ladders."""
         raise NotImplementedError
 
-    def on_the_card(self) -> set[int]:
+    def own_processes(self) -> set[int]:
         """Our own runs, as the driver counts processes."""
         raise NotImplementedError

@@ -61,7 +61,7 @@ class WatchingScreen(StartingScreen[ScreenResultType]):
             return WatchedProcess(pid, pid if ids_are_ours() else None)
         return WatchedProcess(pid, memory.card_pid or (pid if ids_are_ours() else None), memory.reserved)
 
-    def on_the_card(self) -> set[int]:
+    def own_processes(self) -> set[int]:
         """Our own runs, as the driver counts processes: of others than the watched one a container tells no id."""
         from engine.hardware.nvml import ids_are_ours
 
@@ -86,7 +86,7 @@ class WatchingScreen(StartingScreen[ScreenResultType]):
             self.state = message.state
             self.redraw()
 
-    def on_fresh(self, message: NewEvents) -> None:
+    def on_new_events(self, message: NewEvents) -> None:
         if message.run == self.watched and self.state is not None:
             self.state.feed(message.events)
             self._log()
@@ -104,7 +104,7 @@ class WatchingScreen(StartingScreen[ScreenResultType]):
         self.redraw()
         self.head()
 
-    def on_printed(self, message: NewOutput) -> None:
+    def on_new_output(self, message: NewOutput) -> None:
         if message.run == self.watched:
             self.query_one(LogPane).printed(message.piece)
             self._log()

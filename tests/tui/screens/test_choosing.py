@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pilot import play, shown
+from pilot import notes, play, shown, wait_for
 from textual.pilot import Pilot
 
 from engine.config import preset_library
@@ -80,9 +80,8 @@ def test_a_model_that_is_not_known_yet_says_so(tmp_path: Path, here: Path) -> No
 def test_what_each_trains_and_why_is_in_reach_at_every_size(size: tuple[int, int], tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("2")
-        await pilot.pause(1.2)
         if size[1] >= 36:
-            assert "adapters" in methods(app)[1] and "ship" in methods(app)[1]
+            await wait_for(pilot, lambda: "adapters" in methods(app)[1] and "fast" in methods(app)[1])
         await pilot.press("M")
         assert isinstance(app.screen, TextScreen)
         text = str(app.screen.text)
@@ -111,7 +110,7 @@ def test_a_number_key_says_lastingly_what_it_is_about_and_what_it_changed(tmp_pa
         assert "against QLoRA · demo" in shown(app, "about") and "more (c)" in shown(app, "about")
         await pilot.press("4")
         assert "the same as QLoRA · SmolLM2-135M" in shown(app, "about")
-        assert not app.bench.app._notifications
+        assert not notes(app)
 
     play(tmp_path, story, (160, 45))
 
@@ -122,9 +121,13 @@ def test_the_chosen_preset_stays_in_sight_when_the_list_shrinks(tmp_path: Path) 
         listed = app.bench.query_one(PresetList)
         await pilot.resize_terminal(80, 24)
         app.bench.query_one("#status").styles.height = 3
-        await pilot.pause(0.5)
-        first = listed.scroll_offset.y
-        assert listed.highlighted is not None and first <= listed.highlighted < first + listed.content_size.height
+
+        def is_visible() -> bool:
+            first, cursor = listed.scroll_offset.y, listed.highlighted
+            return cursor is not None and first <= cursor < first + listed.content_size.height
+
+        await wait_for(pilot, is_visible)
+        assert listed.content_size.height < 11  # the list did shrink
 
     play(tmp_path, story, (120, 36))
 
@@ -138,7 +141,7 @@ def test_a_broken_preset_is_listed_and_harms_nothing(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         pane = app.bench.choosing.query_one("#preset")
         prompts = [str(option.prompt) for option in pane.options]  # type: ignore[attr-defined]
-        assert sum("broken" in prompt for prompt in prompts) == 2
+        assert sum("invalid" in prompt for prompt in prompts) == 2
         assert not any("\x1b" in prompt for prompt in prompts)
         assert app.bench.choosing.effective is not None  # it began with another
         await pilot.press("3")

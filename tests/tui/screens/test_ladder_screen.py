@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from made_ladder import made_ladder
+from pilot import wait_for
 from textual.app import App
 from textual.pilot import Pilot
 from textual.widgets import Static
@@ -19,6 +20,7 @@ from engine.runs.run_dir import RunDir
 from tui.history.ladder_view import bar, headline, score_bars
 from tui.screens.ask import AskScreen
 from tui.screens.ladder import PARTS, LadderScreen
+from tui.settings import Settings
 
 Story = Callable[[Pilot[None], LadderScreen], Awaitable[None]]
 
@@ -28,7 +30,8 @@ class OneScreen(App[None]):
 
     def __init__(self, runs: Path, ascii_only: bool) -> None:
         super().__init__()
-        self.screen_under_test = LadderScreen(runs, ascii_only)
+        self.settings = Settings(ascii=ascii_only)
+        self.screen_under_test = LadderScreen(runs)
 
     def on_mount(self) -> None:
         self.push_screen(self.screen_under_test)
@@ -73,11 +76,10 @@ def test_it_fills_in_as_the_file_changes(tmp_path: Path) -> None:
 
     async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
         assert text(screen, "bars") == ""
-        assert "press u to go on" in text(screen, "notes")  # nobody holds its lock
+        assert "press u to resume" in text(screen, "notes")  # nobody holds its lock
         ladder.rows, ladder.status = rows, "finished"
         folder.write_state(ladder)
-        await pilot.pause(0.8)
-        assert "full" in text(screen, "bars")
+        await wait_for(pilot, lambda: "full" in text(screen, "bars"))
 
     play(tmp_path, story)
 
@@ -95,15 +97,14 @@ def test_it_says_what_the_run_does_that_it_waits_for(tmp_path: Path) -> None:
     assert held is not None
 
     async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
-        assert "training" in text(screen, "doing") and "step 20/" in text(screen, "doing")
+        assert "training" in text(screen, "current") and "step 20/" in text(screen, "current")
         with file.open("ab") as growing:
             growing.write(b'{"type":"phase","v":1,"seq":9,"t":9,"name":"waiting","note":"another has it"}\n')
-        await pilot.pause(0.8)
-        assert "waiting its turn: another has it" in text(screen, "doing")
+        await wait_for(pilot, lambda: "waiting in the queue: another has it" in text(screen, "current"))
         with file.open("ab") as growing:
             growing.write(b"".join(lines[half:]))
-        await pilot.pause(0.8)
-        assert text(screen, "doing") == "" and not screen.query_one("#doing").display
+        await wait_for(pilot, lambda: text(screen, "current") == "")
+        assert not screen.query_one("#current").display
 
     try:
         play(tmp_path, story)
@@ -198,10 +199,9 @@ def test_a_process_that_dies_is_noticed_though_the_file_stays_as_it_was(tmp_path
     assert lock is not None
 
     async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
-        assert "gone" not in text(screen, "notes")
+        assert "has ended" not in text(screen, "notes")
         os.close(lock)
-        await pilot.pause(1.2)
-        assert "its process is gone: press u" in text(screen, "notes")
+        await wait_for(pilot, lambda: "the ladder's process has ended: press u to resume" in text(screen, "notes"))
 
     play(tmp_path, story)
 
@@ -219,13 +219,13 @@ def test_nothing_of_one_ladder_stays_under_the_name_of_another(tmp_path: Path) -
         newer.mkdir()
         (newer / "ladder.toml").touch()
         screen.refresh_ladder()
-        assert "not begun" in text(screen, "headline") and not parts(screen)
+        assert "not started" in text(screen, "headline") and not parts(screen)
         await pilot.press("n")
         assert "bars" in parts(screen)
         shutil.rmtree(newer)
         shutil.rmtree(folder.path)
         screen.refresh_ladder()
-        assert "No ladder here yet" in text(screen, "headline") and not parts(screen)
+        assert "No ladder yet" in text(screen, "headline") and not parts(screen)
 
     play(tmp_path, story)
 

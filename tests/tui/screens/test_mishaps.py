@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from pilot import play, shown, wait_for
-from test_watching import made, notes, text, watch
+from pilot import notes, play, shown, wait_for
+from test_watching import made, text, watch
 from textual.pilot import Pilot
 from textual.widgets import Static
 
@@ -34,9 +34,9 @@ def test_a_run_deleted_while_it_is_watched_is_said_to_be_gone(tmp_path: Path) ->
         await watch(pilot, app, run)
         assert app.bench.follower.live
         shutil.rmtree(run.path)
-        await wait_for(pilot, lambda: "gone: its directory has been deleted" in shown(app, "status"))
+        await wait_for(pilot, lambda: "deleted: the run's directory was deleted" in shown(app, "status"))
         await pilot.press("u", "p", "s")
-        assert any("nothing is left to resume" in note for note in notes(app))
+        assert any("the run was deleted" in note for note in notes(app))
 
     try:
         play(tmp_path, story)
@@ -118,7 +118,7 @@ def test_leaving_names_what_goes_on_also_when_an_ended_run_is_watched(tmp_path: 
         await pilot.press("q")
 
     try:
-        assert f"{live.name} goes on" in str(play(tmp_path, story).return_value)
+        assert f"{live.name} keeps running" in str(play(tmp_path, story).return_value)
     finally:
         os.close(lock)
 
@@ -145,8 +145,7 @@ def test_the_newest_line_stays_in_sight_when_the_status_below_grows(tmp_path: Pa
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await watch(pilot, app, run)
-        await pilot.pause(0.3)
-        assert "finished" in text(app, LogPane).splitlines()[-1]
+        await wait_for(pilot, lambda: text(app, LogPane) and "finished" in text(app, LogPane).splitlines()[-1])
         assert len(app.bench.query_one(LogPane).lines) == app.bench.query_one(LogPane).content_size.height
 
     play(tmp_path, story, (80, 24))
@@ -187,7 +186,7 @@ def test_an_ended_run_deleted_elsewhere_is_said_to_be_gone(tmp_path: Path) -> No
         await watch(pilot, app, run)
         assert "finished" in shown(app, "status")
         shutil.rmtree(run.path)
-        await wait_for(pilot, lambda: "gone: its directory has been deleted" in shown(app, "status"))
+        await wait_for(pilot, lambda: "deleted: the run's directory was deleted" in shown(app, "status"))
 
     play(tmp_path, story)
 
@@ -216,7 +215,7 @@ def test_a_key_that_can_do_nothing_now_says_so(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         for key in ("v", "g", "w", "b"):
             await pilot.press(key)
-        assert sum("no run is shown" in note for note in notes(app)) == 4
+        assert sum("no curve: start or attach" in note for note in notes(app)) == 4
         pane = app.bench.query_one(LossPane)
         assert (pane.view, pane.log_axis, pane.smoothing) == (0, False, 0.0)
         await pilot.press("d", "x")
@@ -236,10 +235,10 @@ def test_a_folder_of_runs_that_cannot_be_read_any_more_ends_nothing(tmp_path: Pa
         runs.rename(tmp_path / "away")
         runs.touch()  # as a network disk that stalls would, this refuses root as well
         await pilot.press("j", "b")
-        await wait_for(pilot, lambda: any("it is tried again" in note for note in notes(app)))
+        await wait_for(pilot, lambda: any("ftbench will retry" in note for note in notes(app)))
         for keys in (("r", "a", "x", "escape"), ("l", "escape"), ("ctrl+p", "escape")):
             await pilot.press(*keys)
-            await pilot.pause(1.2)
+            await wait_for(pilot, lambda: app.screen is app.bench)
         runs.unlink()
         (tmp_path / "away").rename(runs)
         await pilot.press("r")

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from pilot import wait_for
+from pilot import notes, wait_for
 from sets import chosen, data, lines, play, text, write
 from textual.pilot import Pilot
 from textual.widgets import OptionList
@@ -140,7 +140,7 @@ def test_a_name_that_is_not_utf8_is_refused_in_words(here: Path) -> None:
         await opened(pilot, app)
         await pilot.press("down", "enter")
         assert isinstance(app.screen, PickerScreen)
-        assert any("not UTF-8" in note.message for note in app._notifications)
+        assert any("not UTF-8" in note for note in notes(app))
         await pilot.press("escape", "d", "down")
         await wait_for(pilot, lambda: "not UTF-8" in str(data(app).tooltip))
         await pilot.press("space")

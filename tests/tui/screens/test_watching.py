@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import msgspec
 import pytest
 from made_runs import write_events
-from pilot import play, wait_for
+from pilot import notes, play, screen_text, wait_for
 from textual.pilot import Pilot
 
 from engine.config import preset_library
@@ -47,10 +46,6 @@ async def watch(pilot: Pilot[str], app: Workbench, run: RunDir) -> None:
 
 def text(app: Workbench, pane: type[LossPane | LogPane | MachinePane]) -> str:
     return "\n".join(str(line) for line in app.bench.query_one(pane).lines)
-
-
-def notes(app: Workbench) -> list[str]:
-    return [str(note.message) for note in app._notifications]
 
 
 def test_an_earlier_run_of_the_same_data_comes_first_behind_the_loss(tmp_path: Path) -> None:
@@ -146,7 +141,7 @@ def test_reading_back_stays_where_it_is_and_end_follows_again(tmp_path: Path) ->
         log.redraw()
         assert "line 99" in text(app, LogPane)
         await pilot.press("home")
-        assert "line 99" not in text(app, LogPane) and "reading back" in str(log.border_subtitle)
+        assert "line 99" not in text(app, LogPane) and "scrolled up" in str(log.border_subtitle)
         before = text(app, LogPane)
         log.event_lines.add("00:00:00 one more")
         log.redraw()
@@ -168,9 +163,7 @@ def test_a_worker_that_is_gone_is_shown_with_the_end_of_its_log(tmp_path: Path) 
         assert app.bench.follower.live
         assert held is not None
         os.close(held)
-        began = time.monotonic()
         await wait_for(pilot, lambda: app.bench.follower.last_output is not None)
-        assert time.monotonic() - began < 2.0
         assert "RuntimeError: [red] no such card" in text(app, LogPane)
         assert app.bench.follower.last_output == "RuntimeError: [red] no such card"
 
@@ -189,7 +182,7 @@ def test_every_card_of_a_box_can_be_seen(size: tuple[int, int], tmp_path: Path) 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         assert app.sampler is not None
         app.sampler.leave()
-        await pilot.pause(0.2)
+        await wait_for(pilot, lambda: not app.sampler or not app.sampler.is_alive())
         pane = app.bench.query_one(MachinePane)
         pane.feed(MachineSample(cards, "", 256 * GIB, GIB))
         pane.focus()
@@ -214,10 +207,8 @@ def test_nothing_but_ascii_leaves_for_an_ascii_terminal(keys: tuple[str, ...], t
         await watch(pilot, app, now)
         app.notify("a note – with … more")
         await pilot.press(*keys)
-        await pilot.pause(0.3)
-        strips = app.screen._compositor.render_strips()
-        wrong = {character for strip in strips for segment in strip for character in segment.text if character > "~"}
-        assert not wrong
+        await wait_for(pilot, lambda: "a note - with ... more" in screen_text(app))
+        assert not {character for character in screen_text(app) if character > "~"}
 
     play(tmp_path, story, (80, 24), Settings(ascii=True))
 
@@ -241,7 +232,7 @@ def test_the_next_live_run_is_sought_in_this_folder_and_another_is_named(tmp_pat
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("j")
-        assert any("no run of this folder is live; full-beef is of another" in note for note in notes(app))
+        assert any("full-beef is running in" in note for note in notes(app))
 
     try:
         play(tmp_path / "runs", story)

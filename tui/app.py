@@ -196,9 +196,9 @@ class Workbench(DiffApp):
         self.notify(self.theme)
 
     def _first_theme(self) -> str:
-        chosen = remembered(self.settings.theme)
-        if chosen in self.available_themes:
-            return str(chosen)
+        name = remembered(self.settings.theme)
+        if name in self.available_themes:
+            return str(name)
         colors = None if self.no_color else self.console.color_system
         return suited_theme(colors) if self.settings.theme == AUTO else self.settings.theme
 

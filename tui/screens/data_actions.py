@@ -38,8 +38,8 @@ class DataActions:
         from tui.data.datasets import NOT_TEXT, is_text
         from tui.screens.inspector import InspectorScreen
 
-        def answered(taken: bool | None) -> None:
-            if taken:
+        def answered(selected: bool | None) -> None:
+            if selected:
                 self._get_choosing().select_data(data)
                 self._screen.post_message(ItemPicked())
 

@@ -55,7 +55,7 @@ class LaunchScreen(ModalScreen[bool]):
         """Of this data check among `checks`."""
         self.report = Report()
         self.preview = make_preview(self.report)
-        self.asking: BackgroundQuestion | None = None
+        self.request: BackgroundQuestion | None = None
 
     def compose(self) -> ComposeResult:
         with Vertical(id="box") as box:
@@ -78,14 +78,14 @@ class LaunchScreen(ModalScreen[bool]):
         elif self.preview.blocked:
             self.report = Report(asked=False)
         else:
-            self.asking = BackgroundQuestion("data.check", arguments, self.post_message)
+            self.request = BackgroundQuestion("data.check", arguments, self.post_message)
         self.update_preview()
         self.set_interval(REFRESH_SECONDS, self._refresh_preview)
         self.watch(self.query_one(VerticalScroll), "virtual_size", self._show_keys, init=False)
 
     def on_unmount(self) -> None:
-        if self.asking:
-            self.asking.leave()
+        if self.request:
+            self.request.leave()
 
     def on_resize(self) -> None:
         # As high as its content, but never higher than the screen: the keys below stay visible.
@@ -94,7 +94,7 @@ class LaunchScreen(ModalScreen[bool]):
 
     @on(ProgressReported)
     def _progress_reported(self, message: ProgressReported) -> None:
-        if message.asking is self.asking and self.report.asked:
+        if message.asking is self.request and self.report.asked:
             self.report = Report(progress=message.text)
             self.update_preview()
 

@@ -1,4 +1,8 @@
-"""The file picker: a data file, a folder of them, or a Hub id, by keyboard or mouse."""
+"""The file picker: select a data file, a folder of data files, or a Hub id, by keyboard or mouse.
+
+Used instead of Textual's DirectoryTree, which cannot go above its root folder, has no filter while typing, and keeps
+the control characters of file names in its labels (tried with Textual 8.2).
+"""
 
 from __future__ import annotations
 
@@ -45,10 +49,7 @@ class PathInput(Input, inherit_bindings=False):
 
 
 class PickerScreen(BaseScreen[str | None]):
-    """Closes with the selected path or Hub id, or with None.
-
-    Textual's DirectoryTree cannot replace it: DIRTREE.
-    """
+    """Closes with the selected path or Hub id, or with None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up", "move(-1)", show=False),

@@ -64,9 +64,9 @@ class ChoosingPane(Vertical):
 
     def compose(self) -> ComposeResult:
         for make, name in ((DataList, "data"), (MethodList, "method"), (PresetList, "preset")):
-            made = make(id=name)
-            made.border_title = name
-            yield made.add_class("pane")
+            list_widget = make(id=name)
+            list_widget.border_title = name
+            yield list_widget.add_class("pane")
 
     def on_mount(self) -> None:
         self.call_after_refresh(self.start)

@@ -57,14 +57,14 @@ class KeyLine(Rows):
         first = {binding.action: binding for binding in reversed(active)}  # of several keys for one action the first
         named = [(binding, self.app.get_key_display(binding)) for binding in active if first[binding.action] is binding]
         widths = {pair: len(pair[1]) + 1 + len(pair[0].description) + len(GAP) for pair in named}
-        room = self.content_size.width + len(GAP) - sum(widths[pair] for pair in named if pair[0].id in ALWAYS)
-        kept = []
+        space = self.content_size.width + len(GAP) - sum(widths[pair] for pair in named if pair[0].id in ALWAYS)
+        fitting = []
         for pair in named:
             if pair[0].id not in ALWAYS:
-                room -= widths[pair]
-            if pair[0].id in ALWAYS or room >= 0:
-                kept.append(pair)
-        return kept
+                space -= widths[pair]
+            if pair[0].id in ALWAYS or space >= 0:
+                fitting.append(pair)
+        return fitting
 
     def _bindings_changed(self, screen: Screen[object]) -> None:
         if self.is_attached and screen is self.screen:

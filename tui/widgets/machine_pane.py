@@ -63,7 +63,7 @@ class MachinePane(Rows, can_focus=True):
     def feed(self, sample: MachineSample) -> None:
         """Add a sample to the traces and show it."""
         self.sample = sample
-        shares = [(card.index, card.used, card.total) for card in sample.cards]
+        shares = [(gpu.index, gpu.used, gpu.total) for gpu in sample.cards]
         shares = shares or [(-1, sample.memory_used, sample.memory_total)]
         for index, used, total in shares:
             trace = self.traces.setdefault(index, deque(maxlen=MINUTES * 60))
@@ -114,15 +114,15 @@ def machine_lines(
 
     `short`: the GPU of the watched run first, two lines for each of the others.
     """
-    ours = next((card.index for card in sample.cards if card.mine is not None), 0)
-    cards = sorted(sample.cards, key=lambda card: card.index != ours) if short else sample.cards
-    for card in cards:
-        if short and card.index != ours:
-            yield from short_lines(card, width, ascii_only)
+    ours = next((gpu.index for gpu in sample.cards if gpu.mine is not None), 0)
+    gpus = sorted(sample.cards, key=lambda gpu: gpu.index != ours) if short else sample.cards
+    for gpu in gpus:
+        if short and gpu.index != ours:
+            yield from short_lines(gpu, width, ascii_only)
         else:
-            mine = planned if card.index == ours else None
-            pool = sample.worker_pool if len(cards) == 1 else None  # with several GPUs the run's is unknown here
-            yield from card_lines(card, width, traces.get(card.index, deque()), mine, ascii_only, pool)
+            mine = planned if gpu.index == ours else None
+            pool = sample.worker_pool if len(gpus) == 1 else None  # with several GPUs the run's is unknown here
+            yield from gpu_lines(gpu, width, traces.get(gpu.index, deque()), mine, ascii_only, pool)
     if not sample.cards:
         for text in textwrap.wrap(no_gpu(sample.why), max(10, width), max_lines=3, placeholder=" …"):
             yield Content.styled(text, "$foreground-muted")
@@ -139,8 +139,8 @@ def no_gpu(reason: str) -> str:
     return f"no GPU detected ({visible(short)}): showing system memory"
 
 
-def card_lines(
-    card: CardSample,
+def gpu_lines(
+    gpu: CardSample,
     width: int,
     trace: Sequence[float],
     planned: int | None,
@@ -148,15 +148,15 @@ def card_lines(
     pool: int | None = None,
 ) -> Iterator[Content]:
     """One GPU, a dash for every unknown field. `pool` is a lower bound for this run where NVML does not report it."""
-    name, wide = visible(f"{card.index} {card.name}"), width >= SIDE_BY_SIDE
-    work = f"load {_work(card)}"
+    name, wide = visible(f"{gpu.index} {gpu.name}"), width >= SIDE_BY_SIDE
+    work = f"load {_work(gpu)}"
     gap = " " * max(1, width - len(name) - len(work))
     yield Content.assemble((name, "bold"), gap, work) if wide else Content.styled(name, "bold")
-    yield from _memory("shared memory" if card.shared else "memory", card.used, card.total, width, ascii_only)
+    yield from _memory("shared memory" if gpu.shared else "memory", gpu.used, gpu.total, width, ascii_only)
     at_least = f"≥ {size(pool)}" if pool else "–"
-    own = ("this run", size(card.mine) if card.mine is not None else at_least)
+    own = ("this run", size(gpu.mine) if gpu.mine is not None else at_least)
     yield from _pairs([own, *([("planned", size(planned))] if planned else [])], width)
-    for other in card.others:
+    for other in gpu.others:
         yield _pair(
             f"{other.pid} {visible(other.name)}", size(other.bytes) if other.bytes else "n/a", width, "$text-warning"
         )
@@ -165,22 +165,22 @@ def card_lines(
     yield _trace(trace, width, ascii_only)
 
 
-def short_lines(card: CardSample, width: int, ascii_only: bool) -> Iterator[Content]:
+def short_lines(gpu: CardSample, width: int, ascii_only: bool) -> Iterator[Content]:
     """Another GPU in two lines: name and load, then memory in use."""
-    work = _work(card)
-    name = visible(f"{card.index} {card.name}", max(8, width - len(work) - 2))
+    work = _work(gpu)
+    name = visible(f"{gpu.index} {gpu.name}", max(8, width - len(work) - 2))
     yield _pair(name, work, width)
-    used = f" {size(card.used)}"
-    share = card.used / card.total if card.total and card.used is not None else 0.0
+    used = f" {size(gpu.used)}"
+    share = gpu.used / gpu.total if gpu.total and gpu.used is not None else 0.0
     bar = _bar(share, max(1, width - len(used)), ascii_only)
-    yield Content.assemble(bar, (used, "$text-warning" if card.others else ""))
+    yield Content.assemble(bar, (used, "$text-warning" if gpu.others else ""))
 
 
-def _work(card: CardSample) -> str:
+def _work(gpu: CardSample) -> str:
     """Load, power, temperature."""
-    load = "–" if card.load is None else f"{card.load}%"
-    power = "–" if card.power is None else f"{card.power:.0f} W"
-    heat = "–" if card.temperature is None else f"{card.temperature} °C"
+    load = "–" if gpu.load is None else f"{gpu.load}%"
+    power = "–" if gpu.power is None else f"{gpu.power:.0f} W"
+    heat = "–" if gpu.temperature is None else f"{gpu.temperature} °C"
     return f"{load}  {power}  {heat}"
 
 

@@ -29,12 +29,12 @@ class MethodList(OptionList):
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id, compact=True)
         self.forecasts: Sequence[MethodForecast] = ()
-        self.chosen = LORA.name
+        self.selected = LORA.name
         self._shown: object = None
 
-    def show_forecasts(self, forecasts: Sequence[MethodForecast], chosen: str) -> None:
+    def show_forecasts(self, forecasts: Sequence[MethodForecast], selected: str) -> None:
         """Replace the forecasts and highlight the selected method."""
-        self.forecasts, self.chosen = forecasts, chosen
+        self.forecasts, self.selected = forecasts, selected
         from tui.preview.memory_forecast import label
 
         if self.border_subtitle != label(forecasts):  # setting it redraws the complete pane
@@ -48,24 +48,24 @@ class MethodList(OptionList):
         if not self.forecasts:
             return
         width, detailed = self.content_size.width, self.content_size.height >= DETAILED
-        texts = [method_text(one, one.method == self.chosen, width, detailed) for one in self.forecasts]
+        texts = [method_text(one, one.method == self.selected, width, detailed) for one in self.forecasts]
         shown = [(text.plain, text.spans) for text in texts]
         if shown == self._shown:
             return  # the budget changes every second, the text seldom
         self._shown = shown
         self.set_options(Option(text, id=one.method) for text, one in zip(texts, self.forecasts, strict=True))
-        self.highlighted = list(method_names()).index(self.chosen)
+        self.highlighted = list(method_names()).index(self.selected)
 
 
-def method_text(one: MethodForecast, taken: bool, width: int, detailed: bool) -> Content:
+def method_text(one: MethodForecast, selected: bool, width: int, detailed: bool) -> Content:
     """`▸LoRA   5.94 GiB fits`, and below it what is trained and when to use it."""
-    return Content("\n").join(_lines(one, taken, width, detailed))
+    return Content("\n").join(_lines(one, selected, width, detailed))
 
 
-def _lines(one: MethodForecast, taken: bool, width: int, detailed: bool) -> Iterator[Content]:
+def _lines(one: MethodForecast, selected: bool, width: int, detailed: bool) -> Iterator[Content]:
     from tui.preview.memory_forecast import STYLES
 
-    name = f"{MARK if taken else ' '}{method_title(one.method):<5}"
+    name = f"{MARK if selected else ' '}{method_title(one.method):<5}"
     if one.estimate is None:
         yield Content.assemble((f"{name} ", "bold"), (visible(one.why or "unknown"), "$foreground-muted"))
     else:

@@ -25,15 +25,15 @@ class PresetList(OptionList):
     def on_resize(self) -> None:
         self.call_after_refresh(self.scroll_to_highlight)
 
-    def show_presets(self, listed: Sequence[PresetEntry], chosen: str) -> None:
+    def show_presets(self, listed: Sequence[PresetEntry], selected: str) -> None:
         """Replace the list and highlight the selected preset."""
         names = [one.name for one in listed]
-        prompts = [preset_text(one, one.name == chosen) for one in listed]
+        prompts = [preset_text(one, one.name == selected) for one in listed]
         shown = [(option.id, str(option.prompt)) for option in self.options]
         if shown != [(name, prompt.plain) for name, prompt in zip(names, prompts, strict=True)]:
             self.set_options(Option(prompt, id=name) for name, prompt in zip(names, prompts, strict=True))
-        if chosen in names:
-            self.highlighted = names.index(chosen)
+        if selected in names:
+            self.highlighted = names.index(selected)
 
 
 def preset_text(one: PresetEntry, selected: bool = False) -> Content:

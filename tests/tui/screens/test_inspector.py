@@ -29,8 +29,8 @@ def test_the_inspector_shows_what_training_would_see_token_by_token(here: Path) 
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         screen = await look_into(pilot, app, "mine.jsonl")
-        assert screen.found is not None
-        config = screen.chosen.config
+        assert screen.inspection is not None
+        config = screen.effective.config
         (row,) = show(Data(id=str(here / "mine.jsonl")), config.train.max_length, load_tokenizer(config.model), 1)
         shown = [(token.text, token.id, token.trained, token.special) for token in screen.samples["train"][0].tokens]
         assert shown == [(one["text"], one["id"], one["trained"], one["special"]) for one in row["tokens"]]
@@ -38,7 +38,7 @@ def test_the_inspector_shows_what_training_would_see_token_by_token(here: Path) 
         facts = " ".join(text(app, "facts").split())  # whatever line it stands on
         for part in ("prompt-completion", "the tokenizer's chat template", "eos <|im_end|>", "ready to train"):
             assert part in facts
-        assert f"{screen.found.count('train'):,} rows" in facts and "held out of training by prompt" in facts
+        assert f"{screen.inspection.count('train'):,} rows" in facts and "held out of training by prompt" in facts
         assert "no row is cut" in facts and "█" in facts
 
     play(story)
@@ -49,7 +49,7 @@ def test_every_key_of_the_inspector(here: Path) -> None:
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         screen = await look_into(pilot, app, "mine.jsonl")
-        assert screen.found is not None
+        assert screen.inspection is not None
         await pilot.press("n", "right")
         assert "train row 3 of" in text(app, "row")
         await pilot.press("p", "left", "p")
@@ -65,7 +65,7 @@ def test_every_key_of_the_inspector(here: Path) -> None:
         await pilot.press("v")
         for _ in range(ROWS):
             await pilot.press("n")
-        await wait_for(pilot, lambda: screen.asking is None)
+        await wait_for(pilot, lambda: screen.request is None)
         assert f"train row {ROWS + 1} of" in text(app, "row"), "the engine is asked for more rows"
         assert len({sample.where for sample in screen.samples["train"]}) == 2 * ROWS
         await pilot.press("enter")
@@ -111,9 +111,9 @@ def test_an_inspector_is_left_while_the_engine_works(here: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("d", "enter")
         screen = app.screen
-        assert isinstance(screen, InspectorScreen) and screen.asking is not None
+        assert isinstance(screen, InspectorScreen) and screen.request is not None
         assert "escape cancels" in text(app, "state")
-        asking = screen.asking
+        asking = screen.request
         await pilot.press("n", "s", "v", "v", "escape")
         assert app.screen is app.bench
         asking.join(10)

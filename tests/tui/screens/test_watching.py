@@ -111,15 +111,15 @@ def test_the_log_is_filtered_searched_copied_and_saved(tmp_path: Path, monkeypat
         assert "finished" in text(app, LogPane)
         await pilot.press("f", *"step 60", "enter")
         log = app.bench.query_one(LogPane)
-        assert log.found is not None and "step 60" in log.event_lines[log.found]
-        first = log.found
+        assert log.match is not None and "step 60" in log.event_lines[log.match]
+        first = log.match
         await pilot.press("f", "escape", "f", *"step", "enter", "n")
-        assert log.found is not None and log.found != first
-        newest = log.found
+        assert log.match is not None and log.match != first
+        newest = log.match
         await pilot.press("n")
-        assert log.found < newest
+        assert log.match < newest
         await pilot.press("N")
-        assert log.found == newest
+        assert log.match == newest
         await pilot.press("o")
         assert text(app, LogPane).splitlines() == ["loading", "step by step"]
         await pilot.press("Y")

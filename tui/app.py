@@ -52,7 +52,8 @@ class Workbench(DiffApp):
     """The bench with other screens above it. Its return value is the message to print after it has closed."""
 
     TITLE = "ftbench"
-    CSS_PATH = "screens/bench.tcss"  # Textual does not read the CSS_PATH of a default screen
+    # Absolute, for subclasses elsewhere; here, because Textual does not read the CSS_PATH of a default screen.
+    CSS_PATH = Path(__file__).parent / "screens" / "bench.tcss"
     BINDINGS: ClassVar[list[BindingType]] = bindings("app")
     COMMANDS = {palette_provider}
     ENABLE_COMMAND_PALETTE = True

@@ -152,7 +152,7 @@ def test_keys_next_stop_and_back(tmp_path: Path) -> None:
 
 def test_no_ladder_tells_how_to_make_one(tmp_path: Path) -> None:
     async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
-        assert "L on the bench climbs one" in text(screen, "headline")
+        assert "L on the bench to run one" in text(screen, "headline")
         await pilot.press("n", "s", "u", "o")
 
     play(tmp_path, story)

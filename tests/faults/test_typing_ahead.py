@@ -37,7 +37,7 @@ def test_enter_alone_from_before_the_first_picture_shows_what_will_happen(termin
 def test_letters_behind_a_filter_key_are_its_word_and_no_commands(terminal: Terminal) -> None:
     terminal.wait("press 1-9")
     os.write(terminal.ours, b"/qr\r")
-    terminal.wait("0 of 0 hold qr")
+    terminal.wait("0 of 0 contain qr")
     os.write(terminal.ours, b"r")
     terminal.wait("1 run in")
     os.write(terminal.ours, b"/xy")

@@ -76,7 +76,7 @@ def test_the_present_choice_is_saved_under_a_name_that_is_free(tmp_path: Path, f
         assert name.value == "demo-lora-2"
         name.value = "mine"
         await pilot.pause()
-        assert "exists already" in str(app.screen.query_one("#why", Static).visual)
+        assert "exists already" in str(app.screen.query_one("#problem", Static).visual)
         await pilot.press("enter")
         assert isinstance(app.screen, NameScreen)
         name.value = "tuned"
@@ -146,7 +146,7 @@ def test_a_shipped_preset_is_edited_as_a_copy_and_read_again(terminal: Terminal,
     terminal.press("P")
     terminal.wait("demo-qlora")
     terminal.press("\x1b[H", "e")  # the first one
-    terminal.wait("this is your copy")
+    terminal.wait("you edited your copy")
     terminal.wait("line 2")  # what is wrong with what the editor left behind
     assert b"editing" in terminal.bytes
     assert (tmp_path / "edited").read_text().split() == [str(folder / "demo-qlora.toml")]

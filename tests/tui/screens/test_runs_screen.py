@@ -106,7 +106,7 @@ def test_the_filter_keeps_what_holds_the_word_and_the_cursor_stays_on_its_run(tm
         assert app.screen.query_one(Table).key == first.name
         await pilot.press("O")
         assert app.screen.query_one(Table).key == first.name
-        assert "lora of tiny on tickets" in str(app.screen.query_one("#detail", Static).visual)
+        assert "lora, tiny on tickets" in str(app.screen.query_one("#detail", Static).visual)
         await pilot.press("slash", *"nothing")
         assert keys(app) == [] and "no run matches" in str(app.screen.query_one("#detail", Static).visual)
         await pilot.press("escape")

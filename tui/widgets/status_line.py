@@ -45,7 +45,7 @@ def status(
         return Content.styled(f"{text}{key_of('app.help', own)} all keys", "$foreground-muted")
     if deleted:
         todo = f"{key_of('bench.start', own)} start another   {key_of('bench.runs', own)} runs"
-        return _ended("deleted", "the run's directory was deleted", "$text-error", todo, width)
+        return _ended("run deleted", "its directory no longer exists", "$text-error", todo, width)
     if last_output is not None:
         phase = f" in phase {state.phase}" if state.phase else ""
         reason = f"last log line: {last_output}" if last_output else SILENT_EXIT

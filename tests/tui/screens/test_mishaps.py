@@ -34,7 +34,7 @@ def test_a_run_deleted_while_it_is_watched_is_said_to_be_gone(tmp_path: Path) ->
         await watch(pilot, app, run)
         assert app.bench.follower.live
         shutil.rmtree(run.path)
-        await wait_for(pilot, lambda: "deleted: the run's directory was deleted" in shown(app, "status"))
+        await wait_for(pilot, lambda: "run deleted: its directory no longer exists" in shown(app, "status"))
         await pilot.press("u", "p", "s")
         assert any("the run was deleted" in note for note in notes(app))
 
@@ -186,7 +186,7 @@ def test_an_ended_run_deleted_elsewhere_is_said_to_be_gone(tmp_path: Path) -> No
         await watch(pilot, app, run)
         assert "finished" in shown(app, "status")
         shutil.rmtree(run.path)
-        await wait_for(pilot, lambda: "deleted: the run's directory was deleted" in shown(app, "status"))
+        await wait_for(pilot, lambda: "run deleted: its directory no longer exists" in shown(app, "status"))
 
     play(tmp_path, story)
 

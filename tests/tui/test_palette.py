@@ -24,7 +24,7 @@ def hostile_file(here: Path) -> None:
 
 
 async def search(pilot: Pilot[str], app: Workbench, word: str) -> list[str]:
-    """What the palette offers for a word."""
+    """The entries that the palette lists for a word."""
     await pilot.press("ctrl+p")
     assert isinstance(app.screen, CommandPalette)
     app.screen.query_one(CommandInput).value = word
@@ -32,7 +32,7 @@ async def search(pilot: Pilot[str], app: Workbench, word: str) -> list[str]:
     before: list[str] = []
 
     def is_settled() -> bool:
-        """Whether two looks in a row find the same entries."""
+        """Whether the entries were the same twice in a row."""
         nonlocal before
         last, before = before, [str(option.prompt) for option in found.options]
         return bool(before) and last == before
@@ -64,7 +64,7 @@ def test_commands_of_the_screen_are_found_by_their_names(tmp_path: Path) -> None
     play(tmp_path / "runs", story)
 
 
-def test_presets_runs_and_data_are_taken_from_any_screen(tmp_path: Path, here: Path) -> None:
+def test_presets_runs_and_data_are_selected_from_any_screen(tmp_path: Path, here: Path) -> None:
     run = run_dir.create(tmp_path / "runs", "demo-lora", preset_library.effective("demo-lora", None, {}))
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:

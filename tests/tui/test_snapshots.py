@@ -233,7 +233,7 @@ def take_frames(size: tuple[int, int], steps: Steps, runs: Path) -> list[Frame]:
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize("scene", SCENES)
-def test_it_looks_as_it_did_and_can_be_read(scene: str, size: tuple[int, int], desk: Path) -> None:
+def test_snapshot_and_contrast(scene: str, size: tuple[int, int], desk: Path) -> None:
     runs = desk / "runs" if scene == "bench-empty" else runs_of(desk)
     dark, light = take_frames(size, SCENES[scene], runs)
     snapshot = SNAPSHOTS / f"{scene}-{size[0]}x{size[1]}.txt"

@@ -1,4 +1,4 @@
-"""The inspector by its keys, with real files and the engine's real answers."""
+"""The inspector driven by its keys, with real files and real responses of the engine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tui.widgets.log_pane import LogPane
 SIZES = [(80, 24), (120, 36), (160, 45)]
 
 
-def test_the_inspector_shows_what_training_would_see_token_by_token(here: Path) -> None:
+def test_the_inspector_shows_the_rows_as_trained_token_by_token(here: Path) -> None:
     write(here / "mine.jsonl", 200)
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
@@ -35,7 +35,7 @@ def test_the_inspector_shows_what_training_would_see_token_by_token(here: Path) 
         shown = [(token.text, token.id, token.trained, token.special) for token in screen.samples["train"][0].tokens]
         assert shown == [(one["text"], one["id"], one["trained"], one["special"]) for one in row["tokens"]]
         assert "<|im_end|>" in text(app, "text") and "in the loss" in text(app, "row")
-        facts = " ".join(text(app, "facts").split())  # whatever line it stands on
+        facts = " ".join(text(app, "facts").split())  # on any line
         for part in ("prompt-completion", "the tokenizer's chat template", "eos <|im_end|>", "ready to train"):
             assert part in facts
         assert f"{screen.inspection.count('train'):,} rows" in facts and "held out of training by prompt" in facts
@@ -76,7 +76,7 @@ def test_every_key_of_the_inspector(here: Path) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_cut_is_drawn_and_cut_rows_can_be_looked_at(here: Path, size: tuple[int, int]) -> None:
+def test_truncation_is_drawn_and_truncated_rows_can_be_inspected(here: Path, size: tuple[int, int]) -> None:
     with write(here / "mine.jsonl", 40).open("a") as file:
         file.write(
             "".join(json.dumps({"prompt": f"short {n}", "completion": "long " * 600 + str(n)}) + "\n" for n in range(9))
@@ -91,7 +91,7 @@ def test_the_cut_is_drawn_and_cut_rows_can_be_looked_at(here: Path, size: tuple[
         if size[0] < 110:
             await pilot.press("v")
             assert not screen.query_one("#looking").display
-        facts = " ".join(text(app, "facts").split())  # whatever line it stands on
+        facts = " ".join(text(app, "facts").split())  # on any line
         assert "max_length 512:" in facts and "▲" in facts
         assert "data.cut_before_answer" in facts and "mine.jsonl line 50" in facts
         assert "1 row: multiple references" in facts and "(mine.jsonl line 2 and mine.jsonl line 53)" in facts
@@ -107,7 +107,7 @@ def test_the_cut_is_drawn_and_cut_rows_can_be_looked_at(here: Path, size: tuple[
     play(story, size)
 
 
-def test_an_inspector_is_left_while_the_engine_works(here: Path) -> None:
+def test_closing_the_inspector_cancels_the_request(here: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("d", "enter")
         screen = app.screen
@@ -129,7 +129,7 @@ def test_an_inspector_is_left_while_the_engine_works(here: Path) -> None:
         ("long.jsonl", b'{"prompt": "' + b"x" * (80 << 20), "longer than 16 MiB"),
     ],
 )
-def test_a_broken_file_is_a_line_in_the_inspector_and_is_not_taken(
+def test_an_invalid_file_is_an_error_in_the_inspector_and_is_not_selected(
     here: Path, name: str, content: bytes, said: str
 ) -> None:
     (here / name).write_bytes(content)
@@ -145,7 +145,7 @@ def test_a_broken_file_is_a_line_in_the_inspector_and_is_not_taken(
     play(story)
 
 
-def test_at_80_by_24_an_error_is_seen_whatever_view_was_asked_for_meanwhile(here: Path) -> None:
+def test_at_80x24_an_error_is_shown_in_every_view(here: Path) -> None:
     (here / "empty.jsonl").write_bytes(b"")
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
@@ -183,7 +183,7 @@ def test_hostile_rows_and_names_are_literal_text_everywhere(here: Path) -> None:
     play(story)
 
 
-def test_trained_tokens_stand_in_brackets_in_ascii(here: Path) -> None:
+def test_tokens_in_the_loss_are_in_brackets_in_ascii(here: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await look_into(pilot, app, "tickets")
         shown = text(app, "text")

@@ -1,4 +1,4 @@
-"""The ladder screen, driven by its keys, on ladders as they lie on disk."""
+"""The ladder screen driven by its keys, with stored ladders."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Story = Callable[[Pilot[None], LadderScreen], Awaitable[None]]
 
 
 class OneScreen(App[None]):
-    """Nothing but the screen under test."""
+    """Shows only the screen under test."""
 
     def __init__(self, runs: Path, ascii_only: bool) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ def test_it_shows_rungs_bars_costs_and_verdict(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
-def test_it_fills_in_as_the_file_changes(tmp_path: Path) -> None:
+def test_it_is_updated_when_the_file_changes(tmp_path: Path) -> None:
     folder, ladder = made_ladder(tmp_path)
     rows, ladder.rows = ladder.rows, []
     ladder.status, ladder.stage = "running", "climbing"
@@ -76,7 +76,7 @@ def test_it_fills_in_as_the_file_changes(tmp_path: Path) -> None:
 
     async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
         assert text(screen, "bars") == ""
-        assert "press u to resume" in text(screen, "notes")  # nobody holds its lock
+        assert "press u to resume" in text(screen, "notes")  # its process is not running
         ladder.rows, ladder.status = rows, "finished"
         folder.write_state(ladder)
         await wait_for(pilot, lambda: "full" in text(screen, "bars"))
@@ -84,7 +84,7 @@ def test_it_fills_in_as_the_file_changes(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
-def test_it_says_what_the_run_does_that_it_waits_for(tmp_path: Path) -> None:
+def test_it_shows_what_the_current_run_is_doing(tmp_path: Path) -> None:
     folder, ladder = made_ladder(tmp_path)
     entry = next(entry for entry in ladder.entries if entry.kind == "run")
     ladder.status, ladder.stage, entry.status = "running", "climbing", "live"
@@ -112,7 +112,7 @@ def test_it_says_what_the_run_does_that_it_waits_for(tmp_path: Path) -> None:
         os.close(held)
 
 
-def test_hostile_text_stays_text(tmp_path: Path) -> None:
+def test_hostile_text_is_shown_as_text(tmp_path: Path) -> None:
     folder, ladder = made_ladder(tmp_path, hostile=True)
     ladder.warnings = ["\x1b]52;c;aGk=\x07 [/oops] [red]x \x9b2J \u202eabc"]
     ladder.entries.append(
@@ -142,7 +142,7 @@ def test_keys_next_stop_and_back(tmp_path: Path) -> None:
         assert ("another" in text(screen, "headline")) == newest_is_other
         await pilot.press("n")
         assert ("another" in text(screen, "headline")) != newest_is_other
-        await pilot.press("s")  # nothing climbs: it says so and asks nothing
+        await pilot.press("s")  # no ladder is running: it says so and does not ask
         assert not isinstance(pilot.app.screen, AskScreen)
         await pilot.press("escape")
         assert pilot.app.screen is not screen
@@ -150,7 +150,7 @@ def test_keys_next_stop_and_back(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
-def test_no_ladder_tells_how_to_make_one(tmp_path: Path) -> None:
+def test_without_a_ladder_it_shows_how_to_start_one(tmp_path: Path) -> None:
     async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
         assert "L on the bench to run one" in text(screen, "headline")
         await pilot.press("n", "s", "u", "o")
@@ -158,7 +158,7 @@ def test_no_ladder_tells_how_to_make_one(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
-def test_a_broken_file_is_a_line(tmp_path: Path) -> None:
+def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
     folder, _ = made_ladder(tmp_path)
     folder.state_file.write_text('{"v": 1, "na')
 
@@ -168,7 +168,7 @@ def test_a_broken_file_is_a_line(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
-def test_narrow_and_ascii(tmp_path: Path) -> None:
+def test_it_fits_a_narrow_ascii_terminal(tmp_path: Path) -> None:
     folder, ladder = made_ladder(tmp_path)
     folder.write_state(ladder)
 
@@ -180,18 +180,18 @@ def test_narrow_and_ascii(tmp_path: Path) -> None:
     play(tmp_path, story, size=(80, 24), ascii_only=True)
 
 
-def test_a_bar_ends_at_the_mean_and_the_interval_goes_on() -> None:
+def test_a_bar_ends_at_the_mean_and_the_interval_continues() -> None:
     drawn = str(bar(0.5, 0.4, 0.6, 20))
     assert drawn == "█" * 8 + "▓" * 2 + "░" * 2 + " " * 8
     assert len(str(bar(0.0, 0.0, 2.0, 10))) == 10
 
 
-def test_a_rung_without_a_score_says_why(tmp_path: Path) -> None:
+def test_a_rung_without_a_score_shows_the_reason(tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path, without=["full"])
     assert any("out of memory" in str(line) for line in score_bars(ladder, 100))
 
 
-def test_a_process_that_dies_is_noticed_though_the_file_stays_as_it_was(tmp_path: Path) -> None:
+def test_a_dead_process_is_noticed_although_the_file_is_unchanged(tmp_path: Path) -> None:
     folder, ladder = made_ladder(tmp_path)
     ladder.status = "running"
     folder.write_state(ladder)
@@ -206,7 +206,7 @@ def test_a_process_that_dies_is_noticed_though_the_file_stays_as_it_was(tmp_path
     play(tmp_path, story)
 
 
-def test_nothing_of_one_ladder_stays_under_the_name_of_another(tmp_path: Path) -> None:
+def test_nothing_of_one_ladder_is_shown_with_another(tmp_path: Path) -> None:
     folder, ladder = made_ladder(tmp_path)
     folder.write_state(ladder)
 
@@ -230,7 +230,7 @@ def test_nothing_of_one_ladder_stays_under_the_name_of_another(tmp_path: Path) -
     play(tmp_path, story)
 
 
-def test_a_stop_is_told_once_in_the_headline(tmp_path: Path) -> None:
+def test_a_stop_is_stated_once_in_the_headline(tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path)
     ladder.status, ladder.reason = "stopped", "stopped as asked; u goes on"
     assert headline(ladder).endswith("· stopped as asked; u goes on")

@@ -1,4 +1,4 @@
-"""Watching runs on the bench by its keys: curves, an earlier run behind, the log, the machine."""
+"""Watching runs on the bench: curves, earlier runs, log, machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GIB = 1 << 30
 
 
 def made(runs: Path, method: str = "lora", data: str = "tickets", printed: bytes = b"", ended: bool = True) -> RunDir:
-    """A run whose worker has written its events and is gone; one that has not `ended` was killed before its end."""
+    """A run that has written its events; one that has not `ended` was killed before its end."""
     run = run_dir.create(runs, f"demo-{method}", preset_library.effective(f"demo-{method}", None, {"data.id": data}))
     write_events(run, method, 0)
     run.log_file.write_bytes(printed)
@@ -48,7 +48,7 @@ def text(app: Workbench, pane: type[LossPane | LogPane | MachinePane]) -> str:
     return "\n".join(str(line) for line in app.bench.query_one(pane).lines)
 
 
-def test_an_earlier_run_of_the_same_data_comes_first_behind_the_loss(tmp_path: Path) -> None:
+def test_earlier_runs_of_the_same_data_are_compared_first(tmp_path: Path) -> None:
     other = made(tmp_path, "full", data="/elsewhere/others.jsonl")
     same = made(tmp_path, "qlora")
     now = made(tmp_path, "lora")
@@ -71,7 +71,7 @@ def test_an_earlier_run_of_the_same_data_comes_first_behind_the_loss(tmp_path: P
     play(tmp_path, story)
 
 
-def test_no_earlier_run_is_said(tmp_path: Path) -> None:
+def test_a_missing_earlier_run_is_reported(tmp_path: Path) -> None:
     now = made(tmp_path)
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
@@ -82,7 +82,7 @@ def test_no_earlier_run_is_said(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
-def test_views_scale_and_smoothing_are_on_their_keys(tmp_path: Path) -> None:
+def test_keys_change_view_scale_and_smoothing(tmp_path: Path) -> None:
     now = made(tmp_path)
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
@@ -130,7 +130,7 @@ def test_the_log_is_filtered_searched_copied_and_saved(tmp_path: Path, monkeypat
     play(tmp_path / "runs", story)
 
 
-def test_reading_back_stays_where_it_is_and_end_follows_again(tmp_path: Path) -> None:
+def test_scrolling_up_keeps_the_position_and_end_follows_again(tmp_path: Path) -> None:
     now = made(tmp_path)
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
@@ -152,7 +152,7 @@ def test_reading_back_stays_where_it_is_and_end_follows_again(tmp_path: Path) ->
     play(tmp_path, story)
 
 
-def test_a_worker_that_is_gone_is_shown_with_the_end_of_its_log(tmp_path: Path) -> None:
+def test_a_worker_that_exited_is_shown_with_the_end_of_its_output(tmp_path: Path) -> None:
     now = made(tmp_path, printed=b"loading\nRuntimeError: [red] no such card\n", ended=False)
     held = locks.hold(now.lock_file, "0")
     lines = now.events_file.read_bytes().splitlines(keepends=True)
@@ -171,7 +171,7 @@ def test_a_worker_that_is_gone_is_shown_with_the_end_of_its_log(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("size", [(80, 24), (160, 45)])
-def test_every_card_of_a_box_can_be_seen(size: tuple[int, int], tmp_path: Path) -> None:
+def test_every_gpu_can_be_scrolled_to(size: tuple[int, int], tmp_path: Path) -> None:
     cards = tuple(
         CardSample(
             number, f"Card {number}", 80 * GIB, number * GIB, 30 * GIB if number == 5 else None, (), 300.0, 9, 60
@@ -200,7 +200,7 @@ def test_every_card_of_a_box_can_be_seen(size: tuple[int, int], tmp_path: Path) 
 @pytest.mark.parametrize(
     "keys", [(), ("r",), ("l",), ("c",), ("question_mark",), ("P",), ("M",), ("enter",), ("ctrl+p",)]
 )
-def test_nothing_but_ascii_leaves_for_an_ascii_terminal(keys: tuple[str, ...], tmp_path: Path) -> None:
+def test_an_ascii_terminal_gets_ascii_only(keys: tuple[str, ...], tmp_path: Path) -> None:
     now = made(tmp_path)
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
@@ -213,7 +213,7 @@ def test_nothing_but_ascii_leaves_for_an_ascii_terminal(keys: tuple[str, ...], t
     play(tmp_path, story, (80, 24), Settings(ascii=True))
 
 
-def test_a_run_that_ended_before_its_first_step_awaits_none(tmp_path: Path) -> None:
+def test_a_run_that_ended_before_its_first_step_is_shown_so(tmp_path: Path) -> None:
     run = made(tmp_path)
     told = [events.Phase(name="waiting"), events.End(status="stopped", reason="as asked")]
     run.events_file.write_bytes(b"".join(msgspec.json.encode(event) + b"\n" for event in told))
@@ -225,7 +225,7 @@ def test_a_run_that_ended_before_its_first_step_awaits_none(tmp_path: Path) -> N
     play(tmp_path, story)
 
 
-def test_the_next_live_run_is_sought_in_this_folder_and_another_is_named(tmp_path: Path) -> None:
+def test_a_live_run_of_another_folder_is_named(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere" / "20260101-000000-demo-full-full-beef"
     card = locks.hold(locks.card_lock("cpu"), f"1 {elsewhere}")
     assert card is not None

@@ -21,7 +21,7 @@ from tui.widgets.pane import ENTRY_POINTS, Pane, added_panes, make_pane
 
 
 def install(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    """A package on the path whose entry point names this pane."""
+    """Install an entry point for a pane."""
     entry = EntryPoint("steps", value, ENTRY_POINTS)
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [entry] if group == ENTRY_POINTS else [])
 
@@ -57,9 +57,7 @@ def test_a_pane_of_another_package_shows_the_run_and_has_its_key(
     play(runs, story, size)
 
 
-def test_an_entry_point_that_is_no_pane_is_reported_and_the_bench_opens(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_entry_point_that_is_not_a_pane_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, "engine.config.schema:Config")
     with pytest.raises(UserError) as error:
         list(added_panes())

@@ -14,7 +14,9 @@ from textual.style import Style
 
 from engine.config import preset_library
 from engine.config.text import visible
-from engine.runs import run_dir
+from engine.runs import ladder_dir, run_dir
+from engine.runs.home import tilde
+from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
 from tui.commands import TABLES, key_of
 from tui.data.datasets import EMBEDDED, offered
@@ -40,7 +42,7 @@ class Everything(Provider):
 
     async def startup(self) -> None:
         app = cast("Workbench", self.app)
-        entries = [*commands(app, self.screen), *presets(app), *runs(app), *data(app)]
+        entries = [*commands(app, self.screen), *presets(app), *runs(app), *ladders(app), *data(app)]
         self.known = [(visible(entry.text, 120), entry) for entry in entries]
 
     async def search(self, query: str) -> Hits:
@@ -88,7 +90,28 @@ def runs(app: Workbench) -> Iterator[PaletteEntry]:
 
     newest = sorted(app.bench.read_all(run_dir.iterate(app.runs)), key=lambda run: run.name, reverse=True)
     for run in newest[:MOST_RUNS]:
-        yield PaletteEntry(f"run {run.name}", "Show it on the bench.", partial(watch, run))
+        yield PaletteEntry(f"run {run.name}", _origin(run, "Show it on the bench"), partial(watch, run))
+
+
+def ladders(app: Workbench) -> Iterator[PaletteEntry]:
+    """The latest ladders."""
+
+    def open_ladder(number: int) -> None:
+        from tui.screens.ladder import LadderScreen
+
+        screen = LadderScreen(app.runs, app.settings.ascii)
+        screen.number = number
+        app.back_to_bench()
+        app.push_screen(screen)
+
+    found = sorted(app.bench.read_all(ladder_dir.iterate(app.runs)), key=lambda ladder: ladder.name, reverse=True)
+    for number, ladder in enumerate(found[:MOST_RUNS]):
+        yield PaletteEntry(f"ladder {ladder.name}", _origin(ladder, "Show the ladder"), partial(open_ladder, number))
+
+
+def _origin(found: RunDir | LadderDir, does: str) -> str:
+    directory = found.started_in()
+    return f"{does} (started in {tilde(directory)})." if directory else f"{does}."
 
 
 def data(app: Workbench) -> Iterator[PaletteEntry]:

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 from engine.config.files import read_small
+from engine.runs.home import config_file
 from tui.terminal.capabilities import needs_ascii
 from tui.terminal.themes import AUTO
 
@@ -26,12 +25,14 @@ class Settings:
     mouse: bool = True
     keys: dict[str, str] = field(default_factory=dict)
     """Command -> keys: { "bench.start" = "f" }."""
+    runs: dict[str, str] = field(default_factory=dict)
+    """`home`: the runs home, an absolute path; read by `engine.runs.home`."""
     errors: list[str] = field(default_factory=list)
     """What could not be used, in words."""
 
 
 def settings_file() -> Path:
-    return Path(platformdirs.user_config_dir("ftbench")) / "config.toml"
+    return config_file()
 
 
 def read_settings(commands: Iterable[str], themes: Iterable[str], path: Path | None = None) -> Settings:
@@ -53,7 +54,7 @@ def read_settings(commands: Iterable[str], themes: Iterable[str], path: Path | N
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is the first
         found.errors.append(f"{path}: not TOML: {error}")
         return found
-    known = {"theme": str, "ascii": bool, "mouse": bool, "keys": dict[str, str]}
+    known = {"theme": str, "ascii": bool, "mouse": bool, "keys": dict[str, str], "runs": dict[str, str]}
     for key, value in table.items():
         if key not in known:
             found.errors.append(f"{path}: nothing reads {key}{_close(key, known)}")
@@ -67,6 +68,7 @@ def read_settings(commands: Iterable[str], themes: Iterable[str], path: Path | N
 
 
 def _check(found: Settings, commands: set[str], themes: set[str], path: Path) -> None:
+    found.errors += [f"{path}: nothing reads runs.{key}{_close(key, ['home'])}" for key in found.runs if key != "home"]
     if found.theme not in {*themes, AUTO}:
         found.errors.append(f"{path}: no theme {found.theme!r}{_close(found.theme, themes)}")
         found.theme = Settings().theme

@@ -66,8 +66,8 @@ def _open(opening: Opening) -> None:
     gc.disable()  # until the first picture: all that is imported stays, and looking for rubbish in it takes a fifth
     from pathlib import Path
 
-    from engine.runs.run_dir import runs_folder
+    from engine.runs.home import runs_home
     from tui.cli.bench import open_bench
 
-    runs = runs_folder(Path(opening.runs) if opening.runs else None)
-    sys.exit(open_bench(runs, opening.ascii_only, opening.mouse))
+    runs = runs_home(Path(opening.runs) if opening.runs else None)
+    sys.exit(open_bench(runs, opening.ascii_only, opening.mouse, hints=opening.runs is None))

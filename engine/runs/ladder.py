@@ -53,6 +53,8 @@ class LadderPlan(Struct, kw_only=True, frozen=True):
     """The command line that made the plan."""
     split_version: int = OLDEST
     """The rule that divides the rows of all its runs."""
+    started_in: str = ""
+    """The directory it was started from; '' for ladders of versions that did not record it."""
 
 
 class LadderRun(Struct, kw_only=True):
@@ -217,6 +219,8 @@ class Ladder(Struct, kw_only=True):
     preset: str
     command: str
     created: float
+    started_in: str = ""
+    """The directory it was started from; '' for ladders of versions that did not record it."""
     updated: float = 0.0
     status: Outcome = "running"
     stage: Stage = "planned"

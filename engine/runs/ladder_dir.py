@@ -53,6 +53,10 @@ class LadderDir(Folder):
     def markdown(self) -> Path:
         return self.path / "report.md"
 
+    def started_in(self) -> str:
+        """The directory that the ladder was started from, '' for ladders of versions that did not record it."""
+        return folder.started_in(self.plan_file)
+
     def state(self) -> Ladder | None:
         """How far it is; None before it has begun. Raises UserError where the file is damaged or cannot be read.
 
@@ -92,6 +96,7 @@ class LadderDir(Folder):
 
 def create(runs: Path, plan: LadderPlan) -> LadderDir:
     """Make a ladder's directory (mode 0700) with its plan in place."""
+    plan = msgspec.structs.replace(plan, started_in=plan.started_in or folder.working_directory())
     return LadderDir(folder.make(runs, called(plan.preset), "ladder", "ladder.toml", plan_text(plan)))
 
 

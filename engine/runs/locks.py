@@ -11,7 +11,6 @@ import pwd
 import re
 import socket
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -198,12 +197,14 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def lock_folder() -> Path:
-    """Where this user's locks are kept, made where there is none yet.
+    """Where this user's locks are kept, made where there is none yet: the same for every runs home and login session.
+
+    Not below $TMPDIR: where each login session has its own, two sessions would not see each other's runs.
 
     Raises UserError, before anything is created, where it is not this user's own folder or cannot be written: another
     user could hold our locks or redirect what we write.
     """
-    folder = Path(os.environ.get("FTBENCH_LOCKS") or f"{tempfile.gettempdir()}/ftbench-{os.getuid()}")
+    folder = Path(os.environ.get("FTBENCH_LOCKS") or f"/tmp/ftbench-{os.getuid()}")
     try:
         if not os.path.lexists(folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

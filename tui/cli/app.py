@@ -14,10 +14,13 @@ from typer.main import get_command
 from engine.config.errors import UserError
 from engine.runs import ladder_dir, run_dir
 from engine.runs.folder import has_file
+from engine.runs.home import runs_home
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
 from tui.cli.arguments import App
+from tui.cli.home_notes import home, show_origin
 from tui.cli.options import (
+    AdoptOption,
     AsciiOption,
     DataOption,
     DetachOption,
@@ -61,7 +64,7 @@ def demo(
     """The main job on the embedded model and data, with the verdict."""
     from tui.cli import demo as verb
 
-    raise typer.Exit(verb.demo(run_dir.runs_folder(runs), seeds, quick, fresh, detach, json))
+    raise typer.Exit(verb.demo(home(runs), seeds, quick, fresh, detach, json))
 
 
 @app.command()
@@ -91,7 +94,7 @@ def ladder(
     given = overrides(settings, model=model, data=data)
     words = verb.rung_words(rungs)
     plan = make_plan(preset, words, given, seeds, learning_rates, probe, fresh, shlex.join(["ftbench", *sys.argv[1:]]))
-    raise typer.Exit(verb.start(plan, run_dir.runs_folder(runs), detach, json))
+    raise typer.Exit(verb.start(plan, home(runs), detach, json))
 
 
 @app.command()
@@ -104,7 +107,9 @@ def report(
     """Write a ladder's page and its Markdown, and say where they are."""
     from tui.cli import ladder as verb
 
-    raise typer.Exit(verb.report(ladder_dir.find(run_dir.runs_folder(runs), name), json, markdown))
+    found = ladder_dir.find(home(runs), name)
+    show_origin(found, quiet=json or markdown)
+    raise typer.Exit(verb.report(found, json, markdown))
 
 
 @app.command()
@@ -123,7 +128,7 @@ def run(
     from tui.cli import run as verb
 
     given = overrides(settings, model=model, data=data, method=method)
-    raise typer.Exit(verb.run(preset, chosen_method(method), given, run_dir.runs_folder(runs), now, detach, json))
+    raise typer.Exit(verb.run(preset, chosen_method(method), given, home(runs), now, detach, json))
 
 
 @app.command()
@@ -132,6 +137,7 @@ def attach(name: RunArgument = "last", runs: RunsOption = None, json: JsonOption
     from tui.cli import ladder, run
 
     found = run_or_ladder(runs, name)
+    show_origin(found, quiet=json)
     raise typer.Exit(ladder.watch(found, json) if isinstance(found, LadderDir) else run.attach(found, json))
 
 
@@ -140,7 +146,9 @@ def stop(name: RunArgument = "last", runs: RunsOption = None) -> None:
     """Finish the step, write a checkpoint, end; a ladder with its run."""
     from tui.cli import run as verb
 
-    raise typer.Exit(verb.stop(run_or_ladder(runs, name)))
+    found = run_or_ladder(runs, name)
+    show_origin(found)
+    raise typer.Exit(verb.stop(found))
 
 
 @app.command()
@@ -154,17 +162,20 @@ def resume(
     from tui.cli import ladder, run
 
     found = run_or_ladder(runs, name)
+    show_origin(found, quiet=json)
     if isinstance(found, LadderDir):
         raise typer.Exit(ladder.resume(found, detach, json))
     raise typer.Exit(run.resume(found, detach, json))
 
 
 @app.command("runs")
-def list_runs(runs: RunsOption = None, json: JsonOption = False) -> None:
-    """Past and live runs."""
+def list_runs(runs: RunsOption = None, adopt: AdoptOption = None, json: JsonOption = False) -> None:
+    """List past and live runs and ladders, or adopt those of a directory."""
     from tui.cli import runs as verb
 
-    verb.show(run_dir.runs_folder(runs), json)
+    if adopt is not None:
+        raise typer.Exit(verb.adopt_runs(adopt, runs_home(runs), json))
+    verb.show(home(runs), json)
 
 
 @app.command()
@@ -190,7 +201,7 @@ def plan(
     """Memory, time and cost of the three methods, before a run starts."""
     from tui.cli import plan as verb
 
-    folder = run_dir.runs_folder(runs)
+    folder = home(runs)
     if history:
         raise typer.Exit(verb.show_history(folder, json))
     if preset is None:
@@ -221,7 +232,7 @@ def doctor(
     """GPU, driver, libraries, disk: what will and won't work here."""
     from tui.cli import doctor as verb
 
-    folder = run_dir.runs_folder(runs)
+    folder = home(runs)
     raise typer.Exit(verb.repair(folder, json) if repair else verb.doctor(folder, json))
 
 
@@ -240,12 +251,12 @@ def root(
         raise typer.Exit()
     from tui.cli import bench
 
-    raise typer.Exit(bench.open_bench(run_dir.runs_folder(runs), ascii_only, mouse))
+    raise typer.Exit(bench.open_bench(runs_home(runs), ascii_only, mouse, hints=runs is None))
 
 
 def run_or_ladder(runs: Path | None, name: str) -> RunDir | LadderDir:
     """A ladder where the name is its path or part of its name and of no run's, else a run; `last` is the last run."""
-    folder = run_dir.runs_folder(runs)
+    folder = home(runs)
     if has_file(Path(name), "ladder.toml"):
         return ladder_dir.find(folder, name)
     ladders = any(name in ladder.name for ladder in ladder_dir.iterate(folder))

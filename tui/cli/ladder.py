@@ -16,6 +16,7 @@ from engine.runs.account import columns_in_short, rows_in_short
 from engine.runs.ladder import Ladder, LadderPlan
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.rpc_client import ask
+from tui.cli.disk import refuse_small_disk
 from tui.history.ladder_table import show_ladder
 from tui.live.ladder_progress import follow_ladder
 from tui.live.run_progress import Detached, ask_to_leave
@@ -27,6 +28,7 @@ def start(plan: LadderPlan, runs: Path, detach: bool, json: bool) -> int:
     """Make the ladder's directory, set it going, follow it."""
     for rung in plan.rungs:
         refuse_impossible(rung.config.model)
+    refuse_small_disk([rung.config for rung in plan.rungs], runs)
     folder = ladder_dir.create(runs, plan)
     try:
         begin(folder)  # first: a reader that has gone must not keep it from beginning

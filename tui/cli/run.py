@@ -16,6 +16,7 @@ from engine.runs.follow import stream
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.result import Result
 from engine.runs.run_dir import RunDir, last_event
+from tui.cli.disk import refuse_small_disk
 from tui.history.scores import as_json, show_results
 from tui.live.run_progress import Detached, ask_to_leave, follow
 from tui.output.console import print_json, say
@@ -25,6 +26,7 @@ def make(preset: str, method: str | None, overrides: Flat, runs: Path, now: bool
     """Make a run's directory and say its name."""
     chosen = effective(preset, method, overrides)
     refuse_impossible(chosen.config.model)
+    refuse_small_disk([chosen.config], runs)
     run = run_dir.create(runs, preset_name(preset), chosen, wait=not now)
     if not quiet:
         say(f"run {run.name}")

@@ -15,8 +15,9 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Static
 
+from engine.runs.folder import running_elsewhere
 from tui.commands import bindings
-from tui.header import choice_lines, head_line, live_runs, short
+from tui.header import choice_lines, head_line, live_runs
 from tui.screens.watching import WatchingScreen
 from tui.widgets.choosing import ChoosingPane, Chosen, Picked, Refused
 from tui.widgets.key_line import KeyLine
@@ -191,8 +192,7 @@ class BenchScreen(WatchingScreen[None]):
         self.look_at_runs()
         runs = self.live_runs()
         if not runs:
-            elsewhere = f"; {short(self.places[0].run.name)} is of another" if self.places else ""
-            self.tell(f"no run of this folder is live{elsewhere}", severity="warning")
+            self.tell(f"No active runs in this folder. {running_elsewhere(self.runs)}".rstrip(), severity="warning")
             return
         if runs == [self.watched]:
             self.tell("no other run is live")

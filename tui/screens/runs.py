@@ -15,6 +15,7 @@ from engine.config.errors import RunFailed, UserError
 from engine.config.preset import Effective
 from engine.config.text import visible
 from engine.runs import run_dir
+from engine.runs.home import tilde
 from engine.runs.run_dir import RunDir
 from tui.commands import bindings
 from tui.history.run_list import SETTLED, Line, describe
@@ -100,7 +101,7 @@ class RunsScreen(ActingScreen[RunDir | None]):
         held = f" that hold{'s' * (len(rows) == 1)} {self.word!r}" if self.word else ""
         marked = f", {len(self.marked)} marked" if self.marked else ""
         count = f"{len(rows)} run{'s' * (len(rows) != 1)}"
-        title = f"{count}{held}{marked} in {self.runs}, by {FIELDS[self.by].column.name}"
+        title = f"{count}{held}{marked} in {tilde(self.runs)}, by {FIELDS[self.by].column.name}"
         self.query_one("#title", Static).update(Content(visible(title)))
         self._detail()
 
@@ -112,7 +113,8 @@ class RunsScreen(ActingScreen[RunDir | None]):
             text = "no run holds that word" if self.lines else "no runs yet: escape, then enter on the bench starts one"
         else:
             reason = "paused: u goes on from its checkpoint" if line.state == "paused" else line.reason
-            text = f"{line.name}: {line.method} of {line.model} on {line.data}\n{reason}"
+            origin = f"\nstarted in {tilde(line.started_in)}" if line.started_in else ""
+            text = f"{line.name}: {line.method} of {line.model} on {line.data}\n{reason}{origin}"
         self.query_one("#detail", Static).update(
             Content("\n").join(Content(visible(part)) for part in text.split("\n"))
         )

@@ -78,8 +78,16 @@ class WatchingScreen(StartingScreen[ScreenResultType]):
         self.state, self.live, self.died, self.gone = None, None, None, False
         self.watcher = Watcher(run, self.post_message)
         self.watcher.start()
-        self.query_one("#loss").border_subtitle = visible(run.name, 60)
+        self.query_one("#loss").border_subtitle = visible(self._origin(run), 120)
         self.query_one(LogPane).begin(run.name)
+
+    def _origin(self, run: RunDir) -> str:
+        """The name of a run, and the directory it was started from where that is not the working directory."""
+        from engine.runs.folder import working_directory
+        from engine.runs.home import tilde
+
+        directory = run.started_in()
+        return f"{run.name} · {tilde(directory)}" if directory not in ("", working_directory()) else run.name
 
     def on_opened(self, message: Opened) -> None:
         if message.run == self.watched:

@@ -52,7 +52,7 @@ def test_a_worker_that_cannot_be_started_is_a_failure_of_ours(tmp_path: Path, mo
 
     run = run_dir.create(tmp_path, "demo-lora", effective("demo-lora", None, {}))
     monkeypatch.setattr(subprocess, "Popen", refuse)
-    with pytest.raises(RunFailed, match="no process can be started"):
+    with pytest.raises(RunFailed, match="cannot start a process"):
         launch.launch(run)
 
 

@@ -221,7 +221,7 @@ def test_runs_wait_their_turn_are_paused_switched_and_resumed(tmp_path: Path) ->
         await pilot.press("u")  # it goes on, and takes its place behind the one that has waited
         await wait_for(pilot, lambda: app.screen is app.bench and app.bench.watched == first)
         await wait_for(pilot, lambda: f"2 lora-{first.name[-4:]}" in shown(app, "head"))
-        assert not first.is_paused()
+        assert not first.paused_file.exists()
         for run in (third, first, second):
             if run.is_live():
                 launch.stop(run)
@@ -239,10 +239,10 @@ def test_a_paused_run_says_so_on_the_bench_and_goes_on_from_its_checkpoint(tmp_p
         await pilot.press("p")
         await wait_for(pilot, lambda: "paused" in shown(app, "status"))
         await wait_for(pilot, lambda: not run.is_live())
-        assert run.is_paused()
+        assert run.paused_file.exists() and run.state() == "stopped"
         await pilot.press("u")
         await wait_for(pilot, lambda: app.bench.state and app.bench.state.plan and app.bench.state.plan.start_step)
-        assert not run.is_paused()
+        assert not run.paused_file.exists()
         await wait_for(pilot, lambda: "finished" in shown(app, "status"), 240)
 
     play(tmp_path / "runs", story)

@@ -14,6 +14,7 @@ from textual.pilot import Pilot
 
 from engine.config import preset_library
 from engine.runs import events, locks, run_dir
+from engine.runs.home import tilde
 from engine.runs.run_dir import RunDir
 from tui.app import Workbench
 from tui.live.machine import CardSample, MachineSample
@@ -241,7 +242,10 @@ def test_the_next_live_run_is_sought_in_this_folder_and_another_is_named(tmp_pat
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("j")
-        assert any("no run of this folder is live; full-beef is of another" in note for note in notes(app))
+        assert any(
+            f"No active runs in this folder. full-beef is running in {tilde(tmp_path / 'elsewhere')}." in note
+            for note in notes(app)
+        )
 
     try:
         play(tmp_path / "runs", story)

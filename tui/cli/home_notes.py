@@ -22,9 +22,9 @@ MAX_HINTED = 200
 
 
 def home(given: Path | None) -> Path:
-    """The runs home of a command; what there is to say about it goes to stderr."""
+    """The runs home of a command; warnings about it go to stderr, and on a terminal the hint to adopt runs."""
     folder = runs_home(given)
-    for notice in notices(folder, hints=given is None):
+    for notice in notices(folder, hints=given is None and streams.is_terminal()):
         streams.write_error(f"{notice.text} [{notice.code}]")
     return folder
 

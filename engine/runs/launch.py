@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from engine.runs.ladder_dir import LadderDir
 
 HELLO_SECONDS = 30.0
+"""Time within which a started process has to appear."""
+NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""Errors of a directory that another user owns, or of a file system that is mounted read-only."""
 
 Worker = subprocess.Popen[bytes]
 
@@ -51,8 +55,8 @@ def launch_ladder(ladder: LadderDir) -> Worker:
 def _start(module: str, folder: Path, log_file: Path) -> Worker:
     """Start `python -m MODULE FOLDER` in a new session, independent of this terminal.
 
-    Its output goes to a file: a pipe that nobody reads would block it. Raises RunFailed where the folder cannot be
-    written or was deleted, and UserError where the lock folder cannot be used.
+    Its output goes to a file: a pipe that nobody reads would block it. Raises UserError where the folder is not
+    writable or the lock folder cannot be used, and RunFailed where the folder was deleted or the disk is full.
     """
     locks.lock_folder()
     # One malloc arena: autograd runs the backward pass in another thread, and gradients in a second arena could not
@@ -61,6 +65,9 @@ def _start(module: str, folder: Path, log_file: Path) -> Worker:
     try:
         log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     except OSError as error:
+        if error.errno in NO_PERMISSION:
+            what, do = f"cannot write: {error.strerror}; nothing was started", "check its owner and its file system"
+            raise UserError(what, str(folder), do, "run.not_writable") from error
         raise RunFailed(f"cannot write to {folder}: {error.strerror}; nothing was started") from error
     try:
         # -P: the run directory is the working directory, and nothing in it must be imported.

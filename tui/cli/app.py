@@ -64,7 +64,7 @@ def demo(
     """The main job on the embedded model and data, with the verdict."""
     from tui.cli import demo as verb
 
-    raise typer.Exit(verb.demo(home(runs), seeds, quick, fresh, detach, json))
+    raise typer.Exit(verb.demo(home(runs, launch=True), seeds, quick, fresh, detach, json))
 
 
 @app.command()
@@ -94,7 +94,7 @@ def ladder(
     given = overrides(settings, model=model, data=data)
     words = verb.rung_words(rungs)
     plan = make_plan(preset, words, given, seeds, learning_rates, probe, fresh, shlex.join(["ftbench", *sys.argv[1:]]))
-    raise typer.Exit(verb.start(plan, home(runs), detach, json))
+    raise typer.Exit(verb.start(plan, home(runs, launch=True), detach, json))
 
 
 @app.command()
@@ -128,7 +128,7 @@ def run(
     from tui.cli import run as verb
 
     given = overrides(settings, model=model, data=data, method=method)
-    raise typer.Exit(verb.run(preset, chosen_method(method), given, home(runs), now, detach, json))
+    raise typer.Exit(verb.run(preset, chosen_method(method), given, home(runs, launch=True), now, detach, json))
 
 
 @app.command()
@@ -255,14 +255,14 @@ def root(
 
 
 def run_or_ladder(runs: Path | None, name: str) -> RunDir | LadderDir:
-    """A ladder where the name is its path or part of its name and of no run's, else a run; `last` is the last run."""
+    """Find a run by name, else a ladder by name or path; `last` is the latest run, else the latest ladder."""
     folder = home(runs)
     if has_file(Path(name), "ladder.toml"):
         return ladder_dir.find(folder, name)
-    ladders = any(name in ladder.name for ladder in ladder_dir.iterate(folder))
-    if name == "last" or not ladders or any(name in run.name for run in run_dir.iterate(folder)):
-        return run_dir.find(folder, name)
-    return ladder_dir.find(folder, name)
+    matches_run = any(name in run.name or name == "last" for run in run_dir.iterate(folder))
+    matches_ladder = any(name in ladder.name or name == "last" for ladder in ladder_dir.iterate(folder))
+    find = ladder_dir.find if matches_ladder and not matches_run else run_dir.find
+    return find(folder, name)
 
 
 def verbs() -> None:

@@ -21,16 +21,18 @@ MAX_HINTED = 200
 """Directories whose hint is remembered as shown."""
 
 
-def home(given: Path | None) -> Path:
-    """The runs home of a command; warnings about it go to stderr, and on a terminal the hint to adopt runs."""
+def home(given: Path | None, launch: bool = False) -> Path:
+    """The runs home of a command; prints warnings before a `launch`, and on a terminal the hint to adopt runs."""
     folder = runs_home(given)
-    for notice in notices(folder, hints=given is None and streams.is_terminal()):
+    found = home_warnings(folder) if launch else []
+    found += adoption_hints(folder) if given is None and streams.is_terminal() else []
+    for notice in found:
         streams.write_error(f"{notice.text} [{notice.code}]")
     return folder
 
 
 def notices(folder: Path, hints: bool) -> list[Notice]:
-    """Warnings about the home and, with `hints`, the hint to adopt the runs of the working directory."""
+    """What the bench shows: warnings about the home and, with `hints`, the hint to adopt runs."""
     return [*home_warnings(folder), *(adoption_hints(folder) if hints else [])]
 
 

@@ -16,7 +16,9 @@ from textual.widgets import Static
 from engine.config.errors import RunFailed, UserError
 from engine.config.text import visible
 from engine.runs import ladder_dir, launch
+from engine.runs.folder import working_directory
 from engine.runs.follow import Follower
+from engine.runs.home import tilde
 from engine.runs.ladder import Ladder
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
@@ -153,6 +155,8 @@ class LadderScreen(BaseScreen[None]):
         notes = [f"warning: {visible(text)}" for text in state.warnings]
         if folder.page.exists():
             notes.append(visible(f"page: {folder.page}"))
+        if state.started_in not in ("", working_directory()):
+            notes.append(visible(f"started in {tilde(state.started_in)}"))
         if state.status == "running" and not folder.is_live():
             notes.append("its process is gone: press u to go on where it was")
         return notes

@@ -121,9 +121,11 @@ def test_a_network_file_system_is_warned_of_on_stderr(
 ) -> None:
     (tmp_path / "mounts").write_text("27 1 0:40 / / rw - nfs4 server:/ rw\n")
     monkeypatch.setattr(home, "MOUNTS", tmp_path / "mounts")
-    assert home_notes.home(tmp_path / "runs") == tmp_path / "runs"
+    assert home_notes.home(tmp_path / "runs", launch=True) == tmp_path / "runs"
     printed = capsys.readouterr()
     assert "nfs4" in printed.err and "[runs.network_filesystem]" in printed.err and printed.out == ""
+    home_notes.home(tmp_path / "runs")  # nothing is started
+    assert capsys.readouterr().err == ""
 
 
 def test_a_disk_too_small_for_checkpoints_is_refused_before_anything_is_created(

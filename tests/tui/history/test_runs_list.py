@@ -25,14 +25,8 @@ def test_ladders_are_listed_with_how_far_they_are(tmp_path: Path, capsys: pytest
     runs.show(tmp_path, json=False)
     shown = capsys.readouterr().out
     (line,) = [line for line in shown.splitlines() if line.startswith(folder.name)]
-    assert line.split()[1:] == [
-        "died",
-        "qlora,",
-        "lora,",
-        "full",
-        "8/9",
-        tilde(os.getcwd()),
-    ]  # no process holds its lock
+    died = ["died", "qlora,", "lora,", "full", "8/9"]  # no process holds its lock
+    assert line.split()[1:] == [*died, tilde(Path.cwd())]
 
 
 def test_a_broken_ladder_is_listed_as_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

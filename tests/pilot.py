@@ -60,4 +60,4 @@ async def start(pilot: Pilot[str], app: Workbench, **more: object) -> None:
     await pilot.press("enter")
     await wait_for(pilot, lambda: isinstance(app.screen, LaunchScreen))
     await pilot.press("enter")
-    await wait_for(pilot, lambda: app.bench.state is not None)
+    await wait_for(pilot, lambda: app.bench.follower.state is not None)

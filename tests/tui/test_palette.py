@@ -64,7 +64,7 @@ def test_presets_runs_and_data_are_taken_from_any_screen(tmp_path: Path, here: P
         assert app.bench.choosing.choice.preset == "smollm2-full" and "SmolLM2" in shown(app, "head")
         await pilot.press("r")
         await take(pilot, app, run.name)
-        assert app.screen is app.bench and app.bench.watched == run
+        assert app.screen is app.bench and app.bench.follower.run == run
         await take(pilot, app, "[red]x")
         assert app.bench.choosing.effective is not None
         assert app.bench.choosing.effective.config.data.id == str(here / NAME)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 from textual import on
@@ -23,16 +23,14 @@ from tui.data.inspection import SPLITS, Inspection, Manner, Sample, facts, sampl
 from tui.history.run_list import last_part
 from tui.screens.base import BaseScreen
 from tui.widgets.key_line import KeyLine
-
-if TYPE_CHECKING:
-    from tui.app import Workbench
+from tui.workbench import app_settings
 
 ROWS = 50
 """Rows requested at a time, for each split."""
 BAR = 18
 """Columns of the progress bar."""
-MOST_TOKENS = 3000
-"""Of one row; of a longer one the middle is left out."""
+MAX_TOKENS = 3000
+"""Tokens of one row; the middle of a longer row is omitted."""
 VIEWS = ("rows", "report", "template")
 
 
@@ -57,8 +55,6 @@ class InspectorScreen(BaseScreen[bool]):
     InspectorScreen.-narrow.-facts #looking { display: none; }
     """
 
-    app: Workbench
-
     def __init__(self, chosen: Effective) -> None:
         super().__init__()
         self.chosen = chosen
@@ -69,9 +65,9 @@ class InspectorScreen(BaseScreen[bool]):
         self.at = dict.fromkeys(SPLITS, 0)
         self.manner = Manner()
         self.asking: BackgroundQuestion | None = None
-        self._progress, self._began = "", 0.0
+        self._progress, self._started_at = "", 0.0
         self._counted: tuple[str, int, int | None] | None = None
-        """What is being done, rows done, and of how many."""
+        """Activity, rows done, and total rows if known."""
 
     def compose(self) -> ComposeResult:
         yield Static(id="title")
@@ -86,18 +82,19 @@ class InspectorScreen(BaseScreen[bool]):
         yield KeyLine()
 
     def on_mount(self) -> None:
-        plain = self.app.settings.ascii or self.app.no_color or self.app.theme.startswith("ansi")
-        self.manner = Manner(self.app.settings.ascii, parted=plain)  # shades need colours of one's own
+        ascii_only = app_settings(self).ascii
+        plain = ascii_only or self.app.no_color or self.app.theme.startswith("ansi")
+        self.manner = Manner(ascii_only, parted=plain)  # shades need colors that the terminal does not replace
         config = self.chosen.config
         length = f"max_length {config.train.max_length:,}"
         self.query_one("#title", Static).update(
             Content(visible(f"{last_part(config.data.id)} · prepared for {config.model.id} · {length}"))
         )
         self.query_one("#looking").focus()
-        waiting = Content.styled("preparing the rows as a run would", "$foreground-muted")
+        waiting = Content.styled("preparing the rows, exactly as a run does", "$foreground-muted")
         self.query_one("#row", Static).update(waiting)
         self.query_one("#facts", Static).update(waiting)
-        self._ask("data.inspect", {"rows": ROWS, "most": MOST_TOKENS})
+        self._ask("data.inspect", {"rows": ROWS, "most": MAX_TOKENS})
         self.set_interval(1.0, self._tick)
 
     def on_unmount(self) -> None:
@@ -115,7 +112,7 @@ class InspectorScreen(BaseScreen[bool]):
             "evaluation": msgspec.to_builtins(config.evaluation),
             "max_length": config.train.max_length,
         }
-        self._progress, self._began = "starting", time.monotonic()
+        self._progress, self._started_at = "starting", time.monotonic()
         self.asking = BackgroundQuestion(question, {**arguments, **more}, self.post_message)
         self._tick()
 
@@ -133,18 +130,18 @@ class InspectorScreen(BaseScreen[bool]):
         try:
             if not error:
                 self._take(message)
-        except msgspec.ValidationError as wrong:
-            error = f"the engine's answer cannot be used: {wrong}"
+        except msgspec.ValidationError as invalid:
+            error = f"invalid response from the engine: {invalid}"
         if error and self.found:
             self.tell(error, severity="error")
         elif error:
-            self.error, self.view = error, "rows"  # the pane that shows it
+            self.error, self.view = error, "rows"  # the view that shows it
             self.remove_class("-facts")
         self._tick()
         self._redraw()
 
     def _take(self, message: Answered) -> None:
-        """Raises ValidationError for an answer of another shape."""
+        """Take an answer. Raises ValidationError if it has another shape."""
         if message.asking.question == "data.inspect":
             self.found = msgspec.convert(message.answer, Inspection)
             self.samples = {split: list(some) for split, some in self.found.samples.items()}
@@ -155,17 +152,17 @@ class InspectorScreen(BaseScreen[bool]):
     def _tick(self) -> None:
         """The progress of the preparation; afterwards a legend."""
         if self.asking:
-            said = self._progress_line()
+            text = self._progress_line()
         elif self.error:
-            said = Content("cannot prepare this data set; fix the problem and open it again")
+            text = Content("cannot prepare this data set; fix the problem and open it again")
         else:
             mark = "in [ ]" if self.manner.ascii else "green and underlined"
-            said = Content(f"tokens in the loss are {mark}, special tokens bold")
-        self.query_one("#state", Static).update(said)
+            text = Content(f"tokens in the loss are {mark}, special tokens bold")
+        self.query_one("#state", Static).update(text)
 
     def _progress_line(self) -> Content:
         """`tokenizing ━━━━──── 12,000 of 100,000 rows, 4 s; escape cancels`."""
-        seconds = f"{time.monotonic() - self._began:.0f} s; escape cancels"
+        seconds = f"{time.monotonic() - self._started_at:.0f} s; escape cancels"
         if self._counted is None:
             return Content(visible(f"{self._progress}, {seconds}", 300))
         text, done, total = self._counted
@@ -221,7 +218,7 @@ class InspectorScreen(BaseScreen[bool]):
         if self.at[self.split] + 1 < known:
             self._move(1)
         elif self.split != "noticed" and known < self.found.count(self.split):
-            self._ask("data.show", {"rows": ROWS, "most": MOST_TOKENS, "split": self.split, "start": known})
+            self._ask("data.show", {"rows": ROWS, "most": MAX_TOKENS, "split": self.split, "start": known})
         else:
             self.tell("this is the last row")
 

@@ -87,16 +87,16 @@ def test_the_method_changes_the_whole_configuration(tmp_path: Path) -> None:
 def test_a_run_is_started_watched_to_its_end_and_found_again(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await start(pilot, app)
-        await wait_for(pilot, lambda: app.bench.state and app.bench.state.end)
+        await wait_for(pilot, lambda: app.bench.follower.state and app.bench.follower.state.end)
         await wait_for(pilot, lambda: "finished" in shown(app, "status"))
-        assert any("finished" in line for line in app.bench.query_one(LogPane).source)
+        assert any("finished" in line for line in app.bench.query_one(LogPane).event_lines)
         await pilot.pause(1.2)
         chart = "".join(str(line) for line in app.bench.query_one(LossPane).lines)
         assert "loss" in chart and any("\u2800" < character <= "\u28ff" for character in chart)
         await pilot.press("r")
         assert len(app.screen.query_one(Table).rows) == 1
         await pilot.press("enter")
-        assert app.screen is app.bench and app.bench.watched is not None
+        assert app.screen is app.bench and app.bench.follower.run is not None
 
     play(tmp_path / "runs", story)
 
@@ -118,7 +118,7 @@ def test_leaving_is_detaching_and_coming_back_finds_the_run(tmp_path: Path) -> N
 
     async def leave(pilot: Pilot[str], app: Workbench) -> None:
         await start(pilot, app, **{"train.steps": 60})
-        await wait_for(pilot, lambda: app.bench.state and app.bench.state.step)
+        await wait_for(pilot, lambda: app.bench.follower.state and app.bench.follower.state.step)
         await pilot.press("q")
 
     app = play(runs, leave)
@@ -126,8 +126,8 @@ def test_leaving_is_detaching_and_coming_back_finds_the_run(tmp_path: Path) -> N
     assert run.is_live() and app.return_value is not None and run.name in app.return_value
 
     async def come_back(pilot: Pilot[str], app: Workbench) -> None:
-        await wait_for(pilot, lambda: app.bench.state and app.bench.state.step)
-        assert app.bench.watched == run
+        await wait_for(pilot, lambda: app.bench.follower.state and app.bench.follower.state.step)
+        assert app.bench.follower.run == run
         await pilot.press("s")
         await wait_for(pilot, lambda: isinstance(app.screen, AskScreen))
         await pilot.press("y")
@@ -142,8 +142,10 @@ def test_leaving_is_detaching_and_coming_back_finds_the_run(tmp_path: Path) -> N
 def test_a_killed_worker_is_noticed_and_shown_with_what_to_do(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await start(pilot, app, **{"train.steps": 60})
-        await wait_for(pilot, lambda: app.bench.live and app.bench.state and app.bench.state.step)
-        run = app.bench.watched
+        await wait_for(
+            pilot, lambda: app.bench.follower.live and app.bench.follower.state and app.bench.follower.state.step
+        )
+        run = app.bench.follower.run
         assert run is not None
         os.kill(run.pid() or 0, signal.SIGKILL)
         began = time.monotonic()
@@ -170,8 +172,8 @@ def test_hostile_names_of_files_are_shown_as_text(tmp_path: Path, here: Path) ->
 
 def test_screens_open_and_close_and_the_sampler_lives_without_a_run(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await wait_for(pilot, lambda: app.bench.sample)
-        assert app.bench.sample is not None and app.bench.sample.memory_total > 0
+        await wait_for(pilot, lambda: app.bench.machine.sample)
+        assert app.bench.machine.sample is not None and app.bench.machine.sample.memory_total > 0
         for key, kind in (("question_mark", TextScreen), ("r", RunsScreen), ("l", LadderScreen)):
             await pilot.press(key)
             assert isinstance(app.screen, kind)

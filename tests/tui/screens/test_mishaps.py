@@ -32,7 +32,7 @@ def test_a_run_deleted_while_it_is_watched_is_said_to_be_gone(tmp_path: Path) ->
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await watch(pilot, app, run)
-        assert app.bench.live
+        assert app.bench.follower.live
         shutil.rmtree(run.path)
         await wait_for(pilot, lambda: "gone: its directory has been deleted" in shown(app, "status"))
         await pilot.press("u", "p", "s")

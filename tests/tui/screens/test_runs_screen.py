@@ -178,11 +178,13 @@ def test_a_run_is_run_again_with_its_frozen_configuration(tmp_path: Path) -> Non
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("r", "a")
-        await wait_for(pilot, lambda: app.screen is app.bench and app.bench.watched and app.bench.watched != run)
-        assert app.bench.watched is not None
-        assert run_dir.read_frozen(app.bench.watched).config == run_dir.read_frozen(run).config
-        launch.stop(app.bench.watched)
-        await wait_for(pilot, lambda: app.bench.watched and not app.bench.watched.is_live())
+        await wait_for(
+            pilot, lambda: app.screen is app.bench and app.bench.follower.run and app.bench.follower.run != run
+        )
+        assert app.bench.follower.run is not None
+        assert run_dir.read_frozen(app.bench.follower.run).config == run_dir.read_frozen(run).config
+        launch.stop(app.bench.follower.run)
+        await wait_for(pilot, lambda: app.bench.follower.run and not app.bench.follower.run.is_live())
 
     play(tmp_path, story)
 
@@ -190,20 +192,20 @@ def test_a_run_is_run_again_with_its_frozen_configuration(tmp_path: Path) -> Non
 def test_runs_wait_their_turn_are_paused_switched_and_resumed(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await start(pilot, app, **LONG)
-        first = app.bench.watched
+        first = app.bench.follower.run
         await start(pilot, app)
-        second = app.bench.watched
+        second = app.bench.follower.run
         await start(pilot, app, **LONG)
-        third = app.bench.watched
+        third = app.bench.follower.run
         assert first and second and third and len({first.name, second.name, third.name}) == 3
         await wait_for(pilot, lambda: f"▶ lora-{first.name[-4:]}" in shown(app, "head"))
         await wait_for(pilot, lambda: f"1 lora-{second.name[-4:]}  2 lora-{third.name[-4:]}" in shown(app, "head"))
         await wait_for(pilot, lambda: f"place 2 at the CPU, behind {second.name}" in shown(app, "status"))
 
         await pilot.press("j")
-        assert app.bench.watched == first  # after the last in the row comes the one that has the card
+        assert app.bench.follower.run == first  # after the last in the row comes the one that has the card
         await pilot.press("j")
-        assert app.bench.watched == second
+        assert app.bench.follower.run == second
         await pilot.press("j", "r")
         assert cell(app, second.name, "state") == "waiting, place 1"
         assert cell(app, third.name, "state") == "waiting, place 2"
@@ -219,7 +221,7 @@ def test_runs_wait_their_turn_are_paused_switched_and_resumed(tmp_path: Path) ->
         assert result and result.status == "stopped" and result.last_checkpoint
 
         await pilot.press("u")  # it goes on, and takes its place behind the one that has waited
-        await wait_for(pilot, lambda: app.screen is app.bench and app.bench.watched == first)
+        await wait_for(pilot, lambda: app.screen is app.bench and app.bench.follower.run == first)
         await wait_for(pilot, lambda: f"2 lora-{first.name[-4:]}" in shown(app, "head"))
         assert not first.paused_file.exists()
         for run in (third, first, second):
@@ -233,15 +235,20 @@ def test_runs_wait_their_turn_are_paused_switched_and_resumed(tmp_path: Path) ->
 def test_a_paused_run_says_so_on_the_bench_and_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await start(pilot, app, **{"train.steps": 60})
-        await wait_for(pilot, lambda: app.bench.state and app.bench.state.step)
-        run = app.bench.watched
+        await wait_for(pilot, lambda: app.bench.follower.state and app.bench.follower.state.step)
+        run = app.bench.follower.run
         assert run is not None
         await pilot.press("p")
         await wait_for(pilot, lambda: "paused" in shown(app, "status"))
         await wait_for(pilot, lambda: not run.is_live())
         assert run.paused_file.exists() and run.state() == "stopped"
         await pilot.press("u")
-        await wait_for(pilot, lambda: app.bench.state and app.bench.state.plan and app.bench.state.plan.start_step)
+        await wait_for(
+            pilot,
+            lambda: (
+                app.bench.follower.state and app.bench.follower.state.plan and app.bench.follower.state.plan.start_step
+            ),
+        )
         assert not run.paused_file.exists()
         await wait_for(pilot, lambda: "finished" in shown(app, "status"), 240)
 

@@ -43,7 +43,7 @@ def made(runs: Path, method: str = "lora", data: str = "tickets", printed: bytes
 
 async def watch(pilot: Pilot[str], app: Workbench, run: RunDir) -> None:
     app.bench.watch_run(run)
-    await wait_for(pilot, lambda: app.bench.state is not None and app.bench.live is not None)
+    await wait_for(pilot, lambda: app.bench.follower.state is not None and app.bench.follower.live is not None)
 
 
 def text(app: Workbench, pane: type[LossPane | LogPane | MachinePane]) -> str:
@@ -117,7 +117,7 @@ def test_the_log_is_filtered_searched_copied_and_saved(tmp_path: Path, monkeypat
         assert "finished" in text(app, LogPane)
         await pilot.press("f", *"step 60", "enter")
         log = app.bench.query_one(LogPane)
-        assert log.found is not None and "step 60" in log.source[log.found]
+        assert log.found is not None and "step 60" in log.event_lines[log.found]
         first = log.found
         await pilot.press("f", "escape", "f", *"step", "enter", "n")
         assert log.found is not None and log.found != first
@@ -143,13 +143,13 @@ def test_reading_back_stays_where_it_is_and_end_follows_again(tmp_path: Path) ->
         await watch(pilot, app, now)
         log = app.bench.query_one(LogPane)
         for number in range(100):
-            log.source.add(f"00:00:00 line {number}")
+            log.event_lines.add(f"00:00:00 line {number}")
         log.redraw()
         assert "line 99" in text(app, LogPane)
         await pilot.press("home")
         assert "line 99" not in text(app, LogPane) and "reading back" in str(log.border_subtitle)
         before = text(app, LogPane)
-        log.source.add("00:00:00 one more")
+        log.event_lines.add("00:00:00 one more")
         log.redraw()
         assert text(app, LogPane) == before
         await pilot.press("end")
@@ -166,14 +166,14 @@ def test_a_worker_that_is_gone_is_shown_with_the_end_of_its_log(tmp_path: Path) 
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await watch(pilot, app, now)
-        assert app.bench.live
+        assert app.bench.follower.live
         assert held is not None
         os.close(held)
         began = time.monotonic()
-        await wait_for(pilot, lambda: app.bench.died is not None)
+        await wait_for(pilot, lambda: app.bench.follower.last_output is not None)
         assert time.monotonic() - began < 2.0
         assert "RuntimeError: [red] no such card" in text(app, LogPane)
-        assert app.bench.died == "RuntimeError: [red] no such card"
+        assert app.bench.follower.last_output == "RuntimeError: [red] no such card"
 
     play(tmp_path, story)
 

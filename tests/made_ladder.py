@@ -182,10 +182,10 @@ def _row(
         tokens_per_second=_spread(160_000 / seconds),
         energy=_spread(seconds * 310) if card else None,
         money=_spread(seconds * 1.9 / 3600) if card else None,
-        rent=RentalPrice(card="A10G", memory=24 * GIB, price_per_hour=0.75, currency="USD") if card else None,
+        rent=RentalPrice(gpu="A10G", memory=24 * GIB, price_per_hour=0.75, currency="USD") if card else None,
         trainable=3_541_248 if method == "full" else 286_720,
         parameters=3_541_248,
-        artefact_bytes=7_100_000 if method == "full" else 1_154_064,
+        artifact_bytes=7_100_000 if method == "full" else 1_154_064,
         general_loss=_interval(4.2, 0.05),
         forgetting=_interval(0.1 if method != "full" else 0.35, 0.02),
     )

@@ -73,7 +73,7 @@ def made_up(items: int, seeds: list[int], metric: str = "exact_match") -> Ladder
         model="m", data="d", train=100, validation=10, test=items, tokens=1, steps=1, batch=1, metric=metric
     )
     ladder.rows = [
-        RungResult(name=name, method=method, status="finished", artefact_bytes=1, seeds=[] if name == BASE else seeds)
+        RungResult(name=name, method=method, status="finished", artifact_bytes=1, seeds=[] if name == BASE else seeds)
         for name, method in METHODS.items()
     ]
     return ladder

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tui.cli.errors import at_the_edge
+from tui.cli.errors import handle_errors
 from tui.output import streams
 
 
@@ -27,9 +27,9 @@ def main() -> None:
     """The console script."""
     options = bench_options(sys.argv[1:])
     if options is None or not streams.is_terminal():
-        at_the_edge(_run_subcommand)
+        handle_errors(_run_subcommand)
     else:
-        at_the_edge(lambda: _open_bench(options))
+        handle_errors(lambda: _open_bench(options))
 
 
 def bench_options(arguments: Sequence[str]) -> BenchOptions | None:

@@ -200,7 +200,7 @@ def _row(rung: Rung, ladder: Ladder, evidence: LadderResults) -> RungResult:
     row.all_seconds = _spread(runs, lambda run: run.entry.seconds)
     row.tokens_per_second = _spread(results, lambda result: result.tokens_per_second)
     row.energy = _spread(results, worked_joules)
-    row.trainable, row.parameters, row.artefact_bytes = last.trainable, last.parameters, last.artefact_bytes
+    row.trainable, row.parameters, row.artifact_bytes = last.trainable, last.parameters, last.artifact_bytes
     add_price(row, rung, ladder)
     return row
 

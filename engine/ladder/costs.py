@@ -63,11 +63,11 @@ def _rent(qlora: RungResult, full: RungResult, holds: Holds) -> list[Said]:
     if not qlora.rent or not full.rent:
         return []
     guess = f" ({qlora.rent_note})" if qlora.rent_note else ""
-    if qlora.rent.card == full.rent.card:
+    if qlora.rent.gpu == full.rent.gpu:
         price = say.money(full.rent.price_per_hour, full.rent.currency)
-        return [("rent", f"{full.rent.card} at {price} an hour is the cheapest for both{guess}: no rent is saved.")]
+        return [("rent", f"{full.rent.gpu} at {price} an hour is the cheapest for both{guess}: no rent is saved.")]
     prices = [say.money(row.rent.price_per_hour, row.rent.currency) for row in (qlora, full) if row.rent]
-    text = f"QLoRA fits {qlora.rent.card} at {prices[0]} an hour, full wants {full.rent.card} at {prices[1]}{guess}"
+    text = f"QLoRA fits {qlora.rent.gpu} at {prices[0]} an hour, full wants {full.rent.gpu} at {prices[1]}{guess}"
     if qlora.rent.currency != full.rent.currency or not full.rent.price_per_hour:
         return [("rent", f"{text}.")]
     ratio = say.ratio(qlora.rent.price_per_hour / full.rent.price_per_hour)

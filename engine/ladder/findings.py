@@ -70,7 +70,7 @@ def find(ladder: Ladder) -> Findings:
             [row for row in winners if training_peak(row.peak)], lambda row: training_peak(row.peak) or 0.0
         ),
         best=best,
-        ship=_least(near, lambda row: row.artefact_bytes),
+        ship=_least(near, lambda row: row.artifact_bytes),
     )
 
 

@@ -50,7 +50,7 @@ class LadderPipeline:
 
     def survey(self) -> None:
         """What all rungs do alike, from the data and the model themselves."""
-        self._enter("surveying")
+        self._enter("preparing")
         ladder, plan = self.climb.ladder, self.plan
         question = {"config": msgspec.to_builtins(plan.rungs[0].config), "split_version": plan.split_version}
         found = ask("ladder.survey", question, print)
@@ -102,7 +102,7 @@ class LadderPipeline:
         """Each rung's own learning rate, by the loss on the validation rows; the test rows are not touched."""
         if self.plan.learning_rates == 1:
             return
-        self._enter("trying")
+        self._enter("tuning")
         for rung, trials in self._trials():
             for trial in trials:
                 config = self._config(rung, trial.seed, trial.learning_rate, "never")
@@ -123,7 +123,7 @@ class LadderPipeline:
 
     def runs(self) -> None:
         """Seed by seed, so that every rung is seen early and times of all rungs alternate."""
-        self._enter("climbing")
+        self._enter("training")
         bases = set[bool]()
         for seed in self.plan.seeds:
             for rung in self.plan.rungs:
@@ -145,7 +145,7 @@ class LadderPipeline:
 
     def finish(self) -> None:
         """The verdict and the page."""
-        self._enter("judging")
+        self._enter("analyzing")
         ladder = self.climb.ladder
         aggregate(self.climb.dir, ladder, self.plan)
         done = [entry for entry in ladder.entries if entry.kind == "run" and entry.status == "finished"]

@@ -25,7 +25,7 @@ def add_price(row: RungResult, rung: Rung, ladder: Ladder) -> None:
     card = gpu_prices.cheapest_for(need, known) if need else None
     if card:
         row.rent = RentalPrice(
-            card=card.name, memory=card.bytes, price_per_hour=card.price_per_hour, currency=card.currency
+            gpu=card.name, memory=card.bytes, price_per_hour=card.price_per_hour, currency=card.currency
         )
     if not on_card:
         row.rent_note = "a guess: from the resident set of a run without a card"

@@ -136,7 +136,7 @@ def _as_quick(found: Findings, quickest: RungResult) -> str:
 
 
 def _ship(ladder: Ladder, found: Findings, ship: RungResult, best: RungResult) -> str:
-    size = say.size(ship.artefact_bytes)
+    size = say.size(ship.artifact_bytes)
     if ship.name == best.name:
         second = max((row for row in found.tuned if row is not best), key=_rank(ladder), default=None)
         lead = comparison(ladder, best.name, second.name) if second else None
@@ -152,7 +152,7 @@ def _ship(ladder: Ladder, found: Findings, ship: RungResult, best: RungResult) -
     gap = f" ({_difference(behind, _metric(ladder).name)})" if behind else ""
     return (
         f"Ship {say.rung(ship.name)}{_bearable(ladder, behind)}: it cannot be told apart from {say.rung(best.name)}, "
-        f"{_top(ladder)} seen{gap}, and its artefact is {size} against {say.size(best.artefact_bytes)}."
+        f"{_top(ladder)} seen{gap}, and its artefact is {size} against {say.size(best.artifact_bytes)}."
     )
 
 
@@ -190,7 +190,7 @@ def _price(full: RungResult, rival: RungResult) -> str:
     peaks = training_peak(full.peak), training_peak(rival.peak)
     if peaks[0] and peaks[1]:
         parts.append(f"{say.ratio(peaks[0] / peaks[1])} the memory")
-    parts.append(f"an artefact of {say.size(full.artefact_bytes)}")
+    parts.append(f"an artefact of {say.size(full.artifact_bytes)}")
     return ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1]
 
 

@@ -19,10 +19,9 @@ import msgspec
 
 from engine.config.split_version import OLDEST
 from engine.runs.overlap import SplitOverlap
+from engine.runs.renamed_fields import EVENT_FIELDS, SCHEMA_VERSION, current_event
 from engine.runs.result import Interval, Predicted
 from engine.runs.result import Status as Status
-
-VERSION = 1
 
 PhaseName = Literal["waiting", "data", "model", "baseline", "training", "evaluation", "saving"]
 
@@ -30,7 +29,7 @@ PhaseName = Literal["waiting", "data", "model", "baseline", "training", "evaluat
 class Event(msgspec.Struct, kw_only=True, tag_field="type"):
     """What all events share; the log fills these in."""
 
-    v: int = VERSION
+    v: int = SCHEMA_VERSION
     seq: int = 0
     t: float = 0.0
     elapsed: float | None = None
@@ -67,7 +66,8 @@ class Data(Event, tag="data"):
     validation: int
     test: int
     format: str
-    why: str
+    format_reason: str
+    """Why the rows were read in this format."""
     fingerprint: str
     test_fingerprint: str = ""
     tokens: int = 0
@@ -115,7 +115,8 @@ class ModelLoaded(Event, tag="model"):
 class Plan(Event, tag="plan"):
     """What the training will do, and where it begins (after a resume, not at 0).
 
-    A second one corrects the first when the longest batch has been tried. Bytes are meant as `Result.comparable` is.
+    A second one corrects the first when the longest batch has been tried. Bytes are counted like
+    `Result.peak_training_bytes`.
     """
 
     steps: int
@@ -184,7 +185,7 @@ class Memory(Event, tag="memory"):
     """Since this worker began."""
     load: int | None = None
     temperature: int | None = None
-    card_pid: int | None = None
+    gpu_pid: int | None = None
     """This process as the card's driver counts: in a container another id than its own."""
 
 
@@ -252,7 +253,9 @@ class Warning(Event, tag="warning"):
 class Error(Event, tag="error"):
     text: str
     user: bool = False
-    """True where the user's input was wrong."""
+    """Whether the user's input caused it."""
+    code: str = ""
+    """Stable name of a user's error, such as `data.duplicate_column`."""
 
 
 class End(Event, tag="end"):
@@ -290,8 +293,19 @@ def decode(line: bytes) -> Event | None:
     """One line as an event; None for types this version does not know and for lines that are not events."""
     try:
         event: Event = _decode(line)
-        return event
+        if event.v >= SCHEMA_VERSION or event.__struct_config__.tag not in EVENT_FIELDS:
+            return event
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    return _decode_old(line)
+
+
+def _decode_old(line: bytes) -> Event | None:
+    try:
+        table = msgspec.json.decode(line, type=dict[str, Any])
+        event: Event = msgspec.convert(current_event(table), Any_)
+        return event
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError):
         return None
 
 
@@ -329,7 +343,7 @@ class EventLog:
     def write(self, event: E) -> E:
         """Number, date and append the event. Raises OSError where the disk is full; no part of the line stays."""
         with self._lock:
-            event.v, event.seq, event.t = VERSION, self._seq + 1, time.time()
+            event.v, event.seq, event.t = SCHEMA_VERSION, self._seq + 1, time.time()
             event.elapsed = round(time.monotonic() - self._started, 6)
             self._append(_encode(event) + b"\n")
             self._seq += 1

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import msgspec
 from msgspec import Struct, field
 
 from engine.config.schema import Config
 from engine.config.split_version import OLDEST
 from engine.runs.account import ColumnUse, RowAccount
 from engine.runs.overlap import SplitOverlap
+from engine.runs.renamed_fields import SCHEMA_VERSION, current_ladder
 from engine.runs.result import Interval, MeasuredPeak
 
 BASE, BASE_4BIT = BASES = ("base", "base-4bit")
@@ -19,7 +21,7 @@ WAITING = ("planned", "live")
 """Statuses of entries that have no outcome yet."""
 
 Kind = Literal["probe", "trial", "run"]
-Stage = Literal["planned", "surveying", "probing", "trying", "climbing", "judging", "done"]
+Stage = Literal["planned", "preparing", "probing", "tuning", "training", "analyzing", "done"]
 Outcome = Literal["running", "finished", "stopped", "failed"]
 
 
@@ -127,7 +129,7 @@ class SeedRange(Struct, kw_only=True):
 class RentalPrice(Struct, kw_only=True):
     """The cheapest listed card whose memory holds the peak, and what this work would cost there per hour."""
 
-    card: str
+    gpu: str
     memory: int
     price_per_hour: float
     currency: str
@@ -171,7 +173,7 @@ class RungResult(Struct, kw_only=True):
     rent_note: str = ""
     trainable: int = 0
     parameters: int = 0
-    artefact_bytes: int = 0
+    artifact_bytes: int = 0
     general_loss: Interval | None = None
     """On held-out general text, nats a token."""
     forgetting: Interval | None = None
@@ -214,7 +216,7 @@ class VerdictSentence(Struct, kw_only=True):
 class Ladder(Struct, kw_only=True):
     """What `ladder.json` holds."""
 
-    v: int = 1
+    v: int = SCHEMA_VERSION
     name: str
     preset: str
     command: str
@@ -239,3 +241,8 @@ class Ladder(Struct, kw_only=True):
     versions: dict[str, str] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+
+
+def decode_ladder(text: bytes) -> Ladder:
+    """The content of `ladder.json`, of any schema version. Raises msgspec.DecodeError where it is damaged."""
+    return msgspec.convert(current_ladder(msgspec.json.decode(text, type=dict[str, Any])), Ladder)

@@ -21,7 +21,7 @@ from engine.config.preset import flatten, nested
 from engine.config.preset_library import called
 from engine.runs import end_record, folder
 from engine.runs.folder import Folder
-from engine.runs.ladder import Ladder, LadderPlan
+from engine.runs.ladder import Ladder, LadderPlan, decode_ladder
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class LadderDir(Folder):
         Where the disk was too full to write how the ladder ended, that comes from its reserved `end.json`.
         """
         try:
-            ladder = msgspec.json.decode(self.state_file.read_bytes(), type=Ladder)
+            ladder = decode_ladder(self.state_file.read_bytes())
         except FileNotFoundError:
             return None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

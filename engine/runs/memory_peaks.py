@@ -7,11 +7,11 @@ from engine.runs.result import MeasuredPeak
 
 
 class MemoryPeaks:
-    """The highest of every figure; `comparable` is the peak of training as `Result.comparable` means it."""
+    """Highest value of every memory counter; `peak_training_bytes` is defined in `Result`."""
 
     def __init__(self) -> None:
         self.peak = MeasuredPeak()
-        self.comparable: int | None = None
+        self.peak_training_bytes: int | None = None
         self._resident_before: int | None = None
         self._stepping = False
 
@@ -41,7 +41,7 @@ class MemoryPeaks:
             peak.rss_training = _higher(peak.rss_training, event.rss_peak)
             peak.allocated_training = _higher(peak.allocated_training, allocated)
             peak.reserved_training = _higher(peak.reserved_training, reserved)
-            self.comparable = _higher(self.comparable, self._comparable(event, reserved))
+            self.peak_training_bytes = _higher(self.peak_training_bytes, self._comparable(event, reserved))
 
     def _comparable(self, event: Memory, reserved: int | None) -> int | None:
         """torch's pool on a GPU; without one the resident set less what it was before the model was loaded."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import msgspec
 from msgspec import Struct, field
 
 from engine.config.split_version import OLDEST
 from engine.runs.overlap import SplitOverlap
+from engine.runs.renamed_fields import SCHEMA_VERSION, current_result
 
 Status = Literal["finished", "stopped", "failed", "out_of_memory", "diverged"]
 
@@ -64,14 +66,14 @@ class MeasuredPeak(Struct, kw_only=True):
     """Optimizer state in memory that card and host share: on the card where there is room, not in torch's pool."""
 
     @property
-    def card_training(self) -> int | None:
+    def gpu_training(self) -> int | None:
         """While training on a card: torch's pool, and the state that is paged."""
         return self.reserved_training + (self.paged or 0) if self.reserved_training else None
 
     @property
     def training(self) -> int | None:
         """While training: what a card has to hold, the resident set without one."""
-        return self.card_training or self.rss_training
+        return self.gpu_training or self.rss_training
 
 
 class General(Struct, kw_only=True):
@@ -98,7 +100,7 @@ class Predicted(Struct, kw_only=True):
 class Result(Struct, kw_only=True):
     """Written once, atomically; absent while the run goes on."""
 
-    v: int = 1
+    v: int = SCHEMA_VERSION
     status: Status
     reason: str
     name: str
@@ -132,7 +134,7 @@ class Result(Struct, kw_only=True):
     """By phase."""
     peak: MeasuredPeak = field(default_factory=MeasuredPeak)
     predicted: list[Predicted] = field(default_factory=list)
-    comparable: int | None = None
+    peak_training_bytes: int | None = None
     """The peak of training that was measured, in the planner's meaning: torch's pool on a card; without one the
     resident set less what it was before the model was loaded.
     """
@@ -142,7 +144,7 @@ class Result(Struct, kw_only=True):
     """The same by phase; empty where it was not measured."""
     cost: float | None = None
     currency: str = "USD"
-    artefact_bytes: int = 0
+    artifact_bytes: int = 0
     last_checkpoint: str = ""
     warnings: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
@@ -157,3 +159,8 @@ class Result(Struct, kw_only=True):
     def worked(self) -> float:
         """Seconds of all phases but waiting for a card, which is another run's time."""
         return sum(seconds for phase, seconds in self.seconds.items() if phase != "waiting")
+
+
+def decode_result(text: bytes) -> Result:
+    """The content of `result.json`, of any schema version. Raises msgspec.DecodeError where it is damaged."""
+    return msgspec.convert(current_result(msgspec.json.decode(text, type=dict[str, Any])), Result)

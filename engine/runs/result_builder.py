@@ -66,7 +66,7 @@ class ResultBuilder:
             case events.Checkpoint():
                 result.last_checkpoint = event.path
             case events.ModelSaved():
-                result.artefact_bytes = event.bytes
+                result.artifact_bytes = event.bytes
             case events.Warning():
                 self._warnings[event.text] = None
 
@@ -93,7 +93,7 @@ class ResultBuilder:
         result.last_checkpoint = f"checkpoints/step-{start}" if start else ""
         if start < plan.steps:
             result.after = result.final_validation = result.general = None
-            result.artefact_bytes = 0
+            result.artifact_bytes = 0
 
     def _take_eval(self, event: events.Eval) -> None:
         result = self.result
@@ -115,7 +115,7 @@ class ResultBuilder:
         result.tokens_per_second = result.tokens / result.step_seconds if result.step_seconds else None
         result.seconds, result.joules = self.times.seconds(), self.energy.joules()
         result.energy = sum(result.joules.values()) if result.joules else None
-        result.peak, result.comparable = self.memory.peak, self.memory.comparable
+        result.peak, result.peak_training_bytes = self.memory.peak, self.memory.peak_training_bytes
         price = config.cost.price_per_hour
         result.cost = price * result.worked / 3600 if price is not None else None
         if self._data and self._plan:

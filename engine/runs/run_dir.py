@@ -27,7 +27,7 @@ from engine.runs.end_record import EndRecord
 from engine.runs.events import End, Event, EventLog, decode
 from engine.runs.folder import Folder
 from engine.runs.follow import Follower
-from engine.runs.result import Result
+from engine.runs.result import Result, decode_result
 from engine.runs.result_builder import ResultBuilder, read_events
 
 STARTING_SECONDS = 20.0
@@ -77,7 +77,7 @@ class RunDir(Folder):
     def written_result(self) -> Result | None:
         """The content of `result.json`, None where it is missing. Raises UserError as `result` does."""
         try:
-            return msgspec.json.decode(self.result_file.read_bytes(), type=Result)
+            return decode_result(self.result_file.read_bytes())
         except FileNotFoundError:
             return None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -33,7 +33,7 @@ class Meters:
     seconds: float = 1.0
     before_model: int = 0
     """Resident bytes before the model was loaded."""
-    card_pid: int | None = None
+    gpu_pid: int | None = None
     """This process as the card's driver counts. In a container it is told by what is new once torch has the card."""
     _earlier: set[int] = field(default_factory=set)
     """Who was on the card before us."""
@@ -43,7 +43,7 @@ class Meters:
 
     def __post_init__(self) -> None:
         if ids_are_ours():
-            self.card_pid = os.getpid()
+            self.gpu_pid = os.getpid()
         elif self.card:
             self._earlier = {pid for pid, _ in self.card.processes()}
 
@@ -95,8 +95,8 @@ class Meters:
     def sample(self, paged: int | None = None) -> Memory:
         """Take one measurement and write it as an event."""
         cuda, card = on_card(), self.card
-        if self.card_pid is None and card and cuda and torch.cuda.memory_reserved():
-            self._find_card_pid(card)
+        if self.gpu_pid is None and card and cuda and torch.cuda.memory_reserved():
+            self._find_gpu_pid(card)
         memory = Memory(
             rss=resident(),
             rss_peak=resident_peak(),
@@ -107,7 +107,7 @@ class Meters:
             energy=card.energy() if card else None,
             load=card.load() if card else None,
             temperature=card.temperature() if card else None,
-            card_pid=self.card_pid if card else None,
+            gpu_pid=self.gpu_pid if card else None,
             allocated_peak=torch.cuda.max_memory_allocated() if cuda else None,
             reserved_peak=torch.cuda.max_memory_reserved() if cuda else None,
             paged=paged,
@@ -116,11 +116,11 @@ class Meters:
         self.write(memory)
         return memory
 
-    def _find_card_pid(self, card: NvmlCard) -> None:
+    def _find_gpu_pid(self, card: NvmlCard) -> None:
         """The one that has come; of several nobody can say which is this process."""
         come = {pid for pid, _ in card.processes()} - self._earlier
         if len(come) == 1:
-            self.card_pid = come.pop()
+            self.gpu_pid = come.pop()
 
     def _loop(self) -> None:
         while not self._stop.wait(self.seconds):

@@ -277,7 +277,7 @@ def _layout(run: RunContext, model: torch.nn.Module, rows: Prepared, pad: int) -
 
 def _name_foreigners(run: RunContext) -> None:
     card = run.meters.card
-    for pid, name, used in card.others(run.meters.card_pid) if card else []:
+    for pid, name, used in card.others(run.meters.gpu_pid) if card else []:
         size = f" ({used / 2**30:.1f} GiB)" if used else ""
         run.warn("foreign", f"process {pid} {name}{size} is on the card: time and memory will not be this run's alone")
 

@@ -92,7 +92,7 @@ class RunContext:
                 validation=len(rows.validation),
                 test=len(all_rows(test)),
                 format=rows.about["format"],
-                why=rows.about["why"],
+                format_reason=rows.about["why"],
                 fingerprint=rows.fingerprint,
                 test_fingerprint=items_fingerprint(test),
                 tokens=int(rows.train.lengths.sum()),

@@ -26,7 +26,7 @@ def test_keys_from_before_the_first_picture_count_in_their_order(terminal: Termi
     os.write(terminal.ours, b"3\r")  # the terminal is not raw yet: the kernel makes a line feed of enter
     terminal.wait("─ launch ─")
     os.write(terminal.ours, b"\x1b")
-    terminal.wait("against LoRA · demo: method lora → full")
+    terminal.wait("changes from LoRA · demo: method lora → full")
 
 
 def test_enter_alone_from_before_the_first_picture_shows_what_will_happen(terminal: Terminal) -> None:

@@ -76,13 +76,19 @@ def test_the_check_shows_everything_once() -> None:
         "12 rows: duplicates of earlier rows",
     ):
         assert shown.count(part) == 1, part
-    assert "cuts <0.1% of the answers" in shown or "cuts 0.1% of the answers" in shown
+    assert "truncates <0.1% of the answers" in shown or "truncates 0.1% of the answers" in shown
     assert "contradiction" not in shown and "conflicting labels" not in shown
     assert "9 rows: multiple references" in shown and REPORT["fingerprint"] in shown
 
 
 def event(**more: object) -> events.Data:
-    basic = {"train": 3570, "validation": 200, "test": 420, "format": "prompt-completion", "why": "columns a, b"}
+    basic = {
+        "train": 3570,
+        "validation": 200,
+        "test": 420,
+        "format": "prompt-completion",
+        "format_reason": "columns a, b",
+    }
     return events.decode(events._encode(events.Data(**basic, fingerprint="f", tokens=9, answer_tokens=4, **more)))  # type: ignore[arg-type, return-value]
 
 

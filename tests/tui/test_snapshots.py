@@ -140,7 +140,7 @@ def _result(run: RunDir) -> Result:
         step_seconds=seconds,
         seconds={"training": seconds},
         peak=MeasuredPeak(rss_training=GIB),
-        artefact_bytes=GIB >> 10,
+        artifact_bytes=GIB >> 10,
     )
 
 

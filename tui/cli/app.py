@@ -1,4 +1,7 @@
-"""The `ftbench` command and its subcommands."""
+"""The `ftbench` command and its subcommands.
+
+Modules of subcommands are imported inside their functions, so that `ftbench --help` and each subcommand start fast.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ from tui.output import streams
 
 app = App(
     name="ftbench",
-    help="Measure what QLoRA, LoRA and full fine-tuning keep and cost, on your model, your data and your GPU.",
+    help="Measure quality and cost of QLoRA, LoRA and full fine-tuning on your model, your data and your GPU.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -56,12 +59,12 @@ app.add_typer(presets_app, name="presets")
 def demo(
     runs: RunsOption = None,
     seeds: SeedsOption = 3,
-    quick: Annotated[bool, typer.Option("--quick", help="One seed, half the training and test rows.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="One seed, half the training steps and test rows.")] = False,
     fresh: FreshOption = False,
     detach: DetachOption = False,
     json: JsonOption = False,
 ) -> None:
-    """The main job on the embedded model and data, with the verdict."""
+    """Run the default ladder on the embedded model and data."""
     from tui.cli import demo as verb
 
     raise typer.Exit(verb.demo(home(runs, launch=True), seeds, quick, fresh, detach, json))
@@ -69,14 +72,15 @@ def demo(
 
 @app.command()
 def ladder(
-    preset: Annotated[str, typer.Argument(metavar="PRESET", help="A preset's name or file.")],
+    preset: Annotated[str, typer.Argument(metavar="PRESET", help="Preset name or TOML file.")],
     rungs: Annotated[
         list[str] | None,
-        typer.Option("--rung", metavar="RUNG", help="lora, or wide=lora,adapter.rank=64; else all three methods."),
+        typer.Option("--rung", metavar="RUNG", help="lora, or wide=lora,adapter.rank=64 (default: all methods)."),
     ] = None,
     seeds: SeedsOption = 1,
     learning_rates: Annotated[
-        int, typer.Option("--learning-rates", min=1, max=9, help="Rates tried for each rung on the validation rows.")
+        int,
+        typer.Option("--learning-rates", min=1, max=9, help="Learning rates to try per rung on validation rows."),
     ] = 1,
     model: ModelOption = None,
     data: DataOption = None,
@@ -87,7 +91,7 @@ def ladder(
     detach: DetachOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Base, QLoRA, LoRA, full on the same work: what each keeps, costs."""
+    """Compare methods on the same model and data: quality and cost."""
     from engine.runs.ladder_plan import make_plan
     from tui.cli import ladder as verb
 
@@ -99,12 +103,12 @@ def ladder(
 
 @app.command()
 def report(
-    name: Annotated[str, typer.Argument(metavar="LADDER", help="A ladder's name, part of it, its path, or 'last'.")],
+    name: Annotated[str, typer.Argument(metavar="LADDER", help="Ladder name, part of it, path, or 'last'.")],
     runs: RunsOption = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the Markdown.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the report as Markdown.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Write a ladder's page and its Markdown, and say where they are."""
+    """Write a ladder's report (HTML and Markdown) and print its path."""
     from tui.cli import ladder as verb
 
     found = ladder_dir.find(home(runs), name)
@@ -114,7 +118,7 @@ def report(
 
 @app.command()
 def run(
-    preset: Annotated[str, typer.Argument(metavar="PRESET", help="A preset's name or file.")],
+    preset: Annotated[str, typer.Argument(metavar="PRESET", help="Preset name or TOML file.")],
     method: MethodOption = None,
     model: ModelOption = None,
     data: DataOption = None,
@@ -124,7 +128,7 @@ def run(
     now: NowOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Train once, scored before and after; Ctrl+C asks: leave or stop."""
+    """Train and evaluate one run. Ctrl+C asks: detach or stop."""
     from tui.cli import run as verb
 
     given = overrides(settings, model=model, data=data, method=method)
@@ -133,7 +137,7 @@ def run(
 
 @app.command()
 def attach(name: RunArgument = "last", runs: RunsOption = None, json: JsonOption = False) -> None:
-    """Show a run or ladder from its start; follow it while it lives."""
+    """Replay a run or ladder and follow it while it is running."""
     from tui.cli import ladder, run
 
     found = run_or_ladder(runs, name)
@@ -143,7 +147,7 @@ def attach(name: RunArgument = "last", runs: RunsOption = None, json: JsonOption
 
 @app.command()
 def stop(name: RunArgument = "last", runs: RunsOption = None) -> None:
-    """Finish the step, write a checkpoint, end; a ladder with its run."""
+    """Stop a run or ladder after the current step, with a checkpoint."""
     from tui.cli import run as verb
 
     found = run_or_ladder(runs, name)
@@ -158,7 +162,7 @@ def resume(
     detach: DetachOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Go on from the newest whole checkpoint, or with a ladder's rest."""
+    """Resume a run from its latest checkpoint, or a stopped ladder."""
     from tui.cli import ladder, run
 
     found = run_or_ladder(runs, name)
@@ -170,7 +174,7 @@ def resume(
 
 @app.command("runs")
 def list_runs(runs: RunsOption = None, adopt: AdoptOption = None, json: JsonOption = False) -> None:
-    """List past and live runs and ladders, or adopt those of a directory."""
+    """List runs and ladders, or move those of a directory into the runs home."""
     from tui.cli import runs as verb
 
     if adopt is not None:
@@ -180,42 +184,45 @@ def list_runs(runs: RunsOption = None, adopt: AdoptOption = None, json: JsonOpti
 
 @app.command()
 def plan(
-    preset: Annotated[str | None, typer.Argument(metavar="PRESET", help="A preset's name or file.")] = None,
-    method: Annotated[str | None, typer.Option("--method", help="This method alone.")] = None,
-    card: Annotated[str | None, typer.Option("--card", metavar="NAME", help='A listed card: "A100 80GB".')] = None,
-    length: Annotated[
-        int | None, typer.Option("--length", min=2, help="Tokens of a row; else the data's longest.")
+    preset: Annotated[str | None, typer.Argument(metavar="PRESET", help="Preset name or TOML file.")] = None,
+    method: Annotated[str | None, typer.Option("--method", help="Plan this method only.")] = None,
+    gpu: Annotated[
+        str | None, typer.Option("--gpu", "--card", metavar="NAME", help='Plan for a listed GPU: "A100 80GB".')
     ] = None,
-    micro_batch: Annotated[int | None, typer.Option("--micro-batch", min=1, help="Rows of a forward pass.")] = None,
+    length: Annotated[
+        int | None, typer.Option("--length", min=2, help="Tokens per row (default: the longest row of the data).")
+    ] = None,
+    micro_batch: Annotated[int | None, typer.Option("--micro-batch", min=1, help="Micro-batch size.")] = None,
     model: ModelOption = None,
     data: DataOption = None,
     settings: SetOption = None,
-    quick: Annotated[bool, typer.Option("--quick", help="The formula alone, in milliseconds.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Use the formula only; takes milliseconds.")] = False,
     history: Annotated[
-        bool, typer.Option("--history", help="Predicted against measured peaks of earlier runs.")
+        bool, typer.Option("--history", help="Compare predicted with measured peak memory of earlier runs.")
     ] = False,
     runs: RunsOption = None,
     ascii_only: AsciiOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Memory, time and cost of the three methods, before a run starts."""
+    """Predict memory, time and cost of each method."""
     from tui.cli import plan as verb
 
     folder = home(runs)
     if history:
         raise typer.Exit(verb.show_history(folder, json))
     if preset is None:
-        raise UserError("which preset?", "plan", "`ftbench presets list` shows them; --history needs none")
+        do = "name a preset (`ftbench presets list`), or use --history"
+        raise UserError("missing preset", "ftbench plan", do, "cli.missing_preset")
     given = overrides(settings, model=model, data=data, method=method, micro_batch=micro_batch)
-    wish = verb.Wish(preset, chosen_method(method), given, card, length, quick, folder, ascii_only, json)
-    raise typer.Exit(verb.plan(wish))
+    options = verb.PlanOptions(preset, chosen_method(method), given, gpu, length, quick, folder, ascii_only, json)
+    raise typer.Exit(verb.plan(options))
 
 
 @app.command()
 def pull(
-    name: Annotated[str | None, typer.Argument(help="A model of the catalogue; none lists it.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Model of the catalog (default: list the catalog).")] = None,
 ) -> None:
-    """Bring a catalogued model to this machine."""
+    """Download a model of the catalog."""
     from tui.cli import pull as verb
 
     verb.pull(name)
@@ -224,12 +231,10 @@ def pull(
 @app.command()
 def doctor(
     runs: RunsOption = None,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Remove what processes that died left behind, and list it.")
-    ] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Remove files left by processes that died.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """GPU, driver, libraries, disk: what will and won't work here."""
+    """Check GPU, driver, libraries and disk space."""
     from tui.cli import doctor as verb
 
     folder = home(runs)
@@ -266,10 +271,10 @@ def run_or_ladder(runs: Path | None, name: str) -> RunDir | LadderDir:
 
 
 def verbs() -> None:
-    """The verb that the command line names.
+    """Run the subcommand that the command line names.
 
-    Raises UserError for a command line that typer refuses; its own edge is gone around, because it tells an error in
-    four lines and takes a reader that has gone (`| head`) for a failure.
+    Raises UserError for an invalid command line. Replaces typer's own error handling, which prints an error on four
+    lines and reports a closed pipe (`| head`) as a failure.
     """
     command = get_command(app)
     try:
@@ -279,9 +284,9 @@ def verbs() -> None:
         sys.exit(done.exit_code)
     except TyperException as error:
         at = getattr(error, "ctx", None)
-        said = " ".join(error.format_message().split())
-        if at and said == " ".join(at.get_help().split()):  # a group of verbs without one: its help is the answer
+        message = " ".join(error.format_message().split())
+        if at and message == " ".join(at.get_help().split()):  # a group without a subcommand: print its help
             streams.write_help(at.get_help())
             sys.exit(2)
         path = at.command_path if at else " ".join(["ftbench", *sys.argv[1:2]])
-        raise UserError(said.rstrip("."), do=f"`{path} --help` tells more") from error
+        raise UserError(message.rstrip("."), do=f"see `{path} --help`", code="cli.usage") from error

@@ -62,7 +62,7 @@ class LiveRuns:
         from engine.hardware.nvml import ids_are_ours
 
         known = {turn.pid for turn in self.turns} if ids_are_ours() else set()
-        return known | ({watched.card_pid} if watched.card_pid is not None else set())
+        return known | ({watched.gpu_pid} if watched.gpu_pid is not None else set())
 
     def _in_folder(self) -> list[RunDir]:
         from engine.runs import run_dir

@@ -93,7 +93,7 @@ class RunFollower:
             pid = run.pid() if run else None
         if pid is None or memory is None:
             return WatchedProcess(pid, pid if ids_are_ours() else None)
-        return WatchedProcess(pid, memory.card_pid or (pid if ids_are_ours() else None), memory.reserved)
+        return WatchedProcess(pid, memory.gpu_pid or (pid if ids_are_ours() else None), memory.reserved)
 
 
 def is_urgent(message: NewEvents) -> bool:

@@ -17,7 +17,7 @@ PEAKS = {
     "allocated": ("all phases", "tensors"),
     "reserved_training": ("training", "torch’s pool"),
     "reserved": ("all phases", "torch’s pool"),
-    "card_training": ("training", "pool and paged state"),
+    "gpu_training": ("training", "pool and paged state"),
     "nvml_used": ("by everybody", "whole card"),
 }
 """Meanings of peak memory: the column's heading and its group's."""
@@ -99,7 +99,7 @@ def _time_line(row: RungResult, full: RungResult | None) -> Line:
         spread("tokens_per_second", count, against=False),
         spread("energy", energy),
         spread("money", lambda amount: money(amount, row.currency)),
-        cell(rent.card, size(rent.memory), f"{money(rent.price_per_hour, rent.currency)} an hour")
+        cell(rent.gpu, size(rent.memory), f"{money(rent.price_per_hour, rent.currency)} an hour")
         if rent
         else Cell(ABSENT),
     ]
@@ -113,7 +113,7 @@ def _memory_line(row: RungResult, full: RungResult | None) -> Line:
     cells += [
         Cell(count(row.trainable) if row.trainable else ABSENT),
         Cell(percent(row.trainable / row.parameters if row.trainable and row.parameters else None, 2)),
-        Cell(size(row.artefact_bytes) if row.artefact_bytes else ABSENT),
+        Cell(size(row.artifact_bytes) if row.artifact_bytes else ABSENT),
     ]
     return Line(Cell(rung(row.name)), cells, rung=row.name)
 

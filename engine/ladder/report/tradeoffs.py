@@ -35,7 +35,7 @@ def against_money(ladder: Ladder, styles: dict[str, Style]) -> Drawn | None:
 
 def against_memory(ladder: Ladder, styles: dict[str, Style]) -> Drawn | None:
     """By torch's pool and paged state where there is a card, else by the process's memory."""
-    for meaning in ("card_training", "reserved", "rss_training", "rss"):
+    for meaning in ("gpu_training", "reserved", "rss_training", "rss"):
         peaks = {row.name: getattr(row.peak, meaning) for row in ladder.rows if row.peak and row.name not in BASES}
         if any(peaks.values()):
             name, factor = unit(max(filter(None, peaks.values())), BYTES)

@@ -60,7 +60,7 @@ def test_three_methods_are_measured_on_the_same_work_and_judged(tmp_path: Path) 
         row = rows(state)[name]
         assert row["all_seconds"]["mean"] > row["training_seconds"]["mean"] > 0
         assert row["forgetting"]["low"] <= row["forgetting"]["mean"] <= row["forgetting"]["high"]
-        assert row["peak"]["rss_training"] > 0 and row["artefact_bytes"] > 0
+        assert row["peak"]["rss_training"] > 0 and row["artifact_bytes"] > 0
     assert "in all about" in done.stdout and "quality: " in done.stdout
     assert f"page: {folder.page}" in done.stdout
     assert folder.page.stat().st_size > 20_000 and folder.markdown.read_text().startswith("# ")

@@ -144,10 +144,10 @@ def test_a_damaged_predictions_file_is_named(tmp_path: Path) -> None:
     assert "No run has left answers to show." in directory.page.read_text("utf-8")
 
 
-@pytest.mark.parametrize("stage", ["planned", "climbing"])
+@pytest.mark.parametrize("stage", ["planned", "training"])
 def test_an_unfinished_ladder_has_a_page_too(tmp_path: Path, stage: str) -> None:
     directory, _ = made_ladder(tmp_path / "runs", seeds=(0,))
-    planned = [LadderRun(rung="lora", kind="run", seed=0, learning_rate=2e-4)] if stage == "climbing" else []
+    planned = [LadderRun(rung="lora", kind="run", seed=0, learning_rate=2e-4)] if stage == "training" else []
     ladder = Ladder(name=directory.name, preset="demo", command="", created=BEGIN, stage=stage, entries=planned)  # type: ignore[arg-type]
     write(directory, ladder)
     page = directory.page.read_text("utf-8")

@@ -22,7 +22,7 @@ def untraced(ladder: Ladder, tables: str) -> dict[str, set[str]]:
     """Sentence -> its numbers that no table shows. A turned comparison shows the same number with the other sign."""
     shown = {number.lstrip("−+") for number in NUMBER.findall(tables)}
     known = shown | THE_RULE | {str(ladder.work.test if ladder.work else 0), str(len(ladder.seeds))}
-    names = {word for row in ladder.rows if row.rent for word in NUMBER.findall(row.rent.card)}
+    names = {word for row in ladder.rows if row.rent for word in NUMBER.findall(row.rent.gpu)}
     missing = {
         sentence.text: {n for n in (m.lstrip("−+") for m in NUMBER.findall(sentence.text)) if n not in known | names}
         for sentence in verdict(ladder)

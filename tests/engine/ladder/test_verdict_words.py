@@ -59,7 +59,7 @@ def test_a_loss_that_rose_is_not_said_to_be_below() -> None:
 def test_of_two_small_ones_that_nothing_tells_from_the_best_the_better_is_shipped() -> None:
     """QLoRA and LoRA save equally much; neither can be told from full."""
     ladder = by_loss(base=3.0, qlora=1.002, lora=1.001, full=1.0)
-    row(ladder, "full").artefact_bytes = 100
+    row(ladder, "full").artifact_bytes = 100
     found = find(ladder)
     assert found.best and found.best.name == "full" and found.ship and found.ship.name == "lora"
 
@@ -110,7 +110,7 @@ def test_seeds_that_have_not_finished_are_not_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("currency", "price"), [("EUR", 1.0), ("USD", 0.0)])
 def test_prices_that_have_no_ratio_get_none(currency: str, price: float, tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path, card=True)
-    row(ladder, "full").rent = RentalPrice(card="Own 80GB", memory=80 << 30, price_per_hour=price, currency=currency)
+    row(ladder, "full").rent = RentalPrice(gpu="Own 80GB", memory=80 << 30, price_per_hour=price, currency=currency)
     text = said(ladder, "rent")
     assert "Own 80GB" in text and "×" not in text
 

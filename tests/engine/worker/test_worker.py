@@ -26,7 +26,7 @@ def test_a_run_of_each_method_leaves_everything_it_promises(method: str, tmp_pat
     assert result.after.loss.low < result.after.loss.mean < result.after.loss.high
     assert result.trainable == result.parameters if method == "full" else 0 < result.trainable < result.parameters
     assert {"data", "model", "baseline", "training", "evaluation", "saving"} <= set(result.seconds)
-    assert result.peak.rss > 1 << 20 and result.artefact_bytes > 0
+    assert result.peak.rss > 1 << 20 and result.artifact_bytes > 0
     assert set(result.fingerprints) == {"data", "model", "order", "test"}
     assert result.versions["torch"] != "absent"
     lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]

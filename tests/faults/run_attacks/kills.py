@@ -51,7 +51,17 @@ MOMENTS: list[tuple[str, dict[str, Any]]] = [
     ("saving", {"type": "phase", "name": "saving"}),
     ("end", {"type": "end"}),
 ]
-TIMES = {"seconds", "step_seconds", "tokens_per_second", "peak", "comparable", "created", "ended", "name", "predicted"}
+TIMES = {
+    "seconds",
+    "step_seconds",
+    "tokens_per_second",
+    "peak",
+    "peak_training_bytes",
+    "created",
+    "ended",
+    "name",
+    "predicted",
+}
 """Fields of `result.json` that are measured, or are each run's own."""
 
 

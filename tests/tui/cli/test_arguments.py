@@ -18,7 +18,7 @@ from engine.config.preset import parse_overrides
 from engine.config.schema import SECTIONS
 from tui.cli.app import app
 from tui.cli.arguments import global_options
-from tui.cli.options import STANDS_FOR, overrides
+from tui.cli.options import OPTION_KEYS, overrides
 from tui.start import bench_options
 
 ROOT: Any = get_command(app)
@@ -146,7 +146,7 @@ def test_the_version_is_printed_before_and_after(words: tuple[str, ...], monkeyp
         assert out.getvalue().startswith("ftbench ")
 
 
-@pytest.mark.parametrize(("option", "key"), STANDS_FOR.items())
+@pytest.mark.parametrize(("option", "key"), OPTION_KEYS.items())
 def test_an_option_and_a_setting_of_the_same_key_agree_or_are_refused(option: str, key: str) -> None:
     name = option.removeprefix("--").replace("-", "_")
     overrides([f"{key}=7"], **{name: 7})
@@ -167,7 +167,7 @@ def test_options_that_are_named_after_a_key_are_known_to_set_it() -> None:
             name = option.opts[0].removeprefix("--").replace("-", "_")
             same = {key for key in keys if name in (key, key.rpartition(".")[2], key.removesuffix(".id"))}
             if isinstance(option, TyperOption) and same and f"{words[0]} {option.opts[0]}" not in apart:
-                assert option.opts[0] in STANDS_FOR or option.opts[0] in ("--rows",), (words, option.opts[0])
+                assert option.opts[0] in OPTION_KEYS or option.opts[0] in ("--rows",), (words, option.opts[0])
 
 
 @pytest.mark.parametrize(

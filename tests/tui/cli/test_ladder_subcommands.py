@@ -62,9 +62,9 @@ def test_what_is_to_come_counts_one_run_as_one(tmp_path: Path) -> None:
     _, state = made_ladder(tmp_path)
     state.estimates = [RungDuration(rung="lora", low=60.0, high=90.0, step_seconds=0.5, steps_measured=3)]
     state.entries = [LadderRun(rung="lora", kind="run", seed=0, learning_rate=1e-3)]
-    assert next(iter(outlook(state))) == "lora: 1 run of 1:00 to 1:30, from 3 measured steps of 0.50 s"
+    assert next(iter(outlook(state))) == "lora: 1 run, 1:00 to 1:30 (from 3 measured steps, 0.50 s/step)"
     state.entries.append(LadderRun(rung="lora", kind="run", seed=1, learning_rate=1e-3))
-    assert next(iter(outlook(state))).startswith("lora: 2 runs of 1:00 to 1:30 each, from")
+    assert next(iter(outlook(state))).startswith("lora: 2 runs, 1:00 to 1:30 each (from")
 
 
 def test_a_full_disk_leaves_no_half_made_ladder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,14 +106,14 @@ def test_a_ladder_that_goes_on_is_not_told_from_where_it_was_stopped(
 
     def is_live(_: object) -> bool:
         live = next(lives)
-        state.stage, state.status = ("trying", "stopped") if live else ("done", "finished")
+        state.stage, state.status = ("tuning", "stopped") if live else ("done", "finished")
         made.write_state(state)
         return live
 
     monkeypatch.setattr(folder.Folder, "is_live", is_live)
     follow_ladder(made)
     assert "trying learning rates" not in capsys.readouterr().out
-    state.stage, state.status = "trying", "stopped"
+    state.stage, state.status = "tuning", "stopped"
     made.write_state(state)
     assert begin(made, made.plan()).stage == "planned"
 

@@ -19,7 +19,7 @@ from tui.data import recent
 from tui.data.datasets import DataSet, detail, line, offered
 from tui.data.folder_list import entries, meant, read_folder
 from tui.data.inspection import Manner, Sample, Token, sample_text
-from tui.data.preview import LARGEST, Preview, PreviewCache, counted, signature
+from tui.data.preview import MAX_BYTES, Preview, PreviewCache, counted, signature
 
 PAIR = '{"prompt": "a", "completion": "b"}\n'
 
@@ -53,11 +53,11 @@ def test_a_hub_id_has_an_owner_and_a_name() -> None:
 
 
 def test_recent_sets_are_kept_newest_first_bounded_and_once_each() -> None:
-    for number in range(recent.MOST + 5):
+    for number in range(recent.MAX_RECENT + 5):
         recent.remember(f"/data/{number}.jsonl")
     recent.remember("/data/10.jsonl")
     kept = recent.read_recent()
-    assert len(kept) == recent.MOST and kept[0] == "/data/10.jsonl" and len(set(kept)) == recent.MOST
+    assert len(kept) == recent.MAX_RECENT and kept[0] == "/data/10.jsonl" and len(set(kept)) == recent.MAX_RECENT
     recent.forget("/data/10.jsonl")
     assert "/data/10.jsonl" not in recent.read_recent()
     assert [path.name for path in recent.recent_file().parent.iterdir()] == ["recent.json"]
@@ -180,7 +180,7 @@ def test_a_folders_signature_changes_with_any_of_its_files(tmp_path: Path) -> No
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "train.csv").write_text("text,label\na,b\n")
     bytes_, before = signature(str(tmp_path))
-    assert 0 < bytes_ < LARGEST
+    assert 0 < bytes_ < MAX_BYTES
     os.utime(tmp_path / "sub" / "train.csv", (1, 1))
     assert signature(str(tmp_path))[1] != before
 
@@ -232,8 +232,8 @@ def test_every_bin_is_drawn_and_columns_behind_the_cut_look_otherwise() -> None:
     assert [style for _, style in bottom] == ["kept", "cut"]
     assert "".join(text for text, _ in bottom) == " # :##"
     assert ["".join(text for text, _ in row) for row in rows[:3]] == ["     #", "     #", " #   #"]
-    assert "11 rows (73.3%) longer" in rows[-1][0][0] and "^" in rows[-1][0][0]
-    assert "no row is cut" in draw(Histogram(10, [3], 3, 9, 0, 0, 0), 64, 40, 4, False)[-1][0][0]
+    assert "11 rows (73.3%) truncated" in rows[-1][0][0] and "^" in rows[-1][0][0]
+    assert "no row is truncated" in draw(Histogram(10, [3], 3, 9, 0, 0, 0), 64, 40, 4, False)[-1][0][0]
 
 
 def sample(*tokens: Token, omitted: int = 0, head: int = 9) -> Sample:

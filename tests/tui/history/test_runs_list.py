@@ -19,7 +19,7 @@ from tui.history.run_list import describe
 
 def test_ladders_are_listed_with_how_far_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, ladder = made_ladder(tmp_path)
-    ladder.status, ladder.stage = "running", "climbing"
+    ladder.status, ladder.stage = "running", "training"
     next(entry for entry in ladder.entries if entry.kind == "run").status = "planned"
     folder.write_state(ladder)
     runs.show(tmp_path, json=False)

@@ -63,12 +63,12 @@ def test_the_head_says_who_has_the_card_and_who_waits_in_order() -> None:
     runs = [Path(f"/runs/20261125-19220{n}-demo-lora-lora-000{n}") for n in range(3)]
     places = [Turn("cpu", place, 1, run) for place, run in enumerate(runs)]
     live = live_runs(places, 1, runs[1], 56)
-    assert live.plain == "▶ lora-0000  1 lora-0001  2 lora-0002  +1 live"
+    assert live.plain == "▶ lora-0000  1 lora-0001  2 lora-0002  +1 active"
     head = head_line(Choice().effective(), "demo-lora", live, 80)
     assert head.cell_length == 80 and head.plain.endswith(live.plain)
     many = [Turn("cpu", place, 1, Path(f"/runs/20261125-192200-demo-lora-lora-{place:04}")) for place in range(9)]
     watched = live_runs(many, 0, many[7].run, 56).plain
-    assert watched == "▶ lora-0000  1 lora-0001  7 lora-0007  6 more wait"
+    assert watched == "▶ lora-0000  1 lora-0001  7 lora-0007  6 more queued"
     assert live_runs([], 0, None, 56).plain == ""
 
 

@@ -28,7 +28,7 @@ def write(path: Path, first: int, last: int) -> None:
 @pytest.fixture
 def huge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that counts as huge."""
-    for name, value in (("WHOLE", 1 << 20), ("HEAD", 64 << 10), ("TAIL", 64 << 10), ("WINDOWS", 50)):
+    for name, value in (("MAX_UNSAMPLED", 1 << 20), ("HEAD", 64 << 10), ("TAIL", 64 << 10), ("WINDOWS", 50)):
         monkeypatch.setattr(opening, name, value)
     path = tmp_path / "events.jsonl"
     write(path, 1, STEPS)

@@ -106,11 +106,11 @@ def test_a_number_key_says_lastingly_what_it_is_about_and_what_it_changed(tmp_pa
         await pilot.press("1")
         about = shown(app, "about")
         assert "4-bit base, rank 16" in about
-        assert "against LoRA · demo: method lora → qlora" in about and "more (c)" not in about
+        assert "changes from LoRA · demo: method lora → qlora" in about and "more (c)" not in about
         await pilot.press("4")
-        assert "against QLoRA · demo" in shown(app, "about") and "more (c)" in shown(app, "about")
+        assert "changes from QLoRA · demo" in shown(app, "about") and "more (c)" in shown(app, "about")
         await pilot.press("4")
-        assert "the same as QLoRA · SmolLM2-135M" in shown(app, "about")
+        assert "same as QLoRA · SmolLM2-135M" in shown(app, "about")
         assert not app.bench.app._notifications
 
     play(tmp_path, story, (160, 45))

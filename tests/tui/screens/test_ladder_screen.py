@@ -68,7 +68,7 @@ def test_it_shows_rungs_bars_costs_and_verdict(tmp_path: Path) -> None:
 def test_it_fills_in_as_the_file_changes(tmp_path: Path) -> None:
     folder, ladder = made_ladder(tmp_path)
     rows, ladder.rows = ladder.rows, []
-    ladder.status, ladder.stage = "running", "climbing"
+    ladder.status, ladder.stage = "running", "training"
     folder.write_state(ladder)
 
     async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
@@ -85,7 +85,7 @@ def test_it_fills_in_as_the_file_changes(tmp_path: Path) -> None:
 def test_it_says_what_the_run_does_that_it_waits_for(tmp_path: Path) -> None:
     folder, ladder = made_ladder(tmp_path)
     entry = next(entry for entry in ladder.entries if entry.kind == "run")
-    ladder.status, ladder.stage, entry.status = "running", "climbing", "live"
+    ladder.status, ladder.stage, entry.status = "running", "training", "live"
     file = RunDir(folder.runs / entry.run).events_file
     lines = file.read_bytes().splitlines(keepends=True)
     half = next(number for number, line in enumerate(lines) if b'"step":20,' in line) + 1

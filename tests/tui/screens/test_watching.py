@@ -61,9 +61,9 @@ def test_an_earlier_run_of_the_same_data_comes_first_behind_the_loss(tmp_path: P
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await watch(pilot, app, now)
-        assert "behind" not in text(app, LossPane)
+        assert "earlier run" not in text(app, LossPane)
         await pilot.press("b")
-        await wait_for(pilot, lambda: "behind 1/2" in text(app, LossPane))
+        await wait_for(pilot, lambda: "earlier run 1/2" in text(app, LossPane))
         assert same.name[16:] in text(app, LossPane)
         pane = app.bench.query_one(LossPane)
         assert any(
@@ -72,7 +72,7 @@ def test_an_earlier_run_of_the_same_data_comes_first_behind_the_loss(tmp_path: P
         await pilot.press("b")
         await wait_for(pilot, lambda: other.name[16:] in text(app, LossPane))
         await pilot.press("b")
-        await wait_for(pilot, lambda: "behind" not in text(app, LossPane))
+        await wait_for(pilot, lambda: "earlier run" not in text(app, LossPane))
 
     play(tmp_path, story)
 

@@ -71,19 +71,28 @@ def test_errors_in_the_settings_are_named_and_the_rest_holds(tmp_path: Path) -> 
     assert len(found.errors) == 4
     assert any("did you mean nord" in error for error in found.errors)
     assert any("did you mean bench.start" in error for error in found.errors)
+    codes = ["unknown_key", "invalid_value", "unknown_theme", "unknown_command"]
+    assert sorted(error.rpartition("settings.")[2].rstrip("]") for error in found.errors) == sorted(codes)
     path.write_text("not toml at all [")
     assert len(read_settings([], [], path).errors) == 1
 
 
+def test_a_renamed_command_keeps_the_users_key_and_names_the_new_id(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('[keys]\n"bench.climb" = "f2"\n')
+    found = read_settings([command.id for command in every()], ["nord"], path)
+    assert found.keys == {"bench.run_ladder": "f2"}
+    assert "bench.run_ladder" in found.errors[0] and "[settings.renamed_command]" in found.errors[0]
+
+
 def test_keys_that_clash_are_named() -> None:
     assert list(clashes({})) == []
-    assert list(clashes({"bench.stop": "ctrl+b"})) == [
-        "keys: bench.stop: ctrl+b is taken by tmux, screen or the terminal"
-    ]
-    assert any("bench.stop" in said and "both want r" in said for said in clashes({"bench.stop": "r"}))
+    (reserved,) = clashes({"bench.stop": "ctrl+b"})
+    assert "bench.stop: ctrl+b" in reserved and "[keys.reserved]" in reserved
+    assert any("bench.stop" in line and "[keys.conflict]" in line for line in clashes({"bench.stop": "r"}))
     assert list(clashes({"bench.stop": "X, ctrl+x, f2, minus, full_stop, space"})) == []
     for wrong in ("ctl+x", "f99x", "", "X,"):
-        assert any("bench.stop" in said and "is no key" in said for said in clashes({"bench.stop": wrong})), wrong
+        assert any("bench.stop" in line and "[keys.invalid]" in line for line in clashes({"bench.stop": wrong})), wrong
 
 
 def test_the_bench_is_opened_for_its_own_options_only() -> None:
@@ -95,5 +104,5 @@ def test_the_bench_is_opened_for_its_own_options_only() -> None:
 
 
 def test_two_commands_without_a_key_clash_over_none() -> None:
-    said = list(clashes({"bench.stop": "", "bench.log": ","}))
-    assert all("is no key" in line for line in said) and said
+    problems = list(clashes({"bench.stop": "", "bench.log": ","}))
+    assert all("[keys.invalid]" in line for line in problems) and problems

@@ -6,7 +6,7 @@ import pytest
 from textual.color import Color
 from textual.theme import BUILTIN_THEMES
 
-from tui.terminal.themes import CURSOR, LEAST_CONTRAST, SPOKEN, contrast, legible
+from tui.terminal.themes import CURSOR, MIN_CONTRAST, TEXT_COLORS, contrast, legible
 
 
 def test_contrast_of_known_pairs() -> None:
@@ -25,5 +25,5 @@ def test_words_can_be_read_under_the_cursor(name: str) -> None:
         assert after == before
         return
     behind = Color.parse(after["background"]).blend(Color.parse(after["primary"]), CURSOR)
-    assert min(contrast(Color.parse(after[spoken]), behind) for spoken in SPOKEN) >= LEAST_CONTRAST
-    assert {key for key in before if before[key] != after[key]} <= set(SPOKEN)
+    assert min(contrast(Color.parse(after[name]), behind) for name in TEXT_COLORS) >= MIN_CONTRAST
+    assert {key for key in before if before[key] != after[key]} <= set(TEXT_COLORS)

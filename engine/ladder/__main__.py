@@ -73,7 +73,12 @@ def run_ladder(folder: LadderDir, plan: LadderPlan) -> tuple[Outcome, str]:
 def load_or_create(folder: LadderDir, plan: LadderPlan) -> Ladder:
     """The ladder's stored state, or a new one."""
     ladder = folder.state() or Ladder(
-        name=folder.name, preset=plan.preset, command=plan.command, created=plan.created, seeds=plan.seeds
+        name=folder.name,
+        preset=plan.preset,
+        command=plan.command,
+        created=plan.created,
+        seeds=plan.seeds,
+        started_in=plan.started_in,
     )
     ladder.status, ladder.stage, ladder.reason, ladder.reason_code = "running", "planned", "", ""
     ladder.updated = time.time()

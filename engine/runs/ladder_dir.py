@@ -55,6 +55,10 @@ class LadderDir(Folder):
     def markdown(self) -> Path:
         return self.path / "report.md"
 
+    def started_in(self) -> str:
+        """The directory that the ladder was started from, '' for ladders of versions that did not record it."""
+        return folder.started_in(self.plan_file)
+
     def state(self) -> Ladder | None:
         """The stored state; None before the first start. Raises UserError if the file is damaged or cannot be read.
 
@@ -112,6 +116,7 @@ def _unreadable(error: OSError, path: Path) -> UserError:
 
 def create(runs: Path, plan: LadderPlan) -> LadderDir:
     """Create a ladder's directory (mode 0700) with its plan."""
+    plan = msgspec.structs.replace(plan, started_in=plan.started_in or folder.working_directory())
     return LadderDir(folder.make(runs, called(plan.preset), "ladder", "ladder.toml", plan_text(plan)))
 
 

@@ -13,6 +13,7 @@ from textual.pilot import Pilot
 
 from engine.config import preset_library
 from engine.runs import events, locks, run_dir
+from engine.runs.home import tilde
 from engine.runs.run_dir import RunDir
 from tui.app import Workbench
 from tui.live.machine import CardSample, MachineSample
@@ -232,7 +233,10 @@ def test_a_live_run_of_another_folder_is_named(tmp_path: Path) -> None:
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("j")
-        assert any("full-beef is running in" in note for note in notes(app))
+        assert any(
+            f"No active runs in this folder. full-beef is running in {tilde(tmp_path / 'elsewhere')}." in note
+            for note in notes(app)
+        )
 
     try:
         play(tmp_path / "runs", story)

@@ -14,7 +14,7 @@ from made_ladder import made_ladder
 from rich.progress import Progress
 
 from engine.config.errors import RunFailed, UserError
-from engine.ladder.__main__ import begin
+from engine.ladder.__main__ import load_or_create
 from engine.ladder.report.record import work
 from engine.runs import folder, ladder_dir, launch, run_dir
 from engine.runs.account import ColumnUse, LeftOut, RowAccount
@@ -115,7 +115,7 @@ def test_a_resumed_ladder_does_not_show_the_stage_in_which_it_was_stopped(
     assert "trying learning rates" not in capsys.readouterr().out
     state.stage, state.status = "tuning", "stopped"
     made.write_state(state)
-    assert begin(made, made.plan()).stage == "planned"
+    assert load_or_create(made, made.plan()).stage == "planned"
 
 
 def test_the_bar_of_the_next_run_does_not_show_the_last_ones_phase(tmp_path: Path) -> None:

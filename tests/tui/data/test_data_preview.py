@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from hostile import MARK, STRINGS
 
-from engine.config.preset_library import is_data_file, is_hub_id
+from engine.config.preset_library import is_hub_id
 from engine.data.lengths import BINS, histogram
-from engine.data.rows import kind
 from engine.runs.rpc_client import Cancelled, CancelToken, ask
 from tui.charts.histogram import Histogram, draw
 from tui.data import recent
@@ -26,26 +25,6 @@ PAIR = '{"prompt": "a", "completion": "b"}\n'
 
 def section(path: Path | str, **more: object) -> dict[str, object]:
     return {"id": str(path), **more}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "a.jsonl",
-        "A.JSONL",
-        "a.ndjson",
-        "a.json",
-        "a.csv",
-        "a.tsv.gz",
-        "a.parquet",
-        "a.parquet.gz",
-        "a.gz",
-        ".jsonl",
-        "a",
-    ],
-)
-def test_the_list_and_the_engine_agree_on_what_a_data_file_is(name: str) -> None:
-    assert is_data_file(name) == (kind(Path(name)) is not None)
 
 
 def test_a_hub_id_has_an_owner_and_a_name() -> None:

@@ -87,7 +87,7 @@ def dry_run(
 def _see(
     model: Any, depth: LayerPattern | None, work: StepTensors, config: schema.Config, machine: Machine, vocabulary: int
 ) -> DryRunPeaks:
-    """Of all blocks, by two runs of a few where they are alike."""
+    """Peaks of the complete model, extrapolated from two shallow models if its layers are identical."""
 
     def of(bare: Any) -> DryRunPeaks:
         return _run(trainable(bare, config, machine), depth, work, config, machine, vocabulary)
@@ -108,7 +108,7 @@ def _run(
     machine: Machine,
     vocabulary: int,
 ) -> DryRunPeaks:
-    """One dry run of a model on meta, whose tensors become fakes."""
+    """One dry run of a model on the meta device, whose tensors are replaced by fake ones."""
     if wants_checkpointing(config, machine):
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -136,13 +136,13 @@ def _peak(seen: DryRunPeaks, machine: Machine, stage: str) -> PeakMemory:
 
 
 def _without_flash(config: schema.Config) -> schema.Config:
-    """Its kernels want a card; SDPA's keep the same tensors."""
+    """Replace FlashAttention, whose kernels need a GPU, by SDPA, which saves the same tensors."""
     if config.model.attention != "flash_attention_2":
         return config
     return msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, attention="sdpa"))
 
 
 def wants_checkpointing(config: schema.Config, machine: Machine) -> bool:
-    """As the worker decides: `auto` is yes on a card and no on the CPU."""
-    wanted = config.train.gradient_checkpointing
-    return machine.device == "cuda" if wanted == "auto" else wanted
+    """Whether the worker uses gradient checkpointing: `auto` enables it on a GPU and disables it on a CPU."""
+    setting = config.train.gradient_checkpointing
+    return machine.device == "cuda" if setting == "auto" else setting

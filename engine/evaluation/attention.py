@@ -17,7 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, modeling_ut
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from engine.evaluation.forward import bare
+from engine.evaluation.forward import unwrapped
 
 NAME = "sdpa_by_group"
 
@@ -25,7 +25,7 @@ NAME = "sdpa_by_group"
 @contextmanager
 def attention_by_group(model: torch.nn.Module) -> Iterator[None]:
     """Context in which the model uses grouped attention, if it uses transformers' SDPA and has grouped heads."""
-    inner = bare(model)
+    inner = unwrapped(model)
     if not _is_supported(inner):
         yield
         return

@@ -18,10 +18,10 @@ from engine.config.batch_limits import CHUNK_ELEMENTS, MAX_CHOICE_TOKENS, MAX_CH
 from engine.data.tokens import IGNORED, Row
 from engine.evaluation.attention import attention_by_group
 from engine.evaluation.choices import Choices
-from engine.evaluation.forward import Forward, cache_unsupported_reason, filled, within_memory
+from engine.evaluation.forward import Forward, cache_unsupported_reason, padded_rows, within_memory
 from engine.evaluation.generate import Warn
 from engine.evaluation.kv_cache import shared_prompts
-from engine.evaluation.prefill import Prefill, Read
+from engine.evaluation.prefill import Prefill, PrefillResult
 from engine.evaluation.preflight import check_prompts
 from engine.evaluation.row_loss import RowLoss
 from engine.training.guards import OutOfMemory
@@ -91,7 +91,7 @@ class Chooser:
             size = max(1, min(MAX_CHOICES_PER_PROMPT * self.batch, MAX_CHOICE_TOKENS // longest))
             for start in range(0, len(pairs), size):
                 portion = pairs[start : start + size]
-                portion += portion[-1:] * (filled(len(portion), self.device) - len(portion))
+                portion += portion[-1:] * (padded_rows(len(portion), self.device) - len(portion))
                 bounds.learn(portion, self._continue(forward, read, first, portion))
             wave *= 2
         return bounds.best()
@@ -101,7 +101,9 @@ class Chooser:
         """(C, C): length of the common prefix of two choices, in tokens."""
         return self.choices.shared()
 
-    def _continue(self, forward: Forward, read: Read, first: torch.Tensor, pairs: Sequence[Pair]) -> np.ndarray:
+    def _continue(
+        self, forward: Forward, read: PrefillResult, first: torch.Tensor, pairs: Sequence[Pair]
+    ) -> np.ndarray:
         """(pairs, T): log-likelihood of each token of a pair's choice; values after its end are meaningless."""
         chosen = [self.choices.tokens[choice] for _, choice in pairs]
         longest = max(map(len, chosen))

@@ -10,7 +10,7 @@ import numpy as np
 from engine.config.errors import UserError
 from engine.data.items import EvaluationItem
 from engine.data.tokens import IGNORED, Row
-from engine.evaluation.metrics import squeezed
+from engine.evaluation.metrics import normalized_space
 
 MAX_CHOICES = 1000
 """Maximum number of distinct answers; with more, the task is not multiple choice."""
@@ -49,8 +49,8 @@ class Choices:
 
     def unknown(self, items: Sequence[EvaluationItem]) -> list[EvaluationItem]:
         """Items without a reference among the choices: they cannot be answered correctly."""
-        known = {squeezed(text) for text in self.texts}
-        return [item for item in items if not known & {squeezed(text) for text in item.references}]
+        known = {normalized_space(text) for text in self.texts}
+        return [item for item in items if not known & {normalized_space(text) for text in item.references}]
 
     def shared(self) -> np.ndarray:
         """(C, C): length of the common prefix of two choices in tokens; on the diagonal their lengths."""

@@ -9,7 +9,7 @@ from itertools import islice
 import torch
 
 from engine.config.batch_limits import PADDED_TOKENS, REFILL_FRACTION
-from engine.evaluation.forward import Forward, unfilled
+from engine.evaluation.forward import Forward, rows_without_padding
 from engine.evaluation.kv_cache import RunningCache
 from engine.evaluation.ngram_speculation import ORDERS, NgramDrafts, worthwhile
 from engine.evaluation.prefill import Prefill
@@ -82,7 +82,7 @@ class Decoder:
         """Prefill the longest waiting prompts and predict their first tokens."""
         longest = len(self.waiting[-1].known)
         count = min(free, len(self.waiting), max(1, PADDED_TOKENS[self.device] // longest))
-        group = list(islice(reversed(self.waiting), unfilled(count, self.device)))
+        group = list(islice(reversed(self.waiting), rows_without_padding(count, self.device)))
         if not self.running:
             self.cache = None  # unused from here on: free it before the next one is allocated
         read = self.prefill([answer.known for answer in group])

@@ -24,7 +24,7 @@ class Forward:
     def __init__(self, model: torch.nn.Module) -> None:
         parameters = _parameters(model)
         self.model = model
-        self.config, self.dtype = bare(model).config, bare(model).dtype
+        self.config, self.dtype = unwrapped(model).config, unwrapped(model).dtype
         self.cache_argument = next(name for name in CACHE_ARGUMENTS if name in parameters)
         self.keeps = "logits_to_keep" in parameters
 
@@ -54,18 +54,18 @@ def cache_unsupported_reason(model: torch.nn.Module) -> str:
     between layers are not supported.
     """
     parameters = _parameters(model)
-    name = type(bare(model)).__name__
+    name = type(unwrapped(model)).__name__
     if "position_ids" not in parameters or not any(argument in parameters for argument in CACHE_ARGUMENTS):
         return f"{name} does not accept position_ids and a cache"
     try:
-        kinds = {type(layer) for layer in DynamicCache(config=bare(model).config).layers}
+        kinds = {type(layer) for layer in DynamicCache(config=unwrapped(model).config).layers}
     except (KeyError, AttributeError) as error:
         return f"{name} has a custom cache ({error})"
     unsupported = sorted(kind.__name__ for kind in kinds - {DynamicLayer})
     return f"{name} uses {', '.join(unsupported)}" if unsupported or not kinds else ""
 
 
-def filled(rows: int, device: str) -> int:
+def padded_rows(rows: int, device: str) -> int:
     """Batch size computed for `rows` rows: on the CPU the next power of two up to 16, then the next multiple of 16.
 
     Few sizes, because oneDNN prepares and keeps a kernel for each new size of a bf16 product; these sizes, because
@@ -76,7 +76,7 @@ def filled(rows: int, device: str) -> int:
     return 1 << (rows - 1).bit_length() if rows <= 16 else -(-rows // 16) * 16
 
 
-def unfilled(rows: int, device: str) -> int:
+def rows_without_padding(rows: int, device: str) -> int:
     """The largest number of at most `rows` rows that needs no padding rows."""
     if device != "cpu":
         return rows
@@ -112,10 +112,10 @@ def within_memory(work: Callable[[], T]) -> T | None:
     return None
 
 
-def bare(model: torch.nn.Module) -> torch.nn.Module:
+def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
     """The transformers model without PEFT's wrapper."""
     return getattr(model, "get_base_model", lambda: model)()
 
 
 def _parameters(model: torch.nn.Module) -> frozenset[str]:
-    return frozenset(inspect.signature(bare(model).forward).parameters)
+    return frozenset(inspect.signature(unwrapped(model).forward).parameters)

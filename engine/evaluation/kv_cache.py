@@ -14,8 +14,8 @@ from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 from engine.config.batch_limits import SPARE_CACHE_COLUMNS
-from engine.evaluation.forward import filled
-from engine.evaluation.prefill import Read
+from engine.evaluation.forward import padded_rows
+from engine.evaluation.prefill import PrefillResult
 
 
 class RunningCache:
@@ -27,7 +27,7 @@ class RunningCache:
     """
 
     def __init__(self, layers: int, places: int, device: str) -> None:
-        self.places, self.device = filled(places, device), device
+        self.places, self.device = padded_rows(places, device), device
         self.columns = self.end = 0
         self.lengths: list[int] = []
         """Tokens of each row in the cache, which is the position of its next token."""
@@ -45,9 +45,9 @@ class RunningCache:
     @property
     def computed(self) -> int:
         """Rows of a forward pass: running rows and unused padding rows after them."""
-        return filled(len(self.lengths), self.device)
+        return padded_rows(len(self.lengths), self.device)
 
-    def admit(self, read: Read, selected: Sequence[int]) -> None:
+    def admit(self, read: PrefillResult, selected: Sequence[int]) -> None:
         """Add the selected rows of a prefill."""
         chosen = torch.tensor(selected, device=self.device)
         mask = read.mask[chosen]  # (selected rows, columns)

@@ -33,7 +33,7 @@ NUMBER = re.compile(r"(?:(?<!\w)-)?\d[\d,]*(?:\.\d+)?")
 
 def exact_match(output: str, target: str) -> Scores:
     """1 if the answers are equal up to white space."""
-    return {"exact_match": float(squeezed(output) == squeezed(target))}
+    return {"exact_match": float(normalized_space(output) == normalized_space(target))}
 
 
 def choice(output: str, target: str) -> Scores:
@@ -43,7 +43,7 @@ def choice(output: str, target: str) -> Scores:
 
 def contains(output: str, target: str) -> Scores:
     """1 if the answer contains the target, ignoring case; an empty target matches only an empty answer."""
-    expected, given = squeezed(target).lower(), squeezed(output).lower()
+    expected, given = normalized_space(target).lower(), normalized_space(output).lower()
     return {"contains": float(expected in given if expected else not given)}
 
 
@@ -100,7 +100,7 @@ def final_number(text: str) -> Decimal | None:
     return Decimal((numbers[0] if "####" in text else numbers[-1]).replace(",", ""))
 
 
-def squeezed(text: str) -> str:
+def normalized_space(text: str) -> str:
     """Collapse white space: words separated by single spaces."""
     return " ".join(text.split())
 

@@ -16,7 +16,7 @@ MIN_PREFIX = 8
 
 
 @dataclass(frozen=True)
-class Read:
+class PrefillResult:
     """Result of a prefill of B prompts."""
 
     logits: torch.Tensor
@@ -33,13 +33,13 @@ class Prefill:
 
     def __init__(self, forward: Forward, prompts: Sequence[Sequence[int]], pad: int, device: str) -> None:
         self.forward, self.pad, self.device = forward, pad, device
-        common = common_beginning(prompts)
+        common = common_prefix(prompts)
         self.common = common if len(prompts) > 1 and len(common) >= MIN_PREFIX else []
         self.prefix_cache: DynamicCache | None = None
         # On the CPU oneDNN keeps a kernel for each new size of a bf16 product: fewer widths need less memory.
         self.multiple = 8 if device == "cpu" and forward.dtype is torch.bfloat16 else 1
 
-    def __call__(self, prompts: Sequence[Sequence[int]]) -> Read:
+    def __call__(self, prompts: Sequence[Sequence[int]]) -> PrefillResult:
         """Prefill prompts, each of which must start with a prompt of the set."""
         skipped = len(self.common)
         cache = self._new_cache(len(prompts))
@@ -47,7 +47,7 @@ class Prefill:
         ids, mask, positions = left_padded(rest, self.pad, self.device, self.multiple)
         mask = torch.cat([mask.new_ones((len(prompts), skipped)), mask], dim=1)
         logits = self.forward(ids, mask, positions + skipped, cache, last=True)
-        return Read(logits[:, -1], cache, mask, [len(prompt) for prompt in prompts])
+        return PrefillResult(logits[:, -1], cache, mask, [len(prompt) for prompt in prompts])
 
     def _new_cache(self, rows: int) -> DynamicCache:
         """A cache that contains the common prefix for each of `rows` rows."""
@@ -63,7 +63,7 @@ class Prefill:
         return cache
 
 
-def common_beginning(prompts: Sequence[Sequence[int]]) -> list[int]:
+def common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
     """The common prefix of all prompts, shorter than the shortest one, whose last token must be computed."""
     first, last = min(map(list, prompts)), max(map(list, prompts))  # all others share the prefix of these two
     shared = [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))]

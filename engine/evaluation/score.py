@@ -14,12 +14,12 @@ from engine.data.items import EvaluationItem, all_rows
 from engine.data.tokens import Row
 from engine.evaluation.choice_scoring import Chooser
 from engine.evaluation.choices import Choices
-from engine.evaluation.forward import bare, within_memory
+from engine.evaluation.forward import unwrapped, within_memory
 from engine.evaluation.generate import Generator
 from engine.evaluation.intervals import bootstrap, of_scores
 from engine.evaluation.metrics import best_score
 from engine.evaluation.row_loss import RowLoss
-from engine.evaluation.worst_case import answer_at_largest, longest_answers
+from engine.evaluation.worst_case import longest_answers, run_worst_case
 from engine.runs.result import Interval, Score
 from engine.training.batches import Packing, answer_tokens, collate, held_out_batches, loss_weight
 from engine.training.guards import OutOfMemory
@@ -79,7 +79,7 @@ class Scorer:
 
         self.chooser = Chooser(choices, generator.batch, self.pad, self.device, whole, generator.warn)
 
-    def hold_largest(self, model: torch.nn.Module, items: Sequence[EvaluationItem]) -> None:
+    def run_worst_case(self, model: torch.nn.Module, items: Sequence[EvaluationItem]) -> None:
         """Run generation at its largest for the memory probe; reduces the batch size until it fits.
 
         Raises OutOfMemory if a single prompt does not fit.
@@ -90,7 +90,7 @@ class Scorer:
         tokens = max(map(len, self.chooser.choices.tokens)) if self.chooser else self.generator.max_new_tokens
         answers = longest_answers([item.row.prompt for item in items], batch, tokens, self.chooser is not None)
         if answers is not None:
-            answer_at_largest(model, answers, self.pad, self.device)
+            run_worst_case(model, answers, self.pad, self.device)
         return True
 
     def shrink(self, fits: Callable[[int], bool]) -> None:
@@ -171,7 +171,7 @@ def row_losses(model: torch.nn.Module, rows: Sequence[Row], layout: Packing, pad
 
 def vocabulary_of(model: torch.nn.Module) -> int:
     """Vocabulary size of the model, the last dimension of its logits."""
-    vocabulary: int = bare(model).config.get_text_config().vocab_size
+    vocabulary: int = unwrapped(model).config.get_text_config().vocab_size
     return vocabulary
 
 

@@ -21,7 +21,14 @@ from engine.config.batch_limits import (
 )
 from engine.evaluation.attention import attention_by_group
 from engine.evaluation.choice_scoring import log_likelihoods
-from engine.evaluation.forward import CACHE_ARGUMENTS, Forward, cache_unsupported_reason, filled, left_padded, unfilled
+from engine.evaluation.forward import (
+    CACHE_ARGUMENTS,
+    Forward,
+    cache_unsupported_reason,
+    left_padded,
+    padded_rows,
+    rows_without_padding,
+)
 from engine.evaluation.kv_cache import RunningCache, shared_prompts
 from engine.evaluation.prefill import Prefill
 from engine.training.loss import keeps_logits
@@ -43,7 +50,7 @@ class WorstCaseAnswers:
 
 
 @torch.inference_mode()
-def answer_at_largest(
+def run_worst_case(
     model: torch.nn.Module,
     answers: WorstCaseAnswers,
     pad: int,
@@ -72,7 +79,7 @@ def _generate(
     prompts = answers.prompts
     prefill = Prefill(forward, prompts, pad, device)
     longest, waiting = len(prompts[0]), list(prompts)
-    count = unfilled(min(len(prompts), max(1, together // longest)), device)
+    count = rows_without_padding(min(len(prompts), max(1, together // longest)), device)
     cache: RunningCache | None = None
     while waiting:
         group, waiting = waiting[:count], waiting[count:]
@@ -87,7 +94,7 @@ def _generate(
     cache.reach(longest + answers.tokens - 1)
     _step(forward, cache, min(guessed, answers.tokens - 1), device)
     begin("further prompts")
-    prefill(prompts[: unfilled(min(count, -(-len(prompts) // REFILL_FRACTION)), device)])
+    prefill(prompts[: rows_without_padding(min(count, -(-len(prompts) // REFILL_FRACTION)), device)])
 
 
 def _step(forward: Forward, cache: RunningCache, guessed: int, device: str) -> None:
@@ -104,7 +111,7 @@ def _choose(forward: Forward, answers: WorstCaseAnswers, pad: int, device: str, 
     first = read.logits.float().log_softmax(-1)
     begin("choices")
     choices = max(1, min(MAX_CHOICES_PER_PROMPT * len(answers.prompts), MAX_CHOICE_TOKENS // answers.tokens))
-    rows = torch.arange(filled(choices, device), device=device) % len(answers.prompts)
+    rows = torch.arange(padded_rows(choices, device), device=device) % len(answers.prompts)
     ids = torch.zeros((len(rows), max(1, answers.tokens - 1)), dtype=torch.long, device=device)
     mask = torch.cat([read.mask[rows], torch.ones_like(ids)], dim=1)
     logits = forward(ids, mask, torch.zeros_like(ids), shared_prompts(read.cache, rows))

@@ -26,7 +26,7 @@ from engine.memory.dry_run.worst_case_batches import WorstCaseBatches
 from engine.memory.formula.memory_budget import system_memory
 from engine.training.batches import loss_weight
 from engine.training.guards import first_line, free_memory, is_out_of_memory
-from engine.training.meters import Meters, on_card
+from engine.training.meters import Meters, uses_gpu
 from engine.training.trainer import AnswerTrainer
 
 HEADROOM = 0.05
@@ -35,10 +35,10 @@ Warn = Callable[[str, str], None]
 
 
 @runtime_checkable
-class Holding(Protocol):
+class AllocatesStep(Protocol):
     """An optimizer that can allocate what a step needs in addition to paged state."""
 
-    def hold(self) -> None: ...
+    def allocate_step(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Probe:
         Raises OutOfMemory if a single row does not fit, in training or evaluation.
         """
         started = time.monotonic()
-        with kept_random():
+        with preserved_random_state():
             try:
                 training, evaluation = self._measured()
             finally:
@@ -135,10 +135,10 @@ class Probe:
         free_memory()
         empty = self.meters.held()
         fits = math.floor((limit - empty) / max(1, peak - empty) * rows)
-        return 0 if rows == 1 else useful(len(self.own.step), min(rows - 1, max(1, fits)))
+        return 0 if rows == 1 else balanced_micro_batch(len(self.own.step), min(rows - 1, max(1, fits)))
 
     def _limit(self) -> int:
-        return most_here(self.meters)
+        return available_memory(self.meters)
 
     def _step(self) -> None:
         """Make an optimizer step that changes no weight, so that the optimizer's state exists."""
@@ -146,8 +146,8 @@ class Probe:
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
         if getattr(self.optimizer, "is_paged", False):
-            if isinstance(self.optimizer, Holding):
-                self.optimizer.hold()
+            if isinstance(self.optimizer, AllocatesStep):
+                self.optimizer.allocate_step()
         else:
             self._step_at_no_rate()
         self._drop_gradients()
@@ -171,9 +171,9 @@ class Probe:
         free_memory()
 
 
-def most_here(meters: Meters) -> int:
+def available_memory(meters: Meters) -> int:
     """Memory available to this run in total, minus headroom, in bytes as the planner counts them."""
-    if on_card():
+    if uses_gpu():
         free, total = map(int, torch.cuda.mem_get_info())
     else:
         total, used = system_memory()
@@ -181,13 +181,13 @@ def most_here(meters: Meters) -> int:
     return free + meters.held() - round(HEADROOM * total)
 
 
-def useful(batch: int, most: int) -> int:
+def balanced_micro_batch(batch: int, most: int) -> int:
     """The smallest micro-batch size of at most `most` rows that needs no more micro-batches per step than `most`."""
     return math.ceil(batch / math.ceil(batch / most))
 
 
 @contextmanager
-def kept_random() -> Iterator[None]:
+def preserved_random_state() -> Iterator[None]:
     """Context that restores the random states of CPU and GPUs at its end."""
     gpus = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=gpus):

@@ -20,11 +20,11 @@ from engine.data.prepare import Prepared, prepare
 from engine.evaluation.preflight import refuse_rows
 from engine.evaluation.score import vocabulary_of
 from engine.hardware.nvml import Nvml
-from engine.memory.dry_run.dry_run import wants_checkpointing
+from engine.memory.dry_run.dry_run import uses_checkpointing
 from engine.memory.dry_run.run_forecast import RunForecast, forecast_run
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
 from engine.memory.formula.memory_budget import first_visible
-from engine.memory.probe import Probe, Probed, most_here
+from engine.memory.probe import Probe, Probed, available_memory
 from engine.methods import method
 from engine.methods.machine import this_machine
 from engine.methods.model_config import config_of
@@ -37,7 +37,7 @@ from engine.training import checkpoints
 from engine.training.batches import Packing, Schedule, choose_packing
 from engine.training.checkpoint_content import unloadable
 from engine.training.loss import flattening_agreement, keeps_logits
-from engine.training.meters import Meters, training_card
+from engine.training.meters import Meters, training_gpu
 from engine.training.trainer import AnswerTrainer, Callback, Hooks, StepFacts, training_arguments
 from engine.worker.earlier_workers import earlier_workers
 from engine.worker.early_checks import refuse_model, refuse_small_disk
@@ -54,7 +54,7 @@ def work(run_dir: RunDir, frozen: Frozen, log: events.EventLog, stopping: StopRe
     """Execute the run and return the exit status of the process."""
     _silence_libraries()
     machine = this_machine()
-    meters = Meters(log.write, training_card() if machine.device == "cuda" else None)
+    meters = Meters(log.write, training_gpu() if machine.device == "cuda" else None)
     run = RunContext(run_dir, frozen, log, stopping, machine, meters)
     try:
         outcome = _execute(run)
@@ -129,7 +129,7 @@ def _train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokeniz
     config, device = run.config, run.machine.device
     train, rows, packing = config.train, evaluator.rows, evaluator.packing
     schedule = Schedule.of(len(rows.train), train.batch, train.epochs, train.steps, train.seed)
-    checkpointing = wants_checkpointing(config, run.machine)
+    checkpointing = uses_checkpointing(config, run.machine)
     optimizer, optimizer_name = make_optimizer(model.parameters(), config, run.machine, run.warn)
     run.log_model(model, optimizer_name)
     resume = _resume_point(run)
@@ -178,7 +178,7 @@ def _train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokeniz
         should_stop=lambda: run.stopping.asked,
         evaluate=evaluate,
         evaluate_every=(train.evaluate_every or max(1, schedule.steps // 4)) if validation else 0,
-        due=checkpoints.Due(train.checkpoint_every, schedule.steps),
+        due=checkpoints.SaveSchedule(train.checkpoint_every, schedule.steps),
     )
     trainer.add_callback(callback)
 
@@ -199,7 +199,7 @@ def _train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokeniz
         raise StopRequested
 
 
-def _micro_batch(run: RunContext, resume: checkpoints.Saved | None) -> int:
+def _micro_batch(run: RunContext, resume: checkpoints.SavedCheckpoint | None) -> int:
     """The initial micro-batch size: the setting, else the size the resumed run ended with, else the batch size."""
     setting, batch = run.config.train.micro_batch, run.config.train.batch
     if setting != "auto":
@@ -234,7 +234,7 @@ def _probe(
     """Run the longest training batch; on a GPU also the largest evaluation batch, which on a CPU is only predicted."""
     on_gpu = run.machine.device == "cuda"
     if not on_gpu and evaluator.scores_test:
-        limit = most_here(run.meters)
+        limit = available_memory(run.meters)
         evaluator.scorer.shrink(lambda batch: forecast.answering_fits(batch, limit))
     return Probe(
         trainer=trainer,
@@ -248,11 +248,11 @@ def _probe(
     ).run()
 
 
-def _resume_point(run: RunContext) -> checkpoints.Saved | None:
+def _resume_point(run: RunContext) -> checkpoints.SavedCheckpoint | None:
     if not run.dir.checkpoints.exists():
         return None
     checkpoints.clear_unfinished(run.dir.checkpoints)
-    latest, problems = checkpoints.newest_complete(run.dir.checkpoints, unloadable)
+    latest, problems = checkpoints.latest_complete(run.dir.checkpoints, unloadable)
     for problem in problems:
         start = f"training resumes from {latest.folder.name}" if latest else "training starts from step 0"
         run.warn("checkpoint.incomplete", f"{problem}; {start}")

@@ -12,7 +12,7 @@ from engine.data.items import all_rows, sampled, sampled_rows
 from engine.data.prepare import Prepared, prepare
 from engine.data.source import EMBEDDED
 from engine.memory.dry_run import workload
-from engine.memory.dry_run.fake_model import by_flash
+from engine.memory.dry_run.fake_model import uses_flash_attention
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
 from engine.memory.formula.method_plan import TrainingWork
 from engine.methods.locate import TOKENIZER_FILES, Located
@@ -20,14 +20,14 @@ from engine.methods.machine import Machine
 from engine.methods.tokenizer import load_tokenizer
 from engine.training.batches import Packing, Schedule, choose_packing
 
-CHEAP = 16 << 20
+MAX_BYTES = 16 << 20
 """Maximum bytes of files read for a plan: 1 MiB takes 1 s on one core (GSM8K with SmolLM2's tokenizer)."""
 VALIDATION_ROWS = 512
 """Maximum number of rows for the validation loss (`worker.evaluator.FINAL_ROWS`)."""
 
 
 @dataclass(frozen=True)
-class FromData:
+class DataWorkload:
     """Prepared data with its schedule and packing."""
 
     prepared: Prepared
@@ -61,12 +61,12 @@ class FromData:
 
     def work(self, config: schema.Config, micro_batch: int) -> workload.StepTensors | None:
         """Tensors for a dry run; None with FlashAttention, whose packed rows the dry run cannot use."""
-        if by_flash(config, self.machine):
+        if uses_flash_attention(config, self.machine):
             return None
         return self.own(config, micro_batch).work(config, micro_batch)
 
 
-def read_rows(config: schema.Config, architecture: Any, machine: Machine, given: bool) -> FromData | str:
+def read_rows(config: schema.Config, architecture: Any, machine: Machine, given: bool) -> DataWorkload | str:
     """Read the data, or return the reason why it is not read. `given`: the user named the data.
 
     Raises UserError if the user named data that cannot be trained on.
@@ -84,10 +84,10 @@ def read_rows(config: schema.Config, architecture: Any, machine: Machine, given:
     if not prepared.train:
         return "no training rows"
     train = config.train
-    return FromData(
+    return DataWorkload(
         prepared=prepared,
         schedule=Schedule.of(len(prepared.train), train.batch, train.epochs, train.steps, train.seed),
-        layout=choose_packing(prepared.train, train.packing, machine.device, by_flash(config, machine)),
+        layout=choose_packing(prepared.train, train.packing, machine.device, uses_flash_attention(config, machine)),
         vocabulary=architecture.get_text_config().vocab_size,
         machine=machine,
     )
@@ -101,7 +101,7 @@ def _costly(data: schema.Data) -> str:
         return "" if path.suffix or data.id.count("/") != 1 else "data sets on the Hub are not downloaded for a plan"
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files)
-    return f"data of {size >> 20:,} MiB is too large to be read for a plan" if size > CHEAP else ""
+    return f"data of {size >> 20:,} MiB is too large to be read for a plan" if size > MAX_BYTES else ""
 
 
 def _no_tokenizer(model: schema.Model) -> str:

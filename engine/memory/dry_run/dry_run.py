@@ -29,19 +29,29 @@ from engine.memory.dry_run.layer_extrapolation import (
     SHALLOW_PERIODS,
     DryRunPeaks,
     LayerPattern,
-    depth_of,
     extrapolate,
+    layer_pattern,
     shallow,
-    watched,
+    tracking_layers,
 )
 from engine.memory.dry_run.memory_tracker import MemoryTracker
-from engine.memory.dry_run.stages import ANSWERING, HELD_OUT, TRAINING, answer, hold_out, mix, train, weigh, with_state
-from engine.memory.dry_run.workload import StepTensors, typical
+from engine.memory.dry_run.stages import (
+    ANSWERING,
+    HELD_OUT,
+    TRAINING,
+    allocate_weights,
+    create_optimizer,
+    enable_autocast,
+    generate,
+    held_out_loss,
+    training_step,
+)
+from engine.memory.dry_run.workload import StepTensors, synthetic_tensors
 from engine.memory.formula.allocator import with_pool
 from engine.memory.formula.estimate import PARTS, MemoryEstimate, PeakMemory, StepShape
 from engine.methods.machine import Machine
 
-UNKNOWABLE = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
+DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
 
 
 def dry_run(
@@ -56,11 +66,11 @@ def dry_run(
     without = _without_flash(config)
     model = bare_model(without, architecture, replace(machine, flash_attention=False))
     vocabulary = architecture.get_text_config().vocab_size
-    work = work or typical(config, machine, rows, vocabulary)
-    depth = depth_of(model)
+    work = work or synthetic_tensors(config, machine, rows, vocabulary)
+    depth = layer_pattern(model)
     try:
         seen = _see(model, depth, work, without, machine, vocabulary)
-    except UNKNOWABLE as error:
+    except DATA_DEPENDENT as error:
         what = f"no dry run: the memory of {type(model).__name__} depends on tensor values ({error})"
         do = "use the formula (--quick), or run a few steps on the machine itself"
         raise UserError(what, config.model.id, do, code="plan.no_dry_run") from error
@@ -72,7 +82,7 @@ def dry_run(
         rows=rows,
         micro_batch=work.micro_batch,
         packing=work.layout.packing,
-        gradient_checkpointing=wants_checkpointing(config, machine),
+        gradient_checkpointing=uses_checkpointing(config, machine),
         static=seen.static,
         training=_peak(seen, machine, TRAINING),
         evaluation=max(held_out, answering, key=lambda peak: peak.total),
@@ -109,21 +119,21 @@ def _run(
     vocabulary: int,
 ) -> DryRunPeaks:
     """One dry run of a model on the meta device, whose tensors are replaced by fake ones."""
-    if wants_checkpointing(config, machine):
+    if uses_checkpointing(config, machine):
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     frozen = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
     if config.train.precision == "mixed":
-        mix(model)
+        enable_autocast(model)
     live = MemoryTracker(machine.device, vocabulary)
-    with watched(model, depth, live), FakeTensorMode(allow_non_fake_inputs=True), live:
-        weigh(model, live)
-        optimizer = with_state(model, config, machine, live)
+    with tracking_layers(model, depth, live), FakeTensorMode(allow_non_fake_inputs=True), live:
+        allocate_weights(model, live)
+        optimizer = create_optimizer(model, config, machine, live)
         static = live.total
-        train(model, optimizer, work.batches, config, live)
-        hold_out(model, work.held_out, live)
+        training_step(model, optimizer, work.batches, config, live)
+        held_out_loss(model, work.held_out, live)
         if work.answers:
-            answer(model, work.answers, live)
+            generate(model, work.answers, live)
     return DryRunPeaks(static, live.moments, trained if method_spec(config.method).trains_weights else frozen, trained)
 
 
@@ -142,7 +152,7 @@ def _without_flash(config: schema.Config) -> schema.Config:
     return msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, attention="sdpa"))
 
 
-def wants_checkpointing(config: schema.Config, machine: Machine) -> bool:
+def uses_checkpointing(config: schema.Config, machine: Machine) -> bool:
     """Whether the worker uses gradient checkpointing: `auto` enables it on a GPU and disables it on a CPU."""
     setting = config.train.gradient_checkpointing
     return machine.device == "cuda" if setting == "auto" else setting

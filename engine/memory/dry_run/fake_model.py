@@ -41,7 +41,7 @@ def dtype_of(config: schema.Config, machine: Machine) -> torch.dtype:
     return dtype
 
 
-def by_flash(config: schema.Config, machine: Machine) -> bool:
+def uses_flash_attention(config: schema.Config, machine: Machine) -> bool:
     """Whether the model would use FlashAttention 2, with which packed rows need no mask."""
     return attention(config.model, machine, dtype_of(config, machine)) == "flash_attention_2"
 
@@ -87,7 +87,7 @@ def _quantize(model: PreTrainedModel, config: schema.Config, dtype: torch.dtype)
     quantizer.postprocess_model(model)
 
 
-def fill(model: torch.nn.Module) -> None:
+def allocate(model: torch.nn.Module) -> None:
     """Give every parameter and buffer of a meta model a storage; call inside FakeTensorMode. Keeps tied weights."""
     replaced: dict[int, torch.nn.Parameter] = {}
     for module in model.modules():

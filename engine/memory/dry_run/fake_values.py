@@ -12,18 +12,18 @@ from torch.utils._python_dispatch import _disable_current_modes
 aten = torch.ops.aten
 
 
-def with_values(func: Any, args: Any, kwargs: Any) -> Any:
+def on_real_tensors(func: Any, args: Any, kwargs: Any) -> Any:
     """Run an operation on real tensors: ids, positions and masks stay real, because code reads their values."""
     with _disable_current_modes():
         return func(*args, **kwargs)
 
 
-def counts_something(result: Any) -> bool:
+def is_integral(result: Any) -> bool:
     """Whether a new tensor contains integers or booleans. uint8 does not count: it contains packed weights."""
     return isinstance(result, torch.Tensor) and result.dtype in (torch.int64, torch.int32, torch.bool)
 
 
-def made_up(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[bool, Any]:
+def substituted(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[bool, Any]:
     """Substitute the result of an operation: (whether it was substituted, the result).
 
     - A float read from a tensor (a loss, a norm) is 1: it is only reported, and memory does not depend on it.
@@ -45,7 +45,7 @@ def made_up(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[boo
     return False, None
 
 
-def really(func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+def with_real_indices(func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
     """Convert a real boolean mask used as an index to its indices, which determine the shape of the result."""
     if func is not aten.index.Tensor:
         return args, kwargs

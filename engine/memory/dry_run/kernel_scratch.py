@@ -15,7 +15,7 @@ import torch
 Sizes = Callable[[Sequence[Any]], int]
 
 
-def nothing(args: Sequence[Any]) -> int:
+def no_scratch(args: Sequence[Any]) -> int:
     """Kernels without scratch memory."""
     return 0
 

@@ -68,7 +68,7 @@ def blocks_of(model: torch.nn.Module) -> torch.nn.ModuleList | None:
     return found[0] if len(found) == 1 else None
 
 
-def depth_of(model: torch.nn.Module) -> LayerPattern | None:
+def layer_pattern(model: torch.nn.Module) -> LayerPattern | None:
     """The pattern with the fewest layers to run; None if running all layers takes no longer."""
     blocks = blocks_of(model)
     if blocks is None:
@@ -119,7 +119,7 @@ def shallow(model: PreTrainedModel, depth: LayerPattern, periods: int) -> PreTra
 
 
 @contextmanager
-def watched(model: torch.nn.Module, depth: LayerPattern | None, live: MemoryTracker) -> Iterator[None]:
+def tracking_layers(model: torch.nn.Module, depth: LayerPattern | None, live: MemoryTracker) -> Iterator[None]:
     """Context in which forward and backward passes mark where the first, middle and last layers start."""
     blocks = blocks_of(model)
     if blocks is None or depth is None:
@@ -131,7 +131,7 @@ def watched(model: torch.nn.Module, depth: LayerPattern | None, live: MemoryTrac
 
     def entered(number: int) -> Any:
         def hook(block: torch.nn.Module, inputs: Any) -> None:
-            if not live.going_back and number in forward:
+            if not live.in_backward and number in forward:
                 live.begin(f"forward, {forward[number]}")
 
         return hook
@@ -139,7 +139,7 @@ def watched(model: torch.nn.Module, depth: LayerPattern | None, live: MemoryTrac
     def left(number: int) -> Any:
         def hook(block: torch.nn.Module, inputs: Any, output: Any) -> None:
             hidden = output[0] if isinstance(output, tuple) else output
-            if not live.going_back and number in backward and hidden.requires_grad:
+            if not live.in_backward and number in backward and hidden.requires_grad:
                 hidden.register_hook(lambda gradient: live.begin(f"backward, {backward[number]}"))
 
         return hook

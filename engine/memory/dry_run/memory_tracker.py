@@ -19,8 +19,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from engine.memory.dry_run.fake_values import counts_something, made_up, really, with_values
-from engine.memory.dry_run.kernel_scratch import SCRATCH, nothing
+from engine.memory.dry_run.fake_values import is_integral, on_real_tensors, substituted, with_real_indices
+from engine.memory.dry_run.kernel_scratch import SCRATCH, no_scratch
 from engine.memory.formula.estimate import Device
 
 BLOCK = {"cuda": 512, "cpu": 64}
@@ -39,7 +39,7 @@ class MemoryTracker(TorchDispatchMode):
         self.part = "activations"
         self.stage = ""
         """Prefix of the names of the moments that `begin` starts."""
-        self.going_back = False
+        self.in_backward = False
         """Whether a backward pass runs: recomputation in it is not a forward pass."""
         self.moments: dict[str, dict[str, int]] = {}
         """Peak of each finished moment by part; moments are named "stage: where"."""
@@ -71,7 +71,7 @@ class MemoryTracker(TorchDispatchMode):
         self._moment = ""
 
     @contextmanager
-    def making(self, part: str) -> Iterator[None]:
+    def attributing(self, part: str) -> Iterator[None]:
         """Context in which new tensors belong to this part."""
         before, self.part = self.part, part
         try:
@@ -79,7 +79,7 @@ class MemoryTracker(TorchDispatchMode):
         finally:
             self.part = before
 
-    def belongs(self, tensor: torch.Tensor, part: str) -> None:
+    def attribute(self, tensor: torch.Tensor, part: str) -> None:
         """Attribute a tensor's storage to this part."""
         key = tensor.untyped_storage()._cdata
         if key in self._known:
@@ -88,7 +88,7 @@ class MemoryTracker(TorchDispatchMode):
             self._add(before, -size)
             self._add(part, size)
         else:
-            with self.making(part):
+            with self.attributing(part):
                 self._appear(tensor)
 
     def _add(self, part: str, size: int) -> None:
@@ -129,22 +129,22 @@ class MemoryTracker(TorchDispatchMode):
         kwargs = kwargs or {}
         given = [*_tensors(args), *_tensors(kwargs.values())]
         if given and not any(isinstance(leaf, FakeTensor) for leaf in given):
-            result = with_values(func, args, kwargs)
+            result = on_real_tensors(func, args, kwargs)
         else:
             if torch.is_inference_mode_enabled():
                 with self:  # in inference mode composite operations are not decomposed, but their temporaries count
                     parts = func.decompose(*args, **kwargs)
                 if parts is not NotImplemented:
                     return parts
-            invented, result = made_up(func, args, kwargs)
+            invented, result = substituted(func, args, kwargs)
             if not invented:
-                args, kwargs = really(func, args, kwargs)
+                args, kwargs = with_real_indices(func, args, kwargs)
                 result = func(*args, **kwargs)
-                if not given and counts_something(result):
-                    result = with_values(func, args, kwargs)
+                if not given and is_integral(result):
+                    result = on_real_tensors(func, args, kwargs)
         for tensor in _tensors((result,)):
             self._appear(tensor)
-        inside = self.scratch.get(func, nothing)(args)
+        inside = self.scratch.get(func, no_scratch)(args)
         self._reach(inside, self._part_of(args[0]) if inside and isinstance(args[0], torch.Tensor) else self.part)
         return result
 

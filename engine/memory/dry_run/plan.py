@@ -13,9 +13,9 @@ from engine.config import schema
 from engine.config.catalog import CATALOGUE, pulled_folder
 from engine.config.errors import UserError
 from engine.config.method_specs import QLORA
-from engine.memory.dry_run.data_rows import FromData, read_rows
+from engine.memory.dry_run.data_rows import DataWorkload, read_rows
 from engine.memory.dry_run.dry_run import dry_run
-from engine.memory.dry_run.fake_model import by_flash
+from engine.memory.dry_run.fake_model import uses_flash_attention
 from engine.memory.formula.estimate import MemoryEstimate, StepShape
 from engine.memory.formula.fit import FitQuery, FormulaCorrection, largest_micro_batch, with_settings
 from engine.memory.formula.memory_budget import MemoryBudget
@@ -29,7 +29,7 @@ from engine.memory.formula.method_plan import (
     positions_of,
     with_micro_batch,
 )
-from engine.methods.locate import Located, refused
+from engine.methods.locate import Located, load_error
 from engine.methods.machine import Machine, this_machine
 from engine.methods.model_config import config_of
 
@@ -57,7 +57,7 @@ class PlannedRows:
     rows: StepShape
     origin: RowsFrom
     why: str = ""
-    data: FromData | None = None
+    data: DataWorkload | None = None
 
 
 def plan(question: PlanQuery, progress: Progress) -> MemoryPlan:
@@ -119,7 +119,7 @@ def _laid_out(config: schema.Config, chosen: PlannedRows) -> schema.Config:
     """The configuration with the packing that the worker would choose for the data's rows, if they are known. With
     FlashAttention it stays `auto`, which also means that packed rows need no mask.
     """
-    if chosen.data is None or by_flash(config, chosen.data.machine):
+    if chosen.data is None or uses_flash_attention(config, chosen.data.machine):
         return config
     return with_settings(config, {"train.packing": chosen.data.layout.packing})
 
@@ -170,4 +170,4 @@ def architecture_of(model: schema.Model) -> tuple[Any, str]:
     try:
         return AutoConfig.from_pretrained(str(folder), trust_remote_code=False), ""
     except (OSError, ValueError, KeyError) as error:
-        raise refused(Located(str(folder), True), "configuration", error) from error
+        raise load_error(Located(str(folder), True), "configuration", error) from error

@@ -9,7 +9,7 @@ from engine.config import schema
 from engine.config.metric_specs import metric_spec
 from engine.data.tokens import Row
 from engine.evaluation.worst_case import WorstCaseAnswers, longest_answers
-from engine.memory.dry_run.fake_model import by_flash
+from engine.memory.dry_run.fake_model import uses_flash_attention
 from engine.memory.formula.estimate import StepShape
 from engine.methods.machine import Machine
 from engine.training.batches import (
@@ -22,7 +22,7 @@ from engine.training.batches import (
     micro_batches,
 )
 
-AT_ONCE = 64
+SYNTHETIC_ROWS = 64
 """Number of synthetic held-out rows: a batch has no more."""
 
 
@@ -40,16 +40,16 @@ class StepTensors:
     """None if nothing is generated."""
 
 
-def typical(config: schema.Config, machine: Machine, rows: StepShape, vocabulary: int) -> StepTensors:
+def synthetic_tensors(config: schema.Config, machine: Machine, rows: StepShape, vocabulary: int) -> StepTensors:
     """Tensors for rows of one length. With FlashAttention packed rows become a padded batch: without mask and padding
     it has the same number of tokens.
     """
     row = Row([1] * rows.length, [-100] * (rows.length - rows.answer) + [1] * rows.answer, [1], "", "", False)
-    varlen = by_flash(config, machine)
+    varlen = uses_flash_attention(config, machine)
     layout = choose_packing([row] * rows.count, config.train.packing, machine.device, varlen)
     micro_batch = rows.count if config.train.micro_batch == "auto" else config.train.micro_batch
     portions = list(micro_batches([row] * rows.count, micro_batch, layout))
-    held_out = next(held_out_batches([row] * AT_ONCE, layout, machine.device, vocabulary, keep=True))
+    held_out = next(held_out_batches([row] * SYNTHETIC_ROWS, layout, machine.device, vocabulary, keep=True))
     packing: PackingMode = "padded" if varlen else layout.packing
     # The first tokens differ, so that the prompts have no common prefix.
     prompts = [[number % vocabulary, *[0] * (rows.prompted - 1)] for number in range(config.evaluation.batch)]

@@ -46,7 +46,9 @@ class WorstCaseBatches:
 
     def portions(self, micro_batch: int) -> list[list[Row]]:
         """The step's micro-batches, largest first."""
-        return sorted(micro_batches(self.step, micro_batch, self.layout), key=lambda rows: -weight(rows, self.layout))
+        return sorted(
+            micro_batches(self.step, micro_batch, self.layout), key=lambda rows: -relative_memory(rows, self.layout)
+        )
 
     def work(self, config: schema.Config, micro_batch: int) -> StepTensors:
         """Tensors for a dry run, on the CPU."""
@@ -61,7 +63,7 @@ class WorstCaseBatches:
         )
 
 
-def weight(rows: Sequence[Row], layout: Packing) -> int:
+def relative_memory(rows: Sequence[Row], layout: Packing) -> int:
     """Relative memory of a batch, to compare batches of one model: its tokens including padding plus its answer tokens.
     One row of logits needs about as much memory as the saved activations of one token in all layers.
     """
@@ -74,7 +76,7 @@ def longest_step(rows: Sequence[Row], schedule: Schedule, start: int, micro_batc
     """Rows of the step, from `start` on, with the largest micro-batch."""
 
     def largest(step: list[Row]) -> int:
-        return max(weight(portion, layout) for portion in micro_batches(step, micro_batch, layout))
+        return max(relative_memory(portion, layout) for portion in micro_batches(step, micro_batch, layout))
 
     steps = ([rows[number] for number in schedule.indices(step)] for step in _candidates(rows, schedule, start))
     return max(steps, key=largest)
@@ -98,4 +100,4 @@ def _candidates(rows: Sequence[Row], schedule: Schedule, start: int) -> Iterator
 def longest_held_out(rows: Sequence[Row], layout: Packing, device: str, vocabulary: int, keep: bool) -> list[Row]:
     """The largest held-out batch; [] without rows."""
     batches = held_out_batches(rows, layout, device, vocabulary, keep)
-    return max(batches, key=lambda portion: weight(portion, layout), default=[])
+    return max(batches, key=lambda portion: relative_memory(portion, layout), default=[])

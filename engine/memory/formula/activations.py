@@ -21,7 +21,7 @@ def _mlp(shape: Architecture) -> int:
     return shape.experts_used * shape.expert_intermediate if shape.experts else shape.intermediate
 
 
-def block_kept(shape: Architecture, config: schema.Config, layout: MicroBatchShape, size: int) -> int:
+def saved_activations(shape: Architecture, config: schema.Config, layout: MicroBatchShape, size: int) -> int:
     """Bytes that one layer saves for its backward pass.
 
     - Norms: their input in float32, 4 d each; with trained weights also the normalized value, d.
@@ -57,7 +57,9 @@ def _adapter_inputs(shape: Architecture, config: schema.Config, size: int) -> in
     return inputs + FLOAT32 * config.adapter.rank * len(layers)
 
 
-def block_work(shape: Architecture, config: schema.Config, layout: MicroBatchShape, size: int, device: Device) -> int:
+def layer_temporaries(
+    shape: Architecture, config: schema.Config, layout: MicroBatchShape, size: int, device: Device
+) -> int:
     """Temporary bytes while the largest linear layer of a decoder layer runs backward: its gradients of size f; with an
     adapter also their float32 copies (a third one on the CPU, which converts before it adds, where PEFT's unquantized
     layer adds float32 to bf16); for QLoRA the dequantized weight.

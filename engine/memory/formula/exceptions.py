@@ -27,23 +27,23 @@ def is_mixed(config: schema.Config) -> bool:
     return config.train.precision == "mixed" and not method_spec(config.method).quantizes_base
 
 
-def matrix(shape: Architecture, layout: MicroBatchShape) -> int:
+def attention_elements(shape: Architecture, layout: MicroBatchShape) -> int:
     """Elements of the attention matrices of all heads: T² per head if packed, L² per head and row if padded."""
     area = layout.tokens**2 if layout.packing == "flat" else layout.tokens**2 // max(1, layout.rows)
     return shape.heads * area
 
 
-def makes_matrix(shape: Architecture, config: schema.Config, device: Device) -> bool:
+def materializes_attention(shape: Architecture, config: schema.Config, device: Device) -> bool:
     """Whether attention matrices are materialized."""
     return config.model.attention == "eager" or (shape.attention_dropout and device == "cpu")
 
 
-def kept(shape: Architecture, config: schema.Config, layout: MicroBatchShape, size: int, device: Device) -> int:
+def saved_bytes(shape: Architecture, config: schema.Config, layout: MicroBatchShape, size: int, device: Device) -> int:
     """Additional bytes that one layer saves for its backward pass."""
     saved = 0
-    if makes_matrix(shape, config, device):
+    if materializes_attention(shape, config, device):
         each = 3 * FLOAT32 if shape.attention_dropout else FLOAT32 + (size if size < FLOAT32 else 0)
-        saved += matrix(shape, layout) * each + layout.tokens * 2 * (shape.query - shape.key) * size
+        saved += attention_elements(shape, layout) * each + layout.tokens * 2 * (shape.query - shape.key) * size
     if shape.attention_dropout:
         saved += layout.tokens * 2 * shape.hidden * size  # dropout masks after attention and MLP
     if not shape.gated and not shape.experts:
@@ -56,13 +56,13 @@ def kept(shape: Architecture, config: schema.Config, layout: MicroBatchShape, si
     return saved
 
 
-def work(shape: Architecture, config: schema.Config, layout: MicroBatchShape, training: bool) -> int:
+def temporary_bytes(shape: Architecture, config: schema.Config, layout: MicroBatchShape, training: bool) -> int:
     """Additional temporary bytes of a running layer: forward the softmax and its input, backward one gradient of it
     (saved tensors are freed meanwhile).
     """
     temporary = 0
     if config.model.attention == "eager":
-        temporary += matrix(shape, layout) * FLOAT32 * (1 if training else 2)
+        temporary += attention_elements(shape, layout) * FLOAT32 * (1 if training else 2)
     if not method_spec(config.method).trains_weights and config.adapter.dora:
         largest = max((linear.inputs * linear.outputs for linear in adapted(shape, config)), default=0)
         temporary += 2 * layout.tokens * max(shape.intermediate, shape.hidden) * FLOAT32 + 3 * largest * FLOAT32

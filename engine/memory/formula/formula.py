@@ -19,7 +19,7 @@ from typing import Any
 from engine.config import schema
 from engine.config.method_specs import method_spec
 from engine.memory.formula import exceptions, generation
-from engine.memory.formula.activations import block_kept, block_work, held_out_work, loss_work, mask
+from engine.memory.formula.activations import held_out_work, layer_temporaries, loss_work, mask, saved_activations
 from engine.memory.formula.allocator import with_pool
 from engine.memory.formula.architecture import Architecture, read_architecture
 from engine.memory.formula.estimate import Device, MemoryEstimate, PeakMemory, StepShape
@@ -103,7 +103,9 @@ def _moments(work: FormulaInputs, state: int) -> list[dict[str, int]]:
     """The loss, the last layer's backward pass, the optimizer step: bytes by part in addition to static memory."""
     shape, config, layout, size = work.shape, work.config, work.layout, work.size
     where = (shape, config, work.device, work.bf16)
-    block = block_kept(shape, config, layout, size) + exceptions.kept(shape, config, layout, size, work.device)
+    block = saved_activations(shape, config, layout, size) + exceptions.saved_bytes(
+        shape, config, layout, size, work.device
+    )
     kept = shape.layers * (layout.tokens * shape.hidden * size if work.checkpointing else block) + mask(layout, size)
     kept += exceptions.cast_head(shape, config)
     running = _running(work, layout, training=True) + (block if work.checkpointing else 0)
@@ -133,8 +135,8 @@ def _answering(work: FormulaInputs, rows: StepShape) -> int:
 
 def _running(work: FormulaInputs, layout: MicroBatchShape, training: bool) -> int:
     """Temporary bytes of a running layer."""
-    plain = block_work(work.shape, work.config, layout, work.size, work.device)
-    return plain + exceptions.work(work.shape, work.config, layout, training)
+    plain = layer_temporaries(work.shape, work.config, layout, work.size, work.device)
+    return plain + exceptions.temporary_bytes(work.shape, work.config, layout, training)
 
 
 def _peak(parts: dict[str, int], device: Device) -> PeakMemory:

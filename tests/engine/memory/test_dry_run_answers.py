@@ -13,7 +13,7 @@ from small_models import FULL_ATTENTION, OTHER_CACHES, PAD, asked, generator, ma
 
 from engine.data.tokens import Row
 from engine.evaluation.score import row_losses
-from engine.evaluation.worst_case import answer_at_largest, longest_answers
+from engine.evaluation.worst_case import longest_answers, run_worst_case
 from engine.memory.dry_run.dry_run import dry_run
 from engine.memory.formula.formula import formula
 from engine.training import batches
@@ -59,7 +59,7 @@ def test_holding_the_largest_leaves_answers_as_they_were(name: str, choosing: bo
     before = generator(batch=3).answers(model, asked(prompts))
     largest = longest_answers(prompts, 3, 12, choosing)
     assert largest
-    answer_at_largest(model, largest, PAD, "cpu")
+    run_worst_case(model, largest, PAD, "cpu")
     assert generator(batch=3).answers(model, asked(prompts)) == before
 
 

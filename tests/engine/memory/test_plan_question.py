@@ -118,7 +118,7 @@ def test_what_cannot_be_planned_is_refused_in_a_line(tmp_path: Path, table: dict
 def test_data_that_would_take_long_to_read_is_not_read(tmp_path: Path) -> None:
     large = tmp_path / "large.jsonl"
     with large.open("wb") as file:
-        file.truncate(data_rows.CHEAP + 1)
+        file.truncate(data_rows.MAX_BYTES + 1)
     for name, why in ((str(large), "16 MiB is too large"), ("nobody/nothing", "on the Hub")):
         found = data_rows.read_rows(config("lora", data__id=name), None, CPU, given=True)
         assert isinstance(found, str) and why in found

@@ -15,8 +15,8 @@ from small_models import FULL_ATTENTION, PAD, Numbers, made
 
 from engine.config import schema
 from engine.data.tokens import Row
-from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_step, weight
-from engine.memory.probe import Probe, Probed, useful
+from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_step, relative_memory
+from engine.memory.probe import Probe, Probed, balanced_micro_batch
 from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer
 from engine.runs.result import Result
@@ -161,7 +161,7 @@ def test_the_step_with_the_largest_pass_is_found(start: int, layout: Packing) ->
     found = longest_step(ROWS, schedule, start, 2, layout)
 
     def largest(step: list[Row]) -> int:
-        return max(weight(portion, layout) for portion in micro_batches(step, 2, layout))
+        return max(relative_memory(portion, layout) for portion in micro_batches(step, 2, layout))
 
     steps = [[ROWS[number] for number in schedule.indices(step)] for step in range(start, schedule.steps)]
     assert largest(found) == max(map(largest, steps))
@@ -169,7 +169,7 @@ def test_the_step_with_the_largest_pass_is_found(start: int, layout: Packing) ->
 
 @pytest.mark.parametrize(("batch", "most", "rows"), [(16, 16, 16), (16, 11, 8), (16, 5, 4), (16, 1, 1), (7, 6, 4)])
 def test_no_more_rows_a_pass_than_save_one(batch: int, most: int, rows: int) -> None:
-    assert useful(batch, most) == rows
+    assert balanced_micro_batch(batch, most) == rows
     assert math.ceil(batch / rows) == math.ceil(batch / most)
 
 

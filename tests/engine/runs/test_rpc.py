@@ -50,7 +50,7 @@ from engine.worker import rpc_server
 def question(arguments, progress):
     ended()
     {body}
-rpc_server.QUESTIONS["question"] = question
+rpc_server.REQUESTS["question"] = question
 sys.exit(rpc_server.main())
 """
 """The real answerer with a question of our own."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from engine.training import checkpoints
-from engine.training.checkpoints import REQUIRED, newest_complete, rotate, trouble
+from engine.training.checkpoints import REQUIRED, latest_complete, problem_with, rotate
 
 FILES = (*REQUIRED, "adapter_model.safetensors")
 
@@ -119,7 +119,7 @@ ODD: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("name", ODD)
 def test_an_odd_newest_checkpoint_is_reported_and_the_older_one_is_used(name: str, folder: Path) -> None:
     ODD[name](folder / "step-4")
-    found, complaints = newest_complete(folder)
+    found, complaints = latest_complete(folder)
     assert found is not None and found.step == 2
     (complaint,) = complaints
     assert "incomplete checkpoint step-4" in complaint
@@ -128,7 +128,7 @@ def test_an_odd_newest_checkpoint_is_reported_and_the_older_one_is_used(name: st
 @pytest.mark.parametrize("name", ["step-²", "step-٣", "step-", "step--1", "step-04", "step-1e3", "step-4 ", "stepp-9"])
 def test_other_names_are_no_checkpoints(name: str, folder: Path) -> None:
     shutil.copytree(folder / "step-4", folder / name)
-    found, complaints = newest_complete(folder)
+    found, complaints = latest_complete(folder)
     assert found is not None and (found.step, complaints) == (4, [])
     rotate(folder, 1, 4)
     assert (folder / name).exists()
@@ -144,11 +144,11 @@ def test_random_damage_never_raises_and_never_counts_as_complete(folder: Path) -
             content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
         (newest / name).write_bytes(content[: chance.choice([len(content), chance.randrange(len(content))])])
         whole = {path.name: path.read_bytes() for path in newest.iterdir()} == before
-        wrong = trouble(newest)
+        wrong = problem_with(newest)
         same = name == "manifest.json" and wrong is None  # a changed space between its tokens
         assert whole or wrong is not None or same
         (newest / name).write_bytes(before[name])
-    assert trouble(newest) is None
+    assert problem_with(newest) is None
 
 
 def test_rotation_never_leaves_only_the_incomplete_one_that_is_newer(folder: Path) -> None:
@@ -156,7 +156,7 @@ def test_rotation_never_leaves_only_the_incomplete_one_that_is_newer(folder: Pat
     (folder / "step-8" / "optimizer.pt").write_bytes(b"")
     save(folder, 6)  # the run resumed from step 4
     rotate(folder, 1, 6)
-    found, complaints = newest_complete(folder)
+    found, complaints = latest_complete(folder)
     assert found is not None and (found.step, complaints) == (6, [])
     assert [path.name for path in folder.iterdir()] == ["step-6"]
 

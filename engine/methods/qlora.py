@@ -54,7 +54,7 @@ def make_trainable(model: PreTrainedModel, config: schema.Config) -> torch.nn.Mo
 
 
 def _linear_4bit(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
-    import bitsandbytes as bnb
+    import bitsandbytes as bnb  # takes a second to import, and only loading a 4-bit model needs it
 
     return [(name, module) for name, module in model.named_modules() if isinstance(module, bnb.nn.Linear4bit)]
 

@@ -19,13 +19,13 @@ from engine.runs import device_queue, launch, locks, run_dir
 WAITER = """
 import sys, time
 from pathlib import Path
-from engine.runs.device_queue import wait_turn
+from engine.runs.device_queue import wait_for_device
 card, came, run, folder = sys.argv[1:]
 def tell(note):
     with open(f"{folder}/{run}.notes", "a") as file:
         print(note, file=file)
 stop = Path(folder, f"{run}.stop")
-if not wait_turn(card, float(came), Path("/runs", run), tell, stop.exists, 0.02):
+if not wait_for_device(card, float(came), Path("/runs", run), tell, stop.exists, 0.02):
     Path(folder, f"{run}.left").touch()
     sys.exit()
 with open(f"{folder}/order", "a") as file:

@@ -39,8 +39,8 @@ def wait_for_device(
 ) -> bool:
     """Acquire the device until this process ends; False if `cancelled` returned true first.
 
-    `arrived` (Unix seconds) decides the order; equal times are ordered by process id. `report` is called with every change
-    of place.
+    `arrived` (Unix seconds) decides the order; equal times are ordered by process id. `report` is called with every
+    change of place.
     """
     lock, content, last_note = locks.card_lock(device), f"{os.getpid()} {run}", ""
     with _ticket(lock, arrived, content) as own:

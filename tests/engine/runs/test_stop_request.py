@@ -11,13 +11,16 @@ import pytest
 
 LISTENER = """
 import signal, sys
-from engine.runs.stop_request import StopRequest
+from engine.runs.stop_request import StopRequest, StopRequested
 stopping = StopRequest()
 stopping.listen()
 print("listening", flush=True)
-while not stopping.asked:
-    signal.sigtimedwait([], 0.01)
-print("stopping", flush=True)
+try:
+    while True:
+        stopping.check()
+        signal.sigtimedwait([], 0.01)
+except StopRequested:
+    print("stopping", flush=True)
 """
 
 

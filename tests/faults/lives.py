@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from engine.runs.events import Hello, Step
 from engine.runs.follow import Follower
 from engine.runs.run_dir import RunDir
-from engine.training.checkpoints import trouble
+from engine.training.checkpoints import problem_with
 
 TWO_EPOCHS = [
     *("--set", "train.steps=12"),
@@ -103,7 +103,7 @@ def _stepping(run: RunDir) -> bool:
 def claims_and_loads(run: RunDir) -> tuple[int, int]:
     """(checkpoint folders with a manifest, those of them whose every file agrees with it and whose tensors load)."""
     claimed = [folder for folder in run.checkpoints.glob("step-*") if (folder / "manifest.json").exists()]
-    return len(claimed), sum(trouble(folder) is None and _loads(folder) for folder in claimed)
+    return len(claimed), sum(problem_with(folder) is None and _loads(folder) for folder in claimed)
 
 
 def _loads(folder: Path) -> bool:

@@ -15,7 +15,7 @@ from engine.config.schema import Config, Data, Evaluation, Model
 from engine.data.check import check
 from engine.data.items import sampled, sampled_rows
 from engine.data.prepare import prepare
-from engine.memory.dry_run.data_rows import FromData
+from engine.memory.dry_run.data_rows import DataWorkload
 from engine.methods.machine import this_machine
 from engine.methods.tokenizer import load_tokenizer
 from engine.runs.ladder_plan import make_plan
@@ -120,7 +120,7 @@ def assert_planned(made: Any, config: Config) -> None:
     """What the worker, the probe and the planner derive from the rows before the first step."""
     machine = this_machine()
     schedule = Schedule.of(len(made.train), config.train.batch, config.train.epochs, None, 0)
-    planned = FromData(made, schedule, choose_packing(made.train, "auto", machine.device, False), 4096, machine)
+    planned = DataWorkload(made, schedule, choose_packing(made.train, "auto", machine.device, False), 4096, machine)
     own = planned.own(config, 4)
     assert planned.whole.rows >= 1 and own.step and own.rows().count >= 1
     assert bool(own.prompts) == bool(made.test_items)

@@ -223,9 +223,9 @@ def test_a_run_on_the_cpu_names_the_card_that_torch_does_not_see(tmp_path: Path)
     scenario, library = tmp_path / "cards.txt", build(tmp_path / "lib")
     scenario.write_text(TWO)
     code = (
-        "import sys; from types import SimpleNamespace; from engine.worker.main import _name_unused_card\n"
+        "import sys; from types import SimpleNamespace; from engine.worker.main import _warn_about_unused_gpu\n"
         "run = SimpleNamespace(machine=SimpleNamespace(device=sys.argv[1]), warn=lambda code, text: print(text))\n"
-        "_name_unused_card(run)"
+        "_warn_about_unused_gpu(run)"
     )
     env = os.environ | {"LD_LIBRARY_PATH": str(library), "NVML_STAND_IN": str(scenario)}
     env.pop("CUDA_VISIBLE_DEVICES", None)

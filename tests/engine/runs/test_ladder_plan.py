@@ -1,4 +1,4 @@
-"""Which rungs a ladder has, which rates it tries, and when two runs are the same run."""
+"""Rungs and learning rates of a ladder plan, and the identity of runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def trial(rate: float, loss: float | None, status: str = "finished") -> LadderRu
     return LadderRun(rung="lora", kind="trial", seed=0, learning_rate=rate, status=status, validation_loss=loss)
 
 
-def test_the_three_methods_at_rates_of_their_own() -> None:
+def test_by_default_the_three_methods_with_their_default_rates() -> None:
     plan = make_plan("demo", [], {}, seeds=3)
     assert [rung.name for rung in plan.rungs] == ["qlora", "lora", "full"]
     assert plan.seeds == [0, 1, 2]
@@ -30,12 +30,12 @@ def test_the_three_methods_at_rates_of_their_own() -> None:
     assert shared(plan.rungs)["evaluation.metric"] == "json"
 
 
-def test_a_plan_comes_back_from_its_file(tmp_path: Path) -> None:
+def test_a_plan_is_read_back_from_its_file(tmp_path: Path) -> None:
     plan = make_plan("demo", ["lora", "wide=lora,adapter.rank=64"], {"train.steps": 5}, seeds=2, command="ftbench …")
     assert ladder_dir.create(tmp_path, plan).plan() == plan
 
 
-def test_a_setting_of_adapters_says_nothing_to_full() -> None:
+def test_an_adapter_setting_does_not_apply_to_full() -> None:
     plan = make_plan("demo", [], {"adapter.rank": 4})
     assert {rung.name: rung.config.adapter.rank for rung in plan.rungs if rung.method != "full"} == {
         "qlora": 4,
@@ -43,7 +43,7 @@ def test_a_setting_of_adapters_says_nothing_to_full() -> None:
     }
 
 
-def test_rungs_may_differ_in_their_recipe_and_not_in_their_work() -> None:
+def test_rungs_may_differ_in_their_recipe_but_not_in_their_work() -> None:
     make_plan("demo", ["lora", "slow=lora,train.learning_rate=1e-4,train.weight_decay=0.1,adapter.rank=2"], {})
     for key, value in (("train.max_length", 99), ("evaluation.rows", 7), ("data.seed", 1), ("model.id", '"/tmp"')):
         with pytest.raises(UserError) as error:
@@ -51,14 +51,14 @@ def test_rungs_may_differ_in_their_recipe_and_not_in_their_work() -> None:
         assert error.value.code == "ladder.different_work" and key in error.value.what
 
 
-def test_rates_are_half_a_decade_apart_around_the_presets_own() -> None:
+def test_rates_are_half_a_decade_apart_around_the_configured_one() -> None:
     assert grid(2e-4, 1) == [2e-4]
     assert grid(2e-4, 3) == pytest.approx([6.3e-5, 2e-4, 6.3e-4])
     assert grid(1e-3, 2) == pytest.approx([1e-3, 3.2e-3])
     assert max(grid(0.5, 5)) == 1.0
 
 
-def test_the_lowest_validation_loss_wins_and_an_edge_is_noticed() -> None:
+def test_the_lowest_validation_loss_wins_and_an_edge_is_reported() -> None:
     trials = [trial(1e-4, 0.9), trial(3e-4, 0.7), trial(1e-3, None, "diverged")]
     assert (best := choose(trials)) is trials[1]
     assert not at_the_edge(best, trials)
@@ -66,7 +66,7 @@ def test_the_lowest_validation_loss_wins_and_an_edge_is_noticed() -> None:
     assert choose([trial(1e-3, None, "diverged")]) is None
 
 
-def test_a_run_is_the_same_only_where_nothing_that_decides_its_numbers_differs() -> None:
+def test_two_runs_are_identical_only_if_nothing_that_affects_results_differs() -> None:
     config = make_plan("demo", ["lora"], {}).rungs[0].config
 
     def known(config=config, prints=PRINTS, versions=None, machine=MACHINE) -> str:  # type: ignore[no-untyped-def]
@@ -84,32 +84,32 @@ def test_a_run_is_the_same_only_where_nothing_that_decides_its_numbers_differs()
     assert len({known(), *others}) == 6
 
 
-def test_a_comma_within_a_value_does_not_end_it() -> None:
+def test_a_comma_inside_a_value_does_not_separate_settings() -> None:
     (rung,) = make_plan("demo", ['few=lora,adapter.target_modules=["q_proj","v_proj"],adapter.rank=4'], {}).rungs
     assert rung.settings == {"adapter.target_modules": ["q_proj", "v_proj"], "adapter.rank": 4}
 
 
 @pytest.mark.parametrize("word", ["odd=lora,adapter.rank", "odd=lora,"])
-def test_a_setting_without_a_value_is_refused_by_the_option_it_was_given_by(word: str) -> None:
+def test_a_setting_without_a_value_is_refused_with_its_option(word: str) -> None:
     with pytest.raises(UserError) as caught:
         make_plan("demo", [word], {})
     assert caught.value.where == "--rung"
 
 
 @pytest.mark.parametrize("word", ["base=lora", "base-4bit=full", "lora=full", "Full=lora", ""])
-def test_a_name_that_would_mislead_is_refused(word: str) -> None:
+def test_ambiguous_rung_names_are_refused(word: str) -> None:
     with pytest.raises(UserError) as error:
         make_plan("demo", [word], {})
     assert error.value.code == ("ladder.rung_name" if word else "ladder.unknown_method")
 
 
-def test_two_names_that_differ_in_case_only_are_one(tmp_path: Path) -> None:
+def test_rung_names_are_case_insensitive(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         make_plan("demo", ["wide=lora", "Wide=lora,adapter.rank=64"], {})
     assert error.value.code == "ladder.rung_name"
 
 
-def test_what_a_ladder_would_not_heed_is_refused() -> None:
+def test_settings_that_a_ladder_ignores_are_refused() -> None:
     for key, value in (("method", "full"), ("evaluation.when", "never")):
         with pytest.raises(UserError) as error:
             make_plan("demo", [], {key: value})
@@ -124,7 +124,7 @@ def test_what_a_ladder_would_not_heed_is_refused() -> None:
     assert make_plan("demo", ["lora"], {"train.seed": 5}, seeds=2).seeds == [5, 6]
 
 
-def test_a_general_text_is_a_file_where_the_command_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_general_text_is_relative_to_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prose").write_text("one two three")
     general = {

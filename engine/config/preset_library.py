@@ -9,27 +9,14 @@ from pathlib import Path
 import platformdirs
 
 import engine
-from engine.config.data_files import KINDS, is_data_file, is_hub_id
+from engine.config.data_files import KINDS
+from engine.config.data_files import is_data_file as is_data_file  # for importers that still use them from here
+from engine.config.data_files import is_hub_id as is_hub_id
 from engine.config.errors import UserError
 from engine.config.files import check_utf8, working_folder
 from engine.config.preset import Effective, Flat, Preset, read_preset, resolve
 from engine.config.renamed_keys import current_key
 from engine.config.text import visible
-
-__all__ = [  # is_data_file and is_hub_id: older importers use them from here
-    "GPU_LIST_NAMES",
-    "PATH_KEYS",
-    "PresetEntry",
-    "anchored",
-    "called",
-    "effective",
-    "find_preset",
-    "is_data_file",
-    "is_hub_id",
-    "list_presets",
-    "shipped_folder",
-    "user_folder",
-]
 
 PATH_KEYS = (
     "model.id",

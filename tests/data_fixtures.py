@@ -56,7 +56,7 @@ def write_jsonl(path: Path, rows: list[Any]) -> Path:
     return path
 
 
-def learnt(row: Any, tok: Any) -> list[str]:
+def loss_texts(row: Any, tok: Any) -> list[str]:
     """The spans of a row that are in the loss, decoded."""
     spans: list[list[int]] = []
     previous = False

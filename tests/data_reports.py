@@ -46,7 +46,7 @@ REPORT: dict[str, Any] = {
     "split_version": 2,
     "rows": {"train": 3570, "validation": 200, "test": 420},
     "tokens": {"train": 136_516, "validation": 9_000, "test": 20_000},
-    "learnt": {"train": 58_485, "validation": 4_000, "test": 9_000},
+    "loss_tokens": {"train": 58_485, "validation": 4_000, "test": 9_000},
     "cut": {"train": 3, "validation": 0, "test": 0},
     "lengths": {
         "train": {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data_fixtures import CHATML, learnt, tokenizer, write_jsonl
+from data_fixtures import CHATML, loss_texts, tokenizer, write_jsonl
 
 from engine.config import schema
 from engine.config.errors import UserError
@@ -96,7 +96,7 @@ def test_the_offered_template_trains_every_call(tmp_path: Path) -> None:
     for number, row in enumerate(rows):
         call = f'<tool_call>{{"name": "weather", "arguments": {{"city": "City {number}"}}}}</tool_call><|im_end|>'
         answers = [f"12 degrees in City {number}.<|im_end|>"] if number % 2 else []
-        assert learnt(row, tok) == [call, *answers]
+        assert loss_texts(row, tok) == [call, *answers]
         assert row.notes == ()
 
 
@@ -131,7 +131,7 @@ def test_a_remedy_is_offered_where_it_helps_and_only_there() -> None:
     row = tokenize(DROPPED["tools"][1], tokenizer(TEXT_ONLY), 512)
     assert isinstance(row, Row)
     assert [meaning(note)[1] for note in row.notes] == [
-        f'{NOTES["data.template_drops_tools"][1]}; set model.chat_template = "tools-chatml"'
+        f'{NOTES["data.template_drops_tools"]}; set model.chat_template = "tools-chatml"'
     ]
     row = tokenize(DROPPED["keys"][1], tokenizer(TEXT_ONLY), 512)
     assert isinstance(row, Row)
@@ -156,7 +156,7 @@ def test_rows_are_counted_by_what_was_dropped(tmp_path: Path) -> None:
 def test_an_empty_answer_in_the_middle_is_not_trained(empty: str) -> None:
     tok = tokenizer()
     row = tokenize(chat(ASKED, {**SAID, "content": empty}, ASKED, SAID), tok, 512)
-    assert learnt(row, tok) == ["It will.<|im_end|>"]
+    assert loss_texts(row, tok) == ["It will.<|im_end|>"]
     assert codes(row) == {"data.empty_turn"}
 
 
@@ -164,7 +164,7 @@ def test_content_that_renders_to_nothing_is_an_empty_answer() -> None:
     stripping = CHATML.replace("{{ message.content }}", "{{ message.content.split('</think>')[-1] }}")
     tok, thought = tokenizer(stripping), {**SAID, "content": "<think>Clouds.</think>"}
     row = tokenize(chat(ASKED, thought, ASKED, SAID), tok, 512)
-    assert learnt(row, tok) == ["It will.<|im_end|>"]
+    assert loss_texts(row, tok) == ["It will.<|im_end|>"]
     assert codes(row) == {"data.empty_turn"}
     last = tokenize(chat(ASKED, SAID, ASKED, thought), tok, 512)
     assert isinstance(last, Problem) and last.kind == "data.empty_answer"
@@ -179,7 +179,7 @@ def test_answers_follow_the_generation_prompt_in_shipped_templates(name: str, me
         if message["role"] == "assistant":
             prompt = tok.apply_chat_template(messages[:number], tools=TOOLS, tokenize=False, add_generation_prompt=True)
             assert whole.startswith(prompt)
-    assert len(learnt(tokenize(chat(*messages, tools=TOOLS), tok, 512), tok)) == 2
+    assert len(loss_texts(tokenize(chat(*messages, tools=TOOLS), tok, 512), tok)) == 2
 
 
 def test_a_shipped_template_ends_turns_with_the_tokenizers_own_token() -> None:
@@ -188,7 +188,7 @@ def test_a_shipped_template_ends_turns_with_the_tokenizers_own_token() -> None:
     tuned = tokenizer(TEXT_ONLY, eos="<|endoftext|>")
     assert end_of_turn(tuned) == "<|im_end|>"
     tok = tokenizer(shipped("tools-chatml", base), eos="<|endoftext|>")
-    assert learnt(tokenize(chat(ASKED, SAID), tok, 512), tok) == ["It will.<|endoftext|>"]
+    assert loss_texts(tokenize(chat(ASKED, SAID), tok, 512), tok) == ["It will.<|endoftext|>"]
 
 
 def foreign() -> Any:
@@ -218,7 +218,7 @@ def test_the_plain_template_works_with_every_tokenizer() -> None:
     tok = foreign()
     tok.chat_template, _ = template_text("tools-plain", tok)
     row = tokenize(chat(*CALLING, tools=TOOLS), tok, 2048)
-    assert learnt(row, tok)[1] == "It will.</s>"
+    assert loss_texts(row, tok)[1] == "It will.</s>"
     assert isinstance(row, Row)
     assert tok.decode(row.input_ids).startswith("<s>### System:\n") and row.notes == ()
 

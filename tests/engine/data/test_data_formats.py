@@ -197,7 +197,7 @@ def test_a_map_takes_columns_and_templates_over_columns():
         ({"prompt": "{question.__class__}", "completion": "answer"}, ["unknown column 'question.__class__'"]),
         ({"prompt": "{question[0]}", "completion": "answer"}, ["unknown column 'question[0]'"]),
         ({"prompt": "{question!r}", "completion": "answer"}, ["unknown column 'question!r'"]),
-        ({"prompt": "{question:>99999999}", "completion": "answer"}, ["no column"]),
+        ({"prompt": "{question:>99999999}", "completion": "answer"}, ["unknown column"]),
         ({"prompt": "{question", "completion": "answer"}, ["invalid template", "{{"]),
         ({"promt": "question", "completion": "answer"}, ["unknown role 'promt'", "did you mean 'prompt'?"]),
         ({"prompt": "question"}, ["map prompt and completion"]),
@@ -219,7 +219,7 @@ def test_a_map_that_does_not_fit_says_where_and_what_there_is(wish, words):
         ([{"n": 1, "foo": "x", "bar": "y", "at": 2}], {}, ["--set data.map.prompt=foo --set data.map.completion=bar"]),
         ([{"n": 1, "foo": "x"}], {}, ["--set data.map.text=foo (1 of 1 rows usable)"]),
         ([{"question": "q", "answer": "a"}], {"format": "alpaca"}, ["no columns of the format alpaca"]),
-        ([{"question": "q", "answer": "a"}], {"separator": "\nA:"}, ["only text has a separator"]),
+        ([{"question": "q", "answer": "a"}], {"separator": "\nA:"}, ["data.separator is for the format text"]),
         (
             [{"question": "q", "answer": "a"}, {"question": "q", "answer": 7}],
             {},

@@ -1,9 +1,9 @@
-"""Exactly the answers and the tokens that end them are learnt, under many templates."""
+"""Exactly the answers and the tokens that end them are loss_texts, under many templates."""
 
 from __future__ import annotations
 
 import pytest
-from data_fixtures import CHATML, learnt, tokenizer
+from data_fixtures import CHATML, loss_texts, tokenizer
 
 from engine.config.errors import UserError
 from engine.data.conversation import Example, Problem
@@ -57,7 +57,7 @@ def plain(prompt, completion):
 def test_every_answer_and_its_end_token_is_learnt_and_nothing_else(template, options, end):
     tok = tokenizer(template, **options)
     row = tokenize(chat(CHAT), tok, 512)
-    assert learnt(row, tok) == [f"It is 4.{end}", f"6{end}"]
+    assert loss_texts(row, tok) == [f"It is 4.{end}", f"6{end}"]
     assert tok.decode(row.input_ids) == tok.apply_chat_template(CHAT, tokenize=False)
     assert row.prompt == tok.apply_chat_template(CHAT[:-1], add_generation_prompt=True, return_dict=False)
     assert row.prompt == row.input_ids[: len(row.prompt)]
@@ -74,20 +74,20 @@ def test_tool_calls_are_learnt_as_the_template_writes_them():
     ]
     tok = tokenizer()
     written = '<tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}</tool_call>'
-    assert learnt(tokenize(chat(turns), tok, 512), tok) == [f"{written}<|im_end|>", "It rains.<|im_end|>"]
+    assert loss_texts(tokenize(chat(turns), tok, 512), tok) == [f"{written}<|im_end|>", "It rains.<|im_end|>"]
     assert tokenize(chat(turns[:2]), tok, 512).target == written
 
 
 def test_untrained_turns_are_read_but_not_learnt():
     tok = tokenizer()
     row = tokenize(chat(CHAT, weights={2: 0.0}), tok, 512)
-    assert learnt(row, tok) == ["6<|im_end|>"]
+    assert loss_texts(row, tok) == ["6<|im_end|>"]
 
 
 def test_a_message_weight_is_the_weight_of_each_of_its_tokens():
     tok = tokenizer()
     row = tokenize(chat(CHAT, weights={2: 0.25}), tok, 512)
-    assert learnt(row, tok) == ["It is 4.<|im_end|>", "6<|im_end|>"]
+    assert loss_texts(row, tok) == ["It is 4.<|im_end|>", "6<|im_end|>"]
     by_turn = [
         {weight for weight, label in zip(part, labels, strict=True) if label != -100}
         for part, labels in ((row.weights[:-20], row.labels[:-20]), (row.weights[-20:], row.labels[-20:]))
@@ -113,7 +113,7 @@ def test_weights_are_cut_with_their_row():
 def test_an_answer_that_nothing_asks_for_is_not_learnt():
     tok = tokenizer()
     row = tokenize(chat([{"role": "assistant", "content": "Welcome!"}, *CHAT[1:3]]), tok, 512)
-    assert learnt(row, tok) == ["It is 4.<|im_end|>"]
+    assert loss_texts(row, tok) == ["It is 4.<|im_end|>"]
     assert row.notes == ("data.opens_with_answer",)
 
 
@@ -122,7 +122,7 @@ def test_history_that_a_template_rewrites_is_not_learnt():
     turns[2]["content"] = "<think>sum</think>It is 4."
     tok = tokenizer(STRIPPED)
     row = tokenize(chat(turns), tok, 512)
-    assert learnt(row, tok) == ["6<|im_end|>"]
+    assert loss_texts(row, tok) == ["6<|im_end|>"]
     assert row.notes == ("data.history_rewritten",)
 
 
@@ -157,7 +157,7 @@ def test_an_end_token_typed_into_a_text_does_not_end_the_answer():
     turns = [{"role": "user", "content": "end?"}, {"role": "assistant", "content": "It is <|im_end|> you see"}]
     tok = tokenizer()
     row = tokenize(chat(turns), tok, 512)
-    assert learnt(row, tok) == ["It is <|im_end|> you see<|im_end|>"]
+    assert loss_texts(row, tok) == ["It is <|im_end|> you see<|im_end|>"]
     assert row.notes == ("data.special_token_in_text",)
 
 
@@ -165,7 +165,7 @@ def test_plain_text_is_prompt_answer_and_end_token_behind_one_bos():
     tok = tokenizer(None, bos="<s>")
     row = tokenize(plain("Q: 2 + 2?\nA:", " 4"), tok, 512)
     assert tok.decode(row.input_ids) == "<s>Q: 2 + 2?\nA: 4<|im_end|>"
-    assert learnt(row, tok) == [" 4<|im_end|>"]
+    assert loss_texts(row, tok) == [" 4<|im_end|>"]
     assert row.prompt == tok("Q: 2 + 2?\nA:")["input_ids"]
 
 
@@ -181,7 +181,7 @@ def test_a_token_across_the_boundary_is_parted_as_it_will_be_when_generating():
     assert joined[: len(tok(prompt)["input_ids"])] != tok(prompt)["input_ids"], "the example needs a merge"
     row = tokenize(plain(prompt, answer), tok, 512)
     assert row.input_ids[: len(row.prompt)] == row.prompt == tok(prompt)["input_ids"]
-    assert learnt(row, tok) == ["ing<|im_end|>"]
+    assert loss_texts(row, tok) == ["ing<|im_end|>"]
     assert row.notes == ("data.token_across_boundary",)
 
 
@@ -191,7 +191,7 @@ def test_a_token_across_the_boundary_of_a_template_is_parted_too():
     row = tokenize(
         chat([{"role": "user", "content": "I am still wait"}, {"role": "assistant", "content": "ing"}]), tok, 512
     )
-    assert learnt(row, tok) == ["ing<|im_end|>"]
+    assert loss_texts(row, tok) == ["ing<|im_end|>"]
     assert row.input_ids[: len(row.prompt)] == row.prompt
     assert row.notes == ("data.token_across_boundary",)
 

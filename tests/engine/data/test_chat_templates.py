@@ -1,4 +1,4 @@
-"""What chat templates drop, what is offered instead, and templates that are broken."""
+"""Parts that chat templates drop, suggested templates, and broken templates."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def codes(row: Row | Problem) -> set[str]:
 
 
 def openai_rows(count: int) -> list[dict[str, Any]]:
-    """Tool calls as OpenAI writes them, every other one with its result and an answer."""
+    """Tool calls in OpenAI's schema, every other one with its result and an answer."""
     rows = []
     for number in range(count):
         call = {"name": "weather", "arguments": json.dumps({"city": f"City {number}"})}
@@ -76,7 +76,7 @@ def test_a_call_whose_arguments_are_not_rendered_is_lost() -> None:
     assert isinstance(problem, Problem) and problem.kind == "data.template_drops_calls"
 
 
-def test_a_set_with_lost_answers_is_refused_with_the_template_that_keeps_them(tmp_path: Path) -> None:
+def test_data_with_lost_answers_is_refused_with_a_template_that_renders_them(tmp_path: Path) -> None:
     rows = [{"messages": [ASKED, {**SAID, "content": f"No {n}."}]} for n in range(95)] + openai_rows(5)
     data = Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows)), validation=0.0, test=0.0)
     with pytest.raises(UserError) as caught:
@@ -87,7 +87,7 @@ def test_a_set_with_lost_answers_is_refused_with_the_template_that_keeps_them(tm
     assert check(data, 512, tokenizer(TEXT_ONLY))["refused"] == caught.value.line
 
 
-def test_the_offered_template_trains_every_call(tmp_path: Path) -> None:
+def test_the_suggested_template_trains_every_call(tmp_path: Path) -> None:
     data = Data(id=str(write_jsonl(tmp_path / "a.jsonl", openai_rows(40))), validation=0.0, test=0.0)
     name = "tools-chatml"
     tok = tokenizer(shipped(name, tokenizer(TEXT_ONLY)))
@@ -127,7 +127,7 @@ def test_shipped_templates_drop_none_of_it(name: str, thing: str) -> None:
     assert codes(row) == set()
 
 
-def test_a_remedy_is_offered_where_it_helps_and_only_there() -> None:
+def test_a_template_is_suggested_only_if_it_renders_the_row() -> None:
     row = tokenize(DROPPED["tools"][1], tokenizer(TEXT_ONLY), 512)
     assert isinstance(row, Row)
     assert [meaning(note)[1] for note in row.notes] == [
@@ -192,7 +192,7 @@ def test_a_shipped_template_ends_turns_with_the_tokenizers_own_token() -> None:
 
 
 def foreign() -> Any:
-    """A tokenizer that has no ChatML tokens and begins every text with its own."""
+    """A tokenizer without ChatML tokens that starts every text with a bos token."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -256,7 +256,7 @@ CARELESS = "{% if messages[0].role == 'system' %}{{ messages[0].content + 1 }}{%
 
 
 @pytest.mark.parametrize(("template", "code"), [(FUSSY, "data.template_refused"), (CARELESS, "data.template_failed")])
-def test_a_template_that_takes_some_rows_leaves_out_the_others(template: str, code: str, tmp_path: Path) -> None:
+def test_rows_that_a_template_rejects_are_left_out(template: str, code: str, tmp_path: Path) -> None:
     system = {"role": "system", "content": "Be brief."}
     rows = [{"messages": [*([system] if n < 5 else []), {**ASKED, "content": f"Rain {n}?"}, SAID]} for n in range(50)]
     data = Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows)), validation=0.0, test=0.0)
@@ -293,7 +293,7 @@ def test_a_named_template_is_part_of_the_loaded_tokenizer() -> None:
     assert "<tool_call>" in tok.chat_template
 
 
-def test_the_template_of_a_pulled_catalogue_model_goes_by_its_name(
+def test_the_template_of_a_pulled_catalog_model_is_found_by_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

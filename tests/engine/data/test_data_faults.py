@@ -1,4 +1,4 @@
-"""Every broken input ends in exactly one line that names the place and says what to do."""
+"""Every invalid input is reported in exactly one line with the place and what to do."""
 
 from __future__ import annotations
 
@@ -128,14 +128,14 @@ def test_a_zip_under_a_json_name_is_named(tmp_path):
     assert "a zip archive" in fault(tmp_path, "a.json", packed.getvalue())
 
 
-def test_a_missing_file_suggests_its_neighbour(tmp_path):
+def test_a_missing_file_suggests_its_neighbor(tmp_path):
     (tmp_path / "train.jsonl").write_bytes(GOOD)
     line = line_of(Data(id=str(tmp_path / "trian.jsonl")))
     assert "not found" in line
     assert "did you mean 'train.jsonl'?" in line
 
 
-def test_a_misspelt_embedded_name_is_suggested():
+def test_a_misspelled_embedded_name_is_suggested():
     assert "did you mean 'tickets'?" in line_of(Data(id="tickts"))
 
 
@@ -197,7 +197,7 @@ def test_control_characters_of_a_file_name_stay_visible_in_the_line(tmp_path):
     assert "\\x1b" in line
 
 
-def test_the_hub_out_of_reach_is_one_line(monkeypatch):
+def test_an_unreachable_hub_is_one_line(monkeypatch):
     import datasets
 
     def unreachable(*_args, **_options):

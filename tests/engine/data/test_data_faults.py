@@ -56,7 +56,7 @@ def fault(folder: Path, name: str, content: bytes) -> str:
         ("a.jsonl", GOOD + b'{"question": "a\0b"}\n', "a.jsonl line 2 byte 16", "data.not_utf8"),
         ("a.jsonl", b"", "a.jsonl", "data.no_rows"),
         ("a.jsonl", b"\n  \n\n", "a.jsonl", "data.no_rows"),
-        ("a.jsonl", "question".encode("utf-16"), "a.jsonl line 1", "data.not_utf8"),
+        ("a.jsonl", "question".encode("utf-16"), "a.jsonl line 1 byte 1", "data.not_utf8"),
         ("a.jsonl", gzip.compress(GOOD, mtime=0), "a.jsonl", "data.wrong_suffix"),
         ("a.jsonl.gz", GOOD, "a.jsonl.gz", "data.wrong_suffix"),
         ("a.jsonl.gz", gzip.compress(GOOD * 99, mtime=0)[:-20], "a.jsonl.gz", "data.broken_gzip"),

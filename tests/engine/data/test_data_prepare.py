@@ -103,7 +103,7 @@ def test_one_row_is_told_as_one(tmp_path):
 @pytest.mark.parametrize(
     ("row", "max_length", "words"),
     [
-        ({"question": "q " * 30, "answer": "a"}, 16, ["left after the cut", "raise train.max_length"]),
+        ({"question": "q " * 30, "answer": "a"}, 16, ["left after truncation", "raise train.max_length"]),
         ({"messages": [{"role": "robot", "content": "a"}]}, 64, ["unknown role", "'robot'"]),
         ({"messages": [{"role": "user", "content": "a"}]}, 64, ["no answer"]),
     ],

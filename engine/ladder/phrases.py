@@ -28,7 +28,7 @@ NO_ENERGY = "Energy was not measured: no energy counter is available on this mac
 RULE_OF_QUALITY = {
     "holds": "the rule of thumb (94% of the quality) holds here.",
     "fails": "the rule of thumb (94% of the quality) does not hold here.",
-    "undecided": "the rule of thumb (94% of the quality) is neither confirmed nor refuted, 94% is within the interval.",
+    "undecided": "the rule of thumb (94% of the quality) is neither confirmed nor refuted: 94% is within the interval.",
     "unknown": "the rule of thumb (94% of the quality) cannot be checked.",
 }
 RULE_OF_COST = {

@@ -119,7 +119,7 @@ def _rule_of_quality(ladder: Ladder, findings: Findings, qlora: RungResult) -> s
     name = "QLoRA" if only_one else fmt.rung_title(qlora.name)
     of = "gain" if of_gain else "score"
     value = f"{fmt.percent(share.mean)}, {confidence(fmt.percent_bounds(share))}"
-    return f"{name}'s share of full's {of} is {value}: {RULE_OF_QUALITY[findings.rule_quality]}"
+    return f"{name}'s share of full's {of} is {value}; {RULE_OF_QUALITY[findings.rule_quality]}"
 
 
 def _overlaps(ladder: Ladder) -> list[Sentence]:

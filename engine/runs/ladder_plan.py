@@ -53,24 +53,15 @@ def make_plan(
 
     `rungs` are values of `--rung`: `lora`, or `wide=lora,adapter.rank=64`. Without any, all methods are rungs.
     """
-    if not 1 <= seeds <= MAX_SEEDS:
-        raise UserError(f"invalid number of seeds {seeds}", "--seeds", f"use 1 to {MAX_SEEDS}", code="ladder.seeds")
-    if not 1 <= learning_rates <= MAX_LEARNING_RATES:
-        what, do = f"invalid number of learning rates {learning_rates}", f"use 1 to {MAX_LEARNING_RATES}"
-        raise UserError(what, "--learning-rates", do, code="ladder.learning_rates")
+    refuse_counts(seeds, learning_rates)
     _refuse(LADDER_KEYS, overrides, "set by the ladder", "remove it; --rung sets the methods", "ladder.reserved_key")
     planned = [_rung(option, preset, overrides) for option in rungs or method_names()]
     refuse_names(planned)
     unread = [key for key in overrides if not any(reads(rung.method, key) for rung in planned)]
     _refuse(unread, overrides, "not used by any rung", "remove it or add a rung that uses it", "ladder.unused_key")
     refuse_different_work(planned)
-    if planned[0].config.data.test == 0:
-        do = "set data.test to a file of test rows or to a share"
-        raise UserError("no test rows: a ladder has nothing to score", "data.test", do, code="ladder.no_test_rows")
+    refuse_missing_splits(planned[0].config, learning_rates)
     first = planned[0].config.train.seed
-    if learning_rates > 1 and planned[0].config.data.validation == 0:
-        what, do = "no validation rows to choose learning rates on", "set data.validation to 0.05"
-        raise UserError(what, "data.validation", do, code="ladder.no_validation_rows")
     return LadderPlan(
         preset=preset,
         created=time.time(),
@@ -84,6 +75,27 @@ def make_plan(
     )
 
 
+def refuse_counts(seeds: int, learning_rates: int) -> None:
+    """Raises UserError for a number of seeds or learning rates that is too small or too large."""
+    if not 1 <= seeds <= MAX_SEEDS:
+        raise UserError(
+            f"invalid number of seeds {seeds}", "--seeds", f"use 1 to {MAX_SEEDS}", code="ladder.invalid_seeds"
+        )
+    if not 1 <= learning_rates <= MAX_LEARNING_RATES:
+        what, do = f"invalid number of learning rates {learning_rates}", f"use 1 to {MAX_LEARNING_RATES}"
+        raise UserError(what, "--learning-rates", do, code="ladder.invalid_learning_rates")
+
+
+def refuse_missing_splits(config: Config, learning_rates: int) -> None:
+    """Raises UserError if the configuration has no test rows, or no validation rows to choose learning rates on."""
+    if config.data.test == 0:
+        do = "set data.test to a file of test rows or to a share"
+        raise UserError("no test rows: a ladder has nothing to score", "data.test", do, code="ladder.no_test_rows")
+    if learning_rates > 1 and config.data.validation == 0:
+        what, do = "no validation rows to choose learning rates on", "set data.validation to 0.05"
+        raise UserError(what, "data.validation", do, code="ladder.no_validation_rows")
+
+
 def refuse_names(rungs: Sequence[Rung]) -> None:
     """Raises UserError for a rung's name that is a duplicate, the base model's or another method's."""
     names = [rung.name.lower() for rung in rungs]
@@ -93,7 +105,7 @@ def refuse_names(rungs: Sequence[Rung]) -> None:
         if is_reserved or names.count(name) > 1:
             what = f"{'reserved' if is_reserved else 'duplicate'} rung name {rung.name}"
             do = "choose another name, as in --rung wide=lora,adapter.rank=64"
-            raise UserError(what, "--rung", do, code="ladder.rung_name")
+            raise UserError(what, "--rung", do, code="ladder.invalid_rung_name")
 
 
 def refuse_different_work(rungs: Sequence[Rung]) -> None:
@@ -139,7 +151,7 @@ def _rung(option: str, preset: str, overrides: Flat) -> Rung:
         raise UserError(f"unknown method {method!r}", "--rung", do, code="ladder.unknown_method")
     if not name or not all(character.isalnum() or character in "-_" for character in name) or len(name) > MAX_NAME:
         do = f"use letters, digits, - and _, at most {MAX_NAME} characters"
-        raise UserError(f"invalid rung name {name!r}", "--rung", do, code="ladder.rung_name")
+        raise UserError(f"invalid rung name {name!r}", "--rung", do, code="ladder.invalid_rung_name")
     settings = parse_overrides(_SETTING_SEPARATOR.split(given) if comma else [], "--rung")
     do = "remove it; all rungs use the ladder's methods and seeds"
     _refuse((*LADDER_KEYS, "train.seed"), settings, "cannot be set per rung", do, "ladder.reserved_key")

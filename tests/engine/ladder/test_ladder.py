@@ -109,11 +109,11 @@ def test_two_ranks_of_one_method_are_two_rungs(tmp_path: Path) -> None:
         (["--rung", "base=lora"], "reserved rung name base"),
         (
             ["--rung", "full", "--set", "data.validation=0", "--learning-rates", "2"],
-            "data.validation: no validation rows",
+            "no validation rows",
         ),
         (["--data", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--set", "evaluation.general=nowhere.txt"], "nowhere.txt"),
-        (["--set", "data.test=0"], "data.test: no test rows"),
+        (["--set", "data.test=0"], "no test rows"),
     ],
 )
 def test_a_ladder_that_cannot_compare_is_refused_and_leaves_no_files(

@@ -122,7 +122,7 @@ def test_unfinished_seeds_are_not_counted(tmp_path: Path) -> None:
         one.seeds, one.status = one.seeds[:1], "partly"
     everything = text(ladder)
     assert ONE_SEED in everything and "LoRA finished 1 of 3 seeds." in everything
-    assert sample_size(ladder) == "300 test items and 1 seed" and "and 3 seeds" not in everything
+    assert sample_size(ladder).endswith(" test items and 1 seed") and "and 3 seeds" not in everything
 
 
 @pytest.mark.parametrize(("currency", "price"), [("EUR", 1.0), ("USD", 0.0)])

@@ -96,7 +96,7 @@ def test_times_are_reported_with_their_range_over_the_seeds() -> None:
     )
     assert f"training time is {values}" in text(ladder, "time")
     prototype = text(ladder, "prototype")
-    assert f", 47.0 s per run (seeds: 45.0 s – 48.0 s). QLoRA {AS_FAST}." in prototype
+    assert f", 47.0 s per run (seeds: 45.0 s – 48.0 s). QLoRA was {AS_FAST}." in prototype
     row(ladder, "qlora").all_seconds = SeedRange(mean=48.4, low=48.4, high=48.4)
     assert AS_FAST not in text(ladder, "prototype")
     assert f"total time is 0.94× full's, {RULE_OF_COST['fails']}: 48.4 s vs. 51.3 s (" in text(ladder, "time")

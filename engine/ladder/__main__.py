@@ -60,6 +60,8 @@ def run_ladder(folder: LadderDir, plan: LadderPlan) -> tuple[Outcome, str]:
     stopping.listen()
     end_record.reserve(folder.end_file)
     runner = LadderRunner(folder, load_or_create(folder, plan), stopping, plan.fresh)
+    for notice in folder.renamed_settings():
+        runner.warn(notice.code, notice.text)
     runner.save()
     status, reason = run_pipeline(LadderPipeline(runner, plan))
     if status != "finished":
@@ -71,7 +73,12 @@ def run_ladder(folder: LadderDir, plan: LadderPlan) -> tuple[Outcome, str]:
 def load_or_create(folder: LadderDir, plan: LadderPlan) -> Ladder:
     """The ladder's stored state, or a new one."""
     ladder = folder.state() or Ladder(
-        name=folder.name, preset=plan.preset, command=plan.command, created=plan.created, seeds=plan.seeds
+        name=folder.name,
+        preset=plan.preset,
+        command=plan.command,
+        created=plan.created,
+        seeds=plan.seeds,
+        started_in=plan.started_in,
     )
     ladder.status, ladder.stage, ladder.reason, ladder.reason_code = "running", "planned", "", ""
     ladder.updated = time.time()

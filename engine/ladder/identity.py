@@ -10,6 +10,7 @@ from typing import Any
 
 from engine.config.errors import UserError
 from engine.config.preset import flatten
+from engine.config.renamed_keys import original_names
 from engine.config.schema import Config
 from engine.config.split_version import OLDEST
 from engine.runs.run_dir import RunDir, iterate, read_frozen
@@ -37,7 +38,7 @@ def identity(
 
 
 def _relevant_settings(config: Config) -> dict[str, Any]:
-    return {key: value for key, value in flatten(config).items() if key not in UNRELATED_KEYS}
+    return {key: value for key, value in original_names(flatten(config)).items() if key not in UNRELATED_KEYS}
 
 
 def split_otherwise(runs: Path, config: Config, split_version: int) -> list[tuple[RunDir, int]]:

@@ -220,5 +220,5 @@ def probe_config(config: Config) -> Config:
             "checkpoint_every": PROBE_STEPS + 1,
             "probe": False,  # the worker's own memory probe would take half as long again
         },
-        evaluation={"when": "after", "rows": rows, "general": "none"},
+        evaluation={"when": "after", "rows": rows, "forgetting_text": "none"},
     )

@@ -132,6 +132,7 @@ class LadderRunner:
             work=key,
             split_version=self._split_version(),
             data_fingerprint=self._fingerprints().get("data", ""),
+            started_in=self.ladder.started_in,
         )
         entry.run, entry.status, entry.reason, entry.reused = self._relative(run), "planned", "", False
         self.save()

@@ -55,6 +55,8 @@ class LadderPlan(Struct, kw_only=True, frozen=True):
     """The command line that started the ladder."""
     split_version: int = OLDEST
     """Version of the rule that splits the rows."""
+    started_in: str = ""
+    """The directory it was started from; '' in ladders of versions that did not record it."""
 
 
 class LadderRun(Struct, kw_only=True):
@@ -221,6 +223,8 @@ class Ladder(Struct, kw_only=True):
     preset: str
     command: str
     created: float
+    started_in: str = ""
+    """The directory it was started from; '' for ladders of versions that did not record it."""
     updated: float = 0.0
     status: Outcome = "running"
     stage: Stage = "planned"

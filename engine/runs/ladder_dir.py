@@ -10,15 +10,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import tomli
 import tomli_w
 
-from engine.config.errors import UserError
+from engine.config.errors import Notice, UserError
 from engine.config.files import remove_tree, write_atomically
 from engine.config.preset import flatten, nested
 from engine.config.preset_library import called
+from engine.config.renamed_keys import current_table, current_values
 from engine.runs import end_record, folder
 from engine.runs.folder import Folder
 from engine.runs.ladder import Ladder, LadderPlan, decode_ladder
@@ -53,6 +55,10 @@ class LadderDir(Folder):
     def markdown(self) -> Path:
         return self.path / "report.md"
 
+    def started_in(self) -> str:
+        """The directory that the ladder was started from, '' for ladders of versions that did not record it."""
+        return folder.started_in(self.plan_file)
+
     def state(self) -> Ladder | None:
         """The stored state; None before the first start. Raises UserError if the file is damaged or cannot be read.
 
@@ -79,15 +85,29 @@ class LadderDir(Folder):
     def plan(self) -> LadderPlan:
         """The plan. Raises UserError if `ladder.toml` is missing, damaged or cannot be read."""
         try:
-            return msgspec.convert(tomli.loads(self.plan_file.read_text("utf-8")), LadderPlan)
+            return msgspec.convert(self._plan_table()[0], LadderPlan)
         except FileNotFoundError as error:
             what, do = "not a ladder, ladder.toml not found", "`ftbench runs` lists runs and ladders"
-            raise UserError(what, str(self.path), do, code="ladder.not_found") from error
-        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            raise UserError(what, str(self.path), do, code="ladder.not_a_ladder") from error
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             what = f"damaged file: {error}"
             raise UserError(what, str(self.plan_file), "start a new ladder", code="ladder.damaged") from error
         except OSError as error:
             raise _unreadable(error, self.plan_file) from error
+
+    def renamed_settings(self) -> list[Notice]:
+        """A notice for each setting of the plan that has another name now."""
+        return self._plan_table()[1]
+
+    def _plan_table(self) -> tuple[dict[str, Any], list[Notice]]:
+        """The content of `ladder.toml` under the settings' current names."""
+        table = tomli.loads(self.plan_file.read_text("utf-8"))
+        notices: list[Notice] = []
+        for rung in table["rungs"]:
+            rung["config"], renamed = current_table(rung["config"], str(self.plan_file))
+            rung["settings"] = current_values(rung.get("settings", {}))[0]
+            notices += [notice for notice in renamed if notice not in notices]
+        return table, notices
 
 
 def _unreadable(error: OSError, path: Path) -> UserError:
@@ -96,6 +116,7 @@ def _unreadable(error: OSError, path: Path) -> UserError:
 
 def create(runs: Path, plan: LadderPlan) -> LadderDir:
     """Create a ladder's directory (mode 0700) with its plan."""
+    plan = msgspec.structs.replace(plan, started_in=plan.started_in or folder.working_directory())
     return LadderDir(folder.make(runs, called(plan.preset), "ladder", "ladder.toml", plan_text(plan)))
 
 

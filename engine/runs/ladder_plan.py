@@ -26,13 +26,13 @@ SHARED_KEYS = (
     "evaluation.metric",
     "evaluation.max_new_tokens",
     "evaluation.rows",
-    "evaluation.general",
+    "evaluation.forgetting_text",
 )
 """Keys and sections that have to be equal in all rungs. Other settings may differ and are shown."""
 LADDER_KEYS = ("method", "evaluation.when")
 """Keys that the ladder sets itself."""
 _SETTING_SEPARATOR = re.compile(r",(?=\s*(?:\w+\.[\w.]+|method)\s*=)")
-"""The comma before a key; commas in values do not separate: adapter.targets=["q_proj","v_proj"]."""
+"""The comma before a key; commas in values do not separate: adapter.target_modules=["q_proj","v_proj"]."""
 MAX_SEEDS = 20
 MAX_LEARNING_RATES = 9
 MAX_NAME = 24
@@ -54,11 +54,13 @@ def make_plan(
     `rungs` are values of `--rung`: `lora`, or `wide=lora,adapter.rank=64`. Without any, all methods are rungs.
     """
     refuse_counts(seeds, learning_rates)
-    _refuse(LADDER_KEYS, overrides, "set by the ladder", "remove it; --rung sets the methods", "ladder.reserved_key")
+    _refuse(
+        LADDER_KEYS, overrides, "set by the ladder", "remove it; --rung sets the methods", "ladder.key_set_by_ladder"
+    )
     planned = [_rung(option, preset, overrides) for option in rungs or method_names()]
     refuse_names(planned)
     unread = [key for key in overrides if not any(reads(rung.method, key) for rung in planned)]
-    _refuse(unread, overrides, "not used by any rung", "remove it or add a rung that uses it", "ladder.unused_key")
+    _refuse(unread, overrides, "not used by any rung", "remove it or add a rung that uses it", "ladder.unread_key")
     refuse_different_work(planned)
     refuse_missing_splits(planned[0].config, learning_rates)
     first = planned[0].config.train.seed
@@ -78,12 +80,10 @@ def make_plan(
 def refuse_counts(seeds: int, learning_rates: int) -> None:
     """Raises UserError for a number of seeds or learning rates that is too small or too large."""
     if not 1 <= seeds <= MAX_SEEDS:
-        raise UserError(
-            f"invalid number of seeds {seeds}", "--seeds", f"use 1 to {MAX_SEEDS}", code="ladder.invalid_seeds"
-        )
+        raise UserError(f"invalid number of seeds {seeds}", "--seeds", f"use 1 to {MAX_SEEDS}", code="ladder.seeds")
     if not 1 <= learning_rates <= MAX_LEARNING_RATES:
         what, do = f"invalid number of learning rates {learning_rates}", f"use 1 to {MAX_LEARNING_RATES}"
-        raise UserError(what, "--learning-rates", do, code="ladder.invalid_learning_rates")
+        raise UserError(what, "--learning-rates", do, code="ladder.learning_rates")
 
 
 def refuse_missing_splits(config: Config, learning_rates: int) -> None:
@@ -105,7 +105,7 @@ def refuse_names(rungs: Sequence[Rung]) -> None:
         if is_reserved or names.count(name) > 1:
             what = f"{'reserved' if is_reserved else 'duplicate'} rung name {rung.name}"
             do = "choose another name, as in --rung wide=lora,adapter.rank=64"
-            raise UserError(what, "--rung", do, code="ladder.invalid_rung_name")
+            raise UserError(what, "--rung", do, code="ladder.rung_name")
 
 
 def refuse_different_work(rungs: Sequence[Rung]) -> None:
@@ -151,10 +151,10 @@ def _rung(option: str, preset: str, overrides: Flat) -> Rung:
         raise UserError(f"unknown method {method!r}", "--rung", do, code="ladder.unknown_method")
     if not name or not all(character.isalnum() or character in "-_" for character in name) or len(name) > MAX_NAME:
         do = f"use letters, digits, - and _, at most {MAX_NAME} characters"
-        raise UserError(f"invalid rung name {name!r}", "--rung", do, code="ladder.invalid_rung_name")
+        raise UserError(f"invalid rung name {name!r}", "--rung", do, code="ladder.rung_name")
     settings = parse_overrides(_SETTING_SEPARATOR.split(given) if comma else [], "--rung")
     do = "remove it; all rungs use the ladder's methods and seeds"
-    _refuse((*LADDER_KEYS, "train.seed"), settings, "cannot be set per rung", do, "ladder.reserved_key")
+    _refuse((*LADDER_KEYS, "train.seed"), settings, "cannot be set per rung", do, "ladder.key_set_by_ladder")
     common = {key: value for key, value in overrides.items() if reads(method, key)}
     return Rung(name=name, config=effective(preset, method, {**common, **settings}).config, settings=settings)
 

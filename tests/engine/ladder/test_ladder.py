@@ -59,8 +59,8 @@ def test_three_methods_do_the_same_work_and_get_a_verdict(tmp_path: Path) -> Non
         assert row["all_seconds"]["mean"] > row["training_seconds"]["mean"] > 0
         assert row["forgetting"]["low"] <= row["forgetting"]["mean"] <= row["forgetting"]["high"]
         assert row["peak"]["rss_training"] > 0 and row["artifact_bytes"] > 0
-    assert "in all about" in done.stdout and "quality: " in done.stdout
-    assert f"page: {folder.page}" in done.stdout
+    assert "total: about" in done.stdout and "quality: " in done.stdout
+    assert f"report: {folder.page}" in done.stdout
     assert folder.page.stat().st_size > 20_000 and folder.markdown.read_text().startswith("# ")
 
 
@@ -112,7 +112,7 @@ def test_two_ranks_of_one_method_are_two_rungs(tmp_path: Path) -> None:
             "no validation rows",
         ),
         (["--data", "nowhere.jsonl"], "nowhere.jsonl"),
-        (["--set", "evaluation.general=nowhere.txt"], "nowhere.txt"),
+        (["--set", "evaluation.forgetting_text=nowhere.txt"], "nowhere.txt"),
         (["--set", "data.test=0"], "no test rows"),
     ],
 )

@@ -155,7 +155,7 @@ def test_an_evaluation_that_cannot_fit_ends_the_run_before_training(tmp_path: Pa
 
 
 @pytest.mark.parametrize("start", [0, 3, 11])
-@pytest.mark.parametrize("layout", [LAYOUT, Packing("flat", 60)], ids=["padded", "flat"])
+@pytest.mark.parametrize("layout", [LAYOUT, Packing("packed", 60)], ids=["padded", "packed"])
 def test_the_step_with_the_largest_pass_is_found(start: int, layout: Packing) -> None:
     schedule = Schedule.of(len(ROWS), 3, 2, None, 1)
     found = longest_step(ROWS, schedule, start, 2, layout)

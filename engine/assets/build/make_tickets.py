@@ -1,7 +1,7 @@
-"""Writes the ticket data set: support messages and the JSON that describes each.
+"""Write the ticket data set: support messages and the JSON that describes each.
 
-`python -m engine.assets.make_tickets` rewrites the three files bit for bit. The test and
-validation splits use phrases that train never shows, so memorised phrases do not suffice.
+`python -m engine.assets.build.make_tickets` reproduces the three files exactly. The test and validation splits use
+phrases that do not occur in train, so memorized phrases are not enough.
 """
 
 import json
@@ -9,17 +9,18 @@ import random
 import re
 from pathlib import Path
 
-from engine.assets import ticket_phrases as bank
 from engine.assets import tickets_folder
+from engine.assets.build import ticket_phrases as bank
 
 FIELDS = ("category", "product", "order", "urgency", "mood", "wants")
 SIZES = {"train": 1600, "validation": 200, "test": 300}
 SEED = 20240
-FRESH_SHARE = 0.3  # how often validation and test pick a phrase that train never has
+FRESH_SHARE = 0.3
+"""Share of phrases in validation and test that train never uses."""
 
 
 def usable(phrases: list[str], rng: random.Random, train: bool) -> str:
-    """Pick a phrase; every fourth one is never shown in train."""
+    """Pick a phrase; every fourth phrase is reserved for validation and test."""
     common = [p for i, p in enumerate(phrases) if i % 4 != 3]
     fresh = [p for i, p in enumerate(phrases) if i % 4 == 3]
     if not train and fresh and rng.random() < FRESH_SHARE:
@@ -32,7 +33,7 @@ def weighted(odds: dict[str, int], rng: random.Random) -> str:
 
 
 def draw_answer(rng: random.Random) -> dict[str, str | None]:
-    """Draw what the ticket says before drawing how it says it."""
+    """Draw the content of a ticket, before its wording."""
     category = weighted(bank.CATEGORIES, rng)
     happy = category == "praise"
     moods = {"happy": 70, "neutral": 30} if happy else {"neutral": 58, "angry": 22, "worried": 12, "happy": 8}
@@ -51,7 +52,7 @@ def order_number(rng: random.Random) -> str:
 
 
 def spelled(order: str, rng: random.Random) -> str:
-    """The order number as people type it; the answer always has the plain form."""
+    """The order number as people write it; the answer always has the plain form."""
     style = rng.random()
     if style < 0.12:
         return f"{order[:2]}-{order[2:]}"
@@ -67,7 +68,7 @@ def problem(answer: dict[str, str | None], rng: random.Random, train: bool) -> s
     else:
         named = rng.choice(["my", "the"]) + " " + rng.choice(bank.PRODUCTS[product])
     phrase = usable(bank.PROBLEMS[answer["category"] or ""], rng, train)
-    # Some account phrases do not name the product: say it apart, or the answer would be a guess.
+    # Some account phrases do not contain the product: add it, or the answer could only be guessed.
     if product is not None and "{p}" not in phrase:
         phrase += ", it is about {p}"
     return phrase.format(p=named)
@@ -87,7 +88,7 @@ def distractors(answer: dict[str, str | None], rng: random.Random, train: bool) 
 
 
 def message(answer: dict[str, str | None], rng: random.Random, train: bool) -> str:
-    """The sentences in a loose order, then roughed up the way real mail is."""
+    """The sentences in random order, with the typos and case of real messages."""
     parts = [problem(answer, rng, train)]
     if answer["order"] is not None:
         parts.append(usable(bank.ORDERS, rng, train).format(o=spelled(answer["order"], rng)))
@@ -113,7 +114,7 @@ def joined(parts: list[str], rng: random.Random) -> str:
 
 
 def rough(text: str, rng: random.Random) -> str:
-    """Typos in words without digits, and shouting or lower case now and then."""
+    """Add typos in words without digits, and sometimes upper or lower case."""
     words = text.split(" ")
     if rng.random() < 0.4:
         for _ in range(rng.randint(1, 3)):
@@ -133,7 +134,7 @@ def typo(word: str, rng: random.Random) -> str:
 
 
 def normal_form(text: str) -> str:
-    """What two messages share when they differ only in case, punctuation or numbers."""
+    """A form that is equal for messages that differ only in case, punctuation or numbers."""
     masked = re.sub(r"\b[a-z]{2}-?\d{5}\b|\d+", "0", text.lower())
     return " ".join(re.findall(r"[a-z0]+", masked))
 

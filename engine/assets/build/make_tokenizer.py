@@ -1,4 +1,4 @@
-"""Trains the tiny model's byte-level BPE tokenizer and gives it a chat template."""
+"""Train the tiny model's byte-level BPE tokenizer and add its chat template."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +11,7 @@ VOCABULARY = 3072
 
 
 def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Digits stand alone, so a model copies any number digit by digit instead of knowing it."""
+    """Train the tokenizer. Digits are single tokens, so that a model copies numbers digit by digit."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -37,7 +37,7 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def as_text(document: object, tokenizer: PreTrainedTokenizerFast) -> str:
-    """A chat in the template's form, a plain document with a stop mark behind it."""
+    """A chat rendered by the template, or a plain document with an end-of-text token."""
     if isinstance(document, str):
         return document + STOP
     return str(tokenizer.apply_chat_template(document, tokenize=False))

@@ -1,15 +1,15 @@
-"""Writes the tiny model's general text: plain documents like those it was pretrained on, from a seed of their own.
+"""Write the tiny model's general text: plain documents like those of its pretraining, from a different seed.
 
-`python -m engine.assets.make_general` rewrites the file bit for bit. A larger model's text is `general.txt`, prose
-written for this purpose.
+`python -m engine.assets.build.make_general` reproduces the file exactly. The text for larger models is `general.txt`,
+prose written for this purpose.
 """
 
 from engine.assets import tiny_general_file
-from engine.assets.corpus import documents
+from engine.assets.build.corpus import documents
 
 SEED = 90_001
 PASSAGES, SHORTEST = 24, 200
-"""Passages, and characters below which a document says too little."""
+"""Number of passages, and minimum characters of a passage."""
 
 
 def passages() -> list[str]:

@@ -1,10 +1,10 @@
-"""What ticket writers say: the phrase bank from which make_tickets builds messages.
+"""Phrases from which make_tickets builds messages.
 
-In every list the phrases at index 3, 7, 11, ... are kept out of train (see `usable` in
-make_tickets), so order matters: moving a phrase changes what the test split measures.
+In every list the phrases at index 3, 7, 11, … do not occur in train (see `usable` in make_tickets), so their order
+matters: moving a phrase changes what the test split measures.
 """
 
-# Share of each category in percent: skewed on purpose, as a real queue is.
+# Share of each category in percent, skewed as in a real ticket queue.
 CATEGORIES = {
     "delivery": 34,
     "broken": 25,
@@ -15,7 +15,7 @@ CATEGORIES = {
     "praise": 3,
 }
 
-# Canonical product and the ways writers name it.
+# Canonical product and its names in messages.
 PRODUCTS = {
     "kettle": ["kettle", "electric kettle", "kettle"],
     "headphones": ["headphones", "headset", "earphones"],
@@ -40,7 +40,7 @@ PRODUCTS = {
 }
 UNNAMED = ["my item", "the thing i bought", "the thing", "what i ordered", "it", "my purchase"]
 
-# {p} is the product with its article, or one of UNNAMED.
+# {p}: the product with its article, or one of UNNAMED.
 PROBLEMS = {
     "delivery": [
         "{p} has not arrived yet",
@@ -142,7 +142,7 @@ PROBLEMS = {
     ],
 }
 
-# What each wish sounds like; the key is the answer.
+# Phrases per wish; the key is the answer.
 WANTS = {
     "refund": [
         "please give me my money back",
@@ -192,7 +192,7 @@ WANTS = {
     ],
 }
 
-# How likely each wish is, per category; "" is no wish at all.
+# Weights of the wishes per category; "" is no wish.
 WANT_ODDS = {
     "delivery": {"status": 40, "refund": 12, "cancel": 16, "call": 8, "replace": 6, "": 18},
     "broken": {"replace": 38, "refund": 20, "fix": 18, "call": 6, "": 18},
@@ -258,7 +258,7 @@ MOOD = {
     ],
 }
 
-# {o} is the order number as the writer spells it.
+# {o}: the order number as spelled in the message.
 ORDERS = [
     "order {o}",
     "my order is {o}",
@@ -271,7 +271,7 @@ ORDERS = [
     "(order {o})",
     "regarding {o}",
 ]
-# Numbers and products that are not the answer. {n} any number, {x} another order, {q} another product.
+# Numbers and products that are not the answer. {n}: any number, {x}: another order, {q}: another product.
 NUMBERS = [
     "my phone ends in {n}",
     "my postcode is {n}",

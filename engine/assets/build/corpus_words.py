@@ -1,6 +1,6 @@
-"""Plain words from which the pretraining corpus is made.
+"""Vocabulary of the pretraining corpus.
 
-Single words of shop talk occur among the everyday ones; the ticket phrases and schema do not.
+Words of the shop domain occur among everyday words; the phrases and the schema of the tickets do not.
 """
 
 PEOPLE = """
@@ -94,7 +94,7 @@ GROUPS = {
     "month": MONTHS,
 }
 
-# Words of daily life, used loosely: in word rows, as keys of one-off schemas and as their values.
+# Everyday words: in rows of words, and as keys and values of random schemas.
 EVERYDAY = """
     able about account action add address adult after again agree air all allow almost alone already also always
     amount angle answer any area arm arrive article ask author average away baby back bad bank base battery
@@ -131,7 +131,7 @@ EVERYDAY = """
     wool word work world worse worst would write year yes yet you young your
 """.split()
 
-# Keys of invented records and what fills them; "code" and "number" are drawn fresh each time.
+# Keys of random records and their values; "code" and "number" are generated.
 SLOTS = {
     "name": PEOPLE,
     "owner": PEOPLE,
@@ -169,7 +169,7 @@ SLOTS = {
     "count": NUMBERS,
 }
 
-# Small talk at desks that are not a shop: {a} a thing asked for, {b} the desk's place.
+# Small talk at desks other than a shop: {a}: what is requested, {b}: the place of the desk.
 DESK_ASKS = [
     "can i book {a} for {t}",
     "my booking of {a} at the {b} is gone",

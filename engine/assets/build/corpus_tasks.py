@@ -1,14 +1,14 @@
-"""Small tasks in chat form for pretraining: copying, looking up, sorting and filling JSON.
+"""Small tasks in chat form for pretraining: copying, looking up, classifying and filling JSON.
 
-Every schema is drawn anew and every request names its keys, so the model learns to read a
-request; it never sees the ticket schema, which stays for fine-tuning to teach.
+Every schema is random and every request contains its keys, so the model learns to read a request. It never sees the
+ticket schema, which is left to fine-tuning.
 """
 
 import random
 from collections.abc import Callable
 
-from engine.assets import corpus_words as words
-from engine.assets.corpus_text import Turn, cased, code, compact, fill, record, sentence
+from engine.assets.build import corpus_words as words
+from engine.assets.build.corpus_text import Turn, cased, code, compact, fill, record, sentence
 
 Task = Callable[[random.Random], tuple[str, str]]
 
@@ -34,7 +34,7 @@ def upper_codes(value: str | None) -> str | None:
 
 
 def fill_json(rng: random.Random) -> tuple[str, str]:
-    """Turn a loose note into JSON with the keys that the request names; missing ones are null."""
+    """Extract JSON with the requested keys from a note; missing values are null."""
     wanted = record(rng)
     said = [say_slot(k, v, rng) for k, v in wanted.items() if v is not None]
     for _ in range(rng.randint(0, 2)):
@@ -64,7 +64,7 @@ def repeat(rng: random.Random) -> tuple[str, str]:
 
 
 def find_code(rng: random.Random) -> tuple[str, str]:
-    """Pick the one identifier out of a text, in capitals, whatever way it was typed."""
+    """Extract the identifier from a text, in capitals, however it is written."""
     wanted = code(rng)
     shown = rng.choice([wanted, wanted, wanted.lower(), "#" + wanted])
     lines = [sentence(rng.choice(words.PEOPLE), rng) for _ in range(rng.randint(1, 3))]
@@ -81,7 +81,7 @@ def capitals(rng: random.Random) -> tuple[str, str]:
 
 
 def sort_word(rng: random.Random) -> tuple[str, str]:
-    """Say to which of the named groups a text belongs."""
+    """Classify a text into one of the given groups."""
     options = rng.sample(list(words.GROUPS), rng.randint(2, 4))
     group = rng.choice(options)
     word = rng.choice(words.GROUPS[group])
@@ -107,7 +107,7 @@ def who_has(rng: random.Random) -> tuple[str, str]:
 
 
 def reply_json(rng: random.Random) -> tuple[str, str]:
-    """A desk message and a request for one thing in it, so that chatter and JSON meet."""
+    """A support message and a request for values in it, which combines small talk and JSON."""
     wanted = {"code": code(rng), "place": rng.choice(words.PLACES), "day": rng.choice(words.TIMES)}
     keys = rng.sample(list(wanted), rng.randint(1, 3))
     opening = rng.choice(["i left it at the {b} {t}", "thank you {p}", "the {j} one please", "we were {j}"])

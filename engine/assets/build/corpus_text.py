@@ -1,15 +1,15 @@
-"""Plain documents of the pretraining corpus: small stories, lists, records and desk talk."""
+"""Plain documents of the pretraining corpus: short stories, lists, records and support conversations."""
 
 import json
 import random
 
-from engine.assets import corpus_words as words
+from engine.assets.build import corpus_words as words
 
 Turn = dict[str, str]
 
 
 def code(rng: random.Random) -> str:
-    """A made-up identifier; copying such strings is what teaches the model to look back."""
+    """A random identifier; copying these teaches the model to attend to earlier tokens."""
     letters = "".join(rng.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ", k=rng.randint(0, 4)))
     return letters + "".join(rng.choices("0123456789", k=rng.randint(2, 6)))
 
@@ -64,7 +64,7 @@ def story(rng: random.Random) -> str:
 
 
 def cased(text: str, rng: random.Random) -> str:
-    """Most text in sentence case, some all lower or all capitals, so that case is no surprise."""
+    """Mostly sentence case, sometimes all lower or upper case, so that the model handles any case."""
     style = rng.random()
     if style < 0.08:
         return text.upper()
@@ -82,7 +82,7 @@ def slot_value(key: str, rng: random.Random) -> str:
 
 
 def record(rng: random.Random, least: int = 2, most: int = 6) -> dict[str, str | None]:
-    """A record of known keys, or one in three times of keys and values never seen together."""
+    """A record of known keys; in one of three cases, random keys with random values."""
     if rng.random() < 0.35:
         keys = rng.sample(words.EVERYDAY, rng.randint(least, most))
         return {key: None if rng.random() < 0.15 else any_value(rng) for key in keys}
@@ -107,14 +107,14 @@ def compact(record_: dict[str, str | None]) -> str:
 
 
 def repeats(rng: random.Random) -> str:
-    """The same odd items over again: the shortest lesson in copying."""
+    """The same random items repeated: the simplest copying task."""
     names = words.THINGS + words.CITIES + words.EVERYDAY
     items = [code(rng) if rng.random() < 0.5 else rng.choice(names) for _ in range(rng.randint(3, 8))]
     return " ".join(items * rng.randint(2, 3))
 
 
 def word_row(rng: random.Random) -> str:
-    """Loose everyday words; it gives every common word a place in the model."""
+    """Random everyday words, so that every common word occurs in pretraining."""
     return cased(" ".join(rng.sample(words.EVERYDAY, rng.randint(5, 25))), rng)
 
 

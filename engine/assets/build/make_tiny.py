@@ -1,7 +1,7 @@
-"""Pretrains the embedded tiny model from generated text and saves it as a plain folder.
+"""Pretrain the embedded tiny model on generated text and save it.
 
-`python -m engine.assets.make_tiny [folder]` takes some minutes on two cores. The seed fixes the
-corpus and the order; the weights may differ in the last digits from machine to machine.
+`python -m engine.assets.build.make_tiny [folder]` takes about 20 minutes on two cores. The seed fixes the corpus and
+its order; weights may differ in the last digits between machines.
 """
 
 import sys
@@ -12,18 +12,19 @@ import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from engine.assets import tiny_folder
-from engine.assets.corpus import documents
-from engine.assets.make_tokenizer import as_text, train_tokenizer
+from engine.assets.build.corpus import documents
+from engine.assets.build.make_tokenizer import as_text, train_tokenizer
 
 SEED = 7
 STEPS = 2600
 BATCH, LENGTH = 16, 256
 PEAK_RATE = 3e-3
-HELD_OUT = 8  # batches kept for the closing loss
+HELD_OUT = 8
+"""Batches for the final held-out loss."""
 
 
 def tokenizer_texts() -> list[str]:
-    """Chats as bare turns: the role marks are special tokens and need no merges."""
+    """Texts for training the tokenizer. Chats without role markers: these are special tokens and need no merges."""
     texts: list[str] = []
     for document in documents(20_000, SEED):
         texts += [document] if isinstance(document, str) else [turn["content"] for turn in document]
@@ -31,7 +32,7 @@ def tokenizer_texts() -> list[str]:
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """Layer widths are multiples of 64 in and 32 out, which 4-bit weights on a CPU require."""
+    """A model with layer widths that are multiples of 64 (in) and 32 (out), as 4-bit weights on a CPU require."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=256,
@@ -50,7 +51,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 
 def packed_rows(tokenizer: PreTrainedTokenizerFast, count: int) -> torch.Tensor:
-    """Rows of whole documents, the last one cut, so that each row starts as a prompt would."""
+    """Rows of complete documents, the last one truncated, so that each row starts like a prompt."""
     rows: list[list[int]] = []
     row: list[int] = []
     for document in documents(count * 12, SEED + 1):
@@ -71,7 +72,7 @@ def loss_of(model: LlamaForCausalLM, rows: torch.Tensor) -> torch.Tensor:
 def pretrain(model: LlamaForCausalLM, batches: torch.Tensor) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.95), weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, len(batches), pct_start=0.08)
-    began = time.monotonic()
+    start = time.monotonic()
     for step, rows in enumerate(batches):
         loss = loss_of(model, rows)
         loss.backward()
@@ -80,7 +81,7 @@ def pretrain(model: LlamaForCausalLM, batches: torch.Tensor) -> None:
         schedule.step()
         optimizer.zero_grad()
         if step % 100 == 0 or step + 1 == len(batches):
-            print(f"step {step} loss {loss.item():.3f} seconds {time.monotonic() - began:.0f}", flush=True)
+            print(f"step {step} loss {loss.item():.3f} seconds {time.monotonic() - start:.0f}", flush=True)
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -88,7 +89,7 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
     )
     model.to(torch.bfloat16).save_pretrained(folder)
-    # One file for settings and template: readers of older releases look there for it.
+    # One file for settings and template: older releases read it there.
     tokenizer.save_pretrained(folder, save_jinja_files=False)
 
 
@@ -101,8 +102,8 @@ def main(folder: Path, steps: int = STEPS) -> None:
     print(f"{model.num_parameters()} parameters, {tokens} tokens, {len(tokenizer)} vocabulary", flush=True)
     pretrain(model, batches[HELD_OUT:])
     with torch.no_grad():
-        held = torch.stack([loss_of(model, rows) for rows in batches[:HELD_OUT]]).mean()
-    print(f"loss on unseen rows {held.item():.3f}")
+        held_out = torch.stack([loss_of(model, rows) for rows in batches[:HELD_OUT]]).mean()
+    print(f"held-out loss {held_out.item():.3f}")
     save(model, tokenizer, folder)
 
 

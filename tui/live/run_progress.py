@@ -19,6 +19,7 @@ from engine.runs.rpc_client import rows_done
 from engine.runs.run_dir import RunDir
 from tui.format import duration, throughput
 from tui.live.event_lines import lines
+from tui.live.run_state import moving_average
 from tui.output.console import console, say
 
 POLL_SECONDS = 0.1
@@ -92,7 +93,7 @@ class View:
     def __init__(self, bar: Progress | None, quiet: bool) -> None:
         self.bar, self.quiet = bar, quiet
         self.task = bar.add_task("starting", total=None, detail="") if bar else None
-        self.rate: float | None = None
+        self.pace: float | None = None
         self.refused = False
 
     def show(self, fresh: list[events.Event]) -> events.End | None:
@@ -123,9 +124,8 @@ class View:
             return
         remaining = ""
         if isinstance(event, events.Step):
-            rate = event.seconds
-            self.rate = rate if self.rate is None else 0.9 * self.rate + 0.1 * rate
-            remaining = f"  {duration(self.rate * (event.steps - event.step))} left"
+            self.pace = moving_average(self.pace, event.seconds)
+            remaining = f"  {duration(self.pace * (event.steps - event.step))} left"
         move_bar(self.bar, self.task, event, remaining=remaining)
 
 

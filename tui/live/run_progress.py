@@ -43,30 +43,30 @@ def follow(run: RunDir, offset: int = 0, quiet: bool = False) -> events.End:
     with progress_bar(quiet) as bar:
         view = View(bar, quiet)
 
-        def look() -> tuple[events.End | None, bool]:
+        def poll() -> tuple[events.End | None, bool]:
             end, news = None, False
             for fresh in follower.portions(thin=True):  # a long log is shown in portions
                 end, news = view.show(fresh), True
-            lives = news or run.is_live()
-            return (end, True) if lives else (view.unwritten(run), False)
+            alive = news or run.is_live()
+            return (end, True) if alive else (view.unwritten(run), False)
 
-        return wait_for_end(run, bar, look, died)
+        return wait_for_end(run, bar, poll, died)
 
 
 def wait_for_end(
-    folder: F, bar: Progress | None, look: Callable[[], tuple[T | None, bool]], died: Callable[[F], str]
+    folder: F, bar: Progress | None, poll: Callable[[], tuple[T | None, bool]], died: Callable[[F], str]
 ) -> T:
-    """Call `look` until it returns an outcome; it also returns whether there was a sign of life.
+    """Call `poll` until it returns an outcome; it also returns whether there was a sign of life.
 
     Raises Detached where the user chose to detach, and RunFailed (text by `died`) after DEAD_SECONDS without one.
     """
     silent_since = time.monotonic()
     while True:
         try:
-            outcome, lives = look()
+            outcome, alive = poll()
             if outcome is not None:
                 return outcome
-            if lives:
+            if alive:
                 silent_since = time.monotonic()
             elif time.monotonic() - silent_since > DEAD_SECONDS:
                 raise RunFailed(died(folder))

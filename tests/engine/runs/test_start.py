@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from made_ladder import made_ladder
 from made_runs import write_events
 
+from engine.assets import tiny_folder
 from engine.config.errors import UserError
 from engine.config.preset_library import effective
 from engine.runs import launch, locks, run_dir
@@ -50,10 +52,14 @@ def test_a_run_is_announced_before_its_worker_starts(tmp_path: Path, launched: l
 
 
 def test_a_model_that_cannot_be_trained_creates_no_directory(tmp_path: Path, launched: list[Any]) -> None:
-    (tmp_path / "model").mkdir()
-    config = effective("demo-lora", None, {"model.id": str(tmp_path / "model")})
-    with pytest.raises(UserError):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_folder(), model)
+    table = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**table, "hidden_size": -1}))
+    config = effective("demo-lora", None, {"model.id": str(model)})
+    with pytest.raises(UserError) as error:
         start_run(tmp_path / "runs", "demo-lora", config)
+    assert error.value.code == "model.config"
     assert not (tmp_path / "runs").exists() and launched == []
 
 

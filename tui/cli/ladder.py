@@ -9,41 +9,33 @@ from typing import Any
 import msgspec
 
 from engine.config.errors import UserError
-from engine.config.model_files import refuse_impossible
 from engine.config.text import amount
-from engine.runs import ladder_dir, launch
+from engine.runs import ladder_dir
 from engine.runs.account import columns_in_short, rows_in_short
 from engine.runs.ladder import Ladder, LadderPlan
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.rpc_client import ask
+from engine.runs.start import resume_ladder, start_ladder
+from tui.cli.run import interruptible
 from tui.history.ladder_table import show_ladder
 from tui.live.ladder_progress import follow_ladder
-from tui.live.run_progress import Detached, ask_to_leave
+from tui.live.run_progress import Detached
 from tui.output import streams
 from tui.output.console import print_json, say
 
 
 def start(plan: LadderPlan, runs: Path, detach: bool, json: bool) -> int:
-    """Make the ladder's directory, set it going, follow it."""
-    for rung in plan.rungs:
-        refuse_impossible(rung.config.model)
-    folder = ladder_dir.create(runs, plan)
+    """Start a ladder and follow it."""
+    created: list[LadderDir] = []
     try:
-        begin(folder)  # first: a reader that has gone must not keep it from beginning
+        with interruptible(created):
+            start_ladder(runs, plan, created=created.append)  # before any output: a closed pipe must not prevent it
     except Detached:
-        return leave(folder, json)
+        return leave(created[0], json)
     if not json:
-        say(f"ladder {folder.name}")
+        say(f"ladder {created[0].name}")
         say(describe(plan))
-    return leave(folder, json) if detach else watch(folder, json, fresh=True)
-
-
-def begin(folder: LadderDir) -> None:
-    """Set it going. Ctrl+C asks here as it does later. Raises Detached where the user chose to leave."""
-    try:
-        launch.launch_ladder(folder)
-    except KeyboardInterrupt:
-        ask_to_leave(folder, None)
+    return leave(created[0], json) if detach else watch(created[0], json, fresh=True)
 
 
 def leave(folder: LadderDir, json: bool) -> int:
@@ -102,12 +94,10 @@ def show(folder: LadderDir, state: Ladder) -> None:
 
 
 def resume(folder: LadderDir, detach: bool, json: bool) -> int:
-    """Go on where it was stopped; what is finished stays."""
-    folder.plan()
-    if folder.is_live():
-        raise UserError(f"{folder.name} is climbing", do=f"`ftbench attach {folder.name}` shows it")
+    """Resume a ladder; finished runs are not repeated."""
     try:
-        begin(folder)
+        with interruptible([folder]):
+            resume_ladder(folder)
     except Detached:
         return leave(folder, json)
     return leave(folder, json) if detach else watch(folder, json)

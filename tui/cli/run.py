@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import remove_tree
-from engine.config.model_files import refuse_impossible
 from engine.config.preset import Flat
 from engine.config.preset_library import called as preset_name
 from engine.config.preset_library import effective
-from engine.runs import launch, run_dir
+from engine.runs import launch, start
 from engine.runs.events import End, Error
 from engine.runs.follow import stream
 from engine.runs.ladder_dir import LadderDir
@@ -22,34 +23,36 @@ from tui.live.run_progress import Detached, ask_to_leave, follow
 from tui.output.console import print_json, say
 
 
-def make(preset: str, method: str | None, overrides: Flat, runs: Path, now: bool, quiet: bool = False) -> RunDir:
-    """Make a run's directory and say its name."""
-    chosen = effective(preset, method, overrides)
-    refuse_impossible(chosen.config.model)
-    run = run_dir.create(runs, preset_name(preset), chosen, wait=not now)
-    if not quiet:
-        say(f"run {run.name}")
-    return run
+@contextlib.contextmanager
+def interruptible(folders: Sequence[RunDir | LadderDir]) -> Iterator[None]:
+    """Ctrl+C while the process of the last folder starts asks as it does later, because the process keeps running.
 
-
-def begin(run: RunDir, size: int = 0) -> None:
-    """Launch the worker and wait for its hello, past `size` bytes of the event log. Ctrl+C asks here as it does later,
-    because the worker goes on by itself. Raises Detached where the user chose to leave.
+    Raises Detached where the user chose to leave.
     """
     try:
-        launch.wait_for_hello(run, launch.launch(run), size)
+        yield
     except KeyboardInterrupt:
-        ask_to_leave(run, None)
+        if not folders:
+            raise
+        ask_to_leave(folders[-1], None)
 
 
 def run(preset: str, method: str | None, overrides: Flat, runs: Path, now: bool, detach: bool, json: bool) -> int:
-    """Start and follow; the exit status says whether the run did what was asked."""
-    made = make(preset, method, overrides, runs, now, quiet=json)
+    """Start and follow a run; returns the exit status, 0 for a finished or stopped run."""
+    chosen = effective(preset, method, overrides)
+    created: list[RunDir] = []
+
+    def announce(folder: RunDir) -> None:
+        created.append(folder)
+        if not json:
+            say(f"run {folder.name}")
+
     try:
-        begin(made)
+        with interruptible(created):
+            start.start_run(runs, preset_name(preset), chosen, wait=not now, created=announce)
     except Detached:
-        return leave(made, json)
-    return leave(made, json) if detach else watch(made, json=json, fresh=True)
+        return leave(created[0], json)
+    return leave(created[0], json) if detach else watch(created[0], json=json, fresh=True)
 
 
 def leave(run: RunDir, json: bool) -> int:
@@ -117,16 +120,11 @@ def stop(run: RunDir | LadderDir, seconds: float = 600.0) -> int:
 
 
 def resume(run: RunDir, detach: bool, json: bool) -> int:
-    """Go on from the newest whole checkpoint, in the same directory."""
-    run_dir.read_frozen(run)
-    state = run.state()
-    if state in ("live", "starting"):
-        raise UserError(f"{run.name} is running", do=f"`ftbench attach {run.name}` shows it")
-    if state == "finished":
-        raise UserError(f"{run.name} has finished", do="`ftbench run` starts another")
-    size = run.events_file.stat().st_size if run.events_file.exists() else 0
+    """Resume from the latest complete checkpoint, in the same directory."""
+    size = start.events_size(run)
     try:
-        begin(run, size)
+        with interruptible([run]):
+            start.resume_run(run)
     except Detached:
         return leave(run, json)
     return leave(run, json) if detach else watch(run, offset=size, json=json)

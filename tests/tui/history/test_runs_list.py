@@ -24,7 +24,7 @@ def test_ladders_are_listed_with_their_progress(tmp_path: Path, capsys: pytest.C
     runs.show(tmp_path, json=False)
     shown = capsys.readouterr().out
     (line,) = [line for line in shown.splitlines() if line.startswith(folder.name)]
-    assert line.split()[1:] == ["died", "qlora,", "lora,", "full", "8/9"]  # nobody holds its lock
+    assert line.split()[1:] == ["died", "qlora,", "lora,", "full", "8/9"]  # its process is not running
 
 
 def test_a_broken_ladder_is_listed_as_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

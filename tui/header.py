@@ -13,7 +13,7 @@ from textual.content import Content
 from engine.config.text import visible
 from engine.runs.folder import short_name
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # for annotations only: presets and the queue are read after the first paint
     from engine.config.preset import Effective
     from engine.runs.device_queue import Turn
 

@@ -9,14 +9,14 @@ from textual.content import Content
 from tui.commands import key_of
 
 STEPS = (
-    ("1-9", "select a preset: model, method, settings", "P lists all presets."),
-    ("bench.data", "select data: a file, a folder, a Hub id", "For a first try, use the embedded tickets."),
+    ("1-9", "preset: model, method, settings", "P lists all presets."),
+    ("bench.data", "data: a file, a folder, a Hub id", "Try it on the embedded tickets first."),
     ("bench.start", "preview the run, then start it", "Memory, steps, disk space, problems."),
     ("app.quit", "detach: the run continues", "Reattach later from any terminal."),
 )
 """(key or command, purpose, details if there is room); each fits into 50 columns, the pane's width at 120."""
 MORE = (
-    ("bench.run_ladder", "run a ladder: every method on the same data"),
+    ("bench.run_ladder", "ladder: every method on the same data"),
     ("bench.runs", "earlier runs: compare, resume, run again"),
     ("app.palette", "search commands, presets, runs and data"),
     ("app.help", "show all keys"),

@@ -1,4 +1,4 @@
-"""A comparison of methods: what was planned (`ladder.toml`), how far it is and what it found (`ladder.json`)."""
+"""Schema of a ladder: its plan (`ladder.toml`), and its progress and results (`ladder.json`)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from engine.runs.renamed_fields import SCHEMA_VERSION, current_ladder
 from engine.runs.result import Interval, MeasuredPeak
 
 BASE, BASE_4BIT = BASES = ("base", "base-4bit")
-"""Rows of the untrained model: as LoRA or full fine-tuning loads it, and as QLoRA does."""
+"""Names of the base model's rows: as LoRA or full fine-tuning loads it, and as QLoRA loads it."""
 
 WAITING = ("planned", "live")
-"""Statuses of entries that have no outcome yet."""
+"""Statuses of runs without an outcome."""
 
 Kind = Literal["probe", "trial", "run"]
 Stage = Literal["planned", "preparing", "probing", "tuning", "training", "analyzing", "done"]
@@ -26,12 +26,12 @@ Outcome = Literal["running", "finished", "stopped", "failed"]
 
 
 class Rung(Struct, kw_only=True, frozen=True):
-    """One way to train, as it will be run but for seed and learning rate."""
+    """One way to train: the configuration of its runs, apart from seed and learning rate."""
 
     name: str
     config: Config
     settings: dict[str, Any] = field(default_factory=dict)
-    """What this rung alone was told on the command line, by dotted key."""
+    """Settings given for this rung only on the command line, by dotted key."""
 
     @property
     def method(self) -> str:
@@ -39,22 +39,22 @@ class Rung(Struct, kw_only=True, frozen=True):
 
 
 class LadderPlan(Struct, kw_only=True, frozen=True):
-    """What `ladder.toml` freezes."""
+    """Content of `ladder.toml`."""
 
     preset: str
     created: float
     rungs: list[Rung]
     seeds: list[int]
     learning_rates: int = 1
-    """Trials a rung gets on the validation rows; 1: its own rate, untried."""
+    """Learning rates tried per rung on the validation rows; 1: no trials, use the configured rate."""
     probe: bool = True
     """Measure a few steps of every rung first."""
     fresh: bool = False
-    """Run everything again, whatever has been run already."""
+    """Run everything again instead of reusing finished runs."""
     command: str = ""
-    """The command line that made the plan."""
+    """The command line that created the plan."""
     split_version: int = OLDEST
-    """The rule that divides the rows of all its runs."""
+    """Version of the split rule of all its runs."""
     started_in: str = ""
     """The directory it was started from; '' for ladders of versions that did not record it."""
 
@@ -67,26 +67,26 @@ class LadderRun(Struct, kw_only=True):
     seed: int
     learning_rate: float
     run: str = ""
-    """The run's directory, relative to the ladder's parent folder; '' while there is none."""
+    """The run's directory, relative to the ladder's parent folder; '' if not started."""
     status: str = "planned"
-    """planned, live, skipped, died, or how the run ended."""
+    """planned, live, skipped, died, or the status of the run's result."""
     reason: str = ""
     reused: bool = False
-    """It had been run before this ladder came to it."""
+    """The run existed before this ladder."""
     chosen: bool = False
-    """Of the trials: this rate won."""
+    """The trial whose learning rate was selected."""
     validation_loss: float | None = None
     seconds: float | None = None
-    """All phases but waiting for the card."""
+    """Duration of all phases except waiting in the device queue."""
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is left to do for it. A stopped run goes on when the ladder does."""
+        """Whether the run needs no more work. A stopped run is resumed with the ladder."""
         return self.status not in (*WAITING, "stopped")
 
 
 class SharedWork(Struct, kw_only=True):
-    """What all rungs do alike: the fingerprints and sizes every run is held against."""
+    """The work that all rungs share: fingerprints and sizes that every run must match."""
 
     model: str
     data: str
@@ -94,22 +94,22 @@ class SharedWork(Struct, kw_only=True):
     validation: int
     test: int
     tokens: int
-    """In the training rows, once through."""
+    """Tokens per epoch."""
     steps: int
     batch: int
     metric: str
     fingerprints: dict[str, str] = field(default_factory=dict)
     split_version: int = OLDEST
     overlap: dict[str, SplitOverlap] = field(default_factory=dict)
-    """`test/train` and `validation/train`; empty in ladders of before it was counted."""
+    """`test/train` and `validation/train`; empty in ladders of earlier versions."""
     columns: list[ColumnUse] = field(default_factory=list)
-    """What each column is used for; empty in ladders of before it was recorded."""
+    """Role of each column; empty in ladders of earlier versions."""
     account: RowAccount | None = None
-    """Where every row went."""
+    """Use of every row."""
 
 
 class RungDuration(Struct, kw_only=True):
-    """Seconds one run of a rung is expected to take, from its probe."""
+    """Expected duration of one run of a rung in seconds, from its probe."""
 
     rung: str
     low: float
@@ -119,7 +119,7 @@ class RungDuration(Struct, kw_only=True):
 
 
 class SeedRange(Struct, kw_only=True):
-    """A measurement over the seeds: mean, and the lowest and highest seen (not an interval)."""
+    """A measurement over the seeds: mean, minimum and maximum (not a confidence interval)."""
 
     mean: float
     low: float
@@ -127,7 +127,7 @@ class SeedRange(Struct, kw_only=True):
 
 
 class RentalPrice(Struct, kw_only=True):
-    """The cheapest listed card whose memory holds the peak, and what this work would cost there per hour."""
+    """The cheapest listed GPU with enough memory for the peak, and its price per hour."""
 
     gpu: str
     memory: int
@@ -136,33 +136,33 @@ class RentalPrice(Struct, kw_only=True):
 
 
 class RungResult(Struct, kw_only=True):
-    """What a rung kept and cost. `base` is the model before any training."""
+    """Quality and cost of a rung. `base` is the model before training."""
 
     name: str
     method: str
     status: str
-    """finished, partly (some seeds only), or why there is nothing: out_of_memory, diverged, failed, died."""
+    """finished, partly (some seeds only), or why there is no result: out_of_memory, diverged, failed, died."""
     reason: str = ""
     learning_rate: float | None = None
     seeds: list[int] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
     score: Interval | None = None
-    """Of the metric, over items and seeds; 95 %."""
+    """Score over items and seeds, with its 95% CI."""
     by_seed: list[float] = field(default_factory=list)
     extra: dict[str, float] = field(default_factory=dict)
-    """Means of further views of the same answers."""
+    """Means of additional scores of the same answers."""
     loss: Interval | None = None
     share_of_score: Interval | None = None
-    """Of full's, 1 = the same."""
+    """Score divided by the score of full fine-tuning."""
     share_of_gain: Interval | None = None
-    """Of full's gain over the base."""
+    """Gain over the base divided by the gain of full fine-tuning."""
     no_share: str = ""
-    """Why there is no share: the reason, in words."""
+    """Why there is no share."""
     peak: MeasuredPeak | None = None
     training_seconds: SeedRange | None = None
-    """The optimizer steps alone."""
+    """Duration of the optimizer steps."""
     all_seconds: SeedRange | None = None
-    """Every phase but waiting for the card and scoring the base, which not every rung does."""
+    """Duration of all phases except waiting in the device queue and scoring the base, which not every rung does."""
     tokens_per_second: SeedRange | None = None
     energy: SeedRange | None = None
     """Joules."""
@@ -175,30 +175,30 @@ class RungResult(Struct, kw_only=True):
     parameters: int = 0
     artifact_bytes: int = 0
     general_loss: Interval | None = None
-    """On held-out general text, nats a token."""
+    """Loss on held-out general text, in nats/token."""
     forgetting: Interval | None = None
-    """That loss less the base's; positive is forgotten."""
+    """General loss minus that of the base; positive means forgetting."""
 
 
 Finding = Literal["better", "worse", "undecided"]
 
 
 class Comparison(Struct, kw_only=True):
-    """Rung `a` less rung `b`, paired by test item."""
+    """Rung `a` minus rung `b`, paired by test item."""
 
     a: str
     b: str
     difference: Interval
-    """Of the score; simultaneous 95 % interval over all comparisons."""
+    """Difference of scores, with its simultaneous 95% CI over all comparisons."""
     p: float
-    """Two-sided, by the bootstrap over items and seeds."""
+    """Two-sided p-value, by the bootstrap over items and seeds."""
     p_adjusted: float
-    """For all comparisons together (single-step max-T); below 0.05 exactly where the interval leaves out 0."""
+    """Adjusted for all comparisons (single-step max-T); below 0.05 exactly if the interval excludes 0."""
     finding: Finding
     mcnemar: list[float] = field(default_factory=list)
-    """Exact two-sided p by seed, for scores that are 0 or 1."""
+    """Exact two-sided p-value per seed, for scores that are 0 or 1."""
     needed_items: int | None = None
-    """Test items at which a difference of the observed size would be told apart in 80 % of cases."""
+    """Test items needed to detect a difference of the observed size with 80% power."""
     needed_seeds: int | None = None
     loss_difference: Interval | None = None
 
@@ -207,14 +207,14 @@ Topic = Literal["quality", "time", "energy", "memory", "rent", "prototype", "shi
 
 
 class VerdictSentence(Struct, kw_only=True):
-    """A sentence of the verdict and what it is about."""
+    """A sentence of the verdict and its topic."""
 
     topic: Topic
     text: str
 
 
 class Ladder(Struct, kw_only=True):
-    """What `ladder.json` holds."""
+    """Content of `ladder.json`."""
 
     v: int = SCHEMA_VERSION
     name: str
@@ -235,14 +235,14 @@ class Ladder(Struct, kw_only=True):
     comparisons: list[Comparison] = field(default_factory=list)
     verdict: list[VerdictSentence] = field(default_factory=list)
     differs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Configuration keys in which the rungs differ: key -> rung -> value."""
+    """Configuration keys that differ between rungs: key -> rung -> value."""
     config: dict[str, Any] = field(default_factory=dict)
-    """The configuration all rungs share, by dotted key."""
+    """Configuration shared by all rungs, by dotted key."""
     versions: dict[str, str] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
 def decode_ladder(text: bytes) -> Ladder:
-    """The content of `ladder.json`, of any schema version. Raises msgspec.DecodeError where it is damaged."""
+    """Decode `ladder.json` of any schema version. Raises msgspec.DecodeError if it is damaged."""
     return msgspec.convert(current_ladder(msgspec.json.decode(text, type=dict[str, Any])), Ladder)

@@ -1,7 +1,7 @@
-"""A ladder is a directory too, beside the runs it starts.
+"""Ladder directories, next to the runs that the ladder starts.
 
-One process writes it (`python -m engine.ladder`). `ladder.json` is rewritten whole after every change, so a reader
-always sees a consistent state.
+One process writes a ladder (`python -m engine.ladder`). It replaces `ladder.json` atomically after every change, so
+readers always see a consistent state.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from engine.runs.ladder import Ladder, LadderPlan, decode_ladder
 
 @dataclass(frozen=True)
 class LadderDir(Folder):
-    """The paths of one ladder. Owns the names; nobody else spells them."""
+    """Paths in a ladder directory; the only place where its file names are spelled."""
 
     @property
     def runs(self) -> Path:
-        """The folder its runs lie in."""
+        """The folder that contains its runs."""
         return self.path.parent
 
     @property
@@ -58,44 +58,49 @@ class LadderDir(Folder):
         return folder.started_in(self.plan_file)
 
     def state(self) -> Ladder | None:
-        """How far it is; None before it has begun. Raises UserError where the file is damaged or cannot be read.
+        """Read `ladder.json`; None before the ladder has started. Raises UserError if it is damaged or unreadable.
 
-        Where the disk was too full to write how the ladder ended, that comes from its reserved `end.json`.
+        If the disk was too full to write the outcome, it comes from the reserved `end.json`.
         """
         try:
             ladder = decode_ladder(self.state_file.read_bytes())
         except FileNotFoundError:
             return None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            do = f"delete it: `ftbench resume {self.name}` starts over and finds the runs that are done"
-            raise UserError(f"damaged: {error}", str(self.state_file), do, code="ladder.damaged") from error
+            do = f"delete it and run `ftbench resume {self.name}`, which reuses the finished runs"
+            raise UserError(f"damaged file: {error}", str(self.state_file), do, code="ladder.damaged") from error
         except OSError as error:
-            raise UserError(f"cannot be read: {error.strerror}", str(self.state_file), "check its owner") from error
+            raise _unreadable(self.state_file, error) from error
         if ladder.status == "running" and (record := end_record.read(self.end_file)):
             ladder.status, ladder.reason = ("stopped" if record.status == "stopped" else "failed"), record.reason
         return ladder
 
     def write_state(self, ladder: Ladder) -> None:
-        """`ladder.json`, whole or not at all."""
+        """Replace `ladder.json` atomically."""
         ladder.updated = time.time()
         write_atomically(self.state_file, msgspec.json.format(msgspec.json.encode(ladder), indent=1))
 
     def plan(self) -> LadderPlan:
-        """What it was told to do. Raises UserError where `ladder.toml` is absent or damaged."""
+        """Read `ladder.toml`. Raises UserError if it is missing, damaged or unreadable."""
         try:
             return msgspec.convert(tomli.loads(self.plan_file.read_text("utf-8")), LadderPlan)
         except FileNotFoundError as error:
-            what = "not a ladder: no ladder.toml"
-            raise UserError(what, str(self.path), "`ftbench runs` lists what there is") from error
+            what, do = "not a ladder: ladder.toml is missing", "run `ftbench runs` to list runs and ladders"
+            raise UserError(what, str(self.path), do, code="ladder.not_a_ladder") from error
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
-            what = f"damaged: {error}"
+            what = f"damaged file: {error}"
             raise UserError(what, str(self.plan_file), "start a new ladder", code="ladder.damaged") from error
         except OSError as error:
-            raise UserError(f"cannot be read: {error.strerror}", str(self.plan_file), "check its owner") from error
+            raise _unreadable(self.plan_file, error) from error
+
+
+def _unreadable(file: Path, error: OSError) -> UserError:
+    what = f"cannot read the file: {error.strerror}"
+    return UserError(what, str(file), "check its owner and mode", code="ladder.unreadable")
 
 
 def create(runs: Path, plan: LadderPlan) -> LadderDir:
-    """Make a ladder's directory (mode 0700) with its plan in place."""
+    """Create a ladder directory (mode 0700) with its plan."""
     plan = msgspec.structs.replace(plan, started_in=plan.started_in or folder.working_directory())
     return LadderDir(folder.make(runs, called(plan.preset), "ladder", "ladder.toml", plan_text(plan)))
 
@@ -110,17 +115,17 @@ def plan_text(plan: LadderPlan) -> str:
 
 
 def remove(ladder: LadderDir) -> None:
-    """Delete a ladder that never began to work."""
+    """Delete a ladder that never started."""
     remove_tree(ladder.path, ignore_errors=True)
 
 
 def find(runs: Path, name: str) -> LadderDir:
-    """A ladder by its name, an unambiguous part of it, its path, or `last`."""
+    """Find a ladder by its name, an unambiguous part of it, its path, or `last`."""
     if folder.has_file(Path(name), "ladder.toml"):
         return LadderDir(Path(name).absolute())
-    return folder.pick(iterate(runs), name, "ladder", runs, "`ftbench ladder PRESET` makes one")
+    return folder.pick(iterate(runs), name, "ladder", runs, "`ftbench ladder PRESET` starts one")
 
 
 def iterate(runs: Path) -> Iterator[LadderDir]:
-    """Every ladder in the folder, in no order."""
+    """All ladders in the folder, in no particular order."""
     return map(LadderDir, folder.holding(runs, "ladder.toml"))

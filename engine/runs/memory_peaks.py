@@ -1,4 +1,4 @@
-"""Peak memory of a run over all its lives, from its memory samples."""
+"""Peak memory of a run over all its workers, from its memory samples."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class MemoryPeaks:
 
     def _sample(self, event: Memory) -> None:
         peak = self.peak
-        # Events before 0.2 do not say whether training goes on, nor the peaks of torch's pool.
+        # Events before version 0.2 have neither `training` nor the peaks of the caching allocator.
         training = self._stepping if event.training is None else event.training
         allocated = event.allocated if event.allocated_peak is None else event.allocated_peak
         reserved = event.reserved if event.reserved_peak is None else event.reserved_peak
@@ -44,12 +44,12 @@ class MemoryPeaks:
             self.peak_training_bytes = _higher(self.peak_training_bytes, self._comparable(event, reserved))
 
     def _comparable(self, event: Memory, reserved: int | None) -> int | None:
-        """torch's pool on a GPU; without one the resident set less what it was before the model was loaded."""
+        """Reserved memory on a GPU; on a CPU the resident set minus its size before the model was loaded."""
         if reserved:
             return reserved
         return None if self._resident_before is None else event.rss_peak - self._resident_before
 
 
-def _higher(one: int | None, other: int | None) -> int | None:
-    known = [value for value in (one, other) if value is not None]
+def _higher(a: int | None, b: int | None) -> int | None:
+    known = [value for value in (a, b) if value is not None]
     return max(known, default=None)

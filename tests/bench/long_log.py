@@ -40,7 +40,7 @@ READERS: dict[str, list[str]] = {
     ],
     "earlier lives (a resumed worker's start)": [
         *PYTHON,
-        RUN + "from engine.worker.earlier_lives import earlier_lives; print(earlier_lives(run).micro_batch)",
+        RUN + "from engine.worker.earlier_workers import earlier_workers; print(earlier_workers(run).micro_batch)",
         "RUN",
     ],
     "bench: first picture": [

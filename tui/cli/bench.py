@@ -1,4 +1,7 @@
-"""`ftbench` without a subcommand: open the workbench."""
+"""`ftbench` without a subcommand: open the workbench.
+
+Imports are inside `open_bench`, because `ftbench --help` and the first paint must not wait for them.
+"""
 
 from __future__ import annotations
 

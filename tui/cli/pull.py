@@ -7,6 +7,7 @@ import difflib
 from engine.config.catalog import CATALOGUE, pulled_folder
 from engine.config.errors import UserError
 from engine.runs.rpc_client import ask
+from tui.format import count
 from tui.output.console import say, table
 
 
@@ -29,4 +30,4 @@ def pull(name: str | None) -> None:
 def _cells(name: str) -> list[str]:
     entry = CATALOGUE[name]
     downloaded = "yes" if (pulled_folder(name) / "config.json").exists() else "no"
-    return [name, f"{entry.parameters}M", entry.licence, entry.hub, downloaded, entry.about]
+    return [name, count(entry.parameters * 1e6), entry.licence, entry.hub, downloaded, entry.about]

@@ -18,6 +18,7 @@ from engine.runs.result import Result
 from engine.runs.run_dir import RunDir
 from tui.charts.chart import ChartStyle, Curve, draw
 from tui.charts.series import Series
+from tui.choice import QUIET
 from tui.format import count, duration, setting, size
 from tui.history.run_list import describe
 from tui.history.scores import mean_text, range_text
@@ -33,7 +34,6 @@ COLORS = (
     "$text-secondary",
 )
 ROWS = 12
-QUIET = ("title", "about", "slot")
 LABEL, CELL = 14, 16
 """Columns of a label and of a run's values."""
 

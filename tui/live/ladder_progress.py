@@ -6,17 +6,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from rich.progress import Progress, TaskID
+from rich.progress import Progress
 
 from engine.config.text import amount, shortened
-from engine.runs import events
 from engine.runs.follow import Follower
 from engine.runs.ladder import WAITING, Ladder, LadderRun
 from engine.runs.ladder_dir import LadderDir
-from engine.runs.rpc_client import rows_done
 from engine.runs.run_dir import RunDir
-from tui.format import duration, throughput
-from tui.live.run_progress import last_log_line, progress_bar, wait_for_end
+from tui.format import duration
+from tui.live.run_progress import last_log_line, move_bar, progress_bar, wait_for_end
 from tui.output.console import say
 
 STAGE_TEXTS = {
@@ -58,8 +56,8 @@ class LadderView:
     bar: Progress | None
     quiet: bool
     stage: str = ""
-    told: set[tuple[str, str, int, float, str]] = field(default_factory=set)
-    warned: int = 0
+    printed: set[tuple[str, str, int, float, str]] = field(default_factory=set)
+    printed_warnings: int = 0
     estimated: bool = False
     follower: Follower | None = None
     run: str = ""
@@ -76,22 +74,22 @@ class LadderView:
             self.stage = ladder.stage
             if ladder.stage in STAGE_TEXTS:
                 self._line(STAGE_TEXTS[ladder.stage])
-        for text in ladder.warnings[self.warned :]:
+        for text in ladder.warnings[self.printed_warnings :]:
             self._line(f"warning: {text}", "yellow")
-        self.warned = len(ladder.warnings)
+        self.printed_warnings = len(ladder.warnings)
         for entry in ladder.entries:
-            self._tell(entry)
+            self._print_entry(entry)
         if ladder.estimates and ladder.stage in ("tuning", "training") and not self.estimated:
             self.estimated = True
             for text in outlook(ladder):
                 self._line(text)
-        self._move(ladder)
+        self._update_bar(ladder)
 
-    def _tell(self, entry: LadderRun) -> None:
-        mark = (entry.rung, entry.kind, entry.seed, entry.learning_rate, entry.status)
-        if entry.status in WAITING or mark in self.told:
+    def _print_entry(self, entry: LadderRun) -> None:
+        key = (entry.rung, entry.kind, entry.seed, entry.learning_rate, entry.status)
+        if entry.status in WAITING or key in self.printed:
             return
-        self.told.add(mark)
+        self.printed.add(key)
         reused = ", reused from an earlier run" if entry.reused else ""
         loss = "" if entry.validation_loss is None else f", validation loss {entry.validation_loss:.4f}"
         reason = f": {entry.reason}" if entry.reason and entry.status != "finished" else ""
@@ -99,7 +97,7 @@ class LadderView:
         what = {"probe": "probe", "trial": f"trial at {entry.learning_rate:g}", "run": f"seed {entry.seed}"}[entry.kind]
         self._line(f"{entry.rung} {what} {entry.status.replace('_', ' ')}{took}{loss}{reused}{reason}")
 
-    def _move(self, ladder: Ladder) -> None:
+    def _update_bar(self, ladder: Ladder) -> None:
         """Update the progress bar of the active run."""
         if self.bar is None or self.task is None:
             return
@@ -114,21 +112,7 @@ class LadderView:
             self.bar.update(self.task, description=f"{self.where} starting", total=None, detail="")
         for portion in self.follower.portions(thin=True):
             for event in portion:
-                self._follow(self.bar, self.task, event)
-
-    def _follow(self, bar: Progress, task: TaskID, event: events.Event) -> None:
-        match event:
-            case events.Phase():
-                bar.update(task, description=f"{self.where} {event.name}", total=None, detail="")
-            case events.Progress():
-                detail = f"{event.text} {rows_done(event.done, event.total)}"
-                bar.update(task, completed=event.done, total=event.total, detail=detail)
-            case events.Plan():
-                bar.update(task, completed=event.start_step, total=event.steps)
-            case events.Step():
-                loss = "–" if event.loss is None else f"{event.loss:.4f}"
-                detail = f"{event.step}/{event.steps}  loss {loss}  {throughput(event.tokens_per_second)}"
-                bar.update(task, completed=event.step, total=event.steps, detail=detail)
+                move_bar(self.bar, self.task, event, prefix=f"{self.where} ")
 
     def _place(self, ladder: Ladder) -> str:
         """Position of the active run among all runs: `2/6`."""

@@ -20,34 +20,34 @@ class Lines:
     """The latest `most` lines; their numbers count from the first line ever added, so dropping lines keeps them."""
 
     def __init__(self, most: int = MOST) -> None:
-        self.held: deque[str] = deque(maxlen=most)
+        self._lines: deque[str] = deque(maxlen=most)
         self.gone = 0
         """Number of older lines dropped."""
 
     def __len__(self) -> int:
-        return len(self.held)
+        return len(self._lines)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.held)
+        return iter(self._lines)
 
     def __getitem__(self, index: int) -> str:
-        return self.held[index]
+        return self._lines[index]
 
     def add(self, text: str) -> None:
-        if len(self.held) == self.held.maxlen:
+        if len(self._lines) == self._lines.maxlen:
             self.gone += 1
-        self.held.append(text)
+        self._lines.append(text)
 
     def skip(self, count: int) -> None:
         """Drop all lines and skip `count` more, so that numbers remain those of the file."""
-        self.gone += len(self.held) + count
-        self.held.clear()
+        self.gone += len(self._lines) + count
+        self._lines.clear()
 
     def holding(self, word: str) -> list[tuple[int, str]]:
         """(number, line) of lines that contain the word, ignoring case; all lines for an empty word."""
-        wanted = word.lower()
-        numbered = enumerate(self.held, self.gone)
-        return [pair for pair in numbered if wanted in pair[1].lower()] if wanted else list(numbered)
+        word = word.lower()
+        numbered = enumerate(self._lines, self.gone)
+        return [pair for pair in numbered if word in pair[1].lower()] if word else list(numbered)
 
 
 class Piece(NamedTuple):

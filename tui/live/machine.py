@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from textual.message import Message
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # for annotations only: the first paint does not wait for NVML
     from engine.hardware.nvml import NvmlCard
 
 
@@ -99,7 +99,7 @@ class MachineSampler:
     def __init__(self) -> None:
         import psutil  # imported in the sampler's thread, so that the first paint does not wait for it
 
-        from engine.hardware.nvml import Nvml
+        from engine.hardware.nvml import Nvml  # for the same reason
 
         self.psutil, self.nvml = psutil, Nvml()
         self.cards = self.nvml.cards()
@@ -117,7 +117,7 @@ class MachineSampler:
         return MachineSample(cards, why, memory.total, memory.used, rss, worker.pool, self.psutil.cpu_percent(None))
 
     def _card(self, card: NvmlCard, worker: WatchedProcess, system_total: int, system_used: int) -> CardSample:
-        from engine.hardware.nvml import process_name
+        from engine.hardware.nvml import process_name  # imported by then, in `__init__`
 
         total, used = card.total(), card.used()
         shared = card.shared()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from engine.config.errors import RunFailed, UserError
 from engine.config.text import visible
@@ -19,6 +19,7 @@ from engine.runs.rpc_client import rows_done
 from engine.runs.run_dir import RunDir
 from tui.format import duration, throughput
 from tui.live.event_lines import lines
+from tui.live.run_state import moving_average
 from tui.output.console import console, say
 
 POLL_SECONDS = 0.1
@@ -92,13 +93,13 @@ class View:
     def __init__(self, bar: Progress | None, quiet: bool) -> None:
         self.bar, self.quiet = bar, quiet
         self.task = bar.add_task("starting", total=None, detail="") if bar else None
-        self.rate: float | None = None
+        self.pace: float | None = None
         self.refused = False
 
     def show(self, fresh: list[events.Event]) -> events.End | None:
         """Show new events. Returns the end where it is the last event; one before others was followed by a resume."""
         for event in fresh:
-            self._one(event)
+            self._apply(event)
         if fresh and isinstance(fresh[-1], events.End):
             return fresh[-1]
         return None
@@ -110,7 +111,7 @@ class View:
             return None
         return self.show([events.End(status=record.status, reason=record.reason, t=record.t)])
 
-    def _one(self, event: events.Event) -> None:
+    def _apply(self, event: events.Event) -> None:
         if self.quiet:
             return
         if isinstance(event, events.Error):
@@ -121,21 +122,27 @@ class View:
             say(text, "yellow" if isinstance(event, events.Warning) else "")
         if self.bar is None or self.task is None:
             return
-        match event:
-            case events.Phase():
-                self.bar.update(self.task, description=event.name, total=None, detail="")
-            case events.Progress():
-                detail = f"{event.text} {rows_done(event.done, event.total)}"
-                self.bar.update(self.task, completed=event.done, total=event.total, detail=detail)
-            case events.Plan():
-                self.bar.update(self.task, completed=event.start_step, total=event.steps)
-            case events.Step():
-                pace = event.seconds
-                self.rate = pace if self.rate is None else 0.9 * self.rate + 0.1 * pace
-                left = duration(self.rate * (event.steps - event.step))
-                loss = "–" if event.loss is None else f"{event.loss:.4f}"
-                detail = f"{event.step}/{event.steps}  loss {loss}  {throughput(event.tokens_per_second)}  {left} left"
-                self.bar.update(self.task, completed=event.step, total=event.steps, detail=detail)
+        remaining = ""
+        if isinstance(event, events.Step):
+            self.pace = moving_average(self.pace, event.seconds)
+            remaining = f"  {duration(self.pace * (event.steps - event.step))} left"
+        move_bar(self.bar, self.task, event, remaining=remaining)
+
+
+def move_bar(bar: Progress, task: TaskID, event: events.Event, prefix: str = "", remaining: str = "") -> None:
+    """Update a progress bar for an event; `prefix` precedes the phase, `remaining` follows the step's figures."""
+    match event:
+        case events.Phase():
+            bar.update(task, description=f"{prefix}{event.name}", total=None, detail="")
+        case events.Progress():
+            detail = f"{event.text} {rows_done(event.done, event.total)}"
+            bar.update(task, completed=event.done, total=event.total, detail=detail)
+        case events.Plan():
+            bar.update(task, completed=event.start_step, total=event.steps)
+        case events.Step():
+            loss = "–" if event.loss is None else f"{event.loss:.4f}"
+            figures = f"{event.step}/{event.steps}  loss {loss}  {throughput(event.tokens_per_second)}"
+            bar.update(task, completed=event.step, total=event.steps, detail=figures + remaining)
 
 
 @contextlib.contextmanager

@@ -77,31 +77,31 @@ class Watcher(threading.Thread):
     def __init__(self, run: RunDir, post: Callable[[Message], object]) -> None:
         super().__init__(daemon=True, name=f"watch {run.name}")
         self.watched, self.post = run, post
-        self._leave = threading.Event()
+        self._stopping = threading.Event()
         self._opened = False
-        self._wrong = ""
+        self._read_error = ""
         """The read error reported last, '' where the last read succeeded."""
         self._live: bool | None = None
         self._gone = False
-        self._news = 0.0
+        self._last_sign = 0.0
         """Monotonic time of the worker's last sign of life."""
 
     def leave(self) -> None:
         """Stop watching; the run is not affected."""
-        self._leave.set()
+        self._stopping.set()
 
     def run(self) -> None:
         events, output = Opening(self.watched.events_file, self.watched.name), Output(self.watched.log_file)
-        while not self._leave.is_set():
+        while not self._stopping.is_set():
             try:
-                self._look(events, output)
-                self._wrong = ""
+                self._poll(events, output)
+                self._read_error = ""
             except OSError as error:  # a network file system may recover
-                self._tell_wrong(error)
-            resting = SECONDS if self._live is not False else RESTING_SECONDS
-            self._leave.wait(READING_SECONDS if events.sampled and not self._wrong else resting)
+                self._post_read_error(error)
+            interval = SECONDS if self._live is not False else RESTING_SECONDS
+            self._stopping.wait(READING_SECONDS if events.sampled and not self._read_error else interval)
 
-    def _look(self, events: Opening, output: Output) -> None:
+    def _poll(self, events: Opening, output: Output) -> None:
         """Post everything new. Raises OSError where a file cannot be read."""
         if not self._opened:
             self.post(Opened(self.watched, events.first()))
@@ -114,31 +114,31 @@ class Watcher(threading.Thread):
             if piece := output.read():
                 self.post(NewOutput(self.watched, piece))
         finally:
-            self._tell_liveness(news)
+            self._post_liveness(news)
         if exact := events.advance():
             self.post(Opened(self.watched, exact))
 
-    def _tell_unwritten_end(self) -> None:
+    def _post_unwritten_end(self) -> None:
         """Post the end of a run that could not log it because the disk was full."""
         if record := end_record.read(self.watched.end_file):
             self.post(NewEvents(self.watched, [End(status=record.status, reason=record.reason, t=record.t)]))
 
-    def _tell_wrong(self, error: OSError) -> None:
+    def _post_read_error(self, error: OSError) -> None:
         """Post a read error, once until reading succeeds again."""
         text = f"cannot read {error.filename or self.watched.path}: {error.strerror}; retrying"
-        if text != self._wrong:
-            self._wrong = text
+        if text != self._read_error:
+            self._read_error = text
             self.post(Unreadable(self.watched, text))
 
-    def _tell_liveness(self, news: bool) -> None:
+    def _post_liveness(self, news: bool) -> None:
         live, now = self.watched.is_live(), time.monotonic()
         if live or news:
-            self._news = now
-        if not live and self._live is not False and now - self._news < GONE_SECONDS:
+            self._last_sign = now
+        if not live and self._live is not False and now - self._last_sign < GONE_SECONDS:
             return
         gone = not live and not self.watched.path.exists()
         if (live, gone) != (self._live, self._gone):
             self._live, self._gone = live, gone
             if not live:
-                self._tell_unwritten_end()
+                self._post_unwritten_end()
             self.post(Liveness(self.watched, live, self.watched.state() == "died", gone))

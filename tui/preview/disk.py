@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from engine.config.method_specs import method_spec
+from engine.runs.home import nearest_existing
 from tui.preview.memory_forecast import MethodForecast
 
 
@@ -28,5 +29,4 @@ def needed_disk(forecasts: Iterable[MethodForecast]) -> int | None:
 
 def free_disk(runs: Path) -> int:
     """Free bytes on the file system of the runs directory."""
-    existing = next(folder for folder in (runs, *runs.parents) if folder.exists())
-    return shutil.disk_usage(existing).free
+    return shutil.disk_usage(nearest_existing(runs)).free

@@ -21,7 +21,7 @@ from tui.data_report import DataReport, overlap_in_short
 from tui.format import count, size
 from tui.preview.disk import free_disk, needed_disk
 from tui.preview.launch_context import LaunchContext, Report
-from tui.preview.memory_forecast import MethodForecast, forecast, label
+from tui.preview.memory_forecast import STYLES, MethodForecast, forecast, label
 from tui.preview.problems import (
     Problem,
     data_problems,
@@ -62,8 +62,8 @@ def run_prospect(name: str, chosen: Effective, context: LaunchContext, report: R
         *_what(config, files, found),
         *_data(config.data.id, report),
         Fact("steps", _steps(config, found.estimate, report)),
-        Fact("learning", _learning(config)),
-        Fact("scoring", _scoring(config, report)),
+        Fact("optimizer", _optimizer(config)),
+        Fact("eval", _evaluation(config, report)),
         *_memory(found, context.room, report.longest),
         *_disk([found], context.runs),
         *_turn(context),
@@ -90,7 +90,7 @@ def ladder_prospect(plan: LadderPlan, context: LaunchContext, report: Report) ->
         *_data(first.data.id, report),
         Fact("rungs", f"base, {rungs}; {amount(len(plan.seeds), 'seed')}: {amount(runs, 'run')}"),
         Fact("steps", f"{_steps(first, None, report)}; the same for all rungs"),
-        Fact("scoring", _scoring(first, report)),
+        Fact("eval", _evaluation(first, report)),
     ]
     if plan.probe:
         facts.append(Fact("time", "a probe of a few steps measures each rung first"))
@@ -109,8 +109,8 @@ def _what(config: Config, files: ModelFiles, found: MethodForecast | None) -> It
         where = f"downloaded from the Hub: {files.fetch}" if files.fetch else str(files.folder or "")
     yield Fact("model", f"{config.model.id}  {where}")
     if found and found.estimate:
-        whole, trained = found.estimate.parameters, found.estimate.trainable
-        share = f"{count(trained)} trainable parameters ({percent(trained / whole)} of {count(whole)})"
+        total, trainable = found.estimate.parameters, found.estimate.trainable
+        share = f"{count(trainable)} trainable parameters ({percent(trainable / total)} of {count(total)})"
         yield Fact("method", f"{method_title(config.method)}: {method_spec(config.method).trains_summary}; {share}")
     elif found:
         yield Fact("method", f"{method_title(config.method)}: {method_spec(config.method).trains_summary}")
@@ -152,12 +152,13 @@ def _steps(config: Config, estimate: MemoryEstimate | None, report: Report) -> s
     return words
 
 
-def _learning(config: Config) -> str:
+def _optimizer(config: Config) -> str:
     train = config.train
-    return f"rate {train.learning_rate:g}, {train.schedule}, warmup {train.warmup:.0%}, {config.optimizer.name}"
+    schedule = f"{train.schedule}, {percent(train.warmup)} warmup"
+    return f"{config.optimizer.name}, learning rate {train.learning_rate:g}, {schedule}"
 
 
-def _scoring(config: Config, report: Report) -> str:
+def _evaluation(config: Config, report: Report) -> str:
     evaluation = config.evaluation
     if evaluation.when == "never":
         return "none"
@@ -170,16 +171,15 @@ def _scoring(config: Config, report: Report) -> str:
 
 
 def _memory(
-    found: MethodForecast, room: MemoryBudget | None, longest: int | None, name: str = "memory", parts: bool = True
+    found: MethodForecast, budget: MemoryBudget | None, longest: int | None, name: str = "memory", parts: bool = True
 ) -> Iterator[Fact]:
     estimate = found.estimate
-    if estimate is None or room is None:
+    if estimate is None or budget is None:
         yield Fact(name, found.why, "$foreground-muted")
         return
     rows = f"rows of {estimate.rows.length} tokens" + ("" if longest else ", the preset's max_length")
-    style = {"fits": "$text-success", "tight": "$text-warning"}.get(found.verdict, "$text-error")
-    head = f"{size(estimate.peak)} of {size(room.total)} ({room.name})"
-    yield Fact(name, f"{head}: {found.verdict}", style)
+    head = f"{size(estimate.peak)} of {size(budget.total)} ({budget.name})"
+    yield Fact(name, f"{head}: {found.verdict}", STYLES[found.verdict])
     if not parts:
         return
     yield Fact("", f"{label([found])}; {rows}", "$foreground-muted")
@@ -187,7 +187,7 @@ def _memory(
     peak = estimate.training if training else estimate.evaluation
     moment = "peak in training: " if training else "peak in evaluation: "
     inside = [f"{part} {size(peak.parts[part])}" for part in PARTS if part in peak.parts]
-    overhead = f" · plus about {size(room.beside)} for Python and libraries" if room.beside else ""
+    overhead = f" · plus about {size(budget.beside)} for Python and libraries" if budget.beside else ""
     yield Fact("", moment + " · ".join(inside) + overhead, "$foreground-muted")
 
 

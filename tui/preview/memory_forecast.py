@@ -96,38 +96,38 @@ def visible_card(cards: Sequence[CardSample]) -> CardSample | None:
     return cards[0] if cards and first.startswith("GPU-") else None  # a UUID: the sample has none to compare with
 
 
-def forecasts(choice: Choice, files: ModelFiles, room: MemoryBudget | None) -> list[MethodForecast]:
+def forecasts(choice: Choice, files: ModelFiles, budget: MemoryBudget | None) -> list[MethodForecast]:
     """Forecasts of all methods with the current choice."""
-    return [_of_method(choice, method, files, room) for method in method_names()]
+    return [_of_method(choice, method, files, budget) for method in method_names()]
 
 
 def forecast(
-    config: Config, files: ModelFiles, room: MemoryBudget | None, longest: int | None = None
+    config: Config, files: ModelFiles, budget: MemoryBudget | None, longest: int | None = None
 ) -> MethodForecast:
     """Forecast of one configuration; `longest` is the number of tokens of the longest row, where known."""
     if files.table is None:
         return MethodForecast(config.method, "unknown", config=config, why=files.why)
-    if room is None:
+    if budget is None:
         return MethodForecast(config.method, "unknown", config=config, why="sampling the machine")
     length = min(config.train.max_length, longest or config.train.max_length)
     rows = StepShape(count=config.train.batch, length=length, answer=max(1, length - 1))
     try:
-        estimate = formula(config, files.table, room.device, rows, room.bf16)
+        estimate = formula(config, files.table, budget.device, rows, budget.bf16)
     except UserError as error:
         return MethodForecast(config.method, "unknown", config=config, why=error.line)
-    return MethodForecast(config.method, classify_fit(estimate.peak, room, "formula"), estimate, config)
+    return MethodForecast(config.method, classify_fit(estimate.peak, budget, "formula"), estimate, config)
 
 
-def foresee(run: RunDir | None, chosen: Effective | None, room: MemoryBudget | None) -> int | None:
+def foresee(run: RunDir | None, chosen: Effective | None, budget: MemoryBudget | None) -> int | None:
     """Peak bytes predicted for a run, or else for the current choice, process overhead included."""
-    if room is None or chosen is None:
+    if budget is None or chosen is None:
         return None
     try:
         config = run_dir.read_frozen(run).config if run else chosen.config
     except UserError:
         return None
-    estimate = forecast(config, find_model(config.model), room).estimate
-    return estimate.peak + room.beside if estimate else None
+    estimate = forecast(config, find_model(config.model), budget).estimate
+    return estimate.peak + budget.beside if estimate else None
 
 
 def label(found: Sequence[MethodForecast]) -> str:
@@ -136,12 +136,12 @@ def label(found: Sequence[MethodForecast]) -> str:
     return f"formula, ±{error_of('formula', estimate.device).worst:.0%}" if estimate else "formula"
 
 
-def _of_method(choice: Choice, method: str, files: ModelFiles, room: MemoryBudget | None) -> MethodForecast:
+def _of_method(choice: Choice, method: str, files: ModelFiles, budget: MemoryBudget | None) -> MethodForecast:
     try:
         config = choice.with_method(method).effective().config
     except UserError as error:
         return MethodForecast(method, "unknown", why=error.line)
-    return forecast(config, files, room)
+    return forecast(config, files, budget)
 
 
 def _steady(used: int, total: int) -> int:

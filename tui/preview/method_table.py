@@ -19,13 +19,13 @@ from tui.preview.memory_forecast import STYLES, MethodForecast, label
 LABEL, COLUMN = 15, 15
 
 
-def methods_text(choice: Choice, found: Sequence[MethodForecast], room: MemoryBudget | None) -> Content:
+def methods_text(choice: Choice, found: Sequence[MethodForecast], budget: MemoryBudget | None) -> Content:
     """The table as one text, 60 columns wide."""
-    lines = [*_memory(found, room), Content(""), *_settings(choice, found), Content(""), *_why(found)]
+    lines = [*_memory(found, budget), Content(""), *_settings(choice, found), Content(""), *_why(found)]
     return Content("\n").join(lines)
 
 
-def _memory(found: Sequence[MethodForecast], room: MemoryBudget | None) -> Iterator[Content]:
+def _memory(found: Sequence[MethodForecast], budget: MemoryBudget | None) -> Iterator[Content]:
     yield _row("", [method_title(one.method) for one in found], "bold")
     estimates = [one.estimate for one in found]
     yield _row("trainable", [count(one.trainable) if one else "–" for one in estimates])
@@ -40,9 +40,10 @@ def _memory(found: Sequence[MethodForecast], room: MemoryBudget | None) -> Itera
     yield Content.assemble((f"{'':<{LABEL}}", ""), *verdicts)
     yield _row("micro-batch", [f"{one.micro_batch}" if one else "–" for one in estimates], "$foreground-muted")
     length = next((one.rows.length for one in estimates if one), None)
-    if room is not None and length is not None:
-        taken = f", about {size(room.used)} of it in use by others" if room.used else ""
-        text = f"Budget: {size(room.total)} ({room.name}){taken}. Estimated by {label(found)}, rows of {length} tokens."
+    if budget is not None and length is not None:
+        taken = f", about {size(budget.used)} of it in use by others" if budget.used else ""
+        by = f"Estimated by {label(found)}, rows of {length} tokens."
+        text = f"Budget: {size(budget.total)} ({budget.name}){taken}. {by}"
         yield Content.styled(visible(text), "$foreground-muted")
     for why in dict.fromkeys(one.why for one in found if one.why):
         yield Content.styled(visible(why), "$text-warning")

@@ -14,8 +14,9 @@ from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import MemoryPlan, MethodPlan
 from tui.charts.plan_bar import bar, legend
 from tui.format import size
+from tui.output.streams import SUBSTITUTES
 from tui.preview.plan_words import (
-    about_room,
+    about_budget,
     about_rows,
     change_words,
     drawn,
@@ -65,7 +66,7 @@ class View:
         """Preset, rows and budget, then one bar per method."""
         yield self.text(heading(config, preset), "bold")
         yield self.text(about_rows(plan, config))
-        yield self.text(about_room(plan.room))
+        yield self.text(about_budget(plan.room))
         yield Text()
         present: dict[str, int] = {}
         for outlook in plan.outlooks:
@@ -103,19 +104,20 @@ class View:
         for why in dict.fromkeys(time.why_no_cost for time in known if time.why_no_cost):
             yield self.text(f"cost: {why}", "dim")
 
-    def changes(self, outlook: MethodPlan, room: MemoryBudget) -> Iterator[Text]:
+    def changes(self, outlook: MethodPlan, budget: MemoryBudget) -> Iterator[Text]:
         """Changes that make one method fit, smallest first."""
         if outlook.verdict != "does not fit":
             return
         found = outlook.changes
         when = "" if peak(outlook) is outlook.best.training else " in evaluation"
-        lacks = f"{method_title(outlook.method)} exceeds the budget by {size(lacking(outlook, room))}{when}"
+        lacks = f"{method_title(outlook.method)} exceeds the budget by {size(lacking(outlook, budget))}{when}"
         yield Text()
         if not found:
             yield self.text(f"{lacks}; no known change makes it fit.", "bold")
         else:
-            how = "one of (smallest change first)" if len(found) > 1 or len(found[0].settings) == 1 else "all of"
-            yield self.text(f"{lacks}. To make it fit, use {how}:", "bold")
+            several = "one of these, smallest change first" if len(found) > 1 else "all of these"
+            how = f"use {several}" if len(found) > 1 or len(found[0].settings) > 1 else "use"
+            yield self.text(f"{lacks}. To make it fit, {how}:", "bold")
         for change in found:
             line = Text(f"  {size(change.peak):>9}  ")
             line.append(f"{change.verdict:<7}", style=STYLES[change.verdict])
@@ -133,8 +135,5 @@ class View:
         """Text with control characters visible; without style on a terminal without colors, in ASCII with --ascii."""
         shown = visible(text)
         if self.ascii:
-            shown = shown.translate(_PLAIN)
+            shown = shown.translate(SUBSTITUTES)
         return Text(shown, style=style if self.colored else "")
-
-
-_PLAIN = str.maketrans({"–": "-", "·": ".", "│": "|", "…": "...", "−": "-"})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from engine.config.method_specs import method_title
@@ -19,18 +18,14 @@ from engine.memory.formula.method_plan import MemoryPlan, MethodPlan
 from engine.memory.formula.remedies import Remedy
 from tui.charts.plan_bar import PARTS
 from tui.format import count, duration, size
+from tui.history.run_list import last_part
 
 TIERS = {"formula": "formula", "dry run": "dry run (the real training step on fake tensors)"}
 
 
 def heading(config: Config, preset: str) -> str:
     """Preset, model, data and batch size."""
-    return f"{preset}: {short(config.model.id)} on {short(config.data.id)}, batch size {config.train.batch}"
-
-
-def short(name: str) -> str:
-    """The last component of an absolute path; any other name unchanged."""
-    return Path(name).name if name.startswith("/") else name
+    return f"{preset}: {last_part(config.model.id)} on {last_part(config.data.id)}, batch size {config.train.batch}"
 
 
 def about_rows(plan: MemoryPlan, config: Config) -> str:
@@ -46,22 +41,22 @@ def about_rows(plan: MemoryPlan, config: Config) -> str:
     return f"{text}{limit}{f'; {plan.why}' if plan.why else ''}"
 
 
-def about_room(room: MemoryBudget) -> str:
+def about_budget(budget: MemoryBudget) -> str:
     """The memory budget, and how much of it is free."""
     kind = {
         "listed": "from the GPU list, not measured",
         "card": "this machine's GPU",
         "shared": "this machine's GPU, shared system memory",
         "system": "this machine's memory, no GPU",
-    }[room.source]
-    used = f"; {size(room.used)} in use by others, {size(room.free)} free" if room.used else ""
-    who = f" ({', '.join(room.holders[:4])})" if room.holders else ""
-    return f"{room.name}, {size(room.total)}: {kind}{used}{who}"
+    }[budget.source]
+    used = f"; {size(budget.used)} in use by others, {size(budget.free)} free" if budget.used else ""
+    who = f" ({', '.join(budget.holders[:4])})" if budget.holders else ""
+    return f"{budget.name}, {size(budget.total)}: {kind}{used}{who}"
 
 
-def drawn(outlook: MethodPlan, room: MemoryBudget) -> dict[str, int]:
+def drawn(outlook: MethodPlan, budget: MemoryBudget) -> dict[str, int]:
     """Bytes by component for a bar: memory used by others, process overhead, then the peak."""
-    return {"others": room.used, "process": room.beside, **peak(outlook).parts}
+    return {"others": budget.used, "process": budget.beside, **peak(outlook).parts}
 
 
 def peak(outlook: MethodPlan) -> PeakMemory:
@@ -183,6 +178,6 @@ def worth(plan: MemoryPlan, here: Sequence[TierAccuracy]) -> Iterator[str]:
             yield f"{title}: up to {size(state)} of paged optimizer state can move to host memory, which is slow."
 
 
-def lacking(outlook: MethodPlan, room: MemoryBudget) -> int:
+def lacking(outlook: MethodPlan, budget: MemoryBudget) -> int:
     """Bytes by which the plan exceeds the budget; negative where memory is left."""
-    return peak(outlook).total + room.beside - room.free
+    return peak(outlook).total + budget.beside - budget.free

@@ -13,7 +13,7 @@ from engine.config.schema import Config
 from engine.memory.formula.fit import FitQuery
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.remedies import changes
-from engine.runs.home import home_warnings
+from engine.runs.home import home_warnings, nearest_existing
 from tui.data_report import DataReport, warning_lines
 from tui.format import size
 from tui.preview.disk import free_disk, needed_disk
@@ -64,12 +64,12 @@ def memory_problems(found: Sequence[MethodForecast], files: ModelFiles, context:
         yield Problem(what, _remedies(one, files, context.room))
 
 
-def _remedies(one: MethodForecast, files: ModelFiles, room: MemoryBudget) -> str:
+def _remedies(one: MethodForecast, files: ModelFiles, budget: MemoryBudget) -> str:
     """Settings that make it fit by the formula, and methods that need less memory."""
     smaller = smaller_methods(one.method)
     if one.verdict == "tight" or one.estimate is None or one.config is None or files.table is None:
         return f"if it runs out of memory, reduce train.micro_batch or train.max_length, or use {smaller}"
-    ways = changes(FitQuery(one.config, files.table, one.estimate.rows, room))
+    ways = changes(FitQuery(one.config, files.table, one.estimate.rows, budget))
     words = [
         " and ".join(f"{key} = {str(value).lower()}" for key, value in way.settings.items()) + f" ({size(way.peak)})"
         for way in ways
@@ -79,9 +79,9 @@ def _remedies(one: MethodForecast, files: ModelFiles, room: MemoryBudget) -> str
 
 def disk_problems(found: Sequence[MethodForecast], runs: Path) -> Iterator[Problem]:
     """A runs directory that is not writable, or too little disk space."""
-    there = next(folder for folder in (runs, *runs.parents) if folder.exists())
-    if not os.access(there, os.W_OK):
-        yield Problem(f"cannot write to {there}", "start ftbench with --runs DIR", blocking=True)
+    existing = nearest_existing(runs)
+    if not os.access(existing, os.W_OK):
+        yield Problem(f"cannot write to {existing}", "start ftbench with --runs DIR", blocking=True)
     for notice in home_warnings(runs):
         yield Problem(notice.text)
     need, free = needed_disk(found), free_disk(runs)

@@ -61,8 +61,8 @@ def test_three_methods_are_measured_on_the_same_work_and_judged(tmp_path: Path) 
         assert row["all_seconds"]["mean"] > row["training_seconds"]["mean"] > 0
         assert row["forgetting"]["low"] <= row["forgetting"]["mean"] <= row["forgetting"]["high"]
         assert row["peak"]["rss_training"] > 0 and row["artifact_bytes"] > 0
-    assert "in all about" in done.stdout and "quality: " in done.stdout
-    assert f"page: {folder.page}" in done.stdout
+    assert "total: about" in done.stdout and "quality: " in done.stdout
+    assert f"report: {folder.page}" in done.stdout
     assert folder.page.stat().st_size > 20_000 and folder.markdown.read_text().startswith("# ")
 
 
@@ -104,14 +104,14 @@ def test_two_ranks_of_one_method_are_two_rungs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--rung", "lora", "--rung", "odd=full,train.batch=8"], "train.batch is 4 for lora and 8 for odd"),
-        (["--rung", "lora", "--rung", "odd=full,data.max_rows=9"], "data.max_rows is None for lora and 9 for odd"),
-        (["--rung", "lora,lora"], "two rungs are called lora"),
-        (["--rung", "dora"], "'dora' is not a method"),
-        (["--rung", "base=lora"], "cannot be called base"),
+        (["--rung", "lora", "--rung", "odd=full,train.batch=8"], "train.batch: 4 for lora, 8 for odd"),
+        (["--rung", "lora", "--rung", "odd=full,data.max_rows=9"], "data.max_rows: None for lora, 9 for odd"),
+        (["--rung", "lora,lora"], "duplicate rung name 'lora'"),
+        (["--rung", "dora"], "unknown method 'dora'"),
+        (["--rung", "base=lora"], "reserved rung name 'base'"),
         (
             ["--rung", "full", "--set", "data.validation=0", "--learning-rates", "2"],
-            "validation rows and there are none",
+            "no validation rows",
         ),
         (["--data", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--set", "evaluation.general=nowhere.txt"], "nowhere.txt"),

@@ -43,7 +43,7 @@ def test_an_error_that_names_no_file_is_not_hidden(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM, errno.EMFILE])
-def test_a_system_without_resources_is_one_line(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_system_resources_are_one_line(number: int, capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
         raise OSError(number, os.strerror(number))
 
@@ -52,7 +52,7 @@ def test_a_system_without_resources_is_one_line(number: int, capsys: pytest.Capt
     assert os.strerror(number) in capsys.readouterr().err
 
 
-def test_a_worker_that_cannot_be_started_is_a_failure_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_cannot_be_started_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
@@ -63,7 +63,7 @@ def test_a_worker_that_cannot_be_started_is_a_failure_of_ours(tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_a_full_disk_is_known_however_a_library_says_it(number: int) -> None:
+def test_a_full_disk_is_recognized_in_every_librarys_error(number: int) -> None:
     assert is_disk_full(OSError(number, os.strerror(number)))
     assert is_disk_full(RuntimeError(f"Error while serializing: I/O error: … (os error {number})"))
     assert not is_disk_full(RuntimeError("Error while serializing: I/O error: … (os error 5)"))

@@ -1,4 +1,4 @@
-"""`ftbench demo`: the ladder on the embedded model; shortened by a preset of the user's own that hides the shipped."""
+"""`ftbench demo`: the ladder on the embedded model; shortened by a user preset that replaces the shipped one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ max_new_tokens = 8
 """
 
 
-def test_the_quick_demo_climbs_the_ladder_and_ends_with_verdict_and_page(tmp_path: Path) -> None:
+def test_the_quick_demo_runs_the_ladder_and_ends_with_verdict_and_report(tmp_path: Path) -> None:
     folder = Path(os.environ["XDG_CONFIG_HOME"]) / "ftbench" / "presets"
     folder.mkdir(parents=True)
     (folder / "demo.toml").write_text(SHORT)

@@ -39,7 +39,7 @@ def test_the_inspector_shows_what_training_would_see_token_by_token(here: Path) 
         for part in ("prompt-completion", "the tokenizer's chat template", "eos <|im_end|>", "ready to train"):
             assert part in facts
         assert f"{screen.found.count('train'):,} rows" in facts and "held out of training by prompt" in facts
-        assert "no row is cut" in facts and "█" in facts
+        assert "no row is truncated" in facts and "█" in facts
 
     play(story)
 
@@ -100,7 +100,7 @@ def test_the_cut_is_drawn_and_cut_rows_can_be_looked_at(here: Path, size: tuple[
             await pilot.press("s")
         if size[0] < 110:
             await pilot.press("v", "v")
-        assert "cut" in text(app, "row") and "answer tokens lost" in text(app, "row")
+        assert "truncated" in text(app, "row") and "answer tokens lost" in text(app, "row")
         for pane in screen.query("VerticalScroll"):
             assert not pane.display or (pane.content_size.width >= 30 and pane.content_size.height >= 10)
 

@@ -124,11 +124,11 @@ def test_a_run_that_takes_the_card_meanwhile_is_seen(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await wait_for(pilot, lambda: app.bench.machine.sample)
         await pilot.press("2", "enter")
-        assert "device free: starts immediately" in text(app)
+        assert "device is free: starts immediately" in text(app)
         card = locks.hold(locks.card_lock("cpu"), f"1 {tmp_path / 'another-run'}")
         assert card is not None
         await wait_for(pilot, lambda: "waits for another-run" in text(app))
         os.close(card)
-        await wait_for(pilot, lambda: "device free: starts immediately" in text(app))
+        await wait_for(pilot, lambda: "device is free: starts immediately" in text(app))
 
     play(tmp_path / "runs", story)

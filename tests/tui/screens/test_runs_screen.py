@@ -200,7 +200,7 @@ def test_runs_wait_their_turn_are_paused_switched_and_resumed(tmp_path: Path) ->
         assert first and second and third and len({first.name, second.name, third.name}) == 3
         await wait_for(pilot, lambda: f"▶ lora-{first.name[-4:]}" in shown(app, "head"))
         await wait_for(pilot, lambda: f"1 lora-{second.name[-4:]}  2 lora-{third.name[-4:]}" in shown(app, "head"))
-        await wait_for(pilot, lambda: f"place 2 at the CPU, behind {second.name}" in shown(app, "status"))
+        await wait_for(pilot, lambda: f"place 2 on the CPU, behind {second.name}" in shown(app, "status"))
 
         await pilot.press("j")
         assert app.bench.follower.run == first  # after the last in the row comes the one that has the card

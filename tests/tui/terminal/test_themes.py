@@ -1,4 +1,4 @@
-"""Words can be read in every theme that is no terminal's own."""
+"""Text is legible in every theme except ANSI themes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from tui.terminal.themes import CURSOR, MIN_CONTRAST, TEXT_COLORS, contrast, leg
 
 
 def test_contrast_of_known_pairs() -> None:
-    """The figures of the W3C's own examples."""
+    """The values of the W3C's examples."""
     black, white, grey = Color(0, 0, 0), Color(255, 255, 255), Color(0x77, 0x77, 0x77)
     assert contrast(black, white) == contrast(white, black) == pytest.approx(21)
     assert contrast(grey, white) == pytest.approx(4.48, abs=0.005)
 
 
 @pytest.mark.parametrize("name", sorted(BUILTIN_THEMES))
-def test_words_can_be_read_under_the_cursor(name: str) -> None:
+def test_text_is_legible_under_the_cursor(name: str) -> None:
     theme = BUILTIN_THEMES[name]
     before = theme.to_color_system().generate()
     after = legible(before)

@@ -7,7 +7,7 @@ import gc
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 from weakref import WeakKeyDictionary
@@ -33,6 +33,7 @@ from tui.terminal.literal import Literal
 from tui.terminal.themes import AUTO, legible, remember, remembered
 
 if TYPE_CHECKING:
+    from engine.config.errors import Notice
     from tui.live.machine import Sampler
 
 EXIT_SIGNALS = (*FATAL, signal.SIGINT)
@@ -66,9 +67,17 @@ class Workbench(DiffApp):
     OptionList:nocolor > .option-list--option-highlighted { text-style: bold underline; }
     """
 
-    def __init__(self, runs: Path, settings: Settings | None = None, ascii_only: bool = False) -> None:
+    def __init__(
+        self,
+        runs: Path,
+        settings: Settings | None = None,
+        ascii_only: bool = False,
+        notices: Callable[[], Sequence[Notice]] = tuple,
+    ) -> None:
         super().__init__()
         self.runs = runs
+        self.notices = notices
+        """Called after the first paint: warnings about the runs home."""
         self.settings = settings or read_settings([command.id for command in every()], self.available_themes)
         self.settings.ascii |= ascii_only
         self.bench = BenchScreen(runs)
@@ -141,6 +150,8 @@ class Workbench(DiffApp):
         self.sampler.start()
         if not self.is_headless:
             self.set_interval(1.0, self._leave_if_hung_up)
+        for notice in self.notices():
+            self.notify(visible(notice.text), severity="warning", timeout=15, markup=False)
 
     def _leave_if_hung_up(self) -> None:
         """Exit when the terminal is gone: Textual would keep reading the end of input, using most of a core."""

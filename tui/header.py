@@ -11,6 +11,7 @@ from rich.cells import cell_len
 from textual.content import Content
 
 from engine.config.text import visible
+from engine.runs.folder import short_name
 
 if TYPE_CHECKING:  # for annotations only: presets and the queue are read after the first paint
     from engine.config.preset import Effective
@@ -52,13 +53,7 @@ def live_runs(turns: Sequence[Turn], others: int, watched: Path | None, room: in
 def _turn(turn: Turn, watched: bool) -> Content:
     style = "$text-success" if turn.place == 0 else "$text-warning"
     style += " bold underline" if watched else ""
-    return Content.styled(f"{turn.place or '▶'} {visible(short(turn.run.name))}", style)
-
-
-def short(run: str) -> str:
-    """A run's name without its date: `20260131-120102-demo-lora-lora-3f2a` -> `lora-3f2a`."""
-    parts = run.split("-")
-    return "-".join(parts[-2:]) if len(parts) > 3 else run
+    return Content.styled(f"{turn.place or '▶'} {visible(short_name(turn.run.name))}", style)
 
 
 def choice_lines(effective: Effective | None, changed: Sequence[str], before: str, width: int) -> list[Content]:

@@ -1,4 +1,4 @@
-"""The command palette: search commands, presets, runs and data sets. All of it is literal text."""
+"""The command palette: search commands, presets, runs, ladders and data sets. All of it is literal text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from textual.style import Style
 
 from engine.config import preset_library
 from engine.config.text import visible
-from engine.runs import run_dir
+from engine.runs import ladder_dir, run_dir
+from engine.runs.home import tilde
+from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
 from tui.commands import TABLES, key_of
 from tui.data.datasets import EMBEDDED, offered
@@ -54,7 +56,7 @@ class PaletteProvider(Provider):
 
     async def startup(self) -> None:
         app = cast(PaletteApp, self.app)
-        entries = [*commands(app, self.screen), *presets(app), *runs(app), *data(app)]
+        entries = [*commands(app, self.screen), *presets(app), *runs(app), *ladders(app), *data(app)]
         self.entries = [(visible(entry.text, 120), entry) for entry in entries]
 
     async def search(self, query: str) -> Hits:
@@ -102,7 +104,24 @@ def runs(app: PaletteApp) -> Iterator[PaletteEntry]:
 
     latest = sorted(app.bench.read_all(run_dir.iterate(app.runs)), key=lambda run: run.name, reverse=True)
     for run in latest[:MAX_RUNS]:
-        yield PaletteEntry(f"run {run.name}", "Show this run on the bench.", partial(watch, run))
+        yield PaletteEntry(f"run {run.name}", _origin(run, "Show this run on the bench"), partial(watch, run))
+
+
+def ladders(app: PaletteApp) -> Iterator[PaletteEntry]:
+    """The latest ladders."""
+
+    def show(index: int) -> None:
+        app.back_to_bench().show_ladder(index)
+
+    latest = sorted(app.bench.read_all(ladder_dir.iterate(app.runs)), key=lambda ladder: ladder.name, reverse=True)
+    for index, ladder in enumerate(latest[:MAX_RUNS]):
+        yield PaletteEntry(f"ladder {ladder.name}", _origin(ladder, "Show this ladder"), partial(show, index))
+
+
+def _origin(found: RunDir | LadderDir, action: str) -> str:
+    """`Show this ladder (started in ~/project).`"""
+    directory = found.started_in()
+    return f"{action} (started in {tilde(directory)})." if directory else f"{action}."
 
 
 def data(app: PaletteApp) -> Iterator[PaletteEntry]:

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 from engine.config.files import read_small
+from engine.runs.home import config_file
 from tui.commands import RENAMED
 from tui.terminal.capabilities import needs_ascii
 from tui.terminal.themes import AUTO
@@ -30,12 +29,14 @@ class Settings:
     mouse: bool = True
     keys: dict[str, str] = field(default_factory=dict)
     """Command -> keys: { "bench.start" = "f" }."""
+    runs: dict[str, str] = field(default_factory=dict)
+    """`home`: the runs home, an absolute path; read by `engine.runs.home`."""
     errors: list[str] = field(default_factory=list)
     """One sentence per invalid entry, each ending with its code."""
 
 
 def settings_file() -> Path:
-    return Path(platformdirs.user_config_dir("ftbench")) / "config.toml"
+    return config_file()
 
 
 def read_settings(commands: Iterable[str], themes: Iterable[str], path: Path | None = None) -> Settings:
@@ -57,7 +58,7 @@ def read_settings(commands: Iterable[str], themes: Iterable[str], path: Path | N
     except (ValueError, RecursionError) as error:  # ValueError includes TOMLDecodeError
         settings.errors.append(f"invalid TOML: {path}: {error} [settings.invalid_toml]")
         return settings
-    types = {"theme": str, "ascii": bool, "mouse": bool, "keys": dict[str, str]}
+    types = {"theme": str, "ascii": bool, "mouse": bool, "keys": dict[str, str], "runs": dict[str, str]}
     for key, value in table.items():
         if key not in types:
             settings.errors.append(f"unknown key {key}: {path}{_suggestion(key, types)} [settings.unknown_key]")
@@ -68,6 +69,7 @@ def read_settings(commands: Iterable[str], themes: Iterable[str], path: Path | N
             settings.errors.append(f"invalid value of {key}: {path}: {error} [settings.invalid_value]")
     _check_theme(settings, set(themes), path)
     _check_keys(settings, set(commands), path)
+    _check_runs(settings, path)
     return settings
 
 
@@ -76,6 +78,14 @@ def _check_theme(settings: Settings, themes: set[str], path: Path) -> None:
         hint = _suggestion(settings.theme, themes)
         settings.errors.append(f"unknown theme {settings.theme!r}: {path}{hint} [settings.unknown_theme]")
         settings.theme = Settings().theme
+
+
+def _check_runs(settings: Settings, path: Path) -> None:
+    """Name the unknown keys of `[runs]`; the value of `home` is checked where it is used."""
+    for key in settings.runs:
+        if key != "home":
+            hint = _suggestion(key, ["home"])
+            settings.errors.append(f"unknown key runs.{key}: {path}{hint} [settings.unknown_key]")
 
 
 def _check_keys(settings: Settings, commands: set[str], path: Path) -> None:

@@ -66,8 +66,8 @@ def _open_bench(options: BenchOptions) -> None:
     gc.disable()  # until the first frame: all that is imported stays, and collecting garbage takes a fifth of the time
     from pathlib import Path
 
-    from engine.runs.run_dir import runs_folder
+    from engine.runs.home import runs_home
     from tui.cli.bench import open_bench
 
-    runs = runs_folder(Path(options.runs) if options.runs else None)
-    sys.exit(open_bench(runs, options.ascii_only, options.mouse))
+    runs = runs_home(Path(options.runs) if options.runs else None)
+    sys.exit(open_bench(runs, options.ascii_only, options.mouse, hints=options.runs is None))

@@ -74,7 +74,12 @@ def live(folder: LadderDir, plan: LadderPlan) -> tuple[Outcome, str]:
 def begin(folder: LadderDir, plan: LadderPlan) -> Ladder:
     """The ladder as an earlier life left it, or a new one."""
     ladder = folder.state() or Ladder(
-        name=folder.name, preset=plan.preset, command=plan.command, created=plan.created, seeds=plan.seeds
+        name=folder.name,
+        preset=plan.preset,
+        command=plan.command,
+        created=plan.created,
+        seeds=plan.seeds,
+        started_in=plan.started_in,
     )
     ladder.status, ladder.stage, ladder.reason, ladder.updated = "running", "planned", "", time.time()
     return ladder

@@ -125,6 +125,7 @@ class LadderRunner:
             work=work,
             split_version=self._split_version(),
             data_fingerprint=self._fingerprints().get("data", ""),
+            started_in=self.ladder.started_in,
         )
         entry.run, entry.status, entry.reason, entry.reused = self._relative(run), "planned", "", False
         self.save()

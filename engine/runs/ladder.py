@@ -55,6 +55,8 @@ class LadderPlan(Struct, kw_only=True, frozen=True):
     """The command line that created the plan."""
     split_version: int = OLDEST
     """Version of the split rule of all its runs."""
+    started_in: str = ""
+    """The directory it was started from; '' for ladders of versions that did not record it."""
 
 
 class LadderRun(Struct, kw_only=True):
@@ -219,6 +221,8 @@ class Ladder(Struct, kw_only=True):
     preset: str
     command: str
     created: float
+    started_in: str = ""
+    """The directory it was started from; '' for ladders of versions that did not record it."""
     updated: float = 0.0
     status: Outcome = "running"
     stage: Stage = "planned"

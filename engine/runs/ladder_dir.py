@@ -53,6 +53,10 @@ class LadderDir(Folder):
     def markdown(self) -> Path:
         return self.path / "report.md"
 
+    def started_in(self) -> str:
+        """The directory that the ladder was started from, '' for ladders of versions that did not record it."""
+        return folder.started_in(self.plan_file)
+
     def state(self) -> Ladder | None:
         """Read `ladder.json`; None before the ladder has started. Raises UserError if it is damaged or unreadable.
 
@@ -97,6 +101,7 @@ def _unreadable(file: Path, error: OSError) -> UserError:
 
 def create(runs: Path, plan: LadderPlan) -> LadderDir:
     """Create a ladder directory (mode 0700) with its plan."""
+    plan = msgspec.structs.replace(plan, started_in=plan.started_in or folder.working_directory())
     return LadderDir(folder.make(runs, called(plan.preset), "ladder", "ladder.toml", plan_text(plan)))
 
 

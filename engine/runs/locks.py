@@ -16,7 +16,6 @@ import pwd
 import re
 import socket
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -204,12 +203,14 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def lock_folder() -> Path:
-    """The folder of this user's lock files, created if missing.
+    """The folder of this user's lock files, created if missing: the same for every runs home and login session.
+
+    Not below $TMPDIR: where each login session has its own, two sessions would not see each other's runs.
 
     Raises UserError, before anything is created, if it belongs to another user or is not writable: another user could
     hold our locks or redirect our writes.
     """
-    folder = Path(os.environ.get("FTBENCH_LOCKS") or f"{tempfile.gettempdir()}/ftbench-{os.getuid()}")
+    folder = Path(os.environ.get("FTBENCH_LOCKS") or f"/tmp/ftbench-{os.getuid()}")
     try:
         if not os.path.lexists(folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -40,6 +40,7 @@ from engine.training.loss import flattening_agreement, keeps_logits
 from engine.training.meters import Meters, training_card
 from engine.training.trainer import AnswerTrainer, Callback, Hooks, StepFacts, training_arguments
 from engine.worker.earlier_workers import earlier_workers
+from engine.worker.early_checks import refuse_model, refuse_small_disk
 from engine.worker.evaluator import Evaluator
 from engine.worker.exit_status import RunOutcome, outcome_of
 from engine.worker.provenance import folder_bytes
@@ -93,6 +94,9 @@ def _run_phases(run: RunContext) -> None:
     refuse_unchecked(rows, run.frozen.data_fingerprint)
     refuse_other_than_first(rows, run.earlier.data)
     refuse_rows(config, rows)
+    architecture = config_of(config.model)
+    refuse_model(config, architecture, machine)
+    refuse_small_disk(run.dir, config, architecture, machine)
     evaluator = Evaluator(run, tokenizer, rows)
     run.log_data(rows, evaluator.test)
 

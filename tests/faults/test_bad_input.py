@@ -155,12 +155,12 @@ def no_chat_template(model: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (no_tokenizer, "no tokenizer"),
+        (no_tokenizer, "missing tokenizer"),
         (pickle_only, "pickled weights"),
-        (no_config, "no config.json"),
+        (no_config, "config.json"),
         (unknown_architecture, "nonesuch"),
         (own_code, "code"),
-        (truncated_weights, "cannot be loaded"),
+        (truncated_weights, "cannot load the model"),
         (no_chat_template, "chat template"),
     ],
 )

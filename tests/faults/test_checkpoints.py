@@ -62,13 +62,16 @@ def test_a_broken_newest_checkpoint_is_said_and_the_one_before_is_used(killed: R
 def test_a_full_disk_keeps_the_old_checkpoint_and_says_one_clear_line(tmp_path: Path) -> None:
     runs = tmp_path / "small-disk"
     runs.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "none", str(runs)], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", str(runs)], capture_output=True)
     if mounted.returncode:
         pytest.skip("a small file system cannot be mounted here")
     try:
-        done = ftbench("run", "demo-lora", *TWO_EPOCHS, "--runs", str(runs))
+        run = start(runs, *TWO_EPOCHS)
+        wait_for(run, "phase", name="model")  # after the worker has checked the free space
+        (runs / "filling").write_bytes(b"\0" * (10 << 20))
+        wait_until_over(run)
+        done = ftbench("attach", str(run.path))
         assert done.returncode == 1
-        run = RunDir(next(runs.iterdir()))
         end = events_of(run.path)[-1]
         assert end["type"] == "end" and end["status"] == "failed"
         assert "no disk space for the checkpoint at step 4" in end["reason"] and "resume" in end["reason"]

@@ -17,10 +17,13 @@ from typer.main import get_command
 from engine.config.errors import UserError
 from engine.runs import ladder_dir, run_dir
 from engine.runs.folder import has_file
+from engine.runs.home import runs_home
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
 from tui.cli.arguments import App
+from tui.cli.home_notes import home, show_origin
 from tui.cli.options import (
+    AdoptOption,
     AsciiOption,
     DataOption,
     DetachOption,
@@ -64,7 +67,7 @@ def demo(
     """Run the default ladder on the embedded model and data."""
     from tui.cli import demo as verb
 
-    raise typer.Exit(verb.demo(run_dir.runs_folder(runs), seeds, quick, fresh, detach, json))
+    raise typer.Exit(verb.demo(home(runs, launch=True), seeds, quick, fresh, detach, json))
 
 
 @app.command()
@@ -95,7 +98,7 @@ def ladder(
     given = overrides(settings, model=model, data=data)
     words = verb.rung_words(rungs)
     plan = make_plan(preset, words, given, seeds, learning_rates, probe, fresh, shlex.join(["ftbench", *sys.argv[1:]]))
-    raise typer.Exit(verb.start(plan, run_dir.runs_folder(runs), detach, json))
+    raise typer.Exit(verb.start(plan, home(runs, launch=True), detach, json))
 
 
 @app.command()
@@ -108,7 +111,9 @@ def report(
     """Write a ladder's report (HTML and Markdown) and print its path."""
     from tui.cli import ladder as verb
 
-    raise typer.Exit(verb.report(ladder_dir.find(run_dir.runs_folder(runs), name), json, markdown))
+    found = ladder_dir.find(home(runs), name)
+    show_origin(found, quiet=json or markdown)
+    raise typer.Exit(verb.report(found, json, markdown))
 
 
 @app.command()
@@ -127,7 +132,7 @@ def run(
     from tui.cli import run as verb
 
     given = overrides(settings, model=model, data=data, method=method)
-    raise typer.Exit(verb.run(preset, chosen_method(method), given, run_dir.runs_folder(runs), now, detach, json))
+    raise typer.Exit(verb.run(preset, chosen_method(method), given, home(runs, launch=True), now, detach, json))
 
 
 @app.command()
@@ -136,6 +141,7 @@ def attach(name: RunArgument = "last", runs: RunsOption = None, json: JsonOption
     from tui.cli import ladder, run
 
     found = run_or_ladder(runs, name)
+    show_origin(found, quiet=json)
     raise typer.Exit(ladder.watch(found, json) if isinstance(found, LadderDir) else run.attach(found, json))
 
 
@@ -144,7 +150,9 @@ def stop(name: RunArgument = "last", runs: RunsOption = None) -> None:
     """Stop a run or ladder after the current step, with a checkpoint."""
     from tui.cli import run as verb
 
-    raise typer.Exit(verb.stop(run_or_ladder(runs, name)))
+    found = run_or_ladder(runs, name)
+    show_origin(found)
+    raise typer.Exit(verb.stop(found))
 
 
 @app.command()
@@ -158,17 +166,20 @@ def resume(
     from tui.cli import ladder, run
 
     found = run_or_ladder(runs, name)
+    show_origin(found, quiet=json)
     if isinstance(found, LadderDir):
         raise typer.Exit(ladder.resume(found, detach, json))
     raise typer.Exit(run.resume(found, detach, json))
 
 
 @app.command("runs")
-def list_runs(runs: RunsOption = None, json: JsonOption = False) -> None:
-    """List runs and ladders."""
+def list_runs(runs: RunsOption = None, adopt: AdoptOption = None, json: JsonOption = False) -> None:
+    """List runs and ladders, or move those of a directory into the runs home."""
     from tui.cli import runs as verb
 
-    verb.show(run_dir.runs_folder(runs), json)
+    if adopt is not None:
+        raise typer.Exit(verb.adopt_runs(adopt, runs_home(runs), json))
+    verb.show(home(runs), json)
 
 
 @app.command()
@@ -196,7 +207,7 @@ def plan(
     """Predict memory, time and cost of each method."""
     from tui.cli import plan as verb
 
-    folder = run_dir.runs_folder(runs)
+    folder = home(runs)
     if history:
         raise typer.Exit(verb.show_history(folder, json))
     if preset is None:
@@ -226,7 +237,7 @@ def doctor(
     """Check GPU, driver, libraries and disk space."""
     from tui.cli import doctor as verb
 
-    folder = run_dir.runs_folder(runs)
+    folder = home(runs)
     raise typer.Exit(verb.repair(folder, json) if repair else verb.doctor(folder, json))
 
 
@@ -245,18 +256,18 @@ def root(
         raise typer.Exit()
     from tui.cli import bench
 
-    raise typer.Exit(bench.open_bench(run_dir.runs_folder(runs), ascii_only, mouse))
+    raise typer.Exit(bench.open_bench(runs_home(runs), ascii_only, mouse, hints=runs is None))
 
 
 def run_or_ladder(runs: Path | None, name: str) -> RunDir | LadderDir:
-    """Find a run by name, or a ladder where the name is its path or matches ladders only. `last` is the last run."""
-    folder = run_dir.runs_folder(runs)
+    """Find a run by name, else a ladder by name or path; `last` is the latest run, else the latest ladder."""
+    folder = home(runs)
     if has_file(Path(name), "ladder.toml"):
         return ladder_dir.find(folder, name)
-    ladders = any(name in ladder.name for ladder in ladder_dir.iterate(folder))
-    if name == "last" or not ladders or any(name in run.name for run in run_dir.iterate(folder)):
-        return run_dir.find(folder, name)
-    return ladder_dir.find(folder, name)
+    matches_run = any(name in run.name or name == "last" for run in run_dir.iterate(folder))
+    matches_ladder = any(name in ladder.name or name == "last" for ladder in ladder_dir.iterate(folder))
+    find = ladder_dir.find if matches_ladder and not matches_run else run_dir.find
+    return find(folder, name)
 
 
 def verbs() -> None:

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from engine.config.errors import Notice
 
 UNSUPPORTED = ("dumb", "unknown")
 """Values of $TERM for terminals without cursor addressing."""
 
 
-def open_bench(runs: Path, ascii_only: bool, mouse: bool) -> int:
+def open_bench(runs: Path, ascii_only: bool, mouse: bool, hints: bool = True) -> int:
     """Run the workbench until it is closed; then print which runs continue. Returns the exit status.
+
+    With `hints` it may show the hint to adopt the runs of the working directory.
 
     Raises UserError where the terminal is unsupported, and where runs or locks cannot be read: everything on the
     screen would be wrong.
@@ -28,7 +34,12 @@ def open_bench(runs: Path, ascii_only: bool, mouse: bool) -> int:
     next(folder.holding(runs, "run.toml"), None)
     from tui.app import Workbench  # Textual is slow to import, and no other subcommand needs it
 
-    app = Workbench(runs, ascii_only=ascii_only)
+    def notices() -> list[Notice]:
+        from tui.cli import home_notes  # after the first paint: it imports what reads runs
+
+        return home_notes.notices(runs, hints)
+
+    app = Workbench(runs, ascii_only=ascii_only, notices=notices)
     message = app.run(mouse=mouse and app.settings.mouse)
     if message:
         from tui.output.console import say  # Rich is not needed before the first paint

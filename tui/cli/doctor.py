@@ -16,6 +16,7 @@ from engine.config.errors import RunFailed, UserError
 from engine.config.text import amount
 from engine.hardware.nvml import Nvml
 from engine.runs import leftovers
+from engine.runs.home import home_warnings
 from engine.runs.leftovers import Leftover
 from engine.runs.rpc_client import ask
 from tui.format import size
@@ -48,7 +49,8 @@ class Repair:
 
 def doctor(runs: Path, json: bool) -> int:
     """Print all checks. Returns 1 where a requirement of every run is missing, else 0."""
-    findings = [_system(), *_libraries(), *_engine(), *_nvml(), _disk(runs), *_session(), *_leftovers(runs)]
+    findings = [_system(), *_libraries(), *_engine(), *_nvml(), _disk(runs), *_file_system(runs)]
+    findings += [*_session(), *_leftovers(runs)]
     if json:
         print_json([asdict(finding) for finding in findings])
     else:
@@ -155,6 +157,11 @@ def _disk(runs: Path) -> Finding:
     free = shutil.disk_usage(there).free
     low = "; a full checkpoint of an 8B model takes about 50 GB" if free < MIN_FREE_DISK else ""
     return Finding("note" if low else "ok", "runs", f"{runs}, {size(free)} free{low}")
+
+
+def _file_system(runs: Path) -> list[Finding]:
+    """A network file system, whose locks cannot be trusted."""
+    return [Finding("note", "runs", notice.text) for notice in home_warnings(runs)]
 
 
 def _session() -> list[Finding]:

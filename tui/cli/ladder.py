@@ -16,6 +16,7 @@ from engine.runs.ladder import Ladder, LadderPlan
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.rpc_client import ask
 from engine.runs.start import resume_ladder, start_ladder
+from tui.cli.disk import refuse_small_disk
 from tui.cli.run import interruptible
 from tui.history.ladder_table import show_ladder
 from tui.live.ladder_progress import follow_ladder
@@ -26,6 +27,7 @@ from tui.output.console import print_json, say
 
 def start(plan: LadderPlan, runs: Path, detach: bool, json: bool) -> int:
     """Start a ladder and follow it."""
+    refuse_small_disk([rung.config for rung in plan.rungs], runs)
     created: list[LadderDir] = []
     try:
         with interruptible(created):

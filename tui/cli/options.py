@@ -27,7 +27,12 @@ def _ascii_output(requested: bool) -> bool:
     return requested
 
 
-RunsOption = Annotated[Path | None, typer.Option("--runs", help="Folder of runs (else $FTBENCH_RUNS, else ./runs).")]
+RunsOption = Annotated[
+    Path | None, typer.Option("--runs", metavar="DIR", help="Directory of runs for this command; else the runs home.")
+]
+AdoptOption = Annotated[
+    Path | None, typer.Option("--adopt", metavar="DIR", help="Move the runs and ladders of DIR into the runs home.")
+]
 AsciiOption = Annotated[bool, typer.Option("--ascii", callback=_ascii_output, help="Print ASCII characters only.")]
 MouseOption = Annotated[bool, typer.Option("--mouse/--no-mouse", help="Use the mouse in the workbench.")]
 VersionOption = Annotated[

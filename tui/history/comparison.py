@@ -13,13 +13,13 @@ from engine.config.preset import Flat, flatten
 from engine.config.split_version import OLDEST, versions_differ
 from engine.config.text import visible
 from engine.runs import run_dir
+from engine.runs.folder import short_name
 from engine.runs.result import Result
 from engine.runs.run_dir import RunDir
 from tui.charts.chart import ChartStyle, Curve, draw
 from tui.charts.series import Series
 from tui.choice import QUIET
 from tui.format import count, duration, setting, size
-from tui.header import short
 from tui.history.run_list import describe
 from tui.history.scores import mean_text, range_text
 from tui.live.opening import Opening
@@ -116,7 +116,7 @@ def _table(runs: Sequence[Compared], width: int) -> Iterator[Content]:
     for first in range(0, len(runs), room):
         block = runs[first : first + room]
         rows = [_figures(run, run.split_version == _latest_version(runs)) for run in block]
-        heads = [(f"{visible(short(run.name), CELL - 1):<{CELL}}", run.color) for run in block]
+        heads = [(f"{visible(short_name(run.name), CELL - 1):<{CELL}}", run.color) for run in block]
         yield Content.assemble((" " * LABEL, ""), *heads)
         for name in rows[0]:
             values = "".join(f"{row[name]:<{CELL}}" for row in rows)

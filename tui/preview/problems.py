@@ -13,9 +13,10 @@ from engine.config.schema import Config
 from engine.memory.formula.fit import FitQuery
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.remedies import changes
+from engine.runs.home import home_warnings, nearest_existing
 from tui.data_report import DataReport, warning_lines
 from tui.format import size
-from tui.preview.disk import free_disk, nearest_existing, needed_disk
+from tui.preview.disk import free_disk, needed_disk
 from tui.preview.launch_context import LaunchContext, Report
 from tui.preview.memory_forecast import MethodForecast
 
@@ -86,6 +87,8 @@ def disk_problems(found: Sequence[MethodForecast], runs: Path) -> Iterator[Probl
     existing = nearest_existing(runs)
     if not os.access(existing, os.W_OK):
         yield Problem(f"cannot write to {existing}", "start ftbench with --runs DIR", True, "disk.not_writable")
+    for notice in home_warnings(runs):
+        yield Problem(notice.text, code=notice.code)
     need, free = needed_disk(found), free_disk(runs)
     if need is not None and need > free:
         what = f"{size(free)} of disk space free, and checkpoints and model need about {size(need)}"

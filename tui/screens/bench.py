@@ -17,7 +17,7 @@ from engine.config.errors import UserError
 from engine.config.text import visible
 from tui.commands import bindings
 from tui.screens.base import BaseScreen
-from tui.screens.bench_text import head_texts, status_text
+from tui.screens.bench_text import head_texts, run_title, status_text
 from tui.screens.data_actions import DataActions
 from tui.screens.live_runs import LiveRuns
 from tui.screens.machine_context import MachineContext
@@ -149,7 +149,7 @@ class BenchScreen(BaseScreen[None]):
     def watch_run(self, run: RunDir) -> None:
         """Show this run from its first event."""
         self.follower.watch(run)
-        self.query_one("#loss").border_subtitle = visible(run.name, 60)
+        self.query_one("#loss").border_subtitle = visible(run_title(run), 120)
         self.log_pane.begin(run.name)
 
     def show_run(self, run: RunDir) -> None:
@@ -256,7 +256,7 @@ class BenchScreen(BaseScreen[None]):
         self.refresh_live_runs()
         runs, watched = self.live_runs.in_order(), self.follower.run
         if not runs:
-            self.tell(f"no active runs in {self.runs}{self.live_runs.elsewhere()}", severity="warning")
+            self.tell(f"No active runs in this folder. {self.live_runs.elsewhere()}".rstrip(), severity="warning")
             return
         if runs == [watched]:
             self.tell("no other active run")
@@ -282,9 +282,13 @@ class BenchScreen(BaseScreen[None]):
         self.app.push_screen(RunsScreen(self.runs), closed)
 
     def action_ladder(self) -> None:
+        self.show_ladder()
+
+    def show_ladder(self, index: int = 0) -> None:
+        """Show a ladder of this folder, counted from the latest."""
         from tui.screens.ladder import LadderScreen
 
-        self.app.push_screen(LadderScreen(self.runs))
+        self.app.push_screen(LadderScreen(self.runs, index))
 
     async def action_ask_word(self, purpose: str) -> None:
         """Open the word input, which is created when it is first needed."""

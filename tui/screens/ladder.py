@@ -16,7 +16,9 @@ from textual.widgets import Static
 from engine.config.errors import RunFailed, UserError
 from engine.config.text import visible
 from engine.runs import ladder_dir, launch
+from engine.runs.folder import working_directory
 from engine.runs.follow import Follower
+from engine.runs.home import tilde
 from engine.runs.ladder import Ladder
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
@@ -61,10 +63,10 @@ class LadderScreen(BaseScreen[None]):
     #body Static { height: auto; margin-bottom: 1; }
     """
 
-    def __init__(self, runs: Path) -> None:
+    def __init__(self, runs: Path, index: int = 0) -> None:
         super().__init__()
         self.runs = runs
-        self.index = 0
+        self.index = index
         """Of the ladder that is shown, counted from the latest."""
         self.drawn: tuple[str, float, int, bool] | None = None
         """Name, modification time, width and liveness as they were drawn last."""
@@ -157,6 +159,8 @@ class LadderScreen(BaseScreen[None]):
         notes = [f"warning: {visible(text)}" for text in state.warnings]
         if folder.page.exists():
             notes.append(visible(f"report: {folder.page}"))
+        if state.started_in not in ("", working_directory()):
+            notes.append(visible(f"started in {tilde(state.started_in)}"))
         if state.status == "running" and not folder.is_live():
             notes.append("the ladder's process has ended: press u to resume")
         return notes

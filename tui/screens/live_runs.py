@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tui.header import short
+from engine.runs.folder import running_elsewhere
 from tui.screens.base import BaseScreen
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
@@ -50,10 +50,8 @@ class LiveRuns:
         return queued + sorted(rest, key=lambda run: run.name)
 
     def elsewhere(self) -> str:
-        """`; full-3d4d is running in ~/other/runs`, or nothing."""
-        if not self.turns:
-            return ""
-        return f"; {short(self.turns[0].run.name)} is running in {self.turns[0].run.parent}"
+        """`full-3d4d is running in ~/other/runs.`, or nothing."""
+        return running_elsewhere(self._folder)
 
     def has_device(self, run: RunDir | None) -> bool:
         """Whether this run is first in the queue of its device."""

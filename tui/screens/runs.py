@@ -13,6 +13,7 @@ from textual.widgets import Input, Static
 
 from engine.config.text import amount, visible
 from engine.runs import run_dir
+from engine.runs.home import tilde
 from engine.runs.run_dir import RunDir
 from tui.commands import bindings
 from tui.history.run_list import SETTLED, Line, describe
@@ -96,7 +97,7 @@ class RunsScreen(BaseScreen[RunDir | None]):
         matching = f" matching {self.word!r}" if self.word else ""
         marked = f", {len(self.marked)} marked" if self.marked else ""
         order = FIELDS[self.sort_column].column.name
-        title = f"{amount(len(rows), 'run')}{matching}{marked} in {self.runs}, sorted by {order}"
+        title = f"{amount(len(rows), 'run')}{matching}{marked} in {tilde(self.runs)}, sorted by {order}"
         self.query_one("#title", Static).update(Content(visible(title)))
         self._detail()
 
@@ -108,7 +109,9 @@ class RunsScreen(BaseScreen[RunDir | None]):
             text = "no run matches" if self.lines else "no runs yet: press escape, then enter on the bench to start one"
         else:
             reason = "paused: press u to resume" if line.state == "paused" else line.reason
-            text = f"{line.name}: {line.method}, {line.model} on {line.data}\n{reason}"
+            origin = f"started in {tilde(line.started_in)}" if line.started_in else ""
+            about = f"{line.name}: {line.method}, {line.model} on {line.data}"
+            text = "\n".join(part for part in (about, reason, origin) if part)
         self.query_one("#detail", Static).update(
             Content("\n").join(Content(visible(part)) for part in text.split("\n"))
         )

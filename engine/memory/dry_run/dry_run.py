@@ -1,9 +1,9 @@
-"""The peak memory of a training step, of held-out losses and of answers, from shapes alone: no weights, no card.
+"""Predict the peak memory of training, held-out loss and generation from shapes: needs no weights and no GPU.
 
-The real model class, adapters, batches, loss, optimizer and clipping run on fake tensors, which have a shape, a type
-and a storage of a size but no values, while `live` counts what is alive. Of equal blocks only a few are run (`depth`).
-Passes are laid out as on the CPU (filled up to 64 positions), also when planning for a card: up to 63 tokens more than
-there.
+The real model class, adapters, batches, loss, optimizer and gradient clipping run on fake tensors, which have a shape,
+a dtype and a storage size but no values, while `memory_tracker` counts live tensors. Only a few of many identical
+decoder layers run (`layer_extrapolation`). Batches are padded to a multiple of 64 as on the CPU, also for a GPU: up to
+63 tokens more than there.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ UNKNOWABLE = (DataDependentOutputException, DynamicOutputShapeException, Unsuppo
 def dry_run(
     config: schema.Config, architecture: Any, machine: Machine, rows: StepShape, work: StepTensors | None = None
 ) -> MemoryEstimate:
-    """What `config` takes on `machine` (which need not be this one) when a step has `rows`; or, where it is known,
-    for the very passes of `work`.
+    """Predict the memory of `config` on `machine`, which need not be this one, for steps of `rows`, or for the batches
+    of `work` if known.
 
-    `architecture` is transformers' configuration of the model. Raises UserError where it cannot be built, or where
-    its memory depends on values that a dry run has not.
+    `architecture`: transformers' configuration of the model. Raises UserError if the model cannot be built, or if its
+    memory depends on values of tensors.
     """
     without = _without_flash(config)
     model = bare_model(without, architecture, replace(machine, flash_attention=False))
@@ -61,8 +61,9 @@ def dry_run(
     try:
         seen = _see(model, depth, work, without, machine, vocabulary)
     except UNKNOWABLE as error:
-        what = f"what {type(model).__name__} takes depends on its values ({error}): no dry run"
-        raise UserError(what, config.model.id, "use the formula, or try one step on the machine itself") from error
+        what = f"no dry run: the memory of {type(model).__name__} depends on tensor values ({error})"
+        do = "use the formula (--quick), or run a few steps on the machine itself"
+        raise UserError(what, config.model.id, do, code="plan.no_dry_run") from error
     held_out, answering = _peak(seen, machine, HELD_OUT), _peak(seen, machine, ANSWERING)
     return MemoryEstimate(
         tier="dry run",

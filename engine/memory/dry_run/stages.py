@@ -1,4 +1,4 @@
-"""The stages of a run on fake tensors: weights, optimizer state, a training step, a held-out loss, answers."""
+"""Stages of a dry run on fake tensors: weights, optimizer state, a training step, held-out loss, generation."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from engine.training.batches import MicroBatch
 from engine.training.loss import answer_logits, keeps_logits, summed_loss
 
 TRAINING, HELD_OUT, ANSWERING = "training", "held out", "answering"
-"""How the names of stages begin."""
+"""Prefixes of the names of stages."""
 
 
 def weigh(model: torch.nn.Module, live: MemoryTracker) -> None:
+    """Allocate the weights, and attribute trained parameters and gradients to their parts."""
     with live.making("weights"):
         fill(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -38,9 +39,9 @@ def weigh(model: torch.nn.Module, live: MemoryTracker) -> None:
 def with_state(
     model: torch.nn.Module, config: schema.Config, machine: Machine, live: MemoryTracker
 ) -> torch.optim.Optimizer:
-    """The run's optimizer after a first step, when its state exists.
+    """The run's optimizer after a first step, which creates its state.
 
-    Paged state is made as unpaged: it is as large, and paging wants a card.
+    Paged state is created unpaged: it has the same size, and paging needs a GPU.
     """
     unpaged = replace(machine, device="cpu")
     optimizer, _ = make_optimizer(model.parameters(), config, unpaged, lambda code, text: None)
@@ -52,7 +53,7 @@ def with_state(
 
 
 def _give_gradients(model: torch.nn.Module, live: MemoryTracker) -> None:
-    """What an earlier pass of the same step has left."""
+    """Allocate the gradients of an earlier micro-batch of the same step."""
     with live.making("gradients"):
         for parameter in model.parameters():
             if parameter.requires_grad and parameter.grad is None:
@@ -66,7 +67,7 @@ def train(
     config: schema.Config,
     live: MemoryTracker,
 ) -> None:
-    """A step in the middle of a run. Of many equal passes one is enough, with the gradients of another beside it."""
+    """A training step in the middle of a run. Of identical micro-batches one runs, with the gradients of another."""
     model.train()
     keep = keeps_logits(model)
     equal = len(batches) > 1 and batches[0].targets.shape == batches[1].targets.shape
@@ -93,18 +94,18 @@ def train(
 
 @contextmanager
 def _few_portions() -> Iterator[None]:
-    """Of hundreds of equal portions of logits the third takes what every later one does."""
-    whole = loss_module.portions
-    loss_module.portions = lambda rows, vocabulary: whole(rows, vocabulary)[:3]
+    """Context in which the loss computes only 3 chunks of logits: later chunks need the same memory as the third."""
+    original = loss_module.portions
+    loss_module.portions = lambda rows, vocabulary: original(rows, vocabulary)[:3]
     try:
         yield
     finally:
-        loss_module.portions = whole
+        loss_module.portions = original
 
 
 @torch.inference_mode()
 def hold_out(model: torch.nn.Module, batch: MicroBatch, live: MemoryTracker) -> None:
-    """The held-out loss of one pass, as `evaluation.score` computes it: of its equal portions of logits, the first."""
+    """The held-out loss of one batch as in `evaluation.score`, with only the first of its equal chunks of logits."""
     model.eval()
     live.stage = HELD_OUT
     live.begin("embedding")
@@ -115,7 +116,7 @@ def hold_out(model: torch.nn.Module, batch: MicroBatch, live: MemoryTracker) -> 
 
 
 def answer(model: torch.nn.Module, answers: WorstCaseAnswers, live: MemoryTracker) -> None:
-    """Answering at its largest; tensors lie on the CPU, prompts are read in portions of the device planned for."""
+    """Generation at its peak; tensors are on the CPU, prefill batches are those of the planned device."""
 
     def begin(moment: str) -> None:
         live.stage = f"{ANSWERING}, {moment}"
@@ -126,5 +127,5 @@ def answer(model: torch.nn.Module, answers: WorstCaseAnswers, live: MemoryTracke
 
 
 def mix(model: torch.nn.Module) -> None:
-    """bf16 arithmetic over float32 weights, with the outputs in float32: as accelerate prepares a model for it."""
+    """Mixed precision as accelerate sets it up: bf16 autocast over float32 weights, with float32 outputs."""
     model.forward = convert_outputs_to_fp32(torch.autocast("cpu", torch.bfloat16)(model.forward))

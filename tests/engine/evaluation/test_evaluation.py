@@ -44,7 +44,7 @@ def test_a_choice_is_always_one_of_the_training_answers(tmp_path: Path) -> None:
             assert line[who]["output"] in INTENTS.values()
             assert line[who]["scores"] == {"choice": float(line[who]["output"] == line["target"])}
     assert result.after and result.after.metric == "choice" and result.after.score.rows == 4
-    (told,) = [text for text in result.warnings if "no training row has" in text]
+    (told,) = [text for text in result.warnings if "missing from the training rows" in text]
     assert told.startswith("1 of 4 test items") and "'unheard of'" in told
 
 
@@ -52,7 +52,7 @@ def test_an_answer_for_every_row_is_refused_as_a_choice(tmp_path: Path) -> None:
     data = tmp_path / "data.jsonl"
     data.write_text("\n".join(json.dumps({"prompt": f"count {n}", "completion": f"it is {n}"}) for n in range(1300)))
     done = ftbench("run", "demo-lora", *MICRO, "--set", "evaluation.metric=choice", "--data", str(data))
-    assert done.returncode == 2 and "more than 1,000 distinct ones" in done.stderr + done.stdout
+    assert done.returncode == 2 and "more than 1,000" in done.stderr + done.stdout
 
 
 def test_rouge_scores_a_run(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_another_cache_is_left_to_the_library_and_said(family: str) -> None:
     said: list[tuple[str, str]] = []
     ours = generator(len(PROMPTS), warn=lambda code, text: said.append((code, text))).answers(model, asked(PROMPTS))
     assert ours == texts(plainly(model, PROMPTS))
-    assert [code for code, _ in said] == ["generation"] and type(model).__name__ in said[0][1]
+    assert [code for code, _ in said] == ["evaluation.slow_generation"] and type(model).__name__ in said[0][1]
 
 
 @pytest.mark.parametrize("config", [FULL_ATTENTION["llama"], OTHER_CACHES["sliding window"]])

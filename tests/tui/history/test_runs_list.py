@@ -12,6 +12,7 @@ from made_ladder import made_ladder
 
 from engine.config import preset_library
 from engine.runs import events, locks, run_dir
+from engine.runs.home import tilde
 from tui.cli import runs
 from tui.history.run_list import describe
 
@@ -24,7 +25,8 @@ def test_ladders_are_listed_with_their_progress(tmp_path: Path, capsys: pytest.C
     runs.show(tmp_path, json=False)
     shown = capsys.readouterr().out
     (line,) = [line for line in shown.splitlines() if line.startswith(folder.name)]
-    assert line.split()[1:] == ["died", "qlora,", "lora,", "full", "8/9"]  # its process is not running
+    died = ["died", "qlora,", "lora,", "full", "8/9"]  # no process holds its lock
+    assert line.split()[1:] == [*died, tilde(Path.cwd())]
 
 
 def test_a_broken_ladder_is_listed_as_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,9 +8,10 @@ import pytest
 from hostile import STRINGS
 
 from engine.runs.device_queue import Turn
+from engine.runs.folder import short_name
 from tui.charts.columns import Column, fitted, line
 from tui.choice import Choice, changes
-from tui.header import choice_lines, head_line, live_runs, short
+from tui.header import choice_lines, head_line, live_runs
 from tui.history.run_list import Line
 from tui.history.run_table import FIELDS, TABLE, row, undated
 from tui.welcome import STEPS, welcome
@@ -55,7 +56,7 @@ def test_name_state_score_and_time_of_a_run_fit_80_columns() -> None:
 
 @pytest.mark.parametrize("name", ["run", "x-y", "2026-a", "20261125-notatime-x", ""])
 def test_a_name_without_a_date_is_unchanged(name: str) -> None:
-    assert undated(name) == name and short(name) == name
+    assert undated(name) == name and short_name(name) == name
 
 
 def test_the_header_shows_the_running_run_and_the_queue_in_order() -> None:

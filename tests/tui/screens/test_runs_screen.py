@@ -223,7 +223,7 @@ def test_runs_wait_in_the_queue_are_paused_and_resumed(tmp_path: Path) -> None:
         await pilot.press("u")  # it resumes, and queues behind the one that has waited
         await wait_for(pilot, lambda: app.screen is app.bench and app.bench.follower.run == first)
         await wait_for(pilot, lambda: f"2 lora-{first.name[-4:]}" in shown(app, "head"))
-        assert not first.is_paused()
+        assert not first.paused_file.exists()
         for run in (third, first, second):
             if run.is_live():
                 launch.stop(run)
@@ -241,7 +241,7 @@ def test_a_paused_run_is_shown_and_resumes_from_its_checkpoint(tmp_path: Path) -
         await pilot.press("p")
         await wait_for(pilot, lambda: "paused" in shown(app, "status"))
         await wait_for(pilot, lambda: not run.is_live())
-        assert run.is_paused()
+        assert run.paused_file.exists() and run.state() == "stopped"
         await pilot.press("u")
         await wait_for(
             pilot,
@@ -249,7 +249,7 @@ def test_a_paused_run_is_shown_and_resumes_from_its_checkpoint(tmp_path: Path) -
                 app.bench.follower.state and app.bench.follower.state.plan and app.bench.follower.state.plan.start_step
             ),
         )
-        assert not run.is_paused()
+        assert not run.paused_file.exists()
         await wait_for(pilot, lambda: "finished" in shown(app, "status"), 240)
 
     play(tmp_path / "runs", story)

@@ -167,9 +167,7 @@ def parsed_style(parameters: str) -> Style:
 
 def combined_style(style: Style, parameters: str) -> Style:
     """Combine a style with further SGR parameters."""
-    return parsed_style(
-        ";".join(part for part in (style.attributes, style.foreground, style.background, parameters) if part)
-    )
+    return parsed_style(";".join(part for part in (*style, parameters) if part))
 
 
 @lru_cache(4096)
@@ -177,11 +175,8 @@ def style_change(old: Style, new: Style) -> str:
     """The SGR sequence that changes one style into another."""
     if old == new:
         return ""
-    if (
-        (old.attributes not in ("", new.attributes))
-        or (old.foreground and not new.foreground)
-        or (old.background and not new.background)
-    ):
+    removed = (old.foreground and not new.foreground) or (old.background and not new.background)
+    if old.attributes not in ("", new.attributes) or removed:  # only a reset removes attributes and colors
         return f"\x1b[{';'.join(part for part in ('0', *new) if part)}m"
     pairs = (
         (old.attributes, new.attributes),

@@ -86,13 +86,13 @@ def disk_problems(found: Sequence[MethodForecast], runs: Path) -> Iterator[Probl
     """A runs directory that is not writable, or too little disk space."""
     existing = nearest_existing(runs)
     if not os.access(existing, os.W_OK):
-        yield Problem(f"cannot write to {existing}", "start ftbench with --runs DIR", True, "disk.not_writable")
+        yield Problem(f"cannot write to {existing}", "start ftbench with --runs DIR", True, "runs.not_writable")
     for notice in home_warnings(runs):
         yield Problem(notice.text, code=notice.code)
     need, free = needed_disk(found), free_disk(runs)
     if need is not None and need > free:
         what = f"{size(free)} of disk space free, and checkpoints and model need about {size(need)}"
-        yield Problem(what, f"free some space in {runs}, or set train.keep_checkpoints = 1", True, "disk.full")
+        yield Problem(what, f"free some space in {runs}, or set train.keep_checkpoints = 1", True, "disk.too_small")
 
 
 def foreign_problems(context: LaunchContext) -> Iterator[Problem]:

@@ -142,7 +142,7 @@ def test_a_full_disk_blocks_and_the_need_includes_checkpoints_and_model(
     assert needed_disk([found]) == 2 * found.estimate.static + weights  # nothing else is static in full tuning
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1 << 30, 1 << 30, 1 << 20))
     blocked = prospect(tmp_path, preset="demo-full")
-    assert blocked.blocked and "disk.full" in codes(blocked)
+    assert blocked.blocked and "disk.too_small" in codes(blocked)
 
 
 def test_other_processes_and_queued_runs_are_named(tmp_path: Path) -> None:

@@ -28,7 +28,12 @@ class User:
         for directory in (self.project, self.elsewhere, config / "ftbench" / "presets"):
             directory.mkdir(parents=True)
         (config / "ftbench" / "presets" / "short.toml").write_text(PRESET.format(steps=STEPS))
-        self.env = {"XDG_CONFIG_HOME": str(config), "XDG_DATA_HOME": str(self.data), "FTBENCH_RUNS": ""}
+        self.env = {
+            "XDG_CONFIG_HOME": str(config),
+            "XDG_DATA_HOME": str(self.data),
+            "FTBENCH_RUNS": "",
+            "HOME": str(folder),
+        }
         self.terminals: list[Terminal] = []
 
     def log_in(self, directory: Path) -> Terminal:
@@ -61,8 +66,8 @@ def test_a_run_is_found_training_after_a_login_in_another_directory(user: User) 
     assert list(user.project.iterdir()) == []
 
     second = user.log_in(user.elsewhere)
-    second.wait(f"/{STEPS}")
-    second.wait("project")  # where it was started
+    second.wait(f"/{STEPS}", 400)
+    second.wait("· ~/project")  # where it was started
     second.press("q")
     assert second.leave() == 0
     assert f"attach {run.name}".encode() in second.bytes

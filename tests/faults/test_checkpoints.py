@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from engine.assets import tiny_folder
 from engine.runs.run_dir import RunDir
-from faults.lives import TWO_EPOCHS, kill, losses, resume, start, wait_for, wait_until_over
+from faults.worker_runs import TWO_EPOCHS, kill, losses, resume, start, wait_for, wait_for_end
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_out_of_memory_for_a_single_row_is_an_outcome(tmp_path: Path) -> None:
     worker = psutil.Process(run.pid())
     room = worker.memory_info().vms + (2 << 20)
     resource.prlimit(worker.pid, resource.RLIMIT_AS, (room, room))
-    wait_until_over(run)
+    wait_for_end(run)
     events = events_of(run.path)
     assert (events[-1]["type"], events[-1]["status"]) == ("end", "out_of_memory"), events[-1]
     assert "try train.gradient_checkpointing" in events[-1]["reason"]

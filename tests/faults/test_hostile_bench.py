@@ -16,7 +16,7 @@ from textual.screen import Screen
 
 import tui.screens
 from engine.runs import run_dir
-from faults.lives import kill
+from faults.worker_runs import kill
 from tui.commands import TABLES, Command
 
 SOURCES = ("f", "r", "p", "s", "e", "l", "n")

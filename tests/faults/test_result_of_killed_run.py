@@ -12,7 +12,7 @@ import pytest
 from engine.runs import launch
 from engine.runs.result import Result
 from engine.runs.run_dir import RunDir
-from faults.lives import kill, resume, start, wait_for, wait_until_over
+from faults.worker_runs import kill, resume, start, wait_for, wait_for_end
 
 OLD = Path(__file__).parent.parent / "old_runs" / "killed-0.1.0"
 SETTINGS = [
@@ -59,7 +59,7 @@ def go_on(run: RunDir) -> None:
 
 def test_a_run_killed_in_every_phase_has_the_uninterrupted_result(tmp_path: Path) -> None:
     whole = start(tmp_path / "whole", *SETTINGS)
-    wait_until_over(whole)
+    wait_for_end(whole)
     expected = whole.result()
     killed = start(tmp_path / "killed", *SETTINGS)
     wait_for(killed, "eval", when="before")

@@ -13,7 +13,7 @@ import pytest
 from command import FTBENCH, MICRO, ftbench
 
 from engine.runs.run_dir import RunDir
-from faults.lives import kill, start, wait_for, wait_until_over
+from faults.worker_runs import kill, start, wait_for, wait_for_end
 
 LONG = [word.replace("train.steps=4", "train.steps=40") for word in MICRO]
 
@@ -86,7 +86,7 @@ def test_ctrl_c_asks_and_detaching_leaves_the_run_alone(tmp_path: Path) -> None:
     assert run.is_live()
     done = ftbench("stop", str(run.path))
     assert done.returncode == 0 and "stopped" in done.stdout
-    wait_until_over(run)
+    wait_for_end(run)
 
 
 def test_a_second_run_waits_for_the_card_and_then_begins(tmp_path: Path) -> None:

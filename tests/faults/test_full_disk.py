@@ -1,4 +1,4 @@
-"""A worker on a full disk: its reason survives, and its run does not look alive."""
+"""A worker on a full disk: the reason is recorded, and the run does not look active."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path, leave: int) -> None:
-    """Write until so many bytes are left."""
+    """Write until `leave` bytes are free."""
     with (disk / "filling").open("ab") as file:
         while (free := os.statvfs(disk).f_bavail * 4096 - leave) > 0:
             os.write(file.fileno(), b"\0" * min(free, 1 << 16))

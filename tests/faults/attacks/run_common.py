@@ -130,7 +130,7 @@ def is_zombie(pid: int) -> bool:
 
 
 def kill(folder: Path, number: int = signal.SIGKILL) -> bool:
-    """Send a signal to the process of a run or ladder and wait until it has ended; False if there is none."""
+    """Send a signal to the process of a run or ladder and wait until it has ended; False without a process."""
     pid = pid_of(folder)
     if pid is None:
         return False

@@ -76,7 +76,7 @@ def draw_strings(rng: random.Random, count: int = STRING_COUNT) -> list[str]:
 
 
 def raw_output(terminal: Terminal, given: list[str]) -> str:
-    """A description of output that is neither visible text nor a sequence of ftbench; '' if there is none."""
+    """A description of output that is neither visible text nor a sequence of ftbench; '' without one."""
     shown = OURS.sub(b"", terminal.bytes).decode("utf-8", "surrogateescape")
     if (left := HIDDEN.search(SENT.sub("", shown))) is not None:
         text = SENT.sub("", shown)
@@ -88,7 +88,7 @@ def raw_output(terminal: Terminal, given: list[str]) -> str:
 
 
 def modes_left_on(terminal: Terminal) -> str:
-    """A description of terminal modes that are still set; '' if there are none."""
+    """A description of terminal modes that are still set; '' without one."""
     on = [mode for mode in MODES if mode << 5 in terminal.screen.mode]
     if on:
         return f"modes {on} are on"

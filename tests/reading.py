@@ -1,4 +1,4 @@
-"""Data files for tests, read and understood as a run does: rows to conversations, before tokens."""
+"""Read data files as a run does: from rows to conversations, before tokenization."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ import pytest
 
 from engine.config.errors import UserError
 from engine.config.schema import Data
-from engine.data.formats import Example, Format, Problem, agree, converse, detect
+from engine.data.conversation import Example, Problem
+from engine.data.detection import detect
+from engine.data.format import Format
+from engine.data.recognition import check_columns, to_example
 from engine.data.source import Source, read
 
 
 @dataclass
 class Reading:
-    """One data set as it was understood."""
+    """A data set with its format and conversations."""
 
     source: Source
     format: Format
@@ -41,19 +44,19 @@ def write_rows(path: Path, rows: list[Any]) -> Path:
 
 def reading(path: Path, **data: Any) -> Reading:
     """Read a file or folder; raises UserError as a run would."""
-    wanted = Data(id=str(path), **data)
-    source = read(wanted)
-    found = detect(source.train, wanted)
+    config = Data(id=str(path), **data)
+    source = read(config)
+    found = detect(source.train, config)
     for rows in (source.train, source.validation, source.test):
         if rows is not None:
-            agree(rows, found)
-    results = [converse(raw, found) for raw in source.train]
+            check_columns(rows, found)
+    results = [to_example(raw, found) for raw in source.train]
     examples = [result for result in results if isinstance(result, Example)]
     return Reading(source, found, examples, [result for result in results if isinstance(result, Problem)])
 
 
 def refusal(path: Path, **data: Any) -> UserError:
-    """The one error that reading a file ends in."""
+    """The error that reading the file raises."""
     with pytest.raises(UserError) as caught:
         reading(path, **data)
     assert "\n" not in caught.value.line

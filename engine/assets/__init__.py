@@ -1,4 +1,4 @@
-"""Where the embedded model and data set lie, so that ftbench works with no network."""
+"""Paths of the embedded model and data set, with which ftbench works without a network."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ _HERE = Path(__file__).parent
 
 
 def tiny_folder() -> Path:
-    """The pretrained tiny causal model, a plain folder for `from_pretrained`."""
+    """The pretrained tiny causal model, a folder for `from_pretrained`."""
     return _HERE / "tiny"
 
 
@@ -16,10 +16,10 @@ def tickets_folder() -> Path:
 
 
 def general_file() -> Path:
-    """English prose in many registers, passages parted by blank lines: what a tuned model should not forget."""
+    """English prose in many registers, with blank lines between passages, for measuring forgetting."""
     return _HERE / "general.txt"
 
 
 def tiny_general_file() -> Path:
-    """The same for the tiny model, in the only language it knows: its pretraining corpus'."""
+    """The same for the tiny model, in the language of its pretraining corpus."""
     return _HERE / "tiny_general.txt"

@@ -1,36 +1,36 @@
-"""Limits on the size of a forward pass, read by the code that builds batches and by the code that predicts memory.
+"""Limits on the size of a forward pass, for the code that builds batches and the code that predicts memory.
 
-Devices are the keys of the tables: `cpu` and `cuda`.
+The tables are by device: `cpu` and `cuda`.
 """
 
 from __future__ import annotations
 
 FLAT_MEAN_LENGTH = 256
-"""Under a dense mask, rows that are longer than this on average are padded instead of packed. Tokens."""
+"""Tokens. With a dense attention mask, rows longer than this on average are padded instead of packed."""
 FLAT_TOKENS = {"cpu": 1024, "cuda": 4096}
 """Tokens of a packed micro-batch under a dense mask, whose cost grows with their square."""
 PADDED_TOKENS = {"cpu": 2048, "cuda": 65536}
 """Tokens of a padded micro-batch whose size is chosen automatically."""
 SHAPE_MULTIPLE = {"cpu": 64, "cuda": 1}
 """The length of a micro-batch and the number of positions at which its head runs are padded to multiples of this. On a
-CPU, oneDNN prepares and keeps a kernel for each new size of a bf16 product, so the resident set grows with every step;
-with few sizes it stays constant (`tests/bench/RESULTS.md`)."""
+CPU, oneDNN compiles and caches a kernel for each new shape of a bf16 matrix product, so the resident set grows with
+every step; with few shapes it stays constant (`tests/bench/RESULTS.md`)."""
 
 HELD_OUT_ROWS = 64
 """Rows of a forward pass without gradients."""
 HELD_OUT_TOKENS = {"cpu": 2048, "cuda": 16384}
 """Tokens of a forward pass without gradients; enough to keep a GPU busy."""
 HELD_OUT_LOGITS = 1 << 28
-"""Logits of a forward pass without gradients: half a GiB in bf16. Limited by tokens alone there could be 31 GiB of
-them at a vocabulary of 128k."""
+"""Logits of a forward pass without gradients: 0.5 GiB in bf16. With a limit on tokens alone they could take 31 GiB at a
+vocabulary of 128k."""
 CHUNK_ELEMENTS = 1 << 23
-"""Logits converted to float32 at a time: 32 MiB at any vocabulary."""
+"""Logits converted to float32 at a time: 32 MiB for any vocabulary."""
 
 REFILL_FRACTION = 4
 """During generation, waiting prompts are prefilled when one in this many rows of the batch is free: prefilling them one
-by one would cost more than the idle rows."""
+by one would cost more than idle rows."""
 SPARE_CACHE_COLUMNS = 64
-"""Columns of the KV cache allocated ahead of the newest token, so that it is copied once in this many tokens."""
+"""Columns of the KV cache allocated ahead of the latest token, so that it is copied once per this many tokens."""
 MAX_DRAFT_TOKENS = 8
 """Tokens that n-gram speculation proposes at a time."""
 MAX_CHOICES_PER_PROMPT = 4

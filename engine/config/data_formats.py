@@ -1,4 +1,4 @@
-"""The names that data.format takes, read from the file names in `engine/data/formats`: nothing is imported."""
+"""Names of the data formats, from the file names in `engine/data/formats`; nothing is imported."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def format_names() -> tuple[str, ...]:
 
 
 def module_name(name: str) -> str:
-    """The module of a format: `prompt_completion` for `prompt-completion`."""
+    """The module name of a format: `prompt_completion` for `prompt-completion`."""
     return name.replace("-", "_")

@@ -1,4 +1,4 @@
-"""The errors a person can act on, and the exit codes they become."""
+"""Errors and warnings for the user, with stable codes, and the exit codes of errors."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import msgspec
 
 from engine.config.text import visible
 
+MAX_LINE_CHARACTERS = 600
+
 
 class UserError(Exception):
-    """Something the user gave us is wrong: one line that says what, where and what to do (exit code 2)."""
+    """Invalid input: one line that says what is wrong, where, and what to do (exit code 2)."""
 
     exit_code = 2
 
@@ -20,19 +22,19 @@ class UserError(Exception):
 
     @property
     def line(self) -> str:
-        """`where: what; do`, on one line with control characters made visible."""
-        head = f"{self.where}: {self.what}" if self.where else self.what
-        return visible(f"{head}; {self.do}" if self.do else head, limit=600)
+        """`what: where; do` on one line, with control characters made visible."""
+        head = f"{self.what}: {self.where}" if self.where else self.what
+        return visible(f"{head}; {self.do}" if self.do else head, limit=MAX_LINE_CHARACTERS)
 
 
 class Notice(msgspec.Struct, frozen=True):
-    """A warning for the user: `code` is stable and dotted (`data.ignored_column`), `text` one sentence."""
+    """A warning for the user: `code` is stable and dotted (`data.ignored_column`), `text` is one sentence."""
 
     code: str
     text: str
 
 
 class RunFailed(Exception):
-    """The input was fine and the work failed (exit code 1)."""
+    """The input was valid, but the work failed (exit code 1)."""
 
     exit_code = 1

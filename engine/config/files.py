@@ -1,4 +1,4 @@
-"""Files that appear completely or not at all, deletion that stays inside a folder, and the working directory."""
+"""Atomic writes, deletion that does not follow links, temporary folders, and the working directory."""
 
 from __future__ import annotations
 
@@ -16,30 +16,31 @@ from engine.config.errors import UserError
 from engine.config.text import visible
 
 PULL_PREFIX = "ftbench-pull-"
-"""Of a download's folder in the system's temporary folder."""
-SMALL = 1 << 20
-"""Bytes of a preset or of settings, at most."""
+"""Name prefix of download folders in the system's temporary folder."""
+MAX_SETTINGS_BYTES = 1 << 20
+"""Size limit of presets and of settings files."""
 
 
 def working_folder() -> Path:
-    """Where we were started. Raises UserError where that has been deleted since."""
+    """The working directory. Raises UserError where it has been deleted."""
     try:
         return Path.cwd()
     except FileNotFoundError as error:
-        raise UserError("the working directory has been deleted", do="start ftbench in one that is there") from error
+        do = "start ftbench in a directory that exists"
+        raise UserError("the working directory has been deleted", do=do, code="cli.no_working_directory") from error
 
 
 def check_utf8(name: str, where: str = "") -> None:
-    """Raises UserError for a name that no preset, configuration or log can hold: file names are bytes, text is not."""
+    """Raise UserError for a file name that is not UTF-8: presets, configurations and logs cannot contain it."""
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        what, do = "this name is not valid UTF-8", "rename the file or folder"
-        raise UserError(what, where or visible(name), do, "name.not_utf8") from error
+        do = "rename the file or folder"
+        raise UserError("the name is not valid UTF-8", where or visible(name), do, code="name.not_utf8") from error
 
 
-def read_small(path: Path, limit: int = SMALL) -> bytes:
-    """The content of a file of settings. Raises OSError for pipes and devices, which may never end, and for more."""
+def read_small(path: Path, limit: int = MAX_SETTINGS_BYTES) -> bytes:
+    """The content of a settings file. Raises OSError for pipes and devices, which may never end, and above `limit`."""
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
@@ -51,7 +52,7 @@ def read_small(path: Path, limit: int = SMALL) -> bytes:
 
 @contextlib.contextmanager
 def temporary_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
-    """A folder that is gone afterwards. Locked, so that `doctor --repair` knows what a process still works on."""
+    """A folder that is deleted afterwards. It is locked, so that `doctor --repair` leaves it while it is in use."""
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -63,7 +64,7 @@ def temporary_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside the target, flush to the disk, rename: a reader sees the old file or the new one."""
+    """Write a temporary file, flush it to disk, rename it: a reader sees the old file or the new one."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -79,15 +80,15 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def no_room(error: BaseException) -> bool:
-    """Whether a file could not be written because a disk, a quota or a file size limit is full."""
+    """Whether a file could not be written because the disk is full or a quota or file size limit is reached."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def remove_tree(path: Path, ignore_errors: bool = False) -> None:
-    """Delete a file or a directory with everything in it; of a symbolic link only the link.
+    """Delete a file, or a directory and its content; of a symbolic link only the link is deleted.
 
-    Nothing to delete is no error. Raises OSError where something stays, unless errors are to be ignored. The only
-    caller of `shutil.rmtree`: a test finds any other.
+    A missing path is no error. Raises OSError where something is left, unless `ignore_errors` is set. Nothing else may
+    call `shutil.rmtree` (checked by ruff).
     """
     try:
         if path.is_symlink() or not path.is_dir():

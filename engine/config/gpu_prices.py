@@ -1,4 +1,4 @@
-"""Cards one can rent: memory and price. Shipped in `presets/cards.toml`, the user's own beside his configuration."""
+"""GPUs for rent: memory and price per hour, from `presets/gpus.toml` and the user's own list."""
 
 from __future__ import annotations
 
@@ -14,79 +14,86 @@ import tomli
 from msgspec import Meta, Struct, field
 
 from engine.config.errors import UserError
-from engine.config.preset_library import shipped_folder
+from engine.config.preset_library import GPU_LIST_NAMES, shipped_folder
 
 
 class Card(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """One kind of card."""
+    """One GPU model."""
 
     name: str
     memory: Annotated[float, Meta(gt=0)]
-    """GiB that a process may use."""
+    """GiB that a process can allocate."""
     price_per_hour: Annotated[float, Meta(ge=0)]
     currency: str = "USD"
     match: list[str] = field(default_factory=list)
-    """Whole words of the NVML name that mean this card."""
+    """Whole words of the NVML name that identify it."""
 
     @property
     def bytes(self) -> int:
         return int(self.memory * 2**30)
 
 
-class CardFile(Struct, forbid_unknown_fields=True, frozen=True):
-    card: list[Card]
+class _List(Struct, forbid_unknown_fields=True, frozen=True):
+    """The content of a price list. `card` is the older name of `gpu`."""
+
+    gpu: list[Card] = field(default_factory=list)
+    card: list[Card] = field(default_factory=list)
 
 
 def own_file() -> Path:
-    """The user's own list: `$XDG_CONFIG_HOME/ftbench/cards.toml`."""
-    return Path(platformdirs.user_config_dir("ftbench")) / "cards.toml"
+    """The user's own list: `$XDG_CONFIG_HOME/ftbench/gpus.toml`, or `cards.toml` where only that exists."""
+    folder = Path(platformdirs.user_config_dir("ftbench"))
+    files = [folder / f"{name}.toml" for name in GPU_LIST_NAMES]
+    return next((path for path in files if path.is_file()), files[0])
 
 
 def list_cards() -> list[Card]:
-    """Every known card, the cheapest first; an own one hides a shipped one of its name.
+    """Every listed GPU, cheapest first; an own entry hides a shipped one of the same name.
 
     Raises UserError for a list that cannot be read.
     """
-    cards: dict[str, Card] = {}
-    for path in (shipped_folder() / "cards.toml", own_file()):
+    gpus: dict[str, Card] = {}
+    for path in (shipped_folder() / "gpus.toml", own_file()):
         if path.is_file():
-            cards |= {card.name: card for card in _read(path)}
-    return sorted(cards.values(), key=lambda card: (card.price_per_hour, card.memory))
+            gpus |= {gpu.name: gpu for gpu in _read(path)}
+    return sorted(gpus.values(), key=lambda gpu: (gpu.price_per_hour, gpu.memory))
 
 
 def cheapest_for(peak: float, cards: list[Card]) -> Card | None:
-    """The cheapest card that holds `peak` bytes, None where none does."""
-    return next((card for card in cards if card.bytes >= peak), None)
+    """The cheapest GPU with at least `peak` bytes; None where there is none."""
+    return next((gpu for gpu in cards if gpu.bytes >= peak), None)
 
 
 def named(nvml_name: str, cards: list[Card]) -> Card | None:
-    """The listed card that a machine's card is, None where it is not listed. The longest match wins."""
-    found = [
-        (len(part), card)
-        for card in cards
-        for part in [card.name, *card.match]
+    """The listed GPU for an NVML name; None where it is not listed. The longest match wins."""
+    matches = [
+        (len(part), gpu)
+        for gpu in cards
+        for part in [gpu.name, *gpu.match]
         if re.search(rf"(?<!\w){re.escape(part)}(?!\w)", nvml_name)  # L4 is no part of L40S
     ]
-    return max(found, key=lambda pair: pair[0])[1] if found else None
+    return max(matches, key=lambda pair: pair[0])[1] if matches else None
 
 
 def pick(wanted: str, cards: list[Card]) -> Card:
-    """The listed card that somebody means by "a100", "RTX4090" or "H100 80GB".
+    """The listed GPU for a user's "a100", "RTX4090" or "H100 80GB".
 
-    Raises UserError where it is none, with the nearest name, or several.
+    Raises UserError where no GPU matches, with the nearest name, or several do.
     """
-    asked = _words(wanted)
-    for fits in _WAYS if asked else ():
-        found = [card for card in cards if fits(asked, card)]
+    words = _words(wanted)
+    for matches in _MATCHERS if words else ():
+        found = [gpu for gpu in cards if matches(words, gpu)]
         if len(found) == 1:
             return found[0]
         if found:
-            several = ", ".join(card.name for card in found)
-            raise UserError(f"{wanted!r} could be {several}", "--card", "give more of the name")
-    names = {near: card.name for card in cards for near in (*_own_words(card), _squashed(card.name))}
-    close = difflib.get_close_matches("".join(asked), names, n=1)
-    hint = f"did you mean {names[close[0]]}?" if close else f"listed are {', '.join(card.name for card in cards)}."
-    raise UserError(f"no card {wanted!r} is listed", "--card", f"{hint} Others can be added to {own_file()}")
+            several = ", ".join(gpu.name for gpu in found)
+            what = f"ambiguous GPU name {wanted!r} ({several})"
+            raise UserError(what, "--card", "use more of the name", code="gpu.ambiguous_name")
+    names = {near: gpu.name for gpu in cards for near in (*_gpu_words(gpu), _squashed(gpu.name))}
+    close = difflib.get_close_matches("".join(words), names, n=1)
+    hint = f"did you mean {names[close[0]]}?" if close else f"use one of {', '.join(gpu.name for gpu in cards)},"
+    do = f"{hint} or add it to {own_file()}"
+    raise UserError(f"unknown GPU {wanted!r}", "--card", do, code="gpu.unknown")
 
 
 def _words(text: str) -> list[str]:
@@ -97,21 +104,23 @@ def _squashed(text: str) -> str:
     return "".join(_words(text))
 
 
-def _own_words(card: Card) -> set[str]:
-    return {word for name in (card.name, *card.match) for word in _words(name)}
+def _gpu_words(gpu: Card) -> set[str]:
+    return {word for name in (gpu.name, *gpu.match) for word in _words(name)}
 
 
-_WAYS: tuple[Callable[[list[str], Card], bool], ...] = (
-    lambda asked, card: "".join(asked) in {_squashed(name) for name in (card.name, *card.match)},
-    lambda asked, card: set(asked) <= _own_words(card),
-    lambda asked, card: all(any(own.startswith(word) for own in _own_words(card)) for word in asked),
-    lambda asked, card: any("".join(asked) in _squashed(name) for name in (card.name, *card.match)),
+_MATCHERS: tuple[Callable[[list[str], Card], bool], ...] = (
+    lambda words, gpu: "".join(words) in {_squashed(name) for name in (gpu.name, *gpu.match)},
+    lambda words, gpu: set(words) <= _gpu_words(gpu),
+    lambda words, gpu: all(any(own.startswith(word) for own in _gpu_words(gpu)) for word in words),
+    lambda words, gpu: any("".join(words) in _squashed(name) for name in (gpu.name, *gpu.match)),
 )
-"""How a name may be meant, the strictest first: whole, by its words, by their beginnings, by a part without spaces."""
+"""Ways to match a name, strictest first: the complete name, its words, their beginnings, a part without spaces."""
 
 
 def _read(path: Path) -> list[Card]:
     try:
-        return msgspec.convert(tomli.loads(path.read_text("utf-8")), CardFile).card
+        content = msgspec.convert(tomli.loads(path.read_text("utf-8")), _List)
     except (tomli.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
-        raise UserError(f"not a list of cards: {error}", str(path), "see presets/cards.toml for one") from error
+        what, do = f"invalid GPU price list ({error})", f"see {shipped_folder() / 'gpus.toml'} for an example"
+        raise UserError(what, str(path), do, code="gpu.invalid_list") from error
+    return [*content.gpu, *content.card]

@@ -1,4 +1,4 @@
-"""Fine-tuning methods: everything about a method that needs no torch, in one object per method.
+"""Fine-tuning methods: one object per method with everything about it that does not need torch.
 
 The code that loads and trains is the module named by `MethodSpec.module`. A package installed next to ftbench adds a
 method with an entry point in the group `ftbench.methods` that points to a `MethodSpec`.
@@ -22,25 +22,25 @@ ENTRY_POINTS = "ftbench.methods"
 OPTIONAL_SECTIONS = ("adapter", "quantization")
 """Preset sections that a method reads only where its spec says so; every method reads the others."""
 RULE_REFERENCE, RULE_CANDIDATE = "full", "qlora"
-"""The methods of the rule of thumb: what the candidate keeps of the reference's quality, at what share of its cost."""
+"""Methods of the rule of thumb: the share of the reference's quality and of its cost that the candidate has."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodSpec:
-    """A fine-tuning method as presets, plans, the workbench, ladders and reports need to know it."""
+    """A fine-tuning method, as presets, plans, the workbench, ladders and reports use it."""
 
     name: str
-    """As in presets and run directories: lower-case letters, digits, - and _."""
+    """In presets and run directories: lowercase letters, digits, - and _."""
     title: str
-    """As a heading: QLoRA, LoRA, Full."""
+    """In headings: QLoRA, LoRA, Full."""
     in_text: str
-    """As in a sentence: QLoRA, LoRA, full."""
+    """In sentences: QLoRA, LoRA, full."""
     trains_summary: str
     """What it trains, in a few words."""
     use_summary: str
-    """When to choose it, in a few words."""
+    """When to use it, in a few words."""
     description: str
-    """Both in two or three sentences."""
+    """What it trains and when to use it, in two or three sentences."""
     module: str
     """Module with `load(config, machine)`, `make_trainable(model, config)` and `weight_dtype(config, machine)`."""
     trains: Literal["weights", "adapters"]
@@ -50,11 +50,11 @@ class MethodSpec:
     bf16_on_cpu: bool = True
     """Whether `train.precision = "auto"` keeps weights in bf16 on a CPU with bf16 instructions; on a GPU all do."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    """Defaults that are this method's own, by dotted key."""
+    """Defaults of this method, by dotted key."""
     reads: tuple[str, ...] = ()
-    """Those of OPTIONAL_SECTIONS that it reads."""
+    """The sections of OPTIONAL_SECTIONS that it reads."""
     needs_less: str = ""
-    """What to try where memory is short: another method's name, or '' where there is none."""
+    """The method to try when memory is insufficient; '' for none."""
 
     @property
     def trains_weights(self) -> bool:
@@ -98,7 +98,7 @@ FULL = MethodSpec(
     trains_summary="all weights",
     use_summary="when the last point matters",
     description="All weights are trained, with a gradient and optimizer state for each: several times the memory, and "
-    "the artifact is a whole model. When there is much to learn, or the last point matters.",
+    "the artifact is a complete model. When there is much to learn, or the last point matters.",
     module="engine.methods.full",
     trains="weights",
     bf16_on_cpu=False,

@@ -18,26 +18,26 @@ ENTRY_POINTS = "ftbench.metrics"
 
 @dataclass(frozen=True, kw_only=True)
 class MetricSpec:
-    """How a metric's scores are computed, compared and written."""
+    """How the scores of a metric are computed, compared and formatted."""
 
     name: str
-    """As in `evaluation.metric`."""
+    """In `evaluation.metric`."""
     title: str
-    """As in tables and sentences."""
+    """In tables and sentences."""
     scoring: str = ""
-    """`module:function` that scores (answer, target) as a dict with the metric's name and further views of the answer;
-    '' for the held-out loss, which needs no answers."""
+    """`module:function` that scores (answer, target) as a dict with the metric's name and further scores of the
+    answer; '' for the held-out loss, which needs no answers."""
     lower_is_better: bool = False
     bounds: tuple[float, float] = (0.0, 1.0)
-    """Of one test item's score."""
+    """Bounds of one test item's score."""
     unit: str = "%"
-    """% for shares from 0 to 1, which are shown times 100; else the unit of the value itself, '' for none."""
+    """% for shares from 0 to 1, which are shown times 100; otherwise the unit of the value, '' for none."""
     picks_from_choices: bool = False
     """Whether the model picks the most likely of the training rows' answers instead of generating one."""
 
     @property
     def needs_answers(self) -> bool:
-        """Whether test rows are answered; the held-out loss is measured in any case."""
+        """Whether the model has to answer test rows; the held-out loss is always measured."""
         return bool(self.scoring)
 
     @property
@@ -47,7 +47,7 @@ class MetricSpec:
 
     @property
     def scale(self) -> float:
-        """What a score is multiplied by to be shown."""
+        """Factor from a score to the number that is shown."""
         return 100.0 if self.is_share else 1.0
 
 

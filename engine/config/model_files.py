@@ -1,4 +1,4 @@
-"""A model's `config.json` where it lies on this machine, found without loading or fetching anything."""
+"""Find a model's `config.json` on this machine, without loading or downloading anything."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from engine.config.errors import UserError
 from engine.config.model_limits import impossible
 from engine.config.schema import Model
 
+_INVALID = "config.json: "
 EMBEDDED = "tiny"
-"""The model that comes along."""
+"""The model that ships with ftbench."""
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """What is known of a model before it is loaded."""
+    """What is known about a model before it is loaded."""
 
     table: Mapping[str, Any] | None
-    """The parsed config.json; None where there is none to read, and `why` says so."""
+    """The parsed config.json; None where there is none, and `why` gives the reason."""
     folder: Path | None = None
-    """Where it lies; None where it has to be fetched or unpacked first."""
+    """The model's folder; None where it has to be downloaded or converted first."""
     why: str = ""
     fetch: str = ""
-    """The Hub id it would be fetched from, '' where nothing is to be fetched."""
+    """The Hub id to download from; '' where nothing has to be downloaded."""
     wrong: str = ""
-    """What will make loading fail for certain, '' where nothing is known to."""
+    """Why loading is certain to fail; '' where nothing is known to be wrong."""
 
 
 def find_model(model: Model) -> ModelFiles:
-    """By the rules of `engine.methods.locate`: embedded, catalogue, .gguf, folder, Hub id."""
+    """Find a model in the order of `engine.methods.locate`: embedded, catalog, .gguf file, folder, Hub id."""
     if model.id == EMBEDDED:
         return _in_folder(Path(engine.__file__).parent / "assets" / "tiny")
     if model.id in CATALOGUE:
@@ -45,17 +46,17 @@ def find_model(model: Model) -> ModelFiles:
     path = Path(model.id)
     if path.suffix == ".gguf":
         if not path.is_file():
-            return ModelFiles(None, wrong="no such file", why="there is no such file")
-        return ModelFiles(None, path.parent, why="a GGUF file: not known before it is loaded")
+            return ModelFiles(None, wrong="file not found", why="file not found")
+        return ModelFiles(None, path.parent, why="GGUF file: unknown until it is loaded")
     if path.is_dir():
         return _in_folder(path)
     if model.id.count("/") != 1 or model.id.startswith((".", "/", "~")):
-        return ModelFiles(None, wrong="no such model folder", why="there is no such model")
+        return ModelFiles(None, wrong="model folder not found", why="model not found")
     return _in_cache(model.id, model)
 
 
 def hub_cache() -> Path:
-    """As huggingface_hub finds it: $HF_HUB_CACHE, $HF_HOME/hub, $XDG_CACHE_HOME or ~/.cache."""
+    """The Hub cache, as huggingface_hub finds it: $HF_HUB_CACHE, $HF_HOME/hub, $XDG_CACHE_HOME or ~/.cache."""
     if given := os.environ.get("HF_HUB_CACHE"):
         return Path(given).expanduser()
     home = os.environ.get("HF_HOME")
@@ -64,12 +65,12 @@ def hub_cache() -> Path:
 
 
 def is_offline() -> bool:
-    """Whether the Hub is not to be asked."""
+    """Whether HF_HUB_OFFLINE forbids requests to the Hub."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
 def _in_cache(hub: str, model: Model) -> ModelFiles:
-    """`models--owner--name/refs/REVISION` names the commit whose files lie in `snapshots/COMMIT`."""
+    """`models--owner--name/refs/REVISION` contains the commit; its files are in `snapshots/COMMIT`."""
     folder = hub_cache() / f"models--{hub.replace('/', '--')}"
     revision = model.revision or "main"
     try:
@@ -79,31 +80,33 @@ def _in_cache(hub: str, model: Model) -> ModelFiles:
     snapshot = folder / "snapshots" / commit
     if (snapshot / "config.json").exists():
         return _in_folder(snapshot)
-    wrong = "not on this machine, and HF_HUB_OFFLINE forbids fetching it" if is_offline() else ""
-    return ModelFiles(None, fetch=hub, why="not on this machine: known once it is fetched", wrong=wrong)
+    wrong = "not on this machine, and HF_HUB_OFFLINE forbids downloading it" if is_offline() else ""
+    return ModelFiles(None, fetch=hub, why="not on this machine: known once it is downloaded", wrong=wrong)
 
 
 def _in_folder(folder: Path) -> ModelFiles:
     try:
         table = json.loads((folder / "config.json").read_text("utf-8"))
     except FileNotFoundError:
-        return ModelFiles(None, folder, "it has no config.json", wrong="no config.json in this model folder")
+        return ModelFiles(None, folder, "no config.json", wrong="no config.json in the model folder")
     except (OSError, ValueError, RecursionError) as error:
-        return ModelFiles(None, folder, f"its config.json cannot be read: {error}", wrong="config.json cannot be read")
+        return ModelFiles(None, folder, f"cannot read config.json ({error})", wrong="cannot read config.json")
     if not isinstance(table, dict):
-        return ModelFiles(None, folder, "its config.json is no table", wrong="config.json is no model configuration")
+        return ModelFiles(None, folder, "config.json is not an object", wrong="invalid config.json: not an object")
     if fault := impossible(table):
-        return ModelFiles(None, folder, f"its config.json cannot be right: {fault}", wrong=f"config.json: {fault}")
+        return ModelFiles(None, folder, f"invalid config.json: {fault}", wrong=f"{_INVALID}{fault}")
     return ModelFiles(table, folder)
 
 
 def refuse_impossible(model: Model) -> None:
-    """Raise UserError for a model whose config.json is on this machine and cannot be right."""
+    """Raise UserError for a model whose config.json is on this machine and describes an impossible model."""
     files = find_model(model)
-    if files.wrong.startswith("config.json: "):
-        raise impossible_model(files.wrong.removeprefix("config.json: "), str(files.folder))
+    if files.wrong.startswith(_INVALID):
+        raise impossible_model(files.wrong.removeprefix(_INVALID), str(files.folder))
 
 
 def impossible_model(fault: str, where: str) -> UserError:
-    """The refusal, worded alike wherever it is found out."""
-    return UserError(fault, f"{where}/config.json", "download the model again, or choose another", code="model.config")
+    """The error for a config.json that describes an impossible model."""
+    return UserError(
+        fault, f"{where}/config.json", "download the model again, or choose another one", code="model.config"
+    )

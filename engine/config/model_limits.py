@@ -1,4 +1,4 @@
-"""Refuses a model whose `config.json` describes what cannot be: found before any library is loaded for it."""
+"""Find impossible values in a model's `config.json` before any library is loaded."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ LIMITS: dict[tuple[str, ...], int] = {
     ("vocab_size",): 1 << 26,
     ("max_position_embeddings", "n_positions"): 1 << 32,
 }
-"""The largest value under each of the names that architectures use, well beyond every published model."""
+"""Names that architectures use for a size -> largest plausible value, far beyond every published model."""
 MAX_PARAMETERS = 10**14
 INNER = ("text_config", "llm_config", "language_config")
-"""Where a model of several kinds of input keeps its language model's settings."""
+"""Sections in which multimodal models keep the language model's configuration."""
 
 
 def impossible(table: Mapping[str, Any]) -> str:
-    """What of a model's configuration cannot be, '' where it can."""
+    """What is impossible in a model's configuration; '' where nothing is."""
     return next(_faults(table, ""), "")
 
 
@@ -32,12 +32,12 @@ def _faults(table: Mapping[str, Any], where: str) -> Iterator[str]:
     for names, limit in LIMITS.items():
         for name in names:
             value = table.get(name)
-            for one in value if isinstance(value, list) else [value]:  # some architectures list it by layer
+            for one in value if isinstance(value, list) else [value]:  # some architectures give it per layer
                 if one is not None and not _possible(one, limit):
-                    yield f"{where}{name} is {_shown(one)}: it must be a whole number from 1 to {limit:,}"
+                    yield f"{where}{name} is {_shown(one)}, not an integer from 1 to {limit:,}"
     layers, hidden = _first(table, LAYERS), _first(table, HIDDEN)
     if layers * 12 * hidden * hidden > MAX_PARAMETERS:
-        yield f"{where}{layers:,} layers of {hidden:,} are more than {MAX_PARAMETERS:,} parameters"
+        yield f"{where}{layers:,} layers of hidden size {hidden:,} have more than {MAX_PARAMETERS:,} parameters"
     for name in INNER:
         if isinstance(inner := table.get(name), Mapping):
             yield from _faults(inner, f"{name}.")
@@ -53,5 +53,5 @@ def _first(table: Mapping[str, Any], names: tuple[str, ...]) -> int:
 
 def _shown(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}" if abs(value) < 10**18 else "far too large"
+        return f"{value:,}" if abs(value) < 10**18 else "a number of more than 18 digits"
     return repr(value)[:40]

@@ -1,86 +1,97 @@
-"""Presets by name: the shipped ones, the user's own, and files."""
+"""Find presets by name: shipped ones, the user's own, and files."""
 
 from __future__ import annotations
 
 import difflib
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import platformdirs
 
 import engine
+from engine.config.data_files import KINDS, is_data_file, is_hub_id
 from engine.config.errors import UserError
 from engine.config.files import check_utf8, working_folder
 from engine.config.preset import Effective, Flat, Preset, read_preset, resolve
+from engine.config.renamed_keys import current_key
 from engine.config.text import visible
 
-DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet", ".gz")
-_TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-PATH_KEYS = ("model.id", "model.chat_template", "data.id", "data.test", "data.validation", "evaluation.general")
+__all__ = [  # is_data_file and is_hub_id: older importers use them from here
+    "GPU_LIST_NAMES",
+    "PATH_KEYS",
+    "PresetEntry",
+    "anchored",
+    "called",
+    "effective",
+    "find_preset",
+    "is_data_file",
+    "is_hub_id",
+    "list_presets",
+    "shipped_folder",
+    "user_folder",
+]
 
-
-def is_data_file(name: str) -> bool:
-    """Whether a file of this name is one that rows are read from."""
-    suffixes = Path(name.lower()).suffixes
-    packed = suffixes[-1:] == [".gz"]
-    last = "".join(suffixes[-2:-1] if packed else suffixes[-1:])
-    return last in _TEXT_SUFFIXES or (last == ".parquet" and not packed)
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether a name has the shape owner/name."""
-    return bool(_HUB_ID.fullmatch(name))
+PATH_KEYS = (
+    "model.id",
+    "model.chat_template",
+    "data.id",
+    "data.test",
+    "data.validation",
+    "evaluation.forgetting_text",
+)
+"""Keys whose value may be a file or folder."""
+GPU_LIST_NAMES = ("gpus", "cards")
+"""Names of the GPU price list, which is next to the presets; `cards` is the older one."""
+_FILE_SUFFIXES = (*KINDS, ".gz", ".gguf", ".jinja")
 
 
 @dataclass(frozen=True)
 class PresetEntry:
-    """A preset in a list; a broken one has an error in the place of its values."""
+    """A preset in a list; one that cannot be read has an error instead of a preset."""
 
     name: str
     path: Path
     preset: Preset | None
     error: str = ""
     slot: int | None = None
-    """The key that selects it; where two ask for one key, the user's own has it."""
+    """The key that selects it. Where two presets have the same slot, the user's own keeps it."""
 
 
 def shipped_folder() -> Path:
-    """The presets that come with ftbench."""
+    """The presets that ship with ftbench."""
     return Path(engine.__file__).parent.parent / "presets"
 
 
 def user_folder() -> Path:
-    """The user's own: `$XDG_CONFIG_HOME/ftbench/presets`."""
+    """The user's own presets: `$XDG_CONFIG_HOME/ftbench/presets`."""
     return Path(platformdirs.user_config_dir("ftbench")) / "presets"
 
 
 def list_presets() -> list[PresetEntry]:
-    """Shipped and own presets; an own one hides a shipped one of the same name."""
-    found: dict[str, PresetEntry] = {}
+    """Shipped and own presets, by slot; an own one hides a shipped one of the same name."""
+    entries: dict[str, PresetEntry] = {}
     for folder in (shipped_folder(), user_folder()):
         for path in sorted(folder.glob("*.toml")) if folder.is_dir() else []:
-            if path.name == "cards.toml":
+            if path.stem in GPU_LIST_NAMES:
                 continue
             try:
                 check_utf8(path.name)
-                found[path.stem] = PresetEntry(path.stem, path, read_preset(path, path.stem))
+                entries[path.stem] = PresetEntry(path.stem, path, read_preset(path, path.stem))
             except UserError as error:
-                found[path.stem] = PresetEntry(path.stem, path, None, error.line)
+                entries[path.stem] = PresetEntry(path.stem, path, None, error.line)
     own = user_folder()
-    ordered = sorted(found.values(), key=lambda one: (_asked(one) or 99, one.path.parent != own, one.name))
+    ordered = sorted(entries.values(), key=lambda entry: (_slot(entry) or 99, entry.path.parent != own, entry.name))
     taken: set[int] = set()
-    for number, listed in enumerate(ordered):
-        slot = _asked(listed)
+    for number, entry in enumerate(ordered):
+        slot = _slot(entry)
         if slot and slot not in taken:
             taken.add(slot)
-            ordered[number] = replace(listed, slot=slot)
+            ordered[number] = replace(entry, slot=slot)
     return ordered
 
 
 def called(preset: str) -> str:
-    """The name part of a preset's name or path: a dot in it (`qwen2.5-7b-lora`) ends no name."""
+    """The name in a preset's name or path: only `.toml` is a suffix, `qwen2.5-7b-lora` is a complete name."""
     return Path(preset).name.removesuffix(".toml")
 
 
@@ -90,59 +101,62 @@ def find_preset(name: str) -> tuple[Preset, Path]:
     if name.endswith(".toml") or "/" in name:
         path = Path(name)
         if not path.is_file():
-            raise UserError("no such preset file", name, "`ftbench presets list` shows the named ones")
+            do = "run `ftbench presets list` to see the presets with a name"
+            raise UserError("preset file not found", name, do, code="preset.file_not_found")
         return read_preset(path, path.stem), path
     for folder in (user_folder(), shipped_folder()):
         path = folder / f"{name}.toml"
         if path.is_file():
             return read_preset(path, name), path
-    names = [listed.name for listed in list_presets()]
+    names = [entry.name for entry in list_presets()]
     close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    raise UserError(f"no preset {name!r}", do=f"{hint}`ftbench presets list` shows them")
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    do = "run `ftbench presets list` to see all presets"
+    raise UserError(f"unknown preset {name!r}{hint}", do=do, code="preset.not_found")
 
 
 def effective(name: str, method: str | None, overrides: Flat) -> Effective:
-    """The named preset laid under the command line, its file names made absolute."""
+    """The effective configuration of a named preset and the command line, with absolute file names."""
     preset, path = find_preset(name)
-    own = anchored(preset.values, path.parent)
-    return resolve(Preset(preset.name, own, preset.text), method, anchored(overrides, working_folder()))
+    preset = replace(preset, values=anchored(preset.values, path.parent))
+    return resolve(preset, method, anchored(overrides, working_folder()))
 
 
 def anchored(values: Flat, folder: Path) -> Flat:
-    """The same with file names made absolute that are written as seen from `folder`, else from the working folder.
+    """The values with absolute file names; relative ones are found in `folder`, else in the working directory.
 
     Raises UserError for a name that is not UTF-8.
     """
-    found = {key: _anchored(key, value, folder) for key, value in values.items()}
-    for key, value in found.items():
+    absolute = {key: _anchored(current_key(key), value, folder) for key, value in values.items()}
+    for key, value in absolute.items():
         if isinstance(value, str):
             check_utf8(value, f"{key} = {visible(value)}")
-    return found
+    return absolute
 
 
 def _anchored(key: str, value: object, folder: Path) -> object:
-    """A file name as the worker, which runs elsewhere, will find it; names and Hub ids stay as they are."""
+    """An absolute file name, because the worker runs in another directory; other names and Hub ids are unchanged."""
     if key not in PATH_KEYS or not isinstance(value, str) or not value:
         return value
     path = Path(value).expanduser()
     looks_like_a_file = (
         value.startswith((".", "/", "~"))
-        or path.suffix in (*DATA_SUFFIXES, ".gguf", ".jinja")
+        or path.suffix in _FILE_SUFFIXES
         or value.count("/") > 1
-        or (key == "evaluation.general" and value not in ("auto", "none"))
+        or (key == "evaluation.forgetting_text" and value not in ("auto", "none"))
     )
     for base in (folder, working_folder()):
         if "/" in value or looks_like_a_file or key == "model.chat_template":
             candidate = base / path
             if candidate.exists():
                 return str(candidate.absolute())
-    # A bare word is a name first ("tickets", "train"); a folder of that name is taken where there is one.
+    # A bare word is a name first ("tickets", "train"); otherwise a folder of that name, where it exists.
     if key in ("data.id", "model.id") and (working_folder() / path).is_dir() and value not in ("tickets", "tiny"):
         return str((working_folder() / path).absolute())
     return str((working_folder() / path).absolute()) if looks_like_a_file else value
 
 
-def _asked(listed: PresetEntry) -> int | None:
-    slot = listed.preset.values.get("slot") if listed.preset else None
+def _slot(entry: PresetEntry) -> int | None:
+    """The slot that the preset's text sets."""
+    slot = entry.preset.values.get("slot") if entry.preset else None
     return slot if isinstance(slot, int) else None

@@ -1,4 +1,4 @@
-"""Text from files, models and logs, made safe to show: nothing in it can steer a terminal."""
+"""Show text from files, models and logs safely: control characters become visible escapes."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ import os
 import re
 import unicodedata
 
-# Categories that can move the cursor, reorder a line or hide text: control, format, surrogate, private, unassigned.
+# Unicode categories that can move the cursor, reorder a line or hide text: control, format, surrogate, private use,
+# unassigned, line and paragraph separators.
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _NAMES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 IGNORABLE = re.compile(
     "[\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
     "\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
-"""Default_Ignorable_Code_Point of Unicode 16 (DerivedCoreProperties.txt): drawn as nothing, whatever its category.
+"""Default_Ignorable_Code_Point of Unicode 16 (DerivedCoreProperties.txt): invisible characters of any category.
 
-Emoji with a variation selector are among them and show the selector as an escape.
+Variation selectors are among them: emoji show theirs as an escape.
 """
 LINE_LIMIT = 4000
-"""Characters of one line of a log that are shown."""
+"""Maximum characters of a log line that are shown."""
 
 
 def visible(text: str, limit: int | None = None) -> str:
     """The text on one line, with every control or invisible character written as an escape.
 
-    `limit` cuts in characters of the text and marks the cut with an ellipsis.
+    Text longer than `limit` characters is cut and ends with an ellipsis.
     """
     if limit is not None and len(text) > limit:
         text = text[: limit - 1] + "…"
@@ -34,7 +35,7 @@ def visible(text: str, limit: int | None = None) -> str:
 
 
 def shortened(text: str, limit: int = LINE_LIMIT, cut_before: int = 0) -> str:
-    """The first `limit` characters; a cut is marked with how much is missing. `cut_before` bytes were missing before.
+    """The first `limit` characters, followed by how many are missing. `cut_before`: bytes that were cut earlier.
 
     >>> shortened("a" * 12, 10)
     'aaaaaaaaaa … [2 more characters not shown]'
@@ -44,9 +45,9 @@ def shortened(text: str, limit: int = LINE_LIMIT, cut_before: int = 0) -> str:
 
 
 def escaped(name: str) -> str:
-    """A file name as valid Unicode: bytes that are not UTF-8 as escapes, `caf\\xe9.jsonl`.
+    """A file name as valid Unicode, with escapes for bytes that are not UTF-8: `caf\\xe9.jsonl`.
 
-    Python holds such bytes as lone surrogates, which JSON, TOML and UTF-8 cannot hold.
+    Python represents such bytes as lone surrogates, which JSON, TOML and UTF-8 cannot encode.
     """
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 

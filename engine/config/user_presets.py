@@ -1,4 +1,4 @@
-"""The user's own presets: made from others, from a choice, or as a copy to edit; never written over another."""
+"""Create, copy and delete the user's own presets. No file is ever overwritten."""
 
 from __future__ import annotations
 
@@ -14,42 +14,48 @@ from engine.config.errors import UserError
 from engine.config.files import working_folder
 from engine.config.method_specs import reads
 from engine.config.preset import Effective, Flat, Preset, flatten, nested, resolve
+from engine.config.renamed_keys import current_values
 from engine.config.schema import Config
 
 NOT_COPIED = ("slot", "title")
-"""A key of the workbench belongs to one preset, and so does a title."""
-_RIVALS = {"train.epochs": ("train.steps",), "train.steps": ("train.epochs",)}
-"""Keys that give way to another one."""
+"""Keys that belong to one preset alone."""
+_EXCLUDED_BY = {"train.epochs": ("train.steps",), "train.steps": ("train.epochs",)}
+"""Key -> keys that replace it."""
 
 
 def is_own(listed: preset_library.PresetEntry) -> bool:
-    """Whether it lies in the user's folder, and so may be edited in place and deleted."""
+    """Whether it is in the user's folder, and may be edited in place and deleted."""
     return listed.path.parent == preset_library.user_folder()
 
 
 def from_preset(name: str, base: str, overrides: Flat | None = None) -> Path:
-    """`NAME.toml` with what `base` sets and `overrides` change. Raises UserError where the name is taken, and for
-    overrides that `base` could not be run with.
+    """Write `NAME.toml` with what `base` sets and `overrides` change.
+
+    Raises UserError for an invalid or existing name, and for overrides that `base` could not be run with.
     """
-    path = _free(name)
+    path = _new_path(name)
     preset, file = preset_library.find_preset(base)
-    given = preset_library.anchored(overrides or {}, working_folder())
+    given, _ = current_values(preset_library.anchored(overrides or {}, working_folder()))
     method = resolve(preset, None, given).config.method
-    kept = {
+    copied = {
         key: value
         for key, value in preset_library.anchored(preset.values, file.parent).items()
-        if key not in NOT_COPIED and reads(method, key) and given.keys().isdisjoint(_RIVALS.get(key, ()))
+        if key not in NOT_COPIED and reads(method, key) and given.keys().isdisjoint(_EXCLUDED_BY.get(key, ()))
     }
-    if method != preset.values.get("method", Config().method) and not isinstance(kept.get("train.learning_rate"), dict):
-        kept.pop("train.learning_rate", None)  # it was meant for the other method
-    values = {"title": f"{name}, from {preset_library.called(base)}", **kept, **given}
+    rate = copied.get("train.learning_rate")
+    if method != preset.values.get("method", Config().method) and not isinstance(rate, dict):
+        copied.pop("train.learning_rate", None)  # it was set for the other method
+    values = {"title": f"{name}, from {preset_library.called(base)}", **copied, **given}
     resolve(Preset(name, values))
     return _write(path, tomli_w.dumps(nested(values)))
 
 
 def from_choice(name: str, base: str, chosen: Effective) -> Path:
-    """`NAME.toml` with only what differs from the method's defaults. Raises UserError where the name is taken."""
-    path = _free(name)
+    """Write `NAME.toml` with only what differs from the method's defaults.
+
+    Raises UserError for an invalid or existing name.
+    """
+    path = _new_path(name)
     values = differing(chosen, _rates(base))
     values = {"title": f"{name}, from {preset_library.called(base)}", **values}
     resolve(Preset(name, values))
@@ -57,7 +63,7 @@ def from_choice(name: str, base: str, chosen: Effective) -> Path:
 
 
 def differing(chosen: Effective, rates: dict[str, float] | None = None) -> Flat:
-    """The method and every value that is not its default; `rates` is the preset's table of learning rates, if any."""
+    """The method and every value that is not its default. `rates`: the preset's learning rates by method, if any."""
     method = chosen.config.method
     defaults = flatten(resolve(Preset("defaults", {}), method).config)
     values: Flat = {"method": method}
@@ -66,53 +72,61 @@ def differing(chosen: Effective, rates: dict[str, float] | None = None) -> Flat:
             continue
         values[key] = value
     if "train.steps" in values:
-        values.pop("train.epochs", None)  # steps count instead of epochs, and a preset may not set both
+        values.pop("train.epochs", None)  # steps count instead of epochs, and a preset must not set both
     if rates and rates.get(method) == values.get("train.learning_rate"):
         values["train.learning_rate"] = rates
     return values
 
 
 def copy_to_own(listed: preset_library.PresetEntry) -> Path:
-    """A shipped preset's text in the user's folder, under its name, where it hides the shipped one."""
+    """Copy a shipped preset into the user's folder, where it hides the shipped one."""
     path = preset_library.user_folder() / listed.path.name
     return _write(path, listed.path.read_text("utf-8"))
 
 
 def delete_own(listed: preset_library.PresetEntry) -> None:
-    """Raises UserError for a shipped one, and where the file cannot be deleted."""
+    """Delete an own preset. Raises UserError for a shipped one, and where the file cannot be deleted."""
     if not is_own(listed):
-        raise UserError(f"{listed.name} ships with ftbench", do="only your own presets can be deleted")
+        do = "only your own presets can be deleted"
+        raise UserError(f"{listed.name} ships with ftbench", do=do, code="preset.shipped")
     try:
         listed.path.unlink()
     except OSError as error:
-        raise UserError(f"cannot be deleted: {error.strerror}", str(listed.path), "look at its permissions") from error
+        what = f"cannot delete the preset ({error.strerror})"
+        raise UserError(what, str(listed.path), "check its permissions", code="preset.not_deletable") from error
 
 
 def check_name(name: str) -> None:
-    """Raises UserError for what is no file's name everywhere, and for one that is taken."""
-    _free(name)
+    """Raise UserError for an invalid preset name, and for one that exists."""
+    _new_path(name)
 
 
-def _free(name: str) -> Path:
+def _new_path(name: str) -> Path:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
-        raise UserError(f"{name!r} is no name for a preset", do="letters, digits, - and _, at most 64")
-    if name == "cards":
-        raise UserError("cards.toml is the list of cards", do="choose another name")
-    taken = next((listed for listed in preset_library.list_presets() if listed.name == name), None)
-    if taken is not None:
-        raise UserError("exists already", str(taken.path), "edit it, or choose another name")
+        what = f"invalid preset name {name!r}: use letters, digits, '-' and '_'"
+        raise UserError(what, do="start with a letter or digit, at most 64 characters", code="preset.invalid_name")
+    if name in preset_library.GPU_LIST_NAMES:
+        what = f"reserved preset name {name!r}: {name}.toml is the GPU price list"
+        raise UserError(what, do="choose another name", code="preset.reserved_name")
+    existing = next((listed for listed in preset_library.list_presets() if listed.name == name), None)
+    if existing is not None:
+        raise _exists(existing.path)
     return preset_library.user_folder() / f"{name}.toml"
 
 
+def _exists(path: Path) -> UserError:
+    return UserError("the preset already exists", str(path), "edit it, or choose another name", code="preset.exists")
+
+
 def _rates(base: str) -> dict[str, float] | None:
-    """The table of learning rates by method that a preset may have."""
+    """The learning rates by method in a preset; None where it has no such table."""
     preset, _ = preset_library.find_preset(base)
     rates = preset.values.get("train.learning_rate")
     return rates if isinstance(rates, dict) else None
 
 
 def _write(path: Path, text: str) -> Path:
-    """Whole or not at all, and never over another file: a link, unlike a rename, refuses a name that is taken."""
+    """Write a complete file or nothing, and never overwrite: unlike a rename, a link fails where the name exists."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -122,9 +136,10 @@ def _write(path: Path, text: str) -> Path:
             os.fsync(file.fileno())
         os.link(temporary, path)
     except FileExistsError as error:
-        raise UserError("exists already", str(path), "edit it, or choose another name") from error
+        raise _exists(path) from error
     except OSError as error:
-        raise UserError(f"cannot be written: {error.strerror}", str(path), "look at the folder") from error
+        what = f"cannot write the preset ({error.strerror})"
+        raise UserError(what, str(path), "check the folder and its permissions", code="preset.not_writable") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()

@@ -1,1 +1,1 @@
-"""Files and Hub sets -> conversations -> tokens and labels. One path for preview, training and evaluation."""
+"""Data sets -> conversations -> token ids and labels. Preview, training and evaluation use the same functions."""

@@ -1,4 +1,4 @@
-"""Rows of data sets in memory-mapped Arrow files: those of the Hub's cache and of `save_to_disk`."""
+"""Read rows from memory-mapped Arrow files: the Hub cache and `save_to_disk`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from engine.config.errors import UserError
-from engine.data.row_limits import ROWS_LIMIT, Raw, row, too_many_rows
+from engine.data.row_limits import ROWS_LIMIT, RawRow, row, too_many_rows
 
 _BATCH_BYTES, _BATCH_ROWS = 64 << 20, 1000
 
 
-def arrow_rows(split: Any, label: str) -> Iterator[Raw]:
-    """Rows of a `datasets.Dataset`, numbered from 1; class numbers become class names. Images stay undecoded."""
+def arrow_rows(split: Any, label: str) -> Iterator[RawRow]:
+    """Rows of a `datasets.Dataset`, numbered from 1. Class labels become class names; images are not decoded."""
     if len(split) > ROWS_LIMIT:
         raise too_many_rows(label, "download a part of it as a file")
     classes = {key: names for key, feature in split.features.items() if (names := _class_names(feature))}
@@ -30,13 +30,13 @@ def arrow_rows(split: Any, label: str) -> Iterator[Raw]:
 
 
 def arrow_files(split: Any) -> tuple[tuple[Path, ...], str]:
-    """The Arrow files of a `datasets.Dataset` (none where it is in memory), and its columns' types."""
+    """The Arrow files of a `datasets.Dataset` (none if it is in memory), and its column types."""
     return tuple(Path(file["filename"]) for file in split.cache_files), repr(split.features)
 
 
 def _check(table: Any, label: str) -> None:
-    """UserError where offsets or texts of a damaged file are invalid: reading them would be reading other memory."""
-    import pyarrow
+    """Raise UserError for invalid offsets or texts of a damaged file: they would read beyond the buffer."""
+    import pyarrow  # slow to import, and only needed for Arrow files
 
     try:
         table.validate(full=True)
@@ -51,7 +51,7 @@ def _class_names(feature: Any) -> list[str] | None:
 
 
 def _named(value: Any, names: list[str]) -> Any:
-    """A ClassLabel's name; -1 marks a row without a label."""
+    """The name of a ClassLabel; None for -1, which marks a row without a label."""
     if isinstance(value, list):
         return [_named(item, names) for item in value]
     if not isinstance(value, int):

@@ -1,4 +1,4 @@
-"""Build a preparation from a source: one streaming pass over the rows, then the split by their keys."""
+"""Prepare a data set: read and tokenize the rows in one streaming pass, then split them by their keys."""
 
 from __future__ import annotations
 
@@ -13,30 +13,32 @@ from engine.config.errors import Notice, UserError
 from engine.config.schema import Data
 from engine.data.column_usage import column_usage
 from engine.data.counts import SPLITS
-from engine.data.formats import Format, agree, detect
+from engine.data.detection import detect
+from engine.data.format import Format
 from engine.data.keys import KeyTable
 from engine.data.packed_rows import REFERENCE, ids_type, pack
 from engine.data.parallel import processes_for
 from engine.data.preparation import Facts, Places, Preparation
+from engine.data.recognition import check_columns
 from engine.data.rendering import has_template
 from engine.data.same_rows import Groups
 from engine.data.second_pass import SecondPass
 from engine.data.source import Source
 from engine.data.split import Assignment, assign
 from engine.data.split_rows import OVER_LIMIT, SHARED, Shares
-from engine.data.store import Columns, ColumnWriter
-from engine.data.tokenizing import Work, pieces
+from engine.data.store import ColumnStore, ColumnWriter
+from engine.data.tokenizing import RowProcessor, pieces
 
 Progress = Callable[[str, int, int | None], None]
-"""Takes what is being done, how many rows are done, and of how many; None where that is not known yet."""
+"""Called with the current phase, the number of rows done, and their total (None if unknown)."""
 SIDE_OF = np.array([0, 1, 2, 0, 1], dtype=np.uint8)
-"""Side code of an assignment -> number of the split that the row belongs to, also where it is left out."""
+"""Side code of an assignment -> index of the split that the row belongs to, including rows that are left out."""
 REASONS = {OVER_LIMIT: "data.max_rows", SHARED: "data.validation_overlaps"}
 
 
 @dataclass
-class Read:
-    """What is known of a given split when its rows have been read."""
+class SplitKeys:
+    """The keys of a given split's rows."""
 
     keys: KeyTable = field(default_factory=KeyTable)
     keyed: list[np.ndarray] = field(default_factory=list)
@@ -45,7 +47,7 @@ class Read:
 
     @property
     def numbers(self) -> np.ndarray:
-        """Places, among all rows read of this split, of those that have keys."""
+        """Indices of the rows with keys among all rows of this split."""
         return np.flatnonzero(np.concatenate(self.keyed)) if self.keyed else np.zeros(0, dtype=np.int64)
 
     @property
@@ -66,14 +68,14 @@ class Builder:
         self.format = detect(self.given["train"], data)
         _need_template(self.format, tokenizer, data)
         for rows in self.given.values():
-            agree(rows, self.format)
+            check_columns(rows, self.format)
         ids = ids_type(len(tokenizer))
-        self.work = Work(self.format, tokenizer, max_length, split_version, ids)
-        self.read: dict[str, Read] = {}
+        self.work = RowProcessor(self.format, tokenizer, max_length, split_version, ids)
+        self.read: dict[str, SplitKeys] = {}
         self.total = sum(rows.summary.rows for rows in self.given.values())
 
     def build(self, folder: Path | None) -> tuple[Preparation, ColumnWriter]:
-        """The preparation, its columns in the folder, or in memory where there is none or it is full."""
+        """Build the preparation; its columns are in the folder, or in memory without one or on a full disk."""
         writer = ColumnWriter(folder, self.work.ids)
         try:
             if self.data.max_rows is None:
@@ -89,9 +91,9 @@ class Builder:
             raise
 
     def _read(self, writer: ColumnWriter | None) -> None:
-        """All rows once; keys always, tokens where there is a writer for them."""
+        """Read all rows once: keys always, tokens only with a writer."""
         for name, rows in self.given.items():
-            read = self.read[name] = Read()
+            read = self.read[name] = SplitKeys()
             for piece in pieces(self.work, rows, processes_for(self.total), keys_only=writer is None):
                 read.keys.extend(piece.keys)
                 read.keyed.append(piece.keyed)
@@ -101,7 +103,7 @@ class Builder:
                 self._tell("tokenizing" if writer else "reading", self.rows_read)
 
     def _tokenize_chosen(self, writer: ColumnWriter, assignment: Assignment) -> None:
-        """Tokens of the rows that are in use; the others are known by their place alone."""
+        """Tokenize the rows that max_rows selected; of the others only the place is stored."""
         done = 0
         for name, rows in self.given.items():
             wanted = np.ones(self.read[name].count, dtype=bool)
@@ -140,7 +142,7 @@ class Builder:
         columns = writer.assign(rows, assigned, kinds)
         return Preparation(columns, self._facts(columns, assignment))
 
-    def _assigned(self, rows: Columns, assignment: Assignment, kinds: list[str]) -> dict[str, np.ndarray]:
+    def _assigned(self, rows: ColumnStore, assignment: Assignment, kinds: list[str]) -> dict[str, np.ndarray]:
         """Side, reason and item of every stored row."""
         side, reason = np.full(rows.count, REFERENCE, dtype=np.uint8), rows["kind"].astype(np.uint16)
         item = np.full(rows.count, -1, dtype=np.int32)
@@ -153,14 +155,14 @@ class Builder:
         return {"side": side, "reason": reason, "item": item}
 
     def _keyed(self) -> dict[str, tuple[int, np.ndarray]]:
-        """Given split -> place of its first row among all rows, and places of its rows with keys within it."""
+        """Given split -> index of its first row among all rows, and indices of its rows with keys within the split."""
         found, start = {}, 0
         for name, read in self.read.items():
             found[name] = start, read.numbers
             start += read.count
         return found
 
-    def _facts(self, columns: Columns, assignment: Assignment) -> Facts:
+    def _facts(self, columns: ColumnStore, assignment: Assignment) -> Facts:
         source, keyed = self.source, self._keyed()
         numbers = np.concatenate([start + places for start, places in keyed.values()])
         groups = Groups.of([read.keys for read in self.read.values()])
@@ -201,26 +203,26 @@ class Builder:
 def _dated(tokenizer: Any) -> list[Notice]:
     if "strftime_now" not in str(getattr(tokenizer, "chat_template", "")):
         return []
-    text = "the chat template writes today's date into every prompt: a rerun on another day differs"
+    text = "the chat template writes today's date into every prompt: a run on another day gets other tokens"
     return [Notice("data.template_writes_date", text)]
 
 
 def _template(found: Format, tokenizer: Any) -> str:
     if found.name == "text":
-        return "plain text, closed by the end token"
+        return "plain text with an end-of-sequence token"
     if has_template(tokenizer):
         named = getattr(tokenizer, "chat_template_name", None)
         return f"chat template {named}" if named else "the tokenizer's chat template"
-    return "no chat template: prompt and completion joined as plain text, closed by the end token"
+    return "no chat template: prompt and completion joined as plain text, with an end-of-sequence token"
 
 
 def _need_template(found: Format, tokenizer: Any, data: Data) -> None:
     if has_template(tokenizer) or found.name in ("text", "prompt-completion"):
         return
-    what = f"{found.name} rows need a chat template and this model has none"
+    what = f"{found.name} rows need a chat template, and this model has none"
     do = 'set model.chat_template to "tools-chatml", "tools-plain" or a Jinja file'
     raise UserError(what, data.id, do, code="data.no_template")
 
 
-def _share(wish: float | str | None) -> float | None:
-    return None if wish is None or isinstance(wish, str) else float(wish)
+def _share(setting: float | str | None) -> float | None:
+    return None if setting is None or isinstance(setting, str) else float(setting)

@@ -1,8 +1,8 @@
-"""Prepared data on disk, found again by content and settings: `$XDG_CACHE_HOME/ftbench/prepared`.
+"""On-disk cache of prepared data, keyed by content and settings: `$XDG_CACHE_HOME/ftbench/prepared`.
 
-An entry is a folder named by its key: a file a column, and `meta.json` with the facts, tables and checksums. It is
-written under another name and renamed when it is complete. Entries that were not used for the longest time are removed
-when all together exceed `limit()`.
+An entry is a folder named by its key, with one file per column and `meta.json` with facts, tables and checksums. It is
+written under a temporary name and renamed when complete. The least recently used entries are removed when the total
+size exceeds `limit()`.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from engine.config.errors import Notice
 from engine.config.files import remove_tree
 from engine.data.packed_rows import ASSIGNED
 from engine.data.preparation import Facts, Preparation
-from engine.data.store import Columns, ColumnWriter, Damaged, checksums, mapped
+from engine.data.store import ColumnStore, ColumnWriter, DamagedStore, checksums, mapped
 
 MAX_BYTES, MAX_SHARE = 20 * 10**9, 0.1
-"""Size of all entries together: at most this, and at most this share of the disk space that is free without them."""
+"""Limits on the total size: bytes, and share of the disk space that would be free without the cache."""
 ABANDONED_SECONDS = 3600
-"""An unfinished entry whose files have not changed for so long belongs to a process that was killed."""
+"""An incomplete entry whose files have not changed for this long was abandoned by a killed process."""
 _UNFINISHED = ".tmp-"
 
 
-class Meta(msgspec.Struct):
-    """What `meta.json` holds."""
+class EntryMeta(msgspec.Struct):
+    """The content of `meta.json`."""
 
     types: dict[str, str]
     """Column -> type of its values."""
@@ -47,34 +47,34 @@ class Meta(msgspec.Struct):
 
 
 def cache_folder() -> Path:
-    """Where entries are kept."""
+    """The folder of the cache."""
     return Path(platformdirs.user_cache_dir("ftbench")) / "prepared"
 
 
 def load(key: str) -> Preparation | None:
-    """The entry of that key, or None where there is none. Raises Damaged where it is not what was written."""
+    """Load an entry; None if there is none. Raises DamagedStore if it is not what was written."""
     folder = cache_folder() / key
     try:
-        meta = msgspec.convert(json.loads((folder / "meta.json").read_bytes()), Meta)
+        meta = msgspec.convert(json.loads((folder / "meta.json").read_bytes()), EntryMeta)
         found = checksums(folder, meta.types)
         wrong = [name for name, sum_ in found.items() if sum_ != meta.sha256.get(name)]
         if wrong:
-            raise Damaged(f"{wrong[0]}.bin has changed")
-        columns = Columns(mapped(folder, meta.types), meta.tables)
+            raise DamagedStore(f"{wrong[0]}.bin has changed")
+        columns = ColumnStore(mapped(folder, meta.types), meta.tables)
         os.utime(folder / "meta.json")
     except (FileNotFoundError, NotADirectoryError) as error:
         if folder.is_dir():
-            raise Damaged(f"{Path(str(error.filename)).name} is missing") from error
+            raise DamagedStore(f"{Path(str(error.filename)).name} is missing") from error
         return None
     except (ValueError, KeyError, msgspec.ValidationError, RecursionError) as error:
-        raise Damaged(f"meta.json: {error}") from error
+        raise DamagedStore(f"meta.json: {error}") from error
     except OSError as error:
-        raise Damaged(str(error)) from error
+        raise DamagedStore(str(error)) from error
     return Preparation(columns, meta.facts)
 
 
 def remove(key: str) -> None:
-    """Remove an entry; processes that use it keep their view of it."""
+    """Remove an entry. Processes that have mapped its files are not affected."""
     gone = cache_folder() / f"{_UNFINISHED}{secrets.token_hex(8)}"
     with contextlib.suppress(OSError):
         (cache_folder() / key).rename(gone)
@@ -82,31 +82,31 @@ def remove(key: str) -> None:
 
 
 @dataclass
-class Draft:
-    """The folder in which an entry is written, and what went wrong with it."""
+class PendingEntry:
+    """A cache entry that is being written, and why it could not be stored."""
 
     folder: Path | None
     problem: str = ""
 
     def keep(self, key: str, done: Preparation, writer: ColumnWriter) -> None:
-        """Complete the entry and put it in its place. Where that fails `problem` says why, and `done` stays usable."""
+        """Complete the entry and move it into the cache. On failure `problem` has the reason; `done` stays usable."""
         if self.folder is None or writer.failure:
             self.problem = self.problem or _reason(writer.failure)
             return
         try:
             types = {**writer.types, **ASSIGNED}
-            meta = Meta(types, checksums(self.folder, types), done.columns.tables, done.facts)
+            meta = EntryMeta(types, checksums(self.folder, types), done.columns.tables, done.facts)
             (self.folder / "meta.json").write_text(json.dumps(msgspec.to_builtins(meta)))
             _put(self.folder, cache_folder() / key)
             prune(cache_folder())
             if not (cache_folder() / key).exists():
-                self.problem = "it is larger than the cache may be"
+                self.problem = "it is larger than the cache limit"
         except OSError as error:
             self.problem = _reason(error)
 
     @property
     def notice(self) -> tuple[Notice, ...]:
-        """A warning where the entry could not be kept."""
+        """A warning if the entry could not be stored."""
         if not self.problem:
             return ()
         text = f"prepared data is not cached in {cache_folder()}: {self.problem}; the next run prepares it again"
@@ -114,22 +114,22 @@ class Draft:
 
 
 @contextlib.contextmanager
-def draft(key: str | None) -> Iterator[Draft]:
-    """A folder to write columns to: in the cache, or a temporary one where the data has no key. Gone afterwards."""
-    made = Draft(None)
+def pending_entry(key: str | None) -> Iterator[PendingEntry]:
+    """A folder for columns: in the cache, or a temporary one if the data has no key. It is deleted on exit."""
+    entry = PendingEntry(None)
     try:
-        made.folder = _unfinished() if key else Path(tempfile.mkdtemp(prefix="ftbench-"))
+        entry.folder = _unfinished() if key else Path(tempfile.mkdtemp(prefix="ftbench-"))
     except OSError as error:
-        made.problem = _reason(error)
+        entry.problem = _reason(error)
     try:
-        yield made
+        yield entry
     finally:
-        if made.folder:
-            remove_tree(made.folder, ignore_errors=True)
+        if entry.folder:
+            remove_tree(entry.folder, ignore_errors=True)
 
 
 def prune(root: Path) -> None:
-    """Remove abandoned folders, then the entries that were not used for the longest time, down to the limit."""
+    """Remove abandoned folders, then the least recently used entries until the rest is within the limit."""
     entries, now = [], time.time()
     for folder in root.iterdir():
         size, changed = _size(folder)
@@ -138,21 +138,21 @@ def prune(root: Path) -> None:
         elif now - changed > ABANDONED_SECONDS:
             remove_tree(folder, ignore_errors=True)
     total = sum(size for _, size, _ in entries)
-    most = limit(root, total)
+    maximum = limit(root, total)
     for _, size, name in sorted(entries):
-        if total <= most:
+        if total <= maximum:
             break
         remove(name)
         total -= size
 
 
 def limit(root: Path, used: int) -> int:
-    """Bytes that all entries may take together."""
+    """Maximum total size of all entries, in bytes."""
     return min(MAX_BYTES, int(MAX_SHARE * (shutil.disk_usage(root).free + used)))
 
 
 def _put(folder: Path, target: Path) -> None:
-    """Rename a complete entry. Where another process was faster its entry stays: it is the same."""
+    """Rename a complete entry. If another process was faster, its entry stays: the content is equal."""
     try:
         folder.rename(target)
     except OSError:
@@ -168,7 +168,7 @@ def _unfinished() -> Path:
 
 
 def _size(folder: Path) -> tuple[int, float]:
-    """Bytes of a folder's files, and when the newest of them was written."""
+    """Total bytes of a folder's files, and the time of the last change."""
     total, changed = 0, 0.0
     with contextlib.suppress(OSError):
         changed = folder.stat().st_mtime

@@ -1,4 +1,4 @@
-"""What a preparation depends on, as one hash: file contents, tokenizer, template, settings and our own code."""
+"""The cache key of a preparation: a hash of file contents, tokenizer, template, settings and ftbench's code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from engine.data.store import file_sha256
 
 Digests = list[list[str]]
 PREPARATION_VERSION = 1
-"""Raise it where a change outside `engine/data` changes what is prepared."""
+"""Increase it when a change outside `engine/data` changes what is prepared."""
 LIBRARIES = ("transformers", "tokenizers", "jinja2")
 """Libraries whose version can change the tokens of a row."""
 
@@ -27,16 +27,16 @@ LIBRARIES = ("transformers", "tokenizers", "jinja2")
 def cache_key(
     data: Data, max_length: int, tokenizer: Any, split_version: int, source: Source, files: Digests | None
 ) -> str | None:
-    """Hexadecimal key of a preparation, or None where its data or tokenizer cannot be identified by content."""
-    made_by = tokenizer_fingerprint(tokenizer)
-    if files is None or made_by is None:
+    """Hexadecimal key of a preparation; None if its data or tokenizer cannot be identified by content."""
+    tokenizer_hash = tokenizer_fingerprint(tokenizer)
+    if files is None or tokenizer_hash is None:
         return None
     depends = {
         "version": [PREPARATION_VERSION, code_fingerprint(), *map(_version, LIBRARIES)],
         "data": msgspec.to_builtins(data),
         "max_length": max_length,
         "split_version": split_version,
-        "tokenizer": made_by,
+        "tokenizer": tokenizer_hash,
         "files": files,
         "notes": list(source.notes),
     }
@@ -44,14 +44,14 @@ def cache_key(
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str | None:
-    """sha256 over a fast tokenizer's whole state and its chat template; None for other tokenizers.
+    """sha256 of a fast tokenizer's state and its chat template; None for slow tokenizers.
 
-    A template that writes today's date makes the date part of it.
+    If the template writes today's date, the date is part of the hash.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return None
-    backend.no_truncation()  # both are set anew by every call of the tokenizer
+    backend.no_truncation()  # every call of the tokenizer sets both
     backend.no_padding()
     digest = hashlib.sha256(backend.to_str().encode())
     template = getattr(tokenizer, "chat_template", None)
@@ -64,12 +64,12 @@ def tokenizer_fingerprint(tokenizer: Any) -> str | None:
 
 
 _NAMES = ("name_or_path", "chat_template", "tokenizer_file", "tokenizer_object", "vocab_file", "merges_file", "vocab")
-"""Settings of a tokenizer that are paths, or are hashed by their content."""
+"""Tokenizer arguments that are paths, or whose content is hashed."""
 
 
 @functools.cache
 def code_fingerprint() -> str:
-    """sha256 over the sources of this package."""
+    """sha256 of the source files of this package."""
     digest = hashlib.sha256()
     root = Path(__file__).parent
     for path in sorted(root.rglob("*.py")):
@@ -78,7 +78,7 @@ def code_fingerprint() -> str:
 
 
 def file_digests(source: Source) -> Digests | None:
-    """[split, part, types, sha256 of each file]; None where a part has no files or they cannot be read."""
+    """[split, part, column types, sha256 of each file]; None if a part has no files or one cannot be read."""
     found = []
     for split, rows in source.splits.items():
         for part in rows.parts:
@@ -90,7 +90,7 @@ def file_digests(source: Source) -> Digests | None:
 
 
 def _digest(path: Path) -> str | None:
-    """A file's sha256; None for what no rows are read from: errors are told by the readers."""
+    """A file's sha256; None for a file that cannot be read: the reader reports the error."""
     try:
         return file_sha256(path) if path.is_file() and path.stat().st_size <= FILE_LIMIT else None
     except OSError:

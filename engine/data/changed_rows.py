@@ -1,4 +1,4 @@
-"""Refuses rows that differ from those a check has shown, or from those a run has begun to train on."""
+"""Refuse to train on rows that differ from the checked rows, or from those of the run's first start."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from engine.runs import events
 
 
 def refuse_unchecked(rows: Prepared, checked: str) -> None:
-    """UserError where the rows are not those that were checked before the launch ('': they were not checked)."""
+    """Raise UserError if the rows differ from those checked before launch (`checked` is '' without a check)."""
     if not checked or rows.fingerprint == checked:
         return
-    what = f"the rows differ from those that were checked before the launch; there are now {_counts(_now(rows))}"
-    do = "the data, the tokenizer or the chat template has changed since: check the data and start the run again"
+    what = f"the rows differ from those that were checked before launch (now {_counts(_now(rows))})"
+    do = "check the data again: the data, the tokenizer or the chat template has changed; then start the run again"
     raise UserError(what, rows.about["source"], do, code="data.changed_since_check")
 
 
 def refuse_other_than_first(rows: Prepared, first: events.Data | None) -> None:
-    """UserError where a resumed run would go on with other rows than those of its first start."""
+    """Raise UserError if a resumed run would train on other rows than at its first start."""
     if first is None or rows.fingerprint == first.fingerprint:
         return
     before, now = {"train": first.train, "validation": first.validation, "tokens": first.tokens}, _now(rows)
     changed = [f"{_count(name, before[name])}, now {now[name]:,}" for name in before if before[name] != now[name]]
-    what = f"the rows differ from those this run began with: {'; '.join(changed) or 'the same counts, other content'}"
+    details = "; ".join(changed) or "equal counts, different content"
+    what = f"the rows differ from those of the run's first start ({details})"
     do = "restore the data, tokenizer, chat template and ftbench version, or start a new run"
     raise UserError(what, rows.about["source"], do, code="data.changed_since_start")
 

@@ -1,21 +1,21 @@
-"""Columns that hold whole conversations, for the formats messages and sharegpt."""
+"""Columns of conversations, for the formats messages and sharegpt."""
 
 from __future__ import annotations
 
 from engine.config.errors import UserError
 from engine.data.chat_message import turns_of
-from engine.data.conversation import Example, Unusable
-from engine.data.format import Columns, Format
-from engine.data.mapping import Template, column, is_empty
-from engine.data.row_limits import Raw
+from engine.data.conversation import Example, UnusableRow
+from engine.data.format import ColumnLookup, Format
+from engine.data.mapping import ColumnTemplate, column, is_empty
+from engine.data.row_limits import RawRow
 from engine.data.turns import conversation
 
 CHATS = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat")
 SYSTEMS, TOOLS = ("system", "system_prompt"), ("tools", "functions")
 
 
-def find_chat(columns: Columns, style: str) -> Format | None:
-    """The format of a column of conversations whose messages have the keys of `style`."""
+def find_chat(columns: ColumnLookup, style: str) -> Format | None:
+    """The format for a column of conversations whose messages have the keys of `style`; None if there is none."""
     name = next((found for known in CHATS if (found := columns.find(known)) and not _is_plain(columns, found)), None)
     if name is None:
         return None
@@ -27,8 +27,8 @@ def find_chat(columns: Columns, style: str) -> Format | None:
     return Format(style, f"column {name} with {keys}: {style}", parts)
 
 
-def chat_style(part: Template, columns: Columns) -> str:
-    """messages or sharegpt, by the keys of the first message there is."""
+def chat_style(part: ColumnTemplate, columns: ColumnLookup) -> str:
+    """messages or sharegpt, by the keys of the first message."""
     for raw in columns.summary.sample:
         turns = turns_of(part.fill(raw.values), raw.where, part.source)
         if turns:
@@ -37,16 +37,16 @@ def chat_style(part: Template, columns: Columns) -> str:
     raise UserError(what, f"column {part.source}", "add messages to the rows", code="data.empty_conversations")
 
 
-def convert_chat(raw: Raw, found: Format) -> Example:
+def convert_chat(raw: RawRow, found: Format) -> Example:
     part = found.parts["messages"]
     turns = turns_of(part.fill(raw.values), raw.where, part.source)
     if not turns:
-        raise Unusable("empty", "no messages")
+        raise UnusableRow("data.empty", "no messages")
     return conversation(turns, raw, found)
 
 
-def _is_plain(columns: Columns, name: str) -> bool:
-    """Whether a column that might hold conversations holds ordinary text instead."""
+def _is_plain(columns: ColumnLookup, name: str) -> bool:
+    """Whether a column with a conversation's name contains plain text."""
     values = (raw.values.get(name) for raw in columns.summary.sample)
     value = next((value for value in values if not is_empty(value)), None)
     return not isinstance(value, list) and not (isinstance(value, str) and value.lstrip().startswith("["))

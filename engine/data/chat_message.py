@@ -1,15 +1,15 @@
-"""One message of a conversation under OpenAI's names: role, text, and tool calls as objects."""
+"""Convert messages to OpenAI's schema: role, content as text, tool calls as objects."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from engine.config.errors import UserError
-from engine.data.conversation import Unusable
+from engine.data.conversation import UnusableRow
 from engine.data.loss_flags import FLAGS
 from engine.data.mapping import as_text
 from engine.data.media import is_media_part
-from engine.data.row_limits import Raw, described, parsed
+from engine.data.row_limits import RawRow, described, parsed
 
 _ROLES = {
     "system": "system", "developer": "system",
@@ -19,20 +19,20 @@ _ROLES = {
     "tool": "tool", "function": "tool", "observation": "tool", "tool_response": "tool", "ipython": "tool",
 }  # fmt: skip
 _CALLS = ("function_call", "tool_call")
-"""Roles of messages whose text is a call, as ShareGPT writes them."""
+"""ShareGPT roles of messages whose text is a tool call."""
 _READ = frozenset(("role", "from", "value", "content", "tool_calls", "function_call")) | FLAGS
-"""Keys that become role, content, tool calls and weight; every other key is passed on to the chat template."""
+"""Keys that become role, content, tool calls and weight; other keys are passed to the chat template."""
 
 
 def turns_of(value: Any, where: str, key: str) -> list[dict[str, Any]]:
-    """The turns of a conversation, also where a table holds them as JSON text. UserError for anything else."""
+    """The turns of a conversation, which may be JSON text, as in CSV files. Raises UserError for anything else."""
     place = f"{where} ({key})"
     if isinstance(value, str):
         value = parsed(value, place) if value.strip() else None
     if value is None:
         return []
     if not isinstance(value, list):
-        what = f"{described(value)} where a list of messages should be"
+        what = f"expected a list of messages, found {described(value)}"
         raise UserError(what, place, "write [{role, content}, …]", code="data.invalid_messages")
     for number, turn in enumerate(value, 1):
         if not isinstance(turn, dict):
@@ -42,27 +42,27 @@ def turns_of(value: Any, where: str, key: str) -> list[dict[str, Any]]:
 
 
 def role_of(turn: dict[str, Any]) -> str | None:
-    """system, user, assistant or tool; None for other roles."""
-    said = turn.get("role", turn.get("from"))
-    return (_ROLES.get(said) or _ROLES.get(said.strip().lower())) if isinstance(said, str) else None
+    """The role as system, user, assistant or tool; None for other roles."""
+    role = turn.get("role", turn.get("from"))
+    return (_ROLES.get(role) or _ROLES.get(role.strip().lower())) if isinstance(role, str) else None
 
 
-def message(turn: dict[str, Any], number: int, raw: Raw) -> dict[str, Any]:
-    """One message under OpenAI's names; keys without a meaning of their own stay, for the template to read."""
+def message(turn: dict[str, Any], number: int, raw: RawRow) -> dict[str, Any]:
+    """Convert one message to OpenAI's schema. Unknown keys are kept for the chat template."""
     said = turn.get("role", turn.get("from"))
     if not isinstance(said, str):
         do = "add role (or from): user, assistant, system or tool"
         raise UserError(f"message {number} has no role", raw.where, do, code="data.message_without_role")
     role = _ROLES.get(said) or role_of(turn)
     if role is None:
-        raise Unusable("unknown role", f"message {number} has the role {said!r}")
+        raise UnusableRow("data.unknown_role", f"message {number} has the role {said!r}")
     content = turn["content"] if "content" in turn else turn.get("value")
     if type(content) is str and len(turn) == 2 and said not in _CALLS:
         return {"role": role, "content": content if content.isascii() else text_of(content, raw, f"message {number}")}
     return _message(turn, role, said.strip().lower(), content, number, raw)
 
 
-def _message(turn: dict[str, Any], role: str, said: str, content: Any, number: int, raw: Raw) -> dict[str, Any]:
+def _message(turn: dict[str, Any], role: str, said: str, content: Any, number: int, raw: RawRow) -> dict[str, Any]:
     calls = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else None)
     if "content" not in turn and "value" not in turn and not calls:
         do = "add content (or value)"
@@ -70,27 +70,28 @@ def _message(turn: dict[str, Any], role: str, said: str, content: Any, number: i
     if said in _CALLS and not calls:
         calls = _called(content)
         content = None if calls else content
-    made: dict[str, Any] = {"role": role}
+    converted: dict[str, Any] = {"role": role}
     if isinstance(content, list):
         content, more = _parts(content, number, raw)
         calls = calls or more.pop("tool_calls", None)
-        made |= more
+        converted |= more
     if isinstance(content, dict):
         what = f"the content of message {number} is an object"
-        raise UserError(what, raw.where, "write it as text", code="data.invalid_content")
-    made["content"] = text_of(content, raw, f"message {number}")
-    made |= {key: value for key, value in turn.items() if key not in _READ and value is not None}
+        raise UserError(what, raw.where, "write the content as text", code="data.invalid_content")
+    converted["content"] = text_of(content, raw, f"message {number}")
+    converted |= {key: value for key, value in turn.items() if key not in _READ and value is not None}
     if calls:
         calls = _listed(calls, number, raw)
         text_of(calls, raw, f"the tool calls of message {number}")
-        made["tool_calls"] = [_call(call, number, raw) for call in calls]
-    return made
+        converted["tool_calls"] = [_call(call, number, raw) for call in calls]
+    return converted
 
 
-def _parts(parts: list[Any], number: int, raw: Raw) -> tuple[str, dict[str, Any]]:
-    """The text of a list of content parts, and the reasoning and tool calls among them.
+def _parts(parts: list[Any], number: int, raw: RawRow) -> tuple[str, dict[str, Any]]:
+    """Split a list of content parts into the text, and reasoning and tool calls by message key.
 
-    A part's text is under `text` (OpenAI) or `value` (LLaMA-Factory v1). Raises Unusable for images and the like.
+    The text of a part is under `text` (OpenAI) or `value` (LLaMA-Factory v1). Raises UnusableRow for images, audio,
+    video and files.
     """
     texts: list[str] = []
     reasoning: list[str] = []
@@ -107,7 +108,7 @@ def _parts(parts: list[Any], number: int, raw: Raw) -> tuple[str, dict[str, Any]
         elif kind in ("tool_call", "function_call") and (found := _called(value)):
             calls += found
         elif is_media_part(str(kind)):
-            raise Unusable("data.media", f"message {number} contains {kind}, and ftbench trains on text only")
+            raise UnusableRow("data.media", f"message {number} contains {kind}, and ftbench trains on text only")
         else:
             what = f"unsupported content part {kind!r} in message {number}"
             raise UserError(what, raw.where, "write text parts, or drop the row", code="data.content_part")
@@ -117,8 +118,8 @@ def _parts(parts: list[Any], number: int, raw: Raw) -> tuple[str, dict[str, Any]
     return "".join(texts), more
 
 
-def _listed(calls: Any, number: int, raw: Raw) -> list[Any]:
-    """Tool calls as a list, also where a table holds them as JSON text."""
+def _listed(calls: Any, number: int, raw: RawRow) -> list[Any]:
+    """Tool calls as a list; they may be JSON text, as in CSV files."""
     if isinstance(calls, str):
         calls = parsed(calls, f"{raw.where} (tool calls of message {number})")
     if not isinstance(calls, list):
@@ -128,7 +129,7 @@ def _listed(calls: Any, number: int, raw: Raw) -> list[Any]:
 
 
 def _called(content: Any) -> list[Any] | None:
-    """A JSON object (or a list of them) with name and arguments, as ShareGPT writes calls; None for other text."""
+    """Tool calls from a JSON object with name and arguments, or a list of these (ShareGPT); None for other text."""
     try:
         value = parsed(content, "") if isinstance(content, str) else content
     except UserError:
@@ -137,21 +138,21 @@ def _called(content: Any) -> list[Any] | None:
     return calls if calls and all(isinstance(call, dict) and "name" in call for call in calls) else None
 
 
-def _call(call: Any, number: int, raw: Raw) -> dict[str, Any]:
-    """A tool call with its arguments as an object, as chat templates expect; OpenAI writes them as JSON text."""
-    made = call.get("function", call) if isinstance(call, dict) else None
-    if not isinstance(made, dict) or not isinstance(made.get("name"), str):
+def _call(call: Any, number: int, raw: RawRow) -> dict[str, Any]:
+    """A tool call with its arguments as an object, as chat templates expect; OpenAI's API has them as JSON text."""
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         what = f"a tool call of message {number} has no name"
         raise UserError(what, raw.where, "add function.name and arguments", code="data.invalid_tool_call")
-    arguments = made.get("arguments")
+    arguments = function.get("arguments")
     if isinstance(arguments, str):
         arguments = parsed(arguments, f"{raw.where}, arguments in message {number}") if arguments.strip() else {}
-    kept = {"id": call["id"]} if call.get("id") else {}
-    return {**kept, "type": "function", "function": {"name": made["name"], "arguments": arguments or {}}}
+    identifier = {"id": call["id"]} if call.get("id") else {}
+    return {**identifier, "type": "function", "function": {"name": function["name"], "arguments": arguments or {}}}
 
 
-def tools_of(value: Any, raw: Raw) -> list[Any] | None:
-    """The tool schemas of a row, also where a table holds them as JSON text."""
+def tools_of(value: Any, raw: RawRow) -> list[Any] | None:
+    """The tool schemas of a row; they may be JSON text, as in CSV files."""
     if not value:
         return None
     if isinstance(value, str):
@@ -163,8 +164,8 @@ def tools_of(value: Any, raw: Raw) -> list[Any] | None:
     return value or None
 
 
-def text_of(value: Any, raw: Raw, part: str) -> str:
-    """A value as text that can be encoded as UTF-8."""
+def text_of(value: Any, raw: RawRow, part: str) -> str:
+    """A value as text. Raises UserError for text that cannot be encoded as UTF-8."""
     text = as_text(value)
     if text.isascii():
         return text
@@ -172,6 +173,6 @@ def text_of(value: Any, raw: Raw, part: str) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         what = f"invalid Unicode surrogate (\\u{ord(text[error.start]):04x}) at character {error.start + 1} of {part}"
-        do = "both halves of the escape are required"
+        do = "write both halves of the escape"
         raise UserError(what, raw.where, do, code="data.invalid_surrogate") from error
     return text

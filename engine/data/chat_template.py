@@ -1,4 +1,4 @@
-"""A tokenizer's chat template: rendering, and telling a broken template from one that refuses a row."""
+"""Render a tokenizer's chat template, and distinguish a broken template from one that rejects a row."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ ERRORS = (
     TypeError,
     ValueError,
 )
-"""What rendering a template raises on a conversation that it was not written for."""
+"""Exceptions of rendering a conversation that the template was not written for."""
 _QUESTION, _ANSWER = "Which city is meant?", "The capital of Norway."
 _PROBE = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
-_OTHER = 'set model.chat_template to another one: "tools-chatml", "tools-plain" or a Jinja file'
+_OTHER = 'set model.chat_template to "tools-chatml", "tools-plain" or a Jinja file'
 _DO = f"correct the template, or {_OTHER}"
 
 Messages = list[dict[str, Any]]
@@ -35,10 +35,10 @@ def has_template(tokenizer: Any) -> bool:
 
 
 def template_name(tokenizer: Any) -> str:
-    """What errors call a tokenizer's template: its file where there is one."""
-    named = getattr(tokenizer, "chat_template_name", None)
-    if named:
-        return str(named)
+    """The name of a tokenizer's template in errors: its file, if there is one."""
+    name = getattr(tokenizer, "chat_template_name", None)
+    if name:
+        return str(name)
     folder = str(getattr(tokenizer, "name_or_path", "") or "")
     if folder and (Path(folder) / "chat_template.jinja").is_file():
         return str(Path(folder) / "chat_template.jinja")
@@ -46,9 +46,9 @@ def template_name(tokenizer: Any) -> str:
 
 
 class ChatTemplate:
-    """The chat template of one tokenizer, or another one (`source`) in its place.
+    """The chat template of a tokenizer, or another one (`source`) instead of it.
 
-    Raises UserError (code data.template_broken) where it is not valid Jinja.
+    Raises UserError (code data.template_broken) if it is not valid Jinja.
     """
 
     def __init__(self, tokenizer: Any, source: str | None = None, name: str | None = None) -> None:
@@ -60,15 +60,16 @@ class ChatTemplate:
         self.compiled(False)
 
     def compiled(self, with_tools: bool) -> Any | None:
-        """The Jinja template itself; None where transformers has no function that compiles one."""
+        """The compiled Jinja template; None if this version of transformers has no function for it."""
         if with_tools not in self._compiled:
             try:
+                # Imported here because transformers is slow to import.
                 from transformers.utils.chat_template_utils import _compile_jinja_template as compile_template
-            except ImportError:  # private: without it every row goes through apply_chat_template
+            except ImportError:  # private function: without it every row is rendered by apply_chat_template
                 return None
             text = self.tokenizer.get_chat_template(self.source, [{}] if with_tools else None)
             try:
-                # Jinja computes constant expressions while it compiles: `{{ 9 ** 9 ** 9 }}` ends here or never.
+                # Jinja evaluates constant expressions while it compiles, `{{ 9 ** 9 ** 9 }}` for example.
                 self._compiled[with_tools] = run_template(lambda: compile_template(text), self.name)
             except jinja2.TemplateSyntaxError as error:
                 what = f"broken chat template ({error.message})"
@@ -76,7 +77,7 @@ class ChatTemplate:
         return self._compiled[with_tools]
 
     def text(self, messages: Messages, tools: list[Any] | None, ask: bool = False) -> str:
-        """The conversation as text, with the generation prompt behind it where `ask` is set. Raises any of ERRORS."""
+        """Render a conversation; `ask` appends the generation prompt. Raises any of ERRORS."""
 
         def render() -> Any:
             return self.tokenizer.apply_chat_template(
@@ -86,7 +87,7 @@ class ChatTemplate:
         return str(run_template(render, self.name))
 
     def quick_text(self, messages: Messages) -> str:
-        """`text` without tools and for messages that have a role and a content and nothing else, in half the time."""
+        """`text` for messages with only role and content and without tools; takes half the time."""
         template = self.compiled(False)
         if template is None:
             return self.text(messages, None)
@@ -94,18 +95,18 @@ class ChatTemplate:
         return str(run_template(lambda: template.render(values | self.variables), self.name))
 
     def problem(self, error: Exception) -> tuple[str, str]:
-        """(kind, what) of a row on which rendering raised `error`.
+        """(kind, description) of the problem of a row on which rendering raised `error`.
 
-        Raises UserError (code data.template_broken) where the plainest conversation fails as well.
+        Raises UserError (code data.template_broken) if a minimal conversation fails as well.
         """
-        said = " ".join(str(error).split()).replace("; ", ", ") or type(error).__name__
-        if type(error) is jinja2.TemplateError:  # what raise_exception in a template raises
-            return REFUSED, said
+        message = " ".join(str(error).split()).replace("; ", ", ") or type(error).__name__
+        if type(error) is jinja2.TemplateError:  # raise_exception in a template
+            return REFUSED, message
         self.probe()
-        return FAILED, f"{said} (line {line_of(error)} of the chat template)"
+        return FAILED, f"{message} (line {line_of(error)} of the chat template)"
 
     def probe(self) -> None:
-        """Render one question and one answer. UserError where that fails or leaves the answer out."""
+        """Render one question and one answer. Raises UserError if that fails or the answer is missing."""
         if self._probed:
             return
         try:
@@ -114,20 +115,20 @@ class ChatTemplate:
                 raise self._broken("it does not render the content of assistant messages", self.name)
         except ERRORS as error:
             if type(error) is not jinja2.TemplateError:
-                said = " ".join(str(error).split()) or type(error).__name__
-                what = f"it fails on one question and one answer ({type(error).__name__}: {said})"
+                message = " ".join(str(error).split()) or type(error).__name__
+                what = f"it fails on one question and one answer ({type(error).__name__}: {message})"
                 raise self._broken(what, self._line(error)) from error
         self._probed = True
 
     def _broken(self, what: str, where: str) -> UserError:
-        """The error for a template that cannot render plain answers: it is broken, or wants them as lists of parts."""
+        """The error for a template that cannot render text answers: it is broken, or needs lists of content parts."""
         parts = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in _PROBE]
         try:
             takes_parts = _ANSWER in self.text(parts, None)
         except ERRORS:
             takes_parts = False
         if takes_parts:
-            what = "the chat template takes lists of content parts, as of models for images, and ftbench gives it text"
+            what = "the chat template requires lists of content parts, as in vision models, and ftbench renders text"
             return UserError(what, self.name, _OTHER, code="data.template_takes_parts")
         return UserError(f"broken chat template: {what}", where, _DO, code="data.template_broken")
 
@@ -137,7 +138,7 @@ class ChatTemplate:
 
 
 def line_of(error: Exception) -> int:
-    """Line of the template at which rendering raised; 0 where unknown."""
+    """Line of the template at which rendering raised the error; 0 if unknown."""
     line, at = 0, error.__traceback__
     while at is not None:
         if at.tb_frame.f_code.co_filename in ("<template>", "<unknown>"):

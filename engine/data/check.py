@@ -1,6 +1,6 @@
-"""The report on a data set before it is trained on, and samples of it token by token with what is in the loss.
+"""Report on a data set before training, and show samples token by token with the loss mask.
 
-Both show exactly the rows that are trained on: they come from the same preparation.
+Both use the preparation that training uses, so they show exactly the rows that are trained on.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from engine.data.preparation import Places, Preparation
 from engine.data.preparation_report import about, conflicting, warnings
 from engine.data.prepare import preparation, quiet, refused
 from engine.data.rendering import special_tokens
+from engine.data.row_notes import meaning
 from engine.data.token_text import texts_between
 from engine.data.tokenized import TokenizedRows
 from engine.data.tokens import IGNORED, Row
@@ -27,7 +28,7 @@ _POINTS = {"p5": 0.05, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
 Preflight = Callable[[dict[str, TokenizedRows]], UserError | None]
-"""What a run refuses about rows once they are prepared: the model's and the evaluation's demands."""
+"""Checks prepared rows against the requirements of model and evaluation; returns the error of a run, or None."""
 
 
 def no_demands(rows: dict[str, TokenizedRows]) -> UserError | None:
@@ -38,15 +39,15 @@ def no_demands(rows: dict[str, TokenizedRows]) -> UserError | None:
 def check(
     data: Data, max_length: int, tokenizer: Any, progress: Progress = quiet, preflight: Preflight = no_demands
 ) -> dict[str, Any]:
-    """Everything counted about a data set, JSON-able; `refused` says why training would not begin, else None.
+    """All counts of a data set, JSON-able; `refused` is the error with which a run would stop, or None.
 
-    Raises UserError only where rows cannot be read or understood at all.
+    Raises UserError only if the rows cannot be read or their format is unknown.
     """
     return report(preparation(data, max_length, tokenizer, progress), max_length, preflight)
 
 
 def report(done: Preparation, max_length: int, preflight: Preflight = no_demands) -> dict[str, Any]:
-    """What `check` says of a preparation that has been made."""
+    """The report of `check` for a finished preparation."""
     refusal = refused(done) or preflight(done.rows)
     return {
         **about(done),
@@ -77,42 +78,42 @@ def show(
     n: int,
     split: str = "train",
     start: int = 0,
-    most: int | None = None,
+    max_tokens: int | None = None,
     progress: Progress = quiet,
 ) -> list[dict[str, Any]]:
-    """`n` rows of a split from the `start`th on (from 0), as they are trained on: see `sample`."""
+    """`n` rows of a split from index `start`, as they are trained on: see `sample`."""
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r}", data.id, f"use {', '.join(SPLITS)}", code="data.unknown_split")
     rows = preparation(data, max_length, tokenizer, progress).rows[split][start : start + n]
     specials = special_tokens(tokenizer)[0]
-    return [sample(row, tokenizer, specials, most) for row in rows]
+    return [sample(row, tokenizer, specials, max_tokens) for row in rows]
 
 
-def sample(row: Row, tokenizer: Any, specials: frozenset[int], most: int | None = None) -> dict[str, Any]:
-    """A row token by token: each one's text and id, whether it is in the loss and whether it is special.
+def sample(row: Row, tokenizer: Any, specials: frozenset[int], max_tokens: int | None = None) -> dict[str, Any]:
+    """A row token by token: text and id of each token, whether it is in the loss and whether it is special.
 
-    A character split over tokens is the text of the last of them; the others have no text and are `partial`. Text is
-    raw; whoever puts it on a screen makes it visible. Of a row with more than `most` tokens only its ends are
-    told, `omitted` tokens being left out behind the first `head`; the target is cut to as many characters.
+    A character that spans several tokens is the text of the last one; the others are `partial` and have no text. Text
+    is raw: escape control characters before displaying it. For a row with more than `max_tokens` tokens only the ends
+    are given: `omitted` tokens are missing after the first `head`. The target is cut to `max_tokens` characters.
     """
     count = len(row.input_ids)
-    omitted = max(0, count - most) if most else 0
+    omitted = max(0, count - max_tokens) if max_tokens else 0
     head = (count - omitted) // 2 if omitted else count
-    told = [*range(head), *range(head + omitted, count)]
+    shown = [*range(head), *range(head + omitted, count)]
     texts = texts_between(row.input_ids, 0, head, tokenizer)
     texts += texts_between(row.input_ids, head + omitted, count, tokenizer)
     return {
         "where": row.where,
-        "target": row.target[:most],
+        "target": row.target[:max_tokens],
         "cut": row.cut,
         "length": row.length,
         "learnt": count - row.labels.count(IGNORED),
         "answer": row.answer,
-        "notes": list(row.notes),
+        "notes": [meaning(note)[1] for note in row.notes],
         "omitted": omitted,
         "head": head,
         "tokens": [
-            _token(row.input_ids[n], row.labels[n], text, specials) for n, text in zip(told, texts, strict=True)
+            _token(row.input_ids[n], row.labels[n], text, specials) for n, text in zip(shown, texts, strict=True)
         ],
     }
 
@@ -122,7 +123,7 @@ def _token(id_: int, label: int, text: str, specials: frozenset[int]) -> dict[st
 
 
 def _lengths(rows: TokenizedRows) -> dict[str, Any]:
-    """Percentiles of tokens before the cut and of those in the loss, and the share of rows whose answer is cut."""
+    """Percentiles of tokens per row before truncation and of tokens in the loss, and the share of truncated answers."""
     answers = rows.column("answer")
     return {
         "tokens": _percentiles(rows.lengths_before_cut),
@@ -132,12 +133,12 @@ def _lengths(rows: TokenizedRows) -> dict[str, Any]:
 
 
 def _percentiles(values: np.ndarray) -> dict[str, int]:
-    """The smallest value that a share of the values does not exceed (nearest rank)."""
+    """Percentiles by the nearest-rank method."""
     ordered = np.sort(values)
     return {name: int(ordered[max(0, -int(-share * len(ordered) // 1) - 1)]) for name, share in _POINTS.items()}
 
 
 def _unknown_roles(done: Preparation) -> dict[str, Any]:
-    found = [one for name in SPLITS for one in done.left_out(name) if one.kind == "unknown role"]
-    where = [place for name in SPLITS for place in done.details(name, "unknown role")]
+    found = [one for name in SPLITS for one in done.left_out(name) if one.kind == "data.unknown_role"]
+    where = [place for name in SPLITS for place in done.details(name, "data.unknown_role")]
     return {"rows": sum(one.rows for one in found), "where": where[:SHOWN]}

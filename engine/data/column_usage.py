@@ -1,4 +1,4 @@
-"""Where each column of the data goes: prompt, answer, system … or nowhere."""
+"""What each column is used as: prompt, answer, system, …, or ignored."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.data.format import Format
 
 
 class ColumnUse(msgspec.Struct):
-    """A column: how many rows have a value in it, what it is used as, and example values."""
+    """A column: number of rows with a value, its role, and example values."""
 
     name: str
     rows: int = 0
@@ -20,7 +20,7 @@ class ColumnUse(msgspec.Struct):
 
 
 def column_usage(found: Format, summaries: Iterable[Summary]) -> list[ColumnUse]:
-    """Every column of all splits with its role: `prompt, answer` where it has several."""
+    """Every column of all splits with its role; several roles are joined: `prompt, answer`."""
     columns: dict[str, ColumnUse] = {}
     for summary in summaries:
         for name, column in summary.columns.items():

@@ -1,4 +1,4 @@
-"""What the columns of a data set hold, found in one streaming pass over its rows."""
+"""Summarize the columns of a data set in one streaming pass over its rows."""
 
 from __future__ import annotations
 
@@ -14,51 +14,51 @@ import msgspec
 from engine.config.errors import UserError
 from engine.config.text import visible
 from engine.data.mapping import is_empty
-from engine.data.row_limits import Raw, described
+from engine.data.row_limits import RawRow, described
 
 EXAMPLES, EXAMPLE_LENGTH = 3, 60
 COLUMNS_LIMIT = 2_000
-"""Different columns of a data set: more means that keys are data."""
+"""Maximum number of columns: with more, the keys are data."""
 DISTINCT_LIMIT = 32
-"""Different values of a column that are remembered."""
+"""Maximum number of distinct values of a column that are stored."""
 SAMPLE = 200
-"""Rows that are kept for a closer look."""
+"""Number of rows in the sample that formats are detected from."""
 SAMPLE_BYTES = 32 << 20
-"""Bytes of these rows, as JSON: a row may be megabytes long."""
+"""Maximum size of the sample as JSON: a row may have megabytes."""
 _SCALARS = (str, int, float, bool)
 
 
-class First(NamedTuple):
-    """How often a kind of value occurs in a column, and its first row."""
+class KindCount(NamedTuple):
+    """Number of rows with a kind of value, and the place of the first."""
 
     rows: int
     where: str
 
 
 class ColumnSummary:
-    """One column: how many rows have a value, of which kinds, and examples."""
+    """One column: number of rows with a value, kinds of values, and examples."""
 
     __slots__ = ("_kinds", "distinct", "examples", "keys", "name", "rows")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.rows = 0
-        """Rows in which it is not empty."""
+        """Rows with a value."""
         self.examples: list[str] = []
-        """Up to three different values, shortened, as text that is safe to show."""
+        """Up to EXAMPLES distinct values, shortened, with control characters made visible."""
         self.distinct: set[Any] | None = set()
-        """All its values where they are at most DISTINCT_LIMIT scalars, else None."""
+        """All distinct values if they are at most DISTINCT_LIMIT scalars, else None."""
         self.keys: set[str] = set()
-        """Keys of the objects in its lists (messages), in the first rows."""
+        """Keys of the objects in lists (messages), in the first rows."""
         self._kinds: dict[type, list[Any]] = {}
 
     @property
-    def kinds(self) -> dict[str, First]:
-        """Kind of value (`text`, `a number`, …) -> rows that hold it and the first of them."""
-        merged: dict[str, First] = {}
-        for rows, kind, where in self._kinds.values():  # in the order of their first rows
+    def kinds(self) -> dict[str, KindCount]:
+        """Kind of value (`text`, `a number`, …) -> number of rows and the first place."""
+        merged: dict[str, KindCount] = {}
+        for rows, kind, where in self._kinds.values():  # in order of their first rows
             before = merged.get(kind)
-            merged[kind] = First(rows + before.rows, before.where) if before else First(rows, where)
+            merged[kind] = KindCount(rows + before.rows, before.where) if before else KindCount(rows, where)
         return merged
 
     def add(self, value: Any, where: str) -> None:
@@ -66,15 +66,15 @@ class ColumnSummary:
             return
         kind = type(value)
         self.rows += 1
-        seen = self._kinds.get(kind)
-        if seen is None:
+        entry = self._kinds.get(kind)
+        if entry is None:
             self._kinds[kind] = [1, described(value), where]
         else:
-            seen[0] += 1
+            entry[0] += 1
         if self.distinct is not None:
             self._remember(value, kind)
         if self.rows <= SAMPLE:
-            self._look(value)
+            self._inspect(value)
 
     def _remember(self, value: Any, kind: type) -> None:
         assert self.distinct is not None
@@ -85,8 +85,8 @@ class ColumnSummary:
         if len(self.distinct) > DISTINCT_LIMIT:
             self.distinct = None
 
-    def _look(self, value: Any) -> None:
-        """Note the keys of messages, and an example."""
+    def _inspect(self, value: Any) -> None:
+        """Record an example and the keys of messages."""
         if len(self.examples) < EXAMPLES:
             self._add_example(value)
         if isinstance(value, str) and value[0] == "[":
@@ -104,7 +104,7 @@ class ColumnSummary:
 
 
 def _as_json(value: Any) -> str:
-    """As it stands in a JSON file; what JSON has no form for (also a lone surrogate), as Python writes it."""
+    """JSON text; Python's repr for values that JSON cannot represent, including lone surrogates."""
     try:
         return msgspec.json.encode(value, enc_hook=repr).decode()
     except (UnicodeError, TypeError, ValueError, msgspec.MsgspecError):
@@ -113,25 +113,25 @@ def _as_json(value: Any) -> str:
 
 @dataclass
 class Summary:
-    """The columns of a split in the order they were met, how many rows there are, and a digest of the content."""
+    """The columns of a split in order of appearance, the number of rows, and a digest of the content."""
 
     rows: int = 0
     columns: dict[str, ColumnSummary] = field(default_factory=dict)
-    sample: list[Raw] = field(default_factory=list)
-    """The first rows, and the first row in which each further column has a value."""
+    sample: list[RawRow] = field(default_factory=list)
+    """The first rows, and the first row with a value for each further column."""
     sample_bytes: int = 0
     parts: dict[str, dict[str, int]] = field(default_factory=dict)
-    """File (or Hub split) -> column -> rows of it in which the column is not empty."""
+    """File (or Hub split) -> column -> rows with a value."""
     digest: str = ""
-    """sha256 over the rows' values, independent of the kind of file."""
+    """sha256 of the rows' values, independent of the file format."""
 
     @property
     def filled(self) -> dict[str, int]:
-        """Column -> rows in which it is not empty, for those that are not empty everywhere."""
+        """Column -> rows with a value, for columns that have any."""
         return {name: column.rows for name, column in self.columns.items() if column.rows}
 
 
-def summarize(parts: Iterable[tuple[str, Iterable[Raw]]]) -> Summary:
+def summarize(parts: Iterable[tuple[str, Iterable[RawRow]]]) -> Summary:
     """Read all rows once, part by part."""
     found = Summary()
     digest = hashlib.sha256()
@@ -144,7 +144,7 @@ def summarize(parts: Iterable[tuple[str, Iterable[Raw]]]) -> Summary:
     return found
 
 
-def _add_rows(found: Summary, rows: Iterable[Raw], digest: Any) -> None:
+def _add_rows(found: Summary, rows: Iterable[RawRow], digest: Any) -> None:
     columns = found.columns
     encode = msgspec.json.Encoder(enc_hook=repr, order="sorted").encode
     for raw in rows:
@@ -169,7 +169,7 @@ def _add_rows(found: Summary, rows: Iterable[Raw], digest: Any) -> None:
             found.sample_bytes += len(encoded)
 
 
-def _new_column(name: str, found: Summary, raw: Raw) -> ColumnSummary:
+def _new_column(name: str, found: Summary, raw: RawRow) -> ColumnSummary:
     if len(found.columns) >= COLUMNS_LIMIT:
         what = f"more than {COLUMNS_LIMIT:,} different columns"
         do = "write one row per record, each with the same keys"

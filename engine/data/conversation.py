@@ -1,4 +1,4 @@
-"""A row as a conversation or as plain text, and the rows that cannot be one."""
+"""A row as a conversation or as plain text, and problems of rows that cannot be used."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from functools import cached_property
 from typing import Any
 
 EMPTY_TURN = "data.empty_turn"
-"""Note on an example: an answer without text before the last one has weight 0."""
+"""Note on an example: an earlier answer is empty and has weight 0."""
 CHOSEN_OUT = frozenset({"data.undesirable", "data.unanswerable"})
-"""Kinds of problem that are left out because the data or a setting says so; they never make a data set unusable."""
+"""Problems where the data itself excludes the row from training; they never make a data set unusable."""
 
 
-class Unusable(Exception):
-    """A row with nothing to train on, raised while it is converted; becomes a Problem with the row's place."""
+class UnusableRow(Exception):
+    """Raised while converting a row that has nothing to train on; becomes a Problem with the row's place."""
 
     def __init__(self, kind: str, what: str) -> None:
         self.kind, self.what = kind, what
@@ -24,21 +24,21 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class Example:
-    """A conversation whose assistant turns are trained on, or a prompt and its completion as plain text."""
+    """A conversation whose assistant messages are trained on, or a prompt and its completion as plain text."""
 
     messages: list[dict[str, Any]] | None
     prompt: str | None
     completion: str | None
-    """Strings for prompt-completion and text: what plain text is made of where there is no chat template."""
+    """Strings for prompt-completion and text, from which plain text is built without a chat template."""
     where: str
     tools: list[Any] | None = None
     weights: dict[int, float] = field(default_factory=dict)
-    """Loss weight of assistant messages by index; a message that is absent has weight 1, one of weight 0 is not in the
-    loss (the turns of a prompt, and messages whose row says so). Without messages, index 0 is the completion."""
+    """Loss weight of assistant messages by index; 1 for messages that are absent. Messages with weight 0 are not in the
+    loss: those of a prompt, and where the row says so. Without messages, index 0 is the completion."""
     references: tuple[str, ...] = ()
-    """Other accepted answers beyond the completion or the last message; a test row is scored against all of them."""
+    """Further accepted answers besides the completion or the last message; test rows are scored against all of them."""
     notes: tuple[str, ...] = ()
-    """Codes of what was done to the row's content, for the account."""
+    """Codes of changes to the row's content, for the report."""
 
     def weight(self, number: int) -> float:
         """Loss weight of the tokens of message `number`."""
@@ -46,20 +46,20 @@ class Example:
 
     @cached_property
     def key(self) -> str:
-        """sha256 over the content, blind to white space at the ends and to how characters are composed."""
-        said: Any = [(self.prompt or "").strip(), (self.completion or "").strip()]
+        """sha256 of the content, independent of surrounding white space and of Unicode composition."""
+        content: Any = [(self.prompt or "").strip(), (self.completion or "").strip()]
         if self.messages is not None:
-            said = [[turn["role"], turn["content"].strip(), turn.get("tool_calls")] for turn in self.messages]
-        text = json.dumps([said, self.tools], ensure_ascii=False, sort_keys=True, default=str)
+            content = [[turn["role"], turn["content"].strip(), turn.get("tool_calls")] for turn in self.messages]
+        text = json.dumps([content, self.tools], ensure_ascii=False, sort_keys=True, default=str)
         return hashlib.sha256(" ".join(unicodedata.normalize("NFC", text).split()).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A row that cannot be trained on: of what kind, in words, and where."""
+    """A row that cannot be trained on: kind, description and place."""
 
     kind: str
     what: str
     where: str
     length: int = 0
-    """Tokens it would have had; 0 where it never came to tokens."""
+    """Its number of tokens; 0 if it was not tokenized."""

@@ -1,4 +1,4 @@
-"""Splits by name, and counts that come with the first few places."""
+"""Names of the splits, and counts with their first places."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 SPLITS = ("train", "validation", "test")
 SHOWN = 5
-"""Places that a count comes with."""
+"""Number of places that are given with a count."""
 
 
 def counted(found: Iterable[tuple[str, str]]) -> dict[str, dict[str, Any]]:
-    """(kind, where) pairs -> kind -> {"rows": n, "where": the first five}."""
+    """Count (kind, place) pairs: kind -> {"rows": n, "where": first SHOWN places}."""
     counts: dict[str, dict[str, Any]] = {}
     for kind, where in found:
         entry = counts.setdefault(kind, {"rows": 0, "where": []})

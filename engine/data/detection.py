@@ -1,4 +1,4 @@
-"""The format of a data set, with settings offered where it is not clear, each tried before it is shown."""
+"""Detect the format of a data set; where it is unclear, suggest settings that were tried on the rows."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from engine.config.errors import UserError
 from engine.config.schema import Data
 from engine.data.format import Format
 from engine.data.recognition import Undecided, recognize
-from engine.data.row_limits import Raw
-from engine.data.suggestions import as_options, suggest_prompt, tried
+from engine.data.row_limits import RawRow
+from engine.data.suggestions import as_options, suggest_prompt, try_settings
 
 
-def detect(rows: Iterable[Raw], data: Data) -> Format:
-    """The format that `data` asks for or that the columns show. Reads all rows once, and some again for suggestions.
+def detect(rows: Iterable[RawRow], data: Data) -> Format:
+    """The format that `data` sets or that the columns suggest. Reads all rows once, and some again for suggestions.
 
-    Raises UserError when they show none, or when data.format, data.map and data.separator contradict them.
+    Raises UserError for an unknown format, and if data.format, data.map or data.separator contradict the columns.
     """
     try:
         found = recognize(rows, data)
     except Undecided as error:
-        result = tried(rows, data, error.changes)
+        result = try_settings(rows, data, error.changes)
         if result is None:
             raise
         do = f"{error.intro} {as_options(error.changes)} ({result})"

@@ -1,7 +1,7 @@
-"""What a chat template leaves out of a conversation, found by rendering with and without it.
+"""Find the parts of a conversation that a chat template drops, by rendering with and without them.
 
-One rendering in which every text is replaced by a mark shows which of them the template writes; what is missing there
-is taken out of the conversation itself, and has been dropped where that changes nothing.
+The conversation is rendered once with a marker in place of every part. A part whose marker is missing is removed from
+the conversation itself: if the rendered text does not change, the template drops it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from engine.data.chat_template import ERRORS, ChatTemplate, Messages
 from engine.data.conversation import Example
 
+PREFIX = "data.template_drops_"
 TOOLS = "data.template_drops_tools"
 CALLS = "data.template_drops_calls"
 RESULTS = "data.template_drops_tool_results"
@@ -25,12 +26,12 @@ KEYS = "data.template_drops_keys"
 _CONTENT = {"system": SYSTEM, "user": USER, "tool": RESULTS, "assistant": HISTORY}
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 _NOT_TEXT = frozenset(("role", "content", "tool_calls", "tool_call_id", "id", "type"))
-"""Keys of a message that are looked at by themselves, or only say which message belongs to which call."""
+"""Message keys that are handled separately, or only link a message to a tool call."""
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Something a row says and a template may drop."""
+class MessagePart:
+    """A part of a conversation that a template may drop."""
 
     thing: str
     """One of the codes above."""
@@ -41,8 +42,8 @@ class Part:
     """Index of the tool call, for `name` and `arguments`."""
 
 
-def dropped(example: Example, template: ChatTemplate, whole: str, trained: set[int]) -> list[Part]:
-    """The parts of a conversation that `whole`, its text, does not depend on. `trained`: messages in the loss."""
+def dropped(example: Example, template: ChatTemplate, whole: str, trained: set[int]) -> list[MessagePart]:
+    """The parts of a conversation on which its text `whole` does not depend. `trained`: messages in the loss."""
     parts = list(_parts(example, trained))
     marked = _text(template, _marked(example, parts), example.tools)
     missing = [n for n, part in enumerate(parts) if marked is None or part.message < 0 or _mark(n) not in marked]
@@ -50,36 +51,36 @@ def dropped(example: Example, template: ChatTemplate, whole: str, trained: set[i
 
 
 def is_plain(example: Example) -> bool:
-    """Whether there is nothing to drop but what every chat template renders: system, user and assistant texts."""
+    """Whether there are only system, user and assistant texts, which every chat template renders."""
     messages = example.messages or []
     return example.tools is None and all(len(turn) == 2 and turn["role"] != "tool" for turn in messages)
 
 
-def _parts(example: Example, trained: set[int]) -> Iterator[Part]:
+def _parts(example: Example, trained: set[int]) -> Iterator[MessagePart]:
     assert example.messages is not None
     if example.tools:
-        yield Part(TOOLS)
+        yield MessagePart(TOOLS)
     for number, turn in enumerate(example.messages):
         if number not in trained and turn["content"].strip():
-            yield Part(_CONTENT[turn["role"]], number, "content")
+            yield MessagePart(_CONTENT[turn["role"]], number, "content")
         for place, call in enumerate(turn.get("tool_calls") or []):
-            yield Part(CALLS, number, "name", place)
+            yield MessagePart(CALLS, number, "name", place)
             if call["function"]["arguments"]:
-                yield Part(CALLS, number, "arguments", place)
+                yield MessagePart(CALLS, number, "arguments", place)
         reasoning = next((key for key in REASONING_KEYS if turn.get(key)), None)
         if reasoning and number in trained:
-            yield Part(REASONING, number, reasoning)
+            yield MessagePart(REASONING, number, reasoning)
         for key, value in turn.items():
             if key not in _NOT_TEXT and key not in REASONING_KEYS and value not in (None, "", [], {}):
-                yield Part(NAMES if key == "name" else KEYS, number, key)
+                yield MessagePart(NAMES if key == "name" else KEYS, number, key)
 
 
 def _mark(number: int) -> str:
     return f"Mark{number}part"
 
 
-def _marked(example: Example, parts: list[Part]) -> Messages:
-    """The messages with a mark in the place of every part."""
+def _marked(example: Example, parts: list[MessagePart]) -> Messages:
+    """The messages with a marker in place of every part."""
     assert example.messages is not None
     messages = [dict(turn) for turn in example.messages]
     for number, part in enumerate(parts):
@@ -94,8 +95,8 @@ def _marked(example: Example, parts: list[Part]) -> Messages:
     return messages
 
 
-def _without(example: Example, part: Part) -> tuple[Messages, list[Any] | None]:
-    """(messages, tools) as they would be if the row did not say this."""
+def _without(example: Example, part: MessagePart) -> tuple[Messages, list[Any] | None]:
+    """(messages, tools) without this part, or with a changed text."""
     assert example.messages is not None
     messages = [dict(turn) for turn in example.messages]
     if part.message < 0:
@@ -112,11 +113,11 @@ def _without(example: Example, part: Part) -> tuple[Messages, list[Any] | None]:
     return messages, example.tools
 
 
-def _with_call(calls: list[dict[str, Any]], part: Part, value: Any) -> list[dict[str, Any]]:
-    """The calls of a message with another name or other arguments in one of them."""
-    made = list(calls)
-    made[part.call] = {**calls[part.call], "function": {**calls[part.call]["function"], part.key: value}}
-    return made
+def _with_call(calls: list[dict[str, Any]], part: MessagePart, value: Any) -> list[dict[str, Any]]:
+    """The tool calls of a message, with another name or other arguments in one of them."""
+    changed = list(calls)
+    changed[part.call] = {**calls[part.call], "function": {**calls[part.call]["function"], part.key: value}}
+    return changed
 
 
 def _text(template: ChatTemplate, messages: Messages, tools: list[Any] | None) -> str | None:

@@ -1,11 +1,11 @@
-"""Texts to token ids in batches, and the beginnings of texts without encoding them once more."""
+"""Encode texts in batches, and locate answers without encoding their prompts again."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from engine.data.rendering import Rendered, Turn
+from engine.data.rendering import AnswerPosition, Rendered
 from engine.data.special_tokens import SpecialTokens
 
 _CHECKED = 8
@@ -13,7 +13,7 @@ _OPTIONS = {"return_attention_mask": False, "return_token_type_ids": False, "ver
 
 
 class Encoder:
-    """Encodes with the tokenizer's backend where that gives what the tokenizer gives, else with the tokenizer."""
+    """Encodes with the tokenizer's Rust backend if it gives the same ids as the tokenizer, else with the tokenizer."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -21,7 +21,7 @@ class Encoder:
         self._checked: set[bool] = set()
 
     def ids(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
-        """Token ids of each text; with `special`, the tokens that the tokenizer puts around a text as well."""
+        """Token ids of each text; `special` adds the tokens that the tokenizer puts around a text."""
         if not texts:
             return []
         if special not in self._checked:
@@ -46,11 +46,11 @@ class Encoder:
 
 
 class ChatEncoder:
-    """Encodes rendered conversations once, and finds where their answers begin by the special tokens before them.
+    """Encodes rendered conversations once, and locates their answers by the special tokens before them.
 
-    Special tokens are cut out of a text before the rest is tokenized piece by piece. So the tokens of a text that ends
-    with a generation prompt are those of the whole conversation up to there, if those of the prompt's end (behind its
-    last special token) are. Held against encoding the prompt by itself in some rows of each batch.
+    A tokenizer splits a text at special tokens and encodes the pieces separately. So the tokens of a prompt are a
+    prefix of the conversation's tokens if those after the prompt's last special token are. This is verified on some
+    rows of each batch by encoding their prompts separately.
     """
 
     def __init__(self, encoder: Encoder, special: SpecialTokens) -> None:
@@ -60,14 +60,14 @@ class ChatEncoder:
         self._heads: dict[str, list[int]] = {}
 
     def ids(self, drafts: Sequence[Rendered]) -> list[list[int]]:
-        """Token ids of each conversation. What many begin with is encoded once."""
+        """Token ids of each conversation. A shared beginning is encoded once."""
         if not self.separate or not self._heads_hold(drafts):
             return self.encoder.ids([draft.whole for draft in drafts])
         rests = self.encoder.ids([draft.whole[len(draft.head) :] for draft in drafts])
         return [self._heads[draft.head] + ids if draft.head else ids for draft, ids in zip(drafts, rests, strict=True)]
 
     def _heads_hold(self, drafts: Sequence[Rendered]) -> bool:
-        """Encode new heads. Whether the first row of each is its head and its rest."""
+        """Encode new heads. Whether the first conversation of each is the ids of its head plus those of the rest."""
         firsts = {draft.head: draft for draft in reversed(drafts) if draft.head and draft.head not in self._heads}
         for head, draft in firsts.items():
             whole, ids, rest = self.encoder.ids([draft.whole, head, draft.whole[len(head) :]])
@@ -78,7 +78,7 @@ class ChatEncoder:
         return True
 
     def starts(self, draft: Rendered, ids: list[int], specials: list[int]) -> list[int] | None:
-        """Index of each answer's first token, given where the special tokens are; None where they do not tell."""
+        """Index of each answer's first token, from the positions of special tokens; None if that is not possible."""
         if not self.separate or len(specials) != draft.specials:
             return None
         found = []
@@ -92,8 +92,8 @@ class ChatEncoder:
             found.append(begin + len(anchor))
         return found
 
-    def _anchor(self, turn: Turn) -> list[int] | None:
-        """Ids of the last special token of a generation prompt and what follows it."""
+    def _anchor(self, turn: AnswerPosition) -> list[int] | None:
+        """Ids of a generation prompt from its last special token on."""
         if turn.anchor not in self._anchors:
             ids = self.encoder.ids([turn.anchor])[0] if turn.anchor else []
             self._anchors[turn.anchor] = ids if ids and ids[0] in self.special.ids else None

@@ -1,4 +1,4 @@
-"""The fingerprint of tokenized rows: equal for equal rows in equal splits, however they are stored."""
+"""Fingerprint of tokenized rows: equal for equal rows in equal splits, independent of storage."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 
 from engine.data.counts import SPLITS
 from engine.data.packed_rows import OWN_PROMPT, WEIGHTED
-from engine.data.store import Columns
+from engine.data.store import ColumnStore
 from engine.data.tokenized import TokenizedRows
 from engine.data.tokens import IGNORED
 
 _CHUNK = 2048
-"""Rows that are written out at a time."""
+"""Rows hashed at a time."""
 
 
 def fingerprint(rows: dict[str, TokenizedRows], references: TokenizedRows) -> str:
-    """sha256 over ids, labels, prompts, loss weights, targets and references of the three splits, in order."""
+    """sha256 of ids, labels, prompts, loss weights, targets and references of the three splits, in order."""
     digest = hashlib.sha256()
     parts = {name: rows[name] for name in SPLITS} | ({"references": references} if len(references) else {})
     for name, some in parts.items():
@@ -29,7 +29,7 @@ def fingerprint(rows: dict[str, TokenizedRows], references: TokenizedRows) -> st
 
 
 def _written(rows: TokenizedRows) -> Iterator[bytes | memoryview]:
-    """Each row: ids, labels and prompt with their sizes as 64-bit integers, weights where there are any, the target."""
+    """The bytes of each row: sizes, ids, labels and prompt as 64-bit integers, then weights (if any) and the target."""
     columns, numbers = rows.columns, rows.numbers
     words, starts = _words(columns, numbers)
     data, text = words.data.cast("B"), columns["text"].data
@@ -46,8 +46,8 @@ def _written(rows: TokenizedRows) -> Iterator[bytes | memoryview]:
             yield from (f"reference {other}\0".encode("utf-8", "surrogatepass") for other in columns.references(number))
 
 
-def _words(columns: Columns, numbers: np.ndarray) -> tuple[np.ndarray, list[int]]:
-    """ids, labels and prompts of the rows behind one another, each behind its size; and where each row begins."""
+def _words(columns: ColumnStore, numbers: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """Ids, labels and prompts of the rows, each preceded by its size, end to end; and the start of each row."""
     sizes = columns["size"][numbers].astype(np.int64)
     prompts = columns["prompt_size"][numbers].astype(np.int64)
     ends = (3 + 2 * sizes + prompts).cumsum()
@@ -65,8 +65,8 @@ def _words(columns: Columns, numbers: np.ndarray) -> tuple[np.ndarray, list[int]
     return words, [*starts.tolist(), len(words)]
 
 
-def _in_loss(columns: Columns, numbers: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """(tokens of the rows,) whether each has a label."""
+def _in_loss(columns: ColumnStore, numbers: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """(tokens of the rows,) whether each token has a label."""
     counts = columns["span_count"][numbers].astype(np.int64)
     spans = columns["spans"].reshape(-1, 2)[ragged(columns.spans_at[numbers], counts)].astype(np.int64)
     spans += np.repeat(sizes.cumsum() - sizes, counts)[:, None]
@@ -76,6 +76,6 @@ def _in_loss(columns: Columns, numbers: np.ndarray, sizes: np.ndarray) -> np.nda
 
 
 def ragged(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Indices start, start + 1, … of each stretch, one stretch behind the other."""
+    """The indices start, start + 1, … of each span, end to end."""
     ends = sizes.cumsum()
     return np.repeat(starts - (ends - sizes), sizes) + np.arange(int(ends[-1]) if len(ends) else 0)

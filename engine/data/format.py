@@ -1,4 +1,4 @@
-"""What a data format is: how it is recognized by its columns and how its rows become examples."""
+"""The interface of data formats: detection by columns, and conversion of rows to examples."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from engine.config.errors import Notice
 from engine.config.schema import Data
 from engine.data.columns import ColumnSummary, Summary
 from engine.data.conversation import Example
-from engine.data.mapping import Template, column
-from engine.data.row_limits import Raw
+from engine.data.mapping import ColumnTemplate, column
+from engine.data.row_limits import RawRow
 
 OPTIONAL = ("system", "tools", "history", "input", "references", "label", "rejected")
-"""Roles whose column may be empty in any number of rows, or missing from a file."""
+"""Roles whose column may be empty in any row or missing from a file."""
 _ACCOUNT_ROLES = {
     "completion": "answer",
     "instruction": "prompt",
@@ -21,28 +21,28 @@ _ACCOUNT_ROLES = {
     "chosen": "answer",
     "history_turns": "prompt",
 }
-"""Roles of this package -> roles of the account, where they differ."""
+"""Roles of this package -> roles in the report, where they differ."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """How the rows of one data set become examples."""
+    """How the rows of a data set are converted to examples."""
 
     name: str
-    """The name of a module in `engine.data.formats`, as data.format takes it."""
+    """A value of data.format: the name of a module in `engine.data.formats`."""
     why: str
-    """One sentence: by which columns it was recognized."""
-    parts: dict[str, Template]
+    """One sentence: the columns by which it was detected."""
+    parts: dict[str, ColumnTemplate]
     """Role (prompt, completion, system, text, messages, instruction, input, tools, …) -> what fills it."""
     separator: str | None = None
     warnings: list[Notice] = field(default_factory=list)
     roles: dict[str, str] = field(default_factory=dict)
-    """Column -> its role in the account: prompt, answer, system, tools, messages, text, …, `ignored`, or `empty`."""
+    """Column -> its role in the report: prompt, answer, system, tools, messages, text, …, `ignored`, or `empty`."""
     base: str = ""
-    """For a format that selects rows of another one: that one's name."""
+    """For a format that selects rows of another format: the other format's name."""
 
     def account_roles(self, columns: list[str]) -> dict[str, str]:
-        """The role of each used column; several are joined by a comma."""
+        """The roles of each used column, joined by commas."""
         found: dict[str, list[str]] = {name: [] for name in columns}
         for role, part in self.parts.items():
             for name in part.columns:
@@ -52,8 +52,8 @@ class Format:
         return {name: ", ".join(roles) for name, roles in found.items() if roles}
 
 
-class Columns:
-    """The columns of a data set, as a format looks for them."""
+class ColumnLookup:
+    """Looks up columns of a data set for a format."""
 
     def __init__(self, summary: Summary, data: Data, share: float = 0.5) -> None:
         self.summary, self.data = summary, data
@@ -61,11 +61,11 @@ class Columns:
         self._usual = _by_lower(summary, share * summary.rows)
 
     def find(self, *names: str) -> str | None:
-        """The first of these columns, in any case, that has a value in more than `share` of the rows."""
+        """The first of these columns (case-insensitive) with a value in more than `share` of the rows."""
         return next((self._usual[name] for name in names if name in self._usual), None)
 
     def optional(self, *names: str) -> str | None:
-        """The first of these columns that has a value in any row."""
+        """The first of these columns with a value in any row."""
         return next((self._filled[name] for name in names if name in self._filled), None)
 
     def __getitem__(self, name: str) -> ColumnSummary:
@@ -74,28 +74,28 @@ class Columns:
     def kinds(self, name: str) -> set[str]:
         return set(self[name].kinds)
 
-    def optional_parts(self, **names: tuple[str, ...]) -> dict[str, Template]:
-        """role -> the first of its columns that has a value in any row."""
+    def optional_parts(self, **names: tuple[str, ...]) -> dict[str, ColumnTemplate]:
+        """Role -> the first of its columns with a value in any row."""
         return {role: column(name) for role, known in names.items() if (name := self.optional(*known))}
 
 
 def _by_lower(summary: Summary, above: float) -> dict[str, str]:
-    """Name in lower case -> name, of the columns that have a value in more than `above` rows."""
-    named = [name for name, column in summary.columns.items() if column.rows > above]
-    return {name.lower(): name for name in reversed(named)}
+    """Lowercase name -> name, for columns with a value in more than `above` rows."""
+    names = [name for name, column in summary.columns.items() if column.rows > above]
+    return {name.lower(): name for name in reversed(names)}
 
 
 @dataclass(frozen=True)
 class DataFormat:
-    """One data format: the object `FORMAT` of a module in `engine.data.formats`."""
+    """A data format: the object `FORMAT` of a module in `engine.data.formats`."""
 
     name: str
     order: int
-    """Formats are tried from the lowest order on."""
-    detect: Callable[[Columns], Format | None]
-    convert: Callable[[Raw, Format], Example]
-    """Raises Unusable for a row with nothing to train on, UserError for one that contradicts its format."""
+    """Formats are tried in ascending order."""
+    detect: Callable[[ColumnLookup], Format | None]
+    convert: Callable[[RawRow, Format], Example]
+    """Raises UnusableRow for a row with nothing to train on, UserError for a row that contradicts its format."""
     question: str = ""
-    """For a format that must be asked for by name: what its data is, and that it needs a decision."""
+    """For a format that is used only if data.format names it: the error text for its data."""
     offer: str = ""
-    """What leads to the setting that asks for it."""
+    """Introduction to the setting that selects it, in that error."""

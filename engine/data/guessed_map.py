@@ -1,4 +1,4 @@
-"""Which columns are most likely meant where none has a known name."""
+"""Guess data.map for columns with unknown names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from engine.data.columns import Summary
 
 
 def guess_map(summary: Summary) -> dict[str, str]:
-    """The data.map that is most likely meant: a column of conversations, text and label, or the first two texts."""
+    """The most likely data.map: a column of conversations, text and label, or the first two text columns."""
     columns = {name: summary.columns[name] for name in summary.filled}
     chats = [name for name, column in columns.items() if {"role", "from"} & column.keys]
     if chats:

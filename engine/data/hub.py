@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face Hub, by the name in the preset: nothing else is loaded, no remote code is run."""
+"""Load data sets from the Hugging Face Hub. Only the data set in the preset is loaded; no remote code is run."""
 
 from __future__ import annotations
 
@@ -12,56 +12,56 @@ from typing import Any
 from engine.config.errors import UserError
 
 TRY_SECONDS = 5.0
-"""Without an answer in this time the Hub counts as out of reach."""
+"""Timeout of the first request; without a response the Hub counts as unreachable."""
 
 
 def load_hub(name: str, subset: str | None) -> dict[str, Any]:
-    """Every split under its own name, as `datasets.Dataset`. Out of reach of the Hub a cached copy is used.
+    """Split name -> `datasets.Dataset`. A cached copy is used if the Hub is unreachable.
 
-    Raises UserError when the set cannot be loaded: no network, no such set, several subsets and none chosen.
+    Raises UserError if the data set cannot be loaded: no network, not found, several subsets and none selected.
     """
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    import datasets
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # before the import, which reads it
+    import datasets  # slow to import, and only needed for the Hub
 
-    reached = _ask(name)
-    if reached is not None and _is_answer(reached):
-        raise _unavailable(reached, name, subset) from reached
+    failure = _ask(name)
+    if failure is not None and _is_response(failure):
+        raise _unavailable(failure, name, subset) from failure
     try:
-        with _offline(reached is not None):
+        with _offline(failure is not None):
             found = datasets.load_dataset(name, name=subset)
-    except Exception as error:  # the network, the Hub and its file formats fail in dozens of classes
-        raise _unavailable(reached or error, name, subset) from error
+    except Exception as error:  # network, Hub and file formats raise dozens of different exceptions
+        raise _unavailable(failure or error, name, subset) from error
     return {str(split): found[split] for split in found}
 
 
 def _ask(name: str) -> Exception | None:
-    """Ask the Hub for the data set once: what went wrong, or None. Takes at most TRY_SECONDS.
+    """Request the data set's information from the Hub: the exception, or None. Takes at most TRY_SECONDS.
 
-    In a thread of its own, because looking up a host name can take longer than any timeout of a request.
+    The request runs in a thread, because resolving a host name can take longer than the request's timeout.
     """
-    from huggingface_hub import HfApi, get_session
+    from huggingface_hub import HfApi, get_session  # slow to import, and only needed for the Hub
 
-    api, _ = HfApi(), get_session()  # imports are no part of the try
-    answers: list[Exception | None] = []
+    api, _ = HfApi(), get_session()  # their imports must not count against the timeout
+    responses: list[Exception | None] = []
 
-    def ask() -> None:
+    def request() -> None:
         try:
             api.dataset_info(name, timeout=TRY_SECONDS)
         except Exception as error:  # noqa: BLE001 - re-raised by the caller, in the main thread
-            answers.append(error)
+            responses.append(error)
         else:
-            answers.append(None)
+            responses.append(None)
 
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(TRY_SECONDS)
-    return answers[0] if answers else TimeoutError(f"no answer in {TRY_SECONDS:g} s")
+    thread = threading.Thread(target=request, daemon=True)
+    thread.start()
+    thread.join(TRY_SECONDS)
+    return responses[0] if responses else TimeoutError(f"no response within {TRY_SECONDS:g} s")
 
 
 @contextmanager
 def _offline(on: bool) -> Iterator[None]:
-    """Keep the libraries from asking the Hub again where it is known to be out of reach."""
-    import datasets
+    """Prevent further requests by the libraries if the Hub is unreachable."""
+    import datasets  # loaded already by the caller
     from huggingface_hub import constants
 
     places = [(datasets.config, "HF_HUB_OFFLINE"), (constants, "HF_HUB_OFFLINE")]
@@ -75,8 +75,8 @@ def _offline(on: bool) -> Iterator[None]:
             setattr(module, key, value)
 
 
-def _is_answer(error: Exception) -> bool:
-    """Whether the Hub said no, rather than nothing or that it has a problem of its own."""
+def _is_response(error: Exception) -> bool:
+    """Whether the Hub rejected the request, as opposed to being unreachable or failing internally."""
     words = ("RepositoryNotFound", "GatedRepo", "401 ", "403 ", "404 ")
     return any(word in f"{type(error).__name__} {error}" for word in words)
 
@@ -94,16 +94,18 @@ def _unavailable(error: Exception, name: str, subset: str | None) -> UserError:
         names = re.findall(r"'([^']+)'", text)
         listed = f" ({', '.join(names[:8])})" if names else ""
         do = "set data.subset to one of them"
-        return UserError(f"it has several subsets{listed}", where, do, code="data.hub_subset")
+        return UserError(f"the data set has several subsets{listed}", where, do, code="data.hub_subset")
     if "script" in text.lower() and isinstance(error, RuntimeError):
-        do = "ftbench runs no remote code: export it as a file"
-        return UserError("it needs a loading script", where, do, code="data.hub_script")
+        do = "export it as a file: ftbench runs no remote code"
+        return UserError("the data set needs a loading script", where, do, code="data.hub_script")
     if _out_of_reach(error):
-        what = "no such file or folder, and the Hub cannot be reached to look for a data set of this name"
-        do = "check the name and the network, or name a local file or folder"
+        what = "file or folder not found, and the Hub is unreachable"
+        do = "check the name and the network, or use a local file or folder"
         return UserError(what, where, do, code="data.hub_unreachable")
     if kind in ("DatasetNotFoundError", "RepositoryNotFoundError") or "404" in text:
-        do = "check the name; private sets need a token"
-        return UserError("no such data set, and no file or folder of that name", where, do, code="data.hub_not_found")
-    what = f"cannot be loaded ({kind}: {text[:200]})"
-    return UserError(what, where, "download it and name the file or folder", code="data.hub_failed")
+        do = "check the name; private data sets need a token"
+        return UserError(
+            "data set not found on the Hub, and no file or folder of this name", where, do, code="data.hub_not_found"
+        )
+    what = f"cannot load the data set ({kind}: {text[:200]})"
+    return UserError(what, where, "download it and use the file or folder", code="data.hub_failed")

@@ -1,4 +1,4 @@
-"""What one looks at before training: the report of a check, samples token by token, the lengths, the template."""
+"""Everything to inspect before training: report, samples token by token, row lengths, chat template."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from engine.data.rendering import has_template, special_tokens
 from engine.data.tokenized import TokenizedRows
 from engine.data.tokens import Row
 
-MOST_TOKENS = 60_000
-"""Of one split's samples together: what a screen can be sent at once."""
-ODD = 40
-"""Samples of rows that were cut or noticed."""
+MAX_TOKENS = 60_000
+"""Maximum total tokens of the samples of one split: they are sent to the screen at once."""
+MAX_NOTICED = 40
+"""Maximum number of samples with notes."""
 
 
 def inspect(
@@ -29,45 +29,45 @@ def inspect(
     max_length: int,
     tokenizer: Any,
     rows: int,
-    most: int,
+    max_tokens: int,
     progress: Progress = quiet,
     preflight: Preflight = no_demands,
 ) -> dict[str, Any]:
-    """Everything about a data set at once, from one preparation. JSON-able.
+    """Report, samples, length histograms and template of a data set, from one preparation. JSON-able.
 
-    `samples` are the first `rows` of each split, and under `noticed` the first that were cut or have notes; of a sample
-    longer than `most` tokens only the ends are given. Raises UserError as `check` does.
+    `samples` are the first `rows` of each split, and under `noticed` the first that were truncated or have notes. For a
+    sample longer than `max_tokens` only the ends are given. Raises UserError as `check` does.
     """
     done = preparation(data, max_length, tokenizer, progress)
-    odd = {name: _odd(done.rows[name]) for name in SPLITS}
+    noticed = {name: _noticed(done.rows[name]) for name in SPLITS}
     specials = special_tokens(tokenizer)[0]
     shown: dict[str, Sequence[Row]] = {name: done.rows[name][:rows] for name in SPLITS}
-    shown["noticed"] = [row for some in odd.values() for row in some[:ODD]][:ODD]
+    shown["noticed"] = [row for rows_ in noticed.values() for row in rows_[:MAX_NOTICED]][:MAX_NOTICED]
     return {
         "report": report(done, max_length, preflight),
-        "samples": {name: _few(some, tokenizer, specials, most) for name, some in shown.items()},
-        "noticed": sum(map(len, odd.values())),
+        "samples": {name: _samples(rows_, tokenizer, specials, max_tokens) for name, rows_ in shown.items()},
+        "noticed": sum(map(len, noticed.values())),
         "histograms": {name: _lengths(done, name, max_length) for name in SPLITS},
         "chat_template": str(tokenizer.chat_template) if has_template(tokenizer) else None,
         "special_tokens": {"bos": tokenizer.bos_token, "eos": tokenizer.eos_token, "pad": tokenizer.pad_token},
     }
 
 
-def _odd(rows: TokenizedRows) -> TokenizedRows:
-    """The rows that were cut or have notes."""
+def _noticed(rows: TokenizedRows) -> TokenizedRows:
+    """The rows that were truncated or have notes."""
     noted = np.array([bool(notes) for notes in rows.columns.tables["notes"]], dtype=bool)
     return rows.take(np.flatnonzero(rows.cut | noted[rows.note_numbers]))
 
 
-def _few(rows: Sequence[Row], tokenizer: Any, specials: frozenset[int], most: int) -> list[dict[str, Any]]:
-    """As many of the rows as MOST_TOKENS allows, one at least."""
+def _samples(rows: Sequence[Row], tokenizer: Any, specials: frozenset[int], max_tokens: int) -> list[dict[str, Any]]:
+    """Samples of at most MAX_TOKENS tokens in total, but at least one."""
     samples: list[dict[str, Any]] = []
-    told = 0
+    total = 0
     for row in rows:
-        told += min(len(row.input_ids), most)
-        if samples and told > MOST_TOKENS:
+        total += min(len(row.input_ids), max_tokens)
+        if samples and total > MAX_TOKENS:
             break
-        samples.append(sample(row, tokenizer, specials, most))
+        samples.append(sample(row, tokenizer, specials, max_tokens))
     return samples
 
 

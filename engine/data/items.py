@@ -1,4 +1,4 @@
-"""Evaluation items: the held-out rows of one prompt, asked once and scored against all their answers."""
+"""Evaluation items: the held-out rows of one prompt, answered once and scored against all references."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class EvaluationItem:
     """One prompt with its accepted answers: the unit of every statistic over held-out rows."""
 
     rows: tuple[Row, ...]
-    """One for each distinct answer, in reading order; the loss is the mean over them. The first's prompt is asked."""
+    """One row per distinct answer, in reading order; the loss is the mean over them. The first row has the prompt."""
     references: tuple[str, ...]
-    """The distinct accepted answers, the first row's target first. Text metrics take the best of them."""
+    """The distinct accepted answers, the first row's target first. Text metrics use the best score over them."""
 
     @property
     def row(self) -> Row:
@@ -31,9 +31,9 @@ class EvaluationItem:
 
 
 def evaluation_items(rows: Sequence[Row], further: Sequence[Row] = ()) -> list[EvaluationItem]:
-    """Group rows by their item number, in the order of each item's first row. Rows without one are items of their own.
+    """Group rows by item number, in order of each item's first row. A row without a number is a separate item.
 
-    `further` are rows of references that are no rows of the data (`reference_examples`).
+    `further`: rows for references that are not rows of the data (`reference_examples`).
     """
     groups: dict[object, list[Row]] = {}
     for number, row in enumerate(rows):
@@ -54,7 +54,7 @@ def _item(rows: list[Row]) -> EvaluationItem:
 
 
 def reference_examples(example: Example) -> list[Example]:
-    """The example once more for each of its other accepted answers, to be tokenized for the loss."""
+    """A copy of the example for each further accepted answer, to be tokenized for the loss."""
     return [_with_answer(example, text) for text in example.references if text.strip()]
 
 
@@ -65,31 +65,31 @@ def _with_answer(example: Example, text: str) -> Example:
     return dataclasses.replace(example, messages=messages, completion=text, references=())
 
 
-def sampled(items: Sequence[EvaluationItem], most: int | None) -> list[EvaluationItem]:
-    """At most `most` items, chosen by content and not by place, in their order."""
-    if most is None or len(items) <= most:
+def sampled(items: Sequence[EvaluationItem], max_items: int | None) -> list[EvaluationItem]:
+    """At most `max_items` items, selected by content hash, in their original order."""
+    if max_items is None or len(items) <= max_items:
         return list(items)
-    return [items[number] for number in sorted(_ranked(items)[:most])]
+    return [items[number] for number in sorted(_ranked(items)[:max_items])]
 
 
-def sampled_rows(items: Sequence[EvaluationItem], most: int) -> list[EvaluationItem]:
-    """Items of at most `most` rows together, but one at least; chosen by content, in their order."""
+def sampled_rows(items: Sequence[EvaluationItem], max_rows: int) -> list[EvaluationItem]:
+    """Items with at most `max_rows` rows in total, but at least one item; selected by content hash, in order."""
     chosen: list[int] = []
     for number in _ranked(items):
-        most -= len(items[number].rows)
-        if most < 0 and chosen:
+        max_rows -= len(items[number].rows)
+        if max_rows < 0 and chosen:
             break
         chosen.append(number)
     return [items[number] for number in sorted(chosen)]
 
 
 def all_rows(items: Iterable[EvaluationItem]) -> list[Row]:
-    """The rows of all items, one after another."""
+    """The rows of all items, in order."""
     return [row for item in items for row in item.rows]
 
 
 def _ranked(items: Sequence[EvaluationItem]) -> list[int]:
-    """Item numbers in the order of a hash of their content, whatever the order of their rows."""
+    """Item indices in order of a content hash, which does not depend on the order of rows."""
 
     def key(number: int) -> bytes:
         return min(hashlib.sha256(repr(row.input_ids).encode()).digest() for row in items[number].rows)

@@ -1,4 +1,4 @@
-"""Rows of JSON files: JSON lines are streamed; one JSON value is held as bytes and decoded row by row."""
+"""Read JSON files: JSON lines are streamed; a single JSON value is kept as bytes and decoded row by row."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 import msgspec
 
 from engine.config.errors import UserError
-from engine.data.reading_notes import Notes
-from engine.data.row_limits import DEPTH_LIMIT, ROWS_LIMIT, Raw, deeper, described, parsed, too_deep, too_many_rows
+from engine.data.reading_notes import ReadingNotes
+from engine.data.row_limits import DEPTH_LIMIT, ROWS_LIMIT, RawRow, deeper, described, parsed, too_deep, too_many_rows
 from engine.data.row_shapes import NESTED, is_turn, rows_of
 from engine.data.safe_open import ROW_LIMIT, decoded, lines, whole
 
 _INVALID = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What the fast decoder raises. The standard library's parser then decides, and its errors name the place."""
+"""Exceptions of the fast decoder. The standard library's parser then decides; its errors contain the position."""
 
 
-def read_lines(path: Path, name: str) -> Iterator[Raw]:
-    """One row per line, blank lines skipped."""
+def read_lines(path: Path, name: str) -> Iterator[RawRow]:
+    """One row per line; blank lines are skipped."""
     decode = msgspec.json.Decoder().decode
     count = 0
     for number, line in lines(path, name):
@@ -39,13 +39,13 @@ def read_lines(path: Path, name: str) -> Iterator[Raw]:
         if count > ROWS_LIMIT:
             raise too_many_rows(name)
         if type(values) is dict and NESTED not in values:
-            yield Raw(values, where)  # the line's own length is limited already
+            yield RawRow(values, where)  # the length of a line is limited
         else:
             yield from rows_of(values, where)
 
 
-def read_json(path: Path, name: str, notes: Notes) -> Iterator[Raw]:
-    """The rows of one JSON value: an array, or an object that holds an array of rows, columns, or rows by id."""
+def read_json(path: Path, name: str, notes: ReadingNotes) -> Iterator[RawRow]:
+    """The rows of one JSON value: an array, or an object with an array of rows, columns, or rows by id."""
     content = whole(path, name).lstrip()
     if not content:
         raise no_rows(name)
@@ -54,23 +54,24 @@ def read_json(path: Path, name: str, notes: Notes) -> Iterator[Raw]:
     elif (members := _members(content)) is not None:
         yield from _object(members, content, name)
     elif _is_lines(content, name):
-        notes.add(f"{name} contains JSON lines: read as .jsonl")
+        notes.add(f"{name}: contains JSON lines, read as .jsonl")
         yield from read_lines(path, name)
     else:
         yield from _checked(_precise(content, name), name)
 
 
-def read_member(path: Path, name: str, key: str) -> Iterator[Raw]:
+def read_member(path: Path, name: str, key: str) -> Iterator[RawRow]:
     """The rows of the array under one key of a JSON object of splits."""
     content = whole(path, name)
     members = _members(content)
     if members is None or key not in members:
-        raise UserError("the file changed while it was read", name, "run the command again", code="data.changed")
+        do = "run the command again"
+        raise UserError("the file changed while it was read", name, do, code="data.changed")
     yield from _array(members[key], content, name, f"{name} {key} item")
 
 
 def array_keys(path: Path, name: str) -> list[str]:
-    """The keys of a JSON object under which arrays of rows are; empty for every other file."""
+    """The keys of a JSON object whose values are arrays of rows; empty for other files."""
     content = whole(path, name)
     if content.lstrip()[:1] != b"{":
         return []
@@ -82,7 +83,7 @@ def no_rows(name: str) -> UserError:
 
 
 def _members(content: bytes) -> dict[str, msgspec.Raw] | None:
-    """Undecoded values of a JSON object by key; None where the content is no single, plainly valid object."""
+    """Undecoded values of a JSON object by key; None if the content is not a single valid object."""
     try:
         return msgspec.json.decode(content, type=dict[str, msgspec.Raw])
     except _INVALID:
@@ -101,16 +102,16 @@ def _first(array: msgspec.Raw) -> Any:
 
 
 def _array(
-    array: bytes | msgspec.Raw, content: bytes, name: str, label: str, notes: Notes | None = None
-) -> Iterator[Raw]:
-    """Rows of a JSON array in the file's `content`; only one of them is decoded at a time."""
+    array: bytes | msgspec.Raw, content: bytes, name: str, label: str, notes: ReadingNotes | None = None
+) -> Iterator[RawRow]:
+    """Rows of a JSON array in the file's `content`, decoded one at a time."""
     try:
         items = msgspec.json.decode(array, type=list[msgspec.Raw])
     except _INVALID:
         yield from _checked(_precise(content, name), name)
         return
     if notes is not None and items and _is_message(_decoded(items[0], content, name, f"{label} 1")):
-        notes.add(f"{name} is read as one conversation")
+        notes.add(f"{name}: read as one conversation")
         yield from rows_of([_decoded(item, content, name, name) for item in items], name)
         return
     if len(items) > ROWS_LIMIT:
@@ -119,7 +120,7 @@ def _array(
         where = f"{label} {number}"
         value = _decoded(item, content, name, where)
         if type(value) is dict and NESTED not in value and len(memoryview(item)) <= ROW_LIMIT:
-            yield Raw(value, where)
+            yield RawRow(value, where)
         else:
             yield from rows_of(value, where)
 
@@ -128,7 +129,7 @@ def _decoded(item: msgspec.Raw, content: bytes, name: str, where: str) -> Any:
     try:
         value = msgspec.json.decode(item)
     except _INVALID:
-        _precise(content, name)  # an error in the file's own lines and columns
+        _precise(content, name)  # raises an error with line and column in the file
         return parsed(bytes(item).decode(), where)
     text = bytes(item)
     if text.count(b"{") + text.count(b"[") > DEPTH_LIMIT and deeper(value, DEPTH_LIMIT):
@@ -136,24 +137,24 @@ def _decoded(item: msgspec.Raw, content: bytes, name: str, where: str) -> Any:
     return value
 
 
-def _object(members: dict[str, msgspec.Raw], content: bytes, name: str) -> Iterator[Raw]:
-    """Rows of a JSON object, decoded as late as its shape allows."""
+def _object(members: dict[str, msgspec.Raw], content: bytes, name: str) -> Iterator[RawRow]:
+    """Rows of a JSON object, decoded as late as possible."""
     firsts = {key: first for key, item in members.items() if (first := _first(item)) is not None}
     arrays = [key for key, first in firsts.items() if isinstance(first, dict)]
-    if len(firsts) == 1:  # nothing else can be the rows, so they may be arrays too
+    if len(firsts) == 1:  # the only candidate, so rows may be arrays as well
         arrays = [key for key, first in firsts.items() if isinstance(first, dict | list)]
     if len(arrays) == 1 and not _is_message(firsts[arrays[0]]) and NESTED not in members:
         yield from _array(members[arrays[0]], content, name, f"{name} item")
     elif len(arrays) > 1 and not any(_is_message(firsts[key]) for key in arrays):
         what = f"several arrays of rows ({', '.join(arrays[:8])})"
-        do = "call them train, validation and test, or write each to its own file"
+        do = "name them train, validation and test, or write each to a separate file"
         raise UserError(what, name, do, code="data.several_arrays")
     else:
         yield from _checked(_precise(content, name), name)
 
 
-def _checked(value: Any, name: str) -> Iterator[Raw]:
-    """Rows of a decoded JSON value of a small or unusual file."""
+def _checked(value: Any, name: str) -> Iterator[RawRow]:
+    """Rows of a decoded JSON value, for files that `_array` does not cover."""
     for number, item in enumerate(_items(value, name), 1):
         yield from rows_of(item, f"{name} item {number}")
 
@@ -163,7 +164,7 @@ def _items(value: Any, name: str) -> list[Any]:
         return value
     if not isinstance(value, dict):
         do = "write an array of objects"
-        raise UserError(f"{described(value)} where rows should be", name, do, code="data.invalid_rows")
+        raise UserError(f"expected rows, found {described(value)}", name, do, code="data.invalid_rows")
     if len(value) > 1 and all(isinstance(item, list) for item in value.values()) and not _has_messages(value):
         return _transposed(value, name)
     if value and all(isinstance(item, dict) for item in value.values()):
@@ -178,12 +179,12 @@ def _transposed(columns: dict[str, list[Any]], name: str) -> list[Any]:
     if len({len(items) for items in columns.values()}) > 1:
         sizes = ", ".join(f"{key} {len(items)}" for key, items in list(columns.items())[:8])
         what = f"columns of different lengths ({sizes})"
-        raise UserError(what, name, "make them equally long", code="data.unequal_columns")
+        raise UserError(what, name, "give all columns the same length", code="data.unequal_columns")
     return [dict(zip(columns, items, strict=True)) for items in zip(*columns.values(), strict=True)]
 
 
 def _has_messages(value: dict[str, Any]) -> bool:
-    """Whether the object is itself a row: a conversation, or an article with nested questions."""
+    """Whether the object is a row: a conversation, or an article with nested questions."""
     return any(isinstance(item, list) and item and _is_message(item[0]) for item in value.values()) or NESTED in value
 
 
@@ -203,7 +204,7 @@ def _is_lines(content: bytes, name: str) -> bool:
 
 
 def _precise(content: bytes, name: str) -> Any:
-    """A JSON value by the standard library's parser, which accepts NaN and lone surrogates."""
+    """Parse with the standard library, which accepts NaN and lone surrogates and gives error positions."""
     text = decoded(content, name)
     try:
         return json.loads(text)
@@ -211,8 +212,8 @@ def _precise(content: bytes, name: str) -> Any:
         raise too_deep(name) from error
     except json.JSONDecodeError as error:
         place = f"{name} line {error.lineno} column {error.colno}"
-        cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
-        do = "the file is cut off: write it again" if cut else "correct the file"
+        truncated = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
+        do = "write the file again: it is truncated" if truncated else "correct the file"
         raise UserError(f"invalid JSON ({error.msg})", place, do, code="data.invalid_json") from error
     except ValueError as error:
         raise UserError(f"invalid JSON ({error})", name, "correct the file", code="data.invalid_json") from error

@@ -1,4 +1,4 @@
-"""Digests of a row's prompt and answer, by which rows are split, grouped into test items and compared."""
+"""Digests of a row's prompt and answer, for splitting, grouping into test items, and comparing."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ import numpy as np
 from engine.data.conversation import Example
 
 DIGEST_BYTES = 16
-"""Of 1 million rows, two different ones share a 16-byte digest with a probability of 1.5e-27."""
+"""Among 1 million rows, the probability that two different ones have equal 16-byte digests is 1.5e-27."""
 _NOT_CONTENT = ("role", "content", "weight", "tool_call_id")
-"""Keys of a message that are written on their own, or that differ between equal prompts."""
+"""Message keys that are handled separately, or that differ between equal prompts."""
 
 
 class Keys(NamedTuple):
     """Digests of one row, 16 bytes each."""
 
     prompt: bytes
-    """Everything before the last answer. Of the answer where there is no prompt (plain text): then each text is its own
-    group."""
+    """Digest of everything before the last answer; of the answer if there is no prompt (plain text), so that each text
+    is a separate group."""
     answer: bytes
     content: bytes = b""
-    """sha256 of the row by the rule of split version 1; empty under later versions."""
+    """sha256 of the row, for split version 1; empty in later versions."""
 
 
 def keys_of(example: Example, version: int = 2) -> Keys:
-    """A row's keys. White space, Unicode composition and the ids of tool calls make no difference."""
+    """A row's keys. They do not depend on white space, Unicode composition and ids of tool calls."""
     prompt, answer = prompt_text(example), _answer_text(example)
     answer_key = _digest(answer)
     content = bytes.fromhex(example.key) if version == 1 else b""
@@ -38,7 +38,7 @@ def keys_of(example: Example, version: int = 2) -> Keys:
 
 
 def prompt_text(example: Example) -> str:
-    """System message, tools and all turns before the last answer, normalized; '' where they hold no text."""
+    """System message, tools and all messages before the last answer, normalized; '' if they have no text."""
     if example.messages is None:
         return normalized(example.prompt or "")
     turns = [_turn_text(turn) for turn in example.messages[:-1]]
@@ -48,8 +48,8 @@ def prompt_text(example: Example) -> str:
     return "\x1e".join([f"{role}\x1f{text}" for role, text in turns] + [tools])
 
 
-def said_in_prompt(example: Example) -> str:
-    """The words before the last answer, without roles and tools; of plain text without a prompt the text."""
+def prompt_words(example: Example) -> str:
+    """The text before the last answer, without roles and tools; for plain text without a prompt, the text."""
     if example.messages is None:
         return normalized(example.prompt or example.completion or "")
     turns = [_turn_text(turn)[1] for turn in example.messages[:-1]]
@@ -63,12 +63,12 @@ def _answer_text(example: Example) -> str:
 
 
 def normalized(text: str) -> str:
-    """Composed characters (NFC) and single spaces between words, none at the ends."""
+    """The text in NFC with single spaces between words and none at the ends."""
     return " ".join((text if text.isascii() else unicodedata.normalize("NFC", text)).split())
 
 
 def _turn_text(turn: dict[str, Any]) -> tuple[str, str]:
-    """(role, content and whatever else the message says); no normalized text holds \\x1d to \\x1f, which are spaces."""
+    """(role, content and further keys). Normalized text cannot contain \\x1d to \\x1f, which are white space."""
     text = normalized(turn["content"])
     if len(turn) == 2:
         return turn["role"], text
@@ -92,7 +92,7 @@ def _digest(text: str) -> bytes:
 
 
 class KeyTable:
-    """The keys of many rows in reading order, packed: 32 bytes a row."""
+    """The keys of many rows in reading order, packed: 32 bytes per row."""
 
     def __init__(self, keys: Iterable[Keys] = ()) -> None:
         self._prompts, self._answers, self._contents = bytearray(), bytearray(), bytearray()
@@ -109,7 +109,7 @@ class KeyTable:
         self._contents += keys.content
 
     def extend(self, other: KeyTable) -> None:
-        """Add the keys of rows that come behind these."""
+        """Append the keys of the rows that follow these."""
         self._prompts += other._prompts
         self._answers += other._answers
         self._contents += other._contents
@@ -129,13 +129,13 @@ class KeyTable:
 
     @property
     def contents(self) -> list[str]:
-        """Hexadecimal digests of version 1; empty under later versions."""
+        """Hexadecimal digests of version 1; empty in later versions."""
         packed = bytes(self._contents)
         return [packed[start : start + 32].hex() for start in range(0, len(packed), 32)]
 
 
 def group_numbers(tables: list[np.ndarray]) -> list[np.ndarray]:
-    """Number the distinct keys of all tables together from 0: for each (N, 2) table the (N,) numbers of its rows."""
+    """Number the distinct keys of all tables from 0: for each (N, 2) table, (N,) numbers of its rows."""
     whole = np.concatenate(tables) if tables else np.zeros((0, 2), dtype=np.uint64)
     order = np.lexsort((whole[:, 1], whole[:, 0]))
     ordered = whole[order]

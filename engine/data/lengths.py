@@ -1,4 +1,4 @@
-"""How long rows are in tokens, counted into bins that a screen of any width can draw."""
+"""Histogram of row lengths in tokens, in bins that can be drawn at any width."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 
 BINS = 120
-"""Finer than any screen shows; columns are made of whole bins."""
+"""Finer than any screen; a column of the chart combines several bins."""
 _TAIL = 4
-"""A longest row beyond this many times the 99th percentile would squeeze all others into one column."""
+"""The axis ends at this many times the 99th percentile: a single long row would squeeze all others into one column."""
 
 
 def histogram(
     kept: Sequence[int] | np.ndarray, lost: Sequence[int] | np.ndarray, max_length: int
 ) -> dict[str, Any] | None:
-    """Rows by their length before the cut; None where there are none.
+    """Rows by their length before truncation; None without rows.
 
-    `kept` and `lost` are the lengths of rows that are trained on and of rows that the cut leaves nothing of. Bin n
-    counts the lengths n·width+1 … (n+1)·width; the last one also everything longer (`beyond` says how many).
+    `kept` and `lost` are the lengths of rows that are trained on, and of rows with no answer token left after
+    truncation. Bin n counts lengths n·width+1 … (n+1)·width; the last bin also all longer ones (`beyond`).
     """
     lengths = np.sort(np.concatenate([np.asarray(kept, dtype=np.int64), np.asarray(lost, dtype=np.int64)]))
     if not len(lengths):
@@ -40,7 +40,7 @@ def histogram(
 
 
 def _top(lengths: np.ndarray, max_length: int) -> int:
-    """Where the axis ends: at the longest row, or short of a thin tail, yet never before a cut that touches rows."""
+    """The end of the axis: the longest row, or less for a thin tail, but not below max_length if rows are truncated."""
     longest, usual = max(int(lengths[-1]), 1), max(int(lengths[int(0.99 * (len(lengths) - 1))]), 1)
     if longest <= _TAIL * usual:
         return longest

@@ -1,4 +1,4 @@
-"""Per-message flags that say how much a message counts in the loss, as other tools write them."""
+"""Read the per-message loss weights of other tools' data."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import math
 from typing import Any
 
 from engine.config.errors import UserError
-from engine.data.row_limits import Raw
+from engine.data.row_limits import RawRow
 
 WEIGHTS = ("weight", "loss_weight", "loss_scale", "train", "training", "trainable", "loss")
-"""A number of at least 0, or true or false: OpenAI, LLaMA-Factory v1, ms-swift, axolotl."""
+"""Keys with a number ≥ 0 or a boolean: OpenAI, LLaMA-Factory v1, ms-swift, axolotl."""
 MASKED = ("masked",)
-"""True leaves the message out of the loss: torchtune."""
+"""Keys where true excludes the message from the loss: torchtune."""
 REFUSED = {
-    "mask": "its meaning differs between tools: use weight instead (0 leaves a message out of the loss)",
-    "loss_mask": "its meaning differs between tools: use weight instead (0 leaves a message out of the loss)",
-    "train_detail": "weights of single characters are not supported: use weight for the whole message",
-    "training_detail": "weights of single characters are not supported: use weight for the whole message",
+    "mask": "use weight instead (0 excludes a message from the loss): tools disagree on the meaning of this key",
+    "loss_mask": "use weight instead (0 excludes a message from the loss): tools disagree on the meaning of this key",
+    "train_detail": "use weight for the complete message: weights of single characters are not supported",
+    "training_detail": "use weight for the complete message: weights of single characters are not supported",
 }
 FLAGS = frozenset((*WEIGHTS, *MASKED, *REFUSED))
 
 
-def weight_of(turn: dict[str, Any], role: str, number: int, raw: Raw) -> float:
-    """The product of a message's flags; 1 where it has none.
+def weight_of(turn: dict[str, Any], role: str, number: int, raw: RawRow) -> float:
+    """The product of a message's weights; 1 without any.
 
-    UserError for flags that are invalid, not supported, or ask to train on a message that is no answer.
+    Raises UserError for invalid or unsupported keys, and for a weight > 0 on a message that is not an answer.
     """
     if len(turn) <= 2 or FLAGS.isdisjoint(turn):
         return 1.0
@@ -40,13 +40,13 @@ def weight_of(turn: dict[str, Any], role: str, number: int, raw: Raw) -> float:
         factor = _number(value, key, number, raw)
         weight *= float(not factor) if key in MASKED else factor
         if role != "assistant" and key in WEIGHTS and factor > 0:
-            what = f"message {number} ({role}) has {key} = {value}, and only assistant messages are trained on"
+            what = f"message {number} ({role}) has {key} = {value}, but only assistant messages can be in the loss"
             do = f"set {key} of system, user and tool messages to 0 or remove it"
             raise UserError(what, raw.where, do, code="data.loss_flag_on_prompt")
     return weight
 
 
-def _number(value: Any, key: str, number: int, raw: Raw) -> float:
+def _number(value: Any, key: str, number: int, raw: RawRow) -> float:
     if isinstance(value, int | float) and 0 <= value < math.inf:
         return float(value)
     what = f"invalid {key} {value!r} in message {number}"

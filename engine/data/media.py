@@ -1,4 +1,4 @@
-"""Images, audio and video in data sets: found, so that a text-only training never ignores them silently."""
+"""Detect images, audio and video in data sets, which text-only training must not ignore silently."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from engine.data.columns import Summary
-from engine.data.conversation import Unusable
+from engine.data.conversation import UnusableRow
 
 _NAMES = {"image", "images", "audio", "audios", "video", "videos", "picture", "pictures", "photo", "photos", "img"}
 _SUFFIXES = re.compile(
@@ -18,12 +18,12 @@ _PART_TYPES = ("image", "audio", "video", "file", "document")
 
 
 def is_media_part(kind: str) -> bool:
-    """Whether a content part of this type (image_url, input_audio, …) is no text."""
+    """Whether a content part of this type (image_url, input_audio, …) is image, audio, video or a file."""
     return any(word in kind for word in _PART_TYPES)
 
 
 def media_columns(summary: Summary) -> list[str]:
-    """Columns whose values are images, audio or video: their bytes, or paths in a column that is called so."""
+    """Columns whose values are images, audio or video: bytes, or paths in a column with such a name."""
     found = []
     for name in summary.filled:
         values = [raw.values[name] for raw in summary.sample if raw.values.get(name)]
@@ -43,8 +43,8 @@ def _is_media(value: Any, named: bool) -> bool:
 
 
 def refuse_placeholder(messages: list[dict[str, Any]]) -> None:
-    """Raise Unusable where a prompt says that an image, audio or video stands there."""
+    """Raise UnusableRow for a prompt with a placeholder for an image, audio or video."""
     for number, turn in enumerate(messages, 1):
         text = turn["content"]
         if turn["role"] != "assistant" and "<" in text and (found := _PLACEHOLDER.search(text)):
-            raise Unusable("data.media", f"message {number} contains {found.group().strip()}")
+            raise UnusableRow("data.media", f"message {number} contains {found.group().strip()}")

@@ -1,9 +1,9 @@
 """Near-duplicates: held-out rows whose prompt is similar to a training prompt, by MinHash (Broder 1997).
 
-A prompt is the set of its lower-cased character 5-grams, without those that most prompts share (a fixed instruction
-would make all prompts alike). The Jaccard similarity of two sets is estimated from 128 hash minima with a standard
-error of at most 0.035 at THRESHOLD; pairs to estimate are found by locality-sensitive hashing in 16 bands of 8 minima.
-Together they count about half of the pairs at a similarity of 0.8, nearly all from 0.9 on and none up to 0.65
+A prompt is the set of its lowercase character 5-grams, without those that most prompts share (a fixed instruction would
+make all prompts similar). The Jaccard similarity of two sets is estimated from 128 hash minima with a standard error of
+at most 0.035 at THRESHOLD; candidate pairs are found by locality-sensitive hashing in 16 bands of 8 minima. Together
+they count about half of the pairs at a similarity of 0.8, nearly all from 0.9 and none up to 0.65
 (`tests/engine/data/test_near_duplicates.py`).
 """
 
@@ -14,34 +14,34 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from engine.data.conversation import Example
-from engine.data.keys import keys_of, said_in_prompt
+from engine.data.keys import keys_of, prompt_words
 
 THRESHOLD = 0.8
-"""Estimated Jaccard similarity from which on two prompts are near-duplicates."""
+"""Estimated Jaccard similarity from which two prompts are near-duplicates."""
 WARNED_SHARE = 0.05
-"""Of a held-out split's rows: with more near-duplicates, a warning."""
+"""Share of near-duplicates in a held-out split above which there is a warning."""
 LIMIT = 200_000
-"""Rows of all splits together; 512 bytes are kept of each."""
+"""Maximum rows of all splits in total; 512 bytes are stored per row."""
 TOO_MANY = f"more than {LIMIT:,} rows"
 _GRAM = 5
 _MINIMA, _BANDS, _SEED = 128, 16, 42
 _BATCH_ROWS, _BATCH_CHARACTERS = 4096, 1 << 22
 _LONGEST = 20_000
-"""Characters of a prompt that count."""
+"""Characters of a prompt that are used."""
 _SAMPLE, _COMMON = 512, 0.5
-"""Of the first rows, 5-grams in more than this share are left out."""
+"""Sample of first rows; 5-grams in more than this share of them are ignored."""
 _SLOTS = 1 << 20
-"""Of the table of left-out 5-grams: a thousand of them leave out one other in a thousand, in all prompts alike."""
-_MOST_CANDIDATES = 64
-"""Training prompts of a bucket that one held-out prompt is held against: in larger buckets all are alike."""
+"""Slots of the table of ignored 5-grams. With 1,000 entries, 1 in 1,000 other 5-grams is ignored as well."""
+_MAX_CANDIDATES = 64
+"""Training prompts of a bucket that a held-out prompt is compared with; those of larger buckets are all similar."""
 
 
 @dataclass
 class NearDuplicates:
-    """Collects signatures while rows stream by, then counts. 200,000 rows take 100 MB."""
+    """Collects signatures of streamed rows, then counts. 200,000 rows take 100 MB."""
 
     reason: str = ""
-    """Why there is no count; '' where there is one."""
+    """Why there is no count; '' if there is one."""
     _pending: list[tuple[str, str, bytes]] = field(default_factory=list)
     """Side, text and prompt key of rows without a signature yet."""
     _characters: int = 0
@@ -51,7 +51,7 @@ class NearDuplicates:
     _prompts: dict[str, list[bytes]] = field(default_factory=dict)
 
     def add(self, side: str, example: Example) -> None:
-        """Take in one row of `train`, `validation` or `test`."""
+        """Add a row of `train`, `validation` or `test`."""
         if self.reason:
             return
         self._rows += 1
@@ -59,16 +59,16 @@ class NearDuplicates:
             self.reason = TOO_MANY
             self._pending, self._signatures, self._prompts = [], {}, {}
             return
-        text = said_in_prompt(example).lower()[:_LONGEST]
+        text = prompt_words(example).lower()[:_LONGEST]
         self._pending.append((side, text, keys_of(example).prompt))
         self._characters += len(text)
         if len(self._pending) >= _BATCH_ROWS or self._characters >= _BATCH_CHARACTERS:
             self._flush()
 
     def count(self, side: str) -> int | None:
-        """Rows of that side whose prompt does not train and is similar to one that does; None where there are too many.
+        """Rows of a split whose prompt is not in training but similar to one that is; None with too many rows.
 
-        Raises nothing for a side without rows: none are similar.
+        0 for a split without rows.
         """
         self._flush()
         if self.reason:
@@ -96,7 +96,7 @@ class NearDuplicates:
 
 
 def _grams(texts: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """(hashes of all 5-grams, text after text; (N + 1,) where each text's begin). A shorter text is padded to one."""
+    """(hashes of all 5-grams, text after text; (N + 1,) their start per text). A shorter text is padded."""
     padded = [text.ljust(_GRAM, "\0") for text in texts]
     points = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.uint64)
     lengths = np.array([len(text) for text in padded])
@@ -107,12 +107,12 @@ def _grams(texts: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     hashes ^= hashes >> np.uint64(29)
     within = np.ones(len(points), dtype=bool)
     for place in range(1, _GRAM):
-        within[ends - place] = False  # a 5-gram that begins here would reach into the next text
+        within[ends - place] = False  # a 5-gram from here would extend into the next text
     return hashes[within[: len(hashes)]], np.concatenate([[0], (lengths - _GRAM + 1).cumsum()])
 
 
 def _common_grams(grams: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """(_SLOTS,) whether a 5-gram of that slot is in more than half of the first texts."""
+    """(_SLOTS,) whether a 5-gram of this slot is in more than half of the sample."""
     table = np.zeros(_SLOTS, dtype=bool)
     count = min(_SAMPLE, len(starts) - 1)
     if count >= 20:
@@ -123,7 +123,7 @@ def _common_grams(grams: np.ndarray, starts: np.ndarray) -> np.ndarray:
 
 
 def _without(grams: np.ndarray, starts: np.ndarray, common: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The 5-grams that are left of each text; of a text that has none left, all."""
+    """The 5-grams of each text without the common ones; all of them if none would be left."""
     kept = ~common[_slot(grams)]
     texts = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
     left = np.bincount(texts, weights=kept, minlength=len(starts) - 1)
@@ -138,14 +138,14 @@ def _slot(grams: np.ndarray) -> np.ndarray:
 
 def _signatures(grams: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """(N, 128) uint32."""
-    from rensa import RMinHash  # a compiled module: only where it is needed
+    from rensa import RMinHash  # a compiled extension, loaded only when needed
 
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(grams, starts.astype(np.uint64), _MINIMA, _SEED)
     return np.array(matrix.to_rows(), dtype=np.uint32)
 
 
 def _similar(held: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """(N,) whether a row of `held` has a similar one in `train`, by bands that agree and then by the estimate."""
+    """(N,) whether a row of `held` has a similar row in `train`: equal bands first, then the estimate."""
     found = np.zeros(len(held), dtype=bool)
     for band in range(_BANDS):
         columns = slice(band * _MINIMA // _BANDS, (band + 1) * _MINIMA // _BANDS)
@@ -154,7 +154,7 @@ def _similar(held: np.ndarray, train: np.ndarray) -> np.ndarray:
         open_ = np.flatnonzero(~found)
         asked = _band(held[open_, columns])
         first, last = (known[order].searchsorted(asked, side) for side in ("left", "right"))
-        for nth in range(min(_MOST_CANDIDATES, int((last - first).max(initial=0)))):
+        for nth in range(min(_MAX_CANDIDATES, int((last - first).max(initial=0)))):
             these = (first + nth < last) & ~found[open_]
             mine, theirs = open_[these], order[first[these] + nth]
             found[mine] |= (held[mine] == train[theirs]).mean(1) >= THRESHOLD
@@ -162,7 +162,7 @@ def _similar(held: np.ndarray, train: np.ndarray) -> np.ndarray:
 
 
 def _band(minima: np.ndarray) -> np.ndarray:
-    """(N,) one hash of each row's minima."""
+    """(N,) a hash of each row's minima."""
     mixed = np.zeros(len(minima), dtype=np.uint64)
     for column in minima.T:
         mixed = (mixed ^ column) * np.uint64(0x9E3779B97F4A7C15)

@@ -1,4 +1,4 @@
-"""How much of a held-out split the training rows know already: prompts, answers, and both in one row."""
+"""Count the held-out rows whose prompt, answer, or both also occur in training rows."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from engine.data.keys import KeyTable, group_numbers
 from engine.runs.overlap import SplitOverlap
 
 Place = tuple[str, int]
-"""A given split and the number of a row in it, from 0."""
+"""A given split and the index of a row in it."""
 SHOWN = 5
-"""Pairs of places that an overlap comes with."""
+"""Number of pairs of places that are given with an overlap."""
 
 
 @dataclass
 class Overlap:
-    """Of the rows of one split, how many occur in another."""
+    """Counts of the rows of one split that occur in another."""
 
     of: int
-    """Rows of the split that is held against the other."""
+    """Rows of the split that is compared with the other."""
     prompt: int
     """Rows whose prompt the other split has."""
     answer: int
-    """Rows whose answer the other split has: in classification nearly all."""
+    """Rows whose answer the other split has: nearly all in classification."""
     both: int
-    """Rows that the other split has with the same prompt and answer in one row."""
+    """Rows whose prompt and answer the other split has in one row."""
     near: int | None = None
-    """Rows whose prompt is not in the other split, but a similar one is; None where that was not computed."""
+    """Rows whose prompt is not in the other split, but a similar one is; None if not computed."""
     near_reason: str = "not computed"
     """Why `near` is None."""
     where: list[tuple[Place, Place]] = field(default_factory=list)
     """The first pairs of rows with the same prompt."""
 
     def with_places(self, where: Callable[[Place], str]) -> SplitOverlap:
-        """For results and screens, with the rows' places in their files."""
+        """The same for results and screens, with the rows' places in their files."""
         return SplitOverlap(
             of=self.of,
             prompt=self.prompt,
@@ -48,12 +48,12 @@ class Overlap:
         )
 
 
-Rows = list[tuple[str, np.ndarray]]
-"""Given splits and the numbers of rows in them."""
+RowIndices = list[tuple[str, np.ndarray]]
+"""Given splits and indices of rows in them."""
 
 
-def overlap(keys: dict[str, KeyTable], one: Rows, other: Rows) -> Overlap:
-    """How many of the rows in `one` occur in `other`."""
+def overlap(keys: dict[str, KeyTable], one: RowIndices, other: RowIndices) -> Overlap:
+    """Count the rows of `one` that occur in `other`."""
     prompt = group_numbers([_picked(keys, rows, "prompts") for rows in (one, other)])
     answer = group_numbers([_picked(keys, rows, "answers") for rows in (one, other)])
     pairs = [np.stack([p, a], axis=1).astype(np.uint64) for p, a in zip(prompt, answer, strict=True)]
@@ -71,14 +71,14 @@ def overlap(keys: dict[str, KeyTable], one: Rows, other: Rows) -> Overlap:
 def _pairs(
     mine: np.ndarray, theirs: np.ndarray, places: list[Place], other: list[Place], found: np.ndarray
 ) -> list[tuple[Place, Place]]:
-    """The first rows that are found, each with the first row of the other side that has its prompt."""
+    """The first overlapping rows, each with the first row of the other split that has its prompt."""
     first = [int(np.flatnonzero(theirs == mine[number])[0]) for number in np.flatnonzero(found)[:SHOWN]]
     return [(places[n], other[m]) for n, m in zip(np.flatnonzero(found)[:SHOWN].tolist(), first, strict=True)]
 
 
-def _picked(keys: dict[str, KeyTable], rows: Rows, part: str) -> np.ndarray:
+def _picked(keys: dict[str, KeyTable], rows: RowIndices, part: str) -> np.ndarray:
     return np.concatenate([getattr(keys[name], part)[numbers] for name, numbers in rows])
 
 
-def _places(rows: Rows) -> list[Place]:
+def _places(rows: RowIndices) -> list[Place]:
     return [(name, int(number)) for name, numbers in rows for number in numbers]

@@ -1,7 +1,7 @@
-"""Tokenized rows as columns: what is stored of each row, and how a batch of rows is packed into arrays.
+"""Tokenized rows as columns: what is stored per row, and packing a batch of rows into arrays.
 
-Every row that was read has an entry, also one that is left out: its `kind` says why and its `text` holds the details.
-Ragged columns (token ids, spans, texts …) are stored end to end; a column of sizes says how much belongs to each row.
+Every row that was read has an entry. For rows that are left out, `kind` is the reason and `text` has the details.
+Ragged columns (token ids, spans, texts, …) are stored end to end, next to a column of sizes.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from engine.data.conversation import Problem
 from engine.data.tokens import IGNORED, Row
 
 CUT, OWN_PROMPT, WEIGHTED = 1, 2, 4
-"""Bits of `flags`. OWN_PROMPT: the prompt is not a prefix of the ids and is stored by itself."""
+"""Bits of `flags`. OWN_PROMPT: the prompt is not a prefix of the ids and is stored separately."""
 NO_LINE = (1 << 32) - 1
-"""`line` of a place that does not end in a number."""
+"""`line` of a place without a number at its end."""
 COLUMNS = {
     "size": "<u4",
     "ids": "<u4",
@@ -44,21 +44,21 @@ COLUMNS = {
 }
 """Column -> type. `ids` are narrowed to 16 bits where the vocabulary allows it."""
 ASSIGNED = {"side": "|u1", "reason": "<u2", "item": "<i4"}
-"""Columns that are known when all rows have been read. `side`: the number of the split that a row belongs to. `reason`:
-why it is left out, a number in the table `kinds`; 0 for rows in use. `item`: rows of one prompt share it; -1 where
-unknown."""
+"""Columns that are known after all rows were read. `side`: index of the row's split. `reason`: why it is left out, an
+index in the table `kinds`; 0 for rows in use. `item`: number of the evaluation item, equal for rows of one prompt; -1
+if unknown."""
 REFERENCE = 255
-"""`side` of rows that were not read: those for further accepted answers of test rows."""
+"""`side` of rows that are not in the data: those for further accepted answers of test rows."""
 TABLES = {"kind": "kinds", "notes": "notes", "file": "files"}
-"""Column of numbers -> the table that they index. Entry 0 of `kinds` stands for a usable row."""
+"""Column of indices -> the table that they refer to. Entry 0 of `kinds` means a usable row."""
 _PLACE = re.compile(r"(.*) (\d{1,9})", re.DOTALL)
 
 Result = Row | Problem
 
 
 @dataclass
-class Batch:
-    """Some rows, packed."""
+class PackedBatch:
+    """A batch of packed rows."""
 
     count: int
     columns: dict[str, np.ndarray]
@@ -66,12 +66,12 @@ class Batch:
 
 
 def ids_type(vocabulary: int) -> str:
-    """The narrowest type for token ids below `vocabulary`."""
+    """The smallest type for token ids below `vocabulary`."""
     return "<u2" if vocabulary <= 1 << 16 else "<u4"
 
 
-def pack(results: Sequence[Result], ids: str = COLUMNS["ids"]) -> Batch:
-    """Rows and problems as columns, in order. `ids` is the type of token ids."""
+def pack(results: Sequence[Result], ids: str = COLUMNS["ids"]) -> PackedBatch:
+    """Pack rows and problems into columns, in order. `ids` is the type of token ids."""
     tables: dict[str, dict[Any, int]] = {"kinds": {"": 0}, "notes": {(): 0}, "files": {}}
     rows = [result for result in results if isinstance(result, Row)]
     packed = {
@@ -89,11 +89,11 @@ def pack(results: Sequence[Result], ids: str = COLUMNS["ids"]) -> Batch:
         **_places([result.where for result in results], tables["files"]),
     }
     listed = {name: [list(key) if isinstance(key, tuple) else key for key in table] for name, table in tables.items()}
-    return Batch(len(results), packed, listed)
+    return PackedBatch(len(results), packed, listed)
 
 
 def _spans(results: Sequence[Result], rows: Sequence[Row]) -> dict[str, np.ndarray]:
-    """Stretches of tokens in the loss: [start, stop) pairs. ValueError where a label is not the token's own id."""
+    """Spans of tokens in the loss as [start, stop) pairs. Raises ValueError if a label differs from its token id."""
     sizes = np.array([len(row.input_ids) for row in rows], dtype=np.int64)
     labels = _flat((row.labels for row in rows), "<i8")
     trained = labels != IGNORED
@@ -143,7 +143,7 @@ def _references(result: Result) -> str:
 
 
 def _places(places: Sequence[str], files: dict[Any, int]) -> dict[str, np.ndarray]:
-    """`train.jsonl line 7` as the number of `train.jsonl line` in a table, and 7."""
+    """Split `train.jsonl line 7` into the index of `train.jsonl line` in a table, and 7."""
     numbers, lines = [], []
     for place in places:
         found = _PLACE.fullmatch(place)

@@ -1,7 +1,7 @@
-"""Work on the batches of a data set in several processes, with the results in the order of the batches.
+"""Process the batches of a data set in several processes, with results in the order of the batches.
 
-Every process reads the whole source and works on every n-th batch: reading is cheap beside tokenizing, and no row is
-sent from one process to another. Processes are forked, ignore Ctrl-C (their parent ends them) and end with the parent.
+Every process reads the complete source and processes every n-th batch: reading is cheap compared to tokenizing, and no
+rows are sent between processes. Processes are forked, ignore Ctrl-C (the parent ends them) and exit with the parent.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ Item = TypeVar("Item")
 Done = TypeVar("Done")
 
 BATCH = 1024
-"""Rows of a batch."""
+"""Rows per batch."""
 WORTH_FORKING = 20_000
-"""Rows from which more processes save more time than they cost."""
+"""Rows from which several processes are faster than one."""
 MAX_PROCESSES = 8
-"""Beyond this many, reading in every process costs more than it saves."""
+"""With more processes, reading in each of them takes longer than they save."""
 
 
 def processes_for(rows: int) -> int:
-    """How many processes to tokenize so many rows with."""
+    """The number of processes for tokenizing this many rows."""
     if rows < WORTH_FORKING or not sys.platform.startswith("linux"):
         return 1
     return min(MAX_PROCESSES, len(os.sched_getaffinity(0)))
 
 
 def batched(items: Iterable[Item], size: int = BATCH) -> Iterator[list[Item]]:
-    """Lists of `size` items, the last one shorter."""
+    """Lists of `size` items; the last one may be shorter."""
     rest = iter(items)
     while batch := list(islice(rest, size)):
         yield batch
 
 
 def in_order(batches: Callable[[], Iterator[Item]], work: Callable[[Item], Done], processes: int) -> Iterator[Done]:
-    """`work` on each batch, results in order. `batches` is called once in every process and gives the same each time.
+    """Apply `work` to each batch, with results in order. `batches` runs in every process and must be deterministic.
 
-    Raises what `work` or `batches` raise, and RunFailed where a process is killed.
+    Raises what `work` or `batches` raise, and RunFailed if a process is killed.
     """
     if processes == 1:
         yield from map(work, batches())
@@ -79,7 +79,7 @@ def _start(
     parent = os.getpid()
 
     def run() -> None:
-        # A process that holds the reading end of a pipe would keep its writer waiting when the parent is gone.
+        # A process with an open read end of a pipe would block its writer after the parent has exited.
         for end in (*others, ours):
             end.close()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -100,7 +100,7 @@ def _start(
 def _messages(
     batches: Callable[[], Iterator[Item]], work: Callable[[Item], Done], number: int, processes: int
 ) -> Iterator[tuple[Any, ...]]:
-    """("done", result) for each batch of this process, at last ("end",); a UserError in its parts, else a traceback."""
+    """("done", result) for each batch of this process, then ("end",); a UserError as its parts, else a traceback."""
     try:
         for batch in islice(batches(), number, None, processes):
             yield "done", work(batch)
@@ -118,7 +118,7 @@ def _receive(process: multiprocessing.process.BaseProcess, end: Connection) -> t
         process.join()
         status = process.exitcode or 0
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
-        raise RunFailed(f"a process that prepares rows ended unexpectedly ({how})") from error
+        raise RunFailed(f"a data preparation process exited unexpectedly ({how})") from error
 
 
 def _result(message: tuple[Any, ...]) -> Any:

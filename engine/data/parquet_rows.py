@@ -1,4 +1,4 @@
-"""Rows of Parquet files, in batches whose size bounds what a compressed file can grow to in memory."""
+"""Read Parquet files in batches whose size limits the memory of decompressed rows."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from engine.config.errors import UserError
-from engine.data.row_limits import ROWS_LIMIT, Raw, row, too_many_rows
-from engine.data.safe_open import BOMB_FLOOR, BOMB_RATIO, regular
+from engine.data.row_limits import ROWS_LIMIT, RawRow, row, too_many_rows
+from engine.data.safe_open import BOMB_FLOOR, BOMB_RATIO, regular, unreadable
 
 _BATCH_BYTES = 256 << 20
-"""Decoded at a time, should every value of a batch be the largest that its column can hold."""
+"""Decoded bytes of a batch if every value were as large as its column allows."""
 _BATCH_ROWS = (16, 1024)
 
 
-def read_parquet(path: Path, name: str) -> Iterator[Raw]:
-    """Rows numbered from 1. UserError for damaged files and for those that grow beyond bounds."""
-    from pyarrow import parquet
+def read_parquet(path: Path, name: str) -> Iterator[RawRow]:
+    """Rows, numbered from 1. Raises UserError for damaged files and decompression bombs."""
+    from pyarrow import parquet  # slow to import, and only needed for Parquet files
 
     size = regular(path, name)
     count = grown = 0
@@ -36,17 +36,18 @@ def read_parquet(path: Path, name: str) -> Iterator[Raw]:
 
 @contextmanager
 def _readable(name: str) -> Iterator[None]:
-    import pyarrow
+    import pyarrow  # loaded already by the caller
 
     try:
         yield
     except OSError as error:
-        if error.errno is None:  # what pyarrow raises for damaged pages
+        if error.errno is None:  # pyarrow raises this for damaged pages
             raise _damaged(error, name) from error
-        do = "check the path and its permissions"
-        raise UserError(f"cannot be read: {error.strerror}", name, do, code="data.unreadable") from error
+        raise unreadable(error, name) from error
     except UnicodeDecodeError as error:
-        raise UserError("text that is not UTF-8", name, "write the file again", code="data.not_utf8") from error
+        raise UserError(
+            "invalid UTF-8 in the Parquet file", name, "write the file again", code="data.not_utf8"
+        ) from error
     except pyarrow.ArrowException as error:
         raise _damaged(error, name) from error
 
@@ -57,7 +58,7 @@ def _damaged(error: Exception, name: str) -> UserError:
 
 
 def _batch_rows(metadata: Any) -> int:
-    """Rows per batch. A dictionary page repeats one value at no cost; none is larger than its column chunk."""
+    """Rows per batch. Values in a dictionary page can repeat at no cost; none is larger than its column chunk."""
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     largest = max(
         (group.column(index).total_uncompressed_size for group in groups for index in range(group.num_columns)),
@@ -67,12 +68,12 @@ def _batch_rows(metadata: Any) -> int:
 
 
 def _promised(metadata: Any) -> int:
-    """Bytes of the unpacked pages, as the file itself says."""
+    """Bytes of the uncompressed pages according to the file's metadata."""
     return sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
 
 
 def _size(value: Any) -> int:
-    """Characters and bytes in a value: what dictionary pages repeat."""
+    """Characters and bytes of a value, which dictionary pages can repeat."""
     if isinstance(value, str | bytes):
         return len(value)
     if isinstance(value, dict):
@@ -82,5 +83,5 @@ def _size(value: Any) -> int:
 
 def _refuse_bomb(grown: int, size: int, name: str) -> None:
     if grown > max(BOMB_FLOOR, BOMB_RATIO * size):
-        what = f"grows from {size:,} to more than {grown:,} bytes"
+        what = f"decompresses from {size:,} to more than {grown:,} bytes"
         raise UserError(what, name, "if this is intended, write it as .jsonl", code="data.grows_too_large")

@@ -1,8 +1,8 @@
-"""Conversations of one shape through a template with one rendering each.
+"""Render conversations of the same shape once each, by a pattern learned from a few of them.
 
-A few conversations of a shape are rendered with their generation prompts, exactly. Where all show the same pattern
-(the text before and behind each answer), the answers of the others are found by it in their one rendering. A
-conversation that does not match the pattern to the letter, or with a special token in its text, is rendered exactly.
+A few conversations of a shape are rendered exactly, with their generation prompts. If all show the same pattern (the
+text before and after each answer), it locates the answers of the others in a single rendering. A conversation that
+does not match the pattern literally, or that contains a special token, is rendered exactly.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from typing import Any, NamedTuple
 
 from engine.data.chat_template import ERRORS
 from engine.data.conversation import Example, Problem
-from engine.data.rendering import Rendered, Renderer, Turn, holds, shared_length
+from engine.data.rendering import AnswerPosition, Rendered, Renderer, holds, shared_length
 from engine.data.shapes import Shape, shape_of
 
 SAMPLES = 4
-"""Conversations of a shape that are rendered exactly, of each batch."""
+"""Conversations per shape and batch that are rendered exactly."""
 WORTHWHILE = 12
-"""Conversations of one shape in a batch from which on a pattern is looked for."""
+"""Conversations of a shape in a batch from which a pattern saves time."""
 _KEY_TOKENS = 3
-"""Special tokens at the end of a generation prompt that may belong to its key."""
+"""Special tokens at the end of a generation prompt that are tried as the start of its key."""
 
 
 class AnswerPattern(NamedTuple):
-    """What a template writes around one answer."""
+    """What a template writes around an answer."""
 
     around: tuple[str, str] | None
-    """What it writes between the generation prompt and the content, and behind the content up to and with the
-    end-of-turn token; None for messages that have more than a content: there only special tokens are counted."""
+    """The text between the generation prompt and the content, and after the content up to and including the end-of-turn
+    token; None for messages with more than a content, where only special tokens are counted."""
     specials: int
     closed: bool
     weight: float
@@ -39,24 +39,24 @@ class AnswerPattern(NamedTuple):
 
 @dataclass(frozen=True)
 class Pattern:
-    """What all conversations of a shape have in common."""
+    """The structure that all conversations of a shape share."""
 
     key: str
-    """The end of every generation prompt, as far back as it takes to be found nowhere else."""
+    """The end of every generation prompt, long enough to occur nowhere else."""
     anchor: str
-    """The same from its last special token on."""
+    """The key from its last special token on."""
     answers: tuple[AnswerPattern | None, ...]
-    """Of each assistant message in order; None for those that are not in the loss."""
+    """Per assistant message, in order; None for messages that are not in the loss."""
     messages: tuple[int, ...]
-    """Their indices."""
+    """Indices of the assistant messages."""
     tail: str
-    """Behind the last answer."""
+    """The text after the last answer."""
     notes: tuple[str, ...]
     specials: int
 
     @classmethod
     def of(cls, example: Example, rendered: Rendered, renderer: Renderer) -> Pattern | None:
-        """The pattern that one exactly rendered conversation shows; None where it is not one to go by."""
+        """The pattern of an exactly rendered conversation; None if it has no usable one."""
         messages = example.messages or []
         numbers = tuple(n for n, message in enumerate(messages) if message["role"] == "assistant")
         last = rendered.turns[-1]
@@ -73,8 +73,8 @@ class Pattern:
         tail = rendered.whole[last.stop :]
         return cls(key, last.anchor, tuple(answers), numbers, tail, rendered.notes, rendered.specials)
 
-    def match(self, example: Example, whole: str, renderer: Renderer) -> list[Turn] | None:
-        """The answers in a conversation's text; None where it is not as the pattern says."""
+    def match(self, example: Example, whole: str, renderer: Renderer) -> list[AnswerPosition] | None:
+        """The answers in a conversation's text; None if the text does not match the pattern."""
         places = _places(whole, self.key, len(self.messages))
         marks: list[int] = []
         turns, stop = [], -1
@@ -95,13 +95,15 @@ class Pattern:
                 return None
             stop = found
             turns.append(
-                Turn(number, place, stop, answer.specials, answer.closed, answer.weight, answer.before, self.anchor)
+                AnswerPosition(
+                    number, place, stop, answer.specials, answer.closed, answer.weight, answer.before, self.anchor
+                )
             )
         return turns if turns and whole[stop:] == self.tail else None
 
 
-def _key(whole: str, last: Turn, answers: int, renderer: Renderer) -> str:
-    """The end of the generation prompt from one of its last special tokens on, where it is found once an answer."""
+def _key(whole: str, last: AnswerPosition, answers: int, renderer: Renderer) -> str:
+    """The end of the generation prompt from one of its last special tokens on that occurs exactly once per answer."""
     marks = list(renderer.special.pattern.finditer(whole, 0, last.start))
     for mark in marks[: -_KEY_TOKENS - 1 : -1]:
         if whole.count(whole[mark.start() : last.start]) == answers:
@@ -110,7 +112,7 @@ def _key(whole: str, last: Turn, answers: int, renderer: Renderer) -> str:
 
 
 def _places(whole: str, key: str, count: int) -> list[int]:
-    """Where the text behind each key begins; [] where there are not as many as assistant messages."""
+    """Start of the text after each key; [] if the number of keys differs from that of assistant messages."""
     if whole.count(key) != count:
         return []
     places: list[int] = []
@@ -119,7 +121,7 @@ def _places(whole: str, key: str, count: int) -> list[int]:
     return places
 
 
-def _answer(message: dict[str, Any], whole: str, turn: Turn) -> AnswerPattern | None:
+def _answer(message: dict[str, Any], whole: str, turn: AnswerPosition) -> AnswerPattern | None:
     facts = (turn.specials, turn.closed, turn.weight, turn.before)
     if len(message) > 2:
         return AnswerPattern(None, *facts) if turn.closed else None
@@ -132,7 +134,7 @@ def _answer(message: dict[str, Any], whole: str, turn: Turn) -> AnswerPattern | 
 
 
 def _stop(whole: str, start: int, ahead: str, behind: str, content: str) -> int:
-    """Where an answer ends whose content is written as it is, or without the white space around it; 0 for neither."""
+    """End of an answer whose content is rendered unchanged or stripped; 0 if it is neither."""
     if not whole.startswith(ahead, start):
         return 0
     start += len(ahead)
@@ -143,13 +145,13 @@ def _stop(whole: str, start: int, ahead: str, behind: str, content: str) -> int:
 
 
 def _counted_stop(marks: list[int], answer: AnswerPattern) -> int:
-    """Where an answer ends, by the special tokens up to there."""
+    """End of an answer, by the number of special tokens before it."""
     return marks[answer.before + answer.specials - 1]
 
 
 @dataclass
 class PatternRenderer:
-    """Renders batches of conversations: the same results as `Renderer.render`, with one rendering for most."""
+    """Renders batches of conversations with the results of `Renderer.render`, mostly by one rendering each."""
 
     renderer: Renderer
     _unusable: set[Shape] = field(default_factory=set)
@@ -174,11 +176,11 @@ class PatternRenderer:
         head = self._head([results[number] for number, _ in samples]) if pattern else ""
         for number, example in group:
             if number not in results:
-                made = self._quick(example, pattern, head) if pattern else None
-                results[number] = made or self.renderer.render(example)
+                rendered = self._quick(example, pattern, head) if pattern else None
+                results[number] = rendered or self.renderer.render(example)
 
     def _pattern(self, shape: Shape, samples: list[tuple[Example, Rendered | Problem]]) -> Pattern | None:
-        """The pattern that all samples show, and none where an earlier batch of the shape had none."""
+        """The pattern that all samples share; None if there is none, or was none in an earlier batch of the shape."""
         if shape in self._unusable:
             return None
         found = {self._sample(example, rendered) for example, rendered in samples}
@@ -188,7 +190,7 @@ class PatternRenderer:
         return found.pop()
 
     def _sample(self, example: Example, rendered: Rendered | Problem) -> Pattern | None:
-        """The pattern of one sample, where going by it gives the sample itself."""
+        """The pattern of a sample, if applying it reproduces the sample."""
         if isinstance(rendered, Problem) or self._text(example) != rendered.whole:
             return None
         pattern = Pattern.of(example, rendered, self.renderer)
@@ -197,7 +199,7 @@ class PatternRenderer:
         return pattern
 
     def _head(self, samples: Sequence[Rendered | Problem]) -> str:
-        """The beginning that the samples share, cut behind its last special token."""
+        """The shared prefix of the samples, up to and including its last special token."""
         wholes = [one.whole for one in samples if isinstance(one, Rendered)]
         shared = wholes[0]
         for whole in wholes[1:]:
@@ -206,10 +208,10 @@ class PatternRenderer:
         return shared[: ends[-1]] if ends else ""
 
     def _quick(self, example: Example, pattern: Pattern, head: str) -> Rendered | None:
-        """The conversation by its pattern; None where it has to be rendered exactly."""
+        """Render a conversation by its pattern; None if it must be rendered exactly."""
         messages = example.messages or []
         whole = self._text(example)
-        if whole is None or not all(self._as_it_stands(message["content"], whole) for message in messages):
+        if whole is None or not all(self._unchanged(message["content"], whole) for message in messages):
             return None
         turns = pattern.match(example, whole, self.renderer)
         if turns is None:
@@ -217,8 +219,8 @@ class PatternRenderer:
         target = self.renderer.target(messages[-1], whole, turns[-1])
         return Rendered(whole, turns, target, pattern.notes, pattern.specials, head if whole.startswith(head) else "")
 
-    def _as_it_stands(self, content: str, whole: str) -> bool:
-        """Whether a text has no special tokens and the template writes it unchanged, but for white space around it."""
+    def _unchanged(self, content: str, whole: str) -> bool:
+        """Whether a text has no special tokens and is rendered unchanged, except for surrounding white space."""
         return (content in whole or content.strip() in whole) and not self.renderer.special.within(content)
 
     def _text(self, example: Example) -> str | None:

@@ -1,4 +1,4 @@
-"""What a preparation found: the rows of every split, what became of every row that was read, and why."""
+"""The result of preparing a data set: the rows of each split, and why other rows are left out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from engine.config.errors import Notice
 from engine.data.column_usage import ColumnUse
 from engine.data.counts import SHOWN, SPLITS
-from engine.data.store import Columns
+from engine.data.store import ColumnStore
 from engine.data.tokenized import TokenizedRows
 from engine.runs.overlap import SplitOverlap
 
@@ -25,10 +25,10 @@ class Places(msgspec.Struct):
 
 
 class Facts(msgspec.Struct):
-    """What is known of a preparation beyond its rows; stored as JSON beside them."""
+    """Facts about a preparation besides its rows; stored as JSON next to them."""
 
     source: str
-    """One sentence: what was read."""
+    """One sentence on what was read."""
     source_fingerprint: str
     files: dict[str, list[str]]
     notes: list[str]
@@ -37,7 +37,7 @@ class Facts(msgspec.Struct):
     template: str
     split_version: int
     split: list[str]
-    """What the split did, one sentence each."""
+    """Sentences on what the split did."""
     read: dict[str, int]
     """Given split -> rows that were read."""
     columns: list[ColumnUse]
@@ -46,15 +46,15 @@ class Facts(msgspec.Struct):
     """Distinct prompts among the test rows."""
     duplicates: Places
     same_prompt: Places
-    """Training rows whose prompt has another answer in an earlier row."""
+    """Training rows whose prompt has a different answer in an earlier row."""
     repeated_prompts: int
-    """Prompts with more than one answer in the training rows."""
+    """Prompts with several answers in the training rows."""
     distinct_answers: int
-    """In the training rows."""
+    """Distinct answers in the training rows."""
     notices: list[Notice]
-    """Of the format and of the split."""
+    """Warnings of the format and the split."""
     fingerprint: str = ""
-    """Of the rows in use."""
+    """Fingerprint of the rows in use."""
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,16 @@ class LeftOut:
 
 @dataclass
 class Preparation:
-    """Rows and facts, before anybody decides whether they are good enough to train on."""
+    """Rows and facts, before the decision whether they are good enough to train on."""
 
-    columns: Columns
+    columns: ColumnStore
     facts: Facts
     notices: tuple[Notice, ...] = ()
-    """Of the preparation itself: where it could not be cached."""
+    """Warnings of the preparation: that it could not be cached."""
 
     @property
     def read(self) -> int:
-        """Rows that were read. Stored behind them are rows for further accepted answers (`references`)."""
+        """Number of rows that were read. Rows for further accepted answers (`references`) are stored after them."""
         return sum(self.facts.read.values())
 
     @property
@@ -98,11 +98,11 @@ class Preparation:
         }
 
     def left_out(self, name: str) -> list[LeftOut]:
-        """Why rows of a split are left out, in the order in which the reasons appear."""
+        """The reasons why rows of a split are left out, in order of appearance."""
         return [self._reason(numbers) for numbers in self._left_out(name)]
 
     def lengths_left_out(self, name: str) -> np.ndarray:
-        """Tokens of the rows of a split that were tokenized and are left out."""
+        """Tokens per row of a split's rows that were tokenized and left out."""
         lengths = [self.columns["length"][numbers] for numbers in self._left_out(name)]
         return np.concatenate(lengths).astype(np.int64) if lengths else np.zeros(0, dtype=np.int64)
 

@@ -1,9 +1,9 @@
-"""What is told of a preparation: the account of every row and column, counts, and warnings."""
+"""Report on a preparation: account of every row and column, counts, and warnings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -11,15 +11,13 @@ import numpy as np
 from engine.config.errors import Notice
 from engine.config.text import amount, percent
 from engine.data.counts import SHOWN, SPLITS
+from engine.data.preparation import Preparation
 from engine.data.problem_kinds import REASONS as TOKENIZING
 from engine.data.row_notes import meaning
-
-if TYPE_CHECKING:
-    from engine.data.preparation import Preparation
-    from engine.data.tokenized import TokenizedRows
+from engine.data.tokenized import TokenizedRows
 
 FEW_ANSWERS = 5
-"""With at least this many rows per distinct answer the answers are labels: two for one prompt are a conflict."""
+"""With at least this many rows per distinct answer, answers are labels, and two for one prompt are a conflict."""
 
 
 def about(done: Preparation) -> dict[str, Any]:
@@ -46,7 +44,7 @@ def about(done: Preparation) -> dict[str, Any]:
 
 
 def account(done: Preparation) -> dict[str, Any]:
-    """Where every column and every row went; in `account` train + validation + test + all left out = read."""
+    """The use of every column and row; in `account`, train + validation + test + left out = read."""
     facts = done.facts
     return {
         "columns": msgspec.to_builtins(facts.columns),
@@ -63,7 +61,7 @@ def account(done: Preparation) -> dict[str, Any]:
 
 
 def _given_spans(done: Preparation) -> Iterator[tuple[str, range]]:
-    """Given splits, and which of the stored rows are theirs."""
+    """Given splits and the range of their stored rows."""
     start = 0
     for name, count in done.facts.read.items():
         yield name, range(start, start + count)
@@ -71,7 +69,7 @@ def _given_spans(done: Preparation) -> Iterator[tuple[str, range]]:
 
 
 def _given(done: Preparation, span: range) -> dict[str, Any]:
-    """What became of the rows of one given split."""
+    """The splits to which the rows of a given split went."""
     part = slice(span.start, span.stop)
     used = done.columns["reason"][part] == 0
     sides = np.bincount(done.columns["side"][part][used], minlength=len(SPLITS)).tolist()
@@ -92,29 +90,28 @@ def _left_out(done: Preparation, span: range) -> dict[str, dict[str, Any]]:
 
 
 def warnings(done: Preparation) -> list[Notice]:
-    """What a person should know before the run, one sentence each."""
-    told = [*done.facts.notices]
+    """Warnings before a run, one sentence each."""
+    notices = [*done.facts.notices]
     for name in SPLITS:
         for found in done.left_out(name):
             if found.kind not in _TOLD_BY_SPLIT:
                 why = reason_of(found.kind)[1]
                 text = f"{amount(found.rows, f'{name} row')} left out: {why} (first: {found.where[0]})"
-                told.append(Notice("data.rows_left_out", text))
+                notices.append(Notice("data.rows_left_out", text))
         rows = done.rows[name]
         if cut := int(rows.cut.sum()):
             first = rows.where(int(np.flatnonzero(rows.cut)[0]))
-            text = (
-                f"{cut:,} of {len(rows):,} {name} rows ({percent(cut / len(rows))}) cut at max_length (first: {first})"
-            )
-            told.append(Notice("data.rows_cut", text))
+            share = percent(cut / len(rows))
+            text = f"{cut:,} of {len(rows):,} {name} rows ({share}) truncated to max_length (first: {first})"
+            notices.append(Notice("data.rows_cut", text))
     for kind, noticed in _noted_together(done).items():
         code, text = meaning(kind)
-        told.append(Notice(code, f"{amount(noticed['rows'], 'row')}: {text} (first: {noticed['where'][0]})"))
-    return [*told, *_same_prompts(done), *_no_test_rows(done), *done.notices]
+        notices.append(Notice(code, f"{amount(noticed['rows'], 'row')}: {text} (first: {noticed['where'][0]})"))
+    return [*notices, *_same_prompts(done), *_no_test_rows(done), *done.notices]
 
 
 def _no_test_rows(done: Preparation) -> Iterator[Notice]:
-    """Without test rows a run trains and is not scored; the split knows why where it assigned none."""
+    """Warn that the model is not scored because all test rows are left out; the split warns if it assigned none."""
     left_out = sum(found.rows for found in done.left_out("test"))
     if left_out and not len(done.rows["test"]):
         why = f"{amount(left_out, 'row')} left out"
@@ -122,7 +119,7 @@ def _no_test_rows(done: Preparation) -> Iterator[Notice]:
 
 
 def conflicting(done: Preparation) -> bool:
-    """Whether training rows with one prompt and several answers look like contradicting labels."""
+    """Whether training rows with one prompt and different answers look like conflicting labels."""
     facts = done.facts
     return bool(facts.same_prompt.rows) and facts.distinct_answers * FEW_ANSWERS <= len(done.rows["train"])
 
@@ -134,13 +131,13 @@ def _same_prompts(done: Preparation) -> Iterator[Notice]:
         share = percent(facts.same_prompt.rows / len(done.rows["train"]))
         text = (
             f"conflicting labels: {amount(facts.same_prompt.rows, 'training row')} ({share}) have the prompt of an "
-            f"earlier row and another answer (first: {one} and {other})"
+            f"earlier row and a different answer (first: {one} and {other})"
         )
         yield Notice("data.conflicting_labels", text)
 
 
 def noted(rows: TokenizedRows) -> dict[str, dict[str, Any]]:
-    """Note -> rows that have it, with places."""
+    """Note -> number of rows with it, and the first places."""
     found: dict[str, dict[str, Any]] = {}
     for number, notes in enumerate(rows.columns.tables["notes"]):
         places = np.flatnonzero(rows.note_numbers == number)
@@ -173,24 +170,23 @@ def _dropped(done: Preparation, name: str) -> dict[str, dict[str, Any]]:
 
 
 def reason_of(kind: str) -> tuple[str, str]:
-    """Stable code and sentence of a reason for leaving a row out."""
-    code = kind if "." in kind else "data." + kind.replace(" ", "_")
-    return code, REASONS.get(code, kind)
+    """Stable code and text of a reason for leaving a row out."""
+    return kind, REASONS.get(kind, kind)
 
 
 REASONS = {
-    "data.max_rows": "more training rows than data.max_rows",
+    "data.max_rows": "not selected by data.max_rows",
     "data.validation_overlaps": "validation row whose prompt is also in training or test",
-    "data.media": "image, audio or video content, and training is on text only",
+    "data.media": "image, audio or video content, but only text is supported",
     "data.empty": "prompt, answer or text is empty",
     "data.no_answer": "no answer to train on",
     "data.unknown_role": "message with an unknown role",
-    "data.no_label": "no label says whether the answer is good",
-    "data.scores": "answers and their scores do not match",
+    "data.no_label": "missing label",
+    "data.scores": "different numbers of answers and scores",
     "data.undesirable": "marked as undesirable by its label",
     "data.unanswerable": "question without an answer",
     **TOKENIZING,
 }
-"""Code -> why rows with it are left out."""
+"""Code -> reason why rows are left out."""
 _TOLD_BY_SPLIT = ("data.max_rows", "data.validation_overlaps")
-"""Reasons that the split has a sentence of its own for."""
+"""Reasons that the split reports itself."""

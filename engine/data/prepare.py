@@ -1,4 +1,4 @@
-"""Rows ready for the model: the one function behind check, preview, launch and run."""
+"""Prepare rows for the model. Check, preview, launch and run all use this function."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ from engine.data.preparation import Preparation
 from engine.data.preparation_report import about, reason_of, warnings
 from engine.data.problem_kinds import ANSWERS_LOST, DO, template_refusal
 from engine.data.source import Source, read
-from engine.data.store import Damaged
+from engine.data.store import DamagedStore
 from engine.data.tokenized import TokenizedRows
 
 REFUSED_SHARE = 0.3
-"""Above this share of rows with nothing to learn the data is not what the preset says it is."""
+"""With a larger share of rows without a token in the loss, the data does not match the settings."""
 _NOT_PROBLEMS = {"data.max_rows", "data.validation_overlaps"} | CHOSEN_OUT
-"""Reasons for leaving rows out that are no fault of the rows."""
+"""Reasons for leaving rows out that are not problems of the rows."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What every method trains on and is scored by."""
+    """The rows that every method trains on and is scored on."""
 
     train: TokenizedRows
     validation: TokenizedRows
     test: TokenizedRows
     references: TokenizedRows
-    """Of test rows with several accepted answers in one row: a row for each of the others."""
+    """A row for each further accepted answer of test rows with several answers."""
     about: dict[str, Any]
-    """JSON-able: source, format, template, splits, and everything that was counted, with places."""
+    """JSON-able: source, format, template, splits and all counts, with places."""
     warnings: list[Notice]
     fingerprint: str
-    """sha256 over the token rows of the three splits: equal for equal content, tokenizer and settings."""
+    """sha256 of the tokenized rows of the three splits: equal for equal content, tokenizer and settings."""
     split_version: int = SPLIT_VERSION
 
     @cached_property
     def test_items(self) -> list[EvaluationItem]:
-        """The test rows as they are scored."""
+        """The test rows as evaluation items."""
         return evaluation_items(self.test, self.references)
 
     @property
@@ -59,16 +59,16 @@ class Prepared:
 
 
 def quiet(what: str, done: int, total: int | None) -> None:
-    """Progress that nobody looks at."""
+    """A progress callback that does nothing."""
 
 
 def prepare(
     data: Data, max_length: int, tokenizer: Any, progress: Progress = quiet, split_version: int = SPLIT_VERSION
 ) -> Prepared:
-    """Read, understand, split and tokenize. Deterministic.
+    """Read, convert, split and tokenize a data set. Deterministic.
 
-    Raises UserError for anything wrong with the data, also when more than 30% of the rows of a file (or given split)
-    have no token in the loss, or no training row is left.
+    Raises UserError for invalid data, and if more than 30% of the rows of a file (or given split) have no token in the
+    loss or no training row is left.
     """
     done = preparation(data, max_length, tokenizer, progress, split_version)
     if refusal := refused(done):
@@ -88,7 +88,7 @@ def prepare(
 def preparation(
     data: Data, max_length: int, tokenizer: Any, progress: Progress = quiet, split_version: int = SPLIT_VERSION
 ) -> Preparation:
-    """Everything `prepare` does but refuse rows: what a check reports on."""
+    """`prepare` without refusing rows, for reports."""
     progress("reading", 0, None)
     source = read(data)
     files = file_digests(source)
@@ -96,7 +96,7 @@ def preparation(
     found, notices = _cached(key)
     if found:
         return found
-    with cache.draft(key) as draft:
+    with cache.pending_entry(key) as draft:
         with _unchanged(source, files):
             builder = Builder(data, source, tokenizer, max_length, split_version, progress)
             done, writer = builder.build(draft.folder)
@@ -110,7 +110,7 @@ def preparation(
 
 @contextmanager
 def _unchanged(source: Source, files: Digests | None) -> Iterator[None]:
-    """Files are read several times: UserError where they have changed in between, whatever came of it."""
+    """Raise UserError if the files change inside the block: they are read several times."""
     try:
         yield
     except (ValueError, LookupError, AssertionError) as error:
@@ -126,30 +126,30 @@ def _refuse_changes(source: Source, files: Digests | None, cause: Exception | No
 
 
 def _cached(key: str | None) -> tuple[Preparation | None, tuple[Notice, ...]]:
-    """The entry of that key; a damaged one is removed, and a notice says so."""
+    """The cache entry of a key. A damaged entry is removed, with a notice."""
     if key is None:
         return None, ()
     try:
         return cache.load(key), ()
-    except Damaged as error:
+    except DamagedStore as error:
         cache.remove(key)
         text = f"the cached preparation {key} was damaged ({error.what}): it was removed and is prepared again"
         return None, (Notice("data.cache_damaged", text),)
 
 
 def refused(done: Preparation) -> UserError | None:
-    """The error for data of which too many rows have nothing to learn, or that leaves no training row."""
+    """The error for data with too many unusable rows or without training rows; None for usable data."""
     held_out = [name for name in SPLITS if name not in done.facts.read]
     given = [["train", *held_out], *([name] for name in SPLITS[1:] if name not in held_out)]
     found = next((refusal for names in given if (refusal := _too_many_bad(done, names))), None)
     if found or len(done.rows["train"]):
         return found
-    do = "give it rows whose answer fits into train.max_length"
-    return UserError("no training rows are left", "data", do, code="data.no_training_rows")
+    do = "add rows whose answers fit into train.max_length"
+    return UserError("no training rows left", "data", do, code="data.no_training_rows")
 
 
 def _too_many_bad(done: Preparation, names: list[str]) -> UserError | None:
-    """Of a file's rows, whichever splits they went to: of a few held-out rows alone a single bad one would be many."""
+    """The share is over all rows of a file, because of a few held-out rows a single unusable one would be too many."""
     found = [one for name in names for one in done.left_out(name) if one.kind not in _NOT_PROBLEMS]
     bad, good = sum(one.rows for one in found), sum(len(done.rows[name]) for name in names)
     for lost in [one for one in found if one.kind in ANSWERS_LOST][:1]:
@@ -165,12 +165,12 @@ def _too_many_bad(done: Preparation, names: list[str]) -> UserError | None:
     if refusal := template_refusal(worst, first.what, counts[worst], bad + good, names[0], first.where[0]):
         return refusal
     why = reason_of(worst)[1]
-    what = f"{bad:,} of {bad + good:,} {names[0]} rows would train on nothing, mostly: {why} ({first.what})"
+    what = f"{bad:,} of {bad + good:,} {names[0]} rows have no token in the loss, mostly: {why} ({first.what})"
     do = (_REMEDIES | DO).get(worst, "correct the rows, or set data.format or data.map")
     return UserError(what, first.where[0], do, code="data.too_many_unusable_rows")
 
 
 _REMEDIES = {
-    "unknown role": "use user, assistant, system and tool",
-    "no answer": "set data.separator or data.map so that every row has an answer",
+    "data.unknown_role": "use user, assistant, system and tool",
+    "data.no_answer": "set data.separator or data.map so that every row has an answer",
 }

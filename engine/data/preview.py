@@ -1,6 +1,6 @@
-"""Preview of a data set without a tokenizer: rows, format, and rows without anything to learn.
+"""Preview a data set without a tokenizer: rows, format, and unusable rows.
 
-Uses the steps of `prepare` that need no model, so it reports what the preparation will find.
+Uses the steps of `prepare` that do not need a model, so the results agree.
 """
 
 from __future__ import annotations
@@ -13,22 +13,23 @@ import msgspec
 from engine.config.schema import Data
 from engine.data.conversation import Problem
 from engine.data.counts import counted
+from engine.data.detection import detect
 from engine.data.format import Format
-from engine.data.formats import agree, converse, detect
-from engine.data.row_limits import Raw
+from engine.data.recognition import check_columns, to_example
+from engine.data.row_limits import RawRow
 from engine.data.source import read
 
 
 def preview(data: Data) -> dict[str, Any]:
-    """Rows by split as they are in the files, the format and why, unusable rows by kind with places. JSON-able.
+    """Rows by given split, the format and its reason, unusable rows by kind with places. JSON-able.
 
-    Raises UserError where the rows cannot be read or understood at all.
+    Raises UserError if the rows cannot be read or their format is unknown.
     """
     source = read(data)
     found = detect(source.train, data)
     given = source.splits
     for rows in given.values():
-        agree(rows, found)
+        check_columns(rows, found)
     kinds = counted((problem.kind, f"{problem.where}: {problem.what}") for problem in _problems(given, found))
     return {
         "rows": {name: rows.summary.rows for name, rows in given.items()},
@@ -41,7 +42,7 @@ def preview(data: Data) -> dict[str, Any]:
     }
 
 
-def _problems(given: Mapping[str, Iterable[Raw]], found: Format) -> Iterator[Problem]:
-    """Rows without anything to learn, of all splits."""
+def _problems(given: Mapping[str, Iterable[RawRow]], found: Format) -> Iterator[Problem]:
+    """The unusable rows of all splits."""
     for rows in given.values():
-        yield from (result for raw in rows if isinstance(result := converse(raw, found), Problem))
+        yield from (result for raw in rows if isinstance(result := to_example(raw, found), Problem))

@@ -1,10 +1,10 @@
-"""Notes on how data was read, each kept once although files are read several times."""
+"""Notes on how data was read, without duplicates although files are read several times."""
 
 from __future__ import annotations
 
 
-class Notes(list[str]):
-    """A list of distinct sentences. Those in `decisions` also belong to the reason for a format."""
+class ReadingNotes(list[str]):
+    """A list of distinct sentences. Those in `decisions` are also part of the reason for a format."""
 
     def __init__(self) -> None:
         super().__init__()

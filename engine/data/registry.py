@@ -1,4 +1,4 @@
-"""The data formats by name, found as the modules of `engine.data.formats`."""
+"""The registry of data formats: the modules of `engine.data.formats`."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from engine.data.format import DataFormat
 
 @cache
 def data_formats() -> dict[str, DataFormat]:
-    """Name -> format, in the order in which they are tried."""
+    """Name -> format, in the order of detection."""
     found = [importlib.import_module(f"engine.data.formats.{module_name(name)}").FORMAT for name in format_names()]
     return {one.name: one for one in sorted(found, key=lambda one: (one.order, one.name))}
 
 
 def check_name(name: str) -> None:
-    """UserError where data.format names no format."""
+    """Raise UserError for an unknown data.format."""
     names = ["auto", *data_formats()]
     if name not in names:
         close = difflib.get_close_matches(name, names, 1)
         like = f" (did you mean {close[0]!r}?)" if close else ""
-        do = f"one of {', '.join(names)}"
+        do = f"use one of {', '.join(names)}"
         raise UserError(f"unknown format {name!r}{like}", "data.format", do, code="data.unknown_format")

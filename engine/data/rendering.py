@@ -1,8 +1,8 @@
-"""A conversation through the tokenizer's chat template, with the place of every answer in the text.
+"""Render conversations with the tokenizer's chat template, and locate every answer in the text.
 
-An answer is what the template writes after its own generation prompt, up to and with the end-of-turn token: the text
-that the model will be asked for. Where a template writes an earlier turn otherwise than it would have been asked for
-(Qwen3 strips the reasoning of past turns), only the last answer is taken.
+An answer is what the template writes after its generation prompt, up to and including the end-of-turn token: the text
+that the model has to generate. If a template renders an earlier answer differently than it would be generated (Qwen3
+strips the reasoning of earlier turns), only the last answer is trained on.
 """
 
 from __future__ import annotations
@@ -11,70 +11,69 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.config.errors import UserError
-from engine.data import dropped
+from engine.data import dropped, row_notes
 from engine.data.chat_template import ERRORS, ChatTemplate, has_template
 from engine.data.conversation import Example, Problem
-from engine.data.dropped import CALLS, KEYS, Part
-from engine.data.row_notes import EMPTY_TURN
+from engine.data.dropped import CALLS, KEYS, MessagePart
 from engine.data.shapes import Shape, shape_of
 from engine.data.shipped_templates import candidates
 from engine.data.special_tokens import SpecialTokens, special_tokens
 
-__all__ = ["Rendered", "Renderer", "Turn", "has_template", "holds", "shared_length", "special_tokens"]
+__all__ = ["AnswerPosition", "Rendered", "Renderer", "has_template", "holds", "shared_length", "special_tokens"]
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """An answer in the rendered text, in characters."""
+class AnswerPosition:
+    """The position of an answer in the rendered text, in characters."""
 
     message: int
     """Index of its message."""
     start: int
     stop: int
-    """Past its end-of-turn token, or past the text where the template writes none."""
+    """After its end-of-turn token, or after the text if the template writes none."""
     specials: int
     """Special tokens between start and stop."""
     closed: bool
     """Whether it ends with a special token."""
     weight: float
-    """Of each of its tokens in the loss."""
+    """Weight of its tokens in the loss."""
     before: int
     """Special tokens before start."""
     anchor: str
-    """The last of them and the text from there to start; '' where there is none."""
+    """The text from the last of them to start; '' if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """The text of a conversation, the answers that are trained on in order, and the last answer."""
+    """The text of a conversation, and the answers that are trained on, in order."""
 
     whole: str
-    turns: list[Turn]
+    turns: list[AnswerPosition]
     target: str
-    """What a right answer reads like."""
+    """The text of the last answer, as a correct answer should be."""
     notes: tuple[str, ...]
     specials: int
-    """Special tokens in the whole."""
+    """Special tokens in the text."""
     head: str = ""
-    """A beginning that many conversations share, up to and with a special token."""
+    """A prefix that many conversations share, up to and including a special token."""
 
 
 @dataclass
-class Found:
-    """What is known of all conversations of one shape."""
+class ShapeFacts:
+    """What is known about all conversations of a shape."""
 
-    parts: list[Part]
-    """Dropped by the template."""
+    parts: list[MessagePart]
+    """Parts that the template drops."""
     remedy: str | None = None
-    """Named template that drops none of these parts, '' for none; None where none has been looked for."""
+    """A named template that drops none of these parts; '' for none, None before the search."""
 
 
 @dataclass
 class Renderer:
-    """Renders by one tokenizer's template: two renderings for a single answer, two more for each earlier one.
+    """Renders conversations exactly: two renderings for a single answer, two more for each earlier one.
 
-    Once for each shape of conversation, it is also found out what the template drops. Raises UserError for a template
-    that is broken or whose answers do not follow its generation prompt: no row could be trained on.
+    Once per shape of conversation, it also finds the parts that the template drops. Raises UserError for a template
+    that is broken or whose answers do not follow its generation prompt, because no row could be trained on.
     """
 
     tokenizer: Any
@@ -82,14 +81,14 @@ class Renderer:
     advise: bool = True
     """Whether to look for templates that render what this one drops."""
     special: SpecialTokens = field(init=False)
-    _found: dict[Shape, Found] = field(default_factory=dict)
-    _failed: dict[Shape, Found] = field(default_factory=dict)
+    _found: dict[Shape, ShapeFacts] = field(default_factory=dict)
+    _failed: dict[Shape, ShapeFacts] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.special = SpecialTokens.of(self.tokenizer)
 
     def render(self, example: Example) -> Rendered | Problem:
-        """Text and answers; a Problem where the template refuses the row or leaves an answer out."""
+        """Text and answers; a Problem if the template rejects the row or drops an answer."""
         messages = example.messages
         assert messages is not None
         if len(messages) == 1:
@@ -105,29 +104,29 @@ class Renderer:
         lost = self._lost(example, whole, last)
         return lost or self._rendered(example, whole, last)
 
-    def _rendered(self, example: Example, whole: str, last: Turn) -> Rendered:
+    def _rendered(self, example: Example, whole: str, last: AnswerPosition) -> Rendered:
         messages = example.messages
         assert messages is not None
         earlier = [number for number in _trained(example)[:-1] if number > 0]
-        wanted = [number for number in earlier if _says_something(messages[number])]
-        turns = [turn for number in wanted if (turn := self._earlier_turn(example, number, whole))]
-        rewritten = len(turns) < len(wanted)
-        spoken = [turn for turn in turns if self.special.text(whole[turn.start : turn.stop]).strip()]
-        kept = [last] if rewritten else [*spoken, last]
-        notes = ["history rewritten by the template"] if rewritten else []
-        if len(wanted) < len(earlier) or len(spoken) < len(turns):
-            notes.append(EMPTY_TURN)
+        nonempty = [number for number in earlier if _has_content(messages[number])]
+        turns = [turn for number in nonempty if (turn := self._earlier_turn(example, number, whole))]
+        rewritten = len(turns) < len(nonempty)
+        with_text = [turn for turn in turns if self.special.text(whole[turn.start : turn.stop]).strip()]
+        kept = [last] if rewritten else [*with_text, last]
+        notes = [row_notes.HISTORY_REWRITTEN] if rewritten else []
+        if len(nonempty) < len(earlier) or len(with_text) < len(turns):
+            notes.append(row_notes.EMPTY_TURN)
         if messages[0]["role"] == "assistant" and example.weight(0) > 0:
-            notes.append("opens with an answer")
+            notes.append(row_notes.OPENS_WITH_ANSWER)
         if not all(turn.closed for turn in kept):
-            notes.append("no end token")
+            notes.append(row_notes.NO_END_TOKEN)
         if any(self.special.within(turn["content"]) for turn in messages):
-            notes.append("special token in the text")
+            notes.append(row_notes.SPECIAL_TOKEN_IN_TEXT)
         notes += self._drop_notes(example, whole)
         return Rendered(whole, kept, self.target(messages[-1], whole, last), tuple(notes), self.special.count(whole))
 
-    def _lost(self, example: Example, whole: str, last: Turn) -> Problem | None:
-        """Why an answer of the row would not be trained on: it is not in the text."""
+    def _lost(self, example: Example, whole: str, last: AnswerPosition) -> Problem | None:
+        """The problem of a row whose answer is not in the rendered text."""
         assert example.messages is not None
         message, body = example.messages[-1], whole[last.start : last.stop]
         if any(part.thing == CALLS for part in self._dropped(example, whole).parts if _in_loss(example, part)):
@@ -137,48 +136,50 @@ class Renderer:
             self.template.probe()
             what = "the chat template leaves out the content of the last answer"
             return Problem("data.answer_not_rendered", self._with_remedy(what, example, whole), example.where)
-        if not _says_something(message) or not self.special.text(body).strip():
-            what = "the last answer is empty as the chat template renders it"
+        if not _has_content(message) or not self.special.text(body).strip():
+            what = "the chat template renders the last answer as empty"
             return Problem("data.empty_answer", what, example.where)
         return None
 
-    def _dropped(self, example: Example, whole: str) -> Found:
-        """What the template drops of conversations of this shape."""
+    def _dropped(self, example: Example, whole: str) -> ShapeFacts:
+        """The parts that the template drops in conversations of this shape."""
         shape = shape_of(example)
         if shape not in self._found:
-            self._found[shape] = Found(dropped.dropped(example, self.template, whole, set(_trained(example))))
+            self._found[shape] = ShapeFacts(dropped.dropped(example, self.template, whole, set(_trained(example))))
         return self._found[shape]
 
     def _drop_notes(self, example: Example, whole: str) -> list[str]:
-        """One note for each thing that is dropped from the context of the answers."""
+        """A note for each kind of part that is dropped from the context of the answers."""
         parts = self._dropped(example, whole).parts
         kinds = dict.fromkeys(f"{part.thing} {part.key}" if part.thing == KEYS else part.thing for part in parts)
         return [self._with_remedy(kind, example, whole) for kind in kinds]
 
     def _with_remedy(self, what: str, example: Example, whole: str | None) -> str:
-        """`what`, and behind `; ` the named template that was found to render all of such conversations.
+        """`what`, followed by `; ` and the named template that renders these conversations completely, if any.
 
-        `whole` is None where the template fails on them.
+        `whole` is None if the template fails on them.
         """
-        found = self._dropped(example, whole) if whole else self._failed.setdefault(shape_of(example), Found([]))
+        found = self._dropped(example, whole) if whole else self._failed.setdefault(shape_of(example), ShapeFacts([]))
         if found.remedy is None:
             found.remedy = self.remedy(example) if self.advise else ""
         return f'{what}; set model.chat_template = "{found.remedy}"' if found.remedy else what
 
     def remedy(self, example: Example) -> str:
-        """The first named template that renders all of this conversation; '' for none."""
+        """The first named template that renders this conversation completely; '' for none."""
         for name, text in candidates(self.tokenizer):
             try:
                 other = Renderer(self.tokenizer, ChatTemplate(self.tokenizer, text, name), advise=False)
-                made = other.render(example)
+                rendered = other.render(example)
             except UserError:
                 continue
-            if isinstance(made, Rendered) and not any(note.startswith("data.") for note in made.notes):
+            if isinstance(rendered, Rendered) and not any(
+                note.startswith((row_notes.EMPTY_TURN, dropped.PREFIX)) for note in rendered.notes
+            ):
                 return name
         return ""
 
-    def _turn(self, example: Example, number: int, whole: str) -> Turn | None:
-        """Where message `number` was answered, or None where the whole does not hold it as it would be asked for."""
+    def _turn(self, example: Example, number: int, whole: str) -> AnswerPosition | None:
+        """The position of answer `number`; None if the text differs from what the model would be asked to continue."""
         assert example.messages is not None
         is_last = number == len(example.messages) - 1
         try:
@@ -193,49 +194,49 @@ class Renderer:
         exact = turn.closed or through == whole[: len(through)]
         return turn if exact else None
 
-    def _earlier_turn(self, example: Example, number: int, whole: str) -> Turn | None:
+    def _earlier_turn(self, example: Example, number: int, whole: str) -> AnswerPosition | None:
         assert example.messages is not None
         turn = self._turn(example, number, whole)
         return turn if turn and holds(whole[turn.start : turn.stop], example.messages[number]) else None
 
     def _misplaced(self, example: Example, whole: str) -> UserError:
-        """An answer that follows another text in training than when it is asked for is not trained on."""
+        """The error for a template whose answers do not follow its generation prompt."""
         assert example.messages is not None
         try:
             before = self.template.text(example.messages[:-1], example.tools, ask=True)
         except ERRORS as error:
-            what = f"the chat template writes no prompt without its answer ({error})"
+            what = f"the chat template cannot render a prompt without its answer ({error})"
         else:
             tail = before[shared_length(before, whole) :]
-            what = f"the chat template asks for an answer with {tail[:60]!r} and writes answers without it"
+            what = f"the generation prompt ends with {tail[:60]!r}, but the chat template renders answers without it"
         named = self.remedy(example) if self.advise else ""
-        do = f'set model.chat_template = "{named}"' if named else "set model.chat_template to a template"
-        do += ", whose answers follow its generation prompt" if named else " whose answers follow its generation prompt"
+        do = f'set model.chat_template = "{named}"' if named else "set model.chat_template to another template"
+        do += ": answers must follow the generation prompt"
         return UserError(what, example.where, do, code="data.template_prompt_mismatch")
 
-    def _ended(self, example: Example, number: int, whole: str, start: int, shared: int) -> Turn:
-        """Find the end token behind the content: the first special token there, and any that follow at once.
+    def _ended(self, example: Example, number: int, whole: str, start: int, shared: int) -> AnswerPosition:
+        """Find the end token: the first special token after the content, and any that follow immediately.
 
-        Where the content is not found as it stands (tool calls, reasoning taken apart) it is the last special token.
+        If the content is not rendered literally (tool calls, separate reasoning), it is the last special token.
         """
         assert example.messages is not None
         message, weight = example.messages[number], example.weight(number)
         before, anchor = self.special.anchor(whole, start)
         marks = list(self.special.pattern.finditer(whole, start, shared))
         if not marks:
-            return Turn(number, start, shared, 0, False, weight, before, anchor)
+            return AnswerPosition(number, start, shared, 0, False, weight, before, anchor)
         content = "" if message.get("tool_calls") else message["content"].strip()
         begins = [start, *(mark.end() for mark in marks)]
         holding = [n for n, mark in enumerate(marks) if content and content in whole[begins[n] : mark.start()]]
         end = holding[-1] if holding else len(marks) - 1
         if content and not holding and content in whole[begins[-1] : shared]:
-            return Turn(number, start, shared, len(marks), False, weight, before, anchor)
+            return AnswerPosition(number, start, shared, len(marks), False, weight, before, anchor)
         while end + 1 < len(marks) and marks[end + 1].start() == marks[end].end():
             end += 1
-        return Turn(number, start, marks[end].end(), end + 1, True, weight, before, anchor)
+        return AnswerPosition(number, start, marks[end].end(), end + 1, True, weight, before, anchor)
 
-    def target(self, message: dict[str, Any], whole: str, last: Turn) -> str:
-        """What a right answer reads like: the content, or for tool calls their text in the template."""
+    def target(self, message: dict[str, Any], whole: str, last: AnswerPosition) -> str:
+        """The text of a correct answer: the content, or the rendered text of tool calls."""
         if not message.get("tool_calls"):
             return str(message["content"])
         text = whole[last.start : last.stop]
@@ -245,29 +246,29 @@ class Renderer:
 
 
 def _trained(example: Example) -> list[int]:
-    """Indices of the assistant messages that are to be in the loss."""
+    """Indices of the assistant messages with a weight > 0."""
     messages = example.messages or []
     return [n for n, turn in enumerate(messages) if turn["role"] == "assistant" and example.weight(n) > 0]
 
 
-def _in_loss(example: Example, part: Part) -> bool:
+def _in_loss(example: Example, part: MessagePart) -> bool:
     return part.message in _trained(example)
 
 
-def _says_something(message: dict[str, Any]) -> bool:
-    """Whether an answer has anything to learn: text, a tool call or reasoning."""
+def _has_content(message: dict[str, Any]) -> bool:
+    """Whether a message has text, a tool call or reasoning."""
     return bool(
         message["content"].strip() or message.get("tool_calls") or any(map(message.get, dropped.REASONING_KEYS))
     )
 
 
 def holds(text: str, message: dict[str, Any]) -> bool:
-    """Whether an answer's text holds its content; templates may take reasoning apart and set it anew."""
+    """Whether a rendered answer contains its content; templates may extract reasoning and render it separately."""
     return bool(message.get("tool_calls")) or message["content"].split("</think>")[-1].strip() in text
 
 
 def shared_length(one: str, other: str) -> int:
-    """Characters at the beginning that two texts have in common."""
+    """Length of the common prefix of two texts."""
     if other.startswith(one):
         return len(one)
     return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

@@ -1,4 +1,4 @@
-"""One row as it was read, and the limits that every row keeps: depth, size and number of rows."""
+"""A raw row, and limits on the depth, size and number of rows."""
 
 from __future__ import annotations
 
@@ -11,53 +11,53 @@ from engine.config.errors import UserError
 from engine.data.safe_open import ROW_LIMIT
 
 DEPTH_LIMIT = 64
-"""Levels a row may nest: chat rows with tool schemas need about a dozen."""
+"""Maximum nesting of a row: chat rows with tool schemas need about 12 levels."""
 ROWS_LIMIT = 5_000_000
-"""Rows of a file or split."""
+"""Maximum rows of a file or split."""
 
 
-class Raw(msgspec.Struct, frozen=True):
-    """A row as it was read: its columns, and its place (`train.jsonl line 7`)."""
+class RawRow(msgspec.Struct, frozen=True):
+    """A row as it was read: its columns and its place (`train.jsonl line 7`)."""
 
     values: dict[str, Any]
     where: str
 
 
-def row(values: Any, where: str) -> Raw:
-    """Check a row: an object with columns, nested no deeper than DEPTH_LIMIT, no text longer than ROW_LIMIT."""
+def row(values: Any, where: str) -> RawRow:
+    """Check that a row is an object within DEPTH_LIMIT, with no text longer than ROW_LIMIT."""
     if not isinstance(values, dict):
-        what = f"{described(values)} where a row should be an object"
+        what = f"expected an object as row, found {described(values)}"
         do = 'write rows as {"column": value, …}, as a list of messages, or as [prompt, answer]'
         raise UserError(what, where, do, code="data.invalid_row")
     if deeper(values, DEPTH_LIMIT):
         raise too_deep(where)
     for key, value in values.items():
         if isinstance(value, str) and len(value) > ROW_LIMIT:
-            what = f"longer than {ROW_LIMIT >> 20} MiB"
+            what = f"text longer than {ROW_LIMIT >> 20} MiB"
             raise UserError(what, f"{where} ({key})", "shorten or drop the row", code="data.row_too_long")
-    return Raw(values, where)
+    return RawRow(values, where)
 
 
 def too_deep(where: str) -> UserError:
-    return UserError(f"nested more than {DEPTH_LIMIT} deep", where, "flatten or drop the row", code="data.too_deep")
+    return UserError(f"nested deeper than {DEPTH_LIMIT} levels", where, "flatten or drop the row", code="data.too_deep")
 
 
-def too_many_rows(where: str, do: str = "split the file or take a part of it") -> UserError:
+def too_many_rows(where: str, do: str = "split the file or use a part of it") -> UserError:
     return UserError(f"more than {ROWS_LIMIT:,} rows", where, do, code="data.too_many_rows")
 
 
 def parsed(text: str, where: str) -> Any:
-    """A JSON value of bounded depth. UserError names the column at which the text stops being JSON."""
+    """Parse JSON of limited depth. Raises UserError with the column of the error."""
     try:
         value = json.loads(text)
     except RecursionError as error:
         raise too_deep(where) from error
     except json.JSONDecodeError as error:
-        place = f"{where} column {error.colno}" if error.lineno == 1 else f"{where}, its line {error.lineno}"
-        cut = error.pos >= len(text) or error.msg.startswith("Unterminated")
-        do = "the row is cut off: complete or delete it" if cut else "correct the row"
+        place = f"{where} column {error.colno}" if error.lineno == 1 else f"{where}, line {error.lineno} of the value"
+        truncated = error.pos >= len(text) or error.msg.startswith("Unterminated")
+        do = "complete or delete the row: it is truncated" if truncated else "correct the row"
         raise UserError(f"invalid JSON ({error.msg})", place, do, code="data.invalid_json") from error
-    except ValueError as error:  # a number of thousands of digits
+    except ValueError as error:  # a number with thousands of digits
         raise UserError(f"invalid JSON ({error})", where, "correct the row", code="data.invalid_json") from error
     if deeper(value, DEPTH_LIMIT):
         raise too_deep(where)
@@ -65,11 +65,11 @@ def parsed(text: str, where: str) -> Any:
 
 
 def described(value: Any) -> str:
-    """The kind of a value, as errors call it."""
+    """The kind of a value, for errors."""
     if value is None:
-        return "nothing"
+        return "null"
     if isinstance(value, bool):
-        return "true or false"
+        return "a boolean"
     if isinstance(value, int | float):
         return "a number"
     names: dict[type, str] = {str: "text", list: "a list", tuple: "a list", dict: "an object", bytes: "bytes"}
@@ -77,7 +77,7 @@ def described(value: Any) -> str:
 
 
 def deeper(value: Any, limit: int) -> bool:
-    """Whether containers nest deeper than `limit`; walks level by level, so that depth costs no stack."""
+    """Whether containers are nested deeper than `limit`; iterative, because deep values would overflow the stack."""
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(limit):
         level = [

@@ -1,52 +1,40 @@
-"""Notes on rows: what was noticed about a row that is trained on, and the warning that becomes of it."""
+"""Notes on rows that are trained on, and their warnings. A note is a code, followed by details."""
 
 from __future__ import annotations
 
 from engine.data import dropped
 
+NO_END_TOKEN = "data.no_end_token"
+DOUBLE_BOS = "data.double_bos"
+HISTORY_REWRITTEN = "data.history_rewritten"
+OPENS_WITH_ANSWER = "data.opens_with_answer"
+SPECIAL_TOKEN_IN_TEXT = "data.special_token_in_text"
+TOKEN_ACROSS_BOUNDARY = "data.token_across_boundary"
 EMPTY_TURN = "data.empty_turn"
 NOTES = {
-    "no end token": (
-        "data.no_end_token",
-        "no end-of-turn token after the answer: the model may not learn to stop",
-    ),
-    "two beginning-of-text tokens": (
-        "data.double_bos",
-        "two beginning-of-text tokens: the text or the template adds a second one",
-    ),
-    "history rewritten by the template": (
-        "data.history_rewritten",
-        "the template rewrites earlier turns: only the last answer is in the loss",
-    ),
-    "opens with an answer": (
-        "data.opens_with_answer",
-        "the conversation starts with an assistant message: it is not in the loss",
-    ),
-    "special token in the text": (
-        "data.special_token_in_text",
-        "the text itself contains a special token of the model",
-    ),
-    "token across the answer's beginning": (
-        "data.token_across_boundary",
-        "a token would span the end of the prompt and the start of the answer: they are tokenized separately",
-    ),
-    EMPTY_TURN: (EMPTY_TURN, "an answer before the last one is empty: it is not in the loss"),
-    dropped.TOOLS: (dropped.TOOLS, "the chat template does not render the tools"),
-    dropped.CALLS: (dropped.CALLS, "the chat template does not render tool calls of earlier turns"),
-    dropped.RESULTS: (dropped.RESULTS, "the chat template does not render tool results"),
-    dropped.REASONING: (dropped.REASONING, "the chat template does not render the reasoning of answers"),
-    dropped.SYSTEM: (dropped.SYSTEM, "the chat template does not render the system message"),
-    dropped.USER: (dropped.USER, "the chat template does not render a user message"),
-    dropped.HISTORY: (dropped.HISTORY, "the chat template does not render an earlier assistant message"),
-    dropped.NAMES: (dropped.NAMES, "the chat template does not render the names of messages"),
-    dropped.KEYS: (dropped.KEYS, "the chat template does not render other keys of messages"),
+    NO_END_TOKEN: "no end-of-turn token after the answer: the model may not learn to stop generating",
+    DOUBLE_BOS: "two beginning-of-sequence tokens: the text or the template adds a second one",
+    HISTORY_REWRITTEN: "the template rewrites earlier turns: only the last answer is in the loss",
+    OPENS_WITH_ANSWER: "the conversation starts with an assistant message: it is not in the loss",
+    SPECIAL_TOKEN_IN_TEXT: "the text itself contains a special token of the model",
+    TOKEN_ACROSS_BOUNDARY: "a token would span the end of the prompt and the start of the answer: they are tokenized "
+    "separately",
+    EMPTY_TURN: "an answer before the last one is empty: it is not in the loss",
+    dropped.TOOLS: "the chat template does not render the tools",
+    dropped.CALLS: "the chat template does not render tool calls of earlier turns",
+    dropped.RESULTS: "the chat template does not render tool results",
+    dropped.REASONING: "the chat template does not render the reasoning of answers",
+    dropped.SYSTEM: "the chat template does not render the system message",
+    dropped.USER: "the chat template does not render a user message",
+    dropped.HISTORY: "the chat template does not render an earlier assistant message",
+    dropped.NAMES: "the chat template does not render the names of messages",
+    dropped.KEYS: "the chat template does not render other keys of messages",
 }
-"""Note on a row -> code and text of its warning."""
+"""Code -> text of the warning."""
 
 
 def meaning(note: str) -> tuple[str, str]:
-    """(code, text) of the warning for a note. What follows the first `; ` of a note is what to do about it."""
-    kind, mark, do = note.partition("; ")
-    kind, space, which = kind.partition(" ") if kind.startswith("data.") else (kind, "", "")
-    code, text = NOTES[kind]
-    return code, f"{text}{f' ({which})' if space else ''}{f'; {do}' if mark else ''}"
+    """(code, text) of the warning for a note: `CODE`, `CODE DETAIL`, and after the first `; ` what to do."""
+    head, separator, do = note.partition("; ")
+    code, _, detail = head.partition(" ")
+    return code, NOTES[code] + (f" ({detail})" if detail else "") + (f"; {do}" if separator else "")

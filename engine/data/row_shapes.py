@@ -1,20 +1,20 @@
-"""Rows that are not flat objects: lists of turns, [prompt, answer] pairs, and SQuAD's nested paragraphs."""
+"""Convert rows that are not flat objects: lists of messages, [prompt, answer] pairs, SQuAD's nested paragraphs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from engine.data.row_limits import Raw, row
+from engine.data.row_limits import RawRow, row
 
 NESTED = "paragraphs"
 """The key under which SQuAD nests passages with their questions."""
 
 
-def rows_of(value: Any, where: str) -> Iterator[Raw]:
-    """The rows that one value of a file stands for: one, or one per question of a nested article.
+def rows_of(value: Any, where: str) -> Iterator[RawRow]:
+    """The rows of one value in a file: a single row, or one per question of a nested article.
 
-    UserError for what is no row.
+    Raises UserError for other values.
     """
     if isinstance(value, dict) and isinstance(value.get(NESTED), list):
         yield from _questions(value, where)
@@ -37,7 +37,7 @@ def _from_list(items: list[Any]) -> Any:
     return items
 
 
-def _questions(article: dict[str, Any], where: str) -> Iterator[Raw]:
+def _questions(article: dict[str, Any], where: str) -> Iterator[RawRow]:
     """SQuAD (Rajpurkar et al. 2016, arXiv:1606.05250): article -> paragraphs -> qas."""
     outer = {key: value for key, value in article.items() if key != NESTED}
     number = 0

@@ -1,4 +1,4 @@
-"""The rows of a split as a stream that can be started again, and how a file of each kind is read."""
+"""The rows of a split as a repeatable stream, and the reader of each kind of file."""
 
 from __future__ import annotations
 
@@ -8,110 +8,100 @@ from functools import cached_property
 from itertools import chain, count
 from pathlib import Path
 
+from engine.config.data_files import READABLE, data_file_kind
 from engine.config.errors import UserError
 from engine.data.columns import Summary, summarize
 from engine.data.csv_rows import read_csv
 from engine.data.json_rows import no_rows, read_json, read_lines
 from engine.data.parquet_rows import read_parquet
-from engine.data.reading_notes import Notes
-from engine.data.row_limits import Raw
+from engine.data.reading_notes import ReadingNotes
+from engine.data.row_limits import RawRow
 from engine.data.text_rows import read_text
 
-KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
 PROGRESS_ROWS = 4096
 _PACKED = (".zst", ".zip", ".bz2", ".xz", ".7z", ".tar", ".tgz", ".rar")
 
 
 @dataclass(frozen=True)
-class Part:
-    """One file, Hub split or array of rows: its name, the split its name stands for, and how to read it."""
+class SourcePart:
+    """A file, Hub split or array of rows: its name, the split that its name implies, and how to read it."""
 
     name: str
     split: str | None
-    load: Callable[[], Iterator[Raw]]
+    load: Callable[[], Iterator[RawRow]]
     files: tuple[Path, ...] = ()
-    """What is read, for a check whether it has changed; empty where that is not known."""
+    """The files that are read, to detect changes; empty if unknown."""
     features: str = ""
-    """What is known of the columns beyond the files."""
+    """Column types, where they are not part of the files."""
 
 
-class Rows:
-    """The rows of one split. Each iteration reads the files again; nothing is kept but the summary."""
+class RowStream:
+    """The rows of a split. Each iteration reads the files again; only the summary is cached."""
 
-    def __init__(self, parts: Iterable[Part], notes: Notes | None = None) -> None:
+    def __init__(self, parts: Iterable[SourcePart], notes: ReadingNotes | None = None) -> None:
         self.parts = list(parts)
-        self.notes = Notes() if notes is None else notes
-        """What was decided in reading them; complete once they were read."""
+        self.notes = ReadingNotes() if notes is None else notes
+        """Decisions made while reading; complete after the first iteration."""
         self.progress: Callable[[int], None] = lambda done: None
-        """Takes how many rows of the summary's pass are done, every few thousand."""
+        """Called every PROGRESS_ROWS rows while the summary is computed."""
 
-    def __iter__(self) -> Iterator[Raw]:
+    def __iter__(self) -> Iterator[RawRow]:
         return chain.from_iterable(part.load() for part in self.parts)
 
     @cached_property
     def summary(self) -> Summary:
-        """The columns, found by one pass when first asked for."""
+        """The columns, computed in one pass on first use."""
         done = count(1)
-        return summarize((part.name, self._told(part.load(), done)) for part in self.parts)
+        return summarize((part.name, self._reported(part.load(), done)) for part in self.parts)
 
-    def _told(self, rows: Iterator[Raw], done: Iterator[int]) -> Iterator[Raw]:
+    def _reported(self, rows: Iterator[RawRow], done: Iterator[int]) -> Iterator[RawRow]:
         for row, number in zip(rows, done, strict=False):
             if number % PROGRESS_ROWS == 0:
                 self.progress(number)
             yield row
 
 
-def summary_of(rows: Iterable[Raw]) -> Summary:
-    """The summary of any rows; that of a `Rows` is made once."""
-    return rows.summary if isinstance(rows, Rows) else summarize([("", rows)])
+def summary_of(rows: Iterable[RawRow]) -> Summary:
+    """The summary of rows; that of a `RowStream` object is computed once."""
+    return rows.summary if isinstance(rows, RowStream) else summarize([("", rows)])
 
 
-def decisions_of(rows: Iterable[Raw]) -> list[str]:
-    """What was decided in reading the rows: where a document ends, and that there is no header."""
-    return rows.notes.decisions if isinstance(rows, Rows) else []
+def decisions_of(rows: Iterable[RawRow]) -> list[str]:
+    """Decisions made while reading rows: how documents are separated, and a missing header."""
+    return rows.notes.decisions if isinstance(rows, RowStream) else []
 
 
-def kind(path: Path) -> str | None:
-    """The suffix that says how to read a file (`.csv` for `a.CSV.gz`), or None for other files."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] == ".gz":
-        suffixes.pop()
-        return suffixes[-1] if suffixes and suffixes[-1] in KINDS and suffixes[-1] != ".parquet" else None
-    return suffixes[-1] if suffixes and suffixes[-1] in KINDS else None
+def read_file(path: Path, name: str, notes: ReadingNotes, whole_file: bool = False) -> Iterator[RawRow]:
+    """All rows of a file. `name`: its name in errors. Adds a note if the content differs from what the name implies.
 
-
-def read_file(path: Path, name: str, notes: Notes, whole_file: bool = False) -> Iterator[Raw]:
-    """All rows of one file; `name` is what errors call it. Adds to `notes` what is read otherwise than named.
-
-    `whole_file` makes a .txt file one document. UserError for anything else, with the line, item or row at fault.
+    `whole_file`: a .txt file is a single document. Raises UserError for invalid content, with the line, item or row.
     """
-    found = kind(path)
-    if found is None:
-        raise _unknown(path, name)
-    if found == ".parquet":
+    kind = data_file_kind(path)
+    if kind is None:
+        raise _unsupported(path, name)
+    if kind == ".parquet":
         rows = read_parquet(path, name)
-    elif found in (".csv", ".tsv"):
-        rows = read_csv(path, name, "\t" if found == ".tsv" else None, notes)
-    elif found == ".json":
+    elif kind in (".csv", ".tsv"):
+        rows = read_csv(path, name, "\t" if kind == ".tsv" else None, notes)
+    elif kind == ".json":
         rows = read_json(path, name, notes)
-    elif found == ".txt":
+    elif kind == ".txt":
         rows = read_text(path, name, notes, whole_file)
     else:
         rows = read_lines(path, name)
     return _not_empty(rows, name)
 
 
-def _not_empty(rows: Iterator[Raw], name: str) -> Iterator[Raw]:
+def _not_empty(rows: Iterator[RawRow], name: str) -> Iterator[RawRow]:
     first = next(rows, None)
     if first is None:
         raise no_rows(name)
     return chain([first], rows)
 
 
-def _unknown(path: Path, name: str) -> UserError:
+def _unsupported(path: Path, name: str) -> UserError:
     suffix = path.suffix.lower()
-    reads = ".jsonl .json .csv .tsv .txt .parquet, the text ones also as .gz"
+    do = f"use {READABLE}"
     if suffix in _PACKED or suffix == ".gz":
-        return UserError(f"unsupported file type {suffix}", name, f"unpack it first ({reads})", code="data.file_type")
-    what = f"unsupported file type ({suffix or 'no suffix'})"
-    return UserError(what, name, f"ftbench reads {reads}", code="data.file_type")
+        do = f"unpack it first ({READABLE} are supported)"
+    return UserError(f"unsupported file type ({suffix or 'no suffix'})", name, do, code="data.file_type")

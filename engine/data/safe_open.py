@@ -1,4 +1,4 @@
-"""Open data files safely: refuses special files, oversized input, wrong compression and decompression bombs.
+"""Open data files safely: refuse special files, oversized input, wrong compression and decompression bombs.
 
 Every reader of text rows uses `lines` or `whole`, so each limit is enforced in one place.
 """
@@ -18,13 +18,13 @@ from typing import IO
 from engine.config.errors import UserError
 
 ROW_LIMIT = 16 << 20
-"""Bytes of one row: a longer line is a broken file, not a training example."""
+"""Maximum bytes of a row: a longer line is a broken file, not a training example."""
 WHOLE_LIMIT = 1 << 30
-"""Bytes of a file that has to be read at once (a JSON array)."""
+"""Maximum bytes of a file that is read at once (a JSON array)."""
 FILE_LIMIT = 8 << 30
-"""Bytes of a file that is read line by line."""
+"""Maximum bytes of a file that is read line by line."""
 BOMB_RATIO, BOMB_FLOOR = 200, 64 << 20
-"""Compressed input may grow to BOMB_FLOOR bytes, and beyond that by no more than BOMB_RATIO times."""
+"""Compressed input may grow to BOMB_FLOOR bytes, or to BOMB_RATIO times its size if that is more."""
 
 _MAGIC = {
     b"\x1f\x8b": "gzip-compressed",
@@ -40,18 +40,18 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def lines(path: Path, name: str) -> Iterator[tuple[int, bytes]]:
-    """Line number (from 1) and bytes of each line, its line feed kept; a UTF-8 byte order mark is dropped."""
+    """Line number (from 1) and bytes of each line, with its line feed; a UTF-8 byte order mark is dropped."""
     with _readable(path, name) as stream:
         number = read = 0
         while line := stream.readline(ROW_LIMIT + 1):
             number += 1
             read += len(line)
             if len(line) > ROW_LIMIT:
-                what = f"longer than {ROW_LIMIT >> 20} MiB"
+                what = f"row longer than {ROW_LIMIT >> 20} MiB"
                 raise UserError(what, f"{name} line {number}", "shorten or drop the row", code="data.row_too_long")
             if read > FILE_LIMIT:
-                what = f"more than {FILE_LIMIT >> 30} GiB of rows"
-                raise UserError(what, name, "split the file or take a part of it", code="data.file_too_large")
+                what = f"file larger than {FILE_LIMIT >> 30} GiB"
+                raise UserError(what, name, "split the file or use a part of it", code="data.file_too_large")
             yield number, line.removeprefix(_BOM) if number == 1 else line
 
 
@@ -62,7 +62,7 @@ def whole(path: Path, name: str) -> bytes:
         while piece := stream.read(1 << 20):
             read += len(piece)
             if read > WHOLE_LIMIT:
-                what = f"more than {WHOLE_LIMIT >> 30} GiB"
+                what = f"file larger than {WHOLE_LIMIT >> 30} GiB"
                 do = "write it as .jsonl, which is read line by line"
                 raise UserError(what, name, do, code="data.file_too_large")
             pieces.append(piece)
@@ -70,34 +70,34 @@ def whole(path: Path, name: str) -> bytes:
 
 
 def decoded(raw: bytes, name: str, number: int = 1) -> str:
-    """Bytes that begin on line `number`, as text; UserError names the line and the byte that is not UTF-8 or is NUL."""
+    """Decode bytes that start on line `number`. Raises UserError with line and byte for invalid UTF-8 and NUL."""
     try:
         nul = raw.find(b"\0")
         if nul < 0:
             return raw.decode("utf-8")
-        at, what, do = nul, "a NUL byte", "the file is damaged or not text: save it as UTF-8"
+        at, what, do = nul, "NUL byte in text", "save the file as UTF-8: it is damaged or not text"
     except UnicodeDecodeError as error:
-        at, what, do = error.start, "not UTF-8", "save the file as UTF-8"
+        at, what, do = error.start, "invalid UTF-8", "save the file as UTF-8"
     line = number + raw.count(b"\n", 0, at)
     byte = at - (raw.rfind(b"\n", 0, at) + 1) + 1
     raise UserError(what, f"{name} line {line} byte {byte}", do, code="data.not_utf8")
 
 
 def regular(path: Path, name: str) -> int:
-    """The size of a regular file in bytes; UserError for what is none or cannot be looked at."""
+    """The size of a regular file in bytes. Raises UserError for other files and for empty or inaccessible ones."""
     try:
         status = path.stat()
     except OSError as error:
         raise unreadable(error, name) from error
     if not stat.S_ISREG(status.st_mode):
-        raise UserError("not a regular file", name, "name a file of rows", code="data.not_a_file")
+        raise UserError("not a regular file", name, "use a file of rows", code="data.not_a_file")
     if status.st_size == 0:
         raise UserError("the file is empty", name, "add at least one row", code="data.no_rows")
     return status.st_size
 
 
 def unreadable(error: Exception, name: str) -> UserError:
-    what = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    what = f"cannot read the file ({getattr(error, 'strerror', None) or error})"
     return UserError(what, name, "check the path and its permissions", code="data.unreadable")
 
 
@@ -112,28 +112,28 @@ def _readable(path: Path, name: str) -> Iterator[IO[bytes]]:
             else:
                 yield plain
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"broken gzip: {error}", name, "compress the file again", code="data.broken_gzip") from error
+        raise UserError(f"invalid gzip ({error})", name, "compress the file again", code="data.broken_gzip") from error
     except OSError as error:
         raise unreadable(error, name) from error
 
 
 def _refuse_disguise(head: bytes, path: Path, name: str) -> None:
-    """UserError for a compressed or binary file under a text file's name."""
+    """Raise UserError for a compressed or binary file with the name of a text file."""
     gz = path.suffix.lower() == ".gz"
     kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "")
     if gz and kind != "gzip-compressed":
         do = "rename it to match its content"
-        raise UserError("not gzip, though it is named .gz", name, do, code="data.wrong_suffix")
+        raise UserError("not a gzip file, despite its name", name, do, code="data.wrong_suffix")
     if kind == "UTF-16":
         do = "save the file as UTF-8"
-        raise UserError("UTF-16, not UTF-8", f"{name} line 1 byte 1", do, code="data.not_utf8")
+        raise UserError("encoded as UTF-16", f"{name} line 1 byte 1", do, code="data.not_utf8")
     if kind and not gz:
-        do = "unpack or rename it (.gz and .parquet are read)"
-        raise UserError(f"{kind}, though its name says otherwise", name, do, code="data.wrong_suffix")
+        do = "unpack or rename it (.gz and .parquet are supported)"
+        raise UserError(f"{kind}, despite its name", name, do, code="data.wrong_suffix")
 
 
 class _Counted(io.RawIOBase):
-    """Decompressed bytes, counted, so that a few KB cannot fill the memory."""
+    """Counts decompressed bytes, so that a small file cannot fill the memory."""
 
     def __init__(self, stream: gzip.GzipFile, packed: int, name: str) -> None:
         self.stream, self.packed, self.name, self.seen = stream, packed, name, 0
@@ -145,6 +145,6 @@ class _Counted(io.RawIOBase):
         count = self.stream.readinto(buffer)
         self.seen += count
         if self.seen > max(BOMB_FLOOR, BOMB_RATIO * self.packed):
-            what = f"grows from {self.packed:,} to more than {self.seen:,} bytes"
+            what = f"decompresses from {self.packed:,} to more than {self.seen:,} bytes"
             raise UserError(what, self.name, "if this is intended, unpack it first", code="data.grows_too_large")
         return count

@@ -1,4 +1,4 @@
-"""Rows that say the same: equal rows, and rows with one prompt and several answers."""
+"""Count duplicate rows, and rows with one prompt and different answers."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from engine.data.keys import KeyTable, group_numbers
 
 @dataclass
 class Repeated:
-    """Rows of one prompt with several answers."""
+    """Prompts with several answers."""
 
     rows: int
-    """Rows whose prompt an earlier row has with another answer."""
+    """Rows whose prompt has a different answer in an earlier row."""
     prompts: int
-    """Prompts with more than one answer."""
+    """Prompts with several answers."""
     pairs: list[tuple[int, int]]
-    """The first of them: place of the prompt's first row, and of the other row."""
+    """The first of these rows, each after the first row of its prompt."""
     answers: int
-    """Distinct answers of all rows."""
+    """Distinct answers in all rows."""
 
 
 @dataclass
 class Groups:
-    """Rows by prompt and by answer: (rows,) group numbers."""
+    """Rows grouped by prompt and by answer: (rows,) group numbers."""
 
     prompts: np.ndarray
     answers: np.ndarray
 
     @classmethod
     def of(cls, keys: list[KeyTable]) -> Groups:
-        """Of the rows of all tables, one behind the other."""
+        """Group the rows of all tables, in order."""
         prompts = group_numbers([np.concatenate([table.prompts for table in keys])])[0]
         answers = group_numbers([np.concatenate([table.answers for table in keys])])[0]
         return cls(prompts, answers)
 
     def duplicates(self, rows: np.ndarray) -> tuple[int, list[list[int]]]:
-        """Rows among these that are equal to an earlier one, and the first groups of equal rows."""
+        """The number of these rows that equal an earlier one, and the first groups of equal rows."""
         whole = self.prompts[rows] * (self.answers.max(initial=0) + 1) + self.answers[rows]
         order = whole.argsort(kind="stable")
         ordered = whole[order]
@@ -51,7 +51,7 @@ class Groups:
         return len(rows) - len(begins), [rows[group].tolist() for group in groups]
 
     def repeated(self, rows: np.ndarray) -> Repeated:
-        """Rows among these with the prompt of an earlier one and another answer."""
+        """The rows among these with the prompt of an earlier one and a different answer."""
         prompts, answers = self.prompts[rows], self.answers[rows]
         _, first, numbers = np.unique(prompts, return_index=True, return_inverse=True)
         other = np.flatnonzero(answers != answers[first[numbers]])

@@ -1,4 +1,4 @@
-"""What needs the text of rows after the split: near-duplicates, and rows for further accepted answers."""
+"""Second pass over the rows, after the split: near-duplicates, and rows for further accepted answers."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from dataclasses import dataclass, field
 
 from engine.data.conversation import Example
 from engine.data.counts import SPLITS
-from engine.data.formats import Format, converse
+from engine.data.format import Format
 from engine.data.items import reference_examples
 from engine.data.near_duplicates import LIMIT, TOO_MANY, NearDuplicates
-from engine.data.rows import Rows
+from engine.data.recognition import to_example
+from engine.data.rows import RowStream
 from engine.data.split import Assignment, note_near_duplicates
 from engine.data.split_rows import TEST
-from engine.data.tokenizing import Work
+from engine.data.tokenizing import RowProcessor
 from engine.data.tokens import Row
 
 
 @dataclass
 class SecondPass:
-    """Reads the rows of the given splits once more, as far as something is to be found out from them."""
+    """Reads the rows of the given splits again, if near-duplicates or further answers require it."""
 
     format: Format
-    given: dict[str, Rows]
+    given: dict[str, RowStream]
     assignment: Assignment
     total: int
-    """Rows of all given splits."""
+    """Number of rows of all given splits."""
     has_references: bool
     """Whether any row has further accepted answers."""
     further: list[tuple[Example, int]] = field(default_factory=list)
@@ -49,13 +50,13 @@ class SecondPass:
 
     def _examples(self, name: str) -> Iterator[tuple[Example, int, int]]:
         """Example, side code and item of each row with keys."""
-        said = (converse(raw, self.format) for raw in self.given[name])
+        said = (to_example(raw, self.format) for raw in self.given[name])
         examples = (one for one in said if isinstance(one, Example))
         sides, items = self.assignment.sides[name].tolist(), self.assignment.items[name].tolist()
         yield from zip(examples, sides, items, strict=True)
 
-    def reference_rows(self, work: Work) -> list[Row]:
-        """Rows for the further answers of test rows. One that cannot be tokenized counts for text metrics alone."""
+    def reference_rows(self, work: RowProcessor) -> list[Row]:
+        """Rows for the further answers of test rows. Answers that cannot be tokenized are used by text metrics only."""
         found = work.tokenize([example for example, _ in self.further])
         pairs = zip(found, self.further, strict=True)
         return [dataclasses.replace(row, item=item) for row, (_, item) in pairs if isinstance(row, Row)]

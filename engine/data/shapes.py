@@ -1,4 +1,4 @@
-"""The shape of a conversation: everything about it that a chat template may decide by, except its texts."""
+"""The shape of a conversation: everything except its texts that can affect a chat template."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ Shape = tuple[Any, ...]
 
 
 def shape_of(example: Example) -> Shape:
-    """Equal for conversations with equal roles, keys, weights and numbers of tool calls, whatever they say.
+    """Equal for conversations with equal roles, keys, weights and numbers of tool calls, independent of their texts.
 
-    Whether a text is empty counts as well.
+    Whether a text is empty is part of the shape.
     """
     turns = [
         (turn["role"], turn["content"].isspace() if turn["content"] else None) if len(turn) == 2 else _detailed(turn)
@@ -22,7 +22,7 @@ def shape_of(example: Example) -> Shape:
 
 
 def _detailed(turn: dict[str, Any]) -> Shape:
-    """A message with more than a role and a content."""
+    """The shape of a message with more than role and content."""
     keys = sorted((key, value not in (None, "", [], {})) for key, value in turn.items())
     calls = tuple(bool(call["function"]["arguments"]) for call in turn.get("tool_calls") or [])
     return (turn["role"], bool(turn["content"].strip()), *keys, calls)

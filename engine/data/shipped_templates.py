@@ -1,4 +1,4 @@
-"""Chat templates by name: those that ftbench ships, adapted to a tokenizer, and those of catalogued models."""
+"""Chat templates by name: shipped ones, adapted to a tokenizer, and those of catalog models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engine.data.chat_template import ERRORS, has_template
 
 FOLDER = Path(__file__).parent.parent / "assets" / "templates"
 NEEDED = {"tools-chatml": "<|im_start|>", "tools-plain": ""}
-"""Shipped template -> the token that a tokenizer must have for it; '' for none."""
+"""Shipped template -> token that the tokenizer must have; '' for none."""
 SHIPPED = tuple(NEEDED)
 _ASKED = [
     {"role": "user", "content": "Which city is meant?"},
@@ -22,29 +22,29 @@ _ASKED = [
 
 
 def template_text(name: str, tokenizer: Any) -> tuple[str, str]:
-    """(text, what errors call it) of a shipped template, a catalogued model's template or a Jinja file.
+    """(text, name in errors) of a shipped template, a catalog model's template or a Jinja file.
 
     Raises UserError: model.unknown_template, model.template_unreadable, model.template_tokens.
     """
     if name in SHIPPED:
         missing = _missing_token(name, tokenizer)
         if missing:
-            what = f"chat template {name!r} needs the token {missing}, which this tokenizer does not have"
+            what = f"the chat template {name!r} needs the token {missing}, which the tokenizer does not have"
             do = 'set model.chat_template = "tools-plain", which works with every tokenizer'
             raise UserError(what, str(tokenizer.name_or_path), do, code="model.template_tokens")
         return shipped(name, tokenizer), name
     if name in CATALOGUE:
         text = _catalogued(name)
         if text is None:
-            what = f"no chat template of {name!r} on this machine"
+            what = f"the chat template of {name!r} is not on this machine"
             raise UserError(what, do=f"run `ftbench pull {name}`", code="model.unknown_template")
         return text, f"chat template of {name}"
     return _read(Path(name)), name
 
 
 def shipped(name: str, tokenizer: Any) -> str:
-    """A shipped template with the tokenizer's own end-of-turn token and, where it begins every text with one, its
-    beginning-of-text token."""
+    """A shipped template with the tokenizer's end-of-turn token and, if it starts texts with one, its
+    beginning-of-sequence token."""
     text = (FOLDER / f"{name}.jinja").read_text("utf-8")
     for variable, token in (("turn_end", end_of_turn(tokenizer)), ("text_start", _start_of_text(tokenizer))):
         line = next(line for line in text.splitlines() if line.startswith(f"{{%- set {variable} = "))
@@ -65,13 +65,13 @@ def candidates(tokenizer: Any) -> Iterator[tuple[str, str]]:
 
 
 def end_of_turn(tokenizer: Any) -> str:
-    """The token with which the tokenizer's own chat template ends an answer, else its end-of-sequence token."""
+    """The token after answers in the tokenizer's chat template, else its end-of-sequence token."""
     eos = str(tokenizer.eos_token)
     if not has_template(tokenizer):
         return eos
     try:
         text = str(tokenizer.apply_chat_template(_ASKED, tokenize=False))
-    except ERRORS:  # it is not this template that will be used
+    except ERRORS:  # another template will be used
         return eos
     behind = text.rpartition(_ASKED[1]["content"])[2].strip()
     special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
@@ -89,7 +89,7 @@ def _missing_token(name: str, tokenizer: Any) -> str:
 
 
 def _catalogued(name: str) -> str | None:
-    """The template of a catalogued model that has been pulled."""
+    """The chat template of a catalog model, if it is pulled."""
     folder = pulled_folder(name)
     try:
         if (folder / "chat_template.jinja").is_file():
@@ -105,7 +105,7 @@ def _read(path: Path) -> str:
         text = path.read_text("utf-8")
     except FileNotFoundError as error:
         names = ", ".join((*SHIPPED, *CATALOGUE))
-        what = "unknown chat template: no such name or file"
+        what = "unknown chat template"
         raise UserError(
             what, str(path), f"use a Jinja file or one of {names}", code="model.unknown_template"
         ) from error
@@ -113,7 +113,7 @@ def _read(path: Path) -> str:
         what = f"cannot read the chat template ({error})"
         raise UserError(what, str(path), "check model.chat_template", code="model.template_unreadable") from error
     if not text.strip():
-        raise UserError("the chat template is empty", str(path), "write one", code="model.template_unreadable")
+        raise UserError("the chat template is empty", str(path), "use another file", code="model.template_unreadable")
     return text
 
 

@@ -1,4 +1,4 @@
-"""Where rows come from: an embedded set, a file, a folder or the Hub, and which of them belong to which split."""
+"""Find the rows of a data set (embedded, file, folder or Hub) and the split of each part."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from engine.assets import tickets_folder
+from engine.config.data_files import data_file_kind, is_hub_id
 from engine.config.errors import UserError
-from engine.config.preset_library import is_hub_id
 from engine.config.schema import Data
 from engine.data.arrow_rows import arrow_files, arrow_rows
 from engine.data.disk_set import is_disk_set, load_disk_set
 from engine.data.folder import data_files
 from engine.data.hub import load_hub
 from engine.data.json_rows import array_keys, read_member
-from engine.data.reading_notes import Notes
-from engine.data.row_limits import Raw
-from engine.data.rows import Part, Rows, kind, read_file
+from engine.data.reading_notes import ReadingNotes
+from engine.data.rows import RowStream, SourcePart, read_file
 from engine.data.safe_open import unreadable
 from engine.data.split_names import SPLITS, split_of, stem_of
 
-__all__ = ["EMBEDDED", "Raw", "Rows", "Source", "read"]
+__all__ = ["EMBEDDED", "RowStream", "Source", "read"]
 
 EMBEDDED = {"tickets": tickets_folder}
 _DEFAULT_SHARE = Data().validation
@@ -32,101 +31,106 @@ _DEFAULT_SHARE = Data().validation
 
 @dataclass(frozen=True)
 class Source:
-    """The rows of a data set by split, before anything is held out. Iterating a split reads it again."""
+    """The rows of a data set by given split, before rows are held out. Iterating a split reads it again."""
 
     id: str
-    train: Rows
-    validation: Rows | None
-    test: Rows | None
+    train: RowStream
+    validation: RowStream | None
+    test: RowStream | None
     files: dict[str, list[str]] = field(default_factory=dict)
-    """Split -> the files (or Hub splits) it is read from."""
-    notes: Notes = field(default_factory=Notes)
-    """What is left unread, or is read in another way than its name says. Complete once the rows were read."""
+    """Split -> its files (or Hub splits)."""
+    notes: ReadingNotes = field(default_factory=ReadingNotes)
+    """Notes on files that are not read, or whose content differs from what the name implies. Complete after reading."""
 
     @property
-    def splits(self) -> dict[str, Rows]:
-        """The splits that were given."""
+    def splits(self) -> dict[str, RowStream]:
+        """The given splits."""
         named = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: rows for name, rows in named.items() if rows is not None}
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over the rows of all splits, independent of the kind of file. Reads splits not summarized yet."""
+        """sha256 of the rows of all splits, independent of the file format. Reads splits that were not read yet."""
         return fingerprint({name: (rows.summary.rows, rows.summary.digest) for name, rows in self.splits.items()})
 
     @property
     def about(self) -> str:
-        """One sentence: what was read."""
+        """One sentence on what was read."""
         return (
             f"{self.id}: " + ", ".join(f"{name} {rows.summary.rows:,}" for name, rows in self.splits.items()) + " rows"
         )
 
 
 def fingerprint(splits: dict[str, tuple[int, str]]) -> str:
-    """sha256 over each split's name, number of rows and digest (`Summary.digest`)."""
+    """sha256 of each split's name, number of rows and digest (`Summary.digest`)."""
     lines = [f"{name} {count} {digest}\n" for name, (count, digest) in splits.items()]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def read(data: Data) -> Source:
-    """Find the files that `data` names; their rows are read when a split is iterated.
+    """Find the files of `data`; their rows are read when a split is iterated.
 
-    `validation` and `test` given as text are a split's name or a file. A share leaves the split None, to be held out
-    of training. The default validation share gives way to a validation split of the data's own; any other share is
-    taken as it is.
+    `validation` and `test` as text are the name of a split or a file. As a share they leave the split None: rows will
+    be held out of training. A validation split in the data takes precedence over the default share, but not over any
+    other share.
     """
-    notes = Notes()
+    notes = ReadingNotes()
     parts = _offer(data, notes)
-    chosen: dict[str, list[Part]] = {}
+    chosen: dict[str, list[SourcePart]] = {}
     chosen["test"] = _choose("test", data.test, parts, data, [], notes)
-    wish = None if data.validation == _DEFAULT_SHARE else data.validation
-    chosen["validation"] = _choose("validation", wish, parts, data, chosen["test"], notes)
+    validation = None if data.validation == _DEFAULT_SHARE else data.validation
+    chosen["validation"] = _choose("validation", validation, parts, data, chosen["test"], notes)
     held = chosen["test"] + chosen["validation"]
     chosen["train"] = [part for part in parts if part.split == "train" and part not in held]
     if not chosen["train"]:
-        do = "call one file train.jsonl (.csv, .parquet …), or name the file itself"
+        do = "name one file train.jsonl (.csv, .parquet, …), or set data.id to the file"
         raise UserError("no training split", data.id, do, code="data.no_training_split")
     for part in parts:
         if not any(part in used for used in chosen.values()):
             notes.add(f"not read: {part.name}")
     files = {split: [part.name for part in chosen[split]] for split in SPLITS if chosen[split]}
-    rows = {split: Rows(chosen[split], notes) for split in files}
+    rows = {split: RowStream(chosen[split], notes) for split in files}
     return Source(data.id, rows["train"], rows.get("validation"), rows.get("test"), files, notes)
 
 
 def _choose(
-    split: str, wish: float | str | None, parts: list[Part], data: Data, taken: list[Part], notes: Notes
-) -> list[Part]:
-    """The parts of a held-out split: the data's own, those asked for, or none where a share is held out."""
-    if wish is None:
+    split: str,
+    setting: float | str | None,
+    parts: list[SourcePart],
+    data: Data,
+    taken: list[SourcePart],
+    notes: ReadingNotes,
+) -> list[SourcePart]:
+    """The parts of a held-out split: those in the data, those in the setting, or none if a share is held out."""
+    if setting is None:
         return [part for part in parts if part.split == split and part not in taken]
-    if not isinstance(wish, str):
+    if not isinstance(setting, str):
         return []
-    named = [part for part in parts if wish in (part.name, stem_of(part.name))]
-    named = named or [part for part in parts if part.split and part.split == split_of(wish)]
+    named = [part for part in parts if setting in (part.name, stem_of(part.name))]
+    named = named or [part for part in parts if part.split and part.split == split_of(setting)]
     if named:
         return named
-    path = _file_beside(wish, data)
+    path = _find_file(setting, data)
     if path is None:
         offered = sorted({stem_of(part.name) for part in parts})
-        what = f"no split and no file {wish!r}{_like(wish, offered)}"
-        do = f"{data.id} has {', '.join(offered[:8])}; or name a file"
+        what = f"unknown split or file {setting!r}{_like(setting, offered)}"
+        do = f"use one of {', '.join(offered[:8])}, or a file"
         raise UserError(what, f"data.{split}", do, code="data.split_not_found")
-    return [Part(path.name, split, partial(read_file, path, path.name, notes), (path,))]
+    return [SourcePart(path.name, split, partial(read_file, path, path.name, notes), (path,))]
 
 
-def _file_beside(wish: str, data: Data) -> Path | None:
-    """A file by its path, or by its name inside the data's own folder."""
-    here = Path(data.id).expanduser()
-    folder = here if here.is_dir() else here.parent
-    return next((path for path in (Path(wish).expanduser(), folder / wish) if path.is_file()), None)
+def _find_file(name: str, data: Data) -> Path | None:
+    """A file by its path, or by its name in the folder of the data."""
+    source = Path(data.id).expanduser()
+    folder = source if source.is_dir() else source.parent
+    return next((path for path in (Path(name).expanduser(), folder / name) if path.is_file()), None)
 
 
-def _offer(data: Data, notes: Notes) -> list[Part]:
-    """Everything the source could give, in a fixed order."""
+def _offer(data: Data, notes: ReadingNotes) -> list[SourcePart]:
+    """All parts of the source, in a fixed order."""
     if not data.id.strip():
-        do = "name an embedded set, a file, a folder or a Hub id"
-        raise UserError("no data is named", "data.id", do, code="data.empty_id")
+        do = "set it to an embedded data set, a file, a folder or a Hub id"
+        raise UserError("empty data.id", "data.id", do, code="data.empty_id")
     path = EMBEDDED[data.id]() if data.id in EMBEDDED else Path(data.id).expanduser()
     try:
         status = path.stat()
@@ -136,7 +140,7 @@ def _offer(data: Data, notes: Notes) -> list[Part]:
         raise unreadable(error, data.id) from error
     if data.subset is not None:
         what = "only Hub data sets have subsets"
-        do = "remove it, or name a Hub id"
+        do = "remove it, or set data.id to a Hub id"
         raise UserError(what, f"data.subset = {data.subset!r}", do, code="data.subset_unread")
     if not stat.S_ISDIR(status.st_mode):
         return _offer_file(path, path.name, notes, "train")
@@ -145,21 +149,23 @@ def _offer(data: Data, notes: Notes) -> list[Part]:
     return _offer_folder(path, data.id, notes)
 
 
-def _offer_file(path: Path, name: str, notes: Notes, split: str | None, whole_file: bool = False) -> list[Part]:
-    """One file; a JSON object of splits gives a part for each."""
-    if kind(path) == ".json" and stat.S_ISREG(path.stat().st_mode):
+def _offer_file(
+    path: Path, name: str, notes: ReadingNotes, split: str | None, whole_file: bool = False
+) -> list[SourcePart]:
+    """A file as one part; a JSON object of splits has a part per split."""
+    if data_file_kind(path) == ".json" and stat.S_ISREG(path.stat().st_mode):
         keys = array_keys(path, name)
         named = {key: found for key in keys if (found := split_of(key))}
         if "train" in named.values() and len(named) == len(keys) == len(set(named.values())):
             return [
-                Part(f"{name} {key}", found, partial(read_member, path, name, key), (path,))
+                SourcePart(f"{name} {key}", found, partial(read_member, path, name, key), (path,))
                 for key, found in named.items()
             ]
-    return [Part(name, split, partial(read_file, path, name, notes, whole_file), (path,))]
+    return [SourcePart(name, split, partial(read_file, path, name, notes, whole_file), (path,))]
 
 
-def _offer_folder(folder: Path, label: str, notes: Notes) -> list[Part]:
-    """The files of a folder. Where some are named after splits only those count; otherwise all are training."""
+def _offer_folder(folder: Path, label: str, notes: ReadingNotes) -> list[SourcePart]:
+    """The files of a folder. If some are named after splits, only those are used; otherwise all are for training."""
     files, text_files = data_files(folder, label, notes)
     splits: dict[str, str | None] = {name: split_of(name) for name in files}
     if not any(splits.values()):
@@ -172,7 +178,7 @@ def _offer_folder(folder: Path, label: str, notes: Notes) -> list[Part]:
     for split in sorted(str(split) for split in many):
         notes.add(f"{documents.count(split)} .txt files of the {split} split: one document per file", decision=True)
     return [
-        Part(
+        SourcePart(
             name,
             split,
             partial(read_file, files[name], name, notes, name in text_files and split in many),
@@ -182,17 +188,17 @@ def _offer_folder(folder: Path, label: str, notes: Notes) -> list[Part]:
     ]
 
 
-def _offer_hub(data: Data, path: Path) -> list[Part]:
-    if not is_hub_id(data.id) or kind(path) or path.suffix == ".gz":
+def _offer_hub(data: Data, path: Path) -> list[SourcePart]:
+    if not is_hub_id(data.id) or data_file_kind(path) or path.suffix == ".gz":
         raise _no_such_file(data.id, path)
     return _offer_sets(load_hub(data.id, data.subset), data.id)
 
 
-def _offer_sets(sets: dict[str, object], label: str) -> list[Part]:
-    """The splits of a Hub set or of a `save_to_disk` folder; a single one is training."""
+def _offer_sets(sets: dict[str, object], label: str) -> list[SourcePart]:
+    """The splits of a Hub data set or a `save_to_disk` folder; a single one is for training."""
     only = len(sets) == 1
     return [
-        Part(
+        SourcePart(
             name,
             "train" if only else split_of(name),
             partial(arrow_rows, split, f"{label} {name}"),
@@ -204,11 +210,11 @@ def _offer_sets(sets: dict[str, object], label: str) -> list[Part]:
 
 def _no_such_file(name: str, path: Path) -> UserError:
     try:
-        beside = sorted(child.name for child in path.parent.iterdir())
+        siblings = sorted(child.name for child in path.parent.iterdir())
     except OSError:
         what = "file or folder not found, and its parent folder does not exist"
         return UserError(what, name, "check the path", code="data.not_found")
-    known = [*beside, *(EMBEDDED if path.parent == Path() else ())]
+    known = [*siblings, *(EMBEDDED if path.parent == Path() else ())]
     what = f"file or folder not found{_like(path.name, known)}"
     return UserError(what, name, "check the path; Hub ids have the form owner/name", code="data.not_found")
 

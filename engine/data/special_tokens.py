@@ -1,4 +1,4 @@
-"""The special tokens of a tokenizer: their ids, and where they are in a text."""
+"""Special tokens of a tokenizer: ids, texts and positions in a text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _FEW = 4
 
 
 def special_tokens(tokenizer: Any) -> tuple[frozenset[int], list[str]]:
-    """Ids and texts of special tokens. The unknown token is none: it stands for ordinary text."""
+    """Ids and texts of special tokens, without the unknown token, which represents ordinary text."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
     ids = {number for number, token in added.items() if token.special} | set(tokenizer.all_special_ids)
     ids -= {tokenizer.unk_token_id} - {tokenizer.eos_token_id}
@@ -25,9 +25,9 @@ class SpecialTokens:
     ids: frozenset[int]
     pattern: re.Pattern[str]
     firsts: str
-    """The characters that their texts begin with."""
+    """The first characters of their texts."""
     separate: bool
-    """Whether none of them takes white space or neighbors into itself: text on both sides is tokenized by itself."""
+    """Whether none of them absorbs white space or neighboring text: text on both sides is tokenized separately."""
 
     @classmethod
     def of(cls, tokenizer: Any) -> SpecialTokens:
@@ -39,7 +39,7 @@ class SpecialTokens:
         return cls(ids, re.compile("|".join(ordered) if ordered else r"(?!)"), firsts, separate)
 
     def within(self, text: str) -> bool:
-        """Whether the text contains one."""
+        """Whether the text contains a special token."""
         if len(self.firsts) <= _FEW and not any(first in text for first in self.firsts):
             return False
         return self.pattern.search(text) is not None
@@ -48,10 +48,10 @@ class SpecialTokens:
         return sum(1 for _ in self.pattern.finditer(text))
 
     def text(self, text: str) -> str:
-        """The text without them."""
+        """The text without special tokens."""
         return self.pattern.sub("", text)
 
     def anchor(self, text: str, place: int) -> tuple[int, str]:
-        """(how many there are before `place`, the last of them with the text between it and `place`)."""
+        """(number of special tokens before `place`, text from the last of them to `place`)."""
         marks = list(self.pattern.finditer(text, 0, place))
         return len(marks), text[marks[-1].start() : place] if marks else ""

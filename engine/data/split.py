@@ -1,4 +1,4 @@
-"""Which row trains, validates or tests, from the rows' keys alone: decided before a row is tokenized."""
+"""Assign rows to train, validation and test by their keys, before they are tokenized."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ SIDES = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 
 @dataclass
 class Assignment:
-    """What becomes of every row that was read."""
+    """The split of every row that was read."""
 
     version: int
     sides: dict[str, np.ndarray]
     """Given split -> (N,) side code of each of its rows: TRAIN, VALIDATION, TEST, OVER_LIMIT or SHARED."""
     items: dict[str, np.ndarray]
-    """Given split -> (N,) number of the item a row belongs to: rows of one prompt share it, across all splits."""
+    """Given split -> (N,) item number of each row: equal for rows of one prompt, across all splits."""
     overlaps: dict[str, Overlap] = field(default_factory=dict)
-    """`test/train` and `validation/train`, where both have rows. Validation rows as they were given."""
+    """`test/train` and `validation/train`, if both have rows. Validation rows as given."""
     about: list[str] = field(default_factory=list)
-    """What was done, one sentence each."""
+    """Sentences on what was done."""
     warnings: list[Notice] = field(default_factory=list)
 
     def count(self, code: int) -> int:
-        """Rows with that side code."""
+        """Number of rows with a side code."""
         return sum(int((side == code).sum()) for side in self.sides.values())
 
     def rows(self, code: int) -> list[tuple[str, np.ndarray]]:
-        """(given split, row numbers in reading order) of the rows with that side code."""
+        """(given split, row indices in reading order) of the rows with a side code."""
         found = [(name, np.flatnonzero(side == code)) for name, side in self.sides.items()]
         return [(name, numbers) for name, numbers in found if len(numbers)]
 
     def item_count(self, code: int) -> int:
-        """Distinct items among the rows with that side code."""
+        """Number of distinct items among the rows with a side code."""
         numbers = [self.items[name][rows] for name, rows in self.rows(code)]
         return len(np.unique(np.concatenate(numbers))) if numbers else 0
 
@@ -54,7 +54,7 @@ class Assignment:
 def assign(
     keys: dict[str, KeyTable], shares: Shares, seed: int, max_rows: int | None, version: int = SPLIT_VERSION
 ) -> Assignment:
-    """Divide the rows of the given splits; `keys` has `train`, and `validation` and `test` where they are given."""
+    """Split the rows. `keys` has `train`, and `validation` and `test` if they are given."""
     if version == 1:
         sides = assign_v1(keys, shares, seed, max_rows)
         starts = np.cumsum([0, *map(len, keys.values())])
@@ -84,7 +84,7 @@ def _tell(done: Assignment, keys: dict[str, KeyTable], shares: Shares, max_rows:
         done.about.append(f"validation: {_held(done, VALIDATION)} held out of training by prompt")
     if over := done.count(OVER_LIMIT):
         kept = done.count(TRAIN)
-        done.about.append(f"train: {kept:,} of {kept + over:,} rows, chosen by content (max_rows)")
+        done.about.append(f"train: {kept:,} of {kept + over:,} rows, selected by content hash (data.max_rows)")
     done.warnings += [notice for notice in (_no_test(done, shares), _test_overlap(done), _shared(done)) if notice]
 
 
@@ -94,15 +94,16 @@ def _held(done: Assignment, code: int) -> str:
 
 
 def note_near_duplicates(done: Assignment, near: NearDuplicates) -> None:
-    """Fill in the overlaps' `near` from what was collected while the rows were tokenized; warn of many."""
+    """Set `near` of the overlaps from the collected prompts, and warn if there are many."""
     for pair, found in done.overlaps.items():
         name = pair.split("/")[0]
         found.near, found.near_reason = near.count(name), near.reason
         if found.near and found.near > WARNED_SHARE * found.of:
+            share = percent(found.near / found.of)
             text = (
-                f"{found.near:,} of {found.of:,} {name} rows ({percent(found.near / found.of)}) have a prompt that is "
-                f"nearly one that is trained on (Jaccard similarity of character 5-grams from {THRESHOLD:g} on): "
-                "scores on them may measure memorization"
+                f"{found.near:,} of {found.of:,} {name} rows ({share}) have a prompt that is a "
+                f"near-duplicate of a training prompt (Jaccard similarity of character 5-grams ≥ {THRESHOLD:g}): "
+                "their scores may measure memorization"
             )
             done.warnings.append(Notice("data.near_duplicates", text))
 
@@ -114,7 +115,8 @@ def _no_test(done: Assignment, shares: Shares) -> Notice | None:
     if shares.test == 0:
         why = "data.test is 0"
     else:
-        why = f"{amount(done.count(TRAIN), 'row')} with {amount(prompts, 'distinct prompt')}: too few to hold one out"
+        rows = amount(done.count(TRAIN), "row")
+        why = f"{rows} with {amount(prompts, 'distinct prompt')}: too few to hold out a prompt"
     return Notice("data.no_test_rows", f"no test rows ({why}): the model is trained and not scored")
 
 
@@ -124,7 +126,7 @@ def _test_overlap(done: Assignment) -> Notice | None:
         return None
     text = (
         f"{found.prompt:,} of {found.of:,} test rows ({percent(found.prompt / found.of)}) have a prompt that is also "
-        f"trained on, {found.both:,} of them with the same answer: scores on them measure memorization"
+        f"in training, {found.both:,} of them with the same answer: their scores measure memorization"
     )
     return Notice("data.test_overlaps_train", text)
 
@@ -143,14 +145,14 @@ def _shared(done: Assignment) -> Notice | None:
 
 @dataclass
 class Split:
-    """The examples of each split, in the order they were read, and how they were assigned."""
+    """The examples of each split in reading order, and their assignment."""
 
     train: list[Example]
     validation: list[Example]
     test: list[Example]
     assignment: Assignment
     given: dict[str, list[Example]]
-    """The examples as they were given."""
+    """The examples by given split."""
     items: dict[str, list[int]] = field(default_factory=dict)
     """Split -> item number of each of its examples."""
 
@@ -178,7 +180,7 @@ def split(
     max_rows: int | None,
     version: int = SPLIT_VERSION,
 ) -> Split:
-    """`assign` for examples that are all in memory. `shares` are validation's and test's."""
+    """`assign` for examples in memory. `shares`: of validation and test."""
     given = {"train": train, "validation": validation, "test": test}
     examples = {name: rows for name, rows in given.items() if rows is not None}
     keys = {name: KeyTable.of(rows, version) for name, rows in examples.items()}
@@ -195,7 +197,7 @@ def split(
 
 
 def duplicates(rows: Sequence[Example]) -> list[list[str]]:
-    """The places of equal rows, group by group."""
+    """The places of equal rows, by group."""
     groups: dict[str, list[str]] = {}
     for example in rows:
         groups.setdefault(example.key, []).append(example.where)

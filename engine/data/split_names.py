@@ -1,11 +1,10 @@
-"""Which split a file or Hub split is, by its name."""
+"""The split that the name of a file or Hub split implies."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-from engine.data.rows import kind
+from engine.config.data_files import is_data_file
 
 SPLITS = ("train", "validation", "test")
 _WORDS = {
@@ -16,7 +15,7 @@ _WORDS = {
 
 
 def split_of(name: str) -> str | None:
-    """The split that a file's name begins or ends with, else its folder's: train-00000.parquet, my_dev.csv."""
+    """The split at the start or end of a file's name, else of its folder: train-00000.parquet, my_dev.csv."""
     stem = stem_of(name).lower()
     for split, words in _WORDS.items():
         joined = "|".join(words)
@@ -28,4 +27,4 @@ def split_of(name: str) -> str | None:
 def stem_of(name: str) -> str:
     """`data/train.jsonl.gz` -> `train`."""
     stem = name.rsplit("/", 1)[-1].removesuffix(".gz")
-    return stem.rsplit(".", 1)[0] if kind(Path(stem)) else stem
+    return stem.rsplit(".", 1)[0] if is_data_file(stem) else stem

@@ -1,4 +1,4 @@
-"""Split version 2: rows grouped by prompt, so that no prompt is on two sides; by content and seed, not by order."""
+"""Split version 2: rows grouped by prompt, so that no prompt is in two splits; by content and seed, not by order."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ import numpy as np
 from engine.data.keys import KeyTable, group_numbers
 
 TRAIN, VALIDATION, TEST, OVER_LIMIT, SHARED = range(5)
-"""What becomes of a row. OVER_LIMIT: left out by data.max_rows. SHARED: a given validation row whose prompt also trains
-or tests, left out.
+"""Side codes. OVER_LIMIT: left out by data.max_rows. SHARED: left out, a given validation row whose prompt is also in
+training or test.
 """
 TEST_SHARE, TEST_LIMIT = 0.1, 500
-"""Rows held out, and prompts at most, when neither the preset nor the data has a test split."""
+"""Share of rows and maximum number of prompts to hold out if neither the preset nor the data has a test split."""
 ENOUGH = 20
-"""From this many rows on, a share that rounds to nothing still gives one prompt."""
+"""From this many rows, at least one prompt is held out even if the share rounds to 0 rows."""
 _LARGEST = 0.5
-"""Of the rows: a prompt with more of them is never held out to fill a share that no prompt fits into."""
+"""Share of the rows above which a prompt is never held out, even if no other prompt fits."""
 
 
 @dataclass(frozen=True)
 class Shares:
-    """Shares of the training rows to hold out where no split is given; a test share of None means the default."""
+    """Shares of the training rows to hold out if no split is given; a test share of None means the default."""
 
     validation: float
     test: float | None
 
 
 def assign_v2(keys: dict[str, KeyTable], shares: Shares, seed: int, max_rows: int | None) -> dict[str, np.ndarray]:
-    """(N,) side codes for each given split. A given test set is never changed."""
+    """(N,) side codes per given split. A given test split is never changed."""
     names = list(keys)
     groups = dict(zip(names, group_numbers([keys[name].prompts for name in names]), strict=True))
     codes = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
     sides = {name: np.full(len(keys[name]), codes[name], dtype=np.int8) for name in names}
     prompts, side = keys["train"].prompts, sides["train"]
     if "test" not in keys:
-        most = TEST_LIMIT if shares.test is None else None
+        max_prompts = TEST_LIMIT if shares.test is None else None
         share = TEST_SHARE if shares.test is None else shares.test
-        _hold_out(prompts, groups["train"], side, share, seed, TEST, most=most)
+        _hold_out(prompts, groups["train"], side, share, seed, TEST, max_prompts=max_prompts)
     if "validation" not in keys:
         tested = groups["test"] if "test" in keys else groups["train"][:0]
         _hold_out(prompts, groups["train"], side, shares.validation, seed, VALIDATION, never=tested)
@@ -58,51 +58,52 @@ def _hold_out(
     share: float,
     seed: int,
     code: int,
-    most: int | None = None,
+    max_prompts: int | None = None,
     never: np.ndarray | None = None,
 ) -> None:
-    """Move a share of the training rows to another side, prompt by prompt in the order of their ranks.
+    """Move a share of the training rows to another split, prompt by prompt in order of rank.
 
-    A prompt with more rows than are still wanted is passed over. `most`: prompts. `never`: groups that stay.
+    Prompts with more rows than are still missing are skipped. `max_prompts`: limit on prompts. `never`: groups that
+    stay in training.
     """
-    here = np.flatnonzero(side == TRAIN)
-    wanted = min(max(round(len(here) * share), int(len(here) >= ENOUGH)), len(here) - 1)
-    if share == 0 or wanted < 1:
+    train = np.flatnonzero(side == TRAIN)
+    count = min(max(round(len(train) * share), int(len(train) >= ENOUGH)), len(train) - 1)
+    if share == 0 or count < 1:
         return
-    numbers, first, sizes = np.unique(groups[here], return_index=True, return_counts=True)
-    ranks = rank(prompts[here[first]], seed, {TEST: "test", VALIDATION: "validation"}[code])
+    numbers, first, sizes = np.unique(groups[train], return_index=True, return_counts=True)
+    ranks = rank(prompts[train[first]], seed, {TEST: "test", VALIDATION: "validation"}[code])
     allowed = np.ones(len(numbers), dtype=bool) if never is None else ~np.isin(numbers, never)
     order = np.flatnonzero(allowed)[np.argsort(ranks[allowed], kind="stable")]
-    taken = _fill(sizes[order].tolist(), wanted, most)
-    if not taken and len(here) >= ENOUGH and len(order):
+    taken = _fill(sizes[order].tolist(), count, max_prompts)
+    if not taken and len(train) >= ENOUGH and len(order):
         smallest = int(np.argmin(sizes[order]))
-        taken = [smallest] if sizes[order][smallest] <= _LARGEST * len(here) else []
-    side[here[np.isin(groups[here], numbers[order[taken]])]] = code
+        taken = [smallest] if sizes[order][smallest] <= _LARGEST * len(train) else []
+    side[train[np.isin(groups[train], numbers[order[taken]])]] = code
 
 
-def _fill(sizes: list[int], wanted: int, most: int | None) -> list[int]:
-    """Indices of the groups that are taken, in order, until there are as many rows as wanted or groups as allowed."""
+def _fill(sizes: list[int], rows: int, max_groups: int | None) -> list[int]:
+    """Indices of the groups to take, in order, until there are enough rows or the maximum number of groups."""
     taken: list[int] = []
     for number, size in enumerate(sizes):
-        if wanted == 0 or len(taken) == most:
+        if rows == 0 or len(taken) == max_groups:
             break
-        if size <= wanted:
-            wanted -= size
+        if size <= rows:
+            rows -= size
             taken.append(number)
     return taken
 
 
 def _choose_rows(keys: KeyTable, side: np.ndarray, seed: int, max_rows: int) -> None:
-    """Keep the `max_rows` training rows of the lowest rank: fewer rows are always among the more."""
-    here = np.flatnonzero(side == TRAIN)
-    order = np.argsort(rank(keys.prompts[here] ^ keys.answers[here], seed, "rows"), kind="stable")
-    side[here[order[max_rows:]]] = OVER_LIMIT
+    """Keep the `max_rows` training rows of lowest rank: a smaller selection is a subset of a larger one."""
+    train = np.flatnonzero(side == TRAIN)
+    order = np.argsort(rank(keys.prompts[train] ^ keys.answers[train], seed, "rows"), kind="stable")
+    side[train[order[max_rows:]]] = OVER_LIMIT
 
 
 def rank(keys: np.ndarray, seed: int, purpose: str) -> np.ndarray:
-    """(N,) uint64: places in a shuffle that depends on the (N, 2) keys, the seed and the purpose alone.
+    """(N,) uint64 sort keys of a shuffle that depends only on the (N, 2) digests, the seed and the purpose.
 
-    The finalizer of splitmix64 (Steele, Lea, Flood 2014) over digests that are uniform already.
+    The finalizer of splitmix64 (Steele, Lea, Flood 2014) over digests, which are uniform already.
     """
     salt = hashlib.blake2b(f"{seed}:{purpose}".encode(), digest_size=16).digest()
     mixed = keys ^ np.frombuffer(salt, dtype="<u8")

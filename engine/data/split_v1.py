@@ -1,4 +1,4 @@
-"""Split version 1, kept so that runs which began under it can resume: rows grouped by prompt and answer together."""
+"""Split version 1, for resuming old runs: rows grouped by prompt and answer together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Sides = dict[str, np.ndarray]
 
 
 def assign_v1(keys: dict[str, KeyTable], shares: Shares, seed: int, max_rows: int | None) -> Sides:
-    """(N,) side codes for each given split."""
+    """(N,) side codes per given split."""
     contents = {name: table.contents for name, table in keys.items()}
     codes = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
     sides = {name: np.full(len(rows), codes[name], dtype=np.int8) for name, rows in contents.items()}
@@ -40,7 +40,7 @@ def _test_rows(rows: int, share: float | None) -> int:
 
 
 def _hold_out(keys: Sequence[str], sides: np.ndarray, count: int, seed: int, side: int) -> None:
-    """Take `count` rows out of training, in groups of equal content by the order of their hashes."""
+    """Hold out `count` rows of training, in groups of equal content in order of their hashes."""
     groups: dict[str, list[int]] = defaultdict(list)
     for number in np.flatnonzero(sides == TRAIN).tolist():
         groups[keys[number]].append(number)

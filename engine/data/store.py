@@ -1,4 +1,4 @@
-"""Columns of tokenized rows on disk, memory-mapped, or in memory where the disk has no room for them."""
+"""Storage of tokenized rows as columns: memory-mapped files, or memory if the disk is full."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import IO, Any
 
 import numpy as np
 
-from engine.data.packed_rows import ASSIGNED, COLUMNS, NO_LINE, OWN_PROMPT, TABLES, WEIGHTED, Batch
+from engine.data.packed_rows import ASSIGNED, COLUMNS, NO_LINE, OWN_PROMPT, TABLES, WEIGHTED, PackedBatch
 
 
-class Columns:
-    """The columns of all rows that were read, in reading order, and where each row's part of them begins."""
+class ColumnStore:
+    """The columns of all rows in reading order, and the start of each row's part in ragged columns."""
 
     def __init__(self, columns: dict[str, np.ndarray], tables: dict[str, list[Any]]) -> None:
         self.columns, self.tables = columns, tables
@@ -46,7 +46,7 @@ class Columns:
         return self.ids(number)[: self["prompt_size"][number]]
 
     def text(self, number: int) -> str:
-        """A row's target; of a row that is left out the details."""
+        """A row's target; for a row that is left out, the details of the reason."""
         return _decoded(self["text"][self.text_at[number] : self.text_at[number + 1]])
 
     def references(self, number: int) -> tuple[str, ...]:
@@ -61,26 +61,26 @@ class Columns:
         return self["weights"][self.weights_at[number] : self.weights_at[number + 1]].tolist()
 
     def where(self, number: int) -> str:
-        """A row's place, as errors name it."""
+        """A row's place, for errors."""
         file, line = self.tables["files"][self["file"][number]], int(self["line"][number])
         return file if line == NO_LINE else f"{file} {line}"
 
     @property
     def kinds(self) -> list[str]:
-        """Why rows are left out, by their number in column `kind`; '' stands for usable rows."""
+        """Reasons for leaving rows out, indexed by column `kind`; '' for usable rows."""
         return self.tables["kinds"]
 
 
 class ColumnWriter:
-    """Appends batches to one file a column; moves everything to memory when the disk is full.
+    """Appends batches to one file per column; moves everything to memory if the disk is full.
 
-    Without a folder the columns are in memory from the beginning.
+    Without a folder the columns are in memory from the start.
     """
 
     def __init__(self, folder: Path | None, ids: str) -> None:
         self.types = {**COLUMNS, "ids": ids}
         self.failure: OSError | None = None
-        """Why the columns could not be written to the folder."""
+        """The error of writing to the folder, if any."""
         self._folder, self._tables = folder, {name: dict[Any, int]() for name in TABLES.values()}
         self._memory = {name: bytearray() for name in self.types}
         self._files: dict[str, IO[bytes]] = {}
@@ -88,8 +88,8 @@ class ColumnWriter:
         if folder:
             self._guarded(self._open)
 
-    def append(self, batch: Batch) -> None:
-        """Add the rows of a batch behind those that are there."""
+    def append(self, batch: PackedBatch) -> None:
+        """Append the rows of a batch."""
         columns = {name: self._renumbered(batch, name) for name in self.types}
         content = {name: column.astype(self.types[name], copy=False).tobytes() for name, column in columns.items()}
         if self._files and self._guarded(lambda: self._write(content)):
@@ -97,17 +97,17 @@ class ColumnWriter:
         for name, data in content.items():
             self._memory[name] += data
 
-    def rows(self) -> Columns:
-        """The columns so far, to be read; nothing is appended after this."""
+    def rows(self) -> ColumnStore:
+        """The columns, for reading; nothing may be appended after this."""
         if self._files and self._guarded(self._close):
             assert self._folder
-            return Columns(mapped(self._folder, self.types), self.tables)
-        return Columns(
+            return ColumnStore(mapped(self._folder, self.types), self.tables)
+        return ColumnStore(
             {name: np.frombuffer(data, self.types[name]) for name, data in self._memory.items()}, self.tables
         )
 
-    def assign(self, rows: Columns, assigned: dict[str, np.ndarray], kinds: list[str]) -> Columns:
-        """Complete the columns by those in ASSIGNED; `kinds` is the table that `reason` refers to."""
+    def assign(self, rows: ColumnStore, assigned: dict[str, np.ndarray], kinds: list[str]) -> ColumnStore:
+        """Add the columns of ASSIGNED; `kinds` is the table of `reason`."""
         rows.columns |= {name: column.astype(ASSIGNED[name], copy=False) for name, column in assigned.items()}
         rows.tables["kinds"] = kinds
         if self._folder and not self.failure:
@@ -122,14 +122,14 @@ class ColumnWriter:
         return {name: [_listed(key) for key in table] for name, table in self._tables.items()}
 
     def abandon(self) -> None:
-        """Close the files of a preparation that will not be finished."""
+        """Close the files of an unfinished preparation."""
         for file in self._files.values():
             with contextlib.suppress(OSError):
                 file.close()
         self._files = {}
 
-    def _renumbered(self, batch: Batch, name: str) -> np.ndarray:
-        """A column whose numbers index this writer's tables instead of the batch's own."""
+    def _renumbered(self, batch: PackedBatch, name: str) -> np.ndarray:
+        """A column with its indices converted from the batch's tables to this writer's tables."""
         column = batch.columns[name]
         if name not in TABLES:
             return column
@@ -149,7 +149,7 @@ class ColumnWriter:
             self._files[name].flush()
             self._written[name] += len(data)
 
-    def _write_assigned(self, rows: Columns) -> None:
+    def _write_assigned(self, rows: ColumnStore) -> None:
         assert self._folder
         for name in ASSIGNED:
             rows[name].tofile(self._folder / f"{name}.bin")
@@ -159,7 +159,7 @@ class ColumnWriter:
             file.close()
 
     def _guarded(self, act: Any) -> bool:
-        """Whether `act` went well; where the disk failed, what had been written is in memory afterwards."""
+        """Whether `act` succeeded; after an OSError everything that was written is moved to memory."""
         try:
             act()
         except OSError as error:
@@ -178,8 +178,8 @@ class ColumnWriter:
                 path.unlink()
 
 
-class Damaged(Exception):
-    """Stored columns that are not what was written."""
+class DamagedStore(Exception):
+    """Stored columns that differ from what was written."""
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -205,12 +205,12 @@ def file_sha256(path: Path) -> str:
 def _map(path: Path, kind: str) -> np.ndarray:
     size = path.stat().st_size
     if size % np.dtype(kind).itemsize:
-        raise Damaged(f"{path.name} has {size:,} bytes")
+        raise DamagedStore(f"{path.name} has {size:,} bytes")
     return np.memmap(path, dtype=kind, mode="r") if size else np.zeros(0, dtype=kind)
 
 
 def _starts(sizes: np.ndarray) -> np.ndarray:
-    """(rows + 1,) where each row's part of a ragged column begins."""
+    """(rows + 1,) start of each row's part in a ragged column."""
     starts = np.zeros(len(sizes) + 1, dtype=np.int64)
     np.cumsum(sizes, out=starts[1:])
     return starts

@@ -1,4 +1,4 @@
-"""Settings that are offered to the user: each is tried on rows first, and shown with its result."""
+"""Suggested settings: each is tried on rows first, and shown with the result."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from engine.config.errors import Notice, UserError
 from engine.config.schema import Data
 from engine.data.conversation import Example
 from engine.data.format import Format
-from engine.data.recognition import converse, recognize
-from engine.data.row_limits import Raw
+from engine.data.recognition import recognize, to_example
+from engine.data.row_limits import RawRow
 from engine.data.rows import summary_of
 
 TRIED = 300
-"""Rows that a suggestion is tried on."""
+"""Maximum rows on which a suggestion is tried."""
 _TRIED_LENGTH = 32 << 20
-"""Characters of them."""
+"""Maximum total characters of these rows."""
 _LIKELY_PROMPT = ("context", "passage", "document", "schema", "input", "choices", "options", "text", "title")
-"""Ignored columns that usually belong to the prompt."""
+"""Names of columns that usually belong to the prompt."""
 _BARE = re.compile(r"[A-Za-z_][\w.-]*")
 
 
-def tried(rows: Iterable[Raw], data: Data, changes: dict[str, Any]) -> str | None:
-    """The result of `data` with other values ("299 of the first 300 rows train"); None where no row trains."""
+def try_settings(rows: Iterable[RawRow], data: Data, changes: dict[str, Any]) -> str | None:
+    """The result of changed settings ("299 of the first 300 rows usable"); None if no row is usable."""
     sample = _first_rows(rows)
     try:
         found = recognize(sample, msgspec.structs.replace(data, **changes))
-        trained = sum(isinstance(converse(raw, found), Example) for raw in sample)
+        trained = sum(isinstance(to_example(raw, found), Example) for raw in sample)
     except UserError:
         return None
     if not trained:
         return None
     total = summary_of(rows).rows
-    those = f"the first {len(sample):,} rows" if total > len(sample) else f"{len(sample):,} rows"
-    return f"{trained:,} of {those} train"
+    rows_ = f"the first {len(sample):,} rows" if total > len(sample) else f"{len(sample):,} rows"
+    return f"{trained:,} of {rows_} usable"
 
 
-def _first_rows(rows: Iterable[Raw]) -> list[Raw]:
-    """At most TRIED rows, fewer where they are long."""
-    sample: list[Raw] = []
+def _first_rows(rows: Iterable[RawRow]) -> list[RawRow]:
+    """At most TRIED rows, fewer if they are long."""
+    sample: list[RawRow] = []
     length = 0
     for raw in islice(iter(rows), TRIED):
         sample.append(raw)
@@ -56,28 +56,28 @@ def _first_rows(rows: Iterable[Raw]) -> list[Raw]:
 
 
 def as_options(changes: dict[str, Any]) -> str:
-    """`--set data.format=chosen`: as it can be typed into a shell. A map becomes one option per role."""
+    """The settings as shell options: `--set data.format=chosen`. A map becomes one option per role."""
     flat = {f"map.{role}": source for role, source in changes.get("map", {}).items()}
     flat |= {key: value for key, value in changes.items() if key != "map" and (key, value) != ("format", "auto")}
     return " ".join(f"--set {shlex.quote(f'data.{key}={_value(value)}')}" for key, value in flat.items())
 
 
-def suggest_prompt(rows: Iterable[Raw], data: Data, found: Format) -> list[Notice]:
-    """Offer to put an ignored column that reads like context into the prompt."""
+def suggest_prompt(rows: Iterable[RawRow], data: Data, found: Format) -> list[Notice]:
+    """Suggest adding an ignored column to the prompt if its name indicates context."""
     likely = [name for name, role in found.roles.items() if role == "ignored" and name.lower() in _LIKELY_PROMPT]
     prompt, completion = found.parts["prompt"].lone, found.parts["completion"].lone
     if not likely or prompt is None or completion is None:
         return []
     changes = {"prompt": f"{{{likely[0]}}}\n\n{{{prompt}}}", "completion": completion}
-    result = tried(rows, data, {"map": changes})
+    result = try_settings(rows, data, {"map": changes})
     if result is None:
         return []
-    text = f"to put {likely[0]} into the prompt: {as_options({'map': changes})} ({result})"
+    text = f"to add column {likely[0]} to the prompt: {as_options({'map': changes})} ({result})"
     return [Notice("data.prompt_suggestion", text)]
 
 
 def _value(value: Any) -> str:
-    """As TOML, or bare where the bare word is read as text."""
+    """A TOML value; bare words are not quoted."""
     text = str(value)
     if _BARE.fullmatch(text) and text not in ("true", "false", "inf", "nan"):
         return text

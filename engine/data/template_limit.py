@@ -1,9 +1,9 @@
-"""Limits on a chat template, which is somebody else's code: an endless loop must not become an endless run.
+"""Time limit for chat templates, which are third-party code: an endless loop must not block a run.
 
-On the main thread a timer of the kernel interrupts it, in Python code and in C functions that look for signals (integer
-arithmetic, regular expressions). On other threads a watchdog does, in Python code alone. Both count the seconds of user
-CPU time that the rendering thread itself has used, so a busy or suspended machine changes nothing. A C function that
-never looks for signals is not interrupted; none that Jinja's sandbox offers is known to run for long.
+On the main thread a kernel timer interrupts rendering, in Python code and in C functions that check for signals
+(integer arithmetic, regular expressions). On other threads a watchdog interrupts Python code only. Both measure the CPU
+time of the rendering thread, so a busy or suspended machine makes no difference. C functions that do not check for
+signals are not interrupted; none in Jinja's sandbox is known to run for long.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from typing import Any, TypeVar
 from engine.config.errors import UserError
 
 SECONDS = 5.0
-"""Of CPU time for one row; templates take about 0.0001."""
-LOOK_SECONDS = 0.25
-"""Between two looks of the watchdog."""
+"""Maximum CPU time per row; templates take about 0.0001 s."""
+POLL_SECONDS = 0.25
+"""Interval of the watchdog."""
 DO = "set model.chat_template to a template without endless loops and huge values"
 
 T = TypeVar("T")
 
 
 class Interrupted(BaseException):
-    """Raised inside a template that has used up its time. Not an Exception, so that nothing in between handles it."""
+    """Raised inside a template that exceeds its time. A BaseException, so that no handler in between catches it."""
 
 
-class Job:
-    """One template at work on this thread, for at most `seconds` of its CPU time."""
+class RenderingJob:
+    """A template that is rendered on this thread, for at most `seconds` of CPU time."""
 
     def __init__(self, seconds: float) -> None:
         self.thread, self.seconds = threading.get_ident(), seconds
@@ -40,29 +40,29 @@ class Job:
         self.working, self.firing, self.fired = True, False, False
 
     def left(self) -> float:
-        """Seconds it may still take; all of them where its thread has ended."""
+        """Remaining seconds; all of them if its thread has ended."""
         try:
             return self.seconds - (time.clock_gettime(self._clock) - self._begin)
         except OSError:
             return self.seconds
 
 
-_on_main: Job | None = None
-_on_threads: list[Job] = []
+_on_main: RenderingJob | None = None
+_on_threads: list[RenderingJob] = []
 _watching = False
 _changing = threading.Lock()
-"""Of `_watching`: there is one watchdog while there are jobs."""
+"""Guards `_watching`: there is one watchdog while there are jobs."""
 
 
 def run_template(work: Callable[[], T], where: str) -> T:
-    """What `work` returns. Raises UserError where it takes too long, or more than this machine can hold."""
+    """Call `work`. Raises UserError if it takes too long or exceeds a limit of memory or recursion."""
     try:
         return _on_main_thread(work) if threading.current_thread() is threading.main_thread() else _on_a_thread(work)
     except Interrupted:
         what = f"the chat template took more than {SECONDS:g} s for one row"
         raise UserError(what, where, DO, "template.timeout") from None
     except (OverflowError, MemoryError, RecursionError) as error:
-        what = f"the chat template exceeds a limit: {' '.join(str(error).split()) or type(error).__name__}"
+        what = f"the chat template exceeds a limit ({' '.join(str(error).split()) or type(error).__name__})"
         raise UserError(what, where, DO, "template.limit") from error
 
 
@@ -70,7 +70,7 @@ def _on_main_thread(work: Callable[[], T]) -> T:
     global _on_main
     if signal.getsignal(signal.SIGVTALRM) is not _alarm:
         signal.signal(signal.SIGVTALRM, _alarm)
-    _on_main = Job(SECONDS)
+    _on_main = RenderingJob(SECONDS)
     signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
     try:
         return work()
@@ -80,7 +80,7 @@ def _on_main_thread(work: Callable[[], T]) -> T:
 
 
 def _alarm(number: int, frame: Any) -> None:
-    """The timer counts all threads of the process: look at what ours has used."""
+    """The timer measures all threads of the process: check the time of this thread."""
     if _on_main is None:
         return
     if (left := _on_main.left()) > 0:
@@ -91,7 +91,7 @@ def _alarm(number: int, frame: Any) -> None:
 
 def _on_a_thread(work: Callable[[], T]) -> T:
     global _watching
-    job = Job(SECONDS)
+    job = RenderingJob(SECONDS)
     with _changing:
         _on_threads.append(job)
         if not _watching:
@@ -102,7 +102,7 @@ def _on_a_thread(work: Callable[[], T]) -> T:
     finally:
         job.working = False
         try:
-            while job.firing and not job.fired:  # the exception is on its way: it must arrive here and not later
+            while job.firing and not job.fired:  # the exception was sent: it must be raised here and not later
                 time.sleep(0)
         finally:
             _on_threads.remove(job)
@@ -121,4 +121,4 @@ def _watch() -> None:
                 raises = ctypes.pythonapi.PyThreadState_SetAsyncExc
                 raises(ctypes.c_ulong(job.thread), ctypes.py_object(Interrupted))
             job.fired = True
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)

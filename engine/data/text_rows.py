@@ -1,4 +1,4 @@
-"""Rows of .txt files: one document per file, per paragraph, or per line."""
+"""Read .txt files: one document per file, paragraph or line."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engine.data.json_rows import no_rows
-from engine.data.reading_notes import Notes
-from engine.data.row_limits import ROWS_LIMIT, Raw, row, too_many_rows
+from engine.data.reading_notes import ReadingNotes
+from engine.data.row_limits import ROWS_LIMIT, RawRow, row, too_many_rows
 from engine.data.safe_open import decoded, lines, whole
 
 
-def read_text(path: Path, name: str, notes: Notes, whole_file: bool) -> Iterator[Raw]:
-    """Documents as rows with the one column `text`.
+def read_text(path: Path, name: str, notes: ReadingNotes, whole_file: bool) -> Iterator[RawRow]:
+    """Documents as rows with a single column `text`.
 
-    `whole_file` makes the file one document: for folders of many. Otherwise blank lines separate documents, and in a
-    file without blank lines each line is one.
+    `whole_file`: the file is one document, for folders of many files. Otherwise documents are separated by blank lines;
+    in a file without blank lines each line is a document.
     """
     if whole_file:
         text = decoded(whole(path, name), name)
@@ -35,15 +35,15 @@ def read_text(path: Path, name: str, notes: Notes, whole_file: bool) -> Iterator
 
 
 def _has_blank_line(path: Path, name: str) -> bool:
-    """Whether a blank line lies between two lines with text."""
-    begun = blank = False
+    """Whether there is a blank line between two lines with text."""
+    started = blank = False
     for _, line in lines(path, name):
         if not line.strip():
-            blank = begun
+            blank = started
         elif blank:
             return True
         else:
-            begun = True
+            started = True
     return False
 
 
@@ -55,7 +55,7 @@ def _lines(path: Path, name: str) -> Iterator[tuple[int, str]]:
 
 
 def _paragraphs(path: Path, name: str) -> Iterator[tuple[int, str]]:
-    """(line it begins on, text) of each block between blank lines."""
+    """(first line, text) of each block between blank lines."""
     block: list[str] = []
     start = 0
     for number, line in lines(path, name):

@@ -1,4 +1,4 @@
-"""The text that each token of a row stands for, across the borders of tokens."""
+"""The text of each token of a row, including characters that span several tokens."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 _REPLACEMENT = "\ufffd"
 _AROUND = 8
-"""Tokens decoded on both sides of a part: a character takes at most four byte tokens, a special token among them."""
+"""Tokens decoded on both sides of a part: a character has at most four byte tokens."""
 _WINDOW = 1024
-"""Tokens decoded together at most: so many without one complete character are not text."""
+"""Maximum tokens decoded together: this many tokens without a complete character are not text."""
 
 
 def token_texts(ids: Sequence[int], tokenizer: Any) -> list[str]:
-    """The text of each token. Joined, they are what `tokenizer.decode` makes of all tokens.
+    """The text of each token. Joined, they equal `tokenizer.decode` of all tokens.
 
-    A character that is split over several tokens is the text of the one that completes it; the others have ''.
+    A character that spans several tokens is the text of the token that completes it; the others have ''.
     """
     whole = _decode(ids, tokenizer)
     known: dict[int, str] = {}
@@ -27,30 +27,30 @@ def token_texts(ids: Sequence[int], tokenizer: Any) -> list[str]:
 
 
 def texts_between(ids: Sequence[int], start: int, stop: int, tokenizer: Any) -> list[str]:
-    """The texts of the tokens from `start` to before `stop`, decoded with their neighbors only."""
+    """The texts of the tokens in [start, stop), decoded only with their neighbors."""
     begin = max(0, start - _AROUND)
     texts = token_texts(ids[begin : stop + _AROUND], tokenizer)
     return texts[start - begin : stop - begin]
 
 
 def _ends(ids: Sequence[int], whole: str, tokenizer: Any) -> list[int]:
-    """For each token, how many characters of `whole` are certain once it is there.
+    """For each token, the number of characters of `whole` that are determined by the tokens up to it.
 
-    The tokens up to `clean` make up exactly the first characters of the whole. What follows is decoded together with
-    the tokens from `context` on, as a decoder may treat the first token of a text in its own way.
+    The tokens up to `clean` decode exactly to the first characters of `whole`. Following tokens are decoded together
+    with those from `context`, because a decoder may treat the first token of a text differently.
     """
     ends: list[int] = []
-    context = clean = told = 0
+    context = clean = done = 0
     before = ""
     for number in range(len(ids)):
         if number - context > _WINDOW:
             ends.append(ends[-1])
             continue
         text = _decode(ids[context : number + 1], tokenizer)[len(before) :]
-        same = _shared(text, whole[told : told + len(text)])
-        ends.append(max(told + same, ends[-1] if ends else 0))
+        same = _shared(text, whole[done : done + len(text)])
+        ends.append(max(done + same, ends[-1] if ends else 0))
         if text and same == len(text) and not text.endswith(_REPLACEMENT):
-            context, clean, told = clean, number + 1, told + same
+            context, clean, done = clean, number + 1, done + same
             before = _decode(ids[context:clean], tokenizer)
     if ends:
         ends[-1] = len(whole)
@@ -58,7 +58,7 @@ def _ends(ids: Sequence[int], whole: str, tokenizer: Any) -> list[int]:
 
 
 def _shared(one: str, other: str) -> int:
-    """Characters at the beginning that two texts have in common."""
+    """Length of the common prefix of two texts."""
     return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 

@@ -1,4 +1,4 @@
-"""Tokenized rows as a sequence over stored columns: a row is built when it is asked for."""
+"""Tokenized rows as a sequence over stored columns; rows are built on access."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any, overload
 import numpy as np
 
 from engine.data.packed_rows import CUT
-from engine.data.store import Columns
+from engine.data.store import ColumnStore
 from engine.data.tokens import IGNORED, Row
 
 
 class TokenizedRows(Sequence[Row]):
-    """Some of the stored rows in a given order. Slices share the columns; sizes and counts are arrays."""
+    """A selection of stored rows in a given order. Slices share the columns; sizes and counts are arrays."""
 
-    def __init__(self, columns: Columns, numbers: np.ndarray) -> None:
+    def __init__(self, columns: ColumnStore, numbers: np.ndarray) -> None:
         self.columns, self.numbers = columns, numbers
-        """`numbers`: (rows,) which of the stored rows these are."""
+        """`numbers`: (rows,) indices of the stored rows."""
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -45,41 +45,41 @@ class TokenizedRows(Sequence[Row]):
         return f"<{len(self):,} tokenized rows>"
 
     def take(self, places: Sequence[int] | np.ndarray) -> TokenizedRows:
-        """The rows at these places, in this order."""
+        """The rows at these indices, in this order."""
         return TokenizedRows(self.columns, self.numbers[np.asarray(places, dtype=np.int64)])
 
     def column(self, name: str) -> np.ndarray:
-        """(rows,) a column of numbers."""
+        """(rows,) a numeric column."""
         return self.columns[name][self.numbers]
 
     @property
     def lengths(self) -> np.ndarray:
-        """(rows,) tokens."""
+        """(rows,) number of tokens."""
         return self.column("size").astype(np.int64)
 
     @property
     def lengths_before_cut(self) -> np.ndarray:
-        """(rows,) tokens before max_length cut them."""
+        """(rows,) number of tokens before truncation to max_length."""
         return self.column("length").astype(np.int64)
 
     @property
     def loss_tokens(self) -> np.ndarray:
-        """(rows,) tokens with a label."""
+        """(rows,) number of tokens with a label."""
         return _loss_tokens(self.columns)[self.numbers]
 
     @property
     def answer_tokens(self) -> np.ndarray:
-        """(rows,) tokens that are predicted and in the loss: all with a label but a row's first token."""
+        """(rows,) number of predicted tokens in the loss: those with a label, except a row's first token."""
         return self.loss_tokens - _begins_in_loss(self.columns)[self.numbers]
 
     @property
     def cut(self) -> np.ndarray:
-        """(rows,) whether max_length cut the row."""
+        """(rows,) whether the row was truncated to max_length."""
         return (self.column("flags") & CUT) > 0
 
     @property
     def note_numbers(self) -> np.ndarray:
-        """(rows,) place of each row's notes in `columns.tables["notes"]`."""
+        """(rows,) index of each row's notes in `columns.tables["notes"]`."""
         return self.column("notes")
 
     def where(self, place: int) -> str:
@@ -92,20 +92,20 @@ class TokenizedRows(Sequence[Row]):
 
 
 def lengths_of(rows: Sequence[Row]) -> np.ndarray:
-    """(rows,) tokens of each row."""
+    """(rows,) number of tokens of each row."""
     if isinstance(rows, TokenizedRows):
         return rows.lengths
     return np.array([len(row.input_ids) for row in rows], dtype=np.int64)
 
 
 def answer_tokens_of(rows: Sequence[Row]) -> np.ndarray:
-    """(rows,) tokens of each row that are predicted and in the loss."""
+    """(rows,) number of predicted tokens in the loss of each row."""
     if isinstance(rows, TokenizedRows):
         return rows.answer_tokens
     return np.array([sum(label != IGNORED for label in row.labels[1:]) for row in rows], dtype=np.int64)
 
 
-def _row(columns: Columns, number: int) -> Row:
+def _row(columns: ColumnStore, number: int) -> Row:
     ids = columns.ids(number).tolist()
     labels = [IGNORED] * len(ids)
     spans = columns.spans(number)
@@ -127,15 +127,15 @@ def _row(columns: Columns, number: int) -> Row:
     )
 
 
-def _loss_tokens(columns: Columns) -> np.ndarray:
+def _loss_tokens(columns: ColumnStore) -> np.ndarray:
     spans: Any = columns["spans"].reshape(-1, 2).astype(np.int64)
     totals = np.zeros(len(spans) + 1, dtype=np.int64)
     np.cumsum(spans[:, 1] - spans[:, 0], out=totals[1:])
     return totals[columns.spans_at[1:]] - totals[columns.spans_at[:-1]]
 
 
-def _begins_in_loss(columns: Columns) -> np.ndarray:
-    """(stored rows,) 1 where a row's first token has a label."""
+def _begins_in_loss(columns: ColumnStore) -> np.ndarray:
+    """(stored rows,) 1 if a row's first token has a label, else 0."""
     begins = np.zeros(columns.count, dtype=np.int64)
     some = np.flatnonzero(columns["span_count"])
     begins[some] = columns["spans"][columns.spans_at[some] * 2] == 0

@@ -1,4 +1,4 @@
-"""From turns, or a prompt and its answer, to an Example: which messages are in the loss, and with what weight."""
+"""Convert messages, or a prompt and its answer, to an Example with the loss weight of each message."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Any
 from engine.config.errors import UserError
 from engine.data.answers import Answer
 from engine.data.chat_message import message, text_of, tools_of
-from engine.data.conversation import EMPTY_TURN, Example, Unusable
+from engine.data.conversation import EMPTY_TURN, Example, UnusableRow
 from engine.data.format import Format
 from engine.data.loss_flags import weight_of
 from engine.data.media import refuse_placeholder
-from engine.data.row_limits import Raw, parsed
+from engine.data.row_limits import RawRow, parsed
 
 
-def conversation(turns: list[dict[str, Any]], raw: Raw, found: Format, trained_from: int = 0) -> Example:
-    """A conversation whose assistant messages from `trained_from` on are in the loss, with the weights they carry.
+def conversation(turns: list[dict[str, Any]], raw: RawRow, found: Format, trained_from: int = 0) -> Example:
+    """A conversation whose assistant messages from `trained_from` on are in the loss, with their weights.
 
-    Messages after the last trained answer are dropped. An answer without text before it gets weight 0.
+    Messages after the last trained answer are dropped. Empty answers before it get weight 0.
     """
     messages = [message(turn, number, raw) for number, turn in enumerate(turns, 1)]
     weights = _weights(turns, messages, raw, trained_from)
     trained = [number for number, weight in weights.items() if weight > 0]
     if not trained:
-        raise Unusable("no answer", "no assistant message to train on")
+        raise UnusableRow("data.no_answer", "no assistant message to train on")
     last = trained[-1]
     if _is_empty(messages[last]):
-        raise Unusable("empty", "the last answer is empty")
+        raise UnusableRow("data.empty", "the last answer is empty")
     del messages[last + 1 :]
     weights = {number: weight for number, weight in weights.items() if number <= last}
     skipped = [number for number in trained if number < last and _is_empty(messages[number])]
@@ -47,15 +47,15 @@ def conversation(turns: list[dict[str, Any]], raw: Raw, found: Format, trained_f
 
 
 def question(
-    prompt: str, answer: Answer, raw: Raw, found: Format, earlier: list[dict[str, Any]] | None = None
+    prompt: str, answer: Answer, raw: RawRow, found: Format, earlier: list[dict[str, Any]] | None = None
 ) -> Example:
-    """One prompt and its answer, behind `earlier` turns that are not in the loss unless they say so."""
+    """A prompt and its answer, after `earlier` messages."""
     if not prompt.strip():
-        raise Unusable("empty", "no prompt")
+        raise UnusableRow("data.empty", "no prompt")
     if not answer.text.strip():
-        raise Unusable("empty", "no answer")
-    said = {"role": "assistant", "content": answer.text}
-    turns = [*(earlier or []), {"role": "user", "content": prompt}, said]
+        raise UnusableRow("data.empty", "no answer")
+    reply = {"role": "assistant", "content": answer.text}
+    turns = [*(earlier or []), {"role": "user", "content": prompt}, reply]
     chat = conversation(turns, raw, found)
     assert chat.messages is not None
     system = f"{chat.messages[0]['content']}\n\n" if chat.messages[0]["role"] == "system" else ""
@@ -71,8 +71,8 @@ def question(
     )
 
 
-def history_of(value: Any, raw: Raw) -> list[dict[str, Any]]:
-    """Earlier turns from a list of [question, answer], also where a table holds it as JSON text."""
+def history_of(value: Any, raw: RawRow) -> list[dict[str, Any]]:
+    """Earlier messages from a list of [question, answer] pairs; it may be JSON text, as in CSV files."""
     if isinstance(value, str):
         value = parsed(value, f"{raw.where} (history)") if value.strip() else None
     turns: list[dict[str, Any]] = []
@@ -85,9 +85,9 @@ def history_of(value: Any, raw: Raw) -> list[dict[str, Any]]:
 
 
 def _weights(
-    turns: list[dict[str, Any]], messages: list[dict[str, Any]], raw: Raw, trained_from: int
+    turns: list[dict[str, Any]], messages: list[dict[str, Any]], raw: RawRow, trained_from: int
 ) -> dict[int, float]:
-    """Loss weight of every assistant message."""
+    """Loss weight of each assistant message."""
     weights = {}
     for number, turn in enumerate(turns):
         weight = weight_of(turn, messages[number]["role"], number + 1, raw)
@@ -97,12 +97,12 @@ def _weights(
 
 
 def _is_empty(turn: dict[str, Any]) -> bool:
-    """Whether nothing is said: no text, no call, no reasoning."""
+    """Whether a message has no text, tool call or reasoning."""
     return not (turn["content"].strip() or turn.get("tool_calls") or turn.get("reasoning_content"))
 
 
-def _add_system(messages: list[dict[str, Any]], raw: Raw, found: Format) -> bool:
-    """Put the row's system message in front, unless the conversation begins with its own."""
+def _add_system(messages: list[dict[str, Any]], raw: RawRow, found: Format) -> bool:
+    """Insert the row's system message, unless the conversation starts with one."""
     if "system" not in found.parts or messages[0]["role"] == "system":
         return False
     system = text_of(found.parts["system"].fill(raw.values), raw, "system")

@@ -26,7 +26,7 @@ def general_rows(config: Config, tokenizer: Any) -> tuple[str, list[Row]]:
 
     Raises UserError for a file that cannot be read or holds no passage.
     """
-    wish = config.evaluation.general
+    wish = config.evaluation.forgetting_text
     if wish == "none":
         return "", []
     path = Path(wish)
@@ -35,7 +35,9 @@ def general_rows(config: Config, tokenizer: Any) -> tuple[str, list[Row]]:
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot be read: {error}", f"evaluation.general = {wish!r}", "a UTF-8 text file") from error
+        raise UserError(
+            f"cannot be read: {error}", f"evaluation.forgetting_text = {wish!r}", "a UTF-8 text file"
+        ) from error
     rows = [row for passage in text.split("\n\n") if (row := _row(passage.strip(), path.name, tokenizer))]
     if not rows:
         raise UserError("no passage of two tokens or more", str(path), "blank lines part the passages")

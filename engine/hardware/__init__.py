@@ -1,1 +1,1 @@
-"""What this machine has: GPUs by NVML, the CPU, and which device a run uses. Imports no torch."""
+"""The hardware of this machine: GPUs by NVML, CPU features. Imports no torch."""

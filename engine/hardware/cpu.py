@@ -1,4 +1,4 @@
-"""What this machine's processor can do, as far as it can be read without torch."""
+"""Features of this machine's CPU, read without torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @cache
 def has_bf16() -> bool:
-    """Whether it multiplies bfloat16 itself (AVX512-BF16 or AMX); emulated, it is slower than float32."""
+    """Whether the CPU has bfloat16 instructions (AVX512-BF16 or AMX); emulated bfloat16 is slower than float32."""
     try:
         with Path("/proc/cpuinfo").open() as file:
             flags = next((line for line in file if line.startswith("flags")), "")

@@ -1,7 +1,7 @@
-"""NVML's figures of the cards in this machine. Every question is asked by itself: what a card cannot say is None.
+"""GPUs of this machine by NVML. Every value is queried separately; a value that is not available is None.
 
-No library, another driver version, MIG, missing permissions, a card that fell off the bus, unified memory: each costs
-the fields it concerns and nothing else. `pynvml` comes from the package nvidia-ml-py and brings no torch.
+A missing library, another driver version, MIG, missing permissions, a GPU that fell off the bus and unified memory each
+affect only the values that depend on them. `pynvml` comes from the package nvidia-ml-py and imports no torch.
 """
 
 from __future__ import annotations
@@ -16,32 +16,33 @@ import psutil
 NOT_SUPPORTED = 3
 """NVML_ERROR_NOT_SUPPORTED."""
 BF16_MAJOR = 8
+"""Major compute capability from which GPUs have bfloat16 instructions (Ampere)."""
 NAMESPACE, INITIAL = Path("/proc/self/ns/pid"), "pid:[4026531836]"
-"""Where Linux says in which namespace our process ids are counted, and the first one's name (`PROC_PID_INIT_INO`)."""
+"""The file that names the PID namespace of this process, and the name of the initial one (`PROC_PID_INIT_INO`)."""
 
 
 def ids_are_ours() -> bool:
-    """Whether NVML's process ids mean the same here.
+    """Whether NVML's process ids are valid in this PID namespace.
 
-    Drivers know no namespaces: in a container with process ids of its own NVML gives the host's (NVIDIA/nvidia-docker,
-    issue 1483), which may by chance be those of other processes here.
+    In a container with its own PID namespace NVML reports the host's ids (NVIDIA/nvidia-docker, issue 1483), which may
+    by chance be ids of other processes here.
     """
     try:
         return str(NAMESPACE.readlink()) == INITIAL
-    except OSError:  # no Linux, or no /proc: then no container of this kind
+    except OSError:  # not Linux, or no /proc: no PID namespaces
         return True
 
 
 class Nvml:
-    """The library, initialised once; where it cannot be, `why` says so and there are no cards."""
+    """The NVML library, initialized once. Where that fails, `why` gives the reason and there are no GPUs."""
 
     def __init__(self) -> None:
         self.why = ""
         self.code = 0
-        """NVML's code for why the last question had no answer, 0 where it had one."""
+        """NVML's error code of the last call; 0 where it succeeded."""
         self._library: Any = None
         try:
-            import pynvml
+            import pynvml  # loads a shared library: without one there are no GPUs
 
             pynvml.nvmlInit()
             self._library = pynvml
@@ -53,41 +54,42 @@ class Nvml:
             self.why = str(error)
 
     def driver(self) -> str:
-        """The driver's version, '' where it cannot be asked."""
+        """The driver version; '' where it is not available."""
         return str(self._call("nvmlSystemGetDriverVersion") or "")
 
     def cards(self) -> list[NvmlCard]:
-        """Every card, in NVML's order; one that does not answer is among them and says nothing."""
+        """Every GPU, in NVML's order; one that does not respond is included, without values."""
         count = self._call("nvmlDeviceGetCount") or 0
         return [NvmlCard(self, number, self._call("nvmlDeviceGetHandleByIndex", number)) for number in range(count)]
 
     def card(self, index: int = 0) -> NvmlCard | None:
-        """One card by NVML's numbering, which need not be CUDA's."""
+        """One GPU by NVML's index, which may differ from CUDA's."""
         handle = self._call("nvmlDeviceGetHandleByIndex", index)
         return NvmlCard(self, index, handle) if handle is not None else None
 
     def named(self, uuid: str) -> NvmlCard | None:
-        """The card called GPU-… or MIG-…, by the whole of it or as few of its first characters as tell it apart, like
-        CUDA_VISIBLE_DEVICES. None where none or several are called so: never another one.
+        """The GPU or MIG instance with this UUID (GPU-…, MIG-…) or unique prefix of it, as in CUDA_VISIBLE_DEVICES.
+
+        None where no GPU or several match.
         """
         handle = self._call("nvmlDeviceGetHandleByUUID", uuid)
         if handle is not None:
             return NvmlCard(self, 0, handle)
-        found = [card for card in self.cards() if (card.uuid() or "").startswith(uuid)]
-        return found[0] if len(found) == 1 else None
+        matching = [card for card in self.cards() if (card.uuid() or "").startswith(uuid)]
+        return matching[0] if len(matching) == 1 else None
 
     def of_torch(self, uuid: str) -> NvmlCard | None:
-        """The card with the UUID that torch gives, which lacks its beginning; the only card where none is called so."""
+        """The GPU with the UUID that torch reports, which has no prefix; the only GPU where none matches."""
         if found := self.named(f"GPU-{uuid}") or self.named(f"MIG-{uuid}"):
             return found
         return self.card() if len(self.cards()) == 1 else None
 
-    def _call(self, question: str, *arguments: Any) -> Any:
+    def _call(self, function: str, *arguments: Any) -> Any:
         if self._library is None:
             return None
         self.code = 0
         try:
-            return getattr(self._library, question)(*arguments)
+            return getattr(self._library, function)(*arguments)
         except self._library.NVMLError as error:
             self.code = int(error.value)
             return None
@@ -95,7 +97,7 @@ class Nvml:
 
 @dataclass
 class NvmlCard:
-    """One card."""
+    """One GPU."""
 
     nvml: Nvml
     index: int
@@ -115,22 +117,22 @@ class NvmlCard:
         return uuid.decode("ascii", "replace") if isinstance(uuid, bytes) else uuid
 
     def bf16(self) -> bool:
-        """Whether it multiplies bfloat16: compute capability 8.0 (Ampere) and higher; yes where it does not say."""
+        """Whether it has bfloat16 instructions: compute capability 8.0 (Ampere) or higher, or unknown."""
         capability = self._ask("nvmlDeviceGetCudaComputeCapability")
         return capability is None or capability[0] >= BF16_MAJOR
 
     def total(self) -> int | None:
-        """Bytes on the card; None also where its memory is the system's (`shared`)."""
+        """Bytes of GPU memory; None also where the GPU uses system memory (`shared`)."""
         memory = self._ask("nvmlDeviceGetMemoryInfo")
         return memory.total if memory else None
 
     def shared(self) -> bool:
-        """Whether the card says that it has no memory of its own: that it uses the system's."""
+        """Whether the GPU has unified memory: it uses the system's."""
         memory = self._ask("nvmlDeviceGetMemoryInfo")
         return memory is None and self.handle is not None and self.nvml.code == NOT_SUPPORTED
 
     def used(self) -> int | None:
-        """Bytes used by everybody."""
+        """Bytes used by all processes."""
         memory = self._ask("nvmlDeviceGetMemoryInfo")
         return memory.used if memory else None
 
@@ -140,12 +142,12 @@ class NvmlCard:
         return milliwatts / 1000 if milliwatts is not None else None
 
     def energy(self) -> float | None:
-        """Joules since this object was made."""
+        """Joules since this object was created."""
         now = self._ask("nvmlDeviceGetTotalEnergyConsumption")
         return (now - self.energy_at_start) / 1000 if now is not None and self.energy_at_start is not None else None
 
     def load(self) -> int | None:
-        """Percent of the last sample period in which a kernel ran."""
+        """Utilization: percent of the last sample period in which a kernel ran."""
         rates = self._ask("nvmlDeviceGetUtilizationRates")
         return rates.gpu if rates else None
 
@@ -154,25 +156,25 @@ class NvmlCard:
         return self._ask("nvmlDeviceGetTemperature", 0)  # type: ignore[no-any-return]
 
     def processes(self) -> list[tuple[int, int | None]]:
-        """(pid, bytes) of the processes computing on the card; None bytes where the driver keeps them to itself.
+        """(pid, bytes) of the compute processes on the GPU; bytes are None where the driver does not report them.
 
-        The ids are the driver's: see `ids_are_ours`.
+        The ids are those of the driver: see `ids_are_ours`.
         """
-        found = self._ask("nvmlDeviceGetComputeRunningProcesses_v3")
-        if found is None:  # drivers before 510 have the second form only
-            found = self._ask("nvmlDeviceGetComputeRunningProcesses_v2") or []
-        return [(process.pid, process.usedGpuMemory) for process in found]
+        running = self._ask("nvmlDeviceGetComputeRunningProcesses_v3")
+        if running is None:  # drivers before 510 have only v2
+            running = self._ask("nvmlDeviceGetComputeRunningProcesses_v2") or []
+        return [(process.pid, process.usedGpuMemory) for process in running]
 
     def others(self, own: int | None) -> list[tuple[int, str, int | None]]:
-        """(pid, name, bytes) of other processes computing on the card; `own` is what the driver calls this one."""
+        """(pid, name, bytes) of the other compute processes on the GPU; `own` is the driver's id of this process."""
         return [(pid, process_name(pid), used) for pid, used in self.processes() if pid != own]
 
-    def _ask(self, question: str, *arguments: Any) -> Any:
-        return self.nvml._call(question, self.handle, *arguments) if self.handle is not None else None
+    def _ask(self, function: str, *arguments: Any) -> Any:
+        return self.nvml._call(function, self.handle, *arguments) if self.handle is not None else None
 
 
 def process_name(pid: int) -> str:
-    """What the process with this id of the driver's is called, or that it cannot be seen from here."""
+    """The name of the process with this driver id, or that it is not visible from here."""
     if ids_are_ours():
         with contextlib.suppress(psutil.Error):
             return str(psutil.Process(pid).name())

@@ -1,4 +1,4 @@
-"""Refuses to resume a run whose `run.toml` was edited: the steps before and after would not be of one run."""
+"""Refuse to resume a run whose `run.toml` was edited: its steps would follow different configurations."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from engine.config.errors import UserError
 from engine.config.preset import Flat
+from engine.config.renamed_keys import current_values
 from engine.config.schema import Config
 from engine.runs.events import Hello
 from engine.runs.follow import stream
@@ -14,24 +15,24 @@ from engine.runs.run_dir import Frozen, RunDir, set_values
 
 
 def check_unchanged(run: RunDir, frozen: Frozen) -> None:
-    """Raise UserError where `run.toml` was edited since the run was made: its parts would not be of one run.
+    """Raise UserError if `run.toml` was edited since the run was created.
 
-    Runs of earlier versions recorded nothing to compare with, and pass.
+    Runs of earlier versions recorded nothing to compare with and are accepted.
     """
     hellos = (event for event in stream(run.events_file, Hello) if isinstance(event, Hello))
     recorded = next((hello.config for hello in hellos if hello.config), None)
-    changes = list(_changes(recorded, set_values(frozen.config))) if recorded is not None else []
+    changes = list(_changes(current_values(recorded)[0], set_values(frozen.config))) if recorded is not None else []
     do = "restore it, or start a new run with `ftbench run PRESET --set KEY=VALUE`"
     if changes:
         what = f"the configuration changed after the run started: {', '.join(changes)}"
         raise UserError(what, str(run.config_file), do, code="run.config_changed")
     if recorded is None and not frozen.intact:
-        what = "the configuration was changed after the run was made"
+        what = "the configuration changed after the run was created"
         raise UserError(what, str(run.config_file), do, code="run.config_changed")
 
 
 def _changes(before: Flat, now: Flat) -> Iterator[str]:
-    """`train.batch was 16 and is 8`. A key that this version added, at its default, is no change."""
+    """`train.batch was 16 and is 8`. A new key of this version at its default is not a change."""
     defaults = set_values(Config())
     for key in sorted({*before, *now}):
         was, value = before.get(key), now.get(key)

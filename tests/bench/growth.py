@@ -32,8 +32,8 @@ def train(precision: str, multiple: int) -> list[int]:
     resident = []
     for step in range(max(SAMPLED_STEPS) + 1):
         start = step * 16 % (len(rows) - 16)
-        for portion in batches.micro_batches(rows[start : start + 16], 16, batches.Packing("flat", 1024)):
-            batch = batches.collate(portion, "flat", tokenizer.pad_token_id, "cpu")
+        for portion in batches.micro_batches(rows[start : start + 16], 16, batches.Packing("packed", 1024)):
+            batch = batches.collate(portion, "packed", tokenizer.pad_token_id, "cpu")
             (loss.summed_loss(model, batch, keep=True) / 500).backward()
         if step in SAMPLED_STEPS:
             resident.append(psutil.Process().memory_info().rss >> 20)

@@ -41,7 +41,7 @@ READERS: dict[str, list[str]] = {
     ],
     "earlier parts (start of a resumed worker)": [
         *PYTHON,
-        RUN + "from engine.worker.earlier_lives import earlier_lives; print(earlier_lives(run).micro_batch)",
+        RUN + "from engine.worker.earlier_workers import earlier_workers; print(earlier_workers(run).micro_batch)",
         "RUN",
     ],
     "bench: first paint": [
@@ -109,7 +109,7 @@ def write_log(path: Path, count: int) -> None:
     hello = events.Hello(pid=1, host="box", version="0.1.0", t=1e9, seq=1)
     steps = count * 4 // 5
     plan = events.Plan(
-        steps=steps, start_step=0, batch=4, micro_batch=4, packing="flat", gradient_checkpointing=False, t=1e9
+        steps=steps, start_step=0, batch=4, micro_batch=4, packing="packed", gradient_checkpointing=False, t=1e9
     )
     encode = msgspec.json.Encoder().encode
     with path.open("wb", buffering=1 << 20) as file:

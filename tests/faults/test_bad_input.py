@@ -57,7 +57,7 @@ def test_check_fails_if_no_row_has_an_answer(how: list[str], tmp_path: Path) -> 
     path = tmp_path / "a.jsonl"
     path.write_bytes(lines(GOOD, *[{"prompt": "a", "completion": ""}] * 40))
     done = ftbench("data", "check", str(path), *how)
-    assert done.returncode == 2 and "would train on nothing" in done.stdout
+    assert done.returncode == 2 and "no token in the loss" in done.stdout
     path.write_bytes(lines(*[{"prompt": f"a{n}", "completion": "b"} for n in range(40)]))
     assert ftbench("data", "check", str(path), *how).returncode == 0
 
@@ -71,7 +71,7 @@ def test_no_such_file(tmp_path: Path) -> None:
 def test_rows_without_answers_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(lines(*({"prompt": f"p{n}", "completion": "x" if n % 2 else ""} for n in range(40))))
-    refused(ftbench("run", "demo-lora", "--data", str(path)), "would train on nothing")
+    refused(ftbench("run", "demo-lora", "--data", str(path)), "no token in the loss")
 
 
 def test_a_file_as_runs_folder_is_refused(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ BAD_PRESETS = {
     "not one of": ('[train]\nschedule = "cosin"\n', ("line 2", "cosine")),
     "key without reader": ('method = "full"\n[adapter]\nrank = 8\n', ("line 3", "qlora and lora only")),
     "both": ("[train]\nsteps = 3\nepochs = 2\n", ("train.steps", "train.epochs")),
-    "not toml": ("[train\n", ("not TOML",)),
+    "not toml": ("[train\n", ("invalid TOML",)),
     "not a table": ('data = "x"\n', ("line 1", "[data]")),
     "separator unread": ('[data]\nformat = "messages"\nseparator = "A:"\n', ("line 3", "data.separator")),
 }

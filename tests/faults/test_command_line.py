@@ -62,14 +62,14 @@ def test_an_encoding_without_the_symbols_gets_ascii_ones(arguments: list[str], e
 def test_errors_are_one_line_in_every_encoding() -> None:
     done = ftbench("run", "–→日", env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert done.returncode == 2
-    assert done.stderr.startswith("ftbench: no preset '-->\\u65e5'")
+    assert done.stderr.startswith("ftbench: unknown preset '-->\\u65e5'")
 
 
 @pytest.mark.parametrize("end", ["> /dev/full", ">&-"])
 @pytest.mark.parametrize("arguments", ["presets list", "presets show demo-lora --json"])
 def test_output_that_cannot_be_written_is_one_line_and_closed_output_is_silent(arguments: str, end: str) -> None:
     done = subprocess.run(f"{FTBENCH} {arguments} {end}", shell=True, capture_output=True, text=True, timeout=100)
-    full = "ftbench: the output cannot be written: No space left on device; free some space\n"
+    full = "ftbench: cannot write: No space left on device: the output; free some space\n"
     assert (done.returncode, done.stderr) == ((1, full) if "full" in end else (0, ""))
 
 

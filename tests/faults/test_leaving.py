@@ -67,7 +67,7 @@ def test_a_signal_restores_the_terminal(number: signal.Signals, run: RunDir, tmp
     assert termios.tcgetattr(terminal.theirs) == before
     assert terminal.leave() == 128 + number
     assert modes_left_on(terminal.bytes) == []
-    assert f"{run.name} goes on".encode() in terminal.bytes
+    assert f"{run.name} keeps running".encode() in terminal.bytes
     assert run.is_live()
 
 

@@ -132,7 +132,7 @@ def test_a_bench_whose_lock_folder_is_replaced_reports_it_and_stays_open(tmp_pat
     try:
         terminal.wait("press 1-9")
         spoil(lock_folder, "a link")
-        terminal.wait("queue cannot be read")
+        terminal.wait("cannot read the device queue")
         terminal.press("q")
         assert terminal.leave() == 0
     finally:

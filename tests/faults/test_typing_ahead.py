@@ -26,7 +26,7 @@ def test_keys_pressed_before_the_first_paint_are_handled_in_order(terminal: Term
     os.write(terminal.ours, b"3\r")  # the terminal is not in raw mode yet: the kernel converts enter to a line feed
     terminal.wait("─ launch ─")
     os.write(terminal.ours, b"\x1b")
-    terminal.wait("against LoRA · demo: method lora → full")
+    terminal.wait("changes from LoRA · demo: method lora → full")
 
 
 def test_enter_pressed_before_the_first_paint_opens_the_launch_preview(terminal: Terminal) -> None:
@@ -37,11 +37,11 @@ def test_enter_pressed_before_the_first_paint_opens_the_launch_preview(terminal:
 def test_letters_after_the_filter_key_are_text_and_not_commands(terminal: Terminal) -> None:
     terminal.wait("press 1-9")
     os.write(terminal.ours, b"/qr\r")
-    terminal.wait("0 of 0 hold qr")
+    terminal.wait("0 of 0 contain qr")
     os.write(terminal.ours, b"r")
     terminal.wait("1 run in")
     os.write(terminal.ours, b"/xy")
-    terminal.wait("0 runs that hold 'xy'")
+    terminal.wait("0 runs matching 'xy'")
     os.write(terminal.ours, b"\x1b")
     terminal.wait("1 run in")
 
@@ -49,7 +49,7 @@ def test_letters_after_the_filter_key_are_text_and_not_commands(terminal: Termin
 def test_a_name_typed_before_the_input_opens_is_used(terminal: Terminal) -> None:
     terminal.wait("press 1-9")
     os.write(terminal.ours, b"P")
-    terminal.wait("presets; your own lie in")
+    terminal.wait("presets; yours are in")
     os.write(terminal.ours, b"dabc\r")
-    terminal.wait("written:")
+    terminal.wait("saved ")
     assert [path.name for path in preset_library.user_folder().iterdir()] == ["abc.toml"]

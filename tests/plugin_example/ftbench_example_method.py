@@ -17,4 +17,4 @@ TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 def make_trainable(model: PreTrainedModel, config: schema.Config) -> torch.nn.Module:
     """The frozen base with adapters on its attention projections."""
-    return adapters.add_adapters(model, msgspec.structs.replace(config.adapter, targets=TARGETS))
+    return adapters.add_adapters(model, msgspec.structs.replace(config.adapter, target_modules=TARGETS))

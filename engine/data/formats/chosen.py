@@ -1,6 +1,6 @@
 """Preference data (DPO, reward models, rankings): supervised training on the preferred answers.
 
-Shapes: chosen and rejected as texts, messages or lists of messages, with or without a prompt (trl, LLaMA-Factory);
+Supported: chosen and rejected as texts, messages or lists of messages, with or without a prompt (trl, LLaMA-Factory);
 a list of two outputs, the better one first (LLaMA-Factory); a list of answers with a list of scores or ranks.
 """
 
@@ -13,11 +13,11 @@ from engine.config.errors import UserError
 from engine.data.answers import Answer
 from engine.data.chat_columns import CHATS, SYSTEMS, TOOLS
 from engine.data.chat_message import role_of, text_of, turns_of
-from engine.data.conversation import Example, Unusable
-from engine.data.format import Columns, DataFormat, Format
+from engine.data.conversation import Example, UnusableRow
+from engine.data.format import ColumnLookup, DataFormat, Format
 from engine.data.formats.alpaca import instruction_of
 from engine.data.mapping import as_text, column, is_empty
-from engine.data.row_limits import Raw
+from engine.data.row_limits import RawRow
 from engine.data.turns import conversation, history_of, question
 
 _PAIRS = (
@@ -35,23 +35,23 @@ _MESSAGES = re.compile(r'(\[\s*)?\{\s*"(role|from|content|value)"')
 _MARK = re.compile(r"\n\n(Human|Assistant): ?")
 
 
-def detect(columns: Columns) -> Format | None:
+def detect(columns: ColumnLookup) -> Format | None:
     pair = next(
         (pair for one, other in _PAIRS if (pair := (columns.find(one), columns.optional(other))) and all(pair)), None
     )
     if pair is not None:
         parts = {"chosen": column(str(pair[0])), "rejected": column(str(pair[1]))}
-        why = f"columns {pair[0]}, {pair[1]}: chosen (trains on {pair[0]}, {pair[1]} is not used)"
+        why = f"columns {pair[0]}, {pair[1]}: chosen (trains on {pair[0]}; {pair[1]} is not used)"
         return Format("chosen", why, parts | _prompt_parts(columns))
     return _ranked(columns)
 
 
-def _ranked(columns: Columns) -> Format | None:
+def _ranked(columns: ColumnLookup) -> Format | None:
     answers = columns.find(*_LISTS)
     if answers is None or columns.kinds(answers) != {"a list"}:
         return None
     if (labels := columns.find("labels")) and columns.kinds(labels) == {"a list"} and columns.data.format == "auto":
-        what = f"steps with labels (columns {answers}, {labels}), and ftbench does supervised fine-tuning"
+        what = f"unsupported stepwise labels (columns {answers}, {labels}): ftbench does supervised fine-tuning"
         do = "write the steps to train on as rows of prompt and completion"
         raise UserError(what, columns.data.id, do, code="data.preference_data")
     parts = {"chosen": column(answers), **_prompt_parts(columns)}
@@ -62,26 +62,26 @@ def _ranked(columns: Columns) -> Format | None:
         why = f"columns {answers}, {ranks}: chosen (trains on the answer of the lowest rank)"
         return Format("chosen", why, parts | {"ranks": column(ranks)})
     if answers.lower() == "output" and columns.find("instruction") and _two_texts(columns, answers):
-        return Format("chosen", f"column {answers} holds two answers: chosen (trains on the first)", parts)
+        return Format("chosen", f"column {answers} with two answers: chosen (trains on the first)", parts)
     return None
 
 
-def _two_texts(columns: Columns, name: str) -> bool:
+def _two_texts(columns: ColumnLookup, name: str) -> bool:
     values = [raw.values.get(name) for raw in columns.summary.sample if not is_empty(raw.values.get(name))]
     return all(isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) for value in values)
 
 
-def _prompt_parts(columns: Columns) -> dict[str, Any]:
+def _prompt_parts(columns: ColumnLookup) -> dict[str, Any]:
     optional = columns.optional_parts(system=SYSTEMS, tools=TOOLS, history=("history",))
     if name := columns.optional("instruction"):
         return {"instruction": column(name), **columns.optional_parts(input=("input",)), **optional}
     return columns.optional_parts(history_turns=CHATS) or columns.optional_parts(prompt=_PROMPTS) | optional
 
 
-def convert(raw: Raw, found: Format) -> Example:
+def convert(raw: RawRow, found: Format) -> Example:
     chosen = _best(raw, found)
     if is_empty(chosen):
-        raise Unusable("empty", "no chosen answer")
+        raise UnusableRow("data.empty", "no chosen answer")
     rejected = _read(found.parts["rejected"].fill(raw.values), raw) if "rejected" in found.parts else None
     before = _before(raw, found)
     if before is None and isinstance(chosen, str):
@@ -94,27 +94,27 @@ def convert(raw: Raw, found: Format) -> Example:
     return _from_turns(before, chosen, rejected, raw, found)
 
 
-def _from_turns(before: Any, chosen: Any, rejected: Any, raw: Raw, found: Format) -> Example:
-    """Only what follows the prompt, or what chosen and rejected have in common, is in the loss."""
+def _from_turns(before: Any, chosen: Any, rejected: Any, raw: RawRow, found: Format) -> Example:
+    """Only messages after the prompt, or after the common prefix of chosen and rejected, are in the loss."""
     asked = [{"role": "user", "content": before}] if isinstance(before, str) else turns_of(before, raw.where, "prompt")
-    said = (
+    reply = (
         [{"role": "assistant", "content": chosen}] if isinstance(chosen, str) else turns_of(chosen, raw.where, "chosen")
     )
-    if role_of(said[0]) != "assistant":  # chosen contains its own prompt
-        return conversation(said, raw, found, trained_from=_shared(said, rejected))
-    return conversation(asked + said, raw, found, trained_from=len(asked))
+    if role_of(reply[0]) != "assistant":  # chosen contains the prompt
+        return conversation(reply, raw, found, trained_from=_shared(reply, rejected))
+    return conversation(asked + reply, raw, found, trained_from=len(asked))
 
 
-def _shared(said: list[Any], rejected: Any) -> int:
-    """Turns at the beginning that both answers have; all but the last where that cannot be told."""
+def _shared(chosen: list[Any], rejected: Any) -> int:
+    """Number of messages in the common prefix of both answers; all but the last if unknown."""
     if not isinstance(rejected, list):
-        return len(said) - 1
-    pairs = zip(said[:-1], rejected, strict=False)
-    return next((number for number, (one, other) in enumerate(pairs) if _key(one) != _key(other)), len(said) - 1)
+        return len(chosen) - 1
+    pairs = zip(chosen[:-1], rejected, strict=False)
+    return next((number for number, (one, other) in enumerate(pairs) if _key(one) != _key(other)), len(chosen) - 1)
 
 
-def _before(raw: Raw, found: Format) -> Any:
-    """The prompt: a text, or turns; None where it is part of the answers."""
+def _before(raw: RawRow, found: Format) -> Any:
+    """The prompt as text or messages; None if it is part of the answers."""
     if "history_turns" in found.parts:
         part = found.parts["history_turns"]
         return turns_of(part.fill(raw.values), raw.where, part.source)
@@ -124,16 +124,16 @@ def _before(raw: Raw, found: Format) -> Any:
     return None if is_empty(value) else value
 
 
-def _best(raw: Raw, found: Format) -> Any:
-    """The preferred answer, as text or as turns."""
+def _best(raw: RawRow, found: Format) -> Any:
+    """The preferred answer, as text or messages."""
     value = found.parts["chosen"].fill(raw.values)
     key = next((role for role in ("scores", "ranks") if role in found.parts), None)
     if key is not None:
         marks = found.parts[key].fill(raw.values)
         if not isinstance(value, list) or not isinstance(marks, list) or len(value) != len(marks) or not marks:
-            raise Unusable("data.scores", f"the numbers of answers and of {key} differ")
+            raise UnusableRow("data.scores", f"different numbers of answers and {key}")
         if not all(isinstance(mark, int | float) for mark in marks):
-            raise Unusable("data.scores", f"{key} are not all numbers")
+            raise UnusableRow("data.scores", f"not all {key} are numbers")
         pick = max if key == "scores" else min
         value = value[marks.index(pick(marks))]
     elif isinstance(value, list) and value and isinstance(value[0], str):
@@ -141,8 +141,8 @@ def _best(raw: Raw, found: Format) -> Any:
     return _read(value, raw)
 
 
-def _read(value: Any, raw: Raw) -> Any:
-    """One message as a list of it, JSON text of messages as the list it stands for, and other scalars as text."""
+def _read(value: Any, raw: RawRow) -> Any:
+    """A single message as a list, JSON text as the messages in it, other scalars as text."""
     if isinstance(value, str) and _MESSAGES.match(text := value.strip()):
         value = turns_of(text if text.startswith("[") else f"[{text}]", raw.where, "chosen")
     if isinstance(value, dict):
@@ -151,7 +151,7 @@ def _read(value: Any, raw: Raw) -> Any:
 
 
 def _marked(chosen: str, rejected: Any) -> tuple[list[dict[str, Any]] | None, Any, Any]:
-    """Anthropic's HH texts ("\\n\\nHuman: … \\n\\nAssistant: …") as turns: (before, chosen, rejected)."""
+    """Split Anthropic's HH texts ("\\n\\nHuman: … \\n\\nAssistant: …") into messages: (before, chosen, rejected)."""
     if not chosen.startswith("\n\nHuman:"):
         return None, chosen, rejected
     return [], _turns(chosen), _turns(rejected) if isinstance(rejected, str) else rejected
@@ -160,7 +160,7 @@ def _marked(chosen: str, rejected: Any) -> tuple[list[dict[str, Any]] | None, An
 def _turns(text: str) -> list[dict[str, Any]]:
     pieces = _MARK.split(text)[1:]
     roles = {"Human": "user", "Assistant": "assistant"}
-    return [{"role": roles[who], "content": said.strip()} for who, said in zip(pieces[::2], pieces[1::2], strict=True)]
+    return [{"role": roles[who], "content": text.strip()} for who, text in zip(pieces[::2], pieces[1::2], strict=True)]
 
 
 def _key(turn: Any) -> Any:
@@ -172,6 +172,6 @@ FORMAT = DataFormat(
     10,
     detect,
     convert,
-    "preference data (better and worse answers), and ftbench does supervised fine-tuning, not DPO or reward training",
+    "preference data (chosen and rejected answers): ftbench does supervised fine-tuning, not DPO or reward modeling",
     "train on the preferred answers with",
 )

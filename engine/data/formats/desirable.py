@@ -1,6 +1,6 @@
-"""Rows labeled good or bad (KTO): supervised training on the good ones.
+"""Rows labeled as good or bad (KTO): supervised training on the good ones.
 
-The label is a boolean column beside rows of another format (trl: label; LLaMA-Factory: kto_tag).
+The label is a boolean column in rows of another format (trl: label; LLaMA-Factory: kto_tag).
 """
 
 from __future__ import annotations
@@ -8,18 +8,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from engine.data.conversation import Example, Unusable
-from engine.data.format import Columns, DataFormat, Format
+from engine.data.conversation import Example, UnusableRow
+from engine.data.format import ColumnLookup, DataFormat, Format
 from engine.data.formats import alpaca, messages, prompt_completion, sharegpt
 from engine.data.mapping import column, is_empty
-from engine.data.row_limits import Raw
+from engine.data.row_limits import RawRow
 
 _LABELS = ("kto_tag", "label", "desirable", "is_desirable")
 _GOOD, _BAD = ("true", "1", "1.0"), ("false", "0", "0.0")
 _BASES = {one.name: one for one in (messages.FORMAT, sharegpt.FORMAT, alpaca.FORMAT, prompt_completion.FORMAT)}
 
 
-def detect(columns: Columns) -> Format | None:
+def detect(columns: ColumnLookup) -> Format | None:
     label = columns.optional(*_LABELS)
     if label is None or not _is_verdict(columns[label].distinct, columns.data.format == "desirable"):
         return None
@@ -27,28 +27,28 @@ def detect(columns: Columns) -> Format | None:
     base = next((found for finder in finders if (found := finder(columns))), None)
     if base is None or any(label in part.columns for part in base.parts.values()):
         return None
-    why = f"column {label} beside {base.name} rows: desirable (trains on the rows whose {label} is true)"
+    why = f"column {label} in {base.name} rows: desirable (trains on rows whose {label} is true)"
     return replace(base, name="desirable", base=base.name, why=why, parts=base.parts | {"label": column(label)})
 
 
-def convert(raw: Raw, found: Format) -> Example:
+def convert(raw: RawRow, found: Format) -> Example:
     value = found.parts["label"].fill(raw.values)
     if is_empty(value):
-        raise Unusable("data.no_label", "no label says whether the answer is good")
-    if _said(value) not in _GOOD:
-        raise Unusable("data.undesirable", "the label says that the answer is bad")
+        raise UnusableRow("data.no_label", "missing label")
+    if _text(value) not in _GOOD:
+        raise UnusableRow("data.undesirable", "the answer is labeled as bad")
     return _BASES[found.base].convert(raw, found)
 
 
-def _is_verdict(distinct: set[Any] | None, asked_for: bool) -> bool:
-    """Whether the values are true and false; unasked only where some answer is bad."""
+def _is_verdict(distinct: set[Any] | None, selected: bool) -> bool:
+    """Whether the values are booleans; if data.format does not select this format, also whether any is false."""
     if not distinct:
         return False
-    said = {_said(value) for value in distinct}
-    return said <= {*_GOOD, *_BAD} and (asked_for or not said.isdisjoint(_BAD))
+    labels = {_text(value) for value in distinct}
+    return labels <= {*_GOOD, *_BAD} and (selected or not labels.isdisjoint(_BAD))
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     return str(value).strip().lower()
 
 
@@ -57,6 +57,6 @@ FORMAT = DataFormat(
     11,
     detect,
     convert,
-    "rows labeled as good and bad answers (KTO), and ftbench does supervised fine-tuning, which trains on every answer",
-    "train on the good ones with",
+    "answers labeled as good and bad (KTO): ftbench does supervised fine-tuning, which trains on every answer",
+    "train on the good answers with",
 )

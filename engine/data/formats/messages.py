@@ -1,4 +1,4 @@
-"""Conversations under OpenAI's names: a column of {role, content} lists."""
+"""Conversations in OpenAI's schema: a column of lists of {role, content}."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""A column that asks and a column that answers: question and answer, text and label, prompt and completion."""
+"""A column of prompts and a column of answers: prompt and completion, question and answer, text and label."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from engine.data.answers import ANSWER_LISTS, answer_of
 from engine.data.chat_columns import SYSTEMS, TOOLS
 from engine.data.chat_message import text_of, turns_of
 from engine.data.conversation import Example
-from engine.data.format import Columns, DataFormat, Format
+from engine.data.format import ColumnLookup, DataFormat, Format
 from engine.data.mapping import column
-from engine.data.row_limits import Raw
+from engine.data.row_limits import RawRow
 from engine.data.row_shapes import is_turn
 from engine.data.turns import conversation, history_of, question
 
@@ -32,21 +32,21 @@ _TEXTS = (
 _LABELS = ("label_text", "label_name", "category", "intent", "label", "class", "sentiment", "topic", "target", "tag")
 
 
-def detect(columns: Columns) -> Format | None:
+def detect(columns: ColumnLookup) -> Format | None:
     if columns.data.separator is not None and columns.find("text"):
-        return None  # a separator can only be meant for text
+        return None  # data.separator is for the format text
     return find_pair(columns) or _find_labels(columns)
 
 
-def find_pair(columns: Columns) -> Format | None:
-    """The format of the first pair of columns that is known to ask and answer."""
+def find_pair(columns: ColumnLookup) -> Format | None:
+    """The format for the first known pair of prompt and answer columns; None if there is none."""
     for prompt, completion in _PAIRS:
         if (asked := columns.find(prompt)) and (answer := columns.find(completion)):
             return _pair(asked, answer, columns)
     return None
 
 
-def convert(raw: Raw, found: Format) -> Example:
+def convert(raw: RawRow, found: Format) -> Example:
     prompt, completion = (found.parts[role].fill(raw.values) for role in ("prompt", "completion"))
     if _is_turns(prompt) or _is_turns(completion):
         return _from_turns(prompt, completion, raw, found)
@@ -56,7 +56,7 @@ def convert(raw: Raw, found: Format) -> Example:
     return question(text_of(prompt, raw, "prompt"), answer, raw, found, earlier)
 
 
-def _find_labels(columns: Columns) -> Format | None:
+def _find_labels(columns: ColumnLookup) -> Format | None:
     text, label = columns.find(*_TEXTS), columns.find(*_LABELS)
     if text is not None and label == text:
         label = columns.find(*(name for name in _LABELS if name != text.lower()))
@@ -65,12 +65,12 @@ def _find_labels(columns: Columns) -> Format | None:
     found = _pair(text, label, columns)
     distinct = columns[label].distinct
     if distinct is not None and all(str(value).strip().isdigit() for value in distinct):
-        what = f"the labels in {label} are numbers: names would teach the model more"
+        what = f"the labels in column {label} are numbers: label names usually give better results"
         found.warnings.append(Notice("data.numeric_labels", what))
     return found
 
 
-def _pair(prompt: str, completion: str, columns: Columns) -> Format:
+def _pair(prompt: str, completion: str, columns: ColumnLookup) -> Format:
     parts = {"prompt": column(prompt), "completion": column(completion)}
     optional = columns.optional_parts(system=SYSTEMS, tools=TOOLS, history=("history",), references=ANSWER_LISTS)
     if "references" in optional and optional["references"].source == completion:
@@ -79,8 +79,8 @@ def _pair(prompt: str, completion: str, columns: Columns) -> Format:
     return Format("prompt-completion", why, parts | optional)
 
 
-def _from_turns(prompt: Any, completion: Any, raw: Raw, found: Format) -> Example:
-    """Prompt and completion as lists of messages: only the completion's answers are in the loss."""
+def _from_turns(prompt: Any, completion: Any, raw: RawRow, found: Format) -> Example:
+    """Prompt and completion as lists of messages: only answers of the completion are in the loss."""
     asked = turns_of(prompt, raw.where, "prompt") if _is_turns(prompt) else [{"role": "user", "content": prompt}]
     said = turns_of(completion, raw.where, "completion") if _is_turns(completion) else None
     said = said if said is not None else [{"role": "assistant", "content": completion}]

@@ -1,4 +1,4 @@
-"""Conversations under ShareGPT's names: a column of {from, value} lists."""
+"""Conversations in ShareGPT's schema: a column of lists of {from, value}."""
 
 from functools import partial
 

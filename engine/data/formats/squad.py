@@ -1,21 +1,21 @@
-"""Questions on a passage with nested answers (Rajpurkar et al. 2016, arXiv:1606.05250); the first answer is trained."""
+"""Questions on a passage with nested answers (Rajpurkar et al. 2016, arXiv:1606.05250); trains on the first answer."""
 
 from __future__ import annotations
 
 from engine.data.chat_columns import SYSTEMS
-from engine.data.format import Columns, DataFormat, Format
+from engine.data.format import ColumnLookup, DataFormat, Format
 from engine.data.formats import prompt_completion
-from engine.data.mapping import Template, column
+from engine.data.mapping import ColumnTemplate, column
 
 _PASSAGES = ("context", "passage", "document", "paragraph", "article")
 
 
-def detect(columns: Columns) -> Format | None:
+def detect(columns: ColumnLookup) -> Format | None:
     passage, question = columns.find(*_PASSAGES), columns.find("question")
     answers = columns.find("answers", "answer")
     if not (passage and question and answers) or not columns.kinds(answers) & {"a list", "an object"}:
         return None
-    prompt = Template(f"{{{passage}}}\n\n{{{question}}}", (("", passage), ("\n\n", question)))
+    prompt = ColumnTemplate(f"{{{passage}}}\n\n{{{question}}}", (("", passage), ("\n\n", question)))
     why = (
         f"columns {passage}, {question}, {answers}: squad (passage and question -> prompt, first answer -> completion)"
     )

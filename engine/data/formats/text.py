@@ -1,31 +1,31 @@
-"""Plain text, trained on whole, or only what follows the last separator."""
+"""Plain text: all tokens are in the loss, or only those after the last separator."""
 
 from __future__ import annotations
 
 from engine.data.chat_message import text_of
-from engine.data.conversation import Example, Unusable
-from engine.data.format import Columns, DataFormat, Format
+from engine.data.conversation import Example, UnusableRow
+from engine.data.format import ColumnLookup, DataFormat, Format
 from engine.data.mapping import column
-from engine.data.row_limits import Raw
+from engine.data.row_limits import RawRow
 
 
-def detect(columns: Columns) -> Format | None:
+def detect(columns: ColumnLookup) -> Format | None:
     name = columns.find("text")
     return Format("text", f"column {name}: text", {"text": column(name)}) if name else None
 
 
-def convert(raw: Raw, found: Format) -> Example:
+def convert(raw: RawRow, found: Format) -> Example:
     text = text_of(found.parts["text"].fill(raw.values), raw, "text")
     if not text.strip():
-        raise Unusable("empty", "no text")
+        raise UnusableRow("data.empty", "no text")
     if found.separator is None:
         return Example(None, "", text, raw.where)
     at = text.rfind(found.separator)
     if at < 0:
-        raise Unusable("no answer", f"the separator {found.separator!r} is not in the text")
+        raise UnusableRow("data.no_answer", f"the separator {found.separator!r} is not in the text")
     cut = at + len(found.separator)
     if not text[cut:].strip():
-        raise Unusable("empty", "nothing follows the separator")
+        raise UnusableRow("data.empty", "nothing follows the separator")
     return Example(None, text[:cut], text[cut:], raw.where)
 
 

@@ -13,11 +13,12 @@ from engine.config import schema
 from engine.config.catalog import CATALOGUE, pulled_folder
 from engine.config.errors import UserError
 from engine.config.method_specs import QLORA
+from engine.config.preset import with_settings
 from engine.memory.dry_run.data_rows import FromData, read_rows
 from engine.memory.dry_run.dry_run import dry_run
 from engine.memory.dry_run.fake_model import by_flash
 from engine.memory.formula.estimate import MemoryEstimate, StepShape
-from engine.memory.formula.fit import FitQuery, FormulaCorrection, largest_micro_batch, with_settings
+from engine.memory.formula.fit import FitQuery, FormulaCorrection, largest_micro_batch
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import (
     MemoryPlan,

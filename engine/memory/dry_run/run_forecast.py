@@ -7,10 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from engine.config import schema
 from engine.config.errors import UserError
+from engine.config.preset import with_settings
 from engine.memory.dry_run.dry_run import dry_run
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches
 from engine.memory.formula.allocator import CONTEXT
@@ -100,12 +99,3 @@ def forecast_run(
     except Exception as error:  # noqa: BLE001 - strange architectures fail in many ways, and the run needs none of this
         warn("plan", f"no dry run for this model: {' '.join(str(error).split())[:200]}")
     return RunForecast(found, again if light else None, time.monotonic() - started)
-
-
-def with_settings(config: schema.Config, settings: dict[str, Any]) -> schema.Config:
-    """A configuration with some keys changed."""
-    for key, value in settings.items():
-        section, _, name = key.partition(".")
-        changed = msgspec.structs.replace(getattr(config, section), **{name: value})
-        config = msgspec.structs.replace(config, **{section: changed})
-    return config

@@ -66,7 +66,7 @@ def weight(rows: Sequence[Row], layout: Packing) -> int:
     row is as wide as the vocabulary, and what a block keeps of a token is about as wide in all blocks together.
     """
     lengths = [len(row.input_ids) for row in rows]
-    tokens = sum(lengths) if layout.packing == "flat" else len(rows) * max(lengths)
+    tokens = sum(lengths) if layout.packing == "packed" else len(rows) * max(lengths)
     return tokens + sum(map(answer_tokens, rows))
 
 

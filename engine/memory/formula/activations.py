@@ -30,7 +30,7 @@ def block_kept(shape: Architecture, config: schema.Config, layout: MicroBatchSha
     - A trained layer its input; an adapted frozen one its input in float32, a copy for each layer where activations
       are not float32 anyway, and r float32 behind A. Dropout keeps another copy and its mask.
     """
-    masked = layout.packing == "flat" and layout.rows > 1
+    masked = layout.packing == "packed" and layout.rows > 1
     norms = 2 * FLOAT32 * shape.hidden
     attention = size * (2 * shape.query + 2 * (shape.query if masked else shape.key)) + FLOAT32 * shape.heads
     mlp = size * _mlp(shape) * (3 if shape.gated or shape.experts else 2)
@@ -99,4 +99,4 @@ def _portion(shape: Architecture, layout: MicroBatchShape) -> tuple[int, bool]:
 
 def mask(layout: MicroBatchShape, size: int) -> int:
     """Rows laid end to end are kept apart by a square of truths and one of numbers, T² each."""
-    return layout.tokens**2 * (1 + size) if layout.packing == "flat" and layout.rows > 1 else 0
+    return layout.tokens**2 * (1 + size) if layout.packing == "packed" and layout.rows > 1 else 0

@@ -47,7 +47,7 @@ class MemoryEstimate(Struct, frozen=True, kw_only=True):
     rows: StepShape
     micro_batch: int
     """Rows of the largest forward pass."""
-    packing: Literal["flat", "padded"]
+    packing: Literal["packed", "padded"]
     gradient_checkpointing: bool
     static: int
     """Bytes alive between two steps: weights, adapters, optimizer state."""

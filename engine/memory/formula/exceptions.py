@@ -28,7 +28,7 @@ def is_mixed(config: schema.Config) -> bool:
 
 def matrix(shape: Architecture, layout: MicroBatchShape) -> int:
     """Elements of all heads' attention: T² a head where rows lie end to end, L² a head and row where side by side."""
-    area = layout.tokens**2 if layout.packing == "flat" else layout.tokens**2 // max(1, layout.rows)
+    area = layout.tokens**2 if layout.packing == "packed" else layout.tokens**2 // max(1, layout.rows)
     return shape.heads * area
 
 

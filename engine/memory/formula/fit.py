@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import msgspec
 from msgspec import Struct
 
 from engine.config.batch_limits import FLAT_MEAN_LENGTH, FLAT_TOKENS, HELD_OUT_ROWS, PADDED_TOKENS
+from engine.config.preset import with_settings
 from engine.config.schema import Config
 from engine.memory.formula.allocator import with_pool
 from engine.memory.formula.estimate import Device, MemoryEstimate, PeakMemory, StepShape
@@ -136,15 +136,6 @@ class FitQuery:
 
     def with_micro_batch(self, rows: int) -> FitQuery:
         return self.with_settings({"train.micro_batch": rows})
-
-
-def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
-    """A configuration with some dotted keys changed; values are taken as they are."""
-    for key, value in settings.items():
-        section, _, name = key.partition(".")
-        changed = msgspec.structs.replace(getattr(config, section), **{name: value}) if name else value
-        config = msgspec.structs.replace(config, **{section: changed})
-    return config
 
 
 def largest_micro_batch(asked: FitQuery, safely: bool = False) -> LargestFit:

@@ -22,7 +22,7 @@ from engine.memory.formula.estimate import Device, StepShape
 class MicroBatchShape:
     """The largest forward pass of a step."""
 
-    packing: Literal["flat", "padded"]
+    packing: Literal["packed", "padded"]
     rows: int
     tokens: int
     """Filling included."""
@@ -55,7 +55,7 @@ def held_out_shape(
 
 def _layout(rows: StepShape, wanted: str, device: Device, varlen: bool) -> tuple[bool, int]:
     """(whether rows lie end to end, tokens of a pass)."""
-    flat = wanted == "flat" or (wanted == "auto" and (varlen or rows.length <= FLAT_MEAN_LENGTH))
+    flat = wanted == "packed" or (wanted == "auto" and (varlen or rows.length <= FLAT_MEAN_LENGTH))
     return flat, (FLAT_TOKENS if flat and not varlen else PADDED_TOKENS)[device]
 
 
@@ -65,7 +65,7 @@ def _pass(rows: StepShape, flat: bool, most: int, device: Device) -> MicroBatchS
         tokens, filled = _filled(fits * rows.length, whole), _filled(fits * rows.answer, whole)
     else:
         tokens, filled = fits * _filled(rows.length, whole), fits * _filled(rows.answer, whole)
-    packing: Literal["flat", "padded"] = "flat" if flat else "padded"
+    packing: Literal["packed", "padded"] = "packed" if flat else "padded"
     return MicroBatchShape(packing, fits, tokens, fits * rows.answer, filled, rows.count > fits)
 
 

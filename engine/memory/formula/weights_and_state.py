@@ -62,7 +62,7 @@ def adapted(shape: Architecture, config: schema.Config) -> list[Linear]:
     """The layers of a block that have an adapter; names that this shape does not know are passed over."""
     if method_spec(config.method).trains_weights:
         return []
-    targets = config.adapter.targets
+    targets = config.adapter.target_modules
     return [linear for linear in shape.linears() if targets == "all-linear" or linear.name in targets]
 
 
@@ -76,7 +76,9 @@ def adapter_parameters(shape: Architecture, config: schema.Config) -> int:
 def adapts_experts(shape: Architecture, config: schema.Config) -> bool:
     """Whether experts have adapters: under `all-linear` PEFT reaches into their tensors."""
     return (
-        bool(shape.experts) and not method_spec(config.method).trains_weights and config.adapter.targets == "all-linear"
+        bool(shape.experts)
+        and not method_spec(config.method).trains_weights
+        and config.adapter.target_modules == "all-linear"
     )
 
 

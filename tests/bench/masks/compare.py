@@ -14,8 +14,9 @@ from shapes import Shape
 
 from engine.config.schema import Data
 from engine.data.conversation import Example
-from engine.data.formats import converse, detect
-from engine.data.row_limits import Raw
+from engine.data.detection import detect
+from engine.data.recognition import to_example
+from engine.data.row_limits import RawRow
 from engine.data.tokens import Row, tokenize_all
 
 LINE_FEED = ["loss only in theirs: '\\n'"]
@@ -40,9 +41,9 @@ def sha256(text: str) -> str:
 def ours(shape: Shape, tokenizer: Any) -> list[Json | None]:
     """Ids and mask of every row by the code that training uses; None for a row that is left out."""
     tokenizer.chat_template = template_text(shape, tokenizer)
-    raws = [Raw(dict(row), f"row {number}") for number, row in enumerate(shape.rows, 1)]
+    raws = [RawRow(dict(row), f"row {number}") for number, row in enumerate(shape.rows, 1)]
     found = detect(raws, Data(id="rows", **shape.options))
-    examples = [made for raw in raws if isinstance(made := converse(raw, found), Example)]
+    examples = [made for raw in raws if isinstance(made := to_example(raw, found), Example)]
     made = {row.where: row for row in tokenize_all(examples, tokenizer, shape.max_length)}
     return [_ids_and_mask(made.get(raw.where)) for raw in raws]
 

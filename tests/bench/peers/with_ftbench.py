@@ -57,7 +57,7 @@ def settings(job: Job) -> dict[str, Any]:
             "micro_batch": job.batch,
             "learning_rate": job.learning_rate,
             "schedule": "constant",
-            "warmup": 0.0,
+            "warmup_ratio": 0.0,
             "max_grad_norm": job.max_grad_norm,
             "max_length": job.max_length,
             "gradient_checkpointing": False,

@@ -81,7 +81,7 @@ def others() -> Iterator[Case]:
     yield case(qwen, "full", True, 256, 2, "float32 state", {"optimizer.name": "adamw"})
     yield case(llama, "qlora", True, 256, 2, "NF4 once", {"quantization.double": False})
     yield case(qwen, "lora", False, 256, 2, "rank 64, dropout", {"adapter.rank": 64, "adapter.dropout": 0.05})
-    yield case(qwen, "lora", False, 256, 2, "q and v", {"adapter.targets": ["q_proj", "v_proj"]})
+    yield case(qwen, "lora", False, 256, 2, "q and v", {"adapter.target_modules": ["q_proj", "v_proj"]})
     yield case(qwen, "lora", False, 256, 2, "DoRA", {"adapter.dora": True})
     yield case(qwen, "lora", False, 256, 2, "eager attention", {"model.attention": "eager"})
     yield case(llama, "lora", False, 256, 2, "one micro-batch per step", count=2)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from engine.assets import ticket_phrases as bank
 from engine.assets import tickets_folder, tiny_folder
-from engine.assets.corpus import documents
-from engine.assets.make_tickets import FIELDS, SIZES, normal_form, write_tickets
+from engine.assets.build import ticket_phrases as bank
+from engine.assets.build.corpus import documents
+from engine.assets.build.make_tickets import FIELDS, SIZES, normal_form, write_tickets
 
 CHOICES = {
     "category": set(bank.CATEGORIES),

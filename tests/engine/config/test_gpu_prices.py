@@ -1,4 +1,4 @@
-"""Cards and their prices: shipped, the user's own, and which one a run would need."""
+"""GPU prices: the shipped list, the user's own, and the GPU that a run needs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from engine.config.errors import UserError
 GIB = 2**30
 
 
-def own(text: str) -> None:
+def own(text: str, name: str = "gpus") -> None:
     folder = Path(os.environ["XDG_CONFIG_HOME"]) / "ftbench"
     folder.mkdir(parents=True)
-    (folder / "cards.toml").write_text(text)
+    (folder / f"{name}.toml").write_text(text)
 
 
-def test_the_cheapest_card_that_holds_the_peak() -> None:
+def test_the_cheapest_gpu_with_enough_memory() -> None:
     known = gpu_prices.list_cards()
-    assert [card.price_per_hour for card in known] == sorted(card.price_per_hour for card in known)
+    assert [gpu.price_per_hour for gpu in known] == sorted(gpu.price_per_hour for gpu in known)
     small, large = gpu_prices.cheapest_for(8 * GIB, known), gpu_prices.cheapest_for(60 * GIB, known)
     assert small and large and small.price_per_hour < large.price_per_hour and large.memory >= 60
     assert gpu_prices.cheapest_for(1000 * GIB, known) is None
@@ -39,21 +39,24 @@ def test_the_cheapest_card_that_holds_the_peak() -> None:
         ("NVIDIA A100-SXM4-40GB", None),
     ],
 )
-def test_a_machines_card_is_found_by_its_name(nvml: str, name: str | None) -> None:
+def test_a_gpu_is_found_by_its_nvml_name(nvml: str, name: str | None) -> None:
     found = gpu_prices.named(nvml, gpu_prices.list_cards())
     assert (found.name if found else None) == name
 
 
-def test_ones_own_price_hides_the_shipped_one() -> None:
-    own('[[card]]\nname = "A100 80GB"\nmatch = ["A100"]\nmemory = 79.2\nprice_per_hour = 1.1\ncurrency = "EUR"\n')
-    (mine,) = [card for card in gpu_prices.list_cards() if card.name == "A100 80GB"]
+@pytest.mark.parametrize(("file", "table"), [("gpus", "gpu"), ("cards", "card")], ids=["current", "old"])
+def test_an_own_price_hides_the_shipped_one(file: str, table: str) -> None:
+    entry = 'name = "A100 80GB"\nmatch = ["A100"]\nmemory = 79.2\nprice_per_hour = 1.1\ncurrency = "EUR"\n'
+    own(f"[[{table}]]\n{entry}", file)
+    (mine,) = [gpu for gpu in gpu_prices.list_cards() if gpu.name == "A100 80GB"]
     assert (mine.price_per_hour, mine.currency) == (1.1, "EUR")
 
 
 @pytest.mark.parametrize(
-    "text", ["card = 3", "[[card]]\nname = 'x'\nmemory = -1\nprice_per_hour = 1", "[[card]\n", "[[cards]]\n"]
+    "text", ["gpu = 3", "[[gpu]]\nname = 'x'\nmemory = -1\nprice_per_hour = 1", "[[gpu]\n", "[[gpus]]\n"]
 )
 def test_a_broken_list_is_one_line(text: str) -> None:
     own(text)
-    with pytest.raises(UserError, match="not a list of cards"):
+    with pytest.raises(UserError) as error:
         gpu_prices.list_cards()
+    assert error.value.code == "gpu.invalid_list" and "\n" not in error.value.line

@@ -74,14 +74,14 @@ def test_where_the_cache_lies_follows_the_environment(monkeypatch: pytest.Monkey
 def test_what_cannot_be_known_says_why(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").touch()
     gguf = find_model(Model(id=str(tmp_path / "m.gguf")))
-    assert gguf.table is None and "not known before it is loaded" in gguf.why and not gguf.wrong
+    assert gguf.table is None and "unknown until it is loaded" in gguf.why and not gguf.wrong
     absent = find_model(Model(id="owner/absent"))
     assert absent.fetch == "owner/absent" and "HF_HUB_OFFLINE" in absent.wrong
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
-    [("{", "cannot be read"), ("[" * 100_000, "cannot be read"), ("[]", "no table"), (None, "no config")],
+    [("{", "cannot read"), ("[" * 100_000, "cannot read"), ("[]", "not an object"), (None, "no config")],
 )
 def test_a_broken_folder_is_no_crash(text: str | None, why: str, tmp_path: Path) -> None:
     folder = tmp_path / "model"

@@ -135,7 +135,7 @@ def test_a_remedy_is_offered_where_it_helps_and_only_there() -> None:
     ]
     row = tokenize(DROPPED["keys"][1], tokenizer(TEXT_ONLY), 512)
     assert isinstance(row, Row)
-    assert [meaning(note)[1] for note in row.notes] == [f"{NOTES['data.template_drops_keys'][1]} (mood)"]
+    assert [meaning(note)[1] for note in row.notes] == [f"{NOTES['data.template_drops_keys']} (mood)"]
 
 
 def test_ids_of_calls_and_keys_without_a_value_are_not_missed() -> None:

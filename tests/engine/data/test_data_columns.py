@@ -78,7 +78,7 @@ def test_an_offered_map_is_shown_with_its_result_and_works_as_typed(tmp_path: Pa
     rows = [{"Frage": f"q {n}", "die Antwort": "" if n == 3 else f"a {n}"} for n in range(10)]
     path = write_rows(tmp_path / "a.jsonl", rows)
     error = refusal(path)
-    assert "(9 of 10 rows train)" in error.do
+    assert "(9 of 10 rows usable)" in error.do
     import shlex
 
     options = [word for word in shlex.split(error.do.split("try ")[1].split(" (")[0]) if word != "--set"]
@@ -91,7 +91,7 @@ def test_an_offered_prompt_with_its_context_is_tried_and_works_as_typed(tmp_path
     rows = [{"context": f"c{n}", "question": f"q{n}", "answer": f"a{n}"} for n in range(400)]
     path = write_rows(tmp_path / "a.jsonl", rows)
     (text,) = reading(path).warned("data.prompt_suggestion")
-    assert "300 of the first 300 rows train" in text
+    assert "300 of the first 300 rows usable" in text
     import shlex
 
     options = [word for word in shlex.split(text.split(": ", 1)[1].split(" (")[0]) if word != "--set"]
@@ -102,7 +102,7 @@ def test_an_offered_prompt_with_its_context_is_tried_and_works_as_typed(tmp_path
 def test_a_map_that_trains_no_row_is_not_offered(tmp_path: Path) -> None:
     error = refusal(write_rows(tmp_path / "a.jsonl", [{"n": 1, "m": 2}] * 3))
     assert error.code == "data.no_format"
-    assert "rows train" not in error.line
+    assert "rows usable" not in error.line
 
 
 def test_the_names_of_data_format_are_the_modules_of_the_formats() -> None:
@@ -112,4 +112,4 @@ def test_the_names_of_data_format_are_the_modules_of_the_formats() -> None:
 
 def test_a_conversation_in_a_column_of_another_name_is_offered_as_messages(tmp_path: Path) -> None:
     rows = [{"thread": [user("q"), assistant("a")]}]
-    assert "--set data.map.messages=thread (1 of 1 rows train)" in refusal(write_rows(tmp_path / "a.jsonl", rows)).do
+    assert "--set data.map.messages=thread (1 of 1 rows usable)" in refusal(write_rows(tmp_path / "a.jsonl", rows)).do

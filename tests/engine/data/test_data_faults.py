@@ -37,8 +37,8 @@ def fault(folder: Path, name: str, content: bytes) -> str:
 @pytest.mark.parametrize(
     ("name", "content", "place", "what"),
     [
-        ("a.jsonl", GOOD + b'{"question": "caf\xe9"}\n', "a.jsonl line 2 byte 18", "not UTF-8"),
-        ("a.jsonl", GOOD * 2 + b'{"question": "a", "ans', "a.jsonl line 3 column 19", "cut off"),
+        ("a.jsonl", GOOD + b'{"question": "caf\xe9"}\n', "a.jsonl line 2 byte 18", "invalid UTF-8"),
+        ("a.jsonl", GOOD * 2 + b'{"question": "a", "ans', "a.jsonl line 3 column 19", "truncated"),
         ("a.jsonl", GOOD + b'["a", "b", "c"]\n', "a.jsonl line 2", "a list where a row should be an object"),
         ("a.jsonl", GOOD + b"7\n", "a.jsonl line 2", "a number where a row"),
         ("a.jsonl", GOOD + b"\n" + b'{"question": ' + b"[" * 5000 + b"]" * 5000 + b"}\n", "a.jsonl line 3", "deep"),
@@ -54,35 +54,35 @@ def fault(folder: Path, name: str, content: bytes) -> str:
         ("a.jsonl.zst", b"\x28\xb5\x2f\xfd....", "a.jsonl.zst", "unsupported file type .zst"),
         ("a.md", b"hello", "a.md", "unsupported file type (.md)"),
         ("a.json", b'[{"question": "a"}, 7]', "a.json item 2", "a number"),
-        ("a.json", b'[{"question": "a"},\n {"question": ', "a.json line 2 column 15", "cut off"),
+        ("a.json", b'[{"question": "a"},\n {"question": ', "a.json line 2 column 15", "truncated"),
         ("a.json", b"[" * 5000 + b"]" * 5000, "a.json", "deep"),
         ("a.json", b"[]", "a.json", "no rows"),
-        ("a.json", b"7", "a.json", "a number where rows should be"),
+        ("a.json", b"7", "a.json", "expected rows, found a number"),
         ("a.json", b'{"q": ["a", "b"], "a": ["c"]}', "a.json", "different lengths"),
         ("a.json", b'{"one": [{"q": "a"}], "other": [{"q": "b"}]}', "a.json", "several arrays"),
-        ("a.json", b'[{"question":\n "caf\xe9"}]', "a.json line 2 byte 6", "not UTF-8"),
-        ("a.csv", b"text,label\na,b\nc\n", "a.csv line 3", "1 fields where the header has 2"),
-        ("a.csv", b'text,label\n"a\nb",c\n"d,e\nf,g\n', "a.csv line 4", "never closed"),
+        ("a.json", b'[{"question":\n "caf\xe9"}]', "a.json line 2 byte 6", "invalid UTF-8"),
+        ("a.csv", b"text,label\na,b\nc\n", "a.csv line 3", "1 fields, and the header has 2"),
+        ("a.csv", b'text,label\n"a\nb",c\n"d,e\nf,g\n', "a.csv line 4", "unclosed quote"),
         ("a.csv", b"text,text\na,b\n", "a.csv line 1", "duplicate column 'text'"),
         ("a.csv", b"text,label\n", "a.csv", "no rows"),
-        ("a.csv", b"text,label\na,\xff\n", "a.csv line 2 byte 3", "not UTF-8"),
+        ("a.csv", b"text,label\na,\xff\n", "a.csv line 2 byte 3", "invalid UTF-8"),
         ("a.parquet", b"PAR1 and then nothing PAR1", "a.parquet", "Parquet"),
     ],
 )
 def test_broken_file_is_one_line_with_its_place(tmp_path, name, content, place, what):
     line = fault(tmp_path, name, content)
-    assert line.startswith(place)
+    assert place in line
     assert what in line
 
 
 def test_a_row_of_60_megabytes_is_refused_before_it_is_read(tmp_path):
     line = fault(tmp_path, "a.jsonl", GOOD + b'{"question": "' + b"x" * (60 << 20) + b'"}\n')
-    assert line.startswith("a.jsonl line 2: longer than 16 MiB")
+    assert line.startswith("row longer than 16 MiB: a.jsonl line 2;")
 
 
 def test_a_csv_field_of_20_megabytes_is_refused(tmp_path):
     rows = b"text,label\nshort,a\n" + b'"' + b"x\n" * (10 << 20) + b'",b\n'
-    assert fault(tmp_path, "a.csv", rows).startswith("a.csv line 3: a field longer than 16 MiB")
+    assert fault(tmp_path, "a.csv", rows).startswith("a field longer than 16 MiB: a.csv line 3;")
 
 
 def test_reading_csv_leaves_the_modules_own_limit_alone(tmp_path):
@@ -97,7 +97,7 @@ def test_a_gzip_bomb_stops_early(tmp_path):
         for _ in range(120):
             packed.write(b" " * (1 << 20) + b"\n")
     line = fault(tmp_path, "a.jsonl.gz", bomb.getvalue())
-    assert line.startswith("a.jsonl.gz: grows from")
+    assert line.startswith("decompresses from") and ": a.jsonl.gz;" in line
 
 
 def test_a_parquet_bomb_stops_early(tmp_path):
@@ -108,7 +108,8 @@ def test_a_parquet_bomb_stops_early(tmp_path):
     path = tmp_path / "a.parquet"
     parquet.write_table(pa.table({"text": text}), path)
     assert path.stat().st_size < 100_000
-    assert line_of(Data(id=str(path))).startswith("a.parquet: grows from")
+    line = line_of(Data(id=str(path)))
+    assert line.startswith("decompresses from") and ": a.parquet;" in line
 
 
 def test_a_zip_under_a_json_name_is_named(tmp_path):
@@ -133,7 +134,7 @@ def test_a_missing_split_lists_what_there_is(tmp_path):
     (tmp_path / "train.jsonl").write_bytes(GOOD)
     (tmp_path / "heldout-test.jsonl").write_bytes(GOOD)
     line = line_of(Data(id=str(tmp_path), test="tset"))
-    assert line.startswith("data.test: no split and no file 'tset'")
+    assert line.startswith("unknown split or file 'tset'") and ": data.test;" in line
     assert "heldout-test" in line
 
 
@@ -150,8 +151,9 @@ def test_a_folder_with_only_a_test_split_cannot_train(tmp_path):
 def test_a_link_that_leads_to_itself_is_an_error_not_a_loop(tmp_path):
     loop = tmp_path / "a.jsonl"
     loop.symlink_to(loop)
-    assert "cannot be read" in line_of(Data(id=str(loop)))
-    assert "a.jsonl: cannot be read" in line_of(Data(id=str(tmp_path)))
+    for path in (loop, tmp_path):
+        line = line_of(Data(id=str(path)))
+        assert line.startswith("cannot read the file (Too many levels of symbolic links)") and "a.jsonl;" in line
 
 
 def test_a_folder_linked_into_itself_is_read_once(tmp_path):
@@ -195,8 +197,8 @@ def test_the_hub_out_of_reach_is_one_line(monkeypatch):
     monkeypatch.setattr(hub, "_ask", lambda _name: None)
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     line = line_of(Data(id="owner/name"))
-    assert line.startswith("Hub data set owner/name:")
-    assert "the Hub cannot be reached" in line
+    assert ": Hub data set owner/name;" in line
+    assert "the Hub is unreachable" in line
 
 
 def test_a_row_of_json_never_recurses_however_deep(tmp_path):

@@ -6,18 +6,20 @@ import pytest
 
 from engine.config.errors import UserError
 from engine.config.schema import Data
-from engine.data.formats import Example, Problem, converse, detect
-from engine.data.row_limits import Raw
+from engine.data.conversation import Example, Problem
+from engine.data.detection import detect
+from engine.data.recognition import to_example
+from engine.data.row_limits import RawRow
 
 
 def raws(*rows):
-    return [Raw(row, f"a.jsonl line {number}") for number, row in enumerate(rows, 1)]
+    return [RawRow(row, f"a.jsonl line {number}") for number, row in enumerate(rows, 1)]
 
 
 def understood(row, **data):
     rows = raws(row)
     found = detect(rows, Data(id="a.jsonl", **data))
-    return found, converse(rows[0], found)
+    return found, to_example(rows[0], found)
 
 
 def said(example):
@@ -28,7 +30,7 @@ def line_of(rows, **data):
     with pytest.raises(UserError) as caught:
         found = detect(rows, Data(id="a.jsonl", **data))
         for raw in rows:
-            converse(raw, found)
+            to_example(raw, found)
     assert "\n" not in caught.value.line
     return caught.value.line
 
@@ -175,9 +177,9 @@ def test_the_last_separator_parts_text_and_belongs_to_the_prompt():
 def test_a_row_without_the_separator_is_a_problem_with_its_place():
     rows = raws({"text": "Q\nA: b"}, {"text": "nothing"})
     found = detect(rows, Data(id="a.jsonl", separator="\nA:"))
-    problem = converse(rows[1], found)
+    problem = to_example(rows[1], found)
     assert isinstance(problem, Problem)
-    assert (problem.kind, problem.where) == ("no answer", "a.jsonl line 2")
+    assert (problem.kind, problem.where) == ("data.no_answer", "a.jsonl line 2")
 
 
 def test_a_map_takes_columns_and_templates_over_columns():
@@ -185,16 +187,16 @@ def test_a_map_takes_columns_and_templates_over_columns():
     wish = {"prompt": "Q: {q} ({hint}) {{x}}", "completion": "a", "system": "Be brief."}
     found, example = understood(row, map=wish)
     assert said(example) == [("system", "Be brief."), ("user", "Q: 2+2 (add) {x}"), ("assistant", "4")]
-    assert "data.map says" in found.why
+    assert "data.map sets" in found.why
 
 
 @pytest.mark.parametrize(
     ("wish", "words"),
     [
         ({"prompt": "qestion", "completion": "answer"}, ["data.map.prompt", "did you mean 'question'?", "answer"]),
-        ({"prompt": "{question.__class__}", "completion": "answer"}, ["no column 'question.__class__'"]),
-        ({"prompt": "{question[0]}", "completion": "answer"}, ["no column 'question[0]'"]),
-        ({"prompt": "{question!r}", "completion": "answer"}, ["no column 'question!r'"]),
+        ({"prompt": "{question.__class__}", "completion": "answer"}, ["unknown column 'question.__class__'"]),
+        ({"prompt": "{question[0]}", "completion": "answer"}, ["unknown column 'question[0]'"]),
+        ({"prompt": "{question!r}", "completion": "answer"}, ["unknown column 'question!r'"]),
         ({"prompt": "{question:>99999999}", "completion": "answer"}, ["no column"]),
         ({"prompt": "{question", "completion": "answer"}, ["invalid template", "{{"]),
         ({"promt": "question", "completion": "answer"}, ["unknown role 'promt'", "did you mean 'prompt'?"]),
@@ -212,11 +214,11 @@ def test_a_map_that_does_not_fit_says_where_and_what_there_is(wish, words):
         (
             [{"foo": "x", "bar": "y"}],
             {},
-            ["columns foo, bar", "--set data.map.prompt=foo --set data.map.completion=bar (1 of 1 rows train)"],
+            ["columns foo, bar", "--set data.map.prompt=foo --set data.map.completion=bar (1 of 1 rows usable)"],
         ),
         ([{"n": 1, "foo": "x", "bar": "y", "at": 2}], {}, ["--set data.map.prompt=foo --set data.map.completion=bar"]),
-        ([{"n": 1, "foo": "x"}], {}, ["--set data.map.text=foo (1 of 1 rows train)"]),
-        ([{"question": "q", "answer": "a"}], {"format": "alpaca"}, ["no columns for alpaca"]),
+        ([{"n": 1, "foo": "x"}], {}, ["--set data.map.text=foo (1 of 1 rows usable)"]),
+        ([{"question": "q", "answer": "a"}], {"format": "alpaca"}, ["no columns of the format alpaca"]),
         ([{"question": "q", "answer": "a"}], {"separator": "\nA:"}, ["only text has a separator"]),
         (
             [{"question": "q", "answer": "a"}, {"question": "q", "answer": 7}],
@@ -253,16 +255,19 @@ def test_the_odd_row_is_named_when_a_column_mixes_types():
     rows = raws(
         *[{"question": "q", "answer": "a"}] * 5, {"question": "q", "answer": 7}, {"question": "q", "answer": "a"}
     )
-    assert line_of(rows).startswith("a.jsonl line 6 (answer): a number where most rows have text")
+    assert line_of(rows).startswith("a number, and most rows have text: a.jsonl line 6 (answer);")
 
 
 @pytest.mark.parametrize(
     ("row", "kind"),
     [
-        ({"messages": [{"role": "user", "content": "q"}]}, "no answer"),
-        ({"messages": [{"role": "narrator", "content": "q"}, {"role": "assistant", "content": "a"}]}, "unknown role"),
-        ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": " "}]}, "empty"),
-        ({"question": "q", "answer": ""}, "empty"),
+        ({"messages": [{"role": "user", "content": "q"}]}, "data.no_answer"),
+        (
+            {"messages": [{"role": "narrator", "content": "q"}, {"role": "assistant", "content": "a"}]},
+            "data.unknown_role",
+        ),
+        ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": " "}]}, "data.empty"),
+        ({"question": "q", "answer": ""}, "data.empty"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "data.media"),
     ],
 )

@@ -33,13 +33,14 @@ FORMAT = DataFormat("arrow-text", 45, detect, convert)
 USE = """
 import sys
 from engine.config.preset import Preset, parse_overrides, resolve
-from engine.data.formats import converse, detect
+from engine.data.detection import detect
+from engine.data.recognition import to_example
 from engine.data.source import read
 for settings in ([], ["data.format=arrow-text"]):
     data = resolve(Preset("none", {}), None, parse_overrides([f"data.id={sys.argv[1]}", *settings])).config.data
     rows = read(data).train
     found = detect(rows, data)
-    print(found.name, [turn["content"] for turn in converse(next(iter(rows)), found).messages])
+    print(found.name, [turn["content"] for turn in to_example(next(iter(rows)), found).messages])
 """
 
 

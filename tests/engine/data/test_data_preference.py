@@ -56,7 +56,7 @@ def test_better_and_worse_answers_are_refused_with_a_setting_that_trains_the_bet
     path = write_rows(tmp_path / "a.jsonl", rows_of(PREFERENCES[shape]))
     error = refusal(path)
     assert error.code == "data.preference_data"
-    assert f"--set data.format=chosen ({N} of {N} rows train)" in error.do
+    assert f"--set data.format=chosen ({N} of {N} rows usable)" in error.do
     found = reading(path, format="chosen")
     assert [said(example) for example in found.examples] == [
         [("user", f"q{n}"), ("assistant", f"good{n}")] for n in range(N)
@@ -99,7 +99,7 @@ def test_rows_labeled_bad_train_only_where_the_label_is_true(tmp_path: Path, row
     path = write_rows(tmp_path / "a.jsonl", rows)
     error = refusal(path)
     assert error.code == "data.preference_data"
-    assert f"--set data.format=desirable (8 of {N} rows train)" in error.do
+    assert f"--set data.format=desirable (8 of {N} rows usable)" in error.do
     found = reading(path, format="desirable")
     assert len(found.examples) == 8
     assert found.left_out == {"data.undesirable": 4}

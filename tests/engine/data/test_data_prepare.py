@@ -82,7 +82,10 @@ def test_wikisql_like_text_learns_what_follows_the_separator(tmp_path):
 def test_rows_with_nothing_to_learn_are_left_out_and_counted(tmp_path):
     rows = [{"question": f"q{n}", "answer": "" if n < 4 else "a"} for n in range(40)]
     made = prepare(Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows))), 64, tokenizer())
-    assert made.about["dropped"]["train"]["empty"] == {"rows": 4, "where": [f"a.jsonl line {n}" for n in range(1, 5)]}
+    assert made.about["dropped"]["train"]["data.empty"] == {
+        "rows": 4,
+        "where": [f"a.jsonl line {n}" for n in range(1, 5)],
+    }
     assert "4 train rows left out: prompt, answer or text is empty (first: a.jsonl line 1)" in [
         notice.text for notice in made.warnings
     ]
@@ -109,7 +112,7 @@ def test_a_set_that_would_train_on_nothing_is_refused(tmp_path, row, max_length,
     data = Data(id=str(write_jsonl(tmp_path / "a.jsonl", [row] * 30)), validation=0.0, test=0.0)
     with pytest.raises(UserError) as caught:
         prepare(data, max_length, tokenizer())
-    assert "30 of 30 train rows would train on nothing" in caught.value.line
+    assert "30 of 30 train rows have no token in the loss" in caught.value.line
     assert all(word in caught.value.line for word in words), caught.value.line
     assert check(data, max_length, tokenizer())["refused"] == caught.value.line
 

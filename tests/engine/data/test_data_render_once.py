@@ -37,7 +37,7 @@ TEMPLATES = {
     "llama 3": LLAMA3,
     "phi 3": PHI3,
     "strips reasoning": STRIPPED,
-    "no end token": ENDLESS,
+    "data.no_end_token": ENDLESS,
     "instruction marks": TURNING,
     **{path.stem: path.read_text() for path in sorted(FOLDER.glob("*.jinja"))},
 }

@@ -67,7 +67,7 @@ def test_a_list_of_texts_under_another_name_is_one_answer(tmp_path: Path) -> Non
 def test_a_file_that_is_one_conversation_is_one_row(tmp_path: Path) -> None:
     found = reading(write(tmp_path / "a.json", json.dumps([user("q"), assistant("a")])))
     assert said(found.examples[0]) == PAIR
-    assert found.source.notes == ["a.json is read as one conversation"]
+    assert found.source.notes == ["a.json: read as one conversation"]
 
 
 def test_squad_articles_give_a_row_for_each_question(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_csv_file_without_a_header_loses_no_row_and_its_offered_map_works(tmp_
     error = refusal(path)
     assert error.code == "data.no_format"
     assert "no header line" in error.what
-    assert "10 of 10 rows train" in error.do
+    assert "10 of 10 rows usable" in error.do
     options = error.do.split("'")[1::2]
     found = reading(path, map=parse_overrides(options)["data.map"])
     assert len(found.examples) == 10
@@ -220,7 +220,7 @@ def test_a_column_of_images_is_refused_by_name_unless_a_map_says_otherwise(tmp_p
     error = refusal(path)
     assert error.code == "data.media_column"
     assert f"column {name}" in error.what
-    assert "3 of 3 rows train" in error.do
+    assert "3 of 3 rows usable" in error.do
     found = reading(path, map={"prompt": "question", "completion": "answer"})
     assert found.format.roles[name] == "ignored"
 

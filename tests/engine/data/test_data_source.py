@@ -58,7 +58,7 @@ def test_json_lines_under_a_json_name_are_read_and_told(tmp_path):
     path = write_jsonl(tmp_path / "a.json", ROWS)
     read = source.read(Data(id=str(path)))
     assert values(read.train) == values(read.train) == ROWS
-    assert read.notes == ["a.json contains JSON lines: read as .jsonl"]
+    assert read.notes == ["a.json: contains JSON lines, read as .jsonl"]
 
 
 def test_csv_with_quoted_line_breaks_names_the_line_a_row_begins_on(tmp_path):
@@ -74,7 +74,7 @@ def test_other_separators_are_found_and_told(tmp_path):
     path.write_text("text;label\na, b;c\n")
     read = source.read(Data(id=str(path)))
     assert values(read.train) == [{"text": "a, b", "label": "c"}]
-    assert read.notes == ["a.csv separates its columns by ;"]
+    assert read.notes == ["a.csv: columns are separated by ;"]
     (tmp_path / "b.tsv").write_text("text\tlabel\na;b\tc\n")
     assert values(source.read(Data(id=str(tmp_path / "b.tsv"))).train) == [{"text": "a;b", "label": "c"}]
 

@@ -16,7 +16,7 @@ from engine.data.conversation import Problem
 from engine.data.counts import SPLITS
 from engine.data.fingerprints import fingerprint
 from engine.data.packed_rows import pack
-from engine.data.store import Columns, ColumnWriter
+from engine.data.store import ColumnStore, ColumnWriter
 from engine.data.tokenized import TokenizedRows, answer_tokens_of, lengths_of
 from engine.data.tokens import IGNORED, Row
 
@@ -51,14 +51,14 @@ PROBLEMS = st.builds(Problem, st.sampled_from(["empty", "no answer"]), TEXTS, PL
 RESULTS = st.lists(rows() | PROBLEMS, max_size=12)
 
 
-def stored(results: list[Row | Problem], folder: Path | None, batch: int = 5) -> Columns:
+def stored(results: list[Row | Problem], folder: Path | None, batch: int = 5) -> ColumnStore:
     writer = ColumnWriter(folder, "<u2")
     for start in range(0, len(results), batch):
         writer.append(pack(results[start : start + batch], "<u2"))
     return writer.rows()
 
 
-def usable(columns: Columns) -> TokenizedRows:
+def usable(columns: ColumnStore) -> TokenizedRows:
     return TokenizedRows(columns, np.flatnonzero(columns["kind"] == 0))
 
 

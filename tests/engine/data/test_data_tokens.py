@@ -114,7 +114,7 @@ def test_an_answer_that_nothing_asks_for_is_not_learnt():
     tok = tokenizer()
     row = tokenize(chat([{"role": "assistant", "content": "Welcome!"}, *CHAT[1:3]]), tok, 512)
     assert learnt(row, tok) == ["It is 4.<|im_end|>"]
-    assert row.notes == ("opens with an answer",)
+    assert row.notes == ("data.opens_with_answer",)
 
 
 def test_history_that_a_template_rewrites_is_not_learnt():
@@ -123,7 +123,7 @@ def test_history_that_a_template_rewrites_is_not_learnt():
     tok = tokenizer(STRIPPED)
     row = tokenize(chat(turns), tok, 512)
     assert learnt(row, tok) == ["6<|im_end|>"]
-    assert row.notes == ("history rewritten by the template",)
+    assert row.notes == ("data.history_rewritten",)
 
 
 def test_a_template_that_asks_in_another_way_than_it_answers_is_refused():
@@ -150,7 +150,7 @@ def test_a_template_that_refuses_a_row_says_why():
 
 def test_an_answer_without_an_end_token_is_noticed():
     row = tokenize(chat(CHAT[1:3]), tokenizer(ENDLESS), 512)
-    assert "no end token" in row.notes
+    assert "data.no_end_token" in row.notes
 
 
 def test_an_end_token_typed_into_a_text_does_not_end_the_answer():
@@ -158,7 +158,7 @@ def test_an_end_token_typed_into_a_text_does_not_end_the_answer():
     tok = tokenizer()
     row = tokenize(chat(turns), tok, 512)
     assert learnt(row, tok) == ["It is <|im_end|> you see<|im_end|>"]
-    assert row.notes == ("special token in the text",)
+    assert row.notes == ("data.special_token_in_text",)
 
 
 def test_plain_text_is_prompt_answer_and_end_token_behind_one_bos():
@@ -182,7 +182,7 @@ def test_a_token_across_the_boundary_is_parted_as_it_will_be_when_generating():
     row = tokenize(plain(prompt, answer), tok, 512)
     assert row.input_ids[: len(row.prompt)] == row.prompt == tok(prompt)["input_ids"]
     assert learnt(row, tok) == ["ing<|im_end|>"]
-    assert row.notes == ("token across the answer's beginning",)
+    assert row.notes == ("data.token_across_boundary",)
 
 
 def test_a_token_across_the_boundary_of_a_template_is_parted_too():
@@ -193,15 +193,12 @@ def test_a_token_across_the_boundary_of_a_template_is_parted_too():
     )
     assert learnt(row, tok) == ["ing<|im_end|>"]
     assert row.input_ids[: len(row.prompt)] == row.prompt
-    assert row.notes == ("token across the answer's beginning",)
+    assert row.notes == ("data.token_across_boundary",)
 
 
 def test_two_bos_tokens_are_noticed():
-    assert "two beginning-of-text tokens" in tokenize(plain("<s>a", "b"), tokenizer(None, bos="<s>"), 512).notes
-    assert (
-        "two beginning-of-text tokens"
-        in tokenize(chat(CHAT), tokenizer("{{ bos_token }}" + LLAMA3, bos="<s>"), 512).notes
-    )
+    assert "data.double_bos" in tokenize(plain("<s>a", "b"), tokenizer(None, bos="<s>"), 512).notes
+    assert "data.double_bos" in tokenize(chat(CHAT), tokenizer("{{ bos_token }}" + LLAMA3, bos="<s>"), 512).notes
 
 
 def test_the_cut_is_on_the_right_and_counted():

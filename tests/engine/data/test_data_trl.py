@@ -15,8 +15,9 @@ from data_fixtures import tokenizer
 
 from engine.assets import tiny_folder
 from engine.config.schema import Data
-from engine.data.formats import converse, detect
-from engine.data.row_limits import Raw
+from engine.data.detection import detect
+from engine.data.recognition import to_example
+from engine.data.row_limits import RawRow
 from engine.data.tokens import tokenize_all
 
 trl = pytest.importorskip("trl")
@@ -73,9 +74,9 @@ def theirs(rows, tok, model, folder, **options):
 
 
 def ours(rows, tok):
-    raws = [Raw(dict(row), f"line {number}") for number, row in enumerate(rows, 1)]
+    raws = [RawRow(dict(row), f"line {number}") for number, row in enumerate(rows, 1)]
     found = detect(raws, Data(id="rows"))
-    return [(row.input_ids, row.labels) for row in tokenize_all([converse(raw, found) for raw in raws], tok, 8192)]
+    return [(row.input_ids, row.labels) for row in tokenize_all([to_example(raw, found) for raw in raws], tok, 8192)]
 
 
 def without_tail(ids, labels, tok):

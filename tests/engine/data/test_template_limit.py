@@ -35,7 +35,7 @@ Run = Callable[[Callable[[], object]], object]
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(template_limit, "SECONDS", SECONDS)
-    monkeypatch.setattr(template_limit, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(template_limit, "POLL_SECONDS", 0.02)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_work_that_ends_at_its_limit_is_over_or_refused_and_nothing_comes_later(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(template_limit, "SECONDS", 0.01)
-    monkeypatch.setattr(template_limit, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(template_limit, "POLL_SECONDS", 0.001)
 
     def count(seconds: float) -> Iterator[int]:
         end = time.thread_time() + seconds

@@ -94,5 +94,5 @@ def test_a_models_own_generation_settings_do_not_count(config: transformers.PreT
 
 
 def test_a_row_without_a_prompt_is_the_datas_mistake() -> None:
-    with pytest.raises(UserError, match="row 1: the test row has no prompt"):
+    with pytest.raises(UserError, match="the test row has no prompt: row 1"):
         generator(4).answers(made(FULL_ATTENTION["llama"]), asked([[3], []]))

@@ -63,7 +63,7 @@ def test_holding_the_largest_leaves_answers_as_they_were(name: str, choosing: bo
     assert generator(batch=3).answers(model, asked(prompts)) == before
 
 
-@pytest.mark.parametrize("layout", [Packing("padded", 4000), Packing("flat", 4000)], ids=["padded", "flat"])
+@pytest.mark.parametrize("layout", [Packing("padded", 4000), Packing("packed", 4000)], ids=["padded", "packed"])
 def test_losses_are_the_same_whatever_a_pass_may_hold(layout: Packing, monkeypatch: pytest.MonkeyPatch) -> None:
     model = made(FULL_ATTENTION["llama"])
     rows = []

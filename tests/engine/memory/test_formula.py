@@ -88,7 +88,7 @@ def test_three_methods_take_less_than_a_frame() -> None:
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize("wanted", ["auto", "flat", "padded"])
+@pytest.mark.parametrize("wanted", ["auto", "packed", "padded"])
 def test_rows_are_cut_as_the_trainer_cuts_them(device: Any, wanted: str) -> None:
     for count, length, most in itertools.product((1, 6, 32), (48, 300, 5000), (1, 4, 32)):
         row = Row([1] * length, [-100] * (length - 7) + [1] * 7, [1], "", "", False)
@@ -99,7 +99,7 @@ def test_rows_are_cut_as_the_trainer_cuts_them(device: Any, wanted: str) -> None
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize("wanted", ["flat", "padded"])
+@pytest.mark.parametrize("wanted", ["packed", "padded"])
 def test_held_out_rows_are_cut_as_the_worker_cuts_them(device: Any, wanted: str) -> None:
     for length, answer, vocabulary in itertools.product((48, 900), (7, 47), (512, 128_256, 5_000_000)):
         row = Row([1] * length, [-100] * (length - answer) + [1] * answer, [1], "", "", False)

@@ -154,7 +154,8 @@ def test_a_card_is_known_by_what_people_call_it(wanted: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "says"), [("", "no card"), ("L4o", "L4"), ("V9000", "no card"), ("24", "could be L4 24GB")]
+    ("wanted", "says"),
+    [("", "unknown GPU"), ("L4o", "L4"), ("V9000", "unknown GPU"), ("24", "ambiguous GPU name '24' .L4 24GB")],
 )
 def test_a_card_that_is_none_is_one_line(wanted: str, says: str) -> None:
     with pytest.raises(UserError, match=says):

@@ -155,7 +155,7 @@ def test_an_evaluation_that_cannot_fit_ends_the_run_before_training(tmp_path: Pa
 
 
 @pytest.mark.parametrize("start", [0, 3, 11])
-@pytest.mark.parametrize("layout", [LAYOUT, Packing("flat", 60)], ids=["padded", "flat"])
+@pytest.mark.parametrize("layout", [LAYOUT, Packing("packed", 60)], ids=["padded", "packed"])
 def test_the_step_with_the_largest_pass_is_found(start: int, layout: Packing) -> None:
     schedule = Schedule.of(len(ROWS), 3, 2, None, 1)
     found = longest_step(ROWS, schedule, start, 2, layout)
@@ -188,6 +188,6 @@ def test_a_real_run_is_the_same_with_and_without_and_keeps_what_was_foreseen(tmp
     assert second["measured"] > 0 and second["probe_seconds"] > 0 and second["predicted"] == first["predicted"]
     result = msgspec.json.decode((runs["true"] / "result.json").read_bytes(), type=Result)
     assert [found.tier for found in result.predicted] == ["formula", "dry run", "probe"]
-    assert result.comparable and result.comparable > 0
+    assert result.peak_training_bytes and result.peak_training_bytes > 0
     plain = msgspec.json.decode((runs["false"] / "result.json").read_bytes(), type=Result)
     assert [found.tier for found in plain.predicted] == ["formula"]

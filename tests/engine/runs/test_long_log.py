@@ -15,7 +15,7 @@ from engine.ladder.report.traces import trace
 from engine.runs import events, run_dir
 from engine.runs.follow import MAX_LINE, Follower, stream
 from engine.runs.run_dir import RunDir
-from engine.worker.earlier_lives import earlier_lives
+from engine.worker.earlier_workers import earlier_workers
 from tui.cli.run import refusal
 from tui.live.opening import Opening
 from tui.live.run_progress import follow
@@ -31,7 +31,9 @@ FIXED = 10 << 20
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunDir]:
     """A finished run with a long log."""
     made = run_dir.create(tmp_path_factory.mktemp("runs"), "demo-lora", effective("demo-lora", None, {}))
-    plan = events.Plan(steps=EVENTS, start_step=0, batch=4, micro_batch=3, packing="flat", gradient_checkpointing=False)
+    plan = events.Plan(
+        steps=EVENTS, start_step=0, batch=4, micro_batch=3, packing="packed", gradient_checkpointing=False
+    )
     encode = msgspec.json.Encoder().encode
     with made.events_file.open("wb") as file:
         file.write(encode(events.Hello(pid=1, host="h", version="0")) + b"\n" + encode(plan) + b"\n")
@@ -53,7 +55,7 @@ def opened_whole(run: RunDir) -> object:
 
 READERS: dict[str, Callable[[RunDir], object]] = {
     "result": lambda run: run_dir.result_from_events(run, run_dir.read_frozen(run)),
-    "earlier lives": earlier_lives,
+    "earlier workers": earlier_workers,
     "attach": follow,
     "refusal": refusal,
     "report": lambda run: trace("lora", 0, run.events_file),

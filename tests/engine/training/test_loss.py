@@ -83,7 +83,7 @@ def ours(model: torch.nn.Module, rows: list[Row], packing: str, micro_batch: int
     return total
 
 
-@pytest.mark.parametrize("packing", ["flat", "padded"])
+@pytest.mark.parametrize("packing", ["packed", "padded"])
 @pytest.mark.parametrize("micro_batch", [1, 2, 5])
 def test_same_loss_and_gradients_as_padded_training(model: torch.nn.Module, packing: str, micro_batch: int) -> None:
     expected = reference(model, ROWS)

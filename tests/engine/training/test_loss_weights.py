@@ -53,7 +53,7 @@ def reference(model: torch.nn.Module, rows: list[Row]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("shape", ["llama", "gemma2"])
-@pytest.mark.parametrize("packing", ["flat", "padded"])
+@pytest.mark.parametrize("packing", ["packed", "padded"])
 @pytest.mark.parametrize("micro_batch", [1, 2, 5])
 def test_weighted_loss_and_gradients_are_those_of_padded_training(shape: str, packing: str, micro_batch: int) -> None:
     model = made(SHAPES[shape]).train()
@@ -73,7 +73,7 @@ def test_weights_work_where_the_head_runs_at_every_position() -> None:
     assert ours(model, WEIGHTED, "padded", 2) == pytest.approx(float(reference(model, WEIGHTED)), rel=1e-6)
 
 
-@pytest.mark.parametrize("packing", ["flat", "padded"])
+@pytest.mark.parametrize("packing", ["packed", "padded"])
 def test_held_out_loss_is_the_same_weighted_mean(packing: str) -> None:
     model = made(transformers.LlamaConfig(**SMALL))
     losses = row_losses(model, WEIGHTED, Packing(packing, 40), PAD, "cpu")
@@ -98,12 +98,12 @@ def test_a_row_counts_by_its_weights_and_reports_its_tokens() -> None:
 
 def stepped(rows: list[Row], micro_batch: int, folder: Path) -> tuple[torch.nn.Module, Hooks]:
     """A model after one step of SGD over all rows, at rate 1."""
-    config = schema.Config(method="full", train=schema.Train(learning_rate=1.0, warmup=0.0, max_grad_norm=0.0))
+    config = schema.Config(method="full", train=schema.Train(learning_rate=1.0, warmup_ratio=0.0, max_grad_norm=0.0))
     schedule, model, hooks = Schedule(len(rows), len(rows), 1, 0), made(transformers.LlamaConfig(**SMALL)), Hooks()
     trainer = AnswerTrainer(
         rows=rows,
         schedule=schedule,
-        layout=Packing("flat", 100_000),
+        layout=Packing("packed", 100_000),
         micro_batch=micro_batch,
         checkpoint_folder=folder / "checkpoints",
         keep_checkpoints=1,

@@ -12,7 +12,7 @@ from old_runs import RUN, unpack
 
 TINY = [
     *("--method", "lora", "--set", "train.steps=2", "--set", "train.batch=4", "--set", "train.max_length=64"),
-    *("--set", "evaluation.max_new_tokens=4", "--set", "evaluation.general=none"),
+    *("--set", "evaluation.max_new_tokens=4", "--set", "evaluation.forgetting_text=none"),
 ]
 
 

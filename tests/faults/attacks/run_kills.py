@@ -57,7 +57,7 @@ DIFFERING = {
     "step_seconds",
     "tokens_per_second",
     "peak",
-    "comparable",
+    "peak_training_bytes",
     "created",
     "ended",
     "name",
@@ -104,7 +104,7 @@ def kill_workers(table: Table, folder: Path, kills: int, rng: random.Random) -> 
                 again = ftbench("resume", run.name, "--detach", runs=run.parent)
                 assert not again.clean, again.clean + again.err
                 say("resumed" if again.code == 0 else again.err.strip()[:120])
-                if "has finished" in again.err:
+                if "already finished" in again.err:
                     break
         with table.attack(f"the run after {kills_of_run} kills"):
             wait(lambda: ended(run), "the end")  # noqa: B023

@@ -90,7 +90,7 @@ SHOWING = [
     ["doctor"],
     ["plan", "demo-lora", "--data", "{file}"],
     ["run", "demo-lora", "--data", "{file}", "--set", "train.steps=2", "--set", "evaluation.rows=8", "--set",
-     "evaluation.max_new_tokens=4", "--set", "evaluation.general=none"],
+     "evaluation.max_new_tokens=4", "--set", "evaluation.forgetting_text=none"],
 ]  # fmt: skip
 KEYS = [
     ["1", "2", "3", "4", "5", "6", "7", "8", "9", "c", "escape"],

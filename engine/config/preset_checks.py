@@ -1,0 +1,131 @@
+"""Errors in the values of a preset: unknown keys, keys that nothing reads, invalid and contradicting values."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+import msgspec
+
+from engine.config.errors import UserError
+from engine.config.method_specs import method_names, readers, reads
+from engine.config.metric_specs import metric_names
+from engine.config.preset_values import Flat, Preset, known_keys, nested
+from engine.config.schema import DATA_FORMATS, SECTIONS, Config
+
+Layers = list[tuple[str, Preset]]
+"""Origin and values of each layer of a configuration; later ones take precedence."""
+SHOW_KEYS = "`ftbench presets show demo-lora` prints every key"
+
+
+def check_keys(preset: Preset) -> None:
+    """Raise UserError for a key that is not in the schema, with the nearest one that is."""
+    known = [*known_keys(), *SECTIONS]
+    for key in preset.values:
+        if key not in known:
+            last = key.rsplit(".", 1)[-1]
+            same_name = [name for name in known if name.rsplit(".", 1)[-1] == last]
+            what = f"unknown key {key}{suggestion(key, known, same_name)}"
+            raise UserError(what, preset.where(key), SHOW_KEYS, code="preset.unknown_key")
+
+
+def check_read(preset: Preset) -> None:
+    """Raise UserError for a key that the preset's own method does not read."""
+    method = preset.values.get("method", Config().method)
+    for key in preset.values:
+        if method in method_names() and not reads(method, key):
+            what = f"{key} is read by {' and '.join(readers(key))} only, and the method is {method}"
+            raise UserError(what, preset.where(key), "remove it or change the method", code="preset.unread_key")
+
+
+def unknown_method(name: str, where: str) -> UserError:
+    what = f"unknown method {name!r}{suggestion(name, method_names())}"
+    return UserError(what, where, f"use one of {', '.join(method_names())}", code="method.unknown")
+
+
+def converted(values: Flat, layers: Layers) -> Config:
+    """The values as a configuration. Raises UserError for a value of the wrong type or out of range."""
+    try:
+        return msgspec.convert(nested(values), Config)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$.")
+        key = re.sub(r"\[.*", "", path.rstrip("`"))
+        value = f"invalid value {key} = {values.get(key)!r}" if key else "invalid value"
+        what = f"{value} ({message[:1].lower()}{message[1:]})"
+        raise UserError(what, _where(key, layers), _choices(key), code="preset.invalid_value") from error
+
+
+def check_values(values: Flat, layers: Layers, config: Config) -> None:
+    """Raise UserError for empty values and for values that contradict each other."""
+    _check_empty(values, layers)
+    _check_steps(values, layers)
+    _check_separator(layers, config)
+    _check_metric(layers, config)
+    _check_micro_batch(layers, config)
+
+
+def _check_empty(values: Flat, layers: Layers) -> None:
+    """An empty path would mean the working directory."""
+    for key, value in values.items():
+        blank = isinstance(value, str) and (not value.strip() if key != "data.separator" else not value)
+        if blank and key not in ("title", "about"):
+            do = "give a value or leave the key out"
+            raise UserError(f"empty value for {key}", _where(key, layers), do, code="preset.empty_value")
+
+
+def _check_steps(values: Flat, layers: Layers) -> None:
+    if "train.steps" in values and "train.epochs" in values:
+        steps, epochs = (
+            max(number for number, (_, layer) in enumerate(layers) if key in layer.values)
+            for key in ("train.steps", "train.epochs")
+        )
+        if steps == epochs:
+            what = "both train.steps and train.epochs are set"
+            raise UserError(what, layers[steps][1].where("train.steps"), "keep one", code="preset.steps_and_epochs")
+
+
+def _check_separator(layers: Layers, config: Config) -> None:
+    if config.data.separator is not None and config.data.format not in ("auto", "text"):
+        what = f"data.separator is read for the format text only, and the format is {config.data.format}"
+        do = 'remove it or set data.format = "text"'
+        raise UserError(what, _where("data.separator", layers), do, code="preset.unread_separator")
+
+
+def _check_metric(layers: Layers, config: Config) -> None:
+    metric = config.evaluation.metric
+    if metric not in metric_names():
+        what = f"unknown metric {metric!r}{suggestion(metric, metric_names())}"
+        do = f"use one of {', '.join(metric_names())}"
+        raise UserError(what, _where("evaluation.metric", layers), do, code="metric.unknown")
+
+
+def _check_micro_batch(layers: Layers, config: Config) -> None:
+    micro = config.train.micro_batch
+    if isinstance(micro, int) and micro > config.train.batch:
+        what = f"train.micro_batch = {micro} is larger than train.batch = {config.train.batch}"
+        do = "set it to a part of the effective batch, or to auto"
+        raise UserError(what, _where("train.micro_batch", layers), do, code="preset.micro_batch_too_large")
+
+
+def _where(key: str, layers: Layers) -> str:
+    """Where the value of a key comes from: the last layer that sets it, else the preset."""
+    return next((layer for _, layer in reversed(layers) if key in layer.values), layers[1][1]).where(key)
+
+
+def _choices(key: str) -> str:
+    """What to do about an invalid value: its choices, where they are a fixed list."""
+    section, _, name = key.partition(".")
+    hint = SECTIONS[section].__annotations__.get(name, "") if section in SECTIONS else ""
+    choices = re.findall(r"['\"]([^'\"]+)['\"]", str(hint))
+    if key == "method":
+        choices = list(method_names())
+    if key == "data.format":
+        choices = list(DATA_FORMATS)
+    return "use one of " + ", ".join(choices) if choices else SHOW_KEYS
+
+
+def suggestion(wrong: str, known: Iterable[str], better: list[str] | None = None) -> str:
+    """`; did you mean train.batch?`, or '' where nothing is similar. `better` is preferred to similar names."""
+    close = better or difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -1,0 +1,54 @@
+"""Read what earlier workers of a resumed run logged, as far as the current worker needs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from engine.runs.events import Data, Eval, Hello, MicroBatch, ModelLoaded, Plan
+from engine.runs.follow import Follower
+from engine.runs.result_builder import damage
+from engine.runs.run_dir import RunDir
+
+
+@dataclass
+class EarlierWorkers:
+    """State logged by the earlier workers of a run; empty for the first worker."""
+
+    micro_batch: int | None = None
+    """Their last micro-batch size: another size would change the rounding of the loss."""
+    data: Data | None = None
+    """The rows of the first worker."""
+    model: str = ""
+    """Fingerprint of the weights."""
+    before: Eval | None = None
+    """The score of the base model."""
+    problems: list[str] = field(default_factory=list)
+    """What is missing from the log."""
+
+
+def earlier_workers(run: RunDir) -> EarlierWorkers:
+    """Read the log up to this worker's `hello`, skipping steps and samples."""
+    found, follower, count = EarlierWorkers(), Follower(run.events_file), 0
+    for portion in follower.portions(Hello, Data, ModelLoaded, Plan, MicroBatch, Eval):
+        for event in portion:
+            count += 1
+            match event:
+                case Data():
+                    found.data = found.data or event
+                case ModelLoaded():
+                    found.model = event.fingerprint
+                case Plan() | MicroBatch():
+                    found.micro_batch = event.micro_batch
+                case Eval(when="before"):
+                    found.before = event
+    if follower.damaged:
+        found.problems.append(damage(follower.damaged))
+    elif count < 2 and has_work(run):  # only the hello of the current worker
+        what = "events.jsonl is missing or empty: times, losses and warnings from before this resume are lost"
+        found.problems.append(what)
+    return found
+
+
+def has_work(run: RunDir) -> bool:
+    """Whether an earlier worker saved predictions, a checkpoint or a model."""
+    return run.predictions_file.exists() or run.model.exists() or any(run.checkpoints.glob("step-*"))

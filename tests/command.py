@@ -1,4 +1,4 @@
-"""The real command in a real process, for tests."""
+"""Run the real command in a real process, for tests."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ MICRO = [
     "--set",
     "train.batch=4",
 ]
-"""The embedded model and data, in seconds."""
+"""Settings for a run on the embedded model and data set that takes seconds."""
 
 
 def as_installed(folder: Path) -> None:
-    """For benchmarks: from now on Python keeps bytecode, in this folder, so that the second start finds it.
+    """For benchmarks: cache bytecode in this folder from now on, so that the second start finds it.
 
-    An installed program has its bytecode; where PYTHONDONTWRITEBYTECODE is set a checkout is compiled at every start.
+    An installed program has cached bytecode; with PYTHONDONTWRITEBYTECODE set, a checkout is compiled at every start.
     """
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["PYTHONPYCACHEPREFIX"] = str(folder)
@@ -46,6 +46,6 @@ def only_run(tmp_path: Path) -> Path:
 
 
 def events_of(run: Path) -> list[dict[str, Any]]:
-    """Every event of a run, in order; a line that is being written is not one yet."""
-    whole, _, _ = (run / "events.jsonl").read_text().rpartition("\n")
-    return [json.loads(line) for line in whole.splitlines()]
+    """Every event of a run, in order, without an incomplete last line."""
+    complete, _, _ = (run / "events.jsonl").read_text().rpartition("\n")
+    return [json.loads(line) for line in complete.splitlines()]

@@ -1,4 +1,4 @@
-"""What all tests share: a world of their own for runs, caches, locks and configuration."""
+"""Shared by all tests: an isolated environment for runs, caches, locks and configuration."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-# Two worker processes of two threads each on two cores spin against each other; tests are about results.
+# Two workers with two threads each on two cores slow each other down by spinning; tests do not measure speed.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# A shell starts background jobs with these ignored, and children would inherit that: tests that send them would fail.
+# A shell starts background jobs with these signals ignored, and children inherit that: tests that send them would fail.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for ignorable in (signal.SIGQUIT, signal.SIGTSTP, signal.SIGHUP):
     signal.signal(ignorable, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
-def own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of the user's is read or written."""
+def isolated_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file of the user is read or written."""
     for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "FTBENCH_LOCKS", "HF_HOME"):
         folder = tmp_path / "world" / name.lower()
         folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Strings that would steer a terminal, reorder or hide text or become markup if they reached a screen unescaped."""
+"""Strings that control a terminal, reorder or hide text, or become markup if they reach a screen unescaped."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import regex
 
 MARK = "h4"
-"""In each of them, so that a test sees that it was shown."""
+"""Part of each string, so that a test can verify that it was shown."""
 
 STRINGS = [
     f"\x1b[2J{MARK}",  # CSI: clear the screen
-    f"\x1b[31;7;95m{MARK}",  # colours
+    f"\x1b[31;7;95m{MARK}",  # colors
     f"\x1b[?1049h{MARK}",  # the alternate screen
     f"\x1b[?1003h{MARK}",  # every movement of the mouse
     f"\x1b[6n{MARK}",  # the terminal answers on stdin
@@ -28,7 +28,7 @@ STRINGS = [
     f"\x1b]{MARK} without an end",
     f"\x1bP$q{MARK}\x1b\\",  # DCS
     f"\x1bP{MARK} without an end",
-    f"\x1b_G{MARK}\x1b\\",  # APC: a picture
+    f"\x1b_G{MARK}\x1b\\",  # APC: an image
     f"\x1b^{MARK}\x1b\\",  # PM
     f"\x1bX{MARK}\x1b\\",  # SOS
     f"\x1bc{MARK}",  # reset
@@ -40,7 +40,7 @@ STRINGS = [
     f"[/oops][bold red]{MARK}[@click=app.quit]",  # Textual's markup
     f"[link=file:///etc/passwd]{MARK}[/link]",
     f"\u202e{MARK}\u2066\u200b\u2069\u202c",  # written backwards
-    f"\u2028{MARK}\u2029\ufeff\U000e0041",  # line ends and tags nobody sees
+    f"\u2028{MARK}\u2029\ufeff\U000e0041",  # line separators and invisible tags
     f"\u115f{MARK}\u1160",  # Hangul fillers
     f"\u3164{MARK}\uffa0",
     f"a\ufe0f{MARK}\ufe00",  # variation selectors
@@ -79,23 +79,23 @@ STRINGS = [
 
 
 def strings(source: str) -> list[str]:
-    """All of them with the name of where they were put in place of the mark."""
+    """All hostile strings, with the source in the mark."""
     return [text.replace(MARK, f"{MARK}_{source}") for text in STRINGS]
 
 
 OURS = re.compile(rb"\x1b\](52;c;[A-Za-z0-9+/=]*|22;[a-z-]+)(\x07|\x1b\\)")
-"""What copying by a key of ours sends, base64 and nothing else; and the shapes that Textual gives the pointer."""
+"""Clipboard sequences (base64 only) and Textual's pointer shapes, which ftbench sends."""
 SENT = re.compile(
     r"\x1b\[[0-9;]*m|\x1b\[\d+;\d+H|\x1b\[\?[0-9]+(?:[hl]|\$p)|\x1b\[>1u|\x1b\[>25u|\x1b\[<u"  # styles, places, modes
     r"|\x1b\[2K|\x1b\[\d*A|\x1b\[[HJ]|\r|\n|\x07"  # Rich's displays; the bell
 )
-"""Every sequence that we send ourselves."""
+"""Every other sequence that ftbench sends."""
 HIDDEN = regex.compile(r"[\p{C}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]")
-"""By Unicode's own properties, and not by ours: what is controlled, hidden, private or unassigned."""
+"""Control, hidden, private and unassigned characters, by Unicode's properties and independent of ftbench's code."""
 
 
 def arrived(shown: bytes, sources: Sequence[str] = ()) -> list[str]:
-    """What a terminal was given that is neither visible text nor a sequence of ours, and strings given as they were."""
+    """Output that is neither visible text nor a sequence of ftbench, and hostile strings that were not escaped."""
     text = OURS.sub(b"", shown).decode("utf-8", "surrogateescape")
     left = SENT.sub("", text)
     found = [left[max(0, hit.start() - 20) : hit.start() + 20] for hit in HIDDEN.finditer(left)]

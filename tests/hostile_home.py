@@ -1,4 +1,4 @@
-"""A user's whole world full of hostile text: data, names, presets, settings, models, runs, ladders, logs."""
+"""Home of a user with hostile text everywhere: data, names, presets, settings, models, runs, ladders, logs."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
 
 LONGEST_NAME = 150
-"""Characters of a file's name."""
+"""Characters of a file name."""
 LONG_LINE = 1 << 20
 
 
 @dataclass(frozen=True)
 class Home:
-    """Where everything is, and the environment that makes it the user's."""
+    """Paths of the hostile files, and the environment that selects them."""
 
     folder: Path
     runs: Path
     data: Path
-    """A folder of hostile rows in files of hostile names."""
+    """A folder with hostile rows in files with hostile names."""
     model: Path
-    """A copy of the embedded model in a folder of a hostile name."""
+    """A copy of the embedded model in a folder with a hostile name."""
     broken: Path
-    """A model whose config.json is hostile and no model's."""
+    """A model with a hostile, invalid config.json."""
     preset: Path
-    """A broken preset of a hostile name and with hostile keys."""
+    """An invalid preset with a hostile name and hostile keys."""
     died: RunDir
     ladder: LadderDir
 
@@ -49,7 +49,7 @@ class Home:
 
 
 def as_name(text: str) -> str:
-    """The same as a file's name."""
+    """The text as a valid file name."""
     return text.replace("/", "").replace("\x00", "")[:LONGEST_NAME]
 
 
@@ -59,12 +59,12 @@ def one_name(source: str) -> str:
 
 
 def toml(text: str) -> str:
-    """A TOML string, all of it escaped."""
+    """A TOML string with every character escaped."""
     return '"' + "".join(f"\\U{ord(character):08x}" for character in text) + '"'
 
 
 def hostile_home(folder: Path) -> Home:
-    """Everything there is, from hostile strings whose sources are f(iles), r(ows), p(resets), s(ettings), m(odels),
+    """Create all files, with hostile strings of the sources f(iles), r(ows), p(resets), s(ettings), m(odels),
     e(vents), l(ogs) and n(ames of runs).
     """
     data = folder / one_name("f")
@@ -88,7 +88,7 @@ def _model(folder: Path) -> Path:
 
 
 def _broken_model(folder: Path) -> Path:
-    """Every text of its configuration is hostile."""
+    """A model whose configuration has hostile text in every string."""
     path = folder / "models" / f"broken{one_name('m')}"
     path.mkdir()
     table = json.loads((Path(engine.__file__).parent / "assets" / "tiny" / "config.json").read_text())
@@ -137,12 +137,12 @@ def _ladder(runs: Path) -> LadderDir:
         row.status, row.reason = name, name
     ladder.rows[0].name = strings("e")[0]
     directory.write_state(ladder)
-    assert directory.state() is not None  # and is not damaged
+    assert directory.state() is not None  # the file is valid
     return directory
 
 
 def _runs(runs: Path) -> RunDir:
-    """Runs that died, with hostile words wherever there are some; a newest one, and one of each hostile name."""
+    """Runs that died, with hostile text in every field, and a run for each hostile name; returns the latest."""
     for text in strings("n")[:30]:
         run = run_dir.create(runs, "demo-lora", effective("demo-lora", None, {}))
         run.path.rename(runs / f"20260101-000000-{as_name(text)}-0a0b")

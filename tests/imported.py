@@ -1,4 +1,4 @@
-"""What a piece of code imports, seen in a fresh process."""
+"""Modules that code imports, determined in a new process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders of the repository that tests read."""
+"""Folders of the repository, for tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real terminal for tests: a pty whose bytes are kept, and the screen they draw (pyte)."""
+"""A real terminal for tests: a pty with its recorded output, and the resulting screen (pyte)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEYS = {"enter": "\r", "escape": "\x1b", "tab": "\t", "up": "\x1b[A", "down": "\
 
 
 class Terminal:
-    """`ftbench ARGUMENTS` as the session leader of a pty of its own."""
+    """`ftbench ARGUMENTS` as session leader on a new pty."""
 
     def __init__(
         self,
@@ -31,12 +31,12 @@ class Terminal:
         controlling: bool = True,
         program: str = FTBENCH,
     ) -> None:
-        """`controlling`: the kernel tells the process with SIGHUP when the terminal goes. `program`: a shell, say."""
+        """`controlling`: the kernel sends SIGHUP when the terminal closes. `program`: another command, such as bash."""
         columns, lines = size
         self.screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self.screen)
         self.bytes = b""
-        """Everything that was written to it."""
+        """All output so far."""
         self.ours, theirs = pty.openpty()
         self._set_size(columns, lines)
         os.set_blocking(self.ours, False)
@@ -62,13 +62,13 @@ class Terminal:
         fcntl.ioctl(self.ours, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     def press(self, *keys: str) -> None:
-        """Names of KEYS, or text as it is typed."""
+        """Press keys: names in KEYS, or text."""
         for key in keys:
             os.write(self.ours, KEYS.get(key, key).encode())
             self.read(0.15)
 
     def read(self, seconds: float) -> None:
-        """Take what comes for a while."""
+        """Read output for `seconds`."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if not self._take():
@@ -88,24 +88,24 @@ class Terminal:
         return "\n".join(self.screen.display)
 
     def wait(self, what: str | Callable[[], object], seconds: float = 90.0) -> None:
-        """Until the screen shows a text, or something holds."""
+        """Wait until the screen shows a text, or a condition is true."""
         deadline = time.monotonic() + seconds
         while not (what in self.text if isinstance(what, str) else what()):
-            assert time.monotonic() < deadline, f"{what} did not come:\n{self.text}"
+            assert time.monotonic() < deadline, f"{what} was not shown:\n{self.text}"
             self.read(0.05)
-            assert self.process.poll() is None, f"it ended:\n{self.text}"
+            assert self.process.poll() is None, f"the process ended:\n{self.text}"
 
     def hang_up(self) -> None:
-        """The connection is lost: the kernel sends SIGHUP."""
+        """Close the connection: the kernel sends SIGHUP."""
         os.close(self.ours)
         os.close(self.theirs)
         self.process.wait(20)
 
     def leave(self, seconds: float = 20.0) -> int:
-        """Wait until it has ended by itself and take its last words; its exit status."""
+        """Wait until the process ends, read its last output, and return its exit status."""
         deadline = time.monotonic() + seconds
         while self.process.poll() is None:
-            assert time.monotonic() < deadline, f"still there:\n{self.text}"
+            assert time.monotonic() < deadline, f"still running:\n{self.text}"
             self.read(0.05)
         self.read(0.1)
         os.close(self.theirs)

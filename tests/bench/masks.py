@@ -1,10 +1,10 @@
-"""Loss masks of ftbench against trl's, LLaMA-Factory's and axolotl's, token by token: prints a table.
+"""Compare ftbench's loss masks with those of trl, LLaMA-Factory and axolotl, token by token; prints a table.
 
     python tests/bench/masks.py --tokenizer DIR --trl PYTHON --factory PYTHON --axolotl PYTHON
 
-Every peer runs in an environment of its own (see README.md beside this file) and writes ids and labels of the rows
-in `masks/shapes.py`. The exit status is 1 where a difference is not explained in `masks/explained.py`. With `--store`
-the peers' answers and the differences are kept in a JSON file, which the suite's test reads (`masks/stored.json`).
+Every peer runs in a separate environment (see README.md in this folder) and writes ids and labels of the rows in
+`masks/shapes.py`. The exit status is 1 if a difference is not explained in `masks/explained.py`. With `--store` the
+peers' output and the differences are written to a JSON file for the tests (`masks/stored.json`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SYSTEM, END = "<|im_start|>system\n", "<|im_end|>"
 
 
 def main() -> int:
-    """Compare and print; 1 where a peer failed or a difference has no explanation."""
+    """Compare and print; 1 if a peer failed or a difference has no explanation."""
     options = parse()
     tokenizer = load(options.tokenizer)
     tools = {tool: run(tool, python, options) for tool, python in interpreters(options).items()}
@@ -55,7 +55,7 @@ def parse() -> argparse.Namespace:
 
 
 def interpreters(options: argparse.Namespace) -> dict[str, str]:
-    """Tool -> interpreter, of those that there is one for."""
+    """Tool -> interpreter, for tools with an interpreter."""
     given = {"trl": options.trl, "LLaMA-Factory": options.factory, "axolotl": options.axolotl}
     return {tool: python for tool, python in given.items() if python}
 
@@ -67,10 +67,10 @@ def load(folder: Path) -> Any:
 
 
 def run(tool: str, python: str, options: argparse.Namespace) -> Json:
-    """Version, and for every shape the rows that the peer made."""
+    """The peer's version, and its rows for every shape."""
     with tempfile.TemporaryDirectory() as folder:
         job, answer = Path(folder, "job.json"), Path(folder, "answer.json")
-        shapes = [told(shape, load(options.tokenizer)) for shape in SHAPES]
+        shapes = [job_entry(shape, load(options.tokenizer)) for shape in SHAPES]
         job.write_text(json.dumps({"tokenizer": str(options.tokenizer.resolve()), "shapes": shapes}), "utf-8")
         command = [python, str(HERE / PROGRAMS[tool]), str(job), str(answer)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=options.timeout, check=False)
@@ -80,16 +80,16 @@ def run(tool: str, python: str, options: argparse.Namespace) -> Json:
         return made
 
 
-def told(shape: Shape, tokenizer: Any) -> Json:
-    """A shape as a peer's program gets it: with the template's text, and the system prompt that it adds by itself."""
+def job_entry(shape: Shape, tokenizer: Any) -> Json:
+    """A shape as a peer's program reads it: with the template's text and its default system prompt."""
     text = template_text(shape, tokenizer)
-    asked = tokenizer.apply_chat_template([{"role": "user", "content": ""}], tokenize=False)
-    default = str(asked).removeprefix(SYSTEM).split(END)[0] if str(asked).startswith(SYSTEM) else ""
+    empty = tokenizer.apply_chat_template([{"role": "user", "content": ""}], tokenize=False)
+    default = str(empty).removeprefix(SYSTEM).split(END)[0] if str(empty).startswith(SYSTEM) else ""
     return {**shape.as_json(), "template_text": text, "default_system": default if shape.template == "own" else ""}
 
 
 def compared(answer: Json, mine: dict[str, list[Json | None]], tokenizer: Any) -> dict[str, Any]:
-    """Shape -> the differences of each row, or the peer's reason for having none."""
+    """Shape -> the differences of each row, or the peer's error."""
     found: dict[str, Any] = {}
     for name, made in answer["shapes"].items():
         if "rows" in made:
@@ -101,12 +101,12 @@ def compared(answer: Json, mine: dict[str, list[Json | None]], tokenizer: Any) -
 
 
 def explained(tool: str, name: str, rows: Any) -> bool:
-    """Whether nothing differs, or only as MASKS.md says."""
+    """Whether nothing differs, or only as explained in MASKS.md."""
     return verdict(rows) in ("same", "line feed") or (tool, name) in EXPLAINED
 
 
 def verdict(rows: Any) -> str:
-    """One or two words for the table."""
+    """Entry of the table."""
     if not isinstance(rows, list):
         return "error" if "error" in rows else "not supported"
     kinds = {"same" if not row else "line feed" if set(row) == set(LINE_FEED) else "differs" for row in rows}
@@ -114,7 +114,7 @@ def verdict(rows: Any) -> str:
 
 
 def report(tools: dict[str, Json], found: dict[str, dict[str, Any]]) -> list[str]:
-    """The table, and below it every difference with its explanation."""
+    """The table, followed by every difference with its explanation."""
     lines = ["| shape | " + " | ".join(f"{tool} {tools[tool]['version']}" for tool in tools) + " |"]
     lines.append("|---|" + "---|" * len(tools))
     for shape in SHAPES:
@@ -127,7 +127,7 @@ def report(tools: dict[str, Json], found: dict[str, dict[str, Any]]) -> list[str
 
 
 def detail(tool: str, name: str, rows: Any) -> list[str]:
-    """The differences of one shape that are more than the line feed."""
+    """The differences of one shape beyond the line feed."""
     if verdict(rows) in ("same", "line feed"):
         return []
     lines = ["", f"**{tool}, {name}.** " + EXPLAINED.get((tool, name), "NOT EXPLAINED")]
@@ -137,7 +137,7 @@ def detail(tool: str, name: str, rows: Any) -> list[str]:
 
 
 def store(path: Path, folder: Path, tools: dict[str, Json], found: dict[str, dict[str, Any]]) -> None:
-    """Everything that the suite's test needs, one line for each tool and shape."""
+    """Write the file for the tests, one line per tool and shape."""
     templates = {shape.template: sha256(template_text(shape, load(folder))) for shape in SHAPES}
     lines = [
         f"  {json.dumps(f'{tool}/{name}')}: "

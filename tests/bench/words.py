@@ -39,7 +39,7 @@ REQUIRED = {
     "a pass": r"a pass(?:es)?",
     "of its own": r"of (?:its|their|his|her) own",
     "no name for": r"no name for",
-    "is none": r"(?:is|are) none",
+    "is none": r"(?:is|are) (?-i:none)",  # `is None` is Python
     "let go": r"lets? go|letting go",
     "begun": r"begun|began",
     "card": r"cards?",
@@ -52,6 +52,7 @@ WIDER = {
     "picture": r"pictures?",
     "wanted": r"wanted",
     "kept to": r"kept to",
+    "there is none": r"there (?:is|are) none",
     "begin": r"begins?|beginning",
     "processor": r"processors?",
     "British": r"(?:dis)?colou?red?(?<=colour)|colours?|artefacts?|summaris\w+|initialis\w+|learnt|catalogues?|grey|"
@@ -71,10 +72,11 @@ ALLOWED = {
         r"\bcard payments?\b",  # data of the embedded set and of examples
         r"\bgraphics cards?\b",
         r"\b(?:bank|credit|debit) cards?\b",
-        r"\bA card was ordered\b",
+        r"A card was ordered",
         r"\bcard24[-\w]*",
         r"\bCARD\.md",
     ),
+    "is none": (r"\b(?:if|when|unless) there (?:is|are) none\b",),  # counted in the wider list
     "lies": (r"\blies? (?:within|between|below|above)\b",),  # a value in an interval
     "a pass": (r"\ba pass(?=[-_]?(?:word|phrase|through))",),
     "goes on": (r"\bgo(?:es)? on (?:the|a|one) (?:GPU|CPU|line|device)\b",),

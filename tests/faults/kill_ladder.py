@@ -1,4 +1,4 @@
-"""Kills ladder, rung and terminal at random moments and counts what was lost: prints the table.
+"""Kill ladders, rungs and terminals at random moments, count lost results, and print a table.
 
 python tests/faults/kill_ladder.py --kills 20
 """
@@ -44,16 +44,16 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("FTBENCH_LOCKS", f"{folder}/locks")
         counts, lost, state = kill_many(Path(folder) / "runs", options.kills, random.Random(options.seed))
-    print("| killed | times |\n|---|---|")
+    print("| killed | count |\n|---|---|")
     print("\n".join(f"| {victim} | {count} |" for victim, count in counts.items()))
-    print(f"\nfinished runs lost or run twice: {lost}; the ladder in the end: {state}")
+    print(f"\nfinished runs lost or repeated: {lost}; final state of the ladders: {state}")
     return int(bool(lost) or state != "finished")
 
 
 def kill_many(
     runs: Path, kills: int, rng: random.Random, rungs: str = "lora,full", wait: float = 12.0
 ) -> tuple[dict[str, int], int, str]:
-    """(kills by victim, finished runs lost, how the ladders ended). Every kill is followed by going on."""
+    """(kills by victim, finished runs lost, how the ladders ended); every kill is followed by resume or attach."""
     counts = dict.fromkeys(VICTIMS, 0)
     lost, states = 0, set[str]()
     while sum(counts.values()) < kills:
@@ -61,15 +61,15 @@ def kill_many(
         terminal = open_terminal(runs, ["ladder", "demo", *SHORT, "--rung", rungs, "--no-probe", "--fresh"])
         folder = wait_for(lambda known=known: next((one for one in iterate(runs) if one.path not in known), None))
         finished: dict[str, bytes] = {}
-        while not over(folder):
+        while not has_ended(folder):
             time.sleep(rng.uniform(0.0, wait))
-            if sum(counts.values()) < kills and not over(folder):
+            if sum(counts.values()) < kills and not has_ended(folder):
                 victim = rng.choice(VICTIMS)
                 counts[victim] += strike(victim, folder, terminal)
             lost += sum(read(path) != text for path, text in finished.items())
             finished = {str(run.result_file): read(str(run.result_file)) for run in finished_runs(folder)}
             time.sleep(0.3)
-            if not folder.is_live() and not over(folder):
+            if not folder.is_live() and not has_ended(folder):
                 ftbench("resume", str(folder.path), "--detach")
             if terminal[0].poll() is not None:
                 terminal = open_terminal(runs, ["attach", str(folder.path)])
@@ -81,7 +81,7 @@ def kill_many(
 
 
 def strike(victim: str, folder: LadderDir, terminal: tuple[subprocess.Popen[bytes], int]) -> int:
-    """SIGKILL the ladder's process or its live run's, or take the terminal away; 0 where it was gone already."""
+    """SIGKILL the ladder's process or its active run's, or close the terminal; 0 if it had ended already."""
     if victim == "terminal":
         return close(terminal)
     live = next((run for entry in entries(folder) if (run := RunDir(folder.runs / entry)).is_live()), None)
@@ -93,7 +93,7 @@ def strike(victim: str, folder: LadderDir, terminal: tuple[subprocess.Popen[byte
 
 
 def open_terminal(runs: Path, arguments: list[str]) -> tuple[subprocess.Popen[bytes], int]:
-    """`ftbench ARGUMENTS` as the leader of a session on a pty of its own, and our end of the pty."""
+    """`ftbench ARGUMENTS` as session leader on a new pty, and our end of the pty."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [FTBENCH, *arguments, "--runs", str(runs)], stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
@@ -124,14 +124,14 @@ def finished_runs(folder: LadderDir) -> list[RunDir]:
 
 
 def read(path: str) -> bytes:
-    """A result as it is now, b'' where it is gone."""
+    """Content of a result, b'' if it is missing."""
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:
         return b""
 
 
-def over(folder: LadderDir) -> bool:
+def has_ended(folder: LadderDir) -> bool:
     state = folder.state()
     return state is not None and state.status != "running" and not folder.is_live()
 
@@ -142,7 +142,7 @@ def wait_for(what: Callable[[], T | None], seconds: float = 60.0) -> T:
         if found := what():
             return found
         time.sleep(0.05)
-    raise TimeoutError(f"nothing in {seconds:.0f} s")
+    raise TimeoutError(f"not true within {seconds:.0f} s")
 
 
 if __name__ == "__main__":

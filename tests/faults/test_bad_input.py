@@ -1,4 +1,4 @@
-"""Bad input, through the real command: one line that says what, where and what to do, exit code 2, nothing left."""
+"""Invalid input to the real command: one line with what, where and what to do, exit status 2, no files created."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from engine.assets import tiny_folder
 GOOD = {"prompt": "a", "completion": "b"}
 
 
-def refused(done, *said: str) -> None:
-    """One line on stderr holding all of `said`, and exit code 2."""
+def refused(done, *texts: str) -> None:
+    """Assert exit status 2 and one line on stderr that contains all of `texts`."""
     assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert done.stderr.strip().removeprefix("ftbench: ") not in done.stdout
-    for text in said:
+    for text in texts:
         assert text in done.stderr, done.stderr
 
 
@@ -38,22 +38,22 @@ BAD_FILES: dict[str, tuple[str, bytes | Callable[[], bytes], tuple[str, ...]]] =
     "not objects": ("a.jsonl", lines(GOOD, [1, 2]), ("line 2",)),
     "deep": ("a.jsonl", lambda: b'{"prompt": ' + b"[" * 5000 + b"]" * 5000 + b"}\n", ("line 1",)),
     "60 MB line": ("a.jsonl", lambda: b'{"prompt": "' + b"a" * 60_000_000 + b'"}\n', ("line 1", "MiB")),
-    "bomb": ("a.jsonl.gz", lambda: gzip.compress((b" " * 9_999 + b"\n") * 15_000), ("a.jsonl.gz",)),
+    "decompression bomb": ("a.jsonl.gz", lambda: gzip.compress((b" " * 9_999 + b"\n") * 15_000), ("a.jsonl.gz",)),
     "unknown columns": ("a.jsonl", lines({"left": "a", "right": "b"}), ("left", "data.map")),
 }
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
 def test_bad_files(name: str, tmp_path: Path) -> None:
-    file, content, said = BAD_FILES[name]
+    file, content, texts = BAD_FILES[name]
     path = tmp_path / file
     path.write_bytes(content if isinstance(content, bytes) else content())
-    refused(ftbench("run", "demo-lora", "--data", str(path)), *said)
+    refused(ftbench("run", "demo-lora", "--data", str(path)), *texts)
     assert list((tmp_path / "runs").iterdir()) == []
 
 
 @pytest.mark.parametrize("how", [[], ["--json"]])
-def test_a_check_that_finds_nothing_to_train_on_fails(how: list[str], tmp_path: Path) -> None:
+def test_check_fails_if_no_row_has_an_answer(how: list[str], tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(lines(GOOD, *[{"prompt": "a", "completion": ""}] * 40))
     done = ftbench("data", "check", str(path), *how)
@@ -68,13 +68,13 @@ def test_no_such_file(tmp_path: Path) -> None:
     assert list((tmp_path / "runs").iterdir()) == []
 
 
-def test_rows_that_would_train_on_nothing_are_refused(tmp_path: Path) -> None:
+def test_rows_without_answers_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(lines(*({"prompt": f"p{n}", "completion": "x" if n % 2 else ""} for n in range(40))))
     refused(ftbench("run", "demo-lora", "--data", str(path)), "no token in the loss")
 
 
-def test_a_runs_folder_that_is_none(tmp_path: Path) -> None:
+def test_a_file_as_runs_folder_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
     for verb in (["runs"], ["report", "last"], ["attach", "x"], ["ladder", "demo"]):
@@ -85,7 +85,7 @@ BAD_PRESETS = {
     "unknown key": ("[train]\nbach = 8\n", ("line 2", "train.bach", "did you mean train.batch")),
     "out of range": ("[train]\n\nbatch = 0\n", ("line 3", "train.batch")),
     "not one of": ('[train]\nschedule = "cosin"\n', ("line 2", "cosine")),
-    "nobody reads": ('method = "full"\n[adapter]\nrank = 8\n', ("line 3", "qlora and lora only")),
+    "key without reader": ('method = "full"\n[adapter]\nrank = 8\n', ("line 3", "qlora and lora only")),
     "both": ("[train]\nsteps = 3\nepochs = 2\n", ("train.steps", "train.epochs")),
     "not toml": ("[train\n", ("invalid TOML",)),
     "not a table": ('data = "x"\n', ("line 1", "[data]")),
@@ -95,10 +95,10 @@ BAD_PRESETS = {
 
 @pytest.mark.parametrize("name", BAD_PRESETS)
 def test_bad_presets(name: str, tmp_path: Path) -> None:
-    text, said = BAD_PRESETS[name]
+    text, texts = BAD_PRESETS[name]
     path = tmp_path / "mine.toml"
     path.write_text(text)
-    refused(ftbench("run", str(path)), "mine", *said)
+    refused(ftbench("run", str(path)), "mine", *texts)
     assert not (tmp_path / "runs").exists()
 
 
@@ -153,7 +153,7 @@ def no_chat_template(model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "text"),
     [
         (no_tokenizer, "missing tokenizer"),
         (pickle_only, "pickled weights"),
@@ -164,9 +164,9 @@ def no_chat_template(model: Path) -> None:
         (no_chat_template, "chat template"),
     ],
 )
-def test_bad_model_folders(spoil: Callable[[Path], None], said: str, model: Path, tmp_path: Path) -> None:
+def test_bad_model_folders(spoil: Callable[[Path], None], text: str, model: Path, tmp_path: Path) -> None:
     spoil(model)
-    refused(ftbench("run", "demo-lora", "--model", str(model)), said)
+    refused(ftbench("run", "demo-lora", "--model", str(model)), text)
     assert list((tmp_path / "runs").iterdir()) == []
 
 
@@ -174,12 +174,12 @@ def test_no_such_model() -> None:
     refused(ftbench("run", "demo-lora", "--model", "./nowhere"), "no such model folder")
 
 
-def test_a_hub_model_without_a_network_is_one_line() -> None:
+def test_a_hub_model_without_network_access_is_refused() -> None:
     refused(ftbench("run", "demo-lora", "--model", "nobody/nothing"), "Hub")
 
 
 @pytest.mark.parametrize("verb", [["run", "demo-lora", "--data", "tickets"], ["data", "check", "tickets"]])
-def test_an_endless_chat_template_is_refused_with_what_to_do(verb: list[str], tmp_path: Path) -> None:
+def test_an_endless_chat_template_is_refused(verb: list[str], tmp_path: Path) -> None:
     template = tmp_path / "endless.jinja"
     template.write_text("{% for i in range(10**12) %}{% endfor %}")
     done = ftbench(*verb, "--set", f"model.chat_template={template}")
@@ -188,7 +188,7 @@ def test_an_endless_chat_template_is_refused_with_what_to_do(verb: list[str], tm
     assert "the chat template" in line and "set model.chat_template" in line
 
 
-def test_rows_that_were_all_refused_are_counted_with_reasons(tmp_path: Path) -> None:
+def test_rows_left_out_are_counted_with_reasons(tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
     wizard = {"messages": [{"role": "user", "content": "a"}, {"role": "wizard", "content": "b"}]}
     path.write_bytes(lines(wizard, wizard, {"messages": [{"role": "user", "content": "a"}]}, wizard))

@@ -1,4 +1,4 @@
-"""The whole story in a real terminal: launch, watch, lose the connection, come back, stop, resume, leave."""
+"""A session in a real terminal: launch, follow, lose the connection, return, stop, resume, leave."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from screen import Terminal
 
 from engine.runs.run_dir import RunDir
-from faults.lives import kill
+from faults.worker_runs import kill
 
 PRESET = """
 title = "A short one"
@@ -32,8 +32,8 @@ forgetting_text = "none"
 """
 
 
-class Desk:
-    """A person's folders: one preset of his own on key 9, a place for runs."""
+class UserFolders:
+    """Folders of a user: one user preset on key 9, and a runs folder."""
 
     def __init__(self, folder: Path, steps: int) -> None:
         self.folder, self.runs = folder, folder / "runs"
@@ -43,7 +43,7 @@ class Desk:
         (presets / "short.toml").write_text(PRESET.format(steps=steps))
         self.open: list[Terminal] = []
 
-    def sit_down(self, size: tuple[int, int] = (120, 36), *arguments: str, **env: str) -> Terminal:
+    def open_bench(self, size: tuple[int, int] = (120, 36), *arguments: str, **env: str) -> Terminal:
         terminal = Terminal("--runs", str(self.runs), *arguments, cwd=self.folder, env=self.env | env, size=size)
         self.open.append(terminal)
         return terminal
@@ -53,17 +53,17 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(tmp_path, steps=150)
-    yield desk
-    for terminal in desk.open:
+def user(tmp_path: Path) -> Iterator[UserFolders]:
+    user = UserFolders(tmp_path, steps=150)
+    yield user
+    for terminal in user.open:
         if terminal.process.poll() is None:
             terminal.process.kill()
-    for path in desk.runs.iterdir() if desk.runs.exists() else []:
+    for path in user.runs.iterdir() if user.runs.exists() else []:
         kill(RunDir(path))
 
 
-def begin(terminal: Terminal) -> None:
+def launch(terminal: Terminal) -> None:
     terminal.wait("press 1-9")
     terminal.press("9")
     terminal.wait("A short one")
@@ -73,14 +73,14 @@ def begin(terminal: Terminal) -> None:
     terminal.wait("step ", 120)
 
 
-def test_a_lost_connection_then_stop_resume_and_leave(desk: Desk) -> None:
-    first = desk.sit_down()
-    begin(first)
+def test_a_lost_connection_then_stop_resume_and_leave(user: UserFolders) -> None:
+    first = user.open_bench()
+    launch(first)
     first.hang_up()
-    run = desk.run()
+    run = user.run()
     assert run.is_live()
 
-    second = desk.sit_down((80, 24))
+    second = user.open_bench((80, 24))
     second.wait("loss")
     second.wait("/150")
     second.press("s")
@@ -95,7 +95,7 @@ def test_a_lost_connection_then_stop_resume_and_leave(desk: Desk) -> None:
     assert b"keeps running" in second.bytes and run.is_live()
     assert second.bytes.rindex(b"\x1b[?1049l") > second.bytes.rindex(b"\x1b[?1049h")
 
-    third = desk.sit_down((160, 45))
+    third = user.open_bench((160, 45))
     third.wait("finished", 240)
     third.press("q")
     assert third.leave() == 0

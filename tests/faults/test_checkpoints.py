@@ -1,4 +1,4 @@
-"""Broken checkpoints, full disks, and training that goes wrong: outcomes, not tracebacks."""
+"""Broken checkpoints, full disks and failing training end with a status and a reason, not with a traceback."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 
 from engine.assets import tiny_folder
 from engine.runs.run_dir import RunDir
-from faults.lives import TWO_EPOCHS, kill, losses, resume, start, wait_for, wait_until_over
+from faults.worker_runs import TWO_EPOCHS, kill, losses, resume, start, wait_for, wait_for_end
 
 
 @pytest.fixture
 def killed(tmp_path: Path) -> RunDir:
-    """A run killed after its step 6, with checkpoints of steps 4 and 6."""
+    """A run killed after step 6, with checkpoints of steps 4 and 6."""
     run = start(tmp_path / "runs", *TWO_EPOCHS)
     wait_for(run, "checkpoint", step=6)
     kill(run)
@@ -49,7 +49,7 @@ def spoil_manifest(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [spoil_truncated, spoil_missing, spoil_changed, spoil_manifest])
-def test_a_broken_newest_checkpoint_is_said_and_the_one_before_is_used(killed: RunDir, spoil) -> None:
+def test_a_broken_latest_checkpoint_is_reported_and_the_previous_one_is_used(killed: RunDir, spoil) -> None:
     spoil(killed.checkpoints / "step-6")
     resume(killed)
     warnings = [event["text"] for event in events_of(killed.path) if event["type"] == "warning"]
@@ -59,7 +59,7 @@ def test_a_broken_newest_checkpoint_is_said_and_the_one_before_is_used(killed: R
     assert len(losses(killed)) == 12
 
 
-def test_a_full_disk_keeps_the_old_checkpoint_and_says_one_clear_line(tmp_path: Path) -> None:
+def test_a_full_disk_retains_the_previous_checkpoint_and_gives_a_reason(tmp_path: Path) -> None:
     runs = tmp_path / "small-disk"
     runs.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", str(runs)], capture_output=True)
@@ -69,7 +69,7 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_says_one_clear_line(tmp_path: 
         run = start(runs, *TWO_EPOCHS)
         wait_for(run, "phase", name="model")  # after the worker has checked the free space
         (runs / "filling").write_bytes(b"\0" * (10 << 20))
-        wait_until_over(run)
+        wait_for_end(run)
         done = ftbench("attach", str(run.path))
         assert done.returncode == 1
         end = events_of(run.path)[-1]
@@ -82,7 +82,7 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_says_one_clear_line(tmp_path: 
         subprocess.run(["umount", "--lazy", str(runs)], check=True)
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_at_once_and_names_the_last_good_checkpoint(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_last_good_checkpoint(tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(tiny_folder(), model)
     run = start(tmp_path / "runs", *TWO_EPOCHS, "--model", str(model))
@@ -102,7 +102,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_once_and_names_the_last_good_
     assert result and result.status == "diverged"
 
 
-def test_out_of_memory_for_a_single_row_is_an_outcome(tmp_path: Path) -> None:
+def test_out_of_memory_for_a_single_row_is_a_status(tmp_path: Path) -> None:
     data = tmp_path / "long.jsonl"
     rows = [{"prompt": f"say {n}", "completion": " ".join(str(n + k) for k in range(300))} for n in range(40)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -111,9 +111,9 @@ def test_out_of_memory_for_a_single_row_is_an_outcome(tmp_path: Path) -> None:
     run = start(tmp_path / "runs", *settings, preset="demo-full")
     wait_for(run, "plan")
     worker = psutil.Process(run.pid())
-    room = worker.memory_info().vms + (2 << 20)
-    resource.prlimit(worker.pid, resource.RLIMIT_AS, (room, room))
-    wait_until_over(run)
+    limit = worker.memory_info().vms + (2 << 20)
+    resource.prlimit(worker.pid, resource.RLIMIT_AS, (limit, limit))
+    wait_for_end(run)
     events = events_of(run.path)
     assert (events[-1]["type"], events[-1]["status"]) == ("end", "out_of_memory"), events[-1]
     assert "try train.gradient_checkpointing" in events[-1]["reason"]

@@ -1,4 +1,4 @@
-"""The command line's own edge: what typer refuses, what it helps with, and a reader that goes away."""
+"""Errors of the command line parser, help texts, encodings, and output that cannot be written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from command import FTBENCH, ftbench
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says", "look"),
+    ("arguments", "text", "see"),
     [
         (["rnu"], "No such command", "ftbench --help"),
         (["run", "demo-lora", "--bla"], "No such option", "ftbench run --help"),
@@ -21,28 +21,28 @@ from command import FTBENCH, ftbench
         (["data", "show", "tickets", "--rows", "0"], "--rows", "ftbench data show --help"),
     ],
 )
-def test_what_the_command_line_gets_wrong_is_one_line(arguments: list[str], says: str, look: str) -> None:
+def test_an_invalid_command_line_is_one_line(arguments: list[str], text: str, see: str) -> None:
     done = ftbench(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
-    assert line.startswith("ftbench: ") and says in line and look in line
+    assert line.startswith("ftbench: ") and text in line and see in line
 
 
 @pytest.mark.parametrize("verb", [["attach"], ["stop"], ["resume"], ["report"], ["run"], ["presets", "show"]])
-def test_a_name_that_no_file_can_have_is_one_line(verb: list[str]) -> None:
+def test_an_impossible_file_name_is_one_line(verb: list[str]) -> None:
     done = ftbench(*verb, "x" * 5000)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("ftbench: ") and len(line) < 1000
 
 
-def test_a_group_without_a_verb_shows_its_verbs() -> None:
+def test_a_group_without_a_subcommand_lists_its_subcommands() -> None:
     done = ftbench("data")
     assert done.returncode == 2
     assert "check" in done.stderr and "show" in done.stderr
 
 
-def test_help_fits_eighty_columns_and_no_verb_is_told_by_halves() -> None:
+def test_help_fits_eighty_columns_without_truncated_summaries() -> None:
     shown = ftbench("--help").stdout
     assert "..." not in shown.partition("Commands:")[2]
     assert max(map(len, shown.splitlines())) <= 80
@@ -50,7 +50,7 @@ def test_help_fits_eighty_columns_and_no_verb_is_told_by_halves() -> None:
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 @pytest.mark.parametrize("arguments", [["presets", "list"], ["doctor"], ["plan", "demo-lora", "--quick", "--history"]])
-def test_an_encoding_that_lacks_our_signs_gets_others(arguments: list[str], encoding: str) -> None:
+def test_an_encoding_without_the_symbols_gets_ascii_ones(arguments: list[str], encoding: str) -> None:
     done = subprocess.run(
         [FTBENCH, *arguments], capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, timeout=100
     )
@@ -67,14 +67,14 @@ def test_errors_are_one_line_in_every_encoding() -> None:
 
 @pytest.mark.parametrize("end", ["> /dev/full", ">&-"])
 @pytest.mark.parametrize("arguments", ["presets list", "presets show demo-lora --json"])
-def test_output_that_cannot_be_written_is_one_line_and_closed_output_none(arguments: str, end: str) -> None:
+def test_output_that_cannot_be_written_is_one_line_and_closed_output_is_silent(arguments: str, end: str) -> None:
     done = subprocess.run(f"{FTBENCH} {arguments} {end}", shell=True, capture_output=True, text=True, timeout=100)
     full = "ftbench: cannot write: No space left on device: the output; free some space\n"
     assert (done.returncode, done.stderr) == ((1, full) if "full" in end else (0, ""))
 
 
 @pytest.mark.parametrize("arguments", [["presets", "show", "demo-lora", "--json"], ["presets", "list"], ["--help"]])
-def test_a_reader_that_has_gone_is_no_failure(arguments: list[str]) -> None:
+def test_a_closed_pipe_is_not_a_failure(arguments: list[str]) -> None:
     with subprocess.Popen([FTBENCH, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout and process.stderr
         process.stdout.close()
@@ -82,20 +82,20 @@ def test_a_reader_that_has_gone_is_no_failure(arguments: list[str]) -> None:
     assert process.returncode == 0
 
 
-def test_the_folder_of_runs_is_the_same_before_and_after_the_subcommand(tmp_path: Path) -> None:
+def test_runs_option_works_before_and_after_the_subcommand(tmp_path: Path) -> None:
     for line in (["--runs", str(tmp_path / "a"), "runs"], ["runs", "--runs", str(tmp_path / "a")]):
         assert f"no runs in {tmp_path / 'a'}" in ftbench(*line).stdout
     done = ftbench("--runs", str(tmp_path / "a"), "runs", "--runs", str(tmp_path / "b"))
     assert done.returncode == 2 and "different values for --runs" in done.stderr and "keep one" in done.stderr
 
 
-def test_ascii_is_kept_to_before_and_after_the_subcommand() -> None:
+def test_ascii_option_works_before_and_after_the_subcommand() -> None:
     for line in (["--ascii", "presets", "show", "demo-lora"], ["doctor", "--ascii"]):
         done = ftbench(*line)
         assert done.returncode == 0 and done.stdout.isascii()
 
 
-def test_data_by_option_and_by_setting_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+def test_data_by_option_and_by_setting_is_refused_without_creating_files(tmp_path: Path) -> None:
     done = ftbench("run", "demo-lora", "--data", "tickets", "--set", "data.id=other.jsonl")
     assert done.returncode == 2 and "--data tickets and --set data.id=other.jsonl" in done.stderr
     assert not (tmp_path / "runs").exists()

@@ -1,4 +1,4 @@
-"""Only what differs is sent to the terminal; what it shows is the same as if everything were drawn anew."""
+"""Only changed cells are sent to the terminal; the screen is the same as after a full redraw."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from pathlib import Path
 
 from screen import Terminal
 
-MOVING = re.compile(r"[\d.▁▂▃▄▅▆▇█░ ]+")
-"""What the machine changes by itself, and the blanks around it."""
+CHANGING = re.compile(r"[\d.▁▂▃▄▅▆▇█░ ]+")
+"""Numbers and bars that change by themselves, and the blanks around them."""
 
 
-def still(terminal: Terminal) -> str:
-    return MOVING.sub(" ", terminal.text)
+def constant_text(terminal: Terminal) -> str:
+    return CHANGING.sub(" ", terminal.text)
 
 
 def settled(terminal: Terminal) -> str:
-    """What is shown once it has not changed for a while."""
+    """Text of the screen once it no longer changes."""
     terminal.read(1.2)
     before = ""
-    while (now := still(terminal)) != before:
+    while (now := constant_text(terminal)) != before:
         before = now
         terminal.read(1.0)
     return before
 
 
-def test_after_keys_and_sizes_the_screen_is_as_if_drawn_anew(tmp_path: Path) -> None:
+def test_after_keys_and_resizes_the_screen_equals_a_full_redraw(tmp_path: Path) -> None:
     terminal = Terminal(cwd=tmp_path, env={"FTBENCH_RUNS": str(tmp_path / "runs")}, size=(120, 36))
     terminal.wait("q detach")
     for keys, size in (
@@ -43,12 +43,12 @@ def test_after_keys_and_sizes_the_screen_is_as_if_drawn_anew(tmp_path: Path) -> 
         before = settled(terminal)
         terminal.screen.reset()
         terminal.press("\x0c")
-        terminal.wait(lambda before=before: still(terminal) == before, 20)
+        terminal.wait(lambda before=before: constant_text(terminal) == before, 20)
     terminal.press("escape", "q")
     assert terminal.leave() == 0
 
 
-def test_a_screen_opened_and_closed_costs_less_than_twice_its_cells(tmp_path: Path) -> None:
+def test_opening_and_closing_a_screen_sends_less_than_twice_its_cells(tmp_path: Path) -> None:
     terminal = Terminal(cwd=tmp_path, env={"FTBENCH_RUNS": str(tmp_path / "runs")}, size=(80, 24))
     terminal.wait("q detach")
     terminal.read(1.5)
@@ -63,7 +63,7 @@ def test_a_screen_opened_and_closed_costs_less_than_twice_its_cells(tmp_path: Pa
     assert terminal.leave() == 0
 
 
-def test_a_question_costs_no_more_than_its_box(tmp_path: Path) -> None:
+def test_a_dialog_sends_no_more_than_its_box(tmp_path: Path) -> None:
     terminal = Terminal(cwd=tmp_path, env={"FTBENCH_RUNS": str(tmp_path / "runs")}, size=(160, 45))
     terminal.wait("q detach")
     terminal.press("P")
@@ -74,6 +74,6 @@ def test_a_question_costs_no_more_than_its_box(tmp_path: Path) -> None:
     terminal.wait("Duplicate demo")
     terminal.press("escape")
     terminal.wait(lambda: "Duplicate demo" not in terminal.text)
-    assert len(terminal.bytes) - sent < 6000  # the whole screen, shaded and back, is 40,000
+    assert len(terminal.bytes) - sent < 6000  # dimming and restoring the complete screen sends 40,000
     terminal.press("q")
     assert terminal.leave() == 0

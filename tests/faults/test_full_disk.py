@@ -1,4 +1,4 @@
-"""A worker on a full disk: its reason survives, and its run does not look alive."""
+"""A worker on a full disk: the reason is recorded, and the run does not look active."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from command import ftbench
 from engine.config.errors import RunFailed
 from engine.config.preset_library import effective
 from engine.runs import launch, run_dir
-from faults.lives import TWO_EPOCHS, start, wait_for, wait_until_over
+from faults.worker_runs import TWO_EPOCHS, start, wait_for, wait_for_end
 from tui.history.run_list import describe
 
 
@@ -30,7 +30,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path, leave: int) -> None:
-    """Write until so many bytes are left."""
+    """Write until `leave` bytes are free."""
     with (disk / "filling").open("ab") as file:
         while (free := os.statvfs(disk).f_bavail * 4096 - leave) > 0:
             os.write(file.fileno(), b"\0" * min(free, 1 << 16))
@@ -41,7 +41,7 @@ def test_a_disk_that_fills_up_while_training(leave: int, disk: Path) -> None:
     run = start(disk, *TWO_EPOCHS)
     wait_for(run, "phase", name="model")
     fill(disk, leave)
-    wait_until_over(run)
+    wait_for_end(run)
     assert run.state() == "failed"
     result = run.result()
     assert result is not None and "resume" in result.reason

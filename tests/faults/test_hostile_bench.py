@@ -1,4 +1,4 @@
-"""The workbench in a real terminal among hostile data, presets, file names, logs and ladders: nothing arrives raw."""
+"""The workbench in a real terminal with hostile data, presets, file names, logs and ladders: all text is escaped."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from textual.screen import Screen
 
 import tui.screens
 from engine.runs import run_dir
-from faults.lives import kill
+from faults.worker_runs import kill
 from tui.commands import TABLES, Command
 
 SOURCES = ("f", "r", "p", "s", "e", "l", "n")
-"""Of `hostile_home`: files, rows, presets, settings, events, logs, names of runs."""
+"""Sources of `hostile_home`: files, rows, presets, settings, events, logs, names of runs."""
 SCREENS = {
     "AskScreen": "y yes",
     "BenchScreen": "press 1-9",
@@ -36,15 +36,15 @@ SCREENS = {
     "TextScreen": "everywhere",
     "CommandPalette": "Search",
 }
-"""Screen -> a text that is on it alone: the walk must come by every screen there is."""
-ENDS = ("ladder.back", "inspector.back", "picker.back")
-LOOKS = ("ladder.next", "ladder.report", "inspector.next", "inspector.split", "inspector.view", "picker.hidden")
+"""Screen -> a text that only this screen shows: the test must visit every screen."""
+BACK_COMMANDS = ("ladder.back", "inspector.back", "picker.back")
+VIEW_COMMANDS = ("ladder.next", "ladder.report", "inspector.next", "inspector.split", "inspector.view", "picker.hidden")
 
 
 def walk(terminal: Terminal, commands: Sequence[Command], seen: list[str]) -> None:
-    """Press the keys of a screen, and go back from what each opened."""
+    """Press the keys of a screen, and escape from what each opens."""
     for command in commands:
-        if command.id in ENDS:
+        if command.id in BACK_COMMANDS:
             continue
         first = command.keys.split(",")[0]
         terminal.press({"question_mark": "?", "slash": "/"}.get(first, first))
@@ -57,19 +57,21 @@ def walk(terminal: Terminal, commands: Sequence[Command], seen: list[str]) -> No
 def open_and_walk(
     terminal: Terminal, keys: Sequence[str], shows: str, group: str, seen: list[str], back: str = "escape"
 ) -> None:
-    """A screen that needs a moment to come."""
+    """Open a screen, wait until it is loaded, press its keys, and go back."""
     terminal.press(*keys)
     terminal.wait(shows)
     terminal.read(1.0)
     seen.append(terminal.text)
-    walk(terminal, [command for command in TABLES[group] if command.id.startswith(LOOKS)] if group else (), seen)
+    walk(
+        terminal, [command for command in TABLES[group] if command.id.startswith(VIEW_COMMANDS)] if group else (), seen
+    )
     if shows in terminal.text:
         terminal.press(back)
         terminal.read(0.5)
 
 
-def look_at_everything(terminal: Terminal, seen: list[str]) -> None:
-    """Every screen of the workbench, with the newest run watched."""
+def visit_every_screen(terminal: Terminal, seen: list[str]) -> None:
+    """Visit every screen of the workbench, while following the latest run."""
     seen.append(terminal.text)
     for slot in range(1, 10):
         terminal.press(str(slot))
@@ -93,7 +95,7 @@ def look_at_everything(terminal: Terminal, seen: list[str]) -> None:
     terminal.wait("runs in")
     open_and_walk(terminal, [" ", "down", " ", "c"], "comparison of", "", seen)
     open_and_walk(terminal, ["x"], "y yes", "", seen)
-    for _ in range(30):  # by the names of all runs
+    for _ in range(30):  # past the names of all runs
         terminal.press("down")
         seen.append(terminal.text)
     terminal.press("escape")
@@ -108,7 +110,7 @@ def look_at_everything(terminal: Terminal, seen: list[str]) -> None:
 
 
 def screens() -> set[str]:
-    """Every screen of ours that others are not made from, and Textual's palette."""
+    """Names of all concrete screens, and Textual's palette."""
     names = {"CommandPalette"}
     for module in pkgutil.iter_modules(tui.screens.__path__):
         found = vars(importlib.import_module(f"tui.screens.{module.name}"))
@@ -119,7 +121,7 @@ def screens() -> set[str]:
 BASES = ("Screen", "ModalScreen", "BaseScreen")
 
 
-def test_every_screen_has_a_mark() -> None:
+def test_every_screen_has_an_identifying_text() -> None:
     assert screens() == set(SCREENS)
 
 
@@ -130,7 +132,7 @@ def test_nothing_hostile_reaches_the_terminal(size: tuple[int, int], tmp_path: P
     seen: list[str] = []
     try:
         terminal.wait("press 1-9")
-        look_at_everything(terminal, seen)
+        visit_every_screen(terminal, seen)
         terminal.press("q")
         assert terminal.leave() == 0
     finally:
@@ -143,10 +145,10 @@ def test_nothing_hostile_reaches_the_terminal(size: tuple[int, int], tmp_path: P
     assert arrived(terminal.bytes, SOURCES) == []
 
 
-def test_what_a_widget_forgets_to_escape_is_escaped_behind_it(tmp_path: Path) -> None:
-    """In text, titles of borders, options, notes and what is typed."""
+def test_text_that_a_widget_does_not_escape_is_escaped_by_the_driver(tmp_path: Path) -> None:
+    """In text, border titles, options, notifications and inputs."""
     program = tmp_path / "program.py"
-    program.write_text(f"import sys; sys.path.insert(0, {str(Path(__file__).parent.parent)!r})\n{CARELESS}")
+    program.write_text(f"import sys; sys.path.insert(0, {str(Path(__file__).parent.parent)!r})\n{UNESCAPED_APP}")
     terminal = Terminal(str(program), cwd=tmp_path, program=sys.executable)
     terminal.wait("all is mounted")
     terminal.read(0.5)
@@ -156,7 +158,7 @@ def test_what_a_widget_forgets_to_escape_is_escaped_behind_it(tmp_path: Path) ->
     assert f"{MARK}_c".encode() in terminal.bytes
 
 
-CARELESS = """
+UNESCAPED_APP = """
 from pathlib import Path
 import tui
 from hostile import strings
@@ -165,7 +167,7 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 from tui.app import Workbench
 
-class Careless(Workbench):
+class Unescaped(Workbench):
     CSS_PATH = str(Path(tui.__file__).parent / "screens" / "bench.tcss")
 
     def on_mount(self):
@@ -180,5 +182,5 @@ class Careless(Workbench):
         self.notify(text, title=text, markup=False)
         self.bench.mount(Static("all is mounted"))
 
-Careless(Path("runs")).run()
+Unescaped(Path("runs")).run()
 """

@@ -1,4 +1,4 @@
-"""Every subcommand in a real terminal, in a world full of hostile text: all of it is shown as text."""
+"""Every subcommand in a real terminal with hostile text in every source: all of it is shown as text."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from engine.runs import ladder_dir, run_dir
 
 SOURCES = ("f", "r", "p", "s", "m", "e", "l", "n", "a")
 TYPED = " ".join(strings("a")).replace("\x00", "")
-"""All of them as one argument."""
+"""All hostile strings as one argument."""
 
 
 def cases(home: Home) -> dict[str, list[list[str]]]:
-    """Subcommand -> command lines; `test_every_subcommand_has_a_case` wants one for each there is."""
+    """Subcommand -> command lines; `test_every_subcommand_has_a_case` asserts that every subcommand has one."""
     run, ladder, file = str(home.died.path), str(home.ladder.path), str(sorted(home.data.iterdir())[1])
     model, broken, preset = str(home.model), str(home.broken), str(home.preset)
     return {
@@ -54,18 +54,18 @@ def cases(home: Home) -> dict[str, list[list[str]]]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
-    made = hostile_home(tmp_path_factory.mktemp("home"))
-    temporary = made.died.path / f".{TYPED.replace('/', '')[:60]}.tmp"
+    home = hostile_home(tmp_path_factory.mktemp("home"))
+    temporary = home.died.path / f".{TYPED.replace('/', '')[:60]}.tmp"
     temporary.write_text("left behind")
-    yield made
-    for folder in (*run_dir.iterate(made.runs), *ladder_dir.iterate(made.runs)):
+    yield home
+    for folder in (*run_dir.iterate(home.runs), *ladder_dir.iterate(home.runs)):
         if pid := folder.pid():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
 
 def shown_by(home: Home, *arguments: str) -> bytes:
-    """Everything that a command writes to its terminal."""
+    """All bytes that a command writes to its terminal."""
     terminal = Terminal(*arguments, cwd=home.folder, env=home.env | {"HF_HUB_OFFLINE": "1"})
     try:
         terminal.leave(180)
@@ -89,14 +89,14 @@ def test_a_subcommand_shows_hostile_text_as_text(name: str, home: Home) -> None:
     assert not any(b"Traceback" in text for text in shown.values()), shown
 
 
-def test_a_very_long_line_of_a_log_is_cut_with_a_mark_of_how_much(home: Home) -> None:
+def test_a_very_long_log_line_is_truncated_with_the_number_of_characters(home: Home) -> None:
     shown = shown_by(home, "attach", str(home.died.path)).decode()
-    assert max(map(len, shown.splitlines())) < 5 * 4000  # every character may be an escape
+    assert max(map(len, shown.splitlines())) < 5 * 4000  # every character can be an escape
     assert "more characters not shown]" in shown
 
 
 def test_a_traceback_shows_hostile_text_as_text() -> None:
-    """Whatever raises: the last line on stderr is text, too."""
+    """Also for unexpected exceptions, the output on stderr is text."""
     code = "from tui.cli.errors import handle_errors\ndef f(): raise LookupError('\\x1b[2J\\u202e')\nhandle_errors(f)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True)
     assert b"LookupError" in done.stderr and arrived(done.stderr) == []
@@ -121,8 +121,8 @@ def test_a_traceback_shows_hostile_text_as_text() -> None:
         "from tui.output import streams; streams.write(text); streams.write_error(text); streams.write_help(text)",
     ],
 )
-def test_the_gate_lets_no_writer_through(code: str, tmp_path: Path) -> None:
-    """Also those that the linter forbids."""
+def test_every_way_of_writing_output_escapes(code: str, tmp_path: Path) -> None:
+    """Including those that the linter forbids."""
     program = tmp_path / "program.py"
     program.write_text(
         "import json, sys\nfrom tui.cli.errors import handle_errors\ntext = json.loads(sys.argv[1])\n"
@@ -133,7 +133,7 @@ def test_the_gate_lets_no_writer_through(code: str, tmp_path: Path) -> None:
     assert f"{MARK}_a".encode() in terminal.bytes and arrived(terminal.bytes, ["a"]) == []
 
 
-def test_the_linter_names_whoever_writes_past_the_gate() -> None:
+def test_the_linter_reports_output_outside_of_tui_output() -> None:
     code = (
         "import sys\nimport typer\nfrom rich.console import Console\nprint(1)\nsys.stdout.write('')\ntyper.echo('')\n"
     )

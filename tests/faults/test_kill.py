@@ -1,4 +1,4 @@
-"""A killed worker loses nothing it had saved, and goes on with the numbers it would have had."""
+"""A killed worker loses no saved state, and continues with the losses of the uninterrupted run."""
 
 from __future__ import annotations
 
@@ -11,44 +11,44 @@ import pytest
 from command import events_of
 
 from engine.runs import launch
-from faults.lives import (
+from faults.worker_runs import (
     DROPOUT,
     TWO_EPOCHS,
-    claims_and_loads,
     kill,
-    kill_at_a_random_moment,
+    kill_at_random_moment,
     losses,
+    manifests_and_complete,
     resume,
     start,
     wait_for,
-    wait_until_over,
+    wait_for_end,
 )
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora", "full"])
 def test_resuming_gives_the_uninterrupted_losses_bit_for_bit(method: str, tmp_path: Path) -> None:
     settings = TWO_EPOCHS if method == "full" else [*TWO_EPOCHS, *DROPOUT]
-    whole = start(tmp_path / "whole", *settings, preset=f"demo-{method}")
-    wait_until_over(whole)
+    complete = start(tmp_path / "complete", *settings, preset=f"demo-{method}")
+    wait_for_end(complete)
     killed = start(tmp_path / "killed", *settings, preset=f"demo-{method}")
     wait_for(killed, "step", step=10)  # in the second epoch
     kill(killed)
     resume(killed)
-    assert losses(killed) == losses(whole)
-    assert len(losses(whole)) == 12
+    assert losses(killed) == losses(complete)
+    assert len(losses(complete)) == 12
 
 
-def test_a_few_random_kills_leave_only_whole_checkpoints(tmp_path: Path) -> None:
+def test_random_kills_leave_only_complete_checkpoints(tmp_path: Path) -> None:
     rng = random.Random(7)
     run = start(tmp_path / "runs", *TWO_EPOCHS)
     for _ in range(3):
-        kill_at_a_random_moment(run, rng, 1.0)
-        claimed, whole = claims_and_loads(run)
-        assert claimed == whole
+        kill_at_random_moment(run, rng, 1.0)
+        with_manifest, complete = manifests_and_complete(run)
+        assert with_manifest == complete
         if run.result() is None:
             size = run.events_file.stat().st_size
             launch.wait_for_hello(run, launch.launch(run), size)
-    wait_until_over(run)
+    wait_for_end(run)
     assert len(losses(run)) == 12
 
 
@@ -57,7 +57,7 @@ def test_stop_saves_and_resume_finishes(number: signal.Signals, tmp_path: Path) 
     run = start(tmp_path / "runs", *TWO_EPOCHS)
     wait_for(run, "step", step=3)
     os.kill(run.pid() or 0, number)
-    wait_until_over(run)
+    wait_for_end(run)
     end = events_of(run.path)[-1]
     assert (end["type"], end["status"]) == ("end", "stopped")
     assert "resume" in end["reason"]

@@ -1,4 +1,4 @@
-"""However the bench is made to leave, the terminal is as it was and what runs goes on."""
+"""After every way of leaving the bench, the terminal is restored and runs continue."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ MODES = {
     b"\x1b[?25l": b"\x1b[?25h",  # the cursor
     b"\x1b[?7l": b"\x1b[?7h",  # line wrap
 }
-"""What the bench switches, and what switches it back."""
+"""Terminal modes that the bench sets, and the sequences that reset them."""
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[RunDir]:
-    """A live run: we hold its lock in the worker's place."""
+    """A run that looks active: this process holds its lock."""
     run = run_dir.create(tmp_path / "runs", "demo-lora", preset_library.effective("demo-lora", None, {}))
     held = locks.hold(run.lock_file, str(os.getpid()))
     assert held is not None
@@ -40,24 +40,24 @@ def run(tmp_path: Path) -> Iterator[RunDir]:
     os.close(held)
 
 
-def sit_down(run: RunDir, tmp_path: Path, *arguments: str, **env: str) -> Terminal:
+def open_bench(run: RunDir, tmp_path: Path, *arguments: str, **env: str) -> Terminal:
     terminal = Terminal("--runs", str(run.path.parent), *arguments, cwd=tmp_path, env=env)
     terminal.wait("training")
     return terminal
 
 
-def still_switched(shown: bytes) -> list[bytes]:
-    """Modes that were switched and not switched back."""
+def modes_left_on(shown: bytes) -> list[bytes]:
+    """Modes that were set and not reset."""
     return [on for on, off in MODES.items() if shown.rfind(on) > shown.rfind(off)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_signal_puts_the_terminal_back(number: signal.Signals, run: RunDir, tmp_path: Path) -> None:
+def test_a_signal_restores_the_terminal(number: signal.Signals, run: RunDir, tmp_path: Path) -> None:
     before: list[object] = []
     terminal = Terminal("--runs", str(run.path.parent), cwd=tmp_path)
     before = termios.tcgetattr(terminal.theirs)
     terminal.wait("training")
-    assert still_switched(terminal.bytes)
+    assert modes_left_on(terminal.bytes)
     os.kill(terminal.process.pid, number)
     deadline = time.monotonic() + 10
     while terminal.process.poll() is None:
@@ -66,34 +66,34 @@ def test_a_signal_puts_the_terminal_back(number: signal.Signals, run: RunDir, tm
     terminal.read(0.1)
     assert termios.tcgetattr(terminal.theirs) == before
     assert terminal.leave() == 128 + number
-    assert still_switched(terminal.bytes) == []
+    assert modes_left_on(terminal.bytes) == []
     assert f"{run.name} keeps running".encode() in terminal.bytes
     assert run.is_live()
 
 
 @pytest.mark.parametrize("moment", [0.05, 0.2, 0.35, 0.6])
-def test_a_signal_while_it_opens_leaves_nothing_switched(moment: float, run: RunDir, tmp_path: Path) -> None:
+def test_a_signal_while_opening_leaves_no_mode_set(moment: float, run: RunDir, tmp_path: Path) -> None:
     terminal = Terminal("--runs", str(run.path.parent), cwd=tmp_path)
     terminal.read(moment)
     os.kill(terminal.process.pid, signal.SIGTERM)
     terminal.leave()
-    assert still_switched(terminal.bytes) == []
+    assert modes_left_on(terminal.bytes) == []
 
 
 @pytest.mark.parametrize("controlling", [True, False])
-def test_a_closed_terminal_ends_the_bench_and_nothing_else(controlling: bool, run: RunDir, tmp_path: Path) -> None:
-    """With the kernel's word for it, and without: as under a program that made the terminal and no session of it."""
+def test_a_closed_terminal_ends_only_the_bench(controlling: bool, run: RunDir, tmp_path: Path) -> None:
+    """With SIGHUP from the kernel, and without: as under a program that does not make it the controlling terminal."""
     terminal = Terminal("--runs", str(run.path.parent), cwd=tmp_path, controlling=controlling)
     terminal.wait("training")
     terminal.read(0.5)
-    terminal.hang_up()  # waits until the process has gone
+    terminal.hang_up()  # waits until the process has ended
     assert run.is_live()
 
 
-def test_a_terminal_that_takes_nothing_more_does_not_keep_it(run: RunDir, tmp_path: Path) -> None:
-    """A frozen connection: output blocks, and the bench must still be endable."""
-    terminal = sit_down(run, tmp_path)
-    for width in (100, 120, 90, 110) * 12:  # each redraw is some 10 KB, and nobody reads
+def test_a_terminal_that_is_not_read_does_not_prevent_the_end(run: RunDir, tmp_path: Path) -> None:
+    """A frozen connection: output blocks, and SIGTERM must still end the bench."""
+    terminal = open_bench(run, tmp_path)
+    for width in (100, 120, 90, 110) * 12:  # each redraw is about 10 KB, which nobody reads
         terminal.resize(width, 36)
         time.sleep(0.05)
     os.kill(terminal.process.pid, signal.SIGTERM)
@@ -103,8 +103,8 @@ def test_a_terminal_that_takes_nothing_more_does_not_keep_it(run: RunDir, tmp_pa
     assert run.is_live()
 
 
-def test_no_mouse_never_asks_for_the_mouse(run: RunDir, tmp_path: Path) -> None:
-    terminal = sit_down(run, tmp_path, "--no-mouse")
+def test_no_mouse_option_never_enables_the_mouse(run: RunDir, tmp_path: Path) -> None:
+    terminal = open_bench(run, tmp_path, "--no-mouse")
     terminal.press("q")
     assert terminal.leave() == 0
     assert b"\x1b[?1000h" not in terminal.bytes and b"\x1b[?1003h" not in terminal.bytes
@@ -112,16 +112,16 @@ def test_no_mouse_never_asks_for_the_mouse(run: RunDir, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("env", [{"TERM": "linux"}, {"LC_ALL": "en_US.ISO-8859-1", "PYTHONIOENCODING": "latin-1"}])
 def test_a_terminal_without_unicode_gets_ascii(env: dict[str, str], run: RunDir, tmp_path: Path) -> None:
-    terminal = sit_down(run, tmp_path, **env)
+    terminal = open_bench(run, tmp_path, **env)
     terminal.press("q")
     assert terminal.leave() == 0
     assert max(terminal.bytes) <= 0x7E
 
 
-def test_no_color_sends_no_colour(run: RunDir, tmp_path: Path) -> None:
+def test_no_color_sends_no_color(run: RunDir, tmp_path: Path) -> None:
     import re
 
-    terminal = sit_down(run, tmp_path, NO_COLOR="1")
+    terminal = open_bench(run, tmp_path, NO_COLOR="1")
     terminal.press("q")
     assert terminal.leave() == 0
     attributes = re.findall(rb"\x1b\[([0-9;]*)m", terminal.bytes)
@@ -131,8 +131,8 @@ def test_no_color_sends_no_colour(run: RunDir, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("term", ["xterm", "screen", "linux", "ansi"])
-def test_sixteen_colours_are_enough(term: str, run: RunDir, tmp_path: Path) -> None:
-    terminal = sit_down(run, tmp_path, TERM=term, COLORTERM="")
+def test_terminals_with_sixteen_colors_get_no_others(term: str, run: RunDir, tmp_path: Path) -> None:
+    terminal = open_bench(run, tmp_path, TERM=term, COLORTERM="")
     terminal.press("q")
     assert terminal.leave() == 0
     assert b"38;2;" not in terminal.bytes and b"38;5;" not in terminal.bytes

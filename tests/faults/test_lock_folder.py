@@ -1,4 +1,4 @@
-"""A lock folder that is not ours is refused by every subcommand that needs it, before anything is created."""
+"""A lock folder of another user is refused by every subcommand that needs it, before files are created."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ WITHOUT = {
     "attach", "stop", "report", "plan", "pull", "doctor", "data check", "data show", "presets list", "presets show",
     "presets new",
 }  # fmt: skip
-"""They look at run directories and files alone; `doctor` reports the folder among other things."""
+"""Subcommands that only read run directories and files; `doctor` reports the folder."""
 
 
 def spoil(folder: Path, kind: str) -> None:
-    """Put something in the place of the lock folder. Raises pytest's skip where this user cannot."""
+    """Replace the lock folder. Skips the test if this user cannot do so."""
     folder.rmdir()
     if kind == "a link":
         (folder.parent / "elsewhere").mkdir()
@@ -42,7 +42,7 @@ def spoil(folder: Path, kind: str) -> None:
         folder.write_text("")
     else:
         if os.geteuid():
-            pytest.skip("only root can make a folder of another user")
+            pytest.skip("only root can create a folder of another user")
         folder.mkdir(mode=0o777)
         os.chown(folder, 12345, 12345)
 
@@ -56,12 +56,12 @@ def lock_folder() -> Path:
     return Path(os.environ["FTBENCH_LOCKS"])
 
 
-def test_every_subcommand_is_known_to_need_locks_or_not_to() -> None:
+def test_every_subcommand_is_listed_as_using_locks_or_not() -> None:
     assert sorted(subcommands()) == sorted([*NEEDS, *WITHOUT])
 
 
 @pytest.mark.parametrize("kind", ["another user's", "a link", "a file"])
-def test_a_folder_that_is_not_ours_is_refused(kind: str, lock_folder: Path) -> None:
+def test_a_folder_of_another_user_a_link_or_a_file_is_refused(kind: str, lock_folder: Path) -> None:
     spoil(lock_folder, kind)
     with pytest.raises(UserError) as refused:
         locks.lock_folder()
@@ -70,7 +70,7 @@ def test_a_folder_that_is_not_ours_is_refused(kind: str, lock_folder: Path) -> N
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_a_folder_that_cannot_be_written_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As another user than root, who may write everywhere."""
+    """As another user, because root can write everywhere."""
     with tempfile.TemporaryDirectory() as place:  # pytest's own folders are closed to others
         Path(place).chmod(0o755)
         folder = Path(place, "locks")
@@ -81,7 +81,7 @@ def test_a_folder_that_cannot_be_written_is_refused(monkeypatch: pytest.MonkeyPa
 
 
 def _as_nobody(work: Callable[[], object]) -> str:
-    """The code of the error that a child process of another user gets, '' for none."""
+    """Error code in a child process of another user, '' for no error."""
     reading, writing = os.pipe()
     if not (child := os.fork()):
         with contextlib.suppress(BaseException):
@@ -93,12 +93,12 @@ def _as_nobody(work: Callable[[], object]) -> str:
         os._exit(0)
     os.close(writing)
     os.waitpid(child, 0)
-    with os.fdopen(reading) as said:
-        return said.read()
+    with os.fdopen(reading) as pipe:
+        return pipe.read()
 
 
 @pytest.mark.parametrize("name", NEEDS)
-def test_every_subcommand_refuses_it_before_anything_is_created(name: str, tmp_path: Path, lock_folder: Path) -> None:
+def test_every_subcommand_refuses_it_before_files_are_created(name: str, tmp_path: Path, lock_folder: Path) -> None:
     run = run_dir.create(tmp_path / "runs", "demo-lora", preset_library.effective("demo-lora", None, {}))
     run.events_file.write_text('{"type":"phase","name":"training","v":1,"seq":1,"t":1.0}\n')
     spoil(lock_folder, "a link" if os.geteuid() else "another user's")
@@ -127,7 +127,7 @@ def test_the_bench_refuses_it_before_it_opens(tmp_path: Path, lock_folder: Path)
     assert b"FTBENCH_LOCKS" in terminal.bytes and b"\x1b[?1049h" not in terminal.bytes
 
 
-def test_a_bench_whose_lock_folder_is_taken_away_says_so_and_stays(tmp_path: Path, lock_folder: Path) -> None:
+def test_a_bench_whose_lock_folder_is_replaced_reports_it_and_stays_open(tmp_path: Path, lock_folder: Path) -> None:
     terminal = Terminal(cwd=tmp_path, env={"FTBENCH_RUNS": str(tmp_path / "runs")})
     try:
         terminal.wait("press 1-9")
@@ -140,7 +140,7 @@ def test_a_bench_whose_lock_folder_is_taken_away_says_so_and_stays(tmp_path: Pat
         terminal.process.wait()
 
 
-def test_a_lock_that_is_a_folder_or_a_link_is_refused_with_what_to_do(lock_folder: Path) -> None:
+def test_a_lock_that_is_a_folder_or_a_link_is_refused(lock_folder: Path) -> None:
     (lock_folder / "folder").mkdir()
     (lock_folder / "link").symlink_to(lock_folder / "elsewhere")
     for name in ("folder", "link"):
@@ -150,7 +150,7 @@ def test_a_lock_that_is_a_folder_or_a_link_is_refused_with_what_to_do(lock_folde
     assert not (lock_folder / "elsewhere").exists()
 
 
-def test_a_lock_removed_as_stale_between_opening_and_taking_is_taken_anew(
+def test_a_lock_removed_as_stale_between_opening_and_locking_is_opened_again(
     lock_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, opened = lock_folder / "0.lock", locks._opened

@@ -1,4 +1,4 @@
-"""Processes that prepare rows: their results are in order, and none outlives Ctrl-C or its parent."""
+"""Processes that prepare rows: results are in order, and none survives Ctrl-C or its parent."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def numbers(count: int) -> Callable[[], Iterator[int]]:
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 7])
 @pytest.mark.parametrize("count", [0, 1, 2, 20])
-def test_results_come_in_the_order_of_the_batches(processes: int, count: int) -> None:
+def test_results_are_in_the_order_of_the_batches(processes: int, count: int) -> None:
     assert list(in_order(numbers(count), lambda n: n * n, processes)) == [n * n for n in range(count)]
     assert not children()
 
@@ -51,24 +51,24 @@ def test_work_is_done_in_other_processes() -> None:
     assert len(set(found)) == 2 and os.getpid() not in found
 
 
-def test_a_users_error_arrives_whole_and_at_its_place() -> None:
+def test_a_user_error_is_raised_with_all_fields_and_in_order() -> None:
     def work(number: int) -> int:
         if number == 5:
             raise UserError("what", "where", "do", code="data.some")
         return number
 
-    seen = []
+    results = []
     with pytest.raises(UserError) as caught:
         for number in in_order(numbers(20), work, 3):
-            seen.append(number)
-    assert seen == [0, 1, 2, 3, 4]
+            results.append(number)
+    assert results == [0, 1, 2, 3, 4]
     error = caught.value
     assert (error.what, error.where, error.do, error.code) == ("what", "where", "do", "data.some")
     assert not children()
 
 
-def test_other_errors_arrive_with_their_place_in_the_code() -> None:
-    with pytest.raises(RuntimeError, match=r"in test_other_errors_arrive|ZeroDivisionError"):
+def test_other_errors_have_their_traceback() -> None:
+    with pytest.raises(RuntimeError, match=r"in test_other_errors_have|ZeroDivisionError"):
         list(in_order(numbers(4), lambda n: 1 // n, 2))
     assert not children()
 
@@ -84,7 +84,7 @@ def test_a_killed_process_is_an_error_and_not_a_hang() -> None:
     assert not children()
 
 
-def test_giving_up_in_the_middle_leaves_no_process() -> None:
+def test_stopping_early_leaves_no_process() -> None:
     for number in in_order(numbers(10_000), lambda n: n, 2):
         if number == 10:
             break
@@ -93,14 +93,14 @@ def test_giving_up_in_the_middle_leaves_no_process() -> None:
 
 @pytest.mark.parametrize("pace", ["fast", "slow"])
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_no_process_outlives_its_parent(how: signal.Signals, pace: str, tmp_path: Path) -> None:
+def test_no_process_survives_its_parent(how: signal.Signals, pace: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with out.open("wb") as file:
         process = subprocess.Popen([sys.executable, "-c", ENDLESS, pace], stdout=file, start_new_session=True)
     assert wait_until(lambda: len(workers(out)) == 2)
     members = [psutil.Process(pid) for pid in workers(out)]
     if how == signal.SIGINT:
-        os.killpg(process.pid, how)  # as a terminal sends it: to all of them
+        os.killpg(process.pid, how)  # as a terminal sends it: to the process group
     else:
         process.send_signal(how)
     process.wait(20)

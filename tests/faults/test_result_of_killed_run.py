@@ -1,4 +1,4 @@
-"""The result of a run that was killed in every phase is the uninterrupted run's, in every field but measurements."""
+"""The result of a run killed in every phase equals the uninterrupted run's in every field but measurements."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from engine.runs import launch
 from engine.runs.result import Result
 from engine.runs.run_dir import RunDir
-from faults.lives import kill, resume, start, wait_for, wait_until_over
+from faults.worker_runs import kill, resume, start, wait_for, wait_for_end
 
 OLD = Path(__file__).parent.parent / "old_runs" / "killed-0.1.0"
 SETTINGS = [
@@ -26,10 +26,10 @@ SETTINGS = [
     *("--set", "adapter.rank=2"),
     *("--set", "cost.price_per_hour=2.5"),
 ]
-OWN = {"name", "created", "ended"}
-"""What is each run's own."""
+IDENTITY = {"name", "created", "ended"}
+"""Fields that differ between equal runs."""
 MEASURED = {"tokens_per_second", "step_seconds", "seconds", "peak", "peak_training_bytes", "energy", "joules", "cost"}
-"""Measurements: present in both or in neither, and of the same sort."""
+"""Measurements: present in both results or in neither, with equal structure."""
 
 
 def shape(value: Any) -> Any:
@@ -42,7 +42,7 @@ def shape(value: Any) -> Any:
 def exact(result: Result) -> dict[str, Any]:
     """Everything that must not differ. A new field of the result belongs here unless it is a measurement."""
     table: dict[str, Any] = msgspec.to_builtins(result)
-    for field in OWN | MEASURED:
+    for field in IDENTITY | MEASURED:
         del table[field]
     for score in (table["before"], table["after"]):
         del score["seconds"]
@@ -52,22 +52,22 @@ def exact(result: Result) -> dict[str, Any]:
     return table
 
 
-def go_on(run: RunDir) -> None:
+def relaunch(run: RunDir) -> None:
     size = run.events_file.stat().st_size
     launch.wait_for_hello(run, launch.launch(run), size)
 
 
 def test_a_run_killed_in_every_phase_has_the_uninterrupted_result(tmp_path: Path) -> None:
-    whole = start(tmp_path / "whole", *SETTINGS)
-    wait_until_over(whole)
-    expected = whole.result()
+    complete = start(tmp_path / "complete", *SETTINGS)
+    wait_for_end(complete)
+    expected = complete.result()
     killed = start(tmp_path / "killed", *SETTINGS)
     wait_for(killed, "eval", when="before")
     kill(killed)
-    go_on(killed)
+    relaunch(killed)
     wait_for(killed, "eval", when="during", step=4)
     kill(killed)
-    go_on(killed)
+    relaunch(killed)
     wait_for(killed, "eval", when="after", split="validation")
     kill(killed)
     assert killed.state() == "died"
@@ -80,7 +80,7 @@ def test_a_run_killed_in_every_phase_has_the_uninterrupted_result(tmp_path: Path
     killed.result_file.write_bytes(b"{damaged")
     resume(killed)
     again = killed.result()
-    assert again and exact(again) == exact(expected), "built again from the events"
+    assert again and exact(again) == exact(expected), "rebuilt from the events"
 
 
 def getattr_of(result: Result, field: str) -> Any:
@@ -89,13 +89,13 @@ def getattr_of(result: Result, field: str) -> Any:
 
 @pytest.fixture
 def old(tmp_path: Path) -> RunDir:
-    """A run of version 0.1.0 that was killed while it was evaluated."""
+    """A run of version 0.1.0 that was killed during evaluation."""
     run = RunDir(tmp_path / "runs" / "20261126-071643-demo-lora-lora-40a0")
     shutil.copytree(OLD, run.path)
     return run
 
 
-def test_an_old_run_resumes_and_its_result_has_both_parts(old: RunDir) -> None:
+def test_an_old_run_resumes_and_its_result_covers_both_parts(old: RunDir) -> None:
     resume(old)
     found = old.result()
     assert found and found.status == "finished" and found.steps == 6 and found.before and found.after

@@ -12,8 +12,8 @@ from screen import Terminal
 
 from engine.runs import run_dir
 from engine.runs.run_dir import RunDir
-from faults.lives import kill, wait_until_over
 from faults.test_bench_story import PRESET, begin
+from faults.worker_runs import kill, wait_for_end
 
 STEPS = 2000
 """More than are done before the test has stopped the run."""
@@ -77,6 +77,6 @@ def test_a_run_is_found_training_after_a_login_in_another_directory(user: User) 
     assert listed["started_in"] == str(user.project)
     stopped = ftbench("stop", "last", cwd=user.elsewhere)
     assert stopped.returncode == 0 and f"{run.name}, started in" in stopped.stdout
-    wait_until_over(run)
+    wait_for_end(run)
     attached = ftbench("attach", "last", cwd=user.elsewhere)
     assert attached.returncode == 0 and "stopped" in attached.stdout

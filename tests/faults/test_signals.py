@@ -1,4 +1,4 @@
-"""Signals that end or stop a command leave the terminal as they found it."""
+"""Signals that end or stop a command restore the terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from screen import Terminal
 from engine.config import preset_library
 from engine.runs import ladder_dir, locks, run_dir
 from engine.runs.folder import Folder
-from faults.test_leaving import still_switched
+from faults.test_leaving import modes_left_on
 from tui.output.cursor import FATAL
 
 FOLLOWERS = ("attach run", "attach ladder", "run", "plan")
@@ -24,7 +24,7 @@ FOLLOWERS = ("attach run", "attach ladder", "run", "plan")
 
 @pytest.fixture
 def held() -> Iterator[list[int]]:
-    """Locks that we hold in the place of live workers."""
+    """Locks that this process holds, so that runs look active."""
     descriptors: list[int] = []
     yield descriptors
     for descriptor in descriptors:
@@ -33,7 +33,7 @@ def held() -> Iterator[list[int]]:
 
 @pytest.fixture
 def follow(tmp_path: Path, held: list[int]) -> Iterator[Callable[[str], Terminal]]:
-    """Starts a command that hides the cursor, and returns once it is hidden."""
+    """A function that starts a command which hides the cursor, and returns once it is hidden."""
     terminals: list[Terminal] = []
 
     def start(name: str) -> Terminal:
@@ -49,7 +49,7 @@ def follow(tmp_path: Path, held: list[int]) -> Iterator[Callable[[str], Terminal
             _hold(folder.lock_file, held)
             arguments = ["attach", str(folder.path)]
         elif name == "run":
-            _hold(locks.card_lock("cpu"), held)  # the worker waits, and needs no torch for that
+            _hold(locks.card_lock("cpu"), held)  # the worker waits in the queue, without torch
             arguments = ["run", "demo-lora"]
         else:
             arguments = ["plan", "demo-lora"]
@@ -79,7 +79,7 @@ def cursor_is_hidden(terminal: Terminal) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1])
-def test_a_follower_that_a_signal_ends_shows_the_cursor(
+def test_attach_shows_the_cursor_when_a_signal_ends_it(
     number: signal.Signals, follow: Callable[[str], Terminal]
 ) -> None:
     terminal = follow("attach run")
@@ -99,7 +99,7 @@ def test_every_command_that_hides_the_cursor_shows_it_when_it_is_killed(
 
 
 def test_ctrl_z_shows_the_cursor_and_fg_hides_it_again(tmp_path: Path, held: list[int]) -> None:
-    """In a shell, for only a process with a parent in its session is stopped by SIGTSTP."""
+    """In a shell, because SIGTSTP only stops a process with a parent in its session."""
     run = run_dir.create(tmp_path / "runs", "demo-lora", preset_library.effective("demo-lora", None, {}))
     run.events_file.write_text('{"type":"phase","name":"training","v":1,"seq":1,"t":1.0}\n')
     _hold(run.lock_file, held)
@@ -123,17 +123,17 @@ def test_ctrl_z_shows_the_cursor_and_fg_hides_it_again(tmp_path: Path, held: lis
 
 
 def wait_for_state(pid: int, state: str) -> None:
-    """Until the kernel says so: `T` is stopped."""
+    """Wait for a process state of the kernel; `T` is stopped."""
     deadline = time.monotonic() + 20
     while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != state:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-def test_a_terminal_that_takes_nothing_does_not_keep_a_follower(follow: Callable[[str], Terminal]) -> None:
+def test_a_terminal_that_is_not_read_does_not_prevent_the_end_of_attach(follow: Callable[[str], Terminal]) -> None:
     terminal = follow("attach run")
     os.set_blocking(terminal.theirs, False)
-    with pytest.raises(BlockingIOError):  # the terminal's buffer, which nobody reads, is full
+    with pytest.raises(BlockingIOError):  # until the terminal's buffer is full
         for _ in range(100_000):
             os.write(terminal.theirs, b"x" * 4096)
     os.set_blocking(terminal.theirs, True)
@@ -152,14 +152,14 @@ def bench(tmp_path: Path) -> Iterator[Terminal]:
 
 
 @pytest.mark.parametrize("number", FATAL)
-def test_the_bench_leaves_by_every_signal_that_would_end_it(number: signal.Signals, bench: Terminal) -> None:
-    assert still_switched(bench.bytes)
+def test_every_fatal_signal_ends_the_bench_cleanly(number: signal.Signals, bench: Terminal) -> None:
+    assert modes_left_on(bench.bytes)
     os.kill(bench.process.pid, number)
     assert bench.leave() == 128 + number
-    assert still_switched(bench.bytes) == []
+    assert modes_left_on(bench.bytes) == []
 
 
-def test_ctrl_c_in_the_bench_says_how_to_leave(bench: Terminal) -> None:
+def test_ctrl_c_in_the_bench_shows_how_to_leave(bench: Terminal) -> None:
     bench.press("\x03")
     bench.wait("Press q to leave")
     bench.press("P")
@@ -171,13 +171,13 @@ def test_ctrl_c_in_the_bench_says_how_to_leave(bench: Terminal) -> None:
     assert bench.leave() == 0
 
 
-def test_a_stopped_bench_gives_the_terminal_back_and_takes_it_again(bench: Terminal) -> None:
+def test_a_suspended_bench_restores_the_terminal_and_redraws_when_continued(bench: Terminal) -> None:
     os.kill(bench.process.pid, signal.SIGTSTP)
     wait_for_state(bench.process.pid, "T")
     bench.read(0.2)
-    assert still_switched(bench.bytes) == []
+    assert modes_left_on(bench.bytes) == []
     os.kill(bench.process.pid, signal.SIGCONT)
-    bench.wait(lambda: still_switched(bench.bytes) != [])
+    bench.wait(lambda: modes_left_on(bench.bytes) != [])
     bench.press("q")
     assert bench.leave() == 0
-    assert still_switched(bench.bytes) == []
+    assert modes_left_on(bench.bytes) == []

@@ -1,4 +1,4 @@
-"""The worker outlives its terminal, its parent and its watcher; whoever comes back sees everything."""
+"""The worker survives its terminal, its parent and the command that follows it; `attach` shows everything."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import pytest
 from command import FTBENCH, MICRO, ftbench
 
 from engine.runs.run_dir import RunDir
-from faults.lives import kill, start, wait_for, wait_until_over
+from faults.worker_runs import kill, start, wait_for, wait_for_end
 
 LONG = [word.replace("train.steps=4", "train.steps=40") for word in MICRO]
 
 
 def in_a_terminal(runs: Path) -> tuple[subprocess.Popen[bytes], int, RunDir]:
-    """`ftbench run` as the session leader of a pty of its own, its run, and our end of the terminal."""
+    """`ftbench run` as session leader on a new pty: the process, our end of the pty, and the run."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [FTBENCH, "run", "demo-lora", *LONG, "--runs", str(runs)],
@@ -27,7 +27,7 @@ def in_a_terminal(runs: Path) -> tuple[subprocess.Popen[bytes], int, RunDir]:
         stdout=theirs,
         stderr=theirs,
         start_new_session=True,
-        preexec_fn=_hear_ctrl_c,
+        preexec_fn=_restore_sigint,
     )
     os.close(theirs)
     deadline = time.monotonic() + 30
@@ -36,13 +36,13 @@ def in_a_terminal(runs: Path) -> tuple[subprocess.Popen[bytes], int, RunDir]:
     return process, ours, RunDir(next(runs.iterdir()))
 
 
-def _hear_ctrl_c() -> None:
-    """Whatever we were started by: a shell's background jobs ignore it, and their children with them."""
+def _restore_sigint() -> None:
+    """Background jobs of a shell ignore SIGINT, and their children inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def drain(terminal: int, seconds: float, until: bytes | None = None) -> bytes:
-    """What the terminal shows for a while, or until it shows this."""
+    """Output of the terminal within `seconds`, or until it contains `until`."""
     os.set_blocking(terminal, False)
     shown, deadline = b"", time.monotonic() + seconds
     while time.monotonic() < deadline and not (until and until in shown):
@@ -56,7 +56,7 @@ def drain(terminal: int, seconds: float, until: bytes | None = None) -> bytes:
 
 
 @pytest.mark.parametrize("end", ["close", "hangup", "kill"])
-def test_the_worker_goes_on_and_attach_shows_everything(end: str, tmp_path: Path) -> None:
+def test_the_worker_continues_and_attach_shows_everything(end: str, tmp_path: Path) -> None:
     process, terminal, run = in_a_terminal(tmp_path / "runs")
     wait_for(run, "step", step=1)
     if end == "close":
@@ -86,10 +86,10 @@ def test_ctrl_c_asks_and_detaching_leaves_the_run_alone(tmp_path: Path) -> None:
     assert run.is_live()
     done = ftbench("stop", str(run.path))
     assert done.returncode == 0 and "stopped" in done.stdout
-    wait_until_over(run)
+    wait_for_end(run)
 
 
-def test_a_second_run_waits_for_the_card_and_then_begins(tmp_path: Path) -> None:
+def test_a_second_run_waits_for_the_device_and_then_starts(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     first = ftbench("run", "demo-lora", *LONG, "--detach", "--json", "--runs", str(runs))
     assert first.returncode == 0, first.stderr
@@ -101,27 +101,27 @@ def test_a_second_run_waits_for_the_card_and_then_begins(tmp_path: Path) -> None
     assert waiting.is_live() and "waiting" in ftbench("runs", "--runs", str(runs)).stdout
     third = ftbench("run", "demo-lora", *MICRO, "--detach", "--runs", str(runs / "third"))
     assert third.returncode == 0
-    unwanted = RunDir(next((runs / "third").iterdir()))
-    wait_for(unwanted, "phase", name="waiting")
-    assert "stopped while waiting" in ftbench("stop", str(unwanted.path)).stdout
-    assert unwanted.state() == "stopped"
+    canceled = RunDir(next((runs / "third").iterdir()))
+    wait_for(canceled, "phase", name="waiting")
+    assert "stopped while waiting" in ftbench("stop", str(canceled.path)).stdout
+    assert canceled.state() == "stopped"
     assert ftbench("stop", str(running.path)).returncode == 0
     wait_for(waiting, "end", status="finished")
 
 
-def test_whoever_watches_a_worker_die_is_told(tmp_path: Path) -> None:
+def test_attach_reports_a_worker_that_dies(tmp_path: Path) -> None:
     run = start(tmp_path / "runs", *LONG)
     wait_for(run, "step", step=1)
     watcher = subprocess.Popen([FTBENCH, "attach", str(run.path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     time.sleep(1)
     kill(run)
-    _, said = watcher.communicate(timeout=20)
+    _, stderr = watcher.communicate(timeout=20)
     assert watcher.returncode == 1
-    assert b"died" in said and b"resume" in said and len(said.splitlines()) == 1
+    assert b"died" in stderr and b"resume" in stderr and len(stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("verb", [["runs"], ["presets", "list"], ["ladder", "nosuch"]])
-def test_a_reader_that_has_gone_is_no_failure(verb: list[str]) -> None:
+def test_a_closed_pipe_is_not_a_failure(verb: list[str]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run([FTBENCH, *verb], stdout=writing, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)

@@ -1,4 +1,4 @@
-"""Keys that come faster than the screen: before it is drawn, or several in one packet of a slow line."""
+"""Keys pressed before the screen is drawn, or several in one packet of a slow connection."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
     terminal.process.wait()
 
 
-def test_keys_from_before_the_first_picture_count_in_their_order(terminal: Terminal) -> None:
-    os.write(terminal.ours, b"3\r")  # the terminal is not raw yet: the kernel makes a line feed of enter
+def test_keys_pressed_before_the_first_paint_are_handled_in_order(terminal: Terminal) -> None:
+    os.write(terminal.ours, b"3\r")  # the terminal is not in raw mode yet: the kernel converts enter to a line feed
     terminal.wait("─ launch ─")
     os.write(terminal.ours, b"\x1b")
     terminal.wait("changes from LoRA · demo: method lora → full")
 
 
-def test_enter_alone_from_before_the_first_picture_shows_what_will_happen(terminal: Terminal) -> None:
+def test_enter_pressed_before_the_first_paint_opens_the_launch_preview(terminal: Terminal) -> None:
     os.write(terminal.ours, b"\r")
     terminal.wait("─ launch ─")
 
 
-def test_letters_behind_a_filter_key_are_its_word_and_no_commands(terminal: Terminal) -> None:
+def test_letters_after_the_filter_key_are_text_and_not_commands(terminal: Terminal) -> None:
     terminal.wait("press 1-9")
     os.write(terminal.ours, b"/qr\r")
     terminal.wait("0 of 0 contain qr")
@@ -46,7 +46,7 @@ def test_letters_behind_a_filter_key_are_its_word_and_no_commands(terminal: Term
     terminal.wait("1 run in")
 
 
-def test_a_name_typed_before_it_is_asked_for_is_the_name(terminal: Terminal) -> None:
+def test_a_name_typed_before_the_input_opens_is_used(terminal: Terminal) -> None:
     terminal.wait("press 1-9")
     os.write(terminal.ours, b"P")
     terminal.wait("presets; yours are in")

@@ -1,4 +1,4 @@
-"""The dry run against torch's own peaks on a card: twelve configurations, three methods, allocated and reserved."""
+"""The dry run against torch's peaks on a GPU: twelve configurations, three methods, allocated and reserved."""
 
 from __future__ import annotations
 
@@ -17,50 +17,50 @@ from engine.memory.dry_run.dry_run import dry_run
 from engine.memory.formula.allocator import CONTEXT
 from engine.methods.machine import this_machine
 from engine.runs.result import Result
-from gpu.crowded import run_in_a_crowd
+from gpu.nearly_full import run_on_nearly_full_gpu
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 from planning.grid import SHAPES, case
-from planning.measure import on_card
+from planning.measure import on_gpu
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card that torch sees"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA GPU"),
 ]
 UNPAGED = {
     "full": {"optimizer.name": "adamw_8bit", "train.precision": "bf16"},
     "qlora": {"optimizer.name": "adamw_8bit"},
 }
-"""Paged state is not in torch's pool, where the comparison is made."""
+"""Paged optimizer state is outside torch's pool, so the comparison uses unpaged optimizers."""
 
 
 @pytest.mark.parametrize(
     ("method", "checkpointing", "micro_batch"), list(itertools.product(method_names(), (False, True), (2, 4)))
 )
-def test_predicted_peaks_are_torchs(method: Any, checkpointing: bool, micro_batch: int) -> None:
+def test_predicted_peaks_equal_torchs(method: Any, checkpointing: bool, micro_batch: int) -> None:
     one = case("Llama, 128k vocabulary", method, checkpointing, 448, micro_batch, settings=UNPAGED.get(method))
     machine = this_machine()
     plan = dry_run(one.config, SHAPES[one.shape], machine, one.rows).training
-    allocated, reserved = on_card(one, machine)
+    allocated, reserved = on_gpu(one, machine)
     tensors = plan.total - plan.parts["pool"]
     assert -0.02 < tensors / allocated - 1 < 0.08
     assert -0.05 < (plan.total - CONTEXT) / reserved - 1 < 0.10
 
 
 @pytest.mark.parametrize("method", method_names())
-def test_a_run_tries_its_longest_batch_and_its_evaluation(method: str, tmp_path: Path) -> None:
+def test_a_run_probes_its_longest_batch_and_its_evaluation(method: str, tmp_path: Path) -> None:
     assert ftbench("run", f"demo-{method}", *MICRO).returncode == 0
     run = only_run(tmp_path)
-    tried = next(event for event in events_of(run) if event["type"] == "plan" and event["measured"])
-    assert tried["measured_evaluation"] > 0
+    probe = next(event for event in events_of(run) if event["type"] == "plan" and event["measured"])
+    assert probe["measured_evaluation"] > 0
     result = msgspec.json.decode((run / "result.json").read_bytes(), type=Result)
     assert result.peak_training_bytes and result.peak_training_bytes <= 1.1 * max(
-        tried["measured"], tried["measured_evaluation"]
+        probe["measured"], probe["measured_evaluation"]
     )
 
 
-def test_a_batch_that_does_not_fit_is_made_smaller_before_the_first_step(tmp_path: Path) -> None:
-    done = run_in_a_crowd()
+def test_a_micro_batch_that_does_not_fit_is_reduced_before_the_first_step(tmp_path: Path) -> None:
+    done = run_on_nearly_full_gpu()
     assert done.returncode == 0, done.stdout + done.stderr
     kinds = [event["type"] for event in events_of(only_run(tmp_path)) if event["type"] in ("step", "plan")]
     assert kinds[:2] == ["plan", "plan"] and kinds.count("step") == 2

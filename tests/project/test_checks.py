@@ -1,4 +1,4 @@
-"""Rules that the linters cannot express."""
+"""Project rules that linters cannot express."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The screen and the contract start light: looked at in a fresh process."""
+"""Torch-free packages and the first paint import no heavy libraries, tested in a new process."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def test_nothing_heavy_is_imported(code: str) -> None:
     assert not loaded_by(code) & set(HEAVY)
 
 
-def test_the_first_picture_imports_only_what_it_draws() -> None:
-    """Textual and a handful of our files; what a run, a preset or a data set takes comes after it."""
+def test_the_first_paint_imports_only_what_it_draws() -> None:
+    """Textual and a few modules of ftbench; modules for runs, presets and data sets are imported later."""
     code = "import sys, tui.start, tui.cli.bench, tui.app; print(*sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     ours = [name for name in done.stdout.split() if name.startswith(("tui.", "engine."))]
-    assert "tui.screens.bench" in ours  # the names are what they were
+    assert "tui.screens.bench" in ours  # the list below uses current module names
     later = ("tui.live.watcher", "tui.data.", "tui.preview", "tui.history", "engine.runs.events", "typer")
     assert not [name for name in done.stdout.split() if name.startswith((*later, "engine.config.preset"))]
 
 
-def test_the_worker_knows_no_screen() -> None:
+def test_the_worker_imports_no_user_interface() -> None:
     assert not loaded_by("import engine.worker.main") & set(TEXTUAL)

@@ -1,4 +1,4 @@
-"""ftbench's ids and masks of the shapes, and where a peer's differ from them."""
+"""ftbench's ids and masks of the shapes, and their differences from a peer's."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from engine.data.row_limits import RawRow
 from engine.data.tokens import Row, tokenize_all
 
 LINE_FEED = ["loss only in theirs: '\\n'"]
-"""The one difference that every ChatML template gives rise to; see MASKS.md."""
+"""The difference that every ChatML template causes; see MASKS.md."""
 
 
 def template_text(shape: Shape, tokenizer: Any) -> str:
-    """The Jinja text of the shape's template. The families' are read from the installed trl."""
+    """The Jinja text of the shape's template. Those of model families are read from the installed trl."""
     if shape.template == "own":
         return str(tokenizer.chat_template)
     spec = find_spec("trl")
@@ -39,16 +39,16 @@ def sha256(text: str) -> str:
 
 
 def ours(shape: Shape, tokenizer: Any) -> list[Json | None]:
-    """Ids and mask of every row by the path that training uses; None where a row is left out."""
+    """Ids and mask of every row by the code that training uses; None for a row that is left out."""
     tokenizer.chat_template = template_text(shape, tokenizer)
     raws = [RawRow(dict(row), f"row {number}") for number, row in enumerate(shape.rows, 1)]
     found = detect(raws, Data(id="rows", **shape.options))
     examples = [made for raw in raws if isinstance(made := to_example(raw, found), Example)]
     made = {row.where: row for row in tokenize_all(examples, tokenizer, shape.max_length)}
-    return [_kept(made.get(raw.where)) for raw in raws]
+    return [_ids_and_mask(made.get(raw.where)) for raw in raws]
 
 
-def _kept(row: Any) -> Json | None:
+def _ids_and_mask(row: Any) -> Json | None:
     if not isinstance(row, Row):
         return None
     trained = row.labels if row.weights is None else _weighted(row)
@@ -61,7 +61,7 @@ def _weighted(row: Row) -> list[int]:
 
 
 def differences(our: Json | None, their: Json | None, tokenizer: Any) -> list[str]:
-    """Every stretch of tokens in which two preparations of a row differ, in order; empty where they are the same."""
+    """Every token span in which two preparations of a row differ, in order; empty if they are equal."""
     if our is None or their is None:
         return [] if our is their else ["row left out by " + ("ours" if our is None else "theirs")]
     found = []
@@ -70,13 +70,13 @@ def differences(our: Json | None, their: Json | None, tokenizer: Any) -> list[st
         if kind == "equal":
             found += _masks(our["ids"][a:b], our["mask"][a:b], their["mask"][c:d], tokenizer)
         else:
-            found += _stretches("ours", our["ids"][a:b], our["mask"][a:b], tokenizer)
-            found += _stretches("theirs", their["ids"][c:d], their["mask"][c:d], tokenizer)
+            found += _spans("ours", our["ids"][a:b], our["mask"][a:b], tokenizer)
+            found += _spans("theirs", their["ids"][c:d], their["mask"][c:d], tokenizer)
     return found
 
 
 def _masks(ids: list[int], our: str, their: str, tokenizer: Any) -> list[str]:
-    """Equal tokens of which only one of the two is in the loss."""
+    """Spans of equal tokens that are in the loss of only one of the two."""
     found, place = [], 0
     for pair, group in groupby(zip(our, their, strict=True)):
         size = len(list(group))
@@ -87,8 +87,8 @@ def _masks(ids: list[int], our: str, their: str, tokenizer: Any) -> list[str]:
     return found
 
 
-def _stretches(who: str, ids: list[int], masks: str, tokenizer: Any) -> list[str]:
-    """Tokens that only one of the two has."""
+def _spans(who: str, ids: list[int], masks: str, tokenizer: Any) -> list[str]:
+    """Spans of tokens in only one of the two."""
     found, place = [], 0
     for bit, group in groupby(masks):
         size = len(list(group))

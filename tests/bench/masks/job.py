@@ -1,4 +1,4 @@
-"""What every program in this folder shares: read the shapes from a job file, write ids and labels of each row."""
+"""Shared by every program in this folder: read the shapes from a job file, write ids and labels of each row."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Tokens = tuple[list[int], list[int]]
 
 
 class NotSupported(Exception):
-    """The tool has no way to be given rows of this form: its text says why."""
+    """The tool cannot read rows of this form; the message is the reason."""
 
 
 def main(package: str, prepare: Callable[[Json, Json, str, Path], Tokens | None]) -> None:
-    """Prepare every row of the job by itself, so that a row that a tool drops does not shift the others.
+    """Prepare every row of the job separately, so that a dropped row does not shift the others.
 
-    `prepare` takes the shape, one row, the tokenizer's folder and a folder for files. It returns None where the tool
-    drops the row.
+    `prepare` takes the shape, one row, the tokenizer's folder and a folder for files. It returns None if the tool drops
+    the row.
     """
     job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
     folder = Path(sys.argv[2]).parent
@@ -39,19 +39,19 @@ def _shape(shape: Json, tokenizer: str, folder: Path, prepare: Callable[..., Tok
             made = prepare(shape, row, tokenizer, place)
         except NotSupported as reason:
             return {"unsupported": str(reason)}
-        except Exception as error:  # noqa: BLE001 - whatever a peer raises is its answer to this row
+        except Exception as error:  # noqa: BLE001 - any exception is the peer's result for this row
             return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
         rows.append(None if made is None else {"ids": made[0], "mask": mask(made[1])})
     return {"rows": rows}
 
 
 def mask(labels: list[int]) -> str:
-    """Labels as one character a token: 1 in the loss, 0 not."""
+    """Labels as one character per token: 1 in the loss, 0 otherwise."""
     return "".join("0" if label == -100 else "1" for label in labels)
 
 
 def load_tokenizer(folder: str, template: str) -> Any:
-    """The shape's chat template on the job's tokenizer."""
+    """The job's tokenizer with the shape's chat template."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -60,7 +60,7 @@ def load_tokenizer(folder: str, template: str) -> Any:
 
 
 def as_turns(row: Json) -> Json:
-    """A row of any chat form as messages with role and content, for tools that read only those."""
+    """A row of any chat form as messages with role and content, for tools that read no other form."""
     if "messages" in row:
         return row
     if "conversations" in row:
@@ -68,9 +68,9 @@ def as_turns(row: Json) -> Json:
         return {"messages": [{"role": names[t["from"]], "content": t["value"]} for t in row["conversations"]]}
     if "prompt" in row:
         return {"messages": [_turn("user", row["prompt"]), _turn("assistant", row["completion"])]}
-    asked = f"{row['instruction']}\n\n{row['input']}" if row["input"] else row["instruction"]
+    question = f"{row['instruction']}\n\n{row['input']}" if row["input"] else row["instruction"]
     earlier = [_turn(role, text) for pair in row.get("history", []) for role, text in zip(_PAIR, pair, strict=True)]
-    return {"messages": [*earlier, _turn("user", asked), _turn("assistant", row["output"])]}
+    return {"messages": [*earlier, _turn("user", question), _turn("assistant", row["output"])]}
 
 
 _PAIR = ("user", "assistant")

@@ -1,6 +1,6 @@
-"""The rows whose loss masks are compared: one `Shape` for each form that training data comes in.
+"""Rows whose loss masks are compared: one `Shape` for each form of training data.
 
-Rows are in the form a user would give ftbench. `with_*.py` say how each peer is given the same rows.
+Rows are as a user would pass them to ftbench; `with_*.py` convert them for each peer.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ SYSTEM = "Answer in one sentence."
 
 @dataclass(frozen=True)
 class Shape:
-    """Rows of one form, and the chat template and maximum length they are tokenized with."""
+    """Rows of one form, with chat template and maximum length."""
 
     name: str
     rows: list[Json]
     form: str
-    """messages, sharegpt, alpaca, pair or text: how peers have to be told to read the rows."""
+    """Form of the rows, for the peers' settings: messages, sharegpt, alpaca, pair or text."""
     template: str = "own"
-    """own: the tokenizer's; qwen2.5 and qwen3: that family's, as trl ships it."""
+    """own: the tokenizer's; qwen2.5, qwen3: that family's, as shipped with trl."""
     max_length: int = 512
     tools: bool = False
     last_only: bool = False
     """Whether flags in the rows leave only the last answer in the loss."""
     options: Json = field(default_factory=dict)
-    """ftbench's data section, where detection alone is not enough."""
+    """ftbench's `data` settings, if detection is not enough."""
 
     def as_json(self) -> Json:
         return asdict(self)

@@ -11,7 +11,7 @@ os.environ["AXOLOTL_DO_NOT_TRACK"] = os.environ["DO_NOT_TRACK"] = os.environ["HF
 
 
 def prepare(shape: Json, row: Json, tokenizer: str, folder: Path) -> Tokens | None:
-    """The row as its strategy tokenizes it; None where the length limit drops it."""
+    """The row as tokenized by axolotl's strategy; None if the length limit drops it."""
     from axolotl.prompt_strategies import load
     from axolotl.utils.data.utils import handle_long_seq_in_dataset
     from axolotl.utils.dict import DictDefault
@@ -30,17 +30,17 @@ def prepare(shape: Json, row: Json, tokenizer: str, folder: Path) -> Tokens | No
         made = {key: values[0] for key, values in made.items()}
     else:
         made = load("chat_template", tok, cfg, _settings(shape)).tokenize_prompt(_given(shape, row))
-    kept = handle_long_seq_in_dataset(Dataset.from_list([dict(made)]), shape["max_length"], cfg)
-    return (list(kept[0]["input_ids"]), list(kept[0]["labels"])) if len(kept) else None
+    rows = handle_long_seq_in_dataset(Dataset.from_list([dict(made)]), shape["max_length"], cfg)
+    return (list(rows[0]["input_ids"]), list(rows[0]["labels"])) if len(rows) else None
 
 
 def _given(shape: Json, row: Json) -> Json:
-    """Rows of its chat type: ShareGPT's as they are, others as messages."""
+    """A row for the dataset type `chat_template`: ShareGPT unchanged, others as messages."""
     return row if shape["form"] == "sharegpt" else as_turns(row)
 
 
 def _settings(shape: Json) -> Json:
-    """The entry under `datasets` in its configuration."""
+    """The entry under `datasets` in axolotl's configuration."""
     if shape["form"] == "sharegpt":
         names = {"role": "from", "content": "value"}
         return {"type": "chat_template", "field_messages": "conversations", "message_property_mappings": names}

@@ -11,7 +11,7 @@ from job import Json, NotSupported, Tokens, main
 
 os.environ["DISABLE_VERSION_CHECK"] = os.environ["HF_HUB_OFFLINE"] = "1"
 TEMPLATES = {"own": "chatml", "qwen2.5": "qwen", "qwen3": "qwen3"}
-"""It writes conversations by templates of its own: those that write what the shape's chat template writes."""
+"""LLaMA-Factory's template that writes the same text as the shape's chat template."""
 TAGS = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant",
         "observation_tag": "tool", "function_tag": "function", "system_tag": "system"}  # fmt: skip
 INFOS: dict[str, Json] = {
@@ -24,7 +24,7 @@ INFOS: dict[str, Json] = {
 
 
 def prepare(shape: Json, row: Json, tokenizer: str, folder: Path) -> Tokens | None:
-    """The row of `get_dataset`'s training set; None where it drops the row."""
+    """The row of `get_dataset`'s training set; None if LLaMA-Factory drops it."""
     if shape["template"] not in TEMPLATES:
         raise NotSupported("has no template that writes these turns")
     from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
@@ -46,7 +46,7 @@ def prepare(shape: Json, row: Json, tokenizer: str, folder: Path) -> Tokens | No
 
 
 def _collated(tokenizer: Any, made: Json) -> list[int]:
-    """Stage pt has transformers' collator lay the labels: every token but the padding token."""
+    """In stage pt, transformers' collator sets the labels: every token but the padding token."""
     return [-100 if number == tokenizer.pad_token_id else number for number in made["input_ids"]]
 
 
@@ -54,7 +54,7 @@ def _write(shape: Json, row: Json, folder: Path) -> None:
     info: Json = {"file_name": "rows.json", **json.loads(json.dumps(INFOS[shape["form"]]))}
     if "history" in row:
         info["columns"]["history"] = "history"
-    if "tools" in row:  # only its format openai reads `tool_calls`; without tools it would add a system prompt
+    if "tools" in row:  # only the format openai reads `tool_calls`; without tools it would add a system prompt
         info["formatting"] = "openai"
         info["columns"]["tools"] = "tools"
         row = {**row, "tools": json.dumps([tool["function"] for tool in row["tools"]])}
@@ -63,7 +63,7 @@ def _write(shape: Json, row: Json, folder: Path) -> None:
 
 
 def _settings(shape: Json, tokenizer: str, folder: Path) -> Json:
-    """What a file for its command would hold."""
+    """Settings as in a YAML file for `llamafactory-cli`."""
     chosen = {
         "stage": "pt" if shape["form"] == "text" else "sft",
         "do_train": True,

@@ -13,7 +13,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def prepare(shape: Json, row: Json, tokenizer: str, folder: Path) -> Tokens | None:
-    """The row of the trainer's prepared data set; None where it is left empty."""
+    """The row of the trainer's prepared data set; None if the trainer drops it."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
@@ -37,7 +37,7 @@ def _given(shape: Json, row: Json) -> tuple[Json, Json]:
 
 
 def marked(template: str) -> str:
-    """SmolLM2's template with the answers marked, as trl needs it and knows no marked copy of; others unchanged."""
+    """SmolLM2's template with `{% generation %}` blocks, which trl needs; other templates are returned unchanged."""
     if "SmolLM" not in template:
         return template
     turn = "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"

@@ -1,7 +1,7 @@
-"""`python -m tests.faults.attacks [strings] [kills] [corruptions]` attacks the terminal, questions and files.
+"""Attack commands and the bench in a terminal: `python -m tests.faults.attacks [strings] [kills] [corruptions]`.
 
-All three unless named. A line per try, then a table of counts with a row for whatever broke a promise. `--seed N` draws
-other strings and moments.
+Without arguments, all three run. Prints a line per attempt, then a table of counts and the failures. `--seed N` draws
+other strings and times.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
-from faults.attacks.report import Report
-from faults.attacks.with_corruptions import attack_with_corruptions
-from faults.attacks.with_kills import attack_with_kills
-from faults.attacks.with_strings import attack_with_strings
+from faults.attacks.terminal_corruptions import attack_with_corruptions
+from faults.attacks.terminal_kills import attack_with_kills
+from faults.attacks.terminal_report import Report
+from faults.attacks.terminal_strings import attack_with_strings
 
 ATTACKS = {"strings": attack_with_strings, "kills": attack_with_kills, "corruptions": attack_with_corruptions}
 
@@ -33,7 +33,7 @@ def main() -> int:
         os.environ.clear()
         os.environ.update(environment)
     print(f"\n{report.table()}")
-    return int(bool(report.broken))
+    return int(bool(report.failures))
 
 
 if __name__ == "__main__":

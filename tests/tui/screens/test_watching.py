@@ -13,6 +13,7 @@ from textual.pilot import Pilot
 
 from engine.config import preset_library
 from engine.runs import events, locks, run_dir
+from engine.runs.home import tilde
 from engine.runs.run_dir import RunDir
 from tui.app import Workbench
 from tui.live.machine import CardSample, MachineSample

@@ -1,4 +1,4 @@
-"""Hostile strings typed to every subcommand, and in everything that subcommands and screens show."""
+"""Hostile strings as arguments of every subcommand, and in every text that subcommands and screens show."""
 
 from __future__ import annotations
 
@@ -13,10 +13,18 @@ from subcommands import subcommands
 
 from engine.config import preset_library
 from engine.runs import events, run_dir
-from faults.attacks.report import Report, draw_strings, harm, left_behind, over, walk, world
+from faults.attacks.terminal_report import (
+    Report,
+    draw_strings,
+    isolated_environment,
+    modes_left_on,
+    raw_output,
+    wait_for_end,
+    walk,
+)
 
-AT_ONCE = 8
-"""Strings in one argument: a process for each would take an hour."""
+STRINGS_PER_ARGUMENT = 8
+"""A process for each string would take an hour."""
 LINES: dict[str, list[list[str]]] = {
     "demo": [["--seeds", "S"]],
     "ladder": [["S"], ["demo", "--rung", "S"]],
@@ -35,38 +43,38 @@ LINES: dict[str, list[list[str]]] = {
     "presets show": [["S"]],
     "presets new": [["S"]],
 }
-"""Where a typed string goes, for each subcommand."""
+"""Command lines for each subcommand; S is replaced with the strings."""
 
 
 def attack_with_strings(report: Report, rng: random.Random) -> None:
     given = draw_strings(rng)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        env = world(folder)
+        env = isolated_environment(folder)
         missing = [name for name in subcommands() if name not in LINES]
-        report.tried("strings", "every subcommand has a place for one", f"{missing} has none" if missing else "")
+        report.add("strings", "every subcommand has a command line", f"{missing} not listed" if missing else "")
         for name, lines in LINES.items():
-            for number in range(0, len(given), AT_ONCE):
-                some = [text.replace("\0", "") for text in given[number : number + AT_ONCE]]
-                line = lines[number // AT_ONCE % len(lines)]
+            for number in range(0, len(given), STRINGS_PER_ARGUMENT):
+                some = [text.replace("\0", "") for text in given[number : number + STRINGS_PER_ARGUMENT]]
+                line = lines[number // STRINGS_PER_ARGUMENT % len(lines)]
                 terminal = Terminal(
                     *name.split(), *(word.replace("S", " ".join(some), 1) for word in line), cwd=folder, env=env
                 )
-                wrong = over(terminal)
-                wrong = wrong or harm(terminal, some) or left_behind(terminal)
+                wrong = wait_for_end(terminal)
+                wrong = wrong or raw_output(terminal, some) or modes_left_on(terminal)
                 for text in some:
-                    report.tried("strings typed to a subcommand", f"{name} {text!r}", wrong)
+                    report.add("strings as arguments", f"{name} {text!r}", wrong)
         fill(folder, env, given)
         for arguments in SHOWING:
             words = [word.format(data=folder / "data", file=folder / "data" / "train.jsonl") for word in arguments]
             terminal = Terminal(*words, cwd=folder, env=env)
-            wrong = over(terminal, 300.0) or harm(terminal, given) or left_behind(terminal)
-            report.tried("strings in data, presets, events, logs", " ".join(arguments), wrong)
+            wrong = wait_for_end(terminal, 300.0) or raw_output(terminal, given) or modes_left_on(terminal)
+            report.add("strings in data, presets, events, logs", " ".join(arguments), wrong)
         for size in ((160, 50), (80, 24)):
             for keys in KEYS:
                 terminal = Terminal(cwd=folder, env=env, size=size)
                 wrong = walk(terminal, keys, given)
-                report.tried("strings on screens", f"{'x'.join(map(str, size))} {' '.join(keys)}", wrong)
+                report.add("strings on screens", f"{'x'.join(map(str, size))} {' '.join(keys)}", wrong)
 
 
 SHOWING = [
@@ -95,11 +103,11 @@ KEYS = [
     ["enter", "wait", "wait", "wait", "escape", "M", "escape"],
     ["L", "wait", "escape", "?", "escape", "l"],
 ]
-"""Through every screen."""
+"""Keys that open every screen."""
 
 
 def fill(folder: Path, env: dict[str, str], given: list[str]) -> None:
-    """Every string in rows, names of files, presets, settings, events and logs."""
+    """Write every string into rows, file names, presets, settings, events and logs."""
     os.environ |= env
     data = folder / "data"
     data.mkdir()
@@ -123,8 +131,8 @@ def fill(folder: Path, env: dict[str, str], given: list[str]) -> None:
         log.write(events.Warning(code="x", text=text))
     log.write(events.End(status="failed", reason=given[0]))
     run.log_file.write_text("\n".join(given))
-    made = run.path.with_name(f"20200101-000000-{given[1].replace('/', '')[:60]}-0a0b")
+    renamed = run.path.with_name(f"20200101-000000-{given[1].replace('/', '')[:60]}-0a0b")
     run_dir.create(folder / "ftbench_runs", "demo-lora", preset_library.effective("demo-lora", None, {})).path.rename(
-        made
+        renamed
     )
     run.path.rename(run.path.with_name("20990101-000000-last-lora-0a0b"))

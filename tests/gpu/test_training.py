@@ -1,4 +1,4 @@
-"""On a real card: the three methods, NVML against torch, the paged optimizer, a real out-of-memory."""
+"""On a real GPU: the three methods, NVML against torch, the paged optimizer, a real out-of-memory error."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import torch
 from command import events_of, ftbench, only_run
 
 from engine.runs.result import Result
-from gpu.crowded import run_in_a_crowd
+from gpu.nearly_full import run_on_nearly_full_gpu
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card that torch sees"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA GPU"),
 ]
 
 
 @pytest.mark.parametrize("method", ["qlora", "lora", "full"])
-def test_each_method_learns_on_the_card(method: str, tmp_path: Path) -> None:
+def test_each_method_learns_on_the_gpu(method: str, tmp_path: Path) -> None:
     settings = ["--set", "train.steps=40", "--set", "evaluation.rows=20"]
     done = ftbench("run", f"demo-{method}", *settings)
     assert done.returncode == 0, done.stderr
@@ -36,35 +36,35 @@ def test_each_method_learns_on_the_card(method: str, tmp_path: Path) -> None:
 def test_nvml_agrees_with_torch_about_a_gibibyte() -> None:
     from engine.training.meters import training_gpu
 
-    card = training_gpu()
-    assert card is not None
+    gpu = training_gpu()
+    assert gpu is not None
     torch.cuda.init()
     torch.zeros(1, device="cuda")
-    before = card.used()
-    held = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+    before = gpu.used()
+    allocated = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
     torch.cuda.synchronize()
-    assert before is not None and card.used() - before == pytest.approx(held.numel(), rel=0.05)
-    first = card.energy()
+    assert before is not None and gpu.used() - before == pytest.approx(allocated.numel(), rel=0.05)
+    first = gpu.energy()
     time.sleep(0.5)
-    assert first is None or card.energy() >= first
+    assert first is None or gpu.energy() >= first
 
 
-def test_a_real_out_of_memory_halves_the_passes_and_the_run_finishes(tmp_path: Path) -> None:
-    done = run_in_a_crowd()
+def test_a_real_out_of_memory_error_halves_the_micro_batch_and_the_run_finishes(tmp_path: Path) -> None:
+    done = run_on_nearly_full_gpu()
     assert done.returncode == 0, done.stdout + done.stderr
     result = msgspec.json.decode((only_run(tmp_path) / "result.json").read_bytes(), type=Result)
     assert result.status == "finished" and result.micro_batch and result.micro_batch <= 1024
 
 
 @pytest.mark.parametrize("name", ["adamw", "adamw_8bit", "paged_adamw_8bit"])
-def test_a_stop_changes_no_weight_and_unpages_no_state(name: str, tmp_path: Path) -> None:
+def test_resuming_restores_weights_and_paged_optimizer_state(name: str, tmp_path: Path) -> None:
     from engine.config import schema
     from engine.methods.machine import this_machine
     from engine.methods.optimizers import make_optimizer, paged_bytes
 
     config = schema.Config(method="full", optimizer=schema.Optimizer(name=name))  # type: ignore[arg-type]
 
-    def begin(values: torch.Tensor) -> tuple[torch.nn.Parameter, torch.optim.Optimizer]:
+    def create(values: torch.Tensor) -> tuple[torch.nn.Parameter, torch.optim.Optimizer]:
         weight = torch.nn.Parameter(values.clone())
         return weight, make_optimizer([weight], config, this_machine(), lambda code, text: None)[0]
 
@@ -72,11 +72,11 @@ def test_a_stop_changes_no_weight_and_unpages_no_state(name: str, tmp_path: Path
         weight.grad = torch.full_like(weight, 0.01)
         optimizer.step()
 
-    first, optimizer = begin(torch.ones(512, 512, dtype=torch.bfloat16, device="cuda"))
+    first, optimizer = create(torch.ones(512, 512, dtype=torch.bfloat16, device="cuda"))
     step(first, optimizer)
     torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
-    second, resumed = begin(first.data)
-    step(second, resumed)  # as a probe does, before a checkpoint's state is loaded
+    second, resumed = create(first.data)
+    step(second, resumed)  # as the memory probe does, before a checkpoint's state is loaded
     second.data.copy_(first.data)
     resumed.state.clear()
     resumed.load_state_dict(torch.load(tmp_path / "optimizer.pt", map_location="cpu", weights_only=True))

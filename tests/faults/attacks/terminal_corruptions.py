@@ -1,4 +1,4 @@
-"""Settings, presets, what is remembered, and locks, each damaged in many ways."""
+"""Damage settings, presets, stored state and locks in many ways, and run commands and the bench."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from screen import Terminal
 
 from engine.config import preset_library
 from engine.runs import run_dir
-from faults.attacks.report import TOO_LONG, Report, walk, world
+from faults.attacks.terminal_report import MAX_SECONDS, Report, isolated_environment, walk
 
 
 def spoil_with(content: bytes) -> Callable[[Path], None]:
@@ -41,17 +41,17 @@ def a_device(path: Path) -> None:
     path.symlink_to("/dev/zero")
 
 
-WRONG: dict[str, Callable[[Path], None]] = {
+DAMAGES: dict[str, Callable[[Path], None]] = {
     "empty": spoil_with(b""),
     "noise": spoil_with(bytes(range(256)) * 40),
     "NUL": spoil_with(b"\0" * 4096),
     "not UTF-8": spoil_with(b'title = "caf\xe9"\n'),
-    "half a line": spoil_with(b'title = "x'),
+    "truncated line": spoil_with(b'title = "x'),
     "deep": spoil_with(b"a = " + b"[" * 50_000),
     "long key": spoil_with(b"a" * 1_000_000 + b" = 1\n"),
     "huge number": spoil_with(b"theme = " + b"9" * 100_000 + b"\n"),
     "wrong types": spoil_with(b'theme = 3\nascii = "x"\nmouse = []\nkeys = 7\nslot = "x"\nmethod = {}\n'),
-    "twice": spoil_with(b"title = 'a'\ntitle = 'b'\n"),
+    "duplicate key": spoil_with(b"title = 'a'\ntitle = 'b'\n"),
     "JSON": spoil_with(b'{"a": [1, 2, {"b": null}]}'),
     "a folder": a_folder,
     "a pipe": a_pipe,
@@ -69,11 +69,11 @@ PLACES = {
     "queue ticket": "ftbench_locks/HOST-cpu.queue/0000001-1",
     "run lock": "ftbench_runs/20260101-000000-demo-lora-lora-0a0b/engine.lock",
 }
-LOCK_WORDS = {
+LOCK_TEXTS = {
     "a number too large": b"99999999999999999999999 /x",
     "a negative number": b"-1 /x",
-    "nobody's number": b"4194303 /x",
-    "a name that steers": b"4194303 /\x1b[2J\xe2\x80\xae",
+    "an unused process id": b"4194303 /x",
+    "a name with control sequences": b"4194303 /\x1b[2J\xe2\x80\xae",
     "not UTF-8": b"4194303 /caf\xe9",
 }
 COMMANDS = ("runs", "presets list", "run mine", "doctor --repair", "resume last", "stop last")
@@ -81,22 +81,22 @@ COMMANDS = ("runs", "presets list", "run mine", "doctor --repair", "resume last"
 
 def attack_with_corruptions(report: Report, rng: random.Random) -> None:
     for place, path in PLACES.items():
-        for name, spoil in WRONG.items():
+        for name, spoil in DAMAGES.items():
             spoiled(report, rng, f"{place} is {name}", path.replace("HOST", socket.gethostname()), spoil)
-    for name, content in LOCK_WORDS.items():
+    for name, content in LOCK_TEXTS.items():
         for place in ("device lock", "queue ticket", "run lock"):
             path = PLACES[place].replace("HOST", socket.gethostname())
-            words = content.split(b" ")[0] if place == "run lock" else content
-            spoiled(report, rng, f"{place} holds {name}, and is held", path, spoil_with(words), held=True)
+            text = content.split(b" ")[0] if place == "run lock" else content
+            spoiled(report, rng, f"{place} contains {name}, and is held", path, spoil_with(text), held=True)
 
 
 def spoiled(
     report: Report, rng: random.Random, what: str, path: str, spoil: Callable[[Path], None], held: bool = False
 ) -> None:
-    """Every command does its work or refuses in one line; the bench opens, says what is wrong and leaves."""
+    """Every command works or fails with one line; the bench opens, shows what is wrong and leaves."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        env = world(folder)
+        env = isolated_environment(folder)
         os.environ |= env
         run = run_dir.create(folder / "ftbench_runs", "demo-lora", preset_library.effective("demo-lora", None, {}))
         run.events_file.write_text('{"type":"phase","name":"training","v":1,"seq":1,"t":1.0}\n')
@@ -109,18 +109,18 @@ def spoiled(
             descriptor = os.open(target, os.O_RDWR)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         for command in COMMANDS if held else rng.sample(COMMANDS, 2):
-            report.tried("corrupted files, subcommands", f"{what}; {command}", one_line(folder, env, command.split()))
+            report.add("corrupted files, subcommands", f"{what}; {command}", one_line(folder, env, command.split()))
             end_runs(folder)
         if held or rng.random() < 0.4:
             terminal = Terminal(cwd=folder, env=env)
             keys = ["r", "escape", "P", "escape", "d", "escape", "wait"]
-            report.tried("corrupted files, bench", what, walk(terminal, keys, []))
+            report.add("corrupted files, bench", what, walk(terminal, keys, []))
         if descriptor is not None:
             os.close(descriptor)
 
 
 def end_runs(folder: Path) -> None:
-    """What a command started, so that the next finds the same."""
+    """End runs that a command started, so that the next command finds the same state."""
     for run in run_dir.iterate(folder / "ftbench_runs"):
         pid = run.pid()
         if pid and pid != os.getpid() and str(folder) in _command(pid):
@@ -135,15 +135,15 @@ def _command(pid: int) -> str:
 
 
 def one_line(folder: Path, env: dict[str, str], command: list[str]) -> str:
-    """Exit status 0, or an error of one line; within a few seconds."""
+    """Run a command; '' if it ends with status 0 or with an error of one line, within MAX_SECONDS."""
     detach = ["--detach"] if command[0] in ("run", "resume") else []
     try:
         done = subprocess.run(
-            [FTBENCH, *command, *detach], cwd=folder, env={**os.environ, **env}, capture_output=True, timeout=TOO_LONG,
-            stdin=subprocess.DEVNULL,
+            [FTBENCH, *command, *detach], cwd=folder, env={**os.environ, **env}, capture_output=True,
+            timeout=MAX_SECONDS, stdin=subprocess.DEVNULL,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return f"still running after {TOO_LONG:.0f} s"
+        return f"still running after {MAX_SECONDS:.0f} s"
     lines = done.stderr.decode("utf-8", "replace").splitlines()
     if done.returncode in (0, 1, 2) and len(lines) <= 1 and (done.returncode == 0) == (not lines):
         return ""

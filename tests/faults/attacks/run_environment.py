@@ -1,11 +1,12 @@
-"""Run where something around the run is wrong: limits, locks that fail, a clock that jumps, two users, small disks.
+"""Run in bad environments: resource limits, failing locks, a clock that jumps, two users, small disks.
 
-`python -m tests.faults.run_attacks.surroundings [PART …]`:
-`limits`, `processes`, `locks`, `clock`, `users`, `disk`; all unless given.
+`python -m tests.faults.attacks.run_environment [PART …]`:
+`limits`, `processes`, `locks`, `clock`, `users`, `disk`; all by default.
 """
 
 from __future__ import annotations
 
+import argparse
 import errno
 import json
 import os
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.faults.run_attacks.common import (
+from tests.faults.attacks.run_common import (
     TINY,
     Done,
     Table,
@@ -37,7 +38,7 @@ from tests.faults.run_attacks.common import (
 MONTH = 30 * 24 * 3600
 SOURCE = Path(__file__).with_name("stand_ins.c")
 USERS = (61_001, 61_002)
-"""Ids that nobody has."""
+"""User ids that do not exist."""
 
 
 def limited(**limits: int) -> Callable[[], None]:
@@ -50,19 +51,20 @@ def limited(**limits: int) -> Callable[[], None]:
     return apply
 
 
-def told(done: Done) -> str:
+def last_line(done: Done) -> str:
+    """Exit status and last line of output."""
     text = [line for line in (done.err or done.out).strip().splitlines() if line.strip()]
     return f"{done.code}, {text[-1].replace('|', '/')[:160] if text else ''}"
 
 
-def not_alive(runs: Path) -> None:
-    """After a failure no run may look alive."""
+def assert_no_active_run(runs: Path) -> None:
+    """After a failure no run must look active."""
     shown = json.loads(ftbench("runs", "--json", runs=runs).out)
     states = {one["name"]: one["state"] for one in shown}
     wait(lambda: all(ended(runs / name) for name in states), "workers to end", 300)
     shown = json.loads(ftbench("runs", "--json", runs=runs).out)
-    alive = {one["state"] for one in shown} & {"live", "starting", "training"}
-    assert not alive, f"a run still looks {alive}"
+    active = {one["state"] for one in shown} & {"live", "starting", "training"}
+    assert not active, f"a run still looks {active}"
 
 
 def limits(table: Table, folder: Path) -> None:
@@ -72,7 +74,7 @@ def limits(table: Table, folder: Path) -> None:
         *((f"{size} GiB of address space", {"AS": int(size * gib)}) for size in (0.15, 0.4, 1.0, 1.5)),
         *((f"files of at most {size} KB", {"FSIZE": size << 10}) for size in (1, 5, 20, 100)),
         ("2 s of CPU time", {"CPU": 2}),
-        ("no core and 1 MB of stack", {"STACK": 1 << 20, "CORE": 0}),
+        ("no core dump and 1 MB of stack", {"STACK": 1 << 20, "CORE": 0}),
     ]
     for number, (name, given) in enumerate(cases):
         with table.attack(f"limit: {name}") as say:
@@ -80,21 +82,21 @@ def limits(table: Table, folder: Path) -> None:
             done = ftbench("run", "demo-lora", *TINY, runs=runs, preexec_fn=limited(**given))
             killed = done.code == -signal.SIGXCPU
             assert killed or not done.clean, f"{done.clean}: {(done.err or done.out)[-300:]}"
-            say(told(done))
-            not_alive(runs)
+            say(last_line(done))
+            assert_no_active_run(runs)
 
 
 def processes(table: Table, folder: Path) -> None:
     for name, count in (("no further process", 0), ("2 further processes", 2)):
         with table.attack(f"limit: {name}, as a user") as say:
-            runs = own_folder(folder / f"processes{count}", USERS[0])
+            runs = private_folder(folder / f"processes{count}", USERS[0])
             done = as_user(USERS[0], runs, "run", "demo-lora", *TINY, limits={"NPROC": count})
             assert not done.clean, f"{done.clean}: {(done.err or done.out)[-300:]}"
-            say(told(done))
+            say(last_line(done))
 
 
 def compiled(folder: Path) -> str:
-    """The stand-ins as a library."""
+    """Compile the stand-ins into a library."""
     library = folder / "stand_ins.so"
     command = ["cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(SOURCE), "-ldl"]
     subprocess.run(command, check=True, capture_output=True)
@@ -109,13 +111,13 @@ def locks(table: Table, folder: Path, library: str) -> None:
             done = ftbench("run", "demo-lora", *TINY, runs=runs, env=env)
             assert done.code and not done.clean, f"{done.clean}: {(done.err or done.out)[-300:]}"
             assert "lock" in done.err, done.err
-            say(told(done))
+            say(last_line(done))
         with table.attack(f"flock fails with {name}: ladder, runs, doctor") as say:
             for arguments in (["ladder", "demo", "--rung", "lora"], ["runs"], ["doctor"]):
                 done = ftbench(*arguments, runs=runs, env=env)
                 assert not done.clean, f"{arguments[0]}: {done.clean}: {(done.err or done.out)[-300:]}"
-                say(f"{arguments[0]}: {told(done)}")
-        with table.attack(f"flock fails with {name}: the run elsewhere is not started twice") as say:
+                say(f"{arguments[0]}: {last_line(done)}")
+        with table.attack(f"flock fails with {name}: no run was started") as say:
             assert not [path for path in runs.glob("*/events.jsonl") if lines(path.parent)[1:]]
 
 
@@ -151,7 +153,7 @@ def clock(table: Table, folder: Path, library: str) -> None:
             assert {step: set(values) for step, values in losses(run).items()} == {
                 step: set(values) for step, values in losses(reference).items()
             }
-        with table.attack(f"a run waits while the clock jumps by {way // 86400} days, and a later one comes") as say:
+        with table.attack(f"the clock jumps by {way // 86400} days while a run waits, then another one starts") as say:
             offset.write_text("0")
             holder = start(folder / "queue", "--set", "train.steps=60", env=env)
             second = start(folder / "queue", env=env)
@@ -163,16 +165,16 @@ def clock(table: Table, folder: Path, library: str) -> None:
                 wait(lambda: (one / "result.json").exists() and ended(one), "the queue")  # noqa: B023
             first_steps = [next(e["seq"] for e in lines(one) if e["type"] == "step") for one in (second, third)]
             states = [json.loads((one / "result.json").read_text())["status"] for one in (second, third)]
-            say(f"{', '.join(states)}; both ran to the end")
+            say(f"{', '.join(states)}; both ended")
             assert states == ["finished", "finished"] and all(first_steps)
-        with table.attack(f"lists and views after a jump by {way // 86400} days") as say:
+        with table.attack(f"list and attach after a jump by {way // 86400} days") as say:
             offset.write_text(str(way))
             for arguments in (["runs"], ["runs", "--json"], ["attach", reference.name]):
                 done = ftbench(*arguments, runs=reference.parent, env=env)
                 assert done.code == 0 and not done.clean, f"{arguments}: {done.err}"
 
 
-def own_folder(path: Path, user: int) -> Path:
+def private_folder(path: Path, user: int) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     for parent in [path, *path.parents]:
         if parent.stat().st_uid == 0 and parent != Path("/") and str(parent).startswith(("/tmp/", "/var/tmp/")):
@@ -183,10 +185,10 @@ def own_folder(path: Path, user: int) -> Path:
 
 
 def as_user(user: int, runs: Path, *arguments: str, limits: dict[str, int] | None = None, **env: str) -> Done:
-    """The command as another user, with a home and locks of its own."""
-    home = own_folder(runs.parent / f"home-{user}", user)
-    own = {"HOME": str(home), "XDG_CACHE_HOME": f"{home}/.cache", "XDG_CONFIG_HOME": f"{home}/.config"}
-    own |= {"XDG_STATE_HOME": f"{home}/.state", "FTBENCH_LOCKS": f"{home}/locks", "TMPDIR": str(home), **env}
+    """Run the command as another user, with a separate home and lock folder."""
+    home = private_folder(runs.parent / f"home-{user}", user)
+    environment = {"HOME": str(home), "XDG_CACHE_HOME": f"{home}/.cache", "XDG_CONFIG_HOME": f"{home}/.config"}
+    environment |= {"XDG_STATE_HOME": f"{home}/.state", "FTBENCH_LOCKS": f"{home}/locks", "TMPDIR": str(home), **env}
 
     def become() -> None:
         os.setgroups([])
@@ -194,13 +196,13 @@ def as_user(user: int, runs: Path, *arguments: str, limits: dict[str, int] | Non
         os.setuid(user)
         limited(**(limits or {}))()
 
-    return ftbench(*arguments, runs=runs, env=own, preexec_fn=become, cwd=home)
+    return ftbench(*arguments, runs=runs, env=environment, preexec_fn=become, cwd=home)
 
 
 def users(table: Table, folder: Path) -> None:
     one, other = USERS
-    mine, theirs = own_folder(folder / "users" / "one", one), own_folder(folder / "users" / "other", other)
-    with table.attack("two users train on one device at once") as say:
+    mine, theirs = private_folder(folder / "users" / "one", one), private_folder(folder / "users" / "other", other)
+    with table.attack("two users train on one device at the same time") as say:
         for user, runs in ((one, mine), (other, theirs)):
             done = as_user(user, runs, "run", "demo-lora", *TINY, "--detach")
             assert done.code == 0, done.err
@@ -215,7 +217,7 @@ def users(table: Table, folder: Path) -> None:
         with table.attack(f"another user's `{verb}` on a private run") as say:
             done = as_user(other, theirs, verb, str(run))
             assert done.code in (1, 2) and not done.clean, f"{done.clean}: {done.err[-300:]}"
-            say(told(done))
+            say(last_line(done))
     shared = folder / "users" / "shared"
     shared.mkdir()
     shared.chmod(0o1777)
@@ -227,15 +229,15 @@ def users(table: Table, folder: Path) -> None:
             done = as_user(user, shared, "runs", "--json")
             say(f"{user} sees {len(json.loads(done.out))}")
             assert not done.clean and len(json.loads(done.out)) == 1
-    with table.attack("locks of another user: FTBENCH_LOCKS names their folder") as say:
+    with table.attack("FTBENCH_LOCKS names the lock folder of another user") as say:
         done = as_user(other, theirs, "run", "demo-lora", *TINY, FTBENCH_LOCKS=str(folder / "users" / f"home-{one}"))
         assert done.code in (1, 2) and not done.clean, f"{done.clean}: {(done.err or done.out)[-300:]}"
-        say(told(done))
-    with table.attack("a live run of another user in a shared folder: stop") as say:
+        say(last_line(done))
+    with table.attack("`stop` on an active run of another user in a shared folder") as say:
         done = as_user(one, shared, "run", "demo-lora", *TINY, "--set", "train.steps=200", "--detach", "--json")
         live = Path(json.loads(done.out)["path"])
         done = as_user(other, shared, "stop", str(live))
-        say(told(done))
+        say(last_line(done))
         assert done.code in (1, 2) and not done.clean and pid_of(live)
         kill(live, signal.SIGTERM)
 
@@ -249,8 +251,8 @@ def disk(table: Table, folder: Path) -> None:
             try:
                 done = ftbench("run", "demo-lora", *TINY, runs=runs)
                 assert not done.clean, f"{done.clean}: {(done.err or done.out)[-300:]}"
-                say(told(done))
-                not_alive(runs)
+                say(last_line(done))
+                assert_no_active_run(runs)
                 shown = json.loads(ftbench("runs", "--json", runs=runs).out)
                 say(f"state {[one['state'] for one in shown]}")
                 assert all(one["reason"] or one["state"] == "finished" for one in shown), "no reason is shown"
@@ -263,13 +265,13 @@ def disk(table: Table, folder: Path) -> None:
             try:
                 done = ftbench("ladder", "demo", "--rung", "lora", "--no-probe", *pairs(TINY, "adapter."), runs=runs)
                 assert not done.clean, f"{done.clean}: {(done.err or done.out)[-300:]}"
-                say(told(done))
-                not_alive(runs)
+                say(last_line(done))
+                assert_no_active_run(runs)
             finally:
                 subprocess.run(["umount", "--lazy", str(runs)], check=True)
 
 
-OPENED = """
+MOUNT_SCRIPT = """
 set -e
 mount --bind "$1" "$3"
 mount -t tmpfs -o mode=755 none "$2"
@@ -278,25 +280,25 @@ mount --bind "$3" "$1"
 shift 3
 exec "$@"
 """
-"""In a mount namespace: of a directory that others may not enter, only the interpreter is left, and they may."""
+"""In a mount namespace: makes the interpreter accessible to other users, below a directory that they cannot enter."""
 
 
-def in_reach_of_others(parts: list[str], folder: Path) -> int | None:
-    """Run this program again where other users reach the interpreter; None where they do already."""
+def rerun_in_mount_namespace(parts: list[str], folder: Path) -> int | None:
+    """Run this program again where other users can access the interpreter; None if they already can."""
     interpreter = Path(sys.base_prefix)
     closed = next((parent for parent in interpreter.parents if not parent.stat().st_mode & 0o001), None)
     if closed is None:
         return None
-    again = [sys.executable, "-m", "tests.faults.run_attacks.surroundings", *parts]
-    script = ["sh", "-c", OPENED, "sh", str(interpreter), str(closed), str(folder)]
+    again = [sys.executable, "-m", "tests.faults.attacks.run_environment", *parts]
+    script = ["sh", "-c", MOUNT_SCRIPT, "sh", str(interpreter), str(closed), str(folder)]
     return subprocess.run(["unshare", "--mount", *script, *again], check=False).returncode
 
 
 def main(parts: list[str]) -> int:
-    table = Table("surroundings")
+    table = Table("environment")
     if {"users", "processes"} & set(parts or ["users"]):
         with tempfile.TemporaryDirectory() as folder:
-            status = in_reach_of_others(parts, Path(folder))
+            status = rerun_in_mount_namespace(parts, Path(folder))
         if status is not None:
             return status
     with workplace() as folder:
@@ -318,4 +320,6 @@ def main(parts: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="part")
+    sys.exit(main(parser.parse_args().parts))

@@ -1,4 +1,4 @@
-"""A card with little room left: what is free beside it fits some rows of a large batch, not all."""
+"""A GPU with little free memory: some rows of a large batch fit, but not all."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ LARGE = [
 ]
 
 
-def run_in_a_crowd(*more: str) -> subprocess.CompletedProcess[str]:
-    """A run of the large batch while this process holds all but 3 GiB."""
+def run_on_nearly_full_gpu(*more: str) -> subprocess.CompletedProcess[str]:
+    """Run the large batch while this process allocates all but 3 GiB."""
     free, _ = torch.cuda.mem_get_info()
-    held = torch.empty(max(0, free - (3 << 30)), dtype=torch.uint8, device="cuda")
+    allocated = torch.empty(max(0, free - (3 << 30)), dtype=torch.uint8, device="cuda")
     done = ftbench("run", "demo-full", *MICRO, *LARGE, *more, "--now")
-    del held
+    del allocated
     return done

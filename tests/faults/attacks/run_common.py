@@ -1,6 +1,6 @@
-"""What the attack programs share: the real command, what must hold after any attack, and the table of outcomes.
+"""Shared by attacks on runs: the real command, conditions that hold after any attack, and the table of outcomes.
 
-The programs know the command line and the files that README.md documents, and nothing of the implementation.
+The programs use the command line and the documented files, and nothing of the implementation.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ TINY = [
     *("--set", "evaluation.max_new_tokens=6"),
     *("--set", "evaluation.forgetting_text=none"),
 ]
-"""Six steps of the embedded model, with random numbers that a checkpoint must keep."""
-LIMIT = 900.0
-"""Seconds after which anything hangs."""
+"""Six steps of the embedded model, with dropout, so that checkpoints must save the state of random generators."""
+MAX_SECONDS = 900.0
+"""After which a command counts as hanging."""
 
 
 @dataclass
 class Done:
-    """A command that ended."""
+    """A finished command."""
 
     code: int
     out: str
@@ -48,13 +48,13 @@ class Done:
 
     @property
     def clean(self) -> str:
-        """What is wrong with how it ended, '' for nothing: an exit status of ours, no traceback, errors on one line."""
+        """'' for a known exit status, no traceback and a message on failure; otherwise what is wrong."""
         if self.code not in (0, 1, 2):
             return f"exit status {self.code}"
         if "Traceback" in self.out + self.err:
             return "a traceback"
         if self.code and not (self.out + self.err).strip():
-            return "failed without a word"
+            return "failed without a message"
         return ""
 
 
@@ -67,19 +67,19 @@ def ftbench(*arguments: str, runs: Path, env: dict[str, str] | None = None, **ho
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=LIMIT,
+            timeout=MAX_SECONDS,
             stdin=subprocess.DEVNULL,
             env=environment,
             check=False,
             **how,
         )
     except subprocess.TimeoutExpired:
-        return Done(124, "", "it hangs")
+        return Done(124, "", "hangs")
     return Done(done.returncode, done.stdout, done.stderr)
 
 
 def start(runs: Path, *settings: str, preset: str = "demo-lora", env: dict[str, str] | None = None) -> Path:
-    """A detached run's directory."""
+    """Start a detached run; returns its directory."""
     keys = {setting.partition("=")[0] for setting in settings}
     pairs = zip(TINY[::2], TINY[1::2], strict=True)
     tiny = [word for flag, value in pairs if value.partition("=")[0] not in keys for word in (flag, value)]
@@ -90,7 +90,7 @@ def start(runs: Path, *settings: str, preset: str = "demo-lora", env: dict[str, 
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
-    """The run's events; lines that are none are left out."""
+    """The run's events; invalid lines are skipped."""
     found = []
     try:
         for line in (run / "events.jsonl").read_bytes().split(b"\n"):
@@ -106,7 +106,7 @@ def lines(run: Path) -> list[dict[str, Any]]:
 
 
 def losses(run: Path) -> dict[int, list[float]]:
-    """Step -> every loss that was logged for it."""
+    """Step -> every logged loss of that step."""
     found: dict[int, list[float]] = {}
     for event in lines(run):
         if event.get("type") == "step":
@@ -115,7 +115,7 @@ def losses(run: Path) -> dict[int, list[float]]:
 
 
 def pid_of(folder: Path) -> int | None:
-    """The process that works on a run or a ladder, as its lock file names it."""
+    """Process id of a run or a ladder, from its lock file."""
     try:
         text = (folder / "engine.lock").read_text().strip()
         pid = int(text)
@@ -133,17 +133,17 @@ def is_zombie(pid: int) -> bool:
 
 
 def kill(folder: Path, number: int = signal.SIGKILL) -> bool:
-    """Send the signal to whoever works on the folder and wait until it has gone; False where nobody does."""
+    """Send a signal to the process of a run or ladder and wait until it has ended; False without a process."""
     pid = pid_of(folder)
     if pid is None:
         return False
     os.kill(pid, number)
-    wait(lambda: pid_of(folder) is None, "the process to go")
+    wait(lambda: pid_of(folder) is None, "the process to end")
     return True
 
 
-def wait(what: Callable[[], Any], name: str, seconds: float = LIMIT) -> Any:
-    """Poll until it is true. Raises TimeoutError."""
+def wait(what: Callable[[], Any], name: str, seconds: float = MAX_SECONDS) -> Any:
+    """Poll until `what` returns a true value. Raises TimeoutError."""
     deadline = time.monotonic() + seconds
     while not (found := what()):
         if time.monotonic() > deadline:
@@ -157,14 +157,14 @@ def ended(folder: Path) -> bool:
 
 
 def pairs(settings: list[str], without: str) -> list[str]:
-    """The `--set KEY=VALUE` pairs but those of some keys."""
+    """The `--set KEY=VALUE` pairs without those of keys with a prefix."""
     values = [value for value in settings[1::2] if not value.startswith(without)]
     return [word for value in values for word in ("--set", value)]
 
 
 @dataclass
 class Table:
-    """Outcomes, a row each; a failure has a reason and a severity."""
+    """Outcomes, one row each, with the reason of a failure."""
 
     title: str
     rows: list[tuple[str, str, str]] = field(default_factory=list)
@@ -175,14 +175,14 @@ class Table:
 
     @contextmanager
     def attack(self, name: str) -> Iterator[Callable[[str], None]]:
-        """What is yielded takes the outcome; an exception inside is a failed row."""
-        said: list[str] = []
+        """Yields a function that takes the outcome; an exception inside is a failed row."""
+        outcome: list[str] = []
         try:
-            yield said.append
+            yield outcome.append
         except (AssertionError, TimeoutError, RuntimeError, OSError, KeyError, ValueError) as error:
-            self.add(name, "; ".join(said), f"FAILED: {' '.join(str(error).split())[:300] or type(error).__name__}")
+            self.add(name, "; ".join(outcome), f"FAILED: {' '.join(str(error).split())[:300] or type(error).__name__}")
         else:
-            self.add(name, "; ".join(said))
+            self.add(name, "; ".join(outcome))
 
     def end(self) -> int:
         failed = sum(bool(wrong) for _, _, wrong in self.rows)
@@ -192,7 +192,7 @@ class Table:
 
 @contextmanager
 def workplace() -> Iterator[Path]:
-    """A folder for runs, locks and caches of these attacks alone."""
+    """A temporary folder for runs, locks and caches."""
     with tempfile.TemporaryDirectory(prefix="ftbench-attack-") as folder:
         os.environ |= {
             "OMP_NUM_THREADS": "1",

@@ -1,4 +1,4 @@
-"""Kills of followers, of the bench, and of questions to the engine with those that ask them."""
+"""Kill commands that follow a run, the bench, RPC servers and their clients."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from screen import Terminal
 
 from engine.config import preset_library
 from engine.runs import locks, run_dir
-from faults.attacks.report import Report, left_behind, over, world
+from faults.attacks.terminal_report import Report, isolated_environment, modes_left_on, wait_for_end
 
 FATAL = ("TERM", "HUP", "QUIT", "USR1", "USR2", "ALRM", "XCPU")
 
 
 @contextlib.contextmanager
 def live(folder: Path, env: dict[str, str]) -> Iterator[Path]:
-    """A run that lives: its lock is ours, and its log grows no more."""
+    """A run that looks active: this process holds its lock, and its log does not grow."""
     os.environ |= env
     run = run_dir.create(Path(env["FTBENCH_RUNS"]), "demo-lora", preset_library.effective("demo-lora", None, {}))
     run.events_file.write_text('{"type":"phase","name":"training","v":1,"seq":1,"t":1.0}\n')
@@ -38,8 +38,8 @@ def live(folder: Path, env: dict[str, str]) -> Iterator[Path]:
         os.close(held)
 
 
-def answerers() -> set[int]:
-    """Processes that answer questions."""
+def rpc_servers() -> set[int]:
+    """Process ids of RPC servers."""
     found = set()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
@@ -51,39 +51,38 @@ def answerers() -> set[int]:
 def attack_with_kills(report: Report, rng: random.Random) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        env = world(folder)
+        env = isolated_environment(folder)
         rows = "".join(json.dumps({"prompt": f"q {n}", "completion": f"a {n}"}) + "\n" for n in range(200))
         (folder / "rows.jsonl").write_text(rows)
         with live(folder, env) as run:
             for name in FATAL:
                 terminal = Terminal("attach", str(run), cwd=folder, env=env)
-                report.tried("kills of followers", f"attach, SIG{name}", kill_hidden(terminal, name))
+                report.add("kills of followers", f"attach, SIG{name}", kill_hidden(terminal, name))
             for _ in range(8):
                 name, moment = rng.choice(FATAL), rng.uniform(0.0, 1.5)
                 terminal = Terminal("attach", str(run), cwd=folder, env=env)
                 terminal.read(moment)
-                wrong = send(terminal, name) or left_behind(terminal)
-                report.tried("kills of followers", f"attach, SIG{name} after {moment:.2f} s", wrong)
+                wrong = send(terminal, name) or modes_left_on(terminal)
+                report.add("kills of followers", f"attach, SIG{name} after {moment:.2f} s", wrong)
             for name in ("TERM", "QUIT", "USR1"):
                 terminal = Terminal("plan", "demo-lora", cwd=folder, env=env)
-                report.tried("kills of followers", f"plan, SIG{name}", kill_hidden(terminal, name))
+                report.add("kills of followers", f"plan, SIG{name}", kill_hidden(terminal, name))
             stop_and_continue(report, folder, env, run)
             kill_benches(report, rng, folder, env)
-        kill_questions(report, rng, folder, env)
+        kill_requests(report, rng, folder, env)
 
 
 def kill_hidden(terminal: Terminal, name: str) -> str:
-    """Kill it once the cursor is hidden."""
+    """Kill the process once the cursor is hidden."""
     try:
         terminal.wait(lambda: terminal.screen.cursor.hidden, 60.0)
     except AssertionError as error:
         return str(error).splitlines()[0]
-    return send(terminal, name) or left_behind(terminal)
+    return send(terminal, name) or modes_left_on(terminal)
 
 
 def send(terminal: Terminal, name: str) -> str:
-    """Send the signal; what is wrong with the end."""
-    before = termios.tcgetattr(terminal.theirs)
+    """Send the signal and wait for the end; returns what is wrong, '' for nothing."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(terminal.process.pid, getattr(signal, f"SIG{name}"))
     deadline = time.monotonic() + 10
@@ -96,12 +95,11 @@ def send(terminal: Terminal, name: str) -> str:
         terminal.process.wait()
         return "still running after 10 s"
     lost = [flag for flag in ("ECHO", "ICANON", "ISIG") if not after[3] & getattr(termios, flag)]
-    del before
     return f"the terminal lost {lost}" if lost else ""
 
 
 def stop_and_continue(report: Report, folder: Path, env: dict[str, str], run: Path) -> None:
-    """Ctrl-Z and fg in a shell, three times, then the shell's own prompt."""
+    """Press Ctrl-Z and fg in a shell three times, then kill the stopped command."""
     terminal = Terminal("--norc", "--noediting", "-i", cwd=folder, env={**env, "PS1": "> "}, program="/bin/bash")
     wrong = ""
     try:
@@ -120,18 +118,18 @@ def stop_and_continue(report: Report, folder: Path, env: dict[str, str], run: Pa
         terminal.press("kill %1; wait; echo gone\n")
         terminal.wait("gone", 30.0)
         terminal.read(1.0)
-        wrong = wrong or left_behind(terminal)
+        wrong = wrong or modes_left_on(terminal)
     except AssertionError as error:
         wrong = str(error).splitlines()[0]
     finally:
         terminal.process.kill()
         terminal.process.wait()
-    report.tried("kills of followers", "attach, Ctrl-Z and fg, then kill while stopped", wrong)
+    report.add("kills of followers", "attach, Ctrl-Z and fg, then kill while stopped", wrong)
 
 
 def kill_benches(report: Report, rng: random.Random, folder: Path, env: dict[str, str]) -> None:
-    places = {"at once": [], "runs": ["r"], "presets": ["P"], "palette": ["ctrl+p"], "a line to type": ["/"],
-              "inspector at work": ["d", "down", "enter"], "before launch, reading": ["enter"]}  # fmt: skip
+    places = {"immediately": [], "runs": ["r"], "presets": ["P"], "palette": ["ctrl+p"], "text input": ["/"],
+              "inspector, loading": ["d", "down", "enter"], "launch preview, loading": ["enter"]}  # fmt: skip
     for name in (*FATAL, "INT"):
         where = rng.choice(list(places))
         terminal = Terminal(cwd=folder, env=env)
@@ -139,24 +137,24 @@ def kill_benches(report: Report, rng: random.Random, folder: Path, env: dict[str
             terminal.wait("detach", 60.0)
             terminal.press(*places[where])
         except (AssertionError, OSError) as error:
-            report.tried("kills of the bench", f"{where}, SIG{name}", str(error).splitlines()[0])
+            report.add("kills of the bench", f"{where}, SIG{name}", str(error).splitlines()[0])
             continue
-        wrong = send(terminal, name) or left_behind(terminal)
-        report.tried("kills of the bench", f"{where}, SIG{name}", wrong or none_left())
+        wrong = send(terminal, name) or modes_left_on(terminal)
+        report.add("kills of the bench", f"{where}, SIG{name}", wrong or orphaned_servers())
     for _ in range(8):
         name, moment = rng.choice(FATAL), rng.uniform(0.0, 1.2)
         terminal = Terminal(cwd=folder, env=env)
         terminal.read(moment)
-        wrong = send(terminal, name) or left_behind(terminal)
-        report.tried("kills of the bench", f"while it opens, SIG{name} after {moment:.2f} s", wrong)
+        wrong = send(terminal, name) or modes_left_on(terminal)
+        report.add("kills of the bench", f"while opening, SIG{name} after {moment:.2f} s", wrong)
 
 
-def none_left(seconds: float = 5.0) -> str:
-    """Processes that answer nobody."""
+def orphaned_servers(seconds: float = 5.0) -> str:
+    """Wait for RPC servers without a client to end; '' or an error if some do not."""
     deadline = time.monotonic() + seconds
-    while orphans := [pid for pid in answerers() if _parent(pid) == 1]:
+    while orphans := [pid for pid in rpc_servers() if _parent(pid) == 1]:
         if time.monotonic() > deadline:
-            return f"{len(orphans)} answering processes are left"
+            return f"{len(orphans)} RPC servers without a client"
         time.sleep(0.05)
     return ""
 
@@ -167,7 +165,7 @@ def _parent(pid: int) -> int:
     return 0
 
 
-def kill_questions(report: Report, rng: random.Random, folder: Path, env: dict[str, str]) -> None:
+def kill_requests(report: Report, rng: random.Random, folder: Path, env: dict[str, str]) -> None:
     for name in ("KILL", "SEGV", "ABRT", "TERM", "KILL", "BUS"):
         process = subprocess.Popen(
             [FTBENCH, "data", "check", "rows.jsonl"], cwd=folder, env={**os.environ, **env},
@@ -177,14 +175,14 @@ def kill_questions(report: Report, rng: random.Random, folder: Path, env: dict[s
         time.sleep(rng.uniform(0.0, 2.0))
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, getattr(signal, f"SIG{name}"))
-        began = time.monotonic()
-        _, said = process.communicate(timeout=60)
-        took = time.monotonic() - began
+        started = time.monotonic()
+        _, stderr = process.communicate(timeout=60)
+        took = time.monotonic() - started
         wrong = f"took {took:.1f} s" if took > 1.5 else ""
-        lines = said.decode().splitlines()
+        lines = stderr.decode().splitlines()
         if process.returncode not in (0, 1) or (process.returncode and len(lines) != 1):
             wrong = wrong or f"exit {process.returncode}: {lines}"
-        report.tried("kills of questions", f"the answering process of data check, SIG{name}", wrong)
+        report.add("kills of requests", f"the RPC server of data check, SIG{name}", wrong)
     for name in ("KILL", "TERM", "INT", "HUP", "QUIT", "KILL"):
         process = subprocess.Popen(
             [FTBENCH, "data", "check", "rows.jsonl"], cwd=folder, env={**os.environ, **env},
@@ -197,8 +195,8 @@ def kill_questions(report: Report, rng: random.Random, folder: Path, env: dict[s
         deadline = time.monotonic() + 5
         while _parent(child) and time.monotonic() < deadline:
             time.sleep(0.01)
-        wrong = "its answering process goes on" if _parent(child) else ""
-        report.tried("kills of questions", f"the one that asked, SIG{name}", wrong)
+        wrong = "its RPC server still runs" if _parent(child) else ""
+        report.add("kills of requests", f"the client, SIG{name}", wrong)
     for name in ("KILL", "SEGV"):
         terminal = Terminal(cwd=folder, env=env)
         wrong = ""
@@ -206,22 +204,22 @@ def kill_questions(report: Report, rng: random.Random, folder: Path, env: dict[s
             terminal.wait("detach", 60.0)
             terminal.press("d", "down", "enter")
             terminal.wait("escape gives it up", 20.0)
-            child = max(answerers_of(terminal.process.pid))
+            child = max(servers_of_inspector(terminal.process.pid))
             os.kill(child, getattr(signal, f"SIG{name}"))
             terminal.wait("without an answer", 3.0)
             terminal.press("escape", "escape", "q")
-            wrong = over(terminal)
+            wrong = wait_for_end(terminal)
         except (AssertionError, ValueError) as error:
             wrong = str(error).splitlines()[0]
             terminal.process.kill()
             terminal.process.wait()
-        report.tried("kills of questions", f"the answering process of the inspector, SIG{name}", wrong)
+        report.add("kills of requests", f"the RPC server of the inspector, SIG{name}", wrong)
 
 
-def answerers_of(pid: int) -> list[int]:
-    """Those that the inspector waits for: glances at the list's sets are asked by the same process, before."""
+def servers_of_inspector(pid: int) -> list[int]:
+    """RPC servers that the inspector waits for; the same client also requests previews of the listed data sets."""
     found = []
-    for child in answerers():
+    for child in rpc_servers():
         with contextlib.suppress(OSError):
             if _parent(child) == pid and b"data.inspect" in Path(f"/proc/{child}/cmdline").read_bytes():
                 found.append(child)
@@ -231,7 +229,7 @@ def answerers_of(pid: int) -> list[int]:
 def wait_for_child(process: subprocess.Popen[bytes]) -> int:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        if found := [pid for pid in answerers() if _parent(pid) == process.pid]:
+        if found := [pid for pid in rpc_servers() if _parent(pid) == process.pid]:
             return found[0]
         time.sleep(0.01)
-    raise AssertionError("no answering process")
+    raise AssertionError("no RPC server")

@@ -1,12 +1,13 @@
-"""Damage run directories, checkpoints, results, logs, configurations and ladders, and print what the command says.
+"""Damage run directories, checkpoints, results, logs, configurations and ladders, and print the commands' output.
 
-`python -m tests.faults.run_attacks.corruptions [PART …]`:
+`python -m tests.faults.attacks.run_corruptions [PART …]`:
 `result`, `events`, `config`, `checkpoint`, `ladder`, `folder`;
-all of them unless given. `PART:WORD` takes the attacks alone whose name holds the word.
+all by default. `PART:WORD` selects the attacks whose name contains the word.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.faults.run_attacks.common import (
+from tests.faults.attacks.run_common import (
     Done,
     Table,
     ended,
@@ -30,8 +31,8 @@ from tests.faults.run_attacks.common import (
 )
 
 Damage = Callable[[Path], object]
-LOOKS = (["runs"], ["runs", "--json"], ["attach", "RUN"])
-"""Commands that only look."""
+READ_COMMANDS = (["runs"], ["runs", "--json"], ["attach", "RUN"])
+"""Commands that change nothing."""
 
 
 def overwrite(name: str, content: bytes) -> Damage:
@@ -123,7 +124,7 @@ RESULT: dict[str, Damage] = {
     "deeply nested": overwrite("result.json", DEEP),
     "a list": overwrite("result.json", b"[]"),
     "not UTF-8": overwrite("result.json", b'{"status": "\xff"}'),
-    "a status nobody knows": replace("result.json", '"finished"', '"splendid"'),
+    "an unknown status": replace("result.json", '"finished"', '"splendid"'),
     "a number as text": replace("result.json", '"steps": 6', '"steps": "six"'),
     "a directory": as_folder("result.json"),
     "a link to itself": lambda run: (
@@ -164,20 +165,20 @@ CONFIG: dict[str, Damage] = {
     "comments only": append("run.toml", b"\n# a comment\n"),
 }
 HARMLESS = {"comments only"}
-NEWEST = "checkpoints/step-4"
+LATEST = "checkpoints/step-4"
 CHECKPOINT: dict[str, Damage] = {
-    "manifest deeply nested": overwrite(f"{NEWEST}/manifest.json", DEEP),
-    "manifest without files": overwrite(f"{NEWEST}/manifest.json", b'{"step": 4, "files": {}}'),
-    "manifest gone": remove(f"{NEWEST}/manifest.json"),
-    "weights cut": truncate(f"{NEWEST}/adapter_model.safetensors", 0.7),
-    "optimizer: 3 bits": flip(f"{NEWEST}/optimizer.pt", 3, 2),
-    "optimizer gone": remove(f"{NEWEST}/optimizer.pt"),
-    "optimizer is a pipe": as_pipe(f"{NEWEST}/optimizer.pt"),
-    "newest is a link": link_away(NEWEST),
-    "newest renamed to step-6": lambda run: (run / NEWEST).rename(run / "checkpoints/step-6"),
-    "step-² beside it": lambda run: shutil.copytree(run / NEWEST, run / "checkpoints/step-²"),
+    "manifest deeply nested": overwrite(f"{LATEST}/manifest.json", DEEP),
+    "manifest without files": overwrite(f"{LATEST}/manifest.json", b'{"step": 4, "files": {}}'),
+    "manifest gone": remove(f"{LATEST}/manifest.json"),
+    "weights cut": truncate(f"{LATEST}/adapter_model.safetensors", 0.7),
+    "optimizer: 3 bits": flip(f"{LATEST}/optimizer.pt", 3, 2),
+    "optimizer gone": remove(f"{LATEST}/optimizer.pt"),
+    "optimizer is a pipe": as_pipe(f"{LATEST}/optimizer.pt"),
+    "latest is a link": link_away(LATEST),
+    "latest renamed to step-6": lambda run: (run / LATEST).rename(run / "checkpoints/step-6"),
+    "an additional step-²": lambda run: shutil.copytree(run / LATEST, run / "checkpoints/step-²"),
     "a file named step-9": overwrite("checkpoints/step-9", b""),
-    "an unfinished step-6": lambda run: shutil.copytree(run / NEWEST, run / "checkpoints/.writing-6"),
+    "an unfinished step-6": lambda run: shutil.copytree(run / LATEST, run / "checkpoints/.writing-6"),
     "all gone": remove("checkpoints"),
     "checkpoints is a file": lambda run: (shutil.rmtree(run / "checkpoints"), (run / "checkpoints").write_text("")),
 }
@@ -189,7 +190,7 @@ FOLDER: dict[str, Damage] = {
     "the lock is a directory": as_folder("engine.lock"),
     "the log is a directory": as_folder("engine.log"),
     "model is a file": overwrite("model", b""),
-    "end.json holds garbage": overwrite("end.json", b'{"status": 7' + DEEP),
+    "end.json with garbage": overwrite("end.json", b'{"status": 7' + DEEP),
 }
 LADDER: dict[str, Damage] = {
     "ladder.json empty": overwrite("ladder.json", b""),
@@ -208,7 +209,7 @@ LADDER: dict[str, Damage] = {
 
 
 def copy(template: Path, folder: Path) -> Path:
-    """A run of its own, under the name of the template."""
+    """A copy of a run with the same name."""
     folder.mkdir(parents=True)
     run = folder / template.name
     shutil.copytree(template, run, symlinks=True)
@@ -216,9 +217,9 @@ def copy(template: Path, folder: Path) -> Path:
 
 
 def look(run: Path, runs: Path) -> list[Done]:
-    """Whatever lies there, the commands that look end cleanly and leave it as it is."""
+    """Run the commands that change nothing; each must end cleanly."""
     found = []
-    for arguments in LOOKS:
+    for arguments in READ_COMMANDS:
         done = ftbench(*[run.name if word == "RUN" else word for word in arguments], runs=runs)
         assert not done.clean, f"{arguments[0]}: {done.clean}: {done.err[-300:]}"
         found.append(done)
@@ -226,7 +227,7 @@ def look(run: Path, runs: Path) -> list[Done]:
 
 
 def finished(table: Table, folder: Path, part: str, damages: dict[str, Damage], template: Path) -> None:
-    """Of a finished run: look, then resume, which repairs or refuses."""
+    """Damage a finished run, run the commands, then resume, which repairs or refuses."""
     for number, (name, damage) in enumerate(damages.items()):
         with table.attack(f"{part}: {name}") as say:
             run = copy(template, folder / f"{part}{number}")
@@ -234,13 +235,13 @@ def finished(table: Table, folder: Path, part: str, damages: dict[str, Damage], 
             look(run, run.parent)
             done = ftbench("resume", run.name, runs=run.parent)
             assert not done.clean, f"resume: {done.clean}: {(done.err or done.out)[-300:]}"
-            say(f"resume: {done.code}, {last_words(done)}")
+            say(f"resume: {done.code}, {last_line(done)}")
 
 
 def killed(
     table: Table, folder: Path, part: str, damages: dict[str, Damage], template: Path, expected: dict[int, list[float]]
 ) -> None:
-    """Of a killed run: look, then resume: it finishes with the losses it would have had, or is refused."""
+    """Damage a killed run, run the commands, then resume: it finishes with the same losses, or is refused."""
     for number, (name, damage) in enumerate(damages.items()):
         with table.attack(f"{part}: {name}") as say:
             run = copy(template, folder / f"{part}{number}")
@@ -249,16 +250,16 @@ def killed(
             done = ftbench("resume", run.name, runs=run.parent)
             assert not done.clean, f"resume: {done.clean}: {(done.err or done.out)[-300:]}"
             warned = [event["text"] for event in lines(run) if event.get("type") == "warning"]
-            say(f"resume: {done.code}, {last_words(done)}{f' ({warned[-1][:100]})' if warned else ''}")
+            say(f"resume: {done.code}, {last_line(done)}{f' ({warned[-1][:100]})' if warned else ''}")
             if done.code == 0:
                 found = losses(run)
                 assert found.get(6, [None])[-1] == expected[6][-1], "the last loss differs"
-                wait(lambda: ended(run), "the worker to go")  # noqa: B023
+                wait(lambda: ended(run), "the worker to end")  # noqa: B023
             else:
                 assert name not in HARMLESS
 
 
-def last_words(done: Done) -> str:
+def last_line(done: Done) -> str:
     text = [line for line in (done.err or done.out).strip().splitlines() if line.strip()]
     return text[-1].replace("|", "/")[:160] if text else ""
 
@@ -273,7 +274,7 @@ def ladders(table: Table, folder: Path, template: Path) -> None:
             for arguments in (["runs"], ["attach", ladder.name], ["report", ladder.name], ["resume", ladder.name]):
                 done = ftbench(*arguments, runs=runs)
                 assert not done.clean, f"{arguments[0]}: {done.clean}: {(done.err or done.out)[-300:]}"
-            say(f"resume: {done.code}, {last_words(done)}")
+            say(f"resume: {done.code}, {last_line(done)}")
 
 
 def chosen(damages: dict[str, Damage], word: str) -> dict[str, Damage]:
@@ -285,27 +286,29 @@ def main(words: list[str]) -> int:
     parts = dict(word.partition(":")[::2] for word in words)
     parts = parts or dict.fromkeys(["result", "events", "config", "checkpoint", "folder", "ladder"], "")
     with workplace() as folder:
-        whole = start(folder / "template")
-        wait(lambda: (whole / "result.json").exists() and ended(whole), "the run")
-        expected = losses(whole)
+        complete = start(folder / "template")
+        wait(lambda: (complete / "result.json").exists() and ended(complete), "the run")
+        expected = losses(complete)
         cut = start(folder / "template", "--set", "train.keep_checkpoints=3")
         wait(lambda: any(one["type"] == "checkpoint" and one["step"] == 4 for one in lines(cut)), "a checkpoint")
         kill(cut, signal.SIGKILL)
         shutil.rmtree(cut / "checkpoints" / "step-6", ignore_errors=True)
         for name, damages in (("result", RESULT), ("events", EVENTS), ("folder", FOLDER)):
             if name in parts:
-                finished(table, folder, f"{name} of a finished run", chosen(damages, parts[name]), whole)
+                finished(table, folder, f"{name} of a finished run", chosen(damages, parts[name]), complete)
         for name, damages in (("events", EVENTS), ("config", CONFIG), ("checkpoint", CHECKPOINT), ("folder", FOLDER)):
             if name in parts:
                 killed(table, folder, f"{name} of a killed run", chosen(damages, parts[name]), cut, expected)
         if "ladder" in parts:
             settings = ("train.steps=2", "train.batch=2", "evaluation.rows=2", "evaluation.max_new_tokens=2")
             words = [word for value in settings for word in ("--set", value)]
-            made = ftbench("ladder", "demo", "--rung", "lora", "--no-probe", *words, "--json", runs=folder / "climb")
-            assert made.code == 0, made.err
-            ladders(table, folder, next(path.parent for path in (folder / "climb").glob("*/ladder.toml")))
+            done = ftbench("ladder", "demo", "--rung", "lora", "--no-probe", *words, "--json", runs=folder / "ladder")
+            assert done.code == 0, done.err
+            ladders(table, folder, next(path.parent for path in (folder / "ladder").glob("*/ladder.toml")))
     return table.end()
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="part")
+    sys.exit(main(parser.parse_args().parts))

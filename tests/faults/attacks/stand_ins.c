@@ -1,7 +1,7 @@
-/* Stand-ins for a bad environment, for LD_PRELOAD: a file system whose flock fails, and a clock that jumps.
+/* Stand-ins for a bad environment, for LD_PRELOAD: failing flock, and a clock that jumps.
  *
- * $FLOCK_FAILS: the errno that every flock gets. $CLOCK_OFFSET: a file whose number of seconds is added to the time of
- * day, read anew at every call; the monotonic clock stays.
+ * $FLOCK_FAILS: errno of every flock. $CLOCK_OFFSET: a file with seconds to add to the time of day, read at every call;
+ * the monotonic clock is unchanged.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -41,14 +41,14 @@ int flock(int descriptor, int operation)
 int clock_gettime(clockid_t clock, struct timespec *now)
 {
     static int (*real)(clockid_t, struct timespec *);
-    int kept = errno, result;
+    int saved = errno, result;
     if (!real)
         real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
     result = real(clock, now);
     if (!result && clock == CLOCK_REALTIME)
         now->tv_sec += offset();
     if (!result)
-        errno = kept;
+        errno = saved;
     return result;
 }
 

@@ -1,11 +1,12 @@
-"""Kill workers in every phase, ladders, and reports while they are written; print what was lost.
+"""Kill workers in every phase, ladders, and reports while they are written; print what is lost.
 
-`python -m tests.faults.run_attacks.kills [WORKER_KILLS] [LADDER_KILLS] [REPORT_KILLS] [SEED]` (28, 8, 8 and 13 unless
-given).
+`python -m tests.faults.attacks.run_kills [WORKER_KILLS] [LADDER_KILLS] [REPORT_KILLS] [SEED]` (28, 8, 8 and 13 by
+default).
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
@@ -16,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.faults.run_attacks.common import (
+from tests.faults.attacks.run_common import (
     FTBENCH,
     TINY,
     Table,
@@ -38,20 +39,20 @@ MOMENTS: list[tuple[str, dict[str, Any]]] = [
     ("model", {"type": "phase", "name": "model"}),
     ("baseline", {"type": "phase", "name": "baseline"}),
     ("base scored", {"type": "eval", "when": "before"}),
-    ("training begins", {"type": "phase", "name": "training"}),
+    ("training starts", {"type": "phase", "name": "training"}),
     ("plan", {"type": "plan"}),
     ("step 1", {"type": "step", "step": 1}),
-    ("step 2, its checkpoint being written", {"type": "step", "step": 2}),
+    ("step 2, while its checkpoint is written", {"type": "step", "step": 2}),
     ("checkpoint 2", {"type": "checkpoint", "step": 2}),
     ("validation", {"type": "eval", "when": "during"}),
     ("step 5", {"type": "step", "step": 5}),
-    ("last step, its checkpoint being written", {"type": "step", "step": 6}),
+    ("last step, while its checkpoint is written", {"type": "step", "step": 6}),
     ("evaluation", {"type": "phase", "name": "evaluation"}),
     ("tuned model scored", {"type": "eval", "when": "after", "split": "test"}),
     ("saving", {"type": "phase", "name": "saving"}),
     ("end", {"type": "end"}),
 ]
-TIMES = {
+DIFFERING = {
     "seconds",
     "step_seconds",
     "tokens_per_second",
@@ -62,38 +63,40 @@ TIMES = {
     "name",
     "predicted",
 }
-"""Fields of `result.json` that are measured, or are each run's own."""
+"""Fields of `result.json` that are measurements or differ between equal runs."""
 
 
-def comparable(run: Path) -> dict[str, Any]:
+def equal_fields(run: Path) -> dict[str, Any]:
+    """The result without the fields that differ between equal runs."""
     table: dict[str, Any] = json.loads((run / "result.json").read_text())
     for score in (table["before"], table["after"]):
         score.pop("seconds")
-    return {key: value for key, value in table.items() if key not in TIMES}
+    return {key: value for key, value in table.items() if key not in DIFFERING}
 
 
 def reached(run: Path, moment: dict[str, Any], after: int) -> bool:
-    """Whether the life that began after so many events has come there."""
-    fresh = lines(run)[after:]
-    return any(moment.items() <= event.items() for event in fresh)
+    """Whether an event with the fields of `moment` has been logged after the first `after` events."""
+    return any(moment.items() <= event.items() for event in lines(run)[after:])
 
 
 def kill_workers(table: Table, folder: Path, kills: int, rng: random.Random) -> None:
     reference = start(folder / "reference")
     wait(lambda: (reference / "result.json").exists() and ended(reference), "the reference run")
-    expected, curve = comparable(reference), losses(reference)
+    expected, curve = equal_fields(reference), losses(reference)
     done = 0
     while done < kills:
-        run, here = start(folder / "runs"), 0
+        run, kills_of_run = start(folder / "runs"), 0
         after = 0
-        while here < 5 and done < kills:
-            name, moment = MOMENTS[(done * 5 + 2 * here) % len(MOMENTS)] if rng.random() < 0.8 else rng.choice(MOMENTS)
+        while kills_of_run < 5 and done < kills:
+            name, moment = (
+                MOMENTS[(done * 5 + 2 * kills_of_run) % len(MOMENTS)] if rng.random() < 0.8 else rng.choice(MOMENTS)
+            )
             with table.attack(f"SIGKILL of a worker at: {name}") as say:
                 wait(lambda: reached(run, moment, after) or ended(run), name)  # noqa: B023
                 time.sleep(rng.choice([0.0, 0.0, 0.02, 0.1]))
                 killed = kill(run)
-                done, here = done + killed, here + 1
-                say("killed" if killed else "it had ended before")
+                done, kills_of_run = done + killed, kills_of_run + 1
+                say("killed" if killed else "already ended")
                 after = len(lines(run))
                 if (run / "result.json").exists():
                     say("finished")
@@ -103,14 +106,14 @@ def kill_workers(table: Table, folder: Path, kills: int, rng: random.Random) -> 
                 say("resumed" if again.code == 0 else again.err.strip()[:120])
                 if "already finished" in again.err:
                     break
-        with table.attack(f"the run after {here} kills"):
+        with table.attack(f"the run after {kills_of_run} kills"):
             wait(lambda: ended(run), "the end")  # noqa: B023
             if not (run / "result.json").exists():
                 ftbench("resume", run.name, runs=run.parent)
             shown = ftbench("runs", "--json", runs=run.parent)
             assert [one["state"] for one in json.loads(shown.out) if one["name"] == run.name] == ["finished"], shown.out
             if (run / "result.json").exists():
-                assert comparable(run) == expected, differing(comparable(run), expected)
+                assert equal_fields(run) == expected, differing(equal_fields(run), expected)
             found = losses(run)
             assert all(set(values) == set(curve[step]) for step, values in found.items()), "a loss differs"
             assert set(found) == set(curve), "a step is missing"
@@ -131,18 +134,18 @@ def state(ladder: Path) -> dict[str, Any]:
 def kill_ladders(table: Table, folder: Path, kills: int, rng: random.Random) -> Path:
     runs = folder / "ladders"
     rungs = ["--rung", "lora", "--rung", "full", "--no-probe", *pairs(TINY, "adapter.")]
-    made = ftbench("ladder", "demo", *rungs, "--detach", "--json", runs=runs)
-    assert made.code == 0, made.err
-    ladder = Path(json.loads(made.out)["path"])
+    done = ftbench("ladder", "demo", *rungs, "--detach", "--json", runs=runs)
+    assert done.code == 0, done.err
+    ladder = Path(json.loads(done.out)["path"])
     finished: dict[str, bytes] = {}
     for number in range(kills):
-        with table.attack(f"SIGKILL of {'a ladder' if number % 2 else 'its live run'}") as say:
+        with table.attack(f"SIGKILL of {'a ladder' if number % 2 else 'its active run'}") as say:
             time.sleep(rng.uniform(0, 12))
             live = [runs / entry["run"] for entry in state(ladder)["entries"] if entry["run"]]
             victim = ladder if number % 2 else next((run for run in live if pid_of(run)), ladder)
-            say("killed" if kill(victim) else "it had ended")
+            say("killed" if kill(victim) else "already ended")
             for path, content in finished.items():
-                assert Path(path).read_bytes() == content, f"{path} was lost or run again"
+                assert Path(path).read_bytes() == content, f"{path} was lost or repeated"
             for entry in state(ladder)["entries"]:
                 if entry["status"] == "finished":
                     result = runs / entry["run"] / "result.json"
@@ -159,17 +162,17 @@ def kill_ladders(table: Table, folder: Path, kills: int, rng: random.Random) -> 
         assert state(ladder)["status"] == "finished", state(ladder)["reason"]
         assert (ladder / "report.html").read_text().rstrip().endswith("</html>")
         for path, content in finished.items():
-            assert Path(path).read_bytes() == content, f"{path} was lost or run again"
+            assert Path(path).read_bytes() == content, f"{path} was lost or repeated"
     return ladder
 
 
 def kill_reports(table: Table, ladder: Path, kills: int, rng: random.Random) -> None:
-    """The command and whatever it started, at a random moment of its work."""
+    """Kill the command and its children at a random moment."""
     pages = [ladder / "report.html", ladder / "report.md"]
-    whole = [page.read_bytes() for page in pages]
-    began = time.monotonic()
+    complete = [page.read_bytes() for page in pages]
+    started = time.monotonic()
     assert ftbench("report", ladder.name, runs=ladder.parent).code == 0
-    longest = time.monotonic() - began
+    longest = time.monotonic() - started
     for _ in range(kills):
         with table.attack("SIGKILL while a report is written") as say:
             environment = {**os.environ, "FTBENCH_RUNS": str(ladder.parent)}
@@ -184,7 +187,7 @@ def kill_reports(table: Table, ladder: Path, kills: int, rng: random.Random) -> 
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             say("killed")
-            for page, before in zip(pages, whole, strict=True):
+            for page, before in zip(pages, complete, strict=True):
                 now = page.read_bytes()
                 assert abs(len(now) - len(before)) < 2000, f"{page.name} has {len(now)} bytes, not {len(before)}"
                 assert page.suffix != ".html" or now.rstrip().endswith(b"</html>"), "half a page"
@@ -193,7 +196,7 @@ def kill_reports(table: Table, ladder: Path, kills: int, rng: random.Random) -> 
         assert done.code == 0, done.err
 
 
-def main(workers: int = 28, ladders: int = 8, reports: int = 8, seed: int = 13) -> int:
+def main(workers: int, ladders: int, reports: int, seed: int) -> int:
     table, rng = Table("kills"), random.Random(seed)
     with workplace() as folder:
         kill_workers(table, folder, workers, rng)
@@ -203,4 +206,7 @@ def main(workers: int = 28, ladders: int = 8, reports: int = 8, seed: int = 13) 
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(int, sys.argv[1:])))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("workers", 28), ("ladders", 8), ("reports", 8), ("seed", 13)):
+        parser.add_argument(name, nargs="?", type=int, default=default)
+    sys.exit(main(**vars(parser.parse_args())))

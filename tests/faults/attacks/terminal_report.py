@@ -1,4 +1,4 @@
-"""What attacks have in common: a world to break, a terminal to look at, a report."""
+"""Shared by attacks in a terminal: an isolated environment, checks of the terminal, a report."""
 
 from __future__ import annotations
 
@@ -10,50 +10,50 @@ from pathlib import Path
 from hostile import HIDDEN, OURS, SENT
 from screen import Terminal
 
-ATTEMPTS = 64
-"""Strings drawn."""
+STRING_COUNT = 64
+"""Number of strings drawn."""
 MODES = (1049, 1000, 1002, 1003, 1006, 2004, 1004)
-"""Alternate screen, mouse, pasting, focus: off when a command has gone."""
-TOO_LONG = 20.0
-"""Seconds for a command that has nothing to load."""
+"""Alternate screen, mouse, bracketed paste, focus: must be off after a command has ended."""
+MAX_SECONDS = 20.0
+"""For a command that loads no model."""
 
 
 @dataclass
 class Report:
-    """What was tried and what broke a promise."""
+    """Number of attempts, and the failures."""
 
     counts: dict[str, int] = field(default_factory=dict)
-    broken: list[tuple[str, str]] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
 
-    def tried(self, kind: str, what: str, wrong: str) -> None:
+    def add(self, kind: str, what: str, wrong: str) -> None:
         self.counts[kind] = self.counts.get(kind, 0) + 1
         if wrong:
-            self.broken.append((f"{kind}: {what}", wrong))
-        print(f"{'BROKEN' if wrong else 'ok':<7}{kind}: {what}{f': {wrong}' if wrong else ''}"[:400], flush=True)
+            self.failures.append((f"{kind}: {what}", wrong))
+        print(f"{'FAILED' if wrong else 'ok':<7}{kind}: {what}{f': {wrong}' if wrong else ''}"[:400], flush=True)
 
     def table(self) -> str:
-        lines = ["| attack | tries | broke a promise |", "|---|---:|---:|"]
+        lines = ["| attack | attempts | failures |", "|---|---:|---:|"]
         for kind, count in self.counts.items():
-            lines.append(f"| {kind} | {count} | {sum(what.startswith(f'{kind}: ') for what, _ in self.broken)} |")
-        return "\n".join([*lines, "", *(f"- {what}: {wrong}" for what, wrong in self.broken)])
+            lines.append(f"| {kind} | {count} | {sum(what.startswith(f'{kind}: ') for what, _ in self.failures)} |")
+        return "\n".join([*lines, "", *(f"- {what}: {wrong}" for what, wrong in self.failures)])
 
 
-def world(folder: Path) -> dict[str, str]:
-    """An environment in which nothing of the user's is read or written."""
+def isolated_environment(folder: Path) -> dict[str, str]:
+    """Environment variables with which nothing of the user is read or written."""
     names = ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "FTBENCH_RUNS", "FTBENCH_LOCKS", "HF_HOME")
     (folder / "tmp").mkdir(exist_ok=True)
-    own = {name: str(folder / name.lower()) for name in names}
-    return {**own, "HF_HUB_OFFLINE": "1", "TMPDIR": str(folder / "tmp"), "OMP_NUM_THREADS": "1", "EDITOR": "true"}
+    folders = {name: str(folder / name.lower()) for name in names}
+    return {**folders, "HF_HUB_OFFLINE": "1", "TMPDIR": str(folder / "tmp"), "OMP_NUM_THREADS": "1", "EDITOR": "true"}
 
 
-BEGINS, STRINGS = ("\x1b[", "\x9b"), ("\x1b]", "\x9d")
-"""Of a control sequence, and of an operating system command."""
-ENDS = ("\x07", "\x1b\\", "\x9c", "")
-"""Of a control string; the last has none."""
+CSI, OSC = ("\x1b[", "\x9b"), ("\x1b]", "\x9d")
+"""Introducers of a control sequence and of an operating system command."""
+TERMINATORS = ("\x07", "\x1b\\", "\x9c", "")
+"""Ends of a control string; the last one is unterminated."""
 
 
-def draw_strings(rng: random.Random, count: int = ATTEMPTS) -> list[str]:
-    """Control sequences by their grammar (ECMA-48, xterm, kitty, tmux), hidden characters by Unicode's properties."""
+def draw_strings(rng: random.Random, count: int = STRING_COUNT) -> list[str]:
+    """Control sequences by their grammar (ECMA-48, xterm, kitty, tmux) and hidden characters by Unicode properties."""
     finals = "@ABCDEFGHIJKLMPSTXZ`abcdefghilmnpqrstuxyz{|}~"
     hidden = [chr(code) for code in range(0x80, 0x110000) if HIDDEN.match(chr(code)) and not 0xD800 <= code < 0xE000]
 
@@ -61,9 +61,9 @@ def draw_strings(rng: random.Random, count: int = ATTEMPTS) -> list[str]:
         numbers = ";".join(str(rng.randrange(3000)) for _ in range(rng.randrange(5)))
         csi = f"{rng.choice(['', '?', '>', '=', '<'])}{numbers}{rng.choice(['', ' ', '$', '!', chr(34)])}"
         kinds = [
-            lambda: f"{rng.choice(BEGINS)}{csi}{rng.choice(finals)}",
-            lambda: f"{rng.choice(STRINGS)}{rng.randrange(2000)};x{rng.choice(ENDS)}",
-            lambda: f"\x1b{rng.choice('PX^_')}{rng.randrange(99)}q{rng.choice(ENDS)}",
+            lambda: f"{rng.choice(CSI)}{csi}{rng.choice(finals)}",
+            lambda: f"{rng.choice(OSC)}{rng.randrange(2000)};x{rng.choice(TERMINATORS)}",
+            lambda: f"\x1b{rng.choice('PX^_')}{rng.randrange(99)}q{rng.choice(TERMINATORS)}",
             lambda: f"\x1b{rng.choice('78=>cDEHMNOZlmno|}~')}",
             lambda: f"\x1b{rng.choice('()*+-./#% ')}{rng.choice('0AB@GFK8')}",
             lambda: "".join(chr(rng.randrange(1, 32)) for _ in range(4)) + "\x7f",
@@ -75,20 +75,20 @@ def draw_strings(rng: random.Random, count: int = ATTEMPTS) -> list[str]:
     return [one(number) for number in range(count)]
 
 
-def harm(terminal: Terminal, given: list[str]) -> str:
-    """What reached the terminal that is neither text nor ours."""
+def raw_output(terminal: Terminal, given: list[str]) -> str:
+    """A description of output that is neither visible text nor a sequence of ftbench; '' without one."""
     shown = OURS.sub(b"", terminal.bytes).decode("utf-8", "surrogateescape")
     if (left := HIDDEN.search(SENT.sub("", shown))) is not None:
         text = SENT.sub("", shown)
-        return f"a raw {left.group()!r} in {text[max(0, left.start() - 30) : left.start() + 30]!r}"
+        return f"raw {left.group()!r} in {text[max(0, left.start() - 30) : left.start() + 30]!r}"
     raw = [one for one in given if HIDDEN.search(one) and one in shown]
     if raw:
-        return f"arrived as it was: {raw[0]!r}"
+        return f"written unescaped: {raw[0]!r}"
     return "a traceback" if "Traceback (most" in shown else ""
 
 
-def left_behind(terminal: Terminal) -> str:
-    """What the terminal still has switched, by what it shows (pyte) and by its settings."""
+def modes_left_on(terminal: Terminal) -> str:
+    """A description of terminal modes that are still set; '' without one."""
     on = [mode for mode in MODES if mode << 5 in terminal.screen.mode]
     if on:
         return f"modes {on} are on"
@@ -97,8 +97,8 @@ def left_behind(terminal: Terminal) -> str:
     return ""
 
 
-def over(terminal: Terminal, seconds: float = TOO_LONG) -> str:
-    """Wait until it ends; what is wrong with how."""
+def wait_for_end(terminal: Terminal, seconds: float = MAX_SECONDS) -> str:
+    """Wait until the process ends; '' or an error if it does not."""
     try:
         terminal.leave(seconds)
     except AssertionError:
@@ -109,7 +109,7 @@ def over(terminal: Terminal, seconds: float = TOO_LONG) -> str:
 
 
 def walk(terminal: Terminal, keys: list[str], given: list[str]) -> str:
-    """Press the keys from an open bench on, then leave; what is wrong."""
+    """Open the bench, press the keys, leave; returns what is wrong, '' for nothing."""
     try:
         terminal.wait("detach", 60.0)
         for key in keys:
@@ -123,15 +123,15 @@ def walk(terminal: Terminal, keys: list[str], given: list[str]) -> str:
     if terminal.process.poll() is None:
         terminal.process.kill()
         terminal.process.wait()
-    return wrong or harm(terminal, given) or left_behind(terminal)
+    return wrong or raw_output(terminal, given) or modes_left_on(terminal)
 
 
 def leave(terminal: Terminal) -> str:
-    """Escape until the bench is there, and q; apart, for escape and a letter at once are another key."""
-    deadline = time.monotonic() + TOO_LONG
+    """Press escape and q until the bench ends; with a pause, because escape followed by a letter is another key."""
+    deadline = time.monotonic() + MAX_SECONDS
     while terminal.process.poll() is None and time.monotonic() < deadline:
         for key in ("escape", "q"):
             if terminal.process.poll() is None:
                 terminal.press(key)
                 terminal.read(1.0)
-    return over(terminal, 1.0)
+    return wait_for_end(terminal, 1.0)

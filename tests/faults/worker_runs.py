@@ -1,4 +1,4 @@
-"""Starting, watching, killing and comparing real workers, for the fault tests."""
+"""Start, follow, kill and compare runs with real workers, for the fault tests."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ TWO_EPOCHS = [
     *("--set", "evaluation.rows=2"),
     *("--set", "evaluation.max_new_tokens=4"),
 ]
-"""Twelve steps over 32 rows: the second epoch begins at step 9, and each step is two passes."""
+"""Twelve steps over 32 rows: the second epoch starts at step 9, and each step has two micro-batches."""
 DROPOUT = ["--set", "adapter.dropout=0.1"]
-"""So that random numbers are drawn, whose state a checkpoint must keep."""
+"""With dropout, checkpoints must save the state of random generators."""
 
 
 def start(runs: Path, *arguments: str, preset: str = "demo-lora") -> RunDir:
-    """A detached run."""
+    """Start a detached run."""
     done = ftbench("run", preset, *arguments, "--detach", "--runs", str(runs))
     assert done.returncode == 0, done.stderr
     return RunDir(max(runs.iterdir(), key=lambda path: path.name))
@@ -56,7 +56,7 @@ def wait_for(run: RunDir, kind: str, seconds: float = 120, **fields: Any) -> dic
     raise AssertionError(f"no {kind} {fields} in {seconds} s")
 
 
-def wait_until_over(run: RunDir, seconds: float = 180) -> None:
+def wait_for_end(run: RunDir, seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while run.is_live():
         assert time.monotonic() < deadline, "still running"
@@ -64,15 +64,15 @@ def wait_until_over(run: RunDir, seconds: float = 180) -> None:
 
 
 def kill(run: RunDir) -> None:
-    """SIGKILL, and wait until the kernel has let go of the lock."""
+    """SIGKILL, and wait until the kernel has released the lock."""
     pid = run.pid()
     if pid is not None:
         os.kill(pid, signal.SIGKILL)
-    wait_until_over(run)
+    wait_for_end(run)
 
 
 def losses(run: RunDir) -> dict[int, float]:
-    """Step -> loss; a step done again after a kill must have given the same."""
+    """Step -> loss; asserts that a step repeated after a kill has the same loss."""
     found: dict[int, float] = {}
     for event in events_of(run.path):
         if event["type"] == "step":
@@ -80,11 +80,11 @@ def losses(run: RunDir) -> dict[int, float]:
     return found
 
 
-def kill_at_a_random_moment(run: RunDir, rng: random.Random, longest: float) -> None:
-    """Up to `longest` seconds after this life of the run has made its first step; saving included."""
-    seen = time.monotonic() + 120
+def kill_at_random_moment(run: RunDir, rng: random.Random, longest: float) -> None:
+    """Kill up to `longest` seconds after the first step of the current worker process, including while saving."""
+    limit = time.monotonic() + 120
     while run.is_live() and not _stepping(run):
-        assert time.monotonic() < seen, "never made a step"
+        assert time.monotonic() < limit, "no step"
         time.sleep(0.005)
     deadline = time.monotonic() + rng.uniform(0, longest)
     while time.monotonic() < deadline and run.is_live():
@@ -93,17 +93,17 @@ def kill_at_a_random_moment(run: RunDir, rng: random.Random, longest: float) -> 
 
 
 def _stepping(run: RunDir) -> bool:
-    """Whether the newest life has made a step; earlier lives' steps are in the same file."""
+    """Whether the current worker process has completed a step; the file also has steps of earlier processes."""
     steps = 0
     for event in Follower(run.events_file).read():
         steps = 0 if isinstance(event, Hello) else steps + isinstance(event, Step)
     return steps > 0
 
 
-def claims_and_loads(run: RunDir) -> tuple[int, int]:
-    """(checkpoint folders with a manifest, those of them whose every file agrees with it and whose tensors load)."""
-    claimed = [folder for folder in run.checkpoints.glob("step-*") if (folder / "manifest.json").exists()]
-    return len(claimed), sum(problem_with(folder) is None and _loads(folder) for folder in claimed)
+def manifests_and_complete(run: RunDir) -> tuple[int, int]:
+    """(checkpoints with a manifest, those of them with matching files and loadable tensors)."""
+    folders = [folder for folder in run.checkpoints.glob("step-*") if (folder / "manifest.json").exists()]
+    return len(folders), sum(problem_with(folder) is None and _loads(folder) for folder in folders)
 
 
 def _loads(folder: Path) -> bool:

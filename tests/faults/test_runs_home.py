@@ -12,7 +12,7 @@ from screen import Terminal
 
 from engine.runs import run_dir
 from engine.runs.run_dir import RunDir
-from faults.test_bench_story import PRESET, begin
+from faults.test_bench_story import PRESET, launch
 from faults.worker_runs import kill, wait_for_end
 
 STEPS = 2000
@@ -59,7 +59,7 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[User]:
 
 def test_a_run_is_found_training_after_a_login_in_another_directory(user: User) -> None:
     first = user.log_in(user.project)
-    begin(first)
+    launch(first)
     first.hang_up()
     (run,) = user.runs()
     assert run.is_live() and run.started_in() == str(user.project)

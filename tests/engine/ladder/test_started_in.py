@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.ladder.__main__ import begin
+from engine.ladder.__main__ import load_or_create
 from engine.ladder.runner import LadderRunner
 from engine.runs import ladder_dir, launch, run_dir
 from engine.runs.ladder import LadderRun, SharedWork
@@ -34,7 +34,7 @@ def test_runs_of_a_ladder_record_the_directory_it_was_started_from(
     monkeypatch.chdir(folder.path)
     monkeypatch.setattr(launch, "launch", refuse)
     plan = folder.plan()
-    ladder = begin(folder, plan)
+    ladder = load_or_create(folder, plan)
     ladder.work = SharedWork(
         model="", data="", train=1, validation=1, test=9, tokens=1, steps=1, batch=1, metric="json"
     )

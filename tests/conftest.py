@@ -7,6 +7,37 @@ import signal
 from pathlib import Path
 
 import pytest
+from places import TESTS
+
+SLOW = (
+    "faults",
+    "gpu",
+    "tui/screens",
+    "tui/widgets",
+    "tui/test_palette.py",
+    "tui/test_snapshots.py",
+    "tui/cli/test_demo.py",
+    "engine/training",
+    "engine/worker",
+    "engine/methods",
+    "engine/evaluation",
+    "engine/memory/test_dry_run",
+    "engine/memory/test_layer_extrapolation.py",
+    "engine/memory/test_plan_question.py",
+    "engine/memory/test_probe.py",
+    "engine/config/test_plugins.py",
+    "engine/hardware/test_nvml.py",
+    "engine/ladder/test_ladder.py",
+    "engine/ladder/test_ladder_verdict.py",
+    "engine/ladder/test_page.py",
+    "engine/data/test_changed_rows.py",
+    "engine/data/test_data_fuzz.py",
+    "engine/data/test_data_page.py",
+    "engine/data/test_data_render_once.py",
+    "engine/data/test_small_data.py",
+)
+"""Folders and files, by the start of their path, that load torch, start workers or draw the workbench. The others take
+two minutes on two cores: `pytest -m "not slow"`."""
 
 # Two workers with two threads each on two cores slow each other down by spinning; tests do not measure speed.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,10 +48,17 @@ for ignorable in (signal.SIGQUIT, signal.SIGTSTP, signal.SIGHUP):
     signal.signal(ignorable, signal.SIG_DFL)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests below SLOW."""
+    for item in items:
+        if item.path.is_relative_to(TESTS) and item.path.relative_to(TESTS).as_posix().startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def isolated_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No file of the user is read or written."""
-    for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "FTBENCH_LOCKS", "HF_HOME"):
+    for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "FTBENCH_LOCKS", "HF_HOME"):
         folder = tmp_path / "world" / name.lower()
         folder.mkdir(parents=True)
         monkeypatch.setenv(name, str(folder))

@@ -39,6 +39,16 @@ def result_of(tmp_path: Path, name: str) -> Any:
     return json.loads((tmp_path / "runs" / name / "result.json").read_text())
 
 
+def check_that_report_writes_again(folder: LadderDir) -> None:
+    """`ftbench report` writes page and Markdown again and prints Markdown and JSON; costs no ladder of its own."""
+    folder.page.unlink()
+    done = ftbench("report", "last")
+    assert done.returncode == 0 and str(folder.page) in done.stdout and folder.page.exists()
+    assert ftbench("report", "last", "--markdown").stdout == folder.markdown.read_text()
+    assert json.loads(ftbench("report", "last", "--json").stdout)["name"] == folder.name
+    assert ftbench("report", "nothing").returncode == 2
+
+
 def test_three_methods_do_the_same_work_and_get_a_verdict(tmp_path: Path) -> None:
     done = ftbench("ladder", "demo", *MICRO)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -62,6 +72,7 @@ def test_three_methods_do_the_same_work_and_get_a_verdict(tmp_path: Path) -> Non
     assert "total: about" in done.stdout and "quality: " in done.stdout
     assert f"report: {folder.page}" in done.stdout
     assert folder.page.stat().st_size > 20_000 and folder.markdown.read_text().startswith("# ")
+    check_that_report_writes_again(folder)
 
 
 def test_repeating_a_ladder_reuses_its_runs_and_another_seed_runs_only_that_seed(tmp_path: Path) -> None:
@@ -123,14 +134,3 @@ def test_a_ladder_that_cannot_compare_is_refused_and_leaves_no_files(
     assert done.returncode == 2
     assert text in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "runs").exists() or not any((tmp_path / "runs").iterdir())
-
-
-def test_report_writes_page_and_markdown_and_prints_json(tmp_path: Path) -> None:
-    ladder("--rung", "lora", "--no-probe")
-    folder = only_ladder(tmp_path)
-    folder.page.unlink()
-    done = ftbench("report", "last")
-    assert done.returncode == 0 and str(folder.page) in done.stdout and folder.page.exists()
-    assert ftbench("report", "last", "--markdown").stdout == folder.markdown.read_text()
-    assert json.loads(ftbench("report", "last", "--json").stdout)["name"] == folder.name
-    assert ftbench("report", "nothing").returncode == 2

@@ -1,6 +1,6 @@
-"""Writes `docs/configuration.md` and `docs/keys.md` from the schema and the key table: `python docs/generate.py`.
+"""Generate `docs/configuration.md` and `docs/keys.md` from the schema and the key table: `python docs/generate.py`.
 
-A test compares the committed pages with what this prints, so they cannot go out of date.
+A test compares the committed pages with the generated text, so they cannot go out of date.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SCREENS = {
 
 
 def configuration() -> str:
-    """The page of every preset key."""
+    """Return the page that lists every preset key."""
     lines = [
         "# Configuration",
         "",
@@ -85,7 +85,7 @@ def configuration() -> str:
 
 
 def keys() -> str:
-    """The page of every key binding."""
+    """Return the page that lists every key binding."""
     lines = [
         "# Keys",
         "",
@@ -99,14 +99,14 @@ def keys() -> str:
 
 
 def _fields(struct: type[msgspec.Struct]) -> Iterator[tuple[str, ast.expr, str, str]]:
-    """(name, type, default, meaning) of every field, from the class's own source."""
+    """Yield (name, type, default, meaning) of every field, parsed from the class's source."""
     source = ast.parse(inspect.getsource(struct)).body[0]
     assert isinstance(source, ast.ClassDef)
     for node, following in zip(source.body, [*source.body[1:], None], strict=True):
         if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
             continue
-        says = following.value if isinstance(following, ast.Expr) else None
-        meaning = str(says.value) if isinstance(says, ast.Constant) else ""
+        docstring = following.value if isinstance(following, ast.Expr) else None
+        meaning = str(docstring.value) if isinstance(docstring, ast.Constant) else ""
         default = getattr(struct(), node.target.id)
         yield node.target.id, node.annotation, _value(default), " ".join(meaning.split())
 
@@ -116,7 +116,7 @@ def _row(prefix: str, name: str, kind: ast.expr, default: str, meaning: str) -> 
 
 
 def _plain(annotation: ast.expr) -> str:
-    """A type as a reader of TOML would say it: `int, 1 to 9`, `auto, bf16, fp32`."""
+    """Format a type annotation for readers of TOML: `int, ≥ 1 and ≤ 9`, `auto, bf16, fp32`."""
     match annotation:
         case ast.Constant(value=None):
             return ""
@@ -149,7 +149,7 @@ def _value(value: object) -> str:
 
 
 def _keys(names: str) -> str:
-    return ", ".join(f"`{key.replace('question_mark', '?').replace('slash', '/')}`" for key in names.split(","))
+    return ", ".join(f"`{commands.displayed(key)}`" for key in names.split(","))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""`python -m engine RUN_DIR`: takes the run's lock, says hello, waits for its device, then hands over to the worker.
+"""`python -m engine RUN_DIR`: takes the run's lock, writes `hello`, waits in the device queue, then starts the worker.
 
-Nothing heavy is imported before the hello: whoever launched the run sees it alive within half a second.
+Imports nothing heavy before `hello`, so that the launcher sees a live run within half a second.
 """
 
 from __future__ import annotations
@@ -44,25 +44,25 @@ def main(arguments: list[str]) -> int:
         print(error.line, file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"{run.lock_file} cannot be locked: {error.strerror}", file=sys.stderr)
+        print(f"cannot lock {run.lock_file}: {error.strerror}", file=sys.stderr)
         return 1
     if lock is None:
-        print(f"{run.name} is running already", file=sys.stderr)
+        print(f"{run.name} is already running", file=sys.stderr)
         return 2
     try:
         locks.sign(lock, str(os.getpid()))
         return live(run, frozen)
     except OSError as error:
-        do = "free some space, then resume" if no_room(error) else f"check it, then `ftbench resume {run.name}`"
-        reason = f"{error.filename or run.path}: {error.strerror}; {do}"
+        do = "free disk space" if no_room(error) else "check the path"
+        reason = f"{error.strerror}: {error.filename or run.path}; {do}, then run `ftbench resume {run.name}`"
         end_record.write(run.end_file, EndRecord(status="failed", reason=reason, t=time.time()))
-        with contextlib.suppress(OSError):  # the raw log may be on the same full disk
+        with contextlib.suppress(OSError):  # engine.log may be on the same full disk
             print(reason, file=sys.stderr, flush=True)
         return 1
 
 
 def live(run: RunDir, frozen: Frozen) -> int:
-    """One life of a run, from its hello to its end; returns the exit status. Raises OSError where it cannot begin."""
+    """Execute the run from `hello` to `end` and return the exit status. Raises OSError if it cannot start."""
     stopping = StopRequest()
     stopping.listen()
     last = last_event(run.events_file)
@@ -75,43 +75,43 @@ def live(run: RunDir, frozen: Frozen) -> int:
     hello.config = set_values(frozen.config)
     log.write(hello)
     if isinstance(last, End) and last.status == "finished" and run.model.is_dir():
-        write_end(run, frozen, log, End(status="finished", reason=""))  # only its result was lost
+        write_end(run, frozen, log, End(status="finished", reason=""))  # finished before, only its result is missing
         return 0
 
-    card = visible_card()
-    came = time.time() if resumed else frozen.created  # who paused has had its turn, and takes its place anew
+    device = visible_card()
+    queued_since = time.time() if resumed else frozen.created  # a resumed run goes to the end of the queue
 
-    def told(note: str) -> None:
+    def log_place(note: str) -> None:
         log.write(Phase(name="waiting", note=note))
 
-    def given_up() -> bool:
+    def cancelled() -> bool:
         return stopping.asked or not run.path.exists()
 
     try:
-        held = wait_turn(card, came, run.path, told, given_up) if frozen.wait else True
+        acquired = wait_turn(device, queued_since, run.path, log_place, cancelled) if frozen.wait else True
     except UserError as error:
-        log.write(Error(text=error.line, user=True))
+        log.write(Error(text=error.line, user=True, code=error.code))
         write_end(run, frozen, log, End(status="failed", reason=error.line))
         return 2
-    if not run.path.exists():  # deleted while it waited: there is nothing to work on, nor to tell it in
+    if not run.path.exists():  # deleted while waiting
         return 0
-    if not held:
-        reason = "stopped while waiting for the card; `ftbench resume` starts it again"
+    if not acquired:
+        reason = f"stopped while waiting in the device queue; run `ftbench resume {run.name}` to start it"
         write_end(run, frozen, log, End(status="stopped", reason=reason))
         return 0
 
     try:
-        from engine.worker.main import work
+        from engine.worker.main import work  # imports torch and transformers: only once the device is free
     except (ImportError, MemoryError, SystemError, RuntimeError) as error:  # a broken package, no memory, no threads
-        reason = f"the libraries cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        log.write(Error(text=reason))
+        reason = f"cannot import the libraries: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        log.write(Error(text=reason, code="run.import_failed"))
         write_end(run, frozen, log, End(status="failed", reason=reason))
         return 1
     return work(run, frozen, log, stopping)
 
 
 def visible_card() -> str:
-    """The card this run will use, as a lock's name: the first that CUDA_VISIBLE_DEVICES leaves, or cpu."""
+    """Name of the device in the queue: the first entry of CUDA_VISIBLE_DEVICES, GPU `0`, or `cpu`."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         first = visible.split(",")[0].strip()

@@ -1,4 +1,4 @@
-"""Debian's headless Chromium over its DevTools pipe, for tests of pages: what it asks for, logs and lays out."""
+"""Headless Chromium controlled over its DevTools pipe, to test a page's requests, console and layout."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions",
     "--remote-debugging-pipe",
 )  # fmt: skip
-PATIENCE = 60.0
-"""Seconds to wait for an answer; a loaded machine is slow to start a browser."""
+TIMEOUT = 60.0
+"""Seconds to wait for a response; a browser starts slowly on a loaded machine."""
 
 
 class Browser:
     """One page of one browser."""
 
-    def __init__(self, process: subprocess.Popen[bytes], to: int, answers: int) -> None:
-        self.process, self._to, self._answers = process, to, answers
-        self._number, self._rest, self._session = 0, b"", ""
+    def __init__(self, process: subprocess.Popen[bytes], commands: int, responses: int) -> None:
+        self.process, self._commands, self._responses = process, commands, responses
+        self._id, self._buffer, self._session = 0, b"", ""
         self.events: list[dict[str, Any]] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -38,97 +38,97 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> Any:
-        """The answer to one command; events on the way are kept."""
-        self._number += 1
-        message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
+        """Send a command and return its result. Events received before it are stored."""
+        self._id += 1
+        message: dict[str, Any] = {"id": self._id, "method": method, "params": parameters}
         if self._session:
             message["sessionId"] = self._session
-        os.write(self._to, json.dumps(message).encode() + b"\0")
+        os.write(self._commands, json.dumps(message).encode() + b"\0")
         while True:
-            answer = self._read()
-            if answer.get("id") != self._number:
-                self.events.append(answer)
-            elif "error" in answer:
-                raise RuntimeError(f"{method}: {answer['error']}")
+            response = self._read()
+            if response.get("id") != self._id:
+                self.events.append(response)
+            elif "error" in response:
+                raise RuntimeError(f"{method}: {response['error']}")
             else:
-                return answer["result"]
+                return response["result"]
 
     def open(self, url: str, width: int, dark: bool = False, media: str = "") -> None:
-        """Load a page anew and wait until it is laid out."""
+        """Load a page and wait until it is laid out."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", media=media, features=[scheme])
         self.events.clear()
         self.call("Page.navigate", url=url)
-        limit = time.monotonic() + PATIENCE
+        limit = time.monotonic() + TIMEOUT
         while self.value("document.readyState") != "complete" or self.value("location.href") == "about:blank":
             assert time.monotonic() < limit, "the page did not load"
             time.sleep(0.05)
         self.value("new Promise(done => requestAnimationFrame(() => setTimeout(done, 50)))")
 
     def value(self, expression: str) -> Any:
-        """What a JavaScript expression gives."""
+        """The value of a JavaScript expression."""
         found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
     def requests(self) -> list[str]:
-        """Addresses the page asked for since it was opened, its own included; data: addresses ask nobody."""
-        sent = [event["params"]["request"]["url"] for event in self._seen("Network.requestWillBeSent")]
+        """URLs requested since the page was opened, including its own, without data: URLs."""
+        sent = [event["params"]["request"]["url"] for event in self._events_of("Network.requestWillBeSent")]
         return [url for url in sent if not url.startswith("data:")]
 
-    def complaints(self) -> list[str]:
-        """Everything on the console, exceptions included."""
-        logged = [event["params"]["entry"]["text"] for event in self._seen("Log.entryAdded")]
-        thrown = [str(event["params"]["exceptionDetails"]) for event in self._seen("Runtime.exceptionThrown")]
-        called = [str(event["params"]["args"]) for event in self._seen("Runtime.consoleAPICalled")]
+    def console(self) -> list[str]:
+        """Everything on the console, including exceptions."""
+        logged = [event["params"]["entry"]["text"] for event in self._events_of("Log.entryAdded")]
+        thrown = [str(event["params"]["exceptionDetails"]) for event in self._events_of("Runtime.exceptionThrown")]
+        called = [str(event["params"]["args"]) for event in self._events_of("Runtime.consoleAPICalled")]
         return logged + thrown + called
 
     def screenshot(self, path: Path, clip: dict[str, float] | None = None) -> None:
-        """The whole page, or a part of it, as PNG."""
-        more = {"clip": {**clip, "scale": 1}} if clip else {}
-        found = self.call("Page.captureScreenshot", captureBeyondViewport=True, **more)
+        """Save the page, or a part of it, as PNG."""
+        clipped = {"clip": {**clip, "scale": 1}} if clip else {}
+        found = self.call("Page.captureScreenshot", captureBeyondViewport=True, **clipped)
         path.write_bytes(base64.b64decode(found["data"]))
 
     def pdf(self, path: Path) -> None:
         found = self.call("Page.printToPDF", preferCSSPageSize=True, printBackground=True)
         path.write_bytes(base64.b64decode(found["data"]))
 
-    def _seen(self, method: str) -> list[dict[str, Any]]:
+    def _events_of(self, method: str) -> list[dict[str, Any]]:
         return [event for event in self.events if event.get("method") == method]
 
     def _read(self) -> dict[str, Any]:
-        limit = time.monotonic() + PATIENCE
-        while b"\0" not in self._rest:
-            ready, _, _ = select.select([self._answers], [], [], max(0.0, limit - time.monotonic()))
-            part = os.read(self._answers, 1 << 20) if ready else b""
+        limit = time.monotonic() + TIMEOUT
+        while b"\0" not in self._buffer:
+            ready, _, _ = select.select([self._responses], [], [], max(0.0, limit - time.monotonic()))
+            part = os.read(self._responses, 1 << 20) if ready else b""
             if not part:
-                raise RuntimeError("the browser is gone" if ready else "the browser does not answer")
-            self._rest += part
-        message, _, self._rest = self._rest.partition(b"\0")
+                raise RuntimeError("the browser exited" if ready else "the browser does not respond")
+            self._buffer += part
+        message, _, self._buffer = self._buffer.partition(b"\0")
         found: dict[str, Any] = json.loads(message)
         return found
 
 
 @contextmanager
 def browser(profile: Path) -> Iterator[Browser]:
-    """A browser with a profile folder of its own, ended afterwards."""
-    assert CHROMIUM, "ask for CHROMIUM first"
-    commands, to = os.pipe()
-    answers, from_it = os.pipe()
-    # The pipe has to be its descriptors 3 and 4; Debian's starter is a script that hands them on.
-    high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 10) for descriptor in (commands, from_it)]
-    words = f'exec "$0" "$@" 3<&{high[0]} 4>&{high[1]} {high[0]}<&- {high[1]}>&-'
+    """A browser with this profile folder, terminated at the end."""
+    assert CHROMIUM, "check CHROMIUM first"
+    command_read, command_write = os.pipe()
+    response_read, response_write = os.pipe()
+    # Chromium uses descriptors 3 and 4 for the pipe; Debian's start script passes them on.
+    high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 10) for descriptor in (command_read, response_write)]
+    script = f'exec "$0" "$@" 3<&{high[0]} 4>&{high[1]} {high[0]}<&- {high[1]}>&-'
     process = subprocess.Popen(
-        ["bash", "-c", words, CHROMIUM, *FLAGS, f"--user-data-dir={profile}"],
+        ["bash", "-c", script, CHROMIUM, *FLAGS, f"--user-data-dir={profile}"],
         pass_fds=high, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    for descriptor in (commands, from_it, *high):
+    for descriptor in (command_read, response_write, *high):
         os.close(descriptor)
     try:
-        yield Browser(process, to, answers)
+        yield Browser(process, command_write, response_read)
     finally:
-        os.close(to)
-        os.close(answers)
+        os.close(command_write)
+        os.close(response_read)
         process.terminate()
         process.wait(30)

@@ -1,4 +1,4 @@
-"""Ladders as they lie on disk after a comparison, made without training: real files by the contract's own functions."""
+"""Finished ladders on disk without training, written by the functions that real ladders use."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from made_runs import BEGIN, GIB, HOSTILE, ITEMS, METHODS, STEPS, write_events, write_predictions
 
 from engine.config.preset import Preset, resolve
+from engine.ladder.phrases import ON_CPU
 from engine.runs import run_dir
 from engine.runs.ladder import (
     Comparison,
@@ -36,7 +37,7 @@ def made_ladder(
     metric: str = "exact_match",
     without: Sequence[str] = (),
 ) -> tuple[LadderDir, Ladder]:
-    """A finished ladder of the three methods; rungs `without` ran out of memory."""
+    """A finished ladder of the three methods; the rungs in `without` ran out of memory."""
     config = {method: resolve(Preset("demo-lora", {}), method).config for method in METHODS}  # type: ignore[arg-type]
     plan = LadderPlan(
         preset="demo-lora",
@@ -79,16 +80,11 @@ def made_ladder(
             _comparison("qlora", "lora", -0.012, 0.62),
         ],
         verdict=[
-            VerdictSentence(
-                topic="quality", text="QLoRA keeps 93.3 % [88.1, 98.5] of full’s exact match: 57.1 % against 61.2 %."
-            ),
-            VerdictSentence(topic="time", text="QLoRA trains in 1:01, 1.11 × the time of full."),
-            VerdictSentence(topic="memory", text="QLoRA needs 1.23 GiB, 0.61 × full’s 2.01 GiB."),
-            VerdictSentence(
-                topic="ship",
-                text="Ship full: better than QLoRA, and LoRA cannot be told apart from it with these 300 items.",
-            ),
-            VerdictSentence(topic="caveat", text="On a CPU nothing here says how the methods compare on a card."),
+            VerdictSentence(topic="quality", text="QLoRA scores 57.1%, 93.3% of full's 61.2%."),
+            VerdictSentence(topic="time", text="QLoRA's training time is 1.11× full's: 1:01 vs. 55.0 s."),
+            VerdictSentence(topic="memory", text="QLoRA's peak memory is 0.61× full's: 1.23 GiB vs. 2.01 GiB."),
+            VerdictSentence(topic="ship", text="Ship full: no significant difference from LoRA with 300 test items."),
+            VerdictSentence(topic="caveat", text=ON_CPU),
         ],
         differs={
             "train.learning_rate": {"qlora": 5e-3, "lora": 5e-3, "full": 1e-3},
@@ -147,7 +143,7 @@ def _row(
             name=method,
             method=method,
             status="out_of_memory",
-            reason="not one row fits: the card has 2.0 GiB, 1.9 GiB are taken",
+            reason="not one row fits: the GPU has 2.0 GiB, 1.9 GiB are in use",
             learning_rate=5e-4,
         )
     score, seconds, loss = METHODS[method]
@@ -182,10 +178,10 @@ def _row(
         tokens_per_second=_spread(160_000 / seconds),
         energy=_spread(seconds * 310) if card else None,
         money=_spread(seconds * 1.9 / 3600) if card else None,
-        rent=RentalPrice(card="A10G", memory=24 * GIB, price_per_hour=0.75, currency="USD") if card else None,
+        rent=RentalPrice(gpu="A10G", memory=24 * GIB, price_per_hour=0.75, currency="USD") if card else None,
         trainable=3_541_248 if method == "full" else 286_720,
         parameters=3_541_248,
-        artefact_bytes=7_100_000 if method == "full" else 1_154_064,
+        artifact_bytes=7_100_000 if method == "full" else 1_154_064,
         general_loss=_interval(4.2, 0.05),
         forgetting=_interval(0.1 if method != "full" else 0.35, 0.02),
     )

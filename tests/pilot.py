@@ -1,4 +1,4 @@
-"""The workbench in tests, driven by its keys, with real runs of the embedded model."""
+"""Drive the workbench in tests by its keys, with real runs of the embedded model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
+from rich.console import Console
+from rich.text import Text
+from textual.app import App
 from textual.pilot import Pilot
 from textual.widgets import Static
 
@@ -25,12 +30,24 @@ MICRO = {
     "evaluation.forgetting_text": "none",
 }
 LONG = {"train.steps": 400}
-"""A run that is still at it when the test is done with it."""
+"""A run that is still training when the test is done with it."""
+
+
+class RecordedWorkbench(Workbench):
+    """Keeps the text of every notification in `notes`."""
+
+    def __init__(self, runs: Path, settings: Settings | None = None) -> None:
+        self.notes: list[str] = []
+        super().__init__(runs, settings)
+
+    def notify(self, message: str, **options: Any) -> None:
+        self.notes.append(message)
+        super().notify(message, **options)
 
 
 def play(runs: Path, story: Story, size: tuple[int, int] = (120, 36), settings: Settings | None = None) -> Workbench:
-    """The story from an open bench on."""
-    app = Workbench(runs, settings)
+    """Open the bench, then run the story."""
+    app = RecordedWorkbench(runs, settings)
 
     async def run() -> None:
         async with app.run_test(size=size) as pilot:
@@ -41,23 +58,41 @@ def play(runs: Path, story: Story, size: tuple[int, int] = (120, 36), settings: 
     return app
 
 
+def notes(app: Workbench) -> list[str]:
+    """The text of every notification so far."""
+    assert isinstance(app, RecordedWorkbench)
+    return app.notes
+
+
+def drawn(app: App[Any]) -> list[Text]:
+    """The lines of the screen with their styles."""
+    with patch.object(Console, "export_svg", lambda console, **_: console.export_text(styles=True)):
+        return [Text.from_ansi(line) for line in app.export_screenshot().split("\n")[: app.size.height]]
+
+
+def screen_text(app: App[Any]) -> str:
+    """The characters of the screen."""
+    return "\n".join(line.plain.rstrip() for line in drawn(app)) + "\n"
+
+
 def shown(app: Workbench, part: str) -> str:
     """The text of a part of the bench."""
     return str(app.bench.query_one(f"#{part}", Static).visual)
 
 
-async def wait_for(pilot: Pilot[str], what: Callable[[], object], seconds: float = 120.0) -> None:
+async def wait_for(pilot: Pilot[Any], what: Callable[[], object], seconds: float = 120.0) -> None:
+    """Wait until something holds; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not what():
-        assert time.monotonic() < deadline, "it did not come"
+        assert time.monotonic() < deadline, "timed out"
         await pilot.pause(0.1)
 
 
 async def start(pilot: Pilot[str], app: Workbench, **more: object) -> None:
-    """Start the chosen run, shortened."""
+    """Start the selected run, shortened."""
     app.bench.choosing.choose(Choice("demo-lora", settings={**MICRO, **more}))
     app.bench.query_one(LogPane).focus()
     await pilot.press("enter")
     await wait_for(pilot, lambda: isinstance(app.screen, LaunchScreen))
     await pilot.press("enter")
-    await wait_for(pilot, lambda: app.bench.state is not None)
+    await wait_for(pilot, lambda: app.bench.follower.state is not None)

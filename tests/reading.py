@@ -1,4 +1,4 @@
-"""Data files for tests, read and understood as a run does: rows to conversations, before tokens."""
+"""Read data files as a run does: from rows to conversations, before tokenization."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from engine.data.source import Source, read
 
 @dataclass
 class Reading:
-    """One data set as it was understood."""
+    """A data set with its format and conversations."""
 
     source: Source
     format: Format
@@ -44,9 +44,9 @@ def write_rows(path: Path, rows: list[Any]) -> Path:
 
 def reading(path: Path, **data: Any) -> Reading:
     """Read a file or folder; raises UserError as a run would."""
-    wanted = Data(id=str(path), **data)
-    source = read(wanted)
-    found = detect(source.train, wanted)
+    config = Data(id=str(path), **data)
+    source = read(config)
+    found = detect(source.train, config)
     for rows in (source.train, source.validation, source.test):
         if rows is not None:
             check_columns(rows, found)
@@ -56,7 +56,7 @@ def reading(path: Path, **data: Any) -> Reading:
 
 
 def refusal(path: Path, **data: Any) -> UserError:
-    """The one error that reading a file ends in."""
+    """The error that reading the file raises."""
     with pytest.raises(UserError) as caught:
         reading(path, **data)
     assert "\n" not in caught.value.line

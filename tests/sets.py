@@ -53,5 +53,5 @@ async def look_into(pilot: Pilot[str], app: Workbench, name: str) -> InspectorSc
     await pilot.press("enter")
     screen = app.screen
     assert isinstance(screen, InspectorScreen)
-    await wait_for(pilot, lambda: screen.asking is None)
+    await wait_for(pilot, lambda: screen.request is None)
     return screen

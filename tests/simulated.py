@@ -1,4 +1,4 @@
-"""Made-up ladders whose truth is known: items of unequal difficulty, seeds that stray, answers right or wrong."""
+"""Simulated ladders with known true scores: items of different difficulty, variation between seeds, binary scores."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.ladder.aggregate import add_statistics
-from engine.ladder.findings import Findings, find
+from engine.ladder.findings import Findings, decide
 from engine.ladder.results import LadderResults
-from engine.ladder.statistics import Answers
+from engine.ladder.statistics import ItemScores
 from engine.ladder.verdict import verdict
 from engine.runs.ladder import BASE, Ladder, RungResult, SharedWork
 
@@ -18,31 +18,32 @@ METHODS = {BASE: BASE, "qlora": "qlora", "lora": "lora", "full": "full"}
 
 @dataclass(frozen=True)
 class Truth:
-    """Log-odds of a right answer to an item of middling difficulty, by rung, and how far seeds stray."""
+    """Log-odds of a correct answer to an item of average difficulty by rung, and the variation between seeds."""
 
     odds: dict[str, float]
-    seeds_stray: float = 0.08
-    """Standard deviation of a seed's log-odds: about 1.5 points of score."""
+    seed_std: float = 0.08
+    """Standard deviation of the log-odds between seeds; 0.08 is about 1.5 points of score."""
     items: int = 400
     seeds: int = 3
 
     def rate(self, rung: str) -> float:
-        """The true score: over all items and seeds there could be."""
+        """The true score, over the distribution of items and seeds."""
         random = np.random.default_rng(99)
-        logits = self.odds[rung] + random.normal(0, np.sqrt(1.5**2 + 0.6**2 + self.seeds_stray**2), 400_000)
+        logits = self.odds[rung] + random.normal(0, np.sqrt(1.5**2 + 0.6**2 + self.seed_std**2), 400_000)
         return float((1 / (1 + np.exp(-logits))).mean())
 
-    def answers(self, random: np.random.Generator) -> dict[str, Answers]:
+    def sample(self, random: np.random.Generator) -> dict[str, ItemScores]:
+        """Scores of one simulated ladder."""
         difficulty = random.normal(0, 1.5, self.items)
-        made = {}
+        scores = {}
         for rung, odds in self.odds.items():
             base = rung == BASE
             seeds = 1 if base else self.seeds
-            stray = 0.0 if rung == BASE else random.normal(0, self.seeds_stray, (seeds, 1))
-            logits = difficulty + odds + stray + random.normal(0, 0.6, (seeds, self.items))
-            right = random.random((seeds, self.items)) < 1 / (1 + np.exp(-logits))
-            made[rung] = Answers(right.astype(float), untrained=base)
-        return made
+            deviation = 0.0 if rung == BASE else random.normal(0, self.seed_std, (seeds, 1))
+            logits = difficulty + odds + deviation + random.normal(0, 0.6, (seeds, self.items))
+            correct = random.random((seeds, self.items)) < 1 / (1 + np.exp(-logits))
+            scores[rung] = ItemScores(correct.astype(float), untrained=base)
+        return scores
 
 
 EQUAL = Truth({BASE: -2.0, "qlora": 0.5, "lora": 0.5, "full": 0.5})
@@ -52,28 +53,28 @@ NO_GAIN = Truth({BASE: -0.5, "qlora": -0.5, "lora": -0.5, "full": -0.5})
 
 
 def simulate(truth: Truth, number: int) -> tuple[Ladder, Findings]:
-    """One ladder as `judge` would leave it, and what was found in it."""
+    """One simulated ladder with statistics and verdict, and its findings."""
     random = np.random.default_rng([number, truth.items, truth.seeds])
-    scores = truth.answers(random)
+    scores = truth.sample(random)
     tokens = np.full(truth.items, 5.0)
     losses = {
-        name: Answers(2.0 - one.values + random.gamma(2.0, 0.2, one.values.shape), tokens, untrained=one.untrained)
+        name: ItemScores(2.0 - one.values + random.gamma(2.0, 0.2, one.values.shape), tokens, untrained=one.untrained)
         for name, one in scores.items()
     }
-    ladder = made_up(truth.items, list(range(truth.seeds)))
+    ladder = blank_ladder(truth.items, list(range(truth.seeds)))
     add_statistics(ladder, LadderResults(scores=scores, losses=losses), "exact_match")
     ladder.verdict = verdict(ladder)
-    return ladder, find(ladder)
+    return ladder, decide(ladder)
 
 
-def made_up(items: int, seeds: list[int], metric: str = "exact_match") -> Ladder:
-    """A ladder with rows and no numbers yet."""
-    ladder = Ladder(name="made-up", preset="made-up", command="", created=0.0, seeds=seeds)
+def blank_ladder(items: int, seeds: list[int], metric: str = "exact_match") -> Ladder:
+    """A ladder with rows but without scores."""
+    ladder = Ladder(name="simulated", preset="simulated", command="", created=0.0, seeds=seeds)
     ladder.work = SharedWork(
         model="m", data="d", train=100, validation=10, test=items, tokens=1, steps=1, batch=1, metric=metric
     )
     ladder.rows = [
-        RungResult(name=name, method=method, status="finished", artefact_bytes=1, seeds=[] if name == BASE else seeds)
+        RungResult(name=name, method=method, status="finished", artifact_bytes=1, seeds=[] if name == BASE else seeds)
         for name, method in METHODS.items()
     ]
     return ladder

@@ -1,4 +1,4 @@
-"""Every subcommand of `ftbench`, read from the app itself: a table of cases that lacks a new one fails its test."""
+"""All subcommands of `ftbench`, read from the app, so that a table of test cases that lacks a new one fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The workbench: the Textual app that `ftbench` opens. Leaving it is detaching; what runs goes on by itself."""
+"""The workbench: the Textual app that `ftbench` opens. Leaving it detaches: runs keep running."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import gc
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 from weakref import WeakKeyDictionary
@@ -33,44 +33,54 @@ from tui.terminal.literal import Literal
 from tui.terminal.themes import AUTO, legible, remember, remembered
 
 if TYPE_CHECKING:
+    from engine.config.errors import Notice
     from tui.live.machine import Sampler
 
-LEAVING = (*FATAL, signal.SIGINT)
-"""Signals on which the terminal is restored; Textual alone would leave it in the alternate screen."""
-GRACE_SECONDS = 3.0
-"""For leaving well. A terminal that has gone, or has stopped taking output, may never let us."""
+EXIT_SIGNALS = (*FATAL, signal.SIGINT)
+"""Signals on which the app restores the terminal; Textual alone would leave it in the alternate screen."""
+EXIT_SECONDS = 3.0
+"""Time to restore the terminal: one that is gone or takes no more output would block the exit forever."""
 
 
-def everything() -> type[Provider]:
-    """The palette's source, imported when it is first opened."""
-    from tui.palette import Everything
+def palette_provider() -> type[Provider]:
+    """The palette's provider, imported when the palette is first opened."""
+    from tui.palette import PaletteProvider
 
-    return Everything
+    return PaletteProvider
 
 
 class Workbench(DiffApp):
-    """One bench, other screens above it. Its return value is what to say on the way out."""
+    """The bench with other screens above it. Its return value is the message to print after it has closed."""
 
     TITLE = "ftbench"
-    CSS_PATH = "screens/bench.tcss"  # the bench is the default screen, whose own Textual does not read
+    # Absolute, for subclasses elsewhere; here, because Textual does not read the CSS_PATH of a default screen.
+    CSS_PATH = Path(__file__).parent / "screens" / "bench.tcss"
     BINDINGS: ClassVar[list[BindingType]] = bindings("app")
-    COMMANDS = {everything}
+    COMMANDS = {palette_provider}
     ENABLE_COMMAND_PALETTE = True
     CSS = """
     OptionList > .option-list--option-highlighted { background: $foreground 8%; color: $foreground; }
     OptionList:focus > .option-list--option-highlighted { background: $primary 20%; color: $foreground; }
-    ModalScreen { background: transparent; } /* to shade what lies behind a question is to send it twice anew */
+    ModalScreen { background: transparent; } /* shading the screen behind a dialog would send that screen twice */
     ToastRack { margin-bottom: 4; }
     Toast { padding: 0 1; max-width: 70%; }
     OptionList:nocolor > .option-list--option-highlighted { text-style: bold underline; }
     """
 
-    def __init__(self, runs: Path, settings: Settings | None = None, ascii_only: bool = False) -> None:
+    def __init__(
+        self,
+        runs: Path,
+        settings: Settings | None = None,
+        ascii_only: bool = False,
+        notices: Callable[[], Sequence[Notice]] = tuple,
+    ) -> None:
         super().__init__()
         self.runs = runs
+        self.notices = notices
+        """Called after the first paint: warnings about the runs home."""
         self.settings = settings or read_settings([command.id for command in every()], self.available_themes)
         self.settings.ascii |= ascii_only
-        self.bench = BenchScreen(runs, self.settings.ascii)
+        self.bench = BenchScreen(runs)
         if (first := self._first_theme()) != self.theme:
             self.theme = first
         self.set_keymap(self.settings.keys)
@@ -78,90 +88,91 @@ class Workbench(DiffApp):
         self._plain = [Plain()] if self.settings.ascii else []
         self._literal = Literal()
         self.error_console = Terminal(stderr=True, highlight=False, markup=False, emoji=False)
-        self._before: dict[signal.Signals, signal._HANDLER] = {}
-        self._aims: WeakKeyDictionary[events.Key, Widget | None] = WeakKeyDictionary()
-        """Keys under way, and which widget had the focus when they came."""
+        self._previous_handlers: dict[signal.Signals, signal._HANDLER] = {}
+        self._key_targets: WeakKeyDictionary[events.Key, Widget | None] = WeakKeyDictionary()
+        """Keys that are not handled yet, and the widget that had the focus when they arrived."""
 
     def get_css_variables(self) -> dict[str, str]:
         return legible(super().get_css_variables())
 
     async def on_event(self, event: events.Event) -> None:
         if isinstance(event, events.Key) and not event.is_forwarded:
-            if event.character == "\n" and not self._is_own(event.key):
-                event = events.Key("enter", "\r")  # as the kernel hands it on that took it before the terminal was ours
-            self._aims[event] = self.focused
+            if event.character == "\n" and not self._is_bound_by_user(event.key):
+                event = events.Key("enter", "\r")  # typed before the terminal was in raw mode: the kernel translated it
+            self._key_targets[event] = self.focused
         await super().on_event(event)
 
     def on_key(self, event: events.Key) -> None:
-        """What was typed behind a key that opens a line to type into is meant for the line, whoever had the focus."""
-        from textual.widgets import Input  # the first picture does not wait for it
+        """Send keys typed after the one that opens an input line to that line, whichever widget had the focus."""
+        from textual.widgets import Input  # not before the first frame
 
         line = self.focused
-        if isinstance(line, Input) and self._aims.get(event, line) is not line:
+        if isinstance(line, Input) and self._key_targets.get(event, line) is not line:
             event.prevent_default()
-            again = events.Key(event.key, event.character)
-            again.set_sender(line)  # one that the app has sent does not come back to it a second time
-            line.post_message(again)
+            copy = events.Key(event.key, event.character)
+            copy.set_sender(line)  # a key sent by the app would come back to it
+            line.post_message(copy)
 
-    def _is_own(self, key: str) -> bool:
-        """Whether the user has given it a command."""
+    def _is_bound_by_user(self, key: str) -> bool:
+        """Whether the user's settings bind this key to a command."""
         return any(key in map(str.strip, keys.split(",")) for keys in self.settings.keys.values())
 
     def on_load(self) -> None:
-        """Before the terminal is touched."""
+        """Install the signal handlers before the terminal changes its mode."""
         loop = asyncio.get_running_loop()
 
         def leave(number: int, _: object) -> None:
-            last = threading.Timer(GRACE_SECONDS, os._exit, (128 + number,))
-            last.daemon = True
-            last.start()
+            forced_exit = threading.Timer(EXIT_SECONDS, os._exit, (128 + number,))
+            forced_exit.daemon = True
+            forced_exit.start()
             loop.call_soon_threadsafe(self.exit, self._farewell(), 128 + number)
 
-        # Not through the loop: one that waits for a terminal that has stopped taking output would not hear it.
-        self._before = {number: signal.signal(number, leave) for number in LEAVING}
+        # Not loop.add_signal_handler: a loop that waits for a blocked terminal would never call it.
+        self._previous_handlers = {number: signal.signal(number, leave) for number in EXIT_SIGNALS}
 
     def get_default_screen(self) -> BenchScreen:
         return self.bench
 
     def on_mount(self) -> None:
-        self.animation_level = "none"  # every frame is bytes over SSH
-        self._fit(self.size)
-        if wrong := [*self.settings.errors, *clashes(self.settings.keys)]:
-            self.notify("\n".join(map(visible, wrong)), severity="warning", timeout=15, markup=False)
-        self.call_after_refresh(self._settle)
+        self.animation_level = "none"  # every frame of an animation is sent over SSH
+        self._check_size(self.size)
+        if problems := [*self.settings.errors, *clashes(self.settings.keys)]:
+            self.notify("\n".join(map(visible, problems)), severity="warning", timeout=15, markup=False)
+        self.call_after_refresh(self._finish_start)
 
-    def _settle(self) -> None:
-        """After the first picture: what would have made one wait for it."""
+    def _finish_start(self) -> None:
+        """Do after the first frame what would have delayed it."""
         from tui.live.machine import Sampler
 
         gc.freeze()
         gc.enable()
-        self.sampler = Sampler(self.bench.post_message, self.bench.worker)
+        self.sampler = Sampler(self.bench.post_message, self.bench.follower.process)
         self.sampler.start()
         if not self.is_headless:
             self.set_interval(1.0, self._leave_if_hung_up)
+        for notice in self.notices():
+            self.notify(visible(notice.text), severity="warning", timeout=15, markup=False)
 
     def _leave_if_hung_up(self) -> None:
-        """Textual would go on reading an end of input, on most of a core."""
+        """Exit when the terminal is gone: Textual would keep reading the end of input, using most of a core."""
         if hung_up():
             signal.raise_signal(signal.SIGHUP)
 
     def on_unmount(self) -> None:
         if self.sampler:
             self.sampler.leave()
-        if self.bench.watcher:
-            self.bench.watcher.leave()
-        for number, handler in self._before.items():
+        self.bench.follower.leave()
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
     def on_resize(self, event: events.Resize) -> None:
         self.painted.forget()
         if self.is_running and self.screen_stack:
-            self._fit(event.size)
+            self._check_size(event.size)
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         filters = super().get_line_filters()
-        if self.no_color and self.native_ansi_color:  # Textual's greys are colours too
+        if self.no_color and self.native_ansi_color:  # Textual's grays are colors too
             filters = [NoColor()]
         return [*filters, *self._plain, self._literal]
 
@@ -170,14 +181,14 @@ class Workbench(DiffApp):
         return binding.key if self.settings.ascii and not shown.isascii() else shown
 
     def action_detach(self) -> None:
-        """Leave, saying what goes on."""
+        """Leave; what keeps running is printed afterwards."""
         self.exit(self._farewell())
 
     def action_help_quit(self) -> None:
-        """Textual's action for Ctrl-C."""
+        """Textual's action for Ctrl+C."""
         key = key_of("app.quit", self.settings.keys)
-        back = "" if self.screen is self.bench else "escape goes back to the bench, then "
-        self.notify(f"Ctrl-C does nothing here: {back}{key} leaves, and runs go on", markup=False)
+        back = "" if self.screen is self.bench else "escape, then "
+        self.notify(f"Press {back}{key} to leave; runs keep running. Ctrl+C does nothing here.", markup=False)
 
     def action_help(self) -> None:
         from tui.screens.text import TextScreen, help_text
@@ -185,7 +196,7 @@ class Workbench(DiffApp):
         self.push_screen(TextScreen("keys", help_text(self.settings.keys)))
 
     def back_to_bench(self) -> BenchScreen:
-        """Close whatever lies above the bench."""
+        """Close all screens above the bench."""
         while self.screen is not self.bench and self.bench in self.screen_stack:
             self.pop_screen()
         return self.bench
@@ -197,31 +208,33 @@ class Workbench(DiffApp):
         self.notify(self.theme)
 
     def _first_theme(self) -> str:
-        chosen = remembered(self.settings.theme)
-        if chosen in self.available_themes:
-            return str(chosen)
-        colours = None if self.no_color else self.console.color_system
-        return suited_theme(colours) if self.settings.theme == AUTO else self.settings.theme
+        name = remembered(self.settings.theme)
+        if name in self.available_themes:
+            return str(name)
+        colors = None if self.no_color else self.console.color_system
+        return suited_theme(colors) if self.settings.theme == AUTO else self.settings.theme
 
     def _farewell(self) -> str:
+        """What keeps running and how to return to it; '' if nothing does."""
         from engine.runs import ladder_dir
 
-        if climbing := next((one for one in self.bench.read_all(ladder_dir.iterate(self.runs)) if one.is_live()), None):
-            return f"detached; the ladder {climbing.name} goes on: `ftbench` and l, or `ftbench attach {climbing.name}`"
-        live = [run for run in self.bench.live_runs() if run.is_live()]  # one may have ended since the last look
+        ladders = self.bench.read_all(ladder_dir.iterate(self.runs))
+        if ladder := next((one for one in ladders if one.is_live()), None):
+            return f"detached: the ladder {ladder.name} keeps running; watch it with `ftbench attach {ladder.name}`"
+        live = [run for run in self.bench.live_runs.in_order() if run.is_live()]  # some may have ended since
         if not live:
             return ""
         if len(live) > 1:
-            return f"detached; {len(live)} runs go on: `ftbench` or `ftbench runs` shows them"
-        return f"detached; {live[0].name} goes on: `ftbench` or `ftbench attach {live[0].name}`"
+            return f"detached: {len(live)} runs keep running; list them with `ftbench runs`"
+        return f"detached: {live[0].name} keeps running; watch it with `ftbench attach {live[0].name}`"
 
-    def _fit(self, size: Size) -> None:
-        """The small screen lies on top as long as nothing else has room."""
+    def _check_size(self, size: Size) -> None:
+        """Show the small screen while the terminal is too small for the others."""
         if too_small(size):
             if not isinstance(self.screen, SmallScreen):
                 self.push_screen(SmallScreen())
             small = self.screen
             assert isinstance(small, SmallScreen)
-            small.call_later(small.say, size, key_of("app.quit", self.settings.keys))
+            small.call_later(small.show_size, size, key_of("app.quit", self.settings.keys))
         elif isinstance(self.screen, SmallScreen):
             self.pop_screen()

@@ -1,4 +1,4 @@
-"""Requests to the engine in a background thread: the keys never wait, and a request can be cancelled."""
+"""Requests to the engine in a background thread, so that the screen stays responsive; a request can be cancelled."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from engine.runs.rpc_client import Cancelled, CancelToken, ask, rows_done
 
 @dataclass
 class ProgressReported(Message):
-    """How far the answer is."""
+    """Progress of a request."""
 
     asking: BackgroundQuestion
     text: str
     counted: tuple[str, int, int | None] | None = None
-    """What is being done, rows done, and of how many, where rows are counted."""
+    """(activity, rows done, total rows), where rows are counted."""
 
 
 @dataclass
 class Answered(Message):
-    """The answer, or in `error` one line why there is none."""
+    """The response, or an error line in `error`."""
 
     asking: BackgroundQuestion
     answer: Any
@@ -33,7 +33,7 @@ class Answered(Message):
 
 
 class BackgroundQuestion(threading.Thread):
-    """One question. `post` takes Told and Answered and may be called from any thread; nothing follows `leave`."""
+    """One request. `post` receives ProgressReported and Answered from this thread, nothing after `leave`."""
 
     def __init__(self, question: str, arguments: dict[str, Any], post: Callable[[Message], object]) -> None:
         super().__init__(daemon=True, name=question)
@@ -42,7 +42,7 @@ class BackgroundQuestion(threading.Thread):
         self.start()
 
     def leave(self) -> None:
-        """Give it up; its process is ended."""
+        """Cancel the request; its process is killed."""
         self._leaving.leave()
 
     def run(self) -> None:
@@ -54,8 +54,8 @@ class BackgroundQuestion(threading.Thread):
             self.post(Answered(self, None, error.line))
         except RunFailed as error:
             self.post(Answered(self, None, str(error)))
-        except Exception as error:  # noqa: BLE001 - the edge of a thread: the screen must hear of it
-            self.post(Answered(self, None, f"the question could not be asked: {type(error).__name__}: {error}"))
+        except Exception as error:  # noqa: BLE001 - top level of a thread: the screen must show the error
+            self.post(Answered(self, None, f"request failed: {type(error).__name__}: {error}"))
         else:
             self.post(Answered(self, answer))
 

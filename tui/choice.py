@@ -1,21 +1,22 @@
-"""What is chosen on the bench: a preset, and what was changed on top of it."""
+"""The selection on the bench: a preset, and what was changed on top of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # imported where they are needed: the first picture has a choice, and has looked at no preset yet
+if TYPE_CHECKING:  # imported where they are used: the first frame has a selection, but no preset was read yet
     from engine.config.preset import Effective, Flat
 
 MARK = "▸"
-"""Before the chosen line of a list."""
+"""In front of the selected line of a list."""
 QUIET = ("title", "about", "slot")
+"""Keys that describe a preset and configure nothing."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A preset by name or path, with method, model, data and single keys laid over it; None leaves the preset's own."""
+    """A preset by name or path, with overrides for method, model, data and single keys; None keeps the preset's."""
 
     preset: str = "demo-lora"
     method: str | None = None
@@ -24,7 +25,7 @@ class Choice:
     settings: Flat = field(default_factory=dict)
 
     def with_preset(self, name: str) -> Choice:
-        """Another preset; its own method and model count again, the chosen data stays."""
+        """Another preset with its own method and model; the selected data is kept."""
         return Choice(preset=name, data=self.data)
 
     def with_method(self, method: str) -> Choice:
@@ -34,12 +35,12 @@ class Choice:
         return replace(self, data=data)
 
     def overrides(self) -> Flat:
-        """Everything but the method, as a command line would have it."""
+        """Everything except the method, as key = value pairs."""
         given = {"model.id": self.model, "data.id": self.data}
         return {**{key: value for key, value in given.items() if value is not None}, **self.settings}
 
     def effective(self) -> Effective:
-        """The whole configuration. Raises UserError for what does not go together."""
+        """The complete configuration. Raises UserError for an invalid combination."""
         from engine.config.preset_library import effective
 
         return effective(self.preset, self.method, self.overrides())
@@ -52,12 +53,12 @@ class Choice:
 
 
 def changes(before: Effective | None, after: Effective) -> list[str]:
-    """`train.batch 16 -> 8` for every key in which two configurations differ."""
+    """`train.batch 16 → 8` for every key in which two configurations differ."""
     from engine.config.preset import flatten
     from tui.format import setting
 
     if before is None:
         return []
     old, new = flatten(before.config), flatten(after.config)
-    differ = [key for key in new if key not in QUIET and old[key] != new[key]]
-    return [f"{key} {setting(old[key])} → {setting(new[key])}" for key in differ]
+    different = [key for key in new if key not in QUIET and old[key] != new[key]]
+    return [f"{key} {setting(old[key])} → {setting(new[key])}" for key in different]

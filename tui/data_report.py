@@ -1,6 +1,6 @@
-"""A data set's account as text: what every column and row is used for, what overlaps, and every warning.
+"""The report of a data check as text: use of every column and row, overlap of splits, warnings.
 
-The same lines stand in `ftbench data check`, the inspector, the launch screen, a run's log and a ladder's output.
+`ftbench data check`, the inspector, the launch screen, a run's log and a ladder's output show the same lines.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from engine.config.text import amount, visible
 from engine.runs.account import IGNORED, ColumnUse, RowAccount, in_order, rows_in_short
 from engine.runs.overlap import SplitOverlap, overlap_sentence
 
-EXAMPLE = 24
-"""Characters shown of an example value."""
-PLACES = 3
-"""Places shown with a count."""
+EXAMPLE_LENGTH = 24
+"""Maximum characters of an example value."""
+MAX_PLACES = 3
+"""Maximum number of places listed with a count."""
 
 
 class DataReport(Struct, frozen=True):
-    """The part of a data check, or of a run's `data` event, that is an account of columns and rows."""
+    """The use of columns and rows, as in the response of a data check and in a run's `data` event."""
 
     columns: list[ColumnUse] = []
     account: RowAccount | None = None
@@ -34,20 +34,20 @@ class DataReport(Struct, frozen=True):
 
     @classmethod
     def of(cls, found: Any) -> DataReport:
-        """From a check's JSON object or an event; what an earlier version did not write is empty."""
+        """Convert a check's JSON object or an event; fields missing from earlier versions are empty."""
         return msgspec.convert(found, cls, from_attributes=True)
 
 
 @dataclass(frozen=True)
 class Line:
-    """One fact: its name, '' where it belongs to the line above, and its text."""
+    """One line of the report: name, '' where it continues the line above, and text."""
 
     name: str
     text: str
     style: str = ""
-    """'' or good, warning, error."""
+    """'', good, warning or error."""
     is_table: bool = False
-    """A line of a table: cut instead of wrapped where there is no room."""
+    """Whether it is a line of a table, truncated instead of wrapped."""
 
     def wrapped(self, width: int) -> list[str]:
         """The text in lines of at most `width` columns, control characters visible."""
@@ -58,7 +58,7 @@ class Line:
 
 
 def account_lines(report: DataReport) -> Iterator[Line]:
-    """Columns, rows and overlap; the warnings are apart (`warning_lines`)."""
+    """Columns, rows and overlap; `warning_lines` has the warnings."""
     yield from column_lines(report.columns)
     yield from row_lines(report.account)
     yield from overlap_lines(report.overlap)
@@ -77,13 +77,13 @@ def column_lines(columns: Sequence[ColumnUse]) -> Iterator[Line]:
 
 
 def examples(column: ColumnUse) -> str:
-    """`"refund", "delivery", …` of an ignored column; of others one is enough."""
-    few = column.examples[: 3 if column.role == IGNORED else 1]
-    return ", ".join(f'"{visible(text, EXAMPLE)}"' for text in few)
+    """Example values: up to three of an ignored column, one of others."""
+    values = column.examples[: 3 if column.role == IGNORED else 1]
+    return ", ".join(f'"{visible(text, EXAMPLE_LENGTH)}"' for text in values)
 
 
 def row_lines(account: RowAccount | None) -> Iterator[Line]:
-    """Where the rows went, then each reason for leaving rows out."""
+    """Rows by split, then one line per reason for leaving rows out."""
     if account is None:
         return
     yield Line("rows", rows_in_short(account))
@@ -93,9 +93,9 @@ def row_lines(account: RowAccount | None) -> Iterator[Line]:
 
 
 def places(where: Sequence[Any], between: str = " = ") -> str:
-    """`(a.jsonl line 4, a.jsonl line 9, …) `, '' where there are none; `between` joins rows that belong together."""
-    shown = [between.join(map(str, one)) if isinstance(one, list) else str(one) for one in where[:PLACES]]
-    more = ", …" if len(where) > PLACES else ""
+    """`(a.jsonl line 4, a.jsonl line 9, …) `, '' where there are none; `between` joins related rows."""
+    shown = [between.join(map(str, one)) if isinstance(one, list) else str(one) for one in where[:MAX_PLACES]]
+    more = ", …" if len(where) > MAX_PLACES else ""
     return f"({', '.join(shown)}{more}) " if shown else ""
 
 
@@ -122,14 +122,14 @@ def warning_lines(warnings: Sequence[Notice]) -> Iterator[Line]:
 
 REPEATS = {
     "duplicates": "duplicates of earlier rows",
-    "conflicting_labels": "conflicting labels (the prompt of an earlier row, and another answer)",
-    "multiple_references": "multiple references (the prompt of an earlier row, and another answer)",
+    "conflicting_labels": "conflicting labels (prompt of an earlier row with another answer)",
+    "multiple_references": "multiple references (prompt of an earlier row with another answer)",
 }
-"""Key of a data check -> the rows that it counts."""
+"""Key in a data check -> description of the rows that it counts."""
 
 
 def repeat_lines(report: dict[str, Any]) -> Iterator[Line]:
-    """Rows that repeat the prompt of others."""
+    """Rows that repeat the prompt of earlier rows."""
     first = True
     for key, what in REPEATS.items():
         found = report.get(key) or {"rows": 0}

@@ -1,38 +1,36 @@
-"""How values look on a terminal: sizes, times, numbers."""
+"""Format values for the screen and the CLI: sizes, durations, numbers and percent."""
 
 from __future__ import annotations
 
 import math
 import time
 
+UNKNOWN = "–"
+"""Text for a value that is not known."""
+
 
 def size(count: float | None) -> str:
-    """Bytes in binary units."""
+    """Bytes in binary units with three significant digits: `1.23 GiB`."""
     if count is None:
-        return "–"
+        return UNKNOWN
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if abs(count) < 1024 or unit == "TiB":
-            return (
-                f"{count:.0f} {unit}"
-                if unit == "B"
-                else f"{count:.3g} {unit}"
-                if count < 100
-                else f"{count:.0f} {unit}"
-            )
+            exact = unit == "B" or count >= 100
+            return f"{count:.0f} {unit}" if exact else f"{count:.3g} {unit}"
         count /= 1024
     return ""
 
 
 def count(number: float) -> str:
-    """Parameters or tokens: 1.23 M."""
+    """Parameters or tokens with three significant digits: `287k`, `1.23M`."""
     for unit, factor in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= factor:
-            return f"{number / factor:.3g} {unit}"
+            return f"{number / factor:.3g}{unit}"
     return f"{number:.0f}"
 
 
 def number(value: float) -> str:
-    """At most six characters: `0.123`, `12.3`, `1.2e-5`, `45k`."""
+    """A number in at most six characters: `0.123`, `12.3`, `1.2e-5`, `45k`."""
     size = abs(value)
     if size and (size < 1e-3 or size >= 1e6):
         text = f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
@@ -42,25 +40,43 @@ def number(value: float) -> str:
     return f"{value:.4g}" if size >= 100 else f"{value:.3g}"
 
 
+def significant(value: float | None) -> str:
+    """A loss or perplexity with four significant digits."""
+    return UNKNOWN if value is None else f"{value:.4g}"
+
+
+def share(mean: float | None, low: float | None, high: float | None) -> str:
+    """A share with its interval in percent: `71.3% [68.0, 74.4]`."""
+    if mean is None:
+        return UNKNOWN
+    interval = f" [{low * 100:.1f}, {high * 100:.1f}]" if low is not None and high is not None else ""
+    return f"{mean * 100:.1f}%{interval}"
+
+
+def throughput(tokens_per_second: float | None) -> str:
+    """`1,234 tokens/s`."""
+    return f"{tokens_per_second:,.0f} tokens/s" if tokens_per_second else UNKNOWN
+
+
 def setting(value: object) -> str:
-    """A value of a configuration as a preset would have it; what is not set says so."""
+    """A configuration value as in a preset file; `unset` for one without a value."""
     if isinstance(value, bool):
         return str(value).lower()
     return "unset" if value is None or value == "" else str(value)
 
 
 def moment(seconds: float, form: str) -> str:
-    """Unix seconds as local time; a dash for what no calendar has, as damaged files may say."""
+    """Unix seconds as local time; a dash for times outside the calendar, which damaged files may contain."""
     try:
         return time.strftime(form, time.localtime(seconds))
     except (OverflowError, ValueError, OSError):
-        return "–"
+        return UNKNOWN
 
 
 def duration(seconds: float | None) -> str:
-    """1:02:03, 4:05 or 6.7 s."""
+    """`1:02:03`, `4:05` or `6.7 s`."""
     if seconds is None or not math.isfinite(seconds):
-        return "–"
+        return UNKNOWN
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""The head of the bench: where we are, what is chosen, what it changed, which runs live and who waits behind whom."""
+"""The header of the bench: host, current choice, its differences from the previous one, active and queued runs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from rich.cells import cell_len
 from textual.content import Content
 
 from engine.config.text import visible
+from engine.runs.folder import short_name
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # for annotations only: presets and the queue are read after the first paint
     from engine.config.preset import Effective
     from engine.runs.device_queue import Turn
 
 
 def head_line(effective: Effective | None, name: str, live: Content, width: int) -> Content:
-    """Host and choice at the left, cut where there is no room; live runs at the right."""
+    """Host and choice at the left, truncated if needed; active runs at the right."""
     what = f" {socket.gethostname()}"
     if effective is not None:
         config = effective.config
@@ -31,16 +32,17 @@ def head_line(effective: Effective | None, name: str, live: Content, width: int)
 
 
 def live_runs(turns: Sequence[Turn], others: int, watched: Path | None, room: int) -> Content:
-    """`▶ lora-3f2a  1 full-b2c4  2 lora-99aa`: who has the card, who is next, in order; the watched one underlined.
+    """`▶ lora-3f2a  1 full-b2c4  2 lora-99aa`: the running run, then the queue; the watched run is underlined.
 
-    `others` are live runs that have no place: begun with --now. What `room` columns do not hold is counted.
+    `others` is the number of active runs outside the queue, started with --now. Runs that do not fit into `room`
+    columns are counted.
     """
     shown = list(turns)
     while True:
         left = len(turns) - len(shown)
         parts = [_turn(turn, turn.run == watched) for turn in shown]
-        parts += [Content.styled(f"{left} more wait", "$text-warning")] if left else []
-        parts += [Content.styled(f"+{others} live", "$text-success")] if others else []
+        parts += [Content.styled(f"{left} more queued", "$text-warning")] if left else []
+        parts += [Content.styled(f"+{others} active", "$text-success")] if others else []
         line = Content("  ").join(parts)
         spare = [turn for turn in shown if turn.place and turn.run != watched]
         if line.cell_length <= room or not spare:
@@ -51,33 +53,27 @@ def live_runs(turns: Sequence[Turn], others: int, watched: Path | None, room: in
 def _turn(turn: Turn, watched: bool) -> Content:
     style = "$text-success" if turn.place == 0 else "$text-warning"
     style += " bold underline" if watched else ""
-    return Content.styled(f"{turn.place or '▶'} {visible(short(turn.run.name))}", style)
-
-
-def short(run: str) -> str:
-    """A run's name without its date: `20260131-120102-demo-lora-lora-3f2a` -> `lora-3f2a`."""
-    parts = run.split("-")
-    return "-".join(parts[-2:]) if len(parts) > 3 else run
+    return Content.styled(f"{turn.place or '▶'} {visible(short_name(turn.run.name))}", style)
 
 
 def choice_lines(effective: Effective | None, changed: Sequence[str], before: str, width: int) -> list[Content]:
-    """What the chosen preset is about, and in what it differs from the choice before."""
+    """Description of the chosen preset, and its differences from the previous choice."""
     if effective is None:
-        return [Content("no preset can be used: P lists them with what is wrong"), Content("")]
+        return [Content("no valid preset: press P to list them with their errors"), Content("")]
     about = Content.styled(visible(f" {effective.config.about or effective.config.title}"), "$foreground-muted")
     if not before:
-        return [about, Content.styled(" press 1-9 for a preset, m for a method, enter to see what will happen", "")]
+        return [about, Content.styled(" press 1-9 for a preset, m for a method, enter to preview the run", "")]
     if not changed:
-        return [about, Content.styled(visible(f" the same as {before}"), "$foreground-muted")]
+        return [about, Content.styled(visible(f" same as {before}"), "$foreground-muted")]
     return [
         about,
-        Content.assemble((visible(f" against {before}: "), "$foreground-muted"), _fitting(changed, width, before)),
+        Content.assemble((visible(f" changes from {before}: "), "$foreground-muted"), _fitting(changed, width, before)),
     ]
 
 
 def _fitting(changed: Sequence[str], width: int, before: str) -> str:
-    """As many changes as fit, and how many more."""
-    room = width - cell_len(f" against {before}: ") - 1
+    """As many changes as fit, and the number of the others."""
+    room = width - cell_len(f" changes from {before}: ") - 1
     shown: list[str] = []
     for number, change in enumerate(changed):
         rest = len(changed) - number - 1

@@ -1,73 +1,89 @@
-"""The command palette: commands, presets, runs and data by a few letters. Everything in it is literal text."""
+"""The command palette: search commands, presets, runs, ladders and data sets. All of it is literal text."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from pathlib import Path
+from typing import Any, Protocol, cast
 
+from textual.binding import Binding
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 from textual.content import Content
+from textual.dom import DOMNode
 from textual.screen import Screen
 from textual.style import Style
 
 from engine.config import preset_library
 from engine.config.text import visible
-from engine.runs import run_dir
+from engine.runs import ladder_dir, run_dir
+from engine.runs.home import tilde
+from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
 from tui.commands import TABLES, key_of
 from tui.data.datasets import EMBEDDED, offered
+from tui.screens.bench import BenchScreen
+from tui.settings import Settings
 
-if TYPE_CHECKING:
-    from tui.app import Workbench
+MAX_RUNS = 200
+"""The latest runs; older ones are in the runs screen."""
 
-MOST_RUNS = 200
-"""The newest: more than one reads through."""
+
+class PaletteApp(Protocol):
+    """What the palette needs of the app besides Textual's own `App`."""
+
+    runs: Path
+    settings: Settings
+    bench: BenchScreen
+
+    def back_to_bench(self) -> BenchScreen: ...
+
+    async def run_action(self, action: str, default_namespace: DOMNode | None = None) -> bool: ...
 
 
 @dataclass(frozen=True)
 class PaletteEntry:
-    """One thing one can take, with what taking it does."""
+    """An entry and what selecting it does."""
 
     text: str
     help: str
-    take: Callable[[], object]
+    select: Callable[[], object]
 
 
-class Everything(Provider):
-    """Searches all entries, in this order where they match equally."""
+class PaletteProvider(Provider):
+    """Searches commands, presets, runs and data sets; equal matches stay in this order."""
 
     async def startup(self) -> None:
-        app = cast("Workbench", self.app)
-        entries = [*commands(app, self.screen), *presets(app), *runs(app), *data(app)]
-        self.known = [(visible(entry.text, 120), entry) for entry in entries]
+        app = cast(PaletteApp, self.app)
+        entries = [*commands(app, self.screen), *presets(app), *runs(app), *ladders(app), *data(app)]
+        self.entries = [(visible(entry.text, 120), entry) for entry in entries]
 
     async def search(self, query: str) -> Hits:
         matcher = self.matcher(query)
-        for text, entry in self.known:
+        for text, entry in self.entries:
             score, offsets = matcher.fuzzy_search.match(query, text)
             if score:
-                yield Hit(score, _shown(marked(text, offsets, self.match_style), entry), entry.take, text=text)
+                yield Hit(score, _shown(marked(text, offsets, self.match_style), entry), entry.select, text=text)
 
     async def discover(self) -> Hits:
-        for text, entry in self.known:
-            yield DiscoveryHit(_shown(Content(text), entry), entry.take, text=text)
+        for text, entry in self.entries:
+            yield DiscoveryHit(_shown(Content(text), entry), entry.select, text=text)
 
 
-def commands(app: Workbench, screen: Screen[Any]) -> Iterator[PaletteEntry]:
-    """What the keys of this screen, and of every screen, do."""
-    here = {binding.id for bindings in screen._bindings.key_to_bindings.values() for binding in bindings}
+def commands(app: PaletteApp, screen: Screen[Any]) -> Iterator[PaletteEntry]:
+    """The commands of this screen and of the app."""
+    bound = {binding.id for binding in screen.BINDINGS if isinstance(binding, Binding)}
     for group, table in TABLES.items():
         for command in table:
-            wanted = command.id in here or group == "app"
-            if wanted and command.label and command.id != "app.palette":
+            is_bound = command.id in bound or group == "app"
+            if is_bound and command.label and command.id != "app.palette":
                 key = key_of(command.id, app.settings.keys)
                 yield PaletteEntry(f"{command.label}  {key}", command.help, partial(_run, app, screen, command.action))
 
 
-def presets(app: Workbench) -> Iterator[PaletteEntry]:
-    """Every preset that can be used."""
+def presets(app: PaletteApp) -> Iterator[PaletteEntry]:
+    """Every valid preset."""
 
     def choose(name: str) -> None:
         bench = app.back_to_bench()
@@ -80,34 +96,51 @@ def presets(app: Workbench) -> Iterator[PaletteEntry]:
             yield PaletteEntry(f"preset {listed.name}  {title}", about, partial(choose, listed.name))
 
 
-def runs(app: Workbench) -> Iterator[PaletteEntry]:
-    """The newest runs."""
+def runs(app: PaletteApp) -> Iterator[PaletteEntry]:
+    """The latest runs."""
 
     def watch(run: RunDir) -> None:
         app.back_to_bench().watch_run(run)
 
-    newest = sorted(app.bench.read_all(run_dir.iterate(app.runs)), key=lambda run: run.name, reverse=True)
-    for run in newest[:MOST_RUNS]:
-        yield PaletteEntry(f"run {run.name}", "Show it on the bench.", partial(watch, run))
+    latest = sorted(app.bench.read_all(run_dir.iterate(app.runs)), key=lambda run: run.name, reverse=True)
+    for run in latest[:MAX_RUNS]:
+        yield PaletteEntry(f"run {run.name}", _origin(run, "Show this run on the bench"), partial(watch, run))
 
 
-def data(app: Workbench) -> Iterator[PaletteEntry]:
-    """The sets of the data list."""
+def ladders(app: PaletteApp) -> Iterator[PaletteEntry]:
+    """The latest ladders."""
 
-    def take(name: str) -> None:
-        app.back_to_bench().choosing.take_data(name)
+    def show(index: int) -> None:
+        app.back_to_bench().show_ladder(index)
 
-    chosen = app.bench.choosing.effective
-    for one in offered(chosen.config.data.id if chosen else EMBEDDED[0]):
-        yield PaletteEntry(f"data {one.label}", f"Train on {one.id}", partial(take, one.id))
+    latest = sorted(app.bench.read_all(ladder_dir.iterate(app.runs)), key=lambda ladder: ladder.name, reverse=True)
+    for index, ladder in enumerate(latest[:MAX_RUNS]):
+        yield PaletteEntry(f"ladder {ladder.name}", _origin(ladder, "Show this ladder"), partial(show, index))
 
 
-async def _run(app: Workbench, screen: Screen[Any], action: str) -> None:
+def _origin(found: RunDir | LadderDir, action: str) -> str:
+    """`Show this ladder (started in ~/project).`"""
+    directory = found.started_in()
+    return f"{action} (started in {tilde(directory)})." if directory else f"{action}."
+
+
+def data(app: PaletteApp) -> Iterator[PaletteEntry]:
+    """The data sets of the data list."""
+
+    def select(name: str) -> None:
+        app.back_to_bench().choosing.select_data(name)
+
+    effective = app.bench.choosing.effective
+    for one in offered(effective.config.data.id if effective else EMBEDDED[0]):
+        yield PaletteEntry(f"data {one.label}", f"Train on {one.id}.", partial(select, one.id))
+
+
+async def _run(app: PaletteApp, screen: Screen[Any], action: str) -> None:
     await app.run_action(action, default_namespace=screen)
 
 
 def marked(text: str, offsets: Iterable[int], style: Style | None) -> Content:
-    """The text with the characters that matched standing out."""
+    """The text with its matching characters highlighted."""
     content = Content(text)
     for offset in offsets:
         if not text[offset].isspace():
@@ -116,5 +149,5 @@ def marked(text: str, offsets: Iterable[int], style: Style | None) -> Content:
 
 
 def _shown(text: Content, entry: PaletteEntry) -> Content:
-    """With the help below: what the palette itself puts there it reads as markup."""
+    """The text with its help below; the palette's own help would be read as markup."""
     return Content.assemble(text, "\n", (f"  {visible(entry.help, 100)}", "dim not bold"))

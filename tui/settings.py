@@ -1,4 +1,7 @@
-"""The workbench's settings, `$XDG_CONFIG_HOME/ftbench/config.toml`. What is wrong in it is shown and harms nothing."""
+"""User settings of the workbench, `$XDG_CONFIG_HOME/ftbench/config.toml`.
+
+An invalid entry is reported and replaced by its default; it never prevents the workbench from starting.
+"""
 
 from __future__ import annotations
 
@@ -8,73 +11,96 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 from engine.config.files import read_small
+from engine.runs.home import config_file
+from tui.commands import RENAMED
 from tui.terminal.capabilities import needs_ascii
 from tui.terminal.themes import AUTO
 
 
 @dataclass(kw_only=True)
 class Settings:
-    """What one may set, each with its default."""
+    """All settings with their defaults."""
 
     theme: str = AUTO
-    """Any of Textual's themes; `ansi` ones follow the terminal's own colours, `auto` is what suits the terminal."""
+    """Any Textual theme; `ansi` themes use the terminal's own colors, `auto` picks one that suits the terminal."""
     ascii: bool = field(default_factory=needs_ascii)
-    """No braille and no box drawing, for terminals without them; on by itself where the environment says so."""
+    """No braille and no box drawing; on by default where the environment names a terminal that lacks them."""
     mouse: bool = True
     keys: dict[str, str] = field(default_factory=dict)
     """Command -> keys: { "bench.start" = "f" }."""
+    runs: dict[str, str] = field(default_factory=dict)
+    """`home`: the runs home, an absolute path; read by `engine.runs.home`."""
     errors: list[str] = field(default_factory=list)
-    """What could not be used, in words."""
+    """One sentence per invalid entry, each ending with its code."""
 
 
 def settings_file() -> Path:
-    return Path(platformdirs.user_config_dir("ftbench")) / "config.toml"
+    return config_file()
 
 
 def read_settings(commands: Iterable[str], themes: Iterable[str], path: Path | None = None) -> Settings:
-    """The user's settings; whatever is wrong is left at its default and named in `errors`."""
+    """Read the user's settings; an invalid entry keeps its default and is reported in `errors`."""
     path = path or settings_file()
-    found = Settings()
+    settings = Settings()
     try:
         text = read_small(path).decode("utf-8")
     except FileNotFoundError:
-        return found
+        return settings
     except (OSError, UnicodeDecodeError) as error:
-        found.errors.append(f"{path}: {error}")
-        return found
-    import msgspec  # the first picture of one who has set nothing does not wait for them
+        settings.errors.append(f"cannot read {path}: {error} [settings.unreadable]")
+        return settings
+    import msgspec  # slow to import, and not needed for the first paint without a settings file
     import tomli
 
     try:
         table = tomli.loads(text)
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError is the first
-        found.errors.append(f"{path}: not TOML: {error}")
-        return found
-    known = {"theme": str, "ascii": bool, "mouse": bool, "keys": dict[str, str]}
+    except (ValueError, RecursionError) as error:  # ValueError includes TOMLDecodeError
+        settings.errors.append(f"invalid TOML: {path}: {error} [settings.invalid_toml]")
+        return settings
+    types = {"theme": str, "ascii": bool, "mouse": bool, "keys": dict[str, str], "runs": dict[str, str]}
     for key, value in table.items():
-        if key not in known:
-            found.errors.append(f"{path}: nothing reads {key}{_close(key, known)}")
+        if key not in types:
+            settings.errors.append(f"unknown key {key}: {path}{_suggestion(key, types)} [settings.unknown_key]")
             continue
         try:
-            setattr(found, key, msgspec.convert(value, known[key]))
+            setattr(settings, key, msgspec.convert(value, types[key]))
         except msgspec.ValidationError as error:
-            found.errors.append(f"{path}: {key}: {error}")
-    _check(found, set(commands), set(themes), path)
-    return found
+            settings.errors.append(f"invalid value of {key}: {path}: {error} [settings.invalid_value]")
+    _check_theme(settings, set(themes), path)
+    _check_keys(settings, set(commands), path)
+    _check_runs(settings, path)
+    return settings
 
 
-def _check(found: Settings, commands: set[str], themes: set[str], path: Path) -> None:
-    if found.theme not in {*themes, AUTO}:
-        found.errors.append(f"{path}: no theme {found.theme!r}{_close(found.theme, themes)}")
-        found.theme = Settings().theme
-    for command in [name for name in found.keys if name not in commands]:
-        found.errors.append(f"{path}: keys: no command {command!r}{_close(command, commands)}")
-        del found.keys[command]
+def _check_theme(settings: Settings, themes: set[str], path: Path) -> None:
+    if settings.theme not in {*themes, AUTO}:
+        hint = _suggestion(settings.theme, themes)
+        settings.errors.append(f"unknown theme {settings.theme!r}: {path}{hint} [settings.unknown_theme]")
+        settings.theme = Settings().theme
 
 
-def _close(wrong: str, known: Iterable[Any]) -> str:
-    close = difflib.get_close_matches(wrong, [str(one) for one in known], n=1)
+def _check_runs(settings: Settings, path: Path) -> None:
+    """Name the unknown keys of `[runs]`; the value of `home` is checked where it is used."""
+    for key in settings.runs:
+        if key != "home":
+            hint = _suggestion(key, ["home"])
+            settings.errors.append(f"unknown key runs.{key}: {path}{hint} [settings.unknown_key]")
+
+
+def _check_keys(settings: Settings, commands: set[str], path: Path) -> None:
+    """Replace renamed commands and drop unknown ones."""
+    for command in [name for name in settings.keys if name not in commands]:
+        keys = settings.keys.pop(command)
+        if (renamed := RENAMED.get(command)) in commands:
+            settings.keys.setdefault(renamed, keys)
+            text = f"keys: command {command!r} is now {renamed!r}: {path}; rename it [settings.renamed_command]"
+        else:
+            hint = _suggestion(command, commands)
+            text = f"keys: unknown command {command!r}: {path}{hint} [settings.unknown_command]"
+        settings.errors.append(text)
+
+
+def _suggestion(wrong: str, known: Iterable[Any]) -> str:
+    close = difflib.get_close_matches(wrong, [str(name) for name in known], n=1)
     return f"; did you mean {close[0]}?" if close else ""

@@ -1,6 +1,6 @@
-"""Where `ftbench` begins. The workbench is opened straight away; a verb, or help, is the business of `tui.cli.app`.
+"""The entry point of `ftbench`: opens the workbench at once, and leaves subcommands and help to `tui.cli.app`.
 
-Over SSH one waits for the first picture: the machinery of the verbs, a third of the time to it, is not imported.
+The command-line parser is not imported for the workbench: that would take a third of the time to the first frame.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tui.cli.errors import at_the_edge
+from tui.cli.errors import handle_errors
 from tui.output import streams
 
 
 @dataclass
-class Opening:
-    """The options of `ftbench` without a verb, as `tui.cli.app` has them."""
+class BenchOptions:
+    """The options of `ftbench` without a subcommand, as in `tui.cli.app`."""
 
     runs: str | None = None
     ascii_only: bool = False
@@ -25,49 +25,49 @@ class Opening:
 
 def main() -> None:
     """The console script."""
-    opening = bench_options(sys.argv[1:])
-    if opening is None or not streams.is_terminal():
-        at_the_edge(_verb)
+    options = bench_options(sys.argv[1:])
+    if options is None or not streams.is_terminal():
+        handle_errors(_run_subcommand)
     else:
-        at_the_edge(lambda: _open(opening))
+        handle_errors(lambda: _open_bench(options))
 
 
-def bench_options(arguments: Sequence[str]) -> Opening | None:
-    """The options where there is nothing else on the command line, else None.
+def bench_options(arguments: Sequence[str]) -> BenchOptions | None:
+    """The options if the command line has nothing else, else None.
 
-    An option given twice is left to `tui.cli.app`, which refuses values in conflict; so is a blank folder.
+    An option given twice and an empty folder are left to `tui.cli.app`, which reports the error.
     """
-    found, rest = Opening(), list(arguments)
+    options, rest = BenchOptions(), list(arguments)
     names = [word.partition("=")[0].replace("--no-mouse", "--mouse") for word in rest if word.startswith("--")]
     if len(names) > len(set(names)) or not all(map(str.strip, rest)) or "--runs=" in rest:
         return None
     while rest:
         option = rest.pop(0)
         if option == "--ascii":
-            found.ascii_only = True
+            options.ascii_only = True
         elif option in ("--mouse", "--no-mouse"):
-            found.mouse = option == "--mouse"
+            options.mouse = option == "--mouse"
         elif option == "--runs" and rest:
-            found.runs = rest.pop(0)
+            options.runs = rest.pop(0)
         elif option.startswith("--runs="):
-            found.runs = option.partition("=")[2]
+            options.runs = option.partition("=")[2]
         else:
             return None
-    return found
+    return options
 
 
-def _verb() -> None:
+def _run_subcommand() -> None:
     from tui.cli.app import verbs
 
     verbs()
 
 
-def _open(opening: Opening) -> None:
-    gc.disable()  # until the first picture: all that is imported stays, and looking for rubbish in it takes a fifth
+def _open_bench(options: BenchOptions) -> None:
+    gc.disable()  # until the first frame: all that is imported stays, and collecting garbage takes a fifth of the time
     from pathlib import Path
 
-    from engine.runs.run_dir import runs_folder
+    from engine.runs.home import runs_home
     from tui.cli.bench import open_bench
 
-    runs = runs_folder(Path(opening.runs) if opening.runs else None)
-    sys.exit(open_bench(runs, opening.ascii_only, opening.mouse))
+    runs = runs_home(Path(options.runs) if options.runs else None)
+    sys.exit(open_bench(runs, options.ascii_only, options.mouse, hints=options.runs is None))

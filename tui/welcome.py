@@ -1,4 +1,4 @@
-"""What stands where the curves will be, as long as nothing has been started: what to press first."""
+"""Help shown in place of the charts until a run has been started: which keys to press first."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from textual.content import Content
 from tui.commands import key_of
 
 STEPS = (
-    ("1-9", "a preset: model, method, settings", "A whole recipe each; P lists them all."),
-    ("bench.data", "your data: a file, a folder, a Hub id", "The embedded tickets do for a first try."),
-    ("bench.start", "what will happen, then start", "Memory, steps, disk, and what is wrong."),
-    ("app.quit", "leave: the run goes on without you", "Come back later, from any terminal."),
+    ("1-9", "preset: model, method, settings", "P lists all presets."),
+    ("bench.data", "data: a file, a folder, a Hub id", "Try it on the embedded tickets first."),
+    ("bench.start", "preview the run, then start it", "Memory, steps, disk space, problems."),
+    ("app.quit", "detach: the run continues", "Reattach later from any terminal."),
 )
-"""(key or command, what it is for, more where there is room); each fits the 50 columns of the pane at 120."""
+"""(key or command, purpose, details if there is room); each fits into 50 columns, the pane's width at 120."""
 MORE = (
-    ("bench.climb", "a ladder: every method on the same rows"),
+    ("bench.run_ladder", "ladder: every method on the same data"),
     ("bench.runs", "earlier runs: compare, resume, run again"),
     ("app.palette", "search commands, presets, runs and data"),
-    ("app.help", "every key"),
+    ("app.help", "show all keys"),
 )
 ROOMY = 15
-"""Rows from which there is room for more than the four steps."""
+"""Height from which there is room for more than the four steps."""
 
 
 def welcome(keys: Mapping[str, str], width: int, height: int) -> list[Content]:
-    """As much as has room; `keys` are the user's own."""
+    """The help text for the given size; `keys` are the user's key bindings."""
     if height < ROOMY:
-        ask = f"{_key('app.help', keys)} every key"
-        title = Content.styled("Nothing runs. Press", "bold")
+        ask = f"{_key('app.help', keys)} all keys"
+        title = Content.styled("No active run. Press", "bold")
         gap = width - title.cell_length - len(ask)
         head = Content.assemble(title, " " * gap, (ask, "$foreground-muted")) if gap > 1 else title
         return [head, *(_row(key, what, keys) for key, what, _ in STEPS)][:height]
-    lines = [Content(""), Content.styled("Train on your rows; see what each method costs.", "bold")]
+    lines = [Content(""), Content.styled("Train on your data; see what each method costs.", "bold")]
     for key, what, more in STEPS:
         lines += [Content(""), _row(key, what, keys), Content.styled(f"{'':9}{more}", "$foreground-muted")]
     rest = [Content(""), *(_row(key, what, keys) for key, what in MORE)]

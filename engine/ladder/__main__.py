@@ -1,4 +1,4 @@
-"""`python -m engine.ladder LADDER_DIR`: takes the ladder's lock and climbs. No torch in this process."""
+"""`python -m engine.ladder LADDER_DIR`: runs a ladder while holding its lock. This process does not import torch."""
 
 from __future__ import annotations
 
@@ -21,86 +21,90 @@ from engine.runs.stop_request import StopRequest, StopRequested
 
 
 def main(arguments: list[str]) -> int:
+    """Returns 0 if the ladder finished or was stopped, 2 if it could not be started, else 1."""
     if len(arguments) != 1:
         print("usage: python -m engine.ladder LADDER_DIR", file=sys.stderr)
         return 2
     folder = LadderDir(Path(arguments[0]).absolute())
     try:
         plan = folder.plan()
-    except UserError as error:
-        print(error.line, file=sys.stderr)
-        return 2
-    try:
         lock = locks.hold(folder.lock_file)
+        if lock is None:
+            do = f"`ftbench attach {folder.name}` shows it"
+            raise UserError(f"ladder is already running: {folder.name}", do=do, code="ladder.already_running")
     except UserError as error:
         print(error.line, file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"{folder.lock_file} cannot be locked: {error.strerror}", file=sys.stderr)
+        print(f"cannot lock {folder.lock_file}: {error.strerror}", file=sys.stderr)
         return 1
-    if lock is None:
-        print(f"{folder.name} is climbing already", file=sys.stderr)
-        return 2
     status, reason = "failed", ""
     try:
         locks.sign(lock, str(os.getpid()))
-        status, reason = live(folder, plan)
-    except UserError as error:  # its state is damaged
+        status, reason = run_ladder(folder, plan)
+    except UserError as error:  # ladder.json is damaged
         print(error.line, file=sys.stderr)
         return 2
     except OSError as error:
-        text = f"{reason or status}; {error.filename or folder.path} cannot be written: {error.strerror}"
-        reason = f"{text}; free some space, then `ftbench resume {folder.name}`"
+        cause = f"cannot write {error.filename or folder.path}: {error.strerror}"
+        reason = f"{reason or status}; {cause}; free disk space, then `ftbench resume {folder.name}`"
         end_record.write(folder.end_file, EndRecord(status="failed", reason=reason, t=time.time()))
-        with contextlib.suppress(OSError):  # the raw log may be on the same full disk
+        with contextlib.suppress(OSError):  # the log may be on the same full disk
             print(reason, file=sys.stderr, flush=True)
     return 0 if status in ("finished", "stopped") else 1
 
 
-def live(folder: LadderDir, plan: LadderPlan) -> tuple[Outcome, str]:
-    """One life of a ladder: (status, reason). Raises OSError where its state cannot be written."""
+def run_ladder(folder: LadderDir, plan: LadderPlan) -> tuple[Outcome, str]:
+    """Start or resume the ladder; returns (status, reason). Raises OSError if its state cannot be written."""
     stopping = StopRequest()
     stopping.listen()
     end_record.reserve(folder.end_file)
-    climb = LadderRunner(folder, begin(folder, plan), stopping, plan.fresh)
+    runner = LadderRunner(folder, load_or_create(folder, plan), stopping, plan.fresh)
     for notice in folder.renamed_settings():
-        climb.warn(notice.text)
-    climb.save()
-    status, reason = attempt(LadderPipeline(climb, plan))
+        runner.warn(notice.code, notice.text)
+    runner.save()
+    status, reason = run_pipeline(LadderPipeline(runner, plan))
     if status != "finished":
-        climb.ladder.status, climb.ladder.reason = status, reason
-        climb.save()
-    return climb.ladder.status, climb.ladder.reason
+        runner.ladder.status, runner.ladder.reason = status, reason
+        runner.save()
+    return runner.ladder.status, runner.ladder.reason
 
 
-def begin(folder: LadderDir, plan: LadderPlan) -> Ladder:
-    """The ladder as an earlier life left it, or a new one."""
+def load_or_create(folder: LadderDir, plan: LadderPlan) -> Ladder:
+    """The ladder's stored state, or a new one."""
     ladder = folder.state() or Ladder(
-        name=folder.name, preset=plan.preset, command=plan.command, created=plan.created, seeds=plan.seeds
+        name=folder.name,
+        preset=plan.preset,
+        command=plan.command,
+        created=plan.created,
+        seeds=plan.seeds,
+        started_in=plan.started_in,
     )
-    ladder.status, ladder.stage, ladder.reason, ladder.updated = "running", "planned", "", time.time()
+    ladder.status, ladder.stage, ladder.reason, ladder.reason_code = "running", "planned", "", ""
+    ladder.updated = time.time()
     return ladder
 
 
-def attempt(stages: LadderPipeline) -> tuple[Outcome, str]:
-    """(status, reason)."""
+def run_pipeline(pipeline: LadderPipeline) -> tuple[Outcome, str]:
+    """Run all stages; returns (status, reason)."""
+    folder, ladder = pipeline.runner.dir, pipeline.runner.ladder
     try:
-        stages.all()
+        pipeline.run()
     except StopRequested as error:
-        why = str(error) or "stopped as asked"
-        return "stopped", f"{why}; `ftbench resume {stages.climb.dir.name}` goes on"
+        return "stopped", f"{error or 'stopped by request'}; `ftbench resume {folder.name}` resumes it"
     except UserError as error:
+        ladder.reason_code = error.code
         return "failed", error.line
     except RunFailed as error:
         return "failed", str(error)
-    except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the ladder ends with a word about it
+    except Exception as error:  # noqa: BLE001 - top level: whatever went wrong, the ladder records it
         if no_room(error):
-            do = f"free some space, then `ftbench resume {stages.climb.dir.name}`"
-            return "failed", f"the disk is full ({error}); {do}"
+            ladder.reason_code = "disk.full"
+            return "failed", f"disk full ({error}); free disk space, then `ftbench resume {folder.name}`"
         traceback.print_exc()
         text = " ".join(str(error).split())[:300]
-        return "failed", f"{type(error).__name__}: {text}; the traceback is in {stages.climb.dir.log_file}"
-    return stages.climb.ladder.status, stages.climb.ladder.reason
+        return "failed", f"{type(error).__name__}: {text}; the traceback is in {folder.log_file}"
+    return ladder.status, ladder.reason
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Numbers in words: one spelling each, so that every figure of the verdict can be found in the tables.
+"""Number formatting shared by the verdict and the report's tables, so that a figure is written the same in both.
 
-Every function takes None and NaN as well and answers `–`. The minus sign is the typographic one.
+Every function also takes None and NaN and returns `–`. The minus sign is U+2212.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from engine.runs.ladder import SeedRange
 from engine.runs.result import Interval
 
 ABSENT = "–"
-NAMES = {"base": "base", "base-4bit": "4-bit base"}
+BASE_TITLES = {"base": "base", "base-4bit": "4-bit base"}
 Number = float | None
 
 
-def rung(name: str) -> str:
-    """How a rung is called: the methods in their usual spelling, everything else as it is named."""
-    return method_specs()[name].in_text if name in method_specs() else NAMES.get(name, name)
+def rung_title(name: str) -> str:
+    """The name of a rung in text: methods in their usual spelling, other rungs as they are named."""
+    return method_specs()[name].in_text if name in method_specs() else BASE_TITLES.get(name, name)
 
 
-def view(metric: str) -> str:
-    """A metric's name: `exact match`."""
+def metric_title(metric: str) -> str:
+    """The name of a metric in text: `exact match`."""
     return metric_spec(metric).title
 
 
@@ -35,64 +35,65 @@ def decimal(value: Number, digits: int, signed: bool = False) -> str:
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
     text = f"{abs(value):,.{digits}f}"
-    if not text.strip("0.,"):  # what rounds to nothing has no sign
+    if not text.strip("0.,"):  # a value that rounds to zero has no sign
         return text
     return f"{'−' if value < 0 else '+' if signed else ''}{text}"
 
 
 def percent(value: Number, digits: int = 1) -> str:
-    """A share as `58.1 %`."""
-    return _with_unit(decimal(_hundredfold(value), digits), "%")
+    """A share as `58.1%`."""
+    return _with_unit(decimal(_times_100(value), digits), "%", separator="")
 
 
 def percent_bounds(interval: Interval | None, digits: int = 1) -> str:
-    """The interval of a share, in percent: `[55.6, 60.6]`."""
+    """The bounds of a share's interval, in percent: `[55.6, 60.6]`."""
     return _bounds(interval, 100.0, digits)
 
 
 def points(value: Number) -> str:
-    """A difference of shares as `+2.3 points`."""
-    return _with_unit(decimal(_hundredfold(value), 1, signed=True), "points")
+    """A difference of two shares in percentage points, `+2.3 points`."""
+    return _with_unit(decimal(_times_100(value), 1, signed=True), "points")
 
 
 def loss(value: Number) -> str:
-    """Nats a token, `0.474`."""
+    """A loss in nats/token, `0.474`."""
     return decimal(value, 3)
 
 
 def loss_bounds(interval: Interval | None) -> str:
-    """`[0.457, 0.492]`."""
+    """The bounds of a loss's interval: `[0.457, 0.492]`."""
     return _bounds(interval, 1.0, 3)
 
 
 def loss_change(value: Number) -> str:
-    """A difference of losses, `+0.012`."""
+    """A difference of two losses in nats/token, `+0.012`."""
     return decimal(value, 3, signed=True)
 
 
 def score(value: Number, metric: str) -> str:
-    """A score in the metric's unit: percent for shares."""
+    """A score of the metric: in percent if it is a share."""
     return percent(value) if metric_spec(metric).is_share else loss(value)
 
 
 def score_bounds(interval: Interval | None, metric: str) -> str:
+    """The bounds of a score's interval, without the unit."""
     return percent_bounds(interval) if metric_spec(metric).is_share else loss_bounds(interval)
 
 
 def difference(value: Number, metric: str) -> str:
-    """A difference of two scores: percentage points for shares."""
+    """A difference of two scores: in percentage points if the metric is a share."""
     return points(value) if metric_spec(metric).is_share else loss_change(value)
 
 
 def ratio(value: Number) -> str:
-    """`0.87 ×`, `12.3 ×`, `0.054 ×`."""
+    """`0.87×`, `12.3×`, `0.054×`."""
     if value is None or not math.isfinite(value) or abs(value) >= 0.1:
-        return _with_unit(decimal(value, 2 if value is None or abs(value) < 9.995 else 1), "×")
-    return f"{_significant(value, 2)} ×"
+        return _with_unit(decimal(value, 2 if value is None or abs(value) < 9.995 else 1), "×", separator="")
+    return f"{_significant(value, 2)}×"
 
 
 def seconds(value: Number) -> str:
-    """`4.46 s`, `53.1 s`, from a minute on `4:05`, from an hour on `1:02:03`."""
+    """A duration: `4.46 s`, `53.1 s`; a minute or more as `4:05`, an hour or more as `1:02:03`."""
     if value is None or not math.isfinite(value):
         return decimal(value, 1)
     if round(value, 1) < 60:
@@ -103,7 +104,7 @@ def seconds(value: Number) -> str:
 
 
 def size(count: Number) -> str:
-    """Bytes as `784 MiB`, `1.23 GiB`."""
+    """A number of bytes as `784 MiB`, `1.23 GiB`."""
     if count is None or not math.isfinite(count):
         return decimal(count, 0)
     for unit in ("B", "KiB", "MiB", "GiB"):
@@ -114,7 +115,7 @@ def size(count: Number) -> str:
 
 
 def energy(joules: Number) -> str:
-    """`640 J`, `12.3 kJ`, from 3.6 MJ on `1.23 kWh`."""
+    """An energy: `640 J`, `12.3 kJ`; 3.6 MJ or more as `1.23 kWh`."""
     if joules is None or not math.isfinite(joules):
         return decimal(joules, 0)
     if abs(joules) < 999.5:
@@ -123,7 +124,7 @@ def energy(joules: Number) -> str:
 
 
 def money(amount: Number, currency: str) -> str:
-    """`12.40 USD`; below a tenth two digits that say something, `0.0034 USD`."""
+    """`12.40 USD`; two significant digits below 0.1, `0.0034 USD`."""
     if amount is None or not math.isfinite(amount):
         return decimal(amount, 2)
     digits = 2 if amount == 0 or abs(amount) >= 0.1 else 1 - math.floor(math.log10(abs(amount)))
@@ -131,26 +132,26 @@ def money(amount: Number, currency: str) -> str:
 
 
 def count(number: Number) -> str:
-    """Parameters or tokens, rounded from ten thousand on: `6,450`, `287 k`, `3.54 M`, `8.03 B`."""
+    """A number of parameters or tokens, rounded to three digits from 10,000: `6,450`, `287k`, `3.54M`, `8.03B`."""
     if number is None or not math.isfinite(number) or abs(number) < 9999.5:
         return decimal(number, 0)
     for unit, factor in (("k", 1e3), ("M", 1e6)):
         if abs(number) < 999.5 * factor:
-            return f"{_significant(number / factor)} {unit}"
-    return f"{_significant(number / 1e9)} B"
+            return f"{_significant(number / factor)}{unit}"
+    return f"{_significant(number / 1e9)}B"
 
 
-def whole(number: int | None) -> str:
-    """Items or steps, all digits: `1,900`."""
+def integer(number: int | None) -> str:
+    """A number of items or steps with all digits: `1,900`."""
     return decimal(number, 0)
 
 
-def about(number: int | None) -> str:
-    """A number that is only roughly known: two digits, rounded up, `1,900`."""
+def rounded_up(number: int | None) -> str:
+    """An estimated number, rounded up to two digits: `1,900` for 1,853."""
     if not number:
-        return whole(number)
+        return integer(number)
     step = 10 ** max(0, len(str(number)) - 2)
-    return whole(math.ceil(number / step) * step)
+    return integer(math.ceil(number / step) * step)
 
 
 def rate(value: Number) -> str:
@@ -164,20 +165,20 @@ def rate(value: Number) -> str:
 
 
 def p_value(value: Number) -> str:
-    """`0.012`, `< 0.001`."""
+    """A p-value: `0.012`, `< 0.001`."""
     return "< 0.001" if value is not None and value < 0.001 else decimal(value, 3)
 
 
-def extent(spread: SeedRange | None, text: Callable[[Number], str]) -> str:
-    """Lowest to highest of a measurement over seeds, each by `text`; '' where they print alike."""
-    if spread is None:
+def seed_range(seeds: SeedRange | None, text: Callable[[Number], str]) -> str:
+    """Lowest to highest value over the seeds, formatted by `text`; '' if both are written the same."""
+    if seeds is None:
         return ""
-    low, high = text(spread.low), text(spread.high)
+    low, high = text(seeds.low), text(seeds.high)
     return "" if low == high else f"{low} – {high}"
 
 
 def _significant(value: float, digits: int = 3) -> str:
-    """Rounded to so many significant digits; digits before the point are never dropped."""
+    """Rounded to `digits` significant digits; digits before the point are never dropped."""
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value)))) if value else 0
     if decimals and abs(round(value, decimals)) >= 10 ** (digits - decimals):
         decimals -= 1  # 9.999 is 10.0
@@ -190,9 +191,9 @@ def _bounds(interval: Interval | None, factor: float, digits: int) -> str:
     return f"[{decimal(interval.low * factor, digits)}, {decimal(interval.high * factor, digits)}]"
 
 
-def _hundredfold(value: Number) -> Number:
+def _times_100(value: Number) -> Number:
     return None if value is None else value * 100
 
 
-def _with_unit(text: str, unit: str) -> str:
-    return text if text == ABSENT else f"{text} {unit}"
+def _with_unit(text: str, unit: str, separator: str = " ") -> str:
+    return text if text == ABSENT else f"{text}{separator}{unit}"

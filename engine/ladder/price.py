@@ -1,4 +1,4 @@
-"""What a rung's runs cost on this machine, and which card one would have to rent for them."""
+"""The price of a rung's runs on this machine, and the cheapest GPU to rent that has enough memory."""
 
 from __future__ import annotations
 
@@ -7,27 +7,25 @@ from engine.runs.ladder import Ladder, RentalPrice, Rung, RungResult, SeedRange
 
 
 def add_price(row: RungResult, rung: Rung, ladder: Ladder) -> None:
-    """What the runs cost here, and the cheapest card that would hold them."""
+    """Fill in the row's price per run and rental GPU, or a note why there is none."""
     known = gpu_prices.list_cards()
-    here = gpu_prices.named(str(ladder.machine.get("device", "")), known)
+    local = gpu_prices.named(str(ladder.machine.get("device", "")), known)
     price = rung.config.cost.price_per_hour
-    row.currency = rung.config.cost.currency if price is not None else here.currency if here else row.currency
-    if price is None and here:
-        price, row.money_note = here.price_per_hour, f"at the list price of {here.name}"
+    row.currency = rung.config.cost.currency if price is not None else local.currency if local else row.currency
+    if price is None and local:
+        price, row.money_note = local.price_per_hour, f"at the list price of {local.name}"
     if price is None:
-        row.money_note = "no price known for this machine: set cost.price_per_hour"
+        row.money_note = "unknown for this machine: set cost.price_per_hour"
     elif row.all_seconds:
-        hourly = row.all_seconds
-        row.money = SeedRange(**{at: getattr(hourly, at) * price / 3600 for at in ("mean", "low", "high")})
+        seconds = row.all_seconds
+        row.money = SeedRange(**{at: getattr(seconds, at) * price / 3600 for at in ("mean", "low", "high")})
     peak = row.peak
-    on_card = bool(peak and (peak.nvml_used or peak.reserved))
+    on_gpu = bool(peak and (peak.nvml_used or peak.reserved))
     need = (peak.nvml_used or peak.reserved or peak.rss) if peak else None
-    card = gpu_prices.cheapest_for(need, known) if need else None
-    if card:
-        row.rent = RentalPrice(
-            card=card.name, memory=card.bytes, price_per_hour=card.price_per_hour, currency=card.currency
-        )
-    if not on_card:
-        row.rent_note = "a guess: from the resident set of a run without a card"
-    elif not card:
-        row.rent_note = "no listed card holds this"
+    gpu = gpu_prices.cheapest_for(need, known) if need else None
+    if gpu:
+        row.rent = RentalPrice(gpu=gpu.name, memory=gpu.bytes, price_per_hour=gpu.price_per_hour, currency=gpu.currency)
+    if not on_gpu:
+        row.rent_note = "estimated from resident memory, without a GPU"
+    elif not gpu:
+        row.rent_note = "no listed GPU has enough memory"

@@ -1,4 +1,4 @@
-"""Learning rates worth a trial, and the choice among them."""
+"""The grid of learning rates to try, and the choice of the best one."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from engine.runs.ladder import LadderRun
 
 
 def grid(rate: float, count: int) -> list[float]:
-    """`count` rates around one, half a decade apart, rounded to two digits; an even count has one more above."""
+    """`count` rates around `rate`, half a decade apart, rounded to two digits; an even count has one more above it."""
     below = (count - 1) // 2
     rates = [_rounded(rate * 10 ** ((place - below) / 2)) if place != below else rate for place in range(count)]
-    return [min(found, 1.0) for found in rates]
+    return [min(value, 1.0) for value in rates]
 
 
 def choose(trials: Sequence[LadderRun]) -> LadderRun | None:
-    """The trial with the lowest validation loss; None where none finished with one."""
+    """The trial with the lowest validation loss; None if no trial has one."""
     finished = [trial for trial in trials if trial.status == "finished" and trial.validation_loss is not None]
     return min(finished, key=lambda trial: trial.validation_loss or 0.0, default=None)
 
 
 def at_the_edge(chosen: LadderRun, trials: Sequence[LadderRun]) -> bool:
-    """Whether the best rate is the lowest or highest that was tried: a wider grid may hold a better one."""
+    """Whether the best rate is the lowest or highest of the grid: a wider grid may have a better one."""
     rates = [trial.learning_rate for trial in trials]
     return len(rates) > 1 and chosen.learning_rate in (min(rates), max(rates))
 

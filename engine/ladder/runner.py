@@ -1,4 +1,4 @@
-"""Runs the rungs one after another as ordinary runs, finds done what is done, and goes on where it was stopped."""
+"""Runs a ladder's entries one after another as ordinary runs: reuses finished runs and resumes stopped ones."""
 
 from __future__ import annotations
 
@@ -27,141 +27,149 @@ from engine.runs.run_dir import RunDir
 from engine.runs.stop_request import StopRequest, StopRequested
 
 POLL_SECONDS = 0.2
-MOST_DEATHS = 3
-"""A worker that dies this often without a step between is left dead."""
-NOT_WORK = ("waiting", "baseline")
-"""Phases that not every rung has."""
-FINAL = ("out_of_memory", "diverged", "failed")
+STARTUP_SECONDS = 2.0
+"""How long a run may be `starting` before its worker counts as gone."""
+MAX_DEATHS = 3
+"""A worker that exits unexpectedly this often without a new step is not started again."""
+UNCOUNTED_PHASES = ("waiting", "baseline")
+"""Phases that not every rung has; they do not count as work."""
+FAILURES = ("out_of_memory", "diverged", "failed")
 
 
 @dataclass
 class LadderRunner:
-    """The state of the ladder that this process is."""
+    """A ladder's state and the runs that this process starts for it."""
 
     dir: LadderDir
     ladder: Ladder
     stopping: StopRequest
     fresh: bool
-    known: dict[str, list[RunDir]] = field(default_factory=dict)
-    begun: set[Path] = field(default_factory=set)
-    """Runs that this process has started or resumed."""
+    """Whether runs of other ladders are not reused."""
+    runs_by_identity: dict[str, list[RunDir]] = field(default_factory=dict)
+    started: set[Path] = field(default_factory=set)
+    """Runs that this process started or resumed."""
     worker: launch.Worker | None = None
-    """The process started last, to be reaped when it ends."""
+    """The latest worker process, polled so that it does not stay a zombie."""
 
-    def look_around(self) -> None:
-        """Learn which runs there are: this ladder's, earlier ones, and those that another ladder has begun."""
-        self.known = index(self.dir.runs)
-        for work, runs in index(self.dir.probes).items():
-            self.known[work] = [*runs, *self.known.get(work, [])]
+    def index_runs(self) -> None:
+        """Find all runs of this and other ladders, and this ladder's probes."""
+        self.runs_by_identity = index(self.dir.runs)
+        for key, runs in index(self.dir.probes).items():
+            self.runs_by_identity[key] = [*runs, *self.runs_by_identity.get(key, [])]
 
     def save(self) -> None:
         self.dir.write_state(self.ladder)
 
-    def warn(self, text: str) -> None:
+    def warn(self, code: str, text: str) -> None:
+        """Add a warning to the ladder, once."""
         if text not in self.ladder.warnings:
             self.ladder.warnings.append(text)
+            self.ladder.warning_codes.append(code)
         print(f"warning: {text}", flush=True)
 
-    def entry(self, wanted: LadderRun) -> LadderRun:
-        """The entry of the same rung, kind, seed and rate, added where there is none."""
+    def entry(self, like: LadderRun) -> LadderRun:
+        """The entry of the same rung, kind, seed and rate; added if there is none."""
         for entry in self.ladder.entries:
-            if _key(entry) == _key(wanted):
+            if _key(entry) == _key(like):
                 return entry
-        self.ladder.entries.append(wanted)
-        return wanted
+        self.ladder.entries.append(like)
+        return like
 
-    def do(self, entry: LadderRun, config: Config, rung: Rung) -> Result | None:
-        """The entry's result: found, or waited for, or run. None where there will be none; the entry says why.
+    def run_entry(self, entry: LadderRun, config: Config, rung: Rung) -> Result | None:
+        """The result of the entry's run, which is reused, resumed or started. None if it failed: see `entry.reason`.
 
-        Raises StopRequested where the ladder or the run was asked to stop.
+        Raises StopRequested if the ladder or the run was stopped.
         """
         self.stopping.check()
         rule = self._split_version()
-        work = identity(config, self._fingerprints(), self.ladder.versions, self.ladder.machine, rule)
-        with locks.alone(self.dir.runs):  # two ladders that looked at once would both find nothing
-            self.look_around()
-            run, made = self._found(entry, work), False
-            if run is None:
-                run, made = self._create(entry, config, work, rung), True
-        if made:
+        key = identity(config, self._fingerprints(), self.ladder.versions, self.ladder.machine, rule)
+        with locks.alone(self.dir.runs):  # else two ladders could both find nothing and start the same run
+            self.index_runs()
+            run = self._reusable(entry, key)
+            is_new = run is None
+            run = run or self._create(entry, config, key, rung)
+        if is_new:
             self._start(entry, run)
         elif entry.run != (name := self._relative(run)):
             entry.run, entry.reused = name, True
-            print(f"{entry.rung} seed {entry.seed}: {name} has done this work", flush=True)
+            print(f"{entry.rung} seed {entry.seed}: reusing {name}", flush=True)
         try:
-            self._see_through(entry, run)
+            self._run_to_end(entry, run)
         except StopRequested:
             entry.status = "stopped" if run.state() == "stopped" else "planned"
             raise
-        return self._settle(entry, run)
+        return self._record_outcome(entry, run)
 
-    def _found(self, entry: LadderRun, work: str) -> RunDir | None:
-        """A run of equal fingerprint that is worth having: finished first, else one that can go on."""
+    def _reusable(self, entry: LadderRun, key: str) -> RunDir | None:
+        """The latest run with this identity: finished, else running, else resumable, else failed."""
         own = self.dir.runs / entry.run if entry.run else None
-        runs = [run for run in self.known.get(work, []) if not self.fresh or run.path == own]
+        runs = [run for run in self.runs_by_identity.get(key, []) if not self.fresh or run.path == own]
         states = {run.path: run.state() for run in runs}
-        for wanted in (("finished",), ("live", "starting"), ("stopped", "died"), FINAL):
+        for group in (("finished",), ("live", "starting"), ("stopped", "died"), FAILURES):
             for run in reversed(runs):
-                # What failed elsewhere gets another try here, and what failed in an earlier life of this ladder too.
-                usable = wanted != FINAL or (run.path == own and (run.path in self.begun or states[own] != "failed"))
-                if states[run.path] in wanted and usable:
+                # What failed in another ladder, or before this one was resumed, is tried again.
+                usable = group != FAILURES or (
+                    run.path == own and (run.path in self.started or states[own] != "failed")
+                )
+                if states[run.path] in group and usable:
                     return run
         return None
 
-    def _create(self, entry: LadderRun, config: Config, work: str, rung: Rung) -> RunDir:
+    def _create(self, entry: LadderRun, config: Config, key: str, rung: Rung) -> RunDir:
         if entry.status == "finished":
-            there = (self.dir.runs / entry.run).exists()
-            gone = "ran under other data, libraries or threads" if there else "is gone"
-            self.warn(f"{entry.run} {gone}: {entry.rung} is run again")
+            exists = (self.dir.runs / entry.run).exists()
+            why = "used other data, library versions or threads" if exists else "was deleted"
+            self.warn("ladder.run_not_reusable", f"{entry.run} {why}: {entry.rung} is run again")
         origins = dict.fromkeys(flatten(config), f"ladder {self.dir.name}")
         folder = self.dir.probes if entry.kind == "probe" else self.dir.runs
         preset = re.sub(r"-(qlora|lora|full)$", "", called(self.ladder.preset))
         name = f"{preset}-{rung.name}" if rung.name != rung.method else preset
-        self._name_split_otherwise(config)
+        self._warn_of_other_splits(config)
         run = run_dir.create(
             folder,
             name,
             Effective(config, origins),
-            work=work,
+            work=key,
             split_version=self._split_version(),
             data_fingerprint=self._fingerprints().get("data", ""),
+            started_in=self.ladder.started_in,
         )
         entry.run, entry.status, entry.reason, entry.reused = self._relative(run), "planned", "", False
         self.save()
         return run
 
-    def _name_split_otherwise(self, config: Config) -> None:
-        """Say why runs of the same settings are not reused."""
-        mine = self._split_version()
-        for run, version in split_otherwise(self.dir.runs, config, mine):
-            self.warn(f"{run.name} is not reused: {versions_differ(version, mine)}")
+    def _warn_of_other_splits(self, config: Config) -> None:
+        """Warn of runs with the same settings that are not reused because their rows were split differently."""
+        current = self._split_version()
+        for run, version in split_otherwise(self.dir.runs, config, current):
+            self.warn("ladder.different_split", f"{run.name} is not reused: {versions_differ(version, current)}")
 
     def _split_version(self) -> int:
         return self.ladder.work.split_version if self.ladder.work else OLDEST
 
-    def _see_through(self, entry: LadderRun, run: RunDir) -> None:
-        """Start or resume the run as often as it takes until it has an outcome."""
-        deaths, reached = 0, -1
-        while (state := run.state()) not in ("finished", *FINAL):
+    def _run_to_end(self, entry: LadderRun, run: RunDir) -> None:
+        """Start or resume the run until it has an outcome, or its worker exited unexpectedly MAX_DEATHS times."""
+        deaths, last_step = 0, -1
+        while (state := run.state()) not in ("finished", *FAILURES):
             self.stopping.check()
             if state == "damaged":
-                entry.status, entry.reason = "failed", f"{run.name} is damaged or gone"
+                entry.status, entry.reason = "failed", f"{run.name} is damaged or was deleted"
                 return
             if state not in ("live", "starting"):
-                if deaths >= MOST_DEATHS:
+                if deaths >= MAX_DEATHS:
                     return
                 self._start(entry, run)
             self._wait(entry, run)
             if run.state() == "died":
                 step = _last_step(run)
-                deaths, reached = (deaths + 1, reached) if step <= reached else (1, step)
+                deaths, last_step = (deaths + 1, last_step) if step <= last_step else (1, step)
             elif run.state() == "stopped":
                 raise StopRequested(f"its run {run.name} was stopped")
 
     def _start(self, entry: LadderRun, run: RunDir) -> None:
         size = run.events_file.stat().st_size if run.events_file.exists() else 0
         entry.status = "live"
-        self.begun.add(run.path)
+        self.started.add(run.path)
         self.save()
         print(f"[{time.strftime('%H:%M:%S')}] {entry.kind} {entry.rung} seed {entry.seed}: {entry.run}", flush=True)
         self.worker = launch.launch(run)
@@ -171,25 +179,24 @@ class LadderRunner:
             entry.reason = str(error)
 
     def _wait(self, entry: LadderRun, run: RunDir) -> None:
-        """Until nobody works on the run. A stop of the ladder is passed on to its run, not to another ladder's."""
-        told, young = False, time.monotonic() + 2.0
+        """Wait until the run's worker exits. A stop of the ladder stops its own run, not one of another ladder."""
+        forwarded, deadline = False, time.monotonic() + STARTUP_SECONDS
         if entry.status != "live":
             entry.status = "live"
             self.save()
-        while run.is_live() or (run.state() == "starting" and time.monotonic() < young):
-            if self.stopping.asked and entry.reused and run.path not in self.begun:
+        while run.is_live() or (run.state() == "starting" and time.monotonic() < deadline):
+            if self.stopping.asked and entry.reused and run.path not in self.started:
                 break
-            if self.stopping.asked and not told:
-                with contextlib.suppress(UserError, ProcessLookupError):  # it ended in this moment
+            if self.stopping.asked and not forwarded:
+                with contextlib.suppress(UserError, ProcessLookupError):  # the worker exited in the meantime
                     launch.stop(run)
-                told = True
+                forwarded = True
             time.sleep(POLL_SECONDS)
             if self.worker:
-                self.worker.poll()  # a child that ended must not stay a zombie
+                self.worker.poll()
         self.stopping.check()
 
-    def _settle(self, entry: LadderRun, run: RunDir) -> Result | None:
-        """Write down how it ended."""
+    def _record_outcome(self, entry: LadderRun, run: RunDir) -> Result | None:
         try:
             result = run.result()
         except UserError as error:
@@ -197,7 +204,7 @@ class LadderRunner:
         if result is None:
             last = last_line(run.log_file)
             entry.status = "died"
-            entry.reason = entry.reason or f"killed {MOST_DEATHS} times at the same place; last words: {last}"
+            entry.reason = entry.reason or f"worker exited unexpectedly {MAX_DEATHS} times. Last log line: {last}"
         else:
             entry.status, entry.reason = result.status, result.reason
             entry.validation_loss = result.final_validation
@@ -213,14 +220,14 @@ class LadderRunner:
 
 
 def worked_seconds(result: Result) -> float:
-    """All phases of a run but waiting for the card and scoring the base, which not every rung does."""
-    return sum(seconds for phase, seconds in result.seconds.items() if phase not in NOT_WORK)
+    """Seconds of all phases except waiting for the GPU and scoring the base model."""
+    return sum(seconds for phase, seconds in result.seconds.items() if phase not in UNCOUNTED_PHASES)
 
 
 def worked_joules(result: Result) -> float | None:
-    """What the card drew in the same phases."""
-    drawn = [joules for phase, joules in result.joules.items() if phase not in NOT_WORK]
-    return sum(drawn) if drawn else None
+    """Energy that the GPU used in the same phases; None if it was not measured."""
+    joules = [value for phase, value in result.joules.items() if phase not in UNCOUNTED_PHASES]
+    return sum(joules) if joules else None
 
 
 def with_values(config: Config, **sections: dict[str, Any]) -> Config:

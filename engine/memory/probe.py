@@ -44,7 +44,7 @@ class Holding(Protocol):
 
 @dataclass(frozen=True)
 class Probed:
-    """Bytes, as `Result.comparable` means them."""
+    """Bytes, as `Result.peak_training_bytes` means them."""
 
     training: int
     evaluation: int | None

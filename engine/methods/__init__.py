@@ -1,4 +1,4 @@
-"""QLoRA, LoRA, full: how each loads a model, what it trains, and with which optimizer."""
+"""Fine-tuning methods: how each loads a model, which parameters it trains and with which optimizer."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from engine.config.method_specs import method_spec
 
 
 def method(name: str) -> ModuleType:
-    """The module of a method, with `load`, `make_trainable` and `weight_dtype`."""
+    """The module of a method, which defines `load`, `make_trainable` and `weight_dtype`."""
     return import_module(method_spec(name).module)

@@ -1,4 +1,4 @@
-"""Low-rank adapters on a frozen base, by PEFT: what LoRA and QLoRA share."""
+"""Add low-rank adapters to a frozen base with PEFT; shared by LoRA and QLoRA."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from engine.config.errors import UserError
 
 
 def add_adapters(model: PreTrainedModel, adapter: schema.Adapter) -> peft.PeftModel:
-    """Freeze the base and put float32 adapters beside the named linear layers.
+    """Freeze the base and add float32 adapters to the target linear layers.
 
-    W x becomes W x + s B A x with A (rank, in) random, B (out, rank) zero, and s = alpha/rank, or
-    alpha/sqrt(rank) with rslora: before the first step the model is the base model. Seeds must be set before.
-    Raises UserError where a target names no layer.
+    W x becomes W x + s B A x with A (rank, in) random, B (out, rank) zero, and s = alpha/rank, or alpha/sqrt(rank) with
+    rsLoRA: before the first step the model equals the base model. Set the seed before calling.
+    Raises UserError if a target matches no layer.
     """
     targets = adapter.target_modules
     config = peft.LoraConfig(
@@ -31,9 +31,8 @@ def add_adapters(model: PreTrainedModel, adapter: schema.Adapter) -> peft.PeftMo
         return peft.get_peft_model(model, config)
     except ValueError as error:
         names = sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules() if _is_linear(module)})
-        raise UserError(
-            f"no layer is called {targets}", "adapter.target_modules", f"this model has {', '.join(names)}"
-        ) from error
+        what, do = f"no layer matches {targets}", f"use layers of this model: {', '.join(names)}"
+        raise UserError(what, "adapter.target_modules", do, code="model.unknown_target") from error
 
 
 def _is_linear(module: torch.nn.Module) -> bool:

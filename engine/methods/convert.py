@@ -1,4 +1,4 @@
-"""A .gguf file to a plain model folder in the user's cache: safetensors, config and tokenizer, no quantization."""
+"""Convert a .gguf file to an unquantized model folder in the user's cache: safetensors, config and tokenizer."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from engine.config.files import temporary_folder
 
 
 def gguf_to_folder(file: Path, folder: Path | None = None, source: str = "") -> Path:
-    """Dequantise to bf16 once; a second call finds the folder. Raises UserError for what is not a readable GGUF.
+    """Dequantize to bf16 once; later calls reuse the folder. Raises UserError if the file is not a readable GGUF.
 
-    A model that from_pretrained dequantised still calls itself quantized and refuses to be saved, so its
-    weights go into a fresh model made from the configuration without that entry.
+    A model that `from_pretrained` dequantized keeps its `quantization_config`, which makes `save_pretrained` fail, so
+    the weights are copied to a model created from the configuration without that entry.
     """
     if folder is None:
         folder = Path(platformdirs.user_cache_dir("ftbench")) / "gguf" / sha256(file)[:16]
@@ -28,12 +28,11 @@ def gguf_to_folder(file: Path, folder: Path | None = None, source: str = "") -> 
     try:
         with temporary_folder(f".{folder.name}-", folder.parent) as temporary:
             _convert(file, temporary)
-            (temporary / "SOURCE.txt").write_text(source or f"dequantised from {file.name}", "utf-8")
+            (temporary / "SOURCE.txt").write_text(source or f"dequantized from {file.name}", "utf-8")
             temporary.replace(folder)
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
-        raise UserError(
-            f"cannot be converted: {' '.join(str(error).split())[:300]}", str(file), "try another .gguf of the model"
-        ) from error
+        what = f"cannot convert the GGUF file: {' '.join(str(error).split())[:300]}"
+        raise UserError(what, str(file), "try another .gguf of the model", code="model.gguf_unreadable") from error
     return folder
 
 
@@ -50,7 +49,7 @@ def _convert(file: Path, folder: Path) -> None:
 
 
 def sha256(file: Path) -> str:
-    """Hex digest of a file's bytes."""
+    """SHA-256 of a file as a hex digest."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
@@ -58,4 +57,4 @@ def sha256(file: Path) -> str:
 def _check_magic(file: Path) -> None:
     with file.open("rb") as opened:
         if opened.read(4) != b"GGUF":
-            raise UserError("not a GGUF file", str(file), "check model.id")
+            raise UserError("not a GGUF file", str(file), "check model.id", code="model.gguf_unreadable")

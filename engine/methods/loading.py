@@ -1,4 +1,4 @@
-"""A model's name to weights in memory: safetensors only, no code of strangers."""
+"""Load the weights of a model: safetensors only, no remote code."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from engine.methods.machine import Machine
 from engine.methods.model_config import config_at
 
 
-def load_weights(model: schema.Model, machine: Machine, dtype: torch.dtype, **how: Any) -> PreTrainedModel:
-    """The causal model on the machine's device. `how` goes to `from_pretrained` (quantization_config)."""
-    located, wanted = locate(model), attention(model, machine, dtype)
-    config_at(located)  # a model from the Hub is looked at here for the first time
-    how |= {"dtype": dtype, "device_map": {"": 0} if machine.device == "cuda" else None}
+def load_weights(model: schema.Model, machine: Machine, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
+    """Load the causal LM onto the machine's device. `options` are passed to `from_pretrained`."""
+    located, implementation = locate(model), attention(model, machine, dtype)
+    config_at(located)  # checks the configuration of a Hub model, which is downloaded only here
+    options |= {"dtype": dtype, "device_map": {"": 0} if machine.device == "cuda" else None}
     try:
         try:
-            return _loaded(located, attn_implementation=wanted, **how)
+            return _from_pretrained(located, attn_implementation=implementation, **options)
         except (ValueError, ImportError) as error:
-            if model.attention != "auto" or wanted is None or "flash" not in str(error).lower():
+            if model.attention != "auto" or implementation is None or "flash" not in str(error).lower():
                 raise
-        return _loaded(located, **how)  # the architecture has no FlashAttention, or its package does not work here
+        return _from_pretrained(located, **options)  # FlashAttention is unsupported by the architecture, or broken
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         if isinstance(error, RuntimeError) and "memory" in str(error):
-            raise  # out of memory is an outcome and not the user's mistake
+            raise  # out of memory is a run outcome, not a user error
         raise refused(located, "model", error) from error
 
 
-def _loaded(located: Located, **how: Any) -> PreTrainedModel:
+def _from_pretrained(located: Located, **options: Any) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(
-        located.source, revision=located.revision, trust_remote_code=False, use_safetensors=True, **how
+        located.source, revision=located.revision, trust_remote_code=False, use_safetensors=True, **options
     )
 
 
 def attention(model: schema.Model, machine: Machine, dtype: torch.dtype) -> str | None:
-    """What the preset names, else FlashAttention where it is installed and weights are bf16: it computes in nothing
-    wider. None lets transformers choose.
+    """The attention implementation: the configured one, else FlashAttention if it is installed and weights are bf16
+    (it does not support float32). None leaves the choice to transformers.
 
-    It takes SDPA where the architecture has it (Gemma 2, whose logits are capped inside, has not).
+    transformers uses SDPA if the architecture supports it (Gemma 2 with its attention logit softcapping does not).
     """
     if model.attention != "auto":
         return model.attention

@@ -1,4 +1,4 @@
-"""Where a model lies, and the refusals that keep a stranger's folder harmless. Imports no torch."""
+"""Resolve a model id to a folder or Hub id, and refuse unsafe or incomplete folders. Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer
 
 @dataclass(frozen=True)
 class Located:
-    """Where a model lies: a folder, or a Hub id to be fetched."""
+    """Location of a model: a folder, or a Hub id to download."""
 
     source: str
     is_folder: bool
@@ -27,7 +27,7 @@ class Located:
 
 
 def locate(model: schema.Model) -> Located:
-    """Embedded name, catalogue name, .gguf file, folder or Hub id; raises UserError for what is none of them."""
+    """Resolve an embedded name, catalog name, .gguf file, folder or Hub id. Raises UserError for anything else."""
     if model.id == "tiny":
         return Located(str(tiny_folder()), True)
     if model.id in CATALOGUE:
@@ -38,18 +38,17 @@ def locate(model: schema.Model) -> Located:
     path = Path(model.id)
     if path.suffix == ".gguf":
         if not path.is_file():
-            raise UserError("no such file", model.id, "check model.id")
-        from engine.methods.convert import gguf_to_folder  # brings torch along
+            raise UserError("file not found", model.id, "check model.id", code="model.not_found")
+        from engine.methods.convert import gguf_to_folder  # imports torch
 
-        return Located(str(gguf_to_folder(path)), True, note=f"dequantised from {path.name}")
+        return Located(str(gguf_to_folder(path)), True, note=f"dequantized from {path.name}")
     if path.is_dir():
         _check_folder(path)
         return Located(str(path), True)
     if model.id.count("/") != 1 or model.id.startswith((".", "/", "~")):
         known = ", ".join(["tiny", *CATALOGUE])
-        raise UserError(
-            "no such model folder", model.id, f"a folder, a .gguf file, a Hub id owner/name, or one of {known}"
-        )
+        do = f"use a folder, a .gguf file, a Hub id owner/name, or one of {known}"
+        raise UserError("model not found", model.id, do, code="model.not_found")
     return Located(model.id, False, model.revision)
 
 
@@ -58,36 +57,31 @@ def _check_folder(folder: Path) -> None:
     where = str(folder)
     if not config.exists():
         _refuse_adapter(folder)
-        raise UserError(
-            "no config.json in this model folder", where, "point model.id at a folder written by save_pretrained"
-        )
+        do = "point model.id at a folder written by save_pretrained"
+        raise UserError("missing config.json in this model folder", where, do, code="model.no_config")
     try:
         table = json.loads(config.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"not JSON: {error}", str(config), "fetch the model again") from error
+        what = f"invalid JSON: {error}"
+        raise UserError(what, str(config), "download the model again", code="model.config_damaged") from error
     if not isinstance(table, dict):
-        raise UserError("not a model configuration", str(config), "fetch the model again")
+        what = "not a model configuration"
+        raise UserError(what, str(config), "download the model again", code="model.config_damaged")
     if fault := impossible(table):
         raise impossible_model(fault, where)
     if not any((folder / name).exists() for name in TOKENIZER_FILES):
-        raise UserError(
-            "no tokenizer in this model folder",
-            where,
-            "copy tokenizer.json and tokenizer_config.json beside the weights",
-        )
+        do = "copy tokenizer.json and tokenizer_config.json into the folder"
+        raise UserError("missing tokenizer in this model folder", where, do, code="model.no_tokenizer")
     if not any(folder.glob("*.safetensors")):
         pickles = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))
         if pickles:
-            raise UserError(
-                f"only pickled weights ({pickles[0]}), which can run code when read",
-                where,
-                "convert them to safetensors where you trust their maker",
-            )
-        raise UserError("no weights in this model folder", where, "it needs *.safetensors")
+            what = f"only pickled weights ({pickles[0]}), which can execute code when loaded"
+            raise UserError(what, where, "convert them to safetensors if you trust the source", code="model.pickled")
+        raise UserError("missing weights in this model folder", where, "add *.safetensors", code="model.no_weights")
 
 
 def _refuse_adapter(folder: Path) -> None:
-    """UserError for a PEFT adapter: it is no model of its own, and its configuration names the model it belongs to."""
+    """Raise UserError for a PEFT adapter folder, naming the base model that its configuration gives."""
     path = folder / "adapter_config.json"
     if not path.is_file():
         return
@@ -101,30 +95,25 @@ def _refuse_adapter(folder: Path) -> None:
 
 
 def refused(located: Located, part: str, error: Exception) -> UserError:
-    """One line for the many ways from_pretrained says no."""
+    """Translate an exception of `from_pretrained` for `part` (model, tokenizer, configuration) into a UserError."""
     text = " ".join(str(error).split())
     where = located.source
     if "trust_remote_code" in text or "custom code" in text or "auto_map" in text:
-        return UserError(
-            f"the {part} wants to run code of its own",
-            where,
-            "remote code is off; choose a model that transformers knows",
+        what, do = (
+            f"the {part} requires remote code",
+            "use a model that transformers supports without trust_remote_code",
         )
+        return UserError(what, where, do, code="model.remote_code")
     if "does not recognize this architecture" in text or "Unrecognized configuration class" in text:
-        return UserError(
-            f"transformers does not know this architecture as a causal model ({text.split('. ')[0][:200]})",
-            where,
-            "update transformers or choose another",
-        )
+        what = f"transformers does not support this architecture as a causal LM ({text.split('. ')[0][:200]})"
+        return UserError(what, where, "update transformers or use another model", code="model.unsupported_architecture")
     if "gated" in text or "401" in text or "403" in text:
-        return UserError("the Hub wants you to be let in", where, "accept its licence there and set HF_TOKEN")
+        do = "accept its license on the Hub and set HF_TOKEN"
+        return UserError("gated or private Hub model", where, do, code="model.gated")
     if not located.is_folder and ("connect" in text.lower() or "offline" in text.lower() or "couldn't" in text.lower()):
-        return UserError(
-            "not on this machine and the Hub cannot be reached",
-            where,
-            "`ftbench pull` where there is a network, or give a folder",
-        )
-    return UserError(f"the {part} cannot be loaded: {text[:300]}", where, "check model.id")
+        do = "run `ftbench pull` with network access, or use a folder"
+        return UserError("model not on this machine and the Hub is unreachable", where, do, code="model.offline")
+    return UserError(f"cannot load the {part}: {text[:300]}", where, "check model.id", code=f"model.{part}_unloadable")
 
 
 def _provenance(folder: Path) -> str:

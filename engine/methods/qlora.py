@@ -1,9 +1,9 @@
-"""QLoRA (Dettmers et al. 2023, arXiv:2305.14314): a frozen 4-bit base, low-rank adapters in float32 beside it.
+"""QLoRA (Dettmers et al. 2023, arXiv:2305.14314): float32 low-rank adapters on a frozen 4-bit base.
 
-Loads   the linear layers of the decoder as NF4 in blocks of 64, their scales quantized again; embeddings, norms
-        and head stay in the compute type.
-Trains  adapters on every linear layer but the head.
-With    paged 8-bit AdamW; without paging where there is no card, which is said.
+Loading     linear layers of the decoder as NF4 in blocks of 64 with double quantization; embeddings, norms and LM head
+            in the compute dtype.
+Training    adapters on all linear layers except the LM head.
+Optimizer   paged 8-bit AdamW; without paging on a CPU, with a warning.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from engine.methods.model_config import config_of
 
 
 def weight_dtype(config: schema.Config, machine: Machine) -> torch.dtype:
-    """Of arithmetic and of the weights that are not quantized: bf16 where the hardware multiplies it, else float32."""
-    wanted = config.quantization.compute_dtype
-    if wanted == "auto":
+    """Compute dtype, and data type of unquantized weights: bf16 if the hardware supports it, else float32."""
+    setting = config.quantization.compute_dtype
+    if setting == "auto":
         return torch.bfloat16 if machine.bf16 and config.train.precision != "fp32" else torch.float32
-    return torch.bfloat16 if wanted == "bf16" else torch.float32
+    return torch.bfloat16 if setting == "bf16" else torch.float32
 
 
 def load(config: schema.Config, machine: Machine) -> PreTrainedModel:
-    """The quantized, frozen base."""
+    """Load the quantized, frozen base."""
     if getattr(config_of(config.model), "quantization_config", None):
-        raise UserError("this model is quantized already", config.model.id, "give its unquantized original")
+        what, do = "model is already quantized", "use the unquantized original"
+        raise UserError(what, config.model.id, do, code="model.already_quantized")
     dtype = weight_dtype(config, machine)
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -48,7 +49,7 @@ def load(config: schema.Config, machine: Machine) -> PreTrainedModel:
 
 
 def make_trainable(model: PreTrainedModel, config: schema.Config) -> torch.nn.Module:
-    """The base with adapters."""
+    """Add adapters to the base."""
     return adapters.add_adapters(model, config.adapter)
 
 
@@ -59,19 +60,19 @@ def _linear_4bit(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
 
 
 def _check_shapes(model: PreTrainedModel) -> None:
-    """The CPU's 4-bit kernels want whole blocks."""
+    """bitsandbytes' 4-bit CPU kernels require in_features % 64 == 0 and out_features % 32 == 0."""
     for name, module in _linear_4bit(model):
         if module.in_features % 64 or module.out_features % 32:
-            raise UserError(
-                f"layer {name} ({module.out_features} × {module.in_features}) has no whole 4-bit blocks on the CPU",
-                "method qlora",
-                "use lora or full, or a card",
-            )
+            shape = f"{module.out_features} × {module.in_features}"
+            what = f"layer {name} ({shape}) is not divisible into 4-bit blocks of the CPU kernels (32 × 64)"
+            raise UserError(what, "method qlora", "use lora or full, or a GPU", code="model.no_4bit_on_cpu")
 
 
 def _forbid_repacking(model: PreTrainedModel) -> None:
-    """On CPUs with AVX512-BF16 an evaluation repacks 4-bit weights in place, and training after it has no
-    gradient through the base: no error, and a curve that looks normal. This flag keeps the weights as they are.
+    """Disable weight repacking on CPUs with AVX512-BF16.
+
+    There an eval-mode forward repacks 4-bit weights in place, and training after it has no gradient through the base:
+    without an error, and with a normal-looking loss.
     """
     for _, module in _linear_4bit(model):
         module.support_avx512bf16_for_cpu = False

@@ -1,4 +1,4 @@
-"""The tokenizer of a model, ready for training: end token, pad token, chat template."""
+"""Load a model's tokenizer for training: EOS token, pad token, chat template."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from engine.methods.locate import Located, locate, refused
 
 
 def load_tokenizer(model: schema.Model, located: Located | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer with a pad token and the chat template that model.chat_template names, else its own.
+    """Load the tokenizer with a pad token and the chat template of `model.chat_template`, else its own.
 
-    `located` where the model has been found already. Raises UserError where model.chat_template is unknown or not valid
-    Jinja.
+    `located`: the result of `locate`, if already known. Raises UserError if the tokenizer cannot be loaded or has no
+    EOS token, and if `model.chat_template` is unknown or invalid Jinja.
     """
     located = located or locate(model)
     try:
@@ -23,12 +23,11 @@ def load_tokenizer(model: schema.Model, located: Located | None = None) -> PreTr
     except (OSError, ValueError, KeyError) as error:
         raise refused(located, "tokenizer", error) from error
     if tokenizer.eos_token_id is None:
-        raise UserError(
-            "the tokenizer has no end-of-sequence token", model.id, "set eos_token in its tokenizer_config.json"
-        )
+        what, do = "tokenizer without an end-of-sequence token", "set eos_token in its tokenizer_config.json"
+        raise UserError(what, model.id, do, code="model.no_eos_token")
     if model.chat_template:
         tokenizer.chat_template, tokenizer.chat_template_name = template_text(model.chat_template, tokenizer)
-        ChatTemplate(tokenizer)  # raises where it is not valid Jinja
+        ChatTemplate(tokenizer)  # raises UserError for invalid Jinja
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"

@@ -1,4 +1,4 @@
-"""What every column and every row of a data set is used for, as events, ladders, reports and screens carry it."""
+"""Use of every column and row of a data set, as events, ladders, reports and screens show it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from engine.config.text import amount, visible
 
 SPLITS = ("train", "validation", "test")
 ROLES = ("messages", "system", "tools", "history", "prompt", "text", "answer", "references", "label", "weight")
-"""Roles in the order in which they are listed; others follow, `ignored` is last."""
+"""Column roles in display order; other roles follow, `ignored` is last."""
 IGNORED = "ignored"
 
 
 class ColumnUse(Struct, frozen=True):
-    """One column, and what it is used for."""
+    """One column and its role."""
 
     name: str
     rows: int
-    """Rows in which it is not empty."""
+    """Rows in which the column is not empty."""
     role: str
     examples: list[str] = []
 
@@ -33,19 +33,19 @@ class LeftOut(Struct, frozen=True):
 
 
 class RowAccount(Struct, frozen=True):
-    """Where the rows went: train + validation + test + left out = read."""
+    """Use of all rows: train + validation + test + left out = read."""
 
     read: int
     train: int
     validation: int
     test: int
     test_items: int | None = None
-    """Prompts among the test rows: the answers to one prompt are the references of one item."""
+    """Distinct prompts among the test rows: all answers to one prompt are references of one item."""
     left_out: dict[str, LeftOut] = {}
 
     @property
     def left(self) -> int:
-        return sum(one.rows for one in self.left_out.values())
+        return sum(reason.rows for reason in self.left_out.values())
 
 
 def in_order(columns: Sequence[ColumnUse]) -> list[ColumnUse]:

@@ -1,4 +1,4 @@
-"""Refuses to resume a run whose `run.toml` was edited: the steps before and after would not be of one run."""
+"""Refuse to resume a run whose `run.toml` was edited: its steps would follow different configurations."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from engine.runs.run_dir import Frozen, RunDir, set_values
 
 
 def check_unchanged(run: RunDir, frozen: Frozen) -> None:
-    """Raise UserError where `run.toml` was edited since the run was made: its parts would not be of one run.
+    """Raise UserError if `run.toml` was edited since the run was created.
 
-    Runs of earlier versions recorded nothing to compare with, and pass.
+    Runs of earlier versions recorded nothing to compare with and are accepted.
     """
     hellos = (event for event in stream(run.events_file, Hello) if isinstance(event, Hello))
     recorded = next((hello.config for hello in hellos if hello.config), None)
@@ -27,12 +27,12 @@ def check_unchanged(run: RunDir, frozen: Frozen) -> None:
         what = f"the configuration changed after the run started: {', '.join(changes)}"
         raise UserError(what, str(run.config_file), do, code="run.config_changed")
     if recorded is None and not frozen.intact:
-        what = "the configuration was changed after the run was made"
+        what = "the configuration changed after the run was created"
         raise UserError(what, str(run.config_file), do, code="run.config_changed")
 
 
 def _changes(before: Flat, now: Flat) -> Iterator[str]:
-    """`train.batch was 16 and is 8`. A key that this version added, at its default, is no change."""
+    """`train.batch was 16 and is 8`. A new key of this version at its default is not a change."""
     defaults = set_values(Config())
     for key in sorted({*before, *now}):
         was, value = before.get(key), now.get(key)

@@ -1,7 +1,7 @@
-"""Whose turn it is: one run holds a card, the others wait in the order in which they came.
+"""FIFO queue for a device: one run uses it, later runs wait.
 
-A waiting run holds a ticket: a locked file beside the card's lock, whose name sorts by the time it came. The kernel
-drops the lock of a process that died, and a ticket that nobody holds counts for nothing.
+A waiting run holds a ticket: a locked file next to the device's lock, whose name sorts by time of arrival. The kernel
+releases the lock of a process that ends, and tickets without a lock are ignored.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import NamedTuple
 from engine.runs import locks
 
 STALE_SECONDS = 60.0
-"""A ticket that nobody holds is cleared away at this age: a younger one may be in the making."""
+"""Age at which an unlocked ticket is deleted: a younger one may belong to a run that is about to lock it."""
 
 
 class Turn(NamedTuple):
-    """One run's place at one card."""
+    """Place of one run in the queue of one device."""
 
     card: str
     place: int
-    """0 has the card, 1 is next."""
+    """0 uses the device, 1 is next."""
     pid: int
     run: Path
 
@@ -32,66 +32,67 @@ class Turn(NamedTuple):
 def wait_turn(
     card: str, came: float, run: Path, tell: Callable[[str], None], asked: Callable[[], bool], seconds: float = 0.5
 ) -> bool:
-    """Hold the card for the life of this process; False where a stop was `asked` for first.
+    """Acquire the device until this process ends; False if `asked` returned true first.
 
-    `came` (Unix seconds) decides the order; equal times are ordered by process. `tell` hears every change of place.
+    `came` (Unix seconds) decides the order; equal times are ordered by process id. `tell` is called with every change
+    of place.
     """
-    lock, words, told = locks.card_lock(card), f"{os.getpid()} {run}", ""
-    with _ticket(lock, came, words) as own:
+    lock, content, last_note = locks.card_lock(card), f"{os.getpid()} {run}", ""
+    with _ticket(lock, came, content) as own:
         while True:
             before = [turn for ticket, turn in _waiting(lock) if ticket.name < own.name]
-            if not before and locks.hold(lock, words) is not None:
+            if not before and locks.hold(lock, content) is not None:
                 return True
             holder = _read(locks.holder(lock))
             note = _note(card, before, holder)
-            if note != told:
+            if note != last_note:
                 tell(note)
-                told = note
+                last_note = note
             if asked():
                 return False
             time.sleep(seconds)
 
 
 def turns() -> list[Turn]:
-    """Everybody's place at every card of this machine: card by card, its holder first."""
-    found = []
-    for lock, card in locks.card_locks():
-        if (held := locks.holder(lock)) is not None:
-            pid, run = _read(held)
-            found.append(Turn(card, 0, pid, run))
-        found += [Turn(card, place, pid, run) for place, (_, (pid, run)) in enumerate(_waiting(lock), 1)]
-    return found
+    """Places of all runs on all devices of this machine, per device with its user first."""
+    places = []
+    for lock, device in locks.card_locks():
+        if (holder := locks.holder(lock)) is not None:
+            pid, run = _read(holder)
+            places.append(Turn(device, 0, pid, run))
+        places += [Turn(device, place, pid, run) for place, (_, (pid, run)) in enumerate(_waiting(lock), 1)]
+    return places
 
 
 @contextlib.contextmanager
-def _ticket(lock: Path, came: float, words: str) -> Iterator[Path]:
+def _ticket(lock: Path, came: float, content: str) -> Iterator[Path]:
     folder = _folder(lock)
     folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / f"{round(came * 1e6):020}-{os.getpid()}"
-    held = locks.hold(path, words)
+    descriptor = locks.hold(path, content)
     try:
         yield path
     finally:
         path.unlink(missing_ok=True)
-        if held is not None:
-            os.close(held)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _waiting(lock: Path) -> list[tuple[Path, tuple[int, Path]]]:
-    """Tickets that somebody holds, first come first."""
-    found = []
+    """Locked tickets in order of arrival."""
+    tickets = []
     with contextlib.suppress(FileNotFoundError):
         for path in sorted(_folder(lock).iterdir()):
-            held = locks.holder(path)
-            if held is not None:
-                found.append((path, _read(held)))
+            holder = locks.holder(path)
+            if holder is not None:
+                tickets.append((path, _read(holder)))
             else:
-                _clear(path)
-    return found
+                _remove_if_stale(path)
+    return tickets
 
 
-def _clear(path: Path) -> None:
-    """A dead process's ticket."""
+def _remove_if_stale(path: Path) -> None:
+    """Delete the ticket of a process that ended."""
     with contextlib.suppress(FileNotFoundError):
         if time.time() - path.stat().st_mtime > STALE_SECONDS:
             path.unlink()
@@ -101,17 +102,16 @@ def _folder(lock: Path) -> Path:
     return lock.with_suffix(".queue")
 
 
-def _read(words: str | None) -> tuple[int, Path]:
-    pid, _, run = (words or "").partition(" ")
+def _read(content: str | None) -> tuple[int, Path]:
+    pid, _, run = (content or "").partition(" ")
     return locks.pid_of(pid) or 0, Path(run)
 
 
 def _note(card: str, before: list[tuple[int, Path]], holder: tuple[int, Path]) -> str:
-    """`next at card 0; 2026…-3f2a has it (process 17)`."""
-    where = "the CPU" if card == "cpu" else f"card {card}"
+    """`next on GPU 0; in use by 2026…-3f2a (process 17)`."""
+    where = "the CPU" if card == "cpu" else f"GPU {card}"
     pid, run = holder
-    name = run.name or "another run"
-    has = f"{name} has it (process {pid})" if pid else "it is being freed"
+    use = f"in use by {run.name or 'another run'} (process {pid})" if pid else "being released"
     if not before:
-        return f"next at {where}; {has}"
-    return f"place {len(before) + 1} at {where}, behind {before[-1][1].name}; {has}"
+        return f"next on {where}; {use}"
+    return f"place {len(before) + 1} on {where}, behind {before[-1][1].name}; {use}"

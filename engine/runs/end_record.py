@@ -1,7 +1,7 @@
-"""How a run or a ladder ended, in a file whose disk blocks are reserved before the work begins.
+"""`end.json`: the outcome of a run or ladder, in a file whose disk blocks are reserved at the start.
 
-On a full disk neither the `end` event nor `result.json` can be written. Overwriting reserved blocks needs no room, so
-the reason still gets into `end.json`. The file is empty (spaces) unless that happened.
+On a full disk neither the `end` event nor `result.json` can be written. Overwriting reserved blocks needs no free
+space, so the reason can still be written to `end.json`. Otherwise the file contains only spaces.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import msgspec
 from engine.runs.events import Status
 
 SIZE = 4096
-"""One block of common file systems."""
+"""Bytes; one block of common file systems."""
 MAX_REASON = 1000
-"""Characters of the reason that are kept: at most 6 bytes each in JSON, so they always fit."""
+"""Characters of the reason; longer reasons are truncated."""
 
 
 class EndRecord(msgspec.Struct, kw_only=True, frozen=True):
-    """An end that could not be written to the log."""
+    """An outcome that could not be written to the log."""
 
     status: Status
     reason: str
@@ -30,7 +30,7 @@ class EndRecord(msgspec.Struct, kw_only=True, frozen=True):
 
 
 def reserve(path: Path) -> None:
-    """Make the file with its blocks, or empty it. Raises OSError where the disk is full already."""
+    """Create the file with its blocks, or clear it. Raises OSError if the disk is already full."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         _fill(descriptor, b"")
@@ -43,11 +43,11 @@ def reserve(path: Path) -> None:
 
 
 def write(path: Path, record: EndRecord) -> bool:
-    """Put the record into the reserved blocks; False where even that failed."""
-    kept = msgspec.structs.replace(record, reason=record.reason[:MAX_REASON])
-    text = msgspec.json.encode(kept)
-    if len(text) >= SIZE:  # every character took six bytes
-        text = msgspec.json.encode(msgspec.structs.replace(kept, reason=kept.reason[: MAX_REASON // 2]))
+    """Write the record into the reserved blocks; False if even that failed."""
+    shortened = msgspec.structs.replace(record, reason=record.reason[:MAX_REASON])
+    text = msgspec.json.encode(shortened)
+    if len(text) >= SIZE:  # JSON escapes take up to six bytes per character
+        text = msgspec.json.encode(msgspec.structs.replace(shortened, reason=shortened.reason[: MAX_REASON // 2]))
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
@@ -60,7 +60,7 @@ def write(path: Path, record: EndRecord) -> bool:
 
 
 def read(path: Path) -> EndRecord | None:
-    """The record, None where there is none or it cannot be read."""
+    """Read the record; None if there is none or it cannot be read."""
     try:
         text = path.read_bytes()[:SIZE].strip()
         return msgspec.json.decode(text, type=EndRecord) if text else None

@@ -8,14 +8,14 @@ from engine.runs.events import Event, Hello, Memory, Phase
 
 
 class PhaseEnergy:
-    """Joules that the GPU drew in each phase, over all lives of a run."""
+    """Joules drawn by the GPU in each phase, over all workers of a run."""
 
     def __init__(self) -> None:
         self._joules: dict[str, float] = {}
         self._name, self._last = "starting", 0.0
 
     def add(self, event: Event) -> None:
-        """Every life counts from its own beginning."""
+        """Add an event; the energy counter restarts with every worker."""
         if isinstance(event, Hello):
             self._name, self._last = "starting", 0.0
         elif isinstance(event, Phase):
@@ -25,12 +25,12 @@ class PhaseEnergy:
             self._last = event.energy
 
     def joules(self) -> dict[str, float]:
-        """By phase; {} where none was measured."""
+        """Joules by phase; empty if not measured."""
         return {name: round(value, 3) for name, value in self._joules.items()}
 
 
 def phase_joules(events: Iterable[Event]) -> dict[str, float]:
-    """Joules by phase, as `PhaseEnergy` counts them."""
+    """Joules by phase, as in `PhaseEnergy`."""
     energy = PhaseEnergy()
     for event in events:
         energy.add(event)

@@ -1,9 +1,9 @@
 """The events that a worker appends to `events.jsonl`, one JSON object per line.
 
-Every event carries `v` (schema version), `seq` (1, 2, 3 …), `t` (Unix seconds), `elapsed` (seconds since this worker
-started) and `type`. Readers ignore unknown types and fields. JSON has no NaN: a number that is not finite is written
-as null. Everything in `result.json` comes from these events (`result_builder`): a fact that belongs into the result
-needs an event. New fields have a default, so that files of earlier versions stay readable.
+Every event has `v` (schema version), `seq` (1, 2, 3 …), `t` (Unix seconds), `elapsed` (seconds since this worker
+started) and `type`. Readers ignore unknown types and fields. JSON has no NaN: a non-finite number is written as null.
+`result.json` is built only from these events (`result_builder`), so everything it contains needs an event. New fields
+have a default, so that files of earlier versions stay readable; `renamed_fields` reads renamed ones.
 """
 
 from __future__ import annotations
@@ -19,86 +19,92 @@ import msgspec
 
 from engine.config.split_version import OLDEST
 from engine.runs.overlap import SplitOverlap
+from engine.runs.renamed_fields import EVENT_FIELDS, SCHEMA_VERSION, current_event
 from engine.runs.result import Interval, Predicted
 from engine.runs.result import Status as Status
-
-VERSION = 1
 
 PhaseName = Literal["waiting", "data", "model", "baseline", "training", "evaluation", "saving"]
 
 
 class Event(msgspec.Struct, kw_only=True, tag_field="type"):
-    """What all events share; the log fills these in."""
+    """Base class of all events; `EventLog` fills in these fields."""
 
-    v: int = VERSION
+    v: int = SCHEMA_VERSION
     seq: int = 0
     t: float = 0.0
     elapsed: float | None = None
-    """Seconds since this worker opened its log, by the monotonic clock: durations survive a change of the time."""
+    """Seconds since this worker opened its log, from the monotonic clock, which a change of the system time does not
+    affect.
+    """
 
 
 class Hello(Event, tag="hello"):
-    """The worker is alive; written before torch is imported."""
+    """First event of a worker, written before torch is imported."""
 
     pid: int
     host: str
     version: str
     resumed: bool = False
     config: dict[str, Any] = msgspec.field(default_factory=dict)
-    """The frozen configuration by dotted key, without unset keys: a resume compares `run.toml` with it."""
+    """The frozen configuration by dotted key, without unset keys; a resume compares `run.toml` with it."""
 
 
 class Environment(Event, tag="environment"):
-    """Library versions and the machine, by which results are compared."""
+    """Library versions and machine: results are compared only with these in view."""
 
     versions: dict[str, str]
     machine: dict[str, Any]
 
 
 class Phase(Event, tag="phase"):
+    """Start of a phase."""
+
     name: PhaseName
     note: str = ""
 
 
 class Data(Event, tag="data"):
-    """The rows as they will be used."""
+    """The prepared rows of all splits."""
 
     train: int
     validation: int
     test: int
     format: str
-    why: str
+    format_reason: str
+    """Why the rows were read in this format."""
     fingerprint: str
     test_fingerprint: str = ""
     tokens: int = 0
-    """In the training rows, once through."""
+    """Tokens per epoch."""
     answer_tokens: int = 0
-    """In the loss, once through."""
+    """Tokens in the loss per epoch."""
     columns: list[dict[str, Any]] = []
-    """What each column is used for; in runs of earlier versions absent, as the account."""
+    """Role of each column; empty in runs of earlier versions."""
     account: dict[str, Any] | None = None
-    """Where every row went."""
+    """Use of every row (`RowAccount`); null in runs of earlier versions."""
     test_items: int | None = None
-    """Distinct prompts among the test rows that are scored; null in runs of before it was recorded."""
+    """Distinct prompts among the scored test rows; null in runs of earlier versions."""
     split_version: int = OLDEST
-    """The rule by which rows were split; runs of different rules are not compared."""
+    """Version of the split rule; runs with different versions are not compared."""
     overlap: dict[str, SplitOverlap] = msgspec.field(default_factory=dict)
     """`test/train` and `validation/train`."""
 
 
 class Progress(Event, tag="progress"):
-    """How far a long phase has come, at most once a second; no event of its own in a short one."""
+    """Progress of a long phase, at most once a second; a short phase has none."""
 
     phase: PhaseName
     text: str
-    """What is being done: `tokenizing`."""
+    """Current work, such as `tokenizing`."""
     done: int
     """Rows."""
     total: int | None = None
-    """Of how many; None where that is not known yet."""
+    """Total rows; null while unknown."""
 
 
 class ModelLoaded(Event, tag="model"):
+    """The model, ready for training."""
+
     id: str
     architecture: str
     parameters: int
@@ -109,13 +115,13 @@ class ModelLoaded(Event, tag="model"):
     optimizer: str
     fingerprint: str
     resident_before: int | None = None
-    """Resident bytes of the worker before it loaded the model."""
+    """Resident set of the worker in bytes before it loaded the model."""
 
 
 class Plan(Event, tag="plan"):
-    """What the training will do, and where it begins (after a resume, not at 0).
+    """Steps, batch sizes and predicted memory; `start_step` is not 0 after a resume.
 
-    A second one corrects the first when the longest batch has been tried. Bytes are meant as `Result.comparable` is.
+    Written again after the memory probe, with its measurements. Bytes are defined like `Result.peak_training_bytes`.
     """
 
     steps: int
@@ -125,33 +131,35 @@ class Plan(Event, tag="plan"):
     packing: str
     gradient_checkpointing: bool
     predicted: int | None = None
-    """The peak of training, by the dry run or, where there is none, the formula."""
+    """Predicted peak of training: by the dry run, else by the formula."""
     predicted_evaluation: int | None = None
     measured: int | None = None
-    """The same as `predicted`, of the longest batch as it was tried."""
+    """Peak of the longest training batch, measured by the probe."""
     measured_evaluation: int | None = None
     probe_seconds: float | None = None
-    """What trying it took."""
+    """Duration of the probe."""
     predictions: list[Predicted] = msgspec.field(default_factory=list)
-    """Every estimate of the peak that was made before the first step, the roughest first."""
+    """All predictions made before the first step, least accurate first."""
 
 
 class MicroBatch(Event, tag="micro_batch"):
-    """From here on a forward pass has at most this many rows: more did not fit."""
+    """The micro-batch size was reduced after an out-of-memory error."""
 
     micro_batch: int
 
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
-"""What a reader may add up in 64 bits."""
+"""An integer whose sums fit in 64 bits."""
 
 
 class Step(Event, tag="step"):
+    """One optimizer step."""
+
     step: Count
     steps: Count
     epoch: float
     loss: float | None
-    """Mean over the answer tokens of the effective batch, nats."""
+    """Mean over the answer tokens of the effective batch, in nats/token."""
     learning_rate: float
     grad_norm: float | None
     """Before clipping."""
@@ -162,30 +170,31 @@ class Step(Event, tag="step"):
 
 
 class Memory(Event, tag="memory"):
-    """Bytes, watts and joules; null where this machine cannot say."""
+    """A memory and power sample in bytes, watts and joules; null if this machine does not report it."""
 
     rss: int
     rss_peak: int
     allocated: int | None = None
-    """In tensors, as torch counts them."""
+    """Allocated by tensors (`torch.cuda.memory_allocated`)."""
     reserved: int | None = None
-    """In torch's pool."""
+    """Reserved by the caching allocator (`torch.cuda.memory_reserved`)."""
     allocated_peak: int | None = None
     reserved_peak: int | None = None
-    """The highest of the two since the counters were last reset, as `rss_peak` is of `rss`."""
+    """Peaks since the counters were last reset, like `rss_peak` for `rss`."""
     paged: int | None = None
-    """Optimizer state in memory that GPU and host share; known at the end of training."""
+    """Paged optimizer state in CUDA unified memory; known at the end of training."""
     training: bool | None = None
-    """Whether the optimizer steps are running, with the peak counters reset at their start."""
+    """Whether optimizer steps are running; the peak counters are reset when they start."""
     nvml_used: int | None = None
-    """On the card, by everybody, the CUDA context included."""
+    """Used on the GPU by all processes, CUDA contexts included."""
     power: float | None = None
     energy: float | None = None
-    """Since this worker began."""
+    """Since this worker started."""
     load: int | None = None
+    """GPU utilization in percent."""
     temperature: int | None = None
-    card_pid: int | None = None
-    """This process as the card's driver counts: in a container another id than its own."""
+    gpu_pid: int | None = None
+    """Process id of this worker as the driver reports it; differs from its own id inside a container."""
 
 
 class Eval(Event, tag="eval"):
@@ -204,12 +213,12 @@ class Eval(Event, tag="eval"):
     low: float | None = None
     high: float | None = None
     extra: dict[str, Interval] = msgspec.field(default_factory=dict)
-    """Further views of the same answers, as in `Score.extra`."""
+    """Additional scores of the same answers, as in `Score.extra`."""
     seconds: float = 0.0
 
 
 class GeneralLoss(Event, tag="general"):
-    """The loss on general text by passage, as in `result.General`."""
+    """Loss on general text per passage; fields as in `result.General`."""
 
     text: str
     tokens: list[int]
@@ -218,7 +227,7 @@ class GeneralLoss(Event, tag="general"):
 
 
 class Sample(Event, tag="sample"):
-    """One test item as the model answered it."""
+    """One test item with the model's answer."""
 
     when: Literal["before", "after"]
     prompt: str
@@ -226,10 +235,12 @@ class Sample(Event, tag="sample"):
     output: str
     score: float | None
     references: list[str] = msgspec.field(default_factory=list)
-    """All accepted answers, `target` first; empty where there is only that."""
+    """All accepted answers, `target` first; empty if `target` is the only one."""
 
 
 class Checkpoint(Event, tag="checkpoint"):
+    """A checkpoint is complete."""
+
     step: int
     path: str
     bytes: int
@@ -241,26 +252,35 @@ class ModelSaved(Event, tag="model_saved"):
 
     path: str
     bytes: int
-    """Of its weights."""
+    """Size of the weights."""
 
 
 class Warning(Event, tag="warning"):
+    """A problem that does not stop the run."""
+
     code: str
+    """Stable dotted name, such as `gpu.shared`."""
     text: str
 
 
 class Error(Event, tag="error"):
+    """The error that ended the run."""
+
     text: str
     user: bool = False
-    """True where the user's input was wrong."""
+    """Whether the user's input caused it."""
+    code: str = ""
+    """Stable dotted name, such as `data.duplicate_column`."""
 
 
 class End(Event, tag="end"):
+    """Last event of a worker."""
+
     status: Status
     reason: str
 
 
-Any_ = (
+AnyEvent = (
     Hello
     | Environment
     | Phase
@@ -283,20 +303,31 @@ Any_ = (
 E = TypeVar("E", bound=Event)
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Any_).decode
+_decode = msgspec.json.Decoder(AnyEvent).decode
 
 
 def decode(line: bytes) -> Event | None:
-    """One line as an event; None for types this version does not know and for lines that are not events."""
+    """Decode one line; None for event types unknown to this version and for lines that are not events."""
     try:
         event: Event = _decode(line)
-        return event
+        if event.v >= SCHEMA_VERSION or event.__struct_config__.tag not in EVENT_FIELDS:
+            return event
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    return _decode_old(line)
+
+
+def _decode_old(line: bytes) -> Event | None:
+    try:
+        table = msgspec.json.decode(line, type=dict[str, Any])
+        event: Event = msgspec.convert(current_event(table), AnyEvent)
+        return event
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError):
         return None
 
 
 def is_damaged(line: bytes) -> bool:
-    """Whether a line that `decode` refused is broken, and not an event of a later version."""
+    """Whether a line that `decode` rejected is damaged, as opposed to an event type of a later version."""
     try:
         return msgspec.json.decode(line, type=_Tagged).type in _KNOWN
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -311,25 +342,25 @@ _KNOWN = {str(kind.__struct_config__.tag) for kind in Event.__subclasses__()}
 
 
 def opening_of(kinds: Iterable[type[Event]]) -> tuple[bytes, ...]:
-    """How the lines of these events begin as `EventLog` writes them."""
+    """Line prefixes of these event types as `EventLog` writes them."""
     return tuple(f'{{"type":"{kind.__struct_config__.tag}"'.encode() for kind in kinds)
 
 
 class EventLog:
-    """Appends events to `events.jsonl`, each in one write; the only writer of that file."""
+    """Appends events to `events.jsonl`, one write per event; the only writer of that file."""
 
     def __init__(self, path: Path) -> None:
         self._seq = _last_seq(path)
-        self._lock = threading.Lock()  # the meters write from a thread of their own
+        self._lock = threading.Lock()  # the meters write from another thread
         self._started = time.monotonic()
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         if _is_torn(path):
-            os.write(self._file, b"\n")  # a killed writer's half line must not swallow our first one
+            os.write(self._file, b"\n")  # end the partial line of a killed writer, or our first line would extend it
 
     def write(self, event: E) -> E:
-        """Number, date and append the event. Raises OSError where the disk is full; no part of the line stays."""
+        """Set `seq`, `t` and `elapsed` and append the event. Raises OSError on a full disk, leaving no partial line."""
         with self._lock:
-            event.v, event.seq, event.t = VERSION, self._seq + 1, time.time()
+            event.v, event.seq, event.t = SCHEMA_VERSION, self._seq + 1, time.time()
             event.elapsed = round(time.monotonic() - self._started, 6)
             self._append(_encode(event) + b"\n")
             self._seq += 1
@@ -339,7 +370,7 @@ class EventLog:
         size = os.fstat(self._file).st_size
         written = 0
         try:
-            while written < len(line):  # an almost full disk takes a part and refuses the rest
+            while written < len(line):  # an almost full disk accepts a part of the line
                 written += os.write(self._file, line[written:])
         except OSError:
             if written:
@@ -359,7 +390,7 @@ def _is_torn(path: Path) -> bool:
 
 
 def _last_seq(path: Path) -> int:
-    """The highest `seq` near the end of an existing log, else 0."""
+    """The highest `seq` in the last megabyte of an existing log, else 0."""
     if not path.exists():
         return 0
     with path.open("rb") as file:

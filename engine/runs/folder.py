@@ -1,4 +1,4 @@
-"""What runs and ladders have in common: a directory, a log, a lock that says who is alive, a name to find it by."""
+"""What runs and ladders share: a directory, a log, a lock that tells whether a process works on it, and a name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from typing import TypeVar
 
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import check_utf8, remove_tree, write_atomically
-from engine.runs import end_record, locks
+from engine.config.text import visible
+from engine.runs import device_queue, end_record, locks
+from engine.runs.home import CHOOSE_ANOTHER, check_home, tilde
+
+STARTED_IN = "started_in"
+"""Key of `run.toml` and `ladder.toml`: the directory that `ftbench` was started from."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +40,11 @@ class Folder:
 
     @property
     def end_file(self) -> Path:
-        """Takes the reason of the end where the disk is too full for anything else."""
+        """Space reserved for the final status and its reason, for when the disk is full."""
         return self.path / "end.json"
 
     def pid(self) -> int | None:
-        """The live process's id, None where nobody holds the lock."""
+        """The id of the process that holds the lock, None where none does."""
         return locks.pid_of(locks.holder(self.lock_file))
 
     def is_live(self) -> bool:
@@ -50,49 +55,75 @@ F = TypeVar("F", bound=Folder)
 
 
 def make(parent: Path, stem: str, ending: str, file: str, text: str) -> Path:
-    """`<parent>/<yyyymmdd-hhmmss>-<stem>-<ending>-<4 hex>/`, mode 0700, with one file; nothing stays if it fails."""
+    """Create `<parent>/<yyyymmdd-hhmmss>-<stem>-<ending>-<4 hex>/`, mode 0700, with one file in it, or nothing.
+
+    Raises UserError where the parent or the lock folder cannot be used, and RunFailed where the file cannot be written.
+    """
     check_utf8(str(parent))
-    locks.lock_folder()  # what starts needs it: refused before anything is created
+    locks.lock_folder()  # needed to start a worker: refused before anything is created
+    check_home(parent)
     safe = "".join(character if character.isalnum() or character in "-_" else "-" for character in stem)[:40]
     path = parent / f"{time.strftime('%Y%m%d-%H%M%S')}-{safe or 'run'}-{ending}-{os.urandom(2).hex()}"
     try:
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.mkdir(mode=0o700)
     except OSError as error:
-        raise UserError(
-            f"cannot make a directory: {error.strerror}", str(parent), "choose another with --runs DIR"
-        ) from error
+        what = f"cannot create a directory: {error.strerror}"
+        raise UserError(what, str(parent), CHOOSE_ANOTHER, "runs.not_writable") from error
     try:
         end_record.reserve(path / "end.json")
         write_atomically(path / file, text.encode())
     except OSError as error:
         remove_tree(path, ignore_errors=True)
-        raise RunFailed(f"{path.name} cannot be written: {error.strerror}; free some space in {parent}") from error
+        raise RunFailed(f"cannot write {path.name}: {error.strerror}; free some space in {parent}") from error
     except BaseException:
         remove_tree(path, ignore_errors=True)
         raise
     return path
 
 
-def holding(parent: Path, file: str) -> Iterator[Path]:
-    """The directories in `parent` that hold such a file, in no order; none where there is no such folder.
+def working_directory() -> str:
+    """The directory to record as `started_in`: with escapes where it is not UTF-8, '' where it has been deleted."""
+    with contextlib.suppress(FileNotFoundError):
+        directory = str(Path.cwd())
+        return directory if directory.isprintable() else visible(directory)
+    return ""
 
-    Raises UserError where it cannot be looked into.
+
+def started_in(file: Path) -> str:
+    """The directory that a run or ladder was started from, as its TOML file records it; '' where it does not.
+
+    Parses one line: lists call it for hundreds of runs.
+    """
+    import tomli  # the bench's first paint does not wait for it
+
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        for line in file.read_bytes().splitlines():
+            if line.startswith(f"{STARTED_IN} = ".encode()):
+                return str(tomli.loads(line.decode("utf-8"))[STARTED_IN])
+    return ""
+
+
+def holding(parent: Path, file: str) -> Iterator[Path]:
+    """The directories in `parent` that contain such a file, in no order; none where `parent` does not exist.
+
+    Names that start with a dot are copies in progress. Raises UserError where `parent` cannot be read.
     """
     try:
         with os.scandir(parent) as entries:
             for entry in entries:
-                with contextlib.suppress(PermissionError):  # somebody else's, in a folder that several share
-                    if entry.is_dir() and Path(entry.path, file).exists():
+                with contextlib.suppress(PermissionError):  # another user's, in a directory that several share
+                    if not entry.name.startswith(".") and entry.is_dir() and Path(entry.path, file).exists():
                         yield Path(entry.path)
     except FileNotFoundError:
         return
     except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}", str(parent), "choose another with --runs DIR") from error
+        what = f"cannot read the runs: {error.strerror}"
+        raise UserError(what, str(parent), CHOOSE_ANOTHER, "runs.unreadable") from error
 
 
 def has_file(path: Path, file: str) -> bool:
-    """Whether a directory holds such a file. Raises UserError where it belongs to somebody else."""
+    """Whether a directory contains such a file. Raises UserError where it belongs to another user."""
     try:
         return (path / file).is_file()
     except PermissionError as error:
@@ -100,13 +131,37 @@ def has_file(path: Path, file: str) -> bool:
 
 
 def pick(known: Iterable[F], name: str, kind: str, where: Path, hint: str) -> F:
-    """The one by its name, an unambiguous part of it, or `last`. Raises UserError where that is none or several."""
+    """Find one by its name, an unambiguous part of it, or `last`. Raises UserError where none or several match."""
     folders = sorted(known, key=lambda folder: folder.name)
     if name == "last" and folders:
         return folders[-1]
-    partly = [one for one in folders if one.name == name] or [one for one in folders if name in one.name]
-    if len(partly) == 1:
-        return partly[0]
-    if partly:
-        raise UserError(f"{name!r} could be {len(partly)} {kind}s", str(where), f"give more of the name; {hint}")
-    raise UserError(f"no {kind} {name!r}", str(where), f"{hint}, --runs DIR looks elsewhere")
+    matches = [one for one in folders if one.name == name] or [one for one in folders if name in one.name]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        do = f"give more of the name; {hint}"
+        raise UserError(f"{name!r} matches {len(matches)} {kind}s", str(where), do, f"{kind}.ambiguous_name")
+    elsewhere = running_elsewhere(where)
+    do = f"{hint}, --runs DIR looks in another directory" + (f". {elsewhere}" if elsewhere else "")
+    raise UserError(f"no {kind} {name!r}", str(where), do, f"{kind}.not_found")
+
+
+def running_elsewhere(home: Path) -> str:
+    """`full-3d4d is running in ~/other/runs.` for a run on this machine outside of `home`; '' where there is none."""
+    with contextlib.suppress(UserError, OSError):
+        for turn in device_queue.turns():
+            directory = runs_of(turn.run)
+            if turn.run.name and directory != home:
+                return f"{short_name(turn.run.name)} is running in {tilde(directory)}."
+    return ""
+
+
+def runs_of(run: Path) -> Path:
+    """The directory of runs that a run belongs to: its parent, or for a probe the parent of its ladder."""
+    return run.parent.parent.parent if run.parent.name == "probes" else run.parent
+
+
+def short_name(run: str) -> str:
+    """A run's name without date and preset: `20260131-120102-demo-lora-lora-3f2a` -> `lora-3f2a`."""
+    parts = run.split("-")
+    return "-".join(parts[-2:]) if len(parts) > 3 else run

@@ -1,4 +1,8 @@
-"""Reads a growing `events.jsonl` a portion at a time: a log of any length takes the same memory."""
+"""Read a growing `events.jsonl` incrementally, in chunks: memory use does not depend on the length of the log.
+
+File watchers such as watchfiles report that a file changed, not its new complete lines. Reading from a byte offset
+needs no further dependency, and works on network file systems, where change notifications do not.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +14,18 @@ from pathlib import Path
 from engine.runs.events import Event, Memory, Step, decode, is_damaged, opening_of
 
 CHUNK = 1 << 20
-"""Bytes read at a time: some 4,000 events."""
+"""Bytes per read: about 4,000 events."""
 MAX_LINE = 64 << 20
-"""A line longer than this is damaged, whatever it holds: it is passed over without being held."""
-ANY = b'{"type":"'
-"""How every event begins as it is written; other lines are looked at to be counted."""
-FREQUENT = opening_of([Step, Memory])
-MARK = re.compile(r"\[\d\d:\d\d:\d\d\] [a-z]+")
-"""`[12:01:22] training`, as the worker prints it."""
+"""Bytes; longer lines count as damaged and are skipped without keeping them in memory."""
+EVENT_PREFIX = b'{"type":"'
+"""Prefix of every event as it is written; lines without it are decoded only to count damage."""
+FREQUENT_PREFIXES = opening_of([Step, Memory])
+PHASE_MARK = re.compile(r"\[\d\d:\d\d:\d\d\] [a-z]+")
+"""`[12:01:22] training`, which the worker prints at the start of a phase."""
 
 
 class Follower:
-    """An incremental reader. It may start before the file exists; lines that are not events are counted and skipped."""
+    """Incremental reader of an event log. The file need not exist yet; damaged lines are counted and skipped."""
 
     def __init__(self, path: Path, offset: int = 0) -> None:
         self.path, self.offset = path, offset
@@ -29,19 +33,19 @@ class Follower:
         """Lines so far that are not events of any version."""
 
     def read(self) -> list[Event]:
-        """Every complete event since the last call, oldest first. For short logs: everything is held at once."""
+        """All complete events since the last call, oldest first. For short logs: keeps all of them in memory."""
         return [event for portion in self.portions() for event in portion]
 
     def portions(self, *kinds: type[Event], thin: bool = False) -> Iterator[list[Event]]:
-        """The same in portions of about a megabyte; a torn last line waits for its rest.
+        """Like `read`, in portions of about one megabyte; an incomplete last line is read once it is complete.
 
-        With `kinds` only those events are decoded, which is several times faster. With `thin` only the last step and
-        the last memory sample of each portion are.
+        With `kinds`, only events of these types are decoded, which is several times faster. With `thin`, only the last
+        step and the last memory sample of each portion are decoded.
         """
         openings = opening_of(kinds)
         for lines in self._lines():
             if openings:
-                lines = [line for line in lines if line.startswith(openings) or not line.startswith(ANY)]
+                lines = [line for line in lines if line.startswith(openings) or not line.startswith(EVENT_PREFIX)]
             elif thin:
                 lines = _thinned(lines)
             yield [event for line in lines if line and (event := self._decoded(line))]
@@ -58,10 +62,10 @@ class Follower:
             if not complete:
                 return
             self.offset += complete
-            yield chunk[:complete].split(b"\n")  # and not splitlines, which also splits at a carriage return
+            yield chunk[:complete].split(b"\n")  # splitlines would also split at a carriage return
 
     def _chunk(self) -> bytes:
-        """At least one complete line where there is one, however long it is."""
+        """The next CHUNK bytes, or more until they contain a complete line."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self.offset)
@@ -77,26 +81,27 @@ class Follower:
 
 
 def stream(path: Path, *kinds: type[Event]) -> Iterator[Event]:
-    """Every event of a log, or those of some kinds, oldest first and without holding them."""
+    """Iterate over all events of a log, or those of the given types, oldest first."""
     for portion in Follower(path).portions(*kinds):
         yield from portion
 
 
 def _thinned(lines: list[bytes]) -> list[bytes]:
-    """Without the steps and memory samples that others of the same kind follow."""
-    kept: list[bytes] = []
-    seen: set[bytes] = set()
+    """Drop all steps and memory samples except the last of each."""
+    selected: list[bytes] = []
+    found: set[bytes] = set()
     for line in reversed(lines):
-        opening = next((one for one in FREQUENT if line.startswith(one)), None) if line.startswith(FREQUENT) else None
-        if opening is None or opening not in seen:
-            kept.append(line)
-        if opening is not None:
-            seen.add(opening)
-    return kept[::-1]
+        frequent = line.startswith(FREQUENT_PREFIXES)
+        prefix = next((one for one in FREQUENT_PREFIXES if line.startswith(one)), None) if frequent else None
+        if prefix is None or prefix not in found:
+            selected.append(line)
+        if prefix is not None:
+            found.add(prefix)
+    return selected[::-1]
 
 
 def last_line(path: Path, limit: int = 65536) -> str:
-    """The last non-empty line of a process's log, '' where there is none."""
+    """The last non-empty line of a process's log, '' if there is none."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - limit))
@@ -107,5 +112,5 @@ def last_line(path: Path, limit: int = 65536) -> str:
 
 
 def said(line: str) -> str:
-    """A line of a worker's output as its words; '' for its own marks of where a phase began, which say nothing."""
-    return "" if MARK.fullmatch(line.strip()) else line
+    """A line of a worker's output; '' for the mark printed at the start of a phase, which is no message."""
+    return "" if PHASE_MARK.fullmatch(line.strip()) else line

@@ -1,35 +1,37 @@
-"""A comparison of methods: what was planned (`ladder.toml`), how far it is and what it found (`ladder.json`)."""
+"""The plan of a ladder (`ladder.toml`), and its state and results (`ladder.json`)."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
+import msgspec
 from msgspec import Struct, field
 
 from engine.config.schema import Config
 from engine.config.split_version import OLDEST
 from engine.runs.account import ColumnUse, RowAccount
 from engine.runs.overlap import SplitOverlap
+from engine.runs.renamed_fields import SCHEMA_VERSION, current_ladder
 from engine.runs.result import Interval, MeasuredPeak
 
 BASE, BASE_4BIT = BASES = ("base", "base-4bit")
-"""Rows of the untrained model: as LoRA or full fine-tuning loads it, and as QLoRA does."""
+"""Rows of the base model: as LoRA or full fine-tuning loads it, and in QLoRA's 4 bits."""
 
 WAITING = ("planned", "live")
-"""Statuses of entries that have no outcome yet."""
+"""Statuses of entries without an outcome."""
 
 Kind = Literal["probe", "trial", "run"]
-Stage = Literal["planned", "surveying", "probing", "trying", "climbing", "judging", "done"]
+Stage = Literal["planned", "preparing", "probing", "tuning", "training", "analyzing", "done"]
 Outcome = Literal["running", "finished", "stopped", "failed"]
 
 
 class Rung(Struct, kw_only=True, frozen=True):
-    """One way to train, as it will be run but for seed and learning rate."""
+    """One way to train: a method with its settings, except for seed and learning rate."""
 
     name: str
     config: Config
     settings: dict[str, Any] = field(default_factory=dict)
-    """What this rung alone was told on the command line, by dotted key."""
+    """Settings of this rung from `--rung`, by dotted key."""
 
     @property
     def method(self) -> str:
@@ -37,52 +39,54 @@ class Rung(Struct, kw_only=True, frozen=True):
 
 
 class LadderPlan(Struct, kw_only=True, frozen=True):
-    """What `ladder.toml` freezes."""
+    """The content of `ladder.toml`; does not change after the start."""
 
     preset: str
     created: float
     rungs: list[Rung]
     seeds: list[int]
     learning_rates: int = 1
-    """Trials a rung gets on the validation rows; 1: its own rate, untried."""
+    """Rates tried per rung on the validation rows; 1: its preset rate without trials."""
     probe: bool = True
-    """Measure a few steps of every rung first."""
+    """Whether to measure a few steps of every rung first."""
     fresh: bool = False
-    """Run everything again, whatever has been run already."""
+    """Whether to run everything again instead of reusing finished runs."""
     command: str = ""
-    """The command line that made the plan."""
+    """The command line that started the ladder."""
     split_version: int = OLDEST
-    """The rule that divides the rows of all its runs."""
+    """Version of the rule that splits the rows."""
+    started_in: str = ""
+    """The directory it was started from; '' in ladders of versions that did not record it."""
 
 
 class LadderRun(Struct, kw_only=True):
-    """One run of the ladder."""
+    """An entry of the ladder: one run, planned or done."""
 
     rung: str
     kind: Kind
     seed: int
     learning_rate: float
     run: str = ""
-    """The run's directory, relative to the ladder's parent folder; '' while there is none."""
+    """The run's directory, relative to the ladder's parent folder; '' before it is created."""
     status: str = "planned"
-    """planned, live, skipped, died, or how the run ended."""
+    """planned, live, skipped, died, or the status of the run's result."""
     reason: str = ""
     reused: bool = False
-    """It had been run before this ladder came to it."""
+    """Whether the run existed before and was reused."""
     chosen: bool = False
-    """Of the trials: this rate won."""
+    """Whether this trial's rate was chosen."""
     validation_loss: float | None = None
     seconds: float | None = None
-    """All phases but waiting for the card."""
+    """All phases except waiting for the GPU and scoring the base model."""
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is left to do for it. A stopped run goes on when the ladder does."""
+        """Whether nothing is left to do. A stopped run is resumed with the ladder."""
         return self.status not in (*WAITING, "stopped")
 
 
 class SharedWork(Struct, kw_only=True):
-    """What all rungs do alike: the fingerprints and sizes every run is held against."""
+    """What all rungs share: sizes, and the fingerprints that every run is checked against."""
 
     model: str
     data: str
@@ -90,22 +94,22 @@ class SharedWork(Struct, kw_only=True):
     validation: int
     test: int
     tokens: int
-    """In the training rows, once through."""
+    """Tokens of the training rows, one epoch."""
     steps: int
     batch: int
     metric: str
     fingerprints: dict[str, str] = field(default_factory=dict)
     split_version: int = OLDEST
     overlap: dict[str, SplitOverlap] = field(default_factory=dict)
-    """`test/train` and `validation/train`; empty in ladders of before it was counted."""
+    """`test/train` and `validation/train`; empty in older ladders."""
     columns: list[ColumnUse] = field(default_factory=list)
-    """What each column is used for; empty in ladders of before it was recorded."""
+    """What each column is used for; empty in older ladders."""
     account: RowAccount | None = None
-    """Where every row went."""
+    """How many rows went into each split or were left out."""
 
 
 class RungDuration(Struct, kw_only=True):
-    """Seconds one run of a rung is expected to take, from its probe."""
+    """Expected seconds of one run of a rung, from its probe."""
 
     rung: str
     low: float
@@ -115,7 +119,7 @@ class RungDuration(Struct, kw_only=True):
 
 
 class SeedRange(Struct, kw_only=True):
-    """A measurement over the seeds: mean, and the lowest and highest seen (not an interval)."""
+    """Mean, lowest and highest value over the seeds; not a confidence interval."""
 
     mean: float
     low: float
@@ -123,79 +127,81 @@ class SeedRange(Struct, kw_only=True):
 
 
 class RentalPrice(Struct, kw_only=True):
-    """The cheapest listed card whose memory holds the peak, and what this work would cost there per hour."""
+    """The cheapest listed GPU with enough memory for the peak."""
 
-    card: str
+    gpu: str
     memory: int
     price_per_hour: float
     currency: str
 
 
 class RungResult(Struct, kw_only=True):
-    """What a rung kept and cost. `base` is the model before any training."""
+    """Scores and costs of a rung, or of the base model."""
 
     name: str
     method: str
     status: str
-    """finished, partly (some seeds only), or why there is nothing: out_of_memory, diverged, failed, died."""
+    """finished, partly (not all seeds), or why there is no result: out_of_memory, diverged, failed, died."""
     reason: str = ""
     learning_rate: float | None = None
     seeds: list[int] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
     score: Interval | None = None
-    """Of the metric, over items and seeds; 95 %."""
+    """The metric with its 95% interval over items and seeds."""
     by_seed: list[float] = field(default_factory=list)
     extra: dict[str, float] = field(default_factory=dict)
-    """Means of further views of the same answers."""
+    """Means of secondary scores of the same answers."""
     loss: Interval | None = None
     share_of_score: Interval | None = None
-    """Of full's, 1 = the same."""
+    """Score divided by full fine-tuning's."""
     share_of_gain: Interval | None = None
-    """Of full's gain over the base."""
+    """Gain over the base model divided by full fine-tuning's gain."""
     no_share: str = ""
-    """Why there is no share: the reason, in words."""
+    """Why there is no share of gain."""
     peak: MeasuredPeak | None = None
     training_seconds: SeedRange | None = None
-    """The optimizer steps alone."""
+    """Optimizer steps only."""
     all_seconds: SeedRange | None = None
-    """Every phase but waiting for the card and scoring the base, which not every rung does."""
+    """All phases except waiting for the GPU and scoring the base model, which not every rung does."""
     tokens_per_second: SeedRange | None = None
     energy: SeedRange | None = None
-    """Joules."""
+    """Joules, in the phases of `all_seconds`."""
     money: SeedRange | None = None
+    """Price of a run in `currency`."""
     currency: str = "USD"
     money_note: str = ""
     rent: RentalPrice | None = None
     rent_note: str = ""
     trainable: int = 0
     parameters: int = 0
-    artefact_bytes: int = 0
+    artifact_bytes: int = 0
     general_loss: Interval | None = None
-    """On held-out general text, nats a token."""
+    """Loss on held-out general text, nats/token."""
     forgetting: Interval | None = None
-    """That loss less the base's; positive is forgotten."""
+    """Rise of that loss over the base model's."""
 
 
 Finding = Literal["better", "worse", "undecided"]
 
 
 class Comparison(Struct, kw_only=True):
-    """Rung `a` less rung `b`, paired by test item."""
+    """The difference of two rungs, a − b, paired by test item."""
 
     a: str
     b: str
     difference: Interval
-    """Of the score; simultaneous 95 % interval over all comparisons."""
+    """Of the score, with a 95% interval that holds simultaneously for all comparisons."""
     p: float
-    """Two-sided, by the bootstrap over items and seeds."""
+    """Two-sided, unadjusted, by bootstrap over items and seeds."""
     p_adjusted: float
-    """For all comparisons together (single-step max-T); below 0.05 exactly where the interval leaves out 0."""
+    """Adjusted for all comparisons (single-step max-T); below 0.05 exactly where the interval excludes 0."""
     finding: Finding
     mcnemar: list[float] = field(default_factory=list)
-    """Exact two-sided p by seed, for scores that are 0 or 1."""
+    """Exact two-sided p of McNemar's test by seed, for scores of 0 or 1."""
     needed_items: int | None = None
-    """Test items at which a difference of the observed size would be told apart in 80 % of cases."""
+    """Test items needed for 80% power if the true difference is the observed one."""
     needed_seeds: int | None = None
+    """Seeds needed as well; None if more items are enough."""
     loss_difference: Interval | None = None
 
 
@@ -203,24 +209,28 @@ Topic = Literal["quality", "time", "energy", "memory", "rent", "prototype", "shi
 
 
 class VerdictSentence(Struct, kw_only=True):
-    """A sentence of the verdict and what it is about."""
+    """A sentence of the verdict with its topic."""
 
     topic: Topic
     text: str
 
 
 class Ladder(Struct, kw_only=True):
-    """What `ladder.json` holds."""
+    """The content of `ladder.json`."""
 
-    v: int = 1
+    v: int = SCHEMA_VERSION
     name: str
     preset: str
     command: str
     created: float
+    started_in: str = ""
+    """The directory it was started from; '' for ladders of versions that did not record it."""
     updated: float = 0.0
     status: Outcome = "running"
     stage: Stage = "planned"
     reason: str = ""
+    reason_code: str = ""
+    """Stable code of the error that ended the ladder, as `ladder.no_test_rows`."""
     seeds: list[int] = field(default_factory=list)
     work: SharedWork | None = None
     estimates: list[RungDuration] = field(default_factory=list)
@@ -229,9 +239,16 @@ class Ladder(Struct, kw_only=True):
     comparisons: list[Comparison] = field(default_factory=list)
     verdict: list[VerdictSentence] = field(default_factory=list)
     differs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Configuration keys in which the rungs differ: key -> rung -> value."""
+    """Settings in which the rungs differ: key -> rung -> value."""
     config: dict[str, Any] = field(default_factory=dict)
-    """The configuration all rungs share, by dotted key."""
+    """Settings that all rungs share, by dotted key."""
     versions: dict[str, str] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    warning_codes: list[str] = field(default_factory=list)
+    """Stable code of each warning; empty in older ladders."""
+
+
+def decode_ladder(text: bytes) -> Ladder:
+    """The content of `ladder.json`, of any schema version. Raises msgspec.DecodeError where it is damaged."""
+    return msgspec.convert(current_ladder(msgspec.json.decode(text, type=dict[str, Any])), Ladder)

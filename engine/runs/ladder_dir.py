@@ -1,7 +1,7 @@
-"""A ladder is a directory too, beside the runs it starts.
+"""The directory of a ladder, in the same folder as its runs.
 
-One process writes it (`python -m engine.ladder`). `ladder.json` is rewritten whole after every change, so a reader
-always sees a consistent state.
+One process writes it (`python -m engine.ladder`). `ladder.json` is replaced atomically after every change, so readers
+always see a consistent state.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from engine.config.preset_library import called
 from engine.config.renamed_keys import current_table, current_values
 from engine.runs import end_record, folder
 from engine.runs.folder import Folder
-from engine.runs.ladder import Ladder, LadderPlan
+from engine.runs.ladder import Ladder, LadderPlan, decode_ladder
 
 
 @dataclass(frozen=True)
 class LadderDir(Folder):
-    """The paths of one ladder. Owns the names; nobody else spells them."""
+    """The paths of one ladder; no other module knows its file names."""
 
     @property
     def runs(self) -> Path:
-        """The folder its runs lie in."""
+        """The folder that contains the ladder's runs."""
         return self.path.parent
 
     @property
@@ -55,41 +55,45 @@ class LadderDir(Folder):
     def markdown(self) -> Path:
         return self.path / "report.md"
 
-    def state(self) -> Ladder | None:
-        """How far it is; None before it has begun. Raises UserError where the file is damaged or cannot be read.
+    def started_in(self) -> str:
+        """The directory that the ladder was started from, '' for ladders of versions that did not record it."""
+        return folder.started_in(self.plan_file)
 
-        Where the disk was too full to write how the ladder ended, that comes from its reserved `end.json`.
+    def state(self) -> Ladder | None:
+        """The stored state; None before the first start. Raises UserError if the file is damaged or cannot be read.
+
+        If the disk was too full to record how the ladder ended, that is read from the reserved `end.json`.
         """
         try:
-            ladder = msgspec.json.decode(self.state_file.read_bytes(), type=Ladder)
+            ladder = decode_ladder(self.state_file.read_bytes())
         except FileNotFoundError:
             return None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            do = f"delete it: `ftbench resume {self.name}` starts over and finds the runs that are done"
-            raise UserError(f"damaged: {error}", str(self.state_file), do, code="ladder.damaged") from error
+            do = f"delete it, then `ftbench resume {self.name}` starts over and reuses finished runs"
+            raise UserError(f"damaged file: {error}", str(self.state_file), do, code="ladder.damaged") from error
         except OSError as error:
-            raise UserError(f"cannot be read: {error.strerror}", str(self.state_file), "check its owner") from error
+            raise _unreadable(error, self.state_file) from error
         if ladder.status == "running" and (record := end_record.read(self.end_file)):
             ladder.status, ladder.reason = ("stopped" if record.status == "stopped" else "failed"), record.reason
         return ladder
 
     def write_state(self, ladder: Ladder) -> None:
-        """`ladder.json`, whole or not at all."""
+        """Replace `ladder.json` atomically."""
         ladder.updated = time.time()
         write_atomically(self.state_file, msgspec.json.format(msgspec.json.encode(ladder), indent=1))
 
     def plan(self) -> LadderPlan:
-        """What it was told to do. Raises UserError where `ladder.toml` is absent or damaged."""
+        """The plan. Raises UserError if `ladder.toml` is missing, damaged or cannot be read."""
         try:
             return msgspec.convert(self._plan_table()[0], LadderPlan)
         except FileNotFoundError as error:
-            what = "not a ladder: no ladder.toml"
-            raise UserError(what, str(self.path), "`ftbench runs` lists what there is") from error
+            what, do = "not a ladder, ladder.toml not found", "`ftbench runs` lists runs and ladders"
+            raise UserError(what, str(self.path), do, code="ladder.not_found") from error
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            what = f"damaged: {error}"
+            what = f"damaged file: {error}"
             raise UserError(what, str(self.plan_file), "start a new ladder", code="ladder.damaged") from error
         except OSError as error:
-            raise UserError(f"cannot be read: {error.strerror}", str(self.plan_file), "check its owner") from error
+            raise _unreadable(error, self.plan_file) from error
 
     def renamed_settings(self) -> list[Notice]:
         """A notice for each setting of the plan that has another name now."""
@@ -106,32 +110,37 @@ class LadderDir(Folder):
         return table, notices
 
 
+def _unreadable(error: OSError, path: Path) -> UserError:
+    return UserError(f"cannot read: {error.strerror}", str(path), "check its permissions", code="ladder.unreadable")
+
+
 def create(runs: Path, plan: LadderPlan) -> LadderDir:
-    """Make a ladder's directory (mode 0700) with its plan in place."""
+    """Create a ladder's directory (mode 0700) with its plan."""
+    plan = msgspec.structs.replace(plan, started_in=plan.started_in or folder.working_directory())
     return LadderDir(folder.make(runs, called(plan.preset), "ladder", "ladder.toml", plan_text(plan)))
 
 
 def plan_text(plan: LadderPlan) -> str:
     """The text of `ladder.toml`."""
     table = msgspec.to_builtins(plan)
-    for written, rung in zip(table["rungs"], plan.rungs, strict=True):
+    for rung_table, rung in zip(table["rungs"], plan.rungs, strict=True):
         values = {key: value for key, value in flatten(rung.config).items() if value is not None and value != {}}
-        written["config"] = nested(values)
+        rung_table["config"] = nested(values)
     return tomli_w.dumps(table)
 
 
 def remove(ladder: LadderDir) -> None:
-    """Delete a ladder that never began to work."""
+    """Delete a ladder that has not started any run."""
     remove_tree(ladder.path, ignore_errors=True)
 
 
 def find(runs: Path, name: str) -> LadderDir:
-    """A ladder by its name, an unambiguous part of it, its path, or `last`."""
+    """Find a ladder by its path, its name, an unambiguous part of the name, or `last`."""
     if folder.has_file(Path(name), "ladder.toml"):
         return LadderDir(Path(name).absolute())
-    return folder.pick(iterate(runs), name, "ladder", runs, "`ftbench ladder PRESET` makes one")
+    return folder.pick(iterate(runs), name, "ladder", runs, "`ftbench ladder PRESET` starts one")
 
 
 def iterate(runs: Path) -> Iterator[LadderDir]:
-    """Every ladder in the folder, in no order."""
+    """Every ladder in the folder, unordered."""
     return map(LadderDir, folder.holding(runs, "ladder.toml"))

@@ -1,4 +1,4 @@
-"""From a preset and a command line to the plan of a ladder: which rungs, which seeds, on the same work."""
+"""Makes the plan of a ladder from a preset and a command line: rungs and seeds on the same work."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engine.config.schema import Config
 from engine.config.split_version import SPLIT_VERSION
 from engine.runs.ladder import BASES, LadderPlan, Rung
 
-SAME = (
+SHARED_KEYS = (
     "model.id",
     "model.revision",
     "model.chat_template",
@@ -28,13 +28,15 @@ SAME = (
     "evaluation.rows",
     "evaluation.forgetting_text",
 )
-"""Keys, or whole sections, that make two rungs the same work. The rest is a method's own business, and is shown."""
-OWN = ("method", "evaluation.when")
-"""Keys that a ladder sets itself."""
-_BETWEEN = re.compile(r",(?=\s*(?:\w+\.[\w.]+|method)\s*=)")
-"""Between two settings of a rung: a comma may stand in a value too, adapter.target_modules=["q_proj","v_proj"]."""
-MOST_SEEDS = 20
-MOST_RATES = 9
+"""Keys and sections that have to be equal in all rungs. Other settings may differ and are shown."""
+LADDER_KEYS = ("method", "evaluation.when")
+"""Keys that the ladder sets itself."""
+_SETTING_SEPARATOR = re.compile(r",(?=\s*(?:\w+\.[\w.]+|method)\s*=)")
+"""The comma before a key; commas in values do not separate: adapter.target_modules=["q_proj","v_proj"]."""
+MAX_SEEDS = 20
+MAX_LEARNING_RATES = 9
+MAX_NAME = 24
+"""Characters of a rung's name."""
 
 
 def make_plan(
@@ -47,32 +49,32 @@ def make_plan(
     fresh: bool = False,
     command: str = "",
 ) -> LadderPlan:
-    """The plan for `ftbench ladder`. Raises UserError for what cannot be compared, naming the field.
+    """The plan for `ftbench ladder`. Raises UserError if the rungs cannot be compared.
 
-    `rungs` are the command line's words: `lora`, or `wide=lora,adapter.rank=64`. None of them: the three methods.
+    `rungs` are values of `--rung`: `lora`, or `wide=lora,adapter.rank=64`. Without any, all methods are rungs.
     """
-    if not 1 <= seeds <= MOST_SEEDS:
-        raise UserError(f"{seeds} seeds", "--seeds", f"1 to {MOST_SEEDS}")
-    if not 1 <= learning_rates <= MOST_RATES:
-        raise UserError(f"{learning_rates} learning rates", "--learning-rates", f"1 to {MOST_RATES}")
-    _refuse(OWN, overrides, "a ladder sets it itself", "drop it; --rung says which methods")
-    made = [_rung(word, preset, overrides) for word in rungs or method_names()]
-    refuse_names(made)
-    unread = [key for key in overrides if not any(reads(rung.method, key) for rung in made)]
-    _refuse(unread, overrides, "none of the rungs reads it", "drop it or add a rung that does")
-    refuse_different_work(made)
-    if made[0].config.data.test == 0:
-        do = "set it to a file of test rows or to a share"
+    if not 1 <= seeds <= MAX_SEEDS:
+        raise UserError(f"invalid number of seeds {seeds}", "--seeds", f"use 1 to {MAX_SEEDS}", code="ladder.seeds")
+    if not 1 <= learning_rates <= MAX_LEARNING_RATES:
+        what, do = f"invalid number of learning rates {learning_rates}", f"use 1 to {MAX_LEARNING_RATES}"
+        raise UserError(what, "--learning-rates", do, code="ladder.learning_rates")
+    _refuse(LADDER_KEYS, overrides, "set by the ladder", "remove it; --rung sets the methods", "ladder.reserved_key")
+    planned = [_rung(option, preset, overrides) for option in rungs or method_names()]
+    refuse_names(planned)
+    unread = [key for key in overrides if not any(reads(rung.method, key) for rung in planned)]
+    _refuse(unread, overrides, "not used by any rung", "remove it or add a rung that uses it", "ladder.unused_key")
+    refuse_different_work(planned)
+    if planned[0].config.data.test == 0:
+        do = "set data.test to a file of test rows or to a share"
         raise UserError("no test rows: a ladder has nothing to score", "data.test", do, code="ladder.no_test_rows")
-    first = made[0].config.train.seed
-    if learning_rates > 1 and made[0].config.data.validation == 0:
-        raise UserError(
-            "learning rates are chosen on validation rows and there are none", "data.validation", "set it to 0.05"
-        )
+    first = planned[0].config.train.seed
+    if learning_rates > 1 and planned[0].config.data.validation == 0:
+        what, do = "no validation rows to choose learning rates on", "set data.validation to 0.05"
+        raise UserError(what, "data.validation", do, code="ladder.no_validation_rows")
     return LadderPlan(
         preset=preset,
         created=time.time(),
-        rungs=made,
+        rungs=planned,
         seeds=list(range(first, first + seeds)),
         learning_rates=learning_rates,
         probe=probe,
@@ -83,41 +85,36 @@ def make_plan(
 
 
 def refuse_names(rungs: Sequence[Rung]) -> None:
-    """Raises UserError where a name would mislead: given twice, the base's, or another method's."""
+    """Raises UserError for a rung's name that is a duplicate, the base model's or another method's."""
     names = [rung.name.lower() for rung in rungs]
     for rung in rungs:
         name = rung.name.lower()
-        what = f"two rungs are called {rung.name}" if names.count(name) > 1 else ""
-        what = f"a rung cannot be called {rung.name}" if name in BASES else what
-        what = (
-            f"a rung of {rung.method} cannot be called {rung.name}"
-            if name in method_names() and name != rung.method
-            else what
-        )
-        if what:
-            raise UserError(what, "--rung", "name them apart: --rung wide=lora,adapter.rank=64")
+        is_reserved = name in BASES or (name in method_names() and name != rung.method)
+        if is_reserved or names.count(name) > 1:
+            what = f"{'reserved' if is_reserved else 'duplicate'} rung name {rung.name}"
+            do = "choose another name, as in --rung wide=lora,adapter.rank=64"
+            raise UserError(what, "--rung", do, code="ladder.rung_name")
 
 
 def refuse_different_work(rungs: Sequence[Rung]) -> None:
-    """Raises UserError where two rungs would not do the same work."""
+    """Raises UserError if two rungs differ in a key that has to be equal."""
     first = rungs[0]
     for other in rungs[1:]:
         for key, value in work_of(other.config).items():
-            if value != (mine := work_of(first.config)[key]):
-                raise UserError(
-                    f"not the same work: {key} is {mine!r} for {first.name} and {value!r} for {other.name}",
-                    "--rung",
-                    "set it for all rungs with --set",
-                )
+            if value != (expected := work_of(first.config)[key]):
+                what = f"not the same work: {key} is {expected!r} for {first.name} and {value!r} for {other.name}"
+                raise UserError(what, "--rung", "set it for all rungs with --set", code="ladder.different_work")
 
 
 def work_of(config: Config) -> Flat:
-    """The part of a configuration that all rungs must share."""
-    return {key: value for key, value in flatten(config).items() if key in SAME or key.split(".")[0] in SAME}
+    """The part of a configuration that has to be equal in all rungs."""
+    return {
+        key: value for key, value in flatten(config).items() if key in SHARED_KEYS or key.split(".")[0] in SHARED_KEYS
+    }
 
 
 def differing(rungs: Sequence[Rung]) -> dict[str, dict[str, object]]:
-    """Keys in which the rungs' configurations differ: key -> rung -> value."""
+    """Settings in which the rungs differ: key -> rung -> value."""
     flats = {rung.name: flatten(rung.config) for rung in rungs}
     keys = [key for key in next(iter(flats.values())) if key not in ("title", "about", "slot", "train.seed")]
     values = {key: {name: flat[key] for name, flat in flats.items()} for key in keys}
@@ -125,7 +122,7 @@ def differing(rungs: Sequence[Rung]) -> dict[str, dict[str, object]]:
 
 
 def shared(rungs: Sequence[Rung]) -> Flat:
-    """Keys in which all rungs agree, with their values."""
+    """Settings that are equal in all rungs."""
     different = differing(rungs)
     return {
         key: value
@@ -134,24 +131,24 @@ def shared(rungs: Sequence[Rung]) -> Flat:
     }
 
 
-def _rung(word: str, preset: str, overrides: Flat) -> Rung:
-    name, equals, rest = word.partition("=")
+def _rung(option: str, preset: str, overrides: Flat) -> Rung:
+    name, equals, rest = option.partition("=")
     method, comma, given = rest.partition(",") if equals else (name, "", "")
     if method not in method_names():
-        what = f"{method!r} is not a method"
-        raise UserError(
-            what, "--rung", f"{', '.join(method_names())}, or NAME=METHOD,KEY=VALUE as in wide=lora,adapter.rank=64"
-        )
-    if not name or not all(character.isalnum() or character in "-_" for character in name) or len(name) > 24:
-        raise UserError(f"{name!r} is not a name for a rung", "--rung", "letters, digits, - and _, at most 24")
-    settings = parse_overrides(_BETWEEN.split(given) if comma else [], "--rung")
-    _refuse((*OWN, "train.seed"), settings, "no rung has its own", "all rungs train with the ladder's seeds")
-    everywhere = {key: value for key, value in overrides.items() if reads(method, key)}
-    return Rung(name=name, config=effective(preset, method, {**everywhere, **settings}).config, settings=settings)
+        do = f"use {', '.join(method_names())}, or NAME=METHOD,KEY=VALUE as in wide=lora,adapter.rank=64"
+        raise UserError(f"unknown method {method!r}", "--rung", do, code="ladder.unknown_method")
+    if not name or not all(character.isalnum() or character in "-_" for character in name) or len(name) > MAX_NAME:
+        do = f"use letters, digits, - and _, at most {MAX_NAME} characters"
+        raise UserError(f"invalid rung name {name!r}", "--rung", do, code="ladder.rung_name")
+    settings = parse_overrides(_SETTING_SEPARATOR.split(given) if comma else [], "--rung")
+    do = "remove it; all rungs use the ladder's methods and seeds"
+    _refuse((*LADDER_KEYS, "train.seed"), settings, "cannot be set per rung", do, "ladder.reserved_key")
+    common = {key: value for key, value in overrides.items() if reads(method, key)}
+    return Rung(name=name, config=effective(preset, method, {**common, **settings}).config, settings=settings)
 
 
-def _refuse(keys: Iterable[str], given: Flat, what: str, do: str) -> None:
-    """Raises UserError where one of the keys is given."""
+def _refuse(keys: Iterable[str], given: Flat, what: str, do: str, code: str) -> None:
+    """Raises UserError if one of the keys is given."""
     for key in keys:
         if key in given:
-            raise UserError(what, key, do)
+            raise UserError(what, key, do, code=code)

@@ -1,8 +1,8 @@
-"""What processes that died left behind: locks, queue tickets, temporary files and folders, half-made directories.
+"""Find and remove leftovers of killed processes: locks, queue tickets, temporary files, incomplete directories.
 
-A temporary file or folder is named `.NAME.tmp`, or as in PATTERNS. One in a run's or ladder's directory is left behind
-once no process holds that directory's lock. One elsewhere is once nothing in it has changed for QUIET_SECONDS. Neither
-is while a process has it open or holds its lock, as `files.temporary_folder` does.
+Temporary files and folders are named as in PATTERNS. In a run's or ladder's directory they are leftovers once no
+process holds that directory's lock; elsewhere, once nothing in them has changed for QUIET_SECONDS. They are never
+leftovers while a process has them open or locked, as `files.temporary_folder` does.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from engine.runs.run_dir import RunDir
 
 QUIET_SECONDS = 60.0
 PATTERNS = (".*.tmp", ".writing-*")
-"""Of names in a run's or ladder's directory, at most DEPTH folders deep."""
+"""Names of temporary files in a run's or ladder's directory, at most DEPTH folders deep."""
 DEPTH = 3
-MADE = re.compile(r"\d{8}-\d{6}-.+-[0-9a-f]{4}")
-"""Names that `folder.make` gives."""
+DIRECTORY_NAME = re.compile(r"\d{8}-\d{6}-.+-[0-9a-f]{4}")
+"""Names that `folder.make` creates."""
 
 
 @dataclass(frozen=True)
@@ -43,24 +43,24 @@ class Leftover:
     why: str
     bytes: int
     owner: Folder | None = None
-    """The run or ladder in whose directory it is; its lock is held while it is removed."""
+    """The run or ladder whose directory contains it; its lock is held during removal."""
 
 
 def find(runs: Path) -> list[Leftover]:
-    """Everything left behind: with the locks, in this folder of runs, and in ftbench's own folders.
+    """All leftovers among the locks, in this runs folder, and in ftbench's cache and settings folders.
 
-    Raises UserError where the lock folder or the runs cannot be looked at.
+    Raises UserError if the lock folder or the runs cannot be read.
     """
     opened = open_paths()
     return [*_locks(), *_in_runs(runs, opened), *_half_made(runs, opened), *_elsewhere(opened)]
 
 
 def remove(leftover: Leftover) -> bool:
-    """Remove it; False where a process has come to use it since. Raises OSError where it cannot be removed."""
+    """Remove a leftover; False if a process uses it by now. Raises OSError if it cannot be removed."""
     if leftover.kind in ("lock", "ticket"):
         return locks.remove_stale(leftover.path)
     if leftover.owner is not None:
-        return _remove_alone(leftover.owner, leftover.path)
+        return _remove_locked(leftover.owner, leftover.path)
     if not _is_quiet(leftover.path) or _in_use(leftover.path, open_paths()):
         return False
     _delete(leftover.path)
@@ -68,25 +68,27 @@ def remove(leftover: Leftover) -> bool:
 
 
 def _locks() -> Iterator[Leftover]:
-    """Of runs that died; the lock of a run that has ended well stays, and tells nothing but the device's name."""
+    """Locks and tickets of killed runs. The lock file of a run that ended normally stays for the next run."""
     for lock, _ in locks.card_locks():
         if locks.holder(lock) is None:
-            pid, _, run = _words(lock).partition(" ")
+            pid, _, run = _content(lock).partition(" ")
             if run and _has_died(run):
-                yield Leftover("lock", lock, f"process {pid[:9]} ({Path(run[-80:]).name}) died", _bytes(lock))
+                why = f"process {pid[:9]} ({Path(run[-80:]).name}) exited unexpectedly"
+                yield Leftover("lock", lock, why, _bytes(lock))
         for ticket in _entries(lock.with_suffix(".queue")):
             if locks.holder(ticket) is None:
-                yield Leftover("ticket", ticket, f"process {_words(ticket).partition(' ')[0][:9]} died", _bytes(ticket))
+                why = f"process {_content(ticket).partition(' ')[0][:9]} exited unexpectedly"
+                yield Leftover("ticket", ticket, why, _bytes(ticket))
     for moment in locks.lock_folder().glob(f"{socket.gethostname()}-*.moment"):
         if locks.holder(moment) is None:
             yield Leftover("lock", moment, "no process holds it", _bytes(moment))
 
 
 def _has_died(run: str) -> bool:
-    """Whether the run that a lock names went without an outcome, or is no run: its directory is gone, or damaged."""
+    """Whether the run in a lock file has no outcome, or its directory is missing or damaged."""
     try:
         return RunDir(Path(run)).state() in ("died", "damaged")
-    except (OSError, ValueError):  # no path at all
+    except (OSError, ValueError):  # not a path
         return True
 
 
@@ -96,7 +98,7 @@ def _in_runs(runs: Path, opened: set[str]) -> Iterator[Leftover]:
             continue
         for path in _temporary(owner.path, DEPTH):
             if not _in_use(path, opened):
-                yield Leftover(_kind(path), path, f"no process works on {owner.name}", _bytes(path), owner)
+                yield Leftover(_kind(path), path, f"{owner.name} is not running", _bytes(path), owner)
 
 
 def _folders(runs: Path) -> Iterator[Folder]:
@@ -108,29 +110,29 @@ def _folders(runs: Path) -> Iterator[Folder]:
 
 
 def _half_made(runs: Path, opened: set[str]) -> Iterator[Leftover]:
-    """Directories whose launcher died before their configuration was in place."""
+    """Directories whose launcher was killed before it wrote their configuration."""
     for path in _entries(runs):
-        made = MADE.fullmatch(path.name) and _is_folder(path) and all(map(_is_temporary, _entries(path)))
-        if made and _is_quiet(path) and not _in_use(path, opened):
-            yield Leftover("unfinished directory", path, "its launcher died", _bytes(path))
+        empty = DIRECTORY_NAME.fullmatch(path.name) and _is_folder(path) and all(map(_is_temporary, _entries(path)))
+        if empty and _is_quiet(path) and not _in_use(path, opened):
+            yield Leftover("unfinished directory", path, "its launcher exited unexpectedly", _bytes(path))
 
 
 def _elsewhere(opened: set[str]) -> Iterator[Leftover]:
-    """Presets, settings, what is known of data, downloads."""
+    """Temporary files of presets, settings, data caches and downloads."""
     cache = Path(platformdirs.user_cache_dir("ftbench"))
-    own = (Path(platformdirs.user_state_dir("ftbench")), cache, preset_library.user_folder())
-    found = [path for place in own for path in _temporary(place, 1)]
-    for place in ("models", "gguf"):
-        found += [path for path in _entries(cache / place) if path.name.startswith(".")]
+    folders = (Path(platformdirs.user_state_dir("ftbench")), cache, preset_library.user_folder())
+    paths = [path for folder in folders for path in _temporary(folder, 1)]
+    for name in ("models", "gguf"):
+        paths += [path for path in _entries(cache / name) if path.name.startswith(".")]
     pulls = [path for path in _entries(Path(tempfile.gettempdir())) if path.name.startswith(PULL_PREFIX)]
-    found += filter(_is_ours, pulls)
-    for path in found:
+    paths += filter(_is_ours, pulls)
+    for path in paths:
         if _is_quiet(path) and not _in_use(path, opened):
             yield Leftover(_kind(path), path, "no process uses it", _bytes(path))
 
 
-def _temporary(place: Path, depth: int) -> Iterator[Path]:
-    for path in _entries(place):
+def _temporary(folder: Path, depth: int) -> Iterator[Path]:
+    for path in _entries(folder):
         if _is_temporary(path):
             yield path
         elif depth > 1 and _is_folder(path):
@@ -145,15 +147,15 @@ def _kind(path: Path) -> str:
     return "temporary folder" if _is_folder(path) else "temporary file"
 
 
-def _entries(place: Path) -> list[Path]:
-    """What is in a folder, by name; nothing where there is no such folder, or it is not ours to read."""
+def _entries(folder: Path) -> list[Path]:
+    """Entries of a folder, sorted by name; empty if the folder does not exist or is not readable."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-        return sorted(place.iterdir())
+        return sorted(folder.iterdir())
     return []
 
 
 def _is_folder(path: Path) -> bool:
-    """A link to one is none."""
+    """Whether it is a directory; a symbolic link to one does not count."""
     with contextlib.suppress(OSError):
         return stat.S_ISDIR(path.lstat().st_mode)
     return False
@@ -166,7 +168,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _tree(path: Path) -> Iterator[os.stat_result]:
-    """The path and all below it; what goes meanwhile is left out."""
+    """Status of the path and everything below it; files deleted meanwhile are skipped."""
     with contextlib.suppress(FileNotFoundError):
         yield path.lstat()
     for root, folders, files in os.walk(path):
@@ -180,46 +182,46 @@ def _bytes(path: Path) -> int:
 
 
 def _is_quiet(path: Path) -> bool:
-    """Whether nothing in it has changed for a while; a time in the future, from a clock that was wrong, is long ago."""
+    """Whether nothing in it changed for QUIET_SECONDS; times in the future, from a wrong clock, count as old."""
     now = time.time()
     return all(abs(now - status.st_mtime) > QUIET_SECONDS for status in _tree(path))
 
 
 def open_paths() -> set[str]:
-    """Files that processes of this machine have open and folders they work in, as far as we may see them."""
-    found: set[str] = set()
+    """Open files and working directories of all processes of this machine that this user may inspect."""
+    paths: set[str] = set()
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             links = [process / "cwd", *(process / "fd").iterdir()]
             for link in links:
                 with contextlib.suppress(OSError):
-                    found.add(str(link.readlink()))
-    return found
+                    paths.add(str(link.readlink()))
+    return paths
 
 
 def _in_use(path: Path, opened: set[str]) -> bool:
     real = os.path.realpath(path)
-    return locks.is_locked(path) or any(one == real or one.startswith(f"{real}/") for one in opened)
+    return locks.is_locked(path) or any(used == real or used.startswith(f"{real}/") for used in opened)
 
 
-def _words(lock: Path) -> str:
-    """What its last holder wrote into it."""
+def _content(lock: Path) -> str:
+    """The text written by the last holder of a lock."""
     with contextlib.suppress(OSError):
         return os.fsdecode(read_small(lock))
     return ""
 
 
-def _remove_alone(owner: Folder, path: Path) -> bool:
-    """Under the lock of its run or ladder, so that no worker begins meanwhile."""
-    was_there = owner.lock_file.exists()
-    held = locks.hold(owner.lock_file, str(os.getpid()))
-    if held is None:
+def _remove_locked(owner: Folder, path: Path) -> bool:
+    """Delete under the lock of the run or ladder, so that no worker starts meanwhile."""
+    existed = owner.lock_file.exists()
+    descriptor = locks.hold(owner.lock_file, str(os.getpid()))
+    if descriptor is None:
         return False
     try:
         _delete(path)
     finally:
-        os.close(held)
-        if not was_there:
+        os.close(descriptor)
+        if not existed:
             locks.remove_stale(owner.lock_file)
     return True
 

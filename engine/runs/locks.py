@@ -1,4 +1,9 @@
-"""Advisory file locks: who is alive, and who holds a card. The kernel drops them when a process dies."""
+"""Advisory file locks: which workers are alive, and which run uses a device. The kernel releases them at process exit.
+
+filelock (4.3) does not replace this module: it cannot tell who holds a lock without acquiring it exclusively, which
+could make a starting worker fail. On file systems without flock it falls back to marker files that outlive a killed
+process, where a run must be refused.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,6 @@ import pwd
 import re
 import socket
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,14 +24,14 @@ from engine.config.errors import UserError
 
 TRIES, TRY_SECONDS = 4, 0.005
 READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-"""A pipe in the place of a lock must not keep us waiting for its writer."""
+"""O_NONBLOCK: opening a named pipe in place of a lock must not block until it has a writer."""
 
 
 def hold(path: Path, text: str = "") -> int | None:
-    """Take the lock and write `text` into the file; None where another process holds it.
+    """Acquire the lock and write `text` into the file; None if another process holds it.
 
-    The lock lasts as long as the returned descriptor (not inherited by children). Raises UserError where the file
-    cannot be opened, and where the file system has no locks: without them two workers could write into one run.
+    The lock is held until the returned descriptor is closed (it is not inherited by children). Raises UserError if the
+    file cannot be opened, and if the file system has no locks: without them two workers could write to one run.
     """
     while True:
         descriptor = _opened(path)
@@ -41,19 +45,20 @@ def hold(path: Path, text: str = "") -> int | None:
             return None
         if _is_at(path, descriptor):
             break
-        os.close(descriptor)  # `remove_stale` has unlinked it since it was opened: another process may lock a new one
+        os.close(descriptor)  # `remove_stale` unlinked it after it was opened: another process may lock a new file
     if text:
         sign(descriptor, text)
     return descriptor
 
 
 def _unsupported(path: Path, error: OSError) -> UserError:
-    what, do = f"files cannot be locked here: {error.strerror}", "use a file system with locks (--runs, FTBENCH_LOCKS)"
+    what = f"file locks are unsupported: {error.strerror}"
+    do = "use a file system with locks (--runs, FTBENCH_LOCKS)"
     return UserError(what, str(path), do, code="locks.unsupported")
 
 
 def sign(descriptor: int, text: str) -> None:
-    """Write who holds the lock into it. Raises OSError where the disk is full; the lock is held all the same."""
+    """Write the holder into the lock file. Raises OSError on a full disk; the lock stays held."""
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, os.fsencode(text), 0)
 
@@ -66,17 +71,17 @@ def _opened(path: Path) -> int:
         os.close(descriptor)
         raise PermissionError(errno.EPERM, "not a regular file")
     except (PermissionError, IsADirectoryError) as error:
-        what = f"this lock cannot be opened: {error.strerror}"
+        what = f"cannot open the lock file: {error.strerror}"
         raise UserError(what, str(path), "delete it, or set FTBENCH_LOCKS to another folder", "locks.file") from error
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-        what, do = "this lock is a symbolic link", "delete it: ftbench makes no links there"
+        what, do = "the lock file is a symbolic link", "delete it: ftbench creates no links there"
         raise UserError(what, str(path), do, "locks.file") from error
 
 
 def _is_at(path: Path, descriptor: int) -> bool:
-    """Whether the open file is still the one of that name."""
+    """Whether the path still refers to the open file."""
     with contextlib.suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(descriptor), path.lstat())
     return False
@@ -87,7 +92,7 @@ def _is_regular(descriptor: int) -> bool:
 
 
 def pid_of(text: str | None) -> int | None:
-    """The process id in a lock; None where there is none, as in a damaged file: 0 and 1 are no process of ours."""
+    """The process id in a lock file; None if it contains no valid one. 0 and 1 are never a worker."""
     return int(text) if text and text != "1" and re.fullmatch("[1-9][0-9]{0,8}", text) else None
 
 
@@ -101,7 +106,7 @@ def is_locked(path: Path) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # a file system without locks: nothing there is held
+    except OSError:  # a file system without locks
         return False
     finally:
         os.close(descriptor)
@@ -109,7 +114,7 @@ def is_locked(path: Path) -> bool:
 
 
 def remove_stale(path: Path) -> bool:
-    """Unlink a lock that no process holds; False where one does. Nobody can lock the unlinked file: see `hold`."""
+    """Delete a lock file that no process holds; False if one does. `hold` rejects a lock on a deleted file."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     except FileNotFoundError:
@@ -126,7 +131,7 @@ def remove_stale(path: Path) -> bool:
 
 
 def _taken(descriptor: int) -> bool:
-    """Tries more than once: whoever asks `holder` has the lock shared for a moment."""
+    """Try to lock, several times: `holder` in another process holds a shared lock for a moment."""
     for attempt in range(TRIES):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -137,13 +142,13 @@ def _taken(descriptor: int) -> bool:
 
 
 def holder(path: Path) -> str | None:
-    """What the holder wrote into the lock, None where nobody holds it, and where it is no lock or not ours to open."""
+    """The text that the holder wrote; None if the lock is free, not a regular file or not readable."""
     try:
         descriptor = os.open(path, READING)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
     except OSError as error:
-        if error.errno == errno.ELOOP:  # a link, which `hold` would refuse
+        if error.errno == errno.ELOOP:  # a symbolic link, which `hold` refuses
             return None
         raise
     try:
@@ -151,7 +156,7 @@ def holder(path: Path) -> str | None:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return os.fsdecode(os.read(descriptor, 4096))
-    except OSError:  # a file system without locks: `hold` refuses it, so nobody holds this one
+    except OSError:  # a file system without locks, where `hold` refuses to lock
         return None
     finally:
         os.close(descriptor)
@@ -159,17 +164,17 @@ def holder(path: Path) -> str | None:
 
 
 def card_lock(card: str) -> Path:
-    """The lock of one card ("0", a UUID, or "cpu") on this machine, for this user.
+    """The lock file of one device ("0", a UUID, or "cpu") of this machine, for this user.
 
-    Under the temporary folder and not under the session's run-time folder: that one goes when the last login
-    session ends, and the runs stay.
+    In the temporary folder instead of $XDG_RUNTIME_DIR, which is deleted when the last login session ends while runs
+    continue.
     """
     safe = "".join(character if character.isalnum() else "-" for character in card)
     return lock_folder() / f"{socket.gethostname()}-{safe}.lock"
 
 
 def card_locks() -> list[tuple[Path, str]]:
-    """Every card lock that there has been on this machine, with the card's name."""
+    """All device lock files of this machine, with the device's name."""
     host = f"{socket.gethostname()}-"
     locks = sorted(lock_folder().glob("*.lock"))
     return [(path, path.stem.removeprefix(host)) for path in locks if path.name.startswith(host)]
@@ -177,7 +182,7 @@ def card_locks() -> list[tuple[Path, str]]:
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """One process of this machine at a time for one folder: others wait. For moments, not for work."""
+    """Mutual exclusion between processes of this machine for one folder. Blocks; for short critical sections."""
     name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
     path = lock_folder() / f"{socket.gethostname()}-{name}.moment"
     while True:
@@ -193,23 +198,25 @@ def alone(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # while it is held: who waits for it makes a new one
+        path.unlink(missing_ok=True)  # while the lock is held: a waiting process then creates a new file
         os.close(descriptor)
 
 
 def lock_folder() -> Path:
-    """Where this user's locks are kept, made where there is none yet.
+    """The folder of this user's lock files, created if missing: the same for every runs home and login session.
 
-    Raises UserError, before anything is created, where it is not this user's own folder or cannot be written: another
-    user could hold our locks or redirect what we write.
+    Not below $TMPDIR: if each login session has its own, two sessions would not see each other's runs.
+
+    Raises UserError, before anything is created, if it belongs to another user or is not writable: another user could
+    hold our locks or redirect our writes.
     """
-    folder = Path(os.environ.get("FTBENCH_LOCKS") or f"{tempfile.gettempdir()}/ftbench-{os.getuid()}")
+    folder = Path(os.environ.get("FTBENCH_LOCKS") or f"/tmp/ftbench-{os.getuid()}")
     try:
         if not os.path.lexists(folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.lstat()
     except OSError as error:
-        raise _unusable(f"the lock folder cannot be made: {error.strerror}", folder) from error
+        raise _unusable(f"cannot create the lock folder: {error.strerror}", folder) from error
     if stat.S_ISLNK(status.st_mode):
         raise _unusable("the lock folder is a symbolic link", folder)
     if not stat.S_ISDIR(status.st_mode):
@@ -222,7 +229,7 @@ def lock_folder() -> Path:
 
 
 def owner(uid: int) -> str:
-    """The user's name, or `uid 1234` where there is none."""
+    """The user's name, or `uid 1234` if the user has none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -230,4 +237,4 @@ def owner(uid: int) -> str:
 
 
 def _unusable(what: str, folder: Path) -> UserError:
-    return UserError(what, str(folder), "set FTBENCH_LOCKS to a folder of your own", "locks.folder")
+    return UserError(what, str(folder), "set FTBENCH_LOCKS to a folder that you own", "locks.folder")

@@ -1,4 +1,4 @@
-"""Peak memory of a run over all its lives, from its memory samples."""
+"""Peak memory of a run over all its workers, from its memory samples."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from engine.runs.result import MeasuredPeak
 
 
 class MemoryPeaks:
-    """The highest of every figure; `comparable` is the peak of training as `Result.comparable` means it."""
+    """Highest value of every memory counter; `peak_training_bytes` is defined in `Result`."""
 
     def __init__(self) -> None:
         self.peak = MeasuredPeak()
-        self.comparable: int | None = None
+        self.peak_training_bytes: int | None = None
         self._resident_before: int | None = None
         self._stepping = False
 
@@ -30,7 +30,7 @@ class MemoryPeaks:
 
     def _sample(self, event: Memory) -> None:
         peak = self.peak
-        # Events before 0.2 do not say whether training goes on, nor the peaks of torch's pool.
+        # Events before version 0.2 have neither `training` nor the peaks of the caching allocator.
         training = self._stepping if event.training is None else event.training
         allocated = event.allocated if event.allocated_peak is None else event.allocated_peak
         reserved = event.reserved if event.reserved_peak is None else event.reserved_peak
@@ -41,15 +41,15 @@ class MemoryPeaks:
             peak.rss_training = _higher(peak.rss_training, event.rss_peak)
             peak.allocated_training = _higher(peak.allocated_training, allocated)
             peak.reserved_training = _higher(peak.reserved_training, reserved)
-            self.comparable = _higher(self.comparable, self._comparable(event, reserved))
+            self.peak_training_bytes = _higher(self.peak_training_bytes, self._comparable(event, reserved))
 
     def _comparable(self, event: Memory, reserved: int | None) -> int | None:
-        """torch's pool on a GPU; without one the resident set less what it was before the model was loaded."""
+        """Reserved memory on a GPU; on a CPU the resident set minus its size before the model was loaded."""
         if reserved:
             return reserved
         return None if self._resident_before is None else event.rss_peak - self._resident_before
 
 
-def _higher(one: int | None, other: int | None) -> int | None:
-    known = [value for value in (one, other) if value is not None]
+def _higher(a: int | None, b: int | None) -> int | None:
+    known = [value for value in (a, b) if value is not None]
     return max(known, default=None)

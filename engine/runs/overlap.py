@@ -1,4 +1,4 @@
-"""How much of a held-out split the training rows contain, as results, reports and screens carry it."""
+"""Overlap between a held-out split and the training rows, as results, reports and screens show it."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from engine.config.text import amount, percent
 
 
 class SplitOverlap(Struct, kw_only=True, frozen=True):
-    """Rows of one split held against those of another; both as they were given."""
+    """Rows of one split that also occur in another split, before any row is left out."""
 
     of: int
     """Rows of the first split."""
     prompt: int
-    """Those whose prompt the other split has."""
+    """Rows whose prompt occurs in the other split."""
     answer: int
-    """Those whose answer the other split has: in classification nearly all."""
+    """Rows whose answer occurs in the other split: nearly all in classification."""
     both: int
-    """Those that the other split has with prompt and answer in one row."""
+    """Rows whose prompt and answer occur together in one row of the other split."""
     near: int | None = None
-    """Those whose prompt the other split does not have, but a near-duplicate of it; null where not counted."""
+    """Rows whose prompt has a near-duplicate, but no exact match, in the other split; null if not counted."""
     near_reason: str = ""
     """Why `near` is null."""
     where: list[list[str]] = field(default_factory=list)
-    """Places of the first pairs of rows with the same prompt."""
+    """Locations of the first pairs of rows with the same prompt."""
 
     def figures(self) -> list[tuple[str, str]]:
-        """(what, how many) for people: `("prompts", "12 (1.2%)")`."""
+        """Labels and counts for display: `("prompts", "12 (1.2%)")`."""
         near = f"not counted ({self.near_reason})" if self.near is None else self._share(self.near)
         return [
             ("prompts", self._share(self.prompt)),
@@ -41,7 +41,7 @@ class SplitOverlap(Struct, kw_only=True, frozen=True):
 
 def overlap_sentence(pair: str, overlap: SplitOverlap) -> str:
     """`Of 300 test rows, training has 0 prompts, 12 (4%) answers, …`."""
-    one, other = pair.split("/")
-    other = {"train": "training"}.get(other, other)
+    first, second = pair.split("/")
+    second = {"train": "training"}.get(second, second)
     figures = ", ".join(f"{name} {figure}" for name, figure in overlap.figures())
-    return f"Of {amount(overlap.of, f'{one} row')}, also in {other}: {figures}."
+    return f"Of {amount(overlap.of, f'{first} row')}, also in {second}: {figures}."

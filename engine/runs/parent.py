@@ -1,6 +1,6 @@
-"""A process that ends with the one that started it, however that one ends. For helpers only: a worker outlives all.
+"""End a helper process together with its parent, also if the parent is killed. Workers do not use it: they continue.
 
-`python -P -m engine.runs.parent PID MODULE ARGUMENTS…` runs a module so.
+`python -P -m engine.runs.parent PID MODULE ARGUMENTS…` runs a module this way.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ import sys
 import threading
 
 PR_SET_PDEATHSIG = 1
-"""prctl(2): the kernel sends the signal when the parent ends. It reaches a process that is busy in C too."""
+"""prctl(2): the kernel sends the signal when the parent ends; it also ends a process that is busy in C code."""
 
 
 def end_with(parent: int) -> None:
-    """Have the kernel kill this process when `parent`, its parent, ends; end at once where it has ended already.
+    """Have the kernel kill this process when its parent process `parent` ends; exit now if it has already ended.
 
-    Linux only. The kernel counts the thread that started us as the parent: it has to wait for us.
+    Linux only. The kernel treats the thread that started this process as its parent, so that thread must wait for it.
     """
-    with contextlib.suppress(OSError, AttributeError):  # no such call here: `watch` has to do
+    with contextlib.suppress(OSError, AttributeError):  # not Linux: only `watch` works
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 
 
 def watch(descriptor: int) -> None:
-    """End this process when the other end of a pipe is closed: the same on every system, while Python code runs."""
+    """End this process when the other end of a pipe is closed. Portable, but works only while Python code runs."""
 
     def wait() -> None:
         with contextlib.suppress(OSError):

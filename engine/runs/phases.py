@@ -1,4 +1,4 @@
-"""Where a run's time went, from its events."""
+"""Duration of each phase of a run, from its events."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from engine.runs.events import End, Event, Hello, Phase
 
 
 class PhaseTimes:
-    """Seconds in each phase over all lives of a run; time between lives belongs to none.
+    """Seconds in each phase over all workers of a run; time between two workers is not counted.
 
-    Within a life the monotonic clock counts, where the events have it: a clock that is set changes nothing.
+    Uses the monotonic clock of each worker (`elapsed`) where events have it, so that setting the clock has no effect.
     """
 
     def __init__(self) -> None:
@@ -20,9 +20,7 @@ class PhaseTimes:
         self._last, self._last_t = 0.0, 0.0
 
     def add(self, event: Event) -> None:
-        """Of events that are neither hello, phase nor end only the last before a hello counts: a life without an end
-        was over then.
-        """
+        """Hello, phase and end events delimit phases; a worker without an `end` ended at its last event."""
         moment = event.t if event.elapsed is None else event.elapsed
         if isinstance(event, (Hello, Phase, End)):
             self._until(self._last if isinstance(event, Hello) else moment)
@@ -31,12 +29,12 @@ class PhaseTimes:
         self._last, self._last_t = moment, event.t
 
     def seconds(self, now: float | None = None) -> dict[str, float]:
-        """By phase. `now` (Unix seconds) is the present end of a life that goes on."""
-        found = dict(self._seconds)
+        """Seconds by phase. `now` (Unix seconds) ends the current phase of a running worker."""
+        seconds = dict(self._seconds)
         if now is not None and self._since is not None:
             present = self._last + max(0.0, now - self._last_t)
-            found[self._name] = found.get(self._name, 0.0) + max(0.0, present - self._since)
-        return {name: round(value, 3) for name, value in found.items()}
+            seconds[self._name] = seconds.get(self._name, 0.0) + max(0.0, present - self._since)
+        return {name: round(value, 3) for name, value in seconds.items()}
 
     def _until(self, moment: float) -> None:
         if self._since is not None:
@@ -44,7 +42,7 @@ class PhaseTimes:
 
 
 def phase_seconds(events: Iterable[Event], now: float | None = None) -> dict[str, float]:
-    """Seconds in each phase, as `PhaseTimes` counts them."""
+    """Seconds in each phase, as in `PhaseTimes`."""
     times = PhaseTimes()
     for event in events:
         times.add(event)

@@ -1,22 +1,24 @@
-"""The outcome of a run: what `result.json` holds."""
+"""Schema of `result.json`: the outcome of a run."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
+import msgspec
 from msgspec import Struct, field
 
 from engine.config.split_version import OLDEST
 from engine.runs.overlap import SplitOverlap
+from engine.runs.renamed_fields import SCHEMA_VERSION, current_result
 
 Status = Literal["finished", "stopped", "failed", "out_of_memory", "diverged"]
 
 Z = 1.96
-"""Standard normal quantile of 97.5 %."""
+"""97.5% quantile of the standard normal distribution."""
 
 
 class Interval(Struct, kw_only=True):
-    """A mean over rows with its bootstrap 95 % interval."""
+    """A mean over rows with its bootstrap 95% confidence interval."""
 
     mean: float | None
     low: float | None
@@ -24,8 +26,9 @@ class Interval(Struct, kw_only=True):
     rows: int
 
     def widened(self, all_alike: float) -> Interval:
-        """Of scores from 0 to 1 that are all 0 or all 1: a bootstrap finds nothing to resample and would be certain
-        after two rows. Wilson's interval (1927) for n of n successes ends at n / (n + z²).
+        """Widen the interval of scores that are all 0 or all 1, where the bootstrap has zero width.
+
+        Uses Wilson's score interval (1927), which for n of n successes ends at n / (n + z²).
         """
         if self.rows < 2 or self.low is None or self.high is None or all_alike not in (0.0, 1.0):
             return self
@@ -35,70 +38,70 @@ class Interval(Struct, kw_only=True):
 
 
 class Score(Struct, kw_only=True):
-    """One model on the test rows."""
+    """Scores of one model on the test rows."""
 
     loss: Interval
-    """Mean negative log-likelihood of an answer token, nats; the interval resamples rows."""
+    """Mean negative log-likelihood in nats per answer token; the interval resamples rows."""
     perplexity: float | None
     metric: str
     score: Interval
     extra: dict[str, Interval] = field(default_factory=dict)
-    """Further views of the same answers, such as exact match beside the share of JSON fields."""
+    """Additional scores of the same answers, such as exact match next to the share of correct JSON fields."""
     seconds: float = 0.0
 
 
 class MeasuredPeak(Struct, kw_only=True):
-    """Peak memory in bytes, in its several meanings; null where this machine cannot say."""
+    """Peak memory in bytes, by definition of memory; null if this machine does not report it."""
 
     rss: int | None = None
-    """Highest resident set of the worker, interpreter and libraries included."""
+    """Peak resident set of the worker, interpreter and libraries included."""
     rss_training: int | None = None
-    """The same, sampled while training only."""
+    """Peak resident set while training."""
     allocated: int | None = None
     reserved: int | None = None
     nvml_used: int | None = None
     allocated_training: int | None = None
     reserved_training: int | None = None
-    """The same two while training only, evaluations within it included."""
+    """`allocated` and `reserved` while training, including evaluations during training."""
     paged: int | None = None
-    """Optimizer state in memory that card and host share: on the card where there is room, not in torch's pool."""
+    """Paged optimizer state in CUDA unified memory: on the GPU if there is room, and not counted in `reserved`."""
 
     @property
-    def card_training(self) -> int | None:
-        """While training on a card: torch's pool, and the state that is paged."""
+    def gpu_training(self) -> int | None:
+        """GPU memory while training: reserved by the caching allocator plus paged optimizer state."""
         return self.reserved_training + (self.paged or 0) if self.reserved_training else None
 
     @property
     def training(self) -> int | None:
-        """While training: what a card has to hold, the resident set without one."""
-        return self.card_training or self.rss_training
+        """Memory while training: on the GPU, or the resident set on a CPU."""
+        return self.gpu_training or self.rss_training
 
 
 class General(Struct, kw_only=True):
-    """Held-out general text by passage; what the loss rose by after training was forgotten."""
+    """Loss on held-out general text per passage, before and after training; the rise measures forgetting."""
 
     text: str
-    """Which text, with the hash of what it held."""
+    """Name of the text and hash of its content."""
     tokens: list[int]
-    """Predicted in each passage."""
+    """Predicted tokens in each passage."""
     before: list[float]
-    """Summed negative log-likelihood of each passage, nats; empty where the base was not asked."""
+    """Summed negative log-likelihood of each passage in nats; empty if the base model was not evaluated."""
     after: list[float]
 
 
 class Predicted(Struct, kw_only=True):
-    """What the planner said before the first step, bytes."""
+    """Peak memory in bytes, predicted before the first step."""
 
     tier: Literal["formula", "dry run", "probe"]
     training: int
     evaluation: int | None = None
-    """Of the held-out loss and the answers; None where the tier does not say."""
+    """Peak of held-out loss and generation; None if the tier does not predict it."""
 
 
 class Result(Struct, kw_only=True):
-    """Written once, atomically; absent while the run goes on."""
+    """Content of `result.json`; written once, atomically, when a worker ends."""
 
-    v: int = 1
+    v: int = SCHEMA_VERSION
     status: Status
     reason: str
     name: str
@@ -123,37 +126,42 @@ class Result(Struct, kw_only=True):
     """Of the model, adapters not among them."""
     trainable: int = 0
     tokens: int = 0
-    """Trained on, all steps."""
+    """Tokens in all training steps."""
     tokens_per_second: float | None = None
     """Over all training steps, each counted once."""
     step_seconds: float = 0.0
-    """Of the optimizer steps alone, each counted once: the training phase less evaluations and checkpoints."""
+    """Duration of the optimizer steps, each counted once; excludes evaluations and checkpoints."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """By phase."""
+    """Duration of each phase."""
     peak: MeasuredPeak = field(default_factory=MeasuredPeak)
     predicted: list[Predicted] = field(default_factory=list)
-    comparable: int | None = None
-    """The peak of training that was measured, in the planner's meaning: torch's pool on a card; without one the
-    resident set less what it was before the model was loaded.
+    peak_training_bytes: int | None = None
+    """Measured peak of training, as the planner predicts it: on a GPU the memory reserved by the caching allocator; on
+    a CPU the resident set minus its size before the model was loaded.
     """
     energy: float | None = None
-    """Joules drawn by the card, all lives of the run and all phases together."""
+    """Energy drawn by the GPU in joules, over all workers and phases of the run."""
     joules: dict[str, float] = field(default_factory=dict)
-    """The same by phase; empty where it was not measured."""
+    """Energy of each phase; empty if not measured."""
     cost: float | None = None
     currency: str = "USD"
-    artefact_bytes: int = 0
+    artifact_bytes: int = 0
     last_checkpoint: str = ""
     warnings: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
     fingerprints: dict[str, str] = field(default_factory=dict)
     split_version: int = OLDEST
-    """The rule that divided the rows; scores under different rules do not compare."""
+    """Version of the split rule; scores of different versions are not comparable."""
     overlap: dict[str, SplitOverlap] = field(default_factory=dict)
-    """`test/train` and `validation/train`; empty in runs of before it was counted."""
+    """`test/train` and `validation/train`; empty in runs of earlier versions."""
 
     @property
     def worked(self) -> float:
-        """Seconds of all phases but waiting for a card, which is another run's time."""
+        """Seconds in all phases except waiting in the device queue."""
         return sum(seconds for phase, seconds in self.seconds.items() if phase != "waiting")
+
+
+def decode_result(text: bytes) -> Result:
+    """Decode `result.json` of any schema version. Raises msgspec.DecodeError if it is damaged."""
+    return msgspec.convert(current_result(msgspec.json.decode(text, type=dict[str, Any])), Result)

@@ -1,4 +1,4 @@
-"""Builds `result.json` from a run's events, so that every life of the run counts and any reader can do it again."""
+"""Build `result.json` from a run's events: covers all workers of the run, and any reader can rebuild it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.runs.trained_steps import TrainedSteps
 
 
 class ResultBuilder:
-    """Takes events in their order. A resumed run repeats steps: what came after its checkpoint is forgotten then."""
+    """Accumulates events in order. A resumed run repeats steps: values after its checkpoint are discarded."""
 
     def __init__(self, blank: Result, config: schema.Config) -> None:
         self.result, self.config = blank, config
@@ -26,13 +26,13 @@ class ResultBuilder:
         self._data: events.Data | None = None
         self._plan: events.Plan | None = None
         self._planned = False
-        """Whether this life has said what it will do."""
+        """Whether the current worker has logged its plan."""
         self._predicted_at = 0
 
     def add(self, event: Event) -> None:
         self.times.add(event)
         self.memory.add(event)
-        if isinstance(event, events.Step):  # most of a log
+        if isinstance(event, events.Step):  # the most frequent event, so checked first
             self.steps.add(event)
             self.result.steps = event.step
             return
@@ -66,7 +66,7 @@ class ResultBuilder:
             case events.Checkpoint():
                 result.last_checkpoint = event.path
             case events.ModelSaved():
-                result.artefact_bytes = event.bytes
+                result.artifact_bytes = event.bytes
             case events.Warning():
                 self._warnings[event.text] = None
 
@@ -80,12 +80,12 @@ class ResultBuilder:
         if plan.measured is not None:
             probe = Predicted(tier="probe", training=plan.measured, evaluation=plan.measured_evaluation)
             predictions.append(probe)
-        # The life that had the most steps before it predicted the peak of all of them.
+        # The worker with the most steps still to do predicted the peak for all of them.
         if predictions and (not result.predicted or plan.start_step <= self._predicted_at):
             result.predicted, self._predicted_at = predictions, plan.start_step
 
     def _rewind(self, plan: events.Plan) -> None:
-        """This life begins at a checkpoint, or at the beginning."""
+        """Discard what came after the checkpoint that the current worker starts from."""
         result, start = self.result, plan.start_step
         self.steps.rewind(start)
         self._validation = {step: loss for step, loss in self._validation.items() if step <= start}
@@ -93,7 +93,7 @@ class ResultBuilder:
         result.last_checkpoint = f"checkpoints/step-{start}" if start else ""
         if start < plan.steps:
             result.after = result.final_validation = result.general = None
-            result.artefact_bytes = 0
+            result.artifact_bytes = 0
 
     def _take_eval(self, event: events.Eval) -> None:
         result = self.result
@@ -107,7 +107,7 @@ class ResultBuilder:
             result.after = score_of(event)
 
     def build(self, end: EndRecord, damaged: int = 0) -> Result:
-        """The result of a run that ended so. `damaged`: lines of the log that could not be read."""
+        """The result of a run with this end. `damaged`: number of unreadable lines in the log."""
         result, config = self.result, self.config
         result.status, result.reason, result.ended = end.status, end.reason, end.t
         result.validation_loss = sorted(self._validation.items())
@@ -115,25 +115,25 @@ class ResultBuilder:
         result.tokens_per_second = result.tokens / result.step_seconds if result.step_seconds else None
         result.seconds, result.joules = self.times.seconds(), self.energy.joules()
         result.energy = sum(result.joules.values()) if result.joules else None
-        result.peak, result.comparable = self.memory.peak, self.memory.comparable
+        result.peak, result.peak_training_bytes = self.memory.peak, self.memory.peak_training_bytes
         price = config.cost.price_per_hour
         result.cost = price * result.worked / 3600 if price is not None else None
         if self._data and self._plan:
             rows, plan = self._data.train, self._plan
             order = f"{rows} rows, {plan.steps} steps of {plan.batch}, seed {config.train.seed}"
             result.fingerprints["order"] = order
-        found = [damage(damaged)] if damaged else []
-        result.warnings = list(dict.fromkeys([*self._warnings, *found]))
+        warnings = [*self._warnings, damage(damaged)] if damaged else self._warnings
+        result.warnings = list(dict.fromkeys(warnings))
         return result
 
 
 def damage(lines: int) -> str:
-    """The warning about lines of a log that are not events."""
-    return f"events.jsonl has {lines} damaged {'line' if lines == 1 else 'lines'}: what they said is missing here"
+    """The warning about unreadable lines of a log."""
+    return f"events.jsonl has {lines} damaged {'line' if lines == 1 else 'lines'}; their events are missing"
 
 
 def score_of(event: events.Eval) -> Score:
-    """The score that an evaluation of the test rows found."""
+    """The score in an `eval` event of the test rows."""
     loss = Interval(mean=event.loss, low=event.loss_low, high=event.loss_high, rows=event.rows)
     score = Interval(mean=event.score, low=event.low, high=event.high, rows=event.rows)
     return Score(
@@ -147,7 +147,7 @@ def score_of(event: events.Eval) -> Score:
 
 
 def read_events(builder: ResultBuilder, follower: Follower) -> events.End | None:
-    """Feed a log to the builder; the end of the newest life, None where it has none."""
+    """Feed a log to the builder and return the `end` event of the latest worker, None if it has none."""
     end: events.End | None = None
     for portion in follower.portions():
         for event in portion:

@@ -1,6 +1,6 @@
-"""A question to the engine: one short-lived process that may import what the screen must not.
+"""RPC client: send a request to the engine in a short-lived process, which unlike the TUI may import torch.
 
-The question's arguments go in as one line of JSON on stdin; the answer comes out as JSON lines, progress first.
+Arguments go to its stdin as one line of JSON; progress and answer arrive as JSON lines (`engine.worker.rpc_server`).
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ from engine.config.errors import RunFailed, UserError
 from engine.config.text import visible
 
 POLL_SECONDS = 0.1
-"""Between two looks at whether the answerer still lives."""
+"""Interval of the check whether the server process is alive."""
 GRACE_SECONDS = 0.5
-"""For an answerer that has answered to clean up and end."""
-LONGEST_MESSAGE = 1 << 28
-"""Bytes; a longer line is no answer."""
+"""Time for the server to clean up and exit after its answer."""
+MAX_MESSAGE = 1 << 28
+"""Bytes; a longer line is an error."""
 STDERR_TAIL = 1 << 16
+"""Bytes of stderr that are searched for the last line."""
 
 Counted = Callable[[str, int, int | None], None]
-"""Takes what is being done, the number of rows done, and of how many: None where that is not known yet."""
+"""Called with a description, the rows done and the total, None while unknown."""
 
 
 class Cancelled(Exception):
-    """Whoever asked no longer wants to know."""
+    """The request was cancelled."""
 
 
 class CancelToken:
-    """Gives a question up from another thread: its process is killed, and `ask` raises Left."""
+    """Cancels a request from another thread: its process is killed and `ask` raises Cancelled."""
 
     def __init__(self) -> None:
         self.left = False
@@ -52,7 +53,7 @@ class CancelToken:
                 self._process.kill()
 
     def hold(self, process: subprocess.Popen[bytes]) -> None:
-        """The process that answers; killed at once where the question has been left before it began."""
+        """Register the server process; kill it now if the request is already cancelled."""
         with self._lock:
             self._process = process
             if self.left:
@@ -60,7 +61,7 @@ class CancelToken:
 
 
 class Refusal(msgspec.Struct):
-    """A UserError as the answerer tells it."""
+    """A UserError as the server sends it."""
 
     what: str
     where: str = ""
@@ -77,10 +78,10 @@ def ask(
 ) -> Any:
     """Run `python -m engine.worker.rpc_server QUESTION` and return its answer.
 
-    `progress` is told what is being done, `counted` also how many rows of how many; without `counted` the numbers are
-    part of the text.
-    Raises UserError for what the answerer refuses, RunFailed within a second of its end however it ends without an
-    answer, and Left where `leaving` gave it up. The answerer ends with this process.
+    `progress` is called with a description of the current work, `counted` also with row counts; without `counted` the
+    counts are part of the description. The server process ends with this process.
+    Raises UserError if the server refuses the request, RunFailed within a second if it ends without an answer, and
+    Cancelled if `leaving` cancelled the request.
     """
     content = _encoded(arguments)
     try:
@@ -99,15 +100,15 @@ def ask(
                 raise Cancelled
             return _answer(question, message, process, errors)
     except OSError as error:
-        raise RunFailed(f"the engine cannot be asked ({question}): {error.strerror}") from error
+        raise RunFailed(f"cannot start an engine process for {question}: {error.strerror}") from error
 
 
 def _encoded(arguments: dict[str, Any]) -> bytes:
-    """One line of JSON. Raises UserError for a file name that JSON cannot hold."""
+    """One line of JSON. Raises UserError for a file name that is not valid UTF-8."""
     try:
         return msgspec.json.encode(arguments) + b"\n"
     except UnicodeEncodeError as error:
-        what, do = "this name is not valid UTF-8", "rename the file or folder"
+        what, do = "file name is not valid UTF-8", "rename the file or folder"
         raise UserError(what, str(error.object), do, "name.not_utf8") from error
 
 
@@ -127,16 +128,16 @@ def _converse(
     progress: Callable[[str], None] | None,
     counted: Counted | None,
 ) -> dict[str, Any] | None:
-    """The last message: an answer or an error. None where there is none, and for a line that is no message."""
+    """The last message: an answer or an error. None if the process sent neither."""
     assert process.stdin
-    with contextlib.suppress(BrokenPipeError):  # it has ended: `_answer` looks at how
+    with contextlib.suppress(BrokenPipeError):  # it has already ended: `_answer` reports how
         process.stdin.write(content)
-        process.stdin.flush()  # and stays open: its end tells the answerer that we have gone
+        process.stdin.flush()  # stdin stays open: when it closes, the server knows that this process has gone
     for line in _lines(process):
         try:
             message = msgspec.json.decode(line, type=dict[str, Any])
         except msgspec.DecodeError:
-            return {"failed": f"it printed {visible(line[:80].decode('utf-8', 'replace'))!r} in place of an answer"}
+            return {"failed": f"invalid response {visible(line[:80].decode('utf-8', 'replace'))!r}"}
         if "progress" not in message:
             return message
         _tell(message, progress, counted)
@@ -157,9 +158,9 @@ def rows_done(done: int, total: int | None) -> str:
 
 
 def _lines(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
-    """Lines of its output until it has ended: a process of its own that holds the pipe open does not count."""
+    """Lines of its output until it ends, even if one of its child processes keeps the pipe open."""
     assert process.stdout
-    descriptor, held, searched = process.stdout.fileno(), bytearray(), 0
+    descriptor, buffer, searched = process.stdout.fileno(), bytearray(), 0
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     while True:
@@ -170,18 +171,18 @@ def _lines(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
             continue
         if not (block := os.read(descriptor, 1 << 16)):
             return
-        held += block
-        while (end := held.find(b"\n", searched)) >= 0:
-            yield bytes(held[:end])
-            del held[: end + 1]
+        buffer += block
+        while (end := buffer.find(b"\n", searched)) >= 0:
+            yield bytes(buffer[:end])
+            del buffer[: end + 1]
             searched = 0
-        searched = len(held)
-        if searched > LONGEST_MESSAGE:
-            yield b"more than a message may have"
+        searched = len(buffer)
+        if searched > MAX_MESSAGE:
+            yield b"message too long"
 
 
 def _finish(process: subprocess.Popen[bytes]) -> None:
-    """Let it clean up for a moment, then end it: it has nothing more to say."""
+    """Wait GRACE_SECONDS for the process to exit, then kill it."""
     assert process.stdin and process.stdout
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(GRACE_SECONDS)
@@ -194,22 +195,23 @@ def _finish(process: subprocess.Popen[bytes]) -> None:
 
 def _answer(question: str, message: dict[str, Any] | None, process: subprocess.Popen[bytes], errors: IO[bytes]) -> Any:
     if message is None:
-        raise RunFailed(f"the engine ended without an answer ({question}): {_ending(process.returncode, errors)}")
+        reason = _exit_reason(process.returncode, errors)
+        raise RunFailed(f"engine process exited unexpectedly ({question}): {reason}")
     if "error" in message:
         refused = msgspec.convert(message["error"], Refusal)
         raise UserError(refused.what, refused.where, refused.do, refused.code)
     if "answer" not in message:
-        raise RunFailed(f"the engine failed ({question}): {message.get('failed', 'no reason given')}")
+        raise RunFailed(f"engine process failed ({question}): {message.get('failed', 'no reason given')}")
     return message["answer"]
 
 
-def _ending(status: int, errors: IO[bytes]) -> str:
-    """How a process ended: its signal and the last line it wrote to stderr, else its exit status."""
+def _exit_reason(status: int, errors: IO[bytes]) -> str:
+    """The signal that ended the process and its last line on stderr, else its exit status."""
     errors.seek(max(0, errors.seek(0, os.SEEK_END) - STDERR_TAIL))
     lines = errors.read().decode("utf-8", "replace").strip().splitlines()
-    said = visible(lines[-1].strip(), 300) if lines else ""
+    last = visible(lines[-1].strip(), 300) if lines else ""
     if status >= 0:
-        return said or f"exit status {status}"
+        return last or f"exit status {status}"
     name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
     hint = "; the machine may be out of memory" if status == -signal.SIGKILL else ""
-    return f"{name}{hint}{f'; last line: {said}' if said else ''}"
+    return f"{name}{hint}{f'; last line: {last}' if last else ''}"

@@ -1,4 +1,4 @@
-"""A run is a directory: where everything in it lies, and what its files say about it."""
+"""A run is a directory: the paths of its files, and what the files record."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from engine.runs.end_record import EndRecord
 from engine.runs.events import End, Event, EventLog, decode
 from engine.runs.folder import Folder
 from engine.runs.follow import Follower
-from engine.runs.result import Result
+from engine.runs.result import Result, decode_result
 from engine.runs.result_builder import ResultBuilder, read_events
 
 STARTING_SECONDS = 20.0
-"""A run without a lock and without events is `starting` this long after its creation, then `died`."""
+"""A run without a lock and without events counts as `starting` this long after its creation, then as `died`."""
 
 
 @dataclass(frozen=True)
 class RunDir(Folder):
-    """The paths of one run. Owns the names; nobody else spells them."""
+    """The paths of one run: the only place that spells file names."""
 
     @property
     def config_file(self) -> Path:
@@ -53,7 +53,7 @@ class RunDir(Folder):
 
     @property
     def paused_file(self) -> Path:
-        """There from a pause until the run goes on: whoever pauses writes it."""
+        """Exists from a pause until the run is resumed; written by whoever pauses."""
         return self.path / "paused"
 
     @property
@@ -69,26 +69,26 @@ class RunDir(Folder):
         return self.path / "predictions.jsonl"
 
     def result(self) -> Result | None:
-        """The outcome, None while there is none. Raises UserError where a file is damaged or cannot be read.
+        """The result, None while the run has none. Raises UserError where a file is damaged or cannot be read.
 
-        Where the worker ended without writing it (killed at that moment, or on a full disk) it comes from the events.
+        Built from the events where the worker ended without writing it (killed at that moment, or on a full disk).
         """
         return self.written_result() or self._unwritten_result()
 
     def written_result(self) -> Result | None:
-        """What `result.json` says, None where it is missing. Raises UserError as `result` does."""
+        """The content of `result.json`, None where it is missing. Raises UserError as `result` does."""
         try:
-            return msgspec.json.decode(self.result_file.read_bytes(), type=Result)
+            return decode_result(self.result_file.read_bytes())
         except FileNotFoundError:
             return None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            do = f"`ftbench resume {self.name}` writes it again from events.jsonl"
+            do = f"run `ftbench resume {self.name}` to write it again from events.jsonl"
             raise UserError(f"damaged: {error}", str(self.result_file), do, code="run.result_damaged") from error
         except OSError as error:
-            raise UserError(f"cannot be read: {error.strerror}", str(self.result_file), "check its owner") from error
+            raise unreadable(self.result_file, error) from error
 
     def unwritten_end(self) -> EndRecord | None:
-        """How the newest worker ended, where `result.json` does not say: from the reserved file or the last event."""
+        """How the latest worker ended according to the reserved file or the last event, for runs without a result."""
         record = end_record.read(self.end_file)
         last = last_event(self.events_file) if record is None else None
         return EndRecord(status=last.status, reason=last.reason, t=last.t) if isinstance(last, End) else record
@@ -103,33 +103,31 @@ class RunDir(Folder):
             stamp = status.st_mtime_ns, status.st_size
         return _rebuilt(self, end, stamp)
 
-    def is_paused(self) -> bool:
-        """Whether its stop was meant for a while."""
-        return self.paused_file.exists() and self.state() == "stopped"
+    def started_in(self) -> str:
+        """The directory that the run was started from, '' for runs of versions that did not record it."""
+        return folder.started_in(self.config_file)
 
     def state(self) -> str:
-        """live, starting, died, or the outcome's status."""
+        """`live`, `starting`, `died`, `damaged`, or the status of its result."""
         if self.is_live():
             return "live"
         try:
-            outcome = self.written_result() or self.unwritten_end()
+            end = self.written_result() or self.unwritten_end()
         except UserError:
             return "damaged"
-        if outcome:
-            return outcome.status
-        return self._state_without_result()
+        return end.status if end else self._state_without_result()
 
     def _state_without_result(self) -> str:
         try:
-            young = abs(time.time() - self.config_file.stat().st_mtime) < STARTING_SECONDS
+            is_new = abs(time.time() - self.config_file.stat().st_mtime) < STARTING_SECONDS
         except OSError:
             return "damaged"
-        return "starting" if young and not self.events_file.exists() else "died"
+        return "starting" if is_new and not self.events_file.exists() else "died"
 
 
 @dataclass(frozen=True)
 class Frozen:
-    """What `run.toml` holds."""
+    """The content of `run.toml`."""
 
     config: Config
     origins: dict[str, str]
@@ -137,17 +135,19 @@ class Frozen:
     created: float
     notes: list[str]
     wait: bool
-    """False: begin although another run holds the card."""
+    """False: start immediately, even if another run uses the GPU."""
     split_version: int = OLDEST
-    """The rule that divides its rows (`engine.config.split_version`)."""
+    """The rule by which its rows are split (`engine.config.split_version`)."""
     data_fingerprint: str = ""
-    """Of the rows that were checked before the launch: the run refuses other rows. '' where none were."""
+    """Fingerprint of the rows that were checked before the launch: the run refuses other rows. '' for no check."""
     intact: bool = True
-    """Whether the configuration is the one that was frozen, by its fingerprint; True for files that have none."""
+    """Whether the configuration matches its fingerprint; True for files without one."""
+    started_in: str = ""
+    """The directory it was started from; '' for runs of versions that did not record it."""
 
 
-class About(msgspec.Struct):
-    """The section `run` of `run.toml`: what is no setting."""
+class RunSection(msgspec.Struct):
+    """The section `run` of `run.toml`: facts about the run that are not settings."""
 
     preset: str
     created: float
@@ -156,11 +156,7 @@ class About(msgspec.Struct):
     split_version: int = OLDEST
     data_fingerprint: str = ""
     fingerprint: str = ""
-
-
-def runs_folder(given: Path | None = None) -> Path:
-    """`--runs DIR`, else $FTBENCH_RUNS, else ./runs."""
-    return (given or Path(os.environ.get("FTBENCH_RUNS") or "runs")).absolute()
+    started_in: str = ""
 
 
 def create(
@@ -171,13 +167,15 @@ def create(
     work: str = "",
     split_version: int = SPLIT_VERSION,
     data_fingerprint: str = "",
+    started_in: str | None = None,
 ) -> RunDir:
-    """Make a run directory (mode 0700) with its frozen configuration in place.
+    """Create a run directory (mode 0700) with its frozen configuration.
 
-    `work` is the fingerprint under which a ladder finds the run again. `split_version`: an older one only for the runs
-    of a ladder that began under it. `data_fingerprint`: of the rows that a check showed, '' where there was none.
+    `work` is the fingerprint by which a ladder finds the run again. `split_version` is an older one only for runs of a
+    ladder that was started under it. `data_fingerprint` is that of the rows that a check showed, '' without a check.
+    `started_in` is the working directory by default; a ladder's process, which works in its own, passes the ladder's.
     """
-    text = frozen_text(preset, effective, wait, work, split_version, data_fingerprint)
+    text = frozen_text(preset, effective, wait, work, split_version, data_fingerprint, started_in)
     return RunDir(folder.make(runs, preset, effective.config.method, "run.toml", text))
 
 
@@ -188,12 +186,13 @@ def frozen_text(
     work: str = "",
     split_version: int = SPLIT_VERSION,
     data_fingerprint: str = "",
+    started_in: str | None = None,
 ) -> str:
-    """The text of `run.toml`."""
-    import tomli_w  # only who starts a run needs it
+    """The text of `run.toml`; the parameters are those of `create`."""
+    import tomli_w  # only needed to start a run
 
     values = set_values(effective.config)
-    about = {
+    section = {
         "preset": preset,
         "created": time.time(),
         "version": __version__,
@@ -202,52 +201,60 @@ def frozen_text(
         "split_version": split_version,
         "data_fingerprint": data_fingerprint,
         "fingerprint": fingerprint(nested(values)),
+        folder.STARTED_IN: folder.working_directory() if started_in is None else started_in,
         "notes": effective.notes,
     }
-    return tomli_w.dumps({**nested(values), "run": about, "origins": effective.origins})
+    return tomli_w.dumps({**nested(values), "run": section, "origins": effective.origins})
 
 
 def fingerprint(table: dict[str, Any]) -> str:
-    """sha256 over a configuration as `run.toml` holds it; comments and layout do not count."""
+    """SHA-256 of the configuration in `run.toml`, independent of comments and layout."""
     return hashlib.sha256(json.dumps(table, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def set_values(config: Config) -> Flat:
-    """Every value of a configuration that is set, by dotted key."""
+    """The values of a configuration that are set, by dotted key."""
     return {key: value for key, value in flatten(config).items() if value is not None and value != {}}
 
 
 def read_frozen(run: RunDir) -> Frozen:
-    """What this run was told to do. Raises UserError where `run.toml` is absent, damaged or cannot be read."""
+    """Read `run.toml`. Raises UserError where it is missing, damaged or cannot be read."""
     try:
         table: dict[str, Any] = tomli.loads(run.config_file.read_text("utf-8"))
-        about = msgspec.convert(table.pop("run"), About)
+        section = msgspec.convert(table.pop("run"), RunSection)
         origins = msgspec.convert(table.pop("origins"), dict[str, str])
         current, renamed = current_table(table, str(run.config_file))
         config = msgspec.convert(current, Config)
-        intact = about.fingerprint in ("", fingerprint(table))
+        intact = section.fingerprint in ("", fingerprint(table))
     except FileNotFoundError as error:
-        raise UserError("not a run: no run.toml", str(run.path), "`ftbench runs` lists the runs") from error
+        do = "run `ftbench runs` to list the runs"
+        raise UserError("not a run: no run.toml", str(run.path), do, "run.not_a_run") from error
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         what = f"damaged: {error}"
         raise UserError(what, str(run.config_file), "start a new run", code="run.config_damaged") from error
     except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}", str(run.config_file), "check its owner") from error
+        raise unreadable(run.config_file, error) from error
     return Frozen(
         config,
         current_values(origins)[0],
-        about.preset,
-        about.created,
-        [*about.notes, *(notice.text for notice in renamed)],
-        about.wait,
-        about.split_version,
-        about.data_fingerprint,
+        section.preset,
+        section.created,
+        [*section.notes, *(notice.text for notice in renamed)],
+        section.wait,
+        section.split_version,
+        section.data_fingerprint,
         intact,
+        section.started_in,
     )
 
 
+def unreadable(file: Path, error: OSError) -> UserError:
+    """The error for a file of a run that exists and cannot be read."""
+    return UserError(f"cannot read: {error.strerror}", str(file), "check its owner and permissions", "run.unreadable")
+
+
 def blank_result(run: RunDir, frozen: Frozen) -> Result:
-    """A result that has everything known before the work begins."""
+    """A result with everything that is known before the run starts."""
     config = frozen.config
     return Result(
         status="failed",
@@ -266,7 +273,7 @@ def blank_result(run: RunDir, frozen: Frozen) -> Result:
 
 
 def result_from_events(run: RunDir, frozen: Frozen, end: EndRecord | None = None) -> Result | None:
-    """The result as the events have it; None where the newest worker has not ended, unless `end` says how it did."""
+    """Build the result from the events; None where the latest worker has not ended, unless `end` tells how it did."""
     builder, follower = ResultBuilder(blank_result(run, frozen), frozen.config), Follower(run.events_file)
     last = read_events(builder, follower)
     if end is None and last is not None:
@@ -276,12 +283,12 @@ def result_from_events(run: RunDir, frozen: Frozen, end: EndRecord | None = None
 
 @lru_cache(maxsize=64)
 def _rebuilt(run: RunDir, end: EndRecord, stamp: tuple[int, int]) -> Result | None:
-    """Kept as long as the log stays the same: lists ask every second."""
+    """Cached as long as the log does not change: lists need it every second."""
     return result_from_events(run, read_frozen(run), end)
 
 
 def last_event(path: Path) -> Event | None:
-    """The last complete line of a log; None where that is no event."""
+    """The event in the last complete line of a log; None where that line is not an event."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -293,31 +300,31 @@ def last_event(path: Path) -> Event | None:
 
 
 def write_end(run: RunDir, frozen: Frozen, log: EventLog, end: End) -> None:
-    """Write the `end` event, then the result of all events. Raises OSError where there is no room for them."""
+    """Write the `end` event, then the result of all events. Raises OSError where the disk is full."""
     log.write(end)
     if result := result_from_events(run, frozen):
         write_result(run, result)
 
 
 def write_result(run: RunDir, result: Result) -> None:
-    """`result.json`, whole or not at all."""
+    """Write `result.json` atomically."""
     write_atomically(run.result_file, msgspec.json.format(msgspec.json.encode(result), indent=1))
 
 
 def delete(run: RunDir) -> None:
-    """Delete a run with its model and checkpoints; of one that is linked to, the link. Raises OSError."""
+    """Delete a run with its model and checkpoints; of a symbolic link only the link. Raises OSError."""
     if not run.path.is_symlink():
-        run.config_file.unlink(missing_ok=True)  # first: what is half deleted is no run any more
+        run.config_file.unlink(missing_ok=True)  # first: a partly deleted directory must not be listed as a run
     remove_tree(run.path)
 
 
 def find(runs: Path, name: str) -> RunDir:
-    """A run by its name, an unambiguous part of it, its path, or `last`."""
+    """Find a run by its name, an unambiguous part of it, its path, or `last`."""
     if folder.has_file(Path(name), "run.toml"):
         return RunDir(Path(name).absolute())
-    return folder.pick(iterate(runs), name, "run", runs, "`ftbench runs` lists the runs")
+    return folder.pick(iterate(runs), name, "run", runs, "run `ftbench runs` to list the runs")
 
 
 def iterate(runs: Path) -> Iterator[RunDir]:
-    """Every run directory in the folder, in no order."""
+    """The run directories in `runs`, in no order."""
     return map(RunDir, folder.holding(runs, "run.toml"))

@@ -1,4 +1,4 @@
-"""A polite stop: the signal only leaves a note, and the work looks at it where it can stop well."""
+"""Graceful stop: a signal sets a flag, and the work checks it where it can stop safely."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from types import FrameType
 
 
 class StopRequested(Exception):
-    """The work ended because it was asked to."""
+    """Raised to end the work after a stop request."""
 
 
 class StopRequest:
-    """Whether somebody asked this process to stop."""
+    """Flag that a stop of this process was requested."""
 
     def __init__(self) -> None:
         self.asked = False
 
     def listen(self) -> None:
-        """Stop on SIGTERM, SIGINT and SIGUSR1 (which schedulers send); ignore the terminal's SIGHUP."""
+        """Stop on SIGTERM, SIGINT and SIGUSR1 (sent by schedulers); ignore SIGHUP, which a closed terminal sends."""
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, self.ask)
 
     def ask(self, signum: int = 0, frame: FrameType | None = None) -> None:
-        """A signal handler."""
+        """Signal handler: request a stop."""
         self.asked = True
 
     def check(self) -> None:
-        """Raise Stopped where a stop was asked for."""
+        """Raise StopRequested if a stop was requested."""
         if self.asked:
             raise StopRequested

@@ -1,4 +1,4 @@
-"""Whether the files of a complete checkpoint can be read at all, found out without reading their tensors."""
+"""Check that the files of a complete checkpoint can be loaded, without reading their tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers.trainer_pt_utils import safe_globals
 
 
 def unloadable(folder: Path) -> str | None:
-    """What cannot be read, None where everything can. Pickles are opened without running code."""
+    """The first file that cannot be read and why, None if all can. Pickles are opened without executing code."""
     for path in sorted(folder.iterdir()):
         try:
             _open(path, int(folder.name.rpartition("-")[2]))
@@ -27,7 +27,7 @@ def unloadable(folder: Path) -> str | None:
             SafetensorError,
             pickle.UnpicklingError,
         ) as error:
-            return f"{path.name} cannot be read: {' '.join(str(error).split())[:200] or type(error).__name__}"
+            return f"cannot read {path.name}: {' '.join(str(error).split())[:200] or type(error).__name__}"
     return None
 
 
@@ -35,7 +35,7 @@ def _open(path: Path, step: int) -> None:
     if path.name == "trainer_state.json":
         state = json.loads(path.read_text("utf-8"))
         if not isinstance(state, dict) or state.get("global_step") != step:
-            raise ValueError(f"it is not of step {step}")
+            raise ValueError(f"global_step is not {step}")
     elif path.suffix == ".safetensors":
         with safe_open(path, "pt") as file:
             file.keys()

@@ -1,8 +1,8 @@
-"""Checkpoints that are complete or do not count.
+"""Atomic checkpoints: a checkpoint is either complete or ignored.
 
-A checkpoint is written under a temporary name, its files flushed, its manifest (sizes and sha256) written last,
-and then renamed. Reading believes the manifest and not the name: whatever differs from it, or from what a checkpoint
-needs, makes the checkpoint incomplete, and an older one is used.
+A checkpoint is written under a temporary name, its files are flushed, its manifest (sizes and SHA-256) is written last,
+and then it is renamed. Readers trust the manifest, not the name: a checkpoint that differs from its manifest, or lacks
+a required file, is incomplete, and an older one is used.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from engine.training.guards import DiskFull, is_disk_full
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST = 16 << 20
-"""Bytes; a larger file is no manifest."""
+"""Bytes; a larger file is not a manifest."""
 PREFIX = "step-"
 NAME = re.compile(rf"{PREFIX}(0|[1-9][0-9]{{0,17}})", re.ASCII)
 WRITING = ".writing-"
 REQUIRED = ("optimizer.pt", "rng_state.pth", "scheduler.pt", "trainer_state.json")
-"""Files without which the Trainer would silently start with a fresh state; the weights are `*.safetensors`."""
+"""Files without which the Trainer would silently start from a new state; the weights are `*.safetensors`."""
 
 
 class FileFacts(msgspec.Struct):
-    """What the manifest says of one file."""
+    """Manifest entry of one file."""
 
     bytes: int
     sha256: str
 
 
 class Manifest(msgspec.Struct):
-    """What `manifest.json` holds."""
+    """Content of `manifest.json`."""
 
     step: int
     files: dict[str, FileFacts]
@@ -57,7 +57,7 @@ class Saved:
 
 
 class Saving:
-    """A checkpoint in the making: fill `folder`, then read `done`."""
+    """A checkpoint being written: write to `folder`, then read `done`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -66,9 +66,9 @@ class Saving:
 
 @contextlib.contextmanager
 def writing(checkpoints: Path, step: int) -> Iterator[Saving]:
-    """Make `step-N` from what the body writes into `folder`; on any error nothing of it stays.
+    """Create `step-N` from the files that the body writes to `folder`; on any error all of them are deleted.
 
-    Raises DiskFull where there is no room; checkpoints made before are untouched.
+    Raises DiskFull if there is not enough space; earlier checkpoints are not touched.
     """
     started = time.monotonic()
     checkpoints.mkdir(mode=0o700, exist_ok=True)
@@ -86,16 +86,16 @@ def writing(checkpoints: Path, step: int) -> Iterator[Saving]:
     except BaseException as error:
         remove_tree(temporary, ignore_errors=True)
         if is_disk_full(error):
-            raise DiskFull(f"no room for the checkpoint at step {step} in {checkpoints}") from error
+            raise DiskFull(f"no disk space for the checkpoint at step {step} in {checkpoints}") from error
         raise
     saving.done = Saved(step, final, size, time.monotonic() - started)
 
 
 @contextlib.contextmanager
 def folder_atomically(temporary: Path, final: Path) -> Iterator[Path]:
-    """The body fills `temporary`, which then becomes `final`; on any error nothing of it stays.
+    """The body writes to `temporary`, which is then renamed to `final`; on any error `temporary` is deleted.
 
-    Raises DiskFull where there is no room.
+    Raises DiskFull if there is not enough space.
     """
     remove_tree(temporary, ignore_errors=True)
     try:
@@ -106,30 +106,30 @@ def folder_atomically(temporary: Path, final: Path) -> Iterator[Path]:
     except BaseException as error:
         remove_tree(temporary, ignore_errors=True)
         if is_disk_full(error):
-            raise DiskFull(f"no room for {final}") from error
+            raise DiskFull(f"no disk space for {final}") from error
         raise
 
 
 Check = Callable[[Path], str | None]
-"""What is wrong with a checkpoint's folder, None for nothing."""
+"""Returns what is wrong with a checkpoint folder, None if nothing is."""
 
 
 def newest_complete(checkpoints: Path, content: Check = lambda folder: None) -> tuple[Saved | None, list[str]]:
-    """The newest complete checkpoint, and a sentence for each newer one that is not.
+    """The latest complete checkpoint, and one sentence for each later one that is incomplete.
 
-    `content` looks into the files of one that its manifest says is complete.
+    `content` checks the files of a checkpoint that is complete by its manifest.
     """
-    complaints: list[str] = []
+    problems: list[str] = []
     for step, folder in sorted(_named(checkpoints), reverse=True):
-        found = trouble(folder) or content(folder)
-        if found is None:
-            return Saved(step, folder, _size(folder), 0.0), complaints
-        complaints.append(f"checkpoint {folder.name} is incomplete and not used: {found}")
-    return None, complaints
+        problem = trouble(folder) or content(folder)
+        if problem is None:
+            return Saved(step, folder, _size(folder), 0.0), problems
+        problems.append(f"ignoring incomplete checkpoint {folder.name}: {problem}")
+    return None, problems
 
 
 def trouble(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, None where it is complete. Raises nothing, whatever lies there."""
+    """What is wrong with a checkpoint, None if it is complete. Never raises."""
     try:
         if folder.is_symlink() or not folder.is_dir():
             return "it is not a directory"
@@ -144,11 +144,11 @@ def trouble(folder: Path) -> str | None:
         manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
         return _differs(manifest, folder, found) or _changed(manifest, folder)
     except (OSError, ValueError, RecursionError) as error:
-        return f"it cannot be read: {error}"
+        return f"cannot read it: {error}"
 
 
 def _differs(manifest: Manifest, folder: Path, found: dict[str, os.stat_result]) -> str | None:
-    """How the manifest differs from the name, from the files there are, or from what a checkpoint needs."""
+    """How the manifest differs from the folder's name, from its files, or from the required files."""
     if folder.name != f"{PREFIX}{manifest.step}":
         return f"manifest.json is of step {manifest.step}"
     needed = [*REQUIRED, *([] if any(name.endswith(".safetensors") for name in manifest.files) else ["*.safetensors"])]
@@ -173,43 +173,43 @@ def _changed(manifest: Manifest, folder: Path) -> str | None:
 
 
 def rotate(checkpoints: Path, keep: int, newest: int) -> None:
-    """Delete all but the newest `keep` up to the step that was just saved.
+    """Delete all but the latest `keep` checkpoints up to step `newest`, which was just saved.
 
-    Those after it go too: this run resumed from an older one because they were incomplete.
+    Later ones are deleted too: the run resumed from an older one because they were incomplete.
     """
     named = sorted(_named(checkpoints), reverse=True)
     later = [folder for step, folder in named if step > newest]
     for folder in [*later, *[folder for step, folder in named if step <= newest][keep:]]:
         if not folder.is_symlink():
-            # The manifest goes first: a half-deleted checkpoint must not look complete.
+            # Delete the manifest first: a partly deleted checkpoint must not look complete.
             with contextlib.suppress(OSError):
                 (folder / MANIFEST).unlink()
         remove_tree(folder, ignore_errors=True)
 
 
 def clear_unfinished(checkpoints: Path) -> None:
-    """Remove what a killed worker was writing."""
+    """Delete the unfinished checkpoints of killed workers."""
     for folder in checkpoints.glob(f"{WRITING}*"):
         remove_tree(folder, ignore_errors=True)
 
 
 class Due:
-    """When to save: every `every` steps, or with 0 every tenth of the run but not within 30 s of the last."""
+    """When to save: every `every` steps, or for 0 every tenth of the run but at least 30 s apart."""
 
-    def __init__(self, every: int, steps: int, least_seconds: float = 30.0) -> None:
-        self.every, self.least_seconds = every or max(1, steps // 10), 0.0 if every else least_seconds
+    def __init__(self, every: int, steps: int, min_seconds: float = 30.0) -> None:
+        self.every, self.min_seconds = every or max(1, steps // 10), 0.0 if every else min_seconds
         self.last = time.monotonic()
 
     def now(self, step: int) -> bool:
-        """Whether a checkpoint is due after this step; saying yes starts the clock again."""
-        if step % self.every or time.monotonic() - self.last < self.least_seconds:
+        """Whether a checkpoint is due after this step; if so, restarts the interval."""
+        if step % self.every or time.monotonic() - self.last < self.min_seconds:
             return False
         self.last = time.monotonic()
         return True
 
 
 def _seal(folder: Path, step: int) -> int:
-    """Flush every file, then write the manifest. Returns the bytes in all."""
+    """Flush every file, then write the manifest. Returns the total size in bytes."""
     files = {}
     for name, status in sorted(_entries(folder).items()):
         with (folder / name).open("rb") as file:
@@ -223,16 +223,16 @@ def _seal(folder: Path, step: int) -> int:
 
 
 def _named(checkpoints: Path) -> list[tuple[int, Path]]:
-    """Everything with the name of a checkpoint, whatever it is; other names are nobody's."""
-    found = []
+    """All entries named like a checkpoint, with their step."""
+    named = []
     for path in checkpoints.glob(f"{PREFIX}*"):
         if match := NAME.fullmatch(path.name):
-            found.append((int(match[1]), path))
-    return found
+            named.append((int(match[1]), path))
+    return named
 
 
 def _entries(folder: Path) -> dict[str, os.stat_result]:
-    """Everything in the folder but directories, by its path relative to the folder; links are not followed."""
+    """Everything below the folder except directories, by relative path; links are not followed."""
     found: dict[str, os.stat_result] = {}
     todo = [folder]
     while todo:

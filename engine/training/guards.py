@@ -1,4 +1,4 @@
-"""What may go wrong while training, as outcomes rather than tracebacks."""
+"""Training failures that become run outcomes instead of tracebacks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.config.files import no_room
 
 
 class Diverged(Exception):
-    """A loss or a gradient is not finite: nothing after this step can be trusted."""
+    """The loss or the gradient norm is not finite."""
 
     def __init__(self, step: int, what: str) -> None:
         self.step, self.what = step, what
@@ -19,15 +19,15 @@ class Diverged(Exception):
 
 
 class OutOfMemory(Exception):
-    """Not even one row fits."""
+    """Not even a single row fits in memory."""
 
 
 class DiskFull(Exception):
-    """A file could not be written for want of space."""
+    """A file could not be written because the disk is full."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """CUDA's out-of-memory, also where cuBLAS or cuDNN finds no room for itself; the CPU allocator's, and Python's."""
+    """Whether it is an out-of-memory error of CUDA, cuBLAS, cuDNN, the CPU allocator or Python."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error)
@@ -36,23 +36,23 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """What the error says, or its name where it says nothing (Python's own MemoryError)."""
+    """First line of the error's message, or its type if the message is empty (Python's MemoryError)."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """ENOSPC or a quota, also where a library wraps it in an error of its own."""
+    """Whether it is ENOSPC or an exceeded quota, also if a library wrapped it in another exception."""
     if no_room(error):
         return True
     text = str(error)
     # torch.save reports a short write as an unexpected position in its archive.
-    rust = [f"os error {number}" for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]  # as safetensors says it
+    rust = [f"os error {number}" for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]  # safetensors' wording
     signs = ("No space left", "Disk quota exceeded", *rust, "PytorchStreamWriter", "inline_container")
     return any(sign in text for sign in signs)
 
 
 def free_memory() -> None:
-    """Give torch's pool back to the card, so that a smaller attempt finds room; what only a cycle keeps goes first."""
+    """Collect reference cycles and return torch's cached memory to the GPU, so that a smaller attempt can fit."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

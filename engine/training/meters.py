@@ -1,4 +1,4 @@
-"""Memory, power and energy of this worker, sampled once a second from a thread; every field degrades by itself."""
+"""Sample memory, power and energy of this worker once a second in a thread; each field may be unavailable."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from engine.runs.events import Memory
 
 
 def training_card() -> NvmlCard | None:
-    """NVML's view of the card that torch trains on, None where NVML cannot be asked."""
+    """The NVML handle of the GPU that torch trains on, None if NVML is unavailable."""
     uuid = getattr(torch.cuda.get_device_properties(0), "uuid", None) if torch.cuda.is_available() else None
     return Nvml().of_torch(str(uuid)) if uuid else Nvml().card()
 
 
 @dataclass
 class Meters:
-    """Writes samples as events; the peaks of a run are found from them (`contract.memory_peaks`)."""
+    """Writes memory samples as events, from which `engine.runs.memory_peaks` computes the peaks of a run."""
 
     write: Callable[[Memory], object]
     card: NvmlCard | None
     seconds: float = 1.0
     before_model: int = 0
-    """Resident bytes before the model was loaded."""
-    card_pid: int | None = None
-    """This process as the card's driver counts. In a container it is told by what is new once torch has the card."""
+    """Resident set in bytes before the model was loaded."""
+    gpu_pid: int | None = None
+    """Process id of this worker as the GPU driver reports it. In a container: the id that appears on first use."""
     _earlier: set[int] = field(default_factory=set)
-    """Who was on the card before us."""
+    """Processes that used the GPU before this one."""
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
     _training: bool = False
 
     def __post_init__(self) -> None:
         if ids_are_ours():
-            self.card_pid = os.getpid()
+            self.gpu_pid = os.getpid()
         elif self.card:
             self._earlier = {pid for pid, _ in self.card.processes()}
 
@@ -57,28 +57,28 @@ class Meters:
             self._thread.join()
 
     def model_begins(self) -> None:
-        """The model is loaded next."""
+        """Record the resident set before the model is loaded."""
         self.before_model = resident()
 
     def held(self) -> int:
-        """What this run holds now, in the planner's meaning: torch's pool on a card, without one the resident set less
-        what it was before the model.
+        """Current memory use, as the planner predicts it: reserved memory on a GPU; on a CPU the resident set minus its
+        size before the model was loaded.
         """
         return torch.cuda.memory_reserved() if on_card() else resident() - self.before_model
 
     def peak_of(self, work: Callable[[], Any]) -> int:
-        """The most that was held, in the same meaning, while `work` ran."""
+        """Peak memory use while `work` runs, defined like `held`."""
         self._restart()
         work()
         return torch.cuda.max_memory_reserved() if on_card() else resident_peak() - self.before_model
 
     def training_begins(self) -> None:
-        """From here peaks are training's: the resident peak is reset where the kernel allows it."""
+        """Reset the peaks at the start of training; the resident peak only if the kernel allows it."""
         self._restart()
         self._training = True
 
     def _restart(self) -> None:
-        """Reset the peak counters; a sample keeps what they held."""
+        """Reset the peak counters after writing a sample with their values."""
         self.sample()
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
@@ -87,7 +87,7 @@ class Meters:
             torch.cuda.reset_peak_memory_stats()
 
     def training_ends(self, paged: int | None = None) -> None:
-        """`paged`: bytes of optimizer state that GPU and host share."""
+        """End training; `paged`: bytes of paged optimizer state."""
         if self._training:
             self.sample(paged)
         self._training = False
@@ -95,8 +95,8 @@ class Meters:
     def sample(self, paged: int | None = None) -> Memory:
         """Take one measurement and write it as an event."""
         cuda, card = on_card(), self.card
-        if self.card_pid is None and card and cuda and torch.cuda.memory_reserved():
-            self._find_card_pid(card)
+        if self.gpu_pid is None and card and cuda and torch.cuda.memory_reserved():
+            self._find_gpu_pid(card)
         memory = Memory(
             rss=resident(),
             rss_peak=resident_peak(),
@@ -107,7 +107,7 @@ class Meters:
             energy=card.energy() if card else None,
             load=card.load() if card else None,
             temperature=card.temperature() if card else None,
-            card_pid=self.card_pid if card else None,
+            gpu_pid=self.gpu_pid if card else None,
             allocated_peak=torch.cuda.max_memory_allocated() if cuda else None,
             reserved_peak=torch.cuda.max_memory_reserved() if cuda else None,
             paged=paged,
@@ -116,33 +116,33 @@ class Meters:
         self.write(memory)
         return memory
 
-    def _find_card_pid(self, card: NvmlCard) -> None:
-        """The one that has come; of several nobody can say which is this process."""
-        come = {pid for pid, _ in card.processes()} - self._earlier
-        if len(come) == 1:
-            self.card_pid = come.pop()
+    def _find_gpu_pid(self, card: NvmlCard) -> None:
+        """Use the process that newly appeared on the GPU; unknown if several did."""
+        new = {pid for pid, _ in card.processes()} - self._earlier
+        if len(new) == 1:
+            self.gpu_pid = new.pop()
 
     def _loop(self) -> None:
         while not self._stop.wait(self.seconds):
             try:
                 self.sample()
             except OSError:
-                return  # the disk is full: the main thread will meet it too, and says so
+                return  # the disk is full: the main thread fails as well and reports it
 
 
 def on_card() -> bool:
-    """Whether torch's pool is in use."""
+    """Whether torch uses a GPU in this process."""
     return torch.cuda.is_available() and torch.cuda.is_initialized()
 
 
 def resident() -> int:
-    """The resident set, bytes."""
-    found: int = psutil.Process().memory_info().rss
-    return found
+    """Resident set in bytes."""
+    rss: int = psutil.Process().memory_info().rss
+    return rss
 
 
 def resident_peak() -> int:
-    """Highest resident set since the start or the last reset, bytes."""
+    """Peak resident set in bytes since the start or the last reset."""
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):

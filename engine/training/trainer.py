@@ -1,12 +1,13 @@
-"""transformers' Trainer over our batches and our loss.
+"""A subclass of transformers' Trainer with ftbench's batches and loss.
 
-The Trainer sees one item per optimizer step: the step's rows. Cutting them into forward passes happens inside
-the step, so that an out-of-memory can halve the passes and do the same step again, with the same result.
+A training item is the list of all rows of one optimizer step. They are split into micro-batches inside the step, so
+that after an out-of-memory error the same step is repeated with half the micro-batch size and the same result.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +30,7 @@ from engine.training.loss import keeps_logits, summed_loss
 
 @dataclass
 class StepFacts:
-    """What one optimizer step did; the callbacks read it."""
+    """Measurements of one optimizer step, read by the callbacks."""
 
     loss: float = 0.0
     tokens: int = 0
@@ -40,7 +41,7 @@ class StepFacts:
 
 @dataclass
 class Hooks:
-    """Where the trainer tells what happened."""
+    """Callbacks of the trainer: micro-batch halved, checkpoint saved, model prepared for training."""
 
     halved: Callable[[int], None] = lambda micro_batch: None
     saved: Callable[[checkpoints.Saved], None] = lambda saved: None
@@ -49,7 +50,7 @@ class Hooks:
 
 
 class AnswerTrainer(Trainer):
-    """Trains on the answer tokens of rows, a step at a time."""
+    """Trains on the answer tokens of rows."""
 
     def __init__(
         self,
@@ -68,13 +69,13 @@ class AnswerTrainer(Trainer):
         cached = getattr(config, "use_cache", None)
         super().__init__(train_dataset=StepDataset(rows, schedule), processing_class=None, **rest)
         if cached is not None:
-            config.use_cache = cached  # the Trainer turns it off, and a saved model would answer without a cache
+            config.use_cache = cached  # the Trainer disables it, and a saved model would generate without a cache
         self.layout, self.micro_batch, self.hooks = layout, micro_batch, hooks
         self.checkpoint_folder, self.keep_checkpoints = checkpoint_folder, keep_checkpoints
         self.tokenizer = tokenizer
         self.keep = keeps_logits(self.model)
         self.step_started = time.monotonic()
-        self.remove_callback(PrinterCallback)  # events say it all
+        self.remove_callback(PrinterCallback)  # events replace it
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         """One list of rows per step, in the schedule's order."""
@@ -83,28 +84,30 @@ class AnswerTrainer(Trainer):
         )
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], None]:
-        """The step's rows; the loss is normalised over all of them in `training_step`."""
+        """The step's rows; `training_step` normalizes the loss over all of them."""
         samples = [rows for _, rows in zip(range(num_batches), epoch_iterator, strict=False)]
         return samples, None
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The Trainer asks for it when the model is as it will be trained, checkpointing and autocast included, and
-        before the optimizer has any state, be it a checkpoint's: the moment to try something.
+        """Create the scheduler, after the `prepared` hook.
+
+        The Trainer calls this once the model is ready for training, including gradient checkpointing and autocast, and
+        before the optimizer has state from a step or a checkpoint: the right time for the memory probe.
         """
         if self.lr_scheduler is None:
             self.hooks.prepared()
         return super().create_scheduler(num_training_steps, optimizer)
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """Not estimated: nobody reads it, and the formula wants a tensor batch."""
+        """Not computed: it is unused, and the formula requires a tensor batch."""
         return 0
 
     def training_step(
         self, model: torch.nn.Module, inputs: list[Row], num_items_in_batch: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Gradients of the mean loss over the answer tokens of the whole effective batch, weighted by their weights.
+        """Compute gradients of the weighted mean loss over the answer tokens of the effective batch.
 
-        Raises Diverged where the loss is not finite and OutOfMemory where a single row does not fit.
+        Raises Diverged if the loss is not finite and OutOfMemory if a single row does not fit.
         """
         self.step_started = time.monotonic()
         model.train()
@@ -118,7 +121,7 @@ class AnswerTrainer(Trainer):
                 if not is_out_of_memory(error):
                     raise
                 cause = first_line(error)
-            # Outside the handler: the traceback's frames hold the tensors that did not fit.
+            # Outside the handler: the frames of the traceback reference the tensors that did not fit.
             model.zero_grad(set_to_none=True)
             free_memory()
             self.halve(rows, cause)
@@ -136,9 +139,9 @@ class AnswerTrainer(Trainer):
         return total
 
     def pass_through(self, model: torch.nn.Module, portion: list[Row], total_weight: float) -> torch.Tensor:
-        """Forward and backward of one micro-batch, gradients accumulated: its share of the step's loss.
+        """Forward and backward of one micro-batch, accumulating gradients. Returns its share of the step's loss.
 
-        `total_weight` is the sum of the loss weights over the whole step.
+        `total_weight`: sum of the loss weights of the step.
         """
         batch = collate(portion, self.layout.packing, self.tokenizer.pad_token_id, self.args.device.type)
         with self.compute_loss_context_manager():
@@ -147,7 +150,7 @@ class AnswerTrainer(Trainer):
         return loss.detach()
 
     def halve(self, rows: Sequence[Row], cause: str) -> None:
-        """Half as many rows a pass from here on. Raises OutOfMemory where it is one row already."""
+        """Halve the micro-batch size. Raises OutOfMemory if it is already 1."""
         largest = max(len(portion) for portion in micro_batches(rows, self.micro_batch, self.layout))
         if largest == 1:
             raise OutOfMemory(cause)
@@ -155,15 +158,15 @@ class AnswerTrainer(Trainer):
         self.hooks.halved(self.micro_batch)
 
     def end_autocast(self) -> None:
-        """Take off what accelerate puts round a model's forward for mixed precision (`Accelerator.prepare_model`): the
-        trained model is asked in the arithmetic in which the base was asked.
+        """Remove accelerate's autocast wrapper (`Accelerator.prepare_model`), so that the trained model is evaluated in
+        the same precision as the base model.
         """
-        own = self.model.__dict__.pop("_original_forward", None)
-        if own is not None:
-            self.model.forward = own
+        original = self.model.__dict__.pop("_original_forward", None)
+        if original is not None:
+            self.model.forward = original
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> float:
-        """The Trainer asks after clipping and before the optimizer: the last moment to refuse bad gradients."""
+        """Raise Diverged for a non-finite norm. The Trainer calls this after clipping and before the optimizer step."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         value = float(norm)
         if value != value or value in (float("inf"), float("-inf")):
@@ -184,7 +187,7 @@ class AnswerTrainer(Trainer):
             super()._load_rng_state(checkpoint)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:
-        """A checkpoint under its final name only once it is whole (see `checkpoints`)."""
+        """Save a checkpoint atomically (see `checkpoints`)."""
         with checkpoints.writing(self.checkpoint_folder, self.state.global_step) as saving:
             self.save_model(str(saving.folder), _internal_call=True)
             self._save_optimizer_and_scheduler(str(saving.folder))
@@ -196,21 +199,21 @@ class AnswerTrainer(Trainer):
 
 @contextlib.contextmanager
 def _fitting(checkpoint: str | None) -> Iterator[None]:
-    """A checkpoint that is complete and still cannot be loaded is of another model or configuration."""
+    """Raise UserError if a complete checkpoint cannot be loaded: it belongs to another model or configuration."""
     try:
         yield
     except (ValueError, RuntimeError, KeyError, TypeError, IndexError, pickle.UnpicklingError) as error:
         if is_out_of_memory(error):
             raise
-        what = f"this checkpoint does not fit the run: {first_line(error)}"
-        do = "delete this folder to resume from an older checkpoint"
+        what = f"checkpoint does not match the run: {first_line(error)}"
+        do = "delete it to resume from an older checkpoint"
         raise UserError(what, str(checkpoint), do, code="run.checkpoint_unusable") from error
 
 
 def training_arguments(
     config: schema.Config, schedule: Schedule, run: Path, device: str, checkpointing: bool
 ) -> TrainingArguments:
-    """The Trainer's settings that follow from ours; logging and saving are steered by callbacks."""
+    """TrainingArguments for a configuration; callbacks control logging, saving and evaluation."""
     train = config.train
     arguments = TrainingArguments(
         output_dir=str(run / "checkpoints"),
@@ -235,23 +238,21 @@ def training_arguments(
         use_cpu=device == "cpu",
         seed=train.seed,
         use_liger_kernel=device == "cuda" and _has_liger(),
-        # Our loss has its own head and cross entropy; liger's rotary, norm and gate kernels help beside it.
+        # The loss here replaces LM head and cross entropy; liger's rotary, norm and gate kernels are still used.
         liger_kernel_config={"cross_entropy": False, "fused_linear_cross_entropy": False} if _has_liger() else None,
     )
-    # With several cards in sight the Trainer would wrap the model in DataParallel (transformers, trainer.py,
-    # _wrap_model), which cuts every argument into one part a card, the positions the head runs at among them.
+    # With several visible GPUs the Trainer would wrap the model in DataParallel (transformers, trainer.py,
+    # _wrap_model), which splits every argument across GPUs, including logits_to_keep.
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
 
 
 def _has_liger() -> bool:
-    import importlib.util
-
     return importlib.util.find_spec("liger_kernel") is not None
 
 
 class Callback(TrainerCallback):
-    """Turns the Trainer's moments into ours: a step done, time to save, time to evaluate, time to stop."""
+    """Logs steps and controls saving, evaluation and stopping."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What a run asks its model before training and after it: test rows, validation rows, general text."""
+"""Evaluate a run's model before and after training: test rows, validation rows, general text."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from engine.training.batches import Packing
 from engine.worker.run_context import RunContext
 
 FINAL_ROWS = 512
-"""Of the validation rows, this many give the finished model's loss: some data sets hold ten thousand."""
+"""Maximum number of validation rows for the final loss: some data sets have ten thousand."""
 
 
 @dataclass
 class Evaluator:
-    """The same questions for base and tuned model, asked as often as `evaluation.when` says."""
+    """Scores the base model and the tuned model on the same items; `evaluation.when` selects which of them."""
 
     run: RunContext
     tokenizer: PreTrainedTokenizerBase
@@ -51,35 +51,35 @@ class Evaluator:
 
     @property
     def scores_test(self) -> bool:
-        """Whether there are test items and they are to be scored."""
+        """Whether test items exist and `evaluation.when` asks for their score."""
         return bool(self.test) and self.run.config.evaluation.when != "never"
 
-    def prepare(self, base: torch.nn.Module, layout: Packing) -> None:
-        """Everything that needs the model's own settings but none of its answers."""
+    def prepare(self, base: torch.nn.Module, packing: Packing) -> None:
+        """Create the scorer from the model's configuration; runs no forward pass."""
         evaluation, device = self.run.config.evaluation, self.run.machine.device
         ends = end_tokens(self.tokenizer, base, self.rows.train)
         generator = Generator(self.tokenizer, evaluation.max_new_tokens, evaluation.batch, device, ends, self.run.warn)
-        self.layout = layout
-        self.scorer = Scorer(evaluation.metric, generator, layout, self.tokenizer.pad_token_id, device)
+        self.packing = packing
+        self.scorer = Scorer(evaluation.metric, generator, packing, self.tokenizer.pad_token_id, device)
         self.scorer.progress = lambda done, total: self.run.stopping.check()
         if self.choices:
             self.scorer.choose_from(self.choices, self.test)
 
-    def hold_largest(self, model: torch.nn.Module, held_out: Sequence[Row]) -> None:
-        """The most that losses and answers will take, for a look ahead; answers are made fewer at a time to fit."""
+    def run_worst_case(self, model: torch.nn.Module, held_out: Sequence[Row]) -> None:
+        """Run the largest loss and generation batches for the memory probe; reduces the latter until it fits."""
         if held_out:
-            row_losses(model, held_out, self.layout, self.tokenizer.pad_token_id, self.run.machine.device)
+            row_losses(model, held_out, self.packing, self.tokenizer.pad_token_id, self.run.machine.device)
         if self.scores_test:
             self.scorer.hold_largest(model, self.test)
 
     @property
-    def lost(self) -> list[Row]:
-        """All rows whose loss is measured and nothing else asked of them: validation and general text; and the test."""
+    def loss_rows(self) -> list[Row]:
+        """All rows whose loss is measured: validation rows, test rows and general text."""
         scored = [] if self.run.config.evaluation.when == "never" else [*all_rows(self.test), *self.general]
         return [*all_rows(self.validation), *scored]
 
     def before(self, base: torch.nn.Module) -> None:
-        """Score the untrained model, or take what an earlier life of this run found."""
+        """Score the base model, or reuse the predictions of an earlier worker of this run."""
         run, file = self.run, self.run.dir.predictions_file
         if run.config.evaluation.when != "both":
             return
@@ -91,28 +91,28 @@ class Evaluator:
         if self.base_items is None:
             self.base_items, seconds = timed(lambda: self.scorer.items(base, self.test))
             write_items(file, self.test, self.prompts, self.base_items, None)
-            run.tell_score("before", self.base_items, self.test, self.prompts, seconds)
+            run.log_score("before", self.base_items, self.test, self.prompts, seconds)
         else:
-            run.tell_score_again(self.base_items, self.test, self.prompts)
+            run.log_reused_score(self.base_items, self.test, self.prompts)
 
     def after(self, model: torch.nn.Module) -> None:
         """Score the trained model: validation items, then the test items and the general text."""
         run = self.run
         run.phase("evaluation")
         if self.validation:
-            run.tell_final_validation(len(self.validation), self.loss(model, self.validation))
+            run.log_final_validation(len(self.validation), self.loss(model, self.validation))
         if self.scores_test:
             items, seconds = timed(lambda: self.scorer.items(model, self.test))
             write_items(run.dir.predictions_file, self.test, self.prompts, self.base_items, items)
-            run.tell_score("after", items, self.test, self.prompts, seconds)
+            run.log_score("after", items, self.test, self.prompts, seconds)
         if self.general:
             after = self._general_losses(model)
-            run.tell_general(general_result(self.text, self.general, self.base_general, after))
+            run.log_general(general_result(self.text, self.general, self.base_general, after))
 
     def loss(self, model: torch.nn.Module, items: Sequence[EvaluationItem]) -> float:
-        """Mean negative log-likelihood of an answer token, nats."""
-        return mean_loss(item_losses(model, items, self.layout, self.tokenizer.pad_token_id, self.run.machine.device))
+        """Mean negative log-likelihood per answer token, in nats."""
+        return mean_loss(item_losses(model, items, self.packing, self.tokenizer.pad_token_id, self.run.machine.device))
 
     def _general_losses(self, model: torch.nn.Module) -> list[float]:
         pad, device = self.tokenizer.pad_token_id, self.run.machine.device
-        return general_losses(model, self.general, self.layout, pad, device)
+        return general_losses(model, self.general, self.packing, pad, device)

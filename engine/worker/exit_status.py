@@ -1,4 +1,4 @@
-"""How a run ends that does not finish: what went wrong becomes an outcome, with the next thing to do."""
+"""Map the error that ended a run to its outcome, with what to do next."""
 
 from __future__ import annotations
 
@@ -15,47 +15,53 @@ from engine.worker.run_context import RunContext
 
 
 class RunOutcome(NamedTuple):
-    """A run's outcome; `user`: the user's input was wrong."""
+    """The outcome of a run; `user`: the user's input caused it."""
 
     status: Status
     reason: str = ""
     user: bool = False
+    code: str = ""
 
 
 def outcome_of(run: RunContext, error: Exception) -> RunOutcome:
-    """The outcome of a run that this error ended. What nobody foresaw leaves its traceback in the run's log."""
+    """The outcome of a run that this error ended. Prints the traceback of an unexpected error to the run's log."""
     match error:
         case StopRequested():
             return RunOutcome("stopped", _resume_hint(run))
         case UserError():
-            return RunOutcome("failed", error.line, user=True)
+            return RunOutcome("failed", error.line, user=True, code=error.code)
         case OutOfMemory():
-            return RunOutcome("out_of_memory", f"{error}; {what_would_fit(run.config)}")
+            return RunOutcome("out_of_memory", f"{error}; {memory_advice(run.config)}", code="run.out_of_memory")
         case Diverged():
-            best = run.last_checkpoint or "none was made"
+            latest = run.last_checkpoint or "none"
             advice = "lower train.learning_rate or train.max_grad_norm"
-            return RunOutcome("diverged", f"{error}; last good checkpoint: {best}; {advice}")
+            reason = f"{error}; latest good checkpoint: {latest}; {advice}"
+            return RunOutcome("diverged", reason, code="run.diverged")
         case DiskFull():
-            return RunOutcome("failed", f"{error}; free some space, then `ftbench resume {run.dir.name}`")
+            reason = f"{error}; free disk space, then run `ftbench resume {run.dir.name}`"
+            return RunOutcome("failed", reason, code="disk.full")
     traceback.print_exception(error)
     if is_out_of_memory(error):
-        return RunOutcome("out_of_memory", f"{first_line(error)}; {what_would_fit(run.config)}")
+        reason = f"{first_line(error)}; {memory_advice(run.config)}"
+        return RunOutcome("out_of_memory", reason, code="run.out_of_memory")
     if is_disk_full(error):
-        return RunOutcome("failed", f"the disk is full ({error}); free some space, then resume")
+        reason = f"disk full: {error}; free disk space, then run `ftbench resume {run.dir.name}`"
+        return RunOutcome("failed", reason, code="disk.full")
     text = " ".join(str(error).split())[:300]
-    return RunOutcome("failed", f"{type(error).__name__}: {text}; the traceback is in {run.dir.log_file}")
+    reason = f"{type(error).__name__}: {text}; see the traceback in {run.dir.log_file}"
+    return RunOutcome("failed", reason, code="run.unexpected_error")
 
 
-def what_would_fit(config: Config) -> str:
-    """The next smaller thing to try, by what is on now."""
+def memory_advice(config: Config) -> str:
+    """Settings to change for lower memory use, given the current configuration."""
     ideas = []
     if config.train.gradient_checkpointing is not True:
         ideas.append("train.gradient_checkpointing = true")
-    ideas.append(f"train.max_length below {config.train.max_length}")
+    ideas.append(f"a train.max_length below {config.train.max_length}")
     ideas.append(method_spec(config.method).needs_less or "a smaller model")
     return "try " + ", or ".join(ideas)
 
 
 def _resume_hint(run: RunContext) -> str:
-    kept = run.last_checkpoint
-    return f"as asked{f', {kept} kept' if kept else ''}; `ftbench resume {run.dir.name}` goes on"
+    saved = f"at {run.last_checkpoint}" if run.last_checkpoint else "without a checkpoint"
+    return f"stopped on request {saved}; run `ftbench resume {run.dir.name}` to continue"

@@ -1,6 +1,6 @@
-"""One run from start to end, read top to bottom: data, model, baseline, training, evaluation, saving.
+"""Run a worker from start to end: data, model, baseline, training, evaluation, saving.
 
-Whatever goes wrong, the run ends with an `end` event and a result; `outcome_of` says with which.
+Every run ends with an `end` event and a result, also after an error; `outcome_of` maps errors to outcomes.
 """
 
 from __future__ import annotations
@@ -39,52 +39,52 @@ from engine.training.checkpoint_content import unloadable
 from engine.training.loss import flattening_agreement, keeps_logits
 from engine.training.meters import Meters, training_card
 from engine.training.trainer import AnswerTrainer, Callback, Hooks, StepFacts, training_arguments
-from engine.worker.earlier_lives import earlier_lives
+from engine.worker.earlier_workers import earlier_workers
 from engine.worker.evaluator import Evaluator
 from engine.worker.exit_status import RunOutcome, outcome_of
 from engine.worker.provenance import folder_bytes
 from engine.worker.run_context import RunContext
 
 VALIDATION_ROWS = 128
-"""Of the held-out rows, this many give the loss during training: enough to see a curve, not to slow it."""
+"""Maximum number of validation rows for the loss during training: enough for a curve without slowing training down."""
 
 
 def work(run_dir: RunDir, frozen: Frozen, log: events.EventLog, stopping: StopRequest) -> int:
-    """Do the run; returns the process's exit status."""
-    _quieten()
+    """Execute the run and return the exit status of the process."""
+    _silence_libraries()
     machine = this_machine()
     meters = Meters(log.write, training_card() if machine.device == "cuda" else None)
     run = RunContext(run_dir, frozen, log, stopping, machine, meters)
     try:
-        end = _attempt(run)
+        outcome = _execute(run)
     finally:
         meters.stop()
-    if end.status in ("failed", "out_of_memory", "diverged"):
-        with contextlib.suppress(OSError):  # a full disk, which `finish` deals with
-            log.write(events.Error(text=end.reason, user=end.user))
-    run.finish(end.status, end.reason)
-    return 0 if end.status in ("finished", "stopped") else 2 if end.user else 1
+    if outcome.status in ("failed", "out_of_memory", "diverged"):
+        with contextlib.suppress(OSError):  # a full disk, which `finish` handles
+            log.write(events.Error(text=outcome.reason, user=outcome.user, code=outcome.code))
+    run.finish(outcome.status, outcome.reason)
+    return 0 if outcome.status in ("finished", "stopped") else 2 if outcome.user else 1
 
 
-def _attempt(run: RunContext) -> RunOutcome:
+def _execute(run: RunContext) -> RunOutcome:
     try:
         run.meters.start()
-        _steps(run)
-    except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the run ends with a word about it
+        _run_phases(run)
+    except Exception as error:  # noqa: BLE001 - top level of the worker: every error becomes an outcome
         return outcome_of(run, error)
     return RunOutcome("finished")
 
 
-def _steps(run: RunContext) -> None:
+def _run_phases(run: RunContext) -> None:
     config, machine = run.config, run.machine
-    run.earlier = earlier_lives(run.dir)
-    for complaint in run.earlier.complaints:
-        run.warn("resume.events", complaint)
-    run.tell_environment()
+    run.earlier = earlier_workers(run.dir)
+    for problem in run.earlier.problems:
+        run.warn("run.events_incomplete", problem)
+    run.log_environment()
     for note in run.frozen.notes:
-        run.warn("configuration", note)
-    _name_foreigners(run)
-    _name_unused_card(run)
+        run.warn("run.configuration", note)
+    _warn_about_other_processes(run)
+    _warn_about_unused_gpu(run)
 
     run.phase("data")
     tokenizer = load_tokenizer(config.model)
@@ -93,51 +93,51 @@ def _steps(run: RunContext) -> None:
     refuse_unchecked(rows, run.frozen.data_fingerprint)
     refuse_other_than_first(rows, run.earlier.data)
     refuse_rows(config, rows)
-    exam = Evaluator(run, tokenizer, rows)
-    run.tell_data(rows, exam.test)
+    evaluator = Evaluator(run, tokenizer, rows)
+    run.log_data(rows, evaluator.test)
 
     run.phase("model")
     set_seed(config.train.seed)
-    how = method(config.method)
+    training_method = method(config.method)
     run.meters.model_begins()
-    base = how.load(config, machine)
-    layout = _layout(run, base, rows, tokenizer.pad_token_id)
-    exam.prepare(base, layout)
+    base = training_method.load(config, machine)
+    packing = _packing(run, base, rows, tokenizer.pad_token_id)
+    evaluator.prepare(base, packing)
 
-    exam.before(base)
+    evaluator.before(base)
 
     run.phase("training")
-    set_seed(config.train.seed)  # before the adapters are made, whatever came before
-    model = how.make_trainable(base, config)
-    _train(run, model, tokenizer, exam)
+    set_seed(config.train.seed)  # adapter initialization must not depend on what ran before it
+    model = training_method.make_trainable(base, config)
+    _train(run, model, tokenizer, evaluator)
 
-    exam.after(model)
+    evaluator.after(model)
 
     run.phase("saving")
     with checkpoints.folder_atomically(run.dir.path / ".model.tmp", run.dir.model) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    run.tell_model_saved(folder_bytes(run.dir.model, "*.safetensors"))
+    run.log_model_saved(folder_bytes(run.dir.model, "*.safetensors"))
 
 
-def _train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, exam: Evaluator) -> None:
-    """Train from the beginning, or from the newest whole checkpoint. Raises Stopped where a stop was asked for."""
+def _train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, evaluator: Evaluator) -> None:
+    """Train from step 0 or from the latest complete checkpoint. Raises StopRequested after a stop request."""
     config, device = run.config, run.machine.device
-    train, rows, layout = config.train, exam.rows, exam.layout
+    train, rows, packing = config.train, evaluator.rows, evaluator.packing
     schedule = Schedule.of(len(rows.train), train.batch, train.epochs, train.steps, train.seed)
     checkpointing = wants_checkpointing(config, run.machine)
     optimizer, optimizer_name = make_optimizer(model.parameters(), config, run.machine, run.warn)
-    run.tell_model(model, optimizer_name)
+    run.log_model(model, optimizer_name)
     resume = _resume_point(run)
     start = resume.step if resume else 0
     micro_batch = _micro_batch(run, resume)
-    own = _own(run, model, exam, schedule, start, micro_batch)
-    forecast = forecast_run(config, config_of(config.model), run.machine, own, micro_batch, run.warn)
-    hooks = Hooks(halved=run.tell_micro_batch, saved=run.tell_checkpoint)
+    batches = _worst_case_batches(run, model, evaluator, schedule, start, micro_batch)
+    forecast = forecast_run(config, config_of(config.model), run.machine, batches, micro_batch, run.warn)
+    hooks = Hooks(halved=run.log_micro_batch, saved=run.log_checkpoint)
     trainer = AnswerTrainer(
         rows=rows.train,
         schedule=schedule,
-        layout=layout,
+        layout=packing,
         micro_batch=micro_batch,
         checkpoint_folder=run.dir.checkpoints,
         keep_checkpoints=train.keep_checkpoints,
@@ -147,25 +147,25 @@ def _train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokeniz
         args=training_arguments(config, schedule, run.dir.path, device, checkpointing),
         optimizers=(optimizer, None),
     )
-    plan = run.tell_plan(
+    plan = run.log_plan(
         events.Plan(
             steps=schedule.steps,
             start_step=start,
             batch=train.batch,
             micro_batch=micro_batch,
-            packing=layout.packing,
+            packing=packing.packing,
             gradient_checkpointing=checkpointing,
         ),
         forecast,
     )
 
     def on_step(step: int, facts: StepFacts, rate: float) -> None:
-        run.tell_step(step, facts, rate, schedule)
+        run.log_step(step, facts, rate, schedule)
 
-    validation = sampled_rows(exam.validation, VALIDATION_ROWS)
+    validation = sampled_rows(evaluator.validation, VALIDATION_ROWS)
 
     def evaluate(step: int) -> None:
-        run.tell_validation(step, len(validation), exam.loss(model, validation))
+        run.log_validation(step, len(validation), evaluator.loss(model, validation))
 
     callback = Callback(
         hooks,
@@ -180,13 +180,13 @@ def _train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokeniz
 
     def prepared() -> None:
         if train.probe:
-            probed = _probe(run, trainer, optimizer, own, exam, forecast)
-            run.tell_probe(plan, probed, trainer.micro_batch)
+            probed = _probe(run, trainer, optimizer, batches, evaluator, forecast)
+            run.log_probe(plan, probed, trainer.micro_batch)
         run.meters.training_begins()
 
     hooks.prepared = prepared
     if resume and resume.step >= schedule.steps:
-        trainer._load_from_checkpoint(str(resume.folder))  # killed after its last step: only the rest is missing
+        trainer._load_from_checkpoint(str(resume.folder))  # killed after the last step: evaluation and saving remain
     else:
         trainer.train(resume_from_checkpoint=str(resume.folder) if resume else None)
     run.meters.training_ends(paged_bytes(optimizer) or None)
@@ -196,26 +196,26 @@ def _train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokeniz
 
 
 def _micro_batch(run: RunContext, resume: checkpoints.Saved | None) -> int:
-    """Rows a pass to begin with: as many as a step has, unless told otherwise or known better."""
-    wanted, batch = run.config.train.micro_batch, run.config.train.batch
-    if wanted != "auto":
-        return wanted
+    """The initial micro-batch size: the setting, else the size the resumed run ended with, else the batch size."""
+    setting, batch = run.config.train.micro_batch, run.config.train.batch
+    if setting != "auto":
+        return setting
     return (run.earlier.micro_batch if resume else None) or batch
 
 
-def _own(
-    run: RunContext, model: torch.nn.Module, exam: Evaluator, schedule: Schedule, start: int, micro_batch: int
+def _worst_case_batches(
+    run: RunContext, model: torch.nn.Module, evaluator: Evaluator, schedule: Schedule, start: int, micro_batch: int
 ) -> WorstCaseBatches:
-    """The run's longest step, held-out pass and prompts."""
-    rows, layout, device = exam.rows.train, exam.layout, run.machine.device
+    """The longest training step, held-out batch and prompts of this run."""
+    rows, packing, device = evaluator.rows.train, evaluator.packing, run.machine.device
     first = min(start, schedule.steps - 1)
     return WorstCaseBatches(
-        layout=layout,
-        step=longest_step(rows, schedule, first, micro_batch, layout),
-        held_out=longest_held_out(exam.lost, layout, device, vocabulary_of(model), keeps_logits(model)),
-        prompts=[item.row.prompt for item in exam.test] if exam.scores_test else [],
+        layout=packing,
+        step=longest_step(rows, schedule, first, micro_batch, packing),
+        held_out=longest_held_out(evaluator.loss_rows, packing, device, vocabulary_of(model), keeps_logits(model)),
+        prompts=[item.row.prompt for item in evaluator.test] if evaluator.scores_test else [],
         choice=int(rows.answer_tokens.max()),
-        pad=exam.tokenizer.pad_token_id,
+        pad=evaluator.tokenizer.pad_token_id,
     )
 
 
@@ -223,23 +223,23 @@ def _probe(
     run: RunContext,
     trainer: AnswerTrainer,
     optimizer: torch.optim.Optimizer,
-    own: WorstCaseBatches,
-    exam: Evaluator,
+    batches: WorstCaseBatches,
+    evaluator: Evaluator,
     forecast: RunForecast,
 ) -> Probed:
-    """Try the longest batch; on a card the evaluation too, which without one is only foreseen."""
-    card = run.machine.device == "cuda"
-    if not card and exam.scores_test:
+    """Run the longest training batch; on a GPU also the largest evaluation batch, which on a CPU is only predicted."""
+    on_gpu = run.machine.device == "cuda"
+    if not on_gpu and evaluator.scores_test:
         limit = most_here(run.meters)
-        exam.scorer.shrink(lambda batch: forecast.answering_fits(batch, limit))
+        evaluator.scorer.shrink(lambda batch: forecast.answering_fits(batch, limit))
     return Probe(
         trainer=trainer,
         optimizer=optimizer,
-        own=own,
+        own=batches,
         meters=run.meters,
         automatic=run.config.train.micro_batch == "auto",
-        evaluate=(lambda: exam.hold_largest(trainer.model, own.held_out)) if card else None,
-        fits=None if card else forecast.training_fits,
+        evaluate=(lambda: evaluator.run_worst_case(trainer.model, batches.held_out)) if on_gpu else None,
+        fits=None if on_gpu else forecast.training_fits,
         warn=run.warn,
     ).run()
 
@@ -248,49 +248,53 @@ def _resume_point(run: RunContext) -> checkpoints.Saved | None:
     if not run.dir.checkpoints.exists():
         return None
     checkpoints.clear_unfinished(run.dir.checkpoints)
-    found, complaints = checkpoints.newest_complete(run.dir.checkpoints, unloadable)
-    for complaint in complaints:
-        start = f"training resumes from {found.folder.name}" if found else "training starts from the beginning"
-        run.warn("checkpoint.incomplete", f"{complaint}; {start}")
-    run.last_checkpoint = f"checkpoints/{found.folder.name}" if found else ""
-    return found
+    latest, problems = checkpoints.newest_complete(run.dir.checkpoints, unloadable)
+    for problem in problems:
+        start = f"training resumes from {latest.folder.name}" if latest else "training starts from step 0"
+        run.warn("checkpoint.incomplete", f"{problem}; {start}")
+    run.last_checkpoint = f"checkpoints/{latest.folder.name}" if latest else ""
+    return latest
 
 
-def _layout(run: RunContext, model: torch.nn.Module, rows: Prepared, pad: int) -> Packing:
-    """The preset's or the automatic layout; padded where this architecture was seen to mix flattened rows."""
+def _packing(run: RunContext, model: torch.nn.Module, rows: Prepared, pad: int) -> Packing:
+    """The configured or automatic packing; padded batches if this architecture attends across packed rows."""
     train, device, kind = run.config.train, run.machine.device, type(model).__name__
     keep = keeps_logits(model)
     if not keep:
-        run.warn("loss", f"{kind} takes no logits_to_keep: its head runs at every position, slower")
+        text = f"{kind} does not support logits_to_keep: the LM head runs at every position, which is slower"
+        run.warn("model.no_logits_to_keep", text)
     varlen = model.config.get_text_config()._attn_implementation == "flash_attention_2"
-    layout = choose_packing(rows.train, train.packing, device, varlen)
-    if layout.packing == "padded":
-        return layout
+    packing = choose_packing(rows.train, train.packing, device, varlen)
+    if packing.packing == "padded":
+        return packing
     shortest = list(rows.train.take(rows.train.lengths.argsort(kind="stable")[:2]))
     agreement = flattening_agreement(model, shortest, pad, device, keep)
     if agreement.same:
-        return layout
-    seen = f"loss {agreement.flat:.4f}, apart {agreement.single:.4f}"
-    run.warn("packing", f"{kind} mixes rows laid end to end ({seen}): padded batches are used")
+        return packing
+    losses = f"loss {agreement.flat:.4f} packed, {agreement.single:.4f} separate"
+    text = f"{kind} does not keep packed rows separate ({losses}): using padded batches"
+    run.warn("model.packing_unsupported", text)
     return choose_packing(rows.train, "padded", device, varlen)
 
 
-def _name_foreigners(run: RunContext) -> None:
-    card = run.meters.card
-    for pid, name, used in card.others(run.meters.card_pid) if card else []:
+def _warn_about_other_processes(run: RunContext) -> None:
+    gpu = run.meters.card
+    for pid, name, used in gpu.others(run.meters.gpu_pid) if gpu else []:
         size = f" ({used / 2**30:.1f} GiB)" if used else ""
-        run.warn("foreign", f"process {pid} {name}{size} is on the card: time and memory will not be this run's alone")
+        text = f"process {pid} {name}{size} also uses this GPU: timings and memory include its load"
+        run.warn("gpu.shared", text)
 
 
-def _name_unused_card(run: RunContext) -> None:
-    """A card that torch cannot use, by its build or the driver's age, would be missed by the clock alone."""
-    if run.machine.device == "cpu" and (card := first_visible(Nvml())):
-        name = card.name() or "a card"
-        run.warn("card", f"torch sees no card here, and there is {name}: this run uses the CPU; see `ftbench doctor`")
+def _warn_about_unused_gpu(run: RunContext) -> None:
+    """Without this warning, a GPU that torch's build or the driver does not support shows only in the timings."""
+    if run.machine.device == "cpu" and (gpu := first_visible(Nvml())):
+        name = gpu.name() or "a GPU"
+        text = f"torch cannot use {name}: this run uses the CPU; run `ftbench doctor` for the reason"
+        run.warn("gpu.unusable", text)
 
 
-def _quieten() -> None:
-    """Libraries' progress bars and advice do not belong into a log that people read."""
+def _silence_libraries() -> None:
+    """Keep progress bars and advice of libraries out of engine.log."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()

@@ -1,4 +1,4 @@
-"""What a result says beyond the scores: where the time went, which versions, which weights, which machine."""
+"""Provenance of a result: library versions, machine, and fingerprints of weights and test items."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from engine.methods.locate import locate
 from engine.methods.machine import Machine
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "tokenizers", "safetensors")
-SAMPLED = 1 << 20
-"""Bytes hashed at each end of a weights file: whole files of an 8B model would take minutes."""
+HASHED_BYTES = 1 << 20
+"""Hashed at each end of a weights file: hashing an 8B model completely takes minutes."""
 
 
 def versions() -> dict[str, str]:
-    """Of Python, ftbench and the libraries that decide the numbers."""
+    """Versions of Python, ftbench and the libraries that affect results."""
     found = {"python": platform.python_version(), "ftbench": __version__}
     for library in LIBRARIES:
         try:
@@ -35,7 +35,7 @@ def versions() -> dict[str, str]:
 
 
 def machine_facts(machine: Machine) -> dict[str, Any]:
-    """Device, cores, memory and driver."""
+    """Device, CPU, threads, memory, operating system and CUDA version."""
     facts: dict[str, Any] = {
         "device": machine.name,
         "cpu": _cpu_name(),
@@ -50,9 +50,9 @@ def machine_facts(machine: Machine) -> dict[str, Any]:
 
 
 def fingerprint(model: schema.Model, config: Any) -> str:
-    """Of the weights: the Hub commit, or a hash over the folder's files (sizes, and both ends of each).
+    """Fingerprint of the weights: the Hub commit, or a hash over the folder's files (size and both ends of each).
 
-    `config` is the model's configuration as transformers read it.
+    `config`: the model's transformers configuration.
     """
     commit = getattr(config, "_commit_hash", None)
     if commit:
@@ -63,14 +63,14 @@ def fingerprint(model: schema.Model, config: Any) -> str:
         if path.suffix in (".safetensors", ".json"):
             digest.update(f"{path.name} {path.stat().st_size}".encode())
             with path.open("rb") as file:
-                digest.update(file.read(SAMPLED))
-                file.seek(max(0, path.stat().st_size - SAMPLED))
-                digest.update(file.read(SAMPLED))
+                digest.update(file.read(HASHED_BYTES))
+                file.seek(max(0, path.stat().st_size - HASHED_BYTES))
+                digest.update(file.read(HASHED_BYTES))
     return f"sha256 {digest.hexdigest()}"
 
 
 def items_fingerprint(items: Sequence[EvaluationItem]) -> str:
-    """sha256 over the prompts and accepted answers of the test items, in order."""
+    """SHA-256 over the prompts and accepted answers of the test items, in order."""
     digest = hashlib.sha256()
     for item in items:
         digest.update(repr((item.row.prompt, item.target)).encode())
@@ -80,7 +80,7 @@ def items_fingerprint(items: Sequence[EvaluationItem]) -> str:
 
 
 def folder_bytes(folder: Path, pattern: str = "*") -> int:
-    """Bytes of the files that match, at any depth."""
+    """Total size in bytes of the matching files, at any depth."""
     return sum(path.stat().st_size for path in folder.rglob(pattern) if path.is_file())
 
 

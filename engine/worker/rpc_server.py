@@ -1,7 +1,7 @@
-"""`python -m engine.worker.rpc_server QUESTION`: a short-lived process that answers one question of the TUI.
+"""RPC server: `python -m engine.worker.rpc_server REQUEST PID` handles one request of the workbench and exits.
 
-Arguments as one line of JSON on stdin, which stays open: its end means that whoever asked has gone. JSON lines on
-stdout: {"progress": text} any number of times, for counted work with "done" and "total" rows; then {"answer": …},
+Arguments arrive as one line of JSON on stdin; a closed stdin means that the client has gone. JSON lines on stdout:
+any number of {"progress": text}, for countable work with "done" and "total" rows; then {"answer": …},
 {"error": {what, where, do, code}} or {"failed": reason}.
 """
 
@@ -23,13 +23,16 @@ from engine.config.split_version import SPLIT_VERSION
 from engine.runs import parent
 
 Progress = Callable[..., None]
-"""Takes what is being done and, of counted work, how many rows are done and of how many."""
-REASON = 500
+"""Called with a description and, for countable work, the rows done and the total."""
+MAX_REASON = 500
 """Characters of a failure's reason; the traceback goes to stderr."""
 
 
+# Each handler imports what it needs: a request without torch must not pay seconds for importing it.
+
+
 def data_check(arguments: dict[str, Any], progress: Progress) -> Any:
-    """The report on a data set as a run would prepare it; `refused` says why a run would not start."""
+    """The report on a data set as a run would prepare it; `refused` is the error that would stop the run."""
     progress("loading libraries")
     from engine.data.check import check
     from engine.methods.tokenizer import load_tokenizer
@@ -40,7 +43,7 @@ def data_check(arguments: dict[str, Any], progress: Progress) -> Any:
 
 
 def _preflight(arguments: dict[str, Any]) -> Callable[[dict[str, Any]], UserError | None]:
-    """What a run refuses about rows once they are prepared."""
+    """The check that a run applies to prepared rows before it loads weights."""
     from engine.evaluation.preflight import preflight
 
     model = msgspec.convert(arguments["model"], schema.Model)
@@ -49,7 +52,7 @@ def _preflight(arguments: dict[str, Any]) -> Callable[[dict[str, Any]], UserErro
 
 
 def data_show(arguments: dict[str, Any], progress: Progress) -> Any:
-    """Samples token by token, from the row `start` on; `most` tokens of each."""
+    """Tokenized samples starting at row `start`, with at most `most` tokens each."""
     from engine.data.check import show
     from engine.methods.tokenizer import load_tokenizer
 
@@ -61,7 +64,7 @@ def data_show(arguments: dict[str, Any], progress: Progress) -> Any:
 
 
 def data_preview(arguments: dict[str, Any], progress: Progress) -> Any:
-    """Rows and format at a first look, without a model. Nobody waits for it, so a run on this machine goes first."""
+    """First rows and format of a data set, without a model. Runs at low priority so that it does not slow a run."""
     os.nice(10)
     from engine.data.preview import preview
 
@@ -69,7 +72,7 @@ def data_preview(arguments: dict[str, Any], progress: Progress) -> Any:
 
 
 def data_inspect(arguments: dict[str, Any], progress: Progress) -> Any:
-    """Report, samples and lengths of a data set, from one preparation."""
+    """Report, samples and lengths of a data set, prepared once."""
     progress("loading libraries")
     from engine.data.inspection import inspect
     from engine.methods.tokenizer import load_tokenizer
@@ -81,7 +84,7 @@ def data_inspect(arguments: dict[str, Any], progress: Progress) -> Any:
 
 
 def ladder_survey(arguments: dict[str, Any], progress: Progress) -> Any:
-    """The work that a configuration stands for."""
+    """The workload of a configuration."""
     from engine.worker.workload import describe_workload
 
     return describe_workload(
@@ -90,20 +93,20 @@ def ladder_survey(arguments: dict[str, Any], progress: Progress) -> Any:
 
 
 def ladder_report(arguments: dict[str, Any], progress: Progress) -> Any:
-    """Write a ladder's page and Markdown from what its directories hold."""
+    """Write the HTML and Markdown report of a ladder from its directories."""
     from engine.ladder import report
     from engine.runs.ladder_dir import LadderDir
 
     folder = LadderDir(Path(arguments["path"]))
     state = folder.state()
     if state is None:
-        raise UserError("it has not begun", str(folder.path), "start or resume the ladder first")
+        raise UserError("ladder not started", str(folder.path), "start or resume it first", code="ladder.not_started")
     report.write(folder, state)
     return {"page": str(folder.page), "markdown": str(folder.markdown)}
 
 
 def plan(arguments: dict[str, Any], progress: Progress) -> Any:
-    """What each method takes where it is to run, and what would make it fit: an `outlook.Plan` from a `PlanQuery`."""
+    """Predicted memory, time and cost of each method, and changes that make it fit (`PlanQuery` -> `Plan`)."""
     from engine.memory.dry_run.plan import plan
     from engine.memory.formula.method_plan import PlanQuery
 
@@ -111,14 +114,14 @@ def plan(arguments: dict[str, Any], progress: Progress) -> Any:
 
 
 def pull(arguments: dict[str, Any], progress: Progress) -> Any:
-    """Fetch a catalogued model."""
+    """Download a model of the catalog."""
     from engine.methods.pull import pull
 
     return pull(arguments["name"], progress)
 
 
 def doctor(arguments: dict[str, Any], progress: Progress) -> Any:
-    """What torch and bitsandbytes say of this machine."""
+    """Device, attention implementation and 4-bit support that torch and bitsandbytes report on this machine."""
     import torch
 
     from engine.methods.machine import this_machine
@@ -133,7 +136,7 @@ def doctor(arguments: dict[str, Any], progress: Progress) -> Any:
 
 
 def _try_quantized(device: str) -> tuple[str, str]:
-    """Whether one 4-bit layer computes here: tried, not looked up."""
+    """Run one 4-bit layer: returns (what works, why it does not)."""
     try:
         import bitsandbytes as bnb
         import torch
@@ -142,7 +145,7 @@ def _try_quantized(device: str) -> tuple[str, str]:
         layer(torch.ones(1, 64, device=device))
     except (ImportError, RuntimeError, OSError, AttributeError) as error:
         return "", f"bitsandbytes does not work: {error}"
-    return f"bitsandbytes {bnb.__version__} computes NF4 here", ""
+    return f"bitsandbytes {bnb.__version__} supports NF4 on this device", ""
 
 
 def _sections(arguments: dict[str, Any]) -> tuple[schema.Data, schema.Model]:
@@ -163,8 +166,8 @@ QUESTIONS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
 
 
 def main() -> int:
-    """Answer one question. The last line told is always an answer, an error or a failure."""
-    # Libraries print to stdout as they like; the answer has a channel of its own.
+    """Handle one request. The last line written is always an answer, an error or a failure."""
+    # Libraries may print to stdout: responses use a duplicate of it, and stdout itself becomes stderr.
     channel = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
@@ -186,15 +189,15 @@ def main() -> int:
     except RunFailed as error:
         tell({"failed": str(error)})
         return 1
-    except Exception as error:  # noqa: BLE001 - the edge: whoever asked is told at once, whatever it is
-        tell({"failed": " ".join(f"{type(error).__name__}: {error}".split())[:REASON]})
+    except Exception as error:  # noqa: BLE001 - top level: report every error to the client
+        tell({"failed": " ".join(f"{type(error).__name__}: {error}".split())[:MAX_REASON]})
         traceback.print_exc()
         return 1
     return 0
 
 
 def encoded(message: dict[str, Any]) -> bytes:
-    """One line of JSON. Halves of Unicode surrogates, as in file names that are not UTF-8, are told as escapes."""
+    """One line of JSON. Lone Unicode surrogates, as in file names that are not UTF-8, are written as escapes."""
     try:
         return msgspec.json.encode(message) + b"\n"
     except UnicodeEncodeError:

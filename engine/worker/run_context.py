@@ -1,4 +1,4 @@
-"""Run state and its log: writes events while the run progresses and `result.json`, built from them, at the end."""
+"""Run state and its log: writes events while the run progresses and `result.json` at the end."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from engine.training.batches import Schedule
 from engine.training.checkpoints import Saved
 from engine.training.meters import Meters
 from engine.training.trainer import StepFacts
-from engine.worker.earlier_lives import EarlierLives
+from engine.worker.earlier_workers import EarlierWorkers
 from engine.worker.provenance import fingerprint, items_fingerprint, machine_facts, versions
 
 PROGRESS_SECONDS = 1.0
 SAMPLES = 3
-"""Test items shown as `sample` events, before and after."""
+"""Test items logged as `sample` events, before and after training."""
 
 
 @dataclass
 class RunContext:
-    """The state of the run that this process is."""
+    """State of the run that this worker executes."""
 
     dir: RunDir
     frozen: Frozen
@@ -48,42 +48,42 @@ class RunContext:
     stopping: StopRequest
     machine: Machine
     meters: Meters
-    earlier: EarlierLives = field(default_factory=EarlierLives)
-    """What this run's earlier workers wrote."""
+    earlier: EarlierWorkers = field(default_factory=EarlierWorkers)
     step: int = 0
     last_checkpoint: str = ""
     current_phase: events.PhaseName = "waiting"
-    progress_told: float = field(default_factory=time.monotonic)
-    """When progress was last logged, or the phase began."""
+    progress_logged: float = field(default_factory=time.monotonic)
+    """Time of the last progress event, or of the start of the phase."""
 
     @property
     def config(self) -> Config:
         return self.frozen.config
 
     def phase(self, name: events.PhaseName) -> None:
-        """Begin a phase, unless a stop was asked for."""
+        """Start a phase. Raises StopRequested after a stop request."""
         self.stopping.check()
         self._read_energy()
         self.log.write(events.Phase(name=name))
-        self.current_phase, self.progress_told = name, time.monotonic()
-        with contextlib.suppress(OSError):  # the raw log may be full where the event log is not
+        self.current_phase, self.progress_logged = name, time.monotonic()
+        with contextlib.suppress(OSError):  # engine.log may be on a full disk while the event log is not
             print(f"[{time.strftime('%H:%M:%S')}] {name}", flush=True)
 
     def warn(self, code: str, text: str) -> None:
+        """Log a warning; `code` is stable and dotted, such as `gpu.shared`."""
         self.log.write(events.Warning(code=code, text=text))
 
     def progress(self, what: str, done: int, total: int | None) -> None:
-        """Log how many rows of a long phase are done, at most once a second. Raises StopRequested as `phase` does."""
+        """Log the rows done in a long phase, at most once a second. Raises StopRequested after a stop request."""
         self.stopping.check()
         now = time.monotonic()
-        if now - self.progress_told >= PROGRESS_SECONDS:
-            self.progress_told = now
+        if now - self.progress_logged >= PROGRESS_SECONDS:
+            self.progress_logged = now
             self.log.write(events.Progress(phase=self.current_phase, text=what, done=done, total=total))
 
-    def tell_environment(self) -> None:
+    def log_environment(self) -> None:
         self.log.write(events.Environment(versions=versions(), machine=machine_facts(self.machine)))
 
-    def tell_data(self, rows: Prepared, test: Sequence[EvaluationItem]) -> None:
+    def log_data(self, rows: Prepared, test: Sequence[EvaluationItem]) -> None:
         for warning in rows.warnings:
             self.warn(warning.code, warning.text)
         self.log.write(
@@ -92,7 +92,7 @@ class RunContext:
                 validation=len(rows.validation),
                 test=len(all_rows(test)),
                 format=rows.about["format"],
-                why=rows.about["why"],
+                format_reason=rows.about["why"],
                 fingerprint=rows.fingerprint,
                 test_fingerprint=items_fingerprint(test),
                 tokens=int(rows.train.lengths.sum()),
@@ -105,9 +105,9 @@ class RunContext:
             )
         )
 
-    def tell_model(self, model: torch.nn.Module, optimizer: str) -> None:
+    def log_model(self, model: torch.nn.Module, optimizer: str) -> None:
         base = getattr(model, "get_base_model", lambda: model)()
-        if hasattr(model, "get_nb_trainable_parameters"):  # PEFT counts packed 4-bit weights as what they stand for
+        if hasattr(model, "get_nb_trainable_parameters"):  # PEFT counts 4-bit weights by their unpacked size
             trainable, everything = model.get_nb_trainable_parameters()
             parameters = everything - trainable
         else:
@@ -130,8 +130,8 @@ class RunContext:
             )
         )
 
-    def tell_plan(self, plan: events.Plan, forecast: RunForecast) -> events.Plan:
-        """What will be done, and what it is expected to take."""
+    def log_plan(self, plan: events.Plan, forecast: RunForecast) -> events.Plan:
+        """Log the plan with the predicted peak memory."""
         plan.predictions = forecast.predicted()
         if plan.predictions:
             best = plan.predictions[-1]
@@ -139,15 +139,14 @@ class RunContext:
         self.step = plan.start_step
         return self.log.write(plan)
 
-    def tell_micro_batch(self, micro_batch: int) -> None:
-        self.warn(
-            "micro_batch",
-            f"out of memory: {micro_batch} rows a pass from here, the effective batch stays {self.config.train.batch}",
-        )
+    def log_micro_batch(self, micro_batch: int) -> None:
+        batch = self.config.train.batch
+        text = f"out of memory: continuing with micro-batch {micro_batch}; the effective batch size stays {batch}"
+        self.warn("memory.micro_batch_reduced", text)
         self.log.write(events.MicroBatch(micro_batch=micro_batch))
 
-    def tell_probe(self, plan: events.Plan, probed: Probed, micro_batch: int) -> None:
-        """The plan corrected by what the longest batch took."""
+    def log_probe(self, plan: events.Plan, probed: Probed, micro_batch: int) -> None:
+        """Log the plan again with the memory that the probe measured."""
         self.log.write(
             msgspec.structs.replace(
                 plan,
@@ -158,7 +157,7 @@ class RunContext:
             )
         )
 
-    def tell_step(self, step: int, facts: StepFacts, rate: float, schedule: Schedule) -> None:
+    def log_step(self, step: int, facts: StepFacts, rate: float, schedule: Schedule) -> None:
         self.step = step
         self.log.write(
             events.Step(
@@ -175,34 +174,34 @@ class RunContext:
             )
         )
 
-    def tell_checkpoint(self, saved: Saved) -> None:
+    def log_checkpoint(self, saved: Saved) -> None:
         self.last_checkpoint = f"checkpoints/{saved.folder.name}"
         self.log.write(
             events.Checkpoint(step=saved.step, path=self.last_checkpoint, bytes=saved.bytes, seconds=saved.seconds)
         )
 
-    def tell_validation(self, step: int, rows: int, loss: float) -> None:
+    def log_validation(self, step: int, rows: int, loss: float) -> None:
         self.log.write(events.Eval(when="during", split="validation", step=step, rows=rows, loss=loss))
 
-    def tell_final_validation(self, rows: int, loss: float) -> None:
+    def log_final_validation(self, rows: int, loss: float) -> None:
         self.log.write(events.Eval(when="after", split="validation", step=self.step, rows=rows, loss=loss))
 
-    def tell_general(self, general: General) -> None:
+    def log_general(self, general: General) -> None:
         self.log.write(
             events.GeneralLoss(text=general.text, tokens=general.tokens, before=general.before, after=general.after)
         )
 
-    def tell_model_saved(self, size: int) -> None:
+    def log_model_saved(self, size: int) -> None:
         self.log.write(events.ModelSaved(path=self.dir.model.name, bytes=size))
 
-    def tell_score_again(self, items: Sequence[Item], rows: Sequence[EvaluationItem], prompts: Sequence[str]) -> None:
-        """The score of the base as an earlier worker's answers give it, unless its events have it already."""
-        told = self.earlier.before
-        score = summarize(items, self.config.evaluation.metric, told.seconds if told else 0.0)
-        if told is None or score_of(told) != score:
-            self.tell_score("before", items, rows, prompts, score.seconds)
+    def log_reused_score(self, items: Sequence[Item], rows: Sequence[EvaluationItem], prompts: Sequence[str]) -> None:
+        """Log the base score computed from an earlier worker's predictions, unless its events already contain it."""
+        logged = self.earlier.before
+        score = summarize(items, self.config.evaluation.metric, logged.seconds if logged else 0.0)
+        if logged is None or score_of(logged) != score:
+            self.log_score("before", items, rows, prompts, score.seconds)
 
-    def tell_score(
+    def log_score(
         self,
         when: Literal["before", "after"],
         results: Sequence[Item],
@@ -210,7 +209,7 @@ class RunContext:
         prompts: Sequence[str],
         seconds: float,
     ) -> None:
-        """The score on the test items, and the first few answers."""
+        """Log the score on the test items and the first SAMPLES answers."""
         score = summarize(results, self.config.evaluation.metric, seconds)
         self.log.write(_eval_event(when, score, len(items), self.step if when == "after" else 0))
         for found, item, prompt in list(zip(results, items, prompts, strict=True))[:SAMPLES]:
@@ -226,23 +225,23 @@ class RunContext:
             )
 
     def finish(self, status: events.Status, reason: str) -> None:
-        """Write the `end` event, then `result.json`; where that fails, the reason goes into the reserved `end.json`."""
+        """Write the `end` event, then `result.json`; if that fails, write the reason to the reserved `end.json`."""
         try:
             self.meters.sample()
             write_end(self.dir, self.frozen, self.log, events.End(status=status, reason=reason))
         except OSError as error:
             text = f"{reason or status}; the result could not be written: {error.strerror}"
-            kept = end_record.write(self.dir.end_file, EndRecord(status=status, reason=text, t=time.time()))
-            with contextlib.suppress(OSError):  # the raw log may be on the same full disk
-                print(text if kept else f"{text}; end.json neither", file=sys.stderr, flush=True)
+            written = end_record.write(self.dir.end_file, EndRecord(status=status, reason=text, t=time.time()))
+            with contextlib.suppress(OSError):  # engine.log may be on the same full disk
+                print(text if written else f"{text}; nor could end.json", file=sys.stderr, flush=True)
 
     def _warn_if_changed(self, what: str, before: str, now: str) -> None:
         if before and before != now:
-            text = f"the {what} changed since an earlier part of this run: its steps did not all train on the same"
-            self.warn(f"resume.{what}_changed", text)
+            text = f"the {what} changed since this run started: earlier steps used different {what} weights"
+            self.warn(f"run.{what}_changed", text)
 
     def _read_energy(self) -> None:
-        """A sample at the border of two phases, so that what the card drew is known of each."""
+        """Sample at a phase boundary, so that energy can be attributed to each phase."""
         if self.meters.card:
             self.meters.sample()
 

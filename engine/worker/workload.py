@@ -1,4 +1,4 @@
-"""What work a configuration stands for, found out without training: sizes and fingerprints of data and model."""
+"""Describe the workload of a configuration without training: sizes and fingerprints of data and model."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from engine.worker.provenance import fingerprint, items_fingerprint, machine_fac
 
 
 def describe_workload(config: Config, split_version: int = SPLIT_VERSION) -> dict[str, Any]:
-    """JSON-able: rows and tokens by split, steps, fingerprints, library versions, machine.
+    """Rows and tokens per split, steps, fingerprints, library versions and machine, as JSON types.
 
-    Raises UserError for what a run of this configuration would refuse in data or model.
+    Raises UserError if a run with this configuration would refuse the data or the model.
     """
     tokenizer = load_tokenizer(config.model)
     rows = prepare(config.data, config.train.max_length, tokenizer, split_version=split_version)

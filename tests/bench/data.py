@@ -1,13 +1,13 @@
-"""Preparing short chat rows: this project and trl on the same rows, in turn, with time and memory of all processes.
+"""Time and memory of preparing short chat rows with ftbench and with trl, alternating on the same rows.
 
     python tests/bench/data.py [--rows 100000] [--rounds 3] [--model smollm2-135m] [--only ftbench]
 
 Rows have one user and one assistant message of 20 to 60 tokens together. trl gets them as `prompt` and `completion`
 messages, because SmolLM2's chat template has no `{% generation %}` blocks, without which trl refuses
-`assistant_only_loss`; the labels are on the answers in both. Our first preparation of each round has an empty cache,
-the second one finds the first. Times and CPU times are those of reading and preparing; `process` is the time of the
-whole process, imports and tokenizer included. CPU time is that of all processes, and depends less on what else the
-machine does. Memory is the highest sum of the proportional set sizes (PSS) of all processes, read four times a second.
+`assistant_only_loss`; the labels are on the answers in both. ftbench's first preparation of each round has an empty
+cache, the second one uses it. Times and CPU times cover reading and preparing; `process` is the time of the complete
+process, including imports and tokenizer. CPU time is that of all processes, and depends less on other work on the
+machine. Memory is the highest sum of the proportional set sizes (PSS) of all processes, read four times per second.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ WORDS = TEXT.split()
 
 @dataclass(frozen=True)
 class Measured:
-    """One preparation in a process of its own."""
+    """One preparation in a new process."""
 
     seconds: float
     process: float
@@ -52,7 +52,7 @@ class Measured:
 
 
 def messages(rows: int, seed: int) -> Iterator[tuple[str, str]]:
-    """(question, answer) pairs, no two alike."""
+    """Distinct (question, answer) pairs."""
     rng = random.Random(seed)
     for number in range(rows):
         question = " ".join(rng.choices(WORDS, k=rng.randint(10, 25)))
@@ -60,18 +60,18 @@ def messages(rows: int, seed: int) -> Iterator[tuple[str, str]]:
 
 
 def write(folder: Path, rows: int, seed: int) -> dict[str, Path]:
-    """The same rows as each tool takes them."""
+    """Write the same rows in the format of each tool."""
     files = {name: folder / f"{name}.jsonl" for name in ("ftbench", "trl")}
     with files["ftbench"].open("w") as ours, files["trl"].open("w") as theirs:
         for question, answer in messages(rows, seed):
-            asked, said = {"role": "user", "content": question}, {"role": "assistant", "content": answer}
-            ours.write(json.dumps({"messages": [asked, said]}) + "\n")
-            theirs.write(json.dumps({"prompt": [asked], "completion": [said]}) + "\n")
+            prompt, reply = {"role": "user", "content": question}, {"role": "assistant", "content": answer}
+            ours.write(json.dumps({"messages": [prompt, reply]}) + "\n")
+            theirs.write(json.dumps({"prompt": [prompt], "completion": [reply]}) + "\n")
     return files
 
 
 def measure(tool: str, file: Path, model: str, cache: Path) -> Measured:
-    """Run a program of `data_peers` and watch its processes."""
+    """Run a program of `data_peers` and sample the memory of its processes."""
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "TOKENIZERS_PARALLELISM": "false"}
     environment |= {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(PROGRAMS / f"with_{tool}.py"), str(file), model]
@@ -83,10 +83,10 @@ def measure(tool: str, file: Path, model: str, cache: Path) -> Measured:
         time.sleep(0.25)
     took = time.perf_counter() - started
     assert process.stdout
-    said = process.stdout.read().splitlines()
+    output = process.stdout.read().splitlines()
     if process.returncode:
         raise SystemExit(f"{tool} failed: {' '.join(command)}")
-    found = json.loads(said[-1])
+    found = json.loads(output[-1])
     return Measured(found["seconds"], took, found["cpu"], peak, found["rows"])
 
 
@@ -107,7 +107,7 @@ def memory_of(pid: int) -> int:
 
 
 def table(found: dict[str, list[Measured]]) -> None:
-    print("| | prepared in | the whole process | CPU time | peak PSS | rows/s |\n|---|---|---|---|---|---|")
+    print("| | prepared in | whole process | CPU time | peak PSS | rows/s |\n|---|---|---|---|---|---|")
     for name, each in found.items():
         seconds, process, cpu = ([getattr(one, key) for one in each] for key in ("seconds", "process", "cpu"))
         memory = max(one.memory for one in each) >> 20
@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--only", choices=["ftbench", "trl"])
     options = parser.parse_args()
-    model = str(locate(Model(id=options.model)).source)  # the folder: a cache of its own hides pulled models
+    model = str(locate(Model(id=options.model)).source)  # a folder: pulled models are not found with another cache
     tools = [options.only] if options.only else ["ftbench", "trl"]
     found: dict[str, list[Measured]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -142,7 +142,7 @@ def main() -> None:
             files = write(Path(folder), options.rows, number)
             for tool in tools if number % 2 == 0 else tools[::-1]:
                 cache = Path(folder) / f"cache-{number}"
-                for name in (tool, *(["ftbench, second time"] if tool == "ftbench" else [])):
+                for name in (tool, *(["ftbench, from the cache"] if tool == "ftbench" else [])):
                     found.setdefault(name, []).append(measure(tool, files[tool], model, cache))
                     print(f"round {number + 1}: {name} {found[name][-1].seconds:.1f} s", file=sys.stderr, flush=True)
     print(f"{options.rows:,} rows, {options.rounds} rounds, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n")

@@ -1,8 +1,8 @@
-"""Rows per second of `tokenize_all` in one process, by the shape of the conversations.
+"""Rows per second of `tokenize_all` in one process, for conversations of four shapes.
 
     python tests/bench/data_tokens.py [--model smollm2-135m] [--rows 20000] [--shape single system turns tools]
 
-Rows are generated: no two are alike, and prompts and answers have the lengths of short instruction data.
+Rows are generated and distinct; prompts and answers have the lengths of short instruction data.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ TOOL = {
 CHUNK = 4096
 
 
-def said(source: random.Random, few: int, many: int) -> str:
-    return " ".join(source.choices(WORDS, k=source.randint(few, many)))
+def words(source: random.Random, low: int, high: int) -> str:
+    return " ".join(source.choices(WORDS, k=source.randint(low, high)))
 
 
 def single(source: random.Random) -> list[dict[str, Any]]:
     """The common row: one question, one answer."""
-    return [{"role": "user", "content": said(source, 8, 40)}, {"role": "assistant", "content": said(source, 4, 30)}]
+    return [{"role": "user", "content": words(source, 8, 40)}, {"role": "assistant", "content": words(source, 4, 30)}]
 
 
 def system(source: random.Random) -> list[dict[str, Any]]:
@@ -59,10 +59,10 @@ def tools(source: random.Random) -> list[dict[str, Any]]:
     city = source.choice(WORDS)
     call = {"type": "function", "function": {"name": "get_weather", "arguments": {"city": city}}}
     return [
-        {"role": "user", "content": said(source, 8, 20)},
+        {"role": "user", "content": words(source, 8, 20)},
         {"role": "assistant", "content": "", "tool_calls": [call]},
-        {"role": "tool", "content": said(source, 3, 8)},
-        {"role": "assistant", "content": said(source, 4, 20)},
+        {"role": "tool", "content": words(source, 3, 8)},
+        {"role": "assistant", "content": words(source, 4, 20)},
     ]
 
 
@@ -81,28 +81,28 @@ def examples(shape: str, rows: int) -> list[Example]:
 
 
 def main() -> None:
-    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--model", default="smollm2-135m")
-    asked.add_argument("--template", default=None, help="model.chat_template")
-    asked.add_argument("--rows", type=int, default=20_000)
-    asked.add_argument("--shape", nargs="*", default=list(SHAPES), choices=list(SHAPES))
-    options = asked.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--template", default=None, help="model.chat_template")
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--shape", nargs="*", default=list(SHAPES), choices=list(SHAPES))
+    options = parser.parse_args()
     tokenizer = load_tokenizer(schema.Model(id=options.model, chat_template=options.template))
     print(f"{options.model}, {options.rows:,} rows of each shape, chunks of {CHUNK:,}, one process")
     for shape in options.shape:
-        made = examples(shape, options.rows)
-        begun, cpu = time.perf_counter(), time.process_time()
+        rows = examples(shape, options.rows)
+        started, cpu = time.perf_counter(), time.process_time()
         results = [
             row
-            for start in range(0, len(made), CHUNK)
-            for row in tokenize_all(made[start : start + CHUNK], tokenizer, 1024)
+            for start in range(0, len(rows), CHUNK)
+            for row in tokenize_all(rows[start : start + CHUNK], tokenizer, 1024)
         ]
-        wall, cpu = time.perf_counter() - begun, time.process_time() - cpu
-        kept = [row for row in results if isinstance(row, Row)]
-        tokens = sum(len(row.input_ids) for row in kept)
+        wall, cpu = time.perf_counter() - started, time.process_time() - cpu
+        tokenized = [row for row in results if isinstance(row, Row)]
+        tokens = sum(len(row.input_ids) for row in tokenized)
         print(
-            f"{shape:8} {len(made) / wall:9,.0f} rows/s ({len(made) / cpu:9,.0f} rows per CPU second), "
-            f"{tokens / max(1, len(kept)):.0f} tokens/row, {len(kept):,} rows kept"
+            f"{shape:8} {len(rows) / wall:9,.0f} rows/s ({len(rows) / cpu:9,.0f} rows per CPU second), "
+            f"{tokens / max(1, len(tokenized)):.0f} tokens/row, {len(tokenized):,} rows tokenized"
         )
 
 

@@ -1,10 +1,10 @@
-"""Generated data files, valid and damaged, through the same check that the command uses: prints counts and failures.
+"""Check generated data files, valid and damaged, as `ftbench data check` does; prints counts and failures.
 
     python tests/bench/fuzz_data.py --files 10000 --seed 0 --keep failures
 
-Every file must be refused cleanly or get an account that adds up, and what is trained on must be what the generator
-meant (`fuzz/judge.py`). The exit status is 1 where that fails. `--keep DIR` writes the files that failed, the smallest
-of each kind of failure, with what was wrong.
+Every file must be refused cleanly or get an account that adds up, and the rows trained on must be the expected ones
+(`fuzz/judge.py`); otherwise the exit status is 1. `--keep DIR` writes the smallest file of each kind of failure, with
+what was wrong.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 from fuzz.cases import cases  # noqa: E402 - the path above makes it importable
+from fuzz.expected import Case  # noqa: E402
 from fuzz.judge import Verdict, judge  # noqa: E402
-from fuzz.meant import Case  # noqa: E402
 from hypothesis import HealthCheck, Phase, given, settings  # noqa: E402
 from hypothesis import seed as seeded  # noqa: E402
 
 BATCH = 250
-"""Files from one seed: Hypothesis varies what it has made already more and more, and many of a kind say little."""
+"""Files per seed: Hypothesis increasingly varies earlier examples, so that many files of one seed are similar."""
 MEMORY = 8 << 30
-"""Bytes of address space: a file that needs more fails here instead of taking the machine down."""
+"""Bytes of address space: a file that needs more fails instead of exhausting the machine's memory."""
 
 
 @dataclass
 class Tally:
-    """Counts of a run, and the smallest case of each kind of failure."""
+    """Counts, and the smallest case of each kind of failure."""
 
     kinds: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     """(format, expectation, outcome)"""
@@ -58,18 +58,18 @@ class Tally:
         if verdict.code:
             self.codes[verdict.code] += 1
         if verdict.wrong:
-            self._keep(signature(case, verdict), (case, verdict, 1))
+            self._record(signature(case, verdict), (case, verdict, 1))
 
     def merge(self, other: Tally) -> None:
-        """Add what another process counted."""
+        """Add the counts of another process."""
         self.kinds += other.kinds
         self.containers += other.containers
         self.codes += other.codes
         self.slowest = max(self.slowest, other.slowest)
         for key, failure in other.failures.items():
-            self._keep(key, failure)
+            self._record(key, failure)
 
-    def _keep(self, key: str, failure: tuple[Case, Verdict, int]) -> None:
+    def _record(self, key: str, failure: tuple[Case, Verdict, int]) -> None:
         before = self.failures.get(key, failure)
         case, verdict, _ = min(before, failure, key=lambda one: size(one[0]))
         count = failure[2] + (before[2] if key in self.failures else 0)
@@ -81,15 +81,15 @@ def size(case: Case) -> int:
 
 
 def signature(case: Case, verdict: Verdict) -> str:
-    """Failures that look the same are one: names, numbers and quoted text do not count."""
+    """Key under which similar failures are counted: names, numbers and quoted text are ignored."""
     lines = verdict.wrong.strip().splitlines()
-    told = lines[-1] if verdict.wrong.startswith("Traceback") else lines[0]
+    message = lines[-1] if verdict.wrong.startswith("Traceback") else lines[0]
     place = [line.strip() for line in lines if line.strip().startswith("File ")][-1:]
-    return f"{case.expect}: " + re.sub(r"'[^']*'|\"[^\"]*\"|\d+|/\S+", "…", told)[:120] + " ".join(place)[-80:]
+    return f"{case.expect}: " + re.sub(r"'[^']*'|\"[^\"]*\"|\d+|/\S+", "…", message)[:120] + " ".join(place)[-80:]
 
 
 def main() -> int:
-    """Generate, judge and report; 1 where anything was wrong."""
+    """Generate, check and report; 1 if anything was wrong."""
     options = parse()
     with tempfile.TemporaryDirectory() as cache:
         os.environ["XDG_CACHE_HOME"] = cache
@@ -106,21 +106,20 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long with what is done")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="time limit")
     parser.add_argument("--keep", type=Path, help="folder for the files that failed")
     return parser.parse_args()
 
 
 def run_all(files: int, seed: int, jobs: int, minutes: float) -> Tally:
-    """All files, in batches with seeds of their own, in several processes; fewer where the time is up before."""
+    """All files, in batches with separate seeds, in several processes; fewer if the time limit is reached."""
     tally, end = Tally(), time.monotonic() + 60 * minutes
     starts = range(0, files, BATCH)
     sizes = [min(BATCH, files - start) for start in starts]
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
         for done, part in enumerate(pool.map(batch, sizes, [f"{seed}/{start}" for start in starts]), 1):
             tally.merge(part)
-            told = f"{sum(sizes[:done]):,} files, {len(tally.failures)} kinds of failure"
-            print(told, file=sys.stderr, flush=True)
+            print(f"{sum(sizes[:done]):,} files, {len(tally.failures)} kinds of failure", file=sys.stderr, flush=True)
             if time.monotonic() > end:
                 pool.shutdown(cancel_futures=True)
                 break
@@ -128,7 +127,7 @@ def run_all(files: int, seed: int, jobs: int, minutes: float) -> Tally:
 
 
 def batch(files: int, seed: str) -> Tally:
-    """The counts of so many files, in a process whose memory is bounded."""
+    """Counts of `files` files, in a process with limited memory."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     tally = Tally()
     run(files, seed, tally)
@@ -136,7 +135,7 @@ def batch(files: int, seed: str) -> Tally:
 
 
 def run(files: int, seed: str, tally: Tally) -> None:
-    """Judge so many generated cases. Failures are collected, not raised, so that the run goes on."""
+    """Check `files` generated cases. Failures are collected, not raised, so that all cases are checked."""
     tokenizer = embedded()
 
     @seeded(seed)
@@ -190,7 +189,7 @@ def report(tally: Tally) -> list[str]:
         lines += [
             "",
             f"**{count} × {key}**",
-            f"{case.format}, {case.container}, {case.note or 'as meant'}",
+            f"{case.format}, {case.container}, {case.note or 'valid'}",
             verdict.wrong,
         ]
     return lines
@@ -208,15 +207,15 @@ def _sum(tally: Tally, name: str, place: int, value: str) -> int:
 
 
 def keep(tally: Tally, folder: Path) -> None:
-    """Write the smallest case of each failure: its files, settings and what was wrong."""
+    """Write the smallest case of each failure: files, settings and what was wrong."""
     for number, (case, verdict, _) in enumerate(tally.failures.values()):
         place = folder / f"{number:03}"
         for name, content in case.files.items():
             (place / name).parent.mkdir(parents=True, exist_ok=True)
             (place / name).write_bytes(content)
         names = ("path", "options", "max_length", "expect", "format", "container", "note")
-        told = {name: getattr(case, name) for name in names} | {"wrong": verdict.wrong}
-        (place / "case.json").write_text(json.dumps(told, indent=1), "utf-8")
+        fields = {name: getattr(case, name) for name in names} | {"wrong": verdict.wrong}
+        (place / "case.json").write_text(json.dumps(fields, indent=1), "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Memory and time of everything that reads `events.jsonl`, on a log of five million events.
+"""Time and memory of every reader of `events.jsonl`, on a log of five million events.
 
-`python tests/bench/long_log.py [EVENTS]` makes such a log in a temporary folder and prints a Markdown table. Memory is
-the reader's peak resident set above its peak on a log of a hundred events.
+`python tests/bench/long_log.py [EVENTS]` writes such a log into a temporary folder and prints a Markdown table. Memory
+is the reader's peak resident set above its peak on a log of a hundred events.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -33,22 +34,22 @@ run = run_dir.RunDir(Path(sys.argv[1]))
 """
 READERS: dict[str, list[str]] = {
     "`ftbench attach`": [*FTBENCH, "attach", "RUN"],
-    "result of the run (a worker's end)": [
+    "result of the run (end of a worker)": [
         *PYTHON,
         RUN + "print(run_dir.result_from_events(run, run_dir.read_frozen(run)).steps)",
         "RUN",
     ],
-    "earlier lives (a resumed worker's start)": [
+    "earlier parts (start of a resumed worker)": [
         *PYTHON,
-        RUN + "from engine.worker.earlier_lives import earlier_lives; print(earlier_lives(run).micro_batch)",
+        RUN + "from engine.worker.earlier_workers import earlier_workers; print(earlier_workers(run).micro_batch)",
         "RUN",
     ],
-    "bench: first picture": [
+    "bench: first paint": [
         *PYTHON,
         RUN + "from tui.live.opening import Opening; print(Opening(run.events_file).first().counted)",
         "RUN",
     ],
-    "bench: until exact": [
+    "bench: until every event is read": [
         *PYTHON,
         RUN
         + "from tui.live.opening import Opening\nopening = Opening(run.events_file); opening.first()\n"
@@ -65,21 +66,21 @@ READERS: dict[str, list[str]] = {
 
 
 class Taken(NamedTuple):
-    """What a reader took."""
+    """Time and memory of a reader."""
 
     first: float
     """Seconds to its first line of output."""
     first_cpu: float
-    """Of the processor's until then."""
+    """CPU seconds until then."""
     seconds: float
     cpu: float
-    """Seconds of the processor, of it and its children."""
+    """CPU seconds, including its children."""
     peak: int
     """Bytes resident."""
 
 
 def measure(command: list[str], run: RunDir) -> Taken:
-    """Run a reader to its end. Raises RuntimeError where it fails."""
+    """Run a reader to its end. Raises RuntimeError if it fails."""
     arguments = [str(run.path) if part == "RUN" else part for part in command]
     started = time.monotonic()
     environment = {**os.environ, "FTBENCH_RUNS": str(run.path.parent)}
@@ -98,13 +99,13 @@ def measure(command: list[str], run: RunDir) -> Taken:
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a living process has used."""
+    """CPU seconds used by a running process."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def write_log(path: Path, count: int) -> None:
-    """A log of so many events: steps, a memory sample after every fourth, now and then a loss and a checkpoint."""
+    """Write a log of `count` events: steps, a memory sample after every fourth, some losses and checkpoints."""
     hello = events.Hello(pid=1, host="box", version="0.1.0", t=1e9, seq=1)
     steps = count * 4 // 5
     plan = events.Plan(
@@ -148,14 +149,14 @@ def make_run(folder: Path, count: int) -> RunDir:
     """A run with such a log, and its result."""
     run = run_dir.create(folder, "demo-lora", effective("demo-lora", None, {}))
     write_log(run.events_file, count)
-    # In a process of its own: what this one holds would count as the first memory of those that it starts.
-    text = RUN + "rundir.write_result(run, run_dir.result_from_events(run, run_dir.read_frozen(run)))"
+    # In a new process: memory of this one would be counted as initial memory of the processes that it starts.
+    text = RUN + "run_dir.write_result(run, run_dir.result_from_events(run, run_dir.read_frozen(run)))"
     subprocess.run([*PYTHON, text, str(run.path)], check=True)
     return run
 
 
 def resumed(folder: Path, count: int) -> Taken:
-    """A real worker that resumes a run with such a log: from its hello to its result, and the peak it measured."""
+    """A real worker that resumes a run with such a log: time from `hello` to the result, and its measured peak."""
     run = RunDir(folder / "20261126-071643-demo-lora-lora-40a0")
     shutil.copytree(TESTS / "old_runs" / "killed-0.1.0", run.path)
     own = run.events_file.read_bytes()
@@ -165,7 +166,7 @@ def resumed(folder: Path, count: int) -> Taken:
     command = [*FTBENCH, "resume", "RUN"]
     taken = measure(command, run)
     peaks: list[int] = []
-    for event in stream(run.events_file, events.Hello, events.Memory):  # of the newest life
+    for event in stream(run.events_file, events.Hello, events.Memory):  # of the latest worker process
         peaks = [] if isinstance(event, events.Hello) else [*peaks[-100:], getattr(event, "rss_peak", 0)]
     return taken._replace(peak=max(peaks))
 
@@ -175,7 +176,7 @@ def main(count: int) -> None:
         few, many = make_run(Path(folder) / "few", 100), make_run(Path(folder) / "many", count)
         size = many.events_file.stat().st_size
         print(f"{count:,} events, {size / 1e9:.2f} GB\n")
-        print("| reader | first line, s | of it CPU, s | all, s | of it CPU, s | peak above that of 100 events, MB |")
+        print("| reader | first line, s | CPU, s | total, s | CPU, s | peak above that of 100 events, MB |")
         print("|---" * 6 + "|")
         for name, command in READERS.items():
             small, large = measure(command, few), measure(command, many)
@@ -189,4 +190,6 @@ def main(count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5_000_000)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("events", nargs="?", type=int, default=5_000_000, help="events in the log")
+    main(parser.parse_args().events)

@@ -1,11 +1,12 @@
-"""From a key to the new figures on the terminal: how long the method pane takes to say what another choice would take.
+"""Time from a key press until the method pane shows the memory forecast of the new selection.
 
-`python tests/bench/method_pane.py [ROUNDS]` prints a Markdown table: median of ROUNDS (20 unless given), range beside
-it. A real terminal of 160 by 45; a key counts as done when its figure, or its mark, is among the bytes that came.
+`python tests/bench/method_pane.py [ROUNDS]` prints a Markdown table with median and range of ROUNDS (20 by default).
+The terminal is a pty of 160 by 45; the time ends when the expected figure, or the mark of the method, has arrived.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 import tempfile
@@ -26,17 +27,17 @@ from tui.format import size
 from tui.live.machine import MachineSampler, WatchedProcess
 from tui.preview.memory_forecast import forecasts, room_of
 
-MOST = 0.050
-"""Seconds: what was promised."""
+MAX_SECONDS = 0.050
+"""Target."""
 SETTLED = 0.4
-"""Seconds between two keys."""
+"""Seconds between two key presses."""
 PRESETS = {"2": "demo-lora", "5": "smollm2-lora", "8": "qwen2.5-7b-lora"}
 METHODS = ("full", "qlora", "lora")
-"""In the order in which `m` goes from LoRA on."""
+"""In the order of `m`, starting from LoRA."""
 
 
 def figure(preset: str) -> bytes:
-    """What the pane will show of a preset's method: its peak."""
+    """Expected text of the pane for a preset's method: its peak."""
     choice = Choice(preset)
     chosen = choice.effective()
     found = forecasts(choice, find_model(chosen.config.model), room_of(MachineSampler().look(WatchedProcess())))
@@ -46,7 +47,7 @@ def figure(preset: str) -> bytes:
 
 
 def pressed(session: Session, key: str, mark: bytes) -> float:
-    """Seconds until the mark is there."""
+    """Seconds from a key press until the mark is shown."""
     time.sleep(SETTLED)
     since, began = session.written(), time.perf_counter()
     session.press(key)
@@ -54,7 +55,7 @@ def pressed(session: Session, key: str, mark: bytes) -> float:
 
 
 def measured(session: Session, rounds: int) -> Iterator[tuple[str, list[float]]]:
-    """Presets of other models on their keys, then the method."""
+    """Select presets with other models by their keys, then change the method."""
     marks = {key: figure(preset) for key, preset in PRESETS.items()}
     seconds: dict[str, list[float]] = {f"key {key}: {preset}": [] for key, preset in PRESETS.items()}
     seconds |= {f"key m: to {method_title(method)}": [] for method in METHODS}  # type: ignore[index]
@@ -68,23 +69,24 @@ def measured(session: Session, rounds: int) -> Iterator[tuple[str, list[float]]]
 
 
 def main() -> int:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 20
-    kept = True
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rounds", nargs="?", type=int, default=20)
+    rounds, met = parser.parse_args().rounds, True
     with tempfile.TemporaryDirectory() as folder:
         session = Session([FTBENCH, "--runs", str(Path(folder) / "runs")])
         try:
-            session.until(b"formula, ")  # the machine has been looked at
+            session.until(b"formula, ")  # the memory of the machine is known
             pressed(session, "3", b"Full")
-            print("| key | median | range | wanted | kept |\n|---|---|---|---|---|")
+            print("| key | median | range | target | met |\n|---|---|---|---|---|")
             for what, values in measured(session, rounds):
                 middle = statistics.median(values)
-                kept &= middle <= MOST
+                met &= middle <= MAX_SECONDS
                 spread = f"{min(values) * 1000:.0f}–{max(values) * 1000:.0f}"
-                yes = "yes" if middle <= MOST else "NO"
-                print(f"| {what} | {middle * 1000:.0f} ms | {spread} | ≤ {MOST * 1000:.0f} ms | {yes} |")
+                yes = "yes" if middle <= MAX_SECONDS else "NO"
+                print(f"| {what} | {middle * 1000:.0f} ms | {spread} | ≤ {MAX_SECONDS * 1000:.0f} ms | {yes} |")
         finally:
             session.end()
-    return 0 if kept else 1
+    return 0 if met else 1
 
 
 if __name__ == "__main__":

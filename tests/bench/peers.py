@@ -1,9 +1,9 @@
-"""Seconds a step, tokens per second and peak memory of the worker and its peers, on the CPU: prints a table.
+"""Seconds per step, tokens per second and peak memory of ftbench and its peers on the CPU; prints a table.
 
     python tests/bench/peers.py --workload banking77 --model DIR --data DIR --trl PYTHON --factory PYTHON
 
-Every measurement is a fresh process (see `peers/`). The tools alternate, another one first in each round, and
-the table shows medians over the rounds. README.md beside this file says how to make the peers' environments.
+Every measurement is a new process (see `peers/`). The tools alternate, each round starts with another one, and the
+table shows medians over the rounds. README.md in this folder describes how to create the peers' environments.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ SCORED = 8
 
 
 def main() -> int:
-    """Measure, then print the table; 1 where any measurement failed."""
+    """Measure, then print the table; 1 if any measurement failed."""
     options = parse()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs is ended
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the running tool is ended
     interpreters = tools(options)
     train, test = chosen_rows(options.workload, options.data, options.steps * options.batch)
     runs: list[Run] = []
@@ -61,17 +61,17 @@ def parse() -> argparse.Namespace:
     add("--workload", choices=("banking77", "wikisql"), required=True)
     add("--model", type=Path, required=True, help="folder of safetensors")
     add("--data", type=Path, required=True, help="folder with train and test, .csv or .jsonl")
-    add("--trl", metavar="PYTHON", help="interpreter with trl; without it trl is left out")
-    add("--factory", metavar="PYTHON", help="interpreter with LLaMA-Factory; without it that is left out")
+    add("--trl", metavar="PYTHON", help="interpreter with trl; trl is skipped without it")
+    add("--factory", metavar="PYTHON", help="interpreter with LLaMA-Factory; it is skipped without it")
     add("--trainer", metavar="PYTHON", default=sys.executable, help="interpreter with transformers")
     add("--tools", nargs="+", choices=PROGRAMS, default=list(PROGRAMS))
     add("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     add("--rounds", type=int, default=5)
     add("--steps", type=int, default=10)
-    add("--warmup", type=int, default=2, help="first steps that do not count")
-    add("--batch", type=int, default=8, help="rows a step, in one forward pass")
+    add("--warmup", type=int, default=2, help="first steps that are not counted")
+    add("--batch", type=int, default=8, help="batch size, in one micro-batch")
     add("--max-length", type=int, default=512)
-    add("--full-precision", choices=("fp32", "mixed"), default="fp32", help="of full fine-tuning")
+    add("--full-precision", choices=("fp32", "mixed"), default="fp32", help="precision of full fine-tuning")
     add("--autocast", action="store_true", help="LoRA and QLoRA of trl and Trainer under bf16 autocast")
     add("--timeout", type=float, default=1800, help="seconds for one measurement")
     add("--raw", type=Path, help="append every measurement to this JSONL file")
@@ -83,7 +83,7 @@ def parse() -> argparse.Namespace:
 
 
 def tools(options: argparse.Namespace) -> dict[str, str]:
-    """Tool -> interpreter, of those asked for that there is an interpreter for."""
+    """Tool -> interpreter, of the selected tools with an interpreter."""
     interpreters = {
         OURS: sys.executable,
         "trl SFTTrainer": options.trl,
@@ -103,29 +103,29 @@ def plan(methods: list[str], names: list[str], rounds: int) -> Iterator[tuple[st
 
 
 def chosen_rows(workload: str, folder: Path, count: int) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """`count` distinct training rows spread evenly over the file, and a few test rows."""
+    """`count` distinct training rows spread evenly over the file, and SCORED test rows."""
     read = banking77 if workload == "banking77" else wikisql
     train, test = distinct(read(folder, "train")), distinct(read(folder, "test"))
     if len(train) < count:
         raise SystemExit(f"{folder} has {len(train)} distinct training rows, {count} are needed")
-    apart = len(train) // count
-    return train[::apart][:count], test[:SCORED]
+    stride = len(train) // count
+    return train[::stride][:count], test[:SCORED]
 
 
 def banking77(folder: Path, split: str) -> list[dict[str, str]]:
-    """Its columns are text and category."""
+    """Banking77 rows; the columns are `text` and `category`."""
     with (folder / f"{split}.csv").open(newline="", encoding="utf-8") as file:
         return [{"prompt": row["text"].strip(), "completion": row["category"]} for row in csv.DictReader(file)]
 
 
 def wikisql(folder: Path, split: str) -> list[dict[str, str]]:
-    """One `text` a line."""
+    """WikiSQL rows, one `text` per line."""
     lines = (folder / f"{split}.jsonl").read_text("utf-8").splitlines()
     return [{"text": json.loads(line)["text"]} for line in lines]
 
 
 def distinct(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """The first of rows that begin alike; in order."""
+    """Rows with distinct first columns, in order; the first one of equal rows."""
     found = {next(iter(row.values())): row for row in reversed(rows)}
     return list(reversed(found.values()))
 
@@ -139,7 +139,7 @@ def measure(
     train: list[dict[str, str]],
     test: list[dict[str, str]],
 ) -> Run:
-    """One fresh process in a folder of its own."""
+    """One new process in a new folder."""
     with tempfile.TemporaryDirectory(prefix="peers-") as name:
         folder = Path(name)
         job = {
@@ -169,7 +169,7 @@ def measure(
 
 
 def execute(command: list[str], folder: Path, timeout: float) -> str:
-    """Run to the end; '' or the reason why it failed. No card, no network, torch's own number of threads."""
+    """Run to the end; '' or the reason of the failure. No GPU, no network, torch's default number of threads."""
     environment = {
         **os.environ,
         "CUDA_VISIBLE_DEVICES": "",
@@ -191,16 +191,16 @@ def execute(command: list[str], folder: Path, timeout: float) -> str:
         try:
             status = process.wait(timeout)
         except subprocess.TimeoutExpired:
-            return f"not done after {timeout:.0f} s"
+            return f"not finished after {timeout:.0f} s"
         finally:
             end(process)
         log.seek(0)
         lines = [line.strip() for line in log if line.strip()]
-    return "" if status == 0 else f"exit {status}: {lines[-1][:300] if lines else 'no word'}"
+    return "" if status == 0 else f"exit {status}: {lines[-1][:300] if lines else 'no output'}"
 
 
 def end(process: subprocess.Popen[bytes], seconds: float = 60.0) -> None:
-    """Leave nothing running: asked first, then told."""
+    """End the process group: SIGTERM first, SIGKILL after a timeout."""
     for sent in (signal.SIGTERM, signal.SIGKILL):
         if process.poll() is not None:
             return

@@ -1,10 +1,10 @@
-"""How good the planner is: predicted against measured peaks, as Markdown.
+"""Accuracy of memory plans: predicted against measured peaks, as Markdown tables.
 
     OMP_NUM_THREADS=1 python tests/bench/planner.py [grid] [others] [published] [speed] [--measured FILE]
 
-`grid` and `others` train small models of random weights on the CPU under the allocator's own report
-(`planning/measure.py`); `--measured` keeps these figures and takes those that are there. `published` compares with
-cards that others measured, `speed` times the three methods of a Llama-3.1-8B shape in seconds of one CPU core.
+`grid` and `others` train small models with random weights on the CPU under the allocator's profiler
+(`planning/measure.py`); `--measured` stores these figures and reuses stored ones. `published` compares with published
+peaks on GPUs, `speed` measures CPU seconds for the three methods with the shape of Llama-3.1-8B.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from engine.memory.formula.formula import formula
 
 PARTS = ("grid", "others", "published", "speed")
 MEDIAN, WORST, UNDER, FORMULA_WORST, PUBLISHED_WORST = 0.02, 0.05, -0.02, 0.25, 0.10
-"""What was promised, as shares of the measured peak."""
+"""Targets, as shares of the measured peak."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One case: what was measured, and each tier's relative errors of the peaks of training, losses and answers."""
+    """Measured peaks of a case, and the relative errors of both estimates for training, losses and answers."""
 
     name: str
     measured: Measured
@@ -46,31 +46,31 @@ class Compared:
 
 def _part(name: str) -> str:
     if name not in PARTS:
-        raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(PARTS)}")
+        raise argparse.ArgumentTypeError(f"unknown part {name!r}: use {', '.join(PARTS)}")
     return name
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", type=_part, help=", ".join(PARTS))  # with choices, none given is an error
-    parser.add_argument("--measured", type=Path)
+    parser.add_argument("--measured", type=Path, metavar="FILE", help="JSON lines of measured peaks")
     options = parser.parse_args()
     what = options.what or PARTS
     quieten()
-    kept = True
+    met = True
     if "grid" in what:
-        kept &= print_compared("The grid", grid(), options.measured)
+        met &= print_compared("The grid", grid(), options.measured)
     if "others" in what:
-        kept &= print_compared("Other architectures, optimizers, types", others(), options.measured)
+        met &= print_compared("Other architectures, optimizers, dtypes", others(), options.measured)
     if "published" in what:
-        kept &= print_published()
+        met &= print_published()
     if "speed" in what:
         print_speed()
-    return 0 if kept else 1
+    return 0 if met else 1
 
 
 def print_compared(title: str, cases: Iterable[Case], file: Path | None) -> bool:
-    """A table with a line of verdict; whether the promises were kept."""
+    """Print a table and a summary; returns whether the targets were met."""
     print(f"### {title}\n\n| model · method · activations · rows × tokens | training, MB | dry run | formula |", end="")
     print(" held-out, MB | dry run | formula | answers, MB | dry run | formula |\n|" + "---|" * 10)
     found = []
@@ -83,15 +83,15 @@ def print_compared(title: str, cases: Iterable[Case], file: Path | None) -> bool
         print(f"| {one.name} |{line}", flush=True)
     dry, light = ([error for one in found for error in getattr(one, tier)] for tier in ("dry_run", "formula"))
     median, worst, under = statistics.median(map(abs, dry)), max(map(abs, dry)), min(dry)
-    kept = median <= MEDIAN and worst <= WORST and under >= UNDER and max(map(abs, light)) <= FORMULA_WORST
+    met = median <= MEDIAN and worst <= WORST and under >= UNDER and max(map(abs, light)) <= FORMULA_WORST
     print(f"\n{len(found)} configurations, {len(dry)} peaks. Dry run: median {median:.2%}, worst {worst:.2%}, ", end="")
-    print(f"most under {min(under, 0):.2%}. Formula: median {statistics.median(map(abs, light)):.1%}, ", end="")
-    print(f"worst {max(map(abs, light)):.1%}. {'Kept.' if kept else 'NOT KEPT.'}\n")
-    return kept
+    print(f"lowest {min(under, 0):.2%}. Formula: median {statistics.median(map(abs, light)):.1%}, ", end="")
+    print(f"worst {max(map(abs, light)):.1%}. {'Targets met.' if met else 'TARGETS MISSED.'}\n")
+    return met
 
 
 def compared(case: Case, file: Path | None) -> Compared:
-    """Both tiers against the measured peaks."""
+    """Dry run and formula against the measured peaks."""
     real = known(case, file)
     exact = dry_run(case.config, SHAPES[case.shape], MACHINE, case.rows)
     light = formula(case.config, SHAPES[case.shape].to_dict(), "cpu", case.rows)
@@ -108,7 +108,7 @@ def _errors(estimate: MemoryEstimate, real: Measured) -> tuple[float, float, flo
 
 
 def known(case: Case, file: Path | None) -> Measured:
-    """From the file, or measured now and added to it."""
+    """Measured peaks from the file, or measured now and appended to it."""
     for line in file.read_text("utf-8").splitlines() if file and file.exists() else []:
         entry = json.loads(line)
         if entry.pop("name") == case.name:
@@ -121,8 +121,8 @@ def known(case: Case, file: Path | None) -> Measured:
 
 
 def print_published() -> bool:
-    """Others' figures on cards."""
-    print("### Published peaks on cards\n\n| source | what | published, GB | planner | error | what differs |")
+    """Print published peaks on GPUs; returns whether the target was met."""
+    print("### Published peaks on GPUs\n\n| source | what | published, GB | planner | error | what differs |")
     print("|---|---|---|---|---|---|")
     errors = []
     for case in published.published():
@@ -130,13 +130,13 @@ def print_published() -> bool:
         errors.append(found / case.peak - 1)
         row = f"| {case.source} | {case.what} | {case.peak / 1e9:.2f} | {found / 1e9:.2f} | {errors[-1]:+.1%} "
         print(f"{row}| {case.differs} |", flush=True)
-    kept = max(map(abs, errors)) <= PUBLISHED_WORST
-    print(f"\n{'Kept.' if kept else 'NOT KEPT.'}\n")
-    return kept
+    met = max(map(abs, errors)) <= PUBLISHED_WORST
+    print(f"\n{'Targets met.' if met else 'TARGETS MISSED.'}\n")
+    return met
 
 
 def print_speed() -> None:
-    """Seconds of CPU for a Llama-3.1-8B shape, imports left out."""
+    """Print CPU seconds for the shape of Llama-3.1-8B, without imports."""
     print("### Speed, Llama-3.1-8B shape, one row of 1,024 tokens\n\n| method | dry run, CPU s | formula, CPU ms |")
     print("|---|---|---|")
     architecture = transformers.LlamaConfig(
@@ -147,7 +147,7 @@ def print_speed() -> None:
     for method in method_names():
         config = resolve(Preset("speed", {"train.micro_batch": 1}), method).config
         started = time.process_time()
-        dry_run(config, architecture, published.CARD, rows)
+        dry_run(config, architecture, published.GPU, rows)
         middle = time.process_time()
         formula(config, architecture.to_dict(), "cuda", rows)
         ended = time.process_time()

@@ -1,10 +1,11 @@
-"""Time until the command answers, and until a worker says hello and makes its first step.
+"""Time of short commands, and from a launch to the worker's `hello` and first step.
 
-`python tests/bench/startup.py [ROUNDS]` prints a Markdown table: median of ROUNDS (5 unless given), range beside it.
+`python tests/bench/startup.py [ROUNDS]` prints a Markdown table with median and range of ROUNDS (5 by default).
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -27,7 +28,7 @@ def command_seconds(*arguments: str) -> float:
 
 
 def many_runs(folder: Path, count: int) -> None:
-    """`count` finished runs: one real one, copied."""
+    """`count` finished runs: copies of a real one."""
     subprocess.run([FTBENCH, "run", "demo-lora", *MICRO, "--runs", str(folder)], check=True, stdout=subprocess.DEVNULL)
     (real,) = folder.iterdir()
     for number in range(1, count):
@@ -38,7 +39,7 @@ def many_runs(folder: Path, count: int) -> None:
 
 
 def launch_seconds(folder: Path) -> tuple[float, float]:
-    """(launch to hello, launch to the first step's end); launch is the moment the run directory is made."""
+    """Seconds from the creation of the run directory to (`hello`, the end of the first step)."""
     subprocess.run(
         [FTBENCH, "run", "demo-lora", *MICRO, "--now", "--runs", str(folder)], check=True, stdout=subprocess.DEVNULL
     )
@@ -66,20 +67,22 @@ def main(rounds: int) -> None:
             ("help", lambda: command_seconds("--help")),
             ("runs", lambda: command_seconds("runs", "--runs", str(thousand))),
         ]
-        for number in range(rounds + 1):  # the first leaves the bytecode
+        for number in range(rounds + 1):  # the first round writes the bytecode
             took = {name: measure() for name, measure in measured}
             took["hello"], took["step"] = launch_seconds(launches)
             if number:
                 for name, seconds in took.items():
                     times[name].append(seconds)
     print(f"{os.cpu_count()} cores, median of {rounds}, `python tests/bench/startup.py {rounds}`\n")
-    print("| what | median | range | wanted | kept |\n|---|---|---|---|---|")
+    print("| what | median | range | target | met |\n|---|---|---|---|---|")
     print(row("`ftbench --help`", times["help"], 0.5))
     print(row("`ftbench runs`, 1,000 runs", times["runs"], 0.5))
     print(row("launch to `hello`", times["hello"], 0.5))
-    print(row("launch to the first step's end (embedded model, baseline on 6 rows)", times["step"], None))
+    print(row("launch to the end of the first step (embedded model, base scored on 6 rows)", times["step"], None))
     print(f"\n{json.dumps({name: [round(value, 3) for value in values] for name, values in times.items()})}")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rounds", nargs="?", type=int, default=5)
+    main(parser.parse_args().rounds)

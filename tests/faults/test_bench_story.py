@@ -92,7 +92,7 @@ def test_a_lost_connection_then_stop_resume_and_leave(desk: Desk) -> None:
     second.wait("training", 120)
     second.press("q")
     assert second.leave() == 0
-    assert b"goes on" in second.bytes and run.is_live()
+    assert b"keeps running" in second.bytes and run.is_live()
     assert second.bytes.rindex(b"\x1b[?1049l") > second.bytes.rindex(b"\x1b[?1049h")
 
     third = desk.sit_down((160, 45))

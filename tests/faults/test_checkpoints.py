@@ -53,7 +53,7 @@ def test_a_broken_newest_checkpoint_is_said_and_the_one_before_is_used(killed: R
     spoil(killed.checkpoints / "step-6")
     resume(killed)
     warnings = [event["text"] for event in events_of(killed.path) if event["type"] == "warning"]
-    assert any("step-6 is incomplete" in text and "resumes from step-4" in text for text in warnings)
+    assert any("incomplete checkpoint step-6" in text and "resumes from step-4" in text for text in warnings)
     plans = [event for event in events_of(killed.path) if event["type"] == "plan"]
     assert [plan["start_step"] for plan in plans if plan.get("probe_seconds") is None] == [0, 4]
     assert len(losses(killed)) == 12
@@ -62,16 +62,18 @@ def test_a_broken_newest_checkpoint_is_said_and_the_one_before_is_used(killed: R
 def test_a_full_disk_keeps_the_old_checkpoint_and_says_one_clear_line(tmp_path: Path) -> None:
     runs = tmp_path / "small-disk"
     runs.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "none", str(runs)], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", str(runs)], capture_output=True)
     if mounted.returncode:
         pytest.skip("a small file system cannot be mounted here")
     try:
-        done = ftbench("run", "demo-lora", *TWO_EPOCHS, "--runs", str(runs))
+        run = start(runs, *TWO_EPOCHS)
+        (runs / "filling").write_bytes(b"\0" * (10 << 20))  # before the worker has loaded its libraries
+        wait_until_over(run)
+        done = ftbench("attach", str(run.path))
         assert done.returncode == 1
-        run = RunDir(next(runs.iterdir()))
         end = events_of(run.path)[-1]
         assert end["type"] == "end" and end["status"] == "failed"
-        assert "no room for the checkpoint at step 4" in end["reason"] and "resume" in end["reason"]
+        assert "no disk space for the checkpoint at step 4" in end["reason"] and "resume" in end["reason"]
         assert [folder.name for folder in run.checkpoints.iterdir()] == ["step-2"]
         assert (run.checkpoints / "step-2" / "manifest.json").exists()
         assert "Traceback" not in done.stderr
@@ -114,7 +116,11 @@ def test_out_of_memory_for_a_single_row_is_an_outcome(tmp_path: Path) -> None:
     events = events_of(run.path)
     assert (events[-1]["type"], events[-1]["status"]) == ("end", "out_of_memory"), events[-1]
     assert "try train.gradient_checkpointing" in events[-1]["reason"]
-    halved = [event["text"] for event in events if event["type"] == "warning" and event["code"] == "micro_batch"]
-    assert "1 rows a pass" in halved[-1]
+    halved = [
+        event["text"]
+        for event in events
+        if event["type"] == "warning" and event["code"] == "memory.micro_batch_reduced"
+    ]
+    assert "micro-batch 1;" in halved[-1]
     result = run.result()
     assert result and result.status == "out_of_memory"

@@ -69,7 +69,7 @@ def test_errors_are_one_line_in_every_encoding() -> None:
 @pytest.mark.parametrize("arguments", ["presets list", "presets show demo-lora --json"])
 def test_output_that_cannot_be_written_is_one_line_and_closed_output_none(arguments: str, end: str) -> None:
     done = subprocess.run(f"{FTBENCH} {arguments} {end}", shell=True, capture_output=True, text=True, timeout=100)
-    full = "ftbench: the output cannot be written: No space left on device; free some space\n"
+    full = "ftbench: cannot write: No space left on device: the output; free some space\n"
     assert (done.returncode, done.stderr) == ((1, full) if "full" in end else (0, ""))
 
 

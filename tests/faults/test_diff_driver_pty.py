@@ -71,9 +71,9 @@ def test_a_question_costs_no_more_than_its_box(tmp_path: Path) -> None:
     terminal.read(1)
     sent = len(terminal.bytes)
     terminal.press("d")
-    terminal.wait("A preset like")
+    terminal.wait("Duplicate demo")
     terminal.press("escape")
-    terminal.wait(lambda: "A preset like" not in terminal.text)
+    terminal.wait(lambda: "Duplicate demo" not in terminal.text)
     assert len(terminal.bytes) - sent < 6000  # the whole screen, shaded and back, is 40,000
     terminal.press("q")
     assert terminal.leave() == 0

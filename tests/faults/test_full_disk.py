@@ -19,10 +19,10 @@ from tui.history.run_list import describe
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 8 MB."""
+    """A file system of 16 MB: more than the checkpoints need by the formula, so that a run starts."""
     folder = tmp_path / "small-disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", str(folder)], capture_output=True)
     if mounted.returncode:
         pytest.skip("a small file system cannot be mounted here")
     yield folder

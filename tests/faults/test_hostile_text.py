@@ -41,7 +41,7 @@ def cases(home: Home) -> dict[str, list[list[str]]]:
         "resume": [[TYPED], [str(home.folder / "none")]],
         "runs": [[], ["--json"], ["--runs", file]],
         "plan": [["demo-lora", "--model", model, "--quick"], ["demo-lora", "--model", broken, "--quick"],
-                 ["demo-lora", "--quick", "--card", TYPED], ["--history"], ["demo-lora", "--data", file]],
+                 ["demo-lora", "--quick", "--gpu", TYPED], ["--history"], ["demo-lora", "--data", file]],
         "pull": [[TYPED], []],
         "doctor": [["--repair"], ["--repair", "--json"], ["--runs", file]],
         "data check": [[file, "--model", model], [TYPED], [file, "--model", broken]],
@@ -97,7 +97,7 @@ def test_a_very_long_line_of_a_log_is_cut_with_a_mark_of_how_much(home: Home) ->
 
 def test_a_traceback_shows_hostile_text_as_text() -> None:
     """Whatever raises: the last line on stderr is text, too."""
-    code = "from tui.cli.errors import at_the_edge\ndef work(): raise LookupError('\\x1b[2J\\u202e')\nat_the_edge(work)"
+    code = "from tui.cli.errors import handle_errors\ndef f(): raise LookupError('\\x1b[2J\\u202e')\nhandle_errors(f)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True)
     assert b"LookupError" in done.stderr and arrived(done.stderr) == []
 
@@ -125,8 +125,8 @@ def test_the_gate_lets_no_writer_through(code: str, tmp_path: Path) -> None:
     """Also those that the linter forbids."""
     program = tmp_path / "program.py"
     program.write_text(
-        "import json, sys\nfrom tui.cli.errors import at_the_edge\ntext = json.loads(sys.argv[1])\n"
-        f"def work():\n    code = {code!r}\n    exec(code, globals())\nat_the_edge(work)\n"
+        "import json, sys\nfrom tui.cli.errors import handle_errors\ntext = json.loads(sys.argv[1])\n"
+        f"def work():\n    code = {code!r}\n    exec(code, globals())\nhandle_errors(work)\n"
     )
     terminal = Terminal(str(program), json.dumps(" ".join(strings("a"))), cwd=tmp_path, program=sys.executable)
     terminal.leave(60)

@@ -67,7 +67,7 @@ def test_a_signal_puts_the_terminal_back(number: signal.Signals, run: RunDir, tm
     assert termios.tcgetattr(terminal.theirs) == before
     assert terminal.leave() == 128 + number
     assert still_switched(terminal.bytes) == []
-    assert f"{run.name} goes on".encode() in terminal.bytes
+    assert f"{run.name} keeps running".encode() in terminal.bytes
     assert run.is_live()
 
 

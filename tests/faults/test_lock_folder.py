@@ -132,7 +132,7 @@ def test_a_bench_whose_lock_folder_is_taken_away_says_so_and_stays(tmp_path: Pat
     try:
         terminal.wait("press 1-9")
         spoil(lock_folder, "a link")
-        terminal.wait("queue cannot be read")
+        terminal.wait("cannot read the device queue")
         terminal.press("q")
         assert terminal.leave() == 0
     finally:

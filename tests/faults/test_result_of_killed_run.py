@@ -28,7 +28,7 @@ SETTINGS = [
 ]
 OWN = {"name", "created", "ended"}
 """What is each run's own."""
-MEASURED = {"tokens_per_second", "step_seconds", "seconds", "peak", "comparable", "energy", "joules", "cost"}
+MEASURED = {"tokens_per_second", "step_seconds", "seconds", "peak", "peak_training_bytes", "energy", "joules", "cost"}
 """Measurements: present in both or in neither, and of the same sort."""
 
 

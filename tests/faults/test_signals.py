@@ -161,11 +161,11 @@ def test_the_bench_leaves_by_every_signal_that_would_end_it(number: signal.Signa
 
 def test_ctrl_c_in_the_bench_says_how_to_leave(bench: Terminal) -> None:
     bench.press("\x03")
-    bench.wait("q leaves, and runs go on")
+    bench.wait("Press q to leave")
     bench.press("P")
-    bench.wait("presets; your own")
+    bench.wait("presets; yours")
     bench.press("\x03")
-    bench.wait("escape goes back to the bench")
+    bench.wait("Press escape, then q to leave")
     assert bench.process.poll() is None
     bench.press("escape", "q")
     assert bench.leave() == 0

@@ -26,7 +26,7 @@ def test_keys_from_before_the_first_picture_count_in_their_order(terminal: Termi
     os.write(terminal.ours, b"3\r")  # the terminal is not raw yet: the kernel makes a line feed of enter
     terminal.wait("─ launch ─")
     os.write(terminal.ours, b"\x1b")
-    terminal.wait("against LoRA · demo: method lora → full")
+    terminal.wait("changes from LoRA · demo: method lora → full")
 
 
 def test_enter_alone_from_before_the_first_picture_shows_what_will_happen(terminal: Terminal) -> None:
@@ -37,11 +37,11 @@ def test_enter_alone_from_before_the_first_picture_shows_what_will_happen(termin
 def test_letters_behind_a_filter_key_are_its_word_and_no_commands(terminal: Terminal) -> None:
     terminal.wait("press 1-9")
     os.write(terminal.ours, b"/qr\r")
-    terminal.wait("0 of 0 hold qr")
+    terminal.wait("0 of 0 contain qr")
     os.write(terminal.ours, b"r")
     terminal.wait("1 run in")
     os.write(terminal.ours, b"/xy")
-    terminal.wait("0 runs that hold 'xy'")
+    terminal.wait("0 runs matching 'xy'")
     os.write(terminal.ours, b"\x1b")
     terminal.wait("1 run in")
 
@@ -49,7 +49,7 @@ def test_letters_behind_a_filter_key_are_its_word_and_no_commands(terminal: Term
 def test_a_name_typed_before_it_is_asked_for_is_the_name(terminal: Terminal) -> None:
     terminal.wait("press 1-9")
     os.write(terminal.ours, b"P")
-    terminal.wait("presets; your own lie in")
+    terminal.wait("presets; yours are in")
     os.write(terminal.ours, b"dabc\r")
-    terminal.wait("written:")
+    terminal.wait("saved ")
     assert [path.name for path in preset_library.user_folder().iterdir()] == ["abc.toml"]

@@ -54,7 +54,9 @@ def test_a_run_tries_its_longest_batch_and_its_evaluation(method: str, tmp_path:
     tried = next(event for event in events_of(run) if event["type"] == "plan" and event["measured"])
     assert tried["measured_evaluation"] > 0
     result = msgspec.json.decode((run / "result.json").read_bytes(), type=Result)
-    assert result.comparable and result.comparable <= 1.1 * max(tried["measured"], tried["measured_evaluation"])
+    assert result.peak_training_bytes and result.peak_training_bytes <= 1.1 * max(
+        tried["measured"], tried["measured_evaluation"]
+    )
 
 
 def test_a_batch_that_does_not_fit_is_made_smaller_before_the_first_step(tmp_path: Path) -> None:

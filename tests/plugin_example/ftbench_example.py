@@ -1,4 +1,4 @@
-"""A package that adds a method and a metric to ftbench: only these files and two entry points.
+"""A package that adds a method, a metric and a pane to ftbench: only these files and three entry points.
 
 Its metadata folder next to this file is what `pip install` would write for
 
@@ -6,8 +6,10 @@ Its metadata folder next to this file is what `pip install` would write for
     attention-lora = "ftbench_example:ATTENTION_LORA"
     [project.entry-points."ftbench.metrics"]
     edits = "ftbench_example:EDITS"
+    [project.entry-points."ftbench.panes"]
+    steps = "ftbench_example_pane:StepsPane"
 
-This module imports no torch: the workbench reads the specs. What trains and what scores is in modules of their own.
+This module imports no torch, because the workbench reads the specs. Training, scoring and pane are in other modules.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What all tests of the bench share."""
+"""Fixtures for all tests of the bench."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The bench offers the files of its working directory: here there are none."""
+    """An empty working directory: the bench lists the files of the working directory."""
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)

@@ -1,4 +1,4 @@
-"""The account of a data set as text: every column, every row, percentages, warnings with their codes."""
+"""The data report as text: every column, every row, percentages, warnings with codes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_column_is_named_with_its_role_and_ignored_ones_with_three_values(
     assert all(column["name"] in columns_in_short(KNOWN.columns) for column in REPORT["columns"])
 
 
-def test_the_row_figures_that_are_shown_add_up_to_the_rows_read() -> None:
+def test_displayed_row_counts_add_up_to_the_rows_read() -> None:
     assert KNOWN.account is not None
     shown = rows_in_short(KNOWN.account)
     assert shown == "4,200 rows read: 3,570 train, 200 validation, 420 test (410 prompts), 10 left out"
@@ -56,13 +56,13 @@ def test_overlap_is_three_figures_in_percent_and_near_duplicates() -> None:
     assert "not counted (too large)" in shown and "mails.csv line 8 and mails.csv line 17" in shown
 
 
-def test_warnings_are_apart_and_have_their_codes() -> None:
+def test_warnings_are_separate_and_have_codes() -> None:
     found = list(warning_lines(KNOWN.warnings))
     assert [line.text.rpartition("[")[2] for line in found] == ["data.ignored_column]", "data.rows_left_out]"]
 
 
 @pytest.mark.parametrize(("refused", "style"), [(None, "good"), ("a line", "error")])
-def test_the_result_is_said(refused: str | None, style: str) -> None:
+def test_the_result_tells_whether_a_run_would_start(refused: str | None, style: str) -> None:
     found = result_line({**REPORT, "refused": refused})
     assert found.style == style and ("cannot train: a line" in found.text) == bool(refused)
 
@@ -76,17 +76,23 @@ def test_the_check_shows_everything_once() -> None:
         "12 rows: duplicates of earlier rows",
     ):
         assert shown.count(part) == 1, part
-    assert "cuts <0.1% of the answers" in shown or "cuts 0.1% of the answers" in shown
+    assert "truncates <0.1% of the answers" in shown or "truncates 0.1% of the answers" in shown
     assert "contradiction" not in shown and "conflicting labels" not in shown
     assert "9 rows: multiple references" in shown and REPORT["fingerprint"] in shown
 
 
 def event(**more: object) -> events.Data:
-    basic = {"train": 3570, "validation": 200, "test": 420, "format": "prompt-completion", "why": "columns a, b"}
+    basic = {
+        "train": 3570,
+        "validation": 200,
+        "test": 420,
+        "format": "prompt-completion",
+        "format_reason": "columns a, b",
+    }
     return events.decode(events._encode(events.Data(**basic, fingerprint="f", tokens=9, answer_tokens=4, **more)))  # type: ignore[arg-type, return-value]
 
 
-def test_a_runs_log_holds_the_account() -> None:
+def test_a_runs_log_has_the_data_report() -> None:
     told = event(columns=REPORT["columns"], account=REPORT["account"], overlap=KNOWN.overlap)
     shown = "\n".join(lines(told))
     assert rows_in_short(KNOWN.account) in shown and columns_in_short(KNOWN.columns) in shown  # type: ignore[arg-type]

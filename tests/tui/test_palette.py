@@ -24,20 +24,28 @@ def hostile_file(here: Path) -> None:
 
 
 async def search(pilot: Pilot[str], app: Workbench, word: str) -> list[str]:
-    """What the palette offers for a word."""
+    """The entries that the palette lists for a word."""
     await pilot.press("ctrl+p")
     assert isinstance(app.screen, CommandPalette)
     app.screen.query_one(CommandInput).value = word
     found = app.screen.query_one(CommandList)
-    await wait_for(pilot, lambda: found.option_count, 20)
-    await pilot.pause(0.5)
-    return [str(option.prompt) for option in found.options]
+    before: list[str] = []
+
+    def is_settled() -> bool:
+        """Whether the entries were the same twice in a row."""
+        nonlocal before
+        last, before = before, [str(option.prompt) for option in found.options]
+        return bool(before) and last == before
+
+    await wait_for(pilot, is_settled)
+    return before
 
 
 async def take(pilot: Pilot[str], app: Workbench, word: str) -> None:
     await search(pilot, app, word)
     await pilot.press("down", "enter")
-    await pilot.pause(0.3)
+    await wait_for(pilot, lambda: not isinstance(app.screen, CommandPalette))
+    await pilot.pause()
 
 
 def test_commands_of_the_screen_are_found_by_their_names(tmp_path: Path) -> None:
@@ -56,7 +64,7 @@ def test_commands_of_the_screen_are_found_by_their_names(tmp_path: Path) -> None
     play(tmp_path / "runs", story)
 
 
-def test_presets_runs_and_data_are_taken_from_any_screen(tmp_path: Path, here: Path) -> None:
+def test_presets_runs_and_data_are_selected_from_any_screen(tmp_path: Path, here: Path) -> None:
     run = run_dir.create(tmp_path / "runs", "demo-lora", preset_library.effective("demo-lora", None, {}))
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
@@ -64,7 +72,7 @@ def test_presets_runs_and_data_are_taken_from_any_screen(tmp_path: Path, here: P
         assert app.bench.choosing.choice.preset == "smollm2-full" and "SmolLM2" in shown(app, "head")
         await pilot.press("r")
         await take(pilot, app, run.name)
-        assert app.screen is app.bench and app.bench.watched == run
+        assert app.screen is app.bench and app.bench.follower.run == run
         await take(pilot, app, "[red]x")
         assert app.bench.choosing.effective is not None
         assert app.bench.choosing.effective.config.data.id == str(here / NAME)

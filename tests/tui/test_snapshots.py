@@ -1,7 +1,7 @@
-"""What the workbench looks like at three sizes, character for character, and that it can be read, dark and light.
+"""Snapshots of the workbench as text at three sizes, and the contrast of its colors in a dark and a light theme.
 
-`UPDATE_SNAPSHOTS=1 pytest tests/tui/test_snapshots.py` writes the pictures anew; read the difference before keeping it.
-Colours are Textual's and change with it: instead of being frozen, their contrast is held to a floor.
+`UPDATE_SNAPSHOTS=1 pytest tests/tui/test_snapshots.py` writes the snapshots again; read the diff before committing it.
+Colors are Textual's and change with its version: they are not stored, but must have a minimum contrast.
 """
 
 from __future__ import annotations
@@ -19,17 +19,21 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
-import psutil
 import pytest
 from made_ladder import made_ladder
 from made_runs import BEGIN, METHODS
+from pilot import drawn
+from rich.console import Console
 from rich.segment import Segment
+from rich.text import Text
 from textual.color import Color
 from textual.pilot import Pilot
 from textual.screen import ModalScreen
 
 import engine.runs.folder
+import tui.preview.disk
 from engine.runs import run_dir
 from engine.runs.result import Interval, MeasuredPeak, Result, Score
 from engine.runs.run_dir import RunDir
@@ -40,11 +44,11 @@ from tui.terminal.themes import contrast
 from tui.widgets.data_list import DataList
 from tui.widgets.machine_pane import MachinePane
 
-PICTURES = Path(__file__).parent / "snapshots"
+SNAPSHOTS = Path(__file__).parent / "snapshots"
 SIZES = ((80, 24), (120, 36), (160, 45))
 GIB = 1 << 30
-LEAST_CONTRAST = 3.0
-"""WCAG 2.2's floor for large text and for what is not text; every letter keeps at least to it."""
+MIN_CONTRAST = 3.0
+"""Minimum of WCAG 2.2 for large text and for graphics; required of every letter."""
 THEMES = ("textual-dark", "textual-light")
 MACHINE = MachineSample(
     cards=(
@@ -72,16 +76,29 @@ feed = MachinePane.feed
 
 
 def feed_one(pane: MachinePane, sample: MachineSample) -> None:
-    """However long a picture takes, its trace is a second long."""
+    """Keep the trace one second long, however long the test takes."""
     pane.traces.clear()
     feed(pane, sample)
 
 
+class FixedRandom:
+    """The module `os` with numbers instead of random bytes, for the names of runs."""
+
+    def __init__(self) -> None:
+        self.numbers = count()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def urandom(self, size: int) -> bytes:
+        return next(self.numbers).to_bytes(size, "big")
+
+
 @pytest.fixture
 def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A working directory of the same name everywhere, on a machine that is always the same.
+    """A working directory with the same name everywhere, on a machine that is always the same.
 
-    There is one on a machine: whoever else takes these pictures at the same time waits.
+    There is one per machine: other processes that take snapshots at the same time wait.
     """
     folder = Path(tempfile.gettempdir()) / "ftbench-desk"
     turn = folder.with_suffix(".lock").open("w")
@@ -93,23 +110,20 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
-    numbers = count()
-    monkeypatch.setattr(os, "urandom", lambda size: next(numbers).to_bytes(size, "big"))
+    monkeypatch.setattr(engine.runs.folder, "os", FixedRandom())
     monkeypatch.setattr(engine.runs.folder, "time", SimpleNamespace(strftime=lambda form: "20260102-030405"))
     monkeypatch.setattr(socket, "gethostname", lambda: "gpu-box")
     monkeypatch.setattr(MachineSampler, "look", lambda self, worker: MACHINE)
     monkeypatch.setattr(MachinePane, "feed", feed_one)
-    monkeypatch.setattr(
-        psutil, "virtual_memory", lambda: SimpleNamespace(total=256 * GIB, available=200 * GIB, used=GIB)
-    )
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=900 * GIB, used=0, free=500 * GIB))
+    disk = SimpleNamespace(total=900 * GIB, used=0, free=500 * GIB)
+    monkeypatch.setattr(tui.preview.disk, "shutil", SimpleNamespace(disk_usage=lambda path: disk))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
     turn.close()
 
 
 def runs_of(folder: Path) -> Path:
-    """A ladder and its nine runs, each with a result."""
+    """The folder of a ladder and its nine runs, each with a result."""
     runs = folder / "runs"
     made_ladder(runs)
     for run in run_dir.iterate(runs):
@@ -140,7 +154,7 @@ def _result(run: RunDir) -> Result:
         step_seconds=seconds,
         seconds={"training": seconds},
         peak=MeasuredPeak(rss_training=GIB),
-        artefact_bytes=GIB >> 10,
+        artifact_bytes=GIB >> 10,
     )
 
 
@@ -164,38 +178,41 @@ SCENES: dict[str, Steps] = {
 
 
 @dataclass
-class Picture:
-    """The screen as it would be drawn, a list of styled pieces a line."""
+class Frame:
+    """The screen as it is drawn."""
 
-    lines: list[list[Segment]]
-    front: list[list[Segment]]
-    """Of a modal screen its box alone: what is behind it is dimmed on purpose."""
+    text: str
+    front: list[Text]
+    """Of a modal screen only its box: the screen behind it is dimmed."""
 
 
-def picture(app: Workbench) -> Picture:
-    strips = app.screen._compositor.render_strips()
+def frame(app: Workbench) -> Frame:
+    lines = drawn(app)
     box = app.screen.children[0].region if isinstance(app.screen, ModalScreen) else app.screen.region
-    front = [strip.crop(box.x, box.right) for strip in strips[box.y : box.bottom]]
-    return Picture([list(strip) for strip in strips], [list(strip) for strip in front])
+    text = "".join(f"{line.plain.rstrip()}\n" for line in lines)
+    return Frame(text, [line[box.x : box.right] for line in lines[box.y : box.bottom]])
 
 
-def settled(app: Workbench) -> bool:
-    """Whether what is asked of other processes and of the sampler has come."""
-    text = text_of(picture(app).lines)
+def is_complete(app: Workbench) -> bool:
+    """Whether the answers of other processes and a sample have arrived."""
+    text = frame(app).text
     data = app.bench.query_one(DataList)
     waits = any(word in text for word in ("preparing", "counting rows")) or len(data.previews) < len(data.sets)
     return not waits and (app.screen is not app.bench or "planned" in text)
 
 
-def shoot(size: tuple[int, int], steps: Steps, runs: Path) -> list[Picture]:
-    """The picture after some keys, in each theme."""
+def take_frames(size: tuple[int, int], steps: Steps, runs: Path) -> list[Frame]:
+    """A frame after some keys, in each theme."""
     app = Workbench(runs, Settings(theme=THEMES[0]))
-    taken: list[Picture] = []
+    frames: list[Frame] = []
 
     async def settle(pilot: Pilot[str]) -> None:
-        await pilot.pause(0.3)
-        await app.workers.wait_for_complete()
-        await pilot.pause(0.2)
+        """Wait until two frames in a row are equal."""
+        before, now = "", frame(app).text
+        while before != now:
+            await app.workers.wait_for_complete()
+            await pilot.pause(0.3)
+            before, now = now, frame(app).text
 
     async def play() -> None:
         async with app.run_test(size=size) as pilot:
@@ -203,42 +220,40 @@ def shoot(size: tuple[int, int], steps: Steps, runs: Path) -> list[Picture]:
             for key in steps:
                 await pilot.press(key)
                 await settle(pilot)
-            while not settled(app):
+            while not is_complete(app):
                 await pilot.pause(0.2)
             for theme in THEMES:
                 app.theme = theme
                 await settle(pilot)
-                taken.append(picture(app))
+                frames.append(frame(app))
 
     asyncio.run(play())
-    return taken
-
-
-def text_of(lines: list[list[Segment]]) -> str:
-    """Characters alone."""
-    return "\n".join("".join(piece.text for piece in line).rstrip() for line in lines) + "\n"
+    return frames
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize("scene", SCENES)
-def test_it_looks_as_it_did_and_can_be_read(scene: str, size: tuple[int, int], desk: Path) -> None:
+def test_snapshot_and_contrast(scene: str, size: tuple[int, int], desk: Path) -> None:
     runs = desk / "runs" if scene == "bench-empty" else runs_of(desk)
-    dark, light = shoot(size, SCENES[scene], runs)
-    seen, kept = text_of(dark.lines), PICTURES / f"{scene}-{size[0]}x{size[1]}.txt"
-    assert text_of(light.lines) == seen
+    dark, light = take_frames(size, SCENES[scene], runs)
+    snapshot = SNAPSHOTS / f"{scene}-{size[0]}x{size[1]}.txt"
+    assert light.text == dark.text
+    console = Console()
     for theme, shown in zip(THEMES, (dark, light), strict=True):
-        assert [found for line in shown.front for found in map(faint, line) if found] == [], theme
+        faint = [low_contrast(segment) for line in shown.front for segment in line.render(console)]
+        assert [found for found in faint if found] == [], theme
+        assert any(segment.style and segment.style.bgcolor for line in shown.front for segment in line.render(console))
     if "UPDATE_SNAPSHOTS" in os.environ:
-        PICTURES.mkdir(exist_ok=True)
-        kept.write_text(seen)
-    assert kept.read_text() == seen
+        SNAPSHOTS.mkdir(exist_ok=True)
+        snapshot.write_text(dark.text)
+    assert snapshot.read_text() == dark.text
 
 
-def faint(piece: Segment) -> str:
-    """A piece that is hard to read, with its contrast; '' for one that is not."""
-    style = piece.style
-    if not re.search(r"\w", piece.text) or style is None or style.color is None or style.bgcolor is None:
+def low_contrast(segment: Segment) -> str:
+    """A text that is hard to read, with its contrast; '' for one that is not."""
+    style = segment.style
+    if not re.search(r"\w", segment.text) or style is None or style.color is None or style.bgcolor is None:
         return ""
     front, back = (Color(*color.get_truecolor()) for color in (style.color, style.bgcolor))
     ratio = contrast(front, back)
-    return "" if ratio >= LEAST_CONTRAST else f"{piece.text!r} {ratio:.2f}"
+    return "" if ratio >= MIN_CONTRAST else f"{segment.text!r} {ratio:.2f}"

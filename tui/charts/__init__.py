@@ -1,1 +1,1 @@
-"""Figures as rows of styled text, without an app; anybody in tui may call it, and it knows no run."""
+"""Charts as rows of styled text, independent of the app and of runs."""

@@ -1,19 +1,24 @@
-"""A canvas of dots, 2 by 4 in a character cell, as braille or, where the terminal has none, as ASCII."""
+"""A canvas of dots, 2 by 4 per character cell, drawn as braille or as ASCII.
+
+Written by hand because textual-plotext requires plotext < 6, while plotext 6 is an incompatible rewrite, and because
+neither has an ASCII fallback. Their updates are no smaller: for a full pane at 160x50, plotext sends 20 KB and this
+canvas 26 KB, of which `FrameDiff` sends only the cells that changed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
 
-# Unicode's braille block numbers the dots of a cell column by column, the lowest row last.
+# Unicode's braille block numbers the dots of a cell column by column, with the lowest row last.
 DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 BLANK = 0x2800
 ASCII = " .':"
-"""By how full a cell is: nothing, low, high, both."""
+"""Characters for a cell with no dots, dots in the lower half, in the upper half, in both."""
 
 
 class Canvas:
-    """`columns` by `rows` cells; a cell belongs to the series that drew into it last."""
+    """`columns` by `rows` cells; a cell has the style of the series that drew into it last."""
 
     def __init__(self, columns: int, rows: int) -> None:
         self.columns, self.rows = columns, rows
@@ -22,7 +27,7 @@ class Canvas:
         self.owners: list[list[int]] = [[-1] * columns for _ in range(rows)]
 
     def dot(self, x: int, y: int, owner: int) -> None:
-        """Set a dot, (0, 0) at the upper left; outside is ignored."""
+        """Set a dot, (0, 0) at the upper left; dots outside are ignored."""
         if 0 <= x < self.width and 0 <= y < self.height:
             row, column = y // 4, x // 2
             self.cells[row][column] |= DOTS[y % 4][x % 2]
@@ -46,14 +51,14 @@ class Canvas:
                 y0 += step_y
 
     def path(self, points: Sequence[tuple[int, int]], owner: int) -> None:
-        """Lines from point to point; a single point is a dot."""
+        """Draw lines from point to point; a single point as a dot."""
         for (x0, y0), (x1, y1) in pairwise(points):
             self.line(x0, y0, x1, y1, owner)
         if len(points) == 1:
             self.dot(*points[0], owner)
 
     def text(self, row: int, ascii_only: bool) -> list[tuple[str, int]]:
-        """A row as runs of (text, owner); owner -1 is empty."""
+        """A row as runs of (text, owner); owner -1 means empty."""
         runs: list[tuple[str, int]] = []
         for bits, owner in zip(self.cells[row], self.owners[row], strict=True):
             character = self._character(bits, ascii_only)

@@ -1,4 +1,4 @@
-"""Draws curves into rows of styled text, without an app: axes at the left and below, dots in between."""
+"""Line charts as rows of styled text: y axis at the left, x axis below."""
 
 from __future__ import annotations
 
@@ -11,47 +11,47 @@ from tui.charts.series import Series
 from tui.format import number
 
 Segment = tuple[str, str]
-"""(text, style name); the widget turns names into colours."""
+"""(text, style name); the widget maps names to colors."""
 Row = list[Segment]
 
 AXIS = 7
-"""Columns of the y labels, with the space behind them."""
-APART = 12
-"""Dots between marks, at least: six columns."""
+"""Columns of the y labels, including one space."""
+MARK_DISTANCE = 12
+"""Minimum distance of marks in dots (six columns)."""
 FLAT = 1e-9
-"""Of a value: a spread below this is rounding."""
-SMALLEST = (12, 3)
-"""Columns and rows below which there is nothing to draw into."""
+"""Relative spread below which a curve counts as constant."""
+MIN_SIZE = (12, 3)
+"""Minimum columns and rows of a chart."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One series and how it looks."""
+    """One series and its style."""
 
     series: Series
     style: str
     marks: bool = False
-    """Single marks and no line: evaluations."""
+    """Draw separate marks instead of a line, for evaluations."""
     ghost: bool = False
-    """An earlier run: drawn first, never smoothed over, and not what the axes are made for."""
+    """An earlier run: drawn first, below the others, and ignored by the axes."""
 
 
 @dataclass(frozen=True)
 class ChartStyle:
-    """What one may switch."""
+    """Options of a chart."""
 
     log: bool = False
     smooth: float = 0.0
-    """Weight of the moving average, 0 to 1; 0 draws what was measured."""
+    """Weight of the exponential moving average, 0 to 1; 0 disables smoothing."""
     ascii: bool = False
 
 
 def draw(curves: Sequence[Curve], columns: int, rows: int, look: ChartStyle, until: float | None = None) -> list[Row]:
-    """`rows` rows of `columns` columns. Without a finite point, or without room, the rows are empty.
+    """Draw a chart of `rows` rows and `columns` columns; blank without a finite point or below MIN_SIZE.
 
-    `until` is where the x axis of a growing curve ends; both axes then stay still as long as they can.
+    `until` is the end of the x axis of a growing curve; both axes then have rounded ends that rarely change.
     """
-    if columns < SMALLEST[0] or rows < SMALLEST[1]:
+    if columns < MIN_SIZE[0] or rows < MIN_SIZE[1]:
         return [[(" " * max(0, columns), "")] for _ in range(max(0, rows))]
     wide, high = columns - AXIS, rows - 1
     shown = [curve for curve in curves if curve.series.buckets]
@@ -69,7 +69,7 @@ def draw(curves: Sequence[Curve], columns: int, rows: int, look: ChartStyle, unt
 
 @dataclass(frozen=True)
 class Scale:
-    """From values to dot rows."""
+    """Maps values to dot rows."""
 
     bounds: tuple[float, float]
     height: int
@@ -80,7 +80,7 @@ class Scale:
         if self.log and value <= 0:
             return self.height - 1
         share = (self._fold(value) - low) / (high - low)
-        return round((1 - min(2.0, max(-1.0, share))) * (self.height - 1))  # what lies far outside is drawn nowhere
+        return round((1 - min(2.0, max(-1.0, share))) * (self.height - 1))  # far outside, where nothing is drawn
 
     def value(self, share: float) -> float:
         """The value at a share of the height, 0 at the bottom."""
@@ -93,14 +93,14 @@ class Scale:
 
 
 NICE = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
-"""Where an axis may end, in powers of ten."""
+"""Rounded ends of an axis, in powers of ten."""
 
 
 def reach(last: float, most: float) -> float:
-    """Where the x axis of a growing curve ends: beyond its last point, at most at the last there will be.
+    """End of the x axis of a growing curve: the next rounded value after its last point, at most `most`.
 
-    It moves only now and then. An axis that ended with the last point would move every column at every step, and the
-    whole chart would go over the line each time.
+    An axis that ends at the last point would shift every column at every step, and the whole chart would have to be
+    sent to the terminal each time.
     """
     if last < 10:
         return min(10.0, max(last, most))
@@ -110,7 +110,7 @@ def reach(last: float, most: float) -> float:
 
 
 def steady(bounds: tuple[float, float], log: bool) -> tuple[float, float]:
-    """Round bounds around these, for the y axis of a growing curve: it too moves only now and then."""
+    """Rounded bounds around these, so that the y axis of a growing curve rarely changes."""
     if log:
         low, high = (math.log10(bound) * 5 for bound in bounds)
         return 10 ** (math.floor(low) / 5), 10 ** (math.ceil(high) / 5)
@@ -127,7 +127,7 @@ def _span(curves: Sequence[Curve]) -> tuple[float, float] | None:
 
 
 def _bounds(curves: Sequence[Curve], look: ChartStyle) -> tuple[float, float] | None:
-    """The axis: of the live curves, or of the ghosts where there are no others. Never of no height."""
+    """Bounds of the y axis, from the ghosts where there are no other curves; never of zero height."""
     live = [curve for curve in curves if not curve.ghost] or list(curves)
     found = [bounds for curve in live if (bounds := _smoothed(curve, look).bounds())]
     if not found:
@@ -147,27 +147,27 @@ def _plot(curve: Curve, canvas: Canvas, span: tuple[float, float], scale: Scale,
     width = canvas.width
     columns = list(_smoothed(curve, look).columns(*span, width))
     if curve.marks:
-        if len(columns) > width // APART:  # so many would hide the curve: the means of neighbours
-            blocks = curve.series.columns(*span, width // APART)
-            columns = [(block * APART + APART // 2, bucket) for block, bucket in blocks]
+        if len(columns) > width // MARK_DISTANCE:  # too many marks would hide the curve: show means of neighbors
+            blocks = curve.series.columns(*span, width // MARK_DISTANCE)
+            columns = [(block * MARK_DISTANCE + MARK_DISTANCE // 2, bucket) for block, bucket in blocks]
         for x, bucket in columns:
             y = scale(bucket.mean)
             for at_x, at_y in ((x, y), (x - 1, y), (x + 1, y), (x, y - 1), (x, y + 1)):
                 canvas.dot(at_x, at_y, owner)
         return
     canvas.path([(x, scale(bucket.mean)) for x, bucket in columns], owner)
-    for x, bucket in columns:  # what a column hides between its lowest and highest point is shown as well
+    for x, bucket in columns:  # also show the range of the points in a column
         if bucket.count > 1:
             canvas.line(x, scale(bucket.low), x, scale(bucket.high), owner)
 
 
 def _body(canvas: Canvas, scale: Scale, curves: Sequence[Curve], look: ChartStyle) -> list[Row]:
     rows: list[Row] = []
-    labelled = {0: 1.0, canvas.rows - 1: 0.0}
+    labeled = {0: 1.0, canvas.rows - 1: 0.0}
     if canvas.rows >= 5:
-        labelled[(canvas.rows - 1) // 2] = 1 - ((canvas.rows - 1) // 2) / (canvas.rows - 1)
+        labeled[(canvas.rows - 1) // 2] = 1 - ((canvas.rows - 1) // 2) / (canvas.rows - 1)
     for row in range(canvas.rows):
-        label = number(scale.value(labelled[row])) if row in labelled else ""
+        label = number(scale.value(labeled[row])) if row in labeled else ""
         line: Row = [(f"{label:>{AXIS - 1}} ", "axis")]
         line += [(text, curves[owner].style if owner >= 0 else "") for text, owner in canvas.text(row, look.ascii)]
         rows.append(line)

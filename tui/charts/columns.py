@@ -1,4 +1,4 @@
-"""Rows of a table in columns as wide as they need, cut or left out where there is no room."""
+"""Table rows with columns as wide as needed, truncated or dropped where the width does not suffice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engine.config.text import visible
 
 @dataclass(frozen=True)
 class Column:
-    """`least` characters of it are kept when there is no room; 0: it may go altogether, the last one first."""
+    """A column; `least` is its minimum width when truncated, 0 means it may be dropped, the last one first."""
 
     name: str
     least: int = 0
@@ -20,20 +20,20 @@ class Column:
 
 
 Cell = tuple[str, str]
-"""(text, style); the text may hold anything."""
+"""(text, style); control characters in the text are made visible."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line and the key it is known by."""
+    """A row with its key."""
 
     key: str
     cells: tuple[Cell, ...]
 
 
-def fitted(wanted: Sequence[int], columns: Sequence[Column], room: int) -> list[int]:
-    """Widths that fit with a space between: first those go that may, then the widest are cut to their least."""
-    widths = list(wanted)
+def fitted(natural: Sequence[int], columns: Sequence[Column], room: int) -> list[int]:
+    """Widths that fit with one space between: drops optional columns first, then truncates the widest."""
+    widths = list(natural)
     for number in reversed(range(len(columns))):
         if _taken(widths) <= room:
             return widths
@@ -52,7 +52,7 @@ def _taken(widths: Sequence[int]) -> int:
 
 
 def line(cells: Sequence[Cell], widths: Sequence[int], columns: Sequence[Column]) -> Content:
-    """One row; what is longer than its column ends in an ellipsis."""
+    """One row; longer cells end in an ellipsis."""
     parts: list[Content] = []
     for (text, style), width, column in zip(cells, widths, columns, strict=True):
         if width:

@@ -1,10 +1,10 @@
-"""Row lengths as columns of blocks with the cut at `max_length`, drawn without an app."""
+"""Histogram of row lengths as columns of block characters, with a mark at `max_length`."""
 
 from __future__ import annotations
 
 from msgspec import Struct
 
-from engine.config.text import percent
+from engine.config.text import amount, percent
 from tui.charts.chart import Row
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -12,7 +12,7 @@ ASCII_BLOCKS = " .:|#"
 
 
 class Histogram(Struct, frozen=True):
-    """As `engine.data.lengths` counts it: bin n holds the rows of n·width+1 to (n+1)·width tokens before the cut."""
+    """As counted by `engine.data.lengths`: bin n counts rows of n·width+1 to (n+1)·width tokens before truncation."""
 
     width: int
     counts: list[int]
@@ -23,11 +23,11 @@ class Histogram(Struct, frozen=True):
     longer: int
     """Rows longer than max_length."""
     lost: int
-    """Of these, rows without a token in the loss after the cut."""
+    """Of these, rows without a token in the loss after truncation."""
 
 
 def draw(lengths: Histogram, cut: int, columns: int, rows: int, ascii_only: bool) -> list[Row]:
-    """`rows` rows of bars, then the axis and what the cut does; styles are `kept`, `cut`, `axis` and `mark`."""
+    """`rows` rows of bars, the axis, and the effect of `max_length`; styles are `kept`, `cut`, `axis` and `mark`."""
     per = -(-len(lengths.counts) // max(1, columns))
     bars = [sum(lengths.counts[at : at + per]) for at in range(0, len(lengths.counts), per)]
     tokens = per * lengths.width
@@ -45,9 +45,9 @@ def draw(lengths: Histogram, cut: int, columns: int, rows: int, ascii_only: bool
 
 
 def _heights(bars: list[int], steps: int) -> list[int]:
-    """In block steps; a column that holds any row at all shows."""
-    most = max(bars) or 1
-    return [max(1, round(bar / most * steps)) if bar else 0 for bar in bars]
+    """Heights in steps of a block; a column with at least one row is never empty."""
+    highest = max(bars) or 1
+    return [max(1, round(bar / highest * steps)) if bar else 0 for bar in bars]
 
 
 def _append(line: Row, text: str, style: str) -> None:
@@ -58,18 +58,18 @@ def _append(line: Row, text: str, style: str) -> None:
 
 
 def _axis(lengths: Histogram, tokens: int, columns: int) -> Row:
-    """`1` at the left, the last column's end at the right, with a plus where it also holds longer rows."""
+    """`1` at the left, the end of the last column at the right, with `+` where it includes longer rows."""
     end = f"{tokens * columns:,}+" if lengths.beyond else f"{lengths.longest:,}"
     return [(f"1{end:>{max(1, columns - 1)}} tokens", "axis")]
 
 
 def _cut_line(lengths: Histogram, cut: int, tokens: int, columns: int, ascii_only: bool) -> Row:
-    """A mark under the column in which the cut falls, and how many rows it touches."""
+    """A mark below the column of `max_length`, and how many rows are truncated."""
     if not lengths.longer:
-        return [(f"max_length {cut:,}: no row is cut, the longest has {lengths.longest:,}", "axis")]
+        return [(f"max_length {cut:,}: no row is truncated, the longest has {lengths.longest:,} tokens", "axis")]
     share = lengths.longer / lengths.rows
-    said = f"max_length {cut:,}: {lengths.longer:,} rows ({percent(share)}) longer"
+    label = f"max_length {cut:,}: {amount(lengths.longer, 'row')} ({percent(share)}) truncated"
     mark = "^" if ascii_only else "▲"
     at = min(columns - 1, (cut - 1) // tokens)
-    text = f"{' ' * at}{mark} {said}" if at <= columns // 2 else f"{said} {mark}".rjust(at + 1)
+    text = f"{' ' * at}{mark} {label}" if at <= columns // 2 else f"{label} {mark}".rjust(at + 1)
     return [(text, "mark")]

@@ -1,4 +1,4 @@
-"""A peak by part as a bar as long as the card's memory; a part has a letter, and a colour where there are colours."""
+"""Peak memory by component as a bar scaled to the memory budget; each component has a letter and a color."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from rich.text import Text
 
 @dataclass(frozen=True)
 class Part:
-    """One kind of memory."""
+    """One component of memory."""
 
     letter: str
     label: str
     style: str
-    """Of the letter on its colour."""
+    """Rich style of the letter on the component's color."""
 
 
 PARTS = {
@@ -29,28 +29,28 @@ PARTS = {
     "logits": Part("L", "logits", "white on red"),
     "pool": Part("C", "context, gaps", "black on cyan"),
 }
-"""What others hold and the process itself first, then an estimate's parts in their order."""
+"""Memory used by others and process overhead first, then the components of an estimate in order."""
 
 
-def bar(parts: Mapping[str, int], total: int, width: int, coloured: bool, ascii_only: bool) -> Text:
-    """`width` cells for `total` bytes; what is beyond shows as an arrow in the last one.
+def bar(parts: Mapping[str, int], total: int, width: int, colored: bool, ascii_only: bool) -> Text:
+    """`width` cells for `total` bytes; an arrow in the last cell marks a peak above the total.
 
-    Cells are rounded cumulatively, so that all together are right; parts of less than a cell may have none.
+    Cells are rounded cumulatively, so that their sum is right; components smaller than a cell may have none.
     """
-    made = Text()
+    text = Text()
     for name, count in _cells(parts, total, width):
         part = PARTS[name]
-        made.append(part.letter + " " * (count - 1), part.style) if coloured else made.append(part.letter * count)
+        text.append(part.letter + " " * (count - 1), part.style) if colored else text.append(part.letter * count)
     if sum(parts.values()) > total:
-        made.right_crop(max(0, made.cell_len - width + 1))
-        made.append(">" if ascii_only or not coloured else "▶", style="bold red" if coloured else "")
-    made.append(("." if ascii_only else "·") * (width - made.cell_len), style="dim" if coloured else "")
-    made.append("|" if ascii_only else "│")
-    return made
+        text.right_crop(max(0, text.cell_len - width + 1))
+        text.append(">" if ascii_only or not colored else "▶", style="bold red" if colored else "")
+    text.append(("." if ascii_only else "·") * (width - text.cell_len), style="dim" if colored else "")
+    text.append("|" if ascii_only else "│")
+    return text
 
 
 def _cells(parts: Mapping[str, int], total: int, width: int) -> Iterator[tuple[str, int]]:
-    """(part, cells), none of them empty; the largest has one where all would be empty."""
+    """(component, cells) with at least one cell; the largest component has one where all would have none."""
     before, drawn = 0, 0
     for name in PARTS:
         before += parts.get(name, 0)
@@ -62,13 +62,13 @@ def _cells(parts: Mapping[str, int], total: int, width: int) -> Iterator[tuple[s
         yield max(parts, key=lambda name: parts[name]), 1
 
 
-def legend(names: Mapping[str, int], width: int, coloured: bool) -> Iterator[Text]:
-    """The letters of those parts that are there, in as many lines as it takes."""
+def legend(names: Mapping[str, int], width: int, colored: bool) -> Iterator[Text]:
+    """The letters of the components in use, wrapped to `width`."""
     line = Text()
     for name, part in PARTS.items():
         if not names.get(name):
             continue
-        entry = Text().append(f" {part.letter} ", part.style) if coloured else Text(part.letter)
+        entry = Text().append(f" {part.letter} ", part.style) if colored else Text(part.letter)
         entry.append(f" {part.label}")
         if line and line.cell_len + 2 + entry.cell_len > width:
             yield line

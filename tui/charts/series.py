@@ -1,4 +1,4 @@
-"""A curve of any length in bounded memory: buckets of neighbouring points, merged in pairs when there are too many."""
+"""A curve of any length in bounded memory: buckets of neighboring points, merged in pairs when there are too many."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 LARGEST = 1e100
-"""What is not below it counts as not finite: no float32 is, and the sums of what is below stay finite."""
+"""Values from here on count as not finite: beyond the range of float32, and sums of smaller values stay finite."""
 MOST = 4096
-"""Buckets kept: more than any terminal has columns, twice over for zooming."""
+"""Maximum number of buckets: several times the columns of any terminal."""
 
 
 @dataclass(slots=True)
 class Bucket:
-    """Neighbouring points seen as one."""
+    """Neighboring points aggregated into one."""
 
     first: float
     last: float
@@ -27,7 +27,7 @@ class Bucket:
         return self.total / self.count
 
     def take(self, x: float, y: float) -> None:
-        """One point more."""
+        """Add a point."""
         self.last = x
         if y < self.low:
             self.low = y
@@ -36,7 +36,8 @@ class Bucket:
         self.total += y
         self.count += 1
 
-    def swallow(self, other: Bucket) -> None:
+    def merge(self, other: Bucket) -> None:
+        """Add the points of the following bucket."""
         self.last = other.last
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         self.total += other.total
@@ -44,22 +45,22 @@ class Bucket:
 
 
 class Series:
-    """y over a rising x. Points that are not finite are counted and left out: they never reach the bounds."""
+    """y over increasing x. Points that are not finite are counted but not stored, so they never affect the bounds."""
 
     def __init__(self, most: int = MOST) -> None:
         self.most = most
         self.buckets: list[Bucket] = []
         self.size = 1
-        """Points a full bucket has."""
+        """Points per full bucket."""
         self.absent = 0
-        """Points that were not finite."""
+        """Number of points that were not finite."""
         self.latest: float | None = None
 
     def __len__(self) -> int:
         return sum(bucket.count for bucket in self.buckets)
 
     def add(self, x: float, y: float | None) -> None:
-        """Append a point; one at or before the last x (a resumed run repeats steps) drops what it repeats."""
+        """Append a point; one at or before the last x replaces all points from there (a resumed run repeats steps)."""
         if y is None or not abs(y) < LARGEST:
             self.absent += 1
             return
@@ -80,7 +81,7 @@ class Series:
             self.add(x, y)
 
     def bounds(self, smooth: bool = False) -> tuple[float, float] | None:
-        """(lowest, highest) y; of the means only when smoothed."""
+        """(lowest, highest) y; of the bucket means if `smooth`."""
         if not self.buckets:
             return None
         if smooth:
@@ -93,7 +94,7 @@ class Series:
         return (self.buckets[0].first, self.buckets[-1].last) if self.buckets else None
 
     def columns(self, left: float, right: float, count: int) -> Iterator[tuple[int, Bucket]]:
-        """(column, what lies in it) for `count` equal columns of [left, right]; empty columns are left out."""
+        """(column, aggregated points) for `count` equal columns of [left, right]; empty columns are skipped."""
         width = (right - left) / count if right > left else 1.0
         current: Bucket | None = None
         at = -1
@@ -103,7 +104,7 @@ class Series:
                 continue
             column = min(count - 1, int((middle - left) / width))
             if current is not None and column == at:
-                current.swallow(bucket)
+                current.merge(bucket)
                 continue
             if current is not None:
                 yield at, current
@@ -112,23 +113,23 @@ class Series:
             yield at, current
 
     def smoothed(self, weight: float) -> Series:
-        """An exponential moving average of the bucket means, corrected for its beginning (as in Adam)."""
-        made = Series(self.most)
+        """Exponential moving average of the bucket means with bias correction, as in Adam."""
+        smoothed = Series(self.most)
         average, norm = 0.0, 0.0
         for bucket in self.buckets:
             average = weight * average + (1 - weight) * bucket.mean
             norm = weight * norm + (1 - weight)
             value = average / norm
-            made.buckets.append(Bucket(bucket.first, bucket.last, value, value, value, 1))
-        made.latest = made.buckets[-1].mean if made.buckets else None
-        return made
+            smoothed.buckets.append(Bucket(bucket.first, bucket.last, value, value, value, 1))
+        smoothed.latest = smoothed.buckets[-1].mean if smoothed.buckets else None
+        return smoothed
 
     def _merge(self) -> None:
-        """Halve the buckets."""
+        """Halve the number of buckets by merging pairs."""
         pairs = zip(self.buckets[::2], self.buckets[1::2], strict=False)
         merged = []
         for one, other in pairs:
-            one.swallow(other)
+            one.merge(other)
             merged.append(one)
         if len(self.buckets) % 2:
             merged.append(self.buckets[-1])

@@ -1,4 +1,7 @@
-"""The `ftbench` command and its subcommands."""
+"""The `ftbench` command and its subcommands.
+
+Modules of subcommands are imported inside their functions, so that `ftbench --help` and each subcommand start fast.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,13 @@ from typer.main import get_command
 from engine.config.errors import UserError
 from engine.runs import ladder_dir, run_dir
 from engine.runs.folder import has_file
+from engine.runs.home import runs_home
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
 from tui.cli.arguments import App
+from tui.cli.home_notes import home, show_origin
 from tui.cli.options import (
+    AdoptOption,
     AsciiOption,
     DataOption,
     DetachOption,
@@ -40,7 +46,7 @@ from tui.output import streams
 
 app = App(
     name="ftbench",
-    help="Measure what QLoRA, LoRA and full fine-tuning keep and cost, on your model, your data and your GPU.",
+    help="Measure quality and cost of QLoRA, LoRA and full fine-tuning on your model, your data and your GPU.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -53,27 +59,28 @@ app.add_typer(presets_app, name="presets")
 def demo(
     runs: RunsOption = None,
     seeds: SeedsOption = 3,
-    quick: Annotated[bool, typer.Option("--quick", help="One seed, half the training and test rows.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="One seed, half the training steps and test rows.")] = False,
     fresh: FreshOption = False,
     detach: DetachOption = False,
     json: JsonOption = False,
 ) -> None:
-    """The main job on the embedded model and data, with the verdict."""
+    """Run the default ladder on the embedded model and data."""
     from tui.cli import demo as verb
 
-    raise typer.Exit(verb.demo(run_dir.runs_folder(runs), seeds, quick, fresh, detach, json))
+    raise typer.Exit(verb.demo(home(runs, launch=True), seeds, quick, fresh, detach, json))
 
 
 @app.command()
 def ladder(
-    preset: Annotated[str, typer.Argument(metavar="PRESET", help="A preset's name or file.")],
+    preset: Annotated[str, typer.Argument(metavar="PRESET", help="Preset name or TOML file.")],
     rungs: Annotated[
         list[str] | None,
-        typer.Option("--rung", metavar="RUNG", help="lora, or wide=lora,adapter.rank=64; else all three methods."),
+        typer.Option("--rung", metavar="RUNG", help="lora, or wide=lora,adapter.rank=64 (default: all methods)."),
     ] = None,
     seeds: SeedsOption = 1,
     learning_rates: Annotated[
-        int, typer.Option("--learning-rates", min=1, max=9, help="Rates tried for each rung on the validation rows.")
+        int,
+        typer.Option("--learning-rates", min=1, max=9, help="Learning rates to try per rung on validation rows."),
     ] = 1,
     model: ModelOption = None,
     data: DataOption = None,
@@ -84,32 +91,34 @@ def ladder(
     detach: DetachOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Base, QLoRA, LoRA, full on the same work: what each keeps, costs."""
+    """Compare methods on the same model and data: quality and cost."""
     from engine.runs.ladder_plan import make_plan
     from tui.cli import ladder as verb
 
     given = overrides(settings, model=model, data=data)
     words = verb.rung_words(rungs)
     plan = make_plan(preset, words, given, seeds, learning_rates, probe, fresh, shlex.join(["ftbench", *sys.argv[1:]]))
-    raise typer.Exit(verb.start(plan, run_dir.runs_folder(runs), detach, json))
+    raise typer.Exit(verb.start(plan, home(runs, launch=True), detach, json))
 
 
 @app.command()
 def report(
-    name: Annotated[str, typer.Argument(metavar="LADDER", help="A ladder's name, part of it, its path, or 'last'.")],
+    name: Annotated[str, typer.Argument(metavar="LADDER", help="Ladder name, part of it, path, or 'last'.")],
     runs: RunsOption = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the Markdown.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the report as Markdown.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Write a ladder's page and its Markdown, and say where they are."""
+    """Write a ladder's report (HTML and Markdown) and print its path."""
     from tui.cli import ladder as verb
 
-    raise typer.Exit(verb.report(ladder_dir.find(run_dir.runs_folder(runs), name), json, markdown))
+    found = ladder_dir.find(home(runs), name)
+    show_origin(found, quiet=json or markdown)
+    raise typer.Exit(verb.report(found, json, markdown))
 
 
 @app.command()
 def run(
-    preset: Annotated[str, typer.Argument(metavar="PRESET", help="A preset's name or file.")],
+    preset: Annotated[str, typer.Argument(metavar="PRESET", help="Preset name or TOML file.")],
     method: MethodOption = None,
     model: ModelOption = None,
     data: DataOption = None,
@@ -119,28 +128,31 @@ def run(
     now: NowOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Train once, scored before and after; Ctrl+C asks: leave or stop."""
+    """Train and evaluate one run. Ctrl+C asks: detach or stop."""
     from tui.cli import run as verb
 
     given = overrides(settings, model=model, data=data, method=method)
-    raise typer.Exit(verb.run(preset, chosen_method(method), given, run_dir.runs_folder(runs), now, detach, json))
+    raise typer.Exit(verb.run(preset, chosen_method(method), given, home(runs, launch=True), now, detach, json))
 
 
 @app.command()
 def attach(name: RunArgument = "last", runs: RunsOption = None, json: JsonOption = False) -> None:
-    """Show a run or ladder from its start; follow it while it lives."""
+    """Replay a run or ladder and follow it while it is running."""
     from tui.cli import ladder, run
 
     found = run_or_ladder(runs, name)
+    show_origin(found, quiet=json)
     raise typer.Exit(ladder.watch(found, json) if isinstance(found, LadderDir) else run.attach(found, json))
 
 
 @app.command()
 def stop(name: RunArgument = "last", runs: RunsOption = None) -> None:
-    """Finish the step, write a checkpoint, end; a ladder with its run."""
+    """Stop a run or ladder after the current step, with a checkpoint."""
     from tui.cli import run as verb
 
-    raise typer.Exit(verb.stop(run_or_ladder(runs, name)))
+    found = run_or_ladder(runs, name)
+    show_origin(found)
+    raise typer.Exit(verb.stop(found))
 
 
 @app.command()
@@ -150,61 +162,67 @@ def resume(
     detach: DetachOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Go on from the newest whole checkpoint, or with a ladder's rest."""
+    """Resume a run from its latest checkpoint, or a stopped ladder."""
     from tui.cli import ladder, run
 
     found = run_or_ladder(runs, name)
+    show_origin(found, quiet=json)
     if isinstance(found, LadderDir):
         raise typer.Exit(ladder.resume(found, detach, json))
     raise typer.Exit(run.resume(found, detach, json))
 
 
 @app.command("runs")
-def list_runs(runs: RunsOption = None, json: JsonOption = False) -> None:
-    """Past and live runs."""
+def list_runs(runs: RunsOption = None, adopt: AdoptOption = None, json: JsonOption = False) -> None:
+    """List runs and ladders, or move those of a directory into the runs home."""
     from tui.cli import runs as verb
 
-    verb.show(run_dir.runs_folder(runs), json)
+    if adopt is not None:
+        raise typer.Exit(verb.adopt_runs(adopt, runs_home(runs), json))
+    verb.show(home(runs), json)
 
 
 @app.command()
 def plan(
-    preset: Annotated[str | None, typer.Argument(metavar="PRESET", help="A preset's name or file.")] = None,
-    method: Annotated[str | None, typer.Option("--method", help="This method alone.")] = None,
-    card: Annotated[str | None, typer.Option("--card", metavar="NAME", help='A listed card: "A100 80GB".')] = None,
-    length: Annotated[
-        int | None, typer.Option("--length", min=2, help="Tokens of a row; else the data's longest.")
+    preset: Annotated[str | None, typer.Argument(metavar="PRESET", help="Preset name or TOML file.")] = None,
+    method: Annotated[str | None, typer.Option("--method", help="Plan this method only.")] = None,
+    gpu: Annotated[
+        str | None, typer.Option("--gpu", "--card", metavar="NAME", help='Plan for a listed GPU: "A100 80GB".')
     ] = None,
-    micro_batch: Annotated[int | None, typer.Option("--micro-batch", min=1, help="Rows of a forward pass.")] = None,
+    length: Annotated[
+        int | None, typer.Option("--length", min=2, help="Tokens per row (default: the longest row of the data).")
+    ] = None,
+    micro_batch: Annotated[int | None, typer.Option("--micro-batch", min=1, help="Micro-batch size.")] = None,
     model: ModelOption = None,
     data: DataOption = None,
     settings: SetOption = None,
-    quick: Annotated[bool, typer.Option("--quick", help="The formula alone, in milliseconds.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Use the formula only; takes milliseconds.")] = False,
     history: Annotated[
-        bool, typer.Option("--history", help="Predicted against measured peaks of earlier runs.")
+        bool, typer.Option("--history", help="Compare predicted with measured peak memory of earlier runs.")
     ] = False,
     runs: RunsOption = None,
     ascii_only: AsciiOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Memory, time and cost of the three methods, before a run starts."""
+    """Predict memory, time and cost of each method."""
     from tui.cli import plan as verb
 
-    folder = run_dir.runs_folder(runs)
+    folder = home(runs)
     if history:
         raise typer.Exit(verb.show_history(folder, json))
     if preset is None:
-        raise UserError("which preset?", "plan", "`ftbench presets list` shows them; --history needs none")
+        do = "name a preset (`ftbench presets list`), or use --history"
+        raise UserError("missing preset", "ftbench plan", do, "cli.missing_preset")
     given = overrides(settings, model=model, data=data, method=method, micro_batch=micro_batch)
-    wish = verb.Wish(preset, chosen_method(method), given, card, length, quick, folder, ascii_only, json)
-    raise typer.Exit(verb.plan(wish))
+    options = verb.PlanOptions(preset, chosen_method(method), given, gpu, length, quick, folder, ascii_only, json)
+    raise typer.Exit(verb.plan(options))
 
 
 @app.command()
 def pull(
-    name: Annotated[str | None, typer.Argument(help="A model of the catalogue; none lists it.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Model of the catalog (default: list the catalog).")] = None,
 ) -> None:
-    """Bring a catalogued model to this machine."""
+    """Download a model of the catalog."""
     from tui.cli import pull as verb
 
     verb.pull(name)
@@ -213,15 +231,13 @@ def pull(
 @app.command()
 def doctor(
     runs: RunsOption = None,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Remove what processes that died left behind, and list it.")
-    ] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Remove files left by processes that died.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """GPU, driver, libraries, disk: what will and won't work here."""
+    """Check GPU, driver, libraries and disk space."""
     from tui.cli import doctor as verb
 
-    folder = run_dir.runs_folder(runs)
+    folder = home(runs)
     raise typer.Exit(verb.repair(folder, json) if repair else verb.doctor(folder, json))
 
 
@@ -240,25 +256,25 @@ def root(
         raise typer.Exit()
     from tui.cli import bench
 
-    raise typer.Exit(bench.open_bench(run_dir.runs_folder(runs), ascii_only, mouse))
+    raise typer.Exit(bench.open_bench(runs_home(runs), ascii_only, mouse, hints=runs is None))
 
 
 def run_or_ladder(runs: Path | None, name: str) -> RunDir | LadderDir:
-    """A ladder where the name is its path or part of its name and of no run's, else a run; `last` is the last run."""
-    folder = run_dir.runs_folder(runs)
+    """Find a run by name, else a ladder by name or path; `last` is the latest run, else the latest ladder."""
+    folder = home(runs)
     if has_file(Path(name), "ladder.toml"):
         return ladder_dir.find(folder, name)
-    ladders = any(name in ladder.name for ladder in ladder_dir.iterate(folder))
-    if name == "last" or not ladders or any(name in run.name for run in run_dir.iterate(folder)):
-        return run_dir.find(folder, name)
-    return ladder_dir.find(folder, name)
+    matches_run = any(name in run.name or name == "last" for run in run_dir.iterate(folder))
+    matches_ladder = any(name in ladder.name or name == "last" for ladder in ladder_dir.iterate(folder))
+    find = ladder_dir.find if matches_ladder and not matches_run else run_dir.find
+    return find(folder, name)
 
 
 def verbs() -> None:
-    """The verb that the command line names.
+    """Run the subcommand that the command line names.
 
-    Raises UserError for a command line that typer refuses; its own edge is gone around, because it tells an error in
-    four lines and takes a reader that has gone (`| head`) for a failure.
+    Raises UserError for an invalid command line. Replaces typer's own error handling, which prints an error on four
+    lines and reports a closed pipe (`| head`) as a failure.
     """
     command = get_command(app)
     try:
@@ -268,9 +284,9 @@ def verbs() -> None:
         sys.exit(done.exit_code)
     except TyperException as error:
         at = getattr(error, "ctx", None)
-        said = " ".join(error.format_message().split())
-        if at and said == " ".join(at.get_help().split()):  # a group of verbs without one: its help is the answer
+        message = " ".join(error.format_message().split())
+        if at and message == " ".join(at.get_help().split()):  # a group without a subcommand: print its help
             streams.write_help(at.get_help())
             sys.exit(2)
         path = at.command_path if at else " ".join(["ftbench", *sys.argv[1:2]])
-        raise UserError(said.rstrip("."), do=f"`{path} --help` tells more") from error
+        raise UserError(message.rstrip("."), do=f"see `{path} --help`", code="cli.usage") from error

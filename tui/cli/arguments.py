@@ -1,7 +1,7 @@
-"""How `ftbench` parses its command line: global options in any place, and no value that is silently replaced.
+"""Command line parsing on top of typer: global options in any position, and an error for conflicting values.
 
-Typer hands an option to one command alone and lets the last of several values win. Here the options of `ftbench`
-itself are accepted by every subcommand too, and two different values of one option are an error.
+Typer accepts an option in one command only and keeps the last of several values. Here every subcommand also accepts
+the options of `ftbench` itself, and two different values of one option are an error.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _GIVEN = "ftbench.global_options"
 
 
 class _Strict:
-    """What commands and groups of commands have in common; mixed in before typer's class."""
+    """Mixin for commands and groups, placed before typer's class."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """The command's own parameters and, hidden from its help, the global options that it does not use."""
+        """The command's parameters and, hidden from its help, the global options that it does not use."""
         own: list[Any] = super().get_params(ctx)  # type: ignore[misc]
         names = {parameter.name for parameter in own}
         return own + [option for option in _hidden(ctx.find_root().command) if option.name not in names]
@@ -39,19 +39,19 @@ class _Strict:
         for parameter, values in given:
             _check(parameter, values)
         everywhere = {option.name for option in global_options(ctx.find_root().command)}
-        handed_on = [(option, values[0]) for option, values in given if option.name in everywhere]
-        ctx.meta[_GIVEN] = [word for option, value in handed_on for word in _words(option, value)]
+        global_values = [(option, values[0]) for option, values in given if option.name in everywhere]
+        ctx.meta[_GIVEN] = [word for option, value in global_values for word in _words(option, value)]
         return super().parse_args(ctx, args)  # type: ignore[misc,no-any-return]
 
     def _given(self, ctx: Any, args: list[str]) -> list[tuple[Any, list[Any]]]:
-        """Every parameter on the command line with all of its values, as text, in order."""
+        """Every parameter on the command line with all its values, as text, in order."""
         parameters = self.get_params(ctx)
         parser = self.make_parser(ctx)  # type: ignore[attr-defined]
         for parameter in parameters:
             if isinstance(parameter, TyperOption) and not parameter.multiple:
                 every = copy.copy(parameter)
                 every.multiple = True
-                every.add_to_parser(parser, ctx)  # in the place of the one that keeps the last value alone
+                every.add_to_parser(parser, ctx)  # replaces the parameter that keeps only the last value
         values, _, _ = parser.parse_args(args=list(args))
         found = [(one, values[one.name]) for one in parameters if values.get(one.name) is not None]
         return [(one, list(value) if isinstance(value, list | tuple) else [value]) for one, value in found]
@@ -66,7 +66,7 @@ class Group(_Strict, TyperGroup):
 
 
 class App(typer.Typer):
-    """A typer application of such commands."""
+    """A typer application of these commands."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(cls=Group, **settings)
@@ -81,7 +81,7 @@ def global_options(root: Any) -> list[TyperOption]:
 
 
 def _hidden(root: Any) -> list[TyperOption]:
-    """Copies of the global options for commands that do not use them; the same ones each time."""
+    """Copies of the global options for commands that do not use them, created once."""
     kept: list[TyperOption] | None = getattr(root, "hidden_options", None)
     if kept is None:
         kept = [copy.copy(option) for option in global_options(root)]
@@ -92,10 +92,10 @@ def _hidden(root: Any) -> list[TyperOption]:
 
 
 def _check(parameter: Any, values: list[Any]) -> None:
-    """Refuse a blank value, and two different ones where there can be only one."""
-    name = _called(parameter)
+    """Raise UserError for a blank value, and for two different values of an option that takes one."""
+    name = _display_name(parameter)
     if any(isinstance(value, str) and not value.strip() for value in values):
-        raise UserError(f"empty value for {name}", do="give a value or leave it out", code="cli.empty_value")
+        raise UserError(f"empty value for {name}", do="give a value or omit the option", code="cli.empty_value")
     if isinstance(parameter, TyperArgument) or parameter.multiple or len(set(values)) == 1:
         return
     if parameter.is_flag:
@@ -105,7 +105,7 @@ def _check(parameter: Any, values: list[Any]) -> None:
     raise UserError(what, do="keep one of them", code="cli.conflicting_values")
 
 
-def _called(parameter: Any) -> str:
+def _display_name(parameter: Any) -> str:
     """`--runs`, or `PRESET` for an argument."""
     if isinstance(parameter, TyperOption):
         return str(parameter.opts[0])
@@ -113,7 +113,7 @@ def _called(parameter: Any) -> str:
 
 
 def _words(option: TyperOption, value: Any) -> list[str]:
-    """The option as it would be written on a command line."""
+    """The option as words of a command line."""
     if not option.is_flag:
         return [option.opts[0], str(value)]
     return [option.opts[0] if value else option.secondary_opts[0]]

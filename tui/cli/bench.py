@@ -1,34 +1,48 @@
-"""`ftbench` alone: the workbench."""
+"""`ftbench` without a subcommand: open the workbench.
+
+Imports are inside `open_bench`, because `ftbench --help` and the first paint must not wait for them.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-CANNOT = ("dumb", "unknown")
-"""Terminals, by $TERM, that text cannot be placed on."""
-INSTEAD = "set TERM to what it is, or go without: `ftbench run`, `runs`, `attach`; `ftbench --help` has them all"
+if TYPE_CHECKING:
+    from engine.config.errors import Notice
+
+UNSUPPORTED = ("dumb", "unknown")
+"""Values of $TERM for terminals without cursor addressing."""
 
 
-def open_bench(runs: Path, ascii_only: bool, mouse: bool) -> int:
-    """Until it is left; then says what goes on without it.
+def open_bench(runs: Path, ascii_only: bool, mouse: bool, hints: bool = True) -> int:
+    """Run the workbench until it is closed; then print which runs continue. Returns the exit status.
 
-    Raises UserError where the terminal cannot show it, and where runs or locks cannot be looked at: everything on
-    the screen would be wrong.
+    With `hints` it may show the hint to adopt the runs of the working directory.
+
+    Raises UserError where the terminal is unsupported, and where runs or locks cannot be read: everything on the
+    screen would be wrong.
     """
     from engine.config.errors import UserError
     from engine.runs import folder, locks
 
-    if (term := os.environ.get("TERM", "").lower()) in CANNOT:
-        raise UserError(f"the bench needs a terminal with a cursor, and this one says TERM={term}", do=INSTEAD)
+    if (term := os.environ.get("TERM", "").lower()) in UNSUPPORTED:
+        do = "set TERM to your terminal's type, or use a subcommand (`ftbench --help`)"
+        raise UserError(f"unsupported terminal TERM={term}: it has no cursor addressing", do=do, code="cli.terminal")
     locks.lock_folder()
     next(folder.holding(runs, "run.toml"), None)
-    from tui.app import Workbench  # Textual takes a moment to import, and no other verb needs it
+    from tui.app import Workbench  # Textual is slow to import, and no other subcommand needs it
 
-    app = Workbench(runs, ascii_only=ascii_only)
-    said = app.run(mouse=mouse and app.settings.mouse)
-    if said:
-        from tui.output.console import say
+    def notices() -> list[Notice]:
+        from tui.cli import home_notes  # after the first paint: it imports what reads runs
 
-        say(said)
+        return home_notes.notices(runs, hints)
+
+    app = Workbench(runs, ascii_only=ascii_only, notices=notices)
+    message = app.run(mouse=mouse and app.settings.mouse)
+    if message:
+        from tui.output.console import say  # Rich is not needed before the first paint
+
+        say(message)
     return app.return_code or 0

@@ -1,4 +1,4 @@
-"""`data check` and `data show`: the rows as the engine prepares them for training."""
+"""`data check` and `data show`: rows as they are prepared for training."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tui.data_report import DataReport, Line, account_lines, repeat_lines, resul
 from tui.live.run_progress import progress_bar
 from tui.output.console import console, print_json, say
 
-NAME = 12
-"""Columns of a fact's name."""
+NAME_WIDTH = 12
+"""Columns of a line's name."""
 STYLES = {"good": "green", "warning": "yellow", "error": "red"}
 
 
@@ -37,7 +37,7 @@ def check(preset: str, overrides: Flat, json: bool) -> int:
 
 
 def show(preset: str, overrides: Flat, rows: int, split: str, json: bool) -> int:
-    """Print rows token by token; tokens in the loss are green and underlined, in a pipe in brackets.
+    """Print rows token by token; tokens in the loss are green and underlined, in a pipe enclosed in brackets.
 
     Raises UserError where no row of the split can be shown.
     """
@@ -59,19 +59,20 @@ def show(preset: str, overrides: Flat, rows: int, split: str, json: bool) -> int
 
 
 def _nothing_to_show(report: dict[str, Any], data: str, split: str) -> UserError:
-    """How many rows were left out and why; of a split without rows that it has none."""
+    """The error for a split without usable rows: how many were left out and why."""
     lost = report["account"]["left_out"]
     if report["rows"][split] or not lost:
-        having = ", ".join(name for name, count in report["rows"].items() if count) or "none"
-        return UserError(f"no {split} rows", data, f"splits with rows: {having}", "data.no_rows")
+        splits = " or ".join(name for name, count in report["rows"].items() if count)
+        do = f"use --split {splits}" if splits else "`ftbench data check` shows the report"
+        return UserError(f"no {split} rows", data, do, "data.no_rows")
     reasons = "; ".join(f"{one['rows']:,} {one['reason']} (first: {one['where'][0]})" for one in lost.values())
     total = amount(sum(one["rows"] for one in lost.values()), "row")
-    what = f"no {split} row can be trained on: {total} left out: {reasons}"
-    return UserError(what, data, "`ftbench data check` shows the whole report", "data.all_rows_refused")
+    what = f"no usable {split} rows: {total} left out: {reasons}"
+    return UserError(what, data, "`ftbench data check` shows the report", "data.all_rows_refused")
 
 
 def _tokens(tokens: list[dict[str, Any]]) -> Text:
-    """The row's text; line feeds are shown as a sign, and made."""
+    """The row's text; a line feed is shown as a symbol and also breaks the line."""
     line, inside = Text(), False
     for token in [*tokens, {"text": "", "trained": False, "special": False}]:
         if not console.is_terminal and token["trained"] != inside:
@@ -86,7 +87,7 @@ def _tokens(tokens: list[dict[str, Any]]) -> Text:
 
 
 def arguments(preset: str, overrides: Flat) -> dict[str, Any]:
-    """What the engine has to know of the configuration to prepare rows as a run of it would."""
+    """The configuration sections that determine how a run prepares rows, as request parameters."""
     config = effective(preset, None, overrides).config
     return {
         "model": msgspec.to_builtins(config.model),
@@ -98,7 +99,7 @@ def arguments(preset: str, overrides: Flat) -> dict[str, Any]:
 
 @contextmanager
 def shown_progress(quiet: bool) -> Iterator[tuple[Callable[[str], None], Counted]]:
-    """Callbacks that move a progress bar; without a terminal they do nothing."""
+    """Yield (progress, counted) callbacks that update a progress bar; without a terminal they do nothing."""
     with progress_bar(quiet) as bar:
         task = bar.add_task("starting", total=None, detail="") if bar else None
 
@@ -115,7 +116,7 @@ def shown_progress(quiet: bool) -> Iterator[tuple[Callable[[str], None], Counted
 
 
 def report_lines(report: dict[str, Any]) -> Iterator[Line]:
-    """A data check as facts, then the warnings, then whether a run would start."""
+    """The report of a data check: facts, then warnings, then whether a run would start."""
     known = DataReport.of(report)
     yield Line("data", report["source"])
     yield from (Line("", note) for note in report["notes"])
@@ -131,18 +132,18 @@ def report_lines(report: dict[str, Any]) -> Iterator[Line]:
 
 
 def length_lines(report: dict[str, Any]) -> Iterator[Line]:
-    """Tokens of every split: in all, in the loss, percentiles, and answers that max_length cuts."""
+    """Tokens of every split: total, in the loss, percentiles per row, and answers truncated by max_length."""
     for number, name in enumerate(name for name in SPLITS if name in report["lengths"]):
         found = report["lengths"][name]
         tokens = f"{report['tokens'][name]:,} tokens, {report['loss_tokens'][name]:,} in the loss"
         length = found["tokens"]
-        spread = f"per row median {length['p50']:,}, p99 {length['p99']:,}, max {length['max']:,}"
-        cut = f"; max_length {report['max_length']:,} cuts {percent(found['answers_cut'])} of the answers"
+        spread = f"per row: median {length['p50']:,}, p99 {length['p99']:,}, max {length['max']:,}"
+        cut = f"; max_length {report['max_length']:,} truncates {percent(found['answers_cut'])} of the answers"
         yield Line("" if number else "tokens", f"{name}: {tokens}; {spread}{cut if found['answers_cut'] else ''}")
 
 
 def _print(line: Line) -> None:
-    """Name and text, wrapped below itself on a terminal."""
-    width = max(20, console.width - NAME) if console.is_terminal else 1_000_000
+    """Print name and text, wrapped with a hanging indent on a terminal."""
+    width = max(20, console.width - NAME_WIDTH) if console.is_terminal else 1_000_000
     for number, text in enumerate(line.wrapped(width)):
-        say(f"{'' if number else line.name:<{NAME}}{text}", STYLES.get(line.style, ""))
+        say(f"{'' if number else line.name:<{NAME_WIDTH}}{text}", STYLES.get(line.style, ""))

@@ -1,4 +1,4 @@
-"""`demo`: the whole ladder on the embedded model and data."""
+"""`demo`: the ladder of all methods on the embedded model and data."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tui.cli import ladder
 
 PRESET = "demo"
 QUICK: Flat = {"train.epochs": 1.0, "evaluation.rows": 150}
-"""One seed, half the training, half the test rows: enough to see the tool, too little to believe."""
+"""One seed, half the training steps, half the test rows: enough to try ftbench, too little for conclusions."""
 
 
 def demo(runs: Path, seeds: int, quick: bool, fresh: bool, detach: bool, json: bool) -> int:
-    """0 when the ladder finished."""
+    """Run the demo ladder. Returns 0 when it finished or was stopped."""
     plan = make_plan(
         PRESET,
         [],

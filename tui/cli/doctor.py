@@ -1,4 +1,4 @@
-"""`doctor`: what this machine has, and what will and won't work on it; what processes that died left behind."""
+"""`doctor`: check hardware, libraries and disk; `doctor --repair`: remove files left by processes that died."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from engine.config.errors import RunFailed, UserError
 from engine.config.text import amount
 from engine.hardware.nvml import Nvml
 from engine.runs import leftovers
+from engine.runs.home import home_warnings
 from engine.runs.leftovers import Leftover
 from engine.runs.rpc_client import ask
 from tui.format import size
 from tui.output.console import console, print_json, say
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "nvidia-ml-py", "textual")
-LEAST_DISK = 10 << 30
+MIN_FREE_DISK = 10 << 30
 
 
 @dataclass
 class Finding:
-    """One thing looked at."""
+    """Result of one check."""
 
     state: Literal["ok", "note", "bad"]
     subject: str
@@ -36,7 +37,7 @@ class Finding:
 
 @dataclass
 class Repair:
-    """What was done about one thing left behind."""
+    """What was done with one leftover file or directory."""
 
     state: Literal["removed", "kept", "failed"]
     kind: str
@@ -47,8 +48,9 @@ class Repair:
 
 
 def doctor(runs: Path, json: bool) -> int:
-    """1 where something is missing without which no run works."""
-    findings = [_system(), *_libraries(), *_engine(), *_nvml(), _disk(runs), *_session(), *_leftovers(runs)]
+    """Print all checks. Returns 1 where a requirement of every run is missing, else 0."""
+    findings = [_system(), *_libraries(), *_engine(), *_nvml(), _disk(runs), *_file_system(runs)]
+    findings += [*_session(), *_leftovers(runs)]
     if json:
         print_json([asdict(finding) for finding in findings])
     else:
@@ -61,7 +63,7 @@ def doctor(runs: Path, json: bool) -> int:
 
 
 def repair(runs: Path, json: bool) -> int:
-    """Remove what processes that died left behind, and say what was done; 1 where something could not be removed."""
+    """Remove leftovers of processes that died. Returns 1 where one could not be removed, else 0."""
     done = [_removed(leftover) for leftover in leftovers.find(runs)]
     failed = int(any(one.state == "failed" for one in done))
     if json:
@@ -71,14 +73,14 @@ def repair(runs: Path, json: bool) -> int:
         why = f"; {one.error}" if one.error else ""
         say(f"{one.state} {one.kind} {one.path} ({size(one.bytes)}): {one.why}{why}", "red" if one.error else "")
     if not done:
-        say(f"nothing to repair: no process left anything behind (looked at the locks and at {runs})")
+        say(f"nothing to repair: no leftovers in the lock directory and in {runs}")
     return failed
 
 
 def _removed(leftover: Leftover) -> Repair:
     state: Literal["removed", "kept", "failed"]
     try:
-        state, error = ("removed", "") if leftovers.remove(leftover) else ("kept", "a process uses it now")
+        state, error = ("removed", "") if leftovers.remove(leftover) else ("kept", "in use by a process")
     except (OSError, UserError) as wrong:
         state, error = "failed", str(wrong)
     return Repair(state, leftover.kind, str(leftover.path), leftover.why, leftover.bytes, error)
@@ -91,17 +93,17 @@ def _leftovers(runs: Path) -> list[Finding]:
     except UserError as error:
         return [Finding("bad", "leftovers", error.line)]
     if not found:
-        return [Finding("ok", "leftovers", "none: no process left anything behind")]
+        return [Finding("ok", "leftovers", "none")]
     bytes_ = size(sum(leftover.bytes for leftover in found))
-    what = f"{amount(len(found), 'item')} left behind, {bytes_}: `ftbench doctor --repair` removes them"
-    each = [Finding("note", "left behind", f"{one.kind} {one.path} ({size(one.bytes)}): {one.why}") for one in found]
+    what = f"{amount(len(found), 'item')}, {bytes_}, left by dead processes; `ftbench doctor --repair` removes them"
+    each = [Finding("note", "leftover", f"{one.kind} {one.path} ({size(one.bytes)}): {one.why}") for one in found]
     return [Finding("note", "leftovers", what), *each]
 
 
 def _system() -> Finding:
     memory = psutil.virtual_memory()
     text = f"{platform.system()} {platform.release()}, Python {platform.python_version()}, {os.cpu_count()} cores, "
-    return Finding("ok", "machine", text + f"{size(memory.total)} memory ({size(memory.available)} free)")
+    return Finding("ok", "machine", text + f"{size(memory.total)} RAM ({size(memory.available)} free)")
 
 
 def _libraries() -> list[Finding]:
@@ -113,56 +115,57 @@ def _libraries() -> list[Finding]:
             missing.append(name)
     findings = [Finding("ok", "libraries", ", ".join(found))]
     if missing:
-        findings.append(Finding("bad", "libraries", f"missing: {', '.join(missing)}; pip install them"))
+        findings.append(Finding("bad", "libraries", f"missing: {', '.join(missing)}; install with pip"))
     return findings
 
 
 def _engine() -> list[Finding]:
-    """torch's own view, from a process that may import it."""
+    """What torch reports, from a process that imports it."""
     try:
         facts: dict[str, Any] = ask("doctor", {})
     except (RunFailed, UserError) as error:
-        return [Finding("bad", "engine", f"torch does not start: {error}")]
+        return [Finding("bad", "engine", f"cannot import torch: {error}")]
     if facts["device"] == "cpu":
-        findings = [
-            Finding("note", "card", "no CUDA card that torch sees: everything runs on the CPU, small models only")
-        ]
+        findings = [Finding("note", "GPU", "torch sees no CUDA device: runs use the CPU, for small models only")]
         state: Literal["ok", "note"] = "ok" if facts["bf16"] else "note"
-        arithmetic = "bf16 in hardware" if facts["bf16"] else "no bf16 in hardware: LoRA and QLoRA compute in float32"
+        arithmetic = "native bf16" if facts["bf16"] else "no native bf16: LoRA and QLoRA compute in float32"
         findings.append(Finding(state, "arithmetic", arithmetic))
-        findings.append(
-            Finding("note", "optimizer", "paged 8-bit AdamW needs CUDA: 8-bit AdamW without paging is used")
-        )
+        findings.append(Finding("note", "optimizer", "paged 8-bit AdamW requires CUDA: unpaged 8-bit AdamW is used"))
     else:
-        findings = [Finding("ok", "card", f"{facts['name']}, {size(facts['memory'])}, CUDA {facts['cuda']}")]
+        findings = [Finding("ok", "GPU", f"{facts['name']}, {size(facts['memory'])}, CUDA {facts['cuda']}")]
         if not facts["bf16"]:
-            findings.append(Finding("note", "arithmetic", "this card has no bf16: float32 is used"))
+            findings.append(Finding("note", "arithmetic", "the GPU has no native bf16: float32 is used"))
     findings.append(Finding("ok", "attention", facts["attention"]))
     findings.append(Finding("ok" if facts["quantized"] else "bad", "4-bit", facts["quantized"] or facts["why_not"]))
     return findings
 
 
 def _nvml() -> list[Finding]:
-    """Whether the card's memory, power and energy can be read."""
+    """Whether GPU memory, power and energy can be read."""
     nvml = Nvml()
     if nvml.why:
-        what = "no card memory, power or energy; the worker's own memory is shown"
-        return [Finding("note", "nvml", f"{nvml.why}: {what}")]
+        what = "GPU memory, power and energy are unknown; process memory is shown"
+        return [Finding("note", "NVML", f"{nvml.why}: {what}")]
     count = len(nvml.cards())
-    return [Finding("ok", "nvml", f"driver {nvml.driver()}, {count} card{'s' if count != 1 else ''}")]
+    return [Finding("ok", "NVML", f"driver {nvml.driver()}, {amount(count, 'GPU')}")]
 
 
 def _disk(runs: Path) -> Finding:
     there = next(folder for folder in (runs, *runs.parents) if folder.exists())
     if not os.access(there, os.W_OK):
-        return Finding("bad", "runs", f"{there} is not writable; choose another with --runs")
+        return Finding("bad", "runs", f"{there} is not writable; choose another directory with --runs")
     free = shutil.disk_usage(there).free
-    low = " – an 8B model's full checkpoint takes about 50 GB" if free < LEAST_DISK else ""
+    low = "; a full checkpoint of an 8B model takes about 50 GB" if free < MIN_FREE_DISK else ""
     return Finding("note" if low else "ok", "runs", f"{runs}, {size(free)} free{low}")
 
 
+def _file_system(runs: Path) -> list[Finding]:
+    """A network file system, whose locks cannot be trusted."""
+    return [Finding("note", "runs", notice.text) for notice in home_warnings(runs)]
+
+
 def _session() -> list[Finding]:
-    """systemd-logind may end a user's processes at logout, however detached they are."""
+    """Whether systemd-logind kills a user's processes at logout, detached ones included."""
     conf = Path("/etc/systemd/logind.conf")
     try:
         kills = any(line.strip().lower() == "killuserprocesses=yes" for line in conf.read_text().splitlines())
@@ -171,5 +174,5 @@ def _session() -> list[Finding]:
     if not kills:
         return []
     return [
-        Finding("note", "logout", "KillUserProcesses=yes ends runs at logout; `loginctl enable-linger` prevents it")
+        Finding("note", "logout", "KillUserProcesses=yes kills runs at logout; `loginctl enable-linger` prevents it")
     ]

@@ -1,47 +1,78 @@
-"""Top-level error handling for the CLI: prints one line to stderr and sets the exit code."""
+"""Top-level error handling for the CLI: prints one line to stderr and sets the exit code.
+
+With `--json` the line is a JSON object, `{"error": {"code", "what", "where", "do"}}`, the same for every subcommand.
+"""
 
 from __future__ import annotations
 
 import errno
 import sys
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 
 from engine.config.errors import RunFailed, UserError
 from tui.output import streams
 
-NAMES = (errno.ENAMETOOLONG, errno.ELOOP)
-"""Errors of a name that was given, whatever was to be done with the file."""
+INVALID_NAME = (errno.ENAMETOOLONG, errno.ELOOP)
+"""Errors caused by a file name that the user gave."""
 NO_RESOURCES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 """No further process, memory or file."""
 
 
-def at_the_edge(work: Callable[[], object]) -> None:
-    """Do the work behind the gate of the terminal, and exit with its exit code where it ends by an error."""
+@dataclass(frozen=True)
+class Failure:
+    """An error as `--json` prints it."""
+
+    code: str
+    what: str
+    where: str = ""
+    do: str = ""
+
+
+def handle_errors(work: Callable[[], object]) -> None:
+    """Run `work` with stdout and stderr protected; exit with the error's exit code where it raises one."""
     streams.install()
     try:
         try:
             work()
         finally:
-            streams.flush()  # here and not when the process ends, where nobody catches what a closed pipe raises
-    except (UserError, RunFailed) as error:
-        _leave(error.line if isinstance(error, UserError) else str(error), error.exit_code)
+            streams.flush()  # here, because nobody catches a closed pipe's error when the interpreter exits
+    except UserError as error:
+        _exit(Failure(error.code or "cli.error", error.what, error.where, error.do), error.line, error.exit_code)
+    except RunFailed as error:
+        _exit(Failure(getattr(error, "code", "") or "run.failed", str(error)), str(error), error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # the reader (head, less) has gone: not an error
+    except BrokenPipeError:  # the reader (head, less) has closed the pipe: not an error
         streams.discard()
         sys.exit(0)
     except OSError as error:
-        if error.errno in NAMES:
-            refused = UserError(f"{error.strerror}", str(error.filename), "check the name", "name.invalid")
-            _leave(refused.line, refused.exit_code)
-        if error.errno != errno.ENOSPC:
-            if error.filename is None and error.errno not in NO_RESOURCES:
-                raise
-            _leave(f"{error.filename or 'the system refused'}: {error.strerror}", 1)
+        _exit_for_system(error)
+
+
+def _exit_for_system(error: OSError) -> None:
+    """Exit for an error of the operating system. Raises it again where it names no file, since it may be a bug."""
+    reason, file = str(error.strerror), error.filename
+    if error.errno in INVALID_NAME:
+        refused = UserError(reason, str(file), "check the name", "name.invalid")
+        _exit(Failure(refused.code, refused.what, refused.where, refused.do), refused.line, refused.exit_code)
+    if error.errno == errno.ENOSPC:
         streams.discard()
-        _leave(f"{error.filename or 'the output'} cannot be written: {error.strerror}; free some space", 1)
+        failure = Failure("disk.full", f"cannot write: {reason}", str(file or "the output"), "free some space")
+        _exit(failure, f"{failure.what}: {failure.where}; {failure.do}", 1)
+    if file is None and error.errno not in NO_RESOURCES:
+        raise error
+    failure = Failure("system.refused", reason, str(file or "the system"))
+    _exit(failure, f"{failure.where}: {reason}", 1)
 
 
-def _leave(line: str, code: int) -> None:
-    streams.write_error(f"ftbench: {line}")
-    sys.exit(code)
+def _exit(failure: Failure, line: str, exit_code: int) -> None:
+    text = streams.json_text({"error": asdict(failure)}) if _wants_json(sys.argv[1:]) else f"ftbench: {line}"
+    streams.write_error(text)
+    sys.exit(exit_code)
+
+
+def _wants_json(arguments: list[str]) -> bool:
+    """Whether `--json` is among the options: read here, because the parser may have refused the command line."""
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "--json" in options

@@ -1,4 +1,4 @@
-"""`ladder`: base, QLoRA, LoRA and full on the same work, followed to the verdict; `report` writes the page again."""
+"""`ladder`: run every method on the same data and report the verdict; `report`: write the report again."""
 
 from __future__ import annotations
 
@@ -9,75 +9,70 @@ from typing import Any
 import msgspec
 
 from engine.config.errors import UserError
-from engine.config.model_files import refuse_impossible
 from engine.config.text import amount
-from engine.runs import ladder_dir, launch
+from engine.runs import ladder_dir
 from engine.runs.account import columns_in_short, rows_in_short
 from engine.runs.ladder import Ladder, LadderPlan
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.rpc_client import ask
+from engine.runs.start import resume_ladder, start_ladder
+from tui.cli.disk import refuse_small_disk
+from tui.cli.run import interruptible
 from tui.history.ladder_table import show_ladder
 from tui.live.ladder_progress import follow_ladder
-from tui.live.run_progress import Detached, ask_to_leave
+from tui.live.run_progress import Detached
 from tui.output import streams
 from tui.output.console import print_json, say
 
 
 def start(plan: LadderPlan, runs: Path, detach: bool, json: bool) -> int:
-    """Make the ladder's directory, set it going, follow it."""
-    for rung in plan.rungs:
-        refuse_impossible(rung.config.model)
-    folder = ladder_dir.create(runs, plan)
+    """Start a ladder and follow it."""
+    refuse_small_disk([rung.config for rung in plan.rungs], runs)
+    created: list[LadderDir] = []
     try:
-        begin(folder)  # first: a reader that has gone must not keep it from beginning
+        with interruptible(created):
+            start_ladder(runs, plan, created=created.append)  # before any output: a closed pipe must not prevent it
     except Detached:
-        return leave(folder, json)
+        return leave(created[0], json)
     if not json:
-        say(f"ladder {folder.name}")
+        say(f"ladder {created[0].name}")
         say(describe(plan))
-    return leave(folder, json) if detach else watch(folder, json, fresh=True)
-
-
-def begin(folder: LadderDir) -> None:
-    """Set it going. Ctrl+C asks here as it does later. Raises Detached where the user chose to leave."""
-    try:
-        launch.launch_ladder(folder)
-    except KeyboardInterrupt:
-        ask_to_leave(folder, None)
+    return leave(created[0], json) if detach else watch(created[0], json, fresh=True)
 
 
 def leave(folder: LadderDir, json: bool) -> int:
-    """Say how to come back to a ladder that goes on."""
+    """Print how to return to a ladder that continues in the background."""
     if json:
         print_json({"ladder": folder.name, "path": str(folder.path)})
     else:
-        say(f"detached; it goes on by itself: `ftbench attach {folder.name}` shows it")
+        say(f"detached: {folder.name} continues in the background; `ftbench attach {folder.name}` follows it")
     return 0
 
 
 def describe(plan: LadderPlan) -> str:
-    """What is going to be run, in one line."""
+    """What will be run, in one line: `base, qlora, lora, full; 3 seeds; probe each rung first: 12 runs`."""
     names = ", ".join(rung.name for rung in plan.rungs)
-    seeds = f"{len(plan.seeds)} seeds" if len(plan.seeds) > 1 else "one seed"
-    rates = f", {plan.learning_rates} learning rates tried for each" if plan.learning_rates > 1 else ""
-    probes = ", a few steps of each first" if plan.probe else ""
+    seeds = amount(len(plan.seeds), "seed")
+    rates = f"; {plan.learning_rates} learning rates per rung" if plan.learning_rates > 1 else ""
+    probes = "; probe each rung first" if plan.probe else ""
     return f"base, {names}; {seeds}{rates}{probes}: {amount(runs_in(plan), 'run')}"
 
 
 def runs_in(plan: LadderPlan) -> int:
+    """Number of runs, probes and learning-rate trials included."""
     trials = plan.learning_rates if plan.learning_rates > 1 else 0
     return len(plan.rungs) * (len(plan.seeds) + trials + int(plan.probe))
 
 
 def watch(folder: LadderDir, json: bool, fresh: bool = False) -> int:
-    """Follow to the end, then show table, verdict and the page's path."""
+    """Follow to the end, then print table, verdict and the report's path. Returns the exit status."""
     try:
         state = follow_ladder(folder, quiet=json)
     except Detached:
         return leave(folder, json)
     if fresh and state.status == "failed" and not any(entry.run for entry in state.entries):
         ladder_dir.remove(folder)
-        raise UserError(state.reason)
+        raise UserError(state.reason, code="ladder.refused")
     if json:
         print_json(as_json(state))
     else:
@@ -86,7 +81,7 @@ def watch(folder: LadderDir, json: bool, fresh: bool = False) -> int:
 
 
 def show(folder: LadderDir, state: Ladder) -> None:
-    """The table, the verdict, where the page is; of an unfinished ladder what there is."""
+    """Print table, verdict and the report's path; of an unfinished ladder the parts that exist."""
     if state.status != "finished":
         say(f"{state.status}: {state.reason}")
     if state.rows:
@@ -97,26 +92,25 @@ def show(folder: LadderDir, state: Ladder) -> None:
     for sentence in state.verdict:
         say(f"{sentence.topic}: {sentence.text}")
     if folder.page.exists():
-        say(f"page: {folder.page}")
+        say(f"report: {folder.page}")
 
 
 def resume(folder: LadderDir, detach: bool, json: bool) -> int:
-    """Go on where it was stopped; what is finished stays."""
-    folder.plan()
-    if folder.is_live():
-        raise UserError(f"{folder.name} is climbing", do=f"`ftbench attach {folder.name}` shows it")
+    """Resume a ladder; finished runs are not repeated."""
     try:
-        begin(folder)
+        with interruptible([folder]):
+            resume_ladder(folder)
     except Detached:
         return leave(folder, json)
     return leave(folder, json) if detach else watch(folder, json)
 
 
 def report(folder: LadderDir, json: bool, markdown: bool) -> int:
-    """Write the page from what the ladder's directories hold, and say where it is."""
+    """Write the report from the ladder's files and print its path, its Markdown, or the ladder as JSON."""
     state = folder.state()
     if state is None:
-        raise UserError(f"{folder.name} has not begun", do=f"`ftbench resume {folder.name}` starts it")
+        do = f"`ftbench resume {folder.name}` starts it"
+        raise UserError(f"{folder.name} has not started yet", do=do, code="ladder.not_started")
     if json:
         print_json(as_json(state))
         return 0
@@ -124,7 +118,7 @@ def report(folder: LadderDir, json: bool, markdown: bool) -> int:
     if markdown:
         streams.write(folder.markdown.read_text("utf-8"))
     else:
-        say(f"page: {folder.page}")
+        say(f"report: {folder.page}")
         say(f"Markdown: {folder.markdown}")
     return 0
 
@@ -134,7 +128,7 @@ def as_json(state: Ladder) -> Any:
 
 
 def rung_words(given: Sequence[str] | None) -> list[str]:
-    """`--rung` as given, commas between bare names allowed: `--rung lora,full`."""
+    """The values of `--rung`, one rung each; bare names may be joined by commas: `--rung lora,full`."""
     words: list[str] = []
     for word in given or []:
         words += [word] if "=" in word else word.split(",")

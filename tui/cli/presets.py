@@ -1,4 +1,4 @@
-"""`presets list`, `show`, `new`."""
+"""`presets list`, `presets show` and `presets new`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tui.output.console import print_json, say, table
 
 
 def show_list(json: bool) -> None:
-    """Name, key, method, model, data and title of each; a broken one with its error."""
+    """Print name, key, method, model, data and title of each preset; an invalid one with its error."""
     listed = preset_library.list_presets()
     if json:
         print_json(
@@ -32,11 +32,11 @@ def show_list(json: bool) -> None:
     table("", ("name", "key", "method", "model", "data", "title"), [_cells(one) for one in listed])
     for one in listed:
         if one.error:
-            say(f"broken: {one.error}", "red")
+            say(f"invalid preset: {one.error}", "red")
 
 
 def show(name: str, method: str | None, overrides: Flat, json: bool) -> None:
-    """Every value with its origin, as TOML that a preset could hold."""
+    """Print every value with its origin, as TOML that is valid in a preset file."""
     effective = preset_library.effective(name, method, overrides)
     values = flatten(effective.config)
     if json:
@@ -57,7 +57,7 @@ def show(name: str, method: str | None, overrides: Flat, json: bool) -> None:
 
 
 def new(name: str, base: str, overrides: Flat) -> None:
-    """Write `NAME.toml` into the user's folder, holding what the base sets and the command line changes."""
+    """Write `NAME.toml` into the user's preset folder: the base preset with the changes of the command line."""
     say(f"{user_presets.from_preset(name, base, overrides)}")
 
 
@@ -76,7 +76,7 @@ def _inline(value: dict[str, Any]) -> str:
 
 def _cells(one: preset_library.PresetEntry) -> list[str]:
     if one.preset is None:
-        return [one.name, "", "broken", "", "", "see below"]
+        return [one.name, "", "invalid", "", "", "see below"]
     values = one.preset.values
     return [
         one.name,

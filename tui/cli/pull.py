@@ -1,4 +1,4 @@
-"""`pull`: a catalogued model to this machine."""
+"""`pull`: download a model of the catalog."""
 
 from __future__ import annotations
 
@@ -7,23 +7,27 @@ import difflib
 from engine.config.catalog import CATALOGUE, pulled_folder
 from engine.config.errors import UserError
 from engine.runs.rpc_client import ask
+from tui.format import count
 from tui.output.console import say, table
 
 
 def pull(name: str | None) -> None:
-    """List the catalogue, or fetch one of it."""
+    """Download the model, or list the catalog where no name is given. Raises UserError for an unknown name."""
     if name is None:
-        table("", ("name", "parameters", "licence", "source", "here", "about"), [_cells(key) for key in CATALOGUE])
+        table(
+            "", ("name", "parameters", "license", "source", "downloaded", "about"), [_cells(key) for key in CATALOGUE]
+        )
         return
     if name not in CATALOGUE:
         close = difflib.get_close_matches(name, CATALOGUE, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        raise UserError(f"no model {name!r} in the catalogue", do=f"{hint}`ftbench pull` lists it")
+        do = f"{hint}`ftbench pull` lists the catalog"
+        raise UserError(f"unknown model {name!r}: catalog", do=do, code="model.not_in_catalog")
     answer = ask("pull", {"name": name}, say)
-    say(f"{answer['folder']} ({answer['source']}); use it as --model {name}")
+    say(f"downloaded to {answer['folder']} ({answer['source']}); use --model {name}")
 
 
 def _cells(name: str) -> list[str]:
     entry = CATALOGUE[name]
-    here = "yes" if (pulled_folder(name) / "config.json").exists() else "no"
-    return [name, f"{entry.parameters} M", entry.licence, entry.hub, here, entry.about]
+    downloaded = "yes" if (pulled_folder(name) / "config.json").exists() else "no"
+    return [name, count(entry.parameters * 1e6), entry.licence, entry.hub, downloaded, entry.about]

@@ -2,66 +2,75 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import remove_tree
-from engine.config.model_files import refuse_impossible
 from engine.config.preset import Flat
+from engine.config.preset_library import called as preset_name
 from engine.config.preset_library import effective
-from engine.runs import launch, run_dir
+from engine.runs import launch, start
 from engine.runs.events import End, Error
 from engine.runs.follow import stream
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.result import Result
 from engine.runs.run_dir import RunDir, last_event
+from tui.cli.disk import refuse_small_disk
 from tui.history.scores import as_json, show_results
 from tui.live.run_progress import Detached, ask_to_leave, follow
 from tui.output.console import print_json, say
 
 
-def make(preset: str, method: str | None, overrides: Flat, runs: Path, now: bool, quiet: bool = False) -> RunDir:
-    """Make a run's directory and say its name."""
-    chosen = effective(preset, method, overrides)
-    refuse_impossible(chosen.config.model)
-    run = run_dir.create(runs, preset_name(preset), chosen, wait=not now)
-    if not quiet:
-        say(f"run {run.name}")
-    return run
+@contextlib.contextmanager
+def interruptible(folders: Sequence[RunDir | LadderDir]) -> Iterator[None]:
+    """Ctrl+C while the process of the last folder starts asks as it does later, because the process keeps running.
 
-
-def begin(run: RunDir, size: int = 0) -> None:
-    """Launch the worker and wait for its hello, past `size` bytes of the event log. Ctrl+C asks here as it does later,
-    because the worker goes on by itself. Raises Detached where the user chose to leave.
+    Raises Detached where the user chose to leave.
     """
     try:
-        launch.wait_for_hello(run, launch.launch(run), size)
+        yield
     except KeyboardInterrupt:
-        ask_to_leave(run, None)
+        if not folders:
+            raise
+        ask_to_leave(folders[-1], None)
 
 
 def run(preset: str, method: str | None, overrides: Flat, runs: Path, now: bool, detach: bool, json: bool) -> int:
-    """Start and follow; the exit status says whether the run did what was asked."""
-    made = make(preset, method, overrides, runs, now, quiet=json)
+    """Start and follow a run; returns the exit status, 0 for a finished or stopped run."""
+    chosen = effective(preset, method, overrides)
+    refuse_small_disk([chosen.config], runs)
+    created: list[RunDir] = []
+
+    def announce(folder: RunDir) -> None:
+        created.append(folder)
+        if not json:
+            say(f"run {folder.name}")
+
     try:
-        begin(made)
+        with interruptible(created):
+            start.start_run(runs, preset_name(preset), chosen, wait=not now, created=announce)
     except Detached:
-        return leave(made, json)
-    return leave(made, json) if detach else watch(made, json=json, fresh=True)
+        return leave(created[0], json)
+    return leave(created[0], json) if detach else watch(created[0], json=json, fresh=True)
 
 
 def leave(run: RunDir, json: bool) -> int:
-    """Say how to come back to a run that goes on."""
+    """Print how to return to a run that continues in the background."""
     if json:
         print_json({"run": run.name, "path": str(run.path)})
     else:
-        say(f"detached; it goes on by itself: `ftbench attach {run.name}` shows it")
+        say(f"detached: {run.name} continues in the background; `ftbench attach {run.name}` follows it")
     return 0
 
 
 def watch(run: RunDir, offset: int = 0, json: bool = False, fresh: bool = False) -> int:
-    """Follow to the end and show the result. A `fresh` run refused for the user's input leaves no directory behind."""
+    """Follow to the end and print the result; returns the exit status.
+
+    A `fresh` run that is refused for invalid input is deleted.
+    """
     try:
         end = follow(run, offset, quiet=json)
     except Detached:
@@ -70,7 +79,7 @@ def watch(run: RunDir, offset: int = 0, json: bool = False, fresh: bool = False)
     if refused and end.status == "failed":
         if fresh:
             remove_refused(run)
-        raise UserError(refused)
+        raise refused
     result = settled_result(run)
     if json:
         print_json(as_json([result])[0] if result else {"run": run.name, "status": end.status, "reason": end.reason})
@@ -81,77 +90,70 @@ def watch(run: RunDir, offset: int = 0, json: bool = False, fresh: bool = False)
 
 
 def exit_status(end: End) -> int:
-    """0 for finished, 1 for everything else; a stop is what its asker wanted."""
+    """0 for a run that finished or was stopped by the user, else 1."""
     return 0 if end.status in ("finished", "stopped") else 1
 
 
 def attach(run: RunDir, json: bool) -> int:
-    """Replay a run from its first event and follow it while it lives."""
+    """Replay a run from its first event and follow it while it is running."""
     if run.state() not in ("live", "starting") and last_event(run.events_file) is None:
-        what = "events.jsonl is missing, empty or damaged at its end: the run cannot be replayed"
-        do = f"`ftbench resume {run.name}` continues from its checkpoint, `ftbench runs` shows its result"
+        what = "cannot replay the run: events.jsonl is missing, empty or damaged at its end"
+        do = f"`ftbench resume {run.name}` resumes from its checkpoint, `ftbench runs` shows its result"
         raise UserError(what, str(run.path), do, code="run.events_missing")
     return watch(run, json=json)
 
 
 def stop(run: RunDir | LadderDir, seconds: float = 600.0) -> int:
-    """Ask for the stop and wait until the worker has written its checkpoint and gone."""
+    """Request a stop and wait until the worker has saved its checkpoint and exited."""
     try:
         launch.stop(run)
     except ProcessLookupError as error:
-        what = f"{run.name} is not running: its process {run.pid()} has ended"
-        raise UserError(what, do="`ftbench runs` shows what is", code="run.not_running") from error
-    say(f"stopping {run.name} after its step …")
+        what = f"{run.name} is not running: process {run.pid()} has ended"
+        raise UserError(what, do="`ftbench runs` lists the running ones", code="run.not_running") from error
+    say(f"stopping {run.name} after the current step …")
     deadline = time.monotonic() + seconds
     while run.is_live():
         if time.monotonic() > deadline:
-            raise RunFailed(f"{run.name} is still at it after {seconds:.0f} s; see {run.log_file}")
+            raise RunFailed(f"{run.name} has not stopped after {seconds:.0f} s; see {run.log_file}")
         time.sleep(0.1)
     outcome = run.state() if isinstance(run, LadderDir) else settled_result(run)
-    say(f"{outcome.status}: {outcome.reason}" if outcome else "ended")
+    say(f"{outcome.status}: {outcome.reason}" if outcome else "stopped")
     return 0
 
 
 def resume(run: RunDir, detach: bool, json: bool) -> int:
-    """Go on from the newest whole checkpoint, in the same directory."""
-    run_dir.read_frozen(run)
-    state = run.state()
-    if state in ("live", "starting"):
-        raise UserError(f"{run.name} is running", do=f"`ftbench attach {run.name}` shows it")
-    if state == "finished":
-        raise UserError(f"{run.name} has finished", do="`ftbench run` starts another")
-    size = run.events_file.stat().st_size if run.events_file.exists() else 0
+    """Resume from the latest complete checkpoint, in the same directory."""
+    size = start.events_size(run)
     try:
-        begin(run, size)
+        with interruptible([run]):
+            start.resume_run(run)
     except Detached:
         return leave(run, json)
     return leave(run, json) if detach else watch(run, offset=size, json=json)
 
 
 def settled_result(run: RunDir, seconds: float = 10.0) -> Result | None:
-    """The result, once the worker has gone: it follows the `end` event by a moment, and the card is free only then."""
+    """Wait for the worker to exit, then return the result, which is written after the `end` event.
+
+    Only then is the GPU free.
+    """
     deadline = time.monotonic() + seconds
     while run.is_live() and time.monotonic() < deadline:
         time.sleep(0.05)
     return run.result()
 
 
-def refusal(run: RunDir) -> str:
-    """What the worker found wrong with the user's input, '' where it was not that."""
-    reason = ""
+def refusal(run: RunDir) -> UserError | None:
+    """The error that the worker reported for invalid input, None where there is none."""
+    refused = None
     for event in stream(run.events_file, Error):
         if isinstance(event, Error) and event.user:
-            reason = event.text
-    return reason
+            refused = UserError(event.text, code=getattr(event, "code", "") or "run.refused")
+    return refused
 
 
 def remove_refused(run: RunDir) -> None:
-    """Delete a run that never began to work."""
+    """Delete a run that has written neither a checkpoint nor a model."""
     settled_result(run)
     if not run.checkpoints.exists() and not run.model.exists():
         remove_tree(run.path, ignore_errors=True)
-
-
-def preset_name(preset: str) -> str:
-    """The name part of a preset's name or path."""
-    return Path(preset).name.removesuffix(".toml")

@@ -1,4 +1,4 @@
-"""`runs`: past and live runs, newest first."""
+"""`runs`: list past and live runs and ladders, the latest first; `runs --adopt DIR` moves others into the runs home."""
 
 from __future__ import annotations
 
@@ -7,48 +7,74 @@ from pathlib import Path
 
 from engine.config.errors import UserError
 from engine.config.split_version import SPLIT_VERSION, versions_differ
+from engine.config.text import amount
 from engine.runs import device_queue, ladder_dir, run_dir
+from engine.runs.adopt import AdoptedFolder, adopt
+from engine.runs.folder import running_elsewhere
+from engine.runs.home import tilde
 from engine.runs.ladder_dir import LadderDir
 from tui.history.run_list import COLUMNS, cells, describe, scored_otherwise
 from tui.output.console import print_json, say, table
 
+LADDER_COLUMNS = ("ladder", "state", "rungs", "runs done", "started in")
+
 
 def show(runs: Path, json: bool) -> None:
+    """List the runs as a table and the ladders as another; with `json` only the runs."""
     places = {turn.run: turn.place for turn in device_queue.turns() if turn.place}
     lines = [describe(run, places) for run in sorted(run_dir.iterate(runs), key=lambda run: run.name, reverse=True)]
     if json:
         print_json([asdict(line) for line in lines])
-    elif not lines:
-        say(f"no runs in {runs}; `ftbench demo` makes the first")
+        return
+    if lines:
+        table("", COLUMNS, [cells(line) for line in lines], right=(5,))
     else:
-        table(
-            "",
-            COLUMNS,
-            [cells(line) for line in lines],
-            right=(5,),
-        )
-        for version in sorted({line.split_version for line in lines if scored_otherwise(line)}):
-            say(f"(split {version}): {versions_differ(version, SPLIT_VERSION)}")
-    if not json:
-        _show_ladders(runs)
+        say(f"no runs in {tilde(runs)}; start with `ftbench demo`")
+    for version in sorted({line.split_version for line in lines if scored_otherwise(line)}):
+        say(f"(split {version}): {versions_differ(version, SPLIT_VERSION)}")
+    _show_ladders(runs)
+    if elsewhere := running_elsewhere(runs):
+        say(f"{elsewhere} Pass --runs to list the runs there.")
 
 
 def _show_ladders(runs: Path) -> None:
-    """Ladders in a table of their own, where there are any."""
     ladders = sorted(ladder_dir.iterate(runs), key=lambda ladder: ladder.name, reverse=True)
     if ladders:
         say("")
-        table("", ("ladder", "state", "rungs", "runs done"), [_ladder_cells(ladder) for ladder in ladders], right=(3,))
+        table("", LADDER_COLUMNS, [_ladder_cells(ladder) for ladder in ladders], right=(3,))
 
 
 def _ladder_cells(ladder: LadderDir) -> list[str]:
+    directory = tilde(ladder.started_in())
     try:
         state = ladder.state()
     except UserError:
-        return [ladder.name, "damaged", "", ""]
+        return [ladder.name, "damaged", "", "", directory]
     if state is None:
-        return [ladder.name, "starting" if ladder.is_live() else "not begun", "", ""]
+        return [ladder.name, "starting" if ladder.is_live() else "not started", "", "", directory]
     status = state.stage if ladder.is_live() else "died" if state.status == "running" else state.status
     runs = [entry for entry in state.entries if entry.kind == "run"]
     done = sum(entry.is_done for entry in runs)
-    return [ladder.name, status, ", ".join(dict.fromkeys(entry.rung for entry in runs)), f"{done}/{len(runs)}"]
+    rungs = ", ".join(dict.fromkeys(entry.rung for entry in runs))
+    return [ladder.name, status, rungs, f"{done}/{len(runs)}", directory]
+
+
+def adopt_runs(source: Path, home: Path, json: bool) -> int:
+    """Move the runs of `source` into the home and report each; 1 where something was not moved."""
+    done = []
+    for one in adopt(source, home):
+        done.append(one)
+        if not json:
+            _say_adopted(one)
+    if json:
+        print_json([asdict(one) for one in done])
+    else:
+        moved = {kind: sum(one.kind == kind and one.state == "moved" for one in done) for kind in ("run", "ladder")}
+        counts = " and ".join(amount(count, kind) for kind, count in moved.items())
+        say(f"{counts} moved from {tilde(source)} to {tilde(home)}")
+    return int(any(one.state != "moved" for one in done))
+
+
+def _say_adopted(one: AdoptedFolder) -> None:
+    style = {"moved": "", "refused": "yellow", "failed": "red"}[one.state]
+    say(f"{one.state} {one.kind} {one.name}" + (f": {one.reason}" if one.reason else ""), style)

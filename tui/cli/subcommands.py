@@ -1,4 +1,4 @@
-"""The subcommands of `ftbench data` and `ftbench presets`."""
+"""The subcommands of `ftbench data` and `ftbench presets`; their modules are imported when they are called."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tui.cli.options import (
 )
 
 data_app = App(help="Check and preview data before training.", no_args_is_help=True)
-presets_app = App(help="List, show and make presets.", no_args_is_help=True)
+presets_app = App(help="List, show and create presets.", no_args_is_help=True)
 
 
 @data_app.command("check")
@@ -30,7 +30,7 @@ def data_check(
     settings: SetOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Check a data set: what each column and row is used for, and why not."""
+    """Check a data set: how each column and row is used, and warnings."""
     from tui.cli import data as verb
 
     raise typer.Exit(verb.check(preset, overrides(settings, model=model, data=data), json))
@@ -54,7 +54,7 @@ def data_show(
 
 @presets_app.command("list")
 def presets_list(json: JsonOption = False) -> None:
-    """Every preset; a broken one with its error."""
+    """List presets; invalid ones with their error."""
     from tui.cli import presets as verb
 
     verb.show_list(json)
@@ -62,7 +62,7 @@ def presets_list(json: JsonOption = False) -> None:
 
 @presets_app.command("show")
 def presets_show(name: str, method: MethodOption = None, settings: SetOption = None, json: JsonOption = False) -> None:
-    """The whole effective configuration, each value with its origin."""
+    """Show the effective configuration and each value's origin."""
     from tui.cli import presets as verb
 
     verb.show(name, chosen_method(method), overrides(settings, method=method), json)
@@ -71,10 +71,10 @@ def presets_show(name: str, method: MethodOption = None, settings: SetOption = N
 @presets_app.command("new")
 def presets_new(
     name: str,
-    base: Annotated[str, typer.Option("--from", help="The preset to begin with.")] = "demo-lora",
+    base: Annotated[str, typer.Option("--from", help="Preset to copy.")] = "demo-lora",
     settings: SetOption = None,
 ) -> None:
-    """A preset of your own, made from another."""
+    """Create your own preset from an existing one."""
     from tui.cli import presets as verb
 
     verb.new(name, base, overrides(settings))

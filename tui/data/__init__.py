@@ -1,1 +1,1 @@
-"""Data sets as the screens offer, count and inspect them; what they are is the business of the engine."""
+"""Data sets for the screens: list, previews, inspection. The engine reads and prepares them."""

@@ -1,4 +1,4 @@
-"""The data sets that the bench lists, and each one as a line of text."""
+"""The list of data sets on the bench, and each set as a line of text."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from tui.data.recent import read_recent
 from tui.format import count
 
 EMBEDDED = ("tickets",)
-"""Data sets that are shipped with ftbench."""
-MOST_FILES = 200
+"""Data sets shipped with ftbench."""
+MAX_FILES = 200
+"""Maximum number of files listed of the working directory."""
 ON_THE_HUB = Preview(note="on the Hub: not checked, because that requires network access")
-NOT_TEXT = "file name is not UTF-8, so a preset cannot name it; rename the file"
+NOT_TEXT = "file name is not valid UTF-8: rename the file"
 FORMATS = {"messages": "chat", "prompt-completion": "pairs", "sharegpt": "share"}
 """Short names for the list."""
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set of the list: its id for the preset, and its name here."""
+    """A data set in the list: its id in a preset, and the label displayed."""
 
     id: str
     label: str
@@ -54,44 +55,44 @@ def is_text(data: str) -> bool:
 
 
 def offered(chosen: str) -> list[DataSet]:
-    """Embedded sets, the working directory and its files, recent ones; `chosen` is always among them."""
-    sets = [DataSet(name, name) for name in EMBEDDED] + _here()
+    """Embedded sets, the working directory and its files, recent sets; `chosen` is always included."""
+    sets = [DataSet(name, name) for name in EMBEDDED] + _in_working_directory()
     ids = {one.id for one in sets}
     for recent in read_recent():
-        if recent not in ids:  # whether it is still there is looked at where a dead network disk holds up nobody
-            sets.append(DataSet(recent, _called(recent), recent=True))
+        if recent not in ids:  # a missing one is found by its preview, since a stalled network disk would block here
+            sets.append(DataSet(recent, _label(recent), recent=True))
             ids.add(recent)
-    return sets if chosen in ids else [DataSet(chosen, _called(chosen)), *sets]
+    return sets if chosen in ids else [DataSet(chosen, _label(chosen)), *sets]
 
 
-def _here() -> list[DataSet]:
-    """The data files of the working directory; several make a set together as well.
+def _in_working_directory() -> list[DataSet]:
+    """The data files of the working directory, and the directory itself as one set if there are several.
 
-    A .txt file is more often a README than data: it is named by its path, or chosen from the file picker.
+    .txt files are not listed, since most are no data; they can be selected by path or in the file picker.
     """
     names: list[str] = []
     folder = ""
-    with contextlib.suppress(OSError):  # gone or unreadable: nothing is offered from it
+    with contextlib.suppress(OSError):  # missing or unreadable: list nothing
         folder = str(Path.cwd())
         with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if _is_offered(entry.name) and not is_folder(entry))
-    files = [DataSet(str(Path(folder, name)), name) for name in names[:MOST_FILES]]
+            names = sorted(entry.name for entry in entries if _is_listed(entry.name) and not is_folder(entry))
+    files = [DataSet(str(Path(folder, name)), name) for name in names[:MAX_FILES]]
     return [DataSet(folder, "./"), *files] if len(files) > 1 else files
 
 
-def _is_offered(name: str) -> bool:
+def _is_listed(name: str) -> bool:
     return is_data_file(name) and not name.lower().endswith((".txt", ".txt.gz"))
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Also a link to one; a link that leads nowhere or to itself is none."""
+    """Whether an entry is a folder or a link to one; False for broken links."""
     with contextlib.suppress(OSError):
         return entry.is_dir()
     return False
 
 
-def _called(data: str) -> str:
-    """A set from elsewhere by its file's name, a folder with a slash behind it."""
+def _label(data: str) -> str:
+    """Label of a set outside the working directory: file name, with its folder where the name is generic."""
     if not data.startswith("/"):
         return data
     path = Path(data)
@@ -99,9 +100,9 @@ def _called(data: str) -> str:
 
 
 def line(one: DataSet, preview: Preview | None, taken: bool, width: int, ascii_only: bool) -> Content:
-    """Mark, name, rows, format, and `!` where a problem was found; in a narrow pane the format is left out."""
+    """Mark, name, rows, format, and `!` for problems; a narrow pane omits the format."""
     mark = (">" if ascii_only else "▸") if taken else " "
-    figure, style = _figure(one, preview, ascii_only)
+    figure, style = _rows_text(one, preview, ascii_only)
     kind = preview.format if preview else ""
     kind = f" {FORMATS.get(kind, kind)[:6]:<6}" if width >= 26 and preview and preview.rows else ""
     flag = "!" if preview and preview.problems else " "
@@ -118,8 +119,8 @@ def line(one: DataSet, preview: Preview | None, taken: bool, width: int, ascii_o
     )
 
 
-def _figure(one: DataSet, preview: Preview | None, ascii_only: bool) -> tuple[str, str]:
-    """Training rows, or why they are not known."""
+def _rows_text(one: DataSet, preview: Preview | None, ascii_only: bool) -> tuple[str, str]:
+    """Number of training rows, or why it is unknown."""
     if one.on_the_hub:
         return "Hub", "dim"
     if preview is None:
@@ -133,7 +134,7 @@ def _figure(one: DataSet, preview: Preview | None, ascii_only: bool) -> tuple[st
 
 
 def detail(one: DataSet, preview: Preview | None) -> str:
-    """A set in one sentence, problems first, because it is cut where there is no room."""
+    """A set in one sentence, problems first, because the pane truncates it."""
     if one.on_the_hub:
         return ON_THE_HUB.note
     if preview is None:
@@ -147,7 +148,7 @@ def detail(one: DataSet, preview: Preview | None) -> str:
 
 
 def _fitted(text: str, cells: int, ascii_only: bool) -> str:
-    """Cut in the middle, so that a name's beginning and its suffix stay."""
+    """Truncate in the middle, keeping the start and the suffix of a name."""
     if cell_len(text) <= cells:
         return text
     head, tail = text[: cells * 2 // 3], text[-(cells // 3) :]

@@ -1,4 +1,4 @@
-"""The file picker's view of a folder: subfolders, data files with sizes, and what a typed text selects."""
+"""The file picker's view of a folder: subfolders, data files with sizes, and entries that match the typed text."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from engine.config.preset_library import is_data_file
 from tui.data.datasets import is_folder, on_the_hub
 from tui.format import size
 
-MOST = 500
-"""Entries shown; typing filters them."""
+MAX_ENTRIES = 500
+"""Maximum number of entries displayed; typing filters them."""
 
 
 @dataclass(frozen=True)
 class FolderEntry:
-    """One line of the picker."""
+    """One entry of the picker."""
 
     kind: str
-    """up, take (this folder as a set), folder, file, hub."""
+    """up, take (select this folder as one data set), folder, file or hub."""
     name: str
     target: str
     """The path, or the Hub id."""
@@ -30,19 +30,19 @@ class FolderEntry:
 
 @dataclass(frozen=True)
 class FolderView:
-    """A folder as it was read once; `error` says why it could not be."""
+    """Content of a folder; `error` is the reason where it cannot be read."""
 
     path: Path
     folders: tuple[str, ...] = ()
     files: tuple[tuple[str, int | None], ...] = ()
     """(name, bytes) of the data files."""
     others: int = 0
-    """Files of kinds that are not read."""
+    """Number of files in unsupported formats."""
     error: str = ""
 
 
 def read_folder(path: Path) -> FolderView:
-    """Its folders and data files by name. Never raises for what the file system refuses."""
+    """Read folders and data files, sorted by name. File system errors are returned in `error`."""
     folders: list[str] = []
     files: list[tuple[str, int | None]] = []
     others = 0
@@ -56,7 +56,7 @@ def read_folder(path: Path) -> FolderView:
                 else:
                     others += 1
     except OSError as error:
-        return FolderView(path, error=f"cannot be read: {error.strerror}")
+        return FolderView(path, error=f"cannot read the folder: {error.strerror}")
     return FolderView(path, tuple(sorted(folders)), tuple(sorted(files)), others)
 
 
@@ -67,7 +67,7 @@ def _bytes(entry: os.DirEntry[str]) -> int | None:
 
 
 def meant(text: str, here: Path) -> tuple[Path, str]:
-    """The folder a typed text leads to from `here`, and the beginning of a name to look for in it."""
+    """The folder that a typed path refers to, relative to `here`, and the prefix of a name to look for in it."""
     if text in ("~", ".", ".."):
         text += "/"
     head, slash, word = text.rpartition("/")
@@ -75,27 +75,27 @@ def meant(text: str, here: Path) -> tuple[Path, str]:
         return here, text
     try:
         folder = Path(f"{head}/").expanduser()
-    except RuntimeError:  # ~somebody who is not here
+    except RuntimeError:  # ~user for an unknown user
         folder = Path(f"{head}/")
     return Path(os.path.normpath(here / folder)), word
 
 
 def entries(view: FolderView, word: str, hidden: bool, typed: str) -> list[FolderEntry]:
-    """The lines for a folder and a typed word, best first; a Hub id is offered where nothing local is meant."""
+    """Entries of a folder that match the typed word, best first; a Hub id is included where no local path matches."""
     found = [*_found(view, word, hidden or word.startswith("."))]
     if on_the_hub(typed):
         found.append(FolderEntry("hub", typed, typed, "on the Hub: not checked, because that requires network access"))
     if word or view.error:
-        return found[:MOST]
+        return found[:MAX_ENTRIES]
     top = [] if view.path == view.path.parent else [FolderEntry("up", "../", str(view.path.parent))]
     if len(view.files) > 1:
         names = ", ".join(name for name, _ in view.files[:3]) + (" …" if len(view.files) > 3 else "")
         top.insert(0, FolderEntry("take", "./", str(view.path), f"this folder as one data set: {names}"))
-    return [*top, *found][:MOST]
+    return [*top, *found][:MAX_ENTRIES]
 
 
 def _found(view: FolderView, word: str, hidden: bool) -> Iterator[FolderEntry]:
-    """Folders, then files; those that begin with the word before those that hold it."""
+    """Folders, then files; names that start with the word before names that contain it."""
     lines = [FolderEntry("folder", f"{name}/", str(view.path / name)) for name in view.folders]
     lines += [FolderEntry("file", name, str(view.path / name), size(count)) for name, count in view.files]
     lines = [line for line in lines if hidden or not line.name.startswith(".")]

@@ -1,4 +1,4 @@
-"""The inspector's panes as text for any width: rows token by token, and the report."""
+"""The inspector's views as text of any width: rows token by token, report, chat template."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tui.data_report import DataReport, Line, account_lines, repeat_lines, resul
 
 SPLITS = ("train", "validation", "test", "noticed")
 NAMES = {"noticed": "noted"}
-"""Names of splits that are not their own."""
+"""Split -> name displayed, where it differs."""
 COLORS = {
     "kept": "$primary",
     "cut": "$text-error",
@@ -39,20 +39,20 @@ class Token(Struct, frozen=True):
     trained: bool
     special: bool
     partial: bool = False
-    """Whether its text is shown with a later token, which completes a character."""
+    """Whether its text is displayed with a later token, which completes the character."""
 
 
 class Sample(Struct, frozen=True):
-    """One prepared row; `omitted` tokens are left out after the first `head`."""
+    """One prepared row; `omitted` tokens after the first `head` are left out."""
 
     where: str
     target: str
     cut: bool
     length: int
-    """Tokens before the cut."""
+    """Tokens before truncation."""
     loss_tokens: int
     answer: int
-    """Tokens in the loss before the cut."""
+    """Tokens in the loss before truncation."""
     notes: list[str]
     omitted: int
     head: int
@@ -60,7 +60,7 @@ class Sample(Struct, frozen=True):
 
 
 class Inspection(Struct, frozen=True):
-    """The answer to `data.inspect`."""
+    """The response to `data.inspect`."""
 
     report: dict[str, Any]
     samples: dict[str, list[Sample]]
@@ -70,21 +70,21 @@ class Inspection(Struct, frozen=True):
     special_tokens: dict[str, str | None] = field(default_factory=dict)
 
     def count(self, split: str) -> int:
-        """Rows of a split; `noticed` are those that were cut or have notes."""
+        """Number of rows of a split; `noticed` are rows that are truncated or have notes."""
         return self.noticed if split == "noticed" else int(self.report["rows"][split])
 
 
 @dataclass(frozen=True)
 class Manner:
-    """How tokens are drawn."""
+    """How tokens are displayed."""
 
     ascii: bool = False
     parted: bool = False
-    """A bar between tokens, for terminals without shades."""
+    """Separate tokens by bars, for terminals without background shades."""
 
 
 def sample_text(sample: Sample, manner: Manner) -> Content:
-    """The tokens in order: those in the loss green and underlined, special ones bold, neighbors in two shades."""
+    """The tokens in order: in the loss green and underlined, special ones bold, neighbors in two shades."""
     parts: list[tuple[str, str]] = []
     inside = False
     for number, token in enumerate(sample.tokens):
@@ -103,7 +103,7 @@ def sample_text(sample: Sample, manner: Manner) -> Content:
 
 
 def _token(token: Token, number: int, manner: Manner) -> Iterator[tuple[str, str]]:
-    """Literal text; a line feed is shown and also breaks the line. Between bars, parts of characters are shown too."""
+    """Text of a token, styled; a line feed is shown as a symbol and also breaks the line."""
     style = "$text-success underline" if token.trained else ""
     if token.special:
         style = f"{style} bold" if token.trained else "$text-warning bold"
@@ -120,21 +120,21 @@ def _token(token: Token, number: int, manner: Manner) -> Iterator[tuple[str, str
 
 
 def sample_head(sample: Sample, split: str, number: int, total: int) -> Content:
-    """Which row this is, its length, how much of it is in the loss, and its notes."""
+    """Header of a row: split, number, place, tokens, tokens in the loss, notes."""
     name = NAMES.get(split, split)
     figures = f"{sample.length:,} tokens, {sample.loss_tokens:,} in the loss"
-    said = f"{name} row {number:,} of {total:,} · {sample.where} · {figures}"
-    parts: list[tuple[str, str]] = [(visible(said), "bold")]
+    heading = f"{name} row {number:,} of {total:,} · {sample.where} · {figures}"
+    parts: list[tuple[str, str]] = [(visible(heading), "bold")]
     if sample.cut:
         lost = sample.answer - sample.loss_tokens
-        text = f" · cut at max_length{f', {lost:,} answer tokens lost' if lost else ''}"
+        text = f" · truncated at max_length{f', {lost:,} answer tokens lost' if lost else ''}"
         parts.append((text, "bold $text-error"))
     parts += [(f" · {visible(note)}", "$text-warning") for note in sample.notes]
     return Content.assemble(*parts)
 
 
 def facts(found: Inspection, split: str, width: int, max_length: int, ascii_only: bool) -> Content:
-    """The report: whether a run would start, the account of columns and rows, warnings, lengths, files."""
+    """The report view: whether a run would start, use of columns and rows, warnings, lengths, files."""
     split = split if split != "noticed" else "train"
     lines = [
         *(_shown(line, width) for line in report_lines(found.report)),
@@ -147,7 +147,7 @@ def facts(found: Inspection, split: str, width: int, max_length: int, ascii_only
 
 
 def report_lines(report: dict[str, Any]) -> Iterator[Line]:
-    """The result first, then where every column and row went, then the warnings."""
+    """The result first, then the use of every column and row, then the warnings."""
     known = DataReport.of(report)
     yield result_line(report)
     yield Line("format", report["why"])
@@ -170,13 +170,13 @@ def source_lines(found: Inspection) -> Iterator[Line]:
 
 
 def _shown(line: Line, width: int) -> Content:
-    """Name and text, further lines of it below the first."""
+    """Name and text, wrapped with a hanging indent."""
     text = f"\n{'':{_LABEL}}".join(line.wrapped(max(10, width - _LABEL)))
     return Content.assemble((f"{line.name:<{_LABEL}}", "$foreground-muted"), (text, COLORS[line.style]))
 
 
 def _lengths(found: Inspection, split: str, width: int, max_length: int, ascii_only: bool) -> Iterator[Content]:
-    """The histogram, and percentiles."""
+    """Histogram and percentiles of the row lengths."""
     histogram = found.histograms.get(split)
     if histogram is None:
         yield _shown(Line("length", f"no {split} rows"), width)
@@ -189,14 +189,14 @@ def _lengths(found: Inspection, split: str, width: int, max_length: int, ascii_o
         for key, name in (("tokens", "length"), ("answer", "in the loss")):
             figures = " ".join(f"{point} {value:,}" for point, value in lengths[key].items())
             yield _shown(Line(name, figures), width)
-        yield _shown(Line("answers cut", percent(lengths["answers_cut"])), width)
+        yield _shown(Line("truncated", f"{percent(lengths['answers_cut'])} of the answers"), width)
     if histogram.lost:
-        text = f"{amount(histogram.lost, 'row')} left out: nothing in the loss after the cut"
+        text = f"{amount(histogram.lost, 'row')} left out: no tokens in the loss after truncation"
         yield Content.styled(text, "$text-error")
 
 
 def template_text(found: Inspection) -> Content:
-    """The chat template as the tokenizer has it, its control characters visible."""
+    """The tokenizer's chat template with control characters visible."""
     if found.chat_template is None:
         return Content(visible(found.report["template"]))
     return Content("\n").join(Content(visible(line)) for line in found.chat_template.split("\n"))

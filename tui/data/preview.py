@@ -24,40 +24,40 @@ from engine.config.text import amount, escaped
 from engine.runs.rpc_client import Cancelled, CancelToken, ask
 from tui.format import size
 
-LARGEST = 64 << 20
-"""Bytes up to which a set is counted in the background."""
+MAX_BYTES = 64 << 20
+"""Size up to which a set is counted in the background."""
 SECONDS = 30.0
-"""Timeout for counting one set: on a slow network disk it would block all others."""
-REMEMBERED = 500
-LARGEST_MEMORY = 64 << 20
-"""Bytes of the file of previews that are read."""
+"""Timeout for counting one set, which would block all others on a slow network disk."""
+MAX_CACHED = 500
+MAX_CACHE_BYTES = 64 << 20
+"""Maximum size of the cache file."""
 _DEPTH, _ENTRIES = 3, 10_000
 """Folder depth and number of entries that the engine reads."""
 
 
 class Preview(Struct, frozen=True):
-    """What is known of a set without a model."""
+    """What is known of a data set without a model."""
 
     rows: dict[str, int] = field(default_factory=dict)
-    """By split, as they are in the files; empty where they were not counted."""
+    """Rows by split, as in the files; empty where they were not counted."""
     format: str = ""
     why: str = ""
     unusable: int = 0
-    """Rows without anything to learn."""
+    """Rows without a token in the loss."""
     kinds: dict[str, Any] = field(default_factory=dict)
     columns: list[dict[str, str]] = field(default_factory=list)
     """Name and role of each column."""
     warnings: list[Notice] = field(default_factory=list)
     error: str = ""
-    """Why it cannot be read or understood, with what to do."""
+    """Why it cannot be used, with what to do."""
     note: str = ""
     """Why it was not counted."""
     gone: bool = False
-    """There is no such file."""
+    """Whether the file does not exist."""
 
     @property
     def problems(self) -> list[str]:
-        """Everything found, one sentence each."""
+        """All problems, one sentence each."""
         bad = [f"{amount(found['rows'], 'row')} left out: {found['where'][0]}" for found in self.kinds.values()]
         return [*([self.error] if self.error else []), *bad, *(notice.text for notice in self.warnings)]
 
@@ -71,7 +71,7 @@ class PreviewReady(Message):
 
 
 class PreviewThread(threading.Thread):
-    """Makes previews of the sets it is given, in order; touches no widget."""
+    """Creates previews of the requested sets in order; touches no widget."""
 
     def __init__(self, post: Callable[[Message], object]) -> None:
         super().__init__(daemon=True, name="previews")
@@ -82,13 +82,13 @@ class PreviewThread(threading.Thread):
         self._left = False
 
     def want(self, sets: Sequence[tuple[str, dict[str, Any]]]) -> None:
-        """Preview these (data id, data section of the configuration) instead of those requested before."""
+        """Request previews of these (data id, data section of the configuration), replacing earlier requests."""
         with self._change:
             self._wanted = list(sets)
             self._change.notify()
 
     def leave(self) -> None:
-        """Stop, also in the middle of a set."""
+        """Stop, also while a set is being counted."""
         with self._change:
             self._left, self._wanted = True, []
             if self._leaving:
@@ -114,12 +114,12 @@ class PreviewThread(threading.Thread):
 
     @staticmethod
     def _look(known: PreviewCache, data: str, section: dict[str, Any], leaving: CancelToken) -> Preview:
-        """What is found, or why nothing is. Raises Left."""
+        """The preview, or one with the error. Raises Cancelled."""
         try:
             return known.look(data, section, leaving)
         except Cancelled:
             raise
-        except Exception as error:  # noqa: BLE001 - the edge of a thread: the list must hear of it
+        except Exception as error:  # noqa: BLE001 - top level of a thread: the list must show the error
             return Preview(error=f"cannot preview: {type(error).__name__}: {error}")
 
 
@@ -134,17 +134,17 @@ class PreviewCache:
         self.known: dict[str, Preview] = {}
         self.changed = False
         with contextlib.suppress(OSError, msgspec.DecodeError, RecursionError):
-            self.known = msgspec.json.decode(read_small(self.path, LARGEST_MEMORY), type=dict[str, Preview])
+            self.known = msgspec.json.decode(read_small(self.path, MAX_CACHE_BYTES), type=dict[str, Preview])
 
     def look(self, data: str, section: dict[str, Any], leaving: CancelToken) -> Preview:
-        """The cached preview, or else a new one by the engine. Raises Left."""
+        """The cached preview, or a new one from the engine. Raises Cancelled."""
         try:
             bytes_, mark = signature(data)
         except OSError as error:
             gone = isinstance(error, FileNotFoundError)
-            return Preview(error=f"cannot read it: {error.strerror}; check the path and its permissions", gone=gone)
-        if bytes_ > LARGEST:
-            return Preview(note=f"{size(bytes_)}, not counted: larger than {size(LARGEST)}; enter checks it")
+            return Preview(error=f"cannot read: {error.strerror}; check the path and its permissions", gone=gone)
+        if bytes_ > MAX_BYTES:
+            return Preview(note=f"{size(bytes_)}, not counted: larger than {size(MAX_BYTES)}; enter checks it")
         key = msgspec.json.encode([__version__, mark, section]).decode()
         if key not in self.known:
             preview = counted(section, leaving)
@@ -154,18 +154,18 @@ class PreviewCache:
         return self.known[key]
 
     def save(self) -> None:
-        """Write the newest previews; where that fails they are counted again next time."""
+        """Write the latest previews; where that fails they are counted again next time."""
         if not self.changed:
             return
         self.changed = False
-        newest = dict(list(self.known.items())[-REMEMBERED:])
+        latest = dict(list(self.known.items())[-MAX_CACHED:])
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomically(self.path, msgspec.json.encode(newest))
+            write_atomically(self.path, msgspec.json.encode(latest))
 
 
 def counted(section: dict[str, Any], leaving: CancelToken) -> Preview:
-    """A preview by the engine, within SECONDS. Raises Left where it was cancelled for another reason."""
+    """Request a preview from the engine, with a timeout. Raises Cancelled where it was cancelled for another reason."""
     late = threading.Event()
 
     def stop() -> None:
@@ -178,7 +178,7 @@ def counted(section: dict[str, Any], leaving: CancelToken) -> Preview:
     try:
         return msgspec.convert(ask("data.preview", {"data": section}, leaving=leaving), Preview)
     except UserError as error:
-        return Preview(error=f"{error.what} ({error.where}); {error.do}")  # what it is first: there is little room
+        return Preview(error=f"{error.what} ({error.where}); {error.do}")  # problem first: the pane truncates
     except (RunFailed, OSError) as error:
         return Preview(note=f"not counted: {error}")
     except Cancelled:
@@ -190,7 +190,7 @@ def counted(section: dict[str, Any], leaving: CancelToken) -> Preview:
 
 
 def signature(data: str) -> tuple[int, list[Any]]:
-    """Bytes of a set, and a value that changes when its files do. An embedded set has neither. Raises OSError."""
+    """(bytes, signature) of a set; the signature changes when its files do. Raises OSError."""
     if not data.startswith("/"):
         return 0, [data]
     status = Path(data).stat()
@@ -201,13 +201,13 @@ def signature(data: str) -> tuple[int, list[Any]]:
 
 
 def _files(folder: str) -> Iterator[tuple[str, int, int]]:
-    """(path, time, bytes) of the data files that the engine would read."""
-    seen = 0
+    """(path, modification time, bytes) of the data files that the engine reads."""
+    entries = 0
     for root, folders, names in os.walk(folder):
         deep = Path(root).relative_to(folder).parts
         folders[:] = [name for name in folders if not name.startswith(".") and len(deep) < _DEPTH]
-        seen += len(folders) + len(names)
-        if seen > _ENTRIES:
+        entries += len(folders) + len(names)
+        if entries > _ENTRIES:
             return
         for name in names:
             if not name.startswith(".") and (is_data_file(name) or name.endswith(".arrow")):

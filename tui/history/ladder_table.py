@@ -1,21 +1,22 @@
-"""A ladder's table, narrow enough for 80 columns."""
+"""The results table of a ladder, within 80 columns."""
 
 from __future__ import annotations
 
 from engine.config.metric_specs import metric_spec
+from engine.config.text import amount
 from engine.runs.ladder import Ladder, RungResult
 from tui.format import duration, size
 from tui.history.scores import mean_text, range_text
 from tui.output.console import table
 
-COLUMNS = ("rung", "score", "95 %", "of gain", "loss", "train", "all", "peak", "saved")
+COLUMNS = ("rung", "score", "95% CI", "of gain", "loss", "train", "total", "peak", "saved")
 
 
 def show_ladder(ladder: Ladder) -> None:
-    """One row a rung: what it scored, what share of full's gain that is, what it took."""
+    """Print one row per rung: score, share of full fine-tuning's gain, loss, times, peak memory and artifact size."""
     work = ladder.work
     metric = work.metric if work else ""
-    seeds = f"{len(ladder.seeds)} seeds" if len(ladder.seeds) > 1 else "one seed"
+    seeds = amount(len(ladder.seeds), "seed")
     title = f"{work.model} on {work.data}: {metric} on {work.test} test items, {seeds}" if work else ladder.name
     table(title, COLUMNS, [_row(row, metric) for row in ladder.rows], right=(1, 3, 4, 5, 6, 7, 8))
 
@@ -35,5 +36,5 @@ def _row(row: RungResult, metric: str) -> list[str]:
         duration(row.training_seconds.mean) if row.training_seconds else "–",
         duration(row.all_seconds.mean) if row.all_seconds else "–",
         size(peak.training) if peak else "–",
-        size(row.artefact_bytes) if row.artefact_bytes else "–",
+        size(row.artifact_bytes) if row.artifact_bytes else "–",
     ]

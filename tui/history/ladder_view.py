@@ -1,4 +1,4 @@
-"""A ladder drawn into lines of styled text: what runs, a bar for each rung with its interval, the verdict."""
+"""A ladder as lines of styled text: progress, a bar with confidence interval per rung, costs, verdict."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from textual.content import Content
 
 from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import metric_spec
-from engine.config.text import visible
+from engine.config.text import amount, visible
 from engine.runs.ladder import Ladder, LadderRun, RungResult
 from tui.format import duration, size
 from tui.history.scores import mean_text, range_text
@@ -19,13 +19,13 @@ ASCII_MARKS = {"planned": ".", "live": ">", "finished": "+", "skipped": "-"}
 LABEL = 12
 """Columns of a rung's name."""
 NAME, REASON = 100, 300
-"""Characters of a model's or data set's name, and of why a ladder ended, that are shown."""
+"""Maximum characters of a model's or data set's name, and of the reason why a ladder ended."""
 FIGURES = 22
-"""Columns of `58.1 % [55.6, 60.6]` behind a bar."""
+"""Columns of the figures after a bar: `58.1% [55.6–60.6]`."""
 
 
 def progress_lines(ladder: Ladder, ascii_only: bool = False) -> Iterator[Content]:
-    """One line for each rung: its probe, trials and runs as marks, and what came of them."""
+    """One line per rung: its probe, trials and runs as marks, then the active run or an error."""
     marks = ASCII_MARKS if ascii_only else MARKS
     for name in dict.fromkeys(entry.rung for entry in ladder.entries):
         mine = [entry for entry in ladder.entries if entry.rung == name]
@@ -34,7 +34,7 @@ def progress_lines(ladder: Ladder, ascii_only: bool = False) -> Iterator[Content
             some = [entry for entry in mine if entry.kind == kind]
             if some:
                 parts.append((f"{kind} " if kind != "run" else "seeds ", "$foreground-muted"))
-                parts += [(marks.get(e.status, "x" if ascii_only else "✗"), _colour(e)) for e in some]
+                parts += [(marks.get(e.status, "x" if ascii_only else "✗"), _color(e)) for e in some]
                 parts.append(("  ", ""))
         live = next((entry for entry in mine if entry.status == "live"), None)
         wrong = next((entry for entry in mine if entry.reason and entry.status not in ("finished", "live")), None)
@@ -46,7 +46,7 @@ def progress_lines(ladder: Ladder, ascii_only: bool = False) -> Iterator[Content
 
 
 def score_bars(ladder: Ladder, columns: int, ascii_only: bool = False) -> Iterator[Content]:
-    """The rungs' scores on one scale, each with its interval; the losses where the metric is the loss."""
+    """The rungs' scores as bars on one scale, each with its confidence interval."""
     rows = [row for row in ladder.rows if row.score is not None and row.score.mean is not None]
     percent = ladder.work is None or metric_spec(ladder.work.metric).is_share
     wide = max(8, columns - LABEL - FIGURES - 2)
@@ -58,54 +58,54 @@ def score_bars(ladder: Ladder, columns: int, ascii_only: bool = False) -> Iterat
             style = "$foreground-muted" if row.status == "planned" else "$text-error"
             yield Content.assemble(label, (visible(row.status.replace("_", " "), wide), style))
             continue
-        unit = " %" if percent else ""
+        unit = "%" if percent else ""
         figures = f" {mean_text(row.score, percent)}{unit} [{range_text(row.score, percent)}]"
         drawn = bar(row.score.mean / top, _low(row) / top, _high(row) / top, wide, ascii_only)
         yield Content.assemble(label, drawn, (figures, ""))
 
 
 def bar(mean: float, low: float, high: float, columns: int, ascii_only: bool = False) -> Content:
-    """A bar up to the mean, and from there on the interval: `████▓▓░░`. Shares of the whole width, cut to it."""
-    full, sure, maybe = ("#", "=", "-") if ascii_only else ("█", "▓", "░")
+    """A bar up to the mean with the interval around it: `████▓▓░░`. The first three are shares of `columns`."""
+    below, lower, upper = ("#", "=", "-") if ascii_only else ("█", "▓", "░")
     ends = [min(columns, max(0, round(share * columns))) for share in (low, mean, high)]
     return Content.assemble(
-        (full * ends[0] + sure * (ends[1] - ends[0]), "$primary"),
-        (maybe * (ends[2] - ends[1]), "$primary"),
+        (below * ends[0] + lower * (ends[1] - ends[0]), "$primary"),
+        (upper * (ends[2] - ends[1]), "$primary"),
         (" " * (columns - ends[2]), ""),
     )
 
 
 def cost_lines(ladder: Ladder) -> Iterator[str]:
-    """What each rung took, as a ratio to full where there is one."""
+    """Time, peak memory and artifact size of each rung; the time also as a ratio to full fine-tuning."""
     full = next((row for row in ladder.rows if row.method == RULE_REFERENCE and row.all_seconds), None)
     for row in ladder.rows:
         if row.all_seconds is None or row.peak is None:
             continue
         peak = row.peak.training
-        against = ""
+        ratio = ""
         if full and full.all_seconds and full is not row:
-            against = f" ({row.all_seconds.mean / full.all_seconds.mean:.2f} x full's)"
+            ratio = f" ({row.all_seconds.mean / full.all_seconds.mean:.2f}x full)"
         yield (
-            f"{visible(row.name, LABEL):<{LABEL}} {duration(row.all_seconds.mean)} a run{against}, "
-            f"peak {size(peak)}, saves {size(row.artefact_bytes)}"
+            f"{visible(row.name, LABEL):<{LABEL}} {duration(row.all_seconds.mean)} per run{ratio}, "
+            f"peak memory {size(peak)}, artifact {size(row.artifact_bytes)}"
         )
 
 
 def verdict_lines(ladder: Ladder) -> Iterator[Content]:
-    """A paragraph for each topic."""
+    """One paragraph per topic."""
     for topic, sentences in groupby(ladder.verdict, lambda sentence: sentence.topic):
         text = " ".join(visible(sentence.text) for sentence in sentences)
         yield Content.assemble((f"{topic}: ", "bold"), (text, "$foreground-muted" if topic == "caveat" else ""))
 
 
 def headline(ladder: Ladder) -> str:
-    """What is compared on what, and how far it is."""
+    """Model, data, metric, seeds and state of the ladder in one line."""
     work = ladder.work
     about = ladder.name
     if work:
         about = f"{visible(work.model, NAME)} on {visible(work.data, NAME)}: {work.metric}, {work.test} test items"
     done = _done(ladder.entries)
-    seeds = f"{len(ladder.seeds)} seeds" if len(ladder.seeds) > 1 else "one seed"
+    seeds = amount(len(ladder.seeds), "seed")
     ended = ladder.reason if ladder.reason.startswith(ladder.status) else f"{ladder.status} {ladder.reason}"
     state = f"{ladder.stage} {done}" if ladder.status == "running" else ended.strip()
     return visible(f"{about}, {seeds} · {visible(state, REASON)}")
@@ -115,9 +115,9 @@ def _done(entries: Sequence[LadderRun]) -> str:
     return f"{sum(entry.is_done for entry in entries)}/{len(entries)}"
 
 
-def _colour(entry: LadderRun) -> str:
-    colours = {"finished": "$text-success", "live": "bold $text-warning", "planned": "$foreground-muted"}
-    return colours.get(entry.status, "$foreground-muted" if entry.status == "skipped" else "$text-error")
+def _color(entry: LadderRun) -> str:
+    colors = {"finished": "$text-success", "live": "bold $text-warning", "planned": "$foreground-muted"}
+    return colors.get(entry.status, "$foreground-muted" if entry.status == "skipped" else "$text-error")
 
 
 def _low(row: RungResult) -> float:

@@ -1,4 +1,4 @@
-"""Runs in a list: what one line says of each, from its result or the end of its events."""
+"""Runs in a list: one line per run, from its result or from the last events."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from engine.config.split_version import OLDEST, SPLIT_VERSION
 from engine.runs import events, run_dir
 from engine.runs.events import decode
 from engine.runs.follow import Follower
+from engine.runs.home import tilde
 from engine.runs.phases import phase_seconds
 from engine.runs.run_dir import RunDir
 from tui.format import duration
 
-TAIL = 65536
-WHOLE = 4 << 20
-"""Bytes of events up to which a live run's time is counted anew with every look: some milliseconds."""
-LIVES = tuple(b'{"type":"%s"' % kind for kind in (b"hello", b"phase", b"end"))
-"""How the events begin that say where time went."""
-COLUMNS = ("run", "state", "model", "data", "score", "time")
+TAIL_BYTES = 65536
+"""Bytes at the end of a log in which the progress of a live run is looked for."""
+MAX_LOG_BYTES = 4 << 20
+"""Size of a log up to which the time of a live run is computed on every refresh, which takes milliseconds."""
+TIMED_EVENTS = tuple(b'{"type":"%s"' % kind for kind in (b"hello", b"phase", b"end"))
+"""First bytes of the events by which time is assigned to phases."""
+COLUMNS = ("run", "state", "model", "data", "score", "time", "started in")
 SETTLED = ("finished", "stopped", "paused", "failed", "out_of_memory", "diverged", "damaged")
-"""States that only a new start changes."""
+"""States that only a resume changes."""
 
 
 @dataclass
@@ -44,17 +46,19 @@ class Line:
     created: float = 0.0
     """Unix seconds."""
     peak: int | None = None
-    """Bytes while training: torch's pool on a card, the resident set without one."""
+    """Peak memory of training in bytes: torch's pool on a GPU, else the resident set of the process."""
     reason: str = ""
     """Why it did not finish."""
     split_version: int = OLDEST
-    """The rule that divided its rows: scores under different rules do not compare."""
+    """The rule by which its rows were split: scores under different rules are not comparable."""
+    started_in: str = ""
+    """The directory it was started from, '' where it was not recorded."""
 
 
 def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> Line:
-    """From its result where it has one, else from its configuration and the end of its events.
+    """Summarize a run from its result if it has one, else from its configuration and its last events.
 
-    `places` are the places of runs that wait for a card.
+    `places` are the places of the runs in the device queue.
     """
     state = run.state()
     try:
@@ -75,15 +79,16 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> Line:
                 result.peak.training,
                 result.reason,
                 result.split_version,
+                run.started_in(),
             )
         frozen = run_dir.read_frozen(run)
     except UserError as error:
-        return Line(run.name, "damaged", "", "", None, None, "", None, reason=error.line)
+        return Line(run.name, "damaged", "", "", None, None, "", None, reason=error.line, started_in=run.started_in())
     if state == "live":
         place = (places or {}).get(run.path)
         state = f"waiting, place {place}" if place else _progress(run, places is not None) or state
     config = frozen.config
-    seconds = _worked(run) if run.is_live() else None
+    seconds = _worked_seconds(run) if run.is_live() else None
     end = None if run.is_live() else run.unwritten_end()
     return Line(
         run.name,
@@ -98,55 +103,58 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> Line:
         frozen.created,
         split_version=frozen.split_version,
         reason=end.reason if end else "",
+        started_in=frozen.started_in,
     )
 
 
-def _progress(run: RunDir, has_card: bool) -> str:
-    """`training 12/150`, from the last events; of one that `has_card` a wait is over."""
-    text, fresh = "", []
-    with contextlib.suppress(OSError):  # then all that is known is that it lives
-        fresh = Follower(run.events_file, max(0, run.events_file.stat().st_size - TAIL)).read()
-    for event in fresh:
-        if isinstance(event, events.Hello):  # resumed, and nothing done yet
+def _progress(run: RunDir, has_device: bool) -> str:
+    """`training 12/150`, from the last events; a run that waited and now `has_device` is starting."""
+    text, latest = "", []
+    with contextlib.suppress(OSError):  # then the list shows only that it is live
+        latest = Follower(run.events_file, max(0, run.events_file.stat().st_size - TAIL_BYTES)).read()
+    for event in latest:
+        if isinstance(event, events.Hello):  # resumed, and no phase entered yet
             text = "starting"
         elif isinstance(event, events.Phase):
-            text = "starting" if event.name == "waiting" and has_card else event.name
+            text = "starting" if event.name == "waiting" and has_device else event.name
         elif isinstance(event, events.Step):
             text = f"training {event.step}/{event.steps}"
     return text
 
 
-def _worked(run: RunDir) -> float | None:
-    """Seconds of a live run so far, as its result will count them; None where its log is too long to look through."""
+def _worked_seconds(run: RunDir) -> float | None:
+    """Seconds of a live run without waiting, as its result will count them; None where its log is too long."""
     with contextlib.suppress(OSError):
-        if run.events_file.stat().st_size > WHOLE:
+        if run.events_file.stat().st_size > MAX_LOG_BYTES:
             return None
         lines = run.events_file.read_bytes().splitlines()
-        ends = {number + before for number, line in enumerate(lines) if line.startswith(LIVES) for before in (-1, 0)}
-        found = (decode(lines[number]) for number in sorted(ends) if number >= 0)
-        seconds = phase_seconds((event for event in found if event), time.time())
-        return sum(held for phase, held in seconds.items() if phase != "waiting")
+        timed = [number for number, line in enumerate(lines) if line.startswith(TIMED_EVENTS)]
+        needed = sorted({number + before for number in timed for before in (-1, 0)})
+        decoded = (decode(lines[number]) for number in needed if number >= 0)
+        seconds = phase_seconds((event for event in decoded if event), time.time())
+        return sum(spent for phase, spent in seconds.items() if phase != "waiting")
     return None
 
 
 def cells(line: Line) -> list[str]:
-    """In the order of COLUMNS. A score under an older split rule carries its number."""
+    """The cells of COLUMNS. A score under an older split rule is followed by the rule's number."""
     scored = score(line) + (f" (split {line.split_version})" if scored_otherwise(line) else "")
-    return [line.name, line.state, last_part(line.model), last_part(line.data), scored, duration(line.seconds)]
+    names = [line.name, line.state, last_part(line.model), last_part(line.data)]
+    return [*names, scored, duration(line.seconds), tilde(line.started_in)]
 
 
 def scored_otherwise(line: Line) -> bool:
-    """Whether it has a score that does not compare with those of new runs."""
+    """Whether it has a score that is not comparable with those of new runs."""
     return line.split_version != SPLIT_VERSION and (line.before is not None or line.after is not None)
 
 
 def score(line: Line) -> str:
-    """`json 0.0→44.1`, percent where the metric is a share."""
+    """`json 0.0→44.1`: metric, score before and after training, in percent where the metric is a share."""
     scale = metric_spec(line.metric).scale
     scores = [f"{score * scale:.1f}" if score is not None else "–" for score in (line.before, line.after)]
     return f"{line.metric} {'→'.join(scores)}" if line.before is not None or line.after is not None else "–"
 
 
 def last_part(name: str) -> str:
-    """Of a path its last part; other names as they are."""
+    """The last component of an absolute path; any other name unchanged."""
     return Path(name).name if name.startswith("/") else name

@@ -1,4 +1,4 @@
-"""Runs as rows of a table: what stands in each column, and what it is sorted by."""
+"""The columns of the runs table: how a run is displayed in each and how it is sorted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STYLES = {
 
 @dataclass(frozen=True)
 class Field:
-    """A column: how a run is shown in it and how it is sorted."""
+    """A column, with the text and the sort value of a run."""
 
     column: Column
     text: Callable[[Line], str]
@@ -50,20 +50,20 @@ TABLE = (Column("", 1), *(field.column for field in FIELDS))
 
 
 def ordered(lines: Iterable[Line], by: int, reverse: bool, word: str = "") -> list[Line]:
-    """Those that hold the word, in the order of the column `by` of FIELDS; equal ones by name."""
+    """The runs that contain the word, sorted by column `by` of FIELDS, then by name."""
     kept = [line for line in lines if word.lower() in _all(line).lower()]
     return sorted(kept, key=lambda line: (FIELDS[by].value(line), line.name), reverse=reverse)
 
 
 def row(line: Line, marked: bool) -> Row:
-    """One run."""
+    """A run as a row of the table."""
     style = STYLES.get(line.state, "bold $primary" if line.state not in STYLES else "")
     cells = [(field.text(line), style if field.column.name == "state" else "") for field in FIELDS]
     return Row(line.name, (("*" if marked else "", "bold $accent"), *cells))
 
 
 def names(by: int, reverse: bool) -> list[str]:
-    """The columns' names, an arrow at the one that is sorted by."""
+    """Column names, with an arrow at the sort column."""
     arrow = "↓" if reverse else "↑"
     return ["", *(field.column.name + (arrow if number == by else "") for number, field in enumerate(FIELDS))]
 
@@ -74,7 +74,7 @@ def when(created: float) -> str:
 
 
 def undated(name: str) -> str:
-    """`20261125-192205-demo-lora-lora-3f2a` -> `demo-lora-lora-3f2a`; another name as it is."""
+    """`20261125-192205-demo-lora-lora-3f2a` -> `demo-lora-lora-3f2a`; any other name unchanged."""
     parts = name.split("-", 2)
     return parts[2] if len(parts) == 3 and parts[0].isdigit() and parts[1].isdigit() else name
 

@@ -1,4 +1,4 @@
-"""What runs achieved, as a table that fits 80 columns."""
+"""The results table of runs, within 80 columns."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from typing import Any
 import msgspec
 
 from engine.config.metric_specs import metric_spec
+from engine.config.text import percent
 from engine.runs.result import Interval, Result
 from tui.format import count, duration, size
 from tui.output.console import table
 
-COLUMNS = ("method", "before", "after", "95 %", "loss", "train", "peak", "trained", "saved")
+COLUMNS = ("method", "before", "after", "95% CI", "loss", "train", "peak", "trainable", "saved")
 
 
 def show_results(title: str, results: Sequence[Result]) -> None:
-    """One row per run: score before, score and held-out loss after, what it took. `train` is the steps alone, as in a
-    ladder's table and in a plan.
+    """Print one row per run: score before, score and held-out loss after training, costs.
 
-    Peak memory is torch's pool on a card, and the worker's resident set where there is none.
+    `train` is the time of the steps only, as in a ladder's table and in a plan. Peak memory is reserved by torch on a
+    GPU, and the worker's resident set on the CPU.
     """
     table(title, COLUMNS, [_row(result) for result in results], right=(1, 2, 4, 5, 6, 7, 8))
 
@@ -30,31 +31,29 @@ def as_json(results: Sequence[Result]) -> Any:
 
 def _row(result: Result) -> list[str]:
     before, after, peak = result.before, result.after, result.peak
-    percent = metric_spec(result.metric).is_share
+    is_share = metric_spec(result.metric).is_share
     return [
         result.method,
-        mean_text(before.score if before else None, percent),
-        mean_text(after.score, percent) if after else result.status,
-        range_text(after.score if after else None, percent),
+        mean_text(before.score if before else None, is_share),
+        mean_text(after.score, is_share) if after else result.status,
+        range_text(after.score if after else None, is_share),
         mean_text(after.loss if after else None, False),
         duration(result.step_seconds or None),
         size(peak.reserved or peak.rss_training or peak.rss),
-        f"{count(result.trainable)} {_share(result.trainable / max(1, result.parameters))}",
-        size(result.artefact_bytes),
+        f"{count(result.trainable)} ({percent(result.trainable / max(1, result.parameters))})",
+        size(result.artifact_bytes),
     ]
 
 
-def _share(value: float) -> str:
-    return f"{value * 100:.2g}%" if value < 0.095 else f"{value:.0%}"
-
-
-def mean_text(value: Interval | None, percent: bool) -> str:
+def mean_text(value: Interval | None, is_share: bool) -> str:
+    """The mean; of a share in percent, without the sign."""
     if value is None or value.mean is None:
         return "–"
-    return f"{value.mean * 100:.1f}" if percent else f"{value.mean:.3f}"
+    return f"{value.mean * 100:.1f}" if is_share else f"{value.mean:.3f}"
 
 
-def range_text(value: Interval | None, percent: bool) -> str:
+def range_text(value: Interval | None, is_share: bool) -> str:
+    """The confidence interval; of a share in percent, without the sign."""
     if value is None or value.low is None or value.high is None:
         return "–"
-    return f"{value.low * 100:.1f}–{value.high * 100:.1f}" if percent else f"{value.low:.3f}–{value.high:.3f}"
+    return f"{value.low * 100:.1f}–{value.high * 100:.1f}" if is_share else f"{value.low:.3f}–{value.high:.3f}"

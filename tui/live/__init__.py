@@ -1,1 +1,1 @@
-"""What one run, and the machine it runs on, do right now; for panes, and for terminals without a screen."""
+"""Live state of a run and of the machine, for the panes and for following a run without a screen."""

@@ -1,4 +1,4 @@
-"""Earlier runs to lay behind the loss of the present one."""
+"""Earlier runs whose loss can be overlaid on the chart of the watched run."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from engine.runs.run_dir import RunDir
 from tui.charts.series import Series
 from tui.live.opening import HEAD, Opening
 
-LOOKED_AT = 300
-"""Newest runs among which those of the same data are sought."""
-OFFERED = 9
+MAX_SEARCHED = 300
+"""Number of latest runs that are searched for runs on the same data."""
+MAX_CANDIDATES = 9
 
 
 @dataclass(frozen=True)
 class EarlierRun:
-    """A run and its loss."""
+    """An earlier run and its training loss."""
 
     name: str
     loss: Series
     number: int
-    """Which of those on offer, from 1."""
+    """Position among the candidates, from 1."""
     of: int
 
 
 def candidates(runs: Path, name: str) -> list[RunDir]:
-    """Past runs that made a step, those of the same data as the named run first, each group the newest first."""
-    known = sorted(run_dir.iterate(runs), key=lambda run: run.name, reverse=True)[:LOOKED_AT]
+    """Runs with at least one step: those on the same data as the named run first, each group latest first."""
+    known = sorted(run_dir.iterate(runs), key=lambda run: run.name, reverse=True)[:MAX_SEARCHED]
     data = _data(RunDir(runs / name)) if name else None
     others = [run for run in known if run.name != name]
-    alike = [run for run in others if data is not None and _data(run) == data]
-    rest = (run for run in others if run not in alike)
-    return list(islice((run for run in (*alike, *rest) if _has_steps(run)), OFFERED))
+    same_data = [run for run in others if data is not None and _data(run) == data]
+    rest = (run for run in others if run not in same_data)
+    return list(islice((run for run in (*same_data, *rest) if _has_steps(run)), MAX_CANDIDATES))
 
 
 def read(runs: Path, name: str, after: str) -> EarlierRun | None:
-    """The candidate that comes after the one called `after`, the first for ''; None behind the last."""
-    offered = candidates(runs, name)
-    names = [run.name for run in offered]
+    """The candidate that follows the one named `after`; the first for '', None after the last."""
+    found = candidates(runs, name)
+    names = [run.name for run in found]
     number = names.index(after) + 1 if after in names else 0
-    if number >= len(offered):
+    if number >= len(found):
         return None
-    run = offered[number]
-    return EarlierRun(run.name, Opening(run.events_file).first().loss, number + 1, len(offered))
+    run = found[number]
+    return EarlierRun(run.name, Opening(run.events_file).first().loss, number + 1, len(found))
 
 
 def _has_steps(run: RunDir) -> bool:

@@ -1,24 +1,27 @@
-"""Events as lines of text, for terminals without a screen and for logs."""
+"""Events as lines of text, for the event log and for terminals without a screen."""
 
 from __future__ import annotations
 
 from engine.config.metric_specs import metric_spec
-from engine.config.text import shortened
+from engine.config.text import percent, shortened
 from engine.runs import events
 from engine.runs.account import columns_in_short, rows_in_short
 from tui.data_report import DataReport, overlap_in_short
-from tui.format import count, duration, moment, size
+from tui.format import count, duration, moment, share, significant, size
+
+PACKING = {"flat": "packed", "padded": "padded"}
+"""`Plan.packing` -> the term for it."""
 
 
 def lines(event: events.Event) -> list[str]:
-    """What an event says, one line or more; none for those that only move a progress bar."""
+    """The event as zero or more lines; events that only move a progress bar have none."""
     text = _text(event)
     more = _data(event) if isinstance(event, events.Data) else []
-    return [shortened(f"{moment(event.t, '%H:%M:%S')} {one}") for one in [*([text] if text else []), *more]]
+    return [shortened(f"{moment(event.t, '%H:%M:%S')} {line}") for line in [*([text] if text else []), *more]]
 
 
 def _data(event: events.Data) -> list[str]:
-    """The account of columns and rows that a run trains on; a run of an earlier version has none."""
+    """Column roles and overlaps of the data; a run of an earlier version recorded none."""
     report = DataReport.of(event)
     found = [f"format: {event.format}; {columns_in_short(report.columns)}"] if report.columns else []
     return found + [f"overlap: {overlap_in_short(pair, one)}" for pair, one in report.overlap.items()]
@@ -31,38 +34,22 @@ def _text(event: events.Event) -> str | None:
         case events.Phase(name="waiting", note=note):
             return f"waiting: {note}"
         case events.Data():
-            account = DataReport.of(event).account
-            rows = (
-                f"{event.train:,} train, {event.validation:,} validation, {event.test:,} test rows"
-                if account is None
-                else rows_in_short(account)
-            )
-            why = "" if event.columns else f"{event.why}; "
-            tokens = f"{count(event.tokens)} tokens per epoch, {count(event.answer_tokens)} in the loss"
-            return f"data: {rows}; {why}{tokens}"
+            return _rows_and_tokens(event)
         case events.ModelLoaded():
-            return (
-                f"model: {event.id}, {event.architecture}, {count(event.parameters)} parameters in {event.dtype}, "
-                f"{count(event.trainable)} trained by {event.optimizer}; on {event.device}, {event.attention} attention"
-            )
+            return _model(event)
         case events.Plan(measured=int(measured)):
-            took = f" in {duration(event.probe_seconds)}" if event.probe_seconds is not None else ""
-            return f"longest batch tried{took}: {size(measured)}, {event.micro_batch} rows a pass"
+            took = f" ({duration(event.probe_seconds)})" if event.probe_seconds is not None else ""
+            return f"memory probe: {size(measured)} peak at micro-batch {event.micro_batch}{took}"
         case events.Plan():
-            checkpointing = ", gradient checkpointing" if event.gradient_checkpointing else ""
-            begin = f", from step {event.start_step}" if event.start_step else ""
-            return (
-                f"plan: {event.steps} steps of {event.batch} rows{begin}, at most {event.micro_batch} a pass, "
-                f"{event.packing}{checkpointing}{_expected(event)}"
-            )
+            return _plan(event)
         case events.Eval(split="validation", when="after"):
-            return f"validation after training: {event.rows} rows, loss {number(event.loss)}"
+            return f"validation after training: {event.rows} rows, loss {significant(event.loss)}"
         case events.Eval(split="validation"):
-            return f"validation at step {event.step}: loss {number(event.loss)}"
+            return f"validation at step {event.step}: loss {significant(event.loss)}"
         case events.Eval():
             return _test_score(event)
         case events.Checkpoint():
-            return f"checkpoint: {event.path}, {size(event.bytes)} in {duration(event.seconds)}"
+            return f"checkpoint: {event.path}, {size(event.bytes)} ({duration(event.seconds)})"
         case events.Warning():
             return f"warning: {event.text} [{event.code}]"
         case events.End(status="finished"):
@@ -72,30 +59,42 @@ def _text(event: events.Event) -> str | None:
     return None
 
 
-def _expected(plan: events.Plan) -> str:
-    return f"; about {size(plan.predicted)} expected" if plan.predicted is not None else ""
+def _rows_and_tokens(event: events.Data) -> str:
+    account = DataReport.of(event).account
+    rows = (
+        f"{event.train:,} train, {event.validation:,} validation, {event.test:,} test rows"
+        if account is None
+        else rows_in_short(account)
+    )
+    why = "" if event.columns else f"{event.format_reason}; "
+    return f"data: {rows}; {why}{count(event.tokens)} tokens per epoch, {count(event.answer_tokens)} in the loss"
+
+
+def _model(event: events.ModelLoaded) -> str:
+    trainable = f"{count(event.trainable)} trainable ({percent(event.trainable / max(1, event.parameters))})"
+    return (
+        f"model: {event.id} ({event.architecture}, {event.dtype}), {count(event.parameters)} parameters, {trainable}, "
+        f"optimizer {event.optimizer}, attention {event.attention}, on {event.device}"
+    )
+
+
+def _plan(event: events.Plan) -> str:
+    start = f" from step {event.start_step}" if event.start_step else ""
+    checkpointing = ", gradient checkpointing" if event.gradient_checkpointing else ""
+    predicted = f", predicted peak {size(event.predicted)}" if event.predicted is not None else ""
+    micro_batch = f"micro-batch {event.micro_batch}, {PACKING.get(event.packing, event.packing)}"
+    return f"plan: {event.steps} steps{start}, batch size {event.batch} ({micro_batch}){checkpointing}{predicted}"
 
 
 def _test_score(event: events.Eval) -> str:
+    """Scores with their 95% confidence intervals."""
     metric = (
-        f", {event.metric} {percent(event.score, event.low, event.high)}"
+        f", {event.metric} {share(event.score, event.low, event.high)}"
         if metric_spec(event.metric).needs_answers
         else ""
     )
     return (
-        f"{event.when} training, {event.rows} test rows: loss {number(event.loss)} "
-        f"[{number(event.loss_low)}, {number(event.loss_high)}], perplexity {number(event.perplexity)}{metric} "
-        f"({duration(event.seconds)})"
+        f"{event.when} training, {event.rows} test rows (95% CI): loss {significant(event.loss)} "
+        f"[{significant(event.loss_low)}, {significant(event.loss_high)}], "
+        f"perplexity {significant(event.perplexity)}{metric} ({duration(event.seconds)})"
     )
-
-
-def number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
-
-
-def percent(value: float | None, low: float | None, high: float | None) -> str:
-    """`71.3 % [68.0, 74.4]`."""
-    if value is None:
-        return "–"
-    interval = f" [{low * 100:.1f}, {high * 100:.1f}]" if low is not None and high is not None else ""
-    return f"{value * 100:.1f} %{interval}"

@@ -1,4 +1,4 @@
-"""Follows a ladder on the terminal: what it does now, the run it waits for as a bar, how long it may take."""
+"""Follow a ladder without a screen: stages and runs as lines, the active run as a progress bar, time estimates."""
 
 from __future__ import annotations
 
@@ -6,39 +6,37 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from rich.progress import Progress, TaskID
+from rich.progress import Progress
 
-from engine.config.text import amount, shortened, visible
-from engine.runs import events
-from engine.runs.follow import Follower, last_line
+from engine.config.text import amount, shortened
+from engine.runs.follow import Follower
 from engine.runs.ladder import WAITING, Ladder, LadderRun
 from engine.runs.ladder_dir import LadderDir
-from engine.runs.rpc_client import rows_done
 from engine.runs.run_dir import RunDir
 from tui.format import duration
-from tui.live.run_progress import progress_bar, wait_for_end
+from tui.live.run_progress import last_log_line, move_bar, progress_bar, wait_for_end
 from tui.output.console import say
 
-DOING = {
-    "surveying": "reading data and model",
-    "probing": "measuring a few steps of every rung",
-    "trying": "trying learning rates on the validation rows",
-    "climbing": "running the rungs",
-    "judging": "judging",
+STAGE_TEXTS = {
+    "preparing": "reading data and model",
+    "probing": "probing: measuring a few steps of every rung",
+    "tuning": "trying learning rates on the validation split",
+    "training": "running the rungs",
+    "analyzing": "computing the verdict",
 }
 
 
 def follow_ladder(folder: LadderDir, quiet: bool = False) -> Ladder:
-    """Show the ladder until it ends and return its last state.
+    """Show the ladder until it ends; returns its last state.
 
-    Raises Detached where the user chose to leave, and RunFailed where its process died without a word.
+    Raises Detached where the user chose to detach, and RunFailed where its process exited unexpectedly.
     """
     with progress_bar(quiet) as bar:
         view = LadderView(folder, bar, quiet)
 
         def look() -> tuple[Ladder | None, bool]:
             live, state = folder.is_live(), folder.state()
-            if state is not None and (state.status == "running" or not live):  # else: of an earlier life
+            if state is not None and (state.status == "running" or not live):  # else: written before the resume
                 view.show(state)
             return (None if live or state is None or state.status == "running" else state), live
 
@@ -46,27 +44,25 @@ def follow_ladder(folder: LadderDir, quiet: bool = False) -> Ladder:
 
 
 def died(folder: LadderDir) -> str:
-    """What is known of a ladder whose process vanished; the run it was waiting for goes on by itself."""
-    last = last_line(folder.log_file)
-    said = f"; its last words: {visible(last, 200)}" if last else ""
-    return f"the ladder's process died without a word{said}; `ftbench resume {folder.name}` goes on where it was"
+    """Error message for a ladder whose process exited unexpectedly; its active run continues in the background."""
+    return f"ladder process exited unexpectedly{last_log_line(folder)}; `ftbench resume {folder.name}` resumes it"
 
 
 @dataclass
 class LadderView:
-    """Lines above, one bar below; state comes in whole, so only what is new is said."""
+    """Prints lines above one progress bar; each state is complete, so only changes are printed."""
 
     folder: LadderDir
     bar: Progress | None
     quiet: bool
     stage: str = ""
-    told: set[tuple[str, str, int, float, str]] = field(default_factory=set)
-    warned: int = 0
+    printed: set[tuple[str, str, int, float, str]] = field(default_factory=set)
+    printed_warnings: int = 0
     estimated: bool = False
     follower: Follower | None = None
     run: str = ""
     where: str = ""
-    """Which of how many the live run is, and its rung."""
+    """Position of the active run and its rung: `2/6 lora`."""
 
     def __post_init__(self) -> None:
         self.task = self.bar.add_task("starting", total=None, detail="") if self.bar else None
@@ -76,33 +72,33 @@ class LadderView:
             return
         if ladder.stage != self.stage:
             self.stage = ladder.stage
-            if ladder.stage in DOING:
-                self._line(DOING[ladder.stage])
-        for text in ladder.warnings[self.warned :]:
+            if ladder.stage in STAGE_TEXTS:
+                self._line(STAGE_TEXTS[ladder.stage])
+        for text in ladder.warnings[self.printed_warnings :]:
             self._line(f"warning: {text}", "yellow")
-        self.warned = len(ladder.warnings)
+        self.printed_warnings = len(ladder.warnings)
         for entry in ladder.entries:
-            self._tell(entry)
-        if ladder.estimates and ladder.stage in ("trying", "climbing") and not self.estimated:
+            self._print_entry(entry)
+        if ladder.estimates and ladder.stage in ("tuning", "training") and not self.estimated:
             self.estimated = True
             for text in outlook(ladder):
                 self._line(text)
-        self._move(ladder)
+        self._update_bar(ladder)
 
-    def _tell(self, entry: LadderRun) -> None:
-        mark = (entry.rung, entry.kind, entry.seed, entry.learning_rate, entry.status)
-        if entry.status in WAITING or mark in self.told:
+    def _print_entry(self, entry: LadderRun) -> None:
+        key = (entry.rung, entry.kind, entry.seed, entry.learning_rate, entry.status)
+        if entry.status in WAITING or key in self.printed:
             return
-        self.told.add(mark)
-        reused = ", run before" if entry.reused else ""
+        self.printed.add(key)
+        reused = ", reused from an earlier run" if entry.reused else ""
         loss = "" if entry.validation_loss is None else f", validation loss {entry.validation_loss:.4f}"
         reason = f": {entry.reason}" if entry.reason and entry.status != "finished" else ""
         took = f" in {duration(entry.seconds)}" if entry.seconds is not None and entry.status == "finished" else ""
         what = {"probe": "probe", "trial": f"trial at {entry.learning_rate:g}", "run": f"seed {entry.seed}"}[entry.kind]
         self._line(f"{entry.rung} {what} {entry.status.replace('_', ' ')}{took}{loss}{reused}{reason}")
 
-    def _move(self, ladder: Ladder) -> None:
-        """The bar of the run that is live now."""
+    def _update_bar(self, ladder: Ladder) -> None:
+        """Update the progress bar of the active run."""
         if self.bar is None or self.task is None:
             return
         live = next((entry for entry in ladder.entries if entry.status == "live" and entry.run), None)
@@ -116,24 +112,10 @@ class LadderView:
             self.bar.update(self.task, description=f"{self.where} starting", total=None, detail="")
         for portion in self.follower.portions(thin=True):
             for event in portion:
-                self._follow(self.bar, self.task, event)
-
-    def _follow(self, bar: Progress, task: TaskID, event: events.Event) -> None:
-        match event:
-            case events.Phase():
-                bar.update(task, description=f"{self.where} {event.name}", total=None, detail="")
-            case events.Progress():
-                detail = f"{event.text} {rows_done(event.done, event.total)}"
-                bar.update(task, completed=event.done, total=event.total, detail=detail)
-            case events.Plan():
-                bar.update(task, completed=event.start_step, total=event.steps)
-            case events.Step():
-                loss = "–" if event.loss is None else f"{event.loss:.4f}"
-                detail = f"{event.step}/{event.steps}  loss {loss}  {event.tokens_per_second:,.0f} tok/s"
-                bar.update(task, completed=event.step, total=event.steps, detail=detail)
+                move_bar(self.bar, self.task, event, prefix=f"{self.where} ")
 
     def _place(self, ladder: Ladder) -> str:
-        """`2/6`."""
+        """Position of the active run among all runs: `2/6`."""
         done = sum(entry.is_done for entry in ladder.entries)
         return f"{done + 1}/{len(ladder.entries)}"
 
@@ -142,20 +124,20 @@ class LadderView:
 
 
 def outlook(ladder: Ladder) -> Iterator[str]:
-    """What is to come and how long it may take, from the probes."""
+    """Remaining runs and their estimated time, from the probes."""
     by_rung = {estimate.rung: estimate for estimate in ladder.estimates}
     low = high = 0.0
     for name, estimate in by_rung.items():
-        todo = [entry for entry in ladder.entries if entry.rung == name and entry.kind != "probe"]
-        left = [entry for entry in todo if not entry.is_done]
+        planned = [entry for entry in ladder.entries if entry.rung == name and entry.kind != "probe"]
+        left = [entry for entry in planned if not entry.is_done]
         low, high = low + estimate.low * len(left), high + estimate.high * len(left)
         each = f"{between(estimate.low, estimate.high)}{' each' if len(left) != 1 else ''}"
         steps = amount(estimate.steps_measured, "measured step")
-        yield f"{name}: {amount(len(left), 'run')} of {each}, from {steps} of {estimate.step_seconds:.2f} s"
-    yield f"in all about {between(low, high)} (a guess from those steps; answers are counted at their longest)"
+        yield f"{name}: {amount(len(left), 'run')}, {each} (from {steps}, {estimate.step_seconds:.2f} s/step)"
+    yield f"total: about {between(low, high)} (estimated from these steps and the longest answers)"
 
 
 def between(low: float, high: float) -> str:
-    """`4:10 to 5:30`, or one of them where they print alike."""
+    """`4:10 to 5:30`, or one of them where both print the same."""
     texts = duration(low), duration(high)
     return texts[0] if texts[0] == texts[1] else f"{texts[0]} to {texts[1]}"

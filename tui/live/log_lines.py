@@ -1,4 +1,4 @@
-"""Lines of a log in bounded memory, and the worker's raw output as it grows."""
+"""Log lines in bounded memory, and an incremental reader of the worker's raw output."""
 
 from __future__ import annotations
 
@@ -11,66 +11,66 @@ from typing import BinaryIO, NamedTuple
 from engine.config.text import shortened
 
 MOST = 5000
-"""Lines held."""
+"""Maximum number of lines kept."""
 TAIL = 1 << 20
-"""Bytes of raw output read at most at a time; of a longer backlog only the end."""
+"""Maximum bytes of raw output read at a time; of a longer backlog only the end is read."""
 
 
 class Lines:
-    """The newest `most` lines. A line keeps its number, counted from the first there ever was, when older ones go."""
+    """The latest `most` lines; their numbers count from the first line ever added, so dropping lines keeps them."""
 
     def __init__(self, most: int = MOST) -> None:
-        self.held: deque[str] = deque(maxlen=most)
+        self._lines: deque[str] = deque(maxlen=most)
         self.gone = 0
-        """Lines let go at the upper end."""
+        """Number of older lines dropped."""
 
     def __len__(self) -> int:
-        return len(self.held)
+        return len(self._lines)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.held)
+        return iter(self._lines)
 
     def __getitem__(self, index: int) -> str:
-        return self.held[index]
+        return self._lines[index]
 
     def add(self, text: str) -> None:
-        if len(self.held) == self.held.maxlen:
+        if len(self._lines) == self._lines.maxlen:
             self.gone += 1
-        self.held.append(text)
+        self._lines.append(text)
 
     def skip(self, count: int) -> None:
-        """Lines that were never held: all before them go as well, so that numbers stay those of the file."""
-        self.gone += len(self.held) + count
-        self.held.clear()
+        """Drop all lines and skip `count` more, so that numbers remain those of the file."""
+        self.gone += len(self._lines) + count
+        self._lines.clear()
 
     def holding(self, word: str) -> list[tuple[int, str]]:
-        """(number, line) of those that hold a word, in whatever case; all for no word."""
-        wanted = word.lower()
-        numbered = enumerate(self.held, self.gone)
-        return [pair for pair in numbered if wanted in pair[1].lower()] if wanted else list(numbered)
+        """(number, line) of lines that contain the word, ignoring case; all lines for an empty word."""
+        word = word.lower()
+        numbered = enumerate(self._lines, self.gone)
+        return [pair for pair in numbered if word in pair[1].lower()] if word else list(numbered)
 
 
 class Piece(NamedTuple):
-    """What was printed since the last look."""
+    """Output since the last read."""
 
     skipped: int
-    """Lines passed over before `lines`, because there were too many at once."""
+    """Number of lines skipped before `lines`, because the backlog was too long."""
     lines: list[str]
     unfinished: str
-    """The last line as far as it has come: a progress bar, a prompt."""
+    """The last line if it is incomplete: a progress bar, a prompt."""
 
 
 class Output:
-    """Reads a growing log of raw output. It may start before the file exists and survives anything the file holds."""
+    """Incremental reader of a growing file of raw output, which may not exist yet and may contain any bytes."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.offset = path, 0
         self._rest = b""
         self._dropped = 0
-        """Bytes of the unfinished line that are held no longer."""
+        """Bytes at the start of the unfinished line that were dropped."""
 
     def read(self) -> Piece | None:
-        """What has come, None for nothing."""
+        """Read new output; None where there is none."""
         try:
             with self.path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
@@ -84,30 +84,30 @@ class Output:
         except FileNotFoundError:
             return None
         self.offset += len(block)
-        *whole, rest = (self._rest + block).split(b"\n")
-        lines = [seen(line, self._dropped if number == 0 else 0) for number, line in enumerate(whole)]
-        before = 0 if whole else self._dropped
+        *complete, rest = (self._rest + block).split(b"\n")
+        lines = [displayed(line, self._dropped if number == 0 else 0) for number, line in enumerate(complete)]
+        before = 0 if complete else self._dropped
         self._rest = rest[-TAIL:]
         self._dropped = before + len(rest) - len(self._rest)
-        return Piece(skipped, lines, seen(self._rest, self._dropped))
+        return Piece(skipped, lines, displayed(self._rest, self._dropped))
 
     def _skip(self, file: BinaryIO, until: int) -> int:
-        """Go on to `until`, counting line ends only."""
+        """Advance to `until`; returns the number of line ends skipped."""
         ends = 0
         file.seek(self.offset)
         while self.offset < until:
             block = file.read(min(TAIL, until - self.offset))
             self.offset += len(block)
-            begun = len(self._rest) + self._dropped if b"\n" not in block else 0
-            self._rest, self._dropped = b"", begun + len(block) - (block.rfind(b"\n") + 1)
+            unfinished = len(self._rest) + self._dropped if b"\n" not in block else 0
+            self._rest, self._dropped = b"", unfinished + len(block) - (block.rfind(b"\n") + 1)
             ends += block.count(b"\n")
         return ends
 
 
-def seen(line: bytes, dropped: int = 0) -> str:
-    """What a terminal would show of it: a carriage return begins the line again. A very long line is shortened.
+def displayed(line: bytes, dropped: int = 0) -> str:
+    """The line as a terminal shows it: text before a carriage return is overwritten. A very long line is shortened.
 
-    `dropped` bytes before it are known to be missing.
+    `dropped` bytes before it are missing.
     """
     _, again, shown = line.rstrip(b"\r").rpartition(b"\r")
     return shortened(shown.decode("utf-8", "replace"), cut_before=0 if again else dropped)

@@ -1,4 +1,7 @@
-"""A run's curves as rows of text: loss with its validation and an earlier run behind, rate, gradient norm, speed."""
+"""The curves of a run as rows of text: loss, learning rate, gradient norm or throughput.
+
+The loss chart also shows validation loss and the loss of an earlier run.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +17,20 @@ from tui.live.earlier_runs import EarlierRun
 from tui.live.run_state import RunState
 
 VIEWS = ("loss", "learning rate", "gradient norm", "tokens/s")
-COLOURS = {
+COLORS = {
     "axis": "$foreground-muted",
     "train": "$primary",
     "eval": "$text-warning",
     "earlier": "$foreground-muted",
     "": "",
 }
-STAMP = len("20260101-000000-")
-"""Of a run's name: when it was made."""
+TIMESTAMP = len("20260101-000000-")
+"""Length of the creation time at the start of a run's name."""
 
 
 @dataclass(frozen=True)
 class Losses:
-    """One view of a run, number `view` of VIEWS; `behind` is drawn behind the loss only, and never the run itself."""
+    """One view of a run, index `view` of VIEWS; `behind` is overlaid on the loss only, and never the run itself."""
 
     state: RunState
     view: int
@@ -35,7 +38,7 @@ class Losses:
 
     @property
     def series(self) -> Series:
-        """What is drawn."""
+        """The curve that is drawn."""
         state = self.state
         return (state.loss, state.rate, state.grad_norm, state.speed)[self.view]
 
@@ -45,23 +48,23 @@ class Losses:
         return self.behind if shown else None
 
     def until(self) -> float | None:
-        """Where the axis ends: a little beyond a growing curve, where the plan ends if that is to be compared."""
+        """Where the x axis ends: slightly beyond a growing curve; at the last planned step with an overlay."""
         state, span = self.state, self.series.span()
         if state.step is None or state.end is not None or span is None:
             return None
         return float(state.step.steps) if self.earlier else reach(span[1], state.step.steps)
 
     def column(self, width: int) -> float | None:
-        """Steps that a column stands for while the curve grows; None for one that does not."""
+        """Steps per column while the curve grows; None for a finished one."""
         span, until = self.series.span(), self.until()
         return (until - span[0]) / max(1, width) if span and until else None
 
     def rows(self, width: int, height: int, look: ChartStyle) -> list[Content]:
-        """A legend and the chart; where there is no point yet, what is awaited."""
+        """A legend and the chart, or a status line while there is no point yet."""
         if not self.series.buckets:
-            return [Content.styled(self._awaited(), "$foreground-muted")]
+            return [Content.styled(self._empty_text(), "$foreground-muted")]
         chart = draw(self._curves(), width, height - 1, look, self.until())
-        lines = (Content.assemble(*((text, COLOURS.get(style, style)) for text, style in row)) for row in chart)
+        lines = (Content.assemble(*((text, COLORS.get(style, style)) for text, style in row)) for row in chart)
         return [self._legend(look), *lines]
 
     def _curves(self) -> list[Curve]:
@@ -82,20 +85,20 @@ class Losses:
         if series.absent:
             parts.append((f"  {series.absent:,} not finite", "$text-error"))
         if state.sampled:
-            parts.append(("  sampled, reading the rest", "$text-warning"))
+            parts.append(("  sampled; reading all events", "$text-warning"))
         if look.log:
             parts.append(("  log", "$foreground-muted"))
         if look.smooth:
             parts.append((f"  smoothed {look.smooth:g}", "$foreground-muted"))
         if earlier := self.earlier:
             name = f"{earlier.name[4:6]}-{earlier.name[6:8]} {earlier.name[9:11]}:{earlier.name[11:13]} "
-            parts.append((f"  behind {earlier.number}/{earlier.of}: ", "$foreground-muted"))
-            parts.append((visible(name + earlier.name[STAMP:]), "$foreground-muted"))
+            parts.append((f"  earlier run {earlier.number}/{earlier.of}: ", "$foreground-muted"))
+            parts.append((visible(name + earlier.name[TIMESTAMP:]), "$foreground-muted"))
         return Content.assemble(*parts)
 
-    def _awaited(self) -> str:
+    def _empty_text(self) -> str:
         if self.state.step is not None:
             return f"no finite {VIEWS[self.view]} in {self.series.absent:,} steps"
         if self.state.end is not None:
-            return "it ended before its first step"
+            return "ended before the first step"
         return f"{self.state.phase or 'starting'}: no step yet"

@@ -1,4 +1,4 @@
-"""What the machine does right now: its cards by NVML, its memory, and what the watched run holds of them."""
+"""Samples of the machine: GPUs by NVML, system memory, and the watched run's share of both."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from textual.message import Message
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # for annotations only: the first paint does not wait for NVML
     from engine.hardware.nvml import NvmlCard
 
 
 @dataclass(frozen=True)
 class OtherProcess:
-    """Somebody else's process on a card."""
+    """A process on a GPU other than the watched run's."""
 
     pid: int
     name: str
@@ -25,46 +25,46 @@ class OtherProcess:
 
 @dataclass(frozen=True)
 class CardSample:
-    """One card; None is what it cannot say."""
+    """One GPU; None for values that it does not report."""
 
     index: int
     name: str
     total: int | None
     used: int | None
     mine: int | None
-    """Bytes of the watched run's process."""
+    """Bytes used by the watched run's process."""
     others: tuple[OtherProcess, ...] = ()
     power: float | None = None
     load: int | None = None
     temperature: int | None = None
     shared: bool = False
-    """The card has no memory of its own: the figures are the system's."""
+    """Whether the GPU shares the system's memory; the figures are then the system's."""
     bf16: bool = True
-    """Whether it multiplies bfloat16."""
+    """Whether it supports bf16 natively."""
 
 
 @dataclass(frozen=True)
 class MachineSample:
-    """One look."""
+    """One sample of the machine."""
 
     cards: tuple[CardSample, ...]
     why: str
-    """Why there are no cards to see, '' where there are."""
+    """Why no GPU is visible, '' where one is."""
     memory_total: int
     memory_used: int
     worker_rss: int | None = None
     """Resident set of the watched run's process."""
     worker_pool: int | None = None
-    """Bytes of torch's pool on the card, as the run says: less than its process holds there."""
+    """Bytes reserved by torch on the GPU, as the run reports: less than its process uses there."""
     load: float = 0.0
-    """Percent of all cores."""
+    """CPU utilization in percent of all cores."""
 
 
 class WatchedProcess(NamedTuple):
-    """The watched run's process: its id here and as the driver counts, and bytes of torch's pool as it last said."""
+    """The watched run's process: its pid, its pid as NVML reports it, and bytes reserved by torch."""
 
     pid: int | None = None
-    card_pid: int | None = None
+    gpu_pid: int | None = None
     pool: int | None = None
 
 
@@ -74,7 +74,7 @@ class Sampled(Message):
 
 
 class Sampler(threading.Thread):
-    """Looks once a second, with no run at all as well."""
+    """Samples the machine once a second, also while no run is watched."""
 
     def __init__(
         self, post: Callable[[Message], object], worker: Callable[[], WatchedProcess], seconds: float = 1.0
@@ -87,28 +87,28 @@ class Sampler(threading.Thread):
         self._leave.set()
 
     def run(self) -> None:
-        eyes = MachineSampler()
+        sampler = MachineSampler()
         while not self._leave.is_set():
-            self.post(Sampled(eyes.look(self.worker())))
+            self.post(Sampled(sampler.look(self.worker())))
             self._leave.wait(self.seconds)
 
 
 class MachineSampler:
-    """NVML and psutil, opened once."""
+    """Takes samples; opens NVML and psutil once."""
 
     def __init__(self) -> None:
-        import psutil  # here, in the sampler's thread: the first picture does not wait for it
+        import psutil  # imported in the sampler's thread, so that the first paint does not wait for it
 
-        from engine.hardware.nvml import Nvml
+        from engine.hardware.nvml import Nvml  # for the same reason
 
         self.psutil, self.nvml = psutil, Nvml()
         self.cards = self.nvml.cards()
-        self.psutil.cpu_percent(None)  # the first answer compares with nothing
+        self.psutil.cpu_percent(None)  # the first call has no interval to measure and returns 0
 
     def look(self, worker: WatchedProcess) -> MachineSample:
-        """One look."""
+        """Take a sample."""
         memory = self.psutil.virtual_memory()
-        why = "" if self.cards else self.nvml.why or "no card found"
+        why = "" if self.cards else self.nvml.why or "no GPU found"
         rss = None
         if worker.pid is not None:
             with contextlib.suppress(self.psutil.Error):
@@ -117,16 +117,16 @@ class MachineSampler:
         return MachineSample(cards, why, memory.total, memory.used, rss, worker.pool, self.psutil.cpu_percent(None))
 
     def _card(self, card: NvmlCard, worker: WatchedProcess, system_total: int, system_used: int) -> CardSample:
-        from engine.hardware.nvml import process_name
+        from engine.hardware.nvml import process_name  # imported by then, in `__init__`
 
         total, used = card.total(), card.used()
         shared = card.shared()
         running = card.processes()
-        mine = next((held for pid, held in running if pid == worker.card_pid), None)
-        others = tuple(OtherProcess(pid, process_name(pid), held) for pid, held in running if pid != worker.card_pid)
+        mine = next((used for pid, used in running if pid == worker.gpu_pid), None)
+        others = tuple(OtherProcess(pid, process_name(pid), used) for pid, used in running if pid != worker.gpu_pid)
         return CardSample(
             index=card.index,
-            name=card.name() or ("a card" if total is not None or shared else "a card that does not answer"),
+            name=card.name() or ("unnamed GPU" if total is not None or shared else "GPU not responding"),
             total=system_total if shared else total,
             used=system_used if shared else used,
             mine=mine,

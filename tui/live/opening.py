@@ -1,4 +1,4 @@
-"""Opens a run's events: whole where that is quick; a huge file by samples first, then whole, bit by bit."""
+"""Open a run's events: a small file at once; a huge one as samples first, then completely, in portions."""
 
 from __future__ import annotations
 
@@ -10,56 +10,56 @@ from engine.runs.events import Event, decode
 from engine.runs.follow import Follower
 from tui.live.run_state import RunState
 
-WHOLE = 8 << 20
-"""Bytes read whole at once: some 30,000 events, a fifth of a second."""
+MAX_UNSAMPLED = 8 << 20
+"""Bytes up to which a file is read at once: some 30,000 events, 0.2 s."""
 HEAD = 256 << 10
-"""Bytes of the beginning that are read in any case: the data, the model, the plan, the scores before training."""
+"""Bytes read at the start of a huge file: data, model, plan, scores before training."""
 TAIL = 512 << 10
-"""The same of the end: the newest steps, the scores after, how it ended."""
+"""Bytes read at its end: the latest steps, scores after training, the end."""
 WINDOWS, WINDOW = 400, 8 << 10
-"""Samples between, evenly spaced, and the bytes of each: some thirty events, where a chart has a column or two."""
+"""Number of evenly spaced samples between, and bytes of each: some 30 events for one or two columns of a chart."""
 
 
 class Opening:
-    """The state of a run as far as it is known, and what is still to be read of it."""
+    """Reads the events of a run; the state is exact at once, or first sampled and exact later."""
 
     def __init__(self, path: Path, name: str = "") -> None:
         self.path, self.name = path, name
         self.follower = Follower(path)
-        """Reads on from where the state ends."""
+        """Reads the events that follow those of the state."""
         self._reader, self._exact = Follower(path), RunState(name)
-        self._whole: Iterator[list[Event]] | None = None
+        self._portions: Iterator[list[Event]] | None = None
 
     @property
     def sampled(self) -> bool:
-        """Whether the exact state is still to come."""
-        return self._whole is not None
+        """Whether only samples have been read so far."""
+        return self._portions is not None
 
     def first(self) -> RunState:
-        """The whole run, or samples of it, marked so, where the file is huge."""
+        """The state of the run; where the file is huge, a state made of samples, with `sampled` set."""
         state = RunState(self.name)
-        if _size(self.path) > WHOLE:
+        if _size(self.path) > MAX_UNSAMPLED:
             state.sampled = True
             self.follower.offset = _sample(self.path, state)
-            self._whole = self._reader.portions()
+            self._portions = self._reader.portions()
             return state
         for portion in self.follower.portions():
             state.feed(portion)
         return state
 
     def advance(self) -> RunState | None:
-        """Read a portion more of a sampled run; the exact state once it has caught up with the follower.
+        """Read the next portion of a sampled run; returns the exact state once it has caught up with the follower.
 
-        The follower then goes on from there, and not an event comes twice.
+        The follower then continues from there, so that no event is delivered twice.
         """
-        if self._whole is None:
+        if self._portions is None:
             return None
-        portion = next(self._whole, None)
+        portion = next(self._portions, None)
         if portion is not None:
             self._exact.feed(portion)
         if portion is not None and self._reader.offset < self.follower.offset:
             return None
-        self.follower, self._whole = self._reader, None
+        self.follower, self._portions = self._reader, None
         return self._exact
 
 
@@ -77,12 +77,12 @@ def _sample(path: Path, state: RunState) -> int:
 
 
 def _events(file: BinaryIO, start: int, length: int) -> tuple[list[Event], int]:
-    """The whole events in a stretch of the file, and where the last of them ends; torn lines at both ends are left."""
+    """The complete events in a section of the file, and the offset after the last; partial lines are ignored."""
     file.seek(start)
     block = file.read(length)
-    begin = block.find(b"\n") + 1 if start else 0
+    start_of_line = block.find(b"\n") + 1 if start else 0
     end = block.rfind(b"\n") + 1
-    return [event for line in block[begin:end].splitlines() if (event := decode(line))], start + end
+    return [event for line in block[start_of_line:end].splitlines() if (event := decode(line))], start + end
 
 
 def _size(path: Path) -> int:

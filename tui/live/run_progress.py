@@ -1,4 +1,4 @@
-"""Follows a run on the terminal: its events as lines, its steps as a bar, and Ctrl+C as a question."""
+"""Follow a run without a screen: events as lines, steps as a progress bar; Ctrl+C asks whether to detach or stop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from engine.config.errors import RunFailed, UserError
 from engine.config.text import visible
@@ -17,26 +17,26 @@ from engine.runs.follow import Follower, last_line
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.rpc_client import rows_done
 from engine.runs.run_dir import RunDir
-from tui.format import duration
+from tui.format import duration, throughput
 from tui.live.event_lines import lines
 from tui.output.console import console, say
 
 POLL_SECONDS = 0.1
 DEAD_SECONDS = 1.0
-"""A run whose lock is free and whose log is silent this long has died."""
+"""Seconds without a lock and without new events after which a run counts as dead."""
 
 F = TypeVar("F", RunDir, LadderDir)
 T = TypeVar("T")
 
 
 class Detached(Exception):
-    """The user left; the run goes on."""
+    """Raised when the user detaches; the run continues."""
 
 
 def follow(run: RunDir, offset: int = 0, quiet: bool = False) -> events.End:
-    """Show the run until it ends and return its end.
+    """Show the run until it ends; returns its end.
 
-    Raises Detached where the user chose to leave, and RunFailed where the worker died without an end.
+    Raises Detached where the user chose to detach, and RunFailed where the worker exited without an end.
     """
     follower = Follower(run.events_file, offset)
     with progress_bar(quiet) as bar:
@@ -44,7 +44,7 @@ def follow(run: RunDir, offset: int = 0, quiet: bool = False) -> events.End:
 
         def look() -> tuple[events.End | None, bool]:
             end, news = None, False
-            for fresh in follower.portions(thin=True):  # a long log is shown while it is read
+            for fresh in follower.portions(thin=True):  # a long log is shown in portions
                 end, news = view.show(fresh), True
             lives = news or run.is_live()
             return (end, True) if lives else (view.unwritten(run), False)
@@ -55,9 +55,9 @@ def follow(run: RunDir, offset: int = 0, quiet: bool = False) -> events.End:
 def wait_for_end(
     folder: F, bar: Progress | None, look: Callable[[], tuple[T | None, bool]], died: Callable[[F], str]
 ) -> T:
-    """Look until there is an outcome, which `look` returns with whether there was a sign of life.
+    """Call `look` until it returns an outcome; it also returns whether there was a sign of life.
 
-    Raises Detached where the user chose to leave, and RunFailed, with what `died` says, after DEAD_SECONDS without it.
+    Raises Detached where the user chose to detach, and RunFailed (text by `died`) after DEAD_SECONDS without one.
     """
     silent_since = time.monotonic()
     while True:
@@ -75,15 +75,19 @@ def wait_for_end(
 
 
 def died(run: RunDir) -> str:
-    """What is known of a worker that vanished."""
-    last = last_line(run.log_file)
-    said = f"; its last words: {visible(last, 200)}" if last else ""
-    what = "the worker died without a word (killed, or the machine ran out of memory)"
-    return f"{what}{said}; `ftbench resume {run.name}` goes on"
+    """Error message for a worker that exited without an end."""
+    what = "worker exited unexpectedly (killed, or the machine ran out of memory)"
+    return f"{what}{last_log_line(run)}; `ftbench resume {run.name}` resumes from the latest checkpoint"
+
+
+def last_log_line(folder: RunDir | LadderDir) -> str:
+    """`. Last log line: …`, '' where the process printed nothing."""
+    last = last_line(folder.log_file)
+    return f". Last log line: {visible(last, 200)}" if last else ""
 
 
 class View:
-    """Lines above, one bar below."""
+    """Prints events as lines above one progress bar."""
 
     def __init__(self, bar: Progress | None, quiet: bool) -> None:
         self.bar, self.quiet = bar, quiet
@@ -92,51 +96,58 @@ class View:
         self.refused = False
 
     def show(self, fresh: list[events.Event]) -> events.End | None:
-        """Show what is new. The end counts only where it is the last word: a resume may have followed it."""
+        """Show new events. Returns the end where it is the last event; one before others was followed by a resume."""
         for event in fresh:
-            self._one(event)
+            self._apply(event)
         if fresh and isinstance(fresh[-1], events.End):
             return fresh[-1]
         return None
 
     def unwritten(self, run: RunDir) -> events.End | None:
-        """Show the end of a run whose disk was too full to log it."""
+        """Show the end of a run that could not log it because the disk was full."""
         record = end_record.read(run.end_file)
         if record is None:
             return None
         return self.show([events.End(status=record.status, reason=record.reason, t=record.t)])
 
-    def _one(self, event: events.Event) -> None:
+    def _apply(self, event: events.Event) -> None:
         if self.quiet:
             return
         if isinstance(event, events.Error):
             self.refused = event.user
         if self.refused and isinstance(event, events.End):
-            return  # the command ends with that line, on stderr
+            return  # the command prints this error on stderr
         for text in lines(event):
             say(text, "yellow" if isinstance(event, events.Warning) else "")
         if self.bar is None or self.task is None:
             return
-        match event:
-            case events.Phase():
-                self.bar.update(self.task, description=event.name, total=None, detail="")
-            case events.Progress():
-                detail = f"{event.text} {rows_done(event.done, event.total)}"
-                self.bar.update(self.task, completed=event.done, total=event.total, detail=detail)
-            case events.Plan():
-                self.bar.update(self.task, completed=event.start_step, total=event.steps)
-            case events.Step():
-                pace = event.seconds
-                self.rate = pace if self.rate is None else 0.9 * self.rate + 0.1 * pace
-                left = duration(self.rate * (event.steps - event.step))
-                loss = "–" if event.loss is None else f"{event.loss:.4f}"
-                detail = f"{event.step}/{event.steps}  loss {loss}  {event.tokens_per_second:,.0f} tok/s  {left} left"
-                self.bar.update(self.task, completed=event.step, total=event.steps, detail=detail)
+        remaining = ""
+        if isinstance(event, events.Step):
+            rate = event.seconds
+            self.rate = rate if self.rate is None else 0.9 * self.rate + 0.1 * rate
+            remaining = f"  {duration(self.rate * (event.steps - event.step))} left"
+        move_bar(self.bar, self.task, event, remaining=remaining)
+
+
+def move_bar(bar: Progress, task: TaskID, event: events.Event, prefix: str = "", remaining: str = "") -> None:
+    """Update a progress bar for an event; `prefix` precedes the phase, `remaining` follows the step's figures."""
+    match event:
+        case events.Phase():
+            bar.update(task, description=f"{prefix}{event.name}", total=None, detail="")
+        case events.Progress():
+            detail = f"{event.text} {rows_done(event.done, event.total)}"
+            bar.update(task, completed=event.done, total=event.total, detail=detail)
+        case events.Plan():
+            bar.update(task, completed=event.start_step, total=event.steps)
+        case events.Step():
+            loss = "–" if event.loss is None else f"{event.loss:.4f}"
+            figures = f"{event.step}/{event.steps}  loss {loss}  {throughput(event.tokens_per_second)}"
+            bar.update(task, completed=event.step, total=event.steps, detail=figures + remaining)
 
 
 @contextlib.contextmanager
 def progress_bar(quiet: bool) -> Iterator[Progress | None]:
-    """A bar where there is a terminal, none in a pipe."""
+    """A progress bar on a terminal, None in a pipe."""
     if quiet or not console.is_terminal:
         yield None
         return
@@ -150,13 +161,13 @@ def progress_bar(quiet: bool) -> Iterator[Progress | None]:
 
 
 def ask_to_leave(run: RunDir | LadderDir, bar: Progress | None) -> None:
-    """Detach or stop, asked once; without a terminal to ask on, Ctrl+C detaches."""
+    """Ask whether to detach or stop; without a terminal, Ctrl+C detaches. Raises Detached."""
     if bar is not None:
         bar.stop()
     choice = ""
     if sys.stdin.isatty():
         try:
-            console.print("\n[d]etach and leave it running, [s]top with a checkpoint, anything else goes on: ", end="")
+            console.print("\n[d]etach (keeps running), [s]top with a checkpoint, anything else continues: ", end="")
             choice = input().strip().lower()[:1]
         except (KeyboardInterrupt, EOFError):
             console.print()
@@ -166,8 +177,8 @@ def ask_to_leave(run: RunDir | LadderDir, bar: Progress | None) -> None:
     if choice == "d":
         raise Detached
     if choice == "s":
-        with contextlib.suppress(UserError, ProcessLookupError):  # it ended while the question stood
+        with contextlib.suppress(UserError, ProcessLookupError):  # it ended before the user answered
             launch.stop(run)
-        say("stopping after this step …")
+        say("stopping after the current step …")
     if bar is not None:
         bar.start()

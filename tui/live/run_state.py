@@ -1,4 +1,4 @@
-"""What is known of a run from its events, kept small however long the run is."""
+"""State of a run computed from its events, in bounded memory however long the run is."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ TRACE_SECONDS = 300
 
 @dataclass
 class RunState:
-    """Fed with events in their order; a resumed run's repeated steps replace the first ones."""
+    """Updated with events in order; steps that a resumed run repeats replace the earlier ones."""
 
     name: str = ""
     phase: str = ""
     progress: events.Progress | None = None
-    """How far the phase has come, where it is a long one."""
+    """Progress within the phase, where the phase reports it."""
     note: str = ""
-    """Why it is in that phase: who holds the card it waits for."""
+    """Details of the phase: which run it waits for."""
     hello: events.Hello | None = None
     data: events.Data | None = None
     model: events.ModelLoaded | None = None
@@ -39,32 +39,32 @@ class RunState:
     started: float | None = None
     updated: float | None = None
     counted: int = 0
-    """Events seen."""
+    """Number of events."""
     loss: Series = field(default_factory=Series)
     validation: Series = field(default_factory=Series)
     rate: Series = field(default_factory=Series)
     grad_norm: Series = field(default_factory=Series)
     speed: Series = field(default_factory=Series)
-    """Tokens per second."""
+    """Tokens/s."""
     pace: float | None = None
-    """Seconds a step, a moving average."""
+    """Exponential moving average of seconds per step."""
     trace: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=TRACE_SECONDS))
-    """(time, bytes) of the worker's memory over the last minutes: on the card where there is one, else resident."""
+    """(time, bytes) of the worker's memory over the last minutes: GPU memory, or resident set on the CPU."""
     log: Lines = field(default_factory=Lines)
     sampled: bool = False
-    """Whether only samples of a huge log were read so far."""
+    """Whether only samples of a huge log have been read so far."""
 
     def feed(self, fresh: Iterable[Event]) -> None:
         for event in fresh:
-            self._one(event)
+            self._apply(event)
 
     def left(self) -> float | None:
-        """Seconds the training will still take at the present pace."""
+        """Estimated seconds until the last step."""
         if self.step is None or self.pace is None or self.end is not None:
             return None
         return self.pace * (self.step.steps - self.step.step)
 
-    def _one(self, event: Event) -> None:
+    def _apply(self, event: Event) -> None:
         self.counted += 1
         self.updated = event.t
         if self.started is None:
@@ -79,11 +79,7 @@ class RunState:
                 return
             case events.Hello():
                 self.hello, self.end, self.error = event, None, None
-                self.phase, self.note, self.progress = (
-                    "",
-                    "",
-                    None,
-                )  # a resumed worker is at its beginning, whatever it did in its last life
+                self.phase, self.note, self.progress = "", "", None  # a resumed worker starts from its first phase
             case events.Phase():
                 self.phase, self.note, self.progress = event.name, event.note, None
             case events.Progress():
@@ -115,7 +111,7 @@ class RunState:
 
     def _eval(self, event: events.Eval) -> None:
         if event.split == "validation":
-            if event.when == "during":  # the finished model's loss is of other rows
+            if event.when == "during":  # the loss after training is measured on other rows
                 self.validation.add(event.step, event.loss)
         elif event.when == "before":
             self.before = event

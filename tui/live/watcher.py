@@ -1,4 +1,7 @@
-"""Follows one run from a thread of its own: events in batches, and whether its worker lives. It touches no widget."""
+"""Watch one run in a thread: new events in batches, raw output, and whether the worker is running.
+
+The thread touches no widget; it posts messages.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +20,18 @@ from tui.live.opening import Opening
 from tui.live.run_state import RunState
 
 SECONDS = 0.25
-"""Between two looks: four batches a second are as good as live, and cheap over SSH."""
+"""Poll interval: four batches per second look live and are cheap over SSH."""
 RESTING_SECONDS = 1.0
-"""The same where no worker lives and all is read: somebody may resume it."""
+"""Poll interval after the worker has exited and all is read: the run may be resumed."""
 READING_SECONDS = 0.02
-"""Between two portions of a huge log: the screen comes first."""
+"""Pause between two portions of a huge log, so that the screen stays responsive."""
 GONE_SECONDS = 0.75
-"""Without a lock and without news after which a worker counts as dead."""
+"""Seconds without a lock and without new events after which a worker counts as dead."""
 
 
 @dataclass
 class Opened(Message):
-    """The run up to now; `NewEvents` follows. Posted again once sampled reading became exact."""
+    """The state so far; `NewEvents` follow. Posted again when a sampled state has become exact."""
 
     run: RunDir
     state: RunState
@@ -52,7 +55,7 @@ class NewOutput(Message):
 
 @dataclass
 class Liveness(Message):
-    """Whether a worker holds the run's lock; `died` where it went without an end, `gone` with its directory."""
+    """Whether a worker holds the run's lock; `died`: it exited without an end, `gone`: the directory was deleted."""
 
     run: RunDir
     live: bool
@@ -69,37 +72,37 @@ class Unreadable(Message):
 
 
 class Watcher(threading.Thread):
-    """One run watched; `post` hands messages to the screen and may be called from any thread."""
+    """Watches one run; `post` delivers messages to the screen and may be called from any thread."""
 
     def __init__(self, run: RunDir, post: Callable[[Message], object]) -> None:
         super().__init__(daemon=True, name=f"watch {run.name}")
         self.watched, self.post = run, post
-        self._leave = threading.Event()
+        self._stopping = threading.Event()
         self._opened = False
-        self._wrong = ""
-        """What could not be read at the last look."""
+        self._read_error = ""
+        """The read error reported last, '' where the last read succeeded."""
         self._live: bool | None = None
         self._gone = False
-        self._news = 0.0
-        """When the worker last gave a sign of life."""
+        self._last_sign = 0.0
+        """Monotonic time of the worker's last sign of life."""
 
     def leave(self) -> None:
-        """Stop watching; the run does not notice."""
-        self._leave.set()
+        """Stop watching; the run is not affected."""
+        self._stopping.set()
 
     def run(self) -> None:
         events, output = Opening(self.watched.events_file, self.watched.name), Output(self.watched.log_file)
-        while not self._leave.is_set():
+        while not self._stopping.is_set():
             try:
-                self._look(events, output)
-                self._wrong = ""
-            except OSError as error:  # a network disk that stalls comes back
-                self._tell_wrong(error)
-            resting = SECONDS if self._live is not False else RESTING_SECONDS
-            self._leave.wait(READING_SECONDS if events.sampled and not self._wrong else resting)
+                self._poll(events, output)
+                self._read_error = ""
+            except OSError as error:  # a network file system may recover
+                self._post_read_error(error)
+            interval = SECONDS if self._live is not False else RESTING_SECONDS
+            self._stopping.wait(READING_SECONDS if events.sampled and not self._read_error else interval)
 
-    def _look(self, events: Opening, output: Output) -> None:
-        """Whatever is new. Raises OSError where the files cannot be read."""
+    def _poll(self, events: Opening, output: Output) -> None:
+        """Post everything new. Raises OSError where a file cannot be read."""
         if not self._opened:
             self.post(Opened(self.watched, events.first()))
             self._opened = True
@@ -111,31 +114,31 @@ class Watcher(threading.Thread):
             if piece := output.read():
                 self.post(NewOutput(self.watched, piece))
         finally:
-            self._tell_liveness(news)
-        if whole := events.advance():
-            self.post(Opened(self.watched, whole))
+            self._post_liveness(news)
+        if exact := events.advance():
+            self.post(Opened(self.watched, exact))
 
-    def _tell_unwritten_end(self) -> None:
-        """The end of a run whose disk was too full to log it."""
+    def _post_unwritten_end(self) -> None:
+        """Post the end of a run that could not log it because the disk was full."""
         if record := end_record.read(self.watched.end_file):
             self.post(NewEvents(self.watched, [End(status=record.status, reason=record.reason, t=record.t)]))
 
-    def _tell_wrong(self, error: OSError) -> None:
-        """Once, until it has been well again."""
-        text = f"{error.filename or self.watched.path}: cannot be read: {error.strerror}; it is tried again"
-        if text != self._wrong:
-            self._wrong = text
+    def _post_read_error(self, error: OSError) -> None:
+        """Post a read error, once until reading succeeds again."""
+        text = f"cannot read {error.filename or self.watched.path}: {error.strerror}; retrying"
+        if text != self._read_error:
+            self._read_error = text
             self.post(Unreadable(self.watched, text))
 
-    def _tell_liveness(self, news: bool) -> None:
+    def _post_liveness(self, news: bool) -> None:
         live, now = self.watched.is_live(), time.monotonic()
         if live or news:
-            self._news = now
-        if not live and self._live is not False and now - self._news < GONE_SECONDS:
+            self._last_sign = now
+        if not live and self._live is not False and now - self._last_sign < GONE_SECONDS:
             return
         gone = not live and not self.watched.path.exists()
         if (live, gone) != (self._live, self._gone):
             self._live, self._gone = live, gone
             if not live:
-                self._tell_unwritten_end()
+                self._post_unwritten_end()
             self.post(Liveness(self.watched, live, self.watched.state() == "died", gone))

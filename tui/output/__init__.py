@@ -1,1 +1,1 @@
-"""The only package that may write to the terminal: it shows control characters as escapes."""
+"""Output to the terminal. Only this package may write to it, with control characters shown as escapes."""

@@ -1,8 +1,7 @@
-"""What subcommands print: lines, tables, JSON, and Rich's own displays, all of it literal text."""
+"""Output of subcommands: lines, tables, JSON and Rich displays, with control characters escaped."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import IO, Any
 
@@ -17,9 +16,9 @@ from tui.output.streams import literal
 
 
 class Terminal(Console):
-    """Rich's console with literal text: whatever is printed, titles and columns of its displays included.
+    """Rich's console with all text escaped, titles and columns of its displays included.
 
-    A reader that has gone (`| head`) ends the command as a closed pipe does everywhere, and not as a failure.
+    A closed pipe (`| head`) raises BrokenPipeError, which ends the command without an error.
     """
 
     @property
@@ -55,20 +54,20 @@ console = Terminal(highlight=False, markup=False, emoji=False, soft_wrap=False)
 
 
 def say(text: str, style: str = "") -> None:
-    """One line, safe whatever it holds."""
+    """Print one line with control characters escaped."""
     console.print(Text(visible(text), style=style), soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
-    """JSON for another program; printable ASCII, so that it is safe on a terminal too."""
-    streams.write(json.dumps(value, indent=2, ensure_ascii=True).replace("\x7f", "\\u007f") + "\n")
+    """Print JSON as printable ASCII, which is safe on a terminal too."""
+    streams.write(streams.json_text(value, indent=2) + "\n")
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
-    """A plain table; the columns numbered in `right` are aligned to the right.
+    """Print a plain table; the columns whose index is in `right` are right-aligned.
 
-    Where the terminal is too narrow the widest columns after the first are cut, which an ellipsis shows. Written
-    at once and not by Rich's table, which takes seconds for a thousand rows.
+    On a narrow terminal the widest columns after the first are truncated with an ellipsis. Not Rich's table, which
+    takes seconds for a thousand rows.
     """
     shown = [[visible(cell) for cell in row] for row in rows]
     widths = [max(map(cell_len, column)) for column in zip(columns, *shown, strict=True)]
@@ -83,9 +82,9 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], rig
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[int], gap: int) -> str:
-    made = []
+    parts = []
     for number, (cell, width) in enumerate(zip(cells, widths, strict=True)):
         cut = cell if cell_len(cell) <= width else set_cell_size(cell, width - 1).rstrip() + "…"
         filling = " " * (width - cell_len(cut))
-        made.append(filling + cut if number in right else cut + filling)
-    return (" " * gap).join(made).rstrip()
+        parts.append(filling + cut if number in right else cut + filling)
+    return (" " * gap).join(parts).rstrip()

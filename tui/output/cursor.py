@@ -1,4 +1,4 @@
-"""A hidden cursor comes back however the command ends or stops: by itself, by a signal, or by Ctrl-Z."""
+"""Hide the cursor, and restore it however the command ends or stops: normally, by a signal, or by Ctrl-Z."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from typing import IO, Any
 
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 LEAVE = f"{SHOW}\x1b[0m\r\n"
-"""The shell's prompt begins on a line of its own."""
+"""Shows the cursor, resets the style and starts a new line for the shell's prompt."""
 FATAL = tuple(
     getattr(signal, name)
     for name in ("SIGHUP", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGXCPU",
                  "SIGPOLL", "SIGPWR", "SIGSTKFLT")
     if hasattr(signal, name)
 )  # fmt: skip
-"""Signals that end a process that does not handle them, without those that tell of a bug (SIGSEGV) and without SIGINT,
-which Python turns into an exception."""
+"""Signals that terminate a process by default, except those of crashes (SIGSEGV) and SIGINT, which raises
+KeyboardInterrupt."""
 WRITABLE_SECONDS = 0.2
-"""How long a terminal that takes no output (a frozen connection) may keep a process from ending."""
+"""Maximum delay of the exit by a terminal that accepts no output (a frozen connection)."""
 
 _before: dict[int, Any] = {}
 _descriptor = -1
 
 
 def hide(file: IO[str]) -> None:
-    """Hide the cursor and have every signal that ends or stops this process show it first."""
+    """Hide the cursor, and install handlers that show it when a signal ends or stops this process."""
     global _descriptor
     if threading.current_thread() is threading.main_thread() and not _before:
         _descriptor = file.fileno()
         for number, handler in (*((fatal, _end) for fatal in FATAL), (signal.SIGTSTP, _stop)):
-            if signal.getsignal(number) is signal.SIG_DFL:  # what is ignored (nohup) or handled stays so
+            if signal.getsignal(number) is signal.SIG_DFL:  # leave ignored (nohup) and handled signals alone
                 _before[number] = signal.signal(number, handler)
     file.write(HIDE)
     file.flush()
 
 
 def show(file: IO[str]) -> None:
-    """Show the cursor again; signals do what they did before."""
+    """Show the cursor and restore the signal handlers."""
     file.write(SHOW)
     file.flush()
     if threading.current_thread() is threading.main_thread():
@@ -51,14 +51,14 @@ def show(file: IO[str]) -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """Leave the terminal as it was, then end by the signal as if it had not been handled."""
+    """Restore the terminal, then end by the signal's default action."""
     _write(LEAVE)
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """Ctrl-Z: show the cursor while stopped, hide it after `fg`; after `bg` it belongs to the shell."""
+    """Ctrl-Z: show the cursor while stopped; hide it again after `fg`, not after `bg`."""
     _write(LEAVE)
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)  # returns when the process is continued
@@ -74,7 +74,7 @@ def _is_foreground() -> bool:
 
 
 def _write(text: str) -> None:
-    """Around Python's buffer, which may be in use, and only where the terminal takes it at once."""
+    """Write without Python's buffer, which may be in use, and only if the terminal accepts it at once."""
     with contextlib.suppress(OSError, ValueError):
         if select.select([], [_descriptor], [], WRITABLE_SECONDS)[1]:
             os.write(_descriptor, text.encode("ascii"))

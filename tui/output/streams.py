@@ -1,4 +1,4 @@
-"""stdout and stderr behind a gate: whoever prints to them prints text, never a control sequence."""
+"""stdout and stderr with control characters escaped, for everything that prints to them."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from typing import Any, TextIO
 
 from engine.config.text import visible
 
-LIKE = str.maketrans(
+SUBSTITUTES = str.maketrans(
     {"–": "-", "—": "-", "−": "-", "━": "-", "╸": "-", "╺": "-", "─": "-", "·": ".", "…": "...", "→": "->", "×": "x",
      "│": "|", "✓": "+", "✗": "x", "⏎": "$", "’": "'"}
 )  # fmt: skip
-"""Our own non-ASCII characters, and their substitutes where the output's encoding lacks them."""
+"""Non-ASCII characters that ftbench prints -> substitutes where the output's encoding lacks them."""
 
 
 def literal(text: str) -> str:
-    """The text with every control or invisible character but the line feed written as an escape."""
+    """The text with every control or invisible character except line feeds escaped."""
     if text.isascii() and text.isprintable():
         return text
     return "\n".join(map(visible, text.split("\n")))
 
 
 class Gate(io.TextIOBase):
-    """A text stream to the terminal for everybody else: `print`, the help pages, tracebacks.
+    """A text stream that escapes control characters, for `print`, help pages and tracebacks.
 
-    It has no `buffer`, so nothing gets around it to the bytes.
+    It has no `buffer`, so that nothing can bypass it.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self.raw_stream = stream
-        """Takes control sequences: for this package's own use."""
+        """The stream that accepts control sequences, for this package only."""
 
     def write(self, text: str) -> int:
         self.raw_stream.write(literal(text))
@@ -61,8 +61,8 @@ class Gate(io.TextIOBase):
 
 
 def install() -> None:
-    """Put stdout and stderr behind a gate that takes every text: also where they are closed or lack our characters."""
-    codecs.register_error("like", _like)
+    """Replace stdout and stderr by Gates that accept any text, also if they are closed or their encoding is limited."""
+    codecs.register_error("substitute", _substitute)
     for name in ("stdout", "stderr"):
         stream: Any = getattr(sys, name)
         if isinstance(stream, Gate):
@@ -70,36 +70,43 @@ def install() -> None:
         if stream is None:
             stream = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the process ends
         elif isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="like")
+            stream.reconfigure(errors="substitute")
         setattr(sys, name, Gate(stream))
 
 
 def raw(stream: Any) -> Any:
-    """The stream behind the gate."""
+    """The stream behind a Gate."""
     return stream.raw_stream if isinstance(stream, Gate) else stream
 
 
 def write(text: str) -> None:
-    """Text to stdout, its line feeds kept."""
+    """Write text to stdout, line feeds preserved."""
     raw(sys.stdout).write(literal(text))
 
 
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON as printable ASCII."""
+    import json  # not needed for the first paint
+
+    return json.dumps(value, indent=indent).replace("\x7f", "\\u007f")
+
+
 def write_error(text: str) -> None:
-    """One line to stderr."""
+    """Write one line to stderr."""
     raw(sys.stderr).write(f"{visible(text)}\n")
     raw(sys.stderr).flush()
 
 
 def write_help(text: str) -> None:
-    """A help page to stderr: of a command line that lacks something."""
+    """Write a help page to stderr, for an incomplete command line."""
     raw(sys.stderr).write(f"{literal(text)}\n")
 
 
 def use_ascii() -> None:
-    """From here on write nothing but ASCII, whatever the terminal can show."""
+    """Write only ASCII from now on."""
     for stream in (raw(sys.stdout), raw(sys.stderr)):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="ascii", errors="like")
+            stream.reconfigure(encoding="ascii", errors="substitute")
 
 
 def flush() -> None:
@@ -108,17 +115,17 @@ def flush() -> None:
 
 
 def discard() -> None:
-    """Drop what is still buffered: the reader has gone, and the interpreter must not write it at exit."""
+    """Discard buffered output after the reader has closed the pipe, so that it is not written at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def is_terminal() -> bool:
-    """Whether a person reads and types here."""
+    """Whether both stdin and stdout are terminals."""
     return bool(sys.stdin and sys.stdin.isatty() and sys.stdout and sys.stdout.isatty())
 
 
-def _like(error: UnicodeError) -> tuple[str, int]:
+def _substitute(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    text = error.object[error.start : error.end].translate(LIKE)
+    text = error.object[error.start : error.end].translate(SUBSTITUTES)
     return text.encode("ascii", "backslashreplace").decode(), error.end

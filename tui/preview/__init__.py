@@ -1,1 +1,1 @@
-"""Before a launch: what each method would take, what will happen, and what is wrong."""
+"""Launch preview: memory of each method, what a run or ladder will do, and problems found before it starts."""

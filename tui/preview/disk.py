@@ -1,4 +1,4 @@
-"""Bytes of disk: what a run's checkpoints and model need, and what is free for them."""
+"""Disk space: bytes needed for a run's checkpoints and model, and bytes free."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from engine.config.method_specs import method_spec
 from tui.preview.memory_forecast import MethodForecast
 
 
-def needed_disk(found: Iterable[MethodForecast]) -> int | None:
-    """Bytes: the checkpoints that are kept and the one in the making, and the model; by the formula.
+def needed_disk(forecasts: Iterable[MethodForecast]) -> int | None:
+    """Bytes for the checkpoints that are kept, the one being written, and the final model, by the formula.
 
-    Of an adapter the adapter and its optimizer state, of full fine-tuning the weights and theirs.
+    A checkpoint has the trained parameters (an adapter or all weights) and their optimizer state.
     """
     total = 0
-    for one in found:
+    for one in forecasts:
         if one.estimate is None or one.config is None:
             return None
         parts = one.estimate.training.parts
@@ -27,6 +27,10 @@ def needed_disk(found: Iterable[MethodForecast]) -> int | None:
 
 
 def free_disk(runs: Path) -> int:
-    """Bytes free where the runs will lie."""
-    there = next(folder for folder in (runs, *runs.parents) if folder.exists())
-    return shutil.disk_usage(there).free
+    """Free bytes on the file system of the runs directory."""
+    return shutil.disk_usage(nearest_existing(runs)).free
+
+
+def nearest_existing(folder: Path) -> Path:
+    """The folder itself, or its nearest parent that exists."""
+    return next(candidate for candidate in (folder, *folder.parents) if candidate.exists())

@@ -1,4 +1,4 @@
-"""What is known before a launch: the state of the machine, and the data check."""
+"""Inputs of the launch preview: the state of the machine, and the result of the data check."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from tui.live.machine import OtherProcess
 
 @dataclass(frozen=True)
 class LaunchContext:
-    """The machine as it is now."""
+    """The current state of the machine."""
 
     runs: Path
     room: MemoryBudget | None = None
     foreign: Sequence[OtherProcess] = ()
-    """Processes on the card that are no runs of ours."""
+    """GPU processes that are not ftbench runs."""
     turns: Sequence[Turn] = ()
 
 
 @dataclass(frozen=True)
 class Report:
-    """The data check: None until it is done."""
+    """The data check; `answer` is None until it is done."""
 
     answer: dict[str, Any] | None = None
     error: str = ""
@@ -36,7 +36,7 @@ class Report:
     """Whether the check is still running."""
 
     progress: str = ""
-    """How far the check is."""
+    """Progress of the check."""
 
     @property
     def rows(self) -> dict[str, int]:
@@ -44,24 +44,24 @@ class Report:
 
     @property
     def fingerprint(self) -> str:
-        """Of the prepared rows, for the run to train on exactly these; '' while they are not known."""
+        """Fingerprint of the prepared rows, with which the run verifies its own; '' until the check is done."""
         return str(self.answer["fingerprint"]) if self.answer else ""
 
     @property
     def longest(self) -> int | None:
-        """Tokens of the longest training row before the cut."""
+        """Tokens of the longest training row before truncation."""
         lengths = self.answer["lengths"].get("train") if self.answer else None
         return int(lengths["tokens"]["max"]) if lengths else None
 
 
 class Reports:
-    """Data checks that were made, kept until a file of the data changes."""
+    """Cache of data checks, valid until a data file changes."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, dict[str, Any]] = {}
 
     def key(self, arguments: dict[str, Any]) -> bytes:
-        """What a check depends on: the files and the settings that it uses."""
+        """Cache key: everything that a check depends on, files and settings."""
         try:
             mark = signature(arguments["data"]["id"])[1]
         except OSError:

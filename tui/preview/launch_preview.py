@@ -1,4 +1,4 @@
-"""The launch preview: what a run or a ladder will do, as facts, and the problems found."""
+"""The launch preview: what a run or ladder will do, and problems found."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engine.config.model_files import EMBEDDED, ModelFiles, find_model
 from engine.config.preset import Effective
 from engine.config.preset_library import called
 from engine.config.schema import Config
-from engine.config.text import amount
+from engine.config.text import amount, percent
 from engine.memory.formula.estimate import PARTS, MemoryEstimate
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs.account import columns_in_short, rows_in_short
@@ -21,7 +21,7 @@ from tui.data_report import DataReport, overlap_in_short
 from tui.format import count, size
 from tui.preview.disk import free_disk, needed_disk
 from tui.preview.launch_context import LaunchContext, Report
-from tui.preview.memory_forecast import MethodForecast, forecast, label
+from tui.preview.memory_forecast import STYLES, MethodForecast, forecast, label
 from tui.preview.problems import (
     Problem,
     data_problems,
@@ -43,7 +43,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class LaunchPreview:
-    """A whole preview."""
+    """Title, facts and problems of a launch."""
 
     title: str
     facts: list[Fact]
@@ -54,51 +54,51 @@ class LaunchPreview:
         return any(problem.blocking for problem in self.problems)
 
 
-def run_prospect(name: str, chosen: Effective, scene: LaunchContext, report: Report) -> LaunchPreview:
-    """One run of the chosen configuration."""
+def run_prospect(name: str, chosen: Effective, context: LaunchContext, report: Report) -> LaunchPreview:
+    """Preview of one run of the chosen configuration."""
     config, files = chosen.config, find_model(chosen.config.model)
-    found = forecast(config, files, scene.room, report.longest)
+    found = forecast(config, files, context.room, report.longest)
     facts = [
         *_what(config, files, found),
         *_data(config.data.id, report),
         Fact("steps", _steps(config, found.estimate, report)),
-        Fact("learning", _learning(config)),
-        Fact("scoring", _scoring(config, report)),
-        *_memory(found, scene.room, report.longest),
-        *_disk([found], scene.runs),
-        *_turn(scene),
+        Fact("optimizer", _optimizer(config)),
+        Fact("eval", _evaluation(config, report)),
+        *_memory(found, context.room, report.longest),
+        *_disk([found], context.runs),
+        *_turn(context),
     ]
     problems = [
         *model_problems(config, files),
         *data_problems(config, report),
-        *memory_problems([found], files, scene),
+        *memory_problems([found], files, context),
     ]
-    problems += [*disk_problems([found], scene.runs), *foreign_problems(scene)]
+    problems += [*disk_problems([found], context.runs), *foreign_problems(context)]
     problems += [Problem(note) for note in chosen.notes]
     return LaunchPreview(f"{config.title or name} · {method_title(config.method)}", facts, problems)
 
 
-def ladder_prospect(plan: LadderPlan, scene: LaunchContext, report: Report) -> LaunchPreview:
-    """A ladder: its rungs one after another, as ordinary runs."""
+def ladder_prospect(plan: LadderPlan, context: LaunchContext, report: Report) -> LaunchPreview:
+    """Preview of a ladder, which runs its rungs one after another."""
     first = plan.rungs[0].config
     files = find_model(first.model)
-    found = [forecast(rung.config, files, scene.room, report.longest) for rung in plan.rungs]
+    found = [forecast(rung.config, files, context.room, report.longest) for rung in plan.rungs]
     runs = len(plan.rungs) * (len(plan.seeds) + (plan.learning_rates if plan.learning_rates > 1 else 0))
     rungs = ", ".join(rung.name for rung in plan.rungs)
     facts = [
         *_what(first, files, None),
         *_data(first.data.id, report),
-        Fact("rungs", f"base, {rungs}; {len(plan.seeds)} seed{'s' * (len(plan.seeds) > 1)}: {runs} runs"),
+        Fact("rungs", f"base, {rungs}; {amount(len(plan.seeds), 'seed')}: {amount(runs, 'run')}"),
         Fact("steps", f"{_steps(first, None, report)}; the same for all rungs"),
-        Fact("scoring", _scoring(first, report)),
+        Fact("eval", _evaluation(first, report)),
     ]
     if plan.probe:
-        facts.append(Fact("time", "measured on a few steps of each rung before the runs"))
+        facts.append(Fact("time", "a probe of a few steps measures each rung first"))
     for rung, one in zip(plan.rungs, found, strict=True):
-        facts += _memory(one, scene.room, report.longest, rung.name, parts=False)
-    facts += [*_disk(found, scene.runs), *_turn(scene)]
-    problems = [*model_problems(first, files), *data_problems(first, report), *memory_problems(found, files, scene)]
-    problems += [*disk_problems(found, scene.runs), *foreign_problems(scene)]
+        facts += _memory(one, context.room, report.longest, rung.name, parts=False)
+    facts += [*_disk(found, context.runs), *_turn(context)]
+    problems = [*model_problems(first, files), *data_problems(first, report), *memory_problems(found, files, context)]
+    problems += [*disk_problems(found, context.runs), *foreign_problems(context)]
     return LaunchPreview(f"ladder of {called(plan.preset)}", facts, problems)
 
 
@@ -109,15 +109,15 @@ def _what(config: Config, files: ModelFiles, found: MethodForecast | None) -> It
         where = f"downloaded from the Hub: {files.fetch}" if files.fetch else str(files.folder or "")
     yield Fact("model", f"{config.model.id}  {where}")
     if found and found.estimate:
-        whole, trained = found.estimate.parameters, found.estimate.trainable
-        share = f"{count(trained)} trainable parameters ({trained / whole:.1%} of {count(whole)})"
+        total, trainable = found.estimate.parameters, found.estimate.trainable
+        share = f"{count(trainable)} trainable parameters ({percent(trainable / total)} of {count(total)})"
         yield Fact("method", f"{method_title(config.method)}: {method_spec(config.method).trains_summary}; {share}")
     elif found:
         yield Fact("method", f"{method_title(config.method)}: {method_spec(config.method).trains_summary}")
 
 
 def _data(name: str, report: Report) -> Iterator[Fact]:
-    """The account of columns and rows, once the data check is done."""
+    """How columns and rows are used, once the data check is done."""
     if report.answer is None:
         state = "cannot be used" if report.error else _progress(report) if report.asked else "not checked"
         yield Fact("data", f"{name}  {state}")
@@ -152,34 +152,34 @@ def _steps(config: Config, estimate: MemoryEstimate | None, report: Report) -> s
     return words
 
 
-def _learning(config: Config) -> str:
+def _optimizer(config: Config) -> str:
     train = config.train
-    return f"rate {train.learning_rate:g}, {train.schedule}, warmup {train.warmup_ratio:.0%}, {config.optimizer.name}"
+    schedule = f"{train.schedule}, {percent(train.warmup_ratio)} warmup"
+    return f"{config.optimizer.name}, learning rate {train.learning_rate:g}, {schedule}"
 
 
-def _scoring(config: Config, report: Report) -> str:
+def _evaluation(config: Config, report: Report) -> str:
     evaluation = config.evaluation
     if evaluation.when == "never":
         return "none"
     test = report.rows.get("test")
     if test == 0:
-        return "none: no test rows, so the run trains without evaluation"
+        return "none: no test rows, so the run is not evaluated"
     rows = min(test, evaluation.rows or test) if test else evaluation.rows
     when = {"both": "before and after", "after": "after"}[evaluation.when]
     return f"{when} training, {f'{rows:,}' if rows else 'all'} test rows, {evaluation.metric}"
 
 
 def _memory(
-    found: MethodForecast, room: MemoryBudget | None, longest: int | None, name: str = "memory", parts: bool = True
+    found: MethodForecast, budget: MemoryBudget | None, longest: int | None, name: str = "memory", parts: bool = True
 ) -> Iterator[Fact]:
     estimate = found.estimate
-    if estimate is None or room is None:
+    if estimate is None or budget is None:
         yield Fact(name, found.why, "$foreground-muted")
         return
     rows = f"rows of {estimate.rows.length} tokens" + ("" if longest else ", the preset's max_length")
-    style = {"fits": "$text-success", "tight": "$text-warning"}.get(found.verdict, "$text-error")
-    head = f"{size(estimate.peak)} of {size(room.total)} ({room.name})"
-    yield Fact(name, f"{head}: {found.verdict}", style)
+    head = f"{size(estimate.peak)} of {size(budget.total)} ({budget.name})"
+    yield Fact(name, f"{head}: {found.verdict}", STYLES[found.verdict])
     if not parts:
         return
     yield Fact("", f"{label([found])}; {rows}", "$foreground-muted")
@@ -187,8 +187,8 @@ def _memory(
     peak = estimate.training if training else estimate.evaluation
     moment = "peak in training: " if training else "peak in evaluation: "
     inside = [f"{part} {size(peak.parts[part])}" for part in PARTS if part in peak.parts]
-    beside = f" · plus about {size(room.beside)} for Python and libraries" if room.beside else ""
-    yield Fact("", moment + " · ".join(inside) + beside, "$foreground-muted")
+    overhead = f" · plus about {size(budget.beside)} for Python and libraries" if budget.beside else ""
+    yield Fact("", moment + " · ".join(inside) + overhead, "$foreground-muted")
 
 
 def _disk(found: Sequence[MethodForecast], runs: Path) -> Iterator[Fact]:
@@ -197,12 +197,12 @@ def _disk(found: Sequence[MethodForecast], runs: Path) -> Iterator[Fact]:
     yield Fact("disk", f"{about} for checkpoints and model (estimated); {size(free)} free in {runs}")
 
 
-def _turn(scene: LaunchContext) -> Iterator[Fact]:
-    held = [turn for turn in scene.turns if turn.place == 0]
-    waiting = len(scene.turns) - len(held)
-    if not held and not waiting:
-        yield Fact("queue", "device free: starts immediately")
+def _turn(context: LaunchContext) -> Iterator[Fact]:
+    running = [turn for turn in context.turns if turn.place == 0]
+    waiting = len(context.turns) - len(running)
+    if not running and not waiting:
+        yield Fact("queue", "device is free: starts immediately")
         return
-    names = ", ".join(turn.run.name for turn in held) or "a run that is about to start"
+    names = ", ".join(turn.run.name for turn in running) or "a run that is about to start"
     more = f" and {amount(waiting, 'queued run')}" if waiting else ""
     yield Fact("queue", f"waits for {names}{more}", "$text-warning")

@@ -1,6 +1,6 @@
-"""What each method will take of this machine's memory, by the formula, in milliseconds: the one place the screen asks.
+"""Memory forecast of each method on this machine, by the formula, in milliseconds.
 
-A forecast is of the longest rows that the configuration lets through, all of them answer: shorter ones take less.
+A forecast assumes rows as long as the configuration allows, with every token in the loss: an upper bound.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ STYLES: dict[Verdict, str] = {
     "does not fit": "$text-error",
     "unknown": "$foreground-muted",
 }
-STEADY = 32
-"""Parts into which a memory is cut, so that what others hold does not change with every look."""
+STEPS_OF_MEMORY = 32
+"""Memory used by others is rounded to this fraction of the total, so that forecasts do not change with every sample."""
 
 
 @dataclass(frozen=True)
 class MethodForecast:
-    """One method with what is chosen."""
+    """Forecast of one method with the current choice."""
 
     method: str
     verdict: Verdict
@@ -50,10 +50,10 @@ class MethodForecast:
 
 
 def room_of(sample: MachineSample, own: Collection[int] = (), steady: bool = False) -> MemoryBudget:
-    """The first card that CUDA_VISIBLE_DEVICES leaves, else the system's memory.
+    """The memory budget: of the first GPU in CUDA_VISIBLE_DEVICES, else of the system.
 
-    `own` are our runs' processes: a run that waits for them will have their memory. `steady` rounds what others hold,
-    so that it does not change with every look.
+    `own` are processes of ftbench runs: a new run waits for them, so their memory will be free. `steady` rounds the
+    memory used by others, so that it does not change with every sample.
     """
     card = visible_card(sample.cards)
     if card is None or not card.total:
@@ -67,83 +67,83 @@ def room_of(sample: MachineSample, own: Collection[int] = (), steady: bool = Fal
             used=_steady(used, total) if steady else used,
             bf16=has_bf16(),
         )
-    taken = sum(other.bytes or 0 for other in foreign(card, own))
+    used_by_others = sum(other.bytes or 0 for other in foreign(card, own))
     if card.shared:
-        taken = max(0, (card.used or 0) - (card.mine or 0))
+        used_by_others = max(0, (card.used or 0) - (card.mine or 0))
     return MemoryBudget(
-        name=f"card {card.index}, {card.name}",
+        name=f"GPU {card.index}, {card.name}",
         device="cuda",
         source="shared" if card.shared else "card",
         total=card.total,
-        used=_steady(taken, card.total) if steady else taken,
+        used=_steady(used_by_others, card.total) if steady else used_by_others,
         bf16=card.bf16,
     )
 
 
 def foreign(card: CardSample, own: Collection[int]) -> list[OtherProcess]:
-    """Processes on the card that are no runs of ours: they stay."""
+    """GPU processes that are not ftbench runs, so a new run does not wait for them."""
     return [other for other in card.others if other.pid not in own]
 
 
 def visible_card(cards: Sequence[CardSample]) -> CardSample | None:
-    """The card that a run started here will use."""
+    """The GPU that a run started now will use."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return cards[0] if cards else None
     first = visible.split(",")[0].strip()
     if first.isdigit():
         return next((card for card in cards if card.index == int(first)), None)
-    return cards[0] if cards and first.startswith("GPU-") else None  # which one that is, the sample does not say
+    return cards[0] if cards and first.startswith("GPU-") else None  # a UUID: the sample has none to compare with
 
 
-def forecasts(choice: Choice, files: ModelFiles, room: MemoryBudget | None) -> list[MethodForecast]:
-    """The three methods with the present choice."""
-    return [_of_method(choice, method, files, room) for method in method_names()]
+def forecasts(choice: Choice, files: ModelFiles, budget: MemoryBudget | None) -> list[MethodForecast]:
+    """Forecasts of all methods with the current choice."""
+    return [_of_method(choice, method, files, budget) for method in method_names()]
 
 
 def forecast(
-    config: Config, files: ModelFiles, room: MemoryBudget | None, longest: int | None = None
+    config: Config, files: ModelFiles, budget: MemoryBudget | None, longest: int | None = None
 ) -> MethodForecast:
-    """One configuration; `longest` is the longest row's tokens where it is known."""
+    """Forecast of one configuration; `longest` is the number of tokens of the longest row, where known."""
     if files.table is None:
         return MethodForecast(config.method, "unknown", config=config, why=files.why)
-    if room is None:
-        return MethodForecast(config.method, "unknown", config=config, why="looking at the machine")
+    if budget is None:
+        return MethodForecast(config.method, "unknown", config=config, why="sampling the machine")
     length = min(config.train.max_length, longest or config.train.max_length)
     rows = StepShape(count=config.train.batch, length=length, answer=max(1, length - 1))
     try:
-        estimate = formula(config, files.table, room.device, rows, room.bf16)
+        estimate = formula(config, files.table, budget.device, rows, budget.bf16)
     except UserError as error:
         return MethodForecast(config.method, "unknown", config=config, why=error.line)
-    return MethodForecast(config.method, classify_fit(estimate.peak, room, "formula"), estimate, config)
+    return MethodForecast(config.method, classify_fit(estimate.peak, budget, "formula"), estimate, config)
 
 
-def foresee(run: RunDir | None, chosen: Effective | None, room: MemoryBudget | None) -> int | None:
-    """Bytes that a run, or else what is chosen, will take at most, the process itself included."""
-    if room is None or chosen is None:
+def foresee(run: RunDir | None, chosen: Effective | None, budget: MemoryBudget | None) -> int | None:
+    """Peak bytes predicted for a run, or else for the current choice, process overhead included."""
+    if budget is None or chosen is None:
         return None
     try:
         config = run_dir.read_frozen(run).config if run else chosen.config
     except UserError:
         return None
-    estimate = forecast(config, find_model(config.model), room).estimate
-    return estimate.peak + room.beside if estimate else None
+    estimate = forecast(config, find_model(config.model), budget).estimate
+    return estimate.peak + budget.beside if estimate else None
 
 
 def label(found: Sequence[MethodForecast]) -> str:
-    """`formula, ±13 %`."""
+    """Name and measured error of the estimate: `formula, ±13%`."""
     estimate = next((one.estimate for one in found if one.estimate), None)
-    return f"formula, ±{error_of('formula', estimate.device).worst * 100:.0f} %" if estimate else "formula"
+    return f"formula, ±{error_of('formula', estimate.device).worst:.0%}" if estimate else "formula"
 
 
-def _of_method(choice: Choice, method: str, files: ModelFiles, room: MemoryBudget | None) -> MethodForecast:
+def _of_method(choice: Choice, method: str, files: ModelFiles, budget: MemoryBudget | None) -> MethodForecast:
     try:
         config = choice.with_method(method).effective().config
     except UserError as error:
         return MethodForecast(method, "unknown", why=error.line)
-    return forecast(config, files, room)
+    return forecast(config, files, budget)
 
 
 def _steady(used: int, total: int) -> int:
-    part = max(1, total // STEADY)
+    part = max(1, total // STEPS_OF_MEMORY)
     return round(used / part) * part

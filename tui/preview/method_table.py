@@ -1,4 +1,4 @@
-"""The three methods side by side: what each trains and takes, part by part, why one would choose it, what it sets."""
+"""Table of all methods: trainable parameters, memory by component, settings, and when to use which."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from tui.preview.memory_forecast import STYLES, MethodForecast, label
 LABEL, COLUMN = 15, 15
 
 
-def methods_text(choice: Choice, found: Sequence[MethodForecast], room: MemoryBudget | None) -> Content:
-    """Everything as one text, 60 columns wide."""
-    lines = [*_memory(found, room), Content(""), *_settings(choice, found), Content(""), *_why(found)]
+def methods_text(choice: Choice, found: Sequence[MethodForecast], budget: MemoryBudget | None) -> Content:
+    """The table as one text, 60 columns wide."""
+    lines = [*_memory(found, budget), Content(""), *_settings(choice, found), Content(""), *_why(found)]
     return Content("\n").join(lines)
 
 
-def _memory(found: Sequence[MethodForecast], room: MemoryBudget | None) -> Iterator[Content]:
+def _memory(found: Sequence[MethodForecast], budget: MemoryBudget | None) -> Iterator[Content]:
     yield _row("", [method_title(one.method) for one in found], "bold")
     estimates = [one.estimate for one in found]
-    yield _row("trains", [count(one.trainable) if one else "–" for one in estimates])
-    yield _row("model", [count(one.parameters) if one else "–" for one in estimates], "$foreground-muted")
+    yield _row("trainable", [count(one.trainable) if one else "–" for one in estimates])
+    yield _row("parameters", [count(one.parameters) if one else "–" for one in estimates], "$foreground-muted")
     for part in PARTS:
         if any(one and part in one.training.parts for one in estimates):
             sizes = [one.training.parts.get(part) if one else None for one in estimates]
@@ -38,18 +38,19 @@ def _memory(found: Sequence[MethodForecast], room: MemoryBudget | None) -> Itera
     yield _row("evaluation", [size(one.evaluation.total) if one else "–" for one in estimates])
     verdicts = [Content.styled(f"{one.verdict:<{COLUMN}}", STYLES[one.verdict]) for one in found]
     yield Content.assemble((f"{'':<{LABEL}}", ""), *verdicts)
-    yield _row("a pass", [f"{one.micro_batch} rows" if one else "–" for one in estimates], "$foreground-muted")
+    yield _row("micro-batch", [f"{one.micro_batch}" if one else "–" for one in estimates], "$foreground-muted")
     length = next((one.rows.length for one in estimates if one), None)
-    if room is not None and length is not None:
-        taken = f", about {size(room.used)} of it held by others" if room.used else ""
-        text = f"Against {size(room.total)} of {room.name}{taken}. {label(found)}, rows of {length} tokens."
+    if budget is not None and length is not None:
+        taken = f", about {size(budget.used)} of it in use by others" if budget.used else ""
+        by = f"Estimated by {label(found)}, rows of {length} tokens."
+        text = f"Budget: {size(budget.total)} ({budget.name}){taken}. {by}"
         yield Content.styled(visible(text), "$foreground-muted")
     for why in dict.fromkeys(one.why for one in found if one.why):
         yield Content.styled(visible(why), "$text-warning")
 
 
 def _settings(choice: Choice, found: Sequence[MethodForecast]) -> Iterator[Content]:
-    """Keys in which the configurations differ: a method brings its own defaults."""
+    """Settings in which the methods differ, because each has its own defaults."""
     flats = []
     for one in found:
         try:
@@ -57,16 +58,12 @@ def _settings(choice: Choice, found: Sequence[MethodForecast]) -> Iterator[Conte
         except UserError as error:
             yield Content.styled(visible(error.line), "$text-error")
             return
-    yield Content.styled("what each sets", "bold")
+    yield Content.styled("settings", "bold")
     for key in flats[0]:
-        values = [flat[key] if one.method in _readers(key) else "–" for one, flat in zip(found, flats, strict=True)]
+        values = [flat[key] if one.method in readers(key) else "–" for one, flat in zip(found, flats, strict=True)]
         if key not in (*QUIET, "method") and any(value != values[0] for value in values):
             name = key.rpartition(".")[2] if len(key) >= LABEL else key
             yield _row(name, [str(value) for value in values])
-
-
-def _readers(key: str) -> Sequence[str]:
-    return readers(key)
 
 
 def _why(found: Sequence[MethodForecast]) -> Iterator[Content]:

@@ -1,4 +1,4 @@
-"""A plan on the terminal: bars against the card, the table below them, and what would make a method fit."""
+"""A plan as text for the terminal: memory bars, a table, and the changes that make a method fit."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import MemoryPlan, MethodPlan
 from tui.charts.plan_bar import bar, legend
 from tui.format import size
+from tui.output.streams import SUBSTITUTES
 from tui.preview.plan_words import (
-    about_room,
+    about_budget,
     about_rows,
     change_words,
     drawn,
@@ -28,21 +29,21 @@ from tui.preview.plan_words import (
 
 STYLES = {"fits": "green", "tight": "yellow", "does not fit": "red"}
 LEFT = 31
-"""Cells before a bar: method, peak, verdict."""
+"""Columns before a bar: method, peak, verdict."""
 LABEL, CELL = 20, 19
 COSTS = 20
-"""Cells before a change's settings."""
-ONE_RUN = "one finished run here, the range is that of the middle four fifths of its steps"
-STRONG = ("training, peak", "left free")
+"""Columns before a change's settings."""
+ONE_RUN = "one finished run; the range covers the middle 80% of its steps"
+BOLD_ROWS = ("training peak", "headroom")
 
 
 class View:
-    """Lines of a plan for a terminal of some width."""
+    """Formats a plan for a terminal of `width` columns."""
 
-    def __init__(self, width: int, coloured: bool, ascii_only: bool) -> None:
-        self.width, self.coloured, self.ascii = width, coloured, ascii_only
+    def __init__(self, width: int, colored: bool, ascii_only: bool) -> None:
+        self.width, self.colored, self.ascii = width, colored, ascii_only
 
-    def whole(
+    def lines(
         self,
         plan: MemoryPlan,
         config: Config,
@@ -50,7 +51,7 @@ class View:
         times: Mapping[str, TimeEstimate],
         here: Sequence[TierAccuracy],
     ) -> Iterator[Text]:
-        """Everything. `here`: how good plans have been on this machine."""
+        """The complete plan. `here` is the accuracy of earlier plans on this machine."""
         yield from self.bars(plan, config, preset)
         yield Text()
         yield from self.table(plan, times)
@@ -62,34 +63,34 @@ class View:
             yield self.text(line, "dim")
 
     def bars(self, plan: MemoryPlan, config: Config, preset: str) -> Iterator[Text]:
-        """What is asked, and a bar a method."""
+        """Preset, rows and budget, then one bar per method."""
         yield self.text(heading(config, preset), "bold")
         yield self.text(about_rows(plan, config))
-        yield self.text(about_room(plan.room))
+        yield self.text(about_budget(plan.room))
         yield Text()
-        seen: dict[str, int] = {}
+        present: dict[str, int] = {}
         for outlook in plan.outlooks:
             parts = drawn(outlook, plan.room)
-            seen |= {name: held for name, held in parts.items() if held}
+            present |= {name: used for name, used in parts.items() if used}
             line = Text(f"{method_title(outlook.method):<7}{size(peak(outlook).total):>9}  ")
             line.append(f"{outlook.verdict:<13}", style=STYLES[outlook.verdict])
             bars = max(10, min(self.width - LEFT - 1, 100))
-            yield line + bar(parts, plan.room.total, bars, self.coloured, self.ascii)
+            yield line + bar(parts, plan.room.total, bars, self.colored, self.ascii)
             if outlook.refused:
                 yield self.text(f"       formula: {outlook.refused}", "yellow")
         yield Text()
-        yield from legend(seen, self.width, self.coloured)
+        yield from legend(present, self.width, self.colored)
 
     def table(self, plan: MemoryPlan, times: Mapping[str, TimeEstimate]) -> Iterator[Text]:
-        """A column a method."""
+        """The table, one column per method."""
         names = [method_title(outlook.method) for outlook in plan.outlooks]
         yield self.text(f"{'':<{LABEL}}" + "".join(f"{name:>{CELL}}" for name in names), "bold")
         for label, cells in table_rows(plan, times):
             text = f"{label:<{LABEL}}" + "".join(f"{cell:>{CELL}}" for cell in cells)
-            yield self.text(text.rstrip(), "bold" if label in STRONG else "")
+            yield self.text(text.rstrip(), "bold" if label in BOLD_ROWS else "")
 
     def unknown(self, times: Mapping[str, TimeEstimate]) -> Iterator[Text]:
-        """Where time and cost come from, or why there are none."""
+        """Where time and cost estimates come from, or why there are none."""
         unknown: dict[str, list[str]] = {}
         for method, time in times.items():
             if time.why:
@@ -98,24 +99,25 @@ class View:
             yield self.text(f"training time of {', '.join(methods)}: {why}", "dim")
         known = [time for time in times.values() if time.seconds is not None]
         for runs, what in dict.fromkeys((time.runs, time.what) for time in known):
-            over = f"{runs} finished runs here, the range is theirs" if what == "runs" else ONE_RUN
-            yield self.text(f"training time: of all steps, without scoring; from {over}", "dim")
+            source = f"{runs} finished runs; the range covers them" if what == "runs" else ONE_RUN
+            yield self.text(f"training time: all steps, without evaluation; estimated from {source}", "dim")
         for why in dict.fromkeys(time.why_no_cost for time in known if time.why_no_cost):
             yield self.text(f"cost: {why}", "dim")
 
-    def changes(self, outlook: MethodPlan, room: MemoryBudget) -> Iterator[Text]:
-        """What makes one method fit, the smallest first."""
+    def changes(self, outlook: MethodPlan, budget: MemoryBudget) -> Iterator[Text]:
+        """Changes that make one method fit, smallest first."""
         if outlook.verdict != "does not fit":
             return
         found = outlook.changes
-        when = "" if peak(outlook) is outlook.best.training else " while scoring"
-        lacks = f"{method_title(outlook.method)} lacks {size(lacking(outlook, room))}{when}"
+        when = "" if peak(outlook) is outlook.best.training else " in evaluation"
+        lacks = f"{method_title(outlook.method)} exceeds the budget by {size(lacking(outlook, budget))}{when}"
         yield Text()
         if not found:
-            yield self.text(f"{lacks}, and no change known here makes it fit.", "bold")
+            yield self.text(f"{lacks}; no known change makes it fit.", "bold")
         else:
-            how = "the smallest change first" if len(found) > 1 or len(found[0].settings) == 1 else "together"
-            yield self.text(f"{lacks}. It fits with, {how}:", "bold")
+            several = "one of these, smallest change first" if len(found) > 1 else "all of these"
+            how = f"use {several}" if len(found) > 1 or len(found[0].settings) > 1 else "use"
+            yield self.text(f"{lacks}. To make it fit, {how}:", "bold")
         for change in found:
             line = Text(f"  {size(change.peak):>9}  ")
             line.append(f"{change.verdict:<7}", style=STYLES[change.verdict])
@@ -127,14 +129,11 @@ class View:
                 yield line + self.text(f"  {costs}" if line.plain.strip() else costs, "dim")
                 line = Text(" " * COSTS)
         if outlook.card:
-            yield self.text(f"  as it is: on {outlook.card}, the cheapest listed card that holds it")
+            yield self.text(f"  unchanged: fits on {outlook.card}, the cheapest listed GPU with enough memory")
 
     def text(self, text: str, style: str = "") -> Text:
-        """Safe to show; without colours without style, and in ASCII where that is asked for."""
+        """Text with control characters visible; without style on a terminal without colors, in ASCII with --ascii."""
         shown = visible(text)
         if self.ascii:
-            shown = shown.translate(_PLAIN)
-        return Text(shown, style=style if self.coloured else "")
-
-
-_PLAIN = str.maketrans({"–": "-", "·": ".", "│": "|", "…": "...", "−": "-"})
+            shown = shown.translate(SUBSTITUTES)
+        return Text(shown, style=style if self.colored else "")

@@ -1,4 +1,4 @@
-"""Problems found before a run or a ladder starts, each with what to do about it."""
+"""Problems found before a run or ladder starts, each with a suggested fix."""
 
 from __future__ import annotations
 
@@ -13,36 +13,35 @@ from engine.config.schema import Config
 from engine.memory.formula.fit import FitQuery
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.remedies import changes
+from engine.runs.home import home_warnings
 from tui.data_report import DataReport, warning_lines
 from tui.format import size
-from tui.preview.disk import free_disk, needed_disk
+from tui.preview.disk import free_disk, nearest_existing, needed_disk
 from tui.preview.launch_context import LaunchContext, Report
 from tui.preview.memory_forecast import MethodForecast
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A problem and its remedy."""
+    """A problem and a suggested fix."""
 
     text: str
     do: str = ""
     blocking: bool = False
-    """Whether the run would certainly fail."""
+    """Whether the run would fail."""
 
 
 def model_problems(config: Config, files: ModelFiles) -> Iterator[Problem]:
-    """A model that is missing, or has to be downloaded first."""
+    """A model that is missing or has to be downloaded."""
     if files.wrong:
         do = f"`ftbench pull {config.model.id}`, or give a folder" if files.fetch else "check model.id"
         yield Problem(f"model {config.model.id}: {files.wrong}", do, blocking=True)
     elif files.fetch:
-        yield Problem(
-            f"model {config.model.id} is not on this machine: it is downloaded first", "requires network access"
-        )
+        yield Problem(f"model {config.model.id} will be downloaded first", "requires network access")
 
 
 def data_problems(config: Config, report: Report) -> Iterator[Problem]:
-    """What the data check refuses or warns of, each warning with its code."""
+    """Errors and warnings of the data check, each warning with its code."""
     if report.error:
         yield Problem(report.error, "", blocking=True)
     if report.answer is None:
@@ -53,24 +52,24 @@ def data_problems(config: Config, report: Report) -> Iterator[Problem]:
         yield Problem(line.text)
 
 
-def memory_problems(found: Sequence[MethodForecast], files: ModelFiles, scene: LaunchContext) -> Iterator[Problem]:
+def memory_problems(found: Sequence[MethodForecast], files: ModelFiles, context: LaunchContext) -> Iterator[Problem]:
     """Methods that barely fit or do not fit, by the formula."""
     for one in found:
-        if one.estimate is None or scene.room is None or one.verdict not in ("tight", "does not fit"):
+        if one.estimate is None or context.room is None or one.verdict not in ("tight", "does not fit"):
             continue
         title = method_title(one.method)
         what = f"{title} {'barely fits' if one.verdict == 'tight' else 'does not fit'} (estimated): "
-        held = f", {size(scene.room.used)} of it in use by others" if scene.room.used else ""
-        what += f"{size(one.estimate.peak)} of {size(scene.room.total)}{held}"
-        yield Problem(what, _remedies(one, files, scene.room))
+        used = f", {size(context.room.used)} of it in use by others" if context.room.used else ""
+        what += f"{size(one.estimate.peak)} of {size(context.room.total)}{used}"
+        yield Problem(what, _remedies(one, files, context.room))
 
 
-def _remedies(one: MethodForecast, files: ModelFiles, room: MemoryBudget) -> str:
-    """Single settings that would make it fit by the formula, and the method that needs less."""
+def _remedies(one: MethodForecast, files: ModelFiles, budget: MemoryBudget) -> str:
+    """Settings that make it fit by the formula, and methods that need less memory."""
     smaller = smaller_methods(one.method)
     if one.verdict == "tight" or one.estimate is None or one.config is None or files.table is None:
         return f"if it runs out of memory, reduce train.micro_batch or train.max_length, or use {smaller}"
-    ways = changes(FitQuery(one.config, files.table, one.estimate.rows, room))
+    ways = changes(FitQuery(one.config, files.table, one.estimate.rows, budget))
     words = [
         " and ".join(f"{key} = {str(value).lower()}" for key, value in way.settings.items()) + f" ({size(way.peak)})"
         for way in ways
@@ -79,21 +78,23 @@ def _remedies(one: MethodForecast, files: ModelFiles, room: MemoryBudget) -> str
 
 
 def disk_problems(found: Sequence[MethodForecast], runs: Path) -> Iterator[Problem]:
-    """A runs folder that cannot be written, or a disk with too little space."""
-    there = next(folder for folder in (runs, *runs.parents) if folder.exists())
-    if not os.access(there, os.W_OK):
-        yield Problem(f"cannot write to {there}", "start ftbench with --runs DIR", blocking=True)
+    """A runs directory that is not writable, or too little disk space."""
+    existing = nearest_existing(runs)
+    if not os.access(existing, os.W_OK):
+        yield Problem(f"cannot write to {existing}", "start ftbench with --runs DIR", blocking=True)
+    for notice in home_warnings(runs):
+        yield Problem(notice.text)
     need, free = needed_disk(found), free_disk(runs)
     if need is not None and need > free:
         what = f"{size(free)} of disk space free, and checkpoints and model need about {size(need)}"
         yield Problem(what, f"free some space in {runs}, or set train.keep_checkpoints = 1", blocking=True)
 
 
-def foreign_problems(scene: LaunchContext) -> Iterator[Problem]:
+def foreign_problems(context: LaunchContext) -> Iterator[Problem]:
     """GPU processes that are not ftbench runs."""
-    for other in scene.foreign:
-        held = f" ({size(other.bytes)})" if other.bytes else ""
+    for other in context.foreign:
+        used = f" ({size(other.bytes)})" if other.bytes else ""
         yield Problem(
-            f"process {other.pid} {other.name}{held} is using the GPU: measured time and memory will include it",
+            f"process {other.pid} {other.name}{used} is using the GPU: measured time and memory will include it",
             "stop it, or measure later",
         )

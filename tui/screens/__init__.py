@@ -1,1 +1,1 @@
-"""Whole screens of the workbench."""
+"""The screens of the workbench, and the controllers that the bench composes."""

@@ -1,4 +1,4 @@
-"""A question with yes and no."""
+"""A dialog with a yes-or-no question."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.config.text import visible
 
 
 class AskScreen(ModalScreen[bool]):
-    """y or enter is yes; n, escape and q are no."""
+    """Closes with True on y or enter, with False on n, escape or q."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y,enter", "answer(True)", "yes"),

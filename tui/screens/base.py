@@ -1,4 +1,4 @@
-"""What the workbench's screens share: notes to the user that are never markup."""
+"""The base class of all full screens: notifications in literal text, and reads of runs and queue that may fail."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ F = TypeVar("F")
 
 
 class BaseScreen(Screen[R]):
-    """A screen that tells the user things in literal text."""
+    """Reports what it cannot read, once per error."""
 
-    unread = ""
-    """Why the folder of runs could not be read at the last look."""
+    runs_error = ""
+    """Why the folder of runs could not be read the last time."""
 
-    unlocked = ""
-    """Why the device queue could not be read at the last look."""
+    queue_error = ""
+    """Why the device queue could not be read the last time."""
 
     def queue(self) -> list[Turn]:
-        """Everybody's place at every device; none while the lock folder cannot be used, which is said once."""
+        """Who uses each device and who waits; empty while the lock folder cannot be used, which is reported once."""
         from engine.runs import device_queue
 
         try:
-            found = device_queue.turns()
+            turns = device_queue.turns()
         except (UserError, OSError) as error:
-            if str(error) != self.unlocked:
-                self.tell(f"the device queue cannot be read: {error}", severity="error", timeout=15)
-            self.unlocked = str(error)
+            if str(error) != self.queue_error:
+                self.tell(f"cannot read the device queue: {error}", severity="error", timeout=15)
+            self.queue_error = str(error)
             return []
-        self.unlocked = ""
-        return found
+        self.queue_error = ""
+        return turns
 
     def read_all(self, folders: Iterator[F]) -> list[F]:
-        """Runs or ladders of a folder; none while it cannot be read, a network disk that stalls, which is told once."""
+        """Runs or ladders of a folder; empty while it cannot be read (a stalled network disk), reported once."""
         try:
-            found = list(folders)
+            read = list(folders)
         except UserError as error:
-            if error.line != self.unread:
-                self.tell(f"{error.line}; it is tried again", severity="error", timeout=15)
-            self.unread = error.line
+            if error.line != self.runs_error:
+                self.tell(f"{error.line}; ftbench will retry", severity="error", timeout=15)
+            self.runs_error = error.line
             return []
-        self.unread = ""
-        return found
+        self.runs_error = ""
+        return read
 
     def tell(
         self,
@@ -60,5 +60,5 @@ class BaseScreen(Screen[R]):
         severity: Literal["information", "warning", "error"] = "information",
         timeout: float | None = None,
     ) -> None:
-        """A note at the corner; control characters made visible, brackets left alone."""
+        """Show a notification: control characters are escaped, brackets are not markup."""
         self.notify(visible(text, 400), title=visible(title, 80), severity=severity, timeout=timeout, markup=False)

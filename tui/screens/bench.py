@@ -1,10 +1,8 @@
-"""The bench: choose data, method and preset; start; watch loss, machine and log."""
+"""The bench: select data, method and preset; start a run; watch its loss, the GPU and the log."""
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,130 +10,222 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
-from textual.content import Content
+from textual.widget import Widget
 from textual.widgets import Static
 
+from engine.config.errors import UserError
+from engine.config.text import visible
 from tui.commands import bindings
-from tui.header import choice_lines, head_line, live_runs, short
-from tui.screens.watching import WatchingScreen
-from tui.widgets.choosing import ChoosingPane, Chosen, Picked, Refused
+from tui.screens.base import BaseScreen
+from tui.screens.bench_text import head_texts, run_title, status_text
+from tui.screens.data_actions import DataActions
+from tui.screens.live_runs import LiveRuns
+from tui.screens.machine_context import MachineContext
+from tui.screens.run_actions import RunActions
+from tui.screens.run_follower import RunFollower, is_urgent
+from tui.screens.run_launcher import RunLauncher
+from tui.screens.selection_screens import SelectionScreens
+from tui.widgets.choosing import ChoiceChanged, ChoiceRefused, ChoosingPane, ItemPicked
+from tui.widgets.data_list import AddRequested, InspectRequested
 from tui.widgets.key_line import KeyLine
-from tui.widgets.log_pane import LogPane, Word
+from tui.widgets.log_pane import LogPane, WordEntered
 from tui.widgets.loss_pane import LossPane
 from tui.widgets.machine_pane import MachinePane
+from tui.widgets.pane import BenchState, Pane, added_panes, make_pane
+from tui.workbench import app_settings
 
-if TYPE_CHECKING:  # imported where they are needed: the first picture does not wait for what a run takes
+if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from engine.runs.run_dir import RunDir
-    from tui.live.machine import MachineSample, Sampled
+    from tui.live.machine import Sampled
+    from tui.live.watcher import Liveness, NewEvents, NewOutput, Opened, Unreadable
+
+MIDDLE_PANES: tuple[type[Widget], ...] = (LossPane, LogPane)
+RIGHT_PANES: tuple[type[Widget], ...] = (MachinePane,)
+"""The panes, from top to bottom; the panes of installed packages follow below the right ones."""
 
 
-NEW_SECONDS = 5.0
-"""Within which a run that was made holds its lock."""
-
-
-class BenchScreen(WatchingScreen[None]):
-    """Everything on one screen."""
+class BenchScreen(BaseScreen[None]):
+    """The main screen: composes panes, and controllers that follow, start and act on runs."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("bench")
-    AUTO_FOCUS = "#log"  # enter starts; tab goes to the lists
+    AUTO_FOCUS = "#log"  # enter starts a run; tab moves to the lists
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
     VERTICAL_BREAKPOINTS = [(0, "-short"), (34, "-tall")]
 
-    def __init__(self, runs: Path, ascii_only: bool = False) -> None:
-        super().__init__(classes=self._classes_of(shutil.get_terminal_size()))  # nothing is styled twice at first
-        self.runs, self.ascii_only = runs, ascii_only
-        self.sample: MachineSample | None = None
-        self.foreseen: tuple[object, int | None] = None, None
-        """What was asked last of the formula, and its answer."""
-        self.begun = False
-        """Whether it has been looked for runs."""
-        self.others: list[RunDir] = []
-        """Live runs of this folder that have no place: begun with --now."""
+    def __init__(self, runs: Path) -> None:
+        super().__init__(classes=self._classes_of(shutil.get_terminal_size()))  # so that nothing is styled twice
+        self.runs = runs
+        self.opened = False
+        """Whether live runs have been looked for."""
+        self.panes: list[Pane] = []
+        self.follower = RunFollower(self.post_message)
+        self.live_runs = LiveRuns(self, runs)
+        self.actions = RunActions(self, self.show_run)
+        self.machine = MachineContext(self, runs, self.follower, self.live_runs)
+        self.launcher = RunLauncher(self, runs, self.machine.launch_context, self.show_run, self.action_ladder)
+        self.data_actions = DataActions(self, self.get_choosing)
+        self.selection_screens = SelectionScreens(self, self.get_choosing)
 
     @classmethod
     def _classes_of(cls, size: tuple[int, int]) -> str:
-        """What the breakpoints will give on a terminal of this size."""
+        """The classes that the breakpoints will set on a terminal of this size."""
         pairs = zip(size, (cls.HORIZONTAL_BREAKPOINTS, cls.VERTICAL_BREAKPOINTS), strict=True)
         return " ".join(max(point for point in points if point[0] <= length)[1] for length, points in pairs)
 
     def compose(self) -> ComposeResult:
+        middle, right = [make_pane(kind) for kind in MIDDLE_PANES], [make_pane(kind) for kind in RIGHT_PANES]
+        self.panes = [pane for pane in (*middle, *right) if isinstance(pane, Pane)]
         yield Static(id="head")
         yield Static(id="about")
         with Horizontal(id="body"):
             yield ChoosingPane(id="left")
-            with Vertical(id="middle"):
-                yield LossPane(self.runs, self.ascii_only, id="loss")
-                yield LogPane(id="log")
-            yield MachinePane(self.ascii_only, id="machine")
+            yield Vertical(*middle, id="middle")
+            yield Vertical(*right, id="right")
         yield Static(id="status")
         yield KeyLine()
 
-    def on_mount(self) -> None:
-        for name in ("data", "method", "preset", "loss", "log", "machine"):
-            self.query_one(f"#{name}").border_title = name
-        self.set_interval(1.0, self._second)
-        self.say_status()
-        self.head()
-        self.call_after_refresh(self._begin)
+    def get_choosing(self) -> ChoosingPane:
+        return self.query_one(ChoosingPane)
 
-    def _begin(self) -> None:
-        """After the first picture: whatever runs."""
-        self.begun = True
-        self.look_at_runs()
-        if live := self.live_runs():
+    @property
+    def choosing(self) -> ChoosingPane:
+        return self.get_choosing()
+
+    @property
+    def log_pane(self) -> LogPane:
+        return self.query_one(LogPane)
+
+    def on_mount(self) -> None:
+        self.set_interval(1.0, self._every_second)
+        self._show_status()
+        self._show_head()
+        self.call_after_refresh(self._open)
+
+    def _open(self) -> None:
+        """After the first frame: the panes of installed packages, and the run that is live."""
+        self.opened = True
+        try:
+            for kind in added_panes():
+                self._add_pane(make_pane(kind))
+        except UserError as error:
+            self.tell(error.line, severity="error", timeout=15)
+        self.refresh_live_runs()
+        if live := self.live_runs.in_order():
             self.watch_run(live[0])
+
+    def _add_pane(self, pane: Widget) -> None:
+        self.query_one("#right").mount(pane)
+        self.panes += [pane] if isinstance(pane, Pane) else []
+        self.call_after_refresh(self._update_panes)
 
     def on_resize(self) -> None:
         self.call_after_refresh(self.redraw)
-        self.call_after_refresh(self.head)
+        self.call_after_refresh(self._show_head)
 
     def on_screen_resume(self) -> None:
-        if self.begun:
-            self.look_at_runs()
+        if self.opened:
+            self.refresh_live_runs()
 
-    @on(Chosen)
-    def _chosen(self) -> None:
-        """Say where we are, and what the choice changed in the whole configuration."""
-        self.head()
+    def redraw(self) -> None:
+        """Show the present state in all panes and the status line."""
+        self._update_panes()
+        self._show_status()
 
-    def look_at_runs(self) -> None:
-        """Which runs live, and in which order they have the card."""
-        from engine.runs import run_dir
+    def _state(self) -> BenchState:
+        return BenchState(self.runs, self.follower.state, self.machine.sample, self.machine.planned(self.choosing))
 
-        self.places = self.queue()
-        placed = {turn.run for turn in self.places}
-        self.others = [
-            run for run in self.read_all(run_dir.iterate(self.runs)) if run.path not in placed and run.is_live()
-        ]
-        self.head()
+    def _update_panes(self) -> None:
+        state = self._state()
+        for pane in self.panes:
+            pane.show_state(state)
 
-    def live_runs(self) -> list[RunDir]:
-        """Of this folder: those that have a card, those that wait in their order, those without a place."""
-        from engine.runs import run_dir
+    def _show_status(self) -> None:
+        text = status_text(self.follower, self.live_runs, app_settings(self), self.size.width - 2)
+        self.query_one("#status", Static).update(text)
 
-        placed = [run_dir.RunDir(turn.run) for turn in self.places if turn.run.parent == self.runs]
-        placed.sort(key=lambda run: next(turn.place for turn in self.places if turn.run == run.path))
-        rest = [run for run in self.read_all(run_dir.iterate(self.runs)) if run not in placed and run.is_live()]
-        return placed + sorted(rest, key=lambda run: run.name)
+    def _show_head(self) -> None:
+        head, about = head_texts(self.choosing, self.follower, self.live_runs, self.size.width)
+        self.query_one("#head", Static).update(head)
+        self.query_one("#about", Static).update(about)
 
-    def head(self) -> None:
-        """Host, choice, live runs; below it what the choice is about and what it changed."""
-        choosing, width = self.choosing, self.size.width
-        watched = self.watched.path if self.watched else None
-        live = live_runs(self.places, len(self.others), watched, width - 24)
-        name = choosing.choice.name if choosing.effective else ""
-        self.query_one("#head", Static).update(head_line(choosing.effective, name, live, width))
-        about = choice_lines(choosing.effective, choosing.changed, choosing.before, width) if choosing.begun else []
-        self.query_one("#about", Static).update(Content("\n").join(about))
+    def watch_run(self, run: RunDir) -> None:
+        """Show this run from its first event."""
+        self.follower.watch(run)
+        self.query_one("#loss").border_subtitle = visible(run_title(run), 120)
+        self.log_pane.begin(run.name)
 
-    @on(Refused)
-    def _refused(self, message: Refused) -> None:
-        self.tell(message.why, severity="error")
-        self.head()
+    def show_run(self, run: RunDir) -> None:
+        self.watch_run(run)
+        self.refresh_live_runs()
 
-    @on(Picked)
-    def _picked(self) -> None:
-        self.query_one(LogPane).focus()  # so that the next enter starts
+    def refresh_live_runs(self) -> None:
+        """Read again which runs are live and in which order they wait for the GPU."""
+        self.live_runs.refresh()
+        self._show_head()
+
+    def _every_second(self) -> None:
+        if self.live_runs.has_changed():
+            self.refresh_live_runs()
+        if self.follower.live and self.follower.state is not None:
+            self.redraw()
+
+    def on_sampled(self, message: Sampled) -> None:
+        self.choosing.set_budget(self.machine.take(message.sample))
+        self._update_panes()
+
+    def on_opened(self, message: Opened) -> None:
+        if self.follower.opened(message):
+            self.redraw()
+
+    def on_new_events(self, message: NewEvents) -> None:
+        if self.follower.feed(message):
+            if is_urgent(message):
+                self.redraw()
+            else:
+                self.log_pane.show_state(self._state())
+
+    def on_new_output(self, message: NewOutput) -> None:
+        if message.run == self.follower.run:
+            self.log_pane.add_output(message.piece)
+
+    def on_liveness(self, message: Liveness) -> None:
+        if self.follower.set_liveness(message, self.log_pane.last_output_line()):
+            if message.died and len(self.log_pane.views["output"]):
+                self.log_pane.show_view("output")
+            self.redraw()
+            self._show_head()
+
+    def on_unreadable(self, message: Unreadable) -> None:
+        if message.run == self.follower.run:
+            self.tell(message.text, severity="error", timeout=15)
+            self.redraw()  # what was shown of another run is removed
+
+    @on(ChoiceChanged)
+    def _choice_changed(self) -> None:
+        self._show_head()
+
+    @on(ChoiceRefused)
+    def _choice_refused(self, message: ChoiceRefused) -> None:
+        self.tell(message.reason, severity="error")
+        self._show_head()
+
+    @on(ItemPicked)
+    def _item_picked(self) -> None:
+        self.log_pane.focus()  # so that the next enter starts a run
+
+    @on(InspectRequested)
+    def _inspect_requested(self, message: InspectRequested) -> None:
+        self.data_actions.inspect(message.data)
+
+    @on(AddRequested)
+    def _add_requested(self) -> None:
+        self.data_actions.add()
+
+    @on(WordEntered)
+    def _word_entered(self, message: WordEntered) -> None:
+        {"filter": self.log_pane.filter, "find": self.log_pane.find}[message.purpose](message.word)
+        if message.done:
+            self.log_pane.focus()
 
     def action_preset(self, slot: int) -> None:
         self.choosing.choose_slot(slot)
@@ -144,122 +234,72 @@ class BenchScreen(WatchingScreen[None]):
         self.choosing.next_method()
 
     def action_data(self) -> None:
-        self.set_focus(self.query_one("#data"))  # at once: keys that were typed ahead are meant for it
+        self.set_focus(self.query_one("#data"))  # at once: keys typed ahead are meant for the list
 
-    def show_run(self, run: RunDir) -> None:
-        self.watch_run(run)
-        self.look_at_runs()
+    def action_start(self) -> None:
+        self.choosing.start()
+        if self.choosing.effective is not None:
+            self.launcher.open_run(self.choosing.choice, self.choosing.effective)
 
-    def on_sampled(self, message: Sampled) -> None:
-        from tui.preview.memory_forecast import room_of
-
-        self.sample = message.sample
-        self.query_one(MachinePane).feed(message.sample)
-        self.choosing.measure(room_of(message.sample, self.on_the_card(), steady=True))
-        self.query_one(MachinePane).planned = self._planned()
-
-    def _planned(self) -> int | None:
-        """Bytes foreseen, by the formula: of the watched run while it lives, else of what is chosen."""
-        choosing = self.choosing
-        question = (self.watched if self.live else None, choosing.effective, choosing.room)
-        if question != self.foreseen[0]:
-            from tui.preview.memory_forecast import foresee
-
-            self.foreseen = question, foresee(*question)
-        return self.foreseen[1]
-
-    def _second(self) -> None:
-        if self.queue() != self.places or self._is_new() or not all(run.is_live() for run in self.others):
-            self.look_at_runs()
-        if self.live and self.state is not None:
-            self.redraw()
-
-    def _is_new(self) -> bool:
-        """Whether a run was made a moment ago: one begun with --now shows in no queue."""
-        with contextlib.suppress(OSError):
-            return time.time() - self.runs.stat().st_mtime < NEW_SECONDS
-        return False
+    def action_climb(self) -> None:
+        self.launcher.open_ladder(self.choosing.choice)
 
     def action_stop(self) -> None:
-        self.stop_run(self.watched)
+        self.actions.stop(self.follower.run)
 
     def action_pause(self) -> None:
-        self.pause_run(self.watched)
-
-    def action_live(self) -> None:
-        """Watch the next live run: the one that has the card, then those that wait."""
-        self.look_at_runs()
-        runs = self.live_runs()
-        if not runs:
-            elsewhere = f"; {short(self.places[0].run.name)} is of another" if self.places else ""
-            self.tell(f"no run of this folder is live{elsewhere}", severity="warning")
-            return
-        if runs == [self.watched]:
-            self.tell("no other run is live")
-        here = runs.index(self.watched) if self.watched in runs else -1
-        self.watch_run(runs[(here + 1) % len(runs)])
-
-    def action_presets(self) -> None:
-        from tui.screens.presets import PresetsScreen
-
-        def chosen(name: str | None) -> None:
-            if name:
-                self.choosing.choose(self.choosing.choice.with_preset(name))
-            else:
-                self.choosing.choose_again()
-
-        self.choosing.begin()
-        self.app.push_screen(PresetsScreen(self.choosing.choice, self.choosing.effective), chosen)
-
-    def action_methods(self) -> None:
-        from tui.preview.method_table import methods_text
-        from tui.screens.text import TextScreen
-
-        choosing = self.choosing
-        choosing.begin()
-        if choosing.effective is not None:
-            self.app.push_screen(TextScreen("methods", methods_text(choosing.choice, choosing.found, choosing.room)))
+        self.actions.pause(self.follower.run)
 
     def action_resume(self) -> None:
-        self.resume_run(self.watched)
+        self.actions.resume(self.follower.run)
+
+    def action_live(self) -> None:
+        """Watch the next live run: the one that uses the GPU, then those that wait."""
+        self.refresh_live_runs()
+        runs, watched = self.live_runs.in_order(), self.follower.run
+        if not runs:
+            self.tell(f"No active runs in this folder. {self.live_runs.elsewhere()}".rstrip(), severity="warning")
+            return
+        if runs == [watched]:
+            self.tell("no other active run")
+        position = runs.index(watched) if watched in runs else -1
+        self.watch_run(runs[(position + 1) % len(runs)])
+
+    def action_presets(self) -> None:
+        self.selection_screens.open_presets()
+
+    def action_methods(self) -> None:
+        self.selection_screens.open_methods()
+
+    def action_config(self) -> None:
+        self.selection_screens.open_config()
 
     def action_runs(self) -> None:
         from tui.screens.runs import RunsScreen
 
-        def chosen(run: RunDir | None) -> None:
+        def closed(run: RunDir | None) -> None:
             if run is not None:
                 self.watch_run(run)
 
-        self.app.push_screen(RunsScreen(self.runs), chosen)
+        self.app.push_screen(RunsScreen(self.runs), closed)
 
     def action_ladder(self) -> None:
+        self.show_ladder()
+
+    def show_ladder(self, index: int = 0) -> None:
+        """Show a ladder of this folder, counted from the latest."""
         from tui.screens.ladder import LadderScreen
 
-        self.app.push_screen(LadderScreen(self.runs, self.ascii_only))
+        self.app.push_screen(LadderScreen(self.runs, index))
 
-    async def action_ask_word(self, what: str) -> None:
-        """A line to type a word into, made when it is first asked for."""
+    async def action_ask_word(self, purpose: str) -> None:
+        """Open the word input, which is created when it is first needed."""
         from tui.widgets.word_input import WordInput
 
         if not self.query(WordInput):
             await self.query_one("#middle").mount(WordInput())
-        self.query_one(WordInput).ask(what)
-
-    @on(Word)
-    def _word(self, message: Word) -> None:
-        log = self.query_one(LogPane)
-        {"filter": log.filter, "find": log.find}[message.what](message.word)
-        if message.done:
-            log.focus()
-
-    def action_config(self) -> None:
-        from tui.screens.text import TextScreen, config_text
-
-        self.choosing.begin()
-        chosen = self.choosing.effective
-        if chosen is not None:
-            self.app.push_screen(TextScreen(f"configuration of {self.choosing.choice.name}", config_text(chosen)))
+        self.query_one(WordInput).ask(purpose)
 
     def action_pane(self, name: str, what: str) -> None:
-        """What a pane itself does on a key of the bench: its method `action_WHAT`."""
+        """Call the method `action_WHAT` of a pane."""
         getattr(self.query_one(f"#{name}"), f"action_{what}")()

@@ -1,4 +1,4 @@
-"""Marked runs side by side, laid out for the width there is."""
+"""Marked runs side by side."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tui.screens.base import BaseScreen
 
 
 class CompareScreen(BaseScreen[None]):
-    """Read once, drawn again when the width changes."""
+    """Reads the runs once and lays them out again when the width changes."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,c", "back", "back")]
     CSS = """
@@ -29,7 +29,7 @@ class CompareScreen(BaseScreen[None]):
 
     def compose(self) -> ComposeResult:
         with VerticalScroll() as box:
-            box.border_title = f"{len(self.runs)} runs compared"
+            box.border_title = f"comparison of {len(self.runs)} runs"
             box.border_subtitle = "escape back"
             yield Static(id="compared")
 

@@ -1,9 +1,9 @@
-"""The inspector: a data set prepared for the chosen model, row by row and token by token, with its report."""
+"""The inspector: a data set prepared for the selected model, row by row and token by token, with its report."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 from textual import on
@@ -23,21 +23,19 @@ from tui.data.inspection import SPLITS, Inspection, Manner, Sample, facts, sampl
 from tui.history.run_list import last_part
 from tui.screens.base import BaseScreen
 from tui.widgets.key_line import KeyLine
-
-if TYPE_CHECKING:
-    from tui.app import Workbench
+from tui.workbench import app_settings
 
 ROWS = 50
 """Rows requested at a time, for each split."""
-BAR = 18
+BAR_WIDTH = 18
 """Columns of the progress bar."""
-MOST_TOKENS = 3000
-"""Of one row; of a longer one the middle is left out."""
+MAX_TOKENS = 3000
+"""Tokens of one row; the middle of a longer row is omitted."""
 VIEWS = ("rows", "report", "template")
 
 
 class InspectorScreen(BaseScreen[bool]):
-    """Requests one preparation from the engine and shows it. Closes with whether the set was selected."""
+    """Requests one preparation from the engine and shows it. Closes with True if the data set was selected."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("inspector")
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
@@ -51,158 +49,157 @@ class InspectorScreen(BaseScreen[bool]):
     }
     InspectorScreen VerticalScroll:focus { border: round $primary; }
     InspectorScreen #row { margin-bottom: 1; }
-    InspectorScreen.-wide #known { width: 58; }
-    InspectorScreen.-narrow #known { display: none; }
-    InspectorScreen.-narrow.-facts #known { display: block; }
-    InspectorScreen.-narrow.-facts #looking { display: none; }
+    InspectorScreen.-wide #report { width: 58; }
+    InspectorScreen.-narrow #report { display: none; }
+    InspectorScreen.-narrow.-facts #report { display: block; }
+    InspectorScreen.-narrow.-facts #sample { display: none; }
     """
 
-    app: Workbench
-
-    def __init__(self, chosen: Effective) -> None:
+    def __init__(self, effective: Effective) -> None:
         super().__init__()
-        self.chosen = chosen
-        self.found: Inspection | None = None
+        self.effective = effective
+        self.inspection: Inspection | None = None
         self.samples: dict[str, list[Sample]] = {}
         self.error = ""
         self.split, self.view = "train", "rows"
-        self.at = dict.fromkeys(SPLITS, 0)
-        self.manner = Manner()
-        self.asking: BackgroundQuestion | None = None
-        self._progress, self._began = "", 0.0
+        self.positions = dict.fromkeys(SPLITS, 0)
+        self.style = Manner()
+        self.request: BackgroundQuestion | None = None
+        self._progress, self._started_at = "", 0.0
         self._counted: tuple[str, int, int | None] | None = None
-        """What is being done, rows done, and of how many."""
+        """Activity, rows done, and total rows if known."""
 
     def compose(self) -> ComposeResult:
         yield Static(id="title")
         with Horizontal():
-            with VerticalScroll(id="looking"):
+            with VerticalScroll(id="sample"):
                 yield Static(id="row")
                 yield Static(id="text")
-            with VerticalScroll(id="known") as right:
+            with VerticalScroll(id="report") as right:
                 right.border_title = "report"
                 yield Static(id="facts")
         yield Static(id="state")
         yield KeyLine()
 
     def on_mount(self) -> None:
-        plain = self.app.settings.ascii or self.app.no_color or self.app.theme.startswith("ansi")
-        self.manner = Manner(self.app.settings.ascii, parted=plain)  # shades need colours of one's own
-        config = self.chosen.config
+        ascii_only = app_settings(self).ascii
+        plain = ascii_only or self.app.no_color or self.app.theme.startswith("ansi")
+        self.style = Manner(ascii_only, parted=plain)  # shades need colors that the terminal does not replace
+        config = self.effective.config
         length = f"max_length {config.train.max_length:,}"
         self.query_one("#title", Static).update(
             Content(visible(f"{last_part(config.data.id)} · prepared for {config.model.id} · {length}"))
         )
-        self.query_one("#looking").focus()
-        waiting = Content.styled("preparing the rows as a run would", "$foreground-muted")
+        self.query_one("#sample").focus()
+        waiting = Content.styled("preparing the rows, exactly as a run does", "$foreground-muted")
         self.query_one("#row", Static).update(waiting)
         self.query_one("#facts", Static).update(waiting)
-        self._ask("data.inspect", {"rows": ROWS, "most": MOST_TOKENS})
+        self._send_request("data.inspect", {"rows": ROWS, "most": MAX_TOKENS})
         self.set_interval(1.0, self._tick)
 
     def on_unmount(self) -> None:
-        if self.asking:
-            self.asking.leave()
+        if self.request:
+            self.request.leave()
 
     def on_resize(self) -> None:
         self.call_after_refresh(self._redraw)
 
-    def _ask(self, question: str, more: dict[str, Any]) -> None:
-        config = self.chosen.config
+    def _send_request(self, question: str, more: dict[str, Any]) -> None:
+        config = self.effective.config
         arguments = {
             "model": msgspec.to_builtins(config.model),
             "data": msgspec.to_builtins(config.data),
             "evaluation": msgspec.to_builtins(config.evaluation),
             "max_length": config.train.max_length,
         }
-        self._progress, self._began = "starting", time.monotonic()
-        self.asking = BackgroundQuestion(question, {**arguments, **more}, self.post_message)
+        self._progress, self._started_at = "starting", time.monotonic()
+        self.request = BackgroundQuestion(question, {**arguments, **more}, self.post_message)
         self._tick()
 
     @on(ProgressReported)
-    def _told(self, message: ProgressReported) -> None:
-        if message.asking is self.asking:
+    def _progress_reported(self, message: ProgressReported) -> None:
+        if message.asking is self.request:
             self._progress, self._counted = message.text, message.counted
             self._tick()
 
     @on(Answered)
     def _answered(self, message: Answered) -> None:
-        if message.asking is not self.asking:
+        if message.asking is not self.request:
             return
-        self.asking, error = None, message.error
+        self.request, error = None, message.error
         try:
             if not error:
-                self._take(message)
-        except msgspec.ValidationError as wrong:
-            error = f"the engine's answer cannot be used: {wrong}"
-        if error and self.found:
+                self._take_answer(message)
+        except msgspec.ValidationError as invalid:
+            error = f"invalid response from the engine: {invalid}"
+        if error and self.inspection:
             self.tell(error, severity="error")
         elif error:
-            self.error, self.view = error, "rows"  # the pane that shows it
+            self.error, self.view = error, "rows"  # the view that shows it
             self.remove_class("-facts")
         self._tick()
         self._redraw()
 
-    def _take(self, message: Answered) -> None:
-        """Raises ValidationError for an answer of another shape."""
+    def _take_answer(self, message: Answered) -> None:
+        """Take an answer. Raises ValidationError if it has another shape."""
         if message.asking.question == "data.inspect":
-            self.found = msgspec.convert(message.answer, Inspection)
-            self.samples = {split: list(some) for split, some in self.found.samples.items()}
+            self.inspection = msgspec.convert(message.answer, Inspection)
+            self.samples = {split: list(samples) for split, samples in self.inspection.samples.items()}
             return
         self.samples[message.asking.arguments["split"]] += msgspec.convert(message.answer, list[Sample])
-        self.at[message.asking.arguments["split"]] += 1
+        self.positions[message.asking.arguments["split"]] += 1
 
     def _tick(self) -> None:
         """The progress of the preparation; afterwards a legend."""
-        if self.asking:
-            said = self._progress_line()
+        if self.request:
+            text = self._progress_line()
         elif self.error:
-            said = Content("cannot prepare this data set; fix the problem and open it again")
+            text = Content("cannot prepare this data set; fix the problem and open it again")
         else:
-            mark = "in [ ]" if self.manner.ascii else "green and underlined"
-            said = Content(f"tokens in the loss are {mark}, special tokens bold")
-        self.query_one("#state", Static).update(said)
+            mark = "in [ ]" if self.style.ascii else "green and underlined"
+            text = Content(f"tokens in the loss are {mark}, special tokens bold")
+        self.query_one("#state", Static).update(text)
 
     def _progress_line(self) -> Content:
         """`tokenizing ━━━━──── 12,000 of 100,000 rows, 4 s; escape cancels`."""
-        seconds = f"{time.monotonic() - self._began:.0f} s; escape cancels"
+        seconds = f"{time.monotonic() - self._started_at:.0f} s; escape cancels"
         if self._counted is None:
             return Content(visible(f"{self._progress}, {seconds}", 300))
         text, done, total = self._counted
         parts = [(f"{visible(text, 40)} ", "")]
         if total:
-            parts += [*bar(done / total, BAR, self.manner.ascii), (" ", "")]
+            parts += [*bar(done / total, BAR_WIDTH, self.style.ascii), (" ", "")]
         return Content.assemble(*parts, f"{rows_done(done, total)}, {seconds}")
 
     def _redraw(self) -> None:
-        left = self.query_one("#looking")
+        left = self.query_one("#sample")
         left.border_title = Content(self.view if self.view == "template" else "row")
         head, text = self.query_one("#row", Static), self.query_one("#text", Static)
         if self.error:
             head.update(Content.styled(visible(self.error), "bold $text-error"))
             self.query_one("#facts", Static).update(Content(""))
-        if self.found is None:
+        if self.inspection is None:
             return
         if self.view == "template":
-            head.update(Content.styled(visible(self.found.report["template"]), "bold"))
-            text.update(template_text(self.found))
+            head.update(Content.styled(visible(self.inspection.report["template"]), "bold"))
+            text.update(template_text(self.inspection))
         else:
             self._show_sample(head, text)
-        right = self.query_one("#known")
+        right = self.query_one("#report")
         width = right.content_size.width or self.size.width - 4
-        length = self.chosen.config.train.max_length
-        self.query_one("#facts", Static).update(facts(self.found, self.split, width - 1, length, self.manner.ascii))
+        length = self.effective.config.train.max_length
+        self.query_one("#facts", Static).update(facts(self.inspection, self.split, width - 1, length, self.style.ascii))
 
     def _show_sample(self, head: Static, text: Static) -> None:
-        assert self.found is not None
-        total, some = self.found.count(self.split), self.samples[self.split]
-        if not some:
+        assert self.inspection is not None
+        total, samples = self.inspection.count(self.split), self.samples[self.split]
+        if not samples:
             head.update(Content.styled(f"no {self.split} rows", "bold"))
             text.update(Content(""))
             return
-        sample = some[self.at[self.split]]
-        head.update(sample_head(sample, self.split, self.at[self.split] + 1, total))
-        text.update(sample_text(sample, self.manner))
+        sample = samples[self.positions[self.split]]
+        head.update(sample_head(sample, self.split, self.positions[self.split] + 1, total))
+        text.update(sample_text(sample, self.style))
 
     def action_back(self) -> None:
         self.dismiss(False)
@@ -215,35 +212,35 @@ class InspectorScreen(BaseScreen[bool]):
 
     def action_next(self) -> None:
         """Show the next row; requests more after the last known one."""
-        if self.found is None or self.asking:
+        if self.inspection is None or self.request:
             return
         known = len(self.samples[self.split])
-        if self.at[self.split] + 1 < known:
+        if self.positions[self.split] + 1 < known:
             self._move(1)
-        elif self.split != "noticed" and known < self.found.count(self.split):
-            self._ask("data.show", {"rows": ROWS, "most": MOST_TOKENS, "split": self.split, "start": known})
+        elif self.split != "noticed" and known < self.inspection.count(self.split):
+            self._send_request("data.show", {"rows": ROWS, "most": MAX_TOKENS, "split": self.split, "start": known})
         else:
             self.tell("this is the last row")
 
     def action_previous(self) -> None:
-        if self.found is not None and self.at[self.split] > 0:
+        if self.inspection is not None and self.positions[self.split] > 0:
             self._move(-1)
-        elif self.found is not None:
+        elif self.inspection is not None:
             self.tell("this is the first row")
 
     def _move(self, step: int) -> None:
-        self.at[self.split] += step
+        self.positions[self.split] += step
         self.view = "rows" if self.view == "template" else self.view
-        self.query_one("#looking").scroll_home(animate=False)
+        self.query_one("#sample").scroll_home(animate=False)
         self._redraw()
 
     def action_split(self) -> None:
         """Show the next split that has rows."""
-        if self.found is None:
+        if self.inspection is None:
             return
-        having = [split for split in SPLITS if self.samples[split]] or [self.split]
-        number = having.index(self.split) if self.split in having else -1
-        self.split = having[(number + 1) % len(having)]
+        nonempty = [split for split in SPLITS if self.samples[split]] or [self.split]
+        index = nonempty.index(self.split) if self.split in nonempty else -1
+        self.split = nonempty[(index + 1) % len(nonempty)]
         self._redraw()
 
     def action_view(self) -> None:
@@ -253,10 +250,10 @@ class InspectorScreen(BaseScreen[bool]):
         views = [view for view in VIEWS if view != "report" or self.has_class("-narrow")]
         self.view = views[(views.index(self.view) + 1) % len(views)] if self.view in views else views[0]
         self.set_class(self.view == "report", "-facts")
-        self.query_one("#known" if self.view == "report" else "#looking").focus()
+        self.query_one("#report" if self.view == "report" else "#sample").focus()
         self.call_after_refresh(self._redraw)
 
     def action_parts(self) -> None:
         """Toggle a bar between tokens."""
-        self.manner = Manner(self.manner.ascii, not self.manner.parted)
+        self.style = Manner(self.style.ascii, not self.style.parted)
         self._redraw()

@@ -1,4 +1,4 @@
-"""A ladder as it is climbed: rungs, bars with intervals, costs, verdict; fills in as runs finish."""
+"""A ladder while it runs and after: rungs, scores with intervals, costs, verdict."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from textual.widgets import Static
 from engine.config.errors import RunFailed, UserError
 from engine.config.text import visible
 from engine.runs import ladder_dir, launch
+from engine.runs.folder import working_directory
 from engine.runs.follow import Follower
+from engine.runs.home import tilde
 from engine.runs.ladder import Ladder
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
+from engine.runs.start import resume_ladder
 from tui.commands import bindings
 from tui.history import ladder_view
 from tui.live.run_state import RunState
@@ -27,29 +30,30 @@ from tui.screens.ask import AskScreen
 from tui.screens.base import BaseScreen
 from tui.widgets.key_line import KeyLine
 from tui.widgets.status_line import status
+from tui.workbench import app_settings
 
 POLL_SECONDS = 0.5
-PARTS = ("progress", "doing", "bars", "costs", "verdict", "notes")
+PARTS = ("progress", "current", "bars", "costs", "verdict", "notes")
 
 
-class Live(NamedTuple):
-    """The run that a ladder waits for, read as far as it has come."""
+class CurrentRun(NamedTuple):
+    """The run that the ladder is waiting for, and its state so far."""
 
     follower: Follower
     state: RunState
 
 
-def following(before: Live | None, folder: LadderDir, ladder: Ladder) -> Live | None:
-    """That run, read on where it is the same as before; None where the ladder waits for none."""
+def current_run(previous: CurrentRun | None, folder: LadderDir, ladder: Ladder) -> CurrentRun | None:
+    """The run that the ladder is waiting for, None if there is none; `previous` is kept where it is that run."""
     run = next((entry.run for entry in ladder.entries if entry.status == "live" and entry.run), None)
     if run is None or not folder.is_live():
         return None
     path = RunDir(folder.runs / run).events_file
-    return before if before and before.follower.path == path else Live(Follower(path), RunState(run))
+    return previous if previous and previous.follower.path == path else CurrentRun(Follower(path), RunState(run))
 
 
 class LadderScreen(BaseScreen[None]):
-    """One ladder of the runs folder at a time, the newest first."""
+    """Shows one ladder of the runs folder at a time, the latest first."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("ladder")
     CSS = """
@@ -59,12 +63,14 @@ class LadderScreen(BaseScreen[None]):
     #body Static { height: auto; margin-bottom: 1; }
     """
 
-    def __init__(self, runs: Path, ascii_only: bool = False) -> None:
+    def __init__(self, runs: Path, index: int = 0) -> None:
         super().__init__()
-        self.runs, self.ascii_only = runs, ascii_only
-        self.number = 0
-        self.shown: tuple[str, float, int, bool] | None = None
-        self.live: Live | None = None
+        self.runs = runs
+        self.index = index
+        """Of the ladder that is shown, counted from the latest."""
+        self.drawn: tuple[str, float, int, bool] | None = None
+        """Name, modification time, width and liveness as they were drawn last."""
+        self.current_run: CurrentRun | None = None
 
     def compose(self) -> ComposeResult:
         yield Static(id="headline")
@@ -78,64 +84,64 @@ class LadderScreen(BaseScreen[None]):
         self.refresh_ladder()
 
     def on_resize(self) -> None:
-        self.shown = None
+        self.drawn = None
         self.refresh_ladder()
 
     def ladders(self) -> list[LadderDir]:
-        """The newest first."""
+        """The latest first."""
         return sorted(self.read_all(ladder_dir.iterate(self.runs)), key=lambda ladder: ladder.name, reverse=True)
 
     def current(self) -> LadderDir | None:
         known = self.ladders()
-        return known[self.number % len(known)] if known else None
+        return known[self.index % len(known)] if known else None
 
     def refresh_ladder(self) -> None:
-        """Draw again where the file, the ladder, the life of its process or the width has changed."""
+        """Draw again if the ladder, its file, its process or the width has changed."""
         folder = self.current()
         if folder is None:
-            self._say_only(_empty())
+            self._show_only(_empty())
             return
         with contextlib.suppress(FileNotFoundError):
-            mark = (folder.name, folder.state_file.stat().st_mtime, self.size.width, folder.is_live())
-            if mark == self.shown:
-                self._say_doing()
+            now = (folder.name, folder.state_file.stat().st_mtime, self.size.width, folder.is_live())
+            if now == self.drawn:
+                self._show_current_run()
                 return
-            self.shown = mark
+            self.drawn = now
         try:
             state = folder.state()
         except UserError as error:
-            self._say_only(Content.styled(visible(error.line), "$text-error"))
+            self._show_only(Content.styled(visible(error.line), "$text-error"))
             return
         if state is None:
-            self._say_only(Content(visible(f"{folder.name}: not begun")))
+            self._show_only(Content(visible(f"{folder.name}: not started")))
             return
         self._draw(folder, state)
 
-    def _say_only(self, headline: Content) -> None:
-        """Where there is no ladder to draw: nothing of the one before stays."""
-        self.shown, self.live = None, None
+    def _show_only(self, headline: Content) -> None:
+        """Show one line where there is no ladder to draw, and hide what was drawn of another."""
+        self.drawn, self.current_run = None, None
         for name in PARTS:
             self.query_one(f"#{name}").display = False
         self.query_one("#headline", Static).update(headline)
 
-    def _say_doing(self) -> None:
-        """What the run does that the ladder waits for: its phase, its step, or whose turn it waits for."""
+    def _show_current_run(self) -> None:
+        """Show what the current run is doing: its phase and step, or which run it waits for."""
         line = Content("")
-        if self.live is not None:
-            for portion in self.live.follower.portions():
-                self.live.state.feed(portion)
-            if self.live.state.counted and self.live.state.end is None:
-                line = status(self.live.state, True, None, self.size.width - 4, ascii_only=self.ascii_only)
-        part = self.query_one("#doing", Static)
+        if (run := self.current_run) is not None:
+            for portion in run.follower.portions():
+                run.state.feed(portion)
+            if run.state.counted and run.state.end is None:
+                line = status(run.state, True, None, self.size.width - 4, ascii_only=app_settings(self).ascii)
+        part = self.query_one("#current", Static)
         if line != part.visual:
             part.update(line)
         part.display = bool(line.plain)
 
     def _draw(self, folder: LadderDir, state: Ladder) -> None:
-        self.live = following(self.live, folder, state)
-        self._say_doing()
+        self.current_run = current_run(self.current_run, folder, state)
+        self._show_current_run()
         columns = max(40, self.size.width - 4)
-        ascii_only = self.ascii_only
+        ascii_only = app_settings(self).ascii
         parts = {
             "headline": Content(ladder_view.headline(state)),
             "progress": _joined(ladder_view.progress_lines(state, ascii_only)),
@@ -152,9 +158,11 @@ class LadderScreen(BaseScreen[None]):
     def _notes(self, folder: LadderDir, state: Ladder) -> list[str]:
         notes = [f"warning: {visible(text)}" for text in state.warnings]
         if folder.page.exists():
-            notes.append(visible(f"page: {folder.page}"))
+            notes.append(visible(f"report: {folder.page}"))
+        if state.started_in not in ("", working_directory()):
+            notes.append(visible(f"started in {tilde(state.started_in)}"))
         if state.status == "running" and not folder.is_live():
-            notes.append("its process is gone: press u to go on where it was")
+            notes.append("the ladder's process has ended: press u to resume")
         return notes
 
     def action_back(self) -> None:
@@ -162,38 +170,40 @@ class LadderScreen(BaseScreen[None]):
 
     def action_next(self) -> None:
         if len(self.ladders()) < 2:
-            self.tell("there is no other ladder")
-        self.number += 1
+            self.tell("no other ladder")
+        self.index += 1
         self.refresh_ladder()
 
     def action_stop(self) -> None:
         folder = self.current()
         if folder is None or not folder.is_live():
-            self.tell("no ladder is climbing", severity="warning")
+            self.tell("no ladder is running", severity="warning")
             return
 
         def answered(yes: bool | None) -> None:
             if yes:
-                with contextlib.suppress(UserError, ProcessLookupError):  # it ended while we asked
+                with contextlib.suppress(UserError, ProcessLookupError):  # it ended before the answer
                     launch.stop(folder)
-                self.tell("stopping after this step; u goes on later")
+                self.tell("stopping after this step; press u to resume later")
 
-        self.app.push_screen(AskScreen(f"Stop {folder.name} and its run, with a checkpoint?"), answered)
+        self.app.push_screen(
+            AskScreen(f"Stop {folder.name}? Its run finishes its step and saves a checkpoint."), answered
+        )
 
     def action_resume(self) -> None:
         folder = self.current()
-        if folder is None or folder.is_live():
-            self.tell("nothing to resume", severity="warning")
+        if folder is None:
+            self.tell("no ladder to resume", severity="warning")
             return
         try:
-            launch.launch_ladder(folder)
+            resume_ladder(folder)
         except (UserError, RunFailed) as error:
-            self.tell(visible(str(error)), severity="error")
+            self.tell(str(error), severity="error")
 
     def action_report(self) -> None:
         folder = self.current()
         if folder is None or not folder.page.exists():
-            self.tell("no page yet: it is written when the ladder is done", severity="warning")
+            self.tell("no report yet: it is written when the ladder has finished", severity="warning")
             return
         self.app.copy_to_clipboard(str(folder.page))
         self.tell(f"{folder.page} (copied)")
@@ -201,8 +211,8 @@ class LadderScreen(BaseScreen[None]):
 
 def _empty() -> Content:
     return Content(
-        "No ladder here yet: escape, then L on the bench climbs one with what is chosen there. A ladder trains with "
-        "each method on the same work and tells what each kept and cost."
+        "No ladder yet: press escape, then L on the bench to run one with the selected preset. A ladder trains the "
+        "same model on the same data with every method and reports what each method gains and costs."
     )
 
 

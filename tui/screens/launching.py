@@ -1,4 +1,4 @@
-"""The launch screen: what a run will do and which problems it has; enter starts it, escape returns."""
+"""The launch screen: what a run or ladder will do, and its problems. Enter starts it, escape returns."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tui.preview.launch_context import Report, Reports
 from tui.preview.launch_preview import LaunchPreview
 from tui.preview.problems import Problem
 
-Look = Callable[[Report], LaunchPreview]
-LOOK_SECONDS = 1.0
-NAME = 10
+MakePreview = Callable[[Report], LaunchPreview]
+REFRESH_SECONDS = 1.0
+NAME_WIDTH = 10
 """Columns of a fact's name."""
 
 
 class LaunchScreen(ModalScreen[bool]):
-    """Closes with whether to start. The data check runs in the background; starting does not wait for it."""
+    """Closes with True to start. The data check runs in the background; the user need not wait for it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter,y", "go", "start"),
@@ -48,13 +48,14 @@ class LaunchScreen(ModalScreen[bool]):
     LaunchScreen #keys { margin-top: 1; }
     """
 
-    def __init__(self, config: Config, look: Look, reports: Reports) -> None:
+    def __init__(self, config: Config, make_preview: MakePreview, checks: Reports) -> None:
         super().__init__()
-        self.config, self.look, self.reports = config, look, reports
+        self.config, self.make_preview, self.checks = config, make_preview, checks
         self.key = b""
+        """Of this data check among `checks`."""
         self.report = Report()
-        self.prospect = look(self.report)
-        self.asking: BackgroundQuestion | None = None
+        self.preview = make_preview(self.report)
+        self.request: BackgroundQuestion | None = None
 
     def compose(self) -> ComposeResult:
         with Vertical(id="box") as box:
@@ -71,97 +72,99 @@ class LaunchScreen(ModalScreen[bool]):
             "evaluation": msgspec.to_builtins(config.evaluation),
             "max_length": config.train.max_length,
         }
-        self.key = self.reports.key(arguments)
-        if known := self.reports.known(self.key):
+        self.key = self.checks.key(arguments)
+        if known := self.checks.known(self.key):
             self.report = known
-        elif self.prospect.blocked:
+        elif self.preview.blocked:
             self.report = Report(asked=False)
         else:
-            self.asking = BackgroundQuestion("data.check", arguments, self.post_message)
-        self.show_prospect()
-        self.set_interval(LOOK_SECONDS, self._look_again)
-        self.watch(self.query_one(VerticalScroll), "virtual_size", self._say_keys, init=False)
+            self.request = BackgroundQuestion("data.check", arguments, self.post_message)
+        self.update_preview()
+        self.set_interval(REFRESH_SECONDS, self._refresh_preview)
+        self.watch(self.query_one(VerticalScroll), "virtual_size", self._show_keys, init=False)
 
     def on_unmount(self) -> None:
-        if self.asking:
-            self.asking.leave()
+        if self.request:
+            self.request.leave()
 
     def on_resize(self) -> None:
-        # As high as what it holds, but never higher than the screen: the keys below stay in sight.
-        self.query_one(VerticalScroll).styles.max_height = self._room()
-        self.call_after_refresh(self._lay_out)
+        # As high as its content, but never higher than the screen: the keys below stay visible.
+        self.query_one(VerticalScroll).styles.max_height = self._max_lines()
+        self.call_after_refresh(self._show_current)
 
     @on(ProgressReported)
-    def _told(self, message: ProgressReported) -> None:
-        if message.asking is self.asking and self.report.asked:
+    def _progress_reported(self, message: ProgressReported) -> None:
+        if message.asking is self.request and self.report.asked:
             self.report = Report(progress=message.text)
-            self.show_prospect()
+            self.update_preview()
 
     @on(Answered)
     def _answered(self, message: Answered) -> None:
         self.report = Report(message.answer, message.error, asked=False)
-        self.reports.keep(self.key, self.report)
-        self.show_prospect()
+        self.checks.keep(self.key, self.report)
+        self.update_preview()
 
-    def _look_again(self) -> None:
-        """Other processes start and end meanwhile."""
-        if self.is_current and (prospect := self.look(self.report)) != self.prospect:
-            self.prospect = prospect
-            self._say()
+    def _refresh_preview(self) -> None:
+        """Make the preview again: other processes may have started or ended."""
+        if self.is_current and (preview := self.make_preview(self.report)) != self.preview:
+            self.preview = preview
+            self._show()
 
-    def _lay_out(self) -> None:
+    def _show_current(self) -> None:
         if self.is_current:
-            self._say()
+            self._show()
 
-    def show_prospect(self) -> None:
-        """Show what is known."""
-        self.prospect = self.look(self.report)
-        self._say()
+    def update_preview(self) -> None:
+        """Make the preview again and show it."""
+        self.preview = self.make_preview(self.report)
+        self._show()
 
-    def _say(self) -> None:
+    def _show(self) -> None:
         self.query_one("#facts", Static).update(Content("\n").join(self._lines()))
-        self._say_keys()
+        self._show_keys()
 
-    def _room(self) -> int:
-        """Lines for the facts: the box has a border, a blank line and the keys besides."""
+    def _max_lines(self) -> int:
+        """Lines available for the facts: border, blank line and keys take four."""
         return max(3, self.size.height - 4)
 
-    def _say_keys(self) -> None:
-        """What enter does, and how to scroll where not everything fits on the screen."""
-        go = "cannot start: see the problems above" if self.prospect.blocked else "enter start"
-        style = "$text-error" if self.prospect.blocked else "bold $text-success"
+    def _show_keys(self) -> None:
+        """Show what enter does, and how to scroll if not everything fits."""
+        start = "cannot start: see the problems above" if self.preview.blocked else "enter start"
+        style = "$text-error" if self.preview.blocked else "bold $text-success"
         needed = self.query_one(VerticalScroll).virtual_size.height
-        scroll = "   up, down scroll" if needed > self._room() else ""
-        self.query_one("#keys", Static).update(Content.assemble((go, style), f"   escape back{scroll}"))
+        scroll = "   up, down scroll" if needed > self._max_lines() else ""
+        self.query_one("#keys", Static).update(Content.assemble((start, style), f"   escape back{scroll}"))
 
     def _lines(self) -> Iterator[Content]:
-        """What prevents the start, then what will happen, then the warnings, which are counted at the top."""
-        prospect = self.prospect
-        blocking = [problem for problem in prospect.problems if problem.blocking]
-        warnings = [problem for problem in prospect.problems if not problem.blocking]
-        counted = f" · {amount(len(warnings), 'warning')}, see below" if warnings else ""
-        yield Content.assemble((visible(prospect.title), "bold"), (counted, "$text-warning"))
+        """Blocking problems, then facts, then warnings; the title has the number of warnings."""
+        preview = self.preview
+        blocking = [problem for problem in preview.problems if problem.blocking]
+        warnings = [problem for problem in preview.problems if not problem.blocking]
+        warning_count = f" · {amount(len(warnings), 'warning')}, see below" if warnings else ""
+        yield Content.assemble((visible(preview.title), "bold"), (warning_count, "$text-warning"))
         for problem in blocking:
             yield from self._problem(problem)
-        for fact in prospect.facts:
-            yield Content.assemble((f"{fact.name:<{NAME}}", "$foreground-muted"), (self._hung(fact.text), fact.style))
+        for fact in preview.facts:
+            yield Content.assemble(
+                (f"{fact.name:<{NAME_WIDTH}}", "$foreground-muted"), (self._wrapped(fact.text), fact.style)
+            )
         for problem in warnings:
             yield from self._problem(problem)
 
     def _problem(self, problem: Problem) -> Iterator[Content]:
-        """The problem, and on a line of its own what to do."""
+        """A problem, and on the next line what to do."""
         style = "$text-error" if problem.blocking else "$text-warning"
-        yield Content.styled(f"{'✗' if problem.blocking else '!'} {self._hung(problem.text, 2)}", style)
+        yield Content.styled(f"{'✗' if problem.blocking else '!'} {self._wrapped(problem.text, 2)}", style)
         if problem.do:
-            yield Content(f"  → {self._hung(problem.do, 4)}")
+            yield Content(f"  → {self._wrapped(problem.do, 4)}")
 
-    def _hung(self, text: str, indent: int = NAME) -> str:
-        """Wrapped, further lines below the first."""
+    def _wrapped(self, text: str, indent: int = NAME_WIDTH) -> str:
+        """The text wrapped, with further lines indented below the first."""
         width = max(20, self.query_one(VerticalScroll).size.width - indent - 1)
         return f"\n{' ' * indent}".join(textwrap.wrap(visible(text), width))
 
     def action_go(self) -> None:
-        if self.prospect.blocked:
+        if self.preview.blocked:
             self.app.bell()
             return
         self.dismiss(True)

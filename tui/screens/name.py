@@ -1,4 +1,4 @@
-"""A name asked for: one line, checked as it is typed."""
+"""A dialog for a name, checked as it is typed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from engine.config.text import visible
 
 
 class NameScreen(ModalScreen[str | None]):
-    """Closes with a name that `check` does not refuse, or with nothing."""
+    """Closes with a name for which `check` raises no UserError, or with None."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "back")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "cancel")]
     CSS = """
     NameScreen { align: center middle; }
     NameScreen Vertical { width: 70; max-width: 95%; height: auto; border: round $primary; padding: 1 2;
@@ -37,26 +37,26 @@ class NameScreen(ModalScreen[str | None]):
         with Vertical():
             yield Static(Content(visible(self.question)))
             yield Input(self.proposal, id="name", compact=True)
-            yield Static(id="why")
+            yield Static(id="problem")
 
     @on(Input.Changed)
-    def _typed(self, event: Input.Changed) -> None:
-        why = self._refusal(event.value)
-        text = Content.styled(visible(why), "$text-error") if why else Content("enter: write it   escape: back")
-        self.query_one("#why", Static).update(text)
+    def _changed(self, event: Input.Changed) -> None:
+        problem = self._problem(event.value)
+        text = Content.styled(visible(problem), "$text-error") if problem else Content("enter save   escape cancel")
+        self.query_one("#problem", Static).update(text)
 
     @on(Input.Submitted)
-    def _entered(self, event: Input.Submitted) -> None:
+    def _submitted(self, event: Input.Submitted) -> None:
         event.stop()
-        if not self._refusal(event.value):
+        if not self._problem(event.value):
             self.dismiss(event.value)
 
-    def _refusal(self, name: str) -> str:
+    def _problem(self, name: str) -> str:
         try:
             self.check(name)
         except UserError as error:
             return error.line
         return ""
 
-    def action_leave(self) -> None:
+    def action_cancel(self) -> None:
         self.dismiss(None)

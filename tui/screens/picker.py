@@ -1,4 +1,8 @@
-"""The file picker: a data file, a folder of them, or a Hub id, by keyboard or mouse."""
+"""The file picker: select a data file, a folder of data files, or a Hub id, by keyboard or mouse.
+
+Used instead of Textual's DirectoryTree, which cannot go above its root folder, has no filter while typing, and keeps
+the control characters of file names in its labels (tried with Textual 8.2).
+"""
 
 from __future__ import annotations
 
@@ -35,7 +39,7 @@ class FolderRead(Message):
 
 
 class PathInput(Input, inherit_bindings=False):
-    """Typing filters; enter and backspace belong to the picker."""
+    """Filters as the user types; enter and backspace belong to the picker."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         binding
@@ -45,7 +49,7 @@ class PathInput(Input, inherit_bindings=False):
 
 
 class PickerScreen(BaseScreen[str | None]):
-    """Closes with the path or Hub id that was taken, or with None."""
+    """Closes with the selected path or Hub id, or with None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up", "move(-1)", show=False),
@@ -94,7 +98,7 @@ class PickerScreen(BaseScreen[str | None]):
         return self.query_one(PathInput).value.strip()
 
     def _read(self, folder: Path) -> None:
-        """In a thread: a network disk may take its time."""
+        """Read a folder in a thread: a network disk may be slow."""
         self._reading = folder
         self.query_one("#title", Static).update(Content(visible(f"{folder} · reading …")))
         threading.Thread(target=lambda: self.post_message(FolderRead(read_folder(folder))), daemon=True).start()
@@ -114,7 +118,7 @@ class PickerScreen(BaseScreen[str | None]):
             self._fill()
 
     def _fill(self) -> None:
-        """The lines for what was read and typed."""
+        """List what was read and matches the filter."""
         if self._reading is not None:
             return
         _, word = meant(self.typed, self.folder)
@@ -141,7 +145,7 @@ class PickerScreen(BaseScreen[str | None]):
 
     @on(OptionList.OptionSelected)
     def action_open(self) -> None:
-        """A folder is entered; a file, this folder or a Hub id is taken."""
+        """Enter a folder; select a file, this folder or a Hub id."""
         number = self.query_one("#entries", OptionList).highlighted
         if number is None or self._reading is not None:
             return
@@ -160,7 +164,7 @@ class PickerScreen(BaseScreen[str | None]):
         self._read(self.folder)
 
     def action_erase(self) -> None:
-        """The last character typed; where there is none, up a folder."""
+        """Delete the last character; with nothing typed, go up a folder."""
         path = self.query_one(PathInput)
         if path.value:
             path.action_delete_left()

@@ -1,10 +1,10 @@
-"""All presets: choose, edit in one's editor, duplicate, save the present choice as a new one, delete one's own."""
+"""The table of presets: select, edit in $EDITOR, duplicate, save the selection as a preset, delete."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -28,14 +28,11 @@ from tui.terminal.editing import edit
 from tui.widgets.key_line import KeyLine
 from tui.widgets.table import Table
 
-if TYPE_CHECKING:
-    from tui.app import Workbench
-
 COLUMNS = (
     Column("key", 3),
     Column("preset", 12),
     Column("method", 6),
-    Column("whose", 5),
+    Column("origin", 7),
     Column("model", 5),
     Column("data", 4),
     Column("title", 8),
@@ -43,7 +40,7 @@ COLUMNS = (
 
 
 class PresetsScreen(BaseScreen[str | None]):
-    """Closes with the name of the chosen preset, or with nothing."""
+    """Closes with the name of the selected preset, or with None."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("presets")
     CSS = """
@@ -54,15 +51,13 @@ class PresetsScreen(BaseScreen[str | None]):
                             border-top: solid $surface-lighten-2; }
     """
 
-    app: Workbench
-
     def __init__(self, choice: Choice, effective: Effective | None) -> None:
         super().__init__()
         self.choice, self.effective = choice, effective
         self.listed: dict[str, PresetEntry] = {}
 
     def compose(self) -> ComposeResult:
-        yield Static(Content(visible(f"presets; your own lie in {preset_library.user_folder()}")), id="title")
+        yield Static(Content(visible(f"presets; yours are in {preset_library.user_folder()}")), id="title")
         yield Table(COLUMNS, id="table")
         yield Static(id="detail")
         yield KeyLine()
@@ -71,38 +66,38 @@ class PresetsScreen(BaseScreen[str | None]):
         self.query_one(Table).focus()
         self.show_presets(self.choice.name)
 
-    def show_presets(self, here: str = "") -> None:
-        """The presets as their files are now, the cursor on `here`."""
+    def show_presets(self, cursor: str = "") -> None:
+        """List the presets as their files are now, the cursor on `cursor`."""
         self.listed = {listed.name: listed for listed in preset_library.list_presets()}
-        self.query_one(Table).show_rows([row(listed) for listed in self.listed.values()], here=here)
+        self.query_one(Table).show_rows([row(listed) for listed in self.listed.values()], cursor=cursor)
         self._detail()
 
-    @on(Table.Moved)
+    @on(Table.CursorMoved)
     def _detail(self) -> None:
-        """What the preset under the cursor is about and would change, or why it is broken."""
-        listed = self._here()
+        """Show what the preset under the cursor is for and would change, or why it is invalid."""
+        listed = self._selected()
         if listed is not None:
             self.query_one("#detail", Static).update(detail(listed, self.choice, self.effective))
 
-    def _here(self) -> PresetEntry | None:
+    def _selected(self) -> PresetEntry | None:
         return self.listed.get(self.query_one(Table).key)
 
     def action_back(self) -> None:
         self.dismiss(None)
 
-    @on(Table.Taken)
+    @on(Table.RowSelected)
     def action_choose(self) -> None:
-        listed = self._here()
+        listed = self._selected()
         if listed is None:
             return
         if listed.preset is None:
-            self.tell(f"it cannot be used: {listed.error}; e edits it", severity="error", timeout=10)
+            self.tell(f"invalid preset: {listed.error}; press e to edit it", severity="error", timeout=10)
             return
         self.dismiss(listed.name)
 
     def action_edit(self) -> None:
-        """What ships is copied into the user's folder first, where it hides the shipped one."""
-        listed = self._here()
+        """Edit a preset; a built-in one is copied to the user's folder first, where the copy hides it."""
+        listed = self._selected()
         if listed is None:
             return
         self.app.clear_notifications()
@@ -110,33 +105,33 @@ class PresetsScreen(BaseScreen[str | None]):
         try:
             if not user_presets.is_own(listed):
                 copy = user_presets.copy_to_own(listed)
-            self.tell(f"edited by {edit(self.app, copy or listed.path)}")
+            self.tell(f"edited with {edit(self.app, copy or listed.path)}")
         except UserError as error:
-            if copy:  # nobody has seen it: the shipped one shows again
+            if copy:  # not edited: the built-in preset is listed again
                 copy.unlink(missing_ok=True)
                 copy = None
             self.tell(error.line, severity="error", timeout=10)
         except RunFailed as error:
             self.tell(str(error), severity="error", timeout=10)
         if copy:
-            self.tell(f"{listed.name} ships with ftbench: this is your copy, {copy}", timeout=10)
-        self.show_presets(listed.name)  # what is wrong with it now stands below the table
+            self.tell(f"{listed.name} is built in; you edited your copy, {copy}", timeout=10)
+        self.show_presets(listed.name)  # an error in it is shown below the table
 
     def action_duplicate(self) -> None:
-        listed = self._here()
+        listed = self._selected()
         if listed is None or listed.preset is None:
-            self.tell("a broken preset is not duplicated: e edits it", severity="warning")
+            self.tell("cannot duplicate an invalid preset; press e to edit it", severity="warning")
             return
-        self._make(f"A preset like {listed.name}, called", listed.name, lambda name: _copy(name, listed.name))
+        self._make(f"Duplicate {listed.name} as:", listed.name, lambda name: _copy(name, listed.name))
 
     def action_save(self) -> None:
-        """Only what differs from the method's defaults is written."""
-        chosen, base = self.effective, self.choice.preset
-        if chosen is None:
-            self.tell("nothing is chosen", severity="warning")
+        """Save the selection as a preset: only what differs from the method's defaults is written."""
+        effective, base = self.effective, self.choice.preset
+        if effective is None:
+            self.tell("no preset selected", severity="warning")
             return
-        question = f"Save what is chosen ({self.choice.name}, {chosen.config.method}) as a preset called"
-        self._make(question, self.choice.name, lambda name: user_presets.from_choice(name, base, chosen))
+        question = f"Save the selection ({self.choice.name}, {effective.config.method}) as preset:"
+        self._make(question, self.choice.name, lambda name: user_presets.from_choice(name, base, effective))
 
     def _make(self, question: str, base: str, write: Callable[[str], Path]) -> None:
         def answered(name: str | None) -> None:
@@ -147,13 +142,13 @@ class PresetsScreen(BaseScreen[str | None]):
             except UserError as error:
                 self.tell(error.line, severity="error", timeout=10)
                 return
-            self.tell(f"written: {path}")
+            self.tell(f"saved {path}")
             self.show_presets(name)
 
         self.app.push_screen(NameScreen(question, free_name(base, self.listed), user_presets.check_name), answered)
 
     def action_delete(self) -> None:
-        listed = self._here()
+        listed = self._selected()
         if listed is None or not user_presets.is_own(listed):
             self.tell("only your own presets can be deleted", severity="warning")
             return
@@ -168,13 +163,13 @@ class PresetsScreen(BaseScreen[str | None]):
             self.show_presets()
 
         shows = (preset_library.shipped_folder() / listed.path.name).exists()
-        again = " The one that ships shows again." if shows else ""
-        self.app.push_screen(AskScreen(f"Delete your preset {listed.path} for good?{again}"), answered)
+        again = " The built-in preset of this name is listed again." if shows else ""
+        self.app.push_screen(AskScreen(f"Delete your preset {listed.path}? This cannot be undone.{again}"), answered)
 
     def action_config(self) -> None:
         from tui.screens.text import TextScreen, config_text
 
-        listed = self._here()
+        listed = self._selected()
         try:
             if listed is not None:
                 text = config_text(preset_library.effective(listed.name, None, {}))
@@ -184,30 +179,30 @@ class PresetsScreen(BaseScreen[str | None]):
 
 
 def row(listed: PresetEntry) -> Row:
-    """A line of the table; a broken one stands out."""
+    """A row of the table, red for an invalid preset."""
     style = "$text-error" if listed.preset is None else ""
     return Row(listed.name, tuple((text, style) for text in cells(listed)))
 
 
 def cells(listed: PresetEntry) -> list[str]:
     """In the order of COLUMNS."""
-    whose = "yours" if user_presets.is_own(listed) else "ships"
+    origin = "yours" if user_presets.is_own(listed) else "built-in"
     if listed.preset is None:
-        return ["!", listed.name, "broken", whose, "", "", "see below"]
+        return ["!", listed.name, "invalid", origin, "", "", "see below"]
     values = listed.preset.values
     given = [str(values.get(key, default)) for key, default in (("model.id", "tiny"), ("data.id", "tickets"))]
     return [
         str(listed.slot or ""),
         listed.name,
         str(values.get("method", Config().method)),
-        whose,
+        origin,
         *(Path(name).name if name.startswith("/") else name for name in given),
         str(values.get("title", "")),
     ]
 
 
 def detail(listed: PresetEntry, choice: Choice, effective: Effective | None) -> Content:
-    """About, and what choosing it would change."""
+    """What a preset is for, and what selecting it would change."""
     if listed.preset is None:
         return Content.styled(visible(listed.error), "$text-error")
     about = Content(visible(str(listed.preset.values.get("about", ""))))
@@ -216,11 +211,11 @@ def detail(listed: PresetEntry, choice: Choice, effective: Effective | None) -> 
     except UserError as error:
         return Content.styled(visible(error.line), "$text-error")
     text = ", ".join(map(visible, changed)) if changed else "nothing"
-    return Content.assemble(about, "\n", ("it would change: ", "$foreground-muted"), text)
+    return Content.assemble(about, "\n", ("selecting it changes: ", "$foreground-muted"), text)
 
 
 def free_name(base: str, taken: dict[str, PresetEntry]) -> str:
-    """`base-2`, or the first number that is free."""
+    """`base-2`, or the next free number."""
     return next(name for number in range(2, 10_000) if (name := f"{base}-{number}") not in taken)
 
 

@@ -1,4 +1,4 @@
-"""What is shown on a terminal too small for everything else."""
+"""The screen for terminals that are too small for the bench."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def too_small(size: Size) -> bool:
 
 
 class SmallScreen(ModalScreen[None]):
-    """Says what is needed; goes when there is room.
+    """Shows the required size; the app closes it when the terminal is large enough.
 
-    One can leave and do nothing else: a screen that another key opened would lie above it for good.
+    The only key is the one that leaves: a screen opened by another key would stay above this one.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [command.binding() for command in EVERYWHERE if command.id == "app.quit"]
@@ -34,8 +34,9 @@ class SmallScreen(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         yield Static()
 
-    def say(self, size: Size, key: str) -> None:
-        """The size there is, and the key that leaves."""
+    def show_size(self, size: Size, key: str) -> None:
+        """Show the present size, and the key that leaves."""
         wide, high = SMALLEST
-        words = f"ftbench needs {wide} x {high}; this is {size.width} x {size.height}. {key} leaves, and runs go on."
-        self.query_one(Static).update(Content(words))
+        needed = f"Terminal too small: {size.width} x {size.height}, ftbench needs {wide} x {high}."
+        text = f"{needed} Enlarge it, or press {key} to leave; runs keep running."
+        self.query_one(Static).update(Content(text))

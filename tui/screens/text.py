@@ -1,4 +1,4 @@
-"""Text to read and scroll: help, a configuration."""
+"""A scrollable text: help, methods, a configuration."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ GROUPS = {
 
 
 class TextScreen(BaseScreen[None]):
-    """A title and lines; escape or q goes back."""
+    """Shows a title and lines; escape or q closes it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark", "back", "back")]
     CSS = """
@@ -52,7 +52,7 @@ class TextScreen(BaseScreen[None]):
 
 
 def help_text(keys: dict[str, str]) -> Content:
-    """Every command with its key, the user's own where he has one."""
+    """Every command with its key; `keys` are the user's own."""
     lines: list[Content] = []
     for group, table in TABLES.items():
         lines.append(Content.styled(GROUPS[group], "bold"))
@@ -65,14 +65,14 @@ def help_text(keys: dict[str, str]) -> Content:
     return Content("\n").join(lines)
 
 
-def config_text(chosen: Effective) -> Content:
-    """Every value with where it comes from; what is not a default stands out."""
+def config_text(effective: Effective) -> Content:
+    """Every setting with its origin; those that are not defaults in bold."""
     lines: Iterable[Content] = (
         Content.assemble(
-            (f"{key:<32}", "bold" if chosen.origins.get(key, "default") != "default" else ""),
+            (f"{key:<32}", "bold" if effective.origins.get(key, "default") != "default" else ""),
             (f"{visible(value)!s:<28} ", ""),
-            (visible(chosen.origins.get(key, "default")), "$foreground-muted"),
+            (visible(effective.origins.get(key, "default")), "$foreground-muted"),
         )
-        for key, value in ((key, setting(value)) for key, value in flatten(chosen.config).items())
+        for key, value in ((key, setting(value)) for key, value in flatten(effective.config).items())
     )
     return Content("\n").join(lines)

@@ -1,1 +1,1 @@
-"""The terminal we are shown on: what it can do, its colours, and what it shows by now."""
+"""The terminal: its capabilities, colors, ASCII mode, and sending only the cells that change."""

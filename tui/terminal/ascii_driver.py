@@ -1,4 +1,8 @@
-"""ASCII only: whatever a screen draws, no character above `~` goes to the terminal."""
+"""ASCII mode: a line filter that replaces every non-ASCII character before it is sent to the terminal.
+
+Written by hand because Textual has no ASCII mode, and because transliteration libraries (Unidecode, anyascii) change
+the number of cells: here every replacement is as wide as the original, so that the layout does not move.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,7 @@ from rich.segment import Segment
 from textual.color import Color
 from textual.filter import LineFilter
 
-# What our screens and Textual's draw with, in groups of one look.
-DRAWN = {
+REPLACEMENTS = {
     "-": "·⋅─━═╌╍┄┅┈┉╴╶╸╺╼╾–—‐‑−▔▁▂🭶🭻",
     "|": "│┃║╎╏┆┇┊┋╵╷╹╻╽╿▏▎▍▕▐▌▋▊▉",
     "+": "┌┍┎┏┐┑┒┓└┕┖┗┘┙┚┛├┝┞┟┠┡┢┣┤┥┦┧┨┩┪┫┬┭┮┯┰┱┲┳┴┵┶┷┸┹┺┻┼╀╂╋╭╮╯╰╔╗╚╝╠╣╦╩╬✓✔",
@@ -32,12 +35,13 @@ DRAWN = {
     "$": "⏎↵⌫",
     "_": "␣▂",
 }
-ASCII = {ord(shape): plain for plain, shapes in DRAWN.items() for shape in shapes}
+"""ASCII character -> similar characters that ftbench's and Textual's screens draw."""
+ASCII = {ord(shape): plain for plain, shapes in REPLACEMENTS.items() for shape in shapes}
 
 
 @lru_cache(4096)
 def plain(text: str) -> str:
-    """The text in ASCII, as many cells wide; a character that has no like is a question mark."""
+    """The text in ASCII with the same width in cells; a character without a replacement becomes `?`."""
     if text.isascii():
         return text
     return "".join(_plain(character) for character in text)
@@ -46,8 +50,8 @@ def plain(text: str) -> str:
 def _plain(character: str) -> str:
     if character.isascii():
         return character
-    if like := ASCII.get(ord(character)):
-        return like
+    if similar := ASCII.get(ord(character)):
+        return similar
     if 0x2800 < ord(character) <= 0x28FF:
         return ":"
     width = cell_len(character)
@@ -56,7 +60,7 @@ def _plain(character: str) -> str:
 
 
 class Plain(LineFilter):
-    """Textual's last step before the terminal, for every widget of every screen."""
+    """Line filter for ASCII mode; Textual applies it to every widget of every screen."""
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
         return [one if one.control else Segment(plain(one.text), one.style) for one in segments]

@@ -1,6 +1,6 @@
-"""What the terminal shows by now: of a frame that Textual draws, only the cells that differ are sent.
+"""A Textual driver that sends only the cells that differ from what the terminal already shows.
 
-Textual sends a screen that is opened or closed three times over, 60 KB at 160 by 45: half a minute on a slow line.
+Textual sends a screen that is opened or closed three times, 60 KB at 160x45: half a minute on a slow connection.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from textual.app import App
 from textual.drivers.linux_driver import LinuxDriver
 
 FRAME = re.compile(r"\x1b\[([0-9;]*)m|\x1b\[(\d+);(\d+)H|(\n)|([^\x1b\x00-\x1f\x7f-\x9f]+)")
-"""What frames are made of: style, place, line feed (before the next place), text."""
+"""Tokens of a frame: style, cursor position, line feed (before the next position), text."""
 MODES = re.compile(
     r"(?:\x1b\[\?(?!1049|47|1047)[0-9;]+(?:[hl]|\$p)|\x1b\[[<>=][0-9;]*u|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x07)*"
 )
-"""Sequences that leave the picture as it is: modes other than the alternate screen, keyboard, title and clipboard."""
+"""Sequences that do not change the screen: modes other than the alternate screen, keyboard, title, clipboard."""
 
 
 class Style(NamedTuple):
-    """A select graphic rendition in its three parts, each as its parameters."""
+    """A graphic rendition (SGR) as the parameters of its three parts."""
 
     attributes: str = ""
     front: str = ""
@@ -31,24 +31,24 @@ class Style(NamedTuple):
 
 PLAIN = Style()
 Cell = tuple[str, Style]
-"""A character, or at the first of several cells that cannot be parted the text of all, then ''; and how it looks."""
+"""(text, style) of a cell. Cells that cannot be separated have their text in the first one and '' in the others."""
 
 
 class FrameDiff:
-    """A model of the terminal's cells; a cell that is not in it is unknown."""
+    """A model of the terminal's cells; a cell that is missing or None is unknown."""
 
     def __init__(self) -> None:
         self._rows: dict[int, list[Cell | None]] = {}
         self._cursor = ""
-        """Where the last frame left it."""
+        """Cursor position after the last frame."""
 
     def forget(self) -> None:
-        """The terminal may show anything: after a new size, or where somebody else has written."""
+        """Mark all cells as unknown, after a resize or output of another program."""
         self._rows.clear()
         self._cursor = ""
 
     def less(self, data: str) -> str:
-        """The same picture in fewer bytes. What is no frame goes through as it is."""
+        """The same screen content in fewer bytes. Data that is not a frame is returned unchanged."""
         if MODES.fullmatch(data):
             return data
         tokens = list(FRAME.finditer(data))
@@ -75,16 +75,16 @@ class FrameDiff:
         return sent + cursor
 
     def _write(self, pen: Pen, x: int, y: int, text: str, style: Style) -> int:
-        """Send what of a text differs from what is there; returns its width in cells."""
+        """Send the part of a text that differs from the cells on screen; returns its width in cells."""
         if style.front and not style.attributes and text.isspace():
-            style = Style("", "", style.back)  # blanks have no colour of their own
+            style = Style("", "", style.back)  # spaces have no foreground
         cells = cells_of(text, style)
         row, end = self._rows.setdefault(y, []), x + len(cells)
         row.extend([None] * (end - len(row)))
         if row[x:end] == cells:
             return len(cells)
         first, last = 0, len(cells)
-        if len(cells) == len(text):  # each character by itself
+        if len(cells) == len(text):  # one cell per character
             while row[x + first] == cells[first]:
                 first += 1
             while row[x + last - 1] == cells[last - 1]:
@@ -97,7 +97,7 @@ class FrameDiff:
 
     @staticmethod
     def _cut(row: list[Cell | None], start: int, end: int) -> None:
-        """Cells that belong together with some of [start, end) are unknown once those are written over."""
+        """Mark cells as unknown that cannot be separated from cells in [start, end), which are overwritten."""
         left = start
         while left > 0 and (cell := row[left]) is not None and not cell[0]:
             left -= 1
@@ -112,7 +112,7 @@ class FrameDiff:
 
 
 class Pen:
-    """Writes runs of text, saying place and style only where they change."""
+    """Writes runs of text with position and style only where they change."""
 
     def __init__(self) -> None:
         self._parts: list[str] = []
@@ -126,13 +126,13 @@ class Pen:
         self._place, self._style = (x + width, y), style
 
     def done(self) -> str:
-        """All of it, the style plain again."""
+        """Everything written, ending with the plain style."""
         return "".join(self._parts) + change(self._style, PLAIN)
 
 
 @lru_cache(4096)
 def cells_of(text: str, style: Style) -> list[Cell]:
-    """One cell for each character; where one is wider or has no width, all of them as one that is not parted."""
+    """One cell per character; a text with wide or zero-width characters is one group of inseparable cells."""
     if text.isascii() or all(get_character_cell_size(character) == 1 for character in set(text)):
         return [(character, style) for character in text]
     return [(text if number == 0 else "", style) for number in range(cell_len(text))]
@@ -140,7 +140,7 @@ def cells_of(text: str, style: Style) -> list[Cell]:
 
 @lru_cache(4096)
 def styled(parameters: str) -> Style:
-    """`1;38;5;253;48;5;233` -> attributes 1, front 38;5;253, back 48;5;233."""
+    """Parse SGR parameters: `1;38;5;253;48;5;233` -> attributes 1, front 38;5;253, back 48;5;233."""
     parts: dict[str, list[str]] = {"attributes": [], "front": [], "back": []}
     given = [number or "0" for number in parameters.split(";")]
     while given:
@@ -162,13 +162,13 @@ def styled(parameters: str) -> Style:
 
 
 def joined(style: Style, parameters: str) -> Style:
-    """A style on top of another."""
+    """Combine a style with further SGR parameters."""
     return styled(";".join(part for part in (style.attributes, style.front, style.back, parameters) if part))
 
 
 @lru_cache(4096)
 def change(old: Style, new: Style) -> str:
-    """The sequence that leads from one style to another."""
+    """The SGR sequence that changes one style into another."""
     if old == new:
         return ""
     if (old.attributes not in ("", new.attributes)) or (old.front and not new.front) or (old.back and not new.back):
@@ -182,20 +182,20 @@ def change(old: Style, new: Style) -> str:
 
 
 class DiffApp(App[str]):
-    """An app that says when what its terminal shows is no longer known."""
+    """A Textual app with a FrameDiff for its terminal."""
 
     def __init__(self) -> None:
         self.painted = FrameDiff()
         super().__init__(driver_class=DiffDriver)
 
     def action_redraw(self) -> None:
-        """Every cell anew."""
+        """Send every cell again."""
         self.painted.forget()
         self.screen.refresh()
 
 
 class DiffDriver(LinuxDriver):
-    """Textual's driver for an app that keeps in `painted` what its terminal shows."""
+    """Textual's Linux driver, which sends only the difference to the app's FrameDiff `painted`."""
 
     def __init__(
         self, app: DiffApp, *, debug: bool = False, mouse: bool = True, size: tuple[int, int] | None = None

@@ -1,4 +1,4 @@
-"""The user's editor on a file, with the workbench out of its way meanwhile."""
+"""Open a file in the user's editor while the workbench is suspended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FALLBACKS = ("nano", "vim", "vi")
 
 
 def editor() -> tuple[list[str], str]:
-    """(command, where it comes from): $VISUAL, else $EDITOR, else one that is installed.
+    """(command, its origin): from $VISUAL, else $EDITOR, else an installed editor.
 
     Raises UserError where there is none.
     """
@@ -26,33 +26,38 @@ def editor() -> tuple[list[str], str]:
             try:
                 return shlex.split(words), f"${variable}"
             except ValueError as error:
-                raise UserError(f"{error}: {words}", f"${variable}", "give it as one would in a shell") from error
+                raise UserError(
+                    f"{error}: {words}", f"${variable}", "quote it as in a shell", "editor.invalid"
+                ) from error
     for name in FALLBACKS:
         if found := shutil.which(name):
             return [found], f"neither $VISUAL nor $EDITOR is set: {name}"
-    raise UserError("no editor found", "$EDITOR", f"set it; {', '.join(FALLBACKS)} are not installed")
+    do = f"set $EDITOR or install one of {', '.join(FALLBACKS)}"
+    raise UserError("no editor found", "$EDITOR", do, "editor.not_found")
 
 
 def edit(app: App[Any], path: Path) -> str:
-    """Open the file and wait until the editor has ended; returns where the editor came from.
+    """Open the file and wait until the editor exits; returns the origin of the editor's command.
 
-    Raises UserError where there is no editor or it cannot be started, and RunFailed where it fails.
+    Raises UserError where no editor can be started, and RunFailed where it fails.
     """
     command, origin = editor()
     try:
         with app.suspend():
             status = _run([*command, str(path)])
     except SuspendNotSupported as error:
-        raise UserError("this terminal cannot be lent to an editor", do=f"edit {path} by itself") from error
+        do = f"edit {path} outside the workbench"
+        raise UserError("cannot suspend the workbench in this terminal", do=do, code="editor.no_suspend") from error
     if isinstance(status, OSError):
-        raise UserError(f"{command[0]}: {status.strerror}", origin, "set $EDITOR to one that is installed") from status
+        what = f"cannot start editor {command[0]}: {status.strerror}"
+        raise UserError(what, origin, "set $EDITOR to an installed editor", "editor.cannot_start") from status
     if status:
-        raise RunFailed(f"{Path(command[0]).name} ended with exit status {status}: what it saved is read again")
+        raise RunFailed(f"{Path(command[0]).name} exited with status {status}; the file is read as saved")
     return origin
 
 
 def _run(command: list[str]) -> int | OSError:
-    """The exit status, or why it could not begin: raised within `suspend`, that would leave the app suspended."""
+    """The exit status, or the error: raised inside `suspend` it would leave the app suspended."""
     try:
         return subprocess.run(command, check=False).returncode
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The gate of the workbench: whatever a widget draws, only text and Textual's own styles go to the terminal."""
+"""A line filter that keeps control characters from the terminal, whatever a widget draws."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from engine.config.text import visible
 
 
 class Literal(LineFilter):
-    """Textual's last step before the terminal, for every widget of every screen, borders and titles included.
+    """Line filter that Textual applies to every widget of every screen, borders and titles included.
 
-    Widgets make their text visible themselves, so that it is laid out as it is shown. What one of them forgets is
-    escaped here, in as many cells as there are, so that nothing behind it moves.
+    Widgets escape their text themselves, so that the layout is right. Text that a widget missed is escaped here and
+    cut to the same number of cells, so that the rest of the line does not move.
     """
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
@@ -22,7 +22,7 @@ class Literal(LineFilter):
 
 
 def escaped(segment: Segment) -> Segment:
-    """The segment itself where there is nothing to escape."""
+    """The segment with control characters escaped; unchanged where there are none."""
     shown = visible(segment.text)
     if shown == segment.text:
         return segment

@@ -1,4 +1,4 @@
-"""The colour theme: the one chosen last on the bench, else the user's setting, else what suits the terminal."""
+"""The color theme: the one selected last, else the user's setting, else one that suits the terminal."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from textual.color import BLACK, WHITE, Color
 
 from engine.config.files import read_small, write_atomically
 
-SPOKEN = ("text-success", "text-warning", "text-error", "text-primary", "text-accent", "text-secondary")
-"""Colours that words are written in."""
-LEAST_CONTRAST = 4.5
-"""WCAG 2.2's floor for text."""
+TEXT_COLORS = ("text-success", "text-warning", "text-error", "text-primary", "text-accent", "text-secondary")
+"""Theme variables of text colors."""
+MIN_CONTRAST = 4.5
+"""Minimum contrast for text (WCAG 2.2, AA)."""
 CURSOR = 0.2
-"""Of the primary colour in the background of the row under the cursor, `$primary 20%`."""
+"""Share of the primary color in the background of the row under the cursor, `$primary 20%`."""
 AUTO = "auto"
-"""The setting that leaves it to the terminal."""
+"""Value of the setting that picks a theme for the terminal."""
 
 
 def theme_file() -> Path:
-    """`$XDG_STATE_HOME/ftbench/theme`: the chosen theme, and the setting that held when it was chosen."""
+    """`$XDG_STATE_HOME/ftbench/theme`: the selected theme, and the value of the setting at that time."""
     return Path(platformdirs.user_state_dir("ftbench")) / "theme"
 
 
 def remember(chosen: str, setting: str) -> None:
-    """Keep the choice, where the disk lets us; the user's config.toml is his own and stays as it is."""
+    """Store the selection, ignoring write errors; the user's config.toml is not modified."""
     with contextlib.suppress(OSError):
         theme_file().parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomically(theme_file(), f"{chosen}\n{setting}\n".encode())
 
 
 def remembered(setting: str) -> str | None:
-    """The theme chosen last; None where there is none, or where the setting has been changed since."""
+    """The theme selected last; None where there is none, or where the setting has changed since."""
     try:
         chosen, _, when = read_small(theme_file()).decode("utf-8").strip().partition("\n")
     except (OSError, UnicodeDecodeError):
@@ -42,21 +42,21 @@ def remembered(setting: str) -> str | None:
 
 
 def legible(variables: dict[str, str]) -> dict[str, str]:
-    """A theme's variables with the colours of words made darker or lighter until they can be read under the cursor.
+    """A theme's variables with text colors made darker or lighter until they reach MIN_CONTRAST under the cursor.
 
-    Those of a terminal's own palette are left to the terminal.
+    ANSI themes are unchanged, because the terminal defines their colors.
     """
-    if any("ansi" in variables[name] for name in ("background", "primary", *SPOKEN)):
+    if any("ansi" in variables[name] for name in ("background", "primary", *TEXT_COLORS)):
         return variables
     behind = Color.parse(variables["background"]).blend(Color.parse(variables["primary"]), CURSOR)
     towards = BLACK if behind.brightness > 0.5 else WHITE
-    return {**variables, **{name: _readable(Color.parse(variables[name]), behind, towards).hex for name in SPOKEN}}
+    return {**variables, **{name: _readable(Color.parse(variables[name]), behind, towards).hex for name in TEXT_COLORS}}
 
 
-def _readable(colour: Color, behind: Color, towards: Color) -> Color:
-    while contrast(colour, behind) < LEAST_CONTRAST and colour != towards:
-        colour = colour.blend(towards, 0.1) if contrast(colour, towards) > 1.1 else towards
-    return colour
+def _readable(text: Color, behind: Color, towards: Color) -> Color:
+    while contrast(text, behind) < MIN_CONTRAST and text != towards:
+        text = text.blend(towards, 0.1) if contrast(text, towards) > 1.1 else towards
+    return text
 
 
 def contrast(one: Color, other: Color) -> float:
@@ -65,9 +65,9 @@ def contrast(one: Color, other: Color) -> float:
     return (bright + 0.05) / (dark + 0.05)
 
 
-def _luminance(colour: Color) -> float:
+def _luminance(color: Color) -> float:
     def linear(share: float) -> float:
         return share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4
 
-    red, green, blue = (linear(share) for share in colour.normalized)
+    red, green, blue = (linear(share) for share in color.normalized)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue

@@ -1,4 +1,4 @@
-"""Data, method and preset in three lists: what is chosen, and what the choice changes."""
+"""The lists of data sets, methods and presets, the selection made in them, and what it changed."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from textual.widgets import OptionList
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec, next_method
 from tui.choice import Choice, changes
-from tui.widgets.data_list import DataList, Done
+from tui.widgets.data_list import DataList, ListLeft
 from tui.widgets.method_list import MethodList
 from tui.widgets.preset_list import PresetList
 
-if TYPE_CHECKING:  # imported where they are needed: the first picture has no preset yet, and no forecast
+if TYPE_CHECKING:  # imported where they are used: the first frame has neither a preset nor a forecast
     from engine.config.preset import Effective
     from engine.memory.formula.memory_budget import MemoryBudget
     from tui.preview.memory_forecast import MethodForecast
 
 
 @dataclass
-class Chosen(Message):
-    """Another choice holds; `changed` says in what it differs from the one before."""
+class ChoiceChanged(Message):
+    """Another selection is in effect; `changed` lists the settings that differ from the previous one."""
 
     name: str
     effective: Effective
@@ -35,147 +35,148 @@ class Chosen(Message):
 
 
 @dataclass
-class Refused(Message):
-    """A choice that does not go together; the old one holds."""
+class ChoiceRefused(Message):
+    """An invalid selection; the previous one stays in effect."""
 
-    why: str
+    reason: str
 
 
-class Picked(Message):
-    """Something was taken from a list by hand: the keys may go back to the bench."""
+class ItemPicked(Message):
+    """An item of a list was selected by hand: the focus may return to the bench."""
 
 
 class ChoosingPane(Vertical):
-    """The lists and the choice they show."""
+    """Three lists and the selection they show."""
 
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id)
         self.choice = Choice()
-        self.begun = False
-        """Whether a preset has been looked for."""
+        self.started = False
+        """Whether a first preset has been selected."""
         self.effective: Effective | None = None
         self.changed: list[str] = []
-        """In what it differs from the choice before."""
-        self.before = ""
-        """What was chosen before."""
-        self.room: MemoryBudget | None = None
-        self.found: list[MethodForecast] = []
-        """What each method would take."""
+        """Settings that differ from the previous selection."""
+        self.previous = ""
+        """Title of the previous selection."""
+        self.budget: MemoryBudget | None = None
+        self.forecasts: list[MethodForecast] = []
+        """Predicted memory of each method."""
 
     def compose(self) -> ComposeResult:
-        yield DataList(id="data")
-        yield MethodList(id="method")
-        yield PresetList(id="preset")
+        for make, name in ((DataList, "data"), (MethodList, "method"), (PresetList, "preset")):
+            list_widget = make(id=name)
+            list_widget.border_title = name
+            yield list_widget.add_class("pane")
 
     def on_mount(self) -> None:
-        self.call_after_refresh(self.begin)
+        self.call_after_refresh(self.start)
 
-    def begin(self) -> None:
-        """Choose for the first time, unless a key that came before has had it done."""
+    def start(self) -> None:
+        """Make the first selection, unless an earlier key press has done so."""
         from engine.config import preset_library
 
-        if self.begun:
+        if self.started:
             return
-        self.begun = True
+        self.started = True
         self.choose(self.choice)
-        if self.effective is None:  # the copy of it that the user made is broken: begin with a whole one
-            whole = [listed.name for listed in preset_library.list_presets() if listed.preset]
-            self.choose(Choice(next(iter(whole), self.choice.preset)))
+        if self.effective is None:  # the user's copy of that preset is invalid: start with a valid one
+            valid = [listed.name for listed in preset_library.list_presets() if listed.preset]
+            self.choose(Choice(next(iter(valid), self.choice.preset)))
 
     def choose(self, choice: Choice) -> None:
-        """Another choice, laid out whole; a refused one leaves the old."""
+        """Make another selection; an invalid one leaves the previous in effect."""
         try:
-            chosen = choice.effective()
+            effective = choice.effective()
         except UserError as error:
-            self.post_message(Refused(error.line))
+            self.post_message(ChoiceRefused(error.line))
             return
-        self.changed = changes(self.effective, chosen)
-        self.before = (self.effective.config.title or self.choice.name) if self.effective else ""
-        self.choice, self.effective = choice, chosen
+        self.changed = changes(self.effective, effective)
+        self.previous = (self.effective.config.title or self.choice.name) if self.effective else ""
+        self.choice, self.effective = choice, effective
         self.list_presets()
         self.list_methods()
-        self.query_one(DataList).choose(chosen.config.data)
-        self.post_message(Chosen(choice.name, chosen, self.changed))
+        self.query_one(DataList).choose(effective.config.data)
+        self.post_message(ChoiceChanged(choice.name, effective, self.changed))
 
     def choose_again(self) -> None:
-        """The same choice after files may have changed; where its preset is gone, the one it began with."""
+        """Read the selected preset again; where its file is gone, return to the default preset."""
         from engine.config import preset_library
 
         names = [listed.name for listed in preset_library.list_presets()]
         gone = self.choice.preset not in names and not Path(self.choice.preset).is_file()
-        before, changed = self.before, self.changed
+        previous, changed = self.previous, self.changed
         self.choose(self.choice.with_preset(Choice().preset) if gone else self.choice)
-        if not self.changed:  # nothing new: what was said still holds
-            self.before, self.changed = before, changed
+        if not self.changed:  # nothing new: the shown comparison stays
+            self.previous, self.changed = previous, changed
         self.list_presets()
 
     def choose_slot(self, slot: int) -> None:
-        """The preset that asked for this key."""
+        """Select the preset of a number key."""
         from engine.config import preset_library
 
-        self.begin()
+        self.start()
         for listed in preset_library.list_presets():
             if listed.slot == slot:
                 self.choose(self.choice.with_preset(listed.name))
                 return
-        self.post_message(Refused(f"no preset asked for key {slot}"))
+        self.post_message(ChoiceRefused(f"no preset has the key {slot}; press P to give one `slot = {slot}`"))
 
     def next_method(self) -> None:
-        self.begin()
+        self.start()
         if self.effective is not None:
             self.choose(self.choice.with_method(next_method(self.effective.config.method)))
 
-    def take_data(self, data: str) -> None:
-        """Train on this set from now on, whatever the preset says."""
+    def select_data(self, data: str) -> None:
+        """Train on this data set, also with other presets."""
         from tui.data.datasets import EMBEDDED, NOT_TEXT, is_text
         from tui.data.recent import remember
 
         if not is_text(data):
-            self.post_message(Refused(NOT_TEXT))
+            self.post_message(ChoiceRefused(NOT_TEXT))
             return
         if data not in EMBEDDED:
             try:
                 remember(data)
             except OSError as error:
-                self.post_message(Refused(f"it will not be listed as recent: {error}"))
+                self.post_message(ChoiceRefused(f"cannot save it to the list of recent data sets: {error}"))
         self.choose(self.choice.with_data(data))
         if problems := self.query_one(DataList).problems(data):
-            self.post_message(Refused("; ".join(problems)))
+            self.post_message(ChoiceRefused("; ".join(problems)))
 
-    @on(Done)
-    def _done(self) -> None:
-        self.post_message(Picked())
+    @on(ListLeft)
+    def _list_left(self) -> None:
+        self.post_message(ItemPicked())
 
     def list_methods(self) -> None:
-        """What each method takes with the present choice."""
+        """Predict the memory of each method with the present selection."""
         if self.effective is not None:
             from engine.config.model_files import find_model
             from tui.preview.memory_forecast import forecasts
 
-            self.found = forecasts(self.choice, find_model(self.effective.config.model), self.room)
-            self.query_one(MethodList).show_forecasts(self.found, self.effective.config.method)
+            self.forecasts = forecasts(self.choice, find_model(self.effective.config.model), self.budget)
+            self.query_one(MethodList).show_forecasts(self.forecasts, self.effective.config.method)
 
     def list_presets(self) -> None:
-        """The presets as their files are now."""
+        """List the presets as their files are now."""
         from engine.config import preset_library
 
         self.query_one(PresetList).show_presets(preset_library.list_presets(), self.choice.name)
 
-    def measure(self, room: MemoryBudget) -> None:
-        """What there is room for has been found out, or has changed."""
-        if room != self.room:
-            self.room = room
+    def set_budget(self, budget: MemoryBudget) -> None:
+        """Take the memory that is available; predict again if it has changed."""
+        if budget != self.budget:
+            self.budget = budget
             self.list_methods()
 
     @on(OptionList.OptionSelected)
     def _selected(self, event: OptionList.OptionSelected) -> None:
         event.stop()
-        taken = event.option_id or ""
+        selected = event.option_id or ""
         match event.option_list.id:
             case "data":
-                self.take_data(taken)
+                self.select_data(selected)
             case "method":
-                self.choose(self.choice.with_method(method_spec(taken).name))
+                self.choose(self.choice.with_method(method_spec(selected).name))
             case _:
-                self.choose(self.choice.with_preset(taken))
-        self.post_message(Picked())
+                self.choose(self.choice.with_preset(selected))
+        self.post_message(ItemPicked())

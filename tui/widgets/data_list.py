@@ -1,4 +1,4 @@
-"""The list of data sets, each with rows, format and a mark where a problem was found."""
+"""The list of data sets, each with its number of rows, its format, and a mark if a problem was found."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from textual.widgets.option_list import Option
 
 from engine.config.text import visible
 from tui.commands import bindings
+from tui.workbench import app_settings
 
-if TYPE_CHECKING:  # imported where they are needed: the first picture has no sets yet
+if TYPE_CHECKING:  # imported where they are used: the first frame lists no data sets
     from engine.config.schema import Data
-    from tui.app import Workbench
     from tui.data.datasets import DataSet
     from tui.data.preview import Preview, PreviewReady, PreviewThread
 
@@ -31,91 +31,89 @@ MOVES = (
     ("pagedown", "page_down"),
     ("pageup", "page_up"),
 )
-SOON = 0.3
-"""Seconds before counting begins: a first paint and quick key presses go first."""
+COUNT_DELAY = 0.3
+"""Seconds before counting starts: the first frame and quick key presses go first."""
 
 
 @dataclass
-class Inspect(Message):
-    """Look into this set."""
+class InspectRequested(Message):
+    """Open the inspector for this data set."""
 
     data: str
 
 
-class Add(Message):
-    """Another set than those listed."""
+class AddRequested(Message):
+    """Open the file picker."""
 
 
-class Done(Message):
-    """The keys may go back to the bench."""
+class ListLeft(Message):
+    """The focus may return to the bench."""
 
 
 class DataList(OptionList, inherit_bindings=False):
-    """Space or a click takes a set (`OptionSelected`), enter or a double click looks into it."""
+    """Space or a click selects a data set (`OptionSelected`), enter or a double click inspects it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(key, action, show=False) for key, action in MOVES),
         *bindings("data"),
     ]
 
-    app: Workbench
-
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id, compact=True, markup=False)
         self.section: Data | None = None
-        """What the configuration says of the data; its id is the set that is taken. None until there is one."""
+        """The section `data` of the configuration; its id is the selected data set. None until there is one."""
         self.sets: list[DataSet] = []
         self.previews: dict[str, Preview] = {}
-        self._gone: set[str] = set()
-        """Recent files that are no longer there: left out for as long as that is so."""
+        self._missing: set[str] = set()
+        """Recent files that no longer exist: hidden until they exist again."""
         self._preview_thread: PreviewThread | None = None
-        self._soon: Timer | None = None
+        self._count_timer: Timer | None = None
 
     def on_unmount(self) -> None:
         if self._preview_thread:
             self._preview_thread.leave()
 
     def choose(self, section: Data) -> None:
-        """Another configuration: mark its set, and look at all sets as it would read them."""
-        if self.section is None or _reading(section) != _reading(self.section):
+        """Take another configuration: mark its data set, and preview all data sets as it would read them."""
+        if self.section is None or _read_settings(section) != _read_settings(self.section):
             self.previews = {}
-        here = self.here if section.id == self.taken else None
+        kept = self.current if section.id == self.selected_id else None
         self.section = section
-        self.relist(here.id if here else section.id)
+        self.relist(kept.id if kept else section.id)
 
-    def relist(self, here: str | None = None) -> None:
-        """The sets as they are now, the highlight on `here` or where it was."""
+    def relist(self, cursor: str | None = None) -> None:
+        """List the data sets as they are now, the cursor on `cursor` or where it was."""
         if self.section is None:
             return
         from tui.data.datasets import offered
 
-        here = here or (self.here.id if self.here else self.taken)
-        gone = self._gone - {self.taken}
-        self.sets = [one for one in offered(self.taken) if not (one.recent and one.id in gone)]
+        cursor = cursor or (self.current.id if self.current else self.selected_id)
+        missing = self._missing - {self.selected_id}
+        self.sets = [one for one in offered(self.selected_id) if not (one.recent and one.id in missing)]
         self.set_options(Option(self._line(one), id=one.id) for one in self.sets)
         ids = [one.id for one in self.sets]
-        self.highlighted = ids.index(here) if here in ids else ids.index(self.taken)
-        if self._soon:
-            self._soon.stop()
-        self._soon = self.set_timer(SOON, self._look)
+        self.highlighted = ids.index(cursor) if cursor in ids else ids.index(self.selected_id)
+        if self._count_timer:
+            self._count_timer.stop()
+        self._count_timer = self.set_timer(COUNT_DELAY, self._count)
 
     @property
-    def taken(self) -> str:
-        """The id of the set that is taken, '' before there is one."""
+    def selected_id(self) -> str:
+        """The id of the selected data set, '' before there is one."""
         return self.section.id if self.section else ""
 
     @property
-    def here(self) -> DataSet | None:
-        """The highlighted set."""
+    def current(self) -> DataSet | None:
+        """The data set under the cursor."""
         return self.sets[self.highlighted] if self.highlighted is not None and self.sets else None
 
     def problems(self, data: str) -> list[str]:
-        """What was found in a set so far."""
+        """Problems found in a data set so far."""
         preview = self.previews.get(data)
         return preview.problems if preview else []
 
-    def _look(self) -> None:
-        """Have the engine count, in the background, what can be counted without a network."""
+    def _count(self) -> None:
+        """Let the engine count in the background; data sets on the Hub are not downloaded for it."""
         if self.section is None:
             return
         from tui.data.datasets import NOT_TEXT, DataSet, is_text
@@ -124,23 +122,23 @@ class DataList(OptionList, inherit_bindings=False):
         if self._preview_thread is None:
             self._preview_thread = PreviewThread(self.post_message)
             self._preview_thread.start()
-        reading = _reading(self.section)
+        settings = _read_settings(self.section)
         for one in self.sets:
             if not is_text(one.id):
                 self.on_preview_ready(PreviewReady(one.id, Preview(error=NOT_TEXT)))
-        every = [*self.sets, *(DataSet(data, data) for data in self._gone)]
-        wanted = [one.id for one in every if is_text(one.id) and not one.on_the_hub]
-        self._preview_thread.want([(data, {**reading, "id": data}) for data in wanted])
+        listed = [*self.sets, *(DataSet(data, data) for data in self._missing)]
+        countable = [one.id for one in listed if is_text(one.id) and not one.on_the_hub]
+        self._preview_thread.want([(data, {**settings, "id": data}) for data in countable])
 
     def on_preview_ready(self, message: PreviewReady) -> None:
         message.stop()
         if self.previews.get(message.data) == message.preview:
             return
         self.previews[message.data] = message.preview
-        if message.preview.gone == (message.data in self._gone):
+        if message.preview.gone == (message.data in self._missing):
             self._redraw(message.data)
             return
-        self._gone ^= {message.data}
+        self._missing ^= {message.data}
         self.relist()
 
     def _redraw(self, data: str | None = None) -> None:
@@ -153,14 +151,14 @@ class DataList(OptionList, inherit_bindings=False):
         self._redraw()
 
     def on_focus(self) -> None:
-        self.relist()  # files come and go
+        self.relist()  # files may have been added or removed
 
     def _line(self, one: DataSet) -> Content:
         from tui.data.datasets import line
 
-        preview, taken = self.previews.get(one.id), one.id == self.taken
+        preview, selected = self.previews.get(one.id), one.id == self.selected_id
         width = self.scrollable_content_region.width or 24
-        return line(one, preview, taken, width, self.app.settings.ascii)
+        return line(one, preview, selected, width, app_settings(self).ascii)
 
     @on(OptionList.OptionHighlighted)
     def _highlighted(self, event: OptionList.OptionHighlighted) -> None:
@@ -168,13 +166,13 @@ class DataList(OptionList, inherit_bindings=False):
         self._describe()
 
     def _describe(self) -> None:
-        """The highlighted set in a sentence: as much as fits into the border, all of it under the mouse."""
-        if self.here:
+        """Describe the data set under the cursor: in the border as much as fits, in the tooltip everything."""
+        if self.current:
             from tui.data.datasets import detail
 
-            said = detail(self.here, self.previews.get(self.here.id))
-            self.border_subtitle = Content(visible(said, max(8, self.content_size.width - 2)))
-            self.tooltip = Content(visible(f"{self.here.id}: {said}", 600))
+            text = detail(self.current, self.previews.get(self.current.id))
+            self.border_subtitle = Content(visible(text, max(8, self.content_size.width - 2)))
+            self.tooltip = Content(visible(f"{self.current.id}: {text}", 600))
 
     def on_click(self, event: events.Click) -> None:
         if event.chain == 2:
@@ -184,30 +182,30 @@ class DataList(OptionList, inherit_bindings=False):
         self.action_select()
 
     def action_inspect(self) -> None:
-        if self.here:
-            self.post_message(Inspect(self.here.id))
+        if self.current:
+            self.post_message(InspectRequested(self.current.id))
 
     def action_add(self) -> None:
-        self.post_message(Add())
+        self.post_message(AddRequested())
 
     def action_forget(self) -> None:
-        """Only a recent one; a file of this folder is listed because it is there."""
+        """Remove a recent data set from the list; files of the working directory are always listed."""
         from tui.data.recent import forget
 
-        if self.here and self.here.recent:
-            with contextlib.suppress(OSError):  # then it is still there next time
-                forget(self.here.id)
+        if self.current and self.current.recent:
+            with contextlib.suppress(OSError):  # it stays in the list
+                forget(self.current.id)
             self.relist()
-        elif self.here:
-            said = f"{self.here.label} cannot be removed from the list: only recent sets from elsewhere can"
-            self.app.notify(visible(said), markup=False)
+        elif self.current:
+            text = f"{self.current.label} cannot be removed from the list: only recent sets from elsewhere can"
+            self.app.notify(visible(text), markup=False)
 
     def action_back(self) -> None:
-        self.post_message(Done())
+        self.post_message(ListLeft())
 
 
-def _reading(section: Data) -> dict[str, Any]:
-    """What the configuration says of any set: all but which one it is."""
+def _read_settings(section: Data) -> dict[str, Any]:
+    """The section without the id: how a data set is read."""
     import msgspec
 
     table: dict[str, Any] = msgspec.to_builtins(section)

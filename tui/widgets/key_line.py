@@ -1,4 +1,4 @@
-"""The line of keys: what can be pressed here, as much of it as there is room for. A click presses the key."""
+"""The line of keys at the bottom: what each key does here, as many as fit. A click presses the key."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tui.commands import every
 from tui.widgets.rows import Rows
 
 ALWAYS = ("app.help", "app.quit")
-"""Kept however narrow the terminal is: help has all the others."""
+"""Shown however narrow the terminal is: help lists all others."""
 GAP = "  "
 
 
 class KeyLine(Rows):
-    """One line for all keys; Textual's footer has a widget for each and makes them anew when the focus moves."""
+    """One line for all keys. Textual's Footer has a widget per key and creates all of them when the focus moves."""
 
     DEFAULT_CSS = """
     KeyLine { dock: bottom; height: 1; padding: 0 1; background: $footer-background; color: $footer-foreground; }
@@ -27,7 +27,7 @@ class KeyLine(Rows):
     def __init__(self) -> None:
         super().__init__()
         self._places: list[tuple[int, str]] = []
-        """Where each key's words end, and the key."""
+        """Column where each key's text ends, and the key."""
 
     def on_mount(self) -> None:
         self.screen.bindings_updated_signal.subscribe(self, self._bindings_changed)
@@ -50,21 +50,21 @@ class KeyLine(Rows):
         self.show([Content.assemble(*parts).rstrip()])
 
     def _fitting(self) -> list[tuple[Binding, str]]:
-        """(binding, its key as it is called) of those there is room for."""
+        """The bindings that fit, each with the name of its key."""
         active = in_order(
             [one.binding for one in self.screen.active_bindings.values() if one.binding.show and one.enabled]
         )
         first = {binding.action: binding for binding in reversed(active)}  # of several keys for one action the first
-        known = [(binding, self.app.get_key_display(binding)) for binding in active if first[binding.action] is binding]
-        widths = {pair: len(pair[1]) + 1 + len(pair[0].description) + len(GAP) for pair in known}
-        room = self.content_size.width + len(GAP) - sum(widths[pair] for pair in known if pair[0].id in ALWAYS)
-        kept = []
-        for pair in known:
+        named = [(binding, self.app.get_key_display(binding)) for binding in active if first[binding.action] is binding]
+        widths = {pair: len(pair[1]) + 1 + len(pair[0].description) + len(GAP) for pair in named}
+        space = self.content_size.width + len(GAP) - sum(widths[pair] for pair in named if pair[0].id in ALWAYS)
+        fitting = []
+        for pair in named:
             if pair[0].id not in ALWAYS:
-                room -= widths[pair]
-            if pair[0].id in ALWAYS or room >= 0:
-                kept.append(pair)
-        return kept
+                space -= widths[pair]
+            if pair[0].id in ALWAYS or space >= 0:
+                fitting.append(pair)
+        return fitting
 
     def _bindings_changed(self, screen: Screen[object]) -> None:
         if self.is_attached and screen is self.screen:
@@ -72,7 +72,7 @@ class KeyLine(Rows):
 
 
 def in_order(active: Sequence[Binding]) -> list[Binding]:
-    """As their table has them: Textual puts a key of the user's own behind all others."""
+    """Sorted as in the command table: Textual appends a user's own key behind all others."""
     places = {command.id: number for number, command in enumerate(every())}
     groups = [(binding.id or "").partition(".")[0] for binding in active]
 

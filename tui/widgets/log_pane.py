@@ -1,4 +1,4 @@
-"""What happened, or what the worker printed, as lines: follow, scroll, filter, find, copy."""
+"""The log of a run, or the raw output of its worker: follow, scroll, filter, find, copy, save."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ from textual.message import Message
 
 from engine.config.errors import UserError
 from engine.config.files import working_folder, write_atomically
-from engine.config.text import visible
+from engine.config.text import amount, visible
 from tui.live.log_lines import Lines, Piece
+from tui.widgets.pane import BenchState
 from tui.widgets.rows import Rows
 
-TITLES = {"events": "log", "output": "log · what the worker printed"}
-COPIED = 64 << 10
-"""Characters copied at most: terminals refuse longer clipboard sequences, each at a length of its own."""
-TIME = len("12:00:00 ")
-WHEEL = 3
-"""Lines a turn of the mouse wheel."""
+TITLES = {"events": "log", "output": "log · worker output"}
+MAX_COPIED = 64 << 10
+"""Characters copied at most: terminals reject longer clipboard sequences, each at a different length."""
+TIME_WIDTH = len("12:00:00 ")
+WHEEL_LINES = 3
+"""Lines per notch of the mouse wheel."""
 
 
 @dataclass
-class Word(Message):
-    """A word to filter by or to find, as it is typed; `done` with enter, and with escape, which gives it up."""
+class WordEntered(Message):
+    """A word to `filter` by or to `find`, sent as it is typed; `done` on enter, and on escape with an empty word."""
 
-    what: str
+    purpose: str
     word: str
     done: bool
 
 
 class LogPane(Rows, can_focus=True):
-    """Shows the newest lines until one scrolls up; `end` follows again."""
+    """Shows the latest lines until the user scrolls up; `end` follows again."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up", "move(-1)", "up", show=False),
@@ -48,43 +49,49 @@ class LogPane(Rows, can_focus=True):
         Binding("home", "move(-1000000)", "first", show=False),
         Binding("end", "follow", "follow", show=False),
     ]
+    pane_name: ClassVar[str] = "log"
 
-    def __init__(self, id: str | None = None) -> None:
-        super().__init__(id=id)
-        self.about = ""
-        """The run whose log this is."""
+    def __init__(self, id: str | None = None, classes: str | None = None) -> None:
+        super().__init__(id=id, classes=classes)
+        self.run_name = ""
+        """The run that the lines belong to."""
         self.views = {"events": Lines(), "output": Lines()}
         self.view = "events"
         self.unfinished = ""
-        """The last line of the output as far as it has come."""
-        self.word, self.sought = "", ""
-        """What every shown line holds, and what is being looked for."""
+        """The last line of the output, up to where it has been written."""
+        self.filter_word, self.find_word = "", ""
         self.top: int | None = None
-        """Number of the first line shown while one reads back; None follows."""
-        self.found: int | None = None
-        """Number of the line found last."""
+        """Number of the first visible line while the user reads earlier lines; None follows the latest."""
+        self.match: int | None = None
+        """Number of the line that was found last."""
         self._drawn: object = None
 
     @property
-    def source(self) -> Lines:
+    def event_lines(self) -> Lines:
         """The log of events."""
         return self.views["events"]
 
-    def begin(self, about: str) -> None:
-        """Another run's log, from its beginning."""
-        self.about, self.views, self.unfinished = about, {"events": Lines(), "output": Lines()}, ""
-        self.view, self.top, self.found = "events", None, None
+    def begin(self, run_name: str) -> None:
+        """Show another run's log, from its start."""
+        self.run_name, self.views, self.unfinished = run_name, {"events": Lines(), "output": Lines()}, ""
+        self.view, self.top, self.match = "events", None, None
 
-    def printed(self, piece: Piece) -> None:
-        """The worker has printed more."""
+    def show_state(self, state: BenchState) -> None:
+        if state.run is not None:
+            self.views["events"] = state.run.log
+        self.redraw()
+
+    def add_output(self, piece: Piece) -> None:
+        """Add new output of the worker."""
         if piece.skipped:
             self.views["output"].skip(piece.skipped)
         for text in piece.lines:
             self.views["output"].add(text)
         self.unfinished = piece.unfinished
+        self.redraw()
 
-    def last_words(self) -> str:
-        """How the output ends, '' where it says nothing."""
+    def last_output_line(self) -> str:
+        """The last line of the output that says something, '' if there is none."""
         from engine.runs.follow import said
 
         lines = [*self.views["output"], self.unfinished]
@@ -92,167 +99,170 @@ class LogPane(Rows, can_focus=True):
 
     def redraw(self) -> None:
         lines, height = self.views[self.view], self.content_size.height
-        mark = (id(lines), lines.gone, len(lines), self.unfinished, self.word, self.sought, self.top, self.found)
-        if self._drawn == (*mark, self.content_size):
+        content = (id(lines), lines.gone, len(lines), self.unfinished)
+        drawn = (*content, self.filter_word, self.find_word, self.top, self.match, self.content_size)
+        if self._drawn == drawn:
             return
-        kept = self._kept()
-        last = self._first_of(kept, len(kept), height)
-        if self.top is None:  # the end of the line before fills what room is left
+        numbered = self._filtered()
+        last = self._first_fitting(numbered, len(numbered), height)
+        if self.top is None:  # the end of the previous line fills the space that is left
             first, shown = max(0, last - 1), slice(-height, None)
         else:
-            first, shown = min(last, bisect.bisect_left(kept, (self.top, ""))), slice(height)
-        rows = [row for number, text in kept[first : first + height + 1] for row in self._rows(number, text)]
+            first, shown = min(last, bisect.bisect_left(numbered, (self.top, ""))), slice(height)
+        rows = [row for number, text in numbered[first : first + height + 1] for row in self._wrapped(number, text)]
         self.show(rows[shown] if height else [])
         self.border_title = TITLES[self.view]
-        self.border_subtitle = Content(self._subtitle(len(kept)))
-        self._drawn = (*mark, self.content_size)
+        self.border_subtitle = Content(self._subtitle(len(numbered)))
+        self._drawn = drawn
 
     def on_resize(self) -> None:
         self.redraw()
 
     def filter(self, word: str) -> None:
-        """Only lines that hold the word; all for none."""
-        self.word, self.top, self.found = word, None, None
+        """Show only lines that contain the word; all lines for ''."""
+        self.filter_word, self.top, self.match = word, None, None
         self.redraw()
 
     def find(self, word: str) -> None:
-        """The newest line that holds the word."""
-        self.sought, self.found = word, None
+        """Go to the latest line that contains the word."""
+        self.find_word, self.match = word, None
         if word:
-            self._seek(older=True)
+            self._find_next(older=True)
         self.redraw()
 
     def action_next(self) -> None:
-        self._seek(older=True)
+        self._find_next(older=True)
 
     def action_previous(self) -> None:
-        self._seek(older=False)
+        self._find_next(older=False)
 
     def action_output(self) -> None:
-        """The other of the two views."""
-        self.see("events" if self.view == "output" else "output")
+        """Switch between events and output."""
+        self.show_view("events" if self.view == "output" else "output")
 
-    def see(self, view: str) -> None:
-        self.view, self.top, self.found = view, None, None
+    def show_view(self, view: str) -> None:
+        self.view, self.top, self.match = view, None, None
         self.redraw()
 
     def action_move(self, lines: int) -> None:
-        kept = self._kept()
-        last = self._first_of(kept, len(kept), self.content_size.height)
-        here = last if self.top is None else bisect.bisect_left(kept, (self.top, ""))
-        there = max(0, here + lines)
-        self.top = None if there >= last else kept[there][0]
+        numbered = self._filtered()
+        last = self._first_fitting(numbered, len(numbered), self.content_size.height)
+        current = last if self.top is None else bisect.bisect_left(numbered, (self.top, ""))
+        target = max(0, current + lines)
+        self.top = None if target >= last else numbered[target][0]
         self.redraw()
 
     def action_follow(self) -> None:
-        self.top, self.found = None, None
+        self.top, self.match = None, None
         self.redraw()
 
     def on_mouse_scroll_up(self, event: MouseScrollUp) -> None:
         event.stop()
-        self.action_move(-WHEEL)
+        self.action_move(-WHEEL_LINES)
 
     def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
         event.stop()
-        self.action_move(WHEEL)
+        self.action_move(WHEEL_LINES)
 
     def action_copy(self) -> None:
-        """Into the clipboard of the terminal that shows us, over SSH as well (OSC 52)."""
-        kept = [visible(text) for _, text in self._kept()]
-        while kept and sum(map(len, kept)) + len(kept) > COPIED:
-            kept = kept[len(kept) // 8 + 1 :]
-        self.app.copy_to_clipboard("\n".join(kept))
-        tmux = "; tmux passes it on with `set -g set-clipboard on`" if "TMUX" in os.environ else ""
-        self.app.notify(f"{len(kept)} lines sent to the terminal's clipboard{tmux}", markup=False)
+        """Copy the shown lines to the clipboard of the user's terminal, also over SSH (OSC 52)."""
+        lines = [visible(text) for _, text in self._filtered()]
+        while lines and sum(map(len, lines)) + len(lines) > MAX_COPIED:
+            lines = lines[len(lines) // 8 + 1 :]
+        self.app.copy_to_clipboard("\n".join(lines))
+        tmux = "; in tmux this requires `set -g set-clipboard on`" if "TMUX" in os.environ else ""
+        self.app.notify(f"{amount(len(lines), 'line')} sent to the terminal's clipboard{tmux}", markup=False)
 
     def action_save(self) -> None:
-        """Into a file in the working directory."""
-        kept = self._kept()
-        path = Path(f"{self.about or 'ftbench'}-{self.view}.txt")
+        """Write the shown lines to a file in the working directory."""
+        lines = self._filtered()
+        path = Path(f"{self.run_name or 'ftbench'}-{self.view}.txt")
         try:
             path = working_folder() / path
-            write_atomically(path, "".join(f"{visible(text)}\n" for _, text in kept).encode())
+            write_atomically(path, "".join(f"{visible(text)}\n" for _, text in lines).encode())
         except UserError as error:
             self.app.notify(error.line, severity="error", markup=False)
             return
         except OSError as error:
-            text = f"{path} cannot be written: {error.strerror}; start ftbench where you may write"
+            text = f"cannot write {path}: {error.strerror}; start ftbench in a directory that you can write to"
             self.app.notify(visible(text), severity="error", markup=False)
             return
-        self.app.notify(visible(f"{len(kept)} lines in {path}"), markup=False)
+        self.app.notify(visible(f"{amount(len(lines), 'line')} written to {path}"), markup=False)
 
-    def _kept(self) -> list[tuple[int, str]]:
+    def _filtered(self) -> list[tuple[int, str]]:
+        """Number and text of the lines that contain the filter word."""
         lines = self.views[self.view]
-        kept = lines.holding(self.word)
-        if self.view == "output" and self.unfinished and self.word.lower() in self.unfinished.lower():
-            kept.append((lines.gone + len(lines), self.unfinished))
-        return kept
+        numbered = lines.holding(self.filter_word)
+        if self.view == "output" and self.unfinished and self.filter_word.lower() in self.unfinished.lower():
+            numbered.append((lines.gone + len(lines), self.unfinished))
+        return numbered
 
-    def _seek(self, older: bool) -> None:
-        """The nearest line that holds what is sought, above or below the one found last."""
-        if not self.sought:
-            self.app.notify("nothing is sought: f finds a word")
+    def _find_next(self, older: bool) -> None:
+        """Go to the nearest matching line above (`older`) or below the one that was found last."""
+        if not self.find_word:
+            self.app.notify("no word to find; press f to enter one")
             return
-        kept, wanted = self._kept(), self.sought.lower()
-        hits = [number for number, text in kept if wanted in text.lower()]
-        if self.found is None:
-            there = hits[-1:]
+        numbered, word = self._filtered(), self.find_word.lower()
+        matches = [number for number, text in numbered if word in text.lower()]
+        if self.match is None:
+            nearest = matches[-1:]
         elif older:
-            there = [number for number in hits if number < self.found][-1:]
+            nearest = [number for number in matches if number < self.match][-1:]
         else:
-            there = [number for number in hits if number > self.found][:1]
-        if not there:
-            where = "" if self.found is None else " older" if older else " newer"
-            self.app.notify(visible(f"no{where} line holds {self.sought!r}"), markup=False)
+            nearest = [number for number in matches if number > self.match][:1]
+        if not nearest:
+            kind = "" if self.match is None else " older" if older else " newer"
+            self.app.notify(visible(f"no{kind} line contains {self.find_word!r}"), markup=False)
             return
-        self.found = there[0]
-        here = bisect.bisect_left(kept, (self.found, ""))
-        self.top = kept[self._first_of(kept, here + 1, max(1, self.content_size.height // 2))][0]
+        self.match = nearest[0]
+        index = bisect.bisect_left(numbered, (self.match, ""))
+        self.top = numbered[self._first_fitting(numbered, index + 1, max(1, self.content_size.height // 2))][0]
         self.redraw()
 
-    def _first_of(self, kept: Sequence[tuple[int, str]], end: int, rows: int) -> int:
-        """The place of the first of those lines before `end` that have room together; one line has room in any case."""
+    def _first_fitting(self, numbered: Sequence[tuple[int, str]], end: int, rows: int) -> int:
+        """Index of the first line before `end` such that all up to `end` fit in `rows`; at least one line is taken."""
         first = end
-        while first > 0 and (rows := rows - len(self._rows(*kept[first - 1]))) >= 0:
+        while first > 0 and (rows := rows - len(self._wrapped(*numbered[first - 1]))) >= 0:
             first -= 1
         return max(0, min(first, end - 1))
 
-    def _rows(self, number: int, text: str) -> list[Content]:
-        """A line as wide as the pane: what is longer goes on below, behind the time of an event."""
+    def _wrapped(self, number: int, text: str) -> list[Content]:
+        """A line wrapped to the width of the pane; the rest of an event is indented by the width of its time."""
         content, width = self._content(number, text), max(1, self.content_size.width)
         if content.cell_length <= width:
             return [content]
-        indent = TIME if self.view == "events" and width > 2 * TIME else 0
+        indent = TIME_WIDTH if self.view == "events" and width > 2 * TIME_WIDTH else 0
         first, *rest = content[indent:].wrap(width - indent)
         return [content[:indent] + first, *(Content(" " * indent) + row for row in rest)]
 
     def _content(self, number: int, text: str) -> Content:
+        """A line with its color, and every match of the find word marked."""
         shown = visible(text)
-        content = Content.styled(shown, colour(text)) if self.view == "events" else Content(shown)
-        wanted, at = self.sought.lower(), -1
-        style = "bold reverse" if number == self.found else "underline"
-        while wanted and (at := shown.lower().find(wanted, at + 1)) >= 0:
-            content = content.stylize(style, at, at + len(wanted))
+        content = Content.styled(shown, line_color(text)) if self.view == "events" else Content(shown)
+        word, at = self.find_word.lower(), -1
+        style = "bold reverse" if number == self.match else "underline"
+        while word and (at := shown.lower().find(word, at + 1)) >= 0:
+            content = content.stylize(style, at, at + len(word))
         return content
 
-    def _subtitle(self, kept: int) -> str:
-        """What keeps lines from being seen."""
+    def _subtitle(self, count: int) -> str:
+        """Why lines are not visible."""
         lines = self.views[self.view]
         parts = []
-        if self.word:
-            parts.append(f"{kept} of {len(lines)} hold {visible(self.word, 20)}")
+        if self.filter_word:
+            parts.append(f"{count} of {len(lines)} contain {visible(self.filter_word, 20)}")
         if lines.gone:
-            parts.append(f"{lines.gone:,} older lines let go")
+            parts.append(f"{lines.gone:,} older lines dropped")
         if self.top is not None:
-            parts.append("reading back: end follows")
+            parts.append("scrolled up; press end to follow")
         return " · ".join(parts)
 
 
-def colour(text: str) -> str:
-    """By what a line says after its time."""
-    said = text.split(" ", 1)[-1]
-    if said.startswith("warning:"):
+def line_color(text: str) -> str:
+    """The color of a line of the log, by the word after its time."""
+    message = text.split(" ", 1)[-1]
+    if message.startswith("warning:"):
         return "$text-warning"
-    if said.startswith(("failed:", "out of memory:", "diverged:")):
+    if message.startswith(("failed:", "out of memory:", "diverged:")):
         return "$text-error"
-    return "$text-success" if said.startswith("finished") else ""
+    return "$text-success" if message.startswith("finished") else ""

@@ -1,55 +1,62 @@
-"""The loss as it falls; other curves, an earlier run behind it, log scale and smoothing on keys."""
+"""The loss curve, and on keys: other curves, an earlier run for comparison, log scale, smoothing."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from engine.config.errors import UserError
 from engine.config.text import visible
 from tui.welcome import welcome
+from tui.widgets.pane import BenchState
 from tui.widgets.rows import Rows
+from tui.workbench import app_settings
 
-if TYPE_CHECKING:  # the first picture has no run
+if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from tui.live.earlier_runs import EarlierRun
     from tui.live.loss_rows import Losses
     from tui.live.run_state import RunState
 
-SMOOTH = (0.0, 0.6, 0.9, 0.97)
-LEAST_SECONDS, MOST_SECONDS = 2.0, 5.0
-"""Between two pictures of a growing curve: a row of it is some 300 bytes over the line."""
+SMOOTHING = (0.0, 0.6, 0.9, 0.97)
+"""Weights of the exponential moving average that the key cycles through."""
+MIN_SECONDS, MAX_SECONDS = 2.0, 5.0
+"""Between two frames of a growing curve: each row of it sends about 300 bytes to the terminal."""
 
 
 class LossPane(Rows):
-    """Redrawn when a growing curve has come a column further, and only the cells that changed."""
+    """Redraws a growing curve when it has reached another column, and only the cells that changed."""
 
-    def __init__(self, runs: Path, ascii_only: bool = False, id: str | None = None) -> None:
-        super().__init__(id=id)
-        self.runs, self.ascii_only = runs, ascii_only
+    pane_name: ClassVar[str] = "loss"
+
+    def __init__(self, id: str | None = None, classes: str | None = None) -> None:
+        super().__init__(id=id, classes=classes)
+        self.runs: Path | None = None
         self.state: RunState | None = None
         self.earlier: EarlierRun | None = None
-        self.keys: Mapping[str, str] = {}
-        """The user's own."""
         self.view, self.log_axis, self.smoothing = 0, False, 0.0
         self._drawn: object = None
         self._drawn_step, self._drawn_at = 0.0, 0.0
+
+    def show_state(self, state: BenchState) -> None:
+        self.runs, self.state = state.runs, state.run
+        self.redraw()
 
     def redraw(self) -> None:
         width, height = self.content_size.width, self.content_size.height
         if not width or not height:
             return
         if self.state is None:
-            self._drawn = None
-            self.show(welcome(self.keys, width, height))
+            if self._drawn != self.content_size:
+                self._drawn = self.content_size
+                self.show(welcome(app_settings(self).keys, width, height))
             return
         from tui.charts.chart import ChartStyle
         from tui.live.loss_rows import Losses
 
         losses = Losses(self.state, self.view, self.earlier)
         if self._is_due(losses):
-            self.show(losses.rows(width, height, ChartStyle(self.log_axis, self.smoothing, self.ascii_only)))
+            self.show(losses.rows(width, height, ChartStyle(self.log_axis, self.smoothing, app_settings(self).ascii)))
 
     def on_resize(self) -> None:
         self.redraw()
@@ -71,48 +78,50 @@ class LossPane(Rows):
     def action_smooth(self) -> None:
         if self._is_empty():
             return
-        self.smoothing = SMOOTH[(SMOOTH.index(self.smoothing) + 1) % len(SMOOTH)]
+        self.smoothing = SMOOTHING[(SMOOTHING.index(self.smoothing) + 1) % len(SMOOTHING)]
         self.redraw()
 
     def action_earlier(self) -> None:
-        """The next run on offer behind the loss, none after the last. Read in a thread: it may be long."""
+        """Compare with the next earlier run, after the last with none. Read in a thread: its log may be long."""
         if self._is_empty():
             return
         name, after = self.state.name if self.state else "", self.earlier.name if self.earlier else ""
+        runs = self.runs
+        assert runs is not None  # set with the state
 
         def fetch() -> None:
             from tui.live.earlier_runs import read
 
             try:
-                earlier = read(self.runs, name, after)
+                earlier = read(runs, name, after)
             except (UserError, OSError) as error:
                 self.app.call_from_thread(self.app.notify, visible(str(error)), severity="error", markup=False)
                 return
-            self.app.call_from_thread(self._lay_behind, earlier)
+            self.app.call_from_thread(self._set_earlier, earlier)
 
         self.run_worker(fetch, thread=True, exclusive=True, group="earlier")
 
     def _is_empty(self) -> bool:
-        """Whether there is no curve to draw otherwise, which is said."""
+        """Whether there is no curve; a notification then says so."""
         if self.state is None:
-            self.app.notify("no run is shown, so there is no curve yet")
+            self.app.notify("no curve: start or attach a run first")
         return self.state is None
 
-    def _lay_behind(self, earlier: EarlierRun | None) -> None:
+    def _set_earlier(self, earlier: EarlierRun | None) -> None:
         if earlier is None and self.earlier is None:
-            self.app.notify("no earlier run with a loss in this folder", severity="warning")
+            self.app.notify("no earlier run with a loss curve", severity="warning")
         self.earlier, self.view = earlier, 0
         self.redraw()
 
     def _is_due(self, losses: Losses) -> bool:
-        """Whether there is enough news to send: something else to draw, a column more, or a while has gone."""
+        """Whether to redraw: another view, another column, or MAX_SECONDS have passed."""
         state, now = losses.state, time.monotonic()
         step = float(state.step.step) if state.step else 0.0
-        still = (id(state), state.end, state.phase, state.sampled, len(state.validation.buckets))
-        drawn = (still, self.view, self.log_axis, self.smoothing, self.earlier, self.content_size)
+        view = (id(state), state.end, state.phase, state.sampled, len(state.validation.buckets))
+        drawn = (view, self.view, self.log_axis, self.smoothing, self.earlier, self.content_size)
         if drawn == self._drawn and (column := losses.column(self.content_size.width)):
             waited = now - self._drawn_at
-            if waited < LEAST_SECONDS or (step - self._drawn_step < column and waited < MOST_SECONDS):
+            if waited < MIN_SECONDS or (step - self._drawn_step < column and waited < MAX_SECONDS):
                 return False
         self._drawn, self._drawn_step, self._drawn_at = drawn, step, now
         return True

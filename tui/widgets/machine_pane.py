@@ -1,4 +1,4 @@
-"""Cards, memory, power: what the machine does now, and the last five minutes of it."""
+"""GPU memory, load, power and temperature now, and memory over the last five minutes."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from textual.events import MouseScrollDown, MouseScrollUp
 
 from engine.config.text import visible
 from tui.format import size
+from tui.widgets.pane import BenchState
 from tui.widgets.rows import Rows
+from tui.workbench import app_settings
 
-if TYPE_CHECKING:  # the first picture has no sample
+if TYPE_CHECKING:  # imported where they are used: the first frame has no sample
     from tui.live.machine import CardSample, MachineSample
 
 MINUTES = 5
 SIDE_BY_SIDE = 60
-"""Columns from which figures stand beside each other."""
+"""Columns from which figures are shown on one line."""
 BLOCKS = " ▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = " .:-=+*#"
-WHEEL = 3
-"""Lines a turn of the mouse wheel."""
+WHEEL_LINES = 3
+"""Lines per notch of the mouse wheel."""
 
 
 class MachinePane(Rows, can_focus=True):
-    """Fed a sample a second. What does not fit is shortened, then scrolled: by the arrows where it has the focus."""
+    """Takes one sample per second. What does not fit is shortened, then scrolled with the arrow keys."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up", "scroll(-1)", "up", show=False),
@@ -39,20 +41,29 @@ class MachinePane(Rows, can_focus=True):
         Binding("end", "scroll(1000)", "last", show=False),
     ]
 
-    def __init__(self, ascii_only: bool = False, id: str | None = None) -> None:
-        super().__init__(id=id)
-        self.ascii_only = ascii_only
+    pane_name: ClassVar[str] = "machine"
+
+    def __init__(self, id: str | None = None, classes: str | None = None) -> None:
+        super().__init__(id=id, classes=classes)
         self.traces: dict[int, deque[float]] = {}
-        """Card (or -1: the system) -> share of memory used, a second a value."""
+        """GPU index, or -1 for the system -> share of memory used, one value per second."""
         self.planned: int | None = None
-        """Bytes that the run, or what is chosen, was foreseen to take."""
+        """Predicted peak memory of the run or of the selection, in bytes."""
         self.sample: MachineSample | None = None
         self.above = 0
-        """Lines scrolled away."""
+        """Lines above the visible ones."""
+
+    def show_state(self, state: BenchState) -> None:
+        changed, self.planned = state.planned != self.planned, state.planned
+        if state.sample is not None and state.sample is not self.sample:
+            self.feed(state.sample)
+        elif changed:
+            self.redraw()
 
     def feed(self, sample: MachineSample) -> None:
+        """Add a sample to the traces and show it."""
         self.sample = sample
-        shares = [(card.index, card.used, card.total) for card in sample.cards]
+        shares = [(gpu.index, gpu.used, gpu.total) for gpu in sample.cards]
         shares = shares or [(-1, sample.memory_used, sample.memory_total)]
         for index, used, total in shares:
             trace = self.traces.setdefault(index, deque(maxlen=MINUTES * 60))
@@ -63,17 +74,17 @@ class MachinePane(Rows, can_focus=True):
         if self.sample is None:
             return
         width, height = self.content_size.width, self.content_size.height
-        given = (self.sample, width, self.traces, self.planned, self.ascii_only)
-        lines = list(machine_lines(*given))
+        shown = (self.sample, width, self.traces, self.planned, app_settings(self).ascii)
+        lines = list(machine_lines(*shown))
         if len(lines) > height and len(self.sample.cards) > 1:
-            lines = list(machine_lines(*given, short=True))
+            lines = list(machine_lines(*shown, short=True))
         last = max(0, len(lines) - height)
         self.above = min(self.above, last)
         self.show(lines[self.above : self.above + height])
         below = last - self.above
-        said = f"{self.above} lines above, {below} below: tab, then arrows" if last else ""
-        if said != (self.border_subtitle or ""):  # setting it draws the whole pane again
-            self.border_subtitle = said
+        hidden = f"{self.above} lines above, {below} below: tab, then arrows" if last else ""
+        if hidden != (self.border_subtitle or ""):  # setting it redraws the complete pane
+            self.border_subtitle = hidden
 
     def on_resize(self) -> None:
         self.redraw()
@@ -84,11 +95,11 @@ class MachinePane(Rows, can_focus=True):
 
     def on_mouse_scroll_up(self, event: MouseScrollUp) -> None:
         event.stop()
-        self.action_scroll(-WHEEL)
+        self.action_scroll(-WHEEL_LINES)
 
     def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
         event.stop()
-        self.action_scroll(WHEEL)
+        self.action_scroll(WHEEL_LINES)
 
 
 def machine_lines(
@@ -99,47 +110,53 @@ def machine_lines(
     ascii_only: bool,
     short: bool = False,
 ) -> Iterator[Content]:
-    """A block for each card; without one the system's memory, said plainly.
+    """Several lines per GPU; system memory if there is no GPU.
 
-    `short`: ours first, two lines for the rest.
+    `short`: the GPU of the watched run first, two lines for each of the others.
     """
-    ours = next((card.index for card in sample.cards if card.mine is not None), 0)
-    cards = sorted(sample.cards, key=lambda card: card.index != ours) if short else sample.cards
-    for card in cards:
-        if short and card.index != ours:
-            yield from short_lines(card, width, ascii_only)
+    ours = next((gpu.index for gpu in sample.cards if gpu.mine is not None), 0)
+    gpus = sorted(sample.cards, key=lambda gpu: gpu.index != ours) if short else sample.cards
+    for gpu in gpus:
+        if short and gpu.index != ours:
+            yield from short_lines(gpu, width, ascii_only)
         else:
-            mine = planned if card.index == ours else None
-            pool = sample.worker_pool if len(cards) == 1 else None  # of several nobody here knows which is the run's
-            yield from card_lines(card, width, traces.get(card.index, deque()), mine, ascii_only, pool)
+            mine = planned if gpu.index == ours else None
+            pool = sample.worker_pool if len(gpus) == 1 else None  # with several GPUs the run's is unknown here
+            yield from gpu_lines(gpu, width, traces.get(gpu.index, deque()), mine, ascii_only, pool)
     if not sample.cards:
-        for text in textwrap.wrap(f"no card: {visible(sample.why)}", max(10, width), max_lines=2, placeholder=" …"):
+        for text in textwrap.wrap(no_gpu(sample.why), max(10, width), max_lines=3, placeholder=" …"):
             yield Content.styled(text, "$foreground-muted")
         yield from _memory("system", sample.memory_used, sample.memory_total, width, ascii_only)
         own = ("this run", size(sample.worker_rss) if sample.worker_rss else "–")
-        foreseen = ("planned", size(planned) if planned else "–")
-        yield from _pairs([own, foreseen, ("processor", f"{sample.load:.0f} %")], width)
+        predicted = ("planned", size(planned) if planned else "–")
+        yield from _pairs([own, predicted, ("CPU", f"{sample.load:.0f}%")], width)
         yield _trace(traces.get(-1, deque()), width, ascii_only)
 
 
-def card_lines(
-    card: CardSample,
+def no_gpu(reason: str) -> str:
+    """`no GPU detected (NVML not found): showing system memory`."""
+    short = reason.replace("NVML Shared Library Not Found", "NVML not found")
+    return f"no GPU detected ({visible(short)}): showing system memory"
+
+
+def gpu_lines(
+    gpu: CardSample,
     width: int,
     trace: Sequence[float],
     planned: int | None,
     ascii_only: bool,
     pool: int | None = None,
 ) -> Iterator[Content]:
-    """One card; every field it cannot say is a dash. `pool` is the least of this run where the card cannot say it."""
-    name, wide = visible(f"{card.index} {card.name}"), width >= SIDE_BY_SIDE
-    work = f"load {_work(card)}"
+    """One GPU, a dash for every unknown field. `pool` is a lower bound for this run where NVML does not report it."""
+    name, wide = visible(f"{gpu.index} {gpu.name}"), width >= SIDE_BY_SIDE
+    work = f"load {_work(gpu)}"
     gap = " " * max(1, width - len(name) - len(work))
     yield Content.assemble((name, "bold"), gap, work) if wide else Content.styled(name, "bold")
-    yield from _memory("shared memory" if card.shared else "memory", card.used, card.total, width, ascii_only)
-    least = f"≥ {size(pool)}" if pool else "–"
-    own = ("this run", size(card.mine) if card.mine is not None else least)
+    yield from _memory("shared memory" if gpu.shared else "memory", gpu.used, gpu.total, width, ascii_only)
+    at_least = f"≥ {size(pool)}" if pool else "–"
+    own = ("this run", size(gpu.mine) if gpu.mine is not None else at_least)
     yield from _pairs([own, *([("planned", size(planned))] if planned else [])], width)
-    for other in card.others:
+    for other in gpu.others:
         yield _pair(
             f"{other.pid} {visible(other.name)}", size(other.bytes) if other.bytes else "n/a", width, "$text-warning"
         )
@@ -148,27 +165,27 @@ def card_lines(
     yield _trace(trace, width, ascii_only)
 
 
-def short_lines(card: CardSample, width: int, ascii_only: bool) -> Iterator[Content]:
-    """A card that is not ours, where there are many: what it is and does, and how full it is."""
-    work = _work(card)
-    name = visible(f"{card.index} {card.name}", max(8, width - len(work) - 2))
+def short_lines(gpu: CardSample, width: int, ascii_only: bool) -> Iterator[Content]:
+    """Another GPU in two lines: name and load, then memory in use."""
+    work = _work(gpu)
+    name = visible(f"{gpu.index} {gpu.name}", max(8, width - len(work) - 2))
     yield _pair(name, work, width)
-    used = f" {size(card.used)}"
-    share = card.used / card.total if card.total and card.used is not None else 0.0
+    used = f" {size(gpu.used)}"
+    share = gpu.used / gpu.total if gpu.total and gpu.used is not None else 0.0
     bar = _bar(share, max(1, width - len(used)), ascii_only)
-    yield Content.assemble(bar, (used, "$text-warning" if card.others else ""))
+    yield Content.assemble(bar, (used, "$text-warning" if gpu.others else ""))
 
 
-def _work(card: CardSample) -> str:
+def _work(gpu: CardSample) -> str:
     """Load, power, temperature."""
-    load = "–" if card.load is None else f"{card.load} %"
-    power = "–" if card.power is None else f"{card.power:.0f} W"
-    heat = "–" if card.temperature is None else f"{card.temperature} °C"
+    load = "–" if gpu.load is None else f"{gpu.load}%"
+    power = "–" if gpu.power is None else f"{gpu.power:.0f} W"
+    heat = "–" if gpu.temperature is None else f"{gpu.temperature} °C"
     return f"{load}  {power}  {heat}"
 
 
 def _memory(name: str, used: int | None, total: int | None, width: int, ascii_only: bool) -> Iterator[Content]:
-    """In figures and as a bar: below each other, or on one line where the pane is low and wide."""
+    """Memory in use as figures and as a bar, on one line if the pane is wide."""
     figures = f"{size(used)} of {size(total)}" if total else "–"
     if width < SIDE_BY_SIDE or not total or used is None:
         yield _pair(name, figures, width)
@@ -181,15 +198,15 @@ def _memory(name: str, used: int | None, total: int | None, width: int, ascii_on
 
 
 def _bar(share: float, width: int, ascii_only: bool) -> Content:
-    """How full."""
-    full = min(width, round(share * width))
+    """A bar filled by `share`."""
+    filled = min(width, round(share * width))
     done, rest = ("#", "-") if ascii_only else ("█", "░")
     style = "$text-error" if share > 0.95 else "$primary"
-    return Content.assemble((done * full, style), (rest * (width - full), "$foreground-muted"))
+    return Content.assemble((done * filled, style), (rest * (width - filled), "$foreground-muted"))
 
 
 def _pairs(pairs: Sequence[tuple[str, str]], width: int) -> Iterator[Content]:
-    """A line each, or all on one where the pane is low and wide."""
+    """One line per pair, or all on one line if the pane is wide."""
     if width < SIDE_BY_SIDE:
         yield from (_pair(name, value, width) for name, value in pairs)
         return
@@ -203,7 +220,7 @@ def _pair(name: str, value: str, width: int, style: str = "") -> Content:
 
 
 def _trace(shares: Sequence[float], width: int, ascii_only: bool) -> Content:
-    """The last minutes in as many columns as there are; the highest of each."""
+    """The last minutes as a row of blocks: the highest share of each column."""
     blocks = ASCII_BLOCKS if ascii_only else BLOCKS
     values = list(shares)
     per = max(1, -(-MINUTES * 60 // max(1, width)))

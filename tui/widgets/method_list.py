@@ -1,4 +1,4 @@
-"""The three methods: what each trains, what it will take of the memory there is, and why one would choose it."""
+"""The list of methods: predicted memory, whether it fits, what is trained, and when to use it."""
 
 from __future__ import annotations
 
@@ -14,58 +14,58 @@ from engine.config.text import visible
 from tui.choice import MARK
 from tui.format import count, size
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imported where it is used: the first frame has no forecast
     from tui.preview.memory_forecast import MethodForecast
 
 NARROW = 28
-"""Columns below which `does not fit` is written shorter."""
+"""Columns below which `does not fit` is abbreviated."""
 DETAILED = 9
-"""Rows from which every method has three."""
+"""Rows of the list from which each method takes three rows."""
 
 
 class MethodList(OptionList):
-    """One method a row, or three rows where there is room."""
+    """One row per method, or three if the list is high enough."""
 
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id, compact=True)
-        self.found: Sequence[MethodForecast] = ()
-        self.chosen = LORA.name
+        self.forecasts: Sequence[MethodForecast] = ()
+        self.selected = LORA.name
         self._shown: object = None
 
-    def show_forecasts(self, found: Sequence[MethodForecast], chosen: str) -> None:
-        """Replace what is said of the methods; the chosen one is highlighted."""
-        self.found, self.chosen = found, chosen
+    def show_forecasts(self, forecasts: Sequence[MethodForecast], selected: str) -> None:
+        """Replace the forecasts and highlight the selected method."""
+        self.forecasts, self.selected = forecasts, selected
         from tui.preview.memory_forecast import label
 
-        if self.border_subtitle != label(found):  # setting it draws the whole pane again
-            self.border_subtitle = label(found)
+        if self.border_subtitle != label(forecasts):  # setting it redraws the complete pane
+            self.border_subtitle = label(forecasts)
         self._fill()
 
     def on_resize(self) -> None:
         self._fill()
 
     def _fill(self) -> None:
-        if not self.found:
+        if not self.forecasts:
             return
         width, detailed = self.content_size.width, self.content_size.height >= DETAILED
-        texts = [method_text(one, one.method == self.chosen, width, detailed) for one in self.found]
+        texts = [method_text(one, one.method == self.selected, width, detailed) for one in self.forecasts]
         shown = [(text.plain, text.spans) for text in texts]
         if shown == self._shown:
-            return  # the room changes by the second, what is said of it seldom
+            return  # the budget changes every second, the text seldom
         self._shown = shown
-        self.set_options(Option(text, id=one.method) for text, one in zip(texts, self.found, strict=True))
-        self.highlighted = list(method_names()).index(self.chosen)
+        self.set_options(Option(text, id=one.method) for text, one in zip(texts, self.forecasts, strict=True))
+        self.highlighted = list(method_names()).index(self.selected)
 
 
-def method_text(one: MethodForecast, taken: bool, width: int, detailed: bool) -> Content:
-    """`▸LoRA   5.94 GiB fits`, and below it what it trains and why."""
-    return Content("\n").join(_lines(one, taken, width, detailed))
+def method_text(one: MethodForecast, selected: bool, width: int, detailed: bool) -> Content:
+    """`▸LoRA   5.94 GiB fits`, and below it what is trained and when to use it."""
+    return Content("\n").join(_lines(one, selected, width, detailed))
 
 
-def _lines(one: MethodForecast, taken: bool, width: int, detailed: bool) -> Iterator[Content]:
+def _lines(one: MethodForecast, selected: bool, width: int, detailed: bool) -> Iterator[Content]:
     from tui.preview.memory_forecast import STYLES
 
-    name = f"{MARK if taken else ' '}{method_title(one.method):<5}"
+    name = f"{MARK if selected else ' '}{method_title(one.method):<5}"
     if one.estimate is None:
         yield Content.assemble((f"{name} ", "bold"), (visible(one.why or "unknown"), "$foreground-muted"))
     else:

@@ -1,4 +1,4 @@
-"""Every preset with the key that selects it; a broken one stands among them and harms nothing."""
+"""The list of presets, each with the number key that selects it; an invalid one is listed as such."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class PresetList(OptionList):
-    """Shows the chosen one highlighted."""
+    """Highlights the selected preset."""
 
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id, compact=True)
@@ -25,22 +25,22 @@ class PresetList(OptionList):
     def on_resize(self) -> None:
         self.call_after_refresh(self.scroll_to_highlight)
 
-    def show_presets(self, listed: Sequence[PresetEntry], chosen: str) -> None:
-        """Replace the list."""
+    def show_presets(self, listed: Sequence[PresetEntry], selected: str) -> None:
+        """Replace the list and highlight the selected preset."""
         names = [one.name for one in listed]
-        prompts = [preset_text(one, one.name == chosen) for one in listed]
+        prompts = [preset_text(one, one.name == selected) for one in listed]
         shown = [(option.id, str(option.prompt)) for option in self.options]
         if shown != [(name, prompt.plain) for name, prompt in zip(names, prompts, strict=True)]:
             self.set_options(Option(prompt, id=name) for name, prompt in zip(names, prompts, strict=True))
-        if chosen in names:
-            self.highlighted = names.index(chosen)
+        if selected in names:
+            self.highlighted = names.index(selected)
 
 
-def preset_text(one: PresetEntry, taken: bool = False) -> Content:
-    """`▸2 LoRA · demo`, or what cannot be read."""
-    mark = MARK if taken else " "
+def preset_text(one: PresetEntry, selected: bool = False) -> Content:
+    """`▸2 LoRA · demo`, or that the preset is invalid."""
+    mark = MARK if selected else " "
     if one.preset is None:
-        return Content.styled(visible(f"{mark}! {one.name}: broken"), "$text-error")
+        return Content.styled(visible(f"{mark}! {one.name}: invalid"), "$text-error")
     values = one.preset.values
     text = visible(f"{mark}{one.slot or ' '} {values.get('title') or one.name}")
-    return Content.styled(text, "bold" if taken else "")
+    return Content.styled(text, "bold" if selected else "")

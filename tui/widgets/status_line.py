@@ -1,4 +1,4 @@
-"""What the run is doing, how far, how fast, how long; or what went wrong and what to do next."""
+"""The status line: phase, step, loss, speed and time left of a run; or how it ended and what to do next."""
 
 from __future__ import annotations
 
@@ -13,63 +13,71 @@ from tui.charts.bar import Part, bar
 from tui.commands import key_of
 from tui.format import duration, number
 
-if TYPE_CHECKING:  # the first picture has no run
+if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from engine.runs import events
     from tui.live.run_state import RunState
 
-BAR = 18
-SILENT = "without a word: killed, or the machine ran out of memory"
+BAR_WIDTH = 18
+SILENT_EXIT = "no error message: the worker was killed, or the machine ran out of memory"
 TITLES = {"failed": "failed", "out_of_memory": "out of memory", "diverged": "diverged", "stopped": "stopped"}
 
 
 def status(
     state: RunState | None,
     live: bool | None,
-    died: str | None,
+    last_output: str | None,
     width: int = 200,
     keys: Mapping[str, str] | None = None,
     ascii_only: bool = False,
     paused: bool = False,
-    gone: bool = False,
-    has_card: bool = False,
+    deleted: bool = False,
+    has_device: bool = False,
 ) -> Content:
-    """One line while all is well; where a run has ended, what happened in at most two and the next thing to do.
+    """One line for a running run; for an ended one, what happened in at most two lines and the keys that help now.
 
-    `died` is how the output ends of a worker that went without an end, `keys` the user's own; `gone`: the run's
-    directory was deleted; `has_card`: its turn has come, of which it says nothing before its first phase.
+    `last_output`: the last line printed by a worker that exited without an `end` event, None for every other run.
+    `keys`: the user's own. `deleted`: the run's directory was deleted. `has_device`: it is first in the device queue,
+    which its events tell only with the next phase.
     """
     own = keys or {}
     if state is None:
-        say = f"ready: 1-9 preset, {key_of('bench.start', own)} starts, {key_of('bench.runs', own)} runs, "
-        return Content.styled(f"{say}{key_of('app.help', own)} every key", "$foreground-muted")
-    if gone:
+        text = f"ready: 1-9 preset, {key_of('bench.start', own)} start, {key_of('bench.runs', own)} runs, "
+        return Content.styled(f"{text}{key_of('app.help', own)} all keys", "$foreground-muted")
+    if deleted:
         todo = f"{key_of('bench.start', own)} start another   {key_of('bench.runs', own)} runs"
-        return _ended("gone", "its directory has been deleted", "$text-error", todo, width)
-    if died is not None:
-        phase = f"in phase {state.phase}, " if state.phase else ""
-        said = f"its last words: {died}" if died else f"{phase}{SILENT}"
-        return _ended("died", said, "$text-error", _next(state, "died", own), width)
+        return _ended("run deleted", "its directory no longer exists", "$text-error", todo, width)
+    if last_output is not None:
+        phase = f" in phase {state.phase}" if state.phase else ""
+        reason = f"last log line: {last_output}" if last_output else SILENT_EXIT
+        return _ended(
+            "died", f"worker exited unexpectedly{phase}; {reason}", "$text-error", _next(state, "died", own), width
+        )
     if state.end is not None and state.end.status == "stopped" and paused:
-        kept = f"at step {state.checkpoint.step}" if state.checkpoint else "before its first step"
-        return _ended("paused", f"{kept}; it holds no card", "$text-warning", _next(state, "stopped", own), width)
+        where = f"checkpoint at step {state.checkpoint.step}" if state.checkpoint else "before the first step"
+        return _ended("paused", f"{where}; uses no GPU", "$text-warning", _next(state, "stopped", own), width)
     if state.end is not None:
         return _end(state, state.end, own, width)
-    if state.phase == "waiting" and has_card:
+    if state.phase == "waiting" and has_device:
         return Content.styled("starting", "bold")
     if state.phase == "waiting":
-        return Content.styled(f"waiting its turn: {visible(state.note)}", "$text-warning")
-    worker = "  (no worker)" if live is False else "  (pausing)" if paused else ""
-    return Content.assemble(*_running(state, ascii_only, width - len(worker)), (worker, "$foreground-muted"))
+        return Content.styled(f"waiting in the queue: {visible(state.note)}", "$text-warning")
+    suffix = "  (no worker)" if live is False else "  (pausing)" if paused else ""
+    return Content.assemble(*_running(state, ascii_only, width - len(suffix)), (suffix, "$foreground-muted"))
 
 
 def _running(state: RunState, ascii_only: bool, width: int) -> list[Part]:
-    """Phase, step, bar, loss, speed, time left; the bar gives way where there is little room."""
+    """Phase, step, bar, loss, speed, time left; the bar is shortened where the line is too long."""
     parts: list[Part] = [(state.phase or "starting", "bold")]
     step, progress = state.step, state.progress
     if progress is not None and progress.total:
         share = min(1.0, progress.done / progress.total)
-        said = f"  {visible(progress.text, 40)} {progress.done:,} of {progress.total:,} rows "
-        return [*parts, (said, ""), *bar(share, min(BAR, width - len(said) - 12), ascii_only), (f" {share:.0%}", "")]
+        rows = f"  {visible(progress.text, 40)} {progress.done:,} of {progress.total:,} rows "
+        return [
+            *parts,
+            (rows, ""),
+            *bar(share, min(BAR_WIDTH, width - len(rows) - 12), ascii_only),
+            (f" {share:.0%}", ""),
+        ]
     if step is None or state.phase != "training":
         return parts
     share = step.step / max(1, step.steps)
@@ -79,10 +87,10 @@ def _running(state: RunState, ascii_only: bool, width: int) -> list[Part]:
     elif state.loss.latest is not None:
         parts.append((f"  loss {number(state.loss.latest)}", "$primary"))
     left = state.left()
-    parts.append((f"  {step.tokens_per_second:,.0f} tok/s", ""))
+    parts.append((f"  {step.tokens_per_second:,.0f} tokens/s", ""))
     parts.append((f"  {duration(left)} left" if left is not None else "", ""))
-    room = min(BAR, width - sum(len(text) for text, _ in parts))
-    return [*parts[:2], *bar(share, room, ascii_only), *parts[2:]]
+    bar_width = min(BAR_WIDTH, width - sum(len(text) for text, _ in parts))
+    return [*parts[:2], *bar(share, bar_width, ascii_only), *parts[2:]]
 
 
 def _end(state: RunState, end: events.End, own: Mapping[str, str], width: int) -> Content:
@@ -94,7 +102,7 @@ def _end(state: RunState, end: events.End, own: Mapping[str, str], width: int) -
 
 
 def _score(state: RunState) -> str:
-    """What it was before and is now, on the test rows."""
+    """Scores on the test rows before and after training."""
     before, after = state.before, state.after
     if after is None:
         return ""
@@ -109,20 +117,18 @@ def _score(state: RunState) -> str:
 
 
 def _next(state: RunState, how: str, own: Mapping[str, str]) -> str:
-    """The keys that help now."""
+    """The keys that help after a run ended as `how`."""
     start, runs = key_of("bench.start", own), key_of("bench.runs", own)
     if how == "finished":
-        return f"{runs} compare it with other runs   {key_of('bench.ladder', own)} ladder   {start} start another"
+        return f"{runs} compare with other runs   {key_of('bench.ladder', own)} ladder   {start} start another"
     if state.error is not None and state.error.user:
-        return f"mend that, then {start} start it again   {key_of('bench.config', own)} its configuration"
-    kept = state.checkpoint
-    where = f"go on from step {kept.step}" if kept else "start it again from the beginning"
-    printed = "" if how == "stopped" else f"   {key_of('bench.output', own)} what it printed"
-    return f"{key_of('bench.resume', own)} {where}{printed}   {start} start another"
+        return f"fix the problem, then {start} start again   {key_of('bench.config', own)} configuration"
+    resume = f"resume from step {state.checkpoint.step}" if state.checkpoint else "restart from the first step"
+    output = "" if how == "stopped" else f"   {key_of('bench.output', own)} worker output"
+    return f"{key_of('bench.resume', own)} {resume}{output}   {start} start another"
 
 
-def _ended(what: str, said: str, style: str, todo: str, width: int) -> Content:
-    """What happened, cut to two lines, and a line of what to do."""
-    room = max(20, 2 * width - len(what) - 8)
-    text = f": {visible(said, room)}" if said else ""
-    return Content.assemble((what, f"bold {style}"), (text, style), ("\n", ""), (todo, "$foreground-muted"))
+def _ended(outcome: str, reason: str, style: str, todo: str, width: int) -> Content:
+    """The outcome and its reason, cut to two lines, then a line with what to do."""
+    text = f": {visible(reason, max(20, 2 * width - len(outcome) - 8))}" if reason else ""
+    return Content.assemble((outcome, f"bold {style}"), (text, style), ("\n", ""), (todo, "$foreground-muted"))

@@ -1,4 +1,4 @@
-"""A line to type a word into, for filtering or finding; not there until it is asked for."""
+"""The input line for filtering and finding in the log; hidden until needed."""
 
 from __future__ import annotations
 
@@ -8,49 +8,50 @@ from textual import on
 from textual.binding import Binding, BindingType
 from textual.widgets import Input
 
-from tui.widgets.log_pane import Word
+from tui.widgets.log_pane import WordEntered
 
-ASKS = {"filter": "only lines that hold …", "find": "find, from the newest line up …"}
+PLACEHOLDERS = {"filter": "show only lines that contain …", "find": "find a word, from the latest line up …"}
 WHILE_TYPING = ("filter",)
-"""What follows every letter; the rest waits for enter."""
+"""Purposes that follow every key press; the others wait for enter."""
 
 
 class WordInput(Input):
-    """Shown by `ask`; enter takes the word, escape takes none."""
+    """Shown by `ask`; enter takes the word, escape clears it."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "give_up", "none", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "cancel", show=False)]
     DEFAULT_CSS = "WordInput { height: 1; border: none; display: none; }"
 
     def __init__(self, id: str = "word") -> None:
         super().__init__(id=id, compact=True)
-        self.what = "filter"
+        self.purpose = "filter"
         self._words: dict[str, str] = {}
+        """Purpose -> the word in effect."""
 
-    def ask(self, what: str) -> None:
-        """Begin with the word that holds now."""
-        self.what = what
+    def ask(self, purpose: str) -> None:
+        """Show the input with the word in effect."""
+        self.purpose = purpose
         with self.prevent(Input.Changed):
-            self.value = self._words.get(what, "")
-        self.placeholder, self.display = ASKS[what], True
-        self.screen.set_focus(self)  # at once: what is typed ahead is meant for it
+            self.value = self._words.get(purpose, "")
+        self.placeholder, self.display = PLACEHOLDERS[purpose], True
+        self.screen.set_focus(self)  # at once: keys typed ahead are meant for it
 
-    def action_give_up(self) -> None:
-        self._tell("", done=True)
+    def action_cancel(self) -> None:
+        self._post_word("", done=True)
 
     @on(Input.Changed)
-    def _typed(self, event: Input.Changed) -> None:
+    def _changed(self, event: Input.Changed) -> None:
         event.stop()
-        if self.what in WHILE_TYPING:
-            self._tell(event.value, done=False)
+        if self.purpose in WHILE_TYPING:
+            self._post_word(event.value, done=False)
 
     @on(Input.Submitted)
-    def _entered(self, event: Input.Submitted) -> None:
+    def _submitted(self, event: Input.Submitted) -> None:
         event.stop()
-        self._tell(event.value, done=True)
+        self._post_word(event.value, done=True)
 
-    def _tell(self, word: str, done: bool) -> None:
-        self._words[self.what] = word
+    def _post_word(self, word: str, done: bool) -> None:
+        self._words[self.purpose] = word
         if done:
             self.display = False
-            self.screen.set_focus(None)  # at once: what was typed ahead is meant for the bench
-        self.post_message(Word(self.what, word, done))
+            self.screen.set_focus(None)  # at once: keys typed ahead are meant for the bench
+        self.post_message(WordEntered(self.purpose, word, done))

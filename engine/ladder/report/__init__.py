@@ -1,16 +1,16 @@
-"""A ladder's report: one HTML page, and the same in Markdown, beside `ladder.json`."""
+"""A ladder's report: one HTML page, and the same in Markdown, next to `ladder.json`."""
 
 from __future__ import annotations
 
 from engine.config.files import write_atomically
 from engine.ladder.report import markdown, page
-from engine.ladder.report.material import gather
+from engine.ladder.report.report_data import load_report_data
 from engine.runs.ladder import Ladder
 from engine.runs.ladder_dir import LadderDir
 
 
 def write(ladder_dir: LadderDir, ladder: Ladder) -> None:
-    """`report.html` and `report.md`, each whole or not at all. Raises OSError where they cannot be written."""
-    material = gather(ladder_dir, ladder)
-    write_atomically(ladder_dir.page, page.render(material).encode())
-    write_atomically(ladder_dir.markdown, markdown.render(material).encode())
+    """Write `report.html` and `report.md`, each atomically. Raises OSError if they cannot be written."""
+    data = load_report_data(ladder_dir, ladder)
+    write_atomically(ladder_dir.page, page.render(data).encode())
+    write_atomically(ladder_dir.markdown, markdown.render(data).encode())

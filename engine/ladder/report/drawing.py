@@ -1,4 +1,4 @@
-"""A blank figure in the report's manner, and the axes' ticks: nothing that does not carry a number."""
+"""Blank figures in the report's style, their ticks and legends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine.config.text import visible
-from engine.ladder.format import rung
+from engine.ladder.format import rung_title
 from engine.ladder.report.palette import INK, MUTED, PAPER, RULE, Style
 
 if TYPE_CHECKING:
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH, HEIGHT = 400, 290
-"""In CSS pixels where the page gives a figure exactly its own width."""
+"""CSS pixels, if the page shows the figure at its own width."""
 SECONDS = (("s", 1.0), ("min", 60.0), ("h", 3600.0))
 BYTES = (("MiB", 2.0**20), ("GiB", 2.0**30))
 TOKENS = (("tokens", 1.0), ("thousand tokens", 1e3), ("million tokens", 1e6), ("billion tokens", 1e9))
-LINE = 17
-"""Pixels a further row of names takes."""
+LEGEND_ROW = 17
+"""Height of another row of the legend in pixels."""
 LOG_FROM = 8.0
-"""Largest over smallest value from which an axis is logarithmic."""
-_LOOK: Any = {
-    "figure.dpi": 72,  # a point is then a pixel
+"""Ratio of the largest to the smallest value from which an axis is logarithmic."""
+_STYLE: Any = {
+    "figure.dpi": 72,  # so that a point is a pixel
     "font.size": 12,
-    "font.family": "DejaVu Sans",  # measured with matplotlib's own, shown in the page's
+    "font.family": "DejaVu Sans",  # used to measure text; the page shows its own font
     "text.parse_math": False,  # a dollar sign in a name is a dollar sign
     "text.color": INK,
     "axes.edgecolor": MUTED,
@@ -59,8 +59,8 @@ _LOOK: Any = {
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A figure and what has to be known to read it."""
+class ReportFigure:
+    """A figure with its title and caption."""
 
     title: str
     svg: str
@@ -68,12 +68,12 @@ class Drawn:
 
 
 @contextmanager
-def blank(x: str, y: str) -> Iterator[tuple[Figure, Axes]]:
-    """A figure with one pair of axes. The y axis is named above it, where it reads without turning the head."""
-    import matplotlib
+def new_figure(x: str, y: str) -> Iterator[tuple[Figure, Axes]]:
+    """A figure with one pair of axes. The label of the y axis is horizontal, above it."""
+    import matplotlib  # inside functions: a ladder's process and the torch-free tests need it only for a report
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_LOOK):
+    with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
         axes = figure.add_axes(_place(HEIGHT))
         axes.set_xlabel(x)
@@ -82,20 +82,20 @@ def blank(x: str, y: str) -> Iterator[tuple[Figure, Axes]]:
 
 
 def legend(figure: Figure, styles: dict[str, Style], names: Sequence[str], marker: bool) -> None:
-    """Names with their marker or line, along the top; for a second row of names the figure grows."""
+    """A legend along the top, with markers or lines; the figure grows with its rows."""
     from matplotlib.lines import Line2D
 
-    labels = [f" {visible(rung(name), 22)}" for name in names]  # a name that begins with _ would be left out
+    labels = [f" {visible(rung_title(name), 22)}" for name in names]  # matplotlib leaves out labels that start with _
     columns = max(1, min(len(names), 50 // (max(map(len, labels)) + 6)))
-    height = HEIGHT + LINE * (math.ceil(len(names) / columns) - 1)
+    height = HEIGHT + LEGEND_ROW * (math.ceil(len(names) / columns) - 1)
     figure.set_size_inches(WIDTH / 72, height / 72)
     for axes in figure.axes:
         axes.set_position(_place(height))
     handles = [
-        Line2D([], [], color=look.colour, marker=look.marker, linestyle="")
+        Line2D([], [], color=style.color, marker=style.marker, linestyle="")
         if marker
-        else Line2D([], [], color=look.colour, linestyle=(0, look.dash) if look.dash else "-")
-        for look in (styles[name] for name in names)
+        else Line2D([], [], color=style.color, linestyle=(0, style.dash) if style.dash else "-")
+        for style in (styles[name] for name in names)
     ]
     figure.legend(
         handles,
@@ -110,17 +110,17 @@ def legend(figure: Figure, styles: dict[str, Style], names: Sequence[str], marke
 
 
 def _place(height: float) -> tuple[float, float, float, float]:
-    """Of the axes: left, bottom, width and height as shares of a figure `height` pixels high."""
+    """Position of the axes: left, bottom, width and height as shares of a figure of `height` pixels."""
     return 0.13, 45 / height, 0.84, 194 / height
 
 
 def ticks(axis: Axis, values: Sequence[float], log: bool = False) -> None:
-    """Few ticks at round numbers, written plainly."""
+    """A few ticks at round numbers, without exponents."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     if log:
-        near = max(values) / min(values) < 40
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if near else (1.0,)))
+        narrow = max(values) / min(values) < 40
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
         axis.set_minor_locator(NullLocator())
     else:
         axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
@@ -128,9 +128,10 @@ def ticks(axis: Axis, values: Sequence[float], log: bool = False) -> None:
 
 
 def wants_log(values: Sequence[float]) -> bool:
+    """Whether the values cover a range that needs a logarithmic axis."""
     return bool(values) and min(values) > 0 and max(values) / min(values) >= LOG_FROM
 
 
 def unit(largest: float, units: Sequence[tuple[str, float]]) -> tuple[str, float]:
-    """The largest unit in which the value is at least 2, else the smallest."""
+    """The largest unit in which the value is at least 2, else the smallest unit."""
     return next((u for u in reversed(units) if largest >= 2 * u[1]), units[0])

@@ -1,4 +1,4 @@
-"""The report as one HTML file: no script, no request, every foreign string literal text."""
+"""The report as one HTML file without scripts and requests; text from files and models is escaped."""
 
 from __future__ import annotations
 
@@ -11,41 +11,45 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from engine.config.metric_specs import metric_spec
-from engine.ladder.format import percent, rung, score, whole
-from engine.ladder.report import cost, kept, record, words
-from engine.ladder.report.material import Material, figures
+from engine.ladder.format import integer, percent, rung_title, score
+from engine.ladder.report import captions, cost_tables, quality_tables, record
+from engine.ladder.report.report_data import ReportData, figures
 from engine.ladder.report.samples import Answer, value
 
-HERE = Path(__file__).parent
-OPEN = 6
+FOLDER = Path(__file__).parent
+OPEN_SAMPLES = 6
 """Samples shown unfolded."""
 
 
-def render(material: Material) -> str:
-    """The page's text."""
-    ladder = material.ladder
-    drawn, undrawn = figures(material)
+def render(data: ReportData) -> str:
+    """The HTML of the page."""
+    ladder = data.ladder
+    drawn, missing = figures(data)
     return (
         _environment()
         .get_template("page.html.jinja")
         .render(
             ladder=ladder,
-            styles=material.styles,
-            tables=[kept.quality(ladder), cost.time_and_money(ladder), cost.memory_and_size(ladder)],
-            by_seed=kept.by_seed(ladder),
-            comparisons=kept.comparisons(ladder),
+            styles=data.styles,
+            tables=[
+                quality_tables.quality(ladder),
+                cost_tables.time_and_price(ladder),
+                cost_tables.memory_and_size(ladder),
+            ],
+            by_seed=quality_tables.by_seed(ladder),
+            comparisons=quality_tables.comparisons(ladder),
             figures=drawn,
-            undrawn=undrawn,
-            samples=material.samples,
+            missing=missing,
+            samples=data.samples,
             metric=ladder.work.metric if ladder.work else "loss",
-            problems=material.problems,
+            problems=data.problems,
             work=record.work(ladder),
             differing=record.differing(ladder),
-            shared=record.two_columns("The configuration all rungs share", ladder.config),
+            shared=record.two_columns(record.SHARED_SETTINGS, ladder.config),
             runs=record.runs(ladder),
             versions=record.two_columns("Versions", ladder.versions),
             machine=record.machine(ladder),
-            commands=record.commands(material.directory, ladder),
+            commands=record.commands(data.directory, ladder),
         )
     )
 
@@ -53,7 +57,7 @@ def render(material: Material) -> str:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(HERE),
+        loader=FileSystemLoader(FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_literal,
@@ -61,11 +65,11 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals |= {
-        "css": Markup((HERE / "page.css").read_text("utf-8")),
-        "words": words,
-        "rung": rung,
-        "whole": whole,
-        "open_samples": OPEN,
+        "css": Markup((FOLDER / "page.css").read_text("utf-8")),
+        "captions": captions,
+        "rung_title": rung_title,
+        "integer": integer,
+        "open_samples": OPEN_SAMPLES,
         "svg": Markup,
         "marks": marks,
     }
@@ -74,18 +78,18 @@ def _environment() -> Environment:
 
 
 def _literal(text: Any) -> Any:
-    """What every `{{ … }}` goes through before it is escaped: control characters become visible, lines stay lines."""
-    return words.shown(text) if isinstance(text, str) and not isinstance(text, Markup) else text
+    """Applied to every `{{ … }}` before escaping: makes control characters visible and keeps line breaks."""
+    return captions.shown(text) if isinstance(text, str) and not isinstance(text, Markup) else text
 
 
 def unbroken(text: str) -> str:
-    """The text with its numbers kept beside their units at a line's end."""
-    units = r"%|×|s|points|[KMGT]iB|k?J|kWh|[kMB]|[A-Z]{3}"
+    """The text with no-break spaces between numbers and units."""
+    units = r"s|points|nats/token|[KMGT]iB|k?J|kWh|[A-Z]{3}"
     return re.sub(rf"(?<=\d) (?=(?:{units})(?![\w]))", "\u00a0", text)
 
 
 def marks(answers: list[Answer], metric: str) -> str:
-    """The scores of a rung's seeds on one item."""
+    """The scores of a rung's seeds on one test item."""
     spec = metric_spec(metric)
     values = [value(answer, metric) for answer in answers]
     texts = [percent(v, 0) if spec.is_share else score(v, metric) for v in values if v is not None]

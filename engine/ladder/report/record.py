@@ -1,4 +1,4 @@
-"""What was run and with what: enough to judge the comparison, and to do it again."""
+"""The report's configuration and runs, and the commands that reproduce them."""
 
 from __future__ import annotations
 
@@ -10,60 +10,61 @@ from typing import Any
 from engine.config.errors import UserError
 from engine.config.preset import flatten
 from engine.config.preset_library import effective
-from engine.ladder.format import ABSENT, loss, rate, rung, seconds, size, whole
-from engine.ladder.report.kept import WHY
+from engine.ladder.format import ABSENT, integer, loss, rate, rung_title, seconds, size
+from engine.ladder.report.quality_tables import STATUS_TEXTS
 from engine.ladder.report.table import Cell, Column, Line, Table, cell, plain
 from engine.runs.account import columns_in_short, rows_in_short
 from engine.runs.ladder import BASES, Ladder, LadderRun
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir, read_frozen
 
-KINDS = {"probe": "probe", "trial": "rate trial", "run": "run"}
-UNSAID = ("title", "about", "slot", "method")
-"""Keys that a command does not need to repeat."""
+KINDS = {"probe": "probe", "trial": "learning-rate trial", "run": "run"}
+SHARED_SETTINGS = "Settings shared by all rungs"
+NOT_SETTINGS = ("title", "about", "slot", "method")
+"""Keys that `ftbench run` needs no --set for."""
 
 
 def folder(ladder_dir: LadderDir, entry: LadderRun) -> RunDir | None:
-    """The entry's run, None where it has none."""
+    """The entry's run directory; None if it has none."""
     return RunDir(ladder_dir.runs / entry.run) if entry.run else None
 
 
 def work(ladder: Ladder) -> Table | None:
-    """What all rungs do alike."""
+    """Data, model and training that all rungs share."""
     facts = ladder.work
     if facts is None:
         return None
-    rows = f"{whole(facts.train)} train, {whole(facts.validation)} validation, {whole(facts.test)} test items"
+    rows = f"{integer(facts.train)} train, {integer(facts.validation)} validation, {integer(facts.test)} test items"
     pairs = {
         "model": facts.model,
         "data": facts.data,
         **({"columns": columns_in_short(facts.columns)} if facts.columns else {}),
-        **({"rows of the data": rows_in_short(facts.account)} if facts.account else {}),
+        **({"rows read": rows_in_short(facts.account)} if facts.account else {}),
         "rows": rows,
-        "tokens in the training rows": whole(facts.tokens),
-        "optimizer steps": f"{whole(facts.steps)} of {whole(facts.batch)} rows",
+        "tokens in the training rows": integer(facts.tokens),
+        "optimizer steps": f"{integer(facts.steps)}, batch size {integer(facts.batch)}",
         "metric": facts.metric,
         "seeds": ", ".join(map(str, ladder.seeds)),
         "split version": facts.split_version,
         **{
-            f"{pair.split('/')[0]} rows also in training, of {whole(found.of)}": ", ".join(
-                f"{name} {figure}" for name, figure in found.figures()
+            f"{pair.split('/')[0]} rows also in training, of {integer(overlap.of)}": ", ".join(
+                f"{name} {figure}" for name, figure in overlap.figures()
             )
-            for pair, found in facts.overlap.items()
+            for pair, overlap in facts.overlap.items()
         },
-        **{f"fingerprint of the {name}": value for name, value in facts.fingerprints.items()},
+        **{f"fingerprint: {name}": value for name, value in facts.fingerprints.items()},
     }
-    return two_columns("The work all rungs share", pairs)
+    return two_columns("Data, model and training shared by all rungs", pairs)
 
 
 def two_columns(title: str, pairs: Mapping[str, Any]) -> Table:
-    """Names and values."""
+    """A table of names and values."""
     lines = [Line(Cell(name), plain([value_text(value)])) for name, value in pairs.items()]
     return Table(title, "", [Column("", words=True)], lines)
 
 
 def differing(ladder: Ladder) -> Table | None:
-    """Configuration keys in which the rungs differ."""
+    """Settings in which the rungs differ."""
     if not ladder.differs:
         return None
     rungs = [row.name for row in ladder.rows if row.name not in BASES]
@@ -72,10 +73,13 @@ def differing(ladder: Ladder) -> Table | None:
         Line(Cell(key), plain([value_text(values[name]) if name in values else ABSENT for name in rungs]))
         for key, values in ladder.differs.items()
     ]
-    return Table("What differs between the rungs", "key", [Column(rung(name), words=True) for name in rungs], lines)
+    return Table(
+        "Settings that differ between rungs", "key", [Column(rung_title(name), words=True) for name in rungs], lines
+    )
 
 
 def machine(ladder: Ladder) -> Table:
+    """Device, CPU, memory and system."""
     facts = {
         name.replace("_", " "): size(value) if name.endswith("memory") and isinstance(value, int) else value
         for name, value in ladder.machine.items()
@@ -84,7 +88,7 @@ def machine(ladder: Ladder) -> Table:
 
 
 def runs(ladder: Ladder) -> Table | None:
-    """Every run of the ladder: probes, rate trials, and those that count."""
+    """Every run of the ladder: probes, learning-rate trials and the compared runs."""
     if not ladder.entries:
         return None
     columns = [
@@ -92,64 +96,63 @@ def runs(ladder: Ladder) -> Table | None:
         Column("seed"),
         Column("learning rate"),
         Column("validation loss"),
-        Column("took"),
+        Column("duration"),
         Column("expected"),
         Column("outcome", words=True),
         Column("directory", words=True),
     ]
     expected = {e.rung: f"{seconds(e.low)} – {seconds(e.high)}" for e in ladder.estimates}
-    lines = [
-        Line(
-            Cell(rung(entry.rung)),
-            [
-                cell(KINDS[entry.kind], "this rate won" if entry.chosen else ""),
-                Cell(str(entry.seed)),
-                Cell(rate(entry.learning_rate)),
-                Cell(loss(entry.validation_loss)),
-                Cell(seconds(entry.seconds)),
-                Cell(expected.get(entry.rung, ABSENT) if entry.kind == "run" else ABSENT),
-                cell(WHY.get(entry.status, entry.status), entry.reason, "had been run before" if entry.reused else ""),
-                Cell(entry.run or ABSENT),
-            ],
-            rung=entry.rung,
-        )
-        for entry in ladder.entries
-    ]
+    lines = [_run_line(entry, expected.get(entry.rung, ABSENT)) for entry in ladder.entries]
     return Table("Runs", "rung", columns, lines)
 
 
+def _run_line(entry: LadderRun, expected: str) -> Line:
+    outcome = STATUS_TEXTS.get(entry.status, entry.status)
+    cells = [
+        cell(KINDS[entry.kind], "chosen rate" if entry.chosen else ""),
+        Cell(str(entry.seed)),
+        Cell(rate(entry.learning_rate)),
+        Cell(loss(entry.validation_loss)),
+        Cell(seconds(entry.seconds)),
+        Cell(expected if entry.kind == "run" else ABSENT),
+        cell(outcome, entry.reason, "reused" if entry.reused else ""),
+        Cell(entry.run or ABSENT),
+    ]
+    return Line(Cell(rung_title(entry.rung)), cells, rung=entry.rung)
+
+
 def commands(ladder_dir: LadderDir, ladder: Ladder) -> list[tuple[str, str]]:
-    """(what it does, command line): the whole ladder, its report, and one run of each rung."""
-    found = [("The whole ladder", ladder.command)] if ladder.command else []
-    found.append(("This report again", shlex.join(["ftbench", "report", ladder.name])))
-    told = set()
+    """(title, command line) of the ladder, its report, and one run of each rung."""
+    lines = [("Run the ladder", ladder.command)] if ladder.command else []
+    lines.append(("Write this report", shlex.join(["ftbench", "report", ladder.name])))
+    listed = set()
     for entry in ladder.entries:
-        run = folder(ladder_dir, entry) if entry.kind == "run" and entry.rung not in told else None
+        run = folder(ladder_dir, entry) if entry.kind == "run" and entry.rung not in listed else None
         command = _run_command(ladder.preset, run) if run else None
         if command:
-            told.add(entry.rung)
-            found.append((f"{rung(entry.rung)} alone, seed {entry.seed}", command))
-    return found
+            listed.add(entry.rung)
+            lines.append((f"Run {rung_title(entry.rung)} alone, seed {entry.seed}", command))
+    return lines
 
 
 def _run_command(preset: str, run: RunDir) -> str | None:
-    """What `ftbench run` has to be told to do this run again; None where that cannot be said any more."""
+    """The `ftbench run` command that repeats this run; None if no command line can express it."""
     try:
         config = read_frozen(run).config
-        there = flatten(effective(preset, config.method, {}).config)
+        defaults = flatten(effective(preset, config.method, {}).config)
     except (UserError, OSError):
         return None
     words = ["ftbench", "run", preset, "--method", config.method]
     for key, value in flatten(config).items():
-        if key not in UNSAID and value != there[key]:
+        if key not in NOT_SETTINGS and value != defaults[key]:
             if value is None:
-                return None  # the preset sets what the run left unset: no --set unsets it
+                return None  # --set cannot unset what the preset sets
             words += ["--set", f"{key}={toml(value)}"]
     return shlex.join(words)
 
 
 def toml(value: Any) -> str:
-    """A value as TOML writes it on one line."""
+    """A value as TOML on one line."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{json.dumps(str(key))} = {toml(item)}" for key, item in value.items()) + "}"
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -158,7 +161,7 @@ def toml(value: Any) -> str:
 
 
 def value_text(value: Any) -> str:
-    """A configured value as it is read best: bare text, numbers as they are, nothing as a dash."""
+    """A setting's value for reading: text without quotes, small numbers as 2e-4, empty values as a dash."""
     if value is None or value in ("", {}, []):
         return ABSENT
     if isinstance(value, str):

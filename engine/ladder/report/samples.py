@@ -1,4 +1,4 @@
-"""Test items side by side: what the base and every rung answered, those first on which the rungs disagree."""
+"""Test items with the answers of the base model and all rungs; items on which the rungs differ most come first."""
 
 from __future__ import annotations
 
@@ -11,47 +11,47 @@ import msgspec
 from engine.config.metric_specs import metric_spec
 from engine.runs.ladder import BASES
 
-SHOWN = 30
-"""Items a report holds."""
+MAX_SAMPLES = 30
+"""Test items in a report."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A run's answers, and as whose they count."""
+    """The predictions of a run: of which rung, and of which base model."""
 
     rung: str
     base: str
-    """Whose the answers from before training are."""
+    """Row of the answers from before training: `base` or `base-4bit`."""
     path: Path
 
 
 class Answer(msgspec.Struct):
-    """As `predictions.jsonl` holds it."""
+    """One answer in `predictions.jsonl`."""
 
     nll: float | None = None
     tokens: float = 0
     weight: float | None = None
-    """Sum of the tokens' loss weights; None where each is 1."""
+    """Sum of the tokens' loss weights; None if each is 1."""
     output: str = ""
     scores: dict[str, float] | None = None
 
 
 class Line(msgspec.Struct):
-    """One test item of one run."""
+    """One test item of one run, a line of `predictions.jsonl`."""
 
     item: int
     prompt: str
     target: str
     where: str = ""
     references: list[str] = []
-    """All accepted answers, `target` first; empty where there is only that."""
+    """All accepted answers, `target` first; empty if that is the only one."""
     base: Answer | None = None
     tuned: Answer | None = None
 
 
 @dataclass
 class Sample:
-    """A test item and what became of it: by rung (and `base`) the answers of its seeds, in the runs' order."""
+    """A test item with the answers by rung or base model, one per seed in the order of the runs."""
 
     item: int
     where: str
@@ -63,18 +63,18 @@ class Sample:
 
 @dataclass(frozen=True)
 class Samples:
-    """What a report shows of the test items."""
+    """The test items that a report shows."""
 
     shown: list[Sample]
     items: int = 0
-    """In the test set."""
+    """Number of test items."""
     disagreed: int = 0
-    """Of them: items on which the rungs' mean scores differ."""
+    """Items on which the rungs' mean scores differ."""
     problems: list[str] = field(default_factory=list)
 
 
-def side_by_side(sources: Sequence[Source], metric: str, most: int = SHOWN) -> Samples:
-    """The items of all runs. Reads twice: scores of all items, then the texts of those shown."""
+def side_by_side(sources: Sequence[Source], metric: str, limit: int = MAX_SAMPLES) -> Samples:
+    """Collect the items of all runs. Reads the files twice: the scores of all items, then the texts of those shown."""
     values: dict[int, dict[str, list[float]]] = {}
     texts: dict[int, int] = {}
     problems: list[str] = []
@@ -82,28 +82,28 @@ def side_by_side(sources: Sequence[Source], metric: str, most: int = SHOWN) -> S
     for source in sources:
         name = source.path.parent.name
         try:
-            found = _scan(source, metric)
+            items = _scan(source, metric)
         except FileNotFoundError:
             problems.append(f"{name} has no predictions.jsonl")
         except (OSError, msgspec.DecodeError) as error:
-            problems.append(f"{name}/predictions.jsonl cannot be read: {error}")
+            problems.append(f"cannot read {name}/predictions.jsonl: {error}")
         else:
-            if any(texts.get(item, text) != text for item, (text, _) in found.items()):
-                problems.append(f"{name} was scored on other test items")
+            if any(texts.get(item, text) != text for item, (text, _) in items.items()):
+                problems.append(f"{name} was scored on different test items")
                 continue
             readable.append(source)
-            for item, (text, scores) in found.items():
+            for item, (text, scores) in items.items():
                 texts[item] = text
-                for who, score in scores.items():
-                    values.setdefault(item, {}).setdefault(who, []).append(score)
+                for name, score in scores.items():
+                    values.setdefault(item, {}).setdefault(name, []).append(score)
     ranked = sorted(texts, key=lambda item: (*_rank(values.get(item, {})), item))
-    samples = _texts(readable, set(ranked[:most]))
+    samples = _texts(readable, set(ranked[:limit]))
     disagreed = sum(_rank(scores)[0] < 0 for scores in values.values()) if metric_spec(metric).needs_answers else 0
-    return Samples([samples[item] for item in ranked[:most] if item in samples], len(texts), disagreed, problems)
+    return Samples([samples[item] for item in ranked[:limit] if item in samples], len(texts), disagreed, problems)
 
 
 def value(answer: Answer, metric: str) -> float | None:
-    """The score, or where the metric is the loss the nats a token."""
+    """The score; nats/token if the metric is the loss."""
     if not metric_spec(metric).needs_answers:
         weight = answer.weight or answer.tokens
         return answer.nll / weight if answer.nll is not None and weight else None
@@ -111,38 +111,38 @@ def value(answer: Answer, metric: str) -> float | None:
 
 
 def _scan(source: Source, metric: str) -> dict[int, tuple[int, dict[str, float]]]:
-    """One file: item -> (hash of its texts, who -> score)."""
-    found = {}
+    """One file: item -> (hash of its texts, row name -> score)."""
+    items = {}
     for line in _lines(source.path):
         answers = {source.base: line.base, source.rung: line.tuned}
-        scores = {who: value(answer, metric) for who, answer in answers.items() if answer}
-        known = {who: score for who, score in scores.items() if score is not None}
-        found[line.item] = hash((line.prompt, line.target, *line.references)), known
-    return found
+        scores = {name: value(answer, metric) for name, answer in answers.items() if answer}
+        known = {name: score for name, score in scores.items() if score is not None}
+        items[line.item] = hash((line.prompt, line.target, *line.references)), known
+    return items
 
 
 def _rank(scores: Mapping[str, Sequence[float]]) -> tuple[float, float]:
-    """(less the spread between the rungs, less the spread with the base): the smaller, the earlier it is shown."""
-    means = {who: sum(found) / len(found) for who, found in scores.items()}
-    rungs = [mean for who, mean in means.items() if who not in BASES]
-    return -_spread(rungs), -_spread(list(means.values()))
+    """Sort key: the range of the rungs' mean scores, then the range including the base models, largest first."""
+    means = {name: sum(values) / len(values) for name, values in scores.items()}
+    rungs = [mean for name, mean in means.items() if name not in BASES]
+    return -_range(rungs), -_range(list(means.values()))
 
 
-def _spread(numbers: Sequence[float]) -> float:
+def _range(numbers: Sequence[float]) -> float:
     return max(numbers) - min(numbers) if numbers else 0.0
 
 
-def _texts(sources: Sequence[Source], wanted: set[int]) -> dict[int, Sample]:
+def _texts(sources: Sequence[Source], items: set[int]) -> dict[int, Sample]:
     samples: dict[int, Sample] = {}
     for source in sources:
         for line in _lines(source.path):
-            if line.item not in wanted:
+            if line.item not in items:
                 continue
             targets = line.references or [line.target]
             sample = samples.setdefault(line.item, Sample(line.item, line.where, line.prompt, targets))
-            for who, answer in ((source.base, line.base), (source.rung, line.tuned)):
+            for name, answer in ((source.base, line.base), (source.rung, line.tuned)):
                 if answer:
-                    sample.answers.setdefault(who, []).append(answer)
+                    sample.answers.setdefault(name, []).append(answer)
     return samples
 
 

@@ -1,4 +1,4 @@
-"""A table as both page and Markdown print it: cells of a value and, smaller, what belongs to it."""
+"""Tables for the HTML page and Markdown: each cell has a value and details in small print."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine.ladder.format import ABSENT
 
 @dataclass(frozen=True)
 class Cell:
-    """A value, and in lines below it its interval, its range, its ratio."""
+    """A value with its details: interval, range, ratio."""
 
     text: str
     details: tuple[str, ...] = ()
@@ -18,31 +18,31 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """What a column holds."""
+    """A column's heading and alignment."""
 
     head: str
     group: str = ""
-    """Neighbours of one group share a heading."""
+    """Shared heading of adjacent columns."""
     words: bool = False
-    """Text, aligned to the left; else figures, aligned to the right."""
+    """Text is aligned left, numbers right."""
     unmeasured: str | None = None
-    """The note that takes the column's place where no row has a value; None keeps the column."""
+    """The note that replaces the column if no row has a value; None keeps the column."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row: what it is about, then a cell for every column, or one statement across all of them."""
+    """A row: its heading, then one cell per column or one text across all columns."""
 
     head: Cell
     cells: Sequence[Cell] = ()
     instead: str = ""
     rung: str = ""
-    """Whose marker stands before the head."""
+    """The rung whose marker precedes the heading."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Everything to print."""
+    """A titled table with notes."""
 
     title: str
     first: str
@@ -63,7 +63,7 @@ class Table:
 
 
 def without_empty(table: Table) -> Table:
-    """Columns that no row fills give way to their note."""
+    """Replace columns without a value by their notes."""
     kept, notes = [], []
     for number, column in enumerate(table.columns):
         if column.unmeasured is not None and all(
@@ -78,16 +78,17 @@ def without_empty(table: Table) -> Table:
 
 
 def cell(text: str, *details: str) -> Cell:
-    """A cell with those details that say something."""
+    """A cell without its empty details."""
     return Cell(text, tuple(part for part in details if part and part != ABSENT))
 
 
 def noted(what: str, notes: Sequence[tuple[str, str]]) -> list[str]:
-    """`what of NAME: note.` for each (name, note), or `what: note.` once where it is the same for all."""
+    """`what of NAME: note.` for each (name, note), or `what: note.` once if all notes are equal."""
     same = len({note for _, note in notes}) == 1
-    said = [(what if same else f"{what} of {name}", note.rstrip(".")) for name, note in notes if note]
-    return list(dict.fromkeys(f"{about}: {note}." for about, note in said))
+    texts = [(what if same else f"{what} of {name}", note.rstrip(".")) for name, note in notes if note]
+    return list(dict.fromkeys(f"{about}: {note}." for about, note in texts))
 
 
 def plain(texts: Sequence[str]) -> tuple[Cell, ...]:
+    """Cells without details."""
     return tuple(Cell(text) for text in texts)

@@ -1,6 +1,6 @@
-"""A run's curves from its events: loss by tokens and by seconds, memory by the time since it started.
+"""A run's curves from its events: loss by tokens and by time, memory over time.
 
-Events are streamed and curves are thinned while they grow, so that a log of any length takes the same memory.
+Events are streamed and curves are thinned as they grow, so that memory does not depend on the length of the log.
 """
 
 from __future__ import annotations
@@ -13,57 +13,57 @@ from pathlib import Path
 from engine.runs.events import Eval, Event, Hello, Memory, Phase, Step
 from engine.runs.follow import stream
 
-MEANINGS = ("allocated", "reserved", "nvml_used", "rss")
-"""Of memory: tensors, torch's pool, the card by everybody, the process."""
-POINTS = 100
-"""Of a curve that are drawn at most; more steps are averaged in portions."""
-SAMPLES = 240
-"""Of a memory trace that are drawn at most; of more the highest in each portion."""
+MEMORY_KINDS = ("allocated", "reserved", "nvml_used", "rss")
+"""Allocated by tensors, reserved by PyTorch, used on the GPU by all processes, resident memory of the process."""
+MAX_LOSS_POINTS = 100
+"""Points of a training curve; with more steps, each point is a mean of several."""
+MAX_MEMORY_POINTS = 240
+"""Points of a memory curve; with more samples, each point is the highest of several."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A loss over the training; all lists are alike long."""
+    """A loss over training; all lists have the same length."""
 
     tokens: list[float] = field(default_factory=list)
-    """Trained so far."""
+    """Tokens trained so far."""
     seconds: list[float] = field(default_factory=list)
-    """In optimizer steps so far."""
+    """Seconds in optimizer steps so far."""
     loss: list[float] = field(default_factory=list)
-    """Nats a token; NaN where the run found no finite loss."""
+    """Nats/token; NaN where the loss is not finite."""
 
 
 @dataclass(frozen=True)
 class Trace:
-    """The course of one run."""
+    """The curves of one run."""
 
     rung: str
     seed: int
     train: Curve
     validation: Curve
     memory: dict[str, tuple[list[float], list[float]]]
-    """By meaning: (seconds since the run began, bytes)."""
-    portion: int = 1
-    """Steps behind one point of the training curve."""
+    """By kind: (seconds since the start of the run, bytes)."""
+    steps_per_point: int = 1
+    """Steps averaged in one point of the training curve."""
 
 
 def trace(rung: str, seed: int, events_file: Path) -> Trace | None:
-    """The run's course, None where there are no events."""
-    lasting, losses, memory = _Lasting(events_file), _Losses(), _MemoryTrace()
+    """Read the curves of a run; None if there are no events."""
+    final_steps, losses, memory = _FinalSteps(events_file), _Losses(), _MemoryTrace()
     empty = True
     for event in stream(events_file):
         empty = False
         memory.add(event)
         if isinstance(event, Step):
-            if lasting.lasts(event.step):
+            if final_steps.counts(event.step):
                 losses.step(event)
         elif isinstance(event, Eval) and event.split == "validation" and event.when == "during":
             losses.evaluated(event)
-    return None if empty else Trace(rung, seed, *losses.curves(), memory.traces(), losses.portion)
+    return None if empty else Trace(rung, seed, *losses.curves(), memory.traces(), losses.steps_per_point)
 
 
-class _Lasting:
-    """Which of the steps in a log last: one that is done again later, after a kill, does not count."""
+class _FinalSteps:
+    """Which steps in a log count: a step that was repeated after resuming counts only the last time."""
 
     def __init__(self, events_file: Path) -> None:
         starts, last = [], None
@@ -76,8 +76,8 @@ class _Lasting:
         self._last: int | None = None
         self._sequence = -1
 
-    def lasts(self, step: int) -> bool:
-        """Called with every step in the order of the log."""
+    def counts(self, step: int) -> bool:
+        """Whether this step counts. Call it with every step in the order of the log."""
         if self._last is None or step <= self._last:
             self._sequence += 1
         self._last = step
@@ -85,66 +85,66 @@ class _Lasting:
 
 
 def _limits(starts: list[int]) -> Iterator[float]:
-    """For each sequence of steps the first step that a later one does again."""
+    """For each sequence of steps: the first step that a later sequence repeats."""
     for number in range(len(starts)):
         yield min(starts[number + 1 :], default=math.inf)
 
 
 @dataclass
-class _Portion:
-    """Consecutive steps, summed up."""
+class _StepSum:
+    """Sums over consecutive steps."""
 
     steps: int = 0
     tokens: float = 0.0
     seconds: float = 0.0
     weight: int = 0
     loss: float = 0.0
-    """Times the answer tokens; NaN where one of the losses is not known."""
+    """Weighted by answer tokens; NaN if one of the losses is unknown."""
 
-    def add(self, other: _Portion) -> None:
+    def add(self, other: _StepSum) -> None:
         self.steps, self.weight = self.steps + other.steps, self.weight + other.weight
         self.tokens, self.seconds = self.tokens + other.tokens, self.seconds + other.seconds
         self.loss += other.loss
 
 
 class _Losses:
-    """Sums up portions of steps; twice as long ones when there are too many."""
+    """Sums over groups of steps; the groups double in size when there are too many."""
 
     def __init__(self) -> None:
-        self.portion = 1
-        self._portions: list[_Portion] = []
+        self.steps_per_point = 1
+        self._groups: list[_StepSum] = []
         self._tokens, self._seconds = 0.0, 0.0
         self._evaluated: dict[int, tuple[float, float, float | None]] = {}
 
     def step(self, event: Step) -> None:
         self._tokens, self._seconds = self._tokens + event.tokens, self._seconds + event.seconds
         loss = math.nan if event.loss is None else event.loss * event.answer_tokens
-        one = _Portion(1, event.tokens, event.seconds, event.answer_tokens, loss)
-        if self._portions and self._portions[-1].steps < self.portion:
-            self._portions[-1].add(one)
+        step = _StepSum(1, event.tokens, event.seconds, event.answer_tokens, loss)
+        if self._groups and self._groups[-1].steps < self.steps_per_point:
+            self._groups[-1].add(step)
             return
-        if len(self._portions) == POINTS:
+        if len(self._groups) == MAX_LOSS_POINTS:
             self._halve()
-        self._portions.append(one)
+        self._groups.append(step)
 
     def _halve(self) -> None:
-        merged = self._portions[::2]
-        for kept, other in zip(merged, self._portions[1::2], strict=False):
-            kept.add(other)
-        self._portions, self.portion = merged, 2 * self.portion
+        merged = self._groups[::2]
+        for group, other in zip(merged, self._groups[1::2], strict=False):
+            group.add(other)
+        self._groups, self.steps_per_point = merged, 2 * self.steps_per_point
 
     def evaluated(self, event: Eval) -> None:
-        """The same step measured again takes the place of the first."""
+        """A repeated evaluation of a step replaces the earlier one."""
         self._evaluated[event.step] = (self._tokens, self._seconds, event.loss)
 
     def curves(self) -> tuple[Curve, Curve]:
-        """Of training, at most POINTS means weighted by answer tokens, and of validation."""
+        """(training, validation); training has at most MAX_LOSS_POINTS means, weighted by answer tokens."""
         train, validation, tokens, seconds = Curve(), Curve(), 0.0, 0.0
-        for part in self._portions:
-            tokens, seconds = tokens + part.tokens, seconds + part.seconds
+        for group in self._groups:
+            tokens, seconds = tokens + group.tokens, seconds + group.seconds
             train.tokens.append(tokens)
             train.seconds.append(seconds)
-            train.loss.append(part.loss / part.weight if part.weight else math.nan)
+            train.loss.append(group.loss / group.weight if group.weight else math.nan)
         for _, (tokens, seconds, loss) in sorted(self._evaluated.items()):
             if loss is not None:
                 validation.tokens.append(tokens)
@@ -154,49 +154,49 @@ class _Losses:
 
 
 class _MemoryTrace:
-    """By meaning; the time between two lives of a run and the time it waited for the GPU do not count."""
+    """Memory by kind, without the time before a run was resumed and the time it waited for the GPU."""
 
     def __init__(self) -> None:
         self._clock = 0.0
         self._last: float | None = None
         self._waiting = False
-        self._found: dict[str, _Peaks] = {}
+        self._peaks: dict[str, _Peaks] = {}
 
     def add(self, event: Event) -> None:
-        moment = event.t if event.elapsed is None else event.elapsed
+        now = event.t if event.elapsed is None else event.elapsed
         if self._last is not None and not (self._waiting or isinstance(event, Hello)):
-            self._clock += max(0.0, moment - self._last)
-        self._last = moment
+            self._clock += max(0.0, now - self._last)
+        self._last = now
         if isinstance(event, Phase):
             self._waiting = event.name == "waiting"
         elif isinstance(event, Memory):
-            for meaning in MEANINGS:
-                if (value := getattr(event, meaning)) is not None:
-                    self._found.setdefault(meaning, _Peaks()).add(self._clock, float(value))
+            for kind in MEMORY_KINDS:
+                if (value := getattr(event, kind)) is not None:
+                    self._peaks.setdefault(kind, _Peaks()).add(self._clock, float(value))
 
     def traces(self) -> dict[str, tuple[list[float], list[float]]]:
-        return {meaning: peaks.points() for meaning, peaks in self._found.items()}
+        return {kind: peaks.points() for kind, peaks in self._peaks.items()}
 
 
 class _Peaks:
-    """At most SAMPLES points: of each portion the highest, so that no peak is lost."""
+    """At most MAX_MEMORY_POINTS points, each the highest of a group, so that no peak is lost."""
 
     def __init__(self) -> None:
         self._points: list[tuple[float, float]] = []
-        self._portion, self._in_last = 1, 0
+        self._group_size, self._in_last = 1, 0
 
     def add(self, x: float, y: float) -> None:
-        if self._points and self._in_last < self._portion:
+        if self._points and self._in_last < self._group_size:
             self._points[-1] = max(self._points[-1], (x, y), key=lambda point: point[1])
             self._in_last += 1
             return
-        if len(self._points) == SAMPLES:
+        if len(self._points) == MAX_MEMORY_POINTS:
             pairs = zip(self._points[::2], self._points[1::2], strict=True)
             self._points = [max(pair, key=lambda point: point[1]) for pair in pairs]
-            self._portion *= 2
+            self._group_size *= 2
         self._points.append((x, y))
         self._in_last = 1
 
     def points(self) -> tuple[list[float], list[float]]:
-        """Seconds and bytes."""
+        """(seconds, bytes)."""
         return [x for x, _ in self._points], [y for _, y in self._points]

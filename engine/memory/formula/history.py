@@ -76,11 +76,11 @@ def prediction_errors(results: Iterable[Result]) -> list[PredictionError]:
             model=result.model,
             tier=predicted.tier,
             predicted=predicted.training,
-            measured=result.comparable,
+            measured=result.peak_training_bytes,
         )
         for result in sorted(results, key=lambda result: result.created)
         for predicted in result.predicted
-        if result.comparable
+        if result.peak_training_bytes
     ]
 
 

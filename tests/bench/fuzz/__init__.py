@@ -1,1 +1,1 @@
-"""Generated data files: what they mean, how they are written, how they are damaged, and what must hold for each."""
+"""Generated data files: expected rows, file formats, damage, and the checks for each file."""

@@ -1,4 +1,4 @@
-"""Whole cases: rows of a format in a container, as they should be, or with something wrong."""
+"""Generate cases: rows of a format in a file format, valid or damaged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fuzz import damage
 from fuzz.containers import COLUMNS, FAITHFUL, FILES, HEADERLESS, LINES, TEXT_TABLE, Container, saved
-from fuzz.meant import Case, Json, Meant, Rows
+from fuzz.expected import Case, ExpectedRow, Json, Rows
 from fuzz.rows import ARRAYS, AS_TEXT, FLAT, NESTED, REFUSED, plain
 from fuzz.texts import Limits, said
 
@@ -23,14 +23,14 @@ WRONG_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz", ".txt", 
 
 @st.composite
 def cases(draw: Draw) -> Case:
-    """Six of ten are valid."""
+    """About six of ten are valid."""
     kind = draw(st.sampled_from([name for name, share in SHARES.items() for _ in range(share)]))
     made = _MAKERS[kind](draw)
     return replace(made, options={**_settings(draw), **made.options}, max_length=draw(st.sampled_from(LENGTHS)))
 
 
 def _settings(draw: Draw) -> Json:
-    """What is held out."""
+    """Settings of the held-out splits."""
     chosen: Json = {}
     if draw(st.integers(0, 3)) == 0:
         chosen["test"] = draw(st.sampled_from([0.0, 0.2]))
@@ -42,7 +42,7 @@ def _settings(draw: Draw) -> Json:
 
 
 def _formats(container: Container) -> dict[str, Any]:
-    """The formats whose rows a container can hold."""
+    """The formats whose rows a container can represent."""
     found = {**FLAT, **AS_TEXT}
     if container.limits.nested:
         found |= NESTED
@@ -71,7 +71,7 @@ def _file(draw: Draw) -> Case:
 
 
 def _splits(draw: Draw) -> Case:
-    """Training rows with a test or validation split of their own."""
+    """Training rows with separate test or validation splits."""
     container = draw(st.sampled_from(FILES))
     how = draw(st.sampled_from(["folder", "saved", "object"])) if container.limits.nested else "folder"
     container = replace(container, limits=replace(container.limits, uniform=container.limits.uniform or how == "saved"))
@@ -91,11 +91,11 @@ def _splits(draw: Draw) -> Case:
     return _split_case(rows, f"folder of {container.name}", files, "set", parts)
 
 
-def _split_case(rows: Rows, name: str, files: dict[str, bytes], path: str, parts: dict[str, list[Meant]]) -> Case:
+def _split_case(rows: Rows, name: str, files: dict[str, bytes], path: str, parts: dict[str, list[ExpectedRow]]) -> Case:
     return Case(rows.format, name, "valid", files, path, rows.options, parts)
 
 
-def _parted(draw: Draw, rows: list[Meant]) -> dict[str, list[Meant]]:
+def _parted(draw: Draw, rows: list[ExpectedRow]) -> dict[str, list[ExpectedRow]]:
     names = draw(st.sampled_from([("train",), ("train", "test"), ("train", "validation", "test")]))
     if len(rows) < 4 * len(names):
         rows = rows * (4 * len(names))
@@ -104,7 +104,7 @@ def _parted(draw: Draw, rows: list[Meant]) -> dict[str, list[Meant]]:
 
 
 def _special(draw: Draw) -> Case:
-    """Kinds of file with rules of their own."""
+    """File formats with special rules."""
     kind = draw(st.sampled_from(["columns", "headerless", "lines", "paragraphs", "documents", "files", "saved"]))
     return _SPECIAL[kind](draw)
 
@@ -115,7 +115,7 @@ def _columns(draw: Draw) -> Case:
 
 
 def _headerless(draw: Draw) -> Case:
-    """The first field is too long for a column's name, so the first line must be a row."""
+    """The first field is too long for a column name, so the first line must be a row."""
     container = draw(st.sampled_from(HEADERLESS))
     rows = draw(FLAT["labels"](container.limits))
     long = [_with_long_prompt(row) for row in rows.rows]
@@ -125,10 +125,10 @@ def _headerless(draw: Draw) -> Case:
     return replace(case, has_names=False)
 
 
-def _with_long_prompt(row: Meant) -> Meant:
+def _with_long_prompt(row: ExpectedRow) -> ExpectedRow:
     name = next(iter(row.values))
     text = f"Where is the card that I ordered for my mother last Monday morning? {row.values[name]}"
-    return Meant({**row.values, name: text}, row.answers)
+    return ExpectedRow({**row.values, name: text}, row.answers)
 
 
 def _lines(draw: Draw) -> Case:
@@ -138,7 +138,7 @@ def _lines(draw: Draw) -> Case:
 def _paragraphs(draw: Draw) -> Case:
     one = Limits(nul=False, lines=False, whitespace_at_ends=False)
     texts = draw(st.lists(st.lists(said(one).filter(_plain_line), min_size=1, max_size=3), min_size=2, max_size=6))
-    rows = [Meant({"text": "\n".join(block)}, ("\n".join(block),)) for block in texts]
+    rows = [ExpectedRow({"text": "\n".join(block)}, ("\n".join(block),)) for block in texts]
     content = "\n\n".join(row.values["text"] for row in rows).encode()
     files = {"book.txt": content}
     return Case("text", "TXT of paragraphs", "valid", files, "book.txt", {}, {"train": rows})
@@ -149,16 +149,16 @@ def _plain_line(text: str) -> bool:
 
 
 def _documents(draw: Draw) -> Case:
-    """A folder of texts: a document each."""
+    """A folder of text files, one document each."""
     rows = draw(plain(Limits(nul=False, whitespace_at_ends=False))).rows
-    rows = [row for row in rows if _plain_line(row.values["text"])] or [Meant({"text": "a"}, ("a",))] * 2
+    rows = [row for row in rows if _plain_line(row.values["text"])] or [ExpectedRow({"text": "a"}, ("a",))] * 2
     rows = rows if len(rows) > 1 else rows * 2
     files = {f"books/{number:02}.txt": row.values["text"].encode() for number, row in enumerate(rows)}
     return Case("text", "folder of TXT", "valid", files, "books", {}, {"train": rows})
 
 
 def _files(draw: Draw) -> Case:
-    """A folder of files that are all training rows, of several kinds."""
+    """A folder of training files in several formats."""
     rows = draw(FLAT["labels"](TEXT_TABLE))
     half = max(1, len(rows.rows) // 2)
     parts = [part for part in (rows.rows[:half], rows.rows[half:]) if part]
@@ -183,7 +183,7 @@ def _refused(draw: Draw) -> Case:
 
 
 def _odd(draw: Draw) -> Case:
-    """Readable rows with values, keys or settings that do not belong there."""
+    """Readable rows with invalid values, keys or settings."""
     rows = _rows(draw, FILES[0], {**FLAT, **AS_TEXT, **NESTED, **ARRAYS, **REFUSED})
     values, note = damage.change_rows(draw, [row.values for row in rows.rows])
     options = rows.options if draw(st.booleans()) else _odd_options(draw)
@@ -208,7 +208,7 @@ def _odd_options(draw: Draw) -> Json:
 
 
 def _broken(draw: Draw) -> Case:
-    """A valid case with the bytes of one file damaged, or under the name of another kind."""
+    """A valid case with one file damaged, or renamed to the suffix of another format."""
     case = draw(st.sampled_from([_file, _file, _splits, _special]))(draw)
     name = draw(st.sampled_from(sorted(case.files)))
     if draw(st.integers(0, 5)) == 0 and case.path == name:

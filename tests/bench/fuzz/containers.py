@@ -1,4 +1,4 @@
-"""How rows are written: every kind of file, with the freedom that each leaves to whoever writes it."""
+"""Write rows in every file format, with the variations that each format allows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from fuzz.meant import Json
+from fuzz.expected import Json
 from fuzz.texts import Limits
 
 Draw = Callable[..., Any]
@@ -26,7 +26,7 @@ TABLE = Limits(uniform=True)
 
 @dataclass(frozen=True)
 class Container:
-    """A kind of file."""
+    """A file format."""
 
     name: str
     suffix: str
@@ -36,7 +36,7 @@ class Container:
 
 
 def jsonl(draw: Draw, rows: list[Any]) -> bytes:
-    """One value a line, perhaps behind a byte order mark, with blank lines and either line end."""
+    """One value per line, optionally with a byte order mark and blank lines, with either line ending."""
     escaped, end = draw(st.booleans()), draw(st.sampled_from(["\n", "\r\n"]))
     lines = [json.dumps(row, ensure_ascii=escaped) for row in rows]
     if draw(st.integers(0, 4)) == 0:
@@ -51,7 +51,7 @@ def array(draw: Draw, rows: list[Any]) -> bytes:
 
 
 def wrapped(draw: Draw, rows: list[Any]) -> bytes:
-    """An object with the array of rows under one key, beside other facts."""
+    """An object with the array of rows under one key, optionally with other keys."""
     about = {"version": 1.1} if draw(st.booleans()) else {}
     return json.dumps({**about, draw(st.sampled_from(["data", "rows", "examples"])): rows}).encode()
 
@@ -97,7 +97,7 @@ def headerless(mark: str) -> Write:
 
 
 def flat(value: Any) -> Any:
-    """What a table of texts holds for a value."""
+    """The text of a value in a table."""
     if value is None:
         return ""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
@@ -116,7 +116,7 @@ def parquet(draw: Draw, rows: list[Any]) -> bytes:
 
 
 def lines(draw: Draw, rows: list[Any]) -> bytes:
-    """A document a line."""
+    """One document per line."""
     end = draw(st.sampled_from(["\n", "\r\n"]))
     return (end.join(row["text"] for row in rows) + end).encode()
 
@@ -132,8 +132,8 @@ def saved(splits: dict[str, list[Any]]) -> dict[str, bytes]:
     disable_progress_bars()
     made = {name: Dataset.from_list(_even(rows)) for name, rows in splits.items()}
     with tempfile.TemporaryDirectory() as folder:
-        whole = DatasetDict(made) if len(made) > 1 else made["train"]
-        whole.save_to_disk(f"{folder}/set")
+        dataset = DatasetDict(made) if len(made) > 1 else made["train"]
+        dataset.save_to_disk(f"{folder}/set")
         found = sorted(path for path in Path(folder).rglob("*") if path.is_file())
         return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
@@ -166,4 +166,4 @@ HEADERLESS = [
 ]
 LINES = Container("TXT", ".txt", Limits(nul=False, lines=False), lines)
 FAITHFUL = {"JSONL", "JSON array", "JSON object with rows", "JSONL, gzip", "JSON array, gzip"}
-"""Kinds that can hold any JSON value, so rows that are arrays too."""
+"""Formats that can represent any JSON value, including rows that are arrays."""

@@ -1,4 +1,4 @@
-"""Ways in which files and rows go wrong."""
+"""Damage rows and files in many ways."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KEYS = (
 
 
 class Doubled(dict[str, Any]):
-    """An object that is written with one of its keys twice."""
+    """An object whose first key is written twice."""
 
 
 def change_rows(draw: Draw, rows: list[Any]) -> tuple[list[Any], str]:
@@ -55,7 +55,7 @@ def _nested(depth: int, value: Any) -> Any:
 
 
 class Deep:
-    """A value inside of so many lists: written without recursion."""
+    """A value nested in `depth` lists, written without recursion."""
 
     def __init__(self, depth: int, value: Any) -> None:
         self.depth, self.value = depth, value
@@ -80,7 +80,7 @@ def _changed(draw: Draw, value: Any, kind: str) -> Any:
 
 
 def dumped(value: Any) -> str:
-    """JSON text, also of doubled keys, deep nesting, lone surrogates and numbers of thousands of digits."""
+    """JSON text, including duplicate keys, deep nesting, lone surrogates and numbers of thousands of digits."""
     if isinstance(value, Deep):
         return '{"deep": ' + "[" * value.depth + dumped(value.value) + "]" * value.depth + "}"
     if isinstance(value, dict):
@@ -96,7 +96,7 @@ def dumped(value: Any) -> str:
 
 
 def change_bytes(draw: Draw, content: bytes) -> tuple[bytes, str]:
-    """A file cut short, overwritten, mixed up or in another encoding."""
+    """A truncated, overwritten, shuffled or re-encoded file."""
     size = len(content)
     kind = draw(st.sampled_from(list(_CHANGES)))
     at, other = sorted((draw(st.integers(0, size)), draw(st.integers(0, size))))
@@ -117,7 +117,7 @@ _BITS = (
 )  # fmt: skip
 _CHANGES: dict[str, Callable[[Draw, bytes, int, int], bytes]] = {
     "cut": lambda draw, content, at, other: content[:at],
-    "beginning lost": lambda draw, content, at, other: content[at:],
+    "start lost": lambda draw, content, at, other: content[at:],
     "piece lost": lambda draw, content, at, other: content[:at] + content[other:],
     "piece twice": lambda draw, content, at, other: content[:other] + content[at:],
     "bits flipped": _flip,

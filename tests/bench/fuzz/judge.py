@@ -1,4 +1,4 @@
-"""What must hold for every case: a clean refusal, or an account that adds up and rows that are trained on as meant."""
+"""Check a case: it must be refused cleanly, or have an account that adds up and be trained on as expected."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from engine.config.schema import Data
 from engine.data.check import check
 from engine.data.prepare import prepare
 from engine.data.tokens import IGNORED, Row
-from fuzz.meant import Case, Json
+from fuzz.expected import Case, Json
 
 SECONDS, LONGEST = 20.0, 300.0
-"""A file that takes more processor time or more time is a hang: they have at most a few dozen rows."""
+"""Limits on CPU and wall-clock seconds; files have a few dozen rows, so a slower one is a hang."""
 CONTROL = [chr(code) for code in (*range(32), *range(127, 160)) if chr(code) != "\n"]
 
 
 class TooSlow(BaseException):
-    """Not an Exception, so that no handler on the way takes it for one of its own."""
+    """A time limit was reached; not an Exception, so that no handler in between catches it."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a case, and what was wrong with that, if anything."""
+    """Outcome of a case, and what was wrong with it, if anything."""
 
     outcome: str
     """trained, refused or wrong."""
     wrong: str = ""
     code: str = ""
-    """Of the refusal."""
+    """Code of the refusal."""
 
 
 def judge(case: Case, folder: Path, tokenizer: Any) -> Verdict:
-    """Write the case's files into an empty folder and hold what `check` and `prepare` make of them against it."""
+    """Write the case's files into an empty folder and compare the results of `check` and `prepare` with it."""
     for name, content in case.files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,14 +52,14 @@ def judge(case: Case, folder: Path, tokenizer: Any) -> Verdict:
         with bounded():
             return _judge(case, data, tokenizer)
     except TooSlow:
-        return Verdict("wrong", f"took more than {SECONDS:g} s of processor time, or more than {LONGEST:g} s")
-    except Exception:  # noqa: BLE001 - a traceback is what this looks for
+        return Verdict("wrong", f"took more than {SECONDS:g} s of CPU time or {LONGEST:g} s of wall-clock time")
+    except Exception:  # noqa: BLE001 - finding tracebacks is the purpose
         return Verdict("wrong", traceback.format_exc(limit=-6))
 
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Raise TooSlow in a block that takes too long; a busy machine alone makes no file slow."""
+    """Raise TooSlow in a block that takes too long; CPU time is limited more strictly, as the machine may be busy."""
 
     def stop(*_: Any) -> None:
         raise TooSlow
@@ -94,12 +94,12 @@ def _judge(case: Case, data: Data, tokenizer: Any) -> Verdict:
         return Verdict("wrong", f"the run accepts what check refuses: {report['refused']}")
     if made.fingerprint != report["fingerprint"]:
         return Verdict("wrong", "check and run prepare different rows")
-    wrong = _not_as_meant(case, made, tokenizer)
+    wrong = _unexpected_rows(case, made, tokenizer)
     return Verdict("wrong", wrong) if wrong else Verdict("trained")
 
 
 def _refusal(case: Case, error: UserError) -> Verdict:
-    """Whether a refusal is one that a user can act on, and due."""
+    """Whether a refusal is justified and has a code and a readable message."""
     if any(mark in error.line for mark in CONTROL):
         return Verdict("wrong", f"control characters in {error.line!r}")
     if not error.code:
@@ -112,15 +112,15 @@ def _refusal(case: Case, error: UserError) -> Verdict:
 
 
 def _may_be_refused(case: Case) -> bool:
-    """Whether so few rows have something to train on that the set is not usable: all, or many of a split."""
+    """Whether so many rows have no answer that the data set is unusable."""
     if case.max_length < 4096:
-        return True  # a cut may leave nothing to train on
+        return True  # truncation can remove every answer
     shares = [sum(not row.answers for row in rows) / len(rows) for rows in case.read.values()]
     return bool(shares) and max(shares) > 0
 
 
 def account_wrong(case: Case, report: Json) -> str:
-    """What does not add up in a report's account; empty where all does."""
+    """What does not add up in a report's account; empty if everything does."""
     if case.expect == "refused":
         return f"preference data accepted as {report['format']}"
     account = report["account"]
@@ -138,30 +138,32 @@ def account_wrong(case: Case, report: Json) -> str:
     return ""
 
 
-def _not_as_meant(case: Case, made: Any, tokenizer: Any) -> str:
-    """What is trained on that was not meant, or meant and not trained on."""
+def _unexpected_rows(case: Case, made: Any, tokenizer: Any) -> str:
+    """Answers that are trained on unexpectedly, or expected and not trained on."""
     if case.expect != "valid":
         return ""
     trained = Counter(answers(row, tokenizer) for row in [*made.train, *made.validation] if not row.cut)
-    meant = Counter(row.answers for row in case.rows if row.answers)
-    if extra := trained - meant:
-        return f"trained on but not meant: {list(extra)[:3]!r} where {list(meant - trained)[:3]!r} was meant"
+    expected = Counter(row.answers for row in case.rows if row.answers)
+    if extra := trained - expected:
+        return f"trained on unexpectedly: {list(extra)[:3]!r}; expected {list(expected - trained)[:3]!r}"
     tested = {text for row in made.test for text in (row.target, *row.references)}
-    if unknown := {text for row in made.test if not row.cut for text in (answers(row, tokenizer)[-1:])} - _last(meant):
-        return f"tested on but not meant: {list(unknown)[:3]!r}"
-    whole = case.max_length == 4096 and "max_rows" not in case.options and len(case.read) == 1
-    missing = {key for key in meant - trained if key[-1] not in tested and key[-1].strip() not in tested}
-    if whole and missing:
-        return f"meant but neither trained nor tested on: {list(missing)[:3]!r}"
+    if unknown := {text for row in made.test if not row.cut for text in (answers(row, tokenizer)[-1:])} - _last(
+        expected
+    ):
+        return f"tested on unexpectedly: {list(unknown)[:3]!r}"
+    complete = case.max_length == 4096 and "max_rows" not in case.options and len(case.read) == 1
+    missing = {key for key in expected - trained if key[-1] not in tested and key[-1].strip() not in tested}
+    if complete and missing:
+        return f"expected but neither trained nor tested on: {list(missing)[:3]!r}"
     return ""
 
 
-def _last(meant: Counter[tuple[str, ...]]) -> set[str]:
-    return {key[-1] for key in meant}
+def _last(expected: Counter[tuple[str, ...]]) -> set[str]:
+    return {key[-1] for key in expected}
 
 
 def answers(row: Row, tokenizer: Any) -> tuple[str, ...]:
-    """The stretches of a row that are in the loss, as text, without the end token."""
+    """The token spans of a row that are in the loss, as text, without the end token."""
     found: list[list[int]] = []
     weights = row.weights or [1.0] * len(row.labels)
     before = False

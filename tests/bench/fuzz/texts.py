@@ -1,4 +1,4 @@
-"""Strings as users have them: words, code, other scripts, control characters, and everything that files escape."""
+"""Strings as in users' data: words, code, other scripts, control characters, and characters that files escape."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ WORDS = (
     "\x1b[31m", "\u2028", "\u200b", "\ufffd", "zero\u200dwidth", "ﬁ", "\U0001f600\ufe0f", "0" * 40, "x" * 300,
 )  # fmt: skip
 SPECIAL = ("<|im_end|>", "<|im_start|>user", "<|endoftext|>", "</s>", "<think>")
-"""What models and templates give a meaning of its own, inside of a text."""
+"""Text that models and templates treat as special tokens."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a kind of file can hold in a value."""
+    """What values a file format can represent."""
 
     nul: bool = True
     lines: bool = True
-    """Whether values may have line breaks."""
+    """Whether values can have line breaks."""
     nested: bool = True
-    """Whether values may be lists and objects; otherwise they are written as JSON text."""
+    """Whether values can be lists and objects; otherwise they are written as JSON text."""
     uniform: bool = False
     """Whether every value of a column must have one type."""
     whitespace_at_ends: bool = True
@@ -41,7 +41,7 @@ def _characters(limits: Limits) -> st.SearchStrategy[str]:
 
 @cache
 def anything(limits: Limits) -> st.SearchStrategy[str]:
-    """Any text that can be encoded, the empty one too."""
+    """Any text that can be encoded, including the empty string."""
     words = st.lists(st.sampled_from(WORDS), min_size=1, max_size=4).map(" ".join)
     arbitrary = st.text(_characters(limits), max_size=24)
     special = st.tuples(st.sampled_from(WORDS), st.sampled_from(SPECIAL)).map(lambda pair: f"{pair[0]} {pair[1]} after")
@@ -52,7 +52,7 @@ def anything(limits: Limits) -> st.SearchStrategy[str]:
 
 @cache
 def said(limits: Limits) -> st.SearchStrategy[str]:
-    """A text in which something is said, so that a row with it is trained on."""
+    """A text that is not blank, so that a row with it is trained on."""
     return anything(limits).filter(_says_something)
 
 

@@ -1,8 +1,7 @@
-"""What every program here is asked (a job) and answers (a measurement), and how a peer is watched.
+"""Input (`Job`) and output (`Measurement`) of every program in this folder, and the callback that measures a peer.
 
-A program is `python with_TOOL.py JOB.json`: it trains once, in a fresh process, and writes what it measured
-to the job's `answer`. Only the standard library, torch and transformers are imported here, because this runs
-in the peers' environments.
+A program is `python with_TOOL.py JOB.json`: it trains once, in a new process, and writes its measurement to the job's
+`answer`. Only the standard library, torch and transformers are imported, because it runs in the peers' environments.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "trl"
 
 @dataclass(frozen=True)
 class Job:
-    """One training, told alike to every tool."""
+    """One training, with the same settings for every tool."""
 
     method: str
     """qlora, lora or full."""
@@ -30,9 +29,9 @@ class Job:
     model: str
     """Folder of safetensors."""
     folder: str
-    """The program's own, for whatever it writes."""
+    """Folder for the program's files."""
     answer: str
-    """Where the measurement goes."""
+    """File for the measurement."""
     steps: int
     batch: int
     max_length: int
@@ -41,13 +40,13 @@ class Job:
     rank: int
     alpha: int
     full_precision: str
-    """Of full fine-tuning: fp32, or mixed (float32 weights, bf16 arithmetic)."""
+    """Precision of full fine-tuning: fp32, or mixed (float32 weights, bf16 autocast)."""
     autocast: bool
     """Whether the peers train LoRA and QLoRA under bf16 autocast, over the same bf16 weights."""
     rows: list[dict[str, str]]
     """In the order of training: prompt and completion, or text."""
     test: list[dict[str, str]]
-    """Rows for a tool that scores the model whether asked or not."""
+    """Rows for a tool that always scores the model."""
 
     @property
     def instructs(self) -> bool:
@@ -56,12 +55,12 @@ class Job:
 
     @property
     def bf16(self) -> bool:
-        """The Trainer's switch of that name: autocast."""
+        """Trainer's argument `bf16`: autocast."""
         return self.full_precision == "mixed" if self.method == "full" else self.autocast
 
     @property
     def weights(self) -> str:
-        """torch's name of the type the weights are loaded in; QLoRA's is that of what is not quantized."""
+        """torch dtype of the loaded weights; for QLoRA, of those that are not quantized."""
         return "float32" if self.method == "full" else "bfloat16"
 
 
@@ -72,16 +71,16 @@ class Measurement:
     seconds: list[float] = field(default_factory=list)
     """From the end of one step to the end of the next, loading of its rows included."""
     tokens: list[int] = field(default_factory=list)
-    """Given to the model, padding not counted."""
+    """Tokens in the model's input, without padding."""
     answer_tokens: list[int] = field(default_factory=list)
-    """Of these, predicted and trained."""
+    """Tokens in the loss."""
     losses: list[float] = field(default_factory=list)
     peak_training: int = 0
-    """Highest resident set from the beginning of training to its end."""
+    """Highest resident set while training."""
     peak_process: int = 0
-    """The same since the process began."""
+    """Highest resident set since the process started."""
     dtype: str = ""
-    """Of the trained weights and the frozen ones, and the Trainer's autocast."""
+    """dtype of the trained and the frozen weights, and whether autocast is on."""
     threads: int = 0
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -106,18 +105,18 @@ def installed() -> dict[str, str]:
 
 
 def resident_peak() -> int:
-    """Highest resident set since the process began or the last reset, bytes."""
+    """Highest resident set since the process started or the last reset, bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def reset_resident_peak() -> None:
-    """From here on the peak is a new one (proc(5), clear_refs)."""
+    """Reset the peak of the resident set (proc(5), clear_refs)."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def watcher() -> tuple[Any, Measurement]:
-    """A callback for transformers' Trainer and its descendants, and the measurement it fills."""
+    """A callback for transformers' Trainer and its subclasses, and the measurement it fills."""
     import torch
     from transformers import TrainerCallback
 
@@ -130,7 +129,7 @@ def watcher() -> tuple[Any, Measurement]:
             seen.answer_tokens.append(int((labels[:, 1:] != -100).sum()))
 
     class Watcher(TrainerCallback):
-        """Clock and memory; `on_step_end` of the same moment in every tool."""
+        """Measures time and memory; `on_step_end` is called at the same point in every tool."""
 
         last = 0.0
 
@@ -162,7 +161,7 @@ def watcher() -> tuple[Any, Measurement]:
 
 
 def arguments(job: Job) -> dict[str, Any]:
-    """What TrainingArguments are in every tool that has them."""
+    """TrainingArguments shared by all tools that use them."""
     return {
         "output_dir": str(Path(job.folder) / "out"),
         "max_steps": job.steps,

@@ -1,4 +1,4 @@
-"""What the measurements of `peers.py` say: one Markdown table, and the circumstances to read it by."""
+"""Results of `peers.py`: a Markdown table, with machine, settings and versions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Run:
-    """One process: what it was and what it measured, or why it did not."""
+    """One process and its measurement, or the reason of its failure."""
 
     method: str
     tool: str
@@ -44,27 +44,27 @@ def training_peak(run: dict[str, Any], warmup: int) -> float:
 
 
 def row_loss(run: dict[str, Any], rows: int) -> float:
-    """Nats a row in the first step: alike also where one tool learns an easy token more than another."""
+    """Loss of the first step in nats per row: comparable even if one tool has one more easy token in the loss."""
     return float(run["losses"][0] * run["answer_tokens"][0] / rows)
 
 
 def progress(run: Run, warmup: int) -> str:
-    """One line while it goes on."""
-    said = run.error
+    """One progress line per measurement."""
+    text = run.error
     if run.measured:
         seen = run.measured
-        said = f"{step_seconds(seen, warmup):.2f} s a step, {seen['peak_training'] / MIB:.0f} MiB"
-        said += f", loss {seen['losses'][0]:.4f}"
-    return f"round {run.round + 1}  {run.method:5}  {run.tool:20}  {said}"
+        text = f"{step_seconds(seen, warmup):.2f} s/step, {seen['peak_training'] / MIB:.0f} MiB"
+        text += f", loss {seen['losses'][0]:.4f}"
+    return f"round {run.round + 1}  {run.method:5}  {run.tool:20}  {text}"
 
 
 def report(options: argparse.Namespace, names: list[str], runs: list[Run]) -> list[str]:
-    """The table in Markdown, and what must be known to read it."""
+    """The table in Markdown, and the measurement conditions."""
     lines = [
-        f"{options.workload}: median of {options.rounds} (lowest–highest); × is against {OURS}",
+        f"{options.workload}: median of {options.rounds} (lowest–highest); × is the ratio to {OURS}",
         "",
-        "| method | tool | s a step | × | tokens/s | × | peak RSS, training, MiB | × "
-        "| whole process | loss, first → last | first, nats a row | tokens a step | learnt | weights |",
+        "| method | tool | s/step | × | tokens/s | × | peak RSS, training, MiB | × "
+        "| whole process | loss, first → last | first, nats/row | tokens/step | in the loss | weights |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for method in options.methods:
@@ -76,7 +76,7 @@ def report(options: argparse.Namespace, names: list[str], runs: list[Run]) -> li
             if reasons:
                 shown = reasons[-1].replace("|", "\\|")
                 lines.append(f"| {method} | {tool} | failed {len(reasons)} × | {shown} |" + " |" * 10)
-    return [*lines, "", *circumstances(options, names, runs)]
+    return [*lines, "", *conditions(options, names, runs)]
 
 
 def measured(runs: list[Run], method: str, tool: str) -> list[dict[str, Any]]:
@@ -104,7 +104,7 @@ def row(
 
 
 def compared(values: list[float], ours: list[float], form: str) -> list[str]:
-    """The spread of values, and their median against that of ours."""
+    """The spread of values, and the ratio of their median to ftbench's."""
     return [spread(values, form), f"{median(values) / median(ours):.2f}" if ours else "–"]
 
 
@@ -113,12 +113,12 @@ def spread(values: list[float], form: str) -> str:
     return f"{median(values):{form}} ({min(values):{form}}–{max(values):{form}})"
 
 
-def circumstances(options: argparse.Namespace, names: list[str], runs: list[Run]) -> list[str]:
+def conditions(options: argparse.Namespace, names: list[str], runs: list[Run]) -> list[str]:
     """Machine, settings, versions, command."""
     lines = [
-        f"Machine: {processor()}, {os.cpu_count()} logical cores, {memory()} GiB, {platform.platform()}.",
-        f"Settings: {options.steps} steps, {options.warmup} of them warm-up; {options.batch} rows a step in "
-        f"one pass; at most {options.max_length} tokens a row; AdamW, constant rate; adapters of rank 16, "
+        f"Machine: {cpu_name()}, {os.cpu_count()} logical cores, {memory()} GiB, {platform.platform()}.",
+        f"Settings: {options.steps} steps, {options.warmup} of them warm-up; batch size {options.batch} in "
+        f"one micro-batch; at most {options.max_length} tokens per row; AdamW, constant rate; adapters of rank 16, "
         f"alpha 32, on all linear layers; full in {options.full_precision}.",
     ]
     for tool in names:
@@ -129,13 +129,13 @@ def circumstances(options: argparse.Namespace, names: list[str], runs: list[Run]
     return [*lines, f"Command: `{shlex.join(['python', *sys.argv])}`"]
 
 
-def processor() -> str:
-    """As the kernel calls it."""
+def cpu_name() -> str:
+    """CPU model as reported by the kernel."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
 
 
 def memory() -> int:
-    """Of the machine, GiB."""
+    """Memory of the machine in GiB."""
     return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30)

@@ -14,7 +14,7 @@ SYSTEM, END = "<|im_start|>system\n", "<|im_end|>"
 
 
 def train(job: Job) -> Measurement:
-    """The settings a YAML file for its command would hold."""
+    """Train with the settings of a YAML file for `llamafactory-cli train`."""
     from llamafactory.train.tuner import run_exp
 
     write_rows(job)
@@ -24,7 +24,7 @@ def train(job: Job) -> Measurement:
 
 
 def settings(job: Job) -> dict[str, Any]:
-    """Alike to the other tools' where there is such a setting."""
+    """The same settings as in the other tools, where they exist."""
     chosen = {
         **arguments(job),
         "stage": "sft" if job.instructs else "pt",
@@ -43,7 +43,7 @@ def settings(job: Job) -> dict[str, Any]:
     if job.instructs and (system := default_system(job.model)):
         chosen["default_system"] = system
     if job.method != "full":
-        # bf16 is also what it takes the type of the frozen weights from; the adapters are float32.
+        # bf16 also sets the dtype of the frozen weights; the adapters are float32.
         chosen |= {"bf16": True, "lora_rank": job.rank, "lora_alpha": job.alpha, "lora_target": "all"}
     if job.method == "qlora":
         chosen |= {"quantization_bit": 4, "quantization_method": "bnb", "double_quantization": True}
@@ -51,16 +51,16 @@ def settings(job: Job) -> dict[str, Any]:
 
 
 def default_system(model: str) -> str:
-    """The system prompt that the model's own ChatML template puts before every conversation."""
+    """The default system prompt of the model's ChatML template."""
     from transformers import AutoTokenizer
 
-    asked = [{"role": "user", "content": ""}]
-    text = str(AutoTokenizer.from_pretrained(model).apply_chat_template(asked, tokenize=False))
+    messages = [{"role": "user", "content": ""}]
+    text = str(AutoTokenizer.from_pretrained(model).apply_chat_template(messages, tokenize=False))
     return text.removeprefix(SYSTEM).split(END)[0] if text.startswith(SYSTEM) else ""
 
 
 def write_rows(job: Job) -> None:
-    """Its own kind of data folder."""
+    """Write a data folder in its format."""
     columns = {"prompt": "prompt", "response": "completion"} if job.instructs else {"prompt": "text"}
     folder = Path(job.folder)
     folder.joinpath("rows.json").write_text(json.dumps(job.rows), "utf-8")

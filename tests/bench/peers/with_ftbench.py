@@ -1,4 +1,4 @@
-"""This project's worker, through `ftbench run`: what it measured is read from the run's own files."""
+"""ftbench's worker, by `ftbench run`; measurements are read from the run directory."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def train(job: Job) -> Measurement:
 
 
 def end_worker(runs: Path) -> None:
-    """The worker outlives the command by design; it must not outlive a measurement that was given up."""
+    """The worker survives the command by design; it must not survive a canceled measurement."""
     for folder in runs.glob("*"):
         if (pid := RunDir(folder).pid()) is not None:
             os.kill(pid, signal.SIGKILL)
 
 
 def settings(job: Job) -> dict[str, Any]:
-    """A preset with nothing left to chance; evaluation is kept as short as it goes."""
+    """A preset with all settings fixed and as little evaluation as possible."""
     chosen: dict[str, Any] = {
         "method": job.method,
         "data": {"validation": 0.0},
@@ -77,14 +77,14 @@ def settings(job: Job) -> dict[str, Any]:
 
 
 def write_rows(job: Job, folder: Path) -> None:
-    """Train and test files in a folder, laid so that the worker's permutation restores the job's order."""
+    """Train and test files, ordered so that the worker's permutation restores the job's order."""
     folder.mkdir()
     schedule = Schedule.of(len(job.rows), job.batch, 1.0, job.steps, 0)
     places = [place for step in range(schedule.per_epoch) for place in schedule.indices(step)]
-    laid: list[dict[str, str]] = [{}] * len(job.rows)
+    ordered: list[dict[str, str]] = [{}] * len(job.rows)
     for row, place in zip(job.rows, places, strict=True):
-        laid[place] = row
-    for name, rows in (("train", laid), ("test", job.test)):
+        ordered[place] = row
+    for name, rows in (("train", ordered), ("test", job.test)):
         if job.instructs:
             write_csv(folder / f"{name}.csv", rows)
         else:
@@ -92,7 +92,7 @@ def write_rows(job: Job, folder: Path) -> None:
 
 
 def write_csv(path: Path, rows: list[dict[str, str]]) -> None:
-    """In Banking77's own columns."""
+    """Rows with the columns of Banking77."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["text", "category"])
@@ -100,14 +100,14 @@ def write_csv(path: Path, rows: list[dict[str, str]]) -> None:
 
 
 def write_jsonl(path: Path, rows: list[dict[str, str]]) -> None:
-    """One `text` a line."""
+    """Rows with one `text` per line."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
 
 def read(run: Path) -> Measurement:
-    """Times from the stamps of step events, so that they hold what a peer's do; memory from the result.
+    """Measurements from step events, with times between events as for the peers, and memory from the result.
 
-    The worker leaves torch's number of threads alone, so it is the same here.
+    The worker does not change torch's number of threads, so it is the same here.
     """
     events = list(filter(None, map(decode, (run / "events.jsonl").read_bytes().splitlines())))
     steps = [event for event in events if isinstance(event, Step)]

@@ -1,4 +1,4 @@
-"""transformers' Trainer with PEFT: padded rows, labels of -100 where nothing is learnt."""
+"""transformers' Trainer with PEFT: padded rows, labels of -100 outside the loss."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from transformers import (
 
 
 def train(job: Job) -> Measurement:
-    """Rows in the job's order, one forward pass a step."""
+    """Train on the rows in the job's order, one micro-batch per step."""
     set_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(job.model)
     callback, seen = watcher()
@@ -37,8 +37,8 @@ def train(job: Job) -> Measurement:
 def load(job: Job) -> Any:
     """The model, with adapters unless the method is full.
 
-    Without `prepare_model_for_kbit_training`: it makes activations float32, and bitsandbytes computes in the
-    type of its input.
+    Without `prepare_model_for_kbit_training`: it makes activations float32, and bitsandbytes computes in the dtype of
+    its input.
     """
     how = {"quantization_config": four_bit()} if job.method == "qlora" else {}
     model = AutoModelForCausalLM.from_pretrained(job.model, dtype=getattr(torch, job.weights), **how)
@@ -46,7 +46,7 @@ def load(job: Job) -> Any:
 
 
 def four_bit() -> BitsAndBytesConfig:
-    """QLoRA's: NF4, scales quantized again, bf16 arithmetic."""
+    """QLoRA's configuration: NF4, double quantization, bf16 compute dtype."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -56,28 +56,28 @@ def four_bit() -> BitsAndBytesConfig:
 
 
 def adapter(job: Job) -> LoraConfig:
-    """Every linear layer but the head."""
+    """LoRA on every linear layer but the head."""
     return LoraConfig(
         r=job.rank, lora_alpha=job.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
     )
 
 
 def tokenized(row: dict[str, str], tokenizer: Any, max_length: int) -> dict[str, list[int]]:
-    """The answer and its end token are learnt, and of plain text all of it and the end token."""
+    """Ids and labels: the answer and its end token are in the loss; of plain text, every token and an end token."""
     if "text" in row:
         ids = [*tokenizer(row["text"])["input_ids"], tokenizer.eos_token_id]
         return cut(ids, ids, max_length)
-    asked = [{"role": "user", "content": row["prompt"]}]
-    answered = [*asked, {"role": "assistant", "content": row["completion"]}]
-    prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=True)["input_ids"]
-    whole = tokenizer.apply_chat_template(answered, return_dict=True)["input_ids"]
-    start, end = len(prompt), len(whole) - whole[::-1].index(tokenizer.eos_token_id)
-    # The line feed that a template writes behind the end token is not learnt.
-    return cut(whole, [-100] * start + whole[start:end] + [-100] * (len(whole) - end), max_length)
+    question = [{"role": "user", "content": row["prompt"]}]
+    messages = [*question, {"role": "assistant", "content": row["completion"]}]
+    prompt = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_dict=True)["input_ids"]
+    ids = tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
+    start, end = len(prompt), len(ids) - ids[::-1].index(tokenizer.eos_token_id)
+    # The line feed that a template writes after the end token is not in the loss.
+    return cut(ids, [-100] * start + ids[start:end] + [-100] * (len(ids) - end), max_length)
 
 
 def cut(ids: list[int], labels: list[int], max_length: int) -> dict[str, list[int]]:
-    """On the right."""
+    """Truncate on the right."""
     ids = ids[:max_length]
     return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels[:max_length]}
 

@@ -1,4 +1,4 @@
-"""trl's SFTTrainer: conversational prompt-completion rows or a text column, everything else as it comes."""
+"""trl's SFTTrainer: conversational prompt-completion rows or a text column, defaults otherwise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from with_trainer import adapter, four_bit
 
 
 def train(job: Job) -> Measurement:
-    """No packing, the loss on the completion only (the default for such rows)."""
+    """Train without packing, with the loss on the completion only (the default for such rows)."""
     set_seed(0)
     callback, seen = watcher()
     trainer = SFTTrainer(
@@ -35,7 +35,7 @@ def train(job: Job) -> Measurement:
 
 
 def row_of(row: dict[str, str]) -> dict[str, Any]:
-    """In trl's columns."""
+    """A row with trl's columns."""
     if "text" in row:
         return row
     return {

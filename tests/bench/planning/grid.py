@@ -1,4 +1,4 @@
-"""What the planner is measured on: small models of random weights whose memory is spread as in large ones."""
+"""Cases to measure memory plans on: small models with random weights, with memory distributed as in large ones."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ class Case:
     @property
     def name(self) -> str:
         train = self.config.train
-        checkpointing = "checkpointing" if train.gradient_checkpointing else "all kept"
+        activations = "checkpointed" if train.gradient_checkpointing else "stored"
         note = f", {self.remark}" if self.remark else ""
-        return f"{self.shape} · {self.config.method}{note} · {checkpointing} · {train.micro_batch} × {self.rows.length}"
+        return f"{self.shape} · {self.config.method}{note} · {activations} · {train.micro_batch} × {self.rows.length}"
 
 
 def grid() -> Iterator[Case]:
-    """Three methods × checkpointing × two lengths × two micro batches, for two shapes: 48 cases."""
+    """Three methods × checkpointing × two lengths × two micro-batch sizes, for two shapes: 48 cases."""
     for shape, method, checkpointing, length, micro_batch in itertools.product(
         GRID_SHAPES, method_names(), (False, True), LENGTHS, MICRO_BATCHES
     ):
@@ -69,7 +69,7 @@ def grid() -> Iterator[Case]:
 
 
 def others() -> Iterator[Case]:
-    """What the grid leaves out: other architectures, optimizers, types, adapters, layouts."""
+    """Cases outside the grid: other architectures, optimizers, dtypes, adapters."""
     for shape, method in itertools.product(("Qwen3-MoE", "Gemma 3", "GPT-2"), method_names()):
         yield case(shape, method, method == "qlora", 256, 2)
     llama, qwen = GRID_SHAPES
@@ -84,7 +84,7 @@ def others() -> Iterator[Case]:
     yield case(qwen, "lora", False, 256, 2, "q and v", {"adapter.target_modules": ["q_proj", "v_proj"]})
     yield case(qwen, "lora", False, 256, 2, "DoRA", {"adapter.dora": True})
     yield case(qwen, "lora", False, 256, 2, "eager attention", {"model.attention": "eager"})
-    yield case(llama, "lora", False, 256, 2, "one pass a step", count=2)
+    yield case(llama, "lora", False, 256, 2, "one micro-batch per step", count=2)
 
 
 def case(
@@ -97,7 +97,7 @@ def case(
     settings: dict[str, Any] | None = None,
     count: int = 0,
 ) -> Case:
-    """A quarter of each row is answer; a step is two passes unless `count` rows make it less."""
+    """A quarter of each row is the answer; a step has two micro-batches unless `count` sets another batch size."""
     values = {
         "train.gradient_checkpointing": checkpointing,
         "train.micro_batch": micro_batch,

@@ -1,8 +1,8 @@
-"""What a step really takes on the CPU: the worker's own parts, with real weights, under the allocator's own report.
+"""Measure the memory of a step on the CPU: the worker's code with real weights under the allocator's profiler.
 
-torch's profiler is told of every block that the CPU allocator gives out and takes back, also of those that a kernel
-takes for itself and no operation returns. The resident set would count libraries, oneDNN's buffers and freed memory
-that malloc keeps; a count of tensors would miss what kernels take, as the planner might.
+torch's profiler records every block that the CPU allocator allocates and frees, including temporary blocks of kernels
+that no operation returns. The resident set would include libraries, oneDNN's buffers and freed memory that malloc
+retains; counting tensors would miss temporary blocks, as the planner might.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ MACHINE = Machine("cpu", "this machine", bf16=True, flash_attention=False)
 
 @dataclass(frozen=True)
 class Measured:
-    """Bytes."""
+    """Peaks in bytes."""
 
     static: int
     training: int
     held_out: int
     answering: int
-    """Of the largest moments of answering (`engine.evaluation.worst_case`), really held."""
+    """Peak of the worst-case batches of generation (`engine.evaluation.worst_case`)."""
 
 
 def measured_apart(case: Case) -> Measured:
-    """In a process of its own: what an earlier case leaves to the garbage collector would be freed into this one."""
+    """Measure in a new process: garbage of an earlier case would be freed during this one."""
     with multiprocessing.get_context("fork").Pool(1) as pool:
         return pool.apply(measured, (case,))
 
 
 def measured(case: Case) -> Measured:
-    """Two steps by the worker's trainer, one held-out pass and the longest answers, on random weights."""
+    """Peaks of two steps of the worker's trainer, one held-out batch and the longest answers, with random weights."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         config = msgspec.structs.replace(case.config, model=with_id(case.config.model, _save(case.shape, folder)))
@@ -77,13 +77,13 @@ def measured(case: Case) -> Measured:
 
 
 def answering_apart(case: Case, count: int) -> int:
-    """Bytes at the peak of so many rows really answered, none ending before it must; in a process of its own."""
+    """Peak bytes of generating answers of maximum length for `count` rows, in a new process."""
     with multiprocessing.get_context("fork").Pool(1) as pool:
         return pool.apply(_answering, (case, count))
 
 
 def _answering(case: Case, count: int) -> int:
-    """The optimizer's state, of which evaluation has nothing, is added as it would be after a step."""
+    """The optimizer's state, which evaluation does not create, is added as it would be after a step."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         config = msgspec.structs.replace(case.config, model=with_id(case.config.model, _save(case.shape, folder)))
@@ -98,8 +98,8 @@ def _answering(case: Case, count: int) -> int:
     return bytes_of(tensors_of(model)) + state + profiled(lambda: generator.answers(model, rows))
 
 
-def on_card(case: Case, machine: Machine) -> tuple[int, int]:
-    """(allocated, reserved): torch's own peaks of two steps on a card, bytes."""
+def on_gpu(case: Case, machine: Machine) -> tuple[int, int]:
+    """(allocated, reserved): torch's peaks of two steps on a GPU, bytes."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         config = msgspec.structs.replace(case.config, model=with_id(case.config.model, _save(case.shape, folder)))
@@ -118,7 +118,7 @@ def with_id(model: schema.Model, folder: Path) -> schema.Model:
 
 
 def profiled(work: Callable[[], object]) -> int:
-    """The most bytes that `work` held at once, beside what there was before."""
+    """Peak bytes that `work` allocates, in addition to what was allocated before."""
     gc.collect()
     with profile(use_cpu=True, profile_memory=True) as profiler:
         work()
@@ -131,7 +131,7 @@ def profiled(work: Callable[[], object]) -> int:
 
 
 def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
-    """Of the storages, each once."""
+    """Bytes of the tensors' storages, each counted once."""
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
@@ -151,7 +151,7 @@ def _tensors_in(state: Mapping[Any, dict[str, Any]]) -> list[torch.Tensor]:
 
 
 def quieten() -> None:
-    """A table is printed; bars and advice do not belong into it."""
+    """Turn off progress bars and warnings, which would disturb the printed table."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     logging.disable(logging.WARNING)

@@ -1,7 +1,7 @@
-"""Peaks that others measured on cards, against what the planner's parts say of the same work.
+"""Published peaks on GPUs, and the planner's predictions for the same work.
 
-Their loss, optimizer and types are not ours, so the step is written out here with theirs; model, adapters, fakes and
-counting are the planner's. Context and pool are left out: these figures are torch's own.
+Their loss, optimizer and dtypes differ from ftbench's, so the step is implemented here; model, adapters, fake tensors
+and counting are the planner's. CUDA context and fragmentation are not included: the figures are torch's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from engine.memory.dry_run.fake_model import build, fill
 from engine.memory.dry_run.memory_tracker import MemoryTracker
 from engine.methods.machine import Machine
 
-CARD = Machine("cuda", "a card", bf16=True, flash_attention=False)
+GPU = Machine("cuda", "a GPU", bf16=True, flash_attention=False)
 LLAMA_32_3B: dict[str, Any] = {
     "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28, "num_attention_heads": 24,
     "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 128256, "tie_word_embeddings": True,
@@ -38,7 +38,7 @@ QV = ["q_proj", "v_proj"]
 
 @dataclass(frozen=True)
 class Published:
-    """One figure: `peak` bytes of a step over `rows` × `length` tokens."""
+    """One published figure: `peak` bytes of a step over `rows` × `length` tokens."""
 
     source: str
     what: str
@@ -48,17 +48,23 @@ class Published:
     length: int
     settings: dict[str, Any]
     differs: str
-    """What their figure has that the prediction has not."""
+    """What the published figure contains and the prediction does not."""
     adapters: torch.dtype = torch.float32
 
 
 def published() -> Iterator[Published]:
-    """PEFT logs torch's reserved memory after each step, less what was there before (method_comparison/MetaMathQA,
+    """PEFT logs torch's reserved memory after each step, minus the value before (method_comparison/MetaMathQA,
     run.py). litgpt prints torch's allocated peak (finetune/lora.py); it trains bf16 adapters of rank 8 with dropout
     0.05 on query and value (4,194,304 parameters at 7B) over rows of up to 1,304 tokens; its GB are 10⁹ bytes.
     """
-    reserved = "theirs is the pool, with its gaps and with what answering every few hundred steps left in it"
-    full = f"{reserved}; under full tuning large gradients come and go between steps, and the pool keeps their places"
+    reserved = (
+        "theirs is reserved memory, including fragmentation and what generation every few hundred steps left "
+        "in the pool"
+    )
+    full = (
+        f"{reserved}; with full fine-tuning, large gradients are freed and allocated between steps, "
+        "and the pool retains their blocks"
+    )
     yield Published(PEFT, "full", 38_868_615_168, LLAMA_32_3B, 4, 768, {"method": "full"}, full)
     for rank, targets, peak in (
         (32, QV, 22_292_725_760),
@@ -69,19 +75,19 @@ def published() -> Iterator[Published]:
         where = "q and v" if targets == QV else "MLP"
         yield Published(PEFT, f"LoRA, rank {rank}, {where}", peak, LLAMA_32_3B, 4, 768, settings, reserved)
     settings = {"method": "lora", "adapter.rank": 8, "adapter.target_modules": QV, "adapter.dropout": 0.05}
-    own = "theirs is another class: one layer and one dropout for query, key and value, its head and loss in chunks"
+    fused = "theirs is another model class: one layer and one dropout for query, key and value, head and loss in chunks"
     for name, peak, architecture in (("7B", 21.30e9, LLAMA_2_7B), ("13B", 38.12e9, LLAMA_2_13B)):
         what = f"LoRA, Llama 2 {name}"
-        yield Published(LITGPT, what, peak, architecture, 1, 1304, settings, own, adapters=torch.bfloat16)
+        yield Published(LITGPT, what, peak, architecture, 1, 1304, settings, fused, adapters=torch.bfloat16)
 
 
 def predicted(case: Published) -> int:
-    """Bytes of two steps with transformers' loss over every token, torch's AdamW in the parameters' type, no
-    checkpointing and clipping at 1.
+    """Peak bytes of two steps with transformers' loss over every token, torch's AdamW in the parameters' dtype, no
+    gradient checkpointing and clipping at 1.
     """
     values = {**case.settings, "train.precision": "bf16", "train.gradient_checkpointing": False}
     config = resolve(Preset("published", values)).config
-    model = build(config, transformers.LlamaConfig(**case.architecture, use_cache=False), CARD)
+    model = build(config, transformers.LlamaConfig(**case.architecture, use_cache=False), GPU)
     for parameter in model.parameters():
         if parameter.requires_grad and config.method != "full":
             parameter.data = parameter.data.to(case.adapters)

@@ -1,11 +1,11 @@
-"""What the workbench's first paint is measured against: the least Textual app there is."""
+"""A minimal Textual app: the baseline for the workbench's first paint."""
 
 from textual.app import App, ComposeResult
 from textual.widgets import Static
 
 
 class Hello(App[None]):
-    """One line."""
+    """An app with one line of text."""
 
     def compose(self) -> ComposeResult:
         yield Static("Hello, World!")

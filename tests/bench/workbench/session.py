@@ -1,4 +1,4 @@
-"""A program in a terminal of its own, with a clock on what it writes and on the processor it takes."""
+"""A program in its own pty, with the time of its output and its CPU time."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from pathlib import Path
 import pyte
 
 TICK = 0.05
-"""Seconds between two portions on a slow line."""
+"""Seconds between two blocks on a slow line."""
 GAP = 0.4
-"""Seconds without a byte after which a picture is whole: a busy line has no such gap, an idle bench one a second."""
+"""Seconds without output after which a screen is complete: a busy line has no such gap."""
 QUERY, ANSWER = b"\x1b[?2026$p", b"\x1b[?2026;2$y"
-"""Whether frames can be sent as one: terminals say yes, and every frame then carries the marks."""
+"""The query for synchronized output and its answer: terminals support it, and every frame then has its marks."""
 
 
 class Session:
-    """Started at once; everything it writes is kept with its time."""
+    """A running program; everything it writes is recorded with its time."""
 
     def __init__(
         self,
@@ -34,14 +34,14 @@ class Session:
         rate: int | None = None,
     ) -> None:
         self.rate = rate
-        """Bytes a second that the line carries; None: as many as come."""
+        """Bytes per second of the line; None: unlimited."""
         self._lock = threading.Lock()
         self.shown = bytearray()
         self.arrived: list[tuple[int, float]] = []
-        """Bytes shown after each block, and when it came."""
+        """(total bytes, time) after each block."""
         self.screen = pyte.Screen(*size)
         self._stream, self._drawn = pyte.ByteStream(self.screen), 0
-        self.began = time.perf_counter()
+        self.started = time.perf_counter()
         self.ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
         own = {"TERM": "xterm-256color", "COLORTERM": "truecolor", **(env or {})}
@@ -68,21 +68,21 @@ class Session:
                 time.sleep(len(block) / self.rate)
 
     def written(self) -> int:
-        """Bytes so far."""
+        """Bytes written so far."""
         with self._lock:
             return len(self.shown)
 
     def until(self, mark: bytes, since: int = 0, seconds: float = 60.0) -> float:
-        """`perf_counter` when what shows the mark had come, behind the first `since` bytes.
+        """`perf_counter` when the mark was shown, after the first `since` bytes.
 
-        It may have come byte after byte, or as changed cells: then the screen has it.
+        The mark may arrive as text, or as changed cells: then the screen shows it.
         """
         deadline, looked = time.perf_counter() + seconds, since
         while True:
             with self.woken:
                 while len(self.shown) <= looked and self.woken.wait(deadline - time.perf_counter()):
                     pass
-                looked, when = self.arrived[-1] if self.arrived else (0, self.began)
+                looked, when = self.arrived[-1] if self.arrived else (0, self.started)
                 found = self.shown.find(mark, since) >= 0
             if found or mark.decode() in self.text():
                 return when
@@ -90,18 +90,18 @@ class Session:
                 raise TimeoutError(f"no {mark!r} in {seconds} s; the screen:\n{self.text()}")
 
     def settled(self, since: int, seconds: float = 60.0) -> float:
-        """`perf_counter` when the last byte of what follows the first `since` bytes had come, before a gap."""
+        """`perf_counter` of the last byte before a gap, after the first `since` bytes."""
         deadline = time.perf_counter() + seconds
         while time.perf_counter() < deadline:
             time.sleep(TICK)
             with self._lock:
-                count, when = self.arrived[-1] if self.arrived else (0, self.began)
+                count, when = self.arrived[-1] if self.arrived else (0, self.started)
             if count > since and time.perf_counter() - when >= GAP:
                 return when
-        raise TimeoutError(f"no end of it in {seconds} s; the screen:\n{self.text()}")
+        raise TimeoutError(f"output has not ended in {seconds} s; the screen:\n{self.text()}")
 
     def text(self) -> str:
-        """What the screen shows."""
+        """Text of the screen."""
         with self._lock:
             fresh, self._drawn = bytes(self.shown[self._drawn :]), len(self.shown)
         self._stream.feed(fresh)
@@ -110,13 +110,13 @@ class Session:
     def press(self, keys: str) -> None:
         os.write(self.ours, keys.encode())
 
-    def processor(self) -> float:
-        """Seconds of processor used, all threads."""
+    def cpu_seconds(self) -> float:
+        """CPU seconds used, all threads."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def peak(self) -> int:
-        """Most bytes resident so far."""
+        """Peak resident set so far, bytes."""
         text = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(text.partition("VmHWM:")[2].split()[0]) << 10
 

@@ -1,15 +1,15 @@
-"""Runs that nobody trains: one that steps in real time, one that is long, many that have ended.
+"""Simulated runs: one that steps in real time, a long one, many finished ones.
 
-`python tests/bench/workbench/simulate.py RUNS RATE SECONDS` steps RATE times a second with the real event log and the
-real lock, as a worker would, and ends.
+`python tests/bench/workbench/simulate.py RUNS RATE SECONDS` writes RATE steps per second into the real event log,
+holding the real lock, as a worker does.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
 import random
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,19 +21,19 @@ from engine.runs import events, locks, run_dir
 from engine.runs.result import Interval, Score
 from engine.runs.run_dir import RunDir
 
-SECOND = {"memory": 1, "eval": 10, "checkpoint": 20}
-"""How often what is said besides steps comes, in seconds at ten steps a second: as a worker on a card would."""
+INTERVALS = {"memory": 1, "eval": 10, "checkpoint": 20}
+"""Seconds between two events of a type, at ten steps per second: as a worker on a GPU."""
 
 
 def make(runs: Path) -> RunDir:
     return run_dir.create(runs, "demo-lora", preset_library.effective("demo-lora", None, {}))
 
 
-def beginning(steps: int) -> Iterator[events.Event]:
-    """All that comes before the first step."""
+def opening(steps: int) -> Iterator[events.Event]:
+    """Events before the first step."""
     yield events.Hello(pid=os.getpid(), host="box", version="0.1.0")
     yield events.Phase(name="data")
-    yield events.Data(train=1600, validation=100, test=300, format="messages", why="it says so", fingerprint="f")
+    yield events.Data(train=1600, validation=100, test=300, format="messages", format_reason="test", fingerprint="f")
     yield events.Phase(name="training")
     yield events.Plan(
         steps=steps, start_step=0, batch=16, micro_batch=16, packing="packed", gradient_checkpointing=False
@@ -41,7 +41,7 @@ def beginning(steps: int) -> Iterator[events.Event]:
 
 
 def step(number: int, steps: int, chance: random.Random) -> Iterator[events.Event]:
-    """A step, and what comes with it."""
+    """Events of one step."""
     loss = 0.4 + 3.2 * math.exp(-number / 300) + chance.gauss(0, 0.05)
     rate = 1e-3 * (1 + math.cos(math.pi * number / steps)) / 2
     yield events.Step(
@@ -56,31 +56,31 @@ def step(number: int, steps: int, chance: random.Random) -> Iterator[events.Even
         tokens_per_second=13_300 * chance.uniform(0.95, 1.05),
         seconds=0.1,
     )
-    if number % (10 * SECOND["memory"]) == 0:
+    if number % (10 * INTERVALS["memory"]) == 0:
         yield events.Memory(rss=600 << 20, rss_peak=700 << 20, load=97, power=312.0, temperature=64)
-    if number % (10 * SECOND["eval"]) == 0:
+    if number % (10 * INTERVALS["eval"]) == 0:
         yield events.Eval(when="during", split="validation", step=number, rows=128, loss=loss + 0.03)
-    if number % (10 * SECOND["checkpoint"]) == 0:
+    if number % (10 * INTERVALS["checkpoint"]) == 0:
         yield events.Checkpoint(step=number, path=f"checkpoints/step-{number}", bytes=1 << 20, seconds=0.1)
 
 
 def live(runs: Path, rate: float, seconds: float) -> None:
-    """A run in real time; holds its lock until it ends."""
+    """Simulate a run in real time; holds its lock until it ends."""
     run = make(runs)
     held = locks.hold(run.lock_file, str(os.getpid()))
     log, chance, steps = events.EventLog(run.events_file), random.Random(0), int(rate * seconds)
     assert held is not None
-    for event in beginning(steps):
+    for event in opening(steps):
         log.write(event)
-    began = time.monotonic()
+    started = time.monotonic()
     for number in range(1, steps + 1):
-        time.sleep(max(0.0, began + number / rate - time.monotonic()))
+        time.sleep(max(0.0, started + number / rate - time.monotonic()))
         for event in step(number, steps, chance):
             log.write(event)
 
 
 def long(runs: Path, count: int) -> RunDir:
-    """A finished run of `count` events."""
+    """Write a finished run of `count` events."""
     run, chance, steps = make(runs), random.Random(0), int(count / 1.115)
     encode, number = msgspec.json.Encoder().encode, 0
     with run.events_file.open("wb") as file:
@@ -94,7 +94,7 @@ def long(runs: Path, count: int) -> RunDir:
 
 def _long(steps: int, count: int, chance: random.Random) -> Iterator[events.Event]:
     made = 0
-    for event in beginning(steps):
+    for event in opening(steps):
         made += 1
         yield event
     for number in range(1, steps + 1):
@@ -108,7 +108,7 @@ def _long(steps: int, count: int, chance: random.Random) -> Iterator[events.Even
 
 
 def many(runs: Path, count: int) -> None:
-    """Finished runs."""
+    """Write `count` finished runs."""
     first = make(runs)
     write_result(first)
     for number in range(1, count):
@@ -128,4 +128,9 @@ def write_result(run: RunDir) -> None:
 
 
 if __name__ == "__main__":
-    live(Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, help="runs folder")
+    parser.add_argument("rate", type=float, help="steps per second")
+    parser.add_argument("seconds", type=float, help="duration")
+    options = parser.parse_args()
+    live(options.runs, options.rate, options.seconds)

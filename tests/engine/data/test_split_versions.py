@@ -19,7 +19,7 @@ from engine.data.prepare import Prepared, prepare
 from engine.ladder import report
 from engine.ladder.aggregate import check_same_work
 from engine.ladder.identity import identity, index, split_otherwise
-from engine.ladder.results import LadderResults, finished
+from engine.ladder.results import LadderResults, read_finished
 from engine.methods.tokenizer import load_tokenizer
 from engine.runs import run_dir
 from engine.runs.ladder_dir import LadderDir
@@ -124,8 +124,8 @@ def test_a_new_ladder_names_the_old_runs_that_it_does_not_reuse(runs: Path) -> N
 
 def test_runs_of_two_versions_are_never_in_one_verdict(runs: Path) -> None:
     folder, state = ladder_work(runs)
-    check_same_work(LadderResults(finished(folder, state)), state)
+    check_same_work(LadderResults(read_finished(folder, state)), state)
     state.work.split_version = 2
     with pytest.raises(UserError) as caught:
-        check_same_work(LadderResults(finished(folder, state)), state)
+        check_same_work(LadderResults(read_finished(folder, state)), state)
     assert caught.value.where == "split_version" and LADDER_RUNS[0] in caught.value.what

@@ -136,7 +136,7 @@ def test_a_worker_in_a_container_finds_its_id_among_new_ones(come: str, found: i
     code = (
         "import sys; from pathlib import Path; from engine.hardware import nvml; from engine.training.meters import *\n"
         "nvml.NAMESPACE = Path(sys.argv[1]); card = nvml.Nvml().card(0); meters = Meters(print, card)\n"
-        "Path(sys.argv[2]).write_text(sys.argv[3]); meters._find_card_pid(card); print(meters.card_pid)"
+        "Path(sys.argv[2]).write_text(sys.argv[3]); meters._find_gpu_pid(card); print(meters.gpu_pid)"
     )
     env = os.environ | {"LD_LIBRARY_PATH": str(library), "NVML_STAND_IN": str(scenario)}
     command = [sys.executable, "-c", code, str(tmp_path / "namespace"), str(scenario), later]

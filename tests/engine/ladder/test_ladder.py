@@ -1,4 +1,4 @@
-"""`ftbench ladder` from the command to the page, on the embedded model."""
+"""`ftbench ladder` from the command to the report, on the embedded model."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from command import MICRO, ftbench
 
+from engine.ladder.phrases import FULL_NOT_SCORED
 from engine.runs.ladder_dir import LadderDir, iterate
 
 FULL_AND_LORA = ["--rung", "lora,full"]
 
 
 def ladder(*arguments: str) -> Any:
-    """Climb and return what `--json` prints."""
+    """Run a ladder and return the output of `--json`."""
     done = ftbench("ladder", "demo", *MICRO, *arguments, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
@@ -38,7 +39,7 @@ def result_of(tmp_path: Path, name: str) -> Any:
     return json.loads((tmp_path / "runs" / name / "result.json").read_text())
 
 
-def test_three_methods_are_measured_on_the_same_work_and_judged(tmp_path: Path) -> None:
+def test_three_methods_do_the_same_work_and_get_a_verdict(tmp_path: Path) -> None:
     done = ftbench("ladder", "demo", *MICRO)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = only_ladder(tmp_path)
@@ -51,22 +52,19 @@ def test_three_methods_are_measured_on_the_same_work_and_judged(tmp_path: Path) 
     results = [result_of(tmp_path, name) for name in run_names(state)]
     assert len({json.dumps(result["fingerprints"]) for result in results}) == 1
     assert len({result["tokens"] for result in results}) == 1
-    assert [bool(result["before"]) for result in results] == [
-        True,
-        True,
-        False,
-    ]  # the base is asked once, and in 4 bits
+    scored_base = [bool(result["before"]) for result in results]
+    assert scored_base == [True, True, False]  # in 4 bits by QLoRA, unquantized by LoRA
     for name in ("qlora", "lora", "full"):
         row = rows(state)[name]
         assert row["all_seconds"]["mean"] > row["training_seconds"]["mean"] > 0
         assert row["forgetting"]["low"] <= row["forgetting"]["mean"] <= row["forgetting"]["high"]
-        assert row["peak"]["rss_training"] > 0 and row["artefact_bytes"] > 0
-    assert "in all about" in done.stdout and "quality: " in done.stdout
-    assert f"page: {folder.page}" in done.stdout
+        assert row["peak"]["rss_training"] > 0 and row["artifact_bytes"] > 0
+    assert "total: about" in done.stdout and "quality: " in done.stdout
+    assert f"report: {folder.page}" in done.stdout
     assert folder.page.stat().st_size > 20_000 and folder.markdown.read_text().startswith("# ")
 
 
-def test_the_same_ladder_again_runs_nothing_and_a_further_seed_runs_only_that(tmp_path: Path) -> None:
+def test_repeating_a_ladder_reuses_its_runs_and_another_seed_runs_only_that_seed(tmp_path: Path) -> None:
     first = ladder("--rung", "lora", "--no-probe")
     again = ladder("--rung", "lora", "--no-probe")
     assert run_names(again) == run_names(first)
@@ -78,7 +76,7 @@ def test_the_same_ladder_again_runs_nothing_and_a_further_seed_runs_only_that(tm
     assert seeds[0].endswith("seed 0") and seeds[1].endswith("seed 1")
 
 
-def test_learning_rates_are_chosen_on_validation_rows_and_the_test_rows_stay_unseen(tmp_path: Path) -> None:
+def test_learning_rates_are_chosen_on_validation_rows_only(tmp_path: Path) -> None:
     state = ladder("--rung", "lora", "--no-probe", "--learning-rates", "3")
     trials = [entry for entry in state["entries"] if entry["kind"] == "trial"]
     assert len({trial["learning_rate"] for trial in trials}) == 3
@@ -98,34 +96,36 @@ def test_two_ranks_of_one_method_are_two_rungs(tmp_path: Path) -> None:
     assert state["differs"]["adapter.rank"] == {"narrow": 2, "wide": 8}
     trained = {name: row["trainable"] for name, row in rows(state).items()}
     assert trained["wide"] == 4 * trained["narrow"]
-    assert any("Full fine-tuning has no score here" in sentence["text"] for sentence in state["verdict"])
+    assert any(FULL_NOT_SCORED in sentence["text"] for sentence in state["verdict"])
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "text"),
     [
         (["--rung", "lora", "--rung", "odd=full,train.batch=8"], "train.batch is 4 for lora and 8 for odd"),
         (["--rung", "lora", "--rung", "odd=full,data.max_rows=9"], "data.max_rows is None for lora and 9 for odd"),
-        (["--rung", "lora,lora"], "two rungs are called lora"),
-        (["--rung", "dora"], "'dora' is not a method"),
-        (["--rung", "base=lora"], "cannot be called base"),
+        (["--rung", "lora,lora"], "duplicate rung name lora"),
+        (["--rung", "dora"], "unknown method 'dora'"),
+        (["--rung", "base=lora"], "reserved rung name base"),
         (
             ["--rung", "full", "--set", "data.validation=0", "--learning-rates", "2"],
-            "validation rows and there are none",
+            "data.validation: no validation rows",
         ),
         (["--data", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--set", "evaluation.forgetting_text=nowhere.txt"], "nowhere.txt"),
-        (["--set", "data.test=0"], ": data.test;"),
+        (["--set", "data.test=0"], "data.test: no test rows"),
     ],
 )
-def test_what_cannot_be_compared_is_refused_and_leaves_nothing(arguments: list[str], said: str, tmp_path: Path) -> None:
+def test_a_ladder_that_cannot_compare_is_refused_and_leaves_no_files(
+    arguments: list[str], text: str, tmp_path: Path
+) -> None:
     done = ftbench("ladder", "demo", *MICRO, *arguments)
     assert done.returncode == 2
-    assert said in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert text in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "runs").exists() or not any((tmp_path / "runs").iterdir())
 
 
-def test_report_writes_page_markdown_and_json_again(tmp_path: Path) -> None:
+def test_report_writes_page_and_markdown_and_prints_json(tmp_path: Path) -> None:
     ladder("--rung", "lora", "--no-probe")
     folder = only_ladder(tmp_path)
     folder.page.unlink()

@@ -1,4 +1,4 @@
-"""The report's page in a real browser: silent, self-contained, readable on a phone, a wide screen and paper."""
+"""The report's page in a real browser: self-contained, readable on a phone, a wide screen and paper."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from made_ladder import made_ladder
 from made_runs import BEGIN, HOSTILE
 
 from engine.ladder.report import write
-from engine.ladder.report.words import shown
+from engine.ladder.report.captions import shown
 from engine.runs.ladder import Ladder
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: install Debian's package `chromium`")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium not found: install Debian's package `chromium`")
 
 PAGES = ("cpu", "card", "loss", "hostile", "unfinished")
 WIDTHS = (400, 1600)
 SMALLEST = 10.0
-"""CSS pixels a letter's body may have, figures included."""
+"""Minimum font size in CSS pixels, also in figures."""
 
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Name -> address."""
+    """Name -> URL."""
     folder = tmp_path_factory.mktemp("ladders")
-    made = {
+    ladders = {
         "cpu": made_ladder(folder / "cpu"),
         "card": made_ladder(folder / "card", card=True, without=["full"]),
         "loss": made_ladder(folder / "loss", metric="loss", seeds=(0,)),
         "hostile": made_ladder(folder / "hostile", hostile=True),
         "unfinished": made_ladder(folder / "unfinished"),
     }
-    directory, _ = made["unfinished"]
-    made["unfinished"] = directory, Ladder(name=directory.name, preset="demo", command="", created=BEGIN)
-    for hostile in made["hostile"][1].rows:
+    directory, _ = ladders["unfinished"]
+    ladders["unfinished"] = directory, Ladder(name=directory.name, preset="demo", command="", created=BEGIN)
+    for hostile in ladders["hostile"][1].rows:
         hostile.status, hostile.reason, hostile.no_share = "partly", HOSTILE[6], HOSTILE[1]
-    made["hostile"][1].warnings = list(HOSTILE)
-    for ladder in made.values():
+    ladders["hostile"][1].warnings = list(HOSTILE)
+    for ladder in ladders.values():
         write(*ladder)
-    return {name: directory.page.as_uri() for name, (directory, _) in made.items()}
+    return {name: directory.page.as_uri() for name, (directory, _) in ladders.items()}
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +52,13 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", PAGES)
-def test_asks_for_nothing_complains_of_nothing_and_fits(
+def test_a_page_sends_no_requests_logs_no_errors_and_fits(
     chromium: Browser, pages: dict[str, str], name: str, width: int, dark: bool
 ) -> None:
     chromium.open(pages[name], width, dark)
     chromium.value("document.querySelectorAll('details').forEach(folded => folded.open = true)")
     assert chromium.requests() == [pages[name]]
-    assert chromium.complaints() == []
+    assert chromium.console() == []
     assert chromium.value("document.documentElement.scrollWidth") <= width
     assert chromium.value("[...document.querySelectorAll('svg')].every(s => s.getBoundingClientRect().width > 250)")
     assert chromium.value(SMALL_TEXTS) == []
@@ -85,34 +85,34 @@ def test_hostile_strings_are_text(chromium: Browser, pages: dict[str, str]) -> N
     assert chromium.value(f"document.querySelectorAll('{active}').length") == 0
 
 
-def test_a_long_line_is_there_whole_in_a_box_of_its_own(chromium: Browser, pages: dict[str, str]) -> None:
+def test_a_long_line_is_complete_in_a_scrolling_box(chromium: Browser, pages: dict[str, str]) -> None:
     chromium.open(pages["hostile"], 400)
     boxes = "[...document.querySelectorAll('pre')].filter(pre => pre.textContent.length >= 100000)"
     assert chromium.value(f"{boxes}.length") > 0
     assert chromium.value(f"{boxes}.every(pre => pre.clientHeight < 300 && pre.scrollHeight > 300)")
 
 
-def colours(chromium: Browser) -> tuple[str, str, str]:
-    """Of paper, text and the figures' text."""
+def colors(chromium: Browser) -> tuple[str, str, str]:
+    """Colors of the background, the text and the figures' text."""
     found = chromium.value("""[
       getComputedStyle(document.documentElement).backgroundColor, getComputedStyle(document.querySelector('h1')).color,
       getComputedStyle(document.querySelector('svg text')).fill]""")
     return found[0], found[1], found[2]
 
 
-def test_paper_is_white_and_the_screen_as_the_reader_wants_it(chromium: Browser, pages: dict[str, str]) -> None:
+def test_print_is_light_and_the_screen_follows_the_preferred_scheme(chromium: Browser, pages: dict[str, str]) -> None:
     chromium.open(pages["cpu"], 1600)
-    light = colours(chromium)
+    light = colors(chromium)
     chromium.open(pages["cpu"], 1600, dark=True)
-    dark = colours(chromium)
+    dark = colors(chromium)
     chromium.open(pages["cpu"], 1600, dark=True, media="print")
-    paper = colours(chromium)
+    paper = colors(chromium)
     assert light[0] == "rgb(255, 255, 255)"
     assert all(a != b for a, b in zip(light, dark, strict=True))
     assert paper == light
 
 
-def test_printing_gives_a_few_pages(chromium: Browser, pages: dict[str, str], tmp_path: Path) -> None:
+def test_printing_takes_few_pages(chromium: Browser, pages: dict[str, str], tmp_path: Path) -> None:
     chromium.open(pages["cpu"], 1600, dark=True)
     chromium.pdf(tmp_path / "page.pdf")
     pdf = (tmp_path / "page.pdf").read_bytes()
@@ -120,7 +120,7 @@ def test_printing_gives_a_few_pages(chromium: Browser, pages: dict[str, str], tm
     assert 3 <= pdf.count(b"/Type /Page\n") <= 12
 
 
-def test_tables_name_their_rows_and_columns(chromium: Browser, pages: dict[str, str]) -> None:
+def test_tables_label_their_rows_and_columns(chromium: Browser, pages: dict[str, str]) -> None:
     chromium.open(pages["card"], 1600)
     assert chromium.value("[...document.querySelectorAll('th')].every(th => th.scope)")
     assert chromium.value("[...document.querySelectorAll('svg')].every(s => s.getAttribute('aria-label'))")

@@ -1,4 +1,4 @@
-"""`docs/ladder-json.md` names everything that `ladder.json` holds."""
+"""`docs/ladder-json.md` documents all fields of `ladder.json`."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import msgspec
 import pytest
 from places import ROOT
 
-from engine.runs import ladder as contract
+from engine.runs import ladder as ladder_types
 from engine.runs.result import Interval, MeasuredPeak
 
 STRUCTS = [
-    contract.Ladder,
-    contract.SharedWork,
-    contract.RungDuration,
-    contract.LadderRun,
-    contract.RungResult,
-    contract.Comparison,
-    contract.VerdictSentence,
-    contract.SeedRange,
-    contract.RentalPrice,
-    contract.SplitOverlap,
-    contract.ColumnUse,
-    contract.RowAccount,
+    ladder_types.Ladder,
+    ladder_types.SharedWork,
+    ladder_types.RungDuration,
+    ladder_types.LadderRun,
+    ladder_types.RungResult,
+    ladder_types.Comparison,
+    ladder_types.VerdictSentence,
+    ladder_types.SeedRange,
+    ladder_types.RentalPrice,
+    ladder_types.SplitOverlap,
+    ladder_types.ColumnUse,
+    ladder_types.RowAccount,
     Interval,
     MeasuredPeak,
 ]
@@ -35,9 +35,9 @@ def test_every_field_of_ladder_json_is_documented(struct: type[msgspec.Struct]) 
     assert set(struct.__struct_fields__) <= named
 
 
-def test_all_of_ladder_json_is_among_the_documented() -> None:
-    """A struct that is added to the contract is added here."""
-    types = {value for value in vars(contract).values() if isinstance(value, type)}
+def test_all_structs_of_ladder_json_are_checked() -> None:
+    """A new struct has to be added to STRUCTS."""
+    types = {value for value in vars(ladder_types).values() if isinstance(value, type)}
     found = {value for value in types if issubclass(value, msgspec.Struct)}
-    plan = {contract.LadderPlan, contract.Rung, contract.Config, msgspec.Struct}  # of ladder.toml
+    plan = {ladder_types.LadderPlan, ladder_types.Rung, ladder_types.Config, msgspec.Struct}  # of ladder.toml
     assert found - plan <= set(STRUCTS)

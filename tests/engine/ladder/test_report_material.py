@@ -1,4 +1,4 @@
-"""What a report reads from its runs' directories, and what it makes of those that are gone or damaged."""
+"""What a report reads from the directories of its runs, also if they are deleted or damaged."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from made_runs import BEGIN, HOSTILE, ITEMS, STEPS, write_events, write_predicti
 
 from engine.config.preset import Preset, resolve
 from engine.ladder.report import write
-from engine.ladder.report.material import gather
+from engine.ladder.report.captions import NO_RESULTS, NO_SAMPLES, NO_TRIALS, PARTIAL_REPORT
+from engine.ladder.report.report_data import load_report_data
 from engine.ladder.report.samples import Source, side_by_side
-from engine.ladder.report.traces import POINTS, SAMPLES, trace
+from engine.ladder.report.traces import MAX_LOSS_POINTS, MAX_MEMORY_POINTS, trace
 from engine.runs import events, run_dir
 from engine.runs.ladder import Ladder, LadderRun
 from engine.runs.run_dir import RunDir
@@ -28,41 +29,41 @@ def run(tmp_path: Path) -> RunDir:
     return made
 
 
-def say(run: RunDir, *more: events.Event) -> None:
+def append(run: RunDir, *more: events.Event) -> None:
     with run.events_file.open("ab") as file:
         file.writelines(msgspec.json.encode(event) + b"\n" for event in more)
 
 
 def test_a_curve_counts_tokens_and_seconds_of_all_steps(run: RunDir) -> None:
-    found = trace("lora", 0, run.events_file)
-    assert found is not None
+    curves = trace("lora", 0, run.events_file)
+    assert curves is not None
     log = [events.decode(line) for line in run.events_file.read_bytes().splitlines()]
     steps = [event for event in log if isinstance(event, events.Step)]
-    assert len(found.train.tokens) <= POINTS
-    assert found.train.tokens[-1] == sum(step.tokens for step in steps)
-    assert found.train.seconds[-1] == pytest.approx(sum(step.seconds for step in steps))
-    assert found.portion == math.ceil(STEPS / POINTS)
-    assert len(found.validation.loss) == 4
-    assert found.validation.tokens[-1] == found.train.tokens[-1]
+    assert len(curves.train.tokens) <= MAX_LOSS_POINTS
+    assert curves.train.tokens[-1] == sum(step.tokens for step in steps)
+    assert curves.train.seconds[-1] == pytest.approx(sum(step.seconds for step in steps))
+    assert curves.steps_per_point == math.ceil(STEPS / MAX_LOSS_POINTS)
+    assert len(curves.validation.loss) == 4
+    assert curves.validation.tokens[-1] == curves.train.tokens[-1]
 
 
-def test_a_step_done_twice_counts_once(run: RunDir) -> None:
+def test_a_repeated_step_counts_once(run: RunDir) -> None:
     before = trace("lora", 0, run.events_file)
     log = [events.decode(line) for line in run.events_file.read_bytes().splitlines()]
-    say(run, *[event for event in log if isinstance(event, events.Step)][-5:])
+    append(run, *[event for event in log if isinstance(event, events.Step)][-5:])
     after = trace("lora", 0, run.events_file)
     assert before is not None
     assert after is not None
     assert after.train == before.train
 
 
-def test_waiting_and_the_time_between_two_lives_do_not_count(run: RunDir) -> None:
+def test_waiting_and_the_time_before_resuming_do_not_count(run: RunDir) -> None:
     first = trace("lora", 0, run.events_file)
     assert first is not None
     known = first.memory["reserved"][0]
     assert known[0] < 5  # the 500 seconds of waiting are not in it
     later = known[-1] + BEGIN + 10_000
-    say(
+    append(
         run,
         events.Hello(pid=2, host="box", version="0.1.0", resumed=True, t=later),
         events.Memory(rss=1, rss_peak=1, reserved=1, t=later + 2),
@@ -72,25 +73,25 @@ def test_waiting_and_the_time_between_two_lives_do_not_count(run: RunDir) -> Non
     assert second.memory["reserved"][0][-1] < known[-1] + 10
 
 
-def test_no_peak_is_lost_when_a_trace_is_thinned(run: RunDir) -> None:
-    say(run, *[events.Memory(rss=9 << 30 if n == 777 else 5, rss_peak=5, t=BEGIN + 600 + n) for n in range(2000)])
-    found = trace("lora", 0, run.events_file)
-    assert found is not None
-    assert len(found.memory["rss"][1]) <= SAMPLES
-    assert max(found.memory["rss"][1]) == 9 << 30
+def test_no_peak_is_lost_when_a_curve_is_thinned(run: RunDir) -> None:
+    append(run, *[events.Memory(rss=9 << 30 if n == 777 else 5, rss_peak=5, t=BEGIN + 600 + n) for n in range(2000)])
+    curves = trace("lora", 0, run.events_file)
+    assert curves is not None
+    assert len(curves.memory["rss"][1]) <= MAX_MEMORY_POINTS
+    assert max(curves.memory["rss"][1]) == 9 << 30
 
 
 def test_a_loss_that_is_not_finite_is_a_gap(run: RunDir) -> None:
     write_events(run, "lora", 0, diverged=True)
-    found = trace("lora", 0, run.events_file)
-    assert found is not None
-    assert math.isnan(found.train.loss[-1])
-    assert math.isfinite(found.train.loss[0])
+    curves = trace("lora", 0, run.events_file)
+    assert curves is not None
+    assert math.isnan(curves.train.loss[-1])
+    assert math.isfinite(curves.train.loss[0])
 
 
 def test_items_on_which_the_rungs_disagree_come_first(tmp_path: Path) -> None:
     directory, ladder = made_ladder(tmp_path / "runs", seeds=(0,))
-    found = gather(directory, ladder).samples
+    found = load_report_data(directory, ladder).samples
     scores = [
         {who: sample.answers[who][0].scores["exact_match"] for who in ("qlora", "lora", "full")}  # type: ignore[index]
         for sample in found.shown
@@ -99,29 +100,29 @@ def test_items_on_which_the_rungs_disagree_come_first(tmp_path: Path) -> None:
     assert disagree == sorted(disagree, reverse=True)
     assert found.items == ITEMS
     assert found.disagreed == sum(disagree) + max(0, found.disagreed - len(disagree))
-    assert all("base" in sample.answers for sample in found.shown)  # though only one run asked the base
+    assert all("base" in sample.answers for sample in found.shown)  # scored by one run only
 
 
-def test_the_base_as_qlora_loads_it_is_told_from_the_base(tmp_path: Path) -> None:
+def test_the_4_bit_base_is_separate_from_the_base(tmp_path: Path) -> None:
     directory, ladder = made_ladder(tmp_path / "runs", seeds=(0,))
     ladder.rows.insert(1, msgspec.structs.replace(ladder.rows[0], name="base-4bit", method="base-4bit"))
-    found = gather(directory, ladder).samples
+    found = load_report_data(directory, ladder).samples
     assert "base" not in found.shown[0].answers
     assert "base-4bit" in found.shown[0].answers
 
 
-def test_answers_to_other_items_do_not_mix_in(tmp_path: Path) -> None:
+def test_answers_to_different_items_are_left_out(tmp_path: Path) -> None:
     runs = [run_dir.create(tmp_path / "runs", "demo", resolve(Preset("demo", {}), m)) for m in ("lora", "full")]
     write_predictions(runs[0], "lora", 0, hostile=False, base=True)
     write_predictions(runs[1], "full", 0, hostile=True, base=False)
     sources = [Source(name, "base", run.predictions_file) for name, run in zip(("lora", "full"), runs, strict=True)]
     found = side_by_side(sources, "exact_match")
-    assert found.problems == [f"{runs[1].name} was scored on other test items"]
+    assert found.problems == [f"{runs[1].name} was scored on different test items"]
     assert set(found.shown[0].answers) == {"base", "lora"}
 
 
 @pytest.mark.parametrize("damage", ["events.jsonl", "predictions.jsonl", "run.toml", "everything"])
-def test_a_run_that_lost_files_is_named_and_the_rest_is_shown(tmp_path: Path, damage: str) -> None:
+def test_a_run_with_missing_files_is_named_and_the_rest_is_shown(tmp_path: Path, damage: str) -> None:
     directory, ladder = made_ladder(tmp_path / "runs", seeds=(0,))
     run = directory.runs / next(entry.run for entry in ladder.entries if entry.rung == "lora" and entry.run)
     if damage == "everything":
@@ -130,7 +131,7 @@ def test_a_run_that_lost_files_is_named_and_the_rest_is_shown(tmp_path: Path, da
         (run / damage).unlink()
     write(directory, ladder)
     page = directory.page.read_text("utf-8")
-    assert "Score against training time" in page
+    assert "Score vs. training time" in page
     assert (run.name in page) if damage == "run.toml" else (f"{run.name} has no" in page)
 
 
@@ -140,21 +141,21 @@ def test_a_damaged_predictions_file_is_named(tmp_path: Path) -> None:
         if entry.run:
             (directory.runs / entry.run / "predictions.jsonl").write_bytes(b'{"item": 0, "prompt": "\xff\xfe')
     write(directory, ladder)
-    assert "cannot be read" in directory.page.read_text("utf-8")
-    assert "No run has left answers to show." in directory.page.read_text("utf-8")
+    assert "cannot read" in directory.page.read_text("utf-8")
+    assert NO_SAMPLES in directory.page.read_text("utf-8")
 
 
-@pytest.mark.parametrize("stage", ["planned", "climbing"])
+@pytest.mark.parametrize("stage", ["planned", "training"])
 def test_an_unfinished_ladder_has_a_page_too(tmp_path: Path, stage: str) -> None:
     directory, _ = made_ladder(tmp_path / "runs", seeds=(0,))
-    planned = [LadderRun(rung="lora", kind="run", seed=0, learning_rate=2e-4)] if stage == "climbing" else []
+    planned = [LadderRun(rung="lora", kind="run", seed=0, learning_rate=2e-4)] if stage == "training" else []
     ladder = Ladder(name=directory.name, preset="demo", command="", created=BEGIN, stage=stage, entries=planned)  # type: ignore[arg-type]
     write(directory, ladder)
     page = directory.page.read_text("utf-8")
-    assert f"still running ({stage})" in page
-    assert "Nothing has been measured yet." in page
-    assert "Learning-rate trials: none was made" in page
-    assert "Nothing has been measured" not in directory.markdown.read_text("utf-8")
+    assert f"{PARTIAL_REPORT} ({stage})" in page
+    assert NO_RESULTS in page
+    assert NO_TRIALS in page
+    assert NO_RESULTS not in directory.markdown.read_text("utf-8")
 
 
 def test_the_same_ladder_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -165,7 +166,7 @@ def test_the_same_ladder_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (directory.page.read_bytes(), directory.markdown.read_bytes()) == first
 
 
-def test_nothing_is_left_behind_beside_page_and_markdown(tmp_path: Path) -> None:
+def test_only_page_and_markdown_are_written(tmp_path: Path) -> None:
     directory, ladder = made_ladder(tmp_path / "runs", seeds=(0,), hostile=True)
     before = {path.name for path in directory.path.iterdir()}
     write(directory, ladder)

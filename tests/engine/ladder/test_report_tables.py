@@ -1,4 +1,4 @@
-"""The tables of a report, as page and Markdown print them."""
+"""The tables of a report, in HTML and Markdown."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from made_runs import HOSTILE
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from engine.ladder import format as say
-from engine.ladder.report import cost, kept, markdown, page, record, words
-from engine.ladder.report.material import gather
+from engine.ladder import format as fmt
+from engine.ladder.phrases import NO_SIGNIFICANT_DIFFERENCE, SIGNIFICANTLY
+from engine.ladder.report import captions, cost_tables, markdown, page, quality_tables, record
+from engine.ladder.report.report_data import load_report_data
 from engine.ladder.report.table import Table
 
 
@@ -23,69 +24,73 @@ def texts(table: Table | None) -> list[list[str]]:
     return [[column.head for column in table.columns], *rows]
 
 
-def test_a_rung_that_did_not_fit_is_a_row_with_its_reason(tmp_path: Path) -> None:
+def test_a_rung_that_ran_out_of_memory_is_a_row_with_its_reason(tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path / "runs", without=["full"])
-    for table in (kept.quality(ladder), cost.time_and_money(ladder), cost.memory_and_size(ladder)):
+    for table in (
+        quality_tables.quality(ladder),
+        cost_tables.time_and_price(ladder),
+        cost_tables.memory_and_size(ladder),
+    ):
         assert texts(table)[-1] == [
             "full",
-            "did not fit in memory: not one row fits: the card has 2.0 GiB, 1.9 GiB are taken",
+            "out of memory: not one row fits: the GPU has 2.0 GiB, 1.9 GiB are in use",
         ]
 
 
-def test_costs_are_held_against_full(tmp_path: Path) -> None:
+def test_costs_are_relative_to_full(tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path / "runs", card=True)
-    lora = cost.time_and_money(ladder).lines[1]
-    assert lora.cells[0].details == ("0.87 × full’s", "46.6 s – 49.9 s")
-    full = cost.time_and_money(ladder).lines[2]
-    assert full.cells[0].details == ("53.4 s – 57.2 s",)  # it is not held against itself
-    assert cost.memory_and_size(ladder).lines[0].cells[1].details == ("0.61 × full’s",)
+    lora = cost_tables.time_and_price(ladder).lines[1]
+    assert lora.cells[0].details == ("0.87× full’s", "46.6 s – 49.9 s")
+    full = cost_tables.time_and_price(ladder).lines[2]
+    assert full.cells[0].details == ("53.4 s – 57.2 s",)  # no ratio to itself
+    assert cost_tables.memory_and_size(ladder).lines[0].cells[1].details == ("0.61× full’s",)
 
 
-def test_what_was_not_measured_is_said_once_and_not_a_column(tmp_path: Path) -> None:
+def test_what_was_not_measured_is_one_note_instead_of_a_column(tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path / "runs")
-    table = cost.time_and_money(ladder)
+    table = cost_tables.time_and_price(ladder)
     assert "energy" not in texts(table)[0]
-    assert any(note.startswith("Energy was not measured") for note in table.notes)
+    assert any(note == cost_tables.NO_ENERGY for note in table.notes)
     assert list(table.notes) == sorted(set(table.notes), key=list(table.notes).index)
 
 
 def test_the_loss_as_metric_is_one_column_in_nats(tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path / "runs", metric="loss", seeds=(0,))
-    assert texts(kept.quality(ladder))[0].count("held-out loss") == 1
-    assert "of losses" not in texts(kept.comparisons(ladder))[0]
-    assert texts(kept.comparisons(ladder))[1][1] == "+0.041"
-    assert kept.by_seed(ladder) is None
+    assert texts(quality_tables.quality(ladder))[0].count("held-out loss") == 1
+    assert "of losses" not in texts(quality_tables.comparisons(ladder))[0]
+    assert texts(quality_tables.comparisons(ladder))[1][1] == "+0.041"
+    assert quality_tables.by_seed(ladder) is None
 
 
-def test_findings_say_what_it_would_take(tmp_path: Path) -> None:
+def test_findings_name_the_needed_sample(tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path / "runs")
     clear, unclear, _ = ladder.comparisons
-    assert kept.finding(clear, 300) == "full is better than QLoRA"
+    assert quality_tables.finding(clear, 300) == f"full is {SIGNIFICANTLY['better']} than QLoRA"
     unclear.needed_items, unclear.needed_seeds = 1853, 5
-    told = "cannot be told apart with these 300 items; about 1,900 items and 5 seeds would be needed"
-    assert kept.finding(unclear, 300) == told
+    not_significant = f"{NO_SIGNIFICANT_DIFFERENCE} with 300 test items"
+    assert quality_tables.finding(unclear, 300) == f"{not_significant}; about 1,900 items and 5 seeds needed"
     unclear.needed_items = unclear.needed_seeds = None
-    assert kept.finding(unclear, 300) == "cannot be told apart with these 300 items"
+    assert quality_tables.finding(unclear, 300) == not_significant
 
 
-def test_numbers_of_the_tables_are_spelled_as_a_verdict_spells_them(tmp_path: Path) -> None:
+def test_numbers_of_the_tables_have_the_format_of_the_verdict(tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path / "runs")
     row = ladder.rows[1]
-    printed = str(texts(kept.quality(ladder))) + str(texts(cost.memory_and_size(ladder)))
+    printed = str(texts(quality_tables.quality(ladder))) + str(texts(cost_tables.memory_and_size(ladder)))
     assert row.score is not None
     assert row.share_of_gain is not None
     assert row.peak is not None
-    for number in (say.percent(row.score.mean), say.percent(row.share_of_gain.mean), say.size(row.peak.rss_training)):
+    for number in (fmt.percent(row.score.mean), fmt.percent(row.share_of_gain.mean), fmt.size(row.peak.rss_training)):
         assert number in printed
 
 
 def test_the_commands_repeat_the_runs(tmp_path: Path) -> None:
     directory, ladder = made_ladder(tmp_path / "runs")
     commands = dict(record.commands(directory, ladder))
-    assert commands["The whole ladder"] == "ftbench ladder demo-lora --seeds 3 --data 'my mails.csv'"
-    words_of = shlex.split(commands["full alone, seed 0"])
-    assert words_of[:5] == ["ftbench", "run", "demo-lora", "--method", "full"]
-    assert "train.learning_rate=0.0005" in words_of
+    assert commands["Run the ladder"] == "ftbench ladder demo-lora --seeds 3 --data 'my mails.csv'"
+    words = shlex.split(commands["Run full alone, seed 0"])
+    assert words[:5] == ["ftbench", "run", "demo-lora", "--method", "full"]
+    assert "train.learning_rate=0.0005" in words
 
 
 def test_values_are_written_as_toml() -> None:
@@ -111,27 +116,27 @@ def test_nothing_in_a_markdown_report_is_markup_by_accident(tmp_path: Path) -> N
         "_a_ *b* [c](d)",
         "[x]: http://example.invalid",
     ]
-    text = markdown.render(gather(directory, ladder))
+    text = markdown.render(load_report_data(directory, ladder))
     tokens = parsed(text)
     kinds = {token.type for token in tokens}
     assert not kinds & {"html_inline", "html_block", "image", "link_open", "em_open", "code_inline", "s_open"}
     assert {token.tag for token in tokens if token.type == "heading_open"} == {"h1", "h2", "h3"}
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2066-\u2069]", text)
     fences = [token.content for token in tokens if token.type == "fence"]
-    assert words.shown(HOSTILE[5]) + "\n" in fences
+    assert captions.shown(HOSTILE[5]) + "\n" in fences
 
 
 def test_markdown_tables_have_as_many_cells_as_columns(tmp_path: Path) -> None:
     directory, ladder = made_ladder(tmp_path / "runs", hostile=True, card=True, without=["lora"])
-    tokens = parsed(markdown.render(gather(directory, ladder)))
+    tokens = parsed(markdown.render(load_report_data(directory, ladder)))
     rows = [token for token in tokens if token.type == "tr_open"]
     assert len(rows) > 40
     assert any(token.content == "qlora | x" or "QLoRA" in token.content for token in tokens)
 
 
-def test_a_page_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
+def test_a_page_has_no_requests_and_no_scripts(tmp_path: Path) -> None:
     directory, ladder = made_ladder(tmp_path / "runs", hostile=True, card=True)
-    text = page.render(gather(directory, ladder))
+    text = page.render(load_report_data(directory, ladder))
     assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in text
     assert "<script" not in text.lower()
     assert not re.search(r"""(?:src|href|action)\s*=\s*["']?(?!["']?(?:#|data:,))""", text_of_tags(text))
@@ -142,11 +147,11 @@ def test_a_page_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
 
 
 def text_of_tags(html: str) -> str:
-    """Only what stands in tags."""
+    """The tags only."""
     return "".join(re.findall(r"<[a-z!][^<>]*>", html))
 
 
-def test_numbers_stay_beside_their_units() -> None:
-    assert page.unbroken("58.1 % of 1.23 GiB in 4.46 s, 0.87 × full, 3 items") == (
-        "58.1\u00a0% of 1.23\u00a0GiB in 4.46\u00a0s, 0.87\u00a0× full, 3 items"
+def test_numbers_and_units_are_not_separated_by_line_breaks() -> None:
+    assert page.unbroken("58.1% of 1.23 GiB in 4.46 s, +2.3 points, 3 items") == (
+        "58.1% of 1.23\u00a0GiB in 4.46\u00a0s, +2.3\u00a0points, 3 items"
     )

@@ -1,4 +1,4 @@
-"""Which run a ladder takes for its own work, and which it leaves alone."""
+"""Which runs a ladder reuses, resumes, starts and stops."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def plan() -> LadderPlan:
     return make_plan("demo", ["lora"], {}, probe=False)
 
 
-def climb_of(folder: LadderDir, plan: LadderPlan) -> LadderRunner:
+def runner_of(folder: LadderDir, plan: LadderPlan) -> LadderRunner:
     ladder = Ladder(name=folder.name, preset="demo", command="", created=0.0, seeds=[0])
     ladder.work = SharedWork(
         model="", data="", train=1, validation=1, test=9, tokens=1, steps=1, batch=1, metric="json"
@@ -40,12 +40,12 @@ def climb_of(folder: LadderDir, plan: LadderPlan) -> LadderRunner:
 
 
 def made(folder: Path, plan: LadderPlan, status: Status | None) -> RunDir:
-    """A run of the plan's only rung, with that outcome."""
+    """A run of the plan's only rung with this outcome."""
     config = plan.rungs[0].config
     run = run_dir.create(folder, "demo", Effective(config, {}), work=identity(config, {}, {}, {}))
     if status:
         result = run_dir.blank_result(run, run_dir.read_frozen(run))
-        result.status, result.reason = status, "for a reason"
+        result.status, result.reason = status, "some reason"
         run_dir.write_result(run, result)
     return run
 
@@ -56,86 +56,86 @@ def entry(run: RunDir | None = None, folder: LadderDir | None = None) -> LadderR
 
 
 class Started(Exception):
-    """The climb would have started a worker for the run in its argument."""
+    """Raised instead of starting a worker for the run in its argument."""
 
 
 def refuse_to_start(run: RunDir) -> launch.Worker:
     raise Started(run)
 
 
-def started(climb: LadderRunner, wanted: LadderRun, plan: LadderPlan, monkeypatch: pytest.MonkeyPatch) -> RunDir:
+def started(runner: LadderRunner, like: LadderRun, plan: LadderPlan, monkeypatch: pytest.MonkeyPatch) -> RunDir:
     monkeypatch.setattr(launch, "launch", refuse_to_start)
     with pytest.raises(Started) as caught:
-        climb.do(wanted, plan.rungs[0].config, plan.rungs[0])
+        runner.run_entry(like, plan.rungs[0].config, plan.rungs[0])
     run = caught.value.args[0]
     assert isinstance(run, RunDir)
     return run
 
 
-def test_what_failed_in_an_earlier_life_is_tried_again(
+def test_a_run_that_failed_before_resuming_is_run_again(
     tmp_path: Path, plan: LadderPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = ladder_dir.create(tmp_path, plan)
     failed = made(tmp_path, plan, "failed")
-    again = started(climb_of(folder, plan), entry(failed, folder), plan, monkeypatch)
+    again = started(runner_of(folder, plan), entry(failed, folder), plan, monkeypatch)
     assert again.path != failed.path
 
 
 @pytest.mark.parametrize("kind", ["probe", "run", "trial"])
-def test_a_run_is_held_to_the_rows_of_the_ladders_survey(
+def test_a_run_records_the_data_fingerprint_of_its_ladder(
     kind: str, tmp_path: Path, plan: LadderPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    climb = climb_of(ladder_dir.create(tmp_path, plan), plan)
-    assert climb.ladder.work
-    climb.ladder.work.fingerprints["data"] = "d" * 64
-    run = started(climb, msgspec.structs.replace(entry(), kind=kind), plan, monkeypatch)
+    runner = runner_of(ladder_dir.create(tmp_path, plan), plan)
+    assert runner.ladder.work
+    runner.ladder.work.fingerprints["data"] = "d" * 64
+    run = started(runner, msgspec.structs.replace(entry(), kind=kind), plan, monkeypatch)
     assert run_dir.read_frozen(run).data_fingerprint == "d" * 64
 
 
 @pytest.mark.parametrize("status", ["out_of_memory", "diverged"])
-def test_what_would_end_alike_is_not_tried_again(status: Status, tmp_path: Path, plan: LadderPlan) -> None:
+def test_a_run_that_would_fail_again_is_not_repeated(status: Status, tmp_path: Path, plan: LadderPlan) -> None:
     folder = ladder_dir.create(tmp_path, plan)
     wanted = entry(made(tmp_path, plan, status), folder)
-    assert climb_of(folder, plan).do(wanted, plan.rungs[0].config, plan.rungs[0]) is None
-    assert (wanted.status, wanted.reason) == (status, "for a reason")
+    assert runner_of(folder, plan).run_entry(wanted, plan.rungs[0].config, plan.rungs[0]) is None
+    assert (wanted.status, wanted.reason) == (status, "some reason")
 
 
-def test_a_run_that_another_ladder_made_meanwhile_is_taken(tmp_path: Path, plan: LadderPlan) -> None:
+def test_a_run_that_another_ladder_finished_in_the_meantime_is_reused(tmp_path: Path, plan: LadderPlan) -> None:
     folder = ladder_dir.create(tmp_path, plan)
-    climb = climb_of(folder, plan)
-    climb.look_around()
+    runner = runner_of(folder, plan)
+    runner.index_runs()
     other, wanted = made(tmp_path, plan, "finished"), entry()
-    assert climb.do(wanted, plan.rungs[0].config, plan.rungs[0])
+    assert runner.run_entry(wanted, plan.rungs[0].config, plan.rungs[0])
     assert wanted.run == other.name and wanted.reused
 
 
-def test_two_ladders_that_look_at_the_same_moment_share_one_run(
+def test_two_ladders_that_search_at_the_same_time_share_one_run(
     tmp_path: Path, plan: LadderPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looked = threading.Barrier(2, timeout=1.0)
+    barrier = threading.Barrier(2, timeout=1.0)
 
-    def index_of_both(runs: Path) -> dict[str, list[RunDir]]:
+    def index_together(runs: Path) -> dict[str, list[RunDir]]:
         found = index(runs)
-        with contextlib.suppress(threading.BrokenBarrierError):  # alone, as it should be
-            looked.wait()
+        with contextlib.suppress(threading.BrokenBarrierError):  # only one is here at a time, as intended
+            barrier.wait()
         return found
 
-    monkeypatch.setattr("engine.ladder.runner.index", index_of_both)
+    monkeypatch.setattr("engine.ladder.runner.index", index_together)
     monkeypatch.setattr(launch, "launch", refuse_to_start)
-    climbs = [climb_of(ladder_dir.create(tmp_path, plan), plan) for _ in range(2)]
+    runners = [runner_of(ladder_dir.create(tmp_path, plan), plan) for _ in range(2)]
     entries = [entry(), entry()]
 
-    def climb(number: int) -> None:
+    def run(number: int) -> None:
         with contextlib.suppress(Started, StopRequested):
-            climbs[number].do(entries[number], plan.rungs[0].config, plan.rungs[0])
+            runners[number].run_entry(entries[number], plan.rungs[0].config, plan.rungs[0])
 
-    threads = [threading.Thread(target=climb, args=(number,)) for number in range(2)]
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(2)]
     for thread in threads:
         thread.start()
     deadline = time.monotonic() + 20
     while not all(one.run for one in entries) and time.monotonic() < deadline:
         time.sleep(0.05)
-    for one in climbs:
+    for one in runners:
         one.stopping.ask(signal.SIGTERM)
     for thread in threads:
         thread.join()
@@ -143,53 +143,53 @@ def test_two_ladders_that_look_at_the_same_moment_share_one_run(
     assert len(list(run_dir.iterate(tmp_path))) == 1
 
 
-def test_an_own_probe_is_found_again(tmp_path: Path, plan: LadderPlan) -> None:
+def test_a_ladder_reuses_its_own_probe(tmp_path: Path, plan: LadderPlan) -> None:
     folder = ladder_dir.create(tmp_path, plan)
     probe = made(folder.probes, plan, "finished")
-    climb, wanted = climb_of(folder, plan), entry(probe, folder)
+    runner, wanted = runner_of(folder, plan), entry(probe, folder)
     wanted.kind, wanted.status = "probe", "finished"
-    assert climb.do(wanted, plan.rungs[0].config, plan.rungs[0])
-    assert not climb.ladder.warnings and not wanted.reused
+    assert runner.run_entry(wanted, plan.rungs[0].config, plan.rungs[0])
+    assert not runner.ladder.warnings and not wanted.reused
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_a_stop_reaches_the_ladders_own_run_only(
+def test_a_stop_is_forwarded_to_the_ladders_own_run_only(
     own: bool, tmp_path: Path, plan: LadderPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = ladder_dir.create(tmp_path, plan)
     run = made(tmp_path, plan, None)
-    climb, wanted = climb_of(folder, plan), entry(run, folder) if own else entry()
+    runner, wanted = runner_of(folder, plan), entry(run, folder) if own else entry()
     held = locks.hold(run.lock_file, "1")
     assert held is not None
-    told = []
+    stopped = []
 
     def stop(run: RunDir) -> None:
-        told.append(run)
+        stopped.append(run)
         os.close(held)
 
-    def asked_while_it_waits(seconds: float) -> None:
-        climb.stopping.ask(signal.SIGTERM)
+    def request_stop(seconds: float) -> None:
+        runner.stopping.ask(signal.SIGTERM)
 
     monkeypatch.setattr(launch, "stop", stop)
-    monkeypatch.setattr("engine.ladder.runner.time.sleep", asked_while_it_waits)
+    monkeypatch.setattr("engine.ladder.runner.time.sleep", request_stop)
     with pytest.raises(StopRequested):
-        climb.do(wanted, plan.rungs[0].config, plan.rungs[0])
-    assert bool(told) == own
+        runner.run_entry(wanted, plan.rungs[0].config, plan.rungs[0])
+    assert bool(stopped) == own
     assert wanted.status == "planned"
     if not own:
         os.close(held)
 
 
 @pytest.mark.parametrize(("test", "validation", "field"), [(0, 5, "data.test"), (5, 0, "data.validation")])
-def test_rows_that_a_ladder_cannot_do_without(
+def test_a_ladder_without_test_or_validation_rows_is_refused(
     test: int, validation: int, field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = make_plan("demo", ["lora"], {}, learning_rates=2)
-    climb = climb_of(ladder_dir.create(tmp_path, plan), plan)
-    work = climb.ladder.work
+    runner = runner_of(ladder_dir.create(tmp_path, plan), plan)
+    work = runner.ladder.work
     assert work
     work.test, work.validation = test, validation
     found = {"work": msgspec.to_builtins(work), "versions": {}, "machine": {}, "warnings": []}
     monkeypatch.setattr("engine.ladder.pipeline.ask", lambda *_: found)
     with pytest.raises(UserError, match=field):
-        LadderPipeline(climb, plan).survey()
+        LadderPipeline(runner, plan).prepare()

@@ -1,4 +1,4 @@
-"""A ladder counts as done what needs nothing more: a stopped run goes on with the ladder."""
+"""Which entries count as done: a stopped run does not, it is resumed with the ladder."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ STATUSES = {
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_what_is_done(status: str) -> None:
+def test_whether_an_entry_is_done(status: str) -> None:
     entry = LadderRun(rung="lora", kind="run", seed=0, learning_rate=1e-3, status=status)
     assert entry.is_done is STATUSES[status]
 
 
-def test_a_stopped_run_is_not_counted_anywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stopped_run_is_counted_as_done_nowhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, ladder = made_ladder(tmp_path)
     ladder.entries = [entry for entry in ladder.entries if entry.kind == "run"]
     ladder.entries[0].status = "stopped"

@@ -1,4 +1,4 @@
-"""Every number of the verdict stands in the report's tables, spelled the same."""
+"""Every number of the verdict is in the report's tables, formatted the same."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from pathlib import Path
 import pytest
 from made_ladder import made_ladder
 
+from engine.ladder.phrases import FULL_NOT_SCORED, status
 from engine.ladder.report import markdown
-from engine.ladder.report.material import gather
+from engine.ladder.report.report_data import load_report_data
 from engine.ladder.verdict import verdict
 from engine.runs.ladder import Ladder, RungResult
 
 NUMBER = re.compile(r"[−+]?\d[\d,]*(?:[.:]\d+)*(?:e-?\d+)?")
-THE_RULE = {"94"}
-"""Of the rule of thumb itself, not of this ladder."""
+RULE_OF_THUMB = {"94"}
+"""Numbers of the rule of thumb, not of the ladder."""
 
 
 def untraced(ladder: Ladder, tables: str) -> dict[str, set[str]]:
-    """Sentence -> its numbers that no table shows. A turned comparison shows the same number with the other sign."""
+    """Sentence -> its numbers that are in no table. A negated comparison has the same number with the other sign."""
     shown = {number.lstrip("−+") for number in NUMBER.findall(tables)}
-    known = shown | THE_RULE | {str(ladder.work.test if ladder.work else 0), str(len(ladder.seeds))}
-    names = {word for row in ladder.rows if row.rent for word in NUMBER.findall(row.rent.card)}
+    known = shown | RULE_OF_THUMB | {str(ladder.work.test if ladder.work else 0), str(len(ladder.seeds))}
+    names = {word for row in ladder.rows if row.rent for word in NUMBER.findall(row.rent.gpu)}
     missing = {
         sentence.text: {n for n in (m.lstrip("−+") for m in NUMBER.findall(sentence.text)) if n not in known | names}
         for sentence in verdict(ladder)
@@ -32,7 +33,7 @@ def untraced(ladder: Ladder, tables: str) -> dict[str, set[str]]:
 
 def tables_of(folder, ladder: Ladder) -> str:  # type: ignore[no-untyped-def]
     ladder.verdict = []
-    return markdown.render(gather(folder, ladder))
+    return markdown.render(load_report_data(folder, ladder))
 
 
 @pytest.mark.parametrize("card", [False, True])
@@ -47,7 +48,7 @@ def test_every_number_of_the_verdict_is_in_a_table(
     assert not untraced(ladder, tables)
 
 
-def test_a_number_from_nowhere_is_noticed(tmp_path: Path) -> None:
+def test_a_number_that_is_in_no_table_is_detected(tmp_path: Path) -> None:
     folder, ladder = made_ladder(tmp_path)
     tables = tables_of(folder, ladder)
     qlora: RungResult = next(row for row in ladder.rows if row.name == "qlora")
@@ -56,9 +57,9 @@ def test_a_number_from_nowhere_is_noticed(tmp_path: Path) -> None:
     assert untraced(ladder, tables)
 
 
-def test_a_rung_that_did_not_fit_is_said_with_what_would(tmp_path: Path) -> None:
+def test_a_rung_that_ran_out_of_memory_is_reported_with_its_reason(tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path, without=["full"])
     full = next(row for row in ladder.rows if row.method == "full")
     full.score = None
-    said = " ".join(sentence.text for sentence in verdict(ladder))
-    assert "Full fine-tuning has no score here (out of memory" in said and full.reason in said
+    text = " ".join(sentence.text for sentence in verdict(ladder))
+    assert f"{FULL_NOT_SCORED} ({status(full)})" in text and full.reason in text

@@ -188,6 +188,6 @@ def test_a_real_run_is_the_same_with_and_without_and_keeps_what_was_foreseen(tmp
     assert second["measured"] > 0 and second["probe_seconds"] > 0 and second["predicted"] == first["predicted"]
     result = msgspec.json.decode((runs["true"] / "result.json").read_bytes(), type=Result)
     assert [found.tier for found in result.predicted] == ["formula", "dry run", "probe"]
-    assert result.comparable and result.comparable > 0
+    assert result.peak_training_bytes and result.peak_training_bytes > 0
     plain = msgspec.json.decode((runs["false"] / "result.json").read_bytes(), type=Result)
     assert [found.tier for found in plain.predicted] == ["formula"]

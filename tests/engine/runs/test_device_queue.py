@@ -88,9 +88,9 @@ def test_each_change_of_place_is_told_once(come: Come, tmp_path: Path) -> None:
     until(lambda: len(places()) == 2)
     come("third", 3)
     notes = tmp_path / "third.notes"
-    until(lambda: notes.exists() and "place 2 at the CPU, behind second; first has it" in notes.read_text())
+    until(lambda: notes.exists() and "place 2 on the CPU, behind second; in use by first" in notes.read_text())
     (tmp_path / "first.done").touch()
-    until(lambda: "next at the CPU; second has it" in notes.read_text())
+    until(lambda: "next on the CPU; in use by second" in notes.read_text())
     assert len(notes.read_text().splitlines()) <= 3  # between the two holders it may have been told once more
 
 

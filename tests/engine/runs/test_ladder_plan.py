@@ -46,8 +46,9 @@ def test_a_setting_of_adapters_says_nothing_to_full() -> None:
 def test_rungs_may_differ_in_their_recipe_and_not_in_their_work() -> None:
     make_plan("demo", ["lora", "slow=lora,train.learning_rate=1e-4,train.weight_decay=0.1,adapter.rank=2"], {})
     for key, value in (("train.max_length", 99), ("evaluation.rows", 7), ("data.seed", 1), ("model.id", '"/tmp"')):
-        with pytest.raises(UserError, match=f"not the same work: {key}"):
+        with pytest.raises(UserError) as error:
             make_plan("demo", ["lora", f"odd=lora,{key}={value}"], {})
+        assert error.value.code == "ladder.different_work" and key in error.value.what
 
 
 def test_rates_are_half_a_decade_apart_around_the_presets_own() -> None:
@@ -97,24 +98,29 @@ def test_a_setting_without_a_value_is_refused_by_the_option_it_was_given_by(word
 
 @pytest.mark.parametrize("word", ["base=lora", "base-4bit=full", "lora=full", "Full=lora", ""])
 def test_a_name_that_would_mislead_is_refused(word: str) -> None:
-    with pytest.raises(UserError):
+    with pytest.raises(UserError) as error:
         make_plan("demo", [word], {})
+    assert error.value.code == ("ladder.rung_name" if word else "ladder.unknown_method")
 
 
 def test_two_names_that_differ_in_case_only_are_one(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="two rungs are called"):
+    with pytest.raises(UserError) as error:
         make_plan("demo", ["wide=lora", "Wide=lora,adapter.rank=64"], {})
+    assert error.value.code == "ladder.rung_name"
 
 
 def test_what_a_ladder_would_not_heed_is_refused() -> None:
     for key, value in (("method", "full"), ("evaluation.when", "never")):
-        with pytest.raises(UserError, match="a ladder sets it itself"):
+        with pytest.raises(UserError) as error:
             make_plan("demo", [], {key: value})
+        assert (error.value.code, error.value.where) == ("ladder.key_set_by_ladder", key)
     for setting in ("train.seed=7", "method=full", "evaluation.when=never"):
-        with pytest.raises(UserError, match="no rung has its own"):
+        with pytest.raises(UserError) as error:
             make_plan("demo", ["lora", f"odd=lora,{setting}"], {})
-    with pytest.raises(UserError, match="none of the rungs reads it"):
+        assert (error.value.code, error.value.where) == ("ladder.key_set_by_ladder", setting.partition("=")[0])
+    with pytest.raises(UserError) as error:
         make_plan("demo", ["full"], {"adapter.rank": 4})
+    assert (error.value.code, error.value.where) == ("ladder.unread_key", "adapter.rank")
     assert make_plan("demo", ["lora"], {"train.seed": 5}, seeds=2).seeds == [5, 6]
 
 

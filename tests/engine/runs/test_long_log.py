@@ -15,7 +15,7 @@ from engine.ladder.report.traces import trace
 from engine.runs import events, run_dir
 from engine.runs.follow import MAX_LINE, Follower, stream
 from engine.runs.run_dir import RunDir
-from engine.worker.earlier_lives import earlier_lives
+from engine.worker.earlier_workers import earlier_workers
 from tui.cli.run import refusal
 from tui.live.opening import Opening
 from tui.live.run_progress import follow
@@ -55,7 +55,7 @@ def opened_whole(run: RunDir) -> object:
 
 READERS: dict[str, Callable[[RunDir], object]] = {
     "result": lambda run: run_dir.result_from_events(run, run_dir.read_frozen(run)),
-    "earlier lives": earlier_lives,
+    "earlier workers": earlier_workers,
     "attach": follow,
     "refusal": refusal,
     "report": lambda run: trace("lora", 0, run.events_file),

@@ -19,7 +19,7 @@ from engine.runs.run_dir import RunDir
 
 OLD = TESTS / "old_runs"
 NOT_IN_OLD_EVENTS = {
-    *("final_validation", "general", "versions", "machine", "artefact_bytes", "comparable", "predicted"),
+    *("final_validation", "general", "versions", "machine", "artifact_bytes", "peak_training_bytes", "predicted"),
     *("before", "after", "fingerprints"),
 }
 """Fields that the events of version 0.1.0 did not have, or not wholly."""
@@ -95,7 +95,7 @@ def test_the_prediction_of_the_whole_training_and_the_peak_of_all_lives_stay(run
         events.End(status="finished", reason=""),
     )
     assert found.predicted == [whole, Predicted(tier="probe", training=6)]
-    assert (found.peak.rss_training, found.comparable) == (900, 800)
+    assert (found.peak.rss_training, found.peak_training_bytes) == (900, 800)
 
 
 def test_durations_survive_a_clock_that_jumps(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,12 +102,12 @@ def test_a_program_that_cannot_be_started_is_an_error(monkeypatch: pytest.Monkey
 
 
 def test_a_refusal_keeps_its_code(answerer: Answerer) -> None:
-    body = "from engine.config.errors import UserError; raise UserError('wrong', 'here', 'mend it', 'data.x')"
+    body = "from engine.config.errors import UserError; raise UserError('wrong', 'here', 'fix it', 'data.x')"
     answerer(ENGINE.format(body=body))
     with pytest.raises(UserError) as refused:
         ask("question", {})
     error = refused.value
-    assert (error.what, error.where, error.do, error.code) == ("wrong", "here", "mend it", "data.x")
+    assert (error.what, error.where, error.do, error.code) == ("wrong", "here", "fix it", "data.x")
 
 
 def test_names_that_are_not_utf8_come_and_go(answerer: Answerer) -> None:

@@ -26,7 +26,7 @@ def test_a_run_of_each_method_leaves_everything_it_promises(method: str, tmp_pat
     assert result.after.loss.low < result.after.loss.mean < result.after.loss.high
     assert result.trainable == result.parameters if method == "full" else 0 < result.trainable < result.parameters
     assert {"data", "model", "baseline", "training", "evaluation", "saving"} <= set(result.seconds)
-    assert result.peak.rss > 1 << 20 and result.artefact_bytes > 0
+    assert result.peak.rss > 1 << 20 and result.artifact_bytes > 0
     assert set(result.fingerprints) == {"data", "model", "order", "test"}
     assert result.versions["torch"] != "absent"
     lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
@@ -39,7 +39,7 @@ def test_events_come_in_order_and_hello_is_first(tmp_path: Path) -> None:
     events = events_of(only_run(tmp_path))
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
     assert events[0]["type"] == "hello" and events[-1]["type"] == "end"
-    assert {event["v"] for event in events} == {1}
+    assert {event["v"] for event in events} == {2}
     steps = [event for event in events if event["type"] == "step"]
     assert [step["step"] for step in steps] == [1, 2, 3, 4]
     assert all(step["tokens"] >= step["answer_tokens"] > 0 and step["grad_norm"] > 0 for step in steps)

@@ -80,7 +80,10 @@ def ftbench(*arguments: str, runs: Path, env: dict[str, str] | None = None, **ho
 
 def start(runs: Path, *settings: str, preset: str = "demo-lora", env: dict[str, str] | None = None) -> Path:
     """A detached run's directory."""
-    done = ftbench("run", preset, *TINY, *settings, "--detach", "--json", runs=runs, env=env)
+    keys = {setting.partition("=")[0] for setting in settings}
+    pairs = zip(TINY[::2], TINY[1::2], strict=True)
+    tiny = [word for flag, value in pairs if value.partition("=")[0] not in keys for word in (flag, value)]
+    done = ftbench("run", preset, *tiny, *settings, "--detach", "--json", runs=runs, env=env)
     if done.code:
         raise RuntimeError(done.err or done.out)
     return Path(json.loads(done.out)["path"])

@@ -51,7 +51,17 @@ MOMENTS: list[tuple[str, dict[str, Any]]] = [
     ("saving", {"type": "phase", "name": "saving"}),
     ("end", {"type": "end"}),
 ]
-TIMES = {"seconds", "step_seconds", "tokens_per_second", "peak", "comparable", "created", "ended", "name", "predicted"}
+TIMES = {
+    "seconds",
+    "step_seconds",
+    "tokens_per_second",
+    "peak",
+    "peak_training_bytes",
+    "created",
+    "ended",
+    "name",
+    "predicted",
+}
 """Fields of `result.json` that are measured, or are each run's own."""
 
 
@@ -91,7 +101,7 @@ def kill_workers(table: Table, folder: Path, kills: int, rng: random.Random) -> 
                 again = ftbench("resume", run.name, "--detach", runs=run.parent)
                 assert not again.clean, again.clean + again.err
                 say("resumed" if again.code == 0 else again.err.strip()[:120])
-                if "has finished" in again.err:
+                if "already finished" in again.err:
                     break
         with table.attack(f"the run after {here} kills"):
             wait(lambda: ended(run), "the end")  # noqa: B023

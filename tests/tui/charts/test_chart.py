@@ -1,4 +1,4 @@
-"""The chart, drawn into text without an app."""
+"""The chart as text, without an app."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def styles(rows: Sequence[Sequence[tuple[str, str]]]) -> set[str]:
 
 @pytest.mark.parametrize("columns", [12, 40, 93, 160])
 @pytest.mark.parametrize("rows", [3, 5, 9, 30])
-def test_it_fills_exactly_the_room_it_has(columns: int, rows: int) -> None:
+def test_the_chart_has_exactly_the_given_size(columns: int, rows: int) -> None:
     drawn = plain(draw([Curve(series(3, 2, 1), "train")], columns, rows, ChartStyle()))
     assert [len(row) for row in drawn] == [columns] * rows
 
@@ -42,7 +42,7 @@ def test_a_falling_loss_begins_high_at_the_left_and_ends_low_at_the_right() -> N
     assert drawn[9].split() == ["1", "100"]
 
 
-def test_what_is_not_finite_draws_nothing_and_spoils_nothing() -> None:
+def test_values_that_are_not_finite_are_not_drawn() -> None:
     good = draw([Curve(series(3, 2, 1), "train")], 40, 8, ChartStyle())
     mixed = series(3, 2, 1)
     mixed.extend([(3.5, math.nan), (3.6, math.inf), (3.7, None)])
@@ -64,12 +64,12 @@ def test_a_logarithmic_axis_spreads_the_small_values() -> None:
     assert plain(draw([Curve(series(3, 0, -1), "train")], 40, 8, ChartStyle(log=True)))  # falls back to a plain axis
 
 
-def test_ascii_has_no_character_beyond_ascii() -> None:
+def test_ascii_mode_draws_only_ascii() -> None:
     drawn = "".join(plain(draw([Curve(series(3, 1, 2), "train")], 40, 8, ChartStyle(ascii=True))))
     assert drawn.isascii() and drawn.strip()
 
 
-def test_an_earlier_run_lies_behind_and_does_not_move_the_axis() -> None:
+def test_an_overlay_does_not_change_the_axes() -> None:
     now = Curve(series(2.0, 1.0), "train")
     rows = draw([now, Curve(series(50.0, 1.5), "earlier", ghost=True)], 40, 8, ChartStyle())
     assert plain(rows)[0].startswith("     2 ")

@@ -9,7 +9,7 @@ import pytest
 from tui.charts.series import Series
 
 
-def test_a_million_points_keep_few_buckets_and_no_spike_is_lost() -> None:
+def test_a_million_points_keep_few_buckets_and_every_spike() -> None:
     series = Series(most=512)
     series.extend((step, 1.0 + (9.0 if step == 777_777 else 0.0)) for step in range(1_000_000))
     assert len(series.buckets) <= 512
@@ -20,7 +20,7 @@ def test_a_million_points_keep_few_buckets_and_no_spike_is_lost() -> None:
     assert highest[0] == 77
 
 
-def test_what_is_not_finite_is_counted_and_never_reaches_the_bounds() -> None:
+def test_values_that_are_not_finite_are_counted_and_ignored_by_the_bounds() -> None:
     series = Series()
     series.extend([(1, 2.0), (2, math.nan), (3, math.inf), (4, None), (5, -math.inf), (6, 3.0)])
     assert series.bounds() == (2.0, 3.0)
@@ -28,13 +28,13 @@ def test_what_is_not_finite_is_counted_and_never_reaches_the_bounds() -> None:
     assert series.latest == 3.0
 
 
-def test_steps_done_twice_after_a_resume_replace_the_first_ones() -> None:
+def test_steps_repeated_after_a_resume_replace_the_earlier_ones() -> None:
     series = Series()
     series.extend([(1, 5.0), (2, 4.0), (3, 3.0), (2, 4.5), (3, 3.5), (4, 3.0)])
     assert [(bucket.first, bucket.mean) for bucket in series.buckets] == [(1, 5.0), (2, 4.5), (3, 3.5), (4, 3.0)]
 
 
-def test_columns_leave_out_what_is_empty_and_merge_what_is_crowded() -> None:
+def test_columns_skip_empty_ones_and_merge_points() -> None:
     series = Series()
     series.extend([(0, 1.0), (1, 3.0), (9, 5.0)])
     columns = dict(series.columns(0, 10, 5))
@@ -42,7 +42,7 @@ def test_columns_leave_out_what_is_empty_and_merge_what_is_crowded() -> None:
     assert (columns[0].low, columns[0].high, columns[0].mean) == (1.0, 3.0, 2.0)
 
 
-def test_smoothing_begins_at_the_first_value_and_stays_within_what_was_seen() -> None:
+def test_smoothing_starts_at_the_first_value_and_stays_within_the_range() -> None:
     series = Series()
     series.extend((step, 10.0 if step % 2 else 0.0) for step in range(1000))
     smooth = series.smoothed(0.9)
@@ -52,11 +52,11 @@ def test_smoothing_begins_at_the_first_value_and_stays_within_what_was_seen() ->
     assert low >= 0 and high <= 10
 
 
-def test_nothing_has_no_bounds() -> None:
+def test_an_empty_series_has_no_bounds() -> None:
     assert Series().bounds() is None and Series().span() is None and list(Series().columns(0, 1, 10)) == []
 
 
-def test_what_no_float32_holds_is_left_out_so_that_bounds_and_their_distance_stay_finite() -> None:
+def test_values_beyond_float32_are_ignored_so_that_bounds_stay_finite() -> None:
     series = Series()
     series.extend([(1, 1e308), (2, -1e308), (3, 3.4e38), (4, -3.4e38), (5, float("nan")), (6, 10**400)])
     assert series.absent == 4

@@ -1,4 +1,4 @@
-"""The command line without a process: global options in every place, and no value that is silently replaced."""
+"""The command line without a process: global options in every position, and an error for conflicting values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from engine.config.preset import parse_overrides
 from engine.config.schema import SECTIONS
 from tui.cli.app import app
 from tui.cli.arguments import global_options
-from tui.cli.options import STANDS_FOR, overrides
+from tui.cli.options import OPTION_KEYS, overrides
 from tui.start import bench_options
 
 ROOT: Any = get_command(app)
@@ -36,7 +36,7 @@ def leaves(command: Any = ROOT, path: tuple[str, ...] = ()) -> Iterator[tuple[st
 
 
 def forms(option: TyperOption) -> Iterator[tuple[list[str], Any, list[str]]]:
-    """Ways to write an option, each with its value and with how it is handed on to an inner command."""
+    """Ways to write an option, each with its value and with the words passed to an inner command."""
     if not option.is_flag:
         yield [option.opts[0], "/a"], "/a", [option.opts[0], "/a"]
         yield [f"{option.opts[0]}=/b"], "/b", [option.opts[0], "/b"]
@@ -52,12 +52,12 @@ COMMANDS = list(leaves())
 
 @pytest.fixture(autouse=True)
 def output(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`--ascii` changes the encoding of the standard output: here one that nobody else uses."""
+    """`--ascii` changes the encoding of the standard output: this one is separate."""
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "utf-8"))
 
 
 def parsed(words: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """What the innermost command of a command line gets: its parameters, and the global options; nothing is run."""
+    """Parameters and global options that the innermost command receives; nothing is run."""
     command, context, rest = ROOT, None, words
     while True:
         context = command.make_context(command.name or "ftbench", list(rest), parent=context)
@@ -92,7 +92,7 @@ def test_every_global_option_works_before_between_and_after_the_subcommand(words
                 assert (str(got) if isinstance(got, Path) else got) == value, line
 
 
-def test_commands_that_read_the_runs_are_given_their_folder() -> None:
+def test_commands_that_read_runs_get_their_folder() -> None:
     reading = {words for words in COMMANDS if "runs" in parsed([*words, *required(words)])[0]}
     assert reading >= {(word,) for word in ("demo", "ladder", "report", "run", "attach", "stop", "resume", "runs")}
 
@@ -146,7 +146,7 @@ def test_the_version_is_printed_before_and_after(words: tuple[str, ...], monkeyp
         assert out.getvalue().startswith("ftbench ")
 
 
-@pytest.mark.parametrize(("option", "key"), STANDS_FOR.items())
+@pytest.mark.parametrize(("option", "key"), OPTION_KEYS.items())
 def test_an_option_and_a_setting_of_the_same_key_agree_or_are_refused(option: str, key: str) -> None:
     name = option.removeprefix("--").replace("-", "_")
     overrides([f"{key}=7"], **{name: 7})
@@ -155,7 +155,7 @@ def test_an_option_and_a_setting_of_the_same_key_agree_or_are_refused(option: st
     assert caught.value.code == "cli.conflicting_values" and key in caught.value.what and option in caught.value.what
 
 
-def test_options_that_are_named_after_a_key_are_known_to_set_it() -> None:
+def test_options_named_after_a_key_are_in_the_table() -> None:
     keys = {"method", *(f"{section}.id" for section in ("model", "data"))}
     keys |= {f"{section}.{key}" for section, kind in SECTIONS.items() for key in kind.__struct_fields__}
     apart = {"ladder --probe": "the ladder's probe runs, not train.probe"}
@@ -167,7 +167,7 @@ def test_options_that_are_named_after_a_key_are_known_to_set_it() -> None:
             name = option.opts[0].removeprefix("--").replace("-", "_")
             same = {key for key in keys if name in (key, key.rpartition(".")[2], key.removesuffix(".id"))}
             if isinstance(option, TyperOption) and same and f"{words[0]} {option.opts[0]}" not in apart:
-                assert option.opts[0] in STANDS_FOR or option.opts[0] in ("--rows",), (words, option.opts[0])
+                assert option.opts[0] in OPTION_KEYS or option.opts[0] in ("--rows",), (words, option.opts[0])
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_a_setting_given_twice_with_different_values_is_refused(pairs: list[str]
     parse_overrides([pairs[0], pairs[0]])
 
 
-def test_the_short_way_to_the_workbench_leaves_doubtful_options_to_the_full_parser() -> None:
+def test_the_fast_path_leaves_ambiguous_options_to_the_full_parser() -> None:
     for line in (["--runs=/a", "--runs", "/b"], ["--mouse", "--no-mouse"], ["--runs", ""], ["--runs="]):
         assert bench_options(line) is None
     assert bench_options(["--runs", "/a", "--ascii", "--no-mouse"]) is not None

@@ -1,19 +1,25 @@
-"""Whatever the system refuses ends the command with one line and exit status 1."""
+"""An error ends the command with one line on stderr, as JSON with --json, and with its exit status."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from subcommands import subcommands
 
-from engine.config.errors import RunFailed
+from engine.config.errors import RunFailed, UserError
 from engine.config.preset_library import effective
 from engine.runs import launch, run_dir
 from engine.training.guards import is_disk_full
-from tui.cli.errors import at_the_edge
+from tui.cli.app import verbs
+from tui.cli.errors import handle_errors
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EISDIR, errno.EMFILE, errno.EIO, errno.ESTALE])
@@ -22,7 +28,7 @@ def test_a_file_that_cannot_be_opened_is_one_line(number: int, capsys: pytest.Ca
         raise OSError(number, os.strerror(number), "/some/\x1bfile")
 
     with pytest.raises(SystemExit) as ended:
-        at_the_edge(fail)
+        handle_errors(fail)
     assert ended.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "file" in line and os.strerror(number) in line and "\x1b" not in line
@@ -33,31 +39,111 @@ def test_an_error_that_names_no_file_is_not_hidden(tmp_path: Path) -> None:
         raise OSError(errno.EBADF, "Bad file descriptor")
 
     with pytest.raises(OSError, match="Bad file descriptor"):
-        at_the_edge(fail)
+        handle_errors(fail)
 
 
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM, errno.EMFILE])
-def test_a_system_without_resources_is_one_line(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_system_resources_are_one_line(number: int, capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
         raise OSError(number, os.strerror(number))
 
     with pytest.raises(SystemExit):
-        at_the_edge(fail)
+        handle_errors(fail)
     assert os.strerror(number) in capsys.readouterr().err
 
 
-def test_a_worker_that_cannot_be_started_is_a_failure_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_cannot_be_started_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     run = run_dir.create(tmp_path, "demo-lora", effective("demo-lora", None, {}))
     monkeypatch.setattr(subprocess, "Popen", refuse)
-    with pytest.raises(RunFailed, match="no process can be started"):
+    with pytest.raises(RunFailed, match="cannot start a process"):
         launch.launch(run)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_a_full_disk_is_known_however_a_library_says_it(number: int) -> None:
+def test_a_full_disk_is_recognized_in_every_librarys_error(number: int) -> None:
     assert is_disk_full(OSError(number, os.strerror(number)))
     assert is_disk_full(RuntimeError(f"Error while serializing: I/O error: … (os error {number})"))
     assert not is_disk_full(RuntimeError("Error while serializing: I/O error: … (os error 5)"))
+
+
+WITHOUT_JSON = {"stop", "pull", "presets new"}
+"""Subcommands without --json."""
+
+
+def error_as_json(
+    arguments: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    work: Callable[[], object] = verbs,
+) -> tuple[object, dict[str, Any]]:
+    """(exit status, error) of a command line."""
+    monkeypatch.setattr(sys, "argv", ["ftbench", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        handle_errors(work)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    (line,) = shown.err.splitlines()
+    found = json.loads(line)
+    assert set(found) == {"error"} and set(found["error"]) == {"code", "what", "where", "do"}
+    return ended.value.code, found["error"]
+
+
+@pytest.mark.parametrize("subcommand", sorted(set(subcommands()) - WITHOUT_JSON))
+def test_every_subcommand_prints_its_errors_as_json(
+    subcommand: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, error = error_as_json([*subcommand.split(), "--json", "--no-such-option"], monkeypatch, capsys)
+    assert (status, error["code"]) == (2, "cli.usage")
+    assert "--no-such-option" in error["what"] and f"ftbench {subcommand} --help" in error["do"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["plan", "--json"], "cli.missing_preset"),
+        (["plan", "demo-lora", "--json", "--method", "full", "--set", "adapter.rank=8", "--quick"], "plan.unread_key"),
+        (["runs", "--json", "--runs", ""], "cli.empty_value"),
+        (["run", "demo-lora", "--json", "--model", "tiny", "--set", "model.id=other"], "cli.conflicting_values"),
+    ],
+)
+def test_json_errors_have_the_code_of_the_problem(
+    arguments: list[str], code: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, error = error_as_json(arguments, monkeypatch, capsys)
+    assert (status, error["code"]) == (2, code) and error["do"]
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "expected"),
+    [
+        (UserError("bad", "a.csv", "fix it", "data.bad"), 2, ("data.bad", "bad", "a.csv", "fix it")),
+        (RunFailed("worker died"), 1, ("run.failed", "worker died", "", "")),
+        (OSError(errno.EACCES, "Permission denied", "/f"), 1, ("system.refused", "Permission denied", "/f", "")),
+        (OSError(errno.ENAMETOOLONG, "too long", "/f"), 2, ("name.invalid", "too long", "/f", "check the name")),
+    ],
+)
+def test_json_errors_have_four_fields(
+    raised: Exception,
+    status: int,
+    expected: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail() -> None:
+        raise raised
+
+    found, error = error_as_json(["run", "--json"], monkeypatch, capsys, fail)
+    assert found == status
+    assert (error["code"], error["what"], error["where"], error["do"]) == expected
+
+
+def test_after_two_dashes_json_is_an_argument(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["ftbench", "presets", "show", "--", "--json"])
+    with pytest.raises(SystemExit):
+        handle_errors(verbs)
+    assert capsys.readouterr().err.startswith("ftbench: ")

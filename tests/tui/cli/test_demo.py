@@ -1,4 +1,4 @@
-"""`ftbench demo`: the ladder on the embedded model; shortened by a preset of the user's own that hides the shipped."""
+"""`ftbench demo`: the ladder on the embedded model; shortened by a user preset that replaces the shipped one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ max_new_tokens = 8
 """
 
 
-def test_the_quick_demo_climbs_the_ladder_and_ends_with_verdict_and_page(tmp_path: Path) -> None:
+def test_the_quick_demo_runs_the_ladder_and_ends_with_verdict_and_report(tmp_path: Path) -> None:
     folder = Path(os.environ["XDG_CONFIG_HOME"]) / "ftbench" / "presets"
     folder.mkdir(parents=True)
     (folder / "demo.toml").write_text(SHORT)
@@ -28,6 +28,6 @@ def test_the_quick_demo_climbs_the_ladder_and_ends_with_verdict_and_page(tmp_pat
     table = done.stdout[done.stdout.index("tiny on tickets") :].splitlines()
     assert [line.split()[0] for line in table[2:7]] == ["base", "base-4bit", "qlora", "lora", "full"]
     assert "One seed" in done.stdout
-    page = Path(done.stdout.splitlines()[-1].removeprefix("page: "))
+    page = Path(done.stdout.splitlines()[-1].removeprefix("report: "))
     assert page.exists()
     assert json.loads((page.parent / "ladder.json").read_text())["command"] == "ftbench demo --quick"

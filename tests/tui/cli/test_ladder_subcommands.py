@@ -1,4 +1,4 @@
-"""What the ladder's verbs print and leave behind, without climbing."""
+"""Output and files of the ladder subcommands, without running a ladder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from made_ladder import made_ladder
 from rich.progress import Progress
 
 from engine.config.errors import RunFailed, UserError
-from engine.ladder.__main__ import begin
+from engine.ladder.__main__ import load_or_create
 from engine.ladder.report.record import work
 from engine.runs import folder, ladder_dir, launch, run_dir
 from engine.runs.account import ColumnUse, LeftOut, RowAccount
@@ -26,7 +26,7 @@ from tui.live.ladder_progress import LadderView, follow_ladder, outlook
 from tui.live.run_progress import Detached
 
 
-def test_leaving_with_json_prints_json_and_nothing_else(
+def test_detaching_with_json_prints_only_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, _ = made_ladder(tmp_path)
@@ -41,7 +41,7 @@ def test_leaving_with_json_prints_json_and_nothing_else(
     assert f"ftbench attach {made.name}" in capsys.readouterr().out
 
 
-def test_a_ladder_whose_process_dies_at_once_is_not_taken_for_its_earlier_life(
+def test_a_resumed_ladder_whose_process_dies_does_not_show_its_old_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, state = made_ladder(tmp_path)
@@ -58,16 +58,16 @@ def test_a_ladder_whose_process_dies_at_once_is_not_taken_for_its_earlier_life(
         ladder.resume(made, detach=True, json=False)
 
 
-def test_what_is_to_come_counts_one_run_as_one(tmp_path: Path) -> None:
+def test_time_estimates_use_singular_and_plural(tmp_path: Path) -> None:
     _, state = made_ladder(tmp_path)
     state.estimates = [RungDuration(rung="lora", low=60.0, high=90.0, step_seconds=0.5, steps_measured=3)]
     state.entries = [LadderRun(rung="lora", kind="run", seed=0, learning_rate=1e-3)]
-    assert next(iter(outlook(state))) == "lora: 1 run of 1:00 to 1:30, from 3 measured steps of 0.50 s"
+    assert next(iter(outlook(state))) == "lora: 1 run, 1:00 to 1:30 (from 3 measured steps, 0.50 s/step)"
     state.entries.append(LadderRun(rung="lora", kind="run", seed=1, learning_rate=1e-3))
-    assert next(iter(outlook(state))).startswith("lora: 2 runs of 1:00 to 1:30 each, from")
+    assert next(iter(outlook(state))).startswith("lora: 2 runs, 1:00 to 1:30 each (from")
 
 
-def test_a_full_disk_leaves_no_half_made_ladder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_no_partial_ladder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -77,7 +77,7 @@ def test_a_full_disk_leaves_no_half_made_ladder(tmp_path: Path, monkeypatch: pyt
     assert not list((tmp_path / "runs").iterdir())
 
 
-def test_leaving_before_it_has_begun_says_that_it_goes_on(
+def test_detaching_before_the_start_tells_that_it_continues(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object) -> None:
@@ -98,7 +98,7 @@ def test_leaving_before_it_has_begun_says_that_it_goes_on(
     assert json.loads(capsys.readouterr().out) == {"run": begun.name, "path": str(begun.path)}
 
 
-def test_a_ladder_that_goes_on_is_not_told_from_where_it_was_stopped(
+def test_a_resumed_ladder_does_not_show_the_stage_in_which_it_was_stopped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, state = made_ladder(tmp_path)
@@ -106,19 +106,19 @@ def test_a_ladder_that_goes_on_is_not_told_from_where_it_was_stopped(
 
     def is_live(_: object) -> bool:
         live = next(lives)
-        state.stage, state.status = ("trying", "stopped") if live else ("done", "finished")
+        state.stage, state.status = ("tuning", "stopped") if live else ("done", "finished")
         made.write_state(state)
         return live
 
     monkeypatch.setattr(folder.Folder, "is_live", is_live)
     follow_ladder(made)
     assert "trying learning rates" not in capsys.readouterr().out
-    state.stage, state.status = "trying", "stopped"
+    state.stage, state.status = "tuning", "stopped"
     made.write_state(state)
-    assert begin(made, made.plan()).stage == "planned"
+    assert load_or_create(made, made.plan()).stage == "planned"
 
 
-def test_the_bar_of_the_next_run_does_not_say_what_the_last_one_did(tmp_path: Path) -> None:
+def test_the_bar_of_the_next_run_does_not_show_the_last_ones_phase(tmp_path: Path) -> None:
     made, state = made_ladder(tmp_path)
     bar = Progress()
     view = LadderView(made, bar, quiet=False)
@@ -131,7 +131,7 @@ def test_the_bar_of_the_next_run_does_not_say_what_the_last_one_did(tmp_path: Pa
     assert bar.tasks[0].description.endswith(f"{second.rung} starting")
 
 
-def test_a_stop_that_comes_too_late_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopping_a_run_that_has_just_ended_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, _ = made_ladder(tmp_path)
     with pytest.raises(UserError):
         launch.stop(made)
@@ -140,15 +140,13 @@ def test_a_stop_that_comes_too_late_is_no_error(tmp_path: Path, monkeypatch: pyt
     run_progress.ask_to_leave(made, None)
 
 
-def test_an_empty_rung_is_not_all_of_them() -> None:
+def test_an_empty_rung_does_not_mean_all_rungs() -> None:
     assert ladder.rung_words([""]) == [""] and ladder.rung_words(["lora,full", "a=lora,b=1"]) == [
         *("lora", "full", "a=lora,b=1"),
     ]
 
 
-def test_a_ladder_shows_where_the_rows_and_columns_of_its_data_went(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_ladder_shows_how_rows_and_columns_are_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made, state = made_ladder(tmp_path)
     assert state.work is not None
     state.work.columns = [ColumnUse("question", 4200, "prompt"), ColumnUse("topic", 4198, "ignored")]

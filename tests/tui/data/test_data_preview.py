@@ -1,4 +1,4 @@
-"""What the data list, the inspector and the picker are made of, without an app."""
+"""Data list, inspector and file picker, without an app."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from pathlib import Path
 import pytest
 from hostile import MARK, STRINGS
 
-from engine.config.preset_library import is_data_file, is_hub_id
+from engine.config.preset_library import is_hub_id
 from engine.data.lengths import BINS, histogram
-from engine.data.rows import kind
 from engine.runs.rpc_client import Cancelled, CancelToken, ask
 from tui.charts.histogram import Histogram, draw
 from tui.data import recent
 from tui.data.datasets import DataSet, detail, line, offered
 from tui.data.folder_list import entries, meant, read_folder
 from tui.data.inspection import Manner, Sample, Token, sample_text
-from tui.data.preview import LARGEST, Preview, PreviewCache, counted, signature
+from tui.data.preview import MAX_BYTES, Preview, PreviewCache, counted, signature
 
 PAIR = '{"prompt": "a", "completion": "b"}\n'
 
@@ -28,36 +27,16 @@ def section(path: Path | str, **more: object) -> dict[str, object]:
     return {"id": str(path), **more}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "a.jsonl",
-        "A.JSONL",
-        "a.ndjson",
-        "a.json",
-        "a.csv",
-        "a.tsv.gz",
-        "a.parquet",
-        "a.parquet.gz",
-        "a.gz",
-        ".jsonl",
-        "a",
-    ],
-)
-def test_the_list_and_the_engine_agree_on_what_a_data_file_is(name: str) -> None:
-    assert is_data_file(name) == (kind(Path(name)) is not None)
-
-
 def test_a_hub_id_has_an_owner_and_a_name() -> None:
     assert is_hub_id("openai/gsm8k") and not is_hub_id("gsm8k") and not is_hub_id("/a/b") and not is_hub_id("a/b/c")
 
 
-def test_recent_sets_are_kept_newest_first_bounded_and_once_each() -> None:
-    for number in range(recent.MOST + 5):
+def test_recent_sets_are_stored_latest_first_bounded_and_unique() -> None:
+    for number in range(recent.MAX_RECENT + 5):
         recent.remember(f"/data/{number}.jsonl")
     recent.remember("/data/10.jsonl")
     kept = recent.read_recent()
-    assert len(kept) == recent.MOST and kept[0] == "/data/10.jsonl" and len(set(kept)) == recent.MOST
+    assert len(kept) == recent.MAX_RECENT and kept[0] == "/data/10.jsonl" and len(set(kept)) == recent.MAX_RECENT
     recent.forget("/data/10.jsonl")
     assert "/data/10.jsonl" not in recent.read_recent()
     assert [path.name for path in recent.recent_file().parent.iterdir()] == ["recent.json"]
@@ -72,16 +51,12 @@ def test_a_damaged_list_of_recent_sets_is_an_empty_one(damage: bytes) -> None:
     assert recent.read_recent() == ["owner/name"]
 
 
-def test_offered_are_embedded_sets_files_of_the_folder_the_folder_and_recent_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere.jsonl"
-    here.mkdir()
+def test_the_list_has_embedded_sets_files_the_folder_and_recent_sets(tmp_path: Path, here: Path) -> None:
+    elsewhere = tmp_path / "elsewhere.jsonl"
     for path in (here / "train.jsonl", here / "test.jsonl", here / "notes.txt", elsewhere):
         path.write_text(PAIR)
     (here / "folder.jsonl").mkdir()
     (here / "loop.csv").symlink_to(here / "loop.csv")
-    monkeypatch.chdir(here)
     for one in (str(elsewhere), "owner/name", str(here / "train.jsonl")):
         recent.remember(one)
     labels = [one.label for one in offered("tickets")]
@@ -89,9 +64,7 @@ def test_offered_are_embedded_sets_files_of_the_folder_the_folder_and_recent_one
     assert offered("other/set")[0].id == "other/set"
 
 
-def test_a_working_directory_that_has_gone_offers_what_comes_along(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_deleted_working_directory_offers_embedded_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
@@ -110,7 +83,7 @@ def test_a_line_fits_into_its_pane(width: int, preview: Preview | None) -> None:
     assert ("a-rather-long-name-of-a-file.jsonl" in shown.plain) == (width == 60)
 
 
-def test_a_line_says_rows_format_and_that_something_was_found() -> None:
+def test_a_line_shows_rows_format_and_a_problem_mark() -> None:
     found = Preview(
         {"train": 10003, "test": 3080}, "prompt-completion", "why", 2, {"empty": {"rows": 2, "where": ["x"]}}
     )
@@ -154,7 +127,7 @@ def test_a_huge_file_is_not_counted_and_costs_no_process(tmp_path: Path) -> None
     assert "5 GiB" in line(DataSet(str(huge), "huge.jsonl"), preview, False, 30, False).plain
 
 
-def test_what_was_counted_is_remembered_until_the_file_or_the_reading_changes(tmp_path: Path) -> None:
+def test_a_preview_is_cached_until_the_file_or_the_settings_change(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"q": "a", "a": "b", "prompt": "c", "completion": ""}\n')
     first = PreviewCache()
@@ -169,7 +142,7 @@ def test_what_was_counted_is_remembered_until_the_file_or_the_reading_changes(tm
     assert again.look(str(path), section(path), CancelToken()).rows == {"train": 2}
 
 
-def test_a_set_that_has_gone_says_so(tmp_path: Path) -> None:
+def test_a_deleted_set_is_reported(tmp_path: Path) -> None:
     (problem,) = (
         PreviewCache().look(str(tmp_path / "gone.jsonl"), section(tmp_path / "gone.jsonl"), CancelToken()).problems
     )
@@ -180,12 +153,12 @@ def test_a_folders_signature_changes_with_any_of_its_files(tmp_path: Path) -> No
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "train.csv").write_text("text,label\na,b\n")
     bytes_, before = signature(str(tmp_path))
-    assert 0 < bytes_ < LARGEST
+    assert 0 < bytes_ < MAX_BYTES
     os.utime(tmp_path / "sub" / "train.csv", (1, 1))
     assert signature(str(tmp_path))[1] != before
 
 
-def test_a_question_that_is_left_ends_its_process() -> None:
+def test_a_cancelled_request_ends_its_process() -> None:
     leaving = CancelToken()
     told: list[str] = []
 
@@ -199,7 +172,7 @@ def test_a_question_that_is_left_ends_its_process() -> None:
     assert told == ["loading libraries"]
 
 
-def test_a_long_preparation_tells_how_many_rows_of_how_many_are_done(tmp_path: Path) -> None:
+def test_a_long_preparation_reports_rows_done_and_total(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("".join(f'{{"prompt": "ask {n}", "completion": "say {n}"}}\n' for n in range(9000)))
     told: list[tuple[int, int | None]] = []
@@ -209,7 +182,7 @@ def test_a_long_preparation_tells_how_many_rows_of_how_many_are_done(tmp_path: P
     assert all(total is None or done <= total for done, total in told)
 
 
-def test_a_histogram_counts_every_row_once_and_shows_a_cut_that_touches_rows() -> None:
+def test_a_histogram_counts_every_row_once_and_shows_truncated_rows() -> None:
     made = histogram([1, 10, 10, 200], [5000], 1024)
     assert made is not None
     assert sum(made["counts"]) == made["rows"] == 5
@@ -218,29 +191,29 @@ def test_a_histogram_counts_every_row_once_and_shows_a_cut_that_touches_rows() -
     assert histogram([], [], 10) is None
 
 
-def test_one_very_long_row_does_not_squeeze_the_others_into_one_column() -> None:
+def test_one_very_long_row_does_not_compress_the_others_into_one_column() -> None:
     made = histogram([*range(20, 60)] * 50 + [900_000], [], 1_000_000)
     assert made is not None and made["beyond"] == 1 and made["width"] <= 3
     cut = histogram([*range(20, 60)] * 50 + [900_000], [], 4096)
     assert cut is not None and cut["width"] * len(cut["counts"]) > 4096
 
 
-def test_every_bin_is_drawn_and_columns_behind_the_cut_look_otherwise() -> None:
+def test_every_bin_is_drawn_and_columns_beyond_max_length_have_another_style() -> None:
     lengths = Histogram(10, [0, 4, 0, 1, 2, 8], 15, 60, 0, 11, 3)
     rows = draw(lengths, 30, 40, 4, ascii_only=True)
     bottom = rows[3]
     assert [style for _, style in bottom] == ["kept", "cut"]
     assert "".join(text for text, _ in bottom) == " # :##"
     assert ["".join(text for text, _ in row) for row in rows[:3]] == ["     #", "     #", " #   #"]
-    assert "11 rows (73.3%) longer" in rows[-1][0][0] and "^" in rows[-1][0][0]
-    assert "no row is cut" in draw(Histogram(10, [3], 3, 9, 0, 0, 0), 64, 40, 4, False)[-1][0][0]
+    assert "11 rows (73.3%) truncated" in rows[-1][0][0] and "^" in rows[-1][0][0]
+    assert "no row is truncated" in draw(Histogram(10, [3], 3, 9, 0, 0, 0), 64, 40, 4, False)[-1][0][0]
 
 
 def sample(*tokens: Token, omitted: int = 0, head: int = 9) -> Sample:
     return Sample("a line 1", "b", False, len(tokens), 1, 1, [], omitted, head, list(tokens))
 
 
-def test_trained_tokens_are_told_apart_without_colour() -> None:
+def test_tokens_in_the_loss_are_marked_without_color() -> None:
     row = sample(Token("ask\n", 1, False, False), Token("yes", 2, True, False), Token("<|end|>", 3, True, True))
     shown = sample_text(row, Manner())
     styles = {shown.plain[span.start : span.end]: str(span.style) for span in shown.spans}
@@ -249,7 +222,7 @@ def test_trained_tokens_are_told_apart_without_colour() -> None:
     assert sample_text(row, Manner(ascii=True, parted=True)).plain == "ask\\n\n[yes|<|end|>]"
 
 
-def test_what_is_left_out_of_a_long_sample_is_said() -> None:
+def test_tokens_left_out_of_a_long_row_are_counted() -> None:
     row = sample(Token("a", 1, False, False), Token("z", 2, True, False), omitted=12345, head=1)
     assert "12,345 tokens not shown" in sample_text(row, Manner()).plain
 
@@ -261,7 +234,7 @@ def test_hostile_tokens_are_literal_text(hostile: str) -> None:
     assert not any(character != "\n" and not character.isprintable() for character in shown)
 
 
-def test_typed_paths_lead_to_folders_and_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_typed_paths_are_split_into_folder_and_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     assert meant("ti", Path("/a")) == (Path("/a"), "ti")
     assert meant("/x/ti", Path("/a")) == (Path("/x"), "ti")
@@ -272,14 +245,12 @@ def test_typed_paths_lead_to_folders_and_words(tmp_path: Path, monkeypatch: pyte
     assert meant("~nobody-of-that-name/x", Path("/a"))[1] == "x"
 
 
-def test_a_folder_shows_folders_data_files_and_itself(tmp_path: Path) -> None:
-    tmp_path = tmp_path / "here"
-    tmp_path.mkdir()
+def test_a_folder_shows_folders_data_files_and_itself(here: Path) -> None:
     for name in ("sub", ".hidden"):
-        (tmp_path / name).mkdir()
+        (here / name).mkdir()
     for name in ("train.jsonl", "test.jsonl", "notes.md", ".secret.jsonl"):
-        (tmp_path / name).write_text(PAIR)
-    view = read_folder(tmp_path)
+        (here / name).write_text(PAIR)
+    view = read_folder(here)
     assert view.others == 1
     shown = [(entry.kind, entry.name) for entry in entries(view, "", False, "")]
     files = [("file", "test.jsonl"), ("file", "train.jsonl")]
@@ -292,13 +263,13 @@ def test_a_folder_shows_folders_data_files_and_itself(tmp_path: Path) -> None:
     ]
 
 
-def test_a_folder_that_cannot_be_read_says_so(tmp_path: Path) -> None:
+def test_an_unreadable_folder_has_an_error(tmp_path: Path) -> None:
     assert "No such file" in read_folder(tmp_path / "gone").error
     (tmp_path / "file").write_text("")
     assert "Not a directory" in read_folder(tmp_path / "file").error
 
 
-def test_lone_surrogates_in_rows_are_said_in_a_line_or_shown(tmp_path: Path) -> None:
+def test_lone_surrogates_in_rows_are_counted_or_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"prompt": "a \ud83d b", "completion": "c"}) + "\n" + PAIR * 30)
     preview = counted(section(path), CancelToken())

@@ -1,4 +1,4 @@
-"""What `ftbench runs` says of ladders and runs."""
+"""Runs and ladders as `ftbench runs` lists them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from made_ladder import made_ladder
 
 from engine.config import preset_library
 from engine.runs import events, locks, run_dir
+from engine.runs.home import tilde
 from tui.cli import runs
 from tui.history.run_list import describe
 
 
-def test_ladders_are_listed_with_how_far_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ladders_are_listed_with_their_progress(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, ladder = made_ladder(tmp_path)
-    ladder.status, ladder.stage = "running", "climbing"
+    ladder.status, ladder.stage = "running", "training"
     next(entry for entry in ladder.entries if entry.kind == "run").status = "planned"
     folder.write_state(ladder)
     runs.show(tmp_path, json=False)
     shown = capsys.readouterr().out
     (line,) = [line for line in shown.splitlines() if line.startswith(folder.name)]
-    assert line.split()[1:] == ["died", "qlora,", "lora,", "full", "8/9"]  # nobody holds its lock
+    died = ["died", "qlora,", "lora,", "full", "8/9"]  # no process holds its lock
+    assert line.split()[1:] == [*died, tilde(Path.cwd())]
 
 
 def test_a_broken_ladder_is_listed_as_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,7 +36,7 @@ def test_a_broken_ladder_is_listed_as_damaged(tmp_path: Path, capsys: pytest.Cap
     assert f"{folder.name} damaged" in " ".join(capsys.readouterr().out.split())
 
 
-def test_waiting_for_the_card_is_not_a_runs_own_time(tmp_path: Path) -> None:
+def test_waiting_for_the_device_does_not_count_as_run_time(tmp_path: Path) -> None:
     run = run_dir.create(tmp_path, "demo-lora", preset_library.effective("demo-lora", None, {}))
     result = run_dir.blank_result(run, run_dir.read_frozen(run))
     result.seconds = {"waiting": 7200.0, "data": 1.0, "training": 20.0}
@@ -42,7 +44,7 @@ def test_waiting_for_the_card_is_not_a_runs_own_time(tmp_path: Path) -> None:
     assert describe(run).seconds == 21.0
 
 
-def test_time_of_a_live_run_is_its_own_without_waits_and_pauses(tmp_path: Path) -> None:
+def test_time_of_an_active_run_excludes_waits_and_pauses(tmp_path: Path) -> None:
     run = run_dir.create(tmp_path, "demo-lora", preset_library.effective("demo-lora", None, {}))
     now = time.time()
     told = [

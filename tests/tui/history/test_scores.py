@@ -1,4 +1,4 @@
-"""The table that a run ends with."""
+"""The results table of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables, the head line and the first screen: everything fits whatever the width, and is literal text."""
+"""Tables, header and first-start help: everything fits any width and is literal text."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import pytest
 from hostile import STRINGS
 
 from engine.runs.device_queue import Turn
+from engine.runs.folder import short_name
 from tui.charts.columns import Column, fitted, line
 from tui.choice import Choice, changes
-from tui.header import choice_lines, head_line, live_runs, short
+from tui.header import choice_lines, head_line, live_runs
 from tui.history.run_list import Line
 from tui.history.run_table import FIELDS, TABLE, row, undated
 from tui.welcome import STEPS, welcome
@@ -30,7 +31,7 @@ RUN = Line("20261125-192205-demo-lora-lora-3f2a", "finished", "tiny", "tickets",
         (2, [3, 4, 0, 0]),
     ],
 )
-def test_what_may_go_goes_before_the_rest_is_cut(room: int, widths: list[int]) -> None:
+def test_optional_columns_are_dropped_before_others_are_truncated(room: int, widths: list[int]) -> None:
     assert fitted([10, 10, 10, 10], COLUMNS, room) == widths
 
 
@@ -41,7 +42,7 @@ def test_a_cell_is_as_wide_as_its_column_and_literal(text: str) -> None:
     assert not any(ord(character) < 32 or 127 <= ord(character) < 160 for character in shown.plain)
 
 
-def test_eighty_columns_hold_name_state_score_and_time_of_a_run() -> None:
+def test_name_state_score_and_time_of_a_run_fit_80_columns() -> None:
     cells = row(RUN, marked=True).cells
     widths = fitted(
         [max(len(text), len(column.name)) for (text, _), column in zip(cells, TABLE, strict=True)], TABLE, 77
@@ -54,20 +55,20 @@ def test_eighty_columns_hold_name_state_score_and_time_of_a_run() -> None:
 
 
 @pytest.mark.parametrize("name", ["run", "x-y", "2026-a", "20261125-notatime-x", ""])
-def test_a_name_of_another_make_stays_whole(name: str) -> None:
-    assert undated(name) == name and short(name) == name
+def test_a_name_without_a_date_is_unchanged(name: str) -> None:
+    assert undated(name) == name and short_name(name) == name
 
 
-def test_the_head_says_who_has_the_card_and_who_waits_in_order() -> None:
+def test_the_header_shows_the_running_run_and_the_queue_in_order() -> None:
     runs = [Path(f"/runs/20261125-19220{n}-demo-lora-lora-000{n}") for n in range(3)]
     places = [Turn("cpu", place, 1, run) for place, run in enumerate(runs)]
     live = live_runs(places, 1, runs[1], 56)
-    assert live.plain == "▶ lora-0000  1 lora-0001  2 lora-0002  +1 live"
+    assert live.plain == "▶ lora-0000  1 lora-0001  2 lora-0002  +1 active"
     head = head_line(Choice().effective(), "demo-lora", live, 80)
     assert head.cell_length == 80 and head.plain.endswith(live.plain)
     many = [Turn("cpu", place, 1, Path(f"/runs/20261125-192200-demo-lora-lora-{place:04}")) for place in range(9)]
     watched = live_runs(many, 0, many[7].run, 56).plain
-    assert watched == "▶ lora-0000  1 lora-0001  7 lora-0007  6 more wait"
+    assert watched == "▶ lora-0000  1 lora-0001  7 lora-0007  6 more queued"
     assert live_runs([], 0, None, 56).plain == ""
 
 
@@ -83,7 +84,7 @@ def test_as_many_changes_as_fit_are_shown_and_the_rest_counted(width: int) -> No
 
 
 @pytest.mark.parametrize(("width", "height"), [(46, 5), (50, 12), (50, 22), (130, 40)])
-def test_the_first_screen_says_what_to_press_in_the_room_there_is(width: int, height: int) -> None:
+def test_the_first_start_help_fits_its_pane(width: int, height: int) -> None:
     lines = welcome({"bench.start": "f5"}, width, height)
     assert len(lines) <= height and max(one.cell_length for one in lines) <= width
     text = "\n".join(one.plain for one in lines)

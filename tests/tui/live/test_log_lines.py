@@ -1,4 +1,4 @@
-"""Lines in bounded memory, and raw output as it grows."""
+"""Log lines in bounded memory, and growing raw output."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from tui.live.log_lines import TAIL, Lines, Output
 
 
-def test_lines_keep_their_numbers_when_older_ones_go() -> None:
+def test_lines_keep_their_numbers_when_older_ones_are_dropped() -> None:
     lines = Lines(most=3)
     for number in range(5):
         lines.add(f"line {number}")
@@ -16,7 +16,7 @@ def test_lines_keep_their_numbers_when_older_ones_go() -> None:
     assert [number for number, _ in lines.holding("")] == [2, 3, 4]
 
 
-def test_passing_over_lines_lets_those_before_go_too() -> None:
+def test_skipping_lines_drops_those_before() -> None:
     lines = Lines(most=10)
     lines.add("first")
     lines.skip(100)
@@ -24,7 +24,7 @@ def test_passing_over_lines_lets_those_before_go_too() -> None:
     assert list(lines) == ["after"] and lines.gone == 101
 
 
-def test_output_begins_before_its_file_and_holds_back_what_is_not_finished(tmp_path: Path) -> None:
+def test_output_may_be_read_before_its_file_exists_and_separates_the_unfinished_line(tmp_path: Path) -> None:
     path = tmp_path / "engine.log"
     output = Output(path)
     assert output.read() is None
@@ -44,7 +44,7 @@ def test_a_progress_bar_shows_its_last_state(tmp_path: Path) -> None:
     assert piece is not None and piece.lines == [" 3%|", "done"] and piece.unfinished == " 5%|"
 
 
-def test_of_a_huge_log_the_end_is_read_and_the_rest_counted(tmp_path: Path) -> None:
+def test_only_the_end_of_a_huge_log_is_read_and_the_rest_counted(tmp_path: Path) -> None:
     path = tmp_path / "engine.log"
     count = 3 * TAIL // 8
     path.write_bytes(b"".join(b"%07d\n" % number for number in range(count)))
@@ -54,7 +54,7 @@ def test_of_a_huge_log_the_end_is_read_and_the_rest_counted(tmp_path: Path) -> N
     assert piece.lines[-1] == f"{count - 1:07}" and len(piece.lines) * 8 == TAIL
 
 
-def test_a_log_that_began_anew_is_read_anew(tmp_path: Path) -> None:
+def test_a_truncated_log_is_read_from_its_start(tmp_path: Path) -> None:
     path = tmp_path / "engine.log"
     path.write_bytes(b"a long first life\n")
     output = Output(path)
@@ -64,14 +64,14 @@ def test_a_log_that_began_anew_is_read_anew(tmp_path: Path) -> None:
     assert piece is not None and piece.lines == ["new"]
 
 
-def test_bytes_that_are_no_text_are_shown_as_such(tmp_path: Path) -> None:
+def test_invalid_utf8_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "engine.log"
     path.write_bytes(b"\xff\xfe broken\n" + b"x" * 10_000 + b"\n")
     piece = Output(path).read()
     assert piece is not None and piece.lines[0] == "\ufffd\ufffd broken"
 
 
-def test_a_very_long_line_says_how_much_of_it_is_missing(tmp_path: Path) -> None:
+def test_a_very_long_line_tells_how_much_is_missing(tmp_path: Path) -> None:
     path = tmp_path / "engine.log"
     path.write_bytes(b"x" * 10_000 + b"\nnext\n" + b"y" * (2 * TAIL))
     piece = Output(path).read()  # a backlog: only its last TAIL bytes are read

@@ -1,4 +1,4 @@
-"""Opening a run's events: whole, and a huge file by samples first."""
+"""Opening a run's events: completely, and a huge file as samples first."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def write(path: Path, first: int, last: int) -> None:
 @pytest.fixture
 def huge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that counts as huge."""
-    for name, value in (("WHOLE", 1 << 20), ("HEAD", 64 << 10), ("TAIL", 64 << 10), ("WINDOWS", 50)):
+    for name, value in (("MAX_UNSAMPLED", 1 << 20), ("HEAD", 64 << 10), ("TAIL", 64 << 10), ("WINDOWS", 50)):
         monkeypatch.setattr(opening, name, value)
     path = tmp_path / "events.jsonl"
     write(path, 1, STEPS)
     return path
 
 
-def test_a_run_of_common_length_is_read_whole(tmp_path: Path) -> None:
+def test_a_run_of_common_length_is_read_completely(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     write(path, 1, 50)
     opened = Opening(path)
@@ -56,7 +56,7 @@ def test_a_huge_run_is_sampled_from_end_to_end(huge: Path) -> None:
     assert columns == list(range(40)), "samples lie everywhere"
 
 
-def test_the_exact_state_follows_and_no_event_comes_twice_or_never(huge: Path) -> None:
+def test_the_exact_state_follows_with_every_event_once(huge: Path) -> None:
     opened = Opening(huge)
     opened.first()
     write(huge, STEPS + 1, STEPS + 3)
@@ -72,7 +72,7 @@ def test_the_exact_state_follows_and_no_event_comes_twice_or_never(huge: Path) -
     assert [event.step for event in opened.follower.read() if isinstance(event, events.Step)] == [STEPS + 4]
 
 
-def test_a_torn_end_waits_for_its_rest(huge: Path) -> None:
+def test_a_partial_last_line_is_read_once_complete(huge: Path) -> None:
     line = msgspec.json.encode(step(STEPS + 1, 1.0, STEPS)) + b"\n"
     with huge.open("ab") as file:
         file.write(line[:40])

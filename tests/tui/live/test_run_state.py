@@ -1,4 +1,4 @@
-"""A run's state from its events: resumed, broken off, very long."""
+"""A run's state from its events: resumed, interrupted, very long."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tui.live.log_lines import MOST
 from tui.live.run_state import RunState
 
 
-def test_time_left_is_the_pace_times_the_steps_that_remain() -> None:
+def test_time_left_is_seconds_per_step_times_remaining_steps() -> None:
     state = RunState()
     state.feed([step(number) for number in range(1, 41)])
     assert state.left() == 0.5 * 60
@@ -27,21 +27,21 @@ def test_a_resumed_run_forgets_the_end_and_the_repeated_steps() -> None:
     assert [bucket.mean for bucket in state.loss.buckets] == [5.0, 4.0, 3.5, 2.0]
 
 
-def test_losses_that_are_not_finite_are_counted_and_the_last_good_one_stays() -> None:
+def test_losses_that_are_not_finite_are_counted_and_the_last_finite_one_kept() -> None:
     state = RunState()
     state.feed([step(1, 2.0), step(2, None), step(3, float("nan"))])
     assert (state.loss.latest, state.loss.absent) == (2.0, 2)
     assert state.step is not None and state.step.step == 3
 
 
-def test_the_log_is_bounded_and_says_what_it_dropped() -> None:
+def test_the_log_is_bounded_and_counts_dropped_lines() -> None:
     state = RunState()
     state.feed(events.Warning(code="w", text=f"number {number}") for number in range(MOST + 7))
     assert len(state.log) == MOST and state.log.gone == 7
     assert f"number {MOST + 6}" in state.log[-1]
 
 
-def test_a_wait_says_for_whom() -> None:
+def test_a_waiting_run_shows_what_it_waits_for() -> None:
     state = RunState()
     state.feed([events.Phase(name="waiting", note="process 7 has 0")])
     assert (state.phase, state.note) == ("waiting", "process 7 has 0")

@@ -1,4 +1,4 @@
-"""What is said before launch: the sums are right, what would fail blocks, what may fail warns with what to do."""
+"""The launch preview: figures are right, certain failures block, possible ones warn with a fix."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def said(found: LaunchPreview) -> str:
     return " ".join(f"{problem.text} {problem.do}" for problem in found.problems)
 
 
-def test_steps_come_from_the_rows_and_the_batch_from_its_passes(tmp_path: Path) -> None:
+def test_steps_follow_from_rows_and_batch_size(tmp_path: Path) -> None:
     found = prospect(tmp_path, settings={"train.batch": 12, "train.micro_batch": 5})
     assert fact(found, "steps") == "268 (2 epochs), batch size 12 (micro-batch 5), gradient checkpointing"
     found = prospect(tmp_path, settings={"train.steps": 50})
@@ -65,27 +65,27 @@ def test_steps_come_from_the_rows_and_the_batch_from_its_passes(tmp_path: Path) 
     assert fact(prospect(tmp_path, Report()), "steps").startswith("? (2 epochs)")
 
 
-def test_the_longest_row_counts_once_it_is_known(tmp_path: Path) -> None:
+def test_the_longest_row_is_used_once_it_is_known(tmp_path: Path) -> None:
     before, after = prospect(tmp_path, Report()), prospect(tmp_path)
     assert "rows of 512 tokens, the preset's max_length" in fact(before, "memory")
     assert "rows of 120 tokens" in fact(after, "memory")
     assert "preparing" in fact(before, "data") and "messages" in fact(after, "data")
 
 
-def test_the_account_of_the_data_is_shown_with_the_codes_of_its_warnings(tmp_path: Path) -> None:
+def test_the_data_report_is_shown_with_warning_codes(tmp_path: Path) -> None:
     found = prospect(tmp_path)
     assert fact(found, "rows") == "2,110 rows read: 1,600 train, 200 validation, 300 test, 10 left out"
     assert fact(found, "columns") == "messages: messages"
     assert "answers 27 (9%)" in fact(found, "overlap") and "[data.rows_cut]" in said(found)
 
 
-def test_every_part_of_the_memory_is_named_and_labelled(tmp_path: Path) -> None:
+def test_every_component_of_memory_is_labeled(tmp_path: Path) -> None:
     memory = fact(prospect(tmp_path), "memory")
     for part in ("weights", "adapters", "optimizer", "peak in ", "pool", "formula, ±", "of 80 GiB", "fits"):
         assert part in memory, part
 
 
-def test_too_much_memory_is_said_with_what_to_do_and_does_not_block(tmp_path: Path) -> None:
+def test_a_memory_problem_has_a_fix_and_does_not_block(tmp_path: Path) -> None:
     found = prospect(tmp_path, preset="qwen2.5-7b-full", room=card(24 * GIB), data="tickets")
     (problem,) = [one for one in found.problems if "does not fit" in one.text]
     assert "LoRA or QLoRA" in problem.do and not problem.blocking
@@ -93,7 +93,7 @@ def test_too_much_memory_is_said_with_what_to_do_and_does_not_block(tmp_path: Pa
     assert "in use by others" in said(held)
 
 
-def test_a_setting_that_is_named_makes_it_fit(tmp_path: Path) -> None:
+def test_a_suggested_setting_makes_it_fit(tmp_path: Path) -> None:
     how: dict[str, Any] = {"preset": "smollm2-full", "data": "tickets", "report": Report()}
     config = Choice("smollm2-full", data="tickets").effective().config
     whole = forecast(config, find_model(config.model), card(80 * GIB)).estimate
@@ -115,20 +115,20 @@ def test_a_setting_that_is_named_makes_it_fit(tmp_path: Path) -> None:
         ({}, Report({**ANSWER, "refused": "no row is left to train on"}), "no row is left"),
     ],
 )
-def test_what_would_fail_for_certain_blocks(how: dict[str, Any], report: Report, what: str, tmp_path: Path) -> None:
+def test_a_certain_failure_blocks(how: dict[str, Any], report: Report, what: str, tmp_path: Path) -> None:
     found = prospect(tmp_path, report, **how)
     assert found.blocked
     assert what in next(problem.text for problem in found.problems if problem.blocking)
 
 
-def test_a_model_to_be_fetched_is_said_and_does_not_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_download_is_announced_and_does_not_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE")
     found = prospect(tmp_path, preset="qwen2.5-7b-lora", data="tickets")
     assert not found.blocked and "downloaded first" in said(found)
     assert "Qwen/Qwen2.5-7B-Instruct" in fact(found, "model")
 
 
-def test_a_full_disk_blocks_and_the_need_is_the_checkpoints_and_the_model(
+def test_a_full_disk_blocks_and_the_need_includes_checkpoints_and_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = Choice("demo-full", settings={"train.keep_checkpoints": 1}).effective().config
@@ -141,7 +141,7 @@ def test_a_full_disk_blocks_and_the_need_is_the_checkpoints_and_the_model(
     assert blocked.blocked and "free some space" in said(blocked)
 
 
-def test_other_processes_and_runs_before_us_are_named(tmp_path: Path) -> None:
+def test_other_processes_and_queued_runs_are_named(tmp_path: Path) -> None:
     places = [Turn("0", 0, 1, Path("/runs/first")), Turn("0", 1, 2, Path("/runs/second"))]
     found = prospect(tmp_path, foreign=(OtherProcess(4711, "python \x1b[31m", 3 * GIB),), turns=places)
     assert fact(found, "queue") == "waits for first and 1 queued run"
@@ -149,12 +149,12 @@ def test_other_processes_and_runs_before_us_are_named(tmp_path: Path) -> None:
     assert "starts immediately" in fact(prospect(tmp_path), "queue")
 
 
-def test_what_a_method_leaves_out_of_a_preset_is_said(tmp_path: Path) -> None:
+def test_settings_that_a_method_ignores_are_named(tmp_path: Path) -> None:
     found = prospect(tmp_path, preset="demo-lora", method="full")
     assert "full's default is used" in said(found)
 
 
-def test_a_ladder_says_its_runs_and_each_rungs_memory(tmp_path: Path) -> None:
+def test_a_ladder_preview_has_its_runs_and_each_rungs_memory(tmp_path: Path) -> None:
     plan = make_plan("demo", [], {}, seeds=3)
     found = ladder_prospect(plan, LaunchContext(tmp_path, card(80 * GIB)), Report(ANSWER))
     assert found.title == "ladder of demo"

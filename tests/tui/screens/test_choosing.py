@@ -1,11 +1,11 @@
-"""Choosing on the bench: the method pane's forecasts, presets on their keys, what a choice changed."""
+"""The selection on the bench: forecasts of the methods, presets on number keys, what a selection changed."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from pilot import play, shown
+from pilot import notes, play, shown, wait_for
 from textual.pilot import Pilot
 
 from engine.config import preset_library
@@ -20,7 +20,7 @@ GIB = 1 << 30
 
 
 def machine(total: int, others: tuple[OtherProcess, ...] = (), used: int = 0) -> MachineSample:
-    """A machine with one card."""
+    """A machine with one GPU."""
     card = CardSample(0, "NVIDIA A100-SXM4-80GB", total, used, None, others)
     return MachineSample((card,), "", 64 * GIB, 8 * GIB)
 
@@ -31,7 +31,7 @@ def methods(app: Workbench) -> list[str]:
 
 
 async def look(app: Workbench, pilot: Pilot[str], sample: MachineSample) -> None:
-    """The sampler's next look, made here: the card need not be there."""
+    """Post a sample, so that no GPU is needed."""
     assert app.sampler is not None
     app.sampler.leave()
     app.sampler.join()
@@ -42,7 +42,7 @@ async def look(app: Workbench, pilot: Pilot[str], sample: MachineSample) -> None
     await pilot.pause()
 
 
-def test_each_method_says_what_it_takes_of_a_card_before_the_model_is_here(tmp_path: Path) -> None:
+def test_each_method_shows_its_memory_before_the_model_is_downloaded(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await look(app, pilot, machine(79 * GIB))
         await pilot.press("7")
@@ -77,12 +77,11 @@ def test_a_model_that_is_not_known_yet_says_so(tmp_path: Path, here: Path) -> No
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 36), (160, 45)])
-def test_what_each_trains_and_why_is_in_reach_at_every_size(size: tuple[int, int], tmp_path: Path) -> None:
+def test_what_each_method_trains_is_shown_at_every_size(size: tuple[int, int], tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("2")
-        await pilot.pause(1.2)
         if size[1] >= 36:
-            assert "adapters" in methods(app)[1] and "ship" in methods(app)[1]
+            await wait_for(pilot, lambda: "adapters" in methods(app)[1] and "fast" in methods(app)[1])
         await pilot.press("M")
         assert isinstance(app.screen, TextScreen)
         text = str(app.screen.text)
@@ -100,36 +99,40 @@ def test_what_each_trains_and_why_is_in_reach_at_every_size(size: tuple[int, int
     play(tmp_path, story, size)
 
 
-def test_a_number_key_says_lastingly_what_it_is_about_and_what_it_changed(tmp_path: Path) -> None:
+def test_the_description_of_a_preset_and_what_it_changed_stay_shown(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         assert "press 1-9" in shown(app, "about")
         await pilot.press("1")
         about = shown(app, "about")
         assert "4-bit base, rank 16" in about
-        assert "against LoRA · demo: method lora → qlora" in about and "more (c)" not in about
+        assert "changes from LoRA · demo: method lora → qlora" in about and "more (c)" not in about
         await pilot.press("4")
-        assert "against QLoRA · demo" in shown(app, "about") and "more (c)" in shown(app, "about")
+        assert "changes from QLoRA · demo" in shown(app, "about") and "more (c)" in shown(app, "about")
         await pilot.press("4")
-        assert "the same as QLoRA · SmolLM2-135M" in shown(app, "about")
-        assert not app.bench.app._notifications
+        assert "same as QLoRA · SmolLM2-135M" in shown(app, "about")
+        assert not notes(app)
 
     play(tmp_path, story, (160, 45))
 
 
-def test_the_chosen_preset_stays_in_sight_when_the_list_shrinks(tmp_path: Path) -> None:
+def test_the_selected_preset_stays_visible_when_the_list_shrinks(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("9")
         listed = app.bench.query_one(PresetList)
         await pilot.resize_terminal(80, 24)
         app.bench.query_one("#status").styles.height = 3
-        await pilot.pause(0.5)
-        first = listed.scroll_offset.y
-        assert listed.highlighted is not None and first <= listed.highlighted < first + listed.content_size.height
+
+        def is_visible() -> bool:
+            first, cursor = listed.scroll_offset.y, listed.highlighted
+            return cursor is not None and first <= cursor < first + listed.content_size.height
+
+        await wait_for(pilot, is_visible)
+        assert listed.content_size.height < 11  # the list has shrunk
 
     play(tmp_path, story, (120, 36))
 
 
-def test_a_broken_preset_is_listed_and_harms_nothing(tmp_path: Path) -> None:
+def test_an_invalid_preset_is_listed_and_the_others_work(tmp_path: Path) -> None:
     folder = preset_library.user_folder()
     folder.mkdir(parents=True)
     (folder / "demo-lora.toml").write_text("[train]\nbatch = 'many'\n")
@@ -138,9 +141,9 @@ def test_a_broken_preset_is_listed_and_harms_nothing(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         pane = app.bench.choosing.query_one("#preset")
         prompts = [str(option.prompt) for option in pane.options]  # type: ignore[attr-defined]
-        assert sum("broken" in prompt for prompt in prompts) == 2
+        assert sum("invalid" in prompt for prompt in prompts) == 2
         assert not any("\x1b" in prompt for prompt in prompts)
-        assert app.bench.choosing.effective is not None  # it began with another
+        assert app.bench.choosing.effective is not None  # started with another
         await pilot.press("3")
         assert "Full · demo" in shown(app, "head")
         await pilot.press("1")

@@ -1,4 +1,4 @@
-"""The inspector by its keys, with real files and the engine's real answers."""
+"""The inspector driven by its keys, with real files and real responses of the engine."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from tui.widgets.log_pane import LogPane
 SIZES = [(80, 24), (120, 36), (160, 45)]
 
 
-def test_the_inspector_shows_what_training_would_see_token_by_token(here: Path) -> None:
+def test_the_inspector_shows_the_rows_as_trained_token_by_token(here: Path) -> None:
     write(here / "mine.jsonl", 200)
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         screen = await look_into(pilot, app, "mine.jsonl")
-        assert screen.found is not None
-        config = screen.chosen.config
+        assert screen.inspection is not None
+        config = screen.effective.config
         (row,) = show(Data(id=str(here / "mine.jsonl")), config.train.max_length, load_tokenizer(config.model), 1)
         shown = [(token.text, token.id, token.trained, token.special) for token in screen.samples["train"][0].tokens]
         assert shown == [(one["text"], one["id"], one["trained"], one["special"]) for one in row["tokens"]]
         assert "<|im_end|>" in text(app, "text") and "in the loss" in text(app, "row")
-        facts = " ".join(text(app, "facts").split())  # whatever line it stands on
+        facts = " ".join(text(app, "facts").split())  # on any line
         for part in ("prompt-completion", "the tokenizer's chat template", "eos <|im_end|>", "ready to train"):
             assert part in facts
-        assert f"{screen.found.count('train'):,} rows" in facts and "held out of training by prompt" in facts
-        assert "no row is cut" in facts and "█" in facts
+        assert f"{screen.inspection.count('train'):,} rows" in facts and "held out of training by prompt" in facts
+        assert "no row is truncated" in facts and "█" in facts
 
     play(story)
 
@@ -49,7 +49,7 @@ def test_every_key_of_the_inspector(here: Path) -> None:
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         screen = await look_into(pilot, app, "mine.jsonl")
-        assert screen.found is not None
+        assert screen.inspection is not None
         await pilot.press("n", "right")
         assert "train row 3 of" in text(app, "row")
         await pilot.press("p", "left", "p")
@@ -65,7 +65,7 @@ def test_every_key_of_the_inspector(here: Path) -> None:
         await pilot.press("v")
         for _ in range(ROWS):
             await pilot.press("n")
-        await wait_for(pilot, lambda: screen.asking is None)
+        await wait_for(pilot, lambda: screen.request is None)
         assert f"train row {ROWS + 1} of" in text(app, "row"), "the engine is asked for more rows"
         assert len({sample.where for sample in screen.samples["train"]}) == 2 * ROWS
         await pilot.press("enter")
@@ -76,7 +76,7 @@ def test_every_key_of_the_inspector(here: Path) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_cut_is_drawn_and_cut_rows_can_be_looked_at(here: Path, size: tuple[int, int]) -> None:
+def test_truncation_is_drawn_and_truncated_rows_can_be_inspected(here: Path, size: tuple[int, int]) -> None:
     with write(here / "mine.jsonl", 40).open("a") as file:
         file.write(
             "".join(json.dumps({"prompt": f"short {n}", "completion": "long " * 600 + str(n)}) + "\n" for n in range(9))
@@ -91,7 +91,7 @@ def test_the_cut_is_drawn_and_cut_rows_can_be_looked_at(here: Path, size: tuple[
         if size[0] < 110:
             await pilot.press("v")
             assert not screen.query_one("#looking").display
-        facts = " ".join(text(app, "facts").split())  # whatever line it stands on
+        facts = " ".join(text(app, "facts").split())  # on any line
         assert "max_length 512:" in facts and "▲" in facts
         assert "data.cut_before_answer" in facts and "mine.jsonl line 50" in facts
         assert "1 row: multiple references" in facts and "(mine.jsonl line 2 and mine.jsonl line 53)" in facts
@@ -100,20 +100,20 @@ def test_the_cut_is_drawn_and_cut_rows_can_be_looked_at(here: Path, size: tuple[
             await pilot.press("s")
         if size[0] < 110:
             await pilot.press("v", "v")
-        assert "cut" in text(app, "row") and "answer tokens lost" in text(app, "row")
+        assert "truncated" in text(app, "row") and "answer tokens lost" in text(app, "row")
         for pane in screen.query("VerticalScroll"):
             assert not pane.display or (pane.content_size.width >= 30 and pane.content_size.height >= 10)
 
     play(story, size)
 
 
-def test_an_inspector_is_left_while_the_engine_works(here: Path) -> None:
+def test_closing_the_inspector_cancels_the_request(here: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("d", "enter")
         screen = app.screen
-        assert isinstance(screen, InspectorScreen) and screen.asking is not None
+        assert isinstance(screen, InspectorScreen) and screen.request is not None
         assert "escape cancels" in text(app, "state")
-        asking = screen.asking
+        asking = screen.request
         await pilot.press("n", "s", "v", "v", "escape")
         assert app.screen is app.bench
         asking.join(10)
@@ -129,7 +129,7 @@ def test_an_inspector_is_left_while_the_engine_works(here: Path) -> None:
         ("long.jsonl", b'{"prompt": "' + b"x" * (80 << 20), "longer than 16 MiB"),
     ],
 )
-def test_a_broken_file_is_a_line_in_the_inspector_and_is_not_taken(
+def test_an_invalid_file_is_an_error_in_the_inspector_and_is_not_selected(
     here: Path, name: str, content: bytes, said: str
 ) -> None:
     (here / name).write_bytes(content)
@@ -145,7 +145,7 @@ def test_a_broken_file_is_a_line_in_the_inspector_and_is_not_taken(
     play(story)
 
 
-def test_at_80_by_24_an_error_is_seen_whatever_view_was_asked_for_meanwhile(here: Path) -> None:
+def test_at_80x24_an_error_is_shown_in_every_view(here: Path) -> None:
     (here / "empty.jsonl").write_bytes(b"")
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
@@ -183,7 +183,7 @@ def test_hostile_rows_and_names_are_literal_text_everywhere(here: Path) -> None:
     play(story)
 
 
-def test_trained_tokens_stand_in_brackets_in_ascii(here: Path) -> None:
+def test_tokens_in_the_loss_are_in_brackets_in_ascii(here: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await look_into(pilot, app, "tickets")
         shown = text(app, "text")

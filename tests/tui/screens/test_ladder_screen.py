@@ -1,4 +1,4 @@
-"""The ladder screen, driven by its keys, on ladders as they lie on disk."""
+"""The ladder screen driven by its keys, with stored ladders."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from made_ladder import made_ladder
+from pilot import wait_for
 from textual.app import App
 from textual.pilot import Pilot
 from textual.widgets import Static
@@ -19,16 +20,18 @@ from engine.runs.run_dir import RunDir
 from tui.history.ladder_view import bar, headline, score_bars
 from tui.screens.ask import AskScreen
 from tui.screens.ladder import PARTS, LadderScreen
+from tui.settings import Settings
 
 Story = Callable[[Pilot[None], LadderScreen], Awaitable[None]]
 
 
 class OneScreen(App[None]):
-    """Nothing but the screen under test."""
+    """Shows only the screen under test."""
 
     def __init__(self, runs: Path, ascii_only: bool) -> None:
         super().__init__()
-        self.screen_under_test = LadderScreen(runs, ascii_only)
+        self.settings = Settings(ascii=ascii_only)
+        self.screen_under_test = LadderScreen(runs)
 
     def on_mount(self) -> None:
         self.push_screen(self.screen_under_test)
@@ -65,27 +68,26 @@ def test_it_shows_rungs_bars_costs_and_verdict(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
-def test_it_fills_in_as_the_file_changes(tmp_path: Path) -> None:
+def test_it_is_updated_when_the_file_changes(tmp_path: Path) -> None:
     folder, ladder = made_ladder(tmp_path)
     rows, ladder.rows = ladder.rows, []
-    ladder.status, ladder.stage = "running", "climbing"
+    ladder.status, ladder.stage = "running", "training"
     folder.write_state(ladder)
 
     async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
         assert text(screen, "bars") == ""
-        assert "press u to go on" in text(screen, "notes")  # nobody holds its lock
+        assert "press u to resume" in text(screen, "notes")  # its process is not running
         ladder.rows, ladder.status = rows, "finished"
         folder.write_state(ladder)
-        await pilot.pause(0.8)
-        assert "full" in text(screen, "bars")
+        await wait_for(pilot, lambda: "full" in text(screen, "bars"))
 
     play(tmp_path, story)
 
 
-def test_it_says_what_the_run_does_that_it_waits_for(tmp_path: Path) -> None:
+def test_it_shows_what_the_current_run_is_doing(tmp_path: Path) -> None:
     folder, ladder = made_ladder(tmp_path)
     entry = next(entry for entry in ladder.entries if entry.kind == "run")
-    ladder.status, ladder.stage, entry.status = "running", "climbing", "live"
+    ladder.status, ladder.stage, entry.status = "running", "training", "live"
     file = RunDir(folder.runs / entry.run).events_file
     lines = file.read_bytes().splitlines(keepends=True)
     half = next(number for number, line in enumerate(lines) if b'"step":20,' in line) + 1
@@ -95,15 +97,14 @@ def test_it_says_what_the_run_does_that_it_waits_for(tmp_path: Path) -> None:
     assert held is not None
 
     async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
-        assert "training" in text(screen, "doing") and "step 20/" in text(screen, "doing")
+        assert "training" in text(screen, "current") and "step 20/" in text(screen, "current")
         with file.open("ab") as growing:
             growing.write(b'{"type":"phase","v":1,"seq":9,"t":9,"name":"waiting","note":"another has it"}\n')
-        await pilot.pause(0.8)
-        assert "waiting its turn: another has it" in text(screen, "doing")
+        await wait_for(pilot, lambda: "waiting in the queue: another has it" in text(screen, "current"))
         with file.open("ab") as growing:
             growing.write(b"".join(lines[half:]))
-        await pilot.pause(0.8)
-        assert text(screen, "doing") == "" and not screen.query_one("#doing").display
+        await wait_for(pilot, lambda: text(screen, "current") == "")
+        assert not screen.query_one("#current").display
 
     try:
         play(tmp_path, story)
@@ -111,7 +112,7 @@ def test_it_says_what_the_run_does_that_it_waits_for(tmp_path: Path) -> None:
         os.close(held)
 
 
-def test_hostile_text_stays_text(tmp_path: Path) -> None:
+def test_hostile_text_is_shown_as_text(tmp_path: Path) -> None:
     folder, ladder = made_ladder(tmp_path, hostile=True)
     ladder.warnings = ["\x1b]52;c;aGk=\x07 [/oops] [red]x \x9b2J \u202eabc"]
     ladder.entries.append(
@@ -141,7 +142,7 @@ def test_keys_next_stop_and_back(tmp_path: Path) -> None:
         assert ("another" in text(screen, "headline")) == newest_is_other
         await pilot.press("n")
         assert ("another" in text(screen, "headline")) != newest_is_other
-        await pilot.press("s")  # nothing climbs: it says so and asks nothing
+        await pilot.press("s")  # no ladder is running: it says so and does not ask
         assert not isinstance(pilot.app.screen, AskScreen)
         await pilot.press("escape")
         assert pilot.app.screen is not screen
@@ -149,15 +150,15 @@ def test_keys_next_stop_and_back(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
-def test_no_ladder_tells_how_to_make_one(tmp_path: Path) -> None:
+def test_without_a_ladder_it_shows_how_to_start_one(tmp_path: Path) -> None:
     async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
-        assert "L on the bench climbs one" in text(screen, "headline")
+        assert "L on the bench to run one" in text(screen, "headline")
         await pilot.press("n", "s", "u", "o")
 
     play(tmp_path, story)
 
 
-def test_a_broken_file_is_a_line(tmp_path: Path) -> None:
+def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
     folder, _ = made_ladder(tmp_path)
     folder.state_file.write_text('{"v": 1, "na')
 
@@ -167,7 +168,7 @@ def test_a_broken_file_is_a_line(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
-def test_narrow_and_ascii(tmp_path: Path) -> None:
+def test_it_fits_a_narrow_ascii_terminal(tmp_path: Path) -> None:
     folder, ladder = made_ladder(tmp_path)
     folder.write_state(ladder)
 
@@ -179,18 +180,18 @@ def test_narrow_and_ascii(tmp_path: Path) -> None:
     play(tmp_path, story, size=(80, 24), ascii_only=True)
 
 
-def test_a_bar_ends_at_the_mean_and_the_interval_goes_on() -> None:
+def test_a_bar_ends_at_the_mean_and_the_interval_continues() -> None:
     drawn = str(bar(0.5, 0.4, 0.6, 20))
     assert drawn == "█" * 8 + "▓" * 2 + "░" * 2 + " " * 8
     assert len(str(bar(0.0, 0.0, 2.0, 10))) == 10
 
 
-def test_a_rung_without_a_score_says_why(tmp_path: Path) -> None:
+def test_a_rung_without_a_score_shows_the_reason(tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path, without=["full"])
     assert any("out of memory" in str(line) for line in score_bars(ladder, 100))
 
 
-def test_a_process_that_dies_is_noticed_though_the_file_stays_as_it_was(tmp_path: Path) -> None:
+def test_a_dead_process_is_noticed_although_the_file_is_unchanged(tmp_path: Path) -> None:
     folder, ladder = made_ladder(tmp_path)
     ladder.status = "running"
     folder.write_state(ladder)
@@ -198,15 +199,14 @@ def test_a_process_that_dies_is_noticed_though_the_file_stays_as_it_was(tmp_path
     assert lock is not None
 
     async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
-        assert "gone" not in text(screen, "notes")
+        assert "has ended" not in text(screen, "notes")
         os.close(lock)
-        await pilot.pause(1.2)
-        assert "its process is gone: press u" in text(screen, "notes")
+        await wait_for(pilot, lambda: "the ladder's process has ended: press u to resume" in text(screen, "notes"))
 
     play(tmp_path, story)
 
 
-def test_nothing_of_one_ladder_stays_under_the_name_of_another(tmp_path: Path) -> None:
+def test_nothing_of_one_ladder_is_shown_with_another(tmp_path: Path) -> None:
     folder, ladder = made_ladder(tmp_path)
     folder.write_state(ladder)
 
@@ -219,18 +219,18 @@ def test_nothing_of_one_ladder_stays_under_the_name_of_another(tmp_path: Path) -
         newer.mkdir()
         (newer / "ladder.toml").touch()
         screen.refresh_ladder()
-        assert "not begun" in text(screen, "headline") and not parts(screen)
+        assert "not started" in text(screen, "headline") and not parts(screen)
         await pilot.press("n")
         assert "bars" in parts(screen)
         shutil.rmtree(newer)
         shutil.rmtree(folder.path)
         screen.refresh_ladder()
-        assert "No ladder here yet" in text(screen, "headline") and not parts(screen)
+        assert "No ladder yet" in text(screen, "headline") and not parts(screen)
 
     play(tmp_path, story)
 
 
-def test_a_stop_is_told_once_in_the_headline(tmp_path: Path) -> None:
+def test_a_stop_is_stated_once_in_the_headline(tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path)
     ladder.status, ladder.reason = "stopped", "stopped as asked; u goes on"
     assert headline(ladder).endswith("· stopped as asked; u goes on")

@@ -1,4 +1,4 @@
-"""Before launch: the screen fills in while the data is read, blocks what would fail, and starts on enter."""
+"""The launch screen: shows the data check when it is done, blocks what would fail, starts on enter."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def text(app: Workbench) -> str:
 
 
 @pytest.mark.parametrize("size", [(80, 24), (160, 45)])
-def test_it_says_what_will_happen_and_fills_in_what_the_data_says(size: tuple[int, int], tmp_path: Path) -> None:
+def test_it_shows_what_will_happen_and_adds_the_data_check(size: tuple[int, int], tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await wait_for(pilot, lambda: app.bench.sample)
+        await wait_for(pilot, lambda: app.bench.machine.sample)
         await pilot.press("2", "enter")
         assert isinstance(app.screen, LaunchScreen)
         for part in ("LoRA · demo", "batch size 16", "rate 0.005", "weights", "free in", "preparing"):
@@ -57,7 +57,7 @@ def test_bad_data_blocks_the_start(tmp_path: Path, here: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-def test_an_absent_model_blocks_at_once(tmp_path: Path) -> None:
+def test_a_missing_model_blocks_the_start_at_once(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         app.bench.choosing.choose(Choice("demo-lora", model="/no/such/folder"))
         app.bench.action_start()
@@ -70,7 +70,7 @@ def test_an_absent_model_blocks_at_once(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-def test_rows_that_change_after_they_were_shown_are_not_trained_on(tmp_path: Path, here: Path) -> None:
+def test_rows_that_change_after_the_check_are_refused(tmp_path: Path, here: Path) -> None:
     mine = write(here / "mine.jsonl", 40)
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
@@ -83,9 +83,9 @@ def test_rows_that_change_after_they_were_shown_are_not_trained_on(tmp_path: Pat
         assert "40 rows read" in text(app)
         write(mine, 41)
         await pilot.press("enter")
-        await wait_for(pilot, lambda: app.bench.state and app.bench.state.end)
-        assert app.bench.state is not None and app.bench.state.error is not None
-        assert app.bench.state.error.user and "checked" in app.bench.state.error.text
+        await wait_for(pilot, lambda: app.bench.follower.state and app.bench.follower.state.end)
+        assert app.bench.follower.state is not None and app.bench.follower.state.error is not None
+        assert app.bench.follower.state.error.user and "checked" in app.bench.follower.state.error.text
         (run,) = run_dir.iterate(tmp_path / "runs")
         assert run_dir.read_frozen(run).data_fingerprint == screen.report.fingerprint != ""
         assert not run.checkpoints.exists()
@@ -93,7 +93,7 @@ def test_rows_that_change_after_they_were_shown_are_not_trained_on(tmp_path: Pat
     play(tmp_path / "runs", story)
 
 
-def test_the_screen_says_how_to_scroll_where_it_does_not_fit(tmp_path: Path, here: Path) -> None:
+def test_a_long_launch_screen_shows_how_to_scroll(tmp_path: Path, here: Path) -> None:
     mine = write(here / "mine.jsonl", 40, **dict.fromkeys(("topic", "link", "author", "place"), "unused"))
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
@@ -107,9 +107,9 @@ def test_the_screen_says_how_to_scroll_where_it_does_not_fit(tmp_path: Path, her
     play(tmp_path / "runs", story, (80, 24))
 
 
-def test_a_ladder_has_the_same_screen(tmp_path: Path) -> None:
+def test_a_ladder_has_a_launch_screen_too(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await wait_for(pilot, lambda: app.bench.sample)
+        await wait_for(pilot, lambda: app.bench.machine.sample)
         await pilot.press("2", "L")
         assert isinstance(app.screen, LaunchScreen)
         assert "base, qlora, lora, full; 1 seed: 3 runs" in text(app)
@@ -120,15 +120,15 @@ def test_a_ladder_has_the_same_screen(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_run_that_takes_the_card_meanwhile_is_seen(tmp_path: Path) -> None:
+def test_the_launch_screen_notices_a_run_that_takes_the_device(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await wait_for(pilot, lambda: app.bench.sample)
+        await wait_for(pilot, lambda: app.bench.machine.sample)
         await pilot.press("2", "enter")
-        assert "device free: starts immediately" in text(app)
+        assert "device is free: starts immediately" in text(app)
         card = locks.hold(locks.card_lock("cpu"), f"1 {tmp_path / 'another-run'}")
         assert card is not None
         await wait_for(pilot, lambda: "waits for another-run" in text(app))
         os.close(card)
-        await wait_for(pilot, lambda: "device free: starts immediately" in text(app))
+        await wait_for(pilot, lambda: "device is free: starts immediately" in text(app))
 
     play(tmp_path / "runs", story)

@@ -1,4 +1,4 @@
-"""The file picker by its keys and the mouse, with real files."""
+"""The file picker driven by keys and mouse, with real files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from pilot import wait_for
+from pilot import notes, wait_for
 from sets import chosen, data, lines, play, text, write
 from textual.pilot import Pilot
 from textual.widgets import OptionList
@@ -62,7 +62,7 @@ def test_every_key_of_the_picker(here: Path, tmp_path: Path, size: tuple[int, in
     play(story, size)
 
 
-def test_absolute_and_home_paths_are_typed(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absolute_and_home_paths_can_be_typed(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "home"
     home.mkdir()
     write(home / "train.jsonl", 3)
@@ -86,7 +86,7 @@ def test_absolute_and_home_paths_are_typed(here: Path, tmp_path: Path, monkeypat
     play(story)
 
 
-def test_a_hub_id_goes_into_the_preset_as_it_is_and_is_looked_at_only_after_asking(here: Path) -> None:
+def test_a_hub_id_is_selected_as_it_is_and_inspected_after_asking(here: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         screen = await opened(pilot, app)
         for key in ("o", "w", "n", "e", "r", "slash", "n", "a", "m", "e"):
@@ -110,7 +110,7 @@ def test_a_hub_id_goes_into_the_preset_as_it_is_and_is_looked_at_only_after_aski
     play(story)
 
 
-def test_the_picker_is_left_without_a_choice(here: Path) -> None:
+def test_the_picker_can_be_left_without_selecting(here: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await opened(pilot, app)
         await pilot.press("q", "escape")
@@ -119,7 +119,7 @@ def test_the_picker_is_left_without_a_choice(here: Path) -> None:
     play(story)
 
 
-def test_the_mouse_opens_folders_and_takes_files(here: Path) -> None:
+def test_the_mouse_opens_folders_and_selects_files(here: Path) -> None:
     (here / "deep").mkdir()
     target = write(here / "deep" / "rows.jsonl", 3)
 
@@ -133,14 +133,14 @@ def test_the_mouse_opens_folders_and_takes_files(here: Path) -> None:
     play(story)
 
 
-def test_a_name_that_is_not_utf8_is_refused_in_words(here: Path) -> None:
+def test_a_name_that_is_not_utf8_is_refused_with_a_reason(here: Path) -> None:
     Path(os.fsdecode(os.fsencode(here) + b"/caf\xe9.jsonl")).write_text('{"prompt": "a", "completion": "b"}\n')
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await opened(pilot, app)
         await pilot.press("down", "enter")
         assert isinstance(app.screen, PickerScreen)
-        assert any("not UTF-8" in note.message for note in app._notifications)
+        assert any("not UTF-8" in note for note in notes(app))
         await pilot.press("escape", "d", "down")
         await wait_for(pilot, lambda: "not UTF-8" in str(data(app).tooltip))
         await pilot.press("space")

@@ -1,4 +1,4 @@
-"""The presets screen by its keys, and one's own editor in a real terminal."""
+"""The presets screen driven by its keys, and an editor in a real terminal."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def detail(screen: PresetsScreen) -> str:
     return str(screen.query_one("#detail", Static).visual)
 
 
-def test_all_are_listed_with_what_they_would_change_and_what_is_wrong(tmp_path: Path) -> None:
+def test_all_presets_are_listed_with_changes_and_errors(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         screen = await go_to(pilot, app, "mine")
         names = [row.key for row in screen.query_one(Table).rows]
@@ -60,7 +60,7 @@ def test_all_are_listed_with_what_they_would_change_and_what_is_wrong(tmp_path: 
         await go_to(pilot, app, "wrong")
         assert "unknown key train.nonsense" in detail(screen) and "line 4" in detail(screen)
         await pilot.press("enter")
-        assert app.screen is screen  # a broken one is not taken
+        assert app.screen is screen  # an invalid one cannot be selected
         await go_to(pilot, app, "mine")
         await pilot.press("enter")
         assert app.screen is app.bench and "Mine" in shown(app, "head")
@@ -68,7 +68,7 @@ def test_all_are_listed_with_what_they_would_change_and_what_is_wrong(tmp_path: 
     play(tmp_path, story, (80, 24))
 
 
-def test_the_present_choice_is_saved_under_a_name_that_is_free(tmp_path: Path, folder: Path) -> None:
+def test_the_selection_is_saved_under_a_free_name(tmp_path: Path, folder: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("2", "m", "P", "n")
         assert isinstance(app.screen, NameScreen)
@@ -76,7 +76,7 @@ def test_the_present_choice_is_saved_under_a_name_that_is_free(tmp_path: Path, f
         assert name.value == "demo-lora-2"
         name.value = "mine"
         await pilot.pause()
-        assert "already exists" in str(app.screen.query_one("#why", Static).visual)
+        assert "already exists" in str(app.screen.query_one("#problem", Static).visual)
         await pilot.press("enter")
         assert isinstance(app.screen, NameScreen)
         name.value = "tuned"
@@ -90,7 +90,7 @@ def test_the_present_choice_is_saved_under_a_name_that_is_free(tmp_path: Path, f
     assert preset_library.effective("tuned", None, {}).config.method == "full"
 
 
-def test_one_is_duplicated_and_only_an_own_one_deleted_after_asking(tmp_path: Path, folder: Path) -> None:
+def test_presets_are_duplicated_and_only_own_ones_deleted(tmp_path: Path, folder: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await go_to(pilot, app, "mine")
         await pilot.press("d", "enter")
@@ -113,7 +113,7 @@ def test_one_is_duplicated_and_only_an_own_one_deleted_after_asking(tmp_path: Pa
     assert (preset_library.shipped_folder() / "demo-lora.toml").exists()
 
 
-def test_the_chosen_preset_may_be_deleted_under_the_bench(tmp_path: Path) -> None:
+def test_the_selected_preset_can_be_deleted(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await go_to(pilot, app, "mine")
         await pilot.press("enter", "P", "x", "y", "escape")
@@ -125,7 +125,7 @@ def test_the_chosen_preset_may_be_deleted_under_the_bench(tmp_path: Path) -> Non
 
 @pytest.fixture
 def terminal(tmp_path: Path, folder: Path) -> Iterator[Terminal]:
-    """A bench whose editor writes one line and counts its calls."""
+    """The bench with an editor that writes one line and counts its calls."""
     script = tmp_path / "editor"
     script.write_text(
         f'#!/bin/sh\necho editing "$2" in the terminal\necho "$2" >> {tmp_path}/edited\n'
@@ -140,14 +140,14 @@ def terminal(tmp_path: Path, folder: Path) -> Iterator[Terminal]:
         opened.process.kill()
 
 
-def test_a_shipped_preset_is_edited_as_a_copy_and_read_again(terminal: Terminal, tmp_path: Path, folder: Path) -> None:
+def test_a_built_in_preset_is_edited_as_a_copy(terminal: Terminal, tmp_path: Path, folder: Path) -> None:
     shipped = (preset_library.shipped_folder() / "demo-qlora.toml").read_text()
     terminal.wait("press 1-9")
     terminal.press("P")
     terminal.wait("demo-qlora")
-    terminal.press("\x1b[H", "e")  # the first one
-    terminal.wait("this is your copy")
-    terminal.wait("line 2")  # what is wrong with what the editor left behind
+    terminal.press("\x1b[H", "e")  # the first preset
+    terminal.wait("you edited your copy")
+    terminal.wait("line 2")  # the error in what the editor wrote
     assert b"editing" in terminal.bytes
     assert (tmp_path / "edited").read_text().split() == [str(folder / "demo-qlora.toml")]
     assert "[train" in (folder / "demo-qlora.toml").read_text()
@@ -161,9 +161,7 @@ def test_a_shipped_preset_is_edited_as_a_copy_and_read_again(terminal: Terminal,
     assert len((tmp_path / "edited").read_text().split()) == 2
 
 
-def test_an_editor_that_is_not_there_leaves_the_bench_and_the_presets_as_they_were(
-    tmp_path: Path, folder: Path
-) -> None:
+def test_a_missing_editor_changes_nothing(tmp_path: Path, folder: Path) -> None:
     env = {"EDITOR": "/nowhere/editor", "VISUAL": ""}
     terminal = Terminal("--runs", str(tmp_path / "runs"), cwd=tmp_path / "here", env=env)
     terminal.wait("press 1-9")

@@ -1,4 +1,4 @@
-"""The runs screen and live runs by their keys: places, pause, resume, sorting, marking, deleting."""
+"""The runs screen and live runs driven by keys: queue, pause, resume, sort, mark, delete."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tui.widgets.table import Table
 
 
 def made(runs: Path, number: int, preset: str = "demo-lora", status: str = "finished", **settings: object) -> RunDir:
-    """A run with an outcome, as a worker would have left it."""
+    """A run with a result, as a worker writes it."""
     run = run_dir.create(runs, preset, preset_library.effective(preset, None, dict(settings)))
     method = run_dir.read_frozen(run).config.method
     write_events(run, method, number)
@@ -52,11 +52,11 @@ def cell(app: Workbench, name: str, column: str) -> str:
     return next(row.cells[number][0] for row in table.rows if row.key == name)
 
 
-def test_a_run_that_died_is_shown_alive_again_once_somebody_goes_on_with_it(tmp_path: Path) -> None:
+def test_a_died_run_is_shown_as_live_after_it_is_resumed(tmp_path: Path) -> None:
     run = made(tmp_path, 1)
     run.result_file.unlink()
     events = run.events_file.read_bytes().splitlines(keepends=True)
-    run.events_file.write_bytes(b"".join(events[:-1]))  # without its end
+    run.events_file.write_bytes(b"".join(events[:-1]))  # without the end event
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("r")
@@ -72,7 +72,7 @@ def test_a_run_that_died_is_shown_alive_again_once_somebody_goes_on_with_it(tmp_
     play(tmp_path, story, (160, 45))
 
 
-def test_every_column_sorts_both_ways_by_its_value(tmp_path: Path) -> None:
+def test_every_column_sorts_in_both_orders(tmp_path: Path) -> None:
     runs = [made(tmp_path, number) for number in (2, 9, 10, 1)]
     numbers = dict(zip([run.name for run in runs], (2, 9, 10, 1), strict=True))
 
@@ -96,7 +96,7 @@ def test_every_column_sorts_both_ways_by_its_value(tmp_path: Path) -> None:
     play(tmp_path, story, (160, 45))
 
 
-def test_the_filter_keeps_what_holds_the_word_and_the_cursor_stays_on_its_run(tmp_path: Path) -> None:
+def test_the_filter_shows_matching_runs_and_keeps_the_cursor(tmp_path: Path) -> None:
     first, second = made(tmp_path, 1), made(tmp_path, 2, "demo-full", "diverged")
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
@@ -106,9 +106,9 @@ def test_the_filter_keeps_what_holds_the_word_and_the_cursor_stays_on_its_run(tm
         assert app.screen.query_one(Table).key == first.name
         await pilot.press("O")
         assert app.screen.query_one(Table).key == first.name
-        assert "lora of tiny on tickets" in str(app.screen.query_one("#detail", Static).visual)
+        assert "lora, tiny on tickets" in str(app.screen.query_one("#detail", Static).visual)
         await pilot.press("slash", *"nothing")
-        assert keys(app) == [] and "no run holds that word" in str(app.screen.query_one("#detail", Static).visual)
+        assert keys(app) == [] and "no run matches" in str(app.screen.query_one("#detail", Static).visual)
         await pilot.press("escape")
         assert isinstance(app.screen, RunsScreen) and len(keys(app)) == 2
 
@@ -122,13 +122,13 @@ def test_marked_runs_are_compared_at_any_width(size: tuple[int, int], tmp_path: 
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("r", "c")
-        assert isinstance(app.screen, RunsScreen)  # nothing is marked
+        assert isinstance(app.screen, RunsScreen)  # no run is marked
         await pilot.press("space", "down", "space", "down", "space", "c")
         assert isinstance(app.screen, CompareScreen)
         lines = str(app.screen.query_one("#compared", Static).visual).splitlines()
         assert max(map(len, lines)) <= size[0] - 5
         text = "\n".join(lines)
-        for part in ("after", "30.0", "95 %", "5.0–15.0", "97 MiB", "train.learning_rate", "what differed"):
+        for part in ("after", "30.0", "95% CI", "5.0–15.0", "97 MiB", "train.learning_rate", "settings that differ"):
             assert part in text, part
         assert any("\u2800" < character <= "\u28ff" for character in text)
         await pilot.press("escape", "escape")
@@ -156,7 +156,7 @@ def test_a_run_is_deleted_after_asking_and_a_damaged_one_too(tmp_path: Path) -> 
     assert not run.path.exists() and not other.path.exists()
 
 
-def test_the_cursor_stays_beside_a_run_that_was_deleted(tmp_path: Path) -> None:
+def test_the_cursor_moves_to_the_neighbor_of_a_deleted_run(tmp_path: Path) -> None:
     for number in range(4):
         made(tmp_path, number)
 
@@ -173,37 +173,39 @@ def test_the_cursor_stays_beside_a_run_that_was_deleted(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
-def test_a_run_is_run_again_with_its_frozen_configuration(tmp_path: Path) -> None:
+def test_a_run_is_repeated_with_its_frozen_configuration(tmp_path: Path) -> None:
     run = made(tmp_path, 1, **{"train.steps": 2, "train.batch": 2, "evaluation.when": "never"})
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("r", "a")
-        await wait_for(pilot, lambda: app.screen is app.bench and app.bench.watched and app.bench.watched != run)
-        assert app.bench.watched is not None
-        assert run_dir.read_frozen(app.bench.watched).config == run_dir.read_frozen(run).config
-        launch.stop(app.bench.watched)
-        await wait_for(pilot, lambda: app.bench.watched and not app.bench.watched.is_live())
+        await wait_for(
+            pilot, lambda: app.screen is app.bench and app.bench.follower.run and app.bench.follower.run != run
+        )
+        assert app.bench.follower.run is not None
+        assert run_dir.read_frozen(app.bench.follower.run).config == run_dir.read_frozen(run).config
+        launch.stop(app.bench.follower.run)
+        await wait_for(pilot, lambda: app.bench.follower.run and not app.bench.follower.run.is_live())
 
     play(tmp_path, story)
 
 
-def test_runs_wait_their_turn_are_paused_switched_and_resumed(tmp_path: Path) -> None:
+def test_runs_wait_in_the_queue_are_paused_and_resumed(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await start(pilot, app, **LONG)
-        first = app.bench.watched
+        first = app.bench.follower.run
         await start(pilot, app)
-        second = app.bench.watched
+        second = app.bench.follower.run
         await start(pilot, app, **LONG)
-        third = app.bench.watched
+        third = app.bench.follower.run
         assert first and second and third and len({first.name, second.name, third.name}) == 3
         await wait_for(pilot, lambda: f"▶ lora-{first.name[-4:]}" in shown(app, "head"))
         await wait_for(pilot, lambda: f"1 lora-{second.name[-4:]}  2 lora-{third.name[-4:]}" in shown(app, "head"))
-        await wait_for(pilot, lambda: f"place 2 at the CPU, behind {second.name}" in shown(app, "status"))
+        await wait_for(pilot, lambda: f"place 2 on the CPU, behind {second.name}" in shown(app, "status"))
 
         await pilot.press("j")
-        assert app.bench.watched == first  # after the last in the row comes the one that has the card
+        assert app.bench.follower.run == first  # after the last comes the one that uses the device
         await pilot.press("j")
-        assert app.bench.watched == second
+        assert app.bench.follower.run == second
         await pilot.press("j", "r")
         assert cell(app, second.name, "state") == "waiting, place 1"
         assert cell(app, third.name, "state") == "waiting, place 2"
@@ -218,10 +220,10 @@ def test_runs_wait_their_turn_are_paused_switched_and_resumed(tmp_path: Path) ->
         result = first.result()
         assert result and result.status == "stopped" and result.last_checkpoint
 
-        await pilot.press("u")  # it goes on, and takes its place behind the one that has waited
-        await wait_for(pilot, lambda: app.screen is app.bench and app.bench.watched == first)
+        await pilot.press("u")  # it resumes, and queues behind the one that has waited
+        await wait_for(pilot, lambda: app.screen is app.bench and app.bench.follower.run == first)
         await wait_for(pilot, lambda: f"2 lora-{first.name[-4:]}" in shown(app, "head"))
-        assert not first.is_paused()
+        assert not first.paused_file.exists()
         for run in (third, first, second):
             if run.is_live():
                 launch.stop(run)
@@ -230,19 +232,24 @@ def test_runs_wait_their_turn_are_paused_switched_and_resumed(tmp_path: Path) ->
     play(tmp_path / "runs", story, (160, 45))
 
 
-def test_a_paused_run_says_so_on_the_bench_and_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+def test_a_paused_run_is_shown_and_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await start(pilot, app, **{"train.steps": 60})
-        await wait_for(pilot, lambda: app.bench.state and app.bench.state.step)
-        run = app.bench.watched
+        await wait_for(pilot, lambda: app.bench.follower.state and app.bench.follower.state.step)
+        run = app.bench.follower.run
         assert run is not None
         await pilot.press("p")
         await wait_for(pilot, lambda: "paused" in shown(app, "status"))
         await wait_for(pilot, lambda: not run.is_live())
-        assert run.is_paused()
+        assert run.paused_file.exists() and run.state() == "stopped"
         await pilot.press("u")
-        await wait_for(pilot, lambda: app.bench.state and app.bench.state.plan and app.bench.state.plan.start_step)
-        assert not run.is_paused()
+        await wait_for(
+            pilot,
+            lambda: (
+                app.bench.follower.state and app.bench.follower.state.plan and app.bench.follower.state.plan.start_step
+            ),
+        )
+        assert not run.paused_file.exists()
         await wait_for(pilot, lambda: "finished" in shown(app, "status"), 240)
 
     play(tmp_path / "runs", story)

@@ -1,10 +1,10 @@
-"""The bench on whatever terminal and with whatever keys: sizes, themes, remapped keys, the lines below."""
+"""The bench on different terminals: sizes, themes, remapped keys, key line and word input."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from pilot import play, wait_for
+from pilot import play, screen_text, wait_for
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -15,13 +15,12 @@ from tui.widgets.key_line import KeyLine
 from tui.widgets.log_pane import LogPane
 
 
-def test_below_the_smallest_size_it_says_what_it_needs_and_can_be_left(tmp_path: Path) -> None:
+def test_a_terminal_that_is_too_small_shows_the_required_size(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.resize_terminal(70, 20)
         await wait_for(pilot, lambda: isinstance(app.screen, SmallScreen))
-        await pilot.pause(0.1)
-        shown = "".join(segment.text for strip in app.screen._compositor.render_strips() for segment in strip)
-        assert "needs 80 x 24" in shown and "70 x 20" in shown
+        await wait_for(pilot, lambda: "needs 80 x 24" in screen_text(app))
+        assert "70 x 20" in screen_text(app)
         await pilot.resize_terminal(80, 24)
         await wait_for(pilot, lambda: app.screen is app.bench)
         await pilot.resize_terminal(40, 10)
@@ -32,7 +31,7 @@ def test_below_the_smallest_size_it_says_what_it_needs_and_can_be_left(tmp_path:
     assert app.return_code == 0
 
 
-def test_the_theme_chosen_is_there_next_time(tmp_path: Path) -> None:
+def test_the_selected_theme_is_kept(tmp_path: Path) -> None:
     async def choose(pilot: Pilot[str], app: Workbench) -> None:
         before = app.theme
         await pilot.press("T")
@@ -46,7 +45,7 @@ def test_the_theme_chosen_is_there_next_time(tmp_path: Path) -> None:
     play(tmp_path, look)
 
 
-def test_keys_are_remapped_and_said_so(tmp_path: Path) -> None:
+def test_keys_are_remapped(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("r")
         assert app.screen is app.bench
@@ -56,7 +55,7 @@ def test_keys_are_remapped_and_said_so(tmp_path: Path) -> None:
     play(tmp_path, story, settings=Settings(keys={"bench.runs": "z"}))
 
 
-def test_the_line_of_keys_keeps_help_and_the_way_out_and_a_click_presses(tmp_path: Path) -> None:
+def test_the_key_line_always_shows_help_and_quit_and_can_be_clicked(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         shown = str(app.bench.query_one(KeyLine).lines[0])
         assert "help" in shown and "detach" in shown and len(shown) <= 78
@@ -66,7 +65,7 @@ def test_the_line_of_keys_keeps_help_and_the_way_out_and_a_click_presses(tmp_pat
     play(tmp_path, story, (80, 24))
 
 
-def test_the_word_line_is_there_only_while_one_types(tmp_path: Path) -> None:
+def test_the_word_input_is_shown_only_while_typing(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         assert not app.bench.query(Input)
         await pilot.press("slash")

@@ -1,19 +1,19 @@
-"""Watching runs on the bench by its keys: curves, an earlier run behind, the log, the machine."""
+"""Watching runs on the bench: curves, earlier runs, log, machine."""
 
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import msgspec
 import pytest
 from made_runs import write_events
-from pilot import play, wait_for
+from pilot import notes, play, screen_text, wait_for
 from textual.pilot import Pilot
 
 from engine.config import preset_library
 from engine.runs import events, locks, run_dir
+from engine.runs.home import tilde
 from engine.runs.run_dir import RunDir
 from tui.app import Workbench
 from tui.live.machine import CardSample, MachineSample
@@ -26,7 +26,7 @@ GIB = 1 << 30
 
 
 def made(runs: Path, method: str = "lora", data: str = "tickets", printed: bytes = b"", ended: bool = True) -> RunDir:
-    """A run whose worker has written its events and is gone; one that has not `ended` was killed before its end."""
+    """A run that has written its events; one that has not `ended` was killed before its end."""
     run = run_dir.create(runs, f"demo-{method}", preset_library.effective(f"demo-{method}", None, {"data.id": data}))
     write_events(run, method, 0)
     run.log_file.write_bytes(printed)
@@ -42,27 +42,23 @@ def made(runs: Path, method: str = "lora", data: str = "tickets", printed: bytes
 
 async def watch(pilot: Pilot[str], app: Workbench, run: RunDir) -> None:
     app.bench.watch_run(run)
-    await wait_for(pilot, lambda: app.bench.state is not None and app.bench.live is not None)
+    await wait_for(pilot, lambda: app.bench.follower.state is not None and app.bench.follower.live is not None)
 
 
 def text(app: Workbench, pane: type[LossPane | LogPane | MachinePane]) -> str:
     return "\n".join(str(line) for line in app.bench.query_one(pane).lines)
 
 
-def notes(app: Workbench) -> list[str]:
-    return [str(note.message) for note in app._notifications]
-
-
-def test_an_earlier_run_of_the_same_data_comes_first_behind_the_loss(tmp_path: Path) -> None:
+def test_earlier_runs_of_the_same_data_are_compared_first(tmp_path: Path) -> None:
     other = made(tmp_path, "full", data="/elsewhere/others.jsonl")
     same = made(tmp_path, "qlora")
     now = made(tmp_path, "lora")
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await watch(pilot, app, now)
-        assert "behind" not in text(app, LossPane)
+        assert "earlier run" not in text(app, LossPane)
         await pilot.press("b")
-        await wait_for(pilot, lambda: "behind 1/2" in text(app, LossPane))
+        await wait_for(pilot, lambda: "earlier run 1/2" in text(app, LossPane))
         assert same.name[16:] in text(app, LossPane)
         pane = app.bench.query_one(LossPane)
         assert any(
@@ -71,12 +67,12 @@ def test_an_earlier_run_of_the_same_data_comes_first_behind_the_loss(tmp_path: P
         await pilot.press("b")
         await wait_for(pilot, lambda: other.name[16:] in text(app, LossPane))
         await pilot.press("b")
-        await wait_for(pilot, lambda: "behind" not in text(app, LossPane))
+        await wait_for(pilot, lambda: "earlier run" not in text(app, LossPane))
 
     play(tmp_path, story)
 
 
-def test_no_earlier_run_is_said(tmp_path: Path) -> None:
+def test_a_missing_earlier_run_is_reported(tmp_path: Path) -> None:
     now = made(tmp_path)
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
@@ -87,7 +83,7 @@ def test_no_earlier_run_is_said(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
-def test_views_scale_and_smoothing_are_on_their_keys(tmp_path: Path) -> None:
+def test_keys_change_view_scale_and_smoothing(tmp_path: Path) -> None:
     now = made(tmp_path)
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
@@ -116,15 +112,15 @@ def test_the_log_is_filtered_searched_copied_and_saved(tmp_path: Path, monkeypat
         assert "finished" in text(app, LogPane)
         await pilot.press("f", *"step 60", "enter")
         log = app.bench.query_one(LogPane)
-        assert log.found is not None and "step 60" in log.source[log.found]
-        first = log.found
+        assert log.match is not None and "step 60" in log.event_lines[log.match]
+        first = log.match
         await pilot.press("f", "escape", "f", *"step", "enter", "n")
-        assert log.found is not None and log.found != first
-        newest = log.found
+        assert log.match is not None and log.match != first
+        newest = log.match
         await pilot.press("n")
-        assert log.found < newest
+        assert log.match < newest
         await pilot.press("N")
-        assert log.found == newest
+        assert log.match == newest
         await pilot.press("o")
         assert text(app, LogPane).splitlines() == ["loading", "step by step"]
         await pilot.press("Y")
@@ -135,20 +131,20 @@ def test_the_log_is_filtered_searched_copied_and_saved(tmp_path: Path, monkeypat
     play(tmp_path / "runs", story)
 
 
-def test_reading_back_stays_where_it_is_and_end_follows_again(tmp_path: Path) -> None:
+def test_scrolling_up_keeps_the_position_and_end_follows_again(tmp_path: Path) -> None:
     now = made(tmp_path)
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await watch(pilot, app, now)
         log = app.bench.query_one(LogPane)
         for number in range(100):
-            log.source.add(f"00:00:00 line {number}")
+            log.event_lines.add(f"00:00:00 line {number}")
         log.redraw()
         assert "line 99" in text(app, LogPane)
         await pilot.press("home")
-        assert "line 99" not in text(app, LogPane) and "reading back" in str(log.border_subtitle)
+        assert "line 99" not in text(app, LogPane) and "scrolled up" in str(log.border_subtitle)
         before = text(app, LogPane)
-        log.source.add("00:00:00 one more")
+        log.event_lines.add("00:00:00 one more")
         log.redraw()
         assert text(app, LogPane) == before
         await pilot.press("end")
@@ -157,7 +153,7 @@ def test_reading_back_stays_where_it_is_and_end_follows_again(tmp_path: Path) ->
     play(tmp_path, story)
 
 
-def test_a_worker_that_is_gone_is_shown_with_the_end_of_its_log(tmp_path: Path) -> None:
+def test_a_worker_that_exited_is_shown_with_the_end_of_its_output(tmp_path: Path) -> None:
     now = made(tmp_path, printed=b"loading\nRuntimeError: [red] no such card\n", ended=False)
     held = locks.hold(now.lock_file, "0")
     lines = now.events_file.read_bytes().splitlines(keepends=True)
@@ -165,20 +161,18 @@ def test_a_worker_that_is_gone_is_shown_with_the_end_of_its_log(tmp_path: Path) 
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await watch(pilot, app, now)
-        assert app.bench.live
+        assert app.bench.follower.live
         assert held is not None
         os.close(held)
-        began = time.monotonic()
-        await wait_for(pilot, lambda: app.bench.died is not None)
-        assert time.monotonic() - began < 2.0
+        await wait_for(pilot, lambda: app.bench.follower.last_output is not None)
         assert "RuntimeError: [red] no such card" in text(app, LogPane)
-        assert app.bench.died == "RuntimeError: [red] no such card"
+        assert app.bench.follower.last_output == "RuntimeError: [red] no such card"
 
     play(tmp_path, story)
 
 
 @pytest.mark.parametrize("size", [(80, 24), (160, 45)])
-def test_every_card_of_a_box_can_be_seen(size: tuple[int, int], tmp_path: Path) -> None:
+def test_every_gpu_can_be_scrolled_to(size: tuple[int, int], tmp_path: Path) -> None:
     cards = tuple(
         CardSample(
             number, f"Card {number}", 80 * GIB, number * GIB, 30 * GIB if number == 5 else None, (), 300.0, 9, 60
@@ -189,7 +183,7 @@ def test_every_card_of_a_box_can_be_seen(size: tuple[int, int], tmp_path: Path) 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         assert app.sampler is not None
         app.sampler.leave()
-        await pilot.pause(0.2)
+        await wait_for(pilot, lambda: not app.sampler or not app.sampler.is_alive())
         pane = app.bench.query_one(MachinePane)
         pane.feed(MachineSample(cards, "", 256 * GIB, GIB))
         pane.focus()
@@ -207,22 +201,20 @@ def test_every_card_of_a_box_can_be_seen(size: tuple[int, int], tmp_path: Path) 
 @pytest.mark.parametrize(
     "keys", [(), ("r",), ("l",), ("c",), ("question_mark",), ("P",), ("M",), ("enter",), ("ctrl+p",)]
 )
-def test_nothing_but_ascii_leaves_for_an_ascii_terminal(keys: tuple[str, ...], tmp_path: Path) -> None:
+def test_an_ascii_terminal_gets_ascii_only(keys: tuple[str, ...], tmp_path: Path) -> None:
     now = made(tmp_path)
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await watch(pilot, app, now)
         app.notify("a note – with … more")
         await pilot.press(*keys)
-        await pilot.pause(0.3)
-        strips = app.screen._compositor.render_strips()
-        wrong = {character for strip in strips for segment in strip for character in segment.text if character > "~"}
-        assert not wrong
+        await wait_for(pilot, lambda: "a note - with ... more" in screen_text(app))
+        assert not {character for character in screen_text(app) if character > "~"}
 
     play(tmp_path, story, (80, 24), Settings(ascii=True))
 
 
-def test_a_run_that_ended_before_its_first_step_awaits_none(tmp_path: Path) -> None:
+def test_a_run_that_ended_before_its_first_step_is_shown_so(tmp_path: Path) -> None:
     run = made(tmp_path)
     told = [events.Phase(name="waiting"), events.End(status="stopped", reason="as asked")]
     run.events_file.write_bytes(b"".join(msgspec.json.encode(event) + b"\n" for event in told))
@@ -234,14 +226,17 @@ def test_a_run_that_ended_before_its_first_step_awaits_none(tmp_path: Path) -> N
     play(tmp_path, story)
 
 
-def test_the_next_live_run_is_sought_in_this_folder_and_another_is_named(tmp_path: Path) -> None:
+def test_a_live_run_of_another_folder_is_named(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere" / "20260101-000000-demo-full-full-beef"
     card = locks.hold(locks.card_lock("cpu"), f"1 {elsewhere}")
     assert card is not None
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("j")
-        assert any("no run of this folder is live; full-beef is of another" in note for note in notes(app))
+        assert any(
+            f"No active runs in this folder. full-beef is running in {tilde(tmp_path / 'elsewhere')}." in note
+            for note in notes(app)
+        )
 
     try:
         play(tmp_path / "runs", story)

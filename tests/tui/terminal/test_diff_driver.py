@@ -1,4 +1,4 @@
-"""Frames made smaller: the terminal shows what it would have shown, for fewer bytes."""
+"""FrameDiff: the terminal shows the same screen for fewer bytes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def whole(chance: random.Random, texts: Sequence[str] = TEXTS) -> str:
 
 
 def part(chance: random.Random) -> str:
-    """Stretches of letters on a few lines from above, as Textual draws what has changed."""
+    """Runs of letters on a few lines from top to bottom, as Textual draws changes."""
     spans = [
         place(chance.randrange(WIDTH - 8), y) + segment(chance, "".join(chance.choices("ab ", k=7)))
         for y in sorted(chance.sample(range(HEIGHT), 3))
@@ -65,7 +65,7 @@ def screen() -> tuple[pyte.Screen, pyte.Stream]:
 
 
 def picture(made: pyte.Screen) -> list[list[tuple[object, ...]]]:
-    """Blanks by their background alone, where nothing else of them is to be seen."""
+    """Spaces with only their background, where nothing else of them is visible."""
 
     def seen(char: pyte.screens.Char) -> tuple[object, ...]:
         bare = char.data == " " and not (char.reverse or char.underscore or char.bold)
@@ -75,7 +75,7 @@ def picture(made: pyte.Screen) -> list[list[tuple[object, ...]]]:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_the_picture_is_the_same_whatever_was_there(seed: int) -> None:
+def test_the_screen_is_the_same_whatever_it_showed_before(seed: int) -> None:
     chance, painted = random.Random(seed), FrameDiff()
     (plain, raw), (spared, less) = screen(), screen()
     texts = [text for text in TEXTS if len(text) == cells(text) and "\u0301" not in text] if seed % 2 else TEXTS
@@ -92,7 +92,7 @@ def test_the_picture_is_the_same_whatever_was_there(seed: int) -> None:
     assert sent < spent
 
 
-def test_a_frame_that_is_there_already_costs_nothing() -> None:
+def test_an_unchanged_frame_sends_nothing() -> None:
     painted, frame = FrameDiff(), whole(random.Random(1))
     assert painted.less(frame) and painted.less(frame) == ""
     painted.forget()
@@ -100,7 +100,7 @@ def test_a_frame_that_is_there_already_costs_nothing() -> None:
 
 
 @pytest.mark.parametrize("other", ["\x1b[2J", "\x1b[?1049h", "\x1b[1;1H\x1b[K", "\x1b[1;1Htext\x1b]8;;x\x07", "text"])
-def test_what_is_no_frame_goes_through_and_what_was_there_is_forgotten(other: str) -> None:
+def test_other_output_is_passed_through_and_invalidates_the_model(other: str) -> None:
     painted, frame = FrameDiff(), whole(random.Random(1))
     first = painted.less(frame)
     assert painted.less(other) == other
@@ -110,14 +110,14 @@ def test_what_is_no_frame_goes_through_and_what_was_there_is_forgotten(other: st
 @pytest.mark.parametrize(
     "mode", ["\x1b[?2026h", "\x1b[?25l", "\x1b[?1000h\x1b[?1006h", "\x1b]52;c;aGk=\x07", "\x07", ""]
 )
-def test_what_leaves_the_picture_alone_goes_through_and_nothing_is_forgotten(mode: str) -> None:
+def test_mode_changes_are_passed_through_and_keep_the_model(mode: str) -> None:
     painted, frame = FrameDiff(), whole(random.Random(1))
     painted.less(frame)
     assert painted.less(mode) == mode
     assert painted.less(frame) == ""
 
 
-def test_a_style_is_changed_by_what_differs() -> None:
+def test_a_style_change_sends_only_the_difference() -> None:
     old, new = styled("38;5;253;48;5;233"), styled("38;5;32;48;5;233")
     assert (old.front, old.back) == ("38;5;253", "48;5;233")
     assert change(old, new) == "\x1b[38;5;32m"

@@ -1,4 +1,4 @@
-"""What the terminal can show, plain ASCII, themes, and clashes of keys."""
+"""Terminal capabilities, ASCII mode, themes, settings and key conflicts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tui.terminal.themes import remember, remembered, theme_file
     "text",
     ["╭─ loss ─╮", "│⠣⡀⣀│", "▁▂▅▇█░ 64 °C", "a → b … ±3 %", "naïve café", "日本語 テキスト", "🦙 llama", "⏎ start"],
 )
-def test_plain_text_is_ascii_and_as_wide(text: str) -> None:
+def test_ascii_text_has_the_same_width(text: str) -> None:
     assert plain(text).isascii() and len(plain(text)) == cell_len(text)
 
 
@@ -41,7 +41,7 @@ def test_the_filter_leaves_styles_and_control_alone() -> None:
         ({"TERM": "xterm"}, "ascii", True),
     ],
 )
-def test_ascii_comes_by_itself_where_nothing_else_would_be_seen(
+def test_ascii_is_the_default_on_terminals_without_braille(
     environ: dict[str, str], encoding: str, wanted: bool
 ) -> None:
     assert needs_ascii(environ, encoding) is wanted
@@ -63,7 +63,7 @@ def test_a_chosen_theme_is_remembered_until_the_setting_changes(tmp_path: Path) 
     assert remembered("auto") is None
 
 
-def test_errors_in_the_settings_are_named_and_the_rest_holds(tmp_path: Path) -> None:
+def test_errors_in_the_settings_are_reported_and_the_rest_is_used(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text('theme = "nrod"\nascii = "yes"\ncolour = 1\n[keys]\n"bench.strat" = "f"\n"bench.stop" = "X"\n')
     found = read_settings([command.id for command in every()], ["nord"], path)
@@ -71,19 +71,28 @@ def test_errors_in_the_settings_are_named_and_the_rest_holds(tmp_path: Path) -> 
     assert len(found.errors) == 4
     assert any("did you mean nord" in error for error in found.errors)
     assert any("did you mean bench.start" in error for error in found.errors)
+    codes = ["unknown_key", "invalid_value", "unknown_theme", "unknown_command"]
+    assert sorted(error.rpartition("settings.")[2].rstrip("]") for error in found.errors) == sorted(codes)
     path.write_text("not toml at all [")
     assert len(read_settings([], [], path).errors) == 1
 
 
-def test_keys_that_clash_are_named() -> None:
+def test_a_renamed_command_keeps_the_users_key_and_names_the_new_id(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('[keys]\n"bench.climb" = "f2"\n')
+    found = read_settings([command.id for command in every()], ["nord"], path)
+    assert found.keys == {"bench.run_ladder": "f2"}
+    assert "bench.run_ladder" in found.errors[0] and "[settings.renamed_command]" in found.errors[0]
+
+
+def test_conflicting_keys_are_reported() -> None:
     assert list(clashes({})) == []
-    assert list(clashes({"bench.stop": "ctrl+b"})) == [
-        "keys: bench.stop: ctrl+b is taken by tmux, screen or the terminal"
-    ]
-    assert any("bench.stop" in said and "both want r" in said for said in clashes({"bench.stop": "r"}))
+    (reserved,) = clashes({"bench.stop": "ctrl+b"})
+    assert "bench.stop: ctrl+b" in reserved and "[keys.reserved]" in reserved
+    assert any("bench.stop" in line and "[keys.conflict]" in line for line in clashes({"bench.stop": "r"}))
     assert list(clashes({"bench.stop": "X, ctrl+x, f2, minus, full_stop, space"})) == []
     for wrong in ("ctl+x", "f99x", "", "X,"):
-        assert any("bench.stop" in said and "is no key" in said for said in clashes({"bench.stop": wrong})), wrong
+        assert any("bench.stop" in line and "[keys.invalid]" in line for line in clashes({"bench.stop": wrong})), wrong
 
 
 def test_the_bench_is_opened_for_its_own_options_only() -> None:
@@ -94,6 +103,6 @@ def test_the_bench_is_opened_for_its_own_options_only() -> None:
         assert bench_options(other) is None, other
 
 
-def test_two_commands_without_a_key_clash_over_none() -> None:
-    said = list(clashes({"bench.stop": "", "bench.log": ","}))
-    assert all("is no key" in line for line in said) and said
+def test_two_commands_without_a_key_do_not_conflict() -> None:
+    problems = list(clashes({"bench.stop": "", "bench.log": ","}))
+    assert all("[keys.invalid]" in line for line in problems) and problems

@@ -1,4 +1,4 @@
-"""What the status line says: of every phase and every end, with what to do next."""
+"""The status line: every phase and every end, with what to do next."""
 
 from __future__ import annotations
 
@@ -19,61 +19,61 @@ def state(*given: events.Event) -> RunState:
     return made
 
 
-def test_without_a_run_it_says_what_to_press() -> None:
+def test_without_a_run_it_shows_what_to_press() -> None:
     assert "enter starts" in status(None, None, None).plain
     assert "f starts" in status(None, None, None, keys={"bench.start": "f"}).plain
 
 
-def test_training_says_phase_step_bar_loss_speed_and_time_left() -> None:
+def test_training_shows_phase_step_bar_loss_speed_and_time_left() -> None:
     now = step(40, 0.5, tokens_per_second=8100.0)
     shown = status(state(events.Phase(name="training"), now), True, None).plain
-    for part in ("training", "step 40/100", "━", "40%", "loss 0.5", "8,100 tok/s", "30.0 s left"):
+    for part in ("training", "step 40/100", "━", "40%", "loss 0.5", "8,100 tokens/s", "30.0 s left"):
         assert part in shown
     ascii_only = status(state(events.Phase(name="training"), step(40)), True, None, ascii_only=True).plain
     assert ascii_only.isascii() and "===" in ascii_only
 
 
-def test_a_loss_that_is_not_finite_is_said_at_once() -> None:
+def test_a_loss_that_is_not_finite_is_shown_at_once() -> None:
     assert "loss not finite" in status(state(events.Phase(name="training"), step(1), step(2, None)), True, None).plain
 
 
 @pytest.mark.parametrize(
     ("end", "words"),
     [
-        ("stopped", ("stopped", "u go on from step 40")),
-        ("failed", ("failed", "u go on from step 40", "o what it printed")),
-        ("out_of_memory", ("out of memory", "u go on from step 40", "o what it printed")),
-        ("diverged", ("diverged", "u go on from step 40", "o what it printed")),
+        ("stopped", ("stopped", "u resume from step 40")),
+        ("failed", ("failed", "u resume from step 40", "o worker output")),
+        ("out_of_memory", ("out of memory", "u resume from step 40", "o worker output")),
+        ("diverged", ("diverged", "u resume from step 40", "o worker output")),
     ],
 )
-def test_every_end_says_what_happened_and_what_to_do(end: events.Status, words: tuple[str, ...]) -> None:
+def test_every_end_shows_what_happened_and_what_to_do(end: events.Status, words: tuple[str, ...]) -> None:
     kept = events.Checkpoint(step=40, path="checkpoints/step-40", bytes=1, seconds=0.1)
     shown = status(state(step(40), kept, events.End(status=end, reason="the reason; try this")), False, None).plain
     assert all(word in shown for word in (*words, "the reason; try this"))
 
 
-def test_a_finished_run_shows_what_it_reached() -> None:
+def test_a_finished_run_shows_its_scores() -> None:
     before = events.Eval(when="before", split="test", step=0, rows=9, loss=4.0, metric="json", score=0.0)
     after = events.Eval(when="after", split="test", step=9, rows=9, loss=0.4, metric="json", score=0.581)
     shown = status(state(before, after, events.End(status="finished", reason="")), False, None).plain
     assert "json 0.0% -> 58.1%" in shown and "4 -> 0.4" in shown and "r compare" in shown
 
 
-def test_wrong_input_is_not_resumed_but_mended() -> None:
+def test_invalid_input_is_to_be_fixed_and_not_resumed() -> None:
     wrong = state(events.Error(text="no such file", user=True), events.End(status="failed", reason="no such file"))
     shown = status(wrong, False, None).plain
-    assert "mend that, then enter" in shown and " u " not in shown
+    assert "fix the problem, then enter" in shown and " u " not in shown
 
 
-def test_a_worker_that_died_leaves_its_last_words_or_none() -> None:
-    assert "its last words: Killed" in status(state(step(3)), False, "Killed").plain
+def test_a_worker_that_died_is_shown_with_its_last_line() -> None:
+    assert "last log line: Killed" in status(state(step(3)), False, "Killed").plain
     silent = status(state(step(3)), False, "").plain
-    assert "without a word" in silent and "u start it again" in silent
+    assert "no error message" in silent and "u restart from" in silent
     killed = state(events.Phase(name="evaluation"), step(3))
-    assert "died: in phase evaluation, without a word" in status(killed, False, "").plain
+    assert "died: worker exited unexpectedly in phase evaluation; no error message" in status(killed, False, "").plain
 
 
-def test_the_mark_of_a_phase_is_not_what_a_worker_said_last(tmp_path: Path) -> None:
+def test_the_marker_of_a_phase_is_not_a_last_line(tmp_path: Path) -> None:
     log = tmp_path / "engine.log"
     log.write_text("Killed by nobody\n[20:43:04] training\n")
     assert last_line(log) == ""
@@ -81,42 +81,42 @@ def test_the_mark_of_a_phase_is_not_what_a_worker_said_last(tmp_path: Path) -> N
     assert last_line(log) == "MemoryError"
 
 
-def test_at_80_columns_the_bar_gives_way_and_the_line_stays_one() -> None:
+def test_at_80_columns_the_bar_is_shortened() -> None:
     long = state(events.Phase(name="training"), step(99), step(100))
     assert long.step is not None
     long.step.step, long.step.steps, long.step.tokens_per_second = 12_345, 100_000, 12_345.0
     assert status(long, True, None, width=78).cell_length <= 78
 
 
-def test_a_long_reason_leaves_room_for_what_to_do() -> None:
+def test_a_long_reason_is_cut_before_what_to_do() -> None:
     long = state(events.End(status="failed", reason="x" * 2000))
     lines = status(long, False, None, width=78).plain.split("\n")
-    assert len(lines) == 2 and len(lines[0]) <= 2 * 78 and "u start it again" in lines[1]
+    assert len(lines) == 2 and len(lines[0]) <= 2 * 78 and "u restart from" in lines[1]
 
 
-def test_text_of_others_cannot_steer_the_terminal() -> None:
+def test_control_characters_in_a_note_are_escaped() -> None:
     hostile = state(events.Phase(name="waiting", note="\x1b[2J[red]"))
     assert "\x1b" not in status(hostile, True, None).plain and "[red]" in status(hostile, True, None).plain
 
 
-def test_a_resumed_run_is_starting_until_it_says_more() -> None:
+def test_a_resumed_run_is_starting_until_its_first_phase() -> None:
     earlier = [events.Phase(name="training"), step(40), events.End(status="stopped", reason="")]
     hello = events.Hello(pid=1, host="h", version="0", resumed=True)
     assert status(state(*earlier, hello), True, None).plain == "starting"
 
 
-def test_a_run_whose_turn_has_come_does_not_wait_any_more() -> None:
+def test_a_run_with_the_device_is_not_shown_as_waiting() -> None:
     waiting = state(events.Phase(name="waiting", note="next at the CPU; another has it"))
-    assert "waiting its turn" in status(waiting, True, None).plain
-    assert status(waiting, True, None, has_card=True).plain == "starting"
+    assert "waiting in the queue" in status(waiting, True, None).plain
+    assert status(waiting, True, None, has_device=True).plain == "starting"
 
 
-def test_a_paused_run_claims_no_free_card() -> None:
+def test_a_run_paused_in_the_queue_claims_no_checkpoint() -> None:
     waited = state(events.Phase(name="waiting"), events.End(status="stopped", reason=""))
-    assert "before its first step; it holds no card" in status(waited, False, None, paused=True).plain
+    assert "before the first step; uses no GPU" in status(waited, False, None, paused=True).plain
 
 
-def test_a_run_that_was_asked_to_pause_says_so_until_it_has() -> None:
+def test_a_run_is_shown_as_pausing_until_it_has_paused() -> None:
     assert status(state(events.Phase(name="model")), True, None, paused=True).plain == "model  (pausing)"
 
 

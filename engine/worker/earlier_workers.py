@@ -1,4 +1,4 @@
-"""What the earlier workers of a resumed run wrote, as far as the present one needs it."""
+"""Read what earlier workers of a resumed run logged, as far as the current worker needs it."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from engine.runs.run_dir import RunDir
 
 
 @dataclass
-class EarlierLives:
-    """Empty for a run's first worker."""
+class EarlierWorkers:
+    """State logged by the earlier workers of a run; empty for the first worker."""
 
     micro_batch: int | None = None
-    """What they trained with at last: another one would round differently."""
+    """Their last micro-batch size: another size would change the rounding of the loss."""
     data: Data | None = None
-    """The rows that the first of them began with."""
+    """The rows of the first worker."""
     model: str = ""
     """Fingerprint of the weights."""
     before: Eval | None = None
     """The score of the base model."""
-    complaints: list[str] = field(default_factory=list)
-    """What is missing of their events."""
+    problems: list[str] = field(default_factory=list)
+    """What is missing from the log."""
 
 
-def earlier_lives(run: RunDir) -> EarlierLives:
-    """Read the log up to this worker's hello, without the steps and samples."""
-    found, follower, count = EarlierLives(), Follower(run.events_file), 0
+def earlier_workers(run: RunDir) -> EarlierWorkers:
+    """Read the log up to this worker's `hello`, skipping steps and samples."""
+    found, follower, count = EarlierWorkers(), Follower(run.events_file), 0
     for portion in follower.portions(Hello, Data, ModelLoaded, Plan, MicroBatch, Eval):
         for event in portion:
             count += 1
@@ -42,13 +42,13 @@ def earlier_lives(run: RunDir) -> EarlierLives:
                 case Eval(when="before"):
                     found.before = event
     if follower.damaged:
-        found.complaints.append(damage(follower.damaged))
-    elif count < 2 and has_work(run):  # nothing but the hello of the present worker
-        what = "events.jsonl is missing or was emptied: times, losses and warnings of this run's earlier part are lost"
-        found.complaints.append(what)
+        found.problems.append(damage(follower.damaged))
+    elif count < 2 and has_work(run):  # only the hello of the current worker
+        what = "events.jsonl is missing or empty: times, losses and warnings from before this resume are lost"
+        found.problems.append(what)
     return found
 
 
 def has_work(run: RunDir) -> bool:
-    """Whether an earlier worker left anything of its work."""
+    """Whether an earlier worker saved predictions, a checkpoint or a model."""
     return run.predictions_file.exists() or run.model.exists() or any(run.checkpoints.glob("step-*"))

@@ -1,0 +1,90 @@
+"""Phrases of the verdict: written once, for its sentences, the report and the tests."""
+
+from __future__ import annotations
+
+from engine.config.method_specs import RULE_REFERENCE
+from engine.config.metric_specs import MetricSpec, metric_spec
+from engine.ladder import format as fmt
+from engine.runs.ladder import Comparison, Finding, Ladder, RungResult, Topic
+
+Sentence = tuple[Topic, str]
+"""A sentence of the verdict with its topic."""
+
+NO_SIGNIFICANT_DIFFERENCE = "no significant difference"
+SIGNIFICANTLY: dict[Finding, str] = {"better": "significantly better", "worse": "significantly worse"}
+NO_GAIN = "There is no gain over the base model to compare shares of"
+NO_RECOMMENDATION = "No method is significantly better than the base model: this ladder recommends none."
+BASE_NOT_SCORED = "The base model has no score"
+FULL_NOT_SCORED = "Full fine-tuning has no score"
+LOWER_IS_BETTER = "lower is better; a negative difference is an improvement"
+LOW_MEMORY = "If memory is limited"
+AS_FAST = "was as fast with some seeds"
+SMALLEST_ARTIFACT = "no method that is not significantly worse has a smaller artifact"
+ONE_SEED = "One seed: the results describe these runs; the variation between seeds is unknown."
+ONE_RATE = "Each method was trained at its preset learning rate; no other rate was tried."
+ON_CPU = "Measured on a CPU; timings and memory on a GPU will differ."
+NO_ENERGY = "Energy was not measured: no energy counter is available on this machine."
+
+RULE_OF_QUALITY = {
+    "holds": "the rule of thumb (94% of the quality) holds here.",
+    "fails": "the rule of thumb (94% of the quality) does not hold here.",
+    "undecided": "the rule of thumb (94% of the quality) is neither confirmed nor refuted, 94% is within the interval.",
+    "unknown": "the rule of thumb (94% of the quality) cannot be checked.",
+}
+RULE_OF_COST = {
+    "holds": "at most one eighth, as the rule of thumb says",
+    "fails": "more than the rule of thumb's one eighth",
+    "undecided": "with seeds on both sides of the rule of thumb's one eighth",
+    "unknown": "not comparable with the rule of thumb's one eighth",
+}
+
+
+def ladder_metric(ladder: Ladder) -> MetricSpec:
+    """The metric that the ladder's scores are of."""
+    return metric_spec(ladder.work.metric if ladder.work else "")
+
+
+def sample_size(ladder: Ladder) -> str:
+    """`300 test items and 2 seeds`: what the comparisons are based on."""
+    items = ladder.work.test if ladder.work else 0
+    seeds = min((len(row.seeds) for row in ladder.rows if row.score and row.seeds), default=0)
+    return f"{fmt.integer(items)} test items" + (f" and {seeds} seeds" if seeds > 1 else " and 1 seed" if seeds else "")
+
+
+def not_significant(ladder: Ladder) -> str:
+    """`No significant difference with 300 test items and 2 seeds`."""
+    return f"{NO_SIGNIFICANT_DIFFERENCE.capitalize()} with {sample_size(ladder)}"
+
+
+def difference(compared: Comparison, metric: MetricSpec) -> str:
+    """`QLoRA − full = −2.3 points, 95% CI [−4.0, −0.6]`; the interval is simultaneous over all comparisons."""
+    value = fmt.difference(compared.difference.mean, metric.name) + _unit(metric)
+    bounds = fmt.score_bounds(compared.difference, metric.name)
+    text = f"{fmt.rung_title(compared.a)} − {fmt.rung_title(compared.b)} = {value}"
+    return f"{text}, {confidence(bounds)}" if bounds else text
+
+
+def confidence(bounds: str) -> str:
+    """`95% CI [55.6, 60.6]`."""
+    return f"95% CI {bounds}"
+
+
+def score(row: RungResult, metric: MetricSpec) -> str:
+    """A rung's mean score with its unit."""
+    return fmt.score(row.score.mean if row.score else None, metric.name) + _unit(metric)
+
+
+def method_noun(row: RungResult) -> str:
+    """`full fine-tuning`, or the rung's name."""
+    return "full fine-tuning" if row.name == RULE_REFERENCE else fmt.rung_title(row.name)
+
+
+def status(row: RungResult) -> str:
+    """`out of memory: the reason`."""
+    text = row.status.replace("_", " ")
+    return f"{text}: {row.reason}" if row.reason else text
+
+
+def _unit(metric: MetricSpec) -> str:
+    """The unit that the formatted number does not have yet."""
+    return "" if metric.is_share or not metric.unit else f" {metric.unit}"

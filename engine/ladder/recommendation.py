@@ -1,0 +1,141 @@
+"""The recommendations of the verdict: what to prototype with, what to ship, and whether full fine-tuning pays off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from engine.config.method_specs import RULE_REFERENCE
+from engine.ladder import format as fmt
+from engine.ladder.cost_sentences import mean_and_range
+from engine.ladder.findings import Findings, comparison, training_peak
+from engine.ladder.phrases import (
+    AS_FAST,
+    BASE_NOT_SCORED,
+    LOW_MEMORY,
+    NO_RECOMMENDATION,
+    NO_SIGNIFICANT_DIFFERENCE,
+    SIGNIFICANTLY,
+    SMALLEST_ARTIFACT,
+    Sentence,
+    difference,
+    ladder_metric,
+    method_noun,
+)
+from engine.runs.ladder import Comparison, Ladder, RungResult
+
+SIMILAR_MEMORY = 0.95
+"""A peak above this share of another does not count as less memory: resident sets vary that much between runs."""
+
+
+def recommendations(ladder: Ladder, findings: Findings) -> list[Sentence]:
+    """Only methods that are significantly better than the base model are recommended."""
+    if findings.tuned and "unknown" in findings.gained.values():
+        return [
+            ("prototype", f"{BASE_NOT_SCORED}, so which methods improve on it is unknown, and none can be recommended.")
+        ]
+    if not findings.prototype or not findings.ship or not findings.best:
+        return [("prototype", NO_RECOMMENDATION)]
+    sentences: list[Sentence] = [
+        ("prototype", _prototype(findings, findings.prototype)),
+        ("ship", _ship(ladder, findings, findings.ship, findings.best)),
+    ]
+    if findings.full is not None and any(row.method != RULE_REFERENCE for row in findings.tuned):
+        sentences.append(("full", _full(ladder, findings, findings.full)))
+    return sentences
+
+
+def _prototype(findings: Findings, fastest: RungResult) -> str:
+    name = fmt.rung_title(fastest.name)
+    text = f"Prototype with {method_noun(fastest)}: the fastest method that is {SIGNIFICANTLY['better']} than the base"
+    text += " model"
+    text += f", {mean_and_range(fastest.all_seconds, fmt.seconds, ' per run')}." if fastest.all_seconds else "."
+    if others := _as_fast(findings, fastest):
+        text += f" {others} {AS_FAST}."
+    small = findings.least_memory
+    if small is None:
+        return text
+    if small.name == fastest.name:
+        return f"{text} {name} also has the lowest peak memory."
+    least, peak = training_peak(small.peak), training_peak(fastest.peak)
+    if least and peak and least > SIMILAR_MEMORY * peak:
+        return f"{text} No other method needs much less memory."
+    sizes = f"{fmt.size(least)} vs. {fmt.size(peak)} peak"
+    return f"{text} {LOW_MEMORY}, use {fmt.rung_title(small.name)} ({sizes})."
+
+
+def _as_fast(findings: Findings, fastest: RungResult) -> str:
+    """The rungs whose fastest run took no longer than the slowest run of the fastest rung."""
+    limit = fastest.all_seconds.high if fastest.all_seconds else 0.0
+    rivals = [row for row in findings.tuned if row is not fastest and findings.gained[row.name] == "yes"]
+    return " or ".join(fmt.rung_title(row.name) for row in rivals if row.all_seconds and row.all_seconds.low <= limit)
+
+
+def _ship(ladder: Ladder, findings: Findings, ship: RungResult, best: RungResult) -> str:
+    name, size, metric = method_noun(ship), fmt.size(ship.artifact_bytes), ladder_metric(ladder)
+    if ship.name != best.name:
+        behind = comparison(ladder, ship.name, best.name)
+        rival = fmt.rung_title(best.name)
+        value = f" ({difference(behind, metric)})" if behind else ""
+        sizes = f"its artifact is {size} vs. {fmt.size(best.artifact_bytes)}"
+        gap = f"{NO_SIGNIFICANT_DIFFERENCE} from {rival}, which has {_top(ladder)}{value}, and {sizes}"
+        return f"Ship {name}{_acceptable_loss(ladder, behind, rival)}: {gap}."
+    second = max((row for row in findings.tuned if row is not best), key=_rank(ladder), default=None)
+    lead = comparison(ladder, best.name, second.name) if second else None
+    if lead is None or second is None:
+        return f"Ship {name} ({size} artifact): it is the only candidate."
+    if lead.finding == "better":
+        than = f"{SIGNIFICANTLY['better']} than {fmt.rung_title(second.name)}"
+        return f"Ship {name} ({size} artifact): it is {than}, {difference(lead, metric)}."
+    lead_text = f"Its lead is not significant: {difference(lead, metric)}."
+    return f"Ship {name} ({size} artifact): it has {_top(ladder)}, and {SMALLEST_ARTIFACT}. {lead_text}"
+
+
+def _acceptable_loss(ladder: Ladder, behind: Comparison | None, rival: str) -> str:
+    """How much worse the smaller artifact may be: no significant difference does not mean equal."""
+    if behind is None:
+        return ""
+    metric = ladder_metric(ladder)
+    worst = behind.difference.high if metric.lower_is_better else behind.difference.low
+    if worst is None:
+        return ""
+    unit = "" if metric.is_share or not metric.unit else f" {metric.unit}"
+    points = fmt.difference(abs(worst), metric.name).lstrip("+") + unit
+    return f" if you can accept being up to {points} worse than {rival} (bound of the 95% CI)"
+
+
+def _full(ladder: Ladder, findings: Findings, full: RungResult) -> str:
+    others = [row for row in findings.tuned if row.method != RULE_REFERENCE]
+    rival = max(others, key=_rank(ladder))
+    lead = comparison(ladder, full.name, rival.name)
+    price, name = _price(full, rival), fmt.rung_title(rival.name)
+    if lead is None:
+        return f"Full fine-tuning was not compared with {name}."
+    value = difference(lead, ladder_metric(ladder))
+    if lead.finding == "better":
+        return f"Full fine-tuning is {SIGNIFICANTLY['better']} than {name}, {value}; it costs {price}."
+    if lead.finding == "worse":
+        return f"Full fine-tuning does not pay off here: it is {SIGNIFICANTLY['worse']} than {name}, {value}."
+    gap = f"{NO_SIGNIFICANT_DIFFERENCE} from {name}, {value}"
+    return f"These results do not show that full fine-tuning is worth its cost: {gap}, for {price}."
+
+
+def _price(full: RungResult, rival: RungResult) -> str:
+    parts = []
+    if full.all_seconds and rival.all_seconds and rival.all_seconds.mean:
+        parts.append(f"{fmt.ratio(full.all_seconds.mean / rival.all_seconds.mean)} the time")
+    peaks = training_peak(full.peak), training_peak(rival.peak)
+    if peaks[0] and peaks[1]:
+        parts.append(f"{fmt.ratio(peaks[0] / peaks[1])} the memory")
+    parts.append(f"an artifact of {fmt.size(full.artifact_bytes)}")
+    return ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1]
+
+
+def _rank(ladder: Ladder) -> Callable[[RungResult], float]:
+    """A sort key that is greater for the better rung."""
+    sign = -1.0 if ladder_metric(ladder).lower_is_better else 1.0
+    return lambda row: sign * ((row.score.mean if row.score else None) or 0.0)
+
+
+def _top(ladder: Ladder) -> str:
+    metric = ladder_metric(ladder)
+    return f"the lowest observed {metric.title}" if metric.lower_is_better else "the highest observed score"

@@ -1,0 +1,161 @@
+"""The report's quality tables: scores and shares of full fine-tuning's, scores by seed, pairwise comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engine.config.metric_specs import metric_spec
+from engine.ladder.format import (
+    ABSENT,
+    difference,
+    integer,
+    loss,
+    loss_bounds,
+    loss_change,
+    metric_title,
+    p_value,
+    percent,
+    percent_bounds,
+    rate,
+    rounded_up,
+    rung_title,
+    score,
+    score_bounds,
+)
+from engine.ladder.phrases import NO_SIGNIFICANT_DIFFERENCE, SIGNIFICANTLY
+from engine.ladder.report.table import Cell, Column, Line, Table, cell, noted, without_empty
+from engine.runs.ladder import BASES, Comparison, Ladder, RungResult
+from engine.runs.result import Interval
+
+STATUS_TEXTS = {
+    "out_of_memory": "out of memory",
+    "diverged": "diverged",
+    "failed": "failed",
+    "died": "exited unexpectedly",
+    "stopped": "stopped",
+    "skipped": "skipped",
+    "planned": "not run yet",
+    "live": "running",
+}
+
+
+def quality(ladder: Ladder) -> Table:
+    """Score with its interval, shares of full fine-tuning's, held-out loss and forgetting."""
+    metric = _metric(ladder)
+    extras = sorted({name for row in ladder.rows for name in row.extra})
+    columns = [
+        *([Column(metric_title(metric))] if metric_spec(metric).needs_answers else []),
+        Column("score", "share of full’s", unmeasured=""),
+        Column("gain over base", "share of full’s", unmeasured=""),
+        Column("held-out loss", "nats/token"),
+        Column("forgetting", "nats/token", unmeasured="Forgetting was not measured."),
+        *(Column(metric_title(name), "secondary scores") for name in extras),
+    ]
+    lines = [_quality_line(row, metric, extras) for row in ladder.rows]
+    notes = [f"{rung_title(row.name)}: {row.reason}" for row in ladder.rows if row.status == "partly" and row.reason]
+    no_share = [(rung_title(row.name), row.no_share) for row in ladder.rows if row.no_share]
+    return without_empty(
+        Table("Quality", "rung", columns, lines, [*notes, *noted("No share of full’s gain", no_share)])
+    )
+
+
+def rung_cell(row: RungResult) -> Cell:
+    """The rung's name with its learning rate and number of seeds."""
+    if row.name in BASES:
+        return Cell(rung_title(row.name), ("before training",))
+    learning_rate = f"rate {rate(row.learning_rate)}" if row.learning_rate is not None else ""
+    seeds = f"{len(row.seeds)} seed{'s' if len(row.seeds) != 1 else ''}" if row.seeds else ""
+    partly = "not all seeds" if row.status == "partly" else ""
+    return cell(rung_title(row.name), " · ".join(filter(None, (learning_rate, seeds))), partly)
+
+
+def why_no_numbers(row: RungResult) -> str:
+    """Why the row has no numbers, '' if it has."""
+    if row.status in ("finished", "partly"):
+        return ""
+    why = STATUS_TEXTS.get(row.status, row.status.replace("_", " "))
+    return f"{why}: {row.reason}" if row.reason else why
+
+
+def _metric(ladder: Ladder) -> str:
+    return ladder.work.metric if ladder.work else "score"
+
+
+def _quality_line(row: RungResult, metric: str, extras: Sequence[str]) -> Line:
+    if why := why_no_numbers(row):
+        return Line(rung_cell(row), instead=why, rung=row.name)
+    mean = row.score.mean if row.score else None
+    cells = [
+        *([cell(score(mean, metric), score_bounds(row.score, metric))] if metric_spec(metric).needs_answers else []),
+        _share(row.share_of_score),
+        _share(row.share_of_gain),
+        cell(loss(row.loss.mean if row.loss else None), loss_bounds(row.loss)),
+        cell(loss_change(row.forgetting.mean if row.forgetting else None), loss_bounds(row.forgetting)),
+        *(Cell(percent(row.extra.get(name))) for name in extras),
+    ]
+    return Line(rung_cell(row), cells, rung=row.name)
+
+
+def _share(share: Interval | None) -> Cell:
+    if share is None:
+        return Cell(ABSENT)
+    return cell(percent(share.mean), percent_bounds(share) if share.low != share.high else "")
+
+
+def by_seed(ladder: Ladder) -> Table | None:
+    """The score of every seed; None if there is only one."""
+    seeds = sorted({seed for row in ladder.rows for seed in row.seeds})
+    if len(seeds) < 2:
+        return None
+    metric = _metric(ladder)
+    lines = []
+    for row in ladder.rows:
+        scores = dict(zip(row.seeds, row.by_seed, strict=False))
+        if scores:
+            cells = [Cell(score(scores.get(seed), metric)) for seed in seeds]
+            lines.append(Line(Cell(rung_title(row.name)), cells, rung=row.name))
+    title = metric_title(metric)
+    return Table(f"{title[:1].upper()}{title[1:]} by seed", "rung", [Column(str(s), "seed") for s in seeds], lines)
+
+
+def comparisons(ladder: Ladder) -> Table | None:
+    """Every pair of rungs; None if nothing was compared."""
+    if not ladder.comparisons:
+        return None
+    metric = _metric(ladder)
+    items = ladder.work.test if ladder.work else None
+    of_losses = Column("of losses", "difference", unmeasured="Losses were not compared.")
+    columns = [
+        Column("of scores", "difference"),
+        *([of_losses] if metric_spec(metric).needs_answers else []),
+        Column("unadjusted", "p"),
+        Column("adjusted", "p"),
+        Column("McNemar, by seed", "p", unmeasured="McNemar’s test applies to scores of 0 or 1 only."),
+        Column("finding", words=True),
+    ]
+    lines = [_comparison_line(compared, metric, items) for compared in ladder.comparisons]
+    return without_empty(Table("Pairwise comparisons", "pair", columns, lines))
+
+
+def _comparison_line(compared: Comparison, metric: str, items: int | None) -> Line:
+    of_scores, of_losses = compared.difference, compared.loss_difference
+    loss_cell = cell(loss_change(of_losses.mean), loss_bounds(of_losses)) if of_losses else Cell(ABSENT)
+    cells = [
+        cell(difference(of_scores.mean, metric), score_bounds(of_scores, metric)),
+        *([loss_cell] if metric_spec(metric).needs_answers else []),
+        Cell(p_value(compared.p)),
+        Cell(p_value(compared.p_adjusted)),
+        Cell(", ".join(map(p_value, compared.mcnemar)) or ABSENT),
+        Cell(finding(compared, items)),
+    ]
+    return Line(Cell(f"{rung_title(compared.a)} − {rung_title(compared.b)}"), cells)
+
+
+def finding(compared: Comparison, items: int | None = None) -> str:
+    """`full is significantly better than LoRA`, or `no significant difference with 300 test items`."""
+    if compared.finding != "undecided":
+        return f"{rung_title(compared.a)} is {SIGNIFICANTLY[compared.finding]} than {rung_title(compared.b)}"
+    text = f"{NO_SIGNIFICANT_DIFFERENCE} with {integer(items)} test items" if items else NO_SIGNIFICANT_DIFFERENCE
+    needed = [f"about {rounded_up(compared.needed_items)} items"] if compared.needed_items else []
+    needed += [f"{integer(compared.needed_seeds)} seeds"] if compared.needed_seeds else []
+    return f"{text}; {' and '.join(needed)} needed" if needed else text

@@ -1,0 +1,155 @@
+"""The runs home: one directory per user that holds all runs and ladders, found from every working directory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import platformdirs
+
+from engine.config.errors import Notice, UserError
+from engine.config.files import read_small
+
+VARIABLE = "FTBENCH_RUNS"
+MIN_FREE_BYTES = 1 << 20
+"""Free disk space below which no run is created: its configuration, log and result need about this much."""
+MOUNTS = Path("/proc/self/mountinfo")
+NETWORK_FILE_SYSTEMS = (
+    *("9p", "afs", "beegfs", "ceph", "cifs", "coda", "gfs2", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4"),
+    *("ocfs2", "orangefs", "pvfs2", "smb3", "smbfs"),
+)
+"""Types in mountinfo(5) whose locks may not be shared between hosts, or may not be released when a host dies."""
+NETWORK_FUSE = ("ceph", "gcsfuse", "gcsfs", "glusterfs", "goofys", "juicefs", "rclone", "s3fs", "seaweedfs", "sshfs")
+"""Subtypes of `fuse.` that are on a network."""
+CHOOSE_ANOTHER = "choose another directory with --runs DIR, FTBENCH_RUNS, or `home` under [runs] in config.toml"
+
+
+def runs_home(given: Path | None = None) -> Path:
+    """The directory of runs: `given` (--runs), else $FTBENCH_RUNS, else `[runs] home` in config.toml, else the default.
+
+    Symbolic links are resolved: the device queue compares paths. Raises UserError where config.toml may name a home and
+    cannot be read: another home would hide the user's runs.
+    """
+    chosen = given or Path(os.environ.get(VARIABLE) or configured_home() or default_home())
+    return Path(os.path.realpath(chosen))
+
+
+def default_home() -> Path:
+    """`$XDG_DATA_HOME/ftbench/runs`, by default `~/.local/share/ftbench/runs`."""
+    return Path(platformdirs.user_data_dir("ftbench")) / "runs"
+
+
+def config_file() -> Path:
+    """The user's settings, `$XDG_CONFIG_HOME/ftbench/config.toml`."""
+    return Path(platformdirs.user_config_dir("ftbench")) / "config.toml"
+
+
+def configured_home() -> Path | None:
+    """`[runs] home` of config.toml, None where it is not set. Raises UserError where it is invalid.
+
+    A file with errors that does not contain the word `home` cannot set it, and is left to `tui.settings` to report.
+    """
+    path = config_file()
+    try:
+        text = read_small(path).decode("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _invalid(f"cannot read the runs home: {error.strerror}", path) from error
+    if "home" not in text:
+        return None
+    import tomli  # only needed by users who set a home: keeps the start of the bench fast
+
+    try:
+        section = tomli.loads(text).get("runs", {})
+    except (ValueError, RecursionError) as error:
+        raise _invalid(f"cannot read the runs home: not TOML: {error}", path) from error
+    home = section.get("home") if isinstance(section, dict) else section
+    return None if home is None else _absolute(home, path)
+
+
+def _absolute(home: object, path: Path) -> Path:
+    if not isinstance(home, str) or not home.strip() or "\0" in home:
+        raise _invalid("invalid runs.home: not a path", path)
+    try:
+        absolute = Path(home).expanduser()
+    except RuntimeError as error:  # no such user
+        raise _invalid(f"invalid runs.home: {error}", path) from error
+    if not absolute.is_absolute():
+        raise _invalid(f"invalid runs.home: {home!r} is a relative path", path)
+    return absolute
+
+
+def _invalid(what: str, path: Path) -> UserError:
+    return UserError(what, str(path), 'set `home = "/absolute/path"` under [runs]', "runs.home_invalid")
+
+
+def check_home(home: Path) -> None:
+    """Raise UserError where no run can be created in `home`: not writable, or almost no free disk space."""
+    existing = nearest_existing(home)
+    if not existing.is_dir():
+        raise UserError("the runs home is not a directory", str(existing), CHOOSE_ANOTHER, "runs.not_writable")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError("the runs home is not writable", str(existing), CHOOSE_ANOTHER, "runs.not_writable")
+    free = shutil.disk_usage(existing).free
+    if free < MIN_FREE_BYTES:
+        what = f"the runs home has {free / 1024:,.0f} KiB of free disk space, and a run needs at least 1 MiB"
+        raise UserError(what, str(home), f"free some space, or {CHOOSE_ANOTHER}", "runs.disk_full")
+
+
+def nearest_existing(path: Path) -> Path:
+    """The path itself, or its nearest parent that exists."""
+    return next(parent for parent in (path, *path.parents) if parent.exists())
+
+
+def home_warnings(home: Path) -> list[Notice]:
+    """Warnings about a home that can be used, but not trusted completely."""
+    kind = network_file_system(home)
+    if not kind:
+        return []
+    text = (
+        f"the runs home {tilde(home)} is on a network file system ({kind}), where file locks may be unreliable: "
+        "a run may be shown as live or dead wrongly, and two workers may use one run directory; "
+        "use a local disk (`home` under [runs] in config.toml)"
+    )
+    return [Notice("runs.network_filesystem", text)]
+
+
+def network_file_system(path: Path) -> str:
+    """The type of the network file system that a path is on (`nfs4`), '' for a local one or where it is unknown."""
+    try:
+        mounts = MOUNTS.read_text("utf-8", "surrogateescape")
+    except OSError:
+        return ""
+    kind = _mounted_type(os.path.realpath(path), mounts)
+    main, _, subtype = kind.partition(".")
+    return kind if main in NETWORK_FILE_SYSTEMS or (main == "fuse" and subtype in NETWORK_FUSE) else ""
+
+
+def _mounted_type(path: str, mounts: str) -> str:
+    """The type of the file system at the longest mount point above `path`; of several mounts at it the last one."""
+    found, length = "", -1
+    for line in mounts.splitlines():
+        mount, _, source = line.partition(" - ")
+        fields = mount.split(" ")
+        if len(fields) < 5:
+            continue
+        point = _unescaped(fields[4])
+        above = path == point or path.startswith(point.rstrip("/") + "/")
+        if above and len(point) >= length:
+            found, length = source.partition(" ")[0], len(point)
+    return found
+
+
+def _unescaped(field: str) -> str:
+    r"""mountinfo(5) writes space, tab, newline and backslash as `\040`, `\011`, `\012` and `\134`."""
+    for code in ("040", "011", "012", "134"):
+        field = field.replace(f"\\{code}", chr(int(code, 8)))
+    return field
+
+
+def tilde(path: Path | str) -> str:
+    """A path as a shell user would write it: `~/project` for a directory below the user's home directory."""
+    text, user = str(path), os.path.expanduser("~").rstrip("/")  # noqa: PTH111 - Path.home() raises where it is unknown
+    return f"~{text.removeprefix(user)}" if user and (text == user or text.startswith(f"{user}/")) else text

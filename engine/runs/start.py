@@ -1,0 +1,97 @@
+"""Start runs and ladders: the one way from a subcommand or a key to a running worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from engine.config.errors import Notice, UserError
+from engine.config.model_files import refuse_impossible
+from engine.config.preset import Effective
+from engine.runs import ladder_dir, launch, run_dir
+from engine.runs.ladder import LadderPlan
+from engine.runs.ladder_dir import LadderDir
+from engine.runs.run_dir import RunDir
+
+
+def start_run(
+    runs: Path,
+    preset: str,
+    effective: Effective,
+    *,
+    wait: bool = True,
+    data_fingerprint: str = "",
+    created: Callable[[RunDir], object] = lambda run: None,
+) -> RunDir:
+    """Create a run's directory, start its worker, and return once the worker writes events.
+
+    `wait=False` starts even if the GPU is busy. `data_fingerprint` is that of the checked rows: the worker refuses
+    other rows. `created` is called with the run before its worker starts. Raises UserError if the model cannot be
+    trained or the directory cannot be created, and RunFailed if the worker does not start.
+    """
+    refuse_impossible(effective.config.model)
+    run = run_dir.create(runs, preset, effective, wait=wait, data_fingerprint=data_fingerprint)
+    created(run)
+    _start_worker(run)
+    return run
+
+
+def repeat_run(run: RunDir) -> RunDir:
+    """Start a new run with the frozen configuration of an existing one. Raises as `start_run` does."""
+    frozen = run_dir.read_frozen(run)
+    notices = [Notice("preset.stored_note", note) for note in frozen.notes]
+    return start_run(run.path.parent, frozen.preset, Effective(frozen.config, frozen.origins, notices))
+
+
+def resume_run(run: RunDir) -> None:
+    """Start the worker of a stopped, failed or died run again: it resumes from the latest complete checkpoint.
+
+    Raises UserError if the run is running, has finished or was deleted, and RunFailed if the worker does not start.
+    """
+    if not run.path.exists():
+        raise UserError("the run was deleted", str(run.path), "start another with `ftbench run`", code="run.deleted")
+    run_dir.read_frozen(run)
+    state = run.state()
+    if state in ("live", "starting"):
+        do = f"watch it with `ftbench attach {run.name}`"
+        raise UserError("already running", run.name, do, code="run.already_running")
+    if state == "finished":
+        raise UserError("already finished", run.name, "start another with `ftbench run`", code="run.finished")
+    _start_worker(run)
+
+
+def start_ladder(
+    runs: Path, plan: LadderPlan, *, created: Callable[[LadderDir], object] = lambda folder: None
+) -> LadderDir:
+    """Create a ladder's directory, start its process, and return once the process holds the ladder's lock.
+
+    `created` is called with the ladder before its process starts. Raises as `start_run` does.
+    """
+    for rung in plan.rungs:
+        refuse_impossible(rung.config.model)
+    folder = ladder_dir.create(runs, plan)
+    created(folder)
+    launch.launch_ladder(folder)
+    return folder
+
+
+def resume_ladder(folder: LadderDir) -> None:
+    """Start the process of a ladder again; finished runs are not repeated. Raises UserError if it is running."""
+    folder.plan()
+    if folder.is_live():
+        do = f"watch it with `ftbench attach {folder.name}`"
+        raise UserError("already running", folder.name, do, code="ladder.already_running")
+    launch.launch_ladder(folder)
+
+
+def events_size(run: RunDir) -> int:
+    """Bytes in the event log, 0 where there is none: what follows belongs to the next worker."""
+    try:
+        return run.events_file.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _start_worker(run: RunDir) -> None:
+    size = events_size(run)
+    launch.wait_for_hello(run, launch.launch(run), size)

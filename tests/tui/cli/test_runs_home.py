@@ -1,0 +1,148 @@
+"""What the command line says of the runs home: where a run was started, what to adopt, and when a disk is too small."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+from command import ftbench
+from made_ladder import made_ladder
+from screen import Terminal
+
+from engine.config import preset_library
+from engine.config.errors import UserError
+from engine.runs import home, locks, run_dir
+from engine.runs.run_dir import RunDir
+from tui.cli import home_notes, runs
+from tui.cli.disk import refuse_small_disk
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def finished(folder: Path) -> RunDir:
+    run = run_dir.create(folder, "demo-lora", preset_library.effective("demo-lora", None, {}))
+    result = run_dir.blank_result(run, run_dir.read_frozen(run))
+    result.status = "finished"
+    run_dir.write_result(run, result)
+    return run
+
+
+def test_runs_and_ladders_are_listed_with_the_directory_they_were_started_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with monkeypatch.context() as there:
+        there.chdir(project)
+        run, (ladder, _) = finished(tmp_path / "runs"), made_ladder(tmp_path / "runs", seeds=(0,))
+    runs.show(tmp_path / "runs", json=False)
+    shown = capsys.readouterr().out.splitlines()
+    for name in (run.name, ladder.name):
+        (line,) = [line for line in shown if line.startswith(name)]
+        assert line.endswith("~/project")
+    runs.show(tmp_path / "runs", json=True)
+    assert {one["started_in"] for one in json.loads(capsys.readouterr().out)} == {str(project)}
+    for found in (run, ladder):
+        home_notes.show_origin(found)
+        assert capsys.readouterr().out == f"{found.name}, started in ~/project\n"
+        home_notes.show_origin(found, quiet=True)
+        monkeypatch.chdir(project)
+        home_notes.show_origin(found)
+        monkeypatch.chdir(tmp_path)
+        assert capsys.readouterr().out == ""
+
+
+def test_an_empty_home_says_what_runs_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    device = locks.hold(locks.card_lock("cpu"), f"1 {tmp_path}/other/20260101-000000-demo-full-full-beef")
+    assert device is not None
+    try:
+        runs.show(tmp_path / "runs", json=False)
+    finally:
+        os.close(device)
+    shown = capsys.readouterr().out
+    assert "no runs in" in shown and f"full-beef is running in {tmp_path}/other. Pass --runs" in shown
+
+
+def test_runs_are_adopted_by_a_command_that_lists_what_it_did(tmp_path: Path) -> None:
+    old = tmp_path / "project" / "runs"
+    moved, live = finished(old), finished(old)
+    lock = locks.hold(live.lock_file, "1")
+    assert lock is not None
+    try:
+        done = ftbench("runs", "--adopt", "runs", cwd=old.parent)
+    finally:
+        os.close(lock)
+    assert done.returncode == 1 and done.stderr == ""
+    assert f"moved run {moved.name}\n" in done.stdout and f"refused run {live.name}: " in done.stdout
+    assert "1 run and 0 ladders moved" in done.stdout
+    done = ftbench("runs", "--adopt", str(old), "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout) == [{"name": live.name, "kind": "run", "state": "moved", "reason": ""}]
+    listed = json.loads(ftbench("runs", "--json", cwd=tmp_path).stdout)
+    assert {one["name"] for one in listed} == {moved.name, live.name} and not old.exists()
+    done = ftbench("runs", "--adopt", str(old))
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+
+
+def test_the_hint_to_adopt_is_printed_once_to_a_person(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    finished(project / "runs")
+    for expected in (True, False):
+        terminal = Terminal("runs", cwd=project, size=(250, 20))
+        assert terminal.leave() == 0
+        assert (b"--adopt" in terminal.bytes) == expected
+    other = tmp_path / "other"
+    finished(other / "ftbench_runs")
+    assert ftbench("runs", cwd=other).stderr == ""  # a program reads it
+    terminal = Terminal("runs", "--runs", "ftbench_runs", cwd=other)
+    assert terminal.leave() == 0 and b"--adopt" not in terminal.bytes
+
+
+def test_the_bench_shows_the_hint_to_adopt(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    finished(project / "runs")
+    terminal = Terminal(cwd=project)
+    try:
+        terminal.wait("--adopt")
+        terminal.press("q")
+        assert terminal.leave() == 0
+    finally:
+        terminal.process.kill()
+        terminal.process.wait()
+
+
+def test_a_network_file_system_is_warned_of_on_stderr(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mounts").write_text("27 1 0:40 / / rw - nfs4 server:/ rw\n")
+    monkeypatch.setattr(home, "MOUNTS", tmp_path / "mounts")
+    assert home_notes.home(tmp_path / "runs", launch=True) == tmp_path / "runs"
+    printed = capsys.readouterr()
+    assert "nfs4" in printed.err and "[runs.network_filesystem]" in printed.err and printed.out == ""
+    home_notes.home(tmp_path / "runs")  # nothing is started
+    assert capsys.readouterr().err == ""
+
+
+def test_a_disk_too_small_for_checkpoints_is_refused_before_anything_is_created(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = preset_library.effective("demo-full", None, {}).config
+    refuse_small_disk([config], tmp_path / "runs")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1 << 30, 1 << 30, 20 << 20))
+    with pytest.raises(UserError) as error:
+        refuse_small_disk([config], tmp_path / "runs")
+    assert error.value.code == "runs.disk_full" and "20 MiB of disk space free" in error.value.what
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_home_that_is_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = ftbench("run", "demo-lora", "--detach", "--runs", str(tmp_path / "file"))
+    assert done.returncode == 2 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert str(tmp_path / "file") in line and "--runs DIR" in line

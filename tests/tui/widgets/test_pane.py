@@ -1,0 +1,72 @@
+"""Panes: the protocol, the built-in ones, and one that another package adds."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+from made_ladder import made_ladder
+from pilot import play, wait_for
+from places import TESTS
+from textual.pilot import Pilot
+from textual.widgets import Static
+
+from engine.config.errors import UserError
+from engine.runs import run_dir
+from tui.app import Workbench
+from tui.screens.bench import MIDDLE_PANES, RIGHT_PANES
+from tui.widgets.key_line import KeyLine
+from tui.widgets.pane import ENTRY_POINTS, Pane, added_panes, make_pane
+
+
+def install(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """Install an entry point for a pane."""
+    entry = EntryPoint("steps", value, ENTRY_POINTS)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [entry] if group == ENTRY_POINTS else [])
+
+
+def test_built_in_panes_follow_the_protocol() -> None:
+    for kind in (*MIDDLE_PANES, *RIGHT_PANES):
+        pane = make_pane(kind)
+        assert isinstance(pane, Pane) and pane.id == pane.border_title == pane.pane_name
+
+
+@pytest.mark.parametrize("size", [(80, 24), (160, 45)])
+def test_a_pane_of_another_package_shows_the_run_and_has_its_key(
+    size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(TESTS / "plugin_example"))
+    runs = tmp_path / "runs"
+    made_ladder(runs)
+    run = next(run_dir.iterate(runs))
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await wait_for(pilot, lambda: app.bench.query("#steps"))
+        pane = app.bench.query_one("#steps", Static)
+        await wait_for(pilot, lambda: "no step yet" in str(pane.visual))
+        assert pane.content_size.height >= 1 and pane.content_size.width >= 10
+        assert pane.border_title == "steps"
+        app.bench.watch_run(run)
+        await wait_for(pilot, lambda: "step 120 of 120" in str(pane.visual))
+        pane.focus()
+        await wait_for(pilot, lambda: "x mark" in str(app.bench.query_one(KeyLine).lines[0]))
+        await pilot.press("x")
+        assert pane.marks == 1  # type: ignore[attr-defined]
+
+    play(runs, story, size)
+
+
+def test_an_entry_point_that_is_not_a_pane_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, "engine.config.schema:Config")
+    with pytest.raises(UserError) as error:
+        list(added_panes())
+    assert error.value.code == "pane.invalid_entry_point"
+    notes: list[str] = []
+    monkeypatch.setattr(Workbench, "notify", lambda self, message, **_: notes.append(message))
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await wait_for(pilot, lambda: any("not a Widget with the protocol Pane" in note for note in notes))
+        assert app.screen is app.bench and app.bench.opened
+
+    play(tmp_path / "runs", story)

@@ -1,0 +1,69 @@
+"""Actions on data sets: open the inspector and the file picker, and select what they return."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from engine.config.errors import UserError
+from engine.config.files import working_folder
+from tui.screens.base import BaseScreen
+from tui.widgets.choosing import ChoiceRefused, ChoosingPane, ItemPicked
+
+
+class DataActions:
+    """Opens screens above the lists, and hands the lists what was selected there."""
+
+    def __init__(self, screen: BaseScreen[Any], get_choosing: Callable[[], ChoosingPane]) -> None:
+        self._screen, self._get_choosing = screen, get_choosing
+
+    def inspect(self, data: str) -> None:
+        """Open the inspector; asks first if that downloads a data set from the Hub."""
+        from tui.data.datasets import on_the_hub
+        from tui.screens.ask import AskScreen
+
+        if not on_the_hub(data):
+            self._open_inspector(data)
+            return
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self._open_inspector(data)
+
+        what = f"Inspecting {data} downloads it from the Hub, which requires network access. Offline, only "
+        self._screen.app.push_screen(AskScreen(f"{what}sets in the local Hub cache can be read. Continue?"), answered)
+
+    def _open_inspector(self, data: str) -> None:
+        from tui.data.datasets import NOT_TEXT, is_text
+        from tui.screens.inspector import InspectorScreen
+
+        def answered(selected: bool | None) -> None:
+            if selected:
+                self._get_choosing().select_data(data)
+                self._screen.post_message(ItemPicked())
+
+        if not is_text(data):
+            self._screen.post_message(ChoiceRefused(NOT_TEXT))
+            return
+        try:
+            effective = self._get_choosing().choice.with_data(data).effective()
+        except UserError as error:
+            self._screen.post_message(ChoiceRefused(error.line))
+            return
+        self._screen.app.push_screen(InspectorScreen(effective), answered)
+
+    def add(self) -> None:
+        """Open the file picker in the working directory."""
+        from tui.screens.picker import PickerScreen
+
+        try:
+            folder = working_folder()
+        except UserError:
+            folder = Path.home()
+
+        def answered(data: str | None) -> None:
+            if data is not None:
+                self._get_choosing().select_data(data)
+
+        self._screen.app.push_screen(PickerScreen(folder), answered)

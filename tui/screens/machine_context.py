@@ -1,0 +1,56 @@
+"""The state of the machine for launches and predictions: the latest sample, and which processes on the GPU are ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tui.screens.base import BaseScreen
+from tui.screens.live_runs import LiveRuns
+from tui.screens.run_follower import RunFollower
+from tui.widgets.choosing import ChoosingPane
+
+if TYPE_CHECKING:  # imported where they are used: the first frame has no sample
+    from engine.memory.formula.memory_budget import MemoryBudget
+    from tui.live.machine import MachineSample
+    from tui.preview.launch_context import LaunchContext
+
+
+class MachineContext:
+    """Takes a sample per second and answers what fits."""
+
+    def __init__(self, screen: BaseScreen[Any], runs: Path, follower: RunFollower, live_runs: LiveRuns) -> None:
+        self._screen, self._runs, self._follower, self._live_runs = screen, runs, follower, live_runs
+        self.sample: MachineSample | None = None
+        self._predicted: tuple[object, int | None] = None, None
+        """The last question to the memory formula, and its answer."""
+
+    def take(self, sample: MachineSample) -> MemoryBudget:
+        """Take a new sample; returns the memory budget, rounded so that it does not change with every sample."""
+        from tui.preview.memory_forecast import room_of
+
+        self.sample = sample
+        return room_of(sample, self._own_processes(), steady=True)
+
+    def planned(self, choosing: ChoosingPane) -> int | None:
+        """Predicted peak memory in bytes: of the watched run while it is running, else of the selection."""
+        question = (self._follower.live_run, choosing.effective, choosing.budget)
+        if question != self._predicted[0]:
+            from tui.preview.memory_forecast import foresee
+
+            self._predicted = question, foresee(*question)
+        return self._predicted[1]
+
+    def launch_context(self) -> LaunchContext:
+        """The machine as of the latest sample, and the device queue."""
+        from tui.preview.launch_context import LaunchContext
+        from tui.preview.memory_forecast import foreign, room_of, visible_card
+
+        if self.sample is None:
+            return LaunchContext(self._runs)
+        turns, own = self._screen.queue(), self._own_processes()
+        gpu = visible_card(self.sample.cards)
+        return LaunchContext(self._runs, room_of(self.sample, own), foreign(gpu, own) if gpu else (), turns)
+
+    def _own_processes(self) -> set[int]:
+        return self._live_runs.own_processes(self._follower.process())

@@ -1,0 +1,84 @@
+"""Actions on a run, for every screen that shows runs: stop, pause, resume, repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from engine.config.errors import RunFailed, UserError
+from tui.screens.ask import AskScreen
+from tui.screens.base import BaseScreen
+
+if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
+    from engine.runs.run_dir import RunDir
+
+NOTHING_RUNNING = "no run selected that is running"
+
+
+class RunActions:
+    """Acts on the run that a screen gives; `show` brings a started run before the user."""
+
+    def __init__(self, screen: BaseScreen[Any], show: Callable[[RunDir], object]) -> None:
+        self._screen, self._show = screen, show
+
+    def stop(self, run: RunDir | None) -> None:
+        """Stop after asking; the run may end meanwhile."""
+        from engine.runs import launch
+
+        if run is None or not run.is_live():
+            self._screen.tell(NOTHING_RUNNING, severity="warning")
+            return
+
+        def answered(yes: bool | None) -> None:
+            if yes and run.is_live():
+                self._signal(launch.stop, run)
+
+        question = f"Stop {run.name}? It finishes its step and saves a checkpoint."
+        self._screen.app.push_screen(AskScreen(question), answered)
+
+    def pause(self, run: RunDir | None) -> None:
+        """Pause without asking: nothing is lost."""
+        from engine.runs import launch
+
+        if run is None or not run.is_live():
+            self._screen.tell(NOTHING_RUNNING, severity="warning")
+            return
+        waits = any(turn.run == run.path and turn.place for turn in self._screen.queue())
+        if self._signal(launch.pause, run):
+            how = "it leaves the queue" if waits else "it finishes its step, saves a checkpoint and releases the GPU"
+            self._screen.tell(f"pausing {run.name}: {how}; press u to resume")
+
+    def resume(self, run: RunDir | None) -> None:
+        """Resume from the latest complete checkpoint."""
+        from engine.runs.start import resume_run
+
+        if run is None:
+            self._screen.tell("no run to resume", severity="warning")
+        elif self.report_errors(lambda: resume_run(run)):
+            self._show(run)
+
+    def repeat(self, run: RunDir) -> None:
+        """Run the same frozen configuration in a new directory."""
+        from engine.runs.start import repeat_run
+
+        self.report_errors(lambda: self._show(repeat_run(run)))
+
+    def report_errors(self, action: Callable[[], object]) -> bool:
+        """Run an action; an error becomes a notification and False."""
+        try:
+            action()
+        except UserError as error:
+            self._screen.tell(error.line, severity="error", timeout=10)
+        except RunFailed as error:
+            self._screen.tell(str(error), severity="error", timeout=10)
+        else:
+            return True
+        return False
+
+    def _signal(self, send: Callable[[RunDir], None], run: RunDir) -> bool:
+        """Whether the worker received the signal; else a notification says why not."""
+        try:
+            return self.report_errors(lambda: send(run))
+        except ProcessLookupError:
+            self._screen.tell(f"{run.name} has just ended", severity="warning")
+            return False

@@ -1,0 +1,67 @@
+"""The protocol of the bench's panes, the state they show, and the panes that installed packages add."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol, cast, runtime_checkable
+
+from textual.widget import Widget
+
+from engine.config.errors import UserError
+
+if TYPE_CHECKING:  # not imported: the first frame has neither a run nor a sample
+    from tui.live.machine import MachineSample
+    from tui.live.run_state import RunState
+
+ENTRY_POINTS = "ftbench.panes"
+"""Group of entry points: name -> a widget class with the protocol `Pane`."""
+
+
+@dataclass(frozen=True)
+class BenchState:
+    """Everything the bench knows; handed to every pane when something has changed."""
+
+    runs: Path
+    """The folder of runs."""
+    run: RunState | None = None
+    """The watched run."""
+    sample: MachineSample | None = None
+    """The latest sample of GPUs and memory, one per second."""
+    planned: int | None = None
+    """Predicted peak memory in bytes: of the watched run while it is running, else of the selection."""
+
+
+@runtime_checkable
+class Pane(Protocol):
+    """A widget that shows a part of the bench's state.
+
+    Focus and keys are those of every Textual widget: `can_focus` and `BINDINGS`. A pane sets its own `border_subtitle`.
+    """
+
+    pane_name: ClassVar[str]
+    """Its id and title: one lower-case word."""
+
+    def show_state(self, state: BenchState) -> None:
+        """Draw what has changed. Called about once per second, and at once after an important event."""
+
+
+def make_pane(kind: type[Widget]) -> Widget:
+    """A pane with its name as id and title."""
+    name = cast(type[Pane], kind).pane_name
+    pane = kind(id=name, classes="pane")
+    pane.border_title = name
+    return pane
+
+
+def added_panes() -> Iterator[type[Widget]]:
+    """The panes of installed packages. Raises UserError for an entry point that is not a pane."""
+    from importlib.metadata import entry_points  # reads the metadata of all packages: not before the first frame
+
+    for entry in entry_points(group=ENTRY_POINTS):
+        pane = entry.load()
+        if not (isinstance(pane, type) and issubclass(pane, Widget) and hasattr(pane, "pane_name")):
+            what = f"entry point {entry.name!r} is not a Widget with the protocol Pane"
+            raise UserError(what, entry.value, "fix or uninstall the package", code="pane.invalid_entry_point")
+        yield pane

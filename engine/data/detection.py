@@ -25,7 +25,7 @@ def detect(rows: Iterable[RawRow], data: Data) -> Format:
         if result is None:
             raise
         do = f"{error.intro} {as_options(error.changes)} ({result})"
-        raise UserError(error.what, error.where, do, error.code) from error
+        raise UserError(error.what, error.where, do, code=error.code) from error
     if found.name != "prompt-completion" or data.map:
         return found
     return replace(found, warnings=[*found.warnings, *suggest_prompt(rows, data, found)])

@@ -124,7 +124,8 @@ def _receive(process: multiprocessing.process.BaseProcess, end: Connection) -> t
 def _result(message: tuple[Any, ...]) -> Any:
     kind, *content = message
     if kind == "user error":
-        raise UserError(*content)
+        what, where, do, code = content
+        raise UserError(what, where, do, code=code)
     if kind == "error":
         raise RuntimeError(content[0])
     return content[0]

@@ -122,7 +122,9 @@ def _unchanged(source: Source, files: Digests | None) -> Iterator[None]:
 def _refuse_changes(source: Source, files: Digests | None, cause: Exception | None) -> None:
     if files is not None and file_digests(source) != files:
         do = "wait until the files are complete, then try again"
-        raise UserError("the files changed while they were read", source.id, do, "data.changed_while_read") from cause
+        raise UserError(
+            "the files changed while they were read", source.id, do, code="data.changed_while_read"
+        ) from cause
 
 
 def _cached(key: str | None) -> tuple[Preparation | None, tuple[Notice, ...]]:

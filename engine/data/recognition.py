@@ -24,7 +24,7 @@ class Undecided(UserError):
     """An unclear format. `changes` to the section data may be the setting that is needed."""
 
     def __init__(self, what: str, where: str, do: str, code: str, changes: dict[str, Any], intro: str) -> None:
-        super().__init__(what, where, do, code)
+        super().__init__(what, where, do, code=code)
         self.changes, self.intro = changes, intro
         """`intro`: the words before the setting in the suggestion."""
 

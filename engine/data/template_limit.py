@@ -60,10 +60,10 @@ def run_template(work: Callable[[], T], where: str) -> T:
         return _on_main_thread(work) if threading.current_thread() is threading.main_thread() else _on_a_thread(work)
     except Interrupted:
         what = f"the chat template took more than {SECONDS:g} s for one row"
-        raise UserError(what, where, DO, "template.timeout") from None
+        raise UserError(what, where, DO, code="template.timeout") from None
     except (OverflowError, MemoryError, RecursionError) as error:
         what = f"the chat template exceeds a limit ({' '.join(str(error).split()) or type(error).__name__})"
-        raise UserError(what, where, DO, "template.limit") from error
+        raise UserError(what, where, DO, code="template.limit") from error
 
 
 def _on_main_thread(work: Callable[[], T]) -> T:

@@ -144,7 +144,7 @@ def settled_result(run: RunDir, seconds: float = 10.0) -> Result | None:
 
 
 def refusal(run: RunDir) -> UserError | None:
-    """The error that the worker reported for invalid input, None where there is none."""
+    """The error that the worker reported for invalid input, or None."""
     refused = None
     for event in stream(run.events_file, Error):
         if isinstance(event, Error) and event.user:

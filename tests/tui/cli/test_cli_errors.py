@@ -18,6 +18,7 @@ from engine.config.errors import RunFailed, UserError
 from engine.config.preset_library import effective
 from engine.runs import launch, run_dir
 from engine.training.guards import is_disk_full
+from tui.cli import presets
 from tui.cli.app import verbs
 from tui.cli.errors import handle_errors
 
@@ -147,3 +148,11 @@ def test_after_two_dashes_json_is_an_argument(
     with pytest.raises(SystemExit):
         handle_errors(verbs)
     assert capsys.readouterr().err.startswith("ftbench: ")
+
+
+def test_json_shows_the_notices_of_a_preset_with_their_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    presets.show("demo-lora", "full", {}, json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert "preset.other_method_rate" in [notice["code"] for notice in found["notices"]]
+    presets.show("demo-lora", None, {}, json=True)
+    assert "notices" not in json.loads(capsys.readouterr().out)

@@ -162,7 +162,7 @@ PICKER = (
     Command("picker.back", "escape", "back", "back", "Return without selecting a set."),
     Command("picker.open", "enter", "open", "open", "Open the folder, or select the file or Hub id."),
     Command("picker.erase", "backspace", "erase", "up", "Delete the last character, or go up a folder."),
-    Command("picker.hidden", "ctrl+t", "hidden", "hidden", "Show or hide names that begin with a dot."),
+    Command("picker.hidden", "ctrl+t", "hidden", "hidden", "Show or hide hidden files (names that start with a dot)."),
 )
 
 PRESETS = (

@@ -93,7 +93,7 @@ def row_lines(account: RowAccount | None) -> Iterator[Line]:
 
 
 def places(where: Sequence[Any], between: str = " = ") -> str:
-    """`(a.jsonl line 4, a.jsonl line 9, …) `, '' where there are none; `between` joins related rows."""
+    """`(a.jsonl line 4, a.jsonl line 9, …) `, '' for no places; `between` joins related rows."""
     shown = [between.join(map(str, one)) if isinstance(one, list) else str(one) for one in where[:MAX_PLACES]]
     more = ", …" if len(where) > MAX_PLACES else ""
     return f"({', '.join(shown)}{more}) " if shown else ""

@@ -88,12 +88,12 @@ def pick(wanted: str, cards: list[Card]) -> Card:
         if found:
             several = ", ".join(gpu.name for gpu in found)
             what = f"ambiguous GPU name {wanted!r} ({several})"
-            raise UserError(what, "--card", "use more of the name", code="gpu.ambiguous_name")
+            raise UserError(what, "--gpu", "use more of the name", code="gpu.ambiguous_name")
     names = {near: gpu.name for gpu in cards for near in (*_gpu_words(gpu), _squashed(gpu.name))}
     close = difflib.get_close_matches("".join(words), names, n=1)
     hint = f"did you mean {names[close[0]]}?" if close else f"use one of {', '.join(gpu.name for gpu in cards)},"
     do = f"{hint} or add it to {own_file()}"
-    raise UserError(f"unknown GPU {wanted!r}", "--card", do, code="gpu.unknown")
+    raise UserError(f"unknown GPU {wanted!r}", "--gpu", do, code="gpu.unknown")
 
 
 def _words(text: str) -> list[str]:

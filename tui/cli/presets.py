@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import tomli_w
 
 from engine.config import preset_library, user_presets
@@ -40,10 +41,12 @@ def show(name: str, method: str | None, overrides: Flat, json: bool) -> None:
     effective = preset_library.effective(name, method, overrides)
     values = flatten(effective.config)
     if json:
-        print_json({key: {"value": values[key], "origin": effective.origins[key]} for key in values})
+        shown: dict[str, Any] = {key: {"value": values[key], "origin": effective.origins[key]} for key in values}
+        notices = [msgspec.to_builtins(notice) for notice in effective.notices]
+        print_json({**shown, **({"notices": notices} if notices else {})})
         return
-    for note in effective.notes:
-        say(f"# {note}", "yellow")
+    for notice in effective.notices:
+        say(f"# {notice.text} [{notice.code}]", "yellow")
     section = ""
     for key, value in values.items():
         head, dot, last = key.rpartition(".")

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import remove_tree
@@ -13,7 +14,7 @@ from engine.config.preset import Flat
 from engine.config.preset_library import called as preset_name
 from engine.config.preset_library import effective
 from engine.runs import launch, start
-from engine.runs.events import End, Error
+from engine.runs.events import End, Error, Warning
 from engine.runs.follow import stream
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.result import Result
@@ -82,11 +83,19 @@ def watch(run: RunDir, offset: int = 0, json: bool = False, fresh: bool = False)
         raise refused
     result = settled_result(run)
     if json:
-        print_json(as_json([result])[0] if result else {"run": run.name, "status": end.status, "reason": end.reason})
+        print_json(outcome(run, result, end))
     elif result and end.status == "finished":
         show_results("", [result])
         say(f"{run.path}")
     return exit_status(end)
+
+
+def outcome(run: RunDir, result: Result | None, end: End) -> dict[str, Any]:
+    """The result of a run, or how it ended, with the warnings of the run and their codes as `notices`."""
+    ended = {"run": run.name, "status": end.status, "reason": end.reason}
+    texts = {event.text: event.code for event in stream(run.events_file, Warning) if isinstance(event, Warning)}
+    notices = [{"code": code, "text": text} for text, code in texts.items()]
+    return {**(as_json([result])[0] if result else ended), "notices": notices}
 
 
 def exit_status(end: End) -> int:
@@ -144,7 +153,7 @@ def settled_result(run: RunDir, seconds: float = 10.0) -> Result | None:
 
 
 def refusal(run: RunDir) -> UserError | None:
-    """The error that the worker reported for invalid input, None where there is none."""
+    """The error that the worker reported for invalid input, or None."""
     refused = None
     for event in stream(run.events_file, Error):
         if isinstance(event, Error) and event.user:

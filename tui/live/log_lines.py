@@ -70,7 +70,7 @@ class Output:
         """Bytes at the start of the unfinished line that were dropped."""
 
     def read(self) -> Piece | None:
-        """Read new output; None where there is none."""
+        """Read new output; None if nothing was added."""
         try:
             with self.path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size

@@ -90,7 +90,7 @@ class View:
             yield self.text(text.rstrip(), "bold" if label in BOLD_ROWS else "")
 
     def unknown(self, times: Mapping[str, TimeEstimate]) -> Iterator[Text]:
-        """Where time and cost estimates come from, or why there are none."""
+        """Where time and cost estimates come from, or why they are unknown."""
         unknown: dict[str, list[str]] = {}
         for method, time in times.items():
             if time.why:

@@ -19,7 +19,7 @@ FALLBACKS = ("nano", "vim", "vi")
 def editor() -> tuple[list[str], str]:
     """(command, its origin): from $VISUAL, else $EDITOR, else an installed editor.
 
-    Raises UserError where there is none.
+    Raises UserError if no editor is found.
     """
     for variable in ("VISUAL", "EDITOR"):
         if words := os.environ.get(variable, "").strip():

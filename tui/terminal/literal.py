@@ -1,4 +1,4 @@
-"""A line filter that keeps control characters from the terminal, whatever a widget draws."""
+"""A line filter that keeps control characters in any widget's output from the terminal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Literal(LineFilter):
 
 
 def escaped(segment: Segment) -> Segment:
-    """The segment with control characters escaped; unchanged where there are none."""
+    """The segment with control characters escaped; unchanged if it has no control characters."""
     shown = visible(segment.text)
     if shown == segment.text:
         return segment

@@ -33,7 +33,7 @@ def remember(chosen: str, setting: str) -> None:
 
 
 def remembered(setting: str) -> str | None:
-    """The theme selected last; None where there is none, or where the setting has changed since."""
+    """The theme selected last; None if none was selected or the setting has changed since."""
     try:
         chosen, _, when = read_small(theme_file()).decode("utf-8").strip().partition("\n")
     except (OSError, UnicodeDecodeError):

@@ -11,13 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from subcommands import subcommands
 
 from engine.config.errors import RunFailed, UserError
 from engine.config.preset_library import effective
-from engine.runs import launch, run_dir
+from engine.runs import events, launch, run_dir
 from engine.training.guards import is_disk_full
+from tui.cli import presets, run
 from tui.cli.app import verbs
 from tui.cli.errors import handle_errors
 
@@ -147,3 +149,20 @@ def test_after_two_dashes_json_is_an_argument(
     with pytest.raises(SystemExit):
         handle_errors(verbs)
     assert capsys.readouterr().err.startswith("ftbench: ")
+
+
+def test_json_shows_the_notices_of_a_preset_with_their_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    presets.show("demo-lora", "full", {}, json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert "preset.other_method_rate" in [notice["code"] for notice in found["notices"]]
+    presets.show("demo-lora", None, {}, json=True)
+    assert "notices" not in json.loads(capsys.readouterr().out)
+
+
+def test_json_shows_the_warnings_of_a_run_with_their_codes(tmp_path: Path) -> None:
+    folder = run_dir.create(tmp_path, "demo-lora", effective("demo-lora", None, {}))
+    warning = events.Warning(code="data.test_overlaps_train", text="7 of 100 test rows")
+    folder.events_file.write_bytes(b"".join(msgspec.json.encode(event) + b"\n" for event in (warning, warning)))
+    shown = run.outcome(folder, None, events.End(status="failed", reason="worker died"))
+    assert (shown["run"], shown["status"], shown["reason"]) == (folder.name, "failed", "worker died")
+    assert shown["notices"] == [{"code": "data.test_overlaps_train", "text": "7 of 100 test rows"}]

@@ -155,7 +155,7 @@ def test_other_processes_and_queued_runs_are_named(tmp_path: Path) -> None:
 
 def test_settings_that_a_method_ignores_are_named(tmp_path: Path) -> None:
     found = prospect(tmp_path, preset="demo-lora", method="full")
-    assert "preset.unread_key" in codes(found)
+    assert "preset.other_method_rate" in codes(found)
 
 
 def test_a_ladder_preview_has_its_runs_and_each_rungs_memory(tmp_path: Path) -> None:

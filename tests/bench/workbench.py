@@ -95,7 +95,7 @@ def live(rounds: int, folder: Path) -> Iterator[Row]:
     while not any(simulate.rundir.iterate(runs)):
         time.sleep(0.05)
     time.sleep(1.0)
-    session = bench(runs, b"tok/s")
+    session = bench(runs, b"tokens/s")
     used, sent = zip(*(_look(session) for _ in range(rounds)), strict=True)
     session.end()
     worker.terminate()

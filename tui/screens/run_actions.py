@@ -12,7 +12,7 @@ from tui.screens.base import BaseScreen
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from engine.runs.run_dir import RunDir
 
-NOTHING_RUNNING = "no run selected that is running"
+NOTHING_RUNNING = "no active run selected"
 
 
 class RunActions:

@@ -1,1 +1,1 @@
-"""The panes of the workbench."""
+"""The widgets of the workbench: panes, lists, table, key line and status line."""

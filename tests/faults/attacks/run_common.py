@@ -78,12 +78,17 @@ def ftbench(*arguments: str, runs: Path, env: dict[str, str] | None = None, **ho
     return Done(done.returncode, done.stdout, done.stderr)
 
 
+def tiny_with(*settings: str) -> list[str]:
+    """TINY with some `--set KEY=VALUE` replaced: one key with two values is refused."""
+    keys = {setting.partition("=")[0] for setting in settings}
+    flags = zip(TINY[::2], TINY[1::2], strict=True)
+    kept = [word for flag, value in flags if value.partition("=")[0] not in keys for word in (flag, value)]
+    return [*kept, *settings]
+
+
 def start(runs: Path, *settings: str, preset: str = "demo-lora", env: dict[str, str] | None = None) -> Path:
     """Start a detached run; returns its directory."""
-    keys = {setting.partition("=")[0] for setting in settings}
-    pairs = zip(TINY[::2], TINY[1::2], strict=True)
-    tiny = [word for flag, value in pairs if value.partition("=")[0] not in keys for word in (flag, value)]
-    done = ftbench("run", preset, *tiny, *settings, "--detach", "--json", runs=runs, env=env)
+    done = ftbench("run", preset, *tiny_with(*settings), "--detach", "--json", runs=runs, env=env)
     if done.code:
         raise RuntimeError(done.err or done.out)
     return Path(json.loads(done.out)["path"])

@@ -31,6 +31,7 @@ from tests.faults.attacks.run_common import (
     pairs,
     pid_of,
     start,
+    tiny_with,
     wait,
     workplace,
 )
@@ -234,7 +235,7 @@ def users(table: Table, folder: Path) -> None:
         assert done.code in (1, 2) and not done.clean, f"{done.clean}: {(done.err or done.out)[-300:]}"
         say(last_line(done))
     with table.attack("`stop` on an active run of another user in a shared folder") as say:
-        done = as_user(one, shared, "run", "demo-lora", *TINY, "--set", "train.steps=200", "--detach", "--json")
+        done = as_user(one, shared, "run", "demo-lora", *tiny_with("--set", "train.steps=200"), "--detach", "--json")
         live = Path(json.loads(done.out)["path"])
         done = as_user(other, shared, "stop", str(live))
         say(last_line(done))
@@ -269,6 +270,29 @@ def disk(table: Table, folder: Path) -> None:
                 assert_no_active_run(runs)
             finally:
                 subprocess.run(["umount", "--lazy", str(runs)], check=True)
+    for left in (0, 4, 64, 256, 1024):
+        with table.attack(f"{left} KiB are left of a file system after the start") as say:
+            runs = folder / f"filled-{left}"
+            runs.mkdir()
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "none", str(runs)], check=True)
+            try:
+                run = start(runs)
+                wait(lambda: any(one.get("name") == "model" for one in lines(run)) or ended(run), "the model")  # noqa: B023
+                fill(runs, left << 10)
+                wait(lambda: ended(run), "the end")  # noqa: B023
+                (shown,) = json.loads(ftbench("runs", "--json", runs=runs).out)
+                say(f"{shown['state']}: {shown['reason'][:120]}")
+                assert shown["reason"] or shown["state"] == "finished", "no reason is shown"
+                assert_no_active_run(runs)
+            finally:
+                subprocess.run(["umount", "--lazy", str(runs)], check=True)
+
+
+def fill(folder: Path, left: int) -> None:
+    """Write a file that leaves `left` bytes of the file system."""
+    space = os.statvfs(folder)
+    with (folder / "filling").open("wb") as file:
+        file.write(bytes(max(0, space.f_bavail * space.f_frsize - left)))
 
 
 MOUNT_SCRIPT = """

@@ -60,7 +60,7 @@ def list_cards() -> list[Card]:
 
 
 def cheapest_for(peak: float, cards: list[Card]) -> Card | None:
-    """The cheapest GPU with at least `peak` bytes; None where there is none."""
+    """The cheapest GPU with at least `peak` bytes; None if no listed GPU has it."""
     return next((gpu for gpu in cards if gpu.bytes >= peak), None)
 
 

@@ -25,7 +25,7 @@ class ModelFiles:
     """What is known about a model before it is loaded."""
 
     table: Mapping[str, Any] | None
-    """The parsed config.json; None where there is none, and `why` gives the reason."""
+    """The parsed config.json, or None; `why` gives the reason."""
     folder: Path | None = None
     """The model's folder; None where it has to be downloaded or converted first."""
     why: str = ""

@@ -1,4 +1,4 @@
-"""Score a model on held-out rows: loss on the reference answers, and the metric of its own answers."""
+"""Score a model on held-out rows: loss on the reference answers, and the metric of the answers it generates."""
 
 from __future__ import annotations
 

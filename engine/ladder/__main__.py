@@ -97,7 +97,7 @@ def run_pipeline(pipeline: LadderPipeline) -> tuple[Outcome, str]:
         return "failed", error.line
     except RunFailed as error:
         return "failed", str(error)
-    except Exception as error:  # noqa: BLE001 - top level: whatever went wrong, the ladder records it
+    except Exception as error:  # noqa: BLE001 - top level: the ladder records any error
         if no_room(error):
             ladder.reason_code = "disk.full"
             return "failed", f"disk full ({error}); free disk space, then `ftbench resume {folder.name}`"

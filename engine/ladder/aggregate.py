@@ -156,7 +156,7 @@ def _same_seed(a: ItemScores, b: ItemScores) -> list[tuple[Floats, Floats]]:
 def _add_shares(
     row: RungResult, reference: str, samples: BootstrapSamples, comparisons: Sequence[Comparison], metric: str
 ) -> None:
-    """The rung's share of full fine-tuning's score and of its gain, or why there is none."""
+    """The rung's share of full fine-tuning's score and of its gain, or why it is missing."""
     if not reference:
         row.no_share = "full fine-tuning has no score"
         return

@@ -7,7 +7,7 @@ from engine.runs.ladder import Ladder, RentalPrice, Rung, RungResult, SeedRange
 
 
 def add_price(row: RungResult, rung: Rung, ladder: Ladder) -> None:
-    """Fill in the row's price per run and rental GPU, or a note why there is none."""
+    """Fill in the row's price per run and rental GPU, or a note why they are unknown."""
     known = gpu_prices.list_cards()
     local = gpu_prices.named(str(ladder.machine.get("device", "")), known)
     price = rung.config.cost.price_per_hour

@@ -87,7 +87,7 @@ def resumable(kind: type) -> type:
         def _placed(self, parameter: torch.nn.Parameter, name: str, value: torch.Tensor) -> torch.Tensor:
             if not self.is_paged or name not in ("state1", "state2"):
                 return value.to(parameter.device)
-            # A loaded tensor still has the attribute is_paged, but lies in ordinary memory.
+            # A loaded tensor still has the attribute is_paged, but is in ordinary memory.
             buffer: torch.Tensor = self.get_state_buffer(parameter, dtype=value.dtype)
             return buffer.copy_(value)
 

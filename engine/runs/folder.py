@@ -147,7 +147,7 @@ def pick(known: Iterable[F], name: str, kind: str, where: Path, hint: str) -> F:
 
 
 def running_elsewhere(home: Path) -> str:
-    """`full-3d4d is running in ~/other/runs.` for a run on this machine outside of `home`; '' where there is none."""
+    """`full-3d4d is running in ~/other/runs.` for a run on this machine outside of `home`; '' without one."""
     with contextlib.suppress(UserError, OSError):
         for turn in device_queue.turns():
             directory = runs_of(turn.run)

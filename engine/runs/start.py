@@ -85,7 +85,7 @@ def resume_ladder(folder: LadderDir) -> None:
 
 
 def events_size(run: RunDir) -> int:
-    """Bytes in the event log, 0 where there is none: what follows belongs to the next worker."""
+    """Bytes in the event log, 0 without one: what follows belongs to the next worker."""
     try:
         return run.events_file.stat().st_size
     except FileNotFoundError:

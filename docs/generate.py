@@ -14,6 +14,7 @@ import msgspec
 
 from engine.config import schema
 from engine.config.method_specs import method_names, method_spec, readers
+from engine.config.renamed_keys import RENAMED_KEYS, RENAMED_VALUES
 from tui import commands
 
 DOCS = Path(__file__).parent
@@ -69,6 +70,17 @@ def configuration() -> str:
     for key in keys:
         values = (_value(method_spec(name).defaults.get(key)) for name in method_names())
         lines.append(f"| `{key}` | " + " | ".join(values) + " |")
+    lines += [
+        "",
+        "## Renamed keys and values",
+        "",
+        "Old names are still read, with a warning.",
+        "",
+        "| old | new |",
+        "|---|---|",
+    ]
+    lines += [f"| `{old}` | `{new}` |" for old, new in RENAMED_KEYS.items()]
+    lines += [f'| `{key} = "{old}"` | `{key} = "{new}"` |' for (key, old), new in RENAMED_VALUES.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -17,7 +17,7 @@ from engine.config.errors import UserError
 from engine.config.files import no_room
 from engine.runs import end_record, locks
 from engine.runs.config_check import check_unchanged
-from engine.runs.device_queue import wait_turn
+from engine.runs.device_queue import wait_for_device
 from engine.runs.end_record import EndRecord
 from engine.runs.events import End, Error, EventLog, Hello, Phase
 from engine.runs.run_dir import (
@@ -88,7 +88,7 @@ def live(run: RunDir, frozen: Frozen) -> int:
         return stopping.asked or not run.path.exists()
 
     try:
-        acquired = wait_turn(device, queued_since, run.path, log_place, cancelled) if frozen.wait else True
+        acquired = wait_for_device(device, queued_since, run.path, log_place, cancelled) if frozen.wait else True
     except UserError as error:
         log.write(Error(text=error.line, user=True, code=error.code))
         write_end(run, frozen, log, End(status="failed", reason=error.line))

@@ -1,4 +1,4 @@
-"""A byte-level tokenizer with a ChatML template, made in the process: what most tests of the data room need."""
+"""A byte-level tokenizer with a ChatML template, trained in the process, for tests of the data package."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CORPUS = [
 def tokenizer(
     template: str | None = CHATML, specials: tuple[str, ...] = (), bos: str | None = None, eos: str = "<|im_end|>"
 ):
-    """A byte-level BPE tokenizer of a few hundred tokens; with `bos` it puts that in front of plain text."""
+    """A byte-level BPE tokenizer with 420 tokens; `bos` is added in front of plain text."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -46,9 +46,9 @@ def tokenizer(
         raw.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", special_tokens=[(bos, raw.token_to_id(bos))]
         )
-    made = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token=bos, eos_token=eos, pad_token=eos)
-    made.chat_template = template
-    return made
+    tokenizer_ = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token=bos, eos_token=eos, pad_token=eos)
+    tokenizer_.chat_template = template
+    return tokenizer_
 
 
 def write_jsonl(path: Path, rows: list[Any]) -> Path:
@@ -56,14 +56,14 @@ def write_jsonl(path: Path, rows: list[Any]) -> Path:
     return path
 
 
-def learnt(row: Any, tok: Any) -> list[str]:
-    """The learnt stretches of a row, decoded."""
-    stretches: list[list[int]] = []
+def loss_texts(row: Any, tok: Any) -> list[str]:
+    """The spans of a row that are in the loss, decoded."""
+    spans: list[list[int]] = []
     previous = False
     for id_, label in zip(row.input_ids, row.labels, strict=True):
         if label != -100:
             if not previous:
-                stretches.append([])
-            stretches[-1].append(id_)
+                spans.append([])
+            spans[-1].append(id_)
         previous = label != -100
-    return [tok.decode(ids, skip_special_tokens=False) for ids in stretches]
+    return [tok.decode(ids, skip_special_tokens=False) for ids in spans]

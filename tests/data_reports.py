@@ -1,4 +1,4 @@
-"""A data check's JSON as the engine writes it, for tests of what is shown of it."""
+"""The JSON report of a data check, for tests that display it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REPORT: dict[str, Any] = {
                 "reason": "the answer is empty",
                 "where": ["mails.csv line 4", "mails.csv line 9", "mails.csv line 12", "mails.csv line 80"],
             },
-            "data.max_rows": {"rows": 3, "reason": "beyond data.max_rows", "where": ["mails.csv line 5"]},
+            "data.max_rows": {"rows": 3, "reason": "not selected by data.max_rows", "where": ["mails.csv line 5"]},
         },
     },
     "overlap": {
@@ -46,7 +46,7 @@ REPORT: dict[str, Any] = {
     "split_version": 2,
     "rows": {"train": 3570, "validation": 200, "test": 420},
     "tokens": {"train": 136_516, "validation": 9_000, "test": 20_000},
-    "learnt": {"train": 58_485, "validation": 4_000, "test": 9_000},
+    "loss_tokens": {"train": 58_485, "validation": 4_000, "test": 9_000},
     "cut": {"train": 3, "validation": 0, "test": 0},
     "lengths": {
         "train": {
@@ -66,4 +66,4 @@ REPORT: dict[str, Any] = {
     ],
     "refused": None,
 }
-"""Sums are equal to what was read: 3570 + 200 + 420 + 7 + 3 = 4200."""
+"""The sum equals the rows read: 3570 + 200 + 420 + 7 + 3 = 4200."""

@@ -1,4 +1,4 @@
-"""A run's course and answers as a worker would have written them, made without training."""
+"""Create events, results and predictions of a run as a worker writes them, without training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ITEMS = 40
 STEPS = 120
 GIB = 1 << 30
 METHODS = {"qlora": (0.571, 61.0, 0.47), "lora": (0.583, 48.0, 0.45), "full": (0.612, 55.0, 0.41)}
-"""Score, seconds of training, held-out loss."""
+"""Score, training time in seconds, held-out loss."""
 HOSTILE = [
     "<script>document.title = 'ran'; console.log('ran')</script>",
     "</pre></style></script><img src=x onerror=\"console.error('ran')\">",
@@ -27,13 +27,13 @@ HOSTILE = [
     "x" * 100_000,
     "שלום עולם\nline two\r\n\ttabbed",
 ]
-"""Texts that would be markup, steer a terminal or reorder a line if anything took them for more than text."""
+"""Texts that contain markup, terminal control sequences or bidirectional control characters."""
 
 
 def step(
     number: int, loss: float | None = 1.0, steps: int = 100, seconds: float = 0.5, tokens_per_second: float = 200.0
 ) -> events.Step:
-    """One step of a run, at a second of its own."""
+    """One step of a run, at its own second."""
     return events.Step(
         step=number,
         steps=steps,
@@ -50,7 +50,7 @@ def step(
 
 
 def write_events(run: RunDir, method: str, seed: int, card: bool = False, diverged: bool = False) -> None:
-    """Waiting, baseline, training with a memory sample a step, evaluation. `diverged`: no loss from half way on."""
+    """Waiting, baseline, training with a memory sample per step, evaluation. `diverged`: no loss in the second half."""
     chance = random.Random(f"{method}{seed}")
     _, seconds, final = METHODS[method]
     clock = BEGIN
@@ -113,7 +113,7 @@ def _memory(gib: float, card: bool) -> events.Memory:
 def write_predictions(
     run: RunDir, method: str, seed: int, hostile: bool, base: bool, metric: str = "exact_match"
 ) -> None:
-    """What a method answered; the better ones miss fewer items."""
+    """Answers of a method; better methods fail on fewer items."""
     chance = random.Random(f"{method}{seed}")
     lines = []
     for item in range(ITEMS):
@@ -122,7 +122,7 @@ def write_predictions(
         answer = target if right else '{"category": "late", "order": null}'
         asked = f"My order PN{item:05} came in pieces.\nPlease send another."
         prompt = f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n"
-        if hostile and item < len(HOSTILE):  # the rungs disagree on these, so that the report shows them
+        if hostile and item < len(HOSTILE):  # rungs have different answers here, so that the report shows them
             prompt = target = HOSTILE[item]
             right, answer = method == "full", HOSTILE[item]
         lines.append(

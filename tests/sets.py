@@ -1,4 +1,4 @@
-"""Data sets and the bench's ways to them, for tests."""
+"""Data sets, and the data screens of the bench, for tests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write(path: Path, rows: int, **more: str) -> Path:
 
 
 def play(story: Story, size: tuple[int, int] = (120, 36), settings: Settings | None = None) -> None:
-    """The story on runs in the working directory, in a theme and shapes that no terminal decides."""
+    """Run a story with the runs in the working directory, with a fixed theme and Unicode setting."""
     bench.play(Path.cwd() / "runs", story, size, settings or Settings(theme="textual-dark", ascii=False))
 
 
@@ -46,7 +46,7 @@ def chosen(app: Workbench) -> str:
 
 
 async def look_into(pilot: Pilot[str], app: Workbench, name: str) -> InspectorScreen:
-    """The inspector on a set of the list, when the engine has answered."""
+    """Open the inspector on a data set of the list, and wait for its report."""
     await pilot.press("d")
     number = next(number for number, one in enumerate(data(app).sets) if one.label == name)
     data(app).highlighted = number

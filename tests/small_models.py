@@ -1,4 +1,4 @@
-"""Small random models of several architectures, in float32, for tests that compare one way to compute with another."""
+"""Small random float32 models of several architectures, for tests that compare two computations."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from engine.evaluation.generate import Generator
 VOCABULARY = 211
 PAD = 0
 ENDS = frozenset(range(5, VOCABULARY, 9))
-"""A ninth of the vocabulary: answers end after few tokens or many."""
+"""A ninth of the vocabulary, so that answers have different lengths."""
 MOST = 24
-"""Tokens of an answer."""
+"""Maximum tokens of an answer."""
 SMALL = {
     "vocab_size": VOCABULARY,
     "hidden_size": 64,
@@ -28,7 +28,7 @@ SMALL = {
     "pad_token_id": PAD,
     "bos_token_id": 1,
     "eos_token_id": 2,
-    "initializer_range": 0.3,  # logits far enough apart that rounding decides nothing
+    "initializer_range": 0.3,  # large differences between logits, so that rounding does not matter
 }
 FULL_ATTENTION = {
     "llama": transformers.LlamaConfig(**SMALL),
@@ -50,7 +50,7 @@ OTHER_CACHES = {
 
 
 class Counted(transformers.LlamaForCausalLM):
-    """Counts its passes and the tokens given to it; does not fit where more than `room` rows are given."""
+    """Counts forward passes and tokens; raises out-of-memory for more than `room` rows."""
 
     room, passes, tokens = 999, 0, 0
     fails_at: Callable[[int], bool] = staticmethod(lambda number: False)
@@ -64,7 +64,7 @@ class Counted(transformers.LlamaForCausalLM):
 
 
 def made(config: transformers.PreTrainedConfig, kind: type | None = None) -> torch.nn.Module:
-    """A model of random weights, the same each time."""
+    """A model with fixed random weights."""
     torch.manual_seed(0)
     return (kind or transformers.AutoModelForCausalLM.from_config)(config).eval()
 
@@ -77,14 +77,14 @@ def asked(prompts: list[list[int]]) -> list[Row]:
 
 
 def random_prompts(lengths: list[int], beginning: int = 0) -> list[list[int]]:
-    """Prompts of these lengths, after so many tokens that are the same in all."""
+    """Prompts of these lengths, after a common prefix."""
     generator = torch.Generator().manual_seed(3)
     common = torch.randint(3, VOCABULARY, (beginning,), generator=generator).tolist()
     return [common + torch.randint(3, VOCABULARY, (n,), generator=generator).tolist() for n in lengths]
 
 
 class Numbers:
-    """A tokenizer whose text is the ids, so that equal texts are equal tokens."""
+    """A tokenizer whose text consists of the ids, so that equal texts are equal tokens."""
 
     pad_token_id = PAD
 
@@ -93,7 +93,7 @@ class Numbers:
 
 
 def generator(batch: int, most: int = MOST, ends: frozenset[int] = ENDS, **how: Any) -> Generator:
-    """Ours, for a small model unless told otherwise."""
+    """ftbench's generator, with settings for a small model by default."""
     how = {"tokenizer": Numbers(), "warn": lambda code, text: None} | how
     return Generator(max_new_tokens=most, batch=batch, device="cpu", ends=ends, **how)
 
@@ -101,7 +101,7 @@ def generator(batch: int, most: int = MOST, ends: frozenset[int] = ENDS, **how: 
 def plainly(
     model: torch.nn.Module, prompts: list[list[int]], most: int = MOST, ends: frozenset[int] = ENDS
 ) -> list[list[int]]:
-    """What generate answers to all prompts in one left-padded batch, in file order."""
+    """Answers of transformers' generate for all prompts in one left-padded batch, in order."""
     longest = max(map(len, prompts))
     ids = torch.tensor([[PAD] * (longest - len(prompt)) + prompt for prompt in prompts])
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])

@@ -9,27 +9,14 @@ from pathlib import Path
 import platformdirs
 
 import engine
-from engine.config.data_files import KINDS, is_data_file, is_hub_id
-from engine.config.errors import UserError
+from engine.config.data_files import KINDS
+from engine.config.data_files import is_data_file as is_data_file  # for importers that still use them from here
+from engine.config.data_files import is_hub_id as is_hub_id
+from engine.config.errors import Notice, UserError
 from engine.config.files import check_utf8, working_folder
 from engine.config.preset import Effective, Flat, Preset, read_preset, resolve
 from engine.config.renamed_keys import current_key
 from engine.config.text import visible
-
-__all__ = [  # is_data_file and is_hub_id: older importers use them from here
-    "GPU_LIST_NAMES",
-    "PATH_KEYS",
-    "PresetEntry",
-    "anchored",
-    "called",
-    "effective",
-    "find_preset",
-    "is_data_file",
-    "is_hub_id",
-    "list_presets",
-    "shipped_folder",
-    "user_folder",
-]
 
 PATH_KEYS = (
     "model.id",
@@ -42,6 +29,8 @@ PATH_KEYS = (
 """Keys whose value may be a file or folder."""
 GPU_LIST_NAMES = ("gpus", "cards")
 """Names of the GPU price list, which is next to the presets; `cards` is the older one."""
+RENAMED_PRESETS = {"card24-qlora": "gpu24-qlora"}
+"""Old name of a shipped preset -> current name."""
 _FILE_SUFFIXES = (*KINDS, ".gz", ".gguf", ".jinja")
 
 
@@ -108,11 +97,20 @@ def find_preset(name: str) -> tuple[Preset, Path]:
         path = folder / f"{name}.toml"
         if path.is_file():
             return read_preset(path, name), path
+    if name in RENAMED_PRESETS:
+        return _renamed_preset(name)
     names = [entry.name for entry in list_presets()]
     close = difflib.get_close_matches(name, names, n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
     do = "run `ftbench presets list` to see all presets"
     raise UserError(f"unknown preset {name!r}{hint}", do=do, code="preset.not_found")
+
+
+def _renamed_preset(name: str) -> tuple[Preset, Path]:
+    """A shipped preset by its old name, with a notice."""
+    preset, path = find_preset(RENAMED_PRESETS[name])
+    notice = Notice("preset.renamed", f"preset {name} was renamed to {preset.name}; use the new name")
+    return replace(preset, notices=[*preset.notices, notice]), path
 
 
 def effective(name: str, method: str | None, overrides: Flat) -> Effective:

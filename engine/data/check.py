@@ -107,7 +107,7 @@ def sample(row: Row, tokenizer: Any, specials: frozenset[int], max_tokens: int |
         "target": row.target[:max_tokens],
         "cut": row.cut,
         "length": row.length,
-        "learnt": count - row.labels.count(IGNORED),
+        "loss_tokens": count - row.labels.count(IGNORED),
         "answer": row.answer,
         "notes": [meaning(note)[1] for note in row.notes],
         "omitted": omitted,

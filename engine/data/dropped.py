@@ -50,12 +50,6 @@ def dropped(example: Example, template: ChatTemplate, whole: str, trained: set[i
     return [parts[n] for n in missing if _text(template, *_without(example, parts[n])) == whole]
 
 
-def is_plain(example: Example) -> bool:
-    """Whether there are only system, user and assistant texts, which every chat template renders."""
-    messages = example.messages or []
-    return example.tools is None and all(len(turn) == 2 and turn["role"] != "tool" for turn in messages)
-
-
 def _parts(example: Example, trained: set[int]) -> Iterator[MessagePart]:
     assert example.messages is not None
     if example.tools:

@@ -34,7 +34,7 @@ def about(done: Preparation) -> dict[str, Any]:
         "split": facts.split,
         "rows": {name: len(rows[name]) for name in SPLITS},
         "tokens": {name: int(rows[name].lengths.sum()) for name in SPLITS},
-        "learnt": {name: int(rows[name].loss_tokens.sum()) for name in SPLITS},
+        "loss_tokens": {name: int(rows[name].loss_tokens.sum()) for name in SPLITS},
         "cut": {name: int(rows[name].cut.sum()) for name in SPLITS},
         "test_items": facts.test_items,
         "dropped": {name: found for name in SPLITS if (found := _dropped(done, name))},

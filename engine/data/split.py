@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,15 +9,11 @@ import numpy as np
 from engine.config.errors import Notice
 from engine.config.split_version import SPLIT_VERSION
 from engine.config.text import amount, percent
-from engine.data.conversation import Example
 from engine.data.keys import KeyTable, group_numbers
 from engine.data.near_duplicates import THRESHOLD, WARNED_SHARE, NearDuplicates
 from engine.data.overlap import Overlap, overlap
 from engine.data.split_rows import OVER_LIMIT, SHARED, TEST, TRAIN, VALIDATION, Shares, assign_v2
 from engine.data.split_v1 import assign_v1
-from engine.runs.overlap import SplitOverlap
-
-SIDES = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 
 
 @dataclass
@@ -141,64 +136,3 @@ def _shared(done: Assignment) -> Notice | None:
         "also in the training or test rows"
     )
     return Notice("data.validation_overlaps", text)
-
-
-@dataclass
-class Split:
-    """The examples of each split in reading order, and their assignment."""
-
-    train: list[Example]
-    validation: list[Example]
-    test: list[Example]
-    assignment: Assignment
-    given: dict[str, list[Example]]
-    """The examples by given split."""
-    items: dict[str, list[int]] = field(default_factory=dict)
-    """Split -> item number of each of its examples."""
-
-    @property
-    def overlap(self) -> dict[str, SplitOverlap]:
-        """`test/train` and `validation/train`, where both have rows."""
-        found = self.assignment.overlaps.items()
-        return {pair: one.with_places(lambda place: self.given[place[0]][place[1]].where) for pair, one in found}
-
-    @property
-    def about(self) -> list[str]:
-        return self.assignment.about
-
-    @property
-    def warnings(self) -> list[Notice]:
-        return self.assignment.warnings
-
-
-def split(
-    train: list[Example],
-    validation: list[Example] | None,
-    test: list[Example] | None,
-    shares: tuple[float, float | None],
-    seed: int,
-    max_rows: int | None,
-    version: int = SPLIT_VERSION,
-) -> Split:
-    """`assign` for examples in memory. `shares`: of validation and test."""
-    given = {"train": train, "validation": validation, "test": test}
-    examples = {name: rows for name, rows in given.items() if rows is not None}
-    keys = {name: KeyTable.of(rows, version) for name, rows in examples.items()}
-    done = assign(keys, Shares(*shares), seed, max_rows, version)
-    picked = {
-        name: [examples[source][number] for source, numbers in done.rows(code) for number in numbers]
-        for name, code in SIDES.items()
-    }
-    items = {
-        name: [int(done.items[source][number]) for source, numbers in done.rows(code) for number in numbers]
-        for name, code in SIDES.items()
-    }
-    return Split(picked["train"], picked["validation"], picked["test"], done, examples, items)
-
-
-def duplicates(rows: Sequence[Example]) -> list[list[str]]:
-    """The places of equal rows, by group."""
-    groups: dict[str, list[str]] = {}
-    for example in rows:
-        groups.setdefault(example.key, []).append(example.where)
-    return [places for places in groups.values() if len(places) > 1]

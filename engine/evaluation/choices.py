@@ -1,4 +1,4 @@
-"""The answers that a choice is made from: those of the training rows."""
+"""The allowed answers of the metric `choice`: the distinct answers of the training rows."""
 
 from __future__ import annotations
 
@@ -10,54 +10,57 @@ import numpy as np
 from engine.config.errors import UserError
 from engine.data.items import EvaluationItem
 from engine.data.tokens import IGNORED, Row
-from engine.evaluation.metrics import squeezed
+from engine.evaluation.metrics import normalized_space
 
-MOST = 1000
-"""Distinct answers; with more, the task is hardly a choice."""
+MAX_CHOICES = 1000
+"""Maximum number of distinct answers; with more, the task is not multiple choice."""
 METRIC = "evaluation.metric"
 
 
 @dataclass(frozen=True)
 class Choices:
-    """Distinct answers, in the order in which the training rows first give them."""
+    """Distinct answers in order of first occurrence in the training rows."""
 
     tokens: list[list[int]]
-    """Of each, what is learnt of it: its end token included."""
+    """Trained tokens of each answer, including its end token."""
     texts: list[str]
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Choices:
-        """The last answer of every row that max_length has left whole.
+        """Collect the last answer of every row that `max_length` did not truncate.
 
-        Raises UserError where there are more than 1,000 or fewer than two: choosing would mean nothing.
+        Raises UserError for more than MAX_CHOICES or fewer than two distinct answers.
         """
         found: dict[tuple[int, ...], str] = {}
         for row in rows:
             if not row.cut:
                 answer = tuple(label for label in row.labels[len(row.prompt) :] if label != IGNORED)
                 found.setdefault(answer, row.target)
-            if len(found) > MOST:
-                what = f"choice wants a fixed set of answers; the training rows have more than {MOST:,} distinct ones"
-                raise UserError(what, METRIC, "take exact_match, contains or rouge")
+            if len(found) > MAX_CHOICES:
+                what = (
+                    f"too many distinct answers for the metric choice: more than {MAX_CHOICES:,} in the training rows"
+                )
+                raise UserError(what, METRIC, "use exact_match, contains or rouge", code="data.too_many_choices")
         if len(found) < 2:
-            what = f"choice needs at least two distinct answers, and the training rows have {len(found)}"
-            raise UserError(what, METRIC, "take another metric, or raise train.max_length where it cuts the answers")
+            what = f"the metric choice needs at least 2 distinct answers; the training rows have {len(found)}"
+            do = "use another metric, or increase train.max_length if it truncates the answers"
+            raise UserError(what, METRIC, do, code="data.too_few_choices")
         return cls([list(tokens) for tokens in found], list(found.values()))
 
     def unknown(self, items: Sequence[EvaluationItem]) -> list[EvaluationItem]:
-        """Items none of whose references is a choice: they cannot be answered correctly."""
-        known = {squeezed(text) for text in self.texts}
-        return [item for item in items if not known & {squeezed(text) for text in item.references}]
+        """Items without a reference among the choices: they cannot be answered correctly."""
+        known = {normalized_space(text) for text in self.texts}
+        return [item for item in items if not known & {normalized_space(text) for text in item.references}]
 
     def shared(self) -> np.ndarray:
-        """(C, C): how many tokens any two choices begin with in common; on the diagonal their lengths."""
+        """(C, C): length of the common prefix of two choices in tokens; on the diagonal their lengths."""
         lengths = [len(tokens) for tokens in self.tokens]
         padded = np.full((len(lengths), max(lengths)), -1)
         for number, tokens in enumerate(self.tokens):
             padded[number, : len(tokens)] = tokens
         common = np.zeros((len(lengths), len(lengths)), dtype=int)
-        alike = np.ones_like(common, dtype=bool)
+        equal = np.ones_like(common, dtype=bool)
         for column in padded.T:
-            alike &= (column[:, None] == column) & (column != -1)
-            common += alike
+            equal &= (column[:, None] == column) & (column != -1)
+            common += equal
         return common

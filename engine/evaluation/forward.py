@@ -1,4 +1,4 @@
-"""A causal model called on a batch of rows with a cache that the caller holds, and whether a model allows it."""
+"""Call a causal LM with a KV cache owned by the caller, and check whether a model supports it."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from transformers.cache_utils import DynamicLayer
 from engine.training.guards import free_memory, is_out_of_memory
 
 CACHE_ARGUMENTS = ("cache", "past_key_values")
-"""What forward calls its cache: transformers 5 renamed it on the way."""
+"""Names of forward's cache argument: transformers 5 renamed it."""
 
 T = TypeVar("T")
 
 
 class Forward:
-    """The model as a function of tokens, mask, positions and cache; the cache takes up what it is called on."""
+    """The model as a function of tokens, mask, positions and cache; it appends keys and values to the cache."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         parameters = _parameters(model)
         self.model = model
-        self.config, self.dtype = bare(model).config, bare(model).dtype
+        self.config, self.dtype = unwrapped(model).config, unwrapped(model).dtype
         self.cache_argument = next(name for name in CACHE_ARGUMENTS if name in parameters)
         self.keeps = "logits_to_keep" in parameters
 
     def __call__(
         self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Cache, last: bool = False
     ) -> torch.Tensor:
-        """Logits (B, T, V), or (B, 1, V) of the last position alone.
+        """Logits (B, T, V); with `last` (B, 1, V), of the last position only.
 
-        ids and positions (B, T), mask (B, columns in the cache + T), 1 where a column may be seen.
+        ids and positions (B, T); mask (B, columns in the cache + T), 1 for columns that may be attended to.
         """
-        # As an index: what a slice leaves is not contiguous, and for bf16 on the CPU torch then copies the head's
+        # An index tensor, because a slice is not contiguous: for bf16 on the CPU torch would then copy the LM head's
         # weight for every row of the batch.
         keep = {"logits_to_keep": torch.tensor([ids.shape[1] - 1], device=ids.device)} if last and self.keeps else {}
         arguments = {self.cache_argument: cache, "use_cache": True, **keep}
@@ -43,41 +43,41 @@ class Forward:
         return logits[:, -1:] if last else logits
 
     def new_cache(self) -> DynamicCache:
-        """An empty cache with this model's layers."""
+        """An empty cache for this model's layers."""
         return DynamicCache(config=self.config)
 
 
 def cache_unsupported_reason(model: torch.nn.Module) -> str:
-    """Why this model's cache cannot be cut, joined and shared row by row; "" where it can.
+    """Why this model's KV cache cannot be split, joined and shared by row; "" if it can.
 
-    It can where every layer keeps all keys and values of full attention. A sliding window, a state or keys shared
-    between layers are none of that.
+    It can if every layer keeps all keys and values of full attention. Sliding windows, recurrent states and keys shared
+    between layers are not supported.
     """
     parameters = _parameters(model)
-    name = type(bare(model)).__name__
+    name = type(unwrapped(model)).__name__
     if "position_ids" not in parameters or not any(argument in parameters for argument in CACHE_ARGUMENTS):
-        return f"{name} takes no positions or no cache from its caller"
+        return f"{name} does not accept position_ids and a cache"
     try:
-        kinds = {type(layer) for layer in DynamicCache(config=bare(model).config).layers}
+        kinds = {type(layer) for layer in DynamicCache(config=unwrapped(model).config).layers}
     except (KeyError, AttributeError) as error:
-        return f"{name} keeps a cache of a kind of its own ({error})"
-    foreign = sorted(kind.__name__ for kind in kinds - {DynamicLayer})
-    return f"{name} keeps {', '.join(foreign)}" if foreign or not kinds else ""
+        return f"{name} has a custom cache ({error})"
+    unsupported = sorted(kind.__name__ for kind in kinds - {DynamicLayer})
+    return f"{name} uses {', '.join(unsupported)}" if unsupported or not kinds else ""
 
 
-def filled(rows: int, device: str) -> int:
-    """How many rows are computed for so many: on the CPU powers of two up to 16, then multiples of 16.
+def padded_rows(rows: int, device: str) -> int:
+    """Batch size computed for `rows` rows: on the CPU the next power of two up to 16, then the next multiple of 16.
 
-    Few sizes, because each new one of a bf16 product makes oneDNN prepare and keep another kernel, and these, because
-    products of 9 to 15 rows take longer there than those of 16.
+    Few sizes, because oneDNN prepares and keeps a kernel for each new size of a bf16 product; these sizes, because
+    products of 9 to 15 rows take longer than those of 16.
     """
     if device != "cpu":
         return rows
     return 1 << (rows - 1).bit_length() if rows <= 16 else -(-rows // 16) * 16
 
 
-def unfilled(rows: int, device: str) -> int:
-    """The most rows, of so many, that want no filling."""
+def rows_without_padding(rows: int, device: str) -> int:
+    """The largest number of at most `rows` rows that needs no padding rows."""
     if device != "cpu":
         return rows
     return 1 << (rows.bit_length() - 1) if rows < 16 else rows // 16 * 16
@@ -86,7 +86,7 @@ def unfilled(rows: int, device: str) -> int:
 def left_padded(
     prompts: Sequence[Sequence[int]], pad: int, device: str, multiple: int = 1
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """ids, mask and positions, each (B, L): prompts end in the last column, where the next token is predicted.
+    """ids, mask and positions, each (B, L), padded on the left: the last column predicts the next token.
 
     L is a multiple of `multiple`.
     """
@@ -102,7 +102,7 @@ def left_padded(
 
 
 def within_memory(work: Callable[[], T]) -> T | None:
-    """What `work` returns, None where memory did not suffice. What it held has been let go of by then."""
+    """The result of `work`, None if it ran out of memory; its memory is freed by then."""
     try:
         return work()
     except (RuntimeError, MemoryError) as error:
@@ -112,10 +112,10 @@ def within_memory(work: Callable[[], T]) -> T | None:
     return None
 
 
-def bare(model: torch.nn.Module) -> torch.nn.Module:
-    """The transformers model inside PEFT's wrapper."""
+def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    """The transformers model without PEFT's wrapper."""
     return getattr(model, "get_base_model", lambda: model)()
 
 
 def _parameters(model: torch.nn.Module) -> frozenset[str]:
-    return frozenset(inspect.signature(bare(model).forward).parameters)
+    return frozenset(inspect.signature(unwrapped(model).forward).parameters)

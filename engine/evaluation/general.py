@@ -1,4 +1,4 @@
-"""Forgetting: the loss on held-out general text, before training and after it."""
+"""Measure forgetting: the loss on held-out general text before and after training."""
 
 from __future__ import annotations
 
@@ -17,46 +17,48 @@ from engine.evaluation.score import row_losses
 from engine.runs.result import General
 from engine.training.batches import Packing, answer_tokens
 
-LONGEST = 512
-"""Tokens of a passage that count; what follows is left out."""
+MAX_PASSAGE_TOKENS = 512
+"""Longer passages are truncated."""
 
 
 def general_rows(config: Config, tokenizer: Any) -> tuple[str, list[Row]]:
-    """(name of the text, one row per passage, every token but the first predicted); ("", []) where none is wanted.
+    """(name of the text, one row per passage, which predicts every token but the first); ("", []) if disabled.
 
-    Raises UserError for a file that cannot be read or holds no passage.
+    Raises UserError for a file that cannot be read or contains no passage.
     """
-    wish = config.evaluation.forgetting_text
-    if wish == "none":
+    setting = config.evaluation.forgetting_text
+    if setting == "none":
         return "", []
-    path = Path(wish)
-    if wish == "auto":
+    path = Path(setting)
+    if setting == "auto":
         path = tiny_general_file() if config.model.id == "tiny" else general_file()
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        what, do = f"cannot read the file: {error}", "set it to a UTF-8 text file"
         raise UserError(
-            f"cannot be read: {error}", f"evaluation.forgetting_text = {wish!r}", "a UTF-8 text file"
+            what, f"evaluation.forgetting_text = {setting!r}", do, code="data.general_unreadable"
         ) from error
     rows = [row for passage in text.split("\n\n") if (row := _row(passage.strip(), path.name, tokenizer))]
     if not rows:
-        raise UserError("no passage of two tokens or more", str(path), "blank lines part the passages")
-    name = path.name if wish != "auto" else "tiny's own kind" if config.model.id == "tiny" else "English prose"
+        what, do = "no passage of at least 2 tokens", "add text; blank lines separate passages"
+        raise UserError(what, str(path), do, code="data.general_empty")
+    name = path.name if setting != "auto" else "tiny's own kind" if config.model.id == "tiny" else "English prose"
     return f"{name} ({len(rows)} passages, sha256 {hashlib.sha256(text.encode()).hexdigest()[:12]})", rows
 
 
 def general_losses(model: torch.nn.Module, rows: Sequence[Row], layout: Packing, pad: int, device: str) -> list[float]:
-    """Summed negative log-likelihood of each passage, nats."""
+    """Summed negative log-likelihood of each passage in nats."""
     return [loss.nll for loss in row_losses(model, rows, layout, pad, device)]
 
 
 def general_result(text: str, rows: Sequence[Row], before: list[float], after: list[float]) -> General:
-    """What `result.json` keeps of it."""
+    """The losses as stored in `result.json`."""
     return General(text=text, tokens=[answer_tokens(row) for row in rows], before=before, after=after)
 
 
 def _row(passage: str, name: str, tokenizer: Any) -> Row | None:
-    ids = list(tokenizer(passage, verbose=False)["input_ids"])[:LONGEST] if passage else []
+    ids = list(tokenizer(passage, verbose=False)["input_ids"])[:MAX_PASSAGE_TOKENS] if passage else []
     if len(ids) < 2:
         return None
     labels = [IGNORED, *ids[1:]]

@@ -1,4 +1,4 @@
-"""Means with a bootstrap 95 % interval."""
+"""Means with bootstrap 95% confidence intervals."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ RESAMPLES = 2000
 
 
 def of_scores(values: Sequence[float]) -> Interval:
-    """The same for scores between 0 and 1, which are not certain where all rows score alike."""
-    found = bootstrap(values)
-    return found.widened(values[0]) if len(set(values)) == 1 else found
+    """Bootstrap interval of scores between 0 and 1, widened if all rows have the same score."""
+    interval = bootstrap(values)
+    return interval.widened(values[0]) if len(set(values)) == 1 else interval
 
 
 def bootstrap(values: Sequence[float], weights: Sequence[float] | None = None, seed: int = 0) -> Interval:
-    """Weighted mean over rows with its percentile interval (Efron 1979), rows resampled with replacement.
+    """Weighted mean over rows with its percentile bootstrap interval (Efron 1979), resampling rows.
 
-    `weights` are per row (answer tokens, for a loss per token). Fewer than two rows have no interval, and a
-    value that is not finite leaves nothing to say.
+    `weights`: per row (answer tokens, for a loss per token). Fewer than two rows give no interval; a non-finite value
+    gives no mean.
     """
     value = np.asarray(values, dtype=float)
     weight = np.ones_like(value) if weights is None else np.asarray(weights, dtype=float)

@@ -1,7 +1,7 @@
-"""Keys and values of full attention, held so that rows come and go, or are shared, without copying them all.
+"""KV caches of full attention whose rows can be added, removed or shared without copying the whole cache.
 
-Shapes are (rows, key heads, columns, head size) throughout. transformers' own cache makes a new tensor of everything
-at each token and can neither free a row nor take one in.
+All shapes are (rows, key heads, columns, head size). transformers' DynamicCache concatenates all keys and values into a
+new tensor at each token, and cannot add or remove rows in place; its StaticCache has a fixed batch and maximum length.
 """
 
 from __future__ import annotations
@@ -14,45 +14,45 @@ from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 from engine.config.batch_limits import SPARE_CACHE_COLUMNS
-from engine.evaluation.forward import filled
-from engine.evaluation.prefill import Read
+from engine.evaluation.forward import padded_rows
+from engine.evaluation.prefill import PrefillResult
 
 
 class RunningCache:
-    """The rows being answered, written in place.
+    """KV cache of the rows being generated, updated in place.
 
-    Rows stand in places 0 … n-1 and are right-aligned: what is new goes into the columns from `end` on. A row that
-    leaves is replaced by the last one; one that comes is put behind it. Columns that hold no token of a row are
-    masked, and finite, since attention multiplies them by zero.
+    Rows occupy places 0 … n-1 and are right-aligned: new tokens are written to the columns from `end` on. A removed row
+    is replaced by the last one; a new row is added after it. Columns without a token of a row are masked, and finite,
+    because attention multiplies them by zero.
     """
 
     def __init__(self, layers: int, places: int, device: str) -> None:
-        self.places, self.device = filled(places, device), device
+        self.places, self.device = padded_rows(places, device), device
         self.columns = self.end = 0
         self.lengths: list[int] = []
-        """Of each row, tokens in the cache: the position of its next one."""
+        """Tokens of each row in the cache, which is the position of its next token."""
         self.spans: list[int] = []
-        """Of each row, columns from its first token to `end`; more than its tokens where masked ones lie between."""
+        """Columns from each row's first token to `end`; more than its tokens if masked columns lie between them."""
         self.mask = torch.zeros((self.places, 0), dtype=torch.long, device=device)
         self.layers = [_RunningLayer(self) for _ in range(layers)]
         self.cache = Cache(layers=list(self.layers))
 
     @property
     def start(self) -> int:
-        """The first column that any row uses."""
+        """The first column used by any row."""
         return self.end - max(self.spans, default=0)
 
     @property
     def computed(self) -> int:
-        """Rows of a forward pass: those that are running, and filling behind them that nobody reads."""
-        return filled(len(self.lengths), self.device)
+        """Rows of a forward pass: running rows and unused padding rows after them."""
+        return padded_rows(len(self.lengths), self.device)
 
-    def admit(self, read: Read, kept: Sequence[int]) -> None:
-        """Take these of the prompts read."""
-        chosen = torch.tensor(kept, device=self.device)
-        mask = read.mask[chosen]  # (rows kept, columns)
+    def admit(self, read: PrefillResult, selected: Sequence[int]) -> None:
+        """Add the selected rows of a prefill."""
+        chosen = torch.tensor(selected, device=self.device)
+        mask = read.mask[chosen]  # (selected rows, columns)
         spans = (mask.shape[1] - mask.argmax(-1)).tolist()
-        width, places = max(spans), slice(len(self.lengths), len(self.lengths) + len(kept))
+        width, places = max(spans), slice(len(self.lengths), len(self.lengths) + len(selected))
         if self.end < width:
             self._move(width)
         for layer, other in zip(self.layers, read.cache.layers, strict=True):
@@ -60,11 +60,11 @@ class RunningCache:
         self.mask[places] = 1
         self.mask[places, : self.end - width] = 0
         self.mask[places, self.end - width : self.end] = mask[:, -width:]
-        self.lengths += [read.lengths[place] for place in kept]
+        self.lengths += [read.lengths[place] for place in selected]
         self.spans += spans
 
     def drop(self, place: int) -> None:
-        """Forget the row in this place; the last one moves there."""
+        """Remove the row in this place; the last row moves there."""
         last = len(self.lengths) - 1
         if place != last:
             for layer in self.layers:
@@ -75,31 +75,31 @@ class RunningCache:
         self.spans.pop()
 
     def room(self, tokens: int) -> torch.Tensor:
-        """Make room for so many tokens of every row; the mask (rows computed, columns in use + tokens)."""
+        """Reserve columns for `tokens` new tokens; returns the mask (rows computed, columns in use + tokens)."""
         if self.end + tokens > self.columns:
             self._move(0)
         return self.mask[: self.computed, self.start : self.end + tokens]
 
     def reach(self, columns: int) -> None:
-        """Lie as if so many columns were in use, to see what they take; what is in them means nothing."""
+        """Grow as if `columns` columns were in use, to measure their memory; their content is meaningless."""
         self._move(columns)
         self.spans = [self.end] * len(self.lengths)
 
     def advance(self, tokens: Sequence[int]) -> None:
-        """Of what was written behind column `end`, each row keeps its first so many tokens."""
-        most = max(tokens)
-        if min(tokens) < most:
-            kept = torch.tensor(tokens, device=self.device)[:, None]
-            columns = torch.arange(most, device=self.device)
-            self.mask[: len(tokens), self.end : self.end + most] = (columns < kept).long()
-        self.end += most
+        """Accept the first `tokens[i]` tokens that were written after column `end` in row i."""
+        columns_added = max(tokens)
+        if min(tokens) < columns_added:
+            accepted = torch.tensor(tokens, device=self.device)[:, None]
+            columns = torch.arange(columns_added, device=self.device)
+            self.mask[: len(tokens), self.end : self.end + columns_added] = (columns < accepted).long()
+        self.end += columns_added
         self.lengths = [length + count for length, count in zip(self.lengths, tokens, strict=True)]
-        self.spans = [span + most for span in self.spans]
+        self.spans = [span + columns_added for span in self.spans]
 
-    def _move(self, least: int) -> None:
-        """Into new tensors with `least` columns or more before `end`, and room behind. Rows lose their gaps."""
+    def _move(self, minimum: int) -> None:
+        """Reallocate with at least `minimum` columns before `end` and spare columns after it; removes masked gaps."""
         rows, width = len(self.lengths), max(self.lengths, default=0)
-        end = max(width, least)
+        end = max(width, minimum)
         used = self.mask[:rows, self.start : self.end]
         order = used.argsort(dim=1, stable=True)[:, used.shape[1] - width :] + self.start  # (rows, width)
         mask = torch.ones((self.places, end + SPARE_CACHE_COLUMNS), dtype=torch.long, device=self.device)
@@ -111,7 +111,7 @@ class RunningCache:
 
 
 class _RunningLayer(DynamicLayer):
-    """One layer's share; `rows` knows which part of it is in use."""
+    """Keys and values of one layer; `rows` tells which part of them is in use."""
 
     keys: Any
     values: Any
@@ -124,7 +124,7 @@ class _RunningLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write new tokens of every row computed, and show all that is in use."""
+        """Write the new tokens of every computed row and return all columns in use."""
         rows, _, tokens, _ = key_states.shape
         start, end = self.rows.start, self.rows.end
         self.keys[:rows, :, end : end + tokens] = key_states
@@ -148,7 +148,7 @@ class _RunningLayer(DynamicLayer):
         self.values[place, :, used] = self.values[source, :, used]
 
     def move(self, order: torch.Tensor, end: int, columns: int) -> None:
-        """Row i's columns `order[i]` (rows, width) into new tensors, so that the last is left of column `end`."""
+        """Copy row i's columns `order[i]` (rows, width) to new tensors, with the last one before column `end`."""
         if self.keys is not None:
             self.keys = self._moved(self.keys, order, end, columns)
             self.values = self._moved(self.values, order, end, columns)
@@ -165,7 +165,7 @@ class _RunningLayer(DynamicLayer):
 
 
 class PromptLayer(DynamicLayer):
-    """Prompts read by many rows at once: copies are made layer by layer as they are attended to, and kept by none."""
+    """Keys and values of prompts shared by many rows; expanded per layer during attention and freed afterwards."""
 
     def __init__(self, prompts: DynamicLayer, rows: torch.Tensor) -> None:
         super().__init__()
@@ -175,7 +175,7 @@ class PromptLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The prompts of the rows asked for, and the new tokens behind them."""
+        """The prompts of the selected rows followed by the new tokens."""
         keys = torch.cat([self.keys.index_select(0, self.rows), key_states], dim=2)
         return keys, torch.cat([self.values.index_select(0, self.rows), value_states], dim=2)
 

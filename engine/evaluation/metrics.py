@@ -1,15 +1,15 @@
-"""Scores of one answer against its accepted answers (references), between 0 and 1.
+"""Metrics: score an answer against its references (accepted answers), between 0 and 1.
 
-With several references the best one counts. What that means for each metric:
+With several references the best one counts:
 
-- `exact_match`: 1 where the answer equals any reference;
-- `choice`: 1 where the most likely allowed answer equals any reference;
-- `contains`: 1 where the answer contains any reference;
-- `rouge`: the highest ROUGE-L F1 over the references, as rouge-score's `score_multi` takes it;
-- `number`: 1 where the final number is that of any reference;
-- `json`: the highest share of right fields over the references; exact match and validity are those of that reference;
-- `loss` (`score.item_losses`): no best one, but the mean over the references of summed loss and of tokens, so that an
-  item with many references weighs as much as one with a single reference of that length.
+- `exact_match`: 1 if the answer equals any reference;
+- `choice`: 1 if the most likely allowed answer equals any reference;
+- `contains`: 1 if the answer contains any reference;
+- `rouge`: the highest ROUGE-L F1 over the references, like rouge-score's `score_multi`;
+- `number`: 1 if the final number equals that of any reference;
+- `json`: the highest share of correct fields over the references; exact match and validity are for that reference;
+- `loss` (`score.item_losses`): the mean over the references of summed loss and of tokens, so that an item with many
+  references has the same weight as one with a single reference of that length.
 """
 
 from __future__ import annotations
@@ -25,83 +25,83 @@ from engine.config.metric_specs import metric_spec
 from engine.evaluation.rouge import rouge_l, words
 
 Scores = dict[str, float]
-"""The metric's own score under its name, further views beside it."""
+"""The metric's score under its name, and additional scores."""
 
 NUMBER = re.compile(r"(?:(?<!\w)-)?\d[\d,]*(?:\.\d+)?")
-"""A minus is a sign where no word or number stands before it: `10-5` ends on 5."""
+"""A minus is a sign only if no word or number precedes it: the final number of `10-5` is 5."""
 
 
 def exact_match(output: str, target: str) -> Scores:
-    """1 where the answers are equal but for white space around and between words."""
-    return {"exact_match": float(squeezed(output) == squeezed(target))}
+    """1 if the answers are equal up to white space."""
+    return {"exact_match": float(normalized_space(output) == normalized_space(target))}
 
 
 def choice(output: str, target: str) -> Scores:
-    """1 where the likeliest of the allowed answers (`choices`) is the target."""
+    """1 if the most likely allowed answer (`choices`) is the target."""
     return {"choice": exact_match(output, target)["exact_match"]}
 
 
 def contains(output: str, target: str) -> Scores:
-    """1 where the target occurs in the answer, ignoring case; an empty target only in an empty answer."""
-    wanted, given = squeezed(target).lower(), squeezed(output).lower()
-    return {"contains": float(wanted in given if wanted else not given)}
+    """1 if the answer contains the target, ignoring case; an empty target matches only an empty answer."""
+    expected, given = normalized_space(target).lower(), normalized_space(output).lower()
+    return {"contains": float(expected in given if expected else not given)}
 
 
 def rouge(output: str, target: str) -> Scores:
-    """ROUGE-L F1; where the target has no word in it (signs alone), whether the answer is equal."""
+    """ROUGE-L F1; for a target without words (only punctuation), exact match."""
     if not words(target):
         return {"rouge": exact_match(output, target)["exact_match"]}
     return {"rouge": rouge_l(output, target)}
 
 
 def number(output: str, target: str) -> Scores:
-    """1 where the final numbers agree: after the last `####` (GSM8K's form) where there is one, else the last."""
-    wanted, given = final_number(target), final_number(output)
-    return {"number": float(wanted is not None and wanted == given)}
+    """1 if the final numbers are equal: the number after the last `####` (GSM8K format), else the last number."""
+    expected, given = final_number(target), final_number(output)
+    return {"number": float(expected is not None and expected == given)}
 
 
 def json_fields(output: str, target: str) -> Scores:
-    """`json`: the share of the target's fields that are right; `exact_match`: whether all are and none is added.
+    """`json`: share of the target's fields that are correct; `exact_match`: all are correct and none is added.
 
-    An answer that is not a JSON object scores 0 in both. `valid` says whether it was one.
+    An answer that is not a JSON object scores 0 in both; `valid` is whether it is one.
     """
-    wanted, given = _object(target), _object(output)
-    if wanted is None:
+    expected, given = _object(target), _object(output)
+    if expected is None:
         return exact_match(output, target) | {"json": exact_match(output, target)["exact_match"], "valid": 0.0}
     if given is None:
         return {"json": 0.0, "exact_match": 0.0, "valid": 0.0}
-    right = sum(1 for key, value in wanted.items() if key in given and _equal(given[key], value))
-    extra = len(set(given) - set(wanted))
-    share = right / max(1, len(wanted) + extra)
-    return {"json": share, "exact_match": float(right == len(wanted) and not extra), "valid": 1.0}
+    correct = sum(1 for key, value in expected.items() if key in given and _equal(given[key], value))
+    extra = len(set(given) - set(expected))
+    share = correct / max(1, len(expected) + extra)
+    return {"json": share, "exact_match": float(correct == len(expected) and not extra), "valid": 1.0}
 
 
 def scoring_function(metric: str) -> Callable[[str, str], Scores]:
-    """The function of a metric that scores an answer against a target."""
+    """The function of a metric that scores an answer against one reference."""
     module, _, name = metric_spec(metric).scoring.partition(":")
     function: Callable[[str, str], Scores] = getattr(import_module(module), name)
     return function
 
 
 def best_score(metric: str, output: str, references: Sequence[str]) -> Scores:
-    """The views against the reference with the highest score; of equal ones the first with the best further views."""
+    """The scores against the best reference; ties are broken by the additional scores, then by order."""
     score = scoring_function(metric)
-    found = [score(output, reference) for reference in references]
+    by_reference = [score(output, reference) for reference in references]
     sign = -1 if metric_spec(metric).lower_is_better else 1
-    return max(found, key=lambda views: (sign * views[metric], sum(views.values())))
+    return max(by_reference, key=lambda scores: (sign * scores[metric], sum(scores.values())))
 
 
 def final_number(text: str) -> Decimal | None:
-    """The number an answer ends on, exactly; None where it has none."""
+    """The final number of an answer, exactly; None if it has none."""
     tail = text.rsplit("####", 1)[-1] if "####" in text else text
-    found = NUMBER.findall(tail)
-    if not found:
+    numbers = NUMBER.findall(tail)
+    if not numbers:
         return None
-    return Decimal((found[0] if "####" in text else found[-1]).replace(",", ""))
+    return Decimal((numbers[0] if "####" in text else numbers[-1]).replace(",", ""))
 
 
-def squeezed(text: str) -> str:
-    """Words with single spaces between them."""
+def normalized_space(text: str) -> str:
+    """Collapse white space: words separated by single spaces."""
     return " ".join(text.split())
 
 
@@ -113,10 +113,10 @@ def _object(text: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _equal(given: Any, wanted: Any) -> bool:
-    """JSON equality at every depth: true is not 1, and 1 is 1.0."""
-    if isinstance(wanted, dict) and isinstance(given, dict):
-        return given.keys() == wanted.keys() and all(_equal(given[key], wanted[key]) for key in wanted)
-    if isinstance(wanted, list) and isinstance(given, list):
-        return len(given) == len(wanted) and all(map(_equal, given, wanted))
-    return isinstance(given, bool) == isinstance(wanted, bool) and bool(given == wanted)
+def _equal(given: Any, expected: Any) -> bool:
+    """JSON equality at every depth: true differs from 1, and 1 equals 1.0."""
+    if isinstance(expected, dict) and isinstance(given, dict):
+        return given.keys() == expected.keys() and all(_equal(given[key], expected[key]) for key in expected)
+    if isinstance(expected, list) and isinstance(given, list):
+        return len(given) == len(expected) and all(map(_equal, given, expected))
+    return isinstance(given, bool) == isinstance(expected, bool) and bool(given == expected)

@@ -1,4 +1,4 @@
-"""`predictions.jsonl`: each test item with its prompt, its accepted answers and what base and tuned model answered."""
+"""`predictions.jsonl`: each test item with its prompt, its references and the answers of base and tuned model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def write_items(
     base: Sequence[Item] | None,
     tuned: Sequence[Item] | None,
 ) -> None:
-    """One line per test item, in order; written whole or not at all. `references` only where there are several."""
+    """Write one line per test item, atomically. `references` is present only if there are several."""
     lines = []
     for number, item in enumerate(items):
         several = {"references": list(item.references)} if len(item.references) > 1 else {}
@@ -40,7 +40,7 @@ def write_items(
 
 
 def read_items(path: Path, items: Sequence[EvaluationItem], prompts: Sequence[str], who: Who) -> list[Item] | None:
-    """The answers of an earlier worker of this run; None where they are missing, damaged or of other items."""
+    """Read the answers of an earlier worker of this run; None if they are missing, damaged or of other items."""
     try:
         lines = [msgspec.json.decode(line, type=_Line) for line in path.read_bytes().split(b"\n") if line]
     except (OSError, ValueError, RecursionError):

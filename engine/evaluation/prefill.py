@@ -1,4 +1,4 @@
-"""Prompts into the cache: left-padded side by side, and what all of them begin with read once for all."""
+"""Prefill: read a batch of left-padded prompts into the KV cache; their common prefix is computed once."""
 
 from __future__ import annotations
 
@@ -11,60 +11,60 @@ from transformers import DynamicCache
 
 from engine.evaluation.forward import Forward, left_padded
 
-WORTH = 8
-"""Tokens: a shorter common beginning is read again with every prompt."""
+MIN_PREFIX = 8
+"""Tokens; a shorter common prefix is computed with every prompt."""
 
 
 @dataclass(frozen=True)
-class Read:
-    """B prompts as the model has read them."""
+class PrefillResult:
+    """Result of a prefill of B prompts."""
 
     logits: torch.Tensor
-    """(B, V): the token after each prompt."""
+    """(B, V): logits of the token after each prompt."""
     cache: DynamicCache
     mask: torch.Tensor
-    """(B, columns of the cache): 1 at a prompt's own tokens, the last of them in the last column."""
+    """(B, columns of the cache): 1 at the tokens of a prompt, the last of which is in the last column."""
     lengths: list[int]
     """Tokens of each prompt."""
 
 
 class Prefill:
-    """Reads prompts of one set; a system prompt or an instruction common to all of them costs its time once."""
+    """Prefills prompts of one set; a prefix common to all of them, such as a system prompt, is computed once."""
 
     def __init__(self, forward: Forward, prompts: Sequence[Sequence[int]], pad: int, device: str) -> None:
         self.forward, self.pad, self.device = forward, pad, device
-        common = common_beginning(prompts)
-        self.common = common if len(prompts) > 1 and len(common) >= WORTH else []
-        self.begun: DynamicCache | None = None
-        # On the CPU each new size of a bf16 product makes oneDNN keep another kernel: few widths, little memory.
+        common = common_prefix(prompts)
+        self.common = common if len(prompts) > 1 and len(common) >= MIN_PREFIX else []
+        self.prefix_cache: DynamicCache | None = None
+        # On the CPU oneDNN keeps a kernel for each new size of a bf16 product: fewer widths need less memory.
         self.multiple = 8 if device == "cpu" and forward.dtype is torch.bfloat16 else 1
 
-    def __call__(self, prompts: Sequence[Sequence[int]]) -> Read:
-        """Each must go on from one of the set."""
+    def __call__(self, prompts: Sequence[Sequence[int]]) -> PrefillResult:
+        """Prefill prompts, each of which must start with a prompt of the set."""
         skipped = len(self.common)
-        cache = self._begin(len(prompts))
+        cache = self._new_cache(len(prompts))
         rest = [prompt[skipped:] for prompt in prompts]
         ids, mask, positions = left_padded(rest, self.pad, self.device, self.multiple)
         mask = torch.cat([mask.new_ones((len(prompts), skipped)), mask], dim=1)
         logits = self.forward(ids, mask, positions + skipped, cache, last=True)
-        return Read(logits[:, -1], cache, mask, [len(prompt) for prompt in prompts])
+        return PrefillResult(logits[:, -1], cache, mask, [len(prompt) for prompt in prompts])
 
-    def _begin(self, rows: int) -> DynamicCache:
-        """A cache that holds the common beginning for so many rows."""
+    def _new_cache(self, rows: int) -> DynamicCache:
+        """A cache that contains the common prefix for each of `rows` rows."""
         cache = self.forward.new_cache()
         if not self.common:
             return cache
-        if self.begun is None:
-            begun = self.forward.new_cache()
-            self.forward(*left_padded([self.common], self.pad, self.device), begun, last=True)
-            self.begun = begun
-        for layer, begun in zip(cache.layers, self.begun.layers, strict=True):
-            layer.update(begun.keys.expand(rows, -1, -1, -1), begun.values.expand(rows, -1, -1, -1))
+        if self.prefix_cache is None:
+            prefix_cache = self.forward.new_cache()
+            self.forward(*left_padded([self.common], self.pad, self.device), prefix_cache, last=True)
+            self.prefix_cache = prefix_cache
+        for layer, prefix in zip(cache.layers, self.prefix_cache.layers, strict=True):
+            layer.update(prefix.keys.expand(rows, -1, -1, -1), prefix.values.expand(rows, -1, -1, -1))
         return cache
 
 
-def common_beginning(prompts: Sequence[Sequence[int]]) -> list[int]:
-    """The tokens that all prompts begin with, at least one less than the shortest has: it must predict something."""
-    first, last = min(map(list, prompts)), max(map(list, prompts))  # what these two share, all between do
-    shared = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))]
+def common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """The common prefix of all prompts, shorter than the shortest one, whose last token must be computed."""
+    first, last = min(map(list, prompts)), max(map(list, prompts))  # all others share the prefix of these two
+    shared = [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))]
     return shared[: min(map(len, prompts)) - 1]

@@ -1,4 +1,4 @@
-"""ROUGE-L by Google's rouge-score, the reference that other tools print the numbers of, over words of any script."""
+"""ROUGE-L by Google's rouge-score, the reference implementation, with words of any script."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from functools import cache
 from typing import Any
 
 UNSPACED = {"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "THAI", "LAO", "MYANMAR", "KHMER", "TIBETAN"}
-"""Scripts written without spaces between words, by the first word of their characters' Unicode names."""
+"""Scripts without spaces between words, by the first word of their characters' Unicode names."""
 
 
 def words(text: str) -> list[str]:
-    """What ROUGE counts: lower-cased runs of letters, marks and digits; single letters in scripts without spaces.
+    """Split text into lower-case runs of letters, marks and digits; single letters in scripts without spaces.
 
-    On English text the same as rouge-score's own tokenizer without stemming, which keeps a–z and 0–9 only: any text in
-    Russian, Greek or Chinese would score 0 with it.
+    On English text equal to rouge-score's tokenizer without stemming, which keeps only a–z and 0–9: with it every text
+    in Russian, Greek or Chinese would score 0.
     """
     found: list[str] = []
-    joins = False  # whether the next letter belongs to the last word
+    joins = False  # whether the next letter continues the last word
     for letter in unicodedata.normalize("NFC", text.lower()):
         kind = unicodedata.category(letter)[0]
         if kind not in "LMN":
@@ -33,7 +33,7 @@ def words(text: str) -> list[str]:
 
 
 def rouge_l(output: str, target: str) -> float:
-    """F1 of the longest common subsequence of words (Lin 2004, aclanthology.org/W04-1013), no stemming; 0 to 1."""
+    """F1 of the longest common subsequence of words (Lin 2004, aclanthology.org/W04-1013) without stemming; 0 to 1."""
     return float(_scorer().score(target, output)["rougeL"].fmeasure)
 
 
@@ -43,7 +43,7 @@ def _script(letter: str) -> str:
 
 
 class _Words:
-    """A tokenizer as rouge-score takes one."""
+    """Tokenizer with rouge-score's interface."""
 
     def tokenize(self, text: str) -> list[str]:
         return words(text)
@@ -51,6 +51,6 @@ class _Words:
 
 @cache
 def _scorer() -> Any:
-    from rouge_score.rouge_scorer import RougeScorer  # 0.2 s, for those who ask for it
+    from rouge_score.rouge_scorer import RougeScorer  # takes 0.2 s to import, and only this metric needs it
 
     return RougeScorer(["rougeL"], tokenizer=_Words())

@@ -1,4 +1,4 @@
-"""The loss of one row, with what it is divided by for a mean."""
+"""The loss of one row with its token count and weight."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ class RowLoss(NamedTuple):
     """Loss of one row."""
 
     nll: float
-    """Summed over the tokens in the loss, each times its weight, nats."""
+    """Weighted sum of the negative log-likelihood over the tokens in the loss, in nats."""
     tokens: float
     """Tokens in the loss."""
     weight: float
-    """Sum of their weights: equal to `tokens` where the row has no weights."""
+    """Sum of their weights; equals `tokens` if the row has no weights."""
 
 
 def mean_loss(losses: Sequence[RowLoss]) -> float:
-    """sum(weight * nll) / sum(weight) over the tokens in the loss, nats/token: as in training."""
+    """sum(weight * nll) / sum(weight) over the tokens in the loss, in nats/token, as in training."""
     return sum(loss.nll for loss in losses) / (sum(loss.weight for loss in losses) or 1)

@@ -1,4 +1,4 @@
-"""A model on held-out rows: loss on the answers, and the metric over what it answers."""
+"""Score a model on held-out rows: loss on the reference answers, and the metric of its own answers."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from engine.data.items import EvaluationItem, all_rows
 from engine.data.tokens import Row
 from engine.evaluation.choice_scoring import Chooser
 from engine.evaluation.choices import Choices
-from engine.evaluation.forward import bare, within_memory
+from engine.evaluation.forward import unwrapped, within_memory
 from engine.evaluation.generate import Generator
 from engine.evaluation.intervals import bootstrap, of_scores
 from engine.evaluation.metrics import best_score
 from engine.evaluation.row_loss import RowLoss
-from engine.evaluation.worst_case import answer_at_largest, longest_answers
+from engine.evaluation.worst_case import longest_answers, run_worst_case
 from engine.runs.result import Interval, Score
 from engine.training.batches import Packing, answer_tokens, collate, held_out_batches, loss_weight
 from engine.training.guards import OutOfMemory
 from engine.training.loss import answer_logits, answer_weights, keeps_logits
 
 Progress = Callable[[int, int], None]
-"""(rows done, rows in all); may raise to end the evaluation."""
+"""Called with rows done and total; may raise to end the evaluation."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """The result of one evaluation item: what a model answered and how it scored."""
+    """The result of one evaluation item: the model's answer, its scores, and the loss on the references."""
 
     nll: float
-    """Summed over an answer's tokens, each times its loss weight, nats; the mean over the item's answers."""
+    """Weighted sum of the negative log-likelihood of a reference in nats; mean over the item's references."""
     tokens: float
-    """Of an answer; the mean over the item's answers."""
+    """Tokens of a reference; mean over the item's references."""
     output: str = ""
     scores: dict[str, float] | None = None
-    """Against the reference that the metric likes best."""
+    """Scores against the best reference."""
     weight: float | None = None
-    """Sum of the tokens' loss weights; None where each is 1."""
+    """Sum of the tokens' loss weights; None if all are 1."""
 
     @property
     def loss_weight(self) -> float:
-        """What `nll` is divided by for a mean."""
+        """The divisor of `nll` in a mean."""
         return self.tokens if self.weight is None else self.weight
 
     @classmethod
@@ -55,7 +55,7 @@ class Item:
 
 @dataclass
 class Scorer:
-    """How held-out rows are scored; one object serves base and tuned model alike."""
+    """Scores held-out rows; the same object scores base and tuned model."""
 
     metric: str
     generator: Generator
@@ -66,44 +66,45 @@ class Scorer:
     chooser: Chooser | None = None
 
     def choose_from(self, choices: Choices, test: Sequence[EvaluationItem]) -> None:
-        """For the metric `choice`: set the allowed answers. Warns of test items none of whose answers is allowed."""
+        """For the metric `choice`: set the allowed answers. Warns about test items without an allowed reference."""
         generator = self.generator
         unknown = choices.unknown(test)
         if unknown:
             first = f"first: {unknown[0].target!r}, {unknown[0].row.where}"
-            text = f"{len(unknown)} of {len(test)} test items have an answer that no training row has: they score 0"
-            generator.warn("choice", f"{text} ({first})")
+            text = f"{len(unknown)} of {len(test)} test items have answers missing from the training rows: they score 0"
+            generator.warn("data.unknown_choices", f"{text} ({first})")
 
         def whole(model: torch.nn.Module, rows: Sequence[Row]) -> list[RowLoss]:
             return row_losses(model, rows, self.layout, self.pad, self.device)
 
         self.chooser = Chooser(choices, generator.batch, self.pad, self.device, whole, generator.warn)
 
-    def hold_largest(self, model: torch.nn.Module, items: Sequence[EvaluationItem]) -> None:
-        """What answering these items holds at most, for a look ahead; fewer at a time where so many do not fit.
+    def run_worst_case(self, model: torch.nn.Module, items: Sequence[EvaluationItem]) -> None:
+        """Run generation at its largest for the memory probe; reduces the batch size until it fits.
 
-        Raises OutOfMemory where not even one does.
+        Raises OutOfMemory if a single prompt does not fit.
         """
-        self.shrink(lambda batch: within_memory(lambda: self._held(model, items, batch)) is not None)
+        self.shrink(lambda batch: within_memory(lambda: self._run_largest(model, items, batch)) is not None)
 
-    def _held(self, model: torch.nn.Module, items: Sequence[EvaluationItem], batch: int) -> bool:
+    def _run_largest(self, model: torch.nn.Module, items: Sequence[EvaluationItem], batch: int) -> bool:
         tokens = max(map(len, self.chooser.choices.tokens)) if self.chooser else self.generator.max_new_tokens
         answers = longest_answers([item.row.prompt for item in items], batch, tokens, self.chooser is not None)
         if answers is not None:
-            answer_at_largest(model, answers, self.pad, self.device)
+            run_worst_case(model, answers, self.pad, self.device)
         return True
 
     def shrink(self, fits: Callable[[int], bool]) -> None:
-        """Halve how many rows are answered at a time until they fit. Raises OutOfMemory where not even one does."""
-        one = self.chooser or self.generator
-        while metric_spec(self.metric).needs_answers and not fits(one.batch):
-            if one.batch == 1:
-                raise OutOfMemory("answering would not fit after training, not even one prompt at a time")
-            one.batch = (one.batch + 1) // 2
-            self.generator.warn("evaluation", f"{one.batch} prompts are answered at a time: more would not fit")
+        """Halve the evaluation batch size until it fits. Raises OutOfMemory if a single prompt does not fit."""
+        answering = self.chooser or self.generator
+        while metric_spec(self.metric).needs_answers and not fits(answering.batch):
+            if answering.batch == 1:
+                raise OutOfMemory("generation after training would not fit in memory, even with a single prompt")
+            answering.batch = (answering.batch + 1) // 2
+            text = f"evaluation batch size reduced to {answering.batch}: a larger one would not fit in memory"
+            self.generator.warn("memory.evaluation_batch_reduced", text)
 
     def items(self, model: torch.nn.Module, items: Sequence[EvaluationItem]) -> list[Item]:
-        """Loss and, unless the metric is the loss itself, the scored answer of every item, in order."""
+        """Loss and, unless the metric is the loss, the scored answer of every item, in order."""
         if not items:
             return []
         model.eval()
@@ -119,22 +120,22 @@ class Scorer:
 
 
 def summarize(items: Sequence[Item], metric: str, seconds: float) -> Score:
-    """Means and intervals over items."""
+    """Means over items with confidence intervals."""
     weights = [item.loss_weight for item in items]
     loss = bootstrap([item.nll / item.loss_weight for item in items], weights)
-    views: dict[str, Interval] = {}
+    scores: dict[str, Interval] = {}
     for name in sorted({name for item in items for name in item.scores or {}}):
-        views[name] = of_scores([(item.scores or {}).get(name, 0.0) for item in items])
+        scores[name] = of_scores([(item.scores or {}).get(name, 0.0) for item in items])
     needs_answers = bool(items) and metric_spec(metric).needs_answers
-    score = views.pop(metric) if needs_answers else loss  # without items there is no mean
+    score = scores.pop(metric) if needs_answers else loss  # without items there is no mean
     perplexity = math.exp(min(loss.mean, 700.0)) if loss.mean is not None else None
-    return Score(loss=loss, perplexity=perplexity, metric=metric, score=score, extra=views, seconds=seconds)
+    return Score(loss=loss, perplexity=perplexity, metric=metric, score=score, extra=scores, seconds=seconds)
 
 
 def item_losses(
     model: torch.nn.Module, items: Sequence[EvaluationItem], layout: Packing, pad: int, device: str
 ) -> list[RowLoss]:
-    """The loss of every item, in order: means over the item's answers."""
+    """The loss of every item, in order: the mean over its references."""
     losses = iter(row_losses(model, all_rows(items), layout, pad, device))
     return [_mean([next(losses) for _ in item.rows]) for item in items]
 
@@ -145,36 +146,36 @@ def _mean(losses: Sequence[RowLoss]) -> RowLoss:
 
 @torch.inference_mode()
 def row_losses(model: torch.nn.Module, rows: Sequence[Row], layout: Packing, pad: int, device: str) -> list[RowLoss]:
-    """The loss of every row, in order. Halves the rows of a pass on out-of-memory."""
+    """The loss of every row, in order. Halves a batch on out-of-memory."""
     was_training = model.training
     rows = list(rows)
     model.eval()
     keep = keeps_logits(model)
-    found: dict[int, RowLoss] = {}
+    by_row: dict[int, RowLoss] = {}
     todo = list(held_out_batches(rows, layout, device, vocabulary_of(model), keep))
     try:
         while todo:
             portion = todo.pop(0)
-            losses = within_memory(lambda: _pass_losses(model, portion, layout, pad, device, keep))  # noqa: B023
+            losses = within_memory(lambda: _batch_losses(model, portion, layout, pad, device, keep))  # noqa: B023
             if losses is None:
                 if len(portion) == 1:
-                    raise OutOfMemory("not one row fits while measuring the held-out loss")
+                    raise OutOfMemory("a single row does not fit in memory for the held-out loss")
                 half = len(portion) // 2
                 todo[:0] = [portion[:half], portion[half:]]
                 continue
-            found.update({id(row): loss for row, loss in zip(portion, losses, strict=True)})
+            by_row.update({id(row): loss for row, loss in zip(portion, losses, strict=True)})
     finally:
         model.train(was_training)
-    return [found[id(row)] for row in rows]
+    return [by_row[id(row)] for row in rows]
 
 
 def vocabulary_of(model: torch.nn.Module) -> int:
-    """How wide its logits are."""
-    vocabulary: int = bare(model).config.get_text_config().vocab_size
+    """Vocabulary size of the model, the last dimension of its logits."""
+    vocabulary: int = unwrapped(model).config.get_text_config().vocab_size
     return vocabulary
 
 
-def _pass_losses(
+def _batch_losses(
     model: torch.nn.Module, rows: Sequence[Row], layout: Packing, pad: int, device: str, keep: bool
 ) -> list[RowLoss]:
     batch = collate(rows, layout.packing, pad, device)
@@ -186,7 +187,7 @@ def _pass_losses(
         nll[part] = torch.nn.functional.cross_entropy(logits[part].float(), targets[part], reduction="none")
     weights = answer_weights(batch)
     terms = nll.double() if weights is None else nll.double() * weights
-    counts = [answer_tokens(row) for row in rows]  # rows come one after another in both layouts
+    counts = [answer_tokens(row) for row in rows]  # rows are in order in packed and padded batches
     return [
         RowLoss(float(part.sum()), count, loss_weight(row))
         for part, count, row in zip(terms.split(counts), counts, rows, strict=True)
@@ -194,7 +195,7 @@ def _pass_losses(
 
 
 def timed(work: Callable[[], list[Item]]) -> tuple[list[Item], float]:
-    """The items and the seconds they took."""
+    """The items and the duration of computing them in seconds."""
     started = time.monotonic()
     items = work()
     return items, time.monotonic() - started

@@ -1,7 +1,7 @@
-"""Answering at its largest, without answering: the longest prompts read, one step at the end of the longest answers.
+"""Generation at its peak memory, without generating: prefill the longest prompts, run one step at maximum length.
 
-A dry run goes through it on fake tensors, a probe for real before training. What is read, how caches lie and how wide
-a step is follow `decode` and `likeliest`.
+The dry run executes it on fake tensors, the probe on real ones before training. Batches, caches and step widths are
+those of `decode` and `choice_scoring`.
 """
 
 from __future__ import annotations
@@ -21,29 +21,36 @@ from engine.config.batch_limits import (
 )
 from engine.evaluation.attention import attention_by_group
 from engine.evaluation.choice_scoring import log_likelihoods
-from engine.evaluation.forward import CACHE_ARGUMENTS, Forward, cache_unsupported_reason, filled, left_padded, unfilled
+from engine.evaluation.forward import (
+    CACHE_ARGUMENTS,
+    Forward,
+    cache_unsupported_reason,
+    left_padded,
+    padded_rows,
+    rows_without_padding,
+)
 from engine.evaluation.kv_cache import RunningCache, shared_prompts
 from engine.evaluation.prefill import Prefill
 from engine.training.loss import keeps_logits
 
 Begin = Callable[[str], object]
-"""Told which moment begins."""
+"""Called with the name of each stage when it starts."""
 
 
 @dataclass(frozen=True)
 class WorstCaseAnswers:
-    """What is answered at once at most."""
+    """The largest batch of generation or choice scoring."""
 
     prompts: list[list[int]]
-    """The longest, a batch of them, the longest first."""
+    """One batch of the longest prompts, longest first."""
     tokens: int
-    """New ones: of an answer that does not end, or of the longest choice."""
+    """New tokens: the maximum length of an answer, or the length of the longest choice."""
     choosing: bool = False
-    """Whether choices are scored and nothing is generated."""
+    """Whether choices are scored instead of generating."""
 
 
 @torch.inference_mode()
-def answer_at_largest(
+def run_worst_case(
     model: torch.nn.Module,
     answers: WorstCaseAnswers,
     pad: int,
@@ -52,7 +59,7 @@ def answer_at_largest(
     guessed: int = MAX_DRAFT_TOKENS,
     begin: Begin = lambda moment: None,
 ) -> None:
-    """Hold what `answers` hold at most. `together`: tokens of prompts read at a time, where not the device's own."""
+    """Allocate what `answers` need at peak. `together`: prompt tokens per prefill, by default those of the device."""
     model.eval()
     if cache_unsupported_reason(model):
         _by_library(model, answers, pad, device, begin)
@@ -68,11 +75,11 @@ def answer_at_largest(
 def _generate(
     forward: Forward, answers: WorstCaseAnswers, pad: int, device: str, together: int, guessed: int, begin: Begin
 ) -> None:
-    """All places taken, then every answer as long as it may be, then a fourth of the places read anew beside them."""
+    """Fill all places, extend every answer to its maximum length, then prefill further prompts at the same time."""
     prompts = answers.prompts
     prefill = Prefill(forward, prompts, pad, device)
     longest, waiting = len(prompts[0]), list(prompts)
-    count = unfilled(min(len(prompts), max(1, together // longest)), device)
+    count = rows_without_padding(min(len(prompts), max(1, together // longest)), device)
     cache: RunningCache | None = None
     while waiting:
         group, waiting = waiting[:count], waiting[count:]
@@ -87,24 +94,24 @@ def _generate(
     cache.reach(longest + answers.tokens - 1)
     _step(forward, cache, min(guessed, answers.tokens - 1), device)
     begin("further prompts")
-    prefill(prompts[: unfilled(min(count, -(-len(prompts) // REFILL_FRACTION)), device)])
+    prefill(prompts[: rows_without_padding(min(count, -(-len(prompts) // REFILL_FRACTION)), device)])
 
 
 def _step(forward: Forward, cache: RunningCache, guessed: int, device: str) -> None:
-    """Every row's next token and guesses; which, and at which position, takes no other memory."""
+    """One decoding step with draft tokens; token ids and positions do not affect memory."""
     mask = cache.room(1 + guessed)
     ids = torch.zeros((cache.computed, 1 + guessed), dtype=torch.long, device=device)
     forward(ids, mask, torch.zeros_like(ids), cache.cache).argmax(-1)
 
 
 def _choose(forward: Forward, answers: WorstCaseAnswers, pad: int, device: str, begin: Begin) -> None:
-    """A batch of prompts and as many choices of the longest as are scored at once."""
+    """Prefill a batch of prompts and score as many of the longest choices as are scored at a time."""
     begin("prompts")
     read = Prefill(forward, answers.prompts, pad, device)(answers.prompts)
     first = read.logits.float().log_softmax(-1)
     begin("choices")
-    asked = max(1, min(MAX_CHOICES_PER_PROMPT * len(answers.prompts), MAX_CHOICE_TOKENS // answers.tokens))
-    rows = torch.arange(filled(asked, device), device=device) % len(answers.prompts)
+    choices = max(1, min(MAX_CHOICES_PER_PROMPT * len(answers.prompts), MAX_CHOICE_TOKENS // answers.tokens))
+    rows = torch.arange(padded_rows(choices, device), device=device) % len(answers.prompts)
     ids = torch.zeros((len(rows), max(1, answers.tokens - 1)), dtype=torch.long, device=device)
     mask = torch.cat([read.mask[rows], torch.ones_like(ids)], dim=1)
     logits = forward(ids, mask, torch.zeros_like(ids), shared_prompts(read.cache, rows))
@@ -113,7 +120,7 @@ def _choose(forward: Forward, answers: WorstCaseAnswers, pad: int, device: str, 
 
 
 def _by_library(model: torch.nn.Module, answers: WorstCaseAnswers, pad: int, device: str, begin: Begin) -> None:
-    """As transformers' generate holds it: prompts read together, and at the end a cache of whole answers."""
+    """Peak of transformers' generate: prefill all prompts together, then a cache of complete answers."""
     ids, mask, _ = left_padded(answers.prompts, pad, device)
     begin("prompts")
     keep = {"logits_to_keep": 1} if keeps_logits(model) else {}
@@ -124,12 +131,12 @@ def _by_library(model: torch.nn.Module, answers: WorstCaseAnswers, pad: int, dev
     del out
     begin("the last token")
     for layer in layers if answers.tokens > 1 else []:
-        if isinstance(getattr(layer, "keys", None), torch.Tensor):  # a state does not grow
-            layer.update(_further(layer.keys, answers.tokens - 1), _further(layer.values, answers.tokens - 1))
+        if isinstance(getattr(layer, "keys", None), torch.Tensor):  # a recurrent state does not grow
+            layer.update(_new_tokens(layer.keys, answers.tokens - 1), _new_tokens(layer.values, answers.tokens - 1))
 
 
-def _further(like: torch.Tensor, tokens: int) -> torch.Tensor:
-    """Keys or values of so many more tokens."""
+def _new_tokens(like: torch.Tensor, tokens: int) -> torch.Tensor:
+    """Keys or values of `tokens` new tokens."""
     rows, heads, _, size = like.shape
     return like.new_zeros((rows, heads, tokens, size))
 
@@ -137,6 +144,6 @@ def _further(like: torch.Tensor, tokens: int) -> torch.Tensor:
 def longest_answers(
     prompts: Sequence[Sequence[int]], batch: int, tokens: int, choosing: bool = False
 ) -> WorstCaseAnswers | None:
-    """Of all prompts those that take the most together; None where nothing is asked."""
+    """The batch of the longest prompts; None without prompts."""
     chosen = sorted(map(list, prompts), key=len, reverse=True)[:batch]
     return WorstCaseAnswers(chosen, tokens, choosing) if chosen else None

@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
         lock = locks.hold(folder.lock_file)
         if lock is None:
             do = f"`ftbench attach {folder.name}` shows it"
-            raise UserError(f"ladder is already running: {folder.name}", do=do, code="ladder.already_running")
+            raise UserError("ladder is already running", folder.name, do, code="ladder.already_running")
     except UserError as error:
         print(error.line, file=sys.stderr)
         return 2

@@ -18,7 +18,7 @@ BASE_NOT_SCORED = "The base model has no score"
 FULL_NOT_SCORED = "Full fine-tuning has no score"
 LOWER_IS_BETTER = "lower is better; a negative difference is an improvement"
 LOW_MEMORY = "If memory is limited"
-AS_FAST = "was as fast with some seeds"
+AS_FAST = "as fast with some seeds"
 SMALLEST_ARTIFACT = "no method that is not significantly worse has a smaller artifact"
 ONE_SEED = "One seed: the results describe these runs; the variation between seeds is unknown."
 ONE_RATE = "Each method was trained at its preset learning rate; no other rate was tried."
@@ -28,7 +28,7 @@ NO_ENERGY = "Energy was not measured: no energy counter is available on this mac
 RULE_OF_QUALITY = {
     "holds": "the rule of thumb (94% of the quality) holds here.",
     "fails": "the rule of thumb (94% of the quality) does not hold here.",
-    "undecided": "the rule of thumb (94% of the quality) is neither confirmed nor refuted, 94% is within the interval.",
+    "undecided": "the rule of thumb (94% of the quality) is neither confirmed nor refuted: 94% is within the interval.",
     "unknown": "the rule of thumb (94% of the quality) cannot be checked.",
 }
 RULE_OF_COST = {
@@ -77,6 +77,11 @@ def score(row: RungResult, metric: MetricSpec) -> str:
 def method_noun(row: RungResult) -> str:
     """`full fine-tuning`, or the rung's name."""
     return "full fine-tuning" if row.name == RULE_REFERENCE else fmt.rung_title(row.name)
+
+
+def method_subject(row: RungResult) -> str:
+    """The same at the start of a sentence."""
+    return "Full fine-tuning" if row.name == RULE_REFERENCE else fmt.rung_title(row.name)
 
 
 def status(row: RungResult) -> str:

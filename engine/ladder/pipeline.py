@@ -59,8 +59,8 @@ class LadderPipeline:
             self.runner.warn(notice["code"], notice["text"])
         ladder.differs, ladder.config = differing(plan.rungs), shared(plan.rungs)
         if ladder.work.test == 0:
-            do = "set data.test to a file of test rows or to a share, or add rows"
-            raise UserError("no test rows: a ladder has nothing to score", "data.test", do, code="ladder.no_test_rows")
+            do = "set it to a file of test rows or to a share, or add rows"
+            raise UserError("no test rows to score", "data.test", do, code="ladder.no_test_rows")
         if ladder.work.validation == 0 and plan.learning_rates > 1:
             what = "no validation rows to choose learning rates on"
             do = "add rows, set a larger share, or omit --learning-rates"

@@ -15,7 +15,7 @@ def add_price(row: RungResult, rung: Rung, ladder: Ladder) -> None:
     if price is None and local:
         price, row.money_note = local.price_per_hour, f"at the list price of {local.name}"
     if price is None:
-        row.money_note = "unknown for this machine: set cost.price_per_hour"
+        row.money_note = "set cost.price_per_hour, the price of this machine is unknown"
     elif row.all_seconds:
         seconds = row.all_seconds
         row.money = SeedRange(**{at: getattr(seconds, at) * price / 3600 for at in ("mean", "low", "high")})

@@ -20,6 +20,7 @@ from engine.ladder.phrases import (
     difference,
     ladder_metric,
     method_noun,
+    method_subject,
 )
 from engine.runs.ladder import Comparison, Ladder, RungResult
 
@@ -45,17 +46,16 @@ def recommendations(ladder: Ladder, findings: Findings) -> list[Sentence]:
 
 
 def _prototype(findings: Findings, fastest: RungResult) -> str:
-    name = fmt.rung_title(fastest.name)
-    text = f"Prototype with {method_noun(fastest)}: the fastest method that is {SIGNIFICANTLY['better']} than the base"
-    text += " model"
+    criterion = f"{SIGNIFICANTLY['better']} than the base model"
+    text = f"Prototype with {method_noun(fastest)}: the fastest method that is {criterion}"
     text += f", {mean_and_range(fastest.all_seconds, fmt.seconds, ' per run')}." if fastest.all_seconds else "."
     if others := _as_fast(findings, fastest):
-        text += f" {others} {AS_FAST}."
+        text += f" {' and '.join(others)} {'were' if len(others) > 1 else 'was'} {AS_FAST}."
     small = findings.least_memory
     if small is None:
         return text
     if small.name == fastest.name:
-        return f"{text} {name} also has the lowest peak memory."
+        return f"{text} {method_subject(fastest)} also has the lowest peak memory."
     least, peak = training_peak(small.peak), training_peak(fastest.peak)
     if least and peak and least > SIMILAR_MEMORY * peak:
         return f"{text} No other method needs much less memory."
@@ -63,11 +63,11 @@ def _prototype(findings: Findings, fastest: RungResult) -> str:
     return f"{text} {LOW_MEMORY}, use {fmt.rung_title(small.name)} ({sizes})."
 
 
-def _as_fast(findings: Findings, fastest: RungResult) -> str:
+def _as_fast(findings: Findings, fastest: RungResult) -> list[str]:
     """The rungs whose fastest run took no longer than the slowest run of the fastest rung."""
     limit = fastest.all_seconds.high if fastest.all_seconds else 0.0
     rivals = [row for row in findings.tuned if row is not fastest and findings.gained[row.name] == "yes"]
-    return " or ".join(fmt.rung_title(row.name) for row in rivals if row.all_seconds and row.all_seconds.low <= limit)
+    return [fmt.rung_title(row.name) for row in rivals if row.all_seconds and row.all_seconds.low <= limit]
 
 
 def _ship(ladder: Ladder, findings: Findings, ship: RungResult, best: RungResult) -> str:

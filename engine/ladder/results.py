@@ -99,7 +99,9 @@ def _read(run: RunDir, entry: LadderRun) -> FinishedRun:
     except (OSError, ValueError, RecursionError) as error:
         do = f"delete the run, then `ftbench resume` the ladder, which runs {run.name} again"
         where = str(run.predictions_file)
-        raise UserError(f"cannot read predictions: {error}", where, do, code="ladder.unreadable_predictions") from error
+        raise UserError(
+            f"cannot read predictions ({error})", where, do, code="ladder.unreadable_predictions"
+        ) from error
     result = run.result()
     if result is None or not lines or any(not isinstance(line.get("tuned"), dict) for line in lines):
         do = "delete the run, then `ftbench resume` the ladder, which runs it again"

@@ -21,7 +21,7 @@ from engine.ladder.phrases import (
     confidence,
     difference,
     ladder_metric,
-    method_noun,
+    method_subject,
     not_significant,
     sample_size,
     score,
@@ -119,7 +119,7 @@ def _rule_of_quality(ladder: Ladder, findings: Findings, qlora: RungResult) -> s
     name = "QLoRA" if only_one else fmt.rung_title(qlora.name)
     of = "gain" if of_gain else "score"
     value = f"{fmt.percent(share.mean)}, {confidence(fmt.percent_bounds(share))}"
-    return f"{name}'s share of full's {of} is {value}: {RULE_OF_QUALITY[findings.rule_quality]}"
+    return f"{name}'s share of full's {of} is {value}; {RULE_OF_QUALITY[findings.rule_quality]}"
 
 
 def _overlaps(ladder: Ladder) -> list[Sentence]:
@@ -155,8 +155,7 @@ def _caveats(ladder: Ladder, findings: Findings) -> list[Sentence]:
 
 def _incomplete(ladder: Ladder, row: RungResult) -> str:
     """Why a rung has no result or not all of its seeds; '' if it is complete or has not started."""
-    name = method_noun(row)
-    name = name if name == row.name else name[:1].upper() + name[1:]
+    name = method_subject(row)
     if row.status == "partly":
         finished = f"{name} finished {len(row.seeds)} of {len(ladder.seeds)} seeds"
         return f"{finished}: {row.reason}" if row.reason else f"{finished}."

@@ -1,1 +1,1 @@
-"""Memory of a run before it starts: a formula in milliseconds, a dry run in seconds, a probe at its start."""
+"""Predict the memory of a run: a formula in milliseconds, a dry run in seconds, a probe when the run starts."""

@@ -1,15 +1,14 @@
-"""The longest batch first: what a run's largest passes and its evaluation really take, tried before its first step.
+"""Memory probe: measure the largest micro-batches and the evaluation of a run before its first step.
 
-First the optimizer makes a step, and its state stays: in every step of a run but the first, passes go beside it. Then,
-of all steps to come, the one with the largest pass is taken, and of it the two largest passes go forward and backward,
-the second beside the gradients of the first; and on a card the evaluation's largest moments are held. Nothing of what
-is trained moves: the gradients are dropped; the optimizer steps with gradients of zero at a rate of zero, and its state
-is forgotten (a checkpoint's is loaded after this); random states are put back. Two whole steps of the run would be its
-first ones, which are not its longest, and taking them back would want a copy of every weight, which under full
-fine-tuning is the memory that is in question.
+First the optimizer makes a step, so that its state exists as in all later steps. Then, of the step with the largest
+micro-batch, the two largest micro-batches run forward and backward, the second one with the gradients of the first; on
+a GPU the largest evaluation batch runs too. Training is not affected: gradients are dropped, the optimizer step uses
+zero gradients and a learning rate of zero, its state is cleared (that of a checkpoint is loaded later), and random
+states are restored. Running the first steps of the run instead would not cover its longest rows, and undoing them would
+need a copy of all trained weights.
 
-Paged optimizers keep their state outside torch's pool and never give it back: they do not step here, but what is held
-beside that state (`methods.optimizers.compensated`) is held.
+Paged optimizers keep their state outside torch's pool and never free it: they make no step here, but allocate what they
+need in addition to that state (`methods.optimizers.compensated`).
 """
 
 from __future__ import annotations
@@ -27,56 +26,56 @@ from engine.memory.dry_run.worst_case_batches import WorstCaseBatches
 from engine.memory.formula.memory_budget import system_memory
 from engine.training.batches import loss_weight
 from engine.training.guards import first_line, free_memory, is_out_of_memory
-from engine.training.meters import Meters, on_card
+from engine.training.meters import Meters, uses_gpu
 from engine.training.trainer import AnswerTrainer
 
 HEADROOM = 0.05
-"""Share of the device's memory that a probe leaves free: other lengths leave other gaps in the pool."""
+"""Fraction of the device's memory that a probe leaves free: rows of other lengths fragment the pool differently."""
 Warn = Callable[[str, str], None]
 
 
 @runtime_checkable
-class Holding(Protocol):
-    """An optimizer that can hold what a step holds beside paged state."""
+class AllocatesStep(Protocol):
+    """An optimizer that can allocate what a step needs in addition to paged state."""
 
-    def hold(self) -> None: ...
+    def allocate_step(self) -> None: ...
 
 
 @dataclass(frozen=True)
 class Probed:
-    """Bytes, as `Result.peak_training_bytes` means them."""
+    """Peaks in bytes, defined like `Result.peak_training_bytes`."""
 
     training: int
     evaluation: int | None
-    """None where nothing was tried: without a card a process that takes too much is killed, and a forecast must do."""
+    """None if not measured: on a CPU a process that uses too much memory is killed, so it is only predicted."""
     seconds: float
 
 
 @dataclass
 class Probe:
-    """One look ahead, at the model as it will be trained."""
+    """One memory probe of the model, ready for training."""
 
     trainer: AnswerTrainer
     optimizer: torch.optim.Optimizer
     own: WorstCaseBatches
     meters: Meters
     automatic: bool
-    """Whether the micro batch may be chosen."""
+    """Whether the micro-batch size may be reduced to fit."""
     evaluate: Callable[[], None] | None
-    """Holds what the evaluation holds at most, making itself smaller where that does not fit; None: not tried."""
+    """Runs the largest evaluation batch, reducing it until it fits; None: not measured."""
     fits: Callable[[int, int], bool] | None
-    """Whether a micro batch is expected to stay within so many bytes: asked where trying too much would end the
-    process, without a card.
+    """Predicts whether a micro-batch size fits in a number of bytes; for CPUs, where exceeding memory would end the
+    process.
     """
     warn: Warn
 
     def run(self) -> Probed:
-        """Measure; on the way the trainer's micro batch becomes one that fits.
+        """Measure the peaks, reducing the trainer's micro-batch size until it fits.
 
-        Raises OutOfMemory where not even one row fits, in training or in the evaluation.
+        Raises OutOfMemory if a single row does not fit, in training or evaluation.
         """
         started = time.monotonic()
-        with kept_random():
+        with preserved_random_state():
             try:
                 training, evaluation = self._measured()
             finally:
@@ -86,28 +85,29 @@ class Probe:
     def _measured(self) -> tuple[int, int | None]:
         limit = self._limit()
         if self.fits is not None:
-            self._foresee(self.fits, limit)
+            self._reduce_until_predicted_to_fit(self.fits, limit)
         step = self.meters.peak_of(self._step)
         passes = self._passes()
         while self.automatic and passes > limit and (fewer := self._fewer(passes, limit)):
             self.trainer.micro_batch = fewer
-            self.warn("micro_batch", f"{fewer} rows a pass: more would leave no headroom")
+            text = f"micro-batch size reduced to {fewer}: a larger one would leave no headroom"
+            self.warn("memory.micro_batch_reduced", text)
             passes = self._passes()
         self._drop_gradients()
         evaluation = self.meters.peak_of(self.evaluate) if self.evaluate else None
         return max(passes, step), evaluation
 
-    def _foresee(self, fits: Callable[[int, int], bool], limit: int) -> None:
-        """Fewer rows a pass where more are not expected to fit."""
+    def _reduce_until_predicted_to_fit(self, fits: Callable[[int, int], bool], limit: int) -> None:
+        """Halve the micro-batch size until it is predicted to fit; only warn if the size was configured."""
         while not fits(self.trainer.micro_batch, limit):
+            predicted = f"predicted memory exceeds the available {limit / 2**30:.1f} GiB"
             if not self.automatic:
-                gib = limit / 2**30
-                self.warn("memory", f"this run is expected to need more than the {gib:.1f} GiB that it can have here")
+                self.warn("memory.over_budget", predicted)
                 return
-            self.trainer.halve(self.own.step, f"expected to need more than the {limit / 2**30:.1f} GiB there are")
+            self.trainer.halve(self.own.step, predicted)
 
     def _passes(self) -> int:
-        """The peak of the two largest passes, with fewer rows where they do not fit."""
+        """Peak of the two largest micro-batches, halving the micro-batch size until they fit."""
         while True:
             try:
                 return self.meters.peak_of(self._two_passes)
@@ -120,7 +120,7 @@ class Probe:
             self.trainer.halve(self.own.step, cause)
 
     def _two_passes(self) -> None:
-        """Leaves the gradients, as in the middle of a step."""
+        """Run the two largest micro-batches and keep their gradients, as in the middle of a step."""
         self._drop_gradients()
         self.trainer.model.train()
         total_weight = sum(map(loss_weight, self.own.step))
@@ -128,26 +128,26 @@ class Probe:
             self.trainer.pass_through(self.trainer.model, portion, total_weight)
 
     def _fewer(self, peak: int, limit: int) -> int:
-        """Rows a pass that leave headroom, by the line through no rows, beside the gradients, and those tried; 0 where
-        there are no fewer.
+        """A micro-batch size that leaves headroom, by linear interpolation between no rows and the measured rows; 0 if
+        the size is already 1.
         """
         rows = max(map(len, self.own.portions(self.trainer.micro_batch)))
         free_memory()
         empty = self.meters.held()
         fits = math.floor((limit - empty) / max(1, peak - empty) * rows)
-        return 0 if rows == 1 else useful(len(self.own.step), min(rows - 1, max(1, fits)))
+        return 0 if rows == 1 else balanced_micro_batch(len(self.own.step), min(rows - 1, max(1, fits)))
 
     def _limit(self) -> int:
-        return most_here(self.meters)
+        return available_memory(self.meters)
 
     def _step(self) -> None:
-        """The optimizer's own work and the state it then has, moving nothing."""
+        """Make an optimizer step that changes no weight, so that the optimizer's state exists."""
         for parameter in self.trainer.model.parameters():
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
         if getattr(self.optimizer, "is_paged", False):
-            if isinstance(self.optimizer, Holding):
-                self.optimizer.hold()
+            if isinstance(self.optimizer, AllocatesStep):
+                self.optimizer.allocate_step()
         else:
             self._step_at_no_rate()
         self._drop_gradients()
@@ -171,9 +171,9 @@ class Probe:
         free_memory()
 
 
-def most_here(meters: Meters) -> int:
-    """What a run may hold in all on this machine, with headroom: bytes in the planner's meaning."""
-    if on_card():
+def available_memory(meters: Meters) -> int:
+    """Memory available to this run in total, minus headroom, in bytes as the planner counts them."""
+    if uses_gpu():
         free, total = map(int, torch.cuda.mem_get_info())
     else:
         total, used = system_memory()
@@ -181,14 +181,14 @@ def most_here(meters: Meters) -> int:
     return free + meters.held() - round(HEADROOM * total)
 
 
-def useful(batch: int, most: int) -> int:
-    """Rows a pass, of at most so many: fewer where a step takes no more passes for it."""
+def balanced_micro_batch(batch: int, most: int) -> int:
+    """The smallest micro-batch size of at most `most` rows that needs no more micro-batches per step than `most`."""
     return math.ceil(batch / math.ceil(batch / most))
 
 
 @contextmanager
-def kept_random() -> Iterator[None]:
-    """Whatever is drawn inside, the draws after it are those that would have come."""
-    cards = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=cards):
+def preserved_random_state() -> Iterator[None]:
+    """Context that restores the random states of CPU and GPUs at its end."""
+    gpus = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=gpus):
         yield

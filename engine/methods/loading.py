@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from engine.config import schema
-from engine.methods.locate import Located, locate, refused
+from engine.methods.locate import Located, load_error, locate
 from engine.methods.machine import Machine
 from engine.methods.model_config import config_at
 
@@ -29,7 +29,7 @@ def load_weights(model: schema.Model, machine: Machine, dtype: torch.dtype, **op
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         if isinstance(error, RuntimeError) and "memory" in str(error):
             raise  # out of memory is a run outcome, not a user error
-        raise refused(located, "model", error) from error
+        raise load_error(located, "model", error) from error
 
 
 def _from_pretrained(located: Located, **options: Any) -> PreTrainedModel:

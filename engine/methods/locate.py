@@ -94,7 +94,7 @@ def _refuse_adapter(folder: Path) -> None:
     raise UserError(what, str(folder), do, code="model.adapter_folder")
 
 
-def refused(located: Located, part: str, error: Exception) -> UserError:
+def load_error(located: Located, part: str, error: Exception) -> UserError:
     """Translate an exception of `from_pretrained` for `part` (model, tokenizer, configuration) into a UserError."""
     text = " ".join(str(error).split())
     where = located.source

@@ -9,7 +9,7 @@ from transformers import AutoConfig
 from engine.config import schema
 from engine.config.model_files import impossible_model
 from engine.config.model_limits import impossible
-from engine.methods.locate import Located, locate, refused
+from engine.methods.locate import Located, load_error, locate
 
 
 def config_of(model: schema.Model) -> Any:
@@ -22,7 +22,7 @@ def config_at(located: Located) -> Any:
     try:
         config = AutoConfig.from_pretrained(located.source, revision=located.revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ZeroDivisionError) as error:
-        raise refused(located, "configuration", error) from error
+        raise load_error(located, "configuration", error) from error
     if fault := impossible(config.to_dict()):
         raise impossible_model(fault, located.source)
     return config

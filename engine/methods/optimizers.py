@@ -131,7 +131,7 @@ def compensated(kind: type) -> type:
             p.grad = gradient
 
         @torch.no_grad()
-        def hold(self) -> None:
+        def allocate_step(self) -> None:
             """Allocate what a step allocates in addition to bitsandbytes' state, without changing a weight."""
             for group in self.param_groups:
                 for p in group["params"]:

@@ -41,7 +41,7 @@ def load(config: schema.Config, machine: Machine) -> PreTrainedModel:
     )
     model = load_weights(config.model, machine, dtype, quantization_config=quantization)
     if machine.device == "cpu":
-        _check_shapes(model)
+        check_shapes(model)
         _forbid_repacking(model)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -54,13 +54,16 @@ def make_trainable(model: PreTrainedModel, config: schema.Config) -> torch.nn.Mo
 
 
 def _linear_4bit(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
-    import bitsandbytes as bnb
+    import bitsandbytes as bnb  # takes a second to import, and only loading a 4-bit model needs it
 
     return [(name, module) for name, module in model.named_modules() if isinstance(module, bnb.nn.Linear4bit)]
 
 
-def _check_shapes(model: PreTrainedModel) -> None:
-    """bitsandbytes' 4-bit CPU kernels require in_features % 64 == 0 and out_features % 32 == 0."""
+def check_shapes(model: torch.nn.Module) -> None:
+    """Raise UserError unless all 4-bit layers have in_features % 64 == 0 and out_features % 32 == 0.
+
+    bitsandbytes' 4-bit CPU kernels require it.
+    """
     for name, module in _linear_4bit(model):
         if module.in_features % 64 or module.out_features % 32:
             shape = f"{module.out_features} × {module.in_features}"

@@ -8,7 +8,7 @@ from engine.config import schema
 from engine.config.errors import UserError
 from engine.data.chat_template import ChatTemplate
 from engine.data.shipped_templates import template_text
-from engine.methods.locate import Located, locate, refused
+from engine.methods.locate import Located, load_error, locate
 
 
 def load_tokenizer(model: schema.Model, located: Located | None = None) -> PreTrainedTokenizerBase:
@@ -21,7 +21,7 @@ def load_tokenizer(model: schema.Model, located: Located | None = None) -> PreTr
     try:
         tokenizer = AutoTokenizer.from_pretrained(located.source, revision=located.revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise refused(located, "tokenizer", error) from error
+        raise load_error(located, "tokenizer", error) from error
     if tokenizer.eos_token_id is None:
         what, do = "tokenizer without an end-of-sequence token", "set eos_token in its tokenizer_config.json"
         raise UserError(what, model.id, do, code="model.no_eos_token")

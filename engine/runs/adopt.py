@@ -190,17 +190,17 @@ def _check_space(source: Path, home: Path) -> None:
 
 def _digests(root: Path) -> dict[str, str]:
     """Relative path -> SHA-256, the target of a symbolic link, or '' for a directory; without the lock file."""
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for path in sorted(root.rglob("*")):
         name = str(path.relative_to(root))
         if path.is_symlink():
-            found[name] = f"-> {path.readlink()}"
+            digests[name] = f"-> {path.readlink()}"
         elif path.is_file() and name != "engine.lock":
             with path.open("rb") as file:
-                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
         elif path.is_dir():
-            found[name] = ""
-    return found
+            digests[name] = ""
+    return digests
 
 
 def _flush(root: Path) -> None:

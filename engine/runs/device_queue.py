@@ -29,26 +29,31 @@ class Turn(NamedTuple):
     run: Path
 
 
-def wait_turn(
-    card: str, came: float, run: Path, tell: Callable[[str], None], asked: Callable[[], bool], seconds: float = 0.5
+def wait_for_device(
+    device: str,
+    arrived: float,
+    run: Path,
+    report: Callable[[str], None],
+    cancelled: Callable[[], bool],
+    seconds: float = 0.5,
 ) -> bool:
-    """Acquire the device until this process ends; False if `asked` returned true first.
+    """Acquire the device until this process ends; False if `cancelled` returned true first.
 
-    `came` (Unix seconds) decides the order; equal times are ordered by process id. `tell` is called with every change
-    of place.
+    `arrived` (Unix seconds) decides the order; equal times are ordered by process id. `report` is called with every
+    change of place.
     """
-    lock, content, last_note = locks.card_lock(card), f"{os.getpid()} {run}", ""
-    with _ticket(lock, came, content) as own:
+    lock, content, last_note = locks.card_lock(device), f"{os.getpid()} {run}", ""
+    with _ticket(lock, arrived, content) as own:
         while True:
             before = [turn for ticket, turn in _waiting(lock) if ticket.name < own.name]
             if not before and locks.hold(lock, content) is not None:
                 return True
             holder = _read(locks.holder(lock))
-            note = _note(card, before, holder)
+            note = _note(device, before, holder)
             if note != last_note:
-                tell(note)
+                report(note)
                 last_note = note
-            if asked():
+            if cancelled():
                 return False
             time.sleep(seconds)
 
@@ -65,10 +70,10 @@ def turns() -> list[Turn]:
 
 
 @contextlib.contextmanager
-def _ticket(lock: Path, came: float, content: str) -> Iterator[Path]:
+def _ticket(lock: Path, arrived: float, content: str) -> Iterator[Path]:
     folder = _folder(lock)
     folder.mkdir(mode=0o700, exist_ok=True)
-    path = folder / f"{round(came * 1e6):020}-{os.getpid()}"
+    path = folder / f"{round(arrived * 1e6):020}-{os.getpid()}"
     descriptor = locks.hold(path, content)
     try:
         yield path
@@ -107,9 +112,9 @@ def _read(content: str | None) -> tuple[int, Path]:
     return locks.pid_of(pid) or 0, Path(run)
 
 
-def _note(card: str, before: list[tuple[int, Path]], holder: tuple[int, Path]) -> str:
+def _note(device: str, before: list[tuple[int, Path]], holder: tuple[int, Path]) -> str:
     """`next on GPU 0; in use by 2026…-3f2a (process 17)`."""
-    where = "the CPU" if card == "cpu" else f"GPU {card}"
+    where = "the CPU" if device == "cpu" else f"GPU {device}"
     pid, run = holder
     use = f"in use by {run.name or 'another run'} (process {pid})" if pid else "being released"
     if not before:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from engine.runs.events import Event, Hello, Memory, Phase
 
 
@@ -27,11 +25,3 @@ class PhaseEnergy:
     def joules(self) -> dict[str, float]:
         """Joules by phase; empty if not measured."""
         return {name: round(value, 3) for name, value in self._joules.items()}
-
-
-def phase_joules(events: Iterable[Event]) -> dict[str, float]:
-    """Joules by phase, as in `PhaseEnergy`."""
-    energy = PhaseEnergy()
-    for event in events:
-        energy.add(event)
-    return energy.joules()

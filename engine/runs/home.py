@@ -1,4 +1,4 @@
-"""The runs home: one directory per user that holds all runs and ladders, found from every working directory."""
+"""The runs home: one directory per user with all runs and ladders, found from every working directory."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ CHOOSE_ANOTHER = "choose another directory with --runs DIR, FTBENCH_RUNS, or `ho
 def runs_home(given: Path | None = None) -> Path:
     """The directory of runs: `given` (--runs), else $FTBENCH_RUNS, else `[runs] home` in config.toml, else the default.
 
-    Symbolic links are resolved: the device queue compares paths. Raises UserError where config.toml may name a home and
-    cannot be read: another home would hide the user's runs.
+    Symbolic links are resolved: the device queue compares paths. Raises UserError where config.toml sets a home and is
+    invalid: another home would hide the user's runs.
     """
     chosen = given or Path(os.environ.get(VARIABLE) or configured_home() or default_home())
     return Path(os.path.realpath(chosen))
@@ -109,8 +109,8 @@ def home_warnings(home: Path) -> list[Notice]:
     if not kind:
         return []
     text = (
-        f"the runs home {tilde(home)} is on a network file system ({kind}), where file locks may be unreliable: "
-        "a run may be shown as live or dead wrongly, and two workers may use one run directory; "
+        f"the runs home {tilde(home)} is on a network file system ({kind}), where file locks are unreliable: "
+        "a live run may be reported as died, and two workers may write to one run directory; "
         "use a local disk (`home` under [runs] in config.toml)"
     )
     return [Notice("runs.network_filesystem", text)]
@@ -129,7 +129,7 @@ def network_file_system(path: Path) -> str:
 
 def _mounted_type(path: str, mounts: str) -> str:
     """The type of the file system at the longest mount point above `path`; of several mounts at it the last one."""
-    found, length = "", -1
+    kind, length = "", -1
     for line in mounts.splitlines():
         mount, _, source = line.partition(" - ")
         fields = mount.split(" ")
@@ -138,8 +138,8 @@ def _mounted_type(path: str, mounts: str) -> str:
         point = _unescaped(fields[4])
         above = path == point or path.startswith(point.rstrip("/") + "/")
         if above and len(point) >= length:
-            found, length = source.partition(" ")[0], len(point)
-    return found
+            kind, length = source.partition(" ")[0], len(point)
+    return kind
 
 
 def _unescaped(field: str) -> str:

@@ -70,7 +70,7 @@ class LadderDir(Folder):
             return None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             do = f"delete it, then `ftbench resume {self.name}` starts over and reuses finished runs"
-            raise UserError(f"damaged file: {error}", str(self.state_file), do, code="ladder.damaged") from error
+            raise UserError(f"damaged file ({error})", str(self.state_file), do, code="ladder.damaged") from error
         except OSError as error:
             raise _unreadable(error, self.state_file) from error
         if ladder.status == "running" and (record := end_record.read(self.end_file)):
@@ -88,9 +88,9 @@ class LadderDir(Folder):
             return msgspec.convert(self._plan_table()[0], LadderPlan)
         except FileNotFoundError as error:
             what, do = "not a ladder, ladder.toml not found", "`ftbench runs` lists runs and ladders"
-            raise UserError(what, str(self.path), do, code="ladder.not_found") from error
+            raise UserError(what, str(self.path), do, code="ladder.not_a_ladder") from error
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            what = f"damaged file: {error}"
+            what = f"damaged file ({error})"
             raise UserError(what, str(self.plan_file), "start a new ladder", code="ladder.damaged") from error
         except OSError as error:
             raise _unreadable(error, self.plan_file) from error
@@ -111,7 +111,9 @@ class LadderDir(Folder):
 
 
 def _unreadable(error: OSError, path: Path) -> UserError:
-    return UserError(f"cannot read: {error.strerror}", str(path), "check its permissions", code="ladder.unreadable")
+    return UserError(
+        f"cannot read file ({error.strerror})", str(path), "check its permissions", code="ladder.unreadable"
+    )
 
 
 def create(runs: Path, plan: LadderPlan) -> LadderDir:

@@ -53,24 +53,21 @@ def make_plan(
 
     `rungs` are values of `--rung`: `lora`, or `wide=lora,adapter.rank=64`. Without any, all methods are rungs.
     """
-    if not 1 <= seeds <= MAX_SEEDS:
-        raise UserError(f"invalid number of seeds {seeds}", "--seeds", f"use 1 to {MAX_SEEDS}", code="ladder.seeds")
-    if not 1 <= learning_rates <= MAX_LEARNING_RATES:
-        what, do = f"invalid number of learning rates {learning_rates}", f"use 1 to {MAX_LEARNING_RATES}"
-        raise UserError(what, "--learning-rates", do, code="ladder.learning_rates")
-    _refuse(LADDER_KEYS, overrides, "set by the ladder", "remove it; --rung sets the methods", "ladder.reserved_key")
+    refuse_counts(seeds, learning_rates)
+    _refuse(
+        LADDER_KEYS,
+        overrides,
+        "this setting is set by the ladder",
+        "remove it; --rung sets the methods",
+        "ladder.key_set_by_ladder",
+    )
     planned = [_rung(option, preset, overrides) for option in rungs or method_names()]
     refuse_names(planned)
     unread = [key for key in overrides if not any(reads(rung.method, key) for rung in planned)]
-    _refuse(unread, overrides, "not used by any rung", "remove it or add a rung that uses it", "ladder.unused_key")
+    _refuse(unread, overrides, "no rung uses this setting", "remove it or add a rung that uses it", "ladder.unread_key")
     refuse_different_work(planned)
-    if planned[0].config.data.test == 0:
-        do = "set data.test to a file of test rows or to a share"
-        raise UserError("no test rows: a ladder has nothing to score", "data.test", do, code="ladder.no_test_rows")
+    refuse_missing_splits(planned[0].config, learning_rates)
     first = planned[0].config.train.seed
-    if learning_rates > 1 and planned[0].config.data.validation == 0:
-        what, do = "no validation rows to choose learning rates on", "set data.validation to 0.05"
-        raise UserError(what, "data.validation", do, code="ladder.no_validation_rows")
     return LadderPlan(
         preset=preset,
         created=time.time(),
@@ -82,6 +79,25 @@ def make_plan(
         command=command,
         split_version=SPLIT_VERSION,
     )
+
+
+def refuse_counts(seeds: int, learning_rates: int) -> None:
+    """Raises UserError for a number of seeds or learning rates that is too small or too large."""
+    if not 1 <= seeds <= MAX_SEEDS:
+        raise UserError(f"invalid number of seeds {seeds}", "--seeds", f"use 1 to {MAX_SEEDS}", code="ladder.seeds")
+    if not 1 <= learning_rates <= MAX_LEARNING_RATES:
+        what, do = f"invalid number of learning rates {learning_rates}", f"use 1 to {MAX_LEARNING_RATES}"
+        raise UserError(what, "--learning-rates", do, code="ladder.learning_rates")
+
+
+def refuse_missing_splits(config: Config, learning_rates: int) -> None:
+    """Raises UserError if the configuration has no test rows, or no validation rows to choose learning rates on."""
+    if config.data.test == 0:
+        do = "set it to a file of test rows or to a share"
+        raise UserError("no test rows to score", "data.test", do, code="ladder.no_test_rows")
+    if learning_rates > 1 and config.data.validation == 0:
+        what, do = "no validation rows to choose learning rates on", "set it to 0.05"
+        raise UserError(what, "data.validation", do, code="ladder.no_validation_rows")
 
 
 def refuse_names(rungs: Sequence[Rung]) -> None:
@@ -102,7 +118,7 @@ def refuse_different_work(rungs: Sequence[Rung]) -> None:
     for other in rungs[1:]:
         for key, value in work_of(other.config).items():
             if value != (expected := work_of(first.config)[key]):
-                what = f"not the same work: {key} is {expected!r} for {first.name} and {value!r} for {other.name}"
+                what = f"rungs differ in {key}, {expected!r} for {first.name} and {value!r} for {other.name}"
                 raise UserError(what, "--rung", "set it for all rungs with --set", code="ladder.different_work")
 
 
@@ -142,7 +158,13 @@ def _rung(option: str, preset: str, overrides: Flat) -> Rung:
         raise UserError(f"invalid rung name {name!r}", "--rung", do, code="ladder.rung_name")
     settings = parse_overrides(_SETTING_SEPARATOR.split(given) if comma else [], "--rung")
     do = "remove it; all rungs use the ladder's methods and seeds"
-    _refuse((*LADDER_KEYS, "train.seed"), settings, "cannot be set per rung", do, "ladder.reserved_key")
+    _refuse(
+        (*LADDER_KEYS, "train.seed"),
+        settings,
+        "this setting cannot differ between rungs",
+        do,
+        "ladder.key_set_by_ladder",
+    )
     common = {key: value for key, value in overrides.items() if reads(method, key)}
     return Rung(name=name, config=effective(preset, method, {**common, **settings}).config, settings=settings)
 

@@ -47,7 +47,7 @@ class Manifest(msgspec.Struct):
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedCheckpoint:
     """A complete checkpoint."""
 
     step: int
@@ -56,16 +56,16 @@ class Saved:
     seconds: float
 
 
-class Saving:
+class PendingCheckpoint:
     """A checkpoint being written: write to `folder`, then read `done`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.done: Saved
+        self.done: SavedCheckpoint
 
 
 @contextlib.contextmanager
-def writing(checkpoints: Path, step: int) -> Iterator[Saving]:
+def writing(checkpoints: Path, step: int) -> Iterator[PendingCheckpoint]:
     """Create `step-N` from the files that the body writes to `folder`; on any error all of them are deleted.
 
     Raises DiskFull if there is not enough space; earlier checkpoints are not touched.
@@ -74,7 +74,7 @@ def writing(checkpoints: Path, step: int) -> Iterator[Saving]:
     checkpoints.mkdir(mode=0o700, exist_ok=True)
     temporary = checkpoints / f"{WRITING}{step}"
     remove_tree(temporary, ignore_errors=True)
-    saving = Saving(temporary)
+    saving = PendingCheckpoint(temporary)
     try:
         temporary.mkdir(mode=0o700)
         yield saving
@@ -88,7 +88,7 @@ def writing(checkpoints: Path, step: int) -> Iterator[Saving]:
         if is_disk_full(error):
             raise DiskFull(f"no disk space for the checkpoint at step {step} in {checkpoints}") from error
         raise
-    saving.done = Saved(step, final, size, time.monotonic() - started)
+    saving.done = SavedCheckpoint(step, final, size, time.monotonic() - started)
 
 
 @contextlib.contextmanager
@@ -114,21 +114,23 @@ Check = Callable[[Path], str | None]
 """Returns what is wrong with a checkpoint folder, None if nothing is."""
 
 
-def newest_complete(checkpoints: Path, content: Check = lambda folder: None) -> tuple[Saved | None, list[str]]:
+def latest_complete(
+    checkpoints: Path, content: Check = lambda folder: None
+) -> tuple[SavedCheckpoint | None, list[str]]:
     """The latest complete checkpoint, and one sentence for each later one that is incomplete.
 
     `content` checks the files of a checkpoint that is complete by its manifest.
     """
     problems: list[str] = []
     for step, folder in sorted(_named(checkpoints), reverse=True):
-        problem = trouble(folder) or content(folder)
+        problem = problem_with(folder) or content(folder)
         if problem is None:
-            return Saved(step, folder, _size(folder), 0.0), problems
+            return SavedCheckpoint(step, folder, _size(folder), 0.0), problems
         problems.append(f"ignoring incomplete checkpoint {folder.name}: {problem}")
     return None, problems
 
 
-def trouble(folder: Path) -> str | None:
+def problem_with(folder: Path) -> str | None:
     """What is wrong with a checkpoint, None if it is complete. Never raises."""
     try:
         if folder.is_symlink() or not folder.is_dir():
@@ -193,7 +195,7 @@ def clear_unfinished(checkpoints: Path) -> None:
         remove_tree(folder, ignore_errors=True)
 
 
-class Due:
+class SaveSchedule:
     """When to save: every `every` steps, or for 0 every tenth of the run but at least 30 s apart."""
 
     def __init__(self, every: int, steps: int, min_seconds: float = 30.0) -> None:

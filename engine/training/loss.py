@@ -20,7 +20,7 @@ from engine.data.tokens import Row
 from engine.training.batches import IGNORED, MicroBatch, PackingMode, collate
 
 
-def portions(rows: int, vocabulary: int) -> list[slice]:
+def logit_chunks(rows: int, vocabulary: int) -> list[slice]:
     """Slices of the rows of logits that are converted to float32 at a time."""
     step = max(1, CHUNK_ELEMENTS // vocabulary)
     return [slice(start, start + step) for start in range(0, rows, step)]
@@ -41,7 +41,7 @@ class SummedCrossEntropy(torch.autograd.Function):
             raise ValueError(f"{len(logits)} rows of logits for {len(targets)} targets")
         normalizer = logits.new_empty(len(logits), dtype=torch.float32)
         total = logits.new_zeros((), dtype=torch.float32)
-        for rows in portions(*logits.shape):
+        for rows in logit_chunks(*logits.shape):
             part = logits[rows].float()
             normalizer[rows] = part.logsumexp(-1)
             chosen = part.gather(1, targets[rows, None])[:, 0]
@@ -55,7 +55,7 @@ class SummedCrossEntropy(torch.autograd.Function):
         logits, targets, normalizer, weights = ctx.saved_tensors
         (scale,) = gradients
         gradient = torch.empty_like(logits)
-        for rows in portions(*logits.shape):
+        for rows in logit_chunks(*logits.shape):
             part = (logits[rows].float() - normalizer[rows, None]).exp_()
             part.scatter_add_(1, targets[rows, None], part.new_full((len(part), 1), -1.0))
             gradient[rows] = part.mul_(scale if weights is None else scale * weights[rows, None])

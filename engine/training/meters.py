@@ -18,7 +18,7 @@ from engine.hardware.nvml import Nvml, NvmlCard, ids_are_ours
 from engine.runs.events import Memory
 
 
-def training_card() -> NvmlCard | None:
+def training_gpu() -> NvmlCard | None:
     """The NVML handle of the GPU that torch trains on, None if NVML is unavailable."""
     uuid = getattr(torch.cuda.get_device_properties(0), "uuid", None) if torch.cuda.is_available() else None
     return Nvml().of_torch(str(uuid)) if uuid else Nvml().card()
@@ -64,13 +64,13 @@ class Meters:
         """Current memory use, as the planner predicts it: reserved memory on a GPU; on a CPU the resident set minus its
         size before the model was loaded.
         """
-        return torch.cuda.memory_reserved() if on_card() else resident() - self.before_model
+        return torch.cuda.memory_reserved() if uses_gpu() else resident() - self.before_model
 
     def peak_of(self, work: Callable[[], Any]) -> int:
         """Peak memory use while `work` runs, defined like `held`."""
         self._restart()
         work()
-        return torch.cuda.max_memory_reserved() if on_card() else resident_peak() - self.before_model
+        return torch.cuda.max_memory_reserved() if uses_gpu() else resident_peak() - self.before_model
 
     def training_begins(self) -> None:
         """Reset the peaks at the start of training; the resident peak only if the kernel allows it."""
@@ -82,7 +82,7 @@ class Meters:
         self.sample()
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
-        if on_card():
+        if uses_gpu():
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
 
@@ -94,7 +94,7 @@ class Meters:
 
     def sample(self, paged: int | None = None) -> Memory:
         """Take one measurement and write it as an event."""
-        cuda, card = on_card(), self.card
+        cuda, card = uses_gpu(), self.card
         if self.gpu_pid is None and card and cuda and torch.cuda.memory_reserved():
             self._find_gpu_pid(card)
         memory = Memory(
@@ -130,7 +130,7 @@ class Meters:
                 return  # the disk is full: the main thread fails as well and reports it
 
 
-def on_card() -> bool:
+def uses_gpu() -> bool:
     """Whether torch uses a GPU in this process."""
     return torch.cuda.is_available() and torch.cuda.is_initialized()
 

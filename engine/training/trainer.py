@@ -44,7 +44,7 @@ class Hooks:
     """Callbacks of the trainer: micro-batch halved, checkpoint saved, model prepared for training."""
 
     halved: Callable[[int], None] = lambda micro_batch: None
-    saved: Callable[[checkpoints.Saved], None] = lambda saved: None
+    saved: Callable[[checkpoints.SavedCheckpoint], None] = lambda saved: None
     prepared: Callable[[], None] = lambda: None
     facts: StepFacts = field(default_factory=StepFacts)
 
@@ -262,7 +262,7 @@ class Callback(TrainerCallback):
         should_stop: Callable[[], bool],
         evaluate: Callable[[int], None],
         evaluate_every: int,
-        due: checkpoints.Due,
+        due: checkpoints.SaveSchedule,
     ) -> None:
         self.hooks, self.trainer, self.on_step, self.should_stop = hooks, trainer, on_step, should_stop
         self.evaluate, self.evaluate_every, self.due = evaluate, evaluate_every, due

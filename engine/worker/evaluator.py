@@ -70,7 +70,7 @@ class Evaluator:
         if held_out:
             row_losses(model, held_out, self.packing, self.tokenizer.pad_token_id, self.run.machine.device)
         if self.scores_test:
-            self.scorer.hold_largest(model, self.test)
+            self.scorer.run_worst_case(model, self.test)
 
     @property
     def loss_rows(self) -> list[Row]:

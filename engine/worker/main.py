@@ -11,49 +11,39 @@ import os
 import warnings
 
 import torch
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from engine.data.changed_rows import refuse_other_than_first, refuse_unchecked
-from engine.data.items import sampled_rows
 from engine.data.prepare import Prepared, prepare
 from engine.evaluation.preflight import refuse_rows
-from engine.evaluation.score import vocabulary_of
 from engine.hardware.nvml import Nvml
-from engine.memory.dry_run.dry_run import wants_checkpointing
-from engine.memory.dry_run.run_forecast import RunForecast, forecast_run
-from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
 from engine.memory.formula.memory_budget import first_visible
-from engine.memory.probe import Probe, Probed, most_here
 from engine.methods import method
 from engine.methods.machine import this_machine
 from engine.methods.model_config import config_of
-from engine.methods.optimizers import make_optimizer, paged_bytes
 from engine.methods.tokenizer import load_tokenizer
 from engine.runs import events
 from engine.runs.run_dir import Frozen, RunDir
-from engine.runs.stop_request import StopRequest, StopRequested
+from engine.runs.stop_request import StopRequest
 from engine.training import checkpoints
-from engine.training.batches import Packing, Schedule, choose_packing
-from engine.training.checkpoint_content import unloadable
+from engine.training.batches import Packing, choose_packing
 from engine.training.loss import flattening_agreement, keeps_logits
-from engine.training.meters import Meters, training_card
-from engine.training.trainer import AnswerTrainer, Callback, Hooks, StepFacts, training_arguments
+from engine.training.meters import Meters, training_gpu
 from engine.worker.earlier_workers import earlier_workers
+from engine.worker.early_checks import refuse_model, refuse_small_disk
 from engine.worker.evaluator import Evaluator
 from engine.worker.exit_status import RunOutcome, outcome_of
 from engine.worker.provenance import folder_bytes
 from engine.worker.run_context import RunContext
-
-VALIDATION_ROWS = 128
-"""Maximum number of validation rows for the loss during training: enough for a curve without slowing training down."""
+from engine.worker.training_phase import train
 
 
 def work(run_dir: RunDir, frozen: Frozen, log: events.EventLog, stopping: StopRequest) -> int:
     """Execute the run and return the exit status of the process."""
     _silence_libraries()
     machine = this_machine()
-    meters = Meters(log.write, training_card() if machine.device == "cuda" else None)
+    meters = Meters(log.write, training_gpu() if machine.device == "cuda" else None)
     run = RunContext(run_dir, frozen, log, stopping, machine, meters)
     try:
         outcome = _execute(run)
@@ -93,6 +83,9 @@ def _run_phases(run: RunContext) -> None:
     refuse_unchecked(rows, run.frozen.data_fingerprint)
     refuse_other_than_first(rows, run.earlier.data)
     refuse_rows(config, rows)
+    architecture = config_of(config.model)
+    refuse_model(config, architecture, machine)
+    refuse_small_disk(run.dir, config, architecture, machine)
     evaluator = Evaluator(run, tokenizer, rows)
     run.log_data(rows, evaluator.test)
 
@@ -109,7 +102,7 @@ def _run_phases(run: RunContext) -> None:
     run.phase("training")
     set_seed(config.train.seed)  # adapter initialization must not depend on what ran before it
     model = training_method.make_trainable(base, config)
-    _train(run, model, tokenizer, evaluator)
+    train(run, model, tokenizer, evaluator)
 
     evaluator.after(model)
 
@@ -120,151 +113,15 @@ def _run_phases(run: RunContext) -> None:
     run.log_model_saved(folder_bytes(run.dir.model, "*.safetensors"))
 
 
-def _train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, evaluator: Evaluator) -> None:
-    """Train from step 0 or from the latest complete checkpoint. Raises StopRequested after a stop request."""
-    config, device = run.config, run.machine.device
-    train, rows, packing = config.train, evaluator.rows, evaluator.packing
-    schedule = Schedule.of(len(rows.train), train.batch, train.epochs, train.steps, train.seed)
-    checkpointing = wants_checkpointing(config, run.machine)
-    optimizer, optimizer_name = make_optimizer(model.parameters(), config, run.machine, run.warn)
-    run.log_model(model, optimizer_name)
-    resume = _resume_point(run)
-    start = resume.step if resume else 0
-    micro_batch = _micro_batch(run, resume)
-    batches = _worst_case_batches(run, model, evaluator, schedule, start, micro_batch)
-    forecast = forecast_run(config, config_of(config.model), run.machine, batches, micro_batch, run.warn)
-    hooks = Hooks(halved=run.log_micro_batch, saved=run.log_checkpoint)
-    trainer = AnswerTrainer(
-        rows=rows.train,
-        schedule=schedule,
-        layout=packing,
-        micro_batch=micro_batch,
-        checkpoint_folder=run.dir.checkpoints,
-        keep_checkpoints=train.keep_checkpoints,
-        tokenizer=tokenizer,
-        hooks=hooks,
-        model=model,
-        args=training_arguments(config, schedule, run.dir.path, device, checkpointing),
-        optimizers=(optimizer, None),
-    )
-    plan = run.log_plan(
-        events.Plan(
-            steps=schedule.steps,
-            start_step=start,
-            batch=train.batch,
-            micro_batch=micro_batch,
-            packing=packing.packing,
-            gradient_checkpointing=checkpointing,
-        ),
-        forecast,
-    )
-
-    def on_step(step: int, facts: StepFacts, rate: float) -> None:
-        run.log_step(step, facts, rate, schedule)
-
-    validation = sampled_rows(evaluator.validation, VALIDATION_ROWS)
-
-    def evaluate(step: int) -> None:
-        run.log_validation(step, len(validation), evaluator.loss(model, validation))
-
-    callback = Callback(
-        hooks,
-        trainer,
-        on_step,
-        should_stop=lambda: run.stopping.asked,
-        evaluate=evaluate,
-        evaluate_every=(train.evaluate_every or max(1, schedule.steps // 4)) if validation else 0,
-        due=checkpoints.Due(train.checkpoint_every, schedule.steps),
-    )
-    trainer.add_callback(callback)
-
-    def prepared() -> None:
-        if train.probe:
-            probed = _probe(run, trainer, optimizer, batches, evaluator, forecast)
-            run.log_probe(plan, probed, trainer.micro_batch)
-        run.meters.training_begins()
-
-    hooks.prepared = prepared
-    if resume and resume.step >= schedule.steps:
-        trainer._load_from_checkpoint(str(resume.folder))  # killed after the last step: evaluation and saving remain
-    else:
-        trainer.train(resume_from_checkpoint=str(resume.folder) if resume else None)
-    run.meters.training_ends(paged_bytes(optimizer) or None)
-    trainer.end_autocast()
-    if callback.stopped:
-        raise StopRequested
-
-
-def _micro_batch(run: RunContext, resume: checkpoints.Saved | None) -> int:
-    """The initial micro-batch size: the setting, else the size the resumed run ended with, else the batch size."""
-    setting, batch = run.config.train.micro_batch, run.config.train.batch
-    if setting != "auto":
-        return setting
-    return (run.earlier.micro_batch if resume else None) or batch
-
-
-def _worst_case_batches(
-    run: RunContext, model: torch.nn.Module, evaluator: Evaluator, schedule: Schedule, start: int, micro_batch: int
-) -> WorstCaseBatches:
-    """The longest training step, held-out batch and prompts of this run."""
-    rows, packing, device = evaluator.rows.train, evaluator.packing, run.machine.device
-    first = min(start, schedule.steps - 1)
-    return WorstCaseBatches(
-        layout=packing,
-        step=longest_step(rows, schedule, first, micro_batch, packing),
-        held_out=longest_held_out(evaluator.loss_rows, packing, device, vocabulary_of(model), keeps_logits(model)),
-        prompts=[item.row.prompt for item in evaluator.test] if evaluator.scores_test else [],
-        choice=int(rows.answer_tokens.max()),
-        pad=evaluator.tokenizer.pad_token_id,
-    )
-
-
-def _probe(
-    run: RunContext,
-    trainer: AnswerTrainer,
-    optimizer: torch.optim.Optimizer,
-    batches: WorstCaseBatches,
-    evaluator: Evaluator,
-    forecast: RunForecast,
-) -> Probed:
-    """Run the longest training batch; on a GPU also the largest evaluation batch, which on a CPU is only predicted."""
-    on_gpu = run.machine.device == "cuda"
-    if not on_gpu and evaluator.scores_test:
-        limit = most_here(run.meters)
-        evaluator.scorer.shrink(lambda batch: forecast.answering_fits(batch, limit))
-    return Probe(
-        trainer=trainer,
-        optimizer=optimizer,
-        own=batches,
-        meters=run.meters,
-        automatic=run.config.train.micro_batch == "auto",
-        evaluate=(lambda: evaluator.run_worst_case(trainer.model, batches.held_out)) if on_gpu else None,
-        fits=None if on_gpu else forecast.training_fits,
-        warn=run.warn,
-    ).run()
-
-
-def _resume_point(run: RunContext) -> checkpoints.Saved | None:
-    if not run.dir.checkpoints.exists():
-        return None
-    checkpoints.clear_unfinished(run.dir.checkpoints)
-    latest, problems = checkpoints.newest_complete(run.dir.checkpoints, unloadable)
-    for problem in problems:
-        start = f"training resumes from {latest.folder.name}" if latest else "training starts from step 0"
-        run.warn("checkpoint.incomplete", f"{problem}; {start}")
-    run.last_checkpoint = f"checkpoints/{latest.folder.name}" if latest else ""
-    return latest
-
-
 def _packing(run: RunContext, model: torch.nn.Module, rows: Prepared, pad: int) -> Packing:
     """The configured or automatic packing; padded batches if this architecture attends across packed rows."""
-    train, device, kind = run.config.train, run.machine.device, type(model).__name__
+    setting, device, kind = run.config.train.packing, run.machine.device, type(model).__name__
     keep = keeps_logits(model)
     if not keep:
         text = f"{kind} does not support logits_to_keep: the LM head runs at every position, which is slower"
         run.warn("model.no_logits_to_keep", text)
     varlen = model.config.get_text_config()._attn_implementation == "flash_attention_2"
-    packing = choose_packing(rows.train, train.packing, device, varlen)
+    packing = choose_packing(rows.train, setting, device, varlen)
     if packing.packing == "padded":
         return packing
     shortest = list(rows.train.take(rows.train.lengths.argsort(kind="stable")[:2]))

@@ -152,7 +152,7 @@ def _sections(arguments: dict[str, Any]) -> tuple[schema.Data, schema.Model]:
     return msgspec.convert(arguments["data"], schema.Data), msgspec.convert(arguments["model"], schema.Model)
 
 
-QUESTIONS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
+REQUESTS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
     "data.check": data_check,
     "data.show": data_show,
     "data.preview": data_preview,
@@ -182,7 +182,7 @@ def main() -> int:
     try:
         arguments = json.loads(sys.stdin.buffer.readline())
         parent.watch(sys.stdin.fileno())
-        tell({"answer": QUESTIONS[sys.argv[1]](arguments, progress)})
+        tell({"answer": REQUESTS[sys.argv[1]](arguments, progress)})
     except UserError as error:
         tell({"error": {"what": error.what, "where": error.where, "do": error.do, "code": error.code}})
         return 2

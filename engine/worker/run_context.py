@@ -27,7 +27,7 @@ from engine.runs.result_builder import score_of
 from engine.runs.run_dir import Frozen, RunDir, write_end
 from engine.runs.stop_request import StopRequest
 from engine.training.batches import Schedule
-from engine.training.checkpoints import Saved
+from engine.training.checkpoints import SavedCheckpoint
 from engine.training.meters import Meters
 from engine.training.trainer import StepFacts
 from engine.worker.earlier_workers import EarlierWorkers
@@ -174,7 +174,7 @@ class RunContext:
             )
         )
 
-    def log_checkpoint(self, saved: Saved) -> None:
+    def log_checkpoint(self, saved: SavedCheckpoint) -> None:
         self.last_checkpoint = f"checkpoints/{saved.folder.name}"
         self.log.write(
             events.Checkpoint(step=saved.step, path=self.last_checkpoint, bytes=saved.bytes, seconds=saved.seconds)

@@ -14,6 +14,7 @@ from engine.methods.machine import this_machine
 from engine.methods.model_config import config_of
 from engine.methods.tokenizer import load_tokenizer
 from engine.training.batches import Schedule
+from engine.worker.early_checks import refuse_model
 from engine.worker.provenance import fingerprint, items_fingerprint, machine_facts, versions
 
 
@@ -25,6 +26,7 @@ def describe_workload(config: Config, split_version: int = SPLIT_VERSION) -> dic
     tokenizer = load_tokenizer(config.model)
     rows = prepare(config.data, config.train.max_length, tokenizer, split_version=split_version)
     refuse_rows(config, rows)
+    refuse_model(config, config_of(config.model), this_machine())
     general, _ = general_rows(config, tokenizer)
     test = sampled(rows.test_items, config.evaluation.rows)
     train = config.train

@@ -67,7 +67,8 @@ def test_a_full_disk_retains_the_previous_checkpoint_and_gives_a_reason(tmp_path
         pytest.skip("a small file system cannot be mounted here")
     try:
         run = start(runs, *TWO_EPOCHS)
-        (runs / "filling").write_bytes(b"\0" * (10 << 20))  # before the worker has loaded its libraries
+        wait_for(run, "phase", name="model")  # after the worker has checked the free space
+        (runs / "filling").write_bytes(b"\0" * (10 << 20))
         wait_for_end(run)
         done = ftbench("attach", str(run.path))
         assert done.returncode == 1

@@ -12,7 +12,7 @@ from screen import Terminal
 
 from engine.runs import run_dir
 from engine.runs.run_dir import RunDir
-from faults.test_bench_story import PRESET, begin
+from faults.test_bench_story import PRESET, launch
 from faults.worker_runs import kill, wait_for_end
 
 STEPS = 2000
@@ -28,7 +28,12 @@ class User:
         for directory in (self.project, self.elsewhere, config / "ftbench" / "presets"):
             directory.mkdir(parents=True)
         (config / "ftbench" / "presets" / "short.toml").write_text(PRESET.format(steps=STEPS))
-        self.env = {"XDG_CONFIG_HOME": str(config), "XDG_DATA_HOME": str(self.data), "FTBENCH_RUNS": ""}
+        self.env = {
+            "XDG_CONFIG_HOME": str(config),
+            "XDG_DATA_HOME": str(self.data),
+            "FTBENCH_RUNS": "",
+            "HOME": str(folder),
+        }
         self.terminals: list[Terminal] = []
 
     def log_in(self, directory: Path) -> Terminal:
@@ -54,15 +59,15 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[User]:
 
 def test_a_run_is_found_training_after_a_login_in_another_directory(user: User) -> None:
     first = user.log_in(user.project)
-    begin(first)
+    launch(first)
     first.hang_up()
     (run,) = user.runs()
     assert run.is_live() and run.started_in() == str(user.project)
     assert list(user.project.iterdir()) == []
 
     second = user.log_in(user.elsewhere)
-    second.wait(f"/{STEPS}")
-    second.wait("project")  # where it was started
+    second.wait(f"/{STEPS}", 400)
+    second.wait("· ~/project")  # where it was started
     second.press("q")
     assert second.leave() == 0
     assert f"attach {run.name}".encode() in second.bytes

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from engine.runs.events import Hello, Step
 from engine.runs.follow import Follower
 from engine.runs.run_dir import RunDir
-from engine.training.checkpoints import trouble
+from engine.training.checkpoints import problem_with
 
 TWO_EPOCHS = [
     *("--set", "train.steps=12"),
@@ -103,7 +103,7 @@ def _stepping(run: RunDir) -> bool:
 def manifests_and_complete(run: RunDir) -> tuple[int, int]:
     """(checkpoints with a manifest, those of them with matching files and loadable tensors)."""
     folders = [folder for folder in run.checkpoints.glob("step-*") if (folder / "manifest.json").exists()]
-    return len(folders), sum(trouble(folder) is None and _loads(folder) for folder in folders)
+    return len(folders), sum(problem_with(folder) is None and _loads(folder) for folder in folders)
 
 
 def _loads(folder: Path) -> bool:

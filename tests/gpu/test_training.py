@@ -34,9 +34,9 @@ def test_each_method_learns_on_the_gpu(method: str, tmp_path: Path) -> None:
 
 
 def test_nvml_agrees_with_torch_about_a_gibibyte() -> None:
-    from engine.training.meters import training_card
+    from engine.training.meters import training_gpu
 
-    gpu = training_card()
+    gpu = training_gpu()
     assert gpu is not None
     torch.cuda.init()
     torch.zeros(1, device="cuda")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from made_ladder import made_ladder
 from pilot import play, shown, wait_for
 from textual.command import CommandInput, CommandList, CommandPalette
 from textual.pilot import Pilot
@@ -12,6 +13,7 @@ from textual.pilot import Pilot
 from engine.config import preset_library
 from engine.runs import run_dir
 from tui.app import Workbench
+from tui.screens.ladder import LadderScreen
 from tui.screens.runs import RunsScreen
 from tui.screens.text import TextScreen
 
@@ -85,5 +87,22 @@ def test_hostile_names_are_shown_as_text(tmp_path: Path) -> None:
         found = await search(pilot, app, "[red]x")
         assert any("[red]x[b].jsonl" in text for text in found)
         assert not any(control in text for text in found for control in ("\x1b", "\x07"))
+
+    play(tmp_path / "runs", story)
+
+
+def test_a_ladder_is_found_with_its_directory_and_shown(tmp_path: Path, here: Path) -> None:
+    older, newer = (made_ladder(tmp_path / "runs", seeds=(0,))[0] for _ in range(2))
+    older.path.rename(path := older.path.with_name("20200101-000000-older-ladder-0001"))
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        offered = await search(pilot, app, path.name)
+        assert any(str(here)[-20:] in text for text in offered if path.name in text)
+        await pilot.press("escape")
+        await take(pilot, app, path.name)
+        await wait_for(pilot, lambda: isinstance(app.screen, LadderScreen))
+        assert isinstance(app.screen, LadderScreen)
+        current = app.screen.current()
+        assert current is not None and current.path == path != newer.path
 
     play(tmp_path / "runs", story)

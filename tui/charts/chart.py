@@ -46,7 +46,7 @@ class ChartStyle:
     ascii: bool = False
 
 
-def draw(curves: Sequence[Curve], columns: int, rows: int, look: ChartStyle, until: float | None = None) -> list[Row]:
+def draw(curves: Sequence[Curve], columns: int, rows: int, style: ChartStyle, until: float | None = None) -> list[Row]:
     """Draw a chart of `rows` rows and `columns` columns; blank without a finite point or below MIN_SIZE.
 
     `until` is the end of the x axis of a growing curve; both axes then have rounded ends that rarely change.
@@ -55,16 +55,16 @@ def draw(curves: Sequence[Curve], columns: int, rows: int, look: ChartStyle, unt
         return [[(" " * max(0, columns), "")] for _ in range(max(0, rows))]
     wide, high = columns - AXIS, rows - 1
     shown = [curve for curve in curves if curve.series.buckets]
-    span, bounds = _span(shown), _bounds(shown, look)
+    span, bounds = _span(shown), _bounds(shown, style)
     if span is None or bounds is None:
         return [[(" " * columns, "")] for _ in range(rows)]
     if until is not None:
-        span, bounds = (span[0], max(span[1], until)), steady(bounds, look.log and bounds[0] > 0)
+        span, bounds = (span[0], max(span[1], until)), steady(bounds, style.log and bounds[0] > 0)
     canvas = Canvas(wide, high)
-    scale = Scale(bounds, canvas.height, look.log and bounds[0] > 0)
+    scale = Scale(bounds, canvas.height, style.log and bounds[0] > 0)
     for place in sorted(range(len(shown)), key=lambda n: not shown[n].ghost):
-        _plot(shown[place], canvas, span, scale, look, place)
-    return [*_body(canvas, scale, shown, look), _foot(span, columns)]
+        _plot(shown[place], canvas, span, scale, style, place)
+    return [*_body(canvas, scale, shown, style), _foot(span, columns)]
 
 
 @dataclass(frozen=True)
@@ -126,10 +126,10 @@ def _span(curves: Sequence[Curve]) -> tuple[float, float] | None:
     return (min(a for a, _ in spans), max(b for _, b in spans)) if spans else None
 
 
-def _bounds(curves: Sequence[Curve], look: ChartStyle) -> tuple[float, float] | None:
+def _bounds(curves: Sequence[Curve], style: ChartStyle) -> tuple[float, float] | None:
     """Bounds of the y axis, from the ghosts where there are no other curves; never of zero height."""
     live = [curve for curve in curves if not curve.ghost] or list(curves)
-    found = [bounds for curve in live if (bounds := _smoothed(curve, look).bounds())]
+    found = [bounds for curve in live if (bounds := _smoothed(curve, style).bounds())]
     if not found:
         return None
     low, high = min(a for a, _ in found), max(b for _, b in found)
@@ -139,13 +139,13 @@ def _bounds(curves: Sequence[Curve], look: ChartStyle) -> tuple[float, float] | 
     return low - margin, high + margin
 
 
-def _smoothed(curve: Curve, look: ChartStyle) -> Series:
-    return curve.series.smoothed(look.smooth) if look.smooth and not curve.marks else curve.series
+def _smoothed(curve: Curve, style: ChartStyle) -> Series:
+    return curve.series.smoothed(style.smooth) if style.smooth and not curve.marks else curve.series
 
 
-def _plot(curve: Curve, canvas: Canvas, span: tuple[float, float], scale: Scale, look: ChartStyle, owner: int) -> None:
+def _plot(curve: Curve, canvas: Canvas, span: tuple[float, float], scale: Scale, style: ChartStyle, owner: int) -> None:
     width = canvas.width
-    columns = list(_smoothed(curve, look).columns(*span, width))
+    columns = list(_smoothed(curve, style).columns(*span, width))
     if curve.marks:
         if len(columns) > width // MARK_DISTANCE:  # too many marks would hide the curve: show means of neighbors
             blocks = curve.series.columns(*span, width // MARK_DISTANCE)
@@ -161,7 +161,7 @@ def _plot(curve: Curve, canvas: Canvas, span: tuple[float, float], scale: Scale,
             canvas.line(x, scale(bucket.low), x, scale(bucket.high), owner)
 
 
-def _body(canvas: Canvas, scale: Scale, curves: Sequence[Curve], look: ChartStyle) -> list[Row]:
+def _body(canvas: Canvas, scale: Scale, curves: Sequence[Curve], style: ChartStyle) -> list[Row]:
     rows: list[Row] = []
     labeled = {0: 1.0, canvas.rows - 1: 0.0}
     if canvas.rows >= 5:
@@ -169,7 +169,7 @@ def _body(canvas: Canvas, scale: Scale, curves: Sequence[Curve], look: ChartStyl
     for row in range(canvas.rows):
         label = number(scale.value(labeled[row])) if row in labeled else ""
         line: Row = [(f"{label:>{AXIS - 1}} ", "axis")]
-        line += [(text, curves[owner].style if owner >= 0 else "") for text, owner in canvas.text(row, look.ascii)]
+        line += [(text, curves[owner].style if owner >= 0 else "") for text, owner in canvas.text(row, style.ascii)]
         rows.append(line)
     return rows
 

@@ -80,13 +80,10 @@ class Series:
         for x, y in points:
             self.add(x, y)
 
-    def bounds(self, smooth: bool = False) -> tuple[float, float] | None:
-        """(lowest, highest) y; of the bucket means if `smooth`."""
+    def bounds(self) -> tuple[float, float] | None:
+        """(lowest, highest) y."""
         if not self.buckets:
             return None
-        if smooth:
-            means = [bucket.mean for bucket in self.buckets]
-            return min(means), max(means)
         return min(bucket.low for bucket in self.buckets), max(bucket.high for bucket in self.buckets)
 
     def span(self) -> tuple[float, float] | None:

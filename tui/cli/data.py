@@ -50,7 +50,7 @@ def show(preset: str, overrides: Flat, rows: int, split: str, json: bool) -> int
         print_json(samples)
         return 0
     for sample in samples:
-        head = f"── {sample['where']} · {amount(len(sample['tokens']), 'token')}, {sample['learnt']:,} in the loss"
+        head = f"── {sample['where']} · {amount(len(sample['tokens']), 'token')}, {sample['loss_tokens']:,} in the loss"
         console.print(Text(visible(head), style="bold"), soft_wrap=True)
         console.print(_tokens(sample["tokens"]), soft_wrap=True)
         for note in sample["notes"]:
@@ -135,7 +135,7 @@ def length_lines(report: dict[str, Any]) -> Iterator[Line]:
     """Tokens of every split: total, in the loss, percentiles per row, and answers truncated by max_length."""
     for number, name in enumerate(name for name in SPLITS if name in report["lengths"]):
         found = report["lengths"][name]
-        tokens = f"{report['tokens'][name]:,} tokens, {report['learnt'][name]:,} in the loss"
+        tokens = f"{report['tokens'][name]:,} tokens, {report['loss_tokens'][name]:,} in the loss"
         length = found["tokens"]
         spread = f"per row: median {length['p50']:,}, p99 {length['p99']:,}, max {length['max']:,}"
         cut = f"; max_length {report['max_length']:,} truncates {percent(found['answers_cut'])} of the answers"

@@ -27,4 +27,4 @@ def refuse_small_disk(configs: Sequence[Config], runs: Path) -> None:
     if need is not None and need > free:
         what = f"{size(free)} of disk space free, and checkpoints and model need about {size(need)} (estimated)"
         do = f"free some space, set train.keep_checkpoints = 1, or {CHOOSE_ANOTHER}"
-        raise UserError(what, str(runs), do, "runs.disk_full")
+        raise UserError(what, str(runs), do, "disk.too_small")

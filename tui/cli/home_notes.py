@@ -18,15 +18,15 @@ from tui.output import streams
 from tui.output.console import say
 
 MAX_HINTED = 200
-"""Directories whose hint is remembered as shown."""
+"""Maximum number of directories for which it is remembered that the hint was shown."""
 
 
 def home(given: Path | None, launch: bool = False) -> Path:
     """The runs home of a command; prints warnings before a `launch`, and on a terminal the hint to adopt runs."""
     folder = runs_home(given)
-    found = home_warnings(folder) if launch else []
-    found += adoption_hints(folder) if given is None and streams.is_terminal() else []
-    for notice in found:
+    shown = home_warnings(folder) if launch else []
+    shown += adoption_hints(folder) if given is None and streams.is_terminal() else []
+    for notice in shown:
         streams.write_error(f"{notice.text} [{notice.code}]")
     return folder
 
@@ -39,9 +39,9 @@ def notices(folder: Path, hints: bool) -> list[Notice]:
 def adoption_hints(folder: Path) -> list[Notice]:
     """The hint to adopt `./runs` or `./ftbench_runs`: once for each directory."""
     with contextlib.suppress(UserError):
-        found = adoptable(working_folder(), folder)
-        if found and _is_first_time(found):
-            here = tilde(found)
+        directory = adoptable(working_folder(), folder)
+        if directory and _is_first_time(directory):
+            here = tilde(directory)
             text = (
                 f"{here} contains runs that are not in the runs home {tilde(folder)}: "
                 f"`ftbench runs --adopt {here}` moves them there, `--runs {here}` uses them where they are"

@@ -39,7 +39,7 @@ VersionOption = Annotated[
     bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
 ]
 PresetOption = Annotated[str, typer.Option("--preset", help="Preset whose model, data and length settings apply.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON; errors too.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, also for errors.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a preset key.")]
 MethodOption = Annotated[str | None, typer.Option("--method", metavar="METHOD", help=f"{', '.join(method_names())}.")]
 ModelOption = Annotated[str | None, typer.Option("--model", help="Model: catalog name, folder, .gguf file or Hub id.")]

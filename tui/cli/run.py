@@ -148,7 +148,7 @@ def refusal(run: RunDir) -> UserError | None:
     refused = None
     for event in stream(run.events_file, Error):
         if isinstance(event, Error) and event.user:
-            refused = UserError(event.text, code=getattr(event, "code", "") or "run.refused")
+            refused = UserError(event.text, code=event.code or "run.refused")
     return refused
 
 

@@ -13,6 +13,7 @@ from textual.content import Content
 from engine.config.preset_library import is_data_file, is_hub_id
 from engine.config.text import visible
 from engine.runs.account import ColumnUse, columns_in_short
+from tui.choice import MARK
 from tui.data.preview import Preview
 from tui.data.recent import read_recent
 from tui.format import count
@@ -101,7 +102,7 @@ def _label(data: str) -> str:
 
 def line(one: DataSet, preview: Preview | None, taken: bool, width: int, ascii_only: bool) -> Content:
     """Mark, name, rows, format, and `!` for problems; a narrow pane omits the format."""
-    mark = (">" if ascii_only else "▸") if taken else " "
+    mark = (">" if ascii_only else MARK) if taken else " "
     figure, style = _rows_text(one, preview, ascii_only)
     kind = preview.format if preview else ""
     kind = f" {FORMATS.get(kind, kind)[:6]:<6}" if width >= 26 and preview and preview.rows else ""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.config.preset_library import is_data_file
-from tui.data.datasets import is_folder, on_the_hub
+from tui.data.datasets import ON_THE_HUB, is_folder, on_the_hub
 from tui.format import size
 
 MAX_ENTRIES = 500
@@ -84,7 +84,7 @@ def entries(view: FolderView, word: str, hidden: bool, typed: str) -> list[Folde
     """Entries of a folder that match the typed word, best first; a Hub id is included where no local path matches."""
     found = [*_found(view, word, hidden or word.startswith("."))]
     if on_the_hub(typed):
-        found.append(FolderEntry("hub", typed, typed, "on the Hub: not checked, because that requires network access"))
+        found.append(FolderEntry("hub", typed, typed, ON_THE_HUB.note))
     if word or view.error:
         return found[:MAX_ENTRIES]
     top = [] if view.path == view.path.parent else [FolderEntry("up", "../", str(view.path.parent))]

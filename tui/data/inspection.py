@@ -50,7 +50,7 @@ class Sample(Struct, frozen=True):
     cut: bool
     length: int
     """Tokens before truncation."""
-    learnt: int
+    loss_tokens: int
     answer: int
     """Tokens in the loss before truncation."""
     notes: list[str]
@@ -122,11 +122,11 @@ def _token(token: Token, number: int, manner: Manner) -> Iterator[tuple[str, str
 def sample_head(sample: Sample, split: str, number: int, total: int) -> Content:
     """Header of a row: split, number, place, tokens, tokens in the loss, notes."""
     name = NAMES.get(split, split)
-    figures = f"{sample.length:,} tokens, {sample.learnt:,} in the loss"
+    figures = f"{sample.length:,} tokens, {sample.loss_tokens:,} in the loss"
     heading = f"{name} row {number:,} of {total:,} · {sample.where} · {figures}"
     parts: list[tuple[str, str]] = [(visible(heading), "bold")]
     if sample.cut:
-        lost = sample.answer - sample.learnt
+        lost = sample.answer - sample.loss_tokens
         text = f" · truncated at max_length{f', {lost:,} answer tokens lost' if lost else ''}"
         parts.append((text, "bold $text-error"))
     parts += [(f" · {visible(note)}", "$text-warning") for note in sample.notes]
@@ -164,7 +164,7 @@ def source_lines(found: Inspection) -> Iterator[Line]:
     yield Line("tokens", "  ".join(f"{name} {text}" for name, text in specials.items()))
     for name in ("train", "validation", "test"):
         files = ", ".join(report["files"].get(name, []))
-        tokens = f"{report['tokens'][name]:,} tokens, {report['learnt'][name]:,} in the loss"
+        tokens = f"{report['tokens'][name]:,} tokens, {report['loss_tokens'][name]:,} in the loss"
         yield Line(name, f"{amount(report['rows'][name], 'row')}, {tokens}" + (f" ({files})" if files else ""))
     yield from (Line("", sentence) for sentence in (*report["split"], *report["notes"]))
 

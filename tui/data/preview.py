@@ -108,15 +108,15 @@ class PreviewThread(threading.Thread):
                 data, section = self._wanted.pop(0)
                 self._leaving = CancelToken()
             with contextlib.suppress(Cancelled):
-                preview = self._look(known, data, section, self._leaving)
+                preview = self._preview_or_error(known, data, section, self._leaving)
                 if not self._left:
                     self.post(PreviewReady(data, preview))
 
     @staticmethod
-    def _look(known: PreviewCache, data: str, section: dict[str, Any], leaving: CancelToken) -> Preview:
+    def _preview_or_error(known: PreviewCache, data: str, section: dict[str, Any], leaving: CancelToken) -> Preview:
         """The preview, or one with the error. Raises Cancelled."""
         try:
-            return known.look(data, section, leaving)
+            return known.get(data, section, leaving)
         except Cancelled:
             raise
         except Exception as error:  # noqa: BLE001 - top level of a thread: the list must show the error
@@ -136,7 +136,7 @@ class PreviewCache:
         with contextlib.suppress(OSError, msgspec.DecodeError, RecursionError):
             self.known = msgspec.json.decode(read_small(self.path, MAX_CACHE_BYTES), type=dict[str, Preview])
 
-    def look(self, data: str, section: dict[str, Any], leaving: CancelToken) -> Preview:
+    def get(self, data: str, section: dict[str, Any], leaving: CancelToken) -> Preview:
         """The cached preview, or a new one from the engine. Raises Cancelled."""
         try:
             bytes_, mark = signature(data)

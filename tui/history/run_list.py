@@ -149,10 +149,11 @@ def scored_otherwise(line: Line) -> bool:
 
 
 def score(line: Line) -> str:
-    """`json 0.0→44.1`: metric, score before and after training, in percent where the metric is a share."""
-    scale = metric_spec(line.metric).scale
-    scores = [f"{score * scale:.1f}" if score is not None else "–" for score in (line.before, line.after)]
-    return f"{line.metric} {'→'.join(scores)}" if line.before is not None or line.after is not None else "–"
+    """`json 0.0→44.1%`: metric, score before and after training, in percent where the metric is a share."""
+    spec = metric_spec(line.metric)
+    scores = [f"{score * spec.scale:.1f}" if score is not None else "–" for score in (line.before, line.after)]
+    unit = "%" if spec.is_share and line.after is not None else ""
+    return f"{line.metric} {'→'.join(scores)}{unit}" if line.before is not None or line.after is not None else "–"
 
 
 def last_part(name: str) -> str:

@@ -22,7 +22,9 @@ def show_results(title: str, results: Sequence[Result]) -> None:
     `train` is the time of the steps only, as in a ladder's table and in a plan. Peak memory is reserved by torch on a
     GPU, and the worker's resident set on the CPU.
     """
-    table(title, COLUMNS, [_row(result) for result in results], right=(1, 2, 4, 5, 6, 7, 8))
+    unit = " %" if all(metric_spec(result.metric).is_share for result in results) else ""
+    columns = (COLUMNS[0], f"before{unit}", f"after{unit}", *COLUMNS[3:])
+    table(title, columns, [_row(result) for result in results], right=(1, 2, 4, 5, 6, 7, 8))
 
 
 def as_json(results: Sequence[Result]) -> Any:

@@ -9,7 +9,7 @@ from engine.runs.account import columns_in_short, rows_in_short
 from tui.data_report import DataReport, overlap_in_short
 from tui.format import count, duration, moment, share, significant, size
 
-PACKING = {"flat": "packed", "padded": "padded"}
+PACKING = {"flat": "packed"}
 """`Plan.packing` -> the term for it."""
 
 

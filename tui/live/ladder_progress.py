@@ -34,13 +34,13 @@ def follow_ladder(folder: LadderDir, quiet: bool = False) -> Ladder:
     with progress_bar(quiet) as bar:
         view = LadderView(folder, bar, quiet)
 
-        def look() -> tuple[Ladder | None, bool]:
+        def poll() -> tuple[Ladder | None, bool]:
             live, state = folder.is_live(), folder.state()
             if state is not None and (state.status == "running" or not live):  # else: written before the resume
                 view.show(state)
             return (None if live or state is None or state.status == "running" else state), live
 
-        return wait_for_end(folder, bar, look, died)
+        return wait_for_end(folder, bar, poll, died)
 
 
 def died(folder: LadderDir) -> str:

@@ -59,13 +59,13 @@ class Losses:
         span, until = self.series.span(), self.until()
         return (until - span[0]) / max(1, width) if span and until else None
 
-    def rows(self, width: int, height: int, look: ChartStyle) -> list[Content]:
+    def rows(self, width: int, height: int, options: ChartStyle) -> list[Content]:
         """A legend and the chart, or a status line while there is no point yet."""
         if not self.series.buckets:
             return [Content.styled(self._empty_text(), "$foreground-muted")]
-        chart = draw(self._curves(), width, height - 1, look, self.until())
+        chart = draw(self._curves(), width, height - 1, options, self.until())
         lines = (Content.assemble(*((text, COLORS.get(style, style)) for text, style in row)) for row in chart)
-        return [self._legend(look), *lines]
+        return [self._legend(options), *lines]
 
     def _curves(self) -> list[Curve]:
         curves = [Curve(self.series, "train")]
@@ -75,7 +75,7 @@ class Losses:
             curves.append(Curve(self.earlier.loss, "earlier", ghost=True))
         return curves
 
-    def _legend(self, look: ChartStyle) -> Content:
+    def _legend(self, options: ChartStyle) -> Content:
         state, series = self.state, self.series
         parts: list[tuple[str, str]] = [(VIEWS[self.view], "bold")]
         if series.latest is not None:
@@ -86,10 +86,10 @@ class Losses:
             parts.append((f"  {series.absent:,} not finite", "$text-error"))
         if state.sampled:
             parts.append(("  sampled; reading all events", "$text-warning"))
-        if look.log:
+        if options.log:
             parts.append(("  log", "$foreground-muted"))
-        if look.smooth:
-            parts.append((f"  smoothed {look.smooth:g}", "$foreground-muted"))
+        if options.smooth:
+            parts.append((f"  smoothed {options.smooth:g}", "$foreground-muted"))
         if earlier := self.earlier:
             name = f"{earlier.name[4:6]}-{earlier.name[6:8]} {earlier.name[9:11]}:{earlier.name[11:13]} "
             parts.append((f"  earlier run {earlier.number}/{earlier.of}: ", "$foreground-muted"))

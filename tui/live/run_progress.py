@@ -19,6 +19,7 @@ from engine.runs.rpc_client import rows_done
 from engine.runs.run_dir import RunDir
 from tui.format import duration, throughput
 from tui.live.event_lines import lines
+from tui.live.run_state import moving_average
 from tui.output.console import console, say
 
 POLL_SECONDS = 0.1
@@ -42,30 +43,30 @@ def follow(run: RunDir, offset: int = 0, quiet: bool = False) -> events.End:
     with progress_bar(quiet) as bar:
         view = View(bar, quiet)
 
-        def look() -> tuple[events.End | None, bool]:
+        def poll() -> tuple[events.End | None, bool]:
             end, news = None, False
             for fresh in follower.portions(thin=True):  # a long log is shown in portions
                 end, news = view.show(fresh), True
-            lives = news or run.is_live()
-            return (end, True) if lives else (view.unwritten(run), False)
+            alive = news or run.is_live()
+            return (end, True) if alive else (view.unwritten(run), False)
 
-        return wait_for_end(run, bar, look, died)
+        return wait_for_end(run, bar, poll, died)
 
 
 def wait_for_end(
-    folder: F, bar: Progress | None, look: Callable[[], tuple[T | None, bool]], died: Callable[[F], str]
+    folder: F, bar: Progress | None, poll: Callable[[], tuple[T | None, bool]], died: Callable[[F], str]
 ) -> T:
-    """Call `look` until it returns an outcome; it also returns whether there was a sign of life.
+    """Call `poll` until it returns an outcome; it also returns whether there was a sign of life.
 
     Raises Detached where the user chose to detach, and RunFailed (text by `died`) after DEAD_SECONDS without one.
     """
     silent_since = time.monotonic()
     while True:
         try:
-            outcome, lives = look()
+            outcome, alive = poll()
             if outcome is not None:
                 return outcome
-            if lives:
+            if alive:
                 silent_since = time.monotonic()
             elif time.monotonic() - silent_since > DEAD_SECONDS:
                 raise RunFailed(died(folder))
@@ -92,7 +93,7 @@ class View:
     def __init__(self, bar: Progress | None, quiet: bool) -> None:
         self.bar, self.quiet = bar, quiet
         self.task = bar.add_task("starting", total=None, detail="") if bar else None
-        self.rate: float | None = None
+        self.pace: float | None = None
         self.refused = False
 
     def show(self, fresh: list[events.Event]) -> events.End | None:
@@ -123,9 +124,8 @@ class View:
             return
         remaining = ""
         if isinstance(event, events.Step):
-            rate = event.seconds
-            self.rate = rate if self.rate is None else 0.9 * self.rate + 0.1 * rate
-            remaining = f"  {duration(self.rate * (event.steps - event.step))} left"
+            self.pace = moving_average(self.pace, event.seconds)
+            remaining = f"  {duration(self.pace * (event.steps - event.step))} left"
         move_bar(self.bar, self.task, event, remaining=remaining)
 
 

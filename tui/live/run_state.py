@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -12,7 +11,10 @@ from tui.charts.series import Series
 from tui.live.event_lines import lines
 from tui.live.log_lines import Lines
 
-TRACE_SECONDS = 300
+
+def moving_average(average: float | None, value: float) -> float:
+    """The exponential moving average after `value`; `average` is the one before, None at the start."""
+    return value if average is None else 0.9 * average + 0.1 * value
 
 
 @dataclass
@@ -25,9 +27,6 @@ class RunState:
     """Progress within the phase, where the phase reports it."""
     note: str = ""
     """Details of the phase: which run it waits for."""
-    hello: events.Hello | None = None
-    data: events.Data | None = None
-    model: events.ModelLoaded | None = None
     plan: events.Plan | None = None
     step: events.Step | None = None
     memory: events.Memory | None = None
@@ -36,8 +35,6 @@ class RunState:
     error: events.Error | None = None
     before: events.Eval | None = None
     after: events.Eval | None = None
-    started: float | None = None
-    updated: float | None = None
     counted: int = 0
     """Number of events."""
     loss: Series = field(default_factory=Series)
@@ -48,8 +45,6 @@ class RunState:
     """Tokens/s."""
     pace: float | None = None
     """Exponential moving average of seconds per step."""
-    trace: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=TRACE_SECONDS))
-    """(time, bytes) of the worker's memory over the last minutes: GPU memory, or resident set on the CPU."""
     log: Lines = field(default_factory=Lines)
     sampled: bool = False
     """Whether only samples of a huge log have been read so far."""
@@ -66,28 +61,20 @@ class RunState:
 
     def _apply(self, event: Event) -> None:
         self.counted += 1
-        self.updated = event.t
-        if self.started is None:
-            self.started = event.t
         match event:
             case events.Step():
                 self._step(event)
                 return
             case events.Memory():
                 self.memory = event
-                self.trace.append((event.t, event.nvml_used or event.reserved or event.rss))
                 return
             case events.Hello():
-                self.hello, self.end, self.error = event, None, None
+                self.end, self.error = None, None
                 self.phase, self.note, self.progress = "", "", None  # a resumed worker starts from its first phase
             case events.Phase():
                 self.phase, self.note, self.progress = event.name, event.note, None
             case events.Progress():
                 self.progress = event
-            case events.Data():
-                self.data = event
-            case events.ModelLoaded():
-                self.model = event
             case events.Plan():
                 self.plan = event
             case events.Checkpoint():
@@ -107,7 +94,7 @@ class RunState:
         self.rate.add(event.step, event.learning_rate)
         self.grad_norm.add(event.step, event.grad_norm)
         self.speed.add(event.step, event.tokens_per_second)
-        self.pace = event.seconds if self.pace is None else 0.9 * self.pace + 0.1 * event.seconds
+        self.pace = moving_average(self.pace, event.seconds)
 
     def _eval(self, event: events.Eval) -> None:
         if event.split == "validation":

@@ -6,31 +6,21 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from engine.config.method_specs import method_spec
+from engine.memory.formula.disk_space import disk_bytes
+from engine.runs.home import nearest_existing
 from tui.preview.memory_forecast import MethodForecast
 
 
 def needed_disk(forecasts: Iterable[MethodForecast]) -> int | None:
-    """Bytes for the checkpoints that are kept, the one being written, and the final model, by the formula.
-
-    A checkpoint has the trained parameters (an adapter or all weights) and their optimizer state.
-    """
+    """Bytes for checkpoints and models of all runs by the formula; None where one has no estimate."""
     total = 0
     for one in forecasts:
         if one.estimate is None or one.config is None:
             return None
-        parts = one.estimate.training.parts
-        saved = parts["weights"] if method_spec(one.method).trains_weights else parts.get("adapters", 0)
-        state = one.estimate.static - parts["weights"] - parts.get("adapters", 0)
-        total += (one.config.train.keep_checkpoints + 1) * (saved + state) + saved
+        total += disk_bytes(one.estimate, one.config)
     return total
 
 
 def free_disk(runs: Path) -> int:
     """Free bytes on the file system of the runs directory."""
     return shutil.disk_usage(nearest_existing(runs)).free
-
-
-def nearest_existing(folder: Path) -> Path:
-    """The folder itself, or its nearest parent that exists."""
-    return next(candidate for candidate in (folder, *folder.parents) if candidate.exists())

@@ -74,7 +74,7 @@ def run_prospect(name: str, chosen: Effective, context: LaunchContext, report: R
         *memory_problems([found], files, context),
     ]
     problems += [*disk_problems([found], context.runs), *foreign_problems(context)]
-    problems += [Problem(note) for note in chosen.notes]
+    problems += [Problem(note, code="preset.unread_key") for note in chosen.notes]
     return LaunchPreview(f"{config.title or name} · {method_title(config.method)}", facts, problems)
 
 

@@ -13,7 +13,7 @@ from engine.config.text import visible
 from engine.memory.formula.estimate import PARTS
 from engine.memory.formula.memory_budget import MemoryBudget
 from tui.choice import QUIET, Choice
-from tui.format import count, size
+from tui.format import count, setting, size
 from tui.preview.memory_forecast import STYLES, MethodForecast, label
 
 LABEL, COLUMN = 15, 15
@@ -37,7 +37,7 @@ def _memory(found: Sequence[MethodForecast], budget: MemoryBudget | None) -> Ite
     yield _row("training", [size(one.training.total) if one else "–" for one in estimates], "bold")
     yield _row("evaluation", [size(one.evaluation.total) if one else "–" for one in estimates])
     verdicts = [Content.styled(f"{one.verdict:<{COLUMN}}", STYLES[one.verdict]) for one in found]
-    yield Content.assemble((f"{'':<{LABEL}}", ""), *verdicts)
+    yield Content.assemble((f"{'verdict':<{LABEL}}", "$foreground-muted"), *verdicts)
     yield _row("micro-batch", [f"{one.micro_batch}" if one else "–" for one in estimates], "$foreground-muted")
     length = next((one.rows.length for one in estimates if one), None)
     if budget is not None and length is not None:
@@ -63,7 +63,7 @@ def _settings(choice: Choice, found: Sequence[MethodForecast]) -> Iterator[Conte
         values = [flat[key] if one.method in readers(key) else "–" for one, flat in zip(found, flats, strict=True)]
         if key not in (*QUIET, "method") and any(value != values[0] for value in values):
             name = key.rpartition(".")[2] if len(key) >= LABEL else key
-            yield _row(name, [str(value) for value in values])
+            yield _row(name, [setting(value) for value in values])
 
 
 def _why(found: Sequence[MethodForecast]) -> Iterator[Content]:

@@ -13,10 +13,10 @@ from engine.config.schema import Config
 from engine.memory.formula.fit import FitQuery
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.remedies import changes
-from engine.runs.home import home_warnings
+from engine.runs.home import home_warnings, nearest_existing
 from tui.data_report import DataReport, warning_lines
 from tui.format import size
-from tui.preview.disk import free_disk, nearest_existing, needed_disk
+from tui.preview.disk import free_disk, needed_disk
 from tui.preview.launch_context import LaunchContext, Report
 from tui.preview.memory_forecast import MethodForecast
 
@@ -29,27 +29,31 @@ class Problem:
     do: str = ""
     blocking: bool = False
     """Whether the run would fail."""
+    code: str = ""
+    """Stable dotted name, as in errors and warnings."""
 
 
 def model_problems(config: Config, files: ModelFiles) -> Iterator[Problem]:
     """A model that is missing or has to be downloaded."""
     if files.wrong:
         do = f"`ftbench pull {config.model.id}`, or give a folder" if files.fetch else "check model.id"
-        yield Problem(f"model {config.model.id}: {files.wrong}", do, blocking=True)
+        yield Problem(f"model {config.model.id}: {files.wrong}", do, blocking=True, code="model.unusable")
     elif files.fetch:
-        yield Problem(f"model {config.model.id} will be downloaded first", "requires network access")
+        text = f"model {config.model.id} will be downloaded first"
+        yield Problem(text, "requires network access", code="model.download")
 
 
 def data_problems(config: Config, report: Report) -> Iterator[Problem]:
     """Errors and warnings of the data check, each warning with its code."""
     if report.error:
-        yield Problem(report.error, "", blocking=True)
+        yield Problem(report.error, blocking=True, code="data.check_failed")
     if report.answer is None:
         return
     if report.answer["refused"]:
-        yield Problem(f"cannot train: {report.answer['refused']}", "", blocking=True)
-    for line in warning_lines(DataReport.of(report.answer).warnings):
-        yield Problem(line.text)
+        yield Problem(f"cannot train: {report.answer['refused']}", blocking=True, code="data.refused")
+    warnings = DataReport.of(report.answer).warnings
+    for notice, line in zip(warnings, warning_lines(warnings), strict=True):
+        yield Problem(line.text, code=notice.code)
 
 
 def memory_problems(found: Sequence[MethodForecast], files: ModelFiles, context: LaunchContext) -> Iterator[Problem]:
@@ -61,7 +65,8 @@ def memory_problems(found: Sequence[MethodForecast], files: ModelFiles, context:
         what = f"{title} {'barely fits' if one.verdict == 'tight' else 'does not fit'} (estimated): "
         used = f", {size(context.room.used)} of it in use by others" if context.room.used else ""
         what += f"{size(one.estimate.peak)} of {size(context.room.total)}{used}"
-        yield Problem(what, _remedies(one, files, context.room))
+        code = "memory.tight" if one.verdict == "tight" else "memory.does_not_fit"
+        yield Problem(what, _remedies(one, files, context.room), code=code)
 
 
 def _remedies(one: MethodForecast, files: ModelFiles, budget: MemoryBudget) -> str:
@@ -81,13 +86,13 @@ def disk_problems(found: Sequence[MethodForecast], runs: Path) -> Iterator[Probl
     """A runs directory that is not writable, or too little disk space."""
     existing = nearest_existing(runs)
     if not os.access(existing, os.W_OK):
-        yield Problem(f"cannot write to {existing}", "start ftbench with --runs DIR", blocking=True)
+        yield Problem(f"cannot write to {existing}", "start ftbench with --runs DIR", True, "runs.not_writable")
     for notice in home_warnings(runs):
-        yield Problem(notice.text)
+        yield Problem(notice.text, code=notice.code)
     need, free = needed_disk(found), free_disk(runs)
     if need is not None and need > free:
         what = f"{size(free)} of disk space free, and checkpoints and model need about {size(need)}"
-        yield Problem(what, f"free some space in {runs}, or set train.keep_checkpoints = 1", blocking=True)
+        yield Problem(what, f"free some space in {runs}, or set train.keep_checkpoints = 1", True, "disk.too_small")
 
 
 def foreign_problems(context: LaunchContext) -> Iterator[Problem]:
@@ -97,4 +102,5 @@ def foreign_problems(context: LaunchContext) -> Iterator[Problem]:
         yield Problem(
             f"process {other.pid} {other.name}{used} is using the GPU: measured time and memory will include it",
             "stop it, or measure later",
+            code="gpu.in_use",
         )

@@ -87,9 +87,7 @@ class BenchScreen(BaseScreen[None]):
     def get_choosing(self) -> ChoosingPane:
         return self.query_one(ChoosingPane)
 
-    @property
-    def choosing(self) -> ChoosingPane:
-        return self.get_choosing()
+    choosing = property(get_choosing)
 
     @property
     def log_pane(self) -> LogPane:

@@ -159,8 +159,9 @@ class LadderScreen(BaseScreen[None]):
         notes = [f"warning: {visible(text)}" for text in state.warnings]
         if folder.page.exists():
             notes.append(visible(f"report: {folder.page}"))
-        if state.started_in not in ("", working_directory()):
-            notes.append(visible(f"started in {tilde(state.started_in)}"))
+        directory = folder.started_in()
+        if directory not in ("", working_directory()):
+            notes.append(visible(f"started in {tilde(directory)}"))
         if state.status == "running" and not folder.is_live():
             notes.append("the ladder's process has ended: press u to resume")
         return notes

@@ -25,8 +25,8 @@ class Style(NamedTuple):
     """A graphic rendition (SGR) as the parameters of its three parts."""
 
     attributes: str = ""
-    front: str = ""
-    back: str = ""
+    foreground: str = ""
+    background: str = ""
 
 
 PLAIN = Style()
@@ -47,7 +47,7 @@ class FrameDiff:
         self._rows.clear()
         self._cursor = ""
 
-    def less(self, data: str) -> str:
+    def reduced(self, data: str) -> str:
         """The same screen content in fewer bytes. Data that is not a frame is returned unchanged."""
         if MODES.fullmatch(data):
             return data
@@ -67,7 +67,11 @@ class FrameDiff:
             elif row is not None:
                 x, y, cursor = int(column) - 1, int(row) - 1, token.group()
             elif parameters is not None:
-                style = styled(parameters) if style == PLAIN or parameters in ("", "0") else joined(style, parameters)
+                style = (
+                    parsed_style(parameters)
+                    if style == PLAIN or parameters in ("", "0")
+                    else combined_style(style, parameters)
+                )
         sent = pen.done()
         if not sent and cursor == self._cursor:
             return ""
@@ -76,8 +80,8 @@ class FrameDiff:
 
     def _write(self, pen: Pen, x: int, y: int, text: str, style: Style) -> int:
         """Send the part of a text that differs from the cells on screen; returns its width in cells."""
-        if style.front and not style.attributes and text.isspace():
-            style = Style("", "", style.back)  # spaces have no foreground
+        if style.foreground and not style.attributes and text.isspace():
+            style = Style("", "", style.background)  # spaces have no foreground
         cells = cells_of(text, style)
         row, end = self._rows.setdefault(y, []), x + len(cells)
         row.extend([None] * (end - len(row)))
@@ -122,12 +126,12 @@ class Pen:
     def write(self, x: int, y: int, text: str, width: int, style: Style) -> None:
         if self._place != (x, y):
             self._parts.append(f"\x1b[{y + 1};{x + 1}H")
-        self._parts += [change(self._style, style), text]
+        self._parts += [style_change(self._style, style), text]
         self._place, self._style = (x + width, y), style
 
     def done(self) -> str:
         """Everything written, ending with the plain style."""
-        return "".join(self._parts) + change(self._style, PLAIN)
+        return "".join(self._parts) + style_change(self._style, PLAIN)
 
 
 @lru_cache(4096)
@@ -139,44 +143,45 @@ def cells_of(text: str, style: Style) -> list[Cell]:
 
 
 @lru_cache(4096)
-def styled(parameters: str) -> Style:
-    """Parse SGR parameters: `1;38;5;253;48;5;233` -> attributes 1, front 38;5;253, back 48;5;233."""
-    parts: dict[str, list[str]] = {"attributes": [], "front": [], "back": []}
+def parsed_style(parameters: str) -> Style:
+    """Parse SGR parameters: `1;38;5;253;48;5;233` -> attributes 1, foreground 38;5;253, background 48;5;233."""
+    parts: dict[str, list[str]] = {"attributes": [], "foreground": [], "background": []}
     given = [number or "0" for number in parameters.split(";")]
     while given:
         if given[0] in ("38", "48"):
             length = 3 if given[1:2] == ["5"] else 5
-            parts["front" if given[0] == "38" else "back"] = given[:length]
+            parts["foreground" if given[0] == "38" else "background"] = given[:length]
             given = given[length:]
             continue
         number = int(given.pop(0))
         if number == 0:
-            parts = {"attributes": [], "front": [], "back": []}
+            parts = {"attributes": [], "foreground": [], "background": []}
         elif number // 10 in (3, 9):
-            parts["front"] = [] if number == 39 else [str(number)]
+            parts["foreground"] = [] if number == 39 else [str(number)]
         elif number // 10 in (4, 10):
-            parts["back"] = [] if number == 49 else [str(number)]
+            parts["background"] = [] if number == 49 else [str(number)]
         else:
             parts["attributes"].append(str(number))
     return Style(*(";".join(part) for part in parts.values()))
 
 
-def joined(style: Style, parameters: str) -> Style:
+def combined_style(style: Style, parameters: str) -> Style:
     """Combine a style with further SGR parameters."""
-    return styled(";".join(part for part in (style.attributes, style.front, style.back, parameters) if part))
+    return parsed_style(";".join(part for part in (*style, parameters) if part))
 
 
 @lru_cache(4096)
-def change(old: Style, new: Style) -> str:
+def style_change(old: Style, new: Style) -> str:
     """The SGR sequence that changes one style into another."""
     if old == new:
         return ""
-    if (old.attributes not in ("", new.attributes)) or (old.front and not new.front) or (old.back and not new.back):
-        return f"\x1b[{';'.join(part for part in ('0', new.attributes, new.front, new.back) if part)}m"
+    removed = (old.foreground and not new.foreground) or (old.background and not new.background)
+    if old.attributes not in ("", new.attributes) or removed:  # only a reset removes attributes and colors
+        return f"\x1b[{';'.join(part for part in ('0', *new) if part)}m"
     pairs = (
         (old.attributes, new.attributes),
-        (old.front, new.front),
-        (old.back, new.back),
+        (old.foreground, new.foreground),
+        (old.background, new.background),
     )
     return f"\x1b[{';'.join(now for before, now in pairs if now != before)}m"
 
@@ -204,5 +209,5 @@ class DiffDriver(LinuxDriver):
         self._painted = app.painted
 
     def write(self, data: str) -> None:
-        if sent := self._painted.less(data):
+        if sent := self._painted.reduced(data):
             super().write(sent)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # not imported: the first frame has neither a run nor a sampl
 
 ENTRY_POINTS = "ftbench.panes"
 """Group of entry points: name -> a widget class with the protocol `Pane`."""
+FIX = "fix or uninstall the package"
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,17 @@ def make_pane(kind: type[Widget]) -> Widget:
 
 
 def added_panes() -> Iterator[type[Widget]]:
-    """The panes of installed packages. Raises UserError for an entry point that is not a pane."""
+    """The panes of installed packages. Raises UserError for one that cannot be imported or is not a pane."""
     from importlib.metadata import entry_points  # reads the metadata of all packages: not before the first frame
 
     for entry in entry_points(group=ENTRY_POINTS):
-        pane = entry.load()
-        if not (isinstance(pane, type) and issubclass(pane, Widget) and hasattr(pane, "pane_name")):
+        try:
+            pane = entry.load()
+        except Exception as error:
+            what = f"cannot import the pane {entry.name!r}: {type(error).__name__}: {error}"
+            raise UserError(what, entry.value, FIX, code="pane.import_failed") from error
+        is_widget = isinstance(pane, type) and issubclass(pane, Widget)
+        if not (is_widget and hasattr(pane, "pane_name") and hasattr(pane, "show_state")):
             what = f"entry point {entry.name!r} is not a Widget with the protocol Pane"
-            raise UserError(what, entry.value, "fix or uninstall the package", code="pane.invalid_entry_point")
+            raise UserError(what, entry.value, FIX, code="pane.invalid_entry_point")
         yield pane

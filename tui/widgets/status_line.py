@@ -41,8 +41,7 @@ def status(
     """
     own = keys or {}
     if state is None:
-        text = f"ready: 1-9 preset, {key_of('bench.start', own)} start, {key_of('bench.runs', own)} runs, "
-        return Content.styled(f"{text}{key_of('app.help', own)} all keys", "$foreground-muted")
+        return _ready(own)
     if deleted:
         todo = f"{key_of('bench.start', own)} start another   {key_of('bench.runs', own)} runs"
         return _ended("run deleted", "its directory no longer exists", "$text-error", todo, width)
@@ -63,6 +62,11 @@ def status(
         return Content.styled(f"waiting in the queue: {visible(state.note)}", "$text-warning")
     suffix = "  (no worker)" if live is False else "  (pausing)" if paused else ""
     return Content.assemble(*_running(state, ascii_only, width - len(suffix)), (suffix, "$foreground-muted"))
+
+
+def _ready(own: Mapping[str, str]) -> Content:
+    text = f"ready: 1-9 preset, {key_of('bench.start', own)} start, {key_of('bench.runs', own)} runs, "
+    return Content.styled(f"{text}{key_of('app.help', own)} all keys", "$foreground-muted")
 
 
 def _running(state: RunState, ascii_only: bool, width: int) -> list[Part]:

@@ -23,13 +23,13 @@ from engine.ladder.report.table import Cell, Column, Line, Table, cell, noted, w
 from engine.runs.ladder import BASES, Ladder, RungResult
 
 PEAKS = {
-    "rss_training": ("training", "process (RSS)"),
-    "rss": ("all phases", "process (RSS)"),
+    "rss_training": ("training", "process RSS"),
+    "rss": ("all phases", "process RSS"),
     "allocated_training": ("training", "allocated by tensors"),
     "allocated": ("all phases", "allocated by tensors"),
     "reserved_training": ("training", "reserved by PyTorch"),
     "reserved": ("all phases", "reserved by PyTorch"),
-    "gpu_training": ("training", "reserved + paged optimizer"),
+    "gpu_training": ("training", "reserved + paged state"),
     "nvml_used": ("all processes", "used on the GPU"),
 }
 """Kinds of peak memory: (phases or processes, what is counted)."""
@@ -91,7 +91,7 @@ def _why_no_price(ladder: Ladder) -> str:
 
 def _why_no_gpu(ladder: Ladder) -> str:
     reasons = dict.fromkeys(row.rent_note for row in ladder.rows if row.rent_note)
-    return f"No rental GPU: {'; '.join(reasons) or 'peak memory is unknown'}."
+    return f"No rental GPU: {'; '.join(reasons) or 'not looked up'}."
 
 
 def _time_line(row: RungResult, full: RungResult | None) -> Line:

@@ -70,7 +70,7 @@ class ReportFigure:
 @contextmanager
 def new_figure(x: str, y: str) -> Iterator[tuple[Figure, Axes]]:
     """A figure with one pair of axes. The label of the y axis is horizontal, above it."""
-    import matplotlib  # inside functions: a ladder's process and the torch-free tests need it only for a report
+    import matplotlib  # imported in functions: it is slow to import, and only a report needs it
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_STYLE):
@@ -83,7 +83,7 @@ def new_figure(x: str, y: str) -> Iterator[tuple[Figure, Axes]]:
 
 def legend(figure: Figure, styles: dict[str, Style], names: Sequence[str], marker: bool) -> None:
     """A legend along the top, with markers or lines; the figure grows with its rows."""
-    from matplotlib.lines import Line2D
+    from matplotlib.lines import Line2D  # see new_figure
 
     labels = [f" {visible(rung_title(name), 22)}" for name in names]  # matplotlib leaves out labels that start with _
     columns = max(1, min(len(names), 50 // (max(map(len, labels)) + 6)))
@@ -116,7 +116,7 @@ def _place(height: float) -> tuple[float, float, float, float]:
 
 def ticks(axis: Axis, values: Sequence[float], log: bool = False) -> None:
     """A few ticks at round numbers, without exponents."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator  # see new_figure
 
     if log:
         narrow = max(values) / min(values) < 40

@@ -47,8 +47,8 @@ def quality(ladder: Ladder) -> Table:
         *([Column(metric_title(metric))] if metric_spec(metric).needs_answers else []),
         Column("score", "share of full’s", unmeasured=""),
         Column("gain over base", "share of full’s", unmeasured=""),
-        Column("held-out loss", "nats/token"),
-        Column("forgetting", "nats/token", unmeasured="Forgetting was not measured."),
+        Column("held-out loss, nats/token"),
+        Column("forgetting, nats/token", unmeasured="Forgetting was not measured."),
         *(Column(metric_title(name), "secondary scores") for name in extras),
     ]
     lines = [_quality_line(row, metric, extras) for row in ladder.rows]

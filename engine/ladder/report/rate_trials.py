@@ -52,8 +52,7 @@ def _trial(axes: Axes, style: Style, entries: Sequence[LadderRun]) -> None:
 
 def _rate_ticks(axes: Axes, tried: Sequence[float]) -> None:
     """Ticks at the tried rates if there are at most five, else at powers of ten."""
-    # Inside functions: see drawing.blank.
-    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator  # see drawing.new_figure
 
     axes.set_xlim(tried[0] / 1.6, tried[-1] * 1.6)
     axes.xaxis.set_major_locator(FixedLocator(list(tried)) if len(tried) <= 5 else LogLocator())

@@ -19,7 +19,7 @@ NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 def inline(figure: Figure, name: str, description: str) -> str:
     """The figure's `<svg>` element. `name` (letters and dashes) makes its ids unique on the page."""
-    from matplotlib import rc_context  # inside a function: see drawing.new_figure
+    from matplotlib import rc_context  # see drawing.new_figure
 
     file = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):

@@ -64,16 +64,16 @@ class Table:
 
 def without_empty(table: Table) -> Table:
     """Replace columns without a value by their notes."""
-    kept, notes = [], []
+    filled, notes = [], []
     for number, column in enumerate(table.columns):
         if column.unmeasured is not None and all(
             line.cells[number].text == ABSENT for line in table.lines if line.cells
         ):
             notes.append(column.unmeasured)
         else:
-            kept.append(number)
-    lines = [replace(line, cells=tuple(line.cells[n] for n in kept) if line.cells else ()) for line in table.lines]
-    columns = tuple(table.columns[n] for n in kept)
+            filled.append(number)
+    lines = [replace(line, cells=tuple(line.cells[n] for n in filled) if line.cells else ()) for line in table.lines]
+    columns = tuple(table.columns[n] for n in filled)
     return replace(table, columns=columns, lines=lines, notes=(*table.notes, *dict.fromkeys(filter(None, notes))))
 
 

@@ -41,7 +41,7 @@ def against_memory(ladder: Ladder, styles: dict[str, Style]) -> ReportFigure | N
             name, factor = unit(max(filter(None, peaks.values())), BYTES)
             measured = [(row, peaks[row.name] / factor) for row in ladder.rows if peaks.get(row.name)]
             points = [(row, peak, peak, peak) for row, peak in measured if row.score and row.score.mean is not None]
-            axis = f"peak memory ({PEAKS[kind][1]}, {PEAKS[kind][0]}), {name}"
+            axis = f"peak memory, {PEAKS[kind][1]} ({PEAKS[kind][0]}), {name}"
             return _against(ladder, styles, points, "memory", axis, "peak memory")
     return None
 

@@ -1,1 +1,1 @@
-"""Memory of a run from the real step on fake tensors: no weights, no GPU."""
+"""Predict memory by running the real training step on fake tensors: needs no weights and no GPU."""

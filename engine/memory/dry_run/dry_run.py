@@ -1,9 +1,9 @@
-"""The peak memory of a training step, of held-out losses and of answers, from shapes alone: no weights, no card.
+"""Predict the peak memory of training, held-out loss and generation from shapes: needs no weights and no GPU.
 
-The real model class, adapters, batches, loss, optimizer and clipping run on fake tensors, which have a shape, a type
-and a storage of a size but no values, while `live` counts what is alive. Of equal blocks only a few are run (`depth`).
-Passes are laid out as on the CPU (filled up to 64 positions), also when planning for a card: up to 63 tokens more than
-there.
+The real model class, adapters, batches, loss, optimizer and gradient clipping run on fake tensors, which have a shape,
+a dtype and a storage size but no values, while `memory_tracker` counts live tensors. Only a few of many identical
+decoder layers run (`layer_extrapolation`). Batches are padded to a multiple of 64 as on the CPU, also for a GPU: up to
+63 tokens more than there.
 """
 
 from __future__ import annotations
@@ -29,40 +29,51 @@ from engine.memory.dry_run.layer_extrapolation import (
     SHALLOW_PERIODS,
     DryRunPeaks,
     LayerPattern,
-    depth_of,
     extrapolate,
+    layer_pattern,
     shallow,
-    watched,
+    tracking_layers,
 )
 from engine.memory.dry_run.memory_tracker import MemoryTracker
-from engine.memory.dry_run.stages import ANSWERING, HELD_OUT, TRAINING, answer, hold_out, mix, train, weigh, with_state
-from engine.memory.dry_run.workload import StepTensors, typical
+from engine.memory.dry_run.stages import (
+    ANSWERING,
+    HELD_OUT,
+    TRAINING,
+    allocate_weights,
+    create_optimizer,
+    enable_autocast,
+    generate,
+    held_out_loss,
+    training_step,
+)
+from engine.memory.dry_run.workload import StepTensors, synthetic_tensors
 from engine.memory.formula.allocator import with_pool
 from engine.memory.formula.estimate import PARTS, MemoryEstimate, PeakMemory, StepShape
 from engine.methods.machine import Machine
 
-UNKNOWABLE = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
+DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
 
 
 def dry_run(
     config: schema.Config, architecture: Any, machine: Machine, rows: StepShape, work: StepTensors | None = None
 ) -> MemoryEstimate:
-    """What `config` takes on `machine` (which need not be this one) when a step has `rows`; or, where it is known,
-    for the very passes of `work`.
+    """Predict the memory of `config` on `machine`, which need not be this one, for steps of `rows`, or for the batches
+    of `work` if known.
 
-    `architecture` is transformers' configuration of the model. Raises UserError where it cannot be built, or where
-    its memory depends on values that a dry run has not.
+    `architecture`: transformers' configuration of the model. Raises UserError if the model cannot be built, or if its
+    memory depends on values of tensors.
     """
     without = _without_flash(config)
     model = bare_model(without, architecture, replace(machine, flash_attention=False))
     vocabulary = architecture.get_text_config().vocab_size
-    work = work or typical(config, machine, rows, vocabulary)
-    depth = depth_of(model)
+    work = work or synthetic_tensors(config, machine, rows, vocabulary)
+    depth = layer_pattern(model)
     try:
         seen = _see(model, depth, work, without, machine, vocabulary)
-    except UNKNOWABLE as error:
-        what = f"what {type(model).__name__} takes depends on its values ({error}): no dry run"
-        raise UserError(what, config.model.id, "use the formula, or try one step on the machine itself") from error
+    except DATA_DEPENDENT as error:
+        what = f"no dry run: the memory of {type(model).__name__} depends on tensor values ({error})"
+        do = "use the formula (--quick), or run a few steps on the machine itself"
+        raise UserError(what, config.model.id, do, code="plan.no_dry_run") from error
     held_out, answering = _peak(seen, machine, HELD_OUT), _peak(seen, machine, ANSWERING)
     return MemoryEstimate(
         tier="dry run",
@@ -71,7 +82,7 @@ def dry_run(
         rows=rows,
         micro_batch=work.micro_batch,
         packing=work.layout.packing,
-        gradient_checkpointing=wants_checkpointing(config, machine),
+        gradient_checkpointing=uses_checkpointing(config, machine),
         static=seen.static,
         training=_peak(seen, machine, TRAINING),
         evaluation=max(held_out, answering, key=lambda peak: peak.total),
@@ -86,7 +97,7 @@ def dry_run(
 def _see(
     model: Any, depth: LayerPattern | None, work: StepTensors, config: schema.Config, machine: Machine, vocabulary: int
 ) -> DryRunPeaks:
-    """Of all blocks, by two runs of a few where they are alike."""
+    """Peaks of the complete model, extrapolated from two shallow models if its layers are identical."""
 
     def of(bare: Any) -> DryRunPeaks:
         return _run(trainable(bare, config, machine), depth, work, config, machine, vocabulary)
@@ -107,22 +118,22 @@ def _run(
     machine: Machine,
     vocabulary: int,
 ) -> DryRunPeaks:
-    """One dry run of a model on meta, whose tensors become fakes."""
-    if wants_checkpointing(config, machine):
+    """One dry run of a model on the meta device, whose tensors are replaced by fake ones."""
+    if uses_checkpointing(config, machine):
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     frozen = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
     if config.train.precision == "mixed":
-        mix(model)
+        enable_autocast(model)
     live = MemoryTracker(machine.device, vocabulary)
-    with watched(model, depth, live), FakeTensorMode(allow_non_fake_inputs=True), live:
-        weigh(model, live)
-        optimizer = with_state(model, config, machine, live)
+    with tracking_layers(model, depth, live), FakeTensorMode(allow_non_fake_inputs=True), live:
+        allocate_weights(model, live)
+        optimizer = create_optimizer(model, config, machine, live)
         static = live.total
-        train(model, optimizer, work.batches, config, live)
-        hold_out(model, work.held_out, live)
+        training_step(model, optimizer, work.batches, config, live)
+        held_out_loss(model, work.held_out, live)
         if work.answers:
-            answer(model, work.answers, live)
+            generate(model, work.answers, live)
     return DryRunPeaks(static, live.moments, trained if method_spec(config.method).trains_weights else frozen, trained)
 
 
@@ -135,13 +146,13 @@ def _peak(seen: DryRunPeaks, machine: Machine, stage: str) -> PeakMemory:
 
 
 def _without_flash(config: schema.Config) -> schema.Config:
-    """Its kernels want a card; SDPA's keep the same tensors."""
+    """Replace FlashAttention, whose kernels need a GPU, by SDPA, which saves the same tensors."""
     if config.model.attention != "flash_attention_2":
         return config
     return msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, attention="sdpa"))
 
 
-def wants_checkpointing(config: schema.Config, machine: Machine) -> bool:
-    """As the worker decides: `auto` is yes on a card and no on the CPU."""
-    wanted = config.train.gradient_checkpointing
-    return machine.device == "cuda" if wanted == "auto" else wanted
+def uses_checkpointing(config: schema.Config, machine: Machine) -> bool:
+    """Whether the worker uses gradient checkpointing: `auto` enables it on a GPU and disables it on a CPU."""
+    setting = config.train.gradient_checkpointing
+    return machine.device == "cuda" if setting == "auto" else setting

@@ -1,7 +1,7 @@
-"""A model without weights: the real class with the real adapters, on meta, then every tensor in a fake's place.
+"""Build a model without weights: the real class with the real adapters on the meta device, then with fake tensors.
 
-PEFT and bitsandbytes want to see plain tensors while they build, and an optimizer wants storages of a size:
-hence first meta, then fakes.
+PEFT and bitsandbytes need plain tensors while they build, and an optimizer needs storages with a size: so the model is
+built on the meta device first, and its tensors are then replaced by fake ones.
 """
 
 from __future__ import annotations
@@ -24,47 +24,48 @@ from engine.methods.loading import attention
 from engine.methods.machine import Machine
 
 BLOCKSIZE, SCALE_BLOCKSIZE = 64, 256
-"""Weights a scale serves, and scales that one scale of theirs serves: bitsandbytes' own (Params4bit, quantize_4bit)."""
+"""Weights per scale, and scales per second-level scale: bitsandbytes' defaults (Params4bit, quantize_4bit)."""
 
 
 def build(config: schema.Config, architecture: Any, machine: Machine) -> torch.nn.Module:
-    """The model as `engine.methods` would make it trainable, on meta. `architecture` is transformers' configuration.
+    """Build the model as `engine.methods` does, on the meta device. `architecture`: transformers' configuration.
 
-    Raises UserError for an architecture that is no causal model or cannot be built.
+    Raises UserError for an architecture that is not a causal LM or cannot be built.
     """
     return trainable(bare_model(config, architecture, machine), config, machine)
 
 
 def dtype_of(config: schema.Config, machine: Machine) -> torch.dtype:
-    """Of the weights; under QLoRA of those that are not quantized, and of the arithmetic."""
+    """Data type of the weights; for QLoRA of unquantized weights and of the computation."""
     dtype: torch.dtype = method(config.method).weight_dtype(config, machine)
     return dtype
 
 
-def by_flash(config: schema.Config, machine: Machine) -> bool:
-    """Whether the model would attend by FlashAttention 2, where rows end to end need no mask."""
+def uses_flash_attention(config: schema.Config, machine: Machine) -> bool:
+    """Whether the model would use FlashAttention 2, with which packed rows need no mask."""
     return attention(config.model, machine, dtype_of(config, machine)) == "flash_attention_2"
 
 
 def bare_model(config: schema.Config, architecture: Any, machine: Machine) -> PreTrainedModel:
-    """The model before anything is done to it, on meta. Raises UserError as `build`."""
+    """The model class on the meta device, before quantization and adapters. Raises UserError like `build`."""
     dtype = dtype_of(config, machine)
-    architecture = copy.deepcopy(architecture)  # from_config writes into it
-    how = {"attn_implementation": chosen} if (chosen := attention(config.model, machine, dtype)) else {}
+    architecture = copy.deepcopy(architecture)  # from_config modifies it
+    options = {"attn_implementation": chosen} if (chosen := attention(config.model, machine, dtype)) else {}
     try:
         with torch.device("meta"), no_init_weights():
             model = AutoModelForCausalLM.from_config(
-                copy.deepcopy(architecture), dtype=dtype, trust_remote_code=False, **how
+                copy.deepcopy(architecture), dtype=dtype, trust_remote_code=False, **options
             )
             model.tie_weights()
     except (ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
-        what = f"transformers builds no causal model from this configuration: {' '.join(str(error).split())[:200]}"
-        raise UserError(what, config.model.id, "check model.id, or update transformers") from error
+        what = f"transformers cannot build a causal LM from this configuration: {' '.join(str(error).split())[:200]}"
+        do = "check model.id, or update transformers"
+        raise UserError(what, config.model.id, do, code="model.unsupported_architecture") from error
     return model
 
 
 def trainable(model: PreTrainedModel, config: schema.Config, machine: Machine) -> torch.nn.Module:
-    """Quantized, frozen and adapted as the method does it."""
+    """Quantize, freeze and add adapters as the method does."""
     if method_spec(config.method).quantizes_base:
         _quantize(model, config, dtype_of(config, machine))
     if not method_spec(config.method).trains_weights:
@@ -74,29 +75,29 @@ def trainable(model: PreTrainedModel, config: schema.Config, machine: Machine) -
 
 
 def _quantize(model: PreTrainedModel, config: schema.Config, dtype: torch.dtype) -> None:
-    """4-bit layers where transformers' quantizer puts them when it loads weights."""
-    wanted = BitsAndBytesConfig(
+    """Replace the layers that transformers' quantizer replaces when it loads weights."""
+    quantization = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=config.quantization.type,
         bnb_4bit_use_double_quant=config.quantization.double,
         bnb_4bit_compute_dtype=dtype,
     )
-    quantizer = AutoHfQuantizer.from_config(wanted, pre_quantized=False)
+    quantizer = AutoHfQuantizer.from_config(quantization, pre_quantized=False)
     quantizer.preprocess_model(model=model, dtype=dtype, device_map=None)
     quantizer.postprocess_model(model)
 
 
-def fill(model: torch.nn.Module) -> None:
-    """Every parameter and buffer of a model on meta gets a storage; call inside FakeTensorMode. Ties are kept."""
-    made: dict[int, torch.nn.Parameter] = {}
+def allocate(model: torch.nn.Module) -> None:
+    """Give every parameter and buffer of a meta model a storage; call inside FakeTensorMode. Keeps tied weights."""
+    replaced: dict[int, torch.nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in list(module._parameters.items()):
             if parameter is None:
                 continue
-            if id(parameter) not in made:
+            if id(parameter) not in replaced:
                 four_bit = isinstance(module, Linear4bit) and name == "weight"
-                made[id(parameter)] = _packed(module, parameter) if four_bit else _like(parameter)
-            module._parameters[name] = made[id(parameter)]
+                replaced[id(parameter)] = _packed(module, parameter) if four_bit else _like(parameter)
+            module._parameters[name] = replaced[id(parameter)]
         for name, buffer in list(module._buffers.items()):
             if buffer is not None:
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
@@ -108,9 +109,10 @@ def _like(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
 
 
 def _packed(layer: Linear4bit, parameter: Any) -> torch.nn.Parameter:
-    """Two weights a byte, a float32 scale for 64 of them; or a byte a scale, and a float32 for 256 of these.
+    """A 4-bit weight: two weights per byte and a float32 scale per 64 weights; with double quantization one byte per
+    scale and a float32 per 256 scales.
 
-    The code books (16 and 256 floats), which layers share, are counted with each.
+    The code books (16 and 256 floats), which layers share, are counted for each layer.
     """
     layer.support_avx512bf16_for_cpu = False
     count = parameter.numel()

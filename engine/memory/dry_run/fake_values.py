@@ -1,4 +1,4 @@
-"""Where a model asks for values that a dry run has not: the answers that are made up, and why they do not matter."""
+"""Values for operations that read fake tensors during a dry run, and why they do not affect memory."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from torch.utils._python_dispatch import _disable_current_modes
 aten = torch.ops.aten
 
 
-def with_values(func: Any, args: Any, kwargs: Any) -> Any:
-    """Ids, positions and masks stay real: some code asks for their values, and they are small."""
+def on_real_tensors(func: Any, args: Any, kwargs: Any) -> Any:
+    """Run an operation on real tensors: ids, positions and masks stay real, because code reads their values."""
     with _disable_current_modes():
         return func(*args, **kwargs)
 
 
-def counts_something(result: Any) -> bool:
-    """Whether a fresh tensor is of whole numbers or truths. Bytes (uint8) are not: they are packed weights."""
+def is_integral(result: Any) -> bool:
+    """Whether a new tensor contains integers or booleans. uint8 does not count: it contains packed weights."""
     return isinstance(result, torch.Tensor) and result.dtype in (torch.int64, torch.int32, torch.bool)
 
 
-def made_up(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[bool, Any]:
-    """(whether the result is invented, the result).
+def substituted(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[bool, Any]:
+    """Substitute the result of an operation: (whether it was substituted, the result).
 
-    - A float read out of a tensor (a loss, a norm) is 1: it is reported, and no memory depends on it.
-    - What a router picks (topk's indices) goes round robin, so that every expert gets its share of the tokens: the
-      usual case under a load-balancing loss, and the indices are real numbers for the code that sorts by them.
-    - Products over groups of rows have shapes for bf16 alone in torch's fake kernel; the real one takes float32 too.
+    - A float read from a tensor (a loss, a norm) is 1: it is only reported, and memory does not depend on it.
+    - A router's choice (topk's indices) is round robin, so that every expert gets the same number of tokens: the usual
+      case with a load-balancing loss. The indices are real tensors, because code sorts by them.
+    - Grouped matrix products: torch's fake kernel supports only bf16, the real one float32 too.
     """
     if func in (aten._local_scalar_dense.default, aten.item.default) and args[0].is_floating_point():
         return True, 1.0
@@ -45,8 +45,8 @@ def made_up(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[boo
     return False, None
 
 
-def really(func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """Arguments whose shape-giving values are at hand: a mask with values, used as an index, becomes its indices."""
+def with_real_indices(func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Convert a real boolean mask used as an index to its indices, which determine the shape of the result."""
     if func is not aten.index.Tensor:
         return args, kwargs
     indices: list[torch.Tensor | None] = []

@@ -1,6 +1,6 @@
-"""What kernels allocate for themselves: bytes that no operation shows as its result, alive while it runs.
+"""Scratch memory of kernels: bytes that a kernel allocates while it runs and that are not part of its result.
 
-Read from the kernels' sources; `tests/bench/planner.py` holds the sum against an allocator.
+Taken from the kernels' sources; `tests/bench/planner.py` compares the total with a real allocator.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 Sizes = Callable[[Sequence[Any]], int]
 
 
-def nothing(args: Sequence[Any]) -> int:
-    """Most kernels need nothing beside arguments and results."""
+def no_scratch(args: Sequence[Any]) -> int:
+    """Kernels without scratch memory."""
     return 0
 
 
@@ -25,37 +25,37 @@ def _bytes(tensor: torch.Tensor) -> int:
 
 
 def _as_first(args: Sequence[Any]) -> int:
-    """logsumexp exponentiates a copy (aten/src/ATen/native/ReduceOps.cpp, logsumexp_out_impl)."""
+    """logsumexp exponentiates a copy of its input (aten/src/ATen/native/ReduceOps.cpp, logsumexp_out_impl)."""
     return _bytes(args[0])
 
 
-def _dequantised(args: Sequence[Any]) -> int:
-    """gemm_4bit makes the whole weight in the input's type, and twice its scales in float32 where they are quantized
-    (bitsandbytes/backends/default/ops.py, _gemm_4bit_default_impl). A card's fused kernel, which bitsandbytes takes
-    for few rows, does not: planning for the larger of the two is meant.
+def _dequantized(args: Sequence[Any]) -> int:
+    """gemm_4bit dequantizes the weight to the input's dtype, and its scales twice to float32 if they are quantized
+    (bitsandbytes/backends/default/ops.py, _gemm_4bit_default_impl). bitsandbytes' fused CUDA kernel for few rows does
+    not; the plan uses the larger of the two.
     """
     inputs, _packed, shape, _absmax, blocksize = args[:5]
     return math.prod(shape) * inputs.element_size() + math.prod(shape) // blocksize * 4
 
 
 def _update_8bit(args: Sequence[Any]) -> int:
-    """On the CPU a parameter's state, weight and gradient are unpacked to float32 (bitsandbytes/backends/cpu/ops.py,
-    _optimizer_update_8bit_blockwise_cpu). Both states, the scaled gradient, the weight where it was not float32, the
-    denominator and the root before it: none is freed before the end but the last.
+    """On the CPU a parameter's state, weight and gradient are converted to float32 (bitsandbytes/backends/cpu/ops.py,
+    _optimizer_update_8bit_blockwise_cpu): both states, the scaled gradient, the weight unless it is float32, the
+    denominator and the square root before it; only the last is freed before the end.
     """
     weight = args[2]
     return weight.numel() * 4 * (5 + (weight.dtype != torch.float32))
 
 
 def _update_32bit(args: Sequence[Any]) -> int:
-    """The same for float32 state (_optimizer_update_32bit_cpu): scaled gradient, weight, update and denominator."""
+    """For float32 state (_optimizer_update_32bit_cpu): scaled gradient, weight, update and denominator."""
     weight = args[2]
     return weight.numel() * 4 * (4 + (weight.dtype != torch.float32))
 
 
 def _promoted(args: Sequence[Any]) -> int:
-    """Where operands differ in type the CPU first converts one (aten/src/ATen/TensorIterator.cpp,
-    compute_types); a card converts while it reads.
+    """If operands differ in dtype, the CPU first converts one (aten/src/ATen/TensorIterator.cpp, compute_types); CUDA
+    kernels convert while reading.
     """
     if not all(isinstance(operand, torch.Tensor) for operand in args[:2]):
         return 0
@@ -64,8 +64,8 @@ def _promoted(args: Sequence[Any]) -> int:
 
 
 def _unshared(args: Sequence[Any]) -> int:
-    """oneDNN's batched product of bf16 (aten/src/ATen/native/mkldnn/Matmul.cpp) takes no matrix that the batch shares:
-    it is copied for each.
+    """oneDNN's batched bf16 product (aten/src/ATen/native/mkldnn/Matmul.cpp) copies a matrix that the batch shares for
+    each element of the batch.
     """
     return sum(_bytes(t) for t in args[:2] if t.dtype == torch.bfloat16 and len(t) > 1 and t.stride(0) == 0)
 
@@ -75,10 +75,10 @@ _ARITHMETIC = [
 ]
 _EVERYWHERE: dict[Any, Sizes] = {
     torch.ops.aten.logsumexp.default: _as_first,
-    torch.ops.bitsandbytes.gemm_4bit.default: _dequantised,
+    torch.ops.bitsandbytes.gemm_4bit.default: _dequantized,
 }
 SCRATCH: dict[str, dict[Any, Sizes]] = {
-    "cuda": _EVERYWHERE,  # the optimizers' kernels work in place there
+    "cuda": _EVERYWHERE,  # CUDA optimizer kernels work in place
     "cpu": {
         **_EVERYWHERE,
         **dict.fromkeys(_ARITHMETIC, _promoted),
@@ -87,4 +87,4 @@ SCRATCH: dict[str, dict[Any, Sizes]] = {
         torch.ops.bitsandbytes.optimizer_update_32bit.default: _update_32bit,
     },
 }
-"""Bytes at an operation's own peak, from its arguments, by device."""
+"""By device: operation -> function that computes its scratch bytes from its arguments."""

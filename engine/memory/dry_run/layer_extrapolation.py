@@ -1,10 +1,10 @@
-"""A deep model by two shallow ones: what equal decoder blocks hold grows by the same with each of them.
+"""Extrapolate a deep model's memory from two shallow ones: memory is affine in the number of identical decoder layers.
 
-At any moment of a step (the loss, the last block's backward pass, the optimizer's step …) the bytes alive are affine in
-the number of blocks: each adds its weights, its optimizer state and what it keeps. The peak over all moments is not,
-since another moment may be the highest in a deeper model; so moments are told apart and extrapolated one by one.
-Blocks at both ends are watched apart from those between: while a pass walks through equal blocks its memory rises
-or falls by the same with each, so that it is highest at an end.
+At any point of a step (the loss, the last layer's backward pass, the optimizer step …) the live bytes are affine in the
+number of layers: each adds its weights, optimizer state and saved activations. The peak over all points is not, because
+another point may have the peak in a deeper model; so each point is extrapolated separately. The first and last layers
+are tracked separately from those between them: through identical layers memory rises or falls by the same amount per
+layer, so its peak is at one of the ends.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from engine.memory.dry_run.memory_tracker import MemoryTracker
 
 SHALLOW_PERIODS, DEEPER_PERIODS = 2, 3
-"""Periods of the shallow models."""
+"""Number of periods of the two shallow models."""
 FIRST, BETWEEN, LAST = "first blocks", "blocks between", "last blocks"
 NUMBERS = {"layer_idx", "layer_id", "layer_index", "layer_number"}
-"""Attributes that say which block it is and not of which kind."""
+"""Attributes with a layer's index, ignored when layers are compared."""
 
 
 @dataclass(frozen=True)
 class LayerPattern:
-    """How kinds of blocks repeat: some of their own first, then periods; what is left over begins like a period."""
+    """How kinds of decoder layers repeat: some initial layers, then periods, then the start of a further period."""
 
     blocks: int
     first: int
@@ -38,26 +38,26 @@ class LayerPattern:
 
     @property
     def periods(self) -> int:
-        """Whole ones."""
+        """Number of complete periods."""
         return (self.blocks - self.first) // self.period
 
     def with_periods(self, periods: int) -> int:
-        """Blocks of a model that has so many periods and is otherwise like this one."""
+        """Number of layers of a model with this many periods."""
         return self.blocks - (self.periods - periods) * self.period
 
     @property
     def begins(self) -> int:
-        """Blocks at the beginning among which every kind is met."""
+        """Number of layers at the start that contain every kind."""
         return self.first + self.period
 
     @property
     def ends(self) -> int:
-        """The same at the end."""
+        """Number of layers at the end that contain every kind."""
         return self.period + (self.blocks - self.first) % self.period
 
 
 def blocks_of(model: torch.nn.Module) -> torch.nn.ModuleList | None:
-    """The decoder's blocks; None where it has no one list of them."""
+    """The list of decoder layers; None if there is not exactly one."""
     found = [
         module
         for module in model.modules()
@@ -68,8 +68,8 @@ def blocks_of(model: torch.nn.Module) -> torch.nn.ModuleList | None:
     return found[0] if len(found) == 1 else None
 
 
-def depth_of(model: torch.nn.Module) -> LayerPattern | None:
-    """The repetition that leaves the fewest blocks to run; None where running all of them is as quick."""
+def layer_pattern(model: torch.nn.Module) -> LayerPattern | None:
+    """The pattern with the fewest layers to run; None if running all layers takes no longer."""
     blocks = blocks_of(model)
     if blocks is None:
         return None
@@ -87,7 +87,7 @@ def depth_of(model: torch.nn.Module) -> LayerPattern | None:
 
 
 def _kind(block: torch.nn.Module) -> Any:
-    """What tells two kinds of block apart: classes, shapes, and every plain setting but the block's number."""
+    """Identity of a layer's kind: classes, shapes, and all plain attributes except the layer's index."""
     return tuple(
         (
             name,
@@ -105,13 +105,13 @@ def _kind(block: torch.nn.Module) -> Any:
 
 
 def shallow(model: PreTrainedModel, depth: LayerPattern, periods: int) -> PreTrainedModel:
-    """A copy with so many periods; `model` is on meta, where copies cost nothing."""
+    """A copy with this many periods; `model` is on the meta device, where copies need no memory."""
     cut = copy.deepcopy(model)
     blocks = blocks_of(cut)
     assert blocks is not None
     count = depth.with_periods(periods)
     blocks._modules = dict(list(blocks._modules.items())[:count])
-    config = cut.config.get_text_config()  # caches are made by it
+    config = cut.config.get_text_config()  # KV caches are created from it
     config.num_hidden_layers = count
     if isinstance(kinds := getattr(config, "layer_types", None), list):
         config.layer_types = kinds[:count]
@@ -119,8 +119,8 @@ def shallow(model: PreTrainedModel, depth: LayerPattern, periods: int) -> PreTra
 
 
 @contextmanager
-def watched(model: torch.nn.Module, depth: LayerPattern | None, live: MemoryTracker) -> Iterator[None]:
-    """Meanwhile moments begin where a pass comes to the first blocks, to those between and to the last ones."""
+def tracking_layers(model: torch.nn.Module, depth: LayerPattern | None, live: MemoryTracker) -> Iterator[None]:
+    """Context in which forward and backward passes mark where the first, middle and last layers start."""
     blocks = blocks_of(model)
     if blocks is None or depth is None:
         yield
@@ -131,7 +131,7 @@ def watched(model: torch.nn.Module, depth: LayerPattern | None, live: MemoryTrac
 
     def entered(number: int) -> Any:
         def hook(block: torch.nn.Module, inputs: Any) -> None:
-            if not live.going_back and number in forward:
+            if not live.in_backward and number in forward:
                 live.begin(f"forward, {forward[number]}")
 
         return hook
@@ -139,7 +139,7 @@ def watched(model: torch.nn.Module, depth: LayerPattern | None, live: MemoryTrac
     def left(number: int) -> Any:
         def hook(block: torch.nn.Module, inputs: Any, output: Any) -> None:
             hidden = output[0] if isinstance(output, tuple) else output
-            if not live.going_back and number in backward and hidden.requires_grad:
+            if not live.in_backward and number in backward and hidden.requires_grad:
                 hidden.register_hook(lambda gradient: live.begin(f"backward, {backward[number]}"))
 
         return hook
@@ -156,7 +156,7 @@ def watched(model: torch.nn.Module, depth: LayerPattern | None, live: MemoryTrac
 
 @dataclass(frozen=True)
 class DryRunPeaks:
-    """What a dry run of one depth found, bytes."""
+    """Result of a dry run of one depth, in bytes."""
 
     static: int
     moments: dict[str, dict[str, int]]
@@ -164,13 +164,13 @@ class DryRunPeaks:
     trainable: int
 
     def peak(self, *stages: str) -> dict[str, int]:
-        """Of the moments of stages whose names begin so, the highest by part; {} where there was none."""
+        """The highest peak, by part, of the stages with these prefixes; {} if there is none."""
         chosen = [parts for name, parts in self.moments.items() if name.startswith(stages)]
         return max(chosen, key=lambda parts: sum(parts.values()), default={})
 
 
 def extrapolate(few: DryRunPeaks, more: DryRunPeaks, periods: int) -> DryRunPeaks | None:
-    """What a model of so many periods would have shown; None where the two have not had the same moments."""
+    """Extrapolate to a model with this many periods; None if the two dry runs do not have the same stages."""
     names = [name for name in more.moments if not name.endswith(BETWEEN)]
     if few.moments.keys() != set(names):
         return None

@@ -1,7 +1,11 @@
-"""Counts the bytes of all tensors alive, by what they are for, while shapes run through a model.
+"""Count the bytes of all live tensors by purpose while a model runs on fake tensors.
 
-A dispatch mode sees every operation. Storages are counted when they first appear and taken off when they die, in
-whole blocks of the allocator. What a kernel allocates for itself never appears; `scratch` knows the cases that count.
+A TorchDispatchMode sees every operation. Storages are counted when they first appear and subtracted when they are
+freed, in blocks of the allocator. `kernel_scratch` adds what kernels allocate internally.
+
+torch's MemTracker (torch.distributed._tools, 2.13) does not replace it: it registers gradient hooks on every parameter
+of a module, which fails for frozen parameters, and it counts neither kernel scratch memory nor the CPU's 64-byte
+blocks. torch.cuda's memory snapshots need a GPU and real weights.
 """
 
 from __future__ import annotations
@@ -15,16 +19,16 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from engine.memory.dry_run.fake_values import counts_something, made_up, really, with_values
-from engine.memory.dry_run.kernel_scratch import SCRATCH, nothing
+from engine.memory.dry_run.fake_values import is_integral, on_real_tensors, substituted, with_real_indices
+from engine.memory.dry_run.kernel_scratch import SCRATCH, no_scratch
 from engine.memory.formula.estimate import Device
 
 BLOCK = {"cuda": 512, "cpu": 64}
-"""Bytes: c10's CUDA caching allocator rounds up to 512 (kMinBlockSize); the CPU's aligns to 64 (gAlignment)."""
+"""Bytes: c10's CUDA caching allocator rounds up to 512 (kMinBlockSize); the CPU allocator aligns to 64 (gAlignment)."""
 
 
 class MemoryTracker(TorchDispatchMode):
-    """The live bytes by part, and their peak with its parts."""
+    """Tracks live bytes by part, and their peak."""
 
     def __init__(self, device: Device, vocabulary: int) -> None:
         super().__init__()
@@ -34,26 +38,26 @@ class MemoryTracker(TorchDispatchMode):
         self.peak: dict[str, int] = {}
         self.part = "activations"
         self.stage = ""
-        """What the moments that `begin` now belong to."""
-        self.going_back = False
-        """Whether a backward pass runs: what is computed again in it is no forward pass."""
+        """Prefix of the names of the moments that `begin` starts."""
+        self.in_backward = False
+        """Whether a backward pass runs: recomputation in it is not a forward pass."""
         self.moments: dict[str, dict[str, int]] = {}
-        """The peak of each moment that has ended, by part; moments are named "stage: where"."""
+        """Peak of each finished moment by part; moments are named "stage: where"."""
         self._moment = ""
         self._total = self._peak_total = 0
         self._known: dict[int, tuple[int, str]] = {}
 
     @property
     def total(self) -> int:
-        """Bytes alive."""
+        """Live bytes."""
         return self._total
 
     def restart(self) -> None:
-        """The peak from here on."""
+        """Reset the peak to the current memory."""
         self.peak, self._peak_total = dict(self.now), self._total
 
     def begin(self, where: str) -> None:
-        """A moment of the stage; the one before has ended. A moment met again keeps the larger peak."""
+        """Start a moment of the stage and end the previous one. A repeated moment keeps the larger peak."""
         name = f"{self.stage}: {where}"
         if name != self._moment:
             self.end()
@@ -61,22 +65,22 @@ class MemoryTracker(TorchDispatchMode):
             self.restart()
 
     def end(self) -> None:
-        """No moment from here on."""
+        """End the current moment."""
         if self._moment and self._peak_total >= sum(self.moments.get(self._moment, {}).values()):
             self.moments[self._moment] = self.peak
         self._moment = ""
 
     @contextmanager
-    def making(self, part: str) -> Iterator[None]:
-        """What appears inside belongs to this part."""
+    def attributing(self, part: str) -> Iterator[None]:
+        """Context in which new tensors belong to this part."""
         before, self.part = self.part, part
         try:
             yield
         finally:
             self.part = before
 
-    def belongs(self, tensor: torch.Tensor, part: str) -> None:
-        """Count a tensor's storage as this part from here on."""
+    def attribute(self, tensor: torch.Tensor, part: str) -> None:
+        """Attribute a tensor's storage to this part."""
         key = tensor.untyped_storage()._cdata
         if key in self._known:
             size, before = self._known[key]
@@ -84,7 +88,7 @@ class MemoryTracker(TorchDispatchMode):
             self._add(before, -size)
             self._add(part, size)
         else:
-            with self.making(part):
+            with self.attributing(part):
                 self._appear(tensor)
 
     def _add(self, part: str, size: int) -> None:
@@ -121,32 +125,32 @@ class MemoryTracker(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.prim.device.default:
-            return args[0].fake_device  # half of all calls: worth not handing down
+            return args[0].fake_device  # half of all calls: a shortcut
         kwargs = kwargs or {}
         given = [*_tensors(args), *_tensors(kwargs.values())]
         if given and not any(isinstance(leaf, FakeTensor) for leaf in given):
-            result = with_values(func, args, kwargs)
+            result = on_real_tensors(func, args, kwargs)
         else:
             if torch.is_inference_mode_enabled():
-                with self:  # in this mode operations made of others come whole, and what they hold meanwhile counts
+                with self:  # in inference mode composite operations are not decomposed, but their temporaries count
                     parts = func.decompose(*args, **kwargs)
                 if parts is not NotImplemented:
                     return parts
-            invented, result = made_up(func, args, kwargs)
+            invented, result = substituted(func, args, kwargs)
             if not invented:
-                args, kwargs = really(func, args, kwargs)
+                args, kwargs = with_real_indices(func, args, kwargs)
                 result = func(*args, **kwargs)
-                if not given and counts_something(result):
-                    result = with_values(func, args, kwargs)
+                if not given and is_integral(result):
+                    result = on_real_tensors(func, args, kwargs)
         for tensor in _tensors((result,)):
             self._appear(tensor)
-        inside = self.scratch.get(func, nothing)(args)
+        inside = self.scratch.get(func, no_scratch)(args)
         self._reach(inside, self._part_of(args[0]) if inside and isinstance(args[0], torch.Tensor) else self.part)
         return result
 
 
 def _tensors(values: Iterable[Any]) -> list[torch.Tensor]:
-    """Those among an operation's arguments or results: they come plain, or in one list."""
+    """The tensors among an operation's arguments or results, which are single tensors or in a list."""
     found = []
     for value in values:
         if isinstance(value, torch.Tensor):

@@ -1,4 +1,4 @@
-"""The answer to "will it fit?" for several methods: formula and dry run of each, and what follows from them."""
+"""Plan several methods ("will it fit?"): formula and dry run of each method, and what follows from them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from engine.config.catalog import CATALOGUE, pulled_folder
 from engine.config.errors import UserError
 from engine.config.method_specs import QLORA
 from engine.config.preset import with_settings
-from engine.memory.dry_run.data_rows import FromData, read_rows
+from engine.memory.dry_run.data_rows import DataWorkload, read_rows
 from engine.memory.dry_run.dry_run import dry_run
-from engine.memory.dry_run.fake_model import by_flash
+from engine.memory.dry_run.fake_model import uses_flash_attention
 from engine.memory.formula.estimate import MemoryEstimate, StepShape
 from engine.memory.formula.fit import FitQuery, FormulaCorrection, largest_micro_batch
 from engine.memory.formula.memory_budget import MemoryBudget
@@ -30,7 +30,7 @@ from engine.memory.formula.method_plan import (
     positions_of,
     with_micro_batch,
 )
-from engine.methods.locate import Located, refused
+from engine.methods.locate import Located, load_error
 from engine.methods.machine import Machine, this_machine
 from engine.methods.model_config import config_of
 
@@ -39,7 +39,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class PlannedModel:
-    """What is the same for all methods."""
+    """The model and machine of a plan, common to all methods."""
 
     architecture: Any
     """transformers' configuration of the model."""
@@ -48,27 +48,27 @@ class PlannedModel:
     machine: Machine
     room: MemoryBudget
     shape_only: bool = False
-    """Nothing of the model is here or can be fetched: its shape is the catalogue's."""
+    """Whether the model is not on this machine and not downloadable: its shape comes from the catalog."""
 
 
 @dataclass(frozen=True)
 class PlannedRows:
-    """The rows to plan for, where they come from, and what follows."""
+    """The rows to plan for and their origin."""
 
     rows: StepShape
     origin: RowsFrom
     why: str = ""
-    data: FromData | None = None
+    data: DataWorkload | None = None
 
 
 def plan(question: PlanQuery, progress: Progress) -> MemoryPlan:
-    """Both tiers of each method, for the data's own rows where they can be read.
+    """Plan each method by formula and dry run, for the rows of the data set if they can be read.
 
-    Raises UserError where the model's configuration cannot be read or is not a decoder's, and for wrong data.
+    Raises UserError if the model's configuration is unreadable or not a decoder's, and for invalid data.
     """
     machine, notes = machine_for(question.room)
     model = question.configs[0].model
-    progress(f"looking for {model.id}")
+    progress(f"reading the configuration of {model.id}")
     architecture, note = architecture_of(model)
     table = architecture.to_dict()
     subject = PlannedModel(architecture, table, positions_of(table), machine, question.room, shape_only=bool(note))
@@ -93,12 +93,12 @@ def plan(question: PlanQuery, progress: Progress) -> MemoryPlan:
 
 
 def machine_for(room: MemoryBudget) -> tuple[Machine, list[str]]:
-    """The machine to plan for, which need not be this one, and what is to be said about it."""
+    """The machine to plan for, which need not be this one, and notes about it."""
     here = this_machine()
     if room.source == "listed" or here.device != room.device:
         there = Machine(room.device, room.name, bf16=room.bf16, flash_attention=False)
         blind = room.source in ("card", "shared") and here.device == "cpu"
-        return there, [f"torch sees no card here: a run would use the CPU until it sees {room.name}"] if blind else []
+        return there, [f"torch cannot use {room.name}: a run on this machine would use the CPU"] if blind else []
     return here, []
 
 
@@ -108,9 +108,7 @@ def _choose_rows(question: PlanQuery, subject: PlannedModel, progress: Progress)
     if question.length:
         return PlannedRows(planned, "asked")
     if subject.shape_only:
-        return PlannedRows(
-            planned, "max_length", why="the model's tokenizer, which counts tokens, is not on this machine"
-        )
+        return PlannedRows(planned, "max_length", why="the model's tokenizer is not on this machine")
     progress(f"reading {config.data.id}")
     read = read_rows(config, subject.architecture, subject.machine, question.data_given)
     if isinstance(read, str):
@@ -119,10 +117,10 @@ def _choose_rows(question: PlanQuery, subject: PlannedModel, progress: Progress)
 
 
 def _laid_out(config: schema.Config, chosen: PlannedRows) -> schema.Config:
-    """With packing as the worker would choose it for the data's rows, where they are known. Under FlashAttention
-    `auto` says more than what it comes to: rows end to end have no mask then.
+    """The configuration with the packing that the worker would choose for the data's rows, if they are known. With
+    FlashAttention it stays `auto`, which also means that packed rows need no mask.
     """
-    if chosen.data is None or by_flash(config, chosen.data.machine):
+    if chosen.data is None or uses_flash_attention(config, chosen.data.machine):
         return config
     return with_settings(config, {"train.packing": chosen.data.layout.packing})
 
@@ -137,7 +135,7 @@ def _look(
     asked = with_micro_batch(FitQuery(config, subject.table, chosen.rows, subject.room))
     exact, why = _dry_run(asked, chosen, subject)
     if automatic and exact and exact.peak + subject.room.beside > subject.room.free:
-        # The formula took too large a micro batch for one that fits: once more with what the dry run makes of it.
+        # The micro-batch size that fits by the formula does not fit by the dry run: repeat with a corrected one.
         less = largest_micro_batch(replace(asked, scale=FormulaCorrection.of(asked.light(), exact))).value
         if 0 < less < exact.micro_batch:
             asked = asked.with_micro_batch(less)
@@ -146,7 +144,7 @@ def _look(
 
 
 def _dry_run(asked: FitQuery, chosen: PlannedRows, subject: PlannedModel) -> tuple[MemoryEstimate | None, str]:
-    """(the dry run, or why there is none); of the data's own passes where they are known."""
+    """(the dry run, or None and the reason); with the data's own batches if they are known."""
     micro_batch = asked.config.train.micro_batch
     work = chosen.data.work(asked.config, micro_batch) if chosen.data and isinstance(micro_batch, int) else None
     try:
@@ -156,10 +154,10 @@ def _dry_run(asked: FitQuery, chosen: PlannedRows, subject: PlannedModel) -> tup
 
 
 def architecture_of(model: schema.Model) -> tuple[Any, str]:
-    """(transformers' configuration of a model, a remark where it is the catalogue's shape): a folder needs its
-    config.json alone, neither weights nor tokenizer, and a catalogued model that cannot be fetched not even that.
+    """transformers' configuration of a model, and a note if it is the shape in the catalog.
 
-    Raises UserError for an architecture that transformers does not know or that wants code of its own.
+    A folder needs only its config.json, neither weights nor tokenizer; a model of the catalog that cannot be downloaded
+    needs no file. Raises UserError for an architecture that transformers does not support or that needs remote code.
     """
     folder = Path(model.id)
     if not (folder / "config.json").is_file():
@@ -168,9 +166,9 @@ def architecture_of(model: schema.Model) -> tuple[Any, str]:
         except UserError:
             if model.id not in CATALOGUE or (pulled_folder(model.id) / "config.json").exists():
                 raise
-        note = f"{model.id} is not on this machine and could not be asked for: its shape is the catalogue's"
+        note = f"{model.id} is not on this machine and the Hub is unreachable: using its shape in the catalog"
         return AutoConfig.for_model(**CATALOGUE[model.id].shape), note
     try:
         return AutoConfig.from_pretrained(str(folder), trust_remote_code=False), ""
     except (OSError, ValueError, KeyError) as error:
-        raise refused(Located(str(folder), True), "configuration", error) from error
+        raise load_error(Located(str(folder), True), "configuration", error) from error

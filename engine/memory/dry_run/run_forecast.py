@@ -1,4 +1,4 @@
-"""What a run is expected to take, by both estimates, in the meaning in which it is measured."""
+"""Predicted memory of a run by formula and dry run, defined like the measured values."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from engine.runs.result import Predicted
 
 @dataclass(frozen=True)
 class RunForecast:
-    """Estimates of one run, the rougher first; empty where neither can be made."""
+    """Estimates of one run, least accurate first; empty if there are none."""
 
     estimates: list[MemoryEstimate]
     again: Callable[[dict[str, Any]], MemoryEstimate] | None
-    """The formula once more with other settings, {"train.micro_batch": 2}."""
+    """The formula with other settings, such as {"train.micro_batch": 2}."""
     seconds: float
-    """What making them took."""
+    """Duration of making the estimates."""
 
     def training_fits(self, micro_batch: int, limit: int) -> bool:
-        """Whether training so many rows a pass is expected to stay within so many bytes."""
+        """Whether training with this micro-batch size is predicted to fit in `limit` bytes."""
         return self._fits("training", {"train.micro_batch": micro_batch}, limit)
 
     def answering_fits(self, batch: int, limit: int) -> bool:
-        """Whether answering so many prompts at a time is."""
+        """Whether generation with this batch size is predicted to fit in `limit` bytes."""
         return self._fits("answering", {"evaluation.batch": batch}, limit)
 
     def _fits(self, what: str, settings: dict[str, Any], limit: int) -> bool:
-        """By the formula, corrected by what the dry run says of the run as it is; yes where nothing is foreseen."""
+        """By the formula, corrected by the dry run with the current settings; true without a prediction."""
         if self.best is None or self.again is None:
             return True
         changed = self.again(settings)
@@ -52,7 +52,7 @@ class RunForecast:
         return self.estimates[-1] if self.estimates else None
 
     def predicted(self) -> list[Predicted]:
-        """For `result.json`."""
+        """The predictions for `result.json`."""
         return [
             Predicted(
                 tier=estimate.tier,
@@ -64,7 +64,7 @@ class RunForecast:
 
 
 def as_measured(estimate: MemoryEstimate, peak: PeakMemory) -> int:
-    """Bytes of a peak that torch's pool on a card will show: the context is not in it, nor is what is paged."""
+    """Bytes of a peak that torch's pool on a GPU will show: without CUDA context and paged state."""
     beside = CONTEXT if "pool" in peak.parts else 0
     return peak.total - beside - min(estimate.pageable, peak.parts.get("optimizer", 0))
 
@@ -77,8 +77,8 @@ def forecast_run(
     micro_batch: int,
     warn: Callable[[str, str], None],
 ) -> RunForecast:
-    """Formula and dry run of a run's own rows, the latter where the run looks ahead (`train.probe`): it takes a second,
-    and five for 8 billion parameters. What cannot be foreseen is said, and never ends the run.
+    """Formula and dry run for the run's largest batches; the dry run only with `train.probe`: it takes 1 s, and 5 s for
+    8 billion parameters. A failed prediction is a warning and never ends the run.
     """
     started = time.monotonic()
     rows, table = own.rows(), architecture.to_dict()
@@ -92,10 +92,10 @@ def forecast_run(
         found.append(again({}))
     except UserError as error:
         light = False
-        warn("plan", f"no formula for this model: {error.what}")
+        warn("plan.no_formula", f"no memory formula for this model: {error.what}")
     try:
         if config.train.probe:
             found.append(dry_run(config, architecture, machine, rows, own.work(config, micro_batch)))
-    except Exception as error:  # noqa: BLE001 - strange architectures fail in many ways, and the run needs none of this
-        warn("plan", f"no dry run for this model: {' '.join(str(error).split())[:200]}")
+    except Exception as error:  # noqa: BLE001 - unusual architectures fail in many ways, and the run does not need it
+        warn("plan.no_dry_run", f"no dry run for this model: {' '.join(str(error).split())[:200]}")
     return RunForecast(found, again if light else None, time.monotonic() - started)

@@ -1,4 +1,4 @@
-"""The stages of a run on fake tensors: weights, optimizer state, a training step, a held-out loss, answers."""
+"""Stages of a dry run on fake tensors: weights, optimizer state, a training step, held-out loss, generation."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from accelerate.utils.operations import convert_outputs_to_fp32
 
 from engine.config import schema
 from engine.config.batch_limits import CHUNK_ELEMENTS, PADDED_TOKENS
-from engine.evaluation.worst_case import WorstCaseAnswers, answer_at_largest
-from engine.memory.dry_run.fake_model import fill
+from engine.evaluation.worst_case import WorstCaseAnswers, run_worst_case
+from engine.memory.dry_run.fake_model import allocate
 from engine.memory.dry_run.memory_tracker import MemoryTracker
 from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer
@@ -21,52 +21,53 @@ from engine.training.batches import MicroBatch
 from engine.training.loss import answer_logits, keeps_logits, summed_loss
 
 TRAINING, HELD_OUT, ANSWERING = "training", "held out", "answering"
-"""How the names of stages begin."""
+"""Prefixes of the names of stages."""
 
 
-def weigh(model: torch.nn.Module, live: MemoryTracker) -> None:
-    with live.making("weights"):
-        fill(model)
+def allocate_weights(model: torch.nn.Module, live: MemoryTracker) -> None:
+    """Allocate the weights, and attribute trained parameters and gradients to their parts."""
+    with live.attributing("weights"):
+        allocate(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if len(trained) < len(list(model.parameters())):
         for parameter in trained:
-            live.belongs(parameter, "adapters")
+            live.attribute(parameter, "adapters")
     for parameter in trained:
-        parameter.register_post_accumulate_grad_hook(lambda parameter: live.belongs(parameter.grad, "gradients"))
+        parameter.register_post_accumulate_grad_hook(lambda parameter: live.attribute(parameter.grad, "gradients"))
 
 
-def with_state(
+def create_optimizer(
     model: torch.nn.Module, config: schema.Config, machine: Machine, live: MemoryTracker
 ) -> torch.optim.Optimizer:
-    """The run's optimizer after a first step, when its state exists.
+    """The run's optimizer after a first step, which creates its state.
 
-    Paged state is made as unpaged: it is as large, and paging wants a card.
+    Paged state is created unpaged: it has the same size, and paging needs a GPU.
     """
     unpaged = replace(machine, device="cpu")
     optimizer, _ = make_optimizer(model.parameters(), config, unpaged, lambda code, text: None)
     _give_gradients(model, live)
-    with live.making("optimizer"):
+    with live.attributing("optimizer"):
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return optimizer
 
 
 def _give_gradients(model: torch.nn.Module, live: MemoryTracker) -> None:
-    """What an earlier pass of the same step has left."""
-    with live.making("gradients"):
+    """Allocate the gradients of an earlier micro-batch of the same step."""
+    with live.attributing("gradients"):
         for parameter in model.parameters():
             if parameter.requires_grad and parameter.grad is None:
                 parameter.grad = torch.empty_like(parameter)
 
 
-def train(
+def training_step(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: list[MicroBatch],
     config: schema.Config,
     live: MemoryTracker,
 ) -> None:
-    """A step in the middle of a run. Of many equal passes one is enough, with the gradients of another beside it."""
+    """A training step in the middle of a run. Of identical micro-batches one runs, with the gradients of another."""
     model.train()
     keep = keeps_logits(model)
     equal = len(batches) > 1 and batches[0].targets.shape == batches[1].targets.shape
@@ -78,14 +79,14 @@ def train(
         with _few_portions():
             loss = summed_loss(model, batch, keep) / 1
             live.begin("loss")
-            live.going_back = True
+            live.in_backward = True
             loss.backward()
-            live.going_back = False
+            live.in_backward = False
         del loss
     live.stage = TRAINING
     live.begin("update")
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.max_grad_norm or float("inf"))
-    with live.making("optimizer"):
+    with live.attributing("optimizer"):
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     live.end()
@@ -93,18 +94,18 @@ def train(
 
 @contextmanager
 def _few_portions() -> Iterator[None]:
-    """Of hundreds of equal portions of logits the third takes what every later one does."""
-    whole = loss_module.portions
-    loss_module.portions = lambda rows, vocabulary: whole(rows, vocabulary)[:3]
+    """Context in which the loss computes only 3 chunks of logits: later chunks need the same memory as the third."""
+    original = loss_module.logit_chunks
+    loss_module.logit_chunks = lambda rows, vocabulary: original(rows, vocabulary)[:3]
     try:
         yield
     finally:
-        loss_module.portions = whole
+        loss_module.logit_chunks = original
 
 
 @torch.inference_mode()
-def hold_out(model: torch.nn.Module, batch: MicroBatch, live: MemoryTracker) -> None:
-    """The held-out loss of one pass, as `evaluation.score` computes it: of its equal portions of logits, the first."""
+def held_out_loss(model: torch.nn.Module, batch: MicroBatch, live: MemoryTracker) -> None:
+    """The held-out loss of one batch as in `evaluation.score`, with only the first of its equal chunks of logits."""
     model.eval()
     live.stage = HELD_OUT
     live.begin("embedding")
@@ -114,17 +115,17 @@ def hold_out(model: torch.nn.Module, batch: MicroBatch, live: MemoryTracker) -> 
     live.end()
 
 
-def answer(model: torch.nn.Module, answers: WorstCaseAnswers, live: MemoryTracker) -> None:
-    """Answering at its largest; tensors lie on the CPU, prompts are read in portions of the device planned for."""
+def generate(model: torch.nn.Module, answers: WorstCaseAnswers, live: MemoryTracker) -> None:
+    """Generation at its peak; tensors are on the CPU, prefill batches are those of the planned device."""
 
     def begin(moment: str) -> None:
         live.stage = f"{ANSWERING}, {moment}"
         live.begin("cache")
 
-    answer_at_largest(model, answers, 0, "cpu", together=PADDED_TOKENS[live.device], begin=begin)
+    run_worst_case(model, answers, 0, "cpu", together=PADDED_TOKENS[live.device], begin=begin)
     live.end()
 
 
-def mix(model: torch.nn.Module) -> None:
-    """bf16 arithmetic over float32 weights, with the outputs in float32: as accelerate prepares a model for it."""
+def enable_autocast(model: torch.nn.Module) -> None:
+    """Mixed precision as accelerate sets it up: bf16 autocast over float32 weights, with float32 outputs."""
     model.forward = convert_outputs_to_fp32(torch.autocast("cpu", torch.bfloat16)(model.forward))

@@ -1,4 +1,4 @@
-"""The tensors of a run's largest step, held-out pass and answers: made up for rows of one length, or the run's own."""
+"""Tensors of a run's largest step, held-out batch and generation, synthetic for rows of one length or from the data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from engine.config import schema
 from engine.config.metric_specs import metric_spec
 from engine.data.tokens import Row
 from engine.evaluation.worst_case import WorstCaseAnswers, longest_answers
-from engine.memory.dry_run.fake_model import by_flash
+from engine.memory.dry_run.fake_model import uses_flash_attention
 from engine.memory.formula.estimate import StepShape
 from engine.methods.machine import Machine
 from engine.training.batches import (
@@ -22,36 +22,36 @@ from engine.training.batches import (
     micro_batches,
 )
 
-AT_ONCE = 64
-"""Made-up held-out rows: a pass has no more."""
+SYNTHETIC_ROWS = 64
+"""Number of synthetic held-out rows: a batch has no more."""
 
 
 @dataclass(frozen=True)
 class StepTensors:
-    """What a dry run goes through."""
+    """Input of a dry run."""
 
     layout: Packing
     micro_batch: int
-    """Rows of the largest pass."""
+    """Rows of the largest micro-batch."""
     batches: list[MicroBatch]
-    """Of the step the first two passes; the others are like the first, or smaller."""
+    """The first two micro-batches of the step; the others are like the first, or smaller."""
     held_out: MicroBatch
     answers: WorstCaseAnswers | None
-    """None where none are asked for."""
+    """None if nothing is generated."""
 
 
-def typical(config: schema.Config, machine: Machine, rows: StepShape, vocabulary: int) -> StepTensors:
-    """For rows of one length. Rows end to end under FlashAttention become rows side by side: without a mask and without
-    padding they are as many tokens.
+def synthetic_tensors(config: schema.Config, machine: Machine, rows: StepShape, vocabulary: int) -> StepTensors:
+    """Tensors for rows of one length. With FlashAttention packed rows become a padded batch: without mask and padding
+    it has the same number of tokens.
     """
     row = Row([1] * rows.length, [-100] * (rows.length - rows.answer) + [1] * rows.answer, [1], "", "", False)
-    varlen = by_flash(config, machine)
+    varlen = uses_flash_attention(config, machine)
     layout = choose_packing([row] * rows.count, config.train.packing, machine.device, varlen)
     micro_batch = rows.count if config.train.micro_batch == "auto" else config.train.micro_batch
     portions = list(micro_batches([row] * rows.count, micro_batch, layout))
-    held_out = next(held_out_batches([row] * AT_ONCE, layout, machine.device, vocabulary, keep=True))
+    held_out = next(held_out_batches([row] * SYNTHETIC_ROWS, layout, machine.device, vocabulary, keep=True))
     packing: PackingMode = "padded" if varlen else layout.packing
-    # Different from the first token on: nothing is common to them.
+    # The first tokens differ, so that the prompts have no common prefix.
     prompts = [[number % vocabulary, *[0] * (rows.prompted - 1)] for number in range(config.evaluation.batch)]
     return StepTensors(
         layout,
@@ -63,7 +63,7 @@ def typical(config: schema.Config, machine: Machine, rows: StepShape, vocabulary
 
 
 def answers_for(config: schema.Config, prompts: Sequence[Sequence[int]], choice: int) -> WorstCaseAnswers | None:
-    """What the evaluation of `config` answers at once. `choice`: tokens of the longest one."""
+    """The largest generation batch of `config`. `choice`: tokens of the longest choice."""
     evaluation = config.evaluation
     if not metric_spec(evaluation.metric).needs_answers or evaluation.when == "never":
         return None

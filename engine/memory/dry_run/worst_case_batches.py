@@ -1,4 +1,4 @@
-"""A run's own rows as work to plan for and to try: its longest step, its longest held-out pass, its longest prompts."""
+"""Find a run's largest batches, for dry run and probe: its largest step, held-out batch and prompts."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from engine.memory.dry_run.workload import StepTensors, answers_for
 from engine.memory.formula.estimate import StepShape
 from engine.training.batches import Packing, Schedule, answer_tokens, collate, held_out_batches, micro_batches
 
-LOOKED_AT = 8
-"""Steps that are cut into passes to see which has the heaviest: those with the longest rows, with the most tokens and
-with the most answer tokens, so many of each."""
+CANDIDATES = 8
+"""Number of steps of each kind whose micro-batches are compared: those with the longest row, with the most tokens and
+with the most answer tokens."""
 
 
 @dataclass(frozen=True)
 class WorstCaseBatches:
-    """What a run will have to hold."""
+    """The largest batches of a run."""
 
     layout: Packing
     step: list[Row]
-    """The rows of the step that has the largest pass."""
+    """Rows of the step with the largest micro-batch."""
     held_out: list[Row]
-    """The rows of the largest pass without gradients; empty where no loss is measured."""
+    """Rows of the largest batch without gradients; empty if no loss is measured."""
     prompts: list[list[int]]
-    """All that will be answered."""
+    """All prompts of the evaluation."""
     choice: int
     """Tokens of the longest answer in the training rows."""
     pad: int
 
     def rows(self) -> StepShape:
-        """The same as rows of one length: the longest of the step."""
+        """The step as rows of one length, that of its longest row."""
         return StepShape(
             count=len(self.step),
             length=max(len(row.input_ids) for row in self.step),
@@ -45,11 +45,13 @@ class WorstCaseBatches:
         )
 
     def portions(self, micro_batch: int) -> list[list[Row]]:
-        """The step's passes, the largest first."""
-        return sorted(micro_batches(self.step, micro_batch, self.layout), key=lambda rows: -weight(rows, self.layout))
+        """The step's micro-batches, largest first."""
+        return sorted(
+            micro_batches(self.step, micro_batch, self.layout), key=lambda rows: -relative_memory(rows, self.layout)
+        )
 
     def work(self, config: schema.Config, micro_batch: int) -> StepTensors:
-        """As a dry run goes through it, on the CPU."""
+        """Tensors for a dry run, on the CPU."""
         portions, packing = self.portions(micro_batch), self.layout.packing
         held_out = self.held_out or portions[0]
         return StepTensors(
@@ -61,9 +63,9 @@ class WorstCaseBatches:
         )
 
 
-def weight(rows: Sequence[Row], layout: Packing) -> int:
-    """How much a pass takes, for comparing passes of one model: its tokens, filling included, and its answers; a logit
-    row is as wide as the vocabulary, and what a block keeps of a token is about as wide in all blocks together.
+def relative_memory(rows: Sequence[Row], layout: Packing) -> int:
+    """Relative memory of a batch, to compare batches of one model: its tokens including padding plus its answer tokens.
+    One row of logits needs about as much memory as the saved activations of one token in all layers.
     """
     lengths = [len(row.input_ids) for row in rows]
     tokens = sum(lengths) if layout.packing == "packed" else len(rows) * max(lengths)
@@ -71,31 +73,31 @@ def weight(rows: Sequence[Row], layout: Packing) -> int:
 
 
 def longest_step(rows: Sequence[Row], schedule: Schedule, start: int, micro_batch: int, layout: Packing) -> list[Row]:
-    """Of the steps from `start` on, the rows of the one whose largest pass takes the most."""
+    """Rows of the step, from `start` on, with the largest micro-batch."""
 
     def largest(step: list[Row]) -> int:
-        return max(weight(portion, layout) for portion in micro_batches(step, micro_batch, layout))
+        return max(relative_memory(portion, layout) for portion in micro_batches(step, micro_batch, layout))
 
     steps = ([rows[number] for number in schedule.indices(step)] for step in _candidates(rows, schedule, start))
     return max(steps, key=largest)
 
 
 def _candidates(rows: Sequence[Row], schedule: Schedule, start: int) -> Iterator[int]:
-    """Steps worth a look."""
+    """Steps that may have the largest micro-batch."""
     sizes = torch.from_numpy(np.stack([lengths_of(rows), answer_tokens_of(rows)], axis=1))
-    filled = -len(rows) % schedule.batch
-    seen: list[torch.Tensor] = []
+    padding = -len(rows) % schedule.batch
+    epochs: list[torch.Tensor] = []
     for epoch in range(start // schedule.per_epoch, -(-schedule.steps // schedule.per_epoch)):
         order = sizes[schedule.order(epoch)]
-        steps = torch.cat([order, order.new_zeros((filled, 2))]).view(schedule.per_epoch, schedule.batch, 2)
-        seen.append(torch.stack([steps[..., 0].amax(1), steps[..., 0].sum(1), steps[..., 1].sum(1)]))
+        steps = torch.cat([order, order.new_zeros((padding, 2))]).view(schedule.per_epoch, schedule.batch, 2)
+        epochs.append(torch.stack([steps[..., 0].amax(1), steps[..., 0].sum(1), steps[..., 1].sum(1)]))
     begins = start // schedule.per_epoch * schedule.per_epoch
-    scores = torch.cat(seen, dim=1)[:, start - begins : schedule.steps - begins]  # (3, steps to come)
-    best = scores.topk(min(LOOKED_AT, scores.shape[1]), dim=1).indices
+    scores = torch.cat(epochs, dim=1)[:, start - begins : schedule.steps - begins]  # (3, steps to come)
+    best = scores.topk(min(CANDIDATES, scores.shape[1]), dim=1).indices
     yield from sorted(set((best.flatten() + start).tolist()))
 
 
 def longest_held_out(rows: Sequence[Row], layout: Packing, device: str, vocabulary: int, keep: bool) -> list[Row]:
-    """The heaviest pass of those that the rows are cut into; [] where there are none."""
-    cut = held_out_batches(rows, layout, device, vocabulary, keep)
-    return max(cut, key=lambda portion: weight(portion, layout), default=[])
+    """The largest held-out batch; [] without rows."""
+    batches = held_out_batches(rows, layout, device, vocabulary, keep)
+    return max(batches, key=lambda portion: relative_memory(portion, layout), default=[])

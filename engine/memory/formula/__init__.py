@@ -1,1 +1,1 @@
-"""Memory of a run from `config.json` and a preset, in milliseconds. Imports no torch."""
+"""Predict memory from `config.json` and a preset in milliseconds. Imports no torch."""

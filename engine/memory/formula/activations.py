@@ -1,8 +1,8 @@
-"""The formula's activations: what autograd keeps of a decoder block, and what the block needs while it is computed.
+"""Activation memory in the formula: tensors saved for backward per decoder layer, and temporaries of a running layer.
 
-Counted off transformers' Llama (models/llama/modeling_llama.py) and PEFT's layers (tuners/lora/layer.py, bnb.py) as
-torch runs them without compiling. T tokens of a pass, d hidden, f MLP, q and k widths of query and of key and value,
-h heads, r rank; `size` bytes an activation. Korthikanti et al. 2022 (arXiv:2205.05198) count GPT blocks so.
+Derived from transformers' Llama (models/llama/modeling_llama.py) and PEFT's layers (tuners/lora/layer.py, bnb.py) in
+eager mode, with the method of Korthikanti et al. 2022 (arXiv:2205.05198). T tokens of a micro-batch, d hidden size, f
+MLP size, q and k sizes of query and key/value, h heads, r rank; `size` bytes per activation.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from engine.memory.formula.weights_and_state import FLOAT32, adapted, adapts_exp
 
 
 def _mlp(shape: Architecture) -> int:
-    """f: of experts, those that a token meets."""
+    """MLP size f; for mixture of experts that of the experts used by a token."""
     return shape.experts_used * shape.expert_intermediate if shape.experts else shape.intermediate
 
 
-def block_kept(shape: Architecture, config: schema.Config, layout: MicroBatchShape, size: int) -> int:
-    """Bytes that one block keeps for its backward pass.
+def saved_activations(shape: Architecture, config: schema.Config, layout: MicroBatchShape, size: int) -> int:
+    """Bytes that one layer saves for its backward pass.
 
-    - Both norms their input in float32, 4 d each, and with trained weights the normed value too, d.
-    - Attention query, key, value and output, and a float32 per head; with a mask, keys and values as many as heads.
-    - The MLP the gate before and after its activation and what it is multiplied with, 3 f; without a gate f less.
-    - A trained layer its input; an adapted frozen one its input in float32, a copy for each layer where activations
-      are not float32 anyway, and r float32 behind A. Dropout keeps another copy and its mask.
+    - Norms: their input in float32, 4 d each; with trained weights also the normalized value, d.
+    - Attention: query, key, value and output, and a float32 per head; with a mask, keys and values for every head.
+    - MLP: the gate before and after its activation and its factor, 3 f; without a gate f less.
+    - Linear layers: a trained one its input; a frozen one with adapter its input in float32, a copy per layer unless
+      activations are float32, and r float32 values after A. Dropout saves another copy and its mask.
     """
     masked = layout.packing == "packed" and layout.rows > 1
     norms = 2 * FLOAT32 * shape.hidden
@@ -40,8 +40,8 @@ def block_kept(shape: Architecture, config: schema.Config, layout: MicroBatchSha
     else:
         inputs = _adapter_inputs(shape, config, size)
     if shape.experts:
-        inputs += size * shape.experts_used * 2 * shape.hidden  # tokens sorted to their experts, and what came back
-    # PEFT adds B A to a whole expert tensor, and both what it adds and the sum are kept.
+        inputs += size * shape.experts_used * 2 * shape.hidden  # tokens sorted by expert, and their outputs
+    # PEFT adds B A to the complete expert tensor, and saves both the summand and the sum.
     experts = 2 * size * shape.expert_weights if adapts_experts(shape, config) else 0
     return layout.tokens * (norms + attention + mlp + inputs) + experts
 
@@ -57,10 +57,12 @@ def _adapter_inputs(shape: Architecture, config: schema.Config, size: int) -> in
     return inputs + FLOAT32 * config.adapter.rank * len(layers)
 
 
-def block_work(shape: Architecture, config: schema.Config, layout: MicroBatchShape, size: int, device: Device) -> int:
-    """Bytes beside what is kept while the widest layer of a block runs backward: its gradients of f, and under an
-    adapter their float32 twins (a third on the CPU, which converts before it adds, where PEFT adds float32 to bf16: in
-    its plain layer and not in its 4-bit one); QLoRA the layer's weight unpacked.
+def layer_temporaries(
+    shape: Architecture, config: schema.Config, layout: MicroBatchShape, size: int, device: Device
+) -> int:
+    """Temporary bytes while the largest linear layer of a decoder layer runs backward: its gradients of size f; with an
+    adapter also their float32 copies (a third one on the CPU, which converts before it adds, where PEFT's unquantized
+    layer adds float32 to bf16); for QLoRA the dequantized weight.
     """
     width = max(_mlp(shape), shape.hidden)
     work = layout.tokens * width * 3 * size
@@ -77,26 +79,26 @@ def block_work(shape: Architecture, config: schema.Config, layout: MicroBatchSha
 
 
 def loss_work(shape: Architecture, layout: MicroBatchShape, size: int) -> int:
-    """Logits where a token is trained and their gradient, K V each, and float32 portions: what is computed and what it
-    is computed from, and where there are many the one before (`training.loss.SummedCrossEntropy`).
+    """Logits of tokens in the loss and their gradient, K V each, and float32 chunks: input and result, and with several
+    chunks the previous one (`training.loss.SummedCrossEntropy`).
     """
     portion, many = _portion(shape, layout)
     return 2 * layout.answers * shape.vocabulary * size + (3 if many else 2) * portion
 
 
 def held_out_work(shape: Architecture, layout: MicroBatchShape, size: int) -> int:
-    """Logits and two float32 portions; or, of padded rows whose answers were filled up, the logits and a copy."""
+    """Logits and two float32 chunks; or, for padded batches with padded answers, the logits and a copy."""
     logits, head = layout.answers * shape.vocabulary * size, layout.filled * shape.vocabulary * size
     copied = head + logits if layout.packing == "padded" and layout.filled > layout.answers else head
     return max(copied, logits + 2 * _portion(shape, layout)[0])
 
 
 def _portion(shape: Architecture, layout: MicroBatchShape) -> tuple[int, bool]:
-    """(bytes of a float32 portion, whether there are many)."""
+    """(bytes of a float32 chunk of logits, whether there are several)."""
     rows = max(1, CHUNK_ELEMENTS // shape.vocabulary)
     return FLOAT32 * min(rows, layout.answers) * shape.vocabulary, layout.answers > rows
 
 
 def mask(layout: MicroBatchShape, size: int) -> int:
-    """Rows laid end to end are kept apart by a square of truths and one of numbers, T² each."""
+    """Masks that separate packed rows: one boolean and one additive, T² elements each."""
     return layout.tokens**2 * (1 + size) if layout.packing == "packed" and layout.rows > 1 else 0

@@ -1,8 +1,8 @@
-"""What a card needs beside tensors. A guess, and labelled so: no card has been measured for it here.
+"""GPU memory in addition to tensors: CUDA context and fragmentation. A rough estimate, not measured on a GPU.
 
-The CUDA context with cuBLAS and bitsandbytes kernels loaded takes about half a GiB that torch does not count. torch's
-pool asks for segments of 2 MiB and, from 10 MiB on, for multiples of 2 MiB (CUDACachingAllocator.cpp, kSmallBuffer,
-kRoundLarge), and blocks freed out of order leave gaps: taken as one fiftieth of the tensors.
+The CUDA context with the kernels of cuBLAS and bitsandbytes takes about 0.5 GiB, which torch does not count. torch's
+caching allocator requests segments of 2 MiB and, from 10 MiB on, multiples of 2 MiB (CUDACachingAllocator.cpp,
+kSmallBuffer, kRoundLarge), and blocks freed out of order leave gaps: estimated as 2% of the tensors.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from engine.memory.formula.estimate import Device, PeakMemory
 CONTEXT = 512 << 20
 """Bytes."""
 GAPS = 0.02
-"""Share of the tensors."""
+"""Fragmentation as a fraction of the tensors."""
 
 
 def with_pool(peak: PeakMemory, device: Device) -> PeakMemory:
-    """The same peak with the part `pool` on a card; on the CPU as it is."""
+    """Add the part `pool` to a peak on a GPU; a peak on a CPU is unchanged."""
     if device == "cpu":
         return peak
     pool = CONTEXT + round(GAPS * peak.total)

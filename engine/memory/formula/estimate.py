@@ -1,4 +1,4 @@
-"""What a plan is made for and what it says: the same for the formula and the dry run. Imports no torch."""
+"""Memory estimates, with the same structure for formula and dry run. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Literal
 from msgspec import Struct, field
 
 PARTS = ("weights", "adapters", "optimizer", "gradients", "activations", "logits", "pool")
-"""Of a peak, in the order in which they come into being. `pool`: what a card needs beside tensors."""
+"""Parts of a peak in order of allocation. `pool`: GPU memory in addition to tensors."""
 
 Device = Literal["cpu", "cuda"]
 
 
 class StepShape(Struct, frozen=True, kw_only=True):
-    """The rows of one optimizer step, all of one length: the longest that will come is the one to plan for."""
+    """The rows of one optimizer step, all of one length, that of the longest row."""
 
     count: int
-    """Rows in a step."""
+    """Rows per step."""
     length: int
-    """Tokens of a row."""
+    """Tokens per row."""
     answer: int
-    """Of these, tokens that are trained; the head runs where one is predicted."""
+    """Tokens per row in the loss; the LM head runs only for them."""
     prompt: int | None = None
-    """Tokens of the longest prompt that is answered; None: it may be as long as a row."""
+    """Tokens of the longest test prompt; None: up to the length of a row."""
 
     @property
     def prompted(self) -> int:
@@ -30,51 +30,50 @@ class StepShape(Struct, frozen=True, kw_only=True):
 
 
 class PeakMemory(Struct, frozen=True, kw_only=True):
-    """The moment at which the most is alive."""
+    """Memory at its peak."""
 
     total: int
     """Bytes."""
     parts: dict[str, int] = field(default_factory=dict)
-    """Bytes by the names of PARTS; they sum up to the total."""
+    """Bytes by the names in PARTS; their sum is the total."""
 
 
 class MemoryEstimate(Struct, frozen=True, kw_only=True):
-    """What one method takes."""
+    """Predicted memory of one method."""
 
     tier: Literal["formula", "dry run"]
     method: str
     device: Device
     rows: StepShape
     micro_batch: int
-    """Rows of the largest forward pass."""
+    """Rows of the largest micro-batch."""
     packing: Literal["packed", "padded"]
     gradient_checkpointing: bool
     static: int
-    """Bytes alive between two steps: weights, adapters, optimizer state."""
+    """Bytes between two steps: weights, adapters, optimizer state."""
     training: PeakMemory
     evaluation: PeakMemory
-    """Of held-out losses and answers, between two steps: the larger of the two that follow."""
+    """Peak of evaluation, the larger of `held_out` and `answering`."""
     held_out: PeakMemory | None = None
     answering: PeakMemory | None = None
-    """None where nothing is answered: the metric is the loss."""
+    """Peak of generation; None if nothing is generated because the metric is the loss."""
     parameters: int
-    """Of the model, adapters not among them."""
+    """Parameters of the model without adapters."""
     trainable: int
     paged: bool = False
-    """The optimizer's state may move to the host when the card is full."""
+    """Whether optimizer state can be paged to host memory."""
     notes: list[str] = field(default_factory=list)
 
     @property
     def pageable(self) -> int:
-        """Bytes of state that torch's pool will not show: both moments, a byte each. Their scales, the remainders of
-        bf16 weights and the state of tensors below 100,000 elements stay in the pool (bitsandbytes, get_state_buffer).
+        """Bytes of optimizer state outside torch's pool: both moments, one byte each. Their scales, the remainders of
+        bf16 weights and the state of tensors below 100,000 elements are in the pool (bitsandbytes, get_state_buffer).
         """
         return 2 * self.trainable if self.paged else 0
 
     @property
     def peak(self) -> int:
-        """Bytes that must fit. On a card that is the training alone: held-out losses and answers make themselves
-        smaller where they do not fit (`evaluation.forward.within_memory`); without one a process that takes too much
-        is killed.
+        """Bytes that must fit. On a GPU only training: evaluation reduces its batch size until it fits
+        (`evaluation.forward.within_memory`). On a CPU also evaluation: a process that uses too much memory is killed.
         """
         return self.training.total if self.device == "cuda" else max(self.training.total, self.evaluation.total)

@@ -1,13 +1,13 @@
-"""The formula's exceptions: what some models and settings keep beside a plain block. Bytes.
+"""Additional memory of some models and settings in the formula, in bytes.
 
-- Eager attention makes every head's matrix: the softmax in float32, its copy in the activations' type, and keys and
-  values for as many heads as there are queries (transformers, eager_attention_forward).
-- Dropout inside attention (GPT-2) does the same on a CPU, where no fused kernel draws: softmax, mask and product, all
-  in float32 (aten/src/ATen/native/transformers/attention.cpp, _scaled_dot_product_attention_math).
-- GELU written out (gelu_new and its like) keeps four products of the MLP's width and not one.
-- DoRA keeps what the layer and what its adapter gave, the latter in float32 (PEFT, tuners/lora/dora.py).
-- Mixed precision casts every weight to bf16 and keeps the copy for the backward pass; norms, rotated queries and keys
-  are float32 there.
+- Eager attention materializes every head's attention matrix: the softmax in float32, its copy in the dtype of the
+  activations, and keys and values for every query head (transformers, eager_attention_forward).
+- Attention dropout (GPT-2) does the same on a CPU, which has no fused kernel with dropout: softmax, mask and product,
+  all in float32 (aten/src/ATen/native/transformers/attention.cpp, _scaled_dot_product_attention_math).
+- GELU composed of elementary operations (gelu_new and similar) saves four products of the MLP's size instead of one.
+- DoRA saves the outputs of the layer and of its adapter, the latter in float32 (PEFT, tuners/lora/dora.py).
+- Mixed precision casts every weight to bf16 and saves the copy for the backward pass; norms, rotated queries and keys
+  are float32.
 """
 
 from __future__ import annotations
@@ -19,54 +19,56 @@ from engine.memory.formula.estimate import Device
 from engine.memory.formula.packing import MicroBatchShape
 from engine.memory.formula.weights_and_state import BF16, FLOAT32, adapted
 
-WRITTEN_OUT = {"gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh_python", "quick_gelu"}
+COMPOSED_GELU = {"gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh_python", "quick_gelu"}
 
 
 def is_mixed(config: schema.Config) -> bool:
+    """Whether the run uses bf16 autocast over float32 weights."""
     return config.train.precision == "mixed" and not method_spec(config.method).quantizes_base
 
 
-def matrix(shape: Architecture, layout: MicroBatchShape) -> int:
-    """Elements of all heads' attention: T² a head where rows lie end to end, L² a head and row where side by side."""
+def attention_elements(shape: Architecture, layout: MicroBatchShape) -> int:
+    """Elements of the attention matrices of all heads: T² per head if packed, L² per head and row if padded."""
     area = layout.tokens**2 if layout.packing == "packed" else layout.tokens**2 // max(1, layout.rows)
     return shape.heads * area
 
 
-def makes_matrix(shape: Architecture, config: schema.Config, device: Device) -> bool:
+def materializes_attention(shape: Architecture, config: schema.Config, device: Device) -> bool:
+    """Whether attention matrices are materialized."""
     return config.model.attention == "eager" or (shape.attention_dropout and device == "cpu")
 
 
-def kept(shape: Architecture, config: schema.Config, layout: MicroBatchShape, size: int, device: Device) -> int:
-    """Of one block, for its backward pass."""
-    found = 0
-    if makes_matrix(shape, config, device):
+def saved_bytes(shape: Architecture, config: schema.Config, layout: MicroBatchShape, size: int, device: Device) -> int:
+    """Additional bytes that one layer saves for its backward pass."""
+    saved = 0
+    if materializes_attention(shape, config, device):
         each = 3 * FLOAT32 if shape.attention_dropout else FLOAT32 + (size if size < FLOAT32 else 0)
-        found += matrix(shape, layout) * each + layout.tokens * 2 * (shape.query - shape.key) * size
+        saved += attention_elements(shape, layout) * each + layout.tokens * 2 * (shape.query - shape.key) * size
     if shape.attention_dropout:
-        found += layout.tokens * 2 * shape.hidden * size  # masks behind attention and MLP
+        saved += layout.tokens * 2 * shape.hidden * size  # dropout masks after attention and MLP
     if not shape.gated and not shape.experts:
-        found += layout.tokens * shape.intermediate * size * (2 if shape.activation in WRITTEN_OUT else -1)
+        saved += layout.tokens * shape.intermediate * size * (2 if shape.activation in COMPOSED_GELU else -1)
     if not method_spec(config.method).trains_weights and config.adapter.dora:
-        found += layout.tokens * sum(linear.outputs for linear in adapted(shape, config)) * (size + FLOAT32)
+        saved += layout.tokens * sum(linear.outputs for linear in adapted(shape, config)) * (size + FLOAT32)
     if is_mixed(config):
         weights = sum(linear.inputs * linear.outputs for linear in shape.linears())
-        found += weights * BF16 + layout.tokens * (2 * shape.hidden * BF16 + (shape.query + shape.key) * 2 * FLOAT32)
-    return found
+        saved += weights * BF16 + layout.tokens * (2 * shape.hidden * BF16 + (shape.query + shape.key) * 2 * FLOAT32)
+    return saved
 
 
-def work(shape: Architecture, config: schema.Config, layout: MicroBatchShape, training: bool) -> int:
-    """While a block is computed: forward the softmax and what it is made from, backward one gradient of it (what is
-    kept goes meanwhile).
+def temporary_bytes(shape: Architecture, config: schema.Config, layout: MicroBatchShape, training: bool) -> int:
+    """Additional temporary bytes of a running layer: forward the softmax and its input, backward one gradient of it
+    (saved tensors are freed meanwhile).
     """
-    found = 0
+    temporary = 0
     if config.model.attention == "eager":
-        found += matrix(shape, layout) * FLOAT32 * (1 if training else 2)
+        temporary += attention_elements(shape, layout) * FLOAT32 * (1 if training else 2)
     if not method_spec(config.method).trains_weights and config.adapter.dora:
-        widest = max((linear.inputs * linear.outputs for linear in adapted(shape, config)), default=0)
-        found += 2 * layout.tokens * max(shape.intermediate, shape.hidden) * FLOAT32 + 3 * widest * FLOAT32
-    return found
+        largest = max((linear.inputs * linear.outputs for linear in adapted(shape, config)), default=0)
+        temporary += 2 * layout.tokens * max(shape.intermediate, shape.hidden) * FLOAT32 + 3 * largest * FLOAT32
+    return temporary
 
 
 def cast_head(shape: Architecture, config: schema.Config) -> int:
-    """The head's weight in bf16 beside the one in float32."""
+    """The bf16 copy of the LM head's weight in mixed precision."""
     return shape.vocabulary * shape.hidden * BF16 if is_mixed(config) else 0

@@ -1,7 +1,7 @@
-"""Whether a method fits where it is to run, the largest micro batch and the longest rows that do.
+"""Whether a method fits on a device, and the largest micro-batch and longest rows that fit.
 
-Searches want hundreds of answers, so they ask the formula, scaled such that at the one point where a dry run was made
-it says what the dry run said. Imports no torch.
+Searches need hundreds of estimates, so they use the formula, scaled to agree with the dry run at the one point where a
+dry run was made. Imports no torch.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from engine.memory.formula.measured_error import Tier, error_of
 from engine.memory.formula.memory_budget import MemoryBudget
 
 Verdict = Literal["fits", "tight", "does not fit"]
-LONGEST = 1_000_000
-"""Tokens that a preset may ask for (`schema.Train.max_length`)."""
+MAX_LENGTH = 1_000_000
+"""Maximum of `train.max_length` (`schema.Train.max_length`)."""
 
 
 class LargestFit(Struct, frozen=True, kw_only=True):
-    """The largest that fits."""
+    """The largest value that fits."""
 
     value: int
-    """0 where not even one does."""
+    """0 if nothing fits."""
     bound: Literal["memory", "all", "pass"]
-    """What stops it there: memory; that there is no more (all rows of a step, all positions of the model); or that a
-    pass takes no more tokens (`training.batches`)."""
+    """What limits the value: memory; `all` rows of a step or positions of the model; or the token limit of one forward
+    `pass` (`training.batches`)."""
 
 
 def margin(peak: int, room: MemoryBudget, tier: Tier) -> int:
-    """Bytes that should stay free beside a predicted peak: the tier's worst measured error, and once more what is
-    guessed and not predicted (a card's context, a process without a card).
+    """Bytes that should stay free in addition to a predicted peak: the tier's worst measured error, plus the size of
+    what is guessed instead of predicted (the CUDA context on a GPU, the process itself on a CPU).
     """
     return error_of(tier, room.device).room_for(peak) + room.guessed
 
 
 def classify_fit(peak: int, room: MemoryBudget, tier: Tier) -> Verdict:
-    """`fits` with the margin, `tight` where only without it. `peak`: bytes of an estimate."""
+    """`fits` with the margin, `tight` only without it. `peak`: bytes of an estimate."""
     need = peak + room.beside
     if need > room.free:
         return "does not fit"
@@ -54,7 +54,7 @@ def classify_fit(peak: int, room: MemoryBudget, tier: Tier) -> Verdict:
 
 @dataclass(frozen=True)
 class FormulaCorrection:
-    """Dry run over formula at one point: of what lies between two steps, and of what the two passes add to it."""
+    """Ratios of dry run to formula at one point: of static memory, and of what training and evaluation add to it."""
 
     static: float = 1.0
     training: float = 1.0
@@ -71,14 +71,14 @@ class FormulaCorrection:
         )
 
     def training_peak(self, light: MemoryEstimate) -> int:
-        """Bytes: what the formula says elsewhere, scaled."""
+        """Corrected peak of training in bytes."""
         return self._scaled(light.training, light, self.training)
 
     def evaluation_peak(self, light: MemoryEstimate) -> int:
         return self._scaled(light.evaluation, light, self.evaluation)
 
     def peak(self, light: MemoryEstimate) -> int:
-        """Of `MemoryEstimate.peak`."""
+        """Corrected `MemoryEstimate.peak`."""
         if light.device == "cuda":
             return self.training_peak(light)
         return max(self.training_peak(light), self.evaluation_peak(light))
@@ -98,7 +98,7 @@ def _tensors(peak: PeakMemory) -> int:
 
 @dataclass(frozen=True)
 class FitQuery:
-    """One configuration, its rows, and where it is to fit."""
+    """One configuration, its rows and the memory in which it should fit."""
 
     config: Config
     table: Mapping[str, Any]
@@ -108,27 +108,27 @@ class FitQuery:
     scale: FormulaCorrection = FormulaCorrection()
 
     def light(self) -> MemoryEstimate:
-        """By the formula, not scaled."""
+        """The estimate of the formula, not corrected."""
         return formula(self.config, self.table, self.room.device, self.rows, self.room.bf16)
 
     def peak(self) -> int:
-        """Bytes, scaled."""
+        """Corrected peak in bytes."""
         return self.scale.peak(self.light())
 
     def fits(self) -> bool:
-        """Tight counts: the question is what can run."""
+        """Whether it fits, without the margin."""
         return self.peak() + self.room.beside <= self.room.free
 
     def fits_safely(self) -> bool:
-        """With the margin."""
+        """Whether it fits with the margin."""
         return classify_fit(self.peak(), self.room, "formula") == "fits"
 
     def with_settings(self, settings: Mapping[str, Any]) -> FitQuery:
-        """The same with some keys of the preset changed: {"train.micro_batch": 2}."""
+        """A copy with some keys of the preset changed: {"train.micro_batch": 2}."""
         return replace(self, config=with_settings(self.config, settings))
 
     def with_length(self, length: int) -> FitQuery:
-        """The same with rows of another length and the same share of it answer."""
+        """A copy with rows of another length and the same fraction of answer and prompt tokens."""
         share = length / self.rows.length
         answer = max(1, min(length - 1, round(self.rows.answer * share)))
         prompt = self.rows.prompt and max(1, round(self.rows.prompt * share))
@@ -139,7 +139,7 @@ class FitQuery:
 
 
 def largest_micro_batch(asked: FitQuery, safely: bool = False) -> LargestFit:
-    """Rows of a forward pass; the effective batch stays. `safely`: with the margin."""
+    """The largest micro-batch size that fits; the effective batch size is unchanged. `safely`: with the margin."""
 
     def fits(rows: int) -> bool:
         changed = asked.with_micro_batch(rows)
@@ -147,14 +147,14 @@ def largest_micro_batch(asked: FitQuery, safely: bool = False) -> LargestFit:
 
     count = asked.rows.count
     whole = asked.with_micro_batch(count)
-    if fits(count):  # apart: a step in one pass keeps no gradients of an earlier one
+    if fits(count):  # a special case: a step with one micro-batch has no gradients of an earlier one
         cut = whole.light().micro_batch
         return LargestFit(value=cut, bound="all" if cut == count else "pass")
     return LargestFit(value=_last(range(1, count), fits), bound="memory")
 
 
 def largest_answer_batch(asked: FitQuery) -> LargestFit:
-    """Rows answered at a time (`evaluation.batch`) such that scoring fits; held-out losses are within it too."""
+    """The largest `evaluation.batch` that fits; the held-out loss is included."""
 
     def fits(rows: int) -> bool:
         light = asked.with_settings({"evaluation.batch": rows}).light()
@@ -169,13 +169,13 @@ def largest_answer_batch(asked: FitQuery) -> LargestFit:
 
 
 def longest_rows(asked: FitQuery, positions: int | None) -> LargestFit:
-    """Tokens of a row, such that all shorter rows fit too, with the same share of each answer. `positions`: of the
-    model, None where it does not say.
+    """The longest row in tokens that fits, such that all shorter rows fit too, with the same fraction of answer tokens.
+    `positions`: maximum of the model, None if unknown.
 
-    Memory grows with length but where a pass then holds fewer rows; between two such places it only grows. The asked
-    length counts where it fits although a shorter one, of which a pass holds more, does not.
+    Memory grows with length except where a micro-batch then has fewer rows; between two such lengths it only grows. The
+    requested length counts if it fits, even if a shorter one, with more rows per micro-batch, does not.
     """
-    limit = min(positions or LONGEST, LONGEST)
+    limit = min(positions or MAX_LENGTH, MAX_LENGTH)
     places = [place for place in _places(asked, limit) if place > 1]
     good = _first_bad(places, lambda length: asked.with_length(length).fits())
     if good == len(places):
@@ -189,7 +189,7 @@ def longest_rows(asked: FitQuery, positions: int | None) -> LargestFit:
 
 
 def _places(asked: FitQuery, limit: int) -> list[int]:
-    """Lengths just before a pass holds fewer rows or is laid out otherwise, and the end."""
+    """Lengths after which a micro-batch has fewer rows or another packing, and the limit."""
     device: Device = asked.room.device
     places = {limit, FLAT_MEAN_LENGTH}
     for tokens in (FLAT_TOKENS[device], PADDED_TOKENS[device]):
@@ -202,6 +202,6 @@ def _first_bad(values: list[int], good: Callable[[int], bool]) -> int:
 
 
 def _last(values: range, good: Callable[[int], bool]) -> int:
-    """The last of rising values that is good, where all before it are; 0 where none is."""
+    """The last of increasing values for which `good` is true, given that it is true for all before it; 0 if none."""
     found = bisect_left(values, True, key=lambda value: not good(value))
     return values[found - 1] if found else 0

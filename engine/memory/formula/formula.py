@@ -1,13 +1,13 @@
-"""The memory of a run in milliseconds, from `config.json` and a preset: what a screen shows while one chooses.
+"""Predict the memory of a run from `config.json` and a preset by a closed-form formula, in milliseconds.
 
-A model is taken for so many equal decoder blocks of the common kind. Every function below is one part, in bytes,
-with its reasons. `dry_run` knows the real class and is to be trusted where the two differ.
+The model is assumed to consist of equal decoder layers of the usual kind. Where the formula differs from the dry run,
+which builds the real model class, trust the dry run.
 
 The peak is the largest of three moments:
 
-- the loss: everything the forward pass kept, the logits and their gradient;
-- the last block's backward pass (under checkpointing: its recomputation): what is kept, and that block's own work;
-- the optimizer's step: all gradients, and what the optimizer needs beside its state.
+- the loss: all saved activations, the logits and their gradient;
+- the last layer's backward pass (its recomputation with gradient checkpointing): saved activations and temporaries;
+- the optimizer step: all gradients, and what the optimizer needs in addition to its state.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from engine.config import schema
 from engine.config.method_specs import method_spec
 from engine.memory.formula import exceptions, generation
-from engine.memory.formula.activations import block_kept, block_work, held_out_work, loss_work, mask
+from engine.memory.formula.activations import held_out_work, layer_temporaries, loss_work, mask, saved_activations
 from engine.memory.formula.allocator import with_pool
 from engine.memory.formula.architecture import Architecture, read_architecture
 from engine.memory.formula.estimate import Device, MemoryEstimate, PeakMemory, StepShape
@@ -40,24 +40,25 @@ from engine.memory.formula.weights_and_state import (
 def formula(
     config: schema.Config, table: Mapping[str, Any], device: Device, rows: StepShape, bf16: bool = True
 ) -> MemoryEstimate:
-    """What `config` takes when a step has `rows`. `table` is the parsed config.json; `bf16`: the device multiplies it.
+    """Predict the memory of `config` for steps of `rows`.
 
-    Raises UserError where the table is not a decoder's.
+    `table`: the parsed config.json; `bf16`: whether the device supports bf16. Raises UserError if the table is not that
+    of a decoder.
     """
     shape = read_architecture(table, config.model.id)
-    wanted = config.train.micro_batch
-    layout = largest_micro_batch_shape(rows, rows.count if wanted == "auto" else wanted, config.train.packing, device)
+    setting = config.train.micro_batch
+    layout = largest_micro_batch_shape(rows, rows.count if setting == "auto" else setting, config.train.packing, device)
     checkpointing = config.train.gradient_checkpointing
     checkpointing = device == "cuda" if checkpointing == "auto" else checkpointing
-    held = {
+    static = {
         "weights": weights(shape, config, device, bf16),
         "adapters": adapter_parameters(shape, config) * FLOAT32,
         "optimizer": optimizer_state(shape, config, device, bf16),
     }
     work = FormulaInputs(shape, config, device, bf16, layout, checkpointing, compute_size(config, device, bf16))
-    step = max(_moments(work, held["optimizer"]), key=lambda moment: sum({**held, **moment}.values()))
-    held_out = _peak({**held, **_held_out(work, rows)}, device)
-    answering = _peak({**held, "activations": _answering(work, rows)}, device) if generation.answers(config) else None
+    step = max(_moments(work, static["optimizer"]), key=lambda moment: sum({**static, **moment}.values()))
+    held_out = _peak({**static, **_held_out(work, rows)}, device)
+    answering = _peak({**static, "activations": _answering(work, rows)}, device) if generation.answers(config) else None
     return MemoryEstimate(
         tier="formula",
         method=config.method,
@@ -66,8 +67,8 @@ def formula(
         micro_batch=layout.rows,
         packing=layout.packing,
         gradient_checkpointing=checkpointing,
-        static=sum(held.values()),
-        training=_peak({**held, **step}, device),
+        static=sum(static.values()),
+        training=_peak({**static, **step}, device),
         evaluation=max(held_out, answering or held_out, key=lambda peak: peak.total),
         held_out=held_out,
         answering=answering,
@@ -81,7 +82,7 @@ def formula(
 
 @dataclass(frozen=True)
 class FormulaInputs:
-    """What a step's moments depend on."""
+    """Inputs of the formula for one step."""
 
     shape: Architecture
     config: schema.Config
@@ -90,19 +91,21 @@ class FormulaInputs:
     layout: MicroBatchShape
     checkpointing: bool
     size: int
-    """Bytes an activation takes."""
+    """Bytes per activation."""
 
     @property
     def logit(self) -> int:
-        """Bytes a logit takes: mixed precision hands them on in float32."""
+        """Bytes per logit: float32 in mixed precision."""
         return FLOAT32 if exceptions.is_mixed(self.config) else self.size
 
 
 def _moments(work: FormulaInputs, state: int) -> list[dict[str, int]]:
-    """The loss, the last block's backward pass, the optimizer's step: bytes by part, beside what is always there."""
+    """The loss, the last layer's backward pass, the optimizer step: bytes by part in addition to static memory."""
     shape, config, layout, size = work.shape, work.config, work.layout, work.size
     where = (shape, config, work.device, work.bf16)
-    block = block_kept(shape, config, layout, size) + exceptions.kept(shape, config, layout, size, work.device)
+    block = saved_activations(shape, config, layout, size) + exceptions.saved_bytes(
+        shape, config, layout, size, work.device
+    )
     kept = shape.layers * (layout.tokens * shape.hidden * size if work.checkpointing else block) + mask(layout, size)
     kept += exceptions.cast_head(shape, config)
     running = _running(work, layout, training=True) + (block if work.checkpointing else 0)
@@ -116,7 +119,7 @@ def _moments(work: FormulaInputs, state: int) -> list[dict[str, int]]:
 
 
 def _held_out(work: FormulaInputs, rows: StepShape) -> dict[str, int]:
-    """A held-out pass: its logits, or a block's forward pass where that is more."""
+    """A held-out batch: its logits, or the forward pass of a layer if that is more."""
     layout = held_out_shape(rows, work.config.train.packing, work.device, work.shape.vocabulary)
     logits = held_out_work(work.shape, layout, work.logit)
     forward = _running(work, layout, training=False) + mask(layout, work.size)
@@ -124,17 +127,16 @@ def _held_out(work: FormulaInputs, rows: StepShape) -> dict[str, int]:
 
 
 def _answering(work: FormulaInputs, rows: StepShape) -> int:
-    """The largest moment of answering: caches, logits, and a block's forward pass over what is read."""
-
-    found = generation.moments(work.shape, work.config, rows, work.device, work.size)
-    most = max(kept + _running(work, layout, training=False) for kept, layout in found)
-    return most + exceptions.cast_head(work.shape, work.config)
+    """The peak of generation: KV caches, logits, and the forward pass of a layer."""
+    moments = generation.moments(work.shape, work.config, rows, work.device, work.size)
+    peak = max(kept + _running(work, layout, training=False) for kept, layout in moments)
+    return peak + exceptions.cast_head(work.shape, work.config)
 
 
 def _running(work: FormulaInputs, layout: MicroBatchShape, training: bool) -> int:
-    """While a pass goes through a block."""
-    plain = block_work(work.shape, work.config, layout, work.size, work.device)
-    return plain + exceptions.work(work.shape, work.config, layout, training)
+    """Temporary bytes of a running layer."""
+    plain = layer_temporaries(work.shape, work.config, layout, work.size, work.device)
+    return plain + exceptions.temporary_bytes(work.shape, work.config, layout, training)
 
 
 def _peak(parts: dict[str, int], device: Device) -> PeakMemory:

@@ -1,6 +1,6 @@
-"""The formula's answers: prompts read together, keys and values of every row, a step's logits. Bytes.
+"""Generation memory in the formula: prefill, KV cache and logits of a decoding step, in bytes.
 
-As `engine.evaluation.worst_case` goes through it, without torch; a test holds the numbers together.
+Follows `engine.evaluation.worst_case` without torch; a test compares the two.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from engine.memory.formula.weights_and_state import FLOAT32
 
 
 def answers(config: schema.Config) -> bool:
-    """Whether anything is answered at all."""
+    """Whether the evaluation generates or chooses answers."""
     return metric_spec(config.evaluation.metric).needs_answers and config.evaluation.when != "never"
 
 
 def keys_and_values(shape: Architecture, rows: int, columns: int, size: int) -> int:
-    """2 k elements a token and block."""
+    """KV cache: 2 k elements per token and layer."""
     return shape.layers * 2 * shape.key * rows * columns * size
 
 
 def prompts(config: schema.Config, rows: StepShape, device: Device) -> MicroBatchShape:
-    """The prompts that are read at a time: a batch, if it has no more tokens than a padded pass."""
+    """The prompts of one prefill: a batch, limited by the tokens of a padded micro-batch."""
     count = min(config.evaluation.batch, max(1, PADDED_TOKENS[device] // rows.prompted))
     if metric_spec(config.evaluation.metric).picks_from_choices:
         count = config.evaluation.batch
-    elif device == "cpu":  # the most rows that want no filling
+    elif device == "cpu":  # the largest number of rows that needs no padding rows
         count = 1 << (count.bit_length() - 1) if count < 16 else count // 16 * 16
     return _pass(count, rows.prompted)
 
@@ -50,7 +50,7 @@ def _pass(rows: int, tokens: int) -> MicroBatchShape:
 def moments(
     shape: Architecture, config: schema.Config, rows: StepShape, device: Device, size: int
 ) -> list[tuple[int, MicroBatchShape]]:
-    """(bytes of caches and logits, what goes through a block beside them) of each moment."""
+    """(bytes of caches and logits, the batch that runs at the same time) for each moment of generation."""
     batch, length = config.evaluation.batch, rows.prompted
     read = prompts(config, rows, device)
     kept = keys_and_values(shape, read.rows, length, size)
@@ -72,8 +72,8 @@ def moments(
 
 
 def _by_library(shape: Architecture, batch: int, length: int, device: Device, size: int) -> int:
-    """Where windows leave the answering to transformers' generate, prompts are read all together, and on a CPU their
-    last tokens meet a bf16 head that torch copies for each of them (`scratch`).
+    """With sliding windows transformers' generate is used: it prefills all prompts together, and on a CPU torch copies
+    the bf16 LM head for the last token of each prompt (`dry_run.kernel_scratch`).
     """
     copied = batch * shape.vocabulary * shape.hidden * size if device == "cpu" and size < FLOAT32 else 0
     return keys_and_values(shape, batch, length, size) + copied
@@ -82,15 +82,15 @@ def _by_library(shape: Architecture, batch: int, length: int, device: Device, si
 def _choices(
     shape: Architecture, config: schema.Config, rows: StepShape, size: int, kept: int
 ) -> tuple[int, MicroBatchShape]:
-    """Choices behind their prompts, whose keys and values are copied for one block at a time."""
-    asked = max(1, min(MAX_CHOICES_PER_PROMPT * config.evaluation.batch, MAX_CHOICE_TOKENS // max(1, rows.answer)))
-    copied = 2 * 2 * shape.key * asked * (rows.prompted + rows.answer) * size
-    logits = asked * rows.answer * shape.vocabulary * size + 2 * config.evaluation.batch * shape.vocabulary * 4
-    return kept + max(copied, logits), _pass(asked, rows.answer)
+    """Choice scoring: the keys and values of prompts are copied for the choices of one layer at a time."""
+    choices = max(1, min(MAX_CHOICES_PER_PROMPT * config.evaluation.batch, MAX_CHOICE_TOKENS // max(1, rows.answer)))
+    copied = 2 * 2 * shape.key * choices * (rows.prompted + rows.answer) * size
+    logits = choices * rows.answer * shape.vocabulary * size + 2 * config.evaluation.batch * shape.vocabulary * 4
+    return kept + max(copied, logits), _pass(choices, rows.answer)
 
 
 def _filled(rows: int, device: Device) -> int:
-    """Rows computed for so many (`evaluation.forward.filled`)."""
+    """Batch size including padding rows (`evaluation.forward.filled`)."""
     if device != "cpu":
         return rows
     return 1 << (rows - 1).bit_length() if rows <= 16 else math.ceil(rows / 16) * 16

@@ -1,4 +1,4 @@
-"""What earlier runs say: how good the planner has been, and how fast a method is on a machine. Reads `result.json`s."""
+"""Evaluate earlier runs: errors of memory predictions, and throughput of a method on a device."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from engine.runs.result import Result
 from engine.runs.run_dir import RunDir
 
 ENOUGH_STEPS = 10
-"""A run of fewer steps says little about speed: the first ones prepare kernels."""
-NEWEST = 20
-"""Runs that are looked at for speed."""
+"""Shorter runs are used for throughput only if there is no other: their first steps prepare kernels."""
+MAX_RUNS = 20
+"""Number of latest runs used for throughput."""
 
 Tier = Literal["formula", "dry run", "probe"]
 
 
 class PredictionError(Struct, frozen=True, kw_only=True):
-    """A prediction against what was then measured: the peak of training, bytes."""
+    """A predicted and a measured peak of training, in bytes."""
 
     run: str
     machine: str
@@ -40,34 +40,34 @@ class PredictionError(Struct, frozen=True, kw_only=True):
 
     @property
     def error(self) -> float:
-        """predicted / measured - 1: below 0 it was too small."""
+        """predicted / measured - 1; negative if the prediction was too small."""
         return self.predicted / self.measured - 1
 
 
 class TierAccuracy(Struct, frozen=True, kw_only=True):
-    """How good one tier has been."""
+    """Errors of one tier."""
 
     tier: Tier
     count: int
     median: float
-    """Of absolute errors."""
+    """Median of absolute errors."""
     worst: float
-    """The error that was farthest from 0, with its sign."""
+    """The error with the largest absolute value, with its sign."""
 
 
 class Throughput(Struct, frozen=True, kw_only=True):
-    """Tokens a second, while training."""
+    """Training throughput in tokens/s."""
 
     middle: float
     low: float
     high: float
     runs: int
     what: str
-    """What the range is over."""
+    """What low and high are taken over."""
 
 
 def prediction_errors(results: Iterable[Result]) -> list[PredictionError]:
-    """Every prediction that can be held against a measurement, the oldest run first."""
+    """All predictions with a measurement, oldest run first."""
     return [
         PredictionError(
             run=result.name,
@@ -85,7 +85,7 @@ def prediction_errors(results: Iterable[Result]) -> list[PredictionError]:
 
 
 def tier_accuracy(found: Iterable[PredictionError]) -> list[TierAccuracy]:
-    """One for each tier that was ever held against a measurement."""
+    """Errors by tier, for tiers with at least one measurement."""
     errors: dict[Tier, list[float]] = {}
     for one in found:
         errors.setdefault(one.tier, []).append(one.error)
@@ -96,7 +96,7 @@ def tier_accuracy(found: Iterable[PredictionError]) -> list[TierAccuracy]:
 
 
 def results(runs: Path) -> Iterator[tuple[RunDir, Result]]:
-    """Every run that has an outcome; a damaged one is passed over."""
+    """All runs with a result; damaged ones are skipped."""
     for run in run_dir.iterate(runs):
         try:
             result = run.result()
@@ -107,7 +107,7 @@ def results(runs: Path) -> Iterator[tuple[RunDir, Result]]:
 
 
 def is_here(result: Result, room: MemoryBudget) -> bool:
-    """Whether a run was made where the plan is for: on the same device, or on a card that is listed as this one."""
+    """Whether a run used the planned device: the same device, or the GPU model of the price list."""
     device = str(result.machine.get("device", ""))
     if room.source != "listed":
         return device == room.name
@@ -118,61 +118,60 @@ def is_here(result: Result, room: MemoryBudget) -> bool:
 def throughput(
     found: Iterable[tuple[RunDir, Result]], model: str, method: str, room: MemoryBudget
 ) -> Throughput | None:
-    """From finished runs of this model and method where the plan is for, the newest; None where there are none.
+    """Throughput of the latest finished runs of this model and method on the planned device; None without such runs.
 
-    The range is over runs, and of a single run over the middle eight tenths of its steps.
+    Low and high are over runs; for a single run, the 10th and 90th percentile of its steps.
     """
-    alike = [
+    matching = [
         (run, result)
         for run, result in found
         if (result.model, result.method, result.status) == (model, method, "finished")
         and result.tokens_per_second
         and is_here(result, room)
     ]
-    alike = [one for one in alike if one[1].steps >= ENOUGH_STEPS] or alike
-    alike = sorted(alike, key=lambda one: one[1].created)[-NEWEST:]
-    if not alike:
+    matching = [one for one in matching if one[1].steps >= ENOUGH_STEPS] or matching
+    matching = sorted(matching, key=lambda one: one[1].created)[-MAX_RUNS:]
+    if not matching:
         return None
-    rates = [result.tokens_per_second or 0.0 for _, result in alike]
+    rates = [result.tokens_per_second or 0.0 for _, result in matching]
     if len(rates) > 1:
         return Throughput(
             middle=statistics.median(rates), low=min(rates), high=max(rates), runs=len(rates), what="runs"
         )
-    events = stream(alike[0][0].events_file, Step)
+    events = stream(matching[0][0].events_file, Step)
     steps = sorted(array("d", (event.tokens_per_second for event in events if isinstance(event, Step))))
     low, high = (steps[len(steps) // 10], steps[-1 - len(steps) // 10]) if steps else (rates[0], rates[0])
     return Throughput(middle=rates[0], low=min(low, rates[0]), high=max(high, rates[0]), runs=1, what="its steps")
 
 
 class TimeEstimate(Struct, frozen=True, kw_only=True):
-    """How long a preset's steps will take on a device, and what that costs."""
+    """Predicted duration and cost of training on a device."""
 
     seconds: float | None = None
     low: float | None = None
     high: float | None = None
-    """Of training alone: scoring before and after comes on top."""
+    """Duration of training; evaluation before and after is not included."""
     cost: float | None = None
     cost_low: float | None = None
     cost_high: float | None = None
     currency: str = ""
     runs: int = 0
-    """Runs it is taken from."""
+    """Number of runs it is based on."""
     what: str = ""
-    """What the range is over."""
+    """What low and high are taken over."""
     why: str = ""
-    """Why there is no time, '' where there is one."""
+    """Why there is no duration; '' if there is one."""
     why_no_cost: str = ""
 
 
 def time_estimate(speed: Throughput | None, tokens: int | None, price: float | None, currency: str) -> TimeEstimate:
-    """From a pace, the tokens of all steps, and what an hour costs; each None where it is not known."""
-    no_cost = "" if price is not None else "no price known: set cost.price_per_hour, or name a card"
+    """Duration and cost from throughput, number of tokens and price per hour, each None if unknown."""
+    no_cost = "" if price is not None else "unknown price: set cost.price_per_hour, or name a GPU"
     if speed is None:
-        return TimeEstimate(
-            why="no finished run of this model on this device; `ftbench run` makes one", why_no_cost=no_cost
-        )
+        why = "no finished run of this model on this device; start one with `ftbench run`"
+        return TimeEstimate(why=why, why_no_cost=no_cost)
     if tokens is None:
-        return TimeEstimate(why="how many tokens there are to train on is not known", why_no_cost=no_cost)
+        return TimeEstimate(why="unknown number of training tokens", why_no_cost=no_cost)
     seconds, low, high = (tokens / rate for rate in (speed.middle, speed.high, speed.low))
     cost, cost_low, cost_high = ((s * price / 3600 if price is not None else None) for s in (seconds, low, high))
     return TimeEstimate(

@@ -1,7 +1,7 @@
-"""The planner's own error, as it was last measured: what the tool quotes beside its numbers.
+"""Measured errors of the memory predictions, which ftbench shows next to them.
 
-`python tests/bench/planner.py grid published` prints these figures; they go here and into `tests/bench/RESULTS.md`.
-An error is predicted / measured - 1.
+`python tests/bench/planner.py grid published` prints these values; copy them here and to `tests/bench/RESULTS.md`. An
+error is predicted / measured - 1.
 """
 
 from __future__ import annotations
@@ -16,44 +16,44 @@ Tier = Literal["formula", "dry run"]
 
 @dataclass(frozen=True)
 class MeasuredError:
-    """How far one tier was off, as shares of the measured peak."""
+    """Errors of one tier as fractions of the measured peak."""
 
     median: float | None
-    """Of absolute errors; None where too few were measured."""
+    """Median of absolute errors; None with too few measurements."""
     worst: float
     """Largest absolute error."""
     under: float
-    """The most by which a prediction was too small."""
+    """Largest underestimate."""
     against: str
-    """What it was held against."""
+    """What predictions were compared with."""
 
     def room_for(self, predicted: int) -> int:
-        """Bytes to leave beside a prediction, were it as much too small as the worst one was."""
+        """Bytes to leave free for a prediction that is as much too small as the worst one."""
         return round(predicted / (1 - self.under)) - predicted
 
     @property
     def line(self) -> str:
-        """In words, on one line."""
+        """The errors in one line of text."""
         median = f"median {percent(self.median)}, " if self.median is not None else ""
         return f"{median}worst {percent(self.worst)} against {self.against}"
 
 
-def percent(share: float) -> str:
-    """With two digits after the point where it is less than one."""
-    return f"{share * 100:.2f} %" if abs(share) < 0.01 else f"{share * 100:.1f} %"
+def percent(fraction: float) -> str:
+    """Format a fraction as percent, with two decimals below 1%."""
+    return f"{fraction * 100:.2f}%" if abs(fraction) < 0.01 else f"{fraction * 100:.1f}%"
 
 
 GRID = "the CPU allocator's peak in 48 configurations"
-PUBLISHED = "six published peaks on cards"
+PUBLISHED = "six published GPU peaks"
 MEASURED: dict[tuple[Tier, Device], MeasuredError] = {
     ("dry run", "cpu"): MeasuredError(0.0001, 0.0016, 0.0005, GRID),
     ("dry run", "cuda"): MeasuredError(None, 0.090, 0.090, PUBLISHED),
     ("formula", "cpu"): MeasuredError(0.006, 0.133, 0.077, GRID),
-    # Not held against a card: its worst on a CPU on top of the dry run's worst on a card.
-    ("formula", "cuda"): MeasuredError(None, 0.21, 0.21, f"{GRID} and {PUBLISHED}, one on top of the other"),
+    # Not compared with GPU measurements: the worst error on a CPU plus the dry run's worst on a GPU.
+    ("formula", "cuda"): MeasuredError(None, 0.21, 0.21, f"{GRID} and {PUBLISHED}, errors added"),
 }
 
 
 def error_of(tier: Tier, device: Device) -> MeasuredError:
-    """What is known of a tier on a device; a scaled formula counts as the formula."""
+    """The measured error of a tier on a device; a corrected formula counts as the formula."""
     return MEASURED["dry run" if tier == "dry run" else "formula", device]

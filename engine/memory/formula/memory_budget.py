@@ -1,4 +1,4 @@
-"""Where a run is to fit: a card from the list, this machine's card, or without one its memory."""
+"""Memory in which a run should fit: a GPU of the price list, this machine's GPU, or its system memory."""
 
 from __future__ import annotations
 
@@ -17,24 +17,26 @@ from engine.memory.formula.estimate import Device
 
 CGROUP = Path("/sys/fs/cgroup")
 PROCESS = 560 << 20
-"""Bytes that a worker has resident before it loads a model: 530 to 550 MiB measured (`tests/bench/RESULTS.md`)."""
+"""Resident bytes of a worker before it loads a model: 530 to 550 MiB measured (`tests/bench/RESULTS.md`)."""
 
 
 class MemoryBudget(Struct, frozen=True, kw_only=True):
-    """A device's memory, and what is left of it."""
+    """Total and used memory of a device."""
 
     name: str
     device: Device
     source: Literal["listed", "card", "shared", "system"]
-    """From the list of cards; this machine's card; a card whose memory is the system's; the system's memory."""
+    """`listed`: a GPU of the price list; `card`: this machine's GPU; `shared`: a GPU that uses system memory; `system`:
+    system memory.
+    """
     total: int
     """Bytes."""
     used: int = 0
-    """Bytes that others hold now; 0 for a card that is not here."""
+    """Bytes used by others now; 0 for a listed GPU."""
     holders: list[str] = field(default_factory=list)
-    """Who computes on the card now: name and pid."""
+    """Name and pid of the processes that use the GPU now."""
     bf16: bool = True
-    """Whether it multiplies bfloat16."""
+    """Whether it supports bf16 arithmetic."""
     price_per_hour: float | None = None
     currency: str = "USD"
     note: str = ""
@@ -45,17 +47,17 @@ class MemoryBudget(Struct, frozen=True, kw_only=True):
 
     @property
     def beside(self) -> int:
-        """Bytes a run takes here that no estimate holds: the process itself. On a card an estimate's `pool` has it."""
+        """Bytes of the process itself, which estimates do not include; on a GPU it is part of an estimate's `pool`."""
         return PROCESS if self.device == "cpu" or self.source == "shared" else 0
 
     @property
     def guessed(self) -> int:
-        """Bytes of what a run takes here that are a guess and were not predicted."""
+        """Bytes that are guessed instead of predicted: process or CUDA context."""
         return self.beside or CONTEXT
 
 
 def listed_budget(wanted: str) -> MemoryBudget:
-    """A card that need not be here, by its name or a part of it. Raises UserError where none or several match."""
+    """The memory of a listed GPU, by its name or a part of it. Raises UserError unless exactly one matches."""
     card = gpu_prices.pick(wanted, gpu_prices.list_cards())
     return MemoryBudget(
         name=card.name,
@@ -68,27 +70,25 @@ def listed_budget(wanted: str) -> MemoryBudget:
 
 
 def local_budget(nvml: Nvml | None = None) -> MemoryBudget:
-    """This machine's card (the first that CUDA_VISIBLE_DEVICES leaves), else its memory."""
+    """The memory of this machine's GPU, the first in CUDA_VISIBLE_DEVICES, else system memory."""
     nvml = nvml or Nvml()
     card = first_visible(nvml)
     return _card_room(card) if card else _system_room(nvml.why)
 
 
 def first_visible(nvml: Nvml) -> NvmlCard | None:
-    """The first card that CUDA_VISIBLE_DEVICES leaves. One that does not answer is passed over: torch could not use it
-    either.
-    """
-    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if wanted is None:
+    """The first GPU in CUDA_VISIBLE_DEVICES. GPUs that NVML cannot access are skipped: torch cannot use them either."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
         return next((card for card in nvml.cards() if card.handle is not None), None)
-    first = wanted.split(",")[0].strip()
+    first = visible.split(",")[0].strip()
     if first.startswith(("GPU-", "MIG-")):
         return nvml.named(first)
-    return nvml.card(int(first)) if first.isdigit() else None  # empty or -1 hides every card
+    return nvml.card(int(first)) if first.isdigit() else None  # empty or -1 hides all GPUs
 
 
 def _card_room(card: NvmlCard) -> MemoryBudget:
-    name = card.name() or "a card"
+    name = card.name() or "GPU"
     total, used = card.total(), card.used()
     shared = card.shared()
     if total is None or used is None:
@@ -104,7 +104,7 @@ def _card_room(card: NvmlCard) -> MemoryBudget:
         bf16=card.bf16(),
         price_per_hour=known.price_per_hour if known else None,
         currency=known.currency if known else "USD",
-        note="the card has no memory of its own: the system's" if shared else "",
+        note="GPU without dedicated memory: showing system memory" if shared else "",
     )
 
 
@@ -118,21 +118,21 @@ def _system_room(why: str) -> MemoryBudget:
         total=total,
         used=used,
         bf16=has_bf16(),
-        note="CUDA_VISIBLE_DEVICES hides every card" if hidden else why or "no card found",
+        note="CUDA_VISIBLE_DEVICES hides all GPUs" if hidden else why or "no GPU detected",
     )
 
 
 def system_memory(cgroup: Path = CGROUP) -> tuple[int, int]:
-    """(bytes there are, bytes that others use now). A container's limit counts where it is the lower one."""
+    """(total bytes, bytes used now), of the system or of the container's cgroup if its limit is lower."""
     memory = psutil.virtual_memory()
-    limit = _whole(cgroup / "memory.max")
+    limit = _number_in(cgroup / "memory.max")
     if limit is None or limit >= memory.total:
         return memory.total, memory.total - memory.available
-    used = (_whole(cgroup / "memory.current") or 0) - _reclaimable(cgroup / "memory.stat")
+    used = (_number_in(cgroup / "memory.current") or 0) - _reclaimable(cgroup / "memory.stat")
     return limit, max(used, limit - memory.available, 0)
 
 
-def _whole(file: Path) -> int | None:
+def _number_in(file: Path) -> int | None:
     try:
         text = file.read_text().strip()
     except OSError:
@@ -141,7 +141,7 @@ def _whole(file: Path) -> int | None:
 
 
 def _reclaimable(file: Path) -> int:
-    """Bytes of cached files, which give way."""
+    """Bytes of the page cache, which the kernel frees on demand."""
     try:
         lines = file.read_text().splitlines()
     except OSError:

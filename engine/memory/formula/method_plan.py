@@ -1,4 +1,4 @@
-"""What a plan says of one method: what it takes, whether that fits, how far it could go, what would make it fit."""
+"""The plan of one method: predicted memory, whether it fits, the largest sizes that fit, and changes to make it fit."""
 
 from __future__ import annotations
 
@@ -30,93 +30,94 @@ RowsFrom = Literal["data", "max_length", "asked"]
 
 
 class MethodPlan(Struct, kw_only=True):
-    """One method on one device."""
+    """Plan of one method on one device."""
 
     method: str
     automatic: bool
-    """Whether the micro batch was left to us: then it is the largest that fits, with the margin where one does."""
+    """Whether the micro-batch size is `auto`: the largest that fits with the margin, else without it."""
     optimizer: str
     formula: MemoryEstimate
     dry_run: MemoryEstimate | None = None
     refused: str = ""
-    """Why there is no dry run, where one was wanted."""
+    """Why a requested dry run is missing."""
     verdict: Verdict
     margin: int
-    """Bytes that should stay free beside the peak; less is `tight`."""
+    """Bytes that should stay free in addition to the peak; with less the verdict is `tight`."""
     micro_batch: LargestFit
-    """The largest that fits."""
+    """The largest micro-batch size that fits."""
     answers: LargestFit
-    """Rows answered at a time; on a card scoring comes down to it by itself."""
+    """The largest evaluation batch size that fits; on a GPU evaluation reduces it automatically."""
     longest: LargestFit
-    """Tokens of the longest rows that fit with the planned micro batch."""
+    """Tokens of the longest rows that fit with the planned micro-batch size."""
     longest_alone: LargestFit
-    """The same, a row at a time."""
+    """Tokens of the longest rows that fit with micro-batch size 1."""
     changes: list[Remedy] = field(default_factory=list)
     card: str = ""
-    """Where it does not fit on a card: the cheapest listed one on which it would, '' where none is listed."""
+    """If it does not fit on a GPU: the cheapest listed GPU on which it does, '' if none is listed."""
 
     @property
     def best(self) -> MemoryEstimate:
-        """The better of the two tiers."""
+        """The dry run, else the formula."""
         return self.dry_run or self.formula
 
 
 class TrainingWork(Struct, frozen=True, kw_only=True):
-    """What the data makes of a run."""
+    """Size of the complete training."""
 
     rows: int
-    """Of training."""
+    """Training rows."""
     steps: int
     tokens: int
-    """Of all steps."""
+    """Tokens in all steps."""
 
 
 class PlanQuery(Struct, frozen=True, kw_only=True):
-    """What is asked: the same preset by the methods to show, and where it is to fit."""
+    """A request for a plan: one preset with several methods, and the memory in which it should fit."""
 
     configs: list[Config]
     qlora: Config | None = None
-    """The same by QLoRA, proposed where another method does not fit."""
+    """The preset with QLoRA, proposed if another method does not fit."""
     room: MemoryBudget
     length: int | None = None
-    """Tokens of a row; None: the data's own, or what the preset lets through."""
+    """Tokens per row; None: those of the data, else the maximum of the preset."""
     data_given: bool = True
-    """Whether somebody named the data: then what is wrong with it is an error."""
+    """Whether the user named the data: then invalid data is an error."""
 
 
 class MemoryPlan(Struct, kw_only=True):
-    """The whole answer."""
+    """The plan of all requested methods."""
 
     room: MemoryBudget
     rows: StepShape
     rows_from: RowsFrom
     why: str = ""
-    """Why rows are not the data's own."""
+    """Why the rows of the data are not used."""
     work: TrainingWork | None = None
-    """None where the data was not read."""
+    """None if the data was not read."""
     outlooks: list[MethodPlan]
     notes: list[str] = field(default_factory=list)
 
 
 def planned_rows(config: Config, positions: int | None, length: int | None = None) -> StepShape:
-    """A step of rows of `length` tokens, else of the longest that preset and model let through; all of it answer.
+    """A step of rows of `length` tokens, else of the maximum of preset and model; all tokens in the loss.
 
-    Raises UserError for rows that are longer than the model was made for.
+    Raises UserError for rows longer than the model supports.
     """
     if length and positions and length > positions:
-        raise UserError(f"the model was made for {positions:,} positions", f"--length {length}", "ask for fewer")
+        what = f"the model supports {positions:,} positions"
+        raise UserError(what, f"--length {length}", f"use at most {positions}", code="plan.longer_than_model")
     length = length or min(config.train.max_length, positions or config.train.max_length)
     return StepShape(count=config.train.batch, length=length, answer=max(1, length - 1))
 
 
 def with_micro_batch(asked: FitQuery) -> FitQuery:
-    """Where the preset leaves the micro batch open: the largest that fits with the margin, else at all, else 1."""
+    """Replace `auto` by the largest micro-batch size that fits with the margin, else without it, else 1."""
     if asked.config.train.micro_batch != "auto":
         return asked
-    most = largest_micro_batch(asked, safely=True)
-    most = most if most.value else largest_micro_batch(asked)
-    # Where memory is no bound it is left to the passes, which hold more rows where some are shorter.
-    return asked.with_micro_batch(max(1, most.value) if most.bound == "memory" else asked.config.train.batch)
+    largest = largest_micro_batch(asked, safely=True)
+    largest = largest if largest.value else largest_micro_batch(asked)
+    # If memory is not the limit, use the batch size: micro-batches of shorter rows can have more rows.
+    return asked.with_micro_batch(max(1, largest.value) if largest.bound == "memory" else asked.config.train.batch)
 
 
 def plan_method(
@@ -127,7 +128,7 @@ def plan_method(
     qlora: tuple[Config, FormulaCorrection] | None = None,
     refused: str = "",
 ) -> MethodPlan:
-    """`asked` has a micro batch; `exact` is its dry run, where one was made; `qlora` as `changes` wants it."""
+    """Plan one method. `asked` has a fixed micro-batch size; `exact`: its dry run, if any; `qlora`: as in `changes`."""
     light = asked.light()
     scaled = FitQuery(asked.config, asked.table, asked.rows, asked.room, FormulaCorrection.of(light, exact))
     best = exact or light
@@ -151,26 +152,25 @@ def plan_method(
 
 
 def quick_plan(question: PlanQuery, table: Mapping[str, Any]) -> MemoryPlan:
-    """By the formula alone: milliseconds, and no data is read.
+    """Plan by the formula only, in milliseconds and without reading data.
 
-    Raises UserError where the table is not a decoder's.
+    Raises UserError if the table is not that of a decoder.
     """
     positions = positions_of(table)
     rows = planned_rows(question.configs[0], positions, question.length)
-    looks = []
+    plans = []
     for config in question.configs:
         asked = with_micro_batch(FitQuery(config, table, rows, question.room))
         qlora = (question.qlora, FormulaCorrection()) if question.qlora and config.method != QLORA.name else None
-        looks.append(plan_method(asked, config.train.micro_batch == "auto", None, positions, qlora))
+        plans.append(plan_method(asked, config.train.micro_batch == "auto", None, positions, qlora))
     chosen: RowsFrom = "asked" if question.length else "max_length"
-    unseen = (
-        f"not looked at: whether transformers builds {table.get('model_type') or 'this architecture'}, and the data"
-    )
-    return MemoryPlan(room=question.room, rows=rows, rows_from=chosen, outlooks=looks, notes=[unseen])
+    architecture = table.get("model_type") or "this architecture"
+    note = f"not checked: whether transformers supports {architecture}, and the data"
+    return MemoryPlan(room=question.room, rows=rows, rows_from=chosen, outlooks=plans, notes=[note])
 
 
 def positions_of(table: Mapping[str, Any]) -> int | None:
-    """How many positions a model was made for, None where its configuration does not say."""
+    """Maximum sequence length of a model, None if its configuration does not give it."""
     table = {**table, **(table.get("text_config") or {})}
     for name in ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx"):
         value = table.get(name)
@@ -179,9 +179,11 @@ def positions_of(table: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _at_least(most: LargestFit, planned: int) -> LargestFit:
-    """A pass of the data's own rows may hold more of them than one of the longest alone."""
-    return LargestFit(value=max(most.value, planned), bound=most.bound) if most.bound == "pass" else most
+def _at_least(largest: LargestFit, planned: int) -> LargestFit:
+    """A micro-batch of the data's rows can have more rows than one of only the longest rows."""
+    if largest.bound != "pass":
+        return largest
+    return LargestFit(value=max(largest.value, planned), bound=largest.bound)
 
 
 def _card_for(estimate: MemoryEstimate) -> str:

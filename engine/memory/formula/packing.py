@@ -1,4 +1,4 @@
-"""How rows become passes, in numbers alone: `engine.training.batches` without torch (a test holds them together)."""
+"""Shapes of micro-batches: the arithmetic of `engine.training.batches` without torch (a test compares the two)."""
 
 from __future__ import annotations
 
@@ -20,54 +20,54 @@ from engine.memory.formula.estimate import Device, StepShape
 
 @dataclass(frozen=True)
 class MicroBatchShape:
-    """The largest forward pass of a step."""
+    """The largest micro-batch of a step."""
 
     packing: Literal["packed", "padded"]
     rows: int
     tokens: int
-    """Filling included."""
+    """Tokens including padding."""
     answers: int
-    """Positions that predict a trained token, all rows together."""
+    """Positions of all rows that predict a token in the loss."""
     filled: int
-    """Positions at which the head runs."""
+    """Positions at which the LM head runs."""
     several: bool
-    """Whether a step has more than one, so that gradients lie beside activations."""
+    """Whether a step has several micro-batches, so that gradients and activations coexist."""
 
 
 def largest_micro_batch_shape(
-    rows: StepShape, most: int, wanted: str, device: Device, varlen: bool = False
+    rows: StepShape, micro_batch: int, setting: str, device: Device, varlen: bool = False
 ) -> MicroBatchShape:
-    """As `choose_layout` and `passes` cut `rows`, at most `most` at a time."""
-    flat, tokens = _layout(rows, wanted, device, varlen)
-    return _pass(rows, flat, min(most, tokens // rows.length), device)
+    """The largest micro-batch of `choose_packing` and `micro_batches`; `setting`: `train.packing`."""
+    flat, tokens = _packing(rows, setting, device, varlen)
+    return _shape(rows, flat, min(micro_batch, tokens // rows.length), device)
 
 
 def held_out_shape(
-    rows: StepShape, wanted: str, device: Device, vocabulary: int, varlen: bool = False
+    rows: StepShape, setting: str, device: Device, vocabulary: int, varlen: bool = False
 ) -> MicroBatchShape:
-    """As `held_out_passes` cuts many of these rows."""
-    flat, tokens = _layout(rows, wanted, device, varlen)
+    """The largest batch of `held_out_batches` for many of these rows."""
+    flat, tokens = _packing(rows, setting, device, varlen)
     by_tokens = min(tokens, HELD_OUT_TOKENS[device]) // rows.length
     by_logits = max(1, HELD_OUT_LOGITS // vocabulary) // max(1, rows.answer)
     many = StepShape(count=HELD_OUT_ROWS, length=rows.length, answer=rows.answer)
-    return _pass(many, flat, min(by_tokens, by_logits), device)
+    return _shape(many, flat, min(by_tokens, by_logits), device)
 
 
-def _layout(rows: StepShape, wanted: str, device: Device, varlen: bool) -> tuple[bool, int]:
-    """(whether rows lie end to end, tokens of a pass)."""
-    flat = wanted == "packed" or (wanted == "auto" and (varlen or rows.length <= FLAT_MEAN_LENGTH))
+def _packing(rows: StepShape, setting: str, device: Device, varlen: bool) -> tuple[bool, int]:
+    """(whether rows are packed, maximum tokens of a micro-batch)."""
+    flat = setting == "packed" or (setting == "auto" and (varlen or rows.length <= FLAT_MEAN_LENGTH))
     return flat, (FLAT_TOKENS if flat and not varlen else PADDED_TOKENS)[device]
 
 
-def _pass(rows: StepShape, flat: bool, most: int, device: Device) -> MicroBatchShape:
-    fits, whole = max(1, min(rows.count, most)), SHAPE_MULTIPLE[device]
+def _shape(rows: StepShape, flat: bool, max_rows: int, device: Device) -> MicroBatchShape:
+    count, multiple = max(1, min(rows.count, max_rows)), SHAPE_MULTIPLE[device]
     if flat:
-        tokens, filled = _filled(fits * rows.length, whole), _filled(fits * rows.answer, whole)
+        tokens, filled = _rounded_up(count * rows.length, multiple), _rounded_up(count * rows.answer, multiple)
     else:
-        tokens, filled = fits * _filled(rows.length, whole), fits * _filled(rows.answer, whole)
+        tokens, filled = count * _rounded_up(rows.length, multiple), count * _rounded_up(rows.answer, multiple)
     packing: Literal["packed", "padded"] = "packed" if flat else "padded"
-    return MicroBatchShape(packing, fits, tokens, fits * rows.answer, filled, rows.count > fits)
+    return MicroBatchShape(packing, count, tokens, count * rows.answer, filled, rows.count > count)
 
 
-def _filled(count: int, whole: int) -> int:
-    return math.ceil(count / whole) * whole
+def _rounded_up(count: int, multiple: int) -> int:
+    return math.ceil(count / multiple) * multiple

@@ -1,4 +1,4 @@
-"""The smallest change that makes a method fit: each that does it alone, or else the first few together."""
+"""Find setting changes that make a method fit: each single change that suffices, else a combination."""
 
 from __future__ import annotations
 
@@ -21,27 +21,28 @@ from engine.memory.formula.fit import (
 )
 
 Settings = dict[str, Any]
-SHORTEST = 64
-"""Tokens: rows cut to less than this, or to less than an eighth, are no longer the same work."""
+MIN_LENGTH = 64
+"""Tokens; shorter rows than this, or than an eighth of the planned length, are not proposed."""
 
 
 class Remedy(Struct, frozen=True, kw_only=True):
-    """What to set, and what it would then take."""
+    """Settings to change, and the predicted memory with them."""
 
     settings: dict[str, Any]
-    """Dotted keys of the preset and their values; `method` where it changes."""
+    """Dotted keys of the preset and their values; includes `method` if it changes."""
     peak: int
-    """Bytes, by the formula, scaled where a dry run was made."""
+    """Bytes by the formula, corrected by the dry run if there is one."""
     verdict: Verdict
 
 
 def changes(
     asked: FitQuery, qlora: tuple[Config, FormulaCorrection] | None = None, positions: int | None = None
 ) -> list[Remedy]:
-    """Those that make `asked` fit, the smallest first; none where it fits as it is, or where nothing helps.
+    """Changes that make `asked` fit, smallest first; empty if it already fits or nothing helps.
 
-    Smaller is what changes less of the outcome: fewer rows at a time and checkpointing nothing, 8-bit state little,
-    shorter rows the data, QLoRA the method. `qlora` is the same preset by that method, None where it is it already.
+    Smaller means less effect on the result: none for micro-batch size, evaluation batch size and gradient
+    checkpointing, little for 8-bit optimizer state, more for shorter rows, most for QLoRA. `qlora`: the preset with
+    that method, None if it is already used.
     """
     if asked.fits():
         return []
@@ -52,10 +53,10 @@ def changes(
 def _alone(
     asked: FitQuery, qlora: tuple[Config, FormulaCorrection] | None, positions: int | None
 ) -> Iterator[Remedy | None]:
-    if 0 < (most := largest_answer_batch(asked).value) < asked.config.evaluation.batch:
-        yield _change(asked, {"evaluation.batch": most})
-    if 0 < (most := largest_micro_batch(asked).value) < asked.light().micro_batch:
-        yield _change(asked, {"train.micro_batch": most})
+    if 0 < (largest := largest_answer_batch(asked).value) < asked.config.evaluation.batch:
+        yield _change(asked, {"evaluation.batch": largest})
+    if 0 < (largest := largest_micro_batch(asked).value) < asked.light().micro_batch:
+        yield _change(asked, {"train.micro_batch": largest})
     for settings in (_checkpointing(asked), _small_state(asked)):
         yield _change(asked, settings) if settings else None
     yield _shorter(asked, {}, positions)
@@ -66,7 +67,7 @@ def _alone(
 def _together(
     asked: FitQuery, qlora: tuple[Config, FormulaCorrection] | None, positions: int | None
 ) -> Iterator[Remedy | None]:
-    """As few as do it: first without another method, then from QLoRA on."""
+    """Combinations with as few changes as possible: first with the same method, then with QLoRA."""
     yield _fewest(asked, {}, positions)
     if qlora:
         start, method = _by_qlora(asked, qlora), {"method": QLORA.name}
@@ -75,7 +76,7 @@ def _together(
 
 
 def _fewest(start: FitQuery, before: Settings, positions: int | None) -> Remedy | None:
-    """All that leaves rows and method alone, less what is not needed; shorter rows too where it is not enough."""
+    """All changes that keep rows and method, minus those not needed; plus shorter rows if they do not suffice."""
     settings: Settings = {"train.micro_batch": 1} if start.light().micro_batch > 1 else {}
     settings |= {} if largest_answer_batch(start).bound == "all" else {"evaluation.batch": 1}
     settings |= {**_checkpointing(start), **_small_state(start)}
@@ -98,7 +99,7 @@ def _checkpointing(asked: FitQuery) -> Settings:
 
 
 def _small_state(asked: FitQuery) -> Settings:
-    """Paged where there is a card: the same state, and it may give way."""
+    """8-bit optimizer state, paged on a GPU."""
     if asked.config.optimizer.name != "adamw":
         return {}
     return {"optimizer.name": "paged_adamw_8bit" if asked.room.device == "cuda" else "adamw_8bit"}
@@ -108,20 +109,20 @@ def _shorter(
     asked: FitQuery, settings: Settings, positions: int | None, before: Settings | None = None
 ) -> Remedy | None:
     changed = asked.with_settings(settings)
-    most = longest_rows(changed, positions).value
-    if most < max(SHORTEST, asked.rows.length // 8) or most >= asked.rows.length:
+    longest = longest_rows(changed, positions).value
+    if longest < max(MIN_LENGTH, asked.rows.length // 8) or longest >= asked.rows.length:
         return None
-    return _change(changed.with_length(most), {}, {**(before or {}), **settings, "train.max_length": most})
+    return _change(changed.with_length(longest), {}, {**(before or {}), **settings, "train.max_length": longest})
 
 
 def _by_qlora(asked: FitQuery, qlora: tuple[Config, FormulaCorrection]) -> FitQuery:
-    """With the passes that were asked for: what the micro batch is does not depend on the method."""
+    """The query with QLoRA and the same micro-batch size."""
     config, scale = qlora
     return replace(asked, config=config, scale=scale).with_micro_batch(asked.light().micro_batch)
 
 
 def _change(asked: FitQuery, settings: Settings, before: Settings | None = None) -> Remedy | None:
-    """None where it does not make it fit. `before`: settings that `asked` has already."""
+    """The change with its predicted memory, None if it does not fit. `before`: settings already applied to `asked`."""
     changed = asked.with_settings(settings)
     if not changed.fits():
         return None

@@ -1,6 +1,6 @@
-"""The formula's weights, adapters, gradients and optimizer state: what does not depend on the rows. Bytes.
+"""Weights, adapters, gradients and optimizer state in the formula, which do not depend on the rows. In bytes.
 
-Types follow `engine.methods`: `bf16` says whether the device multiplies it.
+Data types follow `engine.methods`; `bf16`: whether the device supports bf16 arithmetic.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ FLOAT32, BF16 = 4, 2
 
 
 def compute_size(config: schema.Config, device: Device, bf16: bool) -> int:
-    """Bytes an activation takes: 2 where arithmetic is bf16, by the rules of `engine.methods`."""
+    """Bytes per activation: 2 if the computation is in bf16, by the rules of `engine.methods`."""
     if method_spec(config.method).quantizes_base:
-        wanted = config.quantization.compute_dtype
-        small = (bf16 and config.train.precision != "fp32") if wanted == "auto" else wanted == "bf16"
-        return BF16 if small else FLOAT32
+        setting = config.quantization.compute_dtype
+        uses_bf16 = (bf16 and config.train.precision != "fp32") if setting == "auto" else setting == "bf16"
+        return BF16 if uses_bf16 else FLOAT32
     return BF16 if config.train.precision == "mixed" else _weight_size(config, device, bf16)
 
 
@@ -31,6 +31,7 @@ def _weight_size(config: schema.Config, device: Device, bf16: bool) -> int:
 
 
 def base_parameters(shape: Architecture) -> int:
+    """Number of parameters of the model."""
     return shape.embeddings + shape.hidden + shape.layers * (_linear_weights(shape) + _other_weights(shape))
 
 
@@ -39,16 +40,16 @@ def _linear_weights(shape: Architecture) -> int:
 
 
 def _other_weights(shape: Architecture) -> int:
-    """Two norms a block and, where there are any, its experts."""
+    """Two norms per layer and its experts, if any."""
     return 2 * shape.hidden + shape.expert_weights
 
 
 def weights(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:
-    """Every parameter at the size of its type; under QLoRA a block's linear layers at 4 bits and their scales.
+    """Bytes of all parameters; for QLoRA linear layers have 4 bits per weight and scales.
 
-    NF4 keeps a float32 scale for 64 weights: 4.5 bits; double quantization a byte for 64 and a float32 for 256 of
-    these: 4.127 (Dettmers et al. 2023, arXiv:2305.14314, section 3). Embeddings, head, norms and experts stay as
-    they are (transformers, quantizers/base.py, get_keys_to_not_convert).
+    NF4 has a float32 scale per 64 weights: 4.5 bits per weight; with double quantization one byte per 64 weights and a
+    float32 per 256 scales: 4.127 (Dettmers et al. 2023, arXiv:2305.14314, section 3). Embeddings, LM head, norms and
+    experts are not quantized (transformers, quantizers/base.py, get_keys_to_not_convert).
     """
     size = _weight_size(config, device, bf16)
     if not method_spec(config.method).quantizes_base:
@@ -59,7 +60,7 @@ def weights(shape: Architecture, config: schema.Config, device: Device, bf16: bo
 
 
 def adapted(shape: Architecture, config: schema.Config) -> list[Linear]:
-    """The layers of a block that have an adapter; names that this shape does not know are passed over."""
+    """The linear layers of a decoder layer with an adapter; unknown names are ignored."""
     if method_spec(config.method).trains_weights:
         return []
     targets = config.adapter.target_modules
@@ -67,14 +68,14 @@ def adapted(shape: Architecture, config: schema.Config) -> list[Linear]:
 
 
 def adapter_parameters(shape: Architecture, config: schema.Config) -> int:
-    """rank × (in + out) for each adapted layer, and out more with DoRA (arXiv:2106.09685, 2402.09353)."""
+    """rank × (in + out) per adapted linear layer, plus out with DoRA (arXiv:2106.09685, 2402.09353)."""
     rank, dora = config.adapter.rank, config.adapter.dora
     each = (rank * (linear.inputs + linear.outputs) + dora * linear.outputs for linear in adapted(shape, config))
     return shape.layers * (sum(each) + _expert_adapters(shape, config))
 
 
 def adapts_experts(shape: Architecture, config: schema.Config) -> bool:
-    """Whether experts have adapters: under `all-linear` PEFT reaches into their tensors."""
+    """Whether experts have adapters: with `all-linear` PEFT adapts their tensors."""
     return (
         bool(shape.experts)
         and not method_spec(config.method).trains_weights
@@ -83,8 +84,8 @@ def adapts_experts(shape: Architecture, config: schema.Config) -> bool:
 
 
 def _expert_adapters(shape: Architecture, config: schema.Config) -> int:
-    """Of one block: gate and up in one tensor at twice the rank, down, and the router (seen in the model that
-    PEFT 0.21 builds; `tests/bench/planner.py` measures one).
+    """Adapter parameters of the experts of one layer: gate and up in one tensor with twice the rank, down, and the
+    router (as PEFT 0.21 builds them; `tests/bench/planner.py` measures one).
     """
     if not adapts_experts(shape, config):
         return 0
@@ -93,7 +94,7 @@ def _expert_adapters(shape: Architecture, config: schema.Config) -> int:
 
 
 def gradients(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:
-    """One of each trained parameter, of its type; adapters are float32."""
+    """Gradients of all trained parameters in their dtype; adapters are float32."""
     if method_spec(config.method).trains_weights:
         return base_parameters(shape) * _weight_size(config, device, bf16)
     return adapter_parameters(shape, config) * FLOAT32
@@ -104,8 +105,8 @@ def _trains_bf16(config: schema.Config, device: Device, bf16: bool) -> bool:
 
 
 def optimizer_state(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:
-    """AdamW's two moments: 8 bytes a trained parameter, or 2 with a float32 scale of each for 256 (Dettmers et al.
-    2022, arXiv:2110.02861). Weights in bf16 have a bf16 remainder beside them (`methods.optimizers.compensated`).
+    """AdamW's two moments: 8 bytes per trained parameter, or 2 in 8 bits with a float32 scale per 256 values (Dettmers
+    et al. 2022, arXiv:2110.02861). bf16 weights also have a bf16 remainder (`methods.optimizers.compensated`).
     """
     count = base_parameters(shape) if method_spec(config.method).trains_weights else adapter_parameters(shape, config)
     each = 2 * FLOAT32 if config.optimizer.name == "adamw" else 2 * (1 + FLOAT32 / 256)
@@ -113,9 +114,9 @@ def optimizer_state(shape: Architecture, config: schema.Config, device: Device, 
 
 
 def step_work(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:
-    """What the optimizer takes for its largest parameter while it updates it (see `scratch` for the kernels).
+    """Temporary bytes of the optimizer for its largest parameter (kernels: `dry_run.kernel_scratch`).
 
-    Compensated: weight, gradient, exact sum and rounded sum in float32. 8-bit on the CPU: five copies in float32.
+    Compensated: weight, gradient, exact sum and rounded sum in float32. 8-bit on the CPU: five float32 copies.
     """
     if method_spec(config.method).trains_weights:
         largest = max(
@@ -134,7 +135,7 @@ def step_work(shape: Architecture, config: schema.Config, device: Device, bf16: 
 
 
 def head_gradient(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:
-    """Full fine-tuning makes the head's weight gradient before anything else is freed."""
+    """Full fine-tuning allocates the gradient of the LM head before any activation is freed."""
     if not method_spec(config.method).trains_weights:
         return 0
     return shape.vocabulary * shape.hidden * _weight_size(config, device, bf16)

@@ -29,7 +29,7 @@ from engine.config import schema
 from engine.data.tokens import Row
 from engine.evaluation.generate import Generator
 from engine.evaluation.score import row_losses, vocabulary_of
-from engine.evaluation.worst_case import answer_at_largest, longest_answers
+from engine.evaluation.worst_case import longest_answers, run_worst_case
 from engine.methods import method
 from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer
@@ -72,7 +72,7 @@ def measured(case: Case) -> Measured:
     losses = profiled(lambda: row_losses(trainer.model, held_out, trainer.layout, 0, "cpu"))
     answers = longest_answers([row.prompt for row in rows], config.evaluation.batch, config.evaluation.max_new_tokens)
     assert answers
-    answering = profiled(lambda: answer_at_largest(trainer.model, answers, 0, "cpu"))
+    answering = profiled(lambda: run_worst_case(trainer.model, answers, 0, "cpu"))
     return Measured(static, weights + steps, static + losses, static + answering)
 
 

@@ -15,7 +15,7 @@ import transformers
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from engine.config.preset import Preset, resolve
-from engine.memory.dry_run.fake_model import build, fill
+from engine.memory.dry_run.fake_model import allocate, build
 from engine.memory.dry_run.memory_tracker import MemoryTracker
 from engine.methods.machine import Machine
 
@@ -94,7 +94,7 @@ def predicted(case: Published) -> int:
     live = MemoryTracker("cuda", case.architecture["vocab_size"])
     ids = torch.ones((case.rows, case.length), dtype=torch.long)
     with FakeTensorMode(allow_non_fake_inputs=True), live:
-        fill(model)
+        allocate(model)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=1e-4)
         for _ in range(2):

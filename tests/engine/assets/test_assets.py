@@ -1,4 +1,4 @@
-"""Promises of the embedded model and data set: what a run with no network relies on."""
+"""Properties of the embedded model and data set that runs without a network rely on."""
 
 import json
 import struct
@@ -35,7 +35,7 @@ def tokenizer():
 
 
 def weight_shapes() -> dict[str, list[int]]:
-    """Read the header alone, so that the check needs no torch."""
+    """Read only the header, so that the check needs no torch."""
     raw = (tiny_folder() / "model.safetensors").read_bytes()
     (length,) = struct.unpack("<Q", raw[:8])
     header = json.loads(raw[8 : 8 + length])
@@ -53,7 +53,7 @@ def test_split_has_its_size_and_valid_answers(split: str) -> None:
 
 
 @pytest.mark.parametrize("split", SIZES)
-def test_every_named_order_stands_in_its_message(split: str) -> None:
+def test_every_order_number_is_in_its_message(split: str) -> None:
     for user, assistant in rows(split):
         order = json.loads(assistant["content"])["order"]
         assert order is None or order in user["content"].upper().replace("-", "")
@@ -78,7 +78,7 @@ def test_make_tickets_reproduces_the_files(tmp_path: Path) -> None:
         assert (tmp_path / name).read_bytes() == (tickets_folder() / name).read_bytes()
 
 
-def test_train_never_shows_the_phrases_kept_for_test() -> None:
+def test_train_never_has_the_phrases_reserved_for_test() -> None:
     kept = [p for phrases in bank.PROBLEMS.values() for p in phrases[3::4]]
     stems = [max(p.split("{p}"), key=len).strip() for p in kept]
     shown = "\n".join(user["content"].lower() for user, _ in rows("train"))
@@ -87,7 +87,7 @@ def test_train_never_shows_the_phrases_kept_for_test() -> None:
     assert sum(stem in asked for stem in stems) > len(stems) / 2
 
 
-def test_pretraining_never_shows_a_ticket() -> None:
+def test_pretraining_has_no_tickets() -> None:
     stems = [max(p.split("{p}"), key=len).strip() for phrases in bank.PROBLEMS.values() for p in phrases]
     long_stems = [stem for stem in stems if stem.count(" ") > 1]
     for document in documents(3000, seed=8):
@@ -104,7 +104,7 @@ def test_model_folder_is_small_and_has_safetensors_only() -> None:
     assert sum(files.values()) < 12_000_000
 
 
-def test_every_linear_layer_can_be_held_in_four_bits() -> None:
+def test_every_linear_layer_can_be_quantized_to_4_bits() -> None:
     linear = {n: s for n, s in weight_shapes().items() if n.endswith("_proj.weight")}
     assert len(linear) == 7 * json.loads((tiny_folder() / "config.json").read_text())["num_hidden_layers"]
     assert all(out % 32 == 0 and into % 64 == 0 for out, into in linear.values())
@@ -118,7 +118,7 @@ def test_turns_end_with_the_end_token_that_stops_generation() -> None:
     assert text.endswith("<|im_end|>\n") and tok.eos_token == "<|im_end|>"
 
 
-def test_mask_covers_the_answer_and_its_end_and_nothing_else() -> None:
+def test_mask_covers_the_answer_and_its_end_token_only() -> None:
     tok = tokenizer()
     for messages in rows("test")[:20]:
         made = tok.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)

@@ -1,4 +1,4 @@
-"""A model's config.json is found where the engine and the Hub's library would find it, and nothing is loaded."""
+"""A model's config.json is found where the engine and huggingface_hub find it, without loading anything."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def config_in(folder: Path, text: str = json.dumps(TABLE)) -> Path:
 
 
 def cached(hub: str, commit: str, branch: str = "main") -> Path:
-    """As the Hub's library leaves a model behind."""
+    """A model in the Hub cache."""
     folder = hub_cache() / f"models--{hub.replace('/', '--')}"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / branch).write_text(commit)
@@ -37,12 +37,12 @@ def test_it_imports_nothing_heavy() -> None:
     assert not loaded_by("import engine.config.model_files, tui.preview.memory_forecast") & set(HEAVY)
 
 
-def test_the_embedded_model_lies_in_the_assets() -> None:
+def test_the_embedded_model_is_in_the_assets() -> None:
     found = find_model(Model(id="tiny"))
     assert found.folder == tiny_folder() and found.table and found.table["hidden_size"]
 
 
-def test_a_catalogued_model_is_found_once_pulled_or_cached() -> None:
+def test_a_catalog_model_is_found_once_pulled_or_cached() -> None:
     model = Model(id="smollm2-135m")
     assert find_model(model).fetch == "HuggingFaceTB/SmolLM2-135M-Instruct"
     snapshot = cached("HuggingFaceTB/SmolLM2-135M-Instruct", "c0ffee")
@@ -60,7 +60,7 @@ def test_the_hub_cache_is_read_as_its_own_library_reads_it(revision: str | None)
     assert found.table == TABLE
 
 
-def test_where_the_cache_lies_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", "/a/hub")
     assert hub_cache() == Path("/a/hub")
     monkeypatch.delenv("HF_HUB_CACHE")
@@ -71,7 +71,7 @@ def test_where_the_cache_lies_follows_the_environment(monkeypatch: pytest.Monkey
     assert hub_cache() == Path("/c/huggingface/hub")
 
 
-def test_what_cannot_be_known_says_why(tmp_path: Path) -> None:
+def test_an_unknown_configuration_has_a_reason(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").touch()
     gguf = find_model(Model(id=str(tmp_path / "m.gguf")))
     assert gguf.table is None and "unknown until it is loaded" in gguf.why and not gguf.wrong
@@ -93,7 +93,7 @@ def test_a_broken_folder_is_no_crash(text: str | None, why: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("entry", CATALOGUE.values(), ids=lambda entry: entry.name)
-def test_the_catalogue_knows_shapes_that_have_its_parameters(entry: Entry) -> None:
+def test_the_catalog_has_shapes_that_have_its_parameters(entry: Entry) -> None:
     found = find_model(Model(id=entry.name))
     assert found.folder is None and found.table
     assert base_parameters(read_architecture(found.table)) / 1e6 == pytest.approx(entry.parameters, rel=5e-3)

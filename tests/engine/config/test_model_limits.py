@@ -1,4 +1,4 @@
-"""A model that cannot be is refused from its config.json, before anything is loaded or made."""
+"""A model with an impossible config.json is refused before anything is loaded or created."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ BAD: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("key", "value"), BAD)
-def test_what_cannot_be_is_named(key: str, value: Any) -> None:
+def test_impossible_values_are_named(key: str, value: Any) -> None:
     assert impossible({**TINY, key: value}).startswith(f"{key} is ")
     assert impossible({"text_config": {**TINY, key: value}}).startswith(f"text_config.{key} is ")
 
 
-def test_what_is_small_enough_by_itself_may_be_too_large_together() -> None:
+def test_plausible_values_can_be_too_large_together() -> None:
     assert "parameters" in impossible({**TINY, "num_hidden_layers": 4000, "hidden_size": 1 << 19})
 
 
-def test_models_that_there_are_can_be() -> None:
+def test_existing_models_are_possible() -> None:
     assert not impossible(TINY) and not impossible({}) and not impossible({"num_hidden_layers": None})
     assert not [entry.hub for entry in CATALOGUE.values() if entry.shape and impossible(entry.shape)]
     largest = {"num_hidden_layers": 126, "num_attention_heads": 128, "hidden_size": 16384, "vocab_size": 128256}
@@ -49,14 +49,14 @@ def test_models_that_there_are_can_be() -> None:
 
 
 @pytest.mark.parametrize("names", LIMITS)
-def test_every_name_is_looked_at(names: tuple[str, ...]) -> None:
+def test_every_name_is_checked(names: tuple[str, ...]) -> None:
     for name in names:
         assert impossible({name: 0}) and impossible({name: LIMITS[names] + 1}) and not impossible({name: 1})
 
 
 @pytest.mark.parametrize(("key", "value"), [("num_hidden_layers", 10**5), ("num_attention_heads", 0)])
 @pytest.mark.parametrize("command", [["run", "demo-lora"], ["ladder", "demo"], ["plan", "demo-lora"]])
-def test_the_command_refuses_before_it_makes_anything(command: list[str], key: str, value: Any, tmp_path: Path) -> None:
+def test_the_command_refuses_before_creating_anything(command: list[str], key: str, value: Any, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(tiny_folder(), model)
     (model / "config.json").write_text(json.dumps({**TINY, key: value}))

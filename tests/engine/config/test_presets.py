@@ -1,4 +1,4 @@
-"""From preset and command line to one configuration, each value with its origin."""
+"""Combining defaults, preset and command line to a configuration with the origin of each value."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_every_shipped_preset_resolves_for_every_method(path: Path, method: str)
     assert resolve(read_preset(path, path.stem), method).config.method == method
 
 
-def test_shipped_presets_have_keys_of_their_own() -> None:
+def test_shipped_presets_have_different_slots() -> None:
     slots = [
         one.preset.values["slot"] for one in preset_library.list_presets() if one.preset and "slot" in one.preset.values
     ]
@@ -44,7 +44,7 @@ def test_later_layers_win_and_origins_say_so(tmp_path: Path) -> None:
     assert found.origins["train.warmup_ratio"] == "default"
 
 
-def test_learning_rates_stand_ten_to_one() -> None:
+def test_default_learning_rates_are_ten_to_one() -> None:
     rates = {method: resolve(Preset("none", {}), method).config.train.learning_rate for method in method_names()}
     assert rates["lora"] == rates["qlora"] == pytest.approx(10 * rates["full"])
 
@@ -104,8 +104,8 @@ def test_a_pair_without_equals_is_refused() -> None:
     assert error.value.code == "cli.invalid_setting"
 
 
-def test_two_presets_that_ask_for_one_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The user's own has it, and the shipped one is still in the list."""
+def test_two_presets_with_the_same_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's own keeps it, and the shipped one is still listed."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     folder = preset_library.user_folder()
     folder.mkdir(parents=True)

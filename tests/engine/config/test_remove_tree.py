@@ -1,4 +1,4 @@
-"""Deletion stays inside: of a symbolic link only the link goes."""
+"""Deletion does not follow symbolic links: only the link is deleted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tui.cli.run import remove_refused
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
-    """A run that lies elsewhere, with a model."""
+    """A run in another folder, with a model."""
     run = run_dir.create(tmp_path / "elsewhere", "demo-lora", effective("demo-lora", None, {}))
     run.model.mkdir()
     (run.model / "weights").write_bytes(b"kept")
@@ -29,7 +29,7 @@ def content(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("delete", ["rundir", "ladder", "tree", "tree, errors ignored"])
-def test_of_a_link_to_a_folder_only_the_link_goes(delete: str, outside: Path, tmp_path: Path) -> None:
+def test_of_a_link_to_a_folder_only_the_link_is_deleted(delete: str, outside: Path, tmp_path: Path) -> None:
     before = content(outside)
     link = tmp_path / "runs" / outside.name
     link.parent.mkdir()
@@ -72,7 +72,7 @@ def test_files_and_nothing_at_all_are_deleted_too(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [] or not (tmp_path / "dangling").is_symlink()
 
 
-def test_a_ladder_that_never_began_is_deleted_whole(tmp_path: Path) -> None:
+def test_a_ladder_that_never_started_is_deleted_completely(tmp_path: Path) -> None:
     folder = ladder_dir.create(tmp_path / "runs", make_plan("demo", ["lora"], {}))
     ladder_dir.remove(folder)
     assert not folder.path.exists()

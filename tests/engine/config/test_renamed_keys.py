@@ -91,6 +91,12 @@ def test_old_names_on_the_command_line(tmp_path: Path, monkeypatch: pytest.Monke
     assert [notice.code for notice in found.notices] == ["preset.renamed_key", "preset.renamed_value"]
 
 
+def test_a_shipped_preset_is_found_by_its_old_name() -> None:
+    found = effective("card24-qlora", None, {})
+    assert found.config == effective("gpu24-qlora", None, {}).config
+    assert [notice.code for notice in found.notices] == ["preset.renamed"]
+
+
 def test_a_preset_made_with_an_old_name_has_the_current_one() -> None:
     user_presets.from_preset("mine", "demo-lora", {"train.warmup": 0.3})
     text = (user_folder() / "mine.toml").read_text()

@@ -1,4 +1,4 @@
-"""Own presets: only what differs is written, nothing is written over, what ships stays as it is."""
+"""Own presets: only differences are written, nothing is overwritten, shipped presets are not changed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_steps_given_for_a_preset_of_epochs_make_a_preset_of_steps() -> None:
 
 
 @pytest.mark.parametrize("name", ["mine", "demo-lora", "gpus", "cards", "../x", "", ".hidden", "a b", "x" * 65])
-def test_a_name_that_is_taken_or_none_is_refused(name: str) -> None:
+def test_an_existing_or_invalid_name_is_refused(name: str) -> None:
     before = user_presets.from_preset("mine", "demo-lora").read_text()
     for write in (
         lambda: user_presets.from_preset(name, "demo-full"),
@@ -64,7 +64,7 @@ def test_a_name_that_is_taken_or_none_is_refused(name: str) -> None:
     assert (preset_library.user_folder() / "mine.toml").read_text() == before
 
 
-def test_a_file_that_appears_meanwhile_is_not_written_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_appears_meanwhile_is_not_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
     path = user_presets.from_preset("mine", "demo-lora")
     monkeypatch.setattr(preset_library, "list_presets", list)
     with pytest.raises(UserError) as error:
@@ -88,7 +88,7 @@ def test_a_copy_hides_the_shipped_one_until_it_is_deleted() -> None:
     assert shipped.path.exists()
 
 
-def test_a_folder_that_cannot_be_made_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_created_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
     with pytest.raises(UserError) as error:
@@ -113,14 +113,14 @@ def test_a_preset_made_with_settings_is_what_a_run_with_them_would_be(base: str,
     assert listed("mine").preset.values["title"] == "my own"
 
 
-def test_what_is_wrong_with_a_setting_is_told_of_the_command_line() -> None:
+def test_an_invalid_setting_is_reported_for_the_command_line() -> None:
     with pytest.raises(UserError) as error:
         user_presets.from_preset("mine", "demo-lora", {"train.foo": 1})
     assert error.value.code == "preset.unknown_key" and error.value.where == "command line (train.foo)"
     assert not (preset_library.user_folder() / "mine.toml").exists()
 
 
-def test_a_file_beside_is_found_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_name_is_stored_as_an_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mails.csv").write_text("text,label\na,b\n")
     monkeypatch.chdir(tmp_path)
     user_presets.from_preset("mine", "demo-lora", {"data.id": "mails.csv"})

@@ -1,4 +1,4 @@
-"""A run trains on the rows that were checked, and after a stop on the rows that it began with, or on none."""
+"""A run trains only on the rows that were checked, and a resumed run only on the rows of its first start."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from engine.runs.run_dir import RunDir
 
 
 def checked_run(tmp_path: Path) -> tuple[RunDir, Path, dict[str, Any]]:
-    """A run that has not started, its data file, and the check of it that the run was created with."""
+    """A run that has not started, its data file, and the report of its check."""
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join((tickets_folder() / "train.jsonl").read_text().splitlines()[:120]) + "\n")
     settings = {key: int(value) for key, value in (word.split("=") for word in MICRO if word != "--set")}
@@ -31,7 +31,7 @@ def checked_run(tmp_path: Path) -> tuple[RunDir, Path, dict[str, Any]]:
 
 
 def change(path: Path) -> None:
-    """One answer changes, and one row is gone."""
+    """Change one answer and remove one row."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     rows[7]["messages"][-1]["content"] += " changed"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows[:-1]))
@@ -43,7 +43,7 @@ def work(run: RunDir) -> tuple[int, dict[str, Any]]:
     return done.returncode, json.loads(run.result_file.read_text())
 
 
-def test_a_run_of_other_rows_than_were_checked_is_refused(tmp_path: Path) -> None:
+def test_a_run_with_rows_that_were_not_checked_is_refused(tmp_path: Path) -> None:
     run, path, _ = checked_run(tmp_path)
     change(path)
     status, result = work(run)
@@ -52,7 +52,7 @@ def test_a_run_of_other_rows_than_were_checked_is_refused(tmp_path: Path) -> Non
     assert not [event for event in events_of(run.path) if event["type"] in ("data", "model")]
 
 
-def test_a_run_of_the_checked_rows_finishes_and_is_not_resumed_with_others(tmp_path: Path) -> None:
+def test_a_run_with_the_checked_rows_finishes_and_is_not_resumed_with_others(tmp_path: Path) -> None:
     run, path, report = checked_run(tmp_path)
     status, result = work(run)
     assert (status, result["status"]) == (0, "finished")

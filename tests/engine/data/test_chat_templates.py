@@ -1,4 +1,4 @@
-"""What chat templates drop, what is offered instead, and templates that are broken."""
+"""Parts that chat templates drop, suggested templates, and broken templates."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data_fixtures import CHATML, learnt, tokenizer, write_jsonl
+from data_fixtures import CHATML, loss_texts, tokenizer, write_jsonl
 
 from engine.config import schema
 from engine.config.errors import UserError
@@ -44,7 +44,7 @@ def codes(row: Row | Problem) -> set[str]:
 
 
 def openai_rows(count: int) -> list[dict[str, Any]]:
-    """Tool calls as OpenAI writes them, every other one with its result and an answer."""
+    """Tool calls in OpenAI's schema, every other one with its result and an answer."""
     rows = []
     for number in range(count):
         call = {"name": "weather", "arguments": json.dumps({"city": f"City {number}"})}
@@ -76,7 +76,7 @@ def test_a_call_whose_arguments_are_not_rendered_is_lost() -> None:
     assert isinstance(problem, Problem) and problem.kind == "data.template_drops_calls"
 
 
-def test_a_set_with_lost_answers_is_refused_with_the_template_that_keeps_them(tmp_path: Path) -> None:
+def test_data_with_lost_answers_is_refused_with_a_template_that_renders_them(tmp_path: Path) -> None:
     rows = [{"messages": [ASKED, {**SAID, "content": f"No {n}."}]} for n in range(95)] + openai_rows(5)
     data = Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows)), validation=0.0, test=0.0)
     with pytest.raises(UserError) as caught:
@@ -87,7 +87,7 @@ def test_a_set_with_lost_answers_is_refused_with_the_template_that_keeps_them(tm
     assert check(data, 512, tokenizer(TEXT_ONLY))["refused"] == caught.value.line
 
 
-def test_the_offered_template_trains_every_call(tmp_path: Path) -> None:
+def test_the_suggested_template_trains_every_call(tmp_path: Path) -> None:
     data = Data(id=str(write_jsonl(tmp_path / "a.jsonl", openai_rows(40))), validation=0.0, test=0.0)
     name = "tools-chatml"
     tok = tokenizer(shipped(name, tokenizer(TEXT_ONLY)))
@@ -96,7 +96,7 @@ def test_the_offered_template_trains_every_call(tmp_path: Path) -> None:
     for number, row in enumerate(rows):
         call = f'<tool_call>{{"name": "weather", "arguments": {{"city": "City {number}"}}}}</tool_call><|im_end|>'
         answers = [f"12 degrees in City {number}.<|im_end|>"] if number % 2 else []
-        assert learnt(row, tok) == [call, *answers]
+        assert loss_texts(row, tok) == [call, *answers]
         assert row.notes == ()
 
 
@@ -127,11 +127,11 @@ def test_shipped_templates_drop_none_of_it(name: str, thing: str) -> None:
     assert codes(row) == set()
 
 
-def test_a_remedy_is_offered_where_it_helps_and_only_there() -> None:
+def test_a_template_is_suggested_only_if_it_renders_the_row() -> None:
     row = tokenize(DROPPED["tools"][1], tokenizer(TEXT_ONLY), 512)
     assert isinstance(row, Row)
     assert [meaning(note)[1] for note in row.notes] == [
-        f'{NOTES["data.template_drops_tools"][1]}; set model.chat_template = "tools-chatml"'
+        f'{NOTES["data.template_drops_tools"]}; set model.chat_template = "tools-chatml"'
     ]
     row = tokenize(DROPPED["keys"][1], tokenizer(TEXT_ONLY), 512)
     assert isinstance(row, Row)
@@ -156,7 +156,7 @@ def test_rows_are_counted_by_what_was_dropped(tmp_path: Path) -> None:
 def test_an_empty_answer_in_the_middle_is_not_trained(empty: str) -> None:
     tok = tokenizer()
     row = tokenize(chat(ASKED, {**SAID, "content": empty}, ASKED, SAID), tok, 512)
-    assert learnt(row, tok) == ["It will.<|im_end|>"]
+    assert loss_texts(row, tok) == ["It will.<|im_end|>"]
     assert codes(row) == {"data.empty_turn"}
 
 
@@ -164,7 +164,7 @@ def test_content_that_renders_to_nothing_is_an_empty_answer() -> None:
     stripping = CHATML.replace("{{ message.content }}", "{{ message.content.split('</think>')[-1] }}")
     tok, thought = tokenizer(stripping), {**SAID, "content": "<think>Clouds.</think>"}
     row = tokenize(chat(ASKED, thought, ASKED, SAID), tok, 512)
-    assert learnt(row, tok) == ["It will.<|im_end|>"]
+    assert loss_texts(row, tok) == ["It will.<|im_end|>"]
     assert codes(row) == {"data.empty_turn"}
     last = tokenize(chat(ASKED, SAID, ASKED, thought), tok, 512)
     assert isinstance(last, Problem) and last.kind == "data.empty_answer"
@@ -179,7 +179,7 @@ def test_answers_follow_the_generation_prompt_in_shipped_templates(name: str, me
         if message["role"] == "assistant":
             prompt = tok.apply_chat_template(messages[:number], tools=TOOLS, tokenize=False, add_generation_prompt=True)
             assert whole.startswith(prompt)
-    assert len(learnt(tokenize(chat(*messages, tools=TOOLS), tok, 512), tok)) == 2
+    assert len(loss_texts(tokenize(chat(*messages, tools=TOOLS), tok, 512), tok)) == 2
 
 
 def test_a_shipped_template_ends_turns_with_the_tokenizers_own_token() -> None:
@@ -188,11 +188,11 @@ def test_a_shipped_template_ends_turns_with_the_tokenizers_own_token() -> None:
     tuned = tokenizer(TEXT_ONLY, eos="<|endoftext|>")
     assert end_of_turn(tuned) == "<|im_end|>"
     tok = tokenizer(shipped("tools-chatml", base), eos="<|endoftext|>")
-    assert learnt(tokenize(chat(ASKED, SAID), tok, 512), tok) == ["It will.<|endoftext|>"]
+    assert loss_texts(tokenize(chat(ASKED, SAID), tok, 512), tok) == ["It will.<|endoftext|>"]
 
 
 def foreign() -> Any:
-    """A tokenizer that has no ChatML tokens and begins every text with its own."""
+    """A tokenizer without ChatML tokens that starts every text with a bos token."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -218,7 +218,7 @@ def test_the_plain_template_works_with_every_tokenizer() -> None:
     tok = foreign()
     tok.chat_template, _ = template_text("tools-plain", tok)
     row = tokenize(chat(*CALLING, tools=TOOLS), tok, 2048)
-    assert learnt(row, tok)[1] == "It will.</s>"
+    assert loss_texts(row, tok)[1] == "It will.</s>"
     assert isinstance(row, Row)
     assert tok.decode(row.input_ids).startswith("<s>### System:\n") and row.notes == ()
 
@@ -256,7 +256,7 @@ CARELESS = "{% if messages[0].role == 'system' %}{{ messages[0].content + 1 }}{%
 
 
 @pytest.mark.parametrize(("template", "code"), [(FUSSY, "data.template_refused"), (CARELESS, "data.template_failed")])
-def test_a_template_that_takes_some_rows_leaves_out_the_others(template: str, code: str, tmp_path: Path) -> None:
+def test_rows_that_a_template_rejects_are_left_out(template: str, code: str, tmp_path: Path) -> None:
     system = {"role": "system", "content": "Be brief."}
     rows = [{"messages": [*([system] if n < 5 else []), {**ASKED, "content": f"Rain {n}?"}, SAID]} for n in range(50)]
     data = Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows)), validation=0.0, test=0.0)
@@ -293,7 +293,7 @@ def test_a_named_template_is_part_of_the_loaded_tokenizer() -> None:
     assert "<tool_call>" in tok.chat_template
 
 
-def test_the_template_of_a_pulled_catalogue_model_goes_by_its_name(
+def test_the_template_of_a_pulled_catalog_model_is_found_by_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

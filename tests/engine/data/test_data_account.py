@@ -1,4 +1,4 @@
-"""The account of a preparation: every row and column that was read went somewhere, and the sums are equal."""
+"""The account of a preparation covers every row and column, and its sums equal the rows read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prepared data is found again by content and settings, and never instead of what was asked for."""
+"""Prepared data is cached by content and settings, and a wrong entry is never used."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def data(tmp_path: Path) -> Data:
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Grows by one with every preparation that is not found in the cache."""
+    """Has one entry per preparation that was not found in the cache."""
     seen: list[str] = []
     build = Builder.build
 
@@ -85,7 +85,7 @@ def test_the_name_and_time_of_a_file_do_not_matter_but_its_content_does(data: Da
         lambda data, length, tok: (data, length, tokenizer(specials=("<|new|>",))),
     ],
 )
-def test_other_settings_or_another_tokenizer_are_prepared_anew(data: Data, built: list[str], change: Any) -> None:
+def test_other_settings_or_another_tokenizer_are_prepared_again(data: Data, built: list[str], change: Any) -> None:
     asked = (data, 64, tokenizer())
     preparation(*asked)
     preparation(*change(*asked))
@@ -111,7 +111,7 @@ def test_files_that_change_while_they_are_read_are_refused_and_not_cached(
     assert caught.value.code in ("data.changed_while_read", "data.invalid_json") and not entries()
 
 
-def test_other_code_of_the_preparation_prepares_anew(
+def test_other_code_of_the_preparation_prepares_again(
     data: Data, built: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     preparation(data, 64, tokenizer())
@@ -220,7 +220,7 @@ def test_rows_outlive_the_removal_of_their_entry(data: Data) -> None:
     assert list(again.rows["train"]) == expected == list(done.rows["train"])
 
 
-def test_a_template_that_writes_the_date_is_prepared_anew_on_another_day(
+def test_a_template_that_writes_the_date_is_prepared_again_on_another_day(
     data: Data, built: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dated = tokenizer("{% set d = strftime_now('%d %b') %}" + CHATML)

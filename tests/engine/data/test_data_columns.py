@@ -1,4 +1,4 @@
-"""Rows are streamed, every column has a role, and a setting that is offered has been tried."""
+"""Rows are streamed, every column has a role, and suggested settings have been tried."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MANY = 30_000
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
-def test_rows_are_read_anew_each_time_and_never_kept(tmp_path: Path, name) -> None:
+def test_rows_are_read_again_each_time_and_never_stored(tmp_path: Path, name) -> None:
     rows = [{"prompt": f"what is {n}", "completion": f"it is {n}"} for n in range(MANY)]
     path = tmp_path / name
     if name == "a.parquet":
@@ -74,7 +74,7 @@ def test_examples_are_short_and_safe_to_show(tmp_path: Path) -> None:
     assert len(warning) < 200
 
 
-def test_an_offered_map_is_shown_with_its_result_and_works_as_typed(tmp_path: Path) -> None:
+def test_a_suggested_map_is_shown_with_its_result_and_works_as_typed(tmp_path: Path) -> None:
     rows = [{"Frage": f"q {n}", "die Antwort": "" if n == 3 else f"a {n}"} for n in range(10)]
     path = write_rows(tmp_path / "a.jsonl", rows)
     error = refusal(path)
@@ -87,7 +87,7 @@ def test_an_offered_map_is_shown_with_its_result_and_works_as_typed(tmp_path: Pa
     assert said(found.examples[0]) == [("user", "q 0"), ("assistant", "a 0")]
 
 
-def test_an_offered_prompt_with_its_context_is_tried_and_works_as_typed(tmp_path: Path) -> None:
+def test_a_suggested_prompt_with_context_is_tried_and_works_as_typed(tmp_path: Path) -> None:
     rows = [{"context": f"c{n}", "question": f"q{n}", "answer": f"a{n}"} for n in range(400)]
     path = write_rows(tmp_path / "a.jsonl", rows)
     (text,) = reading(path).warned("data.prompt_suggestion")
@@ -99,7 +99,7 @@ def test_an_offered_prompt_with_its_context_is_tried_and_works_as_typed(tmp_path
     assert said(found.examples[7]) == [("user", "c7\n\nq7"), ("assistant", "a7")]
 
 
-def test_a_map_that_trains_no_row_is_not_offered(tmp_path: Path) -> None:
+def test_a_map_without_usable_rows_is_not_suggested(tmp_path: Path) -> None:
     error = refusal(write_rows(tmp_path / "a.jsonl", [{"n": 1, "m": 2}] * 3))
     assert error.code == "data.no_format"
     assert "rows usable" not in error.line
@@ -110,6 +110,6 @@ def test_the_names_of_data_format_are_the_modules_of_the_formats() -> None:
     assert ("auto", *format_names()) == DATA_FORMATS
 
 
-def test_a_conversation_in_a_column_of_another_name_is_offered_as_messages(tmp_path: Path) -> None:
+def test_a_conversation_in_a_column_of_another_name_is_suggested_as_messages(tmp_path: Path) -> None:
     rows = [{"thread": [user("q"), assistant("a")]}]
     assert "--set data.map.messages=thread (1 of 1 rows usable)" in refusal(write_rows(tmp_path / "a.jsonl", rows)).do

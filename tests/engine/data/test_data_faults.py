@@ -1,4 +1,4 @@
-"""Every broken input ends in exactly one line that names the place and says what to do."""
+"""Every invalid input is reported in exactly one line with the place and what to do."""
 
 from __future__ import annotations
 
@@ -19,13 +19,17 @@ from engine.data import hub, source
 GOOD = b'{"question": "a", "answer": "b"}\n'
 
 
-def line_of(data: Data) -> str:
+def error_of(data: Data) -> UserError:
     with pytest.raises(UserError) as caught:
         for rows in source.read(data).splits.values():
             list(rows)
     assert "\n" not in caught.value.line
     assert caught.value.do, "an error says what to do"
-    return caught.value.line
+    return caught.value
+
+
+def line_of(data: Data) -> str:
+    return error_of(data).line
 
 
 def fault(folder: Path, name: str, content: bytes) -> str:
@@ -35,44 +39,49 @@ def fault(folder: Path, name: str, content: bytes) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "place", "what"),
+    ("name", "content", "place", "code"),
     [
-        ("a.jsonl", GOOD + b'{"question": "caf\xe9"}\n', "a.jsonl line 2 byte 18", "invalid UTF-8"),
-        ("a.jsonl", GOOD * 2 + b'{"question": "a", "ans', "a.jsonl line 3 column 19", "truncated"),
-        ("a.jsonl", GOOD + b'["a", "b", "c"]\n', "a.jsonl line 2", "a list where a row should be an object"),
-        ("a.jsonl", GOOD + b"7\n", "a.jsonl line 2", "a number where a row"),
-        ("a.jsonl", GOOD + b"\n" + b'{"question": ' + b"[" * 5000 + b"]" * 5000 + b"}\n", "a.jsonl line 3", "deep"),
-        ("a.jsonl", GOOD + b'{"question": ' + b"[" * 100 + b"]" * 100 + b"}\n", "a.jsonl line 2", "deep"),
-        ("a.jsonl", GOOD + b'{"question": ' + b"9" * 5000 + b"}\n", "a.jsonl line 2", "JSON"),
-        ("a.jsonl", GOOD + b'{"question": "a\0b"}\n', "a.jsonl line 2 byte 16", "NUL"),
-        ("a.jsonl", b"", "a.jsonl", "empty"),
-        ("a.jsonl", b"\n  \n\n", "a.jsonl", "no rows"),
-        ("a.jsonl", "question".encode("utf-16"), "a.jsonl line 1", "UTF-16"),
-        ("a.jsonl", gzip.compress(GOOD, mtime=0), "a.jsonl", "gzip"),
-        ("a.jsonl.gz", GOOD, "a.jsonl.gz", "not gzip"),
-        ("a.jsonl.gz", gzip.compress(GOOD * 99, mtime=0)[:-20], "a.jsonl.gz", "broken gzip"),
-        ("a.jsonl.zst", b"\x28\xb5\x2f\xfd....", "a.jsonl.zst", "unsupported file type .zst"),
-        ("a.md", b"hello", "a.md", "unsupported file type (.md)"),
-        ("a.json", b'[{"question": "a"}, 7]', "a.json item 2", "a number"),
-        ("a.json", b'[{"question": "a"},\n {"question": ', "a.json line 2 column 15", "truncated"),
-        ("a.json", b"[" * 5000 + b"]" * 5000, "a.json", "deep"),
-        ("a.json", b"[]", "a.json", "no rows"),
-        ("a.json", b"7", "a.json", "expected rows, found a number"),
-        ("a.json", b'{"q": ["a", "b"], "a": ["c"]}', "a.json", "different lengths"),
-        ("a.json", b'{"one": [{"q": "a"}], "other": [{"q": "b"}]}', "a.json", "several arrays"),
-        ("a.json", b'[{"question":\n "caf\xe9"}]', "a.json line 2 byte 6", "invalid UTF-8"),
-        ("a.csv", b"text,label\na,b\nc\n", "a.csv line 3", "1 fields, and the header has 2"),
-        ("a.csv", b'text,label\n"a\nb",c\n"d,e\nf,g\n', "a.csv line 4", "unclosed quote"),
-        ("a.csv", b"text,text\na,b\n", "a.csv line 1", "duplicate column 'text'"),
-        ("a.csv", b"text,label\n", "a.csv", "no rows"),
-        ("a.csv", b"text,label\na,\xff\n", "a.csv line 2 byte 3", "invalid UTF-8"),
-        ("a.parquet", b"PAR1 and then nothing PAR1", "a.parquet", "Parquet"),
+        ("a.jsonl", GOOD + b'{"question": "caf\xe9"}\n', "a.jsonl line 2 byte 18", "data.not_utf8"),
+        ("a.jsonl", GOOD * 2 + b'{"question": "a", "ans', "a.jsonl line 3 column 19", "data.invalid_json"),
+        ("a.jsonl", GOOD + b'["a", "b", "c"]\n', "a.jsonl line 2", "data.invalid_row"),
+        ("a.jsonl", GOOD + b"7\n", "a.jsonl line 2", "data.invalid_row"),
+        (
+            "a.jsonl",
+            GOOD + b"\n" + b'{"question": ' + b"[" * 5000 + b"]" * 5000 + b"}\n",
+            "a.jsonl line 3",
+            "data.too_deep",
+        ),
+        ("a.jsonl", GOOD + b'{"question": ' + b"[" * 100 + b"]" * 100 + b"}\n", "a.jsonl line 2", "data.too_deep"),
+        ("a.jsonl", GOOD + b'{"question": ' + b"9" * 5000 + b"}\n", "a.jsonl line 2", "data.invalid_json"),
+        ("a.jsonl", GOOD + b'{"question": "a\0b"}\n', "a.jsonl line 2 byte 16", "data.not_utf8"),
+        ("a.jsonl", b"", "a.jsonl", "data.no_rows"),
+        ("a.jsonl", b"\n  \n\n", "a.jsonl", "data.no_rows"),
+        ("a.jsonl", "question".encode("utf-16"), "a.jsonl line 1 byte 1", "data.not_utf8"),
+        ("a.jsonl", gzip.compress(GOOD, mtime=0), "a.jsonl", "data.wrong_suffix"),
+        ("a.jsonl.gz", GOOD, "a.jsonl.gz", "data.wrong_suffix"),
+        ("a.jsonl.gz", gzip.compress(GOOD * 99, mtime=0)[:-20], "a.jsonl.gz", "data.broken_gzip"),
+        ("a.jsonl.zst", b"\x28\xb5\x2f\xfd....", "a.jsonl.zst", "data.file_type"),
+        ("a.md", b"hello", "a.md", "data.file_type"),
+        ("a.json", b'[{"question": "a"}, 7]', "a.json item 2", "data.invalid_row"),
+        ("a.json", b'[{"question": "a"},\n {"question": ', "a.json line 2 column 15", "data.invalid_json"),
+        ("a.json", b"[" * 5000 + b"]" * 5000, "a.json", "data.too_deep"),
+        ("a.json", b"[]", "a.json", "data.no_rows"),
+        ("a.json", b"7", "a.json", "data.invalid_rows"),
+        ("a.json", b'{"q": ["a", "b"], "a": ["c"]}', "a.json", "data.unequal_columns"),
+        ("a.json", b'{"one": [{"q": "a"}], "other": [{"q": "b"}]}', "a.json", "data.several_arrays"),
+        ("a.json", b'[{"question":\n "caf\xe9"}]', "a.json line 2 byte 6", "data.not_utf8"),
+        ("a.csv", b"text,label\na,b\nc\n", "a.csv line 3", "data.wrong_field_count"),
+        ("a.csv", b'text,label\n"a\nb",c\n"d,e\nf,g\n', "a.csv line 4", "data.unclosed_quote"),
+        ("a.csv", b"text,text\na,b\n", "a.csv line 1", "data.duplicate_column"),
+        ("a.csv", b"text,label\n", "a.csv", "data.no_rows"),
+        ("a.csv", b"text,label\na,\xff\n", "a.csv line 2 byte 3", "data.not_utf8"),
+        ("a.parquet", b"PAR1 and then nothing PAR1", "a.parquet", "data.invalid_parquet"),
     ],
 )
-def test_broken_file_is_one_line_with_its_place(tmp_path, name, content, place, what):
-    line = fault(tmp_path, name, content)
-    assert place in line
-    assert what in line
+def test_broken_file_is_one_line_with_its_place(tmp_path, name, content, place, code):
+    (tmp_path / name).write_bytes(content)
+    error = error_of(Data(id=str(tmp_path / name)))
+    assert (error.where, error.code) == (place, code)
 
 
 def test_a_row_of_60_megabytes_is_refused_before_it_is_read(tmp_path):
@@ -119,14 +128,14 @@ def test_a_zip_under_a_json_name_is_named(tmp_path):
     assert "a zip archive" in fault(tmp_path, "a.json", packed.getvalue())
 
 
-def test_a_missing_file_suggests_its_neighbour(tmp_path):
+def test_a_missing_file_suggests_its_neighbor(tmp_path):
     (tmp_path / "train.jsonl").write_bytes(GOOD)
     line = line_of(Data(id=str(tmp_path / "trian.jsonl")))
     assert "not found" in line
     assert "did you mean 'train.jsonl'?" in line
 
 
-def test_a_misspelt_embedded_name_is_suggested():
+def test_a_misspelled_embedded_name_is_suggested():
     assert "did you mean 'tickets'?" in line_of(Data(id="tickts"))
 
 
@@ -188,7 +197,7 @@ def test_control_characters_of_a_file_name_stay_visible_in_the_line(tmp_path):
     assert "\\x1b" in line
 
 
-def test_the_hub_out_of_reach_is_one_line(monkeypatch):
+def test_an_unreachable_hub_is_one_line(monkeypatch):
     import datasets
 
     def unreachable(*_args, **_options):

@@ -1,4 +1,4 @@
-"""Columns are understood, the reason is told, and roles are mapped without ever running anything."""
+"""Formats are detected by columns, with the reason; maps of roles evaluate nothing."""
 
 from __future__ import annotations
 
@@ -83,18 +83,18 @@ def called(function):
         ),
     ],
 )
-def test_formats_are_told_by_their_columns(row, name, messages):
+def test_formats_are_detected_by_their_columns(row, name, messages):
     found, example = understood(row)
     assert found.name == name
     assert said(example) == messages
 
 
-def test_why_is_one_sentence_that_names_the_columns():
+def test_the_reason_is_one_sentence_with_the_columns():
     found, _ = understood({"question": "q", "answer": "a", "source": "web"})
     assert found.why == ("columns question, answer: prompt-completion (question -> prompt, answer -> completion)")
 
 
-def test_a_context_that_is_left_out_is_warned_about():
+def test_an_ignored_context_is_a_warning():
     found, _ = understood({"context": "c", "question": "q", "answer": "a"})
     assert "column context is ignored" in found.warnings[0].text
 
@@ -127,7 +127,7 @@ def test_sharegpt_tools_become_the_same_shape():
     assert example.tools == [{"name": "weather"}]
 
 
-def test_turns_of_a_prompt_and_of_weight_0_are_not_learnt():
+def test_turns_of_a_prompt_and_of_weight_0_are_not_in_the_loss():
     old = {"role": "assistant", "content": "old"}
     _, pair = understood(
         {"prompt": [old, {"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "a"}]}
@@ -146,11 +146,11 @@ def test_turns_of_a_prompt_and_of_weight_0_are_not_learnt():
         }
     )
     assert chat.weights == {1: 0.0}
-    assert said(chat)[-1] == ("assistant", "a"), "nothing is learnt from what follows"
+    assert said(chat)[-1] == ("assistant", "a"), "messages after the last answer are dropped"
 
 
 @pytest.mark.parametrize("weight", [-1, "much", float("nan"), float("inf")])
-def test_a_weight_that_is_no_weight_is_refused(weight):
+def test_an_invalid_weight_is_refused(weight):
     asked = {"role": "user", "content": "q"}
     with pytest.raises(UserError) as caught:
         understood({"messages": [asked, {"role": "assistant", "content": "a", "weight": weight}]})
@@ -168,7 +168,7 @@ def test_fractional_weights_of_messages_are_kept():
     assert chat.weights == {2: 0.5}
 
 
-def test_the_last_separator_parts_text_and_belongs_to_the_prompt():
+def test_the_last_separator_splits_text_and_belongs_to_the_prompt():
     found, example = understood({"text": "Q: one\nA: two\nQ: three\nA: four"}, separator="\nA:")
     assert found.name == "text"
     assert (example.prompt, example.completion) == ("Q: one\nA: two\nQ: three\nA:", " four")
@@ -197,13 +197,13 @@ def test_a_map_takes_columns_and_templates_over_columns():
         ({"prompt": "{question.__class__}", "completion": "answer"}, ["unknown column 'question.__class__'"]),
         ({"prompt": "{question[0]}", "completion": "answer"}, ["unknown column 'question[0]'"]),
         ({"prompt": "{question!r}", "completion": "answer"}, ["unknown column 'question!r'"]),
-        ({"prompt": "{question:>99999999}", "completion": "answer"}, ["no column"]),
+        ({"prompt": "{question:>99999999}", "completion": "answer"}, ["unknown column"]),
         ({"prompt": "{question", "completion": "answer"}, ["invalid template", "{{"]),
         ({"promt": "question", "completion": "answer"}, ["unknown role 'promt'", "did you mean 'prompt'?"]),
         ({"prompt": "question"}, ["map prompt and completion"]),
     ],
 )
-def test_a_map_that_does_not_fit_says_where_and_what_there_is(wish, words):
+def test_an_invalid_map_is_reported_with_the_columns(wish, words):
     line = line_of(raws({"question": "q", "answer": "a"}), map=wish)
     assert all(word in line for word in words), line
 
@@ -219,7 +219,7 @@ def test_a_map_that_does_not_fit_says_where_and_what_there_is(wish, words):
         ([{"n": 1, "foo": "x", "bar": "y", "at": 2}], {}, ["--set data.map.prompt=foo --set data.map.completion=bar"]),
         ([{"n": 1, "foo": "x"}], {}, ["--set data.map.text=foo (1 of 1 rows usable)"]),
         ([{"question": "q", "answer": "a"}], {"format": "alpaca"}, ["no columns of the format alpaca"]),
-        ([{"question": "q", "answer": "a"}], {"separator": "\nA:"}, ["only text has a separator"]),
+        ([{"question": "q", "answer": "a"}], {"separator": "\nA:"}, ["data.separator is for the format text"]),
         (
             [{"question": "q", "answer": "a"}, {"question": "q", "answer": 7}],
             {},
@@ -246,7 +246,7 @@ def test_a_map_that_does_not_fit_says_where_and_what_there_is(wish, words):
         ([called({"arguments": {}})], {}, ["a tool call of message 2 has no name"]),
     ],
 )
-def test_what_cannot_be_understood_is_one_line(rows, data, words):
+def test_unclear_rows_are_one_line(rows, data, words):
     line = line_of(raws(*rows), **data)
     assert all(word in line for word in words), line
 

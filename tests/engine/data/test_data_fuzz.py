@@ -1,4 +1,4 @@
-"""Generated data files, valid and damaged: refused cleanly, or accounted for and trained on as meant.
+"""Generated data files, valid and damaged: refused cleanly, or accounted for and trained on as intended.
 
 A fixed sample of what `tests/bench/fuzz_data.py` runs at length.
 """
@@ -21,7 +21,7 @@ FILES = 250
 
 @pytest.fixture(scope="module")
 def tally(tmp_path_factory: pytest.TempPathFactory) -> fuzz_data.Tally:
-    """Every file judged, once for all tests here."""
+    """The verdicts on all files, computed once."""
     found = fuzz_data.Tally()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
@@ -29,7 +29,7 @@ def tally(tmp_path_factory: pytest.TempPathFactory) -> fuzz_data.Tally:
     return found
 
 
-def test_every_file_is_refused_cleanly_or_accounted_for_and_trained_on_as_meant(tally):
+def test_every_file_is_refused_cleanly_or_accounted_for_and_trained_on_as_intended(tally):
     assert not tally.failures, "\n".join(fuzz_data.report(tally))
 
 

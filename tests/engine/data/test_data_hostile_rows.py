@@ -1,4 +1,4 @@
-"""Rows whose values are not what their columns promise end in one line or are left out, never in a traceback."""
+"""Rows with unexpected values are refused in one line or left out, never with a traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Hub that cannot be reached costs one short try and one line; a cached copy is used without asking again."""
+"""An unreachable Hub causes one short request and one line; a cached copy is used without further requests."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ except UserError as error:
 """
 
 
-def test_a_hub_that_never_answers_is_asked_once(tmp_path: Path) -> None:
-    """The server accepts connections and says nothing: what a firewall does to packets, seen from here."""
+def test_a_hub_that_never_responds_is_requested_once(tmp_path: Path) -> None:
+    """The server accepts connections but never responds, like a firewall that drops packets."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         came: list[socket.socket] = []
 
@@ -52,7 +52,7 @@ def test_a_hub_that_never_answers_is_asked_once(tmp_path: Path) -> None:
         connection.close()
 
 
-def test_a_name_server_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_server_that_never_responds_does_not_block(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
     release = threading.Event()
@@ -62,7 +62,7 @@ def test_a_name_server_that_never_answers_is_not_waited_for(monkeypatch: pytest.
     release.set()
 
 
-def test_out_of_reach_a_cached_copy_is_read_without_asking_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cached_copy_is_used_without_further_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     offline = []
@@ -79,7 +79,7 @@ def test_out_of_reach_a_cached_copy_is_read_without_asking_again(monkeypatch: py
     assert before == datasets.config.HF_HUB_OFFLINE
 
 
-def test_a_name_that_is_not_on_the_hub_is_not_called_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_is_not_on_the_hub_is_not_called_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     class RepositoryNotFoundError(Exception):
         pass
 

@@ -1,4 +1,4 @@
-"""Flags that other tools put on messages weigh them in the loss, or are refused by name; none is ignored."""
+"""Loss weights of other tools' messages are applied or refused by name; none is ignored."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_training_on_a_prompt_is_refused(tmp_path: Path) -> None:
     assert refusal(write_rows(tmp_path / "a.jsonl", rows)).code == "data.loss_flag_on_prompt"
 
 
-def test_flags_hold_for_sharegpt_and_for_messages_in_a_table(tmp_path: Path) -> None:
+def test_flags_apply_to_sharegpt_and_to_messages_in_a_table(tmp_path: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 

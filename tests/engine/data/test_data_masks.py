@@ -1,4 +1,4 @@
-"""Which tokens are in the loss, against what trl, LLaMA-Factory and axolotl make of the same rows.
+"""Compare the loss masks with those of trl, LLaMA-Factory and axolotl for the same rows.
 
 `tests/bench/masks.py` runs the peers and stores their answers for the embedded tokenizer; every difference is
 explained in `tests/bench/MASKS.md`. trl is also run here.
@@ -37,7 +37,7 @@ def tokenizer() -> Any:
 
 @functools.cache
 def mine(name: str) -> list[Any]:
-    """Our rows of a shape, with the tokenizer's own template put back afterwards."""
+    """Our rows of a shape; restores the tokenizer's template."""
     template = tokenizer().chat_template
     try:
         return ours(BY_NAME[name], tokenizer())
@@ -46,7 +46,7 @@ def mine(name: str) -> list[Any]:
 
 
 def same_template(shape: Shape) -> bool:
-    """Whether the peers were run with the template that is there now; those of Qwen come from the installed trl."""
+    """Whether the peers used the current template; those of Qwen come from the installed trl."""
     same = sha256(template_text(shape, tokenizer())) == STORED["templates"][shape.template]
     assert same or shape.template != "own", "the embedded template changed: run tests/bench/masks.py --store again"
     return same

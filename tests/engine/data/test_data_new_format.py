@@ -1,4 +1,4 @@
-"""A data format is one module: a file added to the folder is recognized, converted, and taken by --set."""
+"""A data format is one module: a file added to the folder is detected, converted, and accepted by --set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A missing key is an empty value: a column in one row of many counts, in every kind of file."""
+"""A missing key is an empty value: a column in a single row counts, in every kind of file."""
 
 from __future__ import annotations
 

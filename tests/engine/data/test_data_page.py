@@ -13,7 +13,7 @@ import pytest
 from command import ftbench
 from places import DOCS
 
-from engine.worker.rpc_server import QUESTIONS
+from engine.worker.rpc_server import REQUESTS
 from tui.cli import data
 from tui.cli.app import verbs
 
@@ -58,7 +58,7 @@ def test_every_kind_of_data_has_a_file_and_a_command_that_reads_it() -> None:
 
 def answered_here(question: str, arguments: dict[str, Any], *rest: object, **more: object) -> Any:
     """What the engine's process answers, without the seconds that its start takes."""
-    return json.loads(json.dumps(QUESTIONS[question](arguments, lambda *told: None)))
+    return json.loads(json.dumps(REQUESTS[question](arguments, lambda *told: None)))
 
 
 def test_every_data_command_of_the_page_works(

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from data_fixtures import learnt, tokenizer, write_jsonl
+from data_fixtures import loss_texts, tokenizer, write_jsonl
 
 from engine.config.errors import UserError
 from engine.config.schema import Data
@@ -31,8 +31,8 @@ def test_a_folder_of_csv_is_prepared_and_accounted_for(banking):
     assert made.about["rows"] == {"train": 57, "validation": 3, "test": 10}
     assert made.about["why"].startswith("columns text, category: prompt-completion")
     assert made.about["notes"] == ["not read: categories.json"]
-    assert made.about["learnt"]["test"] == sum(len(learnt_ids(row)) for row in made.test)
-    assert learnt(made.test[0], tok) == ["card_0<|im_end|>"]
+    assert made.about["loss_tokens"]["test"] == sum(len(learnt_ids(row)) for row in made.test)
+    assert loss_texts(made.test[0], tok) == ["card_0<|im_end|>"]
     assert (made.test[0].target, made.test[0].where) == ("card_0", "test.csv line 2")
     assert made.warnings == []
 
@@ -74,7 +74,7 @@ def test_wikisql_like_text_learns_what_follows_the_separator(tmp_path):
     rows = [{"text": f"table: {n}\nQ: Which notes {n}?\nA: SELECT {n}"} for n in range(40)]
     made = prepare(Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows)), separator="\nA:"), 128, tokenizer())
     tok = tokenizer()
-    assert all(learnt(row, tok) == [f"{row.target}<|im_end|>"] for row in made.train)
+    assert all(loss_texts(row, tok) == [f"{row.target}<|im_end|>"] for row in made.train)
     assert made.train[0].target.startswith(" SELECT")
     assert tok.decode(made.train[0].prompt).endswith("\nA:")
 
@@ -103,7 +103,7 @@ def test_one_row_is_told_as_one(tmp_path):
 @pytest.mark.parametrize(
     ("row", "max_length", "words"),
     [
-        ({"question": "q " * 30, "answer": "a"}, 16, ["left after the cut", "raise train.max_length"]),
+        ({"question": "q " * 30, "answer": "a"}, 16, ["left after truncation", "raise train.max_length"]),
         ({"messages": [{"role": "robot", "content": "a"}]}, 64, ["unknown role", "'robot'"]),
         ({"messages": [{"role": "user", "content": "a"}]}, 64, ["no answer"]),
     ],

@@ -1,14 +1,74 @@
-"""Splitting by prompt: no prompt is on two sides, no row is lost, and nobody's test set changes."""
+"""Splitting by prompt: no prompt is in two splits, no row is lost, and given test rows are not changed."""
 
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass, field
 
 import pytest
 
+from engine.config.errors import Notice
+from engine.config.split_version import SPLIT_VERSION
 from engine.data.conversation import Example
-from engine.data.keys import keys_of
-from engine.data.split import OVER_LIMIT, SHARED, split
+from engine.data.keys import KeyTable, keys_of
+from engine.data.split import Assignment, assign
+from engine.data.split_rows import OVER_LIMIT, SHARED, TEST, TRAIN, VALIDATION, Shares
+from engine.runs.overlap import SplitOverlap
+
+SIDES = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+
+
+@dataclass
+class Split:
+    """The examples of each split in reading order, and their assignment."""
+
+    train: list[Example]
+    validation: list[Example]
+    test: list[Example]
+    assignment: Assignment
+    given: dict[str, list[Example]]
+    """The examples by given split."""
+    items: dict[str, list[int]] = field(default_factory=dict)
+    """Split -> item number of each of its examples."""
+
+    @property
+    def overlap(self) -> dict[str, SplitOverlap]:
+        """`test/train` and `validation/train`, where both have rows."""
+        found = self.assignment.overlaps.items()
+        return {pair: one.with_places(lambda place: self.given[place[0]][place[1]].where) for pair, one in found}
+
+    @property
+    def about(self) -> list[str]:
+        return self.assignment.about
+
+    @property
+    def warnings(self) -> list[Notice]:
+        return self.assignment.warnings
+
+
+def split(
+    train: list[Example],
+    validation: list[Example] | None,
+    test: list[Example] | None,
+    shares: tuple[float, float | None],
+    seed: int,
+    max_rows: int | None,
+    version: int = SPLIT_VERSION,
+) -> Split:
+    """`assign` for examples in memory. `shares`: of validation and test."""
+    given = {"train": train, "validation": validation, "test": test}
+    examples = {name: rows for name, rows in given.items() if rows is not None}
+    keys = {name: KeyTable.of(rows, version) for name, rows in examples.items()}
+    done = assign(keys, Shares(*shares), seed, max_rows, version)
+    picked = {
+        name: [examples[source][number] for source, numbers in done.rows(code) for number in numbers]
+        for name, code in SIDES.items()
+    }
+    items = {
+        name: [int(done.items[source][number]) for source, numbers in done.rows(code) for number in numbers]
+        for name, code in SIDES.items()
+    }
+    return Split(picked["train"], picked["validation"], picked["test"], done, examples, items)
 
 
 def examples(*contents):
@@ -16,7 +76,7 @@ def examples(*contents):
 
 
 def multi_reference(prompts, rng):
-    """A set like E2E: every prompt has 4 to 10 answers, in no order."""
+    """Rows like those of E2E: every prompt has 4 to 10 answers, in random order."""
     rows = [
         (f"name[{n}], food[French]", f"answer {k} of {n}") for n in range(prompts) for k in range(rng.randint(4, 10))
     ]
@@ -28,7 +88,7 @@ def prompts(rows):
     return {example.prompt for example in rows}
 
 
-def parted(train, validation=None, test=None, shares=(0.05, None), seed=0, max_rows=None):
+def split_rows(train, validation=None, test=None, shares=(0.05, None), seed=0, max_rows=None):
     return split(train, validation, test, shares, seed, max_rows)
 
 
@@ -37,10 +97,10 @@ def keys(rows):
 
 
 @pytest.mark.parametrize("trial", range(20))
-def test_no_content_is_on_two_sides_and_no_row_is_lost(trial):
+def test_no_content_is_in_two_splits_and_no_row_is_lost(trial):
     rng = random.Random(trial)
     rows = examples(*(rng.randrange(60) for _ in range(rng.randrange(20, 200))))
-    done = parted(rows, shares=(rng.choice([0.05, 0.2]), rng.choice([None, 0.3])), seed=trial)
+    done = split_rows(rows, shares=(rng.choice([0.05, 0.2]), rng.choice([None, 0.3])), seed=trial)
     assert not keys(done.train) & keys(done.validation)
     assert not keys(done.train) & keys(done.test)
     assert not keys(done.validation) & keys(done.test)
@@ -48,37 +108,37 @@ def test_no_content_is_on_two_sides_and_no_row_is_lost(trial):
     assert sorted(places) == sorted(example.where for example in rows)
 
 
-def test_sides_depend_on_content_and_seed_not_on_order():
+def test_splits_depend_on_content_and_seed_not_on_order():
     rows = examples(*range(200))
     shuffled = random.Random(1).sample(rows, len(rows))
-    assert keys(parted(rows).validation) == keys(parted(shuffled).validation)
-    assert keys(parted(rows).test) == keys(parted(shuffled).test)
-    assert keys(parted(rows).validation) != keys(parted(rows, seed=1).validation)
-    assert [e.where for e in parted(rows).train] == sorted(
-        (e.where for e in parted(rows).train), key=lambda w: int(w[5:])
+    assert keys(split_rows(rows).validation) == keys(split_rows(shuffled).validation)
+    assert keys(split_rows(rows).test) == keys(split_rows(shuffled).test)
+    assert keys(split_rows(rows).validation) != keys(split_rows(rows, seed=1).validation)
+    assert [e.where for e in split_rows(rows).train] == sorted(
+        (e.where for e in split_rows(rows).train), key=lambda w: int(w[5:])
     )
 
 
 @pytest.mark.parametrize(("rows", "expected"), [(20, 1), (100, 5), (10, 0)])
 def test_the_validation_share_gives_at_least_one_row_of_twenty(rows, expected):
-    assert len(parted(examples(*range(rows)), test=[]).validation) == expected
+    assert len(split_rows(examples(*range(rows)), test=[]).validation) == expected
 
 
 def test_without_a_test_set_a_tenth_is_held_out_and_at_most_500():
-    done = parted(examples(*range(300)), shares=(0.0, None))
+    done = split_rows(examples(*range(300)), shares=(0.0, None))
     assert (len(done.test), len(done.train)) == (30, 270)
     assert "no test split was given" in done.about[0]
-    assert len(parted(examples(*range(7000)), shares=(0.0, None)).test) == 500
+    assert len(split_rows(examples(*range(7000)), shares=(0.0, None)).test) == 500
 
 
-def test_a_test_share_of_nothing_is_nothing():
-    done = parted(examples(*range(300)), shares=(0.0, 0.0))
+def test_a_test_share_of_0_holds_out_nothing():
+    done = split_rows(examples(*range(300)), shares=(0.0, 0.0))
     assert done.test == [] and [warning.code for warning in done.warnings] == ["data.no_test_rows"]
 
 
-def test_a_given_test_set_is_kept_and_its_overlap_told():
+def test_a_given_test_set_is_kept_and_its_overlap_reported():
     test = examples(0, 1, 2)
-    done = parted(examples(*range(100)), test=test)
+    done = split_rows(examples(*range(100)), test=test)
     assert done.test == test
     assert [warning.code for warning in done.warnings] == ["data.test_overlaps_train"]
     found = done.assignment.overlaps["test/train"]
@@ -87,7 +147,7 @@ def test_a_given_test_set_is_kept_and_its_overlap_told():
 
 
 def test_a_given_validation_set_loses_what_it_shares():
-    done = parted(examples(*range(10)), validation=examples(3, 50, 99), test=examples(99))
+    done = split_rows(examples(*range(10)), validation=examples(3, 50, 99), test=examples(99))
     assert [example.prompt for example in done.validation] == ["q50"]
     assert [warning.code for warning in done.warnings] == ["data.validation_overlaps"]
     assert done.assignment.count(SHARED) == 2
@@ -95,7 +155,7 @@ def test_a_given_validation_set_loses_what_it_shares():
 
 def test_max_rows_chooses_by_content_and_leaves_the_held_out_rows_alone():
     rows = examples(*range(300))
-    small, large = parted(rows, max_rows=10), parted(rows, max_rows=50)
+    small, large = split_rows(rows, max_rows=10), split_rows(rows, max_rows=50)
     assert len(small.train) == 10
     assert keys(small.train) < keys(large.train)
     assert keys(small.test) == keys(large.test)
@@ -103,10 +163,10 @@ def test_max_rows_chooses_by_content_and_leaves_the_held_out_rows_alone():
 
 
 @pytest.mark.parametrize("trial", range(10))
-def test_all_answers_of_a_prompt_are_on_one_side(trial):
+def test_all_answers_of_a_prompt_are_in_one_split(trial):
     rng = random.Random(trial)
     rows = multi_reference(rng.randint(5, 400), rng)
-    done = parted(rows, shares=(rng.choice([0.0, 0.05, 0.2]), rng.choice([None, 0.3])), seed=trial)
+    done = split_rows(rows, shares=(rng.choice([0.0, 0.05, 0.2]), rng.choice([None, 0.3])), seed=trial)
     assert done.test
     assert not prompts(done.test) & prompts(done.train)
     assert not prompts(done.validation) & (prompts(done.train) | prompts(done.test))
@@ -114,9 +174,9 @@ def test_all_answers_of_a_prompt_are_on_one_side(trial):
     assert (found.of, found.prompt, found.answer, found.both) == (len(done.test), 0, 0, 0)
 
 
-def test_the_default_holds_out_at_most_500_prompts_whatever_their_answers():
+def test_the_default_holds_out_at_most_500_prompts_independent_of_their_answers():
     rows = multi_reference(6000, random.Random(0))
-    done = parted(rows, shares=(0.0, None))
+    done = split_rows(rows, shares=(0.0, None))
     assert len(prompts(done.test)) == done.assignment.item_count(2) == 500
     assert len(done.test) > 3000
 
@@ -124,14 +184,14 @@ def test_the_default_holds_out_at_most_500_prompts_whatever_their_answers():
 def test_a_test_file_with_training_prompts_and_other_answers_overlaps_by_prompt_alone():
     train = [Example(None, f"ask {n}", f"say {n}", f"line {n}") for n in range(50)]
     test = [Example(None, f" ask  {n} ", f"other {n}", f"line {n}") for n in range(20)]
-    found = parted(train, test=test).assignment.overlaps["test/train"]
+    found = split_rows(train, test=test).assignment.overlaps["test/train"]
     assert (found.of, found.prompt, found.answer, found.both) == (20, 20, 0, 0)
 
 
 def test_validation_held_out_of_training_never_has_a_prompt_of_a_given_test_set():
     train = [Example(None, f"ask {n}", f"say {n}", f"line {n}") for n in range(100)]
     test = [Example(None, f"ask {n}", f"other {n}", f"line {n}") for n in range(95)]
-    done = parted(train, test=test, shares=(0.2, None))
+    done = split_rows(train, test=test, shares=(0.2, None))
     assert len(done.train) + len(done.validation) == 100
     assert prompts(done.validation) <= {f"ask {n}" for n in range(95, 100)}
 
@@ -166,20 +226,20 @@ def test_random_ids_of_tool_calls_do_not_make_two_prompts():
 
 
 def test_texts_without_a_prompt_are_split_one_by_one():
-    done = parted([Example(None, "", f"text {n}", f"line {n}") for n in range(100)])
+    done = split_rows([Example(None, "", f"text {n}", f"line {n}") for n in range(100)])
     assert (len(done.train), len(done.validation), len(done.test)) == (86, 4, 10)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
 @pytest.mark.parametrize("rows", range(1, 25))
 def test_training_is_never_left_without_rows(rows, share):
-    done = parted(examples(*range(rows)), shares=(share, share))
+    done = split_rows(examples(*range(rows)), shares=(share, share))
     assert done.train
     assert len(done.train) + len(done.validation) + len(done.test) == rows
 
 
 def test_rows_over_the_limit_are_counted():
-    assert parted(examples(*range(300)), max_rows=10).assignment.count(OVER_LIMIT) == 300 - 30 - 14 - 10
+    assert split_rows(examples(*range(300)), max_rows=10).assignment.count(OVER_LIMIT) == 300 - 30 - 14 - 10
 
 
 def test_version_1_still_groups_by_prompt_and_answer():

@@ -1,4 +1,4 @@
-"""Rows stored as columns are the rows that were tokenized, whether on disk or in memory."""
+"""Rows stored as columns equal the tokenized rows, on disk and in memory."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_the_fingerprint_is_that_of_the_rows_written_out(results: list[Row | Pro
 
 
 def written_out(rows: dict[str, list[Row]]) -> str:
-    """The definition: what the fingerprint of runs of earlier releases was, with weights and references where any."""
+    """The definition of the fingerprint of earlier releases, with weights and references if there are any."""
     digest = hashlib.sha256()
     for name in SPLITS:
         digest.update(f"{name} {len(rows[name])}\n".encode())
@@ -123,12 +123,12 @@ def test_rows_on_disk_are_mapped_and_equal_those_in_memory(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("failing", range(1, 40, 3))
-def test_a_disk_that_fills_up_costs_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
+def test_no_row_is_lost_when_the_disk_fills_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
     writer = ColumnWriter(tmp_path / "columns", "<u2")
     writes = 0
 
     class Full:
-        """A file on a disk that is full from some write on."""
+        """A file on a disk that becomes full."""
 
         def __init__(self, file: Any) -> None:
             self.file = file

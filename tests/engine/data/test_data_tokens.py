@@ -1,9 +1,9 @@
-"""Exactly the answers and the tokens that end them are learnt, under many templates."""
+"""Only answers and their end tokens are in the loss, for many templates."""
 
 from __future__ import annotations
 
 import pytest
-from data_fixtures import CHATML, learnt, tokenizer
+from data_fixtures import CHATML, loss_texts, tokenizer
 
 from engine.config.errors import UserError
 from engine.data.conversation import Example, Problem
@@ -54,17 +54,17 @@ def plain(prompt, completion):
     ],
     ids=["chatml", "llama-3", "phi-3"],
 )
-def test_every_answer_and_its_end_token_is_learnt_and_nothing_else(template, options, end):
+def test_every_answer_and_its_end_token_alone_is_in_the_loss(template, options, end):
     tok = tokenizer(template, **options)
     row = tokenize(chat(CHAT), tok, 512)
-    assert learnt(row, tok) == [f"It is 4.{end}", f"6{end}"]
+    assert loss_texts(row, tok) == [f"It is 4.{end}", f"6{end}"]
     assert tok.decode(row.input_ids) == tok.apply_chat_template(CHAT, tokenize=False)
     assert row.prompt == tok.apply_chat_template(CHAT[:-1], add_generation_prompt=True, return_dict=False)
     assert row.prompt == row.input_ids[: len(row.prompt)]
     assert (row.target, row.cut, row.notes) == ("6", False, ())
 
 
-def test_tool_calls_are_learnt_as_the_template_writes_them():
+def test_tool_calls_are_in_the_loss_as_rendered():
     call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
     turns = [
         {"role": "user", "content": "Oslo?"},
@@ -74,20 +74,20 @@ def test_tool_calls_are_learnt_as_the_template_writes_them():
     ]
     tok = tokenizer()
     written = '<tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}</tool_call>'
-    assert learnt(tokenize(chat(turns), tok, 512), tok) == [f"{written}<|im_end|>", "It rains.<|im_end|>"]
+    assert loss_texts(tokenize(chat(turns), tok, 512), tok) == [f"{written}<|im_end|>", "It rains.<|im_end|>"]
     assert tokenize(chat(turns[:2]), tok, 512).target == written
 
 
-def test_untrained_turns_are_read_but_not_learnt():
+def test_untrained_turns_are_not_in_the_loss():
     tok = tokenizer()
     row = tokenize(chat(CHAT, weights={2: 0.0}), tok, 512)
-    assert learnt(row, tok) == ["6<|im_end|>"]
+    assert loss_texts(row, tok) == ["6<|im_end|>"]
 
 
 def test_a_message_weight_is_the_weight_of_each_of_its_tokens():
     tok = tokenizer()
     row = tokenize(chat(CHAT, weights={2: 0.25}), tok, 512)
-    assert learnt(row, tok) == ["It is 4.<|im_end|>", "6<|im_end|>"]
+    assert loss_texts(row, tok) == ["It is 4.<|im_end|>", "6<|im_end|>"]
     by_turn = [
         {weight for weight, label in zip(part, labels, strict=True) if label != -100}
         for part, labels in ((row.weights[:-20], row.labels[:-20]), (row.weights[-20:], row.labels[-20:]))
@@ -103,44 +103,44 @@ def test_a_completion_of_plain_text_has_its_weight_too():
     assert row.weights == [0.0] * len(row.prompt) + [0.5] * (len(row.input_ids) - len(row.prompt))
 
 
-def test_weights_are_cut_with_their_row():
+def test_weights_are_truncated_with_their_row():
     tok = tokenizer()
     whole = tokenize(chat(CHAT[1:3], weights={1: 2.0}), tok, 512)
     cut = tokenize(chat(CHAT[1:3], weights={1: 2.0}), tok, len(whole.input_ids) - 3)
     assert cut.weights == whole.weights[:-3]
 
 
-def test_an_answer_that_nothing_asks_for_is_not_learnt():
+def test_an_answer_without_a_prompt_is_not_in_the_loss():
     tok = tokenizer()
     row = tokenize(chat([{"role": "assistant", "content": "Welcome!"}, *CHAT[1:3]]), tok, 512)
-    assert learnt(row, tok) == ["It is 4.<|im_end|>"]
+    assert loss_texts(row, tok) == ["It is 4.<|im_end|>"]
     assert row.notes == ("data.opens_with_answer",)
 
 
-def test_history_that_a_template_rewrites_is_not_learnt():
+def test_history_that_a_template_rewrites_is_not_in_the_loss():
     turns = [dict(turn) for turn in CHAT]
     turns[2]["content"] = "<think>sum</think>It is 4."
     tok = tokenizer(STRIPPED)
     row = tokenize(chat(turns), tok, 512)
-    assert learnt(row, tok) == ["6<|im_end|>"]
+    assert loss_texts(row, tok) == ["6<|im_end|>"]
     assert row.notes == ("data.history_rewritten",)
 
 
-def test_a_template_that_asks_in_another_way_than_it_answers_is_refused():
+def test_a_template_whose_answers_do_not_follow_its_generation_prompt_is_refused():
     with pytest.raises(UserError) as caught:
         tokenize(chat(CHAT), tokenizer(HIDDEN), 512)
     assert "<think>" in caught.value.line
     assert "set model.chat_template" in caught.value.line
 
 
-def test_a_template_that_leaves_the_content_out_is_broken():
+def test_a_template_that_drops_the_content_is_broken():
     deaf = CHATML.replace("{{ message.content }}", "")
     with pytest.raises(UserError) as caught:
         tokenize(chat(CHAT), tokenizer(deaf), 512)
     assert caught.value.code == "data.template_broken"
 
 
-def test_a_template_that_refuses_a_row_says_why():
+def test_a_template_that_rejects_a_row_gives_its_message():
     strict = "{{ raise_exception('system role is not supported') }}"
     problem = tokenize(chat(CHAT), tokenizer(strict), 512)
     assert isinstance(problem, Problem)
@@ -148,7 +148,7 @@ def test_a_template_that_refuses_a_row_says_why():
     assert problem.what.startswith("system role is not supported; set model.chat_template = ")
 
 
-def test_an_answer_without_an_end_token_is_noticed():
+def test_an_answer_without_an_end_token_has_a_note():
     row = tokenize(chat(CHAT[1:3]), tokenizer(ENDLESS), 512)
     assert "data.no_end_token" in row.notes
 
@@ -157,15 +157,15 @@ def test_an_end_token_typed_into_a_text_does_not_end_the_answer():
     turns = [{"role": "user", "content": "end?"}, {"role": "assistant", "content": "It is <|im_end|> you see"}]
     tok = tokenizer()
     row = tokenize(chat(turns), tok, 512)
-    assert learnt(row, tok) == ["It is <|im_end|> you see<|im_end|>"]
+    assert loss_texts(row, tok) == ["It is <|im_end|> you see<|im_end|>"]
     assert row.notes == ("data.special_token_in_text",)
 
 
-def test_plain_text_is_prompt_answer_and_end_token_behind_one_bos():
+def test_plain_text_is_bos_prompt_answer_and_end_token():
     tok = tokenizer(None, bos="<s>")
     row = tokenize(plain("Q: 2 + 2?\nA:", " 4"), tok, 512)
     assert tok.decode(row.input_ids) == "<s>Q: 2 + 2?\nA: 4<|im_end|>"
-    assert learnt(row, tok) == [" 4<|im_end|>"]
+    assert loss_texts(row, tok) == [" 4<|im_end|>"]
     assert row.prompt == tok("Q: 2 + 2?\nA:")["input_ids"]
 
 
@@ -174,34 +174,34 @@ def test_an_end_token_in_the_text_is_not_doubled():
     assert tokenize(plain("a", "b<|im_end|>"), tok, 512).input_ids == tokenize(plain("a", "b"), tok, 512).input_ids
 
 
-def test_a_token_across_the_boundary_is_parted_as_it_will_be_when_generating():
+def test_a_token_across_the_boundary_is_split_as_in_generation():
     tok = tokenizer(None)
     prompt, answer = "I am still wait", "ing"
     joined = tok(prompt + answer)["input_ids"]
     assert joined[: len(tok(prompt)["input_ids"])] != tok(prompt)["input_ids"], "the example needs a merge"
     row = tokenize(plain(prompt, answer), tok, 512)
     assert row.input_ids[: len(row.prompt)] == row.prompt == tok(prompt)["input_ids"]
-    assert learnt(row, tok) == ["ing<|im_end|>"]
+    assert loss_texts(row, tok) == ["ing<|im_end|>"]
     assert row.notes == ("data.token_across_boundary",)
 
 
-def test_a_token_across_the_boundary_of_a_template_is_parted_too():
+def test_a_token_across_the_boundary_of_a_template_is_split_too():
     template = "{% for m in messages %}{{ m.content + ('<|im_end|>' if m.role == 'assistant' else '') }}{% endfor %}"
     tok = tokenizer(template)
     row = tokenize(
         chat([{"role": "user", "content": "I am still wait"}, {"role": "assistant", "content": "ing"}]), tok, 512
     )
-    assert learnt(row, tok) == ["ing<|im_end|>"]
+    assert loss_texts(row, tok) == ["ing<|im_end|>"]
     assert row.input_ids[: len(row.prompt)] == row.prompt
     assert row.notes == ("data.token_across_boundary",)
 
 
-def test_two_bos_tokens_are_noticed():
+def test_two_bos_tokens_have_a_note():
     assert "data.double_bos" in tokenize(plain("<s>a", "b"), tokenizer(None, bos="<s>"), 512).notes
     assert "data.double_bos" in tokenize(chat(CHAT), tokenizer("{{ bos_token }}" + LLAMA3, bos="<s>"), 512).notes
 
 
-def test_the_cut_is_on_the_right_and_counted():
+def test_rows_are_truncated_on_the_right_and_counted():
     tok = tokenizer()
     whole = tokenize(chat(CHAT[1:3]), tok, 512)
     size = len(whole.input_ids)
@@ -211,7 +211,7 @@ def test_the_cut_is_on_the_right_and_counted():
     assert (cut.length, cut.answer, cut.prompt) == (size, whole.answer, whole.prompt)
 
 
-def test_a_cut_that_leaves_no_label_is_a_problem():
+def test_truncation_that_leaves_no_label_is_a_problem():
     tok = tokenizer()
     begins = len(tokenize(chat(CHAT[1:3]), tok, 512).prompt)
     problem = tokenize(chat(CHAT[1:3]), tok, begins)
@@ -224,7 +224,7 @@ def test_conversations_without_a_template_are_refused():
         tokenize(chat(CHAT), tokenizer(None), 512)
 
 
-def test_many_at_once_are_as_one_by_one():
+def test_batches_equal_single_examples():
     tok = tokenizer()
     lonely = chat([{"role": "assistant", "content": "Hello"}])
     examples = [chat(CHAT[1:3]), chat(CHAT), plain("a", "b"), lonely] * 200

@@ -1,4 +1,4 @@
-"""Our ids and labels against those that trl's SFTTrainer prepares from the same rows and tokenizer.
+"""Compare ids and labels with those that trl's SFTTrainer prepares from the same rows and tokenizer.
 
 They may differ in one thing: trl also learns what a template writes behind an end token (ChatML's line feed),
 because it takes everything behind the prompt, or all of a template's generation block. We stop at the end token.
@@ -80,7 +80,7 @@ def ours(rows, tok):
 
 
 def without_tail(ids, labels, tok):
-    """trl's labels without what it learns between an end token and the next turn."""
+    """trl's labels without those between an end token and the next turn."""
     kept, open_answer = [], True
     for id_, label in zip(ids, labels, strict=True):
         if label == -100:
@@ -116,7 +116,7 @@ def test_messages_agree_with_assistant_only_loss(tok, model, tmp_path):
     ],
 )
 def test_masks_found_by_rendering_are_those_of_trls_marked_templates(family, eos):
-    """We find answers in a model's own template; trl keeps a copy of each with the answers marked."""
+    """We locate answers in a model's template; trl has a copy of each template with the answers marked."""
     folder = Path(trl.__file__).parent / "chat_templates"
     own, marked = folder / f"{family}.jinja", folder / f"{family}_training.jinja"
     if not own.exists() or not marked.exists():

@@ -1,4 +1,4 @@
-"""Evaluation items: the rows of one prompt are one item, asked once and scored against every accepted answer."""
+"""Evaluation items: the rows of one prompt are one item, answered once and scored against every reference."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_references_of_a_row_are_accepted_answers_each_once() -> None:
 
 
 @pytest.mark.parametrize("made", [sampled, sampled_rows])
-def test_items_are_sampled_by_content_whatever_the_order_of_rows(made: Any) -> None:
+def test_items_are_sampled_by_content_independent_of_the_order_of_rows(made: Any) -> None:
     rows = [row(f"{letter}{n}", n, prompt=9 + n) for n in range(40) for letter in "ab"]
     shuffled = random.Random(1).sample(rows, len(rows))
     few, other = made(evaluation_items(rows), 10), made(evaluation_items(shuffled), 10)
@@ -117,7 +117,7 @@ def tiny_model_for_test() -> torch.nn.Module:
 
 
 class Answers:
-    """A generator that answers with what it is given, and counts the prompts."""
+    """A generator with fixed answers that counts the prompts."""
 
     def __init__(self, outputs: list[str]) -> None:
         self.outputs, self.asked = outputs, 0
@@ -127,7 +127,7 @@ class Answers:
         return self.outputs
 
 
-def test_every_item_is_asked_once_and_none_means_no_score() -> None:
+def test_every_item_is_answered_once_and_no_items_give_no_score() -> None:
     generator: Any = Answers(["c", "x"])
     scorer = Scorer("exact_match", generator, LAYOUT, 0, "cpu")
     items = evaluation_items([row("a", 1), row("b", 1), row("c", 1), row("d", 2)])

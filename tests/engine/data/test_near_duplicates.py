@@ -1,4 +1,4 @@
-"""Near-duplicates: which held-out prompts count, how certainly, and what never makes prompts alike."""
+"""Near-duplicates: which held-out prompts count, with what probability, and what is ignored."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def jaccard(one: str, other: str) -> float:
 
 
 def pairs(similarity: float, count: int = 200) -> tuple[list[str], list[str]]:
-    """Prompts of 400 letters and copies with another end, so that the 5-grams have about this Jaccard similarity."""
+    """Prompts of 400 letters and copies with a different end, with about this Jaccard similarity of 5-grams."""
     rng = random.Random(int(similarity * 100))
     kept = round(400 * 2 * similarity / (1 + similarity))
     train = [letters(rng, 400) for _ in range(count)]
@@ -73,7 +73,7 @@ def test_a_short_question_with_another_mark_counts_in_a_chat_too() -> None:
     assert found.count("test") == 1
 
 
-def test_a_fixed_instruction_does_not_make_all_prompts_alike() -> None:
+def test_a_fixed_instruction_does_not_make_all_prompts_similar() -> None:
     rng = random.Random(3)
     instruction = "You are a helpful assistant of a bank. Answer briefly and name the intent. " * 10
     train = [f"{instruction}{letters(rng, 40)}" for _ in range(200)]
@@ -94,7 +94,7 @@ def test_prompts_of_any_length_are_taken(text: str) -> None:
     assert counted([text, "something else"], [f"{text}"]) == 0
 
 
-def test_above_the_limit_nothing_is_kept_and_the_reason_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_above_the_limit_nothing_is_stored_and_the_reason_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(near_duplicates, "LIMIT", 3)
     found = NearDuplicates()
     for number in range(5):

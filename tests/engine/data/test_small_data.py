@@ -15,7 +15,7 @@ from engine.config.schema import Config, Data, Evaluation, Model
 from engine.data.check import check
 from engine.data.items import sampled, sampled_rows
 from engine.data.prepare import prepare
-from engine.memory.dry_run.data_rows import FromData
+from engine.memory.dry_run.data_rows import DataWorkload
 from engine.methods.machine import this_machine
 from engine.methods.tokenizer import load_tokenizer
 from engine.runs.ladder_plan import make_plan
@@ -30,7 +30,7 @@ CONTENTS = {
 }
 TRAIN = (1, 2, 40)
 HELD_OUT: tuple[Any, ...] = (None, 0.0, 0.05, 0.99, "1 row", "2 rows", "40 rows", "all bad")
-"""Of a split: the default, shares, and files of so many rows."""
+"""Settings of a split: the default, shares, and files with this many rows."""
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def write(path: Path, rows: list[dict[str, str]]) -> None:
 
 
 def data(files: Path, kind: str, count: int, validation: Any, test: Any) -> Data:
-    """`validation` shares rows with training, `test` does not where contents are distinct."""
+    """`validation` shares rows with training; `test` does not if contents are distinct."""
     named = {"validation": (validation, 0), "test": (test, 100)}
     wishes = {
         name: str(files / f"{kind} {start} {wish}.jsonl") if isinstance(wish, str) else wish
@@ -85,7 +85,7 @@ def test_every_combination_trains_or_is_refused(
 
 
 def checked(wish: Data, tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, Any], str]:
-    """The report and why the data are refused; no report where they cannot be understood at all."""
+    """The report and the reason for refusal; no report if the format is unknown."""
     try:
         report = check(wish, LENGTH, tokenizer)
     except UserError as error:
@@ -120,7 +120,7 @@ def assert_planned(made: Any, config: Config) -> None:
     """What the worker, the probe and the planner derive from the rows before the first step."""
     machine = this_machine()
     schedule = Schedule.of(len(made.train), config.train.batch, config.train.epochs, None, 0)
-    planned = FromData(made, schedule, choose_packing(made.train, "auto", machine.device, False), 4096, machine)
+    planned = DataWorkload(made, schedule, choose_packing(made.train, "auto", machine.device, False), 4096, machine)
     own = planned.own(config, 4)
     assert planned.whole.rows >= 1 and own.step and own.rows().count >= 1
     assert bool(own.prompts) == bool(made.test_items)

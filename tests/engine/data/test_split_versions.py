@@ -1,4 +1,4 @@
-"""Runs and ladders split by an older rule open, keep their rule, and are never compared or reused with new ones."""
+"""Runs and ladders of an older split version open, keep it, and are never compared with or reused for new ones."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_an_old_run_opens_as_version_1(runs: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [RUN, *LADDER_RUNS])
-def test_version_1_gives_an_old_run_the_rows_it_had(runs: Path, name: str) -> None:
+def test_version_1_gives_an_old_run_its_rows(runs: Path, name: str) -> None:
     run = RunDir(runs / name)
     result, rows = run.result(), prepared(run, 1)
     assert result is not None
@@ -57,13 +57,13 @@ def test_version_1_gives_an_old_run_the_rows_it_had(runs: Path, name: str) -> No
     assert rows.about["overlap"]["test/train"]["prompt"] > 0  # what version 2 is for
 
 
-def test_version_2_divides_the_same_rows_otherwise(runs: Path) -> None:
+def test_version_2_splits_the_same_rows_differently(runs: Path) -> None:
     rows = prepared(RunDir(runs / RUN), 2)
     assert rows.about["overlap"]["test/train"]["prompt"] == 0
     assert len(rows.test_items) < len(rows.test)
 
 
-def test_new_runs_record_the_newest_version(tmp_path: Path) -> None:
+def test_new_runs_record_the_latest_version(tmp_path: Path) -> None:
     made = run_dir.create(tmp_path / "runs", "demo", resolve(Preset("demo", {}), "lora"))
     assert read_frozen(made).split_version == 2
 
@@ -100,7 +100,7 @@ def test_an_old_ladder_opens_and_is_reported(runs: Path) -> None:
     assert folder.page.read_text("utf-8")
 
 
-def test_an_old_ladder_surveys_by_its_own_rule_and_finds_its_runs(runs: Path) -> None:
+def test_an_old_ladder_uses_its_own_version_and_finds_its_runs(runs: Path) -> None:
     from engine.worker.workload import describe_workload
 
     folder, state = ladder_work(runs)
@@ -122,7 +122,7 @@ def test_a_new_ladder_names_the_old_runs_that_it_does_not_reuse(runs: Path) -> N
     assert split_otherwise(runs, config, 1) == []
 
 
-def test_runs_of_two_versions_are_never_judged_together(runs: Path) -> None:
+def test_runs_of_two_versions_are_never_in_one_verdict(runs: Path) -> None:
     folder, state = ladder_work(runs)
     check_same_work(LadderResults(read_finished(folder, state)), state)
     state.work.split_version = 2

@@ -1,4 +1,4 @@
-"""A chat template that never ends, or wants more than there is, is refused with what to do."""
+"""A chat template that exceeds its limit of time or memory is refused with what to do."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_check_of_data_refuses_it(name: str, tokenizer: Any, monkeypatch: pyte
 
 
 def on_a_thread(work: Callable[[], object]) -> object:
-    """What the work returns or raises on another thread than the main one."""
+    """Run the work on a thread other than the main thread; return or raise its result."""
     found: list[object] = []
 
     def run() -> None:
@@ -85,8 +85,8 @@ def test_a_loop_is_interrupted_on_every_thread(run: Run) -> None:
 
 
 @pytest.mark.parametrize("run", [lambda work: work(), on_a_thread], ids=["main", "thread"])
-def test_waiting_takes_no_time_of_the_processor(run: Run) -> None:
-    """As on a machine that has other things to do."""
+def test_waiting_uses_no_cpu_time(run: Run) -> None:
+    """As on a busy machine."""
     assert run(lambda: run_template(lambda: time.sleep(3 * SECONDS), "here")) is None
 
 

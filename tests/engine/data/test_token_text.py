@@ -1,4 +1,4 @@
-"""Tokens are shown as the text they stand for: joined, as `tokenizer.decode` of all of them, whatever they are."""
+"""The texts of tokens, joined, equal `tokenizer.decode` of all tokens, for any tokens."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TEXTS = (
 
 @functools.cache
 def byte_fallback() -> Any:
-    """As sentencepiece models convert: spaces are ▁, and what is unknown becomes bytes."""
+    """A tokenizer like those of sentencepiece models: spaces are ▁, and unknown characters are bytes."""
     from tokenizers import Tokenizer, decoders, models, normalizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -42,7 +42,7 @@ def byte_fallback() -> Any:
 
 @functools.cache
 def word_pieces() -> Any:
-    """A decoder that joins pieces marked by ##."""
+    """A decoder that joins pieces with the prefix ##."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -72,7 +72,7 @@ def test_joined_texts_are_the_decoded_text(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", range(20))
-def test_so_they_are_for_any_ids_at_all(kind: str, seed: int) -> None:
+def test_joined_texts_are_the_decoded_text_for_any_ids(kind: str, seed: int) -> None:
     tok, source = KINDS[kind](), random.Random(seed)
     pools = [range(len(tok)), tok("".join(TEXTS), add_special_tokens=False)["input_ids"]]
     ids = [source.choice(source.choice(pools)) for _ in range(source.choice([1, 3, 40, 300]))]
@@ -96,7 +96,7 @@ def test_a_split_character_is_the_text_of_the_token_that_completes_it(kind: str,
         assert shown == complete, "a character is shown as soon as it is complete"
 
 
-def test_tokens_of_a_stretch_are_shown_as_in_the_whole() -> None:
+def test_texts_of_a_part_equal_those_of_the_complete_row() -> None:
     tok = tokenizer()
     ids = tok("".join(TEXTS), add_special_tokens=False)["input_ids"]
     whole = token_texts(ids, tok)
@@ -104,7 +104,7 @@ def test_tokens_of_a_stretch_are_shown_as_in_the_whole() -> None:
         assert texts_between(ids, start, stop, tok) == whole[start:stop]
 
 
-def test_bytes_that_are_no_text_cost_no_quadratic_time() -> None:
+def test_bytes_that_are_not_text_take_linear_time() -> None:
     tok = tokenizer()
     broken = tok("é", add_special_tokens=False)["input_ids"][0]
     ids = [broken] * 20_000

@@ -1,4 +1,4 @@
-"""The choice is the one that scoring every answer with its whole prompt would make."""
+"""The choice equals that of scoring every answer with its full prompt."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ END = 2
 
 
 def branching(count: int, length: int) -> Choices:
-    """Distinct answers of up to `length` tokens and an end, of which many begin alike."""
+    """Distinct answers of up to `length` tokens and an end token, many with a common prefix."""
     generator = torch.Generator().manual_seed(5)
     found: dict[tuple[int, ...], None] = {}
     while len(found) < count:
@@ -79,7 +79,7 @@ def test_the_same_as_scoring_every_answer(family: str, kind: str, batch: int) ->
     assert found == expected_of(family, kind) and len(set(found)) > 1
 
 
-def test_close_rivals_are_told_apart() -> None:
+def test_answers_with_close_scores_are_distinguished() -> None:
     model = made(FULL_ATTENTION["llama"])
     model.lm_head.weight.data *= 0.05  # answers of one length are within a fraction of a nat
     choices = Choices([tokens for tokens in branching(200, 3).tokens if len(tokens) == 3], [str(n) for n in range(200)])
@@ -105,7 +105,7 @@ def test_branch_and_bound_finds_the_best_where_ends_are_nearly_certain(seed: int
     assert bounds.best() == [int(scores.sum(1).argmax())]
 
 
-def test_what_one_answer_teaches_bounds_all_that_begin_alike() -> None:
+def test_one_scored_answer_bounds_all_with_the_same_prefix() -> None:
     choices = Choices([[5, 6, 7], [5, 6, 8], [5, 9], [4, 4]], list("abcd"))
     bounds = Bounds(np.array([[-1.0, -1.0, -1.0, -5.0]]), choices.shared())
     bounds.learn([(0, 0)], np.array([[-1.0, -3.0, -0.5]]))
@@ -115,14 +115,14 @@ def test_what_one_answer_teaches_bounds_all_that_begin_alike() -> None:
     assert bounds.promising(9) == [(0, 2), (0, 1)]
 
 
-def test_a_common_beginning_of_the_prompts_changes_nothing() -> None:
+def test_a_common_prefix_of_the_prompts_changes_nothing() -> None:
     model, prompts = made(FULL_ATTENTION["qwen2"]), random_prompts([9, 3, 17, 5], beginning=40)
     expected = by_scoring_all(model, prompts, CHOICES["branching"])
     assert chooser(CHOICES["branching"], 3).answers(model, asked(prompts)) == expected
 
 
 @pytest.mark.parametrize("family", OTHER_CACHES)
-def test_a_cache_that_cannot_be_shared_costs_time_not_the_answer(family: str) -> None:
+def test_a_cache_that_cannot_be_shared_changes_no_answer(family: str) -> None:
     model, choices, said = made(OTHER_CACHES[family]), CHOICES["one begins another"], []
     ours = chooser(choices, 4, warn=lambda code, text: said.append(text)).answers(model, asked(PROMPTS))
     assert ours == by_scoring_all(model, PROMPTS, choices)
@@ -136,7 +136,7 @@ def test_equally_likely_answers_give_the_first() -> None:
     assert chooser(choices, 4).answers(model, asked(PROMPTS)) == ["b"] * len(PROMPTS)
 
 
-def test_a_sure_model_is_not_asked_about_every_answer() -> None:
+def test_with_a_confident_model_few_answers_are_scored() -> None:
     model = made(FULL_ATTENTION["llama"], Counted)
     likely = [model.generate(torch.tensor([prompt]), max_new_tokens=3)[0, len(prompt) :].tolist() for prompt in PROMPTS]
     choices = Choices(branching(60, 5).tokens + likely, [str(number) for number in range(60 + len(likely))])
@@ -158,19 +158,19 @@ def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost() -> None:
         ours.answers(model, asked(PROMPTS))
 
 
-def test_progress_rises_to_all_rows() -> None:
+def test_progress_increases_to_all_rows() -> None:
     told: list[int] = []
     chooser(CHOICES["one token each"], 4).answers(made(FULL_ATTENTION["gpt2"]), asked(PROMPTS), told.append)
     assert told == [4, 8, 12, 13]
 
 
 def answered(answer: list[int], text: str, cut: bool = False) -> Row:
-    """A training row of two turns, of which the last is this answer; the end token and a line feed follow."""
+    """A training row of two turns; the last one is this answer, followed by the end token and a line feed."""
     prompt, before = [3, 4, 5, 6], [-100, 4, 5, -100]
     return Row([*prompt, *answer, END, 9], [*before, *answer, END, -100], prompt, text, "here", cut)
 
 
-def test_the_choices_are_the_last_answers_with_their_end_each_once() -> None:
+def test_the_choices_are_the_distinct_last_answers_with_end_tokens() -> None:
     rows = [answered([10, 11], "x"), answered([12], "y"), answered([10, 11], "x"), answered([13, 14], "cut", cut=True)]
     choices = Choices.of(rows)
     assert (choices.tokens, choices.texts) == ([[10, 11, END], [12, END]], ["x", "y"])
@@ -179,10 +179,10 @@ def test_the_choices_are_the_last_answers_with_their_end_each_once() -> None:
     assert choices.shared().tolist() == [[3, 0], [0, 2]]
 
 
-def test_too_many_and_too_few_answers_are_no_choice() -> None:
+def test_too_many_and_too_few_answers_are_refused() -> None:
     many = [answered([token // VOCABULARY, token % VOCABULARY], str(token)) for token in range(1001)]
     assert len(Choices.of(many[:1000]).texts) == 1000
-    with pytest.raises(UserError, match="more than 1,000"):
-        Choices.of(many)
-    with pytest.raises(UserError, match="at least two"):
-        Choices.of(many[:1])
+    for rows, code in ((many, "data.too_many_choices"), (many[:1], "data.too_few_choices")):
+        with pytest.raises(UserError) as error:
+            Choices.of(rows)
+        assert error.value.code == code

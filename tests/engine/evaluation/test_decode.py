@@ -1,4 +1,4 @@
-"""Answering halves its batch where memory runs out, loses nothing, wastes no pass, and can be followed and ended."""
+"""Generation halves its batch on out-of-memory without losing answers, reports progress, and can be ended."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost() -> None:
 
 
 @pytest.mark.parametrize("failing", [2, 3, 5, 9])
-def test_running_out_of_memory_half_way_loses_nothing(failing: int) -> None:
+def test_out_of_memory_during_generation_loses_nothing(failing: int) -> None:
     model = counted()
     expected = texts(plainly(model, PROMPTS))
     model.passes, model.fails_at = 0, lambda number: number == failing
@@ -55,12 +55,12 @@ def test_one_prompt_that_does_not_fit_is_out_of_memory() -> None:
         generator(8).answers(model, asked(PROMPTS))
 
 
-def test_other_errors_are_not_taken_for_want_of_memory() -> None:
+def test_other_errors_are_not_treated_as_out_of_memory() -> None:
     with pytest.raises(IndexError):
         generator(8).answers(made(FULL_ATTENTION["llama"]), asked([[3, VOCABULARY + 7]]))
 
 
-def test_a_common_beginning_is_read_once() -> None:
+def test_a_common_prefix_is_computed_once() -> None:
     model = counted()
     prompts = random_prompts([2] * 10, beginning=50)
     generator(10, most=1).answers(model, asked(prompts))
@@ -76,7 +76,7 @@ def test_a_repeating_answer_takes_far_fewer_passes_than_tokens() -> None:
     assert model.passes < 50
 
 
-def test_guesses_stay_within_the_positions_a_model_has() -> None:
+def test_draft_tokens_stay_within_the_models_positions() -> None:
     # No position is left behind the longest prompt's last token but one: asking about a further one is an IndexError.
     config = transformers.GPT2Config(vocab_size=VOCABULARY, n_positions=30 + MOST - 1, n_embd=64, n_layer=2, n_head=4,
                                      bos_token_id=1, eos_token_id=2, pad_token_id=PAD)  # fmt: skip
@@ -85,14 +85,14 @@ def test_guesses_stay_within_the_positions_a_model_has() -> None:
     assert generator(4, MOST, frozenset()).answers(model, asked(PROMPTS)) == expected
 
 
-def test_answers_are_no_longer_than_asked_for() -> None:
+def test_answers_are_no_longer_than_max_new_tokens() -> None:
     model = made(FULL_ATTENTION["llama"])
     for most in (1, 2, 7):
         ours = generator(4, most, frozenset()).answers(model, asked(PROMPTS))
         assert [len(text.split()) for text in ours] == [most] * len(PROMPTS)
 
 
-def test_progress_rises_to_all_rows_and_may_end_the_work() -> None:
+def test_progress_increases_to_all_rows_and_may_end_the_work() -> None:
     model, told = made(FULL_ATTENTION["llama"]), []
     generator(4).answers(model, asked(PROMPTS), told.append)
     assert told == sorted(told) and told[-1] == len(PROMPTS)
@@ -105,7 +105,7 @@ def test_progress_rises_to_all_rows_and_may_end_the_work() -> None:
         generator(4).answers(model, asked(PROMPTS), stop)
 
 
-def test_the_models_attention_is_as_it_was_afterwards() -> None:
+def test_the_models_attention_is_restored_afterwards() -> None:
     model, seen = made(FULL_ATTENTION["llama"]), []
     ours = generator(4)
     ours.answers(model, asked(PROMPTS), lambda done: seen.append(model.model.config._attn_implementation))
@@ -118,7 +118,7 @@ def test_the_models_attention_is_as_it_was_afterwards() -> None:
     assert seen[-1] == "eager"
 
 
-def test_attention_by_group_is_sdpas() -> None:
+def test_grouped_attention_equals_sdpa() -> None:
     model = made(FULL_ATTENTION["llama"])
     layer = model.model.layers[0].self_attn  # 4 query heads, 2 key heads
     query, key, value = torch.randn(3, 4, 5, 16), torch.randn(3, 2, 9, 16), torch.randn(3, 2, 9, 16)

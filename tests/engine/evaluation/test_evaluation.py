@@ -1,4 +1,4 @@
-"""Runs whose metric is a choice among the training rows' answers, or ROUGE: from the command to the run's files."""
+"""Runs with the metrics choice and rouge, from the command to the run's files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INTENTS = {"where is my parcel": "delivery", "the lamp is broken": "broken", "i 
 
 
 def intents(folder: Path, odd: str = "refund") -> Path:
-    """Training rows of three answers, and a test row of which the answer is `odd`."""
+    """Training rows with three answers, and a test row with the answer `odd`."""
     folder.mkdir()
     train = [(f"{question} {number}", answer) for number in range(10) for question, answer in INTENTS.items()]
     test = [*[(f"{question} please", answer) for question, answer in INTENTS.items()], ("hello", odd)]
@@ -44,15 +44,15 @@ def test_a_choice_is_always_one_of_the_training_answers(tmp_path: Path) -> None:
             assert line[who]["output"] in INTENTS.values()
             assert line[who]["scores"] == {"choice": float(line[who]["output"] == line["target"])}
     assert result.after and result.after.metric == "choice" and result.after.score.rows == 4
-    (told,) = [text for text in result.warnings if "no training row has" in text]
+    (told,) = [text for text in result.warnings if "missing from the training rows" in text]
     assert told.startswith("1 of 4 test items") and "'unheard of'" in told
 
 
-def test_an_answer_for_every_row_is_refused_as_a_choice(tmp_path: Path) -> None:
+def test_choice_with_an_answer_per_row_is_refused(tmp_path: Path) -> None:
     data = tmp_path / "data.jsonl"
     data.write_text("\n".join(json.dumps({"prompt": f"count {n}", "completion": f"it is {n}"}) for n in range(1300)))
     done = ftbench("run", "demo-lora", *MICRO, "--set", "evaluation.metric=choice", "--data", str(data))
-    assert done.returncode == 2 and "more than 1,000 distinct ones" in done.stderr + done.stdout
+    assert done.returncode == 2 and "more than 1,000" in done.stderr + done.stdout
 
 
 def test_rouge_scores_a_run(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_rouge_scores_a_run(tmp_path: Path) -> None:
     assert all(0 <= line["tuned"]["scores"]["rouge"] <= 1 for line in lines)
 
 
-def test_rouge_score_is_imported_by_nobody_who_does_not_ask_for_it() -> None:
+def test_rouge_score_is_imported_only_for_the_metric_rouge() -> None:
     code = "import sys, engine.evaluation.score; print('rouge_score' in sys.modules, 'nltk' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

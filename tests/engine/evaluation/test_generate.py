@@ -1,4 +1,4 @@
-"""Answers are those of transformers' own batched generate, however they are batched, guessed, cut short or refilled."""
+"""Answers equal those of transformers' batched generate, for any batch size, speculation and refilling."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROMPTS = random_prompts([9, 3, 17, 5, 11, 1, 30, 2, 8, 21, 4, 6, 13])
 
 @pytest.mark.parametrize("batch", [1, 3, 32])
 @pytest.mark.parametrize("family", FULL_ATTENTION)
-def test_the_same_as_generate_whatever_the_batch(family: str, batch: int) -> None:
+def test_the_same_as_generate_for_any_batch_size(family: str, batch: int) -> None:
     model = made(FULL_ATTENTION[family])
     expected = plainly(model, PROMPTS)
     assert len({len(answer) for answer in expected}) > 4
@@ -32,11 +32,11 @@ def test_the_same_as_generate_whatever_the_batch(family: str, batch: int) -> Non
 
 
 @pytest.mark.parametrize("batch", [1, 3, 32])
-def test_a_common_beginning_changes_nothing(batch: int) -> None:
+def test_a_common_prefix_changes_nothing(batch: int) -> None:
     model = made(FULL_ATTENTION["llama"])
     prompts = random_prompts([9, 3, 17, 5, 11], beginning=40)
     assert generator(batch).answers(model, asked(prompts)) == texts(plainly(model, prompts))
-    again = [prompts[0], prompts[0]]  # nothing but the beginning: its last token still has to predict
+    again = [prompts[0], prompts[0]]  # only the common prefix: its last token must still be computed
     assert generator(batch).answers(model, asked(again)) == texts(plainly(model, again))
 
 
@@ -75,16 +75,16 @@ def test_adapters_and_a_quantized_base_answer_the_same(tickets: Any) -> None:
 
 
 @pytest.mark.parametrize("family", OTHER_CACHES)
-def test_another_cache_is_left_to_the_library_and_said(family: str) -> None:
+def test_an_unsupported_cache_uses_transformers_generate_with_a_warning(family: str) -> None:
     model = made(OTHER_CACHES[family])
     said: list[tuple[str, str]] = []
     ours = generator(len(PROMPTS), warn=lambda code, text: said.append((code, text))).answers(model, asked(PROMPTS))
     assert ours == texts(plainly(model, PROMPTS))
-    assert [code for code, _ in said] == ["generation"] and type(model).__name__ in said[0][1]
+    assert [code for code, _ in said] == ["evaluation.slow_generation"] and type(model).__name__ in said[0][1]
 
 
 @pytest.mark.parametrize("config", [FULL_ATTENTION["llama"], OTHER_CACHES["sliding window"]])
-def test_a_models_own_generation_settings_do_not_count(config: transformers.PreTrainedConfig) -> None:
+def test_a_models_generation_config_is_ignored(config: transformers.PreTrainedConfig) -> None:
     model = made(config)
     expected = texts(plainly(model, PROMPTS))
     model.generation_config.repetition_penalty = 2.0
@@ -93,6 +93,7 @@ def test_a_models_own_generation_settings_do_not_count(config: transformers.PreT
     assert model.generation_config.repetition_penalty == 2.0
 
 
-def test_a_row_without_a_prompt_is_the_datas_mistake() -> None:
-    with pytest.raises(UserError, match="the test row has no prompt: row 1"):
+def test_a_row_without_a_prompt_is_a_user_error() -> None:
+    with pytest.raises(UserError) as error:
         generator(4).answers(made(FULL_ATTENTION["llama"]), asked([[3], []]))
+    assert (error.value.code, error.value.where) == ("data.empty_prompt", "row 1")

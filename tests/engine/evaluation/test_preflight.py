@@ -1,4 +1,4 @@
-"""What a run refuses about its rows before it trains is refused by the data check too, in the same words."""
+"""The data check refuses the same rows as a run, with the same error."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def refused_by_check(chosen: Config) -> str | None:
 
 
 def refused_by_run(chosen: Config) -> str | None:
-    """By the steps that a run and a ladder take before the model is loaded."""
+    """The error of the steps that a run and a ladder take before the model is loaded."""
     try:
         describe_workload(chosen)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""What the machine pane makes of a card: the real pynvml over a stand-in library (`tests/nvml/stand_in.c`)."""
+"""What the machine pane shows of a GPU: the real pynvml with a stand-in library (`tests/nvml/stand_in.c`)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ print(json.dumps(said))
 
 @dataclass
 class Look:
-    """One sample of a process of its own, and the lines that the pane shows of it."""
+    """A sample from a separate process, and the lines of the pane."""
 
     sample: dict[str, Any]
     lines: list[str]
@@ -64,7 +64,7 @@ class Look:
 
 
 def build(folder: Path, *flags: str) -> Path:
-    """The stand-in under the library's own name, in a folder for LD_LIBRARY_PATH."""
+    """The stand-in under the library's name, in a folder for LD_LIBRARY_PATH."""
     folder.mkdir()
     command = [COMPILER or "cc", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", *flags, str(SOURCE)]
     subprocess.run([*command, "-o", str(folder / "libnvidia-ml.so.1")], check=True)
@@ -78,7 +78,7 @@ def looks(
     worker: tuple[int | None, ...] = (4242, 4242),
     container: bool = False,
 ) -> list[Look]:
-    """What is seen of each scenario, one after the other, with the library opened in the first.
+    """The result of each scenario in order, with the library opened in the first.
 
     `worker` is the run's process as WatchedProcess has it; `container`: process ids are not the driver's.
     """
@@ -93,7 +93,7 @@ def looks(
     return [Look(**one) for one in json.loads(done.stdout)]
 
 
-def test_two_cards_with_this_run_and_foreign_processes(tmp_path: Path) -> None:
+def test_two_gpus_with_this_run_and_foreign_processes(tmp_path: Path) -> None:
     me = os.getpid()
     text = f"{TWO}\n0 process 4242 {31 * GIB}\n0 process {me} {2 * GIB}\n1 process 999999999 -1\n"
     (look,) = looks(tmp_path, text)
@@ -108,7 +108,7 @@ def test_two_cards_with_this_run_and_foreign_processes(tmp_path: Path) -> None:
     assert next(line for line in look.lines if line.startswith("planned")).endswith("33 GiB")
 
 
-def test_in_a_container_the_drivers_ids_are_told_apart_from_ours(tmp_path: Path) -> None:
+def test_in_a_container_the_drivers_ids_are_distinguished_from_local_ids(tmp_path: Path) -> None:
     me = os.getpid()
     text = f"all count 1{CARD.format(0, used=40 * GIB)}\n0 process {me} {2 * GIB}\n0 process 70001 {31 * GIB}\n"
     (look,) = looks(tmp_path, text, worker=(me, 70001, 30 * GIB), container=True)
@@ -118,7 +118,7 @@ def test_in_a_container_the_drivers_ids_are_told_apart_from_ours(tmp_path: Path)
     assert card["others"] == [{"pid": me, "name": unseen, "bytes": 2 * GIB}]
 
 
-def test_a_run_that_cannot_be_told_from_others_is_as_large_as_its_pool_at_least(tmp_path: Path) -> None:
+def test_a_run_without_its_own_figure_uses_at_least_its_pool(tmp_path: Path) -> None:
     text = f"all count 1{CARD.format(0, used=40 * GIB)}\n0 process 70001 {31 * GIB}\n0 process 70002 -1\n"
     (look,) = looks(tmp_path, text, worker=(4242, None, 30 * GIB), container=True)
     assert look.cards[0]["mine"] is None and len(look.cards[0]["others"]) == 2
@@ -128,9 +128,7 @@ def test_a_run_that_cannot_be_told_from_others_is_as_large_as_its_pool_at_least(
 @pytest.mark.parametrize(
     ("come", "found"), [("70001", 70001), ("", None), ("70001 70002", None)], ids=["one", "none", "two"]
 )
-def test_a_worker_in_a_container_finds_its_id_among_those_that_have_come(
-    come: str, found: int | None, tmp_path: Path
-) -> None:
+def test_a_worker_in_a_container_finds_its_id_among_new_ones(come: str, found: int | None, tmp_path: Path) -> None:
     scenario, library = tmp_path / "cards.txt", build(tmp_path / "lib")
     scenario.write_text(f"{TWO}\n0 process 69999 {GIB}\n")
     (tmp_path / "namespace").symlink_to("pid:[4026532999]")
@@ -146,14 +144,14 @@ def test_a_worker_in_a_container_finds_its_id_among_those_that_have_come(
     assert done.stdout.strip() == str(found)
 
 
-def test_energy_is_a_difference_since_the_eyes_were_opened(tmp_path: Path) -> None:
+def test_energy_is_measured_since_the_first_sample(tmp_path: Path) -> None:
     before, after = looks(tmp_path, TWO, TWO.replace("0 energy 5000", "0 energy 12500"))
     assert before.joules == [0.0, 0.0] and after.joules == [7.5, 0.0]
 
 
 @pytest.mark.parametrize("code", [3, 4, 15, 18, 999])
 @pytest.mark.parametrize("field", ["name", "used", "power", "load", "temperature", "process", "energy"])
-def test_a_field_that_fails_costs_no_other(field: str, code: int, tmp_path: Path) -> None:
+def test_a_failing_value_affects_no_other(field: str, code: int, tmp_path: Path) -> None:
     text = f"{TWO}\n0 process 4242 {31 * GIB}\n0 error.{field} {code}\n"
     whole, look = looks(tmp_path, f"{TWO}\n0 process 4242 {31 * GIB}\n", text)
     of = {"process": "mine"}.get(field, field)
@@ -166,21 +164,21 @@ def test_a_field_that_fails_costs_no_other(field: str, code: int, tmp_path: Path
     assert look.cards[1] == whole.cards[1]
 
 
-def test_memory_that_is_the_systems_is_called_shared(tmp_path: Path) -> None:
+def test_unified_memory_is_called_shared(tmp_path: Path) -> None:
     (look,) = looks(tmp_path, f"{TWO}\n0 error.total 3\n")
     assert look.cards[0]["shared"] and look.cards[0]["total"] == look.sample["memory_total"]
     assert any(line.startswith("shared memory") for line in look.lines)
 
 
-def test_a_card_that_falls_off_the_bus_is_still_named(tmp_path: Path) -> None:
-    """While one looks, and before: its figures are gone, the other card's are not."""
+def test_a_gpu_that_falls_off_the_bus_is_still_named(tmp_path: Path) -> None:
+    """During and before sampling: its values are missing, those of the other GPU are not."""
     _, lost = looks(tmp_path, TWO, f"{TWO}\n1 error.everything 15\n")
     assert lost.cards[0]["load"] == 97 and lost.cards[1]["load"] is None
     assert lost.cards[1]["total"] is None and not lost.cards[1]["shared"]
     assert any("does not answer" in line for line in lost.lines)
 
 
-def test_a_card_without_a_handle_is_counted(tmp_path: Path) -> None:
+def test_a_gpu_without_a_handle_is_counted(tmp_path: Path) -> None:
     (look,) = looks(tmp_path, f"{TWO}\n0 error.handle 15\n")
     assert [card["index"] for card in look.cards] == [0, 1]
     assert look.cards[0]["used"] is None and look.cards[1]["load"] == 97
@@ -197,20 +195,20 @@ def test_a_card_without_a_handle_is_counted(tmp_path: Path) -> None:
         ("all error.count 4\n", "no card found"),
     ],
 )
-def test_no_cards_says_why_and_shows_the_system(scenario: str, why: str, tmp_path: Path) -> None:
+def test_no_gpus_gives_the_reason_and_shows_the_system(scenario: str, why: str, tmp_path: Path) -> None:
     (look,) = looks(tmp_path, scenario, worker=(os.getpid(),))
     assert look.cards == [] and why in look.sample["why"]
     assert look.sample["worker_rss"] > 0 and look.sample["memory_total"] > 0
     assert why in " ".join(look.lines[:2]) and any(line.startswith("system") for line in look.lines)
 
 
-def test_a_driver_from_before_a_question_costs_that_question_alone(tmp_path: Path) -> None:
+def test_an_old_driver_affects_only_values_that_it_lacks(tmp_path: Path) -> None:
     (look,) = looks(tmp_path, f"{TWO}\n0 process 4242 {GIB}\n", flags=("-DOLD_DRIVER",))
     assert look.cards[0]["mine"] is None and look.cards[0]["load"] == 97
 
 
 def test_no_library_at_all(tmp_path: Path) -> None:
-    """As on this machine, or with an empty folder first in the way."""
+    """Without a library, or with an empty folder first in the search path."""
     env = os.environ | {"NVML_STAND_IN": ""}
     scenario = tmp_path / "cards.txt"
     command = [sys.executable, "-c", LOOKS, str(scenario), str(nvml.NAMESPACE), "[1, 1]", ""]
@@ -219,13 +217,13 @@ def test_no_library_at_all(tmp_path: Path) -> None:
     assert sample["cards"] or sample["why"]
 
 
-def test_a_run_on_the_cpu_names_the_card_that_torch_does_not_see(tmp_path: Path) -> None:
+def test_a_run_on_the_cpu_names_the_gpu_that_torch_does_not_see(tmp_path: Path) -> None:
     scenario, library = tmp_path / "cards.txt", build(tmp_path / "lib")
     scenario.write_text(TWO)
     code = (
-        "import sys; from types import SimpleNamespace; from engine.worker.main import _name_unused_card\n"
+        "import sys; from types import SimpleNamespace; from engine.worker.main import _warn_about_unused_gpu\n"
         "run = SimpleNamespace(machine=SimpleNamespace(device=sys.argv[1]), warn=lambda code, text: print(text))\n"
-        "_name_unused_card(run)"
+        "_warn_about_unused_gpu(run)"
     )
     env = os.environ | {"LD_LIBRARY_PATH": str(library), "NVML_STAND_IN": str(scenario)}
     env.pop("CUDA_VISIBLE_DEVICES", None)

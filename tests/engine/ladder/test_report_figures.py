@@ -24,7 +24,7 @@ def test_there_is_a_figure_for_everything_that_was_measured(tmp_path: Path) -> N
         "Loss by tokens",
         "Loss by training time",
         "Learning-rate trials",
-        "Memory over time: process (RSS)",
+        "Memory over time: process RSS",
     ]
     assert set(titles[True]) - set(titles[False]) == {
         "Score vs. price",

@@ -24,9 +24,9 @@ from engine.runs.run_dir import RunDir
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
-    made = run_dir.create(tmp_path / "runs", "demo-lora", resolve(Preset("demo-lora", {}), "lora"))
-    write_events(made, "lora", 0, card=True)
-    return made
+    new_run = run_dir.create(tmp_path / "runs", "demo-lora", resolve(Preset("demo-lora", {}), "lora"))
+    write_events(new_run, "lora", 0, card=True)
+    return new_run
 
 
 def append(run: RunDir, *more: events.Event) -> None:

@@ -56,7 +56,7 @@ def test_what_was_not_measured_is_one_note_instead_of_a_column(tmp_path: Path) -
 
 def test_the_loss_as_metric_is_one_column_in_nats(tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path / "runs", metric="loss", seeds=(0,))
-    assert texts(quality_tables.quality(ladder))[0].count("held-out loss") == 1
+    assert texts(quality_tables.quality(ladder))[0].count("held-out loss, nats/token") == 1
     assert "of losses" not in texts(quality_tables.comparisons(ladder))[0]
     assert texts(quality_tables.comparisons(ladder))[1][1] == "+0.041"
     assert quality_tables.by_seed(ladder) is None

@@ -39,7 +39,7 @@ def runner_of(folder: LadderDir, plan: LadderPlan) -> LadderRunner:
     return LadderRunner(folder, ladder, StopRequest(), fresh=False)
 
 
-def made(folder: Path, plan: LadderPlan, status: Status | None) -> RunDir:
+def create_run(folder: Path, plan: LadderPlan, status: Status | None) -> RunDir:
     """A run of the plan's only rung with this outcome."""
     config = plan.rungs[0].config
     run = run_dir.create(folder, "demo", Effective(config, {}), work=identity(config, {}, {}, {}))
@@ -76,7 +76,7 @@ def test_a_run_that_failed_before_resuming_is_run_again(
     tmp_path: Path, plan: LadderPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = ladder_dir.create(tmp_path, plan)
-    failed = made(tmp_path, plan, "failed")
+    failed = create_run(tmp_path, plan, "failed")
     again = started(runner_of(folder, plan), entry(failed, folder), plan, monkeypatch)
     assert again.path != failed.path
 
@@ -95,18 +95,18 @@ def test_a_run_records_the_data_fingerprint_of_its_ladder(
 @pytest.mark.parametrize("status", ["out_of_memory", "diverged"])
 def test_a_run_that_would_fail_again_is_not_repeated(status: Status, tmp_path: Path, plan: LadderPlan) -> None:
     folder = ladder_dir.create(tmp_path, plan)
-    wanted = entry(made(tmp_path, plan, status), folder)
-    assert runner_of(folder, plan).run_entry(wanted, plan.rungs[0].config, plan.rungs[0]) is None
-    assert (wanted.status, wanted.reason) == (status, "some reason")
+    planned = entry(create_run(tmp_path, plan, status), folder)
+    assert runner_of(folder, plan).run_entry(planned, plan.rungs[0].config, plan.rungs[0]) is None
+    assert (planned.status, planned.reason) == (status, "some reason")
 
 
 def test_a_run_that_another_ladder_finished_in_the_meantime_is_reused(tmp_path: Path, plan: LadderPlan) -> None:
     folder = ladder_dir.create(tmp_path, plan)
     runner = runner_of(folder, plan)
     runner.index_runs()
-    other, wanted = made(tmp_path, plan, "finished"), entry()
-    assert runner.run_entry(wanted, plan.rungs[0].config, plan.rungs[0])
-    assert wanted.run == other.name and wanted.reused
+    other, planned = create_run(tmp_path, plan, "finished"), entry()
+    assert runner.run_entry(planned, plan.rungs[0].config, plan.rungs[0])
+    assert planned.run == other.name and planned.reused
 
 
 def test_two_ladders_that_search_at_the_same_time_share_one_run(
@@ -145,11 +145,11 @@ def test_two_ladders_that_search_at_the_same_time_share_one_run(
 
 def test_a_ladder_reuses_its_own_probe(tmp_path: Path, plan: LadderPlan) -> None:
     folder = ladder_dir.create(tmp_path, plan)
-    probe = made(folder.probes, plan, "finished")
-    runner, wanted = runner_of(folder, plan), entry(probe, folder)
-    wanted.kind, wanted.status = "probe", "finished"
-    assert runner.run_entry(wanted, plan.rungs[0].config, plan.rungs[0])
-    assert not runner.ladder.warnings and not wanted.reused
+    probe = create_run(folder.probes, plan, "finished")
+    runner, planned = runner_of(folder, plan), entry(probe, folder)
+    planned.kind, planned.status = "probe", "finished"
+    assert runner.run_entry(planned, plan.rungs[0].config, plan.rungs[0])
+    assert not runner.ladder.warnings and not planned.reused
 
 
 @pytest.mark.parametrize("own", [False, True])
@@ -157,8 +157,8 @@ def test_a_stop_is_forwarded_to_the_ladders_own_run_only(
     own: bool, tmp_path: Path, plan: LadderPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = ladder_dir.create(tmp_path, plan)
-    run = made(tmp_path, plan, None)
-    runner, wanted = runner_of(folder, plan), entry(run, folder) if own else entry()
+    run = create_run(tmp_path, plan, None)
+    runner, planned = runner_of(folder, plan), entry(run, folder) if own else entry()
     held = locks.hold(run.lock_file, "1")
     assert held is not None
     stopped = []
@@ -173,9 +173,9 @@ def test_a_stop_is_forwarded_to_the_ladders_own_run_only(
     monkeypatch.setattr(launch, "stop", stop)
     monkeypatch.setattr("engine.ladder.runner.time.sleep", request_stop)
     with pytest.raises(StopRequested):
-        runner.run_entry(wanted, plan.rungs[0].config, plan.rungs[0])
+        runner.run_entry(planned, plan.rungs[0].config, plan.rungs[0])
     assert bool(stopped) == own
-    assert wanted.status == "planned"
+    assert planned.status == "planned"
     if not own:
         os.close(held)
 

@@ -96,7 +96,7 @@ def test_times_are_reported_with_their_range_over_the_seeds() -> None:
     )
     assert f"training time is {values}" in text(ladder, "time")
     prototype = text(ladder, "prototype")
-    assert f", 47.0 s per run (seeds: 45.0 s – 48.0 s). QLoRA {AS_FAST}." in prototype
+    assert f", 47.0 s per run (seeds: 45.0 s – 48.0 s). QLoRA was {AS_FAST}." in prototype
     row(ladder, "qlora").all_seconds = SeedRange(mean=48.4, low=48.4, high=48.4)
     assert AS_FAST not in text(ladder, "prototype")
     assert f"total time is 0.94× full's, {RULE_OF_COST['fails']}: 48.4 s vs. 51.3 s (" in text(ladder, "time")
@@ -122,7 +122,7 @@ def test_unfinished_seeds_are_not_counted(tmp_path: Path) -> None:
         one.seeds, one.status = one.seeds[:1], "partly"
     everything = text(ladder)
     assert ONE_SEED in everything and "LoRA finished 1 of 3 seeds." in everything
-    assert sample_size(ladder) == "300 test items and 1 seed" and "and 3 seeds" not in everything
+    assert sample_size(ladder).endswith(" test items and 1 seed") and "and 3 seeds" not in everything
 
 
 @pytest.mark.parametrize(("currency", "price"), [("EUR", 1.0), ("USD", 0.0)])

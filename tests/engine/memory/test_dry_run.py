@@ -1,4 +1,4 @@
-"""The dry run against the CPU allocator, on models that take a second; `tests/bench/planner.py` has the whole grid."""
+"""The dry run compared with the CPU allocator on small models; `tests/bench/planner.py` has the complete grid."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TINY = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hid
 
 @pytest.mark.parametrize("method", ["qlora", "lora", "full"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["all kept", "checkpointing"])
-def test_predicted_peaks_are_the_allocators(method: Any, checkpointing: bool) -> None:
+def test_predicted_peaks_equal_the_allocators(method: Any, checkpointing: bool) -> None:
     one = case("Qwen2, tied head", method, checkpointing, 128, 2)
     plan, real = dry_run(one.config, SHAPES[one.shape], MACHINE, one.rows), measured_apart(one)
     assert plan.static == pytest.approx(real.static, rel=0.01)
@@ -49,7 +49,7 @@ def test_tied_embeddings_are_counted_once() -> None:
     assert apart.training.parts["weights"] - tied.training.parts["weights"] == 512 * 64 * 4
 
 
-def test_experts_are_routed_without_values() -> None:
+def test_mixture_of_experts_runs_without_values() -> None:
     shape = transformers.Qwen3MoeConfig(
         **TINY, moe_intermediate_size=64, num_experts=4, num_experts_per_tok=2, head_dim=16
     )
@@ -57,7 +57,7 @@ def test_experts_are_routed_without_values() -> None:
     assert plan.training.parts["activations"] > 0
 
 
-def test_a_plan_allocates_nothing_and_leaves_the_configuration_alone() -> None:
+def test_a_plan_allocates_nothing_and_does_not_change_the_configuration() -> None:
     shape = transformers.LlamaConfig(
         **{**TINY, "hidden_size": 8192, "intermediate_size": 32768, "num_hidden_layers": 4}
     )
@@ -77,7 +77,7 @@ def test_paged_state_is_counted_and_named() -> None:
     assert (paged.paged, plain.paged) == (True, False)
 
 
-def test_of_paged_state_the_pool_shows_scales_and_remainders() -> None:
+def test_scales_and_remainders_of_paged_state_are_in_the_pool() -> None:
     plan = dry_run(config("full", optimizer__name="paged_adamw_8bit"), transformers.LlamaConfig(**TINY), CARD, ROWS)
     shown = as_measured(plan, plan.training)
     assert plan.training.total - CONTEXT - shown == 2 * plan.trainable

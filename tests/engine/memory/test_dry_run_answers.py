@@ -1,4 +1,4 @@
-"""Answers and held-out losses: planned as they are held, and the same whatever the size of a pass."""
+"""Generation and held-out loss: predicted memory matches, and batch sizes do not change results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from small_models import FULL_ATTENTION, OTHER_CACHES, PAD, asked, generator, ma
 
 from engine.data.tokens import Row
 from engine.evaluation.score import row_losses
-from engine.evaluation.worst_case import answer_at_largest, longest_answers
+from engine.evaluation.worst_case import longest_answers, run_worst_case
 from engine.memory.dry_run.dry_run import dry_run
 from engine.memory.formula.formula import formula
 from engine.training import batches
@@ -27,7 +27,7 @@ from planning.measure import MACHINE, answering_apart, measured_apart
 @pytest.mark.parametrize(
     ("shape", "method"), [("Qwen2, tied head", "lora"), ("Qwen2, tied head", "full"), ("Gemma 3", "qlora")]
 )
-def test_what_answering_holds_is_planned(shape: str, method: Any) -> None:
+def test_predicted_generation_memory_matches(shape: str, method: Any) -> None:
     one = case(shape, method, False, 128, 2)
     plan, real = dry_run(one.config, SHAPES[shape], MACHINE, one.rows), measured_apart(one)
     light = formula(one.config, SHAPES[shape].to_dict(), "cpu", one.rows)
@@ -37,8 +37,8 @@ def test_what_answering_holds_is_planned(shape: str, method: Any) -> None:
     assert plan.evaluation.total == max(plan.answering.total, plan.held_out.total if plan.held_out else 0)
 
 
-def test_real_answers_stay_below_what_is_planned() -> None:
-    """Sixteen prompts, eight at a time, all answered to the last token allowed."""
+def test_real_generation_stays_below_the_prediction() -> None:
+    """Sixteen prompts, eight at a time, all with answers of maximum length."""
     one = case("Qwen2, tied head", "lora", False, 128, 2)
     plan = dry_run(one.config, SHAPES[one.shape], MACHINE, one.rows)
     assert plan.answering
@@ -53,18 +53,18 @@ def test_longest_prompts_come_first_and_no_more_than_a_batch() -> None:
 
 @pytest.mark.parametrize("name", [*FULL_ATTENTION, *OTHER_CACHES])
 @pytest.mark.parametrize("choosing", [False, True], ids=["generating", "choosing"])
-def test_holding_the_largest_leaves_answers_as_they_were(name: str, choosing: bool) -> None:
+def test_running_the_worst_case_does_not_change_answers(name: str, choosing: bool) -> None:
     model = made({**FULL_ATTENTION, **OTHER_CACHES}[name])
     prompts = random_prompts([9, 14, 20, 11, 30])
     before = generator(batch=3).answers(model, asked(prompts))
     largest = longest_answers(prompts, 3, 12, choosing)
     assert largest
-    answer_at_largest(model, largest, PAD, "cpu")
+    run_worst_case(model, largest, PAD, "cpu")
     assert generator(batch=3).answers(model, asked(prompts)) == before
 
 
 @pytest.mark.parametrize("layout", [Packing("padded", 4000), Packing("packed", 4000)], ids=["padded", "packed"])
-def test_losses_are_the_same_whatever_a_pass_may_hold(layout: Packing, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_losses_do_not_depend_on_the_batch_size(layout: Packing, monkeypatch: pytest.MonkeyPatch) -> None:
     model = made(FULL_ATTENTION["llama"])
     rows = []
     for number, ids in enumerate(random_prompts([12, 40, 25, 33, 8, 19])):
@@ -78,7 +78,7 @@ def test_losses_are_the_same_whatever_a_pass_may_hold(layout: Packing, monkeypat
         torch.testing.assert_close(*([loss.nll for loss in found] for found in (small, large)), rtol=1e-5, atol=1e-5)
 
 
-def test_a_pass_has_no_more_logits_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_has_at_most_the_allowed_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "HELD_OUT_LOGITS", 100 * 50)
     rows = [Row([1] * 30, [-100] * 20 + [1] * 10, [1], "", "", False) for _ in range(23)]
     found = list(batches.held_out_batches(rows, Packing("padded", 4000), "cpu", 100, keep=True))

@@ -1,4 +1,4 @@
-"""The formula: light, laid out as the trainer does, and right where a number can be worked out by hand."""
+"""The formula: fast, with the trainer's micro-batches, and equal to numbers computed by hand."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def test_the_formula_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize("method", ["qlora", "lora", "full"])
-def test_an_eight_billion_model_has_its_published_parameters_whatever_learns_beside_it(method: Any) -> None:
+def test_an_8b_model_has_its_published_parameters_with_every_method(method: Any) -> None:
     assert formula(config(method), LLAMA_8B, "cuda", ROWS).parameters == pytest.approx(8_030_261_248, rel=1e-4)
 
 
-def test_rank_16_on_every_linear_layer_of_it_trains_42_million() -> None:
+def test_rank_16_on_every_linear_layer_of_8b_trains_42_million() -> None:
     assert formula(config("lora"), LLAMA_8B, "cuda", ROWS).trainable == 41_943_040
 
 
-def test_nf4_takes_the_bits_that_the_paper_says() -> None:
+def test_nf4_takes_the_bits_in_the_paper() -> None:
     def bits(double: bool) -> float:
         found = formula(config("qlora", quantization__double=double), LLAMA_8B, "cuda", ROWS)
         rest = 2 * 128256 * 4096 * 2 + 65 * 4096 * 2  # embeddings, head and norms in bf16
@@ -89,7 +89,7 @@ def test_three_methods_take_less_than_a_frame() -> None:
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("wanted", ["auto", "packed", "padded"])
-def test_rows_are_cut_as_the_trainer_cuts_them(device: Any, wanted: str) -> None:
+def test_micro_batches_are_those_of_the_trainer(device: Any, wanted: str) -> None:
     for count, length, most in itertools.product((1, 6, 32), (48, 300, 5000), (1, 4, 32)):
         row = Row([1] * length, [-100] * (length - 7) + [1] * 7, [1], "", "", False)
         real = batches.choose_packing([row] * count, wanted, device, varlen=False)
@@ -100,7 +100,7 @@ def test_rows_are_cut_as_the_trainer_cuts_them(device: Any, wanted: str) -> None
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("wanted", ["packed", "padded"])
-def test_held_out_rows_are_cut_as_the_worker_cuts_them(device: Any, wanted: str) -> None:
+def test_held_out_batches_are_those_of_the_worker(device: Any, wanted: str) -> None:
     for length, answer, vocabulary in itertools.product((48, 900), (7, 47), (512, 128_256, 5_000_000)):
         row = Row([1] * length, [-100] * (length - answer) + [1] * answer, [1], "", "", False)
         real = batches.choose_packing([row], wanted, device, varlen=False)
@@ -109,8 +109,8 @@ def test_held_out_rows_are_cut_as_the_worker_cuts_them(device: Any, wanted: str)
         assert packing.held_out_shape(rows, wanted, device, vocabulary).rows == len(largest)
 
 
-def test_a_held_out_pass_on_a_card_has_no_gibibytes_of_logits() -> None:
-    """By its tokens alone it would have 31 GiB of them."""
+def test_a_held_out_batch_on_a_gpu_has_less_than_a_gibibyte_of_logits() -> None:
+    """With only a token limit it would have 31 GiB of them."""
     rows = StepShape(count=64, length=1024, answer=1023)
     found = formula(config("lora"), {**LLAMA_8B}, "cuda", rows).held_out
     assert found and found.total - formula(config("lora"), LLAMA_8B, "cuda", rows).static < 4e9
@@ -133,12 +133,12 @@ def test_longer_answers_of_more_rows_and_heads_take_more(settings: dict[str, Any
     assert many.evaluation.total == max(many.answering.total, many.held_out.total if many.held_out else 0)
 
 
-def test_without_answers_there_is_nothing_to_hold_for_them() -> None:
+def test_without_generation_there_is_no_generation_memory() -> None:
     for settings in ({"evaluation__metric": "loss"}, {"evaluation__when": "never"}):
         assert formula(config("lora", **settings), LLAMA_8B, "cuda", ROWS).answering is None
 
 
-def test_gpt2s_names_are_understood() -> None:
+def test_gpt2s_configuration_names_are_read() -> None:
     shape = read_architecture(
         {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "vocab_size": 50257}
     )
@@ -148,6 +148,6 @@ def test_gpt2s_names_are_understood() -> None:
 
 
 @pytest.mark.parametrize("table", [{}, {"hidden_size": 64}, {"hidden_size": "64", "num_hidden_layers": 2}])
-def test_what_is_no_decoder_is_refused_in_a_line(table: dict[str, Any]) -> None:
+def test_a_configuration_that_is_not_a_decoders_is_refused(table: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="this configuration has no"):
         read_architecture(table)

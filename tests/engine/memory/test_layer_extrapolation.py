@@ -1,4 +1,4 @@
-"""A deep model planned by a few of its blocks has the peaks of the whole one, to the byte."""
+"""Peaks extrapolated from a few layers equal those of the complete model, to the byte."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import transformers
 from engine.config.preset import Preset, resolve
 from engine.memory.dry_run import dry_run as planner
 from engine.memory.dry_run.fake_model import bare_model
-from engine.memory.dry_run.layer_extrapolation import LayerPattern, depth_of
+from engine.memory.dry_run.layer_extrapolation import LayerPattern, layer_pattern
 from engine.memory.formula.estimate import MemoryEstimate, StepShape
 from engine.methods.machine import Machine
 
@@ -59,22 +59,22 @@ def planned(shape: Any, method: Any, checkpointing: bool, machine: Machine, **se
         ("dense blocks first", "full", False),
     ],
 )
-def test_a_few_blocks_tell_what_all_take(
+def test_a_few_layers_give_the_peak_of_all(
     name: str, method: str, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = CARD if checkpointing else CPU
     few = planned(SHAPES[name](), method, checkpointing, machine)
-    monkeypatch.setattr(planner, "depth_of", lambda model: None)
+    monkeypatch.setattr(planner, "layer_pattern", lambda model: None)
     whole = planned(SHAPES[name](), method, checkpointing, machine)
     assert few == whole
 
 
 @pytest.mark.parametrize("precision", ["mixed", "bf16"])
-def test_other_types_too(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_precisions_too(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     how = {"train.precision": precision, "evaluation.metric": "choice"}
-    assert depth_of(bare_model(resolve(Preset("test", {})).config, SHAPES["llama"](), CPU))
+    assert layer_pattern(bare_model(resolve(Preset("test", {})).config, SHAPES["llama"](), CPU))
     few = planned(SHAPES["llama"](), "full", False, CPU, **how)
-    monkeypatch.setattr(planner, "depth_of", lambda model: None)
+    monkeypatch.setattr(planner, "layer_pattern", lambda model: None)
     assert few == planned(SHAPES["llama"](), "full", False, CPU, **how)
 
 
@@ -86,12 +86,12 @@ def test_other_types_too(precision: str, monkeypatch: pytest.MonkeyPatch) -> Non
         ("dense blocks first", LayerPattern(10, 2, 1)),
     ],
 )
-def test_what_repeats_is_seen(name: str, depth: LayerPattern) -> None:
+def test_the_layer_pattern_is_found(name: str, depth: LayerPattern) -> None:
     config = resolve(Preset("test", {}), "full").config
-    assert depth_of(bare_model(config, SHAPES[name](), CPU)) == depth
+    assert layer_pattern(bare_model(config, SHAPES[name](), CPU)) == depth
 
 
-def test_a_shallow_model_is_run_as_it_is() -> None:
+def test_a_shallow_model_is_not_extrapolated() -> None:
     config = resolve(Preset("test", {}), "full").config
     shape = transformers.LlamaConfig(**SIZES, num_hidden_layers=3)
-    assert depth_of(bare_model(config, shape, CPU)) is None
+    assert layer_pattern(bare_model(config, shape, CPU)) is None

@@ -1,4 +1,4 @@
-"""Where a run is to fit: cards by NVML's answers, the system's memory, a container's limit, a listed card."""
+"""Memory budgets: GPUs by NVML, system memory, a container's limit, a listed GPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GIB = 1 << 30
 
 
 class Driver:
-    """Answers like NVML's library for two cards."""
+    """Simulates NVML's library with two GPUs."""
 
     class NVMLError(Exception):
         value = 3
@@ -63,7 +63,7 @@ def nvml(**how: Any) -> Nvml:
     return found
 
 
-def test_the_first_card_and_what_others_hold_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_gpu_and_its_used_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     room = local_budget(nvml())
     assert (room.name, room.device, room.source) == ("NVIDIA L4", "cuda", "card")
@@ -81,15 +81,13 @@ def test_the_first_card_and_what_others_hold_of_it(monkeypatch: pytest.MonkeyPat
         ("MIG-777", "NVIDIA A100-SXM4-80GB MIG 1g.10gb"),
     ],
 )
-def test_cuda_visible_devices_says_which(visible: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_visible_devices_selects_the_gpu(visible: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert local_budget(nvml()).name == name
 
 
 @pytest.mark.parametrize("visible", ["", "-1", "GPU-zz", "GPU-"])
-def test_hidden_cards_leave_the_systems_memory_and_a_word_about_it(
-    visible: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hidden_gpus_leave_system_memory_with_a_note(visible: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     room = local_budget(nvml())
     assert (room.device, room.source) == ("cpu", "system")
@@ -101,20 +99,18 @@ def test_hidden_cards_leave_the_systems_memory_and_a_word_about_it(
     ("uuid", "name"),
     [("abcd", "NVIDIA A100-SXM4-80GB"), ("777", "NVIDIA A100-SXM4-80GB MIG 1g.10gb"), ("unknown", None)],
 )
-def test_the_card_that_torch_has_is_measured_or_none(uuid: str, name: str | None) -> None:
+def test_only_the_gpu_that_torch_uses_is_measured(uuid: str, name: str | None) -> None:
     card = nvml().of_torch(uuid)
     assert (card and card.name()) == name
 
 
 @pytest.mark.parametrize(("visible", "bf16"), [("0", False), ("1", True)])
-def test_a_card_from_before_ampere_is_planned_for_without_bf16(
-    visible: str, bf16: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pre_ampere_gpu_is_planned_without_bf16(visible: str, bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert local_budget(nvml()).bf16 is bf16
 
 
-def test_a_card_without_memory_of_its_own_has_the_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_without_dedicated_memory_has_system_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     room = local_budget(nvml(memory=None))
     assert room.source == "shared"
@@ -148,7 +144,7 @@ def test_a_containers_limit_counts_and_cached_files_do_not(tmp_path: Path) -> No
         ("6000 ada", "RTX 6000 Ada 48GB"),
     ],
 )
-def test_a_card_is_known_by_what_people_call_it(wanted: str, name: str) -> None:
+def test_a_gpu_is_found_by_its_common_names(wanted: str, name: str) -> None:
     room = listed_budget(wanted)
     assert (room.name, room.source, room.used, room.beside) == (name, "listed", 0, 0)
 
@@ -157,6 +153,6 @@ def test_a_card_is_known_by_what_people_call_it(wanted: str, name: str) -> None:
     ("wanted", "says"),
     [("", "unknown GPU"), ("L4o", "L4"), ("V9000", "unknown GPU"), ("24", "ambiguous GPU name '24' .L4 24GB")],
 )
-def test_a_card_that_is_none_is_one_line(wanted: str, says: str) -> None:
+def test_an_unknown_gpu_is_a_user_error(wanted: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
         listed_budget(wanted)

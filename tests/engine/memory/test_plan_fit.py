@@ -1,4 +1,4 @@
-"""Whether something fits, how far it could go and what would make it fit: by hand, and as promises over many cases."""
+"""Verdicts, largest sizes that fit and proposed changes: by hand, and as properties over many cases."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def asked(
 
 
 def cases() -> Iterator[FitQuery]:
-    """Methods, models, rows and settings, in rooms of every size."""
+    """Methods, models, rows and settings, with budgets of many sizes."""
     sizes = (4.0, 10.0, 15.7, 22.5, 44.5, 79.2, 139.8)
     for method, table, gib in itertools.product(method_names(), (LLAMA_1B, LLAMA_8B, MIXTRAL), sizes):
         for length, checkpointing in itertools.product((100, 300, 4000), (True, False)):
@@ -84,25 +84,25 @@ def test_the_margin_is_the_worst_error_and_the_context_once_more() -> None:
     assert [at(wanted), at(wanted - 1), at(10 * GIB), at(10 * GIB - 1)] == ["fits", "tight", "tight", "does not fit"]
 
 
-def test_what_others_hold_is_not_there() -> None:
+def test_memory_used_by_others_is_not_available() -> None:
     assert classify_fit(10 * GIB, card(20), "dry run") == "fits"
     assert classify_fit(10 * GIB, card(20, used=9 * GIB), "dry run") == "tight"
     assert classify_fit(10 * GIB, card(20, used=11 * GIB), "dry run") == "does not fit"
     assert card(20, used=30 * GIB).free == 0
 
 
-def test_without_a_card_the_process_takes_memory_too() -> None:
+def test_on_a_cpu_the_process_needs_memory_too() -> None:
     room = memory(2)
     assert classify_fit(2 * GIB - PROCESS, room, "dry run") == "tight"
     assert classify_fit(2 * GIB - PROCESS + 1, room, "dry run") == "does not fit"
 
 
-def test_an_error_of_a_tenth_under_wants_a_ninth_more() -> None:
+def test_an_underestimate_of_a_tenth_needs_a_margin_of_a_ninth() -> None:
     assert MeasuredError(None, 0.1, 0.1, "").room_for(900) == 100
 
 
 def estimate(static: int, training: int, evaluation: int) -> MemoryEstimate:
-    """Bytes of tensors; the pool comes on top."""
+    """Bytes of tensors, without the pool."""
     peaks = [
         PeakMemory(
             total=size + CONTEXT + round(GAPS * size), parts={"weights": size, "pool": CONTEXT + round(GAPS * size)}
@@ -115,7 +115,7 @@ def estimate(static: int, training: int, evaluation: int) -> MemoryEstimate:
     )  # fmt: skip
 
 
-def test_a_scaled_formula_says_at_the_asked_point_what_the_dry_run_said() -> None:
+def test_a_corrected_formula_equals_the_dry_run_at_its_point() -> None:
     scale = FormulaCorrection.of(estimate(1000, 3000, 2000), estimate(1100, 4100, 1600))
     assert (scale.static, scale.training, scale.evaluation) == (1.1, 1.5, 0.5)
     assert scale.peak(estimate(1000, 3000, 2000)) == estimate(1100, 4100, 1600).training.total
@@ -124,7 +124,7 @@ def test_a_scaled_formula_says_at_the_asked_point_what_the_dry_run_said() -> Non
     assert FormulaCorrection.of(estimate(1000, 3000, 2000), None) == FormulaCorrection()
 
 
-def test_on_a_card_scoring_makes_itself_smaller_and_without_one_it_cannot() -> None:
+def test_evaluation_must_fit_on_a_cpu_but_not_on_a_gpu() -> None:
     small = {"evaluation__batch": 64, "evaluation__max_new_tokens": 2048}
     rows = StepShape(count=4, length=200, answer=20, prompt=180)
     with_card, without = (asked("lora", room, LLAMA_1B, rows, **small) for room in (card(9), memory(9)))
@@ -139,7 +139,7 @@ def test_on_a_card_scoring_makes_itself_smaller_and_without_one_it_cannot() -> N
     assert list(first) == ["evaluation.batch"] and first["evaluation.batch"] < 64
 
 
-def test_settings_are_laid_into_a_configuration() -> None:
+def test_settings_are_applied_to_a_configuration() -> None:
     changed = with_settings(config("lora"), {"train.max_length": 64, "optimizer.name": "adamw_8bit", "method": "full"})
     assert (changed.train.max_length, changed.optimizer.name, changed.method) == (64, "adamw_8bit", "full")
 
@@ -173,7 +173,7 @@ def test_the_longest_rows_fit_and_one_token_more_does_not() -> None:
         seen.add(most.bound)
         if most.value:
             assert case.with_micro_batch(4).with_length(most.value).fits()
-        if most.bound == "memory" and most.value != case.rows.length:  # what was asked for and fits is not denied
+        if most.bound == "memory" and most.value != case.rows.length:  # the requested length counts if it fits
             assert not case.with_micro_batch(4).with_length(max(2, most.value + 1)).fits()
         elif most.bound == "all":
             assert most.value == 32768
@@ -202,7 +202,7 @@ def test_every_change_that_is_proposed_makes_it_fit() -> None:
 
 
 def test_the_smallest_change_comes_first() -> None:
-    """An 8B LoRA in many rows a pass: fewer of them is free, shorter rows and another method are not."""
+    """An 8B LoRA with a large micro-batch: a smaller one has no cost, shorter rows and another method have."""
     case = asked("lora", card(44.5), train__micro_batch=16, train__gradient_checkpointing=False)
     found = changes(case, (config("qlora"), FormulaCorrection()), 131072)
     keys = [next(iter(change.settings)) for change in found]
@@ -211,7 +211,7 @@ def test_the_smallest_change_comes_first() -> None:
                                      "train.max_length", "method"].index)  # fmt: skip
 
 
-def test_where_no_change_does_alone_several_do_together() -> None:
+def test_if_no_single_change_suffices_several_are_combined() -> None:
     rows = StepShape(count=16, length=4096, answer=2048)
     case = asked("full", card(30), LLAMA_1B, rows, train__micro_batch=4, train__gradient_checkpointing=False,
                  optimizer__name="adamw")  # fmt: skip
@@ -229,7 +229,7 @@ def test_where_no_change_does_alone_several_do_together() -> None:
     assert len(found.settings) > 1
 
 
-def test_an_open_micro_batch_leaves_the_margin_where_one_can() -> None:
+def test_an_automatic_micro_batch_leaves_the_margin_if_possible() -> None:
     room = card(44.5)
     open_ = asked("lora", room, train__gradient_checkpointing=False)
     chosen = with_micro_batch(open_)
@@ -239,7 +239,7 @@ def test_an_open_micro_batch_leaves_the_margin_where_one_can() -> None:
     assert with_micro_batch(asked("full", card(8))).config.train.micro_batch == 1
 
 
-def test_rows_are_no_longer_than_preset_and_model() -> None:
+def test_rows_are_limited_by_preset_and_model() -> None:
     assert planned_rows(config("lora", train__max_length=300), 4096).length == 300
     assert planned_rows(config("lora", train__max_length=9000), 4096).length == 4096
     assert planned_rows(config("lora"), None, 77) == StepShape(count=16, length=77, answer=76)
@@ -247,7 +247,7 @@ def test_rows_are_no_longer_than_preset_and_model() -> None:
     assert positions_of({"text_config": {"max_position_embeddings": 8}}) == 8
 
 
-def test_a_quick_plan_shows_the_three_methods_and_where_what_does_not_fit_would() -> None:
+def test_a_quick_plan_has_three_methods_and_a_gpu_for_what_does_not_fit() -> None:
     configs = [config(method) for method in method_names()]
     plan = quick_plan(PlanQuery(configs=configs, qlora=configs[0], room=card(22.5), length=1024), LLAMA_8B)
     assert [outlook.method for outlook in plan.outlooks] == list(method_names())

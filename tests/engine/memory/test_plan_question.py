@@ -1,4 +1,4 @@
-"""The question `plan` in a process of its own: from a configuration alone, for the data's rows, or refused."""
+"""The request `plan` in another process: from a configuration only, for the rows of the data, or refused."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def asked(question: PlanQuery) -> MemoryPlan:
     return msgspec.convert(ask("plan", msgspec.to_builtins(question)), MemoryPlan)
 
 
-def test_a_configuration_alone_is_enough(tmp_path: Path) -> None:
+def test_a_configuration_is_enough(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**TINY, "model_type": "llama"}))
     configs = [config(method, model__id=str(tmp_path)) for method in ("qlora", "full")]
     found = asked(PlanQuery(configs=configs, qlora=configs[0], room=ROOM, data_given=False))
@@ -49,18 +49,19 @@ def test_a_configuration_alone_is_enough(tmp_path: Path) -> None:
         assert outlook.dry_run.parameters == outlook.formula.parameters == found.outlooks[-1].formula.trainable
 
 
-def test_a_catalogued_model_that_cannot_be_fetched_is_planned_by_its_shape() -> None:
+def test_a_catalog_model_that_cannot_be_downloaded_is_planned_by_its_shape() -> None:
     configs = [config("lora", model__id="smollm2-135m", train__max_length=256)]
     found = asked(PlanQuery(configs=configs, room=ROOM))
     assert found.outlooks[0].dry_run and (found.rows.length, found.rows_from) == (256, "max_length")
     assert "tokenizer" in found.why
-    assert any("smollm2-135m" in note and "catalogue" in note for note in found.notes)
-    with pytest.raises(UserError, match="the Hub cannot be reached"):
+    assert any("smollm2-135m" in note and "catalog" in note for note in found.notes)
+    with pytest.raises(UserError) as error:
         asked(PlanQuery(configs=[config("lora", model__id="nobody/nothing")], room=ROOM))
+    assert error.value.code == "model.offline"
 
 
-def test_rows_are_the_datas_own_longest(tmp_path: Path) -> None:
-    """Rows, steps and tokens of the embedded model and data are those of a run (`engine.worker.workload`)."""
+def test_rows_are_the_longest_of_the_data(tmp_path: Path) -> None:
+    """Rows, steps and tokens equal those of a run (`engine.worker.workload`)."""
     configs = [config("lora", train__epochs=2.0)]
     found = asked(
         PlanQuery(configs=configs, room=MemoryBudget(name="here", device="cpu", source="system", total=8 * GIB))
@@ -75,7 +76,7 @@ def test_rows_are_the_datas_own_longest(tmp_path: Path) -> None:
     )
 
 
-def test_data_that_was_named_and_cannot_be_read_is_an_error_and_the_default_is_a_remark(tmp_path: Path) -> None:
+def test_unreadable_data_is_an_error_if_named_and_else_a_note(tmp_path: Path) -> None:
     def question(given: bool) -> PlanQuery:
         configs = [config("lora", data__id=str(tmp_path / "gone.jsonl"))]
         return PlanQuery(configs=configs, room=ROOM, data_given=given)
@@ -87,7 +88,7 @@ def test_data_that_was_named_and_cannot_be_read_is_an_error_and_the_default_is_a
 
 
 @pytest.mark.parametrize("method", method_names())
-def test_a_micro_batch_left_open_is_the_largest_that_fits(tmp_path: Path, method: Any) -> None:
+def test_an_automatic_micro_batch_is_the_largest_that_fits(tmp_path: Path, method: Any) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**TINY, "model_type": "llama", "vocab_size": 128256}))
     small = MemoryBudget(name="small", device="cuda", source="listed", total=int(1.2 * GIB))
     settings = {"model__id": str(tmp_path), "train__batch": 32, "optimizer__name": "adamw_8bit"}
@@ -100,31 +101,32 @@ def test_a_micro_batch_left_open_is_the_largest_that_fits(tmp_path: Path, method
 
 
 @pytest.mark.parametrize(
-    ("table", "says"),
+    ("table", "codes"),
     [
-        ({"model_type": "no-such-kind"}, "does not know this architecture"),
-        ({"model_type": "strange", "auto_map": {"AutoConfig": "code.Config"}}, "code of its own"),
-        ({"model_type": "vit"}, "no causal model|has no"),
+        ({"model_type": "no-such-kind"}, ["model.unsupported_architecture"]),
+        ({"model_type": "strange", "auto_map": {"AutoConfig": "code.Config"}}, ["model.remote_code"]),
+        ({"model_type": "vit"}, ["model.unsupported_architecture", "model.config_incomplete"]),
     ],
 )
-def test_what_cannot_be_planned_is_refused_in_a_line(tmp_path: Path, table: dict[str, Any], says: str) -> None:
+def test_what_cannot_be_planned_is_a_user_error(tmp_path: Path, table: dict[str, Any], codes: list[str]) -> None:
     (tmp_path / "config.json").write_text(json.dumps(table))
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError) as error:
         asked(PlanQuery(configs=[config("lora", model__id=str(tmp_path))], room=ROOM))
+    assert error.value.code in codes
 
 
-def test_data_that_would_take_long_to_read_is_not_read(tmp_path: Path) -> None:
+def test_large_data_is_not_read(tmp_path: Path) -> None:
     large = tmp_path / "large.jsonl"
     with large.open("wb") as file:
-        file.truncate(data_rows.CHEAP + 1)
-    for name, why in ((str(large), "16 MiB of data are not read"), ("nobody/nothing", "on the Hub")):
+        file.truncate(data_rows.MAX_BYTES + 1)
+    for name, why in ((str(large), "16 MiB is too large"), ("nobody/nothing", "on the Hub")):
         found = data_rows.read_rows(config("lora", data__id=name), None, CPU, given=True)
         assert isinstance(found, str) and why in found
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a card here")
-def test_a_card_that_torch_does_not_see_is_remarked_on() -> None:
+def test_a_gpu_that_torch_cannot_use_is_noted() -> None:
     seen = MemoryBudget(name="a card", device="cuda", source="card", total=GIB)
     machine, notes = plan.machine_for(seen)
-    assert machine.device == "cuda" and "torch sees no card here" in notes[0]
+    assert machine.device == "cuda" and "torch cannot use a card" in notes[0]
     assert plan.machine_for(ROOM)[1] == []

@@ -1,4 +1,4 @@
-"""Looking ahead changes nothing that is trained, finds the longest step, and makes what does not fit smaller."""
+"""The probe does not change training, finds the largest step, and reduces what does not fit."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from small_models import FULL_ATTENTION, PAD, Numbers, made
 
 from engine.config import schema
 from engine.data.tokens import Row
-from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_step, weight
-from engine.memory.probe import Probe, Probed, useful
+from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_step, relative_memory
+from engine.memory.probe import Probe, Probed, balanced_micro_batch
 from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer
 from engine.runs.result import Result
@@ -39,7 +39,7 @@ ROWS = [row(5 + 7 * number % 40, 1 + number % 4) for number in range(20)]
 
 
 class Tight(AnswerTrainer):
-    """A device of a size, for which there is no stand-in but this: passes of more rows than `room` do not fit."""
+    """Simulates a device of limited size: micro-batches of more rows than `room` do not fit."""
 
     room = 99
 
@@ -52,7 +52,7 @@ class Tight(AnswerTrainer):
 def trained(
     folder: Path, look: Callable[[Probe], Probed | None], optimizer_name: str = "adamw", room: int = 99, **how: Any
 ) -> tuple[list[torch.Tensor], AnswerTrainer]:
-    """Three steps of four rows of a small model with dropout after `look`; its weights, and the trainer."""
+    """Three steps of four rows of a small model with dropout, after `look`; returns its weights and the trainer."""
     config = schema.Config(
         method="full",
         train=schema.Train(learning_rate=1e-2, batch=4, weight_decay=0.1),
@@ -91,7 +91,7 @@ def test_weights_are_those_of_a_run_without_a_probe(name: str, dtype: torch.dtyp
     assert len(seen) == 1
 
 
-def test_a_probe_leaves_no_gradient_no_state_and_no_trace_of_its_draws(tmp_path: Path) -> None:
+def test_a_probe_leaves_no_gradient_no_state_and_the_same_random_state(tmp_path: Path) -> None:
     def look(probe: Probe) -> None:
         before = torch.get_rng_state()
         probe.run()
@@ -104,8 +104,8 @@ def test_a_probe_leaves_no_gradient_no_state_and_no_trace_of_its_draws(tmp_path:
 
 
 @pytest.mark.parametrize(("name", "kept"), [("adamw_8bit", "state1"), ("paged_adamw_8bit", "remainder")])
-def test_passes_are_tried_beside_what_the_optimizer_keeps(name: str, kept: str, tmp_path: Path) -> None:
-    """As in every step but the first. Of paged state only what is in torch's pool."""
+def test_micro_batches_are_probed_with_optimizer_state(name: str, kept: str, tmp_path: Path) -> None:
+    """As in all steps except the first. Of paged state only the part in torch's pool."""
     beside: list[bool] = []
 
     def look(probe: Probe) -> None:
@@ -124,7 +124,7 @@ def test_passes_are_tried_beside_what_the_optimizer_keeps(name: str, kept: str, 
     assert beside and all(beside)
 
 
-def test_passes_that_do_not_fit_are_halved_before_the_first_step(tmp_path: Path) -> None:
+def test_micro_batches_that_do_not_fit_are_halved_before_the_first_step(tmp_path: Path) -> None:
     steps: list[int] = []
     _, trainer = trained(tmp_path, lambda probe: (probe.run(), steps.append(probe.trainer.micro_batch)), room=1)  # type: ignore[arg-type, func-returns-value]
     assert steps == [1] and trainer.micro_batch == 1
@@ -135,7 +135,7 @@ def test_one_row_that_does_not_fit_ends_the_run_before_training(tmp_path: Path) 
         trained(tmp_path, lambda probe: probe.run(), room=0)
 
 
-def test_without_a_card_what_is_foreseen_not_to_fit_is_not_tried(tmp_path: Path) -> None:
+def test_on_a_cpu_what_is_predicted_not_to_fit_is_not_run(tmp_path: Path) -> None:
     tried: list[int] = []
 
     def fits(micro_batch: int, limit: int) -> bool:
@@ -156,24 +156,24 @@ def test_an_evaluation_that_cannot_fit_ends_the_run_before_training(tmp_path: Pa
 
 @pytest.mark.parametrize("start", [0, 3, 11])
 @pytest.mark.parametrize("layout", [LAYOUT, Packing("packed", 60)], ids=["padded", "packed"])
-def test_the_step_with_the_largest_pass_is_found(start: int, layout: Packing) -> None:
+def test_the_step_with_the_largest_micro_batch_is_found(start: int, layout: Packing) -> None:
     schedule = Schedule.of(len(ROWS), 3, 2, None, 1)
     found = longest_step(ROWS, schedule, start, 2, layout)
 
     def largest(step: list[Row]) -> int:
-        return max(weight(portion, layout) for portion in micro_batches(step, 2, layout))
+        return max(relative_memory(portion, layout) for portion in micro_batches(step, 2, layout))
 
     steps = [[ROWS[number] for number in schedule.indices(step)] for step in range(start, schedule.steps)]
     assert largest(found) == max(map(largest, steps))
 
 
 @pytest.mark.parametrize(("batch", "most", "rows"), [(16, 16, 16), (16, 11, 8), (16, 5, 4), (16, 1, 1), (7, 6, 4)])
-def test_no_more_rows_a_pass_than_save_one(batch: int, most: int, rows: int) -> None:
-    assert useful(batch, most) == rows
+def test_a_smaller_micro_batch_needs_no_more_micro_batches(batch: int, most: int, rows: int) -> None:
+    assert balanced_micro_batch(batch, most) == rows
     assert math.ceil(batch / rows) == math.ceil(batch / most)
 
 
-def test_a_real_run_is_the_same_with_and_without_and_keeps_what_was_foreseen(tmp_path: Path) -> None:
+def test_a_real_run_is_the_same_with_and_without_probe(tmp_path: Path) -> None:
     runs = {}
     for probe in ("true", "false"):
         folder = tmp_path / probe

@@ -1,4 +1,4 @@
-"""FlashAttention is taken only where it can compute: with bf16 weights, and by an architecture that has it."""
+"""FlashAttention is used only with bf16 weights and architectures that support it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FLASH = Machine("cpu", "FlashAttention is installed, as far as one looks", bf16=
 @pytest.mark.parametrize(
     ("dtype", "taken"), [(torch.bfloat16, "flash_attention_2"), (torch.float32, None)], ids=["bf16", "float32"]
 )
-def test_float32_weights_want_another_attention(dtype: torch.dtype, taken: str | None) -> None:
+def test_float32_weights_do_not_use_flash_attention(dtype: torch.dtype, taken: str | None) -> None:
     assert attention(schema.Model(), FLASH, dtype) == taken
 
 
@@ -38,6 +38,6 @@ def test_an_architecture_without_flash_attention_loads_without_it(bloom: str) ->
     assert model.config._attn_implementation in ("sdpa", "eager")
 
 
-def test_flash_attention_that_was_asked_for_is_not_replaced(bloom: str) -> None:
+def test_configured_flash_attention_is_not_replaced(bloom: str) -> None:
     with pytest.raises(UserError, match="Flash"):
         load_weights(schema.Model(id=bloom, attention="flash_attention_2"), FLASH, torch.bfloat16)

@@ -20,7 +20,7 @@ from engine.runs.run_dir import RunDir
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
-    """A run whose worker has said hello, and died."""
+    """A run whose worker wrote `hello` and was killed."""
     made = run_dir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", None, {"train.batch": 4}))
     config = run_dir.set_values(run_dir.read_frozen(made).config)
     EventLog(made.events_file).write(Hello(pid=1, host="h", version="0", config=config))
@@ -69,12 +69,12 @@ def test_every_key_is_compared() -> None:
 
 
 @pytest.mark.parametrize("before", ["batch = 4\n", "[train]\n", "rank = 16\n"])
-def test_comments_and_layout_are_no_change(before: str, run: RunDir) -> None:
+def test_comments_and_layout_are_ignored(before: str, run: RunDir) -> None:
     edit(run, before, f"\n# a note\n{before.strip()}   # another\n\n")
     check_unchanged(run, run_dir.read_frozen(run))
 
 
-def test_the_whole_file_of_another_run_is_refused(run: RunDir, tmp_path: Path) -> None:
+def test_the_file_of_another_run_is_refused(run: RunDir, tmp_path: Path) -> None:
     other = run_dir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", None, {"train.batch": 8}))
     run.config_file.write_bytes(other.config_file.read_bytes())
     assert "train.batch was 4 and is 8" in refusal(run).line
@@ -87,7 +87,7 @@ def test_a_run_that_never_started_is_refused_by_its_fingerprint(run: RunDir) -> 
     assert refusal(run).code == "run.config_changed"
 
 
-def test_a_run_of_an_earlier_version_has_nothing_to_compare_and_resumes(run: RunDir) -> None:
+def test_a_run_of_an_earlier_version_resumes_without_comparison(run: RunDir) -> None:
     lines = run.config_file.read_text().splitlines()
     run.config_file.write_text("\n".join(line for line in lines if not line.startswith("fingerprint = ")))
     run.events_file.write_bytes(b'{"type":"hello","pid":1,"host":"h","version":"0.1.0","v":1,"seq":1,"t":1.0}\n')
@@ -96,7 +96,7 @@ def test_a_run_of_an_earlier_version_has_nothing_to_compare_and_resumes(run: Run
     check_unchanged(run, run_dir.read_frozen(run))
 
 
-def test_a_key_of_a_later_version_at_its_default_is_no_change(run: RunDir) -> None:
+def test_a_new_key_at_its_default_is_not_a_change(run: RunDir) -> None:
     config = run_dir.set_values(run_dir.read_frozen(run).config)
     del config["train.probe"]
     run.events_file.unlink()
@@ -108,7 +108,7 @@ ODD = ["1" * 5000, "9999-99-99", "[" * 3000, "{a = " * 2000, "nan", "-inf", '"\\
 
 
 @pytest.mark.parametrize("value", ODD, ids=range(len(ODD)))
-def test_whatever_a_value_becomes_the_refusal_is_one_of_ours(value: str, run: RunDir) -> None:
+def test_any_changed_value_is_a_user_error(value: str, run: RunDir) -> None:
     edit(run, "learning_rate = 0.005\n", f"learning_rate = {value}\n")
     with pytest.raises(UserError):
         launch.launch(run)

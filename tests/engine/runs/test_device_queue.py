@@ -1,4 +1,4 @@
-"""Runs that wait for a card: in the order in which they came, whoever dies, whatever was left behind."""
+"""The device queue is first in, first out, also after processes are killed or leave tickets behind."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from engine.runs import device_queue, launch, locks, run_dir
 WAITER = """
 import sys, time
 from pathlib import Path
-from engine.runs.device_queue import wait_turn
+from engine.runs.device_queue import wait_for_device
 card, came, run, folder = sys.argv[1:]
 def tell(note):
     with open(f"{folder}/{run}.notes", "a") as file:
         print(note, file=file)
 stop = Path(folder, f"{run}.stop")
-if not wait_turn(card, float(came), Path("/runs", run), tell, stop.exists, 0.02):
+if not wait_for_device(card, float(came), Path("/runs", run), tell, stop.exists, 0.02):
     Path(folder, f"{run}.left").touch()
     sys.exit()
 with open(f"{folder}/order", "a") as file:
@@ -38,7 +38,7 @@ Come = Callable[[str, float], "subprocess.Popen[bytes]"]
 
 @pytest.fixture
 def come(tmp_path: Path) -> Iterator[Come]:
-    """Starts a process that wants the card, as a run of this name that came at this time."""
+    """Starts a process that waits for the device, as a run of this name and arrival time."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(run: str, came: float) -> subprocess.Popen[bytes]:
@@ -67,7 +67,7 @@ def places() -> list[tuple[int, str]]:
     return [(turn.place, turn.run.name) for turn in device_queue.turns() if turn.card == "cpu"]
 
 
-def test_first_come_is_first_served_whatever_the_processes_do(come: Come, tmp_path: Path) -> None:
+def test_runs_get_the_device_in_order_of_arrival(come: Come, tmp_path: Path) -> None:
     come("first", 1)
     until(lambda: order(tmp_path) == ["first"])
     for name, came in (("fourth", 4), ("second", 2), ("third", 3)):
@@ -81,7 +81,7 @@ def test_first_come_is_first_served_whatever_the_processes_do(come: Come, tmp_pa
     until(lambda: places() == [])
 
 
-def test_each_change_of_place_is_told_once(come: Come, tmp_path: Path) -> None:
+def test_each_change_of_place_is_reported_once(come: Come, tmp_path: Path) -> None:
     come("first", 1)
     until(lambda: places() == [(0, "first")])
     come("second", 2)
@@ -94,7 +94,7 @@ def test_each_change_of_place_is_told_once(come: Come, tmp_path: Path) -> None:
     assert len(notes.read_text().splitlines()) <= 3  # between the two holders it may have been told once more
 
 
-def test_who_dies_or_is_stopped_while_waiting_holds_nobody_up(come: Come, tmp_path: Path) -> None:
+def test_a_killed_or_stopped_waiting_run_does_not_block_the_queue(come: Come, tmp_path: Path) -> None:
     come("first", 1)
     until(lambda: places() == [(0, "first")])
     killed = come("second", 2)
@@ -110,7 +110,7 @@ def test_who_dies_or_is_stopped_while_waiting_holds_nobody_up(come: Come, tmp_pa
     until(lambda: order(tmp_path) == ["first", "fourth"])
 
 
-def test_a_run_that_is_deleted_while_it_waits_gives_up_its_place(come: Come, tmp_path: Path) -> None:
+def test_a_run_deleted_while_waiting_leaves_the_queue(come: Come, tmp_path: Path) -> None:
     come("first", 1)
     until(lambda: places() == [(0, "first")])
     run = run_dir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", None, {}))
@@ -122,7 +122,7 @@ def test_a_run_that_is_deleted_while_it_waits_gives_up_its_place(come: Come, tmp
     assert places() == [(0, "first")] and not run.path.exists()
 
 
-def test_tickets_of_the_dead_are_cleared_away_when_they_are_old(come: Come) -> None:
+def test_old_tickets_of_killed_processes_are_deleted(come: Come) -> None:
     come("first", 1)
     until(lambda: places() == [(0, "first")])
     queue = locks.card_lock("cpu").with_suffix(".queue")
@@ -134,7 +134,7 @@ def test_tickets_of_the_dead_are_cleared_away_when_they_are_old(come: Come) -> N
     assert not old.exists() and young.exists()
 
 
-def test_asking_who_holds_a_lock_never_keeps_its_taker_out(tmp_path: Path) -> None:
+def test_reading_the_holder_never_blocks_acquiring_the_lock(tmp_path: Path) -> None:
     asking = subprocess.Popen(
         [
             sys.executable,

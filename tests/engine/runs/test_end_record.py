@@ -1,4 +1,4 @@
-"""The reserved file takes the reason of an end without any room on the disk."""
+"""The reserved file stores the reason of an outcome on a full disk."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(tmp_path: Path) -> RunDir:
     return run_dir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", None, {}))
 
 
-def test_a_new_run_has_its_blocks_reserved_and_no_end(run: RunDir) -> None:
+def test_a_new_run_has_reserved_blocks_and_no_record(run: RunDir) -> None:
     assert run.end_file.stat().st_size == SIZE and run.end_file.stat().st_blocks * 512 >= SIZE
     assert end_record.read(run.end_file) is None and run.result() is None
 
@@ -47,7 +47,7 @@ def test_every_reason_fits(reason: str, tmp_path: Path) -> None:
     assert end_record.read(path) is None
 
 
-def test_the_reason_is_the_result_where_there_is_no_other(run: RunDir) -> None:
+def test_the_record_is_the_result_if_there_is_no_other(run: RunDir) -> None:
     log = EventLog(run.events_file)
     log.write(Phase(name="training"))
     end_record.write(run.end_file, RECORD)
@@ -61,7 +61,7 @@ def test_the_reason_is_the_result_where_there_is_no_other(run: RunDir) -> None:
     os.close(lock)
 
 
-def test_a_ladder_whose_state_could_not_be_written_is_not_running(tmp_path: Path) -> None:
+def test_a_ladder_with_a_record_is_not_running(tmp_path: Path) -> None:
     plan = make_plan("demo", ["lora"], {})
     folder = ladder_dir.create(tmp_path, plan)
     folder.write_state(Ladder(name=folder.name, preset="demo", command="", created=0.0))
@@ -70,8 +70,8 @@ def test_a_ladder_whose_state_could_not_be_written_is_not_running(tmp_path: Path
     assert state is not None and (state.status, state.reason) == ("failed", RECORD.reason)
 
 
-def test_a_line_that_did_not_fit_leaves_no_half_behind(tmp_path: Path) -> None:
-    """A file size limit takes part of a line, as a full disk does."""
+def test_a_line_that_does_not_fit_leaves_no_partial_line(tmp_path: Path) -> None:
+    """A file size limit accepts a part of a line, like a full disk."""
     path = tmp_path / "events.jsonl"
     log = EventLog(path)
     log.write(Phase(name="data"))
@@ -90,7 +90,7 @@ def test_a_line_that_did_not_fit_leaves_no_half_behind(tmp_path: Path) -> None:
     assert path.read_bytes().count(b"\n") == 2
 
 
-def test_a_watcher_shows_the_end_that_the_log_lacks(run: RunDir) -> None:
+def test_a_watcher_shows_the_record_if_the_log_has_no_end(run: RunDir) -> None:
     EventLog(run.events_file).write(Phase(name="training"))
     end_record.write(run.end_file, RECORD)
     told: list[Message] = []

@@ -1,4 +1,4 @@
-"""What processes that died left behind is found and removed; nothing of a live one is."""
+"""Leftovers of killed processes are found and removed; files of running ones are not touched."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TEMPORARY = (
     "exports/.gguf.tmp/model.gguf",
     ".result.json.tmp",
 )
-"""What a worker or an export that was killed leaves in a run."""
+"""What a killed worker or export leaves in a run."""
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def runs(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Other processes leave things in the system's."""
+    """The system's temporary folder has leftovers of other processes."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
@@ -46,7 +46,7 @@ def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def put(path: Path, age: float = LONG_AGO) -> Path:
-    """A file as old as that, its folders too."""
+    """Create a file of this age, including its folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"12345678")
     for one in (path, path.parent):
@@ -63,7 +63,7 @@ def made_run(runs: Path) -> RunDir:
 
 
 def dead(words: str, lock: Path) -> Path:
-    """A lock as a process that was killed leaves it."""
+    """The lock file of a killed process."""
     lock.parent.mkdir(exist_ok=True)
     held = locks.hold(lock, words)
     assert held is not None
@@ -73,7 +73,7 @@ def dead(words: str, lock: Path) -> Path:
 
 @pytest.fixture
 def left(runs: Path, own_temporary_folder: Path) -> list[Path]:
-    """One of each kind, left by processes that died."""
+    """One leftover of each kind, of killed processes."""
     run = made_run(runs)
     made_ladder(runs)
     ladder = next(path.parent for path in runs.glob("*/ladder.toml"))
@@ -97,14 +97,14 @@ def left(runs: Path, own_temporary_folder: Path) -> list[Path]:
     ]
 
 
-def test_everything_left_behind_is_found_and_nothing_else(runs: Path, left: list[Path]) -> None:
+def test_all_leftovers_are_found_and_nothing_else(runs: Path, left: list[Path]) -> None:
     found = leftovers.find(runs)
     assert sorted(one.path for one in found) == sorted(left)
     assert all(one.why and one.kind for one in found)
     assert sum(one.bytes for one in found if "model.safetensors" in str(list(one.path.glob("*")))) == 3 * 8
 
 
-def test_doctor_lists_it_and_repair_removes_it_and_says_so(runs: Path, left: list[Path]) -> None:
+def test_doctor_lists_leftovers_and_repair_removes_them(runs: Path, left: list[Path]) -> None:
     others = {path for path in runs.rglob("*") if not any(one in (path, *path.parents) for one in left)}
     repaired = ftbench("doctor", "--repair")
     assert repaired.returncode == 0, repaired.stderr
@@ -123,7 +123,7 @@ def test_doctor_alone_removes_nothing(runs: Path, left: list[Path]) -> None:
 
 @pytest.fixture
 def live(runs: Path, own_temporary_folder: Path) -> Iterator[tuple[list[Path], list[int]]]:
-    """The same things of processes that live."""
+    """The same files of running processes."""
     run = made_run(runs)
     held = [locks.hold(run.lock_file, str(os.getpid()))]
     card = locks.card_lock("3")
@@ -146,7 +146,7 @@ def live(runs: Path, own_temporary_folder: Path) -> Iterator[tuple[list[Path], l
             os.close(descriptor)
 
 
-def test_nothing_of_a_live_process_is_touched(runs: Path, live: tuple[list[Path], list[int]]) -> None:
+def test_files_of_a_running_process_are_not_touched(runs: Path, live: tuple[list[Path], list[int]]) -> None:
     paths, _ = live
     assert leftovers.find(runs) == []
     repaired = ftbench("doctor", "--repair")
@@ -154,7 +154,7 @@ def test_nothing_of_a_live_process_is_touched(runs: Path, live: tuple[list[Path]
     assert all(path.exists() for path in paths)
 
 
-def test_a_process_that_begins_after_the_look_keeps_what_is_its(runs: Path, left: list[Path]) -> None:
+def test_a_process_started_after_the_search_keeps_its_files(runs: Path, left: list[Path]) -> None:
     found = leftovers.find(runs)
     held = []
     for one in found:
@@ -173,7 +173,7 @@ def test_a_process_that_begins_after_the_look_keeps_what_is_its(runs: Path, left
                 os.close(descriptor)
 
 
-def test_the_lock_of_a_run_that_ended_well_is_no_leftover(runs: Path) -> None:
+def test_the_lock_of_a_finished_run_is_not_a_leftover(runs: Path) -> None:
     run = run_dir.create(runs, "demo-lora", preset_library.effective("demo-lora", None, {}))
     result = run_dir.blank_result(run, run_dir.read_frozen(run))
     result.status = "finished"
@@ -183,7 +183,7 @@ def test_the_lock_of_a_run_that_ended_well_is_no_leftover(runs: Path) -> None:
     assert leftovers.find(runs) == []
 
 
-def test_a_link_is_removed_and_what_it_leads_to_stays(runs: Path, tmp_path: Path) -> None:
+def test_a_link_is_removed_and_its_target_stays(runs: Path, tmp_path: Path) -> None:
     run = run_dir.create(runs, "demo-lora", preset_library.effective("demo-lora", None, {}))
     precious = put(tmp_path / "precious" / "file").parent
     (run.path / ".model.tmp").symlink_to(precious)
@@ -194,7 +194,7 @@ def test_a_link_is_removed_and_what_it_leads_to_stays(runs: Path, tmp_path: Path
     assert not found.path.is_symlink() and (precious / "file").exists() and (precious / ".writing-1" / "x").exists()
 
 
-def test_what_cannot_be_removed_is_told_and_the_rest_is_removed(
+def test_what_cannot_be_removed_is_reported_and_the_rest_is_removed(
     runs: Path, left: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from tui.cli import doctor
@@ -215,8 +215,8 @@ def test_what_cannot_be_removed_is_told_and_the_rest_is_removed(
     assert [path for path in left if path.exists()] == [Path(failed["path"])]
 
 
-def test_a_process_that_is_killed_leaves_its_folder_to_be_found(tmp_path: Path, runs: Path) -> None:
-    """And while it lives it is not, however long nothing changes in it."""
+def test_the_folder_of_a_killed_process_is_found(tmp_path: Path, runs: Path) -> None:
+    """It is not found while the process runs, however long the folder does not change."""
     code = f"""
 import os, time
 from engine.config.files import PULL_PREFIX, temporary_folder

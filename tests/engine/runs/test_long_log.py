@@ -1,4 +1,4 @@
-"""No reader of `events.jsonl` holds the log: memory is bounded by a few bytes per step, whatever the log holds."""
+"""No reader keeps `events.jsonl` in memory: memory is bounded by a few bytes per step."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from tui.live.run_progress import follow
 
 EVENTS = 40_000
 BYTES_PER_EVENT = 48
-"""An event as an object takes ten times as much."""
+"""An event object takes ten times as much."""
 FIXED = 10 << 20
-"""Portions, buffers and modules."""
+"""For chunks, buffers and modules."""
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ READERS: dict[str, Callable[[RunDir], object]] = {
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_reader_does_not_hold_the_log(name: str, run: RunDir) -> None:
+def test_a_reader_does_not_keep_the_log_in_memory(name: str, run: RunDir) -> None:
     READERS[name](run)  # what is made once is made
     tracemalloc.start()
     try:
@@ -75,7 +75,7 @@ def test_a_reader_does_not_hold_the_log(name: str, run: RunDir) -> None:
     assert peak < FIXED + BYTES_PER_EVENT * EVENTS
 
 
-def test_nothing_is_lost_on_the_way(run: RunDir) -> None:
+def test_no_event_is_lost(run: RunDir) -> None:
     found = run_dir.result_from_events(run, run_dir.read_frozen(run))
     assert found is not None
     assert found.steps == EVENTS * 4 // 5 and found.tokens == 100 * found.steps
@@ -87,7 +87,7 @@ def test_nothing_is_lost_on_the_way(run: RunDir) -> None:
     assert isinstance(thin[0], events.Hello) and isinstance(thin[-1], events.End)
 
 
-def test_a_line_without_an_end_is_passed_over_and_not_held(tmp_path: Path) -> None:
+def test_a_line_without_an_end_is_skipped_and_not_kept_in_memory(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     with path.open("wb") as file:
         file.truncate(MAX_LINE + (5 << 20))

@@ -1,4 +1,4 @@
-"""`result.json` is built from the events: also of a run written by an earlier version, also by any reader."""
+"""`result.json` is built from the events, also by readers and for runs of earlier versions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOT_IN_OLD_EVENTS = {
     *("final_validation", "general", "versions", "machine", "artifact_bytes", "peak_training_bytes", "predicted"),
     *("before", "after", "fingerprints"),
 }
-"""Fields that the events of version 0.1.0 did not have, or not wholly."""
+"""Fields that are missing or incomplete in the events of version 0.1.0."""
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_steps_after_the_checkpoint_of_a_resume_count_once(run: RunDir) -> None:
     assert (found.status, found.reason, found.last_checkpoint) == ("stopped", "asked", "checkpoints/step-2")
 
 
-def test_a_result_needs_the_end_of_the_newest_life(run: RunDir) -> None:
+def test_a_result_needs_the_end_of_the_latest_worker(run: RunDir) -> None:
     result_of(run, hello(), events.End(status="stopped", reason=""))
     EventLog(run.events_file).write(hello(True))
     frozen = run_dir.read_frozen(run)
@@ -79,7 +79,7 @@ def test_a_result_needs_the_end_of_the_newest_life(run: RunDir) -> None:
     assert run_dir.result_from_events(run, frozen, EndRecord(status="failed", reason="why", t=1.0)).reason == "why"
 
 
-def test_the_prediction_of_the_whole_training_and_the_peak_of_all_lives_stay(run: RunDir) -> None:
+def test_the_prediction_for_all_steps_and_the_peak_of_all_workers_are_kept(run: RunDir) -> None:
     def memory(peak: int) -> events.Memory:
         return events.Memory(rss=1, rss_peak=peak, training=True)
 
@@ -98,7 +98,7 @@ def test_the_prediction_of_the_whole_training_and_the_peak_of_all_lives_stay(run
     assert (found.peak.rss_training, found.peak_training_bytes) == (900, 800)
 
 
-def test_durations_survive_a_clock_that_jumps(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_durations_do_not_depend_on_the_system_clock(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([1e9, 1e9 + 1, 1e9 + 2_592_000, 1e9 - 2_592_000])
     monkeypatch.setattr(time, "time", lambda: next(clock))
     log = EventLog(run.events_file)
@@ -117,14 +117,14 @@ def test_damaged_lines_are_counted_and_events_of_a_later_version_are_not(run: Ru
 
 
 @pytest.mark.parametrize("number", [b"-1", b"9223372036854775808", b"9" * 400, b"1e300", b"0.5"])
-def test_a_number_that_no_step_has_is_damage(number: bytes, run: RunDir) -> None:
+def test_an_impossible_step_number_counts_as_damage(number: bytes, run: RunDir) -> None:
     line = msgspec.json.encode(step(1)).replace(b'"step":1,', b'"step":' + number + b",")
     run.events_file.write_bytes(msgspec.json.encode(hello()) + b"\n" + line + b"\n")
     found = result_of(run, step(2), events.End(status="finished", reason=""))
     assert (found.steps, found.tokens) == (2, 10) and "1 damaged line" in found.warnings[0]
 
 
-def test_a_run_killed_before_its_result_was_written_has_one(run: RunDir) -> None:
+def test_a_run_killed_before_its_result_was_written_has_a_result(run: RunDir) -> None:
     result_of(run, hello(), plan(0), step(1), events.End(status="failed", reason="for a reason"))
     assert not run.result_file.exists()
     found = run.result()
@@ -132,7 +132,7 @@ def test_a_run_killed_before_its_result_was_written_has_one(run: RunDir) -> None
     assert run.state() == "failed"
 
 
-def test_the_result_of_an_old_run_is_read_and_built_again(tmp_path: Path) -> None:
+def test_the_result_of_an_old_run_is_read_and_rebuilt(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "20261126-054833-demo-lora-lora-1b80")
     shutil.copytree(OLD / "finished-0.1.0", run.path)
     stored = run.result()

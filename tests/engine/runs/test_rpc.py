@@ -1,4 +1,4 @@
-"""A question to the engine is answered, refused or failed: within a second of the answerer's end, however it ends."""
+"""A request to the engine is answered, refused or failed within a second of the end of the server process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Answerer = Callable[[str], None]
 
 @pytest.fixture
 def answerer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Answerer:
-    """Puts another program in the place of the one that answers; it finds `ended()` to call as its last act."""
+    """Replaces the server program by another one, which calls `ended()` as its last action."""
 
     def put(body: str) -> None:
         program = tmp_path / "answerer"
@@ -40,7 +40,7 @@ def answerer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Answerer:
 
 @pytest.fixture
 def quick(tmp_path: Path) -> Callable[[], float]:
-    """Seconds since the answerer's last act."""
+    """Seconds since the server's last action."""
     return lambda: time.monotonic() - float((tmp_path / "ended").read_text())
 
 
@@ -50,10 +50,10 @@ from engine.worker import rpc_server
 def question(arguments, progress):
     ended()
     {body}
-rpc_server.QUESTIONS["question"] = question
+rpc_server.REQUESTS["question"] = question
 sys.exit(rpc_server.main())
 """
-"""The real answerer with a question of our own."""
+"""The real server with a request handler for tests."""
 
 DEATHS = {
     "at once": "ended(); sys.exit(3)",
@@ -76,7 +76,7 @@ DEATHS = {
 
 
 @pytest.mark.parametrize("death", DEATHS)
-def test_an_answerer_that_dies_is_an_error_within_a_second(
+def test_a_killed_server_is_an_error_within_a_second(
     death: str, answerer: Answerer, quick: Callable[[], float]
 ) -> None:
     answerer(DEATHS[death])
@@ -86,7 +86,7 @@ def test_an_answerer_that_dies_is_an_error_within_a_second(
     assert "question" in str(failed.value)
 
 
-def test_what_was_said_last_and_the_signal_are_told(answerer: Answerer) -> None:
+def test_the_error_has_the_last_line_and_the_signal(answerer: Answerer) -> None:
     answerer("print('x' * 100_000 + chr(10) + 'the disk melted', file=sys.stderr); sys.exit(1)")
     with pytest.raises(RunFailed, match="the disk melted"):
         ask("question", {})
@@ -110,7 +110,7 @@ def test_a_refusal_keeps_its_code(answerer: Answerer) -> None:
     assert (error.what, error.where, error.do, error.code) == ("wrong", "here", "fix it", "data.x")
 
 
-def test_names_that_are_not_utf8_come_and_go(answerer: Answerer) -> None:
+def test_names_that_are_not_utf8_are_escaped_or_refused(answerer: Answerer) -> None:
     answerer(ENGINE.format(body="return {'file': 'caf\\udce9', 'rows': [1.5, None, float('nan')]}"))
     assert ask("question", {}) == {"file": "caf\\udce9", "rows": [1.5, None, None]}
     with pytest.raises(UserError) as refused:
@@ -125,7 +125,7 @@ def test_progress_and_a_large_answer(answerer: Answerer) -> None:
     assert told == ["half"]
 
 
-def test_a_question_that_is_left_is_over_at_once(answerer: Answerer, tmp_path: Path) -> None:
+def test_a_cancelled_request_ends_at_once(answerer: Answerer, tmp_path: Path) -> None:
     answerer("subprocess.Popen(['sleep', '5']); ended(); time.sleep(60)")
     leaving = CancelToken()
 
@@ -149,10 +149,8 @@ rpc_client.ask("question", {})
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("busy", ["exec('while True: pass')", "9 ** 9 ** 9", "time.sleep(60)"])
-def test_the_answerer_ends_with_the_one_that_asked(
-    number: signal.Signals, busy: str, answerer: Answerer, tmp_path: Path
-) -> None:
-    """Also where it never comes out of a computation in C."""
+def test_the_server_ends_with_its_client(number: signal.Signals, busy: str, answerer: Answerer, tmp_path: Path) -> None:
+    """Also while it is busy in C code."""
     pid_file = tmp_path / "pid"
     answerer(ENGINE.format(body=f"open({str(pid_file)!r}, 'w').write(str(os.getpid())); number = 9; {busy}"))
     body = (tmp_path / "answerer").read_text().replace("9 ** 9 ** 9", "number ** number ** number")
@@ -184,8 +182,8 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_what_a_module_run_for_us_does_ends_with_us(number: signal.Signals, tmp_path: Path) -> None:
-    """As pip does, which a question starts."""
+def test_a_helper_module_ends_with_its_parent(number: signal.Signals, tmp_path: Path) -> None:
+    """Such as pip, which a request starts."""
     module = tmp_path / "forever.py"
     module.write_text("import os, sys, time\nopen(sys.argv[1], 'w').write(str(os.getpid()))\ntime.sleep(60)\n")
     code = (

@@ -24,7 +24,7 @@ def hello() -> Hello:
     return Hello(pid=1, host="h", version="0")
 
 
-def test_a_torn_last_line_waits_for_its_rest(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_read_once_complete(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     log = EventLog(path)
     log.write(hello())
@@ -37,7 +37,7 @@ def test_a_torn_last_line_waits_for_its_rest(tmp_path: Path) -> None:
     assert [event.seq for event in follower.read()] == [1]
 
 
-def test_a_new_life_numbers_on_and_is_not_swallowed_by_a_torn_line(tmp_path: Path) -> None:
+def test_a_new_worker_continues_the_numbering_after_an_incomplete_line(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     EventLog(path).write(hello())
     with path.open("ab") as file:
@@ -58,7 +58,7 @@ def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", [b'{"type":"from the future"}', b"not json", b"", b"\xff", b"[" * 9999])
-def test_what_is_no_event_of_this_version_is_ignored(line: bytes) -> None:
+def test_unknown_events_and_invalid_lines_are_ignored(line: bytes) -> None:
     assert decode(line) is None
 
 
@@ -66,7 +66,7 @@ def test_unknown_fields_are_ignored() -> None:
     assert isinstance(decode(b'{"type":"end","status":"finished","reason":"","later":1}'), End)
 
 
-def test_a_lock_tells_its_holder_and_ends_with_it(tmp_path: Path) -> None:
+def test_a_lock_names_its_holder_and_is_released_with_it(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     held = locks.hold(path, "123")
     assert held is not None and locks.hold(path) is None and locks.holder(path) == "123"
@@ -88,30 +88,30 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_nothing_that_steers_a_terminal_stays(text: str) -> None:
+def test_terminal_control_characters_are_made_visible(text: str) -> None:
     shown = visible(text)
     assert shown.isprintable() and "\\" in shown
 
 
-def test_every_character_that_unicode_says_is_drawn_as_nothing_is_shown() -> None:
-    """Also those that Python calls printable: fillers, variation selectors, joiners."""
+def test_every_invisible_unicode_character_is_made_visible() -> None:
+    """Also those that Python considers printable: fillers, variation selectors, joiners."""
     hidden = regex.compile(r"\p{Default_Ignorable_Code_Point}")
     every = [chr(code) for code in range(0x110000) if hidden.match(chr(code))]
     assert len(every) > 4000 and all(character in every for character in "\u115f\u3164\uffa0\u034f\ufe0f\U000e01ef")
     assert [character for character in every if not visible(character).startswith("\\")] == []
 
 
-def test_a_long_line_is_shortened_with_a_mark_of_how_much() -> None:
+def test_a_long_line_is_shortened_with_the_number_of_hidden_characters() -> None:
     assert shortened("a" * 12, 10) == "aaaaaaaaaa … [2 more characters not shown]"
     assert shortened("a" * 10, 10) == "a" * 10
     assert shortened("a", 10, cut_before=5) == "a … [5 more characters not shown]"
 
 
-def test_ordinary_text_is_left_alone() -> None:
+def test_ordinary_text_is_unchanged() -> None:
     assert visible("Größe 日本語 🙂 [b]x[/b]") == "Größe 日本語 🙂 [b]x[/b]"
 
 
-def test_a_lock_that_is_no_lock_is_held_by_nobody(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_regular_file_has_no_holder(tmp_path: Path) -> None:
     for name, make in (("link", lambda path: path.symlink_to("/etc/passwd")), ("folder", lambda path: path.mkdir())):
         make(tmp_path / name)
         assert locks.holder(tmp_path / name) is None
@@ -119,7 +119,7 @@ def test_a_lock_that_is_no_lock_is_held_by_nobody(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["preset = 3", 'created = "noon"', "notes = 7", ""])
-def test_a_configuration_whose_own_section_is_damaged_says_so(line: str, tmp_path: Path) -> None:
+def test_a_damaged_run_section_is_a_user_error(line: str, tmp_path: Path) -> None:
     run = run_dir.create(tmp_path, "demo-lora", preset_library.effective("demo-lora", None, {}))
     lines = run.config_file.read_text().splitlines()
     key = line.partition(" ")[0] or "preset"
@@ -129,7 +129,7 @@ def test_a_configuration_whose_own_section_is_damaged_says_so(line: str, tmp_pat
     assert (error.value.code, error.value.where) == ("run.config_damaged", str(run.config_file))
 
 
-def test_memory_while_training_on_a_card_counts_paged_state() -> None:
+def test_training_memory_on_a_gpu_includes_paged_state() -> None:
     assert MeasuredPeak(rss_training=9, reserved_training=5, paged=2).training == 7
     assert MeasuredPeak(rss_training=9, reserved_training=5).training == 5
     assert MeasuredPeak(rss_training=9).training == 9
@@ -137,7 +137,7 @@ def test_memory_while_training_on_a_card_counts_paged_state() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 @pytest.mark.parametrize("find", [run_dir.find, ladder_dir.find])
-def test_a_directory_of_another_user_is_refused_by_name(find: Callable[[Path, str], object], tmp_path: Path) -> None:
+def test_a_directory_of_another_user_is_refused(find: Callable[[Path, str], object], tmp_path: Path) -> None:
     run = run_dir.create(tmp_path, "demo-lora", preset_library.effective("demo-lora", None, {}))
     for parent in (tmp_path, *list(tmp_path.parents)[:3]):
         parent.chmod(0o755)
@@ -151,9 +151,7 @@ def test_a_directory_of_another_user_is_refused_by_name(find: Callable[[Path, st
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
-def test_a_file_system_without_locks_is_refused_and_nobody_holds_one(
-    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_system_without_locks_is_refused(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 

@@ -1,4 +1,4 @@
-"""The signals that ask a worker to stop, and the one that it outlives."""
+"""Signals that request a stop, and SIGHUP, which is ignored."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ import pytest
 
 LISTENER = """
 import signal, sys
-from engine.runs.stop_request import StopRequest
+from engine.runs.stop_request import StopRequest, StopRequested
 stopping = StopRequest()
 stopping.listen()
 print("listening", flush=True)
-while not stopping.asked:
-    signal.sigtimedwait([], 0.01)
-print("stopping", flush=True)
+try:
+    while True:
+        stopping.check()
+        signal.sigtimedwait([], 0.01)
+except StopRequested:
+    print("stopping", flush=True)
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_signal_asks_for_a_stop_also_where_the_parent_ignored_it(number: signal.Signals) -> None:
+def test_a_signal_requests_a_stop_even_if_the_parent_ignored_it(number: signal.Signals) -> None:
     def ignore() -> None:
         signal.signal(number, signal.SIG_IGN)
 

@@ -1,4 +1,4 @@
-"""Anything odd about a checkpoint's folder makes it incomplete: the older one is used, and nothing raises."""
+"""A damaged or unusual checkpoint folder is incomplete: an older checkpoint is used, and nothing raises."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from engine.training import checkpoints
-from engine.training.checkpoints import REQUIRED, newest_complete, rotate, trouble
+from engine.training.checkpoints import REQUIRED, latest_complete, problem_with, rotate
 
 FILES = (*REQUIRED, "adapter_model.safetensors")
 
@@ -117,18 +117,18 @@ ODD: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_an_odd_newest_checkpoint_is_reported_and_the_older_one_is_used(name: str, folder: Path) -> None:
+def test_a_damaged_latest_checkpoint_is_reported_and_an_older_one_is_used(name: str, folder: Path) -> None:
     ODD[name](folder / "step-4")
-    found, complaints = newest_complete(folder)
+    found, complaints = latest_complete(folder)
     assert found is not None and found.step == 2
     (complaint,) = complaints
     assert "incomplete checkpoint step-4" in complaint
 
 
 @pytest.mark.parametrize("name", ["step-²", "step-٣", "step-", "step--1", "step-04", "step-1e3", "step-4 ", "stepp-9"])
-def test_other_names_are_no_checkpoints(name: str, folder: Path) -> None:
+def test_folders_with_other_names_are_ignored(name: str, folder: Path) -> None:
     shutil.copytree(folder / "step-4", folder / name)
-    found, complaints = newest_complete(folder)
+    found, complaints = latest_complete(folder)
     assert found is not None and (found.step, complaints) == (4, [])
     rotate(folder, 1, 4)
     assert (folder / name).exists()
@@ -144,24 +144,24 @@ def test_random_damage_never_raises_and_never_counts_as_complete(folder: Path) -
             content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
         (newest / name).write_bytes(content[: chance.choice([len(content), chance.randrange(len(content))])])
         whole = {path.name: path.read_bytes() for path in newest.iterdir()} == before
-        wrong = trouble(newest)
+        wrong = problem_with(newest)
         same = name == "manifest.json" and wrong is None  # a changed space between its tokens
         assert whole or wrong is not None or same
         (newest / name).write_bytes(before[name])
-    assert trouble(newest) is None
+    assert problem_with(newest) is None
 
 
-def test_rotation_never_leaves_only_the_incomplete_one_that_is_newer(folder: Path) -> None:
+def test_rotation_never_leaves_only_an_incomplete_later_checkpoint(folder: Path) -> None:
     save(folder, 8)
     (folder / "step-8" / "optimizer.pt").write_bytes(b"")
     save(folder, 6)  # the run resumed from step 4
     rotate(folder, 1, 6)
-    found, complaints = newest_complete(folder)
+    found, complaints = latest_complete(folder)
     assert found is not None and (found.step, complaints) == (6, [])
     assert [path.name for path in folder.iterdir()] == ["step-6"]
 
 
-def test_rotation_and_saving_remove_links_and_nothing_behind_them(folder: Path, tmp_path: Path) -> None:
+def test_rotation_and_saving_remove_links_and_not_their_targets(folder: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     shutil.copytree(folder / "step-4", kept)
     for name in ("step-1", "step-6", ".writing-8"):

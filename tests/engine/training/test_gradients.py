@@ -1,4 +1,4 @@
-"""Evaluate then train under 4-bit on the CPU keeps its gradients."""
+"""Training after an evaluation with 4-bit weights on the CPU keeps its gradients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.training.loss import summed_loss
 
 
 def test_gradient_norm_is_the_same_before_and_after_an_evaluation() -> None:
-    """An eval-mode forward may repack 4-bit weights in place, and cut the gradient through them, silently."""
+    """An eval-mode forward may repack 4-bit weights in place, which silently removes the gradient through them."""
     config = Config(method="qlora")
     rows = prepare(Data(max_rows=8), 512, load_tokenizer(config.model)).train[:4]
     set_seed(0)

@@ -1,4 +1,4 @@
-"""The answer-only loss is the same number, with the same gradients, as plain padded training."""
+"""The answer-only loss has the same value and gradients as plain padded training."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ ROWS = rows_of_lengths((9, 4), (3, 12), (17, 2), (5, 5), (11, 7))
 
 
 def reference(model: torch.nn.Module, rows: list[Row]) -> torch.Tensor:
-    """What a textbook does: right-padded rows, the head everywhere, a mean over unmasked labels."""
+    """Reference: right-padded rows, LM head at every position, mean over unmasked labels."""
     longest = max(len(row.input_ids) for row in rows)
     ids = torch.zeros((len(rows), longest), dtype=torch.long)
     mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
@@ -73,7 +73,7 @@ def reference(model: torch.nn.Module, rows: list[Row]) -> torch.Tensor:
 
 
 def ours(model: torch.nn.Module, rows: list[Row], packing: str, micro_batch: int) -> float:
-    """As a training step does it: passes, each a share of the whole batch's sum."""
+    """A training step: micro-batches that each contribute a share of the batch's loss."""
     count = sum(map(loss_weight, rows))
     total = 0.0
     for portion in micro_batches(rows, micro_batch, Packing(packing, 1000)):
@@ -96,12 +96,12 @@ def test_same_loss_and_gradients_as_padded_training(model: torch.nn.Module, pack
             torch.testing.assert_close(parameter.grad, wanted[name], rtol=1e-3, atol=1e-6)
 
 
-def test_flattened_rows_do_not_see_each_other(model: torch.nn.Module) -> None:
+def test_packed_rows_do_not_attend_to_each_other(model: torch.nn.Module) -> None:
     assert flattening_agreement(model, ROWS[:2], 0, "cpu", keeps_logits(model)).same
 
 
 class Forgetful(torch.nn.Module):
-    """A model that ignores positions: its attention runs over everything before, whosever it is."""
+    """A model that ignores positions: it attends to all earlier tokens, including those of other rows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class Forgetful(torch.nn.Module):
         return transformers.modeling_outputs.CausalLMOutput(logits=self.head(hidden.cumsum(1)))
 
 
-def test_an_architecture_that_mixes_flattened_rows_is_found_out() -> None:
+def test_an_architecture_that_mixes_packed_rows_is_detected() -> None:
     torch.manual_seed(0)
     assert not flattening_agreement(Forgetful(), ROWS[:2], 0, "cpu", keep=False).same
 

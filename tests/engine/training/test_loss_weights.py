@@ -1,4 +1,4 @@
-"""Per-token loss weights: sum(weight * nll) / sum(weight) over a batch, as a plain padded computation gives it."""
+"""Per-token loss weights: sum(weight * nll) / sum(weight) over a batch, equal to a plain padded computation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WEIGHTS = (0.25, 1.0, 3.0, 0.1, 1.0)
 
 
 def weighted(rows: list[Row]) -> list[Row]:
-    """Each row with another weight; of the first its two spans with one each; the last has none."""
+    """Each row has another weight, the two spans of the first have one each, the last row has none."""
     made = []
     for row, weight in zip(rows, WEIGHTS, strict=True):
         values = [weight if label != -100 else 0.0 for label in row.labels]
@@ -38,7 +38,7 @@ WEIGHTED = weighted(ROWS)
 
 
 def reference(model: torch.nn.Module, rows: list[Row]) -> torch.Tensor:
-    """Right-padded rows, the head everywhere, every token's loss times its weight."""
+    """Right-padded rows, LM head at every position, every token's loss times its weight."""
     longest = max(len(row.input_ids) for row in rows)
     ids = torch.zeros((len(rows), longest), dtype=torch.long)
     mask, labels, weights = torch.zeros_like(ids), torch.full_like(ids, -100), torch.zeros((len(rows), longest))
@@ -90,14 +90,14 @@ def test_held_out_loss_is_the_same_weighted_mean(packing: str) -> None:
     ]
 
 
-def test_a_row_counts_by_its_weights_and_reports_its_tokens() -> None:
+def test_a_row_counts_by_its_weights_and_reports_its_token_count() -> None:
     row = Row([1, 2, 3, 4], [-100, 2, -100, 4], [1], "", "here", False, weights=[0.0, 0.5, 0.0, 0.25])
     assert (loss_weight(row), answer_tokens(row)) == (0.75, 2)
     assert loss_weight(replace(row, weights=None)) == 2
 
 
 def stepped(rows: list[Row], micro_batch: int, folder: Path) -> tuple[torch.nn.Module, Hooks]:
-    """A model after one step of SGD over all rows, at rate 1."""
+    """A model after one SGD step over all rows with learning rate 1."""
     config = schema.Config(method="full", train=schema.Train(learning_rate=1.0, warmup_ratio=0.0, max_grad_norm=0.0))
     schedule, model, hooks = Schedule(len(rows), len(rows), 1, 0), made(transformers.LlamaConfig(**SMALL)), Hooks()
     trainer = AnswerTrainer(

@@ -1,4 +1,4 @@
-"""Halving on out-of-memory keeps the step; bf16 training loses no small update."""
+"""Halving the micro-batch on out-of-memory repeats the step; bf16 training loses no small update."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CPU = Machine("cpu", "CPU", False, False)
 
 
 class Tight(LlamaForCausalLM):
-    """A card of a given size, for which there is no stand-in but this: more rows than `room` do not fit."""
+    """Simulates a GPU of limited size: more rows than `room` do not fit."""
 
     room = 99
     pad = -1
@@ -36,7 +36,7 @@ class Tight(LlamaForCausalLM):
 
 
 def train(room: int, tmp_path: Path) -> tuple[dict[str, torch.Tensor], list[int]]:
-    """Three steps of eight rows; the weights after, and each micro batch the trainer went down to."""
+    """Three steps of eight rows; returns the weights and each reduced micro-batch size."""
     config = schema.Config(method="full", train=schema.Train(learning_rate=1e-3, batch=8))
     tokenizer = load_tokenizer(config.model)
     rows = prepare(schema.Data(max_rows=24), 512, tokenizer).train
@@ -79,7 +79,7 @@ def test_one_row_that_does_not_fit_is_out_of_memory(tmp_path: Path) -> None:
 
 
 def weight_after(dtype: torch.dtype, name: str, steps: int = 400) -> float:
-    """A weight of 1 pulled down by a constant gradient with AdamW at rate 1e-4: -1e-4 a step."""
+    """A weight of 1 with a constant gradient and AdamW at learning rate 1e-4: -1e-4 per step."""
     weight = torch.nn.Parameter(torch.ones(64, 64, dtype=dtype))
     config = schema.Config(method="full", train=schema.Train(learning_rate=1e-4), optimizer=schema.Optimizer(name=name))
     optimizer, _ = make_optimizer([weight], config, CPU, lambda code, text: None)
@@ -105,7 +105,7 @@ def test_the_uncompensated_optimizer_would_have_lost_them() -> None:
     assert float(weight.float().mean()) == 1.0
 
 
-def test_paging_without_a_card_is_said() -> None:
+def test_a_paged_optimizer_on_a_cpu_is_a_warning() -> None:
     said: list[str] = []
     config = schema.Config(method="qlora", optimizer=schema.Optimizer(name="paged_adamw_8bit"))
     _, name = make_optimizer(
@@ -115,7 +115,7 @@ def test_paging_without_a_card_is_said() -> None:
 
 
 def stepped(name: str, machine: Machine = CPU) -> torch.optim.Optimizer:
-    """After one step over a bf16 matrix."""
+    """The optimizer after one step over a bf16 matrix."""
     weight = torch.nn.Parameter(torch.ones(64, 64, dtype=torch.bfloat16))
     optimizer = optimizer_over(weight, name, machine)
     weight.grad = torch.full_like(weight, 0.01)
@@ -129,8 +129,8 @@ def optimizer_over(weight: torch.nn.Parameter, name: str, machine: Machine = CPU
 
 
 @pytest.mark.parametrize("name", ["adamw", "adamw_8bit"])
-def test_a_checkpoints_state_is_moved_to_where_the_weights_are(name: str) -> None:
-    """The Trainer reads it on the CPU. `meta` stands for a card."""
+def test_a_checkpoints_state_is_moved_to_the_weights_device(name: str) -> None:
+    """The Trainer loads it on the CPU. `meta` stands for a GPU."""
     saved = stepped(name).state_dict()
     weight = torch.nn.Parameter(torch.ones(64, 64, dtype=torch.bfloat16, device="meta"))
     optimizer = optimizer_over(weight, name)
@@ -139,7 +139,7 @@ def test_a_checkpoints_state_is_moved_to_where_the_weights_are(name: str) -> Non
     assert "remainder" in tensors and all(value.device.type == "meta" for value in tensors.values())
 
 
-def test_state_that_was_paged_is_paged_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paged_state_is_paged_again_after_loading(monkeypatch: pytest.MonkeyPatch) -> None:
     card = Machine("cuda", "a card", True, False)
     before = stepped("paged_adamw_8bit", card)
     for state in before.state.values():
@@ -152,7 +152,7 @@ def test_state_that_was_paged_is_paged_again(monkeypatch: pytest.MonkeyPatch) ->
     optimizer = optimizer_over(weight, "paged_adamw_8bit", card)
 
     def managed(parameter: torch.nn.Parameter, dtype: torch.dtype) -> torch.Tensor:
-        """In the place of CUDA's managed memory."""
+        """Replaces CUDA unified memory."""
         buffer = torch.zeros_like(parameter, dtype=dtype)
         buffer.is_paged, buffer.is_managed = True, True  # type: ignore[attr-defined]
         return buffer
@@ -173,12 +173,12 @@ def test_the_schedule_visits_every_row_once_an_epoch() -> None:
     assert sorted(first) == sorted(second) == list(range(10)) and first != second
 
 
-def test_cublas_without_room_for_itself_is_out_of_memory() -> None:
+def test_a_cublas_allocation_failure_is_out_of_memory() -> None:
     assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
     assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
 
 
-def test_what_only_a_cycle_keeps_is_let_go_before_a_smaller_attempt() -> None:
+def test_reference_cycles_are_collected_before_a_smaller_attempt() -> None:
     class Holder:
         pass
 
@@ -194,12 +194,12 @@ def test_what_only_a_cycle_keeps_is_let_go_before_a_smaller_attempt() -> None:
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory.\nMore")])
-def test_an_error_without_words_still_has_a_first_line(error: Exception) -> None:
+def test_an_error_without_message_has_a_first_line(error: Exception) -> None:
     assert is_out_of_memory(error) and first_line(error) in ("MemoryError", "CUDA out of memory.")
 
 
-def test_of_several_cards_in_sight_one_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """DataParallel would give each card a part of `logits_to_keep`, and the head would run at some answers only."""
+def test_one_of_several_visible_gpus_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DataParallel would split `logits_to_keep` across GPUs, and the LM head would run for some answers only."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     config, schedule = schema.Config(method="full"), Schedule.of(8, 8, 1, 3, 0)
     arguments = training_arguments(config, schedule, tmp_path, "cuda", False)
@@ -208,8 +208,8 @@ def test_of_several_cards_in_sight_one_is_used(tmp_path: Path, monkeypatch: pyte
     assert trainer._wrap_model(model) is model
 
 
-def test_after_mixed_training_the_model_is_asked_as_it_was_before(tmp_path: Path) -> None:
-    """Without the autocast that the Trainer wraps it in: base and tuned model answer in the same arithmetic."""
+def test_after_mixed_precision_training_the_model_is_evaluated_without_autocast(tmp_path: Path) -> None:
+    """The Trainer's autocast wrapper is removed: base and tuned model are evaluated in the same precision."""
     config = schema.Config(method="full", train=schema.Train(batch=8, precision="mixed"))
     tokenizer = load_tokenizer(config.model)
     rows = prepare(schema.Data(max_rows=8), 512, tokenizer).train

@@ -1,4 +1,4 @@
-"""Runs on hardly any data, and without test rows: the real command from launch to result."""
+"""Runs with very little data or without test rows: the real command from launch to result."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def result_of(tmp_path: Path) -> dict[str, Any]:
     ],
     ids=["one row", "identical rows without held-out ones"],
 )
-def test_without_test_rows_a_run_trains_and_says_so(
+def test_a_run_without_test_rows_trains_with_a_warning(
     tmp_path: Path, rows: list[tuple[str, str]], settings: list[str]
 ) -> None:
     chosen = [word for setting in settings for word in ("--set", setting)]
@@ -57,7 +57,7 @@ def test_one_test_row_is_scored_without_an_interval(tmp_path: Path) -> None:
     assert after["score"]["mean"] is not None and after["score"]["low"] is after["loss"]["low"] is None
 
 
-def test_a_multi_reference_run_asks_every_prompt_once(tmp_path: Path) -> None:
+def test_a_multi_reference_run_generates_once_per_prompt(tmp_path: Path) -> None:
     test = write(tmp_path / "test.jsonl", [(f"ask {n}", f"say {n} {k}") for k in range(4) for n in range(3)])
     train = write(tmp_path / "rows.jsonl", [(f"ask {n}", f"tell {n} {k}") for k in range(4) for n in range(12)])
     done = ftbench(
@@ -87,7 +87,7 @@ def test_a_ladder_on_one_row_is_refused(tmp_path: Path) -> None:
     assert list((tmp_path / "runs").iterdir()) == []
 
 
-def test_an_old_run_resumes_under_its_own_split_rule(tmp_path: Path) -> None:
+def test_an_old_run_resumes_with_its_split_version(tmp_path: Path) -> None:
     unpack(tmp_path / "runs")
     run = tmp_path / "runs" / RUN
     before = json.loads((run / "result.json").read_text())

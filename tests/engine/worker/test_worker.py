@@ -14,7 +14,7 @@ from engine.runs.result import Result
 
 
 @pytest.mark.parametrize("method", ["qlora", "lora", "full"])
-def test_a_run_of_each_method_leaves_everything_it_promises(method: str, tmp_path: Path) -> None:
+def test_a_run_of_each_method_writes_all_its_files(method: str, tmp_path: Path) -> None:
     done = ftbench("run", f"demo-{method}", *MICRO)
     assert done.returncode == 0, done.stderr
     run = only_run(tmp_path)
@@ -46,9 +46,7 @@ def test_events_come_in_order_and_hello_is_first(tmp_path: Path) -> None:
     assert any(event["type"] == "memory" and event["rss"] > 0 for event in events)
 
 
-def test_a_run_directory_is_private_and_a_planted_token_is_nowhere_in_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_directory_is_private_and_contains_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_planted_secret")
     assert ftbench("run", "demo-lora", *MICRO).returncode == 0
     run = only_run(tmp_path)
@@ -58,7 +56,7 @@ def test_a_run_directory_is_private_and_a_planted_token_is_nowhere_in_it(
         assert b"hf_planted_secret" not in file.read_bytes(), file
 
 
-def test_same_seed_same_losses_and_another_seed_others(tmp_path: Path) -> None:
+def test_losses_depend_only_on_the_seed(tmp_path: Path) -> None:
     losses = []
     for seed in (0, 0, 1):
         runs = tmp_path / f"runs{len(losses)}"
@@ -68,7 +66,7 @@ def test_same_seed_same_losses_and_another_seed_others(tmp_path: Path) -> None:
     assert losses[0] == losses[1] != losses[2]
 
 
-def test_the_frozen_configuration_says_where_each_value_is_from(tmp_path: Path) -> None:
+def test_the_frozen_configuration_has_the_origin_of_each_value(tmp_path: Path) -> None:
     assert ftbench("run", "demo-lora", *MICRO).returncode == 0
     text = (only_run(tmp_path) / "run.toml").read_text()
     assert '"train.steps" = "command line"' in text

@@ -122,7 +122,7 @@ def test_a_huge_file_is_not_counted_and_costs_no_process(tmp_path: Path) -> None
     huge = tmp_path / "huge.jsonl"
     with huge.open("wb") as file:
         file.truncate(5 << 30)
-    preview = PreviewCache().look(str(huge), section(huge), CancelToken())
+    preview = PreviewCache().get(str(huge), section(huge), CancelToken())
     assert "not counted" in preview.note and "5 GiB" in preview.note
     assert "5 GiB" in line(DataSet(str(huge), "huge.jsonl"), preview, False, 30, False).plain
 
@@ -131,20 +131,20 @@ def test_a_preview_is_cached_until_the_file_or_the_settings_change(tmp_path: Pat
     path = tmp_path / "a.jsonl"
     path.write_text('{"q": "a", "a": "b", "prompt": "c", "completion": ""}\n')
     first = PreviewCache()
-    assert first.look(str(path), section(path), CancelToken()).unusable == 1
+    assert first.get(str(path), section(path), CancelToken()).unusable == 1
     first.save()
     again, left = PreviewCache(), CancelToken()
     left.leave()  # whoever asks now would be refused
-    assert again.look(str(path), section(path), left).unusable == 1
+    assert again.get(str(path), section(path), left).unusable == 1
     with pytest.raises(Cancelled):
-        again.look(str(path), section(path, map={"prompt": "q", "completion": "a"}), left)
+        again.get(str(path), section(path, map={"prompt": "q", "completion": "a"}), left)
     path.write_text(PAIR * 2)
-    assert again.look(str(path), section(path), CancelToken()).rows == {"train": 2}
+    assert again.get(str(path), section(path), CancelToken()).rows == {"train": 2}
 
 
 def test_a_deleted_set_is_reported(tmp_path: Path) -> None:
     (problem,) = (
-        PreviewCache().look(str(tmp_path / "gone.jsonl"), section(tmp_path / "gone.jsonl"), CancelToken()).problems
+        PreviewCache().get(str(tmp_path / "gone.jsonl"), section(tmp_path / "gone.jsonl"), CancelToken()).problems
     )
     assert "No such file" in problem
 

@@ -49,7 +49,7 @@ def test_name_state_score_and_time_of_a_run_fit_80_columns() -> None:
     )
     shown = line(cells, widths, TABLE)
     assert shown.cell_length <= 77
-    for part in ("*", "demo-lora-lora-3f2a", "finished", "json 0.0→44.1", "1:51"):
+    for part in ("*", "demo-lora-lora-3f2a", "finished", "json 0.0→44.1%", "1:51"):
         assert part in shown.plain
     assert [field.column.name for field in FIELDS][:5] == ["when", "run", "state", "score", "time"]
 

@@ -57,6 +57,10 @@ def said(found: LaunchPreview) -> str:
     return " ".join(f"{problem.text} {problem.do}" for problem in found.problems)
 
 
+def codes(found: LaunchPreview) -> list[str]:
+    return [problem.code for problem in found.problems]
+
+
 def test_steps_follow_from_rows_and_batch_size(tmp_path: Path) -> None:
     found = prospect(tmp_path, settings={"train.batch": 12, "train.micro_batch": 5})
     assert fact(found, "steps") == "268 (2 epochs), batch size 12 (micro-batch 5), gradient checkpointing"
@@ -87,7 +91,7 @@ def test_every_component_of_memory_is_labeled(tmp_path: Path) -> None:
 
 def test_a_memory_problem_has_a_fix_and_does_not_block(tmp_path: Path) -> None:
     found = prospect(tmp_path, preset="qwen2.5-7b-full", room=card(24 * GIB), data="tickets")
-    (problem,) = [one for one in found.problems if "does not fit" in one.text]
+    (problem,) = [one for one in found.problems if one.code == "memory.does_not_fit"]
     assert "LoRA or QLoRA" in problem.do and not problem.blocking
     held = prospect(tmp_path, room=card(24 * GIB, 23 * GIB + 900 * (1 << 20)))
     assert "in use by others" in said(held)
@@ -99,32 +103,32 @@ def test_a_suggested_setting_makes_it_fit(tmp_path: Path) -> None:
     whole = forecast(config, find_model(config.model), card(80 * GIB)).estimate
     assert whole is not None
     room = card(int(0.8 * whole.peak))
-    (problem,) = [one for one in prospect(tmp_path, room=room, **how).problems if "does not fit" in one.text]
+    (problem,) = [one for one in prospect(tmp_path, room=room, **how).problems if one.code == "memory.does_not_fit"]
     key, _, value = problem.do.partition(" (")[0].partition(" = ")
     settings = {key: int(value) if value.isdigit() else value == "true"}
-    assert "does not fit" not in said(prospect(tmp_path, room=room, settings=settings, **how))
+    assert "memory.does_not_fit" not in codes(prospect(tmp_path, room=room, settings=settings, **how))
 
 
 @pytest.mark.parametrize(
-    ("how", "report", "what"),
+    ("how", "report", "code"),
     [
-        ({"model": "/no/such/folder"}, Report(), "model folder not found"),
-        ({"model": "owner/absent"}, Report(), "HF_HUB_OFFLINE"),
-        ({"model": "missing.gguf"}, Report(), "file not found"),
-        ({}, Report(None, "train.jsonl line 3: not JSON; correct it", False), "line 3: not JSON"),
-        ({}, Report({**ANSWER, "refused": "no row is left to train on"}), "no row is left"),
+        ({"model": "/no/such/folder"}, Report(), "model.unusable"),
+        ({"model": "owner/absent"}, Report(), "model.unusable"),
+        ({"model": "missing.gguf"}, Report(), "model.unusable"),
+        ({}, Report(None, "train.jsonl line 3: not JSON; correct it", False), "data.check_failed"),
+        ({}, Report({**ANSWER, "refused": "no row is left to train on"}), "data.refused"),
     ],
 )
-def test_a_certain_failure_blocks(how: dict[str, Any], report: Report, what: str, tmp_path: Path) -> None:
+def test_a_certain_failure_blocks(how: dict[str, Any], report: Report, code: str, tmp_path: Path) -> None:
     found = prospect(tmp_path, report, **how)
     assert found.blocked
-    assert what in next(problem.text for problem in found.problems if problem.blocking)
+    assert code in [problem.code for problem in found.problems if problem.blocking]
 
 
 def test_a_model_download_is_announced_and_does_not_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE")
     found = prospect(tmp_path, preset="qwen2.5-7b-lora", data="tickets")
-    assert not found.blocked and "downloaded first" in said(found)
+    assert not found.blocked and "model.download" in codes(found)
     assert "Qwen/Qwen2.5-7B-Instruct" in fact(found, "model")
 
 
@@ -138,7 +142,7 @@ def test_a_full_disk_blocks_and_the_need_includes_checkpoints_and_model(
     assert needed_disk([found]) == 2 * found.estimate.static + weights  # nothing else is static in full tuning
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1 << 30, 1 << 30, 1 << 20))
     blocked = prospect(tmp_path, preset="demo-full")
-    assert blocked.blocked and "free some space" in said(blocked)
+    assert blocked.blocked and "disk.too_small" in codes(blocked)
 
 
 def test_other_processes_and_queued_runs_are_named(tmp_path: Path) -> None:
@@ -151,7 +155,7 @@ def test_other_processes_and_queued_runs_are_named(tmp_path: Path) -> None:
 
 def test_settings_that_a_method_ignores_are_named(tmp_path: Path) -> None:
     found = prospect(tmp_path, preset="demo-lora", method="full")
-    assert "full's default is used" in said(found)
+    assert "preset.unread_key" in codes(found)
 
 
 def test_a_ladder_preview_has_its_runs_and_each_rungs_memory(tmp_path: Path) -> None:
@@ -162,4 +166,4 @@ def test_a_ladder_preview_has_its_runs_and_each_rungs_memory(tmp_path: Path) -> 
     for rung in ("qlora", "lora", "full"):
         assert "of 80 GiB" in fact(found, rung)
     small = ladder_prospect(plan, LaunchContext(tmp_path, card(600 << 20)), Report(ANSWER))
-    assert said(small).count("(estimated)") == 3
+    assert len([code for code in codes(small) if code.startswith("memory.")]) == 3

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pyte
 import pytest
 
-from tui.terminal.diff_driver import FrameDiff, Style, change, styled
+from tui.terminal.diff_driver import FrameDiff, Style, parsed_style, style_change
 
 WIDTH, HEIGHT = 40, 8
 TEXTS = ("word", "a b  c", "──────", "⠋⠑⠔ ▇▆", "日本語", "e\u0301galité", " ", "      ", "│")
@@ -76,14 +76,14 @@ def picture(made: pyte.Screen) -> list[list[tuple[object, ...]]]:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_the_screen_is_the_same_whatever_it_showed_before(seed: int) -> None:
-    chance, painted = random.Random(seed), FrameDiff()
+    chance, diff = random.Random(seed), FrameDiff()
     (plain, raw), (spared, less) = screen(), screen()
     texts = [text for text in TEXTS if len(text) == cells(text) and "\u0301" not in text] if seed % 2 else TEXTS
     sent = spent = 0
     for number in range(12):
         # A stretch that parted a wide character would not be drawn: none with those.
         frame = part(chance) if seed % 2 and number % 3 else whole(chance, texts)
-        smaller = painted.less(frame)
+        smaller = diff.reduced(frame)
         raw.feed(frame)
         less.feed(smaller)
         sent, spent = sent + len(smaller), spent + len(frame)
@@ -93,33 +93,33 @@ def test_the_screen_is_the_same_whatever_it_showed_before(seed: int) -> None:
 
 
 def test_an_unchanged_frame_sends_nothing() -> None:
-    painted, frame = FrameDiff(), whole(random.Random(1))
-    assert painted.less(frame) and painted.less(frame) == ""
-    painted.forget()
-    assert len(painted.less(frame)) > WIDTH * HEIGHT
+    diff, frame = FrameDiff(), whole(random.Random(1))
+    assert diff.reduced(frame) and diff.reduced(frame) == ""
+    diff.forget()
+    assert len(diff.reduced(frame)) > WIDTH * HEIGHT
 
 
 @pytest.mark.parametrize("other", ["\x1b[2J", "\x1b[?1049h", "\x1b[1;1H\x1b[K", "\x1b[1;1Htext\x1b]8;;x\x07", "text"])
 def test_other_output_is_passed_through_and_invalidates_the_model(other: str) -> None:
-    painted, frame = FrameDiff(), whole(random.Random(1))
-    first = painted.less(frame)
-    assert painted.less(other) == other
-    assert painted.less(frame) == first
+    diff, frame = FrameDiff(), whole(random.Random(1))
+    first = diff.reduced(frame)
+    assert diff.reduced(other) == other
+    assert diff.reduced(frame) == first
 
 
 @pytest.mark.parametrize(
     "mode", ["\x1b[?2026h", "\x1b[?25l", "\x1b[?1000h\x1b[?1006h", "\x1b]52;c;aGk=\x07", "\x07", ""]
 )
 def test_mode_changes_are_passed_through_and_keep_the_model(mode: str) -> None:
-    painted, frame = FrameDiff(), whole(random.Random(1))
-    painted.less(frame)
-    assert painted.less(mode) == mode
-    assert painted.less(frame) == ""
+    diff, frame = FrameDiff(), whole(random.Random(1))
+    diff.reduced(frame)
+    assert diff.reduced(mode) == mode
+    assert diff.reduced(frame) == ""
 
 
 def test_a_style_change_sends_only_the_difference() -> None:
-    old, new = styled("38;5;253;48;5;233"), styled("38;5;32;48;5;233")
-    assert (old.front, old.back) == ("38;5;253", "48;5;233")
-    assert change(old, new) == "\x1b[38;5;32m"
-    assert change(new, Style("1", "", "48;5;233")) == "\x1b[0;1;48;5;233m"
-    assert change(new, new) == ""
+    old, new = parsed_style("38;5;253;48;5;233"), parsed_style("38;5;32;48;5;233")
+    assert (old.foreground, old.background) == ("38;5;253", "48;5;233")
+    assert style_change(old, new) == "\x1b[38;5;32m"
+    assert style_change(new, Style("1", "", "48;5;233")) == "\x1b[0;1;48;5;233m"
+    assert style_change(new, new) == ""

@@ -117,7 +117,7 @@ def test_a_selected_file_that_is_deleted_stays_listed_as_an_error(here: Path, tm
         mine.unlink()
         await pilot.press("d")
         await wait_for(pilot, lambda: "No such file" in str(data(app).tooltip))
-        assert data(app).here == data(app).sets[1] and chosen(app) == str(mine)
+        assert data(app).current == data(app).sets[1] and chosen(app) == str(mine)
         write(mine, 7)
         await pilot.press("escape", "d")
         await wait_for(pilot, lambda: "7 train" in str(data(app).tooltip))

@@ -62,6 +62,11 @@ def test_an_entry_point_that_is_not_a_pane_is_reported(tmp_path: Path, monkeypat
     with pytest.raises(UserError) as error:
         list(added_panes())
     assert error.value.code == "pane.invalid_entry_point"
+    install(monkeypatch, "there.is.none:Pane")
+    with pytest.raises(UserError) as error:
+        list(added_panes())
+    assert error.value.code == "pane.import_failed"
+    install(monkeypatch, "engine.config.schema:Config")
     notes: list[str] = []
     monkeypatch.setattr(Workbench, "notify", lambda self, message, **_: notes.append(message))
 

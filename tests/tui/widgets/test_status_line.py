@@ -20,8 +20,8 @@ def state(*given: events.Event) -> RunState:
 
 
 def test_without_a_run_it_shows_what_to_press() -> None:
-    assert "enter starts" in status(None, None, None).plain
-    assert "f starts" in status(None, None, None, keys={"bench.start": "f"}).plain
+    assert "enter start" in status(None, None, None).plain
+    assert "f start" in status(None, None, None, keys={"bench.start": "f"}).plain
 
 
 def test_training_shows_phase_step_bar_loss_speed_and_time_left() -> None:

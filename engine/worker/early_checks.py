@@ -1,0 +1,64 @@
+"""Refuse what cannot work before weights are loaded: adapter targets, 4-bit layers on a CPU, disk space.
+
+Rows and position limit are checked by `engine.evaluation.preflight`, the tokenizer when it is loaded.
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+from engine.config.errors import UserError
+from engine.config.method_specs import method_spec
+from engine.config.schema import Config
+from engine.memory.dry_run.fake_model import build
+from engine.memory.formula.disk_space import disk_bytes
+from engine.memory.formula.estimate import StepShape
+from engine.memory.formula.formula import formula
+from engine.methods.machine import Machine
+from engine.methods.qlora import check_shapes
+from engine.runs.run_dir import RunDir
+
+MODEL_CODES = ("model.unknown_target", "model.no_4bit_on_cpu")
+"""Errors of building the model on the meta device that loading it would raise too."""
+
+
+def refuse_model(config: Config, architecture: Any, machine: Machine) -> None:
+    """Raise UserError for adapter targets that match no layer, and for layers without a 4-bit CPU kernel.
+
+    `architecture`: transformers' configuration. Builds the model on the meta device, and only if a check needs it.
+    """
+    spec = method_spec(config.method)
+    named_targets = not spec.trains_weights and config.adapter.target_modules != "all-linear"
+    quantized_on_cpu = spec.quantizes_base and machine.device == "cpu"
+    if not named_targets and not quantized_on_cpu:
+        return
+    try:
+        model = build(config, architecture, machine)
+        if quantized_on_cpu:
+            check_shapes(model)
+    except UserError as error:
+        if error.code in MODEL_CODES:
+            raise
+    except Exception:  # noqa: BLE001 - unusual architectures fail on meta in many ways; loading decides
+        pass
+
+
+def refuse_small_disk(run: RunDir, config: Config, architecture: Any, machine: Machine) -> None:
+    """Raise UserError if checkpoints and model would not fit on the disk; files of earlier workers count as free."""
+    rows = StepShape(count=config.train.batch, length=config.train.max_length, answer=1)
+    try:
+        estimate = formula(config, architecture.to_dict(), machine.device, rows, machine.bf16)
+    except UserError:
+        return  # not a decoder that the formula supports
+    needed, free = disk_bytes(estimate, config), shutil.disk_usage(run.path).free + _reusable(run)
+    if needed > free:
+        gib = f"{needed / 2**30:.1f} GiB for checkpoints and model, {free / 2**30:.1f} GiB free"
+        do = "free disk space, set train.keep_checkpoints = 1, or use --runs DIR on a larger disk"
+        raise UserError(f"not enough disk space: {gib}", str(run.path), do, code="disk.too_small")
+
+
+def _reusable(run: RunDir) -> int:
+    """Bytes of checkpoints and model of earlier workers, which this worker replaces."""
+    folders = (run.checkpoints, run.model)
+    return sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())

@@ -1,0 +1,181 @@
+"""The training phase of a run: resume point, optimizer, trainer, memory probe."""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from engine.data.items import sampled_rows
+from engine.evaluation.score import vocabulary_of
+from engine.memory.dry_run.dry_run import uses_checkpointing
+from engine.memory.dry_run.run_forecast import RunForecast, forecast_run
+from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
+from engine.memory.probe import Probe, Probed, available_memory
+from engine.methods.model_config import config_of
+from engine.methods.optimizers import make_optimizer, paged_bytes
+from engine.runs import events
+from engine.runs.stop_request import StopRequested
+from engine.training import checkpoints
+from engine.training.batches import Schedule
+from engine.training.checkpoint_content import unloadable
+from engine.training.loss import keeps_logits
+from engine.training.trainer import AnswerTrainer, Callback, Hooks, StepFacts, training_arguments
+from engine.worker.evaluator import Evaluator
+from engine.worker.run_context import RunContext
+
+VALIDATION_ROWS = 128
+"""Maximum number of validation rows for the loss during training: enough for a curve without slowing training down."""
+
+
+def train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, evaluator: Evaluator) -> None:
+    """Train from step 0 or from the latest complete checkpoint. Raises StopRequested after a stop request."""
+    config, settings = run.config, run.config.train
+    schedule = Schedule.of(len(evaluator.rows.train), settings.batch, settings.epochs, settings.steps, settings.seed)
+    optimizer, optimizer_name = make_optimizer(model.parameters(), config, run.machine, run.warn)
+    run.log_model(model, optimizer_name)
+    resume = _resume_point(run)
+    start = resume.step if resume else 0
+    micro_batch = _micro_batch(run, resume)
+    batches = _worst_case_batches(run, model, evaluator, schedule, start, micro_batch)
+    forecast = forecast_run(config, config_of(config.model), run.machine, batches, micro_batch, run.warn)
+    hooks = Hooks(halved=run.log_micro_batch, saved=run.log_checkpoint)
+    trainer = _trainer(run, model, tokenizer, evaluator, schedule, micro_batch, hooks, optimizer)
+    plan = run.log_plan(
+        events.Plan(
+            steps=schedule.steps,
+            start_step=start,
+            batch=settings.batch,
+            micro_batch=micro_batch,
+            packing=evaluator.packing.packing,
+            gradient_checkpointing=uses_checkpointing(config, run.machine),
+        ),
+        forecast,
+    )
+    callback = _callback(run, trainer, evaluator, schedule)
+    trainer.add_callback(callback)
+
+    def prepared() -> None:
+        if settings.probe:
+            probed = _probe(run, trainer, optimizer, batches, evaluator, forecast)
+            run.log_probe(plan, probed, trainer.micro_batch)
+        run.meters.training_begins()
+
+    hooks.prepared = prepared
+    if resume and resume.step >= schedule.steps:
+        trainer._load_from_checkpoint(str(resume.folder))  # killed after the last step: evaluation and saving remain
+    else:
+        trainer.train(resume_from_checkpoint=str(resume.folder) if resume else None)
+    run.meters.training_ends(paged_bytes(optimizer) or None)
+    trainer.end_autocast()
+    if callback.stopped:
+        raise StopRequested
+
+
+def _trainer(
+    run: RunContext,
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    evaluator: Evaluator,
+    schedule: Schedule,
+    micro_batch: int,
+    hooks: Hooks,
+    optimizer: torch.optim.Optimizer,
+) -> AnswerTrainer:
+    config, device = run.config, run.machine.device
+    checkpointing = uses_checkpointing(config, run.machine)
+    return AnswerTrainer(
+        rows=evaluator.rows.train,
+        schedule=schedule,
+        layout=evaluator.packing,
+        micro_batch=micro_batch,
+        checkpoint_folder=run.dir.checkpoints,
+        keep_checkpoints=config.train.keep_checkpoints,
+        tokenizer=tokenizer,
+        hooks=hooks,
+        model=model,
+        args=training_arguments(config, schedule, run.dir.path, device, checkpointing),
+        optimizers=(optimizer, None),
+    )
+
+
+def _callback(run: RunContext, trainer: AnswerTrainer, evaluator: Evaluator, schedule: Schedule) -> Callback:
+    """Log steps, save checkpoints and measure the validation loss."""
+    settings = run.config.train
+    validation = sampled_rows(evaluator.validation, VALIDATION_ROWS)
+
+    def on_step(step: int, facts: StepFacts, rate: float) -> None:
+        run.log_step(step, facts, rate, schedule)
+
+    def evaluate(step: int) -> None:
+        run.log_validation(step, len(validation), evaluator.loss(trainer.model, validation))
+
+    return Callback(
+        trainer.hooks,
+        trainer,
+        on_step,
+        should_stop=lambda: run.stopping.asked,
+        evaluate=evaluate,
+        evaluate_every=(settings.evaluate_every or max(1, schedule.steps // 4)) if validation else 0,
+        due=checkpoints.SaveSchedule(settings.checkpoint_every, schedule.steps),
+    )
+
+
+def _micro_batch(run: RunContext, resume: checkpoints.SavedCheckpoint | None) -> int:
+    """The initial micro-batch size: the setting, else the size the resumed run ended with, else the batch size."""
+    setting, batch = run.config.train.micro_batch, run.config.train.batch
+    if setting != "auto":
+        return setting
+    return (run.earlier.micro_batch if resume else None) or batch
+
+
+def _worst_case_batches(
+    run: RunContext, model: torch.nn.Module, evaluator: Evaluator, schedule: Schedule, start: int, micro_batch: int
+) -> WorstCaseBatches:
+    """The longest training step, held-out batch and prompts of this run."""
+    rows, packing, device = evaluator.rows.train, evaluator.packing, run.machine.device
+    first = min(start, schedule.steps - 1)
+    return WorstCaseBatches(
+        layout=packing,
+        step=longest_step(rows, schedule, first, micro_batch, packing),
+        held_out=longest_held_out(evaluator.loss_rows, packing, device, vocabulary_of(model), keeps_logits(model)),
+        prompts=[item.row.prompt for item in evaluator.test] if evaluator.scores_test else [],
+        choice=int(rows.answer_tokens.max()),
+        pad=evaluator.tokenizer.pad_token_id,
+    )
+
+
+def _probe(
+    run: RunContext,
+    trainer: AnswerTrainer,
+    optimizer: torch.optim.Optimizer,
+    batches: WorstCaseBatches,
+    evaluator: Evaluator,
+    forecast: RunForecast,
+) -> Probed:
+    """Run the longest training batch; on a GPU also the largest evaluation batch, which on a CPU is only predicted."""
+    on_gpu = run.machine.device == "cuda"
+    if not on_gpu and evaluator.scores_test:
+        limit = available_memory(run.meters)
+        evaluator.scorer.shrink(lambda batch: forecast.answering_fits(batch, limit))
+    return Probe(
+        trainer=trainer,
+        optimizer=optimizer,
+        own=batches,
+        meters=run.meters,
+        automatic=run.config.train.micro_batch == "auto",
+        evaluate=(lambda: evaluator.run_worst_case(trainer.model, batches.held_out)) if on_gpu else None,
+        fits=None if on_gpu else forecast.training_fits,
+        warn=run.warn,
+    ).run()
+
+
+def _resume_point(run: RunContext) -> checkpoints.SavedCheckpoint | None:
+    if not run.dir.checkpoints.exists():
+        return None
+    checkpoints.clear_unfinished(run.dir.checkpoints)
+    latest, problems = checkpoints.latest_complete(run.dir.checkpoints, unloadable)
+    for problem in problems:
+        start = f"training resumes from {latest.folder.name}" if latest else "training starts from step 0"
+        run.warn("checkpoint.incomplete", f"{problem}; {start}")
+    run.last_checkpoint = f"checkpoints/{latest.folder.name}" if latest else ""
+    return latest

@@ -1,0 +1,88 @@
+"""A stored ladder of schema version 1 opens, gives the same statistics, is reported and resumed."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from command import ftbench
+from old_runs import LADDER, LADDER_RUNS, unpack
+
+from engine.ladder.__main__ import load_or_create, run_pipeline
+from engine.ladder.aggregate import aggregate
+from engine.ladder.identity import identity
+from engine.ladder.pipeline import LadderPipeline
+from engine.ladder.runner import LadderRunner
+from engine.runs import launch
+from engine.runs.ladder import Ladder, LadderPlan, RungResult
+from engine.runs.ladder_dir import LadderDir
+from engine.runs.run_dir import RunDir, read_frozen
+from engine.runs.stop_request import StopRequest
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> LadderDir:
+    unpack(tmp_path / "runs")
+    return LadderDir(tmp_path / "runs" / LADDER)
+
+
+def state_of(folder: LadderDir) -> Ladder:
+    state = folder.state()
+    assert state is not None
+    return state
+
+
+def numbers(row: RungResult) -> tuple[Any, ...]:
+    return (row.name, row.score, row.loss, row.forgetting, row.peak, row.all_seconds, row.artifact_bytes)
+
+
+def test_an_old_ladder_gives_the_statistics_that_it_stored(folder: LadderDir) -> None:
+    stored, state = state_of(folder), state_of(folder)
+    state.rows, state.comparisons, state.verdict = [], [], []
+    aggregate(folder, state, folder.plan())
+    assert state.comparisons == stored.comparisons
+    assert list(map(numbers, state.rows)) == list(map(numbers, stored.rows))
+    assert state.verdict
+
+
+def test_an_old_ladder_is_reported_with_its_stored_verdict(folder: LadderDir) -> None:
+    assert ftbench("report", LADDER).returncode == 0
+    page, text = folder.page.read_text("utf-8"), folder.markdown.read_text("utf-8")
+    assert all(run in page for run in LADDER_RUNS)
+    assert "| base" in text and "| LoRA" in text and "| full" in text
+    shown = json.loads(ftbench("report", LADDER, "--json").stdout)
+    stored = json.loads(folder.state_file.read_text("utf-8"))
+    assert shown["v"] == 2 and shown["verdict"] == stored["verdict"]
+    assert [row["artifact_bytes"] for row in shown["rows"]] == [row["artefact_bytes"] for row in stored["rows"]]
+
+
+def test_an_old_ladder_is_resumed_with_its_finished_runs(folder: LadderDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = json.loads(folder.state_file.read_text("utf-8"))
+    stored |= {"status": "stopped", "stage": "climbing", "rows": [], "comparisons": [], "verdict": []}
+    folder.state_file.write_text(json.dumps(stored))
+    state, plan = state_of(folder), msgspec.structs.replace(folder.plan(), probe=False)
+    assert (state.status, state.stage) == ("stopped", "training")
+    sign_runs(folder, state, plan)
+    known = {"work": msgspec.to_builtins(state.work), "versions": state.versions, "machine": state.machine}
+    monkeypatch.setattr("engine.ladder.pipeline.ask", lambda *_: {**known, "warnings": []})
+    monkeypatch.setattr(launch, "launch", lambda run: pytest.fail(f"{run.name} was started"))
+    runner = LadderRunner(folder, load_or_create(folder, plan), StopRequest(), fresh=False)
+    assert run_pipeline(LadderPipeline(runner, plan)) == ("finished", "")
+    done = state_of(folder)
+    assert (done.v, done.stage) == (2, "done") and done.verdict and folder.page.exists()
+    assert [entry.run for entry in done.entries if entry.kind == "run"] == list(LADDER_RUNS)
+
+
+def sign_runs(folder: LadderDir, state: Ladder, plan: LadderPlan) -> None:
+    """Write the runs' identity for the path that their data has in this test."""
+    assert state.work is not None
+    known: list[Any] = [state.work.fingerprints, state.versions, state.machine, plan.split_version]
+    for name in LADDER_RUNS:
+        run = RunDir(folder.runs / name)
+        key = identity(read_frozen(run).config, *known)
+        text = re.sub(r'^work = ".*"$', f'work = "{key}"', run.config_file.read_text("utf-8"), flags=re.MULTILINE)
+        run.config_file.write_text(text)

@@ -1,0 +1,86 @@
+"""When the verdict on a simulated ladder is right, and when it overclaims, for each simulated truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from simulated import A_LITTLE_WORSE, EQUAL, MUCH_WORSE, NO_GAIN, Truth, simulate
+
+from engine.ladder import phrases
+from engine.ladder.findings import Findings
+from engine.ladder.phrases import NO_RECOMMENDATION, RULE_OF_QUALITY, SIGNIFICANTLY, not_significant
+from engine.runs.ladder import Ladder
+
+Judgment = Callable[[Ladder, Findings], bool]
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """What a verdict on ladders of one truth must say, and must not."""
+
+    name: str
+    truth: Truth
+    right: Judgment
+    overclaims: Judgment
+
+    def rates(self, ladders: Iterable[int]) -> tuple[float, float]:
+        """(fraction of right verdicts, fraction of overclaims) over simulated ladders of these numbers."""
+        found = [simulate(self.truth, number) for number in ladders]
+        right = sum(self.right(*one) for one in found)
+        return right / len(found), sum(self.overclaims(*one) for one in found) / len(found)
+
+
+def text_of(ladder: Ladder) -> str:
+    """The sentences of the verdict."""
+    return " ".join(sentence.text for sentence in ladder.verdict)
+
+
+def _finding(found: Findings, rung: str) -> str:
+    return found.against_full[rung].finding
+
+
+def _equal_overclaims(ladder: Ladder, found: Findings) -> bool:
+    differ = any(_finding(found, rung) != "undecided" for rung in ("qlora", "lora"))
+    return differ or found.rule_quality == "fails" or f" is {SIGNIFICANTLY['worse']} than" in text_of(ladder)
+
+
+def _equal_right(ladder: Ladder, found: Findings) -> bool:
+    return not _equal_overclaims(ladder, found) and text_of(ladder).count(not_significant(ladder)) == 2
+
+
+def _little_overclaims(_: Ladder, found: Findings) -> bool:
+    return _finding(found, "qlora") == "better" or found.rule_quality == "fails"
+
+
+def _little_right(ladder: Ladder, found: Findings) -> bool:
+    reported = _finding(found, "qlora") == "worse" or not_significant(ladder) in text_of(ladder)
+    return found.gained["qlora"] == "yes" and reported and not _little_overclaims(ladder, found)
+
+
+def _much_overclaims(_: Ladder, found: Findings) -> bool:
+    return found.rule_quality == "holds" or (found.ship is not None and found.ship.name == "qlora")
+
+
+def _much_right(ladder: Ladder, found: Findings) -> bool:
+    text = text_of(ladder)
+    reported = RULE_OF_QUALITY["fails"] in text and f"QLoRA is {SIGNIFICANTLY['worse']} than full" in text
+    return reported and _finding(found, "qlora") == "worse" and found.rule_quality == "fails"
+
+
+def _no_gain_overclaims(ladder: Ladder, found: Findings) -> bool:
+    shares = any(row.share_of_gain for row in ladder.rows)
+    return shares or "yes" in found.gained.values() or found.rule_quality != "unknown"
+
+
+def _no_gain_right(ladder: Ladder, found: Findings) -> bool:
+    text = text_of(ladder)
+    return not _no_gain_overclaims(ladder, found) and phrases.NO_GAIN in text and NO_RECOMMENDATION in text
+
+
+CRITERIA = (
+    Criterion("equal", EQUAL, _equal_right, _equal_overclaims),
+    Criterion("a little worse", A_LITTLE_WORSE, _little_right, _little_overclaims),
+    Criterion("much worse", MUCH_WORSE, _much_right, _much_overclaims),
+    Criterion("no gain", NO_GAIN, _no_gain_right, _no_gain_overclaims),
+)

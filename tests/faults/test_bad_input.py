@@ -171,7 +171,7 @@ def test_bad_model_folders(spoil: Callable[[Path], None], said: str, model: Path
 
 
 def test_no_such_model() -> None:
-    refused(ftbench("run", "demo-lora", "--model", "./nowhere"), "no such model folder")
+    refused(ftbench("run", "demo-lora", "--model", "./nowhere"), "model not found")
 
 
 def test_a_hub_model_without_a_network_is_one_line() -> None:

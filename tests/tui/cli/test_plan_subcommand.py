@@ -110,7 +110,7 @@ def test_json_holds_what_is_documented(model: str) -> None:
         (["--card", ""], "empty value for --card"),
         (["--model", "/no/such/folder"], "no such model folder"),
         (["--model", "nobody/nothing"], "not on this machine"),
-        (["--length", "4000", "--model", "tiny"], "made for 1,024 positions"),
+        (["--length", "4000", "--model", "tiny"], "supports 1,024 positions"),
         (["--micro-batch", "4000"], "larger than train.batch"),
         (["--method", "full", "--set", "adapter.rank=8"], "adapter.rank is not read by full"),
         (["--set", "train.no_such=8"], "nothing reads the key"),

@@ -53,7 +53,7 @@ def test_an_old_result_keeps_its_sizes(tmp_path: Path) -> None:
     assert result is not None
     assert result.artifact_bytes == stored["artefact_bytes"] > 0
     assert result.peak_training_bytes == stored["comparable"] > 0
-    assert "saved" in compare(read([run]), 100).plain
+    assert "artifact" in compare(read([run]), 100).plain
 
 
 def test_an_old_ladder_keeps_its_sizes_and_rents(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def run_pipeline(pipeline: LadderPipeline) -> tuple[Outcome, str]:
     try:
         pipeline.run()
     except StopRequested as error:
-        return "stopped", f"{error or 'stopped by request'}; `ftbench resume {folder.name}` resumes it"
+        return "stopped", f"{str(error) or 'stopped by request'}; `ftbench resume {folder.name}` resumes it"
     except UserError as error:
         ladder.reason_code = error.code
         return "failed", error.line

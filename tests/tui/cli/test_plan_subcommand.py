@@ -111,7 +111,7 @@ def test_json_has_every_documented_field(model: str) -> None:
         (["--gpu", ""], "empty value for --gpu"),
         (["--model", "/no/such/folder"], "model folder not found"),
         (["--model", "nobody/nothing"], "not on this machine"),
-        (["--length", "4000", "--model", "tiny"], "made for 1,024 positions"),
+        (["--length", "4000", "--model", "tiny"], "supports 1,024 positions"),
         (["--micro-batch", "4000"], "larger than train.batch"),
         (["--method", "full", "--set", "adapter.rank=8"], "adapter.rank is not read by full"),
         (["--set", "train.no_such=8"], "unknown key train.no_such"),

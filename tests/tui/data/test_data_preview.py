@@ -106,7 +106,7 @@ def test_the_engine_counts_rows_by_split_and_names_the_format(tmp_path: Path) ->
     [
         ("empty.jsonl", b"", "empty"),
         ("binary.jsonl", bytes(range(256)) * 20, "NUL"),
-        ("cut.jsonl.gz", gzip.compress(PAIR.encode() * 9999, mtime=0)[:-30], "broken gzip"),
+        ("cut.jsonl.gz", gzip.compress(PAIR.encode() * 9999, mtime=0)[:-30], "invalid gzip"),
         ("cut.parquet", b"PAR1" + b"\0" * 50, "Parquet"),
         ("long.jsonl", b'{"prompt": "' + b"x" * (17 << 20) + b'"}', "longer than 16 MiB"),
         ("page.json", b'["a", "b"]', "item 1"),

@@ -78,7 +78,7 @@ def live(run: RunDir, frozen: Frozen) -> int:
         write_end(run, frozen, log, End(status="finished", reason=""))  # finished before, only its result is missing
         return 0
 
-    device = visible_card()
+    device = visible_device()
     queued_since = time.time() if resumed else frozen.created  # a resumed run goes to the end of the queue
 
     def log_place(note: str) -> None:
@@ -110,7 +110,7 @@ def live(run: RunDir, frozen: Frozen) -> int:
     return work(run, frozen, log, stopping)
 
 
-def visible_card() -> str:
+def visible_device() -> str:
     """Name of the device in the queue: the first entry of CUDA_VISIBLE_DEVICES, GPU `0`, or `cpu`."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:

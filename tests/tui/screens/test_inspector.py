@@ -90,7 +90,7 @@ def test_truncation_is_drawn_and_truncated_rows_can_be_inspected(here: Path, siz
         screen = await look_into(pilot, app, "mine.jsonl")
         if size[0] < 110:
             await pilot.press("v")
-            assert not screen.query_one("#looking").display
+            assert not screen.query_one("#sample").display
         facts = " ".join(text(app, "facts").split())  # on any line
         assert "max_length 512:" in facts and "▲" in facts
         assert "data.cut_before_answer" in facts and "mine.jsonl line 50" in facts
@@ -156,7 +156,7 @@ def test_at_80x24_an_error_is_shown_in_every_view(here: Path) -> None:
         assert isinstance(screen, InspectorScreen)
         await wait_for(pilot, lambda: screen.error)
         await pilot.press("v")
-        assert screen.query_one("#looking").display and "the file is empty" in text(app, "row")
+        assert screen.query_one("#sample").display and "the file is empty" in text(app, "row")
 
     play(story, (80, 24))
 

@@ -14,14 +14,14 @@ from pathlib import Path
 
 from engine import __version__
 from engine.config.errors import UserError
-from engine.config.files import no_room
+from engine.config.files import is_no_space_error
 from engine.runs import end_record, locks
 from engine.runs.config_check import check_unchanged
 from engine.runs.device_queue import wait_for_device
 from engine.runs.end_record import EndRecord
 from engine.runs.events import End, Error, EventLog, Hello, Phase
 from engine.runs.run_dir import (
-    Frozen,
+    FrozenRun,
     RunDir,
     last_event,
     read_frozen,
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
         locks.sign(lock, str(os.getpid()))
         return live(run, frozen)
     except OSError as error:
-        do = "free disk space" if no_room(error) else "check the path"
+        do = "free disk space" if is_no_space_error(error) else "check the path"
         reason = f"{error.strerror}: {error.filename or run.path}; {do}, then run `ftbench resume {run.name}`"
         end_record.write(run.end_file, EndRecord(status="failed", reason=reason, t=time.time()))
         with contextlib.suppress(OSError):  # engine.log may be on the same full disk
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
         return 1
 
 
-def live(run: RunDir, frozen: Frozen) -> int:
+def live(run: RunDir, frozen: FrozenRun) -> int:
     """Execute the run from `hello` to `end` and return the exit status. Raises OSError if it cannot start."""
     stopping = StopRequest()
     stopping.listen()
@@ -85,7 +85,7 @@ def live(run: RunDir, frozen: Frozen) -> int:
         log.write(Phase(name="waiting", note=note))
 
     def cancelled() -> bool:
-        return stopping.asked or not run.path.exists()
+        return stopping.requested or not run.path.exists()
 
     try:
         acquired = wait_for_device(device, queued_since, run.path, log_place, cancelled) if frozen.wait else True

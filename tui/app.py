@@ -20,16 +20,16 @@ from textual.geometry import Size
 from textual.widget import Widget
 
 from engine.config.text import visible
-from tui.commands import bindings, clashes, every, key_of
+from tui.commands import all_commands, bindings, key_conflicts, key_of
 from tui.output.console import Terminal
 from tui.output.cursor import FATAL
 from tui.screens.bench import BenchScreen
 from tui.screens.small import SmallScreen, too_small
 from tui.settings import Settings, read_settings
-from tui.terminal.ascii_driver import Plain
+from tui.terminal.ascii_driver import AsciiFilter
 from tui.terminal.capabilities import hung_up, suited_theme
 from tui.terminal.diff_driver import DiffApp
-from tui.terminal.literal import Literal
+from tui.terminal.literal import ControlCharacterFilter
 from tui.terminal.themes import AUTO, legible, remember, remembered
 
 if TYPE_CHECKING:
@@ -78,15 +78,15 @@ class Workbench(DiffApp):
         self.runs = runs
         self.notices = notices
         """Called after the first paint: warnings about the runs home."""
-        self.settings = settings or read_settings([command.id for command in every()], self.available_themes)
+        self.settings = settings or read_settings([command.id for command in all_commands()], self.available_themes)
         self.settings.ascii |= ascii_only
         self.bench = BenchScreen(runs)
         if (first := self._first_theme()) != self.theme:
             self.theme = first
         self.set_keymap(self.settings.keys)
         self.sampler: Sampler | None = None
-        self._plain = [Plain()] if self.settings.ascii else []
-        self._literal = Literal()
+        self._plain = [AsciiFilter()] if self.settings.ascii else []
+        self._literal = ControlCharacterFilter()
         self.error_console = Terminal(stderr=True, highlight=False, markup=False, emoji=False)
         self._previous_handlers: dict[signal.Signals, signal._HANDLER] = {}
         self._key_targets: WeakKeyDictionary[events.Key, Widget | None] = WeakKeyDictionary()
@@ -136,7 +136,7 @@ class Workbench(DiffApp):
     def on_mount(self) -> None:
         self.animation_level = "none"  # every frame of an animation is sent over SSH
         self._check_size(self.size)
-        if problems := [*self.settings.errors, *clashes(self.settings.keys)]:
+        if problems := [*self.settings.errors, *key_conflicts(self.settings.keys)]:
             self.notify("\n".join(map(visible, problems)), severity="warning", timeout=15, markup=False)
         self.call_after_refresh(self._finish_start)
 
@@ -166,7 +166,7 @@ class Workbench(DiffApp):
             signal.signal(number, handler)
 
     def on_resize(self, event: events.Resize) -> None:
-        self.painted.forget()
+        self.frame_diff.invalidate()
         if self.is_running and self.screen_stack:
             self._check_size(event.size)
 

@@ -17,22 +17,22 @@ from engine.runs.rpc_client import Cancelled, CancelToken, ask, rows_done
 class ProgressReported(Message):
     """Progress of a request."""
 
-    asking: BackgroundQuestion
+    asking: BackgroundRequest
     text: str
     counted: tuple[str, int, int | None] | None = None
     """(activity, rows done, total rows), where rows are counted."""
 
 
 @dataclass
-class Answered(Message):
+class ResponseReceived(Message):
     """The response, or an error line in `error`."""
 
-    asking: BackgroundQuestion
+    asking: BackgroundRequest
     answer: Any
     error: str = ""
 
 
-class BackgroundQuestion(threading.Thread):
+class BackgroundRequest(threading.Thread):
     """One request. `post` receives ProgressReported and Answered from this thread, nothing after `leave`."""
 
     def __init__(self, question: str, arguments: dict[str, Any], post: Callable[[Message], object]) -> None:
@@ -51,13 +51,13 @@ class BackgroundQuestion(threading.Thread):
         except Cancelled:
             return
         except UserError as error:
-            self.post(Answered(self, None, error.line))
+            self.post(ResponseReceived(self, None, error.line))
         except RunFailed as error:
-            self.post(Answered(self, None, str(error)))
+            self.post(ResponseReceived(self, None, str(error)))
         except Exception as error:  # noqa: BLE001 - top level of a thread: the screen must show the error
-            self.post(Answered(self, None, f"request failed: {type(error).__name__}: {error}"))
+            self.post(ResponseReceived(self, None, f"request failed: {type(error).__name__}: {error}"))
         else:
-            self.post(Answered(self, answer))
+            self.post(ResponseReceived(self, answer))
 
     def _tell(self, text: str) -> None:
         self.post(ProgressReported(self, text))

@@ -10,7 +10,7 @@ if TYPE_CHECKING:  # imported where they are used: the first frame has a selecti
 
 MARK = "▸"
 """In front of the selected line of a list."""
-QUIET = ("title", "about", "slot")
+NOT_COMPARED = ("title", "about", "slot")
 """Keys that describe a preset and configure nothing."""
 
 
@@ -47,9 +47,9 @@ class Choice:
 
     @property
     def name(self) -> str:
-        from engine.config.preset_library import called
+        from engine.config.preset_library import preset_name
 
-        return called(self.preset)
+        return preset_name(self.preset)
 
 
 def changes(before: Effective | None, after: Effective) -> list[str]:
@@ -60,5 +60,5 @@ def changes(before: Effective | None, after: Effective) -> list[str]:
     if before is None:
         return []
     old, new = flatten(before.config), flatten(after.config)
-    different = [key for key in new if key not in QUIET and old[key] != new[key]]
+    different = [key for key in new if key not in NOT_COMPARED and old[key] != new[key]]
     return [f"{key} {setting(old[key])} → {setting(new[key])}" for key in different]

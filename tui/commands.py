@@ -11,7 +11,7 @@ from typing import NamedTuple
 from textual.binding import Binding, BindingType
 from textual.keys import KEY_NAME_REPLACEMENTS, Keys, key_to_character
 
-TAKEN = ("ctrl+a", "ctrl+b", "ctrl+c", "ctrl+s", "ctrl+q", "ctrl+z")
+RESERVED_KEYS = ("ctrl+a", "ctrl+b", "ctrl+c", "ctrl+s", "ctrl+q", "ctrl+z")
 """Used by tmux, screen, and the terminal's flow control and job control."""
 
 MODIFIERS = {"ctrl", "shift", "alt", "super", "hyper", "meta"}
@@ -206,7 +206,7 @@ RENAMED = {"bench.climb": "bench.run_ladder"}
 
 def key_of(id: str, user_keys: Mapping[str, str]) -> str:
     """Display name of a command's first key; `user_keys` (command id -> keys) override the defaults."""
-    keys = user_keys.get(id) or next(command.keys for command in every() if command.id == id)
+    keys = user_keys.get(id) or next(command.keys for command in all_commands() if command.id == id)
     return displayed(keys.partition(",")[0].strip())
 
 
@@ -215,11 +215,11 @@ def displayed(key: str) -> str:
     return key.replace("question_mark", "?").replace("slash", "/")
 
 
-def clashes(user_keys: Mapping[str, str]) -> Iterator[str]:
+def key_conflicts(user_keys: Mapping[str, str]) -> Iterator[str]:
     """Problems in the user's keys: reserved by the terminal, invalid, or bound to two commands of one screen."""
     for name, keys in user_keys.items():
         for key in map(str.strip, keys.split(",")):
-            if key in TAKEN:
+            if key in RESERVED_KEYS:
                 yield f"keys: {name}: {key} is reserved by tmux, screen or the terminal; choose another [keys.reserved]"
             elif not is_key(key):
                 yield f"keys: {name}: invalid key {key!r}; use one character or a name such as ctrl+x [keys.invalid]"
@@ -240,7 +240,7 @@ def is_key(name: str) -> bool:
     return known and set(modifiers) <= MODIFIERS
 
 
-def every() -> Iterator[Command]:
+def all_commands() -> Iterator[Command]:
     """All commands of all screens."""
     for table in TABLES.values():
         yield from table

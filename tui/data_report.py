@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from engine.config.errors import Notice
 from engine.config.text import amount, visible
-from engine.runs.account import IGNORED, ColumnUse, RowAccount, in_order, rows_in_short
+from engine.runs.account import IGNORED, ColumnUse, RowAccount, sort_columns, summarize_rows
 from engine.runs.overlap import SplitOverlap, overlap_sentence
 
 EXAMPLE_LENGTH = 24
@@ -39,7 +39,7 @@ class DataReport(Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Line:
+class ReportLine:
     """One line of the report: name, '' where it continues the line above, and text."""
 
     name: str
@@ -57,23 +57,23 @@ class Line:
         return textwrap.wrap(text, width, break_on_hyphens=False) or [""]
 
 
-def account_lines(report: DataReport) -> Iterator[Line]:
+def account_lines(report: DataReport) -> Iterator[ReportLine]:
     """Columns, rows and overlap; `warning_lines` has the warnings."""
     yield from column_lines(report.columns)
     yield from row_lines(report.account)
     yield from overlap_lines(report.overlap)
 
 
-def column_lines(columns: Sequence[ColumnUse]) -> Iterator[Line]:
+def column_lines(columns: Sequence[ColumnUse]) -> Iterator[ReportLine]:
     """One line per column: rows, role, examples."""
-    shown = in_order(columns)
+    shown = sort_columns(columns)
     names = [visible(column.name, 32) for column in shown]
     wide = max(map(len, names), default=0)
     digits = max((len(f"{column.rows:,}") for column in shown), default=0)
     roles = max((len(column.role) for column in shown), default=0)
     for number, (column, name) in enumerate(zip(shown, names, strict=True)):
         text = f"{name:<{wide}}  {column.role:<{roles}}  {column.rows:>{digits},} rows  {examples(column)}".rstrip()
-        yield Line("" if number else "columns", text, "warning" if column.role == IGNORED else "", is_table=True)
+        yield ReportLine("" if number else "columns", text, "warning" if column.role == IGNORED else "", is_table=True)
 
 
 def examples(column: ColumnUse) -> str:
@@ -82,14 +82,14 @@ def examples(column: ColumnUse) -> str:
     return ", ".join(f'"{visible(text, EXAMPLE_LENGTH)}"' for text in values)
 
 
-def row_lines(account: RowAccount | None) -> Iterator[Line]:
+def row_lines(account: RowAccount | None) -> Iterator[ReportLine]:
     """Rows by split, then one line per reason for leaving rows out."""
     if account is None:
         return
-    yield Line("rows", rows_in_short(account))
+    yield ReportLine("rows", summarize_rows(account))
     for number, (code, found) in enumerate(account.left_out.items()):
         text = f"{amount(found.rows, 'row')}: {found.reason or code} {places(found.where)}[{code}]"
-        yield Line("" if number else "left out", text, "warning")
+        yield ReportLine("" if number else "left out", text, "warning")
 
 
 def places(where: Sequence[Any], between: str = " = ") -> str:
@@ -99,13 +99,13 @@ def places(where: Sequence[Any], between: str = " = ") -> str:
     return f"({', '.join(shown)}{more}) " if shown else ""
 
 
-def overlap_lines(overlap: dict[str, SplitOverlap]) -> Iterator[Line]:
+def overlap_lines(overlap: dict[str, SplitOverlap]) -> Iterator[ReportLine]:
     """One line per pair of splits, and the first rows in common."""
     for number, (pair, found) in enumerate(overlap.items()):
         style = "warning" if found.prompt or found.near else ""
-        yield Line("" if number else "overlap", overlap_in_short(pair, found), style)
+        yield ReportLine("" if number else "overlap", overlap_in_short(pair, found), style)
         if found.prompt and (some := places(found.where, " and ")):
-            yield Line("", f"same prompt: {some.strip(' ()')}", style)
+            yield ReportLine("", f"same prompt: {some.strip(' ()')}", style)
 
 
 def overlap_in_short(pair: str, found: SplitOverlap) -> str:
@@ -114,10 +114,10 @@ def overlap_in_short(pair: str, found: SplitOverlap) -> str:
     return sentence[0].lower() + sentence[1:].removesuffix(".")
 
 
-def warning_lines(warnings: Sequence[Notice]) -> Iterator[Line]:
+def warning_lines(warnings: Sequence[Notice]) -> Iterator[ReportLine]:
     """Every warning with its code."""
     for notice in warnings:
-        yield Line("warning", f"{notice.text} [{notice.code}]", "warning")
+        yield ReportLine("warning", f"{notice.text} [{notice.code}]", "warning")
 
 
 REPEATS = {
@@ -128,7 +128,7 @@ REPEATS = {
 """Key in a data check -> description of the rows that it counts."""
 
 
-def repeat_lines(report: dict[str, Any]) -> Iterator[Line]:
+def repeat_lines(report: dict[str, Any]) -> Iterator[ReportLine]:
     """Rows that repeat the prompt of earlier rows."""
     first = True
     for key, what in REPEATS.items():
@@ -136,13 +136,13 @@ def repeat_lines(report: dict[str, Any]) -> Iterator[Line]:
         if found["rows"]:
             between = " = " if key == "duplicates" else " and "
             text = f"{amount(found['rows'], 'row')}: {what} {places(found['where'], between)}"
-            yield Line("repeats" if first else "", text.rstrip())
+            yield ReportLine("repeats" if first else "", text.rstrip())
             first = False
 
 
-def result_line(report: dict[str, Any]) -> Line:
+def result_line(report: dict[str, Any]) -> ReportLine:
     """Whether a run would start."""
     if report["refused"]:
-        return Line("result", f"cannot train: {report['refused']}", "error")
+        return ReportLine("result", f"cannot train: {report['refused']}", "error")
     warnings = len(report["warnings"])
-    return Line("result", f"ready to train, {amount(warnings, 'warning') if warnings else 'no warnings'}", "good")
+    return ReportLine("result", f"ready to train, {amount(warnings, 'warning') if warnings else 'no warnings'}", "good")

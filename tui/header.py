@@ -15,7 +15,7 @@ from engine.runs.folder import short_name
 
 if TYPE_CHECKING:  # for annotations only: presets and the queue are read after the first paint
     from engine.config.preset import Effective
-    from engine.runs.device_queue import Turn
+    from engine.runs.device_queue import QueuePlace
 
 
 def head_line(effective: Effective | None, name: str, live: Content, width: int) -> Content:
@@ -31,7 +31,7 @@ def head_line(effective: Effective | None, name: str, live: Content, width: int)
     return Content.assemble(left, " " * max(1, width - left.cell_length - live.cell_length), live)
 
 
-def live_runs(turns: Sequence[Turn], others: int, watched: Path | None, room: int) -> Content:
+def live_runs(turns: Sequence[QueuePlace], others: int, watched: Path | None, room: int) -> Content:
     """`▶ lora-3f2a  1 full-b2c4  2 lora-99aa`: the running run, then the queue; the watched run is underlined.
 
     `others` is the number of active runs outside the queue, started with --now. Runs that do not fit into `room`
@@ -50,7 +50,7 @@ def live_runs(turns: Sequence[Turn], others: int, watched: Path | None, room: in
         shown.remove(spare[-1])
 
 
-def _turn(turn: Turn, watched: bool) -> Content:
+def _turn(turn: QueuePlace, watched: bool) -> Content:
     style = "$text-success" if turn.place == 0 else "$text-warning"
     style += " bold underline" if watched else ""
     return Content.styled(f"{turn.place or '▶'} {visible(short_name(turn.run.name))}", style)

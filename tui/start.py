@@ -57,9 +57,9 @@ def bench_options(arguments: Sequence[str]) -> BenchOptions | None:
 
 
 def _run_subcommand() -> None:
-    from tui.cli.app import verbs
+    from tui.cli.app import run_command
 
-    verbs()
+    run_command()
 
 
 def _open_bench(options: BenchOptions) -> None:

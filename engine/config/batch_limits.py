@@ -5,9 +5,9 @@ The tables are by device: `cpu` and `cuda`.
 
 from __future__ import annotations
 
-FLAT_MEAN_LENGTH = 256
+PACKED_MEAN_LENGTH = 256
 """Tokens. With a dense attention mask, rows longer than this on average are padded instead of packed."""
-FLAT_TOKENS = {"cpu": 1024, "cuda": 4096}
+PACKED_TOKENS = {"cpu": 1024, "cuda": 4096}
 """Tokens of a packed micro-batch under a dense mask, whose cost grows with their square."""
 PADDED_TOKENS = {"cpu": 2048, "cuda": 65536}
 """Tokens of a padded micro-batch whose size is chosen automatically."""

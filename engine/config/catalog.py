@@ -21,13 +21,13 @@ class Wheel(Struct, frozen=True):
     note: str
 
 
-class Entry(Struct, frozen=True):
+class CatalogEntry(Struct, frozen=True):
     """A model of the catalog. `parameters` in millions, as on its model card."""
 
     name: str
     hub: str
     parameters: int
-    licence: str
+    license: str
     about: str
     shape: Mapping[str, Any]
     """The part of its config.json that determines memory, for predictions before it is downloaded."""
@@ -38,10 +38,10 @@ def _llama(**sizes: int | bool) -> dict[str, Any]:
     return {"model_type": "llama", "tie_word_embeddings": True, "vocab_size": 49152, **sizes}
 
 
-CATALOGUE: dict[str, Entry] = {
+CATALOG: dict[str, CatalogEntry] = {
     entry.name: entry
     for entry in (
-        Entry(
+        CatalogEntry(
             "smollm2-135m",
             "HuggingFaceTB/SmolLM2-135M-Instruct",
             135,
@@ -63,7 +63,7 @@ CATALOGUE: dict[str, Entry] = {
                 "dequantized from Q4_1: not the original bf16 weights",
             ),
         ),
-        Entry(
+        CatalogEntry(
             "smollm2-1.7b",
             "HuggingFaceTB/SmolLM2-1.7B-Instruct",
             1711,
@@ -78,7 +78,7 @@ CATALOGUE: dict[str, Entry] = {
                 max_position_embeddings=8192,
             ),
         ),
-        Entry(
+        CatalogEntry(
             "qwen2.5-7b",
             "Qwen/Qwen2.5-7B-Instruct",
             7616,

@@ -21,7 +21,7 @@ MAX_SETTINGS_BYTES = 1 << 20
 """Size limit of presets and of settings files."""
 
 
-def working_folder() -> Path:
+def working_directory() -> Path:
     """The working directory. Raises UserError where it has been deleted."""
     try:
         return Path.cwd()
@@ -79,7 +79,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
-def no_room(error: BaseException) -> bool:
+def is_no_space_error(error: BaseException) -> bool:
     """Whether a file could not be written because the disk is full or a quota or file size limit is reached."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

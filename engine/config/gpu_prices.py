@@ -17,7 +17,7 @@ from engine.config.errors import UserError
 from engine.config.preset_library import GPU_LIST_NAMES, shipped_folder
 
 
-class Card(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+class Gpu(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """One GPU model."""
 
     name: str
@@ -36,8 +36,8 @@ class Card(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
 class _List(Struct, forbid_unknown_fields=True, frozen=True):
     """The content of a price list. `card` is the older name of `gpu`."""
 
-    gpu: list[Card] = field(default_factory=list)
-    card: list[Card] = field(default_factory=list)
+    gpu: list[Gpu] = field(default_factory=list)
+    card: list[Gpu] = field(default_factory=list)
 
 
 def own_file() -> Path:
@@ -47,24 +47,24 @@ def own_file() -> Path:
     return next((path for path in files if path.is_file()), files[0])
 
 
-def list_cards() -> list[Card]:
+def list_gpus() -> list[Gpu]:
     """Every listed GPU, cheapest first; an own entry hides a shipped one of the same name.
 
     Raises UserError for a list that cannot be read.
     """
-    gpus: dict[str, Card] = {}
+    gpus: dict[str, Gpu] = {}
     for path in (shipped_folder() / "gpus.toml", own_file()):
         if path.is_file():
             gpus |= {gpu.name: gpu for gpu in _read(path)}
     return sorted(gpus.values(), key=lambda gpu: (gpu.price_per_hour, gpu.memory))
 
 
-def cheapest_for(peak: float, cards: list[Card]) -> Card | None:
+def cheapest_gpu(peak: float, cards: list[Gpu]) -> Gpu | None:
     """The cheapest GPU with at least `peak` bytes; None if no listed GPU has it."""
     return next((gpu for gpu in cards if gpu.bytes >= peak), None)
 
 
-def named(nvml_name: str, cards: list[Card]) -> Card | None:
+def find_gpu(nvml_name: str, cards: list[Gpu]) -> Gpu | None:
     """The listed GPU for an NVML name; None where it is not listed. The longest match wins."""
     matches = [
         (len(part), gpu)
@@ -75,7 +75,7 @@ def named(nvml_name: str, cards: list[Card]) -> Card | None:
     return max(matches, key=lambda pair: pair[0])[1] if matches else None
 
 
-def pick(wanted: str, cards: list[Card]) -> Card:
+def select_gpu(wanted: str, cards: list[Gpu]) -> Gpu:
     """The listed GPU for a user's "a100", "RTX4090" or "H100 80GB".
 
     Raises UserError where no GPU matches, with the nearest name, or several do.
@@ -104,11 +104,11 @@ def _squashed(text: str) -> str:
     return "".join(_words(text))
 
 
-def _gpu_words(gpu: Card) -> set[str]:
+def _gpu_words(gpu: Gpu) -> set[str]:
     return {word for name in (gpu.name, *gpu.match) for word in _words(name)}
 
 
-_MATCHERS: tuple[Callable[[list[str], Card], bool], ...] = (
+_MATCHERS: tuple[Callable[[list[str], Gpu], bool], ...] = (
     lambda words, gpu: "".join(words) in {_squashed(name) for name in (gpu.name, *gpu.match)},
     lambda words, gpu: set(words) <= _gpu_words(gpu),
     lambda words, gpu: all(any(own.startswith(word) for own in _gpu_words(gpu)) for word in words),
@@ -117,7 +117,7 @@ _MATCHERS: tuple[Callable[[list[str], Card], bool], ...] = (
 """Ways to match a name, strictest first: the complete name, its words, their beginnings, a part without spaces."""
 
 
-def _read(path: Path) -> list[Card]:
+def _read(path: Path) -> list[Gpu]:
     try:
         content = msgspec.convert(tomli.loads(path.read_text("utf-8")), _List)
     except (tomli.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import engine
-from engine.config.catalog import CATALOGUE, pulled_folder
+from engine.config.catalog import CATALOG, pulled_folder
 from engine.config.errors import UserError
-from engine.config.model_limits import impossible
+from engine.config.model_limits import impossible_value
 from engine.config.schema import Model
 
 _INVALID = "config.json: "
@@ -39,8 +39,8 @@ def find_model(model: Model) -> ModelFiles:
     """Find a model in the order of `engine.methods.locate`: embedded, catalog, .gguf file, folder, Hub id."""
     if model.id == EMBEDDED:
         return _in_folder(Path(engine.__file__).parent / "assets" / "tiny")
-    if model.id in CATALOGUE:
-        folder, entry = pulled_folder(model.id), CATALOGUE[model.id]
+    if model.id in CATALOG:
+        folder, entry = pulled_folder(model.id), CATALOG[model.id]
         found = _in_folder(folder) if (folder / "config.json").exists() else _in_cache(entry.hub, model)
         return found if found.folder else replace(found, table=entry.shape, why="")
     path = Path(model.id)
@@ -93,19 +93,19 @@ def _in_folder(folder: Path) -> ModelFiles:
         return ModelFiles(None, folder, f"cannot read config.json ({error})", wrong="cannot read config.json")
     if not isinstance(table, dict):
         return ModelFiles(None, folder, "config.json is not an object", wrong="invalid config.json: not an object")
-    if fault := impossible(table):
+    if fault := impossible_value(table):
         return ModelFiles(None, folder, f"invalid config.json: {fault}", wrong=f"{_INVALID}{fault}")
     return ModelFiles(table, folder)
 
 
-def refuse_impossible(model: Model) -> None:
+def check_model_config(model: Model) -> None:
     """Raise UserError for a model whose config.json is on this machine and describes an impossible model."""
     files = find_model(model)
     if files.wrong.startswith(_INVALID):
-        raise impossible_model(files.wrong.removeprefix(_INVALID), str(files.folder))
+        raise impossible_model_error(files.wrong.removeprefix(_INVALID), str(files.folder))
 
 
-def impossible_model(fault: str, where: str) -> UserError:
+def impossible_model_error(fault: str, where: str) -> UserError:
     """The error for a config.json that describes an impossible model."""
     return UserError(
         fault, f"{where}/config.json", "download the model again, or choose another one", code="model.config"

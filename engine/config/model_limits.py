@@ -23,7 +23,7 @@ INNER = ("text_config", "llm_config", "language_config")
 """Sections in which multimodal models keep the language model's configuration."""
 
 
-def impossible(table: Mapping[str, Any]) -> str:
+def impossible_value(table: Mapping[str, Any]) -> str:
     """What is impossible in a model's configuration; '' where nothing is."""
     return next(_faults(table, ""), "")
 

@@ -13,7 +13,7 @@ from engine.config.data_files import KINDS
 from engine.config.data_files import is_data_file as is_data_file  # for importers that still use them from here
 from engine.config.data_files import is_hub_id as is_hub_id
 from engine.config.errors import Notice, UserError
-from engine.config.files import check_utf8, working_folder
+from engine.config.files import check_utf8, working_directory
 from engine.config.preset import Effective, Flat, Preset, read_preset, resolve
 from engine.config.renamed_keys import current_key
 from engine.config.text import visible
@@ -79,7 +79,7 @@ def list_presets() -> list[PresetEntry]:
     return ordered
 
 
-def called(preset: str) -> str:
+def preset_name(preset: str) -> str:
     """The name in a preset's name or path: only `.toml` is a suffix, `qwen2.5-7b-lora` is a complete name."""
     return Path(preset).name.removesuffix(".toml")
 
@@ -116,11 +116,11 @@ def _renamed_preset(name: str) -> tuple[Preset, Path]:
 def effective(name: str, method: str | None, overrides: Flat) -> Effective:
     """The effective configuration of a named preset and the command line, with absolute file names."""
     preset, path = find_preset(name)
-    preset = replace(preset, values=anchored(preset.values, path.parent))
-    return resolve(preset, method, anchored(overrides, working_folder()))
+    preset = replace(preset, values=with_absolute_paths(preset.values, path.parent))
+    return resolve(preset, method, with_absolute_paths(overrides, working_directory()))
 
 
-def anchored(values: Flat, folder: Path) -> Flat:
+def with_absolute_paths(values: Flat, folder: Path) -> Flat:
     """The values with absolute file names; relative ones are found in `folder`, else in the working directory.
 
     Raises UserError for a name that is not UTF-8.
@@ -143,15 +143,15 @@ def _anchored(key: str, value: object, folder: Path) -> object:
         or value.count("/") > 1
         or (key == "evaluation.forgetting_text" and value not in ("auto", "none"))
     )
-    for base in (folder, working_folder()):
+    for base in (folder, working_directory()):
         if "/" in value or looks_like_a_file or key == "model.chat_template":
             candidate = base / path
             if candidate.exists():
                 return str(candidate.absolute())
     # A bare word is a name first ("tickets", "train"); otherwise a folder of that name, where it exists.
-    if key in ("data.id", "model.id") and (working_folder() / path).is_dir() and value not in ("tickets", "tiny"):
-        return str((working_folder() / path).absolute())
-    return str((working_folder() / path).absolute()) if looks_like_a_file else value
+    if key in ("data.id", "model.id") and (working_directory() / path).is_dir() and value not in ("tickets", "tiny"):
+        return str((working_directory() / path).absolute())
+    return str((working_directory() / path).absolute()) if looks_like_a_file else value
 
 
 def _slot(entry: PresetEntry) -> int | None:

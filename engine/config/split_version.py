@@ -8,7 +8,7 @@ SPLIT_VERSION = 2
 1: rows grouped by prompt and answer; a prompt with two answers could be in training and test.
 2: rows grouped by prompt; the test rows of a prompt are one item, scored against all its answers.
 """
-OLDEST = 1
+OLDEST_SPLIT_VERSION = 1
 """Version of runs and ladders that do not record one."""
 
 

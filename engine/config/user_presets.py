@@ -11,7 +11,7 @@ import tomli_w
 
 from engine.config import preset_library
 from engine.config.errors import UserError
-from engine.config.files import working_folder
+from engine.config.files import working_directory
 from engine.config.method_specs import reads
 from engine.config.preset import Effective, Flat, Preset, flatten, nested, resolve
 from engine.config.renamed_keys import current_values
@@ -28,36 +28,36 @@ def is_own(listed: preset_library.PresetEntry) -> bool:
     return listed.path.parent == preset_library.user_folder()
 
 
-def from_preset(name: str, base: str, overrides: Flat | None = None) -> Path:
+def create_from_preset(name: str, base: str, overrides: Flat | None = None) -> Path:
     """Write `NAME.toml` with what `base` sets and `overrides` change.
 
     Raises UserError for an invalid or existing name, and for overrides that `base` could not be run with.
     """
     path = _new_path(name)
     preset, file = preset_library.find_preset(base)
-    given, _ = current_values(preset_library.anchored(overrides or {}, working_folder()))
+    given, _ = current_values(preset_library.with_absolute_paths(overrides or {}, working_directory()))
     method = resolve(preset, None, given).config.method
     copied = {
         key: value
-        for key, value in preset_library.anchored(preset.values, file.parent).items()
+        for key, value in preset_library.with_absolute_paths(preset.values, file.parent).items()
         if key not in NOT_COPIED and reads(method, key) and given.keys().isdisjoint(_EXCLUDED_BY.get(key, ()))
     }
     rate = copied.get("train.learning_rate")
     if method != preset.values.get("method", Config().method) and not isinstance(rate, dict):
         copied.pop("train.learning_rate", None)  # it was set for the other method
-    values = {"title": f"{name}, from {preset_library.called(base)}", **copied, **given}
+    values = {"title": f"{name}, from {preset_library.preset_name(base)}", **copied, **given}
     resolve(Preset(name, values))
     return _write(path, tomli_w.dumps(nested(values)))
 
 
-def from_choice(name: str, base: str, chosen: Effective) -> Path:
+def create_from_choice(name: str, base: str, chosen: Effective) -> Path:
     """Write `NAME.toml` with only what differs from the method's defaults.
 
     Raises UserError for an invalid or existing name.
     """
     path = _new_path(name)
     values = differing(chosen, _rates(base))
-    values = {"title": f"{name}, from {preset_library.called(base)}", **values}
+    values = {"title": f"{name}, from {preset_library.preset_name(base)}", **values}
     resolve(Preset(name, values))
     return _write(path, tomli_w.dumps(nested(values)))
 

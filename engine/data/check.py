@@ -31,13 +31,13 @@ Preflight = Callable[[dict[str, TokenizedRows]], UserError | None]
 """Checks prepared rows against the requirements of model and evaluation; returns the error of a run, or None."""
 
 
-def no_demands(rows: dict[str, TokenizedRows]) -> UserError | None:
+def no_requirements(rows: dict[str, TokenizedRows]) -> UserError | None:
     """A preflight that accepts all rows."""
     return None
 
 
 def check(
-    data: Data, max_length: int, tokenizer: Any, progress: Progress = quiet, preflight: Preflight = no_demands
+    data: Data, max_length: int, tokenizer: Any, progress: Progress = quiet, preflight: Preflight = no_requirements
 ) -> dict[str, Any]:
     """All counts of a data set, JSON-able; `refused` is the error with which a run would stop, or None.
 
@@ -46,7 +46,7 @@ def check(
     return report(preparation(data, max_length, tokenizer, progress), max_length, preflight)
 
 
-def report(done: Preparation, max_length: int, preflight: Preflight = no_demands) -> dict[str, Any]:
+def report(done: Preparation, max_length: int, preflight: Preflight = no_requirements) -> dict[str, Any]:
     """The report of `check` for a finished preparation."""
     refusal = refused(done) or preflight(done.rows)
     return {

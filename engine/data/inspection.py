@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.config.schema import Data
 from engine.data.building import Progress
-from engine.data.check import Preflight, no_demands, report, sample
+from engine.data.check import Preflight, no_requirements, report, sample
 from engine.data.counts import SPLITS
 from engine.data.lengths import histogram
 from engine.data.preparation import Preparation
@@ -31,7 +31,7 @@ def inspect(
     rows: int,
     max_tokens: int,
     progress: Progress = quiet,
-    preflight: Preflight = no_demands,
+    preflight: Preflight = no_requirements,
 ) -> dict[str, Any]:
     """Report, samples, length histograms and template of a data set, from one preparation. JSON-able.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from engine.config.catalog import CATALOGUE, pulled_folder
+from engine.config.catalog import CATALOG, pulled_folder
 from engine.config.errors import UserError
 from engine.data.chat_template import ERRORS, has_template
 
@@ -33,7 +33,7 @@ def template_text(name: str, tokenizer: Any) -> tuple[str, str]:
             do = 'set model.chat_template = "tools-plain", which works with every tokenizer'
             raise UserError(what, str(tokenizer.name_or_path), do, code="model.template_tokens")
         return shipped(name, tokenizer), name
-    if name in CATALOGUE:
+    if name in CATALOG:
         text = _catalogued(name)
         if text is None:
             what = f"the chat template of {name!r} is not on this machine"
@@ -58,7 +58,7 @@ def candidates(tokenizer: Any) -> Iterator[tuple[str, str]]:
     for name in SHIPPED:
         if not _missing_token(name, tokenizer):
             yield name, shipped(name, tokenizer)
-    for name in CATALOGUE:
+    for name in CATALOG:
         text = _catalogued(name)
         if text is not None and text != own:
             yield name, text
@@ -104,7 +104,7 @@ def _read(path: Path) -> str:
     try:
         text = path.read_text("utf-8")
     except FileNotFoundError as error:
-        names = ", ".join((*SHIPPED, *CATALOGUE))
+        names = ", ".join((*SHIPPED, *CATALOG))
         what = "unknown chat template"
         raise UserError(
             what, str(path), f"use a Jinja file or one of {names}", code="model.unknown_template"

@@ -21,7 +21,7 @@ NAMESPACE, INITIAL = Path("/proc/self/ns/pid"), "pid:[4026531836]"
 """The file that names the PID namespace of this process, and the name of the initial one (`PROC_PID_INIT_INO`)."""
 
 
-def ids_are_ours() -> bool:
+def pids_are_local() -> bool:
     """Whether NVML's process ids are valid in this PID namespace.
 
     In a container with its own PID namespace NVML reports the host's ids (NVIDIA/nvidia-docker, issue 1483), which may
@@ -57,28 +57,28 @@ class Nvml:
         """The driver version; '' where it is not available."""
         return str(self._call("nvmlSystemGetDriverVersion") or "")
 
-    def cards(self) -> list[NvmlCard]:
+    def cards(self) -> list[NvmlGpu]:
         """Every GPU, in NVML's order; one that does not respond is included, without values."""
         count = self._call("nvmlDeviceGetCount") or 0
-        return [NvmlCard(self, number, self._call("nvmlDeviceGetHandleByIndex", number)) for number in range(count)]
+        return [NvmlGpu(self, number, self._call("nvmlDeviceGetHandleByIndex", number)) for number in range(count)]
 
-    def card(self, index: int = 0) -> NvmlCard | None:
+    def card(self, index: int = 0) -> NvmlGpu | None:
         """One GPU by NVML's index, which may differ from CUDA's."""
         handle = self._call("nvmlDeviceGetHandleByIndex", index)
-        return NvmlCard(self, index, handle) if handle is not None else None
+        return NvmlGpu(self, index, handle) if handle is not None else None
 
-    def named(self, uuid: str) -> NvmlCard | None:
+    def named(self, uuid: str) -> NvmlGpu | None:
         """The GPU or MIG instance with this UUID (GPU-…, MIG-…) or unique prefix of it, as in CUDA_VISIBLE_DEVICES.
 
         None where no GPU or several match.
         """
         handle = self._call("nvmlDeviceGetHandleByUUID", uuid)
         if handle is not None:
-            return NvmlCard(self, 0, handle)
+            return NvmlGpu(self, 0, handle)
         matching = [card for card in self.cards() if (card.uuid() or "").startswith(uuid)]
         return matching[0] if len(matching) == 1 else None
 
-    def of_torch(self, uuid: str) -> NvmlCard | None:
+    def of_torch(self, uuid: str) -> NvmlGpu | None:
         """The GPU with the UUID that torch reports, which has no prefix; the only GPU where none matches."""
         if found := self.named(f"GPU-{uuid}") or self.named(f"MIG-{uuid}"):
             return found
@@ -96,7 +96,7 @@ class Nvml:
 
 
 @dataclass
-class NvmlCard:
+class NvmlGpu:
     """One GPU."""
 
     nvml: Nvml
@@ -158,7 +158,7 @@ class NvmlCard:
     def processes(self) -> list[tuple[int, int | None]]:
         """(pid, bytes) of the compute processes on the GPU; bytes are None where the driver does not report them.
 
-        The ids are those of the driver: see `ids_are_ours`.
+        The ids are those of the driver: see `pids_are_local`.
         """
         running = self._ask("nvmlDeviceGetComputeRunningProcesses_v3")
         if running is None:  # drivers before 510 have only v2
@@ -175,7 +175,7 @@ class NvmlCard:
 
 def process_name(pid: int) -> str:
     """The name of the process with this driver id, or that it is not visible from here."""
-    if ids_are_ours():
+    if pids_are_local():
         with contextlib.suppress(psutil.Error):
             return str(psutil.Process(pid).name())
     return "a process of another user or container"

@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 
 from engine.config.errors import RunFailed, UserError
-from engine.config.files import no_room
+from engine.config.files import is_no_space_error
 from engine.ladder.pipeline import LadderPipeline
 from engine.ladder.runner import LadderRunner
 from engine.runs import end_record, locks
@@ -98,7 +98,7 @@ def run_pipeline(pipeline: LadderPipeline) -> tuple[Outcome, str]:
     except RunFailed as error:
         return "failed", str(error)
     except Exception as error:  # noqa: BLE001 - top level: the ladder records any error
-        if no_room(error):
+        if is_no_space_error(error):
             ladder.reason_code = "disk.full"
             return "failed", f"disk full ({error}); free disk space, then `ftbench resume {folder.name}`"
         traceback.print_exc()

@@ -11,7 +11,7 @@ import numpy as np
 from engine.config.errors import UserError
 from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import metric_spec
-from engine.config.split_version import OLDEST, versions_differ
+from engine.config.split_version import OLDEST_SPLIT_VERSION, versions_differ
 from engine.ladder.price import add_price
 from engine.ladder.results import LadderResults, collect, read_finished
 from engine.ladder.runner import worked_joules
@@ -54,7 +54,7 @@ def check_same_work(results: LadderResults, ladder: Ladder) -> None:
     """Raises UserError if data, test rows, weights, row order or tokens of a finished run differ from the ladder's."""
     expected = dict(ladder.work.fingerprints) if ladder.work else {}
     orders: dict[int, tuple[str, str, int]] = {}
-    rule = ladder.work.split_version if ladder.work else OLDEST
+    rule = ladder.work.split_version if ladder.work else OLDEST_SPLIT_VERSION
     for run in results.runs:
         if differ := versions_differ(run.result.split_version, rule):
             what, do = f"not the same work: {run.entry.run}: {differ}", "start a new ladder"

@@ -12,7 +12,7 @@ from engine.config.errors import UserError
 from engine.config.preset import flatten
 from engine.config.renamed_keys import original_names
 from engine.config.schema import Config
-from engine.config.split_version import OLDEST
+from engine.config.split_version import OLDEST_SPLIT_VERSION
 from engine.runs.run_dir import RunDir, iterate, read_frozen
 
 UNRELATED_KEYS = ("title", "about", "slot", "cost.price_per_hour", "cost.currency")
@@ -24,7 +24,7 @@ def identity(
     fingerprints: dict[str, str],
     versions: dict[str, str],
     machine: dict[str, Any],
-    split_version: int = OLDEST,
+    split_version: int = OLDEST_SPLIT_VERSION,
 ) -> str:
     """SHA-256 of settings, data, split version, model, library versions and machine.
 
@@ -32,7 +32,7 @@ def identity(
     """
     parts: list[Any] = [_relevant_settings(config), fingerprints, versions]
     parts.append({key: machine.get(key) for key in ("device", "cpu", "threads", "cuda")})
-    if split_version != OLDEST:
+    if split_version != OLDEST_SPLIT_VERSION:
         parts.append({"split_version": split_version})
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 

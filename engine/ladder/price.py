@@ -8,8 +8,8 @@ from engine.runs.ladder import Ladder, RentalPrice, Rung, RungResult, SeedRange
 
 def add_price(row: RungResult, rung: Rung, ladder: Ladder) -> None:
     """Fill in the row's price per run and rental GPU, or a note why they are unknown."""
-    known = gpu_prices.list_cards()
-    local = gpu_prices.named(str(ladder.machine.get("device", "")), known)
+    known = gpu_prices.list_gpus()
+    local = gpu_prices.find_gpu(str(ladder.machine.get("device", "")), known)
     price = rung.config.cost.price_per_hour
     row.currency = rung.config.cost.currency if price is not None else local.currency if local else row.currency
     if price is None and local:
@@ -22,7 +22,7 @@ def add_price(row: RungResult, rung: Rung, ladder: Ladder) -> None:
     peak = row.peak
     on_gpu = bool(peak and (peak.nvml_used or peak.reserved))
     need = (peak.nvml_used or peak.reserved or peak.rss) if peak else None
-    gpu = gpu_prices.cheapest_for(need, known) if need else None
+    gpu = gpu_prices.cheapest_gpu(need, known) if need else None
     if gpu:
         row.rent = RentalPrice(gpu=gpu.name, memory=gpu.bytes, price_per_hour=gpu.price_per_hour, currency=gpu.currency)
     if not on_gpu:

@@ -13,9 +13,9 @@ import msgspec
 
 from engine.config.errors import RunFailed, UserError
 from engine.config.preset import Effective, flatten
-from engine.config.preset_library import called
+from engine.config.preset_library import preset_name
 from engine.config.schema import Config
-from engine.config.split_version import OLDEST, versions_differ
+from engine.config.split_version import OLDEST_SPLIT_VERSION, versions_differ
 from engine.ladder.identity import identity, index, split_otherwise
 from engine.runs import launch, locks, run_dir
 from engine.runs.events import Step
@@ -83,7 +83,7 @@ class LadderRunner:
         self.stopping.check()
         rule = self._split_version()
         key = identity(config, self._fingerprints(), self.ladder.versions, self.ladder.machine, rule)
-        with locks.alone(self.dir.runs):  # else two ladders could both find nothing and start the same run
+        with locks.exclusive(self.dir.runs):  # else two ladders could both find nothing and start the same run
             self.index_runs()
             run = self._reusable(entry, key)
             is_new = run is None
@@ -122,7 +122,7 @@ class LadderRunner:
             self.warn("ladder.run_not_reusable", f"{entry.run} {why}: {entry.rung} is run again")
         origins = dict.fromkeys(flatten(config), f"ladder {self.dir.name}")
         folder = self.dir.probes if entry.kind == "probe" else self.dir.runs
-        preset = re.sub(r"-(qlora|lora|full)$", "", called(self.ladder.preset))
+        preset = re.sub(r"-(qlora|lora|full)$", "", preset_name(self.ladder.preset))
         name = f"{preset}-{rung.name}" if rung.name != rung.method else preset
         self._warn_of_other_splits(config)
         run = run_dir.create(
@@ -145,7 +145,7 @@ class LadderRunner:
             self.warn("ladder.different_split", f"{run.name} is not reused: {versions_differ(version, current)}")
 
     def _split_version(self) -> int:
-        return self.ladder.work.split_version if self.ladder.work else OLDEST
+        return self.ladder.work.split_version if self.ladder.work else OLDEST_SPLIT_VERSION
 
     def _run_to_end(self, entry: LadderRun, run: RunDir) -> None:
         """Start or resume the run until it has an outcome, or its worker exited unexpectedly MAX_DEATHS times."""
@@ -185,9 +185,9 @@ class LadderRunner:
             entry.status = "live"
             self.save()
         while run.is_live() or (run.state() == "starting" and time.monotonic() < deadline):
-            if self.stopping.asked and entry.reused and run.path not in self.started:
+            if self.stopping.requested and entry.reused and run.path not in self.started:
                 break
-            if self.stopping.asked and not forwarded:
+            if self.stopping.requested and not forwarded:
                 with contextlib.suppress(UserError, ProcessLookupError):  # the worker exited in the meantime
                     launch.stop(run)
                 forwarded = True

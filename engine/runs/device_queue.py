@@ -19,7 +19,7 @@ STALE_SECONDS = 60.0
 """Age at which an unlocked ticket is deleted: a younger one may belong to a run that is about to lock it."""
 
 
-class Turn(NamedTuple):
+class QueuePlace(NamedTuple):
     """Place of one run in the queue of one device."""
 
     card: str
@@ -42,7 +42,7 @@ def wait_for_device(
     `arrived` (Unix seconds) decides the order; equal times are ordered by process id. `report` is called with every
     change of place.
     """
-    lock, content, last_note = locks.card_lock(device), f"{os.getpid()} {run}", ""
+    lock, content, last_note = locks.device_lock(device), f"{os.getpid()} {run}", ""
     with _ticket(lock, arrived, content) as own:
         while True:
             before = [turn for ticket, turn in _waiting(lock) if ticket.name < own.name]
@@ -58,14 +58,14 @@ def wait_for_device(
             time.sleep(seconds)
 
 
-def turns() -> list[Turn]:
+def queue_places() -> list[QueuePlace]:
     """Places of all runs on all devices of this machine, per device with its user first."""
     places = []
-    for lock, device in locks.card_locks():
+    for lock, device in locks.device_locks():
         if (holder := locks.holder(lock)) is not None:
             pid, run = _read(holder)
-            places.append(Turn(device, 0, pid, run))
-        places += [Turn(device, place, pid, run) for place, (_, (pid, run)) in enumerate(_waiting(lock), 1)]
+            places.append(QueuePlace(device, 0, pid, run))
+        places += [QueuePlace(device, place, pid, run) for place, (_, (pid, run)) in enumerate(_waiting(lock), 1)]
     return places
 
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from engine.config.split_version import OLDEST
+from engine.config.split_version import OLDEST_SPLIT_VERSION
 from engine.runs.overlap import SplitOverlap
 from engine.runs.renamed_fields import EVENT_FIELDS, SCHEMA_VERSION, current_event
 from engine.runs.result import Interval, Predicted
@@ -84,7 +84,7 @@ class Data(Event, tag="data"):
     """Use of every row (`RowAccount`); null in runs of earlier versions."""
     test_items: int | None = None
     """Distinct prompts among the scored test rows; null in runs of earlier versions."""
-    split_version: int = OLDEST
+    split_version: int = OLDEST_SPLIT_VERSION
     """Version of the split rule; runs with different versions are not compared."""
     overlap: dict[str, SplitOverlap] = msgspec.field(default_factory=dict)
     """`test/train` and `validation/train`."""

@@ -149,7 +149,7 @@ def pick(known: Iterable[F], name: str, kind: str, where: Path, hint: str) -> F:
 def running_elsewhere(home: Path) -> str:
     """`full-3d4d is running in ~/other/runs.` for a run on this machine outside of `home`; '' without one."""
     with contextlib.suppress(UserError, OSError):
-        for turn in device_queue.turns():
+        for turn in device_queue.queue_places():
             directory = runs_of(turn.run)
             if turn.run.name and directory != home:
                 return f"{short_name(turn.run.name)} is running in {tilde(directory)}."

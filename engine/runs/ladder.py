@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct, field
 
 from engine.config.schema import Config
-from engine.config.split_version import OLDEST
+from engine.config.split_version import OLDEST_SPLIT_VERSION
 from engine.runs.account import ColumnUse, RowAccount
 from engine.runs.overlap import SplitOverlap
 from engine.runs.renamed_fields import SCHEMA_VERSION, current_ladder
@@ -53,7 +53,7 @@ class LadderPlan(Struct, kw_only=True, frozen=True):
     """Whether to run everything again instead of reusing finished runs."""
     command: str = ""
     """The command line that started the ladder."""
-    split_version: int = OLDEST
+    split_version: int = OLDEST_SPLIT_VERSION
     """Version of the rule that splits the rows."""
     started_in: str = ""
     """The directory it was started from; '' in ladders of versions that did not record it."""
@@ -99,7 +99,7 @@ class SharedWork(Struct, kw_only=True):
     batch: int
     metric: str
     fingerprints: dict[str, str] = field(default_factory=dict)
-    split_version: int = OLDEST
+    split_version: int = OLDEST_SPLIT_VERSION
     overlap: dict[str, SplitOverlap] = field(default_factory=dict)
     """`test/train` and `validation/train`; empty in older ladders."""
     columns: list[ColumnUse] = field(default_factory=list)

@@ -19,7 +19,7 @@ import tomli_w
 from engine.config.errors import Notice, UserError
 from engine.config.files import remove_tree, write_atomically
 from engine.config.preset import flatten, nested
-from engine.config.preset_library import called
+from engine.config.preset_library import preset_name
 from engine.config.renamed_keys import current_table, current_values
 from engine.runs import end_record, folder
 from engine.runs.folder import Folder
@@ -119,7 +119,7 @@ def _unreadable(error: OSError, path: Path) -> UserError:
 def create(runs: Path, plan: LadderPlan) -> LadderDir:
     """Create a ladder's directory (mode 0700) with its plan."""
     plan = msgspec.structs.replace(plan, started_in=plan.started_in or folder.working_directory())
-    return LadderDir(folder.make(runs, called(plan.preset), "ladder", "ladder.toml", plan_text(plan)))
+    return LadderDir(folder.make(runs, preset_name(plan.preset), "ladder", "ladder.toml", plan_text(plan)))
 
 
 def plan_text(plan: LadderPlan) -> str:

@@ -69,7 +69,7 @@ def remove(leftover: Leftover) -> bool:
 
 def _locks() -> Iterator[Leftover]:
     """Locks and tickets of killed runs. The lock file of a run that ended normally stays for the next run."""
-    for lock, _ in locks.card_locks():
+    for lock, _ in locks.device_locks():
         if locks.holder(lock) is None:
             pid, _, run = _content(lock).partition(" ")
             if run and _has_died(run):

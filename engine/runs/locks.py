@@ -163,7 +163,7 @@ def holder(path: Path) -> str | None:
     return None
 
 
-def card_lock(card: str) -> Path:
+def device_lock(card: str) -> Path:
     """The lock file of one device ("0", a UUID, or "cpu") of this machine, for this user.
 
     In the temporary folder instead of $XDG_RUNTIME_DIR, which is deleted when the last login session ends while runs
@@ -173,7 +173,7 @@ def card_lock(card: str) -> Path:
     return lock_folder() / f"{socket.gethostname()}-{safe}.lock"
 
 
-def card_locks() -> list[tuple[Path, str]]:
+def device_locks() -> list[tuple[Path, str]]:
     """All device lock files of this machine, with the device's name."""
     host = f"{socket.gethostname()}-"
     locks = sorted(lock_folder().glob("*.lock"))
@@ -181,7 +181,7 @@ def card_locks() -> list[tuple[Path, str]]:
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path) -> Iterator[None]:
     """Mutual exclusion between processes of this machine for one folder. Blocks; for short critical sections."""
     name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
     path = lock_folder() / f"{socket.gethostname()}-{name}.moment"

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct, field
 
-from engine.config.split_version import OLDEST
+from engine.config.split_version import OLDEST_SPLIT_VERSION
 from engine.runs.overlap import SplitOverlap
 from engine.runs.renamed_fields import SCHEMA_VERSION, current_result
 
@@ -151,13 +151,13 @@ class Result(Struct, kw_only=True):
     versions: dict[str, str] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
     fingerprints: dict[str, str] = field(default_factory=dict)
-    split_version: int = OLDEST
+    split_version: int = OLDEST_SPLIT_VERSION
     """Version of the split rule; scores of different versions are not comparable."""
     overlap: dict[str, SplitOverlap] = field(default_factory=dict)
     """`test/train` and `validation/train`; empty in runs of earlier versions."""
 
     @property
-    def worked(self) -> float:
+    def active_seconds(self) -> float:
         """Seconds in all phases except waiting in the device queue."""
         return sum(seconds for phase, seconds in self.seconds.items() if phase != "waiting")
 

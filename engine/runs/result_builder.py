@@ -117,7 +117,7 @@ class ResultBuilder:
         result.energy = sum(result.joules.values()) if result.joules else None
         result.peak, result.peak_training_bytes = self.memory.peak, self.memory.peak_training_bytes
         price = config.cost.price_per_hour
-        result.cost = price * result.worked / 3600 if price is not None else None
+        result.cost = price * result.active_seconds / 3600 if price is not None else None
         if self._data and self._plan:
             rows, plan = self._data.train, self._plan
             order = f"{rows} rows, {plan.steps} steps of {plan.batch}, seed {config.train.seed}"

@@ -22,7 +22,7 @@ from engine.config.files import remove_tree, write_atomically
 from engine.config.preset import Effective, Flat, flatten, nested
 from engine.config.renamed_keys import current_table, current_values
 from engine.config.schema import Config
-from engine.config.split_version import OLDEST, SPLIT_VERSION
+from engine.config.split_version import OLDEST_SPLIT_VERSION, SPLIT_VERSION
 from engine.runs import end_record, folder
 from engine.runs.end_record import EndRecord
 from engine.runs.events import End, Event, EventLog, decode
@@ -126,7 +126,7 @@ class RunDir(Folder):
 
 
 @dataclass(frozen=True)
-class Frozen:
+class FrozenRun:
     """The content of `run.toml`."""
 
     config: Config
@@ -136,7 +136,7 @@ class Frozen:
     notes: list[str]
     wait: bool
     """False: start immediately, even if another run uses the GPU."""
-    split_version: int = OLDEST
+    split_version: int = OLDEST_SPLIT_VERSION
     """The rule by which its rows are split (`engine.config.split_version`)."""
     data_fingerprint: str = ""
     """Fingerprint of the rows that were checked before the launch: the run refuses other rows. '' for no check."""
@@ -153,7 +153,7 @@ class RunSection(msgspec.Struct):
     created: float
     notes: list[str]
     wait: bool = True
-    split_version: int = OLDEST
+    split_version: int = OLDEST_SPLIT_VERSION
     data_fingerprint: str = ""
     fingerprint: str = ""
     started_in: str = ""
@@ -217,7 +217,7 @@ def set_values(config: Config) -> Flat:
     return {key: value for key, value in flatten(config).items() if value is not None and value != {}}
 
 
-def read_frozen(run: RunDir) -> Frozen:
+def read_frozen(run: RunDir) -> FrozenRun:
     """Read `run.toml`. Raises UserError where it is missing, damaged or cannot be read."""
     try:
         table: dict[str, Any] = tomli.loads(run.config_file.read_text("utf-8"))
@@ -234,7 +234,7 @@ def read_frozen(run: RunDir) -> Frozen:
         raise UserError(what, str(run.config_file), "start a new run", code="run.config_damaged") from error
     except OSError as error:
         raise unreadable(run.config_file, error) from error
-    return Frozen(
+    return FrozenRun(
         config,
         current_values(origins)[0],
         section.preset,
@@ -253,7 +253,7 @@ def unreadable(file: Path, error: OSError) -> UserError:
     return UserError(f"cannot read: {error.strerror}", str(file), "check its owner and permissions", "run.unreadable")
 
 
-def blank_result(run: RunDir, frozen: Frozen) -> Result:
+def blank_result(run: RunDir, frozen: FrozenRun) -> Result:
     """A result with everything that is known before the run starts."""
     config = frozen.config
     return Result(
@@ -272,7 +272,7 @@ def blank_result(run: RunDir, frozen: Frozen) -> Result:
     )
 
 
-def result_from_events(run: RunDir, frozen: Frozen, end: EndRecord | None = None) -> Result | None:
+def result_from_events(run: RunDir, frozen: FrozenRun, end: EndRecord | None = None) -> Result | None:
     """Build the result from the events; None where the latest worker has not ended, unless `end` tells how it did."""
     builder, follower = ResultBuilder(blank_result(run, frozen), frozen.config), Follower(run.events_file)
     last = read_events(builder, follower)
@@ -299,7 +299,7 @@ def last_event(path: Path) -> Event | None:
     return decode(lines[-2]) if len(lines) > 1 else None
 
 
-def write_end(run: RunDir, frozen: Frozen, log: EventLog, end: End) -> None:
+def write_end(run: RunDir, frozen: FrozenRun, log: EventLog, end: End) -> None:
     """Write the `end` event, then the result of all events. Raises OSError where the disk is full."""
     log.write(end)
     if result := result_from_events(run, frozen):

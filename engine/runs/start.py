@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine.config.errors import Notice, UserError
-from engine.config.model_files import refuse_impossible
+from engine.config.model_files import check_model_config
 from engine.config.preset import Effective
 from engine.runs import ladder_dir, launch, run_dir
 from engine.runs.ladder import LadderPlan
@@ -29,7 +29,7 @@ def start_run(
     other rows. `created` is called with the run before its worker starts. Raises UserError if the model cannot be
     trained or the directory cannot be created, and RunFailed if the worker does not start.
     """
-    refuse_impossible(effective.config.model)
+    check_model_config(effective.config.model)
     run = run_dir.create(runs, preset, effective, wait=wait, data_fingerprint=data_fingerprint)
     created(run)
     _start_worker(run)
@@ -68,7 +68,7 @@ def start_ladder(
     `created` is called with the ladder before its process starts. Raises as `start_run` does.
     """
     for rung in plan.rungs:
-        refuse_impossible(rung.config.model)
+        check_model_config(rung.config.model)
     folder = ladder_dir.create(runs, plan)
     created(folder)
     launch.launch_ladder(folder)

@@ -14,7 +14,7 @@ class StopRequest:
     """Flag that a stop of this process was requested."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
     def listen(self) -> None:
         """Stop on SIGTERM, SIGINT and SIGUSR1 (sent by schedulers); ignore SIGHUP, which a closed terminal sends."""
@@ -24,9 +24,9 @@ class StopRequest:
 
     def ask(self, signum: int = 0, frame: FrameType | None = None) -> None:
         """Signal handler: request a stop."""
-        self.asked = True
+        self.requested = True
 
     def check(self) -> None:
         """Raise StopRequested if a stop was requested."""
-        if self.asked:
+        if self.requested:
             raise StopRequested

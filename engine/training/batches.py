@@ -10,11 +10,11 @@ from typing import Literal
 import torch
 
 from engine.config.batch_limits import (
-    FLAT_MEAN_LENGTH,
-    FLAT_TOKENS,
     HELD_OUT_LOGITS,
     HELD_OUT_ROWS,
     HELD_OUT_TOKENS,
+    PACKED_MEAN_LENGTH,
+    PACKED_TOKENS,
     PADDED_TOKENS,
     SHAPE_MULTIPLE,
 )
@@ -80,8 +80,8 @@ class Packing:
 def choose_packing(rows: Sequence[Row], setting: str, device: str, varlen: bool) -> Packing:
     """The configured packing; for "auto", flat if attention supports varlen or rows are short, else padded."""
     mean = int(lengths_of(rows).sum()) / max(1, len(rows))
-    packing = setting if setting != "auto" else "packed" if varlen or mean <= FLAT_MEAN_LENGTH else "padded"
-    limits = FLAT_TOKENS if packing == "packed" and not varlen else PADDED_TOKENS
+    packing = setting if setting != "auto" else "packed" if varlen or mean <= PACKED_MEAN_LENGTH else "padded"
+    limits = PACKED_TOKENS if packing == "packed" and not varlen else PADDED_TOKENS
     return Packing("packed" if packing == "packed" else "padded", limits[device])
 
 

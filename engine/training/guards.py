@@ -7,7 +7,7 @@ import gc
 
 import torch
 
-from engine.config.files import no_room
+from engine.config.files import is_no_space_error
 
 
 class Diverged(Exception):
@@ -42,7 +42,7 @@ def first_line(error: BaseException) -> str:
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether it is ENOSPC or an exceeded quota, also if a library wrapped it in another exception."""
-    if no_room(error):
+    if is_no_space_error(error):
         return True
     text = str(error)
     # torch.save reports a short write as an unexpected position in its archive.

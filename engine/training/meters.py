@@ -14,11 +14,11 @@ from typing import Any
 import psutil
 import torch
 
-from engine.hardware.nvml import Nvml, NvmlCard, ids_are_ours
+from engine.hardware.nvml import Nvml, NvmlGpu, pids_are_local
 from engine.runs.events import Memory
 
 
-def training_gpu() -> NvmlCard | None:
+def training_gpu() -> NvmlGpu | None:
     """The NVML handle of the GPU that torch trains on, None if NVML is unavailable."""
     uuid = getattr(torch.cuda.get_device_properties(0), "uuid", None) if torch.cuda.is_available() else None
     return Nvml().of_torch(str(uuid)) if uuid else Nvml().card()
@@ -29,7 +29,7 @@ class Meters:
     """Writes memory samples as events, from which `engine.runs.memory_peaks` computes the peaks of a run."""
 
     write: Callable[[Memory], object]
-    card: NvmlCard | None
+    card: NvmlGpu | None
     seconds: float = 1.0
     before_model: int = 0
     """Resident set in bytes before the model was loaded."""
@@ -42,7 +42,7 @@ class Meters:
     _training: bool = False
 
     def __post_init__(self) -> None:
-        if ids_are_ours():
+        if pids_are_local():
             self.gpu_pid = os.getpid()
         elif self.card:
             self._earlier = {pid for pid, _ in self.card.processes()}
@@ -116,7 +116,7 @@ class Meters:
         self.write(memory)
         return memory
 
-    def _find_gpu_pid(self, card: NvmlCard) -> None:
+    def _find_gpu_pid(self, card: NvmlGpu) -> None:
         """Use the process that newly appeared on the GPU; unknown if several did."""
         new = {pid for pid, _ in card.processes()} - self._earlier
         if len(new) == 1:

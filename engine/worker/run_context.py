@@ -24,7 +24,7 @@ from engine.runs.end_record import EndRecord
 from engine.runs.overlap import SplitOverlap
 from engine.runs.result import General, Score
 from engine.runs.result_builder import score_of
-from engine.runs.run_dir import Frozen, RunDir, write_end
+from engine.runs.run_dir import FrozenRun, RunDir, write_end
 from engine.runs.stop_request import StopRequest
 from engine.training.batches import Schedule
 from engine.training.checkpoints import SavedCheckpoint
@@ -43,7 +43,7 @@ class RunContext:
     """State of the run that this worker executes."""
 
     dir: RunDir
-    frozen: Frozen
+    frozen: FrozenRun
     log: events.EventLog
     stopping: StopRequest
     machine: Machine

@@ -113,7 +113,7 @@ def _callback(run: RunContext, trainer: AnswerTrainer, evaluator: Evaluator, sch
         trainer.hooks,
         trainer,
         on_step,
-        should_stop=lambda: run.stopping.asked,
+        should_stop=lambda: run.stopping.requested,
         evaluate=evaluate,
         evaluate_every=(settings.evaluate_every or max(1, schedule.steps // 4)) if validation else 0,
         due=checkpoints.SaveSchedule(settings.checkpoint_every, schedule.steps),

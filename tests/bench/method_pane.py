@@ -25,7 +25,7 @@ from engine.config.model_files import find_model
 from tui.choice import MARK, Choice
 from tui.format import size
 from tui.live.machine import MachineSampler, WatchedProcess
-from tui.preview.memory_forecast import forecasts, room_of
+from tui.preview.memory_forecast import forecasts, memory_budget
 
 MAX_SECONDS = 0.050
 """Target."""
@@ -40,7 +40,7 @@ def figure(preset: str) -> bytes:
     """Expected text of the pane for a preset's method: its peak."""
     choice = Choice(preset)
     chosen = choice.effective()
-    found = forecasts(choice, find_model(chosen.config.model), room_of(MachineSampler().look(WatchedProcess())))
+    found = forecasts(choice, find_model(chosen.config.model), memory_budget(MachineSampler().look(WatchedProcess())))
     one = next(one for one in found if one.method == chosen.config.method)
     assert one.estimate is not None
     return size(one.estimate.peak).encode()

@@ -49,7 +49,7 @@ def follow(tmp_path: Path, held: list[int]) -> Iterator[Callable[[str], Terminal
             _hold(folder.lock_file, held)
             arguments = ["attach", str(folder.path)]
         elif name == "run":
-            _hold(locks.card_lock("cpu"), held)  # the worker waits in the queue, without torch
+            _hold(locks.device_lock("cpu"), held)  # the worker waits in the queue, without torch
             arguments = ["run", "demo-lora"]
         else:
             arguments = ["plan", "demo-lora"]

@@ -6,11 +6,11 @@ import pytest
 from data_reports import REPORT
 
 from engine.runs import events
-from engine.runs.account import columns_in_short, rows_in_short
+from engine.runs.account import summarize_columns, summarize_rows
 from tui.cli.data import report_lines
 from tui.data_report import (
     DataReport,
-    Line,
+    ReportLine,
     account_lines,
     column_lines,
     result_line,
@@ -23,7 +23,7 @@ from tui.live.run_state import RunState
 KNOWN = DataReport.of(REPORT)
 
 
-def text(found: list[Line]) -> str:
+def text(found: list[ReportLine]) -> str:
     return "\n".join(f"{line.name}|{line.text}" for line in found)
 
 
@@ -36,12 +36,12 @@ def test_every_column_is_named_with_its_role_and_ignored_ones_with_three_values(
     ]
     assert [line.style for line in found] == ["", "", "warning"]
     assert '"refund", "delivery", "xxx' in found[2].text and "4,198 rows" in found[2].text
-    assert all(column["name"] in columns_in_short(KNOWN.columns) for column in REPORT["columns"])
+    assert all(column["name"] in summarize_columns(KNOWN.columns) for column in REPORT["columns"])
 
 
 def test_displayed_row_counts_add_up_to_the_rows_read() -> None:
     assert KNOWN.account is not None
-    shown = rows_in_short(KNOWN.account)
+    shown = summarize_rows(KNOWN.account)
     assert shown == "4,200 rows read: 3,570 train, 200 validation, 420 test (410 prompts), 10 left out"
     reasons = list(row_lines(KNOWN.account))[1:]
     assert [line.text.split()[0] for line in reasons] == ["7", "3"]
@@ -95,7 +95,7 @@ def event(**more: object) -> events.Data:
 def test_a_runs_log_has_the_data_report() -> None:
     told = event(columns=REPORT["columns"], account=REPORT["account"], overlap=KNOWN.overlap)
     shown = "\n".join(lines(told))
-    assert rows_in_short(KNOWN.account) in shown and columns_in_short(KNOWN.columns) in shown  # type: ignore[arg-type]
+    assert summarize_rows(KNOWN.account) in shown and summarize_columns(KNOWN.columns) in shown  # type: ignore[arg-type]
     assert "prompts 21 (5%)" in shown and "of 200 validation rows" in shown
     state = RunState()
     state.feed([told])

@@ -38,7 +38,7 @@ from engine.runs import run_dir
 from engine.runs.result import Interval, MeasuredPeak, Result, Score
 from engine.runs.run_dir import RunDir
 from tui.app import Workbench
-from tui.live.machine import CardSample, MachineSample, MachineSampler, OtherProcess
+from tui.live.machine import GpuSample, MachineSample, MachineSampler, OtherProcess
 from tui.settings import Settings
 from tui.terminal.themes import contrast
 from tui.widgets.data_list import DataList
@@ -52,7 +52,7 @@ MIN_CONTRAST = 3.0
 THEMES = ("textual-dark", "textual-light")
 MACHINE = MachineSample(
     cards=(
-        CardSample(
+        GpuSample(
             index=0,
             name="NVIDIA A100-SXM4-80GB",
             total=80 * GIB,

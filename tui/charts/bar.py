@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-Part = tuple[str, str]
+StyledText = tuple[str, str]
 """Text and its style."""
 
 
-def bar(share: float, width: int, ascii_only: bool) -> list[Part]:
+def bar(share: float, width: int, ascii_only: bool) -> list[StyledText]:
     """A bar of `width` columns, filled by `share` (0 to 1)."""
     full = round(max(0.0, min(1.0, share)) * max(0, width))
     done, rest = ("=", "-") if ascii_only else ("━", "─")

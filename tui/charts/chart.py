@@ -12,7 +12,7 @@ from tui.format import number
 
 Segment = tuple[str, str]
 """(text, style name); the widget maps names to colors."""
-Row = list[Segment]
+ChartRow = list[Segment]
 
 AXIS = 7
 """Columns of the y labels, including one space."""
@@ -46,7 +46,9 @@ class ChartStyle:
     ascii: bool = False
 
 
-def draw(curves: Sequence[Curve], columns: int, rows: int, style: ChartStyle, until: float | None = None) -> list[Row]:
+def draw(
+    curves: Sequence[Curve], columns: int, rows: int, style: ChartStyle, until: float | None = None
+) -> list[ChartRow]:
     """Draw a chart of `rows` rows and `columns` columns; blank without a finite point or below MIN_SIZE.
 
     `until` is the end of the x axis of a growing curve; both axes then have rounded ends that rarely change.
@@ -161,20 +163,20 @@ def _plot(curve: Curve, canvas: Canvas, span: tuple[float, float], scale: Scale,
             canvas.line(x, scale(bucket.low), x, scale(bucket.high), owner)
 
 
-def _body(canvas: Canvas, scale: Scale, curves: Sequence[Curve], style: ChartStyle) -> list[Row]:
-    rows: list[Row] = []
+def _body(canvas: Canvas, scale: Scale, curves: Sequence[Curve], style: ChartStyle) -> list[ChartRow]:
+    rows: list[ChartRow] = []
     labeled = {0: 1.0, canvas.rows - 1: 0.0}
     if canvas.rows >= 5:
         labeled[(canvas.rows - 1) // 2] = 1 - ((canvas.rows - 1) // 2) / (canvas.rows - 1)
     for row in range(canvas.rows):
         label = number(scale.value(labeled[row])) if row in labeled else ""
-        line: Row = [(f"{label:>{AXIS - 1}} ", "axis")]
+        line: ChartRow = [(f"{label:>{AXIS - 1}} ", "axis")]
         line += [(text, curves[owner].style if owner >= 0 else "") for text, owner in canvas.text(row, style.ascii)]
         rows.append(line)
     return rows
 
 
-def _foot(span: tuple[float, float], columns: int) -> Row:
+def _foot(span: tuple[float, float], columns: int) -> ChartRow:
     left, right = number(span[0]), number(span[1])
     gap = columns - AXIS - len(left) - len(right)
     text = f"{'':{AXIS}}{left}{' ' * max(1, gap)}{right}"

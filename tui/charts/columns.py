@@ -24,7 +24,7 @@ Cell = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A row with its key."""
 
     key: str

@@ -9,7 +9,7 @@ from rich.text import Text
 
 
 @dataclass(frozen=True)
-class Part:
+class MemoryComponent:
     """One component of memory."""
 
     letter: str
@@ -18,16 +18,16 @@ class Part:
     """Rich style of the letter on the component's color."""
 
 
-PARTS = {
-    "others": Part("x", "others", "white on bright_black"),
-    "process": Part("P", "process", "black on white"),
-    "weights": Part("W", "weights", "white on blue"),
-    "adapters": Part("D", "adapters", "black on bright_cyan"),
-    "optimizer": Part("O", "optimizer", "white on magenta"),
-    "gradients": Part("G", "gradients", "black on yellow"),
-    "activations": Part("A", "activations", "black on green"),
-    "logits": Part("L", "logits", "white on red"),
-    "pool": Part("C", "context, gaps", "black on cyan"),
+COMPONENTS = {
+    "others": MemoryComponent("x", "others", "white on bright_black"),
+    "process": MemoryComponent("P", "process", "black on white"),
+    "weights": MemoryComponent("W", "weights", "white on blue"),
+    "adapters": MemoryComponent("D", "adapters", "black on bright_cyan"),
+    "optimizer": MemoryComponent("O", "optimizer", "white on magenta"),
+    "gradients": MemoryComponent("G", "gradients", "black on yellow"),
+    "activations": MemoryComponent("A", "activations", "black on green"),
+    "logits": MemoryComponent("L", "logits", "white on red"),
+    "pool": MemoryComponent("C", "context, gaps", "black on cyan"),
 }
 """Memory used by others and process overhead first, then the components of an estimate in order."""
 
@@ -39,7 +39,7 @@ def bar(parts: Mapping[str, int], total: int, width: int, colored: bool, ascii_o
     """
     text = Text()
     for name, count in _cells(parts, total, width):
-        part = PARTS[name]
+        part = COMPONENTS[name]
         text.append(part.letter + " " * (count - 1), part.style) if colored else text.append(part.letter * count)
     if sum(parts.values()) > total:
         text.right_crop(max(0, text.cell_len - width + 1))
@@ -52,7 +52,7 @@ def bar(parts: Mapping[str, int], total: int, width: int, colored: bool, ascii_o
 def _cells(parts: Mapping[str, int], total: int, width: int) -> Iterator[tuple[str, int]]:
     """(component, cells) with at least one cell; the largest component has one where all would have none."""
     before, drawn = 0, 0
-    for name in PARTS:
+    for name in COMPONENTS:
         before += parts.get(name, 0)
         end = min(width, round(before / max(1, total) * width))
         if end > drawn:
@@ -65,7 +65,7 @@ def _cells(parts: Mapping[str, int], total: int, width: int) -> Iterator[tuple[s
 def legend(names: Mapping[str, int], width: int, colored: bool) -> Iterator[Text]:
     """The letters of the components in use, wrapped to `width`."""
     line = Text()
-    for name, part in PARTS.items():
+    for name, part in COMPONENTS.items():
         if not names.get(name):
             continue
         entry = Text().append(f" {part.letter} ", part.style) if colored else Text(part.letter)

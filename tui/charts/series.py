@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 LARGEST = 1e100
 """Values from here on count as not finite: beyond the range of float32, and sums of smaller values stay finite."""
-MOST = 4096
+MAX_BUCKETS = 4096
 """Maximum number of buckets: several times the columns of any terminal."""
 
 
@@ -47,7 +47,7 @@ class Bucket:
 class Series:
     """y over increasing x. Points that are not finite are counted but not stored, so they never affect the bounds."""
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(self, most: int = MAX_BUCKETS) -> None:
         self.most = most
         self.buckets: list[Bucket] = []
         self.size = 1

@@ -270,7 +270,7 @@ def run_or_ladder(runs: Path | None, name: str) -> RunDir | LadderDir:
     return find(folder, name)
 
 
-def verbs() -> None:
+def run_command() -> None:
     """Run the subcommand that the command line names.
 
     Raises UserError for an invalid command line. Replaces typer's own error handling, which prints an error on four

@@ -15,7 +15,7 @@ from engine.config.preset_library import effective
 from engine.config.text import amount, percent, visible
 from engine.runs.account import SPLITS
 from engine.runs.rpc_client import Counted, ask
-from tui.data_report import DataReport, Line, account_lines, repeat_lines, result_line, warning_lines
+from tui.data_report import DataReport, ReportLine, account_lines, repeat_lines, result_line, warning_lines
 from tui.live.run_progress import progress_bar
 from tui.output.console import console, print_json, say
 
@@ -115,23 +115,23 @@ def shown_progress(quiet: bool) -> Iterator[tuple[Callable[[str], None], Counted
         yield progress, counted
 
 
-def report_lines(report: dict[str, Any]) -> Iterator[Line]:
+def report_lines(report: dict[str, Any]) -> Iterator[ReportLine]:
     """The report of a data check: facts, then warnings, then whether a run would start."""
     known = DataReport.of(report)
-    yield Line("data", report["source"])
-    yield from (Line("", note) for note in report["notes"])
-    yield Line("format", report["why"])
-    yield Line("template", report["template"])
+    yield ReportLine("data", report["source"])
+    yield from (ReportLine("", note) for note in report["notes"])
+    yield ReportLine("format", report["why"])
+    yield ReportLine("template", report["template"])
     yield from account_lines(known)
-    yield from (Line("" if number else "split", text) for number, text in enumerate(report["split"]))
+    yield from (ReportLine("" if number else "split", text) for number, text in enumerate(report["split"]))
     yield from length_lines(report)
     yield from repeat_lines(report)
-    yield Line("fingerprint", report["fingerprint"])
+    yield ReportLine("fingerprint", report["fingerprint"])
     yield from warning_lines(known.warnings)
     yield result_line(report)
 
 
-def length_lines(report: dict[str, Any]) -> Iterator[Line]:
+def length_lines(report: dict[str, Any]) -> Iterator[ReportLine]:
     """Tokens of every split: total, in the loss, percentiles per row, and answers truncated by max_length."""
     for number, name in enumerate(name for name in SPLITS if name in report["lengths"]):
         found = report["lengths"][name]
@@ -139,10 +139,10 @@ def length_lines(report: dict[str, Any]) -> Iterator[Line]:
         length = found["tokens"]
         spread = f"per row: median {length['p50']:,}, p99 {length['p99']:,}, max {length['max']:,}"
         cut = f"; max_length {report['max_length']:,} truncates {percent(found['answers_cut'])} of the answers"
-        yield Line("" if number else "tokens", f"{name}: {tokens}; {spread}{cut if found['answers_cut'] else ''}")
+        yield ReportLine("" if number else "tokens", f"{name}: {tokens}; {spread}{cut if found['answers_cut'] else ''}")
 
 
-def _print(line: Line) -> None:
+def _print(line: ReportLine) -> None:
     """Print name and text, wrapped with a hanging indent on a terminal."""
     width = max(20, console.width - NAME_WIDTH) if console.is_terminal else 1_000_000
     for number, text in enumerate(line.wrapped(width)):

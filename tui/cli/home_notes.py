@@ -9,7 +9,7 @@ from pathlib import Path
 import platformdirs
 
 from engine.config.errors import Notice, UserError
-from engine.config.files import working_folder, write_atomically
+from engine.config.files import working_directory, write_atomically
 from engine.runs.adopt import adoptable
 from engine.runs.home import home_warnings, runs_home, tilde
 from engine.runs.ladder_dir import LadderDir
@@ -39,7 +39,7 @@ def notices(folder: Path, hints: bool) -> list[Notice]:
 def adoption_hints(folder: Path) -> list[Notice]:
     """The hint to adopt `./runs` or `./ftbench_runs`: once for each directory."""
     with contextlib.suppress(UserError):
-        directory = adoptable(working_folder(), folder)
+        directory = adoptable(working_directory(), folder)
         if directory and _is_first_time(directory):
             here = tilde(directory)
             text = (

@@ -11,7 +11,7 @@ import msgspec
 from engine.config.errors import UserError
 from engine.config.text import amount
 from engine.runs import ladder_dir
-from engine.runs.account import columns_in_short, rows_in_short
+from engine.runs.account import summarize_columns, summarize_rows
 from engine.runs.ladder import Ladder, LadderPlan
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.rpc_client import ask
@@ -87,8 +87,8 @@ def show(folder: LadderDir, state: Ladder) -> None:
     if state.rows:
         show_ladder(state)
     if state.work and state.work.account:
-        say(f"columns: {columns_in_short(state.work.columns)}")
-        say(f"rows: {rows_in_short(state.work.account)}")
+        say(f"columns: {summarize_columns(state.work.columns)}")
+        say(f"rows: {summarize_rows(state.work.account)}")
     for sentence in state.verdict:
         say(f"{sentence.topic}: {sentence.text}")
     if folder.page.exists():

@@ -13,9 +13,9 @@ from rich.live import Live
 
 from engine.config.errors import UserError
 from engine.config.method_specs import QLORA, method_names, reads
-from engine.config.model_files import find_model, refuse_impossible
+from engine.config.model_files import check_model_config, find_model
 from engine.config.preset import Effective, Flat
-from engine.config.preset_library import called, effective
+from engine.config.preset_library import effective, preset_name
 from engine.config.schema import Config
 from engine.config.text import amount
 from engine.memory.formula import history
@@ -28,7 +28,7 @@ from engine.runs.rpc_client import ask
 from engine.runs.run_dir import RunDir
 from tui.format import size
 from tui.output.console import console, print_json, say, table
-from tui.preview.plan_view import View
+from tui.preview.plan_view import PlanView
 
 UTF8 = ("utf-8", "utf8")
 
@@ -52,13 +52,13 @@ def plan(options: PlanOptions) -> int:
     """Print the plan. Returns 0 whether the run fits or not: both are valid results."""
     query = make_query(options)
     config = query.configs[0]
-    view = View(console.width, _colored(), options.ascii or console.encoding.lower() not in UTF8)
+    view = PlanView(console.width, _colored(), options.ascii or console.encoding.lower() not in UTF8)
     if options.quick:
         found = quick_plan(query, model_table(config))
     elif options.json or not console.is_terminal:
         found = _ask(query)
     else:
-        found = _ask_with_preview(query, view, called(options.preset))
+        found = _ask_with_preview(query, view, preset_name(options.preset))
     earlier = list(history.results(options.runs))
     times = estimated_times(found, query.configs, earlier)
     if options.json:
@@ -67,7 +67,7 @@ def plan(options: PlanOptions) -> int:
     here = history.tier_accuracy(
         history.prediction_errors(result for _, result in earlier if history.is_here(result, found.room))
     )
-    for line in view.lines(found, config, called(options.preset), times, here):
+    for line in view.lines(found, config, preset_name(options.preset), times, here):
         console.print(line)
     return 0
 
@@ -97,7 +97,7 @@ def _by_method(preset: str, method: Any, given: Flat) -> Effective:
 
 def model_table(config: Config) -> Mapping[str, Any]:
     """Read the model's config.json. Raises UserError where it is missing or invalid."""
-    refuse_impossible(config.model)
+    check_model_config(config.model)
     files = find_model(config.model)
     if files.table is None:
         do = "give a folder with a config.json (no weights needed)" if files.wrong else "remove --quick"
@@ -112,7 +112,7 @@ def _ask(query: PlanQuery, progress: Callable[[str], None] | None = None) -> Mem
     return msgspec.convert(ask("plan", msgspec.to_builtins(query), progress), MemoryPlan)
 
 
-def _ask_with_preview(query: PlanQuery, view: View, preset: str) -> MemoryPlan:
+def _ask_with_preview(query: PlanQuery, view: PlanView, preset: str) -> MemoryPlan:
     """Show the formula's bars while the dry run is in progress; they are removed when it is done."""
     config = query.configs[0]
     table = find_model(config.model).table
@@ -150,7 +150,7 @@ def as_json(
         {"tier": tier, "device": device, "median": e.median, "worst": e.worst, "under": e.under, "against": e.against}
         for (tier, device), e in MEASURED.items()
     ]
-    about = {"v": 1, "preset": called(options.preset), "model": config.model.id, "data": config.data.id}
+    about = {"v": 1, "preset": preset_name(options.preset), "model": config.model.id, "data": config.data.id}
     return {**about, "batch": config.train.batch, **found, "measured_errors": errors}
 
 

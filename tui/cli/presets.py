@@ -61,7 +61,7 @@ def show(name: str, method: str | None, overrides: Flat, json: bool) -> None:
 
 def new(name: str, base: str, overrides: Flat) -> None:
     """Write `NAME.toml` into the user's preset folder: the base preset with the changes of the command line."""
-    say(f"{user_presets.from_preset(name, base, overrides)}")
+    say(f"{user_presets.create_from_preset(name, base, overrides)}")
 
 
 def _assignment(key: str, value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 
-from engine.config.catalog import CATALOGUE, pulled_folder
+from engine.config.catalog import CATALOG, pulled_folder
 from engine.config.errors import UserError
 from engine.runs.rpc_client import ask
 from tui.format import count
@@ -14,12 +14,10 @@ from tui.output.console import say, table
 def pull(name: str | None) -> None:
     """Download the model, or list the catalog where no name is given. Raises UserError for an unknown name."""
     if name is None:
-        table(
-            "", ("name", "parameters", "license", "source", "downloaded", "about"), [_cells(key) for key in CATALOGUE]
-        )
+        table("", ("name", "parameters", "license", "source", "downloaded", "about"), [_cells(key) for key in CATALOG])
         return
-    if name not in CATALOGUE:
-        close = difflib.get_close_matches(name, CATALOGUE, n=1)
+    if name not in CATALOG:
+        close = difflib.get_close_matches(name, CATALOG, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         do = f"{hint}`ftbench pull` lists the catalog"
         raise UserError(f"unknown model {name!r}: catalog", do=do, code="model.not_in_catalog")
@@ -28,6 +26,6 @@ def pull(name: str | None) -> None:
 
 
 def _cells(name: str) -> list[str]:
-    entry = CATALOGUE[name]
+    entry = CATALOG[name]
     downloaded = "yes" if (pulled_folder(name) / "config.json").exists() else "no"
-    return [name, count(entry.parameters * 1e6), entry.licence, entry.hub, downloaded, entry.about]
+    return [name, count(entry.parameters * 1e6), entry.license, entry.hub, downloaded, entry.about]

@@ -11,8 +11,8 @@ from typing import Any
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import remove_tree
 from engine.config.preset import Flat
-from engine.config.preset_library import called as preset_name
 from engine.config.preset_library import effective
+from engine.config.preset_library import preset_name as preset_name
 from engine.runs import launch, start
 from engine.runs.events import End, Error, Warning
 from engine.runs.follow import stream

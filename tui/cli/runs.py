@@ -21,7 +21,7 @@ LADDER_COLUMNS = ("ladder", "state", "rungs", "runs done", "started in")
 
 def show(runs: Path, json: bool) -> None:
     """List the runs as a table and the ladders as another; with `json` only the runs."""
-    places = {turn.run: turn.place for turn in device_queue.turns() if turn.place}
+    places = {turn.run: turn.place for turn in device_queue.queue_places() if turn.place}
     lines = [describe(run, places) for run in sorted(run_dir.iterate(runs), key=lambda run: run.name, reverse=True)]
     if json:
         print_json([asdict(line) for line in lines])

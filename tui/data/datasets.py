@@ -12,7 +12,7 @@ from textual.content import Content
 
 from engine.config.preset_library import is_data_file, is_hub_id
 from engine.config.text import visible
-from engine.runs.account import ColumnUse, columns_in_short
+from engine.runs.account import ColumnUse, summarize_columns
 from tui.choice import MARK
 from tui.data.preview import Preview
 from tui.data.recent import read_recent
@@ -143,7 +143,7 @@ def detail(one: DataSet, preview: Preview | None) -> str:
     if preview.error or preview.note:
         return preview.error or preview.note
     rows = " + ".join(f"{number:,} {split}" for split, number in preview.rows.items())
-    used = columns_in_short([ColumnUse(one["name"], 0, one["role"]) for one in preview.columns])
+    used = summarize_columns([ColumnUse(one["name"], 0, one["role"]) for one in preview.columns])
     found = preview.problems or [f"{preview.format}, no problems found"]
     return "; ".join([*found, f"{rows} rows", *([used] if used else [preview.why])])
 

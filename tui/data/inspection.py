@@ -11,7 +11,7 @@ from textual.content import Content
 
 from engine.config.text import amount, percent, visible
 from tui.charts.histogram import Histogram, draw
-from tui.data_report import DataReport, Line, account_lines, repeat_lines, result_line, warning_lines
+from tui.data_report import DataReport, ReportLine, account_lines, repeat_lines, result_line, warning_lines
 
 SPLITS = ("train", "validation", "test", "noticed")
 NAMES = {"noticed": "noted"}
@@ -42,7 +42,7 @@ class Token(Struct, frozen=True):
     """Whether its text is displayed with a later token, which completes the character."""
 
 
-class Sample(Struct, frozen=True):
+class InspectedRow(Struct, frozen=True):
     """One prepared row; `omitted` tokens after the first `head` are left out."""
 
     where: str
@@ -63,7 +63,7 @@ class Inspection(Struct, frozen=True):
     """The response to `data.inspect`."""
 
     report: dict[str, Any]
-    samples: dict[str, list[Sample]]
+    samples: dict[str, list[InspectedRow]]
     noticed: int
     histograms: dict[str, Histogram | None]
     chat_template: str | None = None
@@ -75,7 +75,7 @@ class Inspection(Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Manner:
+class TokenDisplay:
     """How tokens are displayed."""
 
     ascii: bool = False
@@ -83,7 +83,7 @@ class Manner:
     """Separate tokens by bars, for terminals without background shades."""
 
 
-def sample_text(sample: Sample, manner: Manner) -> Content:
+def sample_text(sample: InspectedRow, manner: TokenDisplay) -> Content:
     """The tokens in order: in the loss green and underlined, special ones bold, neighbors in two shades."""
     parts: list[tuple[str, str]] = []
     inside = False
@@ -102,7 +102,7 @@ def sample_text(sample: Sample, manner: Manner) -> Content:
     return Content.assemble(*parts)
 
 
-def _token(token: Token, number: int, manner: Manner) -> Iterator[tuple[str, str]]:
+def _token(token: Token, number: int, manner: TokenDisplay) -> Iterator[tuple[str, str]]:
     """Text of a token, styled; a line feed is shown as a symbol and also breaks the line."""
     style = "$text-success underline" if token.trained else ""
     if token.special:
@@ -119,7 +119,7 @@ def _token(token: Token, number: int, manner: Manner) -> Iterator[tuple[str, str
             yield "\n", ""
 
 
-def sample_head(sample: Sample, split: str, number: int, total: int) -> Content:
+def sample_head(sample: InspectedRow, split: str, number: int, total: int) -> Content:
     """Header of a row: split, number, place, tokens, tokens in the loss, notes."""
     name = NAMES.get(split, split)
     figures = f"{sample.length:,} tokens, {sample.loss_tokens:,} in the loss"
@@ -146,30 +146,30 @@ def facts(found: Inspection, split: str, width: int, max_length: int, ascii_only
     return Content("\n").join(lines)
 
 
-def report_lines(report: dict[str, Any]) -> Iterator[Line]:
+def report_lines(report: dict[str, Any]) -> Iterator[ReportLine]:
     """The result first, then the use of every column and row, then the warnings."""
     known = DataReport.of(report)
     yield result_line(report)
-    yield Line("format", report["why"])
+    yield ReportLine("format", report["why"])
     yield from account_lines(known)
     yield from repeat_lines(report)
     yield from warning_lines(known.warnings)
 
 
-def source_lines(found: Inspection) -> Iterator[Line]:
+def source_lines(found: Inspection) -> Iterator[ReportLine]:
     """Chat template, special tokens, files, and how the rows were split."""
     report = found.report
-    yield Line("template", report["template"])
+    yield ReportLine("template", report["template"])
     specials = {name: text for name, text in found.special_tokens.items() if text}
-    yield Line("tokens", "  ".join(f"{name} {text}" for name, text in specials.items()))
+    yield ReportLine("tokens", "  ".join(f"{name} {text}" for name, text in specials.items()))
     for name in ("train", "validation", "test"):
         files = ", ".join(report["files"].get(name, []))
         tokens = f"{report['tokens'][name]:,} tokens, {report['loss_tokens'][name]:,} in the loss"
-        yield Line(name, f"{amount(report['rows'][name], 'row')}, {tokens}" + (f" ({files})" if files else ""))
-    yield from (Line("", sentence) for sentence in (*report["split"], *report["notes"]))
+        yield ReportLine(name, f"{amount(report['rows'][name], 'row')}, {tokens}" + (f" ({files})" if files else ""))
+    yield from (ReportLine("", sentence) for sentence in (*report["split"], *report["notes"]))
 
 
-def _shown(line: Line, width: int) -> Content:
+def _shown(line: ReportLine, width: int) -> Content:
     """Name and text, wrapped with a hanging indent."""
     text = f"\n{'':{_LABEL}}".join(line.wrapped(max(10, width - _LABEL)))
     return Content.assemble((f"{line.name:<{_LABEL}}", "$foreground-muted"), (text, COLORS[line.style]))
@@ -179,7 +179,7 @@ def _lengths(found: Inspection, split: str, width: int, max_length: int, ascii_o
     """Histogram and percentiles of the row lengths."""
     histogram = found.histograms.get(split)
     if histogram is None:
-        yield _shown(Line("length", f"no {split} rows"), width)
+        yield _shown(ReportLine("length", f"no {split} rows"), width)
         return
     yield Content.styled(f"tokens per row, {split}", "bold")
     for row in draw(histogram, max_length, max(10, width - 7), CHART_ROWS, ascii_only):
@@ -188,8 +188,8 @@ def _lengths(found: Inspection, split: str, width: int, max_length: int, ascii_o
     if lengths:
         for key, name in (("tokens", "length"), ("answer", "in the loss")):
             figures = " ".join(f"{point} {value:,}" for point, value in lengths[key].items())
-            yield _shown(Line(name, figures), width)
-        yield _shown(Line("truncated", f"{percent(lengths['answers_cut'])} of the answers"), width)
+            yield _shown(ReportLine(name, figures), width)
+        yield _shown(ReportLine("truncated", f"{percent(lengths['answers_cut'])} of the answers"), width)
     if histogram.lost:
         text = f"{amount(histogram.lost, 'row')} left out: no tokens in the loss after truncation"
         yield Content.styled(text, "$text-error")

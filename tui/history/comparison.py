@@ -10,7 +10,7 @@ from textual.content import Content
 from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
 from engine.config.preset import Flat, flatten
-from engine.config.split_version import OLDEST, versions_differ
+from engine.config.split_version import OLDEST_SPLIT_VERSION, versions_differ
 from engine.config.text import visible
 from engine.runs import run_dir
 from engine.runs.folder import short_name
@@ -18,11 +18,11 @@ from engine.runs.result import Result
 from engine.runs.run_dir import RunDir
 from tui.charts.chart import ChartStyle, Curve, draw
 from tui.charts.series import Series
-from tui.choice import QUIET
+from tui.choice import NOT_COMPARED
 from tui.format import count, duration, setting, size
 from tui.history.run_list import describe
 from tui.history.scores import mean_text, range_text
-from tui.live.opening import Opening
+from tui.live.opening import EventLoader
 from tui.live.run_state import RunState
 
 COLORS = (
@@ -59,9 +59,9 @@ def read(runs: Sequence[RunDir]) -> list[Compared]:
 
 
 def _read(run: RunDir, color: str) -> Compared:
-    error, result, settings, state, version = "", None, None, RunState(run.name), OLDEST
+    error, result, settings, state, version = "", None, None, RunState(run.name), OLDEST_SPLIT_VERSION
     try:
-        state = Opening(run.events_file).first()  # a huge log as samples: reading several completely would be slow
+        state = EventLoader(run.events_file).first()  # a huge log as samples: reading several completely would be slow
     except OSError as caught:
         error = f"cannot read {run.events_file}: {caught.strerror}"
     try:
@@ -84,7 +84,7 @@ def compare(runs: Sequence[Compared], width: int, ascii_only: bool = False) -> C
 
 
 def _latest_version(runs: Sequence[Compared]) -> int:
-    return max((run.split_version for run in runs), default=OLDEST)
+    return max((run.split_version for run in runs), default=OLDEST_SPLIT_VERSION)
 
 
 def _excluded_scores(runs: Sequence[Compared]) -> Iterator[Content]:
@@ -138,7 +138,7 @@ def _figures(run: Compared, comparable: bool) -> dict[str, str]:
         "test loss": mean_text(after.loss if after else None, False),
         "steps": f"{result.steps:,}" if result else "–",
         "training time": duration(result.step_seconds) if result else "–",
-        "total time": duration(result.worked) if result else "–",
+        "total time": duration(result.active_seconds) if result else "–",
         "tokens/s": f"{result.tokens_per_second:,.0f}" if result and result.tokens_per_second else "–",
         "peak memory": size(result.peak.training if result else None),
         "trainable": count(result.trainable) if result else "–",
@@ -153,7 +153,7 @@ def _differences(runs: Sequence[Compared], width: int) -> Iterator[Content]:
     if not known:
         return
     first = known[0][1]
-    keys = [key for key in first if key not in QUIET and any(flat[key] != first[key] for _, flat in known)]
+    keys = [key for key in first if key not in NOT_COMPARED and any(flat[key] != first[key] for _, flat in known)]
     yield Content.styled("settings that differ" if keys else "the configurations are identical", "bold")
     for key in keys:
         values = [(visible(setting(flat[key])), run.color) for run, flat in known]

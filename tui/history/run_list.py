@@ -10,7 +10,7 @@ from pathlib import Path
 
 from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
-from engine.config.split_version import OLDEST, SPLIT_VERSION
+from engine.config.split_version import OLDEST_SPLIT_VERSION, SPLIT_VERSION
 from engine.runs import events, run_dir
 from engine.runs.events import decode
 from engine.runs.follow import Follower
@@ -31,7 +31,7 @@ SETTLED = ("finished", "stopped", "paused", "failed", "out_of_memory", "diverged
 
 
 @dataclass
-class Line:
+class RunSummary:
     """One run in the list."""
 
     name: str
@@ -49,13 +49,13 @@ class Line:
     """Peak memory of training in bytes: torch's pool on a GPU, else the resident set of the process."""
     reason: str = ""
     """Why it did not finish."""
-    split_version: int = OLDEST
+    split_version: int = OLDEST_SPLIT_VERSION
     """The rule by which its rows were split: scores under different rules are not comparable."""
     started_in: str = ""
     """The directory it was started from, '' where it was not recorded."""
 
 
-def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> Line:
+def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> RunSummary:
     """Summarize a run from its result if it has one, else from its configuration and its last events.
 
     `places` are the places of the runs in the device queue.
@@ -65,7 +65,7 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> Line:
         result = run.written_result()
         if result:
             before, after = result.before, result.after
-            return Line(
+            return RunSummary(
                 run.name,
                 "paused" if state == "stopped" and run.paused_file.exists() else state,
                 result.model,
@@ -73,7 +73,7 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> Line:
                 before.score.mean if before else None,
                 after.score.mean if after else None,
                 result.metric,
-                result.worked,
+                result.active_seconds,
                 result.method,
                 result.created,
                 result.peak.training,
@@ -83,14 +83,16 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> Line:
             )
         frozen = run_dir.read_frozen(run)
     except UserError as error:
-        return Line(run.name, "damaged", "", "", None, None, "", None, reason=error.line, started_in=run.started_in())
+        return RunSummary(
+            run.name, "damaged", "", "", None, None, "", None, reason=error.line, started_in=run.started_in()
+        )
     if state == "live":
         place = (places or {}).get(run.path)
         state = f"waiting, place {place}" if place else _progress(run, places is not None) or state
     config = frozen.config
     seconds = _worked_seconds(run) if run.is_live() else None
     end = None if run.is_live() else run.unwritten_end()
-    return Line(
+    return RunSummary(
         run.name,
         state,
         config.model.id,
@@ -136,19 +138,19 @@ def _worked_seconds(run: RunDir) -> float | None:
     return None
 
 
-def cells(line: Line) -> list[str]:
+def cells(line: RunSummary) -> list[str]:
     """The cells of COLUMNS. A score under an older split rule is followed by the rule's number."""
     scored = score(line) + (f" (split {line.split_version})" if scored_otherwise(line) else "")
     names = [line.name, line.state, last_part(line.model), last_part(line.data)]
     return [*names, scored, duration(line.seconds), tilde(line.started_in)]
 
 
-def scored_otherwise(line: Line) -> bool:
+def scored_otherwise(line: RunSummary) -> bool:
     """Whether it has a score that is not comparable with those of new runs."""
     return line.split_version != SPLIT_VERSION and (line.before is not None or line.after is not None)
 
 
-def score(line: Line) -> str:
+def score(line: RunSummary) -> str:
     """`json 0.0→44.1%`: metric, score before and after training, in percent where the metric is a share."""
     spec = metric_spec(line.metric)
     scores = [f"{score * spec.scale:.1f}" if score is not None else "–" for score in (line.before, line.after)]

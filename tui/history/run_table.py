@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from tui.charts.columns import Column, Row
+from tui.charts.columns import Column, TableRow
 from tui.format import duration, moment, size
-from tui.history.run_list import Line, last_part, score
+from tui.history.run_list import RunSummary, last_part, score
 
 Value = float | str
 STYLES = {
@@ -27,11 +27,11 @@ class Field:
     """A column, with the text and the sort value of a run."""
 
     column: Column
-    text: Callable[[Line], str]
-    value: Callable[[Line], Value]
+    text: Callable[[RunSummary], str]
+    value: Callable[[RunSummary], Value]
 
 
-def _state(line: Line) -> str:
+def _state(line: RunSummary) -> str:
     return line.state.replace("_", " ")
 
 
@@ -49,17 +49,17 @@ FIELDS = (
 TABLE = (Column("", 1), *(field.column for field in FIELDS))
 
 
-def ordered(lines: Iterable[Line], by: int, reverse: bool, word: str = "") -> list[Line]:
+def ordered(lines: Iterable[RunSummary], by: int, reverse: bool, word: str = "") -> list[RunSummary]:
     """The runs that contain the word, sorted by column `by` of FIELDS, then by name."""
     kept = [line for line in lines if word.lower() in _all(line).lower()]
     return sorted(kept, key=lambda line: (FIELDS[by].value(line), line.name), reverse=reverse)
 
 
-def row(line: Line, marked: bool) -> Row:
+def row(line: RunSummary, marked: bool) -> TableRow:
     """A run as a row of the table."""
     style = STYLES.get(line.state, "bold $primary" if line.state not in STYLES else "")
     cells = [(field.text(line), style if field.column.name == "state" else "") for field in FIELDS]
-    return Row(line.name, (("*" if marked else "", "bold $accent"), *cells))
+    return TableRow(line.name, (("*" if marked else "", "bold $accent"), *cells))
 
 
 def names(by: int, reverse: bool) -> list[str]:
@@ -79,7 +79,7 @@ def undated(name: str) -> str:
     return parts[2] if len(parts) == 3 and parts[0].isdigit() and parts[1].isdigit() else name
 
 
-def _all(line: Line) -> str:
+def _all(line: RunSummary) -> str:
     return " ".join([line.name, line.model, line.data, *(field.text(line) for field in FIELDS)])
 
 

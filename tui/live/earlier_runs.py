@@ -10,7 +10,7 @@ from engine.config.errors import UserError
 from engine.runs import run_dir
 from engine.runs.run_dir import RunDir
 from tui.charts.series import Series
-from tui.live.opening import HEAD, Opening
+from tui.live.opening import HEAD, EventLoader
 
 MAX_SEARCHED = 300
 """Number of latest runs that are searched for runs on the same data."""
@@ -46,7 +46,7 @@ def read(runs: Path, name: str, after: str) -> EarlierRun | None:
     if number >= len(found):
         return None
     run = found[number]
-    return EarlierRun(run.name, Opening(run.events_file).first().loss, number + 1, len(found))
+    return EarlierRun(run.name, EventLoader(run.events_file).first().loss, number + 1, len(found))
 
 
 def _has_steps(run: RunDir) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from engine.config.metric_specs import metric_spec
 from engine.config.text import percent, shortened
 from engine.runs import events
-from engine.runs.account import columns_in_short, rows_in_short
+from engine.runs.account import summarize_columns, summarize_rows
 from tui.data_report import DataReport, overlap_in_short
 from tui.format import count, duration, moment, share, significant, size
 
@@ -23,7 +23,7 @@ def lines(event: events.Event) -> list[str]:
 def _data(event: events.Data) -> list[str]:
     """Column roles and overlaps of the data; a run of an earlier version recorded none."""
     report = DataReport.of(event)
-    found = [f"format: {event.format}; {columns_in_short(report.columns)}"] if report.columns else []
+    found = [f"format: {event.format}; {summarize_columns(report.columns)}"] if report.columns else []
     return found + [f"overlap: {overlap_in_short(pair, one)}" for pair, one in report.overlap.items()]
 
 
@@ -64,7 +64,7 @@ def _rows_and_tokens(event: events.Data) -> str:
     rows = (
         f"{event.train:,} train, {event.validation:,} validation, {event.test:,} test rows"
         if account is None
-        else rows_in_short(account)
+        else summarize_rows(account)
     )
     why = "" if event.columns else f"{event.format_reason}; "
     return f"data: {rows}; {why}{count(event.tokens)} tokens per epoch, {count(event.answer_tokens)} in the loss"

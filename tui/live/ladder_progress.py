@@ -81,7 +81,7 @@ class LadderView:
             self._print_entry(entry)
         if ladder.estimates and ladder.stage in ("tuning", "training") and not self.estimated:
             self.estimated = True
-            for text in outlook(ladder):
+            for text in time_estimates(ladder):
                 self._line(text)
         self._update_bar(ladder)
 
@@ -123,7 +123,7 @@ class LadderView:
         say(shortened(f"{time.strftime('%H:%M:%S')} {text}"), style)
 
 
-def outlook(ladder: Ladder) -> Iterator[str]:
+def time_estimates(ladder: Ladder) -> Iterator[str]:
     """Remaining runs and their estimated time, from the probes."""
     by_rung = {estimate.rung: estimate for estimate in ladder.estimates}
     low = high = 0.0

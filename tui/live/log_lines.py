@@ -10,16 +10,16 @@ from typing import BinaryIO, NamedTuple
 
 from engine.config.text import shortened
 
-MOST = 5000
+MAX_LINES = 5000
 """Maximum number of lines kept."""
-TAIL = 1 << 20
+MAX_READ_BYTES = 1 << 20
 """Maximum bytes of raw output read at a time; of a longer backlog only the end is read."""
 
 
-class Lines:
+class LogLines:
     """The latest `most` lines; their numbers count from the first line ever added, so dropping lines keeps them."""
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(self, most: int = MAX_LINES) -> None:
         self._lines: deque[str] = deque(maxlen=most)
         self.gone = 0
         """Number of older lines dropped."""
@@ -43,14 +43,14 @@ class Lines:
         self.gone += len(self._lines) + count
         self._lines.clear()
 
-    def holding(self, word: str) -> list[tuple[int, str]]:
+    def matching(self, word: str) -> list[tuple[int, str]]:
         """(number, line) of lines that contain the word, ignoring case; all lines for an empty word."""
         word = word.lower()
         numbered = enumerate(self._lines, self.gone)
         return [pair for pair in numbered if word in pair[1].lower()] if word else list(numbered)
 
 
-class Piece(NamedTuple):
+class OutputChunk(NamedTuple):
     """Output since the last read."""
 
     skipped: int
@@ -60,7 +60,7 @@ class Piece(NamedTuple):
     """The last line if it is incomplete: a progress bar, a prompt."""
 
 
-class Output:
+class OutputReader:
     """Incremental reader of a growing file of raw output, which may not exist yet and may contain any bytes."""
 
     def __init__(self, path: Path) -> None:
@@ -69,7 +69,7 @@ class Output:
         self._dropped = 0
         """Bytes at the start of the unfinished line that were dropped."""
 
-    def read(self) -> Piece | None:
+    def read(self) -> OutputChunk | None:
         """Read new output; None if nothing was added."""
         try:
             with self.path.open("rb") as file:
@@ -78,25 +78,25 @@ class Output:
                     return None
                 if size < self.offset:
                     self.offset, self._rest, self._dropped = 0, b"", 0
-                skipped = self._skip(file, size - TAIL)
+                skipped = self._skip(file, size - MAX_READ_BYTES)
                 file.seek(self.offset)
-                block = file.read(TAIL)
+                block = file.read(MAX_READ_BYTES)
         except FileNotFoundError:
             return None
         self.offset += len(block)
         *complete, rest = (self._rest + block).split(b"\n")
         lines = [displayed(line, self._dropped if number == 0 else 0) for number, line in enumerate(complete)]
         before = 0 if complete else self._dropped
-        self._rest = rest[-TAIL:]
+        self._rest = rest[-MAX_READ_BYTES:]
         self._dropped = before + len(rest) - len(self._rest)
-        return Piece(skipped, lines, displayed(self._rest, self._dropped))
+        return OutputChunk(skipped, lines, displayed(self._rest, self._dropped))
 
     def _skip(self, file: BinaryIO, until: int) -> int:
         """Advance to `until`; returns the number of line ends skipped."""
         ends = 0
         file.seek(self.offset)
         while self.offset < until:
-            block = file.read(min(TAIL, until - self.offset))
+            block = file.read(min(MAX_READ_BYTES, until - self.offset))
             self.offset += len(block)
             unfinished = len(self._rest) + self._dropped if b"\n" not in block else 0
             self._rest, self._dropped = b"", unfinished + len(block) - (block.rfind(b"\n") + 1)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from textual.message import Message
 
 if TYPE_CHECKING:  # for annotations only: the first paint does not wait for NVML
-    from engine.hardware.nvml import NvmlCard
+    from engine.hardware.nvml import NvmlGpu
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class OtherProcess:
 
 
 @dataclass(frozen=True)
-class CardSample:
+class GpuSample:
     """One GPU; None for values that it does not report."""
 
     index: int
@@ -47,7 +47,7 @@ class CardSample:
 class MachineSample:
     """One sample of the machine."""
 
-    cards: tuple[CardSample, ...]
+    cards: tuple[GpuSample, ...]
     why: str
     """Why no GPU is visible, '' where one is."""
     memory_total: int
@@ -116,7 +116,7 @@ class MachineSampler:
         cards = tuple(self._card(card, worker, memory.total, memory.used) for card in self.cards)
         return MachineSample(cards, why, memory.total, memory.used, rss, worker.pool, self.psutil.cpu_percent(None))
 
-    def _card(self, card: NvmlCard, worker: WatchedProcess, system_total: int, system_used: int) -> CardSample:
+    def _card(self, card: NvmlGpu, worker: WatchedProcess, system_total: int, system_used: int) -> GpuSample:
         from engine.hardware.nvml import process_name  # imported by then, in `__init__`
 
         total, used = card.total(), card.used()
@@ -124,7 +124,7 @@ class MachineSampler:
         running = card.processes()
         mine = next((used for pid, used in running if pid == worker.gpu_pid), None)
         others = tuple(OtherProcess(pid, process_name(pid), used) for pid, used in running if pid != worker.gpu_pid)
-        return CardSample(
+        return GpuSample(
             index=card.index,
             name=card.name() or ("unnamed GPU" if total is not None or shared else "GPU not responding"),
             total=system_total if shared else total,

@@ -20,7 +20,7 @@ WINDOWS, WINDOW = 400, 8 << 10
 """Number of evenly spaced samples between, and bytes of each: some 30 events for one or two columns of a chart."""
 
 
-class Opening:
+class EventLoader:
     """Reads the events of a run; the state is exact at once, or first sampled and exact later."""
 
     def __init__(self, path: Path, name: str = "") -> None:

@@ -41,7 +41,7 @@ def follow(run: RunDir, offset: int = 0, quiet: bool = False) -> events.End:
     """
     follower = Follower(run.events_file, offset)
     with progress_bar(quiet) as bar:
-        view = View(bar, quiet)
+        view = RunView(bar, quiet)
 
         def poll() -> tuple[events.End | None, bool]:
             end, news = None, False
@@ -87,7 +87,7 @@ def last_log_line(folder: RunDir | LadderDir) -> str:
     return f". Last log line: {visible(last, 200)}" if last else ""
 
 
-class View:
+class RunView:
     """Prints events as lines above one progress bar."""
 
     def __init__(self, bar: Progress | None, quiet: bool) -> None:

@@ -9,7 +9,7 @@ from engine.runs import events
 from engine.runs.events import Event
 from tui.charts.series import Series
 from tui.live.event_lines import lines
-from tui.live.log_lines import Lines
+from tui.live.log_lines import LogLines
 
 
 def moving_average(average: float | None, value: float) -> float:
@@ -45,7 +45,7 @@ class RunState:
     """Tokens/s."""
     pace: float | None = None
     """Exponential moving average of seconds per step."""
-    log: Lines = field(default_factory=Lines)
+    log: LogLines = field(default_factory=LogLines)
     sampled: bool = False
     """Whether only samples of a huge log have been read so far."""
 

@@ -15,8 +15,8 @@ from textual.message import Message
 from engine.runs import end_record
 from engine.runs.events import End, Event
 from engine.runs.run_dir import RunDir
-from tui.live.log_lines import Output, Piece
-from tui.live.opening import Opening
+from tui.live.log_lines import OutputChunk, OutputReader
+from tui.live.opening import EventLoader
 from tui.live.run_state import RunState
 
 SECONDS = 0.25
@@ -50,7 +50,7 @@ class NewOutput(Message):
     """New raw output of the worker."""
 
     run: RunDir
-    piece: Piece
+    piece: OutputChunk
 
 
 @dataclass
@@ -91,7 +91,7 @@ class Watcher(threading.Thread):
         self._stopping.set()
 
     def run(self) -> None:
-        events, output = Opening(self.watched.events_file, self.watched.name), Output(self.watched.log_file)
+        events, output = EventLoader(self.watched.events_file, self.watched.name), OutputReader(self.watched.log_file)
         while not self._stopping.is_set():
             try:
                 self._poll(events, output)
@@ -101,7 +101,7 @@ class Watcher(threading.Thread):
             interval = SECONDS if self._live is not False else RESTING_SECONDS
             self._stopping.wait(READING_SECONDS if events.sampled and not self._read_error else interval)
 
-    def _poll(self, events: Opening, output: Output) -> None:
+    def _poll(self, events: EventLoader, output: OutputReader) -> None:
         """Post everything new. Raises OSError where a file cannot be read."""
         if not self._opened:
             self.post(Opened(self.watched, events.first()))

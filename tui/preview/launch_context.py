@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from engine.memory.formula.memory_budget import MemoryBudget
-from engine.runs.device_queue import Turn
+from engine.runs.device_queue import QueuePlace
 from tui.data.preview import signature
 from tui.live.machine import OtherProcess
 
@@ -23,16 +23,16 @@ class LaunchContext:
     room: MemoryBudget | None = None
     foreign: Sequence[OtherProcess] = ()
     """GPU processes that are not ftbench runs."""
-    turns: Sequence[Turn] = ()
+    turns: Sequence[QueuePlace] = ()
 
 
 @dataclass(frozen=True)
-class Report:
+class DataCheck:
     """The data check; `answer` is None until it is done."""
 
     answer: dict[str, Any] | None = None
     error: str = ""
-    asked: bool = True
+    running: bool = True
     """Whether the check is still running."""
 
     progress: str = ""
@@ -54,7 +54,7 @@ class Report:
         return int(lengths["tokens"]["max"]) if lengths else None
 
 
-class Reports:
+class DataCheckCache:
     """Cache of data checks, valid until a data file changes."""
 
     def __init__(self) -> None:
@@ -68,10 +68,10 @@ class Reports:
             mark = []
         return msgspec.json.encode([mark, arguments])
 
-    def known(self, key: bytes) -> Report | None:
+    def known(self, key: bytes) -> DataCheck | None:
         answer = self._known.get(key)
-        return Report(answer, asked=False) if answer else None
+        return DataCheck(answer, running=False) if answer else None
 
-    def keep(self, key: bytes, report: Report) -> None:
+    def keep(self, key: bytes, report: DataCheck) -> None:
         if report.answer:
             self._known[key] = report.answer

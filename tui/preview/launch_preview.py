@@ -10,18 +10,18 @@ from pathlib import Path
 from engine.config.method_specs import method_spec, method_title
 from engine.config.model_files import EMBEDDED, ModelFiles, find_model
 from engine.config.preset import Effective
-from engine.config.preset_library import called
+from engine.config.preset_library import preset_name
 from engine.config.schema import Config
 from engine.config.text import amount, percent
 from engine.memory.formula.estimate import PARTS, MemoryEstimate
 from engine.memory.formula.memory_budget import MemoryBudget
-from engine.runs.account import columns_in_short, rows_in_short
+from engine.runs.account import summarize_columns, summarize_rows
 from engine.runs.ladder import LadderPlan
 from tui.data_report import DataReport, overlap_in_short
 from tui.format import count, size
 from tui.preview.disk import free_disk, needed_disk
-from tui.preview.launch_context import LaunchContext, Report
-from tui.preview.memory_forecast import STYLES, MethodForecast, forecast, label
+from tui.preview.launch_context import DataCheck, LaunchContext
+from tui.preview.memory_forecast import STYLES, MethodForecast, error_label, forecast
 from tui.preview.problems import (
     Problem,
     data_problems,
@@ -54,7 +54,7 @@ class LaunchPreview:
         return any(problem.blocking for problem in self.problems)
 
 
-def run_prospect(name: str, chosen: Effective, context: LaunchContext, report: Report) -> LaunchPreview:
+def run_preview(name: str, chosen: Effective, context: LaunchContext, report: DataCheck) -> LaunchPreview:
     """Preview of one run of the chosen configuration."""
     config, files = chosen.config, find_model(chosen.config.model)
     found = forecast(config, files, context.room, report.longest)
@@ -78,7 +78,7 @@ def run_prospect(name: str, chosen: Effective, context: LaunchContext, report: R
     return LaunchPreview(f"{config.title or name} · {method_title(config.method)}", facts, problems)
 
 
-def ladder_prospect(plan: LadderPlan, context: LaunchContext, report: Report) -> LaunchPreview:
+def ladder_preview(plan: LadderPlan, context: LaunchContext, report: DataCheck) -> LaunchPreview:
     """Preview of a ladder, which runs its rungs one after another."""
     first = plan.rungs[0].config
     files = find_model(first.model)
@@ -99,7 +99,7 @@ def ladder_prospect(plan: LadderPlan, context: LaunchContext, report: Report) ->
     facts += [*_disk(found, context.runs), *_turn(context)]
     problems = [*model_problems(first, files), *data_problems(first, report), *memory_problems(found, files, context)]
     problems += [*disk_problems(found, context.runs), *foreign_problems(context)]
-    return LaunchPreview(f"ladder of {called(plan.preset)}", facts, problems)
+    return LaunchPreview(f"ladder of {preset_name(plan.preset)}", facts, problems)
 
 
 def _what(config: Config, files: ModelFiles, found: MethodForecast | None) -> Iterator[Fact]:
@@ -116,27 +116,27 @@ def _what(config: Config, files: ModelFiles, found: MethodForecast | None) -> It
         yield Fact("method", f"{method_title(config.method)}: {method_spec(config.method).trains_summary}")
 
 
-def _data(name: str, report: Report) -> Iterator[Fact]:
+def _data(name: str, report: DataCheck) -> Iterator[Fact]:
     """How columns and rows are used, once the data check is done."""
     if report.answer is None:
-        state = "cannot be used" if report.error else _progress(report) if report.asked else "not checked"
+        state = "cannot be used" if report.error else _progress(report) if report.running else "not checked"
         yield Fact("data", f"{name}  {state}")
         return
     known = DataReport.of(report.answer)
     yield Fact("data", f"{name}  {report.answer['format']}")
-    yield Fact("columns", columns_in_short(known.columns))
+    yield Fact("columns", summarize_columns(known.columns))
     if known.account:
-        yield Fact("rows", rows_in_short(known.account))
+        yield Fact("rows", summarize_rows(known.account))
     for pair, found in known.overlap.items():
         if pair == "test/train" or found.prompt or found.near:
             yield Fact("overlap", overlap_in_short(pair, found))
 
 
-def _progress(report: Report) -> str:
+def _progress(report: DataCheck) -> str:
     return f"preparing … {report.progress}".rstrip()
 
 
-def _steps(config: Config, estimate: MemoryEstimate | None, report: Report) -> str:
+def _steps(config: Config, estimate: MemoryEstimate | None, report: DataCheck) -> str:
     """`200 (2 epochs), batch size 16 (micro-batch 8)`."""
     train, rows = config.train, report.rows.get("train")
     per_epoch = math.ceil(rows / train.batch) if rows else None
@@ -158,7 +158,7 @@ def _optimizer(config: Config) -> str:
     return f"{config.optimizer.name}, learning rate {train.learning_rate:g}, {schedule}"
 
 
-def _evaluation(config: Config, report: Report) -> str:
+def _evaluation(config: Config, report: DataCheck) -> str:
     evaluation = config.evaluation
     if evaluation.when == "never":
         return "none"
@@ -182,7 +182,7 @@ def _memory(
     yield Fact(name, f"{head}: {found.verdict}", STYLES[found.verdict])
     if not parts:
         return
-    yield Fact("", f"{label([found])}; {rows}", "$foreground-muted")
+    yield Fact("", f"{error_label([found])}; {rows}", "$foreground-muted")
     training = estimate.training.total >= estimate.evaluation.total
     peak = estimate.training if training else estimate.evaluation
     moment = "peak in training: " if training else "peak in evaluation: "

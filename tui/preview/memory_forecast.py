@@ -24,7 +24,7 @@ from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs import run_dir
 from engine.runs.run_dir import RunDir
 from tui.choice import Choice
-from tui.live.machine import CardSample, MachineSample, OtherProcess
+from tui.live.machine import GpuSample, MachineSample, OtherProcess
 
 Verdict = Literal["fits", "tight", "does not fit", "unknown"]
 STYLES: dict[Verdict, str] = {
@@ -49,13 +49,13 @@ class MethodForecast:
     """Why there is no estimate."""
 
 
-def room_of(sample: MachineSample, own: Collection[int] = (), steady: bool = False) -> MemoryBudget:
+def memory_budget(sample: MachineSample, own: Collection[int] = (), steady: bool = False) -> MemoryBudget:
     """The memory budget: of the first GPU in CUDA_VISIBLE_DEVICES, else of the system.
 
     `own` are processes of ftbench runs: a new run waits for them, so their memory will be free. `steady` rounds the
     memory used by others, so that it does not change with every sample.
     """
-    card = visible_card(sample.cards)
+    card = visible_gpu(sample.cards)
     if card is None or not card.total:
         used = max(0, sample.memory_used - (sample.worker_rss or 0))
         total = sample.memory_total
@@ -67,7 +67,7 @@ def room_of(sample: MachineSample, own: Collection[int] = (), steady: bool = Fal
             used=_steady(used, total) if steady else used,
             bf16=has_bf16(),
         )
-    used_by_others = sum(other.bytes or 0 for other in foreign(card, own))
+    used_by_others = sum(other.bytes or 0 for other in foreign_processes(card, own))
     if card.shared:
         used_by_others = max(0, (card.used or 0) - (card.mine or 0))
     return MemoryBudget(
@@ -80,12 +80,12 @@ def room_of(sample: MachineSample, own: Collection[int] = (), steady: bool = Fal
     )
 
 
-def foreign(card: CardSample, own: Collection[int]) -> list[OtherProcess]:
+def foreign_processes(card: GpuSample, own: Collection[int]) -> list[OtherProcess]:
     """GPU processes that are not ftbench runs, so a new run does not wait for them."""
     return [other for other in card.others if other.pid not in own]
 
 
-def visible_card(cards: Sequence[CardSample]) -> CardSample | None:
+def visible_gpu(cards: Sequence[GpuSample]) -> GpuSample | None:
     """The GPU that a run started now will use."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
@@ -118,7 +118,7 @@ def forecast(
     return MethodForecast(config.method, classify_fit(estimate.peak, budget, "formula"), estimate, config)
 
 
-def foresee(run: RunDir | None, chosen: Effective | None, budget: MemoryBudget | None) -> int | None:
+def predicted_peak(run: RunDir | None, chosen: Effective | None, budget: MemoryBudget | None) -> int | None:
     """Peak bytes predicted for a run, or else for the current choice, process overhead included."""
     if budget is None or chosen is None:
         return None
@@ -130,7 +130,7 @@ def foresee(run: RunDir | None, chosen: Effective | None, budget: MemoryBudget |
     return estimate.peak + budget.beside if estimate else None
 
 
-def label(found: Sequence[MethodForecast]) -> str:
+def error_label(found: Sequence[MethodForecast]) -> str:
     """Name and measured error of the estimate: `formula, ±13%`."""
     estimate = next((one.estimate for one in found if one.estimate), None)
     return f"formula, ±{error_of('formula', estimate.device).worst:.0%}" if estimate else "formula"

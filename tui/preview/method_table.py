@@ -12,9 +12,9 @@ from engine.config.preset import flatten
 from engine.config.text import visible
 from engine.memory.formula.estimate import PARTS
 from engine.memory.formula.memory_budget import MemoryBudget
-from tui.choice import QUIET, Choice
+from tui.choice import NOT_COMPARED, Choice
 from tui.format import count, setting, size
-from tui.preview.memory_forecast import STYLES, MethodForecast, label
+from tui.preview.memory_forecast import STYLES, MethodForecast, error_label
 
 LABEL, COLUMN = 15, 15
 
@@ -42,7 +42,7 @@ def _memory(found: Sequence[MethodForecast], budget: MemoryBudget | None) -> Ite
     length = next((one.rows.length for one in estimates if one), None)
     if budget is not None and length is not None:
         taken = f", about {size(budget.used)} of it in use by others" if budget.used else ""
-        by = f"Estimated by {label(found)}, rows of {length} tokens."
+        by = f"Estimated by {error_label(found)}, rows of {length} tokens."
         text = f"Budget: {size(budget.total)} ({budget.name}){taken}. {by}"
         yield Content.styled(visible(text), "$foreground-muted")
     for why in dict.fromkeys(one.why for one in found if one.why):
@@ -61,7 +61,7 @@ def _settings(choice: Choice, found: Sequence[MethodForecast]) -> Iterator[Conte
     yield Content.styled("settings", "bold")
     for key in flats[0]:
         values = [flat[key] if one.method in readers(key) else "–" for one, flat in zip(found, flats, strict=True)]
-        if key not in (*QUIET, "method") and any(value != values[0] for value in values):
+        if key not in (*NOT_COMPARED, "method") and any(value != values[0] for value in values):
             name = key.rpartition(".")[2] if len(key) >= LABEL else key
             yield _row(name, [setting(value) for value in values])
 

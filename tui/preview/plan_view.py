@@ -37,7 +37,7 @@ ONE_RUN = "one finished run; the range covers the middle 80% of its steps"
 BOLD_ROWS = ("training peak", "headroom")
 
 
-class View:
+class PlanView:
     """Formats a plan for a terminal of `width` columns."""
 
     def __init__(self, width: int, colored: bool, ascii_only: bool) -> None:

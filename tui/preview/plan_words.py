@@ -16,7 +16,7 @@ from engine.memory.formula.measured_error import Tier, error_of, percent
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import MemoryPlan, MethodPlan
 from engine.memory.formula.remedies import Remedy
-from tui.charts.plan_bar import PARTS
+from tui.charts.plan_bar import COMPONENTS
 from tui.format import count, duration, size
 from tui.history.run_list import last_part
 
@@ -70,7 +70,7 @@ def table_rows(plan: MemoryPlan, times: Mapping[str, TimeEstimate]) -> Iterator[
     plans = plan.outlooks
     for part in ESTIMATED:
         if any(outlook.best.training.parts.get(part) for outlook in plans):
-            yield PARTS[part].label, [_bytes(outlook.best.training.parts.get(part)) for outlook in plans]
+            yield COMPONENTS[part].label, [_bytes(outlook.best.training.parts.get(part)) for outlook in plans]
     yield "training peak", [size(outlook.best.training.total) for outlook in plans]
     yield "evaluation peak", [size(outlook.best.evaluation.total) for outlook in plans]
     if plan.room.beside:

@@ -17,7 +17,7 @@ from engine.runs.home import home_warnings, nearest_existing
 from tui.data_report import DataReport, warning_lines
 from tui.format import size
 from tui.preview.disk import free_disk, needed_disk
-from tui.preview.launch_context import LaunchContext, Report
+from tui.preview.launch_context import DataCheck, LaunchContext
 from tui.preview.memory_forecast import MethodForecast
 
 
@@ -43,7 +43,7 @@ def model_problems(config: Config, files: ModelFiles) -> Iterator[Problem]:
         yield Problem(text, "requires network access", code="model.download")
 
 
-def data_problems(config: Config, report: Report) -> Iterator[Problem]:
+def data_problems(config: Config, report: DataCheck) -> Iterator[Problem]:
     """Errors and warnings of the data check, each warning with its code."""
     if report.error:
         yield Problem(report.error, blocking=True, code="data.check_failed")

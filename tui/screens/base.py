@@ -11,7 +11,7 @@ from engine.config.errors import UserError
 from engine.config.text import visible
 
 if TYPE_CHECKING:
-    from engine.runs.device_queue import Turn
+    from engine.runs.device_queue import QueuePlace
 
 R = TypeVar("R")
 F = TypeVar("F")
@@ -26,12 +26,12 @@ class BaseScreen(Screen[R]):
     queue_error = ""
     """Why the device queue could not be read the last time."""
 
-    def queue(self) -> list[Turn]:
+    def queue(self) -> list[QueuePlace]:
         """Who uses each device and who waits; empty while the lock folder cannot be used, which is reported once."""
         from engine.runs import device_queue
 
         try:
-            turns = device_queue.turns()
+            turns = device_queue.queue_places()
         except (UserError, OSError) as error:
             if str(error) != self.queue_error:
                 self.tell(f"cannot read the device queue: {error}", severity="error", timeout=15)

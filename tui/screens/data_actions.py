@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config.errors import UserError
-from engine.config.files import working_folder
+from engine.config.files import working_directory
 from tui.screens.base import BaseScreen
 from tui.widgets.choosing import ChoiceRefused, ChoosingPane, ItemPicked
 
@@ -58,7 +58,7 @@ class DataActions:
         from tui.screens.picker import PickerScreen
 
         try:
-            folder = working_folder()
+            folder = working_directory()
         except UserError:
             folder = Path.home()
 

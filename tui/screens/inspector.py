@@ -16,10 +16,19 @@ from textual.widgets import Static
 from engine.config.preset import Effective
 from engine.config.text import visible
 from engine.runs.rpc_client import rows_done
-from tui.background import Answered, BackgroundQuestion, ProgressReported
+from tui.background import BackgroundRequest, ProgressReported, ResponseReceived
 from tui.charts.bar import bar
 from tui.commands import bindings
-from tui.data.inspection import SPLITS, Inspection, Manner, Sample, facts, sample_head, sample_text, template_text
+from tui.data.inspection import (
+    SPLITS,
+    InspectedRow,
+    Inspection,
+    TokenDisplay,
+    facts,
+    sample_head,
+    sample_text,
+    template_text,
+)
 from tui.history.run_list import last_part
 from tui.screens.base import BaseScreen
 from tui.widgets.key_line import KeyLine
@@ -59,12 +68,12 @@ class InspectorScreen(BaseScreen[bool]):
         super().__init__()
         self.effective = effective
         self.inspection: Inspection | None = None
-        self.samples: dict[str, list[Sample]] = {}
+        self.samples: dict[str, list[InspectedRow]] = {}
         self.error = ""
         self.split, self.view = "train", "rows"
         self.positions = dict.fromkeys(SPLITS, 0)
-        self.style = Manner()
-        self.request: BackgroundQuestion | None = None
+        self.style = TokenDisplay()
+        self.request: BackgroundRequest | None = None
         self._progress, self._started_at = "", 0.0
         self._counted: tuple[str, int, int | None] | None = None
         """Activity, rows done, and total rows if known."""
@@ -84,7 +93,7 @@ class InspectorScreen(BaseScreen[bool]):
     def on_mount(self) -> None:
         ascii_only = app_settings(self).ascii
         plain = ascii_only or self.app.no_color or self.app.theme.startswith("ansi")
-        self.style = Manner(ascii_only, parted=plain)  # shades need colors that the terminal does not replace
+        self.style = TokenDisplay(ascii_only, parted=plain)  # shades need colors that the terminal does not replace
         config = self.effective.config
         length = f"max_length {config.train.max_length:,}"
         self.query_one("#title", Static).update(
@@ -113,7 +122,7 @@ class InspectorScreen(BaseScreen[bool]):
             "max_length": config.train.max_length,
         }
         self._progress, self._started_at = "starting", time.monotonic()
-        self.request = BackgroundQuestion(question, {**arguments, **more}, self.post_message)
+        self.request = BackgroundRequest(question, {**arguments, **more}, self.post_message)
         self._tick()
 
     @on(ProgressReported)
@@ -122,8 +131,8 @@ class InspectorScreen(BaseScreen[bool]):
             self._progress, self._counted = message.text, message.counted
             self._tick()
 
-    @on(Answered)
-    def _answered(self, message: Answered) -> None:
+    @on(ResponseReceived)
+    def _answered(self, message: ResponseReceived) -> None:
         if message.asking is not self.request:
             return
         self.request, error = None, message.error
@@ -140,13 +149,13 @@ class InspectorScreen(BaseScreen[bool]):
         self._tick()
         self._redraw()
 
-    def _take_answer(self, message: Answered) -> None:
+    def _take_answer(self, message: ResponseReceived) -> None:
         """Take an answer. Raises ValidationError if it has another shape."""
         if message.asking.question == "data.inspect":
             self.inspection = msgspec.convert(message.answer, Inspection)
             self.samples = {split: list(samples) for split, samples in self.inspection.samples.items()}
             return
-        self.samples[message.asking.arguments["split"]] += msgspec.convert(message.answer, list[Sample])
+        self.samples[message.asking.arguments["split"]] += msgspec.convert(message.answer, list[InspectedRow])
         self.positions[message.asking.arguments["split"]] += 1
 
     def _tick(self) -> None:
@@ -255,5 +264,5 @@ class InspectorScreen(BaseScreen[bool]):
 
     def action_parts(self) -> None:
         """Toggle a bar between tokens."""
-        self.style = Manner(self.style.ascii, not self.style.parted)
+        self.style = TokenDisplay(self.style.ascii, not self.style.parted)
         self._redraw()

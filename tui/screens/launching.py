@@ -17,12 +17,12 @@ from textual.widgets import Static
 
 from engine.config.schema import Config
 from engine.config.text import amount, visible
-from tui.background import Answered, BackgroundQuestion, ProgressReported
-from tui.preview.launch_context import Report, Reports
+from tui.background import BackgroundRequest, ProgressReported, ResponseReceived
+from tui.preview.launch_context import DataCheck, DataCheckCache
 from tui.preview.launch_preview import LaunchPreview
 from tui.preview.problems import Problem
 
-MakePreview = Callable[[Report], LaunchPreview]
+MakePreview = Callable[[DataCheck], LaunchPreview]
 REFRESH_SECONDS = 1.0
 NAME_WIDTH = 10
 """Columns of a fact's name."""
@@ -48,14 +48,14 @@ class LaunchScreen(ModalScreen[bool]):
     LaunchScreen #keys { margin-top: 1; }
     """
 
-    def __init__(self, config: Config, make_preview: MakePreview, checks: Reports) -> None:
+    def __init__(self, config: Config, make_preview: MakePreview, checks: DataCheckCache) -> None:
         super().__init__()
         self.config, self.make_preview, self.checks = config, make_preview, checks
         self.key = b""
         """Of this data check among `checks`."""
-        self.report = Report()
+        self.report = DataCheck()
         self.preview = make_preview(self.report)
-        self.request: BackgroundQuestion | None = None
+        self.request: BackgroundRequest | None = None
 
     def compose(self) -> ComposeResult:
         with Vertical(id="box") as box:
@@ -76,9 +76,9 @@ class LaunchScreen(ModalScreen[bool]):
         if known := self.checks.known(self.key):
             self.report = known
         elif self.preview.blocked:
-            self.report = Report(asked=False)
+            self.report = DataCheck(running=False)
         else:
-            self.request = BackgroundQuestion("data.check", arguments, self.post_message)
+            self.request = BackgroundRequest("data.check", arguments, self.post_message)
         self.update_preview()
         self.set_interval(REFRESH_SECONDS, self._refresh_preview)
         self.watch(self.query_one(VerticalScroll), "virtual_size", self._show_keys, init=False)
@@ -94,13 +94,13 @@ class LaunchScreen(ModalScreen[bool]):
 
     @on(ProgressReported)
     def _progress_reported(self, message: ProgressReported) -> None:
-        if message.asking is self.request and self.report.asked:
-            self.report = Report(progress=message.text)
+        if message.asking is self.request and self.report.running:
+            self.report = DataCheck(progress=message.text)
             self.update_preview()
 
-    @on(Answered)
-    def _answered(self, message: Answered) -> None:
-        self.report = Report(message.answer, message.error, asked=False)
+    @on(ResponseReceived)
+    def _answered(self, message: ResponseReceived) -> None:
+        self.report = DataCheck(message.answer, message.error, running=False)
         self.checks.keep(self.key, self.report)
         self.update_preview()
 

@@ -11,7 +11,7 @@ from engine.runs.folder import running_elsewhere
 from tui.screens.base import BaseScreen
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
-    from engine.runs.device_queue import Turn
+    from engine.runs.device_queue import QueuePlace
     from engine.runs.run_dir import RunDir
     from tui.live.machine import WatchedProcess
 
@@ -24,7 +24,7 @@ class LiveRuns:
 
     def __init__(self, screen: BaseScreen[Any], runs: Path) -> None:
         self._screen, self._folder = screen, runs
-        self.turns: list[Turn] = []
+        self.turns: list[QueuePlace] = []
         """Who uses each device and who waits, over all runs of this machine."""
         self.unqueued: list[RunDir] = []
         """Live runs of this folder outside the queue: started with --now."""
@@ -59,9 +59,9 @@ class LiveRuns:
 
     def own_processes(self, watched: WatchedProcess) -> set[int]:
         """Process ids of our runs, as the driver counts them; in a container only that of the watched run is known."""
-        from engine.hardware.nvml import ids_are_ours
+        from engine.hardware.nvml import pids_are_local
 
-        known = {turn.pid for turn in self.turns} if ids_are_ours() else set()
+        known = {turn.pid for turn in self.turns} if pids_are_local() else set()
         return known | ({watched.gpu_pid} if watched.gpu_pid is not None else set())
 
     def _in_folder(self) -> list[RunDir]:

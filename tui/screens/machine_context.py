@@ -27,30 +27,32 @@ class MachineContext:
 
     def take(self, sample: MachineSample) -> MemoryBudget:
         """Take a new sample; returns the memory budget, rounded so that it does not change with every sample."""
-        from tui.preview.memory_forecast import room_of
+        from tui.preview.memory_forecast import memory_budget
 
         self.sample = sample
-        return room_of(sample, self._own_processes(), steady=True)
+        return memory_budget(sample, self._own_processes(), steady=True)
 
     def planned(self, choosing: ChoosingPane) -> int | None:
         """Predicted peak memory in bytes: of the watched run while it is running, else of the selection."""
         question = (self._follower.live_run, choosing.effective, choosing.budget)
         if question != self._predicted[0]:
-            from tui.preview.memory_forecast import foresee
+            from tui.preview.memory_forecast import predicted_peak
 
-            self._predicted = question, foresee(*question)
+            self._predicted = question, predicted_peak(*question)
         return self._predicted[1]
 
     def launch_context(self) -> LaunchContext:
         """The machine as of the latest sample, and the device queue."""
         from tui.preview.launch_context import LaunchContext
-        from tui.preview.memory_forecast import foreign, room_of, visible_card
+        from tui.preview.memory_forecast import foreign_processes, memory_budget, visible_gpu
 
         if self.sample is None:
             return LaunchContext(self._runs)
         turns, own = self._screen.queue(), self._own_processes()
-        gpu = visible_card(self.sample.cards)
-        return LaunchContext(self._runs, room_of(self.sample, own), foreign(gpu, own) if gpu else (), turns)
+        gpu = visible_gpu(self.sample.cards)
+        return LaunchContext(
+            self._runs, memory_budget(self.sample, own), foreign_processes(gpu, own) if gpu else (), turns
+        )
 
     def _own_processes(self) -> set[int]:
         return self._live_runs.own_processes(self._follower.process())

@@ -18,7 +18,7 @@ from engine.config.preset import Effective
 from engine.config.preset_library import PresetEntry
 from engine.config.schema import Config
 from engine.config.text import visible
-from tui.charts.columns import Column, Row
+from tui.charts.columns import Column, TableRow
 from tui.choice import Choice, changes
 from tui.commands import bindings
 from tui.screens.ask import AskScreen
@@ -131,7 +131,7 @@ class PresetsScreen(BaseScreen[str | None]):
             self.tell("no preset selected", severity="warning")
             return
         question = f"Save the selection ({self.choice.name}, {effective.config.method}) as preset:"
-        self._make(question, self.choice.name, lambda name: user_presets.from_choice(name, base, effective))
+        self._make(question, self.choice.name, lambda name: user_presets.create_from_choice(name, base, effective))
 
     def _make(self, question: str, base: str, write: Callable[[str], Path]) -> None:
         def answered(name: str | None) -> None:
@@ -178,10 +178,10 @@ class PresetsScreen(BaseScreen[str | None]):
             self.tell(error.line, severity="error", timeout=10)
 
 
-def row(listed: PresetEntry) -> Row:
+def row(listed: PresetEntry) -> TableRow:
     """A row of the table, red for an invalid preset."""
     style = "$text-error" if listed.preset is None else ""
-    return Row(listed.name, tuple((text, style) for text in cells(listed)))
+    return TableRow(listed.name, tuple((text, style) for text in cells(listed)))
 
 
 def cells(listed: PresetEntry) -> list[str]:
@@ -220,4 +220,4 @@ def free_name(base: str, taken: dict[str, PresetEntry]) -> str:
 
 
 def _copy(name: str, base: str) -> Path:
-    return user_presets.from_preset(name, base)
+    return user_presets.create_from_preset(name, base)

@@ -84,7 +84,7 @@ class RunFollower:
 
     def process(self) -> WatchedProcess:
         """The watched run's process; called from the sampler's thread."""
-        from engine.hardware.nvml import ids_are_ours
+        from engine.hardware.nvml import pids_are_local
         from tui.live.machine import WatchedProcess
 
         run, state, pid = self.run, self.state, None  # read once each: another thread may replace them
@@ -92,8 +92,8 @@ class RunFollower:
         with contextlib.suppress(OSError):  # the watcher reports it
             pid = run.pid() if run else None
         if pid is None or memory is None:
-            return WatchedProcess(pid, pid if ids_are_ours() else None)
-        return WatchedProcess(pid, memory.gpu_pid or (pid if ids_are_ours() else None), memory.reserved)
+            return WatchedProcess(pid, pid if pids_are_local() else None)
+        return WatchedProcess(pid, memory.gpu_pid or (pid if pids_are_local() else None), memory.reserved)
 
 
 def is_urgent(message: NewEvents) -> bool:

@@ -13,7 +13,7 @@ from tui.screens.base import BaseScreen
 if TYPE_CHECKING:  # imported where they are used: the first frame launches nothing
     from engine.config.preset import Effective
     from engine.runs.run_dir import RunDir
-    from tui.preview.launch_context import LaunchContext, Reports
+    from tui.preview.launch_context import DataCheckCache, LaunchContext
 
 
 class RunLauncher:
@@ -32,19 +32,19 @@ class RunLauncher:
     ) -> None:
         self._screen, self._runs, self._context = screen, runs, context
         self._show_run, self._show_ladders = show_run, show_ladders
-        self._checks: Reports | None = None
+        self._checks: DataCheckCache | None = None
 
     @property
-    def checks(self) -> Reports:
+    def checks(self) -> DataCheckCache:
         """Data checks of earlier launches."""
-        from tui.preview.launch_context import Reports
+        from tui.preview.launch_context import DataCheckCache
 
-        self._checks = self._checks or Reports()
+        self._checks = self._checks or DataCheckCache()
         return self._checks
 
     def open_run(self, choice: Choice, effective: Effective) -> None:
         """Show what a run of this selection will do; start it on enter."""
-        from tui.preview.launch_preview import run_prospect
+        from tui.preview.launch_preview import run_preview
         from tui.screens.launching import LaunchScreen
 
         def answered(yes: bool | None) -> None:
@@ -53,7 +53,7 @@ class RunLauncher:
 
         screen = LaunchScreen(
             effective.config,
-            lambda report: run_prospect(choice.name, effective, self._context(), report),
+            lambda report: run_preview(choice.name, effective, self._context(), report),
             self.checks,
         )
         self._screen.app.push_screen(screen, answered)
@@ -62,7 +62,7 @@ class RunLauncher:
         """Show what a ladder of all methods with one seed will do; start it on enter."""
         from engine.runs.ladder_plan import make_plan
         from engine.runs.start import start_ladder
-        from tui.preview.launch_preview import ladder_prospect
+        from tui.preview.launch_preview import ladder_preview
         from tui.screens.launching import LaunchScreen
 
         try:
@@ -76,7 +76,7 @@ class RunLauncher:
                 self._show_ladders()
 
         screen = LaunchScreen(
-            plan.rungs[0].config, lambda report: ladder_prospect(plan, self._context(), report), self.checks
+            plan.rungs[0].config, lambda report: ladder_preview(plan, self._context(), report), self.checks
         )
         self._screen.app.push_screen(screen, answered)
 

@@ -16,7 +16,7 @@ from engine.runs import run_dir
 from engine.runs.home import tilde
 from engine.runs.run_dir import RunDir
 from tui.commands import bindings
-from tui.history.run_list import SETTLED, Line, describe
+from tui.history.run_list import SETTLED, RunSummary, describe
 from tui.history.run_table import FIELDS, TABLE, names, ordered, row
 from tui.screens.ask import AskScreen
 from tui.screens.base import BaseScreen
@@ -44,7 +44,7 @@ class RunsScreen(BaseScreen[RunDir | None]):
         super().__init__()
         self.runs = runs
         self.actions = RunActions(self, self.dismiss)
-        self.lines: dict[str, Line] = {}
+        self.lines: dict[str, RunSummary] = {}
         self.marked: set[str] = set()
         self.word, self.sort_column, self.reverse = "", 0, True
 

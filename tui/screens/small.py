@@ -12,11 +12,11 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from tui.commands import EVERYWHERE
-from tui.terminal.capabilities import SMALLEST
+from tui.terminal.capabilities import MIN_SCREEN_SIZE
 
 
 def too_small(size: Size) -> bool:
-    return size.width < SMALLEST[0] or size.height < SMALLEST[1]
+    return size.width < MIN_SCREEN_SIZE[0] or size.height < MIN_SCREEN_SIZE[1]
 
 
 class SmallScreen(ModalScreen[None]):
@@ -36,7 +36,7 @@ class SmallScreen(ModalScreen[None]):
 
     def show_size(self, size: Size, key: str) -> None:
         """Show the present size, and the key that leaves."""
-        wide, high = SMALLEST
+        wide, high = MIN_SCREEN_SIZE
         needed = f"Terminal too small: {size.width} x {size.height}, ftbench needs {wide} x {high}."
         text = f"{needed} Enlarge it, or press {key} to leave; runs keep running."
         self.query_one(Static).update(Content(text))

@@ -59,7 +59,7 @@ def _plain(character: str) -> str:
     return base if base and len(base) == width else "?" * width
 
 
-class Plain(LineFilter):
+class AsciiFilter(LineFilter):
     """Line filter for ASCII mode; Textual applies it to every widget of every screen."""
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:

@@ -7,7 +7,7 @@ import select
 import sys
 from collections.abc import Mapping
 
-SMALLEST = (80, 24)
+MIN_SCREEN_SIZE = (80, 24)
 """Minimum columns and rows of the screens."""
 LIGHT = ("7", "9", "10", "11", "12", "13", "14", "15")
 """Background colors that count as light in $COLORFGBG (vim's rule)."""

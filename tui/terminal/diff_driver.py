@@ -42,7 +42,7 @@ class FrameDiff:
         self._cursor = ""
         """Cursor position after the last frame."""
 
-    def forget(self) -> None:
+    def invalidate(self) -> None:
         """Mark all cells as unknown, after a resize or output of another program."""
         self._rows.clear()
         self._cursor = ""
@@ -53,7 +53,7 @@ class FrameDiff:
             return data
         tokens = list(FRAME.finditer(data))
         if not data or sum(map(len, (token.group() for token in tokens))) != len(data) or "H" not in data:
-            self.forget()
+            self.invalidate()
             return data
         return self._frame(tokens)
 
@@ -190,12 +190,12 @@ class DiffApp(App[str]):
     """A Textual app with a FrameDiff for its terminal."""
 
     def __init__(self) -> None:
-        self.painted = FrameDiff()
+        self.frame_diff = FrameDiff()
         super().__init__(driver_class=DiffDriver)
 
     def action_redraw(self) -> None:
         """Send every cell again."""
-        self.painted.forget()
+        self.frame_diff.invalidate()
         self.screen.refresh()
 
 
@@ -206,7 +206,7 @@ class DiffDriver(LinuxDriver):
         self, app: DiffApp, *, debug: bool = False, mouse: bool = True, size: tuple[int, int] | None = None
     ) -> None:
         super().__init__(app, debug=debug, mouse=mouse, size=size)
-        self._painted = app.painted
+        self._painted = app.frame_diff
 
     def write(self, data: str) -> None:
         if sent := self._painted.reduced(data):

@@ -10,7 +10,7 @@ from textual.filter import LineFilter
 from engine.config.text import visible
 
 
-class Literal(LineFilter):
+class ControlCharacterFilter(LineFilter):
     """Line filter that Textual applies to every widget of every screen, borders and titles included.
 
     Widgets escape their text themselves, so that the layout is right. Text that a widget missed is escaped here and

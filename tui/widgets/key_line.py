@@ -9,7 +9,7 @@ from textual.content import Content
 from textual.events import Click
 from textual.screen import Screen
 
-from tui.commands import every
+from tui.commands import all_commands
 from tui.widgets.rows import Rows
 
 ALWAYS = ("app.help", "app.quit")
@@ -73,7 +73,7 @@ class KeyLine(Rows):
 
 def in_order(active: Sequence[Binding]) -> list[Binding]:
     """Sorted as in the command table: Textual appends a user's own key behind all others."""
-    places = {command.id: number for number, command in enumerate(every())}
+    places = {command.id: number for number, command in enumerate(all_commands())}
     groups = [(binding.id or "").partition(".")[0] for binding in active]
 
     def place(binding: Binding) -> tuple[int, int]:

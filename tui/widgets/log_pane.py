@@ -15,9 +15,9 @@ from textual.events import MouseScrollDown, MouseScrollUp
 from textual.message import Message
 
 from engine.config.errors import UserError
-from engine.config.files import working_folder, write_atomically
+from engine.config.files import working_directory, write_atomically
 from engine.config.text import amount, visible
-from tui.live.log_lines import Lines, Piece
+from tui.live.log_lines import LogLines, OutputChunk
 from tui.widgets.pane import BenchState
 from tui.widgets.rows import Rows
 
@@ -55,7 +55,7 @@ class LogPane(Rows, can_focus=True):
         super().__init__(id=id, classes=classes)
         self.run_name = ""
         """The run that the lines belong to."""
-        self.views = {"events": Lines(), "output": Lines()}
+        self.views = {"events": LogLines(), "output": LogLines()}
         self.view = "events"
         self.unfinished = ""
         """The last line of the output, up to where it has been written."""
@@ -67,13 +67,13 @@ class LogPane(Rows, can_focus=True):
         self._drawn: object = None
 
     @property
-    def event_lines(self) -> Lines:
+    def event_lines(self) -> LogLines:
         """The log of events."""
         return self.views["events"]
 
     def begin(self, run_name: str) -> None:
         """Show another run's log, from its start."""
-        self.run_name, self.views, self.unfinished = run_name, {"events": Lines(), "output": Lines()}, ""
+        self.run_name, self.views, self.unfinished = run_name, {"events": LogLines(), "output": LogLines()}, ""
         self.view, self.top, self.match = "events", None, None
 
     def show_state(self, state: BenchState) -> None:
@@ -81,7 +81,7 @@ class LogPane(Rows, can_focus=True):
             self.views["events"] = state.run.log
         self.redraw()
 
-    def add_output(self, piece: Piece) -> None:
+    def add_output(self, piece: OutputChunk) -> None:
         """Add new output of the worker."""
         if piece.skipped:
             self.views["output"].skip(piece.skipped)
@@ -178,7 +178,7 @@ class LogPane(Rows, can_focus=True):
         lines = self._filtered()
         path = Path(f"{self.run_name or 'ftbench'}-{self.view}.txt")
         try:
-            path = working_folder() / path
+            path = working_directory() / path
             write_atomically(path, "".join(f"{visible(text)}\n" for _, text in lines).encode())
         except UserError as error:
             self.app.notify(error.line, severity="error", markup=False)
@@ -192,7 +192,7 @@ class LogPane(Rows, can_focus=True):
     def _filtered(self) -> list[tuple[int, str]]:
         """Number and text of the lines that contain the filter word."""
         lines = self.views[self.view]
-        numbered = lines.holding(self.filter_word)
+        numbered = lines.matching(self.filter_word)
         if self.view == "output" and self.unfinished and self.filter_word.lower() in self.unfinished.lower():
             numbered.append((lines.gone + len(lines), self.unfinished))
         return numbered

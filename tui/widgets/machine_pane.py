@@ -18,7 +18,7 @@ from tui.widgets.rows import Rows
 from tui.workbench import app_settings
 
 if TYPE_CHECKING:  # imported where they are used: the first frame has no sample
-    from tui.live.machine import CardSample, MachineSample
+    from tui.live.machine import GpuSample, MachineSample
 
 MINUTES = 5
 SIDE_BY_SIDE = 60
@@ -140,7 +140,7 @@ def no_gpu(reason: str) -> str:
 
 
 def gpu_lines(
-    gpu: CardSample,
+    gpu: GpuSample,
     width: int,
     trace: Sequence[float],
     planned: int | None,
@@ -165,7 +165,7 @@ def gpu_lines(
     yield _trace(trace, width, ascii_only)
 
 
-def short_lines(gpu: CardSample, width: int, ascii_only: bool) -> Iterator[Content]:
+def short_lines(gpu: GpuSample, width: int, ascii_only: bool) -> Iterator[Content]:
     """Another GPU in two lines: name and load, then memory in use."""
     work = _work(gpu)
     name = visible(f"{gpu.index} {gpu.name}", max(8, width - len(work) - 2))
@@ -176,7 +176,7 @@ def short_lines(gpu: CardSample, width: int, ascii_only: bool) -> Iterator[Conte
     yield Content.assemble(bar, (used, "$text-warning" if gpu.others else ""))
 
 
-def _work(gpu: CardSample) -> str:
+def _work(gpu: GpuSample) -> str:
     """Load, power, temperature."""
     load = "–" if gpu.load is None else f"{gpu.load}%"
     power = "–" if gpu.power is None else f"{gpu.power:.0f} W"

@@ -9,7 +9,7 @@ from textual.content import Content
 
 from engine.config.metric_specs import metric_spec
 from engine.config.text import visible
-from tui.charts.bar import Part, bar
+from tui.charts.bar import StyledText, bar
 from tui.commands import key_of
 from tui.format import duration, number
 
@@ -69,9 +69,9 @@ def _ready(own: Mapping[str, str]) -> Content:
     return Content.styled(f"{text}{key_of('app.help', own)} all keys", "$foreground-muted")
 
 
-def _running(state: RunState, ascii_only: bool, width: int) -> list[Part]:
+def _running(state: RunState, ascii_only: bool, width: int) -> list[StyledText]:
     """Phase, step, bar, loss, speed, time left; the bar is shortened where the line is too long."""
-    parts: list[Part] = [(state.phase or "starting", "bold")]
+    parts: list[StyledText] = [(state.phase or "starting", "bold")]
     step, progress = state.step, state.progress
     if progress is not None and progress.total:
         share = min(1.0, progress.done / progress.total)

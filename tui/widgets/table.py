@@ -20,7 +20,7 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from engine.config.text import visible
-from tui.charts.columns import Column, Row, fitted, line
+from tui.charts.columns import Column, TableRow, fitted, line
 
 
 class Lines(OptionList, inherit_bindings=False):
@@ -71,7 +71,7 @@ class Table(Vertical):
     def __init__(self, columns: Sequence[Column], id: str | None = None) -> None:
         super().__init__(id=id)
         self.columns = columns
-        self.rows: list[Row] = []
+        self.rows: list[TableRow] = []
         self.widths: list[int] = []
         self.names: list[str] = [column.name for column in columns]
 
@@ -89,7 +89,7 @@ class Table(Vertical):
         option = self.lines.highlighted_option
         return (option.id or "") if option else ""
 
-    def show_rows(self, rows: Sequence[Row], names: Sequence[str] | None = None, cursor: str = "") -> None:
+    def show_rows(self, rows: Sequence[TableRow], names: Sequence[str] | None = None, cursor: str = "") -> None:
         """Replace the rows, drawing only what changed. The cursor stays on its row, or goes to `cursor`."""
         before, cursor = self.rows, cursor or self.key
         if names is not None:

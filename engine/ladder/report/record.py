@@ -13,7 +13,7 @@ from engine.config.preset_library import effective
 from engine.ladder.format import ABSENT, integer, loss, rate, rung_title, seconds, size
 from engine.ladder.report.quality_tables import STATUS_TEXTS
 from engine.ladder.report.table import Cell, Column, Line, Table, cell, plain
-from engine.runs.account import columns_in_short, rows_in_short
+from engine.runs.account import summarize_columns, summarize_rows
 from engine.runs.ladder import BASES, Ladder, LadderRun
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir, read_frozen
@@ -38,8 +38,8 @@ def work(ladder: Ladder) -> Table | None:
     pairs = {
         "model": facts.model,
         "data": facts.data,
-        **({"columns": columns_in_short(facts.columns)} if facts.columns else {}),
-        **({"rows read": rows_in_short(facts.account)} if facts.account else {}),
+        **({"columns": summarize_columns(facts.columns)} if facts.columns else {}),
+        **({"rows read": summarize_rows(facts.account)} if facts.account else {}),
         "rows": rows,
         "tokens in the training rows": integer(facts.tokens),
         "optimizer steps": f"{integer(facts.steps)}, batch size {integer(facts.batch)}",

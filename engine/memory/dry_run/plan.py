@@ -10,7 +10,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from engine.config import schema
-from engine.config.catalog import CATALOGUE, pulled_folder
+from engine.config.catalog import CATALOG, pulled_folder
 from engine.config.errors import UserError
 from engine.config.method_specs import QLORA
 from engine.config.preset import with_settings
@@ -164,10 +164,10 @@ def architecture_of(model: schema.Model) -> tuple[Any, str]:
         try:
             return config_of(model), ""
         except UserError:
-            if model.id not in CATALOGUE or (pulled_folder(model.id) / "config.json").exists():
+            if model.id not in CATALOG or (pulled_folder(model.id) / "config.json").exists():
                 raise
         note = f"{model.id} is not on this machine and the Hub is unreachable: using its shape in the catalog"
-        return AutoConfig.for_model(**CATALOGUE[model.id].shape), note
+        return AutoConfig.for_model(**CATALOG[model.id].shape), note
     try:
         return AutoConfig.from_pretrained(str(folder), trust_remote_code=False), ""
     except (OSError, ValueError, KeyError) as error:

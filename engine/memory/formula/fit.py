@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from engine.config.batch_limits import FLAT_MEAN_LENGTH, FLAT_TOKENS, HELD_OUT_ROWS, PADDED_TOKENS
+from engine.config.batch_limits import HELD_OUT_ROWS, PACKED_MEAN_LENGTH, PACKED_TOKENS, PADDED_TOKENS
 from engine.config.preset import with_settings
 from engine.config.schema import Config
 from engine.memory.formula.allocator import with_pool
@@ -191,8 +191,8 @@ def longest_rows(asked: FitQuery, positions: int | None) -> LargestFit:
 def _places(asked: FitQuery, limit: int) -> list[int]:
     """Lengths after which a micro-batch has fewer rows or another packing, and the limit."""
     device: Device = asked.room.device
-    places = {limit, FLAT_MEAN_LENGTH}
-    for tokens in (FLAT_TOKENS[device], PADDED_TOKENS[device]):
+    places = {limit, PACKED_MEAN_LENGTH}
+    for tokens in (PACKED_TOKENS[device], PADDED_TOKENS[device]):
         places |= {tokens // rows for rows in range(1, HELD_OUT_ROWS + 1)}
     return sorted(place for place in places if place <= limit)
 

@@ -111,7 +111,7 @@ def is_here(result: Result, room: MemoryBudget) -> bool:
     device = str(result.machine.get("device", ""))
     if room.source != "listed":
         return device == room.name
-    card = gpu_prices.named(device, gpu_prices.list_cards())
+    card = gpu_prices.find_gpu(device, gpu_prices.list_gpus())
     return card is not None and card.name == room.name
 
 

@@ -11,7 +11,7 @@ from msgspec import Struct, field
 
 from engine.config import gpu_prices
 from engine.hardware.cpu import has_bf16
-from engine.hardware.nvml import Nvml, NvmlCard, process_name
+from engine.hardware.nvml import Nvml, NvmlGpu, process_name
 from engine.memory.formula.allocator import CONTEXT
 from engine.memory.formula.estimate import Device
 
@@ -58,7 +58,7 @@ class MemoryBudget(Struct, frozen=True, kw_only=True):
 
 def listed_budget(wanted: str) -> MemoryBudget:
     """The memory of a listed GPU, by its name or a part of it. Raises UserError unless exactly one matches."""
-    card = gpu_prices.pick(wanted, gpu_prices.list_cards())
+    card = gpu_prices.select_gpu(wanted, gpu_prices.list_gpus())
     return MemoryBudget(
         name=card.name,
         device="cuda",
@@ -76,7 +76,7 @@ def local_budget(nvml: Nvml | None = None) -> MemoryBudget:
     return _card_room(card) if card else _system_room(nvml.why)
 
 
-def first_visible(nvml: Nvml) -> NvmlCard | None:
+def first_visible(nvml: Nvml) -> NvmlGpu | None:
     """The first GPU in CUDA_VISIBLE_DEVICES. GPUs that NVML cannot access are skipped: torch cannot use them either."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
@@ -87,13 +87,13 @@ def first_visible(nvml: Nvml) -> NvmlCard | None:
     return nvml.card(int(first)) if first.isdigit() else None  # empty or -1 hides all GPUs
 
 
-def _card_room(card: NvmlCard) -> MemoryBudget:
+def _card_room(card: NvmlGpu) -> MemoryBudget:
     name = card.name() or "GPU"
     total, used = card.total(), card.used()
     shared = card.shared()
     if total is None or used is None:
         total, used = system_memory()
-    known = gpu_prices.named(name, gpu_prices.list_cards())
+    known = gpu_prices.find_gpu(name, gpu_prices.list_gpus())
     return MemoryBudget(
         name=name,
         device="cuda",

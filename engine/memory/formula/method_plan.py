@@ -187,5 +187,5 @@ def _at_least(largest: LargestFit, planned: int) -> LargestFit:
 
 
 def _card_for(estimate: MemoryEstimate) -> str:
-    card = gpu_prices.cheapest_for(estimate.peak, gpu_prices.list_cards())
+    card = gpu_prices.cheapest_gpu(estimate.peak, gpu_prices.list_gpus())
     return card.name if card else ""

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.config.batch_limits import (
-    FLAT_MEAN_LENGTH,
-    FLAT_TOKENS,
     HELD_OUT_LOGITS,
     HELD_OUT_ROWS,
     HELD_OUT_TOKENS,
+    PACKED_MEAN_LENGTH,
+    PACKED_TOKENS,
     PADDED_TOKENS,
     SHAPE_MULTIPLE,
 )
@@ -55,8 +55,8 @@ def held_out_shape(
 
 def _packing(rows: StepShape, setting: str, device: Device, varlen: bool) -> tuple[bool, int]:
     """(whether rows are packed, maximum tokens of a micro-batch)."""
-    flat = setting == "packed" or (setting == "auto" and (varlen or rows.length <= FLAT_MEAN_LENGTH))
-    return flat, (FLAT_TOKENS if flat and not varlen else PADDED_TOKENS)[device]
+    flat = setting == "packed" or (setting == "auto" and (varlen or rows.length <= PACKED_MEAN_LENGTH))
+    return flat, (PACKED_TOKENS if flat and not varlen else PADDED_TOKENS)[device]
 
 
 def _shape(rows: StepShape, flat: bool, max_rows: int, device: Device) -> MicroBatchShape:

@@ -20,11 +20,11 @@ def own(text: str, name: str = "gpus") -> None:
 
 
 def test_the_cheapest_gpu_with_enough_memory() -> None:
-    known = gpu_prices.list_cards()
+    known = gpu_prices.list_gpus()
     assert [gpu.price_per_hour for gpu in known] == sorted(gpu.price_per_hour for gpu in known)
-    small, large = gpu_prices.cheapest_for(8 * GIB, known), gpu_prices.cheapest_for(60 * GIB, known)
+    small, large = gpu_prices.cheapest_gpu(8 * GIB, known), gpu_prices.cheapest_gpu(60 * GIB, known)
     assert small and large and small.price_per_hour < large.price_per_hour and large.memory >= 60
-    assert gpu_prices.cheapest_for(1000 * GIB, known) is None
+    assert gpu_prices.cheapest_gpu(1000 * GIB, known) is None
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_the_cheapest_gpu_with_enough_memory() -> None:
     ],
 )
 def test_a_gpu_is_found_by_its_nvml_name(nvml: str, name: str | None) -> None:
-    found = gpu_prices.named(nvml, gpu_prices.list_cards())
+    found = gpu_prices.find_gpu(nvml, gpu_prices.list_gpus())
     assert (found.name if found else None) == name
 
 
@@ -48,7 +48,7 @@ def test_a_gpu_is_found_by_its_nvml_name(nvml: str, name: str | None) -> None:
 def test_an_own_price_hides_the_shipped_one(file: str, table: str) -> None:
     entry = 'name = "A100 80GB"\nmatch = ["A100"]\nmemory = 79.2\nprice_per_hour = 1.1\ncurrency = "EUR"\n'
     own(f"[[{table}]]\n{entry}", file)
-    (mine,) = [gpu for gpu in gpu_prices.list_cards() if gpu.name == "A100 80GB"]
+    (mine,) = [gpu for gpu in gpu_prices.list_gpus() if gpu.name == "A100 80GB"]
     assert (mine.price_per_hour, mine.currency) == (1.1, "EUR")
 
 
@@ -58,5 +58,5 @@ def test_an_own_price_hides_the_shipped_one(file: str, table: str) -> None:
 def test_a_broken_list_is_one_line(text: str) -> None:
     own(text)
     with pytest.raises(UserError) as error:
-        gpu_prices.list_cards()
+        gpu_prices.list_gpus()
     assert error.value.code == "gpu.invalid_list" and "\n" not in error.value.line

@@ -98,7 +98,7 @@ def test_a_shipped_preset_is_found_by_its_old_name() -> None:
 
 
 def test_a_preset_made_with_an_old_name_has_the_current_one() -> None:
-    user_presets.from_preset("mine", "demo-lora", {"train.warmup": 0.3})
+    user_presets.create_from_preset("mine", "demo-lora", {"train.warmup": 0.3})
     text = (user_folder() / "mine.toml").read_text()
     assert "warmup_ratio = 0.3" in text and effective("mine", None, {}).notices == []
 

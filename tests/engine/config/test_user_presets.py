@@ -27,12 +27,12 @@ def values_of(chosen: Effective) -> dict[str, object]:
 @pytest.mark.parametrize("method", method_names())
 def test_a_saved_choice_is_the_same_configuration(base: str, method: str) -> None:
     chosen = effective(base, method, {"train.batch": 12, "train.micro_batch": 3})
-    user_presets.from_choice("mine", base, chosen)
+    user_presets.create_from_choice("mine", base, chosen)
     assert values_of(effective("mine", None, {})) == values_of(chosen)
 
 
 def test_only_what_differs_is_written() -> None:
-    path = user_presets.from_choice("mine", "demo-lora", effective("demo-lora", None, {"train.batch": 16}))
+    path = user_presets.create_from_choice("mine", "demo-lora", effective("demo-lora", None, {"train.batch": 16}))
     text = path.read_text()
     assert 'method = "lora"' in text and "epochs = 2" in text and 'metric = "json"' in text
     for absent in ("slot", "warmup", "[adapter]", "beta1", "batch = 16"):
@@ -40,23 +40,23 @@ def test_only_what_differs_is_written() -> None:
 
 
 def test_the_rates_of_the_other_methods_are_kept() -> None:
-    user_presets.from_choice("mine", "demo", effective("demo", "lora", {}))
+    user_presets.create_from_choice("mine", "demo", effective("demo", "lora", {}))
     assert effective("mine", "full", {}).config.train.learning_rate == 1e-3
-    user_presets.from_choice("own-rate", "demo", effective("demo", "lora", {"train.learning_rate": 0.5}))
+    user_presets.create_from_choice("own-rate", "demo", effective("demo", "lora", {"train.learning_rate": 0.5}))
     assert effective("own-rate", "lora", {}).config.train.learning_rate == 0.5
 
 
 def test_steps_given_for_a_preset_of_epochs_make_a_preset_of_steps() -> None:
-    user_presets.from_choice("mine", "demo-lora", effective("demo-lora", None, {"train.steps": 4}))
+    user_presets.create_from_choice("mine", "demo-lora", effective("demo-lora", None, {"train.steps": 4}))
     assert effective("mine", None, {}).config.train.steps == 4
 
 
 @pytest.mark.parametrize("name", ["mine", "demo-lora", "gpus", "cards", "../x", "", ".hidden", "a b", "x" * 65])
 def test_an_existing_or_invalid_name_is_refused(name: str) -> None:
-    before = user_presets.from_preset("mine", "demo-lora").read_text()
+    before = user_presets.create_from_preset("mine", "demo-lora").read_text()
     for write in (
-        lambda: user_presets.from_preset(name, "demo-full"),
-        lambda: user_presets.from_choice(name, "demo-full", effective("demo-full", None, {})),
+        lambda: user_presets.create_from_preset(name, "demo-full"),
+        lambda: user_presets.create_from_choice(name, "demo-full", effective("demo-full", None, {})),
     ):
         with pytest.raises(UserError):
             write()
@@ -65,10 +65,10 @@ def test_an_existing_or_invalid_name_is_refused(name: str) -> None:
 
 
 def test_a_file_that_appears_meanwhile_is_not_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = user_presets.from_preset("mine", "demo-lora")
+    path = user_presets.create_from_preset("mine", "demo-lora")
     monkeypatch.setattr(preset_library, "list_presets", list)
     with pytest.raises(UserError) as error:
-        user_presets.from_preset("mine", "demo-full")
+        user_presets.create_from_preset("mine", "demo-full")
     assert error.value.code == "preset.exists"
     assert "demo-lora" in path.read_text()
     assert [path.name for path in preset_library.user_folder().iterdir()] == ["mine.toml"]
@@ -92,7 +92,7 @@ def test_a_folder_that_cannot_be_created_is_one_line(tmp_path: Path, monkeypatch
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
     with pytest.raises(UserError) as error:
-        user_presets.from_preset("mine", "demo-lora")
+        user_presets.create_from_preset("mine", "demo-lora")
     assert error.value.code == "preset.not_writable"
 
 
@@ -101,21 +101,21 @@ def test_a_folder_that_cannot_be_created_is_one_line(tmp_path: Path, monkeypatch
     [("qwen2.5-7b-lora", "qwen2.5-7b-lora"), ("demo", "demo"), ("/a/b/mine.toml", "mine"), ("./x.y.toml", "x.y")],
 )
 def test_a_dot_in_a_name_does_not_end_it(preset: str, name: str) -> None:
-    assert preset_library.called(preset) == name
+    assert preset_library.preset_name(preset) == name
 
 
 @pytest.mark.parametrize("method", [None, *method_names()])
 @pytest.mark.parametrize("base", ["demo-lora", "demo", "smollm2-qlora"])
 def test_a_preset_made_with_settings_is_what_a_run_with_them_would_be(base: str, method: str | None) -> None:
     given: Flat = {"train.steps": 4, "title": "my own", "train.batch": 12} | ({"method": method} if method else {})
-    user_presets.from_preset("mine", base, given)
+    user_presets.create_from_preset("mine", base, given)
     assert values_of(effective("mine", None, {})) == values_of(effective(base, method, given)) | {"train.epochs": 3.0}
     assert listed("mine").preset.values["title"] == "my own"
 
 
 def test_an_invalid_setting_is_reported_for_the_command_line() -> None:
     with pytest.raises(UserError) as error:
-        user_presets.from_preset("mine", "demo-lora", {"train.foo": 1})
+        user_presets.create_from_preset("mine", "demo-lora", {"train.foo": 1})
     assert error.value.code == "preset.unknown_key" and error.value.where == "command line (train.foo)"
     assert not (preset_library.user_folder() / "mine.toml").exists()
 
@@ -123,6 +123,6 @@ def test_an_invalid_setting_is_reported_for_the_command_line() -> None:
 def test_a_file_name_is_stored_as_an_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mails.csv").write_text("text,label\na,b\n")
     monkeypatch.chdir(tmp_path)
-    user_presets.from_preset("mine", "demo-lora", {"data.id": "mails.csv"})
+    user_presets.create_from_preset("mine", "demo-lora", {"data.id": "mails.csv"})
     monkeypatch.chdir("/")
     assert effective("mine", None, {}).config.data.id == str(tmp_path / "mails.csv")

@@ -15,7 +15,7 @@ from places import DOCS
 
 from engine.worker.rpc_server import REQUESTS
 from tui.cli import data
-from tui.cli.app import verbs
+from tui.cli.app import run_command
 
 PAGE = DOCS / "data.md"
 _FENCE = re.compile(r"(?:`(?P<file>[\w.]+)`:\n\n)?```(?P<kind>\w+)\n(?P<text>.*?)```", re.DOTALL)
@@ -71,7 +71,7 @@ def test_every_data_command_of_the_page_works(
     for line in lines:
         monkeypatch.setattr(sys, "argv", [*line, "--json"])
         with pytest.raises(SystemExit) as done:
-            verbs()
+            run_command()
         said = json.loads(capsys.readouterr().out)
         assert done.value.code == 0, (shlex.join(line), said)
         if line[2] == "check":

@@ -64,7 +64,7 @@ def order(folder: Path) -> list[str]:
 
 
 def places() -> list[tuple[int, str]]:
-    return [(turn.place, turn.run.name) for turn in device_queue.turns() if turn.card == "cpu"]
+    return [(turn.place, turn.run.name) for turn in device_queue.queue_places() if turn.card == "cpu"]
 
 
 def test_runs_get_the_device_in_order_of_arrival(come: Come, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_run_deleted_while_waiting_leaves_the_queue(come: Come, tmp_path: Path
 def test_old_tickets_of_killed_processes_are_deleted(come: Come) -> None:
     come("first", 1)
     until(lambda: places() == [(0, "first")])
-    queue = locks.card_lock("cpu").with_suffix(".queue")
+    queue = locks.device_lock("cpu").with_suffix(".queue")
     old, young = queue / "00000000000000000000-1", queue / "00000000000000000000-2"
     for ticket in (old, young):
         ticket.touch()

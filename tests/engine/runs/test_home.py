@@ -195,7 +195,7 @@ def test_the_lock_folder_is_the_same_for_every_home_and_session(monkeypatch: pyt
 
 def test_a_name_that_is_not_found_says_what_runs_elsewhere(tmp_path: Path) -> None:
     elsewhere = tmp_path / "other" / "20260101-000000-demo-full-full-beef"
-    device = locks.hold(locks.card_lock("cpu"), f"1 {elsewhere}")
+    device = locks.hold(locks.device_lock("cpu"), f"1 {elsewhere}")
     assert device is not None
     try:
         assert folder.running_elsewhere(tmp_path / "other") == ""

@@ -79,7 +79,7 @@ def left(runs: Path, own_temporary_folder: Path) -> list[Path]:
     ladder = next(path.parent for path in runs.glob("*/ladder.toml"))
     half_made = put(runs / "20260101-120000-demo-lora-0a0b" / ".run.toml.tmp").parent
     cache, state = Path(platformdirs.user_cache_dir("ftbench")), Path(platformdirs.user_state_dir("ftbench"))
-    card = locks.card_lock("7")
+    card = locks.device_lock("7")
     return [
         dead(f"999 {run.path}", card),
         dead(f"999 {run.path}", card.with_suffix(".queue") / "0001-999"),
@@ -126,7 +126,7 @@ def live(runs: Path, own_temporary_folder: Path) -> Iterator[tuple[list[Path], l
     """The same files of running processes."""
     run = made_run(runs)
     held = [locks.hold(run.lock_file, str(os.getpid()))]
-    card = locks.card_lock("3")
+    card = locks.device_lock("3")
     ticket = card.with_suffix(".queue") / f"0001-{os.getpid()}"
     ticket.parent.mkdir()
     held += [locks.hold(card, f"{os.getpid()} {run.path}"), locks.hold(ticket, f"{os.getpid()} {run.path}")]
@@ -135,7 +135,7 @@ def live(runs: Path, own_temporary_folder: Path) -> Iterator[tuple[list[Path], l
     opened = put(cache / "models" / ".model-def" / "model.safetensors")
     held.append(os.open(opened, os.O_RDONLY))
     young = put(Path(platformdirs.user_state_dir("ftbench")) / ".recent.json.tmp", age=1.0)
-    with temporary_folder(PULL_PREFIX) as pull, locks.alone(runs):
+    with temporary_folder(PULL_PREFIX) as pull, locks.exclusive(runs):
         os.utime(pull, (time.time() - LONG_AGO, time.time() - LONG_AGO))
         moment = next(locks.lock_folder().glob("*.moment"))
         paths = [*(run.path / name for name in TEMPORARY), card, ticket, opened, young, pull, moment]
@@ -178,7 +178,7 @@ def test_the_lock_of_a_finished_run_is_not_a_leftover(runs: Path) -> None:
     result = run_dir.blank_result(run, run_dir.read_frozen(run))
     result.status = "finished"
     run_dir.write_result(run, result)
-    dead(f"999 {run.path}", locks.card_lock("cpu"))
+    dead(f"999 {run.path}", locks.device_lock("cpu"))
     dead("999", run.lock_file)
     assert leftovers.find(runs) == []
 

@@ -17,7 +17,7 @@ from engine.runs.follow import MAX_LINE, Follower, stream
 from engine.runs.run_dir import RunDir
 from engine.worker.earlier_workers import earlier_workers
 from tui.cli.run import refusal
-from tui.live.opening import Opening
+from tui.live.opening import EventLoader
 from tui.live.run_progress import follow
 
 EVENTS = 40_000
@@ -46,7 +46,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunDir]:
 
 
 def opened_whole(run: RunDir) -> object:
-    opening = Opening(run.events_file)
+    opening = EventLoader(run.events_file)
     opening.first()
     while opening.sampled:
         opening.advance()

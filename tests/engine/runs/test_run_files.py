@@ -159,5 +159,5 @@ def test_a_file_system_without_locks_is_refused(number: int, tmp_path: Path, mon
     with pytest.raises(UserError) as caught:
         locks.hold(tmp_path / "lock", "1")
     assert caught.value.code == "locks.unsupported" and locks.holder(tmp_path / "lock") is None
-    with pytest.raises(UserError), locks.alone(tmp_path):
+    with pytest.raises(UserError), locks.exclusive(tmp_path):
         pass

@@ -20,7 +20,7 @@ from engine.config.preset_library import effective
 from engine.runs import events, launch, run_dir
 from engine.training.guards import is_disk_full
 from tui.cli import presets, run
-from tui.cli.app import verbs
+from tui.cli.app import run_command
 from tui.cli.errors import handle_errors
 
 
@@ -79,7 +79,7 @@ def error_as_json(
     arguments: list[str],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    work: Callable[[], object] = verbs,
+    work: Callable[[], object] = run_command,
 ) -> tuple[object, dict[str, Any]]:
     """(exit status, error) of a command line."""
     monkeypatch.setattr(sys, "argv", ["ftbench", *arguments])
@@ -147,7 +147,7 @@ def test_after_two_dashes_json_is_an_argument(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["ftbench", "presets", "show", "--", "--json"])
     with pytest.raises(SystemExit):
-        handle_errors(verbs)
+        handle_errors(run_command)
     assert capsys.readouterr().err.startswith("ftbench: ")
 
 

@@ -22,7 +22,7 @@ from engine.runs.ladder import LadderRun, RungDuration
 from engine.runs.ladder_plan import make_plan
 from tui.cli import ladder, run
 from tui.live import run_progress
-from tui.live.ladder_progress import LadderView, follow_ladder, outlook
+from tui.live.ladder_progress import LadderView, follow_ladder, time_estimates
 from tui.live.run_progress import Detached
 
 
@@ -62,9 +62,9 @@ def test_time_estimates_use_singular_and_plural(tmp_path: Path) -> None:
     _, state = made_ladder(tmp_path)
     state.estimates = [RungDuration(rung="lora", low=60.0, high=90.0, step_seconds=0.5, steps_measured=3)]
     state.entries = [LadderRun(rung="lora", kind="run", seed=0, learning_rate=1e-3)]
-    assert next(iter(outlook(state))) == "lora: 1 run, 1:00 to 1:30 (from 3 measured steps, 0.50 s/step)"
+    assert next(iter(time_estimates(state))) == "lora: 1 run, 1:00 to 1:30 (from 3 measured steps, 0.50 s/step)"
     state.entries.append(LadderRun(rung="lora", kind="run", seed=1, learning_rate=1e-3))
-    assert next(iter(outlook(state))).startswith("lora: 2 runs, 1:00 to 1:30 each (from")
+    assert next(iter(time_estimates(state))).startswith("lora: 2 runs, 1:00 to 1:30 each (from")
 
 
 def test_a_full_disk_leaves_no_partial_ladder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import TrainingWork, quick_plan
 from engine.runs import run_dir
 from engine.runs.result import Predicted
-from tui.charts.plan_bar import PARTS, bar, legend
+from tui.charts.plan_bar import COMPONENTS, bar, legend
 from tui.cli import plan as command
 
 LLAMA_8B: dict[str, Any] = {
@@ -230,7 +230,7 @@ def test_a_memory_bar_is_scaled_to_the_budget() -> None:
     assert cells(bar({"weights": 1}, 1000, 10, False, True)) == "W.........|"
     assert cells(bar({"weights": 60, "optimizer": 60}, 100, 10, False, True)) == "WWWWWWOOO>|"
     assert cells(bar({}, 100, 4, False, True)) == "....|"
-    tenths = dict.fromkeys(list(PARTS)[2:8], 5)  # half a cell each: rounded one by one they would be six or none
+    tenths = dict.fromkeys(list(COMPONENTS)[2:8], 5)  # half a cell each: rounded one by one they would be six or none
     assert cells(bar(tenths, 100, 10, False, True)).count(".") == 7
 
 
@@ -238,8 +238,12 @@ def test_colors_are_in_addition_to_letters() -> None:
     text = bar({"weights": 50, "logits": 25}, 100, 20, True, False)
     assert text.plain == "W" + " " * 9 + "L" + " " * 4 + "·" * 5 + "│"
     assert [line.plain for line in legend({"weights": 1, "logits": 1, "pool": 0}, 80, False)] == ["W weights  L logits"]
-    assert all(line.cell_len <= 30 for line in legend(dict.fromkeys(PARTS, 1), 30, True))
-    assert len({part.letter for part in PARTS.values()}) == len({part.style for part in PARTS.values()}) == len(PARTS)
+    assert all(line.cell_len <= 30 for line in legend(dict.fromkeys(COMPONENTS, 1), 30, True))
+    assert (
+        len({part.letter for part in COMPONENTS.values()})
+        == len({part.style for part in COMPONENTS.values()})
+        == len(COMPONENTS)
+    )
 
 
 def test_small_errors_have_two_decimals() -> None:

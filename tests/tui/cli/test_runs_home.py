@@ -58,7 +58,7 @@ def test_runs_and_ladders_are_listed_with_the_directory_they_were_started_from(
 
 
 def test_an_empty_home_says_what_runs_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    device = locks.hold(locks.card_lock("cpu"), f"1 {tmp_path}/other/20260101-000000-demo-full-full-beef")
+    device = locks.hold(locks.device_lock("cpu"), f"1 {tmp_path}/other/20260101-000000-demo-full-full-beef")
     assert device is not None
     try:
         runs.show(tmp_path / "runs", json=False)

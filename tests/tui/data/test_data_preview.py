@@ -17,7 +17,7 @@ from tui.charts.histogram import Histogram, draw
 from tui.data import recent
 from tui.data.datasets import DataSet, detail, line, offered
 from tui.data.folder_list import entries, meant, read_folder
-from tui.data.inspection import Manner, Sample, Token, sample_text
+from tui.data.inspection import InspectedRow, Token, TokenDisplay, sample_text
 from tui.data.preview import MAX_BYTES, Preview, PreviewCache, counted, signature
 
 PAIR = '{"prompt": "a", "completion": "b"}\n'
@@ -209,27 +209,27 @@ def test_every_bin_is_drawn_and_columns_beyond_max_length_have_another_style() -
     assert "no row is truncated" in draw(Histogram(10, [3], 3, 9, 0, 0, 0), 64, 40, 4, False)[-1][0][0]
 
 
-def sample(*tokens: Token, omitted: int = 0, head: int = 9) -> Sample:
-    return Sample("a line 1", "b", False, len(tokens), 1, 1, [], omitted, head, list(tokens))
+def sample(*tokens: Token, omitted: int = 0, head: int = 9) -> InspectedRow:
+    return InspectedRow("a line 1", "b", False, len(tokens), 1, 1, [], omitted, head, list(tokens))
 
 
 def test_tokens_in_the_loss_are_marked_without_color() -> None:
     row = sample(Token("ask\n", 1, False, False), Token("yes", 2, True, False), Token("<|end|>", 3, True, True))
-    shown = sample_text(row, Manner())
+    shown = sample_text(row, TokenDisplay())
     styles = {shown.plain[span.start : span.end]: str(span.style) for span in shown.spans}
     assert "underline" in styles["yes"] and "underline" not in styles["ask"]
     assert "bold" in styles["<|end|>"] and shown.plain == "ask⏎\nyes<|end|>"
-    assert sample_text(row, Manner(ascii=True, parted=True)).plain == "ask\\n\n[yes|<|end|>]"
+    assert sample_text(row, TokenDisplay(ascii=True, parted=True)).plain == "ask\\n\n[yes|<|end|>]"
 
 
 def test_tokens_left_out_of_a_long_row_are_counted() -> None:
     row = sample(Token("a", 1, False, False), Token("z", 2, True, False), omitted=12345, head=1)
-    assert "12,345 tokens not shown" in sample_text(row, Manner()).plain
+    assert "12,345 tokens not shown" in sample_text(row, TokenDisplay()).plain
 
 
 @pytest.mark.parametrize("hostile", STRINGS)
 def test_hostile_tokens_are_literal_text(hostile: str) -> None:
-    shown = sample_text(sample(Token(hostile, 1, True, False)), Manner()).plain
+    shown = sample_text(sample(Token(hostile, 1, True, False)), TokenDisplay()).plain
     assert MARK in shown
     assert not any(character != "\n" and not character.isprintable() for character in shown)
 

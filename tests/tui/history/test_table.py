@@ -7,17 +7,19 @@ from pathlib import Path
 import pytest
 from hostile import STRINGS
 
-from engine.runs.device_queue import Turn
+from engine.runs.device_queue import QueuePlace
 from engine.runs.folder import short_name
 from tui.charts.columns import Column, fitted, line
 from tui.choice import Choice, changes
 from tui.header import choice_lines, head_line, live_runs
-from tui.history.run_list import Line
+from tui.history.run_list import RunSummary
 from tui.history.run_table import FIELDS, TABLE, row, undated
 from tui.welcome import STEPS, welcome
 
 COLUMNS = (Column("a", 3), Column("b", 4), Column("c"), Column("d"))
-RUN = Line("20261125-192205-demo-lora-lora-3f2a", "finished", "tiny", "tickets", 0.0, 0.441, "json", 111.0, "lora", 1.0)
+RUN = RunSummary(
+    "20261125-192205-demo-lora-lora-3f2a", "finished", "tiny", "tickets", 0.0, 0.441, "json", 111.0, "lora", 1.0
+)
 
 
 @pytest.mark.parametrize(
@@ -61,12 +63,12 @@ def test_a_name_without_a_date_is_unchanged(name: str) -> None:
 
 def test_the_header_shows_the_running_run_and_the_queue_in_order() -> None:
     runs = [Path(f"/runs/20261125-19220{n}-demo-lora-lora-000{n}") for n in range(3)]
-    places = [Turn("cpu", place, 1, run) for place, run in enumerate(runs)]
+    places = [QueuePlace("cpu", place, 1, run) for place, run in enumerate(runs)]
     live = live_runs(places, 1, runs[1], 56)
     assert live.plain == "▶ lora-0000  1 lora-0001  2 lora-0002  +1 active"
     head = head_line(Choice().effective(), "demo-lora", live, 80)
     assert head.cell_length == 80 and head.plain.endswith(live.plain)
-    many = [Turn("cpu", place, 1, Path(f"/runs/20261125-192200-demo-lora-lora-{place:04}")) for place in range(9)]
+    many = [QueuePlace("cpu", place, 1, Path(f"/runs/20261125-192200-demo-lora-lora-{place:04}")) for place in range(9)]
     watched = live_runs(many, 0, many[7].run, 56).plain
     assert watched == "▶ lora-0000  1 lora-0001  7 lora-0007  6 more queued"
     assert live_runs([], 0, None, 56).plain == ""

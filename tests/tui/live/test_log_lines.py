@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tui.live.log_lines import TAIL, Lines, Output
+from tui.live.log_lines import MAX_READ_BYTES, LogLines, OutputReader
 
 
 def test_lines_keep_their_numbers_when_older_ones_are_dropped() -> None:
-    lines = Lines(most=3)
+    lines = LogLines(most=3)
     for number in range(5):
         lines.add(f"line {number}")
     assert list(lines) == ["line 2", "line 3", "line 4"] and lines.gone == 2
-    assert lines.holding("LINE 3") == [(3, "line 3")]
-    assert [number for number, _ in lines.holding("")] == [2, 3, 4]
+    assert lines.matching("LINE 3") == [(3, "line 3")]
+    assert [number for number, _ in lines.matching("")] == [2, 3, 4]
 
 
 def test_skipping_lines_drops_those_before() -> None:
-    lines = Lines(most=10)
+    lines = LogLines(most=10)
     lines.add("first")
     lines.skip(100)
     lines.add("after")
@@ -26,7 +26,7 @@ def test_skipping_lines_drops_those_before() -> None:
 
 def test_output_may_be_read_before_its_file_exists_and_separates_the_unfinished_line(tmp_path: Path) -> None:
     path = tmp_path / "engine.log"
-    output = Output(path)
+    output = OutputReader(path)
     assert output.read() is None
     path.write_bytes(b"one\ntwo\nthr")
     piece = output.read()
@@ -40,24 +40,24 @@ def test_output_may_be_read_before_its_file_exists_and_separates_the_unfinished_
 def test_a_progress_bar_shows_its_last_state(tmp_path: Path) -> None:
     path = tmp_path / "engine.log"
     path.write_bytes(b" 1%|\r 2%|\r 3%|\ndone\r\n 4%|\r 5%|")
-    piece = Output(path).read()
+    piece = OutputReader(path).read()
     assert piece is not None and piece.lines == [" 3%|", "done"] and piece.unfinished == " 5%|"
 
 
 def test_only_the_end_of_a_huge_log_is_read_and_the_rest_counted(tmp_path: Path) -> None:
     path = tmp_path / "engine.log"
-    count = 3 * TAIL // 8
+    count = 3 * MAX_READ_BYTES // 8
     path.write_bytes(b"".join(b"%07d\n" % number for number in range(count)))
-    piece = Output(path).read()
+    piece = OutputReader(path).read()
     assert piece is not None
     assert piece.skipped + len(piece.lines) == count
-    assert piece.lines[-1] == f"{count - 1:07}" and len(piece.lines) * 8 == TAIL
+    assert piece.lines[-1] == f"{count - 1:07}" and len(piece.lines) * 8 == MAX_READ_BYTES
 
 
 def test_a_truncated_log_is_read_from_its_start(tmp_path: Path) -> None:
     path = tmp_path / "engine.log"
     path.write_bytes(b"a long first life\n")
-    output = Output(path)
+    output = OutputReader(path)
     output.read()
     path.write_bytes(b"new\n")
     piece = output.read()
@@ -67,16 +67,16 @@ def test_a_truncated_log_is_read_from_its_start(tmp_path: Path) -> None:
 def test_invalid_utf8_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "engine.log"
     path.write_bytes(b"\xff\xfe broken\n" + b"x" * 10_000 + b"\n")
-    piece = Output(path).read()
+    piece = OutputReader(path).read()
     assert piece is not None and piece.lines[0] == "\ufffd\ufffd broken"
 
 
 def test_a_very_long_line_tells_how_much_is_missing(tmp_path: Path) -> None:
     path = tmp_path / "engine.log"
-    path.write_bytes(b"x" * 10_000 + b"\nnext\n" + b"y" * (2 * TAIL))
-    piece = Output(path).read()  # a backlog: only its last TAIL bytes are read
-    assert piece is not None and piece.unfinished.endswith(f"[{2 * TAIL - 4000:,} more characters not shown]")
+    path.write_bytes(b"x" * 10_000 + b"\nnext\n" + b"y" * (2 * MAX_READ_BYTES))
+    piece = OutputReader(path).read()  # a backlog: only its last TAIL bytes are read
+    assert piece is not None and piece.unfinished.endswith(f"[{2 * MAX_READ_BYTES - 4000:,} more characters not shown]")
     path.write_bytes(b"x" * 10_000 + b"\n")
-    piece = Output(path).read()
+    piece = OutputReader(path).read()
     assert piece is not None
     assert piece.lines == [f"{'x' * 4000} … [6,000 more characters not shown]"]

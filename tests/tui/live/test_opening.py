@@ -10,7 +10,7 @@ from made_runs import step
 
 from engine.runs import events
 from tui.live import opening
-from tui.live.opening import Opening
+from tui.live.opening import EventLoader
 
 STEPS = 30_000
 
@@ -38,7 +38,7 @@ def huge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_run_of_common_length_is_read_completely(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     write(path, 1, 50)
-    opened = Opening(path)
+    opened = EventLoader(path)
     state = opened.first()
     assert len(state.loss) == 50 and not state.sampled and not opened.sampled
     assert opened.advance() is None
@@ -47,7 +47,7 @@ def test_a_run_of_common_length_is_read_completely(tmp_path: Path) -> None:
 
 
 def test_a_huge_run_is_sampled_from_end_to_end(huge: Path) -> None:
-    opened = Opening(huge)
+    opened = EventLoader(huge)
     state = opened.first()
     assert state.sampled and opened.sampled
     assert state.loss.span() == (1, STEPS) and state.step is not None and state.step.step == STEPS
@@ -57,7 +57,7 @@ def test_a_huge_run_is_sampled_from_end_to_end(huge: Path) -> None:
 
 
 def test_the_exact_state_follows_with_every_event_once(huge: Path) -> None:
-    opened = Opening(huge)
+    opened = EventLoader(huge)
     opened.first()
     write(huge, STEPS + 1, STEPS + 3)
     live = [event.step for event in opened.follower.read() if isinstance(event, events.Step)]
@@ -76,7 +76,7 @@ def test_a_partial_last_line_is_read_once_complete(huge: Path) -> None:
     line = msgspec.json.encode(step(STEPS + 1, 1.0, STEPS)) + b"\n"
     with huge.open("ab") as file:
         file.write(line[:40])
-    opened = Opening(huge)
+    opened = EventLoader(huge)
     assert opened.first().loss.span() == (1, STEPS)
     with huge.open("ab") as file:
         file.write(line[40:])
@@ -84,4 +84,4 @@ def test_a_partial_last_line_is_read_once_complete(huge: Path) -> None:
 
 
 def test_no_file_is_an_empty_run(tmp_path: Path) -> None:
-    assert Opening(tmp_path / "none").first().counted == 0
+    assert EventLoader(tmp_path / "none").first().counted == 0

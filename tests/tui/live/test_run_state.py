@@ -5,7 +5,7 @@ from __future__ import annotations
 from made_runs import step
 
 from engine.runs import events
-from tui.live.log_lines import MOST
+from tui.live.log_lines import MAX_LINES
 from tui.live.run_state import RunState
 
 
@@ -36,9 +36,9 @@ def test_losses_that_are_not_finite_are_counted_and_the_last_finite_one_kept() -
 
 def test_the_log_is_bounded_and_counts_dropped_lines() -> None:
     state = RunState()
-    state.feed(events.Warning(code="w", text=f"number {number}") for number in range(MOST + 7))
-    assert len(state.log) == MOST and state.log.gone == 7
-    assert f"number {MOST + 6}" in state.log[-1]
+    state.feed(events.Warning(code="w", text=f"number {number}") for number in range(MAX_LINES + 7))
+    assert len(state.log) == MAX_LINES and state.log.gone == 7
+    assert f"number {MAX_LINES + 6}" in state.log[-1]
 
 
 def test_a_waiting_run_shows_what_it_waits_for() -> None:

@@ -11,13 +11,13 @@ import pytest
 
 from engine.config.model_files import find_model
 from engine.memory.formula.memory_budget import MemoryBudget
-from engine.runs.device_queue import Turn
+from engine.runs.device_queue import QueuePlace
 from engine.runs.ladder_plan import make_plan
 from tui.choice import Choice
 from tui.live.machine import OtherProcess
 from tui.preview.disk import needed_disk
-from tui.preview.launch_context import LaunchContext, Report
-from tui.preview.launch_preview import LaunchPreview, ladder_prospect, run_prospect
+from tui.preview.launch_context import DataCheck, LaunchContext
+from tui.preview.launch_preview import LaunchPreview, ladder_preview, run_preview
 from tui.preview.memory_forecast import forecast
 
 GIB = 1 << 30
@@ -40,10 +40,12 @@ def card(total: int, used: int = 0) -> MemoryBudget:
     return MemoryBudget(name="card 0", device="cuda", source="card", total=total, used=used)
 
 
-def prospect(runs: Path, report: Report | None = None, room: MemoryBudget | None = None, **how: Any) -> LaunchPreview:
+def prospect(
+    runs: Path, report: DataCheck | None = None, room: MemoryBudget | None = None, **how: Any
+) -> LaunchPreview:
     scene = LaunchContext(runs, room or card(80 * GIB), how.pop("foreign", ()), how.pop("turns", ()))
     choice = Choice(**{"preset": "demo-lora", **how})
-    return run_prospect(choice.name, choice.effective(), scene, report or Report(ANSWER))
+    return run_preview(choice.name, choice.effective(), scene, report or DataCheck(ANSWER))
 
 
 def fact(found: LaunchPreview, name: str) -> str:
@@ -66,11 +68,11 @@ def test_steps_follow_from_rows_and_batch_size(tmp_path: Path) -> None:
     assert fact(found, "steps") == "268 (2 epochs), batch size 12 (micro-batch 5), gradient checkpointing"
     found = prospect(tmp_path, settings={"train.steps": 50})
     assert fact(found, "steps").startswith("50 (0.5 epochs), batch size 16 (micro-batch ")
-    assert fact(prospect(tmp_path, Report()), "steps").startswith("? (2 epochs)")
+    assert fact(prospect(tmp_path, DataCheck()), "steps").startswith("? (2 epochs)")
 
 
 def test_the_longest_row_is_used_once_it_is_known(tmp_path: Path) -> None:
-    before, after = prospect(tmp_path, Report()), prospect(tmp_path)
+    before, after = prospect(tmp_path, DataCheck()), prospect(tmp_path)
     assert "rows of 512 tokens, the preset's max_length" in fact(before, "memory")
     assert "rows of 120 tokens" in fact(after, "memory")
     assert "preparing" in fact(before, "data") and "messages" in fact(after, "data")
@@ -98,7 +100,7 @@ def test_a_memory_problem_has_a_fix_and_does_not_block(tmp_path: Path) -> None:
 
 
 def test_a_suggested_setting_makes_it_fit(tmp_path: Path) -> None:
-    how: dict[str, Any] = {"preset": "smollm2-full", "data": "tickets", "report": Report()}
+    how: dict[str, Any] = {"preset": "smollm2-full", "data": "tickets", "report": DataCheck()}
     config = Choice("smollm2-full", data="tickets").effective().config
     whole = forecast(config, find_model(config.model), card(80 * GIB)).estimate
     assert whole is not None
@@ -112,14 +114,14 @@ def test_a_suggested_setting_makes_it_fit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "report", "code"),
     [
-        ({"model": "/no/such/folder"}, Report(), "model.unusable"),
-        ({"model": "owner/absent"}, Report(), "model.unusable"),
-        ({"model": "missing.gguf"}, Report(), "model.unusable"),
-        ({}, Report(None, "train.jsonl line 3: not JSON; correct it", False), "data.check_failed"),
-        ({}, Report({**ANSWER, "refused": "no row is left to train on"}), "data.refused"),
+        ({"model": "/no/such/folder"}, DataCheck(), "model.unusable"),
+        ({"model": "owner/absent"}, DataCheck(), "model.unusable"),
+        ({"model": "missing.gguf"}, DataCheck(), "model.unusable"),
+        ({}, DataCheck(None, "train.jsonl line 3: not JSON; correct it", False), "data.check_failed"),
+        ({}, DataCheck({**ANSWER, "refused": "no row is left to train on"}), "data.refused"),
     ],
 )
-def test_a_certain_failure_blocks(how: dict[str, Any], report: Report, code: str, tmp_path: Path) -> None:
+def test_a_certain_failure_blocks(how: dict[str, Any], report: DataCheck, code: str, tmp_path: Path) -> None:
     found = prospect(tmp_path, report, **how)
     assert found.blocked
     assert code in [problem.code for problem in found.problems if problem.blocking]
@@ -146,7 +148,7 @@ def test_a_full_disk_blocks_and_the_need_includes_checkpoints_and_model(
 
 
 def test_other_processes_and_queued_runs_are_named(tmp_path: Path) -> None:
-    places = [Turn("0", 0, 1, Path("/runs/first")), Turn("0", 1, 2, Path("/runs/second"))]
+    places = [QueuePlace("0", 0, 1, Path("/runs/first")), QueuePlace("0", 1, 2, Path("/runs/second"))]
     found = prospect(tmp_path, foreign=(OtherProcess(4711, "python \x1b[31m", 3 * GIB),), turns=places)
     assert fact(found, "queue") == "waits for first and 1 queued run"
     assert "process 4711" in said(found) and "3 GiB" in said(found)
@@ -160,10 +162,10 @@ def test_settings_that_a_method_ignores_are_named(tmp_path: Path) -> None:
 
 def test_a_ladder_preview_has_its_runs_and_each_rungs_memory(tmp_path: Path) -> None:
     plan = make_plan("demo", [], {}, seeds=3)
-    found = ladder_prospect(plan, LaunchContext(tmp_path, card(80 * GIB)), Report(ANSWER))
+    found = ladder_preview(plan, LaunchContext(tmp_path, card(80 * GIB)), DataCheck(ANSWER))
     assert found.title == "ladder of demo"
     assert fact(found, "rungs") == "base, qlora, lora, full; 3 seeds: 9 runs"
     for rung in ("qlora", "lora", "full"):
         assert "of 80 GiB" in fact(found, rung)
-    small = ladder_prospect(plan, LaunchContext(tmp_path, card(600 << 20)), Report(ANSWER))
+    small = ladder_preview(plan, LaunchContext(tmp_path, card(600 << 20)), DataCheck(ANSWER))
     assert len([code for code in codes(small) if code.startswith("memory.")]) == 3

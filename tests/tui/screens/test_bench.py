@@ -13,7 +13,7 @@ from textual.widgets import OptionList
 
 from engine.runs import run_dir
 from tui.app import Workbench
-from tui.commands import TABLES, TAKEN, every
+from tui.commands import RESERVED_KEYS, TABLES, all_commands
 from tui.screens.ask import AskScreen
 from tui.screens.bench import BenchScreen
 from tui.screens.inspector import InspectorScreen
@@ -52,9 +52,9 @@ def test_no_key_belongs_to_the_terminal_or_to_two_commands() -> None:
         keys = [
             key for command in (*table, *(TABLES["app"] if group != "app" else ())) for key in command.keys.split(",")
         ]
-        assert not set(keys) & set(TAKEN)
+        assert not set(keys) & set(RESERVED_KEYS)
         assert len(keys) == len(set(keys)) or group == "ladder", group
-    assert len({command.id for command in every()}) == len(list(every()))
+    assert len({command.id for command in all_commands()}) == len(list(all_commands()))
 
 
 def test_number_keys_select_presets_and_show_what_changed(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from textual.pilot import Pilot
 from engine.config import preset_library
 from engine.config.catalog import pulled_folder
 from tui.app import Workbench
-from tui.live.machine import CardSample, MachineSample, OtherProcess
+from tui.live.machine import GpuSample, MachineSample, OtherProcess
 from tui.screens.text import TextScreen
 from tui.widgets.method_list import MethodList
 from tui.widgets.preset_list import PresetList
@@ -21,7 +21,7 @@ GIB = 1 << 30
 
 def machine(total: int, others: tuple[OtherProcess, ...] = (), used: int = 0) -> MachineSample:
     """A machine with one GPU."""
-    card = CardSample(0, "NVIDIA A100-SXM4-80GB", total, used, None, others)
+    card = GpuSample(0, "NVIDIA A100-SXM4-80GB", total, used, None, others)
     return MachineSample((card,), "", 64 * GIB, 8 * GIB)
 
 

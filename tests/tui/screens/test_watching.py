@@ -16,7 +16,7 @@ from engine.runs import events, locks, run_dir
 from engine.runs.home import tilde
 from engine.runs.run_dir import RunDir
 from tui.app import Workbench
-from tui.live.machine import CardSample, MachineSample
+from tui.live.machine import GpuSample, MachineSample
 from tui.settings import Settings
 from tui.widgets.log_pane import LogPane
 from tui.widgets.loss_pane import LossPane
@@ -174,9 +174,7 @@ def test_a_worker_that_exited_is_shown_with_the_end_of_its_output(tmp_path: Path
 @pytest.mark.parametrize("size", [(80, 24), (160, 45)])
 def test_every_gpu_can_be_scrolled_to(size: tuple[int, int], tmp_path: Path) -> None:
     cards = tuple(
-        CardSample(
-            number, f"Card {number}", 80 * GIB, number * GIB, 30 * GIB if number == 5 else None, (), 300.0, 9, 60
-        )
+        GpuSample(number, f"Card {number}", 80 * GIB, number * GIB, 30 * GIB if number == 5 else None, (), 300.0, 9, 60)
         for number in range(8)
     )
 
@@ -229,7 +227,7 @@ def test_a_run_that_ended_before_its_first_step_is_shown_so(tmp_path: Path) -> N
 
 def test_a_live_run_of_another_folder_is_named(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere" / "20260101-000000-demo-full-full-beef"
-    card = locks.hold(locks.card_lock("cpu"), f"1 {elsewhere}")
+    card = locks.hold(locks.device_lock("cpu"), f"1 {elsewhere}")
     assert card is not None
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:

@@ -95,7 +95,7 @@ def test_the_screen_is_the_same_whatever_it_showed_before(seed: int) -> None:
 def test_an_unchanged_frame_sends_nothing() -> None:
     diff, frame = FrameDiff(), whole(random.Random(1))
     assert diff.reduced(frame) and diff.reduced(frame) == ""
-    diff.forget()
+    diff.invalidate()
     assert len(diff.reduced(frame)) > WIDTH * HEIGHT
 
 

@@ -9,10 +9,10 @@ from rich.cells import cell_len
 from rich.segment import Segment
 from textual.color import Color
 
-from tui.commands import clashes, every
+from tui.commands import all_commands, key_conflicts
 from tui.settings import Settings, read_settings
 from tui.start import bench_options
-from tui.terminal.ascii_driver import Plain, plain
+from tui.terminal.ascii_driver import AsciiFilter, plain
 from tui.terminal.capabilities import is_light, needs_ascii, suited_theme
 from tui.terminal.themes import remember, remembered, theme_file
 
@@ -27,7 +27,7 @@ def test_ascii_text_has_the_same_width(text: str) -> None:
 
 def test_the_filter_leaves_styles_and_control_alone() -> None:
     control = Segment("\x1b[1m", None, [(1,)])  # type: ignore[list-item]
-    made = Plain().apply([Segment("─x", None), control], Color(0, 0, 0))
+    made = AsciiFilter().apply([Segment("─x", None), control], Color(0, 0, 0))
     assert made[0].text == "-x" and made[1] is control
 
 
@@ -66,7 +66,7 @@ def test_a_chosen_theme_is_remembered_until_the_setting_changes(tmp_path: Path) 
 def test_errors_in_the_settings_are_reported_and_the_rest_is_used(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text('theme = "nrod"\nascii = "yes"\ncolour = 1\n[keys]\n"bench.strat" = "f"\n"bench.stop" = "X"\n')
-    found = read_settings([command.id for command in every()], ["nord"], path)
+    found = read_settings([command.id for command in all_commands()], ["nord"], path)
     assert found.theme == Settings().theme and found.keys == {"bench.stop": "X"}
     assert len(found.errors) == 4
     assert any("did you mean nord" in error for error in found.errors)
@@ -80,19 +80,21 @@ def test_errors_in_the_settings_are_reported_and_the_rest_is_used(tmp_path: Path
 def test_a_renamed_command_keeps_the_users_key_and_names_the_new_id(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text('[keys]\n"bench.climb" = "f2"\n')
-    found = read_settings([command.id for command in every()], ["nord"], path)
+    found = read_settings([command.id for command in all_commands()], ["nord"], path)
     assert found.keys == {"bench.run_ladder": "f2"}
     assert "bench.run_ladder" in found.errors[0] and "[settings.renamed_command]" in found.errors[0]
 
 
 def test_conflicting_keys_are_reported() -> None:
-    assert list(clashes({})) == []
-    (reserved,) = clashes({"bench.stop": "ctrl+b"})
+    assert list(key_conflicts({})) == []
+    (reserved,) = key_conflicts({"bench.stop": "ctrl+b"})
     assert "bench.stop: ctrl+b" in reserved and "[keys.reserved]" in reserved
-    assert any("bench.stop" in line and "[keys.conflict]" in line for line in clashes({"bench.stop": "r"}))
-    assert list(clashes({"bench.stop": "X, ctrl+x, f2, minus, full_stop, space"})) == []
+    assert any("bench.stop" in line and "[keys.conflict]" in line for line in key_conflicts({"bench.stop": "r"}))
+    assert list(key_conflicts({"bench.stop": "X, ctrl+x, f2, minus, full_stop, space"})) == []
     for wrong in ("ctl+x", "f99x", "", "X,"):
-        assert any("bench.stop" in line and "[keys.invalid]" in line for line in clashes({"bench.stop": wrong})), wrong
+        assert any(
+            "bench.stop" in line and "[keys.invalid]" in line for line in key_conflicts({"bench.stop": wrong})
+        ), wrong
 
 
 def test_the_bench_is_opened_for_its_own_options_only() -> None:
@@ -104,5 +106,5 @@ def test_the_bench_is_opened_for_its_own_options_only() -> None:
 
 
 def test_two_commands_without_a_key_do_not_conflict() -> None:
-    problems = list(clashes({"bench.stop": "", "bench.log": ","}))
+    problems = list(key_conflicts({"bench.stop": "", "bench.log": ","}))
     assert all("[keys.invalid]" in line for line in problems) and problems

@@ -23,6 +23,7 @@ NAMED_TYPES = {
     "NotNegative": "int, ≥ 0",
     "Share": "float, ≥ 0 and < 1",
     "Rate": "float, > 0 and ≤ 1",
+    "FormatName": "str",
 }
 SCREENS = {
     "app": "Everywhere",

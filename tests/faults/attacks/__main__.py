@@ -24,11 +24,13 @@ ATTACKS = {"strings": attack_with_strings, "kills": attack_with_kills, "corrupti
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("attacks", nargs="*", choices=[*ATTACKS, []], default=list(ATTACKS))
+    parser.add_argument("attacks", nargs="*", metavar="ATTACK", help=", ".join(ATTACKS))
     parser.add_argument("--seed", type=int, default=13)
     options = parser.parse_args()
+    if unknown := set(options.attacks) - set(ATTACKS):
+        parser.error(f"unknown: {', '.join(unknown)}")
     report, environment = Report(), dict(os.environ)
-    for name in options.attacks:
+    for name in options.attacks or ATTACKS:
         ATTACKS[name](report, random.Random(options.seed))
         os.environ.clear()
         os.environ.update(environment)

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from engine.config.metric_specs import metric_spec
+from engine.config.metric_specs import LOSS, metric_spec
 from engine.ladder.format import integer, percent, rung_title, score
 from engine.ladder.report import captions, cost_tables, quality_tables, record
 from engine.ladder.report.report_data import ReportData, figures
@@ -41,7 +41,8 @@ def render(data: ReportData) -> str:
             figures=drawn,
             missing=missing,
             samples=data.samples,
-            metric=ladder.work.metric if ladder.work else "loss",
+            metric=ladder.work.metric if ladder.work else LOSS.name,
+            answered=ladder.work is not None and metric_spec(ladder.work.metric).needs_answers,
             problems=data.problems,
             work=record.work(ladder),
             differing=record.differing(ladder),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import signal
 import sys
 from pathlib import Path
 
@@ -30,6 +31,9 @@ def main() -> int:
     if unknown := set(options.attacks) - set(ATTACKS):
         parser.error(f"unknown: {', '.join(unknown)}")
     report, environment = Report(), dict(os.environ)
+    for ignorable in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
+        signal.signal(ignorable, signal.SIG_DFL)  # nohup and a shell's background jobs ignore them
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in options.attacks or ATTACKS:
         ATTACKS[name](report, random.Random(options.seed))
         os.environ.clear()

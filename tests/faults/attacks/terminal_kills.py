@@ -203,7 +203,7 @@ def kill_requests(report: Report, rng: random.Random, folder: Path, env: dict[st
         try:
             terminal.wait("detach", 60.0)
             terminal.press("d", "down", "enter")
-            terminal.wait("escape gives it up", 20.0)
+            terminal.wait("escape cancels", 20.0)
             child = max(servers_of_inspector(terminal.process.pid))
             os.kill(child, getattr(signal, f"SIG{name}"))
             terminal.wait("without an answer", 3.0)

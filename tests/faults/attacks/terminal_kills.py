@@ -206,7 +206,7 @@ def kill_requests(report: Report, rng: random.Random, folder: Path, env: dict[st
             terminal.wait("escape cancels", 20.0)
             child = max(servers_of_inspector(terminal.process.pid))
             os.kill(child, getattr(signal, f"SIG{name}"))
-            terminal.wait("without an answer", 3.0)
+            terminal.wait("exited unexpectedly", 3.0)
             terminal.press("escape", "escape", "q")
             wrong = wait_for_end(terminal)
         except (AssertionError, ValueError) as error:

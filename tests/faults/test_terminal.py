@@ -117,7 +117,7 @@ def test_attach_reports_a_worker_that_dies(tmp_path: Path) -> None:
     kill(run)
     _, stderr = watcher.communicate(timeout=20)
     assert watcher.returncode == 1
-    assert b"died" in stderr and b"resume" in stderr and len(stderr.splitlines()) == 1
+    assert b"exited unexpectedly" in stderr and b"resume" in stderr and len(stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("verb", [["runs"], ["presets", "list"], ["ladder", "nosuch"]])

@@ -174,7 +174,7 @@ def resume(
 
 @app.command("runs")
 def list_runs(runs: RunsOption = None, adopt: AdoptOption = None, json: JsonOption = False) -> None:
-    """List runs and ladders, or move those of a directory into the runs home."""
+    """List runs and ladders; --adopt DIR moves existing ones here."""
     from tui.cli import runs as verb
 
     if adopt is not None:

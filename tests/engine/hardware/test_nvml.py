@@ -104,7 +104,7 @@ def test_two_gpus_with_this_run_and_foreign_processes(tmp_path: Path) -> None:
     assert second["mine"] is None
     assert second["others"] == [{"pid": 999999999, "name": "a process of another user or container", "bytes": None}]
     text = "\n".join(look.lines)
-    assert "40 GiB of 80 GiB" in text and "load 97 %  312 W  64 °C" in text and "n/a" in text
+    assert "40 GiB of 80 GiB" in text and "load 97%  312 W  64 °C" in text and "n/a" in text
     assert next(line for line in look.lines if line.startswith("planned")).endswith("33 GiB")
 
 
@@ -156,7 +156,7 @@ def test_a_failing_value_affects_no_other(field: str, code: int, tmp_path: Path)
     whole, look = looks(tmp_path, f"{TWO}\n0 process 4242 {31 * GIB}\n", text)
     of = {"process": "mine"}.get(field, field)
     shared = field == "used" and code == 3  # unified memory: the system's, and said
-    known = {"name": "a card", "used": look.sample["memory_used"] if shared else None}
+    known = {"name": "unnamed GPU", "used": look.sample["memory_used"] if shared else None}
     for key in ("name", "used", "mine", "power", "load", "temperature"):
         expected = known.get(key) if key == of else whole.cards[0][key]
         assert look.cards[0][key] == expected, key
@@ -175,14 +175,14 @@ def test_a_gpu_that_falls_off_the_bus_is_still_named(tmp_path: Path) -> None:
     _, lost = looks(tmp_path, TWO, f"{TWO}\n1 error.everything 15\n")
     assert lost.cards[0]["load"] == 97 and lost.cards[1]["load"] is None
     assert lost.cards[1]["total"] is None and not lost.cards[1]["shared"]
-    assert any("does not answer" in line for line in lost.lines)
+    assert any("not responding" in line for line in lost.lines)
 
 
 def test_a_gpu_without_a_handle_is_counted(tmp_path: Path) -> None:
     (look,) = looks(tmp_path, f"{TWO}\n0 error.handle 15\n")
     assert [card["index"] for card in look.cards] == [0, 1]
     assert look.cards[0]["used"] is None and look.cards[1]["load"] == 97
-    assert "does not answer" in look.lines[0]
+    assert "not responding" in look.lines[0]
 
 
 @pytest.mark.parametrize(
@@ -191,8 +191,8 @@ def test_a_gpu_without_a_handle_is_counted(tmp_path: Path) -> None:
         ("all error.init 18\n", "version mismatch"),
         ("all error.init 9\n", "Driver Not Loaded"),
         ("all error.init 4\n", "Insufficient Permissions"),
-        ("all count 0\n", "no card found"),
-        ("all error.count 4\n", "no card found"),
+        ("all count 0\n", "no GPU found"),
+        ("all error.count 4\n", "no GPU found"),
     ],
 )
 def test_no_gpus_gives_the_reason_and_shows_the_system(scenario: str, why: str, tmp_path: Path) -> None:

@@ -247,4 +247,4 @@ def test_colors_are_in_addition_to_letters() -> None:
 
 
 def test_small_errors_have_two_decimals() -> None:
-    assert (percent(0.0001), percent(-0.0432), percent(0.133)) == ("0.01 %", "-4.3 %", "13.3 %")
+    assert (percent(0.0001), percent(-0.0432), percent(0.133)) == ("0.01%", "-4.3%", "13.3%")

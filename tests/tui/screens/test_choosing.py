@@ -71,7 +71,7 @@ def test_a_model_that_is_not_known_yet_says_so(tmp_path: Path, here: Path) -> No
 
         app.bench.choosing.choose(Choice("demo-lora", model=str(here / "m.gguf")))
         await pilot.pause()
-        assert all("not known before it is loaded" in text for text in methods(app))
+        assert all("unknown until it is loaded" in text for text in methods(app))
 
     play(tmp_path, story)
 

@@ -95,7 +95,7 @@ def test_truncation_is_drawn_and_truncated_rows_can_be_inspected(here: Path, siz
         assert "max_length 512:" in facts and "▲" in facts
         assert "data.cut_before_answer" in facts and "mine.jsonl line 50" in facts
         assert "1 row: multiple references" in facts and "(mine.jsonl line 2 and mine.jsonl line 53)" in facts
-        assert "nothing in the loss after the cut" in facts
+        assert "no tokens in the loss after truncation" in facts
         while screen.split != "noticed":
             await pilot.press("s")
         if size[0] < 110:

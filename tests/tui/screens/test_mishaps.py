@@ -105,7 +105,7 @@ def test_a_runs_folder_that_is_a_file_is_refused_before_the_app_starts(
 
 def test_a_terminal_without_a_cursor_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
-    with pytest.raises(UserError, match=r"TERM=dumb.*ftbench run"):
+    with pytest.raises(UserError, match=r"TERM=dumb.*ftbench --help"):
         open_bench(tmp_path, ascii_only=False, mouse=False)
 
 
@@ -162,7 +162,7 @@ def test_unreadable_files_are_reported_and_the_bench_keeps_running(tmp_path: Pat
         await watch(pilot, app, fine)
         assert "finished" in shown(app, "status")
         app.bench.watch_run(broken[0])
-        await wait_for(pilot, lambda: any("cannot be read" in note for note in notes(app)))
+        await wait_for(pilot, lambda: any("cannot read" in note for note in notes(app)))
         assert "finished" not in shown(app, "status")
         await pilot.press("r")
         await wait_for(pilot, lambda: isinstance(app.screen, RunsScreen))
@@ -193,21 +193,21 @@ def test_an_ended_run_deleted_by_another_process_is_reported(tmp_path: Path) -> 
 
 
 def test_runs_outside_the_queue_are_counted_from_start_to_end(tmp_path: Path) -> None:
-    def begun() -> int:
+    def start_live() -> int:
         lock = locks.hold(made(tmp_path, ended=False).lock_file, "1")
         assert lock is not None
         return lock
 
-    one = begun()
+    one = start_live()
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await wait_for(pilot, lambda: "+1 live" in shown(app, "head"))
-        other = begun()
-        await wait_for(pilot, lambda: "+2 live" in shown(app, "head"))
+        await wait_for(pilot, lambda: "+1 active" in shown(app, "head"))
+        other = start_live()
+        await wait_for(pilot, lambda: "+2 active" in shown(app, "head"))
         os.close(one)
-        await wait_for(pilot, lambda: "+1 live" in shown(app, "head"))
+        await wait_for(pilot, lambda: "+1 active" in shown(app, "head"))
         os.close(other)
-        await wait_for(pilot, lambda: "live" not in shown(app, "head"))
+        await wait_for(pilot, lambda: "active" not in shown(app, "head"))
 
     play(tmp_path, story)
 

@@ -140,9 +140,9 @@ def test_a_name_that_is_not_utf8_is_refused_with_a_reason(here: Path) -> None:
         await opened(pilot, app)
         await pilot.press("down", "enter")
         assert isinstance(app.screen, PickerScreen)
-        assert any("not UTF-8" in note for note in notes(app))
+        assert any("not valid UTF-8" in note for note in notes(app))
         await pilot.press("escape", "d", "down")
-        await wait_for(pilot, lambda: "not UTF-8" in str(data(app).tooltip))
+        await wait_for(pilot, lambda: "not valid UTF-8" in str(data(app).tooltip))
         await pilot.press("space")
         assert chosen(app) == "tickets"
         await pilot.press("d", "enter")

@@ -220,7 +220,7 @@ def test_a_run_that_ended_before_its_first_step_is_shown_so(tmp_path: Path) -> N
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await watch(pilot, app, run)
-        assert text(app, LossPane) == "it ended before its first step"
+        assert text(app, LossPane) == "ended before the first step"
 
     play(tmp_path, story)
 

@@ -49,7 +49,7 @@ def test_a_name_that_is_not_utf8_is_listed_and_the_others_are_counted(here: Path
         previews = {Path(name).name: preview for name, preview in data(app).previews.items()}
         assert previews["here"].rows == {"train": 24} and not previews["here"].error
         assert previews["good.jsonl"].rows == {"train": 12}
-        assert "not UTF-8" in previews["caf\udce9.jsonl"].error
+        assert "not valid UTF-8" in previews["caf\udce9.jsonl"].error
         assert any("caf\\udce9.jsonl" in line for line in lines(data(app)))
 
     play(story)

@@ -45,9 +45,9 @@ def is_disk_full(error: BaseException) -> bool:
     if is_no_space_error(error):
         return True
     text = str(error)
-    # torch.save reports a short write as an unexpected position in its archive.
+    # torch.save reports a short write as an unexpected position in its archive, or as an error of its C++ stream.
     rust = [f"os error {number}" for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]  # safetensors' wording
-    signs = ("No space left", "Disk quota exceeded", *rust, "PytorchStreamWriter", "inline_container")
+    signs = ("No space left", "Disk quota exceeded", *rust, "PytorchStreamWriter", "inline_container", "iostream error")
     return any(sign in text for sign in signs)
 
 

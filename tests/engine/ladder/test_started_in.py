@@ -40,6 +40,6 @@ def test_runs_of_a_ladder_record_the_directory_it_was_started_from(
     )
     wanted = LadderRun(rung="lora", kind="run", seed=0, learning_rate=5e-3)
     with pytest.raises(Started):
-        LadderRunner(folder, ladder, StopRequest(), False).do(wanted, plan.rungs[0].config, plan.rungs[0])
+        LadderRunner(folder, ladder, StopRequest(), False).run_entry(wanted, plan.rungs[0].config, plan.rungs[0])
     (run,) = run_dir.iterate(tmp_path / "runs")
     assert run.started_in() == ladder.started_in == str(project)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine.runs.events import Status
+from engine.runs.result import Status
 
 SIZE = 4096
 """Bytes; one block of common file systems."""

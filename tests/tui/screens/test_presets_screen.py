@@ -168,7 +168,7 @@ def test_a_missing_editor_changes_nothing(tmp_path: Path, folder: Path) -> None:
     terminal.press("P")
     terminal.wait("demo-qlora")
     terminal.press("\x1b[H", "e")
-    terminal.wait("No such file or directory")
+    terminal.wait("cannot start editor")
     assert not (folder / "demo-qlora.toml").exists()
     terminal.press("escape")
     terminal.wait("loss")

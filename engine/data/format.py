@@ -39,7 +39,7 @@ class Format:
     roles: dict[str, str] = field(default_factory=dict)
     """Column -> its role in the report: prompt, answer, system, tools, messages, text, …, `ignored`, or `empty`."""
     base: str = ""
-    """For a format that selects rows of another format: the other format's name."""
+    """Name of the format that its rows are in, if it only selects rows (preference data); else empty."""
 
     def account_roles(self, columns: list[str]) -> dict[str, str]:
         """The roles of each used column, joined by commas."""

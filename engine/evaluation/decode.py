@@ -130,7 +130,7 @@ class Decoder:
         for answer, guess, length in zip(self.running, guesses, cache.lengths, strict=True):
             latest = answer.tokens[-1]
             ids.append([latest, *guess, *[latest] * (ahead - len(guess))])
-            # Padding repeats a valid position: the next one may exceed the model's maximum.
+            # Pad with a valid position: the next position may exceed the model's maximum.
             positions.append([length + min(column, len(guess)) for column in range(1 + ahead)])
         padding = cache.computed - len(ids)
         ids, positions = ids + ids[:1] * padding, positions + positions[:1] * padding

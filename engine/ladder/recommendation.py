@@ -25,7 +25,7 @@ from engine.ladder.phrases import (
 from engine.runs.ladder import Comparison, Ladder, RungResult
 
 SIMILAR_MEMORY = 0.95
-"""A peak above this share of another does not count as less memory: resident sets vary that much between runs."""
+"""A peak counts as lower only below this fraction of the other peak: resident sets vary this much between runs."""
 
 
 def recommendations(ladder: Ladder, findings: Findings) -> list[Sentence]:

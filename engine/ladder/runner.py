@@ -179,7 +179,7 @@ class LadderRunner:
             entry.reason = str(error)
 
     def _wait(self, entry: LadderRun, run: RunDir) -> None:
-        """Wait until the run's worker exits. A stop of the ladder stops its own run, not one of another ladder."""
+        """Wait until the run's worker exits. Stopping the ladder stops only a run that it started itself."""
         forwarded, deadline = False, time.monotonic() + STARTUP_SECONDS
         if entry.status != "live":
             entry.status = "live"

@@ -65,7 +65,7 @@ def plan(options: PlanOptions) -> int:
         print_json(as_json(found, times, options, config))
         return 0
     here = history.tier_accuracy(
-        history.prediction_errors(result for _, result in earlier if history.is_here(result, found.room))
+        history.prediction_errors(result for _, result in earlier if history.is_here(result, found.budget))
     )
     for line in view.lines(found, config, preset_name(options.preset), times, here):
         console.print(line)
@@ -85,7 +85,7 @@ def make_query(options: PlanOptions) -> PlanQuery:
     return PlanQuery(
         configs=[chosen[method].config for method in shown],
         qlora=chosen[QLORA.name].config,
-        room=local_budget() if options.gpu is None else listed_budget(options.gpu),
+        budget=local_budget() if options.gpu is None else listed_budget(options.gpu),
         length=options.length,
         data_given=chosen[shown[0]].origins["data.id"] != "default",
     )
@@ -131,10 +131,10 @@ def estimated_times(
     tokens = plan.work.tokens if plan.work else None
     times: dict[str, TimeEstimate] = {}
     for config in configs:
-        own_price = config.cost.price_per_hour is not None and plan.room.source != "listed"
-        price = config.cost.price_per_hour if own_price else plan.room.price_per_hour
-        currency = config.cost.currency if own_price else plan.room.currency
-        pace = history.throughput(earlier, config.model.id, config.method, plan.room)
+        own_price = config.cost.price_per_hour is not None and plan.budget.source != "listed"
+        price = config.cost.price_per_hour if own_price else plan.budget.price_per_hour
+        currency = config.cost.currency if own_price else plan.budget.currency
+        pace = history.throughput(earlier, config.model.id, config.method, plan.budget)
         times[config.method] = history.time_estimate(pace, tokens, price, currency)
     return times
 
@@ -144,7 +144,7 @@ def as_json(
 ) -> dict[str, Any]:
     """The plan as docs/plan-json.md describes it."""
     found: dict[str, Any] = msgspec.to_builtins(plan)
-    for method_plan in found["outlooks"]:
+    for method_plan in found["methods"]:
         method_plan["time"] = msgspec.to_builtins(times[method_plan["method"]])
     errors = [
         {"tier": tier, "device": device, "median": e.median, "worst": e.worst, "under": e.under, "against": e.against}

@@ -39,7 +39,7 @@ def progress_lines(ladder: Ladder, ascii_only: bool = False) -> Iterator[Content
         live = next((entry for entry in mine if entry.status == "live"), None)
         wrong = next((entry for entry in mine if entry.reason and entry.status not in ("finished", "live")), None)
         if live:
-            parts.append((f"{live.kind} seed {live.seed} at {live.learning_rate:g}", "bold"))
+            parts.append((f"{live.kind}: seed {live.seed}, learning rate {live.learning_rate:g}", "bold"))
         elif wrong:
             parts.append((visible(wrong.reason, 200), "$text-error"))
         yield Content.assemble(*parts)

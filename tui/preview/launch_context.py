@@ -20,7 +20,7 @@ class LaunchContext:
     """The current state of the machine."""
 
     runs: Path
-    room: MemoryBudget | None = None
+    budget: MemoryBudget | None = None
     foreign: Sequence[OtherProcess] = ()
     """GPU processes that are not ftbench runs."""
     turns: Sequence[QueuePlace] = ()

@@ -57,14 +57,14 @@ class LaunchPreview:
 def run_preview(name: str, chosen: Effective, context: LaunchContext, report: DataCheck) -> LaunchPreview:
     """Preview of one run of the chosen configuration."""
     config, files = chosen.config, find_model(chosen.config.model)
-    found = forecast(config, files, context.room, report.longest)
+    found = forecast(config, files, context.budget, report.longest)
     facts = [
         *_what(config, files, found),
         *_data(config.data.id, report),
         Fact("steps", _steps(config, found.estimate, report)),
         Fact("optimizer", _optimizer(config)),
         Fact("eval", _evaluation(config, report)),
-        *_memory(found, context.room, report.longest),
+        *_memory(found, context.budget, report.longest),
         *_disk([found], context.runs),
         *_turn(context),
     ]
@@ -82,7 +82,7 @@ def ladder_preview(plan: LadderPlan, context: LaunchContext, report: DataCheck) 
     """Preview of a ladder, which runs its rungs one after another."""
     first = plan.rungs[0].config
     files = find_model(first.model)
-    found = [forecast(rung.config, files, context.room, report.longest) for rung in plan.rungs]
+    found = [forecast(rung.config, files, context.budget, report.longest) for rung in plan.rungs]
     runs = len(plan.rungs) * (len(plan.seeds) + (plan.learning_rates if plan.learning_rates > 1 else 0))
     rungs = ", ".join(rung.name for rung in plan.rungs)
     facts = [
@@ -95,7 +95,7 @@ def ladder_preview(plan: LadderPlan, context: LaunchContext, report: DataCheck) 
     if plan.probe:
         facts.append(Fact("time", "a probe of a few steps measures each rung first"))
     for rung, one in zip(plan.rungs, found, strict=True):
-        facts += _memory(one, context.room, report.longest, rung.name, parts=False)
+        facts += _memory(one, context.budget, report.longest, rung.name, parts=False)
     facts += [*_disk(found, context.runs), *_turn(context)]
     problems = [*model_problems(first, files), *data_problems(first, report), *memory_problems(found, files, context)]
     problems += [*disk_problems(found, context.runs), *foreign_problems(context)]
@@ -187,7 +187,9 @@ def _memory(
     peak = estimate.training if training else estimate.evaluation
     moment = "peak in training: " if training else "peak in evaluation: "
     inside = [f"{part} {size(peak.parts[part])}" for part in PARTS if part in peak.parts]
-    overhead = f" · plus about {size(budget.beside)} for Python and libraries" if budget.beside else ""
+    overhead = (
+        f" · plus about {size(budget.process_overhead)} for Python and libraries" if budget.process_overhead else ""
+    )
     yield Fact("", moment + " · ".join(inside) + overhead, "$foreground-muted")
 
 

@@ -127,7 +127,7 @@ def predicted_peak(run: RunDir | None, chosen: Effective | None, budget: MemoryB
     except UserError:
         return None
     estimate = forecast(config, find_model(config.model), budget).estimate
-    return estimate.peak + budget.beside if estimate else None
+    return estimate.peak + budget.process_overhead if estimate else None
 
 
 def error_label(found: Sequence[MethodForecast]) -> str:

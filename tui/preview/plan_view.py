@@ -56,8 +56,8 @@ class PlanView:
         yield Text()
         yield from self.table(plan, times)
         yield from self.unknown(times)
-        for outlook in plan.outlooks:
-            yield from self.changes(outlook, plan.room)
+        for method_plan in plan.methods:
+            yield from self.changes(method_plan, plan.budget)
         yield Text()
         for line in [*plan.notes, *worth(plan, here)]:
             yield self.text(line, "dim")
@@ -66,24 +66,24 @@ class PlanView:
         """Preset, rows and budget, then one bar per method."""
         yield self.text(heading(config, preset), "bold")
         yield self.text(about_rows(plan, config))
-        yield self.text(about_budget(plan.room))
+        yield self.text(about_budget(plan.budget))
         yield Text()
         present: dict[str, int] = {}
-        for outlook in plan.outlooks:
-            parts = drawn(outlook, plan.room)
+        for method_plan in plan.methods:
+            parts = drawn(method_plan, plan.budget)
             present |= {name: used for name, used in parts.items() if used}
-            line = Text(f"{method_title(outlook.method):<7}{size(peak(outlook).total):>9}  ")
-            line.append(f"{outlook.verdict:<13}", style=STYLES[outlook.verdict])
+            line = Text(f"{method_title(method_plan.method):<7}{size(peak(method_plan).total):>9}  ")
+            line.append(f"{method_plan.verdict:<13}", style=STYLES[method_plan.verdict])
             bars = max(10, min(self.width - LEFT - 1, 100))
-            yield line + bar(parts, plan.room.total, bars, self.colored, self.ascii)
-            if outlook.refused:
-                yield self.text(f"       formula: {outlook.refused}", "yellow")
+            yield line + bar(parts, plan.budget.total, bars, self.colored, self.ascii)
+            if method_plan.refused:
+                yield self.text(f"       formula: {method_plan.refused}", "yellow")
         yield Text()
         yield from legend(present, self.width, self.colored)
 
     def table(self, plan: MemoryPlan, times: Mapping[str, TimeEstimate]) -> Iterator[Text]:
         """The table, one column per method."""
-        names = [method_title(outlook.method) for outlook in plan.outlooks]
+        names = [method_title(method_plan.method) for method_plan in plan.methods]
         yield self.text(f"{'':<{LABEL}}" + "".join(f"{name:>{CELL}}" for name in names), "bold")
         for label, cells in table_rows(plan, times):
             text = f"{label:<{LABEL}}" + "".join(f"{cell:>{CELL}}" for cell in cells)
@@ -104,13 +104,13 @@ class PlanView:
         for why in dict.fromkeys(time.why_no_cost for time in known if time.why_no_cost):
             yield self.text(f"cost: {why}", "dim")
 
-    def changes(self, outlook: MethodPlan, budget: MemoryBudget) -> Iterator[Text]:
+    def changes(self, method_plan: MethodPlan, budget: MemoryBudget) -> Iterator[Text]:
         """Changes that make one method fit, smallest first."""
-        if outlook.verdict != "does not fit":
+        if method_plan.verdict != "does not fit":
             return
-        found = outlook.changes
-        when = "" if peak(outlook) is outlook.best.training else " in evaluation"
-        lacks = f"{method_title(outlook.method)} exceeds the budget by {size(lacking(outlook, budget))}{when}"
+        found = method_plan.changes
+        when = "" if peak(method_plan) is method_plan.best.training else " in evaluation"
+        lacks = f"{method_title(method_plan.method)} exceeds the budget by {size(lacking(method_plan, budget))}{when}"
         yield Text()
         if not found:
             yield self.text(f"{lacks}; no known change makes it fit.", "bold")
@@ -121,15 +121,15 @@ class PlanView:
         for change in found:
             line = Text(f"  {size(change.peak):>9}  ")
             line.append(f"{change.verdict:<7}", style=STYLES[change.verdict])
-            for setting, costs in change_words(change, outlook):
+            for setting, costs in change_words(change, method_plan):
                 line.append(visible(setting))
                 if line.cell_len + 2 + len(costs) > self.width:
                     yield line
                     line = Text(" " * (COSTS + 2))
                 yield line + self.text(f"  {costs}" if line.plain.strip() else costs, "dim")
                 line = Text(" " * COSTS)
-        if outlook.card:
-            yield self.text(f"  unchanged: fits on {outlook.card}, the cheapest listed GPU with enough memory")
+        if method_plan.card:
+            yield self.text(f"  unchanged: fits on {method_plan.card}, the cheapest listed GPU with enough memory")
 
     def text(self, text: str, style: str = "") -> Text:
         """Text with control characters visible; without style on a terminal without colors, in ASCII with --ascii."""

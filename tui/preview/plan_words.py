@@ -54,51 +54,51 @@ def about_budget(budget: MemoryBudget) -> str:
     return f"{budget.name}, {size(budget.total)}: {kind}{used}{who}"
 
 
-def drawn(outlook: MethodPlan, budget: MemoryBudget) -> dict[str, int]:
+def drawn(method_plan: MethodPlan, budget: MemoryBudget) -> dict[str, int]:
     """Bytes by component for a bar: memory used by others, process overhead, then the peak."""
-    return {"others": budget.used, "process": budget.beside, **peak(outlook).parts}
+    return {"others": budget.used, "process": budget.process_overhead, **peak(method_plan).parts}
 
 
-def peak(outlook: MethodPlan) -> PeakMemory:
+def peak(method_plan: MethodPlan) -> PeakMemory:
     """The higher of the peaks in training and evaluation, which must fit."""
-    best = outlook.best
+    best = method_plan.best
     return best.training if best.training.total == best.peak else best.evaluation
 
 
 def table_rows(plan: MemoryPlan, times: Mapping[str, TimeEstimate]) -> Iterator[tuple[str, list[str]]]:
     """(label, one cell per method): training memory by component, peaks, limits, time and cost."""
-    plans = plan.outlooks
+    plans = plan.methods
     for part in ESTIMATED:
-        if any(outlook.best.training.parts.get(part) for outlook in plans):
-            yield COMPONENTS[part].label, [_bytes(outlook.best.training.parts.get(part)) for outlook in plans]
-    yield "training peak", [size(outlook.best.training.total) for outlook in plans]
-    yield "evaluation peak", [size(outlook.best.evaluation.total) for outlook in plans]
-    if plan.room.beside:
-        yield "process overhead", [size(plan.room.beside)] * len(plans)
-    yield "headroom", [size(-lacking(outlook, plan.room)) for outlook in plans]
-    yield "  required", [size(outlook.margin) for outlook in plans]
+        if any(method_plan.best.training.parts.get(part) for method_plan in plans):
+            yield COMPONENTS[part].label, [_bytes(method_plan.best.training.parts.get(part)) for method_plan in plans]
+    yield "training peak", [size(method_plan.best.training.total) for method_plan in plans]
+    yield "evaluation peak", [size(method_plan.best.evaluation.total) for method_plan in plans]
+    if plan.budget.process_overhead:
+        yield "process overhead", [size(plan.budget.process_overhead)] * len(plans)
+    yield "headroom", [size(-lacking(method_plan, plan.budget)) for method_plan in plans]
+    yield "  required", [size(method_plan.margin) for method_plan in plans]
     yield "", [""] * len(plans)
-    yield "micro-batch", [_micro(outlook) for outlook in plans]
-    yield "  largest that fits", [_largest(outlook.micro_batch) for outlook in plans]
-    if any(outlook.best.answering for outlook in plans):
-        yield "generation batch", [_largest(outlook.answers) for outlook in plans]
-    yield "longest row", [_longest(outlook.longest) for outlook in plans]
-    yield "  micro-batch 1", [_longest(outlook.longest_alone) for outlook in plans]
-    yield "checkpointing", ["on" if outlook.best.gradient_checkpointing else "off" for outlook in plans]
-    yield "optimizer", [outlook.optimizer for outlook in plans]
-    yield "trainable", [count(outlook.best.trainable) for outlook in plans]
-    yield "training time", [_time(times[outlook.method]) for outlook in plans]
-    if any(times[outlook.method].seconds is not None for outlook in plans):
-        yield "  range", [_range(times[outlook.method]) for outlook in plans]
-        yield "cost", [_cost(times[outlook.method]) for outlook in plans]
+    yield "micro-batch", [_micro(method_plan) for method_plan in plans]
+    yield "  largest that fits", [_largest(method_plan.micro_batch) for method_plan in plans]
+    if any(method_plan.best.answering for method_plan in plans):
+        yield "generation batch", [_largest(method_plan.answers) for method_plan in plans]
+    yield "longest row", [_longest(method_plan.longest) for method_plan in plans]
+    yield "  micro-batch 1", [_longest(method_plan.longest_alone) for method_plan in plans]
+    yield "checkpointing", ["on" if method_plan.best.gradient_checkpointing else "off" for method_plan in plans]
+    yield "optimizer", [method_plan.optimizer for method_plan in plans]
+    yield "trainable", [count(method_plan.best.trainable) for method_plan in plans]
+    yield "training time", [_time(times[method_plan.method]) for method_plan in plans]
+    if any(times[method_plan.method].seconds is not None for method_plan in plans):
+        yield "  range", [_range(times[method_plan.method]) for method_plan in plans]
+        yield "cost", [_cost(times[method_plan.method]) for method_plan in plans]
 
 
 def _bytes(value: int | None) -> str:
     return size(value) if value else "–"
 
 
-def _micro(outlook: MethodPlan) -> str:
-    return f"{outlook.best.micro_batch}{' (auto)' if outlook.automatic else ''}"
+def _micro(method_plan: MethodPlan) -> str:
+    return f"{method_plan.best.micro_batch}{' (auto)' if method_plan.automatic else ''}"
 
 
 def _largest(most: LargestFit) -> str:
@@ -135,7 +135,7 @@ def _money(value: float | None) -> str:
     return f"{value or 0.0:.2f}"
 
 
-def change_words(change: Remedy, outlook: MethodPlan) -> list[tuple[str, str]]:
+def change_words(change: Remedy, method_plan: MethodPlan) -> list[tuple[str, str]]:
     """(setting, its effect) for each setting of a change."""
     costs = {
         "evaluation.batch": "same answers, smaller generation batch",
@@ -143,7 +143,7 @@ def change_words(change: Remedy, outlook: MethodPlan) -> list[tuple[str, str]]:
         "train.micro_batch": "same training, more gradient accumulation",
         "train.gradient_checkpointing": "same training, recomputes each forward pass",
         "optimizer.name": "8-bit optimizer state",
-        "train.max_length": f"truncates longer rows (they have up to {outlook.best.rows.length:,} tokens)",
+        "train.max_length": f"truncates longer rows (they have up to {method_plan.best.rows.length:,} tokens)",
     }
     return [
         (f"--method {value}" if key == "method" else f"--set {key}={_toml(value)}", costs[key])
@@ -157,8 +157,8 @@ def _toml(value: Any) -> str:
 
 def worth(plan: MemoryPlan, here: Sequence[TierAccuracy]) -> Iterator[str]:
     """What each estimate is, its measured error, and what `tight` means. `here` is the accuracy on this machine."""
-    device = plan.room.device
-    tiers: list[Tier] = list(dict.fromkeys(outlook.best.tier for outlook in plan.outlooks))
+    device = plan.budget.device
+    tiers: list[Tier] = list(dict.fromkeys(method_plan.best.tier for method_plan in plan.methods))
     for tier in tiers:
         yield f"Peaks: {TIERS[tier]}. Measured error: {error_of(tier, device).line}."
     if "dry run" in tiers:
@@ -168,16 +168,16 @@ def worth(plan: MemoryPlan, here: Sequence[TierAccuracy]) -> Iterator[str]:
         figures = f"median {percent(record.median)}, worst {percent(record.worst)}"
         yield f"On this machine: {record.tier}, {figures} in {amount(record.count, 'run')} (`ftbench plan --history`)."
     overhead = "the CUDA context (estimated)" if device == "cuda" else "the process overhead"
-    if device == "cuda" and any(outlook.answers.bound == "memory" for outlook in plan.outlooks):
+    if device == "cuda" and any(method_plan.answers.bound == "memory" for method_plan in plan.methods):
         yield "Evaluation uses a smaller batch where it does not fit, so only training decides what fits."
     yield f"Tight: headroom below the required one, which is the worst error plus {overhead}."
-    for outlook in plan.outlooks:
-        state = outlook.best.pageable
-        if 0 < lacking(outlook, plan.room) <= state:
-            title = method_title(outlook.method)
+    for method_plan in plan.methods:
+        state = method_plan.best.pageable
+        if 0 < lacking(method_plan, plan.budget) <= state:
+            title = method_title(method_plan.method)
             yield f"{title}: up to {size(state)} of paged optimizer state can move to host memory, which is slow."
 
 
-def lacking(outlook: MethodPlan, budget: MemoryBudget) -> int:
+def lacking(method_plan: MethodPlan, budget: MemoryBudget) -> int:
     """Bytes by which the plan exceeds the budget; negative where memory is left."""
-    return peak(outlook).total + budget.beside - budget.free
+    return peak(method_plan).total + budget.process_overhead - budget.free

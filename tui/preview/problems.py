@@ -59,14 +59,14 @@ def data_problems(config: Config, report: DataCheck) -> Iterator[Problem]:
 def memory_problems(found: Sequence[MethodForecast], files: ModelFiles, context: LaunchContext) -> Iterator[Problem]:
     """Methods that barely fit or do not fit, by the formula."""
     for one in found:
-        if one.estimate is None or context.room is None or one.verdict not in ("tight", "does not fit"):
+        if one.estimate is None or context.budget is None or one.verdict not in ("tight", "does not fit"):
             continue
         title = method_title(one.method)
         what = f"{title} {'barely fits' if one.verdict == 'tight' else 'does not fit'} (estimated): "
-        used = f", {size(context.room.used)} of it in use by others" if context.room.used else ""
-        what += f"{size(one.estimate.peak)} of {size(context.room.total)}{used}"
+        used = f", {size(context.budget.used)} of it in use by others" if context.budget.used else ""
+        what += f"{size(one.estimate.peak)} of {size(context.budget.total)}{used}"
         code = "memory.tight" if one.verdict == "tight" else "memory.does_not_fit"
-        yield Problem(what, _remedies(one, files, context.room), code=code)
+        yield Problem(what, _remedies(one, files, context.budget), code=code)
 
 
 def _remedies(one: MethodForecast, files: ModelFiles, budget: MemoryBudget) -> str:

@@ -1,6 +1,7 @@
 """Rows labeled as good or bad (KTO): supervised training on the good ones.
 
-The label is a boolean column in rows of another format (trl: label; LLaMA-Factory: kto_tag).
+The label is an additional boolean column (trl: label; LLaMA-Factory: kto_tag);
+the other columns are in any other format.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ SECONDS = (("s", 1.0), ("min", 60.0), ("h", 3600.0))
 BYTES = (("MiB", 2.0**20), ("GiB", 2.0**30))
 TOKENS = (("tokens", 1.0), ("thousand tokens", 1e3), ("million tokens", 1e6), ("billion tokens", 1e9))
 LEGEND_ROW = 17
-"""Height of another row of the legend in pixels."""
+"""Height of each additional row of the legend, in pixels."""
 LOG_FROM = 8.0
 """Ratio of the largest to the smallest value from which an axis is logarithmic."""
 _STYLE: Any = {

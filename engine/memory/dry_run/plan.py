@@ -46,7 +46,7 @@ class PlannedModel:
     table: Mapping[str, Any]
     positions: int | None
     machine: Machine
-    room: MemoryBudget
+    budget: MemoryBudget
     shape_only: bool = False
     """Whether the model is not on this machine and not downloadable: its shape comes from the catalog."""
 
@@ -66,39 +66,39 @@ def plan(question: PlanQuery, progress: Progress) -> MemoryPlan:
 
     Raises UserError if the model's configuration is unreadable or not a decoder's, and for invalid data.
     """
-    machine, notes = machine_for(question.room)
+    machine, notes = machine_for(question.budget)
     model = question.configs[0].model
     progress(f"reading the configuration of {model.id}")
     architecture, note = architecture_of(model)
     table = architecture.to_dict()
-    subject = PlannedModel(architecture, table, positions_of(table), machine, question.room, shape_only=bool(note))
+    subject = PlannedModel(architecture, table, positions_of(table), machine, question.budget, shape_only=bool(note))
     chosen = _choose_rows(question, subject, progress)
-    outlooks: list[MethodPlan] = []
+    methods: list[MethodPlan] = []
     scale = FormulaCorrection()
     for config in question.configs:
         progress(f"dry run of {config.method}")
         qlora = (_laid_out(question.qlora, chosen), scale) if question.qlora and config.method != QLORA.name else None
         found = _look(_laid_out(config, chosen), chosen, subject, qlora)
         scale = FormulaCorrection.of(found.formula, found.dry_run) if config.method == QLORA.name else scale
-        outlooks.append(found)
+        methods.append(found)
     return MemoryPlan(
-        room=question.room,
+        budget=question.budget,
         rows=chosen.rows,
         rows_from=chosen.origin,
         why=chosen.why,
         work=chosen.data.whole if chosen.data else None,
-        outlooks=outlooks,
+        methods=methods,
         notes=[*notes, *([note] if note else [])],
     )
 
 
-def machine_for(room: MemoryBudget) -> tuple[Machine, list[str]]:
+def machine_for(budget: MemoryBudget) -> tuple[Machine, list[str]]:
     """The machine to plan for, which need not be this one, and notes about it."""
     here = this_machine()
-    if room.source == "listed" or here.device != room.device:
-        there = Machine(room.device, room.name, bf16=room.bf16, flash_attention=False)
-        blind = room.source in ("card", "shared") and here.device == "cpu"
-        return there, [f"torch cannot use {room.name}: a run on this machine would use the CPU"] if blind else []
+    if budget.source == "listed" or here.device != budget.device:
+        there = Machine(budget.device, budget.name, bf16=budget.bf16, flash_attention=False)
+        blind = budget.source in ("card", "shared") and here.device == "cpu"
+        return there, [f"torch cannot use {budget.name}: a run on this machine would use the CPU"] if blind else []
     return here, []
 
 
@@ -132,9 +132,9 @@ def _look(
     qlora: tuple[schema.Config, FormulaCorrection] | None,
 ) -> MethodPlan:
     automatic = config.train.micro_batch == "auto"
-    asked = with_micro_batch(FitQuery(config, subject.table, chosen.rows, subject.room))
+    asked = with_micro_batch(FitQuery(config, subject.table, chosen.rows, subject.budget))
     exact, why = _dry_run(asked, chosen, subject)
-    if automatic and exact and exact.peak + subject.room.beside > subject.room.free:
+    if automatic and exact and exact.peak + subject.budget.process_overhead > subject.budget.free:
         # The micro-batch size that fits by the formula does not fit by the dry run: repeat with a corrected one.
         less = largest_micro_batch(replace(asked, scale=FormulaCorrection.of(asked.light(), exact))).value
         if 0 < less < exact.micro_batch:

@@ -65,8 +65,8 @@ class RunForecast:
 
 def as_measured(estimate: MemoryEstimate, peak: PeakMemory) -> int:
     """Bytes of a peak that torch's pool on a GPU will show: without CUDA context and paged state."""
-    beside = CONTEXT if "pool" in peak.parts else 0
-    return peak.total - beside - min(estimate.pageable, peak.parts.get("optimizer", 0))
+    context = CONTEXT if "pool" in peak.parts else 0
+    return peak.total - context - min(estimate.pageable, peak.parts.get("optimizer", 0))
 
 
 def forecast_run(

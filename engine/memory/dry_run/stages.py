@@ -67,7 +67,7 @@ def training_step(
     config: schema.Config,
     live: MemoryTracker,
 ) -> None:
-    """A training step in the middle of a run. Of identical micro-batches one runs, with the gradients of another."""
+    """A training step in the middle of a run. Of identical micro-batches only one runs, with gradients allocated."""
     model.train()
     keep = keeps_logits(model)
     equal = len(batches) > 1 and batches[0].targets.shape == batches[1].targets.shape

@@ -37,19 +37,19 @@ class LargestFit(Struct, frozen=True, kw_only=True):
     `pass` (`training.batches`)."""
 
 
-def margin(peak: int, room: MemoryBudget, tier: Tier) -> int:
+def margin(peak: int, budget: MemoryBudget, tier: Tier) -> int:
     """Bytes that should stay free in addition to a predicted peak: the tier's worst measured error, plus the size of
     what is guessed instead of predicted (the CUDA context on a GPU, the process itself on a CPU).
     """
-    return error_of(tier, room.device).room_for(peak) + room.guessed
+    return error_of(tier, budget.device).margin_for(peak) + budget.guessed
 
 
-def classify_fit(peak: int, room: MemoryBudget, tier: Tier) -> Verdict:
+def classify_fit(peak: int, budget: MemoryBudget, tier: Tier) -> Verdict:
     """`fits` with the margin, `tight` only without it. `peak`: bytes of an estimate."""
-    need = peak + room.beside
-    if need > room.free:
+    need = peak + budget.process_overhead
+    if need > budget.free:
         return "does not fit"
-    return "fits" if need + margin(peak, room, tier) <= room.free else "tight"
+    return "fits" if need + margin(peak, budget, tier) <= budget.free else "tight"
 
 
 @dataclass(frozen=True)
@@ -104,12 +104,12 @@ class FitQuery:
     table: Mapping[str, Any]
     """The model's parsed config.json."""
     rows: StepShape
-    room: MemoryBudget
+    budget: MemoryBudget
     scale: FormulaCorrection = FormulaCorrection()
 
     def light(self) -> MemoryEstimate:
         """The estimate of the formula, not corrected."""
-        return formula(self.config, self.table, self.room.device, self.rows, self.room.bf16)
+        return formula(self.config, self.table, self.budget.device, self.rows, self.budget.bf16)
 
     def peak(self) -> int:
         """Corrected peak in bytes."""
@@ -117,11 +117,11 @@ class FitQuery:
 
     def fits(self) -> bool:
         """Whether it fits, without the margin."""
-        return self.peak() + self.room.beside <= self.room.free
+        return self.peak() + self.budget.process_overhead <= self.budget.free
 
     def fits_safely(self) -> bool:
         """Whether it fits with the margin."""
-        return classify_fit(self.peak(), self.room, "formula") == "fits"
+        return classify_fit(self.peak(), self.budget, "formula") == "fits"
 
     def with_settings(self, settings: Mapping[str, Any]) -> FitQuery:
         """A copy with some keys of the preset changed: {"train.micro_batch": 2}."""
@@ -158,7 +158,7 @@ def largest_answer_batch(asked: FitQuery) -> LargestFit:
 
     def fits(rows: int) -> bool:
         light = asked.with_settings({"evaluation.batch": rows}).light()
-        return asked.scale.evaluation_peak(light) + asked.room.beside <= asked.room.free
+        return asked.scale.evaluation_peak(light) + asked.budget.process_overhead <= asked.budget.free
 
     batch = asked.config.evaluation.batch
     return (
@@ -190,7 +190,7 @@ def longest_rows(asked: FitQuery, positions: int | None) -> LargestFit:
 
 def _places(asked: FitQuery, limit: int) -> list[int]:
     """Lengths after which a micro-batch has fewer rows or another packing, and the limit."""
-    device: Device = asked.room.device
+    device: Device = asked.budget.device
     places = {limit, PACKED_MEAN_LENGTH}
     for tokens in (PACKED_TOKENS[device], PADDED_TOKENS[device]):
         places |= {tokens // rows for rows in range(1, HELD_OUT_ROWS + 1)}

@@ -106,17 +106,17 @@ def results(runs: Path) -> Iterator[tuple[RunDir, Result]]:
             yield run, result
 
 
-def is_here(result: Result, room: MemoryBudget) -> bool:
+def is_here(result: Result, budget: MemoryBudget) -> bool:
     """Whether a run used the planned device: the same device, or the GPU model of the price list."""
     device = str(result.machine.get("device", ""))
-    if room.source != "listed":
-        return device == room.name
+    if budget.source != "listed":
+        return device == budget.name
     card = gpu_prices.find_gpu(device, gpu_prices.list_gpus())
-    return card is not None and card.name == room.name
+    return card is not None and card.name == budget.name
 
 
 def throughput(
-    found: Iterable[tuple[RunDir, Result]], model: str, method: str, room: MemoryBudget
+    found: Iterable[tuple[RunDir, Result]], model: str, method: str, budget: MemoryBudget
 ) -> Throughput | None:
     """Throughput of the latest finished runs of this model and method on the planned device; None without such runs.
 
@@ -127,7 +127,7 @@ def throughput(
         for run, result in found
         if (result.model, result.method, result.status) == (model, method, "finished")
         and result.tokens_per_second
-        and is_here(result, room)
+        and is_here(result, budget)
     ]
     matching = [one for one in matching if one[1].steps >= ENOUGH_STEPS] or matching
     matching = sorted(matching, key=lambda one: one[1].created)[-MAX_RUNS:]

@@ -27,7 +27,7 @@ class MeasuredError:
     against: str
     """What predictions were compared with."""
 
-    def room_for(self, predicted: int) -> int:
+    def margin_for(self, predicted: int) -> int:
         """Bytes to leave free for a prediction that is as much too small as the worst one."""
         return round(predicted / (1 - self.under)) - predicted
 

@@ -46,14 +46,14 @@ class MemoryBudget(Struct, frozen=True, kw_only=True):
         return max(0, self.total - self.used)
 
     @property
-    def beside(self) -> int:
+    def process_overhead(self) -> int:
         """Bytes of the process itself, which estimates do not include; on a GPU it is part of an estimate's `pool`."""
         return PROCESS if self.device == "cpu" or self.source == "shared" else 0
 
     @property
     def guessed(self) -> int:
         """Bytes that are guessed instead of predicted: process or CUDA context."""
-        return self.beside or CONTEXT
+        return self.process_overhead or CONTEXT
 
 
 def listed_budget(wanted: str) -> MemoryBudget:
@@ -73,7 +73,7 @@ def local_budget(nvml: Nvml | None = None) -> MemoryBudget:
     """The memory of this machine's GPU, the first in CUDA_VISIBLE_DEVICES, else system memory."""
     nvml = nvml or Nvml()
     card = first_visible(nvml)
-    return _card_room(card) if card else _system_room(nvml.why)
+    return _gpu_budget(card) if card else _system_budget(nvml.why)
 
 
 def first_visible(nvml: Nvml) -> NvmlGpu | None:
@@ -87,7 +87,7 @@ def first_visible(nvml: Nvml) -> NvmlGpu | None:
     return nvml.card(int(first)) if first.isdigit() else None  # empty or -1 hides all GPUs
 
 
-def _card_room(card: NvmlGpu) -> MemoryBudget:
+def _gpu_budget(card: NvmlGpu) -> MemoryBudget:
     name = card.name() or "GPU"
     total, used = card.total(), card.used()
     shared = card.shared()
@@ -108,7 +108,7 @@ def _card_room(card: NvmlGpu) -> MemoryBudget:
     )
 
 
-def _system_room(why: str) -> MemoryBudget:
+def _system_budget(why: str) -> MemoryBudget:
     total, used = system_memory()
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") is not None and not why
     return MemoryBudget(

@@ -77,7 +77,7 @@ class PlanQuery(Struct, frozen=True, kw_only=True):
     configs: list[Config]
     qlora: Config | None = None
     """The preset with QLoRA, proposed if another method does not fit."""
-    room: MemoryBudget
+    budget: MemoryBudget
     length: int | None = None
     """Tokens per row; None: those of the data, else the maximum of the preset."""
     data_given: bool = True
@@ -87,14 +87,14 @@ class PlanQuery(Struct, frozen=True, kw_only=True):
 class MemoryPlan(Struct, kw_only=True):
     """The plan of all requested methods."""
 
-    room: MemoryBudget
+    budget: MemoryBudget
     rows: StepShape
     rows_from: RowsFrom
     why: str = ""
     """Why the rows of the data are not used."""
     work: TrainingWork | None = None
     """None if the data was not read."""
-    outlooks: list[MethodPlan]
+    methods: list[MethodPlan]
     notes: list[str] = field(default_factory=list)
 
 
@@ -130,9 +130,9 @@ def plan_method(
 ) -> MethodPlan:
     """Plan one method. `asked` has a fixed micro-batch size; `exact`: its dry run, if any; `qlora`: as in `changes`."""
     light = asked.light()
-    scaled = FitQuery(asked.config, asked.table, asked.rows, asked.room, FormulaCorrection.of(light, exact))
+    scaled = FitQuery(asked.config, asked.table, asked.rows, asked.budget, FormulaCorrection.of(light, exact))
     best = exact or light
-    verdict = classify_fit(best.peak, asked.room, best.tier)
+    verdict = classify_fit(best.peak, asked.budget, best.tier)
     return MethodPlan(
         method=asked.config.method,
         automatic=automatic,
@@ -141,13 +141,13 @@ def plan_method(
         dry_run=exact,
         refused=refused,
         verdict=verdict,
-        margin=margin(best.peak, asked.room, best.tier),
+        margin=margin(best.peak, asked.budget, best.tier),
         micro_batch=_at_least(largest_micro_batch(scaled), best.micro_batch),
         answers=largest_answer_batch(scaled),
         longest=longest_rows(scaled, positions),
         longest_alone=longest_rows(scaled.with_micro_batch(1), positions),
         changes=changes(scaled, qlora, positions),
-        card=_card_for(best) if verdict == "does not fit" and asked.room.device == "cuda" else "",
+        card=_card_for(best) if verdict == "does not fit" and asked.budget.device == "cuda" else "",
     )
 
 
@@ -160,13 +160,13 @@ def quick_plan(question: PlanQuery, table: Mapping[str, Any]) -> MemoryPlan:
     rows = planned_rows(question.configs[0], positions, question.length)
     plans = []
     for config in question.configs:
-        asked = with_micro_batch(FitQuery(config, table, rows, question.room))
+        asked = with_micro_batch(FitQuery(config, table, rows, question.budget))
         qlora = (question.qlora, FormulaCorrection()) if question.qlora and config.method != QLORA.name else None
         plans.append(plan_method(asked, config.train.micro_batch == "auto", None, positions, qlora))
     chosen: RowsFrom = "asked" if question.length else "max_length"
     architecture = table.get("model_type") or "this architecture"
     note = f"not checked: whether transformers supports {architecture}, and the data"
-    return MemoryPlan(room=question.room, rows=rows, rows_from=chosen, outlooks=plans, notes=[note])
+    return MemoryPlan(budget=question.budget, rows=rows, rows_from=chosen, methods=plans, notes=[note])
 
 
 def positions_of(table: Mapping[str, Any]) -> int | None:

@@ -102,7 +102,7 @@ def _small_state(asked: FitQuery) -> Settings:
     """8-bit optimizer state, paged on a GPU."""
     if asked.config.optimizer.name != "adamw":
         return {}
-    return {"optimizer.name": "paged_adamw_8bit" if asked.room.device == "cuda" else "adamw_8bit"}
+    return {"optimizer.name": "paged_adamw_8bit" if asked.budget.device == "cuda" else "adamw_8bit"}
 
 
 def _shorter(
@@ -127,5 +127,5 @@ def _change(asked: FitQuery, settings: Settings, before: Settings | None = None)
     if not changed.fits():
         return None
     peak = changed.peak()
-    verdict = classify_fit(peak, changed.room, "formula")
+    verdict = classify_fit(peak, changed.budget, "formula")
     return Remedy(settings={**(before or {}), **settings}, peak=peak, verdict=verdict)

@@ -37,7 +37,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_the_method_is_planned() -> None:
     done = ftbench("plan", "demo-lora", "--method", "attention-lora", "--json")
     assert done.returncode == 0, done.stderr
-    (plan,) = json.loads(done.stdout)["outlooks"]
+    (plan,) = json.loads(done.stdout)["methods"]
     assert plan["method"] == "attention-lora" and plan["dry_run"]["training"]["total"] > 0
 
 

@@ -65,10 +65,10 @@ def nvml(**how: Any) -> Nvml:
 
 def test_the_first_gpu_and_its_used_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    room = local_budget(nvml())
-    assert (room.name, room.device, room.source) == ("NVIDIA L4", "cuda", "card")
-    assert (room.total, room.used, room.free) == (22 * GIB, GIB, 21 * GIB)
-    assert room.price_per_hour  # the list has it under another name
+    budget = local_budget(nvml())
+    assert (budget.name, budget.device, budget.source) == ("NVIDIA L4", "cuda", "card")
+    assert (budget.total, budget.used, budget.free) == (22 * GIB, GIB, 21 * GIB)
+    assert budget.price_per_hour  # the list has it under another name
 
 
 @pytest.mark.parametrize(
@@ -89,10 +89,10 @@ def test_cuda_visible_devices_selects_the_gpu(visible: str, name: str, monkeypat
 @pytest.mark.parametrize("visible", ["", "-1", "GPU-zz", "GPU-"])
 def test_hidden_gpus_leave_system_memory_with_a_note(visible: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    room = local_budget(nvml())
-    assert (room.device, room.source) == ("cpu", "system")
-    assert "CUDA_VISIBLE_DEVICES" in room.note
-    assert room.beside > 0
+    budget = local_budget(nvml())
+    assert (budget.device, budget.source) == ("cpu", "system")
+    assert "CUDA_VISIBLE_DEVICES" in budget.note
+    assert budget.process_overhead > 0
 
 
 @pytest.mark.parametrize(
@@ -112,9 +112,9 @@ def test_a_pre_ampere_gpu_is_planned_without_bf16(visible: str, bf16: bool, monk
 
 def test_a_gpu_without_dedicated_memory_has_system_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    room = local_budget(nvml(memory=None))
-    assert room.source == "shared"
-    assert room.total == system_memory()[0]
+    budget = local_budget(nvml(memory=None))
+    assert budget.source == "shared"
+    assert budget.total == system_memory()[0]
 
 
 def test_a_containers_limit_counts_and_cached_files_do_not(tmp_path: Path) -> None:
@@ -145,8 +145,8 @@ def test_a_containers_limit_counts_and_cached_files_do_not(tmp_path: Path) -> No
     ],
 )
 def test_a_gpu_is_found_by_its_common_names(wanted: str, name: str) -> None:
-    room = listed_budget(wanted)
-    assert (room.name, room.source, room.used, room.beside) == (name, "listed", 0, 0)
+    budget = listed_budget(wanted)
+    assert (budget.name, budget.source, budget.used, budget.process_overhead) == (name, "listed", 0, 0)
 
 
 @pytest.mark.parametrize(

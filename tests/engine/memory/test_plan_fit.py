@@ -53,9 +53,9 @@ def memory(gib: float) -> MemoryBudget:
 
 
 def asked(
-    method: Any, room: MemoryBudget, table: dict[str, Any] = LLAMA_8B, rows: StepShape = ROWS, **settings: Any
+    method: Any, budget: MemoryBudget, table: dict[str, Any] = LLAMA_8B, rows: StepShape = ROWS, **settings: Any
 ) -> FitQuery:
-    return FitQuery(config(method, **settings), table, rows, room)
+    return FitQuery(config(method, **settings), table, rows, budget)
 
 
 def cases() -> Iterator[FitQuery]:
@@ -74,9 +74,9 @@ ALL = list(cases())
 
 def test_the_margin_is_the_worst_error_and_the_context_once_more() -> None:
     under = error_of("dry run", "cuda").under
-    room = card(20)
-    assert margin(10 * GIB, room, "dry run") == round(10 * GIB / (1 - under)) - 10 * GIB + CONTEXT
-    wanted = 10 * GIB + margin(10 * GIB, room, "dry run")
+    budget = card(20)
+    assert margin(10 * GIB, budget, "dry run") == round(10 * GIB / (1 - under)) - 10 * GIB + CONTEXT
+    wanted = 10 * GIB + margin(10 * GIB, budget, "dry run")
 
     def at(total: int) -> str:
         return classify_fit(10 * GIB, MemoryBudget(name="", device="cuda", source="card", total=total), "dry run")
@@ -92,13 +92,13 @@ def test_memory_used_by_others_is_not_available() -> None:
 
 
 def test_on_a_cpu_the_process_needs_memory_too() -> None:
-    room = memory(2)
-    assert classify_fit(2 * GIB - PROCESS, room, "dry run") == "tight"
-    assert classify_fit(2 * GIB - PROCESS + 1, room, "dry run") == "does not fit"
+    budget = memory(2)
+    assert classify_fit(2 * GIB - PROCESS, budget, "dry run") == "tight"
+    assert classify_fit(2 * GIB - PROCESS + 1, budget, "dry run") == "does not fit"
 
 
 def test_an_underestimate_of_a_tenth_needs_a_margin_of_a_ninth() -> None:
-    assert MeasuredError(None, 0.1, 0.1, "").room_for(900) == 100
+    assert MeasuredError(None, 0.1, 0.1, "").margin_for(900) == 100
 
 
 def estimate(static: int, training: int, evaluation: int) -> MemoryEstimate:
@@ -127,7 +127,7 @@ def test_a_corrected_formula_equals_the_dry_run_at_its_point() -> None:
 def test_evaluation_must_fit_on_a_cpu_but_not_on_a_gpu() -> None:
     small = {"evaluation__batch": 64, "evaluation__max_new_tokens": 2048}
     rows = StepShape(count=4, length=200, answer=20, prompt=180)
-    with_card, without = (asked("lora", room, LLAMA_1B, rows, **small) for room in (card(9), memory(9)))
+    with_card, without = (asked("lora", budget, LLAMA_1B, rows, **small) for budget in (card(9), memory(9)))
     assert with_card.light().evaluation.total > with_card.light().training.total
     assert with_card.light().peak == with_card.light().training.total
     assert without.light().peak == without.light().evaluation.total
@@ -144,7 +144,7 @@ def test_settings_are_applied_to_a_configuration() -> None:
     assert (changed.train.max_length, changed.optimizer.name, changed.method) == (64, "adamw_8bit", "full")
 
 
-@pytest.mark.parametrize("case", ALL[::7], ids=lambda case: f"{case.config.method} {case.room.total >> 30}")
+@pytest.mark.parametrize("case", ALL[::7], ids=lambda case: f"{case.config.method} {case.budget.total >> 30}")
 def test_more_memory_never_makes_it_not_fit(case: FitQuery) -> None:
     order = ["does not fit", "tight", "fits"]
     peak = case.peak()
@@ -191,7 +191,9 @@ def test_every_change_that_is_proposed_makes_it_fit() -> None:
             settings = dict(change.settings)
             start = case
             if settings.pop("method", None):
-                start = FitQuery(qlora[0], case.table, case.rows, case.room).with_micro_batch(case.light().micro_batch)
+                start = FitQuery(qlora[0], case.table, case.rows, case.budget).with_micro_batch(
+                    case.light().micro_batch
+                )
             length = settings.pop("train.max_length", None)
             applied = start.with_settings(settings)
             applied = applied.with_length(length) if length else applied
@@ -230,12 +232,12 @@ def test_if_no_single_change_suffices_several_are_combined() -> None:
 
 
 def test_an_automatic_micro_batch_leaves_the_margin_if_possible() -> None:
-    room = card(44.5)
-    open_ = asked("lora", room, train__gradient_checkpointing=False)
+    budget = card(44.5)
+    open_ = asked("lora", budget, train__gradient_checkpointing=False)
     chosen = with_micro_batch(open_)
     assert 1 <= chosen.config.train.micro_batch < largest_micro_batch(open_).value  # type: ignore[operator]
     assert chosen.fits_safely()
-    assert with_micro_batch(asked("lora", room, train__micro_batch=3)).config.train.micro_batch == 3
+    assert with_micro_batch(asked("lora", budget, train__micro_batch=3)).config.train.micro_batch == 3
     assert with_micro_batch(asked("full", card(8))).config.train.micro_batch == 1
 
 
@@ -249,9 +251,9 @@ def test_rows_are_limited_by_preset_and_model() -> None:
 
 def test_a_quick_plan_has_three_methods_and_a_gpu_for_what_does_not_fit() -> None:
     configs = [config(method) for method in method_names()]
-    plan = quick_plan(PlanQuery(configs=configs, qlora=configs[0], room=card(22.5), length=1024), LLAMA_8B)
-    assert [outlook.method for outlook in plan.outlooks] == list(method_names())
-    qlora, lora, full = plan.outlooks
+    plan = quick_plan(PlanQuery(configs=configs, qlora=configs[0], budget=card(22.5), length=1024), LLAMA_8B)
+    assert [method_plan.method for method_plan in plan.methods] == list(method_names())
+    qlora, lora, full = plan.methods
     assert full.verdict == "does not fit" and full.card == "A100 80GB"
     assert qlora.verdict != "does not fit" and not qlora.changes and not qlora.card
     assert lora.best.tier == "formula" and plan.rows_from == "asked"

@@ -39,24 +39,24 @@ def asked(question: PlanQuery) -> MemoryPlan:
 def test_a_configuration_is_enough(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**TINY, "model_type": "llama"}))
     configs = [config(method, model__id=str(tmp_path)) for method in ("qlora", "full")]
-    found = asked(PlanQuery(configs=configs, qlora=configs[0], room=ROOM, data_given=False))
+    found = asked(PlanQuery(configs=configs, qlora=configs[0], budget=ROOM, data_given=False))
     assert (found.rows.length, found.rows_from) == (512, "max_length")
     assert "no tokenizer" in found.why
-    assert [outlook.method for outlook in found.outlooks] == ["qlora", "full"]
-    for outlook in found.outlooks:
-        assert outlook.dry_run and outlook.verdict == "fits" and outlook.micro_batch.bound == "all"
-        assert outlook.dry_run.training.total == pytest.approx(outlook.formula.training.total, rel=0.25)
-        assert outlook.dry_run.parameters == outlook.formula.parameters == found.outlooks[-1].formula.trainable
+    assert [method_plan.method for method_plan in found.methods] == ["qlora", "full"]
+    for method_plan in found.methods:
+        assert method_plan.dry_run and method_plan.verdict == "fits" and method_plan.micro_batch.bound == "all"
+        assert method_plan.dry_run.training.total == pytest.approx(method_plan.formula.training.total, rel=0.25)
+        assert method_plan.dry_run.parameters == method_plan.formula.parameters == found.methods[-1].formula.trainable
 
 
 def test_a_catalog_model_that_cannot_be_downloaded_is_planned_by_its_shape() -> None:
     configs = [config("lora", model__id="smollm2-135m", train__max_length=256)]
-    found = asked(PlanQuery(configs=configs, room=ROOM))
-    assert found.outlooks[0].dry_run and (found.rows.length, found.rows_from) == (256, "max_length")
+    found = asked(PlanQuery(configs=configs, budget=ROOM))
+    assert found.methods[0].dry_run and (found.rows.length, found.rows_from) == (256, "max_length")
     assert "tokenizer" in found.why
     assert any("smollm2-135m" in note and "catalog" in note for note in found.notes)
     with pytest.raises(UserError) as error:
-        asked(PlanQuery(configs=[config("lora", model__id="nobody/nothing")], room=ROOM))
+        asked(PlanQuery(configs=[config("lora", model__id="nobody/nothing")], budget=ROOM))
     assert error.value.code == "model.offline"
 
 
@@ -64,7 +64,7 @@ def test_rows_are_the_longest_of_the_data(tmp_path: Path) -> None:
     """Rows, steps and tokens equal those of a run (`engine.worker.workload`)."""
     configs = [config("lora", train__epochs=2.0)]
     found = asked(
-        PlanQuery(configs=configs, room=MemoryBudget(name="here", device="cpu", source="system", total=8 * GIB))
+        PlanQuery(configs=configs, budget=MemoryBudget(name="here", device="cpu", source="system", total=8 * GIB))
     )
     survey = ask("ladder.survey", {"config": msgspec.to_builtins(configs[0])})["work"]
     assert found.rows_from == "data" and found.work
@@ -79,7 +79,7 @@ def test_rows_are_the_longest_of_the_data(tmp_path: Path) -> None:
 def test_unreadable_data_is_an_error_if_named_and_else_a_note(tmp_path: Path) -> None:
     def question(given: bool) -> PlanQuery:
         configs = [config("lora", data__id=str(tmp_path / "gone.jsonl"))]
-        return PlanQuery(configs=configs, room=ROOM, data_given=given)
+        return PlanQuery(configs=configs, budget=ROOM, data_given=given)
 
     with pytest.raises(UserError, match=r"gone\.jsonl"):
         asked(question(given=True))
@@ -92,12 +92,12 @@ def test_an_automatic_micro_batch_is_the_largest_that_fits(tmp_path: Path, metho
     (tmp_path / "config.json").write_text(json.dumps({**TINY, "model_type": "llama", "vocab_size": 128256}))
     small = MemoryBudget(name="small", device="cuda", source="listed", total=int(1.2 * GIB))
     settings = {"model__id": str(tmp_path), "train__batch": 32, "optimizer__name": "adamw_8bit"}
-    question = PlanQuery(configs=[config(method, **settings)], room=small, length=256)
-    (outlook,) = asked(question).outlooks
-    assert outlook.dry_run
-    assert 1 <= outlook.dry_run.micro_batch < 32
-    assert outlook.dry_run.peak <= small.total
-    assert outlook.verdict != "does not fit"
+    question = PlanQuery(configs=[config(method, **settings)], budget=small, length=256)
+    (method_plan,) = asked(question).methods
+    assert method_plan.dry_run
+    assert 1 <= method_plan.dry_run.micro_batch < 32
+    assert method_plan.dry_run.peak <= small.total
+    assert method_plan.verdict != "does not fit"
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_an_automatic_micro_batch_is_the_largest_that_fits(tmp_path: Path, metho
 def test_what_cannot_be_planned_is_a_user_error(tmp_path: Path, table: dict[str, Any], codes: list[str]) -> None:
     (tmp_path / "config.json").write_text(json.dumps(table))
     with pytest.raises(UserError) as error:
-        asked(PlanQuery(configs=[config("lora", model__id=str(tmp_path))], room=ROOM))
+        asked(PlanQuery(configs=[config("lora", model__id=str(tmp_path))], budget=ROOM))
     assert error.value.code in codes
 
 

@@ -39,18 +39,18 @@ ROWS = [row(5 + 7 * number % 40, 1 + number % 4) for number in range(20)]
 
 
 class Tight(AnswerTrainer):
-    """Simulates a device of limited size: micro-batches of more rows than `room` do not fit."""
+    """Simulates a device of limited size: micro-batches of more rows than `budget` do not fit."""
 
-    room = 99
+    budget = 99
 
     def pass_through(self, model: Any, portion: list[Row], total_weight: float) -> torch.Tensor:
-        if len(portion) > self.room:
+        if len(portion) > self.budget:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return super().pass_through(model, portion, total_weight)
 
 
 def trained(
-    folder: Path, look: Callable[[Probe], Probed | None], optimizer_name: str = "adamw", room: int = 99, **how: Any
+    folder: Path, look: Callable[[Probe], Probed | None], optimizer_name: str = "adamw", budget: int = 99, **how: Any
 ) -> tuple[list[torch.Tensor], AnswerTrainer]:
     """Three steps of four rows of a small model with dropout, after `look`; returns its weights and the trainer."""
     config = schema.Config(
@@ -70,7 +70,7 @@ def trained(
         tokenizer=Numbers(), hooks=hooks, model=model, optimizers=(optimizer, None),
         args=training_arguments(config, schedule, folder, "cpu", False),
     )  # fmt: skip
-    trainer.room = room
+    trainer.budget = budget
     own = WorstCaseBatches(LAYOUT, longest_step(ROWS, schedule, 0, 4, LAYOUT), [], [], 1, PAD)
     meters = Meters(lambda memory: None, None)
     meters.model_begins()
@@ -106,14 +106,14 @@ def test_a_probe_leaves_no_gradient_no_state_and_the_same_random_state(tmp_path:
 @pytest.mark.parametrize(("name", "kept"), [("adamw_8bit", "state1"), ("paged_adamw_8bit", "remainder")])
 def test_micro_batches_are_probed_with_optimizer_state(name: str, kept: str, tmp_path: Path) -> None:
     """As in all steps except the first. Of paged state only the part in torch's pool."""
-    beside: list[bool] = []
+    process_overhead: list[bool] = []
 
     def look(probe: Probe) -> None:
         whole = probe.trainer.pass_through
 
         def spied(*of: Any) -> torch.Tensor:
             matrices = [parameter for parameter in probe.trainer.model.parameters() if parameter.ndim > 1]
-            beside.append(all(kept in probe.optimizer.state.get(matrix, {}) for matrix in matrices))
+            process_overhead.append(all(kept in probe.optimizer.state.get(matrix, {}) for matrix in matrices))
             return whole(*of)
 
         probe.trainer.pass_through = spied  # type: ignore[method-assign]
@@ -121,18 +121,18 @@ def test_micro_batches_are_probed_with_optimizer_state(name: str, kept: str, tmp
         probe.trainer.pass_through = whole  # type: ignore[method-assign]
 
     trained(tmp_path, look, name, dtype=torch.bfloat16)
-    assert beside and all(beside)
+    assert process_overhead and all(process_overhead)
 
 
 def test_micro_batches_that_do_not_fit_are_halved_before_the_first_step(tmp_path: Path) -> None:
     steps: list[int] = []
-    _, trainer = trained(tmp_path, lambda probe: (probe.run(), steps.append(probe.trainer.micro_batch)), room=1)  # type: ignore[arg-type, func-returns-value]
+    _, trainer = trained(tmp_path, lambda probe: (probe.run(), steps.append(probe.trainer.micro_batch)), budget=1)  # type: ignore[arg-type, func-returns-value]
     assert steps == [1] and trainer.micro_batch == 1
 
 
 def test_one_row_that_does_not_fit_ends_the_run_before_training(tmp_path: Path) -> None:
     with pytest.raises(OutOfMemory):
-        trained(tmp_path, lambda probe: probe.run(), room=0)
+        trained(tmp_path, lambda probe: probe.run(), budget=0)
 
 
 def test_on_a_cpu_what_is_predicted_not_to_fit_is_not_run(tmp_path: Path) -> None:

@@ -97,8 +97,8 @@ def test_plain_terminals_get_ascii(model: str, how: dict[str, str]) -> None:
 def test_json_has_every_documented_field(model: str) -> None:
     found = json.loads(quick("--model", model, "--gpu", "4090", "--json", "--length", "512").stdout)
     page = (DOCS / "plan-json.md").read_text()
-    names = set(found) | set(found["outlooks"][0]) | set(found["room"]) | set(found["outlooks"][0]["time"])
-    names |= set(found["outlooks"][0]["formula"]) | set(found["outlooks"][2]["changes"][0])
+    names = set(found) | set(found["methods"][0]) | set(found["budget"]) | set(found["methods"][0]["time"])
+    names |= set(found["methods"][0]["formula"]) | set(found["methods"][2]["changes"][0])
     assert not {name for name in names if f"`{name}`" not in page}
     assert found["rows"]["length"] == 512 and found["rows_from"] == "asked"
 
@@ -169,7 +169,7 @@ def test_time_and_cost_come_from_finished_runs(tmp_path: Path) -> None:
     plan.work = TrainingWork(rows=1, steps=1, tokens=3_600_000)
     time = command.estimated_times(plan, query.configs, list(history.results(runs)))["lora"]
     assert (time.seconds, time.low, time.high, time.runs) == (2400, 1800, 3600, 3)
-    price = plan.room.price_per_hour
+    price = plan.budget.price_per_hour
     assert price and time.cost_low == pytest.approx(price / 2) and time.cost_high == pytest.approx(price)
 
 
@@ -177,8 +177,8 @@ def test_a_single_run_gives_a_range_over_its_steps(tmp_path: Path) -> None:
     made_run(tmp_path, "lora", 3300.0, "a card")
     (run,) = run_dir.iterate(tmp_path)
     write_events(run, "lora", 0)
-    room = MemoryBudget(name="a card", device="cuda", source="card", total=GIB)
-    pace = history.throughput(list(history.results(tmp_path)), "tiny", "lora", room)
+    budget = MemoryBudget(name="a card", device="cuda", source="card", total=GIB)
+    pace = history.throughput(list(history.results(tmp_path)), "tiny", "lora", budget)
     assert pace and pace.runs == 1 and pace.low < 3300 < pace.high
 
 

@@ -41,9 +41,9 @@ def card(total: int, used: int = 0) -> MemoryBudget:
 
 
 def prospect(
-    runs: Path, report: DataCheck | None = None, room: MemoryBudget | None = None, **how: Any
+    runs: Path, report: DataCheck | None = None, budget: MemoryBudget | None = None, **how: Any
 ) -> LaunchPreview:
-    scene = LaunchContext(runs, room or card(80 * GIB), how.pop("foreign", ()), how.pop("turns", ()))
+    scene = LaunchContext(runs, budget or card(80 * GIB), how.pop("foreign", ()), how.pop("turns", ()))
     choice = Choice(**{"preset": "demo-lora", **how})
     return run_preview(choice.name, choice.effective(), scene, report or DataCheck(ANSWER))
 
@@ -92,10 +92,10 @@ def test_every_component_of_memory_is_labeled(tmp_path: Path) -> None:
 
 
 def test_a_memory_problem_has_a_fix_and_does_not_block(tmp_path: Path) -> None:
-    found = prospect(tmp_path, preset="qwen2.5-7b-full", room=card(24 * GIB), data="tickets")
+    found = prospect(tmp_path, preset="qwen2.5-7b-full", budget=card(24 * GIB), data="tickets")
     (problem,) = [one for one in found.problems if one.code == "memory.does_not_fit"]
     assert "LoRA or QLoRA" in problem.do and not problem.blocking
-    held = prospect(tmp_path, room=card(24 * GIB, 23 * GIB + 900 * (1 << 20)))
+    held = prospect(tmp_path, budget=card(24 * GIB, 23 * GIB + 900 * (1 << 20)))
     assert "in use by others" in said(held)
 
 
@@ -104,11 +104,11 @@ def test_a_suggested_setting_makes_it_fit(tmp_path: Path) -> None:
     config = Choice("smollm2-full", data="tickets").effective().config
     whole = forecast(config, find_model(config.model), card(80 * GIB)).estimate
     assert whole is not None
-    room = card(int(0.8 * whole.peak))
-    (problem,) = [one for one in prospect(tmp_path, room=room, **how).problems if one.code == "memory.does_not_fit"]
+    budget = card(int(0.8 * whole.peak))
+    (problem,) = [one for one in prospect(tmp_path, budget=budget, **how).problems if one.code == "memory.does_not_fit"]
     key, _, value = problem.do.partition(" (")[0].partition(" = ")
     settings = {key: int(value) if value.isdigit() else value == "true"}
-    assert "memory.does_not_fit" not in codes(prospect(tmp_path, room=room, settings=settings, **how))
+    assert "memory.does_not_fit" not in codes(prospect(tmp_path, budget=budget, settings=settings, **how))
 
 
 @pytest.mark.parametrize(

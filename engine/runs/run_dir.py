@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import msgspec
 import tomli
@@ -159,23 +159,24 @@ class RunSection(msgspec.Struct):
     started_in: str = ""
 
 
-def create(
-    runs: Path,
-    preset: str,
-    effective: Effective,
-    wait: bool = True,
-    work: str = "",
-    split_version: int = SPLIT_VERSION,
-    data_fingerprint: str = "",
-    started_in: str | None = None,
-) -> RunDir:
-    """Create a run directory (mode 0700) with its frozen configuration.
+class LaunchFields(TypedDict, total=False):
+    """What `run.toml` records of a launch next to the configuration."""
 
-    `work` is the fingerprint by which a ladder finds the run again. `split_version` is an older one only for runs of a
-    ladder that was started under it. `data_fingerprint` is that of the rows that a check showed, '' without a check.
-    `started_in` is the working directory by default; a ladder's process, which works in its own, passes the ladder's.
-    """
-    text = frozen_text(preset, effective, wait, work, split_version, data_fingerprint, started_in)
+    wait: bool
+    """Whether the run waits in the device queue; True by default."""
+    work: str
+    """Fingerprint by which a ladder finds the run again."""
+    split_version: int
+    """An older version only for runs of a ladder that was started under it."""
+    data_fingerprint: str
+    """Fingerprint of the rows that a check showed; '' without a check."""
+    started_in: str | None
+    """Working directory by default; a ladder's process, which works in its own, passes the ladder's."""
+
+
+def create(runs: Path, preset: str, effective: Effective, **launch: Unpack[LaunchFields]) -> RunDir:
+    """Create a run directory (mode 0700) with its frozen configuration."""
+    text = frozen_text(preset, effective, **launch)
     return RunDir(folder.make(runs, preset, effective.config.method, "run.toml", text))
 
 
@@ -188,7 +189,7 @@ def frozen_text(
     data_fingerprint: str = "",
     started_in: str | None = None,
 ) -> str:
-    """The text of `run.toml`; the parameters are those of `create`."""
+    """The text of `run.toml`; the parameters are those of `LaunchFields`."""
     import tomli_w  # only needed to start a run
 
     values = set_values(effective.config)

@@ -19,7 +19,8 @@ from engine.runs import end_record, locks
 from engine.runs.config_check import check_unchanged
 from engine.runs.device_queue import wait_for_device
 from engine.runs.end_record import EndRecord
-from engine.runs.events import End, Error, EventLog, Hello, Phase
+from engine.runs.event_log import EventLog
+from engine.runs.events import End, Error, Hello, Phase
 from engine.runs.run_dir import (
     FrozenRun,
     RunDir,

@@ -15,6 +15,7 @@ from made_ladder import made_ladder
 import engine
 from engine.config.preset_library import effective
 from engine.runs import events, run_dir
+from engine.runs.event_log import EventLog
 from engine.runs.ladder import VerdictSentence
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
@@ -152,7 +153,7 @@ def _runs(runs: Path) -> RunDir:
 
 def _died(runs: Path) -> RunDir:
     run = run_dir.create(runs, "demo-lora", effective("demo-lora", None, {}))
-    log = events.EventLog(run.events_file)
+    log = EventLog(run.events_file)
     log.write(events.Hello(pid=1, host=strings("e")[0], version="0"))
     for text in strings("e"):
         log.write(events.Phase(name="data", note=text))

@@ -25,7 +25,8 @@ from engine.config.schema import Config
 from engine.config.split_version import OLDEST_SPLIT_VERSION, SPLIT_VERSION
 from engine.runs import end_record, folder
 from engine.runs.end_record import EndRecord
-from engine.runs.events import End, Event, EventLog, decode
+from engine.runs.event_log import EventLog
+from engine.runs.events import End, Event, decode
 from engine.runs.folder import Folder
 from engine.runs.follow import Follower
 from engine.runs.result import Result, decode_result

@@ -24,6 +24,7 @@ from engine.methods.machine import this_machine
 from engine.methods.model_config import config_of
 from engine.methods.tokenizer import load_tokenizer
 from engine.runs import events
+from engine.runs.event_log import EventLog
 from engine.runs.run_dir import FrozenRun, RunDir
 from engine.runs.stop_request import StopRequest
 from engine.training import checkpoints
@@ -39,7 +40,7 @@ from engine.worker.run_context import RunContext
 from engine.worker.training_phase import train
 
 
-def work(run_dir: RunDir, frozen: FrozenRun, log: events.EventLog, stopping: StopRequest) -> int:
+def work(run_dir: RunDir, frozen: FrozenRun, log: EventLog, stopping: StopRequest) -> int:
     """Execute the run and return the exit status of the process."""
     _silence_libraries()
     machine = this_machine()

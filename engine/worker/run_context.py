@@ -21,6 +21,7 @@ from engine.memory.probe import Probed
 from engine.methods.machine import Machine
 from engine.runs import end_record, events
 from engine.runs.end_record import EndRecord
+from engine.runs.event_log import EventLog
 from engine.runs.overlap import SplitOverlap
 from engine.runs.result import General, Score
 from engine.runs.result_builder import score_of
@@ -44,7 +45,7 @@ class RunContext:
 
     dir: RunDir
     frozen: FrozenRun
-    log: events.EventLog
+    log: EventLog
     stopping: StopRequest
     machine: Machine
     meters: Meters

@@ -18,6 +18,7 @@ import msgspec
 
 from engine.config import preset_library
 from engine.runs import events, locks, run_dir
+from engine.runs.event_log import EventLog
 from engine.runs.result import Interval, Score
 from engine.runs.run_dir import RunDir
 
@@ -68,7 +69,7 @@ def live(runs: Path, rate: float, seconds: float) -> None:
     """Simulate a run in real time; holds its lock until it ends."""
     run = make(runs)
     held = locks.hold(run.lock_file, str(os.getpid()))
-    log, chance, steps = events.EventLog(run.events_file), random.Random(0), int(rate * seconds)
+    log, chance, steps = EventLog(run.events_file), random.Random(0), int(rate * seconds)
     assert held is not None
     for event in opening(steps):
         log.write(event)

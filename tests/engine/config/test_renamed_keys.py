@@ -18,7 +18,8 @@ from engine.config.renamed_keys import RENAMED_KEYS, RENAMED_VALUES, current_val
 from engine.config.schema import Config
 from engine.ladder.identity import identity
 from engine.runs.config_check import check_unchanged
-from engine.runs.events import EventLog, Hello
+from engine.runs.event_log import EventLog
+from engine.runs.events import Hello
 from engine.runs.ladder_dir import LadderDir, create
 from engine.runs.ladder_plan import make_plan
 from engine.runs.run_dir import RunDir, read_frozen

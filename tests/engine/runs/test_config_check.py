@@ -14,7 +14,8 @@ from engine.config.preset_library import effective
 from engine.config.schema import Config
 from engine.runs import launch, run_dir
 from engine.runs.config_check import check_unchanged
-from engine.runs.events import EventLog, Hello
+from engine.runs.event_log import EventLog
+from engine.runs.events import Hello
 from engine.runs.run_dir import RunDir
 
 

@@ -14,7 +14,8 @@ from textual.message import Message
 from engine.config.preset_library import effective
 from engine.runs import end_record, ladder_dir, locks, run_dir
 from engine.runs.end_record import SIZE, EndRecord
-from engine.runs.events import End, EventLog, Phase
+from engine.runs.event_log import EventLog
+from engine.runs.events import End, Phase
 from engine.runs.ladder import Ladder
 from engine.runs.ladder_plan import make_plan
 from engine.runs.run_dir import RunDir

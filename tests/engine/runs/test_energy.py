@@ -7,6 +7,7 @@ from pathlib import Path
 from engine.ladder.runner import worked_joules
 from engine.runs import events
 from engine.runs.energy import PhaseEnergy
+from engine.runs.event_log import EventLog
 from engine.runs.follow import stream
 from engine.runs.result import Result
 
@@ -16,7 +17,7 @@ def memory(energy: float | None) -> events.Memory:
 
 
 def log(folder: Path, *logged: events.Event) -> Path:
-    written = events.EventLog(folder / "events.jsonl")
+    written = EventLog(folder / "events.jsonl")
     for event in logged:
         written.write(event)
     return folder / "events.jsonl"

@@ -13,7 +13,7 @@ from places import TESTS
 from engine.config.preset_library import effective
 from engine.runs import events, run_dir
 from engine.runs.end_record import EndRecord
-from engine.runs.events import EventLog
+from engine.runs.event_log import EventLog
 from engine.runs.result import Predicted, Result
 from engine.runs.run_dir import RunDir
 

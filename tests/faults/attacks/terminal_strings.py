@@ -13,6 +13,7 @@ from subcommands import subcommands
 
 from engine.config import preset_library
 from engine.runs import events, run_dir
+from engine.runs.event_log import EventLog
 from faults.attacks.terminal_report import (
     Report,
     draw_strings,
@@ -124,7 +125,7 @@ def fill(folder: Path, env: dict[str, str], given: list[str]) -> None:
         slot = f"slot = {number + 1}\n" if number < 9 else ""
         (presets / f"k{number}.toml").write_text(f"title = {quoted}\nabout = {quoted}\n{slot}{broken}")
     run = run_dir.create(folder / "ftbench_runs", "demo-lora", preset_library.effective("demo-lora", None, {}))
-    log = events.EventLog(run.events_file)
+    log = EventLog(run.events_file)
     for text in given:
         log.write(events.Phase(name="waiting", note=text))
         log.write(events.Phase(name=text))

@@ -1,0 +1,72 @@
+"""The writer of `events.jsonl`: appends complete lines, also after a killed writer or on an almost full disk."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from engine.runs.events import Event, decode
+from engine.runs.renamed_fields import SCHEMA_VERSION
+
+E = TypeVar("E", bound=Event)
+
+_encode = msgspec.json.Encoder().encode
+
+
+class EventLog:
+    """Appends events to `events.jsonl`, one write per event; the only writer of that file."""
+
+    def __init__(self, path: Path) -> None:
+        self._seq = _last_seq(path)
+        self._lock = threading.Lock()  # the meters write from another thread
+        self._started = time.monotonic()
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        if _is_torn(path):
+            os.write(self._file, b"\n")  # end the partial line of a killed writer, or our first line would extend it
+
+    def write(self, event: E) -> E:
+        """Set `seq`, `t` and `elapsed` and append the event. Raises OSError on a full disk, leaving no partial line."""
+        with self._lock:
+            event.v, event.seq, event.t = SCHEMA_VERSION, self._seq + 1, time.time()
+            event.elapsed = round(time.monotonic() - self._started, 6)
+            self._append(_encode(event) + b"\n")
+            self._seq += 1
+        return event
+
+    def _append(self, line: bytes) -> None:
+        size = os.fstat(self._file).st_size
+        written = 0
+        try:
+            while written < len(line):  # an almost full disk accepts a part of the line
+                written += os.write(self._file, line[written:])
+        except OSError:
+            if written:
+                os.ftruncate(self._file, size)
+            raise
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+def _is_torn(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
+def _last_seq(path: Path) -> int:
+    """The highest `seq` in the last megabyte of an existing log, else 0."""
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1_000_000))
+        events = [decode(line) for line in file.read().splitlines()]
+    return max((event.seq for event in events if event), default=0)

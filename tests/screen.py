@@ -16,7 +16,8 @@ from pathlib import Path
 import pyte
 from command import FTBENCH
 
-KEYS = {"enter": "\r", "escape": "\x1b", "tab": "\t", "up": "\x1b[A", "down": "\x1b[B", "ctrl+p": "\x10", "space": " "}
+KEYS = {"enter": "\r", "escape": "\x1b", "tab": "\t", "up": "\x1b[A", "down": "\x1b[B", "space": " "}
+KEYS |= {f"ctrl+{letter}": chr(ord(letter) & 31) for letter in "abcdefghijklmnopqrstuvwxyz"}
 
 
 class Terminal:
@@ -73,6 +74,15 @@ class Terminal:
         while time.monotonic() < deadline:
             if not self._take():
                 time.sleep(0.01)
+
+    def settle(self, quiet: float = 0.4, seconds: float = 8.0) -> None:
+        """Read output until the screen is the same for `quiet` seconds, at most for `seconds`: a clock may tick on it."""
+        deadline = time.monotonic() + seconds
+        before, since = self.text, time.monotonic()
+        while time.monotonic() < min(deadline, since + quiet):
+            self.read(0.05)
+            if self.text != before:
+                before, since = self.text, time.monotonic()
 
     def _take(self) -> bool:
         try:

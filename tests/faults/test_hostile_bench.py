@@ -25,11 +25,11 @@ SCREENS = {
     "AskScreen": "y yes",
     "BenchScreen": "press 1-9",
     "CompareScreen": "comparison of",
-    "InspectorScreen": "trained",
+    "InspectorScreen": "special tokens bold",
     "LadderScreen": "o report",
     "LaunchScreen": "─ launch ─",
     "NameScreen": "enter save",
-    "PickerScreen": "a Hub id has the form",
+    "PickerScreen": "type to filter",
     "PresetsScreen": "presets; yours",
     "RunsScreen": "runs in",
     "SmallScreen": "Terminal too small",
@@ -48,10 +48,10 @@ def walk(terminal: Terminal, commands: Sequence[Command], seen: list[str]) -> No
             continue
         first = command.keys.split(",")[0]
         terminal.press({"question_mark": "?", "slash": "/"}.get(first, first))
-        terminal.read(0.4)
+        terminal.settle()
         seen.append(terminal.text)
         terminal.press("escape")
-        terminal.read(0.2)
+        terminal.settle()
 
 
 def open_and_walk(
@@ -60,14 +60,14 @@ def open_and_walk(
     """Open a screen, wait until it is loaded, press its keys, and go back."""
     terminal.press(*keys)
     terminal.wait(shows)
-    terminal.read(1.0)
+    terminal.settle()
     seen.append(terminal.text)
     walk(
         terminal, [command for command in TABLES[group] if command.id.startswith(VIEW_COMMANDS)] if group else (), seen
     )
     if shows in terminal.text:
         terminal.press(back)
-        terminal.read(0.5)
+        terminal.settle()
 
 
 def visit_every_screen(terminal: Terminal, seen: list[str]) -> None:
@@ -78,13 +78,15 @@ def visit_every_screen(terminal: Terminal, seen: list[str]) -> None:
         seen.append(terminal.text)
     open_and_walk(terminal, ["r"], "runs in", "", seen, "enter")  # attaches
     terminal.wait("ended before")
-    for key in ("?", "ctrl+p", "c", "v", "b", "M"):
+    for key, shows in (("?", "everywhere"), ("ctrl+p", "Search"), ("c", ""), ("v", ""), ("b", ""), ("M", "")):
         terminal.press(key)
-        terminal.read(0.6)
+        terminal.wait(shows)
+        terminal.settle()
         seen.append(terminal.text)
         terminal.press("escape")
+        terminal.wait(lambda shows=shows: not shows or shows not in terminal.text)
     terminal.press("f", MARK, "enter", "n", "N", "escape", "o")
-    terminal.read(1.0)
+    terminal.settle()
     seen.append(terminal.text)
     terminal.press("y", "Y", "o", "/", MARK, "enter")
     seen.append(terminal.text)
@@ -101,8 +103,8 @@ def visit_every_screen(terminal: Terminal, seen: list[str]) -> None:
     terminal.press("escape")
     open_and_walk(terminal, ["l"], "o report", "ladder", seen)
     terminal.press("d", "down", "down")
-    open_and_walk(terminal, ["enter"], "in the loss", "inspector", seen)
-    open_and_walk(terminal, ["d", "a"], "jsonl", "picker", seen)
+    open_and_walk(terminal, ["enter"], "special tokens bold", "inspector", seen)
+    open_and_walk(terminal, ["d", "a"], "type to filter", "picker", seen)
     terminal.press("escape")
     terminal.resize(60, 20)
     terminal.wait("Terminal too small")

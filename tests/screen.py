@@ -76,7 +76,7 @@ class Terminal:
                 time.sleep(0.01)
 
     def settle(self, quiet: float = 0.4, seconds: float = 8.0) -> None:
-        """Read output until the screen is the same for `quiet` seconds, at most for `seconds`: a clock may tick on it."""
+        """Read output until the screen is the same for `quiet` seconds, at most for `seconds` (it may show a clock)."""
         deadline = time.monotonic() + seconds
         before, since = self.text, time.monotonic()
         while time.monotonic() < min(deadline, since + quiet):

@@ -15,7 +15,7 @@ from engine.config.schema import Config
 from engine.data.tokens import IGNORED, Row
 from engine.evaluation.score import row_losses
 from engine.runs.result import General
-from engine.training.batches import Packing, answer_tokens
+from engine.training.collation import Packing, answer_tokens
 
 MAX_PASSAGE_TOKENS = 512
 """Longer passages are truncated."""

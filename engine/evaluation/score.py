@@ -21,9 +21,10 @@ from engine.evaluation.metrics import best_score
 from engine.evaluation.row_loss import RowLoss
 from engine.evaluation.worst_case import longest_answers, run_worst_case
 from engine.runs.result import Interval, Score
-from engine.training.batches import Packing, answer_tokens, collate, held_out_batches, loss_weight
+from engine.training.batches import held_out_batches
+from engine.training.collation import IGNORED, Packing, answer_tokens, collate, loss_weight, targets_of, weights_of
 from engine.training.guards import OutOfMemory
-from engine.training.loss import answer_logits, answer_weights, keeps_logits
+from engine.training.loss import answer_logits, keeps_logits
 
 Progress = Callable[[int, int], None]
 """Called with rows done and total; may raise to end the evaluation."""
@@ -178,20 +179,26 @@ def vocabulary_of(model: torch.nn.Module) -> int:
 def _batch_losses(
     model: torch.nn.Module, rows: Sequence[Row], layout: Packing, pad: int, device: str, keep: bool
 ) -> list[RowLoss]:
-    batch = collate(rows, layout.packing, pad, device)
+    batch = collate(rows, layout, pad, device)
     logits, targets = answer_logits(model, batch, keep)  # (K, V), (K,)
     nll = torch.empty(len(targets), dtype=torch.float32, device=logits.device)
     step = max(1, (1 << 23) // logits.shape[-1])
     for start in range(0, len(targets), step):
         part = slice(start, start + step)
         nll[part] = torch.nn.functional.cross_entropy(logits[part].float(), targets[part], reduction="none")
-    weights = answer_weights(batch)
-    terms = nll.double() if weights is None else nll.double() * weights
-    counts = [answer_tokens(row) for row in rows]  # rows are in order in packed and padded batches
+    terms = (nll if batch.predictions is None else nll[batch.predictions]).double()  # of the tokens in the loss by row
+    if any(row.weights is not None for row in rows):
+        terms *= torch.tensor([weight for row in rows for weight in _answer_weights(row)], device=terms.device)
+    counts = [answer_tokens(row) for row in rows]
     return [
         RowLoss(float(part.sum()), count, loss_weight(row))
         for part, count, row in zip(terms.split(counts), counts, rows, strict=True)
     ]
+
+
+def _answer_weights(row: Row) -> list[float]:
+    """The loss weights of a row's tokens in the loss."""
+    return [weight for weight, target in zip(weights_of(row), targets_of(row), strict=True) if target != IGNORED]
 
 
 def timed(work: Callable[[], list[Item]]) -> tuple[list[Item], float]:

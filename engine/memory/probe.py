@@ -24,7 +24,7 @@ import torch
 
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches
 from engine.memory.formula.memory_budget import system_memory
-from engine.training.batches import loss_weight
+from engine.training.collation import loss_weight
 from engine.training.guards import first_line, free_memory, is_out_of_memory
 from engine.training.meters import Meters, uses_gpu
 from engine.training.trainer import AnswerTrainer

@@ -17,7 +17,7 @@ import torch
 
 from engine.config.batch_limits import CHUNK_ELEMENTS, SHAPE_MULTIPLE
 from engine.data.tokens import Row
-from engine.training.batches import IGNORED, MicroBatch, PackingMode, collate
+from engine.training.collation import IGNORED, MicroBatch, Packing, collate
 
 
 def logit_chunks(rows: int, vocabulary: int) -> list[slice]:
@@ -69,16 +69,15 @@ def keeps_logits(model: torch.nn.Module) -> bool:
 
 
 def answer_logits(model: torch.nn.Module, batch: MicroBatch, keep: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (K, V) and targets (K,) at the K positions of a micro-batch that predict a token in the loss."""
-    columns = batch.columns
+    """Logits (K, V) and targets (K,) of the K predictions of a micro-batch that are in the loss."""
+    columns, targets = batch.columns, batch.targets
     padding = columns[:1].expand(-len(columns) % SHAPE_MULTIPLE[columns.device.type])
     arguments = {"logits_to_keep": torch.cat([columns, padding])} if keep else {}
     logits = model(**batch.model_inputs, **arguments, use_cache=False).logits  # (B, padded columns or L, V)
-    targets = batch.targets[:, columns]
     logits = logits[:, : len(columns)] if keep else logits[:, columns]
+    if len(targets) == 1:  # every column predicts a token in the loss
+        return logits[0], targets[0]
     in_loss = targets != IGNORED
-    if in_loss.all():
-        return logits.flatten(0, 1), targets.flatten()
     return logits[in_loss], targets[in_loss]
 
 
@@ -94,27 +93,32 @@ def summed_loss(model: torch.nn.Module, batch: MicroBatch, keep: bool) -> torch.
 
 @dataclass(frozen=True)
 class Agreement:
-    """The loss of two rows, packed and one by one."""
+    """The loss of a few rows in one sequence, and one by one."""
 
-    flat: float
+    packed: float
     single: float
 
     @property
     def same(self) -> bool:
         """Whether the difference is within bf16 rounding; attention across rows differs by far more."""
-        return abs(self.flat - self.single) <= 0.02 * abs(self.single) + 1e-3
+        return abs(self.packed - self.single) <= 0.02 * abs(self.single) + 1e-3
+
+
+SINGLE = Packing("padded", 1)
 
 
 @torch.no_grad()
-def flattening_agreement(model: torch.nn.Module, rows: list[Row], pad: int, device: str, keep: bool) -> Agreement:
-    """Compare packed and separate losses: not every architecture separates packed rows by their position ids."""
+def packing_agreement(
+    model: torch.nn.Module, rows: list[Row], packing: Packing, pad: int, device: str, keep: bool
+) -> Agreement:
+    """Compare losses of rows in one sequence and alone: not every architecture keeps packed rows separate."""
     was_training = model.training
     model.eval()
 
-    def loss(rows: list[Row], packing: PackingMode) -> float:
+    def loss(rows: list[Row], packing: Packing) -> float:
         return float(summed_loss(model, collate(rows, packing, pad, device), keep))
 
     try:
-        return Agreement(loss(rows, "packed"), sum(loss([row], "padded") for row in rows))
+        return Agreement(loss(rows, packing), sum(loss([row], SINGLE) for row in rows))
     finally:
         model.train(was_training)

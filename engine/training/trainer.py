@@ -22,8 +22,9 @@ from engine.config import schema
 from engine.config.errors import UserError
 from engine.data.tokens import Row
 from engine.training import checkpoints
-from engine.training.batches import Packing, Schedule, StepDataset, collate, loss_weight, micro_batches
-from engine.training.batches import answer_tokens as answer_tokens_of
+from engine.training.batches import Schedule, StepDataset, micro_batches
+from engine.training.collation import Packing, collate, loss_weight
+from engine.training.collation import answer_tokens as answer_tokens_of
 from engine.training.guards import Diverged, OutOfMemory, first_line, free_memory, is_out_of_memory
 from engine.training.loss import keeps_logits, summed_loss
 
@@ -34,6 +35,9 @@ class StepFacts:
 
     loss: float = 0.0
     tokens: int = 0
+    """Tokens of the step's rows."""
+    computed_tokens: int = 0
+    """Tokens of the forward passes: padding included, shared prefixes once."""
     answer_tokens: int = 0
     seconds: float = 0.0
     grad_norm: float = 0.0
@@ -134,6 +138,7 @@ class AnswerTrainer(Trainer):
 
     def _accumulate(self, model: torch.nn.Module, rows: list[Row], total_weight: float) -> torch.Tensor:
         total = torch.zeros((), device=self.args.device)
+        self.hooks.facts.computed_tokens = 0
         for portion in micro_batches(rows, self.micro_batch, self.layout):
             total += self.pass_through(model, portion, total_weight)
         return total
@@ -143,7 +148,8 @@ class AnswerTrainer(Trainer):
 
         `total_weight`: sum of the loss weights of the step.
         """
-        batch = collate(portion, self.layout.packing, self.tokenizer.pad_token_id, self.args.device.type)
+        batch = collate(portion, self.layout, self.tokenizer.pad_token_id, self.args.device.type)
+        self.hooks.facts.computed_tokens += batch.tokens
         with self.compute_loss_context_manager():
             loss = summed_loss(model, batch, self.keep) / total_weight
         self.accelerator.backward(loss)

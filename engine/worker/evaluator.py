@@ -18,7 +18,7 @@ from engine.evaluation.generate import Generator, end_tokens
 from engine.evaluation.predictions import read_items, write_items
 from engine.evaluation.row_loss import mean_loss
 from engine.evaluation.score import Item, Scorer, item_losses, row_losses, timed
-from engine.training.batches import Packing
+from engine.training.collation import Packing
 from engine.worker.run_context import RunContext
 
 FINAL_ROWS = 512

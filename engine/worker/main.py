@@ -28,7 +28,8 @@ from engine.runs.event_log import EventLog
 from engine.runs.run_dir import FrozenRun, RunDir
 from engine.runs.stop_request import StopRequest
 from engine.training import checkpoints
-from engine.training.batches import Packing, choose_packing
+from engine.training.batches import choose_packing
+from engine.training.collation import Packing
 from engine.training.loss import flattening_agreement, keeps_logits
 from engine.training.meters import Meters, training_gpu
 from engine.worker.earlier_workers import earlier_workers

@@ -32,7 +32,7 @@ from engine.evaluation.score import Scorer
 from engine.methods.loading import load_weights
 from engine.methods.machine import this_machine
 from engine.methods.tokenizer import load_tokenizer
-from engine.training.batches import Packing
+from engine.training.collation import Packing
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Answers = Callable[[], list[str]]

@@ -18,7 +18,8 @@ from engine.memory.formula.method_plan import TrainingWork
 from engine.methods.locate import TOKENIZER_FILES, Located
 from engine.methods.machine import Machine
 from engine.methods.tokenizer import load_tokenizer
-from engine.training.batches import Packing, Schedule, choose_packing
+from engine.training.batches import Schedule, choose_packing
+from engine.training.collation import Packing
 
 MAX_BYTES = 16 << 20
 """Maximum bytes of files read for a plan: 1 MiB takes 1 s on one core (GSM8K with SmolLM2's tokenizer)."""

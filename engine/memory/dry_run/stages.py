@@ -17,7 +17,7 @@ from engine.memory.dry_run.memory_tracker import MemoryTracker
 from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer
 from engine.training import loss as loss_module
-from engine.training.batches import MicroBatch
+from engine.training.collation import MicroBatch
 from engine.training.loss import answer_logits, keeps_logits, summed_loss
 
 TRAINING, HELD_OUT, ANSWERING = "training", "held out", "answering"

@@ -13,7 +13,9 @@ from engine.data.tokenized import answer_tokens_of, lengths_of
 from engine.data.tokens import Row
 from engine.memory.dry_run.workload import StepTensors, answers_for
 from engine.memory.formula.estimate import StepShape
-from engine.training.batches import Packing, Schedule, answer_tokens, collate, held_out_batches, micro_batches
+from engine.training.batches import Schedule, held_out_batches, micro_batches
+from engine.training.collation import Packing, answer_tokens, collate
+from engine.training.segments import computed_tokens
 
 CANDIDATES = 8
 """Number of steps of each kind whose micro-batches are compared: those with the longest row, with the most tokens and
@@ -52,7 +54,7 @@ class WorstCaseBatches:
 
     def work(self, config: schema.Config, micro_batch: int) -> StepTensors:
         """Tensors for a dry run, on the CPU."""
-        portions, packing = self.portions(micro_batch), self.layout.packing
+        portions, packing = self.portions(micro_batch), self.layout
         held_out = self.held_out or portions[0]
         return StepTensors(
             self.layout,
@@ -68,7 +70,9 @@ def relative_memory(rows: Sequence[Row], layout: Packing) -> int:
     One row of logits needs about as much memory as the saved activations of one token in all layers.
     """
     lengths = [len(row.input_ids) for row in rows]
-    tokens = sum(lengths) if layout.packing == "packed" else len(rows) * max(lengths)
+    tokens = sum(lengths) if layout.one_sequence else len(rows) * max(lengths)
+    if layout.packing == "shared_prefix":
+        tokens = computed_tokens([row.input_ids for row in rows])
     return tokens + sum(map(answer_tokens, rows))
 
 

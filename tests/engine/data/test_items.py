@@ -23,7 +23,7 @@ from engine.evaluation.predictions import read_items, write_items
 from engine.evaluation.row_loss import mean_loss
 from engine.evaluation.score import Item, Scorer, item_losses, row_losses, summarize
 from engine.methods.tokenizer import load_tokenizer
-from engine.training.batches import Packing
+from engine.training.collation import Packing
 from engine.worker.provenance import items_fingerprint
 
 LAYOUT = Packing("padded", 2048)

@@ -17,7 +17,7 @@ from engine.evaluation.worst_case import longest_answers, run_worst_case
 from engine.memory.dry_run.dry_run import dry_run
 from engine.memory.formula.formula import formula
 from engine.training import batches
-from engine.training.batches import Packing
+from engine.training.collation import Packing
 
 sys.path.insert(0, str(BENCH))
 from planning.grid import SHAPES, case

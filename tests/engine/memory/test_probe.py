@@ -20,7 +20,8 @@ from engine.memory.probe import Probe, Probed, balanced_micro_batch
 from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer
 from engine.runs.result import Result
-from engine.training.batches import Packing, Schedule, micro_batches
+from engine.training.batches import Schedule, micro_batches
+from engine.training.collation import Packing
 from engine.training.guards import OutOfMemory
 from engine.training.meters import Meters
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments

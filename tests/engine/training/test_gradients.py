@@ -10,7 +10,7 @@ from engine.data.prepare import prepare
 from engine.methods import qlora
 from engine.methods.machine import this_machine
 from engine.methods.tokenizer import load_tokenizer
-from engine.training.batches import collate
+from engine.training.collation import collate
 from engine.training.loss import summed_loss
 
 

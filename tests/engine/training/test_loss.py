@@ -6,32 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
+from model_shapes import SHAPES, VOCABULARY
 
 from engine.data.tokens import Row
-from engine.training.batches import Packing, collate, loss_weight, micro_batches
-from engine.training.loss import SummedCrossEntropy, flattening_agreement, keeps_logits, summed_loss
-
-VOCABULARY = 211
-SMALL = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "pad_token_id": 0,
-}
-SHAPES = {
-    "llama": transformers.LlamaConfig(**SMALL),
-    "qwen2": transformers.Qwen2Config(**SMALL),
-    "qwen3": transformers.Qwen3Config(**SMALL, head_dim=16),
-    "gemma2": transformers.Gemma2Config(**SMALL, head_dim=16, sliding_window=8, query_pre_attn_scalar=16),
-    "gemma3": transformers.Gemma3TextConfig(**SMALL, head_dim=16, sliding_window=8, query_pre_attn_scalar=16),
-    "gpt2": transformers.GPT2Config(
-        vocab_size=VOCABULARY, n_positions=128, n_embd=64, n_layer=3, n_head=4, bos_token_id=1, eos_token_id=2
-    ),
-}
+from engine.training.batches import micro_batches
+from engine.training.collation import Packing, collate, loss_weight
+from engine.training.loss import SummedCrossEntropy, keeps_logits, packing_agreement, summed_loss
 
 
 @pytest.fixture(params=SHAPES)
@@ -59,6 +39,9 @@ def rows_of_lengths(*lengths: tuple[int, int]) -> list[Row]:
 ROWS = rows_of_lengths((9, 4), (3, 12), (17, 2), (5, 5), (11, 7))
 
 
+PACKED = Packing("packed", 1000)
+
+
 def reference(model: torch.nn.Module, rows: list[Row]) -> torch.Tensor:
     """Reference: right-padded rows, LM head at every position, mean over unmasked labels."""
     longest = max(len(row.input_ids) for row in rows)
@@ -76,8 +59,9 @@ def ours(model: torch.nn.Module, rows: list[Row], packing: str, micro_batch: int
     """A training step: micro-batches that each contribute a share of the batch's loss."""
     count = sum(map(loss_weight, rows))
     total = 0.0
-    for portion in micro_batches(rows, micro_batch, Packing(packing, 1000)):
-        loss = summed_loss(model, collate(portion, packing, 0, "cpu"), keeps_logits(model)) / count
+    layout = Packing(packing, 1000)
+    for portion in micro_batches(rows, micro_batch, layout):
+        loss = summed_loss(model, collate(portion, layout, 0, "cpu"), keeps_logits(model)) / count
         loss.backward()
         total += float(loss.detach())
     return total
@@ -97,7 +81,7 @@ def test_same_loss_and_gradients_as_padded_training(model: torch.nn.Module, pack
 
 
 def test_packed_rows_do_not_attend_to_each_other(model: torch.nn.Module) -> None:
-    assert flattening_agreement(model, ROWS[:2], 0, "cpu", keeps_logits(model)).same
+    assert packing_agreement(model, ROWS[:2], PACKED, 0, "cpu", keeps_logits(model)).same
 
 
 class Forgetful(torch.nn.Module):
@@ -117,7 +101,7 @@ class Forgetful(torch.nn.Module):
 
 def test_an_architecture_that_mixes_packed_rows_is_detected() -> None:
     torch.manual_seed(0)
-    assert not flattening_agreement(Forgetful(), ROWS[:2], 0, "cpu", keep=False).same
+    assert not packing_agreement(Forgetful(), ROWS[:2], PACKED, 0, "cpu", keep=False).same
 
 
 def test_without_logits_to_keep_the_padded_loss_is_the_same() -> None:

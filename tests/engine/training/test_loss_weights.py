@@ -17,7 +17,8 @@ from engine.data.tokens import Row
 from engine.evaluation.row_loss import mean_loss
 from engine.evaluation.score import Item, row_losses, summarize
 from engine.methods.tokenizer import load_tokenizer
-from engine.training.batches import Packing, Schedule, answer_tokens, loss_weight
+from engine.training.batches import Schedule
+from engine.training.collation import Packing, answer_tokens, loss_weight
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 
 WEIGHTS = (0.25, 1.0, 3.0, 0.1, 1.0)

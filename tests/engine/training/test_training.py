@@ -16,7 +16,8 @@ from engine.data.prepare import prepare
 from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer, paged_bytes
 from engine.methods.tokenizer import load_tokenizer
-from engine.training.batches import Packing, Schedule
+from engine.training.batches import Schedule
+from engine.training.collation import Packing
 from engine.training.guards import OutOfMemory, first_line, free_memory, is_out_of_memory
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 

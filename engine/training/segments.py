@@ -1,0 +1,184 @@
+"""Rows of a micro-batch as one sequence of segments, in which a prefix that several rows share is computed once.
+
+    [prefix | suffix 1 | suffix 2 | prefix of others | their prefix | suffix 3 | …]
+
+Segments are in depth-first order of the prefix tree of the rows. Hence the tokens of all rows that continue a segment
+follow it without a gap, from its end to its `reach`, and a token attends to: all tokens of the segments that its row
+consists of, up to itself. Without sharing every row is one segment. Positions count from the start of each row.
+
+The same idea for completions of one prompt: PrefixGrouper (arXiv:2506.05433).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+
+MIN_SHARED_TOKENS = 8
+"""A shorter common prefix is computed with every row: a segment costs calls of the attention kernel in all layers."""
+
+
+class Segment(NamedTuple):
+    """Columns of the sequence that some row, or all rows with a common prefix, consist of."""
+
+    start: int
+    end: int
+    """Column after its last token."""
+    reach: int
+    """Column after the last token of the rows that continue it; equals `end` if none does."""
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """Which tokens of a sequence attend to which."""
+
+    segments: tuple[Segment, ...]
+    """In depth-first order; they cover all columns."""
+
+    @property
+    def tokens(self) -> int:
+        return self.segments[-1].end
+
+    def mask(self, device: torch.device) -> torch.Tensor:
+        """(1, 1, T, T) boolean mask, for attention without support for segments."""
+        kept = self.__dict__.setdefault("_masks", {})
+        if device not in kept:
+            allowed = torch.zeros((self.tokens, self.tokens), dtype=torch.bool)
+            for start, end, reach in self.segments:
+                allowed[start:reach, start:end] = True
+            kept[device] = allowed.tril_()[None, None].to(device)
+        return kept[device]
+
+    def gathered_keys(self, device: torch.device) -> GatheredKeys:
+        """Indices for a variable-length kernel: a segment's keys follow those of the segments that it continues."""
+        kept = self.__dict__.setdefault("_gathered", {})
+        if device not in kept:
+            kept[device] = self._gather(device)
+        return kept[device]
+
+    def _gather(self, device: torch.device) -> GatheredKeys:
+        columns: list[int] = []
+        ends = [0]
+        path: list[Segment] = []
+        for segment in self.segments:
+            while path and segment.start >= path[-1].reach:
+                path.pop()
+            path.append(segment)
+            columns += [column for one in path for column in range(one.start, one.end)]
+            ends.append(len(columns))
+        query_ends = [0, *(segment.end for segment in self.segments)]
+        return GatheredKeys(
+            columns=torch.tensor(columns, device=device),
+            query_ends=torch.tensor(query_ends, dtype=torch.int32, device=device),
+            key_ends=torch.tensor(ends, dtype=torch.int32, device=device),
+            longest_query=max(end - start for start, end in pairwise(query_ends)),
+            longest_key=max(end - start for start, end in pairwise(ends)),
+        )
+
+
+class GatheredKeys(NamedTuple):
+    """Arguments of `varlen_attn` for N segments."""
+
+    columns: torch.Tensor
+    """(keys of all segments,) columns of the sequence."""
+    query_ends: torch.Tensor
+    """(N + 1,) int32"""
+    key_ends: torch.Tensor
+    """(N + 1,) int32"""
+    longest_query: int
+    longest_key: int
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """Rows laid out as one sequence."""
+
+    ids: list[int]
+    positions: list[int]
+    segments: tuple[Segment, ...]
+    columns: list[list[range]]
+    """For each row, in the order given, the columns of its tokens."""
+
+
+def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """Number of leading tokens in which two rows agree."""
+    shorter = min(len(first), len(second))
+    return bisect_left(range(shorter), True, key=lambda count: first[: count + 1] != second[: count + 1])
+
+
+def arrange(rows: Sequence[list[int]], share: bool) -> Arrangement:
+    """Lay out the token ids of rows; `share`: compute common prefixes once."""
+    if not share:
+        return _Arranger(rows).separate()
+    return _Arranger(rows).shared()
+
+
+def computed_tokens(ordered: Sequence[list[int]]) -> int:
+    """Tokens of the sequence for rows in lexicographic order, at most MIN_SHARED_TOKENS per row too few."""
+    return sum(len(row) for row in ordered) - sum(map(saved_tokens, ordered, ordered[1:]))
+
+
+def saved_tokens(previous: Sequence[int], row: Sequence[int]) -> int:
+    """Tokens of a row that are computed with the previous one in lexicographic order."""
+    shared = common_prefix_length(previous, row)
+    return shared if shared >= MIN_SHARED_TOKENS else 0
+
+
+class _Arranger:
+    """Builds an arrangement segment by segment."""
+
+    def __init__(self, rows: Sequence[list[int]]) -> None:
+        self.rows = rows
+        self.ids: list[int] = []
+        self.positions: list[int] = []
+        self.segments: list[Segment] = []
+        self.columns: list[list[range]] = [[] for _ in rows]
+
+    def separate(self) -> Arrangement:
+        """Every row is a segment."""
+        for number in range(len(self.rows)):
+            self._append([number], 0, len(self.rows[number]))
+        return self._done()
+
+    def shared(self) -> Arrangement:
+        """Common prefixes are segments of several rows."""
+        order = sorted(range(len(self.rows)), key=self.rows.__getitem__)
+        ordered = [self.rows[number] for number in order]
+        self._branch(order, [0, *map(common_prefix_length, ordered, ordered[1:])], 0)
+        return self._done()
+
+    def _branch(self, order: list[int], common: list[int], depth: int) -> None:
+        """Lay out the tokens after `depth` of rows in lexicographic order. `common[i]`: prefix of rows i-1 and i."""
+        if len(order) == 1:
+            self._append(order, depth, len(self.rows[order[0]]))
+            return
+        shared = min(common[1:])
+        worth = shared - depth >= MIN_SHARED_TOKENS
+        place = self._append(order, depth, shared) if worth else None
+        reached = shared if worth else depth
+        begins = [0, *(i for i in range(1, len(order)) if common[i] - reached < MIN_SHARED_TOKENS), len(order)]
+        for begin, end in pairwise(begins):
+            self._branch(order[begin:end], common[begin:end], reached)
+        if place is not None:
+            self.segments[place] = self.segments[place]._replace(reach=len(self.ids))
+
+    def _append(self, numbers: list[int], start: int, end: int) -> int | None:
+        """Append tokens start … end of these rows, which share them; returns the place of the segment."""
+        if start == end:  # the row is a prefix of another one
+            return None
+        first = len(self.ids)
+        self.ids += self.rows[numbers[0]][start:end]
+        self.positions += range(start, end)
+        columns = range(first, len(self.ids))
+        for number in numbers:
+            self.columns[number].append(columns)
+        self.segments.append(Segment(columns.start, columns.stop, columns.stop))
+        return len(self.segments) - 1
+
+    def _done(self) -> Arrangement:
+        return Arrangement(self.ids, self.positions, tuple(self.segments), self.columns)

@@ -1,0 +1,172 @@
+"""Variable-length attention over the segments of a packed micro-batch, without a mask.
+
+A packed sequence needs no T x T mask: each segment attends causally to itself, and all tokens of the rows that continue
+a segment attend to all of it (`engine.training.segments`).
+
+- CPU: one call of torch's flash attention kernel per segment and one per shared prefix. Partial results are merged by
+  their log-sum-exp as in FlashAttention (Dao et al. 2022, arXiv:2205.14135, section 3.1). The backward kernel takes the
+  merged output and log-sum-exp, so that each call returns its exact share of the gradients.
+- CUDA, in half precision: one call of `torch.nn.attention.varlen.varlen_attn`, whose keys are those of the segment and
+  of the segments it continues.
+- Otherwise, and with attention dropout: SDPA with a boolean mask.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn.attention.varlen import varlen_attn
+from transformers import AttentionInterface, AttentionMaskInterface, modeling_utils
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from engine.training.segments import Segment, Segments
+
+NAME = "varlen"
+"""Name of the attention implementation in transformers' registry."""
+_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+def enable(model: torch.nn.Module) -> None:
+    """Make a model accept `segments`, an argument of its forward pass. Without it attention is transformers' SDPA."""
+    model.set_attn_implementation(NAME)
+
+
+def unsupported_reason(model: torch.nn.Module, longest: int) -> str:
+    """Why segments cannot replace this model's own attention for rows of up to `longest` tokens; "" if they can."""
+    kind, config = type(model).__name__, model.config.get_text_config()
+    modules = [sys.modules[one.__module__] for one in type(model).__mro__]
+    registry = next((table for one in modules if (table := getattr(one, "ALL_ATTENTION_FUNCTIONS", None))), None)
+    if registry is not modeling_utils.ALL_ATTENTION_FUNCTIONS or not _takes_keywords(model):
+        return f"{kind} does not use transformers' common attention functions"
+    if config._attn_implementation not in ("sdpa", NAME):
+        return f"{kind} uses {config._attn_implementation} attention"
+    layers = set(getattr(config, "layer_types", None) or [])
+    if other := sorted(layers - {"full_attention", "sliding_attention"}):
+        return f"{kind} has layers of type {', '.join(other)}"
+    window = getattr(config, "sliding_window", None)
+    slides = "sliding_attention" in layers if layers else getattr(config, "use_sliding_window", True)
+    if window and slides and window < longest:
+        return f"{kind} has a sliding window of {window} tokens, shorter than the longest row ({longest} tokens)"
+    if any(getattr(config, name, 0) for name in ("attention_dropout", "attn_pdrop")):
+        return f"{kind} uses attention dropout"
+    return ""
+
+
+def _takes_keywords(model: torch.nn.Module) -> bool:
+    parameters = inspect.signature(model.forward).parameters.values()
+    return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+
+
+def varlen_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    segments: Segments | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """query (1, H, T, D), key and value (1, G, T, D) -> (1, T, H, D), as in transformers.
+
+    Without `segments` the batch is any, with transformers' own mask.
+    """
+    if segments is None:
+        options |= {"scaling": scaling, "dropout": dropout}
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast, rotary embeddings return float32
+    one_size = query.shape[-1] == value.shape[-1]
+    if dropout == 0.0 and one_size and query.device.type == "cpu":
+        attended = SegmentAttention.apply(query, key, value, segments.segments, scale)
+    elif dropout == 0.0 and one_size and query.device.type == "cuda" and query.dtype.itemsize == 2:
+        attended = _on_cuda(query, key, value, segments, scale)
+    else:
+        attended = torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=segments.mask(query.device), dropout_p=dropout, scale=scale, enable_gqa=True
+        )
+    return attended.transpose(1, 2).contiguous(), None
+
+
+class SegmentAttention(torch.autograd.Function):
+    """Attention over segments by torch's flash attention kernel for CPUs, which supports grouped queries."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        segments: Sequence[Segment],
+        scale: float,
+    ) -> torch.Tensor:
+        output = torch.empty_like(query)
+        normalizer = query.new_empty(query.shape[:3], dtype=torch.float32)  # log-sum-exp of each query's scores
+        for start, end, _ in segments:
+            own = slice(start, end)
+            output[:, :, own], normalizer[:, :, own] = _forward(
+                query[:, :, own], key[:, :, own], value[:, :, own], is_causal=True, scale=scale
+            )
+        for start, end, reach in segments:
+            if reach > end:
+                own, others = slice(start, end), slice(end, reach)
+                part, part_normalizer = _forward(query[:, :, others], key[:, :, own], value[:, :, own], scale=scale)
+                merged = torch.logaddexp(normalizer[:, :, others], part_normalizer)
+                share = (part_normalizer - merged).exp_()[..., None]
+                output[:, :, others] = torch.lerp(output[:, :, others].float(), part.float(), share)
+                normalizer[:, :, others] = merged
+        ctx.save_for_backward(query, key, value, output, normalizer)
+        ctx.segments, ctx.scale = segments, scale
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None, None]:
+        query, key, value, output, normalizer = ctx.saved_tensors
+        (gradient,) = gradients
+        of_query, of_key, of_value = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
+
+        def add(queries: slice, keys: slice, causal: bool) -> None:
+            parts = _backward(
+                gradient[:, :, queries], query[:, :, queries], key[:, :, keys], value[:, :, keys],
+                output[:, :, queries], normalizer[:, :, queries], 0.0, causal, scale=ctx.scale,
+            )  # fmt: skip
+            of_query[:, :, queries] += parts[0]
+            of_key[:, :, keys] += parts[1]
+            of_value[:, :, keys] += parts[2]
+
+        for start, end, reach in ctx.segments:
+            add(slice(start, end), slice(start, end), causal=True)
+            if reach > end:
+                add(slice(end, reach), slice(start, end), causal=False)
+        return of_query, of_key, of_value, None, None
+
+
+def _on_cuda(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, scale: float
+) -> torch.Tensor:
+    """One variable-length call: the queries of a segment are the last ones of its keys, which causality aligns."""
+    keys = segments.gathered_keys(query.device)
+    attended = varlen_attn(
+        query[0].transpose(0, 1),
+        key[0].transpose(0, 1).index_select(0, keys.columns),
+        value[0].transpose(0, 1).index_select(0, keys.columns),
+        keys.query_ends,
+        keys.key_ends,
+        keys.longest_query,
+        keys.longest_key,
+        scale=scale,
+        window_size=(-1, 0),
+        enable_gqa=True,
+    )
+    return attended.transpose(0, 1)[None]
+
+
+AttentionInterface.register(NAME, varlen_attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)

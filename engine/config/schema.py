@@ -87,8 +87,10 @@ class Train(Section, frozen=True):
     """Gradient clipping norm; 0 disables clipping."""
     max_length: Annotated[int, Meta(ge=8, le=1_000_000)] = 1024
     """Maximum tokens per row; longer rows are truncated on the right, and counted."""
-    packing: Literal["auto", "packed", "padded"] = "auto"
-    """packed: rows end to end without padding. padded: left-padded, sorted by length. auto: by the rows' lengths."""
+    packing: Literal["auto", "packed", "shared_prefix", "padded"] = "auto"
+    """packed: rows end to end without padding. shared_prefix: packed, and a prefix that rows of a micro-batch have in
+    common is computed once, with the same loss. padded: left-padded, sorted by length. auto: shared_prefix if that
+    computes at least 5% fewer tokens (not with adapter.dropout), else by the rows' lengths."""
     precision: Literal["auto", "bf16", "mixed", "fp32"] = "auto"
     """bf16: bf16 weights and arithmetic. mixed: fp32 weights, bf16 arithmetic. auto: by method and device."""
     gradient_checkpointing: bool | Literal["auto"] = "auto"

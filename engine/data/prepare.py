@@ -54,6 +54,13 @@ class Prepared:
         return evaluation_items(self.test, self.references)
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest row of all splits."""
+        return max(
+            int(rows.lengths.max()) for rows in (self.train, self.validation, self.test, self.references) if rows
+        )
+
+    @property
     def validation_items(self) -> list[EvaluationItem]:
         return evaluation_items(self.validation)
 

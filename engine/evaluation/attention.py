@@ -18,8 +18,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from engine.evaluation.forward import unwrapped
+from engine.training import varlen_attention
 
 NAME = "sdpa_by_group"
+SDPA = ("sdpa", varlen_attention.NAME)
+"""Implementations that are transformers' SDPA for a batch of prompts."""
 
 
 @contextmanager
@@ -29,11 +32,12 @@ def attention_by_group(model: torch.nn.Module) -> Iterator[None]:
     if not _is_supported(inner):
         yield
         return
+    before = inner.config._attn_implementation
     inner.set_attn_implementation(NAME)
     try:
         yield
     finally:
-        inner.set_attn_implementation("sdpa")
+        inner.set_attn_implementation(before)
 
 
 def sdpa_by_group(
@@ -64,7 +68,7 @@ def _is_supported(model: torch.nn.Module) -> bool:
     config = model.config.get_text_config()
     heads = getattr(config, "num_attention_heads", 0)
     grouped = (getattr(config, "num_key_value_heads", None) or heads) < heads
-    return grouped and used is modeling_utils.ALL_ATTENTION_FUNCTIONS and config._attn_implementation == "sdpa"
+    return grouped and used is modeling_utils.ALL_ATTENTION_FUNCTIONS and config._attn_implementation in SDPA
 
 
 AttentionInterface.register(NAME, sdpa_by_group)

@@ -126,6 +126,11 @@ class Plan(Event, tag="plan"):
     micro_batch: int
     packing: str
     gradient_checkpointing: bool
+    shared_prefix: int = 0
+    """Tokens of the prefix common to all rows, computed once per micro-batch; 0 if prefixes are not shared, or differ
+    between rows."""
+    token_ratio: float = 1.0
+    """Tokens of the rows divided by tokens computed, because of shared prefixes."""
     predicted: int | None = None
     """Predicted peak of training: by the dry run, else by the formula."""
     predicted_evaluation: int | None = None
@@ -160,9 +165,12 @@ class Step(Event, tag="step"):
     grad_norm: float | None
     """Before clipping."""
     tokens: Count
+    """Tokens of the rows, as other tools count them."""
     answer_tokens: Count
     tokens_per_second: float
     seconds: float
+    computed_tokens: Count = 0
+    """Tokens of the forward passes: with padding, and shared prefixes once. 0: not logged (before version 2)."""
 
 
 class Memory(Event, tag="memory"):

@@ -39,13 +39,19 @@ def enable(model: torch.nn.Module) -> None:
 
 def unsupported_reason(model: torch.nn.Module, longest: int) -> str:
     """Why segments cannot replace this model's own attention for rows of up to `longest` tokens; "" if they can."""
-    kind, config = type(model).__name__, model.config.get_text_config()
-    modules = [sys.modules[one.__module__] for one in type(model).__mro__]
+    config = model.config.get_text_config()
+    return unsupported_by(type(model), config, config._attn_implementation, longest)
+
+
+def unsupported_by(architecture: type, config: Any, implementation: str, longest: int) -> str:
+    """`unsupported_reason` for a model class, its text configuration and its attention implementation."""
+    kind = architecture.__name__
+    modules = [sys.modules[one.__module__] for one in architecture.__mro__]
     registry = next((table for one in modules if (table := getattr(one, "ALL_ATTENTION_FUNCTIONS", None))), None)
-    if registry is not modeling_utils.ALL_ATTENTION_FUNCTIONS or not _takes_keywords(model):
+    if registry is not modeling_utils.ALL_ATTENTION_FUNCTIONS or not _takes_keywords(architecture):
         return f"{kind} does not use transformers' common attention functions"
-    if config._attn_implementation not in ("sdpa", NAME):
-        return f"{kind} uses {config._attn_implementation} attention"
+    if implementation not in ("sdpa", NAME):
+        return f"{kind} uses {implementation} attention"
     layers = set(getattr(config, "layer_types", None) or [])
     if other := sorted(layers - {"full_attention", "sliding_attention"}):
         return f"{kind} has layers of type {', '.join(other)}"
@@ -58,8 +64,8 @@ def unsupported_reason(model: torch.nn.Module, longest: int) -> str:
     return ""
 
 
-def _takes_keywords(model: torch.nn.Module) -> bool:
-    parameters = inspect.signature(model.forward).parameters.values()
+def _takes_keywords(architecture: Any) -> bool:
+    parameters = inspect.signature(architecture.forward).parameters.values()
     return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
 
 

@@ -10,12 +10,11 @@ import logging
 import os
 import warnings
 
-import torch
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from engine.data.changed_rows import refuse_other_than_first, refuse_unchecked
-from engine.data.prepare import Prepared, prepare
+from engine.data.prepare import prepare
 from engine.evaluation.preflight import refuse_rows
 from engine.hardware.nvml import Nvml
 from engine.memory.formula.memory_budget import first_visible
@@ -28,14 +27,12 @@ from engine.runs.event_log import EventLog
 from engine.runs.run_dir import FrozenRun, RunDir
 from engine.runs.stop_request import StopRequest
 from engine.training import checkpoints
-from engine.training.batches import choose_packing
-from engine.training.collation import Packing
-from engine.training.loss import flattening_agreement, keeps_logits
 from engine.training.meters import Meters, training_gpu
 from engine.worker.earlier_workers import earlier_workers
 from engine.worker.early_checks import refuse_model, refuse_small_disk
 from engine.worker.evaluator import Evaluator
 from engine.worker.exit_status import RunOutcome, outcome_of
+from engine.worker.packing import chosen_packing
 from engine.worker.provenance import folder_bytes
 from engine.worker.run_context import RunContext
 from engine.worker.training_phase import train
@@ -96,8 +93,7 @@ def _run_phases(run: RunContext) -> None:
     training_method = method(config.method)
     run.meters.model_begins()
     base = training_method.load(config, machine)
-    packing = _packing(run, base, rows, tokenizer.pad_token_id)
-    evaluator.prepare(base, packing)
+    evaluator.prepare(base, chosen_packing(run, base, evaluator, tokenizer.pad_token_id))
 
     evaluator.before(base)
 
@@ -113,27 +109,6 @@ def _run_phases(run: RunContext) -> None:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     run.log_model_saved(folder_bytes(run.dir.model, "*.safetensors"))
-
-
-def _packing(run: RunContext, model: torch.nn.Module, rows: Prepared, pad: int) -> Packing:
-    """The configured or automatic packing; padded batches if this architecture attends across packed rows."""
-    setting, device, kind = run.config.train.packing, run.machine.device, type(model).__name__
-    keep = keeps_logits(model)
-    if not keep:
-        text = f"{kind} does not support logits_to_keep: the LM head runs at every position, which is slower"
-        run.warn("model.no_logits_to_keep", text)
-    varlen = model.config.get_text_config()._attn_implementation == "flash_attention_2"
-    packing = choose_packing(rows.train, setting, device, varlen)
-    if packing.packing == "padded":
-        return packing
-    shortest = list(rows.train.take(rows.train.lengths.argsort(kind="stable")[:2]))
-    agreement = flattening_agreement(model, shortest, pad, device, keep)
-    if agreement.same:
-        return packing
-    losses = f"loss {agreement.flat:.4f} packed, {agreement.single:.4f} separate"
-    text = f"{kind} does not keep packed rows separate ({losses}): using padded batches"
-    run.warn("model.packing_unsupported", text)
-    return choose_packing(rows.train, "padded", device, varlen)
 
 
 def _warn_about_other_processes(run: RunContext) -> None:

@@ -27,7 +27,7 @@ from engine.runs.result import General, Score
 from engine.runs.result_builder import score_of
 from engine.runs.run_dir import FrozenRun, RunDir, write_end
 from engine.runs.stop_request import StopRequest
-from engine.training.batches import Schedule
+from engine.training.batches import NO_SHARING, Schedule, Sharing
 from engine.training.checkpoints import SavedCheckpoint
 from engine.training.meters import Meters
 from engine.training.trainer import StepFacts
@@ -55,6 +55,8 @@ class RunContext:
     current_phase: events.PhaseName = "waiting"
     progress_logged: float = field(default_factory=time.monotonic)
     """Time of the last progress event, or of the start of the phase."""
+    sharing: Sharing = NO_SHARING
+    """What sharing prefixes saves; set once the packing is chosen."""
 
     @property
     def config(self) -> Config:
@@ -169,6 +171,7 @@ class RunContext:
                 learning_rate=rate,
                 grad_norm=facts.grad_norm,
                 tokens=facts.tokens,
+                computed_tokens=facts.computed_tokens,
                 answer_tokens=facts.answer_tokens,
                 tokens_per_second=facts.tokens / max(facts.seconds, 1e-9),
                 seconds=facts.seconds,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import PreTrainedTokenizerBase
 
@@ -47,6 +49,7 @@ def train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenize
             batch=settings.batch,
             micro_batch=micro_batch,
             packing=evaluator.packing.packing,
+            **_sharing(run, evaluator),
             gradient_checkpointing=uses_checkpointing(config, run.machine),
         ),
         forecast,
@@ -69,6 +72,13 @@ def train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenize
     trainer.end_autocast()
     if callback.stopped:
         raise StopRequested
+
+
+def _sharing(run: RunContext, evaluator: Evaluator) -> dict[str, Any]:
+    """Fields of the plan about shared prefixes."""
+    if evaluator.packing.packing != "shared_prefix":
+        return {}
+    return {"shared_prefix": run.sharing.prefix, "token_ratio": round(run.sharing.ratio, 3)}
 
 
 def _trainer(

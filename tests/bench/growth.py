@@ -22,7 +22,7 @@ def train(precision: str, multiple: int) -> list[int]:
     from engine.methods import lora
     from engine.methods.machine import this_machine
     from engine.methods.tokenizer import load_tokenizer
-    from engine.training import batches, loss
+    from engine.training import batches, collation, loss
 
     batches.SHAPE_MULTIPLE["cpu"] = multiple
     config = Config(method="lora", train=Train(precision=precision))
@@ -32,8 +32,9 @@ def train(precision: str, multiple: int) -> list[int]:
     resident = []
     for step in range(max(SAMPLED_STEPS) + 1):
         start = step * 16 % (len(rows) - 16)
-        for portion in batches.micro_batches(rows[start : start + 16], 16, batches.Packing("packed", 1024)):
-            batch = batches.collate(portion, "packed", tokenizer.pad_token_id, "cpu")
+        packing = collation.Packing("packed", 1024)
+        for portion in batches.micro_batches(rows[start : start + 16], 16, packing):
+            batch = collation.collate(portion, packing, tokenizer.pad_token_id, "cpu")
             (loss.summed_loss(model, batch, keep=True) / 500).backward()
         if step in SAMPLED_STEPS:
             resident.append(psutil.Process().memory_info().rss >> 20)

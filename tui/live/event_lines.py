@@ -9,7 +9,7 @@ from engine.runs.account import summarize_columns, summarize_rows
 from tui.data_report import DataReport, overlap_in_short
 from tui.format import count, duration, moment, share, significant, size
 
-PACKING = {"flat": "packed"}
+PACKING = {"flat": "packed", "shared_prefix": "packed with shared prefixes"}
 """`Plan.packing` -> the term for it."""
 
 

@@ -12,13 +12,13 @@ from engine.data.items import all_rows, sampled, sampled_rows
 from engine.data.prepare import Prepared, prepare
 from engine.data.source import EMBEDDED
 from engine.memory.dry_run import workload
-from engine.memory.dry_run.fake_model import uses_flash_attention
+from engine.memory.dry_run.fake_model import segments_unsupported, uses_flash_attention
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
 from engine.memory.formula.method_plan import TrainingWork
 from engine.methods.locate import TOKENIZER_FILES, Located
 from engine.methods.machine import Machine
 from engine.methods.tokenizer import load_tokenizer
-from engine.training.batches import Schedule, choose_packing
+from engine.training.batches import Schedule, Sharing, choose_packing, share_prefixes
 from engine.training.collation import Packing
 
 MAX_BYTES = 16 << 20
@@ -34,6 +34,7 @@ class DataWorkload:
     prepared: Prepared
     schedule: Schedule
     layout: Packing
+    sharing: Sharing
     vocabulary: int
     machine: Machine
 
@@ -85,10 +86,16 @@ def read_rows(config: schema.Config, architecture: Any, machine: Machine, given:
     if not prepared.train:
         return "no training rows"
     train = config.train
+    schedule = Schedule.of(len(prepared.train), train.batch, train.epochs, train.steps, train.seed)
+    segments = not segments_unsupported(config, architecture, machine, prepared.longest)
+    flash = uses_flash_attention(config, machine)
+    layout = choose_packing(prepared.train, train.packing, machine.device, segments or flash, segments)
+    layout, sharing = share_prefixes(layout, prepared.train, schedule, config)
     return DataWorkload(
         prepared=prepared,
-        schedule=Schedule.of(len(prepared.train), train.batch, train.epochs, train.steps, train.seed),
-        layout=choose_packing(prepared.train, train.packing, machine.device, uses_flash_attention(config, machine)),
+        schedule=schedule,
+        layout=layout,
+        sharing=sharing,
         vocabulary=architecture.get_text_config().vocab_size,
         machine=machine,
     )

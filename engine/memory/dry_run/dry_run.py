@@ -50,6 +50,8 @@ from engine.memory.dry_run.workload import StepTensors, synthetic_tensors
 from engine.memory.formula.allocator import with_pool
 from engine.memory.formula.estimate import PARTS, MemoryEstimate, PeakMemory, StepShape
 from engine.methods.machine import Machine
+from engine.training import varlen_attention
+from engine.training.varlen_attention import unsupported_reason
 
 DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
 
@@ -66,7 +68,10 @@ def dry_run(
     without = _without_flash(config)
     model = bare_model(without, architecture, replace(machine, flash_attention=False))
     vocabulary = architecture.get_text_config().vocab_size
-    work = work or synthetic_tensors(config, machine, rows, vocabulary)
+    segments = not unsupported_reason(model, rows.length)
+    work = work or synthetic_tensors(config, machine, rows, vocabulary, segments)
+    if work.layout.segments:
+        varlen_attention.enable(model)
     depth = layer_pattern(model)
     try:
         seen = _see(model, depth, work, without, machine, vocabulary)

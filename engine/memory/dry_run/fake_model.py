@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from bitsandbytes.functional import QuantState
 from bitsandbytes.nn import Linear4bit
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.quantizers import AutoHfQuantizer
 
@@ -22,6 +22,7 @@ from engine.config.method_specs import method_spec
 from engine.methods import method
 from engine.methods.loading import attention
 from engine.methods.machine import Machine
+from engine.training.varlen_attention import unsupported_by
 
 BLOCKSIZE, SCALE_BLOCKSIZE = 64, 256
 """Weights per scale, and scales per second-level scale: bitsandbytes' defaults (Params4bit, quantize_4bit)."""
@@ -44,6 +45,16 @@ def dtype_of(config: schema.Config, machine: Machine) -> torch.dtype:
 def uses_flash_attention(config: schema.Config, machine: Machine) -> bool:
     """Whether the model would use FlashAttention 2, with which packed rows need no mask."""
     return attention(config.model, machine, dtype_of(config, machine)) == "flash_attention_2"
+
+
+def segments_unsupported(config: schema.Config, architecture: Any, machine: Machine, longest: int) -> str:
+    """`varlen_attention.unsupported_reason` of the model that this configuration would load."""
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(architecture), None)
+    if kind is None:
+        return f"{architecture.model_type} is not a causal LM of transformers"
+    implementation = attention(config.model, machine, dtype_of(config, machine))
+    implementation = implementation or ("sdpa" if kind._supports_sdpa else "eager")
+    return unsupported_by(kind, architecture.get_text_config(), implementation, longest)
 
 
 def bare_model(config: schema.Config, architecture: Any, machine: Machine) -> PreTrainedModel:

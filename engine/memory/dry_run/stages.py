@@ -70,7 +70,8 @@ def training_step(
     """A training step in the middle of a run. Of identical micro-batches only one runs, with gradients allocated."""
     model.train()
     keep = keeps_logits(model)
-    equal = len(batches) > 1 and batches[0].targets.shape == batches[1].targets.shape
+    sizes = [(batch.tokens, batch.targets.shape) for batch in batches]
+    equal = len(batches) > 1 and sizes[0] == sizes[1]
     for number, batch in enumerate(batches[:1] if equal else batches):
         live.stage = f"{TRAINING} {number}"
         live.begin("embedding")

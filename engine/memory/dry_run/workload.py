@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from engine.config import schema
 from engine.config.metric_specs import metric_spec
@@ -13,7 +14,7 @@ from engine.memory.dry_run.fake_model import uses_flash_attention
 from engine.memory.formula.estimate import StepShape
 from engine.methods.machine import Machine
 from engine.training.batches import choose_packing, held_out_batches, micro_batches
-from engine.training.collation import MicroBatch, Packing, PackingMode, collate
+from engine.training.collation import MicroBatch, Packing, collate
 
 SYNTHETIC_ROWS = 64
 """Number of synthetic held-out rows: a batch has no more."""
@@ -33,17 +34,23 @@ class StepTensors:
     """None if nothing is generated."""
 
 
-def synthetic_tensors(config: schema.Config, machine: Machine, rows: StepShape, vocabulary: int) -> StepTensors:
-    """Tensors for rows of one length. With FlashAttention packed rows become a padded batch: without mask and padding
-    it has the same number of tokens.
+def synthetic_tensors(
+    config: schema.Config, machine: Machine, rows: StepShape, vocabulary: int, segments: bool
+) -> StepTensors:
+    """Tensors for rows of one length. `segments`: whether the model supports attention over segments.
+
+    With FlashAttention packed rows become a padded batch: without mask and padding it has the same number of tokens.
     """
-    row = Row([1] * rows.length, [-100] * (rows.length - rows.answer) + [1] * rows.answer, [1], "", "", False)
+    ids = _synthetic_ids(rows, vocabulary)
+    labels = [-100] * (rows.length - rows.answer) + [1] * rows.answer
+    step = [Row(next(ids), labels, [1], "", "", False) for _ in range(rows.count)]
+    many = [Row(next(ids), labels, [1], "", "", False) for _ in range(SYNTHETIC_ROWS)]
     varlen = uses_flash_attention(config, machine)
-    layout = choose_packing([row] * rows.count, config.train.packing, machine.device, varlen)
+    layout = choose_packing(step, config.train.packing, machine.device, varlen or segments, segments)
     micro_batch = rows.count if config.train.micro_batch == "auto" else config.train.micro_batch
-    portions = list(micro_batches([row] * rows.count, micro_batch, layout))
-    held_out = next(held_out_batches([row] * SYNTHETIC_ROWS, layout, machine.device, vocabulary, keep=True))
-    packing: PackingMode = "padded" if varlen else layout.packing
+    portions = list(micro_batches(step, micro_batch, layout))
+    held_out = next(held_out_batches(many, layout, machine.device, vocabulary, keep=True))
+    packing = replace(layout, packing="padded") if varlen else layout
     # The first tokens differ, so that the prompts have no common prefix.
     prompts = [[number % vocabulary, *[0] * (rows.prompted - 1)] for number in range(config.evaluation.batch)]
     return StepTensors(
@@ -53,6 +60,12 @@ def synthetic_tensors(config: schema.Config, machine: Machine, rows: StepShape, 
         collate(held_out, packing, 0, "cpu"),
         answers_for(config, prompts, rows.answer),
     )
+
+
+def _synthetic_ids(rows: StepShape, vocabulary: int) -> Iterator[list[int]]:
+    """Token ids of rows that have `rows.shared` tokens in common."""
+    for number in itertools.count():
+        yield [0] * rows.shared + [1 + number % (vocabulary - 1)] * (rows.length - rows.shared)
 
 
 def answers_for(config: schema.Config, prompts: Sequence[Sequence[int]], choice: int) -> WorstCaseAnswers | None:

@@ -39,10 +39,13 @@ class WorstCaseBatches:
 
     def rows(self) -> StepShape:
         """The step as rows of one length, that of its longest row."""
+        ids = sorted(row.input_ids for row in self.step)
+        saved = sum(map(len, ids)) - computed_tokens(ids)
         return StepShape(
             count=len(self.step),
-            length=max(len(row.input_ids) for row in self.step),
+            length=max(map(len, ids)),
             answer=max(map(answer_tokens, self.step)),
+            shared=saved // max(1, len(ids) - 1),
             prompt=max(map(len, self.prompts), default=None),
         )
 

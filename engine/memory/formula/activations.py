@@ -30,9 +30,8 @@ def saved_activations(shape: Architecture, config: schema.Config, layout: MicroB
     - Linear layers: a trained one its input; a frozen one with adapter its input in float32, a copy per layer unless
       activations are float32, and r float32 values after A. Dropout saves another copy and its mask.
     """
-    masked = layout.packing == "packed" and layout.rows > 1
     norms = 2 * FLOAT32 * shape.hidden
-    attention = size * (2 * shape.query + 2 * (shape.query if masked else shape.key)) + FLOAT32 * shape.heads
+    attention = size * (2 * shape.query + 2 * (shape.query if layout.masked else shape.key)) + FLOAT32 * shape.heads
     mlp = size * _mlp(shape) * (3 if shape.gated or shape.experts else 2)
     if method_spec(config.method).trains_weights:
         norms += 2 * size * shape.hidden
@@ -101,4 +100,4 @@ def _portion(shape: Architecture, layout: MicroBatchShape) -> tuple[int, bool]:
 
 def mask(layout: MicroBatchShape, size: int) -> int:
     """Masks that separate packed rows: one boolean and one additive, T² elements each."""
-    return layout.tokens**2 * (1 + size) if layout.packing == "packed" and layout.rows > 1 else 0
+    return layout.tokens**2 * (1 + size) if layout.masked else 0

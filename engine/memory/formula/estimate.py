@@ -21,6 +21,8 @@ class StepShape(Struct, frozen=True, kw_only=True):
     """Tokens per row."""
     answer: int
     """Tokens per row in the loss; the LM head runs only for them."""
+    shared: int = 0
+    """Tokens per row, except the first one, that are computed with another row if prefixes are shared."""
     prompt: int | None = None
     """Tokens of the longest test prompt; None: up to the length of a row."""
 
@@ -47,7 +49,7 @@ class MemoryEstimate(Struct, frozen=True, kw_only=True):
     rows: StepShape
     micro_batch: int
     """Rows of the largest micro-batch."""
-    packing: Literal["packed", "padded"]
+    packing: Literal["packed", "shared_prefix", "padded"]
     gradient_checkpointing: bool
     static: int
     """Bytes between two steps: weights, adapters, optimizer state."""

@@ -29,7 +29,7 @@ def is_mixed(config: schema.Config) -> bool:
 
 def attention_elements(shape: Architecture, layout: MicroBatchShape) -> int:
     """Elements of the attention matrices of all heads: T² per head if packed, L² per head and row if padded."""
-    area = layout.tokens**2 if layout.packing == "packed" else layout.tokens**2 // max(1, layout.rows)
+    area = layout.tokens**2 if layout.packing != "padded" else layout.tokens**2 // max(1, layout.rows)
     return shape.heads * area
 
 

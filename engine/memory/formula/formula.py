@@ -23,7 +23,7 @@ from engine.memory.formula.activations import held_out_work, layer_temporaries, 
 from engine.memory.formula.allocator import with_pool
 from engine.memory.formula.architecture import Architecture, read_architecture
 from engine.memory.formula.estimate import Device, MemoryEstimate, PeakMemory, StepShape
-from engine.memory.formula.packing import MicroBatchShape, held_out_shape, largest_micro_batch_shape
+from engine.memory.formula.packing import MicroBatchShape, held_out_shape, largest_micro_batch_shape, uses_segments
 from engine.memory.formula.weights_and_state import (
     FLOAT32,
     adapter_parameters,
@@ -47,7 +47,8 @@ def formula(
     """
     shape = read_architecture(table, config.model.id)
     setting = config.train.micro_batch
-    layout = largest_micro_batch_shape(rows, rows.count if setting == "auto" else setting, config.train.packing, device)
+    most = rows.count if setting == "auto" else setting
+    layout = largest_micro_batch_shape(rows, most, config.train.packing, device, uses_segments(shape, config))
     checkpointing = config.train.gradient_checkpointing
     checkpointing = device == "cuda" if checkpointing == "auto" else checkpointing
     static = {
@@ -120,7 +121,8 @@ def _moments(work: FormulaInputs, state: int) -> list[dict[str, int]]:
 
 def _held_out(work: FormulaInputs, rows: StepShape) -> dict[str, int]:
     """A held-out batch: its logits, or the forward pass of a layer if that is more."""
-    layout = held_out_shape(rows, work.config.train.packing, work.device, work.shape.vocabulary)
+    segments = uses_segments(work.shape, work.config)
+    layout = held_out_shape(rows, work.config.train.packing, work.device, work.shape.vocabulary, segments)
     logits = held_out_work(work.shape, layout, work.logit)
     forward = _running(work, layout, training=False) + mask(layout, work.size)
     return {"logits": logits} if logits > forward else {"activations": forward}

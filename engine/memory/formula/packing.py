@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from engine.config import schema
 from engine.config.batch_limits import (
     HELD_OUT_LOGITS,
     HELD_OUT_ROWS,
@@ -15,14 +16,17 @@ from engine.config.batch_limits import (
     PADDED_TOKENS,
     SHAPE_MULTIPLE,
 )
+from engine.memory.formula.architecture import Architecture
 from engine.memory.formula.estimate import Device, StepShape
+
+PackingMode = Literal["packed", "shared_prefix", "padded"]
 
 
 @dataclass(frozen=True)
 class MicroBatchShape:
     """The largest micro-batch of a step."""
 
-    packing: Literal["packed", "padded"]
+    packing: PackingMode
     rows: int
     tokens: int
     """Tokens including padding."""
@@ -32,41 +36,63 @@ class MicroBatchShape:
     """Positions at which the LM head runs."""
     several: bool
     """Whether a step has several micro-batches, so that gradients and activations coexist."""
+    segments: bool = False
+    """Whether packed rows are separated by segments instead of a mask."""
+
+    @property
+    def masked(self) -> bool:
+        """Whether attention has a mask of T x T."""
+        return self.packing != "padded" and self.rows > 1 and not self.segments
+
+
+def uses_segments(shape: Architecture, config: schema.Config) -> bool:
+    """Whether packed rows need no mask (`training.varlen_attention.unsupported_reason`)."""
+    return config.model.attention in ("auto", "sdpa") and not (shape.attention_dropout or shape.windowed)
 
 
 def largest_micro_batch_shape(
-    rows: StepShape, micro_batch: int, setting: str, device: Device, varlen: bool = False
+    rows: StepShape, micro_batch: int, setting: str, device: Device, segments: bool = False
 ) -> MicroBatchShape:
     """The largest micro-batch of `choose_packing` and `micro_batches`; `setting`: `train.packing`."""
-    flat, tokens = _packing(rows, setting, device, varlen)
-    return _shape(rows, flat, min(micro_batch, tokens // rows.length), device)
+    packing, tokens = _packing(rows, setting, device, segments)
+    return _shape(rows, packing, min(micro_batch, _rows_within(tokens, rows, packing)), device, segments)
 
 
 def held_out_shape(
-    rows: StepShape, setting: str, device: Device, vocabulary: int, varlen: bool = False
+    rows: StepShape, setting: str, device: Device, vocabulary: int, segments: bool = False
 ) -> MicroBatchShape:
     """The largest batch of `held_out_batches` for many of these rows."""
-    flat, tokens = _packing(rows, setting, device, varlen)
-    by_tokens = min(tokens, HELD_OUT_TOKENS[device]) // rows.length
+    packing, tokens = _packing(rows, setting, device, segments)
+    by_tokens = _rows_within(min(tokens, HELD_OUT_TOKENS[device]), rows, packing)
     by_logits = max(1, HELD_OUT_LOGITS // vocabulary) // max(1, rows.answer)
-    many = StepShape(count=HELD_OUT_ROWS, length=rows.length, answer=rows.answer)
-    return _shape(many, flat, min(by_tokens, by_logits), device)
+    many = StepShape(count=HELD_OUT_ROWS, length=rows.length, answer=rows.answer, shared=rows.shared)
+    return _shape(many, packing, min(by_tokens, by_logits), device, segments)
 
 
-def _packing(rows: StepShape, setting: str, device: Device, varlen: bool) -> tuple[bool, int]:
-    """(whether rows are packed, maximum tokens of a micro-batch)."""
-    flat = setting == "packed" or (setting == "auto" and (varlen or rows.length <= PACKED_MEAN_LENGTH))
-    return flat, (PACKED_TOKENS if flat and not varlen else PADDED_TOKENS)[device]
+def _packing(rows: StepShape, setting: str, device: Device, segments: bool) -> tuple[PackingMode, int]:
+    """(how rows are combined, maximum tokens of a micro-batch)."""
+    packed = setting == "packed" or (setting == "auto" and (segments or rows.length <= PACKED_MEAN_LENGTH))
+    if setting == "shared_prefix":
+        return ("shared_prefix", PADDED_TOKENS[device]) if segments else ("packed", PACKED_TOKENS[device])
+    limits = PACKED_TOKENS if packed and not segments else PADDED_TOKENS
+    return "packed" if packed else "padded", limits[device]
 
 
-def _shape(rows: StepShape, flat: bool, max_rows: int, device: Device) -> MicroBatchShape:
+def _rows_within(tokens: int, rows: StepShape, packing: PackingMode) -> int:
+    """Rows of a micro-batch of at most `tokens` tokens."""
+    shared = rows.shared if packing == "shared_prefix" else 0
+    return (tokens - shared) // max(1, rows.length - shared)
+
+
+def _shape(rows: StepShape, packing: PackingMode, max_rows: int, device: Device, segments: bool) -> MicroBatchShape:
     count, multiple = max(1, min(rows.count, max_rows)), SHAPE_MULTIPLE[device]
-    if flat:
-        tokens, filled = _rounded_up(count * rows.length, multiple), _rounded_up(count * rows.answer, multiple)
-    else:
+    if packing == "padded":
         tokens, filled = count * _rounded_up(rows.length, multiple), count * _rounded_up(rows.answer, multiple)
-    packing: Literal["packed", "padded"] = "packed" if flat else "padded"
-    return MicroBatchShape(packing, count, tokens, count * rows.answer, filled, rows.count > count)
+    else:
+        shared = rows.shared * (count - 1) if packing == "shared_prefix" else 0
+        tokens = _rounded_up(count * rows.length - shared, multiple)
+        filled = _rounded_up(count * rows.answer, multiple)
+    return MicroBatchShape(packing, count, tokens, count * rows.answer, filled, rows.count > count, segments)
 
 
 def _rounded_up(count: int, multiple: int) -> int:

@@ -10,7 +10,7 @@ from engine.data.prepare import prepare
 from engine.methods import qlora
 from engine.methods.machine import this_machine
 from engine.methods.tokenizer import load_tokenizer
-from engine.training.collation import collate
+from engine.training.collation import Packing, collate
 from engine.training.loss import summed_loss
 
 
@@ -23,7 +23,7 @@ def test_gradient_norm_is_the_same_before_and_after_an_evaluation() -> None:
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # zero at the start: then A has no gradient that could be lost
             torch.nn.init.normal_(parameter, std=0.02)
-    batch = collate(rows, "packed", 0, "cpu")
+    batch = collate(rows, Packing("packed", 100_000), 0, "cpu")
 
     def gradient_norm() -> float:
         model.train()

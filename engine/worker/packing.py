@@ -1,0 +1,67 @@
+"""Choose how a run packs its rows, and check on its own rows that the model computes the same loss."""
+
+from __future__ import annotations
+
+import torch
+
+from engine.data.tokens import Row
+from engine.training import varlen_attention
+from engine.training.batches import Schedule, Sharing, choose_packing, drops_out, share_prefixes
+from engine.training.collation import Packing
+from engine.training.loss import keeps_logits, packing_agreement
+from engine.worker.evaluator import Evaluator
+from engine.worker.run_context import RunContext
+
+CHECKED_ROWS = 4
+"""Rows whose losses are compared."""
+
+
+def chosen_packing(run: RunContext, model: torch.nn.Module, evaluator: Evaluator, pad: int) -> Packing:
+    """The configured or automatic packing. If the model computes other losses with it than for single rows, a simpler
+    one is used, with a warning.
+    """
+    if not keeps_logits(model):
+        text = f"{type(model).__name__} does not support logits_to_keep: the LM head runs at every position, slower"
+        run.warn("model.no_logits_to_keep", text)
+    train, device, rows = run.config.train, run.machine.device, evaluator.rows.train
+    schedule = Schedule.of(len(rows), train.batch, train.epochs, train.steps, train.seed)
+    flash = model.config.get_text_config()._attn_implementation == "flash_attention_2"
+    longest = max([int(rows.lengths.max()), *(len(row.input_ids) for row in evaluator.loss_rows)])
+    reason = varlen_attention.unsupported_reason(model, longest)
+    packing = choose_packing(rows, train.packing, device, flash or not reason, segments=not reason)
+    packing, run.sharing = share_prefixes(packing, rows, schedule, run.config)
+    _explain(run, packing, run.sharing, reason)
+    if packing.segments:
+        varlen_attention.enable(model)
+    checked = sorted((rows[index] for index in schedule.indices(0)), key=lambda row: len(row.input_ids))[:CHECKED_ROWS]
+    if packing.packing == "padded" or _agrees(run, model, checked, packing, pad):
+        return packing
+    plain = choose_packing(rows, "packed", device, flash)
+    if packing.segments and _agrees(run, model, checked, plain, pad):
+        return plain
+    return choose_packing(rows, "padded", device, varlen=False)
+
+
+def _explain(run: RunContext, packing: Packing, sharing: Sharing, reason: str) -> None:
+    """Warn if shared prefixes are configured but unsupported, or would be worthwhile but are off."""
+    setting = run.config.train.packing
+    if packing.packing == "shared_prefix":
+        return
+    if setting == "shared_prefix":
+        run.warn("train.no_shared_prefix", f"{reason}: rows are packed without sharing prefixes")
+    elif setting == "auto" and sharing.worthwhile and drops_out(run.config):
+        text = (
+            f"shared prefixes are off because of adapter.dropout, which would be the same for all rows of a prefix; "
+            f'train.packing = "shared_prefix" turns them on, to compute {sharing.ratio:.1f}x fewer tokens'
+        )
+        run.warn("train.shared_prefix_off", text)
+
+
+def _agrees(run: RunContext, model: torch.nn.Module, rows: list[Row], packing: Packing, pad: int) -> bool:
+    """Whether the losses of rows are the same packed and alone; warns if not."""
+    agreement = packing_agreement(model, rows, packing, pad, run.machine.device, keeps_logits(model))
+    if not agreement.same:
+        losses = f"loss {agreement.packed:.4f} packed, {agreement.single:.4f} separate"
+        text = f"{type(model).__name__} does not keep packed rows separate ({losses}): using a simpler packing"
+        run.warn("model.packing_unsupported", text)
+    return agreement.same

@@ -34,13 +34,19 @@ _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 def enable(model: torch.nn.Module) -> None:
     """Make a model accept `segments`, an argument of its forward pass. Without it attention is transformers' SDPA."""
-    model.set_attn_implementation(NAME)
+    _without_adapters(model).set_attn_implementation(NAME)
 
 
 def unsupported_reason(model: torch.nn.Module, longest: int) -> str:
     """Why segments cannot replace this model's own attention for rows of up to `longest` tokens; "" if they can."""
-    config = model.config.get_text_config()
-    return unsupported_by(type(model), config, config._attn_implementation, longest)
+    inner = _without_adapters(model)
+    config = inner.config.get_text_config()
+    return unsupported_by(type(inner), config, config._attn_implementation, longest)
+
+
+def _without_adapters(model: torch.nn.Module) -> Any:
+    """The transformers model without PEFT's wrapper."""
+    return getattr(model, "get_base_model", lambda: model)()
 
 
 def unsupported_by(architecture: type, config: Any, implementation: str, longest: int) -> str:

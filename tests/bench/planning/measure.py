@@ -33,6 +33,7 @@ from engine.evaluation.worst_case import longest_answers, run_worst_case
 from engine.methods import method
 from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer
+from engine.training import varlen_attention
 from engine.training.batches import Schedule, choose_packing, held_out_batches
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 
@@ -180,11 +181,15 @@ def _trainer(
     case: Case, config: schema.Config, model: Any, optimizer: Any, folder: Path, device: str = "cpu"
 ) -> AnswerTrainer:
     rows = _rows(case, 2 * case.rows.count)
+    segments = not varlen_attention.unsupported_reason(model, case.rows.length)
+    layout = choose_packing(rows, config.train.packing, device, segments, segments)
+    if segments:
+        varlen_attention.enable(model)
     schedule = Schedule.of(len(rows), case.rows.count, 1.0, 2, 0)
     return AnswerTrainer(
         rows=rows,
         schedule=schedule,
-        layout=choose_packing(rows, config.train.packing, device, False),
+        layout=layout,
         micro_batch=config.train.micro_batch,
         checkpoint_folder=folder / "checkpoints",
         keep_checkpoints=1,

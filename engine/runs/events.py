@@ -15,7 +15,7 @@ import msgspec
 
 from engine.config.split_version import OLDEST_SPLIT_VERSION
 from engine.runs.overlap import SplitOverlap
-from engine.runs.renamed_fields import EVENT_FIELDS, SCHEMA_VERSION, current_event
+from engine.runs.renamed_fields import RENAMED_EVENTS, SCHEMA_VERSION, current_event
 from engine.runs.result import Interval, Predicted
 from engine.runs.result import Status as Status
 
@@ -304,7 +304,7 @@ def decode(line: bytes) -> Event | None:
     """Decode one line; None for event types unknown to this version and for lines that are not events."""
     try:
         event: Event = _decode(line)
-        if event.v >= SCHEMA_VERSION or event.__struct_config__.tag not in EVENT_FIELDS:
+        if event.v >= SCHEMA_VERSION or event.__struct_config__.tag not in RENAMED_EVENTS:
             return event
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass

@@ -9,7 +9,7 @@ from tui.format import duration, size
 from tui.history.scores import mean_text, range_text
 from tui.output.console import table
 
-COLUMNS = ("rung", "score", "95% CI", "of gain", "loss", "train", "total", "peak", "saved")
+COLUMNS = ("rung", "score", "95% CI", "of gain", "loss", "training", "total", "peak", "artifact")
 
 
 def show_ladder(ladder: Ladder) -> None:

@@ -9,9 +9,6 @@ from engine.runs.account import summarize_columns, summarize_rows
 from tui.data_report import DataReport, overlap_in_short
 from tui.format import count, duration, moment, share, significant, size
 
-PACKING = {"flat": "packed"}
-"""`Plan.packing` -> the term for it."""
-
 
 def lines(event: events.Event) -> list[str]:
     """The event as zero or more lines; events that only move a progress bar have none."""
@@ -82,7 +79,7 @@ def _plan(event: events.Plan) -> str:
     start = f" from step {event.start_step}" if event.start_step else ""
     checkpointing = ", gradient checkpointing" if event.gradient_checkpointing else ""
     predicted = f", predicted peak {size(event.predicted)}" if event.predicted is not None else ""
-    micro_batch = f"micro-batch {event.micro_batch}, {PACKING.get(event.packing, event.packing)}"
+    micro_batch = f"micro-batch {event.micro_batch}, {event.packing}"
     return f"plan: {event.steps} steps{start}, batch size {event.batch} ({micro_batch}){checkpointing}{predicted}"
 
 

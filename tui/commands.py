@@ -171,7 +171,7 @@ INSPECTOR = (
         "Show the next split; the last one shows truncated rows and rows with notes.",
     ),
     Command("inspector.view", "v", "view", "view", "Switch between rows, report and chat template."),
-    Command("inspector.parts", "b", "parts", "parts", "Show or hide token separators."),
+    Command("inspector.parts", "b", "parts", "tokens", "Show or hide token separators."),
 )
 
 PICKER = (

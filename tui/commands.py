@@ -65,7 +65,12 @@ BENCH = (
     Command("bench.runs", "r", "runs", "runs", "List runs: attach, compare, resume, delete."),
     Command("bench.ladder", "l", "ladder", "ladder", "Show ladders: every method on the same data, and the verdict."),
     Command(
-        "bench.run_ladder", "L", "climb", "run ladder", "Run a ladder with this preset, model and data.", shown=False
+        "bench.run_ladder",
+        "L",
+        "run_ladder",
+        "run ladder",
+        "Run a ladder with this preset, model and data.",
+        shown=False,
     ),
     Command("bench.data", "d", "data", "data", "Go to the data sets: select, inspect, add."),
     Command("bench.config", "c", "config", "config", "Show the effective configuration and the origin of each value."),
@@ -89,7 +94,12 @@ BENCH = (
         shown=False,
     ),
     Command(
-        "bench.log", "g", "pane('loss', 'log_scale')", "log scale", "Toggle the logarithmic loss axis.", shown=False
+        "bench.log_scale",
+        "g",
+        "pane('loss', 'log_scale')",
+        "log scale",
+        "Toggle the logarithmic loss axis.",
+        shown=False,
     ),
     Command("bench.smooth", "w", "pane('loss', 'smooth')", "smooth", "Change the smoothing of the loss.", shown=False),
     Command(
@@ -136,13 +146,13 @@ RUNS = (
     Command("runs.again", "a", "again", "again", "Start a new run with the same frozen configuration."),
     Command("runs.delete", "x", "delete", "delete", "Delete the run permanently; asks first. Not for active runs."),
     Command("runs.sort", "o", "sort", "sort", "Sort by the next column."),
-    Command("runs.turn", "O", "turn", "reverse", "Reverse the sort order."),
+    Command("runs.reverse", "O", "reverse", "reverse", "Reverse the sort order."),
     Command("runs.filter", "slash", "filter", "filter", "Show only runs that contain a word."),
 )
 
 DATA = (
     Command("data.inspect", "enter", "inspect", "inspect", "Inspect the highlighted set: rows, tokens, problems."),
-    Command("data.take", "space", "take", "select", "Select the highlighted set for training."),
+    Command("data.select", "space", "select", "select", "Select the highlighted set for training."),
     Command("data.add", "a", "add", "add", "Add a file, a folder or a Hub id."),
     Command("data.forget", "x", "forget", "forget", "Remove a recent set from the list; keeps the file.", shown=False),
     Command("data.back", "escape", "back", "back", "Return to the bench."),
@@ -150,12 +160,18 @@ DATA = (
 
 INSPECTOR = (
     Command("inspector.back", "escape", "back", "back", "Return to the bench; cancels a running preparation."),
-    Command("inspector.take", "enter", "take", "select", "Select this set for training and return."),
+    Command("inspector.select", "enter", "select", "select", "Select this set for training and return."),
     Command("inspector.next", "n,right", "next", "next", "Show the next row."),
     Command("inspector.previous", "p,left", "previous", "prev", "Show the previous row."),
-    Command("inspector.split", "s", "split", "split", "Show the next split; the last is rows with a note or a cut."),
+    Command(
+        "inspector.split",
+        "s",
+        "split",
+        "split",
+        "Show the next split; the last one shows truncated rows and rows with notes.",
+    ),
     Command("inspector.view", "v", "view", "view", "Switch between rows, report and chat template."),
-    Command("inspector.parts", "b", "parts", "parts", "Toggle a bar between tokens."),
+    Command("inspector.parts", "b", "parts", "tokens", "Show or hide token separators."),
 )
 
 PICKER = (
@@ -167,7 +183,7 @@ PICKER = (
 
 PRESETS = (
     Command("presets.back", "escape,P", "back", "back", "Return to the bench."),
-    Command("presets.choose", "enter", "choose", "select", "Select the preset."),
+    Command("presets.select", "enter", "select", "select", "Select the preset."),
     Command("presets.edit", "e", "edit", "edit", "Edit in $VISUAL or $EDITOR; a shipped preset is copied first."),
     Command("presets.duplicate", "d", "duplicate", "duplicate", "Create your own preset from this one."),
     Command("presets.save", "n", "save", "save as", "Save the bench's current selection as a new preset."),
@@ -193,6 +209,17 @@ TABLES = {
     "runs": RUNS,
     "ladder": LADDER,
 }
+TITLES = {
+    "app": "Everywhere",
+    "bench": "Bench",
+    "data": "Data list",
+    "inspector": "Data inspector",
+    "picker": "File picker",
+    "presets": "Presets",
+    "runs": "Runs",
+    "ladder": "Ladder",
+}
+"""Headings of the tables in the help screen and in `docs/keys.md`."""
 
 
 def bindings(group: str) -> list[BindingType]:
@@ -200,7 +227,14 @@ def bindings(group: str) -> list[BindingType]:
     return [command.binding() for command in TABLES[group]]
 
 
-RENAMED = {"bench.climb": "bench.run_ladder"}
+RENAMED = {
+    "bench.climb": "bench.run_ladder",
+    "bench.log": "bench.log_scale",
+    "data.take": "data.select",
+    "inspector.take": "inspector.select",
+    "presets.choose": "presets.select",
+    "runs.turn": "runs.reverse",
+}
 """Old command id in `config.toml` -> its present id."""
 
 

@@ -59,39 +59,39 @@ def list_gpus() -> list[Gpu]:
     return sorted(gpus.values(), key=lambda gpu: (gpu.price_per_hour, gpu.memory))
 
 
-def cheapest_gpu(peak: float, cards: list[Gpu]) -> Gpu | None:
+def cheapest_gpu(peak: float, gpus: list[Gpu]) -> Gpu | None:
     """The cheapest GPU with at least `peak` bytes; None if no listed GPU has it."""
-    return next((gpu for gpu in cards if gpu.bytes >= peak), None)
+    return next((gpu for gpu in gpus if gpu.bytes >= peak), None)
 
 
-def find_gpu(nvml_name: str, cards: list[Gpu]) -> Gpu | None:
+def find_gpu(nvml_name: str, gpus: list[Gpu]) -> Gpu | None:
     """The listed GPU for an NVML name; None where it is not listed. The longest match wins."""
     matches = [
         (len(part), gpu)
-        for gpu in cards
+        for gpu in gpus
         for part in [gpu.name, *gpu.match]
         if re.search(rf"(?<!\w){re.escape(part)}(?!\w)", nvml_name)  # L4 is no part of L40S
     ]
     return max(matches, key=lambda pair: pair[0])[1] if matches else None
 
 
-def select_gpu(wanted: str, cards: list[Gpu]) -> Gpu:
+def select_gpu(wanted: str, gpus: list[Gpu]) -> Gpu:
     """The listed GPU for a user's "a100", "RTX4090" or "H100 80GB".
 
     Raises UserError where no GPU matches, with the nearest name, or several do.
     """
     words = _words(wanted)
     for matches in _MATCHERS if words else ():
-        found = [gpu for gpu in cards if matches(words, gpu)]
+        found = [gpu for gpu in gpus if matches(words, gpu)]
         if len(found) == 1:
             return found[0]
         if found:
             several = ", ".join(gpu.name for gpu in found)
             what = f"ambiguous GPU name {wanted!r} ({several})"
             raise UserError(what, "--gpu", "use more of the name", code="gpu.ambiguous_name")
-    names = {near: gpu.name for gpu in cards for near in (*_gpu_words(gpu), _squashed(gpu.name))}
+    names = {near: gpu.name for gpu in gpus for near in (*_gpu_words(gpu), _squashed(gpu.name))}
     close = difflib.get_close_matches("".join(words), names, n=1)
-    hint = f"did you mean {names[close[0]]}?" if close else f"use one of {', '.join(gpu.name for gpu in cards)},"
+    hint = f"did you mean {names[close[0]]}?" if close else f"use one of {', '.join(gpu.name for gpu in gpus)},"
     do = f"{hint} or add it to {own_file()}"
     raise UserError(f"unknown GPU {wanted!r}", "--gpu", do, code="gpu.unknown")
 

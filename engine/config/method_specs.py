@@ -96,9 +96,10 @@ FULL = MethodSpec(
     title="Full",
     in_text="full",
     trains_summary="all weights",
-    use_summary="when the last point matters",
+    use_summary="for the last % of quality",
     description="All weights are trained, with a gradient and optimizer state for each: several times the memory, and "
-    "the artifact is a complete model. When there is much to learn, or the last point matters.",
+    "the artifact is a complete model. For tasks with much to learn, and when the last percentage point of quality "
+    "matters.",
     module="engine.methods.full",
     trains="weights",
     bf16_on_cpu=False,

@@ -25,8 +25,8 @@ class MetricSpec:
     title: str
     """In tables and sentences."""
     scoring: str = ""
-    """`module:function` that scores (answer, target) as a dict with the metric's name and further scores of the
-    answer; '' for the held-out loss, which needs no answers."""
+    """`module:function` that scores (output, target): a dict with the metric's score under its name, and additional
+    scores; '' for the held-out loss, which needs no answers."""
     lower_is_better: bool = False
     bounds: tuple[float, float] = (0.0, 1.0)
     """Bounds of one test item's score."""

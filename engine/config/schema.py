@@ -48,8 +48,8 @@ class Data(Section, frozen=True):
     subset: str | None = None
     """Configuration (subset) of a Hub data set that has several."""
     format: FormatName = "auto"
-    """auto, messages, sharegpt, prompt-completion, alpaca, squad, text; for preference data chosen (train on the chosen
-    answers), for KTO data desirable (train on rows whose label is true)."""
+    """How rows are converted to conversations; auto: detected from the columns. chosen: preference data, train on the
+    chosen answers. desirable: KTO data, train on the rows whose label is true."""
     map: dict[str, str] = field(default_factory=dict)
     """Role (prompt, completion, system, tools, references, text, messages) -> column or template: "Q: {question}"."""
     separator: str | None = None
@@ -83,14 +83,17 @@ class Train(Section, frozen=True):
     warmup_ratio: Share = 0.05
     """Share of the steps over which the learning rate rises linearly."""
     weight_decay: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    """Decoupled weight decay of AdamW; vectors (norms, biases) have none."""
     max_grad_norm: Annotated[float, Meta(ge=0)] = 1.0
     """Gradient clipping norm; 0 disables clipping."""
     max_length: Annotated[int, Meta(ge=8, le=1_000_000)] = 1024
     """Maximum tokens per row; longer rows are truncated on the right, and counted."""
     packing: Literal["auto", "packed", "shared_prefix", "padded"] = "auto"
-    """packed: rows end to end without padding. shared_prefix: packed, and a prefix that rows of a micro-batch have in
-    common is computed once, with the same loss. padded: left-padded, sorted by length. auto: shared_prefix if that
-    computes at least 5% fewer tokens (not with adapter.dropout), else by the rows' lengths."""
+    """packed: the rows of a micro-batch end to end without padding, like TRL's padding_free. Sequences are not filled
+    to max_length, and the number of steps stays the same. shared_prefix: packed, and a prefix that rows of a
+    micro-batch have in common is computed once, with the same loss. padded: left-padded, sorted by length. auto:
+    shared_prefix if that computes at least 5% fewer tokens (not with adapter.dropout), else packed; padded if the
+    architecture does not separate packed rows, or needs a mask for it and rows are long."""
     precision: Literal["auto", "bf16", "mixed", "fp32"] = "auto"
     """bf16: bf16 weights and arithmetic. mixed: fp32 weights, bf16 arithmetic. auto: by method and device."""
     gradient_checkpointing: bool | Literal["auto"] = "auto"
@@ -141,8 +144,11 @@ class Optimizer(Section, frozen=True):
     name: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
     """8-bit optimizer state takes a quarter of the memory; paged state moves to the CPU when GPU memory runs out."""
     beta1: Share = 0.9
+    """Decay rate of the running average of the gradient."""
     beta2: Share = 0.999
+    """Decay rate of the running average of the squared gradient."""
     eps: Annotated[float, Meta(gt=0)] = 1e-8
+    """Added to the denominator for numerical stability."""
 
 
 class Evaluation(Section, frozen=True):
@@ -169,6 +175,7 @@ class Cost(Section, frozen=True):
     price_per_hour: Annotated[float, Meta(ge=0)] | None = None
     """Unset: the price of the GPU in the price list."""
     currency: str = "USD"
+    """Currency of price_per_hour."""
 
 
 class Config(Section, frozen=True):

@@ -63,7 +63,7 @@ def _hold_out(
 ) -> None:
     """Move a share of the training rows to another split, prompt by prompt in order of rank.
 
-    Prompts with more rows than are still missing are skipped. `max_prompts`: limit on prompts. `never`: groups that
+    A prompt with more rows than are still needed is skipped. `max_prompts`: limit on prompts. `never`: groups that
     stay in training.
     """
     train = np.flatnonzero(side == TRAIN)

@@ -1,4 +1,4 @@
-"""Metrics: score an answer against its references (accepted answers), between 0 and 1.
+"""Metrics: score an output of the model against its references (accepted answers). All of these are from 0 to 1.
 
 With several references the best one counts:
 

@@ -57,15 +57,17 @@ class Nvml:
         """The driver version; '' where it is not available."""
         return str(self._call("nvmlSystemGetDriverVersion") or "")
 
-    def cards(self) -> list[NvmlGpu]:
+    def gpus(self) -> list[NvmlGpu]:
         """Every GPU, in NVML's order; one that does not respond is included, without values."""
         count = self._call("nvmlDeviceGetCount") or 0
         return [NvmlGpu(self, number, self._call("nvmlDeviceGetHandleByIndex", number)) for number in range(count)]
 
-    def card(self, index: int = 0) -> NvmlGpu | None:
+    def gpu(self, index: int = 0) -> NvmlGpu | None:
         """One GPU by NVML's index, which may differ from CUDA's."""
         handle = self._call("nvmlDeviceGetHandleByIndex", index)
         return NvmlGpu(self, index, handle) if handle is not None else None
+
+    card = gpu  # the older name, which `engine.training.meters` uses
 
     def named(self, uuid: str) -> NvmlGpu | None:
         """The GPU or MIG instance with this UUID (GPU-…, MIG-…) or unique prefix of it, as in CUDA_VISIBLE_DEVICES.
@@ -75,14 +77,14 @@ class Nvml:
         handle = self._call("nvmlDeviceGetHandleByUUID", uuid)
         if handle is not None:
             return NvmlGpu(self, 0, handle)
-        matching = [card for card in self.cards() if (card.uuid() or "").startswith(uuid)]
+        matching = [gpu for gpu in self.gpus() if (gpu.uuid() or "").startswith(uuid)]
         return matching[0] if len(matching) == 1 else None
 
     def of_torch(self, uuid: str) -> NvmlGpu | None:
         """The GPU with the UUID that torch reports, which has no prefix; the only GPU where none matches."""
         if found := self.named(f"GPU-{uuid}") or self.named(f"MIG-{uuid}"):
             return found
-        return self.card() if len(self.cards()) == 1 else None
+        return self.gpu() if len(self.gpus()) == 1 else None
 
     def _call(self, function: str, *arguments: Any) -> Any:
         if self._library is None:

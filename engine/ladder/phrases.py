@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import MetricSpec, metric_spec
+from engine.config.text import amount
 from engine.ladder import format as fmt
 from engine.runs.ladder import Comparison, Finding, Ladder, RungResult, Topic
 
@@ -12,14 +15,13 @@ Sentence = tuple[Topic, str]
 
 NO_SIGNIFICANT_DIFFERENCE = "no significant difference"
 SIGNIFICANTLY: dict[Finding, str] = {"better": "significantly better", "worse": "significantly worse"}
-NO_GAIN = "There is no gain over the base model to compare shares of"
+NO_GAIN = "No gain over the base model, so shares of the gain are undefined"
 NO_RECOMMENDATION = "No method is significantly better than the base model: this ladder recommends none."
 BASE_NOT_SCORED = "The base model has no score"
 FULL_NOT_SCORED = "Full fine-tuning has no score"
 LOWER_IS_BETTER = "lower is better; a negative difference is an improvement"
 LOW_MEMORY = "If memory is limited"
-AS_FAST = "as fast with some seeds"
-SMALLEST_ARTIFACT = "no method that is not significantly worse has a smaller artifact"
+SMALLEST_ARTIFACT = "the smallest artifact among the methods that are not significantly worse"
 ONE_SEED = "One seed: the results describe these runs; the variation between seeds is unknown."
 ONE_RATE = "Each method was trained at its preset learning rate; no other rate was tried."
 ON_CPU = "Measured on a CPU; timings and memory on a GPU will differ."
@@ -34,7 +36,7 @@ RULE_OF_QUALITY = {
 RULE_OF_COST = {
     "holds": "at most one eighth, as the rule of thumb says",
     "fails": "more than the rule of thumb's one eighth",
-    "undecided": "with seeds on both sides of the rule of thumb's one eighth",
+    "undecided": "and the seeds disagree on whether it is at most one eighth",
     "unknown": "not comparable with the rule of thumb's one eighth",
 }
 
@@ -48,12 +50,17 @@ def sample_size(ladder: Ladder) -> str:
     """`300 test items and 2 seeds`: what the comparisons are based on."""
     items = ladder.work.test if ladder.work else 0
     seeds = min((len(row.seeds) for row in ladder.rows if row.score and row.seeds), default=0)
-    return f"{fmt.integer(items)} test items" + (f" and {seeds} seeds" if seeds > 1 else " and 1 seed" if seeds else "")
+    return amount(items, "test item") + (f" and {amount(seeds, 'seed')}" if seeds else "")
 
 
 def not_significant(ladder: Ladder) -> str:
     """`No significant difference with 300 test items and 2 seeds`."""
     return f"{NO_SIGNIFICANT_DIFFERENCE.capitalize()} with {sample_size(ladder)}"
+
+
+def as_fast(names: Sequence[str]) -> str:
+    """`For some seeds QLoRA and LoRA were as fast.`"""
+    return f"For some seeds {' and '.join(names)} {'were' if len(names) > 1 else 'was'} as fast."
 
 
 def difference(compared: Comparison, metric: MetricSpec) -> str:

@@ -52,7 +52,7 @@ class LadderPipeline:
         self._enter("preparing")
         ladder, plan = self.runner.ladder, self.plan
         request = {"config": msgspec.to_builtins(plan.rungs[0].config), "split_version": plan.split_version}
-        workload = ask("ladder.survey", request, print)
+        workload = ask("ladder.workload", request, print)
         ladder.work = msgspec.convert(workload["work"], SharedWork)
         ladder.versions, ladder.machine = workload["versions"], workload["machine"]
         for notice in workload["warnings"]:

@@ -9,7 +9,6 @@ from engine.ladder import format as fmt
 from engine.ladder.cost_sentences import mean_and_range
 from engine.ladder.findings import Findings, comparison, training_peak
 from engine.ladder.phrases import (
-    AS_FAST,
     BASE_NOT_SCORED,
     LOW_MEMORY,
     NO_RECOMMENDATION,
@@ -17,6 +16,7 @@ from engine.ladder.phrases import (
     SIGNIFICANTLY,
     SMALLEST_ARTIFACT,
     Sentence,
+    as_fast,
     difference,
     ladder_metric,
     method_noun,
@@ -50,7 +50,7 @@ def _prototype(findings: Findings, fastest: RungResult) -> str:
     text = f"Prototype with {method_noun(fastest)}: the fastest method that is {criterion}"
     text += f", {mean_and_range(fastest.all_seconds, fmt.seconds, ' per run')}." if fastest.all_seconds else "."
     if others := _as_fast(findings, fastest):
-        text += f" {' and '.join(others)} {'were' if len(others) > 1 else 'was'} {AS_FAST}."
+        text += f" {as_fast(others)}"
     small = findings.least_memory
     if small is None:
         return text
@@ -87,7 +87,7 @@ def _ship(ladder: Ladder, findings: Findings, ship: RungResult, best: RungResult
         than = f"{SIGNIFICANTLY['better']} than {fmt.rung_title(second.name)}"
         return f"Ship {name} ({size} artifact): it is {than}, {difference(lead, metric)}."
     lead_text = f"Its lead is not significant: {difference(lead, metric)}."
-    return f"Ship {name} ({size} artifact): it has {_top(ladder)}, and {SMALLEST_ARTIFACT}. {lead_text}"
+    return f"Ship {name} ({size} artifact): it has {_top(ladder)} and {SMALLEST_ARTIFACT}. {lead_text}"
 
 
 def _acceptable_loss(ladder: Ladder, behind: Comparison | None, rival: str) -> str:

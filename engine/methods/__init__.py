@@ -1,4 +1,4 @@
-"""Fine-tuning methods: how each loads a model, which parameters it trains and with which optimizer."""
+"""Fine-tuning methods: one module per method that loads the model and makes its parameters trainable; optimizers."""
 
 from __future__ import annotations
 

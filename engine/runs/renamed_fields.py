@@ -19,6 +19,11 @@ EVENT_FIELDS: dict[str, dict[str, str]] = {
 }
 """By event type: old name -> new name."""
 
+EVENT_VALUES: dict[str, dict[str, dict[Any, Any]]] = {"plan": {"packing": {"flat": "packed"}}}
+"""By event type and field: old value -> new value."""
+RENAMED_EVENTS = {*EVENT_FIELDS, *EVENT_VALUES}
+"""The event types of version 1 that have to be translated."""
+
 RESULT_FIELDS = {"artefact_bytes": "artifact_bytes", "comparable": "peak_training_bytes"}
 RENTAL_FIELDS = {"card": "gpu"}
 
@@ -38,10 +43,15 @@ def is_old(table: Table) -> bool:
 
 
 def current_event(table: Table) -> Table:
-    """An event with today's field names."""
+    """An event with today's field names and values."""
     if not is_old(table):
         return table
-    return _renamed(table, EVENT_FIELDS.get(str(table.get("type")), {})) | {"v": SCHEMA_VERSION}
+    kind = str(table.get("type"))
+    current = _renamed(table, EVENT_FIELDS.get(kind, {})) | {"v": SCHEMA_VERSION}
+    for field, values in EVENT_VALUES.get(kind, {}).items():
+        if isinstance(value := current.get(field), str):
+            current[field] = values.get(value, value)
+    return current
 
 
 def current_result(table: Table) -> Table:

@@ -44,7 +44,7 @@ def machine_facts(machine: Machine) -> dict[str, Any]:
         "system": platform.platform(),
     }
     if machine.device == "cuda":
-        facts["card_memory"] = torch.cuda.get_device_properties(0).total_memory
+        facts["gpu_memory"] = torch.cuda.get_device_properties(0).total_memory
         facts["cuda"] = torch.version.cuda
     return facts
 

@@ -83,7 +83,7 @@ def data_inspect(arguments: dict[str, Any], progress: Progress) -> Any:
     return inspect(data, arguments["max_length"], load_tokenizer(model), *shown, progress, _preflight(arguments))
 
 
-def ladder_survey(arguments: dict[str, Any], progress: Progress) -> Any:
+def ladder_workload(arguments: dict[str, Any], progress: Progress) -> Any:
     """The workload of a configuration."""
     from engine.worker.workload import describe_workload
 
@@ -106,7 +106,7 @@ def ladder_report(arguments: dict[str, Any], progress: Progress) -> Any:
 
 
 def plan(arguments: dict[str, Any], progress: Progress) -> Any:
-    """Predicted memory, time and cost of each method, and changes that make it fit (`PlanQuery` -> `Plan`)."""
+    """Predicted memory, time and cost of each method, and changes that make it fit (`PlanQuery` -> `MemoryPlan`)."""
     from engine.memory.dry_run.plan import plan
     from engine.memory.formula.method_plan import PlanQuery
 
@@ -157,7 +157,7 @@ REQUESTS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
     "data.show": data_show,
     "data.preview": data_preview,
     "data.inspect": data_inspect,
-    "ladder.survey": ladder_survey,
+    "ladder.workload": ladder_workload,
     "ladder.report": ladder_report,
     "plan": plan,
     "pull": pull,

@@ -78,7 +78,8 @@ def _sharing(run: RunContext, evaluator: Evaluator) -> dict[str, Any]:
     """Fields of the plan about shared prefixes."""
     if evaluator.packing.packing != "shared_prefix":
         return {}
-    return {"shared_prefix": run.sharing.prefix, "token_ratio": round(run.sharing.ratio, 3)}
+    rows, ratio = len(evaluator.rows.train), round(run.sharing.ratio, 3)
+    return {"shared_prefix": run.sharing.prefix, "shared_rows": rows, "token_ratio": ratio}
 
 
 def _trainer(

@@ -8,7 +8,7 @@ import pytest
 from places import DOCS
 
 
-@pytest.mark.parametrize("page", ["configuration", "keys"])
+@pytest.mark.parametrize("page", ["configuration", "keys", "models"])
 def test_a_generated_page_is_current(page: str) -> None:
     spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
     assert spec and spec.loader

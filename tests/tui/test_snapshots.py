@@ -51,7 +51,7 @@ MIN_CONTRAST = 3.0
 """Minimum of WCAG 2.2 for large text and for graphics; required of every letter."""
 THEMES = ("textual-dark", "textual-light")
 MACHINE = MachineSample(
-    cards=(
+    gpus=(
         GpuSample(
             index=0,
             name="NVIDIA A100-SXM4-80GB",

@@ -26,6 +26,7 @@ from tui.cli.options import (
     AdoptOption,
     AsciiOption,
     DataOption,
+    DemoSeedsOption,
     DetachOption,
     FreshOption,
     JsonOption,
@@ -40,6 +41,7 @@ from tui.cli.options import (
     VersionOption,
     chosen_method,
     overrides,
+    renamed_option,
 )
 from tui.cli.subcommands import data_app, presets_app
 from tui.output import streams
@@ -58,7 +60,7 @@ app.add_typer(presets_app, name="presets")
 @app.command()
 def demo(
     runs: RunsOption = None,
-    seeds: SeedsOption = 3,
+    seeds: DemoSeedsOption = None,
     quick: Annotated[bool, typer.Option("--quick", help="One seed, half the training steps and test rows.")] = False,
     fresh: FreshOption = False,
     detach: DetachOption = False,
@@ -75,7 +77,9 @@ def ladder(
     preset: Annotated[str, typer.Argument(metavar="PRESET", help="Preset name or TOML file.")],
     rungs: Annotated[
         list[str] | None,
-        typer.Option("--rung", metavar="RUNG", help="lora, or wide=lora,adapter.rank=64 (default: all methods)."),
+        typer.Option(
+            "--rung", metavar="RUNG", help="Method, or NAME=METHOD,KEY=VALUE; repeatable (default: all methods)."
+        ),
     ] = None,
     seeds: SeedsOption = 1,
     learning_rates: Annotated[
@@ -187,8 +191,9 @@ def plan(
     preset: Annotated[str | None, typer.Argument(metavar="PRESET", help="Preset name or TOML file.")] = None,
     method: Annotated[str | None, typer.Option("--method", help="Plan this method only.")] = None,
     gpu: Annotated[
-        str | None, typer.Option("--gpu", "--card", metavar="NAME", help='Plan for a listed GPU: "A100 80GB".')
+        str | None, typer.Option("--gpu", metavar="NAME", help='Plan for a listed GPU: "A100 80GB".')
     ] = None,
+    card: Annotated[str | None, typer.Option("--card", hidden=True)] = None,  # the older name of --gpu
     length: Annotated[
         int | None, typer.Option("--length", min=2, help="Tokens per row (default: the longest row of the data).")
     ] = None,
@@ -214,6 +219,7 @@ def plan(
         do = "name a preset (`ftbench presets list`), or use --history"
         raise UserError("missing preset", "ftbench plan", do, "cli.missing_preset")
     given = overrides(settings, model=model, data=data, method=method, micro_batch=micro_batch)
+    gpu = renamed_option("--gpu", gpu, "--card", card)
     options = verb.PlanOptions(preset, chosen_method(method), given, gpu, length, quick, folder, ascii_only, json)
     raise typer.Exit(verb.plan(options))
 

@@ -146,7 +146,7 @@ def _nvml() -> list[Finding]:
     if nvml.why:
         what = "GPU memory, power and energy are unknown; process memory is shown"
         return [Finding("note", "NVML", f"{nvml.why}: {what}")]
-    count = len(nvml.cards())
+    count = len(nvml.gpus())
     return [Finding("ok", "NVML", f"driver {nvml.driver()}, {amount(count, 'GPU')}")]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,8 +28,13 @@ def _ascii_output(requested: bool) -> bool:
     return requested
 
 
+def _any_of(names: Sequence[str]) -> str:
+    """`qlora, lora or full`."""
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
 RunsOption = Annotated[
-    Path | None, typer.Option("--runs", metavar="DIR", help="Directory of runs for this command; else the runs home.")
+    Path | None, typer.Option("--runs", metavar="DIR", help="Directory of runs (default: the runs home).")
 ]
 AdoptOption = Annotated[
     Path | None, typer.Option("--adopt", metavar="DIR", help="Move the runs and ladders of DIR into the runs home.")
@@ -39,15 +45,21 @@ VersionOption = Annotated[
     bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
 ]
 PresetOption = Annotated[str, typer.Option("--preset", help="Preset whose model, data and length settings apply.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, also for errors.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print results and errors as JSON.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a preset key.")]
-MethodOption = Annotated[str | None, typer.Option("--method", metavar="METHOD", help=f"{', '.join(method_names())}.")]
+MethodOption = Annotated[
+    str | None, typer.Option("--method", metavar="METHOD", help=f"Fine-tuning method: {_any_of(method_names())}.")
+]
 ModelOption = Annotated[str | None, typer.Option("--model", help="Model: catalog name, folder, .gguf file or Hub id.")]
 DataOption = Annotated[str | None, typer.Option("--data", help="Data set: name, file, folder or Hub id.")]
 DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="Data set: name, file, folder or Hub id.")]
 NowOption = Annotated[bool, typer.Option("--now", help="Start immediately, even if the GPU is busy.")]
 DetachOption = Annotated[bool, typer.Option("--detach", help="Start in the background and return.")]
-SeedsOption = Annotated[int, typer.Option("--seeds", min=1, max=20, help="Number of seeds, and so of runs, per rung.")]
+SeedsOption = Annotated[int, typer.Option("--seeds", min=1, max=20, help="Seeds per rung; one run each.")]
+DemoSeedsOption = Annotated[
+    int | None,
+    typer.Option("--seeds", min=1, max=20, help="Seeds per rung; one run each (default: 3, with --quick 1)."),
+]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Do not reuse finished runs.")]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Run or ladder name, part of it, path, or 'last'.")]
 
@@ -55,6 +67,14 @@ RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Run or ladder n
 def chosen_method(name: str | None) -> str | None:
     """Return the value of --method. Raises UserError for an unknown method."""
     return None if name is None else method_spec(name).name
+
+
+def renamed_option(option: str, value: str | None, old_option: str, old_value: str | None) -> str | None:
+    """Return the value given under the current or the old name. Raises UserError where they differ."""
+    if value is not None and old_value is not None and value != old_value:
+        what = f"different values for {option}: {value} and {old_option} {old_value}"
+        raise UserError(what, do="keep one of them", code="cli.conflicting_values")
+    return old_value if value is None else value
 
 
 OPTION_KEYS = {"--model": "model.id", "--data": "data.id", "--method": "method", "--micro-batch": "train.micro_batch"}

@@ -150,7 +150,7 @@ def as_json(
         {"tier": tier, "device": device, "median": e.median, "worst": e.worst, "under": e.under, "against": e.against}
         for (tier, device), e in MEASURED.items()
     ]
-    about = {"v": 1, "preset": preset_name(options.preset), "model": config.model.id, "data": config.data.id}
+    about = {"v": 2, "preset": preset_name(options.preset), "model": config.model.id, "data": config.data.id}
     return {**about, "batch": config.train.batch, **found, "measured_errors": errors}
 
 

@@ -61,7 +61,12 @@ def presets_list(json: JsonOption = False) -> None:
 
 
 @presets_app.command("show")
-def presets_show(name: str, method: MethodOption = None, settings: SetOption = None, json: JsonOption = False) -> None:
+def presets_show(
+    name: Annotated[str, typer.Argument(metavar="PRESET", help="Preset name or TOML file.")],
+    method: MethodOption = None,
+    settings: SetOption = None,
+    json: JsonOption = False,
+) -> None:
     """Show the effective configuration and each value's origin."""
     from tui.cli import presets as verb
 
@@ -70,7 +75,7 @@ def presets_show(name: str, method: MethodOption = None, settings: SetOption = N
 
 @presets_app.command("new")
 def presets_new(
-    name: str,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the new preset.")],
     base: Annotated[str, typer.Option("--from", help="Preset to copy.")] = "demo-lora",
     settings: SetOption = None,
 ) -> None:

@@ -132,8 +132,8 @@ def _figures(run: Compared, comparable: bool) -> dict[str, str]:
     return {
         "state": run.state.replace("_", " "),
         "metric": result.metric if result else "–",
-        "before": mean_text(before.score if before else None, percent),
-        "after": mean_text(after.score if after else None, percent),
+        "score before": mean_text(before.score if before else None, percent),
+        "score after": mean_text(after.score if after else None, percent),
         "95% CI": range_text(after.score if after else None, percent),
         "test loss": mean_text(after.loss if after else None, False),
         "steps": f"{result.steps:,}" if result else "–",

@@ -9,7 +9,7 @@ from tui.format import duration, size
 from tui.history.scores import mean_text, range_text
 from tui.output.console import table
 
-COLUMNS = ("rung", "score", "95% CI", "of gain", "loss", "train", "total", "peak", "saved")
+COLUMNS = ("rung", "score", "95% CI", "of gain", "loss", "training", "total", "peak", "artifact")
 
 
 def show_ladder(ladder: Ladder) -> None:
@@ -17,7 +17,9 @@ def show_ladder(ladder: Ladder) -> None:
     work = ladder.work
     metric = work.metric if work else ""
     seeds = amount(len(ladder.seeds), "seed")
-    title = f"{work.model} on {work.data}: {metric} on {work.test} test items, {seeds}" if work else ladder.name
+    title = (
+        f"{work.model} on {work.data}: {metric} on {amount(work.test, 'test item')}, {seeds}" if work else ladder.name
+    )
     unit = " %" if metric_spec(metric).is_share else ""
     columns = (COLUMNS[0], f"score{unit}", *COLUMNS[2:])
     table(title, columns, [_row(row, metric) for row in ladder.rows], right=(1, 3, 4, 5, 6, 7, 8))

@@ -103,7 +103,8 @@ def headline(ladder: Ladder) -> str:
     work = ladder.work
     about = ladder.name
     if work:
-        about = f"{visible(work.model, NAME)} on {visible(work.data, NAME)}: {work.metric}, {work.test} test items"
+        items = amount(work.test, "test item")
+        about = f"{visible(work.model, NAME)} on {visible(work.data, NAME)}: {work.metric}, {items}"
     done = _done(ladder.entries)
     seeds = amount(len(ladder.seeds), "seed")
     ended = ladder.reason if ladder.reason.startswith(ladder.status) else f"{ladder.status} {ladder.reason}"

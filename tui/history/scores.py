@@ -13,14 +13,14 @@ from engine.runs.result import Interval, Result
 from tui.format import count, duration, size
 from tui.output.console import table
 
-COLUMNS = ("method", "before", "after", "95% CI", "loss", "train", "peak", "trainable", "saved")
+COLUMNS = ("method", "before", "after", "95% CI", "loss", "training", "peak", "trainable", "artifact")
 
 
 def show_results(title: str, results: Sequence[Result]) -> None:
     """Print one row per run: score before, score and held-out loss after training, costs.
 
-    `train` is the time of the steps only, as in a ladder's table and in a plan. Peak memory is reserved by torch on a
-    GPU, and the worker's resident set on the CPU.
+    `training` is the time of the steps only, as in a ladder's table and in a plan. Peak memory is reserved by torch on
+    a GPU, and the worker's resident set on the CPU.
     """
     unit = " %" if all(metric_spec(result.metric).is_share for result in results) else ""
     columns = (COLUMNS[0], f"before{unit}", f"after{unit}", *COLUMNS[3:])

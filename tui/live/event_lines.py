@@ -6,11 +6,9 @@ from engine.config.metric_specs import metric_spec
 from engine.config.text import percent, shortened
 from engine.runs import events
 from engine.runs.account import summarize_columns, summarize_rows
+from engine.runs.sharing import describe_sharing
 from tui.data_report import DataReport, overlap_in_short
 from tui.format import count, duration, moment, share, significant, size
-
-PACKING = {"flat": "packed", "shared_prefix": "packed with shared prefixes"}
-"""`Plan.packing` -> the term for it."""
 
 
 def lines(event: events.Event) -> list[str]:
@@ -82,7 +80,8 @@ def _plan(event: events.Plan) -> str:
     start = f" from step {event.start_step}" if event.start_step else ""
     checkpointing = ", gradient checkpointing" if event.gradient_checkpointing else ""
     predicted = f", predicted peak {size(event.predicted)}" if event.predicted is not None else ""
-    micro_batch = f"micro-batch {event.micro_batch}, {PACKING.get(event.packing, event.packing)}"
+    packing = describe_sharing(event.shared_prefix, event.shared_rows, event.token_ratio) or event.packing
+    micro_batch = f"micro-batch {event.micro_batch}, {packing}"
     return f"plan: {event.steps} steps{start}, batch size {event.batch} ({micro_batch}){checkpointing}{predicted}"
 
 

@@ -47,7 +47,7 @@ class GpuSample:
 class MachineSample:
     """One sample of the machine."""
 
-    cards: tuple[GpuSample, ...]
+    gpus: tuple[GpuSample, ...]
     why: str
     """Why no GPU is visible, '' where one is."""
     memory_total: int
@@ -102,38 +102,38 @@ class MachineSampler:
         from engine.hardware.nvml import Nvml  # for the same reason
 
         self.psutil, self.nvml = psutil, Nvml()
-        self.cards = self.nvml.cards()
+        self.gpus = self.nvml.gpus()
         self.psutil.cpu_percent(None)  # the first call has no interval to measure and returns 0
 
     def look(self, worker: WatchedProcess) -> MachineSample:
         """Take a sample."""
         memory = self.psutil.virtual_memory()
-        why = "" if self.cards else self.nvml.why or "no GPU found"
+        why = "" if self.gpus else self.nvml.why or "no GPU found"
         rss = None
         if worker.pid is not None:
             with contextlib.suppress(self.psutil.Error):
                 rss = self.psutil.Process(worker.pid).memory_info().rss
-        cards = tuple(self._card(card, worker, memory.total, memory.used) for card in self.cards)
-        return MachineSample(cards, why, memory.total, memory.used, rss, worker.pool, self.psutil.cpu_percent(None))
+        gpus = tuple(self._sample(gpu, worker, memory.total, memory.used) for gpu in self.gpus)
+        return MachineSample(gpus, why, memory.total, memory.used, rss, worker.pool, self.psutil.cpu_percent(None))
 
-    def _card(self, card: NvmlGpu, worker: WatchedProcess, system_total: int, system_used: int) -> GpuSample:
+    def _sample(self, gpu: NvmlGpu, worker: WatchedProcess, system_total: int, system_used: int) -> GpuSample:
         from engine.hardware.nvml import process_name  # imported by then, in `__init__`
 
-        total, used = card.total(), card.used()
-        shared = card.shared()
-        running = card.processes()
+        total, used = gpu.total(), gpu.used()
+        shared = gpu.shared()
+        running = gpu.processes()
         mine = next((used for pid, used in running if pid == worker.gpu_pid), None)
         others = tuple(OtherProcess(pid, process_name(pid), used) for pid, used in running if pid != worker.gpu_pid)
         return GpuSample(
-            index=card.index,
-            name=card.name() or ("unnamed GPU" if total is not None or shared else "GPU not responding"),
+            index=gpu.index,
+            name=gpu.name() or ("unnamed GPU" if total is not None or shared else "GPU not responding"),
             total=system_total if shared else total,
             used=system_used if shared else used,
             mine=mine,
             others=others,
-            power=card.power(),
-            load=card.load(),
-            temperature=card.temperature(),
+            power=gpu.power(),
+            load=gpu.load(),
+            temperature=gpu.temperature(),
             shared=shared,
-            bf16=card.bf16(),
+            bf16=gpu.bf16(),
         )

@@ -179,7 +179,7 @@ def _memory(
         return
     rows = f"rows of {estimate.rows.length} tokens" + ("" if longest else ", the preset's max_length")
     head = f"{size(estimate.peak)} of {size(budget.total)} ({budget.name})"
-    yield Fact(name, f"{head}: {found.verdict}", STYLES[found.verdict])
+    yield Fact(name, f"{head}: {found.fit}", STYLES[found.fit])
     if not parts:
         return
     yield Fact("", f"{error_label([found])}; {rows}", "$foreground-muted")

@@ -26,8 +26,8 @@ from engine.runs.run_dir import RunDir
 from tui.choice import Choice
 from tui.live.machine import GpuSample, MachineSample, OtherProcess
 
-Verdict = Literal["fits", "tight", "does not fit", "unknown"]
-STYLES: dict[Verdict, str] = {
+Fit = Literal["fits", "tight", "does not fit", "unknown"]
+STYLES: dict[Fit, str] = {
     "fits": "$text-success",
     "tight": "$text-warning",
     "does not fit": "$text-error",
@@ -42,7 +42,7 @@ class MethodForecast:
     """Forecast of one method with the current choice."""
 
     method: str
-    verdict: Verdict
+    fit: Fit
     estimate: MemoryEstimate | None = None
     config: Config | None = None
     why: str = ""
@@ -55,8 +55,8 @@ def memory_budget(sample: MachineSample, own: Collection[int] = (), steady: bool
     `own` are processes of ftbench runs: a new run waits for them, so their memory will be free. `steady` rounds the
     memory used by others, so that it does not change with every sample.
     """
-    card = visible_gpu(sample.cards)
-    if card is None or not card.total:
+    gpu = visible_gpu(sample.gpus)
+    if gpu is None or not gpu.total:
         used = max(0, sample.memory_used - (sample.worker_rss or 0))
         total = sample.memory_total
         return MemoryBudget(
@@ -67,33 +67,33 @@ def memory_budget(sample: MachineSample, own: Collection[int] = (), steady: bool
             used=_steady(used, total) if steady else used,
             bf16=has_bf16(),
         )
-    used_by_others = sum(other.bytes or 0 for other in foreign_processes(card, own))
-    if card.shared:
-        used_by_others = max(0, (card.used or 0) - (card.mine or 0))
+    used_by_others = sum(other.bytes or 0 for other in foreign_processes(gpu, own))
+    if gpu.shared:
+        used_by_others = max(0, (gpu.used or 0) - (gpu.mine or 0))
     return MemoryBudget(
-        name=f"GPU {card.index}, {card.name}",
+        name=f"GPU {gpu.index}, {gpu.name}",
         device="cuda",
-        source="shared" if card.shared else "card",
-        total=card.total,
-        used=_steady(used_by_others, card.total) if steady else used_by_others,
-        bf16=card.bf16,
+        source="shared" if gpu.shared else "card",
+        total=gpu.total,
+        used=_steady(used_by_others, gpu.total) if steady else used_by_others,
+        bf16=gpu.bf16,
     )
 
 
-def foreign_processes(card: GpuSample, own: Collection[int]) -> list[OtherProcess]:
+def foreign_processes(gpu: GpuSample, own: Collection[int]) -> list[OtherProcess]:
     """GPU processes that are not ftbench runs, so a new run does not wait for them."""
-    return [other for other in card.others if other.pid not in own]
+    return [other for other in gpu.others if other.pid not in own]
 
 
-def visible_gpu(cards: Sequence[GpuSample]) -> GpuSample | None:
+def visible_gpu(gpus: Sequence[GpuSample]) -> GpuSample | None:
     """The GPU that a run started now will use."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
-        return cards[0] if cards else None
+        return gpus[0] if gpus else None
     first = visible.split(",")[0].strip()
     if first.isdigit():
-        return next((card for card in cards if card.index == int(first)), None)
-    return cards[0] if cards and first.startswith("GPU-") else None  # a UUID: the sample has none to compare with
+        return next((gpu for gpu in gpus if gpu.index == int(first)), None)
+    return gpus[0] if gpus and first.startswith("GPU-") else None  # a UUID: the sample has none to compare with
 
 
 def forecasts(choice: Choice, files: ModelFiles, budget: MemoryBudget | None) -> list[MethodForecast]:

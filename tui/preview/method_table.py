@@ -36,8 +36,8 @@ def _memory(found: Sequence[MethodForecast], budget: MemoryBudget | None) -> Ite
             yield _row(part, [size(found) if found else "–" for found in sizes])
     yield _row("training", [size(one.training.total) if one else "–" for one in estimates], "bold")
     yield _row("evaluation", [size(one.evaluation.total) if one else "–" for one in estimates])
-    verdicts = [Content.styled(f"{one.verdict:<{COLUMN}}", STYLES[one.verdict]) for one in found]
-    yield Content.assemble((f"{'verdict':<{LABEL}}", "$foreground-muted"), *verdicts)
+    fits = [Content.styled(f"{one.fit:<{COLUMN}}", STYLES[one.fit]) for one in found]
+    yield Content.assemble((f"{'fit':<{LABEL}}", "$foreground-muted"), *fits)
     yield _row("micro-batch", [f"{one.micro_batch}" if one else "–" for one in estimates], "$foreground-muted")
     length = next((one.rows.length for one in estimates if one), None)
     if budget is not None and length is not None:

@@ -18,18 +18,18 @@ from tui.output.streams import SUBSTITUTES
 from tui.preview.plan_words import (
     about_budget,
     about_rows,
+    accuracy_notes,
+    bar_components,
     change_words,
-    drawn,
     heading,
-    lacking,
     peak,
+    shortfall,
     table_rows,
-    worth,
 )
 
 STYLES = {"fits": "green", "tight": "yellow", "does not fit": "red"}
 LEFT = 31
-"""Columns before a bar: method, peak, verdict."""
+"""Columns before a bar: method, peak, whether it fits."""
 LABEL, CELL = 20, 19
 COSTS = 20
 """Columns before a change's settings."""
@@ -59,7 +59,7 @@ class PlanView:
         for method_plan in plan.methods:
             yield from self.changes(method_plan, plan.budget)
         yield Text()
-        for line in [*plan.notes, *worth(plan, here)]:
+        for line in [*plan.notes, *accuracy_notes(plan, here)]:
             yield self.text(line, "dim")
 
     def bars(self, plan: MemoryPlan, config: Config, preset: str) -> Iterator[Text]:
@@ -70,10 +70,10 @@ class PlanView:
         yield Text()
         present: dict[str, int] = {}
         for method_plan in plan.methods:
-            parts = drawn(method_plan, plan.budget)
+            parts = bar_components(method_plan, plan.budget)
             present |= {name: used for name, used in parts.items() if used}
             line = Text(f"{method_title(method_plan.method):<7}{size(peak(method_plan).total):>9}  ")
-            line.append(f"{method_plan.verdict:<13}", style=STYLES[method_plan.verdict])
+            line.append(f"{method_plan.fit:<13}", style=STYLES[method_plan.fit])
             bars = max(10, min(self.width - LEFT - 1, 100))
             yield line + bar(parts, plan.budget.total, bars, self.colored, self.ascii)
             if method_plan.refused:
@@ -106,11 +106,11 @@ class PlanView:
 
     def changes(self, method_plan: MethodPlan, budget: MemoryBudget) -> Iterator[Text]:
         """Changes that make one method fit, smallest first."""
-        if method_plan.verdict != "does not fit":
+        if method_plan.fit != "does not fit":
             return
         found = method_plan.changes
         when = "" if peak(method_plan) is method_plan.best.training else " in evaluation"
-        lacks = f"{method_title(method_plan.method)} exceeds the budget by {size(lacking(method_plan, budget))}{when}"
+        lacks = f"{method_title(method_plan.method)} exceeds the budget by {size(shortfall(method_plan, budget))}{when}"
         yield Text()
         if not found:
             yield self.text(f"{lacks}; no known change makes it fit.", "bold")
@@ -120,7 +120,7 @@ class PlanView:
             yield self.text(f"{lacks}. To make it fit, {how}:", "bold")
         for change in found:
             line = Text(f"  {size(change.peak):>9}  ")
-            line.append(f"{change.verdict:<7}", style=STYLES[change.verdict])
+            line.append(f"{change.fit:<7}", style=STYLES[change.fit])
             for setting, costs in change_words(change, method_plan):
                 line.append(visible(setting))
                 if line.cell_len + 2 + len(costs) > self.width:
@@ -128,8 +128,10 @@ class PlanView:
                     line = Text(" " * (COSTS + 2))
                 yield line + self.text(f"  {costs}" if line.plain.strip() else costs, "dim")
                 line = Text(" " * COSTS)
-        if method_plan.card:
-            yield self.text(f"  unchanged: fits on {method_plan.card}, the cheapest listed GPU with enough memory")
+        if method_plan.listed_gpu:
+            yield self.text(
+                f"  unchanged: fits on {method_plan.listed_gpu}, the cheapest listed GPU with enough memory"
+            )
 
     def text(self, text: str, style: str = "") -> Text:
         """Text with control characters visible; without style on a terminal without colors, in ASCII with --ascii."""

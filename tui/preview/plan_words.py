@@ -16,6 +16,7 @@ from engine.memory.formula.measured_error import Tier, error_of, percent
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import MemoryPlan, MethodPlan
 from engine.memory.formula.remedies import Remedy
+from engine.runs.sharing import describe_sharing
 from tui.charts.plan_bar import COMPONENTS
 from tui.format import count, duration, size
 from tui.history.run_list import last_part
@@ -34,7 +35,9 @@ def about_rows(plan: MemoryPlan, config: Config) -> str:
     text = f"rows of {rows.length:,} tokens, {rows.answer:,} in the loss: "
     if plan.rows_from == "data" and plan.work:
         steps = f"the largest of {plan.work.steps:,} steps over {plan.work.rows:,} rows"
-        return f"rows of up to {rows.length:,} tokens, up to {rows.answer:,} in the loss: {steps}"
+        shared = describe_sharing(plan.work.shared_prefix, plan.work.rows, plan.work.token_ratio)
+        sharing = f"; {shared}" if shared else ""
+        return f"rows of up to {rows.length:,} tokens, up to {rows.answer:,} in the loss: {steps}{sharing}"
     if plan.rows_from == "asked":
         return f"{text}set by --length"
     limit = "train.max_length" if rows.length == config.train.max_length else "the model's position limit"
@@ -54,7 +57,7 @@ def about_budget(budget: MemoryBudget) -> str:
     return f"{budget.name}, {size(budget.total)}: {kind}{used}{who}"
 
 
-def drawn(method_plan: MethodPlan, budget: MemoryBudget) -> dict[str, int]:
+def bar_components(method_plan: MethodPlan, budget: MemoryBudget) -> dict[str, int]:
     """Bytes by component for a bar: memory used by others, process overhead, then the peak."""
     return {"others": budget.used, "process": budget.process_overhead, **peak(method_plan).parts}
 
@@ -75,13 +78,13 @@ def table_rows(plan: MemoryPlan, times: Mapping[str, TimeEstimate]) -> Iterator[
     yield "evaluation peak", [size(method_plan.best.evaluation.total) for method_plan in plans]
     if plan.budget.process_overhead:
         yield "process overhead", [size(plan.budget.process_overhead)] * len(plans)
-    yield "headroom", [size(-lacking(method_plan, plan.budget)) for method_plan in plans]
+    yield "headroom", [size(-shortfall(method_plan, plan.budget)) for method_plan in plans]
     yield "  required", [size(method_plan.margin) for method_plan in plans]
     yield "", [""] * len(plans)
     yield "micro-batch", [_micro(method_plan) for method_plan in plans]
     yield "  largest that fits", [_largest(method_plan.micro_batch) for method_plan in plans]
     if any(method_plan.best.answering for method_plan in plans):
-        yield "generation batch", [_largest(method_plan.answers) for method_plan in plans]
+        yield "evaluation batch", [_largest(method_plan.evaluation_batch) for method_plan in plans]
     yield "longest row", [_longest(method_plan.longest) for method_plan in plans]
     yield "  micro-batch 1", [_longest(method_plan.longest_alone) for method_plan in plans]
     yield "checkpointing", ["on" if method_plan.best.gradient_checkpointing else "off" for method_plan in plans]
@@ -138,10 +141,10 @@ def _money(value: float | None) -> str:
 def change_words(change: Remedy, method_plan: MethodPlan) -> list[tuple[str, str]]:
     """(setting, its effect) for each setting of a change."""
     costs = {
-        "evaluation.batch": "same answers, smaller generation batch",
+        "evaluation.batch": "same answers, smaller evaluation batch",
         "method": "another method: 4-bit base, trains adapters only",
         "train.micro_batch": "same training, more gradient accumulation",
-        "train.gradient_checkpointing": "same training, recomputes each forward pass",
+        "train.gradient_checkpointing": "same training, recomputes activations in the backward pass",
         "optimizer.name": "8-bit optimizer state",
         "train.max_length": f"truncates longer rows (they have up to {method_plan.best.rows.length:,} tokens)",
     }
@@ -155,7 +158,7 @@ def _toml(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def worth(plan: MemoryPlan, here: Sequence[TierAccuracy]) -> Iterator[str]:
+def accuracy_notes(plan: MemoryPlan, here: Sequence[TierAccuracy]) -> Iterator[str]:
     """What each estimate is, its measured error, and what `tight` means. `here` is the accuracy on this machine."""
     device = plan.budget.device
     tiers: list[Tier] = list(dict.fromkeys(method_plan.best.tier for method_plan in plan.methods))
@@ -163,21 +166,21 @@ def worth(plan: MemoryPlan, here: Sequence[TierAccuracy]) -> Iterator[str]:
         yield f"Peaks: {TIERS[tier]}. Measured error: {error_of(tier, device).line}."
     if "dry run" in tiers:
         scaled = "formula, scaled to the dry run"
-        yield f"Limits and changes: {scaled}. Measured error: {error_of('formula', device).line}."
+        yield f"Largest sizes and suggested changes: {scaled}. Measured error: {error_of('formula', device).line}."
     for record in here:
         figures = f"median {percent(record.median)}, worst {percent(record.worst)}"
         yield f"On this machine: {record.tier}, {figures} in {amount(record.count, 'run')} (`ftbench plan --history`)."
     overhead = "the CUDA context (estimated)" if device == "cuda" else "the process overhead"
-    if device == "cuda" and any(method_plan.answers.bound == "memory" for method_plan in plan.methods):
+    if device == "cuda" and any(method_plan.evaluation_batch.bound == "memory" for method_plan in plan.methods):
         yield "Evaluation uses a smaller batch where it does not fit, so only training decides what fits."
-    yield f"Tight: headroom below the required one, which is the worst error plus {overhead}."
+    yield f"tight: less headroom than required (worst measured error + {overhead})."
     for method_plan in plan.methods:
         state = method_plan.best.pageable
-        if 0 < lacking(method_plan, plan.budget) <= state:
+        if 0 < shortfall(method_plan, plan.budget) <= state:
             title = method_title(method_plan.method)
             yield f"{title}: up to {size(state)} of paged optimizer state can move to host memory, which is slow."
 
 
-def lacking(method_plan: MethodPlan, budget: MemoryBudget) -> int:
+def shortfall(method_plan: MethodPlan, budget: MemoryBudget) -> int:
     """Bytes by which the plan exceeds the budget; negative where memory is left."""
     return peak(method_plan).total + budget.process_overhead - budget.free

@@ -57,22 +57,22 @@ def data_problems(config: Config, report: DataCheck) -> Iterator[Problem]:
 
 
 def memory_problems(found: Sequence[MethodForecast], files: ModelFiles, context: LaunchContext) -> Iterator[Problem]:
-    """Methods that barely fit or do not fit, by the formula."""
+    """Methods that fit tightly or not at all, by the formula."""
     for one in found:
-        if one.estimate is None or context.budget is None or one.verdict not in ("tight", "does not fit"):
+        if one.estimate is None or context.budget is None or one.fit not in ("tight", "does not fit"):
             continue
         title = method_title(one.method)
-        what = f"{title} {'barely fits' if one.verdict == 'tight' else 'does not fit'} (estimated): "
+        what = f"{title} {'is a tight fit' if one.fit == 'tight' else 'does not fit'} (estimated): "
         used = f", {size(context.budget.used)} of it in use by others" if context.budget.used else ""
         what += f"{size(one.estimate.peak)} of {size(context.budget.total)}{used}"
-        code = "memory.tight" if one.verdict == "tight" else "memory.does_not_fit"
+        code = "memory.tight" if one.fit == "tight" else "memory.does_not_fit"
         yield Problem(what, _remedies(one, files, context.budget), code=code)
 
 
 def _remedies(one: MethodForecast, files: ModelFiles, budget: MemoryBudget) -> str:
     """Settings that make it fit by the formula, and methods that need less memory."""
     smaller = smaller_methods(one.method)
-    if one.verdict == "tight" or one.estimate is None or one.config is None or files.table is None:
+    if one.fit == "tight" or one.estimate is None or one.config is None or files.table is None:
         return f"if it runs out of memory, reduce train.micro_batch or train.max_length, or use {smaller}"
     ways = changes(FitQuery(one.config, files.table, one.estimate.rows, budget))
     words = [

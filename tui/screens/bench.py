@@ -239,7 +239,7 @@ class BenchScreen(BaseScreen[None]):
         if self.choosing.effective is not None:
             self.launcher.open_run(self.choosing.choice, self.choosing.effective)
 
-    def action_climb(self) -> None:
+    def action_run_ladder(self) -> None:
         self.launcher.open_ladder(self.choosing.choice)
 
     def action_stop(self) -> None:

@@ -213,7 +213,7 @@ class InspectorScreen(BaseScreen[bool]):
     def action_back(self) -> None:
         self.dismiss(False)
 
-    def action_take(self) -> None:
+    def action_select(self) -> None:
         if self.error:
             self.tell("this data set cannot be trained on; fix the problem first", severity="warning")
         else:

@@ -49,7 +49,7 @@ class MachineContext:
         if self.sample is None:
             return LaunchContext(self._runs)
         turns, own = self._screen.queue(), self._own_processes()
-        gpu = visible_gpu(self.sample.cards)
+        gpu = visible_gpu(self.sample.gpus)
         return LaunchContext(
             self._runs, memory_budget(self.sample, own), foreign_processes(gpu, own) if gpu else (), turns
         )

@@ -28,7 +28,7 @@ from tui.data.folder_list import FolderEntry, FolderView, entries, meant, read_f
 from tui.screens.base import BaseScreen
 from tui.widgets.key_line import KeyLine
 
-STYLES = {"folder": "$primary", "up": "$primary", "take": "bold $text-success", "hub": "$text-warning", "file": ""}
+STYLES = {"folder": "$primary", "up": "$primary", "select": "bold $text-success", "hub": "$text-warning", "file": ""}
 
 
 @dataclass

@@ -86,7 +86,7 @@ class PresetsScreen(BaseScreen[str | None]):
         self.dismiss(None)
 
     @on(Table.RowSelected)
-    def action_choose(self) -> None:
+    def action_select(self) -> None:
         listed = self._selected()
         if listed is None:
             return

@@ -194,7 +194,7 @@ class RunsScreen(BaseScreen[RunDir | None]):
     def action_sort(self) -> None:
         self._sort_by((self.sort_column + 1) % len(FIELDS))
 
-    def action_turn(self) -> None:
+    def action_reverse(self) -> None:
         self.reverse = not self.reverse
         self._fill()
 
@@ -202,7 +202,7 @@ class RunsScreen(BaseScreen[RunDir | None]):
     def _name_clicked(self, message: Table.NameClicked) -> None:
         """Sort by the clicked column; a second click reverses the order."""
         if message.column - 1 == self.sort_column:
-            self.action_turn()
+            self.action_reverse()
         elif message.column:
             self._sort_by(message.column - 1)
 

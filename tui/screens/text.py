@@ -13,20 +13,9 @@ from textual.widgets import Static
 
 from engine.config.preset import Effective, flatten
 from engine.config.text import visible
-from tui.commands import TABLES
+from tui.commands import TABLES, TITLES, displayed
 from tui.format import setting
 from tui.screens.base import BaseScreen
-
-GROUPS = {
-    "app": "everywhere",
-    "bench": "bench",
-    "data": "data list",
-    "inspector": "inspector",
-    "picker": "file picker",
-    "presets": "presets",
-    "runs": "runs",
-    "ladder": "ladder",
-}
 
 
 class TextScreen(BaseScreen[None]):
@@ -55,9 +44,9 @@ def help_text(keys: dict[str, str]) -> Content:
     """Every command with its key; `keys` are the user's own."""
     lines: list[Content] = []
     for group, table in TABLES.items():
-        lines.append(Content.styled(GROUPS[group], "bold"))
+        lines.append(Content.styled(TITLES[group], "bold"))
         for command in table:
-            key = keys.get(command.id, command.keys).replace("question_mark", "?").replace("slash", "/")
+            key = displayed(keys.get(command.id, command.keys))
             lines.append(
                 Content.assemble((f"  {key:<12}", "$primary"), command.help, (f"  {command.id}", "$foreground-muted"))
             )

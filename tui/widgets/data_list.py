@@ -178,9 +178,6 @@ class DataList(OptionList, inherit_bindings=False):
         if event.chain == 2:
             self.action_inspect()
 
-    def action_take(self) -> None:
-        self.action_select()
-
     def action_inspect(self) -> None:
         if self.current:
             self.post_message(InspectRequested(self.current.id))

@@ -63,7 +63,7 @@ class MachinePane(Rows, can_focus=True):
     def feed(self, sample: MachineSample) -> None:
         """Add a sample to the traces and show it."""
         self.sample = sample
-        shares = [(gpu.index, gpu.used, gpu.total) for gpu in sample.cards]
+        shares = [(gpu.index, gpu.used, gpu.total) for gpu in sample.gpus]
         shares = shares or [(-1, sample.memory_used, sample.memory_total)]
         for index, used, total in shares:
             trace = self.traces.setdefault(index, deque(maxlen=MINUTES * 60))
@@ -76,7 +76,7 @@ class MachinePane(Rows, can_focus=True):
         width, height = self.content_size.width, self.content_size.height
         shown = (self.sample, width, self.traces, self.planned, app_settings(self).ascii)
         lines = list(machine_lines(*shown))
-        if len(lines) > height and len(self.sample.cards) > 1:
+        if len(lines) > height and len(self.sample.gpus) > 1:
             lines = list(machine_lines(*shown, short=True))
         last = max(0, len(lines) - height)
         self.above = min(self.above, last)
@@ -114,8 +114,8 @@ def machine_lines(
 
     `short`: the GPU of the watched run first, two lines for each of the others.
     """
-    ours = next((gpu.index for gpu in sample.cards if gpu.mine is not None), 0)
-    gpus = sorted(sample.cards, key=lambda gpu: gpu.index != ours) if short else sample.cards
+    ours = next((gpu.index for gpu in sample.gpus if gpu.mine is not None), 0)
+    gpus = sorted(sample.gpus, key=lambda gpu: gpu.index != ours) if short else sample.gpus
     for gpu in gpus:
         if short and gpu.index != ours:
             yield from short_lines(gpu, width, ascii_only)
@@ -123,7 +123,7 @@ def machine_lines(
             mine = planned if gpu.index == ours else None
             pool = sample.worker_pool if len(gpus) == 1 else None  # with several GPUs the run's is unknown here
             yield from gpu_lines(gpu, width, traces.get(gpu.index, deque()), mine, ascii_only, pool)
-    if not sample.cards:
+    if not sample.gpus:
         for text in textwrap.wrap(no_gpu(sample.why), max(10, width), max_lines=3, placeholder=" …"):
             yield Content.styled(text, "$foreground-muted")
         yield from _memory("system", sample.memory_used, sample.memory_total, width, ascii_only)

@@ -69,8 +69,8 @@ def _lines(one: MethodForecast, selected: bool, width: int, detailed: bool) -> I
     if one.estimate is None:
         yield Content.assemble((f"{name} ", "bold"), (visible(one.why or "unknown"), "$foreground-muted"))
     else:
-        verdict = "too big" if one.verdict == "does not fit" and width < NARROW else one.verdict
-        yield Content.assemble((name, "bold"), f"{size(one.estimate.peak):>9} ", (verdict, STYLES[one.verdict]))
+        fit = "too big" if one.fit == "does not fit" and width < NARROW else one.fit
+        yield Content.assemble((name, "bold"), f"{size(one.estimate.peak):>9} ", (fit, STYLES[one.fit]))
     if detailed:
         trained = f"{count(one.estimate.trainable)}: " if one.estimate else ""
         yield Content.styled(f"  {trained}{method_spec(one.method).trains_summary}", "$foreground-muted")

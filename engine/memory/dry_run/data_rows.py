@@ -45,7 +45,14 @@ class DataWorkload:
         epochs, rest = divmod(self.schedule.steps, self.schedule.per_epoch)
         rows_in_steps = epochs * len(rows) + rest * self.schedule.batch
         tokens = rows_in_steps * int(rows.lengths.sum()) / len(rows)
-        return TrainingWork(rows=len(rows), steps=self.schedule.steps, tokens=round(tokens))
+        shares = self.layout.packing == "shared_prefix"
+        return TrainingWork(
+            rows=len(rows),
+            steps=self.schedule.steps,
+            tokens=round(tokens),
+            shared_prefix=self.sharing.prefix if shares else 0,
+            token_ratio=round(self.sharing.ratio, 3) if shares else 1.0,
+        )
 
     def own(self, config: schema.Config, micro_batch: int) -> WorstCaseBatches:
         """The largest batches of a run with this configuration and micro-batch size."""

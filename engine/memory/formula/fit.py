@@ -22,7 +22,7 @@ from engine.memory.formula.formula import formula
 from engine.memory.formula.measured_error import Tier, error_of
 from engine.memory.formula.memory_budget import MemoryBudget
 
-Verdict = Literal["fits", "tight", "does not fit"]
+Fit = Literal["fits", "tight", "does not fit"]
 MAX_LENGTH = 1_000_000
 """Maximum of `train.max_length` (`schema.Train.max_length`)."""
 
@@ -44,7 +44,7 @@ def margin(peak: int, budget: MemoryBudget, tier: Tier) -> int:
     return error_of(tier, budget.device).margin_for(peak) + budget.guessed
 
 
-def classify_fit(peak: int, budget: MemoryBudget, tier: Tier) -> Verdict:
+def classify_fit(peak: int, budget: MemoryBudget, tier: Tier) -> Fit:
     """`fits` with the margin, `tight` only without it. `peak`: bytes of an estimate."""
     need = peak + budget.process_overhead
     if need > budget.free:
@@ -153,7 +153,7 @@ def largest_micro_batch(asked: FitQuery, safely: bool = False) -> LargestFit:
     return LargestFit(value=_last(range(1, count), fits), bound="memory")
 
 
-def largest_answer_batch(asked: FitQuery) -> LargestFit:
+def largest_evaluation_batch(asked: FitQuery) -> LargestFit:
     """The largest `evaluation.batch` that fits; the held-out loss is included."""
 
     def fits(rows: int) -> bool:

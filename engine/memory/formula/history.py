@@ -111,8 +111,8 @@ def is_here(result: Result, budget: MemoryBudget) -> bool:
     device = str(result.machine.get("device", ""))
     if budget.source != "listed":
         return device == budget.name
-    card = gpu_prices.find_gpu(device, gpu_prices.list_gpus())
-    return card is not None and card.name == budget.name
+    gpu = gpu_prices.find_gpu(device, gpu_prices.list_gpus())
+    return gpu is not None and gpu.name == budget.name
 
 
 def throughput(

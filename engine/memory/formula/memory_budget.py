@@ -58,39 +58,39 @@ class MemoryBudget(Struct, frozen=True, kw_only=True):
 
 def listed_budget(wanted: str) -> MemoryBudget:
     """The memory of a listed GPU, by its name or a part of it. Raises UserError unless exactly one matches."""
-    card = gpu_prices.select_gpu(wanted, gpu_prices.list_gpus())
+    gpu = gpu_prices.select_gpu(wanted, gpu_prices.list_gpus())
     return MemoryBudget(
-        name=card.name,
+        name=gpu.name,
         device="cuda",
         source="listed",
-        total=card.bytes,
-        price_per_hour=card.price_per_hour,
-        currency=card.currency,
+        total=gpu.bytes,
+        price_per_hour=gpu.price_per_hour,
+        currency=gpu.currency,
     )
 
 
 def local_budget(nvml: Nvml | None = None) -> MemoryBudget:
     """The memory of this machine's GPU, the first in CUDA_VISIBLE_DEVICES, else system memory."""
     nvml = nvml or Nvml()
-    card = first_visible(nvml)
-    return _gpu_budget(card) if card else _system_budget(nvml.why)
+    gpu = first_visible(nvml)
+    return _gpu_budget(gpu) if gpu else _system_budget(nvml.why)
 
 
 def first_visible(nvml: Nvml) -> NvmlGpu | None:
     """The first GPU in CUDA_VISIBLE_DEVICES. GPUs that NVML cannot access are skipped: torch cannot use them either."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
-        return next((card for card in nvml.cards() if card.handle is not None), None)
+        return next((gpu for gpu in nvml.gpus() if gpu.handle is not None), None)
     first = visible.split(",")[0].strip()
     if first.startswith(("GPU-", "MIG-")):
         return nvml.named(first)
-    return nvml.card(int(first)) if first.isdigit() else None  # empty or -1 hides all GPUs
+    return nvml.gpu(int(first)) if first.isdigit() else None  # empty or -1 hides all GPUs
 
 
-def _gpu_budget(card: NvmlGpu) -> MemoryBudget:
-    name = card.name() or "GPU"
-    total, used = card.total(), card.used()
-    shared = card.shared()
+def _gpu_budget(gpu: NvmlGpu) -> MemoryBudget:
+    name = gpu.name() or "GPU"
+    total, used = gpu.total(), gpu.used()
+    shared = gpu.shared()
     if total is None or used is None:
         total, used = system_memory()
     known = gpu_prices.find_gpu(name, gpu_prices.list_gpus())
@@ -100,8 +100,8 @@ def _gpu_budget(card: NvmlGpu) -> MemoryBudget:
         source="shared" if shared else "card",
         total=total,
         used=used,
-        holders=[f"{process_name(pid)} ({pid})" for pid, _ in card.processes()],
-        bf16=card.bf16(),
+        holders=[f"{process_name(pid)} ({pid})" for pid, _ in gpu.processes()],
+        bf16=gpu.bf16(),
         price_per_hour=known.price_per_hour if known else None,
         currency=known.currency if known else "USD",
         note="GPU without dedicated memory: showing system memory" if shared else "",

@@ -13,12 +13,12 @@ from engine.config.method_specs import QLORA
 from engine.config.schema import Config
 from engine.memory.formula.estimate import MemoryEstimate, StepShape
 from engine.memory.formula.fit import (
+    Fit,
     FitQuery,
     FormulaCorrection,
     LargestFit,
-    Verdict,
     classify_fit,
-    largest_answer_batch,
+    largest_evaluation_batch,
     largest_micro_batch,
     longest_rows,
     margin,
@@ -40,19 +40,19 @@ class MethodPlan(Struct, kw_only=True):
     dry_run: MemoryEstimate | None = None
     refused: str = ""
     """Why a requested dry run is missing."""
-    verdict: Verdict
+    fit: Fit
     margin: int
-    """Bytes that should stay free in addition to the peak; with less the verdict is `tight`."""
+    """Bytes that should stay free in addition to the peak; with less, `fit` is `tight`."""
     micro_batch: LargestFit
     """The largest micro-batch size that fits."""
-    answers: LargestFit
+    evaluation_batch: LargestFit
     """The largest evaluation batch size that fits; on a GPU evaluation reduces it automatically."""
     longest: LargestFit
     """Tokens of the longest rows that fit with the planned micro-batch size."""
     longest_alone: LargestFit
     """Tokens of the longest rows that fit with micro-batch size 1."""
     changes: list[Remedy] = field(default_factory=list)
-    card: str = ""
+    listed_gpu: str = ""
     """If it does not fit on a GPU: the cheapest listed GPU on which it does, '' if none is listed."""
 
     @property
@@ -68,7 +68,11 @@ class TrainingWork(Struct, frozen=True, kw_only=True):
     """Training rows."""
     steps: int
     tokens: int
-    """Tokens in all steps."""
+    """Tokens of the rows in all steps."""
+    shared_prefix: int = 0
+    """Tokens of the prefix common to all rows, if prefixes are shared; 0 if it differs between groups of rows."""
+    token_ratio: float = 1.0
+    """Tokens of the rows divided by tokens computed, because of shared prefixes."""
 
 
 class PlanQuery(Struct, frozen=True, kw_only=True):
@@ -132,7 +136,7 @@ def plan_method(
     light = asked.light()
     scaled = FitQuery(asked.config, asked.table, asked.rows, asked.budget, FormulaCorrection.of(light, exact))
     best = exact or light
-    verdict = classify_fit(best.peak, asked.budget, best.tier)
+    fit = classify_fit(best.peak, asked.budget, best.tier)
     return MethodPlan(
         method=asked.config.method,
         automatic=automatic,
@@ -140,14 +144,14 @@ def plan_method(
         formula=light,
         dry_run=exact,
         refused=refused,
-        verdict=verdict,
+        fit=fit,
         margin=margin(best.peak, asked.budget, best.tier),
         micro_batch=_at_least(largest_micro_batch(scaled), best.micro_batch),
-        answers=largest_answer_batch(scaled),
+        evaluation_batch=largest_evaluation_batch(scaled),
         longest=longest_rows(scaled, positions),
         longest_alone=longest_rows(scaled.with_micro_batch(1), positions),
         changes=changes(scaled, qlora, positions),
-        card=_card_for(best) if verdict == "does not fit" and asked.budget.device == "cuda" else "",
+        listed_gpu=_cheapest_gpu(best) if fit == "does not fit" and asked.budget.device == "cuda" else "",
     )
 
 
@@ -186,6 +190,6 @@ def _at_least(largest: LargestFit, planned: int) -> LargestFit:
     return LargestFit(value=max(largest.value, planned), bound=largest.bound)
 
 
-def _card_for(estimate: MemoryEstimate) -> str:
-    card = gpu_prices.cheapest_gpu(estimate.peak, gpu_prices.list_gpus())
-    return card.name if card else ""
+def _cheapest_gpu(estimate: MemoryEstimate) -> str:
+    gpu = gpu_prices.cheapest_gpu(estimate.peak, gpu_prices.list_gpus())
+    return gpu.name if gpu else ""

@@ -11,11 +11,11 @@ from msgspec import Struct
 from engine.config.method_specs import QLORA
 from engine.config.schema import Config
 from engine.memory.formula.fit import (
+    Fit,
     FitQuery,
     FormulaCorrection,
-    Verdict,
     classify_fit,
-    largest_answer_batch,
+    largest_evaluation_batch,
     largest_micro_batch,
     longest_rows,
 )
@@ -32,7 +32,7 @@ class Remedy(Struct, frozen=True, kw_only=True):
     """Dotted keys of the preset and their values; includes `method` if it changes."""
     peak: int
     """Bytes by the formula, corrected by the dry run if there is one."""
-    verdict: Verdict
+    fit: Fit
 
 
 def changes(
@@ -53,7 +53,7 @@ def changes(
 def _alone(
     asked: FitQuery, qlora: tuple[Config, FormulaCorrection] | None, positions: int | None
 ) -> Iterator[Remedy | None]:
-    if 0 < (largest := largest_answer_batch(asked).value) < asked.config.evaluation.batch:
+    if 0 < (largest := largest_evaluation_batch(asked).value) < asked.config.evaluation.batch:
         yield _change(asked, {"evaluation.batch": largest})
     if 0 < (largest := largest_micro_batch(asked).value) < asked.light().micro_batch:
         yield _change(asked, {"train.micro_batch": largest})
@@ -78,7 +78,7 @@ def _together(
 def _fewest(start: FitQuery, before: Settings, positions: int | None) -> Remedy | None:
     """All changes that keep rows and method, minus those not needed; plus shorter rows if they do not suffice."""
     settings: Settings = {"train.micro_batch": 1} if start.light().micro_batch > 1 else {}
-    settings |= {} if largest_answer_batch(start).bound == "all" else {"evaluation.batch": 1}
+    settings |= {} if largest_evaluation_batch(start).bound == "all" else {"evaluation.batch": 1}
     settings |= {**_checkpointing(start), **_small_state(start)}
     if not start.with_settings(settings).fits():
         return _shorter(start, settings, positions, before)
@@ -91,7 +91,7 @@ def _fewest(start: FitQuery, before: Settings, positions: int | None) -> Remedy 
 
 
 def _on_top(change: Remedy, before: Settings) -> Remedy:
-    return Remedy(settings={**before, **change.settings}, peak=change.peak, verdict=change.verdict)
+    return Remedy(settings={**before, **change.settings}, peak=change.peak, fit=change.fit)
 
 
 def _checkpointing(asked: FitQuery) -> Settings:
@@ -127,5 +127,5 @@ def _change(asked: FitQuery, settings: Settings, before: Settings | None = None)
     if not changed.fits():
         return None
     peak = changed.peak()
-    verdict = classify_fit(peak, changed.budget, "formula")
-    return Remedy(settings={**(before or {}), **settings}, peak=peak, verdict=verdict)
+    fit = classify_fit(peak, changed.budget, "formula")
+    return Remedy(settings={**(before or {}), **settings}, peak=peak, fit=fit)

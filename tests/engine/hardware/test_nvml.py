@@ -44,7 +44,7 @@ for text in sys.argv[4:]:
     scenario.write_text(text)
     sample = eyes.look(worker)
     lines = [line.plain for line in machine_lines(sample, 40, {}, 33 * 2**30, False)]
-    said.append({"sample": asdict(sample), "lines": lines, "joules": [card.energy() for card in eyes.cards]})
+    said.append({"sample": asdict(sample), "lines": lines, "joules": [gpu.energy() for gpu in eyes.gpus]})
 print(json.dumps(said))
 """
 
@@ -58,9 +58,9 @@ class Look:
     joules: list[float | None]
 
     @property
-    def cards(self) -> list[dict[str, Any]]:
-        cards: list[dict[str, Any]] = self.sample["cards"]
-        return cards
+    def gpus(self) -> list[dict[str, Any]]:
+        gpus: list[dict[str, Any]] = self.sample["gpus"]
+        return gpus
 
 
 def build(folder: Path, *flags: str) -> Path:
@@ -97,7 +97,7 @@ def test_two_gpus_with_this_run_and_foreign_processes(tmp_path: Path) -> None:
     me = os.getpid()
     text = f"{TWO}\n0 process 4242 {31 * GIB}\n0 process {me} {2 * GIB}\n1 process 999999999 -1\n"
     (look,) = looks(tmp_path, text)
-    first, second = look.cards
+    first, second = look.gpus
     assert first["name"] == "NVIDIA A100-SXM4-80GB" and first["total"] == 80 * GIB and first["used"] == 40 * GIB
     assert first["mine"] == 31 * GIB and (first["power"], first["load"], first["temperature"]) == (312.0, 97, 64)
     assert [(other["pid"], other["bytes"]) for other in first["others"]] == [(me, 2 * GIB)]
@@ -112,7 +112,7 @@ def test_in_a_container_the_drivers_ids_are_distinguished_from_local_ids(tmp_pat
     me = os.getpid()
     text = f"all count 1{CARD.format(0, used=40 * GIB)}\n0 process {me} {2 * GIB}\n0 process 70001 {31 * GIB}\n"
     (look,) = looks(tmp_path, text, worker=(me, 70001, 30 * GIB), container=True)
-    (card,) = look.cards
+    (card,) = look.gpus
     assert card["mine"] == 31 * GIB  # as the run has found its id, and not the namesake of its id here
     unseen = "a process of another user or container"
     assert card["others"] == [{"pid": me, "name": unseen, "bytes": 2 * GIB}]
@@ -121,7 +121,7 @@ def test_in_a_container_the_drivers_ids_are_distinguished_from_local_ids(tmp_pat
 def test_a_run_without_its_own_figure_uses_at_least_its_pool(tmp_path: Path) -> None:
     text = f"all count 1{CARD.format(0, used=40 * GIB)}\n0 process 70001 {31 * GIB}\n0 process 70002 -1\n"
     (look,) = looks(tmp_path, text, worker=(4242, None, 30 * GIB), container=True)
-    assert look.cards[0]["mine"] is None and len(look.cards[0]["others"]) == 2
+    assert look.gpus[0]["mine"] is None and len(look.gpus[0]["others"]) == 2
     assert next(line for line in look.lines if line.startswith("this run")).endswith("≥ 30 GiB")
 
 
@@ -135,7 +135,7 @@ def test_a_worker_in_a_container_finds_its_id_among_new_ones(come: str, found: i
     later = f"{TWO}\n0 process 69999 {GIB}\n" + "".join(f"0 process {pid} {GIB}\n" for pid in come.split())
     code = (
         "import sys; from pathlib import Path; from engine.hardware import nvml; from engine.training.meters import *\n"
-        "nvml.NAMESPACE = Path(sys.argv[1]); card = nvml.Nvml().card(0); meters = Meters(print, card)\n"
+        "nvml.NAMESPACE = Path(sys.argv[1]); card = nvml.Nvml().gpu(0); meters = Meters(print, card)\n"
         "Path(sys.argv[2]).write_text(sys.argv[3]); meters._find_gpu_pid(card); print(meters.gpu_pid)"
     )
     env = os.environ | {"LD_LIBRARY_PATH": str(library), "NVML_STAND_IN": str(scenario)}
@@ -158,30 +158,30 @@ def test_a_failing_value_affects_no_other(field: str, code: int, tmp_path: Path)
     shared = field == "used" and code == 3  # unified memory: the system's, and said
     known = {"name": "unnamed GPU", "used": look.sample["memory_used"] if shared else None}
     for key in ("name", "used", "mine", "power", "load", "temperature"):
-        expected = known.get(key) if key == of else whole.cards[0][key]
-        assert look.cards[0][key] == expected, key
-    assert look.cards[0]["shared"] == shared
-    assert look.cards[1] == whole.cards[1]
+        expected = known.get(key) if key == of else whole.gpus[0][key]
+        assert look.gpus[0][key] == expected, key
+    assert look.gpus[0]["shared"] == shared
+    assert look.gpus[1] == whole.gpus[1]
 
 
 def test_unified_memory_is_called_shared(tmp_path: Path) -> None:
     (look,) = looks(tmp_path, f"{TWO}\n0 error.total 3\n")
-    assert look.cards[0]["shared"] and look.cards[0]["total"] == look.sample["memory_total"]
+    assert look.gpus[0]["shared"] and look.gpus[0]["total"] == look.sample["memory_total"]
     assert any(line.startswith("shared memory") for line in look.lines)
 
 
 def test_a_gpu_that_falls_off_the_bus_is_still_named(tmp_path: Path) -> None:
     """During and before sampling: its values are missing, those of the other GPU are not."""
     _, lost = looks(tmp_path, TWO, f"{TWO}\n1 error.everything 15\n")
-    assert lost.cards[0]["load"] == 97 and lost.cards[1]["load"] is None
-    assert lost.cards[1]["total"] is None and not lost.cards[1]["shared"]
+    assert lost.gpus[0]["load"] == 97 and lost.gpus[1]["load"] is None
+    assert lost.gpus[1]["total"] is None and not lost.gpus[1]["shared"]
     assert any("not responding" in line for line in lost.lines)
 
 
 def test_a_gpu_without_a_handle_is_counted(tmp_path: Path) -> None:
     (look,) = looks(tmp_path, f"{TWO}\n0 error.handle 15\n")
-    assert [card["index"] for card in look.cards] == [0, 1]
-    assert look.cards[0]["used"] is None and look.cards[1]["load"] == 97
+    assert [card["index"] for card in look.gpus] == [0, 1]
+    assert look.gpus[0]["used"] is None and look.gpus[1]["load"] == 97
     assert "not responding" in look.lines[0]
 
 
@@ -197,14 +197,14 @@ def test_a_gpu_without_a_handle_is_counted(tmp_path: Path) -> None:
 )
 def test_no_gpus_gives_the_reason_and_shows_the_system(scenario: str, why: str, tmp_path: Path) -> None:
     (look,) = looks(tmp_path, scenario, worker=(os.getpid(),))
-    assert look.cards == [] and why in look.sample["why"]
+    assert look.gpus == [] and why in look.sample["why"]
     assert look.sample["worker_rss"] > 0 and look.sample["memory_total"] > 0
     assert why in " ".join(look.lines[:2]) and any(line.startswith("system") for line in look.lines)
 
 
 def test_an_old_driver_affects_only_values_that_it_lacks(tmp_path: Path) -> None:
     (look,) = looks(tmp_path, f"{TWO}\n0 process 4242 {GIB}\n", flags=("-DOLD_DRIVER",))
-    assert look.cards[0]["mine"] is None and look.cards[0]["load"] == 97
+    assert look.gpus[0]["mine"] is None and look.gpus[0]["load"] == 97
 
 
 def test_no_library_at_all(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_no_library_at_all(tmp_path: Path) -> None:
     command = [sys.executable, "-c", LOOKS, str(scenario), str(nvml.NAMESPACE), "[1, 1]", ""]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     sample = json.loads(done.stdout)[0]["sample"]
-    assert sample["cards"] or sample["why"]
+    assert sample["gpus"] or sample["why"]
 
 
 def test_a_run_on_the_cpu_names_the_gpu_that_torch_does_not_see(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from engine.memory.formula.fit import (
     FitQuery,
     FormulaCorrection,
     classify_fit,
-    largest_answer_batch,
+    largest_evaluation_batch,
     largest_micro_batch,
     longest_rows,
     margin,
@@ -131,7 +131,7 @@ def test_evaluation_must_fit_on_a_cpu_but_not_on_a_gpu() -> None:
     assert with_card.light().evaluation.total > with_card.light().training.total
     assert with_card.light().peak == with_card.light().training.total
     assert without.light().peak == without.light().evaluation.total
-    few = largest_answer_batch(asked("lora", card(5), LLAMA_1B, rows, **small))
+    few = largest_evaluation_batch(asked("lora", card(5), LLAMA_1B, rows, **small))
     assert few.bound == "memory" and 0 < few.value < 64
     tight = next(case for gib in range(90, 10, -1) if not (case := asked("lora", memory(gib / 10), LLAMA_1B, rows,
                                                                          **small)).fits())  # fmt: skip
@@ -199,7 +199,7 @@ def test_every_change_that_is_proposed_makes_it_fit() -> None:
             applied = applied.with_length(length) if length else applied
             assert applied.fits()
             assert change.peak == applied.peak()
-            assert change.verdict != "does not fit"
+            assert change.fit != "does not fit"
     assert helped > 20 and hopeless > 5  # or this test would promise nothing
 
 
@@ -254,6 +254,6 @@ def test_a_quick_plan_has_three_methods_and_a_gpu_for_what_does_not_fit() -> Non
     plan = quick_plan(PlanQuery(configs=configs, qlora=configs[0], budget=card(22.5), length=1024), LLAMA_8B)
     assert [method_plan.method for method_plan in plan.methods] == list(method_names())
     qlora, lora, full = plan.methods
-    assert full.verdict == "does not fit" and full.card == "A100 80GB"
-    assert qlora.verdict != "does not fit" and not qlora.changes and not qlora.card
+    assert full.fit == "does not fit" and full.listed_gpu == "A100 80GB"
+    assert qlora.fit != "does not fit" and not qlora.changes and not qlora.listed_gpu
     assert lora.best.tier == "formula" and plan.rows_from == "asked"

@@ -44,7 +44,7 @@ def test_a_configuration_is_enough(tmp_path: Path) -> None:
     assert "no tokenizer" in found.why
     assert [method_plan.method for method_plan in found.methods] == ["qlora", "full"]
     for method_plan in found.methods:
-        assert method_plan.dry_run and method_plan.verdict == "fits" and method_plan.micro_batch.bound == "all"
+        assert method_plan.dry_run and method_plan.fit == "fits" and method_plan.micro_batch.bound == "all"
         assert method_plan.dry_run.training.total == pytest.approx(method_plan.formula.training.total, rel=0.25)
         assert method_plan.dry_run.parameters == method_plan.formula.parameters == found.methods[-1].formula.trainable
 
@@ -66,13 +66,13 @@ def test_rows_are_the_longest_of_the_data(tmp_path: Path) -> None:
     found = asked(
         PlanQuery(configs=configs, budget=MemoryBudget(name="here", device="cpu", source="system", total=8 * GIB))
     )
-    survey = ask("ladder.survey", {"config": msgspec.to_builtins(configs[0])})["work"]
+    workload = ask("ladder.workload", {"config": msgspec.to_builtins(configs[0])})["work"]
     assert found.rows_from == "data" and found.work
     assert found.rows.length < configs[0].train.max_length
     assert (found.work.rows, found.work.steps, found.work.tokens) == (
-        survey["train"],
-        survey["steps"],
-        2 * survey["tokens"],
+        workload["train"],
+        workload["steps"],
+        2 * workload["tokens"],
     )
 
 
@@ -97,7 +97,7 @@ def test_an_automatic_micro_batch_is_the_largest_that_fits(tmp_path: Path, metho
     assert method_plan.dry_run
     assert 1 <= method_plan.dry_run.micro_batch < 32
     assert method_plan.dry_run.peak <= small.total
-    assert method_plan.verdict != "does not fit"
+    assert method_plan.fit != "does not fit"
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,12 @@ WAITER = """
 import sys, time
 from pathlib import Path
 from engine.runs.device_queue import wait_for_device
-card, came, run, folder = sys.argv[1:]
+device, came, run, folder = sys.argv[1:]
 def tell(note):
     with open(f"{folder}/{run}.notes", "a") as file:
         print(note, file=file)
 stop = Path(folder, f"{run}.stop")
-if not wait_for_device(card, float(came), Path("/runs", run), tell, stop.exists, 0.02):
+if not wait_for_device(device, float(came), Path("/runs", run), tell, stop.exists, 0.02):
     Path(folder, f"{run}.left").touch()
     sys.exit()
 with open(f"{folder}/order", "a") as file:
@@ -64,7 +64,7 @@ def order(folder: Path) -> list[str]:
 
 
 def places() -> list[tuple[int, str]]:
-    return [(turn.place, turn.run.name) for turn in device_queue.queue_places() if turn.card == "cpu"]
+    return [(turn.place, turn.run.name) for turn in device_queue.queue_places() if turn.device == "cpu"]
 
 
 def test_runs_get_the_device_in_order_of_arrival(come: Come, tmp_path: Path) -> None:

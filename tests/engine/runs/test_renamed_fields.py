@@ -32,6 +32,7 @@ def test_old_event_fields_are_read_under_their_new_names() -> None:
     read = Follower(FINISHED / "events.jsonl").read()
     data = next(event for event in read if isinstance(event, events.Data))
     assert data.format_reason == "column messages with role, content: messages"
+    assert {event.packing for event in read if isinstance(event, events.Plan)} == {"packed"}
 
 
 def test_no_event_of_an_old_log_counts_as_damaged() -> None:

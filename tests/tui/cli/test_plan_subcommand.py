@@ -86,6 +86,12 @@ def test_a_method_that_does_not_fit_gets_changes_that_make_it_fit(model: str) ->
     assert "unchanged: fits on A100 80GB" in text
 
 
+def test_the_old_name_of_the_gpu_option_works_and_is_not_in_the_help(model: str) -> None:
+    new, old = (quick("--model", model, option, "4090", "--json") for option in ("--gpu", "--card"))
+    assert old.returncode == 0 and old.stdout == new.stdout
+    assert "--card" not in ftbench("plan", "--help").stdout
+
+
 @pytest.mark.parametrize("how", [{"PYTHONIOENCODING": "ascii"}, {}])
 def test_plain_terminals_get_ascii(model: str, how: dict[str, str]) -> None:
     arguments = [] if how else ["--ascii"]

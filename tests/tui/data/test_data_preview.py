@@ -254,7 +254,7 @@ def test_a_folder_shows_folders_data_files_and_itself(here: Path) -> None:
     assert view.others == 1
     shown = [(entry.kind, entry.name) for entry in entries(view, "", False, "")]
     files = [("file", "test.jsonl"), ("file", "train.jsonl")]
-    assert shown == [("take", "./"), ("up", "../"), ("folder", "sub/"), *files]
+    assert shown == [("select", "./"), ("up", "../"), ("folder", "sub/"), *files]
     assert [entry.name for entry in entries(view, "", True, "")][2] == ".hidden/"
     assert [entry.name for entry in entries(view, ".s", False, ".s")] == [".secret.jsonl"]
     assert [entry.name for entry in entries(view, "r", False, "r")] == ["train.jsonl"]

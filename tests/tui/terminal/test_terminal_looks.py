@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.segment import Segment
 from textual.color import Color
 
-from tui.commands import all_commands, key_conflicts
+from tui.commands import RENAMED, all_commands, key_conflicts
 from tui.settings import Settings, read_settings
 from tui.start import bench_options
 from tui.terminal.ascii_driver import AsciiFilter, plain
@@ -77,12 +77,13 @@ def test_errors_in_the_settings_are_reported_and_the_rest_is_used(tmp_path: Path
     assert len(read_settings([], [], path).errors) == 1
 
 
-def test_a_renamed_command_keeps_the_users_key_and_names_the_new_id(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_renamed_command_keeps_the_users_key_and_names_the_new_id(old: str, new: str, tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
-    path.write_text('[keys]\n"bench.climb" = "f2"\n')
+    path.write_text(f'[keys]\n"{old}" = "f2"\n')
     found = read_settings([command.id for command in all_commands()], ["nord"], path)
-    assert found.keys == {"bench.run_ladder": "f2"}
-    assert "bench.run_ladder" in found.errors[0] and "[settings.renamed_command]" in found.errors[0]
+    assert found.keys == {new: "f2"}
+    assert repr(new) in found.errors[0] and "[settings.renamed_command]" in found.errors[0]
 
 
 def test_conflicting_keys_are_reported() -> None:
@@ -106,5 +107,5 @@ def test_the_bench_is_opened_for_its_own_options_only() -> None:
 
 
 def test_two_commands_without_a_key_do_not_conflict() -> None:
-    problems = list(key_conflicts({"bench.stop": "", "bench.log": ","}))
+    problems = list(key_conflicts({"bench.stop": "", "bench.log_scale": ","}))
     assert all("[keys.invalid]" in line for line in problems) and problems

@@ -1,0 +1,15 @@
+"""One sentence on shared prefixes, for the plan, the launch screen and the log."""
+
+from __future__ import annotations
+
+
+def describe_sharing(prefix: int, rows: int, ratio: float) -> str:
+    """What computing common prefixes once saves; "" without shared prefixes.
+
+    `prefix`: tokens of the prefix common to all `rows` rows, 0 if it differs between groups of rows. `ratio`: tokens of
+    the rows divided by tokens computed.
+    """
+    if ratio <= 1.0:
+        return ""
+    shared = f"prefix of {prefix:,} tokens shared by {rows:,} rows" if prefix else "prefixes shared by groups of rows"
+    return f"{shared}: {ratio:.1f}x fewer tokens"

@@ -60,7 +60,7 @@ def run_ladder(folder: LadderDir, plan: LadderPlan) -> tuple[Outcome, str]:
     stopping.listen()
     end_record.reserve(folder.end_file)
     runner = LadderRunner(folder, load_or_create(folder, plan), stopping, plan.fresh)
-    for notice in folder.renamed_settings():
+    for notice in [*plan.notices, *folder.renamed_settings()]:
         runner.warn(notice.code, notice.text)
     runner.save()
     status, reason = run_pipeline(LadderPipeline(runner, plan))

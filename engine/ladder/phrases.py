@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from engine.config import quantities
 from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import MetricSpec, metric_spec
+from engine.config.text import amount
 from engine.ladder import format as fmt
 from engine.runs.ladder import Comparison, Finding, Ladder, RungResult, Topic
 
@@ -20,8 +22,10 @@ LOWER_IS_BETTER = "lower is better; a negative difference is an improvement"
 LOW_MEMORY = "If memory is limited"
 AS_FAST = "as fast with some seeds"
 SMALLEST_ARTIFACT = "no method that is not significantly worse has a smaller artifact"
+ONLY_RUNG = "it is the only rung with a score"
+NOT_COMPARED = "it was not compared"
 ONE_SEED = "One seed: the results describe these runs; the variation between seeds is unknown."
-ONE_RATE = "Each method was trained at its preset learning rate; no other rate was tried."
+ONE_RATE = "Each rung was trained at one learning rate; no other was tried"
 ON_CPU = "Measured on a CPU; timings and memory on a GPU will differ."
 NO_ENERGY = "Energy was not measured: no energy counter is available on this machine."
 
@@ -48,7 +52,7 @@ def sample_size(ladder: Ladder) -> str:
     """`300 test items and 2 seeds`: what the comparisons are based on."""
     items = ladder.work.test if ladder.work else 0
     seeds = min((len(row.seeds) for row in ladder.rows if row.score and row.seeds), default=0)
-    return f"{fmt.integer(items)} test items" + (f" and {seeds} seeds" if seeds > 1 else " and 1 seed" if seeds else "")
+    return f"{quantities.integer(items)} test items" + (f" and {amount(seeds, 'seed')}" if seeds else "")
 
 
 def not_significant(ladder: Ladder) -> str:
@@ -58,7 +62,7 @@ def not_significant(ladder: Ladder) -> str:
 
 def difference(compared: Comparison, metric: MetricSpec) -> str:
     """`QLoRA − full = −2.3 points, 95% CI [−4.0, −0.6]`; the interval is simultaneous over all comparisons."""
-    value = fmt.difference(compared.difference.mean, metric.name) + _unit(metric)
+    value = fmt.difference(compared.difference.mean, metric.name) + unit(metric)
     bounds = fmt.score_bounds(compared.difference, metric.name)
     text = f"{fmt.rung_title(compared.a)} − {fmt.rung_title(compared.b)} = {value}"
     return f"{text}, {confidence(bounds)}" if bounds else text
@@ -71,7 +75,18 @@ def confidence(bounds: str) -> str:
 
 def score(row: RungResult, metric: MetricSpec) -> str:
     """A rung's mean score with its unit."""
-    return fmt.score(row.score.mean if row.score else None, metric.name) + _unit(metric)
+    return fmt.score(row.score.mean if row.score else None, metric.name) + unit(metric)
+
+
+def one_rate(ladder: Ladder) -> str:
+    """The caveat that no rates were compared, with each rung's rate and, where it is known, what set it."""
+    rates = [
+        f"{fmt.rung_title(row.name)} at {quantities.rate(row.learning_rate)}"
+        + (f" ({row.learning_rate_origin})" if row.learning_rate_origin else "")
+        for row in ladder.rows
+        if row.learning_rate is not None
+    ]
+    return f"{ONE_RATE}{': ' if rates else ''}{', '.join(rates)}."
 
 
 def method_noun(row: RungResult) -> str:
@@ -90,6 +105,6 @@ def status(row: RungResult) -> str:
     return f"{text}: {row.reason}" if row.reason else text
 
 
-def _unit(metric: MetricSpec) -> str:
+def unit(metric: MetricSpec) -> str:
     """The unit that the formatted number does not have yet."""
     return "" if metric.is_share or not metric.unit else f" {metric.unit}"

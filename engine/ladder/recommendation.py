@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from engine.config import quantities
 from engine.config.method_specs import RULE_REFERENCE
 from engine.ladder import format as fmt
 from engine.ladder.cost_sentences import mean_and_range
@@ -14,6 +15,8 @@ from engine.ladder.phrases import (
     LOW_MEMORY,
     NO_RECOMMENDATION,
     NO_SIGNIFICANT_DIFFERENCE,
+    NOT_COMPARED,
+    ONLY_RUNG,
     SIGNIFICANTLY,
     SMALLEST_ARTIFACT,
     Sentence,
@@ -21,6 +24,7 @@ from engine.ladder.phrases import (
     ladder_metric,
     method_noun,
     method_subject,
+    unit,
 )
 from engine.runs.ladder import Comparison, Ladder, RungResult
 
@@ -48,7 +52,7 @@ def recommendations(ladder: Ladder, findings: Findings) -> list[Sentence]:
 def _prototype(findings: Findings, fastest: RungResult) -> str:
     criterion = f"{SIGNIFICANTLY['better']} than the base model"
     text = f"Prototype with {method_noun(fastest)}: the fastest method that is {criterion}"
-    text += f", {mean_and_range(fastest.all_seconds, fmt.seconds, ' per run')}." if fastest.all_seconds else "."
+    text += f", {mean_and_range(fastest.all_seconds, quantities.duration, ' per run')}." if fastest.all_seconds else "."
     if others := _as_fast(findings, fastest):
         text += f" {' and '.join(others)} {'were' if len(others) > 1 else 'was'} {AS_FAST}."
     small = findings.least_memory
@@ -59,7 +63,7 @@ def _prototype(findings: Findings, fastest: RungResult) -> str:
     least, peak = training_peak(small.peak), training_peak(fastest.peak)
     if least and peak and least > SIMILAR_MEMORY * peak:
         return f"{text} No other method needs much less memory."
-    sizes = f"{fmt.size(least)} vs. {fmt.size(peak)} peak"
+    sizes = f"{quantities.size(least)} vs. {quantities.size(peak)} peak"
     return f"{text} {LOW_MEMORY}, use {fmt.rung_title(small.name)} ({sizes})."
 
 
@@ -71,18 +75,21 @@ def _as_fast(findings: Findings, fastest: RungResult) -> list[str]:
 
 
 def _ship(ladder: Ladder, findings: Findings, ship: RungResult, best: RungResult) -> str:
-    name, size, metric = method_noun(ship), fmt.size(ship.artifact_bytes), ladder_metric(ladder)
+    name, size, metric = method_noun(ship), quantities.size(ship.artifact_bytes), ladder_metric(ladder)
     if ship.name != best.name:
         behind = comparison(ladder, ship.name, best.name)
         rival = fmt.rung_title(best.name)
         value = f" ({difference(behind, metric)})" if behind else ""
-        sizes = f"its artifact is {size} vs. {fmt.size(best.artifact_bytes)}"
+        sizes = f"its artifact is {size} vs. {quantities.size(best.artifact_bytes)}"
         gap = f"{NO_SIGNIFICANT_DIFFERENCE} from {rival}, which has {_top(ladder)}{value}, and {sizes}"
         return f"Ship {name}{_acceptable_loss(ladder, behind, rival)}: {gap}."
     second = max((row for row in findings.tuned if row is not best), key=_rank(ladder), default=None)
     lead = comparison(ladder, best.name, second.name) if second else None
-    if lead is None or second is None:
-        return f"Ship {name} ({size} artifact): it is the only candidate."
+    if second is None:
+        return f"Ship {name} ({size} artifact): {ONLY_RUNG}."
+    if lead is None:
+        rival = fmt.rung_title(second.name)
+        return f"Ship {name} ({size} artifact): it has {_top(ladder)}; {NOT_COMPARED} with {rival}."
     if lead.finding == "better":
         than = f"{SIGNIFICANTLY['better']} than {fmt.rung_title(second.name)}"
         return f"Ship {name} ({size} artifact): it is {than}, {difference(lead, metric)}."
@@ -98,8 +105,7 @@ def _acceptable_loss(ladder: Ladder, behind: Comparison | None, rival: str) -> s
     worst = behind.difference.high if metric.lower_is_better else behind.difference.low
     if worst is None:
         return ""
-    unit = "" if metric.is_share or not metric.unit else f" {metric.unit}"
-    points = fmt.difference(abs(worst), metric.name).lstrip("+") + unit
+    points = fmt.difference(abs(worst), metric.name).lstrip("+") + unit(metric)
     return f" if you can accept being up to {points} worse than {rival} (bound of the 95% CI)"
 
 
@@ -122,11 +128,11 @@ def _full(ladder: Ladder, findings: Findings, full: RungResult) -> str:
 def _price(full: RungResult, rival: RungResult) -> str:
     parts = []
     if full.all_seconds and rival.all_seconds and rival.all_seconds.mean:
-        parts.append(f"{fmt.ratio(full.all_seconds.mean / rival.all_seconds.mean)} the time")
+        parts.append(f"{quantities.ratio(full.all_seconds.mean / rival.all_seconds.mean)} the time")
     peaks = training_peak(full.peak), training_peak(rival.peak)
     if peaks[0] and peaks[1]:
-        parts.append(f"{fmt.ratio(peaks[0] / peaks[1])} the memory")
-    parts.append(f"an artifact of {fmt.size(full.artifact_bytes)}")
+        parts.append(f"{quantities.ratio(peaks[0] / peaks[1])} the memory")
+    parts.append(f"an artifact of {quantities.size(full.artifact_bytes)}")
     return ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1]
 
 

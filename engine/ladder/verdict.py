@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from engine.config.method_specs import RULE_CANDIDATE, RULE_REFERENCE
+from engine.config import quantities
+from engine.config.method_specs import RULE_REFERENCE
 from engine.ladder import format as fmt
 from engine.ladder.cost_sentences import cost_sentences
 from engine.ladder.findings import Findings, comparison, decide
@@ -13,7 +14,6 @@ from engine.ladder.phrases import (
     NO_GAIN,
     NO_SIGNIFICANT_DIFFERENCE,
     ON_CPU,
-    ONE_RATE,
     ONE_SEED,
     RULE_OF_QUALITY,
     SIGNIFICANTLY,
@@ -23,13 +23,14 @@ from engine.ladder.phrases import (
     ladder_metric,
     method_subject,
     not_significant,
+    one_rate,
     sample_size,
     score,
     status,
 )
 from engine.ladder.recommendation import recommendations
 from engine.ladder.statistics import MIN_ITEMS
-from engine.runs.ladder import Comparison, Ladder, RungResult, VerdictSentence
+from engine.runs.ladder import BASE, Comparison, Ladder, RungResult, VerdictSentence
 from engine.runs.overlap import overlap_sentence
 
 
@@ -67,7 +68,7 @@ def _quality(ladder: Ladder, findings: Findings) -> list[Sentence]:
 
 def _no_gain(ladder: Ladder, full: RungResult) -> str:
     metric = ladder_metric(ladder)
-    gain = comparison(ladder, full.name, "base")
+    gain = comparison(ladder, full.name, BASE)
     if gain is None:
         return (
             f"{BASE_NOT_SCORED}, so the gain of full fine-tuning, and the share of it that other methods keep, "
@@ -90,11 +91,11 @@ def _against_full(ladder: Ladder, row: RungResult, full: RungResult, against: Co
     if metric.lower_is_better:
         text = f"{name} has a {metric.title} of {own}, full of {reference}"
     else:
-        share = f"{fmt.percent(row.share_of_score.mean)} of " if row.share_of_score else "against "
+        share = f"{quantities.percent(row.share_of_score.mean)} of " if row.share_of_score else "against "
         text = f"{name} scores {own}, {share}full's {reference}"
     if gain := row.share_of_gain:
         bounds = confidence(fmt.percent_bounds(gain))
-        text += f", and keeps {fmt.percent(gain.mean)} of full's gain over the base model, {bounds}"
+        text += f", and keeps {quantities.percent(gain.mean)} of full's gain over the base model, {bounds}"
     value = difference(against, metric)
     if against.finding == "undecided":
         return f"{text}. {not_significant(ladder)}: {value}.{_required_sample(against)}"
@@ -105,7 +106,7 @@ def _required_sample(compared: Comparison) -> str:
     """How many test items and seeds a significant difference of the observed size would take."""
     if compared.needed_items is None:
         return ""
-    seeds = f" and {fmt.integer(compared.needed_seeds)} seeds" if compared.needed_seeds else ""
+    seeds = f" and {quantities.integer(compared.needed_seeds)} seeds" if compared.needed_seeds else ""
     items = f"about {fmt.rounded_up(compared.needed_items)} test items{seeds}"
     return f" To detect a true difference of this size with 80% power, {items} are needed."
 
@@ -115,11 +116,9 @@ def _rule_of_quality(ladder: Ladder, findings: Findings, qlora: RungResult) -> s
     share = qlora.share_of_gain if of_gain else qlora.share_of_score
     if share is None:
         return RULE_OF_QUALITY["unknown"][:1].upper() + RULE_OF_QUALITY["unknown"][1:]
-    only_one = sum(row.method == RULE_CANDIDATE for row in findings.tuned) == 1
-    name = "QLoRA" if only_one else fmt.rung_title(qlora.name)
     of = "gain" if of_gain else "score"
-    value = f"{fmt.percent(share.mean)}, {confidence(fmt.percent_bounds(share))}"
-    return f"{name}'s share of full's {of} is {value}; {RULE_OF_QUALITY[findings.rule_quality]}"
+    value = f"{quantities.percent(share.mean)}, {confidence(fmt.percent_bounds(share))}"
+    return f"{fmt.rung_title(qlora.name)}'s share of full's {of} is {value}; {RULE_OF_QUALITY[findings.rule_quality]}"
 
 
 def _overlaps(ladder: Ladder) -> list[Sentence]:
@@ -128,7 +127,7 @@ def _overlaps(ladder: Ladder) -> list[Sentence]:
     sentences: list[Sentence] = [("data", overlap_sentence(pair, overlap)) for pair, overlap in overlaps.items()]
     tested = overlaps.get("test/train")
     if tested and tested.prompt:
-        rows = f"{fmt.integer(tested.prompt)} of {fmt.integer(tested.of)} test rows"
+        rows = f"{quantities.integer(tested.prompt)} of {quantities.integer(tested.of)} test rows"
         sentences.append(
             ("caveat", f"{rows} have a prompt that is also trained on: scores partly measure memorization.")
         )
@@ -140,7 +139,7 @@ def _caveats(ladder: Ladder, findings: Findings) -> list[Sentence]:
     if max(len(row.seeds) for row in findings.tuned) == 1:
         texts.append(ONE_SEED)
     if not any(entry.kind == "trial" for entry in ladder.entries):
-        texts.append(ONE_RATE)
+        texts.append(one_rate(ladder))
     metric = ladder_metric(ladder)
     if metric.lower_is_better:
         unit = f" in {metric.unit}" if metric.unit else ""

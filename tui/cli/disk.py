@@ -7,10 +7,10 @@ from pathlib import Path
 
 from engine.config.errors import UserError
 from engine.config.model_files import find_model
+from engine.config.quantities import size
 from engine.config.schema import Config
 from engine.memory.formula.memory_budget import local_budget
 from engine.runs.home import CHOOSE_ANOTHER, check_home
-from tui.format import size
 from tui.preview.disk import free_disk, needed_disk
 from tui.preview.memory_forecast import forecast
 

@@ -13,13 +13,13 @@ from typing import Any, Literal
 import psutil
 
 from engine.config.errors import RunFailed, UserError
+from engine.config.quantities import size
 from engine.config.text import amount
 from engine.hardware.nvml import Nvml
 from engine.runs import leftovers
 from engine.runs.home import home_warnings
 from engine.runs.leftovers import Leftover
 from engine.runs.rpc_client import ask
-from tui.format import size
 from tui.output.console import console, print_json, say
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "nvidia-ml-py", "textual")

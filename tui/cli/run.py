@@ -20,6 +20,7 @@ from engine.runs.ladder_dir import LadderDir
 from engine.runs.result import Result
 from engine.runs.run_dir import RunDir, last_event
 from tui.cli.disk import refuse_small_disk
+from tui.cli.errors import show_notices
 from tui.history.scores import as_json, show_results
 from tui.live.run_progress import Detached, ask_to_leave, follow
 from tui.output.console import print_json, say
@@ -42,6 +43,8 @@ def interruptible(folders: Sequence[RunDir | LadderDir]) -> Iterator[None]:
 def run(preset: str, method: str | None, overrides: Flat, runs: Path, now: bool, detach: bool, json: bool) -> int:
     """Start and follow a run; returns the exit status, 0 for a finished or stopped run."""
     chosen = effective(preset, method, overrides)
+    if detach:  # else the worker's warnings are shown as it writes them
+        show_notices(chosen.notices, json)
     refuse_small_disk([chosen.config], runs)
     created: list[RunDir] = []
 

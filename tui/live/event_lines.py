@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from engine.config.metric_specs import metric_spec
-from engine.config.text import percent, shortened
+from engine.config.quantities import count, duration, share_percent, size
+from engine.config.text import shortened
 from engine.runs import events
 from engine.runs.account import summarize_columns, summarize_rows
 from tui.data_report import DataReport, overlap_in_short
-from tui.format import count, duration, moment, share, significant, size
+from tui.format import moment, share, significant
 
 PACKING = {"flat": "packed"}
 """`Plan.packing` -> the term for it."""
@@ -71,7 +72,7 @@ def _rows_and_tokens(event: events.Data) -> str:
 
 
 def _model(event: events.ModelLoaded) -> str:
-    trainable = f"{count(event.trainable)} trainable ({percent(event.trainable / max(1, event.parameters))})"
+    trainable = f"{count(event.trainable)} trainable ({share_percent(event.trainable / max(1, event.parameters))})"
     return (
         f"model: {event.id} ({event.architecture}, {event.dtype}), {count(event.parameters)} parameters, {trainable}, "
         f"optimizer {event.optimizer}, attention {event.attention}, on {event.device}"

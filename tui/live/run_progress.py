@@ -11,13 +11,14 @@ from typing import TypeVar
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from engine.config.errors import RunFailed, UserError
+from engine.config.quantities import duration
 from engine.config.text import visible
 from engine.runs import end_record, events, launch
 from engine.runs.follow import Follower, last_line
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.rpc_client import rows_done
 from engine.runs.run_dir import RunDir
-from tui.format import duration, throughput
+from tui.format import throughput
 from tui.live.event_lines import lines
 from tui.live.run_state import moving_average
 from tui.output.console import console, say

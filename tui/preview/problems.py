@@ -9,13 +9,13 @@ from pathlib import Path
 
 from engine.config.method_specs import method_title, smaller_methods
 from engine.config.model_files import ModelFiles
+from engine.config.quantities import size
 from engine.config.schema import Config
 from engine.memory.formula.fit import FitQuery
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.remedies import changes
 from engine.runs.home import home_warnings, nearest_existing
 from tui.data_report import DataReport, warning_lines
-from tui.format import size
 from tui.preview.disk import free_disk, needed_disk
 from tui.preview.launch_context import DataCheck, LaunchContext
 from tui.preview.memory_forecast import MethodForecast

@@ -5,19 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from engine.config.method_specs import RULE_REFERENCE
-from engine.ladder.format import (
-    ABSENT,
-    Number,
-    count,
-    energy,
-    money,
-    percent,
-    ratio,
-    rung_title,
-    seconds,
-    seed_range,
-    size,
-)
+from engine.config.quantities import ABSENT, Number, count, duration, energy, money, percent, ratio, size
+from engine.ladder.format import rung_title, seed_range
 from engine.ladder.report.quality_tables import why_no_numbers
 from engine.ladder.report.table import Cell, Column, Line, Table, cell, noted, without_empty
 from engine.runs.ladder import BASES, Ladder, RungResult
@@ -105,8 +94,8 @@ def _time_line(row: RungResult, full: RungResult | None) -> Line:
         return cell(text(own.mean if own else None), to_full, seed_range(own, text))
 
     cells = [
-        measured("training_seconds", seconds),
-        measured("all_seconds", seconds),
+        measured("training_seconds", duration),
+        measured("all_seconds", duration),
         measured("tokens_per_second", count, relative=False),
         measured("energy", energy),
         measured("money", lambda amount: money(amount, row.currency)),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from engine.config.quantities import integer
 from engine.config.text import visible
-from engine.ladder.format import integer, rung_title
+from engine.ladder.format import rung_title
 from engine.ladder.report import captions, cost_tables, quality_tables, record
 from engine.ladder.report.page import marks
 from engine.ladder.report.report_data import ReportData

@@ -11,7 +11,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from engine.config.metric_specs import LOSS, metric_spec
-from engine.ladder.format import integer, percent, rung_title, score
+from engine.config.quantities import integer, percent
+from engine.ladder.format import rung_title, score
 from engine.ladder.report import captions, cost_tables, quality_tables, record
 from engine.ladder.report.report_data import ReportData, figures
 from engine.ladder.report.samples import Answer, value

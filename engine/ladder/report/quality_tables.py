@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.config.metric_specs import metric_spec
+from engine.config.quantities import ABSENT, integer, percent, rate
 from engine.ladder.format import (
-    ABSENT,
     difference,
-    integer,
     loss,
     loss_bounds,
     loss_change,
     metric_title,
     p_value,
-    percent,
     percent_bounds,
-    rate,
     rounded_up,
     rung_title,
     score,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from engine.ladder.format import rate
+from engine.config.quantities import rate
 from engine.ladder.report.drawing import ReportFigure, legend, new_figure, ticks, wants_log
 from engine.ladder.report.palette import PAPER, Style
 from engine.ladder.report.svg import inline

@@ -10,7 +10,8 @@ from typing import Any
 from engine.config.errors import UserError
 from engine.config.preset import flatten
 from engine.config.preset_library import effective
-from engine.ladder.format import ABSENT, integer, loss, rate, rung_title, seconds, size
+from engine.config.quantities import ABSENT, duration, integer, rate, size
+from engine.ladder.format import loss, rung_title
 from engine.ladder.report.quality_tables import STATUS_TEXTS
 from engine.ladder.report.table import Cell, Column, Line, Table, cell, plain
 from engine.runs.account import summarize_columns, summarize_rows
@@ -101,7 +102,7 @@ def runs(ladder: Ladder) -> Table | None:
         Column("outcome", words=True),
         Column("directory", words=True),
     ]
-    expected = {e.rung: f"{seconds(e.low)} – {seconds(e.high)}" for e in ladder.estimates}
+    expected = {e.rung: f"{duration(e.low)} – {duration(e.high)}" for e in ladder.estimates}
     lines = [_run_line(entry, expected.get(entry.rung, ABSENT)) for entry in ladder.entries]
     return Table("Runs", "rung", columns, lines)
 
@@ -113,7 +114,7 @@ def _run_line(entry: LadderRun, expected: str) -> Line:
         Cell(str(entry.seed)),
         Cell(rate(entry.learning_rate)),
         Cell(loss(entry.validation_loss)),
-        Cell(seconds(entry.seconds)),
+        Cell(duration(entry.seconds)),
         Cell(expected if entry.kind == "run" else ABSENT),
         cell(outcome, entry.reason, "reused" if entry.reused else ""),
         Cell(entry.run or ABSENT),

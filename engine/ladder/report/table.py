@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from engine.ladder.format import ABSENT
+from engine.config.quantities import ABSENT
 
 
 @dataclass(frozen=True)

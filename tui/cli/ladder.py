@@ -16,7 +16,7 @@ from engine.runs.ladder_dir import LadderDir
 from engine.runs.ladder_plan import describe_plan
 from engine.runs.rpc_client import ask
 from engine.runs.start import resume_ladder, start_ladder
-from tui.cli.disk import refuse_small_disk
+from tui.cli.disk import check_disk
 from tui.cli.errors import show_notices
 from tui.cli.run import interruptible
 from tui.history.ladder_table import show_ladder
@@ -29,7 +29,7 @@ from tui.output.console import print_json, say
 def start(plan: LadderPlan, runs: Path, detach: bool, json: bool) -> int:
     """Start a ladder and follow it; its warnings are printed before it starts."""
     show_notices(plan.notices, json)
-    refuse_small_disk([rung.config for rung in plan.rungs], runs)
+    check_disk([rung.config for rung in plan.rungs], runs)
     created: list[LadderDir] = []
     try:
         with interruptible(created):

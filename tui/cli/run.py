@@ -19,7 +19,7 @@ from engine.runs.follow import stream
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.result import Result
 from engine.runs.run_dir import RunDir, last_event
-from tui.cli.disk import refuse_small_disk
+from tui.cli.disk import check_disk
 from tui.cli.errors import show_notices
 from tui.history.scores import as_json, show_results
 from tui.live.run_progress import Detached, ask_to_leave, follow
@@ -45,7 +45,7 @@ def run(preset: str, method: str | None, overrides: Flat, runs: Path, now: bool,
     chosen = effective(preset, method, overrides)
     if detach:  # else the worker's warnings are shown as it writes them
         show_notices(chosen.notices, json)
-    refuse_small_disk([chosen.config], runs)
+    check_disk([chosen.config], runs)
     created: list[RunDir] = []
 
     def announce(folder: RunDir) -> None:

@@ -11,6 +11,7 @@ from engine.config.method_specs import method_title, smaller_methods
 from engine.config.model_files import ModelFiles
 from engine.config.quantities import size
 from engine.config.schema import Config
+from engine.memory.formula.disk_space import small_disk_error
 from engine.memory.formula.fit import FitQuery
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.remedies import changes
@@ -89,10 +90,8 @@ def disk_problems(found: Sequence[MethodForecast], runs: Path) -> Iterator[Probl
         yield Problem(f"cannot write to {existing}", "start ftbench with --runs DIR", True, "runs.not_writable")
     for notice in home_warnings(runs):
         yield Problem(notice.text, code=notice.code)
-    need, free = needed_disk(found), free_disk(runs)
-    if need is not None and need > free:
-        what = f"{size(free)} of disk space free, and checkpoints and model need about {size(need)}"
-        yield Problem(what, f"free some space in {runs}, or set train.keep_checkpoints = 1", True, "disk.too_small")
+    if error := small_disk_error(needed_disk(found), free_disk(runs), runs):
+        yield Problem(f"{error.what}: {error.where}", error.do, True, error.code)
 
 
 def foreign_problems(context: LaunchContext) -> Iterator[Problem]:

@@ -21,8 +21,8 @@ def number(value: float) -> str:
     return f"{value:.4g}" if size >= 100 else f"{value:.3g}"
 
 
-def significant(value: float | None) -> str:
-    """A loss or perplexity with four significant digits."""
+def four_digits(value: float | None) -> str:
+    """A loss or perplexity with four four_digits digits."""
     return ABSENT if value is None else f"{value:.4g}"
 
 

@@ -12,7 +12,7 @@ from engine.config.errors import UserError
 from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import LOSS, metric_spec
 from engine.config.split_version import OLDEST_SPLIT_VERSION, versions_differ
-from engine.ladder.findings import comparison
+from engine.ladder.decisions import comparison
 from engine.ladder.price import add_price
 from engine.ladder.results import LadderResults, collect, read_finished
 from engine.ladder.runner import worked_joules

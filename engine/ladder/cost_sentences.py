@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 from engine.config import quantities
 from engine.ladder import format as fmt
-from engine.ladder.findings import Findings, RuleCheck, training_peak
+from engine.ladder.decisions import Decisions, RuleCheck, training_peak
 from engine.ladder.phrases import NO_ENERGY, RULE_OF_COST, Sentence
 from engine.runs.ladder import RungResult, SeedRange, Topic
 
 
-def cost_sentences(findings: Findings) -> list[Sentence]:
+def cost_sentences(decisions: Decisions) -> list[Sentence]:
     """One sentence per measured cost; none if QLoRA or full has no score."""
-    qlora, full = findings.qlora, findings.full
+    qlora, full = decisions.qlora, decisions.full
     if qlora is None or full is None:
         return []
     name = fmt.rung_title(qlora.name)
@@ -26,16 +26,16 @@ def cost_sentences(findings: Findings) -> list[Sentence]:
     for topic, key, title, candidate, reference in measured:
         text = quantities.energy if topic == "energy" else quantities.duration
         if candidate and reference:
-            sentences.append((topic, _cost(f"{name}'s {title}", candidate, reference, text, findings.rule_costs[key])))
+            sentences.append((topic, _cost(f"{name}'s {title}", candidate, reference, text, decisions.rule_costs[key])))
     if not (qlora.energy and full.energy):
         sentences.append(("energy", NO_ENERGY))
     peaks = training_peak(qlora.peak), training_peak(full.peak)
     if peaks[0] and peaks[1]:
         ratio = quantities.ratio(peaks[0] / peaks[1])
         sizes = f"{quantities.size(peaks[0])} vs. {quantities.size(peaks[1])}"
-        check = RULE_OF_COST[findings.rule_costs["memory"]]
+        check = RULE_OF_COST[decisions.rule_costs["memory"]]
         sentences.append(("memory", f"{name}'s peak memory while training is {ratio} full's, {check}: {sizes}."))
-    return sentences + _rent(qlora, full, findings.rule_costs["rent"])
+    return sentences + _rent(qlora, full, decisions.rule_costs["rent"])
 
 
 def _cost(

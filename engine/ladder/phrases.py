@@ -62,7 +62,7 @@ def not_significant(ladder: Ladder) -> str:
 
 def difference(compared: Comparison, metric: MetricSpec) -> str:
     """`QLoRA − full = −2.3 points, 95% CI [−4.0, −0.6]`; the interval is simultaneous over all comparisons."""
-    value = fmt.difference(compared.difference.mean, metric.name) + unit(metric)
+    value = fmt.difference(compared.difference.mean, metric.name) + unit_suffix(metric)
     bounds = fmt.score_bounds(compared.difference, metric.name)
     text = f"{fmt.rung_title(compared.a)} − {fmt.rung_title(compared.b)} = {value}"
     return f"{text}, {confidence(bounds)}" if bounds else text
@@ -75,7 +75,7 @@ def confidence(bounds: str) -> str:
 
 def score(row: RungResult, metric: MetricSpec) -> str:
     """A rung's mean score with its unit."""
-    return fmt.score(row.score.mean if row.score else None, metric.name) + unit(metric)
+    return fmt.score(row.score.mean if row.score else None, metric.name) + unit_suffix(metric)
 
 
 def one_rate(ladder: Ladder) -> str:
@@ -105,6 +105,6 @@ def status(row: RungResult) -> str:
     return f"{text}: {row.reason}" if row.reason else text
 
 
-def unit(metric: MetricSpec) -> str:
+def unit_suffix(metric: MetricSpec) -> str:
     """The unit that the formatted number does not have yet."""
     return "" if metric.is_share or not metric.unit else f" {metric.unit}"

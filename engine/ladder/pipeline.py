@@ -20,7 +20,7 @@ from engine.ladder.runner import LadderRunner, worked_seconds
 from engine.runs.events import Step
 from engine.runs.follow import stream
 from engine.runs.ladder import Kind, LadderPlan, LadderRun, Rung, RungDuration, SharedWork, Stage
-from engine.runs.ladder_plan import differing, shared
+from engine.runs.ladder_plan import differing_settings, shared
 from engine.runs.result import Result
 from engine.runs.rpc_client import ask
 from engine.runs.run_dir import RunDir
@@ -59,7 +59,7 @@ class LadderPipeline:
         ladder.versions, ladder.machine = workload["versions"], workload["machine"]
         for notice in workload["warnings"]:
             self.runner.warn(notice["code"], notice["text"])
-        ladder.differs, ladder.config = differing(plan.rungs), shared(plan.rungs)
+        ladder.differs, ladder.config = differing_settings(plan.rungs), shared(plan.rungs)
         if ladder.work.test == 0:
             do = "set it to a file of test rows or to a share, or add rows"
             raise UserError("no test rows to score", "data.test", do, code="ladder.no_test_rows")

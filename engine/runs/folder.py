@@ -82,7 +82,7 @@ def make(parent: Path, stem: str, ending: str, file: str, text: str) -> Path:
     return path
 
 
-def working_directory() -> str:
+def current_directory() -> str:
     """The directory to record as `started_in`: with escapes where it is not UTF-8, '' where it has been deleted."""
     with contextlib.suppress(FileNotFoundError):
         directory = str(Path.cwd())

@@ -132,7 +132,7 @@ def work_of(config: Config) -> Flat:
     }
 
 
-def differing(rungs: Sequence[Rung]) -> dict[str, dict[str, object]]:
+def differing_settings(rungs: Sequence[Rung]) -> dict[str, dict[str, object]]:
     """Settings in which the rungs differ: key -> rung -> value."""
     flats = {rung.name: flatten(rung.config) for rung in rungs}
     keys = [key for key in next(iter(flats.values())) if key not in ("title", "about", "slot", "train.seed")]
@@ -142,7 +142,7 @@ def differing(rungs: Sequence[Rung]) -> dict[str, dict[str, object]]:
 
 def shared(rungs: Sequence[Rung]) -> Flat:
     """Settings that are equal in all rungs."""
-    different = differing(rungs)
+    different = differing_settings(rungs)
     return {
         key: value
         for key, value in flatten(rungs[0].config).items()

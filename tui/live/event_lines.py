@@ -8,7 +8,7 @@ from engine.config.text import shortened
 from engine.runs import events
 from engine.runs.account import summarize_columns, summarize_rows
 from tui.data_report import DataReport, overlap_in_short
-from tui.format import moment, share, significant
+from tui.format import four_digits, moment, share
 
 PACKING = {"flat": "packed"}
 """`Plan.packing` -> the term for it."""
@@ -44,9 +44,9 @@ def _text(event: events.Event) -> str | None:
         case events.Plan():
             return _plan(event)
         case events.Eval(split="validation", when="after"):
-            return f"validation after training: {event.rows} rows, loss {significant(event.loss)}"
+            return f"validation after training: {event.rows} rows, loss {four_digits(event.loss)}"
         case events.Eval(split="validation"):
-            return f"validation at step {event.step}: loss {significant(event.loss)}"
+            return f"validation at step {event.step}: loss {four_digits(event.loss)}"
         case events.Eval():
             return _test_score(event)
         case events.Checkpoint():
@@ -95,7 +95,7 @@ def _test_score(event: events.Eval) -> str:
         else ""
     )
     return (
-        f"{event.when} training, {event.rows} test rows (95% CI): loss {significant(event.loss)} "
-        f"[{significant(event.loss_low)}, {significant(event.loss_high)}], "
-        f"perplexity {significant(event.perplexity)}{metric} ({duration(event.seconds)})"
+        f"{event.when} training, {event.rows} test rows (95% CI): loss {four_digits(event.loss)} "
+        f"[{four_digits(event.loss_low)}, {four_digits(event.loss_high)}], "
+        f"perplexity {four_digits(event.perplexity)}{metric} ({duration(event.seconds)})"
     )

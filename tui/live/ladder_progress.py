@@ -40,10 +40,10 @@ def follow_ladder(folder: LadderDir, quiet: bool = False, known: Collection[str]
                 view.show(state)
             return (None if live or state is None or state.status == "running" else state), live
 
-        return wait_for_end(folder, bar, poll, died)
+        return wait_for_end(folder, bar, poll, ladder_exited_message)
 
 
-def died(folder: LadderDir) -> str:
+def ladder_exited_message(folder: LadderDir) -> str:
     """Error message for a ladder whose process exited unexpectedly; its active run continues in the background."""
     return f"ladder process exited unexpectedly{last_log_line(folder)}; `ftbench resume {folder.name}` resumes it"
 

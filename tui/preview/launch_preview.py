@@ -24,7 +24,7 @@ from tui.preview.disk import free_disk, needed_disk
 from tui.preview.launch_context import DataCheck, LaunchContext
 from tui.preview.memory_forecast import STYLES, MethodForecast, error_label, forecast
 from tui.preview.problems import (
-    Problem,
+    LaunchProblem,
     data_problems,
     disk_problems,
     foreign_problems,
@@ -48,7 +48,7 @@ class LaunchPreview:
 
     title: str
     facts: list[Fact]
-    problems: list[Problem]
+    problems: list[LaunchProblem]
 
     @property
     def blocked(self) -> bool:
@@ -75,7 +75,7 @@ def run_preview(name: str, chosen: Effective, context: LaunchContext, report: Da
         *memory_problems([found], files, context),
     ]
     problems += [*disk_problems([found], context.runs), *foreign_problems(context)]
-    problems += [Problem(notice.text, code=notice.code) for notice in chosen.notices]
+    problems += [LaunchProblem(notice.text, code=notice.code) for notice in chosen.notices]
     return LaunchPreview(f"{config.title or name} · {method_title(config.method)}", facts, problems)
 
 
@@ -97,7 +97,7 @@ def ladder_preview(plan: LadderPlan, context: LaunchContext, report: DataCheck) 
     facts += [*_disk(found, context.runs), *_turn(context)]
     problems = [*model_problems(first, files), *data_problems(first, report), *memory_problems(found, files, context)]
     problems += [*disk_problems(found, context.runs), *foreign_problems(context)]
-    problems += [Problem(notice.text, code=notice.code) for notice in plan.notices]
+    problems += [LaunchProblem(notice.text, code=notice.code) for notice in plan.notices]
     return LaunchPreview(f"ladder of {preset_name(plan.preset)}", facts, problems)
 
 

@@ -23,7 +23,7 @@ from tui.preview.memory_forecast import MethodForecast
 
 
 @dataclass(frozen=True)
-class Problem:
+class LaunchProblem:
     """A problem and a suggested fix."""
 
     text: str
@@ -34,30 +34,32 @@ class Problem:
     """Stable dotted name, as in errors and warnings."""
 
 
-def model_problems(config: Config, files: ModelFiles) -> Iterator[Problem]:
+def model_problems(config: Config, files: ModelFiles) -> Iterator[LaunchProblem]:
     """A model that is missing or has to be downloaded."""
     if files.wrong:
         do = f"`ftbench pull {config.model.id}`, or give a folder" if files.fetch else "check model.id"
-        yield Problem(f"model {config.model.id}: {files.wrong}", do, blocking=True, code="model.unusable")
+        yield LaunchProblem(f"model {config.model.id}: {files.wrong}", do, blocking=True, code="model.unusable")
     elif files.fetch:
         text = f"model {config.model.id} will be downloaded first"
-        yield Problem(text, "requires network access", code="model.download")
+        yield LaunchProblem(text, "requires network access", code="model.download")
 
 
-def data_problems(config: Config, report: DataCheck) -> Iterator[Problem]:
+def data_problems(config: Config, report: DataCheck) -> Iterator[LaunchProblem]:
     """Errors and warnings of the data check, each warning with its code."""
     if report.error:
-        yield Problem(report.error, blocking=True, code="data.check_failed")
+        yield LaunchProblem(report.error, blocking=True, code="data.check_failed")
     if report.answer is None:
         return
     if report.answer["refused"]:
-        yield Problem(f"cannot train: {report.answer['refused']}", blocking=True, code="data.refused")
+        yield LaunchProblem(f"cannot train: {report.answer['refused']}", blocking=True, code="data.refused")
     warnings = DataReport.of(report.answer).warnings
     for notice, line in zip(warnings, warning_lines(warnings), strict=True):
-        yield Problem(line.text, code=notice.code)
+        yield LaunchProblem(line.text, code=notice.code)
 
 
-def memory_problems(found: Sequence[MethodForecast], files: ModelFiles, context: LaunchContext) -> Iterator[Problem]:
+def memory_problems(
+    found: Sequence[MethodForecast], files: ModelFiles, context: LaunchContext
+) -> Iterator[LaunchProblem]:
     """Methods that barely fit or do not fit, by the formula."""
     for one in found:
         if one.estimate is None or context.budget is None or one.verdict not in ("tight", "does not fit"):
@@ -67,7 +69,7 @@ def memory_problems(found: Sequence[MethodForecast], files: ModelFiles, context:
         used = f", {size(context.budget.used)} of it in use by others" if context.budget.used else ""
         what += f"{size(one.estimate.peak)} of {size(context.budget.total)}{used}"
         code = "memory.tight" if one.verdict == "tight" else "memory.does_not_fit"
-        yield Problem(what, _remedies(one, files, context.budget), code=code)
+        yield LaunchProblem(what, _remedies(one, files, context.budget), code=code)
 
 
 def _remedies(one: MethodForecast, files: ModelFiles, budget: MemoryBudget) -> str:
@@ -83,22 +85,22 @@ def _remedies(one: MethodForecast, files: ModelFiles, budget: MemoryBudget) -> s
     return ", or ".join([*words, smaller])
 
 
-def disk_problems(found: Sequence[MethodForecast], runs: Path) -> Iterator[Problem]:
+def disk_problems(found: Sequence[MethodForecast], runs: Path) -> Iterator[LaunchProblem]:
     """A runs directory that is not writable, or too little disk space."""
     existing = nearest_existing(runs)
     if not os.access(existing, os.W_OK):
-        yield Problem(f"cannot write to {existing}", "start ftbench with --runs DIR", True, "runs.not_writable")
+        yield LaunchProblem(f"cannot write to {existing}", "start ftbench with --runs DIR", True, "runs.not_writable")
     for notice in home_warnings(runs):
-        yield Problem(notice.text, code=notice.code)
+        yield LaunchProblem(notice.text, code=notice.code)
     if error := small_disk_error(needed_disk(found), free_disk(runs), runs):
-        yield Problem(f"{error.what}: {error.where}", error.do, True, error.code)
+        yield LaunchProblem(f"{error.what}: {error.where}", error.do, True, error.code)
 
 
-def foreign_problems(context: LaunchContext) -> Iterator[Problem]:
+def foreign_problems(context: LaunchContext) -> Iterator[LaunchProblem]:
     """GPU processes that are not ftbench runs."""
     for other in context.foreign:
         used = f" ({size(other.bytes)})" if other.bytes else ""
-        yield Problem(
+        yield LaunchProblem(
             f"process {other.pid} {other.name}{used} is using the GPU: measured time and memory will include it",
             "stop it, or measure later",
             code="gpu.in_use",

@@ -15,10 +15,10 @@ from engine.config import quantities
 from engine.ladder.phrases import NO_SIGNIFICANT_DIFFERENCE, SIGNIFICANTLY
 from engine.ladder.report import captions, cost_tables, markdown, page, quality_tables, record
 from engine.ladder.report.report_data import load_report_data
-from engine.ladder.report.table import Table
+from engine.ladder.report.table import ReportTable
 
 
-def texts(table: Table | None) -> list[list[str]]:
+def texts(table: ReportTable | None) -> list[list[str]]:
     assert table is not None
     rows = [[line.head.text, *([cell.text for cell in line.cells] or [line.instead])] for line in table.lines]
     return [[column.head for column in table.columns], *rows]

@@ -10,7 +10,7 @@ from made_ladder import made_ladder
 from simulated import BASE, blank_ladder
 
 from engine.ladder.aggregate import add_statistics
-from engine.ladder.findings import decide
+from engine.ladder.decisions import decide
 from engine.ladder.phrases import (
     AS_FAST,
     BASE_NOT_SCORED,
@@ -58,9 +58,9 @@ def by_loss(**means: float) -> Ladder:
 
 def test_a_lower_loss_is_reported_as_better() -> None:
     ladder = by_loss(base=3.0, qlora=1.2, lora=1.0, full=1.1)
-    findings = decide(ladder)
-    assert findings.best and findings.best.name == "lora" and findings.rule_quality == "holds"
-    assert findings.against_full["qlora"].finding == "worse" and findings.against_full["lora"].finding == "better"
+    decisions = decide(ladder)
+    assert decisions.best and decisions.best.name == "lora" and decisions.rule_quality == "holds"
+    assert decisions.against_full["qlora"].finding == "worse" and decisions.against_full["lora"].finding == "better"
     assert row(ladder, "qlora").share_of_score is None and row(ladder, "qlora").share_of_gain
     everything = text(ladder)
     assert LOWER_IS_BETTER in everything and "highest" not in everything
@@ -76,16 +76,14 @@ def test_of_two_small_artifacts_without_a_significant_difference_the_better_one_
     """QLoRA and LoRA have artifacts of equal size; neither differs significantly from full."""
     ladder = by_loss(base=3.0, qlora=1.002, lora=1.001, full=1.0)
     row(ladder, "full").artifact_bytes = 100
-    findings = decide(ladder)
-    assert findings.best and findings.best.name == "full" and findings.ship and findings.ship.name == "lora"
+    decisions = decide(ladder)
+    assert decisions.best and decisions.best.name == "full" and decisions.ship and decisions.ship.name == "lora"
 
 
 def test_of_equal_artifacts_the_better_one_is_shipped() -> None:
     ladder = by_loss(base=3.0, qlora=1.001, lora=1.0, full=2.0)
-    findings = decide(ladder)
-    assert (
-        findings.against_full and findings.best and findings.ship and findings.ship.name == findings.best.name == "lora"
-    )
+    decisions = decide(ladder)
+    assert decisions.best and decisions.ship and decisions.ship.name == decisions.best.name == "lora"
     assert SMALLEST_ARTIFACT in text(ladder, "ship")
 
 

@@ -16,7 +16,7 @@ from engine.ladder.rates import at_the_edge, choose, grid
 from engine.ladder.runner import without_method
 from engine.runs import ladder_dir
 from engine.runs.ladder import LadderRun
-from engine.runs.ladder_plan import describe_plan, differing, make_plan, shared
+from engine.runs.ladder_plan import describe_plan, differing_settings, make_plan, shared
 
 FINGERPRINTS = {"data": "d", "model": "m"}
 MACHINE = {"device": "2 CPU cores", "threads": 2}
@@ -36,7 +36,7 @@ def test_the_default_rungs_are_the_three_methods_at_their_preset_rates() -> None
     plan = make_plan("demo", [], {}, seeds=3)
     assert [rung.name for rung in plan.rungs] == ["qlora", "lora", "full"]
     assert plan.seeds == [0, 1, 2]
-    assert differing(plan.rungs)["train.learning_rate"] == {"qlora": 5e-3, "lora": 5e-3, "full": 1e-3}
+    assert differing_settings(plan.rungs)["train.learning_rate"] == {"qlora": 5e-3, "lora": 5e-3, "full": 1e-3}
     assert shared(plan.rungs)["evaluation.metric"] == "json"
 
 

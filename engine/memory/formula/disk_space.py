@@ -30,13 +30,15 @@ def disk_bytes(estimate: MemoryEstimate, config: schema.Config) -> int:
     return (config.train.keep_checkpoints + 1) * (saved + state) + saved
 
 
-def needed_space(config: schema.Config, table: Mapping[str, Any] | None, device: Device, bf16: bool) -> int | None:
-    """`disk_bytes` by the formula; None for a model whose `config.json` (`table`) is unknown or unsupported."""
-    if table is None:
+def needed_space(
+    config: schema.Config, model_config: Mapping[str, Any] | None, device: Device, bf16: bool
+) -> int | None:
+    """`disk_bytes` by the formula; None for a model whose `config.json` (`model_config`) is unknown or unsupported."""
+    if model_config is None:
         return None
     rows = StepShape(count=config.train.batch, length=config.train.max_length, answer=1)  # does not matter here
     try:
-        return disk_bytes(formula(config, table, device, rows, bf16), config)
+        return disk_bytes(formula(config, model_config, device, rows, bf16), config)
     except UserError:
         return None
 

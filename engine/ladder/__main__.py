@@ -96,6 +96,7 @@ def run_pipeline(pipeline: LadderPipeline) -> tuple[Outcome, str]:
         ladder.reason_code = error.code
         return "failed", error.line
     except RunFailed as error:
+        ladder.reason_code = error.code
         return "failed", str(error)
     except Exception as error:  # noqa: BLE001 - top level: the ladder records any error
         if is_no_space_error(error):

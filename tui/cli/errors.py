@@ -41,7 +41,7 @@ def handle_errors(work: Callable[[], object]) -> None:
     except UserError as error:
         _exit(Failure(error.code or "cli.error", error.what, error.where, error.do), error.line, error.exit_code)
     except RunFailed as error:
-        _exit(Failure(getattr(error, "code", "") or "run.failed", str(error)), str(error), error.exit_code)
+        _exit(Failure(error.code, str(error)), str(error), error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # the reader (head, less) has closed the pipe: not an error

@@ -126,7 +126,8 @@ def stop(run: RunDir | LadderDir, seconds: float = 600.0) -> int:
     deadline = time.monotonic() + seconds
     while run.is_live():
         if time.monotonic() > deadline:
-            raise RunFailed(f"{run.name} has not stopped after {seconds:.0f} s; see {run.log_file}")
+            text = f"{run.name} has not stopped after {seconds:.0f} s; see {run.log_file}"
+            raise RunFailed(text, "run.stop_timeout")
         time.sleep(0.1)
     outcome = run.state() if isinstance(run, LadderDir) else settled_result(run)
     say(f"{outcome.status}: {outcome.reason}" if outcome else "stopped")

@@ -70,7 +70,7 @@ def wait_for_end(
             if alive:
                 silent_since = time.monotonic()
             elif time.monotonic() - silent_since > DEAD_SECONDS:
-                raise RunFailed(exited_message(folder))
+                raise RunFailed(exited_message(folder), "run.process_died")
             time.sleep(POLL_SECONDS)
         except KeyboardInterrupt:
             ask_to_leave(folder, bar)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from data_reports import REPORT
 
@@ -89,7 +90,7 @@ def event(**more: object) -> events.Data:
         "format": "prompt-completion",
         "format_reason": "columns a, b",
     }
-    return events.decode(events._encode(events.Data(**basic, fingerprint="f", tokens=9, answer_tokens=4, **more)))  # type: ignore[arg-type, return-value]
+    return events.decode(msgspec.json.encode(events.Data(**basic, fingerprint="f", tokens=9, answer_tokens=4, **more)))  # type: ignore[arg-type, return-value]
 
 
 def test_a_runs_log_has_the_data_report() -> None:

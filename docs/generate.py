@@ -193,7 +193,7 @@ def _value(value: object) -> str:
 
 
 def _keys(names: str) -> str:
-    return ", ".join(f"`{commands.displayed(key)}`" for key in names.split(","))
+    return ", ".join(f"`{commands.displayed_key(key)}`" for key in names.split(","))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.ladder.aggregate import add_statistics
-from engine.ladder.findings import Findings, decide
+from engine.ladder.decisions import Decisions, decide
 from engine.ladder.results import LadderResults
 from engine.ladder.statistics import ItemScores
 from engine.ladder.verdict import verdict
@@ -52,8 +52,8 @@ MUCH_WORSE = Truth({BASE: -2.0, "qlora": -0.6, "lora": -0.3, "full": 0.5})
 NO_GAIN = Truth({BASE: -0.5, "qlora": -0.5, "lora": -0.5, "full": -0.5})
 
 
-def simulate(truth: Truth, number: int) -> tuple[Ladder, Findings]:
-    """One simulated ladder with statistics and verdict, and its findings."""
+def simulate(truth: Truth, number: int) -> tuple[Ladder, Decisions]:
+    """One simulated ladder with statistics and verdict, and its decisions."""
     random = np.random.default_rng([number, truth.items, truth.seeds])
     scores = truth.sample(random)
     tokens = np.full(truth.items, 5.0)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from simulated import A_LITTLE_WORSE, EQUAL, MUCH_WORSE, NO_GAIN, Truth, simulate
 
 from engine.ladder import phrases
-from engine.ladder.findings import Findings
+from engine.ladder.decisions import Decisions
 from engine.ladder.phrases import NO_RECOMMENDATION, RULE_OF_QUALITY, SIGNIFICANTLY, not_significant
 from engine.runs.ladder import Ladder
 
-Judgment = Callable[[Ladder, Findings], bool]
+Judgment = Callable[[Ladder, Decisions], bool]
 
 
 @dataclass(frozen=True)
@@ -36,44 +36,44 @@ def text_of(ladder: Ladder) -> str:
     return " ".join(sentence.text for sentence in ladder.verdict)
 
 
-def _finding(found: Findings, rung: str) -> str:
+def _finding(found: Decisions, rung: str) -> str:
     return found.against_full[rung].finding
 
 
-def _equal_overclaims(ladder: Ladder, found: Findings) -> bool:
+def _equal_overclaims(ladder: Ladder, found: Decisions) -> bool:
     differ = any(_finding(found, rung) != "undecided" for rung in ("qlora", "lora"))
     return differ or found.rule_quality == "fails" or f" is {SIGNIFICANTLY['worse']} than" in text_of(ladder)
 
 
-def _equal_right(ladder: Ladder, found: Findings) -> bool:
+def _equal_right(ladder: Ladder, found: Decisions) -> bool:
     return not _equal_overclaims(ladder, found) and text_of(ladder).count(not_significant(ladder)) == 2
 
 
-def _little_overclaims(_: Ladder, found: Findings) -> bool:
+def _little_overclaims(_: Ladder, found: Decisions) -> bool:
     return _finding(found, "qlora") == "better" or found.rule_quality == "fails"
 
 
-def _little_right(ladder: Ladder, found: Findings) -> bool:
+def _little_right(ladder: Ladder, found: Decisions) -> bool:
     reported = _finding(found, "qlora") == "worse" or not_significant(ladder) in text_of(ladder)
     return found.gained["qlora"] == "yes" and reported and not _little_overclaims(ladder, found)
 
 
-def _much_overclaims(_: Ladder, found: Findings) -> bool:
+def _much_overclaims(_: Ladder, found: Decisions) -> bool:
     return found.rule_quality == "holds" or (found.ship is not None and found.ship.name == "qlora")
 
 
-def _much_right(ladder: Ladder, found: Findings) -> bool:
+def _much_right(ladder: Ladder, found: Decisions) -> bool:
     text = text_of(ladder)
     reported = RULE_OF_QUALITY["fails"] in text and f"QLoRA is {SIGNIFICANTLY['worse']} than full" in text
     return reported and _finding(found, "qlora") == "worse" and found.rule_quality == "fails"
 
 
-def _no_gain_overclaims(ladder: Ladder, found: Findings) -> bool:
+def _no_gain_overclaims(ladder: Ladder, found: Decisions) -> bool:
     shares = any(row.share_of_gain for row in ladder.rows)
     return shares or "yes" in found.gained.values() or found.rule_quality != "unknown"
 
 
-def _no_gain_right(ladder: Ladder, found: Findings) -> bool:
+def _no_gain_right(ladder: Ladder, found: Decisions) -> bool:
     text = text_of(ladder)
     return not _no_gain_overclaims(ladder, found) and phrases.NO_GAIN in text and NO_RECOMMENDATION in text
 

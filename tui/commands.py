@@ -241,10 +241,10 @@ RENAMED = {
 def key_of(id: str, user_keys: Mapping[str, str]) -> str:
     """Display name of a command's first key; `user_keys` (command id -> keys) override the defaults."""
     keys = user_keys.get(id) or next(command.keys for command in all_commands() if command.id == id)
-    return displayed(keys.partition(",")[0].strip())
+    return displayed_key(keys.partition(",")[0].strip())
 
 
-def displayed(key: str) -> str:
+def displayed_key(key: str) -> str:
     """Textual's name of a key as it is displayed: `?` for `question_mark`."""
     return key.replace("question_mark", "?").replace("slash", "/")
 

@@ -1,32 +1,13 @@
-"""Format values for the screen and the CLI: sizes, durations, numbers and percent."""
+"""Format values for the screen and the CLI: axis labels, scores, settings and moments.
+
+Sizes, durations, counts and shares: `engine.config.quantities`.
+"""
 
 from __future__ import annotations
 
-import math
 import time
 
-UNKNOWN = "–"
-"""Text for a value that is not known."""
-
-
-def size(count: float | None) -> str:
-    """Bytes in binary units with three significant digits: `1.23 GiB`."""
-    if count is None:
-        return UNKNOWN
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(count) < 1024 or unit == "TiB":
-            exact = unit == "B" or count >= 100
-            return f"{count:.0f} {unit}" if exact else f"{count:.3g} {unit}"
-        count /= 1024
-    return ""
-
-
-def count(number: float) -> str:
-    """Parameters or tokens with three significant digits: `287k`, `1.23M`."""
-    for unit, factor in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= factor:
-            return f"{number / factor:.3g}{unit}"
-    return f"{number:.0f}"
+from engine.config.quantities import ABSENT, percent
 
 
 def number(value: float) -> str:
@@ -40,22 +21,22 @@ def number(value: float) -> str:
     return f"{value:.4g}" if size >= 100 else f"{value:.3g}"
 
 
-def significant(value: float | None) -> str:
-    """A loss or perplexity with four significant digits."""
-    return UNKNOWN if value is None else f"{value:.4g}"
+def four_digits(value: float | None) -> str:
+    """A loss or perplexity with four four_digits digits."""
+    return ABSENT if value is None else f"{value:.4g}"
 
 
 def share(mean: float | None, low: float | None, high: float | None) -> str:
     """A share with its interval in percent: `71.3% [68.0, 74.4]`."""
     if mean is None:
-        return UNKNOWN
+        return ABSENT
     interval = f" [{low * 100:.1f}, {high * 100:.1f}]" if low is not None and high is not None else ""
-    return f"{mean * 100:.1f}%{interval}"
+    return f"{percent(mean)}{interval}"
 
 
 def throughput(tokens_per_second: float | None) -> str:
     """`1,234 tokens/s`."""
-    return f"{tokens_per_second:,.0f} tokens/s" if tokens_per_second else UNKNOWN
+    return f"{tokens_per_second:,.0f} tokens/s" if tokens_per_second else ABSENT
 
 
 def setting(value: object) -> str:
@@ -70,15 +51,4 @@ def moment(seconds: float, form: str) -> str:
     try:
         return time.strftime(form, time.localtime(seconds))
     except (OverflowError, ValueError, OSError):
-        return UNKNOWN
-
-
-def duration(seconds: float | None) -> str:
-    """`1:02:03`, `4:05` or `6.7 s`."""
-    if seconds is None or not math.isfinite(seconds):
-        return UNKNOWN
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+        return ABSENT

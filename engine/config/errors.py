@@ -38,3 +38,8 @@ class RunFailed(Exception):
     """The input was valid, but the work failed (exit code 1)."""
 
     exit_code = 1
+
+    def __init__(self, text: str, code: str = "run.failed") -> None:
+        self.code = code
+        """Stable dotted name of the failure (`run.start_timeout`), as in UserError."""
+        super().__init__(text)

@@ -29,7 +29,7 @@ class MetricSpec:
     scores; '' for the held-out loss, which needs no answers."""
     lower_is_better: bool = False
     bounds: tuple[float, float] = (0.0, 1.0)
-    """Bounds of one test item's score."""
+    """Lowest and highest possible score of one test item; confidence intervals do not exceed them."""
     unit: str = "%"
     """% for shares from 0 to 1, which are shown times 100; otherwise the unit of the value, '' for none."""
     picks_from_choices: bool = False

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import engine
 from engine.config.catalog import CATALOG, pulled_folder
@@ -15,9 +15,10 @@ from engine.config.errors import UserError
 from engine.config.model_limits import impossible_value
 from engine.config.schema import Model
 
-_INVALID = "config.json: "
 EMBEDDED = "tiny"
 """The model that ships with ftbench."""
+IMPOSSIBLE = "model.config"
+"""Code of the error for a config.json that describes an impossible model."""
 
 
 @dataclass(frozen=True)
@@ -33,26 +34,70 @@ class ModelFiles:
     """The Hub id to download from; '' where nothing has to be downloaded."""
     wrong: str = ""
     """Why loading is certain to fail; '' where nothing is known to be wrong."""
+    code: str = ""
+    """Code of the error that loading would raise, where its config.json is the reason."""
+
+
+@dataclass(frozen=True)
+class ModelPlace:
+    """Where a model is: the one resolution of `model.id`, for previews and for loading."""
+
+    kind: Literal["folder", "gguf", "hub", "missing"]
+    path: Path | None = None
+    """The folder or .gguf file, which may not exist."""
+    hub: str = ""
+    """The Hub id."""
+
+
+def model_place(model: Model) -> ModelPlace:
+    """Resolve `model.id` in this order: embedded, catalog, .gguf file, folder, Hub id."""
+    if model.id == EMBEDDED:
+        return ModelPlace("folder", Path(engine.__file__).parent / "assets" / "tiny")
+    if model.id in CATALOG:
+        folder = pulled_folder(model.id)
+        is_pulled = (folder / "config.json").exists()
+        return ModelPlace("folder", folder) if is_pulled else ModelPlace("hub", hub=CATALOG[model.id].hub)
+    path = Path(model.id)
+    if path.suffix == ".gguf":
+        return ModelPlace("gguf", path)
+    if path.is_dir():
+        return ModelPlace("folder", path)
+    if model.id.count("/") != 1 or model.id.startswith((".", "/", "~")):
+        return ModelPlace("missing")
+    return ModelPlace("hub", hub=model.id)
+
+
+def read_model_config(folder: Path) -> dict[str, Any]:
+    """The parsed config.json of a model folder. Raises UserError where it is missing, damaged or impossible."""
+    file, where = folder / "config.json", str(folder)
+    damaged = "download the model again"
+    try:
+        table = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError as error:
+        do = "point model.id at a folder written by save_pretrained"
+        raise UserError("no config.json in the model folder", where, do, code="model.no_config") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"cannot read config.json ({error})", where, damaged, code="model.config_damaged") from error
+    if not isinstance(table, dict):
+        raise UserError("invalid config.json: not an object", where, damaged, code="model.config_damaged")
+    if fault := impossible_value(table):
+        raise impossible_model_error(fault, where)
+    return table
 
 
 def find_model(model: Model) -> ModelFiles:
-    """Find a model in the order of `engine.methods.locate`: embedded, catalog, .gguf file, folder, Hub id."""
-    if model.id == EMBEDDED:
-        return _in_folder(Path(engine.__file__).parent / "assets" / "tiny")
-    if model.id in CATALOG:
-        folder, entry = pulled_folder(model.id), CATALOG[model.id]
-        found = _in_folder(folder) if (folder / "config.json").exists() else _in_cache(entry.hub, model)
-        return found if found.folder else replace(found, table=entry.shape, why="")
-    path = Path(model.id)
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            return ModelFiles(None, wrong="file not found", why="file not found")
-        return ModelFiles(None, path.parent, why="GGUF file: unknown until it is loaded")
-    if path.is_dir():
-        return _in_folder(path)
-    if model.id.count("/") != 1 or model.id.startswith((".", "/", "~")):
+    """What is known about a model at its place, without loading or downloading anything."""
+    place = model_place(model)
+    if place.kind == "missing":
         return ModelFiles(None, wrong="model folder not found", why="model not found")
-    return _in_cache(model.id, model)
+    if place.kind == "gguf" and place.path:
+        if not place.path.is_file():
+            return ModelFiles(None, wrong="file not found", why="file not found")
+        return ModelFiles(None, place.path.parent, why="GGUF file: unknown until it is loaded")
+    found = _in_folder(place.path) if place.path else _in_cache(place.hub, model)
+    if model.id in CATALOG and not found.folder:
+        return replace(found, table=CATALOG[model.id].shape, why="")
+    return found
 
 
 def hub_cache() -> Path:
@@ -86,27 +131,18 @@ def _in_cache(hub: str, model: Model) -> ModelFiles:
 
 def _in_folder(folder: Path) -> ModelFiles:
     try:
-        table = json.loads((folder / "config.json").read_text("utf-8"))
-    except FileNotFoundError:
-        return ModelFiles(None, folder, "no config.json", wrong="no config.json in the model folder")
-    except (OSError, ValueError, RecursionError) as error:
-        return ModelFiles(None, folder, f"cannot read config.json ({error})", wrong="cannot read config.json")
-    if not isinstance(table, dict):
-        return ModelFiles(None, folder, "config.json is not an object", wrong="invalid config.json: not an object")
-    if fault := impossible_value(table):
-        return ModelFiles(None, folder, f"invalid config.json: {fault}", wrong=f"{_INVALID}{fault}")
-    return ModelFiles(table, folder)
+        return ModelFiles(read_model_config(folder), folder)
+    except UserError as error:
+        return ModelFiles(None, folder, error.what, wrong=error.what, code=error.code)
 
 
 def check_model_config(model: Model) -> None:
     """Raise UserError for a model whose config.json is on this machine and describes an impossible model."""
     files = find_model(model)
-    if files.wrong.startswith(_INVALID):
-        raise impossible_model_error(files.wrong.removeprefix(_INVALID), str(files.folder))
+    if files.code == IMPOSSIBLE:
+        raise impossible_model_error(files.wrong, str(files.folder))
 
 
 def impossible_model_error(fault: str, where: str) -> UserError:
     """The error for a config.json that describes an impossible model."""
-    return UserError(
-        fault, f"{where}/config.json", "download the model again, or choose another one", code="model.config"
-    )
+    return UserError(fault, f"{where}/config.json", "download the model again, or choose another one", code=IMPOSSIBLE)

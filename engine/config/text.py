@@ -57,14 +57,6 @@ def amount(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def percent(share: float) -> str:
-    """`8.1%` for 0.081; shares above 0 and below 1 are never shown as 0% or 100%."""
-    shown = f"{100 * share:.1f}".removesuffix(".0")
-    if share > 0 and shown == "0":
-        return "<0.1%"
-    return ">99.9%" if share < 1 and shown == "100" else f"{shown}%"
-
-
 def _shown(character: str) -> str:
     if character in _NAMES:
         return _NAMES[character]

@@ -56,13 +56,13 @@ def create_from_choice(name: str, base: str, chosen: Effective) -> Path:
     Raises UserError for an invalid or existing name.
     """
     path = _new_path(name)
-    values = differing(chosen, _rates(base))
+    values = changed_settings(chosen, _rates(base))
     values = {"title": f"{name}, from {preset_library.preset_name(base)}", **values}
     resolve(Preset(name, values))
     return _write(path, tomli_w.dumps(nested(values)))
 
 
-def differing(chosen: Effective, rates: dict[str, float] | None = None) -> Flat:
+def changed_settings(chosen: Effective, rates: dict[str, float] | None = None) -> Flat:
     """The method and every value that is not its default. `rates`: the preset's learning rates by method, if any."""
     method = chosen.config.method
     defaults = flatten(resolve(Preset("defaults", {}), method).config)

@@ -118,7 +118,7 @@ def _receive(process: multiprocessing.process.BaseProcess, end: Connection) -> t
         process.join()
         status = process.exitcode or 0
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
-        raise RunFailed(f"a data preparation process exited unexpectedly ({how})") from error
+        raise RunFailed(f"a data preparation process exited unexpectedly ({how})", "data.process_died") from error
 
 
 def _result(message: tuple[Any, ...]) -> Any:

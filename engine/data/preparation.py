@@ -10,10 +10,10 @@ import msgspec
 import numpy as np
 
 from engine.config.errors import Notice
-from engine.data.column_usage import ColumnUse
 from engine.data.counts import SHOWN, SPLITS
 from engine.data.store import ColumnStore
 from engine.data.tokenized import TokenizedRows
+from engine.runs.account import ColumnUse
 from engine.runs.overlap import SplitOverlap
 
 
@@ -58,7 +58,7 @@ class Facts(msgspec.Struct):
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class LeftOutRows:
     """Rows of one split that are left out for the same reason."""
 
     kind: str
@@ -97,7 +97,7 @@ class Preparation:
             for side, name in enumerate(SPLITS)
         }
 
-    def left_out(self, name: str) -> list[LeftOut]:
+    def left_out(self, name: str) -> list[LeftOutRows]:
         """The reasons why rows of a split are left out, in order of appearance."""
         return [self._reason(numbers) for numbers in self._left_out(name)]
 
@@ -113,9 +113,9 @@ class Preparation:
             if reason:
                 yield np.flatnonzero(reasons == reason)
 
-    def _reason(self, numbers: np.ndarray) -> LeftOut:
+    def _reason(self, numbers: np.ndarray) -> LeftOutRows:
         first = int(numbers[0])
-        return LeftOut(
+        return LeftOutRows(
             self.columns.kinds[self.columns["reason"][first]],
             len(numbers),
             [self.columns.where(number) for number in numbers[:SHOWN].tolist()],

@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 
 from engine.config.errors import Notice
-from engine.config.text import amount, percent
+from engine.config.quantities import share_percent
+from engine.config.text import amount
 from engine.data.counts import SHOWN, SPLITS
 from engine.data.preparation import Preparation
 from engine.data.problem_kinds import REASONS as TOKENIZING
@@ -101,7 +102,7 @@ def warnings(done: Preparation) -> list[Notice]:
         rows = done.rows[name]
         if cut := int(rows.cut.sum()):
             first = rows.where(int(np.flatnonzero(rows.cut)[0]))
-            share = percent(cut / len(rows))
+            share = share_percent(cut / len(rows))
             text = f"{cut:,} of {len(rows):,} {name} rows ({share}) truncated to max_length (first: {first})"
             notices.append(Notice("data.rows_cut", text))
     for kind, noticed in _noted_together(done).items():
@@ -128,7 +129,7 @@ def _same_prompts(done: Preparation) -> Iterator[Notice]:
     facts = done.facts
     if conflicting(done):
         one, other = facts.same_prompt.where[0]
-        share = percent(facts.same_prompt.rows / len(done.rows["train"]))
+        share = share_percent(facts.same_prompt.rows / len(done.rows["train"]))
         text = (
             f"conflicting labels: {amount(facts.same_prompt.rows, 'training row')} ({share}) have the prompt of an "
             f"earlier row and a different answer (first: {one} and {other})"

@@ -13,6 +13,7 @@ from engine.assets import tickets_folder
 from engine.config.data_files import data_file_kind, is_hub_id
 from engine.config.errors import UserError
 from engine.config.schema import Data
+from engine.config.text import amount
 from engine.data.arrow_rows import arrow_files, arrow_rows
 from engine.data.disk_set import is_disk_set, load_disk_set
 from engine.data.folder import data_files
@@ -56,8 +57,8 @@ class Source:
     @property
     def about(self) -> str:
         """One sentence on what was read."""
-        return (
-            f"{self.id}: " + ", ".join(f"{name} {rows.summary.rows:,}" for name, rows in self.splits.items()) + " rows"
+        return f"{self.id}: " + ", ".join(
+            amount(rows.summary.rows, f"{name} row") for name, rows in self.splits.items()
         )
 
 

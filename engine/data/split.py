@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from engine.config.errors import Notice
+from engine.config.quantities import share_percent
 from engine.config.split_version import SPLIT_VERSION
-from engine.config.text import amount, percent
+from engine.config.text import amount
 from engine.data.keys import KeyTable, group_numbers
 from engine.data.near_duplicates import THRESHOLD, WARNED_SHARE, NearDuplicates
 from engine.data.overlap import Overlap, overlap
@@ -94,7 +95,7 @@ def note_near_duplicates(done: Assignment, near: NearDuplicates) -> None:
         name = pair.split("/")[0]
         found.near, found.near_reason = near.count(name), near.reason
         if found.near and found.near > WARNED_SHARE * found.of:
-            share = percent(found.near / found.of)
+            share = share_percent(found.near / found.of)
             text = (
                 f"{found.near:,} of {found.of:,} {name} rows ({share}) have a prompt that is a "
                 f"near-duplicate of a training prompt (Jaccard similarity of character 5-grams ≥ {THRESHOLD:g}): "
@@ -120,8 +121,8 @@ def _test_overlap(done: Assignment) -> Notice | None:
     if not found or not found.prompt:
         return None
     text = (
-        f"{found.prompt:,} of {found.of:,} test rows ({percent(found.prompt / found.of)}) have a prompt that is also "
-        f"in training, {found.both:,} of them with the same answer: their scores measure memorization"
+        f"{found.prompt:,} of {found.of:,} test rows ({share_percent(found.prompt / found.of)}) have a prompt that is "
+        f"also in training, {found.both:,} of them with the same answer: their scores measure memorization"
     )
     return Notice("data.test_overlaps_train", text)
 

@@ -60,7 +60,7 @@ def run_ladder(folder: LadderDir, plan: LadderPlan) -> tuple[Outcome, str]:
     stopping.listen()
     end_record.reserve(folder.end_file)
     runner = LadderRunner(folder, load_or_create(folder, plan), stopping, plan.fresh)
-    for notice in folder.renamed_settings():
+    for notice in [*plan.notices, *folder.renamed_settings()]:
         runner.warn(notice.code, notice.text)
     runner.save()
     status, reason = run_pipeline(LadderPipeline(runner, plan))
@@ -96,6 +96,7 @@ def run_pipeline(pipeline: LadderPipeline) -> tuple[Outcome, str]:
         ladder.reason_code = error.code
         return "failed", error.line
     except RunFailed as error:
+        ladder.reason_code = error.code
         return "failed", str(error)
     except Exception as error:  # noqa: BLE001 - top level: the ladder records any error
         if is_no_space_error(error):

@@ -10,8 +10,9 @@ import numpy as np
 
 from engine.config.errors import UserError
 from engine.config.method_specs import RULE_REFERENCE
-from engine.config.metric_specs import metric_spec
+from engine.config.metric_specs import LOSS, metric_spec
 from engine.config.split_version import OLDEST_SPLIT_VERSION, versions_differ
+from engine.ladder.decisions import comparison
 from engine.ladder.price import add_price
 from engine.ladder.results import LadderResults, collect, read_finished
 from engine.ladder.runner import worked_joules
@@ -83,8 +84,8 @@ def add_statistics(ladder: Ladder, results: LadderResults, metric: str) -> None:
     ladder.comparisons = []
     if not scores:
         return
-    by_loss = BootstrapSamples(losses, bounded=False) if losses else None
-    by_score = by_loss if by_loss and not spec.needs_answers else BootstrapSamples(scores, bounded=spec.is_share)
+    by_loss = BootstrapSamples(losses, LOSS.bounds) if losses else None
+    by_score = by_loss if by_loss and not spec.needs_answers else BootstrapSamples(scores, spec.bounds)
     for name in scores:
         rows[name].score = by_score.interval(name)
         rows[name].loss = by_loss.interval(name) if by_loss and name in losses else None
@@ -94,7 +95,7 @@ def add_statistics(ladder: Ladder, results: LadderResults, metric: str) -> None:
     reference = next((row.name for row in ladder.rows if row.method == RULE_REFERENCE and row.name in scores), "")
     for name in scores:
         if name not in BASES:
-            _add_shares(rows[name], reference, by_score, ladder.comparisons, metric)
+            _add_shares(rows[name], reference, by_score, ladder, spec.lower_is_better)
 
 
 def _comparisons(
@@ -154,14 +155,14 @@ def _same_seed(a: ItemScores, b: ItemScores) -> list[tuple[Floats, Floats]]:
 
 
 def _add_shares(
-    row: RungResult, reference: str, samples: BootstrapSamples, comparisons: Sequence[Comparison], metric: str
+    row: RungResult, reference: str, samples: BootstrapSamples, ladder: Ladder, lower_is_better: bool
 ) -> None:
     """The rung's share of full fine-tuning's score and of its gain, or why it is missing."""
     if not reference:
         row.no_share = "full fine-tuning has no score"
         return
-    gain = next((one for one in comparisons if (one.a, one.b) == (reference, BASE)), None)
-    if not metric_spec(metric).lower_is_better and samples.interval(reference).low:
+    gain = comparison(ladder, reference, BASE)
+    if not lower_is_better and samples.interval(reference).low:
         row.share_of_score = samples.share(row.name, reference)
     if gain is None:
         row.no_share = "the base model has no score"
@@ -176,7 +177,7 @@ def _add_forgetting(rows: dict[str, RungResult], results: LadderResults) -> None
     general = {name: losses for name, losses in results.general.items() if losses.finite}
     if BASE not in general:
         return
-    samples = BootstrapSamples(general, bounded=False)
+    samples = BootstrapSamples(general, LOSS.bounds)
     for name in general:
         if name in rows:
             rows[name].general_loss = samples.interval(name)
@@ -204,6 +205,8 @@ def _row(rung: Rung, ladder: Ladder, results: LadderResults) -> RungResult:
     outcomes = [run.result for run in runs]
     last = outcomes[-1]
     row.learning_rate = runs[0].entry.learning_rate
+    tried = any(entry.chosen for entry in ladder.entries if entry.rung == rung.name)
+    row.learning_rate_origin = "learning-rate trials" if tried else rung.rate_origin
     row.seeds, row.runs = [run.entry.seed for run in runs], [run.entry.run for run in runs]
     row.extra = _mean_extra(outcomes)
     row.peak = _highest([result.peak for result in outcomes])

@@ -1,20 +1,22 @@
-"""The cost part of the verdict: QLoRA's time, energy, memory and rental price relative to full fine-tuning's."""
+"""The cost part of the verdict: the QLoRA rung's time, energy, memory and rent relative to full fine-tuning's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from engine.config import quantities
 from engine.ladder import format as fmt
-from engine.ladder.findings import Findings, RuleCheck, training_peak
+from engine.ladder.decisions import Decisions, RuleCheck, training_peak
 from engine.ladder.phrases import NO_ENERGY, RULE_OF_COST, Sentence
 from engine.runs.ladder import RungResult, SeedRange, Topic
 
 
-def cost_sentences(findings: Findings) -> list[Sentence]:
+def cost_sentences(decisions: Decisions) -> list[Sentence]:
     """One sentence per measured cost; none if QLoRA or full has no score."""
-    qlora, full = findings.qlora, findings.full
+    qlora, full = decisions.qlora, decisions.full
     if qlora is None or full is None:
         return []
+    name = fmt.rung_title(qlora.name)
     sentences: list[Sentence] = []
     measured: list[tuple[Topic, str, str, SeedRange | None, SeedRange | None]] = [
         ("time", "training", "training time", qlora.training_seconds, full.training_seconds),
@@ -22,25 +24,26 @@ def cost_sentences(findings: Findings) -> list[Sentence]:
         ("energy", "energy", "energy use", qlora.energy, full.energy),
     ]
     for topic, key, title, candidate, reference in measured:
-        text = fmt.energy if topic == "energy" else fmt.seconds
+        text = quantities.energy if topic == "energy" else quantities.duration
         if candidate and reference:
-            sentences.append((topic, _cost(title, candidate, reference, text, findings.rule_costs[key])))
+            sentences.append((topic, _cost(f"{name}'s {title}", candidate, reference, text, decisions.rule_costs[key])))
     if not (qlora.energy and full.energy):
         sentences.append(("energy", NO_ENERGY))
     peaks = training_peak(qlora.peak), training_peak(full.peak)
     if peaks[0] and peaks[1]:
-        ratio, sizes = fmt.ratio(peaks[0] / peaks[1]), f"{fmt.size(peaks[0])} vs. {fmt.size(peaks[1])}"
-        check = RULE_OF_COST[findings.rule_costs["memory"]]
-        sentences.append(("memory", f"QLoRA's peak memory while training is {ratio} full's, {check}: {sizes}."))
-    return sentences + _rent(qlora, full, findings.rule_costs["rent"])
+        ratio = quantities.ratio(peaks[0] / peaks[1])
+        sizes = f"{quantities.size(peaks[0])} vs. {quantities.size(peaks[1])}"
+        check = RULE_OF_COST[decisions.rule_costs["memory"]]
+        sentences.append(("memory", f"{name}'s peak memory while training is {ratio} full's, {check}: {sizes}."))
+    return sentences + _rent(qlora, full, decisions.rule_costs["rent"])
 
 
 def _cost(
     title: str, candidate: SeedRange, reference: SeedRange, text: Callable[[float | None], str], check: RuleCheck
 ) -> str:
-    ratio = fmt.ratio(candidate.mean / reference.mean) if reference.mean else fmt.ABSENT
+    ratio = quantities.ratio(candidate.mean / reference.mean) if reference.mean else quantities.ABSENT
     values = f"{mean_and_range(candidate, text)} vs. {mean_and_range(reference, text)}"
-    return f"QLoRA's {title} is {ratio} full's, {RULE_OF_COST[check]}: {values}."
+    return f"{title} is {ratio} full's, {RULE_OF_COST[check]}: {values}."
 
 
 def mean_and_range(seeds: SeedRange, text: Callable[[float | None], str], unit: str = "") -> str:
@@ -52,15 +55,16 @@ def mean_and_range(seeds: SeedRange, text: Callable[[float | None], str], unit: 
 def _rent(qlora: RungResult, full: RungResult, check: RuleCheck) -> list[Sentence]:
     if not qlora.rent or not full.rent:
         return []
+    name = fmt.rung_title(qlora.name)
     note = f" ({qlora.rent_note})" if qlora.rent_note else ""
-    prices = [f"{fmt.money(row.rent.price_per_hour, row.rent.currency)}/h" for row in (qlora, full) if row.rent]
+    prices = [f"{quantities.money(row.rent.price_per_hour, row.rent.currency)}/h" for row in (qlora, full) if row.rent]
     if qlora.rent.gpu == full.rent.gpu:
         text = f"{full.rent.gpu} at {prices[1]} is the cheapest listed GPU with enough memory for either"
-        return [("rent", f"{text}{note}: QLoRA saves no rent.")]
-    text = f"The cheapest listed GPU with enough memory is {qlora.rent.gpu} at {prices[0]} for QLoRA and "
+        return [("rent", f"{text}{note}: {name} saves no rent.")]
+    text = f"The cheapest listed GPU with enough memory is {qlora.rent.gpu} at {prices[0]} for {name} and "
     text += f"{full.rent.gpu} at {prices[1]} for full{note}"
     if qlora.rent.currency != full.rent.currency or not full.rent.price_per_hour:
         return [("rent", f"{text}.")]
-    ratio = fmt.ratio(qlora.rent.price_per_hour / full.rent.price_per_hour)
-    text += f". QLoRA's price per hour is {ratio} full's, {RULE_OF_COST[check]}"
+    ratio = quantities.ratio(qlora.rent.price_per_hour / full.rent.price_per_hour)
+    text += f". {name}'s price per hour is {ratio} full's, {RULE_OF_COST[check]}"
     return [("rent", f"{text}. The run time on these GPUs was not measured.")]

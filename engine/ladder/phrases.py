@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from engine.config import quantities
 from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import MetricSpec, metric_spec
 from engine.config.text import amount
@@ -22,8 +23,10 @@ FULL_NOT_SCORED = "Full fine-tuning has no score"
 LOWER_IS_BETTER = "lower is better; a negative difference is an improvement"
 LOW_MEMORY = "If memory is limited"
 SMALLEST_ARTIFACT = "the smallest artifact among the methods that are not significantly worse"
+ONLY_RUNG = "it is the only rung with a score"
+NOT_COMPARED = "it was not compared"
 ONE_SEED = "One seed: the results describe these runs; the variation between seeds is unknown."
-ONE_RATE = "Each method was trained at its preset learning rate; no other rate was tried."
+ONE_RATE = "Each rung was trained at one learning rate; no other was tried"
 ON_CPU = "Measured on a CPU; timings and memory on a GPU will differ."
 NO_ENERGY = "Energy was not measured: no energy counter is available on this machine."
 
@@ -65,7 +68,7 @@ def as_fast(names: Sequence[str]) -> str:
 
 def difference(compared: Comparison, metric: MetricSpec) -> str:
     """`QLoRA − full = −2.3 points, 95% CI [−4.0, −0.6]`; the interval is simultaneous over all comparisons."""
-    value = fmt.difference(compared.difference.mean, metric.name) + _unit(metric)
+    value = fmt.difference(compared.difference.mean, metric.name) + unit_suffix(metric)
     bounds = fmt.score_bounds(compared.difference, metric.name)
     text = f"{fmt.rung_title(compared.a)} − {fmt.rung_title(compared.b)} = {value}"
     return f"{text}, {confidence(bounds)}" if bounds else text
@@ -78,7 +81,18 @@ def confidence(bounds: str) -> str:
 
 def score(row: RungResult, metric: MetricSpec) -> str:
     """A rung's mean score with its unit."""
-    return fmt.score(row.score.mean if row.score else None, metric.name) + _unit(metric)
+    return fmt.score(row.score.mean if row.score else None, metric.name) + unit_suffix(metric)
+
+
+def one_rate(ladder: Ladder) -> str:
+    """The caveat that no rates were compared, with each rung's rate and, where it is known, what set it."""
+    rates = [
+        f"{fmt.rung_title(row.name)} at {quantities.rate(row.learning_rate)}"
+        + (f" ({row.learning_rate_origin})" if row.learning_rate_origin else "")
+        for row in ladder.rows
+        if row.learning_rate is not None
+    ]
+    return f"{ONE_RATE}{': ' if rates else ''}{', '.join(rates)}."
 
 
 def method_noun(row: RungResult) -> str:
@@ -97,6 +111,6 @@ def status(row: RungResult) -> str:
     return f"{text}: {row.reason}" if row.reason else text
 
 
-def _unit(metric: MetricSpec) -> str:
+def unit_suffix(metric: MetricSpec) -> str:
     """The unit that the formatted number does not have yet."""
     return "" if metric.is_share or not metric.unit else f" {metric.unit}"

@@ -8,17 +8,19 @@ from statistics import median
 
 import msgspec
 
+from engine.config import quantities
 from engine.config.errors import UserError
-from engine.config.method_specs import RULE_REFERENCE, method_spec
+from engine.config.method_specs import method_spec
+from engine.config.preset import with_settings
 from engine.config.schema import Config
 from engine.ladder import report
 from engine.ladder.aggregate import aggregate
 from engine.ladder.rates import at_the_edge, choose, grid
-from engine.ladder.runner import LadderRunner, with_values, worked_seconds
+from engine.ladder.runner import LadderRunner, worked_seconds
 from engine.runs.events import Step
 from engine.runs.follow import stream
 from engine.runs.ladder import Kind, LadderPlan, LadderRun, Rung, RungDuration, SharedWork, Stage
-from engine.runs.ladder_plan import differing, shared
+from engine.runs.ladder_plan import differing_settings, shared
 from engine.runs.result import Result
 from engine.runs.rpc_client import ask
 from engine.runs.run_dir import RunDir
@@ -57,7 +59,7 @@ class LadderPipeline:
         ladder.versions, ladder.machine = workload["versions"], workload["machine"]
         for notice in workload["warnings"]:
             self.runner.warn(notice["code"], notice["text"])
-        ladder.differs, ladder.config = differing(plan.rungs), shared(plan.rungs)
+        ladder.differs, ladder.config = differing_settings(plan.rungs), shared(plan.rungs)
         if ladder.work.test == 0:
             do = "set it to a file of test rows or to a share, or add rows"
             raise UserError("no test rows to score", "data.test", do, code="ladder.no_test_rows")
@@ -69,9 +71,9 @@ class LadderPipeline:
 
     def _warn_of_equal_rates(self) -> None:
         rates = {rung.config.train.learning_rate for rung in self.plan.rungs}
-        methods = {rung.method for rung in self.plan.rungs}
-        if methods >= {"lora", RULE_REFERENCE} and len(rates) == 1 and self.plan.learning_rates == 1:
-            text = "all methods use the same learning rate: full fine-tuning needs about a tenth of LoRA's"
+        kinds = {method_spec(rung.method).trains for rung in self.plan.rungs}
+        if len(kinds) > 1 and len(rates) == 1 and self.plan.learning_rates == 1:
+            text = "all rungs use the same learning rate: full fine-tuning needs about a tenth of LoRA's"
             self.runner.warn("ladder.equal_learning_rates", text)
 
     def list_entries(self) -> None:
@@ -117,7 +119,8 @@ class LadderPipeline:
             for trial in trials:
                 trial.chosen = trial is chosen
             if at_the_edge(chosen, trials):
-                text = f"{rung.name}: the best learning rate, {chosen.learning_rate:g}, is at the end of the grid; "
+                best = quantities.rate(chosen.learning_rate)
+                text = f"{rung.name}: the best learning rate, {best}, is at the end of the grid; "
                 text += "one beyond it may be better (--learning-rates 5 tries more)"
                 self.runner.warn("ladder.rate_at_edge", text)
             self.runner.save()
@@ -185,7 +188,8 @@ class LadderPipeline:
         return chosen.learning_rate if chosen else rung.config.train.learning_rate
 
     def _config(self, rung: Rung, seed: int, rate: float, when: str) -> Config:
-        return with_values(rung.config, train={"seed": seed, "learning_rate": rate}, evaluation={"when": when})
+        values = {"train.seed": seed, "train.learning_rate": rate, "evaluation.when": when}
+        return with_settings(rung.config, values)
 
     def _exclude(self, rung: Rung, entry: LadderRun) -> None:
         self.excluded[rung.name] = f"{entry.status.replace('_', ' ')}: {entry.reason}"
@@ -212,13 +216,15 @@ class LadderPipeline:
 def probe_config(config: Config) -> Config:
     """A few steps and one batch of answers; an upper bound, because an untrained model generates longer answers."""
     rows = min(config.evaluation.batch, config.evaluation.rows or config.evaluation.batch)
-    return with_values(
+    return with_settings(
         config,
-        train={
-            "steps": PROBE_STEPS,
-            "evaluate_every": PROBE_STEPS + 1,
-            "checkpoint_every": PROBE_STEPS + 1,
-            "probe": False,  # the worker's own memory probe would take half as long again
+        {
+            "train.steps": PROBE_STEPS,
+            "train.evaluate_every": PROBE_STEPS + 1,
+            "train.checkpoint_every": PROBE_STEPS + 1,
+            "train.probe": False,  # the worker's own memory probe would take half as long again
+            "evaluation.when": "after",
+            "evaluation.rows": rows,
+            "evaluation.forgetting_text": "none",
         },
-        evaluation={"when": "after", "rows": rows, "forgetting_text": "none"},
     )

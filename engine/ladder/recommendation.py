@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from engine.config import quantities
 from engine.config.method_specs import RULE_REFERENCE
 from engine.ladder import format as fmt
 from engine.ladder.cost_sentences import mean_and_range
-from engine.ladder.findings import Findings, comparison, training_peak
+from engine.ladder.decisions import Decisions, comparison, training_peak
 from engine.ladder.phrases import (
     BASE_NOT_SCORED,
     LOW_MEMORY,
     NO_RECOMMENDATION,
     NO_SIGNIFICANT_DIFFERENCE,
+    NOT_COMPARED,
+    ONLY_RUNG,
     SIGNIFICANTLY,
     SMALLEST_ARTIFACT,
     Sentence,
@@ -21,6 +24,7 @@ from engine.ladder.phrases import (
     ladder_metric,
     method_noun,
     method_subject,
+    unit_suffix,
 )
 from engine.runs.ladder import Comparison, Ladder, RungResult
 
@@ -28,30 +32,30 @@ SIMILAR_MEMORY = 0.95
 """A peak counts as lower only below this fraction of the other peak: resident sets vary this much between runs."""
 
 
-def recommendations(ladder: Ladder, findings: Findings) -> list[Sentence]:
+def recommendations(ladder: Ladder, decisions: Decisions) -> list[Sentence]:
     """Only methods that are significantly better than the base model are recommended."""
-    if findings.tuned and "unknown" in findings.gained.values():
+    if decisions.tuned and "unknown" in decisions.gained.values():
         return [
             ("prototype", f"{BASE_NOT_SCORED}, so which methods improve on it is unknown, and none can be recommended.")
         ]
-    if not findings.prototype or not findings.ship or not findings.best:
+    if not decisions.prototype or not decisions.ship or not decisions.best:
         return [("prototype", NO_RECOMMENDATION)]
     sentences: list[Sentence] = [
-        ("prototype", _prototype(findings, findings.prototype)),
-        ("ship", _ship(ladder, findings, findings.ship, findings.best)),
+        ("prototype", _prototype(decisions, decisions.prototype)),
+        ("ship", _ship(ladder, decisions, decisions.ship, decisions.best)),
     ]
-    if findings.full is not None and any(row.method != RULE_REFERENCE for row in findings.tuned):
-        sentences.append(("full", _full(ladder, findings, findings.full)))
+    if decisions.full is not None and any(row.method != RULE_REFERENCE for row in decisions.tuned):
+        sentences.append(("full", _full(ladder, decisions, decisions.full)))
     return sentences
 
 
-def _prototype(findings: Findings, fastest: RungResult) -> str:
+def _prototype(decisions: Decisions, fastest: RungResult) -> str:
     criterion = f"{SIGNIFICANTLY['better']} than the base model"
     text = f"Prototype with {method_noun(fastest)}: the fastest method that is {criterion}"
-    text += f", {mean_and_range(fastest.all_seconds, fmt.seconds, ' per run')}." if fastest.all_seconds else "."
-    if others := _as_fast(findings, fastest):
+    text += f", {mean_and_range(fastest.all_seconds, quantities.duration, ' per run')}." if fastest.all_seconds else "."
+    if others := _as_fast(decisions, fastest):
         text += f" {as_fast(others)}"
-    small = findings.least_memory
+    small = decisions.least_memory
     if small is None:
         return text
     if small.name == fastest.name:
@@ -59,30 +63,33 @@ def _prototype(findings: Findings, fastest: RungResult) -> str:
     least, peak = training_peak(small.peak), training_peak(fastest.peak)
     if least and peak and least > SIMILAR_MEMORY * peak:
         return f"{text} No other method needs much less memory."
-    sizes = f"{fmt.size(least)} vs. {fmt.size(peak)} peak"
+    sizes = f"{quantities.size(least)} vs. {quantities.size(peak)} peak"
     return f"{text} {LOW_MEMORY}, use {fmt.rung_title(small.name)} ({sizes})."
 
 
-def _as_fast(findings: Findings, fastest: RungResult) -> list[str]:
+def _as_fast(decisions: Decisions, fastest: RungResult) -> list[str]:
     """The rungs whose fastest run took no longer than the slowest run of the fastest rung."""
     limit = fastest.all_seconds.high if fastest.all_seconds else 0.0
-    rivals = [row for row in findings.tuned if row is not fastest and findings.gained[row.name] == "yes"]
+    rivals = [row for row in decisions.tuned if row is not fastest and decisions.gained[row.name] == "yes"]
     return [fmt.rung_title(row.name) for row in rivals if row.all_seconds and row.all_seconds.low <= limit]
 
 
-def _ship(ladder: Ladder, findings: Findings, ship: RungResult, best: RungResult) -> str:
-    name, size, metric = method_noun(ship), fmt.size(ship.artifact_bytes), ladder_metric(ladder)
+def _ship(ladder: Ladder, decisions: Decisions, ship: RungResult, best: RungResult) -> str:
+    name, size, metric = method_noun(ship), quantities.size(ship.artifact_bytes), ladder_metric(ladder)
     if ship.name != best.name:
         behind = comparison(ladder, ship.name, best.name)
         rival = fmt.rung_title(best.name)
         value = f" ({difference(behind, metric)})" if behind else ""
-        sizes = f"its artifact is {size} vs. {fmt.size(best.artifact_bytes)}"
+        sizes = f"its artifact is {size} vs. {quantities.size(best.artifact_bytes)}"
         gap = f"{NO_SIGNIFICANT_DIFFERENCE} from {rival}, which has {_top(ladder)}{value}, and {sizes}"
         return f"Ship {name}{_acceptable_loss(ladder, behind, rival)}: {gap}."
-    second = max((row for row in findings.tuned if row is not best), key=_rank(ladder), default=None)
+    second = max((row for row in decisions.tuned if row is not best), key=_rank(ladder), default=None)
     lead = comparison(ladder, best.name, second.name) if second else None
-    if lead is None or second is None:
-        return f"Ship {name} ({size} artifact): it is the only candidate."
+    if second is None:
+        return f"Ship {name} ({size} artifact): {ONLY_RUNG}."
+    if lead is None:
+        rival = fmt.rung_title(second.name)
+        return f"Ship {name} ({size} artifact): it has {_top(ladder)}; {NOT_COMPARED} with {rival}."
     if lead.finding == "better":
         than = f"{SIGNIFICANTLY['better']} than {fmt.rung_title(second.name)}"
         return f"Ship {name} ({size} artifact): it is {than}, {difference(lead, metric)}."
@@ -98,13 +105,12 @@ def _acceptable_loss(ladder: Ladder, behind: Comparison | None, rival: str) -> s
     worst = behind.difference.high if metric.lower_is_better else behind.difference.low
     if worst is None:
         return ""
-    unit = "" if metric.is_share or not metric.unit else f" {metric.unit}"
-    points = fmt.difference(abs(worst), metric.name).lstrip("+") + unit
+    points = fmt.difference(abs(worst), metric.name).lstrip("+") + unit_suffix(metric)
     return f" if you can accept being up to {points} worse than {rival} (bound of the 95% CI)"
 
 
-def _full(ladder: Ladder, findings: Findings, full: RungResult) -> str:
-    others = [row for row in findings.tuned if row.method != RULE_REFERENCE]
+def _full(ladder: Ladder, decisions: Decisions, full: RungResult) -> str:
+    others = [row for row in decisions.tuned if row.method != RULE_REFERENCE]
     rival = max(others, key=_rank(ladder))
     lead = comparison(ladder, full.name, rival.name)
     price, name = _price(full, rival), fmt.rung_title(rival.name)
@@ -122,11 +128,11 @@ def _full(ladder: Ladder, findings: Findings, full: RungResult) -> str:
 def _price(full: RungResult, rival: RungResult) -> str:
     parts = []
     if full.all_seconds and rival.all_seconds and rival.all_seconds.mean:
-        parts.append(f"{fmt.ratio(full.all_seconds.mean / rival.all_seconds.mean)} the time")
+        parts.append(f"{quantities.ratio(full.all_seconds.mean / rival.all_seconds.mean)} the time")
     peaks = training_peak(full.peak), training_peak(rival.peak)
     if peaks[0] and peaks[1]:
-        parts.append(f"{fmt.ratio(peaks[0] / peaks[1])} the memory")
-    parts.append(f"an artifact of {fmt.size(full.artifact_bytes)}")
+        parts.append(f"{quantities.ratio(peaks[0] / peaks[1])} the memory")
+    parts.append(f"an artifact of {quantities.size(full.artifact_bytes)}")
     return ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1]
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from engine.config.errors import RunFailed, UserError
+from engine.config.method_specs import method_names
 from engine.config.preset import Effective, flatten
 from engine.config.preset_library import preset_name
 from engine.config.schema import Config
@@ -122,7 +120,7 @@ class LadderRunner:
             self.warn("ladder.run_not_reusable", f"{entry.run} {why}: {entry.rung} is run again")
         origins = dict.fromkeys(flatten(config), f"ladder {self.dir.name}")
         folder = self.dir.probes if entry.kind == "probe" else self.dir.runs
-        preset = re.sub(r"-(qlora|lora|full)$", "", preset_name(self.ladder.preset))
+        preset = without_method(preset_name(self.ladder.preset))
         name = f"{preset}-{rung.name}" if rung.name != rung.method else preset
         self._warn_of_other_splits(config)
         run = run_dir.create(
@@ -230,10 +228,10 @@ def worked_joules(result: Result) -> float | None:
     return sum(joules) if joules else None
 
 
-def with_values(config: Config, **sections: dict[str, Any]) -> Config:
-    """The configuration with some values replaced: with_values(config, train={"seed": 1})."""
-    changed = {name: msgspec.structs.replace(getattr(config, name), **values) for name, values in sections.items()}
-    return msgspec.structs.replace(config, **changed)
+def without_method(preset: str) -> str:
+    """A preset's name without a method at its end: `demo` for `demo-lora`; the run's name has the method already."""
+    suffix = next((f"-{method}" for method in method_names() if preset.endswith(f"-{method}")), "")
+    return preset.removesuffix(suffix)
 
 
 def _key(entry: LadderRun) -> tuple[Any, ...]:

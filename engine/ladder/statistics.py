@@ -109,14 +109,14 @@ class BootstrapSamples:
 
     Args:
         scores: Scores by rung; all of the same n items in the same order.
-        bounded: Whether scores are between 0 and 1. Then half an item of +1 and half an item of -1 are added to the
-            variance of every difference, so that identical items do not give zero variance (Agresti & Min 2005 for
-            paired proportions).
+        bounds: Lowest and highest possible score of an item; intervals do not exceed them. If both are finite, half an
+            item of +1 and half an item of -1 times their distance are added to the variance of every difference, so
+            that identical items do not give zero variance (Agresti & Min 2005 for paired proportions).
         seed: Of the random generator.
     """
 
-    def __init__(self, scores: Mapping[str, ItemScores], bounded: bool, seed: int = 0) -> None:
-        self.scores, self.bounded = dict(scores), bounded
+    def __init__(self, scores: Mapping[str, ItemScores], bounds: tuple[float, float], seed: int = 0) -> None:
+        self.scores, self.bounds = dict(scores), bounds
         first = next(iter(self.scores.values()))
         self.n = first.values.shape[1]
         if any(one.values.shape[1] != self.n for one in self.scores.values()):
@@ -134,16 +134,31 @@ class BootstrapSamples:
             self.means[name] = means + random.normal(0.0, self._min_error / math.sqrt(2), RESAMPLES)
 
     @property
+    def _range(self) -> float:
+        """The largest possible difference of two scores; infinite if one of the bounds is."""
+        return self.bounds[1] - self.bounds[0]
+
+    @property
     def _min_error(self) -> float:
         """Standard error that is added to every difference of bounded scores."""
-        return 1.0 / self.n if self.bounded else 0.0
+        return self._range / self.n if math.isfinite(self._range) else 0.0
 
     def interval(self, name: str) -> Interval:
         """A rung's mean with its 95% interval."""
         scores = self.scores[name]
-        interval, values = self._interval(scores.mean, self.means[name], self.bounded), scores.values
+        interval, values = self._interval(scores.mean, self.means[name], clip=True), scores.values
         all_equal = values.min() == values.max()
-        return interval.widened(float(values.flat[0])) if self.bounded and all_equal else interval
+        return self._widened(interval, float(values.flat[0])) if math.isfinite(self._range) and all_equal else interval
+
+    def _widened(self, interval: Interval, value: float) -> Interval:
+        """`Interval.widened` on the scale from 0 to 1."""
+        origin, scale = self.bounds[0], self._range
+        if interval.low is None or interval.high is None or interval.mean is None:
+            return interval
+        unit = [(number - origin) / scale for number in (interval.mean, interval.low, interval.high, value)]
+        wide = Interval(mean=unit[0], low=unit[1], high=unit[2], rows=interval.rows).widened(unit[3])
+        low, high = (origin + scale * (number or 0.0) for number in (wide.low, wide.high))
+        return Interval(mean=interval.mean, low=low, high=high, rows=interval.rows)
 
     def share(self, rung: str, reference: str) -> Interval:
         """rung / reference, at least 0. The caller makes sure that the reference's score is not near zero."""
@@ -164,7 +179,7 @@ class BootstrapSamples:
             return Interval(mean=mean, low=None, high=None, rows=1)
         low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         if clip:
-            low, high = max(0.0, low), min(1.0, high)
+            low, high = max(self.bounds[0], low), min(self.bounds[1], high)
         return Interval(mean=mean, low=float(low), high=float(high), rows=self.n)
 
     def differences(self, pairs: Sequence[tuple[str, str]]) -> list[Difference]:
@@ -179,7 +194,7 @@ class BootstrapSamples:
         largest = deviations.max(0)
         critical = float(np.quantile(largest, LEVEL, method="higher"))  # one of the samples, so that it agrees with p
         enough = self.n >= MIN_ITEMS
-        critical, bound = critical if enough else math.inf, 1.0 if self.bounded and enough else math.inf
+        critical, bound = critical if enough else math.inf, self._range if enough else math.inf
         many_seeds = self._critical_many_seeds(pairs)
         return [
             Difference(

@@ -1,11 +1,12 @@
-"""The verdict: findings as sentences. Every number in them is also in the report's tables."""
+"""The verdict: decisions as sentences. Every number in them is also in the report's tables."""
 
 from __future__ import annotations
 
-from engine.config.method_specs import RULE_CANDIDATE, RULE_REFERENCE
+from engine.config import quantities
+from engine.config.method_specs import RULE_REFERENCE
 from engine.ladder import format as fmt
 from engine.ladder.cost_sentences import cost_sentences
-from engine.ladder.findings import Findings, comparison, decide
+from engine.ladder.decisions import Decisions, comparison, decide
 from engine.ladder.phrases import (
     BASE_NOT_SCORED,
     FULL_NOT_SCORED,
@@ -13,7 +14,6 @@ from engine.ladder.phrases import (
     NO_GAIN,
     NO_SIGNIFICANT_DIFFERENCE,
     ON_CPU,
-    ONE_RATE,
     ONE_SEED,
     RULE_OF_QUALITY,
     SIGNIFICANTLY,
@@ -23,51 +23,52 @@ from engine.ladder.phrases import (
     ladder_metric,
     method_subject,
     not_significant,
+    one_rate,
     sample_size,
     score,
     status,
 )
 from engine.ladder.recommendation import recommendations
 from engine.ladder.statistics import MIN_ITEMS
-from engine.runs.ladder import Comparison, Ladder, RungResult, VerdictSentence
+from engine.runs.ladder import BASE, Comparison, Ladder, RungResult, VerdictSentence
 from engine.runs.overlap import overlap_sentence
 
 
 def verdict(ladder: Ladder) -> list[VerdictSentence]:
     """The sentences in the order in which they are shown; none before a rung has finished."""
-    findings = decide(ladder)
-    if not findings.tuned or ladder.work is None:
+    decisions = decide(ladder)
+    if not decisions.tuned or ladder.work is None:
         return []
     sentences = [
-        *_quality(ladder, findings),
-        *cost_sentences(findings),
-        *recommendations(ladder, findings),
+        *_quality(ladder, decisions),
+        *cost_sentences(decisions),
+        *recommendations(ladder, decisions),
         *_overlaps(ladder),
-        *_caveats(ladder, findings),
+        *_caveats(ladder, decisions),
     ]
     return [VerdictSentence(topic=topic, text=text) for topic, text in sentences]
 
 
-def _quality(ladder: Ladder, findings: Findings) -> list[Sentence]:
-    full = findings.full
+def _quality(ladder: Ladder, decisions: Decisions) -> list[Sentence]:
+    full = decisions.full
     if full is None:
         missing = next((row for row in ladder.rows if row.method == RULE_REFERENCE), None)
         why = f" ({status(missing)})" if missing and missing.reason else ""
         return [("quality", f"{FULL_NOT_SCORED}{why}, so the share of its quality that other methods keep is unknown.")]
-    if findings.gained[full.name] != "yes":
+    if decisions.gained[full.name] != "yes":
         return [("quality", _no_gain(ladder, full))]
-    others = [row for row in findings.tuned if row is not full and row.name in findings.against_full]
+    others = [row for row in decisions.tuned if row is not full and row.name in decisions.against_full]
     sentences: list[Sentence] = [
-        ("quality", _against_full(ladder, row, full, findings.against_full[row.name])) for row in others
+        ("quality", _against_full(ladder, row, full, decisions.against_full[row.name])) for row in others
     ]
-    if findings.qlora is not None:
-        sentences.append(("quality", _rule_of_quality(ladder, findings, findings.qlora)))
+    if decisions.qlora is not None:
+        sentences.append(("quality", _rule_of_quality(ladder, decisions, decisions.qlora)))
     return sentences
 
 
 def _no_gain(ladder: Ladder, full: RungResult) -> str:
     metric = ladder_metric(ladder)
-    gain = comparison(ladder, full.name, "base")
+    gain = comparison(ladder, full.name, BASE)
     if gain is None:
         return (
             f"{BASE_NOT_SCORED}, so the gain of full fine-tuning, and the share of it that other methods keep, "
@@ -90,11 +91,11 @@ def _against_full(ladder: Ladder, row: RungResult, full: RungResult, against: Co
     if metric.lower_is_better:
         text = f"{name} has a {metric.title} of {own}, full of {reference}"
     else:
-        share = f"{fmt.percent(row.share_of_score.mean)} of " if row.share_of_score else "against "
+        share = f"{quantities.percent(row.share_of_score.mean)} of " if row.share_of_score else "against "
         text = f"{name} scores {own}, {share}full's {reference}"
     if gain := row.share_of_gain:
         bounds = confidence(fmt.percent_bounds(gain))
-        text += f", and keeps {fmt.percent(gain.mean)} of full's gain over the base model, {bounds}"
+        text += f", and keeps {quantities.percent(gain.mean)} of full's gain over the base model, {bounds}"
     value = difference(against, metric)
     if against.finding == "undecided":
         return f"{text}. {not_significant(ladder)}: {value}.{_required_sample(against)}"
@@ -105,21 +106,19 @@ def _required_sample(compared: Comparison) -> str:
     """How many test items and seeds a significant difference of the observed size would take."""
     if compared.needed_items is None:
         return ""
-    seeds = f" and {fmt.integer(compared.needed_seeds)} seeds" if compared.needed_seeds else ""
+    seeds = f" and {quantities.integer(compared.needed_seeds)} seeds" if compared.needed_seeds else ""
     items = f"about {fmt.rounded_up(compared.needed_items)} test items{seeds}"
     return f" To detect a true difference of this size with 80% power, {items} are needed."
 
 
-def _rule_of_quality(ladder: Ladder, findings: Findings, qlora: RungResult) -> str:
+def _rule_of_quality(ladder: Ladder, decisions: Decisions, qlora: RungResult) -> str:
     of_gain = ladder_metric(ladder).lower_is_better
     share = qlora.share_of_gain if of_gain else qlora.share_of_score
     if share is None:
         return RULE_OF_QUALITY["unknown"][:1].upper() + RULE_OF_QUALITY["unknown"][1:]
-    only_one = sum(row.method == RULE_CANDIDATE for row in findings.tuned) == 1
-    name = "QLoRA" if only_one else fmt.rung_title(qlora.name)
     of = "gain" if of_gain else "score"
-    value = f"{fmt.percent(share.mean)}, {confidence(fmt.percent_bounds(share))}"
-    return f"{name}'s share of full's {of} is {value}; {RULE_OF_QUALITY[findings.rule_quality]}"
+    value = f"{quantities.percent(share.mean)}, {confidence(fmt.percent_bounds(share))}"
+    return f"{fmt.rung_title(qlora.name)}'s share of full's {of} is {value}; {RULE_OF_QUALITY[decisions.rule_quality]}"
 
 
 def _overlaps(ladder: Ladder) -> list[Sentence]:
@@ -128,19 +127,19 @@ def _overlaps(ladder: Ladder) -> list[Sentence]:
     sentences: list[Sentence] = [("data", overlap_sentence(pair, overlap)) for pair, overlap in overlaps.items()]
     tested = overlaps.get("test/train")
     if tested and tested.prompt:
-        rows = f"{fmt.integer(tested.prompt)} of {fmt.integer(tested.of)} test rows"
+        rows = f"{quantities.integer(tested.prompt)} of {quantities.integer(tested.of)} test rows"
         sentences.append(
             ("caveat", f"{rows} have a prompt that is also trained on: scores partly measure memorization.")
         )
     return sentences
 
 
-def _caveats(ladder: Ladder, findings: Findings) -> list[Sentence]:
+def _caveats(ladder: Ladder, decisions: Decisions) -> list[Sentence]:
     texts: list[str] = []
-    if max(len(row.seeds) for row in findings.tuned) == 1:
+    if max(len(row.seeds) for row in decisions.tuned) == 1:
         texts.append(ONE_SEED)
     if not any(entry.kind == "trial" for entry in ladder.entries):
-        texts.append(ONE_RATE)
+        texts.append(one_rate(ladder))
     metric = ladder_metric(ladder)
     if metric.lower_is_better:
         unit = f" in {metric.unit}" if metric.unit else ""
@@ -148,7 +147,7 @@ def _caveats(ladder: Ladder, findings: Findings) -> list[Sentence]:
     if ladder.work and ladder.work.test < MIN_ITEMS:
         texts.append(f"With fewer than {MIN_ITEMS} test items no difference can be significant.")
     texts += filter(None, (_incomplete(ladder, row) for row in ladder.rows))
-    if findings.tuned and not any(row.peak and row.peak.reserved for row in findings.tuned):
+    if decisions.tuned and not any(row.peak and row.peak.reserved for row in decisions.tuned):
         texts.append(ON_CPU)
     return [("caveat", text) for text in texts]
 

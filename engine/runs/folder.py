@@ -75,14 +75,15 @@ def make(parent: Path, stem: str, ending: str, file: str, text: str) -> Path:
         write_atomically(path / file, text.encode())
     except OSError as error:
         remove_tree(path, ignore_errors=True)
-        raise RunFailed(f"cannot write {path.name}: {error.strerror}; free some space in {parent}") from error
+        text = f"cannot write {path.name}: {error.strerror}; free some space in {parent}"
+        raise RunFailed(text, "run.cannot_write") from error
     except BaseException:
         remove_tree(path, ignore_errors=True)
         raise
     return path
 
 
-def working_directory() -> str:
+def current_directory() -> str:
     """The directory to record as `started_in`: with escapes where it is not UTF-8, '' where it has been deleted."""
     with contextlib.suppress(FileNotFoundError):
         directory = str(Path.cwd())

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct, field
 
+from engine.config.errors import Notice
 from engine.config.schema import Config
 from engine.config.split_version import OLDEST_SPLIT_VERSION
 from engine.runs.account import ColumnUse, RowAccount
@@ -32,6 +33,9 @@ class Rung(Struct, kw_only=True, frozen=True):
     config: Config
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings of this rung from `--rung`, by dotted key."""
+    rate_origin: str = ""
+    """What sets its learning rate: `preset demo`, `default for lora`, `command line`; '' in ladders of versions that
+    did not record it."""
 
     @property
     def method(self) -> str:
@@ -46,7 +50,7 @@ class LadderPlan(Struct, kw_only=True, frozen=True):
     rungs: list[Rung]
     seeds: list[int]
     learning_rates: int = 1
-    """Rates tried per rung on the validation rows; 1: its preset rate without trials."""
+    """Rates tried per rung on the validation rows; 1: its configured rate without trials."""
     probe: bool = True
     """Whether to measure a few steps of every rung first."""
     fresh: bool = False
@@ -57,6 +61,14 @@ class LadderPlan(Struct, kw_only=True, frozen=True):
     """Version of the rule that splits the rows."""
     started_in: str = ""
     """The directory it was started from; '' in ladders of versions that did not record it."""
+    notices: list[Notice] = field(default_factory=list)
+    """Warnings of combining preset, rungs and command line, each once."""
+
+    @property
+    def run_count(self) -> int:
+        """Number of runs, probes and learning-rate trials included."""
+        trials = self.learning_rates if self.learning_rates > 1 else 0
+        return len(self.rungs) * (len(self.seeds) + trials + int(self.probe))
 
 
 class LadderRun(Struct, kw_only=True):
@@ -144,6 +156,8 @@ class RungResult(Struct, kw_only=True):
     """finished, partly (not all seeds), or why there is no result: out_of_memory, diverged, failed, died."""
     reason: str = ""
     learning_rate: float | None = None
+    learning_rate_origin: str = ""
+    """What set it: `preset demo`, `default for lora`, `command line`, `learning-rate trials`; '' in older ladders."""
     seeds: list[int] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
     score: Interval | None = None

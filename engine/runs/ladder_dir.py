@@ -118,7 +118,7 @@ def _unreadable(error: OSError, path: Path) -> UserError:
 
 def create(runs: Path, plan: LadderPlan) -> LadderDir:
     """Create a ladder's directory (mode 0700) with its plan."""
-    plan = msgspec.structs.replace(plan, started_in=plan.started_in or folder.working_directory())
+    plan = msgspec.structs.replace(plan, started_in=plan.started_in or folder.current_directory())
     return LadderDir(folder.make(runs, preset_name(plan.preset), "ladder", "ladder.toml", plan_text(plan)))
 
 

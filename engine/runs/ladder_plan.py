@@ -6,12 +6,13 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 
-from engine.config.errors import UserError
+from engine.config.errors import Notice, UserError
 from engine.config.method_specs import method_names, reads
 from engine.config.preset import Flat, flatten, parse_overrides
 from engine.config.preset_library import effective
 from engine.config.schema import Config
 from engine.config.split_version import SPLIT_VERSION
+from engine.config.text import amount
 from engine.runs.ladder import BASES, LadderPlan, Rung
 
 SHARED_KEYS = (
@@ -61,7 +62,8 @@ def make_plan(
         "remove it; --rung sets the methods",
         "ladder.key_set_by_ladder",
     )
-    planned = [_rung(option, preset, overrides) for option in rungs or method_names()]
+    notices: dict[Notice, None] = {}
+    planned = [_rung(option, preset, overrides, notices) for option in rungs or method_names()]
     refuse_names(planned)
     unread = [key for key in overrides if not any(reads(rung.method, key) for rung in planned)]
     _refuse(unread, overrides, "no rung uses this setting", "remove it or add a rung that uses it", "ladder.unread_key")
@@ -78,6 +80,7 @@ def make_plan(
         fresh=fresh,
         command=command,
         split_version=SPLIT_VERSION,
+        notices=list(notices),
     )
 
 
@@ -129,7 +132,7 @@ def work_of(config: Config) -> Flat:
     }
 
 
-def differing(rungs: Sequence[Rung]) -> dict[str, dict[str, object]]:
+def differing_settings(rungs: Sequence[Rung]) -> dict[str, dict[str, object]]:
     """Settings in which the rungs differ: key -> rung -> value."""
     flats = {rung.name: flatten(rung.config) for rung in rungs}
     keys = [key for key in next(iter(flats.values())) if key not in ("title", "about", "slot", "train.seed")]
@@ -139,7 +142,7 @@ def differing(rungs: Sequence[Rung]) -> dict[str, dict[str, object]]:
 
 def shared(rungs: Sequence[Rung]) -> Flat:
     """Settings that are equal in all rungs."""
-    different = differing(rungs)
+    different = differing_settings(rungs)
     return {
         key: value
         for key, value in flatten(rungs[0].config).items()
@@ -147,7 +150,16 @@ def shared(rungs: Sequence[Rung]) -> Flat:
     }
 
 
-def _rung(option: str, preset: str, overrides: Flat) -> Rung:
+def describe_plan(plan: LadderPlan) -> str:
+    """What will be run, in one line: `base, qlora, lora, full; 3 seeds; probe each rung first: 12 runs`."""
+    names = ", ".join(rung.name for rung in plan.rungs)
+    rates = f"; {plan.learning_rates} learning rates per rung" if plan.learning_rates > 1 else ""
+    probes = "; probe each rung first" if plan.probe else ""
+    return f"base, {names}; {amount(len(plan.seeds), 'seed')}{rates}{probes}: {amount(plan.run_count, 'run')}"
+
+
+def _rung(option: str, preset: str, overrides: Flat, notices: dict[Notice, None]) -> Rung:
+    """The rung of one `--rung`; adds what its configuration left out or renamed to `notices`."""
     name, equals, rest = option.partition("=")
     method, comma, given = rest.partition(",") if equals else (name, "", "")
     if method not in method_names():
@@ -166,7 +178,10 @@ def _rung(option: str, preset: str, overrides: Flat) -> Rung:
         "ladder.key_set_by_ladder",
     )
     common = {key: value for key, value in overrides.items() if reads(method, key)}
-    return Rung(name=name, config=effective(preset, method, {**common, **settings}).config, settings=settings)
+    found = effective(preset, method, {**common, **settings})
+    notices.update(dict.fromkeys(found.notices))
+    rate_origin = found.origins["train.learning_rate"]
+    return Rung(name=name, config=found.config, settings=settings, rate_origin=rate_origin)
 
 
 def _refuse(keys: Iterable[str], given: Flat, what: str, do: str, code: str) -> None:

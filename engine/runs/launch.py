@@ -45,9 +45,11 @@ def launch_ladder(ladder: LadderDir) -> Worker:
             state = ladder.state()
             if process.returncode == 0 or (state and state.updated > (earlier.updated if earlier else 0)):
                 return process  # little was left to do, and it is done
-            raise RunFailed(f"the ladder exited at start: {_exit_reason(ladder, process)}; see {ladder.log_file}")
+            text = f"the ladder exited at start: {_exit_reason(ladder, process)}; see {ladder.log_file}"
+            raise RunFailed(text, "ladder.exited_at_start")
         if time.monotonic() > deadline:
-            raise RunFailed(f"the ladder did not start within {HELLO_SECONDS:.0f} s; see {ladder.log_file}")
+            text = f"the ladder did not start within {HELLO_SECONDS:.0f} s; see {ladder.log_file}"
+            raise RunFailed(text, "ladder.start_timeout")
         time.sleep(0.01)
     return process
 
@@ -68,7 +70,9 @@ def _start(module: str, folder: Path, log_file: Path) -> Worker:
         if error.errno in NO_PERMISSION:
             what, do = f"cannot write: {error.strerror}; nothing was started", "check its owner and its file system"
             raise UserError(what, str(folder), do, "run.not_writable") from error
-        raise RunFailed(f"cannot write to {folder}: {error.strerror}; nothing was started") from error
+        raise RunFailed(
+            f"cannot write to {folder}: {error.strerror}; nothing was started", "run.cannot_write"
+        ) from error
     try:
         # -P: the run directory is the working directory, and nothing in it must be imported.
         return subprocess.Popen(
@@ -82,7 +86,9 @@ def _start(module: str, folder: Path, log_file: Path) -> Worker:
             umask=0o077,
         )
     except OSError as error:  # the limit of processes or memory is reached
-        raise RunFailed(f"cannot start a process: {error.strerror}; nothing was started") from error
+        raise RunFailed(
+            f"cannot start a process: {error.strerror}; nothing was started", "system.no_process"
+        ) from error
     finally:
         os.close(log)
 
@@ -95,9 +101,11 @@ def wait_for_hello(run: RunDir, worker: Worker, offset: int = 0, seconds: float 
         if _size(run.events_file) > offset:
             return
         if exited:
-            raise RunFailed(f"the worker exited at start: {_exit_reason(run, worker)}; see {run.log_file}")
+            text = f"the worker exited at start: {_exit_reason(run, worker)}; see {run.log_file}"
+            raise RunFailed(text, "run.exited_at_start")
         if time.monotonic() > deadline:
-            raise RunFailed(f"the worker did not start within {seconds:.0f} s; see {run.log_file}")
+            text = f"the worker did not start within {seconds:.0f} s; see {run.log_file}"
+            raise RunFailed(text, "run.start_timeout")
         time.sleep(0.01)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct, field
 
-from engine.config.text import amount, percent
+from engine.config.quantities import share_percent
+from engine.config.text import amount
 
 
 class SplitOverlap(Struct, kw_only=True, frozen=True):
@@ -36,7 +37,7 @@ class SplitOverlap(Struct, kw_only=True, frozen=True):
         ]
 
     def _share(self, count: int) -> str:
-        return f"{count:,} ({percent(count / self.of)})" if count else "0"
+        return f"{count:,} ({share_percent(count / self.of)})" if count else "0"
 
 
 def overlap_sentence(pair: str, overlap: SplitOverlap) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 SCHEMA_VERSION = 2
 """`v` of events, results and ladders as they are written now."""
 
-Table = dict[str, Any]
+StoredTable = dict[str, Any]
 
 EVENT_FIELDS: dict[str, dict[str, str]] = {
     "data": {"why": "format_reason"},
@@ -36,13 +36,13 @@ LADDER_STAGES = {
 """Values of `stage`."""
 
 
-def is_old(table: Table) -> bool:
+def is_old(table: StoredTable) -> bool:
     """Whether a stored table was written before the renames; a table without `v` counts as old."""
     version = table.get("v", 1)
     return isinstance(version, int) and version < SCHEMA_VERSION
 
 
-def current_event(table: Table) -> Table:
+def current_event(table: StoredTable) -> StoredTable:
     """An event with today's field names and values."""
     if not is_old(table):
         return table
@@ -54,12 +54,12 @@ def current_event(table: Table) -> Table:
     return current
 
 
-def current_result(table: Table) -> Table:
+def current_result(table: StoredTable) -> StoredTable:
     """The content of `result.json` with today's field names."""
     return _renamed(table, RESULT_FIELDS) | {"v": SCHEMA_VERSION} if is_old(table) else table
 
 
-def current_ladder(table: Table) -> Table:
+def current_ladder(table: StoredTable) -> StoredTable:
     """The content of `ladder.json` with today's field names and stages."""
     if not is_old(table):
         return table
@@ -80,5 +80,5 @@ def _current_rung_result(row: Any) -> Any:
     return current
 
 
-def _renamed(table: Table, names: dict[str, str]) -> Table:
+def _renamed(table: StoredTable, names: dict[str, str]) -> StoredTable:
     return {names.get(name, name): value for name, value in table.items()}

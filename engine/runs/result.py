@@ -148,6 +148,8 @@ class Result(Struct, kw_only=True):
     artifact_bytes: int = 0
     last_checkpoint: str = ""
     warnings: list[str] = field(default_factory=list)
+    warning_codes: list[str] = field(default_factory=list)
+    """Stable code of each warning; empty in results of versions that did not record them."""
     versions: dict[str, str] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
     fingerprints: dict[str, str] = field(default_factory=dict)

@@ -22,7 +22,8 @@ class ResultBuilder:
         self.times, self.energy = PhaseTimes(), PhaseEnergy()
         self.steps, self.memory = TrainedSteps(), MemoryPeaks()
         self._validation: dict[int, float | None] = {}
-        self._warnings: dict[str, None] = {}
+        self._warnings: dict[str, str] = {}
+        """Text -> code."""
         self._data: events.Data | None = None
         self._plan: events.Plan | None = None
         self._planned = False
@@ -68,7 +69,7 @@ class ResultBuilder:
             case events.ModelSaved():
                 result.artifact_bytes = event.bytes
             case events.Warning():
-                self._warnings[event.text] = None
+                self._warnings[event.text] = event.code
 
     def _take_plan(self, plan: events.Plan) -> None:
         result = self.result
@@ -122,8 +123,8 @@ class ResultBuilder:
             rows, plan = self._data.train, self._plan
             order = f"{rows} rows, {plan.steps} steps of {plan.batch}, seed {config.train.seed}"
             result.fingerprints["order"] = order
-        warnings = [*self._warnings, damage(damaged)] if damaged else self._warnings
-        result.warnings = list(dict.fromkeys(warnings))
+        warnings = self._warnings | ({damage(damaged): "run.events_damaged"} if damaged else {})
+        result.warnings, result.warning_codes = list(warnings), list(warnings.values())
         return result
 
 

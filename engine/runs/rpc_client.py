@@ -100,7 +100,9 @@ def ask(
                 raise Cancelled
             return _answer(question, message, process, errors)
     except OSError as error:
-        raise RunFailed(f"cannot start an engine process for {question}: {error.strerror}") from error
+        raise RunFailed(
+            f"cannot start an engine process for {question}: {error.strerror}", "system.no_process"
+        ) from error
 
 
 def _encoded(arguments: dict[str, Any]) -> bytes:
@@ -196,12 +198,13 @@ def _finish(process: subprocess.Popen[bytes]) -> None:
 def _answer(question: str, message: dict[str, Any] | None, process: subprocess.Popen[bytes], errors: IO[bytes]) -> Any:
     if message is None:
         reason = _exit_reason(process.returncode, errors)
-        raise RunFailed(f"engine process exited unexpectedly ({question}): {reason}")
+        raise RunFailed(f"engine process exited unexpectedly ({question}): {reason}", "engine.died")
     if "error" in message:
         refused = msgspec.convert(message["error"], Refusal)
         raise UserError(refused.what, refused.where, refused.do, refused.code)
     if "answer" not in message:
-        raise RunFailed(f"engine process failed ({question}): {message.get('failed', 'no reason given')}")
+        text = f"engine process failed ({question}): {message.get('failed', 'no reason given')}"
+        raise RunFailed(text, message.get("code", "engine.failed"))
     return message["answer"]
 
 

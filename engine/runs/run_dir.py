@@ -203,7 +203,7 @@ def frozen_text(
         "split_version": split_version,
         "data_fingerprint": data_fingerprint,
         "fingerprint": fingerprint(nested(values)),
-        folder.STARTED_IN: folder.working_directory() if started_in is None else started_in,
+        folder.STARTED_IN: folder.current_directory() if started_in is None else started_in,
         "notes": effective.notes,
     }
     return tomli_w.dumps({**nested(values), "run": section, "origins": effective.origins})

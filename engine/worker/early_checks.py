@@ -12,9 +12,7 @@ from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
 from engine.config.schema import Config
 from engine.memory.dry_run.fake_model import build
-from engine.memory.formula.disk_space import disk_bytes
-from engine.memory.formula.estimate import StepShape
-from engine.memory.formula.formula import formula
+from engine.memory.formula.disk_space import needed_space, small_disk_error
 from engine.methods.machine import Machine
 from engine.methods.qlora import check_shapes
 from engine.runs.run_dir import RunDir
@@ -46,16 +44,10 @@ def refuse_model(config: Config, architecture: Any, machine: Machine) -> None:
 
 def refuse_small_disk(run: RunDir, config: Config, architecture: Any, machine: Machine) -> None:
     """Raise UserError if checkpoints and model would not fit on the disk; files of earlier workers count as free."""
-    rows = StepShape(count=config.train.batch, length=config.train.max_length, answer=1)
-    try:
-        estimate = formula(config, architecture.to_dict(), machine.device, rows, machine.bf16)
-    except UserError:
-        return  # not a decoder that the formula supports
-    needed, free = disk_bytes(estimate, config), shutil.disk_usage(run.path).free + _reusable(run)
-    if needed > free:
-        gib = f"{needed / 2**30:.1f} GiB for checkpoints and model, {free / 2**30:.1f} GiB free"
-        do = "free disk space, set train.keep_checkpoints = 1, or use --runs DIR on a larger disk"
-        raise UserError(f"not enough disk space: {gib}", str(run.path), do, code="disk.too_small")
+    needed = needed_space(config, architecture.to_dict(), machine.device, machine.bf16)
+    free = shutil.disk_usage(run.path).free + _reusable(run)
+    if error := small_disk_error(needed, free, run.path):
+        raise error
 
 
 def _reusable(run: RunDir) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from typing import NamedTuple
 
-from engine.config.errors import UserError
+from engine.config.errors import RunFailed, UserError
 from engine.config.method_specs import method_spec
 from engine.config.schema import Config
 from engine.runs.events import Status
@@ -49,7 +49,7 @@ def outcome_of(run: RunContext, error: Exception) -> RunOutcome:
         return RunOutcome("failed", reason, code="disk.full")
     text = " ".join(str(error).split())[:300]
     reason = f"{type(error).__name__}: {text}; see the traceback in {run.dir.log_file}"
-    return RunOutcome("failed", reason, code="run.unexpected_error")
+    return RunOutcome("failed", reason, code=error.code if isinstance(error, RunFailed) else "run.unexpected_error")
 
 
 def memory_advice(config: Config) -> str:

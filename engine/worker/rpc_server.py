@@ -2,7 +2,7 @@
 
 Arguments arrive as one line of JSON on stdin; a closed stdin means that the client has gone. JSON lines on stdout:
 any number of {"progress": text}, for countable work with "done" and "total" rows; then {"answer": …},
-{"error": {what, where, do, code}} or {"failed": reason}.
+{"error": {what, where, do, code}} or {"failed": reason, "code": code}.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def main() -> int:
         tell({"error": {"what": error.what, "where": error.where, "do": error.do, "code": error.code}})
         return 2
     except RunFailed as error:
-        tell({"failed": str(error)})
+        tell({"failed": str(error), "code": error.code})
         return 1
     except Exception as error:  # noqa: BLE001 - top level: report every error to the client
         tell({"failed": " ".join(f"{type(error).__name__}: {error}".split())[:MAX_REASON]})

@@ -22,8 +22,8 @@ from session import Session
 
 from engine.config.method_specs import method_title
 from engine.config.model_files import find_model
+from engine.config.quantities import size
 from tui.choice import MARK, Choice
-from tui.format import size
 from tui.live.machine import MachineSampler, WatchedProcess
 from tui.preview.memory_forecast import forecasts, memory_budget
 

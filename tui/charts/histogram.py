@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from engine.config.text import amount, percent
+from engine.config.quantities import share_percent
+from engine.config.text import amount
 from tui.charts.chart import ChartRow
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -68,7 +69,7 @@ def _cut_line(lengths: Histogram, cut: int, tokens: int, columns: int, ascii_onl
     if not lengths.longer:
         return [(f"max_length {cut:,}: no row is truncated, the longest has {lengths.longest:,} tokens", "axis")]
     share = lengths.longer / lengths.rows
-    label = f"max_length {cut:,}: {amount(lengths.longer, 'row')} ({percent(share)}) truncated"
+    label = f"max_length {cut:,}: {amount(lengths.longer, 'row')} ({share_percent(share)}) truncated"
     mark = "^" if ascii_only else "▲"
     at = min(columns - 1, (cut - 1) // tokens)
     text = f"{' ' * at}{mark} {label}" if at <= columns // 2 else f"{label} {mark}".rjust(at + 1)

@@ -69,7 +69,7 @@ def demo(
     """Run the default ladder on the embedded model and data."""
     from tui.cli import demo as verb
 
-    raise typer.Exit(verb.demo(home(runs, launch=True), seeds, quick, fresh, detach, json))
+    raise typer.Exit(verb.demo(home(runs, launch=True, json=json), seeds, quick, fresh, detach, json))
 
 
 @app.command()
@@ -102,7 +102,7 @@ def ladder(
     given = overrides(settings, model=model, data=data)
     words = verb.rung_words(rungs)
     plan = make_plan(preset, words, given, seeds, learning_rates, probe, fresh, shlex.join(["ftbench", *sys.argv[1:]]))
-    raise typer.Exit(verb.start(plan, home(runs, launch=True), detach, json))
+    raise typer.Exit(verb.start(plan, home(runs, launch=True, json=json), detach, json))
 
 
 @app.command()
@@ -115,7 +115,7 @@ def report(
     """Write a ladder's report (HTML and Markdown) and print its path."""
     from tui.cli import ladder as verb
 
-    found = ladder_dir.find(home(runs), name)
+    found = ladder_dir.find(home(runs, json=json), name)
     show_origin(found, quiet=json or markdown)
     raise typer.Exit(verb.report(found, json, markdown))
 
@@ -135,8 +135,8 @@ def run(
     """Train and evaluate one run. Ctrl+C asks: detach or stop."""
     from tui.cli import run as verb
 
-    given = overrides(settings, model=model, data=data, method=method)
-    raise typer.Exit(verb.run(preset, chosen_method(method), given, home(runs, launch=True), now, detach, json))
+    given, folder = overrides(settings, model=model, data=data, method=method), home(runs, launch=True, json=json)
+    raise typer.Exit(verb.run(preset, chosen_method(method), given, folder, now, detach, json))
 
 
 @app.command()
@@ -144,7 +144,7 @@ def attach(name: RunArgument = "last", runs: RunsOption = None, json: JsonOption
     """Replay a run or ladder and follow it while it is running."""
     from tui.cli import ladder, run
 
-    found = run_or_ladder(runs, name)
+    found = run_or_ladder(runs, name, json)
     show_origin(found, quiet=json)
     raise typer.Exit(ladder.watch(found, json) if isinstance(found, LadderDir) else run.attach(found, json))
 
@@ -169,7 +169,7 @@ def resume(
     """Resume a run from its latest checkpoint, or a stopped ladder."""
     from tui.cli import ladder, run
 
-    found = run_or_ladder(runs, name)
+    found = run_or_ladder(runs, name, json)
     show_origin(found, quiet=json)
     if isinstance(found, LadderDir):
         raise typer.Exit(ladder.resume(found, detach, json))
@@ -183,7 +183,7 @@ def list_runs(runs: RunsOption = None, adopt: AdoptOption = None, json: JsonOpti
 
     if adopt is not None:
         raise typer.Exit(verb.adopt_runs(adopt, runs_home(runs), json))
-    verb.show(home(runs), json)
+    verb.show(home(runs, json=json), json)
 
 
 @app.command()
@@ -212,7 +212,7 @@ def plan(
     """Predict memory, time and cost of each method."""
     from tui.cli import plan as verb
 
-    folder = home(runs)
+    folder = home(runs, json=json)
     if history:
         raise typer.Exit(verb.show_history(folder, json))
     if preset is None:
@@ -243,7 +243,7 @@ def doctor(
     """Check GPU, driver, libraries and disk space."""
     from tui.cli import doctor as verb
 
-    folder = home(runs)
+    folder = home(runs, json=json)
     raise typer.Exit(verb.repair(folder, json) if repair else verb.doctor(folder, json))
 
 
@@ -265,9 +265,9 @@ def root(
     raise typer.Exit(bench.open_bench(runs_home(runs), ascii_only, mouse, hints=runs is None))
 
 
-def run_or_ladder(runs: Path | None, name: str) -> RunDir | LadderDir:
+def run_or_ladder(runs: Path | None, name: str, json: bool = False) -> RunDir | LadderDir:
     """Find a run by name, else a ladder by name or path; `last` is the latest run, else the latest ladder."""
-    folder = home(runs)
+    folder = home(runs, json=json)
     if has_file(Path(name), "ladder.toml"):
         return ladder_dir.find(folder, name)
     matches_run = any(name in run.name or name == "last" for run in run_dir.iterate(folder))

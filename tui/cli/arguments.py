@@ -57,7 +57,7 @@ class _Strict:
         return [(one, list(value) if isinstance(value, list | tuple) else [value]) for one, value in found]
 
 
-class Command(_Strict, TyperCommand):
+class Subcommand(_Strict, TyperCommand):
     """A subcommand."""
 
 
@@ -72,7 +72,7 @@ class App(typer.Typer):
         super().__init__(cls=Group, **settings)
 
     def command(self, name: str | None = None, **settings: Any) -> Callable[[F], F]:
-        return super().command(name, **{"cls": Command, **settings})
+        return super().command(name, **{"cls": Subcommand, **settings})
 
 
 def global_options(root: Any) -> list[TyperOption]:

@@ -12,7 +12,8 @@ from rich.text import Text
 from engine.config.errors import UserError
 from engine.config.preset import Flat
 from engine.config.preset_library import effective
-from engine.config.text import amount, percent, visible
+from engine.config.quantities import share_percent
+from engine.config.text import amount, visible
 from engine.runs.account import SPLITS
 from engine.runs.rpc_client import Counted, ask
 from tui.data_report import DataReport, ReportLine, account_lines, repeat_lines, result_line, warning_lines
@@ -138,7 +139,7 @@ def length_lines(report: dict[str, Any]) -> Iterator[ReportLine]:
         tokens = f"{report['tokens'][name]:,} tokens, {report['loss_tokens'][name]:,} in the loss"
         length = found["tokens"]
         spread = f"per row: median {length['p50']:,}, p99 {length['p99']:,}, max {length['max']:,}"
-        cut = f"; max_length {report['max_length']:,} truncates {percent(found['answers_cut'])} of the answers"
+        cut = f"; max_length {report['max_length']:,} truncates {share_percent(found['answers_cut'])} of the answers"
         yield ReportLine("" if number else "tokens", f"{name}: {tokens}; {spread}{cut if found['answers_cut'] else ''}")
 
 

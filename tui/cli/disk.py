@@ -5,26 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.config.errors import UserError
 from engine.config.model_files import find_model
 from engine.config.schema import Config
+from engine.memory.formula.disk_space import needed_space, small_disk_error
 from engine.memory.formula.memory_budget import local_budget
-from engine.runs.home import CHOOSE_ANOTHER, check_home
-from tui.format import size
-from tui.preview.disk import free_disk, needed_disk
-from tui.preview.memory_forecast import forecast
+from engine.runs.home import check_home
+from tui.preview.disk import free_disk
 
 
-def refuse_small_disk(configs: Sequence[Config], runs: Path) -> None:
+def check_disk(configs: Sequence[Config], runs: Path) -> None:
     """Raise UserError where the runs home is not writable or smaller than the formula's estimate for `configs`.
 
     A model that is not on this machine has no estimate and is not refused.
     """
     check_home(runs)
     budget = local_budget()
-    need = needed_disk([forecast(config, find_model(config.model), budget) for config in configs])
-    free = free_disk(runs)
-    if need is not None and need > free:
-        what = f"{size(free)} of disk space free, and checkpoints and model need about {size(need)} (estimated)"
-        do = f"free some space, set train.keep_checkpoints = 1, or {CHOOSE_ANOTHER}"
-        raise UserError(what, str(runs), do, "disk.too_small")
+    needs = [needed_space(one, find_model(one.model).table, budget.device, budget.bf16) for one in configs]
+    known = [need for need in needs if need is not None]
+    if len(known) == len(needs) and (error := small_disk_error(sum(known), free_disk(runs), runs)):
+        raise error

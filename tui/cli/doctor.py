@@ -13,13 +13,13 @@ from typing import Any, Literal
 import psutil
 
 from engine.config.errors import RunFailed, UserError
+from engine.config.quantities import size
 from engine.config.text import amount
 from engine.hardware.nvml import Nvml
 from engine.runs import leftovers
 from engine.runs.home import home_warnings
 from engine.runs.leftovers import Leftover
 from engine.runs.rpc_client import ask
-from tui.format import size
 from tui.output.console import console, print_json, say
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "nvidia-ml-py", "textual")
@@ -27,7 +27,7 @@ MIN_FREE_DISK = 10 << 30
 
 
 @dataclass
-class Finding:
+class CheckResult:
     """Result of one check."""
 
     state: Literal["ok", "note", "bad"]
@@ -49,17 +49,17 @@ class Repair:
 
 def doctor(runs: Path, json: bool) -> int:
     """Print all checks. Returns 1 where a requirement of every run is missing, else 0."""
-    findings = [_system(), *_libraries(), *_engine(), *_nvml(), _disk(runs), *_file_system(runs)]
-    findings += [*_session(), *_leftovers(runs)]
+    results = [_system(), *_libraries(), *_engine(), *_nvml(), _disk(runs), *_file_system(runs)]
+    results += [*_session(), *_leftovers(runs)]
     if json:
-        print_json([asdict(finding) for finding in findings])
+        print_json([asdict(result) for result in results])
     else:
         marks = {"ok": ("✓", "green"), "note": ("·", "yellow"), "bad": ("✗", "red")}
-        for finding in findings:
-            mark, style = marks[finding.state]
+        for result in results:
+            mark, style = marks[result.state]
             console.print(mark, style=style, end=" ")
-            say(f"{finding.subject:<14}{finding.text}")
-    return 1 if any(finding.state == "bad" for finding in findings) else 0
+            say(f"{result.subject:<14}{result.text}")
+    return 1 if any(result.state == "bad" for result in results) else 0
 
 
 def repair(runs: Path, json: bool) -> int:
@@ -86,85 +86,85 @@ def _removed(leftover: Leftover) -> Repair:
     return Repair(state, leftover.kind, str(leftover.path), leftover.why, leftover.bytes, error)
 
 
-def _leftovers(runs: Path) -> list[Finding]:
+def _leftovers(runs: Path) -> list[CheckResult]:
     """What `repair` would remove."""
     try:
         found = leftovers.find(runs)
     except UserError as error:
-        return [Finding("bad", "leftovers", error.line)]
+        return [CheckResult("bad", "leftovers", error.line)]
     if not found:
-        return [Finding("ok", "leftovers", "none")]
+        return [CheckResult("ok", "leftovers", "none")]
     bytes_ = size(sum(leftover.bytes for leftover in found))
     what = f"{amount(len(found), 'item')}, {bytes_}, left by dead processes; `ftbench doctor --repair` removes them"
-    each = [Finding("note", "leftover", f"{one.kind} {one.path} ({size(one.bytes)}): {one.why}") for one in found]
-    return [Finding("note", "leftovers", what), *each]
+    each = [CheckResult("note", "leftover", f"{one.kind} {one.path} ({size(one.bytes)}): {one.why}") for one in found]
+    return [CheckResult("note", "leftovers", what), *each]
 
 
-def _system() -> Finding:
+def _system() -> CheckResult:
     memory = psutil.virtual_memory()
     text = f"{platform.system()} {platform.release()}, Python {platform.python_version()}, {os.cpu_count()} cores, "
-    return Finding("ok", "machine", text + f"{size(memory.total)} RAM ({size(memory.available)} free)")
+    return CheckResult("ok", "machine", text + f"{size(memory.total)} RAM ({size(memory.available)} free)")
 
 
-def _libraries() -> list[Finding]:
+def _libraries() -> list[CheckResult]:
     found, missing = [], []
     for name in LIBRARIES:
         try:
             found.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             missing.append(name)
-    findings = [Finding("ok", "libraries", ", ".join(found))]
+    results = [CheckResult("ok", "libraries", ", ".join(found))]
     if missing:
-        findings.append(Finding("bad", "libraries", f"missing: {', '.join(missing)}; install with pip"))
-    return findings
+        results.append(CheckResult("bad", "libraries", f"missing: {', '.join(missing)}; install with pip"))
+    return results
 
 
-def _engine() -> list[Finding]:
+def _engine() -> list[CheckResult]:
     """What torch reports, from a process that imports it."""
     try:
         facts: dict[str, Any] = ask("doctor", {})
     except (RunFailed, UserError) as error:
-        return [Finding("bad", "engine", f"cannot import torch: {error}")]
+        return [CheckResult("bad", "engine", f"cannot import torch: {error}")]
     if facts["device"] == "cpu":
-        findings = [Finding("note", "GPU", "torch sees no CUDA device: runs use the CPU, for small models only")]
+        results = [CheckResult("note", "GPU", "torch sees no CUDA device: runs use the CPU, for small models only")]
         state: Literal["ok", "note"] = "ok" if facts["bf16"] else "note"
         arithmetic = "native bf16" if facts["bf16"] else "no native bf16: LoRA and QLoRA compute in float32"
-        findings.append(Finding(state, "arithmetic", arithmetic))
-        findings.append(Finding("note", "optimizer", "paged 8-bit AdamW requires CUDA: unpaged 8-bit AdamW is used"))
+        results.append(CheckResult(state, "arithmetic", arithmetic))
+        results.append(CheckResult("note", "optimizer", "paged 8-bit AdamW requires CUDA: unpaged 8-bit AdamW is used"))
     else:
-        findings = [Finding("ok", "GPU", f"{facts['name']}, {size(facts['memory'])}, CUDA {facts['cuda']}")]
+        results = [CheckResult("ok", "GPU", f"{facts['name']}, {size(facts['memory'])}, CUDA {facts['cuda']}")]
         if not facts["bf16"]:
-            findings.append(Finding("note", "arithmetic", "the GPU has no native bf16: float32 is used"))
-    findings.append(Finding("ok", "attention", facts["attention"]))
-    findings.append(Finding("ok" if facts["quantized"] else "bad", "4-bit", facts["quantized"] or facts["why_not"]))
-    return findings
+            results.append(CheckResult("note", "arithmetic", "the GPU has no native bf16: float32 is used"))
+    results.append(CheckResult("ok", "attention", facts["attention"]))
+    results.append(CheckResult("ok" if facts["quantized"] else "bad", "4-bit", facts["quantized"] or facts["why_not"]))
+    return results
 
 
-def _nvml() -> list[Finding]:
+def _nvml() -> list[CheckResult]:
     """Whether GPU memory, power and energy can be read."""
     nvml = Nvml()
     if nvml.why:
         what = "GPU memory, power and energy are unknown; process memory is shown"
-        return [Finding("note", "NVML", f"{nvml.why}: {what}")]
+        return [CheckResult("note", "NVML", f"{nvml.why}: {what}")]
     count = len(nvml.gpus())
-    return [Finding("ok", "NVML", f"driver {nvml.driver()}, {amount(count, 'GPU')}")]
+    return [CheckResult("ok", "NVML", f"driver {nvml.driver()}, {amount(count, 'GPU')}")]
 
 
-def _disk(runs: Path) -> Finding:
+def _disk(runs: Path) -> CheckResult:
     there = next(folder for folder in (runs, *runs.parents) if folder.exists())
     if not os.access(there, os.W_OK):
-        return Finding("bad", "runs", f"{there} is not writable; choose another directory with --runs")
+        return CheckResult("bad", "runs", f"{there} is not writable; choose another directory with --runs")
     free = shutil.disk_usage(there).free
     low = "; a full checkpoint of an 8B model takes about 50 GB" if free < MIN_FREE_DISK else ""
-    return Finding("note" if low else "ok", "runs", f"{runs}, {size(free)} free{low}")
+    return CheckResult("note" if low else "ok", "runs", f"{runs}, {size(free)} free{low}")
 
 
-def _file_system(runs: Path) -> list[Finding]:
+def _file_system(runs: Path) -> list[CheckResult]:
     """A network file system, whose locks cannot be trusted."""
-    return [Finding("note", "runs", notice.text) for notice in home_warnings(runs)]
+    return [CheckResult("note", "runs", notice.text) for notice in home_warnings(runs)]
 
 
-def _session() -> list[Finding]:
+def _session() -> list[CheckResult]:
     """Whether systemd-logind kills a user's processes at logout, detached ones included."""
     conf = Path("/etc/systemd/logind.conf")
     try:
@@ -174,5 +174,7 @@ def _session() -> list[Finding]:
     if not kills:
         return []
     return [
-        Finding("note", "logout", "KillUserProcesses=yes kills runs at logout; `loginctl enable-linger` prevents it")
+        CheckResult(
+            "note", "logout", "KillUserProcesses=yes kills runs at logout; `loginctl enable-linger` prevents it"
+        )
     ]

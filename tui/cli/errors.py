@@ -1,16 +1,17 @@
-"""Top-level error handling for the CLI: prints one line to stderr and sets the exit code.
+"""Errors and warnings of the CLI: one line each on stderr, and the exit code.
 
-With `--json` the line is a JSON object, `{"error": {"code", "what", "where", "do"}}`, the same for every subcommand.
+With `--json` the line is a JSON object, the same for every subcommand: `{"error": {"code", "what", "where", "do"}}` or
+`{"warning": {"code", "text"}}`.
 """
 
 from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
-from engine.config.errors import RunFailed, UserError
+from engine.config.errors import Notice, RunFailed, UserError
 from tui.output import streams
 
 INVALID_NAME = (errno.ENAMETOOLONG, errno.ELOOP)
@@ -40,7 +41,7 @@ def handle_errors(work: Callable[[], object]) -> None:
     except UserError as error:
         _exit(Failure(error.code or "cli.error", error.what, error.where, error.do), error.line, error.exit_code)
     except RunFailed as error:
-        _exit(Failure(getattr(error, "code", "") or "run.failed", str(error)), str(error), error.exit_code)
+        _exit(Failure(error.code, str(error)), str(error), error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # the reader (head, less) has closed the pipe: not an error
@@ -48,6 +49,13 @@ def handle_errors(work: Callable[[], object]) -> None:
         sys.exit(0)
     except OSError as error:
         _exit_for_system(error)
+
+
+def show_notices(notices: Iterable[Notice], json: bool) -> None:
+    """Print each warning on stderr: `warning: text [code]`, or a JSON object."""
+    for notice in notices:
+        as_json = {"warning": {"code": notice.code, "text": notice.text}}
+        streams.write_error(streams.json_text(as_json) if json else f"warning: {notice.text} [{notice.code}]")
 
 
 def _exit_for_system(error: OSError) -> None:

@@ -14,6 +14,7 @@ from engine.runs.adopt import adoptable
 from engine.runs.home import home_warnings, runs_home, tilde
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
+from tui.cli.errors import show_notices
 from tui.output import streams
 from tui.output.console import say
 
@@ -21,13 +22,12 @@ MAX_HINTED = 200
 """Maximum number of directories for which it is remembered that the hint was shown."""
 
 
-def home(given: Path | None, launch: bool = False) -> Path:
+def home(given: Path | None, launch: bool = False, json: bool = False) -> Path:
     """The runs home of a command; prints warnings before a `launch`, and on a terminal the hint to adopt runs."""
     folder = runs_home(given)
     shown = home_warnings(folder) if launch else []
     shown += adoption_hints(folder) if given is None and streams.is_terminal() else []
-    for notice in shown:
-        streams.write_error(f"{notice.text} [{notice.code}]")
+    show_notices(shown, json)
     return folder
 
 

@@ -8,15 +8,16 @@ from typing import Any
 
 import msgspec
 
-from engine.config.errors import UserError
-from engine.config.text import amount
+from engine.config.errors import Notice, UserError
 from engine.runs import ladder_dir
 from engine.runs.account import summarize_columns, summarize_rows
 from engine.runs.ladder import Ladder, LadderPlan
 from engine.runs.ladder_dir import LadderDir
+from engine.runs.ladder_plan import describe_plan
 from engine.runs.rpc_client import ask
 from engine.runs.start import resume_ladder, start_ladder
-from tui.cli.disk import refuse_small_disk
+from tui.cli.disk import check_disk
+from tui.cli.errors import show_notices
 from tui.cli.run import interruptible
 from tui.history.ladder_table import show_ladder
 from tui.live.ladder_progress import follow_ladder
@@ -26,8 +27,9 @@ from tui.output.console import print_json, say
 
 
 def start(plan: LadderPlan, runs: Path, detach: bool, json: bool) -> int:
-    """Start a ladder and follow it."""
-    refuse_small_disk([rung.config for rung in plan.rungs], runs)
+    """Start a ladder and follow it; its warnings are printed before it starts."""
+    show_notices(plan.notices, json)
+    check_disk([rung.config for rung in plan.rungs], runs)
     created: list[LadderDir] = []
     try:
         with interruptible(created):
@@ -36,8 +38,8 @@ def start(plan: LadderPlan, runs: Path, detach: bool, json: bool) -> int:
         return leave(created[0], json)
     if not json:
         say(f"ladder {created[0].name}")
-        say(describe(plan))
-    return leave(created[0], json) if detach else watch(created[0], json, fresh=True)
+        say(describe_plan(plan))
+    return leave(created[0], json) if detach else watch(created[0], json, plan.notices, fresh=True)
 
 
 def leave(folder: LadderDir, json: bool) -> int:
@@ -49,25 +51,13 @@ def leave(folder: LadderDir, json: bool) -> int:
     return 0
 
 
-def describe(plan: LadderPlan) -> str:
-    """What will be run, in one line: `base, qlora, lora, full; 3 seeds; probe each rung first: 12 runs`."""
-    names = ", ".join(rung.name for rung in plan.rungs)
-    seeds = amount(len(plan.seeds), "seed")
-    rates = f"; {plan.learning_rates} learning rates per rung" if plan.learning_rates > 1 else ""
-    probes = "; probe each rung first" if plan.probe else ""
-    return f"base, {names}; {seeds}{rates}{probes}: {amount(runs_in(plan), 'run')}"
+def watch(folder: LadderDir, json: bool, shown: Sequence[Notice] = (), fresh: bool = False) -> int:
+    """Follow to the end, then print table, verdict and the report's path. Returns the exit status.
 
-
-def runs_in(plan: LadderPlan) -> int:
-    """Number of runs, probes and learning-rate trials included."""
-    trials = plan.learning_rates if plan.learning_rates > 1 else 0
-    return len(plan.rungs) * (len(plan.seeds) + trials + int(plan.probe))
-
-
-def watch(folder: LadderDir, json: bool, fresh: bool = False) -> int:
-    """Follow to the end, then print table, verdict and the report's path. Returns the exit status."""
+    `shown`: warnings that were printed before. A `fresh` ladder that is refused for invalid input is deleted.
+    """
     try:
-        state = follow_ladder(folder, quiet=json)
+        state = follow_ladder(folder, json, [notice.text for notice in shown])
     except Detached:
         return leave(folder, json)
     if fresh and state.status == "failed" and not any(entry.run for entry in state.entries):

@@ -16,6 +16,7 @@ from engine.config.method_specs import QLORA, method_names, reads
 from engine.config.model_files import check_model_config, find_model
 from engine.config.preset import Effective, Flat
 from engine.config.preset_library import effective, preset_name
+from engine.config.quantities import size
 from engine.config.schema import Config
 from engine.config.text import amount
 from engine.memory.formula import history
@@ -26,7 +27,6 @@ from engine.memory.formula.method_plan import MemoryPlan, PlanQuery, quick_plan
 from engine.runs.result import Result
 from engine.runs.rpc_client import ask
 from engine.runs.run_dir import RunDir
-from tui.format import size
 from tui.output.console import console, print_json, say, table
 from tui.preview.plan_view import PlanView
 

@@ -6,8 +6,8 @@ import difflib
 
 from engine.config.catalog import CATALOG, pulled_folder
 from engine.config.errors import UserError
+from engine.config.quantities import count
 from engine.runs.rpc_client import ask
-from tui.format import count
 from tui.output.console import say, table
 
 

@@ -19,7 +19,8 @@ from engine.runs.follow import stream
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.result import Result
 from engine.runs.run_dir import RunDir, last_event
-from tui.cli.disk import refuse_small_disk
+from tui.cli.disk import check_disk
+from tui.cli.errors import show_notices
 from tui.history.scores import as_json, show_results
 from tui.live.run_progress import Detached, ask_to_leave, follow
 from tui.output.console import print_json, say
@@ -42,7 +43,9 @@ def interruptible(folders: Sequence[RunDir | LadderDir]) -> Iterator[None]:
 def run(preset: str, method: str | None, overrides: Flat, runs: Path, now: bool, detach: bool, json: bool) -> int:
     """Start and follow a run; returns the exit status, 0 for a finished or stopped run."""
     chosen = effective(preset, method, overrides)
-    refuse_small_disk([chosen.config], runs)
+    if detach:  # else the worker's warnings are shown as it writes them
+        show_notices(chosen.notices, json)
+    check_disk([chosen.config], runs)
     created: list[RunDir] = []
 
     def announce(folder: RunDir) -> None:
@@ -123,7 +126,8 @@ def stop(run: RunDir | LadderDir, seconds: float = 600.0) -> int:
     deadline = time.monotonic() + seconds
     while run.is_live():
         if time.monotonic() > deadline:
-            raise RunFailed(f"{run.name} has not stopped after {seconds:.0f} s; see {run.log_file}")
+            text = f"{run.name} has not stopped after {seconds:.0f} s; see {run.log_file}"
+            raise RunFailed(text, "run.stop_timeout")
         time.sleep(0.1)
     outcome = run.state() if isinstance(run, LadderDir) else settled_result(run)
     say(f"{outcome.status}: {outcome.reason}" if outcome else "stopped")

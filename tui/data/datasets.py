@@ -11,12 +11,12 @@ from rich.cells import cell_len
 from textual.content import Content
 
 from engine.config.preset_library import is_data_file, is_hub_id
+from engine.config.quantities import count
 from engine.config.text import visible
 from engine.runs.account import ColumnUse, summarize_columns
 from tui.choice import MARK
 from tui.data.preview import Preview
 from tui.data.recent import read_recent
-from tui.format import count
 
 EMBEDDED = ("tickets",)
 """Data sets shipped with ftbench."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.config.preset_library import is_data_file
+from engine.config.quantities import size
 from tui.data.datasets import ON_THE_HUB, is_folder, on_the_hub
-from tui.format import size
 
 MAX_ENTRIES = 500
 """Maximum number of entries displayed; typing filters them."""

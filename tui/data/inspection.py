@@ -9,7 +9,8 @@ from typing import Any
 from msgspec import Struct, field
 from textual.content import Content
 
-from engine.config.text import amount, percent, visible
+from engine.config.quantities import share_percent
+from engine.config.text import amount, visible
 from tui.charts.histogram import Histogram, draw
 from tui.data_report import DataReport, ReportLine, account_lines, repeat_lines, result_line, warning_lines
 
@@ -189,7 +190,7 @@ def _lengths(found: Inspection, split: str, width: int, max_length: int, ascii_o
         for key, name in (("tokens", "length"), ("answer", "in the loss")):
             figures = " ".join(f"{point} {value:,}" for point, value in lengths[key].items())
             yield _shown(ReportLine(name, figures), width)
-        yield _shown(ReportLine("truncated", f"{percent(lengths['answers_cut'])} of the answers"), width)
+        yield _shown(ReportLine("truncated", f"{share_percent(lengths['answers_cut'])} of the answers"), width)
     if histogram.lost:
         text = f"{amount(histogram.lost, 'row')} left out: no tokens in the loss after truncation"
         yield Content.styled(text, "$text-error")

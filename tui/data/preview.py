@@ -20,9 +20,9 @@ from engine import __version__
 from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.files import read_small, write_atomically
 from engine.config.preset_library import is_data_file
+from engine.config.quantities import size
 from engine.config.text import amount, escaped
 from engine.runs.rpc_client import Cancelled, CancelToken, ask
-from tui.format import size
 
 MAX_BYTES = 64 << 20
 """Size up to which a set is counted in the background."""

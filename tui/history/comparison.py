@@ -10,6 +10,7 @@ from textual.content import Content
 from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
 from engine.config.preset import Flat, flatten
+from engine.config.quantities import count, duration, size
 from engine.config.split_version import OLDEST_SPLIT_VERSION, versions_differ
 from engine.config.text import visible
 from engine.runs import run_dir
@@ -19,7 +20,7 @@ from engine.runs.run_dir import RunDir
 from tui.charts.chart import ChartStyle, Curve, draw
 from tui.charts.series import Series
 from tui.choice import NOT_COMPARED
-from tui.format import count, duration, setting, size
+from tui.format import setting
 from tui.history.run_list import describe
 from tui.history.scores import mean_text, range_text
 from tui.live.opening import EventLoader

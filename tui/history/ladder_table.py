@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from engine.config.metric_specs import metric_spec
+from engine.config.quantities import duration, size
 from engine.config.text import amount
 from engine.runs.ladder import Ladder, RungResult
-from tui.format import duration, size
 from tui.history.scores import mean_text, range_text
 from tui.output.console import table
 

@@ -9,9 +9,9 @@ from textual.content import Content
 
 from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import metric_spec
+from engine.config.quantities import duration, rate, ratio, size
 from engine.config.text import amount, visible
 from engine.runs.ladder import Ladder, LadderRun, RungResult
-from tui.format import duration, size
 from tui.history.scores import mean_text, range_text
 
 MARKS = {"planned": "·", "live": "▸", "finished": "✓", "skipped": "–"}
@@ -39,7 +39,7 @@ def progress_lines(ladder: Ladder, ascii_only: bool = False) -> Iterator[Content
         live = next((entry for entry in mine if entry.status == "live"), None)
         wrong = next((entry for entry in mine if entry.reason and entry.status not in ("finished", "live")), None)
         if live:
-            parts.append((f"{live.kind}: seed {live.seed}, learning rate {live.learning_rate:g}", "bold"))
+            parts.append((f"{live.kind}: seed {live.seed}, learning rate {rate(live.learning_rate)}", "bold"))
         elif wrong:
             parts.append((visible(wrong.reason, 200), "$text-error"))
         yield Content.assemble(*parts)
@@ -82,11 +82,11 @@ def cost_lines(ladder: Ladder) -> Iterator[str]:
         if row.all_seconds is None or row.peak is None:
             continue
         peak = row.peak.training
-        ratio = ""
+        of_full = ""
         if full and full.all_seconds and full is not row:
-            ratio = f" ({row.all_seconds.mean / full.all_seconds.mean:.2f}x full)"
+            of_full = f" ({ratio(row.all_seconds.mean / full.all_seconds.mean)} full)"
         yield (
-            f"{visible(row.name, LABEL):<{LABEL}} {duration(row.all_seconds.mean)} per run{ratio}, "
+            f"{visible(row.name, LABEL):<{LABEL}} {duration(row.all_seconds.mean)} per run{of_full}, "
             f"peak memory {size(peak)}, artifact {size(row.artifact_bytes)}"
         )
 

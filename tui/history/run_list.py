@@ -10,6 +10,7 @@ from pathlib import Path
 
 from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
+from engine.config.quantities import duration
 from engine.config.split_version import OLDEST_SPLIT_VERSION, SPLIT_VERSION
 from engine.runs import events, run_dir
 from engine.runs.events import decode
@@ -17,7 +18,6 @@ from engine.runs.follow import Follower
 from engine.runs.home import tilde
 from engine.runs.phases import phase_seconds
 from engine.runs.run_dir import RunDir
-from tui.format import duration
 
 TAIL_BYTES = 65536
 """Bytes at the end of a log in which the progress of a live run is looked for."""

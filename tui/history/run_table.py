@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from engine.config.quantities import duration, size
 from tui.charts.columns import Column, TableRow
-from tui.format import duration, moment, size
+from tui.format import moment
 from tui.history.run_list import RunSummary, last_part, score
 
 Value = float | str

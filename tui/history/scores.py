@@ -8,9 +8,8 @@ from typing import Any
 import msgspec
 
 from engine.config.metric_specs import metric_spec
-from engine.config.text import percent
+from engine.config.quantities import count, duration, share_percent, size
 from engine.runs.result import Interval, Result
-from tui.format import count, duration, size
 from tui.output.console import table
 
 COLUMNS = ("method", "before", "after", "95% CI", "loss", "training", "peak", "trainable", "artifact")
@@ -42,7 +41,7 @@ def _row(result: Result) -> list[str]:
         mean_text(after.loss if after else None, False),
         duration(result.step_seconds or None),
         size(peak.reserved or peak.rss_training or peak.rss),
-        f"{count(result.trainable)} ({percent(result.trainable / max(1, result.parameters))})",
+        f"{count(result.trainable)} ({share_percent(result.trainable / max(1, result.parameters))})",
         size(result.artifact_bytes),
     ]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from engine.config.metric_specs import metric_spec
-from engine.config.text import percent, shortened
+from engine.config.quantities import count, duration, share_percent, size
+from engine.config.text import shortened
 from engine.runs import events
 from engine.runs.account import summarize_columns, summarize_rows
 from engine.runs.sharing import describe_sharing
 from tui.data_report import DataReport, overlap_in_short
-from tui.format import count, duration, moment, share, significant, size
+from tui.format import four_digits, moment, share
 
 
 def lines(event: events.Event) -> list[str]:
@@ -41,9 +42,9 @@ def _text(event: events.Event) -> str | None:
         case events.Plan():
             return _plan(event)
         case events.Eval(split="validation", when="after"):
-            return f"validation after training: {event.rows} rows, loss {significant(event.loss)}"
+            return f"validation after training: {event.rows} rows, loss {four_digits(event.loss)}"
         case events.Eval(split="validation"):
-            return f"validation at step {event.step}: loss {significant(event.loss)}"
+            return f"validation at step {event.step}: loss {four_digits(event.loss)}"
         case events.Eval():
             return _test_score(event)
         case events.Checkpoint():
@@ -69,7 +70,7 @@ def _rows_and_tokens(event: events.Data) -> str:
 
 
 def _model(event: events.ModelLoaded) -> str:
-    trainable = f"{count(event.trainable)} trainable ({percent(event.trainable / max(1, event.parameters))})"
+    trainable = f"{count(event.trainable)} trainable ({share_percent(event.trainable / max(1, event.parameters))})"
     return (
         f"model: {event.id} ({event.architecture}, {event.dtype}), {count(event.parameters)} parameters, {trainable}, "
         f"optimizer {event.optimizer}, attention {event.attention}, on {event.device}"
@@ -93,7 +94,7 @@ def _test_score(event: events.Eval) -> str:
         else ""
     )
     return (
-        f"{event.when} training, {event.rows} test rows (95% CI): loss {significant(event.loss)} "
-        f"[{significant(event.loss_low)}, {significant(event.loss_high)}], "
-        f"perplexity {significant(event.perplexity)}{metric} ({duration(event.seconds)})"
+        f"{event.when} training, {event.rows} test rows (95% CI): loss {four_digits(event.loss)} "
+        f"[{four_digits(event.loss_low)}, {four_digits(event.loss_high)}], "
+        f"perplexity {four_digits(event.perplexity)}{metric} ({duration(event.seconds)})"
     )

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from rich.progress import Progress
 
+from engine.config.quantities import duration, rate
 from engine.config.text import amount, shortened
 from engine.runs.follow import Follower
 from engine.runs.ladder import WAITING, Ladder, LadderRun
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
-from tui.format import duration
 from tui.live.run_progress import last_log_line, move_bar, progress_bar, wait_for_end
 from tui.output.console import say
 
@@ -26,13 +26,13 @@ STAGE_TEXTS = {
 }
 
 
-def follow_ladder(folder: LadderDir, quiet: bool = False) -> Ladder:
-    """Show the ladder until it ends; returns its last state.
+def follow_ladder(folder: LadderDir, quiet: bool = False, known: Collection[str] = ()) -> Ladder:
+    """Show the ladder until it ends; returns its last state. `known`: texts of warnings that were shown before.
 
     Raises Detached where the user chose to detach, and RunFailed where its process exited unexpectedly.
     """
     with progress_bar(quiet) as bar:
-        view = LadderView(folder, bar, quiet)
+        view = LadderView(folder, bar, quiet, known)
 
         def poll() -> tuple[Ladder | None, bool]:
             live, state = folder.is_live(), folder.state()
@@ -40,10 +40,10 @@ def follow_ladder(folder: LadderDir, quiet: bool = False) -> Ladder:
                 view.show(state)
             return (None if live or state is None or state.status == "running" else state), live
 
-        return wait_for_end(folder, bar, poll, died)
+        return wait_for_end(folder, bar, poll, ladder_exited_message)
 
 
-def died(folder: LadderDir) -> str:
+def ladder_exited_message(folder: LadderDir) -> str:
     """Error message for a ladder whose process exited unexpectedly; its active run continues in the background."""
     return f"ladder process exited unexpectedly{last_log_line(folder)}; `ftbench resume {folder.name}` resumes it"
 
@@ -55,6 +55,7 @@ class LadderView:
     folder: LadderDir
     bar: Progress | None
     quiet: bool
+    known: Collection[str] = ()
     stage: str = ""
     printed: set[tuple[str, str, int, float, str]] = field(default_factory=set)
     printed_warnings: int = 0
@@ -75,7 +76,8 @@ class LadderView:
             if ladder.stage in STAGE_TEXTS:
                 self._line(STAGE_TEXTS[ladder.stage])
         for text in ladder.warnings[self.printed_warnings :]:
-            self._line(f"warning: {text}", "yellow")
+            if text not in self.known:
+                self._line(f"warning: {text}", "yellow")
         self.printed_warnings = len(ladder.warnings)
         for entry in ladder.entries:
             self._print_entry(entry)
@@ -94,7 +96,8 @@ class LadderView:
         loss = "" if entry.validation_loss is None else f", validation loss {entry.validation_loss:.4f}"
         reason = f": {entry.reason}" if entry.reason and entry.status != "finished" else ""
         took = f" in {duration(entry.seconds)}" if entry.seconds is not None and entry.status == "finished" else ""
-        what = {"probe": "probe", "trial": f"trial at {entry.learning_rate:g}", "run": f"seed {entry.seed}"}[entry.kind]
+        trial = f"trial at {rate(entry.learning_rate)}"
+        what = {"probe": "probe", "trial": trial, "run": f"seed {entry.seed}"}[entry.kind]
         self._line(f"{entry.rung} {what} {entry.status.replace('_', ' ')}{took}{loss}{reused}{reason}")
 
     def _update_bar(self, ladder: Ladder) -> None:

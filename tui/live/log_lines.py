@@ -85,11 +85,11 @@ class OutputReader:
             return None
         self.offset += len(block)
         *complete, rest = (self._rest + block).split(b"\n")
-        lines = [displayed(line, self._dropped if number == 0 else 0) for number, line in enumerate(complete)]
+        lines = [displayed_line(line, self._dropped if number == 0 else 0) for number, line in enumerate(complete)]
         before = 0 if complete else self._dropped
         self._rest = rest[-MAX_READ_BYTES:]
         self._dropped = before + len(rest) - len(self._rest)
-        return OutputChunk(skipped, lines, displayed(self._rest, self._dropped))
+        return OutputChunk(skipped, lines, displayed_line(self._rest, self._dropped))
 
     def _skip(self, file: BinaryIO, until: int) -> int:
         """Advance to `until`; returns the number of line ends skipped."""
@@ -104,7 +104,7 @@ class OutputReader:
         return ends
 
 
-def displayed(line: bytes, dropped: int = 0) -> str:
+def displayed_line(line: bytes, dropped: int = 0) -> str:
     """The line as a terminal shows it: text before a carriage return is overwritten. A very long line is shortened.
 
     `dropped` bytes before it are missing.

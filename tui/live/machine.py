@@ -58,6 +58,13 @@ class MachineSample:
     """Bytes reserved by torch on the GPU, as the run reports: less than its process uses there."""
     load: float = 0.0
     """CPU utilization in percent of all cores."""
+    visible: int | None = 0
+    """Index in `gpus` of the GPU that a run started now uses; None where it would use the CPU."""
+
+    @property
+    def run_gpu(self) -> GpuSample | None:
+        """The GPU that a run started now uses."""
+        return self.gpus[self.visible] if self.visible is not None and self.gpus else None
 
 
 class WatchedProcess(NamedTuple):
@@ -103,6 +110,7 @@ class MachineSampler:
 
         self.psutil, self.nvml = psutil, Nvml()
         self.gpus = self.nvml.gpus()
+        self.visible = self._visible()
         self.psutil.cpu_percent(None)  # the first call has no interval to measure and returns 0
 
     def look(self, worker: WatchedProcess) -> MachineSample:
@@ -114,7 +122,23 @@ class MachineSampler:
             with contextlib.suppress(self.psutil.Error):
                 rss = self.psutil.Process(worker.pid).memory_info().rss
         gpus = tuple(self._sample(gpu, worker, memory.total, memory.used) for gpu in self.gpus)
-        return MachineSample(gpus, why, memory.total, memory.used, rss, worker.pool, self.psutil.cpu_percent(None))
+        load = self.psutil.cpu_percent(None)
+        return MachineSample(gpus, why, memory.total, memory.used, rss, worker.pool, load, self.visible)
+
+    def _visible(self) -> int | None:
+        """The position of the GPU that a run uses; a MIG instance is added, because NVML does not list it."""
+        from engine.memory.formula.memory_budget import first_visible
+
+        gpu = first_visible(self.nvml)
+        if gpu is None:
+            return None
+        uuid = gpu.uuid()
+        for position, one in enumerate(self.gpus):
+            if one.uuid() == uuid if uuid else one.index == gpu.index:
+                return position
+        gpu.index = len(self.gpus)
+        self.gpus.append(gpu)
+        return gpu.index
 
     def _sample(self, gpu: NvmlGpu, worker: WatchedProcess, system_total: int, system_used: int) -> GpuSample:
         from engine.hardware.nvml import process_name  # imported by then, in `__init__`

@@ -11,13 +11,14 @@ from typing import TypeVar
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from engine.config.errors import RunFailed, UserError
+from engine.config.quantities import duration
 from engine.config.text import visible
 from engine.runs import end_record, events, launch
 from engine.runs.follow import Follower, last_line
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.rpc_client import rows_done
 from engine.runs.run_dir import RunDir
-from tui.format import duration, throughput
+from tui.format import throughput
 from tui.live.event_lines import lines
 from tui.live.run_state import moving_average
 from tui.output.console import console, say
@@ -50,15 +51,15 @@ def follow(run: RunDir, offset: int = 0, quiet: bool = False) -> events.End:
             alive = news or run.is_live()
             return (end, True) if alive else (view.unwritten(run), False)
 
-        return wait_for_end(run, bar, poll, died)
+        return wait_for_end(run, bar, poll, run_exited_message)
 
 
 def wait_for_end(
-    folder: F, bar: Progress | None, poll: Callable[[], tuple[T | None, bool]], died: Callable[[F], str]
+    folder: F, bar: Progress | None, poll: Callable[[], tuple[T | None, bool]], exited_message: Callable[[F], str]
 ) -> T:
     """Call `poll` until it returns an outcome; it also returns whether there was a sign of life.
 
-    Raises Detached where the user chose to detach, and RunFailed (text by `died`) after DEAD_SECONDS without one.
+    Raises Detached where the user chose to detach, and RunFailed with `exited_message` after DEAD_SECONDS without one.
     """
     silent_since = time.monotonic()
     while True:
@@ -69,13 +70,13 @@ def wait_for_end(
             if alive:
                 silent_since = time.monotonic()
             elif time.monotonic() - silent_since > DEAD_SECONDS:
-                raise RunFailed(died(folder))
+                raise RunFailed(exited_message(folder), "run.process_died")
             time.sleep(POLL_SECONDS)
         except KeyboardInterrupt:
             ask_to_leave(folder, bar)
 
 
-def died(run: RunDir) -> str:
+def run_exited_message(run: RunDir) -> str:
     """Error message for a worker that exited without an end."""
     what = "worker exited unexpectedly (killed, or the machine ran out of memory)"
     return f"{what}{last_log_line(run)}; `ftbench resume {run.name}` resumes from the latest checkpoint"

@@ -11,19 +11,20 @@ from engine.config.method_specs import method_spec, method_title
 from engine.config.model_files import EMBEDDED, ModelFiles, find_model
 from engine.config.preset import Effective
 from engine.config.preset_library import preset_name
+from engine.config.quantities import count, rate, share_percent, size
 from engine.config.schema import Config
-from engine.config.text import amount, percent
+from engine.config.text import amount
 from engine.memory.formula.estimate import PARTS, MemoryEstimate
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs.account import summarize_columns, summarize_rows
-from engine.runs.ladder import LadderPlan
+from engine.runs.ladder import LadderPlan, Rung
+from engine.runs.ladder_plan import describe_plan
 from tui.data_report import DataReport, overlap_in_short
-from tui.format import count, size
 from tui.preview.disk import free_disk, needed_disk
 from tui.preview.launch_context import DataCheck, LaunchContext
 from tui.preview.memory_forecast import STYLES, MethodForecast, error_label, forecast
 from tui.preview.problems import (
-    Problem,
+    LaunchProblem,
     data_problems,
     disk_problems,
     foreign_problems,
@@ -47,7 +48,7 @@ class LaunchPreview:
 
     title: str
     facts: list[Fact]
-    problems: list[Problem]
+    problems: list[LaunchProblem]
 
     @property
     def blocked(self) -> bool:
@@ -74,7 +75,7 @@ def run_preview(name: str, chosen: Effective, context: LaunchContext, report: Da
         *memory_problems([found], files, context),
     ]
     problems += [*disk_problems([found], context.runs), *foreign_problems(context)]
-    problems += [Problem(notice.text, code=notice.code) for notice in chosen.notices]
+    problems += [LaunchProblem(notice.text, code=notice.code) for notice in chosen.notices]
     return LaunchPreview(f"{config.title or name} · {method_title(config.method)}", facts, problems)
 
 
@@ -83,23 +84,26 @@ def ladder_preview(plan: LadderPlan, context: LaunchContext, report: DataCheck) 
     first = plan.rungs[0].config
     files = find_model(first.model)
     found = [forecast(rung.config, files, context.budget, report.longest) for rung in plan.rungs]
-    runs = len(plan.rungs) * (len(plan.seeds) + (plan.learning_rates if plan.learning_rates > 1 else 0))
-    rungs = ", ".join(rung.name for rung in plan.rungs)
     facts = [
         *_what(first, files, None),
         *_data(first.data.id, report),
-        Fact("rungs", f"base, {rungs}; {amount(len(plan.seeds), 'seed')}: {amount(runs, 'run')}"),
+        Fact("rungs", describe_plan(plan)),
+        Fact("rates", ", ".join(_rate(rung) for rung in plan.rungs)),
         Fact("steps", f"{_steps(first, None, report)}; the same for all rungs"),
         Fact("eval", _evaluation(first, report)),
     ]
-    if plan.probe:
-        facts.append(Fact("time", "a probe of a few steps measures each rung first"))
     for rung, one in zip(plan.rungs, found, strict=True):
         facts += _memory(one, context.budget, report.longest, rung.name, parts=False)
     facts += [*_disk(found, context.runs), *_turn(context)]
     problems = [*model_problems(first, files), *data_problems(first, report), *memory_problems(found, files, context)]
     problems += [*disk_problems(found, context.runs), *foreign_problems(context)]
+    problems += [LaunchProblem(notice.text, code=notice.code) for notice in plan.notices]
     return LaunchPreview(f"ladder of {preset_name(plan.preset)}", facts, problems)
+
+
+def _rate(rung: Rung) -> str:
+    """`lora 5e-3 (preset demo)`: the learning rate of a rung and what sets it."""
+    return f"{rung.name} {rate(rung.config.train.learning_rate)} ({rung.rate_origin})"
 
 
 def _what(config: Config, files: ModelFiles, found: MethodForecast | None) -> Iterator[Fact]:
@@ -110,7 +114,7 @@ def _what(config: Config, files: ModelFiles, found: MethodForecast | None) -> It
     yield Fact("model", f"{config.model.id}  {where}")
     if found and found.estimate:
         total, trainable = found.estimate.parameters, found.estimate.trainable
-        share = f"{count(trainable)} trainable parameters ({percent(trainable / total)} of {count(total)})"
+        share = f"{count(trainable)} trainable parameters ({share_percent(trainable / total)} of {count(total)})"
         yield Fact("method", f"{method_title(config.method)}: {method_spec(config.method).trains_summary}; {share}")
     elif found:
         yield Fact("method", f"{method_title(config.method)}: {method_spec(config.method).trains_summary}")
@@ -154,8 +158,8 @@ def _steps(config: Config, estimate: MemoryEstimate | None, report: DataCheck) -
 
 def _optimizer(config: Config) -> str:
     train = config.train
-    schedule = f"{train.schedule}, {percent(train.warmup_ratio)} warmup"
-    return f"{config.optimizer.name}, learning rate {train.learning_rate:g}, {schedule}"
+    schedule = f"{train.schedule}, {share_percent(train.warmup_ratio)} warmup"
+    return f"{config.optimizer.name}, learning rate {rate(train.learning_rate)}, {schedule}"
 
 
 def _evaluation(config: Config, report: DataCheck) -> str:

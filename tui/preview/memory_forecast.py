@@ -5,7 +5,6 @@ A forecast assumes rows as long as the configuration allows, with every token in
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -50,12 +49,12 @@ class MethodForecast:
 
 
 def memory_budget(sample: MachineSample, own: Collection[int] = (), steady: bool = False) -> MemoryBudget:
-    """The memory budget: of the first GPU in CUDA_VISIBLE_DEVICES, else of the system.
+    """The memory budget: of the GPU that a run started now uses, else of the system.
 
     `own` are processes of ftbench runs: a new run waits for them, so their memory will be free. `steady` rounds the
     memory used by others, so that it does not change with every sample.
     """
-    gpu = visible_gpu(sample.gpus)
+    gpu = sample.run_gpu
     if gpu is None or not gpu.total:
         used = max(0, sample.memory_used - (sample.worker_rss or 0))
         total = sample.memory_total
@@ -83,17 +82,6 @@ def memory_budget(sample: MachineSample, own: Collection[int] = (), steady: bool
 def foreign_processes(gpu: GpuSample, own: Collection[int]) -> list[OtherProcess]:
     """GPU processes that are not ftbench runs, so a new run does not wait for them."""
     return [other for other in gpu.others if other.pid not in own]
-
-
-def visible_gpu(gpus: Sequence[GpuSample]) -> GpuSample | None:
-    """The GPU that a run started now will use."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return gpus[0] if gpus else None
-    first = visible.split(",")[0].strip()
-    if first.isdigit():
-        return next((gpu for gpu in gpus if gpu.index == int(first)), None)
-    return gpus[0] if gpus and first.startswith("GPU-") else None  # a UUID: the sample has none to compare with
 
 
 def forecasts(choice: Choice, files: ModelFiles, budget: MemoryBudget | None) -> list[MethodForecast]:

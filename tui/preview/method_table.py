@@ -9,11 +9,12 @@ from textual.content import Content
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec, method_title, readers
 from engine.config.preset import flatten
+from engine.config.quantities import count, size
 from engine.config.text import visible
 from engine.memory.formula.estimate import PARTS
 from engine.memory.formula.memory_budget import MemoryBudget
 from tui.choice import NOT_COMPARED, Choice
-from tui.format import count, setting, size
+from tui.format import setting
 from tui.preview.memory_forecast import STYLES, MethodForecast, error_label
 
 LABEL, COLUMN = 15, 15

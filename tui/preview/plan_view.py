@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich.text import Text
 
 from engine.config.method_specs import method_title
+from engine.config.quantities import size
 from engine.config.schema import Config
 from engine.config.text import visible
 from engine.memory.formula.history import TierAccuracy, TimeEstimate
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import MemoryPlan, MethodPlan
 from tui.charts.plan_bar import bar, legend
-from tui.format import size
 from tui.output.streams import SUBSTITUTES
 from tui.preview.plan_words import (
     about_budget,

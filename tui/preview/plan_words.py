@@ -6,19 +6,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from engine.config.method_specs import method_title
+from engine.config.quantities import count, duration, relative_error, size
 from engine.config.schema import Config
 from engine.config.text import amount
 from engine.memory.formula.estimate import PARTS as ESTIMATED
 from engine.memory.formula.estimate import PeakMemory
 from engine.memory.formula.fit import LargestFit
 from engine.memory.formula.history import TierAccuracy, TimeEstimate
-from engine.memory.formula.measured_error import Tier, error_of, percent
+from engine.memory.formula.measured_error import Tier, error_of
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import MemoryPlan, MethodPlan
 from engine.memory.formula.remedies import Remedy
 from engine.runs.sharing import describe_sharing
 from tui.charts.plan_bar import COMPONENTS
-from tui.format import count, duration, size
 from tui.history.run_list import last_part
 
 TIERS = {"formula": "formula", "dry run": "dry run (the real training step on fake tensors)"}
@@ -168,7 +168,7 @@ def accuracy_notes(plan: MemoryPlan, here: Sequence[TierAccuracy]) -> Iterator[s
         scaled = "formula, scaled to the dry run"
         yield f"Largest sizes and suggested changes: {scaled}. Measured error: {error_of('formula', device).line}."
     for record in here:
-        figures = f"median {percent(record.median)}, worst {percent(record.worst)}"
+        figures = f"median {relative_error(record.median)}, worst {relative_error(record.worst)}"
         yield f"On this machine: {record.tier}, {figures} in {amount(record.count, 'run')} (`ftbench plan --history`)."
     overhead = "the CUDA context (estimated)" if device == "cuda" else "the process overhead"
     if device == "cuda" and any(method_plan.evaluation_batch.bound == "memory" for method_plan in plan.methods):

@@ -9,20 +9,21 @@ from pathlib import Path
 
 from engine.config.method_specs import method_title, smaller_methods
 from engine.config.model_files import ModelFiles
+from engine.config.quantities import size
 from engine.config.schema import Config
+from engine.memory.formula.disk_space import small_disk_error
 from engine.memory.formula.fit import FitQuery
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.remedies import changes
 from engine.runs.home import home_warnings, nearest_existing
 from tui.data_report import DataReport, warning_lines
-from tui.format import size
 from tui.preview.disk import free_disk, needed_disk
 from tui.preview.launch_context import DataCheck, LaunchContext
 from tui.preview.memory_forecast import MethodForecast
 
 
 @dataclass(frozen=True)
-class Problem:
+class LaunchProblem:
     """A problem and a suggested fix."""
 
     text: str
@@ -33,30 +34,32 @@ class Problem:
     """Stable dotted name, as in errors and warnings."""
 
 
-def model_problems(config: Config, files: ModelFiles) -> Iterator[Problem]:
+def model_problems(config: Config, files: ModelFiles) -> Iterator[LaunchProblem]:
     """A model that is missing or has to be downloaded."""
     if files.wrong:
         do = f"`ftbench pull {config.model.id}`, or give a folder" if files.fetch else "check model.id"
-        yield Problem(f"model {config.model.id}: {files.wrong}", do, blocking=True, code="model.unusable")
+        yield LaunchProblem(f"model {config.model.id}: {files.wrong}", do, blocking=True, code="model.unusable")
     elif files.fetch:
         text = f"model {config.model.id} will be downloaded first"
-        yield Problem(text, "requires network access", code="model.download")
+        yield LaunchProblem(text, "requires network access", code="model.download")
 
 
-def data_problems(config: Config, report: DataCheck) -> Iterator[Problem]:
+def data_problems(config: Config, report: DataCheck) -> Iterator[LaunchProblem]:
     """Errors and warnings of the data check, each warning with its code."""
     if report.error:
-        yield Problem(report.error, blocking=True, code="data.check_failed")
+        yield LaunchProblem(report.error, blocking=True, code="data.check_failed")
     if report.answer is None:
         return
     if report.answer["refused"]:
-        yield Problem(f"cannot train: {report.answer['refused']}", blocking=True, code="data.refused")
+        yield LaunchProblem(f"cannot train: {report.answer['refused']}", blocking=True, code="data.refused")
     warnings = DataReport.of(report.answer).warnings
     for notice, line in zip(warnings, warning_lines(warnings), strict=True):
-        yield Problem(line.text, code=notice.code)
+        yield LaunchProblem(line.text, code=notice.code)
 
 
-def memory_problems(found: Sequence[MethodForecast], files: ModelFiles, context: LaunchContext) -> Iterator[Problem]:
+def memory_problems(
+    found: Sequence[MethodForecast], files: ModelFiles, context: LaunchContext
+) -> Iterator[LaunchProblem]:
     """Methods that fit tightly or not at all, by the formula."""
     for one in found:
         if one.estimate is None or context.budget is None or one.fit not in ("tight", "does not fit"):
@@ -66,7 +69,7 @@ def memory_problems(found: Sequence[MethodForecast], files: ModelFiles, context:
         used = f", {size(context.budget.used)} of it in use by others" if context.budget.used else ""
         what += f"{size(one.estimate.peak)} of {size(context.budget.total)}{used}"
         code = "memory.tight" if one.fit == "tight" else "memory.does_not_fit"
-        yield Problem(what, _remedies(one, files, context.budget), code=code)
+        yield LaunchProblem(what, _remedies(one, files, context.budget), code=code)
 
 
 def _remedies(one: MethodForecast, files: ModelFiles, budget: MemoryBudget) -> str:
@@ -82,24 +85,22 @@ def _remedies(one: MethodForecast, files: ModelFiles, budget: MemoryBudget) -> s
     return ", or ".join([*words, smaller])
 
 
-def disk_problems(found: Sequence[MethodForecast], runs: Path) -> Iterator[Problem]:
+def disk_problems(found: Sequence[MethodForecast], runs: Path) -> Iterator[LaunchProblem]:
     """A runs directory that is not writable, or too little disk space."""
     existing = nearest_existing(runs)
     if not os.access(existing, os.W_OK):
-        yield Problem(f"cannot write to {existing}", "start ftbench with --runs DIR", True, "runs.not_writable")
+        yield LaunchProblem(f"cannot write to {existing}", "start ftbench with --runs DIR", True, "runs.not_writable")
     for notice in home_warnings(runs):
-        yield Problem(notice.text, code=notice.code)
-    need, free = needed_disk(found), free_disk(runs)
-    if need is not None and need > free:
-        what = f"{size(free)} of disk space free, and checkpoints and model need about {size(need)}"
-        yield Problem(what, f"free some space in {runs}, or set train.keep_checkpoints = 1", True, "disk.too_small")
+        yield LaunchProblem(notice.text, code=notice.code)
+    if error := small_disk_error(needed_disk(found), free_disk(runs), runs):
+        yield LaunchProblem(f"{error.what}: {error.where}", error.do, True, error.code)
 
 
-def foreign_problems(context: LaunchContext) -> Iterator[Problem]:
+def foreign_problems(context: LaunchContext) -> Iterator[LaunchProblem]:
     """GPU processes that are not ftbench runs."""
     for other in context.foreign:
         used = f" ({size(other.bytes)})" if other.bytes else ""
-        yield Problem(
+        yield LaunchProblem(
             f"process {other.pid} {other.name}{used} is using the GPU: measured time and memory will include it",
             "stop it, or measure later",
             code="gpu.in_use",

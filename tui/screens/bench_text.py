@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from textual.content import Content
 
-from engine.runs.folder import working_directory
+from engine.runs.folder import current_directory
 from engine.runs.home import tilde
 from tui.header import choice_lines, head_line, live_runs
 from tui.screens.live_runs import LiveRuns
@@ -33,7 +33,7 @@ def head_texts(choosing: ChoosingPane, follower: RunFollower, live: LiveRuns, wi
 def run_title(run: RunDir) -> str:
     """The name of a run, and the directory it was started from where that is not the working directory."""
     directory = run.started_in()
-    return f"{run.name} · {tilde(directory)}" if directory not in ("", working_directory()) else run.name
+    return f"{run.name} · {tilde(directory)}" if directory not in ("", current_directory()) else run.name
 
 
 def status_text(follower: RunFollower, live: LiveRuns, settings: Settings, width: int) -> Content:

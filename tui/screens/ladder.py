@@ -16,7 +16,7 @@ from textual.widgets import Static
 from engine.config.errors import RunFailed, UserError
 from engine.config.text import visible
 from engine.runs import ladder_dir, launch
-from engine.runs.folder import working_directory
+from engine.runs.folder import current_directory
 from engine.runs.follow import Follower
 from engine.runs.home import tilde
 from engine.runs.ladder import Ladder
@@ -160,7 +160,7 @@ class LadderScreen(BaseScreen[None]):
         if folder.page.exists():
             notes.append(visible(f"report: {folder.page}"))
         directory = folder.started_in()
-        if directory not in ("", working_directory()):
+        if directory not in ("", current_directory()):
             notes.append(visible(f"started in {tilde(directory)}"))
         if state.status == "running" and not folder.is_live():
             notes.append("the ladder's process has ended: press u to resume")

@@ -20,7 +20,7 @@ from engine.config.text import amount, visible
 from tui.background import BackgroundRequest, ProgressReported, ResponseReceived
 from tui.preview.launch_context import DataCheck, DataCheckCache
 from tui.preview.launch_preview import LaunchPreview
-from tui.preview.problems import Problem
+from tui.preview.problems import LaunchProblem
 
 MakePreview = Callable[[DataCheck], LaunchPreview]
 REFRESH_SECONDS = 1.0
@@ -151,7 +151,7 @@ class LaunchScreen(ModalScreen[bool]):
         for problem in warnings:
             yield from self._problem(problem)
 
-    def _problem(self, problem: Problem) -> Iterator[Content]:
+    def _problem(self, problem: LaunchProblem) -> Iterator[Content]:
         """A problem, and on the next line what to do."""
         style = "$text-error" if problem.blocking else "$text-warning"
         yield Content.styled(f"{'✗' if problem.blocking else '!'} {self._wrapped(problem.text, 2)}", style)

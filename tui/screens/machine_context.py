@@ -44,12 +44,12 @@ class MachineContext:
     def launch_context(self) -> LaunchContext:
         """The machine as of the latest sample, and the device queue."""
         from tui.preview.launch_context import LaunchContext
-        from tui.preview.memory_forecast import foreign_processes, memory_budget, visible_gpu
+        from tui.preview.memory_forecast import foreign_processes, memory_budget
 
         if self.sample is None:
             return LaunchContext(self._runs)
         turns, own = self._screen.queue(), self._own_processes()
-        gpu = visible_gpu(self.sample.gpus)
+        gpu = self.sample.run_gpu
         return LaunchContext(
             self._runs, memory_budget(self.sample, own), foreign_processes(gpu, own) if gpu else (), turns
         )

@@ -13,7 +13,7 @@ from textual.widgets import Static
 
 from engine.config.preset import Effective, flatten
 from engine.config.text import visible
-from tui.commands import TABLES, TITLES, displayed
+from tui.commands import TABLES, TITLES, displayed_key
 from tui.format import setting
 from tui.screens.base import BaseScreen
 
@@ -46,7 +46,7 @@ def help_text(keys: dict[str, str]) -> Content:
     for group, table in TABLES.items():
         lines.append(Content.styled(TITLES[group], "bold"))
         for command in table:
-            key = displayed(keys.get(command.id, command.keys))
+            key = displayed_key(keys.get(command.id, command.keys))
             lines.append(
                 Content.assemble((f"  {key:<12}", "$primary"), command.help, (f"  {command.id}", "$foreground-muted"))
             )

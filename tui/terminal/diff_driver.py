@@ -21,7 +21,7 @@ MODES = re.compile(
 """Sequences that do not change the screen: modes other than the alternate screen, keyboard, title, clipboard."""
 
 
-class Style(NamedTuple):
+class CellStyle(NamedTuple):
     """A graphic rendition (SGR) as the parameters of its three parts."""
 
     attributes: str = ""
@@ -29,8 +29,8 @@ class Style(NamedTuple):
     background: str = ""
 
 
-PLAIN = Style()
-Cell = tuple[str, Style]
+PLAIN = CellStyle()
+Cell = tuple[str, CellStyle]
 """(text, style) of a cell. Cells that cannot be separated have their text in the first one and '' in the others."""
 
 
@@ -78,10 +78,10 @@ class FrameDiff:
         self._cursor = cursor
         return sent + cursor
 
-    def _write(self, pen: Pen, x: int, y: int, text: str, style: Style) -> int:
+    def _write(self, pen: Pen, x: int, y: int, text: str, style: CellStyle) -> int:
         """Send the part of a text that differs from the cells on screen; returns its width in cells."""
         if style.foreground and not style.attributes and text.isspace():
-            style = Style("", "", style.background)  # spaces have no foreground
+            style = CellStyle("", "", style.background)  # spaces have no foreground
         cells = cells_of(text, style)
         row, end = self._rows.setdefault(y, []), x + len(cells)
         row.extend([None] * (end - len(row)))
@@ -123,7 +123,7 @@ class Pen:
         self._place = (-1, -1)
         self._style = PLAIN
 
-    def write(self, x: int, y: int, text: str, width: int, style: Style) -> None:
+    def write(self, x: int, y: int, text: str, width: int, style: CellStyle) -> None:
         if self._place != (x, y):
             self._parts.append(f"\x1b[{y + 1};{x + 1}H")
         self._parts += [style_change(self._style, style), text]
@@ -135,7 +135,7 @@ class Pen:
 
 
 @lru_cache(4096)
-def cells_of(text: str, style: Style) -> list[Cell]:
+def cells_of(text: str, style: CellStyle) -> list[Cell]:
     """One cell per character; a text with wide or zero-width characters is one group of inseparable cells."""
     if text.isascii() or all(get_character_cell_size(character) == 1 for character in set(text)):
         return [(character, style) for character in text]
@@ -143,7 +143,7 @@ def cells_of(text: str, style: Style) -> list[Cell]:
 
 
 @lru_cache(4096)
-def parsed_style(parameters: str) -> Style:
+def parsed_style(parameters: str) -> CellStyle:
     """Parse SGR parameters: `1;38;5;253;48;5;233` -> attributes 1, foreground 38;5;253, background 48;5;233."""
     parts: dict[str, list[str]] = {"attributes": [], "foreground": [], "background": []}
     given = [number or "0" for number in parameters.split(";")]
@@ -162,16 +162,16 @@ def parsed_style(parameters: str) -> Style:
             parts["background"] = [] if number == 49 else [str(number)]
         else:
             parts["attributes"].append(str(number))
-    return Style(*(";".join(part) for part in parts.values()))
+    return CellStyle(*(";".join(part) for part in parts.values()))
 
 
-def combined_style(style: Style, parameters: str) -> Style:
+def combined_style(style: CellStyle, parameters: str) -> CellStyle:
     """Combine a style with further SGR parameters."""
     return parsed_style(";".join(part for part in (*style, parameters) if part))
 
 
 @lru_cache(4096)
-def style_change(old: Style, new: Style) -> str:
+def style_change(old: CellStyle, new: CellStyle) -> str:
     """The SGR sequence that changes one style into another."""
     if old == new:
         return ""

@@ -52,7 +52,8 @@ def edit(app: App[Any], path: Path) -> str:
         what = f"cannot start editor {command[0]}: {status.strerror}"
         raise UserError(what, origin, "set $EDITOR to an installed editor", "editor.cannot_start") from status
     if status:
-        raise RunFailed(f"{Path(command[0]).name} exited with status {status}; the file is read as saved")
+        text = f"{Path(command[0]).name} exited with status {status}; the file is read as saved"
+        raise RunFailed(text, "editor.failed")
     return origin
 
 

@@ -18,10 +18,10 @@ class ControlCharacterFilter(LineFilter):
     """
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
-        return [one if one.control else escaped(one) for one in segments]
+        return [one if one.control else escaped_segment(one) for one in segments]
 
 
-def escaped(segment: Segment) -> Segment:
+def escaped_segment(segment: Segment) -> Segment:
     """The segment with control characters escaped; unchanged if it has no control characters."""
     shown = visible(segment.text)
     if shown == segment.text:

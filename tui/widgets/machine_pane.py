@@ -11,8 +11,8 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.events import MouseScrollDown, MouseScrollUp
 
+from engine.config.quantities import size
 from engine.config.text import visible
-from tui.format import size
 from tui.widgets.pane import BenchState
 from tui.widgets.rows import Rows
 from tui.workbench import app_settings

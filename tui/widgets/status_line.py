@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from textual.content import Content
 
 from engine.config.metric_specs import metric_spec
+from engine.config.quantities import duration
 from engine.config.text import visible
 from tui.charts.bar import StyledText, bar
 from tui.commands import key_of
-from tui.format import duration, number
+from tui.format import number
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from engine.runs import events

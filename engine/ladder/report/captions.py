@@ -7,8 +7,9 @@ import time
 from collections.abc import Sequence
 
 from engine.config.metric_specs import metric_spec
+from engine.config.quantities import integer
 from engine.config.text import visible
-from engine.ladder.format import integer, metric_title, rung_title
+from engine.ladder.format import metric_title, rung_title
 from engine.runs.ladder import Ladder, VerdictSentence
 
 TOPICS = {
@@ -26,7 +27,7 @@ TOPICS = {
 NO_VERDICT = "No rung has finished yet."
 NO_RESULTS = "No results yet."
 NO_SAMPLES = "No run has predictions to show."
-NO_TRIALS = "Learning-rate trials: none; each rung used its preset rate."
+NO_TRIALS = "Learning-rate trials: none; each rung was trained at one rate."
 PARTIAL_REPORT = "Partial report: the ladder is still running"
 COMPARISONS = (
     "All rungs are scored on the same test items, so differences are paired by item. Their 95% CIs hold simultaneously "

@@ -5,21 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from engine.config.method_specs import RULE_REFERENCE
-from engine.ladder.format import (
-    ABSENT,
-    Number,
-    count,
-    energy,
-    money,
-    percent,
-    ratio,
-    rung_title,
-    seconds,
-    seed_range,
-    size,
-)
+from engine.config.quantities import ABSENT, Number, count, duration, energy, money, percent, ratio, size
+from engine.ladder.format import rung_title, seed_range
 from engine.ladder.report.quality_tables import why_no_numbers
-from engine.ladder.report.table import Cell, Column, Line, Table, cell, noted, without_empty
+from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell, noted, without_empty
 from engine.runs.ladder import BASES, Ladder, RungResult
 
 PEAKS = {
@@ -46,38 +35,38 @@ def reference(rows: Sequence[RungResult]) -> RungResult | None:
     return next((row for row in rows if row.method == RULE_REFERENCE and not why_no_numbers(row)), None)
 
 
-def time_and_price(ladder: Ladder) -> Table:
+def time_and_price(ladder: Ladder) -> ReportTable:
     """Means over the seeds, their ratio to full fine-tuning's, and the range over the seeds."""
     columns = [
-        Column("training", "time"),
-        Column("total", "time"),
-        Column("tokens/s while training"),
-        Column("energy", unmeasured=NO_ENERGY),
-        Column("price per run", unmeasured=_why_no_price(ladder)),
-        Column("cheapest GPU with enough memory", words=True, unmeasured=_why_no_gpu(ladder)),
+        ReportColumn("training", "time"),
+        ReportColumn("total", "time"),
+        ReportColumn("tokens/s while training"),
+        ReportColumn("energy", unmeasured=NO_ENERGY),
+        ReportColumn("price per run", unmeasured=_why_no_price(ladder)),
+        ReportColumn("cheapest GPU with enough memory", words=True, unmeasured=_why_no_gpu(ladder)),
     ]
     full = reference(ladder.rows)
     lines = [_time_line(row, full) for row in _trained(ladder)]
     priced = [(rung_title(row.name), row.money_note) for row in ladder.rows if row.money]
     rented = [(rung_title(row.name), row.rent_note) for row in ladder.rows if row.rent]
     notes = [*noted("Price per run", priced), *noted("Cheapest GPU", rented)]
-    return without_empty(Table("Time and price", "rung", columns, lines, notes))
+    return without_empty(ReportTable("Time and price", "rung", columns, lines, notes))
 
 
-def memory_and_size(ladder: Ladder) -> Table:
+def memory_and_size(ladder: Ladder) -> ReportTable:
     """Every kind of peak that this machine measures, the parameters and the artifact's size."""
     full = reference(ladder.rows)
     columns = [
         *(
-            Column(text, f"peak memory, {group}", unmeasured=NO_RSS.get(kind, NO_GPU_MEMORY))
+            ReportColumn(text, f"peak memory, {group}", unmeasured=NO_RSS.get(kind, NO_GPU_MEMORY))
             for kind, (text, group) in PEAKS.items()
         ),
-        Column("trainable", "parameters"),
-        Column("share", "parameters"),
-        Column("artifact size"),
+        ReportColumn("trainable", "parameters"),
+        ReportColumn("share", "parameters"),
+        ReportColumn("artifact size"),
     ]
     lines = [_memory_line(row, full) for row in _trained(ladder)]
-    return without_empty(Table("Memory and size", "rung", columns, lines))
+    return without_empty(ReportTable("Memory and size", "rung", columns, lines))
 
 
 def _trained(ladder: Ladder) -> list[RungResult]:
@@ -94,9 +83,9 @@ def _why_no_gpu(ladder: Ladder) -> str:
     return f"No rental GPU: {'; '.join(reasons) or 'not looked up'}."
 
 
-def _time_line(row: RungResult, full: RungResult | None) -> Line:
+def _time_line(row: RungResult, full: RungResult | None) -> TableLine:
     if why := why_no_numbers(row):
-        return Line(Cell(rung_title(row.name)), instead=why, rung=row.name)
+        return TableLine(Cell(rung_title(row.name)), instead=why, rung=row.name)
     rent = row.rent
 
     def measured(name: str, text: Callable[[Number], str], relative: bool = True) -> Cell:
@@ -105,26 +94,26 @@ def _time_line(row: RungResult, full: RungResult | None) -> Line:
         return cell(text(own.mean if own else None), to_full, seed_range(own, text))
 
     cells = [
-        measured("training_seconds", seconds),
-        measured("all_seconds", seconds),
+        measured("training_seconds", duration),
+        measured("all_seconds", duration),
         measured("tokens_per_second", count, relative=False),
         measured("energy", energy),
         measured("money", lambda amount: money(amount, row.currency)),
         cell(rent.gpu, size(rent.memory), f"{money(rent.price_per_hour, rent.currency)}/h") if rent else Cell(ABSENT),
     ]
-    return Line(Cell(rung_title(row.name)), cells, rung=row.name)
+    return TableLine(Cell(rung_title(row.name)), cells, rung=row.name)
 
 
-def _memory_line(row: RungResult, full: RungResult | None) -> Line:
+def _memory_line(row: RungResult, full: RungResult | None) -> TableLine:
     if why := why_no_numbers(row):
-        return Line(Cell(rung_title(row.name)), instead=why, rung=row.name)
+        return TableLine(Cell(rung_title(row.name)), instead=why, rung=row.name)
     cells = [_peak(row, full, kind) for kind in PEAKS]
     cells += [
         Cell(count(row.trainable) if row.trainable else ABSENT),
         Cell(percent(row.trainable / row.parameters if row.trainable and row.parameters else None, 2)),
         Cell(size(row.artifact_bytes) if row.artifact_bytes else ABSENT),
     ]
-    return Line(Cell(rung_title(row.name)), cells, rung=row.name)
+    return TableLine(Cell(rung_title(row.name)), cells, rung=row.name)
 
 
 def _to_full(own: float, full: float) -> str:

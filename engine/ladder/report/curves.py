@@ -17,11 +17,11 @@ from engine.ladder.report.drawing import (
     unit,
     wants_log,
 )
-from engine.ladder.report.palette import Style
+from engine.ladder.report.palette import RungStyle
 from engine.ladder.report.svg import inline
-from engine.ladder.report.traces import MEMORY_KINDS, Curve, Trace
+from engine.ladder.report.traces import MEMORY_KINDS, LossCurve, Trace
 
-Styles = dict[str, Style]
+Styles = dict[str, RungStyle]
 
 
 def loss_by_tokens(traces: Sequence[Trace], styles: Styles) -> ReportFigure | None:
@@ -59,7 +59,7 @@ def _loss(
     return ReportFigure(title, svg, f"Lines: training loss, one line per seed{mean}. Markers: validation loss.")
 
 
-def _xy(curve: Curve, by: str, factor: float) -> tuple[list[float], list[float]]:
+def _xy(curve: LossCurve, by: str, factor: float) -> tuple[list[float], list[float]]:
     return [x / factor for x in getattr(curve, by)], curve.loss
 
 

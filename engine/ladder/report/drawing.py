@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.config.text import visible
 from engine.ladder.format import rung_title
-from engine.ladder.report.palette import INK, MUTED, PAPER, RULE, Style
+from engine.ladder.report.palette import INK, MUTED, PAPER, RULE, RungStyle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,7 +81,7 @@ def new_figure(x: str, y: str) -> Iterator[tuple[Figure, Axes]]:
         yield figure, axes
 
 
-def legend(figure: Figure, styles: dict[str, Style], names: Sequence[str], marker: bool) -> None:
+def legend(figure: Figure, styles: dict[str, RungStyle], names: Sequence[str], marker: bool) -> None:
     """A legend along the top, with markers or lines; the figure grows with its rows."""
     from matplotlib.lines import Line2D  # see new_figure
 

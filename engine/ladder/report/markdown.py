@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from engine.config.quantities import integer
 from engine.config.text import visible
-from engine.ladder.format import integer, rung_title
+from engine.ladder.format import rung_title
 from engine.ladder.report import captions, cost_tables, quality_tables, record
 from engine.ladder.report.page import marks
 from engine.ladder.report.report_data import ReportData
-from engine.ladder.report.samples import Sample
-from engine.ladder.report.table import Cell, Table
+from engine.ladder.report.samples import ItemAnswers
+from engine.ladder.report.table import Cell, ReportTable
 
 MAX_SAMPLES = 6
 
@@ -42,7 +43,7 @@ def render(data: ReportData) -> str:
     parts.append("## Configuration")
     shared = record.two_columns(record.SHARED_SETTINGS, ladder.config)
     environment = [record.two_columns("Versions", ladder.versions), record.machine(ladder)]
-    sections = [record.differing(ladder), record.work(ladder), shared, record.runs(ladder), *environment]
+    sections = [record.settings_table(ladder), record.work(ladder), shared, record.runs(ladder), *environment]
     parts += [table(t) for t in sections if t and t.lines]
     if warnings := [*ladder.warnings, *data.problems]:
         parts += ["### Warnings", bullets(map(inline, warnings))]
@@ -52,7 +53,7 @@ def render(data: ReportData) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def table(given: Table) -> str:
+def table(given: ReportTable) -> str:
     """The table with its heading and notes. A cell's details follow its value."""
     heads = [given.first, *(f"{c.group}: {c.head}" if c.group else c.head for c in given.columns)]
     aligned = ["---", *("---" if column.words else "---:" for column in given.columns)]
@@ -96,7 +97,7 @@ def _samples(data: ReportData) -> list[str]:
     return parts
 
 
-def _sample(data: ReportData, sample: Sample) -> list[str]:
+def _sample(data: ReportData, sample: ItemAnswers) -> list[str]:
     metric = data.ladder.work.metric if data.ladder.work else "loss"
     parts = [f"### Item {sample.item} · {inline(sample.where)}"]
     parts += ["Prompt:", fenced(sample.prompt), captions.targets(sample.targets) + ":", *map(fenced, sample.targets)]

@@ -11,10 +11,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from engine.config.metric_specs import LOSS, metric_spec
-from engine.ladder.format import integer, percent, rung_title, score
+from engine.config.quantities import integer, percent
+from engine.ladder.format import rung_title, score
 from engine.ladder.report import captions, cost_tables, quality_tables, record
 from engine.ladder.report.report_data import ReportData, figures
-from engine.ladder.report.samples import Answer, value
+from engine.ladder.report.samples import ModelAnswer, value
 
 FOLDER = Path(__file__).parent
 OPEN_SAMPLES = 6
@@ -45,7 +46,7 @@ def render(data: ReportData) -> str:
             answered=ladder.work is not None and metric_spec(ladder.work.metric).needs_answers,
             problems=data.problems,
             work=record.work(ladder),
-            differing=record.differing(ladder),
+            differing=record.settings_table(ladder),
             shared=record.two_columns(record.SHARED_SETTINGS, ladder.config),
             runs=record.runs(ladder),
             versions=record.two_columns("Versions", ladder.versions),
@@ -89,7 +90,7 @@ def unbroken(text: str) -> str:
     return re.sub(rf"(?<=\d) (?=(?:{units})(?![\w]))", "\u00a0", text)
 
 
-def marks(answers: list[Answer], metric: str) -> str:
+def marks(answers: list[ModelAnswer], metric: str) -> str:
     """The scores of a rung's seeds on one test item."""
     spec = metric_spec(metric)
     values = [value(answer, metric) for answer in answers]

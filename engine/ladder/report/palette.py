@@ -23,7 +23,7 @@ VARIABLES |= {f"#0a000{number}": f"--rung-{number}" for number in range(1, COLOR
 
 
 @dataclass(frozen=True)
-class Style:
+class RungStyle:
     """Color, marker and dash of a rung."""
 
     number: int
@@ -41,7 +41,7 @@ class Style:
         return f"#0a000{self.number}" if self.number else BASE
 
 
-def styles(rungs: Iterable[tuple[str, str]]) -> dict[str, Style]:
+def styles(rungs: Iterable[tuple[str, str]]) -> dict[str, RungStyle]:
     """A style for every (name, method). The first rung of a method always has the same one, in all reports."""
     given = dict(rungs)
     fixed = {name: number for number, name in enumerate(method_names())}
@@ -50,10 +50,10 @@ def styles(rungs: Iterable[tuple[str, str]]) -> dict[str, Style]:
         if fixed.get(method, -1) not in (-1, *taken.values()):
             taken[name] = fixed[method]
     free = (number for number in range(len(given) + len(fixed)) if number not in set(taken.values()))
-    bases = {name: Style(0, "", (4, 3)) for name in ("base", *given) if name in BASES}
+    bases = {name: RungStyle(0, "", (4, 3)) for name in ("base", *given) if name in BASES}
     numbers = {name: taken[name] if name in taken else next(free) for name in given if name not in BASES}
     return {**bases, **{name: _style(number) for name, number in numbers.items()}}
 
 
-def _style(number: int) -> Style:
-    return Style(number % COLORS + 1, _MARKERS[number % len(_MARKERS)], _DASHES[number % len(_DASHES)])
+def _style(number: int) -> RungStyle:
+    return RungStyle(number % COLORS + 1, _MARKERS[number % len(_MARKERS)], _DASHES[number % len(_DASHES)])

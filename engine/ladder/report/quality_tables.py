@@ -5,25 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.config.metric_specs import metric_spec
+from engine.config.quantities import ABSENT, integer, percent, rate
 from engine.ladder.format import (
-    ABSENT,
     difference,
-    integer,
     loss,
     loss_bounds,
     loss_change,
     metric_title,
     p_value,
-    percent,
     percent_bounds,
-    rate,
     rounded_up,
     rung_title,
     score,
     score_bounds,
 )
 from engine.ladder.phrases import NO_SIGNIFICANT_DIFFERENCE, SIGNIFICANTLY
-from engine.ladder.report.table import Cell, Column, Line, Table, cell, noted, without_empty
+from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell, noted, without_empty
 from engine.runs.ladder import BASES, Comparison, Ladder, RungResult
 from engine.runs.result import Interval
 
@@ -39,23 +36,23 @@ STATUS_TEXTS = {
 }
 
 
-def quality(ladder: Ladder) -> Table:
+def quality(ladder: Ladder) -> ReportTable:
     """Score with its interval, shares of full fine-tuning's, held-out loss and forgetting."""
     metric = _metric(ladder)
     extras = sorted({name for row in ladder.rows for name in row.extra})
     columns = [
-        *([Column(metric_title(metric))] if metric_spec(metric).needs_answers else []),
-        Column("score", "share of full’s", unmeasured=""),
-        Column("gain over base", "share of full’s", unmeasured=""),
-        Column("held-out loss, nats/token"),
-        Column("forgetting, nats/token", unmeasured="Forgetting was not measured."),
-        *(Column(metric_title(name), "secondary scores") for name in extras),
+        *([ReportColumn(metric_title(metric))] if metric_spec(metric).needs_answers else []),
+        ReportColumn("score", "share of full’s", unmeasured=""),
+        ReportColumn("gain over base", "share of full’s", unmeasured=""),
+        ReportColumn("held-out loss, nats/token"),
+        ReportColumn("forgetting, nats/token", unmeasured="Forgetting was not measured."),
+        *(ReportColumn(metric_title(name), "secondary scores") for name in extras),
     ]
     lines = [_quality_line(row, metric, extras) for row in ladder.rows]
     notes = [f"{rung_title(row.name)}: {row.reason}" for row in ladder.rows if row.status == "partly" and row.reason]
     no_share = [(rung_title(row.name), row.no_share) for row in ladder.rows if row.no_share]
     return without_empty(
-        Table("Quality", "rung", columns, lines, [*notes, *noted("No share of full’s gain", no_share)])
+        ReportTable("Quality", "rung", columns, lines, [*notes, *noted("No share of full’s gain", no_share)])
     )
 
 
@@ -81,9 +78,9 @@ def _metric(ladder: Ladder) -> str:
     return ladder.work.metric if ladder.work else "score"
 
 
-def _quality_line(row: RungResult, metric: str, extras: Sequence[str]) -> Line:
+def _quality_line(row: RungResult, metric: str, extras: Sequence[str]) -> TableLine:
     if why := why_no_numbers(row):
-        return Line(rung_cell(row), instead=why, rung=row.name)
+        return TableLine(rung_cell(row), instead=why, rung=row.name)
     mean = row.score.mean if row.score else None
     cells = [
         *([cell(score(mean, metric), score_bounds(row.score, metric))] if metric_spec(metric).needs_answers else []),
@@ -93,7 +90,7 @@ def _quality_line(row: RungResult, metric: str, extras: Sequence[str]) -> Line:
         cell(loss_change(row.forgetting.mean if row.forgetting else None), loss_bounds(row.forgetting)),
         *(Cell(percent(row.extra.get(name))) for name in extras),
     ]
-    return Line(rung_cell(row), cells, rung=row.name)
+    return TableLine(rung_cell(row), cells, rung=row.name)
 
 
 def _share(share: Interval | None) -> Cell:
@@ -102,7 +99,7 @@ def _share(share: Interval | None) -> Cell:
     return cell(percent(share.mean), percent_bounds(share) if share.low != share.high else "")
 
 
-def by_seed(ladder: Ladder) -> Table | None:
+def by_seed(ladder: Ladder) -> ReportTable | None:
     """The score of every seed; None if there is only one."""
     seeds = sorted({seed for row in ladder.rows for seed in row.seeds})
     if len(seeds) < 2:
@@ -113,31 +110,33 @@ def by_seed(ladder: Ladder) -> Table | None:
         scores = dict(zip(row.seeds, row.by_seed, strict=False))
         if scores:
             cells = [Cell(score(scores.get(seed), metric)) for seed in seeds]
-            lines.append(Line(Cell(rung_title(row.name)), cells, rung=row.name))
+            lines.append(TableLine(Cell(rung_title(row.name)), cells, rung=row.name))
     title = metric_title(metric)
-    return Table(f"{title[:1].upper()}{title[1:]} by seed", "rung", [Column(str(s), "seed") for s in seeds], lines)
+    return ReportTable(
+        f"{title[:1].upper()}{title[1:]} by seed", "rung", [ReportColumn(str(s), "seed") for s in seeds], lines
+    )
 
 
-def comparisons(ladder: Ladder) -> Table | None:
+def comparisons(ladder: Ladder) -> ReportTable | None:
     """Every pair of rungs; None if nothing was compared."""
     if not ladder.comparisons:
         return None
     metric = _metric(ladder)
     items = ladder.work.test if ladder.work else None
-    of_losses = Column("of losses", "difference", unmeasured="Losses were not compared.")
+    of_losses = ReportColumn("of losses", "difference", unmeasured="Losses were not compared.")
     columns = [
-        Column("of scores", "difference"),
+        ReportColumn("of scores", "difference"),
         *([of_losses] if metric_spec(metric).needs_answers else []),
-        Column("unadjusted", "p"),
-        Column("adjusted", "p"),
-        Column("McNemar, by seed", "p", unmeasured="McNemar’s test applies to scores of 0 or 1 only."),
-        Column("finding", words=True),
+        ReportColumn("unadjusted", "p"),
+        ReportColumn("adjusted", "p"),
+        ReportColumn("McNemar, by seed", "p", unmeasured="McNemar’s test applies to scores of 0 or 1 only."),
+        ReportColumn("finding", words=True),
     ]
     lines = [_comparison_line(compared, metric, items) for compared in ladder.comparisons]
-    return without_empty(Table("Pairwise comparisons", "pair", columns, lines))
+    return without_empty(ReportTable("Pairwise comparisons", "pair", columns, lines))
 
 
-def _comparison_line(compared: Comparison, metric: str, items: int | None) -> Line:
+def _comparison_line(compared: Comparison, metric: str, items: int | None) -> TableLine:
     of_scores, of_losses = compared.difference, compared.loss_difference
     loss_cell = cell(loss_change(of_losses.mean), loss_bounds(of_losses)) if of_losses else Cell(ABSENT)
     cells = [
@@ -148,7 +147,7 @@ def _comparison_line(compared: Comparison, metric: str, items: int | None) -> Li
         Cell(", ".join(map(p_value, compared.mcnemar)) or ABSENT),
         Cell(finding(compared, items)),
     ]
-    return Line(Cell(f"{rung_title(compared.a)} − {rung_title(compared.b)}"), cells)
+    return TableLine(Cell(f"{rung_title(compared.a)} − {rung_title(compared.b)}"), cells)
 
 
 def finding(compared: Comparison, items: int | None = None) -> str:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from engine.ladder.format import rate
+from engine.config.quantities import rate
 from engine.ladder.report.drawing import ReportFigure, legend, new_figure, ticks, wants_log
-from engine.ladder.report.palette import PAPER, Style
+from engine.ladder.report.palette import PAPER, RungStyle
 from engine.ladder.report.svg import inline
 from engine.runs.ladder import Ladder, LadderRun
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def rates(ladder: Ladder, styles: dict[str, Style]) -> ReportFigure | None:
+def rates(ladder: Ladder, styles: dict[str, RungStyle]) -> ReportFigure | None:
     """Validation loss by learning rate; the chosen rate is filled. None without trials."""
     tried: dict[str, list[LadderRun]] = {}
     for entry in ladder.entries:
@@ -40,7 +40,7 @@ def rates(ladder: Ladder, styles: dict[str, Style]) -> ReportFigure | None:
     return ReportFigure("Learning-rate trials", svg, "Filled marker: the chosen rate, with the lowest validation loss.")
 
 
-def _trial(axes: Axes, style: Style, entries: Sequence[LadderRun]) -> None:
+def _trial(axes: Axes, style: RungStyle, entries: Sequence[LadderRun]) -> None:
     """One rung's losses by rate: a line with hollow markers, filled for the chosen rate."""
     tried, losses = [e.learning_rate for e in entries], [e.validation_loss or math.nan for e in entries]
     axes.plot(tried, losses, color=style.color, dashes=style.dashes, linewidth=1.2)

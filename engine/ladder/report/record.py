@@ -10,9 +10,10 @@ from typing import Any
 from engine.config.errors import UserError
 from engine.config.preset import flatten
 from engine.config.preset_library import effective
-from engine.ladder.format import ABSENT, integer, loss, rate, rung_title, seconds, size
+from engine.config.quantities import ABSENT, duration, integer, rate, size
+from engine.ladder.format import loss, rung_title
 from engine.ladder.report.quality_tables import STATUS_TEXTS
-from engine.ladder.report.table import Cell, Column, Line, Table, cell, plain
+from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell, plain
 from engine.runs.account import summarize_columns, summarize_rows
 from engine.runs.ladder import BASES, Ladder, LadderRun
 from engine.runs.ladder_dir import LadderDir
@@ -29,7 +30,7 @@ def folder(ladder_dir: LadderDir, entry: LadderRun) -> RunDir | None:
     return RunDir(ladder_dir.runs / entry.run) if entry.run else None
 
 
-def work(ladder: Ladder) -> Table | None:
+def work(ladder: Ladder) -> ReportTable | None:
     """Data, model and training that all rungs share."""
     facts = ladder.work
     if facts is None:
@@ -57,28 +58,31 @@ def work(ladder: Ladder) -> Table | None:
     return two_columns("Data, model and training shared by all rungs", pairs)
 
 
-def two_columns(title: str, pairs: Mapping[str, Any]) -> Table:
+def two_columns(title: str, pairs: Mapping[str, Any]) -> ReportTable:
     """A table of names and values."""
-    lines = [Line(Cell(name), plain([value_text(value)])) for name, value in pairs.items()]
-    return Table(title, "", [Column("", words=True)], lines)
+    lines = [TableLine(Cell(name), plain([value_text(value)])) for name, value in pairs.items()]
+    return ReportTable(title, "", [ReportColumn("", words=True)], lines)
 
 
-def differing(ladder: Ladder) -> Table | None:
+def settings_table(ladder: Ladder) -> ReportTable | None:
     """Settings in which the rungs differ."""
     if not ladder.differs:
         return None
     rungs = [row.name for row in ladder.rows if row.name not in BASES]
     rungs = rungs or list(dict.fromkeys(name for values in ladder.differs.values() for name in values))
     lines = [
-        Line(Cell(key), plain([value_text(values[name]) if name in values else ABSENT for name in rungs]))
+        TableLine(Cell(key), plain([value_text(values[name]) if name in values else ABSENT for name in rungs]))
         for key, values in ladder.differs.items()
     ]
-    return Table(
-        "Settings that differ between rungs", "key", [Column(rung_title(name), words=True) for name in rungs], lines
+    return ReportTable(
+        "Settings that differ between rungs",
+        "key",
+        [ReportColumn(rung_title(name), words=True) for name in rungs],
+        lines,
     )
 
 
-def machine(ladder: Ladder) -> Table:
+def machine(ladder: Ladder) -> ReportTable:
     """Device, CPU, memory and system."""
     facts = {
         name.replace("_", " "): size(value) if name.endswith("memory") and isinstance(value, int) else value
@@ -87,38 +91,38 @@ def machine(ladder: Ladder) -> Table:
     return two_columns("Machine", facts)
 
 
-def runs(ladder: Ladder) -> Table | None:
+def runs(ladder: Ladder) -> ReportTable | None:
     """Every run of the ladder: probes, learning-rate trials and the compared runs."""
     if not ladder.entries:
         return None
     columns = [
-        Column("kind", words=True),
-        Column("seed"),
-        Column("learning rate"),
-        Column("validation loss"),
-        Column("duration"),
-        Column("expected"),
-        Column("outcome", words=True),
-        Column("directory", words=True),
+        ReportColumn("kind", words=True),
+        ReportColumn("seed"),
+        ReportColumn("learning rate"),
+        ReportColumn("validation loss"),
+        ReportColumn("duration"),
+        ReportColumn("expected"),
+        ReportColumn("outcome", words=True),
+        ReportColumn("directory", words=True),
     ]
-    expected = {e.rung: f"{seconds(e.low)} – {seconds(e.high)}" for e in ladder.estimates}
+    expected = {e.rung: f"{duration(e.low)} – {duration(e.high)}" for e in ladder.estimates}
     lines = [_run_line(entry, expected.get(entry.rung, ABSENT)) for entry in ladder.entries]
-    return Table("Runs", "rung", columns, lines)
+    return ReportTable("Runs", "rung", columns, lines)
 
 
-def _run_line(entry: LadderRun, expected: str) -> Line:
+def _run_line(entry: LadderRun, expected: str) -> TableLine:
     outcome = STATUS_TEXTS.get(entry.status, entry.status)
     cells = [
         cell(KINDS[entry.kind], "chosen rate" if entry.chosen else ""),
         Cell(str(entry.seed)),
         Cell(rate(entry.learning_rate)),
         Cell(loss(entry.validation_loss)),
-        Cell(seconds(entry.seconds)),
+        Cell(duration(entry.seconds)),
         Cell(expected if entry.kind == "run" else ABSENT),
         cell(outcome, entry.reason, "reused" if entry.reused else ""),
         Cell(entry.run or ABSENT),
     ]
-    return Line(Cell(rung_title(entry.rung)), cells, rung=entry.rung)
+    return TableLine(Cell(rung_title(entry.rung)), cells, rung=entry.rung)
 
 
 def commands(ladder_dir: LadderDir, ladder: Ladder) -> list[tuple[str, str]]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from engine.config.method_specs import method_spec
 from engine.ladder.report import captions, curves, rate_trials, record, tradeoffs
 from engine.ladder.report.drawing import ReportFigure
-from engine.ladder.report.palette import Style, styles
-from engine.ladder.report.samples import Samples, Source, side_by_side
+from engine.ladder.report.palette import RungStyle, styles
+from engine.ladder.report.samples import PredictionSource, Samples, side_by_side
 from engine.ladder.report.traces import Trace, trace
 from engine.runs.ladder import BASE, BASE_4BIT, Ladder
 from engine.runs.ladder_dir import LadderDir
@@ -20,7 +20,7 @@ class ReportData:
 
     directory: LadderDir
     ladder: Ladder
-    styles: dict[str, Style]
+    styles: dict[str, RungStyle]
     traces: list[Trace]
     samples: Samples
     problems: list[str]
@@ -45,7 +45,7 @@ def load_report_data(directory: LadderDir, ladder: Ladder) -> ReportData:
             traces.append(run_trace)
             # There is a 4-bit row only if another run scored the unquantized base model.
             quantized = method_spec(methods[entry.rung]).quantizes_base and BASE_4BIT in methods
-            predictions.append(Source(entry.rung, BASE_4BIT if quantized else BASE, run.predictions_file))
+            predictions.append(PredictionSource(entry.rung, BASE_4BIT if quantized else BASE, run.predictions_file))
         else:
             problems.append(f"{run.name} has no events: its directory may have been deleted")
     metric = ladder.work.metric if ladder.work else "loss"

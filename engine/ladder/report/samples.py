@@ -16,7 +16,7 @@ MAX_SAMPLES = 30
 
 
 @dataclass(frozen=True)
-class Source:
+class PredictionSource:
     """The predictions of a run: of which rung, and of which base model."""
 
     rung: str
@@ -25,7 +25,7 @@ class Source:
     path: Path
 
 
-class Answer(msgspec.Struct):
+class ModelAnswer(msgspec.Struct):
     """One answer in `predictions.jsonl`."""
 
     nll: float | None = None
@@ -36,7 +36,7 @@ class Answer(msgspec.Struct):
     scores: dict[str, float] | None = None
 
 
-class Line(msgspec.Struct):
+class PredictionLine(msgspec.Struct):
     """One test item of one run, a line of `predictions.jsonl`."""
 
     item: int
@@ -45,12 +45,12 @@ class Line(msgspec.Struct):
     where: str = ""
     references: list[str] = []
     """All accepted answers, `target` first; empty if that is the only one."""
-    base: Answer | None = None
-    tuned: Answer | None = None
+    base: ModelAnswer | None = None
+    tuned: ModelAnswer | None = None
 
 
 @dataclass
-class Sample:
+class ItemAnswers:
     """A test item with the answers by rung or base model, one per seed in the order of the runs."""
 
     item: int
@@ -58,14 +58,14 @@ class Sample:
     prompt: str
     targets: list[str]
     """All accepted answers."""
-    answers: dict[str, list[Answer]] = field(default_factory=dict)
+    answers: dict[str, list[ModelAnswer]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Samples:
     """The test items that a report shows."""
 
-    shown: list[Sample]
+    shown: list[ItemAnswers]
     items: int = 0
     """Number of test items."""
     disagreed: int = 0
@@ -73,7 +73,7 @@ class Samples:
     problems: list[str] = field(default_factory=list)
 
 
-def side_by_side(sources: Sequence[Source], metric: str, limit: int = MAX_SAMPLES) -> Samples:
+def side_by_side(sources: Sequence[PredictionSource], metric: str, limit: int = MAX_SAMPLES) -> Samples:
     """Collect the items of all runs. Reads the files twice: the scores of all items, then the texts of those shown."""
     values: dict[int, dict[str, list[float]]] = {}
     texts: dict[int, int] = {}
@@ -102,7 +102,7 @@ def side_by_side(sources: Sequence[Source], metric: str, limit: int = MAX_SAMPLE
     return Samples([samples[item] for item in ranked[:limit] if item in samples], len(texts), disagreed, problems)
 
 
-def value(answer: Answer, metric: str) -> float | None:
+def value(answer: ModelAnswer, metric: str) -> float | None:
     """The score; nats/token if the metric is the loss."""
     if not metric_spec(metric).needs_answers:
         weight = answer.weight or answer.tokens
@@ -110,7 +110,7 @@ def value(answer: Answer, metric: str) -> float | None:
     return (answer.scores or {}).get(metric)
 
 
-def _scan(source: Source, metric: str) -> dict[int, tuple[int, dict[str, float]]]:
+def _scan(source: PredictionSource, metric: str) -> dict[int, tuple[int, dict[str, float]]]:
     """One file: item -> (hash of its texts, row name -> score)."""
     items = {}
     for line in _lines(source.path):
@@ -132,23 +132,23 @@ def _range(numbers: Sequence[float]) -> float:
     return max(numbers) - min(numbers) if numbers else 0.0
 
 
-def _texts(sources: Sequence[Source], items: set[int]) -> dict[int, Sample]:
-    samples: dict[int, Sample] = {}
+def _texts(sources: Sequence[PredictionSource], items: set[int]) -> dict[int, ItemAnswers]:
+    samples: dict[int, ItemAnswers] = {}
     for source in sources:
         for line in _lines(source.path):
             if line.item not in items:
                 continue
             targets = line.references or [line.target]
-            sample = samples.setdefault(line.item, Sample(line.item, line.where, line.prompt, targets))
+            sample = samples.setdefault(line.item, ItemAnswers(line.item, line.where, line.prompt, targets))
             for name, answer in ((source.base, line.base), (source.rung, line.tuned)):
                 if answer:
                     sample.answers.setdefault(name, []).append(answer)
     return samples
 
 
-def _lines(path: Path) -> Iterator[Line]:
+def _lines(path: Path) -> Iterator[PredictionLine]:
     """Raises OSError and msgspec.DecodeError."""
-    decode = msgspec.json.Decoder(Line).decode
+    decode = msgspec.json.Decoder(PredictionLine).decode
     with path.open("rb") as file:
         for line in file:
             if line.strip():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from engine.ladder.format import ABSENT
+from engine.config.quantities import ABSENT
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Column:
+class ReportColumn:
     """A column's heading and alignment."""
 
     head: str
@@ -30,7 +30,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Line:
+class TableLine:
     """A row: its heading, then one cell per column or one text across all columns."""
 
     head: Cell
@@ -41,14 +41,14 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """A titled table with notes."""
 
     title: str
     first: str
     """Heading of the first column."""
-    columns: Sequence[Column]
-    lines: Sequence[Line]
+    columns: Sequence[ReportColumn]
+    lines: Sequence[TableLine]
     notes: Sequence[str] = field(default_factory=tuple)
 
     def groups(self) -> list[tuple[str, int]]:
@@ -62,7 +62,7 @@ class Table:
         return spans
 
 
-def without_empty(table: Table) -> Table:
+def without_empty(table: ReportTable) -> ReportTable:
     """Replace columns without a value by their notes."""
     filled, notes = [], []
     for number, column in enumerate(table.columns):

@@ -22,7 +22,7 @@ MAX_MEMORY_POINTS = 240
 
 
 @dataclass(frozen=True)
-class Curve:
+class LossCurve:
     """A loss over training; all lists have the same length."""
 
     tokens: list[float] = field(default_factory=list)
@@ -39,8 +39,8 @@ class Trace:
 
     rung: str
     seed: int
-    train: Curve
-    validation: Curve
+    train: LossCurve
+    validation: LossCurve
     memory: dict[str, tuple[list[float], list[float]]]
     """By kind: (seconds since the start of the run, bytes)."""
     steps_per_point: int = 1
@@ -137,9 +137,9 @@ class _Losses:
         """A repeated evaluation of a step replaces the earlier one."""
         self._evaluated[event.step] = (self._tokens, self._seconds, event.loss)
 
-    def curves(self) -> tuple[Curve, Curve]:
+    def curves(self) -> tuple[LossCurve, LossCurve]:
         """(training, validation); training has at most MAX_LOSS_POINTS means, weighted by answer tokens."""
-        train, validation, tokens, seconds = Curve(), Curve(), 0.0, 0.0
+        train, validation, tokens, seconds = LossCurve(), LossCurve(), 0.0, 0.0
         for group in self._groups:
             tokens, seconds = tokens + group.tokens, seconds + group.seconds
             train.tokens.append(tokens)

@@ -9,7 +9,7 @@ from engine.config.metric_specs import metric_spec
 from engine.ladder.format import rung_title, score
 from engine.ladder.report.cost_tables import PEAKS
 from engine.ladder.report.drawing import BYTES, SECONDS, ReportFigure, legend, new_figure, ticks, unit, wants_log
-from engine.ladder.report.palette import BASE, MUTED, Style
+from engine.ladder.report.palette import BASE, MUTED, RungStyle
 from engine.ladder.report.svg import inline
 from engine.runs.ladder import BASES, Ladder, RungResult, SeedRange
 
@@ -21,19 +21,19 @@ Point = tuple[RungResult, float, float, float]
 """A row with its cost: mean, lowest and highest seed."""
 
 
-def against_time(ladder: Ladder, styles: dict[str, Style]) -> ReportFigure | None:
+def against_time(ladder: Ladder, styles: dict[str, RungStyle]) -> ReportFigure | None:
     name, factor = unit(max((_high(row.training_seconds) for row in ladder.rows), default=0.0), SECONDS)
     points = [point for row in ladder.rows if (point := _point(row, row.training_seconds, factor))]
     return _against(ladder, styles, points, "time", f"training time, {name}", "training time")
 
 
-def against_money(ladder: Ladder, styles: dict[str, Style]) -> ReportFigure | None:
+def against_money(ladder: Ladder, styles: dict[str, RungStyle]) -> ReportFigure | None:
     currency = next((row.currency for row in ladder.rows if row.money), "")
     points = [point for row in ladder.rows if (point := _point(row, row.money, 1.0))]
     return _against(ladder, styles, points, "money", f"price per run, {currency}", "price")
 
 
-def against_memory(ladder: Ladder, styles: dict[str, Style]) -> ReportFigure | None:
+def against_memory(ladder: Ladder, styles: dict[str, RungStyle]) -> ReportFigure | None:
     """By memory reserved on the GPU, or by the memory of the process on a CPU."""
     for kind in ("gpu_training", "reserved", "rss_training", "rss"):
         peaks = {row.name: getattr(row.peak, kind) for row in ladder.rows if row.peak and row.name not in BASES}
@@ -57,7 +57,7 @@ def _point(row: RungResult, cost: SeedRange | None, factor: float) -> Point | No
 
 
 def _against(
-    ladder: Ladder, styles: dict[str, Style], points: list[Point], what: str, axis: str, title: str
+    ladder: Ladder, styles: dict[str, RungStyle], points: list[Point], what: str, axis: str, title: str
 ) -> ReportFigure | None:
     if not points:
         return None
@@ -90,7 +90,7 @@ def _description(rows: Sequence[RungResult], metric: str) -> str:
     return ", ".join(f"{rung_title(row.name)} {score(row.score.mean if row.score else None, metric)}" for row in rows)
 
 
-def _mark(axes: Axes, style: Style, row: RungResult, cost: tuple[float, float, float], scale: float) -> None:
+def _mark(axes: Axes, style: RungStyle, row: RungResult, cost: tuple[float, float, float], scale: float) -> None:
     """A rung's marker with its interval (vertical) and its range over the seeds (horizontal)."""
     value = row.score
     if value is None or value.mean is None:

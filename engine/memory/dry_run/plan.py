@@ -136,7 +136,7 @@ def _look(
     exact, why = _dry_run(asked, chosen, subject)
     if automatic and exact and exact.peak + subject.budget.process_overhead > subject.budget.free:
         # The micro-batch size that fits by the formula does not fit by the dry run: repeat with a corrected one.
-        less = largest_micro_batch(replace(asked, scale=FormulaCorrection.of(asked.light(), exact))).value
+        less = largest_micro_batch(replace(asked, scale=FormulaCorrection.of(asked.formula_estimate(), exact))).value
         if 0 < less < exact.micro_batch:
             asked = asked.with_micro_batch(less)
             exact, why = _dry_run(asked, chosen, subject)

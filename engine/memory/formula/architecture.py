@@ -107,51 +107,53 @@ class Architecture:
         return (self.vocabulary * (1 if self.tied else 2) + self.positions) * self.hidden
 
 
-def read_architecture(table: Mapping[str, Any], where: str = "config.json") -> Architecture:
+def read_architecture(model_config: Mapping[str, Any], where: str = "config.json") -> Architecture:
     """Read a parsed `config.json`. Raises UserError if it is not that of a decoder."""
-    table = {**table, **table.get("text_config", {})}
-    kind = table.get("model_type", "")
-    hidden = _positive(table, where, "hidden_size", "n_embd", "d_model", "dim")
-    heads = _positive(table, where, "num_attention_heads", "n_head", "num_heads", "n_heads")
+    model_config = {**model_config, **model_config.get("text_config", {})}
+    kind = model_config.get("model_type", "")
+    hidden = _positive(model_config, where, "hidden_size", "n_embd", "d_model", "dim")
+    heads = _positive(model_config, where, "num_attention_heads", "n_head", "num_heads", "n_heads")
     intermediate = _positive(
-        table, where, "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", otherwise=4 * hidden
+        model_config, where, "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", otherwise=4 * hidden
     )
-    experts = _positive(table, where, "num_experts", "num_local_experts", "n_routed_experts", otherwise=0)
+    experts = _positive(model_config, where, "num_experts", "num_local_experts", "n_routed_experts", otherwise=0)
     return Architecture(
-        layers=_positive(table, where, "num_hidden_layers", "n_layer", "num_layers", "n_layers"),
+        layers=_positive(model_config, where, "num_hidden_layers", "n_layer", "num_layers", "n_layers"),
         hidden=hidden,
         intermediate=intermediate,
         heads=heads,
-        kv_heads=_positive(table, where, "num_key_value_heads", otherwise=heads),
-        head_dim=_positive(table, where, "head_dim", otherwise=hidden // heads),
-        vocabulary=_positive(table, where, "vocab_size"),
-        positions=_positive(table, where, "n_positions", otherwise=0) if kind == "gpt2" else 0,
-        tied=bool(table.get("tie_word_embeddings", kind in TIED)),
+        kv_heads=_positive(model_config, where, "num_key_value_heads", otherwise=heads),
+        head_dim=_positive(model_config, where, "head_dim", otherwise=hidden // heads),
+        vocabulary=_positive(model_config, where, "vocab_size"),
+        positions=_positive(model_config, where, "n_positions", otherwise=0) if kind == "gpt2" else 0,
+        tied=bool(model_config.get("tie_word_embeddings", kind in TIED)),
         gated=kind not in UNGATED,
         fused_qkv=kind in QKV,
         experts=experts,
-        experts_used=_positive(table, where, "num_experts_per_tok", "moe_top_k", otherwise=2) if experts else 0,
-        expert_intermediate=_positive(table, where, "moe_intermediate_size", otherwise=intermediate) if experts else 0,
-        activation=_activation(table, kind),
-        attention_dropout=any(table.get(name) for name in ATTENTION_DROPOUT),
-        windowed=_windowed(table),
+        experts_used=_positive(model_config, where, "num_experts_per_tok", "moe_top_k", otherwise=2) if experts else 0,
+        expert_intermediate=_positive(model_config, where, "moe_intermediate_size", otherwise=intermediate)
+        if experts
+        else 0,
+        activation=_activation(model_config, kind),
+        attention_dropout=any(model_config.get(name) for name in ATTENTION_DROPOUT),
+        windowed=_windowed(model_config),
     )
 
 
-def _windowed(table: Mapping[str, Any]) -> bool:
-    if isinstance(kinds := table.get("layer_types"), list):
+def _windowed(model_config: Mapping[str, Any]) -> bool:
+    if isinstance(kinds := model_config.get("layer_types"), list):
         return any(kind != "full_attention" for kind in kinds)
-    return bool(table.get("sliding_window")) and table.get("use_sliding_window") is not False
+    return bool(model_config.get("sliding_window")) and model_config.get("use_sliding_window") is not False
 
 
-def _activation(table: Mapping[str, Any], kind: str) -> str:
-    named = next((table[name] for name in ACTIVATION if table.get(name)), None)
+def _activation(model_config: Mapping[str, Any], kind: str) -> str:
+    named = next((model_config[name] for name in ACTIVATION if model_config.get(name)), None)
     return str(named or ("gelu_new" if kind == "gpt2" else ""))
 
 
-def _positive(table: Mapping[str, Any], where: str, *names: str, otherwise: int | None = None) -> int:
+def _positive(model_config: Mapping[str, Any], where: str, *names: str, otherwise: int | None = None) -> int:
     for name in names:
-        value = table.get(name)
+        value = model_config.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return value
     if otherwise is None:

@@ -1,10 +1,21 @@
-"""Disk space that the checkpoints and the saved model of a run need. Imports no torch."""
+"""Disk space that the checkpoints and the saved model of a run need, and the refusal of a disk that has less.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from engine.config import schema
+from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
-from engine.memory.formula.estimate import MemoryEstimate
+from engine.config.quantities import size
+from engine.memory.formula.estimate import Device, MemoryEstimate, StepShape
+from engine.memory.formula.formula import formula
+from engine.runs.home import CHOOSE_ANOTHER
 
 
 def disk_bytes(estimate: MemoryEstimate, config: schema.Config) -> int:
@@ -17,3 +28,25 @@ def disk_bytes(estimate: MemoryEstimate, config: schema.Config) -> int:
     saved = weights if method_spec(config.method).trains_weights else adapters
     state = estimate.static - weights - adapters
     return (config.train.keep_checkpoints + 1) * (saved + state) + saved
+
+
+def needed_space(
+    config: schema.Config, model_config: Mapping[str, Any] | None, device: Device, bf16: bool
+) -> int | None:
+    """`disk_bytes` by the formula; None for a model whose `config.json` (`model_config`) is unknown or unsupported."""
+    if model_config is None:
+        return None
+    rows = StepShape(count=config.train.batch, length=config.train.max_length, answer=1)  # does not matter here
+    try:
+        return disk_bytes(formula(config, model_config, device, rows, bf16), config)
+    except UserError:
+        return None
+
+
+def small_disk_error(needed: int | None, free: int, runs: Path) -> UserError | None:
+    """The error for a disk with less free space than needed, None if it has enough or the need is unknown."""
+    if needed is None or needed <= free:
+        return None
+    what = f"{size(free)} of disk space free, and checkpoints and model need about {size(needed)} (estimated)"
+    do = f"free some space, set train.keep_checkpoints = 1, or {CHOOSE_ANOTHER}"
+    return UserError(what, str(runs), do, "disk.too_small")

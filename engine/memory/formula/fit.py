@@ -61,35 +61,35 @@ class FormulaCorrection:
     evaluation: float = 1.0
 
     @classmethod
-    def of(cls, light: MemoryEstimate, exact: MemoryEstimate | None) -> FormulaCorrection:
-        if exact is None:
+    def of(cls, estimate: MemoryEstimate, dry_run: MemoryEstimate | None) -> FormulaCorrection:
+        if dry_run is None:
             return cls()
         return cls(
-            _ratio(exact.static, light.static),
-            _ratio(_tensors(exact.training) - exact.static, _tensors(light.training) - light.static),
-            _ratio(_tensors(exact.evaluation) - exact.static, _tensors(light.evaluation) - light.static),
+            _ratio(dry_run.static, estimate.static),
+            _ratio(_tensors(dry_run.training) - dry_run.static, _tensors(estimate.training) - estimate.static),
+            _ratio(_tensors(dry_run.evaluation) - dry_run.static, _tensors(estimate.evaluation) - estimate.static),
         )
 
-    def training_peak(self, light: MemoryEstimate) -> int:
+    def training_peak(self, estimate: MemoryEstimate) -> int:
         """Corrected peak of training in bytes."""
-        return self._scaled(light.training, light, self.training)
+        return self._scaled(estimate.training, estimate, self.training)
 
-    def evaluation_peak(self, light: MemoryEstimate) -> int:
-        return self._scaled(light.evaluation, light, self.evaluation)
+    def evaluation_peak(self, estimate: MemoryEstimate) -> int:
+        return self._scaled(estimate.evaluation, estimate, self.evaluation)
 
-    def peak(self, light: MemoryEstimate) -> int:
+    def peak(self, estimate: MemoryEstimate) -> int:
         """Corrected `MemoryEstimate.peak`."""
-        if light.device == "cuda":
-            return self.training_peak(light)
-        return max(self.training_peak(light), self.evaluation_peak(light))
+        if estimate.device == "cuda":
+            return self.training_peak(estimate)
+        return max(self.training_peak(estimate), self.evaluation_peak(estimate))
 
-    def _scaled(self, peak: PeakMemory, light: MemoryEstimate, factor: float) -> int:
-        tensors = light.static * self.static + (_tensors(peak) - light.static) * factor
-        return with_pool(PeakMemory(total=round(tensors)), light.device).total
+    def _scaled(self, peak: PeakMemory, estimate: MemoryEstimate, factor: float) -> int:
+        tensors = estimate.static * self.static + (_tensors(peak) - estimate.static) * factor
+        return with_pool(PeakMemory(total=round(tensors)), estimate.device).total
 
 
-def _ratio(exact: int, light: int) -> float:
-    return exact / light if light > 0 and exact > 0 else 1.0
+def _ratio(dry_run: int, estimate: int) -> float:
+    return dry_run / estimate if estimate > 0 and dry_run > 0 else 1.0
 
 
 def _tensors(peak: PeakMemory) -> int:
@@ -101,19 +101,22 @@ class FitQuery:
     """One configuration, its rows and the memory in which it should fit."""
 
     config: Config
-    table: Mapping[str, Any]
+    model_config: Mapping[str, Any]
     """The model's parsed config.json."""
     rows: StepShape
     budget: MemoryBudget
     scale: FormulaCorrection = FormulaCorrection()
 
-    def light(self) -> MemoryEstimate:
+    def formula_estimate(self) -> MemoryEstimate:
         """The estimate of the formula, not corrected."""
-        return formula(self.config, self.table, self.budget.device, self.rows, self.budget.bf16)
+        return formula(self.config, self.model_config, self.budget.device, self.rows, self.budget.bf16)
+
+    light = formula_estimate
+    """The name that `engine.memory.dry_run.plan` uses."""
 
     def peak(self) -> int:
         """Corrected peak in bytes."""
-        return self.scale.peak(self.light())
+        return self.scale.peak(self.formula_estimate())
 
     def fits(self) -> bool:
         """Whether it fits, without the margin."""
@@ -138,29 +141,29 @@ class FitQuery:
         return self.with_settings({"train.micro_batch": rows})
 
 
-def largest_micro_batch(asked: FitQuery, safely: bool = False) -> LargestFit:
+def largest_micro_batch(query: FitQuery, safely: bool = False) -> LargestFit:
     """The largest micro-batch size that fits; the effective batch size is unchanged. `safely`: with the margin."""
 
     def fits(rows: int) -> bool:
-        changed = asked.with_micro_batch(rows)
+        changed = query.with_micro_batch(rows)
         return changed.fits_safely() if safely else changed.fits()
 
-    count = asked.rows.count
-    whole = asked.with_micro_batch(count)
+    count = query.rows.count
+    whole = query.with_micro_batch(count)
     if fits(count):  # a special case: a step with one micro-batch has no gradients of an earlier one
-        cut = whole.light().micro_batch
+        cut = whole.formula_estimate().micro_batch
         return LargestFit(value=cut, bound="all" if cut == count else "pass")
     return LargestFit(value=_last(range(1, count), fits), bound="memory")
 
 
-def largest_evaluation_batch(asked: FitQuery) -> LargestFit:
+def largest_evaluation_batch(query: FitQuery) -> LargestFit:
     """The largest `evaluation.batch` that fits; the held-out loss is included."""
 
     def fits(rows: int) -> bool:
-        light = asked.with_settings({"evaluation.batch": rows}).light()
-        return asked.scale.evaluation_peak(light) + asked.budget.process_overhead <= asked.budget.free
+        estimate = query.with_settings({"evaluation.batch": rows}).formula_estimate()
+        return query.scale.evaluation_peak(estimate) + query.budget.process_overhead <= query.budget.free
 
-    batch = asked.config.evaluation.batch
+    batch = query.config.evaluation.batch
     return (
         LargestFit(value=batch, bound="all")
         if fits(batch)
@@ -168,7 +171,7 @@ def largest_evaluation_batch(asked: FitQuery) -> LargestFit:
     )
 
 
-def longest_rows(asked: FitQuery, positions: int | None) -> LargestFit:
+def longest_rows(query: FitQuery, positions: int | None) -> LargestFit:
     """The longest row in tokens that fits, such that all shorter rows fit too, with the same fraction of answer tokens.
     `positions`: maximum of the model, None if unknown.
 
@@ -176,21 +179,21 @@ def longest_rows(asked: FitQuery, positions: int | None) -> LargestFit:
     requested length counts if it fits, even if a shorter one, with more rows per micro-batch, does not.
     """
     limit = min(positions or MAX_LENGTH, MAX_LENGTH)
-    places = [place for place in _places(asked, limit) if place > 1]
-    good = _first_bad(places, lambda length: asked.with_length(length).fits())
+    places = [place for place in _places(query, limit) if place > 1]
+    good = _first_bad(places, lambda length: query.with_length(length).fits())
     if good == len(places):
         return LargestFit(value=limit, bound="all")
     below = places[good - 1] if good else 1
     between = range(below + 1, places[good])
-    most = max(below if good else 0, _last(between, lambda length: asked.with_length(length).fits()))
-    if most < asked.rows.length <= limit and asked.fits():
-        most = asked.rows.length
+    most = max(below if good else 0, _last(between, lambda length: query.with_length(length).fits()))
+    if most < query.rows.length <= limit and query.fits():
+        most = query.rows.length
     return LargestFit(value=most, bound="memory")
 
 
-def _places(asked: FitQuery, limit: int) -> list[int]:
+def _places(query: FitQuery, limit: int) -> list[int]:
     """Lengths after which a micro-batch has fewer rows or another packing, and the limit."""
-    device: Device = asked.budget.device
+    device: Device = query.budget.device
     places = {limit, PACKED_MEAN_LENGTH}
     for tokens in (PACKED_TOKENS[device], PADDED_TOKENS[device]):
         places |= {tokens // rows for rows in range(1, HELD_OUT_ROWS + 1)}

@@ -38,14 +38,14 @@ from engine.memory.formula.weights_and_state import (
 
 
 def formula(
-    config: schema.Config, table: Mapping[str, Any], device: Device, rows: StepShape, bf16: bool = True
+    config: schema.Config, model_config: Mapping[str, Any], device: Device, rows: StepShape, bf16: bool = True
 ) -> MemoryEstimate:
     """Predict the memory of `config` for steps of `rows`.
 
-    `table`: the parsed config.json; `bf16`: whether the device supports bf16. Raises UserError if the table is not that
+    `model_config`: the parsed config.json; `bf16`: whether the device supports bf16. Raises UserError if it is not that
     of a decoder.
     """
-    shape = read_architecture(table, config.model.id)
+    shape = read_architecture(model_config, config.model.id)
     setting = config.train.micro_batch
     most = rows.count if setting == "auto" else setting
     layout = largest_micro_batch_shape(rows, most, config.train.packing, device, uses_segments(shape, config))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from engine.config.quantities import relative_error
 from engine.memory.formula.estimate import Device
 
 Tier = Literal["formula", "dry run"]
@@ -34,13 +35,8 @@ class MeasuredError:
     @property
     def line(self) -> str:
         """The errors in one line of text."""
-        median = f"median {percent(self.median)}, " if self.median is not None else ""
-        return f"{median}worst {percent(self.worst)} against {self.against}"
-
-
-def percent(fraction: float) -> str:
-    """Format a fraction as percent, with two decimals below 1%."""
-    return f"{fraction * 100:.2f}%" if abs(fraction) < 0.01 else f"{fraction * 100:.1f}%"
+        median = f"median {relative_error(self.median)}, " if self.median is not None else ""
+        return f"{median}worst {relative_error(self.worst)} against {self.against}"
 
 
 GRID = "the CPU allocator's peak in 48 configurations"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from msgspec import Struct, field
@@ -114,70 +115,70 @@ def planned_rows(config: Config, positions: int | None, length: int | None = Non
     return StepShape(count=config.train.batch, length=length, answer=max(1, length - 1))
 
 
-def with_micro_batch(asked: FitQuery) -> FitQuery:
+def with_micro_batch(query: FitQuery) -> FitQuery:
     """Replace `auto` by the largest micro-batch size that fits with the margin, else without it, else 1."""
-    if asked.config.train.micro_batch != "auto":
-        return asked
-    largest = largest_micro_batch(asked, safely=True)
-    largest = largest if largest.value else largest_micro_batch(asked)
+    if query.config.train.micro_batch != "auto":
+        return query
+    largest = largest_micro_batch(query, safely=True)
+    largest = largest if largest.value else largest_micro_batch(query)
     # If memory is not the limit, use the batch size: micro-batches of shorter rows can have more rows.
-    return asked.with_micro_batch(max(1, largest.value) if largest.bound == "memory" else asked.config.train.batch)
+    return query.with_micro_batch(max(1, largest.value) if largest.bound == "memory" else query.config.train.batch)
 
 
 def plan_method(
-    asked: FitQuery,
+    query: FitQuery,
     automatic: bool,
-    exact: MemoryEstimate | None,
+    dry_run: MemoryEstimate | None,
     positions: int | None,
     qlora: tuple[Config, FormulaCorrection] | None = None,
     refused: str = "",
 ) -> MethodPlan:
-    """Plan one method. `asked` has a fixed micro-batch size; `exact`: its dry run, if any; `qlora`: as in `changes`."""
-    light = asked.light()
-    scaled = FitQuery(asked.config, asked.table, asked.rows, asked.budget, FormulaCorrection.of(light, exact))
-    best = exact or light
-    fit = classify_fit(best.peak, asked.budget, best.tier)
+    """Plan one method. `query` has a fixed micro-batch size; `dry_run`: of it, if any; `qlora`: as in `changes`."""
+    estimate = query.formula_estimate()
+    scaled = replace(query, scale=FormulaCorrection.of(estimate, dry_run))
+    best = dry_run or estimate
+    fit = classify_fit(best.peak, query.budget, best.tier)
     return MethodPlan(
-        method=asked.config.method,
+        method=query.config.method,
         automatic=automatic,
-        optimizer=asked.config.optimizer.name,
-        formula=light,
-        dry_run=exact,
+        optimizer=query.config.optimizer.name,
+        formula=estimate,
+        dry_run=dry_run,
         refused=refused,
         fit=fit,
-        margin=margin(best.peak, asked.budget, best.tier),
+        margin=margin(best.peak, query.budget, best.tier),
         micro_batch=_at_least(largest_micro_batch(scaled), best.micro_batch),
         evaluation_batch=largest_evaluation_batch(scaled),
         longest=longest_rows(scaled, positions),
         longest_alone=longest_rows(scaled.with_micro_batch(1), positions),
         changes=changes(scaled, qlora, positions),
-        listed_gpu=_cheapest_gpu(best) if fit == "does not fit" and asked.budget.device == "cuda" else "",
+        listed_gpu=_cheapest_gpu(best) if fit == "does not fit" and query.budget.device == "cuda" else "",
     )
 
 
-def quick_plan(question: PlanQuery, table: Mapping[str, Any]) -> MemoryPlan:
+def quick_plan(question: PlanQuery, model_config: Mapping[str, Any]) -> MemoryPlan:
     """Plan by the formula only, in milliseconds and without reading data.
 
-    Raises UserError if the table is not that of a decoder.
+    Raises UserError if `model_config` is not that of a decoder.
     """
-    positions = positions_of(table)
+    positions = positions_of(model_config)
     rows = planned_rows(question.configs[0], positions, question.length)
     plans = []
     for config in question.configs:
-        asked = with_micro_batch(FitQuery(config, table, rows, question.budget))
+        query = with_micro_batch(FitQuery(config, model_config, rows, question.budget))
         qlora = (question.qlora, FormulaCorrection()) if question.qlora and config.method != QLORA.name else None
-        plans.append(plan_method(asked, config.train.micro_batch == "auto", None, positions, qlora))
+        plans.append(plan_method(query, config.train.micro_batch == "auto", None, positions, qlora))
     chosen: RowsFrom = "asked" if question.length else "max_length"
-    architecture = table.get("model_type") or "this architecture"
+    architecture = model_config.get("model_type") or "this architecture"
     note = f"not checked: whether transformers supports {architecture}, and the data"
     return MemoryPlan(budget=question.budget, rows=rows, rows_from=chosen, methods=plans, notes=[note])
 
 
-def positions_of(table: Mapping[str, Any]) -> int | None:
+def positions_of(model_config: Mapping[str, Any]) -> int | None:
     """Maximum sequence length of a model, None if its configuration does not give it."""
-    table = {**table, **(table.get("text_config") or {})}
+    model_config = {**model_config, **(model_config.get("text_config") or {})}
     for name in ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx"):
-        value = table.get(name)
+        value = model_config.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and value > 1:
             return value
     return None

@@ -36,48 +36,48 @@ class Remedy(Struct, frozen=True, kw_only=True):
 
 
 def changes(
-    asked: FitQuery, qlora: tuple[Config, FormulaCorrection] | None = None, positions: int | None = None
+    query: FitQuery, qlora: tuple[Config, FormulaCorrection] | None = None, positions: int | None = None
 ) -> list[Remedy]:
-    """Changes that make `asked` fit, smallest first; empty if it already fits or nothing helps.
+    """Changes that make `query` fit, smallest first; empty if it already fits or nothing helps.
 
     Smaller means less effect on the result: none for micro-batch size, evaluation batch size and gradient
     checkpointing, little for 8-bit optimizer state, more for shorter rows, most for QLoRA. `qlora`: the preset with
     that method, None if it is already used.
     """
-    if asked.fits():
+    if query.fits():
         return []
-    alone = [change for change in _alone(asked, qlora, positions) if change]
-    return alone or [change for change in _together(asked, qlora, positions) if change][:1]
+    alone = [change for change in _alone(query, qlora, positions) if change]
+    return alone or [change for change in _together(query, qlora, positions) if change][:1]
 
 
 def _alone(
-    asked: FitQuery, qlora: tuple[Config, FormulaCorrection] | None, positions: int | None
+    query: FitQuery, qlora: tuple[Config, FormulaCorrection] | None, positions: int | None
 ) -> Iterator[Remedy | None]:
-    if 0 < (largest := largest_evaluation_batch(asked).value) < asked.config.evaluation.batch:
-        yield _change(asked, {"evaluation.batch": largest})
-    if 0 < (largest := largest_micro_batch(asked).value) < asked.light().micro_batch:
-        yield _change(asked, {"train.micro_batch": largest})
-    for settings in (_checkpointing(asked), _small_state(asked)):
-        yield _change(asked, settings) if settings else None
-    yield _shorter(asked, {}, positions)
+    if 0 < (largest := largest_evaluation_batch(query).value) < query.config.evaluation.batch:
+        yield _change(query, {"evaluation.batch": largest})
+    if 0 < (largest := largest_micro_batch(query).value) < query.formula_estimate().micro_batch:
+        yield _change(query, {"train.micro_batch": largest})
+    for settings in (_checkpointing(query), _small_state(query)):
+        yield _change(query, settings) if settings else None
+    yield _shorter(query, {}, positions)
     if qlora:
-        yield _change(_by_qlora(asked, qlora), {}, {"method": QLORA.name})
+        yield _change(_by_qlora(query, qlora), {}, {"method": QLORA.name})
 
 
 def _together(
-    asked: FitQuery, qlora: tuple[Config, FormulaCorrection] | None, positions: int | None
+    query: FitQuery, qlora: tuple[Config, FormulaCorrection] | None, positions: int | None
 ) -> Iterator[Remedy | None]:
     """Combinations with as few changes as possible: first with the same method, then with QLoRA."""
-    yield _fewest(asked, {}, positions)
+    yield _fewest(query, {}, positions)
     if qlora:
-        start, method = _by_qlora(asked, qlora), {"method": QLORA.name}
+        start, method = _by_qlora(query, qlora), {"method": QLORA.name}
         yield from (_on_top(change, method) for change in _alone(start, None, positions) if change)
         yield _fewest(start, method, positions)
 
 
 def _fewest(start: FitQuery, before: Settings, positions: int | None) -> Remedy | None:
     """All changes that keep rows and method, minus those not needed; plus shorter rows if they do not suffice."""
-    settings: Settings = {"train.micro_batch": 1} if start.light().micro_batch > 1 else {}
+    settings: Settings = {"train.micro_batch": 1} if start.formula_estimate().micro_batch > 1 else {}
     settings |= {} if largest_evaluation_batch(start).bound == "all" else {"evaluation.batch": 1}
     settings |= {**_checkpointing(start), **_small_state(start)}
     if not start.with_settings(settings).fits():
@@ -94,36 +94,36 @@ def _on_top(change: Remedy, before: Settings) -> Remedy:
     return Remedy(settings={**before, **change.settings}, peak=change.peak, fit=change.fit)
 
 
-def _checkpointing(asked: FitQuery) -> Settings:
-    return {} if asked.light().gradient_checkpointing else {"train.gradient_checkpointing": True}
+def _checkpointing(query: FitQuery) -> Settings:
+    return {} if query.formula_estimate().gradient_checkpointing else {"train.gradient_checkpointing": True}
 
 
-def _small_state(asked: FitQuery) -> Settings:
+def _small_state(query: FitQuery) -> Settings:
     """8-bit optimizer state, paged on a GPU."""
-    if asked.config.optimizer.name != "adamw":
+    if query.config.optimizer.name != "adamw":
         return {}
-    return {"optimizer.name": "paged_adamw_8bit" if asked.budget.device == "cuda" else "adamw_8bit"}
+    return {"optimizer.name": "paged_adamw_8bit" if query.budget.device == "cuda" else "adamw_8bit"}
 
 
 def _shorter(
-    asked: FitQuery, settings: Settings, positions: int | None, before: Settings | None = None
+    query: FitQuery, settings: Settings, positions: int | None, before: Settings | None = None
 ) -> Remedy | None:
-    changed = asked.with_settings(settings)
+    changed = query.with_settings(settings)
     longest = longest_rows(changed, positions).value
-    if longest < max(MIN_LENGTH, asked.rows.length // 8) or longest >= asked.rows.length:
+    if longest < max(MIN_LENGTH, query.rows.length // 8) or longest >= query.rows.length:
         return None
     return _change(changed.with_length(longest), {}, {**(before or {}), **settings, "train.max_length": longest})
 
 
-def _by_qlora(asked: FitQuery, qlora: tuple[Config, FormulaCorrection]) -> FitQuery:
+def _by_qlora(query: FitQuery, qlora: tuple[Config, FormulaCorrection]) -> FitQuery:
     """The query with QLoRA and the same micro-batch size."""
     config, scale = qlora
-    return replace(asked, config=config, scale=scale).with_micro_batch(asked.light().micro_batch)
+    return replace(query, config=config, scale=scale).with_micro_batch(query.formula_estimate().micro_batch)
 
 
-def _change(asked: FitQuery, settings: Settings, before: Settings | None = None) -> Remedy | None:
-    """The change with its predicted memory, None if it does not fit. `before`: settings already applied to `asked`."""
-    changed = asked.with_settings(settings)
+def _change(query: FitQuery, settings: Settings, before: Settings | None = None) -> Remedy | None:
+    """The change with its predicted memory, None if it does not fit. `before`: settings already applied to `query`."""
+    changed = query.with_settings(settings)
     if not changed.fits():
         return None
     peak = changed.peak()

@@ -104,8 +104,8 @@ def test_two_gpus_with_this_run_and_foreign_processes(tmp_path: Path) -> None:
     assert second["mine"] is None
     assert second["others"] == [{"pid": 999999999, "name": "a process of another user or container", "bytes": None}]
     text = "\n".join(look.lines)
-    assert "40 GiB of 80 GiB" in text and "load 97%  312 W  64 °C" in text and "n/a" in text
-    assert next(line for line in look.lines if line.startswith("planned")).endswith("33 GiB")
+    assert "40.0 GiB of 80.0 GiB" in text and "load 97%  312 W  64 °C" in text and "n/a" in text
+    assert next(line for line in look.lines if line.startswith("planned")).endswith("33.0 GiB")
 
 
 def test_in_a_container_the_drivers_ids_are_distinguished_from_local_ids(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_run_without_its_own_figure_uses_at_least_its_pool(tmp_path: Path) -> 
     text = f"all count 1{CARD.format(0, used=40 * GIB)}\n0 process 70001 {31 * GIB}\n0 process 70002 -1\n"
     (look,) = looks(tmp_path, text, worker=(4242, None, 30 * GIB), container=True)
     assert look.gpus[0]["mine"] is None and len(look.gpus[0]["others"]) == 2
-    assert next(line for line in look.lines if line.startswith("this run")).endswith("≥ 30 GiB")
+    assert next(line for line in look.lines if line.startswith("this run")).endswith("≥ 30.0 GiB")
 
 
 @pytest.mark.parametrize(

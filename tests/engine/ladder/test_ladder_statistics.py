@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from simulated import BASE, blank_ladder
 
+from engine.config.metric_specs import LOSS
 from engine.ladder.aggregate import add_statistics
 from engine.ladder.results import FinishedRun, LadderResults, collect
 from engine.ladder.statistics import (
@@ -23,6 +24,9 @@ from engine.ladder.statistics import (
 from engine.ladder.verdict import verdict
 from engine.runs.ladder import Comparison, Ladder, LadderRun
 from engine.runs.result import Interval, Result, Score
+
+SHARE = (0.0, 1.0)
+"""Bounds of a score that is a share."""
 
 
 def binary(rate: float, seeds: int, items: int, number: int = 0) -> Floats:
@@ -47,7 +51,7 @@ def compared(ladder: Ladder, a: str, b: str) -> Comparison:
 def test_a_rung_with_one_seed_gets_the_pooled_seed_deviation() -> None:
     base = ItemScores(binary(0.1, 1, 200), untrained=True)
     three = ItemScores(np.concatenate([binary(rate, 1, 200, 5) for rate in (0.3, 0.5, 0.7)]))
-    samples = BootstrapSamples({BASE: base, "lora": three, "full": ItemScores(binary(0.5, 1, 200, 6))}, bounded=True)
+    samples = BootstrapSamples({BASE: base, "lora": three, "full": ItemScores(binary(0.5, 1, 200, 6))}, SHARE)
     assert samples.seed_std["full"] == pytest.approx(samples.seed_std["lora"]) and samples.seed_std["full"] > 0.1
     assert samples.seed_std[BASE] == 0.0
     (found,) = samples.differences([("full", BASE)])
@@ -90,7 +94,7 @@ def test_few_losses_rarely_give_a_false_finding() -> None:
         rungs = {name: ItemScores(random.gamma(2.0, 0.2, (1, 8)), tokens) for name in ("qlora", "lora", "full")}
         wrong += any(
             one.significant
-            for one in BootstrapSamples(rungs, bounded=False).differences([("qlora", "full"), ("lora", "full")])
+            for one in BootstrapSamples(rungs, LOSS.bounds).differences([("qlora", "full"), ("lora", "full")])
         )
     assert wrong / 200 <= 0.08
 
@@ -118,7 +122,7 @@ def test_a_loss_that_is_not_finite_affects_only_its_own_rung() -> None:
 def test_a_share_of_a_score_is_never_negative() -> None:
     full, part = np.zeros((1, 100)), np.zeros((1, 100))
     full[0, :6], part[0, :1] = 1, 1
-    share = BootstrapSamples({"lora": ItemScores(part), "full": ItemScores(full)}, bounded=True).share("lora", "full")
+    share = BootstrapSamples({"lora": ItemScores(part), "full": ItemScores(full)}, SHARE).share("lora", "full")
     assert share.low == 0.0 and share.high and share.high > 0.5
 
 
@@ -162,20 +166,20 @@ def test_the_4_bit_base_is_the_base_if_only_qlora_finished(outcome: str) -> None
 
 @pytest.mark.parametrize(("items", "low"), [(20, 0.8389), (300, 0.9873)])
 def test_a_rung_with_only_correct_answers_has_an_interval(items: int, low: float) -> None:
-    found = BootstrapSamples({"full": ItemScores(np.ones((1, items)))}, bounded=True).interval("full")
+    found = BootstrapSamples({"full": ItemScores(np.ones((1, items)))}, SHARE).interval("full")
     assert found.mean == found.high == 1.0 and found.low == pytest.approx(low, abs=1e-3)
 
 
 def test_the_interval_of_a_difference_of_scores_is_within_one() -> None:
     answers = {"full": ItemScores(np.ones((1, 6))), BASE: ItemScores(np.zeros((1, 6)), untrained=True)}
-    (found,) = BootstrapSamples(answers, bounded=True).differences([("full", BASE)])
+    (found,) = BootstrapSamples(answers, SHARE).differences([("full", BASE)])
     assert found.significant and 0 < found.low < found.mean == found.high == 1.0
 
 
 def test_p_is_below_005_exactly_where_the_interval_excludes_zero() -> None:
     """Also between the two samples at the border."""
     values = binary(0.5, 2, 40, 3)
-    samples = BootstrapSamples({"a": ItemScores(values[:1]), "b": ItemScores(values[1:])}, bounded=True)
+    samples = BootstrapSamples({"a": ItemScores(values[:1]), "b": ItemScores(values[1:])}, SHARE)
     (found,) = samples.differences([("a", "b")])
     deviations = np.abs(samples.means["a"] - samples.means["b"] - found.mean)
     last = np.sort(deviations)[-210:-190]
@@ -201,3 +205,28 @@ def test_a_ladder_on_very_few_items_has_a_verdict_without_findings(metric: str, 
     for row in ladder.rows:
         assert row.score and row.score.mean is not None and row.score.rows == items
         assert (row.score.low is None) == (items == 1)
+
+
+def test_intervals_stay_within_the_bounds_of_the_metric() -> None:
+    """A metric need not be a share: grades from 1 to 5 have the statistics of the same scores from 0 to 1."""
+    shares = {"a": binary(0.97, 1, 60, 1), "b": binary(0.9, 1, 60, 2), "all": np.ones((1, 60))}
+    grades = {name: 1 + 4 * values for name, values in shares.items()}
+    of_shares = BootstrapSamples({name: ItemScores(values) for name, values in shares.items()}, SHARE)
+    of_grades = BootstrapSamples({name: ItemScores(values) for name, values in grades.items()}, (1.0, 5.0))
+    for name in shares:
+        share, grade = of_shares.interval(name), of_grades.interval(name)
+        assert grade.high is not None and grade.high <= 5.0
+        assert grade.low == pytest.approx(1 + 4 * (share.low or 0.0)) and grade.high == pytest.approx(
+            1 + 4 * share.high
+        )
+    (share_gap,), (grade_gap,) = (one.differences([("a", "b")]) for one in (of_shares, of_grades))
+    assert (grade_gap.low, grade_gap.high) == pytest.approx((4 * share_gap.low, 4 * share_gap.high))
+    assert grade_gap.p == pytest.approx(share_gap.p, abs=0.01)
+
+
+def test_a_score_without_an_upper_bound_is_not_below_its_lower_one() -> None:
+    edits = np.zeros((1, 40))
+    edits[0, :2] = 30.0
+    seeds = np.concatenate([edits, 0.1 * edits])
+    found = BootstrapSamples({"lora": ItemScores(seeds)}, (0.0, math.inf)).interval("lora")
+    assert found.low == 0.0 and found.high is not None and found.high > 1.0

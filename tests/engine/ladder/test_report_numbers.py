@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from engine.config import quantities
 from engine.ladder import format as fmt
 from engine.runs.ladder import SeedRange
 from engine.runs.result import Interval
@@ -14,40 +15,40 @@ from engine.runs.result import Interval
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (fmt.percent(0.5812), "58.1%"),
-        (fmt.percent(1.0), "100.0%"),
+        (quantities.percent(0.5812), "58.1%"),
+        (quantities.percent(1.0), "100.0%"),
         (fmt.points(-0.004), "−0.4 points"),
         (fmt.points(0.0231), "+2.3 points"),
         (fmt.points(-0.0001), "0.0 points"),
         (fmt.loss(0.47397), "0.474"),
         (fmt.loss_change(0.0121), "+0.012"),
-        (fmt.ratio(0.868), "0.87×"),
-        (fmt.ratio(12.34), "12.3×"),
-        (fmt.ratio(0.0543), "0.054×"),
-        (fmt.seconds(4.462), "4.46 s"),
-        (fmt.seconds(53.08), "53.1 s"),
-        (fmt.seconds(59.97), "1:00"),
-        (fmt.seconds(245), "4:05"),
-        (fmt.seconds(3725.4), "1:02:05"),
-        (fmt.size(902_680_576), "861 MiB"),
-        (fmt.size(1.32e9), "1.23 GiB"),
-        (fmt.size(1023 << 20), "0.999 GiB"),
-        (fmt.size(512), "512 B"),
-        (fmt.energy(640), "640 J"),
-        (fmt.energy(12_345), "12.3 kJ"),
-        (fmt.energy(4_428_000), "1.23 kWh"),
-        (fmt.money(0.0034, "EUR"), "0.0034 EUR"),
-        (fmt.money(1234.5, "USD"), "1,234.50 USD"),
-        (fmt.count(6450), "6,450"),
-        (fmt.count(286_720), "287k"),
-        (fmt.count(9_999_999), "10.0M"),
-        (fmt.count(8.03e9), "8.03B"),
-        (fmt.integer(1900), "1,900"),
+        (quantities.ratio(0.868), "0.87×"),
+        (quantities.ratio(12.34), "12.3×"),
+        (quantities.ratio(0.0543), "0.054×"),
+        (quantities.duration(4.462), "4.46 s"),
+        (quantities.duration(53.08), "53.1 s"),
+        (quantities.duration(59.97), "1:00"),
+        (quantities.duration(245), "4:05"),
+        (quantities.duration(3725.4), "1:02:05"),
+        (quantities.size(902_680_576), "861 MiB"),
+        (quantities.size(1.32e9), "1.23 GiB"),
+        (quantities.size(1023 << 20), "0.999 GiB"),
+        (quantities.size(512), "512 B"),
+        (quantities.energy(640), "640 J"),
+        (quantities.energy(12_345), "12.3 kJ"),
+        (quantities.energy(4_428_000), "1.23 kWh"),
+        (quantities.money(0.0034, "EUR"), "0.0034 EUR"),
+        (quantities.money(1234.5, "USD"), "1,234.50 USD"),
+        (quantities.count(6450), "6,450"),
+        (quantities.count(286_720), "287k"),
+        (quantities.count(9_999_999), "10.0M"),
+        (quantities.count(8.03e9), "8.03B"),
+        (quantities.integer(1900), "1,900"),
         (fmt.rounded_up(1853), "1,900"),
         (fmt.rounded_up(7), "7"),
-        (fmt.rate(2e-4), "2e-4"),
-        (fmt.rate(2.5e-5), "2.5e-5"),
-        (fmt.rate(0.05), "0.05"),
+        (quantities.rate(2e-4), "2e-4"),
+        (quantities.rate(2.5e-5), "2.5e-5"),
+        (quantities.rate(0.05), "0.05"),
         (fmt.p_value(0.0123), "0.012"),
         (fmt.p_value(0.0001), "< 0.001"),
         (fmt.score(0.5, "loss"), "0.500"),
@@ -62,9 +63,18 @@ def test_a_number_has_one_format(text: str, expected: str) -> None:
 
 @pytest.mark.parametrize("nothing", [None, math.nan])
 def test_an_unknown_value_is_a_dash(nothing: float | None) -> None:
-    functions = (fmt.percent, fmt.points, fmt.loss, fmt.loss_change, fmt.ratio, fmt.seconds, fmt.size, fmt.energy)
-    assert {text(nothing) for text in (*functions, fmt.count, fmt.rate, fmt.p_value)} == {"–"}
-    assert fmt.money(nothing, "USD") == fmt.score(nothing, "json") == "–"
+    functions = (
+        quantities.percent,
+        fmt.points,
+        fmt.loss,
+        fmt.loss_change,
+        quantities.ratio,
+        quantities.duration,
+        quantities.size,
+        quantities.energy,
+    )
+    assert {text(nothing) for text in (*functions, quantities.count, quantities.rate, fmt.p_value)} == {"–"}
+    assert quantities.money(nothing, "USD") == fmt.score(nothing, "json") == "–"
 
 
 def test_intervals_have_the_unit_of_their_mean() -> None:
@@ -75,6 +85,6 @@ def test_intervals_have_the_unit_of_their_mean() -> None:
 
 
 def test_a_range_of_equal_texts_is_empty() -> None:
-    assert fmt.seed_range(SeedRange(mean=53.0, low=52.1, high=54.0), fmt.seconds) == "52.1 s – 54.0 s"
-    assert fmt.seed_range(SeedRange(mean=53.0, low=53.01, high=53.02), fmt.seconds) == ""
-    assert fmt.seed_range(None, fmt.seconds) == ""
+    assert fmt.seed_range(SeedRange(mean=53.0, low=52.1, high=54.0), quantities.duration) == "52.1 s – 54.0 s"
+    assert fmt.seed_range(SeedRange(mean=53.0, low=53.01, high=53.02), quantities.duration) == ""
+    assert fmt.seed_range(None, quantities.duration) == ""

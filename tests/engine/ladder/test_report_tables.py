@@ -11,14 +11,14 @@ from made_runs import HOSTILE
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from engine.ladder import format as fmt
+from engine.config import quantities
 from engine.ladder.phrases import NO_SIGNIFICANT_DIFFERENCE, SIGNIFICANTLY
 from engine.ladder.report import captions, cost_tables, markdown, page, quality_tables, record
 from engine.ladder.report.report_data import load_report_data
-from engine.ladder.report.table import Table
+from engine.ladder.report.table import ReportTable
 
 
-def texts(table: Table | None) -> list[list[str]]:
+def texts(table: ReportTable | None) -> list[list[str]]:
     assert table is not None
     rows = [[line.head.text, *([cell.text for cell in line.cells] or [line.instead])] for line in table.lines]
     return [[column.head for column in table.columns], *rows]
@@ -80,7 +80,11 @@ def test_numbers_of_the_tables_have_the_format_of_the_verdict(tmp_path: Path) ->
     assert row.score is not None
     assert row.share_of_gain is not None
     assert row.peak is not None
-    for number in (fmt.percent(row.score.mean), fmt.percent(row.share_of_gain.mean), fmt.size(row.peak.rss_training)):
+    for number in (
+        quantities.percent(row.score.mean),
+        quantities.percent(row.share_of_gain.mean),
+        quantities.size(row.peak.rss_training),
+    ):
         assert number in printed
 
 

@@ -10,13 +10,16 @@ from made_ladder import made_ladder
 from simulated import BASE, blank_ladder
 
 from engine.ladder.aggregate import add_statistics
-from engine.ladder.findings import decide
+from engine.ladder.decisions import decide
 from engine.ladder.phrases import (
     BASE_NOT_SCORED,
     LOW_MEMORY,
     LOWER_IS_BETTER,
     NO_RECOMMENDATION,
+    NOT_COMPARED,
+    ONE_RATE,
     ONE_SEED,
+    ONLY_RUNG,
     RULE_OF_COST,
     SIGNIFICANTLY,
     SMALLEST_ARTIFACT,
@@ -26,7 +29,7 @@ from engine.ladder.phrases import (
 from engine.ladder.results import LadderResults
 from engine.ladder.statistics import ItemScores
 from engine.ladder.verdict import verdict
-from engine.runs.ladder import Ladder, RentalPrice, RungResult, SeedRange
+from engine.runs.ladder import Ladder, LadderRun, RentalPrice, RungResult, SeedRange
 
 ITEMS = 300
 
@@ -55,9 +58,9 @@ def by_loss(**means: float) -> Ladder:
 
 def test_a_lower_loss_is_reported_as_better() -> None:
     ladder = by_loss(base=3.0, qlora=1.2, lora=1.0, full=1.1)
-    findings = decide(ladder)
-    assert findings.best and findings.best.name == "lora" and findings.rule_quality == "holds"
-    assert findings.against_full["qlora"].finding == "worse" and findings.against_full["lora"].finding == "better"
+    decisions = decide(ladder)
+    assert decisions.best and decisions.best.name == "lora" and decisions.rule_quality == "holds"
+    assert decisions.against_full["qlora"].finding == "worse" and decisions.against_full["lora"].finding == "better"
     assert row(ladder, "qlora").share_of_score is None and row(ladder, "qlora").share_of_gain
     everything = text(ladder)
     assert LOWER_IS_BETTER in everything and "highest" not in everything
@@ -73,16 +76,14 @@ def test_of_two_small_artifacts_without_a_significant_difference_the_better_one_
     """QLoRA and LoRA have artifacts of equal size; neither differs significantly from full."""
     ladder = by_loss(base=3.0, qlora=1.002, lora=1.001, full=1.0)
     row(ladder, "full").artifact_bytes = 100
-    findings = decide(ladder)
-    assert findings.best and findings.best.name == "full" and findings.ship and findings.ship.name == "lora"
+    decisions = decide(ladder)
+    assert decisions.best and decisions.best.name == "full" and decisions.ship and decisions.ship.name == "lora"
 
 
 def test_of_equal_artifacts_the_better_one_is_shipped() -> None:
     ladder = by_loss(base=3.0, qlora=1.001, lora=1.0, full=2.0)
-    findings = decide(ladder)
-    assert (
-        findings.against_full and findings.best and findings.ship and findings.ship.name == findings.best.name == "lora"
-    )
+    decisions = decide(ladder)
+    assert decisions.best and decisions.ship and decisions.ship.name == decisions.best.name == "lora"
     assert SMALLEST_ARTIFACT in text(ladder, "ship")
 
 
@@ -142,3 +143,30 @@ def test_slightly_less_memory_is_not_recommended(tmp_path: Path) -> None:
     assert quick.peak and small.peak
     small.peak.rss_training = int(0.99 * (quick.peak.rss_training or 0))
     assert LOW_MEMORY not in text(ladder, "prototype")
+
+
+def test_the_best_rung_is_only_called_the_only_one_if_it_is() -> None:
+    alone = text(by_loss(base=3.0, lora=1.0), "ship")
+    assert ONLY_RUNG in alone and NOT_COMPARED not in alone
+    ladder = by_loss(base=3.0, qlora=1.2, lora=1.0)
+    ladder.comparisons = [one for one in ladder.comparisons if one.b == BASE]
+    ship = text(ladder, "ship")
+    assert f"{NOT_COMPARED} with QLoRA" in ship and ONLY_RUNG not in ship
+
+
+def test_without_trials_each_rungs_rate_is_named_with_its_origin_where_it_is_known() -> None:
+    ladder = by_loss(base=3.0, qlora=1.2, lora=1.0)
+    row(ladder, "qlora").learning_rate, row(ladder, "qlora").learning_rate_origin = 2e-4, "default for qlora"
+    row(ladder, "lora").learning_rate = 5e-3
+    assert f"{ONE_RATE}: QLoRA at 2e-4 (default for qlora), LoRA at 5e-3." in text(ladder, "caveat")
+    ladder.entries = [LadderRun(rung="lora", kind="trial", seed=0, learning_rate=5e-3)]
+    assert ONE_RATE not in text(ladder, "caveat")
+
+
+def test_a_renamed_qlora_rung_is_named_in_every_sentence(tmp_path: Path) -> None:
+    _, ladder = made_ladder(tmp_path, card=True)
+    for one in ladder.comparisons:
+        one.a, one.b = (name.replace("qlora", "wide") if name == "qlora" else name for name in (one.a, one.b))
+    row(ladder, "qlora").name = "wide"
+    costs = text(ladder, "quality", "time", "energy", "memory", "rent")
+    assert "wide's" in costs and "QLoRA" not in costs

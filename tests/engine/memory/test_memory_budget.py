@@ -12,6 +12,8 @@ import pytest
 from engine.config.errors import UserError
 from engine.hardware.nvml import Nvml
 from engine.memory.formula.memory_budget import listed_budget, local_budget, system_memory
+from tui.live.machine import MachineSampler, WatchedProcess
+from tui.preview.memory_forecast import memory_budget
 
 GIB = 1 << 30
 
@@ -37,7 +39,7 @@ class Driver:
         return whole[uuid]
 
     def nvmlDeviceGetUUID(self, handle: int) -> str:
-        return ["GPU-0123", "GPU-abcd"][handle]
+        return ["GPU-0123", "GPU-abcd", "MIG-777"][handle]
 
     def nvmlDeviceGetCudaComputeCapability(self, handle: int) -> tuple[int, int]:
         return [(7, 5), (8, 0), (8, 0)][handle]
@@ -93,6 +95,40 @@ def test_hidden_gpus_leave_system_memory_with_a_note(visible: str, monkeypatch: 
     assert (budget.device, budget.source) == ("cpu", "system")
     assert "CUDA_VISIBLE_DEVICES" in budget.note
     assert budget.process_overhead > 0
+
+
+@pytest.mark.parametrize(
+    ("visible", "position"),
+    [(None, 0), ("1", 1), ("1,0", 1), ("GPU-abcd", 1), ("GPU-ab", 1), ("MIG-777", 2), ("", None)],
+)
+def test_the_bench_plans_for_the_same_gpu(
+    visible: str | None, position: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr("engine.hardware.nvml.Nvml", nvml)
+    sample, budget = MachineSampler().look(WatchedProcess()), local_budget(nvml())
+    assert sample.visible == position
+    assert (sample.run_gpu and sample.run_gpu.name) == (None if position is None else budget.name)
+    forecast = memory_budget(sample)
+    assert (forecast.device, forecast.bf16) == (budget.device, budget.bf16)
+    assert position is None or forecast.total == budget.total
+
+
+def test_the_bench_skips_a_gpu_that_does_not_respond(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OneLost(Driver):
+        def nvmlDeviceGetHandleByIndex(self, number: int) -> int:
+            if number == 0:
+                raise self.NVMLError
+            return number
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    found = nvml()
+    found._library = OneLost()
+    monkeypatch.setattr("engine.hardware.nvml.Nvml", lambda: found)
+    sample = MachineSampler().look(WatchedProcess())
+    assert sample.visible == 1 and local_budget(found).name == "NVIDIA A100-SXM4-80GB"
 
 
 @pytest.mark.parametrize(

@@ -128,9 +128,9 @@ def test_evaluation_must_fit_on_a_cpu_but_not_on_a_gpu() -> None:
     small = {"evaluation__batch": 64, "evaluation__max_new_tokens": 2048}
     rows = StepShape(count=4, length=200, answer=20, prompt=180)
     with_card, without = (asked("lora", budget, LLAMA_1B, rows, **small) for budget in (card(9), memory(9)))
-    assert with_card.light().evaluation.total > with_card.light().training.total
-    assert with_card.light().peak == with_card.light().training.total
-    assert without.light().peak == without.light().evaluation.total
+    assert with_card.formula_estimate().evaluation.total > with_card.formula_estimate().training.total
+    assert with_card.formula_estimate().peak == with_card.formula_estimate().training.total
+    assert without.formula_estimate().peak == without.formula_estimate().evaluation.total
     few = largest_evaluation_batch(asked("lora", card(5), LLAMA_1B, rows, **small))
     assert few.bound == "memory" and 0 < few.value < 64
     tight = next(case for gib in range(90, 10, -1) if not (case := asked("lora", memory(gib / 10), LLAMA_1B, rows,
@@ -191,8 +191,8 @@ def test_every_change_that_is_proposed_makes_it_fit() -> None:
             settings = dict(change.settings)
             start = case
             if settings.pop("method", None):
-                start = FitQuery(qlora[0], case.table, case.rows, case.budget).with_micro_batch(
-                    case.light().micro_batch
+                start = FitQuery(qlora[0], case.model_config, case.rows, case.budget).with_micro_batch(
+                    case.formula_estimate().micro_batch
                 )
             length = settings.pop("train.max_length", None)
             applied = start.with_settings(settings)
@@ -225,9 +225,9 @@ def test_if_no_single_change_suffices_several_are_combined() -> None:
     tight = next(
         gib / 4
         for gib in range(400, 4, -1)
-        if not any(FitQuery(case.config, case.table, rows, card(gib / 4)).with_settings(s).fits() for s in alone)
+        if not any(FitQuery(case.config, case.model_config, rows, card(gib / 4)).with_settings(s).fits() for s in alone)
     )
-    (found,) = changes(FitQuery(case.config, case.table, rows, card(tight)), None, 64)
+    (found,) = changes(FitQuery(case.config, case.model_config, rows, card(tight)), None, 64)
     assert len(found.settings) > 1
 
 

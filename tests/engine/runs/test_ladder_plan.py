@@ -8,12 +8,15 @@ import msgspec
 import pytest
 
 from engine.config.errors import UserError
+from engine.config.method_specs import method_names
+from engine.config.preset import with_settings
+from engine.config.preset_library import list_presets, shipped_folder
 from engine.ladder.identity import identity
 from engine.ladder.rates import at_the_edge, choose, grid
-from engine.ladder.runner import with_values
+from engine.ladder.runner import without_method
 from engine.runs import ladder_dir
 from engine.runs.ladder import LadderRun
-from engine.runs.ladder_plan import differing, make_plan, shared
+from engine.runs.ladder_plan import describe_plan, differing_settings, make_plan, shared
 
 FINGERPRINTS = {"data": "d", "model": "m"}
 MACHINE = {"device": "2 CPU cores", "threads": 2}
@@ -33,7 +36,7 @@ def test_the_default_rungs_are_the_three_methods_at_their_preset_rates() -> None
     plan = make_plan("demo", [], {}, seeds=3)
     assert [rung.name for rung in plan.rungs] == ["qlora", "lora", "full"]
     assert plan.seeds == [0, 1, 2]
-    assert differing(plan.rungs)["train.learning_rate"] == {"qlora": 5e-3, "lora": 5e-3, "full": 1e-3}
+    assert differing_settings(plan.rungs)["train.learning_rate"] == {"qlora": 5e-3, "lora": 5e-3, "full": 1e-3}
     assert shared(plan.rungs)["evaluation.metric"] == "json"
 
 
@@ -79,11 +82,11 @@ def test_the_identity_depends_on_everything_that_affects_the_numbers() -> None:
     def run_identity(config=config, fingerprints=FINGERPRINTS, versions=None, machine=MACHINE) -> str:  # type: ignore[no-untyped-def]
         return identity(config, fingerprints, versions or {"torch": "2"}, machine)
 
-    same = with_values(config, cost={"price_per_hour": 3.0})
+    same = with_settings(config, {"cost.price_per_hour": 3.0})
     assert run_identity() == run_identity(config=same)
     others = [
-        run_identity(config=with_values(config, train={"seed": 1})),
-        run_identity(config=with_values(config, evaluation={"when": "after"})),
+        run_identity(config=with_settings(config, {"train.seed": 1})),
+        run_identity(config=with_settings(config, {"evaluation.when": "after"})),
         run_identity(fingerprints={**FINGERPRINTS, "data": "other"}),
         run_identity(versions={"torch": "3"}),
         run_identity(machine={**MACHINE, "threads": 1}),
@@ -128,3 +131,46 @@ def test_a_general_text_is_resolved_in_the_current_directory(tmp_path: Path, mon
     for value, path in (("prose", str(tmp_path / "prose")), ("auto", "auto"), ("none", "none")):
         (rung,) = make_plan("demo", ["lora"], {"evaluation.forgetting_text": value}).rungs
         assert rung.config.evaluation.forgetting_text == path
+
+
+@pytest.mark.parametrize("preset", ["demo", "demo-qlora", "demo-lora", "demo-full"])
+def test_a_demo_preset_trains_each_method_at_the_rate_of_the_demo(preset: str) -> None:
+    plan = make_plan(preset, [], {})
+    rates = {rung.name: rung.config.train.learning_rate for rung in plan.rungs}
+    assert rates == {"qlora": 5e-3, "lora": 5e-3, "full": 1e-3}
+    assert {rung.rate_origin for rung in plan.rungs} == {f"preset {preset}"}
+
+
+def test_a_ladder_of_a_shipped_preset_has_no_warnings() -> None:
+    shipped = [entry.name for entry in list_presets() if entry.path.parent == shipped_folder()]
+    assert len(shipped) > 8
+    assert not [notice for name in shipped for notice in make_plan(name, [], {"data.id": "tickets"}).notices]
+
+
+def test_a_plan_has_the_notices_of_its_rungs_and_the_origin_of_each_rate(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text('method = "lora"\n[train]\nlearning_rate = 3e-3\n[adapter]\nrank = 4\n')
+    plan = make_plan(str(mine), ["qlora", "lora", "full", "slow=lora,train.learning_rate=1e-4"], {})
+    codes = [notice.code for notice in plan.notices]
+    assert codes == ["preset.other_method_rate", "preset.other_method_rate", "preset.unread_key"]
+    assert {rung.name: (rung.config.train.learning_rate, rung.rate_origin) for rung in plan.rungs} == {
+        "qlora": (2e-4, "default for qlora"),
+        "lora": (3e-3, "preset mine"),
+        "full": (2e-5, "default for full"),
+        "slow": (1e-4, "command line"),
+    }
+    assert ladder_dir.create(tmp_path, plan).plan().notices == plan.notices
+    (renamed,) = make_plan("card24-qlora", [], {"data.id": "tickets"}).notices
+    assert renamed.code == "preset.renamed"
+
+
+@pytest.mark.parametrize(("rates", "probe", "count"), [(1, False, 9), (1, True, 12), (3, False, 18), (3, True, 21)])
+def test_the_number_of_runs_includes_probes_and_trials(rates: int, probe: bool, count: int) -> None:
+    plan = make_plan("demo", [], {}, seeds=3, learning_rates=rates, probe=probe)
+    assert plan.run_count == count
+    assert describe_plan(plan).endswith(f": {count} runs")
+
+
+def test_a_runs_name_has_its_method_once() -> None:
+    assert {without_method(f"mine-{method}") for method in method_names()} == {"mine"}
+    assert without_method("mine-lora-2") == "mine-lora-2" and without_method("lora") == "lora"

@@ -114,6 +114,11 @@ def test_damaged_lines_are_counted_and_events_of_a_later_version_are_not(run: Ru
         file.write(msgspec.json.encode(hello()) + b'\n{"type":"of a later version"}\n\x00\x00\n{"type":"step"}\nhalf')
     found = result_of(run, events.End(status="finished", reason=""))
     assert [text for text in found.warnings if "3 damaged lines" in text] == found.warnings
+    assert found.warning_codes == ["run.events_damaged"]
+    run.events_file.unlink()
+    warned = events.Warning(code="gpu.shared", text="another process uses the GPU")
+    found = result_of(run, hello(), warned, warned, events.End(status="finished", reason=""))
+    assert (found.warnings, found.warning_codes) == ([warned.text], [warned.code])
 
 
 @pytest.mark.parametrize("number", [b"-1", b"9223372036854775808", b"9" * 400, b"1e300", b"0.5"])

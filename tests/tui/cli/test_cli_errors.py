@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import json
 import os
@@ -15,6 +16,8 @@ import msgspec
 import pytest
 from subcommands import subcommands
 
+import engine
+import tui
 from engine.config.errors import RunFailed, UserError
 from engine.config.preset_library import effective
 from engine.runs import events, launch, run_dir
@@ -125,6 +128,7 @@ def test_json_errors_have_the_code_of_the_problem(
     [
         (UserError("bad", "a.csv", "fix it", "data.bad"), 2, ("data.bad", "bad", "a.csv", "fix it")),
         (RunFailed("worker died"), 1, ("run.failed", "worker died", "", "")),
+        (RunFailed("too slow", "run.start_timeout"), 1, ("run.start_timeout", "too slow", "", "")),
         (OSError(errno.EACCES, "Permission denied", "/f"), 1, ("system.refused", "Permission denied", "/f", "")),
         (OSError(errno.ENAMETOOLONG, "too long", "/f"), 2, ("name.invalid", "too long", "/f", "check the name")),
     ],
@@ -153,8 +157,12 @@ def test_after_two_dashes_json_is_an_argument(
     assert capsys.readouterr().err.startswith("ftbench: ")
 
 
-def test_json_shows_the_notices_of_a_preset_with_their_codes(capsys: pytest.CaptureFixture[str]) -> None:
-    presets.show("demo-lora", "full", {}, json=True)
+def test_json_shows_the_notices_of_a_preset_with_their_codes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text('method = "lora"\n[train]\nlearning_rate = 3e-3\n')
+    presets.show(str(mine), "full", {}, json=True)
     found = json.loads(capsys.readouterr().out)
     assert "preset.other_method_rate" in [notice["code"] for notice in found["notices"]]
     presets.show("demo-lora", None, {}, json=True)
@@ -168,3 +176,13 @@ def test_json_shows_the_warnings_of_a_run_with_their_codes(tmp_path: Path) -> No
     shown = run.outcome(folder, None, events.End(status="failed", reason="worker died"))
     assert (shown["run"], shown["status"], shown["reason"]) == (folder.name, "failed", "worker died")
     assert shown["notices"] == [{"code": "data.test_overlaps_train", "text": "7 of 100 test rows"}]
+
+
+def test_every_failure_has_a_code() -> None:
+    """`RunFailed(text, code)`: the default code says nothing."""
+    without = []
+    for path in [*Path(engine.__file__).parent.rglob("*.py"), *Path(tui.__file__).parent.rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "RunFailed":
+                without += [f"{path}:{node.lineno}"] if len(node.args) < 2 else []
+    assert not without

@@ -156,3 +156,29 @@ def test_a_ladder_shows_how_rows_and_columns_are_used(tmp_path: Path, capsys: py
     assert "prompt: question; ignored: topic" in shown
     assert "4,200 rows read: 3,570 train, 200 validation, 420 test (410 prompts), 10 left out" in shown
     assert "4,200 rows read" in str(work(state))
+
+
+def test_warnings_of_a_ladder_are_printed_before_it_starts_and_not_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text('method = "lora"\n[train]\nlearning_rate = 3e-3\n')
+    plan = make_plan(str(mine), ["qlora", "lora"], {})
+    (notice,) = plan.notices
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RunFailed("no process")
+
+    monkeypatch.setattr(ladder, "start_ladder", refuse)
+    for as_json in (False, True):
+        with pytest.raises(RunFailed):
+            ladder.start(plan, tmp_path, detach=True, json=as_json)
+        printed = capsys.readouterr()
+        assert printed.out == "" and notice.text in printed.err
+        if as_json:
+            assert json.loads(printed.err) == {"warning": {"code": notice.code, "text": notice.text}}
+    made, state = made_ladder(tmp_path)
+    state.warnings, state.warning_codes = [notice.text, "another"], [notice.code, "test.another"]
+    LadderView(made, None, quiet=False, known=[notice.text]).show(state)
+    shown = capsys.readouterr().out
+    assert "warning: another" in shown and notice.text not in shown

@@ -18,8 +18,9 @@ from rich.text import Text
 
 from engine.config.errors import UserError
 from engine.config.preset_library import effective
+from engine.config.quantities import relative_error
 from engine.memory.formula import history
-from engine.memory.formula.measured_error import error_of, percent
+from engine.memory.formula.measured_error import error_of
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import TrainingWork, quick_plan
 from engine.runs import run_dir
@@ -253,4 +254,4 @@ def test_colors_are_in_addition_to_letters() -> None:
 
 
 def test_small_errors_have_two_decimals() -> None:
-    assert (percent(0.0001), percent(-0.0432), percent(0.133)) == ("0.01%", "-4.3%", "13.3%")
+    assert (relative_error(0.0001), relative_error(-0.0432), relative_error(0.133)) == ("0.01%", "−4.3%", "13.3%")

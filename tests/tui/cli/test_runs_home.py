@@ -18,7 +18,7 @@ from engine.config.errors import UserError
 from engine.runs import home, locks, run_dir
 from engine.runs.run_dir import RunDir
 from tui.cli import home_notes, runs
-from tui.cli.disk import refuse_small_disk
+from tui.cli.disk import check_disk
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -132,11 +132,11 @@ def test_a_disk_too_small_for_checkpoints_is_refused_before_anything_is_created(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = preset_library.effective("demo-full", None, {}).config
-    refuse_small_disk([config], tmp_path / "runs")
+    check_disk([config], tmp_path / "runs")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1 << 30, 1 << 30, 20 << 20))
     with pytest.raises(UserError) as error:
-        refuse_small_disk([config], tmp_path / "runs")
-    assert error.value.code == "disk.too_small" and "20 MiB of disk space free" in error.value.what
+        check_disk([config], tmp_path / "runs")
+    assert error.value.code == "disk.too_small" and "20.0 MiB of disk space free" in error.value.what
     assert not (tmp_path / "runs").exists()
 
 

@@ -123,8 +123,8 @@ def test_a_huge_file_is_not_counted_and_costs_no_process(tmp_path: Path) -> None
     with huge.open("wb") as file:
         file.truncate(5 << 30)
     preview = PreviewCache().get(str(huge), section(huge), CancelToken())
-    assert "not counted" in preview.note and "5 GiB" in preview.note
-    assert "5 GiB" in line(DataSet(str(huge), "huge.jsonl"), preview, False, 30, False).plain
+    assert "not counted" in preview.note and "5.00 GiB" in preview.note
+    assert "5.00 GiB" in line(DataSet(str(huge), "huge.jsonl"), preview, False, 30, False).plain
 
 
 def test_a_preview_is_cached_until_the_file_or_the_settings_change(tmp_path: Path) -> None:

@@ -18,4 +18,4 @@ def test_training_time_is_that_of_the_steps_as_in_a_ladder_and_a_plan(
     result = run_dir.blank_result(run, run_dir.read_frozen(run))
     result.seconds, result.step_seconds = {"training": 9.9}, 5.5
     show_results("", [result])
-    assert "5.5 s" in (shown := capsys.readouterr().out) and "9.9 s" not in shown
+    assert "5.50 s" in (shown := capsys.readouterr().out) and "9.90 s" not in shown

@@ -87,7 +87,7 @@ def test_the_data_report_is_shown_with_warning_codes(tmp_path: Path) -> None:
 
 def test_every_component_of_memory_is_labeled(tmp_path: Path) -> None:
     memory = fact(prospect(tmp_path), "memory")
-    for part in ("weights", "adapters", "optimizer", "peak in ", "pool", "formula, ±", "of 80 GiB", "fits"):
+    for part in ("weights", "adapters", "optimizer", "peak in ", "pool", "formula, ±", "of 80.0 GiB", "fits"):
         assert part in memory, part
 
 
@@ -151,21 +151,29 @@ def test_other_processes_and_queued_runs_are_named(tmp_path: Path) -> None:
     places = [QueuePlace("0", 0, 1, Path("/runs/first")), QueuePlace("0", 1, 2, Path("/runs/second"))]
     found = prospect(tmp_path, foreign=(OtherProcess(4711, "python \x1b[31m", 3 * GIB),), turns=places)
     assert fact(found, "queue") == "waits for first and 1 queued run"
-    assert "process 4711" in said(found) and "3 GiB" in said(found)
+    assert "process 4711" in said(found) and "3.00 GiB" in said(found)
     assert "starts immediately" in fact(prospect(tmp_path), "queue")
 
 
 def test_settings_that_a_method_ignores_are_named(tmp_path: Path) -> None:
-    found = prospect(tmp_path, preset="demo-lora", method="full")
+    mine = tmp_path / "mine.toml"
+    mine.write_text('method = "lora"\n[train]\nlearning_rate = 3e-3\n')
+    found = prospect(tmp_path, preset=str(mine), method="full")
     assert "preset.other_method_rate" in codes(found)
+    plan = make_plan(str(mine), [], {})
+    ladder = ladder_preview(plan, LaunchContext(tmp_path, card(80 * GIB)), DataCheck(ANSWER))
+    assert codes(ladder).count("preset.other_method_rate") == 2
+    assert "full 2e-5 (default for full)" in fact(ladder, "rates")
 
 
 def test_a_ladder_preview_has_its_runs_and_each_rungs_memory(tmp_path: Path) -> None:
     plan = make_plan("demo", [], {}, seeds=3)
     found = ladder_preview(plan, LaunchContext(tmp_path, card(80 * GIB)), DataCheck(ANSWER))
     assert found.title == "ladder of demo"
-    assert fact(found, "rungs") == "base, qlora, lora, full; 3 seeds: 9 runs"
+    assert fact(found, "rungs") == "base, qlora, lora, full; 3 seeds; probe each rung first: 12 runs"
+    assert fact(found, "rates") == "qlora 5e-3 (preset demo), lora 5e-3 (preset demo), full 1e-3 (preset demo)"
+    assert not [code for code in codes(found) if code.startswith("preset.")]
     for rung in ("qlora", "lora", "full"):
-        assert "of 80 GiB" in fact(found, rung)
+        assert "of 80.0 GiB" in fact(found, rung)
     small = ladder_preview(plan, LaunchContext(tmp_path, card(600 << 20)), DataCheck(ANSWER))
     assert len([code for code in codes(small) if code.startswith("memory.")]) == 3

@@ -90,7 +90,8 @@ def test_what_each_method_trains_is_shown_at_every_size(size: tuple[int, int], t
             "optimizer",
             "activations",
             "learning_rate",
-            "0.0002",
+            "0.005",
+            "0.001",
             "All weights are trained",
             "formula",
         ):

@@ -28,7 +28,7 @@ def test_it_shows_what_will_happen_and_adds_the_data_check(size: tuple[int, int]
         await wait_for(pilot, lambda: app.bench.machine.sample)
         await pilot.press("2", "enter")
         assert isinstance(app.screen, LaunchScreen)
-        for part in ("LoRA · demo", "batch size 16", "rate 0.005", "weights", "free in", "preparing"):
+        for part in ("LoRA · demo", "batch size 16", "rate 5e-3", "weights", "free in", "preparing"):
             assert part in text(app), part
         await wait_for(pilot, lambda: "2,100 rows read: 1,600 train, 200 validation, 300 test" in text(app))
         assert "200 (2 epochs)" in text(app)
@@ -112,7 +112,8 @@ def test_a_ladder_has_a_launch_screen_too(tmp_path: Path) -> None:
         await wait_for(pilot, lambda: app.bench.machine.sample)
         await pilot.press("2", "L")
         assert isinstance(app.screen, LaunchScreen)
-        assert "base, qlora, lora, full; 1 seed: 3 runs" in text(app)
+        assert "base, qlora, lora, full; 1 seed; probe each rung first: 6 runs" in text(app)
+        assert "full 1e-3 (preset demo-lora)" in text(app)
         await pilot.press("escape")
         assert not isinstance(app.screen, LadderScreen)
 

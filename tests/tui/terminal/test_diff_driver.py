@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pyte
 import pytest
 
-from tui.terminal.diff_driver import FrameDiff, Style, parsed_style, style_change
+from tui.terminal.diff_driver import CellStyle, FrameDiff, parsed_style, style_change
 
 WIDTH, HEIGHT = 40, 8
 TEXTS = ("word", "a b  c", "──────", "⠋⠑⠔ ▇▆", "日本語", "e\u0301galité", " ", "      ", "│")
@@ -121,5 +121,5 @@ def test_a_style_change_sends_only_the_difference() -> None:
     old, new = parsed_style("38;5;253;48;5;233"), parsed_style("38;5;32;48;5;233")
     assert (old.foreground, old.background) == ("38;5;253", "48;5;233")
     assert style_change(old, new) == "\x1b[38;5;32m"
-    assert style_change(new, Style("1", "", "48;5;233")) == "\x1b[0;1;48;5;233m"
+    assert style_change(new, CellStyle("1", "", "48;5;233")) == "\x1b[0;1;48;5;233m"
     assert style_change(new, new) == ""

@@ -31,7 +31,7 @@ def test_the_list_counts_in_the_background_and_shows_problems(here: Path) -> Non
         assert "1,600 chat" in said["tickets"] and said["tickets"].startswith("▸")
         assert "12 pairs" in said["good.jsonl"] and "!" not in said["good.jsonl"]
         assert "error" in said["bad.jsonl"] and said["bad.jsonl"].endswith("!")
-        assert "9 GiB" in said["huge.jsonl"]
+        assert "9.00 GiB" in said["huge.jsonl"]
         await pilot.press("down", "down")
         assert "invalid JSON" in str(data(app).tooltip) and "line 1" in str(data(app).tooltip)
         assert "invalid JSON" in str(data(app).border_subtitle)

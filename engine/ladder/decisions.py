@@ -18,7 +18,7 @@ RuleCheck = Literal["holds", "fails", "undecided", "unknown"]
 
 
 @dataclass(frozen=True)
-class Findings:
+class Decisions:
     """The rungs by role, and the decision about each. The sentences are written by `verdict`."""
 
     full: RungResult | None
@@ -43,7 +43,7 @@ class Findings:
     """Of those not significantly different from the best: the smallest artifact; the best score breaks a tie."""
 
 
-def decide(ladder: Ladder) -> Findings:
+def decide(ladder: Ladder) -> Decisions:
     """Decide from the ladder's rows and comparisons."""
     tuned = [row for row in ladder.rows if row.name not in BASES and row.score is not None]
     full = next((row for row in tuned if row.method == RULE_REFERENCE), None)
@@ -55,7 +55,7 @@ def decide(ladder: Ladder) -> Findings:
     best = winners[0] if winners else None
     near = [row for row in winners if best and (row is best or not _significant(ladder, row.name, best.name))]
     full_gained = bool(full and gained[full.name] == "yes")
-    return Findings(
+    return Decisions(
         full=full,
         qlora=qlora,
         tuned=tuned,

@@ -17,9 +17,9 @@ import msgspec
 from engine.config import schema
 from engine.config.catalog import CATALOG
 from engine.config.method_specs import method_names, method_spec, readers
+from engine.config.quantities import count
 from engine.config.renamed_keys import RENAMED_KEYS, RENAMED_VALUES
 from tui import commands
-from tui.format import count
 
 DOCS = Path(__file__).parent
 NAMED_TYPES = {

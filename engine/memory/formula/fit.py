@@ -111,7 +111,6 @@ class FitQuery:
         """The estimate of the formula, not corrected."""
         return formula(self.config, self.model_config, self.budget.device, self.rows, self.budget.bf16)
 
-    light = formula_estimate
     """The name that `engine.memory.dry_run.plan` uses."""
 
     def peak(self) -> int:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import random
 
 import pytest
 import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from model_shapes import SHAPES, VOCABULARY
 
+from engine.config.schema import Config, Train
 from engine.data.tokens import Row
+from engine.evaluation.score import row_losses
+from engine.methods import method
+from engine.methods.machine import this_machine
 from engine.training import varlen_attention
 from engine.training.batches import micro_batches
 from engine.training.collation import IGNORED, Packing, collate, loss_weight
 from engine.training.loss import keeps_logits, summed_loss
+from engine.training.segments import MIN_SHARED_TOKENS, Segments, arrange, computed_tokens
 
 SHARED = Packing("shared_prefix", 10_000, segments=True)
 PACKED = Packing("packed", 10_000, segments=True)
@@ -42,13 +51,10 @@ def shared_rows() -> list[Row]:
 
 
 def model_of(shape: str, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
-    import transformers
-
     torch.manual_seed(0)
-    config = SHAPES[shape]
-    for name in ("sliding_window",):
-        if getattr(config, name, None):
-            config = type(config)(**{**config.to_dict(), name: 64})
+    config = copy.deepcopy(SHAPES[shape])
+    if getattr(config, "sliding_window", None):
+        config.sliding_window = 64
     made = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
     for module in made.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -89,3 +95,117 @@ def test_losses_and_gradients_equal_those_of_a_padded_batch(shape: str, packing:
     ours, ours_gradients = loss_and_gradients(model, rows, packing, micro_batch)
     assert ours == pytest.approx(loss, rel=1e-5)
     assert relative(ours_gradients, gradients) < 1e-5
+
+
+@pytest.mark.parametrize("method_name", ["qlora", "lora", "full"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointing"])
+def test_every_method_has_the_same_gradients(method_name: str, checkpointing: bool) -> None:
+    config = Config(method=method_name, train=Train(precision="fp32"))
+    base = method(method_name).load(config, this_machine())
+    varlen_attention.enable(base)
+    torch.manual_seed(0)
+    model = method(method_name).make_trainable(base, config).train()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    rows = shared_rows()
+    loss, gradients = loss_and_gradients(model, rows, PADDED)
+    ours, ours_gradients = loss_and_gradients(model, rows, SHARED)
+    tolerance = 2e-2 if method_name == "qlora" else 1e-5  # 4-bit layers compute in bf16
+    assert ours == pytest.approx(loss, rel=tolerance)
+    assert relative(ours_gradients, gradients) < tolerance
+
+
+def test_bf16_differs_no_more_than_packed_and_padded_do() -> None:
+    model, rows = model_of("llama", torch.bfloat16), shared_rows()
+    varlen_attention.enable(model)
+    padded, packed, shared = (loss_and_gradients(model, rows, packing)[1] for packing in (PADDED, PACKED, SHARED))
+    assert relative(shared, padded) < 2 * relative(packed, padded)
+
+
+@pytest.mark.parametrize("packing", [SHARED, PACKED], ids=["shared", "packed"])
+def test_held_out_losses_of_each_row_are_those_of_the_row_alone(packing: Packing) -> None:
+    model, rows = model_of("llama"), shared_rows()
+    rows.append(row(rows[0].prompt, [5, 6], weights=[0.0] * len(rows[0].prompt) + [0.5, 2.0]))
+    alone = [row_losses(model, [one], PADDED, 0, "cpu")[0] for one in rows]
+    varlen_attention.enable(model)
+    for ours, expected in zip(row_losses(model, rows, packing, 0, "cpu"), alone, strict=True):
+        assert ours.nll == pytest.approx(expected.nll, rel=1e-5)
+        assert (ours.tokens, ours.weight) == (expected.tokens, expected.weight)
+
+
+def test_weights_of_a_shared_turn_are_summed() -> None:
+    prefix, rows = tokens(16, 1), []
+    for number, weight in enumerate((0.25, 1.0, 3.0)):
+        made = row(prefix, tokens(4, 2 + number), trained=(10, 11))
+        rows.append(row(prefix, tokens(4, 2 + number), (10, 11), [weight] * len(made.input_ids)))
+    model = model_of("llama")
+    loss, gradients = loss_and_gradients(model, rows, PADDED)
+    varlen_attention.enable(model)
+    ours, ours_gradients = loss_and_gradients(model, rows, SHARED)
+    assert ours == pytest.approx(loss, rel=1e-5) and relative(ours_gradients, gradients) < 1e-5
+
+
+ROW = st.lists(st.integers(1, 3), min_size=1, max_size=40)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(ROW, min_size=1, max_size=10), st.booleans())
+def test_every_row_is_its_columns_and_attends_to_nothing_else(rows: list[list[int]], share: bool) -> None:
+    laid_out = arrange(rows, share)
+    allowed = Segments(laid_out.segments).mask(torch.device("cpu"))[0, 0]
+    for ids, ranges in zip(rows, laid_out.columns, strict=True):
+        columns = [column for part in ranges for column in part]
+        assert [laid_out.ids[column] for column in columns] == ids
+        assert [laid_out.positions[column] for column in columns] == list(range(len(ids)))
+        for place, column in enumerate(columns):
+            assert allowed[column].nonzero()[:, 0].tolist() == columns[: place + 1]
+    ordered = sorted(rows)
+    if share:
+        assert computed_tokens(ordered) <= len(laid_out.ids) <= sum(map(len, rows))
+        assert len(laid_out.ids) <= computed_tokens(ordered) + MIN_SHARED_TOKENS * len(rows)
+    else:
+        assert len(laid_out.ids) == sum(map(len, rows))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(ROW, min_size=1, max_size=8))
+def test_gathered_keys_are_those_of_the_mask(rows: list[list[int]]) -> None:
+    segments = Segments(arrange(rows, share=True).segments)
+    keys, mask = segments.gathered_keys(torch.device("cpu")), segments.mask(torch.device("cpu"))[0, 0]
+    for number, segment in enumerate(segments.segments):
+        own = keys.columns[keys.key_ends[number] : keys.key_ends[number + 1]].tolist()
+        assert keys.query_ends[number : number + 2].tolist() == [segment.start, segment.end]
+        for query in range(segment.start, segment.end):  # causal, with the last query at the last key
+            seen = own[: len(own) - (segment.end - 1 - query)]
+            assert mask[query].nonzero()[:, 0].tolist() == seen
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(ROW, min_size=1, max_size=12), st.integers(1, 5), st.integers(20, 120))
+def test_micro_batches_keep_the_rows_of_the_step(ids: list[list[int]], micro_batch: int, limit: int) -> None:
+    rows = [row(one, [1]) for one in ids]
+    portions = list(micro_batches(rows, micro_batch, Packing("shared_prefix", limit, segments=True)))
+    assert sorted(map(id, rows)) == sorted(id(one) for portion in portions for one in portion)
+    for portion in portions:
+        assert len(portion) <= micro_batch
+        assert len(portion) == 1 or computed_tokens([one.input_ids for one in portion]) <= limit
+
+
+@pytest.mark.parametrize(
+    ("shape", "longest", "reason"),
+    [
+        ("gemma2", 8, "eager"),
+        ("gemma3", 9, "sliding window of 8 tokens"),
+        ("gemma3", 8, ""),
+        ("mistral", 65, "sliding window of 64 tokens"),
+        ("gpt2", 8, "attention dropout"),
+        ("llama", 10_000, ""),
+    ],
+)
+def test_what_segments_do_not_support_is_named(shape: str, longest: int, reason: str) -> None:
+    model = transformers.AutoModelForCausalLM.from_config(SHAPES[shape])
+    found = varlen_attention.unsupported_reason(model, longest)
+    assert reason in found and bool(found) == bool(reason)

@@ -42,9 +42,9 @@ class MeasuredError:
 GRID = "the CPU allocator's peak in 48 configurations"
 PUBLISHED = "six published GPU peaks"
 MEASURED: dict[tuple[Tier, Device], MeasuredError] = {
-    ("dry run", "cpu"): MeasuredError(0.0001, 0.0016, 0.0005, GRID),
+    ("dry run", "cpu"): MeasuredError(0.0001, 0.0020, 0.0005, GRID),
     ("dry run", "cuda"): MeasuredError(None, 0.090, 0.090, PUBLISHED),
-    ("formula", "cpu"): MeasuredError(0.006, 0.133, 0.077, GRID),
+    ("formula", "cpu"): MeasuredError(0.010, 0.133, 0.080, GRID),
     # Not compared with GPU measurements: the worst error on a CPU plus the dry run's worst on a GPU.
     ("formula", "cuda"): MeasuredError(None, 0.21, 0.21, f"{GRID} and {PUBLISHED}, errors added"),
 }

@@ -213,6 +213,7 @@ def _row(rung: Rung, ladder: Ladder, results: LadderResults) -> RungResult:
     row.training_seconds = _over_seeds(outcomes, lambda result: result.step_seconds)
     row.all_seconds = _over_seeds(runs, lambda run: run.entry.seconds)
     row.tokens_per_second = _over_seeds(outcomes, lambda result: result.tokens_per_second)
+    row.computed_tokens_per_second = _over_seeds(outcomes, lambda result: result.computed_tokens_per_second)
     row.energy = _over_seeds(outcomes, worked_joules)
     row.trainable, row.parameters, row.artifact_bytes = last.trainable, last.parameters, last.artifact_bytes
     add_price(row, rung, ladder)

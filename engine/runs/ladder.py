@@ -178,6 +178,9 @@ class RungResult(Struct, kw_only=True):
     all_seconds: SeedRange | None = None
     """All phases except waiting for the GPU and scoring the base model, which not every rung does."""
     tokens_per_second: SeedRange | None = None
+    """Tokens of the rows."""
+    computed_tokens_per_second: SeedRange | None = None
+    """Tokens of the forward passes: with padding, shared prefixes once."""
     energy: SeedRange | None = None
     """Joules, in the phases of `all_seconds`."""
     money: SeedRange | None = None

@@ -126,9 +126,13 @@ class Result(Struct, kw_only=True):
     """Of the model, adapters not among them."""
     trainable: int = 0
     tokens: int = 0
-    """Tokens in all training steps."""
+    """Tokens of the rows of all training steps."""
+    computed_tokens: int | None = None
+    """Tokens of the forward passes of all training steps, with padding, and shared prefixes once; None if unknown."""
     tokens_per_second: float | None = None
-    """Over all training steps, each counted once."""
+    """`tokens` over all training steps, each counted once: comparable with other tools."""
+    computed_tokens_per_second: float | None = None
+    """`computed_tokens` over the same time."""
     step_seconds: float = 0.0
     """Duration of the optimizer steps, each counted once; excludes evaluations and checkpoints."""
     seconds: dict[str, float] = field(default_factory=dict)

@@ -113,7 +113,11 @@ class ResultBuilder:
         result.status, result.reason, result.ended = end.status, end.reason, end.t
         result.validation_loss = sorted(self._validation.items())
         result.tokens, result.step_seconds = self.steps.tokens(), self.steps.seconds()
-        result.tokens_per_second = result.tokens / result.step_seconds if result.step_seconds else None
+        result.computed_tokens = self.steps.computed()
+        if result.step_seconds:
+            result.tokens_per_second = result.tokens / result.step_seconds
+            computed = result.computed_tokens
+            result.computed_tokens_per_second = computed / result.step_seconds if computed else None
         result.seconds, result.joules = self.times.seconds(), self.energy.joules()
         result.energy = sum(result.joules.values()) if result.joules else None
         result.peak, result.peak_training_bytes = self.memory.peak, self.memory.peak_training_bytes

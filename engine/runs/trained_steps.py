@@ -9,10 +9,10 @@ from engine.runs.events import Step
 
 
 class TrainedSteps:
-    """Tokens and seconds per step, 24 bytes each. A resumed run repeats steps, which replace the earlier ones."""
+    """Tokens and seconds per step, 32 bytes each. A resumed run repeats steps, which replace the earlier ones."""
 
     def __init__(self) -> None:
-        self._step, self._tokens, self._seconds = array("q"), array("q"), array("d")
+        self._step, self._tokens, self._computed, self._seconds = array("q"), array("q"), array("q"), array("d")
 
     @property
     def last(self) -> int:
@@ -25,17 +25,22 @@ class TrainedSteps:
             self.rewind(event.step - 1)
         self._step.append(event.step)
         self._tokens.append(event.tokens)
+        self._computed.append(event.computed_tokens)
         self._seconds.append(event.seconds)
 
     def rewind(self, step: int) -> None:
         """Discard the steps after this one: the run resumed from it."""
         first = bisect_left(self._step, step + 1)
-        for column in (self._step, self._tokens, self._seconds):
+        for column in (self._step, self._tokens, self._computed, self._seconds):
             del column[first:]
 
     def tokens(self) -> int:
-        """Tokens in all steps."""
+        """Tokens of the rows of all steps."""
         return sum(self._tokens)
+
+    def computed(self) -> int | None:
+        """Tokens of the forward passes of all steps; None if a step did not log them."""
+        return sum(self._computed) if self._computed and all(self._computed) else None
 
     def seconds(self) -> float:
         """Duration of all steps."""

@@ -119,7 +119,7 @@ def _one_sequence(rows: Sequence[Row], packing: Packing, pad: int, multiple: int
         "position_ids": torch.tensor([positions + list(range(padding))]),
     }
     if packing.segments:
-        # A mask of four dimensions, so that transformers makes none of its own; attention over segments reads none.
+        # transformers builds no mask if it gets one of four dimensions; attention over segments ignores it.
         inputs |= {"segments": Segments(segments), "attention_mask": torch.ones((1, 1, 1, 1), dtype=torch.bool)}
     return MicroBatch(inputs, *_predictions(rows, arrangement.columns))
 

@@ -28,7 +28,17 @@ SETTINGS = [
 ]
 IDENTITY = {"name", "created", "ended"}
 """Fields that differ between equal runs."""
-MEASURED = {"tokens_per_second", "step_seconds", "seconds", "peak", "peak_training_bytes", "energy", "joules", "cost"}
+MEASURED = {
+    "tokens_per_second",
+    "computed_tokens_per_second",
+    "step_seconds",
+    "seconds",
+    "peak",
+    "peak_training_bytes",
+    "energy",
+    "joules",
+    "cost",
+}
 """Measurements: present in both results or in neither, with equal structure."""
 
 

@@ -140,7 +140,8 @@ def _figures(run: Compared, comparable: bool) -> dict[str, str]:
         "steps": f"{result.steps:,}" if result else "–",
         "training time": duration(result.step_seconds) if result else "–",
         "total time": duration(result.active_seconds) if result else "–",
-        "tokens/s": f"{result.tokens_per_second:,.0f}" if result and result.tokens_per_second else "–",
+        "tokens/s": _rate(result.tokens_per_second if result else None),
+        "computed tokens/s": _rate(result.computed_tokens_per_second if result else None),
         "peak memory": size(result.peak.training if result else None),
         "trainable": count(result.trainable) if result else "–",
         "artifact": size(result.artifact_bytes if result else None),
@@ -164,3 +165,7 @@ def _differences(runs: Sequence[Compared], width: int) -> Iterator[Content]:
         yield Content(key)
         for text, color in values:
             yield Content.assemble("  ", (text, color))
+
+
+def _rate(tokens_per_second: float | None) -> str:
+    return f"{tokens_per_second:,.0f}" if tokens_per_second else "–"

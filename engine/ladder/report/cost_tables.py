@@ -96,7 +96,11 @@ def _time_line(row: RungResult, full: RungResult | None) -> TableLine:
     cells = [
         measured("training_seconds", duration),
         measured("all_seconds", duration),
-        measured("tokens_per_second", count, relative=False),
+        cell(
+            count(row.tokens_per_second.mean if row.tokens_per_second else None),
+            f"{count(row.computed_tokens_per_second.mean)} computed" if row.computed_tokens_per_second else "",
+            seed_range(row.tokens_per_second, count),
+        ),
         measured("energy", energy),
         measured("money", lambda amount: money(amount, row.currency)),
         cell(rent.gpu, size(rent.memory), f"{money(rent.price_per_hour, rent.currency)}/h") if rent else Cell(ABSENT),

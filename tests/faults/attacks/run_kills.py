@@ -56,6 +56,7 @@ DIFFERING = {
     "seconds",
     "step_seconds",
     "tokens_per_second",
+    "computed_tokens_per_second",
     "peak",
     "peak_training_bytes",
     "created",

@@ -1,0 +1,48 @@
+"""The packing of a run: shared prefixes where they save tokens, and reasons where they are not used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import events_of, ftbench, only_run
+
+SHORT = ("--set", "train.steps=2", "--set", "evaluation.when=never", "--set", "train.probe=false")
+
+
+def run_of(folder: Path, preset: str, *settings: str) -> list[dict[str, Any]]:
+    """The events of a short run."""
+    more = [part for setting in settings for part in ("--set", setting)]
+    done = ftbench("run", preset, *SHORT, *more)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return events_of(only_run(folder))
+
+
+def of_type(events: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [event for event in events if event["type"] == kind]
+
+
+def test_a_common_system_prompt_is_computed_once(tmp_path: Path) -> None:
+    events = run_of(tmp_path, "demo-schema")
+    plan = of_type(events, "plan")[-1]
+    assert plan["packing"] == "shared_prefix" and plan["shared_prefix"] >= 60 and plan["shared_rows"] == 1600
+    for step in of_type(events, "step"):
+        assert step["tokens"] / step["computed_tokens"] == pytest.approx(plan["token_ratio"], rel=0.15)
+    assert of_type(events, "warning") == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "packing", "code"),
+    [
+        (["adapter.dropout=0.1"], "packed", "train.shared_prefix_off"),
+        (["adapter.dropout=0.1", "train.packing=shared_prefix"], "shared_prefix", ""),
+        (["model.attention=eager", "train.packing=shared_prefix"], "packed", "train.no_shared_prefix"),
+    ],
+)
+def test_where_prefixes_are_not_shared_the_reason_is_a_warning(
+    settings: list[str], packing: str, code: str, tmp_path: Path
+) -> None:
+    events = run_of(tmp_path, "demo-schema", *settings)
+    assert of_type(events, "plan")[-1]["packing"] == packing
+    assert [event["code"] for event in of_type(events, "warning")] == [code] * bool(code)

@@ -39,6 +39,19 @@ SLOW = (
 """Folders and files, by the start of their path, that load torch, start workers or draw the workbench. The others take
 two minutes on two cores: `pytest -m "not slow"`."""
 
+LONGEST = (
+    "faults/test_result_of_killed_run.py",
+    "engine/worker/test_worker.py",
+    "faults/test_kill.py",
+    "faults/test_checkpoints.py",
+    "engine/ladder/test_ladder.py",
+    "tui/cli/test_demo.py",
+    "faults/test_kill_ladder.py",
+    "faults/test_hostile_bench.py",
+    "engine/config/test_plugins.py",
+)
+"""Files that take minutes: they come first, so that no process is left alone with one of them at the end."""
+
 # Two workers with two threads each on two cores slow each other down by spinning; tests do not measure speed.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -49,10 +62,16 @@ for ignorable in (signal.SIGQUIT, signal.SIGTSTP, signal.SIGHUP):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests below SLOW."""
+    """Mark the tests below SLOW, and start with the longest ones."""
     for item in items:
-        if item.path.is_relative_to(TESTS) and item.path.relative_to(TESTS).as_posix().startswith(SLOW):
+        if _place(item).startswith(SLOW):
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: (_place(item) not in LONGEST, "slow" not in item.keywords))
+
+
+def _place(item: pytest.Item) -> str:
+    """The test file's path below `tests`."""
+    return item.path.relative_to(TESTS).as_posix() if item.path.is_relative_to(TESTS) else ""
 
 
 @pytest.fixture(autouse=True)

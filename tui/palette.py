@@ -26,6 +26,8 @@ from tui.data.datasets import EMBEDDED, offered
 from tui.screens.bench import BenchScreen
 from tui.settings import Settings
 
+MAX_DIRECTORY = 60
+"""Characters of a directory."""
 MAX_RUNS = 200
 """The latest runs; older ones are in the runs screen."""
 
@@ -119,9 +121,10 @@ def ladders(app: PaletteApp) -> Iterator[PaletteEntry]:
 
 
 def _origin(found: RunDir | LadderDir, action: str) -> str:
-    """`Show this ladder (started in ~/project).`"""
-    directory = found.started_in()
-    return f"{action} (started in {tilde(directory)})." if directory else f"{action}."
+    """`Show this ladder (started in ~/project).`; a long path is cut at its start."""
+    directory = tilde(found.started_in() or "")
+    shown = directory if len(directory) <= MAX_DIRECTORY else f"…{directory[1 - MAX_DIRECTORY :]}"
+    return f"{action} (started in {shown})." if directory else f"{action}."
 
 
 def data(app: PaletteApp) -> Iterator[PaletteEntry]:

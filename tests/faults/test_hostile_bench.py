@@ -33,7 +33,7 @@ SCREENS = {
     "PresetsScreen": "presets; yours",
     "RunsScreen": "runs in",
     "SmallScreen": "Terminal too small",
-    "TextScreen": "everywhere",
+    "TextScreen": "Everywhere",
     "CommandPalette": "Search",
 }
 """Screen -> a text that only this screen shows: the test must visit every screen."""
@@ -78,7 +78,7 @@ def visit_every_screen(terminal: Terminal, seen: list[str]) -> None:
         seen.append(terminal.text)
     open_and_walk(terminal, ["r"], "runs in", "", seen, "enter")  # attaches
     terminal.wait("ended before")
-    for key, shows in (("?", "everywhere"), ("ctrl+p", "Search"), ("c", ""), ("v", ""), ("b", ""), ("M", "")):
+    for key, shows in (("?", "Everywhere"), ("ctrl+p", "Search"), ("c", ""), ("v", ""), ("b", ""), ("M", "")):
         terminal.press(key)
         terminal.wait(shows)
         terminal.settle()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -122,12 +121,10 @@ def test_ctrl_z_shows_the_cursor_and_fg_hides_it_again(tmp_path: Path, held: lis
         terminal.process.wait()
 
 
-def wait_for_state(pid: int, state: str) -> None:
-    """Wait for a process state of the kernel; `T` is stopped."""
-    deadline = time.monotonic() + 20
-    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != state:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+def wait_for_state(terminal: Terminal, state: str) -> None:
+    """Wait for a process state of the kernel; `T` is stopped. Its output is read: a full pty would block it."""
+    stat = Path(f"/proc/{terminal.process.pid}/stat")
+    terminal.wait(lambda: stat.read_text().rpartition(")")[2].split()[0] == state)
 
 
 def test_a_terminal_that_is_not_read_does_not_prevent_the_end_of_attach(follow: Callable[[str], Terminal]) -> None:
@@ -173,7 +170,7 @@ def test_ctrl_c_in_the_bench_shows_how_to_leave(bench: Terminal) -> None:
 
 def test_a_suspended_bench_restores_the_terminal_and_redraws_when_continued(bench: Terminal) -> None:
     os.kill(bench.process.pid, signal.SIGTSTP)
-    wait_for_state(bench.process.pid, "T")
+    wait_for_state(bench, "T")
     bench.read(0.2)
     assert modes_left_on(bench.bytes) == []
     os.kill(bench.process.pid, signal.SIGCONT)

@@ -141,7 +141,7 @@ def _figures(run: Compared, comparable: bool) -> dict[str, str]:
         "training time": duration(result.step_seconds) if result else "–",
         "total time": duration(result.active_seconds) if result else "–",
         "tokens/s": _rate(result.tokens_per_second if result else None),
-        "computed tokens/s": _rate(result.computed_tokens_per_second if result else None),
+        "computed tokens": _rate(result.computed_tokens_per_second if result else None, "/s"),
         "peak memory": size(result.peak.training if result else None),
         "trainable": count(result.trainable) if result else "–",
         "artifact": size(result.artifact_bytes if result else None),
@@ -167,5 +167,5 @@ def _differences(runs: Sequence[Compared], width: int) -> Iterator[Content]:
             yield Content.assemble("  ", (text, color))
 
 
-def _rate(tokens_per_second: float | None) -> str:
-    return f"{tokens_per_second:,.0f}" if tokens_per_second else "–"
+def _rate(tokens_per_second: float | None, unit: str = "") -> str:
+    return f"{tokens_per_second:,.0f}{unit}" if tokens_per_second else "–"

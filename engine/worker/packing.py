@@ -8,6 +8,7 @@ from engine.data.tokens import Row
 from engine.training import varlen_attention
 from engine.training.batches import Schedule, Sharing, choose_packing, drops_out, share_prefixes
 from engine.training.collation import Packing
+from engine.training.guards import first_line, is_out_of_memory
 from engine.training.loss import keeps_logits, packing_agreement
 from engine.worker.evaluator import Evaluator
 from engine.worker.run_context import RunContext
@@ -58,10 +59,17 @@ def _explain(run: RunContext, packing: Packing, sharing: Sharing, reason: str) -
 
 
 def _agrees(run: RunContext, model: torch.nn.Module, rows: list[Row], packing: Packing, pad: int) -> bool:
-    """Whether the losses of rows are the same packed and alone; warns if not."""
-    agreement = packing_agreement(model, rows, packing, pad, run.machine.device, keeps_logits(model))
-    if not agreement.same:
+    """Whether the losses of rows are the same packed and alone; warns if not, or if a kernel does not support them."""
+    try:
+        agreement = packing_agreement(model, rows, packing, pad, run.machine.device, keeps_logits(model))
+    except (RuntimeError, ValueError) as error:  # such as a head size that a GPU's kernel does not support
+        if is_out_of_memory(error):
+            raise
+        why = f"cannot compute packed rows ({first_line(error)})"
+    else:
+        if agreement.same:
+            return True
         losses = f"loss {agreement.packed:.4f} packed, {agreement.single:.4f} separate"
-        text = f"{type(model).__name__} does not keep packed rows separate ({losses}): using a simpler packing"
-        run.warn("model.packing_unsupported", text)
-    return agreement.same
+        why = f"does not keep packed rows separate ({losses})"
+    run.warn("model.packing_unsupported", f"{type(model).__name__} {why}: using a simpler packing")
+    return False

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from command import events_of, ftbench, only_run
+
+from engine.config.schema import Config, Train
+from engine.data.prepare import prepare
+from engine.methods import method
+from engine.methods.machine import this_machine
+from engine.methods.tokenizer import load_tokenizer
+from engine.training import varlen_attention
+from engine.worker.packing import chosen_packing
 
 SHORT = ("--set", "train.steps=2", "--set", "evaluation.when=never", "--set", "train.probe=false")
 
@@ -46,3 +55,22 @@ def test_where_prefixes_are_not_shared_the_reason_is_a_warning(
     events = run_of(tmp_path, "demo-schema", *settings)
     assert of_type(events, "plan")[-1]["packing"] == packing
     assert [event["code"] for event in of_type(events, "warning")] == [code] * bool(code)
+
+
+def test_a_kernel_that_does_not_support_the_model_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of a GPU's kernel, the CPU's raises."""
+
+    def refuse(*args: Any, **options: Any) -> Any:
+        raise RuntimeError("head size 20 is not supported")
+
+    warned: list[str] = []
+    config = Config(train=Train(batch=4))
+    base = method("lora").load(config, this_machine())
+    rows = prepare(config.data, config.train.max_length, load_tokenizer(config.model))
+    run = SimpleNamespace(
+        config=config, machine=this_machine(), sharing=None, warn=lambda code, text: warned.append(f"{code}: {text}")
+    )
+    monkeypatch.setattr(varlen_attention, "_forward", refuse)
+    chosen = chosen_packing(run, base, SimpleNamespace(rows=rows, loss_rows=[]), 0)  # type: ignore[arg-type]
+    assert (chosen.packing, chosen.segments) == ("packed", False)
+    assert len(warned) == 1 and warned[0].startswith("model.packing_unsupported") and "head size 20" in warned[0]

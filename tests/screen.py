@@ -68,6 +68,23 @@ class Terminal:
             os.write(self.ours, KEYS.get(key, key).encode())
             self.read(0.15)
 
+    def press_one_by_one(self, *keys: str) -> None:
+        """Press each key when the screen shows what the one before did: a key can change what the next one means."""
+        for key in keys:
+            self.press(key)
+            self.settle()
+
+    def press_until(self, key: str, shows: str) -> None:
+        """Press a key until the screen shows a text: a busy program may still be opening or closing another screen."""
+        for _ in range(4):
+            self.press(key)
+            deadline = time.monotonic() + 20
+            while time.monotonic() < deadline:
+                if shows in self.text:
+                    return
+                self.read(0.05)
+        self.wait(shows)
+
     def read(self, seconds: float) -> None:
         """Read output for `seconds`."""
         deadline = time.monotonic() + seconds

@@ -58,8 +58,8 @@ def open_and_walk(
     terminal: Terminal, keys: Sequence[str], shows: str, group: str, seen: list[str], back: str = "escape"
 ) -> None:
     """Open a screen, wait until it is loaded, press its keys, and go back."""
-    terminal.press(*keys)
-    terminal.wait(shows)
+    terminal.press_one_by_one(*keys[:-1])
+    terminal.press_until(keys[-1], shows)
     terminal.settle()
     seen.append(terminal.text)
     walk(
@@ -79,22 +79,22 @@ def visit_every_screen(terminal: Terminal, seen: list[str]) -> None:
     open_and_walk(terminal, ["r"], "runs in", "", seen, "enter")  # attaches
     terminal.wait("ended before")
     for key, shows in (("?", "Everywhere"), ("ctrl+p", "Search"), ("c", ""), ("v", ""), ("b", ""), ("M", "")):
-        terminal.press(key)
-        terminal.wait(shows)
+        terminal.press_until(key, shows)
         terminal.settle()
         seen.append(terminal.text)
         terminal.press("escape")
         terminal.wait(lambda shows=shows: not shows or shows not in terminal.text)
-    terminal.press("f", MARK, "enter", "n", "N", "escape", "o")
+    terminal.press_one_by_one("f", MARK, "enter", "n", "N", "escape", "o")
     terminal.settle()
     seen.append(terminal.text)
-    terminal.press("y", "Y", "o", "/", MARK, "enter")
+    terminal.press_one_by_one("y", "Y", "o", "/", MARK, "enter")
     seen.append(terminal.text)
     open_and_walk(terminal, ["enter"], "─ launch ─", "", seen)
     open_and_walk(terminal, ["P"], "presets", "", seen)
     open_and_walk(terminal, ["P", "d"], "enter save", "", seen)
-    terminal.press("escape", "r")
-    terminal.wait("runs in")
+    terminal.press("escape")
+    terminal.settle()
+    terminal.press_until("r", "runs in")
     open_and_walk(terminal, [" ", "down", " ", "c"], "comparison of", "", seen)
     open_and_walk(terminal, ["x"], "y yes", "", seen)
     for _ in range(30):  # past the names of all runs
@@ -102,7 +102,7 @@ def visit_every_screen(terminal: Terminal, seen: list[str]) -> None:
         seen.append(terminal.text)
     terminal.press("escape")
     open_and_walk(terminal, ["l"], "o report", "ladder", seen)
-    terminal.press("d", "down", "down")
+    terminal.press_one_by_one("d", "down", "down")
     open_and_walk(terminal, ["enter"], "special tokens bold", "inspector", seen)
     open_and_walk(terminal, ["d", "a"], "type to filter", "picker", seen)
     terminal.press("escape")

@@ -18,6 +18,7 @@ import torch
 from engine.config.batch_limits import CHUNK_ELEMENTS, SHAPE_MULTIPLE
 from engine.data.tokens import Row
 from engine.training.collation import IGNORED, MicroBatch, Packing, collate
+from engine.training.segments import Segments
 
 
 def logit_chunks(rows: int, vocabulary: int) -> list[slice]:
@@ -62,6 +63,10 @@ class SummedCrossEntropy(torch.autograd.Function):
         return gradient, None, None
 
 
+REACHED = Segments((), reached=True)
+"""In place of segments that a batch does not have."""
+
+
 def keeps_logits(model: torch.nn.Module) -> bool:
     """Whether the model's forward supports `logits_to_keep`; if not, its LM head runs at every position."""
     inner = getattr(model, "get_base_model", lambda: model)()
@@ -74,6 +79,8 @@ def answer_logits(model: torch.nn.Module, batch: MicroBatch, keep: bool) -> tupl
     padding = columns[:1].expand(-len(columns) % SHAPE_MULTIPLE[columns.device.type])
     arguments = {"logits_to_keep": torch.cat([columns, padding])} if keep else {}
     logits = model(**batch.model_inputs, **arguments, use_cache=False).logits  # (B, padded columns or L, V)
+    if not batch.model_inputs.get("segments", REACHED).reached:  # its rows would attend to each other, unnoticed
+        raise ValueError("the model does not pass segments on to its attention")
     logits = logits[:, : len(columns)] if keep else logits[:, columns]
     if len(targets) == 1:  # every column predicts a token in the loss
         return logits[0], targets[0]

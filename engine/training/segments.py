@@ -33,12 +33,14 @@ class Segment(NamedTuple):
     """Column after the last token of the rows that continue it; equals `end` if none does."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Segments:
     """Which tokens of a sequence attend to which."""
 
     segments: tuple[Segment, ...]
     """In depth-first order; they cover all columns."""
+    reached: bool = False
+    """Whether the model passed them on to its attention."""
 
     @property
     def tokens(self) -> int:

@@ -56,6 +56,8 @@ def unsupported_by(architecture: type, config: Any, implementation: str, longest
     registry = next((table for one in modules if (table := getattr(one, "ALL_ATTENTION_FUNCTIONS", None))), None)
     if registry is not modeling_utils.ALL_ATTENTION_FUNCTIONS or not _takes_keywords(architecture):
         return f"{kind} does not use transformers' common attention functions"
+    if getattr(config, "attn_logit_softcapping", None):
+        return f"{kind} soft-caps its attention"
     if implementation not in ("sdpa", NAME):
         return f"{kind} uses {implementation} attention"
     layers = set(getattr(config, "layer_types", None) or [])
@@ -93,6 +95,7 @@ def varlen_attention(
     if segments is None:
         options |= {"scaling": scaling, "dropout": dropout}
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    segments.reached = True
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast, rotary embeddings return float32
     one_size = query.shape[-1] == value.shape[-1]

@@ -5,6 +5,11 @@ The tables are by device: `cpu` and `cuda`.
 
 from __future__ import annotations
 
+from typing import Literal
+
+PackingMode = Literal["packed", "shared_prefix", "padded"]
+"""How the rows of a micro-batch are combined (`train.packing`)."""
+
 PACKED_MEAN_LENGTH = 256
 """Tokens. With a dense attention mask, rows longer than this on average are padded instead of packed."""
 PACKED_TOKENS = {"cpu": 1024, "cuda": 4096}

@@ -7,17 +7,16 @@ additional queries to their shared key head: the same products without copies.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface, modeling_utils
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from engine.evaluation.forward import unwrapped
+from engine.methods.adapters import without_adapters
 from engine.training import varlen_attention
 
 NAME = "sdpa_by_group"
@@ -28,7 +27,7 @@ SDPA = ("sdpa", varlen_attention.NAME)
 @contextmanager
 def attention_by_group(model: torch.nn.Module) -> Iterator[None]:
     """Context in which the model uses grouped attention, if it uses transformers' SDPA and has grouped heads."""
-    inner = unwrapped(model)
+    inner = without_adapters(model)
     if not _is_supported(inner):
         yield
         return
@@ -63,12 +62,10 @@ def sdpa_by_group(
 
 def _is_supported(model: torch.nn.Module) -> bool:
     """Whether this architecture uses transformers' common attention registry and has grouped heads."""
-    modules = [sys.modules[kind.__module__] for kind in type(model).__mro__]
-    used = next((table for module in modules if (table := getattr(module, "ALL_ATTENTION_FUNCTIONS", None))), None)
     config = model.config.get_text_config()
     heads = getattr(config, "num_attention_heads", 0)
     grouped = (getattr(config, "num_key_value_heads", None) or heads) < heads
-    return grouped and used is modeling_utils.ALL_ATTENTION_FUNCTIONS and config._attn_implementation in SDPA
+    return grouped and varlen_attention.uses_common_attention(type(model)) and config._attn_implementation in SDPA
 
 
 AttentionInterface.register(NAME, sdpa_by_group)

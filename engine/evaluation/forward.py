@@ -10,6 +10,7 @@ import torch
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from engine.methods.adapters import without_adapters
 from engine.training.guards import free_memory, is_out_of_memory
 
 CACHE_ARGUMENTS = ("cache", "past_key_values")
@@ -24,7 +25,7 @@ class Forward:
     def __init__(self, model: torch.nn.Module) -> None:
         parameters = _parameters(model)
         self.model = model
-        self.config, self.dtype = unwrapped(model).config, unwrapped(model).dtype
+        self.config, self.dtype = without_adapters(model).config, without_adapters(model).dtype
         self.cache_argument = next(name for name in CACHE_ARGUMENTS if name in parameters)
         self.keeps = "logits_to_keep" in parameters
 
@@ -54,11 +55,11 @@ def cache_unsupported_reason(model: torch.nn.Module) -> str:
     between layers are not supported.
     """
     parameters = _parameters(model)
-    name = type(unwrapped(model)).__name__
+    name = type(without_adapters(model)).__name__
     if "position_ids" not in parameters or not any(argument in parameters for argument in CACHE_ARGUMENTS):
         return f"{name} does not accept position_ids and a cache"
     try:
-        kinds = {type(layer) for layer in DynamicCache(config=unwrapped(model).config).layers}
+        kinds = {type(layer) for layer in DynamicCache(config=without_adapters(model).config).layers}
     except (KeyError, AttributeError) as error:
         return f"{name} has a custom cache ({error})"
     unsupported = sorted(kind.__name__ for kind in kinds - {DynamicLayer})
@@ -112,10 +113,5 @@ def within_memory(work: Callable[[], T]) -> T | None:
     return None
 
 
-def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
-    """The transformers model without PEFT's wrapper."""
-    return getattr(model, "get_base_model", lambda: model)()
-
-
 def _parameters(model: torch.nn.Module) -> frozenset[str]:
-    return frozenset(inspect.signature(unwrapped(model).forward).parameters)
+    return frozenset(inspect.signature(without_adapters(model).forward).parameters)

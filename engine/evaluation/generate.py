@@ -15,8 +15,9 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from engine.data.tokens import IGNORED, Row
 from engine.evaluation.attention import attention_by_group
 from engine.evaluation.decode import Decoder
-from engine.evaluation.forward import Forward, cache_unsupported_reason, left_padded, unwrapped, within_memory
+from engine.evaluation.forward import Forward, cache_unsupported_reason, left_padded, within_memory
 from engine.evaluation.preflight import check_prompts
+from engine.methods.adapters import without_adapters
 from engine.training.guards import OutOfMemory
 
 Warn = Callable[[str, str], None]
@@ -82,7 +83,7 @@ class Generator:
     @torch.inference_mode()
     def _generate(self, model: torch.nn.Module, prompts: list[list[int]]) -> list[list[int]]:
         ids, mask, _ = left_padded(prompts, self.tokenizer.pad_token_id, self.device)
-        inner = unwrapped(model)
+        inner = without_adapters(model)
         original = inner.generation_config
         # `generate` takes settings that its caller leaves unset from the model's generation config.
         inner.generation_config = GenerationConfig()

@@ -14,12 +14,13 @@ from engine.data.items import EvaluationItem, all_rows
 from engine.data.tokens import Row
 from engine.evaluation.choice_scoring import Chooser
 from engine.evaluation.choices import Choices
-from engine.evaluation.forward import unwrapped, within_memory
+from engine.evaluation.forward import within_memory
 from engine.evaluation.generate import Generator
 from engine.evaluation.intervals import bootstrap, of_scores
 from engine.evaluation.metrics import best_score
 from engine.evaluation.row_loss import RowLoss
 from engine.evaluation.worst_case import longest_answers, run_worst_case
+from engine.methods.adapters import without_adapters
 from engine.runs.result import Interval, Score
 from engine.training.batches import held_out_batches
 from engine.training.collation import IGNORED, Packing, answer_tokens, collate, loss_weight, targets_of, weights_of
@@ -172,7 +173,7 @@ def row_losses(model: torch.nn.Module, rows: Sequence[Row], layout: Packing, pad
 
 def vocabulary_of(model: torch.nn.Module) -> int:
     """Vocabulary size of the model, the last dimension of its logits."""
-    vocabulary: int = unwrapped(model).config.get_text_config().vocab_size
+    vocabulary: int = without_adapters(model).config.get_text_config().vocab_size
     return vocabulary
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import peft
 import torch
 from transformers import PreTrainedModel
 
 from engine.config import schema
 from engine.config.errors import UserError
+
+
+def without_adapters(model: torch.nn.Module) -> Any:
+    """The transformers model without PEFT's wrapper, if it has one."""
+    return getattr(model, "get_base_model", lambda: model)()
 
 
 def add_adapters(model: PreTrainedModel, adapter: schema.Adapter) -> peft.PeftModel:

@@ -6,7 +6,7 @@ from __future__ import annotations
 def describe_sharing(prefix: int, rows: int, ratio: float) -> str:
     """What computing common prefixes once saves; "" without shared prefixes.
 
-    `prefix`: tokens of the prefix common to all `rows` rows, 0 if it differs between groups of rows. `ratio`: tokens of
+    `prefix`: tokens of the prefix common to `rows` rows, 0 if it differs between groups of rows. `ratio`: tokens of
     the rows divided by tokens computed.
     """
     if ratio <= 1.0:

@@ -16,15 +16,18 @@ from engine.config.batch_limits import (
     PACKED_MEAN_LENGTH,
     PACKED_TOKENS,
     PADDED_TOKENS,
+    PackingMode,
 )
 from engine.config.method_specs import method_spec
 from engine.config.schema import Config
 from engine.data.tokenized import lengths_of
 from engine.data.tokens import Row
-from engine.training.collation import IGNORED, Packing, PackingMode, targets_of
+from engine.training.collation import IGNORED, Packing, targets_of
 from engine.training.segments import MIN_SHARED_TOKENS, common_prefix_length, computed_tokens, saved_tokens
 
 WORTHWHILE_RATIO = 1.05
+MAX_COMPARED = 20_000
+"""Rows whose common prefix is measured; more would delay the start of a run by seconds."""
 SAMPLED_STEPS = 32
 """Steps whose rows tell how much sharing prefixes saves."""
 
@@ -76,7 +79,9 @@ class Sharing(NamedTuple):
     """What computing common prefixes once saves, or would save, in training."""
 
     prefix: int
-    """Tokens of the prefix common to all rows; 0 if it is shorter than MIN_SHARED_TOKENS."""
+    """Tokens of the prefix common to `rows` rows; 0 if it is shorter than MIN_SHARED_TOKENS."""
+    rows: int
+    """Rows that were compared: all training rows, or those of the sampled steps if there are more than MAX_COMPARED."""
     ratio: float
     """Tokens of the rows divided by tokens computed, over a sample of steps; 1 without common prefixes."""
 
@@ -86,23 +91,33 @@ class Sharing(NamedTuple):
         return self.ratio >= WORTHWHILE_RATIO
 
 
-NO_SHARING = Sharing(0, 1.0)
+NO_SHARING = Sharing(0, 0, 1.0)
 
 
 def sharing_of(rows: Sequence[Row], schedule: Schedule, micro_batch: int, packing: Packing) -> Sharing:
     """Measure the sharing of the micro-batches of up to SAMPLED_STEPS steps."""
     packing = replace(packing, packing="shared_prefix")
     tokens = computed = 0
-    prefix: list[int] | None = None
+    sampled: set[int] = set()
     for step in {round(n * (schedule.steps - 1) / (SAMPLED_STEPS - 1)) for n in range(SAMPLED_STEPS)}:
-        for portion in micro_batches([rows[index] for index in schedule.indices(step)], micro_batch, packing):
+        indices = schedule.indices(step)
+        sampled.update(indices)
+        for portion in micro_batches([rows[index] for index in indices], micro_batch, packing):
             ids = [row.input_ids for row in portion]
             tokens += sum(map(len, ids))
             computed += computed_tokens(ids)
-            prefix = ids[0] if prefix is None else prefix
-            prefix = prefix[: min(common_prefix_length(prefix, one) for one in (ids[0], ids[-1]))]
-    length = len(prefix or [])
-    return Sharing(length if length >= MIN_SHARED_TOKENS else 0, tokens / max(1, computed))
+    compared = range(len(rows)) if len(rows) <= MAX_COMPARED else sorted(sampled)
+    return Sharing(_common_prefix(rows, compared), len(compared), tokens / max(1, computed))
+
+
+def _common_prefix(rows: Sequence[Row], compared: Sequence[int]) -> int:
+    """Tokens of the prefix common to these rows; 0 if it is shorter than MIN_SHARED_TOKENS."""
+    prefix = rows[compared[0]].input_ids
+    for index in compared:
+        prefix = prefix[: common_prefix_length(prefix, rows[index].input_ids)]
+        if len(prefix) < MIN_SHARED_TOKENS:
+            return 0
+    return len(prefix)
 
 
 def choose_packing(rows: Sequence[Row], setting: str, device: str, varlen: bool, segments: bool = False) -> Packing:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from engine.config.batch_limits import SHAPE_MULTIPLE
+from engine.config.batch_limits import SHAPE_MULTIPLE, PackingMode
 from engine.data.tokens import Row
 from engine.training.segments import Segment, Segments, arrange
 
-PackingMode = Literal["packed", "padded", "shared_prefix"]
 IGNORED = -100
 
 

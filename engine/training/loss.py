@@ -17,6 +17,7 @@ import torch
 
 from engine.config.batch_limits import CHUNK_ELEMENTS, SHAPE_MULTIPLE
 from engine.data.tokens import Row
+from engine.methods.adapters import without_adapters
 from engine.training.collation import IGNORED, MicroBatch, Packing, collate
 from engine.training.segments import Segments
 
@@ -69,8 +70,7 @@ REACHED = Segments((), reached=True)
 
 def keeps_logits(model: torch.nn.Module) -> bool:
     """Whether the model's forward supports `logits_to_keep`; if not, its LM head runs at every position."""
-    inner = getattr(model, "get_base_model", lambda: model)()
-    return "logits_to_keep" in inspect.signature(inner.forward).parameters
+    return "logits_to_keep" in inspect.signature(without_adapters(model).forward).parameters
 
 
 def answer_logits(model: torch.nn.Module, batch: MicroBatch, keep: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -41,6 +41,8 @@ class Segments:
     """In depth-first order; they cover all columns."""
     reached: bool = False
     """Whether the model passed them on to its attention."""
+    _masks: dict[torch.device, torch.Tensor] = field(default_factory=dict)
+    _gathered: dict[torch.device, GatheredKeys] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
@@ -48,20 +50,18 @@ class Segments:
 
     def mask(self, device: torch.device) -> torch.Tensor:
         """(1, 1, T, T) boolean mask, for attention without support for segments."""
-        kept = self.__dict__.setdefault("_masks", {})
-        if device not in kept:
+        if device not in self._masks:
             allowed = torch.zeros((self.tokens, self.tokens), dtype=torch.bool)
             for start, end, reach in self.segments:
                 allowed[start:reach, start:end] = True
-            kept[device] = allowed.tril_()[None, None].to(device)
-        return kept[device]
+            self._masks[device] = allowed.tril_()[None, None].to(device)
+        return self._masks[device]
 
     def gathered_keys(self, device: torch.device) -> GatheredKeys:
         """Indices for a variable-length kernel: a segment's keys follow those of the segments that it continues."""
-        kept = self.__dict__.setdefault("_gathered", {})
-        if device not in kept:
-            kept[device] = self._gather(device)
-        return kept[device]
+        if device not in self._gathered:
+            self._gathered[device] = self._gather(device)
+        return self._gathered[device]
 
     def _gather(self, device: torch.device) -> GatheredKeys:
         columns: list[int] = []
@@ -115,9 +115,8 @@ def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
 
 def arrange(rows: Sequence[list[int]], share: bool) -> Arrangement:
     """Lay out the token ids of rows; `share`: compute common prefixes once."""
-    if not share:
-        return _Arranger(rows).separate()
-    return _Arranger(rows).shared()
+    arranger = _Arranger(rows)
+    return arranger.shared() if share else arranger.separate()
 
 
 def computed_tokens(ordered: Sequence[list[int]]) -> int:
@@ -171,7 +170,7 @@ class _Arranger:
 
     def _append(self, numbers: list[int], start: int, end: int) -> int | None:
         """Append tokens start … end of these rows, which share them; returns the place of the segment."""
-        if start == end:  # the row is a prefix of another one
+        if start == end:  # other rows contain the whole row
             return None
         first = len(self.ids)
         self.ids += self.rows[numbers[0]][start:end]

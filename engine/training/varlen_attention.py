@@ -24,6 +24,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, modeling_ut
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from engine.methods.adapters import without_adapters
 from engine.training.segments import Segment, Segments
 
 NAME = "varlen"
@@ -34,27 +35,20 @@ _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 def enable(model: torch.nn.Module) -> None:
     """Make a model accept `segments`, an argument of its forward pass. Without it attention is transformers' SDPA."""
-    _without_adapters(model).set_attn_implementation(NAME)
+    without_adapters(model).set_attn_implementation(NAME)
 
 
 def unsupported_reason(model: torch.nn.Module, longest: int) -> str:
     """Why segments cannot replace this model's own attention for rows of up to `longest` tokens; "" if they can."""
-    inner = _without_adapters(model)
+    inner = without_adapters(model)
     config = inner.config.get_text_config()
     return unsupported_by(type(inner), config, config._attn_implementation, longest)
-
-
-def _without_adapters(model: torch.nn.Module) -> Any:
-    """The transformers model without PEFT's wrapper."""
-    return getattr(model, "get_base_model", lambda: model)()
 
 
 def unsupported_by(architecture: type, config: Any, implementation: str, longest: int) -> str:
     """`unsupported_reason` for a model class, its text configuration and its attention implementation."""
     kind = architecture.__name__
-    modules = [sys.modules[one.__module__] for one in architecture.__mro__]
-    registry = next((table for one in modules if (table := getattr(one, "ALL_ATTENTION_FUNCTIONS", None))), None)
-    if registry is not modeling_utils.ALL_ATTENTION_FUNCTIONS or not _takes_keywords(architecture):
+    if not uses_common_attention(architecture) or not _takes_keywords(architecture):
         return f"{kind} does not use transformers' common attention functions"
     if getattr(config, "attn_logit_softcapping", None):
         return f"{kind} soft-caps its attention"
@@ -70,6 +64,13 @@ def unsupported_by(architecture: type, config: Any, implementation: str, longest
     if any(getattr(config, name, 0) for name in ("attention_dropout", "attn_pdrop")):
         return f"{kind} uses attention dropout"
     return ""
+
+
+def uses_common_attention(architecture: type) -> bool:
+    """Whether a model class calls its attention by name from transformers' registry."""
+    modules = [sys.modules[one.__module__] for one in architecture.__mro__]
+    registry = next((table for one in modules if (table := getattr(one, "ALL_ATTENTION_FUNCTIONS", None))), None)
+    return registry is modeling_utils.ALL_ATTENTION_FUNCTIONS
 
 
 def _takes_keywords(architecture: Any) -> bool:
@@ -90,7 +91,7 @@ def varlen_attention(
 ) -> tuple[torch.Tensor, None]:
     """query (1, H, T, D), key and value (1, G, T, D) -> (1, T, H, D), as in transformers.
 
-    Without `segments` the batch is any, with transformers' own mask.
+    Without `segments` this is transformers' SDPA.
     """
     if segments is None:
         options |= {"scaling": scaling, "dropout": dropout}

@@ -18,6 +18,7 @@ from engine.data.prepare import Prepared
 from engine.evaluation.score import Item, summarize
 from engine.memory.dry_run.run_forecast import RunForecast
 from engine.memory.probe import Probed
+from engine.methods.adapters import without_adapters
 from engine.methods.machine import Machine
 from engine.runs import end_record, events
 from engine.runs.end_record import EndRecord
@@ -109,7 +110,7 @@ class RunContext:
         )
 
     def log_model(self, model: torch.nn.Module, optimizer: str) -> None:
-        base = getattr(model, "get_base_model", lambda: model)()
+        base = without_adapters(model)
         if hasattr(model, "get_nb_trainable_parameters"):  # PEFT counts 4-bit weights by their unpacked size
             trainable, everything = model.get_nb_trainable_parameters()
             parameters = everything - trainable

@@ -78,8 +78,8 @@ def _sharing(run: RunContext, evaluator: Evaluator) -> dict[str, Any]:
     """Fields of the plan about shared prefixes."""
     if evaluator.packing.packing != "shared_prefix":
         return {}
-    rows, ratio = len(evaluator.rows.train), round(run.sharing.ratio, 3)
-    return {"shared_prefix": run.sharing.prefix, "shared_rows": rows, "token_ratio": ratio}
+    sharing = run.sharing
+    return {"shared_prefix": sharing.prefix, "shared_rows": sharing.rows, "token_ratio": round(sharing.ratio, 3)}
 
 
 def _trainer(

@@ -35,7 +35,7 @@ def about_rows(plan: MemoryPlan, config: Config) -> str:
     text = f"rows of {rows.length:,} tokens, {rows.answer:,} in the loss: "
     if plan.rows_from == "data" and plan.work:
         steps = f"the largest of {plan.work.steps:,} steps over {plan.work.rows:,} rows"
-        shared = describe_sharing(plan.work.shared_prefix, plan.work.rows, plan.work.token_ratio)
+        shared = describe_sharing(plan.work.shared_prefix, plan.work.shared_rows, plan.work.token_ratio)
         sharing = f"; {shared}" if shared else ""
         return f"rows of up to {rows.length:,} tokens, up to {rows.answer:,} in the loss: {steps}{sharing}"
     if plan.rows_from == "asked":

@@ -51,6 +51,7 @@ class DataWorkload:
             steps=self.schedule.steps,
             tokens=round(tokens),
             shared_prefix=self.sharing.prefix if shares else 0,
+            shared_rows=self.sharing.rows if shares else 0,
             token_ratio=round(self.sharing.ratio, 3) if shares else 1.0,
         )
 

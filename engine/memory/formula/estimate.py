@@ -6,6 +6,8 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from engine.config.batch_limits import PackingMode
+
 PARTS = ("weights", "adapters", "optimizer", "gradients", "activations", "logits", "pool")
 """Parts of a peak in order of allocation. `pool`: GPU memory in addition to tensors."""
 
@@ -49,7 +51,7 @@ class MemoryEstimate(Struct, frozen=True, kw_only=True):
     rows: StepShape
     micro_batch: int
     """Rows of the largest micro-batch."""
-    packing: Literal["packed", "shared_prefix", "padded"]
+    packing: PackingMode
     gradient_checkpointing: bool
     static: int
     """Bytes between two steps: weights, adapters, optimizer state."""

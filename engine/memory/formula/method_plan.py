@@ -71,7 +71,9 @@ class TrainingWork(Struct, frozen=True, kw_only=True):
     tokens: int
     """Tokens of the rows in all steps."""
     shared_prefix: int = 0
-    """Tokens of the prefix common to all rows, if prefixes are shared; 0 if it differs between groups of rows."""
+    """Tokens of the prefix common to `shared_rows`, if prefixes are shared; 0 if it differs between groups of rows."""
+    shared_rows: int = 0
+    """Rows that were compared: all, or a sample of a large data set."""
     token_ratio: float = 1.0
     """Tokens of the rows divided by tokens computed, because of shared prefixes."""
 

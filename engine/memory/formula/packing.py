@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 from engine.config import schema
 from engine.config.batch_limits import (
@@ -15,11 +14,10 @@ from engine.config.batch_limits import (
     PACKED_TOKENS,
     PADDED_TOKENS,
     SHAPE_MULTIPLE,
+    PackingMode,
 )
 from engine.memory.formula.architecture import Architecture
 from engine.memory.formula.estimate import Device, StepShape
-
-PackingMode = Literal["packed", "shared_prefix", "padded"]
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ NO_SHARING = Sharing(0, 0, 1.0)
 
 def sharing_of(rows: Sequence[Row], schedule: Schedule, micro_batch: int, packing: Packing) -> Sharing:
     """Measure the sharing of the micro-batches of up to SAMPLED_STEPS steps."""
-    packing = replace(packing, packing="shared_prefix")
+    packing = replace(packing, mode="shared_prefix")
     tokens = computed = 0
     sampled: set[int] = set()
     for step in {round(n * (schedule.steps - 1) / (SAMPLED_STEPS - 1)) for n in range(SAMPLED_STEPS)}:
@@ -147,7 +147,7 @@ def share_prefixes(
         return packing, NO_SHARING
     sharing = sharing_of(rows, schedule, train.batch if train.micro_batch == "auto" else train.micro_batch, packing)
     if train.packing == "auto" and sharing.worthwhile and not drops_out(config):
-        return replace(packing, packing="shared_prefix"), sharing
+        return replace(packing, mode="shared_prefix"), sharing
     return packing, sharing
 
 
@@ -162,7 +162,7 @@ def micro_batches(rows: Sequence[Row], micro_batch: int, packing: Packing | None
 
     `packing` also limits their tokens; a row longer than the limit forms a micro-batch alone.
     """
-    shares = packing is not None and packing.packing == "shared_prefix"
+    shares = packing is not None and packing.mode == "shared_prefix"
     portion: list[Row] = []
     tokens = 0
     for row in sorted(rows, key=(lambda row: row.input_ids) if shares else lambda row: -len(row.input_ids)):

@@ -24,7 +24,7 @@ class Packing:
     batch, padded on the left.
     """
 
-    packing: PackingMode
+    mode: PackingMode
     tokens: int
     """Maximum tokens of a micro-batch with several rows, padding included."""
     segments: bool = False
@@ -33,7 +33,7 @@ class Packing:
     @property
     def one_sequence(self) -> bool:
         """Whether a micro-batch is one sequence."""
-        return self.packing != "padded"
+        return self.mode != "padded"
 
 
 @dataclass
@@ -108,7 +108,7 @@ def weights_of(row: Row) -> list[float]:
 
 def _one_sequence(rows: Sequence[Row], packing: Packing, pad: int, multiple: int) -> MicroBatch:
     """Pack rows; padding to a multiple forms one more row, which no other row attends to and which has no loss."""
-    arrangement = arrange([row.input_ids for row in rows], packing.packing == "shared_prefix")
+    arrangement = arrange([row.input_ids for row in rows], packing.mode == "shared_prefix")
     ids, positions, segments = arrangement.ids, arrangement.positions, arrangement.segments
     padding = -len(ids) % multiple
     if padding:

@@ -35,7 +35,7 @@ def chosen_packing(run: RunContext, model: torch.nn.Module, evaluator: Evaluator
     if packing.segments:
         varlen_attention.enable(model)
     checked = sorted((rows[index] for index in schedule.indices(0)), key=lambda row: len(row.input_ids))[:CHECKED_ROWS]
-    if packing.packing == "padded" or _agrees(run, model, checked, packing, pad):
+    if packing.mode == "padded" or _agrees(run, model, checked, packing, pad):
         return packing
     plain = choose_packing(rows, "packed", device, flash)
     if packing.segments and _agrees(run, model, checked, plain, pad):
@@ -46,7 +46,7 @@ def chosen_packing(run: RunContext, model: torch.nn.Module, evaluator: Evaluator
 def _explain(run: RunContext, packing: Packing, sharing: Sharing, reason: str) -> None:
     """Warn if shared prefixes are configured but unsupported, or would be worthwhile but are off."""
     setting = run.config.train.packing
-    if packing.packing == "shared_prefix":
+    if packing.mode == "shared_prefix":
         return
     if setting == "shared_prefix":
         run.warn("train.no_shared_prefix", f"{reason}: rows are packed without sharing prefixes")

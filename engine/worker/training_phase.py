@@ -48,7 +48,7 @@ def train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenize
             start_step=start,
             batch=settings.batch,
             micro_batch=micro_batch,
-            packing=evaluator.packing.packing,
+            packing=evaluator.packing.mode,
             **_sharing(run, evaluator),
             gradient_checkpointing=uses_checkpointing(config, run.machine),
         ),
@@ -76,7 +76,7 @@ def train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenize
 
 def _sharing(run: RunContext, evaluator: Evaluator) -> dict[str, Any]:
     """Fields of the plan about shared prefixes."""
-    if evaluator.packing.packing != "shared_prefix":
+    if evaluator.packing.mode != "shared_prefix":
         return {}
     sharing = run.sharing
     return {"shared_prefix": sharing.prefix, "shared_rows": sharing.rows, "token_ratio": round(sharing.ratio, 3)}

@@ -45,7 +45,7 @@ class DataWorkload:
         epochs, rest = divmod(self.schedule.steps, self.schedule.per_epoch)
         rows_in_steps = epochs * len(rows) + rest * self.schedule.batch
         tokens = rows_in_steps * int(rows.lengths.sum()) / len(rows)
-        shares = self.layout.packing == "shared_prefix"
+        shares = self.layout.mode == "shared_prefix"
         return TrainingWork(
             rows=len(rows),
             steps=self.schedule.steps,

@@ -86,7 +86,7 @@ def dry_run(
         device=machine.device,
         rows=rows,
         micro_batch=work.micro_batch,
-        packing=work.layout.packing,
+        packing=work.layout.mode,
         gradient_checkpointing=uses_checkpointing(config, machine),
         static=seen.static,
         training=_peak(seen, machine, TRAINING),

@@ -122,7 +122,7 @@ def _laid_out(config: schema.Config, chosen: PlannedRows) -> schema.Config:
     """
     if chosen.data is None or uses_flash_attention(config, chosen.data.machine):
         return config
-    return with_settings(config, {"train.packing": chosen.data.layout.packing})
+    return with_settings(config, {"train.packing": chosen.data.layout.mode})
 
 
 def _look(

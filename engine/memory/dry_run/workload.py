@@ -50,7 +50,7 @@ def synthetic_tensors(
     micro_batch = rows.count if config.train.micro_batch == "auto" else config.train.micro_batch
     portions = list(micro_batches(step, micro_batch, layout))
     held_out = next(held_out_batches(many, layout, machine.device, vocabulary, keep=True))
-    packing = replace(layout, packing="padded") if varlen else layout
+    packing = replace(layout, mode="padded") if varlen else layout
     # The first tokens differ, so that the prompts have no common prefix.
     prompts = [[number % vocabulary, *[0] * (rows.prompted - 1)] for number in range(config.evaluation.batch)]
     return StepTensors(

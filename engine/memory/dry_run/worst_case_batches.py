@@ -74,7 +74,7 @@ def relative_memory(rows: Sequence[Row], layout: Packing) -> int:
     """
     lengths = [len(row.input_ids) for row in rows]
     tokens = sum(lengths) if layout.one_sequence else len(rows) * max(lengths)
-    if layout.packing == "shared_prefix":
+    if layout.mode == "shared_prefix":
         tokens = computed_tokens([row.input_ids for row in rows])
     return tokens + sum(map(answer_tokens, rows))
 

@@ -19,6 +19,7 @@ from engine.memory.formula.architecture import read_architecture
 from engine.memory.formula.estimate import PARTS, StepShape
 from engine.memory.formula.formula import formula
 from engine.training import batches
+from engine.training.collation import collate
 
 LLAMA_8B: dict[str, Any] = {
     "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
@@ -95,7 +96,23 @@ def test_micro_batches_are_those_of_the_trainer(device: Any, wanted: str) -> Non
         real = batches.choose_packing([row] * count, wanted, device, varlen=False)
         largest = next(batches.micro_batches([row] * count, most, real))
         ours = packing.largest_micro_batch_shape(StepShape(count=count, length=length, answer=7), most, wanted, device)
-        assert (ours.packing, ours.rows, ours.several) == (real.packing, len(largest), count > len(largest))
+        assert (ours.packing, ours.rows, ours.several) == (real.mode, len(largest), count > len(largest))
+
+
+@pytest.mark.parametrize("wanted", ["auto", "packed", "shared_prefix", "padded"])
+@pytest.mark.parametrize(("count", "length", "shared", "most"), [(6, 48, 20, 6), (32, 300, 200, 32), (32, 300, 0, 8)])
+def test_with_segments_too_and_with_as_many_tokens(
+    wanted: str, count: int, length: int, shared: int, most: int
+) -> None:
+    labels = [-100] * (length - 7) + [1] * 7
+    made = [[0] * shared + [1 + number] * (length - shared) for number in range(count)]
+    rows = [Row(ids, labels, [1], "", "", False) for ids in made]
+    real = batches.choose_packing(rows, wanted, "cpu", varlen=True, segments=True)
+    largest = next(batches.micro_batches(rows, most, real))
+    shape = StepShape(count=count, length=length, answer=7, shared=shared)
+    ours = packing.largest_micro_batch_shape(shape, most, wanted, "cpu", segments=True)
+    assert (ours.packing, ours.rows, ours.masked) == (real.mode, len(largest), False)
+    assert ours.tokens == collate(largest, real, 0, "cpu").tokens
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

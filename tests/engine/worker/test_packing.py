@@ -72,5 +72,5 @@ def test_a_kernel_that_does_not_support_the_model_is_a_warning(monkeypatch: pyte
     )
     monkeypatch.setattr(varlen_attention, "_forward", refuse)
     chosen = chosen_packing(run, base, SimpleNamespace(rows=rows, loss_rows=[]), 0)  # type: ignore[arg-type]
-    assert (chosen.packing, chosen.segments) == ("packed", False)
+    assert (chosen.mode, chosen.segments) == ("packed", False)
     assert len(warned) == 1 and warned[0].startswith("model.packing_unsupported") and "head size 20" in warned[0]

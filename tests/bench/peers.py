@@ -31,6 +31,7 @@ PROGRAMS = {
     "transformers Trainer": "with_trainer.py",
     "LLaMA-Factory": "with_factory.py",
 }
+WORKLOADS = ("banking77", "banking77-labels", "wikisql")
 METHODS = ("qlora", "lora", "full")
 RATES = {"qlora": 2e-4, "lora": 2e-4, "full": 2e-5}
 SCORED = 8
@@ -58,7 +59,7 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--workload", choices=("banking77", "wikisql"), required=True)
+    add("--workload", choices=WORKLOADS, required=True)
     add("--model", type=Path, required=True, help="folder of safetensors")
     add("--data", type=Path, required=True, help="folder with train and test, .csv or .jsonl")
     add("--trl", metavar="PYTHON", help="interpreter with trl; trl is skipped without it")
@@ -104,7 +105,7 @@ def plan(methods: list[str], names: list[str], rounds: int) -> Iterator[tuple[st
 
 def chosen_rows(workload: str, folder: Path, count: int) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """`count` distinct training rows spread evenly over the file, and SCORED test rows."""
-    read = banking77 if workload == "banking77" else wikisql
+    read = {"banking77": banking77, "banking77-labels": banking77_labels, "wikisql": wikisql}[workload]
     train, test = distinct(read(folder, "train")), distinct(read(folder, "test"))
     if len(train) < count:
         raise SystemExit(f"{folder} has {len(train)} distinct training rows, {count} are needed")
@@ -116,6 +117,13 @@ def banking77(folder: Path, split: str) -> list[dict[str, str]]:
     """Banking77 rows; the columns are `text` and `category`."""
     with (folder / f"{split}.csv").open(newline="", encoding="utf-8") as file:
         return [{"prompt": row["text"].strip(), "completion": row["category"]} for row in csv.DictReader(file)]
+
+
+def banking77_labels(folder: Path, split: str) -> list[dict[str, str]]:
+    """Banking77 rows that share a system prompt with all labels of the training file."""
+    labels = sorted({row["completion"] for row in banking77(folder, "train")})
+    system = f"Answer with the intent of the message, one of: {', '.join(labels)}."
+    return [{**row, "system": system} for row in banking77(folder, split)]
 
 
 def wikisql(folder: Path, split: str) -> list[dict[str, str]]:

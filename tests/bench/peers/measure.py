@@ -25,7 +25,7 @@ class Job:
     method: str
     """qlora, lora or full."""
     workload: str
-    """banking77 (prompt and completion) or wikisql (text)."""
+    """banking77 (prompt and completion), banking77-labels (the same with a system prompt) or wikisql (text)."""
     model: str
     """Folder of safetensors."""
     folder: str
@@ -44,7 +44,7 @@ class Job:
     autocast: bool
     """Whether the peers train LoRA and QLoRA under bf16 autocast, over the same bf16 weights."""
     rows: list[dict[str, str]]
-    """In the order of training: prompt and completion, or text."""
+    """In the order of training: prompt and completion, with or without system, or text."""
     test: list[dict[str, str]]
     """Rows for a tool that always scores the model."""
 
@@ -52,6 +52,11 @@ class Job:
     def instructs(self) -> bool:
         """Whether rows are a prompt and its completion."""
         return "prompt" in self.rows[0]
+
+    @property
+    def system(self) -> str:
+        """The system prompt of every row, or ''."""
+        return self.rows[0].get("system", "")
 
     @property
     def bf16(self) -> bool:

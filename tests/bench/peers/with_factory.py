@@ -40,7 +40,7 @@ def settings(job: Job) -> dict[str, Any]:
         "disable_gradient_checkpointing": True,
         "dataloader_num_workers": 0,
     }
-    if job.instructs and (system := default_system(job.model)):
+    if job.instructs and not job.system and (system := default_system(job.model)):
         chosen["default_system"] = system
     if job.method != "full":
         # bf16 also sets the dtype of the frozen weights; the adapters are float32.
@@ -62,6 +62,8 @@ def default_system(model: str) -> str:
 def write_rows(job: Job) -> None:
     """Write a data folder in its format."""
     columns = {"prompt": "prompt", "response": "completion"} if job.instructs else {"prompt": "text"}
+    if job.system:
+        columns["system"] = "system"
     folder = Path(job.folder)
     folder.joinpath("rows.json").write_text(json.dumps(job.rows), "utf-8")
     info = {"rows": {"file_name": "rows.json", "columns": columns}}

@@ -73,6 +73,8 @@ def settings(job: Job) -> dict[str, Any]:
         chosen["adapter"] = {"rank": job.rank, "alpha": float(job.alpha)}
     if job.instructs:
         chosen["data"]["map"] = {"prompt": "text", "completion": "category"}
+        if job.system:
+            chosen["data"]["map"]["system"] = job.system.replace("{", "{{").replace("}", "}}")
     return chosen
 
 

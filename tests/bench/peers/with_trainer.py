@@ -67,13 +67,18 @@ def tokenized(row: dict[str, str], tokenizer: Any, max_length: int) -> dict[str,
     if "text" in row:
         ids = [*tokenizer(row["text"])["input_ids"], tokenizer.eos_token_id]
         return cut(ids, ids, max_length)
-    question = [{"role": "user", "content": row["prompt"]}]
-    messages = [*question, {"role": "assistant", "content": row["completion"]}]
-    prompt = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_dict=True)["input_ids"]
+    messages = [*question(row), {"role": "assistant", "content": row["completion"]}]
+    prompt = tokenizer.apply_chat_template(question(row), add_generation_prompt=True, return_dict=True)["input_ids"]
     ids = tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
     start, end = len(prompt), len(ids) - ids[::-1].index(tokenizer.eos_token_id)
     # The line feed that a template writes after the end token is not in the loss.
     return cut(ids, [-100] * start + ids[start:end] + [-100] * (len(ids) - end), max_length)
+
+
+def question(row: dict[str, str]) -> list[dict[str, str]]:
+    """The messages before the answer."""
+    system = [{"role": "system", "content": row["system"]}] if "system" in row else []
+    return [*system, {"role": "user", "content": row["prompt"]}]
 
 
 def cut(ids: list[int], labels: list[int], max_length: int) -> dict[str, list[int]]:

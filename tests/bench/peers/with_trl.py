@@ -9,7 +9,7 @@ from datasets import Dataset
 from measure import Job, Measurement, arguments, main, watcher
 from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
-from with_trainer import adapter, four_bit
+from with_trainer import adapter, four_bit, question
 
 
 def train(job: Job) -> Measurement:
@@ -39,7 +39,7 @@ def row_of(row: dict[str, str]) -> dict[str, Any]:
     if "text" in row:
         return row
     return {
-        "prompt": [{"role": "user", "content": row["prompt"]}],
+        "prompt": question(row),
         "completion": [{"role": "assistant", "content": row["completion"]}],
     }
 

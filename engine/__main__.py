@@ -21,12 +21,11 @@ from engine.runs.device_queue import wait_for_device
 from engine.runs.end_record import EndRecord
 from engine.runs.event_log import EventLog
 from engine.runs.events import End, Error, Hello, Phase
+from engine.runs.frozen_config import FrozenRun, set_values
 from engine.runs.run_dir import (
-    FrozenRun,
     RunDir,
     last_event,
     read_frozen,
-    set_values,
     write_end,
 )
 from engine.runs.stop_request import StopRequest

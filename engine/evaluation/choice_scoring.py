@@ -90,9 +90,9 @@ class Chooser:
             longest = len(self.choices.tokens[pairs[-1][1]])
             size = max(1, min(MAX_CHOICES_PER_PROMPT * self.batch, MAX_CHOICE_TOKENS // longest))
             for start in range(0, len(pairs), size):
-                portion = pairs[start : start + size]
-                portion += portion[-1:] * (padded_rows(len(portion), self.device) - len(portion))
-                bounds.learn(portion, self._continue(forward, read, first, portion))
+                group = pairs[start : start + size]
+                group += group[-1:] * (padded_rows(len(group), self.device) - len(group))
+                bounds.learn(group, self._continue(forward, read, first, group))
             wave *= 2
         return bounds.best()
 

@@ -27,7 +27,7 @@ class Forward:
         self.model = model
         self.config, self.dtype = without_adapters(model).config, without_adapters(model).dtype
         self.cache_argument = next(name for name in CACHE_ARGUMENTS if name in parameters)
-        self.keeps = "logits_to_keep" in parameters
+        self.trims_logits = "logits_to_keep" in parameters
 
     def __call__(
         self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Cache, last: bool = False
@@ -38,8 +38,9 @@ class Forward:
         """
         # An index tensor, because a slice is not contiguous: for bf16 on the CPU torch would then copy the LM head's
         # weight for every row of the batch.
-        keep = {"logits_to_keep": torch.tensor([ids.shape[1] - 1], device=ids.device)} if last and self.keeps else {}
-        arguments = {self.cache_argument: cache, "use_cache": True, **keep}
+        trimmed = last and self.trims_logits
+        limit = {"logits_to_keep": torch.tensor([ids.shape[1] - 1], device=ids.device)} if trimmed else {}
+        arguments = {self.cache_argument: cache, "use_cache": True, **limit}
         logits = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, **arguments).logits
         return logits[:, -1:] if last else logits
 

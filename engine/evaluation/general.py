@@ -47,9 +47,9 @@ def general_rows(config: Config, tokenizer: Any) -> tuple[str, list[Row]]:
     return f"{name} ({len(rows)} passages, sha256 {hashlib.sha256(text.encode()).hexdigest()[:12]})", rows
 
 
-def general_losses(model: torch.nn.Module, rows: Sequence[Row], layout: Packing, pad: int, device: str) -> list[float]:
+def general_losses(model: torch.nn.Module, rows: Sequence[Row], packing: Packing, pad: int, device: str) -> list[float]:
     """Summed negative log-likelihood of each passage in nats."""
-    return [loss.nll for loss in row_losses(model, rows, layout, pad, device)]
+    return [loss.nll for loss in row_losses(model, rows, packing, pad, device)]
 
 
 def general_result(text: str, rows: Sequence[Row], before: list[float], after: list[float]) -> General:

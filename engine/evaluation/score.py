@@ -25,7 +25,7 @@ from engine.runs.result import Interval, Score
 from engine.training.batches import held_out_batches
 from engine.training.collation import IGNORED, Packing, answer_tokens, collate, loss_weight, targets_of, weights_of
 from engine.training.guards import OutOfMemory
-from engine.training.loss import answer_logits, keeps_logits
+from engine.training.loss import answer_logits, supports_logits_to_keep
 
 Progress = Callable[[int, int], None]
 """Called with rows done and total; may raise to end the evaluation."""
@@ -61,7 +61,7 @@ class Scorer:
 
     metric: str
     generator: Generator
-    layout: Packing
+    packing: Packing
     pad: int
     device: str
     progress: Progress = lambda done, total: None
@@ -77,7 +77,7 @@ class Scorer:
             generator.warn("data.unknown_choices", f"{text} ({first})")
 
         def whole(model: torch.nn.Module, rows: Sequence[Row]) -> list[RowLoss]:
-            return row_losses(model, rows, self.layout, self.pad, self.device)
+            return row_losses(model, rows, self.packing, self.pad, self.device)
 
         self.chooser = Chooser(choices, generator.batch, self.pad, self.device, whole, generator.warn)
 
@@ -110,7 +110,7 @@ class Scorer:
         if not items:
             return []
         model.eval()
-        losses = item_losses(model, items, self.layout, self.pad, self.device)
+        losses = item_losses(model, items, self.packing, self.pad, self.device)
         if not metric_spec(self.metric).needs_answers:
             return [Item.of(loss) for loss in losses]
         answers = self.chooser.answers if self.chooser else self.generator.answers
@@ -135,10 +135,10 @@ def summarize(items: Sequence[Item], metric: str, seconds: float) -> Score:
 
 
 def item_losses(
-    model: torch.nn.Module, items: Sequence[EvaluationItem], layout: Packing, pad: int, device: str
+    model: torch.nn.Module, items: Sequence[EvaluationItem], packing: Packing, pad: int, device: str
 ) -> list[RowLoss]:
     """The loss of every item, in order: the mean over its references."""
-    losses = iter(row_losses(model, all_rows(items), layout, pad, device))
+    losses = iter(row_losses(model, all_rows(items), packing, pad, device))
     return [_mean([next(losses) for _ in item.rows]) for item in items]
 
 
@@ -147,25 +147,25 @@ def _mean(losses: Sequence[RowLoss]) -> RowLoss:
 
 
 @torch.inference_mode()
-def row_losses(model: torch.nn.Module, rows: Sequence[Row], layout: Packing, pad: int, device: str) -> list[RowLoss]:
+def row_losses(model: torch.nn.Module, rows: Sequence[Row], packing: Packing, pad: int, device: str) -> list[RowLoss]:
     """The loss of every row, in order. Halves a batch on out-of-memory."""
     was_training = model.training
     rows = list(rows)
     model.eval()
-    keep = keeps_logits(model)
+    answers_only = supports_logits_to_keep(model)
     by_row: dict[int, RowLoss] = {}
-    todo = list(held_out_batches(rows, layout, device, vocabulary_of(model), keep))
+    todo = list(held_out_batches(rows, packing, device, vocabulary_of(model), answers_only))
     try:
         while todo:
-            portion = todo.pop(0)
-            losses = within_memory(lambda: _batch_losses(model, portion, layout, pad, device, keep))  # noqa: B023
+            group = todo.pop(0)
+            losses = within_memory(lambda: _batch_losses(model, group, packing, pad, device, answers_only))  # noqa: B023
             if losses is None:
-                if len(portion) == 1:
+                if len(group) == 1:
                     raise OutOfMemory("a single row does not fit in memory for the held-out loss")
-                half = len(portion) // 2
-                todo[:0] = [portion[:half], portion[half:]]
+                half = len(group) // 2
+                todo[:0] = [group[:half], group[half:]]
                 continue
-            by_row.update({id(row): loss for row, loss in zip(portion, losses, strict=True)})
+            by_row.update({id(row): loss for row, loss in zip(group, losses, strict=True)})
     finally:
         model.train(was_training)
     return [by_row[id(row)] for row in rows]
@@ -178,10 +178,10 @@ def vocabulary_of(model: torch.nn.Module) -> int:
 
 
 def _batch_losses(
-    model: torch.nn.Module, rows: Sequence[Row], layout: Packing, pad: int, device: str, keep: bool
+    model: torch.nn.Module, rows: Sequence[Row], packing: Packing, pad: int, device: str, answers_only: bool
 ) -> list[RowLoss]:
-    batch = collate(rows, layout, pad, device)
-    logits, targets = answer_logits(model, batch, keep)  # (K, V), (K,)
+    batch = collate(rows, packing, pad, device)
+    logits, targets = answer_logits(model, batch, answers_only)  # (K, V), (K,)
     nll = torch.empty(len(targets), dtype=torch.float32, device=logits.device)
     step = max(1, (1 << 23) // logits.shape[-1])
     for start in range(0, len(targets), step):

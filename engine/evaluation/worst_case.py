@@ -31,7 +31,7 @@ from engine.evaluation.forward import (
 )
 from engine.evaluation.kv_cache import RunningCache, shared_prompts
 from engine.evaluation.prefill import Prefill
-from engine.training.loss import keeps_logits
+from engine.training.loss import supports_logits_to_keep
 
 Begin = Callable[[str], object]
 """Called with the name of each stage when it starts."""
@@ -123,8 +123,8 @@ def _by_library(model: torch.nn.Module, answers: WorstCaseAnswers, pad: int, dev
     """Peak of transformers' generate: prefill all prompts together, then a cache of complete answers."""
     ids, mask, _ = left_padded(answers.prompts, pad, device)
     begin("prompts")
-    keep = {"logits_to_keep": 1} if keeps_logits(model) else {}
-    out = model(input_ids=ids, attention_mask=mask, use_cache=True, **keep)
+    last_only = {"logits_to_keep": 1} if supports_logits_to_keep(model) else {}
+    out = model(input_ids=ids, attention_mask=mask, use_cache=True, **last_only)
     layers: list[Any] = []
     for name in CACHE_ARGUMENTS:
         layers = layers or getattr(getattr(out, name, None), "layers", [])

@@ -67,8 +67,6 @@ class Nvml:
         handle = self._call("nvmlDeviceGetHandleByIndex", index)
         return NvmlGpu(self, index, handle) if handle is not None else None
 
-    card = gpu  # the older name, which `engine.training.meters` uses
-
     def named(self, uuid: str) -> NvmlGpu | None:
         """The GPU or MIG instance with this UUID (GPU-…, MIG-…) or unique prefix of it, as in CUDA_VISIBLE_DEVICES.
 

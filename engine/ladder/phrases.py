@@ -28,7 +28,7 @@ NOT_COMPARED = "it was not compared"
 ONE_SEED = "One seed: the results describe these runs; the variation between seeds is unknown."
 ONE_RATE = "Each rung was trained at one learning rate; no other was tried"
 ON_CPU = "Measured on a CPU; timings and memory on a GPU will differ."
-NO_ENERGY = "Energy was not measured: no energy counter is available on this machine."
+NO_ENERGY = "No energy counter is available on this machine, so energy was not measured."
 
 RULE_OF_QUALITY = {
     "holds": "the rule of thumb (94% of the quality) holds here.",

@@ -18,16 +18,15 @@ zero.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.ladder.resampling import RESAMPLES, resample_items, t_widening
 from engine.runs.result import Interval
 
-RESAMPLES = 4000
 LEVEL = 0.95
 Z_95 = 1.96
 """Standard normal quantile of 97.5 %."""
@@ -37,9 +36,6 @@ MAX_ITEMS = 1_000_000
 """A required number of test items above this is reported as unknown."""
 MIN_ITEMS = 6
 """Paired items needed for a significant difference: five that agree have a sign-test p of 2 / 2**5 > 0.05."""
-MAX_COUNTS = 1 << 22
-"""Item counts of the resamples in memory at a time."""
-
 MAX_SEEDS = 1000
 """The same for seeds."""
 
@@ -122,9 +118,11 @@ class BootstrapSamples:
         if any(one.values.shape[1] != self.n for one in self.scores.values()):
             raise ValueError("the rungs were scored on different items")
         self.seed_std, self.freedom = _seed_deviations(self.scores)
-        self.item_means = _resample_items(self.scores, self.n, seed)
+        weights = next(iter(self.scores.values())).weights  # the same for all rungs
+        values = {name: one.values.mean(0) for name, one in self.scores.items()}
+        self.item_means = resample_items(values, weights, self.n, seed)
         random = np.random.default_rng(seed + 1)
-        widening = _t_widening(self.n, seed + 2)
+        widening = t_widening(self.n, seed + 2)
         self.means: dict[str, Floats] = {}
         for name, one in self.scores.items():
             seeds = len(one.values)
@@ -272,34 +270,3 @@ def _seed_deviations(scores: Mapping[str, ItemScores]) -> tuple[dict[str, float]
 def _tail(deviations: Floats, size: float) -> float:
     """The share of samples that deviate at least that much; never 0, because the samples are finitely many."""
     return float((1 + (deviations >= size).sum()) / (1 + len(deviations)))
-
-
-def _resample_items(scores: Mapping[str, ItemScores], n: int, seed: int) -> dict[str, Floats]:
-    """(RESAMPLES,) means of each rung over resampled items, the same items for all rungs."""
-    weights = next(iter(scores.values())).weights  # the same for all rungs
-    columns = [*(one.values.mean(0) for one in scores.values()), np.ones(n) if weights is None else weights]
-    sums = np.concatenate([counts @ np.stack(columns, axis=1) for counts in _item_counts(n, seed)])
-    return dict(zip(scores, (sums[:, :-1] / sums[:, -1:]).T, strict=True))
-
-
-def _t_widening(n: int, seed: int) -> Floats:
-    """(RESAMPLES,) factors that make the deviations of resampled means t-distributed; close to 1 for many items."""
-    if n == 1:
-        return np.ones(RESAMPLES)
-    return np.asarray(np.sqrt(n / np.random.default_rng(seed).chisquare(n - 1, RESAMPLES)))
-
-
-def _item_counts(n: int, seed: int) -> Iterator[Floats]:
-    """Chunks (resamples, n) of how often each item was drawn: RESAMPLES in total, smaller chunks for many items."""
-    if n * RESAMPLES <= MAX_COUNTS:
-        yield _counts(n, seed)
-        return
-    random = np.random.default_rng(seed)
-    chunk = max(1, MAX_COUNTS // n)
-    for start in range(0, RESAMPLES, chunk):
-        yield random.multinomial(n, np.full(n, 1 / n), min(chunk, RESAMPLES - start)).astype(float)
-
-
-@lru_cache(maxsize=2)
-def _counts(n: int, seed: int) -> Floats:
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(float)

@@ -57,7 +57,7 @@ class Probe:
 
     trainer: AnswerTrainer
     optimizer: torch.optim.Optimizer
-    own: WorstCaseBatches
+    batches: WorstCaseBatches
     meters: Meters
     automatic: bool
     """Whether the micro-batch size may be reduced to fit."""
@@ -104,7 +104,7 @@ class Probe:
             if not self.automatic:
                 self.warn("memory.over_budget", predicted)
                 return
-            self.trainer.halve(self.own.step, predicted)
+            self.trainer.halve(self.batches.step, predicted)
 
     def _passes(self) -> int:
         """Peak of the two largest micro-batches, halving the micro-batch size until they fit."""
@@ -117,25 +117,25 @@ class Probe:
                 cause = first_line(error)
             self._drop_gradients()
             free_memory()
-            self.trainer.halve(self.own.step, cause)
+            self.trainer.halve(self.batches.step, cause)
 
     def _two_passes(self) -> None:
         """Run the two largest micro-batches and keep their gradients, as in the middle of a step."""
         self._drop_gradients()
         self.trainer.model.train()
-        total_weight = sum(map(loss_weight, self.own.step))
-        for portion in self.own.portions(self.trainer.micro_batch)[:2]:
-            self.trainer.pass_through(self.trainer.model, portion, total_weight)
+        total_weight = sum(map(loss_weight, self.batches.step))
+        for group in self.batches.groups(self.trainer.micro_batch)[:2]:
+            self.trainer.forward_backward(self.trainer.model, group, total_weight)
 
     def _fewer(self, peak: int, limit: int) -> int:
         """A micro-batch size that leaves headroom, by linear interpolation between no rows and the measured rows; 0 if
         the size is already 1.
         """
-        rows = max(map(len, self.own.portions(self.trainer.micro_batch)))
+        rows = max(map(len, self.batches.groups(self.trainer.micro_batch)))
         free_memory()
         empty = self.meters.held()
         fits = math.floor((limit - empty) / max(1, peak - empty) * rows)
-        return 0 if rows == 1 else balanced_micro_batch(len(self.own.step), min(rows - 1, max(1, fits)))
+        return 0 if rows == 1 else balanced_micro_batch(len(self.batches.step), min(rows - 1, max(1, fits)))
 
     def _limit(self) -> int:
         return available_memory(self.meters)

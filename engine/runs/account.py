@@ -55,11 +55,11 @@ def sort_columns(columns: Sequence[ColumnUse]) -> list[ColumnUse]:
 
 
 def summarize_columns(columns: Sequence[ColumnUse]) -> str:
-    """`prompt: question; answer: answer; ignored: topic, url`."""
+    """`prompt: question; answer: answer; ignored: topic, url`. A column named like its role is not repeated."""
     by_role: dict[str, list[str]] = {}
     for column in sort_columns(columns):
         by_role.setdefault(column.role, []).append(visible(column.name, 32))
-    return "; ".join(f"{role}: {', '.join(names)}" for role, names in by_role.items())
+    return "; ".join(role if names == [role] else f"{role}: {', '.join(names)}" for role, names in by_role.items())
 
 
 def summarize_rows(account: RowAccount) -> str:

@@ -11,7 +11,8 @@ from engine.config.renamed_keys import current_values
 from engine.config.schema import Config
 from engine.runs.events import Hello
 from engine.runs.follow import stream
-from engine.runs.run_dir import FrozenRun, RunDir, set_values
+from engine.runs.frozen_config import FrozenRun, set_values
+from engine.runs.run_dir import RunDir
 
 
 def check_unchanged(run: RunDir, frozen: FrozenRun) -> None:

@@ -3,7 +3,8 @@
 Every event has `v` (schema version), `seq` (1, 2, 3 …), `t` (Unix seconds), `elapsed` (seconds since this worker
 started) and `type`. Readers ignore unknown types and fields. JSON has no NaN: a non-finite number is written as null.
 `result.json` is built only from these events (`result_builder`), so everything it contains needs an event. New fields
-have a default, so that files of earlier versions stay readable; `renamed_fields` reads renamed ones.
+have a default, so that files of earlier versions stay readable; `renamed_fields` reads renamed ones. All events are in
+one file, because together they are the schema.
 """
 
 from __future__ import annotations

@@ -102,8 +102,8 @@ def sharing_of(rows: Sequence[Row], schedule: Schedule, micro_batch: int, packin
     for step in {round(n * (schedule.steps - 1) / (SAMPLED_STEPS - 1)) for n in range(SAMPLED_STEPS)}:
         indices = schedule.indices(step)
         sampled.update(indices)
-        for portion in micro_batches([rows[index] for index in indices], micro_batch, packing):
-            ids = [row.input_ids for row in portion]
+        for group in micro_batches([rows[index] for index in indices], micro_batch, packing):
+            ids = [row.input_ids for row in group]
             tokens += sum(map(len, ids))
             computed += computed_tokens(ids)
     compared = range(len(rows)) if len(rows) <= MAX_COMPARED else sorted(sampled)
@@ -163,38 +163,38 @@ def micro_batches(rows: Sequence[Row], micro_batch: int, packing: Packing | None
     `packing` also limits their tokens; a row longer than the limit forms a micro-batch alone.
     """
     shares = packing is not None and packing.mode == "shared_prefix"
-    portion: list[Row] = []
+    group: list[Row] = []
     tokens = 0
     for row in sorted(rows, key=(lambda row: row.input_ids) if shares else lambda row: -len(row.input_ids)):
-        added = len(row.input_ids) - (saved_tokens(portion[-1].input_ids, row.input_ids) if shares and portion else 0)
-        longest = len(portion[0].input_ids) if portion else 0
-        grown = tokens + added if packing and packing.one_sequence else longest * (len(portion) + 1)
-        if portion and (len(portion) == micro_batch or (packing and grown > packing.tokens)):
-            yield portion
-            portion, tokens, added = [], 0, len(row.input_ids)
-        portion.append(row)
+        added = len(row.input_ids) - (saved_tokens(group[-1].input_ids, row.input_ids) if shares and group else 0)
+        longest = len(group[0].input_ids) if group else 0
+        grown = tokens + added if packing and packing.one_sequence else longest * (len(group) + 1)
+        if group and (len(group) == micro_batch or (packing and grown > packing.tokens)):
+            yield group
+            group, tokens, added = [], 0, len(row.input_ids)
+        group.append(row)
         tokens += added
-    if portion:
-        yield portion
+    if group:
+        yield group
 
 
 def held_out_batches(
-    rows: Sequence[Row], packing: Packing, device: str, vocabulary: int, keep: bool
+    rows: Sequence[Row], packing: Packing, device: str, vocabulary: int, answers_only: bool
 ) -> Iterator[list[Row]]:
-    """Split held-out rows into batches. `keep`: the LM head runs only at answer tokens."""
+    """Split held-out rows into batches. `answers_only`: the LM head runs only at answer tokens."""
     limits = replace(packing, tokens=min(packing.tokens, HELD_OUT_TOKENS[device]))
     max_positions = max(1, HELD_OUT_LOGITS // vocabulary)
-    for portion in micro_batches(rows, HELD_OUT_ROWS, limits):
-        yield from _split_by_logits(portion, packing.one_sequence, max_positions, keep)
+    for group in micro_batches(rows, HELD_OUT_ROWS, limits):
+        yield from _split_by_logits(group, packing.one_sequence, max_positions, answers_only)
 
 
-def _split_by_logits(rows: Sequence[Row], packed: bool, max_positions: int, keep: bool) -> Iterator[list[Row]]:
+def _split_by_logits(rows: Sequence[Row], packed: bool, max_positions: int, answers_only: bool) -> Iterator[list[Row]]:
     """Split rows so that the LM head runs at no more than `max_positions` positions; a single row is never split."""
     part: list[Row] = []
     columns: set[int] = set()
     answers = 0
     for row in rows:
-        row_positions = _logit_positions(row, keep)
+        row_positions = _logit_positions(row, answers_only)
         positions = answers + len(row_positions) if packed else (len(part) + 1) * len(columns | row_positions)
         if part and positions > max_positions:
             yield part
@@ -206,7 +206,7 @@ def _split_by_logits(rows: Sequence[Row], packed: bool, max_positions: int, keep
         yield part
 
 
-def _logit_positions(row: Row, keep: bool) -> set[int]:
+def _logit_positions(row: Row, answers_only: bool) -> set[int]:
     """Positions where the LM head runs, counted from the row's end because padding is on the left."""
     targets = targets_of(row)
-    return {len(targets) - place for place, target in enumerate(targets) if target != IGNORED or not keep}
+    return {len(targets) - place for place, target in enumerate(targets) if target != IGNORED or not answers_only}

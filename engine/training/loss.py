@@ -68,20 +68,20 @@ REACHED = Segments((), reached=True)
 """In place of segments that a batch does not have."""
 
 
-def keeps_logits(model: torch.nn.Module) -> bool:
+def supports_logits_to_keep(model: torch.nn.Module) -> bool:
     """Whether the model's forward supports `logits_to_keep`; if not, its LM head runs at every position."""
     return "logits_to_keep" in inspect.signature(without_adapters(model).forward).parameters
 
 
-def answer_logits(model: torch.nn.Module, batch: MicroBatch, keep: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def answer_logits(model: torch.nn.Module, batch: MicroBatch, answers_only: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (K, V) and targets (K,) of the K predictions of a micro-batch that are in the loss."""
     columns, targets = batch.columns, batch.targets
     padding = columns[:1].expand(-len(columns) % SHAPE_MULTIPLE[columns.device.type])
-    arguments = {"logits_to_keep": torch.cat([columns, padding])} if keep else {}
+    arguments = {"logits_to_keep": torch.cat([columns, padding])} if answers_only else {}
     logits = model(**batch.model_inputs, **arguments, use_cache=False).logits  # (B, padded columns or L, V)
     if not batch.model_inputs.get("segments", REACHED).reached:  # its rows would attend to each other, unnoticed
         raise ValueError("the model does not pass segments on to its attention")
-    logits = logits[:, : len(columns)] if keep else logits[:, columns]
+    logits = logits[:, : len(columns)] if answers_only else logits[:, columns]
     if len(targets) == 1:  # every column predicts a token in the loss
         return logits[0], targets[0]
     in_loss = targets != IGNORED
@@ -93,9 +93,9 @@ def answer_weights(batch: MicroBatch) -> torch.Tensor | None:
     return None if batch.weights is None else batch.weights[batch.targets != IGNORED]
 
 
-def summed_loss(model: torch.nn.Module, batch: MicroBatch, keep: bool) -> torch.Tensor:
+def summed_loss(model: torch.nn.Module, batch: MicroBatch, answers_only: bool) -> torch.Tensor:
     """Sum of weight * negative log-likelihood over the tokens in the loss of a micro-batch, in nats."""
-    return SummedCrossEntropy.apply(*answer_logits(model, batch, keep), answer_weights(batch))
+    return SummedCrossEntropy.apply(*answer_logits(model, batch, answers_only), answer_weights(batch))
 
 
 @dataclass(frozen=True)
@@ -116,14 +116,14 @@ SINGLE = Packing("padded", 1)
 
 @torch.no_grad()
 def packing_agreement(
-    model: torch.nn.Module, rows: list[Row], packing: Packing, pad: int, device: str, keep: bool
+    model: torch.nn.Module, rows: list[Row], packing: Packing, pad: int, device: str, answers_only: bool
 ) -> Agreement:
     """Compare losses of rows in one sequence and alone: not every architecture keeps packed rows separate."""
     was_training = model.training
     model.eval()
 
     def loss(rows: list[Row], packing: Packing) -> float:
-        return float(summed_loss(model, collate(rows, packing, pad, device), keep))
+        return float(summed_loss(model, collate(rows, packing, pad, device), answers_only))
 
     try:
         return Agreement(loss(rows, packing), sum(loss([row], SINGLE) for row in rows))

@@ -21,7 +21,7 @@ from engine.runs.events import Memory
 def training_gpu() -> NvmlGpu | None:
     """The NVML handle of the GPU that torch trains on, None if NVML is unavailable."""
     uuid = getattr(torch.cuda.get_device_properties(0), "uuid", None) if torch.cuda.is_available() else None
-    return Nvml().of_torch(str(uuid)) if uuid else Nvml().card()
+    return Nvml().of_torch(str(uuid)) if uuid else Nvml().gpu()
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Meters:
     """Writes memory samples as events, from which `engine.runs.memory_peaks` computes the peaks of a run."""
 
     write: Callable[[Memory], object]
-    card: NvmlGpu | None
+    gpu: NvmlGpu | None
     seconds: float = 1.0
     before_model: int = 0
     """Resident set in bytes before the model was loaded."""
@@ -44,8 +44,8 @@ class Meters:
     def __post_init__(self) -> None:
         if pids_are_local():
             self.gpu_pid = os.getpid()
-        elif self.card:
-            self._earlier = {pid for pid, _ in self.card.processes()}
+        elif self.gpu:
+            self._earlier = {pid for pid, _ in self.gpu.processes()}
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._loop, daemon=True)
@@ -94,20 +94,20 @@ class Meters:
 
     def sample(self, paged: int | None = None) -> Memory:
         """Take one measurement and write it as an event."""
-        cuda, card = uses_gpu(), self.card
-        if self.gpu_pid is None and card and cuda and torch.cuda.memory_reserved():
-            self._find_gpu_pid(card)
+        cuda, gpu = uses_gpu(), self.gpu
+        if self.gpu_pid is None and gpu and cuda and torch.cuda.memory_reserved():
+            self._find_gpu_pid(gpu)
         memory = Memory(
             rss=resident(),
             rss_peak=resident_peak(),
             allocated=torch.cuda.memory_allocated() if cuda else None,
             reserved=torch.cuda.memory_reserved() if cuda else None,
-            nvml_used=card.used() if card else None,
-            power=card.power() if card else None,
-            energy=card.energy() if card else None,
-            load=card.load() if card else None,
-            temperature=card.temperature() if card else None,
-            gpu_pid=self.gpu_pid if card else None,
+            nvml_used=gpu.used() if gpu else None,
+            power=gpu.power() if gpu else None,
+            energy=gpu.energy() if gpu else None,
+            load=gpu.load() if gpu else None,
+            temperature=gpu.temperature() if gpu else None,
+            gpu_pid=self.gpu_pid if gpu else None,
             allocated_peak=torch.cuda.max_memory_allocated() if cuda else None,
             reserved_peak=torch.cuda.max_memory_reserved() if cuda else None,
             paged=paged,
@@ -116,9 +116,9 @@ class Meters:
         self.write(memory)
         return memory
 
-    def _find_gpu_pid(self, card: NvmlGpu) -> None:
+    def _find_gpu_pid(self, gpu: NvmlGpu) -> None:
         """Use the process that newly appeared on the GPU; unknown if several did."""
-        new = {pid for pid, _ in card.processes()} - self._earlier
+        new = {pid for pid, _ in gpu.processes()} - self._earlier
         if len(new) == 1:
             self.gpu_pid = new.pop()
 

@@ -26,7 +26,7 @@ from engine.training.batches import Schedule, StepDataset, micro_batches
 from engine.training.collation import Packing, collate, loss_weight
 from engine.training.collation import answer_tokens as answer_tokens_of
 from engine.training.guards import Diverged, OutOfMemory, first_line, free_memory, is_out_of_memory
-from engine.training.loss import keeps_logits, summed_loss
+from engine.training.loss import summed_loss, supports_logits_to_keep
 
 
 @dataclass
@@ -61,7 +61,7 @@ class AnswerTrainer(Trainer):
         *,
         rows: Sequence[Row],
         schedule: Schedule,
-        layout: Packing,
+        packing: Packing,
         micro_batch: int,
         checkpoint_folder: Path,
         keep_checkpoints: int,
@@ -74,10 +74,10 @@ class AnswerTrainer(Trainer):
         super().__init__(train_dataset=StepDataset(rows, schedule), processing_class=None, **rest)
         if cached is not None:
             config.use_cache = cached  # the Trainer disables it, and a saved model would generate without a cache
-        self.layout, self.micro_batch, self.hooks = layout, micro_batch, hooks
+        self.packing, self.micro_batch, self.hooks = packing, micro_batch, hooks
         self.checkpoint_folder, self.keep_checkpoints = checkpoint_folder, keep_checkpoints
         self.tokenizer = tokenizer
-        self.keep = keeps_logits(self.model)
+        self.answers_only = supports_logits_to_keep(self.model)
         self.step_started = time.monotonic()
         self.remove_callback(PrinterCallback)  # events replace it
 
@@ -139,25 +139,25 @@ class AnswerTrainer(Trainer):
     def _accumulate(self, model: torch.nn.Module, rows: list[Row], total_weight: float) -> torch.Tensor:
         total = torch.zeros((), device=self.args.device)
         self.hooks.facts.computed_tokens = 0
-        for portion in micro_batches(rows, self.micro_batch, self.layout):
-            total += self.pass_through(model, portion, total_weight)
+        for group in micro_batches(rows, self.micro_batch, self.packing):
+            total += self.forward_backward(model, group, total_weight)
         return total
 
-    def pass_through(self, model: torch.nn.Module, portion: list[Row], total_weight: float) -> torch.Tensor:
+    def forward_backward(self, model: torch.nn.Module, group: list[Row], total_weight: float) -> torch.Tensor:
         """Forward and backward of one micro-batch, accumulating gradients. Returns its share of the step's loss.
 
         `total_weight`: sum of the loss weights of the step.
         """
-        batch = collate(portion, self.layout, self.tokenizer.pad_token_id, self.args.device.type)
+        batch = collate(group, self.packing, self.tokenizer.pad_token_id, self.args.device.type)
         self.hooks.facts.computed_tokens += batch.tokens
         with self.compute_loss_context_manager():
-            loss = summed_loss(model, batch, self.keep) / total_weight
+            loss = summed_loss(model, batch, self.answers_only) / total_weight
         self.accelerator.backward(loss)
         return loss.detach()
 
     def halve(self, rows: Sequence[Row], cause: str) -> None:
         """Halve the micro-batch size. Raises OutOfMemory if it is already 1."""
-        largest = max(len(portion) for portion in micro_batches(rows, self.micro_batch, self.layout))
+        largest = max(len(group) for group in micro_batches(rows, self.micro_batch, self.packing))
         if largest == 1:
             raise OutOfMemory(cause)
         self.micro_batch = (largest + 1) // 2

@@ -24,7 +24,8 @@ from engine.methods.model_config import config_of
 from engine.methods.tokenizer import load_tokenizer
 from engine.runs import events
 from engine.runs.event_log import EventLog
-from engine.runs.run_dir import FrozenRun, RunDir
+from engine.runs.frozen_config import FrozenRun
+from engine.runs.run_dir import RunDir
 from engine.runs.stop_request import StopRequest
 from engine.training import checkpoints
 from engine.training.meters import Meters, training_gpu
@@ -112,7 +113,7 @@ def _run_phases(run: RunContext) -> None:
 
 
 def _warn_about_other_processes(run: RunContext) -> None:
-    gpu = run.meters.card
+    gpu = run.meters.gpu
     for pid, name, used in gpu.others(run.meters.gpu_pid) if gpu else []:
         size = f" ({used / 2**30:.1f} GiB)" if used else ""
         text = f"process {pid} {name}{size} also uses this GPU: timings and memory include its load"

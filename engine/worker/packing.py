@@ -9,7 +9,7 @@ from engine.training import varlen_attention
 from engine.training.batches import Schedule, Sharing, choose_packing, drops_out, share_prefixes
 from engine.training.collation import Packing
 from engine.training.guards import first_line, is_out_of_memory
-from engine.training.loss import keeps_logits, packing_agreement
+from engine.training.loss import packing_agreement, supports_logits_to_keep
 from engine.worker.evaluator import Evaluator
 from engine.worker.run_context import RunContext
 
@@ -21,7 +21,7 @@ def chosen_packing(run: RunContext, model: torch.nn.Module, evaluator: Evaluator
     """The configured or automatic packing. If the model computes other losses with it than for single rows, a simpler
     one is used, with a warning.
     """
-    if not keeps_logits(model):
+    if not supports_logits_to_keep(model):
         text = f"{type(model).__name__} does not support logits_to_keep: the LM head runs at every position, slower"
         run.warn("model.no_logits_to_keep", text)
     train, device, rows = run.config.train, run.machine.device, evaluator.rows.train
@@ -61,7 +61,7 @@ def _explain(run: RunContext, packing: Packing, sharing: Sharing, reason: str) -
 def _agrees(run: RunContext, model: torch.nn.Module, rows: list[Row], packing: Packing, pad: int) -> bool:
     """Whether the losses of rows are the same packed and alone; warns if not, or if a kernel does not support them."""
     try:
-        agreement = packing_agreement(model, rows, packing, pad, run.machine.device, keeps_logits(model))
+        agreement = packing_agreement(model, rows, packing, pad, run.machine.device, supports_logits_to_keep(model))
     except (RuntimeError, ValueError) as error:  # such as a head size that a GPU's kernel does not support
         if is_out_of_memory(error):
             raise

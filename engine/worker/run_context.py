@@ -23,10 +23,11 @@ from engine.methods.machine import Machine
 from engine.runs import end_record, events
 from engine.runs.end_record import EndRecord
 from engine.runs.event_log import EventLog
+from engine.runs.frozen_config import FrozenRun
 from engine.runs.overlap import SplitOverlap
 from engine.runs.result import General, Score
 from engine.runs.result_builder import score_of
-from engine.runs.run_dir import FrozenRun, RunDir, write_end
+from engine.runs.run_dir import RunDir, write_end
 from engine.runs.stop_request import StopRequest
 from engine.training.batches import NO_SHARING, Schedule, Sharing
 from engine.training.checkpoints import SavedCheckpoint
@@ -247,7 +248,7 @@ class RunContext:
 
     def _read_energy(self) -> None:
         """Sample at a phase boundary, so that energy can be attributed to each phase."""
-        if self.meters.card:
+        if self.meters.gpu:
             self.meters.sample()
 
 

@@ -20,7 +20,7 @@ from engine.runs.stop_request import StopRequested
 from engine.training import checkpoints
 from engine.training.batches import Schedule
 from engine.training.checkpoint_content import unloadable
-from engine.training.loss import keeps_logits
+from engine.training.loss import supports_logits_to_keep
 from engine.training.trainer import AnswerTrainer, Callback, Hooks, StepFacts, training_arguments
 from engine.worker.evaluator import Evaluator
 from engine.worker.run_context import RunContext
@@ -97,7 +97,7 @@ def _trainer(
     return AnswerTrainer(
         rows=evaluator.rows.train,
         schedule=schedule,
-        layout=evaluator.packing,
+        packing=evaluator.packing,
         micro_batch=micro_batch,
         checkpoint_folder=run.dir.checkpoints,
         keep_checkpoints=config.train.keep_checkpoints,
@@ -146,9 +146,11 @@ def _worst_case_batches(
     rows, packing, device = evaluator.rows.train, evaluator.packing, run.machine.device
     first = min(start, schedule.steps - 1)
     return WorstCaseBatches(
-        layout=packing,
+        packing=packing,
         step=longest_step(rows, schedule, first, micro_batch, packing),
-        held_out=longest_held_out(evaluator.loss_rows, packing, device, vocabulary_of(model), keeps_logits(model)),
+        held_out=longest_held_out(
+            evaluator.loss_rows, packing, device, vocabulary_of(model), supports_logits_to_keep(model)
+        ),
         prompts=[item.row.prompt for item in evaluator.test] if evaluator.scores_test else [],
         choice=int(rows.answer_tokens.max()),
         pad=evaluator.tokenizer.pad_token_id,
@@ -171,7 +173,7 @@ def _probe(
     return Probe(
         trainer=trainer,
         optimizer=optimizer,
-        own=batches,
+        batches=batches,
         meters=run.meters,
         automatic=run.config.train.micro_batch == "auto",
         evaluate=(lambda: evaluator.run_worst_case(trainer.model, batches.held_out)) if on_gpu else None,

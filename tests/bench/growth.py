@@ -33,9 +33,9 @@ def train(precision: str, multiple: int) -> list[int]:
     for step in range(max(SAMPLED_STEPS) + 1):
         start = step * 16 % (len(rows) - 16)
         packing = collation.Packing("packed", 1024)
-        for portion in batches.micro_batches(rows[start : start + 16], 16, packing):
-            batch = collation.collate(portion, packing, tokenizer.pad_token_id, "cpu")
-            (loss.summed_loss(model, batch, keep=True) / 500).backward()
+        for group in batches.micro_batches(rows[start : start + 16], 16, packing):
+            batch = collation.collate(group, packing, tokenizer.pad_token_id, "cpu")
+            (loss.summed_loss(model, batch, answers_only=True) / 500).backward()
         if step in SAMPLED_STEPS:
             resident.append(psutil.Process().memory_info().rss >> 20)
     return resident

@@ -50,7 +50,7 @@ def seconds(model: torch.nn.Module, rows: list[Row], packing: Packing) -> tuple[
     model.zero_grad(set_to_none=True)
     batch = collate(rows, packing, 0, "cpu")
     started = time.perf_counter()
-    loss = summed_loss(model, batch, keep=True)
+    loss = summed_loss(model, batch, answers_only=True)
     loss.backward()
     return time.perf_counter() - started, float(loss.detach())
 

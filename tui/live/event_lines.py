@@ -22,7 +22,7 @@ def lines(event: events.Event) -> list[str]:
 def _data(event: events.Data) -> list[str]:
     """Column roles and overlaps of the data; a run of an earlier version recorded none."""
     report = DataReport.of(event)
-    found = [f"format: {event.format}; {summarize_columns(report.columns)}"] if report.columns else []
+    found = [f"format: {event.format}; columns: {summarize_columns(report.columns)}"] if report.columns else []
     return found + [f"overlap: {overlap_in_short(pair, one)}" for pair, one in report.overlap.items()]
 
 

@@ -72,7 +72,7 @@ def memory_budget(sample: MachineSample, own: Collection[int] = (), steady: bool
     return MemoryBudget(
         name=f"GPU {gpu.index}, {gpu.name}",
         device="cuda",
-        source="shared" if gpu.shared else "card",
+        source="shared" if gpu.shared else "gpu",
         total=gpu.total,
         used=_steady(used_by_others, gpu.total) if steady else used_by_others,
         bf16=gpu.bf16,

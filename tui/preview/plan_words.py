@@ -48,7 +48,7 @@ def about_budget(budget: MemoryBudget) -> str:
     """The memory budget, and how much of it is free."""
     kind = {
         "listed": "from the GPU list, not measured",
-        "card": "this machine's GPU",
+        "gpu": "this machine's GPU",
         "shared": "this machine's GPU, shared system memory",
         "system": "this machine's memory, no GPU",
     }[budget.source]

@@ -7,8 +7,7 @@ import time
 from collections.abc import Sequence
 
 from engine.config.metric_specs import metric_spec
-from engine.config.quantities import integer
-from engine.config.text import visible
+from engine.config.text import amount, visible
 from engine.ladder.format import metric_title, rung_title
 from engine.runs.ladder import Ladder, VerdictSentence
 
@@ -58,9 +57,9 @@ def facts(ladder: Ladder) -> list[str]:
     names = names or list(dict.fromkeys(rung_title(entry.rung) for entry in ladder.entries))
     texts = [", ".join(names)] if names else []
     if ladder.work:
-        texts.append(f"{integer(ladder.work.test)} test items, metric: {metric_title(ladder.work.metric)}")
+        texts.append(f"{amount(ladder.work.test, 'test item')}, metric: {metric_title(ladder.work.metric)}")
     if ladder.seeds:
-        texts.append(f"{len(ladder.seeds)} seed{'s' if len(ladder.seeds) != 1 else ''}")
+        texts.append(amount(len(ladder.seeds), "seed"))
     if device := ladder.machine.get("device"):
         texts.append(str(device))
     texts.append(date(ladder.created))

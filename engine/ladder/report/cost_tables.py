@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from engine.config.method_specs import RULE_REFERENCE
 from engine.config.quantities import ABSENT, Number, count, duration, energy, money, percent, ratio, size
 from engine.ladder.format import rung_title, seed_range
+from engine.ladder.phrases import NO_ENERGY
 from engine.ladder.report.quality_tables import why_no_numbers
 from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell, noted, without_empty
 from engine.runs.ladder import BASES, Ladder, RungResult
@@ -22,7 +23,6 @@ PEAKS = {
     "nvml_used": ("all processes", "used on the GPU"),
 }
 """Kinds of peak memory: (phases or processes, what is counted)."""
-NO_ENERGY = "Energy was not measured: no energy counter is available on this machine."
 NO_GPU_MEMORY = "GPU memory was not measured: the runs did not use a GPU."
 NO_RSS = {
     "rss_training": "The memory of the process while training was not measured.",

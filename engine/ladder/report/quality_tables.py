@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.config.metric_specs import metric_spec
-from engine.config.quantities import ABSENT, integer, percent, rate
+from engine.config.quantities import ABSENT, percent, rate
+from engine.config.text import amount
 from engine.ladder.format import (
     difference,
     loss,
@@ -154,7 +155,7 @@ def finding(compared: Comparison, items: int | None = None) -> str:
     """`full is significantly better than LoRA`, or `no significant difference with 300 test items`."""
     if compared.finding != "undecided":
         return f"{rung_title(compared.a)} is {SIGNIFICANTLY[compared.finding]} than {rung_title(compared.b)}"
-    text = f"{NO_SIGNIFICANT_DIFFERENCE} with {integer(items)} test items" if items else NO_SIGNIFICANT_DIFFERENCE
+    text = f"{NO_SIGNIFICANT_DIFFERENCE} with {amount(items, 'test item')}" if items else NO_SIGNIFICANT_DIFFERENCE
     needed = [f"about {rounded_up(compared.needed_items)} items"] if compared.needed_items else []
-    needed += [f"{integer(compared.needed_seeds)} seeds"] if compared.needed_seeds else []
+    needed += [f"{amount(compared.needed_seeds, 'seed')}"] if compared.needed_seeds else []
     return f"{text}; {' and '.join(needed)} needed" if needed else text

@@ -11,6 +11,7 @@ from engine.config.errors import UserError
 from engine.config.preset import flatten
 from engine.config.preset_library import effective
 from engine.config.quantities import ABSENT, duration, integer, rate, size
+from engine.config.text import amount
 from engine.ladder.format import loss, rung_title
 from engine.ladder.report.quality_tables import STATUS_TEXTS
 from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell, plain
@@ -35,7 +36,7 @@ def work(ladder: Ladder) -> ReportTable | None:
     facts = ladder.work
     if facts is None:
         return None
-    rows = f"{integer(facts.train)} train, {integer(facts.validation)} validation, {integer(facts.test)} test items"
+    rows = f"{integer(facts.train)} train, {integer(facts.validation)} validation, {amount(facts.test, 'test item')}"
     pairs = {
         "model": facts.model,
         "data": facts.data,

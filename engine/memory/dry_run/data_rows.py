@@ -33,7 +33,7 @@ class DataWorkload:
 
     prepared: Prepared
     schedule: Schedule
-    layout: Packing
+    packing: Packing
     sharing: Sharing
     vocabulary: int
     machine: Machine
@@ -45,7 +45,7 @@ class DataWorkload:
         epochs, rest = divmod(self.schedule.steps, self.schedule.per_epoch)
         rows_in_steps = epochs * len(rows) + rest * self.schedule.batch
         tokens = rows_in_steps * int(rows.lengths.sum()) / len(rows)
-        shares = self.layout.mode == "shared_prefix"
+        shares = self.packing.mode == "shared_prefix"
         return TrainingWork(
             rows=len(rows),
             steps=self.schedule.steps,
@@ -55,15 +55,15 @@ class DataWorkload:
             token_ratio=round(self.sharing.ratio, 3) if shares else 1.0,
         )
 
-    def own(self, config: schema.Config, micro_batch: int) -> WorstCaseBatches:
+    def worst_case(self, config: schema.Config, micro_batch: int) -> WorstCaseBatches:
         """The largest batches of a run with this configuration and micro-batch size."""
         rows = self.prepared
         scored = [] if config.evaluation.when == "never" else sampled(rows.test_items, config.evaluation.rows)
         lost = all_rows([*sampled_rows(rows.validation_items, VALIDATION_ROWS), *scored])
         return WorstCaseBatches(
-            layout=self.layout,
-            step=longest_step(rows.train, self.schedule, 0, micro_batch, self.layout),
-            held_out=longest_held_out(lost, self.layout, self.machine.device, self.vocabulary, keep=True),
+            packing=self.packing,
+            step=longest_step(rows.train, self.schedule, 0, micro_batch, self.packing),
+            held_out=longest_held_out(lost, self.packing, self.machine.device, self.vocabulary, answers_only=True),
             prompts=[item.row.prompt for item in scored],
             choice=int(rows.train.answer_tokens.max()),
             pad=0,
@@ -73,7 +73,7 @@ class DataWorkload:
         """Tensors for a dry run; None with FlashAttention, whose packed rows the dry run cannot use."""
         if uses_flash_attention(config, self.machine):
             return None
-        return self.own(config, micro_batch).work(config, micro_batch)
+        return self.worst_case(config, micro_batch).work(config, micro_batch)
 
 
 def read_rows(config: schema.Config, architecture: Any, machine: Machine, given: bool) -> DataWorkload | str:
@@ -97,12 +97,12 @@ def read_rows(config: schema.Config, architecture: Any, machine: Machine, given:
     schedule = Schedule.of(len(prepared.train), train.batch, train.epochs, train.steps, train.seed)
     segments = not segments_unsupported(config, architecture, machine, prepared.longest)
     flash = uses_flash_attention(config, machine)
-    layout = choose_packing(prepared.train, train.packing, machine.device, segments or flash, segments)
-    layout, sharing = share_prefixes(layout, prepared.train, schedule, config)
+    packing = choose_packing(prepared.train, train.packing, machine.device, segments or flash, segments)
+    packing, sharing = share_prefixes(packing, prepared.train, schedule, config)
     return DataWorkload(
         prepared=prepared,
         schedule=schedule,
-        layout=layout,
+        packing=packing,
         sharing=sharing,
         vocabulary=architecture.get_text_config().vocab_size,
         machine=machine,

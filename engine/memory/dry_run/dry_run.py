@@ -70,7 +70,7 @@ def dry_run(
     vocabulary = architecture.get_text_config().vocab_size
     segments = not unsupported_reason(model, rows.length)
     work = work or synthetic_tensors(config, machine, rows, vocabulary, segments)
-    if work.layout.segments:
+    if work.packing.segments:
         varlen_attention.enable(model)
     depth = layer_pattern(model)
     try:
@@ -86,7 +86,7 @@ def dry_run(
         device=machine.device,
         rows=rows,
         micro_batch=work.micro_batch,
-        packing=work.layout.mode,
+        packing=work.packing.mode,
         gradient_checkpointing=uses_checkpointing(config, machine),
         static=seen.static,
         training=_peak(seen, machine, TRAINING),

@@ -97,7 +97,7 @@ def machine_for(budget: MemoryBudget) -> tuple[Machine, list[str]]:
     here = this_machine()
     if budget.source == "listed" or here.device != budget.device:
         there = Machine(budget.device, budget.name, bf16=budget.bf16, flash_attention=False)
-        blind = budget.source in ("card", "shared") and here.device == "cpu"
+        blind = budget.source in ("gpu", "shared") and here.device == "cpu"
         return there, [f"torch cannot use {budget.name}: a run on this machine would use the CPU"] if blind else []
     return here, []
 
@@ -113,7 +113,7 @@ def _choose_rows(question: PlanQuery, subject: PlannedModel, progress: Progress)
     read = read_rows(config, subject.architecture, subject.machine, question.data_given)
     if isinstance(read, str):
         return PlannedRows(planned, "max_length", why=read)
-    return PlannedRows(read.own(config, config.train.batch).rows(), "data", data=read)
+    return PlannedRows(read.worst_case(config, config.train.batch).rows(), "data", data=read)
 
 
 def _laid_out(config: schema.Config, chosen: PlannedRows) -> schema.Config:
@@ -122,7 +122,7 @@ def _laid_out(config: schema.Config, chosen: PlannedRows) -> schema.Config:
     """
     if chosen.data is None or uses_flash_attention(config, chosen.data.machine):
         return config
-    return with_settings(config, {"train.packing": chosen.data.layout.mode})
+    return with_settings(config, {"train.packing": chosen.data.packing.mode})
 
 
 def _look(

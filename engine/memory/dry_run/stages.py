@@ -18,7 +18,7 @@ from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer
 from engine.training import loss as loss_module
 from engine.training.collation import MicroBatch
-from engine.training.loss import answer_logits, keeps_logits, summed_loss
+from engine.training.loss import answer_logits, summed_loss, supports_logits_to_keep
 
 TRAINING, HELD_OUT, ANSWERING = "training", "held out", "answering"
 """Prefixes of the names of stages."""
@@ -69,7 +69,7 @@ def training_step(
 ) -> None:
     """A training step in the middle of a run. Of identical micro-batches only one runs, with gradients allocated."""
     model.train()
-    keep = keeps_logits(model)
+    answers_only = supports_logits_to_keep(model)
     sizes = [(batch.tokens, batch.targets.shape) for batch in batches]
     equal = len(batches) > 1 and sizes[0] == sizes[1]
     for number, batch in enumerate(batches[:1] if equal else batches):
@@ -78,7 +78,7 @@ def training_step(
         if equal or number:
             _give_gradients(model, live)
         with _few_portions():
-            loss = summed_loss(model, batch, keep) / 1
+            loss = summed_loss(model, batch, answers_only) / 1
             live.begin("loss")
             live.in_backward = True
             loss.backward()
@@ -110,7 +110,7 @@ def held_out_loss(model: torch.nn.Module, batch: MicroBatch, live: MemoryTracker
     model.eval()
     live.stage = HELD_OUT
     live.begin("embedding")
-    logits, targets = answer_logits(model, batch, keeps_logits(model))
+    logits, targets = answer_logits(model, batch, supports_logits_to_keep(model))
     part = slice(0, max(1, CHUNK_ELEMENTS // logits.shape[-1]))
     torch.nn.functional.cross_entropy(logits[part].float(), targets[part], reduction="none")
     live.end()

@@ -24,7 +24,7 @@ SYNTHETIC_ROWS = 64
 class StepTensors:
     """Input of a dry run."""
 
-    layout: Packing
+    packing: Packing
     micro_batch: int
     """Rows of the largest micro-batch."""
     batches: list[MicroBatch]
@@ -46,17 +46,17 @@ def synthetic_tensors(
     step = [Row(next(ids), labels, [1], "", "", False) for _ in range(rows.count)]
     many = [Row(next(ids), labels, [1], "", "", False) for _ in range(SYNTHETIC_ROWS)]
     varlen = uses_flash_attention(config, machine)
-    layout = choose_packing(step, config.train.packing, machine.device, varlen or segments, segments)
+    packing = choose_packing(step, config.train.packing, machine.device, varlen or segments, segments)
     micro_batch = rows.count if config.train.micro_batch == "auto" else config.train.micro_batch
-    portions = list(micro_batches(step, micro_batch, layout))
-    held_out = next(held_out_batches(many, layout, machine.device, vocabulary, keep=True))
-    packing = replace(layout, mode="padded") if varlen else layout
+    groups = list(micro_batches(step, micro_batch, packing))
+    held_out = next(held_out_batches(many, packing, machine.device, vocabulary, answers_only=True))
+    packing = replace(packing, mode="padded") if varlen else packing
     # The first tokens differ, so that the prompts have no common prefix.
     prompts = [[number % vocabulary, *[0] * (rows.prompted - 1)] for number in range(config.evaluation.batch)]
     return StepTensors(
-        layout,
-        len(portions[0]),
-        [collate(portion, packing, 0, "cpu") for portion in portions[:2]],
+        packing,
+        len(groups[0]),
+        [collate(group, packing, 0, "cpu") for group in groups[:2]],
         collate(held_out, packing, 0, "cpu"),
         answers_for(config, prompts, rows.answer),
     )

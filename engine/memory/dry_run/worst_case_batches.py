@@ -26,7 +26,7 @@ with the most answer tokens."""
 class WorstCaseBatches:
     """The largest batches of a run."""
 
-    layout: Packing
+    packing: Packing
     step: list[Row]
     """Rows of the step with the largest micro-batch."""
     held_out: list[Row]
@@ -49,41 +49,41 @@ class WorstCaseBatches:
             prompt=max(map(len, self.prompts), default=None),
         )
 
-    def portions(self, micro_batch: int) -> list[list[Row]]:
+    def groups(self, micro_batch: int) -> list[list[Row]]:
         """The step's micro-batches, largest first."""
         return sorted(
-            micro_batches(self.step, micro_batch, self.layout), key=lambda rows: -relative_memory(rows, self.layout)
+            micro_batches(self.step, micro_batch, self.packing), key=lambda rows: -relative_memory(rows, self.packing)
         )
 
     def work(self, config: schema.Config, micro_batch: int) -> StepTensors:
         """Tensors for a dry run, on the CPU."""
-        portions, packing = self.portions(micro_batch), self.layout
-        held_out = self.held_out or portions[0]
+        groups, packing = self.groups(micro_batch), self.packing
+        held_out = self.held_out or groups[0]
         return StepTensors(
-            self.layout,
-            max(map(len, portions)),
-            [collate(portion, packing, self.pad, "cpu") for portion in portions[:2]],
+            self.packing,
+            max(map(len, groups)),
+            [collate(group, packing, self.pad, "cpu") for group in groups[:2]],
             collate(held_out, packing, self.pad, "cpu"),
             answers_for(config, self.prompts, self.choice),
         )
 
 
-def relative_memory(rows: Sequence[Row], layout: Packing) -> int:
+def relative_memory(rows: Sequence[Row], packing: Packing) -> int:
     """Relative memory of a batch, to compare batches of one model: its tokens including padding plus its answer tokens.
     One row of logits needs about as much memory as the saved activations of one token in all layers.
     """
     lengths = [len(row.input_ids) for row in rows]
-    tokens = sum(lengths) if layout.one_sequence else len(rows) * max(lengths)
-    if layout.mode == "shared_prefix":
+    tokens = sum(lengths) if packing.one_sequence else len(rows) * max(lengths)
+    if packing.mode == "shared_prefix":
         tokens = computed_tokens([row.input_ids for row in rows])
     return tokens + sum(map(answer_tokens, rows))
 
 
-def longest_step(rows: Sequence[Row], schedule: Schedule, start: int, micro_batch: int, layout: Packing) -> list[Row]:
+def longest_step(rows: Sequence[Row], schedule: Schedule, start: int, micro_batch: int, packing: Packing) -> list[Row]:
     """Rows of the step, from `start` on, with the largest micro-batch."""
 
     def largest(step: list[Row]) -> int:
-        return max(relative_memory(portion, layout) for portion in micro_batches(step, micro_batch, layout))
+        return max(relative_memory(group, packing) for group in micro_batches(step, micro_batch, packing))
 
     steps = ([rows[number] for number in schedule.indices(step)] for step in _candidates(rows, schedule, start))
     return max(steps, key=largest)
@@ -104,7 +104,9 @@ def _candidates(rows: Sequence[Row], schedule: Schedule, start: int) -> Iterator
     yield from sorted(set((best.flatten() + start).tolist()))
 
 
-def longest_held_out(rows: Sequence[Row], layout: Packing, device: str, vocabulary: int, keep: bool) -> list[Row]:
+def longest_held_out(
+    rows: Sequence[Row], packing: Packing, device: str, vocabulary: int, answers_only: bool
+) -> list[Row]:
     """The largest held-out batch; [] without rows."""
-    batches = held_out_batches(rows, layout, device, vocabulary, keep)
-    return max(batches, key=lambda portion: relative_memory(portion, layout), default=[])
+    batches = held_out_batches(rows, packing, device, vocabulary, answers_only)
+    return max(batches, key=lambda group: relative_memory(group, packing), default=[])

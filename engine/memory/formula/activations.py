@@ -21,7 +21,7 @@ def _mlp(shape: Architecture) -> int:
     return shape.experts_used * shape.expert_intermediate if shape.experts else shape.intermediate
 
 
-def saved_activations(shape: Architecture, config: schema.Config, layout: MicroBatchShape, size: int) -> int:
+def saved_activations(shape: Architecture, config: schema.Config, batch: MicroBatchShape, size: int) -> int:
     """Bytes that one layer saves for its backward pass.
 
     - Norms: their input in float32, 4 d each; with trained weights also the normalized value, d.
@@ -31,7 +31,7 @@ def saved_activations(shape: Architecture, config: schema.Config, layout: MicroB
       activations are float32, and r float32 values after A. Dropout saves another copy and its mask.
     """
     norms = 2 * FLOAT32 * shape.hidden
-    attention = size * (2 * shape.query + 2 * (shape.query if layout.masked else shape.key)) + FLOAT32 * shape.heads
+    attention = size * (2 * shape.query + 2 * (shape.query if batch.masked else shape.key)) + FLOAT32 * shape.heads
     mlp = size * _mlp(shape) * (3 if shape.gated or shape.experts else 2)
     if method_spec(config.method).trains_weights:
         norms += 2 * size * shape.hidden
@@ -42,7 +42,7 @@ def saved_activations(shape: Architecture, config: schema.Config, layout: MicroB
         inputs += size * shape.experts_used * 2 * shape.hidden  # tokens sorted by expert, and their outputs
     # PEFT adds B A to the complete expert tensor, and saves both the summand and the sum.
     experts = 2 * size * shape.expert_weights if adapts_experts(shape, config) else 0
-    return layout.tokens * (norms + attention + mlp + inputs) + experts
+    return batch.tokens * (norms + attention + mlp + inputs) + experts
 
 
 def _adapter_inputs(shape: Architecture, config: schema.Config, size: int) -> int:
@@ -57,17 +57,17 @@ def _adapter_inputs(shape: Architecture, config: schema.Config, size: int) -> in
 
 
 def layer_temporaries(
-    shape: Architecture, config: schema.Config, layout: MicroBatchShape, size: int, device: Device
+    shape: Architecture, config: schema.Config, batch: MicroBatchShape, size: int, device: Device
 ) -> int:
     """Temporary bytes while the largest linear layer of a decoder layer runs backward: its gradients of size f; with an
     adapter also their float32 copies (a third one on the CPU, which converts before it adds, where PEFT's unquantized
     layer adds float32 to bf16); for QLoRA the dequantized weight.
     """
     width = max(_mlp(shape), shape.hidden)
-    work = layout.tokens * width * 3 * size
+    work = batch.tokens * width * 3 * size
     if not method_spec(config.method).trains_weights and size != FLOAT32:
         work += (
-            layout.tokens
+            batch.tokens
             * width
             * FLOAT32
             * (3 if device == "cpu" and not method_spec(config.method).quantizes_base else 2)
@@ -77,27 +77,27 @@ def layer_temporaries(
     return work
 
 
-def loss_work(shape: Architecture, layout: MicroBatchShape, size: int) -> int:
+def loss_work(shape: Architecture, batch: MicroBatchShape, size: int) -> int:
     """Logits of tokens in the loss and their gradient, K V each, and float32 chunks: input and result, and with several
     chunks the previous one (`training.loss.SummedCrossEntropy`).
     """
-    portion, many = _portion(shape, layout)
-    return 2 * layout.answers * shape.vocabulary * size + (3 if many else 2) * portion
+    chunk, many = _chunk(shape, batch)
+    return 2 * batch.answers * shape.vocabulary * size + (3 if many else 2) * chunk
 
 
-def held_out_work(shape: Architecture, layout: MicroBatchShape, size: int) -> int:
+def held_out_work(shape: Architecture, batch: MicroBatchShape, size: int) -> int:
     """Logits and two float32 chunks; or, for padded batches with padded answers, the logits and a copy."""
-    logits, head = layout.answers * shape.vocabulary * size, layout.filled * shape.vocabulary * size
-    copied = head + logits if layout.packing == "padded" and layout.filled > layout.answers else head
-    return max(copied, logits + 2 * _portion(shape, layout)[0])
+    logits, head = batch.answers * shape.vocabulary * size, batch.filled * shape.vocabulary * size
+    copied = head + logits if batch.packing == "padded" and batch.filled > batch.answers else head
+    return max(copied, logits + 2 * _chunk(shape, batch)[0])
 
 
-def _portion(shape: Architecture, layout: MicroBatchShape) -> tuple[int, bool]:
+def _chunk(shape: Architecture, batch: MicroBatchShape) -> tuple[int, bool]:
     """(bytes of a float32 chunk of logits, whether there are several)."""
     rows = max(1, CHUNK_ELEMENTS // shape.vocabulary)
-    return FLOAT32 * min(rows, layout.answers) * shape.vocabulary, layout.answers > rows
+    return FLOAT32 * min(rows, batch.answers) * shape.vocabulary, batch.answers > rows
 
 
-def mask(layout: MicroBatchShape, size: int) -> int:
+def mask(batch: MicroBatchShape, size: int) -> int:
     """Masks that separate packed rows: one boolean and one additive, T² elements each."""
-    return layout.tokens**2 * (1 + size) if layout.masked else 0
+    return batch.tokens**2 * (1 + size) if batch.masked else 0

@@ -27,9 +27,9 @@ def is_mixed(config: schema.Config) -> bool:
     return config.train.precision == "mixed" and not method_spec(config.method).quantizes_base
 
 
-def attention_elements(shape: Architecture, layout: MicroBatchShape) -> int:
+def attention_elements(shape: Architecture, batch: MicroBatchShape) -> int:
     """Elements of the attention matrices of all heads: T² per head if packed, L² per head and row if padded."""
-    area = layout.tokens**2 if layout.packing != "padded" else layout.tokens**2 // max(1, layout.rows)
+    area = batch.tokens**2 if batch.packing != "padded" else batch.tokens**2 // max(1, batch.rows)
     return shape.heads * area
 
 
@@ -38,34 +38,34 @@ def materializes_attention(shape: Architecture, config: schema.Config, device: D
     return config.model.attention == "eager" or (shape.attention_dropout and device == "cpu")
 
 
-def saved_bytes(shape: Architecture, config: schema.Config, layout: MicroBatchShape, size: int, device: Device) -> int:
+def saved_bytes(shape: Architecture, config: schema.Config, batch: MicroBatchShape, size: int, device: Device) -> int:
     """Additional bytes that one layer saves for its backward pass."""
     saved = 0
     if materializes_attention(shape, config, device):
         each = 3 * FLOAT32 if shape.attention_dropout else FLOAT32 + (size if size < FLOAT32 else 0)
-        saved += attention_elements(shape, layout) * each + layout.tokens * 2 * (shape.query - shape.key) * size
+        saved += attention_elements(shape, batch) * each + batch.tokens * 2 * (shape.query - shape.key) * size
     if shape.attention_dropout:
-        saved += layout.tokens * 2 * shape.hidden * size  # dropout masks after attention and MLP
+        saved += batch.tokens * 2 * shape.hidden * size  # dropout masks after attention and MLP
     if not shape.gated and not shape.experts:
-        saved += layout.tokens * shape.intermediate * size * (2 if shape.activation in COMPOSED_GELU else -1)
+        saved += batch.tokens * shape.intermediate * size * (2 if shape.activation in COMPOSED_GELU else -1)
     if not method_spec(config.method).trains_weights and config.adapter.dora:
-        saved += layout.tokens * sum(linear.outputs for linear in adapted(shape, config)) * (size + FLOAT32)
+        saved += batch.tokens * sum(linear.outputs for linear in adapted(shape, config)) * (size + FLOAT32)
     if is_mixed(config):
         weights = sum(linear.inputs * linear.outputs for linear in shape.linears())
-        saved += weights * BF16 + layout.tokens * (2 * shape.hidden * BF16 + (shape.query + shape.key) * 2 * FLOAT32)
+        saved += weights * BF16 + batch.tokens * (2 * shape.hidden * BF16 + (shape.query + shape.key) * 2 * FLOAT32)
     return saved
 
 
-def temporary_bytes(shape: Architecture, config: schema.Config, layout: MicroBatchShape, training: bool) -> int:
+def temporary_bytes(shape: Architecture, config: schema.Config, batch: MicroBatchShape, training: bool) -> int:
     """Additional temporary bytes of a running layer: forward the softmax and its input, backward one gradient of it
     (saved tensors are freed meanwhile).
     """
     temporary = 0
     if config.model.attention == "eager":
-        temporary += attention_elements(shape, layout) * FLOAT32 * (1 if training else 2)
+        temporary += attention_elements(shape, batch) * FLOAT32 * (1 if training else 2)
     if not method_spec(config.method).trains_weights and config.adapter.dora:
         largest = max((linear.inputs * linear.outputs for linear in adapted(shape, config)), default=0)
-        temporary += 2 * layout.tokens * max(shape.intermediate, shape.hidden) * FLOAT32 + 3 * largest * FLOAT32
+        temporary += 2 * batch.tokens * max(shape.intermediate, shape.hidden) * FLOAT32 + 3 * largest * FLOAT32
     return temporary
 
 

@@ -48,7 +48,7 @@ def formula(
     shape = read_architecture(model_config, config.model.id)
     setting = config.train.micro_batch
     most = rows.count if setting == "auto" else setting
-    layout = largest_micro_batch_shape(rows, most, config.train.packing, device, uses_segments(shape, config))
+    batch = largest_micro_batch_shape(rows, most, config.train.packing, device, uses_segments(shape, config))
     checkpointing = config.train.gradient_checkpointing
     checkpointing = device == "cuda" if checkpointing == "auto" else checkpointing
     static = {
@@ -56,7 +56,7 @@ def formula(
         "adapters": adapter_parameters(shape, config) * FLOAT32,
         "optimizer": optimizer_state(shape, config, device, bf16),
     }
-    work = FormulaInputs(shape, config, device, bf16, layout, checkpointing, compute_size(config, device, bf16))
+    work = FormulaInputs(shape, config, device, bf16, batch, checkpointing, compute_size(config, device, bf16))
     step = max(_moments(work, static["optimizer"]), key=lambda moment: sum({**static, **moment}.values()))
     held_out = _peak({**static, **_held_out(work, rows)}, device)
     answering = _peak({**static, "activations": _answering(work, rows)}, device) if generation.answers(config) else None
@@ -65,8 +65,8 @@ def formula(
         method=config.method,
         device=device,
         rows=rows,
-        micro_batch=layout.rows,
-        packing=layout.packing,
+        micro_batch=batch.rows,
+        packing=batch.packing,
         gradient_checkpointing=checkpointing,
         static=sum(static.values()),
         training=_peak({**static, **step}, device),
@@ -89,7 +89,7 @@ class FormulaInputs:
     config: schema.Config
     device: Device
     bf16: bool
-    layout: MicroBatchShape
+    batch: MicroBatchShape
     checkpointing: bool
     size: int
     """Bytes per activation."""
@@ -102,18 +102,18 @@ class FormulaInputs:
 
 def _moments(work: FormulaInputs, state: int) -> list[dict[str, int]]:
     """The loss, the last layer's backward pass, the optimizer step: bytes by part in addition to static memory."""
-    shape, config, layout, size = work.shape, work.config, work.layout, work.size
+    shape, config, batch, size = work.shape, work.config, work.batch, work.size
     where = (shape, config, work.device, work.bf16)
-    block = saved_activations(shape, config, layout, size) + exceptions.saved_bytes(
-        shape, config, layout, size, work.device
+    block = saved_activations(shape, config, batch, size) + exceptions.saved_bytes(
+        shape, config, batch, size, work.device
     )
-    kept = shape.layers * (layout.tokens * shape.hidden * size if work.checkpointing else block) + mask(layout, size)
+    kept = shape.layers * (batch.tokens * shape.hidden * size if work.checkpointing else block) + mask(batch, size)
     kept += exceptions.cast_head(shape, config)
-    running = _running(work, layout, training=True) + (block if work.checkpointing else 0)
+    running = _running(work, batch, training=True) + (block if work.checkpointing else 0)
     trained = gradients(*where)
-    before = trained if layout.several else 0
+    before = trained if batch.several else 0
     return [
-        {"gradients": before, "activations": kept, "logits": loss_work(shape, layout, work.logit)},
+        {"gradients": before, "activations": kept, "logits": loss_work(shape, batch, work.logit)},
         {"gradients": max(before, head_gradient(*where)), "activations": kept + running},
         {"gradients": trained, "optimizer": state + step_work(*where)},
     ]
@@ -122,23 +122,23 @@ def _moments(work: FormulaInputs, state: int) -> list[dict[str, int]]:
 def _held_out(work: FormulaInputs, rows: StepShape) -> dict[str, int]:
     """A held-out batch: its logits, or the forward pass of a layer if that is more."""
     segments = uses_segments(work.shape, work.config)
-    layout = held_out_shape(rows, work.config.train.packing, work.device, work.shape.vocabulary, segments)
-    logits = held_out_work(work.shape, layout, work.logit)
-    forward = _running(work, layout, training=False) + mask(layout, work.size)
+    batch = held_out_shape(rows, work.config.train.packing, work.device, work.shape.vocabulary, segments)
+    logits = held_out_work(work.shape, batch, work.logit)
+    forward = _running(work, batch, training=False) + mask(batch, work.size)
     return {"logits": logits} if logits > forward else {"activations": forward}
 
 
 def _answering(work: FormulaInputs, rows: StepShape) -> int:
     """The peak of generation: KV caches, logits, and the forward pass of a layer."""
     moments = generation.moments(work.shape, work.config, rows, work.device, work.size)
-    peak = max(kept + _running(work, layout, training=False) for kept, layout in moments)
+    peak = max(kept + _running(work, batch, training=False) for kept, batch in moments)
     return peak + exceptions.cast_head(work.shape, work.config)
 
 
-def _running(work: FormulaInputs, layout: MicroBatchShape, training: bool) -> int:
+def _running(work: FormulaInputs, batch: MicroBatchShape, training: bool) -> int:
     """Temporary bytes of a running layer."""
-    plain = layer_temporaries(work.shape, work.config, layout, work.size, work.device)
-    return plain + exceptions.temporary_bytes(work.shape, work.config, layout, training)
+    plain = layer_temporaries(work.shape, work.config, batch, work.size, work.device)
+    return plain + exceptions.temporary_bytes(work.shape, work.config, batch, training)
 
 
 def _peak(parts: dict[str, int], device: Device) -> PeakMemory:

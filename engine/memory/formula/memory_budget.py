@@ -25,8 +25,8 @@ class MemoryBudget(Struct, frozen=True, kw_only=True):
 
     name: str
     device: Device
-    source: Literal["listed", "card", "shared", "system"]
-    """`listed`: a GPU of the price list; `card`: this machine's GPU; `shared`: a GPU that uses system memory; `system`:
+    source: Literal["listed", "gpu", "shared", "system"]
+    """`listed`: a GPU of the price list; `gpu`: this machine's GPU; `shared`: a GPU that uses system memory; `system`:
     system memory.
     """
     total: int
@@ -97,7 +97,7 @@ def _gpu_budget(gpu: NvmlGpu) -> MemoryBudget:
     return MemoryBudget(
         name=name,
         device="cuda",
-        source="shared" if shared else "card",
+        source="shared" if shared else "gpu",
         total=total,
         used=used,
         holders=[f"{process_name(pid)} ({pid})" for pid, _ in gpu.processes()],

@@ -69,8 +69,8 @@ def measured(case: Case) -> Measured:
         steps = profiled(trainer.train)
     static = bytes_of([*tensors_of(model), *_tensors_in(optimizer.state)])
     rows = _rows(case, 64)
-    held_out = next(held_out_batches(rows, trainer.layout, "cpu", vocabulary_of(trainer.model), trainer.keep))
-    losses = profiled(lambda: row_losses(trainer.model, held_out, trainer.layout, 0, "cpu"))
+    held_out = next(held_out_batches(rows, trainer.packing, "cpu", vocabulary_of(trainer.model), trainer.keep))
+    losses = profiled(lambda: row_losses(trainer.model, held_out, trainer.packing, 0, "cpu"))
     answers = longest_answers([row.prompt for row in rows], config.evaluation.batch, config.evaluation.max_new_tokens)
     assert answers
     answering = profiled(lambda: run_worst_case(trainer.model, answers, 0, "cpu"))
@@ -182,14 +182,14 @@ def _trainer(
 ) -> AnswerTrainer:
     rows = _rows(case, 2 * case.rows.count)
     segments = not varlen_attention.unsupported_reason(model, case.rows.length)
-    layout = choose_packing(rows, config.train.packing, device, segments, segments)
+    packing = choose_packing(rows, config.train.packing, device, segments, segments)
     if segments:
         varlen_attention.enable(model)
     schedule = Schedule.of(len(rows), case.rows.count, 1.0, 2, 0)
     return AnswerTrainer(
         rows=rows,
         schedule=schedule,
-        layout=layout,
+        packing=packing,
         micro_batch=config.train.micro_batch,
         checkpoint_folder=folder / "checkpoints",
         keep_checkpoints=1,

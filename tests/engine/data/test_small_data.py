@@ -124,7 +124,7 @@ def assert_planned(made: Any, config: Config) -> None:
         choose_packing(made.train, "auto", machine.device, True, True), made.train, schedule, config
     )
     planned = DataWorkload(made, schedule, packing, sharing, 4096, machine)
-    own = planned.own(config, 4)
+    own = planned.worst_case(config, 4)
     assert planned.whole.rows >= 1 and own.step and own.rows().count >= 1
     assert bool(own.prompts) == bool(made.test_items)
     own.work(config, 4)

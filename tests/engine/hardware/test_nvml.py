@@ -112,10 +112,10 @@ def test_in_a_container_the_drivers_ids_are_distinguished_from_local_ids(tmp_pat
     me = os.getpid()
     text = f"all count 1{CARD.format(0, used=40 * GIB)}\n0 process {me} {2 * GIB}\n0 process 70001 {31 * GIB}\n"
     (look,) = looks(tmp_path, text, worker=(me, 70001, 30 * GIB), container=True)
-    (card,) = look.gpus
-    assert card["mine"] == 31 * GIB  # as the run has found its id, and not the namesake of its id here
+    (gpu,) = look.gpus
+    assert gpu["mine"] == 31 * GIB  # as the run has found its id, and not the namesake of its id here
     unseen = "a process of another user or container"
-    assert card["others"] == [{"pid": me, "name": unseen, "bytes": 2 * GIB}]
+    assert gpu["others"] == [{"pid": me, "name": unseen, "bytes": 2 * GIB}]
 
 
 def test_a_run_without_its_own_figure_uses_at_least_its_pool(tmp_path: Path) -> None:
@@ -135,8 +135,8 @@ def test_a_worker_in_a_container_finds_its_id_among_new_ones(come: str, found: i
     later = f"{TWO}\n0 process 69999 {GIB}\n" + "".join(f"0 process {pid} {GIB}\n" for pid in come.split())
     code = (
         "import sys; from pathlib import Path; from engine.hardware import nvml; from engine.training.meters import *\n"
-        "nvml.NAMESPACE = Path(sys.argv[1]); card = nvml.Nvml().gpu(0); meters = Meters(print, card)\n"
-        "Path(sys.argv[2]).write_text(sys.argv[3]); meters._find_gpu_pid(card); print(meters.gpu_pid)"
+        "nvml.NAMESPACE = Path(sys.argv[1]); gpu = nvml.Nvml().gpu(0); meters = Meters(print, gpu)\n"
+        "Path(sys.argv[2]).write_text(sys.argv[3]); meters._find_gpu_pid(gpu); print(meters.gpu_pid)"
     )
     env = os.environ | {"LD_LIBRARY_PATH": str(library), "NVML_STAND_IN": str(scenario)}
     command = [sys.executable, "-c", code, str(tmp_path / "namespace"), str(scenario), later]
@@ -180,7 +180,7 @@ def test_a_gpu_that_falls_off_the_bus_is_still_named(tmp_path: Path) -> None:
 
 def test_a_gpu_without_a_handle_is_counted(tmp_path: Path) -> None:
     (look,) = looks(tmp_path, f"{TWO}\n0 error.handle 15\n")
-    assert [card["index"] for card in look.gpus] == [0, 1]
+    assert [gpu["index"] for gpu in look.gpus] == [0, 1]
     assert look.gpus[0]["used"] is None and look.gpus[1]["load"] == 97
     assert "not responding" in look.lines[0]
 

@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from engine.config import quantities
-from engine.ladder.phrases import NO_SIGNIFICANT_DIFFERENCE, SIGNIFICANTLY
+from engine.ladder.phrases import NO_ENERGY, NO_SIGNIFICANT_DIFFERENCE, SIGNIFICANTLY
 from engine.ladder.report import captions, cost_tables, markdown, page, quality_tables, record
 from engine.ladder.report.report_data import load_report_data
 from engine.ladder.report.table import ReportTable
@@ -50,7 +50,7 @@ def test_what_was_not_measured_is_one_note_instead_of_a_column(tmp_path: Path) -
     _, ladder = made_ladder(tmp_path / "runs")
     table = cost_tables.time_and_price(ladder)
     assert "energy" not in texts(table)[0]
-    assert any(note == cost_tables.NO_ENERGY for note in table.notes)
+    assert any(note == NO_ENERGY for note in table.notes)
     assert list(table.notes) == sorted(set(table.notes), key=list(table.notes).index)
 
 

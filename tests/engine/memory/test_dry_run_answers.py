@@ -63,17 +63,17 @@ def test_running_the_worst_case_does_not_change_answers(name: str, choosing: boo
     assert generator(batch=3).answers(model, asked(prompts)) == before
 
 
-@pytest.mark.parametrize("layout", [Packing("padded", 4000), Packing("packed", 4000)], ids=["padded", "packed"])
-def test_losses_do_not_depend_on_the_batch_size(layout: Packing, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("packing", [Packing("padded", 4000), Packing("packed", 4000)], ids=["padded", "packed"])
+def test_losses_do_not_depend_on_the_batch_size(packing: Packing, monkeypatch: pytest.MonkeyPatch) -> None:
     model = made(FULL_ATTENTION["llama"])
     rows = []
     for number, ids in enumerate(random_prompts([12, 40, 25, 33, 8, 19])):
         cut = len(ids) // 2 + number % 3
         rows.append(Row(ids, [-100] * cut + ids[cut:], ids[:cut], "", f"row {number}", False))
-    large = row_losses(model, rows, layout, PAD, "cpu")
+    large = row_losses(model, rows, packing, PAD, "cpu")
     for logits in (1, 40 * 211, 90 * 211):
         monkeypatch.setattr(batches, "HELD_OUT_LOGITS", logits)
-        small = row_losses(model, rows, layout, PAD, "cpu")
+        small = row_losses(model, rows, packing, PAD, "cpu")
         assert [loss.tokens for loss in small] == [loss.tokens for loss in large]
         torch.testing.assert_close(*([loss.nll for loss in found] for found in (small, large)), rtol=1e-5, atol=1e-5)
 
@@ -81,10 +81,10 @@ def test_losses_do_not_depend_on_the_batch_size(layout: Packing, monkeypatch: py
 def test_a_batch_has_at_most_the_allowed_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "HELD_OUT_LOGITS", 100 * 50)
     rows = [Row([1] * 30, [-100] * 20 + [1] * 10, [1], "", "", False) for _ in range(23)]
-    found = list(batches.held_out_batches(rows, Packing("padded", 4000), "cpu", 100, keep=True))
-    assert [len(portion) for portion in found] == [5, 5, 5, 5, 3]
-    whole = list(batches.held_out_batches(rows, Packing("padded", 4000), "cpu", 100, keep=False))
-    assert {len(portion) for portion in whole} == {1}
+    found = list(batches.held_out_batches(rows, Packing("padded", 4000), "cpu", 100, answers_only=True))
+    assert [len(group) for group in found] == [5, 5, 5, 5, 3]
+    whole = list(batches.held_out_batches(rows, Packing("padded", 4000), "cpu", 100, answers_only=False))
+    assert {len(group) for group in whole} == {1}
 
 
 def test_metric_loss_plans_no_answers() -> None:

@@ -121,7 +121,7 @@ def test_held_out_batches_are_those_of_the_worker(device: Any, wanted: str) -> N
     for length, answer, vocabulary in itertools.product((48, 900), (7, 47), (512, 128_256, 5_000_000)):
         row = Row([1] * length, [-100] * (length - answer) + [1] * answer, [1], "", "", False)
         real = batches.choose_packing([row], wanted, device, varlen=False)
-        largest = next(batches.held_out_batches([row] * 64, real, device, vocabulary, keep=True))
+        largest = next(batches.held_out_batches([row] * 64, real, device, vocabulary, answers_only=True))
         rows = StepShape(count=64, length=length, answer=answer)
         assert packing.held_out_shape(rows, wanted, device, vocabulary).rows == len(largest)
 

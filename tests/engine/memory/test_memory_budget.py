@@ -68,7 +68,7 @@ def nvml(**how: Any) -> Nvml:
 def test_the_first_gpu_and_its_used_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     budget = local_budget(nvml())
-    assert (budget.name, budget.device, budget.source) == ("NVIDIA L4", "cuda", "card")
+    assert (budget.name, budget.device, budget.source) == ("NVIDIA L4", "cuda", "gpu")
     assert (budget.total, budget.used, budget.free) == (22 * GIB, GIB, 21 * GIB)
     assert budget.price_per_hour  # the list has it under another name
 

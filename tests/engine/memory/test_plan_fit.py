@@ -79,7 +79,7 @@ def test_the_margin_is_the_worst_error_and_the_context_once_more() -> None:
     wanted = 10 * GIB + margin(10 * GIB, budget, "dry run")
 
     def at(total: int) -> str:
-        return classify_fit(10 * GIB, MemoryBudget(name="", device="cuda", source="card", total=total), "dry run")
+        return classify_fit(10 * GIB, MemoryBudget(name="", device="cuda", source="gpu", total=total), "dry run")
 
     assert [at(wanted), at(wanted - 1), at(10 * GIB), at(10 * GIB - 1)] == ["fits", "tight", "tight", "does not fit"]
 

@@ -126,7 +126,7 @@ def test_large_data_is_not_read(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a card here")
 def test_a_gpu_that_torch_cannot_use_is_noted() -> None:
-    seen = MemoryBudget(name="a card", device="cuda", source="card", total=GIB)
+    seen = MemoryBudget(name="a card", device="cuda", source="gpu", total=GIB)
     machine, notes = plan.machine_for(seen)
     assert machine.device == "cuda" and "torch cannot use a card" in notes[0]
     assert plan.machine_for(ROOM)[1] == []

@@ -44,10 +44,10 @@ class Tight(AnswerTrainer):
 
     budget = 99
 
-    def pass_through(self, model: Any, portion: list[Row], total_weight: float) -> torch.Tensor:
-        if len(portion) > self.budget:
+    def forward_backward(self, model: Any, group: list[Row], total_weight: float) -> torch.Tensor:
+        if len(group) > self.budget:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return super().pass_through(model, portion, total_weight)
+        return super().forward_backward(model, group, total_weight)
 
 
 def trained(
@@ -67,7 +67,7 @@ def trained(
     optimizer, _ = make_optimizer(model.parameters(), config, machine, lambda code, text: None)
     hooks = Hooks()
     trainer = Tight(
-        rows=ROWS, schedule=schedule, layout=LAYOUT, micro_batch=4, checkpoint_folder=folder, keep_checkpoints=1,
+        rows=ROWS, schedule=schedule, packing=LAYOUT, micro_batch=4, checkpoint_folder=folder, keep_checkpoints=1,
         tokenizer=Numbers(), hooks=hooks, model=model, optimizers=(optimizer, None),
         args=training_arguments(config, schedule, folder, "cpu", False),
     )  # fmt: skip
@@ -110,16 +110,16 @@ def test_micro_batches_are_probed_with_optimizer_state(name: str, kept: str, tmp
     process_overhead: list[bool] = []
 
     def look(probe: Probe) -> None:
-        whole = probe.trainer.pass_through
+        whole = probe.trainer.forward_backward
 
         def spied(*of: Any) -> torch.Tensor:
             matrices = [parameter for parameter in probe.trainer.model.parameters() if parameter.ndim > 1]
             process_overhead.append(all(kept in probe.optimizer.state.get(matrix, {}) for matrix in matrices))
             return whole(*of)
 
-        probe.trainer.pass_through = spied  # type: ignore[method-assign]
+        probe.trainer.forward_backward = spied  # type: ignore[method-assign]
         probe.run()
-        probe.trainer.pass_through = whole  # type: ignore[method-assign]
+        probe.trainer.forward_backward = whole  # type: ignore[method-assign]
 
     trained(tmp_path, look, name, dtype=torch.bfloat16)
     assert process_overhead and all(process_overhead)
@@ -156,13 +156,13 @@ def test_an_evaluation_that_cannot_fit_ends_the_run_before_training(tmp_path: Pa
 
 
 @pytest.mark.parametrize("start", [0, 3, 11])
-@pytest.mark.parametrize("layout", [LAYOUT, Packing("packed", 60)], ids=["padded", "packed"])
-def test_the_step_with_the_largest_micro_batch_is_found(start: int, layout: Packing) -> None:
+@pytest.mark.parametrize("packing", [LAYOUT, Packing("packed", 60)], ids=["padded", "packed"])
+def test_the_step_with_the_largest_micro_batch_is_found(start: int, packing: Packing) -> None:
     schedule = Schedule.of(len(ROWS), 3, 2, None, 1)
-    found = longest_step(ROWS, schedule, start, 2, layout)
+    found = longest_step(ROWS, schedule, start, 2, packing)
 
     def largest(step: list[Row]) -> int:
-        return max(relative_memory(portion, layout) for portion in micro_batches(step, 2, layout))
+        return max(relative_memory(group, packing) for group in micro_batches(step, 2, packing))
 
     steps = [[ROWS[number] for number in schedule.indices(step)] for step in range(start, schedule.steps)]
     assert largest(found) == max(map(largest, steps))

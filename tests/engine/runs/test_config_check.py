@@ -12,7 +12,7 @@ from engine.config.errors import UserError
 from engine.config.preset import flatten
 from engine.config.preset_library import effective
 from engine.config.schema import Config
-from engine.runs import launch, run_dir
+from engine.runs import frozen_config, launch, run_dir
 from engine.runs.config_check import check_unchanged
 from engine.runs.event_log import EventLog
 from engine.runs.events import Hello
@@ -23,7 +23,7 @@ from engine.runs.run_dir import RunDir
 def run(tmp_path: Path) -> RunDir:
     """A run whose worker wrote `hello` and was killed."""
     made = run_dir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", None, {"train.batch": 4}))
-    config = run_dir.set_values(run_dir.read_frozen(made).config)
+    config = frozen_config.set_values(run_dir.read_frozen(made).config)
     EventLog(made.events_file).write(Hello(pid=1, host="h", version="0", config=config))
     return made
 
@@ -65,7 +65,7 @@ def test_a_key_that_was_removed_or_added_is_a_change(run: RunDir) -> None:
 
 def test_every_key_is_compared() -> None:
     """A key that is added to the schema is compared too: nothing lists them."""
-    recorded = run_dir.set_values(Config())
+    recorded = frozen_config.set_values(Config())
     assert set(recorded) == {key for key, value in flatten(Config()).items() if value is not None and value != {}}
 
 
@@ -98,7 +98,7 @@ def test_a_run_of_an_earlier_version_resumes_without_comparison(run: RunDir) -> 
 
 
 def test_a_new_key_at_its_default_is_not_a_change(run: RunDir) -> None:
-    config = run_dir.set_values(run_dir.read_frozen(run).config)
+    config = frozen_config.set_values(run_dir.read_frozen(run).config)
     del config["train.probe"]
     run.events_file.unlink()
     EventLog(run.events_file).write(Hello(pid=1, host="h", version="0", config=config))

@@ -28,11 +28,11 @@ def test_gradient_norm_is_the_same_before_and_after_an_evaluation() -> None:
     def gradient_norm() -> float:
         model.train()
         model.zero_grad()
-        summed_loss(model, batch, keep=True).backward()
+        summed_loss(model, batch, answers_only=True).backward()
         return float(torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm())
 
     before = gradient_norm()
     model.eval()
     with torch.inference_mode():
-        summed_loss(model, batch, keep=True)
+        summed_loss(model, batch, answers_only=True)
     assert gradient_norm() == before > 0

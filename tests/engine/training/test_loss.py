@@ -11,7 +11,7 @@ from model_shapes import SHAPES, VOCABULARY
 from engine.data.tokens import Row
 from engine.training.batches import micro_batches
 from engine.training.collation import Packing, collate, loss_weight
-from engine.training.loss import SummedCrossEntropy, keeps_logits, packing_agreement, summed_loss
+from engine.training.loss import SummedCrossEntropy, packing_agreement, summed_loss, supports_logits_to_keep
 
 
 @pytest.fixture(params=SHAPES)
@@ -59,9 +59,9 @@ def ours(model: torch.nn.Module, rows: list[Row], packing: str, micro_batch: int
     """A training step: micro-batches that each contribute a share of the batch's loss."""
     count = sum(map(loss_weight, rows))
     total = 0.0
-    layout = Packing(packing, 1000)
-    for portion in micro_batches(rows, micro_batch, layout):
-        loss = summed_loss(model, collate(portion, layout, 0, "cpu"), keeps_logits(model)) / count
+    packing = Packing(packing, 1000)
+    for group in micro_batches(rows, micro_batch, packing):
+        loss = summed_loss(model, collate(group, packing, 0, "cpu"), supports_logits_to_keep(model)) / count
         loss.backward()
         total += float(loss.detach())
     return total
@@ -81,7 +81,7 @@ def test_same_loss_and_gradients_as_padded_training(model: torch.nn.Module, pack
 
 
 def test_packed_rows_do_not_attend_to_each_other(model: torch.nn.Module) -> None:
-    assert packing_agreement(model, ROWS[:2], PACKED, 0, "cpu", keeps_logits(model)).same
+    assert packing_agreement(model, ROWS[:2], PACKED, 0, "cpu", supports_logits_to_keep(model)).same
 
 
 class Forgetful(torch.nn.Module):
@@ -101,13 +101,13 @@ class Forgetful(torch.nn.Module):
 
 def test_an_architecture_that_mixes_packed_rows_is_detected() -> None:
     torch.manual_seed(0)
-    assert not packing_agreement(Forgetful(), ROWS[:2], PACKED, 0, "cpu", keep=False).same
+    assert not packing_agreement(Forgetful(), ROWS[:2], PACKED, 0, "cpu", answers_only=False).same
 
 
 def test_without_logits_to_keep_the_padded_loss_is_the_same() -> None:
     torch.manual_seed(0)
     model = Forgetful().double()
-    assert not keeps_logits(model)
+    assert not supports_logits_to_keep(model)
     assert ours(model, ROWS, "padded", 2) == pytest.approx(float(reference(model, ROWS)), rel=1e-6)
 
 

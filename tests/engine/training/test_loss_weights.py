@@ -104,7 +104,7 @@ def stepped(rows: list[Row], micro_batch: int, folder: Path) -> tuple[torch.nn.M
     trainer = AnswerTrainer(
         rows=rows,
         schedule=schedule,
-        layout=Packing("packed", 100_000),
+        packing=Packing("packed", 100_000),
         micro_batch=micro_batch,
         checkpoint_folder=folder / "checkpoints",
         keep_checkpoints=1,

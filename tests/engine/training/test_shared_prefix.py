@@ -20,7 +20,7 @@ from engine.methods.machine import this_machine
 from engine.training import varlen_attention
 from engine.training.batches import micro_batches
 from engine.training.collation import IGNORED, Packing, collate, loss_weight
-from engine.training.loss import keeps_logits, summed_loss
+from engine.training.loss import summed_loss, supports_logits_to_keep
 from engine.training.segments import MIN_SHARED_TOKENS, Segments, arrange, computed_tokens
 
 SHARED = Packing("shared_prefix", 10_000, segments=True)
@@ -69,8 +69,8 @@ def loss_and_gradients(
 ) -> tuple[float, torch.Tensor]:
     model.zero_grad(set_to_none=True)
     total, weight = 0.0, sum(map(loss_weight, rows))
-    for portion in micro_batches(rows, micro_batch, packing):
-        loss = summed_loss(model, collate(portion, packing, 0, "cpu"), keeps_logits(model)) / weight
+    for group in micro_batches(rows, micro_batch, packing):
+        loss = summed_loss(model, collate(group, packing, 0, "cpu"), supports_logits_to_keep(model)) / weight
         loss.backward()
         total += float(loss.detach())
     gradients = [p.grad.flatten().float() for p in model.parameters() if p.grad is not None]
@@ -85,7 +85,7 @@ def test_a_model_that_drops_segments_is_an_error() -> None:
     """Without an error its rows would attend to each other; the loss may look right."""
     model = model_of("llama")  # with transformers' own attention, which ignores segments
     with pytest.raises(ValueError, match="does not pass segments"):
-        summed_loss(model, collate(shared_rows(), SHARED, 0, "cpu"), keep=True)
+        summed_loss(model, collate(shared_rows(), SHARED, 0, "cpu"), answers_only=True)
 
 
 SUPPORTED = [shape for shape in SHAPES if shape != "gemma2"]
@@ -194,11 +194,11 @@ def test_gathered_keys_are_those_of_the_mask(rows: list[list[int]]) -> None:
 @given(st.lists(ROW, min_size=1, max_size=12), st.integers(1, 5), st.integers(20, 120))
 def test_micro_batches_keep_the_rows_of_the_step(ids: list[list[int]], micro_batch: int, limit: int) -> None:
     rows = [row(one, [1]) for one in ids]
-    portions = list(micro_batches(rows, micro_batch, Packing("shared_prefix", limit, segments=True)))
-    assert sorted(map(id, rows)) == sorted(id(one) for portion in portions for one in portion)
-    for portion in portions:
-        assert len(portion) <= micro_batch
-        assert len(portion) == 1 or computed_tokens([one.input_ids for one in portion]) <= limit
+    groups = list(micro_batches(rows, micro_batch, Packing("shared_prefix", limit, segments=True)))
+    assert sorted(map(id, rows)) == sorted(id(one) for group in groups for one in group)
+    for group in groups:
+        assert len(group) <= micro_batch
+        assert len(group) == 1 or computed_tokens([one.input_ids for one in group]) <= limit
 
 
 @pytest.mark.parametrize(

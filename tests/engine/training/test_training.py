@@ -52,7 +52,7 @@ def train(room: int, tmp_path: Path) -> tuple[dict[str, torch.Tensor], list[int]
     trainer = AnswerTrainer(
         rows=rows,
         schedule=schedule,
-        layout=Packing("packed", 100_000),
+        packing=Packing("packed", 100_000),
         micro_batch=8,
         checkpoint_folder=tmp_path / "checkpoints",
         keep_checkpoints=1,
@@ -218,7 +218,7 @@ def test_after_mixed_precision_training_the_model_is_evaluated_without_autocast(
                         num_attention_heads=4)  # fmt: skip
     model, schedule = LlamaForCausalLM(shape), Schedule.of(len(rows), 8, 1, 1, 0)
     trainer = AnswerTrainer(
-        rows=rows, schedule=schedule, layout=Packing("packed", 100_000), micro_batch=8, keep_checkpoints=1,
+        rows=rows, schedule=schedule, packing=Packing("packed", 100_000), micro_batch=8, keep_checkpoints=1,
         checkpoint_folder=tmp_path / "checkpoints", tokenizer=tokenizer, hooks=Hooks(), model=model,
         args=training_arguments(config, schedule, tmp_path, "cpu", False),
         optimizers=(torch.optim.SGD(model.parameters(), lr=0.1), None),

@@ -184,7 +184,7 @@ def test_a_single_run_gives_a_range_over_its_steps(tmp_path: Path) -> None:
     made_run(tmp_path, "lora", 3300.0, "a card")
     (run,) = run_dir.iterate(tmp_path)
     write_events(run, "lora", 0)
-    budget = MemoryBudget(name="a card", device="cuda", source="card", total=GIB)
+    budget = MemoryBudget(name="a card", device="cuda", source="gpu", total=GIB)
     pace = history.throughput(list(history.results(tmp_path)), "tiny", "lora", budget)
     assert pace and pace.runs == 1 and pace.low < 3300 < pace.high
 

@@ -37,7 +37,7 @@ Usage = namedtuple("Usage", "total used free")
 
 
 def card(total: int, used: int = 0) -> MemoryBudget:
-    return MemoryBudget(name="card 0", device="cuda", source="card", total=total, used=used)
+    return MemoryBudget(name="card 0", device="cuda", source="gpu", total=total, used=used)
 
 
 def prospect(
@@ -81,7 +81,7 @@ def test_the_longest_row_is_used_once_it_is_known(tmp_path: Path) -> None:
 def test_the_data_report_is_shown_with_warning_codes(tmp_path: Path) -> None:
     found = prospect(tmp_path)
     assert fact(found, "rows") == "2,110 rows read: 1,600 train, 200 validation, 300 test, 10 left out"
-    assert fact(found, "columns") == "messages: messages"
+    assert fact(found, "columns") == "messages"
     assert "answers 27 (9%)" in fact(found, "overlap") and "[data.rows_cut]" in said(found)
 
 

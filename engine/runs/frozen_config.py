@@ -1,0 +1,144 @@
+"""`run.toml`: the frozen configuration of a run, the origin of each value, and facts about its launch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+import msgspec
+import tomli
+
+from engine import __version__
+from engine.config.errors import UserError
+from engine.config.preset import Effective, Flat, flatten, nested
+from engine.config.renamed_keys import current_table, current_values
+from engine.config.schema import Config
+from engine.config.split_version import OLDEST_SPLIT_VERSION, SPLIT_VERSION
+from engine.runs import folder
+
+
+@dataclass(frozen=True)
+class FrozenRun:
+    """The content of `run.toml`."""
+
+    config: Config
+    origins: dict[str, str]
+    preset: str
+    created: float
+    notes: list[str]
+    wait: bool
+    """False: start immediately, even if another run uses the GPU."""
+    split_version: int = OLDEST_SPLIT_VERSION
+    """The rule by which its rows are split (`engine.config.split_version`)."""
+    data_fingerprint: str = ""
+    """Fingerprint of the rows that were checked before the launch: the run refuses other rows. '' for no check."""
+    intact: bool = True
+    """Whether the configuration matches its fingerprint; True for files without one."""
+    started_in: str = ""
+    """The directory it was started from; '' for runs of versions that did not record it."""
+
+
+class RunSection(msgspec.Struct):
+    """The section `run` of `run.toml`: facts about the run that are not settings."""
+
+    preset: str
+    created: float
+    notes: list[str]
+    wait: bool = True
+    split_version: int = OLDEST_SPLIT_VERSION
+    data_fingerprint: str = ""
+    fingerprint: str = ""
+    started_in: str = ""
+
+
+class LaunchFields(TypedDict, total=False):
+    """What `run.toml` records of a launch next to the configuration."""
+
+    wait: bool
+    """Whether the run waits in the device queue; True by default."""
+    work: str
+    """Fingerprint by which a ladder finds the run again."""
+    split_version: int
+    """An older version only for runs of a ladder that was started under it."""
+    data_fingerprint: str
+    """Fingerprint of the rows that a check showed; '' without a check."""
+    started_in: str | None
+    """Working directory by default; a ladder's process, which works in its own, passes the ladder's."""
+
+
+def frozen_text(
+    preset: str,
+    effective: Effective,
+    wait: bool = True,
+    work: str = "",
+    split_version: int = SPLIT_VERSION,
+    data_fingerprint: str = "",
+    started_in: str | None = None,
+) -> str:
+    """The text of `run.toml`; the parameters are those of `LaunchFields`."""
+    import tomli_w  # only needed to start a run
+
+    values = set_values(effective.config)
+    section = {
+        "preset": preset,
+        "created": time.time(),
+        "version": __version__,
+        "wait": wait,
+        "work": work,
+        "split_version": split_version,
+        "data_fingerprint": data_fingerprint,
+        "fingerprint": fingerprint(nested(values)),
+        folder.STARTED_IN: folder.current_directory() if started_in is None else started_in,
+        "notes": effective.notes,
+    }
+    return tomli_w.dumps({**nested(values), "run": section, "origins": effective.origins})
+
+
+def fingerprint(table: dict[str, Any]) -> str:
+    """SHA-256 of the configuration in `run.toml`, independent of comments and layout."""
+    return hashlib.sha256(json.dumps(table, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def set_values(config: Config) -> Flat:
+    """The values of a configuration that are set, by dotted key."""
+    return {key: value for key, value in flatten(config).items() if value is not None and value != {}}
+
+
+def read_file(path: Path) -> FrozenRun:
+    """Read a `run.toml`. Raises UserError where it is missing, damaged or cannot be read."""
+    try:
+        table: dict[str, Any] = tomli.loads(path.read_text("utf-8"))
+        section = msgspec.convert(table.pop("run"), RunSection)
+        origins = msgspec.convert(table.pop("origins"), dict[str, str])
+        current, renamed = current_table(table, str(path))
+        config = msgspec.convert(current, Config)
+        intact = section.fingerprint in ("", fingerprint(table))
+    except FileNotFoundError as error:
+        do = "run `ftbench runs` to list the runs"
+        raise UserError("not a run: no run.toml", str(path.parent), do, "run.not_a_run") from error
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        what = f"damaged: {error}"
+        raise UserError(what, str(path), "start a new run", code="run.config_damaged") from error
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return FrozenRun(
+        config,
+        current_values(origins)[0],
+        section.preset,
+        section.created,
+        [*section.notes, *(notice.text for notice in renamed)],
+        section.wait,
+        section.split_version,
+        section.data_fingerprint,
+        intact,
+        section.started_in,
+    )
+
+
+def unreadable(file: Path, error: OSError) -> UserError:
+    """The error for a file of a run that exists and cannot be read."""
+    return UserError(f"cannot read: {error.strerror}", str(file), "check its owner and permissions", "run.unreadable")

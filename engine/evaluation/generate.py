@@ -39,10 +39,18 @@ class Generator:
     def answers(
         self, model: torch.nn.Module, rows: Sequence[Row], progress: Callable[[int], None] = lambda done: None
     ) -> list[str]:
-        """Generate the answer to each row's prompt, in order. Halves the batch size on out-of-memory.
+        """Generate the answer to each row's prompt as text, in order; see `answer_tokens`."""
+        tokens = self.answer_tokens(model, rows, progress)
+        return [self.tokenizer.decode(answer, skip_special_tokens=True) for answer in tokens]
 
-        `progress` is called with the number of finished rows after each forward pass (after each batch if transformers
-        generates); an exception that it raises ends the generation.
+    def answer_tokens(
+        self, model: torch.nn.Module, rows: Sequence[Row], progress: Callable[[int], None] = lambda done: None
+    ) -> list[list[int]]:
+        """Generate the tokens of the answer to each row's prompt, in order, without the end token.
+
+        An answer of `max_new_tokens` tokens did not end. Halves the batch size on out-of-memory. `progress` is called
+        with the number of finished rows after each forward pass (after each batch if transformers generates); an
+        exception that it raises ends the generation.
         """
         check_prompts(rows)
         prompts = [row.prompt for row in rows]
@@ -50,7 +58,7 @@ class Generator:
         if unsupported:
             self.warn("evaluation.slow_generation", f"{unsupported}: using transformers' generate, slower")
         answers = (self._by_library if unsupported else self._by_queue)(model, prompts, progress)
-        return [self.tokenizer.decode(answers[number], skip_special_tokens=True) for number in range(len(rows))]
+        return [answers[number] for number in range(len(rows))]
 
     def _by_queue(
         self, model: torch.nn.Module, prompts: list[list[int]], progress: Callable[[int], None]

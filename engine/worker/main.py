@@ -21,6 +21,7 @@ from engine.memory.formula.memory_budget import first_visible
 from engine.methods import method
 from engine.methods.machine import this_machine
 from engine.methods.model_config import config_of
+from engine.methods.provenance import folder_bytes
 from engine.methods.tokenizer import load_tokenizer
 from engine.runs import events
 from engine.runs.event_log import EventLog
@@ -34,7 +35,6 @@ from engine.worker.early_checks import refuse_model, refuse_small_disk
 from engine.worker.evaluator import Evaluator
 from engine.worker.exit_status import RunOutcome, outcome_of
 from engine.worker.packing import chosen_packing
-from engine.worker.provenance import folder_bytes
 from engine.worker.run_context import RunContext
 from engine.worker.training_phase import train
 

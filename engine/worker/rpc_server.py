@@ -120,6 +120,26 @@ def pull(arguments: dict[str, Any], progress: Progress) -> Any:
     return pull(arguments["name"], progress)
 
 
+def export(arguments: dict[str, Any], progress: Progress) -> Any:
+    """Write an artifact of a finished run and check it: its folder and its `Fidelity`."""
+    progress("loading libraries")
+    from engine.export.exporter import export
+    from engine.export.source import ExportRequest
+    from engine.runs.run_dir import RunDir
+
+    out = arguments["out"]
+    request = ExportRequest(
+        RunDir(Path(arguments["run"])),
+        arguments["kind"],
+        arguments["type"],
+        Path(out) if out else None,
+        arguments["margin"],
+        arguments["overwrite"],
+    )
+    folder, fidelity = export(request, progress)
+    return {"folder": str(folder), "fidelity": msgspec.to_builtins(fidelity)}
+
+
 def doctor(arguments: dict[str, Any], progress: Progress) -> Any:
     """Device, attention implementation and 4-bit support that torch and bitsandbytes report on this machine."""
     import torch
@@ -161,6 +181,7 @@ REQUESTS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
     "ladder.report": ladder_report,
     "plan": plan,
     "pull": pull,
+    "export": export,
     "doctor": doctor,
 }
 

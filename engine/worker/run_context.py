@@ -20,6 +20,7 @@ from engine.memory.dry_run.run_forecast import RunForecast
 from engine.memory.probe import Probed
 from engine.methods.adapters import without_adapters
 from engine.methods.machine import Machine
+from engine.methods.provenance import fingerprint, items_fingerprint, machine_facts, versions
 from engine.runs import end_record, events
 from engine.runs.end_record import EndRecord
 from engine.runs.event_log import EventLog
@@ -34,7 +35,6 @@ from engine.training.checkpoints import SavedCheckpoint
 from engine.training.meters import Meters
 from engine.training.trainer import StepFacts
 from engine.worker.earlier_workers import EarlierWorkers
-from engine.worker.provenance import fingerprint, items_fingerprint, machine_facts, versions
 
 PROGRESS_SECONDS = 1.0
 SAMPLES = 3

@@ -12,10 +12,10 @@ from engine.evaluation.general import general_rows
 from engine.evaluation.preflight import refuse_rows
 from engine.methods.machine import this_machine
 from engine.methods.model_config import config_of
+from engine.methods.provenance import fingerprint, items_fingerprint, machine_facts, versions
 from engine.methods.tokenizer import load_tokenizer
 from engine.training.batches import Schedule
 from engine.worker.early_checks import refuse_model
-from engine.worker.provenance import fingerprint, items_fingerprint, machine_facts, versions
 
 
 def describe_workload(config: Config, split_version: int = SPLIT_VERSION) -> dict[str, Any]:

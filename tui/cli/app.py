@@ -43,6 +43,7 @@ from tui.cli.options import (
     overrides,
     renamed_option,
 )
+from tui.cli.shipping import shipping_app
 from tui.cli.subcommands import data_app, presets_app
 from tui.output import streams
 
@@ -55,6 +56,7 @@ app = App(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(presets_app, name="presets")
+app.add_typer(shipping_app)
 
 
 @app.command()

@@ -24,7 +24,7 @@ from engine.evaluation.row_loss import mean_loss
 from engine.evaluation.score import Item, Scorer, item_losses, row_losses, summarize
 from engine.methods.tokenizer import load_tokenizer
 from engine.training.collation import Packing
-from engine.worker.provenance import items_fingerprint
+from engine.methods.provenance import items_fingerprint
 
 LAYOUT = Packing("padded", 2048)
 

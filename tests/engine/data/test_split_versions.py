@@ -24,7 +24,7 @@ from engine.methods.tokenizer import load_tokenizer
 from engine.runs import run_dir
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir, read_frozen
-from engine.worker.provenance import items_fingerprint
+from engine.methods.provenance import items_fingerprint
 from tui.history.comparison import compare, read
 
 

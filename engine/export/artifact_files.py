@@ -1,0 +1,79 @@
+"""Write the files of an artifact: weights, configuration, tokenizer with chat template, generation settings."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from transformers import AutoTokenizer, GenerationConfig
+
+from engine.evaluation.generate import end_tokens
+from engine.export.merged import DTYPES, Merge, plain_model, write_weights
+from engine.export.rows import scored_rows
+from engine.export.source import ADAPTER_FILES, Source
+from engine.export.tensors import CheckpointTensors, DequantizedTensors, base_tensors
+from engine.methods import method
+from engine.methods.locate import locate
+from engine.methods.machine import this_machine
+from engine.methods.model_config import config_of
+from engine.methods.tokenizer import load_tokenizer
+from engine.runs.exports import WeightType
+
+Progress = Callable[..., None]
+"""Called with a description and, for countable work, the number done and the total."""
+Base = Literal["original", "dequantized"]
+
+
+def write_common_files(source: Source, folder: Path) -> None:
+    """Tokenizer with chat template, and generation settings with every token that ends an answer."""
+    AutoTokenizer.from_pretrained(str(source.run.model), trust_remote_code=False).save_pretrained(folder)
+    located = locate(source.base)
+    try:
+        settings = GenerationConfig.from_pretrained(located.source, revision=located.revision)
+    except OSError:  # the base has none
+        settings = GenerationConfig()
+    tokenizer = load_tokenizer(source.base)
+    rows = scored_rows(source.frozen, tokenizer, "").rows.train
+    ends = set(end_tokens(tokenizer, None, rows))
+    own = settings.eos_token_id
+    ends |= set(own if isinstance(own, list) else [] if own is None else [own])
+    settings.eos_token_id = sorted(ends) if len(ends) > 1 else next(iter(ends))
+    if settings.pad_token_id is None:
+        settings.pad_token_id = tokenizer.pad_token_id
+    settings.save_pretrained(folder)
+
+
+def write_adapter(source: Source, folder: Path) -> None:
+    """The adapter as PEFT stores it, naming its base by id and revision, or by the absolute path of a local folder."""
+    for name in ADAPTER_FILES:
+        shutil.copyfile(source.run.model / name, folder / name)
+    path = folder / ADAPTER_FILES[1]
+    config = json.loads(path.read_text("utf-8"))
+    located = locate(source.base)
+    config["base_model_name_or_path"], config["revision"] = located.source, located.revision
+    path.write_text(json.dumps(config, indent=2), "utf-8")
+
+
+def write_merged(source: Source, dtype: WeightType, folder: Path, base: Base, progress: Progress) -> None:
+    """The merged weights and the model's configuration."""
+    config = config_of(source.base)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = plain_model(config)
+
+    if source.spec.trains_weights:
+        located = CheckpointTensors(source.run.model, f"{plain.base_model_prefix}.")
+        tensors = Merge(plain, located, None)
+    elif base == "dequantized":
+        progress("dequantizing the base")
+        quantized = method(source.spec.name).load(source.frozen.config, this_machine())
+        tensors = Merge(plain, DequantizedTensors(quantized), source.run.model)
+    else:
+        tensors = Merge(plain, base_tensors(source.base, plain), source.run.model)
+    write_weights(tensors, DTYPES[dtype], folder, progress)
+    config.dtype = DTYPES[dtype]
+    config.architectures = [type(plain).__name__]
+    config.save_pretrained(folder)

@@ -1,0 +1,143 @@
+"""The model card of an artifact: where it comes from, what it scores, what it costs, how to load and serve it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from engine.config.catalog import CATALOG
+from engine.config.model_files import EMBEDDED
+from engine.config.quantities import duration, money, size
+from engine.config.text import visible
+from engine.methods.locate import locate
+from engine.runs.exports import Fidelity
+from engine.runs.fidelity_text import fidelity_facts
+from engine.runs.frozen_config import FrozenRun, set_values
+from engine.runs.result import Result
+from engine.runs.run_dir import RunDir
+
+LICENSE_UNKNOWN = "other"
+
+
+def write_card(folder: Path, run: RunDir, frozen: FrozenRun, result: Result, fidelity: Fidelity) -> None:
+    """Write `README.md`."""
+    data = ModelCardData(
+        license=_license(frozen.config.model.id).lower(),
+        library_name="peft" if fidelity.kind == "adapter" else "transformers",
+        pipeline_tag="text-generation",
+        tags=["ftbench", frozen.config.method],
+        model_name=run.name,
+        base_model=_hub_name(frozen.config.model.id),
+        eval_results=_eval_results(frozen, fidelity),
+    )
+    parts = [f"---\n{data.to_yaml()}\n---", f"# {visible(run.name)}", *_sections(run, frozen, result, fidelity)]
+    ModelCard("\n\n".join(parts)).save(folder / "README.md")
+
+
+def _license(model: str) -> str:
+    if model in CATALOG:
+        return CATALOG[model].license
+    return "apache-2.0" if model == EMBEDDED else LICENSE_UNKNOWN
+
+
+def _hub_name(model: str) -> str | None:
+    """The base on the Hub; None for local folders."""
+    if model in CATALOG:
+        return CATALOG[model].hub
+    return model if model.count("/") == 1 and not model.startswith((".", "/", "~")) else None
+
+
+def _eval_results(frozen: FrozenRun, fidelity: Fidelity) -> list[EvalResult] | None:
+    if fidelity.score is None or fidelity.score.mean is None:
+        return None
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type="private" if "/" in frozen.config.data.id else frozen.config.data.id,
+            dataset_name=Path(frozen.config.data.id).name,
+            dataset_split="test",
+            metric_type=fidelity.metric,
+            metric_value=round(fidelity.score.mean, 4),
+            metric_args={"ci_95": [fidelity.score.low, fidelity.score.high], "items": fidelity.score.rows},
+        )
+    ]
+
+
+def _sections(run: RunDir, frozen: FrozenRun, result: Result, fidelity: Fidelity) -> list[str]:
+    return [
+        _origin(run, frozen, result, fidelity),
+        "## Check of this artifact",
+        _check(fidelity),
+        "## Data",
+        _data(frozen, result),
+        "## Cost of the training",
+        _costs(result),
+        "## Load and serve",
+        _usage(fidelity),
+        "## Configuration",
+        "```json\n" + json.dumps(set_values(frozen.config), indent=2, default=str) + "\n```",
+    ]
+
+
+def _origin(run: RunDir, frozen: FrozenRun, result: Result, fidelity: Fidelity) -> str:
+    model = frozen.config.model
+    note = locate(model).note
+    revision = f" at revision {model.revision}" if model.revision else ""
+    base = f"`{visible(model.id)}`{revision}" + (f" ({visible(note)})" if note else "")
+    license_note = "" if model.id in CATALOG or model.id == EMBEDDED else " Its license applies to this model too."
+    kind = {"adapter": "A PEFT adapter for", "merged": "A model tuned from"}[fidelity.kind]
+    method = f"{frozen.config.method}, seed {frozen.config.train.seed}, {result.steps} steps"
+    return (
+        f"{kind} {base}, trained by ftbench ({method}). Fingerprint of the base: "
+        f"`{result.fingerprints.get('model', 'unknown')[:23]}`.{license_note}"
+    )
+
+
+def _check(fidelity: Fidelity) -> str:
+    """The figures of the check as a table."""
+    rows = [f"| {name} | {value} |" for name, value in fidelity_facts(fidelity)]
+    return "\n".join(["| | this artifact, loaded from disk |", "|---|---|", *rows])
+
+
+def _data(frozen: FrozenRun, result: Result) -> str:
+    overlap = "; ".join(
+        f"{pair}: {one.both:,} rows with the same prompt and answer" for pair, one in result.overlap.items()
+    )
+    lines = [
+        f"Data set `{visible(Path(frozen.config.data.id).name)}`, fingerprint "
+        f"`{result.fingerprints.get('data', 'unknown')[:16]}`, split rule version {result.split_version}."
+    ]
+    if overlap:
+        lines.append(f"Overlap: {overlap}.")
+    return " ".join(lines)
+
+
+def _costs(result: Result) -> str:
+    facts = [duration(result.active_seconds), f"peak memory while training {size(result.peak.training)}"]
+    if result.energy:
+        facts.append(f"{result.energy / 3600:.1f} Wh")
+    if result.cost is not None:
+        facts.append(money(result.cost, result.currency))
+    machine = result.machine.get("device", "unknown device")
+    return f"{', '.join(facts)}, on {visible(str(machine))}."
+
+
+def _usage(fidelity: Fidelity) -> str:
+    if fidelity.kind == "adapter":
+        code = (
+            "from peft import AutoPeftModelForCausalLM\n"
+            "from transformers import AutoTokenizer\n\n"
+            "model = AutoPeftModelForCausalLM.from_pretrained(FOLDER)\n"
+            "tokenizer = AutoTokenizer.from_pretrained(FOLDER)"
+        )
+        serve = "vllm serve BASE --enable-lora --lora-modules tuned=FOLDER"
+    else:
+        code = (
+            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            'model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype="auto")\n'
+            "tokenizer = AutoTokenizer.from_pretrained(FOLDER)"
+        )
+        serve = "transformers serve FOLDER\nvllm serve FOLDER"
+    return f"```python\n{code}\n```\n\n```bash\n{serve}\n```"

@@ -1,0 +1,276 @@
+"""`python -m engine.export.check JOB.json`: answer a run's test rows with an artifact, in a process that only loads it.
+
+The artifact is loaded as its users load it: by transformers or PEFT from its folder, with its own tokenizer, chat
+template and end tokens. For comparison the same program measures the logits of the run's own model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import peft
+import torch
+from msgspec import Struct, field
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from engine.config.batch_limits import PADDED_TOKENS
+from engine.config.method_specs import method_spec
+from engine.config.metric_specs import metric_spec
+from engine.config.schema import Model
+from engine.data.items import all_rows
+from engine.evaluation.choices import Choices
+from engine.evaluation.generate import Generator, end_tokens
+from engine.evaluation.metrics import best_score
+from engine.evaluation.score import Item, Scorer, item_losses
+from engine.export.rows import ScoredRows, rendered_by, scored_rows
+from engine.methods import method
+from engine.methods.loading import load_weights
+from engine.methods.machine import Machine, this_machine
+from engine.methods.model_config import config_of
+from engine.methods.provenance import fingerprint, versions
+from engine.methods.tokenizer import load_tokenizer
+from engine.runs import parent
+from engine.runs.exports import Finding
+from engine.runs.frozen_config import FrozenRun
+from engine.runs.run_dir import RunDir, read_frozen
+from engine.training.collation import Packing, collate
+from engine.training.loss import SINGLE, answer_logits, supports_logits_to_keep
+
+LOGIT_TOKENS = 64
+"""Answer tokens whose logits are compared."""
+LOGITS = "logits"
+
+
+class CheckJob(Struct, kw_only=True):
+    """Input of the program."""
+
+    run: str
+    """Run directory."""
+    kind: Literal["run", "adapter", "merged"]
+    """`run`: the run's own model, of which only logits are measured."""
+    artifact: str = ""
+    logits: str
+    """File with the logits of the run's model: written for `run`, else compared with."""
+    answer: str
+    """File for the result."""
+    client: int
+    """Process id of the caller, with which this process ends."""
+
+
+class Checked(Struct, kw_only=True):
+    """Result of the program."""
+
+    items: list[Item] = field(default_factory=list)
+    """The artifact's answers and losses, in the order of the run's predictions."""
+    ended: float | None = None
+    seconds: float = 0.0
+    """Generation time."""
+    tokens: int = 0
+    """Generated tokens."""
+    findings: list[Finding] = field(default_factory=list)
+    largest_logit_difference: float | None = None
+    logits_compared: int = 0
+    device: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def main(arguments: list[str]) -> int:
+    """Run one job; progress goes to stdout as lines of JSON."""
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    job = msgspec.json.decode(Path(arguments[0]).read_bytes(), type=CheckJob)
+    parent.end_with(job.client)
+    channel = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    def progress(text: str, done: int | None = None, total: int | None = None) -> None:
+        channel.write(json.dumps({"progress": text, "done": done, "total": total}) + "\n")
+        channel.flush()
+
+    Path(job.answer).write_bytes(msgspec.json.encode(check(job, progress)))
+    return 0
+
+
+def check(job: CheckJob, progress: Any) -> Checked:
+    """Load the artifact, compare logits, answer the test rows."""
+    run = RunDir(Path(job.run))
+    frozen, result, machine = read_frozen(run), run.result(), this_machine()
+    assert result is not None
+    progress("preparing test rows")
+    tokenizer = load_tokenizer(frozen.config.model)
+    scored = scored_rows(frozen, tokenizer, result.fingerprints.get("test", ""))
+    checked = Checked(device=machine.name, versions=versions())
+    progress("loading the model" if job.kind == "run" else "loading the artifact")
+    model = _run_model(run, frozen, machine) if job.kind == "run" else _artifact(job, run, frozen, machine, checked)
+    model.eval()
+    _compare_logits(model, scored, tokenizer.pad_token_id, machine.device, job, checked)
+    if job.kind != "run" and scored.items:
+        _answer(model, job, frozen, scored, tokenizer, machine, checked, progress)
+    return checked
+
+
+def _run_model(run: RunDir, frozen: FrozenRun, machine: Machine) -> torch.nn.Module:
+    """The run's model as it was evaluated: the base as the method loads it, with the trained adapter."""
+    config = frozen.config
+    if method_spec(config.method).trains_weights:
+        dtype = method(config.method).weight_dtype(config, machine)
+        return load_weights(Model(id=str(run.model)), machine, dtype)
+    base = method(config.method).load(config, machine)
+    return peft.PeftModel.from_pretrained(base, str(run.model))
+
+
+def _artifact(job: CheckJob, run: RunDir, frozen: FrozenRun, machine: Machine, checked: Checked) -> torch.nn.Module:
+    """Load the artifact by its own files alone."""
+    options: dict[str, Any] = {"device_map": {"": 0}} if machine.device == "cuda" else {}
+    options |= {"use_safetensors": True, "trust_remote_code": False}
+    if job.kind == "adapter":
+        checked.findings += _base_findings(Path(job.artifact), run)
+        return peft.AutoPeftModelForCausalLM.from_pretrained(
+            job.artifact, **options, **adapter_base_options(frozen, machine)
+        )
+    model, info = AutoModelForCausalLM.from_pretrained(job.artifact, dtype="auto", output_loading_info=True, **options)
+    for code in ("missing", "unexpected", "mismatched"):
+        if keys := sorted(map(str, info[f"{code}_keys"])):
+            text = f"{len(keys)} {code} weights (first: {keys[0]})"
+            checked.findings.append(Finding(f"export.{code}_weights", text))
+    return model
+
+
+def adapter_base_options(frozen: FrozenRun, machine: Machine) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that load the base of an adapter as in training."""
+    config = frozen.config
+    options: dict[str, Any] = {"dtype": method(config.method).weight_dtype(config, machine)}
+    if method_spec(config.method).quantizes_base:
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=config.quantization.type,
+            bnb_4bit_use_double_quant=config.quantization.double,
+            bnb_4bit_compute_dtype=options["dtype"],
+        )
+    return options
+
+
+def _base_findings(artifact: Path, run: RunDir) -> list[Finding]:
+    """A finding if the base model that the adapter names is not the run's."""
+    named = peft.PeftConfig.from_pretrained(str(artifact))
+    model = Model(id=str(named.base_model_name_or_path), revision=named.revision)
+    result = run.result()
+    expected = result.fingerprints.get("model", "") if result else ""
+    found = fingerprint(model, config_of(model))
+    if not expected or found == expected:
+        return []
+    text = f"the adapter's base {model.id} is not the model of the run ({found[:23]}, not {expected[:23]})"
+    return [Finding("export.other_base", text)]
+
+
+@torch.inference_mode()
+def _compare_logits(
+    model: torch.nn.Module, scored: ScoredRows, pad: int, device: str, job: CheckJob, checked: Checked
+) -> None:
+    """Logits of the first answer tokens of the run's rows: stored for the run, compared for an artifact."""
+    parts: list[torch.Tensor] = []
+    rows = all_rows(scored.items) or list(scored.rows.validation[:8]) or list(scored.rows.train[:8])
+    for row in rows:
+        logits, _ = answer_logits(model, collate([row], SINGLE, pad, device), supports_logits_to_keep(model))
+        parts.append(logits.float().cpu())
+        if sum(map(len, parts)) >= LOGIT_TOKENS:
+            break
+    found = torch.cat(parts)[:LOGIT_TOKENS]
+    if job.kind == "run":
+        save_file({LOGITS: found.contiguous()}, job.logits)
+        return
+    expected = load_file(job.logits)[LOGITS]
+    if expected.shape[-1] != found.shape[-1]:
+        text = f"the vocabulary has {found.shape[-1]:,} tokens, the run's has {expected.shape[-1]:,}"
+        checked.findings.append(Finding("export.other_vocabulary", text))
+        return
+    checked.largest_logit_difference = float((found - expected).abs().max())
+    checked.logits_compared = len(found)
+
+
+def _answer(
+    model: torch.nn.Module,
+    job: CheckJob,
+    frozen: FrozenRun,
+    scored: ScoredRows,
+    tokenizer: PreTrainedTokenizerBase,
+    machine: Machine,
+    checked: Checked,
+    progress: Any,
+) -> None:
+    """Loss on the run's tokens; answers to the prompts as the artifact's own tokenizer renders them."""
+    evaluation, device = frozen.config.evaluation, machine.device
+    own = _own_tokenizer(job.artifact)
+    items, findings = rendered_by(own, frozen, scored.items)
+    checked.findings += findings
+    ends = _ends(job.artifact)
+    if lost := end_tokens(tokenizer, None, scored.rows.train) - ends:
+        names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(sorted(lost))))
+        text = f"the generation settings lack the end token of the training rows: {names}"
+        checked.findings.append(Finding("export.lost_end_token", text))
+    packing = Packing("padded", PADDED_TOKENS[device])
+    losses = item_losses(model, scored.items, packing, tokenizer.pad_token_id, device)
+    metric = metric_spec(evaluation.metric)
+    if not metric.needs_answers:
+        checked.items = [Item.of(loss) for loss in losses]
+        return
+    warned: list[str] = []
+    generator = Generator(
+        own, evaluation.max_new_tokens, evaluation.batch, device, ends, lambda code, text: warned.append(text)
+    )
+    rows = [item.row for item in items]
+    started = time.monotonic()
+
+    def count(done: int) -> None:
+        progress("answering test rows", done, len(items))
+
+    if metric.picks_from_choices:
+        scorer = Scorer(evaluation.metric, generator, packing, own.pad_token_id, device)
+        scorer.choose_from(Choices.of(scored.rows.train), items)
+        assert scorer.chooser
+        outputs = scorer.chooser.answers(model, rows, count)
+    else:
+        answers = generator.answer_tokens(model, rows, count)
+        outputs = [own.decode(answer, skip_special_tokens=True) for answer in answers]
+        checked.tokens = sum(map(len, answers))
+        checked.ended = sum(len(answer) < evaluation.max_new_tokens for answer in answers) / len(answers)
+    checked.seconds = time.monotonic() - started
+    checked.items = [
+        Item.of(loss, output, best_score(evaluation.metric, output, item.references))
+        for loss, output, item in zip(losses, outputs, items, strict=True)
+    ]
+
+
+def _own_tokenizer(folder: str) -> PreTrainedTokenizerBase:
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def _ends(folder: str) -> frozenset[int]:
+    """The end tokens in the artifact's generation settings."""
+    try:
+        ends = GenerationConfig.from_pretrained(folder).eos_token_id
+    except OSError:
+        return frozenset()
+    return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

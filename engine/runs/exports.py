@@ -1,0 +1,121 @@
+"""Exported artifacts of a run: `exports/NAME/` in its directory, with `fidelity.json`, the check against the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from msgspec import Struct, field
+
+from engine.config.errors import UserError
+from engine.config.metric_specs import MetricSpec
+from engine.runs.result import Interval
+from engine.runs.run_dir import RunDir
+
+ExportKind = Literal["adapter", "merged"]
+WeightType = Literal["bf16", "f16", "f32"]
+Outcome = Literal["pass", "worse", "undecided"]
+MARGIN = 0.02
+"""Default margin of a fidelity check: 2 points of a share, or 0.02 nats/token of a loss."""
+FIDELITY = "fidelity.json"
+
+
+class Finding(Struct, frozen=True):
+    """Something that makes an artifact wrong, whatever its score."""
+
+    code: str
+    text: str
+
+
+class Candidate(Struct, kw_only=True):
+    """A merge of a QLoRA adapter into one of its two possible bases."""
+
+    base: Literal["original", "dequantized"]
+    """The 16-bit weights of the base model, or the 4-bit weights of the training, dequantized."""
+    score: Interval | None
+    difference: Interval | None
+    """Artifact minus run, paired by test item."""
+    kept: bool
+
+
+class Fidelity(Struct, kw_only=True):
+    """Content of `fidelity.json`: an artifact, loaded from disk in a new process, compared with its run."""
+
+    v: int = 1
+    run: str
+    kind: ExportKind
+    type: str
+    """Data type of the stored weights."""
+    model: str
+    """The base model, as the run's configuration names it."""
+    metric: str
+    device: str
+    margin: float
+    outcome: Outcome
+    findings: list[Finding] = field(default_factory=list)
+    score: Interval | None = None
+    """Of the artifact; None without test items."""
+    run_score: Interval | None = None
+    difference: Interval | None = None
+    """Artifact minus run, paired by test item; None if the run has no scores of test items."""
+    loss: Interval | None = None
+    """Held-out loss of the artifact in nats per answer token; None where logits are not available."""
+    loss_difference: Interval | None = None
+    identical: float | None = None
+    """Share of test items with the same answer as the run's; None if the metric needs no answers."""
+    ended: float | None = None
+    """Share of generated answers that ended with an end token."""
+    largest_logit_difference: float | None = None
+    """Between artifact and run over the answer tokens of the first test items."""
+    logits_compared: int = 0
+    """Answer tokens of that comparison."""
+    bytes: int = 0
+    """Size of the weights."""
+    seconds_per_token: float | None = None
+    """Generation time per answer token, in batches of the run's evaluation batch size."""
+    candidates: list[Candidate] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    created: float = 0.0
+
+
+def outcome_of(difference: Interval | None, metric: MetricSpec, margin: float, findings: list[Finding]) -> Outcome:
+    """`worse` with findings, or if the interval of the loss of quality is beyond the margin; `pass` if it is within.
+
+    The loss of quality is run minus artifact, or artifact minus run where lower is better. The check is `undecided`
+    without an interval, or if the interval contains the margin.
+    """
+    if findings:
+        return "worse"
+    if difference is None or difference.low is None or difference.high is None:
+        return "undecided"
+    most, least = (difference.high, difference.low) if metric.lower_is_better else (-difference.low, -difference.high)
+    return "pass" if most <= margin else "worse" if least > margin else "undecided"
+
+
+def exports_folder(run: RunDir) -> Path:
+    return run.path / "exports"
+
+
+def exports(run: RunDir) -> Iterator[tuple[Path, Fidelity]]:
+    """Folder and check of each exported artifact, by name. Folders without a readable check are left out."""
+    try:
+        folders = sorted(path for path in exports_folder(run).iterdir() if not path.name.startswith("."))
+    except OSError:
+        return
+    for folder in folders:
+        try:
+            yield folder, read_fidelity(folder)
+        except UserError:
+            continue
+
+
+def read_fidelity(folder: Path) -> Fidelity:
+    """The check of an artifact. Raises UserError if it is missing or damaged."""
+    path = folder / FIDELITY
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Fidelity)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        do = "export the run again"
+        raise UserError(f"no readable check of an artifact: {error}", str(path), do, "export.no_fidelity") from error

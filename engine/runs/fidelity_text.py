@@ -1,0 +1,59 @@
+"""The check of an exported artifact as lines of text, for the command line and the model card."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from engine.config.metric_specs import metric_spec
+from engine.config.quantities import decimal, percent, significant, size
+from engine.config.text import amount
+from engine.runs import score_format
+from engine.runs.exports import Fidelity
+
+
+def outcome_sentence(check: Fidelity) -> str:
+    """The outcome and why, in one sentence."""
+    if check.findings:
+        return f"worse: {check.findings[0].text}"
+    metric = metric_spec(check.metric)
+    margin = f"{check.margin * metric.scale:g} {'points' if metric.is_share else metric.unit}"
+    if check.difference is None or check.difference.low is None:
+        return "undecided: the run has no scores of test items to compare with"
+    if check.outcome == "pass":
+        return f"pass: not worse than the run by more than the margin of {margin}"
+    if check.outcome == "worse":
+        return f"worse: worse than the run by more than the margin of {margin}"
+    items = amount(check.difference.rows, "test item")
+    return f"undecided: {items} do not show whether it is worse by more than the margin of {margin}"
+
+
+def fidelity_facts(check: Fidelity) -> Iterator[tuple[str, str]]:
+    """(name, value) of every figure of the check."""
+    metric = metric_spec(check.metric)
+    yield "outcome", outcome_sentence(check)
+    for finding in check.findings[1:]:
+        yield "finding", finding.text
+    if check.score and check.score.mean is not None:
+        yield f"{metric.title}, artifact", score_format.with_bounds(check.score, check.metric)
+    if check.run_score and check.run_score.mean is not None:
+        yield f"{metric.title}, run", score_format.with_bounds(check.run_score, check.metric)
+    if check.difference and check.difference.mean is not None:
+        text = score_format.difference_with_bounds(check.difference, check.metric)
+        yield "difference", f"{text}, paired by test item"
+    if check.metric != "loss" and check.loss_difference and check.loss_difference.mean is not None:
+        text = score_format.difference_with_bounds(check.loss_difference, "loss")
+        yield "held-out loss, difference", f"{text} nats/token"
+    if check.identical is not None:
+        yield "identical answers", percent(check.identical)
+    if check.ended is not None:
+        yield "ended by an end token", f"{percent(check.ended)} of the answers"
+    if check.largest_logit_difference is not None:
+        tokens = amount(check.logits_compared, "answer token")
+        yield "largest logit difference", f"{significant(check.largest_logit_difference)} over {tokens}"
+    yield "weights", f"{size(check.bytes)}, {check.type}"
+    if check.seconds_per_token:
+        yield "generation", f"{decimal(1 / check.seconds_per_token, 1)} tokens/s on {check.device}"
+    for one in check.candidates:
+        kept = ", kept" if one.kept else ""
+        score = score_format.with_bounds(one.score, check.metric)
+        yield f"merged into the {one.base} base", f"{score}{kept}"

@@ -1,0 +1,45 @@
+"""The subcommands that ship a finished run; their modules are imported when they are called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from engine.runs import run_dir
+from engine.runs.exports import ExportKind, WeightType
+from tui.cli.arguments import App
+from tui.cli.home_notes import home, show_origin
+from tui.cli.options import JsonOption, RunArgument, RunsOption
+
+shipping_app = App()
+
+
+@shipping_app.command()
+def export(
+    name: RunArgument = "last",
+    to: Annotated[ExportKind, typer.Option("--to", help="What to write.")] = "merged",
+    weights: Annotated[
+        WeightType | None, typer.Option("--type", help="Data type of merged weights (default: bf16).")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder to create (default: exports/NAME in the run).")
+    ] = None,
+    margin: Annotated[
+        float, typer.Option("--margin", min=0, help="Loss of quality that is accepted, in points of the metric.")
+    ] = 2.0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
+    accept_loss: Annotated[
+        bool, typer.Option("--accept-loss", help="Exit with 0 even if the artifact is worse.")
+    ] = False,
+    runs: RunsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Write a finished run's model, and check the artifact on the run's test rows."""
+    from tui.cli import export as verb
+
+    found = run_dir.find(home(runs, json=json), name)
+    show_origin(found, quiet=json)
+    options = verb.ExportOptions(to, weights, out, margin, overwrite, accept_loss, json)
+    raise typer.Exit(verb.export(found, options))

@@ -55,7 +55,11 @@ class Workbench(DiffApp):
     TITLE = "ftbench"
     # Absolute, for subclasses elsewhere; here, because Textual does not read the CSS_PATH of a default screen.
     CSS_PATH = Path(__file__).parent / "screens" / "bench.tcss"
-    BINDINGS: ClassVar[list[BindingType]] = bindings("app")
+    # With priority, because Textual's own binding is not reached from dialogs and the palette.
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *bindings("app"),
+        Binding("ctrl+c", "leave_hint", show=False, priority=True, system=True),
+    ]
     COMMANDS = {palette_provider}
     ENABLE_COMMAND_PALETTE = True
     CSS = """
@@ -184,11 +188,15 @@ class Workbench(DiffApp):
         """Leave; what keeps running is printed afterwards."""
         self.exit(self._farewell())
 
-    def action_help_quit(self) -> None:
-        """Textual's action for Ctrl+C."""
-        key = key_of("app.quit", self.settings.keys)
+    def action_leave_hint(self) -> None:
+        """Ctrl+C: say how to leave; selected text is copied, as in other programs."""
+        selected = self.screen.get_selected_text() or getattr(self.focused, "selected_text", "")
+        if selected:
+            self.copy_to_clipboard(selected)
+        done = "Copied the selected text." if selected else "Ctrl+C does nothing here."
         back = "" if self.screen is self.bench else "escape, then "
-        self.notify(f"Press {back}{key} to leave; runs keep running. Ctrl+C does nothing here.", markup=False)
+        key = key_of("app.quit", self.settings.keys)
+        self.notify(f"Press {back}{key} to leave; runs keep running. {done}", markup=False)
 
     def action_help(self) -> None:
         from tui.screens.text import TextScreen, help_text

@@ -15,8 +15,12 @@ from pathlib import Path
 from engine.config.errors import UserError
 from engine.config.text import visible
 
-PULL_PREFIX = "ftbench-pull-"
-"""Name prefix of download folders in the system's temporary folder."""
+SCRATCH_PREFIX = "ftbench-"
+"""Name prefix of folders in the system's temporary folder."""
+TEMPORARY_NAMES = (".*.tmp", ".tmp-*", ".writing-*")
+"""Patterns of the names of temporary files and folders in ftbench's own directories. `doctor --repair` finds only these
+and SCRATCH_PREFIX, so every temporary file needs a name from here (a test compares them with the sources).
+"""
 MAX_SETTINGS_BYTES = 1 << 20
 """Size limit of presets and of settings files."""
 
@@ -52,15 +56,28 @@ def read_small(path: Path, limit: int = MAX_SETTINGS_BYTES) -> bytes:
 
 @contextlib.contextmanager
 def temporary_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
-    """A folder that is deleted afterwards. It is locked, so that `doctor --repair` leaves it while it is in use."""
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    """A locked folder that is deleted afterwards: in `parent`, by default in the system's temporary folder.
+
+    `prefix` starts with SCRATCH_PREFIX there, and with a dot in `parent`.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=prefix, suffix="" if parent is None else ".tmp", dir=parent))  # noqa: TID251 - the one place
+    try:
+        with locked_folder(folder):
+            yield folder
+    finally:
+        remove_tree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Lock a temporary folder, so that `doctor --repair` leaves it while it is in use."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield folder
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
     finally:
         os.close(descriptor)
-        remove_tree(folder, ignore_errors=True)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -98,4 +115,4 @@ def remove_tree(path: Path, ignore_errors: bool = False) -> None:
         if not ignore_errors:
             raise
         return
-    shutil.rmtree(path, ignore_errors=ignore_errors)
+    shutil.rmtree(path, ignore_errors=ignore_errors)  # noqa: TID251 - the one place

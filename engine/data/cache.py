@@ -12,7 +12,6 @@ import json
 import os
 import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ import msgspec
 import platformdirs
 
 from engine.config.errors import Notice
-from engine.config.files import remove_tree
+from engine.config.files import SCRATCH_PREFIX, remove_tree, temporary_folder
 from engine.data.packed_rows import ASSIGNED
 from engine.data.preparation import Facts, Preparation
 from engine.data.store import ColumnStore, ColumnWriter, DamagedStore, checksums, mapped
@@ -117,15 +116,15 @@ class PendingEntry:
 def pending_entry(key: str | None) -> Iterator[PendingEntry]:
     """A folder for columns: in the cache, or a temporary one if the data has no key. It is deleted on exit."""
     entry = PendingEntry(None)
-    try:
-        entry.folder = _unfinished() if key else Path(tempfile.mkdtemp(prefix="ftbench-"))
-    except OSError as error:
-        entry.problem = _reason(error)
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            if key:
+                cache_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+            place = (_UNFINISHED, cache_folder()) if key else (SCRATCH_PREFIX, None)
+            entry.folder = stack.enter_context(temporary_folder(*place))
+        except OSError as error:
+            entry.problem = _reason(error)
         yield entry
-    finally:
-        if entry.folder:
-            remove_tree(entry.folder, ignore_errors=True)
 
 
 def prune(root: Path) -> None:
@@ -158,13 +157,6 @@ def _put(folder: Path, target: Path) -> None:
     except OSError:
         if not (target / "meta.json").exists():
             raise
-
-
-def _unfinished() -> Path:
-    folder = cache_folder() / f"{_UNFINISHED}{secrets.token_hex(8)}"
-    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder.mkdir(mode=0o700)
-    return folder
 
 
 def _size(folder: Path) -> tuple[int, float]:

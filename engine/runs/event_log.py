@@ -27,7 +27,8 @@ class EventLog:
         self._started = time.monotonic()
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         if _is_torn(path):
-            os.write(self._file, b"\n")  # end the partial line of a killed writer, or our first line would extend it
+            # End the partial line of a killed writer, or our first line would extend it.
+            os.write(self._file, b"\n")  # noqa: TID251 - to the log, not to a terminal
 
     def write(self, event: E) -> E:
         """Set `seq`, `t` and `elapsed` and append the event. Raises OSError on a full disk, leaving no partial line."""
@@ -43,7 +44,7 @@ class EventLog:
         written = 0
         try:
             while written < len(line):  # an almost full disk accepts a part of the line
-                written += os.write(self._file, line[written:])
+                written += os.write(self._file, line[written:])  # noqa: TID251 - to the log, not to a terminal
         except OSError:
             if written:
                 os.ftruncate(self._file, size)

@@ -1,6 +1,6 @@
 """Find and remove leftovers of killed processes: locks, queue tickets, temporary files, incomplete directories.
 
-Temporary files and folders are named as in PATTERNS. In a run's or ladder's directory they are leftovers once no
+Temporary files and folders are named as in TEMPORARY_NAMES. In a run's or ladder's directory they are leftovers once no
 process holds that directory's lock; elsewhere, once nothing in them has changed for QUIET_SECONDS. They are never
 leftovers while a process has them open or locked, as `files.temporary_folder` does.
 """
@@ -21,15 +21,16 @@ from pathlib import Path
 import platformdirs
 
 from engine.config import preset_library
-from engine.config.files import PULL_PREFIX, read_small, remove_tree
+from engine.config.files import SCRATCH_PREFIX, TEMPORARY_NAMES, read_small, remove_tree
 from engine.runs import ladder_dir, locks, run_dir
 from engine.runs.folder import Folder
 from engine.runs.run_dir import RunDir
 
 QUIET_SECONDS = 60.0
-PATTERNS = (".*.tmp", ".writing-*")
-"""Names of temporary files in a run's or ladder's directory, at most DEPTH folders deep."""
 DEPTH = 3
+"""Folders below a run's or ladder's directory that are searched."""
+CACHE_DEPTH = 2
+"""The same for ftbench's cache."""
 DIRECTORY_NAME = re.compile(r"\d{8}-\d{6}-.+-[0-9a-f]{4}")
 """Names that `folder.make` creates."""
 
@@ -110,8 +111,11 @@ def _folders(runs: Path) -> Iterator[Folder]:
 
 
 def _half_made(runs: Path, opened: set[str]) -> Iterator[Leftover]:
-    """Directories whose launcher was killed before it wrote their configuration."""
+    """Directories whose launcher was killed before it wrote their configuration, and incomplete copies of runs."""
     for path in _entries(runs):
+        if _is_temporary(path) and _is_quiet(path) and not _in_use(path, opened):
+            yield Leftover(_kind(path), path, "no process uses it", _bytes(path))
+            continue
         empty = DIRECTORY_NAME.fullmatch(path.name) and _is_folder(path) and all(map(_is_temporary, _entries(path)))
         if empty and _is_quiet(path) and not _in_use(path, opened):
             yield Leftover("unfinished directory", path, "its launcher exited unexpectedly", _bytes(path))
@@ -120,12 +124,12 @@ def _half_made(runs: Path, opened: set[str]) -> Iterator[Leftover]:
 def _elsewhere(opened: set[str]) -> Iterator[Leftover]:
     """Temporary files of presets, settings, data caches and downloads."""
     cache = Path(platformdirs.user_cache_dir("ftbench"))
-    folders = (Path(platformdirs.user_state_dir("ftbench")), cache, preset_library.user_folder())
-    paths = [path for folder in folders for path in _temporary(folder, 1)]
-    for name in ("models", "gguf"):
-        paths += [path for path in _entries(cache / name) if path.name.startswith(".")]
-    pulls = [path for path in _entries(Path(tempfile.gettempdir())) if path.name.startswith(PULL_PREFIX)]
-    paths += filter(_is_ours, pulls)
+    folders = (Path(platformdirs.user_state_dir("ftbench")), preset_library.user_folder())
+    paths = [*_temporary(cache, CACHE_DEPTH), *(path for folder in folders for path in _temporary(folder, 1))]
+    for name in ("models", "gguf"):  # names of earlier versions
+        paths += [path for path in _entries(cache / name) if path.name.startswith(".") and not _is_temporary(path)]
+    scratch = [path for path in _entries(Path(tempfile.gettempdir())) if path.name.startswith(SCRATCH_PREFIX)]
+    paths += filter(_is_ours, scratch)
     for path in paths:
         if _is_quiet(path) and not _in_use(path, opened):
             yield Leftover(_kind(path), path, "no process uses it", _bytes(path))
@@ -140,7 +144,7 @@ def _temporary(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def _is_temporary(path: Path) -> bool:
-    return any(path.match(pattern) for pattern in PATTERNS)
+    return any(path.match(pattern) for pattern in TEMPORARY_NAMES)
 
 
 def _kind(path: Path) -> str:

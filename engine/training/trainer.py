@@ -10,7 +10,7 @@ import contextlib
 import importlib.util
 import pickle
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -269,11 +269,21 @@ class Callback(TrainerCallback):
         evaluate: Callable[[int], None],
         evaluate_every: int,
         due: checkpoints.SaveSchedule,
+        evaluated: Collection[int] = (),
     ) -> None:
+        """`evaluated`: steps that an earlier worker of the run evaluated."""
         self.hooks, self.trainer, self.on_step, self.should_stop = hooks, trainer, on_step, should_stop
         self.evaluate, self.evaluate_every, self.due = evaluate, evaluate_every, due
+        self.evaluated = evaluated
         self.stopped = False
         self.rate = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Make up for the evaluation that a stop at this step left out, so that the checkpoint came sooner."""
+        step = state.global_step
+        if step and self.evaluate_every and step % self.evaluate_every == 0 and step not in self.evaluated:
+            self.evaluate(step)
+        return control
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         self.rate = self.trainer.optimizer.param_groups[0]["lr"]

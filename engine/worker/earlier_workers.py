@@ -22,6 +22,8 @@ class EarlierWorkers:
     """Fingerprint of the weights."""
     before: Eval | None = None
     """The score of the base model."""
+    evaluated: set[int] = field(default_factory=set)
+    """Steps with a validation loss."""
     problems: list[str] = field(default_factory=list)
     """What is missing from the log."""
 
@@ -41,6 +43,8 @@ def earlier_workers(run: RunDir) -> EarlierWorkers:
                     found.micro_batch = event.micro_batch
                 case Eval(when="before"):
                     found.before = event
+                case Eval(when="during", split="validation"):
+                    found.evaluated.add(event.step)
     if follower.damaged:
         found.problems.append(damage(follower.damaged))
     elif count < 2 and has_work(run):  # only the hello of the current worker

@@ -128,6 +128,7 @@ def _callback(run: RunContext, trainer: AnswerTrainer, evaluator: Evaluator, sch
         evaluate=evaluate,
         evaluate_every=(settings.evaluate_every or max(1, schedule.steps // 4)) if validation else 0,
         due=checkpoints.SaveSchedule(settings.checkpoint_every, schedule.steps),
+        evaluated=run.earlier.evaluated,
     )
 
 

@@ -46,13 +46,13 @@ READERS: dict[str, list[str]] = {
     ],
     "bench: first paint": [
         *PYTHON,
-        RUN + "from tui.live.opening import Opening; print(Opening(run.events_file).first().counted)",
+        RUN + "from tui.live.opening import EventLoader; print(EventLoader(run.events_file).first().counted)",
         "RUN",
     ],
     "bench: until every event is read": [
         *PYTHON,
         RUN
-        + "from tui.live.opening import Opening\nopening = Opening(run.events_file); opening.first()\n"
+        + "from tui.live.opening import EventLoader\nopening = EventLoader(run.events_file); opening.first()\n"
         + "while opening.sampled: state = opening.advance()\nprint('exact')",
         "RUN",
     ],

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 from rich.console import Group
-from rich.live import Live
+from rich.live import Live  # noqa: TID251 - it gets the console of tui.output
 
 from engine.config.errors import UserError
 from engine.config.method_specs import QLORA, method_names, reads

@@ -150,7 +150,7 @@ def test_without_a_place_for_the_cache_data_is_prepared_and_a_notice_says_so(
     if kind == "file":
         folder.write_text("in the way")
     else:
-        failing = "engine.data.cache._unfinished" if kind == "read-only" else "engine.data.cache._put"
+        failing = "engine.data.cache.temporary_folder" if kind == "read-only" else "engine.data.cache._put"
 
         def fail(*_: Any) -> None:
             raise OSError(30 if kind == "read-only" else 28, "no place")

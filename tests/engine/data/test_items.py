@@ -22,9 +22,9 @@ from engine.evaluation.metrics import best_score, scoring_function
 from engine.evaluation.predictions import read_items, write_items
 from engine.evaluation.row_loss import mean_loss
 from engine.evaluation.score import Item, Scorer, item_losses, row_losses, summarize
+from engine.methods.provenance import items_fingerprint
 from engine.methods.tokenizer import load_tokenizer
 from engine.training.collation import Packing
-from engine.methods.provenance import items_fingerprint
 
 LAYOUT = Packing("padded", 2048)
 

@@ -20,11 +20,11 @@ from engine.ladder import report
 from engine.ladder.aggregate import check_same_work
 from engine.ladder.identity import identity, index, split_otherwise
 from engine.ladder.results import LadderResults, read_finished
+from engine.methods.provenance import items_fingerprint
 from engine.methods.tokenizer import load_tokenizer
 from engine.runs import run_dir
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir, read_frozen
-from engine.methods.provenance import items_fingerprint
 from tui.history.comparison import compare, read
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from command import ftbench
 from made_ladder import made_ladder
 
 from engine.config import preset_library
-from engine.config.files import PULL_PREFIX, temporary_folder
+from engine.config.files import SCRATCH_PREFIX, TEMPORARY_NAMES, temporary_folder
 from engine.runs import leftovers, locks, run_dir
 from engine.runs.run_dir import RunDir
 
@@ -93,7 +94,9 @@ def left(runs: Path, own_temporary_folder: Path) -> list[Path]:
         put(cache / ".glances.json.tmp"),
         put(cache / "models" / ".smollm2-135m-abc" / "model.safetensors").parent,
         put(cache / "gguf" / ".0123-abc" / "model.safetensors").parent,
-        put(own_temporary_folder / f"{PULL_PREFIX}abc" / "x.whl").parent,
+        put(own_temporary_folder / f"{SCRATCH_PREFIX}abc" / "x.whl").parent,
+        put(cache / "prepared" / ".tmp-0123" / "input_ids.bin").parent,
+        put(runs / ".20260101-120000-demo-lora-0a0b.tmp" / "adapter.bin").parent,
     ]
 
 
@@ -102,6 +105,19 @@ def test_all_leftovers_are_found_and_nothing_else(runs: Path, left: list[Path]) 
     assert sorted(one.path for one in found) == sorted(left)
     assert all(one.why and one.kind for one in found)
     assert sum(one.bytes for one in found if "model.safetensors" in str(list(one.path.glob("*")))) == 3 * 8
+
+
+def test_every_temporary_name_in_the_sources_is_known() -> None:
+    """A file that `doctor --repair` does not recognize stays forever after a kill."""
+    found = []
+    for path in Path("engine").rglob("*.py"):
+        text = path.read_text("utf-8")
+        found += re.findall(r'with_name\(f?"(\.[^"]*)"', text) + re.findall(r'temporary_folder\(f?"([^"]*)"', text)
+    assert len(found) >= 6
+    for name in found:
+        made = re.sub(r"\{SCRATCH_PREFIX\}", SCRATCH_PREFIX, name)
+        suffix = "" if made.endswith(".tmp") else "abc.tmp"  # as `temporary_folder` adds
+        assert made.startswith(SCRATCH_PREFIX) or any(Path(made + suffix).match(one) for one in TEMPORARY_NAMES), name
 
 
 def test_doctor_lists_leftovers_and_repair_removes_them(runs: Path, left: list[Path]) -> None:
@@ -135,7 +151,7 @@ def live(runs: Path, own_temporary_folder: Path) -> Iterator[tuple[list[Path], l
     opened = put(cache / "models" / ".model-def" / "model.safetensors")
     held.append(os.open(opened, os.O_RDONLY))
     young = put(Path(platformdirs.user_state_dir("ftbench")) / ".recent.json.tmp", age=1.0)
-    with temporary_folder(PULL_PREFIX) as pull, locks.exclusive(runs):
+    with temporary_folder(SCRATCH_PREFIX) as pull, locks.exclusive(runs):
         os.utime(pull, (time.time() - LONG_AGO, time.time() - LONG_AGO))
         moment = next(locks.lock_folder().glob("*.moment"))
         paths = [*(run.path / name for name in TEMPORARY), card, ticket, opened, young, pull, moment]
@@ -219,8 +235,8 @@ def test_the_folder_of_a_killed_process_is_found(tmp_path: Path, runs: Path) -> 
     """It is not found while the process runs, however long the folder does not change."""
     code = f"""
 import os, time
-from engine.config.files import PULL_PREFIX, temporary_folder
-with temporary_folder(PULL_PREFIX) as folder:
+from engine.config.files import SCRATCH_PREFIX, TEMPORARY_NAMES, temporary_folder
+with temporary_folder(SCRATCH_PREFIX) as folder:
     os.utime(folder, (time.time() - {LONG_AGO}, time.time() - {LONG_AGO}))
     print(folder, flush=True)
     time.sleep(60)

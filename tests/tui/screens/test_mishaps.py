@@ -10,6 +10,7 @@ import pytest
 from pilot import notes, play, shown, wait_for
 from test_watching import made, text, watch
 from textual.pilot import Pilot
+from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from engine.config.errors import RunFailed, UserError
@@ -17,12 +18,14 @@ from engine.runs import launch, locks
 from tui.app import Workbench
 from tui.cli.bench import open_bench
 from tui.screens.comparing import CompareScreen
+from tui.screens.presets import PresetsScreen
 from tui.screens.runs import RunsScreen
 from tui.screens.small import SmallScreen
 from tui.settings import Settings
 from tui.widgets.key_line import KeyLine
 from tui.widgets.log_pane import LogPane
 from tui.widgets.loss_pane import LossPane
+from tui.widgets.table import Table
 
 
 def test_a_deleted_run_is_reported_while_it_is_watched(tmp_path: Path) -> None:
@@ -249,3 +252,39 @@ def test_an_unreadable_runs_folder_is_reported_and_retried(tmp_path: Path) -> No
         await pilot.press("q")
 
     assert play(tmp_path / "runs", story).return_code == 0
+
+
+def test_ctrl_c_says_how_to_leave_on_every_dialog(tmp_path: Path) -> None:
+    run = made(tmp_path, ended=True)
+    opened: list[str] = []
+
+    async def says(pilot: Pilot[str], app: Workbench, back: int = 1) -> None:
+        opened.append(type(app.screen).__name__)
+        before = len(notes(app))
+        await pilot.press("ctrl+c")
+        assert any("to leave; runs keep running" in note for note in notes(app)[before:]), opened
+        await pilot.press(*["escape"] * back)
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        app.bench.query_one(LogPane).focus()
+        await pilot.press("enter")
+        await wait_for(pilot, lambda: app.screen is not app.bench)
+        await says(pilot, app)
+        await pilot.press("ctrl+p")
+        await wait_for(pilot, lambda: app.screen is not app.bench)
+        await says(pilot, app)
+        await pilot.press("r")
+        await wait_for(pilot, lambda: isinstance(app.screen, RunsScreen) and app.screen.query_one(Table).rows)
+        await pilot.press("x")
+        await wait_for(pilot, lambda: not isinstance(app.screen, RunsScreen))
+        await says(pilot, app, 2)
+        await pilot.press("P")
+        await wait_for(pilot, lambda: isinstance(app.screen, PresetsScreen))
+        await pilot.press("d")
+        await wait_for(pilot, lambda: not isinstance(app.screen, PresetsScreen))
+        await says(pilot, app, 2)
+
+    play(tmp_path, story)
+    dialogs = {one.__name__ for one in ModalScreen.__subclasses__() if one.__module__.startswith("tui.")}
+    dialogs.remove("SmallScreen")  # its text says how to leave
+    assert dialogs <= set(opened), opened

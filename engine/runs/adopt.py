@@ -57,6 +57,7 @@ def adopt(source: Path, home: Path) -> Iterator[AdoptedFolder]:
 
     A ladder and its runs stay together. Raises UserError where there is nothing to adopt or the home cannot be used.
     """
+    locks.lock_folder()  # whether something runs is known only by its locks
     source = Path(os.path.realpath(source))
     folders = _checked(source, home)
     check_home(home)

@@ -28,7 +28,7 @@ def check_unchanged(run: RunDir, frozen: FrozenRun) -> None:
         what = f"the configuration changed after the run started: {', '.join(changes)}"
         raise UserError(what, str(run.config_file), do, code="run.config_changed")
     if recorded is None and not frozen.intact:
-        what = "the configuration changed after the run was created"
+        what = f"the configuration changed after the run was created: {', '.join(frozen.changed) or 'unknown key'}"
         raise UserError(what, str(run.config_file), do, code="run.config_changed")
 
 

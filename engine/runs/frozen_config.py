@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -40,6 +41,8 @@ class FrozenRun:
     """Whether the configuration matches its fingerprint; True for files without one."""
     started_in: str = ""
     """The directory it was started from; '' for runs of versions that did not record it."""
+    changed: list[str] = field(default_factory=list)
+    """Dotted keys that were edited, as far as they can be named."""
 
 
 class RunSection(msgspec.Struct):
@@ -52,6 +55,7 @@ class RunSection(msgspec.Struct):
     split_version: int = OLDEST_SPLIT_VERSION
     data_fingerprint: str = ""
     fingerprint: str = ""
+    key_fingerprints: dict[str, str] = msgspec.field(default_factory=dict)
     started_in: str = ""
 
 
@@ -92,6 +96,7 @@ def frozen_text(
         "split_version": split_version,
         "data_fingerprint": data_fingerprint,
         "fingerprint": fingerprint(nested(values)),
+        "key_fingerprints": _key_fingerprints(values),
         folder.STARTED_IN: folder.current_directory() if started_in is None else started_in,
         "notes": effective.notes,
     }
@@ -103,6 +108,35 @@ def fingerprint(table: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(table, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def _key_fingerprints(values: Flat) -> dict[str, str]:
+    """By dotted key, so that an edited key can be named."""
+    return {key: fingerprint({"": value})[:8] for key, value in values.items()}
+
+
+def _changed_keys(table: dict[str, Any], recorded: dict[str, str]) -> list[str]:
+    """Keys of `run.toml` whose values differ from the recorded ones; [] if none were recorded."""
+    now = _key_fingerprints(_flat(table))
+    return sorted(key for key in {*now, *recorded} if now.get(key) != recorded.get(key)) if recorded else []
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> Flat:
+    """Values by dotted key; a table that is the value of a key (`data.map`) is one value, as in `flatten`."""
+    found: Flat = {}
+    for name, value in table.items():
+        if isinstance(value, dict) and not prefix:
+            found |= _flat(value, f"{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def _refuse_infinite(table: dict[str, Any]) -> None:
+    """Raise ValueError for a number that is not finite: no comparison with it and no JSON would be right."""
+    for key, value in _flat(table).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{key} is {value}")
+
+
 def set_values(config: Config) -> Flat:
     """The values of a configuration that are set, by dotted key."""
     return {key: value for key, value in flatten(config).items() if value is not None and value != {}}
@@ -112,11 +146,13 @@ def read_file(path: Path) -> FrozenRun:
     """Read a `run.toml`. Raises UserError where it is missing, damaged or cannot be read."""
     try:
         table: dict[str, Any] = tomli.loads(path.read_text("utf-8"))
+        _refuse_infinite(table)
         section = msgspec.convert(table.pop("run"), RunSection)
         origins = msgspec.convert(table.pop("origins"), dict[str, str])
         current, renamed = current_table(table, str(path))
         config = msgspec.convert(current, Config)
         intact = section.fingerprint in ("", fingerprint(table))
+        changed = [] if intact else _changed_keys(table, section.key_fingerprints)
     except FileNotFoundError as error:
         do = "run `ftbench runs` to list the runs"
         raise UserError("not a run: no run.toml", str(path.parent), do, "run.not_a_run") from error
@@ -136,6 +172,7 @@ def read_file(path: Path) -> FrozenRun:
         section.data_fingerprint,
         intact,
         section.started_in,
+        changed,
     )
 
 

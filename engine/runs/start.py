@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine.config.errors import Notice, UserError
+from engine.config.files import check_utf8
 from engine.config.model_files import check_model_config
 from engine.config.preset import Effective
 from engine.runs import ladder_dir, launch, run_dir
@@ -50,6 +51,7 @@ def resume_run(run: RunDir) -> None:
     """
     if not run.path.exists():
         raise UserError("the run was deleted", str(run.path), "start another with `ftbench run`", code="run.deleted")
+    check_utf8(str(run.path))
     run_dir.read_frozen(run)
     state = run.state()
     if state in ("live", "starting"):
@@ -77,6 +79,7 @@ def start_ladder(
 
 def resume_ladder(folder: LadderDir) -> None:
     """Start the process of a ladder again; finished runs are not repeated. Raises UserError if it is running."""
+    check_utf8(str(folder.path))
     folder.plan()
     if folder.is_live():
         do = f"watch it with `ftbench attach {folder.name}`"

@@ -54,7 +54,7 @@ def test_random_kills_leave_only_complete_checkpoints(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stop_saves_and_resume_finishes(number: signal.Signals, tmp_path: Path) -> None:
-    run = start(tmp_path / "runs", *TWO_EPOCHS)
+    run = start(tmp_path / "runs", *TWO_EPOCHS, "--set", "train.evaluate_every=1")
     wait_for(run, "step", step=3)
     os.kill(run.pid() or 0, number)
     wait_for_end(run)
@@ -66,3 +66,4 @@ def test_stop_saves_and_resume_finishes(number: signal.Signals, tmp_path: Path) 
     resume(run)
     after = run.result()
     assert after and after.status == "finished" and len(losses(run)) == 12
+    assert [step for step, _ in after.validation_loss] == list(range(1, 13))  # the stopped step included

@@ -110,7 +110,8 @@ def attach(run: RunDir, json: bool) -> int:
     """Replay a run from its first event and follow it while it is running."""
     if run.state() not in ("live", "starting") and last_event(run.events_file) is None:
         what = "cannot replay the run: events.jsonl is missing, empty or damaged at its end"
-        do = f"`ftbench resume {run.name}` resumes from its checkpoint, `ftbench runs` shows its result"
+        resumes = "" if run.state() == "finished" else f"`ftbench resume {run.name}` resumes from its checkpoint, "
+        do = f"{resumes}`ftbench runs` shows its result"
         raise UserError(what, str(run.path), do, code="run.events_missing")
     return watch(run, json=json)
 

@@ -85,7 +85,17 @@ def test_a_run_that_never_started_is_refused_by_its_fingerprint(run: RunDir) -> 
     run.events_file.unlink()
     check_unchanged(run, run_dir.read_frozen(run))
     edit(run, "batch = 4\n", "batch = 8\n")
-    assert refusal(run).code == "run.config_changed"
+    edit(run, "rank = 16\n", "")
+    error = refusal(run)
+    assert error.code == "run.config_changed" and error.what.endswith("created: adapter.rank, train.batch")
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_numbers_that_are_not_finite_are_refused_by_key(value: str, run: RunDir) -> None:
+    created = next(line for line in run.config_file.read_text().splitlines() if line.startswith("created = "))
+    edit(run, created, f"created = {value}")
+    error = refusal(run)
+    assert error.code == "run.config_damaged" and f"run.created is {value}" in error.what
 
 
 def test_a_run_of_an_earlier_version_resumes_without_comparison(run: RunDir) -> None:

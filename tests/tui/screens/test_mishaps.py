@@ -255,7 +255,7 @@ def test_an_unreadable_runs_folder_is_reported_and_retried(tmp_path: Path) -> No
 
 
 def test_ctrl_c_says_how_to_leave_on_every_dialog(tmp_path: Path) -> None:
-    run = made(tmp_path, ended=True)
+    made(tmp_path, ended=True)
     opened: list[str] = []
 
     async def says(pilot: Pilot[str], app: Workbench, back: int = 1) -> None:

@@ -1,0 +1,71 @@
+"""Missing and damaged files of a run are reported, with the command that helps."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from command import ftbench
+
+from engine.config.errors import UserError
+from engine.config.preset_library import effective
+from engine.runs import run_dir
+from engine.runs.event_log import EventLog
+from engine.runs.events import Hello
+from engine.runs.run_dir import RunDir, blank_result, read_frozen, write_result
+from engine.worker.earlier_workers import earlier_workers
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    """A run with a checkpoint, whose worker was killed."""
+    made = run_dir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", None, {}))
+    (made.checkpoints / "step-2").mkdir(parents=True)
+    log = EventLog(made.events_file)
+    log.write(Hello(pid=1, host="h", version="0"))
+    return made
+
+
+def finish(run: RunDir) -> None:
+    result = blank_result(run, read_frozen(run))
+    result.status = "finished"
+    write_result(run, result)
+
+
+@pytest.mark.parametrize("empty", [True, False], ids=["emptied", "deleted"])
+def test_a_resumed_worker_reports_a_log_that_is_gone(empty: bool, run: RunDir) -> None:
+    run.events_file.unlink()
+    if empty:
+        run.events_file.touch()
+    EventLog(run.events_file).write(Hello(pid=2, host="h", version="0", resumed=True))
+    (problem,) = earlier_workers(run).problems
+    assert "events.jsonl is missing or empty" in problem
+
+
+def test_a_complete_log_and_a_new_run_have_no_problems(run: RunDir) -> None:
+    EventLog(run.events_file).write(Hello(pid=2, host="h", version="0", resumed=True))
+    assert earlier_workers(run).problems == []
+    (run.checkpoints / "step-2").rmdir()
+    run.events_file.unlink()
+    EventLog(run.events_file).write(Hello(pid=2, host="h", version="0"))
+    assert earlier_workers(run).problems == []
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b'{"v": 1}'])
+def test_a_damaged_result_advises_to_resume(content: bytes, run: RunDir) -> None:
+    run.result_file.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        run.result()
+    assert caught.value.code == "run.result_damaged" and f"ftbench resume {run.name}" in caught.value.do
+    assert run.state() == "damaged"
+
+
+def test_attach_without_events_names_what_is_possible(run: RunDir) -> None:
+    run.events_file.unlink()
+    os.utime(run.config_file, (1.0, 1.0))  # not starting any more
+    died = ftbench("attach", run.name, "--runs", str(run.path.parent))
+    assert died.returncode == 2 and f"ftbench resume {run.name}" in died.stderr
+    finish(run)
+    finished = ftbench("attach", run.name, "--runs", str(run.path.parent))
+    assert finished.returncode == 2 and "resume" not in finished.stderr and "ftbench runs" in finished.stderr

@@ -17,7 +17,7 @@ from engine.config.errors import UserError
 from engine.config.files import is_no_space_error
 from engine.runs import end_record, locks
 from engine.runs.config_check import check_unchanged
-from engine.runs.device_queue import wait_for_device
+from engine.runs.device_queue import visible_device, wait_for_device
 from engine.runs.end_record import EndRecord
 from engine.runs.event_log import EventLog
 from engine.runs.events import End, Error, Hello, Phase
@@ -108,15 +108,6 @@ def live(run: RunDir, frozen: FrozenRun) -> int:
         write_end(run, frozen, log, End(status="failed", reason=reason))
         return 1
     return work(run, frozen, log, stopping)
-
-
-def visible_device() -> str:
-    """Name of the device in the queue: the first entry of CUDA_VISIBLE_DEVICES, GPU `0`, or `cpu`."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        first = visible.split(",")[0].strip()
-        return first if first and first != "-1" else "cpu"
-    return "0" if Path("/dev/nvidia0").exists() or Path("/dev/nvidiactl").exists() else "cpu"
 
 
 if __name__ == "__main__":

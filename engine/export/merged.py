@@ -25,7 +25,7 @@ from engine.runs.exports import WeightType
 DTYPES: Mapping[WeightType, torch.dtype] = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 SHARD_BYTES = 10**9
-"""Size limit of a file; a single larger tensor gets a file of its own."""
+"""Size limit of a file; a single larger tensor gets a separate file."""
 SHARD_SHARE = 0.1
 """Size limit of a file as a share of all weights, so that the memory of a merge is small for small models too."""
 

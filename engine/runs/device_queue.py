@@ -29,6 +29,15 @@ class QueuePlace(NamedTuple):
     run: Path
 
 
+def visible_device() -> str:
+    """Name of the device in the queue: the first entry of CUDA_VISIBLE_DEVICES, GPU `0`, or `cpu`."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        first = visible.split(",")[0].strip()
+        return first if first and first != "-1" else "cpu"
+    return "0" if Path("/dev/nvidia0").exists() or Path("/dev/nvidiactl").exists() else "cpu"
+
+
 def wait_for_device(
     device: str,
     arrived: float,

@@ -23,7 +23,7 @@ FIDELITY = "fidelity.json"
 
 
 class Finding(Struct, frozen=True):
-    """Something that makes an artifact wrong, whatever its score."""
+    """Something that makes an artifact wrong, even with an equal score."""
 
     code: str
     text: str

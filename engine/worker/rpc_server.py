@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -122,6 +123,11 @@ def pull(arguments: dict[str, Any], progress: Progress) -> Any:
 
 def export(arguments: dict[str, Any], progress: Progress) -> Any:
     """Write an artifact of a finished run and check it: its folder and its `Fidelity`."""
+    from engine.runs.device_queue import visible_device, wait_for_device
+
+    run = Path(arguments["run"])
+    if arguments["wait"]:
+        wait_for_device(visible_device(), time.time(), run, lambda note: progress(f"waiting: {note}"), lambda: False)
     progress("loading libraries")
     from engine.export.exporter import export
     from engine.export.source import ExportRequest
@@ -129,7 +135,7 @@ def export(arguments: dict[str, Any], progress: Progress) -> Any:
 
     out = arguments["out"]
     request = ExportRequest(
-        RunDir(Path(arguments["run"])),
+        RunDir(run),
         arguments["kind"],
         arguments["type"],
         Path(out) if out else None,

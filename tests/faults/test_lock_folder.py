@@ -23,6 +23,7 @@ NEEDS = {
     "ladder": ["ladder", "demo", "--detach"],
     "demo": ["demo", "--detach"],
     "resume": ["resume", "RUN", "--detach"],
+    "export": ["export", "RUN"],
     "runs": ["runs"],
 }
 WITHOUT = {

@@ -31,6 +31,7 @@ class ExportOptions:
     """In points of a share, or hundredths of nats/token of a loss."""
     overwrite: bool
     accept_loss: bool
+    now: bool
     json: bool
 
 
@@ -43,6 +44,7 @@ def export(run: RunDir, options: ExportOptions) -> int:
         "out": _absolute(options.out),
         "margin": options.margin / 100,
         "overwrite": options.overwrite,
+        "wait": not options.now,
     }
     with shown_progress(options.json) as (progress, counted):
         answer = ask("export", question, progress, counted=counted)

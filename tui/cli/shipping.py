@@ -11,7 +11,7 @@ from engine.runs import run_dir
 from engine.runs.exports import ExportKind, WeightType
 from tui.cli.arguments import App
 from tui.cli.home_notes import home, show_origin
-from tui.cli.options import JsonOption, RunArgument, RunsOption
+from tui.cli.options import JsonOption, NowOption, RunArgument, RunsOption
 
 shipping_app = App()
 
@@ -33,6 +33,7 @@ def export(
     accept_loss: Annotated[
         bool, typer.Option("--accept-loss", help="Exit with 0 even if the artifact is worse.")
     ] = False,
+    now: NowOption = False,
     runs: RunsOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -41,5 +42,5 @@ def export(
 
     found = run_dir.find(home(runs, json=json), name)
     show_origin(found, quiet=json)
-    options = verb.ExportOptions(to, weights, out, margin, overwrite, accept_loss, json)
+    options = verb.ExportOptions(to, weights, out, margin, overwrite, accept_loss, now, json)
     raise typer.Exit(verb.export(found, options))

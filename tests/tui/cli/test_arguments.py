@@ -158,7 +158,10 @@ def test_an_option_and_a_setting_of_the_same_key_agree_or_are_refused(option: st
 def test_options_named_after_a_key_are_in_the_table() -> None:
     keys = {"method", *(f"{section}.id" for section in ("model", "data"))}
     keys |= {f"{section}.{key}" for section, kind in SECTIONS.items() for key in kind.__struct_fields__}
-    apart = {"ladder --probe": "the ladder's probe runs, not train.probe"}
+    apart = {
+        "ladder --probe": "the ladder's probe runs, not train.probe",
+        "export --type": "the stored weights, not quantization.type",
+    }
     for words in COMMANDS:
         command = ROOT
         for word in words:

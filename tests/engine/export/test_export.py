@@ -1,0 +1,204 @@
+"""Exports of real runs are loaded by plain transformers and PEFT, and what damages an artifact is noticed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import ftbench
+from safetensors.torch import load_file, save_file
+
+from engine.assets import tiny_folder
+from engine.export.checker import Checker
+from engine.export.comparison import run_items
+from engine.export.exporter import fidelity_of
+from engine.export.source import ADAPTER_FILES, ExportRequest, finished_run
+from engine.runs import run_dir
+from engine.runs.exports import FIDELITY, Fidelity, exports, read_fidelity
+from engine.runs.run_dir import RunDir
+
+SETTINGS = [
+    *("--set", "train.steps=40"),
+    *("--set", "evaluation.rows=48"),
+    *("--set", "evaluation.max_new_tokens=80"),
+    *("--set", "evaluation.forgetting_text=none"),
+]
+METHODS = ("qlora", "lora", "full")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RunDir]]:
+    """A finished run of each method, good enough that damage shows."""
+    world = tmp_path_factory.mktemp("world")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("XDG_CACHE_HOME", "FTBENCH_LOCKS", "HF_HOME"):
+            (world / name).mkdir()
+            patch.setenv(name, str(world / name))
+        for method in METHODS:
+            done = ftbench("run", "demo-lora", "--method", method, "--runs", str(world / method), *SETTINGS)
+            assert done.returncode == 0, done.stderr
+        yield {method: next(run_dir.iterate(world / method)) for method in METHODS}
+
+
+def export(run: RunDir, *arguments: str) -> tuple[int, dict[str, Any]]:
+    done = ftbench("export", str(run.path), "--json", *arguments)
+    answer = json.loads(done.stdout or done.stderr)
+    return done.returncode, answer.get("error", answer)
+
+
+def test_an_adapter_gives_the_answers_of_its_run(runs: dict[str, RunDir], tmp_path: Path) -> None:
+    status, answer = export(runs["lora"], "--to", "adapter", "--out", str(tmp_path / "adapter"))
+    check = answer["fidelity"]
+    assert (status, check["outcome"], check["identical"]) == (0, "pass", 1.0)
+    assert check["score"] == check["run_score"] and check["largest_logit_difference"] < 1e-4
+    assert check["ended"] > 0.9 and check["seconds_per_token"] > 0
+    names = {path.name for path in (tmp_path / "adapter").iterdir()}
+    assert names >= {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "chat_template.jinja",
+        "generation_config.json",
+    }
+    card = (tmp_path / "adapter" / "README.md").read_text()
+    assert "model-index" in card and "base_model" not in card.split("---")[1] and "pass" in card
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_merged_model_keeps_the_quality(method: str, runs: dict[str, RunDir], tmp_path: Path) -> None:
+    status, answer = export(runs[method], "--out", str(tmp_path / "merged"), "--type", "f32", "--margin", "5")
+    check = answer["fidelity"]
+    assert status == 0 and check["outcome"] == "pass" and check["findings"] == [], check
+    assert [one["base"] for one in check["candidates"]] == (["original", "dequantized"] if method == "qlora" else [])
+    assert sum(one["kept"] for one in check["candidates"]) == (method == "qlora")
+    assert {path.name for path in (tmp_path / "merged").iterdir() if path.name.startswith(".")} == set()
+    assert read_fidelity(tmp_path / "merged").bytes == check["bytes"] > 10_000_000
+
+
+def test_the_default_folder_is_in_the_run_and_is_not_overwritten_silently(runs: dict[str, RunDir]) -> None:
+    run = runs["full"]
+    before = {path.name for path in run.path.iterdir()}
+    assert export(run, "--margin", "5")[0] == 0
+    assert {path.name for path in run.path.iterdir()} == before | {"exports"}
+    assert [folder.name for folder, _ in exports(run)] == ["merged-bf16"]
+    status, error = export(run)
+    assert (status, error["code"]) == (2, "export.exists")
+    assert export(run, "--overwrite", "--margin", "5")[0] == 0
+
+
+Damage = Callable[[Path, Path], None]
+
+
+def wrong_scale(adapter: Path, merged: Path) -> None:
+    path = adapter / "adapter_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "lora_alpha": config["lora_alpha"] * 4}))
+
+
+def wrong_base(adapter: Path, merged: Path) -> None:
+    other = adapter.parent / "other"
+    shutil.copytree(tiny_folder(), other)
+    weights = load_file(other / "model.safetensors")
+    weights["model.norm.weight"] += 0.01
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    path = adapter / "adapter_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "base_model_name_or_path": str(other)}))
+
+
+def lost_end_token(adapter: Path, merged: Path) -> None:
+    path = merged / "generation_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "eos_token_id": 1}))
+
+
+def wrong_template(adapter: Path, merged: Path) -> None:
+    path = merged / "chat_template.jinja"
+    path.write_text(path.read_text().replace("<|im_start|>", "<|im_start|> "))
+
+
+def untied_embeddings(adapter: Path, merged: Path) -> None:
+    path = merged / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "tie_word_embeddings": False}))
+
+
+def missing_weights(adapter: Path, merged: Path) -> None:
+    for path in merged.glob("model-00003-of-*.safetensors"):
+        path.unlink()
+    index = merged / "model.safetensors.index.json"
+    table = json.loads(index.read_text())
+    table["weight_map"] = {name: file for name, file in table["weight_map"].items() if (merged / file).exists()}
+    index.write_text(json.dumps(table))
+
+
+DAMAGES: dict[str, tuple[Damage, str, str]] = {
+    "wrong scale": (wrong_scale, "adapter", ""),
+    "wrong base": (wrong_base, "adapter", "export.other_base"),
+    "lost end token": (lost_end_token, "merged", "export.lost_end_token"),
+    "wrong template": (wrong_template, "merged", "export.other_prompts"),
+    "untied embeddings": (untied_embeddings, "merged", "export.missing_weights"),
+    "missing weights": (missing_weights, "merged", "export.missing_weights"),
+}
+"""What is done to an artifact -> (how, which artifact, code of the finding; '' for a worse score alone)."""
+
+
+@pytest.fixture(scope="module")
+def artifacts(runs: dict[str, RunDir], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("artifacts")
+    for kind in ("adapter", "merged"):
+        assert export(runs["lora"], "--to", kind, "--out", str(folder / kind), "--margin", "10")[0] == 0
+    return {kind: folder / kind for kind in ("adapter", "merged")}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damage_is_noticed(name: str, runs: dict[str, RunDir], artifacts: dict[str, Path], tmp_path: Path) -> None:
+    how, kind, code = DAMAGES[name]
+    copies = {one: Path(shutil.copytree(path, tmp_path / one)) for one, path in artifacts.items()}
+    how(copies["adapter"], copies["merged"])
+    check = checked(runs["lora"], kind, copies[kind], tmp_path)
+    assert check.outcome == "worse"
+    assert (code in [finding.code for finding in check.findings]) if code else not check.findings
+
+
+def checked(run: RunDir, kind: Any, artifact: Path, work: Path) -> Fidelity:
+    """The check alone, of an artifact that exists."""
+    request = ExportRequest(run, kind, None, artifact, 0.02)
+    checker = Checker(run, work, lambda *_: None)
+    checker.check("run", None)
+    return fidelity_of(finished_run(request), request, "bf16", artifact, checker.check(kind, artifact), [])
+
+
+def test_a_run_that_has_not_finished_is_refused(tmp_path: Path) -> None:
+    started = ftbench("run", "demo-lora", "--runs", str(tmp_path), "--detach", "--set", "train.steps=500")
+    assert started.returncode == 0
+    (run,) = run_dir.iterate(tmp_path)
+    try:
+        status, error = export(run, "--now")
+        assert (status, error["code"]) == (2, "export.not_finished")
+    finally:
+        os.kill(run.pid() or 0, 9)
+
+
+def test_options_that_do_not_fit_are_refused(runs: dict[str, RunDir], tmp_path: Path) -> None:
+    for method, arguments, code in (
+        ("full", ("--to", "adapter"), "export.no_adapter"),
+        ("lora", ("--to", "adapter", "--type", "bf16"), "export.adapter_type"),
+    ):
+        status, error = export(runs[method], *arguments)
+        assert (status, error["code"]) == (2, code)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    status, error = export(runs["lora"], "--out", str(tmp_path / "mine"), "--overwrite")
+    assert (status, error["code"]) == (2, "export.not_an_export")
+    assert (tmp_path / "mine" / "thesis.tex").exists()
+
+
+def test_predictions_are_read_or_absent(runs: dict[str, RunDir], tmp_path: Path) -> None:
+    assert len(run_items(runs["lora"]) or []) == 48 == len(run_items(runs["lora"], "base") or [])
+    assert run_items(RunDir(tmp_path)) is None
+    assert not (tmp_path / FIDELITY).exists()

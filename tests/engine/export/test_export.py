@@ -17,7 +17,7 @@ from engine.assets import tiny_folder
 from engine.export.checker import Checker
 from engine.export.comparison import run_items
 from engine.export.exporter import fidelity_of
-from engine.export.source import ADAPTER_FILES, ExportRequest, finished_run
+from engine.export.source import ExportRequest, finished_run
 from engine.runs import run_dir
 from engine.runs.exports import FIDELITY, Fidelity, exports, read_fidelity
 from engine.runs.run_dir import RunDir

@@ -11,7 +11,11 @@ from typing import Literal
 from transformers import AutoTokenizer, GenerationConfig
 
 from engine.evaluation.generate import end_tokens
+from engine.export.gguf_check import FILE
+from engine.export.gguf_tools import convert
+from engine.export.llama_cpp import quantize
 from engine.export.merged import DTYPES, Merge, plain_model, write_weights
+from engine.export.modelfile import modelfile
 from engine.export.rows import scored_rows
 from engine.export.source import ADAPTER_FILES, Source
 from engine.export.tensors import CheckpointTensors, DequantizedTensors, base_tensors
@@ -25,6 +29,8 @@ from engine.runs.exports import WeightType
 Progress = Callable[..., None]
 """Called with a description and, for countable work, the number done and the total."""
 Base = Literal["original", "dequantized"]
+UNQUANTIZED: dict[WeightType, WeightType] = {"q8_0": "bf16", "q4_k_m": "bf16"}
+"""Type of the merged weights that a quantized GGUF file is made from."""
 
 
 def write_common_files(source: Source, folder: Path) -> None:
@@ -77,3 +83,21 @@ def write_merged(source: Source, dtype: WeightType, folder: Path, base: Base, pr
     config.dtype = DTYPES[dtype]
     config.architectures = [type(plain).__name__]
     config.save_pretrained(folder)
+
+
+def write_gguf(source: Source, dtype: WeightType, merged: Path, folder: Path, progress: Progress) -> None:
+    """Convert a merged model to GGUF, and write Ollama's Modelfile next to it."""
+    target = folder / FILE
+    outtype = UNQUANTIZED.get(dtype, dtype)
+    progress("converting to GGUF")
+    if outtype == dtype:
+        convert(merged, target, outtype)
+    else:
+        whole = folder / f".{outtype}.gguf"
+        convert(merged, whole, outtype)
+        progress(f"quantizing to {dtype}")
+        quantize(whole, target, dtype)
+        whole.unlink()
+    tokenizer = AutoTokenizer.from_pretrained(str(merged), trust_remote_code=False)
+    ends = GenerationConfig.from_pretrained(str(merged)).eos_token_id
+    (folder / "Modelfile").write_text(modelfile(tokenizer, ends if isinstance(ends, list) else [ends]), "utf-8")

@@ -87,10 +87,14 @@ def _origin(run: RunDir, frozen: FrozenRun, result: Result, fidelity: Fidelity) 
     revision = f" at revision {model.revision}" if model.revision else ""
     base = f"`{visible(model.id)}`{revision}" + (f" ({visible(note)})" if note else "")
     license_note = "" if model.id in CATALOG or model.id == EMBEDDED else " Its license applies to this model too."
-    kind = {"adapter": "A PEFT adapter for", "merged": "A model tuned from"}[fidelity.kind]
+    kind = {
+        "adapter": "A PEFT adapter for",
+        "merged": "A model tuned from",
+        "gguf": "A GGUF file of a model tuned from",
+    }
     method = f"{frozen.config.method}, seed {frozen.config.train.seed}, {result.steps} steps"
     return (
-        f"{kind} {base}, trained by ftbench ({method}). Fingerprint of the base: "
+        f"{kind[fidelity.kind]} {base}, trained by ftbench ({method}). Fingerprint of the base: "
         f"`{result.fingerprints.get('model', 'unknown')[:23]}`.{license_note}"
     )
 
@@ -125,6 +129,8 @@ def _costs(result: Result) -> str:
 
 
 def _usage(fidelity: Fidelity) -> str:
+    if fidelity.kind == "gguf":
+        return "```bash\nollama create NAME -f FOLDER/Modelfile\nllama-server -m FOLDER/model.gguf --jinja\n```"
     if fidelity.kind == "adapter":
         code = (
             "from peft import AutoPeftModelForCausalLM\n"

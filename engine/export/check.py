@@ -10,13 +10,13 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import peft
 import torch
-from msgspec import Struct, field
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
@@ -32,10 +32,13 @@ from engine.config.method_specs import method_spec
 from engine.config.metric_specs import metric_spec
 from engine.config.schema import Model
 from engine.data.items import all_rows
+from engine.data.tokens import Row
 from engine.evaluation.choices import Choices
 from engine.evaluation.generate import Generator, end_tokens
 from engine.evaluation.metrics import best_score
 from engine.evaluation.score import Item, Scorer, item_losses
+from engine.export import gguf_check
+from engine.export.check_job import Checked, CheckJob
 from engine.export.rows import ScoredRows, rendered_by, scored_rows
 from engine.methods import method
 from engine.methods.loading import load_weights
@@ -53,39 +56,6 @@ from engine.training.loss import SINGLE, answer_logits, supports_logits_to_keep
 LOGIT_TOKENS = 64
 """Answer tokens whose logits are compared."""
 LOGITS = "logits"
-
-
-class CheckJob(Struct, kw_only=True):
-    """Input of the program."""
-
-    run: str
-    """Run directory."""
-    kind: Literal["run", "adapter", "merged"]
-    """`run`: the run's own model, of which only logits are measured."""
-    artifact: str = ""
-    logits: str
-    """File with the logits of the run's model: written for `run`, else compared with."""
-    answer: str
-    """File for the result."""
-    client: int
-    """Process id of the caller, with which this process ends."""
-
-
-class Checked(Struct, kw_only=True):
-    """Result of the program."""
-
-    items: list[Item] = field(default_factory=list)
-    """The artifact's answers and losses, in the order of the run's predictions."""
-    ended: float | None = None
-    seconds: float = 0.0
-    """Generation time."""
-    tokens: int = 0
-    """Generated tokens."""
-    findings: list[Finding] = field(default_factory=list)
-    largest_logit_difference: float | None = None
-    logits_compared: int = 0
-    device: str = ""
-    versions: dict[str, str] = field(default_factory=dict)
 
 
 def main(arguments: list[str]) -> int:
@@ -115,9 +85,17 @@ def check(job: CheckJob, progress: Any) -> Checked:
     scored = scored_rows(frozen, tokenizer, result.fingerprints.get("test", ""))
     checked = Checked(device=machine.name, versions=versions())
     progress("loading the model" if job.kind == "run" else "loading the artifact")
+    if job.kind == "gguf":
+        _check_gguf(job, frozen, scored, tokenizer, checked, progress)
+        return checked
     model = _run_model(run, frozen, machine) if job.kind == "run" else _artifact(job, run, frozen, machine, checked)
     model.eval()
-    _compare_logits(model, scored, tokenizer.pad_token_id, machine.device, job, checked)
+    pad, answers_only = tokenizer.pad_token_id, supports_logits_to_keep(model)
+
+    def logits_of(row: Row) -> torch.Tensor:
+        return answer_logits(model, collate([row], SINGLE, pad, machine.device), answers_only)[0]
+
+    _compare_logits(logits_of, scored, job, checked)
     if job.kind != "run" and scored.items:
         _answer(model, job, frozen, scored, tokenizer, machine, checked, progress)
     return checked
@@ -177,16 +155,34 @@ def _base_findings(artifact: Path, run: RunDir) -> list[Finding]:
     return [Finding("export.other_base", text)]
 
 
+def _check_gguf(
+    job: CheckJob,
+    frozen: FrozenRun,
+    scored: ScoredRows,
+    tokenizer: PreTrainedTokenizerBase,
+    checked: Checked,
+    progress: Any,
+) -> None:
+    """The same with llama.cpp, on the CPU."""
+    folder, evaluation = Path(job.artifact), frozen.config.evaluation
+    checked.device, checked.tensor_types = f"llama.cpp on {os.cpu_count()} CPU cores", gguf_check.tensor_types(folder)
+    with gguf_check.open_gguf(folder, scored, evaluation) as model:
+        checked.findings += gguf_check.findings(model, tokenizer, scored)
+        _compare_logits(lambda row: gguf_check.row_logits(model, row), scored, job, checked)
+        if scored.items:
+            checked.items, answers, checked.seconds = gguf_check.answer(model, tokenizer, scored, evaluation, progress)
+            checked.count(answers, evaluation.max_new_tokens)
+
+
 @torch.inference_mode()
 def _compare_logits(
-    model: torch.nn.Module, scored: ScoredRows, pad: int, device: str, job: CheckJob, checked: Checked
+    logits_of: Callable[[Row], torch.Tensor], scored: ScoredRows, job: CheckJob, checked: Checked
 ) -> None:
     """Logits of the first answer tokens of the run's rows: stored for the run, compared for an artifact."""
     parts: list[torch.Tensor] = []
     rows = all_rows(scored.items) or list(scored.rows.validation[:8]) or list(scored.rows.train[:8])
     for row in rows:
-        logits, _ = answer_logits(model, collate([row], SINGLE, pad, device), supports_logits_to_keep(model))
-        parts.append(logits.float().cpu())
+        parts.append(logits_of(row).float().cpu())
         if sum(map(len, parts)) >= LOGIT_TOKENS:
             break
     found = torch.cat(parts)[:LOGIT_TOKENS]
@@ -246,8 +242,7 @@ def _answer(
     else:
         answers = generator.answer_tokens(model, rows, count)
         outputs = [own.decode(answer, skip_special_tokens=True) for answer in answers]
-        checked.tokens = sum(map(len, answers))
-        checked.ended = sum(len(answer) < evaluation.max_new_tokens for answer in answers) / len(answers)
+        checked.count(answers, evaluation.max_new_tokens)
     checked.seconds = time.monotonic() - started
     checked.items = [
         Item.of(loss, output, best_score(evaluation.metric, output, item.references))

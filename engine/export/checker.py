@@ -14,7 +14,7 @@ import msgspec
 
 from engine.config.errors import RunFailed
 from engine.export.artifact_files import Progress
-from engine.export.check import Checked, CheckJob
+from engine.export.check_job import Checked, CheckJob
 from engine.runs.run_dir import RunDir
 
 
@@ -26,7 +26,7 @@ class Checker:
     work: Path
     progress: Progress
 
-    def check(self, kind: Literal["run", "adapter", "merged"], artifact: Path | None) -> Checked:
+    def check(self, kind: Literal["run", "adapter", "merged", "gguf"], artifact: Path | None) -> Checked:
         """Check one artifact. Raises RunFailed if the process ends without a result."""
         answer = self.work / "answer.json"
         answer.unlink(missing_ok=True)

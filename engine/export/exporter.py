@@ -16,14 +16,22 @@ from engine.config.files import SCRATCH_PREFIX, is_no_space_error, locked_folder
 from engine.config.metric_specs import metric_spec
 from engine.evaluation.intervals import bootstrap
 from engine.evaluation.score import Item
-from engine.export.artifact_files import Base, Progress, write_adapter, write_common_files, write_merged
+from engine.export.artifact_files import (
+    UNQUANTIZED,
+    Base,
+    Progress,
+    write_adapter,
+    write_common_files,
+    write_gguf,
+    write_merged,
+)
 from engine.export.card import write_card
-from engine.export.check import Checked
+from engine.export.check_job import Checked
 from engine.export.checker import Checker
 from engine.export.comparison import difference_of, loss_difference, run_items, scores_of
 from engine.export.source import ExportRequest, Source, finished_run, refuse_existing, refuse_small_disk
 from engine.methods.provenance import folder_bytes
-from engine.runs.exports import FIDELITY, Candidate, Fidelity, WeightType, exports_folder, outcome_of
+from engine.runs.exports import DEFAULT_TYPES, FIDELITY, Candidate, Fidelity, WeightType, exports_folder, outcome_of
 
 
 def export(request: ExportRequest, progress: Progress) -> tuple[Path, Fidelity]:
@@ -33,7 +41,7 @@ def export(request: ExportRequest, progress: Progress) -> tuple[Path, Fidelity]:
     disk is full or the check does not finish; nothing half-written remains.
     """
     source = finished_run(request)
-    dtype = request.type or "bf16"
+    dtype = request.type or DEFAULT_TYPES[request.kind]
     name = request.kind if request.kind == "adapter" else f"{request.kind}-{dtype}"
     final = request.out or exports_folder(source.run) / name
     refuse_existing(final, request.overwrite)
@@ -74,25 +82,37 @@ def _folder_in_progress(final: Path) -> Iterator[Path]:
 def _write_and_check(
     source: Source, request: ExportRequest, dtype: WeightType, folder: Path, progress: Progress
 ) -> Fidelity:
-    write_common_files(source, folder)
     with temporary_folder(f"{SCRATCH_PREFIX}check-") as work:
         checker = Checker(source.run, work, progress)
         checker.check("run", None)
+        candidates: list[Candidate] = []
         if request.kind == "adapter":
+            write_common_files(source, folder)
             write_adapter(source, folder)
-            checked = checker.check("adapter", folder)
-            return fidelity_of(source, request, "f32", folder, checked, [])
-        if not source.spec.quantizes_base:
-            write_merged(source, dtype, folder, "original", progress)
-            checked = checker.check("merged", folder)
-            return fidelity_of(source, request, dtype, folder, checked, [])
-        return _better_base(source, request, dtype, folder, checker, progress)
+        elif request.kind == "merged":
+            candidates, checked = _write_merged(source, dtype, folder, checker, progress)
+            if checked is not None:
+                return fidelity_of(source, request, dtype, folder, checked, candidates)
+        else:
+            merged = folder / ".merged"
+            merged.mkdir()
+            candidates, _ = _write_merged(source, UNQUANTIZED.get(dtype, dtype), merged, checker, progress)
+            write_gguf(source, dtype, merged, folder, progress)
+            remove_tree(merged)
+        return fidelity_of(source, request, dtype, folder, checker.check(request.kind, folder), candidates)
 
 
-def _better_base(
-    source: Source, request: ExportRequest, dtype: WeightType, folder: Path, checker: Checker, progress: Progress
-) -> Fidelity:
-    """Merge a QLoRA adapter into both of its possible bases, check both, and keep the better one."""
+def _write_merged(
+    source: Source, dtype: WeightType, folder: Path, checker: Checker, progress: Progress
+) -> tuple[list[Candidate], Checked | None]:
+    """Write a merged model. A QLoRA adapter is merged into both of its possible bases; the better one is kept.
+
+    Returns the two candidates and the check of the one that was kept; without candidates ([], None).
+    """
+    if not source.spec.quantizes_base:
+        write_common_files(source, folder)
+        write_merged(source, dtype, folder, "original", progress)
+        return [], None
     checks: dict[Base, Checked] = {}
     bases: tuple[Base, ...] = ("original", "dequantized")
     for base in bases:
@@ -101,10 +121,13 @@ def _better_base(
         write_common_files(source, place)
         write_merged(source, dtype, place, base, progress)
         checks[base] = checker.check("merged", place)
-    metric = metric_spec(source.result.metric)
+    metric, reference = metric_spec(source.result.metric), run_items(source.run)
     best = max(bases, key=lambda base: _rank(checks[base].items, source, metric.lower_is_better))
-    reference = run_items(source.run)
-    candidates = [
+    for path in (folder / f".{best}").iterdir():
+        path.replace(folder / path.name)
+    for base in bases:
+        remove_tree(folder / f".{base}")
+    return [
         Candidate(
             base=base,
             score=scores_of(checks[base].items, source.result.metric),
@@ -112,12 +135,7 @@ def _better_base(
             kept=base == best,
         )
         for base in bases
-    ]
-    for path in (folder / f".{best}").iterdir():
-        path.replace(folder / path.name)
-    for base in bases:
-        remove_tree(folder / f".{base}")
-    return fidelity_of(source, request, dtype, folder, checks[best], candidates)
+    ], checks[best]
 
 
 def _rank(items: Sequence[Item], source: Source, lower_is_better: bool) -> tuple[float, float]:
@@ -168,7 +186,8 @@ def fidelity_of(
         ended=checked.ended,
         largest_logit_difference=checked.largest_logit_difference,
         logits_compared=checked.logits_compared,
-        bytes=folder_bytes(folder, "*.safetensors"),
+        bytes=folder_bytes(folder, "*.safetensors") + folder_bytes(folder, "*.gguf"),
+        tensor_types=checked.tensor_types,
         seconds_per_token=checked.seconds / checked.tokens if checked.tokens else None,
         candidates=candidates,
         versions=checked.versions,

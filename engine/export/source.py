@@ -6,13 +6,16 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from engine.config.errors import UserError
 from engine.config.method_specs import MethodSpec, method_spec
 from engine.config.schema import Model
+from engine.export.gguf_tools import require_tools
 from engine.export.merged import ADAPTER_WEIGHTS, DTYPES
 from engine.methods.model_config import config_of
 from engine.methods.provenance import fingerprint
-from engine.runs.exports import FIDELITY, ExportKind, WeightType
+from engine.runs.exports import FIDELITY, TYPES, ExportKind, WeightType
 from engine.runs.frozen_config import FrozenRun
 from engine.runs.result import Result
 from engine.runs.run_dir import RunDir, read_frozen
@@ -58,8 +61,11 @@ def finished_run(request: ExportRequest) -> Source:
     if request.kind == "adapter" and spec.trains_weights:
         what = f"{spec.in_text} fine-tuning trains all weights: there is no adapter"
         raise UserError(what, run.name, "use --to merged", "export.no_adapter")
-    if request.kind == "adapter" and request.type is not None:
-        raise UserError("an adapter has no --type", run.name, "omit --type", "export.adapter_type")
+    if request.type is not None and request.type not in (types := TYPES[request.kind]):
+        do = f"use {', '.join(types)}" if types else "omit --type"
+        raise UserError(f"invalid type {request.type} for --to {request.kind}", run.name, do, "export.type")
+    if request.kind == "gguf":
+        require_tools()
     weights = "model.safetensors" if spec.trains_weights else ADAPTER_FILES[0]
     if not any(run.model.glob("*.safetensors")):
         raise UserError(f"the run has no model ({weights} is missing)", str(run.model), code="export.no_model")
@@ -90,9 +96,10 @@ def refuse_existing(final: Path, overwrite: bool) -> None:
 
 def refuse_small_disk(final: Path, source: Source, kind: ExportKind, dtype: WeightType) -> None:
     size = source.result.artifact_bytes
-    if kind == "merged":
-        size = source.result.parameters * DTYPES[dtype].itemsize
+    if kind != "adapter":
+        size = source.result.parameters * DTYPES.get(dtype, torch.bfloat16).itemsize
         size *= 2 if source.spec.quantizes_base else 1  # both candidates exist until one is chosen
+        size *= 2 if kind == "gguf" else 1  # the merged model, and the file before it is quantized
     parent = next(folder for folder in (final.parent, *final.parents) if folder.exists())
     free = shutil.disk_usage(parent).free
     if free < size * 1.05:

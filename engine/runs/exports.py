@@ -14,12 +14,21 @@ from engine.config.metric_specs import MetricSpec
 from engine.runs.result import Interval
 from engine.runs.run_dir import RunDir
 
-ExportKind = Literal["adapter", "merged"]
-WeightType = Literal["bf16", "f16", "f32"]
+ExportKind = Literal["adapter", "merged", "gguf"]
+WeightType = Literal["bf16", "f16", "f32", "q8_0", "q4_k_m"]
 Outcome = Literal["pass", "worse", "undecided"]
+TYPES: dict[ExportKind, tuple[WeightType, ...]] = {
+    "adapter": (),
+    "merged": ("bf16", "f16", "f32"),
+    "gguf": ("bf16", "f16", "q8_0", "q4_k_m"),
+}
+"""Types of stored weights; an adapter is stored as it was trained."""
+DEFAULT_TYPES: dict[ExportKind, WeightType] = {"adapter": "f32", "merged": "bf16", "gguf": "q4_k_m"}
 MARGIN = 0.02
 """Default margin of a fidelity check: 2 points of a share, or 0.02 nats/token of a loss."""
 FIDELITY = "fidelity.json"
+GGUF_TOOLS = "gguf"
+"""What `ftbench pull` downloads for GGUF exports."""
 
 
 class Finding(Struct, frozen=True):
@@ -73,6 +82,8 @@ class Fidelity(Struct, kw_only=True):
     """Answer tokens of that comparison."""
     bytes: int = 0
     """Size of the weights."""
+    tensor_types: dict[str, int] = field(default_factory=dict)
+    """Number of tensors of each type in a GGUF file: widths that are not divisible by 256 have no 4-bit K-quant."""
     seconds_per_token: float | None = None
     """Generation time per answer token, in batches of the run's evaluation batch size."""
     candidates: list[Candidate] = field(default_factory=list)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from engine.config.metric_specs import metric_spec
-from engine.config.quantities import decimal, percent, significant, size
+from engine.config.quantities import decimal, integer, percent, significant, size
 from engine.config.text import amount
 from engine.runs import score_format
 from engine.runs.exports import Fidelity
@@ -51,6 +51,8 @@ def fidelity_facts(check: Fidelity) -> Iterator[tuple[str, str]]:
         tokens = amount(check.logits_compared, "answer token")
         yield "largest logit difference", f"{significant(check.largest_logit_difference)} over {tokens}"
     yield "weights", f"{size(check.bytes)}, {check.type}"
+    if check.tensor_types:
+        yield "tensor types", ", ".join(f"{name} {integer(number)}" for name, number in check.tensor_types.items())
     if check.seconds_per_token:
         yield "generation", f"{decimal(1 / check.seconds_per_token, 1)} tokens/s on {check.device}"
     for one in check.candidates:

@@ -22,6 +22,7 @@ from engine.config import schema
 from engine.config.errors import RunFailed, UserError
 from engine.config.split_version import SPLIT_VERSION
 from engine.runs import parent
+from engine.runs.exports import GGUF_TOOLS
 
 Progress = Callable[..., None]
 """Called with a description and, for countable work, the rows done and the total."""
@@ -115,7 +116,11 @@ def plan(arguments: dict[str, Any], progress: Progress) -> Any:
 
 
 def pull(arguments: dict[str, Any], progress: Progress) -> Any:
-    """Download a model of the catalog."""
+    """Download a model of the catalog, or the tools for GGUF exports."""
+    if arguments["name"] == GGUF_TOOLS:
+        from engine.export.gguf_tools import pull_tools
+
+        return {"folder": str(pull_tools(progress))}
     from engine.methods.pull import pull
 
     return pull(arguments["name"], progress)

@@ -7,6 +7,7 @@ import difflib
 from engine.config.catalog import CATALOG, pulled_folder
 from engine.config.errors import UserError
 from engine.config.quantities import count
+from engine.runs.exports import GGUF_TOOLS
 from engine.runs.rpc_client import ask
 from tui.output.console import say, table
 
@@ -15,6 +16,9 @@ def pull(name: str | None) -> None:
     """Download the model, or list the catalog where no name is given. Raises UserError for an unknown name."""
     if name is None:
         table("", ("name", "parameters", "license", "source", "downloaded", "about"), [_cells(key) for key in CATALOG])
+        return
+    if name == GGUF_TOOLS:
+        say(f"downloaded to {ask('pull', {'name': name}, say)['folder']}; use `ftbench export RUN --to gguf`")
         return
     if name not in CATALOG:
         close = difflib.get_close_matches(name, CATALOG, n=1)

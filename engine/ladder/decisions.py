@@ -94,22 +94,15 @@ def _negated(one: Comparison) -> Comparison:
     return Comparison(
         a=one.b,
         b=one.a,
-        difference=_negated_interval(one.difference),
+        difference=one.difference.negated(),
         p=one.p,
         p_adjusted=one.p_adjusted,
         finding=finding.get(one.finding, "undecided"),
         mcnemar=one.mcnemar,
         needed_items=one.needed_items,
         needed_seeds=one.needed_seeds,
-        loss_difference=_negated_interval(one.loss_difference) if one.loss_difference else None,
+        loss_difference=one.loss_difference.negated() if one.loss_difference else None,
     )
-
-
-def _negated_interval(interval: Interval) -> Interval:
-    def minus(value: float | None) -> float | None:
-        return None if value is None else -value
-
-    return Interval(mean=minus(interval.mean), low=minus(interval.high), high=minus(interval.low), rows=interval.rows)
 
 
 def _gained(ladder: Ladder, name: str) -> Literal["yes", "no", "worse", "unknown"]:

@@ -36,6 +36,11 @@ class Interval(Struct, kw_only=True):
         low, high = (self.low, max(self.high, nearest)) if all_alike == 0 else (min(self.low, 1 - nearest), self.high)
         return Interval(mean=self.mean, low=low, high=high, rows=self.rows)
 
+    def negated(self) -> Interval:
+        """The interval of the opposite difference."""
+        mean, low, high = (None if end is None else -end for end in (self.mean, self.high, self.low))
+        return Interval(mean=mean, low=low, high=high, rows=self.rows)
+
 
 class Score(Struct, kw_only=True):
     """Scores of one model on the test rows."""

@@ -151,6 +151,16 @@ def export(arguments: dict[str, Any], progress: Progress) -> Any:
     return {"folder": str(folder), "fidelity": msgspec.to_builtins(fidelity)}
 
 
+def gain(arguments: dict[str, Any], progress: Progress) -> Any:
+    """The gain of a run over its base model or another run (`Gain`)."""
+    from engine.export.gate import gain_of_run
+    from engine.runs.run_dir import RunDir
+
+    against = arguments["against"]
+    found = gain_of_run(RunDir(Path(arguments["run"])), RunDir(Path(against)) if against else None, arguments["metric"])
+    return msgspec.to_builtins(found)
+
+
 def doctor(arguments: dict[str, Any], progress: Progress) -> Any:
     """Device, attention implementation and 4-bit support that torch and bitsandbytes report on this machine."""
     import torch
@@ -193,6 +203,7 @@ REQUESTS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
     "plan": plan,
     "pull": pull,
     "export": export,
+    "gain": gain,
     "doctor": doctor,
 }
 

@@ -40,6 +40,7 @@ def cases(home: Home) -> dict[str, list[list[str]]]:
         "stop": [[TYPED], [run]],
         "resume": [[TYPED], [str(home.folder / "none")]],
         "runs": [[], ["--json"], ["--runs", file]],
+        "gate": [[TYPED], [run, "--against", TYPED], [ladder, "--rung", TYPED], [run, "--metric", TYPED]],
         "export": [[TYPED], [run], [run, "--out", f"{TYPED}/x"], [run, "--to", TYPED], [run, "--type", TYPED]],
         "plan": [["demo-lora", "--model", model, "--quick"], ["demo-lora", "--model", broken, "--quick"],
                  ["demo-lora", "--quick", "--gpu", TYPED], ["--history"], ["demo-lora", "--data", file]],

@@ -27,8 +27,8 @@ NEEDS = {
     "runs": ["runs"],
 }
 WITHOUT = {
-    "attach", "stop", "report", "plan", "pull", "doctor", "data check", "data show", "presets list", "presets show",
-    "presets new",
+    "attach", "stop", "report", "gate", "plan", "pull", "doctor", "data check", "data show", "presets list",
+    "presets show", "presets new",
 }  # fmt: skip
 """Subcommands that only read run directories and files; `doctor` reports the folder."""
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,13 +14,12 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from engine.config.errors import UserError
-from engine.runs import ladder_dir, run_dir
-from engine.runs.folder import has_file
+from engine.runs import ladder_dir
 from engine.runs.home import runs_home
 from engine.runs.ladder_dir import LadderDir
-from engine.runs.run_dir import RunDir
 from tui.cli.arguments import App
 from tui.cli.home_notes import home, show_origin
+from tui.cli.lookup import run_or_ladder
 from tui.cli.options import (
     AdoptOption,
     AsciiOption,
@@ -265,17 +263,6 @@ def root(
     from tui.cli import bench
 
     raise typer.Exit(bench.open_bench(runs_home(runs), ascii_only, mouse, hints=runs is None))
-
-
-def run_or_ladder(runs: Path | None, name: str, json: bool = False) -> RunDir | LadderDir:
-    """Find a run by name, else a ladder by name or path; `last` is the latest run, else the latest ladder."""
-    folder = home(runs, json=json)
-    if has_file(Path(name), "ladder.toml"):
-        return ladder_dir.find(folder, name)
-    matches_run = any(name in run.name or name == "last" for run in run_dir.iterate(folder))
-    matches_ladder = any(name in ladder.name or name == "last" for ladder in ladder_dir.iterate(folder))
-    find = ladder_dir.find if matches_ladder and not matches_run else run_dir.find
-    return find(folder, name)
 
 
 def run_command() -> None:

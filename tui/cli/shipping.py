@@ -11,6 +11,7 @@ from engine.runs import run_dir
 from engine.runs.exports import ExportKind, WeightType
 from tui.cli.arguments import App
 from tui.cli.home_notes import home, show_origin
+from tui.cli.lookup import run_or_ladder
 from tui.cli.options import JsonOption, NowOption, RunArgument, RunsOption
 
 shipping_app = App()
@@ -37,10 +38,31 @@ def export(
     runs: RunsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Write a finished run's model, and check the artifact on the run's test rows."""
+    """Export the model of a finished run, and check the artifact."""
     from tui.cli import export as verb
 
     found = run_dir.find(home(runs, json=json), name)
     show_origin(found, quiet=json)
     options = verb.ExportOptions(to, weights, out, margin, overwrite, accept_loss, now, json)
     raise typer.Exit(verb.export(found, options))
+
+
+@shipping_app.command()
+def gate(
+    name: RunArgument = "last",
+    against: Annotated[
+        str, typer.Option("--against", metavar="NAME", help="base, another run, or another rung of the ladder.")
+    ] = "base",
+    min_gain: Annotated[
+        float, typer.Option("--min-gain", help="Gain that is required, in points of a share or the metric's unit.")
+    ] = 0.0,
+    rung: Annotated[str | None, typer.Option("--rung", metavar="RUNG", help="Rung of the ladder.")] = None,
+    metric: Annotated[str | None, typer.Option("--metric", help="Metric (default: the run's).")] = None,
+    runs: RunsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Exit with 0 only if a run is certainly better, for pipelines."""
+    from tui.cli import gate as verb
+
+    options = verb.GateOptions(against, rung, metric, min_gain, json)
+    raise typer.Exit(verb.gate(run_or_ladder(runs, name, json), options))

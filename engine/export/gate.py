@@ -1,0 +1,60 @@
+"""The gain of a run over its base model or another run, paired by test item."""
+
+from __future__ import annotations
+
+from engine.config.errors import UserError
+from engine.config.metric_specs import metric_spec
+from engine.export.comparison import difference_of, run_items
+from engine.runs.gates import Gain
+from engine.runs.result import Result
+from engine.runs.run_dir import RunDir
+
+BASE = "base"
+
+
+def gain_of_run(run: RunDir, against: RunDir | None, metric: str | None) -> Gain:
+    """The gain of a run's metric, by default the run's own, over `against`, or over the base model for None.
+
+    Positive is better, also for metrics where lower is better. Raises UserError for unfinished runs, runs that were not
+    scored on the same test items, and a metric that the answers were not scored with.
+    """
+    result = _finished(run)
+    name = metric or result.metric
+    spec = metric_spec(name)
+    tuned = run_items(run)
+    if against is None:
+        reference, named = run_items(run, BASE), "the base model"
+    else:
+        _refuse_other_items(result, _finished(against), against.name)
+        reference, named = run_items(against), against.name
+    if not tuned or not reference:
+        what = f"{run.name if not tuned else named} has no scores of test items"
+        raise UserError(what, run.name, 'set evaluation.when = "both" and give a test split', "gate.no_scores")
+    known = {key for item in tuned for key in item.scores or {}} | {"loss"}
+    if name not in known:
+        what = f"the answers were not scored with {name}"
+        do = f"use {', '.join(sorted(known))}"
+        raise UserError(what, "--metric", do, "gate.unknown_metric")
+    difference = difference_of(tuned, reference, name)
+    assert difference is not None
+    return Gain(
+        candidate=run.name,
+        reference=named,
+        metric=name,
+        gain=difference.negated() if spec.lower_is_better else difference,
+    )
+
+
+def _finished(run: RunDir) -> Result:
+    result = run.result()
+    if result is None or result.status != "finished":
+        state = result.status if result else run.state()
+        raise UserError(f"the run is not finished: {state}", run.name, "wait for it", "gate.not_finished")
+    return result
+
+
+def _refuse_other_items(result: Result, other: Result, name: str) -> None:
+    mine, theirs = result.fingerprints.get("test"), other.fingerprints.get("test")
+    if mine != theirs:
+        do = "compare runs of the same data, split and number of test rows"
+        raise UserError(f"{name} was scored on other test items", name, do, "gate.other_items")

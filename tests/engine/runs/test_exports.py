@@ -1,0 +1,97 @@
+"""The outcome of a check, its record on disk, and its text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from engine.config.errors import UserError
+from engine.config.metric_specs import metric_spec
+from engine.runs.exports import FIDELITY, Candidate, Fidelity, Finding, exports, outcome_of, read_fidelity
+from engine.runs.fidelity_text import fidelity_facts, outcome_sentence
+from engine.runs.result import Interval
+from engine.runs.run_dir import RunDir
+
+EXACT, LOSS = metric_spec("exact_match"), metric_spec("loss")
+
+
+def interval(low: float | None, high: float | None, rows: int = 100) -> Interval:
+    mean = None if low is None or high is None else (low + high) / 2
+    return Interval(mean=mean, low=low, high=high, rows=rows)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "outcome"),
+    [
+        (0.0, 0.0, "pass"),
+        (-0.02, 0.05, "pass"),
+        (-0.021, 0.05, "undecided"),
+        (-0.2, -0.02, "undecided"),
+        (-0.2, -0.021, "worse"),
+        (0.1, 0.2, "pass"),
+    ],
+)
+def test_the_outcome_compares_the_interval_with_the_margin(low: float, high: float, outcome: str) -> None:
+    assert outcome_of(interval(low, high), EXACT, 0.02, []) == outcome
+    assert outcome_of(interval(-high, -low), LOSS, 0.02, []) == outcome  # the same loss of quality
+    assert outcome_of(interval(low, high), EXACT, 0.02, [Finding("export.other_base", "x")]) == "worse"
+
+
+@pytest.mark.parametrize("difference", [None, interval(None, None), interval(-0.5, None)])
+def test_without_an_interval_nothing_is_decided(difference: Interval | None) -> None:
+    assert outcome_of(difference, EXACT, 0.02, []) == "undecided"
+
+
+def check(**fields: object) -> Fidelity:
+    known = {"run": "r", "kind": "merged", "type": "bf16", "model": "tiny", "metric": "exact_match", "device": "CPU"}
+    return msgspec.convert({**known, "margin": 0.02, "outcome": "pass", **fields}, Fidelity)
+
+
+def test_every_figure_has_a_line() -> None:
+    full = check(
+        score=interval(0.4, 0.6),
+        run_score=interval(0.45, 0.65),
+        difference=interval(-0.01, 0.01),
+        loss=interval(1.0, 1.2),
+        loss_difference=interval(-0.001, 0.003),
+        identical=0.97,
+        ended=0.99,
+        largest_logit_difference=0.25,
+        logits_compared=64,
+        bytes=7_000_000,
+        tensor_types={"Q4_K": 22, "F32": 9},
+        seconds_per_token=0.01,
+        candidates=[Candidate(base="original", score=interval(0.4, 0.6), difference=None, kept=True)],
+    )
+    facts = dict(fidelity_facts(full))
+    assert facts["difference"] == "0.0 points [−1.0, 1.0], paired by test item"
+    assert facts["tensor types"] == "Q4_K 22, F32 9" and facts["generation"] == "100.0 tokens/s on CPU"
+    assert facts["identical answers"] == "97.0%" and facts["merged into the original base"].endswith(", kept")
+    assert len(facts) == 12
+
+
+def test_the_sentence_names_the_reason() -> None:
+    assert "no scores" in outcome_sentence(check(outcome="undecided"))
+    assert "2 points" in outcome_sentence(check(difference=interval(0.0, 0.0)))
+    assert "0.02 nats/token" in outcome_sentence(check(metric="loss", difference=interval(0.0, 0.0)))
+    assert "100 test items do not show" in outcome_sentence(check(outcome="undecided", difference=interval(-0.1, 0.1)))
+    finding = check(outcome="worse", findings=[{"code": "c", "text": "other base"}, {"code": "d", "text": "and this"}])
+    assert outcome_sentence(finding) == "worse: other base" and dict(fidelity_facts(finding))["finding"] == "and this"
+
+
+def test_exports_of_a_run_are_listed_by_name_and_damaged_ones_are_left_out(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    assert list(exports(run)) == []
+    for name in ("merged-f16", "adapter", ".half.tmp", "damaged"):
+        (tmp_path / "exports" / name).mkdir(parents=True)
+        (tmp_path / "exports" / name / FIDELITY).write_bytes(msgspec.json.encode(check(type=name)))
+    (tmp_path / "exports" / "damaged" / FIDELITY).write_text("{")
+    assert [(folder.name, found.type) for folder, found in exports(run)] == [
+        ("adapter", "adapter"),
+        ("merged-f16", "merged-f16"),
+    ]
+    with pytest.raises(UserError) as caught:
+        read_fidelity(tmp_path / "exports" / "damaged")
+    assert caught.value.code == "export.no_fidelity"

@@ -1,0 +1,70 @@
+"""`gate`: exit with 0 only if a run or rung is certainly better than another by at least a given gain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from engine.config.errors import UserError
+from engine.config.metric_specs import metric_spec
+from engine.config.text import visible
+from engine.runs import run_dir
+from engine.runs.gates import Gain, gain_of_rung
+from engine.runs.ladder_dir import LadderDir
+from engine.runs.rpc_client import ask
+from engine.runs.run_dir import RunDir
+from engine.runs.score_format import difference_with_bounds
+from tui.output.console import print_json, say
+
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class GateOptions:
+    """The options of `ftbench gate`."""
+
+    against: str
+    rung: str | None
+    metric: str | None
+    least: float
+    """In points of a share, else in the metric's unit."""
+    json: bool
+
+
+def gate(found: RunDir | LadderDir, options: GateOptions) -> int:
+    """Print the gain. Returns 0 if its lower bound is at least the required gain, else 1."""
+    gain = _of_ladder(found, options) if isinstance(found, LadderDir) else _of_run(found, options)
+    least = options.least
+    spec = metric_spec(gain.metric)
+    passed = gain.clears(least / spec.scale)
+    if options.json:
+        print_json({"passed": passed, "min_gain": least / spec.scale, **msgspec.to_builtins(gain)})
+        return 0 if passed else 1
+    text = difference_with_bounds(gain.gain, gain.metric)
+    wanted = f"{least:g} {'points' if spec.is_share else spec.unit}"
+    bound = "no interval" if gain.gain.low is None else f"lower bound {'at least' if passed else 'below'} {wanted}"
+    say(f"{visible(gain.candidate)} against {visible(gain.reference)}, {spec.title}: gain {text}; {bound}")
+    say("passed" if passed else "not passed", "green" if passed else "red")
+    return 0 if passed else 1
+
+
+def _of_run(run: RunDir, options: GateOptions) -> Gain:
+    if options.rung is not None:
+        raise UserError("--rung applies to ladders", run.name, "omit --rung", "gate.rung_of_run")
+    other = None if options.against == BASE else run_dir.find(run.path.parent, options.against)
+    against = str(other.path) if other else None
+    question: dict[str, Any] = {"run": str(run.path), "against": against, "metric": options.metric}
+    return msgspec.convert(ask("gain", question), Gain)
+
+
+def _of_ladder(folder: LadderDir, options: GateOptions) -> Gain:
+    state = folder.state()
+    if state is None or state.status != "finished":
+        status = state.status if state else "not started"
+        raise UserError(f"the ladder is not finished: {status}", folder.name, "wait for it", "gate.not_finished")
+    if options.metric is not None and state.work and options.metric != state.work.metric:
+        do = "omit --metric"
+        raise UserError(f"the ladder was scored with {state.work.metric}", folder.name, do, "gate.unknown_metric")
+    return gain_of_rung(state, options.rung, options.against)

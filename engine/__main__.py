@@ -101,7 +101,10 @@ def live(run: RunDir, frozen: FrozenRun) -> int:
         return 0
 
     try:
-        from engine.worker.main import work  # imports torch and transformers: only once the device is free
+        from engine.methods.quick_import import import_bitsandbytes  # imports torch: only once the device is free
+
+        import_bitsandbytes()  # before transformers and PEFT, which import it slowly
+        from engine.worker.main import work
     except (ImportError, MemoryError, SystemError, RuntimeError) as error:  # a broken package, no memory, no threads
         reason = f"cannot import the libraries: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
         log.write(Error(text=reason, code="run.import_failed"))

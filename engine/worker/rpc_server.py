@@ -109,6 +109,9 @@ def ladder_report(arguments: dict[str, Any], progress: Progress) -> Any:
 
 def plan(arguments: dict[str, Any], progress: Progress) -> Any:
     """Predicted memory, time and cost of each method, and changes that make it fit (`PlanQuery` -> `MemoryPlan`)."""
+    from engine.methods.quick_import import import_bitsandbytes
+
+    import_bitsandbytes()
     from engine.memory.dry_run.plan import plan
     from engine.memory.formula.method_plan import PlanQuery
 
@@ -134,6 +137,9 @@ def export(arguments: dict[str, Any], progress: Progress) -> Any:
     if arguments["wait"]:
         wait_for_device(visible_device(), time.time(), run, lambda note: progress(f"waiting: {note}"), lambda: False)
     progress("loading libraries")
+    from engine.methods.quick_import import import_bitsandbytes
+
+    import_bitsandbytes()
     from engine.export.exporter import export
     from engine.export.source import ExportRequest
     from engine.runs.run_dir import RunDir

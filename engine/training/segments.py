@@ -43,6 +43,18 @@ class Segments:
     """Whether the model passed them on to its attention."""
     _masks: dict[torch.device, torch.Tensor] = field(default_factory=dict)
     _gathered: dict[torch.device, GatheredKeys] = field(default_factory=dict)
+    _groups: list[SegmentGroup] = field(default_factory=list)
+
+    @property
+    def shared(self) -> list[Segment]:
+        """The segments that others continue."""
+        return [segment for segment in self.segments if segment.reach > segment.end]
+
+    def groups(self) -> list[SegmentGroup]:
+        """All segments in batches of similar length, for attention within segments on the CPU."""
+        if not self._groups:
+            self._groups = grouped(self.segments)
+        return self._groups
 
     @property
     def tokens(self) -> int:
@@ -81,6 +93,67 @@ class Segments:
             longest_query=max(end - start for start, end in pairwise(query_ends)),
             longest_key=max(end - start for start, end in pairwise(ends)),
         )
+
+
+@dataclass(frozen=True)
+class SegmentGroup:
+    """B segments of up to L tokens as a batch, padded at the end with copies of their last token.
+
+    Causal attention within the batch does not reach the padding, because it comes last.
+    """
+
+    columns: torch.Tensor
+    """(B L,): columns of the sequence; a segment's last column again as padding."""
+    places: torch.Tensor | None
+    """(tokens,): places of `columns` that are not padding; None without padding."""
+    count: int
+    """B."""
+
+    def gather(self, tensor: torch.Tensor, padded_with_zeros: bool = False) -> torch.Tensor:
+        """(1, H, T, D) -> (B, H, L, D)."""
+        rows = tensor[0].index_select(1, self.columns)  # (H, B L, D)
+        if padded_with_zeros and self.places is not None:
+            kept = torch.zeros_like(rows)
+            rows = kept.index_copy_(1, self.places, rows.index_select(1, self.places))
+        return rows.view(len(rows), self.count, -1, rows.shape[-1]).transpose(0, 1)
+
+    def store(self, batch: torch.Tensor, tensor: torch.Tensor) -> None:
+        """Write (B, H, L, D) into the segments' columns of (1, H, T, D)."""
+        rows = batch.transpose(0, 1).reshape(batch.shape[1], -1, batch.shape[-1])  # (H, B L, D)
+        if self.places is None:
+            tensor[0].index_copy_(1, self.columns, rows)
+        else:
+            tensor[0].index_copy_(1, self.columns[self.places], rows.index_select(1, self.places))
+
+
+MAX_PADDING = 1.5
+"""Tokens of a group, padding included, per token of its segments."""
+
+
+def grouped(segments: Sequence[Segment]) -> list[SegmentGroup]:
+    """Segments in groups of similar length."""
+    ordered = sorted(segments, key=lambda segment: segment.end - segment.start)
+    groups: list[list[Segment]] = []
+    total = 0
+    for segment in ordered:
+        length = segment.end - segment.start
+        if groups and length * (len(groups[-1]) + 1) <= MAX_PADDING * (total + length):
+            groups[-1].append(segment)
+            total += length
+        else:
+            groups.append([segment])
+            total = length
+    return [_group(members) for members in groups]
+
+
+def _group(members: Sequence[Segment]) -> SegmentGroup:
+    longest = members[-1].end - members[-1].start
+    columns = [min(start + place, end - 1) for start, end, _ in members for place in range(longest)]
+    places = [
+        number * longest + place for number, (start, end, _) in enumerate(members) for place in range(end - start)
+    ]
+    padded = len(places) < len(columns)
+    return SegmentGroup(torch.tensor(columns), torch.tensor(places) if padded else None, len(members))
 
 
 class GatheredKeys(NamedTuple):

@@ -3,7 +3,8 @@
 A packed sequence needs no T x T mask: each segment attends causally to itself, and all tokens of the rows that continue
 a segment attend to all of it (`engine.training.segments`).
 
-- CPU: one call of torch's flash attention kernel per segment and one per shared prefix. Partial results are merged by
+- CPU: one call of torch's flash attention kernel per group of segments of similar length, padded to a batch, and one
+  per shared prefix: short calls leave the threads waiting for each other. Partial results are merged by
   their log-sum-exp as in FlashAttention (Dao et al. 2022, arXiv:2205.14135, section 3.1). The backward kernel takes the
   merged output and log-sum-exp, so that each call returns its exact share of the gradients.
 - CUDA, in half precision: one call of `torch.nn.attention.varlen.varlen_attn`, whose keys are those of the segment and
@@ -13,9 +14,9 @@ a segment attend to all of it (`engine.training.segments`).
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from engine.methods.adapters import without_adapters
-from engine.training.segments import Segment, Segments
+from engine.training.segments import Segments
 
 NAME = "varlen"
 """Name of the attention implementation in transformers' registry."""
@@ -101,7 +102,7 @@ def varlen_attention(
     query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast, rotary embeddings return float32
     one_size = query.shape[-1] == value.shape[-1]
     if dropout == 0.0 and one_size and query.device.type == "cpu":
-        attended = SegmentAttention.apply(query, key, value, segments.segments, scale)
+        attended = SegmentAttention.apply(query, key, value, segments, scale)
     elif dropout == 0.0 and one_size and query.device.type == "cuda" and query.dtype.itemsize == 2:
         attended = _on_cuda(query, key, value, segments, scale)
     else:
@@ -116,52 +117,63 @@ class SegmentAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        segments: Sequence[Segment],
-        scale: float,
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, scale: float
     ) -> torch.Tensor:
-        output = torch.empty_like(query)
-        normalizer = query.new_empty(query.shape[:3], dtype=torch.float32)  # log-sum-exp of each query's scores
-        for start, end, _ in segments:
-            own = slice(start, end)
-            output[:, :, own], normalizer[:, :, own] = _forward(
-                query[:, :, own], key[:, :, own], value[:, :, own], is_causal=True, scale=scale
-            )
-        for start, end, reach in segments:
-            if reach > end:
-                own, others = slice(start, end), slice(end, reach)
-                part, part_normalizer = _forward(query[:, :, others], key[:, :, own], value[:, :, own], scale=scale)
-                merged = torch.logaddexp(normalizer[:, :, others], part_normalizer)
-                share = (part_normalizer - merged).exp_()[..., None]
-                output[:, :, others] = torch.lerp(output[:, :, others].float(), part.float(), share)
-                normalizer[:, :, others] = merged
+        q, k, v = (tensor.to(_kernel_dtype(tensor)) for tensor in (query, key, value))
+        output = torch.empty_like(q)
+        normalizer = q.new_empty(q.shape[:3], dtype=torch.float32)  # log-sum-exp of each query's scores
+        for group in segments.groups():
+            attended, sums = _forward(group.gather(q), group.gather(k), group.gather(v), is_causal=True, scale=scale)
+            group.store(attended, output)
+            group.store(sums[..., None], normalizer[..., None])
+        for start, end, reach in segments.shared:
+            own, others = slice(start, end), slice(end, reach)
+            part, part_normalizer = _forward(q[:, :, others], k[:, :, own], v[:, :, own], scale=scale)
+            merged = torch.logaddexp(normalizer[:, :, others], part_normalizer)
+            share = (part_normalizer - merged).exp_()[..., None]
+            output[:, :, others] = torch.lerp(output[:, :, others].float(), part.float(), share)
+            normalizer[:, :, others] = merged
+        output = output.to(query.dtype)
         ctx.save_for_backward(query, key, value, output, normalizer)
         ctx.segments, ctx.scale = segments, scale
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None, None]:
-        query, key, value, output, normalizer = ctx.saved_tensors
-        (gradient,) = gradients
-        of_query, of_key, of_value = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
-
-        def add(queries: slice, keys: slice, causal: bool) -> None:
+        *saved, normalizer = ctx.saved_tensors
+        dtype = _kernel_dtype(saved[0])
+        q, k, v, output, gradient = (tensor.to(dtype) for tensor in (*saved, gradients[0]))
+        totals = tuple(torch.zeros_like(tensor) for tensor in (q, k, v))
+        for group in ctx.segments.groups():
+            inputs = [group.gather(tensor) for tensor in (q, k, v, output)]
+            sums = group.gather(normalizer[..., None])[..., 0]
+            parts = _backward(group.gather(gradient, padded_with_zeros=True), *inputs, sums, 0.0, True, scale=ctx.scale)
+            for total, part in zip(totals, parts, strict=True):
+                group.store(part, total)
+        for start, end, reach in ctx.segments.shared:
+            own, others = slice(start, end), slice(end, reach)
             parts = _backward(
-                gradient[:, :, queries], query[:, :, queries], key[:, :, keys], value[:, :, keys],
-                output[:, :, queries], normalizer[:, :, queries], 0.0, causal, scale=ctx.scale,
+                gradient[:, :, others], q[:, :, others], k[:, :, own], v[:, :, own],
+                output[:, :, others], normalizer[:, :, others], 0.0, False, scale=ctx.scale,
             )  # fmt: skip
-            of_query[:, :, queries] += parts[0]
-            of_key[:, :, keys] += parts[1]
-            of_value[:, :, keys] += parts[2]
-
-        for start, end, reach in ctx.segments:
-            add(slice(start, end), slice(start, end), causal=True)
-            if reach > end:
-                add(slice(end, reach), slice(start, end), causal=False)
+            for total, part, columns in zip(totals, parts, (others, own, own), strict=True):
+                total[:, :, columns] += part
+        of_query, of_key, of_value = (total.to(tensor.dtype) for total, tensor in zip(totals, saved, strict=False))
         return of_query, of_key, of_value, None, None
+
+
+def _kernel_dtype(tensor: torch.Tensor) -> torch.dtype:
+    """The data type in which the CPU kernel is fastest: bfloat16 only with AMX.
+
+    Without AMX, forward and backward of nine heads of 64 with three key heads take 3.9 ms in float32 and 6.8 ms in
+    bfloat16 for 250 tokens, and 38 and 42 ms for 2,048 (EPYC with AVX512-BF16, torch 2.13, two threads).
+    """
+    return torch.float32 if tensor.dtype == torch.bfloat16 and not _has_amx() else tensor.dtype
+
+
+@functools.cache
+def _has_amx() -> bool:
+    return bool(torch.cpu._is_amx_tile_supported())
 
 
 def _on_cuda(

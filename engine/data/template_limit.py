@@ -19,6 +19,8 @@ from engine.config.errors import UserError
 
 SECONDS = 5.0
 """Maximum CPU time per row; templates take about 0.0001 s."""
+MEAN_SECONDS, COUNTED_ROWS = 0.25, 20
+"""Maximum mean CPU time per row, once this many rows have been rendered: a day for 350,000 rows."""
 POLL_SECONDS = 0.25
 """Interval of the watchdog."""
 DO = "set model.chat_template to a template without endless loops and huge values"
@@ -54,8 +56,35 @@ _changing = threading.Lock()
 """Guards `_watching`: there is one watchdog while there are jobs."""
 
 
+class _Spent:
+    """CPU time of the templates of this process."""
+
+    seconds = 0.0
+    rows = 0
+
+    def add(self, seconds: float, where: str) -> None:
+        """Count a row. Raises UserError if the rows so far took too long on average."""
+        self.seconds, self.rows = self.seconds + seconds, self.rows + 1
+        if self.rows >= COUNTED_ROWS and self.seconds > MEAN_SECONDS * self.rows:
+            what = f"the chat template takes {self.seconds / self.rows:.1f} s of CPU time per row"
+            self.seconds, self.rows = 0.0, 0
+            raise UserError(what, where, DO, code="template.slow")
+
+
+_spent = _Spent()
+
+
 def run_template(work: Callable[[], T], where: str) -> T:
-    """Call `work`. Raises UserError if it takes too long or exceeds a limit of memory or recursion."""
+    """Call `work`. Raises UserError if it takes too long, for a row or on average, or exceeds a limit of memory or
+    recursion.
+    """
+    before = time.thread_time()
+    rendered = _limited(work, where)
+    _spent.add(time.thread_time() - before, where)
+    return rendered
+
+
+def _limited(work: Callable[[], T], where: str) -> T:
     try:
         return _on_main_thread(work) if threading.current_thread() is threading.main_thread() else _on_a_thread(work)
     except Interrupted:

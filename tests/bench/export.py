@@ -5,8 +5,8 @@
 
 `--model` is a folder of safetensors; `--shape 1.5b` writes a model of Qwen2.5-1.5B's shape with random bf16 weights to
 a temporary folder (3 GB). The adapter has random weights, rank 16 on all linear layers. Each merge is a new process;
-the two alternate. Peaks are resident sets (VmHWM) above the process with all libraries imported, relative to the bytes of
-the base's weights. Resident pages of memory-mapped weight files count, as the kernel counts them.
+the two alternate. Peaks are resident sets (VmHWM) above the process with all libraries imported, relative to the bytes
+of the base's weights. Resident pages of memory-mapped weight files count, as the kernel counts them.
 """
 
 from __future__ import annotations

@@ -141,3 +141,21 @@ def test_a_file_of_a_template_is_limited_like_the_models_own(tmp_path: Path) -> 
     with pytest.raises(UserError) as refused:
         check(Data(id="tickets"), 512, load_tokenizer(Model(chat_template=str(path))))
     assert refused.value.code == "template.timeout"
+
+
+def test_rows_that_are_slow_on_average_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row is within its limit, but a data set of them would take days."""
+    monkeypatch.setattr(template_limit, "MEAN_SECONDS", 0.001)
+    monkeypatch.setattr(template_limit, "_spent", template_limit._Spent())
+
+    def slow() -> None:
+        end = time.thread_time() + 0.002
+        while time.thread_time() < end:
+            pass
+
+    with pytest.raises(UserError) as refused:
+        for _ in range(template_limit.COUNTED_ROWS):
+            run_template(slow, "template of the model")
+    assert refused.value.code == "template.slow" and "per row" in refused.value.what
+    for _ in range(2 * template_limit.COUNTED_ROWS):  # a later template starts from zero
+        run_template(lambda: None, "another template")

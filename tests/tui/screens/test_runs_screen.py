@@ -156,6 +156,26 @@ def test_a_run_is_deleted_after_asking_and_a_damaged_one_too(tmp_path: Path) -> 
     assert not run.path.exists() and not other.path.exists()
 
 
+def test_of_a_linked_run_only_the_link_is_deleted(tmp_path: Path) -> None:
+    runs, elsewhere = tmp_path / "runs", tmp_path / "elsewhere"
+    run = made(elsewhere, 1)
+    made(runs, 2)
+    (runs / run.name).symlink_to(run.path)
+    before = sorted(path.name for path in run.path.iterdir())
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await pilot.press("r")
+        await wait_for(pilot, lambda: isinstance(app.screen, RunsScreen) and len(keys(app)) == 2)
+        await pilot.press("home" if keys(app)[0] == run.name else "end", "x")
+        await wait_for(pilot, lambda: isinstance(app.screen, AskScreen))
+        await pilot.press("y")
+        await wait_for(pilot, lambda: isinstance(app.screen, RunsScreen) and len(keys(app)) == 1)
+
+    play(runs, story)
+    assert not (runs / run.name).exists() and not (runs / run.name).is_symlink()
+    assert sorted(path.name for path in run.path.iterdir()) == before
+
+
 def test_the_cursor_moves_to_the_neighbor_of_a_deleted_run(tmp_path: Path) -> None:
     for number in range(4):
         made(tmp_path, number)

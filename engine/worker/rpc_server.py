@@ -65,6 +65,24 @@ def data_show(arguments: dict[str, Any], progress: Progress) -> Any:
     return show(data, arguments["max_length"], tokenizer, rows, split, start, most, progress)
 
 
+def data_sharing(arguments: dict[str, Any], progress: Progress) -> Any:
+    """What computing the rows' common prefixes once saves: one sentence, "" if nothing or for large data."""
+    os.nice(10)
+    from engine.methods.quick_import import import_bitsandbytes
+
+    import_bitsandbytes()
+    from engine.memory.dry_run.data_rows import read_rows
+    from engine.methods.machine import this_machine
+    from engine.methods.model_config import config_of
+    from engine.runs.sharing import describe_sharing
+
+    config = msgspec.convert(arguments["config"], schema.Config)
+    rows = read_rows(config, config_of(config.model), this_machine(), given=False)
+    if isinstance(rows, str):
+        return ""
+    return describe_sharing(rows.whole.shared_prefix, rows.whole.shared_rows, rows.whole.token_ratio)
+
+
 def data_preview(arguments: dict[str, Any], progress: Progress) -> Any:
     """First rows and format of a data set, without a model. Runs at low priority so that it does not slow a run."""
     os.nice(10)
@@ -201,6 +219,7 @@ def _sections(arguments: dict[str, Any]) -> tuple[schema.Data, schema.Model]:
 
 REQUESTS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
     "data.check": data_check,
+    "data.sharing": data_sharing,
     "data.show": data_show,
     "data.preview": data_preview,
     "data.inspect": data_inspect,

@@ -37,6 +37,8 @@ class DataCheck:
 
     progress: str = ""
     """Progress of the check."""
+    sharing: str | None = None
+    """What shared prefixes save; '' if nothing, None if it is not known yet."""
 
     @property
     def rows(self) -> dict[str, int]:
@@ -58,7 +60,7 @@ class DataCheckCache:
     """Cache of data checks, valid until a data file changes."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, dict[str, Any]] = {}
+        self._known: dict[bytes, DataCheck] = {}
 
     def key(self, arguments: dict[str, Any]) -> bytes:
         """Cache key: everything that a check depends on, files and settings."""
@@ -69,9 +71,8 @@ class DataCheckCache:
         return msgspec.json.encode([mark, arguments])
 
     def known(self, key: bytes) -> DataCheck | None:
-        answer = self._known.get(key)
-        return DataCheck(answer, running=False) if answer else None
+        return self._known.get(key)
 
     def keep(self, key: bytes, report: DataCheck) -> None:
         if report.answer:
-            self._known[key] = report.answer
+            self._known[key] = report

@@ -63,6 +63,7 @@ def run_preview(name: str, chosen: Effective, context: LaunchContext, report: Da
         *_what(config, files, found),
         *_data(config.data.id, report),
         Fact("steps", _steps(config, found.estimate, report)),
+        *_packing(report),
         Fact("optimizer", _optimizer(config)),
         Fact("eval", _evaluation(config, report)),
         *_memory(found, context.budget, report.longest),
@@ -90,6 +91,7 @@ def ladder_preview(plan: LadderPlan, context: LaunchContext, report: DataCheck) 
         Fact("rungs", describe_plan(plan)),
         Fact("rates", ", ".join(_rate(rung) for rung in plan.rungs)),
         Fact("steps", f"{_steps(first, None, report)}; the same for all rungs"),
+        *_packing(report),
         Fact("eval", _evaluation(first, report)),
     ]
     for rung, one in zip(plan.rungs, found, strict=True):
@@ -154,6 +156,12 @@ def _steps(config: Config, estimate: MemoryEstimate | None, report: DataCheck) -
         words += f" (micro-batch {estimate.micro_batch})"
         words += ", gradient checkpointing" if estimate.gradient_checkpointing else ""
     return words
+
+
+def _packing(report: DataCheck) -> Iterator[Fact]:
+    """What shared prefixes save."""
+    if report.sharing:
+        yield Fact("packing", report.sharing)
 
 
 def _optimizer(config: Config) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import ClassVar
 
 import msgspec
@@ -56,6 +57,8 @@ class LaunchScreen(ModalScreen[bool]):
         self.report = DataCheck()
         self.preview = make_preview(self.report)
         self.request: BackgroundRequest | None = None
+        self.sharing_request: BackgroundRequest | None = None
+        """Follows the check, whose result it takes from the cache."""
 
     def compose(self) -> ComposeResult:
         with Vertical(id="box") as box:
@@ -72,9 +75,11 @@ class LaunchScreen(ModalScreen[bool]):
             "evaluation": msgspec.to_builtins(config.evaluation),
             "max_length": config.train.max_length,
         }
-        self.key = self.checks.key(arguments)
+        packing = {"train": msgspec.to_builtins(config.train), "adapter": msgspec.to_builtins(config.adapter)}
+        self.key = self.checks.key({**arguments, **packing})
         if known := self.checks.known(self.key):
             self.report = known
+            self._ask_for_sharing()
         elif self.preview.blocked:
             self.report = DataCheck(running=False)
         else:
@@ -84,8 +89,9 @@ class LaunchScreen(ModalScreen[bool]):
         self.watch(self.query_one(VerticalScroll), "virtual_size", self._show_keys, init=False)
 
     def on_unmount(self) -> None:
-        if self.request:
-            self.request.leave()
+        for request in (self.request, self.sharing_request):
+            if request:
+                request.leave()
 
     def on_resize(self) -> None:
         # As high as its content, but never higher than the screen: the keys below stay visible.
@@ -100,9 +106,20 @@ class LaunchScreen(ModalScreen[bool]):
 
     @on(ResponseReceived)
     def _answered(self, message: ResponseReceived) -> None:
-        self.report = DataCheck(message.answer, message.error, running=False)
+        if message.asking is self.sharing_request:
+            self.report = replace(self.report, sharing=message.answer or "")
+        else:
+            self.report = DataCheck(message.answer, message.error, running=False)
+            self._ask_for_sharing()
         self.checks.keep(self.key, self.report)
         self.update_preview()
+
+    def _ask_for_sharing(self) -> None:
+        """After a check without refusal: what shared prefixes save, which takes the time of importing torch."""
+        report = self.report
+        if report.sharing is None and report.answer and not report.answer["refused"]:
+            arguments = {"config": msgspec.to_builtins(self.config)}
+            self.sharing_request = BackgroundRequest("data.sharing", arguments, self.post_message)
 
     def _refresh_preview(self) -> None:
         """Make the preview again: other processes may have started or ended."""

@@ -63,6 +63,13 @@ def codes(found: LaunchPreview) -> list[str]:
     return [problem.code for problem in found.problems]
 
 
+def test_shared_prefixes_are_a_fact_once_they_are_known(tmp_path: Path) -> None:
+    assert "packing" not in [one.name for one in prospect(tmp_path).facts]
+    sharing = "prefix of 26 tokens shared by 1,600 rows: 1.7x fewer tokens"
+    assert fact(prospect(tmp_path, DataCheck(ANSWER, sharing=sharing)), "packing") == sharing
+    assert "packing" not in [one.name for one in prospect(tmp_path, DataCheck(ANSWER, sharing="")).facts]
+
+
 def test_steps_follow_from_rows_and_batch_size(tmp_path: Path) -> None:
     found = prospect(tmp_path, settings={"train.batch": 12, "train.micro_batch": 5})
     assert fact(found, "steps") == "268 (2 epochs), batch size 12 (micro-batch 5), gradient checkpointing"

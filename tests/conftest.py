@@ -21,6 +21,7 @@ SLOW = (
     "engine/worker",
     "engine/methods",
     "engine/evaluation",
+    "engine/export",
     "engine/memory/test_dry_run",
     "engine/memory/test_layer_extrapolation.py",
     "engine/memory/test_plan_question.py",
@@ -40,6 +41,7 @@ SLOW = (
 two minutes on two cores: `pytest -m "not slow"`."""
 
 LONGEST = (
+    "engine/export/test_export.py",
     "faults/test_result_of_killed_run.py",
     "engine/worker/test_worker.py",
     "faults/test_kill.py",

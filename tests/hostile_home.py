@@ -100,13 +100,19 @@ def _broken_model(folder: Path) -> Path:
     return path
 
 
+LAST_SLOT = 9
+"""The preset of this slot, which the walk through the bench selects last, has the model with a hostile name."""
+
+
 def _presets(folder: Path) -> Path:
     presets = folder / "config" / "ftbench" / "presets"
     presets.mkdir(parents=True)
     for number, text in enumerate(strings("p")):
-        slot = f"slot = {number + 1}\n" if number < 9 else ""
+        slot = f"slot = {number + 1}\n" if number < LAST_SLOT else ""
         broken = f"{toml(text)} = 1\n" if number % 5 == 4 else ""
-        (presets / f"h{number:02}.toml").write_text(f"title = {toml(text)}\nabout = {toml(text)}\n{slot}{broken}")
+        model = f"[model]\nid = {toml(str(folder / 'models' / one_name('m')))}\n" if number == LAST_SLOT - 1 else ""
+        content = f"title = {toml(text)}\nabout = {toml(text)}\n{slot}{broken}{model}"
+        (presets / f"h{number:02}.toml").write_text(content)
     named = presets / f"{one_name('p')}.toml"
     named.write_text(f"title = {toml(strings('p')[0])}\n[train]\n{toml(strings('p')[1])} = 1\n")
     return named

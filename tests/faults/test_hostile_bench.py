@@ -19,8 +19,8 @@ from engine.runs import run_dir
 from faults.worker_runs import kill
 from tui.commands import TABLES, Command
 
-SOURCES = ("f", "r", "p", "s", "e", "l", "n")
-"""Sources of `hostile_home`: files, rows, presets, settings, events, logs, names of runs."""
+SOURCES = ("f", "r", "p", "s", "m", "e", "l", "n")
+"""Sources of `hostile_home`: files, rows, presets, settings, models, events, logs, names of runs."""
 SCREENS = {
     "AskScreen": "y yes",
     "BenchScreen": "press 1-9",

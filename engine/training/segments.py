@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 MIN_SHARED_TOKENS = 8
 """A shorter common prefix is computed with every row: a segment costs calls of the attention kernel in all layers."""
@@ -102,28 +104,30 @@ class SegmentGroup:
     Causal attention within the batch does not reach the padding, because it comes last.
     """
 
-    columns: torch.Tensor
-    """(B L,): columns of the sequence; a segment's last column again as padding."""
-    places: torch.Tensor | None
+    columns: NDArray[np.int64]
+    """(B L,): columns of the sequence; a segment's last column again as padding. Not a tensor, because a tensor that
+    one dry run creates on its first use would be missing from the memory of the next."""
+    places: NDArray[np.int64] | None
     """(tokens,): places of `columns` that are not padding; None without padding."""
     count: int
     """B."""
 
     def gather(self, tensor: torch.Tensor, padded_with_zeros: bool = False) -> torch.Tensor:
         """(1, H, T, D) -> (B, H, L, D)."""
-        rows = tensor[0].index_select(1, self.columns)  # (H, B L, D)
+        rows = tensor[0].index_select(1, torch.tensor(self.columns))  # (H, B L, D)
         if padded_with_zeros and self.places is not None:
-            kept = torch.zeros_like(rows)
-            rows = kept.index_copy_(1, self.places, rows.index_select(1, self.places))
+            places = torch.tensor(self.places)
+            rows = torch.zeros_like(rows).index_copy_(1, places, rows.index_select(1, places))
         return rows.view(len(rows), self.count, -1, rows.shape[-1]).transpose(0, 1)
 
     def store(self, batch: torch.Tensor, tensor: torch.Tensor) -> None:
         """Write (B, H, L, D) into the segments' columns of (1, H, T, D)."""
         rows = batch.transpose(0, 1).reshape(batch.shape[1], -1, batch.shape[-1])  # (H, B L, D)
         if self.places is None:
-            tensor[0].index_copy_(1, self.columns, rows)
+            tensor[0].index_copy_(1, torch.tensor(self.columns), rows)
         else:
-            tensor[0].index_copy_(1, self.columns[self.places], rows.index_select(1, self.places))
+            columns = torch.tensor(self.columns[self.places])
+            tensor[0].index_copy_(1, columns, rows.index_select(1, torch.tensor(self.places)))
 
 
 MAX_PADDING = 1.5
@@ -153,7 +157,7 @@ def _group(members: Sequence[Segment]) -> SegmentGroup:
         number * longest + place for number, (start, end, _) in enumerate(members) for place in range(end - start)
     ]
     padded = len(places) < len(columns)
-    return SegmentGroup(torch.tensor(columns), torch.tensor(places) if padded else None, len(members))
+    return SegmentGroup(np.array(columns), np.array(places) if padded else None, len(members))
 
 
 class GatheredKeys(NamedTuple):

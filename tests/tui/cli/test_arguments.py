@@ -161,6 +161,7 @@ def test_options_named_after_a_key_are_in_the_table() -> None:
     apart = {
         "ladder --probe": "the ladder's probe runs, not train.probe",
         "export --type": "the stored weights, not quantization.type",
+        "gate --metric": "of answers that exist, not evaluation.metric",
     }
     for words in COMMANDS:
         command = ROOT

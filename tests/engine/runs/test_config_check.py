@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from engine.runs.config_check import check_unchanged
 from engine.runs.event_log import EventLog
 from engine.runs.events import Hello
 from engine.runs.run_dir import RunDir
+from engine.runs.start import resume_run
 
 
 @pytest.fixture
@@ -139,3 +141,12 @@ def test_random_damage_to_the_file_is_refused_or_harmless(run: RunDir) -> None:
         except UserError:
             continue
         assert frozen.config == before
+
+
+def test_a_run_whose_folder_is_not_utf8_is_refused_before_it_starts(run: RunDir) -> None:
+    """Its log could not be written: the worker would end after the training."""
+    moved = Path(os.fsdecode(os.fsencode(run.path.parent) + b"/caf\xe9"))
+    run.path.rename(moved)
+    with pytest.raises(UserError) as refused:
+        resume_run(RunDir(moved))
+    assert refused.value.code == "name.not_utf8" and not RunDir(moved).log_file.exists()

@@ -1,4 +1,4 @@
-"""Rungs, p-values and ranges over seeds as text, for the verdict and the report's tables, and the formats of scores.
+"""Rungs, p-values and ranges over seeds as text, for the verdict and the report's tables.
 
 Every function also takes None and NaN and returns `–`. Sizes, durations and counts: `engine.config.quantities`.
 """
@@ -12,14 +12,6 @@ from engine.config.method_specs import method_specs
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import Number, decimal, integer
 from engine.runs.ladder import SeedRange
-from engine.runs.score_format import difference as difference
-from engine.runs.score_format import loss as loss
-from engine.runs.score_format import loss_bounds as loss_bounds
-from engine.runs.score_format import loss_change as loss_change
-from engine.runs.score_format import percent_bounds as percent_bounds
-from engine.runs.score_format import points as points
-from engine.runs.score_format import score as score
-from engine.runs.score_format import score_bounds as score_bounds
 
 BASE_TITLES = {"base": "base", "base-4bit": "4-bit base"}
 

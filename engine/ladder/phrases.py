@@ -9,6 +9,7 @@ from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import MetricSpec, metric_spec
 from engine.config.text import amount
 from engine.ladder import format as fmt
+from engine.runs import score_format
 from engine.runs.ladder import Comparison, Finding, Ladder, RungResult, Topic
 
 Sentence = tuple[Topic, str]
@@ -68,8 +69,8 @@ def as_fast(names: Sequence[str]) -> str:
 
 def difference(compared: Comparison, metric: MetricSpec) -> str:
     """`QLoRA − full = −2.3 points, 95% CI [−4.0, −0.6]`; the interval is simultaneous over all comparisons."""
-    value = fmt.difference(compared.difference.mean, metric.name) + unit_suffix(metric)
-    bounds = fmt.score_bounds(compared.difference, metric.name)
+    value = score_format.difference(compared.difference.mean, metric.name) + unit_suffix(metric)
+    bounds = score_format.score_bounds(compared.difference, metric.name)
     text = f"{fmt.rung_title(compared.a)} − {fmt.rung_title(compared.b)} = {value}"
     return f"{text}, {confidence(bounds)}" if bounds else text
 
@@ -81,7 +82,7 @@ def confidence(bounds: str) -> str:
 
 def score(row: RungResult, metric: MetricSpec) -> str:
     """A rung's mean score with its unit."""
-    return fmt.score(row.score.mean if row.score else None, metric.name) + unit_suffix(metric)
+    return score_format.score(row.score.mean if row.score else None, metric.name) + unit_suffix(metric)
 
 
 def one_rate(ladder: Ladder) -> str:

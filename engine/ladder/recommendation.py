@@ -26,6 +26,7 @@ from engine.ladder.phrases import (
     method_subject,
     unit_suffix,
 )
+from engine.runs import score_format
 from engine.runs.ladder import Comparison, Ladder, RungResult
 
 SIMILAR_MEMORY = 0.95
@@ -105,7 +106,7 @@ def _acceptable_loss(ladder: Ladder, behind: Comparison | None, rival: str) -> s
     worst = behind.difference.high if metric.lower_is_better else behind.difference.low
     if worst is None:
         return ""
-    points = fmt.difference(abs(worst), metric.name).lstrip("+") + unit_suffix(metric)
+    points = score_format.difference(abs(worst), metric.name).lstrip("+") + unit_suffix(metric)
     return f" if you can accept being up to {points} worse than {rival} (bound of the 95% CI)"
 
 

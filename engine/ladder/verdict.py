@@ -30,6 +30,7 @@ from engine.ladder.phrases import (
 )
 from engine.ladder.recommendation import recommendations
 from engine.ladder.statistics import MIN_ITEMS
+from engine.runs import score_format
 from engine.runs.ladder import BASE, Comparison, Ladder, RungResult, VerdictSentence
 from engine.runs.overlap import overlap_sentence
 
@@ -94,7 +95,7 @@ def _against_full(ladder: Ladder, row: RungResult, full: RungResult, against: Co
         share = f"{quantities.percent(row.share_of_score.mean)} of " if row.share_of_score else "against "
         text = f"{name} scores {own}, {share}full's {reference}"
     if gain := row.share_of_gain:
-        bounds = confidence(fmt.percent_bounds(gain))
+        bounds = confidence(score_format.percent_bounds(gain))
         text += f", and keeps {quantities.percent(gain.mean)} of full's gain over the base model, {bounds}"
     value = difference(against, metric)
     if against.finding == "undecided":
@@ -117,7 +118,7 @@ def _rule_of_quality(ladder: Ladder, decisions: Decisions, qlora: RungResult) ->
     if share is None:
         return RULE_OF_QUALITY["unknown"][:1].upper() + RULE_OF_QUALITY["unknown"][1:]
     of = "gain" if of_gain else "score"
-    value = f"{quantities.percent(share.mean)}, {confidence(fmt.percent_bounds(share))}"
+    value = f"{quantities.percent(share.mean)}, {confidence(score_format.percent_bounds(share))}"
     return f"{fmt.rung_title(qlora.name)}'s share of full's {of} is {value}; {RULE_OF_QUALITY[decisions.rule_quality]}"
 
 

@@ -12,10 +12,11 @@ from markupsafe import Markup
 
 from engine.config.metric_specs import LOSS, metric_spec
 from engine.config.quantities import integer, percent
-from engine.ladder.format import rung_title, score
+from engine.ladder.format import rung_title
 from engine.ladder.report import captions, cost_tables, quality_tables, record
 from engine.ladder.report.report_data import ReportData, figures
 from engine.ladder.report.samples import ModelAnswer, value
+from engine.runs.score_format import score
 
 FOLDER = Path(__file__).parent
 OPEN_SAMPLES = 6

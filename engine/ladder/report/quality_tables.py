@@ -7,23 +7,12 @@ from collections.abc import Sequence
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import ABSENT, percent, rate
 from engine.config.text import amount
-from engine.ladder.format import (
-    difference,
-    loss,
-    loss_bounds,
-    loss_change,
-    metric_title,
-    p_value,
-    percent_bounds,
-    rounded_up,
-    rung_title,
-    score,
-    score_bounds,
-)
+from engine.ladder.format import metric_title, p_value, rounded_up, rung_title
 from engine.ladder.phrases import NO_SIGNIFICANT_DIFFERENCE, SIGNIFICANTLY
 from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell, noted, without_empty
 from engine.runs.ladder import BASES, Comparison, Ladder, RungResult
 from engine.runs.result import Interval
+from engine.runs.score_format import difference, loss, loss_bounds, loss_change, percent_bounds, score, score_bounds
 
 STATUS_TEXTS = {
     "out_of_memory": "out of memory",

@@ -12,13 +12,14 @@ from engine.config.preset import flatten
 from engine.config.preset_library import effective
 from engine.config.quantities import ABSENT, duration, integer, rate, size
 from engine.config.text import amount
-from engine.ladder.format import loss, rung_title
+from engine.ladder.format import rung_title
 from engine.ladder.report.quality_tables import STATUS_TEXTS
 from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell, plain
 from engine.runs.account import summarize_columns, summarize_rows
 from engine.runs.ladder import BASES, Ladder, LadderRun
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir, read_frozen
+from engine.runs.score_format import loss
 
 KINDS = {"probe": "probe", "trial": "learning-rate trial", "run": "run"}
 SHARED_SETTINGS = "Settings shared by all rungs"

@@ -8,6 +8,7 @@ import pytest
 
 from engine.config import quantities
 from engine.ladder import format as fmt
+from engine.runs import score_format
 from engine.runs.ladder import SeedRange
 from engine.runs.result import Interval
 
@@ -17,11 +18,11 @@ from engine.runs.result import Interval
     [
         (quantities.percent(0.5812), "58.1%"),
         (quantities.percent(1.0), "100.0%"),
-        (fmt.points(-0.004), "−0.4 points"),
-        (fmt.points(0.0231), "+2.3 points"),
-        (fmt.points(-0.0001), "0.0 points"),
-        (fmt.loss(0.47397), "0.474"),
-        (fmt.loss_change(0.0121), "+0.012"),
+        (score_format.points(-0.004), "−0.4 points"),
+        (score_format.points(0.0231), "+2.3 points"),
+        (score_format.points(-0.0001), "0.0 points"),
+        (score_format.loss(0.47397), "0.474"),
+        (score_format.loss_change(0.0121), "+0.012"),
         (quantities.ratio(0.868), "0.87×"),
         (quantities.ratio(12.34), "12.3×"),
         (quantities.ratio(0.0543), "0.054×"),
@@ -51,8 +52,8 @@ from engine.runs.result import Interval
         (quantities.rate(0.05), "0.05"),
         (fmt.p_value(0.0123), "0.012"),
         (fmt.p_value(0.0001), "< 0.001"),
-        (fmt.score(0.5, "loss"), "0.500"),
-        (fmt.difference(0.5, "json"), "+50.0 points"),
+        (score_format.score(0.5, "loss"), "0.500"),
+        (score_format.difference(0.5, "json"), "+50.0 points"),
         (fmt.rung_title("qlora"), "QLoRA"),
         (fmt.rung_title("lora-r64"), "lora-r64"),
     ],
@@ -65,23 +66,27 @@ def test_a_number_has_one_format(text: str, expected: str) -> None:
 def test_an_unknown_value_is_a_dash(nothing: float | None) -> None:
     functions = (
         quantities.percent,
-        fmt.points,
-        fmt.loss,
-        fmt.loss_change,
+        score_format.points,
+        score_format.loss,
+        score_format.loss_change,
         quantities.ratio,
         quantities.duration,
         quantities.size,
         quantities.energy,
     )
     assert {text(nothing) for text in (*functions, quantities.count, quantities.rate, fmt.p_value)} == {"–"}
-    assert quantities.money(nothing, "USD") == fmt.score(nothing, "json") == "–"
+    assert quantities.money(nothing, "USD") == score_format.score(nothing, "json") == "–"
 
 
 def test_intervals_have_the_unit_of_their_mean() -> None:
     interval = Interval(mean=0.02, low=-0.004, high=0.0509, rows=300)
-    assert fmt.percent_bounds(interval) == "[−0.4, 5.1]"
-    assert fmt.loss_bounds(interval) == "[−0.004, 0.051]"
-    assert fmt.percent_bounds(None) == fmt.loss_bounds(Interval(mean=1.0, low=None, high=None, rows=1)) == ""
+    assert score_format.percent_bounds(interval) == "[−0.4, 5.1]"
+    assert score_format.loss_bounds(interval) == "[−0.004, 0.051]"
+    assert (
+        score_format.percent_bounds(None)
+        == score_format.loss_bounds(Interval(mean=1.0, low=None, high=None, rows=1))
+        == ""
+    )
 
 
 def test_a_range_of_equal_texts_is_empty() -> None:

@@ -10,13 +10,13 @@ import contextlib
 import importlib.util
 import pickle
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainingArguments
 
 from engine.config import schema
 from engine.config.errors import UserError
@@ -255,49 +255,3 @@ def training_arguments(
 
 def _has_liger() -> bool:
     return importlib.util.find_spec("liger_kernel") is not None
-
-
-class Callback(TrainerCallback):
-    """Logs steps and controls saving, evaluation and stopping."""
-
-    def __init__(
-        self,
-        hooks: Hooks,
-        trainer: AnswerTrainer,
-        on_step: Callable[[int, StepFacts, float], None],
-        should_stop: Callable[[], bool],
-        evaluate: Callable[[int], None],
-        evaluate_every: int,
-        due: checkpoints.SaveSchedule,
-        evaluated: Collection[int] = (),
-    ) -> None:
-        """`evaluated`: steps that an earlier worker of the run evaluated."""
-        self.hooks, self.trainer, self.on_step, self.should_stop = hooks, trainer, on_step, should_stop
-        self.evaluate, self.evaluate_every, self.due = evaluate, evaluate_every, due
-        self.evaluated = evaluated
-        self.stopped = False
-        self.rate = 0.0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """Make up for the evaluation that a stop at this step left out, so that the checkpoint came sooner."""
-        step = state.global_step
-        if step and self.evaluate_every and step % self.evaluate_every == 0 and step not in self.evaluated:
-            self.evaluate(step)
-        return control
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        self.rate = self.trainer.optimizer.param_groups[0]["lr"]
-        return control
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        facts = self.hooks.facts
-        facts.seconds = time.monotonic() - self.trainer.step_started
-        step = state.global_step
-        self.on_step(step, facts, self.rate)
-        last = step >= state.max_steps
-        self.stopped = self.should_stop() and not last
-        control.should_save = self.stopped or last or self.due.now(step)
-        control.should_training_stop = control.should_training_stop or self.stopped
-        if self.evaluate_every and step % self.evaluate_every == 0 and not self.stopped:
-            self.evaluate(step)
-        return control

@@ -19,9 +19,10 @@ from engine.runs import events
 from engine.runs.stop_request import StopRequested
 from engine.training import checkpoints
 from engine.training.batches import Schedule
+from engine.training.callback import Callback
 from engine.training.checkpoint_content import unloadable
 from engine.training.loss import supports_logits_to_keep
-from engine.training.trainer import AnswerTrainer, Callback, Hooks, StepFacts, training_arguments
+from engine.training.trainer import AnswerTrainer, Hooks, StepFacts, training_arguments
 from engine.worker.evaluator import Evaluator
 from engine.worker.run_context import RunContext
 

@@ -42,7 +42,7 @@ def write_items(
 def read_items(path: Path, items: Sequence[EvaluationItem], prompts: Sequence[str], who: Who) -> list[Item] | None:
     """Read the answers of an earlier worker of this run; None if they are missing, damaged or of other items."""
     try:
-        lines = [msgspec.json.decode(line, type=_Line) for line in path.read_bytes().split(b"\n") if line]
+        lines = _lines(path)
     except (OSError, ValueError, RecursionError):
         return None
     same = len(lines) == len(items) and all(
@@ -51,6 +51,20 @@ def read_items(path: Path, items: Sequence[EvaluationItem], prompts: Sequence[st
     )
     found = [item for line in lines if (item := getattr(line, who)) is not None]
     return found if same and len(found) == len(lines) else None
+
+
+def recorded_items(path: Path, who: Who) -> list[Item] | None:
+    """Read the answers of one model without comparing prompts; None if they are missing or damaged."""
+    try:
+        lines = _lines(path)
+    except (OSError, ValueError, RecursionError):
+        return None
+    found = [item for line in lines if (item := getattr(line, who)) is not None]
+    return found if lines and len(found) == len(lines) else None
+
+
+def _lines(path: Path) -> list[_Line]:
+    return [msgspec.json.decode(line, type=_Line) for line in path.read_bytes().split(b"\n") if line]
 
 
 class _Line(msgspec.Struct):

@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 from transformers import AutoTokenizer, GenerationConfig
 
@@ -16,76 +15,71 @@ from engine.export.gguf_tools import convert
 from engine.export.llama_cpp import quantize
 from engine.export.merged import DTYPES, Merge, plain_model, write_weights
 from engine.export.modelfile import modelfile
-from engine.export.rows import scored_rows
-from engine.export.source import ADAPTER_FILES, Source
+from engine.export.source import ADAPTER_FILES, FinishedRun
 from engine.export.tensors import CheckpointTensors, DequantizedTensors, base_tensors
 from engine.methods import method
 from engine.methods.locate import locate
 from engine.methods.machine import this_machine
 from engine.methods.model_config import config_of
-from engine.methods.tokenizer import load_tokenizer
-from engine.runs.exports import WeightType
+from engine.runs.exports import MergeBase, WeightType
 
 Progress = Callable[..., None]
 """Called with a description and, for countable work, the number done and the total."""
-Base = Literal["original", "dequantized"]
 UNQUANTIZED: dict[WeightType, WeightType] = {"q8_0": "bf16", "q4_k_m": "bf16"}
 """Type of the merged weights that a quantized GGUF file is made from."""
 
 
-def write_common_files(source: Source, folder: Path) -> None:
+def write_common_files(run: FinishedRun, folder: Path) -> None:
     """Tokenizer with chat template, and generation settings with every token that ends an answer."""
-    AutoTokenizer.from_pretrained(str(source.run.model), trust_remote_code=False).save_pretrained(folder)
-    located = locate(source.base)
+    AutoTokenizer.from_pretrained(str(run.directory.model), trust_remote_code=False).save_pretrained(folder)
+    located = locate(run.base)
     try:
         settings = GenerationConfig.from_pretrained(located.source, revision=located.revision)
     except OSError:  # the base has none
         settings = GenerationConfig()
-    tokenizer = load_tokenizer(source.base)
-    rows = scored_rows(source.frozen, tokenizer, "").rows.train
-    ends = set(end_tokens(tokenizer, None, rows))
+    ends = set(end_tokens(run.tokenizer, None, run.scored.rows.train))
     own = settings.eos_token_id
     ends |= set(own if isinstance(own, list) else [] if own is None else [own])
     settings.eos_token_id = sorted(ends) if len(ends) > 1 else next(iter(ends))
     if settings.pad_token_id is None:
-        settings.pad_token_id = tokenizer.pad_token_id
+        settings.pad_token_id = run.tokenizer.pad_token_id
     settings.save_pretrained(folder)
 
 
-def write_adapter(source: Source, folder: Path) -> None:
+def write_adapter(run: FinishedRun, folder: Path) -> None:
     """The adapter as PEFT stores it, naming its base by id and revision, or by the absolute path of a local folder."""
     for name in ADAPTER_FILES:
-        shutil.copyfile(source.run.model / name, folder / name)
+        shutil.copyfile(run.directory.model / name, folder / name)
     path = folder / ADAPTER_FILES[1]
     config = json.loads(path.read_text("utf-8"))
-    located = locate(source.base)
+    located = locate(run.base)
     config["base_model_name_or_path"], config["revision"] = located.source, located.revision
     path.write_text(json.dumps(config, indent=2), "utf-8")
 
 
-def write_merged(source: Source, dtype: WeightType, folder: Path, base: Base, progress: Progress) -> None:
+def write_merged(run: FinishedRun, dtype: WeightType, folder: Path, base: MergeBase, progress: Progress) -> None:
     """The merged weights and the model's configuration."""
-    config = config_of(source.base)
+    config = config_of(run.base)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     plain = plain_model(config)
 
-    if source.spec.trains_weights:
-        located = CheckpointTensors(source.run.model, f"{plain.base_model_prefix}.")
+    if run.spec.trains_weights:
+        located = CheckpointTensors(run.directory.model, f"{plain.base_model_prefix}.")
         tensors = Merge(plain, located, None)
     elif base == "dequantized":
         progress("dequantizing the base")
-        quantized = method(source.spec.name).load(source.frozen.config, this_machine())
-        tensors = Merge(plain, DequantizedTensors(quantized), source.run.model)
+        quantized = method(run.spec.name).load(run.frozen.config, this_machine())
+        tensors = Merge(plain, DequantizedTensors(quantized), run.directory.model)
     else:
-        tensors = Merge(plain, base_tensors(source.base, plain), source.run.model)
+        tensors = Merge(plain, base_tensors(run.base, plain), run.directory.model)
     write_weights(tensors, DTYPES[dtype], folder, progress)
     config.dtype = DTYPES[dtype]
     config.architectures = [type(plain).__name__]
     config.save_pretrained(folder)
 
 
-def write_gguf(source: Source, dtype: WeightType, merged: Path, folder: Path, progress: Progress) -> None:
+def write_gguf(run: FinishedRun, dtype: WeightType, merged: Path, folder: Path, progress: Progress) -> None:
     """Convert a merged model to GGUF, and write Ollama's Modelfile next to it."""
     target = folder / FILE
     outtype = UNQUANTIZED.get(dtype, dtype)

@@ -11,35 +11,38 @@ from engine.config.catalog import CATALOG
 from engine.config.model_files import EMBEDDED
 from engine.config.quantities import duration, money, size
 from engine.config.text import visible
+from engine.export.source import FinishedRun
 from engine.methods.locate import locate
-from engine.runs.exports import Fidelity
+from engine.runs.exports import ExportKind, Fidelity
 from engine.runs.fidelity_text import fidelity_facts
 from engine.runs.frozen_config import FrozenRun, set_values
 from engine.runs.result import Result
-from engine.runs.run_dir import RunDir
 
 LICENSE_UNKNOWN = "other"
+LIBRARIES: dict[ExportKind, str] = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
+"""Names that the Hub knows."""
 
 
-def write_card(folder: Path, run: RunDir, frozen: FrozenRun, result: Result, fidelity: Fidelity) -> None:
+def write_card(folder: Path, finished: FinishedRun, fidelity: Fidelity) -> None:
     """Write `README.md`."""
+    run, frozen, result = finished.directory, finished.frozen, finished.result
     data = ModelCardData(
         license=_license(frozen.config.model.id).lower(),
-        library_name="peft" if fidelity.kind == "adapter" else "transformers",
+        library_name=LIBRARIES[fidelity.kind],
         pipeline_tag="text-generation",
         tags=["ftbench", frozen.config.method],
         model_name=run.name,
         base_model=_hub_name(frozen.config.model.id),
         eval_results=_eval_results(frozen, fidelity),
     )
-    parts = [f"---\n{data.to_yaml()}\n---", f"# {visible(run.name)}", *_sections(run, frozen, result, fidelity)]
+    parts = [f"---\n{data.to_yaml()}\n---", f"# {visible(run.name)}", *_sections(frozen, result, fidelity)]
     ModelCard("\n\n".join(parts)).save(folder / "README.md")
 
 
 def _license(model: str) -> str:
     if model in CATALOG:
         return CATALOG[model].license
-    return "apache-2.0" if model == EMBEDDED else LICENSE_UNKNOWN
+    return "mit" if model == EMBEDDED else LICENSE_UNKNOWN
 
 
 def _hub_name(model: str) -> str | None:
@@ -65,9 +68,9 @@ def _eval_results(frozen: FrozenRun, fidelity: Fidelity) -> list[EvalResult] | N
     ]
 
 
-def _sections(run: RunDir, frozen: FrozenRun, result: Result, fidelity: Fidelity) -> list[str]:
+def _sections(frozen: FrozenRun, result: Result, fidelity: Fidelity) -> list[str]:
     return [
-        _origin(run, frozen, result, fidelity),
+        _origin(frozen, result, fidelity),
         "## Check of this artifact",
         _check(fidelity),
         "## Data",
@@ -81,7 +84,7 @@ def _sections(run: RunDir, frozen: FrozenRun, result: Result, fidelity: Fidelity
     ]
 
 
-def _origin(run: RunDir, frozen: FrozenRun, result: Result, fidelity: Fidelity) -> str:
+def _origin(frozen: FrozenRun, result: Result, fidelity: Fidelity) -> str:
     model = frozen.config.model
     note = locate(model).note
     revision = f" at revision {model.revision}" if model.revision else ""
@@ -89,8 +92,8 @@ def _origin(run: RunDir, frozen: FrozenRun, result: Result, fidelity: Fidelity) 
     license_note = "" if model.id in CATALOG or model.id == EMBEDDED else " Its license applies to this model too."
     kind = {
         "adapter": "A PEFT adapter for",
-        "merged": "A model tuned from",
-        "gguf": "A GGUF file of a model tuned from",
+        "merged": "A model fine-tuned from",
+        "gguf": "A GGUF file of a model fine-tuned from",
     }
     method = f"{frozen.config.method}, seed {frozen.config.train.seed}, {result.steps} steps"
     return (

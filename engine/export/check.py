@@ -1,27 +1,23 @@
-"""`python -m engine.export.check JOB.json`: answer a run's test rows with an artifact, in a process that only loads it.
+"""Answer a run's test rows with an artifact, in a process that loads nothing else.
 
 The artifact is loaded as its users load it: by transformers or PEFT from its folder, with its own tokenizer, chat
-template and end tokens. For comparison the same program measures the logits of the run's own model.
+template and end tokens. For comparison, the logits of the run's own model are measured in the same way.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import peft
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    BitsAndBytesConfig,
     GenerationConfig,
     PreTrainedTokenizerBase,
 )
@@ -45,9 +41,9 @@ from engine.methods.loading import load_weights
 from engine.methods.machine import Machine, this_machine
 from engine.methods.model_config import config_of
 from engine.methods.provenance import fingerprint, versions
+from engine.methods.qlora import quantization
 from engine.methods.tokenizer import load_tokenizer
-from engine.runs import parent
-from engine.runs.exports import Finding
+from engine.runs.exports import Defect
 from engine.runs.frozen_config import FrozenRun
 from engine.runs.run_dir import RunDir, read_frozen
 from engine.training.collation import Packing, collate
@@ -58,25 +54,10 @@ LOGIT_TOKENS = 64
 LOGITS = "logits"
 
 
-def main(arguments: list[str]) -> int:
-    """Run one job; progress goes to stdout as lines of JSON."""
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    job = msgspec.json.decode(Path(arguments[0]).read_bytes(), type=CheckJob)
-    parent.end_with(job.client)
-    channel = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-
-    def progress(text: str, done: int | None = None, total: int | None = None) -> None:
-        channel.write(json.dumps({"progress": text, "done": done, "total": total}) + "\n")
-        channel.flush()
-
-    Path(job.answer).write_bytes(msgspec.json.encode(check(job, progress)))
-    return 0
-
-
 def check(job: CheckJob, progress: Any) -> Checked:
     """Load the artifact, compare logits, answer the test rows."""
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     run = RunDir(Path(job.run))
     frozen, result, machine = read_frozen(run), run.result(), this_machine()
     assert result is not None
@@ -116,34 +97,27 @@ def _artifact(job: CheckJob, run: RunDir, frozen: FrozenRun, machine: Machine, c
     options: dict[str, Any] = {"device_map": {"": 0}} if machine.device == "cuda" else {}
     options |= {"use_safetensors": True, "trust_remote_code": False}
     if job.kind == "adapter":
-        checked.findings += _base_findings(Path(job.artifact), run)
-        return peft.AutoPeftModelForCausalLM.from_pretrained(
-            job.artifact, **options, **adapter_base_options(frozen, machine)
-        )
+        checked.defects += _base_defects(Path(job.artifact), run)
+        return peft.AutoPeftModelForCausalLM.from_pretrained(job.artifact, **options, **_base_options(frozen, machine))
     model, info = AutoModelForCausalLM.from_pretrained(job.artifact, dtype="auto", output_loading_info=True, **options)
     for code in ("missing", "unexpected", "mismatched"):
         if keys := sorted(map(str, info[f"{code}_keys"])):
             text = f"{len(keys)} {code} weights (first: {keys[0]})"
-            checked.findings.append(Finding(f"export.{code}_weights", text))
+            checked.defects.append(Defect(f"export.{code}_weights", text))
     return model
 
 
-def adapter_base_options(frozen: FrozenRun, machine: Machine) -> dict[str, Any]:
+def _base_options(frozen: FrozenRun, machine: Machine) -> dict[str, Any]:
     """Arguments of `from_pretrained` that load the base of an adapter as in training."""
     config = frozen.config
     options: dict[str, Any] = {"dtype": method(config.method).weight_dtype(config, machine)}
     if method_spec(config.method).quantizes_base:
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type=config.quantization.type,
-            bnb_4bit_use_double_quant=config.quantization.double,
-            bnb_4bit_compute_dtype=options["dtype"],
-        )
+        options["quantization_config"] = quantization(config, machine)
     return options
 
 
-def _base_findings(artifact: Path, run: RunDir) -> list[Finding]:
-    """A finding if the base model that the adapter names is not the run's."""
+def _base_defects(artifact: Path, run: RunDir) -> list[Defect]:
+    """A defect if the base model that the adapter names is not the run's."""
     named = peft.PeftConfig.from_pretrained(str(artifact))
     model = Model(id=str(named.base_model_name_or_path), revision=named.revision)
     result = run.result()
@@ -152,7 +126,7 @@ def _base_findings(artifact: Path, run: RunDir) -> list[Finding]:
     if not expected or found == expected:
         return []
     text = f"the adapter's base {model.id} is not the model of the run ({found[:23]}, not {expected[:23]})"
-    return [Finding("export.other_base", text)]
+    return [Defect("export.other_base", text)]
 
 
 def _check_gguf(
@@ -167,7 +141,7 @@ def _check_gguf(
     folder, evaluation = Path(job.artifact), frozen.config.evaluation
     checked.device, checked.tensor_types = f"llama.cpp on {os.cpu_count()} CPU cores", gguf_check.tensor_types(folder)
     with gguf_check.open_gguf(folder, scored, evaluation) as model:
-        checked.findings += gguf_check.findings(model, tokenizer, scored)
+        checked.defects += gguf_check.defects(model, tokenizer, scored)
         _compare_logits(lambda row: gguf_check.row_logits(model, row), scored, job, checked)
         if scored.items:
             checked.items, answers, checked.seconds = gguf_check.answer(model, tokenizer, scored, evaluation, progress)
@@ -192,7 +166,7 @@ def _compare_logits(
     expected = load_file(job.logits)[LOGITS]
     if expected.shape[-1] != found.shape[-1]:
         text = f"the vocabulary has {found.shape[-1]:,} tokens, the run's has {expected.shape[-1]:,}"
-        checked.findings.append(Finding("export.other_vocabulary", text))
+        checked.defects.append(Defect("export.other_vocabulary", text))
         return
     checked.largest_logit_difference = float((found - expected).abs().max())
     checked.logits_compared = len(found)
@@ -211,13 +185,13 @@ def _answer(
     """Loss on the run's tokens; answers to the prompts as the artifact's own tokenizer renders them."""
     evaluation, device = frozen.config.evaluation, machine.device
     own = _own_tokenizer(job.artifact)
-    items, findings = rendered_by(own, frozen, scored.items)
-    checked.findings += findings
+    items, defects = rendered_by(own, frozen, scored.items)
+    checked.defects += defects
     ends = _ends(job.artifact)
     if lost := end_tokens(tokenizer, None, scored.rows.train) - ends:
         names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(sorted(lost))))
         text = f"the generation settings lack the end token of the training rows: {names}"
-        checked.findings.append(Finding("export.lost_end_token", text))
+        checked.defects.append(Defect("export.lost_end_token", text))
     packing = Packing("padded", PADDED_TOKENS[device])
     losses = item_losses(model, scored.items, packing, tokenizer.pad_token_id, device)
     metric = metric_spec(evaluation.metric)
@@ -265,7 +239,3 @@ def _ends(folder: str) -> frozenset[int]:
     except OSError:
         return frozenset()
     return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

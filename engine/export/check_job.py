@@ -1,4 +1,4 @@
-"""Input and output of `engine.export.check`."""
+"""Input and output of a check (`engine.export.check`)."""
 
 from __future__ import annotations
 
@@ -7,27 +7,25 @@ from typing import Literal
 from msgspec import Struct, field
 
 from engine.evaluation.score import Item
-from engine.runs.exports import Finding
+from engine.runs.exports import Defect
+
+CheckedKind = Literal["run", "adapter", "merged", "gguf"]
+"""Kind of artifact; `run` is the run's own model, of which only logits are measured."""
 
 
 class CheckJob(Struct, kw_only=True):
-    """Input of the program."""
+    """What to check."""
 
     run: str
     """Run directory."""
-    kind: Literal["run", "adapter", "merged", "gguf"]
-    """`run`: the run's own model, of which only logits are measured."""
+    kind: CheckedKind
     artifact: str = ""
     logits: str
     """File with the logits of the run's model: written for `run`, else compared with."""
-    answer: str
-    """File for the result."""
-    client: int
-    """Process id of the caller, with which this process ends."""
 
 
 class Checked(Struct, kw_only=True):
-    """Result of the program."""
+    """What was found."""
 
     items: list[Item] = field(default_factory=list)
     """The artifact's answers and losses, in the order of the run's predictions."""
@@ -36,7 +34,7 @@ class Checked(Struct, kw_only=True):
     """Generation time."""
     tokens: int = 0
     """Generated tokens."""
-    findings: list[Finding] = field(default_factory=list)
+    defects: list[Defect] = field(default_factory=list)
     largest_logit_difference: float | None = None
     logits_compared: int = 0
     tensor_types: dict[str, int] = field(default_factory=dict)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
-from engine.export.comparison import difference_of, run_items
+from engine.evaluation.predictions import recorded_items
+from engine.export.comparison import difference_of
 from engine.runs.gates import Gain
 from engine.runs.result import Result
 from engine.runs.run_dir import RunDir
-
-BASE = "base"
 
 
 def gain_of_run(run: RunDir, against: RunDir | None, metric: str | None) -> Gain:
@@ -21,12 +20,12 @@ def gain_of_run(run: RunDir, against: RunDir | None, metric: str | None) -> Gain
     result = _finished(run)
     name = metric or result.metric
     spec = metric_spec(name)
-    tuned = run_items(run)
+    tuned = recorded_items(run.predictions_file, "tuned")
     if against is None:
-        reference, named = run_items(run, BASE), "the base model"
+        reference, named = recorded_items(run.predictions_file, "base"), "the base model"
     else:
         _refuse_other_items(result, _finished(against), against.name)
-        reference, named = run_items(against), against.name
+        reference, named = recorded_items(against.predictions_file, "tuned"), against.name
     if not tuned or not reference:
         what = f"{run.name if not tuned else named} has no scores of test items"
         raise UserError(what, run.name, 'set evaluation.when = "both" and give a test split', "gate.no_scores")

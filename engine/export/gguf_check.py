@@ -23,7 +23,7 @@ from engine.evaluation.row_loss import RowLoss
 from engine.evaluation.score import Item
 from engine.export.llama_cpp import LlamaCpp
 from engine.export.rows import ScoredRows
-from engine.runs.exports import Finding
+from engine.runs.exports import Defect
 from engine.training.collation import loss_weight, targets_of, weights_of
 
 FILE = "model.gguf"
@@ -48,19 +48,19 @@ def _in_loss(row: Row) -> Iterator[tuple[int, int]]:
             yield place, target
 
 
-def findings(model: LlamaCpp, tokenizer: PreTrainedTokenizerBase, scored: ScoredRows) -> list[Finding]:
+def defects(model: LlamaCpp, tokenizer: PreTrainedTokenizerBase, scored: ScoredRows) -> list[Defect]:
     """What llama.cpp does differently from training: prompt tokens, chat template, end tokens."""
     found = []
     different = [item.row.where for item in scored.items if not _same_tokens(model, tokenizer, item.row.prompt)]
     if different:
         text = f"llama.cpp gives other prompt tokens in {len(different)} of {len(scored.items)} test items"
-        found.append(Finding("export.other_prompts", f"{text} (first: {different[0]})"))
+        found.append(Defect("export.other_prompts", f"{text} (first: {different[0]})"))
     if model.chat_template() != (tokenizer.chat_template or ""):
-        found.append(Finding("export.other_template", "the chat template in the file is not that of training"))
+        found.append(Defect("export.other_template", "the chat template in the file is not that of training"))
     lost = [token for token in end_tokens(tokenizer, None, scored.rows.train) if not model.ends_generation(token)]
     if lost:
         names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(sorted(lost))))
-        found.append(Finding("export.lost_end_token", f"llama.cpp does not stop at the end token {names}"))
+        found.append(Defect("export.lost_end_token", f"llama.cpp does not stop at the end token {names}"))
     return found
 
 

@@ -23,8 +23,8 @@ from engine.methods.convert import sha256
 from engine.methods.pull import download_wheel
 from engine.runs.exports import GGUF_TOOLS
 
-PYTHON_PACKAGES = ("cffi", "sentencepiece", "google.protobuf")
-"""Modules of the extra `ftbench[gguf]` that the tools import."""
+PYTHON_PACKAGES = {"cffi": "cffi", "sentencepiece": "sentencepiece", "google.protobuf": "protobuf"}
+"""Module that the tools import -> its package, of the extra `gguf`."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ def tools_folder() -> Path:
 
 def require_tools() -> Path:
     """The tools' folder. Raises UserError in one line if they or the Python packages that they need are missing."""
-    missing = [name for name in PYTHON_PACKAGES if not _is_installed(name)]
+    missing = [package for module, package in PYTHON_PACKAGES.items() if not _is_installed(module)]
     folder = tools_folder()
     if missing:
         what = f"GGUF export needs {', '.join(missing)}"
-        raise UserError(what, do="pip install 'ftbench[gguf]'", code="export.no_gguf_packages")
+        raise UserError(what, do=f"pip install {' '.join(missing)}", code="export.no_gguf_packages")
     if not folder.is_dir():
         what = "llama.cpp's converter is not on this machine"
         raise UserError(what, str(folder), f"run `ftbench pull {GGUF_TOOLS}` once", "export.no_gguf_tools")

@@ -14,15 +14,13 @@ from jinja2 import TemplateError
 
 from engine.export.gguf_check import FILE
 
-ROLES = ("system", "user", "assistant")
 SAMPLE = [("system", "Be brief."), ("user", "One?"), ("assistant", "1"), ("user", "Two?")]
 
 
 @dataclass(frozen=True)
-class TurnTexts:
-    """The text before and after a message of each role, before the first message, and before the answer."""
+class TemplateTexts:
+    """The text that a chat template writes before and after a message of each role, and before the answer."""
 
-    start: str
     around: dict[str, tuple[str, str]]
     generation: str
     default_system: str
@@ -37,7 +35,7 @@ class TurnTexts:
         for role in ("user", "assistant"):
             before, after = self.around[role]
             turns.append(f'{{{{ if eq .Role "{role}" }}}}{before}{{{{ .Content }}}}{after}{{{{ end }}}}')
-        return f"{self.start}{shown}{{{{ range .Messages }}}}{''.join(turns)}{{{{ end }}}}{self.generation}"
+        return f"{shown}{{{{ range .Messages }}}}{''.join(turns)}{{{{ end }}}}{self.generation}"
 
     def render(self, messages: list[tuple[str, str]]) -> str:
         """What Ollama makes of a conversation."""
@@ -45,10 +43,10 @@ class TurnTexts:
         before, after = self.around["system"]
         shown = f"{before}{system}{after}" if system else self.default_system
         turns = [f"{self.around[role][0]}{text}{self.around[role][1]}" for role, text in messages if role != "system"]
-        return f"{self.start}{shown}{''.join(turns)}{self.generation}"
+        return f"{shown}{''.join(turns)}{self.generation}"
 
 
-def turn_texts(tokenizer: Any) -> TurnTexts | None:
+def template_texts(tokenizer: Any) -> TemplateTexts | None:
     """The texts of the tokenizer's chat template; None if it is not made of such turns."""
 
     def rendered(messages: list[tuple[str, str]], generation: bool = False) -> str:
@@ -66,8 +64,7 @@ def turn_texts(tokenizer: Any) -> TurnTexts | None:
         assistant_end = rendered([("user", "⟦u⟧"), ("assistant", "⟦a⟧")]).split("⟦a⟧")[1]
         user_start = assistant_to_user.removeprefix(assistant_end)
         default = alone.split("⟦u⟧")[0].removesuffix(user_start)
-        found = TurnTexts(
-            start="",
+        found = TemplateTexts(
             around={
                 "system": (before_system, system_to_user.removesuffix(user_start)),
                 "user": (user_start, user_end),
@@ -80,13 +77,14 @@ def turn_texts(tokenizer: Any) -> TurnTexts | None:
         same = all(found.render(sample) == rendered(sample, generation=True) for sample in samples)
     except (TemplateError, ValueError, TypeError):  # a template without a system role, or one that changes the texts
         return None
-    return found if same and "{{" not in found.start + "".join(map("".join, found.around.values())) else None
+    texts = "".join([*map("".join, found.around.values()), found.default_system, found.generation])
+    return found if same and "{{" not in texts and '"""' not in texts else None
 
 
 def modelfile(tokenizer: Any, ends: list[int]) -> str:
     """The text of the Modelfile. Without TEMPLATE, Ollama uses the template in the GGUF file, if it knows it."""
     lines = [f"FROM ./{FILE}"]
-    texts = turn_texts(tokenizer) if tokenizer.chat_template else None
+    texts = template_texts(tokenizer) if tokenizer.chat_template else None
     if texts is not None:
         lines.append(f'TEMPLATE """{texts.go_template()}"""')
     else:

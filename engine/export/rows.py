@@ -9,7 +9,7 @@ from engine.config.errors import UserError
 from engine.data.items import EvaluationItem, sampled
 from engine.data.prepare import Prepared, prepare, quiet
 from engine.methods.provenance import items_fingerprint
-from engine.runs.exports import Finding
+from engine.runs.exports import Defect
 from engine.runs.frozen_config import FrozenRun
 
 
@@ -38,8 +38,8 @@ def scored_rows(frozen: FrozenRun, tokenizer: Any, fingerprint: str) -> ScoredRo
 
 def rendered_by(
     tokenizer: Any, frozen: FrozenRun, items: list[EvaluationItem]
-) -> tuple[list[EvaluationItem], list[Finding]]:
-    """The items as an artifact's tokenizer and template render them, and a finding if any prompt differs."""
+) -> tuple[list[EvaluationItem], list[Defect]]:
+    """The items as an artifact's tokenizer and template render them, and a defect if any prompt differs."""
     config = frozen.config
     rows = prepare(config.data, config.train.max_length, tokenizer, quiet, frozen.split_version)
     by_place = {item.row.where: item for item in rows.test_items}
@@ -57,4 +57,4 @@ def rendered_by(
         return rendered, []
     first = items[different[0]].row.where
     text = f"tokenizer or chat template give other prompt tokens in {len(different)} of {len(items)} test items"
-    return rendered, [Finding("export.other_prompts", f"{text} (first: {first})")]
+    return rendered, [Defect("export.other_prompts", f"{text} (first: {first})")]

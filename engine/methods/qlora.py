@@ -27,19 +27,23 @@ def weight_dtype(config: schema.Config, machine: Machine) -> torch.dtype:
     return torch.bfloat16 if setting == "bf16" else torch.float32
 
 
+def quantization(config: schema.Config, machine: Machine) -> BitsAndBytesConfig:
+    """How bitsandbytes quantizes the base."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=config.quantization.type,
+        bnb_4bit_use_double_quant=config.quantization.double,
+        bnb_4bit_compute_dtype=weight_dtype(config, machine),
+    )
+
+
 def load(config: schema.Config, machine: Machine) -> PreTrainedModel:
     """Load the quantized, frozen base."""
     if getattr(config_of(config.model), "quantization_config", None):
         what, do = "model is already quantized", "use the unquantized original"
         raise UserError(what, config.model.id, do, code="model.already_quantized")
     dtype = weight_dtype(config, machine)
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type=config.quantization.type,
-        bnb_4bit_use_double_quant=config.quantization.double,
-        bnb_4bit_compute_dtype=dtype,
-    )
-    model = load_weights(config.model, machine, dtype, quantization_config=quantization)
+    model = load_weights(config.model, machine, dtype, quantization_config=quantization(config, machine))
     if machine.device == "cpu":
         check_shapes(model)
         _forbid_repacking(model)

@@ -16,7 +16,8 @@ from engine.runs.run_dir import RunDir
 
 ExportKind = Literal["adapter", "merged", "gguf"]
 WeightType = Literal["bf16", "f16", "f32", "q8_0", "q4_k_m"]
-Outcome = Literal["pass", "worse", "undecided"]
+FidelityOutcome = Literal["pass", "worse", "undecided"]
+MergeBase = Literal["original", "dequantized"]
 TYPES: dict[ExportKind, tuple[WeightType, ...]] = {
     "adapter": (),
     "merged": ("bf16", "f16", "f32"),
@@ -24,24 +25,22 @@ TYPES: dict[ExportKind, tuple[WeightType, ...]] = {
 }
 """Types of stored weights; an adapter is stored as it was trained."""
 DEFAULT_TYPES: dict[ExportKind, WeightType] = {"adapter": "f32", "merged": "bf16", "gguf": "q4_k_m"}
-MARGIN = 0.02
-"""Default margin of a fidelity check: 2 points of a share, or 0.02 nats/token of a loss."""
 FIDELITY = "fidelity.json"
 GGUF_TOOLS = "gguf"
 """What `ftbench pull` downloads for GGUF exports."""
 
 
-class Finding(Struct, frozen=True):
+class Defect(Struct, frozen=True):
     """Something that makes an artifact wrong, even with an equal score."""
 
     code: str
     text: str
 
 
-class Candidate(Struct, kw_only=True):
+class MergeCandidate(Struct, kw_only=True):
     """A merge of a QLoRA adapter into one of its two possible bases."""
 
-    base: Literal["original", "dequantized"]
+    base: MergeBase
     """The 16-bit weights of the base model, or the 4-bit weights of the training, dequantized."""
     score: Interval | None
     difference: Interval | None
@@ -62,8 +61,8 @@ class Fidelity(Struct, kw_only=True):
     metric: str
     device: str
     margin: float
-    outcome: Outcome
-    findings: list[Finding] = field(default_factory=list)
+    outcome: FidelityOutcome
+    defects: list[Defect] = field(default_factory=list)
     score: Interval | None = None
     """Of the artifact; None without test items."""
     run_score: Interval | None = None
@@ -86,18 +85,20 @@ class Fidelity(Struct, kw_only=True):
     """Number of tensors of each type in a GGUF file: widths that are not divisible by 256 have no 4-bit K-quant."""
     seconds_per_token: float | None = None
     """Generation time per answer token, in batches of the run's evaluation batch size."""
-    candidates: list[Candidate] = field(default_factory=list)
+    candidates: list[MergeCandidate] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     created: float = 0.0
 
 
-def outcome_of(difference: Interval | None, metric: MetricSpec, margin: float, findings: list[Finding]) -> Outcome:
-    """`worse` with findings, or if the interval of the loss of quality is beyond the margin; `pass` if it is within.
+def outcome_of(
+    difference: Interval | None, metric: MetricSpec, margin: float, defects: list[Defect]
+) -> FidelityOutcome:
+    """`worse` with defects, or if the interval of the loss of quality is beyond the margin; `pass` if it is within.
 
     The loss of quality is run minus artifact, or artifact minus run where lower is better. The check is `undecided`
     without an interval, or if the interval contains the margin.
     """
-    if findings:
+    if defects:
         return "worse"
     if difference is None or difference.low is None or difference.high is None:
         return "undecided"

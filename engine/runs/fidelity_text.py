@@ -13,8 +13,8 @@ from engine.runs.exports import Fidelity
 
 def outcome_sentence(check: Fidelity) -> str:
     """The outcome and why, in one sentence."""
-    if check.findings:
-        return f"worse: {check.findings[0].text}"
+    if check.defects:
+        return f"worse: {check.defects[0].text}"
     metric = metric_spec(check.metric)
     margin = f"{check.margin * metric.scale:g} {'points' if metric.is_share else metric.unit}"
     if check.difference is None or check.difference.low is None:
@@ -31,8 +31,8 @@ def fidelity_facts(check: Fidelity) -> Iterator[tuple[str, str]]:
     """(name, value) of every figure of the check."""
     metric = metric_spec(check.metric)
     yield "outcome", outcome_sentence(check)
-    for finding in check.findings[1:]:
-        yield "finding", finding.text
+    for defect in check.defects[1:]:
+        yield "defect", defect.text
     if check.score and check.score.mean is not None:
         yield f"{metric.title}, artifact", score_format.with_bounds(check.score, check.metric)
     if check.run_score and check.run_score.mean is not None:

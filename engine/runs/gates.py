@@ -1,4 +1,4 @@
-"""Gates for pipelines: whether a gain is certain to be at least as large as required."""
+"""Gates for pipelines: whether the lower bound of a gain's 95% interval is at least a required value."""
 
 from __future__ import annotations
 

@@ -175,6 +175,17 @@ def export(arguments: dict[str, Any], progress: Progress) -> Any:
     return {"folder": str(folder), "fidelity": msgspec.to_builtins(fidelity)}
 
 
+def export_check(arguments: dict[str, Any], progress: Progress) -> Any:
+    """Check one artifact of an export (`CheckJob` -> `Checked`)."""
+    from engine.methods.quick_import import import_bitsandbytes
+
+    import_bitsandbytes()
+    from engine.export.check import check
+    from engine.export.check_job import CheckJob
+
+    return msgspec.to_builtins(check(msgspec.convert(arguments, CheckJob), progress))
+
+
 def gain(arguments: dict[str, Any], progress: Progress) -> Any:
     """The gain of a run over its base model or another run (`Gain`)."""
     from engine.export.gate import gain_of_run
@@ -228,6 +239,7 @@ REQUESTS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
     "plan": plan,
     "pull": pull,
     "export": export,
+    "export.check": export_check,
     "gain": gain,
     "doctor": doctor,
 }

@@ -22,6 +22,10 @@ from pathlib import Path
 from statistics import median
 
 HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE / "peers"), str(HERE.parents[1])]
+
+from measure import reset_resident_peak, resident_peak  # noqa: E402 - the path above makes it importable
+
 SHAPES = {
     "1.5b": {
         "vocab_size": 151_936,
@@ -35,12 +39,6 @@ SHAPES = {
     }
 }
 MIB = 2**20
-
-
-def resident_peak() -> int:
-    """Highest resident set of this process, bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def write_model(shape: str, folder: Path) -> None:
@@ -108,7 +106,6 @@ WAYS = {"ftbench": ours, "PEFT": pefts}
 
 def one(way: str, model: Path, adapter: Path) -> None:
     """In a new process: print {"seconds", "peak"} of one merge."""
-    sys.path.insert(0, str(HERE.parents[1]))
     import peft  # noqa: F401 - imports are not part of the measurement
     import transformers  # noqa: F401
 
@@ -116,7 +113,7 @@ def one(way: str, model: Path, adapter: Path) -> None:
     import engine.export.tensors  # noqa: F401
 
     with tempfile.TemporaryDirectory(dir=model.parent) as out:
-        Path("/proc/self/clear_refs").write_text("5")
+        reset_resident_peak()
         before, started = resident_peak(), time.monotonic()
         WAYS[way](model, adapter, Path(out))
         print(json.dumps({"seconds": time.monotonic() - started, "peak": resident_peak() - before}))
@@ -133,7 +130,6 @@ def main() -> None:
     if options.one:
         one(options.one[0], options.model, Path(options.one[1]))
         return
-    sys.path.insert(0, str(HERE.parents[1]))
     with tempfile.TemporaryDirectory() as work:
         model = options.model.resolve() if options.model else Path(work) / "model"
         if options.shape:

@@ -1,4 +1,4 @@
-"""`gate`: exit with 0 only if a run or rung is certainly better than another by at least a given gain."""
+"""`gate`: exit with 0 only if the 95% CI of a gain is above a given value."""
 
 from __future__ import annotations
 

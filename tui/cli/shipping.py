@@ -54,14 +54,14 @@ def gate(
         str, typer.Option("--against", metavar="NAME", help="base, another run, or another rung of the ladder.")
     ] = "base",
     min_gain: Annotated[
-        float, typer.Option("--min-gain", help="Gain that is required, in points of a share or the metric's unit.")
+        float, typer.Option("--min-gain", help="Required lower bound of the gain, in points or the metric's unit.")
     ] = 0.0,
     rung: Annotated[str | None, typer.Option("--rung", metavar="RUNG", help="Rung of the ladder.")] = None,
     metric: Annotated[str | None, typer.Option("--metric", help="Metric (default: the run's).")] = None,
     runs: RunsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Exit with 0 only if a run is certainly better, for pipelines."""
+    """Exit with 0 only if a gain is significant, for pipelines."""
     from tui.cli import gate as verb
 
     options = verb.GateOptions(against, rung, metric, min_gain, json)

@@ -15,14 +15,14 @@ from safetensors.torch import load_file, save_file
 
 from engine.assets import tiny_folder
 from engine.config.errors import RunFailed
+from engine.evaluation.predictions import recorded_items
 from engine.export.checker import Checker
-from engine.export.comparison import run_items
 from engine.export.exporter import fidelity_of
 from engine.export.gate import gain_of_run
 from engine.export.gguf_tools import pull_tools, tools_folder
 from engine.export.source import ExportRequest, finished_run
 from engine.runs import run_dir
-from engine.runs.exports import FIDELITY, GGUF_TOOLS, Fidelity, exports, read_fidelity
+from engine.runs.exports import GGUF_TOOLS, Fidelity, exports, read_fidelity
 from engine.runs.run_dir import RunDir
 
 SETTINGS = [
@@ -75,7 +75,7 @@ def test_an_adapter_gives_the_answers_of_its_run(runs: dict[str, RunDir], tmp_pa
 def test_a_merged_model_keeps_the_quality(method: str, runs: dict[str, RunDir], tmp_path: Path) -> None:
     status, answer = export(runs[method], "--out", str(tmp_path / "merged"), "--type", "f32", "--margin", "5")
     check = answer["fidelity"]
-    assert status == 0 and check["outcome"] == "pass" and check["findings"] == [], check
+    assert status == 0 and check["outcome"] == "pass" and check["defects"] == [], check
     assert [one["base"] for one in check["candidates"]] == (["original", "dequantized"] if method == "qlora" else [])
     assert sum(one["kept"] for one in check["candidates"]) == (method == "qlora")
     assert {path.name for path in (tmp_path / "merged").iterdir() if path.name.startswith(".")} == set()
@@ -147,7 +147,7 @@ DAMAGES: dict[str, tuple[Damage, str, str]] = {
     "untied embeddings": (untied_embeddings, "merged", "export.missing_weights"),
     "missing weights": (missing_weights, "merged", "export.missing_weights"),
 }
-"""What is done to an artifact -> (how, which artifact, code of the finding; '' for a worse score alone)."""
+"""What is done to an artifact -> (how, which artifact, code of the defect; '' for a worse score alone)."""
 
 
 @pytest.fixture(scope="module")
@@ -165,14 +165,14 @@ def test_damage_is_noticed(name: str, runs: dict[str, RunDir], artifacts: dict[s
     how(copies["adapter"], copies["merged"])
     check = checked(runs["lora"], kind, copies[kind], tmp_path)
     assert check.outcome == "worse"
-    assert (code in [finding.code for finding in check.findings]) if code else not check.findings
+    assert (code in [defect.code for defect in check.defects]) if code else not check.defects
 
 
 def checked(run: RunDir, kind: Any, artifact: Path, work: Path) -> Fidelity:
     """The check alone, of an artifact that exists."""
     request = ExportRequest(run, kind, None, artifact, 0.02)
     checker = Checker(run, work, lambda *_: None)
-    checker.check("run", None)
+    checker.check("run")
     return fidelity_of(finished_run(request), request, "bf16", artifact, checker.check(kind, artifact), [])
 
 
@@ -194,17 +194,35 @@ def test_options_that_do_not_fit_are_refused(runs: dict[str, RunDir], tmp_path: 
     ):
         status, error = export(runs[method], *arguments)
         assert (status, error["code"]) == (2, code)
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
-    status, error = export(runs["lora"], "--out", str(tmp_path / "mine"), "--overwrite")
-    assert (status, error["code"]) == (2, "export.not_an_export")
-    assert (tmp_path / "mine" / "thesis.tex").exists()
+    thesis = tmp_path / "mine" / "thesis.tex"
+    thesis.parent.mkdir()
+    thesis.write_text("years of work")
+    for out in (thesis.parent, thesis):
+        for more in ((), ("--overwrite",)):
+            status, error = export(runs["lora"], "--out", str(out), *more)
+            assert (status, error["code"]) == (2, "export.not_an_export")
+    status, error = export(runs["lora"], "--to", "adapter", "--out", str(thesis / "below"))
+    assert (status, error["code"]) == (2, "export.cannot_write")
+    assert thesis.read_text() == "years of work" and list(thesis.parent.iterdir()) == [thesis]
+
+
+def test_test_rows_that_changed_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    rows = [{"prompt": f"question {n}", "completion": f"answer {n}"} for n in range(60)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = ["--set", "train.steps=2", "--set", "evaluation.max_new_tokens=4", "--set", "evaluation.metric=loss"]
+    done = ftbench("run", "demo-lora", "--data", str(data), "--runs", str(tmp_path / "runs"), *settings)
+    assert done.returncode == 0, done.stderr
+    (run,) = run_dir.iterate(tmp_path / "runs")
+    data.write_text(data.read_text().replace("answer", "reply"))
+    status, error = export(run)
+    assert (status, error["code"]) == (2, "export.data_changed") and not (run.path / "exports").exists()
 
 
 def test_predictions_are_read_or_absent(runs: dict[str, RunDir], tmp_path: Path) -> None:
-    assert len(run_items(runs["lora"]) or []) == 48 == len(run_items(runs["lora"], "base") or [])
-    assert run_items(RunDir(tmp_path)) is None
-    assert not (tmp_path / FIDELITY).exists()
+    for who in ("tuned", "base"):
+        assert len(recorded_items(runs["lora"].predictions_file, who) or []) == 48
+    assert recorded_items(tmp_path / "predictions.jsonl", "tuned") is None
 
 
 def test_a_gate_passes_where_the_gain_is_certain(runs: dict[str, RunDir]) -> None:
@@ -244,7 +262,7 @@ def test_a_gguf_file_answers_in_llama_cpp(
     kind = "q4_k_m" if method == "full" else "f16"
     status, answer = export(runs[method], "--to", "gguf", "--type", kind, "--out", str(out), "--margin", "20")
     check = answer["fidelity"]
-    assert status == 0 and check["findings"] == [] and check["ended"] > 0.9, check
+    assert status == 0 and check["defects"] == [] and check["ended"] > 0.9, check
     assert sorted(path.name for path in out.iterdir()) == ["Modelfile", "README.md", "fidelity.json", "model.gguf"]
     assert check["tensor_types"]["Q4_K" if kind == "q4_k_m" else "F16"] > 10
     assert abs(check["loss_difference"]["mean"]) < 0.1 and check["largest_logit_difference"] < 5

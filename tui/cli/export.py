@@ -8,9 +8,10 @@ from typing import Any
 
 import msgspec
 
+from engine.config.errors import UserError
 from engine.config.files import check_utf8, working_directory
-from engine.config.text import visible
-from engine.runs.exports import ExportKind, Fidelity, WeightType
+from engine.config.text import amount, visible
+from engine.runs.exports import FIDELITY, ExportKind, Fidelity, WeightType, export_folder, read_fidelity
 from engine.runs.fidelity_text import fidelity_facts
 from engine.runs.rpc_client import ask
 from engine.runs.run_dir import RunDir
@@ -33,11 +34,38 @@ class ExportOptions:
     accept_loss: bool
     now: bool
     json: bool
+    push: str | None = None
+    """Hub repository to push the artifact to."""
+    public: bool = False
 
 
 def export(run: RunDir, options: ExportOptions) -> int:
-    """Export and print the check. Returns 1 if the artifact is worse than the run, unless that is accepted."""
-    question: dict[str, Any] = {
+    """Export, print the check, and push. Returns 1 if the artifact is worse than the run, unless that is accepted.
+
+    A worse artifact that is not accepted is not pushed. With `push`, an artifact that exists is pushed as it is.
+    """
+    with shown_progress(options.json) as (progress, counted):
+        destination = {"repository": options.push, "public": options.public}
+        if options.push is not None:  # refused before hours of export
+            progress(f"checking {options.push} on the Hub")
+            destination["repository"] = ask("push.check", destination, progress)
+        answer = _existing(run, options) or ask("export", _question(run, options), progress, counted=counted)
+    check = msgspec.convert(answer["fidelity"], Fidelity)
+    refused = check.outcome == "worse" and not options.accept_loss
+    if not options.json:
+        show(Path(answer["folder"]), check)
+    if options.push is not None and not refused:
+        with shown_progress(options.json) as (progress, _):
+            answer["pushed"] = ask("push", {"folder": answer["folder"], **destination}, progress)
+    if options.json:
+        print_json(answer)
+    elif options.push is not None:
+        _show_pushed(answer.get("pushed"))
+    return 1 if refused else 0
+
+
+def _question(run: RunDir, options: ExportOptions) -> dict[str, Any]:
+    return {
         "run": str(run.path),
         "kind": options.kind,
         "type": options.type,
@@ -46,14 +74,33 @@ def export(run: RunDir, options: ExportOptions) -> int:
         "overwrite": options.overwrite,
         "wait": not options.now,
     }
-    with shown_progress(options.json) as (progress, counted):
-        answer = ask("export", question, progress, counted=counted)
-    check = msgspec.convert(answer["fidelity"], Fidelity)
-    if options.json:
-        print_json(answer)
-    else:
-        show(Path(answer["folder"]), check)
-    return 1 if check.outcome == "worse" and not options.accept_loss else 0
+
+
+def _existing(run: RunDir, options: ExportOptions) -> dict[str, Any] | None:
+    """The artifact to push if it has been exported already."""
+    out = _absolute(options.out)
+    folder = Path(out) if out else export_folder(run, options.kind, options.type)
+    if options.push is None or options.overwrite or not (folder / FIDELITY).exists():
+        return None
+    check = read_fidelity(folder)
+    wanted = (run.name, options.kind, options.type or check.type)
+    if (check.run, check.kind, check.type) != wanted:
+        what, do = (
+            f"this is the artifact of another export: {check.run}, {check.kind}, {check.type}",
+            "use another --out",
+        )
+        raise UserError(what, str(folder), do, "export.exists")
+    return {"folder": str(folder), "fidelity": msgspec.to_builtins(check)}
+
+
+def _show_pushed(pushed: dict[str, Any] | None) -> None:
+    if pushed is None:
+        say("not pushed: the artifact is worse than the run; --accept-loss pushes it", "red")
+        return
+    visibility = "private" if pushed["private"] else "public"
+    say(f"pushed: {amount(pushed['files'], 'file')} to {visible(pushed['url'])} ({visibility})")
+    for note in pushed["notes"]:
+        say(f"note: {visible(note)}", "yellow")
 
 
 def show(folder: Path, check: Fidelity) -> None:

@@ -34,6 +34,11 @@ def export(
     accept_loss: Annotated[
         bool, typer.Option("--accept-loss", help="Exit with 0 even if the artifact is worse.")
     ] = False,
+    push: Annotated[
+        str | None,
+        typer.Option("--push", metavar="REPO", help="Hub repository (OWNER/NAME) to upload it to, private if created."),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="With --push, allow a public repository.")] = False,
     now: NowOption = False,
     runs: RunsOption = None,
     json: JsonOption = False,
@@ -43,7 +48,7 @@ def export(
 
     found = run_dir.find(home(runs, json=json), name)
     show_origin(found, quiet=json)
-    options = verb.ExportOptions(to, weights, out, margin, overwrite, accept_loss, now, json)
+    options = verb.ExportOptions(to, weights, out, margin, overwrite, accept_loss, now, json, push, public)
     raise typer.Exit(verb.export(found, options))
 
 

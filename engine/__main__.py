@@ -101,9 +101,9 @@ def live(run: RunDir, frozen: FrozenRun) -> int:
         return 0
 
     try:
-        from engine.methods.quick_import import import_bitsandbytes  # imports torch: only once the device is free
+        from engine.methods.quick_import import import_libraries
 
-        import_bitsandbytes()  # before transformers and PEFT, which import it slowly
+        import_libraries()  # takes seconds and memory: only once the device is free
         from engine.worker.main import work
     except (ImportError, MemoryError, SystemError, RuntimeError) as error:  # a broken package, no memory, no threads
         reason = f"cannot import the libraries: {type(error).__name__}: {' '.join(str(error).split())[:300]}"

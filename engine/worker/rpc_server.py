@@ -21,6 +21,7 @@ import msgspec
 from engine.config import schema
 from engine.config.errors import RunFailed, UserError
 from engine.config.split_version import SPLIT_VERSION
+from engine.methods.quick_import import import_libraries, without_garbage_collection
 from engine.runs import parent
 from engine.runs.exports import GGUF_TOOLS
 
@@ -36,8 +37,9 @@ MAX_REASON = 500
 def data_check(arguments: dict[str, Any], progress: Progress) -> Any:
     """The report on a data set as a run would prepare it; `refused` is the error that would stop the run."""
     progress("loading libraries")
-    from engine.data.check import check
-    from engine.methods.tokenizer import load_tokenizer
+    with without_garbage_collection():
+        from engine.data.check import check
+        from engine.methods.tokenizer import load_tokenizer
 
     data, model = _sections(arguments)
     progress(f"loading the tokenizer of {model.id}")
@@ -55,8 +57,9 @@ def _preflight(arguments: dict[str, Any]) -> Callable[[dict[str, Any]], UserErro
 
 def data_show(arguments: dict[str, Any], progress: Progress) -> Any:
     """Tokenized samples starting at row `start`, with at most `most` tokens each."""
-    from engine.data.check import show
-    from engine.methods.tokenizer import load_tokenizer
+    with without_garbage_collection():
+        from engine.data.check import show
+        from engine.methods.tokenizer import load_tokenizer
 
     data, model = _sections(arguments)
     start, most = arguments.get("start", 0), arguments.get("most")
@@ -68,9 +71,7 @@ def data_show(arguments: dict[str, Any], progress: Progress) -> Any:
 def data_sharing(arguments: dict[str, Any], progress: Progress) -> Any:
     """What computing the rows' common prefixes once saves: one sentence, "" if nothing or for large data."""
     os.nice(10)
-    from engine.methods.quick_import import import_bitsandbytes
-
-    import_bitsandbytes()
+    import_libraries()
     from engine.memory.dry_run.data_rows import read_rows
     from engine.methods.machine import this_machine
     from engine.methods.model_config import config_of
@@ -94,8 +95,9 @@ def data_preview(arguments: dict[str, Any], progress: Progress) -> Any:
 def data_inspect(arguments: dict[str, Any], progress: Progress) -> Any:
     """Report, samples and lengths of a data set, prepared once."""
     progress("loading libraries")
-    from engine.data.inspection import inspect
-    from engine.methods.tokenizer import load_tokenizer
+    with without_garbage_collection():
+        from engine.data.inspection import inspect
+        from engine.methods.tokenizer import load_tokenizer
 
     data, model = _sections(arguments)
     progress(f"loading the tokenizer of {model.id}")
@@ -105,6 +107,7 @@ def data_inspect(arguments: dict[str, Any], progress: Progress) -> Any:
 
 def ladder_workload(arguments: dict[str, Any], progress: Progress) -> Any:
     """The workload of a configuration."""
+    import_libraries()
     from engine.worker.workload import describe_workload
 
     return describe_workload(
@@ -127,9 +130,7 @@ def ladder_report(arguments: dict[str, Any], progress: Progress) -> Any:
 
 def plan(arguments: dict[str, Any], progress: Progress) -> Any:
     """Predicted memory, time and cost of each method, and changes that make it fit (`PlanQuery` -> `MemoryPlan`)."""
-    from engine.methods.quick_import import import_bitsandbytes
-
-    import_bitsandbytes()
+    import_libraries()
     from engine.memory.dry_run.plan import plan
     from engine.memory.formula.method_plan import PlanQuery
 
@@ -155,9 +156,7 @@ def export(arguments: dict[str, Any], progress: Progress) -> Any:
     if arguments["wait"]:
         wait_for_device(visible_device(), time.time(), run, lambda note: progress(f"waiting: {note}"), lambda: False)
     progress("loading libraries")
-    from engine.methods.quick_import import import_bitsandbytes
-
-    import_bitsandbytes()
+    import_libraries()
     from engine.export.exporter import export
     from engine.export.source import ExportRequest
     from engine.runs.run_dir import RunDir
@@ -177,9 +176,7 @@ def export(arguments: dict[str, Any], progress: Progress) -> Any:
 
 def export_check(arguments: dict[str, Any], progress: Progress) -> Any:
     """Check one artifact of an export (`CheckJob` -> `Checked`)."""
-    from engine.methods.quick_import import import_bitsandbytes
-
-    import_bitsandbytes()
+    import_libraries()
     from engine.export.check import check
     from engine.export.check_job import CheckJob
 

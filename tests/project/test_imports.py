@@ -34,5 +34,8 @@ def test_the_first_paint_imports_only_what_it_draws() -> None:
     assert not [name for name in done.stdout.split() if name.startswith((*later, "engine.config.preset"))]
 
 
-def test_the_worker_imports_no_user_interface() -> None:
-    assert not loaded_by("import engine.worker.main") & set(TEXTUAL)
+def test_the_worker_imports_no_user_interface_and_no_data_frames() -> None:
+    code = "from engine.methods.quick_import import import_libraries; import_libraries(); import engine.worker.main"
+    loaded = loaded_by(code)
+    assert {"torch", "transformers", "peft", "bitsandbytes"} <= loaded
+    assert not loaded & {*TEXTUAL, "datasets", "pandas"}

@@ -11,16 +11,15 @@ from typing import Any
 
 FTBENCH = str(Path(sys.executable).with_name("ftbench"))
 MICRO = [
-    "--set",
-    "train.steps=4",
-    "--set",
-    "evaluation.rows=6",
-    "--set",
-    "evaluation.max_new_tokens=8",
-    "--set",
-    "train.batch=4",
+    *("--set", "train.steps=4"),
+    *("--set", "train.batch=4"),
+    *("--set", "data.validation=0.005"),
+    *("--set", "evaluation.rows=6"),
+    *("--set", "evaluation.max_new_tokens=8"),
 ]
-"""Settings for a run on the embedded model and data set that takes seconds."""
+"""Settings for a run on the embedded model and data set that takes seconds. 8 validation rows: with the 200 of the data
+set, five validation losses take half of the run.
+"""
 
 
 def as_installed(folder: Path) -> None:

@@ -21,6 +21,7 @@ id = "tiny"
 [data]
 id = "tickets"
 max_rows = 64
+validation = 0.005
 [train]
 steps = {steps}
 batch = 4

@@ -15,17 +15,28 @@ from safetensors.torch import load_file, save_file
 
 from engine.assets import tiny_folder
 from engine.runs.run_dir import RunDir
-from faults.worker_runs import TWO_EPOCHS, kill, losses, resume, start, wait_for, wait_for_end
+from faults.worker_runs import TWO_EPOCHS, UNPROBED, kill, losses, resume, start, wait_for, wait_for_end
+
+
+@pytest.fixture(scope="module")
+def killed_run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A run killed after step 6. Checkpoints that it has saved until it was killed are removed."""
+    folder = tmp_path_factory.mktemp("killed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FTBENCH_LOCKS", str(folder))
+        run = start(folder / "runs", *UNPROBED, "--set", "train.keep_checkpoints=6")
+        wait_for(run, "checkpoint", step=6)
+        kill(run)
+    for saved in run.checkpoints.iterdir():
+        if saved.name not in ("step-4", "step-6"):
+            shutil.rmtree(saved)
+    return run
 
 
 @pytest.fixture
-def killed(tmp_path: Path) -> RunDir:
-    """A run killed after step 6, with checkpoints of steps 4 and 6."""
-    run = start(tmp_path / "runs", *TWO_EPOCHS)
-    wait_for(run, "checkpoint", step=6)
-    kill(run)
-    shutil.rmtree(run.checkpoints / "step-8", ignore_errors=True)
-    return run
+def killed(killed_run: RunDir, tmp_path: Path) -> RunDir:
+    """A copy of the killed run, with checkpoints of steps 4 and 6."""
+    return RunDir(Path(shutil.copytree(killed_run.path, tmp_path / "runs" / killed_run.name)))
 
 
 def spoil_truncated(folder: Path) -> None:
@@ -66,7 +77,7 @@ def test_a_full_disk_retains_the_previous_checkpoint_and_gives_a_reason(tmp_path
     if mounted.returncode:
         pytest.skip("a small file system cannot be mounted here")
     try:
-        run = start(runs, *TWO_EPOCHS)
+        run = start(runs, *UNPROBED)
         wait_for(run, "phase", name="model")  # after the worker has checked the free space
         (runs / "filling").write_bytes(b"\0" * (10 << 20))
         wait_for_end(run)

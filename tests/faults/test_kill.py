@@ -14,6 +14,7 @@ from engine.runs import launch
 from faults.worker_runs import (
     DROPOUT,
     TWO_EPOCHS,
+    UNPROBED,
     kill,
     kill_at_random_moment,
     losses,
@@ -31,7 +32,7 @@ def test_resuming_gives_the_uninterrupted_losses_bit_for_bit(method: str, tmp_pa
     complete = start(tmp_path / "complete", *settings, preset=f"demo-{method}")
     wait_for_end(complete)
     killed = start(tmp_path / "killed", *settings, preset=f"demo-{method}")
-    wait_for(killed, "step", step=10)  # in the second epoch
+    wait_for(killed, "step", step=9)  # the first of the second epoch
     kill(killed)
     resume(killed)
     assert losses(killed) == losses(complete)
@@ -40,7 +41,7 @@ def test_resuming_gives_the_uninterrupted_losses_bit_for_bit(method: str, tmp_pa
 
 def test_random_kills_leave_only_complete_checkpoints(tmp_path: Path) -> None:
     rng = random.Random(7)
-    run = start(tmp_path / "runs", *TWO_EPOCHS)
+    run = start(tmp_path / "runs", *UNPROBED)
     for _ in range(3):
         kill_at_random_moment(run, rng, 1.0)
         with_manifest, complete = manifests_and_complete(run)
@@ -54,7 +55,7 @@ def test_random_kills_leave_only_complete_checkpoints(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stop_saves_and_resume_finishes(number: signal.Signals, tmp_path: Path) -> None:
-    run = start(tmp_path / "runs", *TWO_EPOCHS, "--set", "train.evaluate_every=1")
+    run = start(tmp_path / "runs", *UNPROBED, "--set", "train.evaluate_every=1")
     wait_for(run, "step", step=3)
     os.kill(run.pid() or 0, number)
     wait_for_end(run)

@@ -18,6 +18,7 @@ OLD = Path(__file__).parent.parent / "old_runs" / "killed-0.1.0"
 SETTINGS = [
     *("--set", "train.steps=6"),
     *("--set", "data.max_rows=16"),
+    *("--set", "data.validation=0.005"),
     *("--set", "train.batch=4"),
     *("--set", "train.checkpoint_every=2"),
     *("--set", "train.evaluate_every=2"),

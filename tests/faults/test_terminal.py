@@ -15,14 +15,16 @@ from command import FTBENCH, MICRO, ftbench
 from engine.runs.run_dir import RunDir
 from faults.worker_runs import kill, start, wait_for, wait_for_end
 
-LONG = [word.replace("train.steps=4", "train.steps=40") for word in MICRO]
+LONG = [*(word.replace("train.steps=4", "train.steps=40") for word in MICRO), "--set", "train.probe=false"]
+ENDLESS = [word.replace("train.steps=40", "train.steps=400") for word in LONG]
+"""For runs that are stopped or killed."""
 
 
-def in_a_terminal(runs: Path) -> tuple[subprocess.Popen[bytes], int, RunDir]:
+def in_a_terminal(runs: Path, settings: list[str]) -> tuple[subprocess.Popen[bytes], int, RunDir]:
     """`ftbench run` as session leader on a new pty: the process, our end of the pty, and the run."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [FTBENCH, "run", "demo-lora", *LONG, "--runs", str(runs)],
+        [FTBENCH, "run", "demo-lora", *settings, "--runs", str(runs)],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -57,7 +59,7 @@ def drain(terminal: int, seconds: float, until: bytes | None = None) -> bytes:
 
 @pytest.mark.parametrize("end", ["close", "hangup", "kill"])
 def test_the_worker_continues_and_attach_shows_everything(end: str, tmp_path: Path) -> None:
-    process, terminal, run = in_a_terminal(tmp_path / "runs")
+    process, terminal, run = in_a_terminal(tmp_path / "runs", LONG)
     wait_for(run, "step", step=1)
     if end == "close":
         os.close(terminal)
@@ -70,13 +72,13 @@ def test_the_worker_continues_and_attach_shows_everything(end: str, tmp_path: Pa
     process.wait()
     seen = ftbench("attach", str(run.path))
     assert seen.returncode == 0, seen.stderr
-    assert "1,600 train" in seen.stdout and "before training" in seen.stdout and "finished" in seen.stdout
+    assert "1,592 train" in seen.stdout and "before training" in seen.stdout and "finished" in seen.stdout
     result = run.result()
     assert result and result.status == "finished" and result.steps == 40
 
 
 def test_ctrl_c_asks_and_detaching_leaves_the_run_alone(tmp_path: Path) -> None:
-    process, terminal, run = in_a_terminal(tmp_path / "runs")
+    process, terminal, run = in_a_terminal(tmp_path / "runs", ENDLESS)
     wait_for(run, "step", step=1)
     process.send_signal(signal.SIGINT)
     assert b"[d]etach" in drain(terminal, 20, until=b"[d]etach")
@@ -91,7 +93,7 @@ def test_ctrl_c_asks_and_detaching_leaves_the_run_alone(tmp_path: Path) -> None:
 
 def test_a_second_run_waits_for_the_device_and_then_starts(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    first = ftbench("run", "demo-lora", *LONG, "--detach", "--json", "--runs", str(runs))
+    first = ftbench("run", "demo-lora", *ENDLESS, "--detach", "--json", "--runs", str(runs))
     assert first.returncode == 0, first.stderr
     running = RunDir(next(runs.iterdir()))
     second = ftbench("run", "demo-lora", *MICRO, "--detach", "--runs", str(runs))
@@ -110,7 +112,7 @@ def test_a_second_run_waits_for_the_device_and_then_starts(tmp_path: Path) -> No
 
 
 def test_attach_reports_a_worker_that_dies(tmp_path: Path) -> None:
-    run = start(tmp_path / "runs", *LONG)
+    run = start(tmp_path / "runs", *ENDLESS)
     wait_for(run, "step", step=1)
     watcher = subprocess.Popen([FTBENCH, "attach", str(run.path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     time.sleep(1)

@@ -24,10 +24,13 @@ TWO_EPOCHS = [
     *("--set", "train.batch=4"),
     *("--set", "train.micro_batch=2"),
     *("--set", "train.checkpoint_every=2"),
+    *("--set", "data.validation=0.005"),
     *("--set", "evaluation.rows=2"),
     *("--set", "evaluation.max_new_tokens=4"),
 ]
 """Twelve steps over 32 rows: the second epoch starts at step 9, and each step has two micro-batches."""
+UNPROBED = [*TWO_EPOCHS, "--set", "train.probe=false"]
+"""Without dry run and probe, which take a third of the run."""
 DROPOUT = ["--set", "adapter.dropout=0.1"]
 """With dropout, checkpoints must save the state of random generators."""
 

@@ -22,7 +22,7 @@ def checked_run(tmp_path: Path) -> tuple[RunDir, Path, dict[str, Any]]:
     """A run that has not started, its data file, and the report of its check."""
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join((tickets_folder() / "train.jsonl").read_text().splitlines()[:120]) + "\n")
-    settings = {key: int(value) for key, value in (word.split("=") for word in MICRO if word != "--set")}
+    settings = {key: json.loads(value) for key, value in (word.split("=") for word in MICRO if word != "--set")}
     chosen = effective("demo-lora", None, {**settings, "data.id": str(path)})
     config = chosen.config
     report = check(config.data, config.train.max_length, load_tokenizer(config.model))

@@ -27,6 +27,7 @@ from engine.runs.run_dir import RunDir
 
 SETTINGS = [
     *("--set", "train.steps=40"),
+    *("--set", "data.validation=0.005"),
     *("--set", "evaluation.rows=48"),
     *("--set", "evaluation.max_new_tokens=80"),
     *("--set", "evaluation.forgetting_text=none"),

@@ -11,6 +11,7 @@ from command import ftbench
 SHORT = """
 [data]
 max_rows = 12
+validation = 0.02
 [train]
 batch = 4
 [evaluation]

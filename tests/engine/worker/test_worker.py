@@ -4,20 +4,50 @@ from __future__ import annotations
 
 import json
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
-from command import MICRO, events_of, ftbench, only_run
+from command import MICRO, events_of, ftbench
 
 from engine.runs.result import Result
 
+TRAINING_ONLY = ["--set", "evaluation.when=never", "--set", "train.probe=false"]
+"""For runs of which only the losses during training are compared."""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The finished run of a method, executed at the first call; a token is in its environment."""
+    world = tmp_path_factory.mktemp("world")
+    done: dict[str, Path] = {}
+
+    def run(method: str) -> Path:
+        if method not in done:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("HF_TOKEN", "hf_planted_secret")
+                done[method] = executed(world / method, f"demo-{method}")
+        return done[method]
+
+    return run
+
+
+def executed(runs: Path, preset: str, *settings: str) -> Path:
+    """The directory of a run that this call executes as the only one in its runs home."""
+    done = ftbench("run", preset, *MICRO, *settings, "--runs", str(runs))
+    assert done.returncode == 0, done.stdout + done.stderr
+    (run,) = runs.iterdir()
+    return run
+
+
+def losses(run: Path) -> list[float]:
+    return [event["loss"] for event in events_of(run) if event["type"] == "step"]
+
 
 @pytest.mark.parametrize("method", ["qlora", "lora", "full"])
-def test_a_run_of_each_method_writes_all_its_files(method: str, tmp_path: Path) -> None:
-    done = ftbench("run", f"demo-{method}", *MICRO)
-    assert done.returncode == 0, done.stderr
-    run = only_run(tmp_path)
+def test_a_run_of_each_method_writes_all_its_files(method: str, finished: Callable[[str], Path]) -> None:
+    run = finished(method)
     result = msgspec.json.decode((run / "result.json").read_bytes(), type=Result)
     assert result.status == "finished"
     assert result.steps == result.planned_steps == 4
@@ -34,9 +64,8 @@ def test_a_run_of_each_method_writes_all_its_files(method: str, tmp_path: Path) 
     assert all(line["base"] and line["tuned"] for line in lines)
 
 
-def test_events_come_in_order_and_hello_is_first(tmp_path: Path) -> None:
-    assert ftbench("run", "demo-lora", *MICRO).returncode == 0
-    events = events_of(only_run(tmp_path))
+def test_events_come_in_order_and_hello_is_first(finished: Callable[[str], Path]) -> None:
+    events = events_of(finished("lora"))
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
     assert events[0]["type"] == "hello" and events[-1]["type"] == "end"
     assert {event["v"] for event in events} == {2}
@@ -46,52 +75,45 @@ def test_events_come_in_order_and_hello_is_first(tmp_path: Path) -> None:
     assert any(event["type"] == "memory" and event["rss"] > 0 for event in events)
 
 
-def test_a_run_directory_is_private_and_contains_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_planted_secret")
-    assert ftbench("run", "demo-lora", *MICRO).returncode == 0
-    run = only_run(tmp_path)
-    for folder in [tmp_path / "runs", run, *(path for path in run.rglob("*") if path.is_dir())]:
+def test_a_run_directory_is_private_and_contains_no_token(finished: Callable[[str], Path]) -> None:
+    run = finished("lora")
+    for folder in [run.parent, run, *(path for path in run.rglob("*") if path.is_dir())]:
         assert stat.S_IMODE(folder.stat().st_mode) & 0o077 == 0, folder
     for file in (path for path in run.rglob("*") if path.is_file()):
         assert b"hf_planted_secret" not in file.read_bytes(), file
 
 
-def test_losses_depend_only_on_the_seed(tmp_path: Path) -> None:
-    losses = []
-    for seed in (0, 0, 1):
-        runs = tmp_path / f"runs{len(losses)}"
-        assert ftbench("run", "demo-lora", *MICRO, "--set", f"train.seed={seed}", "--runs", str(runs)).returncode == 0
-        run = next(runs.iterdir())
-        losses.append([event["loss"] for event in events_of(run) if event["type"] == "step"])
-    assert losses[0] == losses[1] != losses[2]
+def test_losses_depend_only_on_the_seed(finished: Callable[[str], Path], tmp_path: Path) -> None:
+    first = losses(finished("lora"))
+    again, other = (
+        losses(executed(tmp_path / f"runs{seed}", "demo-lora", *TRAINING_ONLY, "--set", f"train.seed={seed}"))
+        for seed in (0, 1)
+    )
+    assert first == again != other and len(first) == 4
 
 
-def test_the_frozen_configuration_has_the_origin_of_each_value(tmp_path: Path) -> None:
-    assert ftbench("run", "demo-lora", *MICRO).returncode == 0
-    text = (only_run(tmp_path) / "run.toml").read_text()
+def test_the_frozen_configuration_has_the_origin_of_each_value(finished: Callable[[str], Path]) -> None:
+    text = (finished("lora") / "run.toml").read_text()
     assert '"train.steps" = "command line"' in text
     assert '"train.learning_rate" = "preset demo-lora"' in text
     assert '"adapter.rank" = "default"' in text
     assert '"train.max_grad_norm" = "default for lora"' in text
 
 
-def losses_with(tmp_path: Path, preset: str, *settings: str) -> list[float]:
-    runs = tmp_path / f"runs{len(list(tmp_path.iterdir()))}"
-    done = ftbench("run", preset, *MICRO, *settings, "--set", "evaluation.metric=loss", "--runs", str(runs))
-    assert done.returncode == 0, done.stdout + done.stderr
-    return [event["loss"] for event in events_of(next(runs.iterdir())) if event["type"] == "step"]
+def losses_with(tmp_path: Path, *settings: str) -> list[float]:
+    chosen = [word for setting in settings for word in ("--set", setting)]
+    return losses(executed(tmp_path / "_".join(["runs", *settings]), "demo-lora", *TRAINING_ONLY, *chosen))
 
 
 def test_checkpointing_and_accumulation_change_no_loss(tmp_path: Path) -> None:
-    plain = losses_with(tmp_path, "demo-lora", "--set", "train.precision=fp32")
+    plain = losses_with(tmp_path, "train.precision=fp32")
     for setting in ("train.gradient_checkpointing=true", "train.micro_batch=1", "train.packing=padded"):
-        other = losses_with(tmp_path, "demo-lora", "--set", "train.precision=fp32", "--set", setting)
-        assert other == pytest.approx(plain, rel=1e-4), setting
+        assert losses_with(tmp_path, "train.precision=fp32", setting) == pytest.approx(plain, rel=1e-4), setting
 
 
-def test_rslora_and_dora_train(tmp_path: Path) -> None:
-    plain = losses_with(tmp_path, "demo-lora")
-    scaled = losses_with(tmp_path, "demo-lora", "--set", "adapter.rslora=true")
-    parted = losses_with(tmp_path, "demo-lora", "--set", "adapter.dora=true")
+def test_rslora_and_dora_train(finished: Callable[[str], Path], tmp_path: Path) -> None:
+    plain = losses(finished("lora"))
+    scaled = losses_with(tmp_path, "adapter.rslora=true")
+    parted = losses_with(tmp_path, "adapter.dora=true")
     assert plain[0] == pytest.approx(scaled[0], rel=1e-3) and plain[0] == pytest.approx(parted[0], rel=1e-2)
     assert plain[-1] != scaled[-1] and plain[-1] != parted[-1]

@@ -31,7 +31,7 @@ def as_installed(folder: Path) -> None:
     os.environ["PYTHONPYCACHEPREFIX"] = str(folder)
 
 
-def ftbench(*arguments: str, timeout: float = 300, **how: Any) -> subprocess.CompletedProcess[str]:
+def ftbench(*arguments: str, timeout: float = 1200, **how: Any) -> subprocess.CompletedProcess[str]:
     """Run `ftbench ARGUMENTS` without a terminal and wait."""
     return subprocess.run(
         [FTBENCH, *arguments], capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL, **how

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command import ftbench
-from safetensors.torch import load_file, save_file
+from export_damage import DAMAGES
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from engine.assets import tiny_folder
+from engine.assets import tickets_folder
 from engine.config.errors import RunFailed
 from engine.evaluation.predictions import recorded_items
 from engine.export.checker import Checker
@@ -92,63 +99,6 @@ def test_the_default_folder_is_in_the_run_and_is_not_overwritten_silently(runs: 
     status, error = export(run)
     assert (status, error["code"]) == (2, "export.exists")
     assert export(run, "--overwrite", "--margin", "5")[0] == 0
-
-
-Damage = Callable[[Path, Path], None]
-
-
-def wrong_scale(adapter: Path, merged: Path) -> None:
-    path = adapter / "adapter_config.json"
-    config = json.loads(path.read_text())
-    path.write_text(json.dumps({**config, "lora_alpha": config["lora_alpha"] * 4}))
-
-
-def wrong_base(adapter: Path, merged: Path) -> None:
-    other = adapter.parent / "other"
-    shutil.copytree(tiny_folder(), other)
-    weights = load_file(other / "model.safetensors")
-    weights["model.norm.weight"] += 0.01
-    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
-    path = adapter / "adapter_config.json"
-    config = json.loads(path.read_text())
-    path.write_text(json.dumps({**config, "base_model_name_or_path": str(other)}))
-
-
-def lost_end_token(adapter: Path, merged: Path) -> None:
-    path = merged / "generation_config.json"
-    config = json.loads(path.read_text())
-    path.write_text(json.dumps({**config, "eos_token_id": 1}))
-
-
-def wrong_template(adapter: Path, merged: Path) -> None:
-    path = merged / "chat_template.jinja"
-    path.write_text(path.read_text().replace("<|im_start|>", "<|im_start|> "))
-
-
-def untied_embeddings(adapter: Path, merged: Path) -> None:
-    path = merged / "config.json"
-    config = json.loads(path.read_text())
-    path.write_text(json.dumps({**config, "tie_word_embeddings": False}))
-
-
-def missing_weights(adapter: Path, merged: Path) -> None:
-    for path in merged.glob("model-00003-of-*.safetensors"):
-        path.unlink()
-    index = merged / "model.safetensors.index.json"
-    table = json.loads(index.read_text())
-    table["weight_map"] = {name: file for name, file in table["weight_map"].items() if (merged / file).exists()}
-    index.write_text(json.dumps(table))
-
-
-DAMAGES: dict[str, tuple[Damage, str, str]] = {
-    "wrong scale": (wrong_scale, "adapter", ""),
-    "wrong base": (wrong_base, "adapter", "export.other_base"),
-    "lost end token": (lost_end_token, "merged", "export.lost_end_token"),
-    "wrong template": (wrong_template, "merged", "export.other_prompts"),
-    "untied embeddings": (untied_embeddings, "merged", "export.missing_weights"),
-    "missing weights": (missing_weights, "merged", "export.missing_weights"),
-}
-"""What is done to an artifact -> (how, which artifact, code of the defect; '' for a worse score alone)."""
 
 
 @pytest.fixture(scope="module")
@@ -287,3 +237,52 @@ def test_tools_with_another_hash_are_refused(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(RunFailed) as caught:
         pull_tools(lambda text: None)
     assert caught.value.code == "export.gguf_tools_damaged" and not tools_folder().exists()
+
+
+def test_transformers_serve_answers_over_http(runs: dict[str, RunDir], tmp_path: Path) -> None:
+    """The first command of the documentation, with the prompt tokens and the answers of the artifact itself."""
+    folder = tmp_path / "merged"
+    assert export(runs["full"], "--out", str(folder), "--margin", "10")[0] == 0
+    messages = [[json.loads(line)["messages"][0]] for line in (tickets_folder() / "test.jsonl").open()][:3]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    with served(folder) as url:
+        for conversation in messages:
+            content = {"model": str(folder), "messages": conversation, "max_tokens": 80}
+            with urllib.request.urlopen(chat_request(url, content), timeout=600) as response:
+                answer = json.load(response)
+            ids = tokenizer.apply_chat_template(
+                conversation, add_generation_prompt=True, return_tensors="pt", return_dict=True
+            )
+            expected = model.generate(**ids, max_new_tokens=80)[0, ids["input_ids"].shape[1] :]
+            choice = answer["choices"][0]
+            assert choice["message"]["content"] == tokenizer.decode(expected, skip_special_tokens=True)
+            assert choice["finish_reason"] == "stop"
+            assert answer["usage"]["prompt_tokens"] == ids["input_ids"].shape[1]
+
+
+def chat_request(url: str, content: dict[str, Any]) -> urllib.request.Request:
+    headers = {"Content-Type": "application/json"}
+    return urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(content).encode(), headers)
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """`transformers serve FOLDER` on a free port."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(folder), "--port", str(port)]
+    log = folder.with_name("serve.log")
+    with log.open("w") as file:
+        server = subprocess.Popen([*command, "--device", "cpu"], stdout=file, stderr=file)
+    url = f"http://localhost:{port}"
+    try:
+        while True:
+            assert server.poll() is None, log.read_text()
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=60):
+                break
+            time.sleep(0.2)
+        yield url
+    finally:
+        server.kill()
+        server.wait()

@@ -132,8 +132,14 @@ def _costs(result: Result) -> str:
 
 
 def _usage(fidelity: Fidelity) -> str:
+    """Code and commands that load and serve the artifact, each command with whether ftbench has run it."""
     if fidelity.kind == "gguf":
-        return "```bash\nollama create NAME -f FOLDER/Modelfile\nllama-server -m FOLDER/model.gguf --jinja\n```"
+        return (
+            "```bash\n"
+            "ollama create NAME -f FOLDER/Modelfile           # not run by ftbench\n"
+            "llama-server -m FOLDER/model.gguf --jinja        # not run; checked with the library of llama.cpp\n"
+            "```"
+        )
     if fidelity.kind == "adapter":
         code = (
             "from peft import AutoPeftModelForCausalLM\n"
@@ -141,12 +147,15 @@ def _usage(fidelity: Fidelity) -> str:
             "model = AutoPeftModelForCausalLM.from_pretrained(FOLDER)\n"
             "tokenizer = AutoTokenizer.from_pretrained(FOLDER)"
         )
-        serve = "vllm serve BASE --enable-lora --lora-modules tuned=FOLDER"
+        serve = "vllm serve BASE --enable-lora --lora-modules tuned=FOLDER    # not run by ftbench"
     else:
         code = (
             "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
             'model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype="auto")\n'
             "tokenizer = AutoTokenizer.from_pretrained(FOLDER)"
         )
-        serve = "transformers serve FOLDER\nvllm serve FOLDER"
+        serve = (
+            "transformers serve FOLDER    # run in ftbench's tests, with another model\n"
+            "vllm serve FOLDER            # not run by ftbench"
+        )
     return f"```python\n{code}\n```\n\n```bash\n{serve}\n```"

@@ -78,7 +78,7 @@ class Terminal:
         """Press a key until the screen shows a text: a busy program may still be opening or closing another screen."""
         for _ in range(4):
             self.press(key)
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 120
             while time.monotonic() < deadline:
                 if shows in self.text:
                     return
@@ -114,7 +114,7 @@ class Terminal:
     def text(self) -> str:
         return "\n".join(self.screen.display)
 
-    def wait(self, what: str | Callable[[], object], seconds: float = 90.0) -> None:
+    def wait(self, what: str | Callable[[], object], seconds: float = 300.0) -> None:
         """Wait until the screen shows a text, or a condition is true."""
         deadline = time.monotonic() + seconds
         while not (what in self.text if isinstance(what, str) else what()):
@@ -126,9 +126,9 @@ class Terminal:
         """Close the connection: the kernel sends SIGHUP."""
         os.close(self.ours)
         os.close(self.theirs)
-        self.process.wait(20)
+        self.process.wait(120)
 
-    def leave(self, seconds: float = 20.0) -> int:
+    def leave(self, seconds: float = 120.0) -> int:
         """Wait until the process ends, read its last output, and return its exit status."""
         deadline = time.monotonic() + seconds
         while self.process.poll() is None:

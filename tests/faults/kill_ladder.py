@@ -137,7 +137,7 @@ def has_ended(folder: LadderDir) -> bool:
     return state is not None and state.status != "running" and not folder.is_live()
 
 
-def wait_for(what: Callable[[], T | None], seconds: float = 60.0) -> T:
+def wait_for(what: Callable[[], T | None], seconds: float = 600.0) -> T:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := what():

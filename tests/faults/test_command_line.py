@@ -53,7 +53,7 @@ def test_help_fits_eighty_columns_without_truncated_summaries() -> None:
 @pytest.mark.parametrize("arguments", [["presets", "list"], ["doctor"], ["plan", "demo-lora", "--quick", "--history"]])
 def test_an_encoding_without_the_symbols_gets_ascii_ones(arguments: list[str], encoding: str) -> None:
     done = subprocess.run(
-        [FTBENCH, *arguments], capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, timeout=100
+        [FTBENCH, *arguments], capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, timeout=600
     )
     assert (done.returncode, done.stderr) == (0, b"")
     text = done.stdout.decode(encoding)
@@ -69,7 +69,7 @@ def test_errors_are_one_line_in_every_encoding() -> None:
 @pytest.mark.parametrize("end", ["> /dev/full", ">&-"])
 @pytest.mark.parametrize("arguments", ["presets list", "presets show demo-lora --json"])
 def test_output_that_cannot_be_written_is_one_line_and_closed_output_is_silent(arguments: str, end: str) -> None:
-    done = subprocess.run(f"{FTBENCH} {arguments} {end}", shell=True, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(f"{FTBENCH} {arguments} {end}", shell=True, capture_output=True, text=True, timeout=600)
     full = "ftbench: cannot write: No space left on device: the output; free some space\n"
     if "--json" in arguments and "full" in end:
         assert done.returncode == 1 and json.loads(done.stderr)["error"]["code"] == "disk.full"

@@ -109,7 +109,7 @@ def test_no_process_survives_its_parent(how: signal.Signals, pace: str, tmp_path
         os.killpg(process.pid, how)  # as a terminal sends it: to the process group
     else:
         process.send_signal(how)
-    process.wait(20)
+    process.wait(120)
     assert wait_until(lambda: not any(one.is_running() and one.status() != "zombie" for one in members))
     assert (folder / "interrupted").exists() == (how == signal.SIGINT)
 
@@ -118,7 +118,7 @@ def children() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if "resource_tracker" not in " ".join(child.cmdline())]
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 30) -> bool:
+def wait_until(true: Callable[[], bool], seconds: float = 120) -> bool:
     end = time.monotonic() + seconds
     while not true():
         if time.monotonic() > end:

@@ -32,7 +32,7 @@ def in_a_terminal(runs: Path, settings: list[str]) -> tuple[subprocess.Popen[byt
         preexec_fn=_restore_sigint,
     )
     os.close(theirs)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not (runs.exists() and any(runs.iterdir())) and time.monotonic() < deadline:
         time.sleep(0.02)
     return process, ours, RunDir(next(runs.iterdir()))
@@ -81,10 +81,10 @@ def test_ctrl_c_asks_and_detaching_leaves_the_run_alone(tmp_path: Path) -> None:
     process, terminal, run = in_a_terminal(tmp_path / "runs", ENDLESS)
     wait_for(run, "step", step=1)
     process.send_signal(signal.SIGINT)
-    assert b"[d]etach" in drain(terminal, 20, until=b"[d]etach")
+    assert b"[d]etach" in drain(terminal, 120, until=b"[d]etach")
     os.write(terminal, b"d\n")
-    shown = drain(terminal, 20, until=b"detached")
-    assert process.wait(10) == 0 and b"detached" in shown
+    shown = drain(terminal, 120, until=b"detached")
+    assert process.wait(120) == 0 and b"detached" in shown
     assert run.is_live()
     done = ftbench("stop", str(run.path))
     assert done.returncode == 0 and "stopped" in done.stdout
@@ -117,7 +117,7 @@ def test_attach_reports_a_worker_that_dies(tmp_path: Path) -> None:
     watcher = subprocess.Popen([FTBENCH, "attach", str(run.path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     time.sleep(1)
     kill(run)
-    _, stderr = watcher.communicate(timeout=20)
+    _, stderr = watcher.communicate(timeout=120)
     assert watcher.returncode == 1
     assert b"exited unexpectedly" in stderr and b"resume" in stderr and len(stderr.splitlines()) == 1
 

@@ -48,7 +48,7 @@ def resume(run: RunDir) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def wait_for(run: RunDir, kind: str, seconds: float = 120, **fields: Any) -> dict[str, Any]:
+def wait_for(run: RunDir, kind: str, seconds: float = 600, **fields: Any) -> dict[str, Any]:
     """The first event of a kind with these fields."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -59,7 +59,7 @@ def wait_for(run: RunDir, kind: str, seconds: float = 120, **fields: Any) -> dic
     raise AssertionError(f"no {kind} {fields} in {seconds} s")
 
 
-def wait_for_end(run: RunDir, seconds: float = 180) -> None:
+def wait_for_end(run: RunDir, seconds: float = 900) -> None:
     deadline = time.monotonic() + seconds
     while run.is_live():
         assert time.monotonic() < deadline, "still running"
@@ -85,7 +85,7 @@ def losses(run: RunDir) -> dict[int, float]:
 
 def kill_at_random_moment(run: RunDir, rng: random.Random, longest: float) -> None:
     """Kill up to `longest` seconds after the first step of the current worker process, including while saving."""
-    limit = time.monotonic() + 120
+    limit = time.monotonic() + 600
     while run.is_live() and not _stepping(run):
         assert time.monotonic() < limit, "no step"
         time.sleep(0.005)

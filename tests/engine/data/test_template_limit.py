@@ -65,7 +65,7 @@ def on_a_thread(work: Callable[[], object]) -> object:
 
     thread = threading.Thread(target=run)
     thread.start()
-    thread.join(20)
+    thread.join(120)
     (outcome,) = found
     if isinstance(outcome, UserError):
         raise outcome

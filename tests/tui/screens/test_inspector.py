@@ -116,7 +116,7 @@ def test_closing_the_inspector_cancels_the_request(here: Path) -> None:
         asking = screen.request
         await pilot.press("n", "s", "v", "v", "escape")
         assert app.screen is app.bench
-        asking.join(10)
+        asking.join(120)
         assert not asking.is_alive()
 
     play(story)

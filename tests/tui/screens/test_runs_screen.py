@@ -64,10 +64,10 @@ def test_a_died_run_is_shown_as_live_after_it_is_resumed(tmp_path: Path) -> None
         held = locks.hold(run.lock_file, str(os.getpid()))
         assert held is not None
         try:
-            await wait_for(pilot, lambda: cell(app, run.name, "state") == "evaluation", 20)
+            await wait_for(pilot, lambda: cell(app, run.name, "state") == "evaluation")
         finally:
             os.close(held)
-        await wait_for(pilot, lambda: cell(app, run.name, "state") == "died", 20)
+        await wait_for(pilot, lambda: cell(app, run.name, "state") == "died")
 
     play(tmp_path, story, (160, 45))
 
@@ -270,6 +270,6 @@ def test_a_paused_run_is_shown_and_resumes_from_its_checkpoint(tmp_path: Path) -
             ),
         )
         assert not run.paused_file.exists()
-        await wait_for(pilot, lambda: "finished" in shown(app, "status"), 240)
+        await wait_for(pilot, lambda: "finished" in shown(app, "status"))
 
     play(tmp_path / "runs", story)

@@ -45,7 +45,7 @@ def test_a_name_that_is_not_utf8_is_listed_and_the_others_are_counted(here: Path
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("d")
-        await wait_for(pilot, lambda: len(data(app).previews) == 4, seconds=30)
+        await wait_for(pilot, lambda: len(data(app).previews) == 4)
         previews = {Path(name).name: preview for name, preview in data(app).previews.items()}
         assert previews["here"].rows == {"train": 24} and not previews["here"].error
         assert previews["good.jsonl"].rows == {"train": 12}
@@ -65,7 +65,7 @@ def test_an_exception_in_the_preview_thread_is_shown_in_the_list(here: Path, mon
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("d")
-        await wait_for(pilot, lambda: len(data(app).previews) == 2, seconds=10)
+        await wait_for(pilot, lambda: len(data(app).previews) == 2)
         assert all("KeyError" in preview.error for preview in data(app).previews.values())
 
     play(story)

@@ -63,13 +63,24 @@ def recorded_items(path: Path, who: Who) -> list[Item] | None:
     return found if lines and len(found) == len(lines) else None
 
 
-def _lines(path: Path) -> list[_Line]:
-    return [msgspec.json.decode(line, type=_Line) for line in path.read_bytes().split(b"\n") if line]
+def read_lines(path: Path) -> list[PredictionLine]:
+    """Every line of the file; none if it is missing or damaged."""
+    try:
+        return _lines(path)
+    except (OSError, ValueError, RecursionError):
+        return []
 
 
-class _Line(msgspec.Struct):
+def _lines(path: Path) -> list[PredictionLine]:
+    return [msgspec.json.decode(line, type=PredictionLine) for line in path.read_bytes().split(b"\n") if line]
+
+
+class PredictionLine(msgspec.Struct):
+    """A test item with the answers of base and tuned model."""
+
     prompt: str
     target: str
+    where: str = ""
     references: list[str] = msgspec.field(default_factory=list)
     base: Item | None = None
     tuned: Item | None = None

@@ -71,7 +71,7 @@ def finished_run(request: ExportRequest) -> FinishedRun:
     _refuse_kind(request, spec)
     if not any(run.model.glob("*.safetensors")):
         raise UserError("the run has no model", str(run.model), "export another run", "export.no_model")
-    _refuse_other_base(frozen, result, spec)
+    refuse_other_base(frozen.config.model, result, spec)
     tokenizer = load_tokenizer(frozen.config.model)
     scored = scored_rows(frozen, tokenizer, result.fingerprints.get("test", ""))
     return FinishedRun(run, frozen, result, spec, tokenizer, scored)
@@ -88,16 +88,16 @@ def _refuse_kind(request: ExportRequest, spec: MethodSpec) -> None:
         require_tools()
 
 
-def _refuse_other_base(frozen: FrozenRun, result: Result, spec: MethodSpec) -> None:
-    """An adapter on another base is another model."""
+def refuse_other_base(model: Model, result: Result, spec: MethodSpec) -> None:
+    """Raise UserError if the base of an adapter has changed since the run: it would be another model."""
     expected = result.fingerprints.get("model", "")
     if spec.trains_weights or not expected:
         return
-    found = fingerprint(frozen.config.model, config_of(frozen.config.model))
+    found = fingerprint(model, config_of(model))
     if found != expected:
         what = "the base model has changed since the run"
         do = "restore the weights that the run was trained on"
-        raise UserError(what, frozen.config.model.id, do, "export.base_changed")
+        raise UserError(what, model.id, do, "export.base_changed")
 
 
 def refuse_folder(final: Path, overwrite: bool) -> None:

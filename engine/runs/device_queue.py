@@ -18,6 +18,9 @@ from engine.runs import locks
 STALE_SECONDS = 60.0
 """Age at which an unlocked ticket is deleted: a younger one may belong to a run that is about to lock it."""
 
+TRY = "try"
+"""Name, within a run's directory, under which a chat session with the run is in the queue."""
+
 
 class QueuePlace(NamedTuple):
     """Place of one run in the queue of one device."""
@@ -36,6 +39,11 @@ def visible_device() -> str:
         first = visible.split(",")[0].strip()
         return first if first and first != "-1" else "cpu"
     return "0" if Path("/dev/nvidia0").exists() or Path("/dev/nvidiactl").exists() else "cpu"
+
+
+def device_title(device: str) -> str:
+    """`the CPU`, `GPU 0`."""
+    return "the CPU" if device == "cpu" else f"GPU {device}"
 
 
 def wait_for_device(
@@ -123,9 +131,14 @@ def _read(content: str | None) -> tuple[int, Path]:
 
 def _note(device: str, before: list[tuple[int, Path]], holder: tuple[int, Path]) -> str:
     """`next on GPU 0; in use by 2026…-3f2a (process 17)`."""
-    where = "the CPU" if device == "cpu" else f"GPU {device}"
+    where = device_title(device)
     pid, run = holder
-    use = f"in use by {run.name or 'another run'} (process {pid})" if pid else "being released"
+    use = f"in use by {_named(run)} (process {pid})" if pid else "being released"
     if not before:
         return f"next on {where}; {use}"
-    return f"place {len(before) + 1} on {where}, behind {before[-1][1].name}; {use}"
+    return f"place {len(before) + 1} on {where}, behind {_named(before[-1][1])}; {use}"
+
+
+def _named(run: Path) -> str:
+    """The run's name; `ftbench try 2026…-3f2a` for a chat session with it."""
+    return f"ftbench {TRY} {run.parent.name}" if run.name == TRY else run.name or "another run"

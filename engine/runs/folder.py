@@ -153,12 +153,17 @@ def running_elsewhere(home: Path) -> str:
         for turn in device_queue.queue_places():
             directory = runs_of(turn.run)
             if turn.run.name and directory != home:
-                return f"{short_name(turn.run.name)} is running in {tilde(directory)}."
+                run = turn.run.parent if turn.run.name == device_queue.TRY else turn.run
+                return f"{short_name(run.name)} is running in {tilde(directory)}."
     return ""
 
 
 def runs_of(run: Path) -> Path:
-    """The directory of runs that a run belongs to: its parent, or for a probe the parent of its ladder."""
+    """The directory of runs that a run belongs to: its parent; for a probe the parent of its ladder, for a chat session
+    (`<run>/try` in the device queue) the parent of its run.
+    """
+    if run.name == device_queue.TRY:
+        return run.parent.parent
     return run.parent.parent.parent if run.parent.name == "probes" else run.parent
 
 

@@ -83,7 +83,7 @@ def ask(
     Raises UserError if the server refuses the request, RunFailed within a second if it ends without an answer, and
     Cancelled if `leaving` cancelled the request.
     """
-    content = _encoded(arguments)
+    content = encoded_line(arguments)
     try:
         with tempfile.TemporaryFile() as errors:
             process = _start(question, errors)
@@ -105,7 +105,7 @@ def ask(
         ) from error
 
 
-def _encoded(arguments: dict[str, Any]) -> bytes:
+def encoded_line(arguments: dict[str, Any]) -> bytes:
     """One line of JSON. Raises UserError for a file name that is not valid UTF-8."""
     try:
         return msgspec.json.encode(arguments) + b"\n"
@@ -135,7 +135,7 @@ def _converse(
     with contextlib.suppress(BrokenPipeError):  # it has already ended: `_answer` reports how
         process.stdin.write(content)
         process.stdin.flush()  # stdin stays open: when it closes, the server knows that this process has gone
-    for line in _lines(process):
+    for line in message_lines(process):
         try:
             message = msgspec.json.decode(line, type=dict[str, Any])
         except msgspec.DecodeError:
@@ -159,7 +159,7 @@ def rows_done(done: int, total: int | None) -> str:
     return f"{done:,}{f' of {total:,}' if total is not None else ''} rows"
 
 
-def _lines(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
+def message_lines(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
     """Lines of its output until it ends, even if one of its child processes keeps the pipe open."""
     assert process.stdout
     descriptor, buffer, searched = process.stdout.fileno(), bytearray(), 0
@@ -197,7 +197,7 @@ def _finish(process: subprocess.Popen[bytes]) -> None:
 
 def _answer(question: str, message: dict[str, Any] | None, process: subprocess.Popen[bytes], errors: IO[bytes]) -> Any:
     if message is None:
-        reason = _exit_reason(process.returncode, errors)
+        reason = exit_reason(process.returncode, errors)
         raise RunFailed(f"engine process exited unexpectedly ({question}): {reason}", "engine.died")
     if "error" in message:
         refused = msgspec.convert(message["error"], Refusal)
@@ -208,7 +208,7 @@ def _answer(question: str, message: dict[str, Any] | None, process: subprocess.P
     return message["answer"]
 
 
-def _exit_reason(status: int, errors: IO[bytes]) -> str:
+def exit_reason(status: int, errors: IO[bytes]) -> str:
     """The signal that ended the process and its last line on stderr, else its exit status."""
     errors.seek(max(0, errors.seek(0, os.SEEK_END) - STDERR_TAIL))
     lines = errors.read().decode("utf-8", "replace").strip().splitlines()

@@ -1,0 +1,74 @@
+"""One copy of a model's weights, with the adapters that share it; adapters are switched by key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+
+from engine.runs.chat_messages import Part
+
+
+class BaseCopy:
+    """A loaded base. The first adapter wraps it with PEFT in place: its weights are never copied."""
+
+    def __init__(self, name: str, network: torch.nn.Module) -> None:
+        self.name = name
+        self.network = network.eval()
+        self.bytes = _bytes(network)
+        self.adapters: dict[str, int] = {}
+        """Key of an adapter -> its size in bytes."""
+
+    def attach(self, key: str, folder: Path) -> None:
+        """Load an adapter from its folder."""
+        before = _bytes(self.network)
+        if isinstance(self.network, peft.PeftModel):
+            self.network.load_adapter(str(folder), adapter_name=key)
+        else:
+            self.network = peft.PeftModel.from_pretrained(self.network, str(folder), adapter_name=key)
+        self.network.eval()
+        self.adapters[key] = _bytes(self.network) - before
+
+    @contextmanager
+    def active(self, adapter: str | None) -> Iterator[torch.nn.Module]:
+        """The network with this adapter, or with all adapters disabled."""
+        if adapter is not None:
+            self.network.set_adapter(adapter)
+            yield self.network
+        elif self.adapters:
+            with self.network.disable_adapter():
+                yield self.network
+        else:
+            yield self.network
+
+    @property
+    def part(self) -> Part:
+        """Its memory."""
+        return Part(
+            name=self.name,
+            bytes=self.bytes,
+            adapters=len(self.adapters),
+            adapter_bytes=sum(self.adapters.values()),
+        )
+
+
+def _bytes(network: torch.nn.Module) -> int:
+    """Bytes of all parameters and buffers, shared storage once; of 4-bit weights with their quantization scales."""
+    storages: dict[int, int] = {}
+    for tensor in [*network.parameters(), *network.buffers()]:
+        for one in [tensor.data, *_scales(getattr(tensor, "quant_state", None))]:
+            storage = one.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def _scales(state: Any) -> list[torch.Tensor]:
+    """The tensors of a bitsandbytes quantization state, those of double quantization included."""
+    if state is None:
+        return []
+    own = [value for value in vars(state).values() if isinstance(value, torch.Tensor)]
+    return [*own, *_scales(getattr(state, "state2", None))]

@@ -1,0 +1,160 @@
+"""Generate one answer token by token, greedily or by sampling; keys and values of earlier turns are kept.
+
+The forward pass and the end tokens are those of evaluation, so a greedy answer is evaluation's, up to rounding in
+batches of other sizes.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+from transformers.cache_utils import DynamicLayer
+
+from engine.evaluation.forward import CACHE_ARGUMENTS, Forward
+from engine.methods.adapters import without_adapters
+from engine.runs.chat_messages import Sampling
+
+
+@dataclass
+class KeptCache:
+    """Keys and values of the tokens that a column has computed last."""
+
+    tokens: list[int] = field(default_factory=list)
+    cache: Any = None
+
+    def take(self, prompt: Sequence[int], forward: Forward) -> tuple[Any, int]:
+        """A cache for this prompt and how many of its first tokens it holds; the last one is always computed."""
+        pairs = zip(self.tokens, prompt[:-1], strict=False)
+        kept = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        cache, known = self.cache, len(self.tokens)
+        self.cache, self.tokens = None, []  # an answer that fails leaves no cache of unknown content
+        if cache is not None and kept < known:
+            kept = kept if _crop(cache, kept) else 0
+        if cache is None or not kept:
+            return forward.new_cache(), 0
+        return cache, kept
+
+
+def _crop(cache: Any, length: int) -> bool:
+    """Drop all columns from `length` on; False for caches of sliding windows or states, which cannot be cropped."""
+    if any(type(layer) is not DynamicLayer for layer in cache.layers):
+        return False
+    for layer in cache.layers:  # not `crop`, which takes other arguments in other versions of transformers
+        layer.keys, layer.values = layer.keys[:, :, :length], layer.values[:, :, :length]
+    return True
+
+
+class Picker:
+    """Selects the next token from its logits."""
+
+    def __init__(self, sampling: Sampling, device: str) -> None:
+        self.sampling = sampling
+        self._generator = torch.Generator(device).manual_seed(sampling.seed)
+
+    def __call__(self, logits: torch.Tensor) -> int:
+        """logits (V,) -> token."""
+        if self.sampling.temperature <= 0:
+            return int(logits.argmax())
+        shares = (logits.float() / self.sampling.temperature).softmax(-1)
+        if self.sampling.top_p < 1:
+            ordered, order = shares.sort(descending=True)
+            ordered[ordered.cumsum(0) - ordered >= self.sampling.top_p] = 0.0  # the most likely token always stays
+            return int(order[torch.multinomial(ordered, 1, generator=self._generator)])
+        return int(torch.multinomial(shares, 1, generator=self._generator))
+
+
+@torch.inference_mode()
+def stream(
+    network: torch.nn.Module,
+    prompt: Sequence[int],
+    kept: KeptCache,
+    sampling: Sampling,
+    device: str,
+    begun: Callable[[int], None] = lambda cached: None,
+) -> Iterator[int]:
+    """Yield the tokens of an answer without end, one per forward pass; the caller stops at end tokens.
+
+    `begun` is called with the number of prompt tokens whose keys and values are reused. Where the architecture accepts
+    no cache from its caller, transformers' `generate` computes each token from the whole conversation.
+    """
+    pick = Picker(sampling, device)
+    if not _accepts_cache(network):
+        begun(0)
+        yield from _by_library(network, prompt, sampling, device)
+        return
+    forward = Forward(network)
+    cache, cached = kept.take(prompt, forward)
+    begun(cached)
+    computed = list(prompt)
+    ids, start = computed[cached:], cached
+    while True:
+        logits = _logits(forward, ids, start, cache, device)
+        kept.cache, kept.tokens = cache, list(computed)
+        token = pick(logits)
+        yield token
+        ids, start = [token], len(computed)
+        computed.append(token)
+
+
+def _logits(forward: Forward, ids: list[int], start: int, cache: Any, device: str) -> torch.Tensor:
+    """Logits (V,) after the last of `ids`, which follow `start` tokens in the cache."""
+    tokens = torch.tensor([ids], device=device)
+    positions = torch.arange(start, start + len(ids), device=device)[None]
+    mask = torch.ones((1, start + len(ids)), dtype=torch.long, device=device)
+    return forward(tokens, mask, positions, cache, last=True)[0, -1]
+
+
+def _accepts_cache(network: torch.nn.Module) -> bool:
+    parameters = inspect.signature(without_adapters(network).forward).parameters
+    return "position_ids" in parameters and any(name in parameters for name in CACHE_ARGUMENTS)
+
+
+def _by_library(network: torch.nn.Module, prompt: Sequence[int], sampling: Sampling, device: str) -> Iterator[int]:
+    """One token at a time by transformers' `generate`, which keeps no state between the calls."""
+    pick, tokens = Picker(sampling, device), list(prompt)
+    settings = GenerationConfig(max_new_tokens=1, do_sample=False, output_logits=True, return_dict_in_generate=True)
+    inner = without_adapters(network)
+    original, inner.generation_config = inner.generation_config, GenerationConfig()
+    try:
+        while True:
+            ids = torch.tensor([tokens], device=device)
+            found = network.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+            token = pick(found.logits[0][0])
+            yield token
+            tokens.append(token)
+    finally:
+        inner.generation_config = original
+
+
+class TextStream:
+    """Text of a growing answer: bytes of an incomplete character are held back until it is complete."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.tokens: list[int] = []
+        self._begin = self._shown = 0
+        """Tokens from `_begin` are decoded together; those before `_shown` have been returned."""
+
+    def add(self, token: int) -> str:
+        """The characters that this token completes."""
+        self.tokens.append(token)
+        before = self._decoded(self.tokens[self._begin : self._shown])
+        now = self._decoded(self.tokens[self._begin :])
+        if len(now) <= len(before) or now.endswith("\ufffd"):
+            return ""
+        self._begin, self._shown = self._shown, len(self.tokens)
+        return now[len(before) :]
+
+    @property
+    def text(self) -> str:
+        """The whole answer, as evaluation decodes it."""
+        return self._decoded(self.tokens)
+
+    def _decoded(self, tokens: list[int]) -> str:
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))

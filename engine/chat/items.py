@@ -1,0 +1,131 @@
+"""Test items to replay: first those to which the runs gave different answers, not all right; then failures; then others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine.chat.models import LoadedModels, TriedRun
+from engine.chat.prompts import PromptEncoder, asked, examples_of
+from engine.config.errors import UserError
+from engine.config.metric_specs import MetricSpec, metric_spec
+from engine.data.conversation import Example
+from engine.data.tokens import Row
+from engine.evaluation.predictions import PredictionLine, read_lines
+from engine.evaluation.score import Item
+from engine.runs.chat_messages import Items, ReplayItem
+from engine.runs.chat_messages import RecordedAnswer as Recorded
+from engine.runs.folder import short_name
+
+ORDER = {"disagree": 0, "failure": 1, "other": 2}
+
+
+@dataclass(frozen=True)
+class ScoredItem:
+    """A test item with the recorded answers of all runs that were scored on it."""
+
+    line: PredictionLine
+    recorded: dict[str, Recorded]
+    scores: dict[str, float]
+    """Column -> score by the run's metric; of a loss, nats per token."""
+    kind: Any
+
+    @property
+    def spread(self) -> float:
+        """Difference between the best and the worst score."""
+        return max(self.scores.values(), default=0.0) - min(self.scores.values(), default=0.0)
+
+
+def replay_items(runs: Sequence[TriedRun], models: LoadedModels, limit: int) -> Items:
+    """The first `limit` items in replay order, with prompts encoded as in training.
+
+    Raises UserError if no run was scored on test items, and if the data give other prompts than the runs were scored on.
+    """
+    items = ranked(runs)
+    if not items:
+        do = "enter a prompt instead"
+        raise UserError("no recorded answers to test items", runs[0].directory.name, do, "chat.no_items")
+    return Items(
+        items=_with_conversations(runs[0], items[:limit], models),
+        total=len(items),
+        disagree=sum(item.kind == "disagree" for item in items),
+        failures=sum(item.kind == "failure" for item in items),
+    )
+
+
+def ranked(runs: Sequence[TriedRun]) -> list[ScoredItem]:
+    """The test items that all scored runs have in common, in replay order; the order of the data decides ties."""
+    lines: list[dict[tuple[str, str], PredictionLine]] = []
+    scored = []
+    for run in runs:
+        found = [line for line in read_lines(run.directory.predictions_file) if line.tuned is not None]
+        if found:
+            scored.append(run)
+            lines.append({(line.prompt, line.target): line for line in found})
+    shared = [key for key in lines[0] if all(key in one for one in lines)] if lines else []
+    items = [_scored(scored, [one[key] for one in lines]) for key in shared]
+    return sorted(items, key=lambda item: (ORDER[item.kind], -item.spread))
+
+
+def _scored(runs: Sequence[TriedRun], lines: Sequence[PredictionLine]) -> ScoredItem:
+    recorded, scores = {}, {}
+    for run, line in zip(runs, lines, strict=True):
+        assert line.tuned is not None
+        key, metric = short_name(run.directory.name), metric_spec(run.config.evaluation.metric)
+        recorded[key] = Recorded(text=line.tuned.output, right=_right(line.tuned, metric))
+        scores[key] = _score(line.tuned, metric)
+    answers = {one.text.strip() for one in recorded.values()}
+    failed = any(one.right is False for one in recorded.values())
+    kind = "disagree" if failed and len(answers) > 1 else "failure" if failed else "other"
+    return ScoredItem(lines[0], recorded, scores, kind)
+
+
+def _right(item: Item, metric: MetricSpec) -> bool | None:
+    """Whether the answer has the best possible score; None for a metric without answers."""
+    if not metric.needs_answers:
+        return None
+    low, high = metric.bounds
+    return _score(item, metric) == (low if metric.lower_is_better else high)
+
+
+def _score(item: Item, metric: MetricSpec) -> float:
+    if not metric.needs_answers or item.scores is None:
+        return item.nll / item.loss_weight if item.loss_weight else 0.0
+    return item.scores.get(metric.name, 0.0)
+
+
+def _with_conversations(run: TriedRun, items: Sequence[ScoredItem], models: LoadedModels) -> list[ReplayItem]:
+    """Read the items' rows again. Raises UserError if one is missing or renders to another prompt."""
+    responder = models.responders[short_name(run.directory.name)]
+    wanted = {item.line.where for item in items}
+    found: dict[str, Example] = {}
+    for example in examples_of(run.config.data):
+        if example.where in wanted:
+            found.setdefault(example.where, example)
+            if len(found) == len(wanted):
+                break
+    rows = _rows(responder.encoder, list(found.values()))
+    replayed = []
+    for item in items:
+        line, row = item.line, rows.get(item.line.where)
+        if row is None or responder.tokenizer.decode(row.prompt) != line.prompt:
+            what = "the test rows differ from those of the run"
+            do = "restore the data and tokenizer of the run, or enter prompts instead"
+            raise UserError(what, f"{run.config.data.id}: {line.where}", do, "chat.items_changed")
+        replayed.append(
+            ReplayItem(
+                where=line.where,
+                kind=item.kind,
+                conversation=asked(found[line.where]),
+                target=line.target,
+                recorded=item.recorded,
+            )
+        )
+    return replayed
+
+
+def _rows(encoder: PromptEncoder, examples: list[Example]) -> dict[str, Row]:
+    """Place of a row -> the row."""
+    results = zip(examples, encoder.rows(examples), strict=True)
+    return {example.where: row for example, row in results if isinstance(row, Row)}

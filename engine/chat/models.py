@@ -1,0 +1,259 @@
+"""Load the models of finished runs: one copy of each base for all adapters on it, and full models as they are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from engine.chat.base_copy import BaseCopy
+from engine.chat.generation import KeptCache
+from engine.chat.prompts import PromptEncoder, system_prompt, training_examples
+from engine.chat.verification import TOLERANCE, largest_difference, logits_of, verify
+from engine.config.errors import Notice, RunFailed, UserError
+from engine.config.method_specs import MethodSpec, method_spec
+from engine.config.schema import Config, Model
+from engine.data.conversation import Example
+from engine.data.tokens import Row
+from engine.evaluation.generate import end_tokens
+from engine.export.source import refuse_other_base
+from engine.methods import method
+from engine.methods.loading import load_weights
+from engine.methods.machine import Machine
+from engine.methods.model_config import config_of, maximum_positions
+from engine.methods.provenance import fingerprint
+from engine.methods.tokenizer import load_tokenizer
+from engine.runs.chat_messages import Column, Conversation, MemoryUse
+from engine.runs.folder import short_name
+from engine.runs.result import Result
+from engine.runs.run_dir import RunDir, read_frozen
+from engine.training.guards import free_memory, is_out_of_memory
+
+Progress = Callable[[str], None]
+BASE, BASE_4BIT = "base", "4-bit base"
+PROBE = Conversation(messages=[{"role": "user", "content": "Hello"}], prompt="Hello")
+"""The prompt of the verification."""
+
+
+@dataclass(frozen=True)
+class TriedRun:
+    """A finished run that answers."""
+
+    directory: RunDir
+    config: Config
+    spec: MethodSpec
+    weights: str
+    """Fingerprint of the base's weights."""
+
+    @property
+    def base_identity(self) -> tuple[Any, ...]:
+        """Equal for runs that can share a copy of the base: the same weights, loaded in the same way."""
+        config = self.config
+        four_bit = config.quantization if self.spec.quantizes_base else None
+        precision = config.train.precision
+        return self.weights, config.model.attention, self.spec.module, four_bit, precision
+
+
+@dataclass
+class Responder:
+    """A column: a base, a base with an adapter, or a full model, and what it needs to answer."""
+
+    column: Column
+    copy: BaseCopy
+    adapter: str | None
+    tokenizer: Any
+    encoder: PromptEncoder
+    ends: frozenset[int]
+    positions: int | None
+    """Maximum sequence length of the model."""
+    kept: KeptCache = field(default_factory=KeptCache)
+
+
+@dataclass
+class BaseText:
+    """Tokenizer, end tokens and system prompt of a run: of the model and of the training rows."""
+
+    tokenizer: Any
+    encoder: PromptEncoder
+    ends: frozenset[int]
+    system: str
+
+
+@dataclass
+class LoadedModels:
+    """All columns, in the order in which they are shown and answer."""
+
+    machine: Machine
+    responders: dict[str, Responder] = field(default_factory=dict)
+    copies: list[BaseCopy] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
+
+    def memory(self) -> MemoryUse:
+        """What is loaded, and the memory of this process."""
+        import psutil
+
+        gpu = torch.cuda.memory_reserved() if self.machine.device == "cuda" else None
+        return MemoryUse(parts=[copy.part for copy in self.copies], process=psutil.Process().memory_info().rss, gpu=gpu)
+
+
+def tried_run(path: Path) -> TriedRun:
+    """A run to try. Raises UserError for an unfinished run, a run without a model, and if its base has changed."""
+    run = RunDir(path)
+    result: Result | None = run.result()
+    if result is None or result.status != "finished":
+        state = result.status if result else run.state()
+        do = "wait until it has finished" if run.is_live() else f"run `ftbench resume {run.name}` first"
+        raise UserError(f"the run is not finished: {state}", run.name, do, "chat.not_finished")
+    config = read_frozen(run).config
+    spec = method_spec(config.method)
+    if not any(run.model.glob("*.safetensors")):
+        raise UserError("the run has no model", str(run.model), "try another run", "chat.no_model")
+    refuse_other_base(config.model, result, spec)
+    return TriedRun(run, config, spec, fingerprint(config.model, config_of(config.model)))
+
+
+class Loader:
+    """Loads one session's models."""
+
+    def __init__(self, runs: Sequence[TriedRun], machine: Machine, progress: Progress) -> None:
+        self.runs, self.machine, self.progress = runs, machine, progress
+        self.loaded = LoadedModels(machine)
+        self._texts: dict[str, BaseText] = {}
+        self._titles = titles(runs)
+
+    def load(self, with_base: bool) -> LoadedModels:
+        """Load and verify. Raises UserError for a model that this device cannot load, and RunFailed out of memory."""
+        transformers_logging.disable_progress_bar()
+        transformers_logging.set_verbosity_error()
+        try:
+            self._load(with_base)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            free_memory()
+            text = f"not enough memory on {self.machine.name} for these models: try fewer runs, or use --device cpu"
+            raise RunFailed(text, "chat.out_of_memory") from error
+        return self.loaded
+
+    def _load(self, with_base: bool) -> None:
+        adapters = [run for run in self.runs if not run.spec.trains_weights]
+        full = [run for run in self.runs if run.spec.trains_weights]
+        groups: dict[tuple[Any, ...], list[TriedRun]] = {}
+        for run in sorted(adapters, key=lambda run: run.spec.quantizes_base):
+            groups.setdefault(run.base_identity, []).append(run)
+        logits: dict[str, torch.Tensor] = {}
+        for group in groups.values():
+            self._load_group(group, with_base, logits)
+        for run in full:
+            if with_base and run.weights not in logits:
+                self._load_base(run, logits)
+            self._load_full(run, logits)
+        order = {BASE: -1, BASE_4BIT: -1} | {short_name(run.directory.name): n for n, run in enumerate(self.runs)}
+        by_order = sorted(self.loaded.responders.items(), key=lambda pair: order.get(pair[0], -1))
+        self.loaded.responders = dict(by_order)
+
+    def _load_group(self, group: list[TriedRun], with_base: bool, logits: dict[str, torch.Tensor]) -> None:
+        """A base and all adapters on it. Of several copies of one base the first answers as the base."""
+        first = group[0]
+        name = self._base_name(first)
+        self.progress(f"loading the {name}")
+        copy = BaseCopy(name, method(first.spec.name).load(first.config, self.machine))
+        self.loaded.copies.append(copy)
+        prompt = self._text(first, copy).encoder.ids(PROBE)
+        before = logits_of(copy.network, prompt, self.machine.device)
+        if with_base and first.weights not in logits:
+            self._add_base(first, copy)
+        logits.setdefault(first.weights, before)
+        names = {}
+        for run in group:
+            key = short_name(run.directory.name)
+            self.progress(f"loading the adapter of {key}")
+            names[key] = self._titles[run.directory]
+            copy.attach(key, run.directory.model)
+            self._add(run, copy, key)
+        self.loaded.notices += verify(copy, before, prompt, self.machine.device, names)
+
+    def _load_base(self, run: TriedRun, logits: dict[str, torch.Tensor]) -> None:
+        """The base of a full fine-tuning, which no adapter needs."""
+        self.progress("loading the base")
+        copy = BaseCopy(self._base_name(run), method(run.spec.name).load(run.config, self.machine))
+        self.loaded.copies.append(copy)
+        prompt = self._text(run, copy).encoder.ids(PROBE)
+        logits[run.weights] = logits_of(copy.network, prompt, self.machine.device)
+        self._add_base(run, copy)
+
+    def _load_full(self, run: TriedRun, logits: dict[str, torch.Tensor]) -> None:
+        title = self._titles[run.directory]
+        self.progress(f"loading {short_name(run.directory.name)}")
+        dtype = method(run.spec.name).weight_dtype(run.config, self.machine)
+        copy = BaseCopy(title, load_weights(Model(id=str(run.directory.model)), self.machine, dtype))
+        self.loaded.copies.append(copy)
+        self._add(run, copy, None)
+        base = logits.get(run.weights)
+        if base is None:
+            return
+        found = logits_of(copy.network, self._text(run, copy).encoder.ids(PROBE), self.machine.device)
+        if found.shape == base.shape and largest_difference(found, base) <= TOLERANCE:
+            text = f"{title} answers as the base model: its logits are equal"
+            self.loaded.notices.append(Notice("chat.full_is_base", text))
+
+    def _base_name(self, run: TriedRun) -> str:
+        name = BASE_4BIT if run.spec.quantizes_base else BASE
+        several = len({other.weights for other in self.runs}) > 1
+        return f"{name} {Path(run.config.model.id).name}" if several else name
+
+    def _add_base(self, run: TriedRun, copy: BaseCopy) -> None:
+        self._respond(run, copy, None, copy.name, copy.name, "")
+
+    def _add(self, run: TriedRun, copy: BaseCopy, adapter: str | None) -> None:
+        name = run.directory.name
+        self._respond(run, copy, adapter, short_name(name), self._titles[run.directory], name)
+
+    def _respond(self, run: TriedRun, copy: BaseCopy, adapter: str | None, key: str, title: str, name: str) -> None:
+        text = self._text(run, copy)
+        column = Column(
+            key=key,
+            title=title,
+            model=run.config.model.id,
+            run=name,
+            chat=text.encoder.chat,
+            system=text.system,
+            max_new_tokens=run.config.evaluation.max_new_tokens,
+        )
+        positions = maximum_positions(config_of(run.config.model))
+        self.loaded.responders[key] = Responder(
+            column, copy, adapter, text.tokenizer, text.encoder, text.ends, positions
+        )
+
+    def _text(self, run: TriedRun, copy: BaseCopy) -> BaseText:
+        """Tokenizer, end tokens and system prompt, read once per run."""
+        if run.directory.name in self._texts:
+            return self._texts[run.directory.name]
+        tokenizer = load_tokenizer(run.config.model)
+        encoder = PromptEncoder(tokenizer)
+        examples: list[Example] = []
+        try:
+            examples = training_examples(run.config.data)
+        except (UserError, OSError) as error:
+            reason = error.line if isinstance(error, UserError) else str(error)
+            text = f"the training data of {short_name(run.directory.name)} cannot be read: its system prompt is unknown"
+            self.loaded.notices.append(Notice("chat.no_data", f"{text} ({reason})"))
+        rows = [row for row in encoder.rows(examples) if isinstance(row, Row)] or [encoder.row(PROBE)]
+        ends = end_tokens(tokenizer, getattr(copy.network, "get_base_model", lambda: copy.network)(), rows)
+        found = BaseText(tokenizer, encoder, ends, system_prompt(examples))
+        self._texts[run.directory.name] = found
+        return found
+
+
+def titles(runs: Sequence[TriedRun]) -> dict[RunDir, str]:
+    """`QLoRA`; where a method occurs several times, with the end of the run's name: `LoRA 3f2a`."""
+    counts = Counter(run.spec.name for run in runs)
+    return {
+        run.directory: run.spec.title + (f" {run.directory.name[-4:]}" if counts[run.spec.name] > 1 else "")
+        for run in runs
+    }

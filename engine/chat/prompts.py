@@ -1,0 +1,85 @@
+"""Encode conversations as training does: the same template, tokenizer and boundary between prompt and answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from engine.config.errors import UserError
+from engine.config.schema import Data
+from engine.data.conversation import Example, Problem
+from engine.data.detection import detect
+from engine.data.recognition import to_example
+from engine.data.rendering import has_template
+from engine.data.source import read
+from engine.data.tokens import Row, RowMaker
+from engine.runs.chat_messages import Conversation
+
+ANSWER = "answer"
+"""In place of the answer that the model will give: the data path encodes whole conversations."""
+ANY_LENGTH = 1 << 30
+SAMPLE_ROWS = 100
+"""Training rows from which end tokens and system prompt are taken."""
+
+
+class PromptEncoder:
+    """Prompts as token ids, by the data path of training."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.chat = has_template(tokenizer)
+        self._maker = RowMaker(tokenizer, ANY_LENGTH)
+
+    def row(self, conversation: Conversation) -> Row:
+        """The conversation as a row whose `prompt` ends with the generation prompt. Raises UserError if the chat
+        template refuses it.
+        """
+        answer = {"role": "assistant", "content": ANSWER}
+        messages = [*conversation.messages, answer] if conversation.messages else None
+        example = Example(messages, conversation.prompt, ANSWER, "conversation", conversation.tools)
+        row = next(self._maker.rows([example]))
+        if isinstance(row, Problem):
+            raise UserError(row.what, row.where, "change the conversation", "chat.template_refused")
+        return row
+
+    def ids(self, conversation: Conversation) -> list[int]:
+        """The prompt's token ids. Raises UserError for an empty prompt and where the chat template refuses it."""
+        prompt = self.row(conversation).prompt
+        if not prompt:
+            raise UserError("empty prompt", "conversation", "enter a text", "chat.empty_prompt")
+        return prompt
+
+    def rows(self, examples: list[Example]) -> list[Row | Problem]:
+        """Training or test rows, encoded with the same encoder."""
+        return list(self._maker.rows(examples))
+
+
+def asked(example: Example) -> Conversation:
+    """A row's conversation without the answer to its last prompt."""
+    messages = (example.messages or [])[:-1]
+    return Conversation(messages=messages, tools=example.tools, prompt=example.prompt)
+
+
+def training_examples(data: Data) -> list[Example]:
+    """The first training rows. Raises UserError if the data cannot be read."""
+    return list(islice(examples_of(data, ("train",)), SAMPLE_ROWS))
+
+
+def examples_of(data: Data, splits: tuple[str, ...] | None = None) -> Iterator[Example]:
+    """The usable rows of some given splits, or of all, in reading order."""
+    source = read(data)
+    found = detect(source.train, data)
+    for name, rows in source.splits.items():
+        if splits is None or name in splits:
+            for raw in rows:
+                if isinstance(example := to_example(raw, found), Example):
+                    yield example
+
+
+def system_prompt(examples: list[Example]) -> str:
+    """The system prompt that all of these rows have; '' if they have none or different ones."""
+    found = {
+        example.messages[0]["content"] if example.messages and example.messages[0]["role"] == "system" else ""
+        for example in examples
+    }
+    return str(found.pop()) if len(found) == 1 else ""

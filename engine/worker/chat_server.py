@@ -1,0 +1,124 @@
+"""Chat session: `python -m engine.worker.chat_server PID` answers the requests of one client until its stdin closes.
+
+Requests and messages are JSON lines (`engine.runs.chat_messages`). The process is in the device queue while it waits
+and as long as it runs; it ends with its client, which frees all memory.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+import msgspec
+
+from engine.config.errors import RunFailed, UserError
+from engine.runs import device_queue, parent
+from engine.runs.chat_messages import Ask, Failed, ListItems, Loading, Message, Open, Refused, Request, Stop, Waiting
+from engine.runs.device_queue import device_title, visible_device, wait_for_device
+from engine.worker.rpc_server import MAX_REASON, encoded
+
+
+class ChatServer:
+    """Reads requests in a thread, so that a Stop arrives while an answer is generated."""
+
+    def __init__(self, requests: int, channel: int) -> None:
+        """File descriptors to read requests from and to write messages to."""
+        self._channel = channel
+        self._requests: queue.Queue[Request] = queue.Queue()
+        self._latest = self._stopped = -1
+        """Numbers of the latest Ask that was read, and of the latest one that was stopped."""
+        threading.Thread(target=self._read, args=[requests], daemon=True, name="requests").start()
+
+    def tell(self, message: Message) -> None:
+        """Send one message; a client that has gone ends this process."""
+        line = memoryview(encoded(msgspec.to_builtins(message)))
+        try:
+            while line:
+                line = line[os.write(self._channel, line) :]
+        except BrokenPipeError:
+            os._exit(1)
+
+    def run(self) -> None:
+        """Open the session, then answer requests. Ends when the client closes stdin."""
+        request = self._requests.get()
+        assert isinstance(request, Open), request
+        paths = [Path(run) for run in request.runs]
+        if request.wait:
+            self._wait_for_device(paths)
+        self.tell(Loading("loading libraries"))
+        from engine.methods.quick_import import import_bitsandbytes  # after the wait: libraries take seconds
+
+        import_bitsandbytes()
+        from engine.chat.session import ChatSession
+
+        session = ChatSession(paths, request.base, lambda text: self.tell(Loading(text)))
+        self.tell(session.ready())
+        while True:
+            request = self._requests.get()
+            number = request.number if isinstance(request, Ask) else None
+            try:
+                if isinstance(request, Ask):
+                    session.answer(request, self.tell, lambda: self._stopped >= (number or 0))
+                elif isinstance(request, ListItems):
+                    self.tell(session.items(request.limit))
+            except UserError as error:
+                self.tell(refused(error, number))
+
+    def _wait_for_device(self, runs: list[Path]) -> None:
+        device = visible_device()
+        title = device_title(device)
+        place = runs[0] / device_queue.TRY
+        wait_for_device(device, time.time(), place, lambda note: self.tell(Waiting(note, title)), lambda: False)
+
+    def _read(self, descriptor: int) -> None:
+        """Queue requests until stdin closes; then end the process, whatever it is doing."""
+        buffer = b""
+        try:
+            while block := os.read(descriptor, 1 << 16):
+                *lines, buffer = (buffer + block).split(b"\n")
+                for line in lines:
+                    self._take(msgspec.json.decode(line, type=Request))
+        finally:
+            os._exit(0)
+
+    def _take(self, request: Request) -> None:
+        if isinstance(request, Stop):
+            self._stopped = self._latest
+            return
+        if isinstance(request, Ask):
+            self._latest = request.number
+        self._requests.put(request)
+
+
+def refused(error: UserError, number: int | None = None) -> Refused:
+    """The message for a UserError."""
+    return Refused(what=error.what, where=error.where, do=error.do, code=error.code, number=number)
+
+
+def main() -> int:
+    """Serve one client; the last message of a session that cannot continue is Refused or Failed."""
+    # Libraries may print to stdout: messages use a duplicate of it, and stdout itself becomes stderr.
+    channel = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    parent.end_with(int(sys.argv[1]))
+    server = ChatServer(os.dup(sys.stdin.fileno()), channel)
+    try:
+        server.run()
+    except UserError as error:
+        server.tell(refused(error))
+        return 2
+    except RunFailed as error:
+        server.tell(Failed(reason=str(error), code=error.code))
+    except Exception as error:  # noqa: BLE001 - top level: report every error to the client
+        server.tell(Failed(reason=" ".join(f"{type(error).__name__}: {error}".split())[:MAX_REASON]))
+        traceback.print_exc()
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -17,6 +17,7 @@ from textual.binding import Binding, BindingType
 from textual.command import Provider
 from textual.filter import LineFilter, NoColor
 from textual.geometry import Size
+from textual.screen import Screen
 from textual.widget import Widget
 
 from engine.config.text import visible
@@ -77,9 +78,12 @@ class Workbench(DiffApp):
         settings: Settings | None = None,
         ascii_only: bool = False,
         notices: Callable[[], Sequence[Notice]] = tuple,
+        opened: Callable[[], Screen[None]] | None = None,
     ) -> None:
+        """`opened`: creates a screen that is shown instead of the bench; the app exits when it is closed."""
         super().__init__()
         self.runs = runs
+        self._opened = opened
         self.notices = notices
         """Called after the first paint: warnings about the runs home."""
         self.settings = settings or read_settings([command.id for command in all_commands()], self.available_themes)
@@ -142,6 +146,8 @@ class Workbench(DiffApp):
         self._check_size(self.size)
         if problems := [*self.settings.errors, *key_conflicts(self.settings.keys)]:
             self.notify("\n".join(map(visible, problems)), severity="warning", timeout=15, markup=False)
+        if self._opened:
+            self.push_screen(self._opened(), lambda _: self.exit())
         self.call_after_refresh(self._finish_start)
 
     def _finish_start(self) -> None:

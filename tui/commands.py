@@ -144,6 +144,9 @@ RUNS = (
     Command("runs.pause", "p", "pause", "pause", "Pause the run: save a checkpoint and release the GPU."),
     Command("runs.resume", "u", "resume", "resume", "Resume the run from its latest complete checkpoint."),
     Command("runs.again", "a", "again", "again", "Start a new run with the same frozen configuration."),
+    Command(
+        "runs.try", "t", "try_runs", "try", "Answer prompts with the marked runs, or with this one, and their base."
+    ),
     Command("runs.delete", "x", "delete", "delete", "Delete the run permanently; asks first. Not for active runs."),
     Command("runs.sort", "o", "sort", "sort", "Sort by the next column."),
     Command("runs.reverse", "O", "reverse", "reverse", "Reverse the sort order."),
@@ -196,7 +199,28 @@ LADDER = (
     Command("ladder.next", "n", "next", "next", "Show the next older ladder."),
     Command("ladder.stop", "s", "stop", "stop", "Stop the ladder and its run, saving a checkpoint; asks first."),
     Command("ladder.resume", "u", "resume", "resume", "Resume the stopped ladder."),
+    Command("ladder.try", "t", "try_runs", "try", "Answer prompts with a finished run of each rung and their base."),
     Command("ladder.report", "o", "report", "report", "Write the report again and show its path."),
+)
+
+TRY = (
+    Command(
+        "try.back", "escape", "back", "back", "Leave the input line; then end the session, which frees its memory."
+    ),
+    Command("try.write", "enter,i", "write", "prompt", "Write a prompt; every column answers it."),
+    Command(
+        "try.next", "n", "next_item", "next item", "Replay the next test item; those with different answers first."
+    ),
+    Command("try.previous", "p", "previous_item", "previous", "Replay the previous test item."),
+    Command("try.stop", "s", "stop", "stop", "Stop generating; the answers so far are kept."),
+    Command("try.clear", "c", "clear", "clear", "Start a new conversation."),
+    Command("try.right", "right", "column(1)", "columns", "Show the next column."),
+    Command("try.left", "left", "column(-1)", "", "Show the previous column.", shown=False),
+    Command("try.sampling", "g", "sampling", "sampling", "Change temperature, top-p, seed and maximum tokens."),
+    Command("try.system", "y", "system", "system", "Change the system prompt; starts a new conversation."),
+    Command("try.save", "w", "save", "save", "Save the conversation as a data set in the working directory."),
+    Command("try.cpu", "u", "cpu", "CPU", "Use the CPU while a run uses the GPU; slow."),
+    Command("try.now", "N", "now", "start now", "Start immediately, even if the device is busy.", shown=False),
 )
 
 TABLES = {
@@ -208,6 +232,7 @@ TABLES = {
     "presets": PRESETS,
     "runs": RUNS,
     "ladder": LADDER,
+    "try": TRY,
 }
 TITLES = {
     "app": "Everywhere",
@@ -218,6 +243,7 @@ TITLES = {
     "presets": "Presets",
     "runs": "Runs",
     "ladder": "Ladder",
+    "try": "Try",
 }
 """Headings of the tables in the help screen and in `docs/keys.md`."""
 

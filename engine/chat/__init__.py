@@ -1,1 +1,1 @@
-"""Load one base with the adapters of finished runs, answer prompts with each of them, and verify that each is active."""
+"""Answer prompts with the models of finished runs: one base shared by its adapters, each verified to be active."""

@@ -1,4 +1,4 @@
-"""Test items to replay: first those to which the runs gave different answers, not all right; then failures; then others."""
+"""Test items to replay: first those to which the runs gave different answers, then failures, then the others."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ScoredItem:
 def replay_items(runs: Sequence[TriedRun], models: LoadedModels, limit: int) -> Items:
     """The first `limit` items in replay order, with prompts encoded as in training.
 
-    Raises UserError if no run was scored on test items, and if the data give other prompts than the runs were scored on.
+    Raises UserError if no run was scored on test items, and if the data now give other prompts.
     """
     items = ranked(runs)
     if not items:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ def save_conversations(folder: Path, conversations: Mapping[str, Sequence[Mappin
     return path
 
 
-def _names(folder: Path, stem: str) -> Any:
+def _names(folder: Path, stem: str) -> Iterator[Path]:
     yield folder / f"{stem}.jsonl"
     number = 2
     while True:

@@ -265,6 +265,14 @@ class Ladder(Struct, kw_only=True):
     warning_codes: list[str] = field(default_factory=list)
     """Stable code of each warning; empty in older ladders."""
 
+    def finished_runs(self) -> list[str]:
+        """The name of one finished run of each rung, of its first seed, in the order of the rungs."""
+        found: dict[str, str] = {}
+        for entry in self.entries:
+            if entry.kind == "run" and entry.status == "finished" and entry.run:
+                found.setdefault(entry.rung, entry.run)
+        return list(found.values())
+
 
 def decode_ladder(text: bytes) -> Ladder:
     """The content of `ladder.json`, of any schema version. Raises msgspec.DecodeError where it is damaged."""

@@ -24,6 +24,7 @@ from engine.config.renamed_keys import current_table, current_values
 from engine.runs import end_record, folder
 from engine.runs.folder import Folder
 from engine.runs.ladder import Ladder, LadderPlan, decode_ladder
+from engine.runs.run_dir import RunDir
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,15 @@ class LadderDir(Folder):
         if ladder.status == "running" and (record := end_record.read(self.end_file)):
             ladder.status, ladder.reason = ("stopped" if record.status == "stopped" else "failed"), record.reason
         return ladder
+
+    def finished_runs(self) -> list[RunDir]:
+        """One finished run of each rung. Raises UserError if there is none, and as `state`."""
+        ladder = self.state()
+        names = ladder.finished_runs() if ladder else []
+        if not names:
+            do = "wait until a run has finished"
+            raise UserError("no finished run in the ladder", self.name, do, code="ladder.no_finished_run")
+        return [RunDir(self.runs / name) for name in names]
 
     def write_state(self, ladder: Ladder) -> None:
         """Replace `ladder.json` atomically."""

@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -21,6 +22,9 @@ from engine.runs import device_queue, parent
 from engine.runs.chat_messages import Ask, Failed, ListItems, Loading, Message, Open, Refused, Request, Stop, Waiting
 from engine.runs.device_queue import device_title, visible_device, wait_for_device
 from engine.worker.rpc_server import MAX_REASON, encoded
+
+if TYPE_CHECKING:
+    from engine.chat.session import ChatSession
 
 
 class ChatServer:
@@ -59,15 +63,16 @@ class ChatServer:
         session = ChatSession(paths, request.base, lambda text: self.tell(Loading(text)))
         self.tell(session.ready())
         while True:
-            request = self._requests.get()
-            number = request.number if isinstance(request, Ask) else None
-            try:
-                if isinstance(request, Ask):
-                    session.answer(request, self.tell, lambda: self._stopped >= (number or 0))
-                elif isinstance(request, ListItems):
-                    self.tell(session.items(request.limit))
-            except UserError as error:
-                self.tell(refused(error, number))
+            self._respond(session, self._requests.get())
+
+    def _respond(self, session: ChatSession, request: Request) -> None:
+        try:
+            if isinstance(request, Ask):
+                session.answer(request, self.tell, lambda: self._stopped >= request.number)
+            elif isinstance(request, ListItems):
+                self.tell(session.items(request.limit))
+        except UserError as error:
+            self.tell(refused(error, request.number if isinstance(request, Ask) else None))
 
     def _wait_for_device(self, runs: list[Path]) -> None:
         device = visible_device()

@@ -6,20 +6,26 @@ Imports are inside `open_bench`, because `ftbench --help` and the first paint mu
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from textual.screen import Screen
+
     from engine.config.errors import Notice
 
 UNSUPPORTED = ("dumb", "unknown")
 """Values of $TERM for terminals without cursor addressing."""
 
 
-def open_bench(runs: Path, ascii_only: bool, mouse: bool, hints: bool = True) -> int:
+def open_bench(
+    runs: Path, ascii_only: bool, mouse: bool, hints: bool = True, opened: Callable[[], Screen[None]] | None = None
+) -> int:
     """Run the workbench until it is closed; then print which runs continue. Returns the exit status.
 
-    With `hints` it may show the hint to adopt the runs of the working directory.
+    With `hints` it may show the hint to adopt the runs of the working directory. `opened` creates a screen to show
+    instead of the bench.
 
     Raises UserError where the terminal is unsupported, and where runs or locks cannot be read: everything on the
     screen would be wrong.
@@ -39,7 +45,7 @@ def open_bench(runs: Path, ascii_only: bool, mouse: bool, hints: bool = True) ->
 
         return home_notes.notices(runs, hints)
 
-    app = Workbench(runs, ascii_only=ascii_only, notices=notices)
+    app = Workbench(runs, ascii_only=ascii_only, notices=notices, opened=opened)
     message = app.run(mouse=mouse and app.settings.mouse)
     if message:
         from tui.output.console import say  # Rich is not needed before the first paint

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from engine.runs import run_dir
 from engine.runs.exports import ExportKind, WeightType
+from engine.runs.home import runs_home
 from tui.cli.arguments import App
 from tui.cli.home_notes import home, show_origin
 from tui.cli.lookup import run_or_ladder
-from tui.cli.options import JsonOption, NowOption, RunArgument, RunsOption
+from tui.cli.options import AsciiOption, JsonOption, NowOption, RunArgument, RunsOption
 
 shipping_app = App()
 
@@ -71,3 +72,47 @@ def gate(
 
     options = verb.GateOptions(against, rung, metric, min_gain, json)
     raise typer.Exit(verb.gate(run_or_ladder(runs, name, json), options))
+
+
+@shipping_app.command("try")
+def try_runs(
+    names: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Runs or ladders: name, part of it, path, or 'last'.")
+    ],
+    prompt: Annotated[str | None, typer.Option("--prompt", help="Answer this and print it (default: stdin).")] = None,
+    items: Annotated[
+        int,
+        typer.Option("--items", min=0, metavar="N", help="Replay N test items, those with different answers first."),
+    ] = 0,
+    system: Annotated[
+        str | None, typer.Option("--system", help="System prompt (default: that of the training rows).")
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0, max=10, help="Sampling temperature; 0 is greedy.")
+    ] = 0.0,
+    top_p: Annotated[float, typer.Option("--top-p", min=0.01, max=1, help="Nucleus sampling.")] = 1.0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the sampling.")] = 0,
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", min=1, help="Tokens per answer (default: as evaluated).")
+    ] = None,
+    base: Annotated[bool, typer.Option("--base/--no-base", help="Let the base model answer too.")] = True,
+    device: Annotated[
+        Literal["auto", "cpu"], typer.Option("--device", help="cpu: leave the GPU to a run; slow.")
+    ] = "auto",
+    now: NowOption = False,
+    runs: RunsOption = None,
+    ascii_only: AsciiOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Answer prompts with base and tuned models, side by side."""
+    from engine.runs.chat_messages import Sampling
+    from tui.cli import chat as verb
+
+    sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed, max_new_tokens=max_new_tokens or 0)
+    options = verb.TryOptions(prompt, items, system, sampling, base, device == "cpu", now, json)
+    found = verb.runs_of([run_or_ladder(runs, name, json) for name in names])
+    if options.interactive:
+        from tui.cli.bench import open_bench
+
+        raise typer.Exit(open_bench(runs_home(runs), ascii_only, True, hints=False, opened=verb.screen(found, options)))
+    raise typer.Exit(verb.answer_once(found, options))

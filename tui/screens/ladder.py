@@ -201,6 +201,22 @@ class LadderScreen(BaseScreen[None]):
         except (UserError, RunFailed) as error:
             self.tell(str(error), severity="error")
 
+    def action_try_runs(self) -> None:
+        """Try a finished run of each rung."""
+        from engine.runs.chat_messages import Open
+        from tui.screens.trying import TryScreen
+
+        folder = self.current()
+        if folder is None:
+            self.tell("no ladder to try", severity="warning")
+            return
+        try:
+            runs = folder.finished_runs()
+        except UserError as error:
+            self.tell(error.line, severity="warning")
+            return
+        self.app.push_screen(TryScreen(Open(runs=[str(run.path) for run in runs])))
+
     def action_report(self) -> None:
         folder = self.current()
         if folder is None or not folder.page.exists():

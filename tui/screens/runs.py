@@ -151,6 +151,18 @@ class RunsScreen(BaseScreen[RunDir | None]):
             return
         self.app.push_screen(CompareScreen(runs, app_settings(self).ascii))
 
+    def action_try_runs(self) -> None:
+        """Try the marked runs, or the selected one."""
+        from engine.runs.chat_messages import Open
+        from tui.screens.trying import TryScreen
+
+        names = sorted(self.marked & set(self.lines)) or ([run.name] if (run := self._selected()) else [])
+        unfinished = [name for name in names if self.lines[name].state != "finished"]
+        if unfinished:
+            self.tell(f"not finished, so it cannot be tried: {', '.join(unfinished)}", severity="warning")
+        elif names:
+            self.app.push_screen(TryScreen(Open(runs=[str(self.runs / name) for name in names])))
+
     def action_stop(self) -> None:
         self.actions.stop(self._selected())
 

@@ -1,0 +1,222 @@
+"""The client's side of a chat session: columns with their conversations, and what the session is doing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from engine.config.quantities import duration, size
+from engine.config.text import amount
+from engine.runs.chat_messages import (
+    Answered,
+    Ask,
+    Begun,
+    Column,
+    Conversation,
+    Done,
+    Items,
+    Loading,
+    MemoryUse,
+    Message,
+    Piece,
+    Ready,
+    RecordedAnswer,
+    Refused,
+    ReplayItem,
+    Sampling,
+    Waiting,
+)
+
+
+@dataclass
+class Turn:
+    """A prompt and what one column answers."""
+
+    question: list[dict[str, Any]]
+    """The messages since the last answer; the last one is the user's."""
+    plain: str | None = None
+    """The prompt as plain text, for models without a chat template."""
+    text: str = ""
+    """The answer so far."""
+    begun: Begun | None = None
+    answer: Answered | None = None
+
+
+@dataclass
+class ColumnState:
+    """One model with its conversation."""
+
+    column: Column
+    turns: list[Turn] = field(default_factory=list)
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The answered turns as chat messages."""
+        found: list[dict[str, Any]] = []
+        for turn in self.turns:
+            if turn.answer is not None:
+                found += [*turn.question, {"role": "assistant", "content": turn.answer.text}]
+        return found
+
+
+class ChatState:
+    """Applies the messages of a session, and builds its requests."""
+
+    def __init__(self) -> None:
+        self.columns: dict[str, ColumnState] = {}
+        self.waiting: Waiting | None = None
+        self.loading = "starting"
+        self.ready: Ready | None = None
+        self.memory: MemoryUse | None = None
+        self.items: Items | None = None
+        self.item = -1
+        """Index of the replayed item, -1 for entered prompts."""
+        self.answering = ""
+        """Key of the column that is answering."""
+        self.pending = 0
+        """Number of the request that is not done; 0 for none."""
+        self.system: str | None = None
+        """System prompt of new conversations; None for that of the training rows."""
+        self.sampling = Sampling()
+        self.refusal: Refused | None = None
+        """The last refused request."""
+        self._number = 0
+        self._tools: list[Any] | None = None
+
+    def apply(self, message: Message) -> None:
+        """Update the state by a message of the session."""
+        match message:
+            case Waiting():
+                self.waiting = message
+            case Loading(text):
+                self.waiting, self.loading = None, text
+            case Ready():
+                self.waiting, self.ready, self.memory = None, message, message.memory
+                self.columns = {column.key: ColumnState(column) for column in message.columns}
+            case Items():
+                self.items = message
+            case Begun():
+                self.answering = message.column
+                self.columns[message.column].turns[-1].begun = message
+            case Piece():
+                self.columns[message.column].turns[-1].text += message.text
+            case Answered():
+                turn = self.columns[message.column].turns[-1]
+                turn.answer, turn.text, self.answering = message, message.text, ""
+            case Done():
+                self.memory = message.memory
+                self._finish(message.number)
+            case Refused():
+                self.refusal = message
+                self._finish(message.number)
+
+    def _finish(self, number: int | None) -> None:
+        if number == self.pending:
+            self.pending, self.answering = 0, ""
+
+    def ask(self, text: str) -> Ask:
+        """Continue every column's conversation with a prompt."""
+        for state in self.columns.values():
+            state.turns = [turn for turn in state.turns if turn.answer is not None] if state.column.chat else []
+            question: list[dict[str, Any]] = [{"role": "user", "content": text}]
+            plain = None
+            system = state.column.system if self.system is None else self.system
+            if not state.turns and system:
+                question.insert(0, {"role": "system", "content": system})
+            if not state.column.chat:
+                plain = f"{system}\n\n{text}" if system else text
+            state.turns.append(Turn(question, plain))
+        return self._request()
+
+    def replay(self, index: int) -> Ask:
+        """Start new conversations with a test item."""
+        assert self.items is not None
+        item = self.items.items[index]
+        self.clear()
+        self.item, self._tools = index, item.conversation.tools
+        for state in self.columns.values():
+            state.turns = [Turn(list(item.conversation.messages), item.conversation.prompt)]
+        return self._request()
+
+    def clear(self) -> None:
+        """Start new conversations."""
+        self.item, self._tools = -1, None
+        for state in self.columns.values():
+            state.turns = []
+
+    def _request(self) -> Ask:
+        self._number += 1
+        self.pending, self.refusal = self._number, None
+        conversations = {
+            key: Conversation(
+                messages=[*state.messages, *state.turns[-1].question],
+                tools=self._tools,
+                prompt=state.turns[-1].plain,
+            )
+            for key, state in self.columns.items()
+        }
+        return Ask(number=self._number, conversations=conversations, sampling=self.sampling)
+
+    @property
+    def replayed(self) -> ReplayItem | None:
+        """The test item that is replayed."""
+        return self.items.items[self.item] if self.items and self.item >= 0 else None
+
+    def conversations(self) -> dict[str, list[dict[str, Any]]]:
+        """Title of a column -> its answered messages, for columns that have any."""
+        return {state.column.title: state.messages for state in self.columns.values() if state.messages}
+
+
+def memory_text(memory: MemoryUse) -> str:
+    """`base 269 MiB + 2 adapters 12 MiB · full 269 MiB · process 1.2 GiB`."""
+    parts = []
+    for part in memory.parts:
+        adapters = f" + {amount(part.adapters, 'adapter')} {size(part.adapter_bytes)}" if part.adapters else ""
+        parts.append(f"{part.name} {size(part.bytes)}{adapters}")
+    gpu = [f"GPU {size(memory.gpu)}"] if memory.gpu is not None else []
+    return " · ".join([*parts, *gpu, f"process {size(memory.process)}"])
+
+
+def sampling_text(sampling: Sampling) -> str:
+    """`greedy, 128 tokens`, `temperature 0.7, top-p 0.9, seed 0, 128 tokens`."""
+    tokens = f"at most {amount(sampling.max_new_tokens, 'token')}"
+    if sampling.temperature <= 0:
+        return f"greedy, {tokens}"
+    return f"temperature {sampling.temperature:g}, top-p {sampling.top_p:g}, seed {sampling.seed}, {tokens}"
+
+
+def answer_facts(answer: Answered) -> str:
+    """`37 tokens · 10.3 tokens/s · first token after 0.21 s · ended by an end token`."""
+    rate = answer.tokens_per_second
+    speed = [] if rate is None else [f"{rate:,.{0 if rate >= 99.5 else 1}f} tokens/s"]
+    ended = {"end token": "ended by an end token", "length": "no end token", "stopped": "stopped"}[answer.ended]
+    first = f"first token after {duration(answer.first_token)}"
+    return " · ".join([amount(answer.tokens, "token"), *speed, first, ended])
+
+
+KINDS = {"disagree": "the runs disagree", "failure": "all runs failed", "other": "all runs were right"}
+"""Kind of a test item -> in words."""
+
+
+def items_line(items: Items) -> str:
+    """`48 test items: on 12 the runs disagree, on 7 all failed`."""
+    return f"{amount(items.total, 'test item')}: on {items.disagree} the runs disagree, on {items.failures} all failed"
+
+
+def recorded_text(recorded: RecordedAnswer | None, text: str) -> str:
+    """` · as recorded (right)`: whether an answer to a test item is the one that evaluation recorded."""
+    if recorded is None or recorded.right is None:
+        return ""
+    same = "as recorded" if recorded.text == text else "recorded another answer"
+    return f" · {same} ({'right' if recorded.right else 'wrong'})"
+
+
+def default_sampling(sampling: Sampling, columns: Sequence[Column]) -> Sampling:
+    """The sampling with the largest `max_new_tokens` of the runs' evaluations in place of 0."""
+    if sampling.max_new_tokens:
+        return sampling
+    most = max((column.max_new_tokens for column in columns), default=128)
+    return msgspec.structs.replace(sampling, max_new_tokens=most)

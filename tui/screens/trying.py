@@ -1,0 +1,353 @@
+"""The try screen: prompts answered side by side by a base and by the models of finished runs."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Horizontal
+from textual.content import Content
+from textual.events import Paste
+from textual.widgets import Input, Static
+
+from engine.config.errors import RunFailed, UserError
+from engine.config.files import working_directory
+from engine.config.text import visible
+from engine.runs.chat_file import save_conversations
+from engine.runs.chat_messages import Items, ListItems, Open, Ready, Refused, Sampling
+from engine.runs.device_queue import device_title
+from engine.runs.home import tilde
+from tui.commands import TABLES, bindings
+from tui.live.chat_sampling import parse_sampling, written
+from tui.live.chat_state import KINDS, ChatState, default_sampling, items_line, memory_text, sampling_text
+from tui.live.chat_thread import ChatThread, SessionEnded, SessionTold
+from tui.screens.base import BaseScreen
+from tui.widgets.answer_column import AnswerColumn
+from tui.widgets.key_line import KeyLine
+
+MIN_COLUMN = 38
+"""Width of a column; a narrower terminal shows fewer columns at a time."""
+REDRAW_SECONDS = 0.1
+ITEMS = 200
+"""Test items that are listed."""
+LINE_FEED = "⏎"
+"""Stands for a line feed in the input line."""
+PLACEHOLDERS = {
+    "prompt": "prompt · enter sends · escape leaves the line",
+    "sampling": "temperature=0 top_p=1 seed=0 max_new_tokens=128",
+    "system": "system prompt; empty for no system prompt",
+}
+
+
+CPU = device_title("cpu")
+ACTIONS = frozenset(command.action.partition("(")[0] for command in TABLES["try"])
+
+
+class PromptInput(Input):
+    """One line; pasted line feeds are kept as symbols."""
+
+    def _on_paste(self, event: Paste) -> None:
+        event.prevent_default()
+        event.stop()
+        self.insert_text_at_cursor(event.text.rstrip("\r\n").replace("\r\n", "\n").replace("\n", LINE_FEED))
+
+
+class TryScreen(BaseScreen[None]):
+    """Owns one session; closing the screen ends its process."""
+
+    BINDINGS: ClassVar[list[BindingType]] = bindings("try")
+    CSS = """
+    TryScreen { layout: vertical; }
+    TryScreen #title { height: 1; padding: 0 1; text-style: bold; text-wrap: nowrap; text-overflow: ellipsis; }
+    TryScreen #memory { height: auto; max-height: 2; padding: 0 1; color: $foreground-muted; }
+    TryScreen #state { height: auto; max-height: 3; padding: 0 1; }
+    TryScreen #item { height: auto; max-height: 3; padding: 0 1; display: none; }
+    TryScreen #columns { height: 1fr; }
+    TryScreen PromptInput { height: 1; border: none; }
+    """
+
+    def __init__(
+        self,
+        request: Open,
+        sampling: Sampling = Sampling(max_new_tokens=0),
+        system: str | None = None,
+        on_cpu: bool = False,
+    ) -> None:
+        """sampling: with `max_new_tokens` 0 for that of the runs' evaluations."""
+        super().__init__()
+        self.request, self.on_cpu = request, on_cpu
+        self.state = ChatState()
+        self.state.sampling, self.state.system = sampling, system
+        self.session: ChatThread | None = None
+        self.error = ""
+        self.first = 0
+        """Index of the first visible column."""
+        self.purpose = "prompt"
+        self._wanted_item = -1
+        self._stale = True
+        """Whether something changed since the last drawing."""
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="title")
+        yield Static(id="memory")
+        yield Horizontal(id="columns")
+        yield Static(id="item")
+        yield Static(id="state")
+        line = PromptInput(placeholder=PLACEHOLDERS["prompt"], id="prompt", compact=True)
+        line.cursor_blink = False  # each change is sent over SSH
+        yield line
+        yield KeyLine()
+
+    def on_mount(self) -> None:
+        self.set_interval(REDRAW_SECONDS, self._draw_if_stale)
+        self._open()
+
+    def on_unmount(self) -> None:
+        if self.session:
+            self.session.close()
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._draw)
+
+    def _open(self) -> None:
+        """Start the session; a running one is ended."""
+        if self.session:
+            self.session.close()
+        sampling, system = self.state.sampling, self.state.system
+        self.state = ChatState()
+        self.state.sampling, self.state.system = sampling, system
+        self.error, self._wanted_item = "", -1
+        self.query(AnswerColumn).remove()
+        self.session = ChatThread(self.request, self.on_cpu, self.post_message)
+        self._draw()
+
+    @on(SessionTold)
+    async def _told(self, event: SessionTold) -> None:
+        if event.thread is not self.session:
+            return
+        message = event.content
+        self.state.apply(message)
+        self._stale = True
+        if isinstance(message, Ready):
+            self.state.sampling = default_sampling(self.state.sampling, message.columns)
+            await self.query_one("#columns").mount(*(AnswerColumn() for _ in message.columns))
+            for notice in message.notices:
+                self.tell(notice.text, severity="warning", timeout=30)
+            self._write("prompt")
+            self._draw()
+        elif isinstance(message, Items) and self._wanted_item >= 0:
+            self._replay(self._wanted_item)
+        elif isinstance(message, Refused):
+            line = UserError(message.what, message.where, message.do, message.code).line
+            self.tell(line, severity="error", timeout=15)
+
+    @on(SessionEnded)
+    def _ended(self, event: SessionEnded) -> None:
+        if event.thread is self.session:
+            self.error, self._stale = event.error, True
+
+    def _draw_if_stale(self) -> None:
+        if self._stale:
+            self._draw()
+
+    def _draw(self) -> None:
+        self._stale = False
+        state, width = self.state, self.size.width
+        columns = list(self.query(AnswerColumn))
+        shown = max(1, min(len(columns), width // MIN_COLUMN))
+        self.first = max(0, min(self.first, len(columns) - shown))
+        names = [*state.columns]
+        for index, column in enumerate(columns):
+            column.display = self.first <= index < self.first + shown
+            if index < len(names):
+                column.show(state.columns[names[index]], state.replayed, state.answering == names[index])
+        hidden = len(columns) - shown
+        part = f" · columns {self.first + 1} to {self.first + shown} of {len(columns)}" if hidden > 0 else ""
+        title = f"try · {sampling_text(state.sampling)}{part}" if state.ready else "try"
+        self.query_one("#title", Static).update(Content(visible(title)))
+        memory = memory_text(state.memory) if state.memory else ""
+        self.query_one("#memory", Static).update(Content(visible(memory)))
+        self.query_one("#state", Static).update(self._state_line())
+        self._draw_item()
+
+    def _draw_item(self) -> None:
+        widget, item = self.query_one("#item", Static), self.state.replayed
+        widget.display = item is not None
+        if item is not None and self.state.items is not None:
+            place = f"item {self.state.item + 1} of {self.state.items.total}, {item.where}: {KINDS[item.kind]}"
+            target = Content.styled(visible(f"target: {item.target}", 400), "$text-success")
+            widget.update(Content("\n").join([Content(visible(place)), target]))
+
+    def _state_line(self) -> Content:
+        """What the session is doing, and what the user can do about it."""
+        state = self.state
+        if self.error:
+            return Content.styled(visible(f"{self.error}; press escape to return"), "$text-error")
+        if state.waiting:
+            cpu = "" if state.waiting.device == CPU else " Press u to use the CPU instead (slow)."
+            text = f"waiting in the device queue: {state.waiting.note}.{cpu} Press N to start immediately."
+            return Content.styled(visible(text), "$text-warning")
+        if state.ready is None:
+            return Content(visible(f"{state.loading} …"))
+        if state.answering:
+            return Content(visible(f"{state.columns[state.answering].column.title} is answering; s stops"))
+        if state.pending:
+            return Content("answering; s stops")
+        items = f" · {items_line(state.items)}" if state.items else ""
+        return Content(visible(f"ready on {state.ready.device}{items}"))
+
+    # Input line
+
+    def _write(self, purpose: str) -> None:
+        """Focus the input line for a prompt, sampling settings or a system prompt."""
+        line = self.query_one(PromptInput)
+        self.purpose, line.placeholder = purpose, PLACEHOLDERS[purpose]
+        if purpose != "prompt":
+            line.value = written(self.state.sampling) if purpose == "sampling" else self._system()
+        elif line.value and self.purpose != "prompt":
+            line.value = ""
+        line.cursor_position = len(line.value)
+        self.set_focus(line)
+
+    def _system(self) -> str:
+        """The system prompt in effect, of the first column that has one."""
+        if self.state.system is not None:
+            return self.state.system.replace("\n", LINE_FEED)
+        found = [one.column.system for one in self.state.columns.values() if one.column.system]
+        return found[0].replace("\n", LINE_FEED) if found else ""
+
+    @on(Input.Submitted, "#prompt")
+    def _submitted(self, event: Input.Submitted) -> None:
+        text = event.value.replace(LINE_FEED, "\n")
+        purpose = self.purpose
+        if purpose == "sampling":
+            try:
+                self.state.sampling = parse_sampling(text, self.state.sampling)
+            except UserError as error:
+                self.tell(error.line, severity="error")
+                return
+        elif purpose == "system":
+            self.state.system = text
+            self.state.clear()
+            self.tell(
+                "new conversation with this system prompt" if text else "new conversation without a system prompt"
+            )
+        elif not text.strip() or not self._send_prompt(text):
+            return
+        event.input.value = ""
+        self._write("prompt")
+        self._draw()
+
+    def _send_prompt(self, text: str) -> bool:
+        if not self._is_free():
+            return False
+        assert self.session is not None
+        if self.state.item >= 0:
+            self.state.clear()
+        self.session.send(self.state.ask(text))
+        return True
+
+    def _is_free(self) -> bool:
+        """Whether a request can be sent; else a notification says why not."""
+        if self.state.ready is None or self.error:
+            self.tell("the models are not loaded", severity="warning")
+        elif self.state.pending:
+            self.tell("still answering: press escape, then s to stop", severity="warning")
+        else:
+            return True
+        return False
+
+    # Keys
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Hide the keys that type letters while the input line has the focus."""
+        typing = isinstance(self.focused, Input)
+        return action in ("back", "write") or not typing if action in ACTIONS else True
+
+    def action_back(self) -> None:
+        """Leave the input line, then the screen."""
+        line = self.query_one(PromptInput)
+        if self.focused is line and not self.error:
+            if self.purpose != "prompt":
+                line.value, self.purpose, line.placeholder = "", "prompt", PLACEHOLDERS["prompt"]
+            visible_columns = [column for column in self.query(AnswerColumn) if column.display]
+            self.set_focus(visible_columns[0] if visible_columns else None)
+            return
+        self.dismiss(None)
+
+    def action_write(self) -> None:
+        self._write("prompt")
+
+    def action_sampling(self) -> None:
+        self._write("sampling")
+
+    def action_system(self) -> None:
+        self._write("system")
+
+    def action_next_item(self) -> None:
+        self._step_item(1)
+
+    def action_previous_item(self) -> None:
+        self._step_item(-1)
+
+    def _step_item(self, step: int) -> None:
+        if not self._is_free():
+            return
+        if self.state.items is None:
+            assert self.session is not None
+            self._wanted_item = 0
+            self.session.send(ListItems(limit=ITEMS))
+            return
+        self._replay((self.state.item + step) % len(self.state.items.items))
+
+    def _replay(self, index: int) -> None:
+        assert self.session is not None
+        self._wanted_item = -1
+        self.session.send(self.state.replay(index))
+        self._draw()
+
+    def action_column(self, step: int) -> None:
+        self.first += step
+        self._draw()
+
+    def action_stop(self) -> None:
+        if self.session and self.state.pending:
+            self.session.stop()
+        else:
+            self.tell("nothing is being generated")
+
+    def action_clear(self) -> None:
+        if self._is_free():
+            self.state.clear()
+            self._draw()
+
+    def action_cpu(self) -> None:
+        """Open the session on the CPU."""
+        if self.on_cpu or (self.state.waiting and self.state.waiting.device == CPU):
+            self.tell("this session uses the CPU already", severity="warning")
+            return
+        self.on_cpu = True
+        self._open()
+
+    def action_now(self) -> None:
+        """Start without waiting in the queue."""
+        if self.state.waiting is None:
+            self.tell("not waiting in the device queue", severity="warning")
+            return
+        self.request = msgspec.structs.replace(self.request, wait=False)
+        self._open()
+
+    def action_save(self) -> None:
+        conversations = self.state.conversations()
+        if not conversations:
+            self.tell("no answers to save yet", severity="warning")
+            return
+        try:
+            path = save_conversations(working_directory(), conversations)
+        except (UserError, RunFailed) as error:
+            self.tell(str(error), severity="error", timeout=15)
+            return
+        self.tell(f"saved as a data set: {tilde(path)}", timeout=15)

@@ -1,0 +1,70 @@
+"""One column of the try screen: the conversation with one model."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.widgets import Static
+
+from engine.config.text import visible
+from engine.runs.chat_messages import ReplayItem
+from tui.live.chat_state import ColumnState, answer_facts, recorded_text
+
+
+class AnswerColumn(VerticalScroll, can_focus=True):
+    """Shows questions and answers literally; follows the end of a growing answer."""
+
+    BINDINGS: ClassVar[list[BindingType]] = []
+    DEFAULT_CSS = """
+    AnswerColumn { width: 1fr; height: 1fr; border: round $surface-lighten-2; padding: 0 1; background: $background;
+                   border-title-color: $foreground-muted; border-subtitle-color: $foreground-muted;
+                   scrollbar-size-vertical: 1; }
+    AnswerColumn:focus { border: round $primary; }
+    AnswerColumn Static { height: auto; }
+    """
+
+    def compose(self) -> ComposeResult:
+        yield Static()
+
+    def show(self, state: ColumnState, item: ReplayItem | None, answering: bool) -> None:
+        """Draw the conversation of a column."""
+        self.border_title = Content(visible(state.column.title))
+        self.border_subtitle = Content(_subtitle(state, answering))
+        self.query_one(Static).update(conversation(state, item))
+        self.scroll_end(animate=False)
+
+
+def conversation(state: ColumnState, item: ReplayItem | None) -> Content:
+    """The turns, then how the answer to a test item compares with the recorded one."""
+    lines: list[Content] = []
+    for turn in state.turns:
+        for message in turn.question:
+            style = "$foreground-muted" if message["role"] == "system" else "$text-primary"
+            lines += _literal(f"{message['role']}: {message['content']}", style)
+        if not turn.question and turn.plain:
+            lines += _literal(turn.plain, "$text-primary")
+        lines += _literal(turn.text)
+        lines += _literal(answer_facts(turn.answer) if turn.answer else "", "$foreground-muted")
+        lines.append(Content(""))
+    if item and state.turns and (answer := state.turns[0].answer):
+        recorded = item.recorded.get(state.column.key)
+        if note := recorded_text(recorded, answer.text).removeprefix(" · "):
+            lines += _literal(note, "$foreground-muted")
+        if recorded and recorded.right is not None and recorded.text != answer.text:
+            lines += _literal(f"recorded: {recorded.text}", "$foreground-muted")
+    return Content("\n").join(lines)
+
+
+def _literal(text: str, style: str = "") -> list[Content]:
+    """The lines of a text of a model or file, control characters as escapes."""
+    return [Content.styled(visible(line), style) if style else Content(visible(line)) for line in text.split("\n")]
+
+
+def _subtitle(state: ColumnState, answering: bool) -> str:
+    if answering:
+        return "answering"
+    return "waiting for its turn" if state.turns and state.turns[-1].answer is None else ""

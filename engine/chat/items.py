@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,7 @@ def replay_items(runs: Sequence[TriedRun], models: LoadedModels, limit: int) -> 
 
     Raises UserError if no run was scored on test items, and if the data now give other prompts.
     """
-    items = ranked(runs)
+    items = ranked(runs, {name: key for key, name in models.loaded_for.items()})
     if not items:
         do = "enter a prompt instead"
         raise UserError("no recorded answers to test items", runs[0].directory.name, do, "chat.no_items")
@@ -54,8 +54,11 @@ def replay_items(runs: Sequence[TriedRun], models: LoadedModels, limit: int) -> 
     )
 
 
-def ranked(runs: Sequence[TriedRun]) -> list[ScoredItem]:
-    """The test items that all scored runs have in common, in replay order; the order of the data decides ties."""
+def ranked(runs: Sequence[TriedRun], bases: Mapping[str, str]) -> list[ScoredItem]:
+    """The test items that all scored runs have in common, in replay order; the order of the data decides ties.
+
+    bases: name of a run -> column of its base, whose recorded answers are shown too; they do not affect the order.
+    """
     lines: list[dict[tuple[str, str], PredictionLine]] = []
     scored = []
     for run in runs:
@@ -64,21 +67,25 @@ def ranked(runs: Sequence[TriedRun]) -> list[ScoredItem]:
             scored.append(run)
             lines.append({(line.prompt, line.target): line for line in found})
     shared = [key for key in lines[0] if all(key in one for one in lines)] if lines else []
-    items = [_scored(scored, [one[key] for one in lines]) for key in shared]
+    items = [_scored(scored, [one[key] for one in lines], bases) for key in shared]
     return sorted(items, key=lambda item: (ORDER[item.kind], -item.spread))
 
 
-def _scored(runs: Sequence[TriedRun], lines: Sequence[PredictionLine]) -> ScoredItem:
-    recorded, scores = {}, {}
+def _scored(runs: Sequence[TriedRun], lines: Sequence[PredictionLine], bases: Mapping[str, str]) -> ScoredItem:
+    recorded: dict[str, Recorded] = {}
+    of_base: dict[str, Recorded] = {}
+    scores: dict[str, float] = {}
     for run, line in zip(runs, lines, strict=True):
         assert line.tuned is not None
         key, metric = short_name(run.directory.name), metric_spec(run.config.evaluation.metric)
         recorded[key] = Recorded(text=line.tuned.output, right=_right(line.tuned, metric))
         scores[key] = _score(line.tuned, metric)
+        if line.base is not None and (base := bases.get(run.directory.name)):
+            of_base[base] = Recorded(text=line.base.output, right=_right(line.base, metric))
     answers = {one.text.strip() for one in recorded.values()}
     failed = any(one.right is False for one in recorded.values())
     kind = "disagree" if failed and len(answers) > 1 else "failure" if failed else "other"
-    return ScoredItem(lines[0], recorded, scores, kind)
+    return ScoredItem(lines[0], of_base | recorded, scores, kind)
 
 
 def _right(item: Item, metric: MetricSpec) -> bool | None:

@@ -92,6 +92,8 @@ class LoadedModels:
     responders: dict[str, Responder] = field(default_factory=dict)
     copies: list[BaseCopy] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
+    loaded_for: dict[str, str] = field(default_factory=dict)
+    """Key of a base column -> name of the run that its base was loaded for."""
 
     def memory(self) -> MemoryUse:
         """What is loaded, and the memory of this process."""
@@ -208,6 +210,7 @@ class Loader:
         return f"{name} {Path(run.config.model.id).name}" if several else name
 
     def _add_base(self, run: TriedRun, copy: BaseCopy) -> None:
+        self.loaded.loaded_for[copy.name] = run.directory.name
         self._respond(run, copy, None, copy.name, copy.name, "")
 
     def _add(self, run: TriedRun, copy: BaseCopy, adapter: str | None) -> None:

@@ -209,8 +209,10 @@ class PrintedAnswers:
         replayed = self._state.replayed
         recorded = replayed.recorded.get(answer.column) if replayed else None
         say("")
-        say(f"{visible(title)} · {answer_facts(answer)}{recorded_text(recorded, answer.text)}", "bold cyan")
+        say(f"{visible(title)} · {answer_facts(answer)}", "bold cyan")
         show_lines(answer.text)
+        if note := recorded_text(recorded, answer.text):
+            say(note, "dim")
 
     def as_json(self) -> dict[str, Any]:
         """What `--json` prints."""

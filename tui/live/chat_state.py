@@ -207,11 +207,13 @@ def items_line(items: Items) -> str:
 
 
 def recorded_text(recorded: RecordedAnswer | None, text: str) -> str:
-    """` · as recorded (right)`: whether an answer to a test item is the one that evaluation recorded."""
+    """`same answer as in the evaluation, right`; '' if the evaluation recorded no answer."""
     if recorded is None or recorded.right is None:
         return ""
-    same = "as recorded" if recorded.text == text else "recorded another answer"
-    return f" · {same} ({'right' if recorded.right else 'wrong'})"
+    verdict = "right" if recorded.right else "wrong"
+    if recorded.text == text:
+        return f"same answer as in the evaluation, {verdict}"
+    return f"the evaluation recorded another answer, {verdict}"
 
 
 def default_sampling(sampling: Sampling, columns: Sequence[Column]) -> Sampling:

@@ -22,7 +22,7 @@ from engine.runs.device_queue import device_title
 from engine.runs.home import tilde
 from tui.commands import TABLES, bindings
 from tui.live.chat_sampling import parse_sampling, written
-from tui.live.chat_state import KINDS, ChatState, default_sampling, items_line, memory_text, sampling_text
+from tui.live.chat_state import KINDS, ChatState, default_sampling, memory_text, sampling_text
 from tui.live.chat_thread import ChatThread, SessionEnded, SessionTold
 from tui.screens.base import BaseScreen
 from tui.widgets.answer_column import AnswerColumn
@@ -177,8 +177,8 @@ class TryScreen(BaseScreen[None]):
         widget, item = self.query_one("#item", Static), self.state.replayed
         widget.display = item is not None
         if item is not None and self.state.items is not None:
-            place = f"item {self.state.item + 1} of {self.state.items.total}, {item.where}: {KINDS[item.kind]}"
-            target = Content.styled(visible(f"target: {item.target}", 400), "$text-success")
+            place = f"item {self.state.item + 1} of {self.state.items.total}, {item.where}: {KINDS[item.kind]}; target:"
+            target = Content.styled(visible(item.target, 400), "$text-success")
             widget.update(Content("\n").join([Content(visible(place)), target]))
 
     def _state_line(self) -> Content:
@@ -196,8 +196,7 @@ class TryScreen(BaseScreen[None]):
             return Content(visible(f"{state.columns[state.answering].column.title} is answering; s stops"))
         if state.pending:
             return Content("answering; s stops")
-        items = f" · {items_line(state.items)}" if state.items else ""
-        return Content(visible(f"ready on {state.ready.device}{items}"))
+        return Content(visible(f"ready on {state.ready.device}"))
 
     # Input line
 
@@ -273,10 +272,14 @@ class TryScreen(BaseScreen[None]):
         if self.focused is line and not self.error:
             if self.purpose != "prompt":
                 line.value, self.purpose, line.placeholder = "", "prompt", PLACEHOLDERS["prompt"]
-            visible_columns = [column for column in self.query(AnswerColumn) if column.display]
-            self.set_focus(visible_columns[0] if visible_columns else None)
+            self._focus_column()
             return
         self.dismiss(None)
+
+    def _focus_column(self) -> None:
+        """Focus the first visible column, which the arrow keys then scroll."""
+        shown = [column for column in self.query(AnswerColumn) if column.display]
+        self.set_focus(shown[0] if shown else None)
 
     def action_write(self) -> None:
         self._write("prompt")
@@ -312,6 +315,7 @@ class TryScreen(BaseScreen[None]):
     def action_column(self, step: int) -> None:
         self.first += step
         self._draw()
+        self._focus_column()
 
     def action_stop(self) -> None:
         if self.session and self.state.pending:

@@ -52,7 +52,7 @@ def conversation(state: ColumnState, item: ReplayItem | None) -> Content:
         lines.append(Content(""))
     if item and state.turns and (answer := state.turns[0].answer):
         recorded = item.recorded.get(state.column.key)
-        if note := recorded_text(recorded, answer.text).removeprefix(" · "):
+        if note := recorded_text(recorded, answer.text):
             lines += _literal(note, "$foreground-muted")
         if recorded and recorded.right is not None and recorded.text != answer.text:
             lines += _literal(f"recorded: {recorded.text}", "$foreground-muted")

@@ -1,0 +1,176 @@
+"""Conversations as training encodes them, answers as evaluation gives them, and test items in replay order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from made_models import conversation_of, made_model, record_answers
+
+from engine.chat.models import BASE, tried_run
+from engine.chat.prompts import PromptEncoder, asked, examples_of, system_prompt, training_examples
+from engine.chat.session import ChatSession
+from engine.config.errors import UserError
+from engine.config.schema import Data, Model
+from engine.data.prepare import prepare
+from engine.evaluation.generate import Generator, end_tokens
+from engine.methods.tokenizer import load_tokenizer
+from engine.runs.chat_messages import Answered, Ask, Begun, Conversation, Done, Message, Piece, Sampling
+from engine.runs.folder import short_name
+from engine.runs.run_dir import RunDir
+
+RIGHT = [("a", True), ("b", False), ("c", False), ("d", True), ("e", False)]
+OTHER = [("a", True), ("b", False), ("other", True), ("d", True), ("x", False)]
+"""Recorded answers of two runs: they disagree on items 2 (one is right) and 4, and both failed on item 1."""
+CHATS = [
+    [("system", "Be brief."), ("user", "Where?"), ("assistant", "Here."), ("user", "When?"), ("assistant", "Now.")],
+    [("system", "Be brief."), ("user", "Who?"), ("assistant", "Me.")],
+]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RunDir]]:
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FTBENCH_LOCKS", str(tmp_path_factory.mktemp("locks")))
+        made = {name: made_model(folder, name, seed) for seed, name in enumerate(("lora", "full"))}
+        record_answers(made["lora"], RIGHT)
+        record_answers(made["full"], OTHER)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def session(made: dict[str, RunDir]) -> ChatSession:
+    return ChatSession([run.path for run in made.values()], True, lambda text: None)
+
+
+def told(session: ChatSession, ask: Ask, stop_after: int = 10**9) -> list[Message]:
+    """The messages of a request that is stopped after some pieces."""
+    found: list[Message] = []
+    session.answer(ask, found.append, lambda: sum(isinstance(one, Piece) for one in found) >= stop_after)
+    return found
+
+
+def ask_all(session: ChatSession, conversation: Conversation, number: int = 1, **sampling: float) -> Ask:
+    columns = dict.fromkeys(session.models.responders, conversation)
+    return Ask(number=number, conversations=columns, sampling=Sampling(**{"max_new_tokens": 24} | sampling))
+
+
+def test_prompts_and_end_tokens_are_those_of_training(session: ChatSession) -> None:
+    responder = session.models.responders[BASE]
+    tokenizer = load_tokenizer(Model())
+    prepared = prepare(Data(), 1024, tokenizer)
+    by_place = {item.row.where: item.row.prompt for item in prepared.test_items}
+    examples = [example for example in examples_of(Data(), ("test",)) if example.where in by_place]
+    assert len(examples) > 100
+    for example in examples[:100]:
+        assert responder.encoder.ids(asked(example)) == by_place[example.where]
+    assert responder.ends == end_tokens(tokenizer, session.models.copies[0].network, prepared.train)
+
+
+def test_the_system_prompt_of_the_training_rows_and_earlier_turns_are_encoded_as_in_training(tmp_path: Path) -> None:
+    file = tmp_path / "chats.jsonl"
+    rows = [{"messages": [{"role": role, "content": text} for role, text in chat]} for chat in CHATS]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    examples = training_examples(Data(id=str(file)))
+    assert system_prompt(examples) == "Be brief." and system_prompt([]) == ""
+    encoder = PromptEncoder(load_tokenizer(Model()))
+    for example, chat in zip(examples, rows, strict=True):
+        (row,) = encoder.rows([example])
+        assert encoder.ids(Conversation(messages=chat["messages"][:-1])) == row.prompt
+
+
+def test_greedy_answers_are_those_of_evaluation(session: ChatSession, made: dict[str, RunDir]) -> None:
+    conversation = conversation_of(made["lora"])
+    found = told(session, ask_all(session, conversation))
+    answers = {one.column: one for one in found if isinstance(one, Answered)}
+    assert list(answers) == list(session.models.responders)
+    for name, responder in session.models.responders.items():
+        generator = Generator(responder.tokenizer, 24, 4, "cpu", responder.ends, lambda code, text: None)
+        with responder.copy.active(responder.adapter) as network:
+            (expected,) = generator.answers(network, [responder.encoder.row(conversation)])
+        answer = answers[name]
+        assert answer.text == expected and answer.tokens <= 24
+        assert answer.ended == ("length" if answer.tokens == 24 else "end token")
+        assert answer.text.startswith("".join(one.text for one in found if isinstance(one, Piece) and one.column == name))
+        assert answer.first_token > 0 and answer.seconds >= 0
+    assert len({answer.text for answer in answers.values()}) == len(answers)
+    assert isinstance(found[-1], Done) and found[-1].memory.process > 0
+
+
+def test_the_next_turn_reuses_the_conversation(session: ChatSession, made: dict[str, RunDir]) -> None:
+    conversation = conversation_of(made["lora"], 1)
+    first = {one.column: one for one in told(session, ask_all(session, conversation)) if isinstance(one, Answered)}
+    longer = {
+        name: Conversation(
+            messages=[
+                *conversation.messages,
+                {"role": "assistant", "content": answer.text},
+                {"role": "user", "content": "And the order?"},
+            ]
+        )
+        for name, answer in first.items()
+    }
+    ask = Ask(number=2, conversations=longer, sampling=Sampling(max_new_tokens=8))
+    found = told(session, ask)
+    prompt = len(session.models.responders[BASE].encoder.ids(conversation))
+    cached = [one.cached_tokens for one in found if isinstance(one, Begun)]
+    assert len(cached) == 3 and all(count >= prompt for count in cached)
+    for responder in session.models.responders.values():
+        responder.kept.tokens, responder.kept.cache = [], None
+    again = told(session, ask)
+    texts = [[one.text for one in messages if isinstance(one, Answered)] for messages in (found, again)]
+    assert texts[0] == texts[1] and [one.cached_tokens for one in again if isinstance(one, Begun)] == [0, 0, 0]
+
+
+def test_a_stop_keeps_the_answer_so_far_and_skips_the_other_columns(
+    session: ChatSession, made: dict[str, RunDir]
+) -> None:
+    found = told(session, ask_all(session, conversation_of(made["lora"])), stop_after=1)
+    (answer,) = [one for one in found if isinstance(one, Answered)]
+    assert (answer.column, answer.ended) == (BASE, "stopped") and answer.tokens >= 1
+    assert isinstance(found[-1], Done)
+
+
+def test_unusable_conversations_are_refused(session: ChatSession) -> None:
+    hello = Conversation(messages=[{"role": "user", "content": "Hello"}])
+    long = Conversation(messages=[{"role": "user", "content": "word " * 5000}])
+    for columns, code in (({"none": hello}, "chat.unknown_column"), ({BASE: long}, "chat.too_long")):
+        with pytest.raises(UserError) as refused:
+            session.answer(Ask(number=1, conversations=columns), lambda message: None, lambda: False)
+        assert refused.value.code == code
+
+
+def test_items_with_different_answers_come_first_then_failures(session: ChatSession, made: dict[str, RunDir]) -> None:
+    items = session.items(4)
+    assert [item.kind for item in items.items] == ["disagree", "disagree", "failure", "other"]
+    assert [item.where for item in items.items] == [f"test.jsonl line {n}" for n in (3, 5, 2, 1)]
+    assert (items.total, items.disagree, items.failures) == (5, 2, 1)
+    first = items.items[0]
+    names = {name: short_name(run.name) for name, run in made.items()}
+    assert first.recorded[names["full"]].right and not first.recorded[names["lora"]].right
+    assert first.recorded[BASE].text == "no" and first.conversation == conversation_of(made["lora"], 2)
+    assert first.target in first.target and first.conversation.messages[-1]["role"] == "user"
+
+
+def test_items_of_changed_data_are_refused(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for split in ("train", "test"):
+        lines = [{"prompt": f"{split} question {n}", "completion": f"answer {n}"} for n in range(8)]
+        (data / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = made_model(tmp_path / "runs", "lora", **{"data.id": str(data)})
+    record_answers(run, RIGHT[:2])
+    session = ChatSession([run.path], False, lambda text: None)
+    assert [item.where for item in session.items(9).items] == ["test.jsonl line 2", "test.jsonl line 1"]
+    (data / "test.jsonl").write_text((data / "test.jsonl").read_text().replace("question", "query"))
+    with pytest.raises(UserError) as refused:
+        session.items(9)
+    assert refused.value.code == "chat.items_changed"
+    run.predictions_file.unlink()
+    with pytest.raises(UserError) as refused:
+        session.items(9)
+    assert refused.value.code == "chat.no_items"
+    assert tried_run(run.path).weights

@@ -22,6 +22,7 @@ class BaseCopy:
         self.bytes = _bytes(network)
         self.adapters: dict[str, int] = {}
         """Key of an adapter -> its size in bytes."""
+        self._enabled = True
 
     def attach(self, key: str, folder: Path) -> None:
         """Load an adapter from its folder."""
@@ -35,15 +36,17 @@ class BaseCopy:
 
     @contextmanager
     def active(self, adapter: str | None) -> Iterator[torch.nn.Module]:
-        """The network with this adapter, or with all adapters disabled."""
-        if adapter is not None:
-            self.network.set_adapter(adapter)
-            yield self.network
-        elif self.adapters:
-            with self.network.disable_adapter():
-                yield self.network
-        else:
-            yield self.network
+        """The network with this adapter, or with all adapters disabled; it stays so until the next call."""
+        if adapter is None and self.adapters and self._enabled:
+            self.network.base_model.disable_adapter_layers()
+            self._enabled = False
+        elif adapter is not None:
+            if not self._enabled:
+                self.network.base_model.enable_adapter_layers()
+                self._enabled = True
+            if self.network.active_adapter != adapter:
+                self.network.set_adapter(adapter)
+        yield self.network
 
     @property
     def part(self) -> Part:

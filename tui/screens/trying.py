@@ -63,7 +63,7 @@ class TryScreen(BaseScreen[None]):
     TryScreen { layout: vertical; }
     TryScreen #title { height: 1; padding: 0 1; text-style: bold; text-wrap: nowrap; text-overflow: ellipsis; }
     TryScreen #memory { height: auto; max-height: 2; padding: 0 1; color: $foreground-muted; }
-    TryScreen #state { height: auto; max-height: 3; padding: 0 1; }
+    TryScreen #state { height: auto; max-height: 5; padding: 0 1; }
     TryScreen #item { height: auto; max-height: 3; padding: 0 1; display: none; }
     TryScreen #columns { height: 1fr; }
     TryScreen PromptInput { height: 1; border: none; }

@@ -31,10 +31,12 @@ class AnswerColumn(VerticalScroll, can_focus=True):
         yield Static()
 
     def show(self, state: ColumnState, item: ReplayItem | None, answering: bool) -> None:
-        """Draw the conversation of a column."""
+        """Draw the conversation of a column, once the widget is complete."""
+        if not (parts := self.query(Static)):
+            return
         self.border_title = Content(visible(state.column.title))
         self.border_subtitle = Content(_subtitle(state, answering))
-        self.query_one(Static).update(conversation(state, item))
+        parts.first(Static).update(conversation(state, item))
         self.scroll_end(animate=False)
 
 

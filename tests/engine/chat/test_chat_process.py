@@ -19,7 +19,7 @@ from engine.config.errors import RunFailed, UserError
 from engine.runs import device_queue, locks
 from engine.runs.chat_client import ChatClient
 from engine.runs.chat_messages import Answered, Ask, Done, Message, Open, Piece, Ready, Refused, Sampling, Waiting
-from engine.runs.folder import runs_of, running_elsewhere
+from engine.runs.folder import running_elsewhere, runs_of
 from engine.runs.run_dir import RunDir
 
 M = TypeVar("M")

@@ -105,7 +105,7 @@ def test_without_adapters_the_base_is_loaded_for_a_full_run(made: dict[str, RunD
     assert list(loaded.responders) == [BASE, key(made["full"])] and codes(loaded) == []
     alone = load([made["full"]], with_base=False)
     assert list(alone.responders) == [key(made["full"])] and len(alone.copies) == 1
-    assert list(load([made["qlora"]]).responders)[0] == BASE_4BIT
+    assert next(iter(load([made["qlora"]]).responders)) == BASE_4BIT
 
 
 def test_an_adapter_without_effect_is_reported(tmp_path: Path) -> None:

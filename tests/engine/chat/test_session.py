@@ -94,7 +94,9 @@ def test_greedy_answers_are_those_of_evaluation(session: ChatSession, made: dict
         answer = answers[name]
         assert answer.text == expected and answer.tokens <= 24
         assert answer.ended == ("length" if answer.tokens == 24 else "end token")
-        assert answer.text.startswith("".join(one.text for one in found if isinstance(one, Piece) and one.column == name))
+        assert answer.text.startswith(
+            "".join(one.text for one in found if isinstance(one, Piece) and one.column == name)
+        )
         assert answer.first_token > 0 and answer.seconds >= 0
     assert len({answer.text for answer in answers.values()}) == len(answers)
     assert isinstance(found[-1], Done) and found[-1].memory.process > 0

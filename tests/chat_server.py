@@ -1,0 +1,112 @@
+"""A chat server without models, for tests of the screen: it answers with the column's title and the prompt."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from engine.config.errors import Notice
+from engine.runs.chat_messages import (
+    Answered,
+    Ask,
+    Begun,
+    Column,
+    Conversation,
+    Done,
+    Items,
+    ListItems,
+    Loading,
+    MemoryUse,
+    Message,
+    Open,
+    Part,
+    Piece,
+    Ready,
+    RecordedAnswer,
+    Refused,
+    ReplayItem,
+    Request,
+    Stop,
+    Waiting,
+)
+
+TITLES = {"base": "base", "qlora-5b98": "QLoRA", "lora-cbd3": "LoRA", "full-0165": "Full"}
+HOSTILE = "\x1b]52;c;aGk=\x07 \x1b[2J [red]x[/red] \u202eabc"
+"""Part of every answer."""
+MEMORY = MemoryUse(parts=[Part(name="base", bytes=269 << 20, adapters=2, adapter_bytes=12 << 20)], process=900 << 20)
+
+
+def tell(message: Message) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def requested() -> Request:
+    line = sys.stdin.buffer.readline()
+    if not line:
+        os._exit(0)
+    return msgspec.json.decode(line, type=Request)
+
+
+def item(number: int) -> ReplayItem:
+    recorded = {"lora-cbd3": RecordedAnswer(text="something else", right=False)}
+    question = Conversation(messages=[{"role": "user", "content": f"question {number}"}])
+    return ReplayItem(
+        where=f"test.jsonl line {number}",
+        kind="disagree" if number == 1 else "failure",
+        conversation=question,
+        target=f"target {number}",
+        recorded=recorded,
+    )
+
+
+def answer(ask: Ask) -> None:
+    stopped = False
+    for key, conversation in ask.conversations.items():
+        if stopped:
+            break
+        prompt = conversation.messages[-1]["content"]
+        tell(Begun(number=ask.number, column=key, prompt_tokens=9, cached_tokens=0))
+        text = f"{TITLES[key]} heard {prompt} after {len(conversation.messages)} messages\n{HOSTILE}"
+        tell(Piece(number=ask.number, column=key, text=text))
+        while prompt == "endless" and not stopped:
+            stopped = isinstance(requested(), Stop)
+        ended = "stopped" if stopped else "end token"
+        tell(
+            Answered(number=ask.number, column=key, text=text, tokens=12, ended=ended, first_token=0.1, seconds=1.1)  # type: ignore[arg-type]
+        )
+    tell(Done(number=ask.number, memory=MEMORY))
+
+
+def main() -> None:
+    folder = Path(os.environ["CHAT_SERVER_FOLDER"])
+    opened = requested()
+    assert isinstance(opened, Open)
+    cpu = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
+    (folder / "opened").write_text(json.dumps({"pid": os.getpid(), "wait": opened.wait, "cpu": cpu}))
+    if (folder / "refuse").exists():
+        tell(Refused(what="the base model has changed", where="tiny", do="restore it", code="export.base_changed"))
+        sys.exit(2)
+    if (folder / "busy").exists() and opened.wait and not cpu:
+        tell(Waiting("next on GPU 0; in use by 20260131-120102-demo-lora-lora-3f2a (process 17)", "GPU 0"))
+        while (folder / "busy").exists():
+            time.sleep(0.02)
+    tell(Loading("loading the base"))
+    columns = [Column(key=key, title=title, model="tiny", max_new_tokens=96) for key, title in TITLES.items()]
+    notices = [Notice("chat.adapter_inactive", "the adapter of LoRA is not active")]
+    tell(Ready(columns=columns, memory=MEMORY, device="2 CPU cores", notices=notices))
+    while True:
+        request = requested()
+        if isinstance(request, Ask):
+            answer(request)
+        elif isinstance(request, ListItems):
+            tell(Items(items=[item(1), item(2)], total=2, disagree=1, failures=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""`ftbench try` as a real command: answers of loaded models as JSON and as text, the screen on a terminal, errors."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from command import ftbench
+from made_ladder import made_ladder
+from made_models import made_model, record_answers
+from places import ROOT, TESTS
+from screen import Terminal
+
+from engine.runs.chat_messages import Sampling
+from engine.runs.run_dir import RunDir
+from tui.cli import chat
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RunDir]]:
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FTBENCH_LOCKS", str(tmp_path_factory.mktemp("locks")))
+        runs = {"lora": made_model(folder, "lora"), "full": made_model(folder, "full", scale=0)}
+        record_answers(runs["lora"], [("a", True), ("b", False)])
+        record_answers(runs["full"], [("a", True), ("c", False)])
+        yield runs
+
+
+def answered(*arguments: str) -> tuple[int, dict[str, Any], str]:
+    """Exit status, JSON output (or the error) and stderr."""
+    done = ftbench("try", "--json", *arguments)
+    found = json.loads(done.stdout) if done.stdout else json.loads(done.stderr.splitlines()[-1])["error"]
+    return done.returncode, found, done.stderr
+
+
+def test_a_prompt_and_test_items_as_json(made: dict[str, RunDir]) -> None:
+    runs = [str(made[name].path) for name in ("lora", "full")]
+    sampling = ["--max-new-tokens", "5", "--temperature", "0.5", "--top-p", "0.9", "--seed", "7"]
+    status, found, stderr = answered(
+        *runs, "--prompt", "Hi", "--items", "1", "--now", "--system", "Be brief.", *sampling
+    )
+    assert status == 1 and "chat.full_is_base" in stderr  # its weights were not changed
+    assert [column["title"] for column in found["columns"]] == ["base", "LoRA", "Full"]
+    assert found["sampling"] == {"temperature": 0.5, "top_p": 0.9, "seed": 7, "max_new_tokens": 5}
+    assert [part["name"] for part in found["memory"]["parts"]] == ["base", "Full"] and found["memory"]["process"] > 0
+    item, prompt = found["answers"]
+    assert (item["item"], item["kind"]) == ("test.jsonl line 2", "disagree") and len(item["recorded"]) == 3
+    assert prompt["prompt"] == "Hi" and len(prompt["answers"]) == 3
+    for answer in [*item["answers"].values(), *prompt["answers"].values()]:
+        assert answer["tokens"] <= 5 and answer["ended"] in ("end token", "length") and answer["first_token"] > 0
+
+
+def test_without_a_prompt_or_a_run_it_says_what_to_do(made: dict[str, RunDir], tmp_path: Path) -> None:
+    status, error, _ = answered(str(made["lora"].path))
+    assert (status, error["code"]) == (2, "chat.no_prompt") and "--prompt" in error["do"]
+    status, error, _ = answered("absent", "--prompt", "Hi", "--runs", str(tmp_path / "none"))
+    assert (status, error["code"]) == (2, "run.not_found")
+    folder, _ = made_ladder(tmp_path / "ladders")
+    status, error, _ = answered(str(folder.path), "--prompt", "Hi")
+    assert (status, error["code"]) == (2, "chat.not_finished")
+
+
+def test_on_a_terminal_the_screen_opens_and_escape_ends_everything(made: dict[str, RunDir], tmp_path: Path) -> None:
+    terminal = Terminal("try", str(made["lora"].path), "--no-base", "--device", "cpu", cwd=tmp_path, size=(80, 24))
+    terminal.wait("ready on")
+    children = psutil.Process(terminal.process.pid).children()
+    assert len(children) == 1 and "engine.worker.chat_server" in children[0].cmdline()
+    terminal.press("H", "i", "enter")
+    terminal.wait("user: Hi")
+    terminal.wait("first token")
+    terminal.press_until("escape", "next item")
+    terminal.press("escape")
+    assert terminal.leave() == 0
+    assert not children[0].is_running()
+
+
+def test_control_characters_of_answers_are_escaped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    program = tmp_path / "program"
+    program.write_text(f"#!{sys.executable}\nimport sys\nsys.path[:0] = [{str(TESTS)!r}, {str(ROOT)!r}]\n"
+                       "import chat_server\nchat_server.main()\n")  # fmt: skip
+    program.chmod(0o755)
+    monkeypatch.setenv("CHAT_SERVER_FOLDER", str(tmp_path))
+    monkeypatch.setattr("engine.runs.chat_client.sys.executable", str(program))
+    options = chat.TryOptions("hello", 2, None, Sampling(max_new_tokens=0), True, False, False, False)
+    assert chat.answer_once([RunDir(tmp_path)], options) == 1  # the server reports an inactive adapter
+    shown = capfd.readouterr().out
+    assert not {"\x1b", "\x07", "\u202e"} & set(shown) and "\\x1b]52;c;aGk=" in shown
+    assert "memory: base 269 MiB + 2 adapters 12.0 MiB · process 900 MiB" in shown
+    assert "sampling: greedy, at most 96 tokens" in shown and "item 1: test.jsonl line 1 (the runs disagree)" in shown
+    assert "2 test items: on 1 the runs disagree, on 1 all failed" in shown
+    assert shown.count("LoRA heard hello after 1 messages") == 1 and "the evaluation recorded another answer" in shown
+    assert opened_with_wait(tmp_path)
+
+
+def opened_with_wait(folder: Path) -> bool:
+    return bool(json.loads((folder / "opened").read_text())["wait"])

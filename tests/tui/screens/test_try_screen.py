@@ -1,0 +1,308 @@
+"""The try screen driven by its keys, with a chat server without models."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+from chat_server import TITLES
+from made_ladder import made_ladder
+from pilot import play, screen_text, wait_for
+from places import ROOT, TESTS
+from textual.app import App
+from textual.pilot import Pilot
+from textual.widgets import Input, Static
+
+from engine.config.schema import Data
+from engine.data.preview import preview
+from engine.runs.chat_messages import Open
+from tui.app import Workbench
+from tui.screens.ladder import LadderScreen
+from tui.screens.runs import RunsScreen
+from tui.screens.trying import TryScreen
+from tui.settings import Settings
+from tui.widgets.answer_column import AnswerColumn
+
+
+class OneScreen(App[None]):
+    """Shows only the screen under test, and keeps the text of every notification."""
+
+    def __init__(self, screen: TryScreen) -> None:
+        super().__init__()
+        self.settings = Settings()
+        self.notes: list[str] = []
+        self.under_test = screen
+
+    def on_mount(self) -> None:
+        self.push_screen(self.under_test)
+
+    def notify(self, message: str, **options: Any) -> None:
+        self.notes.append(message)
+        super().notify(message, **options)
+
+
+Story = Callable[[Pilot[None], OneScreen, TryScreen], Awaitable[None]]
+
+
+@pytest.fixture(autouse=True)
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder through which tests and the chat server communicate."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    program = folder / "program"
+    program.write_text(f"#!{sys.executable}\nimport sys\nsys.path[:0] = [{str(TESTS)!r}, {str(ROOT)!r}]\n"
+                       "import chat_server\nchat_server.main()\n")  # fmt: skip
+    program.chmod(0o755)
+    monkeypatch.setenv("CHAT_SERVER_FOLDER", str(folder))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("engine.runs.chat_client.sys.executable", str(program))
+    return folder
+
+
+def opened(server: Path) -> dict[str, Any]:
+    """What the latest server was started with."""
+    found: dict[str, Any] = json.loads((server / "opened").read_text())
+    return found
+
+
+def tried(story: Story, size: tuple[int, int] = (160, 45), ready: bool = True) -> None:
+    """Open the screen and run the story."""
+
+    async def run() -> None:
+        screen = TryScreen(Open(runs=["/runs/one"]))
+        app = OneScreen(screen)
+        async with app.run_test(size=size) as pilot:
+            await wait_for(pilot, lambda: app.screen is screen)
+            if ready:
+                await wait_for(pilot, lambda: screen.state.ready and isinstance(app.focused, Input))
+            await story(pilot, app, screen)
+
+    asyncio.run(run())
+
+
+async def send(pilot: Pilot[None], screen: TryScreen, text: str) -> None:
+    screen.query_one("#prompt", Input).value = text
+    await pilot.press("enter")
+    await wait_for(pilot, lambda: screen.state.pending == 0 and text in screen_text(pilot.app))
+    await pilot.pause(0.2)
+
+
+def test_answers_stand_side_by_side_with_memory_and_speed() -> None:
+    async def story(pilot: Pilot[None], app: OneScreen, screen: TryScreen) -> None:
+        await send(pilot, screen, "hello")
+        await wait_for(pilot, lambda: screen_text(app).count("heard hello after 1 messages") == 4)
+        text = screen_text(app)
+        assert "base 269 MiB + 2 adapters 12.0 MiB · process 900 MiB" in text
+        assert "greedy, at most 96 tokens" in text and "ready on 2 CPU cores" in text
+        words = " ".join(text.split())
+        assert "12 tokens · 10.0 tokens/s" in text and "ended by an end" in words
+        for title in TITLES.values():
+            assert f"─ {title} ─" in text
+        assert "the adapter of LoRA is not active" in "\n".join(app.notes)
+        assert "[red]x[/red]" in text and not {"\x1b", "\x07", "\u202e"} & set(text)
+        await send(pilot, screen, "again")
+        await wait_for(pilot, lambda: screen_text(app).count("heard again after 3") == 4)
+
+    tried(story)
+
+
+def test_a_narrow_screen_shows_some_columns_and_keys_show_the_others() -> None:
+    async def story(pilot: Pilot[None], app: OneScreen, screen: TryScreen) -> None:
+        await send(pilot, screen, "hello")
+        assert "─ base ─" in screen_text(app) and "─ Full ─" not in screen_text(app)
+        assert "columns 1 to 2 of 4" in screen_text(app)
+        await pilot.press("escape", "right", "right")
+        await wait_for(pilot, lambda: "─ Full ─" in screen_text(app))
+        assert "columns 3 to 4 of 4" in screen_text(app) and "─ base ─" not in screen_text(app)
+        assert isinstance(app.focused, AnswerColumn) and app.focused.display
+        await pilot.press("left", "left", "left")
+        await wait_for(pilot, lambda: "columns 1 to 2 of 4" in screen_text(app))
+        await pilot.resize_terminal(160, 45)
+        await wait_for(pilot, lambda: "─ Full ─" in screen_text(app) and "columns 1" not in screen_text(app))
+
+    tried(story, (80, 24))
+
+
+def test_test_items_are_replayed_and_compared_with_the_recorded_answers() -> None:
+    async def story(pilot: Pilot[None], app: OneScreen, screen: TryScreen) -> None:
+        await pilot.press("escape", "n")
+        await wait_for(pilot, lambda: screen.state.item == 0 and not screen.state.pending)
+        await wait_for(pilot, lambda: "heard question 1 after 1" in screen_text(app))
+        text = screen_text(app)
+        assert "item 1 of 2, test.jsonl line 1: the runs disagree" in text and "target 1" in text
+        column = str(list(screen.query(AnswerColumn))[2].query_one(Static).visual)
+        assert "the evaluation recorded another answer, wrong\nrecorded: something else" in column
+        await pilot.press("n")
+        await wait_for(pilot, lambda: "heard question 2" in screen_text(app) and not screen.state.pending)
+        assert "all runs failed" in screen_text(app)
+        await pilot.press("p")
+        await wait_for(pilot, lambda: "heard question 1" in screen_text(app) and not screen.state.pending)
+        await pilot.press("i")
+        await send(pilot, screen, "a prompt")
+        assert screen.state.item == -1 and "test.jsonl" not in screen_text(app)
+
+    tried(story)
+
+
+def test_a_long_answer_is_stopped_and_the_next_prompt_waits_for_it() -> None:
+    async def story(pilot: Pilot[None], app: OneScreen, screen: TryScreen) -> None:
+        screen.query_one("#prompt", Input).value = "endless"
+        await pilot.press("enter")
+        await wait_for(pilot, lambda: "base is answering; s stops" in screen_text(app))
+        assert "waiting for its turn" in screen_text(app)
+        screen.query_one("#prompt", Input).value = "next"
+        await pilot.press("enter")
+        assert "still answering" in app.notes[-1] and screen.query_one("#prompt", Input).value == "next"
+        await pilot.press("escape", "s")
+        await wait_for(pilot, lambda: not screen.state.pending)
+        await pilot.press("s")
+        assert app.notes[-1] == "nothing is being generated"
+        assert screen.state.columns["base"].turns[-1].answer is not None
+        assert screen.state.columns["full-0165"].turns[-1].answer is None
+        await pilot.press("enter")
+        await send(pilot, screen, "next")
+        await wait_for(pilot, lambda: screen_text(app).count("heard next") == 4)
+        assert "heard next after 3" in screen_text(app) and "heard next after 1" in screen_text(app)
+
+    tried(story)
+
+
+def test_while_a_run_holds_the_gpu_it_says_so_and_offers_the_cpu(server: Path) -> None:
+    (server / "busy").touch()
+
+    async def story(pilot: Pilot[None], app: OneScreen, screen: TryScreen) -> None:
+        def words() -> str:
+            return " ".join(screen_text(app).split())
+
+        await wait_for(pilot, lambda: "in use by 20260131-120102-demo-lora-lora-3f2a (process 17)." in words())
+        assert "Press u to use the CPU instead (slow). Press N to start immediately." in words()
+        first = opened(server)
+        await pilot.press("escape")
+        assert app.screen is screen  # escape leaves the input line first
+        await pilot.press("u")
+        await wait_for(pilot, lambda: screen.state.ready)
+        assert opened(server)["cpu"] and not psutil.pid_exists(first["pid"])
+        await pilot.press("escape", "u")
+        assert "CPU already" in app.notes[-1]
+
+    tried(story, (80, 24), ready=False)
+
+
+def test_it_can_start_immediately(server: Path) -> None:
+    (server / "busy").touch()
+
+    async def story(pilot: Pilot[None], app: OneScreen, screen: TryScreen) -> None:
+        await wait_for(pilot, lambda: screen.state.waiting)
+        await pilot.press("escape", "N")
+        await wait_for(pilot, lambda: screen.state.ready)
+        assert opened(server)["wait"] is False and not opened(server)["cpu"]
+
+    tried(story, ready=False)
+
+
+def test_sampling_and_system_prompt_are_edited_in_one_line() -> None:
+    async def story(pilot: Pilot[None], app: OneScreen, screen: TryScreen) -> None:
+        line = screen.query_one("#prompt", Input)
+        await pilot.press("escape", "g")
+        assert line.value == "temperature=0 top_p=1 seed=0 max_new_tokens=96"
+        line.value = "temperature=9000"
+        await pilot.press("enter")
+        assert "chat.sampling" in app.notes[-1] or "temperature" in app.notes[-1]
+        line.value = "temperature=0.7 top_p=0.9 seed=3"
+        await pilot.press("enter")
+        assert "temperature 0.7, top-p 0.9, seed 3, at most 96 tokens" in screen_text(app)
+        await send(pilot, screen, "hello")
+        await pilot.press("escape", "y")
+        line.value = "Be brief.⏎Be kind."
+        await pilot.press("enter")
+        await send(pilot, screen, "hello")
+        question = screen.state.columns["base"].turns[-1].question
+        assert question[0] == {"role": "system", "content": "Be brief.\nBe kind."}
+        await wait_for(pilot, lambda: "heard hello after 2" in screen_text(app))
+        await pilot.press("escape", "c")
+        assert not screen.state.columns["base"].turns
+
+    tried(story)
+
+
+def test_a_conversation_is_saved_as_a_data_set(here: Path) -> None:
+    async def story(pilot: Pilot[None], app: OneScreen, screen: TryScreen) -> None:
+        await pilot.press("escape", "w")
+        assert app.notes[-1] == "no answers to save yet"
+        await pilot.press("i")
+        await send(pilot, screen, "hello")
+        await pilot.press("escape", "w", "w")
+        await wait_for(pilot, lambda: len(list(here.iterdir())) == 2)
+        assert "saved as a data set" in app.notes[-1]
+
+    tried(story)
+    for file in here.iterdir():
+        rows = [msgspec.json.decode(line) for line in file.read_bytes().splitlines()]
+        assert [row["model"] for row in rows] == list(TITLES.values())
+        assert [message["role"] for message in rows[0]["messages"]] == ["user", "assistant"]
+        found = preview(Data(id=str(file)))
+        assert (found["format"], found["rows"], found["unusable"]) == ("messages", {"train": 4}, 0)
+
+
+def test_closing_the_screen_ends_the_process(server: Path) -> None:
+    async def story(pilot: Pilot[None], app: OneScreen, screen: TryScreen) -> None:
+        pid = opened(server)["pid"]
+        assert psutil.pid_exists(pid)
+        await pilot.press("escape", "escape")
+        await wait_for(pilot, lambda: app.screen is not screen)
+        await wait_for(pilot, lambda: not psutil.pid_exists(pid))
+
+    tried(story)
+
+
+def test_an_error_is_one_line_and_escape_returns(server: Path) -> None:
+    (server / "refuse").touch()
+
+    async def story(pilot: Pilot[None], app: OneScreen, screen: TryScreen) -> None:
+        await wait_for(pilot, lambda: screen.error)
+        await wait_for(pilot, lambda: "the base model has changed" in screen_text(app))
+        await pilot.press("escape")
+        await wait_for(pilot, lambda: app.screen is not screen)
+
+    tried(story, ready=False)
+
+
+def test_a_session_that_dies_is_reported(server: Path) -> None:
+    async def story(pilot: Pilot[None], app: OneScreen, screen: TryScreen) -> None:
+        os.kill(opened(server)["pid"], 9)
+        await wait_for(pilot, lambda: "exited unexpectedly: SIGKILL" in screen_text(app))
+
+    tried(story)
+
+
+def test_it_opens_from_runs_and_from_a_ladder(tmp_path: Path) -> None:
+    _, ladder = made_ladder(tmp_path / "runs", seeds=(0, 1))
+    names = ladder.finished_runs()
+    assert len(names) == 3
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        app.push_screen(LadderScreen(app.runs))
+        await pilot.pause()
+        await pilot.press("t")
+        await wait_for(pilot, lambda: isinstance(app.screen, TryScreen))
+        assert isinstance(app.screen, TryScreen)
+        assert app.screen.request.runs == [str(app.runs / name) for name in names]
+        await wait_for(pilot, lambda: app.screen.state.ready)  # type: ignore[attr-defined]
+        await pilot.press("escape", "escape", "escape")
+        await wait_for(pilot, lambda: app.screen is app.bench)
+        await pilot.press("r")
+        await wait_for(pilot, lambda: isinstance(app.screen, RunsScreen))
+        await pilot.press("space", "down", "space", "t")
+        await wait_for(pilot, lambda: isinstance(app.screen, TryScreen))
+        assert isinstance(app.screen, TryScreen) and len(app.screen.request.runs) == 2
+        await pilot.press("escape", "escape")
+
+    play(tmp_path / "runs", story)

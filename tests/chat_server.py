@@ -13,8 +13,8 @@ import msgspec
 from engine.config.errors import Notice
 from engine.runs.chat_messages import (
     Answered,
+    AnswerStarted,
     Ask,
-    Begun,
     Column,
     Conversation,
     Done,
@@ -71,7 +71,7 @@ def answer(ask: Ask) -> None:
         if stopped:
             break
         prompt = conversation.messages[-1]["content"]
-        tell(Begun(number=ask.number, column=key, prompt_tokens=9, cached_tokens=0))
+        tell(AnswerStarted(number=ask.number, column=key, prompt_tokens=9, cached_tokens=0))
         text = f"{TITLES[key]} heard {prompt} after {len(conversation.messages)} messages\n{HOSTILE}"
         tell(Piece(number=ask.number, column=key, text=text))
         while prompt == "endless" and not stopped:

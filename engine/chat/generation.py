@@ -76,21 +76,21 @@ def stream(
     kept: KeptCache,
     sampling: Sampling,
     device: str,
-    begun: Callable[[int], None] = lambda cached: None,
+    started: Callable[[int], None] = lambda cached: None,
 ) -> Iterator[int]:
     """Yield the tokens of an answer without end, one per forward pass; the caller stops at end tokens.
 
-    `begun` is called with the number of prompt tokens whose keys and values are reused. Where the architecture accepts
+    `started` is called with the number of prompt tokens whose keys and values are reused. Where the architecture accepts
     no cache from its caller, transformers' `generate` computes each token from the whole conversation.
     """
     pick = Picker(sampling, device)
     if not _accepts_cache(network):
-        begun(0)
+        started(0)
         yield from _by_library(network, prompt, sampling, device)
         return
     forward = Forward(network)
     cache, cached = kept.take(prompt, forward)
-    begun(cached)
+    started(cached)
     computed = list(prompt)
     ids, start = computed[cached:], cached
     while True:

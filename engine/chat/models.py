@@ -28,10 +28,9 @@ from engine.methods.machine import Machine
 from engine.methods.model_config import config_of, maximum_positions
 from engine.methods.provenance import fingerprint
 from engine.methods.tokenizer import load_tokenizer
-from engine.runs.chat_messages import Column, Conversation, MemoryUse
+from engine.runs.chat_messages import NOT_FINISHED, Column, Conversation, MemoryUse
 from engine.runs.folder import short_name
-from engine.runs.result import Result
-from engine.runs.run_dir import RunDir, read_frozen
+from engine.runs.run_dir import RunDir, finished_result, read_frozen
 from engine.training.guards import free_memory, is_out_of_memory
 
 Progress = Callable[[str], None]
@@ -106,11 +105,7 @@ class LoadedModels:
 def tried_run(path: Path) -> TriedRun:
     """A run to try. Raises UserError for an unfinished run, a run without a model, and if its base has changed."""
     run = RunDir(path)
-    result: Result | None = run.result()
-    if result is None or result.status != "finished":
-        state = result.status if result else run.state()
-        do = "wait until it has finished" if run.is_live() else f"run `ftbench resume {run.name}` first"
-        raise UserError(f"the run is not finished: {state}", run.name, do, "chat.not_finished")
+    result = finished_result(run, NOT_FINISHED)
     config = read_frozen(run).config
     spec = method_spec(config.method)
     if not any(run.model.glob("*.safetensors")):

@@ -13,8 +13,8 @@ from engine.config.errors import UserError
 from engine.methods.machine import Machine, this_machine
 from engine.runs.chat_messages import (
     Answered,
+    AnswerStarted,
     Ask,
-    Begun,
     Conversation,
     Done,
     Ending,
@@ -80,12 +80,12 @@ class ChatSession:
         started = time.monotonic()
         first = last = 0.0
 
-        def begun(cached: int) -> None:
-            tell(Begun(number=number, column=key, prompt_tokens=len(prompt), cached_tokens=cached))
+        def started_with(cached: int) -> None:
+            tell(AnswerStarted(number=number, column=key, prompt_tokens=len(prompt), cached_tokens=cached))
 
         try:
             with responder.copy.active(responder.adapter) as network:
-                for token in stream(network, prompt, responder.kept, sampling, self.machine.device, begun):
+                for token in stream(network, prompt, responder.kept, sampling, self.machine.device, started_with):
                     last = time.monotonic()
                     first = first or last
                     if token in responder.ends:

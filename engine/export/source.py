@@ -23,7 +23,7 @@ from engine.methods.tokenizer import load_tokenizer
 from engine.runs.exports import FIDELITY, TYPES, ExportKind, WeightType
 from engine.runs.frozen_config import FrozenRun
 from engine.runs.result import Result
-from engine.runs.run_dir import RunDir, read_frozen
+from engine.runs.run_dir import RunDir, finished_result, read_frozen
 
 ADAPTER_FILES = (ADAPTER_WEIGHTS, "adapter_config.json")
 
@@ -61,11 +61,7 @@ def finished_run(request: ExportRequest) -> FinishedRun:
     """The run to export. Raises UserError for an unfinished run, for a kind or type of artifact that its method cannot
     give, and if its base or its test rows have changed.
     """
-    run, result = request.run, request.run.result()
-    if result is None or result.status != "finished":
-        state = result.status if result else run.state()
-        do = "wait until it has finished" if run.is_live() else f"run `ftbench resume {run.name}` first"
-        raise UserError(f"the run is not finished: {state}", run.name, do, "export.not_finished")
+    run, result = request.run, finished_result(request.run, "export.not_finished")
     frozen = read_frozen(run)
     spec = method_spec(frozen.config.method)
     _refuse_kind(request, spec)

@@ -8,6 +8,8 @@ from msgspec import Struct, field
 
 from engine.config.errors import Notice
 
+NOT_FINISHED = "chat.not_finished"
+"""Code of the error for a run that is not finished."""
 Ending = Literal["end token", "length", "stopped"]
 """How an answer ended: by an end token, after `max_new_tokens` or at the model's last position, or by a Stop."""
 ItemKind = Literal["disagree", "failure", "other"]
@@ -133,7 +135,7 @@ class Ready(Struct, frozen=True, kw_only=True, tag=True):
     """Failed verification and other warnings."""
 
 
-class Begun(Struct, frozen=True, kw_only=True, tag=True):
+class AnswerStarted(Struct, frozen=True, kw_only=True, tag=True):
     """A column starts to answer."""
 
     number: int
@@ -225,4 +227,4 @@ class Failed(Struct, frozen=True, kw_only=True, tag=True):
     code: str = "engine.failed"
 
 
-Message: TypeAlias = Waiting | Loading | Ready | Begun | Piece | Answered | Done | Items | Refused | Failed
+Message: TypeAlias = Waiting | Loading | Ready | AnswerStarted | Piece | Answered | Done | Items | Refused | Failed

@@ -131,6 +131,16 @@ def read_frozen(run: RunDir) -> FrozenRun:
     return read_file(run.config_file)
 
 
+def finished_result(run: RunDir, code: str) -> Result:
+    """The result of a run that has a model to use. Raises UserError with this code for a run that is not finished."""
+    result = run.result()
+    if result is not None and result.status == "finished":
+        return result
+    state = result.status if result else run.state()
+    do = "wait until it has finished" if run.is_live() else f"run `ftbench resume {run.name}` first"
+    raise UserError(f"the run is not finished: {state}", run.name, do, code)
+
+
 def blank_result(run: RunDir, frozen: FrozenRun) -> Result:
     """A result with everything that is known before the run starts."""
     config = frozen.config

@@ -19,8 +19,21 @@ import msgspec
 
 from engine.config.errors import RunFailed, UserError
 from engine.runs import device_queue, parent
-from engine.runs.chat_messages import Ask, Failed, ListItems, Loading, Message, Open, Refused, Request, Stop, Waiting
+from engine.runs.chat_messages import (
+    NOT_FINISHED,
+    Ask,
+    Failed,
+    ListItems,
+    Loading,
+    Message,
+    Open,
+    Refused,
+    Request,
+    Stop,
+    Waiting,
+)
 from engine.runs.device_queue import device_title, visible_device, wait_for_device
+from engine.runs.run_dir import RunDir, finished_result
 from engine.worker.rpc_server import MAX_REASON, encoded
 
 if TYPE_CHECKING:
@@ -52,6 +65,8 @@ class ChatServer:
         request = self._requests.get()
         assert isinstance(request, Open), request
         paths = [Path(run) for run in request.runs]
+        for path in paths:
+            finished_result(RunDir(path), NOT_FINISHED)  # before waiting for the device
         if request.wait:
             self._wait_for_device(paths)
         self.tell(Loading("loading libraries"))
@@ -81,7 +96,7 @@ class ChatServer:
         wait_for_device(device, time.time(), place, lambda note: self.tell(Waiting(note, title)), lambda: False)
 
     def _read(self, descriptor: int) -> None:
-        """Queue requests until stdin closes; then end the process, whatever it is doing."""
+        """Queue requests until stdin closes; then end the process, even while it generates."""
         buffer = b""
         try:
             while block := os.read(descriptor, 1 << 16):

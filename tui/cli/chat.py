@@ -13,6 +13,7 @@ from engine.config.errors import UserError
 from engine.config.text import visible
 from engine.runs.chat_client import ChatClient
 from engine.runs.chat_messages import (
+    NOT_FINISHED,
     Answered,
     Done,
     Items,
@@ -27,7 +28,7 @@ from engine.runs.chat_messages import (
     Waiting,
 )
 from engine.runs.ladder_dir import LadderDir
-from engine.runs.run_dir import RunDir
+from engine.runs.run_dir import RunDir, finished_result
 from tui.cli.data import shown_progress
 from tui.cli.errors import show_notices
 from tui.live.chat_state import (
@@ -71,10 +72,12 @@ class TryOptions:
 
 
 def runs_of(found: list[RunDir | LadderDir]) -> list[RunDir]:
-    """The runs to try, each once; of a ladder one finished run per rung."""
+    """The runs to try, each once; of a ladder one finished run per rung. Raises UserError for an unfinished run."""
     runs: dict[RunDir, None] = {}
     for one in found:
         runs |= dict.fromkeys(one.finished_runs() if isinstance(one, LadderDir) else [one])
+    for run in runs:
+        finished_result(run, NOT_FINISHED)
     return list(runs)
 
 

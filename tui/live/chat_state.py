@@ -12,8 +12,8 @@ from engine.config.quantities import duration, size
 from engine.config.text import amount
 from engine.runs.chat_messages import (
     Answered,
+    AnswerStarted,
     Ask,
-    Begun,
     Column,
     Conversation,
     Done,
@@ -41,7 +41,7 @@ class Turn:
     """The prompt as plain text, for models without a chat template."""
     text: str = ""
     """The answer so far."""
-    begun: Begun | None = None
+    started: AnswerStarted | None = None
     answer: Answered | None = None
 
 
@@ -98,9 +98,9 @@ class ChatState:
                 self.columns = {column.key: ColumnState(column) for column in message.columns}
             case Items():
                 self.items = message
-            case Begun():
+            case AnswerStarted():
                 self.answering = message.column
-                self.columns[message.column].turns[-1].begun = message
+                self.columns[message.column].turns[-1].started = message
             case Piece():
                 self.columns[message.column].turns[-1].text += message.text
             case Answered():

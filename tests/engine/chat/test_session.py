@@ -17,7 +17,7 @@ from engine.config.schema import Data, Model
 from engine.data.prepare import prepare
 from engine.evaluation.generate import Generator, end_tokens
 from engine.methods.tokenizer import load_tokenizer
-from engine.runs.chat_messages import Answered, Ask, Begun, Conversation, Done, Message, Piece, Sampling
+from engine.runs.chat_messages import Answered, AnswerStarted, Ask, Conversation, Done, Message, Piece, Sampling
 from engine.runs.folder import short_name
 from engine.runs.run_dir import RunDir
 
@@ -118,13 +118,13 @@ def test_the_next_turn_reuses_the_conversation(session: ChatSession, made: dict[
     ask = Ask(number=2, conversations=longer, sampling=Sampling(max_new_tokens=8))
     found = told(session, ask)
     prompt = len(session.models.responders[BASE].encoder.ids(conversation))
-    cached = [one.cached_tokens for one in found if isinstance(one, Begun)]
+    cached = [one.cached_tokens for one in found if isinstance(one, AnswerStarted)]
     assert len(cached) == 3 and all(count >= prompt for count in cached)
     for responder in session.models.responders.values():
         responder.kept.tokens, responder.kept.cache = [], None
     again = told(session, ask)
     texts = [[one.text for one in messages if isinstance(one, Answered)] for messages in (found, again)]
-    assert texts[0] == texts[1] and [one.cached_tokens for one in again if isinstance(one, Begun)] == [0, 0, 0]
+    assert texts[0] == texts[1] and [one.cached_tokens for one in again if isinstance(one, AnswerStarted)] == [0, 0, 0]
 
 
 def test_a_stop_keeps_the_answer_so_far_and_skips_the_other_columns(

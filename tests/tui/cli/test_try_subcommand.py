@@ -61,9 +61,14 @@ def test_without_a_prompt_or_a_run_it_says_what_to_do(made: dict[str, RunDir], t
     assert (status, error["code"]) == (2, "chat.no_prompt") and "--prompt" in error["do"]
     status, error, _ = answered("absent", "--prompt", "Hi", "--runs", str(tmp_path / "none"))
     assert (status, error["code"]) == (2, "run.not_found")
-    folder, _ = made_ladder(tmp_path / "ladders")
+    folder, ladder = made_ladder(tmp_path / "ladders")
+    (folder.runs / ladder.finished_runs()[1] / "events.jsonl").unlink()
     status, error, _ = answered(str(folder.path), "--prompt", "Hi")
     assert (status, error["code"]) == (2, "chat.not_finished")
+    ladder.entries = []
+    folder.write_state(ladder)
+    status, error, _ = answered(str(folder.path), "--prompt", "Hi")
+    assert (status, error["code"]) == (2, "ladder.no_finished_run")
 
 
 def test_on_a_terminal_the_screen_opens_and_escape_ends_everything(made: dict[str, RunDir], tmp_path: Path) -> None:
@@ -96,7 +101,8 @@ def test_control_characters_of_answers_are_escaped(
     assert "memory: base 269 MiB + 2 adapters 12.0 MiB · process 900 MiB" in shown
     assert "sampling: greedy, at most 96 tokens" in shown and "item 1: test.jsonl line 1 (the runs disagree)" in shown
     assert "2 test items: on 1 the runs disagree, on 1 all failed" in shown
-    assert shown.count("LoRA heard hello after 1 messages") == 1 and "the evaluation recorded another answer" in shown
+    assert shown.count("\nLoRA heard hello after 1 messages") == 1
+    assert "the evaluation recorded another answer, wrong" in shown
     assert opened_with_wait(tmp_path)
 
 

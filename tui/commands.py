@@ -219,8 +219,8 @@ TRY = (
     Command("try.sampling", "g", "sampling", "sampling", "Change temperature, top-p, seed and maximum tokens."),
     Command("try.system", "y", "system", "system", "Change the system prompt; starts a new conversation."),
     Command("try.save", "w", "save", "save", "Save the conversation as a data set in the working directory."),
-    Command("try.cpu", "u", "cpu", "CPU", "Use the CPU while a run uses the GPU; slow."),
-    Command("try.now", "N", "now", "start now", "Start immediately, even if the device is busy.", shown=False),
+    Command("try.cpu", "u", "cpu", "CPU", "While a run uses the GPU: use the CPU; slow."),
+    Command("try.now", "N", "now", "start now", "While waiting: start immediately, even if the device is busy."),
 )
 
 TABLES = {

@@ -80,7 +80,7 @@ def stream(
 ) -> Iterator[int]:
     """Yield the tokens of an answer without end, one per forward pass; the caller stops at end tokens.
 
-    `started` is called with the number of prompt tokens whose keys and values are reused. Where the architecture accepts
+    `started` is called with the number of prompt tokens whose keys and values are reused. If the architecture accepts
     no cache from its caller, transformers' `generate` computes each token from the whole conversation.
     """
     pick = Picker(sampling, device)

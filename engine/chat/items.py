@@ -16,7 +16,6 @@ from engine.evaluation.predictions import PredictionLine, read_lines
 from engine.evaluation.score import Item
 from engine.runs.chat_messages import Items, ReplayItem
 from engine.runs.chat_messages import RecordedAnswer as Recorded
-from engine.runs.folder import short_name
 
 ORDER = {"disagree": 0, "failure": 1, "other": 2}
 
@@ -77,7 +76,7 @@ def _scored(runs: Sequence[TriedRun], lines: Sequence[PredictionLine], bases: Ma
     scores: dict[str, float] = {}
     for run, line in zip(runs, lines, strict=True):
         assert line.tuned is not None
-        key, metric = short_name(run.directory.name), metric_spec(run.config.evaluation.metric)
+        key, metric = run.key, metric_spec(run.config.evaluation.metric)
         recorded[key] = Recorded(text=line.tuned.output, right=_right(line.tuned, metric))
         scores[key] = _score(line.tuned, metric)
         if line.base is not None and (base := bases.get(run.directory.name)):
@@ -104,7 +103,7 @@ def _score(item: Item, metric: MetricSpec) -> float:
 
 def _with_conversations(run: TriedRun, items: Sequence[ScoredItem], models: LoadedModels) -> list[ReplayItem]:
     """Read the items' rows again. Raises UserError if one is missing or renders to another prompt."""
-    responder = models.responders[short_name(run.directory.name)]
+    responder = models.responders[run.key]
     wanted = {item.line.where for item in items}
     found: dict[str, Example] = {}
     for example in examples_of(run.config.data):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ PROBE = Conversation(messages=[{"role": "user", "content": "Hello"}], prompt="He
 class TriedRun:
     """A finished run that answers."""
 
+    key: str
+    """Of its column and adapter: `lora-3f2a`."""
     directory: RunDir
     config: Config
     spec: MethodSpec
@@ -102,8 +105,14 @@ class LoadedModels:
         return MemoryUse(parts=[copy.part for copy in self.copies], process=psutil.Process().memory_info().rss, gpu=gpu)
 
 
-def tried_run(path: Path) -> TriedRun:
-    """A run to try. Raises UserError for an unfinished run, a run without a model, and if its base has changed."""
+def tried_runs(paths: Sequence[Path]) -> list[TriedRun]:
+    """The runs to try, with different keys. Raises UserError as `tried_run`."""
+    counts = Counter(short_name(path.name) for path in paths)
+    return [tried_run(path, path.name if counts[short_name(path.name)] > 1 else "") for path in dict.fromkeys(paths)]
+
+
+def tried_run(path: Path, key: str = "") -> TriedRun:
+    """A run to try; its key is its short name by default. Raises UserError for an unfinished run, a run without a model, and if its base has changed."""
     run = RunDir(path)
     result = finished_result(run, NOT_FINISHED)
     config = read_frozen(run).config
@@ -111,7 +120,8 @@ def tried_run(path: Path) -> TriedRun:
     if not any(run.model.glob("*.safetensors")):
         raise UserError("the run has no model", str(run.model), "try another run", "chat.no_model")
     refuse_other_base(config.model, result, spec)
-    return TriedRun(run, config, spec, fingerprint(config.model, config_of(config.model)))
+    weights = fingerprint(config.model, config_of(config.model))
+    return TriedRun(key or short_name(run.name), run, config, spec, weights)
 
 
 class Loader:
@@ -150,7 +160,7 @@ class Loader:
             if with_base and run.weights not in logits:
                 self._load_base(run, logits)
             self._load_full(run, logits)
-        order = {BASE: -1, BASE_4BIT: -1} | {short_name(run.directory.name): n for n, run in enumerate(self.runs)}
+        order = {run.key: number for number, run in enumerate(self.runs)}
         by_order = sorted(self.loaded.responders.items(), key=lambda pair: order.get(pair[0], -1))
         self.loaded.responders = dict(by_order)
 
@@ -168,11 +178,10 @@ class Loader:
         logits.setdefault(first.weights, before)
         names = {}
         for run in group:
-            key = short_name(run.directory.name)
-            self.progress(f"loading the adapter of {key}")
-            names[key] = self._titles[run.directory]
-            copy.attach(key, run.directory.model)
-            self._add(run, copy, key)
+            self.progress(f"loading the adapter of {run.key}")
+            names[run.key] = self._titles[run.directory]
+            copy.attach(run.key, run.directory.model)
+            self._add(run, copy, run.key)
         self.loaded.notices += verify(copy, before, prompt, self.machine.device, names)
 
     def _load_base(self, run: TriedRun, logits: dict[str, torch.Tensor]) -> None:
@@ -186,7 +195,7 @@ class Loader:
 
     def _load_full(self, run: TriedRun, logits: dict[str, torch.Tensor]) -> None:
         title = self._titles[run.directory]
-        self.progress(f"loading {short_name(run.directory.name)}")
+        self.progress(f"loading {run.key}")
         dtype = method(run.spec.name).weight_dtype(run.config, self.machine)
         copy = BaseCopy(title, load_weights(Model(id=str(run.directory.model)), self.machine, dtype))
         self.loaded.copies.append(copy)
@@ -205,12 +214,18 @@ class Loader:
         return f"{name} {Path(run.config.model.id).name}" if several else name
 
     def _add_base(self, run: TriedRun, copy: BaseCopy) -> None:
-        self.loaded.loaded_for[copy.name] = run.directory.name
-        self._respond(run, copy, None, copy.name, copy.name, "")
+        key = next(name for name in self._names(copy.name) if name not in self.loaded.responders)
+        self.loaded.loaded_for[key] = run.directory.name
+        self._respond(run, copy, None, key, key, "")
+
+    @staticmethod
+    def _names(name: str) -> Iterator[str]:
+        """The name, then the name with a number: two folders with different models can have the same name."""
+        yield name
+        yield from (f"{name} {number}" for number in count(2))
 
     def _add(self, run: TriedRun, copy: BaseCopy, adapter: str | None) -> None:
-        name = run.directory.name
-        self._respond(run, copy, adapter, short_name(name), self._titles[run.directory], name)
+        self._respond(run, copy, adapter, run.key, self._titles[run.directory], run.directory.name)
 
     def _respond(self, run: TriedRun, copy: BaseCopy, adapter: str | None, key: str, title: str, name: str) -> None:
         text = self._text(run, copy)
@@ -239,7 +254,7 @@ class Loader:
             examples = training_examples(run.config.data)
         except (UserError, OSError) as error:
             reason = error.line if isinstance(error, UserError) else str(error)
-            text = f"the training data of {short_name(run.directory.name)} cannot be read: its system prompt is unknown"
+            text = f"the training data of {run.key} cannot be read: its system prompt is unknown"
             self.loaded.notices.append(Notice("chat.no_data", f"{text} ({reason})"))
         rows = [row for row in encoder.rows(examples) if isinstance(row, Row)] or [encoder.row(PROBE)]
         ends = end_tokens(tokenizer, getattr(copy.network, "get_base_model", lambda: copy.network)(), rows)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine.chat.generation import TextStream, stream
 from engine.chat.items import replay_items
-from engine.chat.models import LoadedModels, Loader, Progress, Responder, tried_run
+from engine.chat.models import LoadedModels, Loader, Progress, Responder, tried_runs
 from engine.config.errors import UserError
 from engine.methods.machine import Machine, this_machine
 from engine.runs.chat_messages import (
@@ -37,9 +37,9 @@ class ChatSession:
     def __init__(
         self, runs: Sequence[Path], with_base: bool, progress: Progress, machine: Machine | None = None
     ) -> None:
-        """Load the models. Raises UserError and RunFailed as `tried_run` and `Loader.load`."""
+        """Load the models. Raises UserError and RunFailed as `tried_runs` and `Loader.load`."""
         self.machine = machine or this_machine()
-        self.runs = [tried_run(path) for path in runs]
+        self.runs = tried_runs(runs)
         self.models: LoadedModels = Loader(self.runs, self.machine, progress).load(with_base)
 
     def ready(self) -> Ready:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine.config.errors import UserError
+from engine.config.errors import Notice, UserError
 from engine.config.text import visible
 from engine.runs.chat_client import ChatClient
 from engine.runs.chat_messages import (
@@ -27,6 +27,7 @@ from engine.runs.chat_messages import (
     Sampling,
     Waiting,
 )
+from engine.runs.device_queue import device_title
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir, finished_result
 from tui.cli.data import shown_progress
@@ -129,6 +130,7 @@ class PrintedAnswers:
         self._state = ChatState()
         self._state.system = options.system
         self._next_item = 0
+        self._told_waiting = False
         self._printed: list[dict[str, Any]] = []
 
     @property
@@ -144,8 +146,8 @@ class PrintedAnswers:
 
     def _handle(self, message: Message) -> None:
         match message:
-            case Waiting(note):
-                self._progress(f"waiting: {note}")
+            case Waiting():
+                self._show_waiting(message)
             case Loading(text):
                 self._progress(text)
             case Ready():
@@ -180,6 +182,15 @@ class PrintedAnswers:
         else:
             self._client.close()
         self._progress("answering")
+
+    def _show_waiting(self, waiting: Waiting) -> None:
+        """Say once who uses the device and how not to wait; a progress bar shows changes."""
+        if not self._told_waiting:
+            cpu = "" if waiting.device == device_title("cpu") else "--device cpu answers on the CPU (slow), "
+            text = f"waiting in the device queue: {waiting.note}; {cpu}--now starts immediately"
+            show_notices([Notice("chat.waiting", text)], self._options.json)
+        self._told_waiting = True
+        self._progress(f"waiting: {waiting.note}")
 
     def _show_ready(self, ready: Ready) -> None:
         show_notices(ready.notices, self._options.json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 import msgspec
@@ -17,7 +18,7 @@ from engine.config.errors import RunFailed, UserError
 from engine.config.files import working_directory
 from engine.config.text import visible
 from engine.runs.chat_file import save_conversations
-from engine.runs.chat_messages import Items, ListItems, Open, Ready, Refused, Sampling
+from engine.runs.chat_messages import Items, ListItems, Loading, Open, Ready, Refused, Sampling, Waiting
 from engine.runs.device_queue import device_title
 from engine.runs.home import tilde
 from tui.commands import TABLES, bindings
@@ -57,6 +58,8 @@ class PromptInput(Input):
 
 class TryScreen(BaseScreen[None]):
     """Owns one session; closing the screen ends its process."""
+
+    AUTO_FOCUS = ""  # until the models are loaded, the keys of the screen work
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("try")
     CSS = """
@@ -131,6 +134,8 @@ class TryScreen(BaseScreen[None]):
         message = event.content
         self.state.apply(message)
         self._stale = True
+        if isinstance(message, Waiting | Loading | Ready):
+            self.refresh_bindings()
         if isinstance(message, Ready):
             self.state.sampling = default_sampling(self.state.sampling, message.columns)
             await self.query_one("#columns").mount(*(AnswerColumn() for _ in message.columns))
@@ -166,7 +171,8 @@ class TryScreen(BaseScreen[None]):
                 column.show(state.columns[names[index]], state.replayed, state.answering == names[index])
         hidden = len(columns) - shown
         part = f" · columns {self.first + 1} to {self.first + shown} of {len(columns)}" if hidden > 0 else ""
-        title = f"try · {sampling_text(state.sampling)}{part}" if state.ready else "try"
+        models = " and ".join(dict.fromkeys(Path(one.column.model).name for one in state.columns.values()))
+        title = f"try · {models} · {sampling_text(state.sampling)}{part}" if state.ready else "try"
         self.query_one("#title", Static).update(Content(visible(title)))
         memory = memory_text(state.memory) if state.memory else ""
         self.query_one("#memory", Static).update(Content(visible(memory)))
@@ -262,9 +268,15 @@ class TryScreen(BaseScreen[None]):
     # Keys
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Hide the keys that type letters while the input line has the focus."""
-        typing = isinstance(self.focused, Input)
-        return action in ("back", "write") or not typing if action in ACTIONS else True
+        """Hide keys that type letters while the input line has the focus, and keys that do nothing at the moment."""
+        if action not in ACTIONS or action == "back":
+            return True
+        waiting = self.state.waiting
+        if isinstance(self.focused, Input):
+            return False
+        if action in ("cpu", "now"):
+            return waiting is not None and (action == "now" or waiting.device != CPU)
+        return self.state.ready is not None
 
     def action_back(self) -> None:
         """Leave the input line, then the screen."""
@@ -330,17 +342,11 @@ class TryScreen(BaseScreen[None]):
 
     def action_cpu(self) -> None:
         """Open the session on the CPU."""
-        if self.on_cpu or (self.state.waiting and self.state.waiting.device == CPU):
-            self.tell("this session uses the CPU already", severity="warning")
-            return
         self.on_cpu = True
         self._open()
 
     def action_now(self) -> None:
         """Start without waiting in the queue."""
-        if self.state.waiting is None:
-            self.tell("not waiting in the device queue", severity="warning")
-            return
         self.request = msgspec.structs.replace(self.request, wait=False)
         self._open()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,12 @@ def test_control_characters_of_answers_are_escaped(
     monkeypatch.setenv("CHAT_SERVER_FOLDER", str(tmp_path))
     monkeypatch.setattr("engine.runs.chat_client.sys.executable", str(program))
     options = chat.TryOptions("hello", 2, None, Sampling(max_new_tokens=0), True, False, False, False)
+    (tmp_path / "busy").touch()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    threading.Timer(3.0, (tmp_path / "busy").unlink).start()
     assert chat.answer_once([RunDir(tmp_path)], options) == 1  # the server reports an inactive adapter
-    shown = capfd.readouterr().out
+    shown, warned = capfd.readouterr()
+    assert "in use by 20260131-120102-demo-lora-lora-3f2a (process 17); --device cpu answers on the CPU" in warned
     assert not {"\x1b", "\x07", "\u202e"} & set(shown) and "\\x1b]52;c;aGk=" in shown
     assert "memory: base 269 MiB + 2 adapters 12.0 MiB · process 900 MiB" in shown
     assert "sampling: greedy, at most 96 tokens" in shown and "item 1: test.jsonl line 1 (the runs disagree)" in shown

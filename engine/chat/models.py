@@ -112,7 +112,10 @@ def tried_runs(paths: Sequence[Path]) -> list[TriedRun]:
 
 
 def tried_run(path: Path, key: str = "") -> TriedRun:
-    """A run to try; its key is its short name by default. Raises UserError for an unfinished run, a run without a model, and if its base has changed."""
+    """A run to try; its key is its short name by default.
+
+    Raises UserError for an unfinished run, a run without a model, and if its base has changed.
+    """
     run = RunDir(path)
     result = finished_result(run, NOT_FINISHED)
     config = read_frozen(run).config

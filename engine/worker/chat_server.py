@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine.config.errors import RunFailed, UserError
+from engine.methods.quick_import import import_libraries
 from engine.runs import device_queue, parent
 from engine.runs.chat_messages import (
     NOT_FINISHED,
@@ -70,9 +71,7 @@ class ChatServer:
         if request.wait:
             self._wait_for_device(paths)
         self.tell(Loading("loading libraries"))
-        from engine.methods.quick_import import import_bitsandbytes  # after the wait: libraries take seconds
-
-        import_bitsandbytes()
+        import_libraries()  # after the wait: it takes seconds
         from engine.chat.session import ChatSession
 
         session = ChatSession(paths, request.base, lambda text: self.tell(Loading(text)))

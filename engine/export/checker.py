@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +22,14 @@ class Checker:
     work: Path
     """Folder for the logits."""
     progress: Progress
+    seconds: float = 0.0
+    """Duration of all checks so far."""
 
     def check(self, kind: CheckedKind, artifact: Path | None = None) -> Checked:
         """Check one artifact. Raises UserError and RunFailed as `ask` does."""
         logits = str(self.work / "logits.safetensors")
         job = CheckJob(run=str(self.run.path), kind=kind, artifact=str(artifact or ""), logits=logits)
+        started = time.monotonic()
         answer = ask("export.check", msgspec.to_builtins(job), self.progress, counted=self.progress)
+        self.seconds += time.monotonic() - started
         return msgspec.convert(answer, Checked)

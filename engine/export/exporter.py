@@ -39,7 +39,9 @@ from engine.methods.provenance import folder_bytes
 from engine.runs.exports import (
     DEFAULT_TYPES,
     FIDELITY,
+    ITEM_SCORES,
     Fidelity,
+    ItemScore,
     MergeBase,
     MergeCandidate,
     WeightType,
@@ -96,24 +98,37 @@ def _folder_in_progress(final: Path) -> Iterator[Path]:
 def _write_and_check(
     run: FinishedRun, request: ExportRequest, dtype: WeightType, folder: Path, progress: Progress
 ) -> Fidelity:
+    started = time.monotonic()
     with temporary_folder(f"{SCRATCH_PREFIX}check-") as work:
         checker = Checker(run.directory, work, progress)
         checker.check("run")
         candidates: list[MergeCandidate] = []
+        checked: Checked | None = None
         if request.kind == "adapter":
             write_common_files(run, folder)
             write_adapter(run, folder)
         elif request.kind == "merged":
             candidates, checked = _write_merged(run, dtype, folder, checker, progress)
-            if checked is not None:
-                return fidelity_of(run, request, dtype, folder, checked, candidates)
         else:
             merged = folder / ".merged"
             merged.mkdir()
             candidates, _ = _write_merged(run, UNQUANTIZED.get(dtype, dtype), merged, checker, progress)
             write_gguf(run, dtype, merged, folder, progress)
             remove_tree(merged)
-        return fidelity_of(run, request, dtype, folder, checker.check(request.kind, folder), candidates)
+        checked = checked or checker.check(request.kind, folder)
+        write_item_scores(folder / ITEM_SCORES, checked.items)
+        fidelity = fidelity_of(run, request, dtype, folder, checked, candidates)
+        fidelity.write_seconds = time.monotonic() - started - checker.seconds
+        return fidelity
+
+
+def write_item_scores(path: Path, items: Sequence[Item]) -> None:
+    """Write one line per test item: losses and scores, without prompts and answers."""
+    lines = [
+        ItemScore(item=number, nll=item.nll, tokens=item.tokens, weight=item.weight, scores=item.scores or {})
+        for number, item in enumerate(items)
+    ]
+    path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
 
 
 def _write_merged(

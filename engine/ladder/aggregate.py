@@ -12,6 +12,7 @@ from engine.config.errors import UserError
 from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import LOSS, metric_spec
 from engine.config.split_version import OLDEST_SPLIT_VERSION, versions_differ
+from engine.ladder.artifact_rungs import add_artifacts
 from engine.ladder.decisions import comparison
 from engine.ladder.price import add_price
 from engine.ladder.results import LadderResults, collect, read_finished
@@ -48,6 +49,7 @@ def aggregate(folder: LadderDir, ladder: Ladder, plan: LadderPlan) -> None:
     ladder.rows = [_row(rung, ladder, results) for rung in plan.rungs]
     ladder.rows[:0] = [row for row in (_base_row(results, BASE), _base_row(results, BASE_4BIT)) if row]
     add_statistics(ladder, results, ladder.work.metric if ladder.work else "")
+    add_artifacts(folder, ladder, plan, results)
     ladder.verdict = verdict(ladder)
 
 

@@ -25,7 +25,7 @@ class Decisions:
     """The finished full fine-tuning rung; None if it was not run or did not finish."""
     qlora: RungResult | None
     tuned: list[RungResult]
-    """Every finished rung, without the base model."""
+    """Every finished trained rung, without the base model and artifacts."""
     gained: dict[str, Literal["yes", "no", "worse", "unknown"]]
     """Rung -> whether it is significantly better than the base model."""
     against_full: dict[str, Comparison] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Decisions:
 
 def decide(ladder: Ladder) -> Decisions:
     """Decide from the ladder's rows and comparisons."""
-    tuned = [row for row in ladder.rows if row.name not in BASES and row.score is not None]
+    tuned = [row for row in ladder.rows if row.name not in BASES and not row.source and row.score is not None]
     full = next((row for row in tuned if row.method == RULE_REFERENCE), None)
     qlora = next((row for row in tuned if row.method == RULE_CANDIDATE), None)
     gained = {row.name: _gained(ladder, row.name) for row in tuned}

@@ -53,7 +53,7 @@ def ladder_metric(ladder: Ladder) -> MetricSpec:
 def sample_size(ladder: Ladder) -> str:
     """`300 test items and 2 seeds`: what the comparisons are based on."""
     items = ladder.work.test if ladder.work else 0
-    seeds = min((len(row.seeds) for row in ladder.rows if row.score and row.seeds), default=0)
+    seeds = min((len(row.seeds) for row in ladder.rows if row.score and row.seeds and not row.source), default=0)
     return amount(items, "test item") + (f" and {amount(seeds, 'seed')}" if seeds else "")
 
 

@@ -1,4 +1,4 @@
-"""The stages of a ladder in order: preparation, probes, learning-rate trials, runs, analysis and report."""
+"""The stages of a ladder in order: preparation, probes, learning-rate trials, runs, exports, analysis and report."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from engine.config.preset import with_settings
 from engine.config.schema import Config
 from engine.ladder import report
 from engine.ladder.aggregate import aggregate
+from engine.ladder.artifact_exports import ArtifactExports, require_gguf_tools
 from engine.ladder.rates import at_the_edge, choose, grid
 from engine.ladder.runner import LadderRunner, worked_seconds
 from engine.runs.events import Step
@@ -47,12 +48,14 @@ class LadderPipeline:
         self.probe()
         self.try_rates()
         self.train()
+        self.export()
         self.analyze()
 
     def prepare(self) -> None:
         """Record what all rungs share, read from data and model."""
         self._enter("preparing")
         ladder, plan = self.runner.ladder, self.plan
+        require_gguf_tools(plan)
         request = {"config": msgspec.to_builtins(plan.rungs[0].config), "split_version": plan.split_version}
         workload = ask("ladder.workload", request, print)
         ladder.work = msgspec.convert(workload["work"], SharedWork)
@@ -87,6 +90,7 @@ class LadderPipeline:
         for seed in plan.seeds:
             for rung in plan.rungs:
                 self._entry(rung, "run", seed, rung.config.train.learning_rate)
+        ArtifactExports(self.runner, plan).list_entries()
         self.runner.save()
 
     def probe(self) -> None:
@@ -155,6 +159,15 @@ class LadderPipeline:
                     scored_bases.add(quantized)
                 aggregate(self.runner.dir, self.runner.ladder, self.plan)
                 self.runner.save()
+
+    def export(self) -> None:
+        """Export, check and score the artifacts of the finished runs."""
+        if not self.plan.ship:
+            return
+        self._enter("exporting")
+        for _ in ArtifactExports(self.runner, self.plan).export():
+            aggregate(self.runner.dir, self.runner.ladder, self.plan)
+            self.runner.save()
 
     def analyze(self) -> None:
         """Compute statistics and verdict, and write the report."""

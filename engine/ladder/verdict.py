@@ -5,6 +5,7 @@ from __future__ import annotations
 from engine.config import quantities
 from engine.config.method_specs import RULE_REFERENCE
 from engine.ladder import format as fmt
+from engine.ladder.artifact_sentences import artifact_sentences
 from engine.ladder.cost_sentences import cost_sentences
 from engine.ladder.decisions import Decisions, comparison, decide
 from engine.ladder.phrases import (
@@ -44,6 +45,7 @@ def verdict(ladder: Ladder) -> list[VerdictSentence]:
         *_quality(ladder, decisions),
         *cost_sentences(decisions),
         *recommendations(ladder, decisions),
+        *artifact_sentences(ladder, decisions),
         *_overlaps(ladder),
         *_caveats(ladder, decisions),
     ]

@@ -10,7 +10,9 @@ import msgspec
 from msgspec import Struct, field
 
 from engine.config.errors import UserError
+from engine.config.files import remove_tree
 from engine.config.metric_specs import MetricSpec
+from engine.runs import locks
 from engine.runs.result import Interval
 from engine.runs.run_dir import RunDir
 
@@ -26,8 +28,68 @@ TYPES: dict[ExportKind, tuple[WeightType, ...]] = {
 """Types of stored weights; an adapter is stored as it was trained."""
 DEFAULT_TYPES: dict[ExportKind, WeightType] = {"adapter": "f32", "merged": "bf16", "gguf": "q4_k_m"}
 FIDELITY = "fidelity.json"
+ITEM_SCORES = "scores.jsonl"
 GGUF_TOOLS = "gguf"
 """What `ftbench pull` downloads for GGUF exports."""
+
+
+class Artifact(Struct, frozen=True, kw_only=True):
+    """A kind of artifact with the type of its weights, as the `--ship` of a ladder names it."""
+
+    kind: ExportKind
+    type: WeightType
+
+    @property
+    def folder(self) -> str:
+        """Its folder below `exports/`: `gguf-q4_k_m`."""
+        return self.kind if self.kind == "adapter" else f"{self.kind}-{self.type}"
+
+    @property
+    def word(self) -> str:
+        """Its shortest name on the command line: `merged`, `merged-f16`, `q4_k_m`, `gguf-bf16`."""
+        if self.type == DEFAULT_TYPES[self.kind] and self.kind != "gguf":
+            return self.kind
+        return self.type if self.type in QUANTIZED else self.folder
+
+    @property
+    def title(self) -> str:
+        """Its name in sentences, after that of its rung: `merged`, `Q4_K_M`, `GGUF bf16`."""
+        if self.type in QUANTIZED:
+            return self.type.upper()
+        return self.word.replace("gguf-", "GGUF ").replace("-", " ")
+
+
+QUANTIZED: tuple[WeightType, ...] = ("q8_0", "q4_k_m")
+"""Types that only GGUF files have."""
+
+
+def artifact_words() -> list[str]:
+    """Every artifact by its shortest name."""
+    adapter = Artifact(kind="adapter", type=DEFAULT_TYPES["adapter"])
+    return [adapter.word, *(Artifact(kind=kind, type=one).word for kind, types in TYPES.items() for one in types)]
+
+
+def parse_artifact(text: str) -> Artifact:
+    """An artifact by its shortest name, the name of its folder, or `gguf`. Raises ValueError for another text."""
+    for kind, types in TYPES.items():
+        for one in types or (DEFAULT_TYPES[kind],):
+            artifact = Artifact(kind=kind, type=one)
+            if text in (artifact.word, artifact.folder) or (text == kind and one == DEFAULT_TYPES[kind]):
+                return artifact
+    raise ValueError(text)
+
+
+class ItemScore(Struct, kw_only=True):
+    """A line of `scores.jsonl`: what an artifact scored on one test item. It has no text, so that it can be shared."""
+
+    item: int
+    nll: float
+    """Weighted sum of the negative log-likelihood of a reference in nats; mean over the item's references."""
+    tokens: float
+    """Tokens of a reference; mean over the item's references."""
+    weight: float | None = None
+    """Sum of the tokens' loss weights; None if each is 1."""
+    scores: dict[str, float] = field(default_factory=dict)
 
 
 class Defect(Struct, frozen=True):
@@ -86,6 +148,8 @@ class Fidelity(Struct, kw_only=True):
     seconds_per_token: float | None = None
     """Generation time per answer token, in batches of the run's evaluation batch size."""
     candidates: list[MergeCandidate] = field(default_factory=list)
+    write_seconds: float | None = None
+    """Duration of writing the artifact, without the checks; None in exports of versions that did not record it."""
     versions: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     """SHA-256 of every file that was checked, by its path in the artifact."""
@@ -114,7 +178,14 @@ def exports_folder(run: RunDir) -> Path:
 
 def export_folder(run: RunDir, kind: ExportKind, dtype: WeightType | None) -> Path:
     """Where an artifact is written unless another folder is given; `dtype` None is the kind's default."""
-    return exports_folder(run) / (kind if kind == "adapter" else f"{kind}-{dtype or DEFAULT_TYPES[kind]}")
+    return exports_folder(run) / Artifact(kind=kind, type=dtype or DEFAULT_TYPES[kind]).folder
+
+
+def remove_unfinished(run: RunDir) -> None:
+    """Delete what killed exports of the run left behind; a folder that an export is writing is locked and stays."""
+    for folder in exports_folder(run).glob(".*.tmp"):
+        if not locks.is_locked(folder):
+            remove_tree(folder, ignore_errors=True)
 
 
 def exports(run: RunDir) -> Iterator[tuple[Path, Fidelity]]:
@@ -138,3 +209,18 @@ def read_fidelity(folder: Path) -> Fidelity:
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         do = "export the run again"
         raise UserError(f"no readable check of an artifact: {error}", str(path), do, "export.no_fidelity") from error
+
+
+def read_item_scores(folder: Path) -> list[ItemScore]:
+    """The scores of an artifact by test item; [] in exports of versions that did not write them.
+
+    Raises UserError if the file is damaged.
+    """
+    path = folder / ITEM_SCORES
+    try:
+        return [msgspec.json.decode(line, type=ItemScore) for line in path.read_bytes().split(b"\n") if line]
+    except FileNotFoundError:
+        return []
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        do = "export the run again"
+        raise UserError(f"cannot read the scores of an artifact: {error}", str(path), do, "export.no_scores") from error

@@ -27,12 +27,13 @@ class Gain(Struct, kw_only=True, frozen=True):
 def gain_of_rung(ladder: Ladder, rung: str | None, against: str) -> Gain:
     """The gain of a rung of a finished ladder over `base` or another rung, with the ladder's simultaneous interval.
 
-    `rung` may be None if the ladder has one rung besides `against`. Raises UserError for unknown rungs.
+    `rung` may be None if the ladder has one trained rung besides `against`. Raises UserError for unknown rungs.
     """
     rungs = [row.name for row in ladder.rows if row.name not in BASES]
+    trained = [row.name for row in ladder.rows if row.name not in BASES and not row.source]
     known = ", ".join([*rungs, "base"])
     if rung is None:
-        others = [name for name in rungs if name != against]
+        others = [name for name in trained if name != against]
         if len(others) != 1:
             do = f"name one with --rung: {', '.join(others)}" if others else "wait until it has results"
             raise UserError("the ladder has several rungs" if others else "no results", ladder.name, do, "gate.which")

@@ -11,6 +11,7 @@ from engine.config.errors import Notice
 from engine.config.schema import Config
 from engine.config.split_version import OLDEST_SPLIT_VERSION
 from engine.runs.account import ColumnUse, RowAccount
+from engine.runs.exports import Artifact, parse_artifact
 from engine.runs.overlap import SplitOverlap
 from engine.runs.renamed_fields import SCHEMA_VERSION, current_ladder
 from engine.runs.result import Interval, MeasuredPeak
@@ -21,9 +22,18 @@ BASE, BASE_4BIT = BASES = ("base", "base-4bit")
 WAITING = ("planned", "live")
 """Statuses of entries without an outcome."""
 
-Kind = Literal["probe", "trial", "run"]
-Stage = Literal["planned", "preparing", "probing", "tuning", "training", "analyzing", "done"]
+ARTIFACT_SEPARATOR = ":"
+"""Between a rung and its artifact in an artifact's name, `lora:q4_k_m`; the names of trained rungs do not have it."""
+
+Kind = Literal["probe", "trial", "run", "export"]
+Stage = Literal["planned", "preparing", "probing", "tuning", "training", "exporting", "analyzing", "done"]
 Outcome = Literal["running", "finished", "stopped", "failed"]
+
+
+def artifact_of(name: str) -> tuple[str, Artifact] | None:
+    """(rung, artifact) of an artifact's rung, `lora:q4_k_m`; None for the name of a trained rung."""
+    rung, separator, word = name.partition(ARTIFACT_SEPARATOR)
+    return (rung, parse_artifact(word)) if separator else None
 
 
 class Rung(Struct, kw_only=True, frozen=True):
@@ -53,6 +63,8 @@ class LadderPlan(Struct, kw_only=True, frozen=True):
     """Rates tried per rung on the validation rows; 1: its configured rate without trials."""
     probe: bool = True
     """Whether to measure a few steps of every rung first."""
+    ship: list[str] = field(default_factory=list)
+    """Artifacts that are rungs too, as `lora:q4_k_m`: exported from each run of the rung, checked and compared."""
     fresh: bool = False
     """Whether to run everything again instead of reusing finished runs."""
     command: str = ""
@@ -70,26 +82,35 @@ class LadderPlan(Struct, kw_only=True, frozen=True):
         trials = self.learning_rates if self.learning_rates > 1 else 0
         return len(self.rungs) * (len(self.seeds) + trials + int(self.probe))
 
+    @property
+    def export_count(self) -> int:
+        """Number of exports: one per artifact and seed."""
+        return len(self.ship) * len(self.seeds)
+
 
 class LadderRun(Struct, kw_only=True):
-    """An entry of the ladder: one run, planned or done."""
+    """An entry of the ladder: one run or export, planned or done."""
 
     rung: str
+    """For an export the artifact's rung: `lora:q4_k_m`."""
     kind: Kind
     seed: int
     learning_rate: float
     run: str = ""
-    """The run's directory, relative to the ladder's parent folder; '' before it is created."""
+    """The directory of the run or of the exported artifact, relative to the ladder's parent folder; '' before it is
+    created."""
     status: str = "planned"
     """planned, live, skipped, died, or the status of the run's result."""
     reason: str = ""
     reused: bool = False
-    """Whether the run existed before and was reused."""
+    """Whether the run or export existed before and was reused."""
     chosen: bool = False
     """Whether this trial's rate was chosen."""
     validation_loss: float | None = None
     seconds: float | None = None
-    """All phases except waiting for the GPU and scoring the base model."""
+    """All phases except waiting for the GPU and scoring the base model; of an export, writing it without its check."""
+    progress: str = ""
+    """What an active export is doing."""
 
     @property
     def is_done(self) -> bool:
@@ -148,10 +169,12 @@ class RentalPrice(Struct, kw_only=True):
 
 
 class RungResult(Struct, kw_only=True):
-    """Scores and costs of a rung, or of the base model."""
+    """Scores and costs of a rung, of an artifact of a rung, or of the base model."""
 
     name: str
     method: str
+    source: str = ""
+    """For an artifact: the rung whose runs it was exported from; '' for trained rungs."""
     status: str
     """finished, partly (not all seeds), or why there is no result: out_of_memory, diverged, failed, died."""
     reason: str = ""
@@ -192,6 +215,13 @@ class RungResult(Struct, kw_only=True):
     trainable: int = 0
     parameters: int = 0
     artifact_bytes: int = 0
+    export_seconds: SeedRange | None = None
+    """Of an artifact: writing it, without its check. Its `all_seconds` are those of its runs plus these."""
+    identical: float | None = None
+    """Of an artifact: share of test items with the same answer as its run's, mean over the seeds."""
+    generation: SeedRange | None = None
+    """Of an artifact: tokens/s of its answers on `generation_device`."""
+    generation_device: str = ""
     general_loss: Interval | None = None
     """Loss on held-out general text, nats/token."""
     forgetting: Interval | None = None
@@ -222,7 +252,9 @@ class Comparison(Struct, kw_only=True):
     loss_difference: Interval | None = None
 
 
-Topic = Literal["quality", "time", "energy", "memory", "rent", "prototype", "ship", "full", "data", "caveat"]
+Topic = Literal[
+    "quality", "time", "energy", "memory", "rent", "prototype", "ship", "full", "artifact", "data", "caveat"
+]
 
 
 class VerdictSentence(Struct, kw_only=True):

@@ -7,13 +7,14 @@ import time
 from collections.abc import Iterable, Sequence
 
 from engine.config.errors import Notice, UserError
-from engine.config.method_specs import method_names, reads
+from engine.config.method_specs import method_names, method_spec, reads
 from engine.config.preset import Flat, flatten, parse_overrides
 from engine.config.preset_library import effective
 from engine.config.schema import Config
 from engine.config.split_version import SPLIT_VERSION
 from engine.config.text import amount
-from engine.runs.ladder import BASES, LadderPlan, Rung
+from engine.runs.exports import artifact_words, parse_artifact
+from engine.runs.ladder import ARTIFACT_SEPARATOR, BASES, LadderPlan, Rung
 
 SHARED_KEYS = (
     "model.id",
@@ -49,10 +50,12 @@ def make_plan(
     probe: bool = True,
     fresh: bool = False,
     command: str = "",
+    ship: Sequence[str] = (),
 ) -> LadderPlan:
     """The plan for `ftbench ladder`. Raises UserError if the rungs cannot be compared.
 
-    `rungs` are values of `--rung`: `lora`, or `wide=lora,adapter.rank=64`. Without any, all methods are rungs.
+    `rungs` are values of `--rung`: `lora`, or `wide=lora,adapter.rank=64`. Without any, all methods are rungs. `ship`
+    are artifacts, `q4_k_m` of every rung or `lora:q4_k_m` of one.
     """
     refuse_counts(seeds, learning_rates)
     _refuse(
@@ -76,12 +79,50 @@ def make_plan(
         rungs=planned,
         seeds=list(range(first, first + seeds)),
         learning_rates=learning_rates,
+        ship=artifact_rungs(ship, planned),
         probe=probe,
         fresh=fresh,
         command=command,
         split_version=SPLIT_VERSION,
         notices=list(notices),
     )
+
+
+def artifact_rungs(ship: Sequence[str], rungs: Sequence[Rung]) -> list[str]:
+    """The names of the artifacts' rungs, each artifact of a rung once, in the order of the rungs.
+
+    An adapter is left out for rungs that train all weights. Raises UserError for an unknown artifact or rung, and for
+    an artifact that no rung has.
+    """
+    wanted = [_artifact_word(given, rungs) for given in ship]
+    found: list[str] = []
+    for rung in rungs:
+        for given, only, word in wanted:
+            name = f"{rung.name}{ARTIFACT_SEPARATOR}{word}"
+            has_none = word == "adapter" and method_spec(rung.method).trains_weights
+            if only == rung.name and has_none:
+                what = f"{rung.name} trains all weights: there is no adapter"
+                raise UserError(what, f"--ship {given}", "use merged", code="ladder.no_artifact")
+            if only in ("", rung.name) and not has_none and name not in found:
+                found.append(name)
+    if lost := next((given for given, _, word in wanted if not any(name.endswith(f":{word}") for name in found)), ""):
+        what = "no rung has this artifact: all of them train all weights"
+        raise UserError(what, f"--ship {lost}", "use merged", code="ladder.no_artifact")
+    return found
+
+
+def _artifact_word(given: str, rungs: Sequence[Rung]) -> tuple[str, str, str]:
+    """(the value, its rung or '' for all, the artifact's shortest name). Raises UserError for an unknown one."""
+    rung, separator, word = given.strip().rpartition(ARTIFACT_SEPARATOR)
+    names = [one.name for one in rungs]
+    if separator and rung not in names:
+        do = f"use one of {', '.join(names)}"
+        raise UserError(f"unknown rung {rung!r}", f"--ship {given}", do, code="ladder.unknown_rung")
+    try:
+        return given, rung, parse_artifact(word).word
+    except ValueError as error:
+        do = f"use {', '.join(artifact_words())}"
+        raise UserError(f"unknown artifact {word!r}", "--ship", do, code="ladder.unknown_artifact") from error
 
 
 def refuse_counts(seeds: int, learning_rates: int) -> None:
@@ -155,7 +196,9 @@ def describe_plan(plan: LadderPlan) -> str:
     names = ", ".join(rung.name for rung in plan.rungs)
     rates = f"; {plan.learning_rates} learning rates per rung" if plan.learning_rates > 1 else ""
     probes = "; probe each rung first" if plan.probe else ""
-    return f"base, {names}; {amount(len(plan.seeds), 'seed')}{rates}{probes}: {amount(plan.run_count, 'run')}"
+    exports = f" and {amount(plan.export_count, 'export')}" if plan.ship else ""
+    runs = f"{amount(plan.run_count, 'run')}{exports}"
+    return f"base, {names}; {amount(len(plan.seeds), 'seed')}{rates}{probes}: {runs}"
 
 
 def _rung(option: str, preset: str, overrides: Flat, notices: dict[Notice, None]) -> Rung:

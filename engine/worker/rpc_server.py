@@ -174,6 +174,13 @@ def export(arguments: dict[str, Any], progress: Progress) -> Any:
     return {"folder": str(folder), "fidelity": msgspec.to_builtins(fidelity)}
 
 
+def export_tools(arguments: dict[str, Any], progress: Progress) -> Any:
+    """Refuse if the tools for GGUF exports are missing."""
+    from engine.export.gguf_tools import require_tools
+
+    return {"folder": str(require_tools())}
+
+
 def export_check(arguments: dict[str, Any], progress: Progress) -> Any:
     """Check one artifact of an export (`CheckJob` -> `Checked`)."""
     import_libraries()
@@ -253,6 +260,7 @@ REQUESTS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
     "export.check": export_check,
     "push.check": push_check,
     "push": push,
+    "export.tools": export_tools,
     "gain": gain,
     "doctor": doctor,
 }

@@ -86,6 +86,10 @@ def ladder(
         int,
         typer.Option("--learning-rates", min=1, max=9, help="Learning rates to try per rung on validation rows."),
     ] = 1,
+    ship: Annotated[
+        list[str] | None,
+        typer.Option("--ship", metavar="ARTIFACT", help="Export, score and compare: merged, q8_0, q4_k_m, adapter …"),
+    ] = None,
     model: ModelOption = None,
     data: DataOption = None,
     settings: SetOption = None,
@@ -101,7 +105,9 @@ def ladder(
 
     given = overrides(settings, model=model, data=data)
     words = verb.rung_words(rungs)
-    plan = make_plan(preset, words, given, seeds, learning_rates, probe, fresh, shlex.join(["ftbench", *sys.argv[1:]]))
+    command, artifacts = shlex.join(["ftbench", *sys.argv[1:]]), ",".join(ship or [])
+    artifact_words = artifacts.split(",") if artifacts else []
+    plan = make_plan(preset, words, given, seeds, learning_rates, probe, fresh, command, artifact_words)
     raise typer.Exit(verb.start(plan, home(runs, launch=True, json=json), detach, json))
 
 

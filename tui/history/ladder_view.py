@@ -30,7 +30,7 @@ def progress_lines(ladder: Ladder, ascii_only: bool = False) -> Iterator[Content
     for name in dict.fromkeys(entry.rung for entry in ladder.entries):
         mine = [entry for entry in ladder.entries if entry.rung == name]
         parts = [(f"{visible(name, LABEL):<{LABEL}} ", "")]
-        for kind in ("probe", "trial", "run"):
+        for kind in ("probe", "trial", "run", "export"):
             some = [entry for entry in mine if entry.kind == kind]
             if some:
                 parts.append((f"{kind} " if kind != "run" else "seeds ", "$foreground-muted"))
@@ -38,7 +38,9 @@ def progress_lines(ladder: Ladder, ascii_only: bool = False) -> Iterator[Content
                 parts.append(("  ", ""))
         live = next((entry for entry in mine if entry.status == "live"), None)
         wrong = next((entry for entry in mine if entry.reason and entry.status not in ("finished", "live")), None)
-        if live:
+        if live and live.kind == "export":
+            parts.append((visible(live.progress or "starting", 200), "bold"))
+        elif live:
             parts.append((f"{live.kind}: seed {live.seed}, learning rate {rate(live.learning_rate)}", "bold"))
         elif wrong:
             parts.append((visible(wrong.reason, 200), "$text-error"))
@@ -79,6 +81,12 @@ def cost_lines(ladder: Ladder) -> Iterator[str]:
     """Time, peak memory and artifact size of each rung; the time also as a ratio to full fine-tuning."""
     full = next((row for row in ladder.rows if row.method == RULE_REFERENCE and row.all_seconds), None)
     for row in ladder.rows:
+        if row.export_seconds is not None:
+            identical = "" if row.identical is None else f", {row.identical:.0%} identical answers"
+            yield (
+                f"{visible(row.name, LABEL):<{LABEL}} {duration(row.export_seconds.mean)} per export, "
+                f"artifact {size(row.artifact_bytes)}{identical}"
+            )
         if row.all_seconds is None or row.peak is None:
             continue
         peak = row.peak.training

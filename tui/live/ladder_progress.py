@@ -22,6 +22,7 @@ STAGE_TEXTS = {
     "probing": "probing: measuring a few steps of every rung",
     "tuning": "trying learning rates on the validation split",
     "training": "running the rungs",
+    "exporting": "exporting, checking and scoring the artifacts",
     "analyzing": "computing the verdict",
 }
 
@@ -97,7 +98,8 @@ class LadderView:
         reason = f": {entry.reason}" if entry.reason and entry.status != "finished" else ""
         took = f" in {duration(entry.seconds)}" if entry.seconds is not None and entry.status == "finished" else ""
         trial = f"trial at {rate(entry.learning_rate)}"
-        what = {"probe": "probe", "trial": trial, "run": f"seed {entry.seed}"}[entry.kind]
+        run = f"seed {entry.seed}"
+        what = {"probe": "probe", "trial": trial, "run": run, "export": f"export {run}"}[entry.kind]
         self._line(f"{entry.rung} {what} {entry.status.replace('_', ' ')}{took}{loss}{reused}{reason}")
 
     def _update_bar(self, ladder: Ladder) -> None:
@@ -107,6 +109,10 @@ class LadderView:
         live = next((entry for entry in ladder.entries if entry.status == "live" and entry.run), None)
         if live is None:
             self.bar.update(self.task, description=ladder.stage, total=None, detail="")
+            return
+        if live.kind == "export":
+            description = f"{self._place(ladder)} {live.rung} {live.progress}".rstrip()
+            self.bar.update(self.task, description=shortened(description), total=None, detail="")
             return
         if live.run != self.run or self.follower is None:
             self.run = live.run

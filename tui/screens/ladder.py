@@ -45,7 +45,8 @@ class CurrentRun(NamedTuple):
 
 def current_run(previous: CurrentRun | None, folder: LadderDir, ladder: Ladder) -> CurrentRun | None:
     """The run that the ladder is waiting for, None if there is none; `previous` is kept where it is that run."""
-    run = next((entry.run for entry in ladder.entries if entry.status == "live" and entry.run), None)
+    live = (entry for entry in ladder.entries if entry.status == "live" and entry.kind != "export")
+    run = next((entry.run for entry in live if entry.run), None)
     if run is None or not folder.is_live():
         return None
     path = RunDir(folder.runs / run).events_file

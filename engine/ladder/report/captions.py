@@ -20,6 +20,7 @@ TOPICS = {
     "prototype": "Prototype",
     "ship": "Ship",
     "full": "Full fine-tuning",
+    "artifact": "Artifacts",
     "data": "Data",
     "caveat": "Caveat",
 }
@@ -32,6 +33,11 @@ COMPARISONS = (
     "All rungs are scored on the same test items, so differences are paired by item. Their 95% CIs hold simultaneously "
     "for all pairs; the adjusted p is below 0.05 exactly where the CI excludes zero. The needed test items and seeds "
     "are for 80% power if the true difference equals the observed one."
+)
+ARTIFACTS = (
+    "Artifacts are exported from the runs, loaded from disk in a new process and scored on the same test items. Their "
+    "differences from their runs are paired by item and seed, and their 95% CIs hold simultaneously for all artifacts; "
+    "differences from the base model and from full fine-tuning hold simultaneously for the artifacts of one kind."
 )
 
 
@@ -53,9 +59,11 @@ def title(ladder: Ladder) -> str:
 
 def facts(ladder: Ladder) -> list[str]:
     """The line below the title: rungs, test items, seeds, device, date."""
-    names = [rung_title(row.name) for row in ladder.rows]
+    names = [rung_title(row.name) for row in ladder.rows if not row.source]
     names = names or list(dict.fromkeys(rung_title(entry.rung) for entry in ladder.entries))
     texts = [", ".join(names)] if names else []
+    if exported := sum(bool(row.source) for row in ladder.rows):
+        texts.append(amount(exported, "artifact"))
     if ladder.work:
         texts.append(f"{amount(ladder.work.test, 'test item')}, metric: {metric_title(ladder.work.metric)}")
     if ladder.seeds:
@@ -99,6 +107,8 @@ def reading(ladder: Ladder) -> list[str]:
     if ladder.work and metric_spec(ladder.work.metric).lower_is_better:
         name = metric_spec(ladder.work.metric).title
         texts.append(f"The score is the {name}: lower is better, and a negative difference is an improvement.")
+    if any(row.source for row in ladder.rows):
+        texts.append(ARTIFACTS)
     if any(row.forgetting for row in ladder.rows):
         texts.append("Forgetting is the rise of the loss on held-out general text over the base model’s.")
     return texts

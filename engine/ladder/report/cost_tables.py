@@ -70,7 +70,7 @@ def memory_and_size(ladder: Ladder) -> ReportTable:
 
 
 def _trained(ladder: Ladder) -> list[RungResult]:
-    return [row for row in ladder.rows if row.name not in BASES]
+    return [row for row in ladder.rows if row.name not in BASES and not row.source]
 
 
 def _why_no_price(ladder: Ladder) -> str:

@@ -50,6 +50,9 @@ def rung_cell(row: RungResult) -> Cell:
     """The rung's name with its learning rate and number of seeds."""
     if row.name in BASES:
         return Cell(rung_title(row.name), ("before training",))
+    if row.source:
+        seeds = f"artifact, {amount(len(row.seeds), 'seed')}" if row.seeds else "artifact"
+        return cell(rung_title(row.name), seeds, "not all seeds" if row.status == "partly" else "")
     learning_rate = f"rate {rate(row.learning_rate)}" if row.learning_rate is not None else ""
     seeds = f"{len(row.seeds)} seed{'s' if len(row.seeds) != 1 else ''}" if row.seeds else ""
     partly = "not all seeds" if row.status == "partly" else ""

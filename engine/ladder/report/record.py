@@ -21,7 +21,7 @@ from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir, read_frozen
 from engine.runs.score_format import loss
 
-KINDS = {"probe": "probe", "trial": "learning-rate trial", "run": "run"}
+KINDS = {"probe": "probe", "trial": "learning-rate trial", "run": "run", "export": "export"}
 SHARED_SETTINGS = "Settings shared by all rungs"
 NOT_SETTINGS = ("title", "about", "slot", "method")
 """Keys that `ftbench run` needs no --set for."""
@@ -70,7 +70,7 @@ def settings_table(ladder: Ladder) -> ReportTable | None:
     """Settings in which the rungs differ."""
     if not ladder.differs:
         return None
-    rungs = [row.name for row in ladder.rows if row.name not in BASES]
+    rungs = [row.name for row in ladder.rows if row.name not in BASES and not row.source]
     rungs = rungs or list(dict.fromkeys(name for values in ladder.differs.values() for name in values))
     lines = [
         TableLine(Cell(key), plain([value_text(values[name]) if name in values else ABSENT for name in rungs]))

@@ -1,0 +1,295 @@
+"""Artifacts as rungs: a row for each with its scores, costs and its difference from the runs it was exported from.
+
+An artifact shares the seeds of its runs, so that it is not an independent rung:
+
+- Its difference from its runs is taken by test item and seed before it is averaged; the variation between seeds that
+  both have cancels. The intervals of these differences hold simultaneously for all artifacts of the ladder.
+- Its differences from the base model and from full fine-tuning, and its share of full's gain, are those of the same
+  rungs with this artifact in place of the trained model; their intervals hold simultaneously for the artifacts of one
+  kind. An artifact of full fine-tuning itself is compared with it over the mean of the seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+
+from engine.config.errors import UserError
+from engine.config.method_specs import RULE_REFERENCE
+from engine.config.metric_specs import LOSS, MetricSpec, metric_spec
+from engine.ladder.decisions import comparison
+from engine.ladder.results import LadderResults
+from engine.ladder.statistics import BootstrapSamples, Difference, Floats, ItemScores, required_sample
+from engine.runs.exports import Fidelity, ItemScore, read_fidelity, read_item_scores
+from engine.runs.ladder import (
+    BASE,
+    Comparison,
+    Finding,
+    Ladder,
+    LadderPlan,
+    LadderRun,
+    RungResult,
+    SeedRange,
+    artifact_of,
+)
+from engine.runs.ladder_dir import LadderDir
+from engine.runs.result import Interval
+
+ZERO = ""
+"""Name of the rung of zeros with which differences are compared."""
+
+
+@dataclass(frozen=True)
+class ExportedArtifact:
+    """An artifact's rung with what its exports recorded, in the order of the seeds."""
+
+    name: str
+    source: str
+    word: str
+    entries: list[LadderRun]
+    """Finished exports."""
+    checks: list[Fidelity]
+    scores: ItemScores | None
+    """Scores of the metric; None for `loss` and without exports."""
+    losses: ItemScores | None
+
+    @property
+    def compared(self) -> ItemScores | None:
+        """What its score is the mean of."""
+        return self.scores or self.losses
+
+
+def add_artifacts(folder: LadderDir, ladder: Ladder, plan: LadderPlan, results: LadderResults) -> None:
+    """Add a row for each artifact after that of its rung, and its comparisons.
+
+    Raises UserError if an export is damaged.
+    """
+    spec = metric_spec(ladder.work.metric if ladder.work else "")
+    artifacts = [_read(folder, ladder, name, spec, results) for name in plan.ship]
+    rows = {artifact.name: _row(artifact, ladder) for artifact in artifacts}
+    for artifact in reversed(artifacts):
+        place = next(number for number, row in enumerate(ladder.rows) if row.name == artifact.source)
+        ladder.rows.insert(place + 1, rows[artifact.name])
+    scored = [artifact for artifact in artifacts if artifact.compared and artifact.compared.finite]
+    trained = results.scores if spec.needs_answers else results.losses
+    ladder.comparisons += _against_runs(scored, trained, results.losses, spec)
+    reference = next((row.name for row in ladder.rows if row.method == RULE_REFERENCE and row.name in trained), "")
+    for word in dict.fromkeys(artifact.word for artifact in scored):
+        _compare_kind([one for one in scored if one.word == word], rows, ladder, trained, reference, spec)
+
+
+def _read(folder: LadderDir, ladder: Ladder, name: str, spec: MetricSpec, results: LadderResults) -> ExportedArtifact:
+    found = artifact_of(name)
+    assert found is not None
+    source, artifact = found
+    runs = {run.entry.seed: run for run in results.runs if run.entry.rung == source}
+    entries = [
+        entry
+        for entry in ladder.entries
+        if (entry.rung, entry.kind, entry.status) == (name, "export", "finished")
+        and entry.seed in runs
+        and entry.run.startswith(f"{runs[entry.seed].entry.run}/")
+    ]
+    folders = [folder.runs / entry.run for entry in entries]
+    items = [_items(path, len(runs[entry.seed].lines)) for path, entry in zip(folders, entries, strict=True)]
+    scores = losses = None
+    if items:
+        seeds = tuple(entry.seed for entry in entries)
+        weights = np.array([one.tokens if one.weight is None else one.weight for one in items[0]], dtype=float)
+        losses = ItemScores(_values(items, lambda one: one.nll), weights, seeds)
+        if spec.needs_answers:
+            scores = ItemScores(_values(items, lambda one: one.scores[spec.name]), seeds=seeds)
+    checks = [read_fidelity(path) for path in folders]
+    return ExportedArtifact(name, source, artifact.word, entries, checks, scores, losses)
+
+
+def _items(folder: Path, expected: int) -> list[ItemScore]:
+    """The scores by test item. Raises UserError if some are missing."""
+    items = read_item_scores(folder)
+    if len(items) != expected:
+        do = "delete this folder, then `ftbench resume` the ladder, which exports it again"
+        what = f"{len(items)} scores for {expected} test items"
+        raise UserError(what, str(folder), do, code="ladder.unreadable_scores")
+    return items
+
+
+def _values(runs: Iterable[list[ItemScore]], value: Callable[[ItemScore], float]) -> Floats:
+    return np.array([[value(item) for item in items] for items in runs], dtype=float)
+
+
+def _row(artifact: ExportedArtifact, ladder: Ladder) -> RungResult:
+    entries = [entry for entry in ladder.entries if entry.rung == artifact.name]
+    source = next(row for row in ladder.rows if row.name == artifact.source)
+    row = RungResult(name=artifact.name, method=source.method, source=source.name, status=_status(entries))
+    row.reason = next((entry.reason for entry in entries if entry.status != "finished" and entry.reason), "")
+    checks = artifact.checks
+    if not checks:
+        return row
+    row.seeds, row.runs = [entry.seed for entry in artifact.entries], [entry.run for entry in artifact.entries]
+    row.parameters, row.artifact_bytes = source.parameters, checks[-1].bytes
+    row.export_seconds = _over_seeds(entry.seconds for entry in artifact.entries)
+    row.all_seconds = _over_seeds(
+        of_run.seconds + entry.seconds
+        for entry in artifact.entries
+        for of_run in ladder.entries
+        if (of_run.rung, of_run.kind, of_run.seed) == (source.name, "run", entry.seed)
+        and of_run.seconds is not None
+        and entry.seconds is not None
+    )
+    known = [check.identical for check in checks if check.identical is not None]
+    row.identical = fmean(known) if known else None
+    row.generation = _over_seeds(1 / check.seconds_per_token for check in checks if check.seconds_per_token)
+    row.generation_device = checks[-1].device
+    return row
+
+
+def _status(entries: Sequence[LadderRun]) -> str:
+    statuses = [entry.status for entry in entries]
+    if "finished" in statuses:
+        return "finished" if set(statuses) == {"finished"} else "partly"
+    return next((status for status in statuses if status != "planned"), "planned")
+
+
+def _over_seeds(values: Iterable[float | None]) -> SeedRange | None:
+    known = [value for value in values if value is not None]
+    return SeedRange(mean=fmean(known), low=min(known), high=max(known)) if known else None
+
+
+def _against_runs(
+    artifacts: Sequence[ExportedArtifact],
+    trained: Mapping[str, ItemScores],
+    losses: Mapping[str, ItemScores],
+    spec: MetricSpec,
+) -> list[Comparison]:
+    """The difference of each artifact from its runs, artifact − run."""
+    of_scores = _paired({one.name: (one.compared, trained.get(one.source)) for one in artifacts}, spec.bounds)
+    of_losses = _paired({one.name: (one.losses, losses.get(one.source)) for one in artifacts}, LOSS.bounds)
+    sources = {one.name: one.source for one in artifacts}
+    return [
+        _comparison(found, sources[found.a], spec, of_losses.get(found.a) if spec.needs_answers else None)
+        for found in of_scores.values()
+    ]
+
+
+def _paired(
+    pairs: Mapping[str, tuple[ItemScores | None, ItemScores | None]], bounds: tuple[float, float]
+) -> dict[str, PairedDifference]:
+    """For each name the difference a − b of the seeds that both have, as a difference from zero."""
+    values: dict[str, ItemScores] = {}
+    for name, (a, b) in pairs.items():
+        if a is None or b is None or not (a.finite and b.finite):
+            continue
+        of_a, of_b = a.by_seed(), b.by_seed()
+        seeds = tuple(seed for seed in of_a if seed in of_b)
+        values[name] = ItemScores(np.stack([of_a[seed] - of_b[seed] for seed in seeds]), a.weights, seeds)
+    if not values:
+        return {}
+    first = next(iter(values.values()))
+    zeros = ItemScores(np.zeros((1, first.values.shape[1])), first.weights, untrained=True)
+    half = (bounds[1] - bounds[0]) / 2
+    samples = BootstrapSamples({**values, ZERO: zeros}, (-half, half))
+    found = samples.differences([(name, ZERO) for name in values])
+    return {one.a: PairedDifference(one.a, one, samples.n, len(values[one.a].values)) for one in found}
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """A difference with the number of items and seeds that it is based on."""
+
+    a: str
+    difference: Difference
+    items: int
+    seeds: int
+
+
+def _comparison(
+    found: PairedDifference, b: str, spec: MetricSpec, of_loss: PairedDifference | None = None
+) -> Comparison:
+    one = found.difference
+    finding: Finding = "better" if (one.mean > 0) != spec.lower_is_better else "worse"
+    finding = finding if one.significant else "undecided"
+    needed = required_sample(one, found.items, found.seeds) if finding == "undecided" else (None, None)
+    return Comparison(
+        a=found.a,
+        b=b,
+        difference=_interval(found),
+        p=one.p,
+        p_adjusted=one.p_adjusted,
+        finding=finding,
+        needed_items=needed[0],
+        needed_seeds=needed[1],
+        loss_difference=_interval(of_loss) if of_loss else None,
+    )
+
+
+def _interval(found: PairedDifference) -> Interval:
+    one = found.difference
+    finite = math.isfinite(one.low) and math.isfinite(one.high)
+    low, high = (one.low, one.high) if finite else (None, None)
+    return Interval(mean=one.mean, low=low, high=high, rows=found.items)
+
+
+def _compare_kind(
+    artifacts: Sequence[ExportedArtifact],
+    rows: Mapping[str, RungResult],
+    ladder: Ladder,
+    trained: Mapping[str, ItemScores],
+    reference: str,
+    spec: MetricSpec,
+) -> None:
+    """Fill in the scores, shares and further comparisons of the artifacts of one kind."""
+    scores = {one.name: one.compared for one in artifacts if one.compared is not None}
+    others = {name: trained[name] for name in (BASE, reference) if name in trained}
+    bounds = spec.bounds if spec.needs_answers else LOSS.bounds
+    samples = BootstrapSamples({**scores, **others}, bounds)
+    losses = {one.name: one.losses for one in artifacts if one.losses is not None and one.losses.finite}
+    by_loss = BootstrapSamples(losses, LOSS.bounds) if losses else None
+    for one in artifacts:
+        row = rows[one.name]
+        row.score, row.by_seed = samples.interval(one.name), [float(mean) for mean in scores[one.name].seed_means]
+        row.loss = by_loss.interval(one.name) if by_loss and one.name in losses else None
+        averaged = _averaged(one.name, scores, others, reference, bounds) if one.source == reference else samples
+        _add_shares(row, averaged, ladder, reference, spec)
+    pairs = [(one.name, BASE) for one in artifacts if BASE in others]
+    pairs += [(one.name, reference) for one in artifacts if reference in others and one.source != reference]
+    for found in samples.differences(pairs) if pairs else []:
+        seeds = len(scores[found.a].values)
+        ladder.comparisons.append(_comparison(PairedDifference(found.a, found, samples.n, seeds), found.b, spec))
+
+
+def _averaged(
+    name: str,
+    scores: Mapping[str, ItemScores],
+    others: Mapping[str, ItemScores],
+    reference: str,
+    bounds: tuple[float, float],
+) -> BootstrapSamples:
+    """Samples of an artifact of full fine-tuning and of its runs as means over the seeds that both have."""
+    seeds = scores[name].by_seed().keys() & others[reference].by_seed().keys()
+    means = {
+        one: ItemScores(np.mean([of_one.by_seed()[seed] for seed in sorted(seeds)], 0)[None], of_one.weights)
+        for one, of_one in ((name, scores[name]), (reference, others[reference]))
+    }
+    return BootstrapSamples({**others, **means}, bounds)
+
+
+def _add_shares(row: RungResult, samples: BootstrapSamples, ladder: Ladder, reference: str, spec: MetricSpec) -> None:
+    """The artifact's share of full fine-tuning's score and of its gain, by the rules of trained rungs."""
+    full = next((other for other in ladder.rows if other.name == reference), None)
+    if full is None:
+        row.no_share = "full fine-tuning has no score"
+        return
+    if not spec.lower_is_better and full.score and full.score.low:
+        row.share_of_score = samples.share(row.name, reference)
+    gain = comparison(ladder, reference, BASE)
+    if gain is None:
+        row.no_share = "the base model has no score"
+    elif gain.finding != "better":
+        row.no_share = "full fine-tuning is not significantly better than the base model"
+    else:
+        row.share_of_gain = samples.share_of_gain(row.name, reference, BASE)

@@ -1,0 +1,85 @@
+"""The verdict on artifacts: what each keeps of full fine-tuning's gain and of its runs' score, and which to serve."""
+
+from __future__ import annotations
+
+from engine.config import quantities
+from engine.ladder import format as fmt
+from engine.ladder.decisions import Decisions, comparison
+from engine.ladder.phrases import (
+    NO_SIGNIFICANT_DIFFERENCE,
+    SIGNIFICANTLY,
+    Sentence,
+    confidence,
+    difference,
+    ladder_metric,
+    score,
+    unit_suffix,
+)
+from engine.runs import score_format
+from engine.runs.ladder import Comparison, Ladder, RungResult, artifact_of
+
+COMPLETE_MODELS = ("merged", "gguf")
+"""Kinds of artifacts that are served without the base model."""
+
+
+def artifact_sentences(ladder: Ladder, decisions: Decisions) -> list[Sentence]:
+    """One sentence per scored artifact; then the smallest complete model of the method that the ladder recommends."""
+    rows = [row for row in ladder.rows if row.source and row.score is not None]
+    sentences: list[Sentence] = [("artifact", _kept(ladder, row)) for row in rows]
+    if decisions.ship is not None:
+        own = [row for row in rows if row.source == decisions.ship.name and _is_complete(row)]
+        if own:
+            sentences.append(("artifact", _smallest(ladder, decisions.ship, own)))
+    return sentences
+
+
+def _kept(ladder: Ladder, row: RungResult) -> str:
+    """`LoRA Q4_K_M keeps 88.1% of full's gain over the base model, 95% CI [81.2, 94.0], in 105 MiB; …`."""
+    metric, name = ladder_metric(ladder), fmt.rung_title(row.name)
+    size = f"in {quantities.size(row.artifact_bytes)}"
+    if gain := row.share_of_gain:
+        bounds = confidence(score_format.percent_bounds(gain))
+        text = f"{name} keeps {quantities.percent(gain.mean)} of full's gain over the base model, {bounds}, {size}"
+    elif metric.lower_is_better:
+        text = f"{name} has a {metric.title} of {score(row, metric)} {size}"
+    else:
+        text = f"{name} scores {score(row, metric)} {size}"
+    of_run = comparison(ladder, row.name, row.source)
+    if of_run is None:
+        return f"{text}."
+    if of_run.difference.mean == 0 and row.identical == 1:
+        return f"{text}; all its answers are those of {fmt.rung_title(row.source)}."
+    value = difference(of_run, metric)
+    if of_run.finding == "undecided":
+        return f"{text}; {NO_SIGNIFICANT_DIFFERENCE} from {fmt.rung_title(row.source)}: {value}."
+    return f"{text}; it is {SIGNIFICANTLY[of_run.finding]} than {fmt.rung_title(row.source)}: {value}."
+
+
+def _is_complete(row: RungResult) -> bool:
+    found = artifact_of(row.name)
+    return found is not None and found[1].kind in COMPLETE_MODELS
+
+
+def _smallest(ladder: Ladder, shipped: RungResult, artifacts: list[RungResult]) -> str:
+    """Which artifact of the recommended method to serve as a complete model."""
+    source = fmt.rung_title(shipped.name)
+    near = [row for row in artifacts if not _is_worse(comparison(ladder, row.name, shipped.name))]
+    if not near:
+        return f"Every complete model made from {source} is {SIGNIFICANTLY['worse']} than {source}."
+    small = min(near, key=lambda row: row.artifact_bytes)
+    text = f"To serve {source} as a complete model, use {fmt.rung_title(small.name)}"
+    text += (
+        f" ({quantities.size(small.artifact_bytes)}): the smallest that is not {SIGNIFICANTLY['worse']} than {source}"
+    )
+    metric, of_run = ladder_metric(ladder), comparison(ladder, small.name, shipped.name)
+    worst = None
+    if of_run is not None:
+        worst = of_run.difference.high if metric.lower_is_better else of_run.difference.low
+    if worst is None:
+        return f"{text}."
+    points = score_format.difference(abs(worst), metric.name).lstrip("+") + unit_suffix(metric)
+    return f"{text}. It may be up to {points} worse (bound of the 95% CI)."
+
+
+def _is_worse(compared: Comparison | None) -> bool:
+    return compared is not None and compared.finding == "worse"

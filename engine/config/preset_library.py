@@ -21,6 +21,7 @@ from engine.config.text import visible
 PATH_KEYS = (
     "model.id",
     "model.chat_template",
+    "model.from_run",
     "data.id",
     "data.test",
     "data.validation",

@@ -33,6 +33,9 @@ class Model(Section, frozen=True):
     """Embedded or catalog name, folder, .gguf file, or Hub id."""
     revision: str | None = None
     """Hub revision (branch, tag or commit)."""
+    from_run: str | None = None
+    """Directory of a finished run to start from, with the same method and base model; set by `ftbench run --from`.
+    QLoRA and LoRA start with its adapter, full with its weights; scores before training are that run's."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"] = "auto"
     """Attention implementation; auto: flash_attention_2 on a GPU where it is installed, else sdpa."""
     chat_template: str | None = None

@@ -96,6 +96,8 @@ def _origin(frozen: FrozenRun, result: Result, fidelity: Fidelity) -> str:
         "gguf": "A GGUF file of a model fine-tuned from",
     }
     method = f"{frozen.config.method}, seed {frozen.config.train.seed}, {result.steps} steps"
+    if result.from_run:
+        method += f"; it continues the run {visible(result.from_run)}"
     return (
         f"{kind[fidelity.kind]} {base}, trained by ftbench ({method}). Fingerprint of the base: "
         f"`{result.fingerprints.get('model', 'unknown')[:23]}`.{license_note}"
@@ -118,6 +120,8 @@ def _data(frozen: FrozenRun, result: Result) -> str:
     ]
     if overlap:
         lines.append(f"Overlap: {overlap}.")
+    if result.from_run:
+        lines.append("The data of the run that it continues is not part of these figures.")
     return " ".join(lines)
 
 

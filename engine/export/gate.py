@@ -11,8 +11,10 @@ from engine.runs.result import Result
 from engine.runs.run_dir import RunDir
 
 
-def gain_of_run(run: RunDir, against: RunDir | None, metric: str | None) -> Gain:
+def gain_of_run(run: RunDir, against: RunDir | None, metric: str | None, start: bool = False) -> Gain:
     """The gain of a run's metric, by default the run's own, over `against`, or over the base model for None.
+
+    `start`: over the run that it started from, instead of the base model.
 
     Positive is better, also for metrics where lower is better. Raises UserError for unfinished runs, runs that were not
     scored on the same test items, and a metric that the answers were not scored with.
@@ -22,7 +24,9 @@ def gain_of_run(run: RunDir, against: RunDir | None, metric: str | None) -> Gain
     spec = metric_spec(name)
     tuned = recorded_items(run.predictions_file, "tuned")
     if against is None:
-        reference, named = recorded_items(run.predictions_file, "base"), "the base model"
+        _refuse_other_start(run, result, start)
+        named = f"its start, {result.from_run}" if start else "the base model"
+        reference = recorded_items(run.predictions_file, "base")
     else:
         _refuse_other_items(result, _finished(against), against.name)
         reference, named = recorded_items(against.predictions_file, "tuned"), against.name
@@ -42,6 +46,15 @@ def gain_of_run(run: RunDir, against: RunDir | None, metric: str | None) -> Gain
         metric=name,
         gain=difference.negated() if spec.lower_is_better else difference,
     )
+
+
+def _refuse_other_start(run: RunDir, result: Result, start: bool) -> None:
+    """The scores before training are the base model's, or those of the run that this one started from."""
+    if result.from_run and not start:
+        what = f"the base model was not scored: the run started from {result.from_run}"
+        raise UserError(what, run.name, "use --against start", "gate.no_base")
+    if start and not result.from_run:
+        raise UserError("the run started from the base model", run.name, "use --against base", "gate.no_start")
 
 
 def _finished(run: RunDir) -> Result:

@@ -38,7 +38,10 @@ def identity(
 
 
 def _relevant_settings(config: Config) -> dict[str, Any]:
-    return {key: value for key, value in original_names(flatten(config)).items() if key not in UNRELATED_KEYS}
+    settings = original_names(flatten(config))
+    if settings["model.from_run"] is None:  # unknown to earlier versions, whose runs are found by the same hash
+        del settings["model.from_run"]
+    return {key: value for key, value in settings.items() if key not in UNRELATED_KEYS}
 
 
 def split_otherwise(runs: Path, config: Config, split_version: int) -> list[tuple[RunDir, int]]:

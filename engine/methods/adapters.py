@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import peft
 import torch
+from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from engine.config import schema
@@ -40,6 +42,19 @@ def add_adapters(model: PreTrainedModel, adapter: schema.Adapter) -> peft.PeftMo
         names = sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules() if _is_linear(module)})
         what, do = f"no layer matches {targets}", f"use layers of this model: {', '.join(names)}"
         raise UserError(what, "adapter.target_modules", do, code="model.unknown_target") from error
+
+
+def load_adapter(model: torch.nn.Module, folder: Path) -> None:
+    """Replace the adapter's initial weights by those of an adapter in a folder, written by `save_pretrained`.
+
+    Raises UserError if the adapter has other layers or shapes.
+    """
+    weights = load_file(folder / "adapter_model.safetensors")
+    expected = {name: tuple(value.shape) for name, value in peft.get_peft_model_state_dict(model).items()}
+    if {name: tuple(value.shape) for name, value in weights.items()} != expected:
+        what = f"its adapter has {len(weights)} tensors that do not match the {len(expected)} of this run"
+        raise UserError(what, str(folder), "use the adapter settings of that run", code="run.start_adapter")
+    peft.set_peft_model_state_dict(model, weights)
 
 
 def _is_linear(module: torch.nn.Module) -> bool:

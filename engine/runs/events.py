@@ -111,6 +111,9 @@ class ModelLoaded(Event, tag="model"):
     attention: str
     optimizer: str
     fingerprint: str
+    """Of the base model."""
+    from_run: str = ""
+    """The run whose adapter or model this one starts from; '' for the base model."""
     resident_before: int | None = None
     """Resident set of the worker in bytes before it loaded the model."""
 

@@ -31,7 +31,7 @@ SHARED_KEYS = (
     "evaluation.forgetting_text",
 )
 """Keys and sections that have to be equal in all rungs. Other settings may differ and are shown."""
-LADDER_KEYS = ("method", "evaluation.when")
+LADDER_KEYS = ("method", "evaluation.when", "model.from_run")
 """Keys that the ladder sets itself."""
 _SETTING_SEPARATOR = re.compile(r",(?=\s*(?:\w+\.[\w.]+|method)\s*=)")
 """The comma before a key; commas in values do not separate: adapter.target_modules=["q_proj","v_proj"]."""
@@ -68,6 +68,7 @@ def make_plan(
     notices: dict[Notice, None] = {}
     planned = [_rung(option, preset, overrides, notices) for option in rungs or method_names()]
     refuse_names(planned)
+    refuse_starting_runs(planned)
     unread = [key for key in overrides if not any(reads(rung.method, key) for rung in planned)]
     _refuse(unread, overrides, "no rung uses this setting", "remove it or add a rung that uses it", "ladder.unread_key")
     refuse_different_work(planned)
@@ -142,6 +143,13 @@ def refuse_missing_splits(config: Config, learning_rates: int) -> None:
     if learning_rates > 1 and config.data.validation == 0:
         what, do = "no validation rows to choose learning rates on", "set it to 0.05"
         raise UserError(what, "data.validation", do, code="ladder.no_validation_rows")
+
+
+def refuse_starting_runs(rungs: Sequence[Rung]) -> None:
+    """Raises UserError for a rung that would start from another run: all methods start from the base model."""
+    if any(rung.config.model.from_run for rung in rungs):
+        do = "remove it; `ftbench run --from` continues a run"
+        raise UserError("a ladder starts from the base model", "model.from_run", do, code="ladder.from_run")
 
 
 def refuse_names(rungs: Sequence[Rung]) -> None:

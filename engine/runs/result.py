@@ -117,6 +117,8 @@ class Result(Struct, kw_only=True):
     metric: str
     created: float
     ended: float
+    from_run: str = ""
+    """The run whose adapter or model this one started from: `before` is its score. '' for the base model."""
     steps: int = 0
     planned_steps: int = 0
     micro_batch: int | None = None

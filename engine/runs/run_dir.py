@@ -60,6 +60,11 @@ class RunDir(Folder):
         return self.path / "model"
 
     @property
+    def start(self) -> Path:
+        """The adapter or model that it starts from, kept from the run that `model.from_run` names."""
+        return self.path / "start"
+
+    @property
     def predictions_file(self) -> Path:
         return self.path / "predictions.jsonl"
 
@@ -157,6 +162,7 @@ def blank_result(run: RunDir, frozen: FrozenRun) -> Result:
         ended=time.time(),
         currency=config.cost.currency,
         split_version=frozen.split_version,
+        from_run=Path(config.model.from_run).name if config.model.from_run else "",
     )
 
 

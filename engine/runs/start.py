@@ -13,6 +13,7 @@ from engine.runs import ladder_dir, launch, run_dir
 from engine.runs.ladder import LadderPlan
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
+from engine.runs.starting_run import find_starting_run
 
 
 def start_run(
@@ -28,9 +29,11 @@ def start_run(
 
     `wait=False` starts even if the GPU is busy. `data_fingerprint` is that of the checked rows: the worker refuses
     other rows. `created` is called with the run before its worker starts. Raises UserError if the model cannot be
-    trained or the directory cannot be created, and RunFailed if the worker does not start.
+    trained, the run to start from does not match or the directory cannot be created, and RunFailed if the worker does
+    not start.
     """
     check_model_config(effective.config.model)
+    find_starting_run(effective.config)
     run = run_dir.create(runs, preset, effective, wait=wait, data_fingerprint=data_fingerprint)
     created(run)
     _start_worker(run)

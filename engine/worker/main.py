@@ -36,6 +36,7 @@ from engine.worker.evaluator import Evaluator
 from engine.worker.exit_status import RunOutcome, outcome_of
 from engine.worker.packing import chosen_packing
 from engine.worker.run_context import RunContext
+from engine.worker.start_point import add_started_adapter, keep_start, load_model
 from engine.worker.training_phase import train
 
 
@@ -86,21 +87,22 @@ def _run_phases(run: RunContext) -> None:
     architecture = config_of(config.model)
     refuse_model(config, architecture, machine)
     refuse_small_disk(run.dir, config, architecture, machine)
+    keep_start(run, architecture, rows)
     evaluator = Evaluator(run, tokenizer, rows)
     run.log_data(rows, evaluator.test)
 
     run.phase("model")
     set_seed(config.train.seed)
-    training_method = method(config.method)
     run.meters.model_begins()
-    base = training_method.load(config, machine)
+    base = load_model(run)
     evaluator.prepare(base, chosen_packing(run, base, evaluator, tokenizer.pad_token_id))
+    started = add_started_adapter(run, base)
 
-    evaluator.before(base)
+    evaluator.before(started or base)
 
     run.phase("training")
     set_seed(config.train.seed)  # adapter initialization must not depend on what ran before it
-    model = training_method.make_trainable(base, config)
+    model = started or method(config.method).make_trainable(base, config)
     train(run, model, tokenizer, evaluator)
 
     evaluator.after(model)

@@ -210,7 +210,8 @@ def gain(arguments: dict[str, Any], progress: Progress) -> Any:
     from engine.runs.run_dir import RunDir
 
     against = arguments["against"]
-    found = gain_of_run(RunDir(Path(arguments["run"])), RunDir(Path(against)) if against else None, arguments["metric"])
+    other, start = RunDir(Path(against)) if against else None, arguments.get("start", False)
+    found = gain_of_run(RunDir(Path(arguments["run"])), other, arguments["metric"], start)
     return msgspec.to_builtins(found)
 
 

@@ -20,6 +20,7 @@ from engine.memory.dry_run.run_forecast import RunForecast
 from engine.memory.probe import Probed
 from engine.methods.adapters import without_adapters
 from engine.methods.machine import Machine
+from engine.methods.model_config import config_of
 from engine.methods.provenance import fingerprint, items_fingerprint, machine_facts, versions
 from engine.runs import end_record, events
 from engine.runs.end_record import EndRecord
@@ -29,6 +30,7 @@ from engine.runs.overlap import SplitOverlap
 from engine.runs.result import General, Score
 from engine.runs.result_builder import score_of
 from engine.runs.run_dir import RunDir, write_end
+from engine.runs.starting_run import starting_run_name
 from engine.runs.stop_request import StopRequest
 from engine.training.batches import NO_SHARING, Schedule, Sharing
 from engine.training.checkpoints import SavedCheckpoint
@@ -118,7 +120,8 @@ class RunContext:
         else:
             parameters = sum(p.numel() for p in model.parameters())
             trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        weights = fingerprint(self.config.model, base.config)
+        from_run = starting_run_name(self.config)
+        weights = fingerprint(self.config.model, config_of(self.config.model) if from_run else base.config)
         self._warn_if_changed("model", self.earlier.model, weights)
         self.log.write(
             events.ModelLoaded(
@@ -131,6 +134,7 @@ class RunContext:
                 attention=str(base.config._attn_implementation),
                 optimizer=optimizer,
                 fingerprint=weights,
+                from_run=from_run,
                 resident_before=self.meters.before_model,
             )
         )

@@ -14,7 +14,7 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from engine.config.errors import UserError
-from engine.runs import ladder_dir
+from engine.runs import ladder_dir, run_dir
 from engine.runs.home import runs_home
 from engine.runs.ladder_dir import LadderDir
 from tui.cli.arguments import App
@@ -27,6 +27,7 @@ from tui.cli.options import (
     DemoSeedsOption,
     DetachOption,
     FreshOption,
+    FromOption,
     JsonOption,
     MethodOption,
     ModelOption,
@@ -133,6 +134,7 @@ def run(
     model: ModelOption = None,
     data: DataOption = None,
     settings: SetOption = None,
+    start: FromOption = None,
     runs: RunsOption = None,
     detach: DetachOption = False,
     now: NowOption = False,
@@ -141,7 +143,9 @@ def run(
     """Train and evaluate one run. Ctrl+C asks: detach or stop."""
     from tui.cli import run as verb
 
-    given, folder = overrides(settings, model=model, data=data, method=method), home(runs, launch=True, json=json)
+    folder = home(runs, launch=True, json=json)
+    from_run = None if start is None else str(run_dir.find(folder, start).path)
+    given = overrides(settings, model=model, data=data, method=method, **{"from": from_run})
     raise typer.Exit(verb.run(preset, chosen_method(method), given, folder, now, detach, json))
 
 

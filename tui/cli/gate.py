@@ -18,7 +18,7 @@ from engine.runs.run_dir import RunDir
 from engine.runs.score_format import difference_with_bounds
 from tui.output.console import print_json, say
 
-BASE = "base"
+BASE, START = "base", "start"
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,10 @@ def gate(found: RunDir | LadderDir, options: GateOptions) -> int:
 def _of_run(run: RunDir, options: GateOptions) -> Gain:
     if options.rung is not None:
         raise UserError("--rung applies to ladders", run.name, "omit --rung", "gate.rung_of_run")
-    other = None if options.against == BASE else run_dir.find(run.path.parent, options.against)
+    other = None if options.against in (BASE, START) else run_dir.find(run.path.parent, options.against)
     against = str(other.path) if other else None
     question: dict[str, Any] = {"run": str(run.path), "against": against, "metric": options.metric}
+    question["start"] = options.against == START
     return msgspec.convert(ask("gain", question), Gain)
 
 

@@ -53,6 +53,9 @@ MethodOption = Annotated[
 ModelOption = Annotated[str | None, typer.Option("--model", help="Model: catalog name, folder, .gguf file or Hub id.")]
 DataOption = Annotated[str | None, typer.Option("--data", help="Data set: name, file, folder or Hub id.")]
 DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="Data set: name, file, folder or Hub id.")]
+FromOption = Annotated[
+    str | None, typer.Option("--from", metavar="RUN", help="Finished run whose adapter or model the run starts from.")
+]
 NowOption = Annotated[bool, typer.Option("--now", help="Start immediately, even if the GPU is busy.")]
 DetachOption = Annotated[bool, typer.Option("--detach", help="Start in the background and return.")]
 SeedsOption = Annotated[int, typer.Option("--seeds", min=1, max=20, help="Seeds per rung; one run each.")]
@@ -77,7 +80,13 @@ def renamed_option(option: str, value: str | None, old_option: str, old_value: s
     return old_value if value is None else value
 
 
-OPTION_KEYS = {"--model": "model.id", "--data": "data.id", "--method": "method", "--micro-batch": "train.micro_batch"}
+OPTION_KEYS = {
+    "--model": "model.id",
+    "--data": "data.id",
+    "--method": "method",
+    "--micro-batch": "train.micro_batch",
+    "--from": "model.from_run",
+}
 """Option -> the preset key that it sets."""
 
 

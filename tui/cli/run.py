@@ -89,6 +89,8 @@ def watch(run: RunDir, offset: int = 0, json: bool = False, fresh: bool = False)
         print_json(outcome(run, result, end))
     elif result and end.status == "finished":
         show_results("", [result])
+        if result.from_run:
+            say(f"before: the score of {result.from_run}, from which this run started")
         say(f"{run.path}")
     return exit_status(end)
 

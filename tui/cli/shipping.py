@@ -57,7 +57,7 @@ def export(
 def gate(
     name: RunArgument = "last",
     against: Annotated[
-        str, typer.Option("--against", metavar="NAME", help="base, another run, or another rung of the ladder.")
+        str, typer.Option("--against", metavar="NAME", help="base, start (of --from), another run, or another rung.")
     ] = "base",
     min_gain: Annotated[
         float, typer.Option("--min-gain", help="Required lower bound of the gain, in points or the metric's unit.")

@@ -18,6 +18,7 @@ from engine.runs.follow import Follower
 from engine.runs.home import tilde
 from engine.runs.phases import phase_seconds
 from engine.runs.run_dir import RunDir
+from engine.runs.starting_run import starting_run_name
 
 TAIL_BYTES = 65536
 """Bytes at the end of a log in which the progress of a live run is looked for."""
@@ -53,6 +54,8 @@ class RunSummary:
     """The rule by which its rows were split: scores under different rules are not comparable."""
     started_in: str = ""
     """The directory it was started from, '' where it was not recorded."""
+    from_run: str = ""
+    """The run that it continues, '' for the base model: `before` is that run's score."""
 
 
 def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> RunSummary:
@@ -80,6 +83,7 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> RunSummar
                 result.reason,
                 result.split_version,
                 run.started_in(),
+                result.from_run,
             )
         frozen = run_dir.read_frozen(run)
     except UserError as error:
@@ -106,6 +110,7 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> RunSummar
         split_version=frozen.split_version,
         reason=end.reason if end else "",
         started_in=frozen.started_in,
+        from_run=starting_run_name(config),
     )
 
 
@@ -141,7 +146,7 @@ def _worked_seconds(run: RunDir) -> float | None:
 def cells(line: RunSummary) -> list[str]:
     """The cells of COLUMNS. A score under an older split rule is followed by the rule's number."""
     scored = score(line) + (f" (split {line.split_version})" if scored_otherwise(line) else "")
-    names = [line.name, line.state, last_part(line.model), last_part(line.data)]
+    names = [line.name, line.state, model(line), last_part(line.data)]
     return [*names, scored, duration(line.seconds), tilde(line.started_in)]
 
 
@@ -156,6 +161,12 @@ def score(line: RunSummary) -> str:
     scores = [f"{score * spec.scale:.1f}" if score is not None else "–" for score in (line.before, line.after)]
     unit = "%" if spec.is_share and line.after is not None else ""
     return f"{line.metric} {'→'.join(scores)}{unit}" if line.before is not None or line.after is not None else "–"
+
+
+def model(line: RunSummary) -> str:
+    """The model, and where the run continues another one, the end of that one's name: `tiny from lora-3f2a`."""
+    start = f" from {'-'.join(line.from_run.rsplit('-', 2)[-2:])}" if line.from_run else ""
+    return last_part(line.model) + start
 
 
 def last_part(name: str) -> str:

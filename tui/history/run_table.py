@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from engine.config.quantities import duration, size
 from tui.charts.columns import Column, TableRow
 from tui.format import moment
-from tui.history.run_list import RunSummary, last_part, score
+from tui.history.run_list import RunSummary, last_part, model, score
 
 Value = float | str
 STYLES = {
@@ -44,7 +44,7 @@ FIELDS = (
     Field(Column("time", 6, right=True), lambda line: duration(line.seconds), lambda line: _number(line.seconds)),
     Field(Column("peak", right=True), lambda line: size(line.peak), lambda line: _number(line.peak)),
     Field(Column("method"), lambda line: line.method, lambda line: line.method),
-    Field(Column("model"), lambda line: last_part(line.model), lambda line: last_part(line.model)),
+    Field(Column("model"), model, model),
     Field(Column("data"), lambda line: last_part(line.data), lambda line: last_part(line.data)),
 )
 TABLE = (Column("", 1), *(field.column for field in FIELDS))

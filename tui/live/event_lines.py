@@ -71,9 +71,10 @@ def _rows_and_tokens(event: events.Data) -> str:
 
 def _model(event: events.ModelLoaded) -> str:
     trainable = f"{count(event.trainable)} trainable ({share_percent(event.trainable / max(1, event.parameters))})"
+    start = f", starting from {event.from_run}" if event.from_run else ""
     return (
-        f"model: {event.id} ({event.architecture}, {event.dtype}), {count(event.parameters)} parameters, {trainable}, "
-        f"optimizer {event.optimizer}, attention {event.attention}, on {event.device}"
+        f"model: {event.id}{start} ({event.architecture}, {event.dtype}), {count(event.parameters)} parameters, "
+        f"{trainable}, optimizer {event.optimizer}, attention {event.attention}, on {event.device}"
     )
 
 

@@ -19,6 +19,7 @@ from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs.account import summarize_columns, summarize_rows
 from engine.runs.ladder import LadderPlan, Rung
 from engine.runs.ladder_plan import describe_plan
+from engine.runs.starting_run import starting_run_name
 from tui.data_report import DataReport, overlap_in_short
 from tui.preview.disk import free_disk, needed_disk
 from tui.preview.launch_context import DataCheck, LaunchContext
@@ -114,12 +115,18 @@ def _what(config: Config, files: ModelFiles, found: MethodForecast | None) -> It
     else:
         where = f"downloaded from the Hub: {files.fetch}" if files.fetch else str(files.folder or "")
     yield Fact("model", f"{config.model.id}  {where}")
+    if config.model.from_run:
+        yield Fact("start", f"the {_started_with(config)} of {starting_run_name(config)}")
     if found and found.estimate:
         total, trainable = found.estimate.parameters, found.estimate.trainable
         share = f"{count(trainable)} trainable parameters ({share_percent(trainable / total)} of {count(total)})"
         yield Fact("method", f"{method_title(config.method)}: {method_spec(config.method).trains_summary}; {share}")
     elif found:
         yield Fact("method", f"{method_title(config.method)}: {method_spec(config.method).trains_summary}")
+
+
+def _started_with(config: Config) -> str:
+    return "weights" if method_spec(config.method).trains_weights else "adapter"
 
 
 def _data(name: str, report: DataCheck) -> Iterator[Fact]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.config.errors import UserError
 from engine.config.method_specs import method_title, smaller_methods
 from engine.config.model_files import ModelFiles
 from engine.config.quantities import size
@@ -16,6 +17,7 @@ from engine.memory.formula.fit import FitQuery
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.remedies import changes
 from engine.runs.home import home_warnings, nearest_existing
+from engine.runs.starting_run import find_starting_run
 from tui.data_report import DataReport, warning_lines
 from tui.preview.disk import free_disk, needed_disk
 from tui.preview.launch_context import DataCheck, LaunchContext
@@ -35,7 +37,11 @@ class LaunchProblem:
 
 
 def model_problems(config: Config, files: ModelFiles) -> Iterator[LaunchProblem]:
-    """A model that is missing or has to be downloaded."""
+    """A model that is missing or has to be downloaded, and a run to start from that does not match."""
+    try:
+        find_starting_run(config)
+    except UserError as error:
+        yield LaunchProblem(error.what, error.do, blocking=True, code=error.code)
     if files.wrong:
         do = f"`ftbench pull {config.model.id}`, or give a folder" if files.fetch else "check model.id"
         yield LaunchProblem(f"model {config.model.id}: {files.wrong}", do, blocking=True, code="model.unusable")

@@ -111,6 +111,7 @@ class RunsScreen(BaseScreen[RunDir | None]):
             reason = "paused: press u to resume" if line.state == "paused" else line.reason
             origin = f"started in {tilde(line.started_in)}" if line.started_in else ""
             about = f"{line.name}: {line.method}, {line.model} on {line.data}"
+            about += f", continues {line.from_run}" if line.from_run else ""
             text = "\n".join(part for part in (about, reason, origin) if part)
         self.query_one("#detail", Static).update(
             Content("\n").join(Content(visible(part)) for part in text.split("\n"))

@@ -1,0 +1,76 @@
+"""Start a run from another run's adapter or weights (`model.from_run`).
+
+The weights are linked or copied into the run's directory (`start/`) before its first step, so that it can be resumed
+after the other run was deleted.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.config.errors import UserError
+from engine.config.method_specs import method_spec
+from engine.config.preset import with_settings
+from engine.config.schema import Config
+from engine.data.prepare import Prepared
+from engine.methods import method
+from engine.methods.adapters import load_adapter
+from engine.methods.provenance import fingerprint
+from engine.runs.starting_run import find_starting_run, starting_run_name
+from engine.training.checkpoints import folder_atomically
+from engine.worker.run_context import RunContext
+
+
+def keep_start(run: RunContext, architecture: Any, rows: Prepared) -> None:
+    """Keep the weights that the run starts from, unless it starts from the base model or an earlier worker kept them.
+
+    Raises UserError if the other run was deleted, does not match, or was trained on another base model.
+    """
+    if run.config.model.from_run is None or run.dir.start.is_dir():
+        return
+    starting = find_starting_run(run.config)
+    assert starting is not None
+    name, recorded = starting.directory.name, starting.result.fingerprints
+    found = fingerprint(run.config.model, architecture)
+    if recorded.get("model", found) != found:
+        what = f"the base model has changed since {name} was trained"
+        raise UserError(what, run.config.model.id, "restore the weights that it was trained on", "run.start_base")
+    if recorded.get("data") != rows.fingerprint:
+        text = f"{name} was trained on other rows: whether test rows of this run are among them was not checked"
+        run.warn("run.start_other_data", text)
+    with folder_atomically(run.dir.path / ".start.tmp", run.dir.start) as folder:
+        for file in sorted(starting.directory.model.iterdir()):
+            if file.is_file():
+                _link_or_copy(file, folder / file.name)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """A hard link takes no space; files of finished models are replaced, never changed."""
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)
+
+
+def load_model(run: RunContext) -> torch.nn.Module:
+    """Load the model that is trained: of a run that starts from a fully fine-tuned model, that model."""
+    config = run.config
+    if starting_run_name(config) and method_spec(config.method).trains_weights:
+        config = with_settings(config, {"model.id": str(run.dir.start), "model.revision": None})
+    model: torch.nn.Module = method(config.method).load(config, run.machine)
+    return model
+
+
+def add_started_adapter(run: RunContext, model: torch.nn.Module) -> torch.nn.Module | None:
+    """The model with the adapter that the run starts from; None if it starts with a new adapter or without any."""
+    config: Config = run.config
+    if not starting_run_name(config) or method_spec(config.method).trains_weights:
+        return None
+    adapted: torch.nn.Module = method(config.method).make_trainable(model, config)
+    load_adapter(adapted, run.dir.start)
+    return adapted

@@ -147,6 +147,7 @@ RUNS = (
     Command(
         "runs.try", "t", "try_runs", "try", "Answer prompts with the marked runs, or with this one, and their base."
     ),
+    Command("runs.export", "e", "export", "export", "Export the run's model and check the artifact."),
     Command("runs.delete", "x", "delete", "delete", "Delete the run permanently; asks first. Not for active runs."),
     Command("runs.sort", "o", "sort", "sort", "Sort by the next column."),
     Command("runs.reverse", "O", "reverse", "reverse", "Reverse the sort order."),
@@ -200,6 +201,7 @@ LADDER = (
     Command("ladder.stop", "s", "stop", "stop", "Stop the ladder and its run, saving a checkpoint; asks first."),
     Command("ladder.resume", "u", "resume", "resume", "Resume the stopped ladder."),
     Command("ladder.try", "t", "try_runs", "try", "Answer prompts with a finished run of each rung and their base."),
+    Command("ladder.export", "e", "export", "export", "Export the model of one of the ladder's runs."),
     Command("ladder.report", "o", "report", "report", "Write the report again and show its path."),
 )
 

@@ -31,7 +31,7 @@ SHARED_KEYS = (
     "evaluation.forgetting_text",
 )
 """Keys and sections that have to be equal in all rungs. Other settings may differ and are shown."""
-LADDER_KEYS = ("method", "evaluation.when", "model.from_run")
+LADDER_KEYS = ("method", "evaluation.when")
 """Keys that the ladder sets itself."""
 _SETTING_SEPARATOR = re.compile(r",(?=\s*(?:\w+\.[\w.]+|method)\s*=)")
 """The comma before a key; commas in values do not separate: adapter.target_modules=["q_proj","v_proj"]."""

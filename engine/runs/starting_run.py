@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +75,8 @@ def _refuse_other_settings(config: Config, other: Config, name: str) -> None:
     for key in SAME_SETTINGS:
         if reads(config.method, key) and ours[key] != theirs[key]:
             what = f"{name} was trained with {key} = {_shown(theirs[key])}, this run has {_shown(ours[key])}"
-            do = f"use --set '{key}={_shown(theirs[key])}'" if theirs[key] is not None else f"remove {key}"
+            value = theirs[key] if isinstance(theirs[key], str) else json.dumps(theirs[key])
+            do = f"remove {key}" if theirs[key] is None else f"use --set {shlex.quote(f'{key}={value}')}"
             raise UserError(what, "--from", do, "run.start_setting")
 
 

@@ -218,6 +218,23 @@ class LadderScreen(BaseScreen[None]):
             return
         self.app.push_screen(TryScreen(Open(runs=[str(run.path) for run in runs])))
 
+    def action_export(self) -> None:
+        """Export one of the ladder's finished runs."""
+        from tui.screens.exporting import ExportScreen, exportable
+
+        folder = self.current()
+        state = folder.state() if folder else None
+        runs = [entry for entry in state.entries if entry.kind == "run" and entry.run] if state else []
+        offered = [
+            one
+            for entry in runs
+            if folder and (one := exportable(f"{entry.rung}, seed {entry.seed}", RunDir(folder.runs / entry.run)))
+        ]
+        if offered:
+            self.app.push_screen(ExportScreen(offered))
+        else:
+            self.tell("no finished run to export", severity="warning")
+
     def action_report(self) -> None:
         folder = self.current()
         if folder is None or not folder.page.exists():

@@ -178,6 +178,15 @@ class RunsScreen(BaseScreen[RunDir | None]):
         if run := self._selected():
             self.actions.repeat(run)
 
+    def action_export(self) -> None:
+        from tui.screens.exporting import ExportScreen, exportable
+
+        if run := self._selected():
+            if offered := exportable(run.name, run):
+                self.app.push_screen(ExportScreen([offered]))
+            else:
+                self.tell("only a finished run can be exported", severity="warning")
+
     def action_delete(self) -> None:
         run = self._selected()
         if run is None:

@@ -1,0 +1,203 @@
+"""The export dialog: choose a run and an artifact, follow the export, see the outcome of its check."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import msgspec
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical, VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import OptionList, Static
+from textual.widgets.option_list import Option
+
+from engine.config.errors import UserError
+from engine.config.method_specs import method_spec
+from engine.config.text import visible
+from engine.runs.exports import Fidelity, artifact_words, exports_folder, parse_artifact, read_fidelity
+from engine.runs.exports import remove_unfinished as remove_unfinished_exports
+from engine.runs.fidelity_text import fidelity_facts
+from engine.runs.run_dir import RunDir
+from tui.background import BackgroundRequest, ProgressReported, ResponseReceived
+
+MARGIN = 0.02
+"""The default of `ftbench export`."""
+CONTENTS = {"adapter": "PEFT adapter", "merged": "safetensors", "gguf": "llama.cpp and Ollama"}
+STYLES = {"pass": "$text-success", "worse": "$text-error", "undecided": "$text-warning"}
+CANCEL_SECONDS = 2.0
+
+
+class ExportableRun(NamedTuple):
+    """A finished run that the dialog offers."""
+
+    title: str
+    run: RunDir
+    method: str
+
+
+class ExportScreen(ModalScreen[None]):
+    """Escape returns; while an export is running, it cancels it and leaves nothing behind."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q", "back", "back"),
+        Binding("j", "move(1)", "down", show=False),
+        Binding("k", "move(-1)", "up", show=False),
+    ]
+    CSS = """
+    ExportScreen { align: center middle; }
+    ExportScreen Vertical { width: 76; max-width: 100%; height: auto; max-height: 100%; border: round $primary;
+                            padding: 0 1; background: $background; }
+    ExportScreen OptionList { height: auto; max-height: 14; border: none; padding: 0; }
+    ExportScreen VerticalScroll { height: auto; max-height: 18; scrollbar-size-vertical: 1; }
+    ExportScreen Static { height: auto; }
+    ExportScreen #keys { margin-top: 1; color: $foreground-muted; }
+    """
+
+    def __init__(self, runs: Sequence[ExportableRun]) -> None:
+        super().__init__()
+        self.runs = runs
+        self.chosen: ExportableRun | None = runs[0] if len(runs) == 1 else None
+        self.request: BackgroundRequest | None = None
+
+    def compose(self) -> ComposeResult:
+        with Vertical() as box:
+            box.border_title = "export"
+            yield Static(id="about")
+            yield OptionList(id="choices")
+            with VerticalScroll(can_focus=False):
+                yield Static(id="outcome")
+            yield Static(id="keys")
+
+    def on_mount(self) -> None:
+        self._offer()
+
+    def _offer(self) -> None:
+        """List the runs, or the artifacts of the chosen run."""
+        choices = self.query_one(OptionList)
+        choices.clear_options()
+        if self.chosen is None:
+            self._tell("Which run?")
+            choices.add_options(Option(Content(visible(one.title)), str(n)) for n, one in enumerate(self.runs))
+        else:
+            self._tell(f"{self.chosen.title}: what to write")
+            choices.add_options(self._artifacts(self.chosen))
+        choices.highlighted = 0
+        choices.focus()
+        self._keys("enter select   escape back")
+
+    def _artifacts(self, chosen: ExportableRun) -> Iterator[Option]:
+        for word in artifact_words():
+            artifact = parse_artifact(word)
+            if artifact.kind == "adapter" and method_spec(chosen.method).trains_weights:
+                continue
+            check = _existing(exports_folder(chosen.run) / artifact.folder)
+            known = f"exported: {check.outcome}" if check else ""
+            style = STYLES[check.outcome] if check else ""
+            line = f"{word:<11} {CONTENTS[artifact.kind]:<22} {artifact.type:<8} "
+            yield Option(Content.assemble((line, ""), (known, style)), word)
+
+    @on(OptionList.OptionSelected)
+    def _selected(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        if self.chosen is None:
+            self.chosen = self.runs[event.option_index]
+            self._offer()
+            return
+        artifact = parse_artifact(event.option_id or "")
+        folder = exports_folder(self.chosen.run) / artifact.folder
+        self.query_one(OptionList).display = False
+        if check := _existing(folder):
+            self._show(folder, check)
+            return
+        self._tell(f"{self.chosen.title}: {artifact.word}")
+        self._outcome(Content("starting"))
+        self._keys("escape cancel")
+        arguments = {
+            "run": str(self.chosen.run.path),
+            "kind": artifact.kind,
+            "type": None if artifact.kind == "adapter" else artifact.type,
+            "out": None,
+            "margin": MARGIN,
+            "overwrite": False,
+            "wait": True,
+        }
+        self.request = BackgroundRequest("export", arguments, self.post_message)
+
+    @on(ProgressReported)
+    def _progress(self, message: ProgressReported) -> None:
+        if message.asking is self.request:
+            self._outcome(Content(visible(message.text)))
+
+    @on(ResponseReceived)
+    def _answered(self, message: ResponseReceived) -> None:
+        if message.asking is not self.request:
+            return
+        self.request = None
+        if message.error:
+            self._outcome(Content.styled(visible(message.error), "$text-error"))
+            self._keys("escape back")
+        else:
+            self._show(Path(message.answer["folder"]), msgspec.convert(message.answer["fidelity"], Fidelity))
+
+    def _show(self, folder: Path, check: Fidelity) -> None:
+        """The figures of a check."""
+        lines = [
+            Content.assemble((f"{visible(name)}: ", ""), (visible(value), STYLES[check.outcome] if not number else ""))
+            for number, (name, value) in enumerate(fidelity_facts(check))
+        ]
+        self._tell(str(folder))
+        self._outcome(Content("\n").join(lines))
+        self._keys("escape back")
+
+    def _tell(self, text: str) -> None:
+        self.query_one("#about", Static).update(Content(visible(text)))
+
+    def _outcome(self, text: Content) -> None:
+        self.query_one("#outcome", Static).update(text)
+
+    def _keys(self, text: str) -> None:
+        self.query_one("#keys", Static).update(Content(text))
+
+    def action_move(self, lines: int) -> None:
+        choices = self.query_one(OptionList)
+        if lines > 0:
+            choices.action_cursor_down()
+        else:
+            choices.action_cursor_up()
+
+    def action_back(self) -> None:
+        """Cancel a running export, else close."""
+        self._cancel()
+        self.dismiss()
+
+    def on_unmount(self) -> None:
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if self.request is not None and self.chosen is not None:
+            self.request.leave()
+            self.request.join(CANCEL_SECONDS)
+            self.request = None
+            remove_unfinished_exports(self.chosen.run)
+
+
+def _existing(folder: Path) -> Fidelity | None:
+    """The check of an artifact that exists."""
+    try:
+        return read_fidelity(folder)
+    except UserError:
+        return None
+
+
+def exportable(title: str, run: RunDir) -> ExportableRun | None:
+    """The run for the dialog; None unless it has finished."""
+    try:
+        result = run.result()
+    except UserError:
+        return None
+    return ExportableRun(title, run, result.method) if result and result.status == "finished" else None

@@ -204,9 +204,10 @@ def describe_plan(plan: LadderPlan) -> str:
     names = ", ".join(rung.name for rung in plan.rungs)
     rates = f"; {plan.learning_rates} learning rates per rung" if plan.learning_rates > 1 else ""
     probes = "; probe each rung first" if plan.probe else ""
+    shipped = f"; artifacts {', '.join(plan.ship)}" if plan.ship else ""
     exports = f" and {amount(plan.export_count, 'export')}" if plan.ship else ""
     runs = f"{amount(plan.run_count, 'run')}{exports}"
-    return f"base, {names}; {amount(len(plan.seeds), 'seed')}{rates}{probes}: {runs}"
+    return f"base, {names}; {amount(len(plan.seeds), 'seed')}{rates}{probes}{shipped}: {runs}"
 
 
 def _rung(option: str, preset: str, overrides: Flat, notices: dict[Notice, None]) -> Rung:

@@ -1,4 +1,4 @@
-"""Artifacts as rungs: their names, their differences from their runs, their costs, and what the verdict says of them."""
+"""Artifacts as rungs: their names, differences from their runs, costs, and what the verdict says of them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Scores = NDArray[np.float64]
 
 
 def made(tmp_path: Path, of_artifact: dict[int, Scores], of_run: dict[int, Scores]) -> tuple[Ladder, LadderPlan]:
-    """A ladder with a base of zeros, full at 0.9 and LoRA, whose Q8_0 artifact is on disk; with its rows and comparisons."""
+    """A ladder with a base of zeros, full at 0.9, and LoRA, whose Q8_0 artifacts are on disk."""
     work = SharedWork(
         model="tiny", data="d", train=1, validation=1, test=ITEMS, tokens=1, steps=1, batch=1, metric="exact_match"
     )
@@ -55,7 +55,8 @@ def made(tmp_path: Path, of_artifact: dict[int, Scores], of_run: dict[int, Score
             )
             ladder.entries.append(run)
             results.runs.append(FinishedRun(run, result(name), [{}] * ITEMS))
-        ladder.rows.append(RungResult(name=name, method=name, status="finished", seeds=list(seeds), artifact_bytes=10))
+        ladder.rows.append(RungResult(name=name, method=name, status="finished", seeds=list(seeds)))
+        ladder.rows[-1].artifact_bytes = 10 if name == "lora" else 20
     results.scores["base"] = ItemScores(np.zeros((1, ITEMS)), untrained=True)
     results.losses["base"] = ItemScores(np.full((1, ITEMS), 3.0), tokens, untrained=True)
     ladder.rows[1].score = Interval(mean=0.9, low=0.8, high=0.95, rows=ITEMS)
@@ -157,7 +158,7 @@ def test_decisions_are_about_trained_rungs_and_sentences_about_artifacts(tmp_pat
     texts = [text for topic, text in artifact_sentences(ladder, decisions) if topic == "artifact"]
     assert texts[0].startswith("LoRA Q8_0 keeps 66.7% of full's gain over the base model, 95% CI [")
     assert "in 4.00 MiB; no significant difference from LoRA: LoRA Q8_0 − LoRA = 0.0 points" in texts[0]
-    assert decisions.ship is not None and decisions.ship.name == "lora"  # of two equal findings the smallest artifact
+    assert decisions.ship is not None and decisions.ship.name == "lora"  # the smaller artifact
     assert texts[1].startswith("To serve LoRA as a complete model, use LoRA Q8_0 (4.00 MiB): the smallest")
     ladder.verdict = verdict(ladder)
     assert {"artifact", "ship"} <= {sentence.topic for sentence in ladder.verdict}
@@ -192,7 +193,7 @@ def test_scores_for_other_items_are_refused(tmp_path: Path) -> None:
 def test_artifacts_are_named_by_rung_and_kind() -> None:
     plan = make_plan("demo", ["lora", "full"], {}, seeds=2, ship=["merged", "full:q8_0", "gguf", "adapter"])
     assert plan.ship == ["lora:merged", "lora:q4_k_m", "lora:adapter", "full:merged", "full:q8_0", "full:q4_k_m"]
-    assert describe_plan(plan).endswith("8 runs and 12 exports")
+    assert describe_plan(plan).endswith("6 runs and 12 exports")
     assert [rung_title(name) for name in plan.ship[:2]] == ["LoRA merged", "LoRA Q4_K_M"]
     found = artifact_of("wide:gguf-f16")
     assert found is not None and (found[0], found[1].folder) == ("wide", "gguf-f16") and artifact_of("wide") is None

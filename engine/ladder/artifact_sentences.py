@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from engine.config import quantities
+from engine.config.method_specs import RULE_REFERENCE
 from engine.ladder import format as fmt
 from engine.ladder.decisions import Decisions, comparison
 from engine.ladder.phrases import (
@@ -36,6 +37,7 @@ def artifact_sentences(ladder: Ladder, decisions: Decisions) -> list[Sentence]:
 def _kept(ladder: Ladder, row: RungResult) -> str:
     """`LoRA Q4_K_M keeps 88.1% of full's gain over the base model, 95% CI [81.2, 94.0], in 105 MiB; …`."""
     metric, name = ladder_metric(ladder), fmt.rung_title(row.name)
+    name = name[:1].upper() + name[1:] if row.source == RULE_REFERENCE else name
     size = f"in {quantities.size(row.artifact_bytes)}"
     if gain := row.share_of_gain:
         bounds = confidence(score_format.percent_bounds(gain))

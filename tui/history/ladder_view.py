@@ -11,11 +11,13 @@ from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import duration, rate, ratio, size
 from engine.config.text import amount, visible
-from engine.runs.ladder import Ladder, LadderRun, RungResult
+from engine.runs.ladder import ARTIFACT_SEPARATOR, Ladder, LadderRun, RungResult
 from tui.history.scores import mean_text, range_text
 
 MARKS = {"planned": "·", "live": "▸", "finished": "✓", "skipped": "–"}
 ASCII_MARKS = {"planned": ".", "live": ">", "finished": "+", "skipped": "-"}
+KIND_LABELS = {"probe": "probe", "trial": "trial", "run": "seeds"}
+"""Kinds of runs in the order of a line, and the text before their marks."""
 LABEL = 12
 """Columns of a rung's name."""
 NAME, REASON = 100, 300
@@ -25,26 +27,36 @@ FIGURES = 22
 
 
 def progress_lines(ladder: Ladder, ascii_only: bool = False) -> Iterator[Content]:
-    """One line per rung: its probe, trials and runs as marks, then the active run or an error."""
+    """One line per rung: its probe, trials, runs and exports as marks, then the active run or export, or an error."""
     marks = ASCII_MARKS if ascii_only else MARKS
-    for name in dict.fromkeys(entry.rung for entry in ladder.entries):
-        mine = [entry for entry in ladder.entries if entry.rung == name]
+    for name in dict.fromkeys(_trained(entry) for entry in ladder.entries):
+        mine = [entry for entry in ladder.entries if _trained(entry) == name]
         parts = [(f"{visible(name, LABEL):<{LABEL}} ", "")]
-        for kind in ("probe", "trial", "run", "export"):
-            some = [entry for entry in mine if entry.kind == kind]
+        for kind in dict.fromkeys([*KIND_LABELS, *(_label(entry) for entry in mine if entry.kind == "export")]):
+            some = [entry for entry in mine if _label(entry) == kind]
             if some:
-                parts.append((f"{kind} " if kind != "run" else "seeds ", "$foreground-muted"))
+                parts.append((f"{KIND_LABELS.get(kind, kind)} ", "$foreground-muted"))
                 parts += [(marks.get(e.status, "x" if ascii_only else "✗"), _color(e)) for e in some]
                 parts.append(("  ", ""))
         live = next((entry for entry in mine if entry.status == "live"), None)
         wrong = next((entry for entry in mine if entry.reason and entry.status not in ("finished", "live")), None)
         if live and live.kind == "export":
-            parts.append((visible(live.progress or "starting", 200), "bold"))
+            parts.append((f"{_label(live)}: {visible(live.progress or 'starting', 200)}", "bold"))
         elif live:
             parts.append((f"{live.kind}: seed {live.seed}, learning rate {rate(live.learning_rate)}", "bold"))
         elif wrong:
             parts.append((visible(wrong.reason, 200), "$text-error"))
         yield Content.assemble(*parts)
+
+
+def _trained(entry: LadderRun) -> str:
+    """The rung whose line shows the entry: of an export, the rung of its run."""
+    return entry.rung.partition(ARTIFACT_SEPARATOR)[0] if entry.kind == "export" else entry.rung
+
+
+def _label(entry: LadderRun) -> str:
+    """The kind of a run, or which artifact is exported: `q4_k_m`."""
+    return visible(entry.rung.partition(ARTIFACT_SEPARATOR)[2], LABEL) if entry.kind == "export" else entry.kind
 
 
 def score_bars(ladder: Ladder, columns: int, ascii_only: bool = False) -> Iterator[Content]:

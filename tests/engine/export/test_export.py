@@ -216,7 +216,13 @@ def test_a_gguf_file_answers_in_llama_cpp(
     status, answer = export(runs[method], "--to", "gguf", "--type", kind, "--out", str(out), "--margin", "20")
     check = answer["fidelity"]
     assert status == 0 and check["defects"] == [] and check["ended"] > 0.9, check
-    assert sorted(path.name for path in out.iterdir()) == ["Modelfile", "README.md", "fidelity.json", "model.gguf"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "Modelfile",
+        "README.md",
+        "fidelity.json",
+        "model.gguf",
+        "scores.jsonl",
+    ]
     assert check["tensor_types"]["Q4_K" if kind == "q4_k_m" else "F16"] > 10
     assert abs(check["loss_difference"]["mean"]) < 0.1 and check["largest_logit_difference"] < 5
     assert 'TEMPLATE """' in (out / "Modelfile").read_text()

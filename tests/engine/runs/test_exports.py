@@ -8,8 +8,23 @@ import msgspec
 import pytest
 
 from engine.config.errors import UserError
+from engine.config.files import locked_folder
 from engine.config.metric_specs import metric_spec
-from engine.runs.exports import FIDELITY, Defect, Fidelity, MergeCandidate, exports, outcome_of, read_fidelity
+from engine.runs.exports import (
+    FIDELITY,
+    ITEM_SCORES,
+    Artifact,
+    Defect,
+    Fidelity,
+    MergeCandidate,
+    artifact_words,
+    exports,
+    outcome_of,
+    parse_artifact,
+    read_fidelity,
+    read_item_scores,
+    remove_unfinished,
+)
 from engine.runs.fidelity_text import fidelity_facts, outcome_sentence
 from engine.runs.result import Interval
 from engine.runs.run_dir import RunDir
@@ -97,3 +112,35 @@ def test_exports_of_a_run_are_listed_by_name_and_damaged_ones_are_left_out(tmp_p
     with pytest.raises(UserError) as caught:
         read_fidelity(tmp_path / "exports" / "damaged")
     assert caught.value.code == "export.no_fidelity"
+
+
+def test_artifacts_have_one_shortest_name_each() -> None:
+    words = artifact_words()
+    assert len(set(words)) == len(words) == 8 and {"adapter", "merged", "merged-f16", "q8_0", "q4_k_m"} <= set(words)
+    for word in words:
+        artifact = parse_artifact(word)
+        assert artifact.word == word and parse_artifact(artifact.folder) == artifact
+    assert parse_artifact("gguf") == Artifact(kind="gguf", type="q4_k_m")
+    assert parse_artifact("merged").folder == "merged-bf16" and parse_artifact("q4_k_m").title == "Q4_K_M"
+    with pytest.raises(ValueError, match="q9"):
+        parse_artifact("q9")
+
+
+def test_item_scores_are_read_absent_or_damaged(tmp_path: Path) -> None:
+    assert read_item_scores(tmp_path) == []
+    (tmp_path / ITEM_SCORES).write_text('{"item":0,"nll":1.5,"tokens":3,"scores":{"json":0.5},"later":1}\n')
+    (one,) = read_item_scores(tmp_path)
+    assert (one.nll, one.tokens, one.weight, one.scores) == (1.5, 3, None, {"json": 0.5})
+    (tmp_path / ITEM_SCORES).write_text('{"item":0,')
+    with pytest.raises(UserError) as caught:
+        read_item_scores(tmp_path)
+    assert caught.value.code == "export.no_scores"
+
+
+def test_what_a_killed_export_left_is_removed_and_a_running_one_stays(tmp_path: Path) -> None:
+    left, running, done = (tmp_path / "exports" / name for name in (".merged-bf16.7.tmp", ".adapter.8.tmp", "adapter"))
+    for folder in (left, running, done):
+        folder.mkdir(parents=True)
+    with locked_folder(running):
+        remove_unfinished(RunDir(tmp_path))
+    assert (left.exists(), running.exists(), done.exists()) == (False, True, True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +27,48 @@ def trained(*arguments: str) -> tuple[RunDir, dict[str, Any]]:
     return next(run for run in iterate(Path(arguments[-1])) if run.name == result["name"]), result
 
 
-@pytest.mark.parametrize("method", ["qlora", "lora", "full"])
-def test_a_run_starts_where_another_one_ended(method: str, tmp_path: Path) -> None:
-    home = str(tmp_path / "runs")
-    first, before = trained("--method", method, "--runs", home)
-    second, after = trained("--method", method, "--from", first.name, "--runs", home)
-    assert after["from_run"] == first.name and before["from_run"] == ""
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The runs of this module."""
+    world = tmp_path_factory.mktemp("world")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("XDG_CACHE_HOME", "FTBENCH_LOCKS", "HF_HOME"):
+            (world / name).mkdir()
+            patch.setenv(name, str(world / name))
+        yield world / "runs"
+
+
+@pytest.fixture(scope="module")
+def first(home: Path) -> RunDir:
+    """A finished QLoRA run."""
+    return trained("--method", "qlora", "--runs", str(home))[0]
+
+
+def check_start(first: RunDir, second: RunDir) -> None:
+    """The second run starts with the answers and losses with which the first one ended, and improves on them."""
+    before, after = first.result(), second.result()
+    assert before and after and (after.from_run, before.from_run) == (first.name, "")
     ended, started = (recorded_items(run.predictions_file, who) for run, who in ((first, "tuned"), (second, "base")))
     assert ended and started
     assert [item.output for item in started] == [item.output for item in ended]
     assert [item.nll for item in started] == pytest.approx([item.nll for item in ended], rel=1e-4)
-    assert after["fingerprints"]["model"] == before["fingerprints"]["model"]  # of the base
-    assert after["final_validation"] < before["final_validation"]
+    assert after.fingerprints["model"] == before.fingerprints["model"]  # of the base
+    assert after.final_validation and before.final_validation and after.final_validation < before.final_validation
     (model,) = [event for event in events_of(second.path) if event["type"] == "model"]
     assert model["from_run"] == first.name
-    assert "run.start_other_data" not in after["warning_codes"]
-    if method == "lora":
-        check_gates_lists_and_cards(first, second, home)
+    assert "run.start_other_data" not in after.warning_codes
+
+
+def test_a_run_starts_from_an_adapter(first: RunDir, home: Path) -> None:
+    second, _ = trained("--method", "qlora", "--from", first.name, "--runs", str(home))
+    check_start(first, second)
+    check_gates_lists_and_cards(first, second, str(home))
+
+
+def test_a_run_starts_from_full_weights(home: Path) -> None:
+    first, _ = trained("--method", "full", "--runs", str(home))
+    second, _ = trained("--method", "full", "--from", first.name, "--runs", str(home))
+    check_start(first, second)
 
 
 def check_gates_lists_and_cards(first: RunDir, second: RunDir, home: str) -> None:
@@ -55,34 +80,34 @@ def check_gates_lists_and_cards(first: RunDir, second: RunDir, home: str) -> Non
     wrong = ftbench("gate", first.name, "--against", "start", "--runs", home, "--json")
     assert wrong.returncode == 2 and json.loads(wrong.stderr)["error"]["code"] == "gate.no_start"
     listed = json.loads(ftbench("runs", "--runs", home, "--json").stdout)
-    assert {line["name"]: line["from_run"] for line in listed} == {first.name: "", second.name: first.name}
-    assert f"tiny from lora-{first.name[-4:]}" in ftbench("runs", "--runs", home).stdout
+    assert {line["name"]: line["from_run"] for line in listed}[second.name] == first.name
+    assert f"tiny from qlora-{first.name[-4:]}" in ftbench("runs", "--runs", home).stdout
     done = ftbench("export", second.name, "--to", "adapter", "--runs", home, "--margin", "100")
     assert done.returncode == 0, done.stderr
     assert f"it continues the run {first.name}" in (second.path / "exports" / "adapter" / "README.md").read_text()
 
 
-def test_a_run_resumes_after_its_starting_run_was_deleted(tmp_path: Path) -> None:
+def test_a_run_resumes_after_its_starting_run_was_deleted(first: RunDir, tmp_path: Path) -> None:
     home = str(tmp_path / "runs")
-    first, _ = trained("--runs", home)
+    copy = RunDir(Path(shutil.copytree(first.path, tmp_path / "runs" / first.name)))
     data = tmp_path / "new.jsonl"
     rows = [{"prompt": f"question {n}", "completion": f"answer {n}"} for n in range(60)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     long = ["--set", "train.steps=60", "--set", "train.batch=1", "--set", "evaluation.max_new_tokens=4"]
-    arguments = ["--from", first.name, "--data", str(data), "--runs", home, "--detach"]
+    arguments = ["--method", "qlora", "--from", copy.name, "--data", str(data), "--runs", home, "--detach"]
     started = ftbench("run", "demo-lora", *CHEAP[len(MICRO) :], *long, *arguments)
     assert started.returncode == 0, started.stderr
-    second = next(run for run in iterate(Path(home)) if run.name != first.name)
+    second = next(run for run in iterate(Path(home)) if run.name != copy.name)
     until(lambda: any(event["type"] == "step" for event in events_of(second.path)))
     assert ftbench("stop", second.name, "--runs", home).returncode == 0
     assert (second.start / "adapter_model.safetensors").exists()
-    shutil.rmtree(first.path)
+    shutil.rmtree(copy.path)
     done = ftbench("resume", second.name, "--runs", home, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert (result["status"], result["steps"], result["from_run"]) == ("finished", 60, first.name)
+    assert (result["status"], result["steps"], result["from_run"]) == ("finished", 60, copy.name)
     assert "run.start_other_data" in result["warning_codes"] and "run.model_changed" not in result["warning_codes"]
-    again = ftbench("run", "demo-lora", *CHEAP, "--set", f"model.from_run={first.path}", "--runs", home, "--json")
+    again = ftbench("run", "demo-lora", *CHEAP, "--set", f"model.from_run={copy.path}", "--runs", home, "--json")
     assert again.returncode == 2 and json.loads(again.stderr)["error"]["code"] == "run.start_missing"
 
 
@@ -96,26 +121,20 @@ def until(condition: Callable[[], bool]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        (["--method", "full"], "run.start_method", "--method lora"),
-        (["--set", "adapter.rank=4"], "run.start_setting", "--set adapter.rank=16"),
-        (["--set", 'adapter.target_modules=["q_proj"]'], "run.start_setting", "adapter.target_modules=all-linear"),
-        (["--model", "smollm2-135m"], "run.start_setting", "--set model.id=tiny"),
+        (["--method", "full"], "run.start_method", "--method qlora"),
+        (["--method", "qlora", "--set", "adapter.rank=4"], "run.start_setting", "--set adapter.rank=16"),
+        (
+            ["--method", "qlora", "--set", 'adapter.target_modules=["q_proj"]'],
+            "run.start_setting",
+            "--set adapter.target_modules=all-linear",
+        ),
+        (["--method", "qlora", "--set", "quantization.double=false"], "run.start_setting", "quantization.double=true"),
+        (["--method", "qlora", "--model", "smollm2-135m"], "run.start_setting", "--set model.id=tiny"),
     ],
 )
 def test_a_run_that_does_not_match_is_refused_by_name(
-    arguments: list[str], code: str, text: str, finished: RunDir
+    arguments: list[str], code: str, text: str, first: RunDir
 ) -> None:
-    done = ftbench("run", "demo-lora", *CHEAP, "--from", str(finished.path), *arguments, "--json")
+    done = ftbench("run", "demo-lora", *CHEAP, "--from", str(first.path), *arguments, "--json")
     error = json.loads(done.stderr.strip().splitlines()[-1])["error"]
     assert (done.returncode, error["code"]) == (2, code) and text in error["do"]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
-    """A finished LoRA run."""
-    home = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("XDG_CACHE_HOME", "FTBENCH_LOCKS", "HF_HOME"):
-            (home / name).mkdir()
-            patch.setenv(name, str(home / name))
-        return trained("--runs", str(home / "runs"))[0]

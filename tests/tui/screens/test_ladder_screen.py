@@ -17,7 +17,7 @@ from textual.widgets import Static
 from engine.runs import locks
 from engine.runs.ladder import LadderRun
 from engine.runs.run_dir import RunDir
-from tui.history.ladder_view import bar, headline, score_bars
+from tui.history.ladder_view import bar, headline, progress_lines, score_bars
 from tui.screens.ask import AskScreen
 from tui.screens.ladder import PARTS, LadderScreen
 from tui.settings import Settings
@@ -236,3 +236,16 @@ def test_a_stop_is_stated_once_in_the_headline(tmp_path: Path) -> None:
     assert headline(ladder).endswith("· stopped as asked; u goes on")
     ladder.status, ladder.reason = "failed", "no rung worked"
     assert headline(ladder).endswith("· failed no rung worked")
+
+
+def test_exports_are_in_the_line_of_their_rung(tmp_path: Path) -> None:
+    _, ladder = made_ladder(tmp_path, seeds=(0, 1))
+    statuses = {"merged": ("finished", "live"), "q4_k_m": ("planned", "planned")}
+    for word, both in statuses.items():
+        for seed, status in enumerate(both):
+            entry = LadderRun(rung=f"lora:{word}", kind="export", seed=seed, learning_rate=5e-4, status=status)
+            entry.progress = "answering test rows 12/48" if status == "live" else ""
+            ladder.entries.append(entry)
+    lines = [line.plain for line in progress_lines(ladder)]
+    assert len(lines) == 3
+    assert lines[1].endswith("merged ✓▸  q4_k_m ··  merged: answering test rows 12/48")

@@ -7,7 +7,7 @@ from engine.config.quantities import ABSENT, decimal, duration, percent, size
 from engine.ladder.decisions import comparison
 from engine.ladder.format import metric_title, rung_title, seed_range
 from engine.ladder.report.quality_tables import why_no_numbers
-from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell, noted, without_empty
+from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell, without_empty
 from engine.runs.ladder import Ladder, RungResult
 from engine.runs.score_format import difference, score, score_bounds
 
@@ -28,11 +28,8 @@ def artifacts(ladder: Ladder) -> ReportTable | None:
         ReportColumn("runs and export", "time"),
         ReportColumn("generation, tokens/s", unmeasured=""),
     ]
-    devices = [(rung_title(row.name), row.generation_device) for row in rows if row.generation]
-    notes = noted("Generation", devices)
-    return without_empty(
-        ReportTable("Artifacts", "artifact", columns, [_line(ladder, row, metric) for row in rows], notes)
-    )
+    lines = [_line(ladder, row, metric) for row in rows]
+    return without_empty(ReportTable("Artifacts", "artifact", columns, lines))
 
 
 def _line(ladder: Ladder, row: RungResult, metric: str) -> TableLine:
@@ -52,6 +49,6 @@ def _line(ladder: Ladder, row: RungResult, metric: str) -> TableLine:
             duration(row.export_seconds.mean if row.export_seconds else None), seed_range(row.export_seconds, duration)
         ),
         cell(duration(row.all_seconds.mean if row.all_seconds else None), seed_range(row.all_seconds, duration)),
-        Cell(decimal(row.generation.mean if row.generation else None, 1)),
+        cell(decimal(row.generation.mean, 1), row.generation_device) if row.generation else Cell(ABSENT),
     ]
     return TableLine(head, cells, rung=row.name)

@@ -31,7 +31,8 @@ NO_TRIALS = "Learning-rate trials: none; each rung was trained at one rate."
 PARTIAL_REPORT = "Partial report: the ladder is still running"
 COMPARISONS = (
     "All rungs are scored on the same test items, so differences are paired by item. Their 95% CIs hold simultaneously "
-    "for all pairs; the adjusted p is below 0.05 exactly where the CI excludes zero. The needed test items and seeds "
+    "for all pairs of trained rungs and the base model; the adjusted p is below 0.05 exactly where the CI excludes "
+    "zero. The needed test items and seeds "
     "are for 80% power if the true difference equals the observed one."
 )
 ARTIFACTS = (

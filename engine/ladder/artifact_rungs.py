@@ -2,11 +2,11 @@
 
 An artifact shares the seeds of its runs, so that it is not an independent rung:
 
-- Its difference from its runs is taken by test item and seed before it is averaged; the variation between seeds that
-  both have cancels. The intervals of these differences hold simultaneously for all artifacts of the ladder.
+- Its difference from its runs is taken by test item, as the mean over the seeds. It describes these artifacts, so that
+  it varies by test item only. The intervals of these differences hold simultaneously for all artifacts of the ladder.
 - Its differences from the base model and from full fine-tuning, and its share of full's gain, are those of the same
   rungs with this artifact in place of the trained model; their intervals hold simultaneously for the artifacts of one
-  kind. An artifact of full fine-tuning itself is compared with it over the mean of the seeds.
+  kind. An artifact of full fine-tuning itself is compared with it over the mean of the seeds, as in the first case.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import LOSS, MetricSpec, metric_spec
 from engine.ladder.decisions import comparison
 from engine.ladder.results import LadderResults
-from engine.ladder.statistics import BootstrapSamples, Difference, Floats, ItemScores, required_sample
+from engine.ladder.statistics import BootstrapSamples, Difference, Floats, ItemScores
 from engine.runs.exports import Fidelity, ItemScore, read_fidelity, read_item_scores
 from engine.runs.ladder import (
     BASE,
@@ -169,69 +169,54 @@ def _against_runs(
     """The difference of each artifact from its runs, artifact − run."""
     of_scores = _paired({one.name: (one.compared, trained.get(one.source)) for one in artifacts}, spec.bounds)
     of_losses = _paired({one.name: (one.losses, losses.get(one.source)) for one in artifacts}, LOSS.bounds)
-    sources = {one.name: one.source for one in artifacts}
     return [
-        _comparison(found, sources[found.a], spec, of_losses.get(found.a) if spec.needs_answers else None)
-        for found in of_scores.values()
+        _comparison(found, one.source, _items_of(one), spec, of_losses.get(one.name) if spec.needs_answers else None)
+        for one in artifacts
+        if (found := of_scores.get(one.name))
     ]
+
+
+def _items_of(artifact: ExportedArtifact) -> int:
+    """The number of test items that it was scored on."""
+    return artifact.compared.values.shape[1] if artifact.compared else 0
 
 
 def _paired(
     pairs: Mapping[str, tuple[ItemScores | None, ItemScores | None]], bounds: tuple[float, float]
-) -> dict[str, PairedDifference]:
-    """For each name the difference a − b of the seeds that both have, as a difference from zero."""
+) -> dict[str, Difference]:
+    """For each name the difference a − b, the mean over the seeds that both have, as a difference from zero."""
     values: dict[str, ItemScores] = {}
     for name, (a, b) in pairs.items():
-        if a is None or b is None or not (a.finite and b.finite):
-            continue
-        of_a, of_b = a.by_seed(), b.by_seed()
-        seeds = tuple(seed for seed in of_a if seed in of_b)
-        values[name] = ItemScores(np.stack([of_a[seed] - of_b[seed] for seed in seeds]), a.weights, seeds)
+        if a is not None and b is not None and a.finite and b.finite:
+            of_a, of_b = a.by_seed(), b.by_seed()
+            mean = np.mean([of_a[seed] - of_b[seed] for seed in of_a if seed in of_b], 0)
+            values[name] = ItemScores(mean[None], a.weights, untrained=True)
     if not values:
         return {}
     first = next(iter(values.values()))
-    zeros = ItemScores(np.zeros((1, first.values.shape[1])), first.weights, untrained=True)
+    zeros = ItemScores(np.zeros_like(first.values), first.weights, untrained=True)
     half = (bounds[1] - bounds[0]) / 2
     samples = BootstrapSamples({**values, ZERO: zeros}, (-half, half))
-    found = samples.differences([(name, ZERO) for name in values])
-    return {one.a: PairedDifference(one.a, one, samples.n, len(values[one.a].values)) for one in found}
+    return {one.a: one for one in samples.differences([(name, ZERO) for name in values])}
 
 
-@dataclass(frozen=True)
-class PairedDifference:
-    """A difference with the number of items and seeds that it is based on."""
-
-    a: str
-    difference: Difference
-    items: int
-    seeds: int
-
-
-def _comparison(
-    found: PairedDifference, b: str, spec: MetricSpec, of_loss: PairedDifference | None = None
-) -> Comparison:
-    one = found.difference
+def _comparison(one: Difference, b: str, items: int, spec: MetricSpec, of_loss: Difference | None = None) -> Comparison:
     finding: Finding = "better" if (one.mean > 0) != spec.lower_is_better else "worse"
-    finding = finding if one.significant else "undecided"
-    needed = required_sample(one, found.items, found.seeds) if finding == "undecided" else (None, None)
     return Comparison(
-        a=found.a,
+        a=one.a,
         b=b,
-        difference=_interval(found),
+        difference=_interval(one, items),
         p=one.p,
         p_adjusted=one.p_adjusted,
-        finding=finding,
-        needed_items=needed[0],
-        needed_seeds=needed[1],
-        loss_difference=_interval(of_loss) if of_loss else None,
+        finding=finding if one.significant else "undecided",
+        loss_difference=_interval(of_loss, items) if of_loss else None,
     )
 
 
-def _interval(found: PairedDifference) -> Interval:
-    one = found.difference
+def _interval(one: Difference, items: int) -> Interval:
     finite = math.isfinite(one.low) and math.isfinite(one.high)
     low, high = (one.low, one.high) if finite else (None, None)
-    return Interval(mean=one.mean, low=low, high=high, rows=found.items)
+    return Interval(mean=one.mean, low=low, high=high, rows=items)
 
 
 def _compare_kind(
@@ -257,9 +242,9 @@ def _compare_kind(
         _add_shares(row, averaged, ladder, reference, spec)
     pairs = [(one.name, BASE) for one in artifacts if BASE in others]
     pairs += [(one.name, reference) for one in artifacts if reference in others and one.source != reference]
+    items = _items_of(artifacts[0])
     for found in samples.differences(pairs) if pairs else []:
-        seeds = len(scores[found.a].values)
-        ladder.comparisons.append(_comparison(PairedDifference(found.a, found, samples.n, seeds), found.b, spec))
+        ladder.comparisons.append(_comparison(found, found.b, items, spec))
 
 
 def _averaged(
@@ -272,7 +257,9 @@ def _averaged(
     """Samples of an artifact of full fine-tuning and of its runs as means over the seeds that both have."""
     seeds = scores[name].by_seed().keys() & others[reference].by_seed().keys()
     means = {
-        one: ItemScores(np.mean([of_one.by_seed()[seed] for seed in sorted(seeds)], 0)[None], of_one.weights)
+        one: ItemScores(
+            np.mean([of_one.by_seed()[seed] for seed in sorted(seeds)], 0)[None], of_one.weights, untrained=True
+        )
         for one, of_one in ((name, scores[name]), (reference, others[reference]))
     }
     return BootstrapSamples({**others, **means}, bounds)

@@ -32,13 +32,13 @@ PARTIAL_REPORT = "Partial report: the ladder is still running"
 COMPARISONS = (
     "All rungs are scored on the same test items, so differences are paired by item. Their 95% CIs hold simultaneously "
     "for all pairs of trained rungs and the base model; the adjusted p is below 0.05 exactly where the CI excludes "
-    "zero. The needed test items and seeds "
-    "are for 80% power if the true difference equals the observed one."
+    "zero. The needed test items and seeds are for 80% power if the true difference equals the observed one."
 )
 ARTIFACTS = (
     "Artifacts are exported from the runs, loaded from disk in a new process and scored on the same test items. Their "
-    "differences from their runs are paired by item and seed, and their 95% CIs hold simultaneously for all artifacts; "
-    "differences from the base model and from full fine-tuning hold simultaneously for the artifacts of one kind."
+    "differences from their runs are paired by item, as means over the seeds; their 95% CIs are about these artifacts "
+    "and hold simultaneously for all of them. Differences from the base model and from full fine-tuning hold "
+    "simultaneously for the artifacts of one kind."
 )
 
 

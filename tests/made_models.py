@@ -10,9 +10,10 @@ import msgspec
 import torch
 from transformers.utils import logging as transformers_logging
 
-from engine.chat.prompts import PromptEncoder, asked, examples_of
+from engine.chat.prompts import PromptEncoder, asked
 from engine.config.files import write_atomically
 from engine.config.preset_library import effective
+from engine.data.examples import examples_of
 from engine.methods import method
 from engine.methods.machine import this_machine
 from engine.methods.model_config import config_of

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.chat.models import LoadedModels, TriedRun
-from engine.chat.prompts import PromptEncoder, asked, examples_of
+from engine.chat.prompts import PromptEncoder, asked
 from engine.config.errors import UserError
 from engine.config.metric_specs import MetricSpec, metric_spec
 from engine.data.conversation import Example
+from engine.data.examples import examples_of
 from engine.data.tokens import Row
 from engine.evaluation.predictions import PredictionLine, read_lines
 from engine.evaluation.score import Item

@@ -14,12 +14,13 @@ from transformers.utils import logging as transformers_logging
 
 from engine.chat.base_copy import BaseCopy
 from engine.chat.generation import KeptCache
-from engine.chat.prompts import PromptEncoder, system_prompt, training_examples
+from engine.chat.prompts import PromptEncoder
 from engine.chat.verification import TOLERANCE, largest_difference, logits_of, verify
 from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.method_specs import MethodSpec, method_spec
 from engine.config.schema import Config, Model
 from engine.data.conversation import Example
+from engine.data.examples import system_prompt, training_examples
 from engine.data.tokens import Row
 from engine.evaluation.generate import end_tokens
 from engine.export.source import refuse_other_base

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
 from typing import Any
 
 from engine.config.errors import UserError
-from engine.config.schema import Data
 from engine.data.conversation import Example, Problem
-from engine.data.detection import detect
-from engine.data.recognition import to_example
 from engine.data.rendering import has_template
-from engine.data.source import read
 from engine.data.tokens import Row, RowMaker
 from engine.runs.chat_messages import Conversation
 
 ANSWER = "answer"
 """In place of the answer that the model will give: the data path encodes whole conversations."""
 ANY_LENGTH = 1 << 30
-SAMPLE_ROWS = 100
-"""Training rows from which end tokens and system prompt are taken."""
 
 
 class PromptEncoder:
@@ -58,28 +50,3 @@ def asked(example: Example) -> Conversation:
     """A row's conversation without the answer to its last prompt."""
     messages = (example.messages or [])[:-1]
     return Conversation(messages=messages, tools=example.tools, prompt=example.prompt)
-
-
-def training_examples(data: Data) -> list[Example]:
-    """The first training rows. Raises UserError if the data cannot be read."""
-    return list(islice(examples_of(data, ("train",)), SAMPLE_ROWS))
-
-
-def examples_of(data: Data, splits: tuple[str, ...] | None = None) -> Iterator[Example]:
-    """The usable rows of some given splits, or of all, in reading order."""
-    source = read(data)
-    found = detect(source.train, data)
-    for name, rows in source.splits.items():
-        if splits is None or name in splits:
-            for raw in rows:
-                if isinstance(example := to_example(raw, found), Example):
-                    yield example
-
-
-def system_prompt(examples: list[Example]) -> str:
-    """The system prompt that all of these rows have; '' if they have none or different ones."""
-    found = {
-        example.messages[0]["content"] if example.messages and example.messages[0]["role"] == "system" else ""
-        for example in examples
-    }
-    return str(found.pop()) if len(found) == 1 else ""

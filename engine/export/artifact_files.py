@@ -94,4 +94,5 @@ def write_gguf(run: FinishedRun, dtype: WeightType, merged: Path, folder: Path, 
         whole.unlink()
     tokenizer = AutoTokenizer.from_pretrained(str(merged), trust_remote_code=False)
     ends = GenerationConfig.from_pretrained(str(merged)).eos_token_id
-    (folder / "Modelfile").write_text(modelfile(tokenizer, ends if isinstance(ends, list) else [ends]), "utf-8")
+    text = modelfile(tokenizer, ends if isinstance(ends, list) else [ends], run.system_prompt)
+    (folder / "Modelfile").write_text(text, "utf-8")

@@ -213,6 +213,7 @@ def fidelity_of(
         tensor_types=checked.tensor_types,
         seconds_per_token=checked.seconds / checked.tokens if checked.tokens else None,
         candidates=candidates,
+        system_prompt=len(run.system_prompt),
         versions=checked.versions,
         files={path.relative_to(folder).as_posix(): file_sha256(path) for path in checked_files},
         created=time.time(),

@@ -81,13 +81,20 @@ def template_texts(tokenizer: Any) -> TemplateTexts | None:
     return found if same and "{{" not in texts and '"""' not in texts else None
 
 
-def modelfile(tokenizer: Any, ends: list[int]) -> str:
-    """The text of the Modelfile. Without TEMPLATE, Ollama uses the template in the GGUF file, if it knows it."""
+def modelfile(tokenizer: Any, ends: list[int], system: str = "") -> str:
+    """The text of the Modelfile. Without TEMPLATE, Ollama uses the template in the GGUF file, if it knows it.
+
+    system: of the training rows; requests without a system prompt get it.
+    """
     lines = [f"FROM ./{FILE}"]
     texts = template_texts(tokenizer) if tokenizer.chat_template else None
     if texts is not None:
         lines.append(f'TEMPLATE """{texts.go_template()}"""')
     else:
         lines.append("# The chat template could not be expressed in Ollama's template language: compare its prompts.")
+    if system and '"""' not in system:
+        lines.append(f'SYSTEM """{system}"""')
+    elif system:
+        lines.append('# Requests need the system prompt of the training rows; it contains """, which SYSTEM cannot.')
     lines += [f"PARAMETER stop {json.dumps(token)}" for token in tokenizer.convert_ids_to_tokens(ends)]
     return "\n".join([*lines, "PARAMETER temperature 0", ""])

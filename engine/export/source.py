@@ -14,6 +14,7 @@ from engine.config import quantities
 from engine.config.errors import UserError
 from engine.config.method_specs import MethodSpec, method_spec
 from engine.config.schema import Model
+from engine.data.examples import system_prompt, training_examples
 from engine.export.gguf_tools import require_tools
 from engine.export.merged import ADAPTER_WEIGHTS, DTYPES
 from engine.export.rows import ScoredRows, scored_rows
@@ -51,6 +52,8 @@ class FinishedRun:
     tokenizer: PreTrainedTokenizerBase
     """Of the base, as the training used it."""
     scored: ScoredRows
+    system_prompt: str
+    """The system prompt that all training rows have; '' if they have none or different ones."""
 
     @property
     def base(self) -> Model:
@@ -70,7 +73,8 @@ def finished_run(request: ExportRequest) -> FinishedRun:
     refuse_other_base(frozen.config.model, result, spec)
     tokenizer = load_tokenizer(frozen.config.model)
     scored = scored_rows(frozen, tokenizer, result.fingerprints.get("test", ""))
-    return FinishedRun(run, frozen, result, spec, tokenizer, scored)
+    system = system_prompt(training_examples(frozen.config.data))
+    return FinishedRun(run, frozen, result, spec, tokenizer, scored, system)
 
 
 def _refuse_kind(request: ExportRequest, spec: MethodSpec) -> None:

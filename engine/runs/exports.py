@@ -150,6 +150,8 @@ class Fidelity(Struct, kw_only=True):
     candidates: list[MergeCandidate] = field(default_factory=list)
     write_seconds: float | None = None
     """Duration of writing the artifact, without the checks; None in exports of versions that did not record it."""
+    system_prompt: int = 0
+    """Characters of the system prompt that all training rows have; 0 if they have none or different ones."""
     versions: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     """SHA-256 of every file that was checked, by its path in the artifact."""

@@ -50,6 +50,9 @@ def fidelity_facts(check: Fidelity) -> Iterator[tuple[str, str]]:
     if check.largest_logit_difference is not None:
         tokens = amount(check.logits_compared, "answer token")
         yield "largest logit difference", f"{significant(check.largest_logit_difference)} over {tokens}"
+    if check.system_prompt:
+        length = amount(check.system_prompt, "character")
+        yield "system prompt", f"all training rows have the same ({length}): begin every request with it"
     yield "weights", f"{size(check.bytes)}, {check.type}"
     if check.tensor_types:
         yield "tensor types", ", ".join(f"{name} {integer(number)}" for name, number in check.tensor_types.items())

@@ -10,10 +10,11 @@ import pytest
 from made_models import conversation_of, made_model, record_answers
 
 from engine.chat.models import BASE, tried_run
-from engine.chat.prompts import PromptEncoder, asked, examples_of, system_prompt, training_examples
+from engine.chat.prompts import PromptEncoder, asked
 from engine.chat.session import ChatSession
 from engine.config.errors import UserError
 from engine.config.schema import Data, Model
+from engine.data.examples import examples_of, system_prompt, training_examples
 from engine.data.prepare import prepare
 from engine.evaluation.generate import Generator, end_tokens
 from engine.methods.tokenizer import load_tokenizer

@@ -60,6 +60,14 @@ def test_a_template_that_cannot_be_expressed_is_left_out_with_a_comment(template
     assert 'PARAMETER stop "<\\"7\\">"' in text and text.startswith("FROM ./model.gguf\n")
 
 
+def test_the_system_prompt_of_the_training_rows_is_the_default() -> None:
+    lines = modelfile(Tokenizer(CHATML), [7], "Answer in JSON.\nBe brief.").splitlines()
+    place = lines.index('SYSTEM """Answer in JSON.')
+    assert lines[place + 1] == 'Be brief."""'
+    refused = modelfile(Tokenizer(CHATML), [7], 'Say """.')
+    assert 'SYSTEM "' not in refused and any(line.startswith("# Requests need") for line in refused.splitlines())
+
+
 def test_the_go_template_has_the_same_texts() -> None:
     found = template_texts(Tokenizer(DEFAULT_SYSTEM))
     assert found is not None

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from engine.config.model_files import find_model
+from engine.config.preset_library import effective
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs.device_queue import QueuePlace
 from engine.runs.ladder_plan import make_plan
@@ -132,6 +133,14 @@ def test_a_certain_failure_blocks(how: dict[str, Any], report: DataCheck, code: 
     found = prospect(tmp_path, report, **how)
     assert found.blocked
     assert code in [problem.code for problem in found.problems if problem.blocking]
+
+
+def test_a_run_to_start_from_is_a_fact_and_blocks_where_it_was_deleted(tmp_path: Path) -> None:
+    chosen = effective("demo-lora", None, {"model.from_run": str(tmp_path / "20261126-120000-demo-lora-lora-3f2a")})
+    scene = LaunchContext(tmp_path, card(80 * GIB), (), ())
+    found = run_preview("demo-lora", chosen, scene, DataCheck(ANSWER))
+    assert fact(found, "start") == "the adapter of 20261126-120000-demo-lora-lora-3f2a"
+    assert found.blocked and "run.start_missing" in codes(found)
 
 
 def test_a_model_download_is_announced_and_does_not_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,11 @@ import os
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import msgspec
+from places import ROOT, TESTS
 
 from engine.config.errors import Notice
 from engine.runs.chat_messages import (
@@ -35,10 +38,26 @@ from engine.runs.chat_messages import (
     Waiting,
 )
 
+if TYPE_CHECKING:
+    import pytest
+
 TITLES = {"base": "base", "qlora-5b98": "QLoRA", "lora-cbd3": "LoRA", "full-0165": "Full"}
 HOSTILE = "\x1b]52;c;aGk=\x07 \x1b[2J [red]x[/red] \u202eabc"
 """Part of every answer."""
 MEMORY = MemoryUse(parts=[Part(name="base", bytes=269 << 20, adapters=2, adapter_bytes=12 << 20)], process=900 << 20)
+
+
+def stand_in(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Start this server instead of the real one from now on; `folder` tells it what to do, see `main`."""
+    program = folder / "program"
+    program.write_text(
+        f"#!{sys.executable}\nimport sys\nsys.path[:0] = [{str(TESTS)!r}, {str(ROOT)!r}]\n"
+        "import chat_server\nchat_server.main()\n"
+    )
+    program.chmod(0o755)
+    patch.setenv("CHAT_SERVER_FOLDER", str(folder))
+    patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    patch.setattr("engine.runs.chat_client.sys", SimpleNamespace(executable=str(program)))
 
 
 def tell(message: Message) -> None:
@@ -84,6 +103,7 @@ def answer(ask: Ask) -> None:
 
 
 def main() -> None:
+    """Serve one client. A file `refuse` in the folder refuses the session; `busy` lets it wait while it exists."""
     folder = Path(os.environ["CHAT_SERVER_FOLDER"])
     opened = requested()
     assert isinstance(opened, Open)

@@ -22,6 +22,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from chat_server import stand_in
 from made_ladder import made_ladder
 from made_runs import BEGIN, METHODS
 from pilot import drawn
@@ -39,6 +40,7 @@ from engine.runs.result import Interval, MeasuredPeak, Result, Score
 from engine.runs.run_dir import RunDir
 from tui.app import Workbench
 from tui.live.machine import GpuSample, MachineSample, MachineSampler, OtherProcess
+from tui.screens.trying import TryScreen
 from tui.settings import Settings
 from tui.terminal.themes import contrast
 from tui.widgets.data_list import DataList
@@ -174,6 +176,7 @@ SCENES: dict[str, Steps] = {
     "runs": ("r",),
     "compared": ("r", "space", "down", "space", "c"),
     "ladder": ("l",),
+    "try": ("l", "t", "escape", "n"),
 }
 
 
@@ -197,6 +200,8 @@ def is_complete(app: Workbench) -> bool:
     """Whether the answers of other processes and a sample have arrived."""
     text = frame(app).text
     data = app.bench.query_one(DataList)
+    if isinstance(app.screen, TryScreen):
+        return "target 1" in text and "answering" not in text and "its turn" not in text
     waits = any(word in text for word in ("preparing", "counting rows")) or len(data.previews) < len(data.sets)
     return not waits and (app.screen is not app.bench or "planned" in text)
 
@@ -209,7 +214,7 @@ def take_frames(size: tuple[int, int], steps: Steps, runs: Path) -> list[Frame]:
     async def settle(pilot: Pilot[str]) -> None:
         """Wait until two frames in a row are equal."""
         before, now = "", frame(app).text
-        while before != now:
+        while before != now or "starting …" in now or "loading" in now:
             await app.workers.wait_for_complete()
             await pilot.pause(0.3)
             before, now = now, frame(app).text
@@ -233,7 +238,10 @@ def take_frames(size: tuple[int, int], steps: Steps, runs: Path) -> list[Frame]:
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize("scene", SCENES)
-def test_snapshot_and_contrast(scene: str, size: tuple[int, int], desk: Path) -> None:
+def test_snapshot_and_contrast(
+    scene: str, size: tuple[int, int], desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(tmp_path, monkeypatch)
     runs = desk / "runs" if scene == "bench-empty" else runs_of(desk)
     dark, light = take_frames(size, SCENES[scene], runs)
     snapshot = SNAPSHOTS / f"{scene}-{size[0]}x{size[1]}.txt"

@@ -70,6 +70,7 @@ class TryScreen(BaseScreen[None]):
     TryScreen #item { height: auto; max-height: 3; padding: 0 1; display: none; }
     TryScreen #columns { height: 1fr; }
     TryScreen PromptInput { height: 1; border: none; }
+    TryScreen PromptInput > .input--placeholder { color: $foreground-muted; }
     """
 
     def __init__(

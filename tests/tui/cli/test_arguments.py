@@ -162,6 +162,8 @@ def test_options_named_after_a_key_are_in_the_table() -> None:
         "ladder --probe": "the ladder's probe runs, not train.probe",
         "export --type": "the stored weights, not quantization.type",
         "gate --metric": "of answers that exist, not evaluation.metric",
+        "try --seed": "of the sampling, not train.seed",
+        "try --max-new-tokens": "of these answers, not of an evaluation",
     }
     for words in COMMANDS:
         command = ROOT

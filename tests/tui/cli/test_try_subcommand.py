@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any
 
 import psutil
 import pytest
+from chat_server import stand_in
 from command import ftbench
 from made_ladder import made_ladder
 from made_models import made_model, record_answers
-from places import ROOT, TESTS
 from screen import Terminal
 
 from engine.runs.chat_messages import Sampling
@@ -89,15 +88,9 @@ def test_on_a_terminal_the_screen_opens_and_escape_ends_everything(made: dict[st
 def test_control_characters_of_answers_are_escaped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    program = tmp_path / "program"
-    program.write_text(f"#!{sys.executable}\nimport sys\nsys.path[:0] = [{str(TESTS)!r}, {str(ROOT)!r}]\n"
-                       "import chat_server\nchat_server.main()\n")  # fmt: skip
-    program.chmod(0o755)
-    monkeypatch.setenv("CHAT_SERVER_FOLDER", str(tmp_path))
-    monkeypatch.setattr("engine.runs.chat_client.sys.executable", str(program))
+    stand_in(tmp_path, monkeypatch)
     options = chat.TryOptions("hello", 2, None, Sampling(max_new_tokens=0), True, False, False, False)
     (tmp_path / "busy").touch()
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     threading.Timer(3.0, (tmp_path / "busy").unlink).start()
     assert chat.answer_once([RunDir(tmp_path)], options) == 1  # the server reports an inactive adapter
     shown, warned = capfd.readouterr()

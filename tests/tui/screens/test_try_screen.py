@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,9 @@ from typing import Any
 import msgspec
 import psutil
 import pytest
-from chat_server import TITLES
+from chat_server import TITLES, stand_in
 from made_ladder import made_ladder
 from pilot import play, screen_text, wait_for
-from places import ROOT, TESTS
 from textual.app import App
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
@@ -57,13 +55,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder through which tests and the chat server communicate."""
     folder = tmp_path / "server"
     folder.mkdir()
-    program = folder / "program"
-    program.write_text(f"#!{sys.executable}\nimport sys\nsys.path[:0] = [{str(TESTS)!r}, {str(ROOT)!r}]\n"
-                       "import chat_server\nchat_server.main()\n")  # fmt: skip
-    program.chmod(0o755)
-    monkeypatch.setenv("CHAT_SERVER_FOLDER", str(folder))
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr("engine.runs.chat_client.sys.executable", str(program))
+    stand_in(folder, monkeypatch)
     return folder
 
 

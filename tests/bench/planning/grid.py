@@ -24,6 +24,10 @@ SHAPES: dict[str, Any] = {
         vocab_size=8192, hidden_size=512, intermediate_size=1408, num_hidden_layers=8, num_attention_heads=8,
         num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True, **COMMON,
     ),
+    "Qwen2, small": transformers.Qwen2Config(  # for the tests: a third of the time
+        vocab_size=8192, hidden_size=256, intermediate_size=704, num_hidden_layers=5, num_attention_heads=8,
+        num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True, **COMMON,
+    ),
     "Qwen3-MoE": transformers.Qwen3MoeConfig(
         vocab_size=8192, hidden_size=256, intermediate_size=512, moe_intermediate_size=192, num_hidden_layers=4,
         num_attention_heads=8, num_key_value_heads=4, num_experts=8, num_experts_per_tok=2, head_dim=32,

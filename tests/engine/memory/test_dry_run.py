@@ -18,6 +18,7 @@ from engine.memory.formula.estimate import StepShape
 from engine.methods.machine import Machine
 
 sys.path.insert(0, str(BENCH))
+from planning.answering import check_answering
 from planning.grid import SHAPES, case
 from planning.measure import MACHINE, measured_apart
 
@@ -30,11 +31,12 @@ TINY = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hid
 @pytest.mark.parametrize("method", ["qlora", "lora", "full"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["all kept", "checkpointing"])
 def test_predicted_peaks_equal_the_allocators(method: Any, checkpointing: bool) -> None:
-    one = case("Qwen2, tied head", method, checkpointing, 128, 2)
+    one = case("Qwen2, small", method, checkpointing, 128, 2)
     plan, real = dry_run(one.config, SHAPES[one.shape], MACHINE, one.rows), measured_apart(one)
     assert plan.static == pytest.approx(real.static, rel=0.01)
     assert -0.02 < plan.training.total / real.training - 1 < 0.05
     assert -0.02 < plan.held_out.total / real.held_out - 1 < 0.05
+    check_answering(one, plan, real)
 
 
 def config(method: Any, **settings: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import msgspec
 import pytest
@@ -15,31 +14,24 @@ from engine.data.tokens import Row
 from engine.evaluation.score import row_losses
 from engine.evaluation.worst_case import longest_answers, run_worst_case
 from engine.memory.dry_run.dry_run import dry_run
-from engine.memory.formula.formula import formula
 from engine.training import batches
 from engine.training.collation import Packing
 
 sys.path.insert(0, str(BENCH))
+from planning.answering import check_answering
 from planning.grid import SHAPES, case
 from planning.measure import MACHINE, answering_apart, measured_apart
 
 
-@pytest.mark.parametrize(
-    ("shape", "method"), [("Qwen2, tied head", "lora"), ("Qwen2, tied head", "full"), ("Gemma 3", "qlora")]
-)
-def test_predicted_generation_memory_matches(shape: str, method: Any) -> None:
-    one = case(shape, method, False, 128, 2)
-    plan, real = dry_run(one.config, SHAPES[shape], MACHINE, one.rows), measured_apart(one)
-    light = formula(one.config, SHAPES[shape].to_dict(), "cpu", one.rows)
-    assert plan.answering and light.answering
-    assert -0.02 < plan.answering.total / real.answering - 1 < 0.05
-    assert -0.25 < light.answering.total / real.answering - 1 < 0.25
-    assert plan.evaluation.total == max(plan.answering.total, plan.held_out.total if plan.held_out else 0)
+def test_predicted_generation_memory_matches_with_windows() -> None:
+    """Without windows: `test_predicted_peaks_equal_the_allocators`."""
+    one = case("Gemma 3", "qlora", False, 128, 2)
+    check_answering(one, dry_run(one.config, SHAPES[one.shape], MACHINE, one.rows), measured_apart(one))
 
 
 def test_real_generation_stays_below_the_prediction() -> None:
     """Sixteen prompts, eight at a time, all with answers of maximum length."""
-    one = case("Qwen2, tied head", "lora", False, 128, 2)
+    one = case("Qwen2, small", "lora", False, 128, 2)
     plan = dry_run(one.config, SHAPES[one.shape], MACHINE, one.rows)
     assert plan.answering
     assert answering_apart(one, 16) <= 1.02 * plan.answering.total
@@ -88,7 +80,7 @@ def test_a_batch_has_at_most_the_allowed_logits(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_metric_loss_plans_no_answers() -> None:
-    one = case("Qwen2, tied head", "lora", False, 128, 2)
+    one = case("Qwen2, small", "lora", False, 128, 2)
     config = msgspec.structs.replace(
         one.config, evaluation=msgspec.structs.replace(one.config.evaluation, metric="loss")
     )

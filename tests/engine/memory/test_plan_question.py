@@ -1,4 +1,4 @@
-"""The request `plan` in another process: from a configuration only, for the rows of the data, or refused."""
+"""Plans from a configuration only, for the rows of the data, or refused; two of them as requests to another process."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import MemoryPlan, PlanQuery
 from engine.methods.machine import Machine
 from engine.runs.rpc_client import ask
+from engine.worker.workload import describe_workload
 
 GIB = 1 << 30
 TINY = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
@@ -33,7 +34,13 @@ def config(method: Any, **settings: Any) -> Config:
 
 
 def asked(question: PlanQuery) -> MemoryPlan:
+    """The plan as the workbench asks for it."""
     return msgspec.convert(ask("plan", msgspec.to_builtins(question)), MemoryPlan)
+
+
+def planned(question: PlanQuery) -> MemoryPlan:
+    """The plan, in this process."""
+    return plan.plan(question, lambda text: None)
 
 
 def test_a_configuration_is_enough(tmp_path: Path) -> None:
@@ -51,7 +58,7 @@ def test_a_configuration_is_enough(tmp_path: Path) -> None:
 
 def test_a_catalog_model_that_cannot_be_downloaded_is_planned_by_its_shape() -> None:
     configs = [config("lora", model__id="smollm2-135m", train__max_length=256)]
-    found = asked(PlanQuery(configs=configs, budget=ROOM))
+    found = planned(PlanQuery(configs=configs, budget=ROOM))
     assert found.methods[0].dry_run and (found.rows.length, found.rows_from) == (256, "max_length")
     assert "tokenizer" in found.why
     assert any("smollm2-135m" in note and "catalog" in note for note in found.notes)
@@ -63,10 +70,10 @@ def test_a_catalog_model_that_cannot_be_downloaded_is_planned_by_its_shape() -> 
 def test_rows_are_the_longest_of_the_data(tmp_path: Path) -> None:
     """Rows, steps and tokens equal those of a run (`engine.worker.workload`)."""
     configs = [config("lora", train__epochs=2.0)]
-    found = asked(
+    found = planned(
         PlanQuery(configs=configs, budget=MemoryBudget(name="here", device="cpu", source="system", total=8 * GIB))
     )
-    workload = ask("ladder.workload", {"config": msgspec.to_builtins(configs[0])})["work"]
+    workload = describe_workload(configs[0])["work"]
     assert found.rows_from == "data" and found.work
     assert found.rows.length < configs[0].train.max_length
     assert (found.work.rows, found.work.steps, found.work.tokens) == (
@@ -82,8 +89,8 @@ def test_unreadable_data_is_an_error_if_named_and_else_a_note(tmp_path: Path) ->
         return PlanQuery(configs=configs, budget=ROOM, data_given=given)
 
     with pytest.raises(UserError, match=r"gone\.jsonl"):
-        asked(question(given=True))
-    found = asked(question(given=False))
+        planned(question(given=True))
+    found = planned(question(given=False))
     assert found.rows_from == "max_length" and "gone.jsonl" in found.why
 
 
@@ -93,7 +100,7 @@ def test_an_automatic_micro_batch_is_the_largest_that_fits(tmp_path: Path, metho
     small = MemoryBudget(name="small", device="cuda", source="listed", total=int(1.2 * GIB))
     settings = {"model__id": str(tmp_path), "train__batch": 32, "optimizer__name": "adamw_8bit"}
     question = PlanQuery(configs=[config(method, **settings)], budget=small, length=256)
-    (method_plan,) = asked(question).methods
+    (method_plan,) = planned(question).methods
     assert method_plan.dry_run
     assert 1 <= method_plan.dry_run.micro_batch < 32
     assert method_plan.dry_run.peak <= small.total
@@ -111,7 +118,7 @@ def test_an_automatic_micro_batch_is_the_largest_that_fits(tmp_path: Path, metho
 def test_what_cannot_be_planned_is_a_user_error(tmp_path: Path, table: dict[str, Any], codes: list[str]) -> None:
     (tmp_path / "config.json").write_text(json.dumps(table))
     with pytest.raises(UserError) as error:
-        asked(PlanQuery(configs=[config("lora", model__id=str(tmp_path))], budget=ROOM))
+        planned(PlanQuery(configs=[config("lora", model__id=str(tmp_path))], budget=ROOM))
     assert error.value.code in codes
 
 

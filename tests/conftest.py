@@ -45,17 +45,23 @@ two minutes on two cores: `pytest -m "not slow"`."""
 
 LONGEST = (
     "engine/export/test_export.py",
-    "faults/test_result_of_killed_run.py",
-    "engine/worker/test_worker.py",
-    "faults/test_kill.py",
-    "faults/test_checkpoints.py",
+    "faults/test_hostile_text.py",
     "engine/ladder/test_ladder.py",
+    "faults/test_kill.py",
+    "faults/test_bad_input.py",
+    "faults/test_hostile_bench.py",
+    "faults/test_terminal.py",
+    "faults/test_checkpoints.py",
+    "engine/worker/test_worker.py",
+    "engine/memory/test_dry_run.py",
+    "engine/memory/test_plan_question.py",
+    "engine/worker/test_small_runs.py",
     "tui/cli/test_demo.py",
     "faults/test_kill_ladder.py",
-    "faults/test_hostile_bench.py",
+    "faults/test_result_of_killed_run.py",
     "engine/config/test_plugins.py",
 )
-"""Files that take minutes: they come first, so that no process is left alone with one of them at the end."""
+"""Files that take minutes come first, in this order, so that no process is left alone with one of them at the end."""
 
 # Two workers with two threads each on two cores slow each other down by spinning; tests do not measure speed.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -71,7 +77,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _place(item).startswith(SLOW):
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: (_place(item) not in LONGEST, "slow" not in item.keywords))
+    order = {place: number for number, place in enumerate(LONGEST)}
+    items.sort(key=lambda item: (order.get(_place(item), len(order)), "slow" not in item.keywords))
 
 
 def _place(item: pytest.Item) -> str:

@@ -83,6 +83,18 @@ def test_the_system_prompt_of_the_training_rows_and_earlier_turns_are_encoded_as
         assert encoder.ids(Conversation(messages=chat["messages"][:-1])) == row.prompt
 
 
+def test_without_a_chat_template_the_prompt_is_plain_text() -> None:
+    tokenizer = load_tokenizer(Model())
+    tokenizer.chat_template = None
+    encoder = PromptEncoder(tokenizer)
+    messages = [{"role": "user", "content": "Hello there"}]
+    assert not encoder.chat
+    assert encoder.ids(Conversation(messages=messages, prompt="Hello there")) == tokenizer("Hello there")["input_ids"]
+    for empty in (Conversation(messages=messages, prompt=""), Conversation(messages=messages)):
+        with pytest.raises(UserError):
+            encoder.ids(empty)
+
+
 def test_greedy_answers_are_those_of_evaluation(session: ChatSession, made: dict[str, RunDir]) -> None:
     conversation = conversation_of(made["lora"])
     found = told(session, ask_all(session, conversation))

@@ -23,6 +23,8 @@ from pathlib import Path
 from engine.config.errors import UserError
 
 TRIES, TRY_SECONDS = 4, 0.005
+READER_SECONDS = 30.0
+"""How long `hold` waits for readers of the lock: on a busy machine one can be suspended while it has a shared lock."""
 READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 """O_NONBLOCK: opening a named pipe in place of a lock must not block until it has a writer."""
 
@@ -131,14 +133,27 @@ def remove_stale(path: Path) -> bool:
 
 
 def _taken(descriptor: int) -> bool:
-    """Try to lock, several times: `holder` in another process holds a shared lock for a moment."""
-    for attempt in range(TRIES):
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    """Try to lock. False if another process has an exclusive lock in TRIES tries; shared ones, which `holder` and
+    `is_locked` have for a moment, do not count.
+    """
+    refused, deadline = 0, time.monotonic() + READER_SECONDS
+    while refused < TRIES and time.monotonic() < deadline:
+        if _locked(descriptor, fcntl.LOCK_EX):
             return True
-        except BlockingIOError:
-            time.sleep(TRY_SECONDS if attempt < TRIES - 1 else 0)
+        if _locked(descriptor, fcntl.LOCK_SH):  # so only readers have one
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        else:
+            refused += 1
+        time.sleep(TRY_SECONDS)
     return False
+
+
+def _locked(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def holder(path: Path) -> str | None:

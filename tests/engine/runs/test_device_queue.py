@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -132,6 +134,16 @@ def test_old_tickets_of_killed_processes_are_deleted(come: Come) -> None:
     os.utime(old, (0, 0))
     assert places() == [(0, "first")]
     assert not old.exists() and young.exists()
+
+
+def test_a_reader_that_is_suspended_does_not_make_a_lock_look_held(tmp_path: Path) -> None:
+    (tmp_path / "lock").touch()
+    with (tmp_path / "lock").open() as reader:
+        fcntl.flock(reader, fcntl.LOCK_SH)
+        threading.Timer(0.3, lambda: fcntl.flock(reader, fcntl.LOCK_UN)).start()
+        held = locks.hold(tmp_path / "lock", "1")
+    assert held is not None and locks.hold(tmp_path / "lock") is None
+    os.close(held)
 
 
 def test_reading_the_holder_never_blocks_acquiring_the_lock(tmp_path: Path) -> None:

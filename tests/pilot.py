@@ -25,6 +25,7 @@ Story = Callable[[Pilot[str], Workbench], Awaitable[None]]
 MICRO = {
     "train.steps": 4,
     "train.batch": 4,
+    "train.probe": False,
     "data.validation": 0.005,
     "evaluation.rows": 4,
     "evaluation.max_new_tokens": 4,

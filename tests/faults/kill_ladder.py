@@ -29,6 +29,7 @@ SHORT = [
     *("--set", "train.steps=6"),
     *("--set", "train.batch=4"),
     *("--set", "train.checkpoint_every=2"),
+    *("--set", "train.probe=false"),
     *("--set", "data.validation=0.005"),
     *("--set", "evaluation.rows=4"),
     *("--set", "evaluation.max_new_tokens=4"),

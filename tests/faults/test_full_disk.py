@@ -13,7 +13,7 @@ from command import ftbench
 from engine.config.errors import RunFailed
 from engine.config.preset_library import effective
 from engine.runs import launch, run_dir
-from faults.worker_runs import TWO_EPOCHS, start, wait_for, wait_for_end
+from faults.worker_runs import UNPROBED, start, wait_for, wait_for_end
 from tui.history.run_list import describe
 
 
@@ -38,7 +38,7 @@ def fill(disk: Path, leave: int) -> None:
 
 @pytest.mark.parametrize("leave", [0, 4096])
 def test_a_disk_that_fills_up_while_training(leave: int, disk: Path) -> None:
-    run = start(disk, *TWO_EPOCHS)
+    run = start(disk, *UNPROBED)
     wait_for(run, "phase", name="model")
     fill(disk, leave)
     wait_for_end(run)

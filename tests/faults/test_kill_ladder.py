@@ -9,7 +9,7 @@ from faults.kill_ladder import kill_many
 
 
 def test_random_kills_lose_no_finished_run(tmp_path: Path) -> None:
-    counts, lost, state = kill_many(tmp_path / "runs", 3, random.Random(3))
+    counts, lost, state = kill_many(tmp_path / "runs", 3, random.Random(3), wait=6.0)
     assert sum(counts.values()) == 3, counts
     assert lost == 0
     assert state == "finished"

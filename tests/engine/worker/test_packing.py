@@ -17,7 +17,10 @@ from engine.methods.tokenizer import load_tokenizer
 from engine.training import varlen_attention
 from engine.worker.packing import chosen_packing
 
-SHORT = ("--set", "train.steps=2", "--set", "evaluation.when=never", "--set", "train.probe=false")
+SHORT = (
+    *("--set", "train.steps=2", "--set", "data.validation=0.005"),
+    *("--set", "evaluation.when=never", "--set", "train.probe=false"),
+)
 
 
 def run_of(folder: Path, preset: str, *settings: str) -> list[dict[str, Any]]:
@@ -35,7 +38,7 @@ def of_type(events: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
 def test_a_common_system_prompt_is_computed_once(tmp_path: Path) -> None:
     events = run_of(tmp_path, "demo-schema")
     plan = of_type(events, "plan")[-1]
-    assert plan["packing"] == "shared_prefix" and plan["shared_prefix"] >= 60 and plan["shared_rows"] == 1600
+    assert plan["packing"] == "shared_prefix" and plan["shared_prefix"] >= 60 and plan["shared_rows"] == 1592
     for step in of_type(events, "step"):
         assert step["tokens"] / step["computed_tokens"] == pytest.approx(plan["token_ratio"], rel=0.15)
     assert of_type(events, "warning") == []

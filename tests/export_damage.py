@@ -10,6 +10,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from engine.assets import tiny_folder
+from engine.export.check_job import CheckedKind
 
 Damage = Callable[[Path, Path], None]
 
@@ -57,7 +58,7 @@ def missing_weights(adapter: Path, merged: Path) -> None:
     index.write_text(json.dumps(table))
 
 
-DAMAGES: dict[str, tuple[Damage, str, str]] = {
+DAMAGES: dict[str, tuple[Damage, CheckedKind, str]] = {
     "wrong scale": (wrong_scale, "adapter", ""),
     "wrong base": (wrong_base, "adapter", "export.other_base"),
     "lost end token": (lost_end_token, "merged", "export.lost_end_token"),

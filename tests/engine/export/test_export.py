@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,14 @@ from engine.export.gate import gain_of_run
 from engine.export.gguf_tools import pull_tools, tools_folder
 from engine.export.source import ExportRequest, finished_run
 from engine.runs import run_dir
-from engine.runs.exports import GGUF_TOOLS, Fidelity, exports, read_fidelity
+from engine.runs.exports import GGUF_TOOLS, exports, read_fidelity
 from engine.runs.run_dir import RunDir
 
 SETTINGS = [
     *("--set", "train.steps=40"),
+    *("--set", "train.batch=8"),
     *("--set", "data.validation=0.005"),
+    *("--set", "train.probe=false"),
     *("--set", "evaluation.rows=48"),
     *("--set", "evaluation.max_new_tokens=80"),
     *("--set", "evaluation.forgetting_text=none"),
@@ -62,69 +65,97 @@ def export(run: RunDir, *arguments: str) -> tuple[int, dict[str, Any]]:
     return done.returncode, answer.get("error", answer)
 
 
-def test_an_adapter_gives_the_answers_of_its_run(runs: dict[str, RunDir], tmp_path: Path) -> None:
-    status, answer = export(runs["lora"], "--to", "adapter", "--out", str(tmp_path / "adapter"))
-    check = answer["fidelity"]
-    assert (status, check["outcome"], check["identical"]) == (0, "pass", 1.0)
+@dataclass
+class Exported:
+    """Artifacts of the LoRA run, and what the command that wrote each answered."""
+
+    folders: dict[str, Path]
+    answers: dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def exported(runs: dict[str, RunDir], tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    folder = tmp_path_factory.mktemp("artifacts")
+    done = Exported({}, {})
+    for kind, more in (("adapter", ()), ("merged", ("--type", "f32", "--margin", "5"))):
+        done.folders[kind] = folder / kind
+        status, done.answers[kind] = export(runs["lora"], "--to", kind, "--out", str(folder / kind), *more)
+        assert status == 0, done.answers[kind]
+    return done
+
+
+def test_an_adapter_gives_the_answers_of_its_run(exported: Exported) -> None:
+    check, folder = exported.answers["adapter"]["fidelity"], exported.folders["adapter"]
+    assert (check["outcome"], check["identical"]) == ("pass", 1.0)
     assert check["score"] == check["run_score"] and check["largest_logit_difference"] < 1e-4
     assert check["ended"] > 0.9 and check["seconds_per_token"] > 0
-    names = {path.name for path in (tmp_path / "adapter").iterdir()}
+    names = {path.name for path in folder.iterdir()}
     assert names >= {
         "adapter_model.safetensors",
         "adapter_config.json",
         "chat_template.jinja",
         "generation_config.json",
     }
-    card = (tmp_path / "adapter" / "README.md").read_text()
+    card = (folder / "README.md").read_text()
     assert "model-index" in card and "base_model" not in card.split("---")[1] and "pass" in card
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_merged_model_keeps_the_quality(method: str, runs: dict[str, RunDir], tmp_path: Path) -> None:
-    status, answer = export(runs[method], "--out", str(tmp_path / "merged"), "--type", "f32", "--margin", "5")
+def test_a_merged_model_keeps_the_quality(
+    method: str, runs: dict[str, RunDir], exported: Exported, tmp_path: Path
+) -> None:
+    merged = exported.folders["merged"] if method == "lora" else tmp_path / "merged"
+    if method == "lora":
+        answer = exported.answers["merged"]
+    else:
+        status, answer = export(runs[method], "--out", str(merged), "--type", "f32", "--margin", "5")
+        assert status == 0, answer
     check = answer["fidelity"]
-    assert status == 0 and check["outcome"] == "pass" and check["defects"] == [], check
+    assert check["outcome"] == "pass" and check["defects"] == [], check
     assert [one["base"] for one in check["candidates"]] == (["original", "dequantized"] if method == "qlora" else [])
     assert sum(one["kept"] for one in check["candidates"]) == (method == "qlora")
-    assert {path.name for path in (tmp_path / "merged").iterdir() if path.name.startswith(".")} == set()
-    assert read_fidelity(tmp_path / "merged").bytes == check["bytes"] > 10_000_000
+    assert {path.name for path in merged.iterdir() if path.name.startswith(".")} == set()
+    assert read_fidelity(merged).bytes == check["bytes"] > 10_000_000
 
 
-def test_the_default_folder_is_in_the_run_and_is_not_overwritten_silently(runs: dict[str, RunDir]) -> None:
+@pytest.fixture(scope="module")
+def in_run(runs: dict[str, RunDir]) -> tuple[set[str], Path]:
+    """What was in the directory of the run before an export without `--out`, and the artifact."""
     run = runs["full"]
     before = {path.name for path in run.path.iterdir()}
     assert export(run, "--margin", "5")[0] == 0
+    return before, run.path / "exports" / "merged-bf16"
+
+
+def test_the_default_folder_is_in_the_run_and_is_not_overwritten_silently(
+    runs: dict[str, RunDir], in_run: tuple[set[str], Path]
+) -> None:
+    run, (before, folder) = runs["full"], in_run
     assert {path.name for path in run.path.iterdir()} == before | {"exports"}
-    assert [folder.name for folder, _ in exports(run)] == ["merged-bf16"]
+    assert [found for found, _ in exports(run)] == [folder]
     status, error = export(run)
     assert (status, error["code"]) == (2, "export.exists")
     assert export(run, "--overwrite", "--margin", "5")[0] == 0
 
 
 @pytest.fixture(scope="module")
-def artifacts(runs: dict[str, RunDir], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("artifacts")
-    for kind in ("adapter", "merged"):
-        assert export(runs["lora"], "--to", kind, "--out", str(folder / kind), "--margin", "10")[0] == 0
-    return {kind: folder / kind for kind in ("adapter", "merged")}
+def checker(runs: dict[str, RunDir], tmp_path_factory: pytest.TempPathFactory) -> Checker:
+    """The check alone, of artifacts that exist, after the check of the run's own model."""
+    checker = Checker(runs["lora"], tmp_path_factory.mktemp("check"), lambda *_: None)
+    checker.check("run")
+    return checker
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_damage_is_noticed(name: str, runs: dict[str, RunDir], artifacts: dict[str, Path], tmp_path: Path) -> None:
+def test_damage_is_noticed(name: str, checker: Checker, exported: Exported, tmp_path: Path) -> None:
     how, kind, code = DAMAGES[name]
-    copies = {one: Path(shutil.copytree(path, tmp_path / one)) for one, path in artifacts.items()}
+    copies = {one: Path(shutil.copytree(path, tmp_path / one)) for one, path in exported.folders.items()}
     how(copies["adapter"], copies["merged"])
-    check = checked(runs["lora"], kind, copies[kind], tmp_path)
+    artifact = copies[kind]
+    request = ExportRequest(checker.run, kind, None, artifact, 0.02)
+    check = fidelity_of(finished_run(request), request, "f32", artifact, checker.check(kind, artifact), [])
     assert check.outcome == "worse"
     assert (code in [defect.code for defect in check.defects]) if code else not check.defects
-
-
-def checked(run: RunDir, kind: Any, artifact: Path, work: Path) -> Fidelity:
-    """The check alone, of an artifact that exists."""
-    request = ExportRequest(run, kind, None, artifact, 0.02)
-    checker = Checker(run, work, lambda *_: None)
-    checker.check("run")
-    return fidelity_of(finished_run(request), request, "bf16", artifact, checker.check(kind, artifact), [])
 
 
 def test_a_run_that_has_not_finished_is_refused(tmp_path: Path) -> None:
@@ -245,14 +276,13 @@ def test_tools_with_another_hash_are_refused(tmp_path: Path, monkeypatch: pytest
     assert caught.value.code == "export.gguf_tools_damaged" and not tools_folder().exists()
 
 
-def test_transformers_serve_answers_over_http(runs: dict[str, RunDir], tmp_path: Path) -> None:
+def test_transformers_serve_answers_over_http(in_run: tuple[set[str], Path], tmp_path: Path) -> None:
     """The first command of the documentation, with the prompt tokens and the answers of the artifact itself."""
-    folder = tmp_path / "merged"
-    assert export(runs["full"], "--out", str(folder), "--margin", "10")[0] == 0
+    _, folder = in_run
     messages = [[json.loads(line)["messages"][0]] for line in (tickets_folder() / "test.jsonl").open()][:3]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
-    with served(folder) as url:
+    with served(folder, tmp_path / "serve.log") as url:
         for conversation in messages:
             content = {"model": str(folder), "messages": conversation, "max_tokens": 80}
             with urllib.request.urlopen(chat_request(url, content), timeout=600) as response:
@@ -273,12 +303,11 @@ def chat_request(url: str, content: dict[str, Any]) -> urllib.request.Request:
 
 
 @contextlib.contextmanager
-def served(folder: Path) -> Iterator[str]:
+def served(folder: Path, log: Path) -> Iterator[str]:
     """`transformers serve FOLDER` on a free port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [str(Path(sys.executable).with_name("transformers")), "serve", str(folder), "--port", str(port)]
-    log = folder.with_name("serve.log")
     with log.open("w") as file:
         server = subprocess.Popen([*command, "--device", "cpu"], stdout=file, stderr=file)
     url = f"http://localhost:{port}"

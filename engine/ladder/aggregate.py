@@ -13,29 +13,32 @@ from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import LOSS, metric_spec
 from engine.config.split_version import OLDEST_SPLIT_VERSION, versions_differ
 from engine.ladder.artifact_rungs import add_artifacts
-from engine.ladder.decisions import comparison
+from engine.ladder.decisions import comparison, why_no_share
 from engine.ladder.price import add_price
+from engine.ladder.quasi_random import Floats
 from engine.ladder.results import LadderResults, collect, read_finished
 from engine.ladder.runner import worked_joules
-from engine.ladder.statistics import BootstrapSamples, Difference, Floats, ItemScores, mcnemar, required_sample
+from engine.ladder.statistics import Difference, ItemScores, MeanSamples, RequiredSample, mcnemar
 from engine.ladder.verdict import verdict
 from engine.runs.ladder import (
     BASE,
     BASE_4BIT,
     BASES,
     Comparison,
-    Finding,
     Ladder,
     LadderPlan,
     LadderRun,
     Rung,
     RungResult,
     SeedRange,
+    finding_of,
 )
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.result import Interval, MeasuredPeak, Result
 
 T = TypeVar("T")
+
+UNLIKE = "it has fewer seeds than other rungs, and they vary significantly more; run it with more seeds"
 
 
 def aggregate(folder: LadderDir, ladder: Ladder, plan: LadderPlan) -> None:
@@ -46,6 +49,7 @@ def aggregate(folder: LadderDir, ladder: Ladder, plan: LadderPlan) -> None:
     results = LadderResults(read_finished(folder, ladder))
     check_same_work(results, ladder)
     collect(results, ladder)
+    ladder.margin = plan.margin
     ladder.rows = [_row(rung, ladder, results) for rung in plan.rungs]
     ladder.rows[:0] = [row for row in (_base_row(results, BASE), _base_row(results, BASE_4BIT)) if row]
     add_statistics(ladder, results, ladder.work.metric if ladder.work else "")
@@ -86,14 +90,16 @@ def add_statistics(ladder: Ladder, results: LadderResults, metric: str) -> None:
     ladder.comparisons = []
     if not scores:
         return
-    by_loss = BootstrapSamples(losses, LOSS.bounds) if losses else None
-    by_score = by_loss if by_loss and not spec.needs_answers else BootstrapSamples(scores, spec.bounds)
+    by_loss = MeanSamples(losses, LOSS.bounds) if losses else None
+    by_score = by_loss if by_loss and not spec.needs_answers else MeanSamples(scores, spec.bounds)
     for name in scores:
         rows[name].score = by_score.interval(name)
         rows[name].loss = by_loss.interval(name) if by_loss and name in losses else None
         rows[name].by_seed = [float(mean) for mean in scores[name].seed_means]
     _add_forgetting(rows, results)
-    ladder.comparisons = _comparisons(by_score, by_loss, spec.lower_is_better)
+    for name in by_score.unlike:
+        rows[name].not_compared = UNLIKE
+    ladder.comparisons = _comparisons(by_score, by_loss, ladder.margin, spec.lower_is_better)
     reference = next((row.name for row in ladder.rows if row.method == RULE_REFERENCE and row.name in scores), "")
     for name in scores:
         if name not in BASES:
@@ -101,32 +107,35 @@ def add_statistics(ladder: Ladder, results: LadderResults, metric: str) -> None:
 
 
 def _comparisons(
-    by_score: BootstrapSamples, by_loss: BootstrapSamples | None, lower_is_better: bool
+    by_score: MeanSamples, by_loss: MeanSamples | None, margin: float | None, lower_is_better: bool
 ) -> list[Comparison]:
     """Every rung with the base model, then every pair of rungs, the later one first."""
-    tuned = [name for name in by_score.scores if name not in BASES]
+    tuned = [name for name in by_score.scores if name not in BASES and name not in by_score.unlike]
     pairs = [(name, BASE) for name in tuned if BASE in by_score.scores]
     pairs += [(a, b) for number, b in enumerate(tuned[::-1]) for a in tuned[::-1][number + 1 :]]
     if not pairs:
         return []
-    with_loss = [pair for pair in pairs if by_loss and set(pair) <= by_loss.scores.keys()]
+    with_loss = [pair for pair in pairs if by_loss and set(pair) <= by_loss.scores.keys() - {*by_loss.unlike}]
     loss_of = dict(zip(with_loss, by_loss.differences(with_loss), strict=True)) if by_loss and with_loss else {}
-    return [
-        _comparison(one, loss_of.get((one.a, one.b)), by_score.scores, lower_is_better)
-        for one in by_score.differences(pairs)
-    ]
+    comparisons = []
+    for one in by_score.differences(pairs):
+        made = _comparison(one, loss_of.get((one.a, one.b)), by_score.scores)
+        low, high = (-one.high, -one.low) if lower_is_better else (one.low, one.high)
+        made.finding = finding_of(low, high, margin)
+        if made.finding == "undecided":
+            _add_needed(made, by_score.required_sample(one, pairs))
+        comparisons.append(made)
+    return comparisons
 
 
-def _comparison(
-    difference: Difference, of_loss: Difference | None, scores: Mapping[str, ItemScores], lower_is_better: bool
-) -> Comparison:
+def _add_needed(comparison: Comparison, needed: RequiredSample) -> None:
+    comparison.needed_items, comparison.needed_items_high = needed.items
+    comparison.needed_seeds, comparison.needed_seeds_high = needed.seeds
+
+
+def _comparison(difference: Difference, of_loss: Difference | None, scores: Mapping[str, ItemScores]) -> Comparison:
     a, b = scores[difference.a], scores[difference.b]
     items = a.values.shape[1]
-    finding: Finding = "better" if (difference.mean > 0) != lower_is_better else "worse"
-    if not difference.significant:
-        finding = "undecided"
-    seeds = min(len(one.values) for one in (a, b) if not one.untrained)
-    needed = required_sample(difference, items, seeds) if finding == "undecided" else (None, None)
     binary = set(np.unique(np.concatenate([a.values, b.values]))) <= {0.0, 1.0}
     return Comparison(
         a=difference.a,
@@ -134,10 +143,8 @@ def _comparison(
         difference=_interval(difference, items),
         p=difference.p,
         p_adjusted=difference.p_adjusted,
-        finding=finding,
+        finding="undecided",
         mcnemar=[mcnemar(*pair) for pair in _same_seed(a, b)] if binary and a.weights is None else [],
-        needed_items=needed[0],
-        needed_seeds=needed[1],
         loss_difference=_interval(of_loss, items) if of_loss else None,
     )
 
@@ -156,9 +163,7 @@ def _same_seed(a: ItemScores, b: ItemScores) -> list[tuple[Floats, Floats]]:
     return [(values, of_b[seed]) for seed, values in of_a.items() if seed in of_b]
 
 
-def _add_shares(
-    row: RungResult, reference: str, samples: BootstrapSamples, ladder: Ladder, lower_is_better: bool
-) -> None:
+def _add_shares(row: RungResult, reference: str, samples: MeanSamples, ladder: Ladder, lower_is_better: bool) -> None:
     """The rung's share of full fine-tuning's score and of its gain, or why it is missing."""
     if not reference:
         row.no_share = "full fine-tuning has no score"
@@ -166,11 +171,8 @@ def _add_shares(
     gain = comparison(ladder, reference, BASE)
     if not lower_is_better and samples.interval(reference).low:
         row.share_of_score = samples.share(row.name, reference)
-    if gain is None:
-        row.no_share = "the base model has no score"
-    elif gain.finding != "better":
-        row.no_share = "full fine-tuning is not significantly better than the base model"
-    else:
+    row.no_share = row.not_compared or why_no_share(gain)
+    if not row.no_share:
         row.share_of_gain = samples.share_of_gain(row.name, reference, BASE)
 
 
@@ -179,7 +181,7 @@ def _add_forgetting(rows: dict[str, RungResult], results: LadderResults) -> None
     general = {name: losses for name, losses in results.general.items() if losses.finite}
     if BASE not in general:
         return
-    samples = BootstrapSamples(general, LOSS.bounds)
+    samples = MeanSamples(general, LOSS.bounds)
     for name in general:
         if name in rows:
             rows[name].general_loss = samples.interval(name)

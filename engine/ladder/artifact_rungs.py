@@ -22,20 +22,21 @@ import numpy as np
 from engine.config.errors import UserError
 from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import LOSS, MetricSpec, metric_spec
-from engine.ladder.decisions import comparison
+from engine.ladder.decisions import comparison, why_no_share
+from engine.ladder.quasi_random import Floats
 from engine.ladder.results import LadderResults
-from engine.ladder.statistics import BootstrapSamples, Difference, Floats, ItemScores
+from engine.ladder.statistics import Difference, ItemScores, MeanSamples
 from engine.runs.exports import Fidelity, ItemScore, read_fidelity, read_item_scores
 from engine.runs.ladder import (
     BASE,
     Comparison,
-    Finding,
     Ladder,
     LadderPlan,
     LadderRun,
     RungResult,
     SeedRange,
     artifact_of,
+    finding_of,
 )
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.result import Interval
@@ -77,7 +78,7 @@ def add_artifacts(folder: LadderDir, ladder: Ladder, plan: LadderPlan, results: 
         ladder.rows.insert(place + 1, rows[artifact.name])
     scored = [artifact for artifact in artifacts if artifact.compared and artifact.compared.finite]
     trained = results.scores if spec.needs_answers else results.losses
-    ladder.comparisons += _against_runs(scored, trained, results.losses, spec)
+    ladder.comparisons += _against_runs(scored, trained, results.losses, spec, ladder.margin)
     reference = next((row.name for row in ladder.rows if row.method == RULE_REFERENCE and row.name in trained), "")
     for word in dict.fromkeys(artifact.word for artifact in scored):
         _compare_kind([one for one in scored if one.word == word], rows, ladder, trained, reference, spec)
@@ -165,12 +166,13 @@ def _against_runs(
     trained: Mapping[str, ItemScores],
     losses: Mapping[str, ItemScores],
     spec: MetricSpec,
+    margin: float | None,
 ) -> list[Comparison]:
     """The difference of each artifact from its runs, artifact − run."""
     of_scores = _paired({one.name: (one.compared, trained.get(one.source)) for one in artifacts}, spec.bounds)
     of_losses = _paired({one.name: (one.losses, losses.get(one.source)) for one in artifacts}, LOSS.bounds)
     return [
-        _comparison(found, one.source, _items_of(one), spec, of_losses.get(one.name) if spec.needs_answers else None)
+        _comparison(found, one.source, _items_of(one), spec, margin, of_losses.get(one.name))
         for one in artifacts
         if (found := of_scores.get(one.name))
     ]
@@ -196,20 +198,22 @@ def _paired(
     first = next(iter(values.values()))
     zeros = ItemScores(np.zeros_like(first.values), first.weights, untrained=True)
     half = (bounds[1] - bounds[0]) / 2
-    samples = BootstrapSamples({**values, ZERO: zeros}, (-half, half))
+    samples = MeanSamples({**values, ZERO: zeros}, (-half, half))
     return {one.a: one for one in samples.differences([(name, ZERO) for name in values])}
 
 
-def _comparison(one: Difference, b: str, items: int, spec: MetricSpec, of_loss: Difference | None = None) -> Comparison:
-    finding: Finding = "better" if (one.mean > 0) != spec.lower_is_better else "worse"
+def _comparison(
+    one: Difference, b: str, items: int, spec: MetricSpec, margin: float | None, of_loss: Difference | None = None
+) -> Comparison:
+    low, high = (-one.high, -one.low) if spec.lower_is_better else (one.low, one.high)
     return Comparison(
         a=one.a,
         b=b,
         difference=_interval(one, items),
         p=one.p,
         p_adjusted=one.p_adjusted,
-        finding=finding if one.significant else "undecided",
-        loss_difference=_interval(of_loss, items) if of_loss else None,
+        finding=finding_of(low, high, margin),
+        loss_difference=_interval(of_loss, items) if of_loss and spec.needs_answers else None,
     )
 
 
@@ -231,9 +235,9 @@ def _compare_kind(
     scores = {one.name: one.compared for one in artifacts if one.compared is not None}
     others = {name: trained[name] for name in (BASE, reference) if name in trained}
     bounds = spec.bounds if spec.needs_answers else LOSS.bounds
-    samples = BootstrapSamples({**scores, **others}, bounds)
+    samples = MeanSamples({**scores, **others}, bounds)
     losses = {one.name: one.losses for one in artifacts if one.losses is not None and one.losses.finite}
-    by_loss = BootstrapSamples(losses, LOSS.bounds) if losses else None
+    by_loss = MeanSamples(losses, LOSS.bounds) if losses else None
     for one in artifacts:
         row = rows[one.name]
         row.score, row.by_seed = samples.interval(one.name), [float(mean) for mean in scores[one.name].seed_means]
@@ -244,7 +248,7 @@ def _compare_kind(
     pairs += [(one.name, reference) for one in artifacts if reference in others and one.source != reference]
     items = _items_of(artifacts[0])
     for found in samples.differences(pairs) if pairs else []:
-        ladder.comparisons.append(_comparison(found, found.b, items, spec))
+        ladder.comparisons.append(_comparison(found, found.b, items, spec, ladder.margin))
 
 
 def _averaged(
@@ -253,7 +257,7 @@ def _averaged(
     others: Mapping[str, ItemScores],
     reference: str,
     bounds: tuple[float, float],
-) -> BootstrapSamples:
+) -> MeanSamples:
     """Samples of an artifact of full fine-tuning and of its runs as means over the seeds that both have."""
     seeds = scores[name].by_seed().keys() & others[reference].by_seed().keys()
     means = {
@@ -262,10 +266,10 @@ def _averaged(
         )
         for one, of_one in ((name, scores[name]), (reference, others[reference]))
     }
-    return BootstrapSamples({**others, **means}, bounds)
+    return MeanSamples({**others, **means}, bounds)
 
 
-def _add_shares(row: RungResult, samples: BootstrapSamples, ladder: Ladder, reference: str, spec: MetricSpec) -> None:
+def _add_shares(row: RungResult, samples: MeanSamples, ladder: Ladder, reference: str, spec: MetricSpec) -> None:
     """The artifact's share of full fine-tuning's score and of its gain, by the rules of trained rungs."""
     full = next((other for other in ladder.rows if other.name == reference), None)
     if full is None:
@@ -273,10 +277,6 @@ def _add_shares(row: RungResult, samples: BootstrapSamples, ladder: Ladder, refe
         return
     if not spec.lower_is_better and full.score and full.score.low:
         row.share_of_score = samples.share(row.name, reference)
-    gain = comparison(ladder, reference, BASE)
-    if gain is None:
-        row.no_share = "the base model has no score"
-    elif gain.finding != "better":
-        row.no_share = "full fine-tuning is not significantly better than the base model"
-    else:
+    row.no_share = why_no_share(comparison(ladder, reference, BASE))
+    if not row.no_share:
         row.share_of_gain = samples.share_of_gain(row.name, reference, BASE)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from engine.config import quantities
 from engine.config.method_specs import RULE_REFERENCE
 from engine.ladder import format as fmt
-from engine.ladder.decisions import Decisions, comparison
+from engine.ladder.decisions import Decisions, comparison, is_non_inferior
 from engine.ladder.phrases import (
     NO_SIGNIFICANT_DIFFERENCE,
     SIGNIFICANTLY,
     Sentence,
-    confidence,
     difference,
+    is_as_good,
+    keeps_gain,
     ladder_metric,
     score,
     unit_suffix,
@@ -35,13 +36,12 @@ def artifact_sentences(ladder: Ladder, decisions: Decisions) -> list[Sentence]:
 
 
 def _kept(ladder: Ladder, row: RungResult) -> str:
-    """`LoRA Q4_K_M keeps 88.1% of full's gain over the base model, 95% CI [81.2, 94.0], in 105 MiB; …`."""
+    """`LoRA Q4_K_M keeps 88.1% of full's gain over the base model, pointwise 95% CI [81.2, 94.0], in 105 MiB; …`."""
     metric, name = ladder_metric(ladder), fmt.rung_title(row.name)
     name = name[:1].upper() + name[1:] if row.source == RULE_REFERENCE else name
     size = f"in {quantities.size(row.artifact_bytes)}"
     if gain := row.share_of_gain:
-        bounds = confidence(score_format.percent_bounds(gain))
-        text = f"{name} keeps {quantities.percent(gain.mean)} of full's gain over the base model, {bounds}, {size}"
+        text = f"{name} {keeps_gain(ladder, row, gain)}, {size}"
     elif metric.lower_is_better:
         text = f"{name} has a {metric.title} of {score(row, metric)} {size}"
     else:
@@ -51,7 +51,9 @@ def _kept(ladder: Ladder, row: RungResult) -> str:
         return f"{text}."
     if of_run.difference.mean == 0 and row.identical == 1:
         return f"{text}; all its answers are those of {fmt.rung_title(row.source)}."
-    value = difference(of_run, metric)
+    value = difference(ladder, of_run)
+    if of_run.finding == "as_good":
+        return f"{text}; {is_as_good(ladder, 'it', fmt.rung_title(row.source))}: {value}."
     if of_run.finding == "undecided":
         return f"{text}; {NO_SIGNIFICANT_DIFFERENCE} from {fmt.rung_title(row.source)}: {value}."
     return f"{text}; it is {SIGNIFICANTLY[of_run.finding]} than {fmt.rung_title(row.source)}: {value}."
@@ -65,14 +67,15 @@ def _is_complete(row: RungResult) -> bool:
 def _smallest(ladder: Ladder, shipped: RungResult, artifacts: list[RungResult]) -> str:
     """Which artifact of the recommended method to serve as a complete model."""
     source = fmt.rung_title(shipped.name)
-    near = [row for row in artifacts if not _is_worse(comparison(ladder, row.name, shipped.name))]
+    near = [row for row in artifacts if is_non_inferior(ladder, row.name, shipped.name)]
+    if not near and not all(_is_worse(comparison(ladder, row.name, shipped.name)) for row in artifacts):
+        as_good = is_as_good(ladder, "", source).removeprefix(" is ")
+        return f"No complete model made from {source} is shown to be {as_good}."
     if not near:
         return f"Every complete model made from {source} is {SIGNIFICANTLY['worse']} than {source}."
     small = min(near, key=lambda row: row.artifact_bytes)
     text = f"To serve {source} as a complete model, use {fmt.rung_title(small.name)}"
-    text += (
-        f" ({quantities.size(small.artifact_bytes)}): the smallest that is not {SIGNIFICANTLY['worse']} than {source}"
-    )
+    text += f" ({quantities.size(small.artifact_bytes)}): the smallest that {is_as_good(ladder, '', source).lstrip()}"
     metric, of_run = ladder_metric(ladder), comparison(ladder, small.name, shipped.name)
     worst = None
     if of_run is not None:

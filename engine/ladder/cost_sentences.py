@@ -7,7 +7,7 @@ from collections.abc import Callable
 from engine.config import quantities
 from engine.ladder import format as fmt
 from engine.ladder.decisions import Decisions, RuleCheck, training_peak
-from engine.ladder.phrases import NO_ENERGY, RULE_OF_COST, Sentence
+from engine.ladder.phrases import NO_ENERGY, ONE_TIMING, RULE_OF_COST, Sentence
 from engine.runs.ladder import RungResult, SeedRange, Topic
 
 
@@ -17,6 +17,7 @@ def cost_sentences(decisions: Decisions) -> list[Sentence]:
     if qlora is None or full is None:
         return []
     name = fmt.rung_title(qlora.name)
+    once = f" ({ONE_TIMING})" if len(qlora.seeds) == len(full.seeds) == 1 else ""
     sentences: list[Sentence] = []
     measured: list[tuple[Topic, str, str, SeedRange | None, SeedRange | None]] = [
         ("time", "training", "training time", qlora.training_seconds, full.training_seconds),
@@ -26,7 +27,8 @@ def cost_sentences(decisions: Decisions) -> list[Sentence]:
     for topic, key, title, candidate, reference in measured:
         text = quantities.energy if topic == "energy" else quantities.duration
         if candidate and reference:
-            sentences.append((topic, _cost(f"{name}'s {title}", candidate, reference, text, decisions.rule_costs[key])))
+            sentence = _cost(f"{name}'s {title}", candidate, reference, text, decisions.rule_costs[key])
+            sentences.append((topic, sentence[:-1] + once + "."))
     if not (qlora.energy and full.energy):
         sentences.append(("energy", NO_ENERGY))
     peaks = training_peak(qlora.peak), training_peak(full.peak)

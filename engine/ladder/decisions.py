@@ -8,11 +8,26 @@ from typing import Literal
 
 from engine.config.method_specs import RULE_CANDIDATE, RULE_REFERENCE
 from engine.config.metric_specs import metric_spec
-from engine.runs.ladder import BASE, BASES, Comparison, Finding, Ladder, RungResult, SeedRange
+from engine.runs.ladder import (
+    BASE,
+    BASES,
+    DEFAULT_MARGIN,
+    Comparison,
+    Finding,
+    Ladder,
+    RungResult,
+    SeedRange,
+    finding_of,
+)
 from engine.runs.result import Interval, MeasuredPeak
 
 QUALITY, COST = 0.94, 1 / 8
 """The rule of thumb: QLoRA keeps 94% of full fine-tuning's quality at one eighth of its cost."""
+
+CLEAR_GAIN = 0.5
+"""A share of full fine-tuning's gain is only computed if the gain's lower bound is at least this part of it."""
+EQUAL_SIZE = 1.05
+"""Artifacts up to this factor larger than the smallest count as equally small."""
 
 RuleCheck = Literal["holds", "fails", "undecided", "unknown"]
 
@@ -27,7 +42,7 @@ class Decisions:
     tuned: list[RungResult]
     """Every finished trained rung, without the base model and artifacts."""
     gained: dict[str, Literal["yes", "no", "worse", "unknown"]]
-    """Rung -> whether it is significantly better than the base model."""
+    """Rung -> whether it is significantly better than the base model; unknown if they were not compared."""
     against_full: dict[str, Comparison] = field(default_factory=dict)
     """Rung -> its comparison with full, as rung − full."""
     rule_quality: RuleCheck = "unknown"
@@ -40,7 +55,8 @@ class Decisions:
     best: RungResult | None = None
     """Of those: the one with the best score."""
     ship: RungResult | None = None
-    """Of those not significantly different from the best: the smallest artifact; the best score breaks a tie."""
+    """Of those not inferior to the best by more than the margin: the smallest artifact; sizes within 5% are equal, and
+    the better score decides."""
 
 
 def decide(ladder: Ladder) -> Decisions:
@@ -53,7 +69,8 @@ def decide(ladder: Ladder) -> Decisions:
     lower = ladder.work is not None and metric_spec(ladder.work.metric).lower_is_better
     winners.sort(key=lambda row: _mean(row.score) * (1 if lower else -1))  # min() below keeps the first of equals
     best = winners[0] if winners else None
-    near = [row for row in winners if best and (row is best or not _significant(ladder, row.name, best.name))]
+    near = [row for row in winners if best and (row is best or is_non_inferior(ladder, row.name, best.name))]
+    smallest = min((row.artifact_bytes for row in near), default=0)
     full_gained = bool(full and gained[full.name] == "yes")
     return Decisions(
         full=full,
@@ -63,14 +80,14 @@ def decide(ladder: Ladder) -> Decisions:
         against_full={
             row.name: found for row in tuned if full and (found := comparison(ladder, row.name, full.name)) is not None
         },
-        rule_quality=_check_quality(qlora, lower) if full_gained else "unknown",
+        rule_quality=_check_quality(qlora) if full_gained else "unknown",
         rule_costs=_check_costs(qlora, full) if qlora and full else {},
         prototype=_least(winners, lambda row: _mean(row.all_seconds)),
         least_memory=_least(
             [row for row in winners if training_peak(row.peak)], lambda row: training_peak(row.peak) or 0.0
         ),
         best=best,
-        ship=_least(near, lambda row: row.artifact_bytes),
+        ship=next((row for row in near if row.artifact_bytes <= EQUAL_SIZE * smallest), None),
     )
 
 
@@ -80,8 +97,20 @@ def comparison(ladder: Ladder, a: str, b: str) -> Comparison | None:
         if (one.a, one.b) == (a, b):
             return one
         if (one.a, one.b) == (b, a):
-            return _negated(one)
+            return _negated(ladder, one)
     return None
+
+
+def why_no_share(gain: Comparison | None) -> str:
+    """Why full fine-tuning's gain, a comparison with the base model, has no shares; '' if it has."""
+    if gain is None:
+        return "the base model has no score"
+    if gain.finding != "better":
+        return "full fine-tuning is not significantly better than the base model"
+    bounds = [abs(bound) for bound in (gain.difference.low, gain.difference.high) if bound is not None]
+    if not bounds or min(bounds) < CLEAR_GAIN * abs(gain.difference.mean or 0.0):
+        return "full fine-tuning's gain is too uncertain to divide by: its CI begins below half of it"
+    return ""
 
 
 def training_peak(peak: MeasuredPeak | None) -> float | None:
@@ -89,18 +118,43 @@ def training_peak(peak: MeasuredPeak | None) -> float | None:
     return peak.training if peak else None
 
 
-def _negated(one: Comparison) -> Comparison:
-    finding: dict[str, Finding] = {"better": "worse", "worse": "better"}
+def is_non_inferior(ladder: Ladder, a: str, b: str) -> bool:
+    """Whether the comparison shows that a is not worse than b by more than the margin."""
+    found = comparison(ladder, a, b)
+    bounds = _oriented(ladder, found) if found else None
+    return bounds is not None and bounds[0] > -margin_of(ladder)
+
+
+def margin_of(ladder: Ladder) -> float:
+    """The ladder's margin; the default for ladders of versions that had none."""
+    return DEFAULT_MARGIN if ladder.margin is None else ladder.margin
+
+
+def _oriented(ladder: Ladder, one: Comparison) -> tuple[float, float] | None:
+    """The bounds of the difference so that higher is better."""
+    low, high = one.difference.low, one.difference.high
+    if low is None or high is None:
+        return None
+    lower = ladder.work is not None and metric_spec(ladder.work.metric).lower_is_better
+    return (-high, -low) if lower else (low, high)
+
+
+def _negated(ladder: Ladder, one: Comparison) -> Comparison:
+    opposite: dict[str, Finding] = {"better": "worse", "worse": "better"}
+    bounds = _oriented(ladder, one)
+    other = finding_of(-bounds[1], -bounds[0], ladder.margin) if bounds else "undecided"
     return Comparison(
         a=one.b,
         b=one.a,
         difference=one.difference.negated(),
         p=one.p,
         p_adjusted=one.p_adjusted,
-        finding=finding.get(one.finding, "undecided"),
+        finding=opposite.get(one.finding) or ("as_good" if other == "as_good" else "undecided"),
         mcnemar=one.mcnemar,
         needed_items=one.needed_items,
         needed_seeds=one.needed_seeds,
+        needed_items_high=one.needed_items_high,
+        needed_seeds_high=one.needed_seeds_high,
         loss_difference=one.loss_difference.negated() if one.loss_difference else None,
     )
 
@@ -112,14 +166,9 @@ def _gained(ladder: Ladder, name: str) -> Literal["yes", "no", "worse", "unknown
     return "yes" if found.finding == "better" else "worse" if found.finding == "worse" else "no"
 
 
-def _significant(ladder: Ladder, a: str, b: str) -> bool:
-    found = comparison(ladder, a, b)
-    return found is not None and found.finding != "undecided"
-
-
-def _check_quality(row: RungResult | None, lower_is_better: bool) -> RuleCheck:
-    """Whether the share of full's score is at least 94%; of its gain for a loss, which has no share of score."""
-    share = (row.share_of_gain if lower_is_better else row.share_of_score) if row else None
+def _check_quality(row: RungResult | None) -> RuleCheck:
+    """Whether the share of full's gain is at least 94%."""
+    share = row.share_of_gain if row else None
     if share is None or share.low is None or share.high is None:
         return "unknown"
     return "holds" if share.low >= QUALITY else "fails" if share.high < QUALITY else "undecided"

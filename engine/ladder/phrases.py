@@ -9,8 +9,10 @@ from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import MetricSpec, metric_spec
 from engine.config.text import amount
 from engine.ladder import format as fmt
+from engine.ladder.decisions import margin_of
 from engine.runs import score_format
 from engine.runs.ladder import Comparison, Finding, Ladder, RungResult, Topic
+from engine.runs.result import Interval
 
 Sentence = tuple[Topic, str]
 """A sentence of the verdict with its topic."""
@@ -23,10 +25,19 @@ BASE_NOT_SCORED = "The base model has no score"
 FULL_NOT_SCORED = "Full fine-tuning has no score"
 LOWER_IS_BETTER = "lower is better; a negative difference is an improvement"
 LOW_MEMORY = "If memory is limited"
-SMALLEST_ARTIFACT = "the smallest artifact among the methods that are not significantly worse"
+SMALLEST_ARTIFACT = "the smallest artifact"
+NO_SMALLER_AS_GOOD = "no smaller artifact is shown to be as good within the margin"
 ONLY_RUNG = "it is the only rung with a score"
 NOT_COMPARED = "it was not compared"
-ONE_SEED = "One seed: the results describe these runs; the variation between seeds is unknown."
+ONE_SEED = (
+    "One seed: the spread between seeds was not measured; intervals assume a typical one, which is uncertain and makes "
+    "them wide. More seeds make them narrower."
+)
+ASSUMED_SPREAD = "one seed, spread between seeds assumed"
+ONE_TIMING = "one timing each"
+SIMULTANEOUS, POINTWISE = "simultaneous 95% CI", "pointwise 95% CI"
+OF_GAIN = " of full's gain over the base model"
+WITHIN_MARGIN = "by less than the margin"
 ONE_RATE = "Each rung was trained at one learning rate; no other was tried"
 ON_CPU = "Measured on a CPU; timings and memory on a GPU will differ."
 NO_ENERGY = "No energy counter is available on this machine, so energy was not measured."
@@ -67,17 +78,66 @@ def as_fast(names: Sequence[str]) -> str:
     return f"For some seeds {' and '.join(names)} {'were' if len(names) > 1 else 'was'} as fast."
 
 
-def difference(compared: Comparison, metric: MetricSpec) -> str:
-    """`QLoRA − full = −2.3 points, 95% CI [−4.0, −0.6]`; the interval is simultaneous over all comparisons."""
+def difference(ladder: Ladder, compared: Comparison) -> str:
+    """`QLoRA − full = −2.3 points, simultaneous 95% CI [−4.0, −0.6]`, and what is assumed about single seeds."""
+    metric = ladder_metric(ladder)
     value = score_format.difference(compared.difference.mean, metric.name) + unit_suffix(metric)
     bounds = score_format.score_bounds(compared.difference, metric.name)
     text = f"{fmt.rung_title(compared.a)} − {fmt.rung_title(compared.b)} = {value}"
-    return f"{text}, {confidence(bounds)}" if bounds else text
+    of_artifact = any(
+        (row.name, row.source) == (compared.a, compared.b) for row in ladder.rows
+    )  # not about other seeds
+    scope = f" ({ASSUMED_SPREAD})" if has_one_seed(ladder, compared.a, compared.b) and not of_artifact else ""
+    return f"{text}, {SIMULTANEOUS} {bounds}{scope}" if bounds else text
 
 
-def confidence(bounds: str) -> str:
-    """`95% CI [55.6, 60.6]`."""
-    return f"95% CI {bounds}"
+def has_one_seed(ladder: Ladder, *names: str) -> bool:
+    """Whether one of these rungs finished one seed only."""
+    return any(row.name in names and len(row.seeds) == 1 for row in ladder.rows)
+
+
+def share(ladder: Ladder, row: RungResult, value: Interval, of: str = "") -> str:
+    """`75.0% of full's gain, pointwise 95% CI [47.4, 107.1]`, and what is assumed about single seeds."""
+    bounds = score_format.percent_bounds(value)
+    scope = f" ({ASSUMED_SPREAD})" if has_one_seed(ladder, row.name) else ""
+    return f"{quantities.percent(value.mean)}{of}, {POINTWISE} {bounds}{scope}"
+
+
+def keeps_gain(ladder: Ladder, row: RungResult, gain: Interval) -> str:
+    """`keeps 75.0% of full's gain over the base model, pointwise 95% CI [47.4, 107.1]`."""
+    return f"keeps {share(ladder, row, gain, OF_GAIN)}"
+
+
+def margin(ladder: Ladder) -> str:
+    """`2 points`, `0.02 nats/token`."""
+    metric = ladder_metric(ladder)
+    value = float(f"{margin_of(ladder) * metric.scale:.6g}")
+    return f"{value:g} {'point' if value == 1 else 'points'}" if metric.is_share else f"{value:g}{unit_suffix(metric)}"
+
+
+def is_as_good(ladder: Ladder, a: str, b: str) -> str:
+    """`LoRA is as good as full within the margin of 2 points`."""
+    return f"{a} is as good as {b} within the margin of {margin(ladder)}"
+
+
+def needed_sample(compared: Comparison) -> str:
+    """`about 260 to 600 test items and 4 to 9 seeds`; '' if nothing is known."""
+    if compared.needed_items is None:
+        return ""
+    items = _range(compared.needed_items, compared.needed_items_high, "test items")
+    if not compared.needed_seeds and not compared.needed_seeds_high:
+        return items
+    if not compared.needed_seeds:
+        return f"{items} and up to {quantities.integer(compared.needed_seeds_high)} seeds"
+    unbounded = compared.needed_items_high is None
+    return f"{items} and {_range(compared.needed_seeds, None if unbounded else compared.needed_seeds_high, 'seeds')}"
+
+
+def _range(first: int, second: int | None, unit: str) -> str:
+    if second is None:
+        return f"at least {fmt.rounded_up(first)} {unit}"
+    low, high = (fmt.rounded_up(number) for number in sorted((first, second)))
+    return f"about {low} {unit}" if low == high else f"about {low} to {high} {unit}"
 
 
 def score(row: RungResult, metric: MetricSpec) -> str:

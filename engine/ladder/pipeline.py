@@ -86,7 +86,7 @@ class LadderPipeline:
             self._entry(rung, "probe", plan.seeds[0], rung.config.train.learning_rate)
         for rung in plan.rungs if plan.learning_rates > 1 else []:
             for rate in grid(rung.config.train.learning_rate, plan.learning_rates):
-                self._entry(rung, "trial", plan.seeds[0], rate)
+                self._entry(rung, "trial", self._trial_seed(), rate)
         for seed in plan.seeds:
             for rung in plan.rungs:
                 self._entry(rung, "run", seed, rung.config.train.learning_rate)
@@ -190,8 +190,16 @@ class LadderPipeline:
     def _entry(self, rung: Rung, kind: Kind, seed: int, rate: float) -> LadderRun:
         return self.runner.entry(LadderRun(rung=rung.name, kind=kind, seed=seed, learning_rate=rate))
 
+    def _trial_seed(self) -> int:
+        """A seed that is not compared: the best of several rates would be partly luck of its seed.
+
+        A ladder of an earlier version continues with the seed that its trials have.
+        """
+        known = (entry.seed for entry in self.runner.ladder.entries if entry.kind == "trial")
+        return next(known, self.plan.seeds[-1] + 1)
+
     def _trials(self) -> Iterator[tuple[Rung, list[LadderRun]]]:
-        seed = self.plan.seeds[0]
+        seed = self._trial_seed()
         for rung in self.plan.rungs:
             rates = grid(rung.config.train.learning_rate, self.plan.learning_rates)
             yield rung, [self._entry(rung, "trial", seed, rate) for rate in rates]

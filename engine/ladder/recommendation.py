@@ -8,26 +8,27 @@ from engine.config import quantities
 from engine.config.method_specs import RULE_REFERENCE
 from engine.ladder import format as fmt
 from engine.ladder.cost_sentences import mean_and_range
-from engine.ladder.decisions import Decisions, comparison, training_peak
+from engine.ladder.decisions import EQUAL_SIZE, Decisions, comparison, is_non_inferior, training_peak
 from engine.ladder.phrases import (
     BASE_NOT_SCORED,
     LOW_MEMORY,
     NO_RECOMMENDATION,
     NO_SIGNIFICANT_DIFFERENCE,
+    NO_SMALLER_AS_GOOD,
     NOT_COMPARED,
+    ONE_TIMING,
     ONLY_RUNG,
     SIGNIFICANTLY,
     SMALLEST_ARTIFACT,
     Sentence,
     as_fast,
     difference,
+    is_as_good,
     ladder_metric,
     method_noun,
     method_subject,
-    unit_suffix,
 )
-from engine.runs import score_format
-from engine.runs.ladder import Comparison, Ladder, RungResult
+from engine.runs.ladder import Ladder, RungResult
 
 SIMILAR_MEMORY = 0.95
 """A peak counts as lower only below this fraction of the other peak: resident sets vary this much between runs."""
@@ -35,7 +36,7 @@ SIMILAR_MEMORY = 0.95
 
 def recommendations(ladder: Ladder, decisions: Decisions) -> list[Sentence]:
     """Only methods that are significantly better than the base model are recommended."""
-    if decisions.tuned and "unknown" in decisions.gained.values():
+    if any(decisions.gained[row.name] == "unknown" and not row.not_compared for row in decisions.tuned):
         return [
             ("prototype", f"{BASE_NOT_SCORED}, so which methods improve on it is unknown, and none can be recommended.")
         ]
@@ -76,14 +77,14 @@ def _as_fast(decisions: Decisions, fastest: RungResult) -> list[str]:
 
 
 def _ship(ladder: Ladder, decisions: Decisions, ship: RungResult, best: RungResult) -> str:
-    name, size, metric = method_noun(ship), quantities.size(ship.artifact_bytes), ladder_metric(ladder)
+    name, size = method_noun(ship), quantities.size(ship.artifact_bytes)
     if ship.name != best.name:
         behind = comparison(ladder, ship.name, best.name)
         rival = fmt.rung_title(best.name)
-        value = f" ({difference(behind, metric)})" if behind else ""
+        value = f" ({difference(ladder, behind)})" if behind else ""
         sizes = f"its artifact is {size} vs. {quantities.size(best.artifact_bytes)}"
-        gap = f"{NO_SIGNIFICANT_DIFFERENCE} from {rival}, which has {_top(ladder)}{value}, and {sizes}"
-        return f"Ship {name}{_acceptable_loss(ladder, behind, rival)}: {gap}."
+        gap = is_as_good(ladder, "it", f"{rival}, which has {_top(ladder)}")
+        return f"Ship {name}: {gap}{value}, and {sizes}."
     second = max((row for row in decisions.tuned if row is not best), key=_rank(ladder), default=None)
     lead = comparison(ladder, best.name, second.name) if second else None
     if second is None:
@@ -93,21 +94,11 @@ def _ship(ladder: Ladder, decisions: Decisions, ship: RungResult, best: RungResu
         return f"Ship {name} ({size} artifact): it has {_top(ladder)}; {NOT_COMPARED} with {rival}."
     if lead.finding == "better":
         than = f"{SIGNIFICANTLY['better']} than {fmt.rung_title(second.name)}"
-        return f"Ship {name} ({size} artifact): it is {than}, {difference(lead, metric)}."
-    lead_text = f"Its lead is not significant: {difference(lead, metric)}."
-    return f"Ship {name} ({size} artifact): it has {_top(ladder)} and {SMALLEST_ARTIFACT}. {lead_text}"
-
-
-def _acceptable_loss(ladder: Ladder, behind: Comparison | None, rival: str) -> str:
-    """How much worse the smaller artifact may be: no significant difference does not mean equal."""
-    if behind is None:
-        return ""
-    metric = ladder_metric(ladder)
-    worst = behind.difference.high if metric.lower_is_better else behind.difference.low
-    if worst is None:
-        return ""
-    points = score_format.difference(abs(worst), metric.name).lstrip("+") + unit_suffix(metric)
-    return f" if you can accept being up to {points} worse than {rival} (bound of the 95% CI)"
+        return f"Ship {name} ({size} artifact): it is {than}, {difference(ladder, lead)}."
+    lead_text = f"Its lead is not significant: {difference(ladder, lead)}."
+    is_smallest = best.artifact_bytes <= EQUAL_SIZE * min(row.artifact_bytes for row in decisions.tuned)
+    why = SMALLEST_ARTIFACT if is_smallest else NO_SMALLER_AS_GOOD
+    return f"Ship {name} ({size} artifact): it has {_top(ladder)} and {why}. {lead_text}"
 
 
 def _full(ladder: Ladder, decisions: Decisions, full: RungResult) -> str:
@@ -117,19 +108,23 @@ def _full(ladder: Ladder, decisions: Decisions, full: RungResult) -> str:
     price, name = _price(full, rival), fmt.rung_title(rival.name)
     if lead is None:
         return f"Full fine-tuning was not compared with {name}."
-    value = difference(lead, ladder_metric(ladder))
+    value = difference(ladder, lead)
     if lead.finding == "better":
         return f"Full fine-tuning is {SIGNIFICANTLY['better']} than {name}, {value}; it costs {price}."
     if lead.finding == "worse":
         return f"Full fine-tuning does not pay off here: it is {SIGNIFICANTLY['worse']} than {name}, {value}."
+    if is_non_inferior(ladder, rival.name, full.name):
+        as_good = is_as_good(ladder, name, "full")
+        return f"Full fine-tuning is not worth its cost here: {as_good}, {value}; it costs {price}."
     gap = f"{NO_SIGNIFICANT_DIFFERENCE} from {name}, {value}"
     return f"These results do not show that full fine-tuning is worth its cost: {gap}, for {price}."
 
 
 def _price(full: RungResult, rival: RungResult) -> str:
     parts = []
+    once = f" ({ONE_TIMING})" if len(full.seeds) == len(rival.seeds) == 1 else ""
     if full.all_seconds and rival.all_seconds and rival.all_seconds.mean:
-        parts.append(f"{quantities.ratio(full.all_seconds.mean / rival.all_seconds.mean)} the time")
+        parts.append(f"{quantities.ratio(full.all_seconds.mean / rival.all_seconds.mean)} the time{once}")
     peaks = training_peak(full.peak), training_peak(rival.peak)
     if peaks[0] and peaks[1]:
         parts.append(f"{quantities.ratio(peaks[0] / peaks[1])} the memory")

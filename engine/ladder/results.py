@@ -12,7 +12,8 @@ import numpy as np
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
 from engine.config.metric_specs import metric_spec
-from engine.ladder.statistics import Floats, ItemScores
+from engine.ladder.quasi_random import Floats
+from engine.ladder.statistics import ItemScores
 from engine.runs.ladder import BASE, BASE_4BIT, Ladder, LadderRun
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.result import Result

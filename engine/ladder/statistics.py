@@ -1,18 +1,25 @@
-"""Confidence intervals of scores, shares and differences, from one joint bootstrap paired by test item.
+"""Confidence intervals of scores, shares and differences from variance components, paired by test item.
 
-A rung's score varies for two reasons:
+The score of rung r, test item i and seed s is modeled as
 
-- The test items: resampled with replacement, the same items for all rungs (bootstrap, Efron 1979). From n items the
-  deviations are as wide as a t-distribution with n-1 degrees of freedom (Student 1908), because few items estimate
-  their own variance badly. With fewer than MIN_ITEMS items no difference is significant.
-- The seeds: resampling two or three seeds would understate their variance and its tails, so the error of their mean is
-  t-distributed, with K(S-1) degrees of freedom from K trained rungs of S seeds. A rung's standard deviation counts as
-  at least the pooled one, because three seeds agree by chance easily, and as the pooled one if only one of its seeds
-  finished. With one seed for every rung the variance between seeds is unknown, and the verdict says so.
+    score(r, i, s) = mean(r) + item effect(r, i) + seed effect(r, s) + residual(r, i, s)
 
-Intervals of several differences hold simultaneously at 95%: they use the largest standardized deviation of each
-resample (single-step max-T, Westfall & Young 1993). The adjusted p is below 0.05 exactly where that interval excludes
-zero.
+and a rung's mean is estimated by the mean over items and seeds. Its error has two parts:
+
+- Items: the rungs' item effects have a covariance, estimated from each item's mean over the seeds. It contains the
+  residuals, so these are not counted a second time with the seeds. n items give deviations as wide as a t-distribution
+  with n-1 degrees of freedom (Student 1908). With fewer than MIN_ITEMS items no difference is significant.
+- Seeds: seed effects of rung r have a standard deviation that `seed_spread` estimates from the means of its seeds, less
+  the variance that residuals explain, with a lognormal prior that all rungs share. Its uncertainty is part of the
+  error: few seeds make intervals wide, and with one seed the prior stands alone. So intervals are about the mean over
+  all seeds, not about the runs at hand.
+
+The joint distribution of the errors is computed at fixed quasi-random points; nothing depends on a random seed.
+
+Intervals of a score or a share are pointwise. Intervals of several differences hold simultaneously at 95%: each
+deviation is divided by a quantile of its distribution, and the 95% quantile of the largest ratio scales all of them
+(single-step max-T, Westfall & Young 1993, with balanced coverage, Beran 1988). The adjusted p is below 0.05 exactly
+where that interval excludes zero. Why they cover, and where not: `tests/bench/STATISTICS.md`.
 """
 
 from __future__ import annotations
@@ -22,9 +29,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from engine.ladder.resampling import RESAMPLES, resample_items, t_widening
+from engine.ladder.quasi_random import POINTS, Floats, chi_square_ratio, normal
+from engine.ladder.seed_spread import SeedEvidence, seed_deviations, unlike_the_others
 from engine.runs.result import Interval
 
 LEVEL = 0.95
@@ -38,8 +45,15 @@ MIN_ITEMS = 6
 """Paired items needed for a significant difference: five that agree have a sign-test p of 2 / 2**5 > 0.05."""
 MAX_SEEDS = 1000
 """The same for seeds."""
-
-Floats = NDArray[np.float64]
+SHARE_OF_RANGE, SHARE_OF_ITEMS = 0.015, 0.03
+"""Median of the prior of the deviation between seeds: 1.5 points of a share; for scores without bounds, such as losses,
+the same in units of the standard deviation of one item, which is 50 points for a share of one half."""
+BASE_SHARE = 0.2
+"""Part of the error rate that the comparisons with the base model get together; gains are larger than differences."""
+SPREAD_RANGE = (0.1, 0.9)
+"""Quantiles of the variance between seeds for the range of needed items and seeds."""
+MIN_TAIL = 24
+"""Points beyond the quantile that a deviation is divided by."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +84,24 @@ class ItemScores:
         return np.asarray(self.values.sum(1) / total)
 
     @property
+    def deviations(self) -> Floats:
+        """(S, n) linearized deviations of the items from each seed's mean; each row sums to 0."""
+        if self.weights is None:
+            return np.asarray(self.values - self.seed_means[:, None])
+        return np.asarray((self.values - self.seed_means[:, None] * self.weights) / self.weights.mean())
+
+    @property
+    def seed_evidence(self) -> SeedEvidence:
+        """What the seeds say about their standard deviation."""
+        seeds, items = self.values.shape
+        if seeds < 2 or items < 2:
+            return SeedEvidence(seeds, 0.0 if seeds < 2 else float(((self.seed_means - self.mean) ** 2).sum()), 0.0)
+        deviations = self.deviations
+        squares = float(((deviations - deviations.mean(0)) ** 2).sum())
+        residual = squares / ((seeds - 1) * (items - 1) * items)
+        return SeedEvidence(seeds, float(((self.seed_means - self.mean) ** 2).sum()), residual)
+
+    @property
     def mean(self) -> float:
         return float(self.seed_means.mean())
 
@@ -83,16 +115,10 @@ class Difference:
     mean: float
     low: float
     high: float
+    half_width: float
+    """Half the interval's width before it is cut off at the bounds of the metric."""
     p: float
     p_adjusted: float
-    item_variance: float
-    """Variance of the paired difference of one item."""
-    seed_variance: float
-    """Variance of the difference of one seed."""
-    critical: float
-    """Half the interval's width in standard errors."""
-    critical_many_seeds: float
-    """`critical` for many seeds; few seeds make it larger."""
 
     @property
     def significant(self) -> bool:
@@ -100,36 +126,55 @@ class Difference:
         return self.low > 0 or self.high < 0
 
 
-class BootstrapSamples:
-    """Joint bootstrap samples of the mean scores of all rungs.
+class MeanSamples:
+    """Joint distribution of the true mean scores of all rungs, as samples at fixed quasi-random points.
 
     Args:
         scores: Scores by rung; all of the same n items in the same order.
         bounds: Lowest and highest possible score of an item; intervals do not exceed them. If both are finite, half an
             item of +1 and half an item of -1 times their distance are added to the variance of every difference, so
             that identical items do not give zero variance (Agresti & Min 2005 for paired proportions).
-        seed: Of the random generator.
     """
 
-    def __init__(self, scores: Mapping[str, ItemScores], bounds: tuple[float, float], seed: int = 0) -> None:
+    def __init__(self, scores: Mapping[str, ItemScores], bounds: tuple[float, float]) -> None:
         self.scores, self.bounds = dict(scores), bounds
-        first = next(iter(self.scores.values()))
-        self.n = first.values.shape[1]
+        self._critical: dict[tuple[tuple[str, str], ...], float] = {}
+        self.n = next(iter(self.scores.values())).values.shape[1]
         if any(one.values.shape[1] != self.n for one in self.scores.values()):
             raise ValueError("the rungs were scored on different items")
-        self.seed_std, self.freedom = _seed_deviations(self.scores)
-        weights = next(iter(self.scores.values())).weights  # the same for all rungs
-        values = {name: one.values.mean(0) for name, one in self.scores.items()}
-        self.item_means = resample_items(values, weights, self.n, seed)
-        random = np.random.default_rng(seed + 1)
-        widening = t_widening(self.n, seed + 2)
+        names = sorted(self.scores)  # the order of the rungs does not matter
+        trained = [name for name in names if not self.scores[name].untrained]
+        self.item_errors = self._item_errors(names)
+        evidence = [self.scores[name].seed_evidence for name in trained]
+        self.seed_std = dict(zip(trained, seed_deviations(evidence, self.seed_median) if trained else [], strict=True))
+        """(POINTS,) standard deviation of one seed's mean by rung."""
+        self.unlike = [name for name, found in zip(trained, unlike_the_others(evidence), strict=True) if found]
+        """Rungs with fewer seeds than others and a larger spread than theirs."""
         self.means: dict[str, Floats] = {}
-        for name, one in self.scores.items():
-            seeds = len(one.values)
-            seed_error = random.standard_t(self.freedom, RESAMPLES) if self.freedom else np.zeros(RESAMPLES)
-            by_items = one.mean + (self.item_means[name] - one.mean) * widening
-            means = by_items + seed_error * self.seed_std[name] / math.sqrt(seeds)
-            self.means[name] = means + random.normal(0.0, self._min_error / math.sqrt(2), RESAMPLES)
+        for name in names:
+            self.means[name] = self.scores[name].mean + self.item_errors[name]
+        for number, name in enumerate(trained):
+            errors = self.seed_std[name] * normal(len(trained) + 1 + number)
+            self.means[name] = self.means[name] + errors / math.sqrt(len(self.scores[name].values))
+
+    @property
+    def seed_median(self) -> float:
+        """Median of the prior of a rung's standard deviation between seeds."""
+        if math.isfinite(self._range):
+            return SHARE_OF_RANGE * self._range
+        trained = [one for one in self.scores.values() if not one.untrained] or [*self.scores.values()]
+        return max(1e-9, SHARE_OF_ITEMS * math.sqrt(float(np.mean([(one.deviations**2).mean() for one in trained]))))
+
+    def _item_errors(self, names: Sequence[str]) -> dict[str, Floats]:
+        """(POINTS,) errors of the rungs' means from the choice of items."""
+        coordinate = 2 * len(names) + 2
+        deviations = np.stack([self.scores[name].deviations.mean(0) for name in names])
+        covariance = deviations @ deviations.T / (self.n * max(1, self.n - 1))
+        covariance += np.eye(len(names)) * self._min_error**2 / 2
+        values, vectors = np.linalg.eigh(covariance)
+        root = vectors * np.sqrt(np.maximum(values, 0.0)) @ vectors.T
+        errors = root @ np.stack([normal(coordinate + 1 + number) for number in range(len(names))])
+        return dict(zip(names, errors / np.sqrt(chi_square_ratio(coordinate, self.n - 1)), strict=True))
 
     @property
     def _range(self) -> float:
@@ -183,62 +228,103 @@ class BootstrapSamples:
     def differences(self, pairs: Sequence[tuple[str, str]]) -> list[Difference]:
         """The difference of each pair, with simultaneous intervals; they are infinite below MIN_ITEMS items."""
         observed = np.array([self.scores[a].mean - self.scores[b].mean for a, b in pairs])
-        items = np.array([(self.item_means[a] - self.item_means[b]).var() for a, b in pairs])
-        seeds = np.array([self._seed_mean_variance(a) + self._seed_mean_variance(b) for a, b in pairs])
-        error = np.sqrt(items + seeds + self._min_error**2)
-        error = np.where(error > 0, error, 1e-12)
-        samples = np.array([self.means[a] - self.means[b] for a, b in pairs])  # (pairs, RESAMPLES)
-        deviations = np.abs(samples - observed[:, None]) / error[:, None]
-        largest = deviations.max(0)
-        critical = float(np.quantile(largest, LEVEL, method="higher"))  # one of the samples, so that it agrees with p
+        samples = np.abs(np.array([self.means[a] - self.means[b] for a, b in pairs]) - observed[:, None])
+        unit = np.array([np.quantile(*one, method="higher") for one in zip(samples, self._levels(pairs), strict=True)])
+        unit = np.where(unit > 0, unit, 1e-12)
+        largest = (samples / unit[:, None]).max(0)
+        scale = float(np.quantile(largest, LEVEL, method="higher"))  # one of the samples, so that it agrees with p
         enough = self.n >= MIN_ITEMS
-        critical, bound = critical if enough else math.inf, self._range if enough else math.inf
-        many_seeds = self._critical_many_seeds(pairs)
-        return [
-            Difference(
-                a=a,
-                b=b,
-                mean=float(mean),
-                low=max(-bound, float(mean - critical * error[pair])),
-                high=min(bound, float(mean + critical * error[pair])),
-                p=_tail(deviations[pair], abs(mean) / error[pair] if enough else 0.0),
-                p_adjusted=_tail(largest, abs(mean) / error[pair] if enough else 0.0),
-                item_variance=float(items[pair]) * self.n,
-                seed_variance=self.seed_std[a] ** 2 + self.seed_std[b] ** 2,
-                critical=critical,
-                critical_many_seeds=many_seeds,
+        half, bound = (scale * unit, self._range) if enough else (np.full(len(pairs), math.inf), math.inf)
+        found = []
+        for pair, ((a, b), mean) in enumerate(zip(pairs, observed, strict=True)):
+            size = abs(mean) if enough else 0.0
+            found.append(
+                Difference(
+                    a=a,
+                    b=b,
+                    mean=float(mean),
+                    low=max(-bound, float(mean - half[pair])),
+                    high=min(bound, float(mean + half[pair])),
+                    half_width=float(half[pair]),
+                    p=_tail(samples[pair], size),
+                    p_adjusted=_tail(largest, size / unit[pair]),
+                )
             )
-            for pair, ((a, b), mean) in enumerate(zip(pairs, observed, strict=True))
-        ]
+        return found
 
-    def _critical_many_seeds(self, pairs: Sequence[tuple[str, str]]) -> float:
-        """`Difference.critical` without variance between seeds."""
-        samples = np.array([self.item_means[a] - self.item_means[b] for a, b in pairs])
-        error = samples.std(1, keepdims=True)
-        largest = np.abs((samples - samples.mean(1, keepdims=True)) / np.where(error > 0, error, 1.0)).max(0)
-        return max(Z_95, float(np.quantile(largest, LEVEL)))
+    def _levels(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """The quantile that each pair's deviations are divided by: of the error rate, BASE_SHARE is for the base."""
+        untrained = [self.scores[a].untrained or self.scores[b].untrained for a, b in pairs]
+        split = any(untrained) and not all(untrained)
+        parts = {True: BASE_SHARE if split else 1.0, False: 1 - BASE_SHARE if split else 1.0}
+        levels = [1 - (1 - LEVEL) * parts[base] / untrained.count(base) for base in untrained]
+        return [min(level, 1 - MIN_TAIL / POINTS) for level in levels]
 
-    def _seed_mean_variance(self, name: str) -> float:
-        return self.seed_std[name] ** 2 / len(self.scores[name].values)
+    def required_sample(self, difference: Difference, pairs: Sequence[tuple[str, str]]) -> RequiredSample:
+        """The range of test items and seeds that detect a difference of this size, over the likely seed variances."""
+        if difference.mean == 0 or not math.isfinite(difference.half_width):
+            return RequiredSample()
+        a, b = difference.a, difference.b
+        seeds = min(len(self.scores[name].values) for name in (a, b) if not self.scores[name].untrained)
+        items = float((self.item_errors[a] - self.item_errors[b]).var())
+        of_one = sum(self.seed_std.get(name, np.zeros(1)) ** 2 for name in (a, b))
+        of_mean = sum(self.seed_std.get(name, np.zeros(1)) ** 2 / len(self.scores[name].values) for name in (a, b))
+        error = math.sqrt(items + float(np.median(of_mean)))
+        criticals = difference.half_width / error if error else Z_95, self._critical_many_seeds(tuple(pairs))
+        low, high = (
+            required(difference.mean, items * self.n, float(variance), (self.n, seeds), criticals)
+            for variance in np.quantile(of_one, SPREAD_RANGE)
+        )
+        return RequiredSample((low[0], high[0]), (low[1], high[1])) if low[0] else RequiredSample()
+
+    def _critical_many_seeds(self, pairs: tuple[tuple[str, str], ...]) -> float:
+        """Half the width of the intervals in standard errors without variance between seeds."""
+        if pairs not in self._critical:
+            samples = np.array([self.item_errors[a] - self.item_errors[b] for a, b in pairs])
+            error = samples.std(1, keepdims=True)
+            largest = np.abs(samples / np.where(error > 0, error, 1.0)).max(0)
+            self._critical[pairs] = max(Z_95, float(np.quantile(largest, LEVEL)))
+        return self._critical[pairs]
 
 
-def required_sample(difference: Difference, items: int, seeds: int) -> tuple[int | None, int | None]:
-    """(test items, seeds) at which a difference of the observed size is significant with 80% power.
+@dataclass(frozen=True)
+class RequiredSample:
+    """Test items and seeds at which a difference of the observed size is significant with 80% power."""
+
+    items: tuple[int | None, int | None] = (None, None)
+    """For a small and a large variance between seeds; None: no realistic number is enough."""
+    seeds: tuple[int | None, int | None] = (None, None)
+    """The same for seeds; None if more items are enough."""
+
+
+def required(
+    difference: float,
+    item_variance: float,
+    seed_variance: float,
+    present: tuple[int, int],
+    criticals: tuple[float, float],
+) -> tuple[int | None, int | None]:
+    """(test items, seeds) at which a difference is significant with 80% power.
 
     Seeds are None if more items are enough; else both grow, each with half of the allowed variance. Both are None if no
     realistic number is enough. Normal approximation: (critical + 0.84)^2 variance <= difference^2.
+
+    Args:
+        difference: The true difference.
+        item_variance: Variance of the paired difference of one item.
+        seed_variance: Variance of the difference of one seed.
+        present: Test items and seeds of the ladder.
+        criticals: Half the interval's width in standard errors, with the present seeds and with many.
     """
-    if difference.mean == 0 or not math.isfinite(difference.mean) or not math.isfinite(difference.critical):
-        return None, None
-    allowed = (difference.mean / (difference.critical + POWER_Z)) ** 2
-    left = allowed - difference.seed_variance / seeds
+    (items, seeds), (critical, many_seeds) = present, criticals
+    left = (difference / (critical + POWER_Z)) ** 2 - seed_variance / seeds
     if left > 0:
-        more_items = math.ceil(difference.item_variance / left)
+        more_items = math.ceil(item_variance / left)
         if more_items <= MAX_ITEMS:
             return max(more_items, items + 1), None
-    allowed = (difference.mean / (difference.critical_many_seeds + POWER_Z)) ** 2
-    more_items = max(items, math.ceil(2 * difference.item_variance / allowed))
-    more_seeds = math.ceil(difference.seed_variance / (allowed - difference.item_variance / more_items))
+    allowed = (difference / (many_seeds + POWER_Z)) ** 2
+    more_items = max(items, math.ceil(2 * item_variance / allowed))
+    more_seeds = math.ceil(seed_variance / (allowed - item_variance / more_items))
     if more_items > MAX_ITEMS or more_seeds > MAX_SEEDS:
         return None, None
     return more_items, max(more_seeds, seeds + 1)
@@ -254,19 +340,6 @@ def mcnemar(a: Floats, b: Floats) -> float:
     return float(min(1.0, 2 * tail / 2**trials))
 
 
-def _seed_deviations(scores: Mapping[str, ItemScores]) -> tuple[dict[str, float], int]:
-    """(standard deviation of one seed's mean by rung, its degrees of freedom)."""
-    several = {name: one.seed_means for name, one in scores.items() if len(one.values) > 1}
-    freedom = sum(len(means) - 1 for means in several.values())
-    if not freedom:
-        return dict.fromkeys(scores, 0.0), 0
-    pooled = sum(((means - means.mean()) ** 2).sum() for means in several.values()) / freedom
-    variances = {name: float(means.var(ddof=1)) for name, means in several.items()}
-    return {
-        name: 0.0 if one.untrained else math.sqrt(max(variances.get(name, 0.0), pooled)) for name, one in scores.items()
-    }, freedom
-
-
 def _tail(deviations: Floats, size: float) -> float:
     """The share of samples that deviate at least that much; never 0, because the samples are finitely many."""
-    return float((1 + (deviations >= size).sum()) / (1 + len(deviations)))
+    return float(min(1.0, ((deviations >= size).sum() + 0.5) / len(deviations)))

@@ -7,7 +7,7 @@ from engine.config.method_specs import RULE_REFERENCE
 from engine.ladder import format as fmt
 from engine.ladder.artifact_sentences import artifact_sentences
 from engine.ladder.cost_sentences import cost_sentences
-from engine.ladder.decisions import Decisions, comparison, decide
+from engine.ladder.decisions import Decisions, comparison, decide, is_non_inferior
 from engine.ladder.phrases import (
     BASE_NOT_SCORED,
     FULL_NOT_SCORED,
@@ -18,20 +18,23 @@ from engine.ladder.phrases import (
     ONE_SEED,
     RULE_OF_QUALITY,
     SIGNIFICANTLY,
+    WITHIN_MARGIN,
     Sentence,
-    confidence,
     difference,
+    is_as_good,
+    keeps_gain,
     ladder_metric,
     method_subject,
+    needed_sample,
     not_significant,
     one_rate,
     sample_size,
     score,
+    share,
     status,
 )
 from engine.ladder.recommendation import recommendations
 from engine.ladder.statistics import MIN_ITEMS
-from engine.runs import score_format
 from engine.runs.ladder import BASE, Comparison, Ladder, RungResult, VerdictSentence
 from engine.runs.overlap import overlap_sentence
 
@@ -42,6 +45,7 @@ def verdict(ladder: Ladder) -> list[VerdictSentence]:
     if not decisions.tuned or ladder.work is None:
         return []
     sentences = [
+        *_worse_than_base(ladder, decisions),
         *_quality(ladder, decisions),
         *cost_sentences(decisions),
         *recommendations(ladder, decisions),
@@ -52,17 +56,38 @@ def verdict(ladder: Ladder) -> list[VerdictSentence]:
     return [VerdictSentence(topic=topic, text=text) for topic, text in sentences]
 
 
+def _worse_than_base(ladder: Ladder, decisions: Decisions) -> list[Sentence]:
+    """Rungs that training made worse; full fine-tuning has a sentence on its gain."""
+    found = [(row, comparison(ladder, row.name, BASE)) for row in decisions.tuned if row is not decisions.full]
+    return [
+        (
+            "quality",
+            f"{method_subject(row)} is {SIGNIFICANTLY['worse']} than the base model: {difference(ladder, gain)}.",
+        )
+        for row, gain in found
+        if gain and gain.finding == "worse"
+    ]
+
+
 def _quality(ladder: Ladder, decisions: Decisions) -> list[Sentence]:
     full = decisions.full
     if full is None:
         missing = next((row for row in ladder.rows if row.method == RULE_REFERENCE), None)
         why = f" ({status(missing)})" if missing and missing.reason else ""
         return [("quality", f"{FULL_NOT_SCORED}{why}, so the share of its quality that other methods keep is unknown.")]
+    if full.not_compared:
+        return [("quality", f"Full fine-tuning is not compared: {full.not_compared}.")]
     if decisions.gained[full.name] != "yes":
         return [("quality", _no_gain(ladder, full))]
-    others = [row for row in decisions.tuned if row is not full and row.name in decisions.against_full]
     sentences: list[Sentence] = [
-        ("quality", _against_full(ladder, row, full, decisions.against_full[row.name])) for row in others
+        ("quality", _against_full(ladder, row, full, decisions.against_full[row.name]))
+        for row in decisions.tuned
+        if row is not full and row.name in decisions.against_full
+    ]
+    sentences += [
+        ("quality", f"{method_subject(row)} is not compared: {row.not_compared}.")
+        for row in decisions.tuned
+        if row.not_compared
     ]
     if decisions.qlora is not None:
         sentences.append(("quality", _rule_of_quality(ladder, decisions, decisions.qlora)))
@@ -83,7 +108,7 @@ def _no_gain(ladder: Ladder, full: RungResult) -> str:
         models = "between full fine-tuning and the base model"
         text = f"{NO_SIGNIFICANT_DIFFERENCE.capitalize()} {models} with {sample_size(ladder)}"
     return (
-        f"{text}: full scores {score(full, metric)}, {difference(gain, metric)}. {NO_GAIN}; "
+        f"{text}: full scores {score(full, metric)}, {difference(ladder, gain)}. {NO_GAIN}; "
         "train longer, on more rows or at another learning rate before comparing methods."
     )
 
@@ -94,34 +119,34 @@ def _against_full(ladder: Ladder, row: RungResult, full: RungResult, against: Co
     if metric.lower_is_better:
         text = f"{name} has a {metric.title} of {own}, full of {reference}"
     else:
-        share = f"{quantities.percent(row.share_of_score.mean)} of " if row.share_of_score else "against "
-        text = f"{name} scores {own}, {share}full's {reference}"
+        part = f"{quantities.percent(row.share_of_score.mean)} of " if row.share_of_score else "against "
+        text = f"{name} scores {own}, {part}full's {reference}"
     if gain := row.share_of_gain:
-        bounds = confidence(score_format.percent_bounds(gain))
-        text += f", and keeps {quantities.percent(gain.mean)} of full's gain over the base model, {bounds}"
-    value = difference(against, metric)
+        text += f", and {keeps_gain(ladder, row, gain)}"
+    value = difference(ladder, against)
     if against.finding == "undecided":
         return f"{text}. {not_significant(ladder)}: {value}.{_required_sample(against)}"
-    return f"{text}. {name} is {SIGNIFICANTLY[against.finding]} than full: {value}."
+    if against.finding == "as_good":
+        return f"{text}. {is_as_good(ladder, name, 'full')}: {value}."
+    small = f", {WITHIN_MARGIN}" if against.finding == "worse" and is_non_inferior(ladder, row.name, full.name) else ""
+    return f"{text}. {name} is {SIGNIFICANTLY[against.finding]} than full{small}: {value}."
 
 
 def _required_sample(compared: Comparison) -> str:
     """How many test items and seeds a significant difference of the observed size would take."""
-    if compared.needed_items is None:
-        return ""
-    seeds = f" and {quantities.integer(compared.needed_seeds)} seeds" if compared.needed_seeds else ""
-    items = f"about {fmt.rounded_up(compared.needed_items)} test items{seeds}"
-    return f" To detect a true difference of this size with 80% power, {items} are needed."
+    needed = needed_sample(compared)
+    return f" To detect a true difference of this size with 80% power, {needed} are needed." if needed else ""
 
 
 def _rule_of_quality(ladder: Ladder, decisions: Decisions, qlora: RungResult) -> str:
-    of_gain = ladder_metric(ladder).lower_is_better
-    share = qlora.share_of_gain if of_gain else qlora.share_of_score
-    if share is None:
-        return RULE_OF_QUALITY["unknown"][:1].upper() + RULE_OF_QUALITY["unknown"][1:]
-    of = "gain" if of_gain else "score"
-    value = f"{quantities.percent(share.mean)}, {confidence(score_format.percent_bounds(share))}"
-    return f"{fmt.rung_title(qlora.name)}'s share of full's {of} is {value}; {RULE_OF_QUALITY[decisions.rule_quality]}"
+    """The rule is about the share of the gain; the share of the score stands next to it."""
+    rule, gain = RULE_OF_QUALITY[decisions.rule_quality], qlora.share_of_gain
+    if gain is None:
+        why = f" ({qlora.no_share})" if qlora.no_share else ""
+        return f"{rule[:1].upper()}{rule[1:].rstrip('.')}{why}."
+    value = share(ladder, qlora, gain)
+    of_score = f"; of its score, {quantities.percent(qlora.share_of_score.mean)}" if qlora.share_of_score else ""
+    return f"{fmt.rung_title(qlora.name)}'s share of full's gain is {value}{of_score}; {rule}"
 
 
 def _overlaps(ladder: Ladder) -> list[Sentence]:
@@ -139,7 +164,7 @@ def _overlaps(ladder: Ladder) -> list[Sentence]:
 
 def _caveats(ladder: Ladder, decisions: Decisions) -> list[Sentence]:
     texts: list[str] = []
-    if max(len(row.seeds) for row in decisions.tuned) == 1:
+    if any(len(row.seeds) == 1 for row in decisions.tuned):
         texts.append(ONE_SEED)
     if not any(entry.kind == "trial" for entry in ladder.entries):
         texts.append(one_rate(ladder))

@@ -22,6 +22,9 @@ BASE, BASE_4BIT = BASES = ("base", "base-4bit")
 WAITING = ("planned", "live")
 """Statuses of entries without an outcome."""
 
+DEFAULT_MARGIN = 0.02
+"""Loss of quality that is accepted: 2 points of a share, 0.02 nats/token of a loss."""
+
 ARTIFACT_SEPARATOR = ":"
 """Between a rung and its artifact in an artifact's name, `lora:q4_k_m`; the names of trained rungs do not have it."""
 
@@ -65,6 +68,8 @@ class LadderPlan(Struct, kw_only=True, frozen=True):
     """Whether to measure a few steps of every rung first."""
     ship: list[str] = field(default_factory=list)
     """Artifacts that are rungs too, as `lora:q4_k_m`: exported from each run of the rung, checked and compared."""
+    margin: float = DEFAULT_MARGIN
+    """Loss of quality up to which a rung is as good as another, in the unit of the metric."""
     fresh: bool = False
     """Whether to run everything again instead of reusing finished runs."""
     command: str = ""
@@ -184,7 +189,7 @@ class RungResult(Struct, kw_only=True):
     seeds: list[int] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
     score: Interval | None = None
-    """The metric with its 95% interval over items and seeds."""
+    """The metric with its pointwise 95% interval over items and seeds."""
     by_seed: list[float] = field(default_factory=list)
     extra: dict[str, float] = field(default_factory=dict)
     """Means of secondary scores of the same answers."""
@@ -192,9 +197,11 @@ class RungResult(Struct, kw_only=True):
     share_of_score: Interval | None = None
     """Score divided by full fine-tuning's."""
     share_of_gain: Interval | None = None
-    """Gain over the base model divided by full fine-tuning's gain."""
+    """Gain over the base model divided by full fine-tuning's gain; pointwise, as `share_of_score`."""
     no_share: str = ""
     """Why there is no share of gain."""
+    not_compared: str = ""
+    """Why the rung is in no comparison: it has fewer seeds than others, and they vary more."""
     peak: MeasuredPeak | None = None
     training_seconds: SeedRange | None = None
     """Optimizer steps only."""
@@ -228,7 +235,20 @@ class RungResult(Struct, kw_only=True):
     """Rise of that loss over the base model's."""
 
 
-Finding = Literal["better", "worse", "undecided"]
+Finding = Literal["better", "worse", "as_good", "undecided"]
+"""Of a against b: significantly better or worse, not worse by more than the margin, or none of these."""
+
+
+def finding_of(low: float, high: float, margin: float | None) -> Finding:
+    """The finding of an interval of a − b, oriented so that higher is better: non-inferiority with a margin.
+
+    None as the margin: ladders of versions without one.
+    """
+    if low > 0:
+        return "better"
+    if high < 0:
+        return "worse"
+    return "as_good" if margin is not None and low > -margin else "undecided"
 
 
 class Comparison(Struct, kw_only=True):
@@ -239,16 +259,19 @@ class Comparison(Struct, kw_only=True):
     difference: Interval
     """Of the score, with a 95% interval that holds simultaneously for all comparisons."""
     p: float
-    """Two-sided, unadjusted, by bootstrap over items and seeds."""
+    """Two-sided, unadjusted."""
     p_adjusted: float
     """Adjusted for all comparisons (single-step max-T); below 0.05 exactly where the interval excludes 0."""
     finding: Finding
     mcnemar: list[float] = field(default_factory=list)
     """Exact two-sided p of McNemar's test by seed, for scores of 0 or 1."""
     needed_items: int | None = None
-    """Test items needed for 80% power if the true difference is the observed one."""
+    """Test items needed for 80% power if the true difference is the observed one and seeds vary little."""
     needed_seeds: int | None = None
     """Seeds needed as well; None if more items are enough."""
+    needed_items_high: int | None = None
+    """The same if seeds vary much; None if no realistic number is enough, and in older ladders."""
+    needed_seeds_high: int | None = None
     loss_difference: Interval | None = None
 
 
@@ -281,6 +304,8 @@ class Ladder(Struct, kw_only=True):
     reason_code: str = ""
     """Stable code of the error that ended the ladder, as `ladder.no_test_rows`."""
     seeds: list[int] = field(default_factory=list)
+    margin: float | None = None
+    """Loss of quality up to which a rung is as good as another; None in older ladders."""
     work: SharedWork | None = None
     estimates: list[RungDuration] = field(default_factory=list)
     entries: list[LadderRun] = field(default_factory=list)

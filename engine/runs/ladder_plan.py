@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,7 @@ from engine.config.schema import Config
 from engine.config.split_version import SPLIT_VERSION
 from engine.config.text import amount
 from engine.runs.exports import artifact_words, parse_artifact
-from engine.runs.ladder import ARTIFACT_SEPARATOR, BASES, LadderPlan, Rung
+from engine.runs.ladder import ARTIFACT_SEPARATOR, BASES, DEFAULT_MARGIN, LadderPlan, Rung
 
 SHARED_KEYS = (
     "model.id",
@@ -51,6 +52,7 @@ def make_plan(
     fresh: bool = False,
     command: str = "",
     ship: Sequence[str] = (),
+    margin: float = DEFAULT_MARGIN,
 ) -> LadderPlan:
     """The plan for `ftbench ladder`. Raises UserError if the rungs cannot be compared.
 
@@ -58,6 +60,8 @@ def make_plan(
     are artifacts, `q4_k_m` of every rung or `lora:q4_k_m` of one.
     """
     refuse_counts(seeds, learning_rates)
+    if not 0 <= margin < math.inf:
+        raise UserError(f"invalid margin {margin:g}", "--margin", "use a number of points from 0", code="ladder.margin")
     _refuse(
         LADDER_KEYS,
         overrides,
@@ -82,6 +86,7 @@ def make_plan(
         learning_rates=learning_rates,
         ship=artifact_rungs(ship, planned),
         probe=probe,
+        margin=margin,
         fresh=fresh,
         command=command,
         split_version=SPLIT_VERSION,

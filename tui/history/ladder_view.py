@@ -104,7 +104,8 @@ def cost_lines(ladder: Ladder) -> Iterator[str]:
         peak = row.peak.training
         of_full = ""
         if full and full.all_seconds and full is not row:
-            of_full = f" ({ratio(row.all_seconds.mean / full.all_seconds.mean)} full)"
+            once = ", one timing each" if len(row.seeds) == len(full.seeds) == 1 else ""
+            of_full = f" ({ratio(row.all_seconds.mean / full.all_seconds.mean)} full{once})"
         yield (
             f"{visible(row.name, LABEL):<{LABEL}} {duration(row.all_seconds.mean)} per run{of_full}, "
             f"peak memory {size(peak)}, artifact {size(row.artifact_bytes)}"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from engine.config.metric_specs import metric_spec
 from engine.config.text import amount, visible
 from engine.ladder.format import metric_title, rung_title
+from engine.ladder.phrases import margin
 from engine.runs.ladder import Ladder, VerdictSentence
 
 TOPICS = {
@@ -32,7 +33,9 @@ PARTIAL_REPORT = "Partial report: the ladder is still running"
 COMPARISONS = (
     "All rungs are scored on the same test items, so differences are paired by item. Their 95% CIs hold simultaneously "
     "for all pairs of trained rungs and the base model; the adjusted p is below 0.05 exactly where the CI excludes "
-    "zero. The needed test items and seeds are for 80% power if the true difference equals the observed one."
+    "zero. A rung is as good as another within the margin if the CI excludes that it is worse by more. The needed test "
+    "items and seeds are for 80% power if the true difference equals the observed one; the range is for seeds that "
+    "vary little and much."
 )
 ARTIFACTS = (
     "Artifacts are exported from the runs, loaded from disk in a new process and scored on the same test items. Their "
@@ -59,7 +62,7 @@ def title(ladder: Ladder) -> str:
 
 
 def facts(ladder: Ladder) -> list[str]:
-    """The line below the title: rungs, test items, seeds, device, date."""
+    """The line below the title: rungs, test items, seeds, margin, device, date."""
     names = [rung_title(row.name) for row in ladder.rows if not row.source]
     names = names or list(dict.fromkeys(rung_title(entry.rung) for entry in ladder.entries))
     texts = [", ".join(names)] if names else []
@@ -69,6 +72,8 @@ def facts(ladder: Ladder) -> list[str]:
         texts.append(f"{amount(ladder.work.test, 'test item')}, metric: {metric_title(ladder.work.metric)}")
     if ladder.seeds:
         texts.append(amount(len(ladder.seeds), "seed"))
+    if ladder.margin is not None:
+        texts.append(f"margin {margin(ladder)}")
     if device := ladder.machine.get("device"):
         texts.append(str(device))
     texts.append(date(ladder.created))
@@ -96,10 +101,13 @@ def reading(ladder: Ladder) -> list[str]:
         intervals = "They account for the choice of test items and the variation between seeds."
         ranges = "Two values with a dash are the lowest and the highest seed, not a confidence interval."
     else:
-        intervals = "They account for the choice of test items only."
-        ranges = "There is only one seed, so the variation between seeds is unknown."
+        intervals = (
+            "They account for the choice of test items, and for a variation between seeds that is assumed, because one "
+            "seed cannot show it."
+        )
+        ranges = "Ratios of times and energies are from one timing each."
     texts = [
-        f"Brackets are 95% confidence intervals (CI). {intervals}",
+        f"Brackets are 95% confidence intervals (CI), pointwise except for differences. {intervals}",
         ranges,
         "Times of a minute or more are m:ss or h:mm:ss. Training time covers optimizer steps only; total time covers "
         "loading, training, scoring the tuned model and saving, without waiting for the GPU and without scoring the "

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import ABSENT, percent, rate
 from engine.config.text import amount
-from engine.ladder.format import metric_title, p_value, rounded_up, rung_title
-from engine.ladder.phrases import NO_SIGNIFICANT_DIFFERENCE, SIGNIFICANTLY
+from engine.ladder.decisions import comparison
+from engine.ladder.format import metric_title, p_value, rung_title
+from engine.ladder.phrases import NO_SIGNIFICANT_DIFFERENCE, SIGNIFICANTLY, is_as_good, needed_sample
 from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell, noted, without_empty
 from engine.runs.ladder import BASES, Comparison, Ladder, RungResult
 from engine.runs.result import Interval
@@ -40,6 +41,7 @@ def quality(ladder: Ladder) -> ReportTable:
     ]
     lines = [_quality_line(row, metric, extras) for row in ladder.rows]
     notes = [f"{rung_title(row.name)}: {row.reason}" for row in ladder.rows if row.status == "partly" and row.reason]
+    notes += [f"{rung_title(row.name)} is not compared: {row.not_compared}." for row in ladder.rows if row.not_compared]
     no_share = [(rung_title(row.name), row.no_share) for row in ladder.rows if row.no_share]
     return without_empty(
         ReportTable("Quality", "rung", columns, lines, [*notes, *noted("No share of full’s gain", no_share)])
@@ -115,7 +117,6 @@ def comparisons(ladder: Ladder) -> ReportTable | None:
     if not ladder.comparisons:
         return None
     metric = _metric(ladder)
-    items = ladder.work.test if ladder.work else None
     of_losses = ReportColumn("of losses", "difference", unmeasured="Losses were not compared.")
     columns = [
         ReportColumn("of scores", "difference"),
@@ -125,11 +126,11 @@ def comparisons(ladder: Ladder) -> ReportTable | None:
         ReportColumn("McNemar, by seed", "p", unmeasured="McNemar’s test applies to scores of 0 or 1 only."),
         ReportColumn("finding", words=True),
     ]
-    lines = [_comparison_line(compared, metric, items) for compared in ladder.comparisons]
+    lines = [_comparison_line(ladder, compared, metric) for compared in ladder.comparisons]
     return without_empty(ReportTable("Pairwise comparisons", "pair", columns, lines))
 
 
-def _comparison_line(compared: Comparison, metric: str, items: int | None) -> TableLine:
+def _comparison_line(ladder: Ladder, compared: Comparison, metric: str) -> TableLine:
     of_scores, of_losses = compared.difference, compared.loss_difference
     loss_cell = cell(loss_change(of_losses.mean), loss_bounds(of_losses)) if of_losses else Cell(ABSENT)
     cells = [
@@ -138,16 +139,21 @@ def _comparison_line(compared: Comparison, metric: str, items: int | None) -> Ta
         Cell(p_value(compared.p)),
         Cell(p_value(compared.p_adjusted)),
         Cell(", ".join(map(p_value, compared.mcnemar)) or ABSENT),
-        Cell(finding(compared, items)),
+        Cell(finding(ladder, compared)),
     ]
     return TableLine(Cell(f"{rung_title(compared.a)} − {rung_title(compared.b)}"), cells)
 
 
-def finding(compared: Comparison, items: int | None = None) -> str:
+def finding(ladder: Ladder, compared: Comparison) -> str:
     """`full is significantly better than LoRA`, or `no significant difference with 300 test items`."""
+    a, b = rung_title(compared.a), rung_title(compared.b)
+    if compared.finding == "as_good":
+        return is_as_good(ladder, a, b)
     if compared.finding != "undecided":
-        return f"{rung_title(compared.a)} is {SIGNIFICANTLY[compared.finding]} than {rung_title(compared.b)}"
+        return f"{a} is {SIGNIFICANTLY[compared.finding]} than {b}"
+    if (opposite := comparison(ladder, compared.b, compared.a)) and opposite.finding == "as_good":
+        return is_as_good(ladder, b, a)
+    items = ladder.work.test if ladder.work else None
     text = f"{NO_SIGNIFICANT_DIFFERENCE} with {amount(items, 'test item')}" if items else NO_SIGNIFICANT_DIFFERENCE
-    needed = [f"about {rounded_up(compared.needed_items)} items"] if compared.needed_items else []
-    needed += [f"{amount(compared.needed_seeds, 'seed')}"] if compared.needed_seeds else []
-    return f"{text}; {' and '.join(needed)} needed" if needed else text
+    needed = needed_sample(compared)
+    return f"{text}; {needed} needed" if needed else text

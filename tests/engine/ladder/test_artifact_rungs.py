@@ -153,12 +153,16 @@ def test_an_equal_artifact_is_not_significantly_different(tmp_path: Path) -> Non
 def test_decisions_are_about_trained_rungs_and_sentences_about_artifacts(tmp_path: Path) -> None:
     of_run = {0: right(0.6)}
     ladder, _ = made(tmp_path, of_run, of_run)
+    near = Interval(mean=-0.005, low=-0.015, high=0.005, rows=ITEMS)
+    ladder.comparisons.append(Comparison(a="lora", b="full", difference=near, p=0.5, p_adjusted=0.9, finding="as_good"))
     decisions = decide(ladder)
     assert [row.name for row in decisions.tuned] == ["lora", "full"]
     texts = [text for topic, text in artifact_sentences(ladder, decisions) if topic == "artifact"]
-    assert texts[0].startswith("LoRA Q8_0 keeps 66.7% of full's gain over the base model, 95% CI [")
+    assert texts[0].startswith("LoRA Q8_0 keeps 66.7% of full's gain over the base model, pointwise 95% CI [")
     assert "in 4.00 MiB; no significant difference from LoRA: LoRA Q8_0 − LoRA = 0.0 points" in texts[0]
-    assert decisions.ship is not None and decisions.ship.name == "lora"  # the smaller artifact
+    assert (
+        decisions.ship is not None and decisions.ship.name == "lora"
+    )  # the smaller artifact, as good within the margin
     assert texts[1].startswith("To serve LoRA as a complete model, use LoRA Q8_0 (4.00 MiB): the smallest")
     ladder.verdict = verdict(ladder)
     assert {"artifact", "ship"} <= {sentence.topic for sentence in ladder.verdict}

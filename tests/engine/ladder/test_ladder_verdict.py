@@ -9,10 +9,10 @@ import pytest
 from simulated import A_LITTLE_WORSE, EQUAL, MUCH_WORSE, Truth, simulate
 from verdict_criteria import CRITERIA, Criterion, text_of
 
-from engine.ladder.phrases import ONE_SEED
+from engine.ladder.phrases import ASSUMED_SPREAD, ONE_SEED
 
-LADDERS = 200
-INTERVALS = 150
+LADDERS = 120
+INTERVALS = 100
 
 
 def test_the_simulated_truths_are_what_they_are_called() -> None:
@@ -38,27 +38,28 @@ def test_intervals_cover_the_true_values(truth: Truth) -> None:
         covered["together"] += all(
             one.difference.low <= rate[one.a] - rate[one.b] <= one.difference.high for one in ladder.comparisons
         )
-    assert min(covered.values()) >= 0.93 * INTERVALS, covered
+    assert min(covered.values()) >= 0.92 * INTERVALS, covered  # 95% less more than one standard error of 100 ladders
 
 
 def test_the_needed_number_of_items_makes_the_difference_significant() -> None:
     """Without variation between seeds, so that only the number of items matters."""
     odds = {"base": -2.0, "qlora": 0.1, "lora": 0.1, "full": 0.5}
-    small = Truth(odds, seed_std=0.0, items=150, seeds=1)
+    small = Truth(odds, seed_std=0.0, items=100, seeds=3)
     needed = []
-    for number in range(200):
+    for number in range(80):
         _, found = simulate(small, number)
         against = found.against_full["qlora"]
         true_difference = small.rate("qlora") - small.rate("full")
-        if against.needed_items and abs(against.difference.mean - true_difference) < 0.01:
+        if against.needed_items and not against.needed_seeds and abs(against.difference.mean - true_difference) < 0.01:
             needed.append(against.needed_items)
     assert len(needed) > 10
-    enough = Truth(odds, seed_std=0.0, items=sorted(needed)[len(needed) // 2], seeds=1)
-    significant = sum(simulate(enough, number)[1].against_full["qlora"].finding == "worse" for number in range(200))
-    assert 0.65 <= significant / 200 <= 0.95, (enough.items, significant)
+    enough = Truth(odds, seed_std=0.0, items=sorted(needed)[len(needed) // 2], seeds=3)
+    significant = sum(simulate(enough, number)[1].against_full["qlora"].finding == "worse" for number in range(60))
+    assert 0.6 <= significant / 60 <= 0.95, (enough.items, significant)
 
 
 def test_the_verdict_names_a_single_seed() -> None:
     ladder, _ = simulate(Truth(EQUAL.odds, seeds=1), 0)
     assert ONE_SEED in text_of(ladder)
-    assert "seeds" not in next(s.text for s in ladder.verdict if s.topic == "quality")
+    quality = [sentence.text for sentence in ladder.verdict if sentence.topic == "quality"]
+    assert quality and all(ASSUMED_SPREAD in text for text in quality)

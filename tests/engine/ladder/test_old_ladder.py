@@ -18,7 +18,7 @@ from engine.ladder.identity import identity
 from engine.ladder.pipeline import LadderPipeline
 from engine.ladder.runner import LadderRunner
 from engine.runs import launch
-from engine.runs.ladder import Ladder, LadderPlan, RungResult
+from engine.runs.ladder import DEFAULT_MARGIN, Ladder, LadderPlan, RungResult
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir, read_frozen
 from engine.runs.stop_request import StopRequest
@@ -37,16 +37,26 @@ def state_of(folder: LadderDir) -> Ladder:
 
 
 def numbers(row: RungResult) -> tuple[Any, ...]:
-    return (row.name, row.score, row.loss, row.forgetting, row.peak, row.all_seconds, row.artifact_bytes)
+    means = [interval and interval.mean for interval in (row.score, row.loss, row.forgetting)]
+    return (row.name, *means, row.peak, row.all_seconds, row.artifact_bytes)
 
 
-def test_an_old_ladder_gives_the_statistics_that_it_stored(folder: LadderDir) -> None:
+def test_an_old_ladder_gives_the_scores_that_it_stored(folder: LadderDir) -> None:
+    """With intervals of today's statistics, and the default margin, which its plan does not have."""
     stored, state = state_of(folder), state_of(folder)
+    assert stored.margin is None
     state.rows, state.comparisons, state.verdict = [], [], []
     aggregate(folder, state, folder.plan())
-    assert state.comparisons == stored.comparisons
+    assert state.margin == folder.plan().margin == DEFAULT_MARGIN
+    for now, before in zip(state.comparisons, stored.comparisons, strict=True):
+        assert (now.a, now.b, now.difference.mean) == (before.a, before.b, pytest.approx(before.difference.mean))
+        assert now.difference.low is not None and before.difference.low is not None
+        assert now.difference.low <= before.difference.low  # one seed: the spread between seeds is no longer ignored
     assert list(map(numbers, state.rows)) == list(map(numbers, stored.rows))
     assert state.verdict
+    first = state.comparisons
+    aggregate(folder, state, folder.plan())
+    assert state.comparisons == first
 
 
 def test_an_old_ladder_is_reported_with_its_stored_verdict(folder: LadderDir) -> None:

@@ -65,12 +65,24 @@ def test_the_loss_as_metric_is_one_column_in_nats(tmp_path: Path) -> None:
 def test_findings_name_the_needed_sample(tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path / "runs")
     clear, unclear, _ = ladder.comparisons
-    assert quality_tables.finding(clear, 300) == f"full is {SIGNIFICANTLY['better']} than QLoRA"
-    unclear.needed_items, unclear.needed_seeds = 1853, 5
-    not_significant = f"{NO_SIGNIFICANT_DIFFERENCE} with 300 test items"
-    assert quality_tables.finding(unclear, 300) == f"{not_significant}; about 1,900 items and 5 seeds needed"
-    unclear.needed_items = unclear.needed_seeds = None
-    assert quality_tables.finding(unclear, 300) == not_significant
+    assert quality_tables.finding(ladder, clear) == f"full is {SIGNIFICANTLY['better']} than QLoRA"
+    assert ladder.work
+    not_significant = f"{NO_SIGNIFICANT_DIFFERENCE} with {ladder.work.test} test items"
+    unclear.difference.low, unclear.difference.high = -0.03, 0.09
+    for items, seeds, needed in (
+        ((1853, 2400), (5, 11), "about 1,900 to 2,400 test items and about 5 to 11 seeds"),
+        ((1853, None), (5, None), "at least 1,900 test items and at least 5 seeds"),
+        ((1853, 2400), (None, None), "about 1,900 to 2,400 test items"),
+        ((1853, 300), (None, 7), "about 300 to 1,900 test items and up to 7 seeds"),
+    ):
+        unclear.needed_items, unclear.needed_items_high = items
+        unclear.needed_seeds, unclear.needed_seeds_high = seeds
+        assert quality_tables.finding(ladder, unclear) == f"{not_significant}; {needed} needed"
+    unclear.needed_items = None
+    assert quality_tables.finding(ladder, unclear) == not_significant
+    ladder.margin = 0.02
+    unclear.difference.high = 0.019  # full is at most 1.9 points better than LoRA
+    assert quality_tables.finding(ladder, unclear) == "LoRA is as good as full within the margin of 2 points"
 
 
 def test_numbers_of_the_tables_have_the_format_of_the_verdict(tmp_path: Path) -> None:

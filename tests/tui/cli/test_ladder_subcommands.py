@@ -12,15 +12,17 @@ from pathlib import Path
 import pytest
 from made_ladder import made_ladder
 from rich.progress import Progress
+from typer.testing import CliRunner
 
 from engine.config.errors import RunFailed, UserError
 from engine.ladder.__main__ import load_or_create
 from engine.ladder.report.record import work
 from engine.runs import folder, ladder_dir, launch, run_dir
 from engine.runs.account import ColumnUse, LeftOut, RowAccount
-from engine.runs.ladder import LadderRun, RungDuration
+from engine.runs.ladder import LadderPlan, LadderRun, RungDuration
 from engine.runs.ladder_plan import make_plan
 from tui.cli import ladder, run
+from tui.cli.app import app
 from tui.live import run_progress
 from tui.live.ladder_progress import LadderView, follow_ladder, time_estimates
 from tui.live.run_progress import Detached
@@ -65,6 +67,15 @@ def test_time_estimates_use_singular_and_plural(tmp_path: Path) -> None:
     assert next(iter(time_estimates(state))) == "lora: 1 run, 1:00 to 1:30 (from 3 measured steps, 0.50 s/step)"
     state.entries.append(LadderRun(rung="lora", kind="run", seed=1, learning_rate=1e-3))
     assert next(iter(time_estimates(state))).startswith("lora: 2 runs, 1:00 to 1:30 each (from")
+
+
+@pytest.mark.parametrize(("words", "margin"), [([], 0.02), (["--margin", "0.5"], 0.005)])
+def test_the_margin_is_given_in_points(words: list[str], margin: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    plans: list[LadderPlan] = []
+    monkeypatch.setattr(ladder, "start", lambda plan, *_: plans.append(plan) or 0)
+    monkeypatch.setattr("tui.cli.app.home", lambda *_, **__: Path())
+    assert CliRunner().invoke(app, ["ladder", "demo", *words]).exit_code == 0
+    assert [plan.margin for plan in plans] == [margin]
 
 
 def test_a_full_disk_leaves_no_partial_ladder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

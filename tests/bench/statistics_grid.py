@@ -1,0 +1,99 @@
+"""Coverage, false findings and power of a ladder's statistics on simulated ladders, by cell of a grid.
+
+    python tests/bench/statistics_grid.py OUT.jsonl [--ladders 1000] [--seconds 3000] [--part 0/2]
+    python tests/bench/statistics_grid.py OUT.jsonl --table
+
+Calls the functions that real ladders use, on ladders of `tests/simulated_grid.py`. Every finished cell is one line of
+OUT.jsonl and is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+
+from simulated_grid import ITEMS, SEED_STDS, SEEDS, VARIANTS, cells, measure
+
+
+def key(cell: dict[str, Any]) -> str:
+    return json.dumps(cell, sort_keys=True)
+
+
+def run(out: Path, ladders: int, seconds: float, part: tuple[int, int]) -> None:
+    """Measure the cells that OUT does not have yet, until the time is used up."""
+    ends = time.monotonic() + seconds
+    for number, cell in enumerate(cells()):
+        if number % part[1] != part[0] or key(json.loads(json.dumps(cell._asdict()))) in {
+            key(r["cell"]) for r in read(out)
+        }:
+            continue
+        if time.monotonic() > ends:
+            return
+        line = json.dumps(measure(cell, ladders))
+        with out.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def read(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.read_text("utf-8").splitlines()] if out.exists() else []
+
+
+def table(records: list[dict[str, Any]], worst: int) -> Iterator[str]:
+    """Markdown: the cells with the lowest coverage, then coverage and power of cells with equal seeds."""
+    heads = ["generator", "items", "seeds", "seed SD", "effects", "ladders"]
+    heads += ["coverage", "false", "−6 found", "equal found", "flagged", "± points"]
+    yield f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}"
+    for one in sorted(records, key=lambda record: record["covered"] / record["ladders"])[:worst]:
+        cell, count = one["cell"], one["ladders"]
+        shares = [f"{one[name] / count:.1%}" for name in ("covered", "false", "power", "as_good", "unlike")]
+        facts = [cell["variant"], cell["items"], _each(cell["seeds"]), _each(cell["stds"])]
+        facts += ["yes" if cell["effects"] else "none", f"{count:,}"]
+        yield f"| {' | '.join(map(str, [*facts, *shares, round(100 * one['half_width'], 1)]))} |"
+    for what, name in (("Coverage", "covered"), ("False findings", "false"), ("−6 points found", "power")):
+        yield f"\n{what} by seed SD\n\n| generator | items | seeds | {' | '.join(f'{std:g}' for std in SEED_STDS)} |"
+        yield f"|---|---|---|{'---|' * len(SEED_STDS)}"
+        for variant, items, seeds in itertools.product(VARIANTS, ITEMS, SEEDS):
+            found = {
+                one["cell"]["stds"][0]: f"{one[name] / one['ladders']:.1%}"
+                for one in records
+                if one["cell"]["effects"]
+                and (one["cell"]["variant"], one["cell"]["items"]) == (variant, items)
+                and one["cell"]["seeds"] == [seeds] * 3
+                and len(set(one["cell"]["stds"])) == 1
+            }
+            if found:
+                yield f"| {variant} | {items} | {seeds} | {' | '.join(found.get(std, '–') for std in SEED_STDS)} |"
+
+
+def _each(values: list[float]) -> str:
+    return "/".join(f"{value:g}" for value in (values[:1] if len(set(values)) == 1 else values))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--ladders", type=int, default=1000)
+    parser.add_argument("--seconds", type=float, default=math.inf)
+    parser.add_argument("--part", default="0/1", help="0/2 and 1/2 share the cells between two processes")
+    parser.add_argument("--table", action="store_true", help="print the results")
+    parser.add_argument("--worst", type=int, default=20, help="cells in the first table")
+    given = parser.parse_args()
+    if given.table:
+        print("\n".join(table(read(given.out), given.worst)))
+        return
+    number, _, parts = given.part.partition("/")
+    run(given.out, given.ladders, given.seconds, (int(number), int(parts)))
+
+
+if __name__ == "__main__":
+    main()

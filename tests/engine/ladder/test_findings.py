@@ -1,0 +1,208 @@
+"""Findings, decisions and sentences by the margin, the gain and the seeds; what must not change them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from simulated import BASE, EQUAL, METHODS, Truth, blank_ladder, simulate
+from simulated_grid import Cell, measure
+
+from engine.config.errors import UserError
+from engine.ladder.aggregate import add_statistics
+from engine.ladder.decisions import decide, is_non_inferior
+from engine.ladder.phrases import ASSUMED_SPREAD, NO_SMALLER_AS_GOOD, ONE_TIMING, RULE_OF_QUALITY, SIGNIFICANTLY, margin
+from engine.ladder.quasi_random import Floats
+from engine.ladder.results import LadderResults
+from engine.ladder.statistics import ItemScores
+from engine.ladder.verdict import verdict
+from engine.runs.ladder import Ladder, RungResult, SeedRange, finding_of
+from engine.runs.ladder_plan import make_plan
+
+ITEMS = 400
+
+
+def scores(seeds: int = 3, spread: float = 0.0, **rates: float) -> dict[str, ItemScores]:
+    """Answers of which exactly these shares are correct, the same items first; seeds differ by `spread`."""
+    made = {}
+    for name, rate in rates.items():
+        count = 1 if name == BASE else seeds
+        shares = [rate + spread * (seed - (count - 1) / 2) for seed in range(count)]
+        made[name] = ItemScores(np.stack([right(share) for share in shares]), untrained=name == BASE)
+    return made
+
+
+def right(share: float) -> Floats:
+    return (np.arange(ITEMS) < round(share * ITEMS)).astype(float)
+
+
+def ladder_of(answers: dict[str, ItemScores], margin: float = 0.02) -> Ladder:
+    ladder = blank_ladder(ITEMS, list(range(max(len(one.values) for one in answers.values()))))
+    rows = {row.name: row for row in ladder.rows}
+    ladder.rows = [rows.get(name) or RungResult(name=name, method="lora", status="finished") for name in answers]
+    for row in ladder.rows:
+        row.artifact_bytes, row.seeds = 1000, [] if row.name == BASE else list(range(len(answers[row.name].values)))
+    ladder.margin = margin
+    add_statistics(ladder, LadderResults(scores=answers, losses={}), "exact_match")
+    ladder.verdict = verdict(ladder)
+    return ladder
+
+
+def row(ladder: Ladder, name: str) -> RungResult:
+    return next(row for row in ladder.rows if row.name == name)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "margin", "finding"),
+    [
+        (0.001, 0.1, 0.02, "better"),
+        (-0.1, -0.001, 0.02, "worse"),
+        (-0.019, 0.1, 0.02, "as_good"),
+        (-0.021, 0.1, 0.02, "undecided"),
+        (-0.02, 0.0, 0.02, "undecided"),
+        (-0.019, 0.1, None, "undecided"),
+    ],
+)
+def test_the_finding_of_an_interval(low: float, high: float, margin: float | None, finding: str) -> None:
+    assert finding_of(low, high, margin) == finding
+
+
+@pytest.mark.parametrize("value", [-0.01, math.nan, math.inf])
+def test_an_invalid_margin_is_refused(value: float) -> None:
+    with pytest.raises(UserError, match="invalid margin") as refused:
+        make_plan("demo", [], {}, margin=value)
+    assert refused.value.code == "ladder.margin"
+    assert make_plan("demo", [], {}).margin == 0.02
+
+
+def test_the_smallest_rung_within_the_margin_is_shipped() -> None:
+    answers = scores(base=0.2, qlora=0.6, lora=0.695, full=0.70)
+    for value, expected in ((0.05, "lora"), (0.0001, "full"), (0.3, "qlora")):
+        ladder = ladder_of(answers, value)
+        row(ladder, "qlora").artifact_bytes, row(ladder, "lora").artifact_bytes = 10, 100
+        decisions = decide(ladder)
+        assert decisions.best and decisions.best.name == "full"
+        assert decisions.ship and decisions.ship.name == expected
+        assert is_non_inferior(ladder, expected, "full") or expected == "full"
+        ship = " ".join(sentence.text for sentence in verdict(ladder) if sentence.topic == "ship")
+        assert (NO_SMALLER_AS_GOOD in ship) == (expected == "full")
+
+
+@pytest.mark.parametrize(("size", "shipped"), [(960, "lora"), (940, "qlora")])
+def test_of_sizes_within_five_percent_the_better_score_is_shipped(size: int, shipped: str) -> None:
+    ladder = ladder_of(scores(base=0.2, qlora=0.69, lora=0.695, full=0.70), margin=0.1)
+    row(ladder, "qlora").artifact_bytes, row(ladder, "full").artifact_bytes = size, 10_000
+    decisions = decide(ladder)
+    assert decisions.ship and decisions.ship.name == shipped
+
+
+def test_without_a_gain_the_rule_does_not_hold() -> None:
+    ladder = ladder_of(scores(base=0.5, qlora=0.5, lora=0.5, full=0.5))
+    assert decide(ladder).rule_quality == "unknown"
+    assert RULE_OF_QUALITY["holds"] not in " ".join(sentence.text for sentence in ladder.verdict)
+    assert all(row.share_of_gain is None for row in ladder.rows)
+
+
+def test_the_rule_is_judged_on_the_share_of_the_gain() -> None:
+    """QLoRA keeps 95% of the score and 90% of the gain."""
+    ladder = ladder_of(scores(base=0.4, qlora=0.76, lora=0.8, full=0.8))
+    qlora = row(ladder, "qlora")
+    assert qlora.share_of_score and qlora.share_of_score.mean == pytest.approx(0.95)
+    assert qlora.share_of_gain and qlora.share_of_gain.mean == pytest.approx(0.9)
+    assert decide(ladder).rule_quality != "holds"
+    (rule,) = (s.text for s in ladder.verdict if "rule of thumb (94% of the quality)" in s.text)
+    assert rule.startswith("QLoRA's share of full's gain is 90.0%, pointwise") and "of its score, 95.0%" in rule
+
+
+def test_a_share_of_a_barely_detected_gain_is_withheld() -> None:
+    full = next(
+        ladder
+        for points in range(1, 20)
+        if (ladder := ladder_of(scores(base=0.5, lora=0.5, full=0.5 + points / 100)))
+        and decide(ladder).gained["full"] == "yes"
+    )
+    assert row(full, "lora").share_of_gain is None and "too uncertain" in row(full, "lora").no_share
+
+
+def test_a_rung_that_is_worse_than_the_base_is_the_first_sentence() -> None:
+    ladder = ladder_of(scores(base=0.5, qlora=0.3, lora=0.7, full=0.8))
+    assert ladder.verdict[0].text.startswith(
+        f"QLoRA is {SIGNIFICANTLY['worse']} than the base model: QLoRA − base = −20.0"
+    )
+    assert "simultaneous 95% CI" in ladder.verdict[0].text
+
+
+def test_a_rung_that_lacks_seeds_and_varies_more_is_not_compared() -> None:
+    answers = scores(seeds=5, spread=0.005, base=0.2, lora=0.68, full=0.70)
+    answers["qlora"] = scores(seeds=2, spread=0.2, qlora=0.6)["qlora"]
+    ladder = ladder_of(answers)
+    assert row(ladder, "qlora").not_compared and not row(ladder, "lora").not_compared
+    assert not any("qlora" in (one.a, one.b) for one in ladder.comparisons) and len(ladder.comparisons) == 3
+    decisions = decide(ladder)
+    assert decisions.gained == {"lora": "yes", "full": "yes", "qlora": "unknown"} and decisions.prototype
+    assert "QLoRA is not compared: it has fewer seeds" in " ".join(sentence.text for sentence in ladder.verdict)
+
+
+def test_a_statement_on_one_seed_carries_its_scope() -> None:
+    for seeds, expected in ((1, True), (3, False)):
+        ladder = ladder_of(scores(seeds, base=0.1, qlora=0.6, lora=0.7, full=0.7))
+        for name in METHODS:
+            row(ladder, name).all_seconds = SeedRange(mean=10.0, low=10.0, high=10.0)
+        texts = verdict(ladder)
+        assert all((ASSUMED_SPREAD in s.text) == expected for s in texts if "CI [" in s.text)
+        assert all((ONE_TIMING in s.text) == expected for s in texts if s.topic == "time")
+    assert margin(ladder) == "2 points"
+
+
+def test_the_order_of_seeds_items_and_rungs_changes_no_finding() -> None:
+    truth, random = Truth(EQUAL.odds | {"qlora": 0.1}), np.random.default_rng(5)
+    answers = truth.sample(random)
+    first = ladder_of_any(answers)
+    items = random.permutation(truth.items)
+    moved = {
+        name: ItemScores(one.values[random.permutation(len(one.values))][:, items], untrained=one.untrained)
+        for name, one in reversed(answers.items())
+    }
+    other = {(one.a, one.b): one for one in ladder_of_any(dict(sorted(moved.items()))).comparisons}
+    for one in first.comparisons:
+        same = other.get((one.a, one.b))
+        bounds = (one.difference.low, one.difference.high)
+        if same is None:
+            same = other[(one.b, one.a)]
+            same.difference = same.difference.negated()
+        assert (same.difference.low, same.difference.high) == pytest.approx(bounds, abs=1e-9)
+
+
+def ladder_of_any(answers: dict[str, ItemScores]) -> Ladder:
+    ladder = blank_ladder(next(iter(answers.values())).values.shape[1], [0, 1, 2])
+    ladder.margin = 0.02
+    order = list(answers)
+    ladder.rows.sort(key=lambda row: order.index(row.name))
+    add_statistics(ladder, LadderResults(scores=answers, losses={}), "exact_match")
+    return ladder
+
+
+def test_an_identical_rung_is_never_found_different() -> None:
+    answers = scores(spread=0.01, base=0.2, lora=0.6, full=0.75)
+    before = {(one.a, one.b): one.finding for one in ladder_of(answers).comparisons}
+    after = ladder_of({**answers, "twin": answers["full"]})
+    twins = next(one for one in after.comparisons if {one.a, one.b} == {"full", "twin"})
+    assert twins.difference.mean == 0.0 and twins.finding in ("as_good", "undecided")
+    for one in after.comparisons:
+        if (one.a, one.b) in before:
+            assert one.finding in (before[(one.a, one.b)], "undecided")
+
+
+@pytest.mark.parametrize(
+    "cell", [Cell("threshold", 100, (2,) * 3, (3.0,) * 3, True), Cell("bimodal t3", 100, (1, 3, 3), (1.5,) * 3, False)]
+)
+def test_a_small_sample_of_the_grid_covers(cell: Cell) -> None:
+    """Fixed ladders; `tests/bench/STATISTICS.md` has a thousand of each cell."""
+    found = measure(cell, 60)
+    assert found["covered"] >= 54 and found["false"] <= 5 and found["score"] >= 52
+
+
+def test_the_same_ladder_has_the_same_verdict() -> None:
+    one, other = (simulate(EQUAL, 3)[0] for _ in range(2))
+    assert one.verdict == other.verdict and one.comparisons == other.comparisons

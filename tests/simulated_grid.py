@@ -1,0 +1,159 @@
+"""Simulated ladders with known true means, from two generators that are independent of the statistics, in a grid.
+
+`threshold`: an answer is correct if a latent normal variable is below a quantile. `logistic`: with a logistic
+probability, of logit-normal or bimodal item difficulty and normal or t3 seed effects (four variants). Both have
+item x method effects. `tests/bench/statistics_grid.py` measures all cells; the results are in
+`tests/bench/STATISTICS.md`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import zlib
+from collections.abc import Iterator
+from functools import cache
+from statistics import NormalDist
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from engine.ladder.quasi_random import Floats
+from engine.ladder.statistics import ItemScores, MeanSamples
+from engine.runs.ladder import finding_of
+
+RATES = {"base": 0.40, "qlora": 0.64, "lora": 0.70, "full": 0.70}
+"""True means. QLoRA is 6 points worse than full, LoRA is equal to it."""
+EQUAL_RATES = dict.fromkeys(RATES, 0.55)
+RUNGS = ("qlora", "lora", "full")
+MARGIN = 0.02
+PAIRS = [(rung, "base") for rung in RUNGS] + [("lora", "full"), ("qlora", "full"), ("qlora", "lora")]
+SEED_STDS = (0.5, 1.5, 3.0, 5.0)
+SEEDS = (1, 2, 3, 5)
+ITEMS = (100, 300, 1000)
+VARIANTS = ("threshold", "logit-normal", "logit-normal t3", "bimodal", "bimodal t3")
+UNEQUAL_SEEDS = ((1, 3, 3), (3, 3, 1), (2, 5, 5))
+UNEQUAL_STDS = ((3.0, 0.5, 0.5), (5.0, 0.5, 0.5), (0.5, 1.5, 3.0))
+
+
+class Cell(NamedTuple):
+    """One cell of the grid; seeds and standard deviations (in points) of QLoRA, LoRA and full."""
+
+    variant: str
+    items: int
+    seeds: tuple[int, int, int]
+    stds: tuple[float, float, float]
+    effects: bool
+    """Whether the rungs have different means (RATES) or all have the base model's."""
+
+
+def cells() -> Iterator[Cell]:
+    """All cells: first those with equal seeds and standard deviations."""
+    for items, variant, seeds, std in itertools.product(
+        (300, 1000, 100), ("threshold", "bimodal t3"), SEEDS, SEED_STDS
+    ):
+        yield Cell(variant, items, (seeds,) * 3, (std,) * 3, True)
+    for variant, seeds, std in itertools.product(("threshold", "bimodal t3"), UNEQUAL_SEEDS, SEED_STDS):
+        yield Cell(variant, 300, seeds, (std,) * 3, True)
+    for variant, seeds, stds in itertools.product(
+        ("threshold", "bimodal t3"), ((2,) * 3, (3,) * 3, (5,) * 3, *UNEQUAL_SEEDS), UNEQUAL_STDS
+    ):
+        yield Cell(variant, 300, seeds, stds, True)
+    for variant, seeds, std in itertools.product(("threshold", "bimodal t3"), SEEDS, SEED_STDS):
+        yield Cell(variant, 300, (seeds,) * 3, (std,) * 3, False)
+    for variant, items, seeds, std in itertools.product(
+        ("logit-normal", "bimodal", "logit-normal t3"), (300, 1000, 100), SEEDS, SEED_STDS
+    ):
+        yield Cell(variant, items, (seeds,) * 3, (std,) * 3, True)
+
+
+def simulate(cell: Cell, random: np.random.Generator) -> dict[str, ItemScores]:
+    """The scores of one ladder."""
+    rates = RATES if cell.effects else EQUAL_RATES
+    make = _threshold if cell.variant == "threshold" else _logistic
+    return make(cell, rates, random)
+
+
+def _threshold(cell: Cell, rates: dict[str, float], random: np.random.Generator) -> dict[str, ItemScores]:
+    """An answer is correct if a normal variable, of item, item x method and residual, is below a quantile."""
+    grid, table = _normal_table()
+    item, scores = random.normal(0, math.sqrt(0.6), cell.items), {}
+    for name, rate in rates.items():
+        seeds, std = _of(cell, name)
+        threshold = np.interp(np.clip(rate + random.normal(0, std, (seeds, 1)), 0.001, 0.999), table, grid)
+        latent = item + random.normal(0, math.sqrt(0.2), cell.items)
+        latent = latent + random.normal(0, math.sqrt(0.2), (seeds, cell.items))
+        scores[name] = ItemScores((latent < threshold).astype(float), untrained=name == "base")
+    return scores
+
+
+def _logistic(cell: Cell, rates: dict[str, float], random: np.random.Generator) -> dict[str, ItemScores]:
+    """An answer is correct with a logistic probability of item difficulty, item x method effect and seed effect."""
+    difficulty, scores = _difficulty(cell.variant, random, cell.items), {}
+    grid, table = _logistic_table(cell.variant.split()[0])
+    for name, rate in rates.items():
+        seeds, std = _of(cell, name)
+        effect = (
+            random.standard_t(3, (seeds, 1)) / math.sqrt(3) if "t3" in cell.variant else random.normal(size=(seeds, 1))
+        )
+        odds = np.interp(np.clip(rate + std * effect, 0.001, 0.999), table, grid)
+        logits = odds + difficulty + random.normal(0, 0.7, cell.items)
+        correct = random.random((seeds, cell.items)) < 1 / (1 + np.exp(-logits))
+        scores[name] = ItemScores(correct.astype(float), untrained=name == "base")
+    return scores
+
+
+def _difficulty(variant: str, random: np.random.Generator, count: int) -> Floats:
+    if variant.startswith("bimodal"):
+        return np.where(random.random(count) < 0.5, 2.5, -2.5) + random.normal(0, 0.7, count)
+    return random.normal(0, 2.0, count)
+
+
+@cache
+def _logistic_table(variant: str) -> tuple[Floats, Floats]:
+    """(log-odds, mean score over difficulties and item x method effects), so that seed effects are in points."""
+    random = np.random.default_rng(7)
+    difficulty = _difficulty(variant, random, 200_000) + random.normal(0, 0.7, 200_000)
+    grid = np.linspace(-8, 8, 321)
+    return grid, np.array([(1 / (1 + np.exp(-(odds + difficulty)))).mean() for odds in grid])
+
+
+@cache
+def _normal_table() -> tuple[Floats, Floats]:
+    grid = np.linspace(-5, 5, 4001)
+    return grid, np.array([*map(NormalDist().cdf, grid)])
+
+
+def _of(cell: Cell, name: str) -> tuple[int, float]:
+    """(seeds, standard deviation between seeds) of a rung; the base model has one row and no deviation."""
+    if name == "base":
+        return 1, 0.0
+    number = RUNGS.index(name)
+    return cell.seeds[number], cell.stds[number] / 100
+
+
+def measure(cell: Cell, ladders: int) -> dict[str, Any]:
+    """How often a cell's intervals cover and its findings are wrong, over so many ladders."""
+    random = np.random.default_rng(zlib.crc32(repr(cell).encode()))
+    rates = RATES if cell.effects else EQUAL_RATES
+    counts = dict.fromkeys(("covered", "false", "power", "as_good", "unlike", "score"), 0)
+    width = 0.0
+    for _ in range(ladders):
+        samples = MeanSamples(simulate(cell, random), (0.0, 1.0))
+        pairs = [pair for pair in PAIRS if not set(pair) & set(samples.unlike)]
+        covered, false = True, False
+        for found in samples.differences(pairs) if pairs else ():
+            true = rates[found.a] - rates[found.b]
+            finding = finding_of(found.low, found.high, MARGIN)
+            covered &= found.low <= true <= found.high
+            false |= {"better": true <= 0, "worse": true >= 0, "as_good": true <= -MARGIN}.get(finding, False)
+            if (found.a, found.b) == ("qlora", "full"):
+                counts["power"] += finding == "worse"
+                width += found.high - found.low
+            counts["as_good"] += (found.a, found.b) == ("lora", "full") and finding == "as_good"
+        counts["covered"] += covered
+        counts["false"] += false
+        counts["unlike"] += bool(samples.unlike)
+        score = samples.interval("lora")
+        counts["score"] += score.low <= rates["lora"] <= score.high  # type: ignore[operator]
+    return {"cell": cell._asdict(), "ladders": ladders, "half_width": width / 2 / ladders, **counts}

@@ -45,6 +45,7 @@ two minutes on two cores: `pytest -m "not slow"`."""
 
 LONGEST = (
     "engine/export/test_export.py",
+    "engine/ladder/test_ship.py",
     "faults/test_hostile_text.py",
     "engine/ladder/test_ladder.py",
     "faults/test_kill.py",
@@ -55,6 +56,7 @@ LONGEST = (
     "engine/worker/test_worker.py",
     "engine/memory/test_dry_run.py",
     "engine/memory/test_plan_question.py",
+    "engine/worker/test_start_point.py",
     "engine/worker/test_small_runs.py",
     "tui/cli/test_demo.py",
     "faults/test_kill_ladder.py",

@@ -124,11 +124,13 @@ def needed_sample(compared: Comparison) -> str:
     """`about 260 to 600 test items and 4 to 9 seeds`; '' if nothing is known."""
     if compared.needed_items is None:
         return ""
+    if compared.needed_seeds_high and not compared.needed_seeds:
+        low, high = fmt.rounded_up(compared.needed_items), fmt.rounded_up(compared.needed_items_high)
+        seeds = quantities.integer(compared.needed_seeds_high)
+        return f"about {low} test items, or {high} and {seeds} seeds if seeds vary much,"
     items = _range(compared.needed_items, compared.needed_items_high, "test items")
-    if not compared.needed_seeds and not compared.needed_seeds_high:
-        return items
     if not compared.needed_seeds:
-        return f"{items} and up to {quantities.integer(compared.needed_seeds_high)} seeds"
+        return items
     unbounded = compared.needed_items_high is None
     return f"{items} and {_range(compared.needed_seeds, None if unbounded else compared.needed_seeds_high, 'seeds')}"
 

@@ -194,7 +194,7 @@ def test_test_rows_that_changed_are_refused_before_anything_is_written(tmp_path:
     data = tmp_path / "data.jsonl"
     rows = [{"prompt": f"question {n}", "completion": f"answer {n}"} for n in range(60)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = ["--set", "train.steps=2", "--set", "evaluation.max_new_tokens=4", "--set", "evaluation.metric=loss"]
+    settings = ["--set", "train.steps=2", "--set", "train.probe=false", "--set", "evaluation.metric=loss"]
     done = ftbench("run", "demo-lora", "--data", str(data), "--runs", str(tmp_path / "runs"), *settings)
     assert done.returncode == 0, done.stderr
     (run,) = run_dir.iterate(tmp_path / "runs")

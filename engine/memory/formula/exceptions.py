@@ -13,18 +13,13 @@
 from __future__ import annotations
 
 from engine.config import schema
-from engine.config.method_specs import method_spec
+from engine.config.method_specs import method_spec, uses_autocast
 from engine.memory.formula.architecture import Architecture
 from engine.memory.formula.estimate import Device
 from engine.memory.formula.packing import MicroBatchShape
 from engine.memory.formula.weights_and_state import BF16, FLOAT32, adapted
 
 COMPOSED_GELU = {"gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh_python", "quick_gelu"}
-
-
-def is_mixed(config: schema.Config) -> bool:
-    """Whether the run uses bf16 autocast over float32 weights."""
-    return config.train.precision == "mixed" and not method_spec(config.method).quantizes_base
 
 
 def attention_elements(shape: Architecture, batch: MicroBatchShape) -> int:
@@ -50,7 +45,7 @@ def saved_bytes(shape: Architecture, config: schema.Config, batch: MicroBatchSha
         saved += batch.tokens * shape.intermediate * size * (2 if shape.activation in COMPOSED_GELU else -1)
     if not method_spec(config.method).trains_weights and config.adapter.dora:
         saved += batch.tokens * sum(linear.outputs for linear in adapted(shape, config)) * (size + FLOAT32)
-    if is_mixed(config):
+    if uses_autocast(config.method, config.train.precision):
         weights = sum(linear.inputs * linear.outputs for linear in shape.linears())
         saved += weights * BF16 + batch.tokens * (2 * shape.hidden * BF16 + (shape.query + shape.key) * 2 * FLOAT32)
     return saved
@@ -71,4 +66,4 @@ def temporary_bytes(shape: Architecture, config: schema.Config, batch: MicroBatc
 
 def cast_head(shape: Architecture, config: schema.Config) -> int:
     """The bf16 copy of the LM head's weight in mixed precision."""
-    return shape.vocabulary * shape.hidden * BF16 if is_mixed(config) else 0
+    return shape.vocabulary * shape.hidden * BF16 if uses_autocast(config.method, config.train.precision) else 0

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.config import schema
-from engine.config.method_specs import method_spec
+from engine.config.method_specs import method_spec, uses_autocast
 from engine.memory.formula import exceptions, generation
 from engine.memory.formula.activations import held_out_work, layer_temporaries, loss_work, mask, saved_activations
 from engine.memory.formula.allocator import with_pool
@@ -97,7 +97,7 @@ class FormulaInputs:
     @property
     def logit(self) -> int:
         """Bytes per logit: float32 in mixed precision."""
-        return FLOAT32 if exceptions.is_mixed(self.config) else self.size
+        return FLOAT32 if uses_autocast(self.config.method, self.config.train.precision) else self.size
 
 
 def _moments(work: FormulaInputs, state: int) -> list[dict[str, int]]:

@@ -78,14 +78,13 @@ def multiply_in_input_dtype(model: peft.PeftModel) -> peft.PeftModel:
     DoRA is left as PEFT computes it: it divides by norms of the weights, which need float32.
     """
     for layer in model.modules():
-        if not isinstance(layer, LoraLayer):
+        if not isinstance(layer, LoraLayer) or layer.lora_variant:
             continue
-        plain = [name for name in layer.lora_A if name not in layer.lora_variant]
-        for name in plain:
-            for part in (layer.lora_A, layer.lora_B):
-                if type(part[name]) is torch.nn.Linear:
-                    part[name].__class__ = CastLinear  # the same parameters, under the same names
-                    layer.cast_input_dtype_enabled = False
+        parts = [*layer.lora_A.values(), *layer.lora_B.values()]
+        if parts and all(type(part) in (torch.nn.Linear, CastLinear) for part in parts):
+            for part in parts:
+                part.__class__ = CastLinear  # the same parameters, under the same names
+            layer.cast_input_dtype_enabled = False  # for all adapters of the layer
     return model
 
 

@@ -130,7 +130,7 @@ def _run(
     frozen = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
     if uses_autocast(config.method, config.train.precision):
         enable_autocast(model)
-    live = MemoryTracker(machine.device, vocabulary)
+    live = MemoryTracker(machine.device, vocabulary, machine.bf16)
     with tracking_layers(model, depth, live), FakeTensorMode(allow_non_fake_inputs=True), live:
         allocate_weights(model, live)
         optimizer = create_optimizer(model, config, machine, live)

@@ -79,19 +79,23 @@ def layer_temporaries(
     return work
 
 
-def loss_work(shape: Architecture, batch: MicroBatchShape, size: int) -> int:
+def loss_work(shape: Architecture, batch: MicroBatchShape, size: int, accumulator: int = 0) -> int:
     """Logits of tokens in the loss and their gradient, K V each, and float32 chunks: input and result, and with several
-    chunks the previous one (`training.loss.SummedCrossEntropy`).
+    chunks the previous one (`training.loss.SummedCrossEntropy`); or, while the head runs, the logits and `accumulator`
+    bytes for each.
     """
     chunk, many = _chunk(shape, batch)
-    return 2 * batch.answers * shape.vocabulary * size + (3 if many else 2) * chunk
+    logits = batch.answers * shape.vocabulary
+    return max(2 * logits * size + (3 if many else 2) * chunk, logits * (size + accumulator))
 
 
-def held_out_work(shape: Architecture, batch: MicroBatchShape, size: int) -> int:
-    """Logits and two float32 chunks; or, for padded batches with padded answers, the logits and a copy."""
+def held_out_work(shape: Architecture, batch: MicroBatchShape, size: int, accumulator: int = 0) -> int:
+    """Logits and two float32 chunks; or, for padded batches with padded answers, the logits and a copy; or, while the
+    head runs, the logits and `accumulator` bytes for each.
+    """
     logits, head = batch.answers * shape.vocabulary * size, batch.filled * shape.vocabulary * size
     copied = head + logits if batch.packing == "padded" and batch.filled > batch.answers else head
-    return max(copied, logits + 2 * _chunk(shape, batch)[0])
+    return max(copied, logits + 2 * _chunk(shape, batch)[0], head + batch.filled * shape.vocabulary * accumulator)
 
 
 def _chunk(shape: Architecture, batch: MicroBatchShape) -> tuple[int, bool]:

@@ -8,6 +8,7 @@
 - DoRA saves the outputs of the layer and of its adapter, the latter in float32 (PEFT, tuners/lora/dora.py).
 - Mixed precision casts every weight to bf16 and saves the copy for the backward pass; norms, rotated queries and keys
   are float32.
+- Without bf16 instructions a CPU adds bf16 products up in a float32 matrix (`dry_run.kernel_scratch`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,19 @@ from engine.memory.formula.packing import MicroBatchShape
 from engine.memory.formula.weights_and_state import BF16, FLOAT32, adapted
 
 COMPOSED_GELU = {"gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh_python", "quick_gelu"}
+
+
+def accumulator(device: Device, bf16: bool, size: int) -> int:
+    """Bytes per element of a product in which it is added up. `bf16`: whether the device has bf16 instructions."""
+    return FLOAT32 if device == "cpu" and not bf16 and size == BF16 else 0
+
+
+def accumulated_elements(shape: Architecture, config: schema.Config, batch: MicroBatchShape, training: bool) -> int:
+    """Elements of the largest product of a running layer: a gradient of size f, or that of a trained weight."""
+    trained = training and method_spec(config.method).trains_weights
+    weight = max((linear.inputs * linear.outputs for linear in shape.linears()), default=0) if trained else 0
+    width = shape.expert_intermediate if shape.experts else max(shape.intermediate, shape.hidden)
+    return max(batch.tokens * width, weight)
 
 
 def attention_elements(shape: Architecture, batch: MicroBatchShape) -> int:

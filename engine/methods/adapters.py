@@ -75,7 +75,9 @@ def load_adapter(model: torch.nn.Module, folder: Path) -> None:
 def multiply_in_input_dtype(model: peft.PeftModel) -> peft.PeftModel:
     """Make every adapter multiply in the data type of its input; call after adapters are added or loaded.
 
-    DoRA is left as PEFT computes it: it divides by norms of the weights, which need float32.
+    DoRA is left as PEFT computes it: it divides by norms of the weights, which need float32. So are adapters of tensors
+    in a mixture of experts: PEFT casts the factors of experts to the tensor's data type, and multiplies those of a
+    router, without tokens, in float32 (lora.ParamWrapper).
     """
     for layer in model.modules():
         if not isinstance(layer, LoraLayer) or layer.lora_variant:

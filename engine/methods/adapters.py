@@ -80,7 +80,10 @@ def multiply_in_input_dtype(model: peft.PeftModel) -> peft.PeftModel:
     router, without tokens, in float32 (lora.ParamWrapper).
     """
     for layer in model.modules():
-        if not isinstance(layer, LoraLayer) or layer.lora_variant:
+        if not isinstance(layer, LoraLayer):
+            continue
+        if layer.lora_variant:
+            layer.cast_input_dtype_enabled = True  # off if a plain adapter was loaded before
             continue
         parts = [*layer.lora_A.values(), *layer.lora_B.values()]
         if parts and all(type(part) in (torch.nn.Linear, CastLinear) for part in parts):

@@ -88,10 +88,8 @@ def _choices(
     """Choice scoring: the keys and values of prompts are copied for the choices of one layer at a time."""
     choices = max(1, min(MAX_CHOICES_PER_PROMPT * config.evaluation.batch, MAX_CHOICE_TOKENS // max(1, rows.answer)))
     copied = 2 * 2 * shape.key * choices * (rows.prompted + rows.answer) * size
-    logits = (
-        choices * rows.answer * shape.vocabulary * (size + accumulator)
-        + 2 * config.evaluation.batch * shape.vocabulary * 4
-    )
+    scores = 2 * config.evaluation.batch * shape.vocabulary * 4
+    logits = choices * rows.answer * shape.vocabulary * (size + accumulator) + scores
     return kept + max(copied, logits), _pass(choices, rows.answer)
 
 

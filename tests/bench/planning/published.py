@@ -1,7 +1,8 @@
 """Published peaks on GPUs, and the planner's predictions for the same work.
 
-Their loss, optimizer and dtypes differ from ftbench's, and adapters multiply in their own dtype as in PEFT, so the step
-is implemented here; model, fake tensors and counting are the planner's. CUDA context and fragmentation are not included: the figures are torch's.
+Their loss, optimizer and dtypes differ from ftbench's, and PEFT's adapters multiply in their own dtype, so the step is
+implemented here; model, fake tensors and counting are the planner's. CUDA context and fragmentation are not included:
+the figures are torch's.
 """
 
 from __future__ import annotations

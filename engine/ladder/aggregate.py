@@ -16,9 +16,10 @@ from engine.ladder.artifact_rungs import add_artifacts
 from engine.ladder.decisions import comparison, why_no_share
 from engine.ladder.price import add_price
 from engine.ladder.quasi_random import Floats
+from engine.ladder.required_sample import RequiredSample
 from engine.ladder.results import LadderResults, collect, read_finished
 from engine.ladder.runner import worked_joules
-from engine.ladder.statistics import Difference, ItemScores, MeanSamples, RequiredSample, mcnemar
+from engine.ladder.statistics import Difference, ItemScores, MeanSamples, mcnemar
 from engine.ladder.verdict import verdict
 from engine.runs.ladder import (
     BASE,

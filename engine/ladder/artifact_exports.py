@@ -20,8 +20,6 @@ from engine.runs.rpc_client import Cancelled, CancelToken, ask
 from engine.runs.run_dir import RunDir
 from engine.runs.stop_request import StopRequest, StopRequested
 
-MARGIN = 0.02
-"""Margin of an artifact's check, the default of `ftbench export`; the verdict compares scores without a margin."""
 SAVE_SECONDS = 1.0
 """Minimum time between two updates of an export's progress in `ladder.json`."""
 STOP_POLL_SECONDS = 0.2
@@ -105,7 +103,7 @@ class ArtifactExports:
             "kind": artifact.kind,
             "type": None if artifact.kind == "adapter" else artifact.type,
             "out": None,
-            "margin": MARGIN,
+            "margin": self.plan.margin,
             "overwrite": True,
             "wait": True,
         }

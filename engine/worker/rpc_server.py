@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -24,9 +23,8 @@ from engine.config.split_version import SPLIT_VERSION
 from engine.methods.quick_import import import_libraries, without_garbage_collection
 from engine.runs import parent
 from engine.runs.exports import GGUF_TOOLS
+from engine.worker.artifact_requests import ARTIFACT_REQUESTS, Progress
 
-Progress = Callable[..., None]
-"""Called with a description and, for countable work, the rows done and the total."""
 MAX_REASON = 500
 """Characters of a failure's reason; the traceback goes to stderr."""
 
@@ -148,73 +146,6 @@ def pull(arguments: dict[str, Any], progress: Progress) -> Any:
     return pull(arguments["name"], progress)
 
 
-def export(arguments: dict[str, Any], progress: Progress) -> Any:
-    """Write an artifact of a finished run and check it: its folder and its `Fidelity`."""
-    from engine.runs.device_queue import visible_device, wait_for_device
-
-    run = Path(arguments["run"])
-    if arguments["wait"]:
-        wait_for_device(visible_device(), time.time(), run, lambda note: progress(f"waiting: {note}"), lambda: False)
-    progress("loading libraries")
-    import_libraries()
-    from engine.export.exporter import export
-    from engine.export.source import ExportRequest
-    from engine.runs.run_dir import RunDir
-
-    out = arguments["out"]
-    request = ExportRequest(
-        RunDir(run),
-        arguments["kind"],
-        arguments["type"],
-        Path(out) if out else None,
-        arguments["margin"],
-        arguments["overwrite"],
-    )
-    folder, fidelity = export(request, progress)
-    return {"folder": str(folder), "fidelity": msgspec.to_builtins(fidelity)}
-
-
-def export_tools(arguments: dict[str, Any], progress: Progress) -> Any:
-    """Refuse if the tools for GGUF exports are missing."""
-    from engine.export.gguf_tools import require_tools
-
-    return {"folder": str(require_tools())}
-
-
-def export_check(arguments: dict[str, Any], progress: Progress) -> Any:
-    """Check one artifact of an export (`CheckJob` -> `Checked`)."""
-    import_libraries()
-    from engine.export.check import check
-    from engine.export.check_job import CheckJob
-
-    return msgspec.to_builtins(check(msgspec.convert(arguments, CheckJob), progress))
-
-
-def push_check(arguments: dict[str, Any], progress: Progress) -> Any:
-    """The full name of a Hub repository that can be pushed to."""
-    from engine.export.push import check_repository
-
-    return check_repository(arguments["repository"], arguments["public"])
-
-
-def push(arguments: dict[str, Any], progress: Progress) -> Any:
-    """Push an artifact to the Hub (`Pushed`)."""
-    from engine.export.push import push
-
-    return msgspec.to_builtins(push(Path(arguments["folder"]), arguments["repository"], arguments["public"], progress))
-
-
-def gain(arguments: dict[str, Any], progress: Progress) -> Any:
-    """The gain of a run over its base model or another run (`Gain`)."""
-    from engine.export.gate import gain_of_run
-    from engine.runs.run_dir import RunDir
-
-    against = arguments["against"]
-    other, start = RunDir(Path(against)) if against else None, arguments.get("start", False)
-    found = gain_of_run(RunDir(Path(arguments["run"])), other, arguments["metric"], start)
-    return msgspec.to_builtins(found)
-
-
 def doctor(arguments: dict[str, Any], progress: Progress) -> Any:
     """Device, attention implementation and 4-bit support that torch and bitsandbytes report on this machine."""
     import torch
@@ -257,13 +188,8 @@ REQUESTS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
     "ladder.report": ladder_report,
     "plan": plan,
     "pull": pull,
-    "export": export,
-    "export.check": export_check,
-    "push.check": push_check,
-    "push": push,
-    "export.tools": export_tools,
-    "gain": gain,
     "doctor": doctor,
+    **ARTIFACT_REQUESTS,
 }
 
 

@@ -12,14 +12,9 @@ from simulated import BASE, blank_ladder
 from engine.config.metric_specs import LOSS
 from engine.ladder.aggregate import add_statistics
 from engine.ladder.quasi_random import Floats
+from engine.ladder.required_sample import required
 from engine.ladder.results import FinishedRun, LadderResults, collect
-from engine.ladder.statistics import (
-    MIN_ITEMS,
-    ItemScores,
-    MeanSamples,
-    mcnemar,
-    required,
-)
+from engine.ladder.statistics import MIN_ITEMS, ItemScores, MeanSamples, mcnemar
 from engine.ladder.verdict import verdict
 from engine.runs.ladder import Comparison, Ladder, LadderRun
 from engine.runs.result import Interval, Result, Score

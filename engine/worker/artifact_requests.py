@@ -1,0 +1,94 @@
+"""Requests of the workbench about artifacts and gains of finished runs; part of the RPC server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine.methods.quick_import import import_libraries
+
+Progress = Callable[..., None]
+"""Called with a description and, for countable work, the number done and the total."""
+
+# Each handler imports what it needs: a request without torch must not pay seconds for importing it.
+
+
+def export(arguments: dict[str, Any], progress: Progress) -> Any:
+    """Write an artifact of a finished run and check it: its folder and its `Fidelity`."""
+    from engine.runs.device_queue import visible_device, wait_for_device
+
+    run = Path(arguments["run"])
+    if arguments["wait"]:
+        wait_for_device(visible_device(), time.time(), run, lambda note: progress(f"waiting: {note}"), lambda: False)
+    progress("loading libraries")
+    import_libraries()
+    from engine.export.exporter import export
+    from engine.export.source import ExportRequest
+    from engine.runs.run_dir import RunDir
+
+    out = arguments["out"]
+    request = ExportRequest(
+        RunDir(run),
+        arguments["kind"],
+        arguments["type"],
+        Path(out) if out else None,
+        arguments["margin"],
+        arguments["overwrite"],
+    )
+    folder, fidelity = export(request, progress)
+    return {"folder": str(folder), "fidelity": msgspec.to_builtins(fidelity)}
+
+
+def export_tools(arguments: dict[str, Any], progress: Progress) -> Any:
+    """Refuse if the tools for GGUF exports are missing."""
+    from engine.export.gguf_tools import require_tools
+
+    return {"folder": str(require_tools())}
+
+
+def export_check(arguments: dict[str, Any], progress: Progress) -> Any:
+    """Check one artifact of an export (`CheckJob` -> `Checked`)."""
+    import_libraries()
+    from engine.export.check import check
+    from engine.export.check_job import CheckJob
+
+    return msgspec.to_builtins(check(msgspec.convert(arguments, CheckJob), progress))
+
+
+def push_check(arguments: dict[str, Any], progress: Progress) -> Any:
+    """The full name of a Hub repository that can be pushed to."""
+    from engine.export.push import check_repository
+
+    return check_repository(arguments["repository"], arguments["public"])
+
+
+def push(arguments: dict[str, Any], progress: Progress) -> Any:
+    """Push an artifact to the Hub (`Pushed`)."""
+    from engine.export.push import push
+
+    return msgspec.to_builtins(push(Path(arguments["folder"]), arguments["repository"], arguments["public"], progress))
+
+
+def gain(arguments: dict[str, Any], progress: Progress) -> Any:
+    """The gain of a run over its base model or another run (`Gain`)."""
+    from engine.export.gate import gain_of_run
+    from engine.runs.run_dir import RunDir
+
+    against = arguments["against"]
+    other, start = RunDir(Path(against)) if against else None, arguments.get("start", False)
+    found = gain_of_run(RunDir(Path(arguments["run"])), other, arguments["metric"], start)
+    return msgspec.to_builtins(found)
+
+
+ARTIFACT_REQUESTS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
+    "export": export,
+    "export.check": export_check,
+    "export.tools": export_tools,
+    "gain": gain,
+    "push": push,
+    "push.check": push_check,
+}

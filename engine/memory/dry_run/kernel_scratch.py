@@ -74,7 +74,7 @@ def _unshared(args: Sequence[Any]) -> int:
 
 def _product(out: int, inner: int, dtype: torch.dtype) -> int:
     """Without bf16 instructions oneDNN adds a product of `inner` terms up in a float32 matrix of the result's size
-    (oneDNN, cpu/matmul/gemm_bf16_matmul.cpp, use_acc_buffer). torch uses oneDNN for products of more than 16³
+    (oneDNN, cpu/matmul/gemm_bf16_matmul.cpp, book_acc_scratchpad). torch uses oneDNN for products of more than 16³
     multiplications (aten/src/ATen/native/mkldnn/Matmul.cpp, checksize).
     """
     return out * 4 + _ALIGNMENT if dtype == torch.bfloat16 and out * inner > 16**3 else 0

@@ -154,6 +154,19 @@ def test_dora_is_computed_by_peft(name: str, folders: dict[str, Path]) -> None:
     assert 0 < loss < 10 and all(gradient.isfinite().all() for gradient in gradients.values())
 
 
+def test_dora_and_another_adapter_share_a_base(folders: dict[str, Path]) -> None:
+    """A layer with DoRA computes all of its adapters in float32."""
+    model = loaded(folders["llama"], "lora").eval()
+    with_dora = copy.deepcopy(model.peft_config["default"])
+    with_dora.use_dora = True
+    model.add_adapter("dora", with_dora)
+    multiply_in_input_dtype(model)
+    with torch.no_grad():
+        default = model(input_ids=IDS).logits
+        model.set_adapter("dora")
+        assert default.isfinite().all() and model(input_ids=IDS).logits.isfinite().all()
+
+
 def test_a_saved_adapter_is_a_plain_one(folders: dict[str, Path], tmp_path: Path) -> None:
     model = loaded(folders["llama"], "lora").eval()
     model.save_pretrained(tmp_path)

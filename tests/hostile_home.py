@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 from hostile import strings
 from made_ladder import made_ladder
+from made_models import made_model
 
 import engine
 from engine.config.preset_library import effective
@@ -23,6 +24,8 @@ from engine.runs.run_dir import RunDir
 LONGEST_NAME = 150
 """Characters of a file name."""
 LONG_LINE = 1 << 20
+FINISHED = "whole"
+"""Part of the name of the finished run."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,8 @@ def _runs(runs: Path) -> RunDir:
     for text in strings("n")[:30]:
         run = run_dir.create(runs, "demo-lora", effective("demo-lora", None, {}))
         run.path.rename(runs / f"20260101-000000-{as_name(text)}-0a0b")
+    finished = made_model(runs, "lora")
+    finished.path.rename(runs / f"20260101-000000-{FINISHED}{one_name('n')}-0a0b")
     made = [_died(runs) for _ in range(2)]
     return max(made, key=lambda run: run.name)
 

@@ -78,7 +78,7 @@ class Terminal:
         """Press a key until the screen shows a text: a busy program may still be opening or closing another screen."""
         for _ in range(4):
             self.press(key)
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 20
             while time.monotonic() < deadline:
                 if shows in self.text:
                     return

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from hostile import MARK, arrived
-from hostile_home import hostile_home
+from hostile_home import FINISHED, hostile_home
 from screen import Terminal
 from textual.screen import Screen
 
@@ -25,8 +25,9 @@ SCREENS = {
     "AskScreen": "y yes",
     "BenchScreen": "press 1-9",
     "CompareScreen": "comparison of",
+    "ExportScreen": "─ export ─",
     "InspectorScreen": "special tokens bold",
-    "LadderScreen": "o report",
+    "LadderScreen": "u resume  t try",
     "LaunchScreen": "─ launch ─",
     "NameScreen": "enter save",
     "PickerScreen": "type to filter",
@@ -34,6 +35,7 @@ SCREENS = {
     "RunsScreen": "runs in",
     "SmallScreen": "Terminal too small",
     "TextScreen": "Everywhere",
+    "TryScreen": "enter sends",
     "CommandPalette": "Search",
 }
 """Screen -> a text that only this screen shows: the test must visit every screen."""
@@ -101,7 +103,19 @@ def visit_every_screen(terminal: Terminal, seen: list[str]) -> None:
         terminal.press("down")
         seen.append(terminal.text)
     terminal.press("escape")
-    open_and_walk(terminal, ["l"], "o report", "ladder", seen)
+    open_and_walk(terminal, ["l"], SCREENS["LadderScreen"], "ladder", seen)
+    terminal.press_until("r", "runs in")
+    terminal.press_one_by_one("/", FINISHED, "enter")
+    terminal.settle()
+    open_and_walk(terminal, ["e"], SCREENS["ExportScreen"], "", seen)
+    terminal.press_until("t", SCREENS["TryScreen"])
+    terminal.wait("ready on")
+    seen.append(terminal.text)
+    terminal.press("escape")
+    terminal.press_until("escape", "runs in")
+    terminal.press("escape")  # the filter
+    terminal.press("escape")
+    terminal.settle()
     terminal.press_one_by_one("d", "down", "down")
     open_and_walk(terminal, ["enter"], "special tokens bold", "inspector", seen)
     open_and_walk(terminal, ["d", "a"], "type to filter", "picker", seen)

@@ -28,9 +28,10 @@ NEEDS = {
 }
 WITHOUT = {
     "attach", "stop", "report", "gate", "plan", "pull", "doctor", "data check", "data show", "presets list",
-    "presets show", "presets new",
+    "presets show", "presets new", "try",
 }  # fmt: skip
-"""Subcommands that only read run directories and files; `doctor` reports the folder."""
+"""Subcommands that only read run directories and files; `doctor` reports the folder, and `try` refuses an unfinished
+run before it uses locks."""
 
 
 def spoil(folder: Path, kind: str) -> None:

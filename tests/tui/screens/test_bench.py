@@ -23,6 +23,7 @@ from tui.screens.picker import PickerScreen
 from tui.screens.presets import PresetsScreen
 from tui.screens.runs import RunsScreen
 from tui.screens.text import TextScreen
+from tui.screens.trying import TryScreen
 from tui.widgets.data_list import DataList
 from tui.widgets.log_pane import LogPane
 from tui.widgets.loss_pane import LossPane
@@ -39,6 +40,7 @@ def test_every_command_has_an_action_where_it_is_bound() -> None:
         "presets": PresetsScreen,
         "runs": RunsScreen,
         "ladder": LadderScreen,
+        "try": TryScreen,
     }
     for group, table in TABLES.items():
         for command in table:

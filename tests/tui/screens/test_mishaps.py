@@ -18,6 +18,7 @@ from engine.runs import launch, locks
 from tui.app import Workbench
 from tui.cli.bench import open_bench
 from tui.screens.comparing import CompareScreen
+from tui.screens.exporting import ExportScreen
 from tui.screens.presets import PresetsScreen
 from tui.screens.runs import RunsScreen
 from tui.screens.small import SmallScreen
@@ -283,6 +284,8 @@ def test_ctrl_c_says_how_to_leave_on_every_dialog(tmp_path: Path) -> None:
         await pilot.press("d")
         await wait_for(pilot, lambda: not isinstance(app.screen, PresetsScreen))
         await says(pilot, app, 2)
+        await app.push_screen(ExportScreen([]))
+        await says(pilot, app)
 
     play(tmp_path, story)
     dialogs = {one.__name__ for one in ModalScreen.__subclasses__() if one.__module__.startswith("tui.")}

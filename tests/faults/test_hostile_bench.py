@@ -111,9 +111,8 @@ def visit_every_screen(terminal: Terminal, seen: list[str]) -> None:
     terminal.press_until("t", SCREENS["TryScreen"])
     terminal.wait("ready on")
     seen.append(terminal.text)
-    terminal.press("escape")
-    terminal.press_until("escape", "runs in")
-    terminal.press("escape")  # the filter
+    terminal.press("escape")  # leaves the input line
+    terminal.press_until("escape", "matching")
     terminal.press("escape")
     terminal.settle()
     terminal.press_one_by_one("d", "down", "down")

@@ -14,6 +14,10 @@ from importlib.metadata import entry_points
 from engine.config.errors import UserError
 
 ENTRY_POINTS = "ftbench.metrics"
+DEFAULT_MARGIN = 0.02
+"""Loss of quality that is accepted by default: 2 points of a share, 0.02 nats/token of a loss."""
+POINT = 0.01
+"""A margin of 1 on the command line: one point of a share, 0.01 nats/token of a loss."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -18,6 +16,7 @@ from engine.ladder.price import add_price
 from engine.ladder.quasi_random import Floats
 from engine.ladder.required_sample import RequiredSample
 from engine.ladder.results import LadderResults, collect, read_finished
+from engine.ladder.rung_summary import reason_of, seed_range, status_of
 from engine.ladder.runner import worked_joules
 from engine.ladder.statistics import Difference, ItemScores, MeanSamples, mcnemar
 from engine.ladder.verdict import verdict
@@ -28,16 +27,12 @@ from engine.runs.ladder import (
     Comparison,
     Ladder,
     LadderPlan,
-    LadderRun,
     Rung,
     RungResult,
-    SeedRange,
     finding_of,
 )
 from engine.runs.ladder_dir import LadderDir
-from engine.runs.result import Interval, MeasuredPeak, Result
-
-T = TypeVar("T")
+from engine.runs.result import MeasuredPeak, Result
 
 UNLIKE = "it has fewer seeds than other rungs, and they vary significantly more; run it with more seeds"
 
@@ -141,19 +136,13 @@ def _comparison(difference: Difference, of_loss: Difference | None, scores: Mapp
     return Comparison(
         a=difference.a,
         b=difference.b,
-        difference=_interval(difference, items),
+        difference=difference.interval(items),
         p=difference.p,
         p_adjusted=difference.p_adjusted,
         finding="undecided",
         mcnemar=[mcnemar(*pair) for pair in _same_seed(a, b)] if binary and a.weights is None else [],
-        loss_difference=_interval(of_loss, items) if of_loss else None,
+        loss_difference=of_loss.interval(items) if of_loss else None,
     )
-
-
-def _interval(difference: Difference, items: int) -> Interval:
-    finite = math.isfinite(difference.low) and math.isfinite(difference.high)
-    low, high = (difference.low, difference.high) if finite else (None, None)
-    return Interval(mean=difference.mean, low=low, high=high, rows=items)
 
 
 def _same_seed(a: ItemScores, b: ItemScores) -> list[tuple[Floats, Floats]]:
@@ -188,7 +177,7 @@ def _add_forgetting(rows: dict[str, RungResult], results: LadderResults) -> None
             rows[name].general_loss = samples.interval(name)
         if name in rows and name != BASE:
             (rise,) = samples.differences([(name, BASE)])
-            rows[name].forgetting = _interval(rise, samples.n)
+            rows[name].forgetting = rise.interval(samples.n)
 
 
 def _base_row(results: LadderResults, name: str) -> RungResult | None:
@@ -204,7 +193,7 @@ def _base_row(results: LadderResults, name: str) -> RungResult | None:
 def _row(rung: Rung, ladder: Ladder, results: LadderResults) -> RungResult:
     entries = [entry for entry in ladder.entries if entry.rung == rung.name and entry.kind == "run"]
     runs = [run for run in results.runs if run.entry.rung == rung.name]
-    row = RungResult(name=rung.name, method=rung.method, status=_status(entries), reason=_reason(entries))
+    row = RungResult(name=rung.name, method=rung.method, status=status_of(entries), reason=reason_of(entries))
     if not runs:
         return row
     outcomes = [run.result for run in runs]
@@ -215,26 +204,14 @@ def _row(rung: Rung, ladder: Ladder, results: LadderResults) -> RungResult:
     row.seeds, row.runs = [run.entry.seed for run in runs], [run.entry.run for run in runs]
     row.extra = _mean_extra(outcomes)
     row.peak = _highest([result.peak for result in outcomes])
-    row.training_seconds = _over_seeds(outcomes, lambda result: result.step_seconds)
-    row.all_seconds = _over_seeds(runs, lambda run: run.entry.seconds)
-    row.tokens_per_second = _over_seeds(outcomes, lambda result: result.tokens_per_second)
-    row.computed_tokens_per_second = _over_seeds(outcomes, lambda result: result.computed_tokens_per_second)
-    row.energy = _over_seeds(outcomes, worked_joules)
+    row.training_seconds = seed_range(result.step_seconds for result in outcomes)
+    row.all_seconds = seed_range(run.entry.seconds for run in runs)
+    row.tokens_per_second = seed_range(result.tokens_per_second for result in outcomes)
+    row.computed_tokens_per_second = seed_range(result.computed_tokens_per_second for result in outcomes)
+    row.energy = seed_range(map(worked_joules, outcomes))
     row.trainable, row.parameters, row.artifact_bytes = last.trainable, last.parameters, last.artifact_bytes
     add_price(row, rung, ladder)
     return row
-
-
-def _status(entries: Sequence[LadderRun]) -> str:
-    statuses = {entry.status for entry in entries}
-    if "finished" in statuses:
-        return "finished" if statuses == {"finished"} else "partly"
-    wrong = [entry.status for entry in entries if entry.status not in ("planned", "live", "skipped", "finished")]
-    return wrong[0] if wrong else "skipped" if statuses == {"skipped"} else "planned"
-
-
-def _reason(entries: Sequence[LadderRun]) -> str:
-    return next((entry.reason for entry in entries if entry.status != "finished" and entry.reason), "")
 
 
 def _mean_extra(results: Sequence[Result]) -> dict[str, float]:
@@ -250,11 +227,3 @@ def _highest(peaks: Sequence[MeasuredPeak]) -> MeasuredPeak:
         name: [v for peak in peaks if (v := getattr(peak, name)) is not None] for name in MeasuredPeak.__struct_fields__
     }
     return MeasuredPeak(**{name: max(values, default=None) for name, values in known.items()})
-
-
-def _over_seeds(runs: Sequence[T], value: Callable[[T], float | None]) -> SeedRange | None:
-    """Mean, lowest and highest of the runs that have the value."""
-    values = [found for run in runs if (found := value(run)) is not None]
-    if not values:
-        return None
-    return SeedRange(mean=float(np.mean(values)), low=min(values), high=max(values))

@@ -7,14 +7,21 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
 from engine.config.errors import RunFailed, UserError
 from engine.ladder.format import rung_title
 from engine.ladder.runner import LadderRunner
-from engine.runs.exports import Artifact, Fidelity, exports_folder, read_fidelity, read_item_scores, remove_unfinished
+from engine.runs.exports import (
+    Artifact,
+    Fidelity,
+    export_arguments,
+    exports_folder,
+    read_fidelity,
+    read_item_scores,
+    remove_unfinished,
+)
 from engine.runs.ladder import LadderPlan, LadderRun, artifact_of
 from engine.runs.rpc_client import Cancelled, CancelToken, ask
 from engine.runs.run_dir import RunDir
@@ -98,15 +105,9 @@ class ArtifactExports:
         entry.status, entry.reason, entry.progress = "live", "", ""
         self.runner.save()
         print(f"[{time.strftime('%H:%M:%S')}] export {entry.rung} seed {entry.seed}: {entry.run}", flush=True)
-        question: dict[str, Any] = {
-            "run": str(run.path),
-            "kind": artifact.kind,
-            "type": None if artifact.kind == "adapter" else artifact.type,
-            "out": None,
-            "margin": self.plan.margin,
-            "overwrite": True,
-            "wait": True,
-        }
+        question = export_arguments(
+            run, artifact.kind, artifact.requested_type, margin=self.plan.margin, overwrite=True
+        )
         saved = 0.0
 
         def progress(text: str, done: int | None = None, total: int | None = None) -> None:

@@ -11,7 +11,6 @@ An artifact shares the seeds of its runs, so that it is not an independent rung:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from engine.config.metric_specs import LOSS, MetricSpec, metric_spec
 from engine.ladder.decisions import comparison, why_no_share
 from engine.ladder.quasi_random import Floats
 from engine.ladder.results import LadderResults
+from engine.ladder.rung_summary import reason_of, seed_range, status_of
 from engine.ladder.statistics import Difference, ItemScores, MeanSamples
 from engine.runs.exports import Fidelity, ItemScore, read_fidelity, read_item_scores
 from engine.runs.ladder import (
@@ -34,12 +34,10 @@ from engine.runs.ladder import (
     LadderPlan,
     LadderRun,
     RungResult,
-    SeedRange,
     artifact_of,
     finding_of,
 )
 from engine.runs.ladder_dir import LadderDir
-from engine.runs.result import Interval
 
 ZERO = ""
 """Name of the rung of zeros with which differences are compared."""
@@ -126,15 +124,15 @@ def _values(runs: Iterable[list[ItemScore]], value: Callable[[ItemScore], float]
 def _row(artifact: ExportedArtifact, ladder: Ladder) -> RungResult:
     entries = [entry for entry in ladder.entries if entry.rung == artifact.name]
     source = next(row for row in ladder.rows if row.name == artifact.source)
-    row = RungResult(name=artifact.name, method=source.method, source=source.name, status=_status(entries))
-    row.reason = next((entry.reason for entry in entries if entry.status != "finished" and entry.reason), "")
+    row = RungResult(name=artifact.name, method=source.method, source=source.name, status=status_of(entries))
+    row.reason = reason_of(entries)
     checks = artifact.checks
     if not checks:
         return row
     row.seeds, row.runs = [entry.seed for entry in artifact.entries], [entry.run for entry in artifact.entries]
     row.parameters, row.artifact_bytes = source.parameters, checks[-1].bytes
-    row.export_seconds = _over_seeds(entry.seconds for entry in artifact.entries)
-    row.all_seconds = _over_seeds(
+    row.export_seconds = seed_range(entry.seconds for entry in artifact.entries)
+    row.all_seconds = seed_range(
         of_run.seconds + entry.seconds
         for entry in artifact.entries
         for of_run in ladder.entries
@@ -144,21 +142,9 @@ def _row(artifact: ExportedArtifact, ladder: Ladder) -> RungResult:
     )
     known = [check.identical for check in checks if check.identical is not None]
     row.identical = fmean(known) if known else None
-    row.generation = _over_seeds(1 / check.seconds_per_token for check in checks if check.seconds_per_token)
+    row.generation = seed_range(1 / check.seconds_per_token for check in checks if check.seconds_per_token)
     row.generation_device = checks[-1].device
     return row
-
-
-def _status(entries: Sequence[LadderRun]) -> str:
-    statuses = [entry.status for entry in entries]
-    if "finished" in statuses:
-        return "finished" if set(statuses) == {"finished"} else "partly"
-    return next((status for status in statuses if status != "planned"), "planned")
-
-
-def _over_seeds(values: Iterable[float | None]) -> SeedRange | None:
-    known = [value for value in values if value is not None]
-    return SeedRange(mean=fmean(known), low=min(known), high=max(known)) if known else None
 
 
 def _against_runs(
@@ -209,18 +195,12 @@ def _comparison(
     return Comparison(
         a=one.a,
         b=b,
-        difference=_interval(one, items),
+        difference=one.interval(items),
         p=one.p,
         p_adjusted=one.p_adjusted,
         finding=finding_of(low, high, margin),
-        loss_difference=_interval(of_loss, items) if of_loss and spec.needs_answers else None,
+        loss_difference=of_loss.interval(items) if of_loss and spec.needs_answers else None,
     )
-
-
-def _interval(one: Difference, items: int) -> Interval:
-    finite = math.isfinite(one.low) and math.isfinite(one.high)
-    low, high = (one.low, one.high) if finite else (None, None)
-    return Interval(mean=one.mean, low=low, high=high, rows=items)
 
 
 def _compare_kind(

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from engine.config.method_specs import RULE_CANDIDATE, RULE_REFERENCE
-from engine.config.metric_specs import metric_spec
+from engine.config.metric_specs import DEFAULT_MARGIN, metric_spec
 from engine.runs.ladder import (
     BASE,
     BASES,
-    DEFAULT_MARGIN,
     Comparison,
     Finding,
     Ladder,

@@ -115,10 +115,11 @@ class Difference:
     p: float
     p_adjusted: float
 
-    @property
-    def significant(self) -> bool:
-        """Whether the interval excludes zero."""
-        return self.low > 0 or self.high < 0
+    def interval(self, items: int) -> Interval:
+        """The interval as it is stored, without bounds that are infinite; `items`: number of test items."""
+        finite = math.isfinite(self.low) and math.isfinite(self.high)
+        low, high = (self.low, self.high) if finite else (None, None)
+        return Interval(mean=self.mean, low=low, high=high, rows=items)
 
 
 class MeanSamples:

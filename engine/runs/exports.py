@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct, field
 
 from engine.config.errors import UserError
 from engine.config.files import remove_tree
-from engine.config.metric_specs import MetricSpec
+from engine.config.metric_specs import DEFAULT_MARGIN, MetricSpec
 from engine.runs import locks
 from engine.runs.result import Interval
 from engine.runs.run_dir import RunDir
@@ -50,6 +50,11 @@ class Artifact(Struct, frozen=True, kw_only=True):
         if self.type == DEFAULT_TYPES[self.kind] and self.kind != "gguf":
             return self.kind
         return self.type if self.type in QUANTIZED else self.folder
+
+    @property
+    def requested_type(self) -> WeightType | None:
+        """The type to request; None for adapters, which are stored as they were trained."""
+        return None if self.kind == "adapter" else self.type
 
     @property
     def title(self) -> str:
@@ -172,6 +177,28 @@ def outcome_of(
         return "undecided"
     most, least = (difference.high, difference.low) if metric.lower_is_better else (-difference.low, -difference.high)
     return "pass" if most <= margin else "worse" if least > margin else "undecided"
+
+
+def export_arguments(
+    run: RunDir,
+    kind: ExportKind,
+    dtype: WeightType | None = None,
+    *,
+    out: str | None = None,
+    margin: float = DEFAULT_MARGIN,
+    overwrite: bool = False,
+    wait: bool = True,
+) -> dict[str, Any]:
+    """Arguments of the request `export`. dtype: None for the kind's default; wait: in the device queue."""
+    return {
+        "run": str(run.path),
+        "kind": kind,
+        "type": dtype,
+        "out": out,
+        "margin": margin,
+        "overwrite": overwrite,
+        "wait": wait,
+    }
 
 
 def exports_folder(run: RunDir) -> Path:

@@ -1,4 +1,6 @@
-"""The plan of a ladder (`ladder.toml`), and its state and results (`ladder.json`)."""
+"""The plan of a ladder (`ladder.toml`), and its state and results (`ladder.json`): both schemas, in one module because
+they share their types.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ import msgspec
 from msgspec import Struct, field
 
 from engine.config.errors import Notice
+from engine.config.metric_specs import DEFAULT_MARGIN
 from engine.config.schema import Config
 from engine.config.split_version import OLDEST_SPLIT_VERSION
 from engine.runs.account import ColumnUse, RowAccount
@@ -22,8 +25,6 @@ BASE, BASE_4BIT = BASES = ("base", "base-4bit")
 WAITING = ("planned", "live")
 """Statuses of entries without an outcome."""
 
-DEFAULT_MARGIN = 0.02
-"""Loss of quality that is accepted: 2 points of a share, 0.02 nats/token of a loss."""
 
 ARTIFACT_SEPARATOR = ":"
 """Between a rung and its artifact in an artifact's name, `lora:q4_k_m`; the names of trained rungs do not have it."""

@@ -9,13 +9,14 @@ from collections.abc import Iterable, Sequence
 
 from engine.config.errors import Notice, UserError
 from engine.config.method_specs import method_names, method_spec, reads
+from engine.config.metric_specs import DEFAULT_MARGIN
 from engine.config.preset import Flat, flatten, parse_overrides
 from engine.config.preset_library import effective
 from engine.config.schema import Config
 from engine.config.split_version import SPLIT_VERSION
 from engine.config.text import amount
 from engine.runs.exports import artifact_words, parse_artifact
-from engine.runs.ladder import ARTIFACT_SEPARATOR, BASES, DEFAULT_MARGIN, LadderPlan, Rung
+from engine.runs.ladder import ARTIFACT_SEPARATOR, BASES, LadderPlan, Rung
 
 SHARED_KEYS = (
     "model.id",

@@ -27,7 +27,7 @@ SAME_SETTINGS = (
     "quantization.type",
     "quantization.double",
 )
-"""Settings that must be the starting run's: with others, its weights would be those of another model."""
+"""Settings that must equal those of the starting run, because its weights fit no others."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from engine.config.errors import UserError
+from engine.config.metric_specs import DEFAULT_MARGIN, POINT
 from engine.runs import ladder_dir, run_dir
 from engine.runs.home import runs_home
 from engine.runs.ladder_dir import LadderDir
@@ -29,6 +30,7 @@ from tui.cli.options import (
     FreshOption,
     FromOption,
     JsonOption,
+    MarginOption,
     MethodOption,
     ModelOption,
     MouseOption,
@@ -87,9 +89,7 @@ def ladder(
         int,
         typer.Option("--learning-rates", min=1, max=9, help="Learning rates to try per rung on validation rows."),
     ] = 1,
-    margin: Annotated[
-        float, typer.Option("--margin", min=0, help="Loss of quality that is accepted, in points of the metric.")
-    ] = 2.0,
+    margin: MarginOption = DEFAULT_MARGIN / POINT,
     ship: Annotated[
         list[str] | None,
         typer.Option("--ship", metavar="ARTIFACT", help="Export, score and compare: merged, q8_0, q4_k_m, adapter …"),
@@ -111,7 +111,7 @@ def ladder(
     words = verb.rung_words(rungs)
     command, artifacts = shlex.join(["ftbench", *sys.argv[1:]]), ",".join(ship or [])
     artifact_words = artifacts.split(",") if artifacts else []
-    plan = make_plan(preset, words, given, seeds, learning_rates, probe, fresh, command, artifact_words, margin / 100)
+    plan = make_plan(preset, words, given, seeds, learning_rates, probe, fresh, command, artifact_words, margin * POINT)
     raise typer.Exit(verb.start(plan, home(runs, launch=True, json=json), detach, json))
 
 

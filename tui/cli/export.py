@@ -10,8 +10,17 @@ import msgspec
 
 from engine.config.errors import UserError
 from engine.config.files import check_utf8, working_directory
+from engine.config.metric_specs import POINT
 from engine.config.text import amount, visible
-from engine.runs.exports import FIDELITY, ExportKind, Fidelity, WeightType, export_folder, read_fidelity
+from engine.runs.exports import (
+    FIDELITY,
+    ExportKind,
+    Fidelity,
+    WeightType,
+    export_arguments,
+    export_folder,
+    read_fidelity,
+)
 from engine.runs.fidelity_text import fidelity_facts
 from engine.runs.rpc_client import ask
 from engine.runs.run_dir import RunDir
@@ -42,14 +51,23 @@ class ExportOptions:
 def export(run: RunDir, options: ExportOptions) -> int:
     """Export, print the check, and push. Returns 1 if the artifact is worse than the run, unless that is accepted.
 
-    A worse artifact that is not accepted is not pushed. With `push`, an artifact that exists is pushed as it is.
+    An artifact that is worse is pushed only if that is accepted. With `push`, an existing one is not exported again.
     """
+    arguments = export_arguments(
+        run,
+        options.kind,
+        options.type,
+        out=_absolute(options.out),
+        margin=options.margin * POINT,
+        overwrite=options.overwrite,
+        wait=not options.now,
+    )
     with shown_progress(options.json) as (progress, counted):
         destination = {"repository": options.push, "public": options.public}
         if options.push is not None:  # refused before hours of export
             progress(f"checking {options.push} on the Hub")
             destination["repository"] = ask("push.check", destination, progress)
-        answer = _existing(run, options) or ask("export", _question(run, options), progress, counted=counted)
+        answer = _existing(run, options) or ask("export", arguments, progress, counted=counted)
     check = msgspec.convert(answer["fidelity"], Fidelity)
     refused = check.outcome == "worse" and not options.accept_loss
     if not options.json:
@@ -64,18 +82,6 @@ def export(run: RunDir, options: ExportOptions) -> int:
     return 1 if refused else 0
 
 
-def _question(run: RunDir, options: ExportOptions) -> dict[str, Any]:
-    return {
-        "run": str(run.path),
-        "kind": options.kind,
-        "type": options.type,
-        "out": _absolute(options.out),
-        "margin": options.margin / 100,
-        "overwrite": options.overwrite,
-        "wait": not options.now,
-    }
-
-
 def _existing(run: RunDir, options: ExportOptions) -> dict[str, Any] | None:
     """The artifact to push if it has been exported already."""
     out = _absolute(options.out)
@@ -86,7 +92,7 @@ def _existing(run: RunDir, options: ExportOptions) -> dict[str, Any] | None:
     wanted = (run.name, options.kind, options.type or check.type)
     if (check.run, check.kind, check.type) != wanted:
         what, do = (
-            f"this is the artifact of another export: {check.run}, {check.kind}, {check.type}",
+            f"the folder contains another artifact: {check.run}, {check.kind}, {check.type}",
             "use another --out",
         )
         raise UserError(what, str(folder), do, "export.exists")

@@ -106,3 +106,13 @@ def overrides(settings: list[str] | None, **options: Any) -> Flat:
         if key != "method":  # the method is a separate argument, because it decides which settings are read
             values[key] = value
     return values
+
+
+MarginOption = Annotated[
+    float,
+    typer.Option(
+        "--margin",
+        min=0,
+        help="Loss of quality that is accepted, in points of a share or hundredths of nats/token of a loss.",
+    ),
+]

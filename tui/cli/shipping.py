@@ -7,13 +7,14 @@ from typing import Annotated, Literal
 
 import typer
 
+from engine.config.metric_specs import DEFAULT_MARGIN, POINT
 from engine.runs import run_dir
 from engine.runs.exports import ExportKind, WeightType
 from engine.runs.home import runs_home
 from tui.cli.arguments import App
 from tui.cli.home_notes import home, show_origin
 from tui.cli.lookup import run_or_ladder
-from tui.cli.options import AsciiOption, JsonOption, NowOption, RunArgument, RunsOption
+from tui.cli.options import AsciiOption, JsonOption, MarginOption, NowOption, RunArgument, RunsOption
 
 shipping_app = App()
 
@@ -28,9 +29,7 @@ def export(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder to create (default: exports/NAME in the run).")
     ] = None,
-    margin: Annotated[
-        float, typer.Option("--margin", min=0, help="Loss of quality that is accepted, in points of the metric.")
-    ] = 2.0,
+    margin: MarginOption = DEFAULT_MARGIN / POINT,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
     accept_loss: Annotated[
         bool, typer.Option("--accept-loss", help="Exit with 0 even if the artifact is worse.")

@@ -29,6 +29,7 @@ from engine.runs.chat_messages import (
     Sampling,
     Waiting,
 )
+from engine.runs.device_queue import device_title
 
 
 @dataclass
@@ -197,6 +198,7 @@ def answer_facts(answer: Answered) -> str:
     return " · ".join([amount(answer.tokens, "token"), *speed, first, ended])
 
 
+CPU = device_title("cpu")
 KINDS = {"disagree": "the runs disagree", "failure": "all runs failed", "other": "all runs were right"}
 """Kind of a test item -> in words."""
 
@@ -222,3 +224,30 @@ def default_sampling(sampling: Sampling, columns: Sequence[Column]) -> Sampling:
         return sampling
     most = max((column.max_new_tokens for column in columns), default=128)
     return msgspec.structs.replace(sampling, max_new_tokens=most)
+
+
+def item_line(state: ChatState) -> str:
+    """`item 3 of 48, test.jsonl line 12: all runs failed; target:`; '' if no test item is replayed."""
+    item, items = state.replayed, state.items
+    if item is None or items is None:
+        return ""
+    listed = len(items.items)
+    among = f"{listed:,}" if listed == items.total else f"the first {listed:,} of {items.total:,}"
+    return f"item {state.item + 1} of {among}, {item.where}: {KINDS[item.kind]}; target:"
+
+
+def state_line(state: ChatState, error: str) -> tuple[str, str]:
+    """(what the session is doing and what the user can do about it, style)."""
+    if error:
+        return f"{error}; press escape to return", "$text-error"
+    if state.waiting:
+        cpu = "" if state.waiting.device == CPU else " Press u to use the CPU instead (slow)."
+        text = f"waiting in the device queue: {state.waiting.note}.{cpu} Press N to start immediately."
+        return text, "$text-warning"
+    if state.ready is None:
+        return f"{state.loading} …", ""
+    if state.answering:
+        return f"{state.columns[state.answering].column.title} is answering; s stops", ""
+    if state.pending:
+        return "answering; s stops", ""
+    return f"ready on {state.ready.device}", ""

@@ -19,14 +19,19 @@ from textual.widgets.option_list import Option
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
 from engine.config.text import visible
-from engine.runs.exports import Fidelity, artifact_words, exports_folder, parse_artifact, read_fidelity
-from engine.runs.exports import remove_unfinished as remove_unfinished_exports
+from engine.runs.exports import (
+    Fidelity,
+    artifact_words,
+    export_arguments,
+    exports_folder,
+    parse_artifact,
+    read_fidelity,
+    remove_unfinished,
+)
 from engine.runs.fidelity_text import fidelity_facts
 from engine.runs.run_dir import RunDir
 from tui.background import BackgroundRequest, ProgressReported, ResponseReceived
 
-MARGIN = 0.02
-"""The default of `ftbench export`."""
 CONTENTS = {"adapter": "PEFT adapter", "merged": "safetensors", "gguf": "llama.cpp and Ollama"}
 STYLES = {"pass": "$text-success", "worse": "$text-error", "undecided": "$text-warning"}
 CANCEL_SECONDS = 2.0
@@ -117,15 +122,7 @@ class ExportScreen(ModalScreen[None]):
         self._tell(f"{self.chosen.title}: {artifact.word}")
         self._outcome(Content("starting"))
         self._keys("escape cancel")
-        arguments = {
-            "run": str(self.chosen.run.path),
-            "kind": artifact.kind,
-            "type": None if artifact.kind == "adapter" else artifact.type,
-            "out": None,
-            "margin": MARGIN,
-            "overwrite": False,
-            "wait": True,
-        }
+        arguments = export_arguments(self.chosen.run, artifact.kind, artifact.requested_type)
         self.request = BackgroundRequest("export", arguments, self.post_message)
 
     @on(ProgressReported)
@@ -183,7 +180,7 @@ class ExportScreen(ModalScreen[None]):
             self.request.leave()
             self.request.join(CANCEL_SECONDS)
             self.request = None
-            remove_unfinished_exports(self.chosen.run)
+            remove_unfinished(self.chosen.run)
 
 
 def _existing(folder: Path) -> Fidelity | None:

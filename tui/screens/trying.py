@@ -11,7 +11,6 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal
 from textual.content import Content
-from textual.events import Paste
 from textual.widgets import Input, Static
 
 from engine.config.errors import RunFailed, UserError
@@ -19,41 +18,22 @@ from engine.config.files import working_directory
 from engine.config.text import visible
 from engine.runs.chat_file import save_conversations
 from engine.runs.chat_messages import Items, ListItems, Loading, Open, Ready, Refused, Sampling, Waiting
-from engine.runs.device_queue import device_title
 from engine.runs.home import tilde
 from tui.commands import TABLES, bindings
 from tui.live.chat_sampling import parse_sampling, written
-from tui.live.chat_state import KINDS, ChatState, default_sampling, memory_text, sampling_text
+from tui.live.chat_state import CPU, ChatState, default_sampling, item_line, memory_text, sampling_text, state_line
 from tui.live.chat_thread import ChatThread, SessionEnded, SessionTold
 from tui.screens.base import BaseScreen
 from tui.widgets.answer_column import AnswerColumn
 from tui.widgets.key_line import KeyLine
+from tui.widgets.prompt_input import PromptInput
 
 MIN_COLUMN = 38
 """Width of a column; a narrower terminal shows fewer columns at a time."""
 REDRAW_SECONDS = 0.1
 ITEMS = 200
 """Test items that are listed."""
-LINE_FEED = "⏎"
-"""Stands for a line feed in the input line."""
-PLACEHOLDERS = {
-    "prompt": "prompt · enter sends · escape leaves the line",
-    "sampling": "temperature=0 top_p=1 seed=0 max_new_tokens=128",
-    "system": "system prompt; empty for no system prompt",
-}
-
-
-CPU = device_title("cpu")
 ACTIONS = frozenset(command.action.partition("(")[0] for command in TABLES["try"])
-
-
-class PromptInput(Input):
-    """One line; pasted line feeds are kept as symbols."""
-
-    def _on_paste(self, event: Paste) -> None:
-        event.prevent_default()
-        event.stop()
-        self.insert_text_at_cursor(event.text.rstrip("\r\n").replace("\r\n", "\n").replace("\n", LINE_FEED))
 
 
 class TryScreen(BaseScreen[None]):
@@ -69,8 +49,6 @@ class TryScreen(BaseScreen[None]):
     TryScreen #state { height: auto; max-height: 5; padding: 0 1; }
     TryScreen #item { height: auto; max-height: 3; padding: 0 1; display: none; }
     TryScreen #columns { height: 1fr; }
-    TryScreen PromptInput { height: 1; border: none; }
-    TryScreen PromptInput > .input--placeholder { color: $foreground-muted; }
     """
 
     def __init__(
@@ -89,7 +67,6 @@ class TryScreen(BaseScreen[None]):
         self.error = ""
         self.first = 0
         """Index of the first visible column."""
-        self.purpose = "prompt"
         self._wanted_item = -1
         self._stale = True
         """Whether something changed since the last drawing."""
@@ -100,9 +77,7 @@ class TryScreen(BaseScreen[None]):
         yield Horizontal(id="columns")
         yield Static(id="item")
         yield Static(id="state")
-        line = PromptInput(placeholder=PLACEHOLDERS["prompt"], id="prompt", compact=True)
-        line.cursor_blink = False  # each change is sent over SSH
-        yield line
+        yield PromptInput(id="prompt")
         yield KeyLine()
 
     def on_mount(self) -> None:
@@ -177,58 +152,34 @@ class TryScreen(BaseScreen[None]):
         self.query_one("#title", Static).update(Content(visible(title)))
         memory = memory_text(state.memory) if state.memory else ""
         self.query_one("#memory", Static).update(Content(visible(memory)))
-        self.query_one("#state", Static).update(self._state_line())
+        text, style = state_line(state, self.error)
+        self.query_one("#state", Static).update(Content.styled(visible(text), style))
         self._draw_item()
 
     def _draw_item(self) -> None:
         widget, item = self.query_one("#item", Static), self.state.replayed
         widget.display = item is not None
-        if item is not None and self.state.items is not None:
-            place = f"item {self.state.item + 1} of {self.state.items.total}, {item.where}: {KINDS[item.kind]}; target:"
+        if item is not None:
             target = Content.styled(visible(item.target, 400), "$text-success")
-            widget.update(Content("\n").join([Content(visible(place)), target]))
-
-    def _state_line(self) -> Content:
-        """What the session is doing, and what the user can do about it."""
-        state = self.state
-        if self.error:
-            return Content.styled(visible(f"{self.error}; press escape to return"), "$text-error")
-        if state.waiting:
-            cpu = "" if state.waiting.device == CPU else " Press u to use the CPU instead (slow)."
-            text = f"waiting in the device queue: {state.waiting.note}.{cpu} Press N to start immediately."
-            return Content.styled(visible(text), "$text-warning")
-        if state.ready is None:
-            return Content(visible(f"{state.loading} …"))
-        if state.answering:
-            return Content(visible(f"{state.columns[state.answering].column.title} is answering; s stops"))
-        if state.pending:
-            return Content("answering; s stops")
-        return Content(visible(f"ready on {state.ready.device}"))
+            widget.update(Content("\n").join([Content(visible(item_line(self.state))), target]))
 
     # Input line
 
     def _write(self, purpose: str) -> None:
         """Focus the input line for a prompt, sampling settings or a system prompt."""
-        line = self.query_one(PromptInput)
-        self.purpose, line.placeholder = purpose, PLACEHOLDERS[purpose]
-        if purpose != "prompt":
-            line.value = written(self.state.sampling) if purpose == "sampling" else self._system()
-        elif line.value and self.purpose != "prompt":
-            line.value = ""
-        line.cursor_position = len(line.value)
-        self.set_focus(line)
+        values = {"sampling": written(self.state.sampling), "system": self._system()}
+        self.query_one(PromptInput).ask(purpose, values.get(purpose))
 
     def _system(self) -> str:
         """The system prompt in effect, of the first column that has one."""
         if self.state.system is not None:
-            return self.state.system.replace("\n", LINE_FEED)
-        found = [one.column.system for one in self.state.columns.values() if one.column.system]
-        return found[0].replace("\n", LINE_FEED) if found else ""
+            return self.state.system
+        return next((one.column.system for one in self.state.columns.values() if one.column.system), "")
 
     @on(Input.Submitted, "#prompt")
     def _submitted(self, event: Input.Submitted) -> None:
-        text = event.value.replace(LINE_FEED, "\n")
-        purpose = self.purpose
+        line = self.query_one(PromptInput)
+        text, purpose = line.text, line.purpose
         if purpose == "sampling":
             try:
                 self.state.sampling = parse_sampling(text, self.state.sampling)
@@ -243,7 +194,7 @@ class TryScreen(BaseScreen[None]):
             )
         elif not text.strip() or not self._send_prompt(text):
             return
-        event.input.value = ""
+        line.value = ""
         self._write("prompt")
         self._draw()
 
@@ -283,8 +234,7 @@ class TryScreen(BaseScreen[None]):
         """Leave the input line, then the screen."""
         line = self.query_one(PromptInput)
         if self.focused is line and not self.error:
-            if self.purpose != "prompt":
-                line.value, self.purpose, line.placeholder = "", "prompt", PLACEHOLDERS["prompt"]
+            line.leave()
             self._focus_column()
             return
         self.dismiss(None)

@@ -12,13 +12,14 @@ import pytest
 from command import ftbench
 from old_runs import LADDER, LADDER_RUNS, unpack
 
+from engine.config.metric_specs import DEFAULT_MARGIN
 from engine.ladder.__main__ import load_or_create, run_pipeline
 from engine.ladder.aggregate import aggregate
 from engine.ladder.identity import identity
 from engine.ladder.pipeline import LadderPipeline
 from engine.ladder.runner import LadderRunner
 from engine.runs import launch
-from engine.runs.ladder import DEFAULT_MARGIN, Ladder, LadderPlan, RungResult
+from engine.runs.ladder import Ladder, LadderPlan, RungResult
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir, read_frozen
 from engine.runs.stop_request import StopRequest

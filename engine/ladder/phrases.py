@@ -127,7 +127,7 @@ def needed_sample(compared: Comparison) -> str:
     if compared.needed_seeds_high and not compared.needed_seeds:
         low, high = fmt.rounded_up(compared.needed_items), fmt.rounded_up(compared.needed_items_high)
         seeds = quantities.integer(compared.needed_seeds_high)
-        return f"about {low} test items, or {high} and {seeds} seeds if seeds vary much,"
+        return f"about {low} test items (if seeds vary much, {high} test items and {seeds} seeds)"
     items = _range(compared.needed_items, compared.needed_items_high, "test items")
     if not compared.needed_seeds:
         return items

@@ -145,7 +145,11 @@ def _rule_of_quality(ladder: Ladder, decisions: Decisions, qlora: RungResult) ->
         why = f" ({qlora.no_share})" if qlora.no_share else ""
         return f"{rule[:1].upper()}{rule[1:].rstrip('.')}{why}."
     value = share(ladder, qlora, gain)
-    of_score = f"; of its score, {quantities.percent(qlora.share_of_score.mean)}" if qlora.share_of_score else ""
+    of_score = (
+        f"; its share of full's score is {quantities.percent(qlora.share_of_score.mean)}"
+        if qlora.share_of_score
+        else ""
+    )
     return f"{fmt.rung_title(qlora.name)}'s share of full's gain is {value}{of_score}; {rule}"
 
 

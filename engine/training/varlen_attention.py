@@ -165,8 +165,9 @@ class SegmentAttention(torch.autograd.Function):
 def _kernel_dtype(tensor: torch.Tensor) -> torch.dtype:
     """The data type in which the CPU kernel is fastest: bfloat16 only with AMX.
 
-    Without AMX, forward and backward of nine heads of 64 with three key heads take 3.9 ms in float32 and 6.8 ms in
-    bfloat16 for 250 tokens, and 38 and 42 ms for 2,048 (EPYC with AVX512-BF16, torch 2.13, two threads).
+    Without AMX, forward and backward of eight rows of 28 tokens after a prefix of 26 take 9.5 ms in float32 and 21.7 ms
+    in bfloat16, and of eight rows of 256 tokens 76 and 156 ms (Intel Xeon without AVX512-BF16, torch 2.13, one thread,
+    `tests/bench/segment_attention.py`).
     """
     return torch.float32 if tensor.dtype == torch.bfloat16 and not _has_amx() else tensor.dtype
 

@@ -112,7 +112,10 @@ def test_the_rule_is_judged_on_the_share_of_the_gain() -> None:
     assert qlora.share_of_gain and qlora.share_of_gain.mean == pytest.approx(0.9)
     assert decide(ladder).rule_quality != "holds"
     (rule,) = (s.text for s in ladder.verdict if "rule of thumb (94% of the quality)" in s.text)
-    assert rule.startswith("QLoRA's share of full's gain is 90.0%, pointwise") and "of its score, 95.0%" in rule
+    assert (
+        rule.startswith("QLoRA's share of full's gain is 90.0%, pointwise")
+        and "its share of full's score is 95.0%" in rule
+    )
 
 
 def test_a_share_of_a_barely_detected_gain_is_withheld() -> None:

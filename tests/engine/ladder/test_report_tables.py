@@ -73,7 +73,7 @@ def test_findings_name_the_needed_sample(tmp_path: Path) -> None:
         ((1853, 2400), (5, 11), "about 1,900 to 2,400 test items and about 5 to 11 seeds"),
         ((1853, None), (5, None), "at least 1,900 test items and at least 5 seeds"),
         ((1853, 2400), (None, None), "about 1,900 to 2,400 test items"),
-        ((1853, 300), (None, 7), "about 1,900 test items, or 300 and 7 seeds if seeds vary much,"),
+        ((1853, 300), (None, 7), "about 1,900 test items (if seeds vary much, 300 test items and 7 seeds)"),
     ):
         unclear.needed_items, unclear.needed_items_high = items
         unclear.needed_seeds, unclear.needed_seeds_high = seeds

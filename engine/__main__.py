@@ -88,7 +88,8 @@ def live(run: RunDir, frozen: FrozenRun) -> int:
         return stopping.requested or not run.path.exists()
 
     try:
-        acquired = wait_for_device(device, queued_since, run.path, log_place, cancelled) if frozen.wait else True
+        waits = frozen.wait and frozen.config.executor.name == "local"  # Slurm has given its job a device
+        acquired = wait_for_device(device, queued_since, run.path, log_place, cancelled) if waits else True
     except UserError as error:
         log.write(Error(text=error.line, user=True, code=error.code))
         write_end(run, frozen, log, End(status="failed", reason=error.line))

@@ -63,6 +63,7 @@ def check_values(values: Flat, layers: Layers, config: Config) -> None:
     _check_separator(layers, config)
     _check_metric(layers, config)
     _check_micro_batch(layers, config)
+    _check_executor(values, layers, config)
 
 
 def _check_empty(values: Flat, layers: Layers) -> None:
@@ -106,6 +107,14 @@ def _check_micro_batch(layers: Layers, config: Config) -> None:
         what = f"train.micro_batch = {micro} is larger than train.batch = {config.train.batch}"
         do = "set it to a part of the effective batch, or to auto"
         raise UserError(what, _where("train.micro_batch", layers), do, code="preset.micro_batch_too_large")
+
+
+def _check_executor(values: Flat, layers: Layers, config: Config) -> None:
+    unread = sorted(key for key in values if key.startswith("executor.") and key != "executor.name")
+    if unread and config.executor.name == "local":
+        what = f"{unread[0]} is read for the executor slurm only, and the executor is local"
+        do = 'remove it or set executor.name = "slurm"'
+        raise UserError(what, _where(unread[0], layers), do, code="preset.unread_executor")
 
 
 def _where(key: str, layers: Layers) -> str:

@@ -181,6 +181,34 @@ class Cost(Section, frozen=True):
     """Currency of price_per_hour."""
 
 
+class Executor(Section, frozen=True):
+    """Where the worker runs; results do not depend on it."""
+
+    name: Literal["local", "slurm"] = "local"
+    """local: a process on this machine. slurm: a batch job."""
+    partition: str | None = None
+    """Slurm partition; unset: the cluster's default."""
+    time: str | None = None
+    """Time limit of a job, such as 90 (minutes), 12:00:00 or 2-00:00:00. Before it is reached, the run saves a
+    checkpoint and is queued again."""
+    notice: Annotated[int, Meta(ge=10, le=3600)] = 120
+    """Seconds before the time limit at which the run is asked to save a checkpoint."""
+    max_jobs: Positive = 8
+    """Maximum number of a ladder's runs at a time."""
+    gres: str | None = None
+    """Generic resources, such as gpu:1 or gpu:a100:1."""
+    cpus: Positive | None = None
+    """CPU cores."""
+    memory: str | None = None
+    """RAM, such as 64G."""
+    account: str | None = None
+    """Account to charge."""
+    qos: str | None = None
+    """Quality of service."""
+    constraint: str | None = None
+    """Features that the node must have."""
+
+
 class Config(Section, frozen=True):
     """An effective configuration, as `run.toml` stores it."""
 
@@ -200,6 +228,7 @@ class Config(Section, frozen=True):
     optimizer: Optimizer = field(default_factory=Optimizer)
     evaluation: Evaluation = field(default_factory=Evaluation)
     cost: Cost = field(default_factory=Cost)
+    executor: Executor = field(default_factory=Executor)
 
 
 SECTIONS: dict[str, type[Section]] = {
@@ -211,5 +240,6 @@ SECTIONS: dict[str, type[Section]] = {
     "optimizer": Optimizer,
     "evaluation": Evaluation,
     "cost": Cost,
+    "executor": Executor,
 }
 TOP_KEYS = ("title", "about", "slot", "method")

@@ -41,7 +41,9 @@ def _relevant_settings(config: Config) -> dict[str, Any]:
     settings = original_names(flatten(config))
     if settings["model.from_run"] is None:  # unknown to earlier versions, whose runs are found by the same hash
         del settings["model.from_run"]
-    return {key: value for key, value in settings.items() if key not in UNRELATED_KEYS}
+    return {
+        key: value for key, value in settings.items() if key not in UNRELATED_KEYS and not key.startswith("executor.")
+    }
 
 
 def split_otherwise(runs: Path, config: Config, split_version: int) -> list[tuple[RunDir, int]]:

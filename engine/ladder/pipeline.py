@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 
 import msgspec
@@ -16,6 +17,7 @@ from engine.config.schema import Config
 from engine.ladder import report
 from engine.ladder.aggregate import aggregate
 from engine.ladder.artifact_exports import ArtifactExports, require_gguf_tools
+from engine.ladder.entry_queue import EntryQueue, PlannedRun
 from engine.ladder.rates import at_the_edge, choose, grid
 from engine.ladder.runner import LadderRunner, worked_seconds
 from engine.runs.events import Step
@@ -40,6 +42,8 @@ class LadderPipeline:
     plan: LadderPlan
     excluded: dict[str, str] = field(default_factory=dict)
     """Rung -> why it is no longer run."""
+    base_scorers: dict[bool, LadderRun] = field(default_factory=dict)
+    """The run that scores the base model: as loaded by unquantized rungs, and in QLoRA's 4 bits (True)."""
 
     def run(self) -> None:
         """Run all stages. Raises StopRequested, and UserError if data or model are refused."""
@@ -83,7 +87,7 @@ class LadderPipeline:
         """Add an entry for every run that is planned, so that the ladder shows all of them from the start."""
         plan = self.plan
         for rung in plan.rungs if plan.probe else []:
-            self._entry(rung, "probe", plan.seeds[0], rung.config.train.learning_rate)
+            self._probe_entry(rung)
         for rung in plan.rungs if plan.learning_rates > 1 else []:
             for rate in grid(rung.config.train.learning_rate, plan.learning_rates):
                 self._entry(rung, "trial", self._trial_seed(), rate)
@@ -99,14 +103,15 @@ class LadderPipeline:
             return
         self._enter("probing")
         ladder = self.runner.ladder
-        for rung in self.plan.rungs:
-            entry = self._entry(rung, "probe", self.plan.seeds[0], rung.config.train.learning_rate)
-            result = self.runner.run_entry(entry, probe_config(rung.config), rung)
+        runs = [
+            PlannedRun(self._probe_entry(rung), rung, partial(probe_config, rung.config)) for rung in self.plan.rungs
+        ]
+        for run, result in self._execute(runs):
             if result is None:
-                self._exclude(rung, entry)
+                self._exclude(run.rung, run.entry)
                 continue
-            ladder.estimates = [known for known in ladder.estimates if known.rung != rung.name]
-            ladder.estimates.append(self._duration(rung, entry, result))
+            ladder.estimates = [known for known in ladder.estimates if known.rung != run.rung.name]
+            ladder.estimates.append(self._duration(run.rung, run.entry, result))
             self.runner.save()
 
     def try_rates(self) -> None:
@@ -114,51 +119,57 @@ class LadderPipeline:
         if self.plan.learning_rates == 1:
             return
         self._enter("tuning")
-        for rung, trials in self._trials():
-            self._run_trials(rung, trials)
-            chosen = choose(trials)
-            if chosen is None:
-                self.excluded.setdefault(rung.name, f"no learning rate worked: {trials[0].reason}")
-                continue
-            for trial in trials:
-                trial.chosen = trial is chosen
-            if at_the_edge(chosen, trials):
-                best = quantities.rate(chosen.learning_rate)
-                text = f"{rung.name}: the best learning rate, {best}, is at the end of the grid; "
-                text += "one beyond it may be better (--learning-rates 5 tries more)"
-                self.runner.warn("ladder.rate_at_edge", text)
+        trials = self._trials()
+        runs = [
+            PlannedRun(trial, rung, partial(self._config, rung, trial.seed, trial.learning_rate, "never"))
+            for rung in self.plan.rungs
+            for trial in trials[rung.name]
+        ]
+        for run, result in self._execute(runs):
+            if result is None and run.entry.status in NOT_RETRIED:
+                self._exclude(run.rung, run.entry)
+        for rung in self.plan.rungs:
+            self._choose_rate(rung, trials[rung.name])
             self.runner.save()
 
-    def _run_trials(self, rung: Rung, trials: list[LadderRun]) -> None:
+    def _choose_rate(self, rung: Rung, trials: list[LadderRun]) -> None:
+        chosen = choose(trials)
+        if chosen is None:
+            self.excluded.setdefault(rung.name, f"no learning rate worked: {trials[0].reason}")
+            return
         for trial in trials:
-            if rung.name in self.excluded:
-                return
-            config = self._config(rung, trial.seed, trial.learning_rate, "never")
-            if not self.runner.run_entry(trial, config, rung) and trial.status in NOT_RETRIED:
-                self._exclude(rung, trial)
+            trial.chosen = trial is chosen
+        if at_the_edge(chosen, trials):
+            best = quantities.rate(chosen.learning_rate)
+            text = f"{rung.name}: the best learning rate, {best}, is at the end of the grid; "
+            text += "one beyond it may be better (--learning-rates 5 tries more)"
+            self.runner.warn("ladder.rate_at_edge", text)
 
     def train(self) -> None:
         """Run every rung with every seed. Seeds are the outer loop, so that all rungs have a result early."""
         self._enter("training")
-        scored_bases = set[bool]()
+        runs = []
         for seed in self.plan.seeds:
             for rung in self.plan.rungs:
                 entry = self._entry(rung, "run", seed, rung.config.train.learning_rate)
-                if rung.name in self.excluded:
-                    entry.status, entry.reason = "skipped", self.excluded[rung.name]
-                    continue
                 entry.learning_rate = self._rate(rung)
-                # The base model is scored twice: as loaded by unquantized rungs, and in QLoRA's 4 bits.
-                quantized = method_spec(rung.method).quantizes_base
-                when = "after" if quantized in scored_bases else "both"
-                config = self._config(rung, seed, entry.learning_rate, when)
-                result = self.runner.run_entry(entry, config, rung)
-                if result is None and entry.status in NOT_RETRIED:
-                    self._exclude(rung, entry)
-                if result and result.before:
-                    scored_bases.add(quantized)
-                aggregate(self.runner.dir, self.runner.ladder, self.plan)
-                self.runner.save()
+                runs.append(PlannedRun(entry, rung, partial(self._run_config, rung, entry)))
+        for run in runs:
+            if run.rung.name in self.excluded:
+                self.runner.drop(run.entry, self.excluded[run.rung.name])
+        self._train(runs)
+        if again := self._without_base_score(runs):
+            self._train(again)
+
+    def _train(self, runs: Sequence[PlannedRun]) -> None:
+        for run, result in self._execute(runs):
+            quantized = method_spec(run.rung.method).quantizes_base
+            if result is None and self.base_scorers.get(quantized) is run.entry:
+                del self.base_scorers[quantized]
+            if result is None and run.entry.status in NOT_RETRIED:
+                self._exclude(run.rung, run.entry)
+            aggregate(self.runner.dir, self.runner.ladder, self.plan)
+            self.runner.save()
 
     def export(self) -> None:
         """Export, check and score the artifacts of the finished runs."""
@@ -198,11 +209,13 @@ class LadderPipeline:
         known = (entry.seed for entry in self.runner.ladder.entries if entry.kind == "trial")
         return next(known, self.plan.seeds[-1] + 1)
 
-    def _trials(self) -> Iterator[tuple[Rung, list[LadderRun]]]:
-        seed = self._trial_seed()
+    def _trials(self) -> dict[str, list[LadderRun]]:
+        """The trials of each rung, by its name."""
+        seed, trials = self._trial_seed(), {}
         for rung in self.plan.rungs:
             rates = grid(rung.config.train.learning_rate, self.plan.learning_rates)
-            yield rung, [self._entry(rung, "trial", seed, rate) for rate in rates]
+            trials[rung.name] = [self._entry(rung, "trial", seed, rate) for rate in rates]
+        return trials
 
     def _rate(self, rung: Rung) -> float:
         chosen = next((e for e in self.runner.ladder.entries if e.rung == rung.name and e.chosen), None)
@@ -212,8 +225,34 @@ class LadderPipeline:
         values = {"train.seed": seed, "train.learning_rate": rate, "evaluation.when": when}
         return with_settings(rung.config, values)
 
+    def _execute(self, runs: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, Result | None]]:
+        return EntryQueue(self.runner, lambda rung: rung.name in self.excluded).execute(runs)
+
+    def _run_config(self, rung: Rung, entry: LadderRun) -> Config:
+        """The configuration of a run; the first one of each kind of base also scores the base."""
+        quantized = method_spec(rung.method).quantizes_base
+        scorer = self.base_scorers.setdefault(quantized, entry)
+        return self._config(rung, entry.seed, entry.learning_rate, "both" if scorer is entry else "after")
+
+    def _without_base_score(self, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+        """A finished run of each kind of base that was not scored, because the run that would have scored it failed."""
+        found: dict[bool, PlannedRun] = {}
+        for run in runs:
+            quantized = method_spec(run.rung.method).quantizes_base
+            if run.entry.status == "finished" and quantized not in self.base_scorers:
+                found.setdefault(quantized, run)
+        for run in found.values():
+            run.entry.status = "planned"
+        return list(found.values())
+
+    def _probe_entry(self, rung: Rung) -> LadderRun:
+        return self._entry(rung, "probe", self.plan.seeds[0], rung.config.train.learning_rate)
+
     def _exclude(self, rung: Rung, entry: LadderRun) -> None:
         self.excluded[rung.name] = f"{entry.status.replace('_', ' ')}: {entry.reason}"
+        for other in self.runner.ladder.entries:
+            if (other.rung, other.kind) == (rung.name, entry.kind) and other is not entry and not other.is_done:
+                self.runner.drop(other, self.excluded[rung.name])
         self.runner.warn("ladder.rung_excluded", f"{rung.name} is not run: {self.excluded[rung.name]}")
 
     def _duration(self, rung: Rung, entry: LadderRun, result: Result) -> RungDuration:

@@ -1,8 +1,9 @@
-"""Runs a ladder's entries one after another as ordinary runs: reuses finished runs and resumes stopped ones."""
+"""Runs a ladder's entries as ordinary runs: reuses finished runs and resumes stopped ones."""
 
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,8 +47,11 @@ class LadderRunner:
     runs_by_identity: dict[str, list[RunDir]] = field(default_factory=dict)
     started: set[Path] = field(default_factory=set)
     """Runs that this process started or resumed."""
-    worker: launch.Worker | None = None
-    """The latest worker process, polled so that it does not stay a zombie."""
+    dropped: set[Path] = field(default_factory=set)
+    """Runs that were stopped because their rung was excluded."""
+    workers: list[launch.Worker] = field(default_factory=list)
+    """Processes on this machine, polled so that they do not stay zombies."""
+    _saving: threading.Lock = field(default_factory=threading.Lock)
 
     def index_runs(self) -> None:
         """Find all runs of this and other ladders, and this ladder's probes."""
@@ -56,7 +60,9 @@ class LadderRunner:
             self.runs_by_identity[key] = [*runs, *self.runs_by_identity.get(key, [])]
 
     def save(self) -> None:
-        self.dir.write_state(self.ladder)
+        """Write the state; from any thread."""
+        with self._saving:
+            self.dir.write_state(self.ladder)
 
     def warn(self, code: str, text: str) -> None:
         """Add a warning to the ladder, once."""
@@ -79,13 +85,7 @@ class LadderRunner:
         Raises StopRequested if the ladder or the run was stopped.
         """
         self.stopping.check()
-        rule = self._split_version()
-        key = identity(config, self._fingerprints(), self.ladder.versions, self.ladder.machine, rule)
-        with locks.exclusive(self.dir.runs):  # else two ladders could both find nothing and start the same run
-            self.index_runs()
-            run = self._reusable(entry, key)
-            is_new = run is None
-            run = run or self._create(entry, config, key, rung)
+        run, is_new = self._find_or_create(entry, config, rung)
         if is_new:
             self._start(entry, run)
         elif entry.run != (name := self._relative(run)):
@@ -94,16 +94,48 @@ class LadderRunner:
         try:
             self._run_to_end(entry, run)
         except StopRequested:
+            if run.path in self.dropped:
+                return None
             entry.status = "stopped" if run.state() == "stopped" else "planned"
             raise
         return self._record_outcome(entry, run)
+
+    def create_unless_exists(self, entry: LadderRun, config: Config, rung: Rung) -> RunDir | None:
+        """Create the entry's run without starting it; None if there is one to reuse or to resume."""
+        run, is_new = self._find_or_create(entry, config, rung)
+        return run if is_new else None
+
+    def forget(self, entry: LadderRun, run: RunDir) -> None:
+        """Delete a run that was created and could not be started."""
+        run_dir.delete(run)
+        entry.run, entry.status = "", "planned"
+        self.save()
+
+    def drop(self, entry: LadderRun, reason: str) -> None:
+        """Leave out an entry; its run is stopped if this process started it."""
+        entry.status, entry.reason = "skipped", reason
+        run = RunDir(self.dir.runs / entry.run)
+        if entry.run and run.path in self.started and run.is_live():
+            self.dropped.add(run.path)
+            with contextlib.suppress(UserError, ProcessLookupError):  # it ended in the meantime
+                launch.stop(run)
+        self.save()
+
+    def _find_or_create(self, entry: LadderRun, config: Config, rung: Rung) -> tuple[RunDir, bool]:
+        """The entry's run, and whether it was created now."""
+        rule = self._split_version()
+        key = identity(config, self._fingerprints(), self.ladder.versions, self.ladder.machine, rule)
+        with locks.exclusive(self.dir.runs):  # else two ladders could both find nothing and start the same run
+            self.index_runs()
+            run = self._reusable(entry, key)
+            return (run, False) if run else (self._create(entry, config, key, rung), True)
 
     def _reusable(self, entry: LadderRun, key: str) -> RunDir | None:
         """The latest run with this identity: finished, else running, else resumable, else failed."""
         own = self.dir.runs / entry.run if entry.run else None
         runs = [run for run in self.runs_by_identity.get(key, []) if not self.fresh or run.path == own]
         states = {run.path: run.state() for run in runs}
-        for group in (("finished",), ("live", "starting"), ("stopped", "died"), FAILURES):
+        for group in (("finished",), run_dir.ACTIVE, ("stopped", "died"), FAILURES):
             for run in reversed(runs):
                 # What failed in another ladder, or before this one was resumed, is tried again.
                 usable = group != FAILURES or (
@@ -153,7 +185,7 @@ class LadderRunner:
             if state == "damaged":
                 entry.status, entry.reason = "failed", f"{run.name} is damaged or was deleted"
                 return
-            if state not in ("live", "starting"):
+            if state not in run_dir.ACTIVE:
                 if deaths >= MAX_DEATHS:
                     return
                 self._start(entry, run)
@@ -170,9 +202,11 @@ class LadderRunner:
         self.started.add(run.path)
         self.save()
         print(f"[{time.strftime('%H:%M:%S')}] {entry.kind} {entry.rung} seed {entry.seed}: {entry.run}", flush=True)
-        self.worker = launch.launch(run)
+        worker = launch.launch(run)
+        if worker is not None:
+            self.workers.append(worker)
         try:
-            launch.wait_for_hello(run, self.worker, size)
+            launch.wait_for_hello(run, worker, size)
         except RunFailed as error:
             entry.reason = str(error)
 
@@ -189,10 +223,19 @@ class LadderRunner:
                 with contextlib.suppress(UserError, ProcessLookupError):  # the worker exited in the meantime
                     launch.stop(run)
                 forwarded = True
+            self._show_job(entry, run)
             time.sleep(POLL_SECONDS)
-            if self.worker:
-                self.worker.poll()
+            self.workers = [worker for worker in self.workers if worker.poll() is None]
+        entry.progress = ""
         self.stopping.check()
+
+    def _show_job(self, entry: LadderRun, run: RunDir) -> None:
+        """Record what the run's Slurm job waits for."""
+        job = run.job_state()
+        text = job.text if job is not None and job.is_waiting else ""
+        if text != entry.progress:
+            entry.progress = text
+            self.save()
 
     def _record_outcome(self, entry: LadderRun, run: RunDir) -> Result | None:
         try:

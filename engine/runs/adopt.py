@@ -109,7 +109,7 @@ def _held_back(group: set[str], refused: dict[str, str]) -> Iterator[tuple[str, 
 def _is_running(folder: Folder) -> bool:
     if isinstance(folder, LadderDir):
         return folder.is_live() or any(probe.is_live() for probe in run_dir.iterate(folder.probes))
-    return isinstance(folder, RunDir) and folder.state() in ("live", "starting")
+    return isinstance(folder, RunDir) and folder.state() in run_dir.ACTIVE
 
 
 def _runs_of_ladder(ladder: LadderDir) -> set[str]:

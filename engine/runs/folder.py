@@ -47,8 +47,13 @@ class Folder:
         """The id of the process that holds the lock, None where none does."""
         return locks.pid_of(locks.holder(self.lock_file))
 
-    def is_live(self) -> bool:
+    def is_locked(self) -> bool:
+        """Whether a process holds the lock."""
         return locks.holder(self.lock_file) is not None
+
+    def is_live(self) -> bool:
+        """Whether a process works in it."""
+        return self.is_locked()
 
 
 F = TypeVar("F", bound=Folder)

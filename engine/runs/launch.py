@@ -1,37 +1,42 @@
-"""Start, stop and pause worker processes. A worker is one process on this machine."""
+"""Start, stop and pause the workers of runs, on this machine or as jobs of Slurm, and the processes of ladders."""
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.config.errors import RunFailed, UserError
+from engine.executors import local, slurm
+from engine.executors.local import Worker as Worker
+from engine.executors.slurm_queue import queue
 from engine.runs import end_record, locks
 from engine.runs.config_check import check_unchanged
+from engine.runs.event_log import EventLog
+from engine.runs.events import End
 from engine.runs.folder import Folder
 from engine.runs.follow import last_line
-from engine.runs.run_dir import RunDir, read_frozen
+from engine.runs.run_dir import RunDir, read_frozen, write_end
 
 if TYPE_CHECKING:
     from engine.runs.ladder_dir import LadderDir
 
 HELLO_SECONDS = 30.0
 """Time within which a started process has to appear."""
-NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
-"""Errors of a directory that another user owns, or of a file system that is mounted read-only."""
-
-Worker = subprocess.Popen[bytes]
 
 
-def launch(run: RunDir) -> Worker:
-    """Start or resume the worker of a run. Raises UserError where its configuration was edited after it was created."""
-    check_unchanged(run, read_frozen(run))
+def launch(run: RunDir) -> Worker | None:
+    """Start or resume the worker of a run: its process on this machine, or None for a job that was submitted.
+
+    Raises UserError where its configuration was edited after it was created or Slurm refuses the job.
+    """
+    frozen = read_frozen(run)
+    check_unchanged(run, frozen)
+    if frozen.config.executor.name == "slurm":
+        slurm.submit(run.path, run.log_file, frozen.config.executor)
+        return None
     return _start("engine", run.path, run.log_file)
 
 
@@ -55,46 +60,18 @@ def launch_ladder(ladder: LadderDir) -> Worker:
 
 
 def _start(module: str, folder: Path, log_file: Path) -> Worker:
-    """Start `python -m MODULE FOLDER` in a new session, independent of this terminal.
-
-    Its output goes to a file: a pipe that nobody reads would block it. Raises UserError where the folder is not
-    writable or the lock folder cannot be used, and RunFailed where the folder was deleted or the disk is full.
-    """
+    """As `local.start` does; raises UserError also where the lock folder cannot be used."""
     locks.lock_folder()
-    # One malloc arena: autograd runs the backward pass in another thread, and gradients in a second arena could not
-    # reuse the memory of freed activations (full fine-tuning of SmolLM2 on the CPU: 3,440 -> 3,285 MiB).
-    environment = {"MALLOC_ARENA_MAX": "1", **os.environ, "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
-    try:
-        log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    except OSError as error:
-        if error.errno in NO_PERMISSION:
-            what, do = f"cannot write: {error.strerror}; nothing was started", "check its owner and its file system"
-            raise UserError(what, str(folder), do, "run.not_writable") from error
-        raise RunFailed(
-            f"cannot write to {folder}: {error.strerror}; nothing was started", "run.cannot_write"
-        ) from error
-    try:
-        # -P: the run directory is the working directory, and nothing in it must be imported.
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", module, str(folder)],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            env=environment,
-            umask=0o077,
-        )
-    except OSError as error:  # the limit of processes or memory is reached
-        raise RunFailed(
-            f"cannot start a process: {error.strerror}; nothing was started", "system.no_process"
-        ) from error
-    finally:
-        os.close(log)
+    return local.start(module, folder, log_file)
 
 
-def wait_for_hello(run: RunDir, worker: Worker, offset: int = 0, seconds: float = HELLO_SECONDS) -> None:
-    """Return once the worker has written to the event log past `offset` bytes. Raises RunFailed if it exits first."""
+def wait_for_hello(run: RunDir, worker: Worker | None, offset: int = 0, seconds: float = HELLO_SECONDS) -> None:
+    """Return once the worker has written to the event log past `offset` bytes; at once for a submitted job.
+
+    Raises RunFailed if it exits first.
+    """
+    if worker is None:
+        return
     deadline = time.monotonic() + seconds
     while True:
         exited = worker.poll() is not None  # before the size: a worker may write and exit between the two checks
@@ -117,8 +94,12 @@ def _exit_reason(folder: Folder, worker: Worker) -> str:
 def stop(run: RunDir | LadderDir) -> None:
     """Request a stop: the worker finishes its step, saves a checkpoint and exits; a ladder also stops its run.
 
-    Raises UserError where it is not running or belongs to another user.
+    A job that waits in Slurm's queue is cancelled. Raises UserError where it is not running or belongs to another user,
+    and RunFailed where Slurm refuses.
     """
+    if isinstance(run, RunDir) and run.job() is not None:
+        _stop_job(run)
+        return
     pid = run.pid()
     if pid is None:
         do = "run `ftbench runs` to see what is"
@@ -128,6 +109,30 @@ def stop(run: RunDir | LadderDir) -> None:
     except PermissionError as error:
         what = f"{run.name} belongs to another user (process {pid})"
         raise UserError(what, do="ask its owner to stop it", code="run.not_yours") from error
+
+
+def _stop_job(run: RunDir) -> None:
+    job = run.job()
+    assert job is not None
+    queue.refresh()
+    state = queue.state(job)
+    if not state.is_active:
+        do = "run `ftbench runs` to see what is"
+        raise UserError(f"{run.name} is not running: {state.text}", do=do, code="run.not_running")
+    if not state.is_waiting:
+        slurm.stop(job)
+        return
+    slurm.cancel(job)
+    lock = locks.hold(run.lock_file)
+    if lock is None:  # it was started in the meantime, and its worker answers to the cancellation
+        return
+    try:
+        if run.unwritten_end() is None and run.written_result() is None:
+            reason = f"cancelled while its Slurm job was pending; run `ftbench resume {run.name}` to submit it again"
+            write_end(run, read_frozen(run), EventLog(run.events_file), End(status="stopped", reason=reason))
+    finally:
+        os.close(lock)
+    queue.refresh()
 
 
 def pause(run: RunDir) -> None:

@@ -16,6 +16,9 @@ import msgspec
 from engine.config.errors import UserError
 from engine.config.files import remove_tree, write_atomically
 from engine.config.preset import Effective
+from engine.executors import job as jobs
+from engine.executors.job import Job
+from engine.executors.slurm_queue import UNKNOWN, JobState, queue
 from engine.runs import end_record, folder
 from engine.runs.end_record import EndRecord
 from engine.runs.event_log import EventLog
@@ -26,6 +29,8 @@ from engine.runs.frozen_config import FrozenRun, LaunchFields, frozen_text, read
 from engine.runs.result import Result, decode_result
 from engine.runs.result_builder import ResultBuilder, read_events
 
+ACTIVE = ("live", "starting", "pending")
+"""States of a run whose worker runs or will."""
 STARTING_SECONDS = 20.0
 """A run without a lock and without events counts as `starting` this long after its creation, then as `died`."""
 
@@ -107,15 +112,47 @@ class RunDir(Folder):
         """The directory that the run was started from, '' for runs of versions that did not record it."""
         return folder.started_in(self.config_file)
 
+    def job(self) -> Job | None:
+        """Its latest job, None for a run on this machine. Raises UserError where the record is damaged."""
+        return jobs.read(self.path)
+
+    def job_state(self) -> JobState | None:
+        """What Slurm says of its job, None for a run on this machine and for one that has finished or failed.
+
+        A stopped run can have an active job: after its time limit it is queued again.
+        """
+        job = self.job()
+        if job is None:
+            return None
+        with contextlib.suppress(UserError):  # a damaged result tells nothing
+            result = self.written_result()
+            if result is not None and result.status != "stopped":
+                return None
+        return queue.state(job)
+
+    def is_live(self) -> bool:
+        """Whether a worker runs, or its job runs or waits."""
+        return self.is_locked() or self._has_active_job()
+
+    def _has_active_job(self) -> bool:
+        try:
+            state = self.job_state()
+        except UserError:  # `state` tells that it is damaged
+            return False
+        return state is not None and state.is_active
+
     def state(self) -> str:
-        """`live`, `starting`, `died`, `damaged`, or the status of its result."""
-        if self.is_live():
+        """`live`, `starting`, `pending` (its job waits), `died`, `damaged`, or the status of its result."""
+        if self.is_locked():
             return "live"
         try:
+            job = self.job_state()
+            if job is not None and job.is_active:
+                return "pending" if job.is_waiting or job.state == UNKNOWN else "starting"
             end = self.written_result() or self.unwritten_end()
         except UserError:
             return "damaged"
-        return end.status if end else self._state_without_result()
+        return end.status if end else "died" if job is not None else self._state_without_result()
 
     def _state_without_result(self) -> str:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.config.errors import Notice, UserError
+from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.files import check_utf8
 from engine.config.model_files import check_model_config
 from engine.config.preset import Effective
@@ -36,7 +36,12 @@ def start_run(
     find_starting_run(effective.config)
     run = run_dir.create(runs, preset, effective, wait=wait, data_fingerprint=data_fingerprint)
     created(run)
-    _start_worker(run)
+    try:
+        _start_worker(run)
+    except (UserError, RunFailed):
+        if effective.config.executor.name == "slurm" and run.job() is None:  # nothing was submitted
+            run_dir.delete(run)
+        raise
     return run
 
 
@@ -57,7 +62,7 @@ def resume_run(run: RunDir) -> None:
     check_utf8(str(run.path))
     run_dir.read_frozen(run)
     state = run.state()
-    if state in ("live", "starting"):
+    if state in run_dir.ACTIVE:
         do = f"watch it with `ftbench attach {run.name}`"
         raise UserError("already running", run.name, do, code="run.already_running")
     if state == "finished":

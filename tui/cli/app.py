@@ -27,18 +27,22 @@ from tui.cli.options import (
     DataOption,
     DemoSeedsOption,
     DetachOption,
+    ExecutorOption,
     FreshOption,
     FromOption,
+    GresOption,
     JsonOption,
     MarginOption,
     MethodOption,
     ModelOption,
     MouseOption,
     NowOption,
+    PartitionOption,
     RunArgument,
     RunsOption,
     SeedsOption,
     SetOption,
+    TimeOption,
     VersionOption,
     chosen_method,
     overrides,
@@ -66,13 +70,18 @@ def demo(
     seeds: DemoSeedsOption = None,
     quick: Annotated[bool, typer.Option("--quick", help="One seed, half the training steps and test rows.")] = False,
     fresh: FreshOption = False,
+    executor: ExecutorOption = None,
+    partition: PartitionOption = None,
+    time: TimeOption = None,
+    gres: GresOption = None,
     detach: DetachOption = False,
     json: JsonOption = False,
 ) -> None:
     """Run the default ladder on the embedded model and data."""
     from tui.cli import demo as verb
 
-    raise typer.Exit(verb.demo(home(runs, launch=True, json=json), seeds, quick, fresh, detach, json))
+    job = overrides(None, executor=executor, partition=partition, time=time, gres=gres)
+    raise typer.Exit(verb.demo(home(runs, launch=True, json=json), seeds, quick, fresh, detach, json, job))
 
 
 @app.command()
@@ -99,6 +108,10 @@ def ladder(
     settings: SetOption = None,
     probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Measure a few steps of every rung first.")] = True,
     fresh: FreshOption = False,
+    executor: ExecutorOption = None,
+    partition: PartitionOption = None,
+    time: TimeOption = None,
+    gres: GresOption = None,
     runs: RunsOption = None,
     detach: DetachOption = False,
     json: JsonOption = False,
@@ -107,7 +120,8 @@ def ladder(
     from engine.runs.ladder_plan import make_plan
     from tui.cli import ladder as verb
 
-    given = overrides(settings, model=model, data=data)
+    job = overrides(None, executor=executor, partition=partition, time=time, gres=gres)
+    given = overrides(settings, model=model, data=data) | job
     words = verb.rung_words(rungs)
     command, artifacts = shlex.join(["ftbench", *sys.argv[1:]]), ",".join(ship or [])
     artifact_words = artifacts.split(",") if artifacts else []
@@ -141,6 +155,10 @@ def run(
     runs: RunsOption = None,
     detach: DetachOption = False,
     now: NowOption = False,
+    executor: ExecutorOption = None,
+    partition: PartitionOption = None,
+    time: TimeOption = None,
+    gres: GresOption = None,
     json: JsonOption = False,
 ) -> None:
     """Train and evaluate one run. Ctrl+C asks: detach or stop."""
@@ -148,7 +166,8 @@ def run(
 
     folder = home(runs, launch=True, json=json)
     from_run = None if start is None else str(run_dir.find(folder, start).path)
-    given = overrides(settings, model=model, data=data, method=method, **{"from": from_run})
+    job = overrides(None, executor=executor, partition=partition, time=time, gres=gres)
+    given = overrides(settings, model=model, data=data, method=method, **{"from": from_run}) | job
     raise typer.Exit(verb.run(preset, chosen_method(method), given, folder, now, detach, json))
 
 

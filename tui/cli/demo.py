@@ -16,8 +16,11 @@ QUICK: Flat = {"train.epochs": 1.0, "evaluation.rows": 150}
 """One seed, half the training steps, half the test rows: enough to try ftbench, too little for conclusions."""
 
 
-def demo(runs: Path, seeds: int | None, quick: bool, fresh: bool, detach: bool, json: bool) -> int:
-    """Run the demo ladder. Returns 0 when it finished or was stopped. Raises UserError for --quick with --seeds."""
+def demo(runs: Path, seeds: int | None, quick: bool, fresh: bool, detach: bool, json: bool, executor: Flat) -> int:
+    """Run the demo ladder; `executor` has the preset keys of its Slurm jobs.
+
+    Returns 0 when it finished or was stopped. Raises UserError for --quick with --seeds.
+    """
     if quick and seeds is not None:
         do = "keep one of them: --quick runs one seed"
         raise UserError("--quick and --seeds given together", do=do, code="cli.conflicting_values")
@@ -25,7 +28,7 @@ def demo(runs: Path, seeds: int | None, quick: bool, fresh: bool, detach: bool, 
     plan = make_plan(
         PRESET,
         [],
-        QUICK if quick else {},
+        {**QUICK, **executor} if quick else executor,
         seeds=seeds,
         probe=not quick,
         fresh=fresh,

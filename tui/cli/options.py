@@ -56,6 +56,16 @@ DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="Data set: nam
 FromOption = Annotated[
     str | None, typer.Option("--from", metavar="RUN", help="Finished run whose adapter or model the run starts from.")
 ]
+ExecutorOption = Annotated[
+    str | None,
+    typer.Option("--executor", metavar="local|slurm", help="Where workers run: this machine, or jobs of Slurm."),
+]
+PartitionOption = Annotated[str | None, typer.Option("--partition", help="Slurm partition of the jobs.")]
+TimeOption = Annotated[
+    str | None,
+    typer.Option("--time", metavar="LIMIT", help="Time limit of a Slurm job: minutes, 12:00:00 or 2-00:00:00."),
+]
+GresOption = Annotated[str | None, typer.Option("--gres", help="Resources of a Slurm job, such as gpu:1.")]
 NowOption = Annotated[bool, typer.Option("--now", help="Start immediately, even if the GPU is busy.")]
 DetachOption = Annotated[bool, typer.Option("--detach", help="Start in the background and return.")]
 SeedsOption = Annotated[int, typer.Option("--seeds", min=1, max=20, help="Seeds per rung; one run each.")]
@@ -86,6 +96,10 @@ OPTION_KEYS = {
     "--method": "method",
     "--micro-batch": "train.micro_batch",
     "--from": "model.from_run",
+    "--executor": "executor.name",
+    "--partition": "executor.partition",
+    "--time": "executor.time",
+    "--gres": "executor.gres",
 }
 """Option -> the preset key that it sets."""
 

@@ -18,7 +18,7 @@ from engine.runs.events import End, Error, Warning
 from engine.runs.follow import stream
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.result import Result
-from engine.runs.run_dir import RunDir, last_event
+from engine.runs.run_dir import ACTIVE, RunDir, last_event
 from tui.cli.disk import check_disk
 from tui.cli.errors import show_notices
 from tui.history.scores import as_json, show_results
@@ -110,7 +110,7 @@ def exit_status(end: End) -> int:
 
 def attach(run: RunDir, json: bool) -> int:
     """Replay a run from its first event and follow it while it is running."""
-    if run.state() not in ("live", "starting") and last_event(run.events_file) is None:
+    if run.state() not in ACTIVE and last_event(run.events_file) is None:
         what = "cannot replay the run: events.jsonl is missing, empty or damaged at its end"
         resumes = "" if run.state() == "finished" else f"`ftbench resume {run.name}` resumes from its checkpoint, "
         do = f"{resumes}`ftbench runs` shows its result"

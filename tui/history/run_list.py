@@ -12,6 +12,7 @@ from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import duration
 from engine.config.split_version import OLDEST_SPLIT_VERSION, SPLIT_VERSION
+from engine.executors.slurm_queue import queue
 from engine.runs import events, run_dir
 from engine.runs.events import decode
 from engine.runs.follow import Follower
@@ -64,6 +65,8 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> RunSummar
     `places` are the places of the runs in the device queue.
     """
     state = run.state()
+    if state == "pending" and (job := run.job_state()) is not None and job.reason:
+        state = f"pending: {job.reason}"
     try:
         result = run.written_result()
         if result:
@@ -108,10 +111,16 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> RunSummar
         config.method,
         frozen.created,
         split_version=frozen.split_version,
-        reason=end.reason if end else "",
+        reason=end.reason if end else _job_ending(run) if state == "died" else "",
         started_in=frozen.started_in,
         from_run=starting_run_name(config),
     )
+
+
+def _job_ending(run: RunDir) -> str:
+    """How the Slurm job of a run without an end ended, '' for a run on this machine."""
+    job = run.job()
+    return queue.final_state(job).text if job else ""
 
 
 def _progress(run: RunDir, has_device: bool) -> str:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from engine.config.errors import RunFailed, UserError
 from engine.config.quantities import duration
 from engine.config.text import visible
+from engine.executors.slurm_queue import JobState, queue
 from engine.runs import end_record, events, launch
 from engine.runs.follow import Follower, last_line
 from engine.runs.ladder_dir import LadderDir
@@ -45,11 +46,15 @@ def follow(run: RunDir, offset: int = 0, quiet: bool = False) -> events.End:
         view = RunView(bar, quiet)
 
         def poll() -> tuple[events.End | None, bool]:
-            end, news = None, False
+            news = False
             for fresh in follower.portions(thin=True):  # a long log is shown in portions
-                end, news = view.show(fresh), True
+                view.end, news = view.show(fresh), True
+            job = run.job_state()
+            if job is not None and job.is_active:  # at its time limit the run stops, and its job is queued again
+                view.show_job(job)
+                return None, True
             alive = news or run.is_live()
-            return (end, True) if alive else (view.unwritten(run), False)
+            return (view.end, True) if alive or view.end else (view.unwritten(run), False)
 
         return wait_for_end(run, bar, poll, run_exited_message)
 
@@ -79,6 +84,8 @@ def wait_for_end(
 def run_exited_message(run: RunDir) -> str:
     """Error message for a worker that exited without an end."""
     what = "worker exited unexpectedly (killed, or the machine ran out of memory)"
+    if (job := run.job()) is not None:
+        what = queue.final_state(job).text
     return f"{what}{last_log_line(run)}; `ftbench resume {run.name}` resumes from the latest checkpoint"
 
 
@@ -96,6 +103,10 @@ class RunView:
         self.task = bar.add_task("starting", total=None, detail="") if bar else None
         self.pace: float | None = None
         self.refused = False
+        self.end: events.End | None = None
+        """The last event, if it is an end."""
+        self.job: JobState | None = None
+        """The state of its Slurm job that was shown last."""
 
     def show(self, fresh: list[events.Event]) -> events.End | None:
         """Show new events. Returns the end where it is the last event; one before others was followed by a resume."""
@@ -104,6 +115,12 @@ class RunView:
         if fresh and isinstance(fresh[-1], events.End):
             return fresh[-1]
         return None
+
+    def show_job(self, job: JobState) -> None:
+        """Show the state of a Slurm job, once until it changes."""
+        if job != self.job and not self.quiet:
+            say(job.text)
+        self.job = job
 
     def unwritten(self, run: RunDir) -> events.End | None:
         """Show the end of a run that could not log it because the disk was full."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from textual.message import Message
 
 from engine.runs import end_record
-from engine.runs.events import End, Event
+from engine.runs.events import End, Event, Phase
 from engine.runs.run_dir import RunDir
 from tui.live.log_lines import OutputChunk, OutputReader
 from tui.live.opening import EventLoader
@@ -81,6 +81,8 @@ class Watcher(threading.Thread):
         self._opened = False
         self._read_error = ""
         """The read error reported last, '' where the last read succeeded."""
+        self._job_text = ""
+        """The state of its Slurm job that was posted last, '' for none."""
         self._live: bool | None = None
         self._gone = False
         self._last_sign = 0.0
@@ -106,7 +108,7 @@ class Watcher(threading.Thread):
         if not self._opened:
             self.post(Opened(self.watched, events.first()))
             self._opened = True
-        news = False
+        news = self._post_job()
         for fresh in events.follower.portions():
             self.post(NewEvents(self.watched, fresh))
             news = True
@@ -117,6 +119,17 @@ class Watcher(threading.Thread):
             self._post_liveness(news)
         if exact := events.advance():
             self.post(Opened(self.watched, exact))
+
+    def _post_job(self) -> bool:
+        """Post the state of a Slurm job that waits, once until it changes, as a run does that waits for its device."""
+        job = self.watched.job_state()
+        text = job.text if job is not None and job.is_waiting else ""
+        if text == self._job_text:
+            return False
+        self._job_text = text
+        if text:
+            self.post(NewEvents(self.watched, [Phase(name="waiting", note=text, t=time.time())]))
+        return True
 
     def _post_unwritten_end(self) -> None:
         """Post the end of a run that could not log it because the disk was full."""

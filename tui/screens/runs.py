@@ -191,7 +191,7 @@ class RunsScreen(BaseScreen[RunDir | None]):
         run = self._selected()
         if run is None:
             return
-        if run.state() in ("live", "starting"):
+        if run.state() in run_dir.ACTIVE:
             self.tell("cannot delete a running run; stop it first", severity="warning")
             return
 

@@ -1,0 +1,138 @@
+"""The batch script of a run: options of sbatch, and the signals that a shell hands to the worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from engine.config.errors import UserError
+from engine.config.preset_library import effective
+from engine.config.schema import Executor
+from engine.executors import slurm_script
+from engine.executors.slurm_script import limit_seconds, script
+
+WORKER = """
+import pathlib, signal, sys, time
+def stop(number, frame):
+    pathlib.Path("result.json").write_text('{\\n "status": "stopped"\\n}')
+    pathlib.Path("signal").write_text(signal.Signals(number).name)
+    sys.exit(0)
+for name in (signal.SIGUSR1, signal.SIGTERM):
+    signal.signal(name, stop)
+pathlib.Path("ready").touch()
+if "end" in sys.argv:
+    sys.exit(3)
+time.sleep(600)
+"""
+"""Answers to signals as the worker does."""
+
+
+def options(run: Path, **settings: object) -> list[str]:
+    text = script(run, run / "engine.log", Executor(name="slurm", **settings))  # type: ignore[arg-type]
+    return [line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH")]
+
+
+def test_options_are_named_as_sbatch_names_them(tmp_path: Path) -> None:
+    given = options(
+        tmp_path, partition="gpu", time="2-00:00:00", gres="gpu:a100:1", cpus=8, memory="64G", constraint="a|b"
+    )
+    assert given[-6:] == [
+        "partition=gpu",
+        "time=2-00:00:00",
+        "gres=gpu:a100:1",
+        "cpus-per-task=8",
+        "mem=64G",
+        "constraint=a|b",
+    ]
+    assert "requeue" in given and "signal=B:USR1@120" in given
+    assert options(tmp_path)[-1] == "signal=B:USR1@120"
+
+
+@pytest.mark.parametrize("value", ["a b", "p\n#SBATCH --uid=0", 'p"', "p'", "$(id)", "`id`", ""])
+def test_values_that_could_be_misread_are_refused(value: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        options(tmp_path, partition=value)
+    assert error.value.code == "slurm.invalid_option"
+
+
+def test_paths_are_quoted_or_refused(tmp_path: Path) -> None:
+    spaced = tmp_path / "my runs 100%" / "run"
+    assert f'output="{tmp_path}/my runs 100%%/run/engine.log"' in options(spaced)
+    with pytest.raises(UserError) as error:
+        options(tmp_path / 'a"b')
+    assert error.value.code == "slurm.path"
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds"),
+    [
+        ("90", 5400),
+        ("1:30", 90),
+        ("12:00:00", 43_200),
+        ("2-0", 172_800),
+        ("1-12:30", 131_400),
+        ("2-00:00:01", 172_801),
+        ("UNLIMITED", None),
+    ],
+)
+def test_time_limits_are_read_as_sbatch_reads_them(limit: str, seconds: int | None) -> None:
+    assert limit_seconds(limit) == seconds
+
+
+def test_a_time_limit_without_time_to_train_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        options(tmp_path, time="3")
+    assert error.value.code == "slurm.short_time_limit"
+    assert "time=4" in options(tmp_path, time="4") and "time=3" in options(tmp_path, time="3", notice=60)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGUSR1, signal.SIGTERM])
+def test_signals_reach_the_worker_and_only_the_time_limit_queues_again(
+    sent: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell = started(tmp_path, monkeypatch)
+    wait_for(tmp_path / "ready")
+    os.kill(shell.pid, sent)
+    assert shell.wait(60) == 0
+    assert (tmp_path / "signal").read_text() == sent.name
+    requeued = tmp_path / "scontrol.words"
+    assert requeued.exists() == (sent == signal.SIGUSR1)
+    assert not requeued.exists() or requeued.read_text().split() == ["requeue", "17"]
+
+
+def test_the_exit_status_is_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert started(tmp_path, monkeypatch, "end").wait(60) == 3
+
+
+def started(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> subprocess.Popen[bytes]:
+    """The script in a shell, with a stand-in for the worker and one for scontrol that records its words."""
+    (folder / "worker.py").write_text(WORKER)
+    scontrol = folder / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" > {folder}/scontrol.words\n')
+    scontrol.chmod(0o755)
+    command = [sys.executable, str(folder / "worker.py"), *words]
+    monkeypatch.setattr(slurm_script, "worker_command", lambda module, run: command)
+    (folder / "job.sbatch").write_text(script(folder, folder / "engine.log", Executor(name="slurm")))
+    environment = {**os.environ, "PATH": f"{scontrol.parent}:{os.environ['PATH']}", "SLURM_JOB_ID": "17"}
+    return subprocess.Popen(["bash", "job.sbatch"], cwd=folder, env=environment)
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline, path
+        time.sleep(0.01)
+
+
+def test_options_of_slurm_need_the_executor() -> None:
+    with pytest.raises(UserError) as error:
+        effective("demo-lora", None, {"executor.partition": "gpu"})
+    assert error.value.code == "preset.unread_executor"
+    assert effective("demo-lora", None, {"executor.partition": "gpu", "executor.name": "slurm"})

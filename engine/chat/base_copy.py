@@ -11,6 +11,7 @@ import peft
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
+from engine.methods.adapters import multiply_in_input_dtype
 from engine.runs.chat_messages import Part
 
 
@@ -33,6 +34,7 @@ class BaseCopy:
             self.network.load_adapter(str(folder), adapter_name=key)
         else:
             self.network = peft.PeftModel.from_pretrained(self.network, str(folder), adapter_name=key)
+        multiply_in_input_dtype(self.network)  # as in training and evaluation
         self.network.eval()
         self._layers = [module for module in self.network.modules() if isinstance(module, BaseTunerLayer)]
         self.network.base_model.enable_adapter_layers()

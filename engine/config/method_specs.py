@@ -130,6 +130,11 @@ def method_names() -> tuple[str, ...]:
     return tuple(method_specs())
 
 
+def uses_autocast(method: str, precision: str) -> bool:
+    """Whether a run trains float32 weights under bf16 autocast. Adapters multiply in the data type of their base."""
+    return precision == "mixed" and method_spec(method).trains_weights
+
+
 def method_spec(name: str) -> MethodSpec:
     """The method of this name. Raises UserError where no installed package has one."""
     spec = method_specs().get(name)

@@ -98,7 +98,8 @@ class Train(Section, frozen=True):
     shared_prefix if that computes at least 5% fewer tokens (not with adapter.dropout), else packed; padded if the
     architecture does not separate packed rows, or needs a mask for it and rows are long."""
     precision: Literal["auto", "bf16", "mixed", "fp32"] = "auto"
-    """bf16: bf16 weights and arithmetic. mixed: fp32 weights, bf16 arithmetic. auto: by method and device."""
+    """bf16: bf16 weights and arithmetic. mixed: trained weights in fp32, bf16 arithmetic. fp32: all in fp32. auto: by
+    method and device. Adapters are fp32 and multiply in the data type of the base."""
     gradient_checkpointing: bool | Literal["auto"] = "auto"
     """Recompute activations in the backward pass; auto: on a GPU yes, on a CPU no."""
     evaluate_every: NotNegative = 0

@@ -37,6 +37,7 @@ from engine.export import gguf_check
 from engine.export.check_job import Checked, CheckJob
 from engine.export.rows import ScoredRows, rendered_by, scored_rows
 from engine.methods import method
+from engine.methods.adapters import multiply_in_input_dtype
 from engine.methods.loading import load_weights
 from engine.methods.machine import Machine, this_machine
 from engine.methods.model_config import config_of
@@ -89,7 +90,7 @@ def _run_model(run: RunDir, frozen: FrozenRun, machine: Machine) -> torch.nn.Mod
         dtype = method(config.method).weight_dtype(config, machine)
         return load_weights(Model(id=str(run.model)), machine, dtype)
     base = method(config.method).load(config, machine)
-    return peft.PeftModel.from_pretrained(base, str(run.model))
+    return multiply_in_input_dtype(peft.PeftModel.from_pretrained(base, str(run.model)))
 
 
 def _artifact(job: CheckJob, run: RunDir, frozen: FrozenRun, machine: Machine, checked: Checked) -> torch.nn.Module:

@@ -1,4 +1,9 @@
-"""Add low-rank adapters to a frozen base with PEFT; shared by LoRA and QLoRA."""
+"""Add low-rank adapters to a frozen base with PEFT; shared by LoRA and QLoRA.
+
+Adapters are stored and updated in float32 and multiply in the data type of the activations, as autocast would: PEFT by
+itself copies the input of every adapted layer to float32 and multiplies there (tuners/lora/layer.py), which on a GPU
+takes the slow path of the matrix units and keeps a float32 copy of each input for the backward pass.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +12,21 @@ from typing import Any
 
 import peft
 import torch
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from engine.config import schema
 from engine.config.errors import UserError
+
+
+class CastLinear(torch.nn.Linear):
+    """A linear layer whose float32 weight is cast to the data type of its input; its gradient is float32."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """(…, in_features) to (…, out_features), in the input's data type."""
+        bias = None if self.bias is None else self.bias.to(input.dtype)
+        return torch.nn.functional.linear(input, self.weight.to(input.dtype), bias)
 
 
 def without_adapters(model: torch.nn.Module) -> Any:
@@ -37,7 +52,7 @@ def add_adapters(model: PreTrainedModel, adapter: schema.Adapter) -> peft.PeftMo
         task_type="CAUSAL_LM",
     )
     try:
-        return peft.get_peft_model(model, config)
+        return multiply_in_input_dtype(peft.get_peft_model(model, config))
     except ValueError as error:
         names = sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules() if _is_linear(module)})
         what, do = f"no layer matches {targets}", f"use layers of this model: {', '.join(names)}"
@@ -55,6 +70,27 @@ def load_adapter(model: torch.nn.Module, folder: Path) -> None:
         what = f"its adapter has {len(weights)} tensors that do not match the {len(expected)} of this run"
         raise UserError(what, str(folder), "use the adapter settings of that run", code="run.start_adapter")
     peft.set_peft_model_state_dict(model, weights)
+
+
+def multiply_in_input_dtype(model: peft.PeftModel) -> peft.PeftModel:
+    """Make every adapter multiply in the data type of its input; call after adapters are added or loaded.
+
+    DoRA is left as PEFT computes it: it divides by norms of the weights, which need float32. So are adapters of tensors
+    in a mixture of experts: PEFT casts the factors of experts to the tensor's data type, and multiplies those of a
+    router, without tokens, in float32 (lora.ParamWrapper).
+    """
+    for layer in model.modules():
+        if not isinstance(layer, LoraLayer):
+            continue
+        if layer.lora_variant:
+            layer.cast_input_dtype_enabled = True  # off if a plain adapter was loaded before
+            continue
+        parts = [*layer.lora_A.values(), *layer.lora_B.values()]
+        if parts and all(type(part) in (torch.nn.Linear, CastLinear) for part in parts):
+            for part in parts:
+                part.__class__ = CastLinear  # the same parameters, under the same names
+            layer.cast_input_dtype_enabled = False  # for all adapters of the layer
+    return model
 
 
 def _is_linear(module: torch.nn.Module) -> bool:

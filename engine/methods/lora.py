@@ -1,6 +1,6 @@
 """LoRA (Hu et al. 2021, arXiv:2106.09685): float32 low-rank adapters on a frozen 16-bit base.
 
-Loading     all weights in bf16; in float32 on hardware without bf16 arithmetic.
+Loading     all weights in bf16; in float32 on hardware without bf16 arithmetic, or with precision = "fp32".
 Training    adapters on all linear layers except the LM head; optionally rsLoRA or DoRA.
 Optimizer   torch's fused AdamW: its state is as small as the adapters.
 """
@@ -20,7 +20,7 @@ def weight_dtype(config: schema.Config, machine: Machine) -> torch.dtype:
     """Data type of the frozen base."""
     if config.train.precision == "auto":
         return torch.bfloat16 if machine.bf16 else torch.float32
-    return torch.bfloat16 if config.train.precision == "bf16" else torch.float32
+    return torch.float32 if config.train.precision == "fp32" else torch.bfloat16
 
 
 def load(config: schema.Config, machine: Machine) -> PreTrainedModel:

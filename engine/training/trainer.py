@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, Trai
 
 from engine.config import schema
 from engine.config.errors import UserError
+from engine.config.method_specs import uses_autocast
 from engine.data.tokens import Row
 from engine.training import checkpoints
 from engine.training.batches import Schedule, StepDataset, micro_batches
@@ -230,7 +231,7 @@ def training_arguments(
         lr_scheduler_type={"constant": "constant_with_warmup"}.get(train.schedule, train.schedule),
         warmup_steps=round(train.warmup_ratio * schedule.steps),
         max_grad_norm=train.max_grad_norm,
-        bf16=train.precision == "mixed",
+        bf16=uses_autocast(config.method, config.train.precision),
         gradient_checkpointing=checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
         logging_strategy="no",

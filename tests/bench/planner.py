@@ -94,7 +94,7 @@ def compared(case: Case, file: Path | None) -> Compared:
     """Dry run and formula against the measured peaks."""
     real = known(case, file)
     exact = dry_run(case.config, SHAPES[case.shape], MACHINE, case.rows)
-    light = formula(case.config, SHAPES[case.shape].to_dict(), "cpu", case.rows)
+    light = formula(case.config, SHAPES[case.shape].to_dict(), "cpu", case.rows, MACHINE.bf16)
     return Compared(case.name, real, _errors(exact, real), _errors(light, real))
 
 

@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import (
 
 from engine.config import schema
 from engine.config.errors import UserError
-from engine.config.method_specs import method_spec
+from engine.config.method_specs import method_spec, uses_autocast
 from engine.memory.dry_run.fake_model import bare_model, trainable
 from engine.memory.dry_run.layer_extrapolation import (
     DEEPER_PERIODS,
@@ -128,9 +128,9 @@ def _run(
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     frozen = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
-    if config.train.precision == "mixed":
+    if uses_autocast(config.method, config.train.precision):
         enable_autocast(model)
-    live = MemoryTracker(machine.device, vocabulary)
+    live = MemoryTracker(machine.device, vocabulary, machine.bf16)
     with tracking_layers(model, depth, live), FakeTensorMode(allow_non_fake_inputs=True), live:
         allocate_weights(model, live)
         optimizer = create_optimizer(model, config, machine, live)

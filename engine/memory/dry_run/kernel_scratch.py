@@ -13,6 +13,8 @@ import bitsandbytes  # noqa: F401 - registers torch.ops.bitsandbytes
 import torch
 
 Sizes = Callable[[Sequence[Any]], int]
+_ALIGNMENT = 128
+"""Bytes that oneDNN adds to a scratch block to align it."""
 
 
 def no_scratch(args: Sequence[Any]) -> int:
@@ -70,6 +72,48 @@ def _unshared(args: Sequence[Any]) -> int:
     return sum(_bytes(t) for t in args[:2] if t.dtype == torch.bfloat16 and len(t) > 1 and t.stride(0) == 0)
 
 
+def _product(out: int, inner: int, dtype: torch.dtype) -> int:
+    """Without bf16 instructions oneDNN adds a product of `inner` terms up in a float32 matrix of the result's size
+    (oneDNN, cpu/matmul/gemm_bf16_matmul.cpp, book_acc_scratchpad). torch uses oneDNN for products of more than 16³
+    multiplications (aten/src/ATen/native/mkldnn/Matmul.cpp, checksize).
+    """
+    return out * 4 + _ALIGNMENT if dtype == torch.bfloat16 and out * inner > 16**3 else 0
+
+
+def _mm(args: Sequence[Any]) -> int:
+    left, right = args[:2]
+    return _product(left.shape[0] * right.shape[1], left.shape[1], left.dtype)
+
+
+def _addmm(args: Sequence[Any]) -> int:
+    return _mm(args[1:])
+
+
+def _bmm(args: Sequence[Any]) -> int:
+    """The products of a batch are computed one after the other."""
+    left, right = args[:2]
+    count, inner = len(left), left.shape[2]
+    out = left.shape[1] * right.shape[2]
+    return _unshared(args) + (_product(out, inner, left.dtype) if count * out * inner > 16**3 else 0)
+
+
+def _gemm_4bit(args: Sequence[Any]) -> int:
+    inputs, _packed, shape = args[:3]
+    inner = inputs.shape[-1]
+    return _dequantized(args) + _product(inputs.numel() // inner * shape[0], inner, inputs.dtype)
+
+
+def _grouped_mm(args: Sequence[Any]) -> int:
+    """A product per expert, one after the other, of tokens with a weight or, backward, of tokens with tokens; experts
+    have the same number of tokens (`fake_values.substituted`).
+    """
+    left, right, offsets = args[:3]
+    rows, inner = left.shape[-2:]
+    if right.ndim == 3:
+        return _product(rows // len(offsets) * right.shape[-1], inner, left.dtype)
+    return _product(rows * right.shape[-1], inner // len(offsets), left.dtype)
+
+
 _ARITHMETIC = [
     getattr(torch.ops.aten, name).Tensor for name in ("add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_")
 ]
@@ -88,3 +132,19 @@ SCRATCH: dict[str, dict[Any, Sizes]] = {
     },
 }
 """By device: operation -> function that computes its scratch bytes from its arguments."""
+_WITHOUT_BF16: dict[Any, Sizes] = {
+    torch.ops.aten.mm.default: _mm,
+    torch.ops.aten.addmm.default: _addmm,
+    torch.ops.aten.bmm.default: _bmm,
+    torch.ops.aten._grouped_mm.default: _grouped_mm,
+    torch.ops.bitsandbytes.gemm_4bit.default: _gemm_4bit,
+}
+"""In addition on a CPU without bf16 instructions."""
+
+
+def kernel_scratch(device: str, bf16: bool) -> dict[Any, Sizes]:
+    """Operation -> function that computes its scratch bytes from its arguments.
+
+    `bf16`: whether the device has bf16 instructions.
+    """
+    return SCRATCH[device] if bf16 or device != "cpu" else {**SCRATCH[device], **_WITHOUT_BF16}

@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.memory.dry_run.fake_values import is_integral, on_real_tensors, substituted, with_real_indices
-from engine.memory.dry_run.kernel_scratch import SCRATCH, no_scratch
+from engine.memory.dry_run.kernel_scratch import kernel_scratch, no_scratch
 from engine.memory.formula.estimate import Device
 
 BLOCK = {"cuda": 512, "cpu": 64}
@@ -30,10 +30,10 @@ BLOCK = {"cuda": 512, "cpu": 64}
 class MemoryTracker(TorchDispatchMode):
     """Tracks live bytes by part, and their peak."""
 
-    def __init__(self, device: Device, vocabulary: int) -> None:
+    def __init__(self, device: Device, vocabulary: int, bf16: bool = True) -> None:
         super().__init__()
         self.device, self.vocabulary = device, vocabulary
-        self.block, self.scratch = BLOCK[device], SCRATCH[device]
+        self.block, self.scratch = BLOCK[device], kernel_scratch(device, bf16)
         self.now: dict[str, int] = {}
         self.peak: dict[str, int] = {}
         self.part = "activations"

@@ -27,8 +27,8 @@ def saved_activations(shape: Architecture, config: schema.Config, batch: MicroBa
     - Norms: their input in float32, 4 d each; with trained weights also the normalized value, d.
     - Attention: query, key, value and output, and a float32 per head; with a mask, keys and values for every head.
     - MLP: the gate before and after its activation and its factor, 3 f; without a gate f less.
-    - Linear layers: a trained one its input; a frozen one with adapter its input in float32, a copy per layer unless
-      activations are float32, and r float32 values after A. Dropout saves another copy and its mask.
+    - Linear layers: a trained one its input; frozen ones with adapters the input that they share, and r values after A.
+      Dropout saves a copy per layer and its mask. DoRA computes in float32, with a copy of the input per layer.
     """
     norms = 2 * FLOAT32 * shape.hidden
     attention = size * (2 * shape.query + 2 * (shape.query if batch.masked else shape.key)) + FLOAT32 * shape.heads
@@ -47,25 +47,27 @@ def saved_activations(shape: Architecture, config: schema.Config, batch: MicroBa
 
 def _adapter_inputs(shape: Architecture, config: schema.Config, size: int) -> int:
     layers = adapted(shape, config)
-    if size == FLOAT32:
-        inputs = FLOAT32 * sum({linear.read: linear.inputs for linear in layers if linear.read != "attention"}.values())
+    own_copies = config.adapter.dora and size != FLOAT32
+    size = FLOAT32 if config.adapter.dora else size
+    if own_copies:
+        inputs = size * sum(linear.inputs for linear in layers)
     else:
-        inputs = FLOAT32 * sum(linear.inputs for linear in layers)
+        inputs = size * sum({linear.read: linear.inputs for linear in layers if linear.read != "attention"}.values())
     if config.adapter.dropout:
-        inputs += (FLOAT32 + 1) * sum(linear.inputs for linear in layers)
-    return inputs + FLOAT32 * config.adapter.rank * len(layers)
+        inputs += (size + 1) * sum(linear.inputs for linear in layers)
+    return inputs + size * config.adapter.rank * len(layers)
 
 
 def layer_temporaries(
     shape: Architecture, config: schema.Config, batch: MicroBatchShape, size: int, device: Device
 ) -> int:
-    """Temporary bytes while the largest linear layer of a decoder layer runs backward: its gradients of size f; with an
-    adapter also their float32 copies (a third one on the CPU, which converts before it adds, where PEFT's unquantized
+    """Temporary bytes while the largest linear layer of a decoder layer runs backward: its gradients of size f; with
+    DoRA also their float32 copies (a third one on the CPU, which converts before it adds, where PEFT's unquantized
     layer adds float32 to bf16); for QLoRA the dequantized weight.
     """
     width = max(_mlp(shape), shape.hidden)
     work = batch.tokens * width * 3 * size
-    if not method_spec(config.method).trains_weights and size != FLOAT32:
+    if not method_spec(config.method).trains_weights and config.adapter.dora and size != FLOAT32:
         work += (
             batch.tokens
             * width
@@ -77,19 +79,23 @@ def layer_temporaries(
     return work
 
 
-def loss_work(shape: Architecture, batch: MicroBatchShape, size: int) -> int:
+def loss_work(shape: Architecture, batch: MicroBatchShape, size: int, accumulator: int = 0) -> int:
     """Logits of tokens in the loss and their gradient, K V each, and float32 chunks: input and result, and with several
-    chunks the previous one (`training.loss.SummedCrossEntropy`).
+    chunks the previous one (`training.loss.SummedCrossEntropy`); or, while the head runs, the logits and `accumulator`
+    bytes for each.
     """
     chunk, many = _chunk(shape, batch)
-    return 2 * batch.answers * shape.vocabulary * size + (3 if many else 2) * chunk
+    logits = batch.answers * shape.vocabulary
+    return max(2 * logits * size + (3 if many else 2) * chunk, logits * (size + accumulator))
 
 
-def held_out_work(shape: Architecture, batch: MicroBatchShape, size: int) -> int:
-    """Logits and two float32 chunks; or, for padded batches with padded answers, the logits and a copy."""
+def held_out_work(shape: Architecture, batch: MicroBatchShape, size: int, accumulator: int = 0) -> int:
+    """Logits and two float32 chunks; or, for padded batches with padded answers, the logits and a copy; or, while the
+    head runs, the logits and `accumulator` bytes for each.
+    """
     logits, head = batch.answers * shape.vocabulary * size, batch.filled * shape.vocabulary * size
     copied = head + logits if batch.packing == "padded" and batch.filled > batch.answers else head
-    return max(copied, logits + 2 * _chunk(shape, batch)[0])
+    return max(copied, logits + 2 * _chunk(shape, batch)[0], head + batch.filled * shape.vocabulary * accumulator)
 
 
 def _chunk(shape: Architecture, batch: MicroBatchShape) -> tuple[int, bool]:

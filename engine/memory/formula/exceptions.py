@@ -8,12 +8,13 @@
 - DoRA saves the outputs of the layer and of its adapter, the latter in float32 (PEFT, tuners/lora/dora.py).
 - Mixed precision casts every weight to bf16 and saves the copy for the backward pass; norms, rotated queries and keys
   are float32.
+- Without bf16 instructions a CPU adds bf16 products up in a float32 matrix (`dry_run.kernel_scratch`).
 """
 
 from __future__ import annotations
 
 from engine.config import schema
-from engine.config.method_specs import method_spec
+from engine.config.method_specs import method_spec, uses_autocast
 from engine.memory.formula.architecture import Architecture
 from engine.memory.formula.estimate import Device
 from engine.memory.formula.packing import MicroBatchShape
@@ -22,9 +23,17 @@ from engine.memory.formula.weights_and_state import BF16, FLOAT32, adapted
 COMPOSED_GELU = {"gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh_python", "quick_gelu"}
 
 
-def is_mixed(config: schema.Config) -> bool:
-    """Whether the run uses bf16 autocast over float32 weights."""
-    return config.train.precision == "mixed" and not method_spec(config.method).quantizes_base
+def accumulator(device: Device, bf16: bool, size: int) -> int:
+    """Bytes per element of a product in which it is added up. `bf16`: whether the device has bf16 instructions."""
+    return FLOAT32 if device == "cpu" and not bf16 and size == BF16 else 0
+
+
+def accumulated_elements(shape: Architecture, config: schema.Config, batch: MicroBatchShape, training: bool) -> int:
+    """Elements of the largest product of a running layer: a gradient of size f, or that of a trained weight."""
+    trained = training and method_spec(config.method).trains_weights
+    weight = max((linear.inputs * linear.outputs for linear in shape.linears()), default=0) if trained else 0
+    width = shape.expert_intermediate if shape.experts else max(shape.intermediate, shape.hidden)
+    return max(batch.tokens * width, weight)
 
 
 def attention_elements(shape: Architecture, batch: MicroBatchShape) -> int:
@@ -50,7 +59,7 @@ def saved_bytes(shape: Architecture, config: schema.Config, batch: MicroBatchSha
         saved += batch.tokens * shape.intermediate * size * (2 if shape.activation in COMPOSED_GELU else -1)
     if not method_spec(config.method).trains_weights and config.adapter.dora:
         saved += batch.tokens * sum(linear.outputs for linear in adapted(shape, config)) * (size + FLOAT32)
-    if is_mixed(config):
+    if uses_autocast(config.method, config.train.precision):
         weights = sum(linear.inputs * linear.outputs for linear in shape.linears())
         saved += weights * BF16 + batch.tokens * (2 * shape.hidden * BF16 + (shape.query + shape.key) * 2 * FLOAT32)
     return saved
@@ -71,4 +80,4 @@ def temporary_bytes(shape: Architecture, config: schema.Config, batch: MicroBatc
 
 def cast_head(shape: Architecture, config: schema.Config) -> int:
     """The bf16 copy of the LM head's weight in mixed precision."""
-    return shape.vocabulary * shape.hidden * BF16 if is_mixed(config) else 0
+    return shape.vocabulary * shape.hidden * BF16 if uses_autocast(config.method, config.train.precision) else 0

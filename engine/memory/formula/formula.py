@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.config import schema
-from engine.config.method_specs import method_spec
+from engine.config.method_specs import method_spec, uses_autocast
 from engine.memory.formula import exceptions, generation
 from engine.memory.formula.activations import held_out_work, layer_temporaries, loss_work, mask, saved_activations
 from engine.memory.formula.allocator import with_pool
@@ -97,7 +97,12 @@ class FormulaInputs:
     @property
     def logit(self) -> int:
         """Bytes per logit: float32 in mixed precision."""
-        return FLOAT32 if exceptions.is_mixed(self.config) else self.size
+        return FLOAT32 if uses_autocast(self.config.method, self.config.train.precision) else self.size
+
+    @property
+    def accumulator(self) -> int:
+        """Bytes per element of a product in which it is added up."""
+        return exceptions.accumulator(self.device, self.bf16, self.size)
 
 
 def _moments(work: FormulaInputs, state: int) -> list[dict[str, int]]:
@@ -113,7 +118,7 @@ def _moments(work: FormulaInputs, state: int) -> list[dict[str, int]]:
     trained = gradients(*where)
     before = trained if batch.several else 0
     return [
-        {"gradients": before, "activations": kept, "logits": loss_work(shape, batch, work.logit)},
+        {"gradients": before, "activations": kept, "logits": loss_work(shape, batch, work.logit, work.accumulator)},
         {"gradients": max(before, head_gradient(*where)), "activations": kept + running},
         {"gradients": trained, "optimizer": state + step_work(*where)},
     ]
@@ -123,14 +128,14 @@ def _held_out(work: FormulaInputs, rows: StepShape) -> dict[str, int]:
     """A held-out batch: its logits, or the forward pass of a layer if that is more."""
     segments = uses_segments(work.shape, work.config)
     batch = held_out_shape(rows, work.config.train.packing, work.device, work.shape.vocabulary, segments)
-    logits = held_out_work(work.shape, batch, work.logit)
+    logits = held_out_work(work.shape, batch, work.logit, work.accumulator)
     forward = _running(work, batch, training=False) + mask(batch, work.size)
     return {"logits": logits} if logits > forward else {"activations": forward}
 
 
 def _answering(work: FormulaInputs, rows: StepShape) -> int:
     """The peak of generation: KV caches, logits, and the forward pass of a layer."""
-    moments = generation.moments(work.shape, work.config, rows, work.device, work.size)
+    moments = generation.moments(work.shape, work.config, rows, work.device, work.size, work.accumulator)
     peak = max(kept + _running(work, batch, training=False) for kept, batch in moments)
     return peak + exceptions.cast_head(work.shape, work.config)
 
@@ -138,6 +143,8 @@ def _answering(work: FormulaInputs, rows: StepShape) -> int:
 def _running(work: FormulaInputs, batch: MicroBatchShape, training: bool) -> int:
     """Temporary bytes of a running layer."""
     plain = layer_temporaries(work.shape, work.config, batch, work.size, work.device)
+    if work.accumulator:
+        plain += work.accumulator * exceptions.accumulated_elements(work.shape, work.config, batch, training)
     return plain + exceptions.temporary_bytes(work.shape, work.config, batch, training)
 
 

@@ -48,14 +48,17 @@ def _pass(rows: int, tokens: int) -> MicroBatchShape:
 
 
 def moments(
-    shape: Architecture, config: schema.Config, rows: StepShape, device: Device, size: int
+    shape: Architecture, config: schema.Config, rows: StepShape, device: Device, size: int, accumulator: int = 0
 ) -> list[tuple[int, MicroBatchShape]]:
-    """(bytes of caches and logits, the batch that runs at the same time) for each moment of generation."""
+    """(bytes of caches and logits, the batch that runs at the same time) for each moment of generation.
+
+    `size`: bytes per logit, in addition `accumulator` while the head runs.
+    """
     batch, length = config.evaluation.batch, rows.prompted
     read = prompts(config, rows, device)
     kept = keys_and_values(shape, read.rows, length, size)
     if metric_spec(config.evaluation.metric).picks_from_choices:
-        return [(kept, read), _choices(shape, config, rows, size, kept)]
+        return [(kept, read), _choices(shape, config, rows, size, accumulator, kept)]
     places = _filled(batch, device)
     begun = keys_and_values(shape, places, length + SPARE_CACHE_COLUMNS, size) if batch > read.rows else 0
     whole = keys_and_values(shape, places, length + config.evaluation.max_new_tokens - 1 + SPARE_CACHE_COLUMNS, size)
@@ -63,7 +66,7 @@ def moments(
     again = min(read.rows, math.ceil(batch / REFILL_FRACTION))
     found = [
         (begun + kept, read),
-        (whole + places * step * shape.vocabulary * size, _pass(places, step)),
+        (whole + places * step * shape.vocabulary * (size + accumulator), _pass(places, step)),
         (whole + keys_and_values(shape, again, length, size), _pass(again, length)),
     ]
     if shape.windowed:
@@ -80,12 +83,13 @@ def _by_library(shape: Architecture, batch: int, length: int, device: Device, si
 
 
 def _choices(
-    shape: Architecture, config: schema.Config, rows: StepShape, size: int, kept: int
+    shape: Architecture, config: schema.Config, rows: StepShape, size: int, accumulator: int, kept: int
 ) -> tuple[int, MicroBatchShape]:
     """Choice scoring: the keys and values of prompts are copied for the choices of one layer at a time."""
     choices = max(1, min(MAX_CHOICES_PER_PROMPT * config.evaluation.batch, MAX_CHOICE_TOKENS // max(1, rows.answer)))
     copied = 2 * 2 * shape.key * choices * (rows.prompted + rows.answer) * size
-    logits = choices * rows.answer * shape.vocabulary * size + 2 * config.evaluation.batch * shape.vocabulary * 4
+    scores = 2 * config.evaluation.batch * shape.vocabulary * 4
+    logits = choices * rows.answer * shape.vocabulary * (size + accumulator) + scores
     return kept + max(copied, logits), _pass(choices, rows.answer)
 
 

@@ -6,7 +6,7 @@ Data types follow `engine.methods`; `bf16`: whether the device supports bf16 ari
 from __future__ import annotations
 
 from engine.config import schema
-from engine.config.method_specs import method_spec
+from engine.config.method_specs import method_spec, uses_autocast
 from engine.memory.formula.architecture import Architecture, Linear
 from engine.memory.formula.estimate import Device
 
@@ -27,7 +27,8 @@ def _weight_size(config: schema.Config, device: Device, bf16: bool) -> int:
         return compute_size(config, device, bf16)
     if config.train.precision == "auto":
         return BF16 if bf16 and (device == "cuda" or method_spec(config.method).bf16_on_cpu) else FLOAT32
-    return BF16 if config.train.precision == "bf16" else FLOAT32
+    precision = config.train.precision
+    return FLOAT32 if precision == "fp32" or uses_autocast(config.method, precision) else BF16
 
 
 def base_parameters(shape: Architecture) -> int:

@@ -30,6 +30,7 @@ from engine.data.tokens import Row
 from engine.evaluation.generate import Generator
 from engine.evaluation.score import row_losses, vocabulary_of
 from engine.evaluation.worst_case import longest_answers, run_worst_case
+from engine.hardware.cpu import has_bf16
 from engine.methods import method
 from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer
@@ -37,7 +38,7 @@ from engine.training import varlen_attention
 from engine.training.batches import Schedule, choose_packing, held_out_batches
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 
-MACHINE = Machine("cpu", "this machine", bf16=True, flash_attention=False)
+MACHINE = Machine("cpu", "this machine", bf16=has_bf16(), flash_attention=False)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Published peaks on GPUs, and the planner's predictions for the same work.
 
-Their loss, optimizer and dtypes differ from ftbench's, so the step is implemented here; model, adapters, fake tensors
-and counting are the planner's. CUDA context and fragmentation are not included: the figures are torch's.
+Their loss, optimizer and dtypes differ from ftbench's, and PEFT's adapters multiply in their own dtype, so the step is
+implemented here; model, fake tensors and counting are the planner's. CUDA context and fragmentation are not included:
+the figures are torch's.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from typing import Any
 
 import torch
 import transformers
+from peft.tuners.lora import LoraLayer
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from engine.config.preset import Preset, resolve
 from engine.memory.dry_run.fake_model import allocate, build
 from engine.memory.dry_run.memory_tracker import MemoryTracker
+from engine.methods.adapters import CastLinear
 from engine.methods.machine import Machine
 
 GPU = Machine("cuda", "a GPU", bf16=True, flash_attention=False)
@@ -88,6 +91,7 @@ def predicted(case: Published) -> int:
     values = {**case.settings, "train.precision": "bf16", "train.gradient_checkpointing": False}
     config = resolve(Preset("published", values)).config
     model = build(config, transformers.LlamaConfig(**case.architecture, use_cache=False), GPU)
+    multiply_in_adapter_dtype(model)
     for parameter in model.parameters():
         if parameter.requires_grad and config.method != "full":
             parameter.data = parameter.data.to(case.adapters)
@@ -104,3 +108,12 @@ def predicted(case: Published) -> int:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
     return sum(live.peak.values())
+
+
+def multiply_in_adapter_dtype(model: torch.nn.Module) -> None:
+    """Undo `engine.methods.adapters.multiply_in_input_dtype`: PEFT casts the input of an adapter to its dtype."""
+    for module in model.modules():
+        if isinstance(module, CastLinear):
+            module.__class__ = torch.nn.Linear
+        elif isinstance(module, LoraLayer):
+            module.cast_input_dtype_enabled = True

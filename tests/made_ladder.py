@@ -11,6 +11,7 @@ from made_runs import BEGIN, GIB, HOSTILE, ITEMS, METHODS, STEPS, write_events, 
 
 from engine.config.preset import Preset, resolve
 from engine.ladder.phrases import ON_CPU
+from engine.ladder.summary import summarize
 from engine.runs import run_dir
 from engine.runs.ladder import (
     Comparison,
@@ -102,6 +103,7 @@ def made_ladder(
         machine={"device": "2 CPU cores", "cpu": "Some Processor", "threads": 2, "memory": 24 * GIB},
         warnings=["paged optimizer state needs CUDA unified memory: 8-bit AdamW without paging is used here"],
     )
+    ladder.summary = summarize(ladder)
     directory.write_state(ladder)
     return directory, ladder
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from collections.abc import Sequence
 
 # Unicode categories that can move the cursor, reorder a line or hide text: control, format, surrogate, private use,
 # unassigned, line and paragraph separators.
@@ -50,6 +51,11 @@ def escaped(name: str) -> str:
     Python represents such bytes as lone surrogates, which JSON, TOML and UTF-8 cannot encode.
     """
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words as an enumeration: `QLoRA, LoRA and full`."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
 def amount(number: int, noun: str) -> str:

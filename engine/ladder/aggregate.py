@@ -19,6 +19,7 @@ from engine.ladder.results import LadderResults, collect, read_finished
 from engine.ladder.rung_summary import reason_of, seed_range, status_of
 from engine.ladder.runner import worked_joules
 from engine.ladder.statistics import Difference, ItemScores, MeanSamples, mcnemar
+from engine.ladder.summary import summarize
 from engine.ladder.verdict import verdict
 from engine.runs.ladder import (
     BASE,
@@ -51,6 +52,7 @@ def aggregate(folder: LadderDir, ladder: Ladder, plan: LadderPlan) -> None:
     add_statistics(ladder, results, ladder.work.metric if ladder.work else "")
     add_artifacts(folder, ladder, plan, results)
     ladder.verdict = verdict(ladder)
+    ladder.summary = summarize(ladder)
 
 
 def check_same_work(results: LadderResults, ladder: Ladder) -> None:

@@ -288,6 +288,34 @@ class VerdictSentence(Struct, kw_only=True):
     text: str
 
 
+class RungTradeoff(Struct, kw_only=True):
+    """A rung in the figure of the summary: what it keeps of full fine-tuning's gain, at which share of its cost."""
+
+    rung: str
+    title: str
+    """Its name in text."""
+    share_of_gain: Interval
+    cost: SeedRange
+    """Ratio to full fine-tuning's cost: of the means, and the lowest and highest of two seeds."""
+
+
+class LadderSummary(Struct, kw_only=True):
+    """The start of the report: headline, figure and three sentences."""
+
+    headline: str
+    """Whether the rule of thumb holds; first of all, which rungs are worse than the base model."""
+    sentences: list[str]
+    """On quality, cost and what to use."""
+    tradeoffs: list[RungTradeoff]
+    """Full fine-tuning last; empty without a share of the gain or a cost."""
+    cost: str
+    """What the costs are of: `training time`; '' without full fine-tuning."""
+    rule_gain: float
+    """The share of the gain in the rule of thumb."""
+    rule_cost: float
+    """The share of the cost in the rule of thumb."""
+
+
 class Ladder(Struct, kw_only=True):
     """The content of `ladder.json`."""
 
@@ -313,6 +341,8 @@ class Ladder(Struct, kw_only=True):
     rows: list[RungResult] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
     verdict: list[VerdictSentence] = field(default_factory=list)
+    summary: LadderSummary | None = None
+    """None before a rung has finished, and in older ladders."""
     differs: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Settings in which the rungs differ: key -> rung -> value."""
     config: dict[str, Any] = field(default_factory=dict)

@@ -16,6 +16,7 @@ from engine.runs.ladder_dir import LadderDir
 from engine.runs.ladder_plan import describe_plan
 from engine.runs.rpc_client import ask
 from engine.runs.start import resume_ladder, start_ladder
+from engine.runs.tradeoff_text import tradeoff_lines
 from tui.cli.disk import check_disk
 from tui.cli.errors import show_notices
 from tui.cli.run import interruptible
@@ -23,7 +24,7 @@ from tui.history.ladder_table import show_ladder
 from tui.live.ladder_progress import follow_ladder
 from tui.live.run_progress import Detached
 from tui.output import streams
-from tui.output.console import print_json, say
+from tui.output.console import console, print_json, say
 
 
 def start(plan: LadderPlan, runs: Path, detach: bool, json: bool) -> int:
@@ -71,9 +72,13 @@ def watch(folder: LadderDir, json: bool, shown: Sequence[Notice] = (), fresh: bo
 
 
 def show(folder: LadderDir, state: Ladder) -> None:
-    """Print table, verdict and the report's path; of an unfinished ladder the parts that exist."""
+    """Print summary, table, verdict and the report's path; of an unfinished ladder the parts that exist.
+
+    The headline is the first line and, for a terminal that has scrolled, the last one.
+    """
     if state.status != "finished":
         say(f"{state.status}: {state.reason}")
+    show_summary(state)
     if state.rows:
         show_ladder(state)
     if state.work and state.work.account:
@@ -83,6 +88,20 @@ def show(folder: LadderDir, state: Ladder) -> None:
         say(f"{sentence.topic}: {sentence.text}")
     if folder.page.exists():
         say(f"report: {folder.page}")
+    if state.summary:
+        say(state.summary.headline, "bold")
+
+
+def show_summary(state: Ladder) -> None:
+    """Print headline, figure and the three sentences."""
+    summary = state.summary
+    if summary is None:
+        return
+    say(summary.headline, "bold")
+    for line in tradeoff_lines(summary, console.width):
+        say(line)
+    for sentence in summary.sentences:
+        say(f"- {sentence}")
 
 
 def resume(folder: LadderDir, detach: bool, json: bool) -> int:

@@ -12,6 +12,7 @@ from engine.config.metric_specs import metric_spec
 from engine.config.quantities import duration, rate, ratio, size
 from engine.config.text import amount, visible
 from engine.runs.ladder import ARTIFACT_SEPARATOR, Ladder, LadderRun, RungResult
+from engine.runs.tradeoff_text import tradeoff_lines
 from tui.history.scores import mean_text, range_text
 
 MARKS = {"planned": "·", "live": "▸", "finished": "✓", "skipped": "–"}
@@ -117,6 +118,18 @@ def verdict_lines(ladder: Ladder) -> Iterator[Content]:
     for topic, sentences in groupby(ladder.verdict, lambda sentence: sentence.topic):
         text = " ".join(visible(sentence.text) for sentence in sentences)
         yield Content.assemble((f"{topic}: ", "bold"), (text, "$foreground-muted" if topic == "caveat" else ""))
+
+
+def summary_lines(ladder: Ladder, columns: int, ascii_only: bool = False) -> Iterator[Content]:
+    """Headline, figure and sentences of the summary; nothing before a rung has finished."""
+    summary = ladder.summary
+    if summary is None:
+        return
+    yield Content.styled(visible(summary.headline), "bold")
+    for line in tradeoff_lines(summary, columns, ascii_only):
+        yield Content(line)
+    for sentence in summary.sentences:
+        yield Content(f"- {visible(sentence)}")
 
 
 def headline(ladder: Ladder) -> str:

@@ -13,7 +13,7 @@ from engine.config.text import visible
 
 SUBSTITUTES = str.maketrans(
     {"–": "-", "—": "-", "−": "-", "━": "-", "╸": "-", "╺": "-", "─": "-", "·": ".", "…": "...", "→": "->", "×": "x",
-     "│": "|", "✓": "+", "✗": "x", "⏎": "$", "’": "'"}
+     "│": "|", "└": "+", "░": ":", "✓": "+", "✗": "x", "⏎": "$", "’": "'"}
 )  # fmt: skip
 """Non-ASCII characters that ftbench prints -> substitutes where the output's encoding lacks them."""
 

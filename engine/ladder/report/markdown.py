@@ -13,6 +13,8 @@ from engine.ladder.report.page import marks
 from engine.ladder.report.report_data import ReportData
 from engine.ladder.report.samples import ItemAnswers
 from engine.ladder.report.table import Cell, ReportTable
+from engine.runs.ladder import LadderSummary
+from engine.runs.tradeoff_text import MAX_COLUMNS, tradeoff_lines
 
 MAX_SAMPLES = 6
 
@@ -24,10 +26,8 @@ def render(data: ReportData) -> str:
     parts = [f"# {inline(captions.title(ladder))}", inline(facts)]
     if unfinished := captions.unfinished(ladder):
         parts.append(f"> {inline(unfinished)}")
-    parts.append("## Verdict")
-    parts.append(
-        bullets(f"**{topic}.** {inline(text)}" for topic, text in captions.verdict(ladder)) or captions.NO_VERDICT
-    )
+    parts += _summary(data.summary) if data.summary else []
+    said = bullets(f"**{topic}.** {inline(text)}" for topic, text in captions.verdict(ladder)) or captions.NO_VERDICT
     if ladder.rows:
         tables = [
             quality_tables.quality(ladder),
@@ -35,11 +35,14 @@ def render(data: ReportData) -> str:
             cost_tables.memory_and_size(ladder),
             *filter(None, [artifact_tables.artifacts(ladder)]),
         ]
-        parts += [table(t) for t in (*tables, quality_tables.by_seed(ladder), quality_tables.comparisons(ladder)) if t]
+        parts += ["## Results", *map(table, tables), "## Verdict", said]
+        parts += [table(t) for t in (quality_tables.by_seed(ladder), quality_tables.comparisons(ladder)) if t]
         parts += [
             "### How to read these tables",
             bullets(map(inline, [*captions.reading(ladder), captions.COMPARISONS])),
         ]
+    else:
+        parts += ["## Verdict", said]
     parts += ["## Samples", *_samples(data)]
     parts.append("## Configuration")
     shared = record.two_columns(record.SHARED_SETTINGS, ladder.config)
@@ -81,6 +84,16 @@ def fenced(text: str) -> str:
 
 def bullets(texts: Iterable[str]) -> str:
     return "\n".join(f"- {text}" for text in texts)
+
+
+def _summary(summary: LadderSummary) -> list[str]:
+    """Headline, figure and sentences."""
+    figure = tradeoff_lines(summary, MAX_COLUMNS)
+    return [
+        f"**{inline(summary.headline)}**",
+        *([fenced("\n".join(figure))] if figure else []),
+        "\n".join(f"{number}. {inline(text)}" for number, text in enumerate(summary.sentences, 1)),
+    ]
 
 
 def _cell(cell: Cell) -> str:

@@ -32,6 +32,8 @@ def render(data: ReportData) -> str:
         .get_template("page.html.jinja")
         .render(
             ladder=ladder,
+            summary=data.summary,
+            headline_figure=data.headline_figure,
             styles=data.styles,
             tables=[
                 quality_tables.quality(ladder),

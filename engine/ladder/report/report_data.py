@@ -9,8 +9,10 @@ from engine.ladder.report import captions, curves, rate_trials, record, tradeoff
 from engine.ladder.report.drawing import ReportFigure
 from engine.ladder.report.palette import RungStyle, styles
 from engine.ladder.report.samples import PredictionSource, Samples, side_by_side
+from engine.ladder.report.summary_figure import summary_figure
 from engine.ladder.report.traces import Trace, trace
-from engine.runs.ladder import BASE, BASE_4BIT, Ladder
+from engine.ladder.summary import summarize
+from engine.runs.ladder import BASE, BASE_4BIT, Ladder, LadderSummary
 from engine.runs.ladder_dir import LadderDir
 
 
@@ -25,6 +27,13 @@ class ReportData:
     samples: Samples
     problems: list[str]
     """What could not be read and is therefore missing from the report."""
+    summary: LadderSummary | None = None
+    """The ladder's, or of an older ladder one made from its numbers; None if no rung has finished."""
+
+    @property
+    def headline_figure(self) -> ReportFigure | None:
+        """The figure below the headline."""
+        return summary_figure(self.summary, self.styles)
 
 
 def load_report_data(directory: LadderDir, ladder: Ladder) -> ReportData:
@@ -52,7 +61,8 @@ def load_report_data(directory: LadderDir, ladder: Ladder) -> ReportData:
     samples = side_by_side(predictions, metric)
     names = list(dict.fromkeys([*methods, *(entry.rung for entry in ladder.entries)]))
     rung_styles = styles((name, methods.get(name, name)) for name in names)
-    return ReportData(directory, ladder, rung_styles, traces, samples, [*problems, *samples.problems])
+    problems += samples.problems
+    return ReportData(directory, ladder, rung_styles, traces, samples, problems, ladder.summary or summarize(ladder))
 
 
 def figures(data: ReportData) -> tuple[list[ReportFigure], list[str]]:

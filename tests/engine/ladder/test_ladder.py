@@ -71,6 +71,9 @@ def test_three_methods_do_the_same_work_and_get_a_verdict(tmp_path: Path) -> Non
         assert row["peak"]["rss_training"] > 0 and row["artifact_bytes"] > 0
     assert "total: about" in done.stdout and "quality: " in done.stdout
     assert f"report: {folder.page}" in done.stdout
+    headline = state["summary"]["headline"]
+    assert headline in done.stdout.splitlines()[:-1] and done.stdout.splitlines()[-1] == headline
+    assert len(state["summary"]["sentences"]) == 3
     assert folder.page.stat().st_size > 20_000 and folder.markdown.read_text().startswith("# ")
     check_that_report_writes_again(folder)
 

@@ -19,6 +19,8 @@ STRUCTS = [
     ladder_types.RungResult,
     ladder_types.Comparison,
     ladder_types.VerdictSentence,
+    ladder_types.LadderSummary,
+    ladder_types.RungTradeoff,
     ladder_types.SeedRange,
     ladder_types.RentalPrice,
     ladder_types.SplitOverlap,

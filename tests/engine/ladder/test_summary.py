@@ -1,0 +1,162 @@
+"""The summary at the start of a report: its headline, sentences and figure, equal in terminal, page, Markdown, JSON."""
+
+from __future__ import annotations
+
+import html
+import re
+from pathlib import Path
+
+import pytest
+from made_ladder import made_ladder
+from made_runs import HOSTILE
+from simulated import EQUAL, MUCH_WORSE, NO_GAIN, simulate
+
+from engine.ladder.phrases import NO_RECOMMENDATION, SIGNIFICANTLY
+from engine.ladder.report import markdown, page
+from engine.ladder.report.report_data import load_report_data
+from engine.ladder.report.summary_figure import summary_figure
+from engine.ladder.summary import OVERALL, RULE, summarize
+from engine.runs.ladder import Ladder, LadderSummary, RungResult, SeedRange
+from engine.runs.result import Interval
+from engine.runs.tradeoff_text import letters, tradeoff_lines
+
+
+def row(ladder: Ladder, name: str) -> RungResult:
+    return next(row for row in ladder.rows if row.name == name)
+
+
+def summary_of(ladder: Ladder) -> LadderSummary:
+    found = summarize(ladder)
+    assert found is not None
+    return found
+
+
+def with_times(ladder: Ladder, **seconds: float) -> Ladder:
+    for name, value in seconds.items():
+        row(ladder, name).training_seconds = SeedRange(mean=value, low=0.9 * value, high=1.1 * value)
+    return ladder
+
+
+def timed(number: int = 1) -> Ladder:
+    return with_times(simulate(EQUAL, number)[0], qlora=10.0, lora=40.0, full=100.0)
+
+
+def holding() -> Ladder:
+    ladder = timed()
+    row(ladder, "qlora").share_of_gain = Interval(mean=0.99, low=0.95, high=1.03, rows=300)
+    return ladder
+
+
+def test_the_headline_says_that_the_rule_holds_only_if_quality_and_cost_do() -> None:
+    ladder = holding()
+    assert summary_of(ladder).headline == (
+        f"QLoRA keeps 99.0% of full fine-tuning's gain (95% CI [95.0, 103.0]) at 0.10× its training time: "
+        f"{OVERALL['holds']}."
+    )
+    assert f"{RULE} does not hold here, because of its cost." in summary_of(with_times(ladder, qlora=90.0)).headline
+    row(ladder, "qlora").share_of_gain = Interval(mean=0.8, low=0.7, high=0.9, rows=300)
+    assert f"{RULE} does not hold here, because of its quality and cost." in summary_of(ladder).headline
+    row(ladder, "qlora").share_of_gain = Interval(mean=0.95, low=0.9, high=1.0, rows=300)
+    assert summary_of(with_times(ladder, qlora=10.0)).headline.endswith(f"{OVERALL['undecided']}.")
+
+
+def test_a_rung_that_is_worse_than_the_base_model_is_the_first_sentence() -> None:
+    ladder = holding()
+    for one in ladder.comparisons:
+        if (one.a, one.b) == ("lora", "base"):
+            one.finding, one.difference = "worse", one.difference.negated()
+    headline = summary_of(ladder).headline
+    assert headline.startswith(f"LoRA is {SIGNIFICANTLY['worse']} than the base model: LoRA − base = −")
+    assert OVERALL["holds"] in headline
+
+
+def test_without_a_gain_the_headline_says_why_the_rule_cannot_be_checked() -> None:
+    summary = summary_of(simulate(NO_GAIN, 1)[0])
+    assert OVERALL["unknown"] in summary.headline and "keeps" not in summary.headline
+    assert summary.tradeoffs == [] and summary.sentences[2] == NO_RECOMMENDATION
+
+
+def test_there_are_three_sentences_on_quality_cost_and_use() -> None:
+    for ladder in (timed(), with_times(simulate(MUCH_WORSE, 2)[0], qlora=10.0, lora=20.0, full=30.0)):
+        quality, cost, use = summary_of(ladder).sentences
+        assert "QLoRA − full" in quality
+        assert cost.startswith("QLoRA takes 0.") and "full's training time" in cost
+        assert use.startswith("Prototype with")
+
+
+def test_a_ladder_without_qlora_or_full_has_a_headline() -> None:
+    ladder = timed()
+    ladder.rows = [one for one in ladder.rows if one.name != "qlora"]
+    assert summary_of(ladder).headline.startswith("LoRA keeps ") and RULE not in summary_of(ladder).headline
+    ladder.rows = [one for one in ladder.rows if one.name != "full"]
+    assert OVERALL["unknown"] in summary_of(ladder).headline
+    ladder.rows = [one for one in ladder.rows if one.name == "base"]
+    assert summarize(ladder) is None
+
+
+def test_costs_are_ratios_with_the_lowest_and_highest_of_two_seeds() -> None:
+    qlora, lora, full = summary_of(timed()).tradeoffs
+    assert (qlora.rung, lora.rung, full.rung) == ("qlora", "lora", "full")
+    assert qlora.cost.mean == pytest.approx(0.1)
+    assert (qlora.cost.low, qlora.cost.high) == (pytest.approx(9 / 110), pytest.approx(11 / 90))
+    assert full.cost == SeedRange(mean=1.0, low=1.0, high=1.0)
+
+
+def test_terminal_page_markdown_and_json_show_the_same_summary(tmp_path: Path) -> None:
+    directory, ladder = made_ladder(tmp_path)
+    summary = ladder.summary
+    stored = directory.state()
+    assert summary and stored and stored.summary == summary
+    data = load_report_data(directory, ladder)
+    shown_html = html.unescape(re.sub(r"\s+", " ", page.render(data).replace("\u00a0", " ")))
+    shown_markdown = markdown.render(data)
+    for text in (summary.headline, *summary.sentences):
+        assert text in shown_html and markdown.inline(text) in shown_markdown
+    assert shown_html.index(summary.headline) < shown_html.index("<svg") < shown_html.index("<table")
+    first_table = shown_markdown.index("\n| ")
+    assert shown_markdown.index(markdown.inline(summary.sentences[2])) < first_table
+    assert "\n".join(tradeoff_lines(summary, 76)) in shown_markdown
+
+
+def test_an_older_ladder_without_a_summary_is_reported_with_one(tmp_path: Path) -> None:
+    directory, ladder = made_ladder(tmp_path)
+    made, ladder.summary = ladder.summary, None
+    assert load_report_data(directory, ladder).summary == made
+
+
+def test_the_figure_in_characters_marks_rungs_intervals_and_the_corner() -> None:
+    summary = summary_of(holding())
+    lines = tradeoff_lines(summary, 80)
+    assert max(map(len, lines)) <= 80 and len(lines) < 20
+    plot = "\n".join(lines)
+    for mark in ("Q", "L", "F", "░", "│", "─", "94%", "100%", "1/8"):
+        assert mark in plot
+    ascii_plot = "\n".join(tradeoff_lines(summary, 80, ascii_only=True))
+    assert ascii_plot.isascii() and ":" in ascii_plot
+    assert max(map(len, tradeoff_lines(summary, 40))) <= 60
+
+
+def test_rungs_with_the_same_first_letter_have_different_letters() -> None:
+    tradeoffs = summary_of(timed()).tradeoffs
+    for one, name in zip(tradeoffs, ("wide", "wider", "widest"), strict=True):
+        one.title = name
+    assert letters(tradeoffs) == ["W", "I", "D"]
+    tradeoffs[0].title = HOSTILE[0]
+    assert all(len(letter) == 1 and letter.isascii() for letter in letters(tradeoffs))
+
+
+def test_extreme_intervals_stay_inside_the_figure() -> None:
+    summary = summary_of(timed())
+    summary.tradeoffs[0].share_of_gain = Interval(mean=0.5, low=-40.0, high=90.0, rows=3)
+    summary.tradeoffs[1].cost = SeedRange(mean=30.0, low=0.001, high=900.0)
+    assert len(tradeoff_lines(summary, 80)) == len(tradeoff_lines(summary_of(timed()), 80))
+
+
+def test_the_figure_of_the_page_needs_two_rungs(tmp_path: Path) -> None:
+    directory, ladder = made_ladder(tmp_path)
+    data = load_report_data(directory, ladder)
+    figure = data.headline_figure
+    assert figure and "QLoRA" in figure.svg and "aria-label" in figure.svg
+    assert ladder.summary
+    ladder.summary.tradeoffs = ladder.summary.tradeoffs[:1]
+    assert summary_figure(ladder.summary, data.styles) is None and tradeoff_lines(ladder.summary, 80) == []

@@ -16,6 +16,7 @@ MICRO = [
     *("--set", "data.validation=0.005"),
     *("--set", "evaluation.rows=6"),
     *("--set", "evaluation.max_new_tokens=8"),
+    *("--set", "cost.max_other_load=1"),  # other tests run at the same time
 ]
 """Settings for a run on the embedded model and data set that takes seconds. 8 validation rows: with the 200 of the data
 set, five validation losses take half of the run.

@@ -180,6 +180,9 @@ class Cost(Section, frozen=True):
     """Unset: the price of the GPU in the price list."""
     currency: str = "USD"
     """Currency of price_per_hour."""
+    max_other_load: Annotated[float, Meta(ge=0, le=1)] = 0.1
+    """Share of CPU time that other processes may use on the CPUs of a run before its timing counts as disturbed and is
+    left out of a ladder's costs; 1: use all timings."""
 
 
 class Executor(Section, frozen=True):

@@ -15,6 +15,10 @@ import psutil
 
 NOT_SUPPORTED = 3
 """NVML_ERROR_NOT_SUPPORTED."""
+SM_CLOCK = 1
+"""NVML_CLOCK_SM."""
+THROTTLE_REASONS = ((0x4, "power cap"), (0x20 | 0x40, "temperature"), (0x8, "hardware slowdown"), (0x80, "power brake"))
+"""Bits of nvmlClocksThrottleReasons (nvml.h). Bits for idle and for clocks set by an application are left out."""
 BF16_MAJOR = 8
 """Major compute capability from which GPUs have bfloat16 instructions (Ampere)."""
 NAMESPACE, INITIAL = Path("/proc/self/ns/pid"), "pid:[4026531836]"
@@ -154,6 +158,19 @@ class NvmlGpu:
     def temperature(self) -> int | None:
         """Degrees Celsius."""
         return self._ask("nvmlDeviceGetTemperature", 0)  # type: ignore[no-any-return]
+
+    def clock(self) -> int | None:
+        """Current clock of the multiprocessors in MHz."""
+        return self._ask("nvmlDeviceGetClockInfo", SM_CLOCK)  # type: ignore[no-any-return]
+
+    def max_clock(self) -> int | None:
+        """The highest clock that the multiprocessors support, in MHz."""
+        return self._ask("nvmlDeviceGetMaxClockInfo", SM_CLOCK)  # type: ignore[no-any-return]
+
+    def throttled(self) -> list[str]:
+        """Why the clocks are lower than requested; empty if they are not, or if the driver does not report it."""
+        reasons = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons") or 0
+        return [name for bits, name in THROTTLE_REASONS if reasons & bits]
 
     def processes(self) -> list[tuple[int, int | None]]:
         """(pid, bytes) of the compute processes on the GPU; bytes are None where the driver does not report them.

@@ -59,7 +59,7 @@ def run_ladder(folder: LadderDir, plan: LadderPlan) -> tuple[Outcome, str]:
     stopping = StopRequest()
     stopping.listen()
     end_record.reserve(folder.end_file)
-    runner = LadderRunner(folder, load_or_create(folder, plan), stopping, plan.fresh)
+    runner = LadderRunner(folder, load_or_create(folder, plan), stopping, plan.fresh, plan.retime)
     for notice in [*plan.notices, *folder.renamed_settings()]:
         runner.warn(notice.code, notice.text)
     runner.save()

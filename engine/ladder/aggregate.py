@@ -15,7 +15,7 @@ from engine.ladder.decisions import comparison, why_no_share
 from engine.ladder.price import add_price
 from engine.ladder.quasi_random import Floats
 from engine.ladder.required_sample import RequiredSample
-from engine.ladder.results import LadderResults, collect, read_finished
+from engine.ladder.results import FinishedRun, LadderResults, collect, read_finished
 from engine.ladder.rung_summary import reason_of, seed_range, status_of
 from engine.ladder.runner import worked_joules
 from engine.ladder.statistics import Difference, ItemScores, MeanSamples, mcnemar
@@ -206,14 +206,24 @@ def _row(rung: Rung, ladder: Ladder, results: LadderResults) -> RungResult:
     row.seeds, row.runs = [run.entry.seed for run in runs], [run.entry.run for run in runs]
     row.extra = _mean_extra(outcomes)
     row.peak = _highest([result.peak for result in outcomes])
-    row.training_seconds = seed_range(result.step_seconds for result in outcomes)
-    row.all_seconds = seed_range(run.entry.seconds for run in runs)
-    row.tokens_per_second = seed_range(result.tokens_per_second for result in outcomes)
-    row.computed_tokens_per_second = seed_range(result.computed_tokens_per_second for result in outcomes)
-    row.energy = seed_range(map(worked_joules, outcomes))
+    _add_times(row, runs)
     row.trainable, row.parameters, row.artifact_bytes = last.trainable, last.parameters, last.artifact_bytes
     add_price(row, rung, ladder)
     return row
+
+
+def _add_times(row: RungResult, runs: Sequence[FinishedRun]) -> None:
+    """Times and energy of the runs whose timing is not disturbed, and the CPU time of all runs on a CPU."""
+    timed = [run for run in runs if not run.entry.disturbed]
+    outcomes = [run.result for run in timed]
+    row.disturbed = "" if timed else runs[0].entry.disturbed
+    row.training_seconds = seed_range(result.step_seconds for result in outcomes)
+    row.all_seconds = seed_range(run.entry.seconds for run in timed)
+    row.tokens_per_second = seed_range(result.tokens_per_second for result in outcomes)
+    row.computed_tokens_per_second = seed_range(result.computed_tokens_per_second for result in outcomes)
+    row.energy = seed_range(map(worked_joules, outcomes))
+    on_cpu = [run.result for run in runs if not run.result.peak.reserved]
+    row.cpu_seconds = seed_range(result.load.cpu_seconds if result.load else None for result in on_cpu)
 
 
 def _mean_extra(results: Sequence[Result]) -> dict[str, float]:

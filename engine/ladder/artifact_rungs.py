@@ -138,6 +138,7 @@ def _row(artifact: ExportedArtifact, ladder: Ladder) -> RungResult:
         for of_run in ladder.entries
         if (of_run.rung, of_run.kind, of_run.seed) == (source.name, "run", entry.seed)
         and of_run.seconds is not None
+        and not of_run.disturbed
         and entry.seconds is not None
     )
     known = [check.identical for check in checks if check.identical is not None]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from engine.config import quantities
+from engine.config.text import listed
 from engine.ladder import format as fmt
 from engine.ladder.decisions import Decisions, RuleCheck, training_peak
-from engine.ladder.phrases import NO_ENERGY, ONE_TIMING, RULE_OF_COST, Sentence
+from engine.ladder.phrases import NO_ENERGY, NO_TIMING, ONE_TIMING, RULE_OF_COST, Sentence
 from engine.runs.ladder import RungResult, SeedRange, Topic
 
 
@@ -22,6 +23,7 @@ def cost_sentences(decisions: Decisions) -> list[Sentence]:
     measured: list[tuple[Topic, str, str, SeedRange | None, SeedRange | None]] = [
         ("time", "training", "training time", qlora.training_seconds, full.training_seconds),
         ("time", "time", "total time", qlora.all_seconds, full.all_seconds),
+        ("time", "cpu", "CPU time in training", qlora.cpu_seconds, full.cpu_seconds),
         ("energy", "energy", "energy use", qlora.energy, full.energy),
     ]
     for topic, key, title, candidate, reference in measured:
@@ -29,7 +31,10 @@ def cost_sentences(decisions: Decisions) -> list[Sentence]:
         if candidate and reference:
             sentence = _cost(f"{name}'s {title}", candidate, reference, text, decisions.rule_costs[key])
             sentences.append((topic, sentence[:-1] + once + "."))
-    if not (qlora.energy and full.energy):
+    if timeless := [row for row in (qlora, full) if row.disturbed]:
+        names = listed([fmt.rung_title(row.name) for row in timeless])
+        sentences.append(("time", f"{NO_TIMING} of {names}: times and costs that depend on them are not compared."))
+    if not (qlora.energy and full.energy) and not timeless:
         sentences.append(("energy", NO_ENERGY))
     peaks = training_peak(qlora.peak), training_peak(full.peak)
     if peaks[0] and peaks[1]:

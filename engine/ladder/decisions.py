@@ -46,9 +46,9 @@ class Decisions:
     """Rung -> its comparison with full, as rung − full."""
     rule_quality: RuleCheck = "unknown"
     rule_costs: dict[str, RuleCheck] = field(default_factory=dict)
-    """time, training, energy, memory, rent -> whether QLoRA costs at most an eighth of full."""
+    """time, training, cpu, energy, memory, rent -> whether QLoRA costs at most an eighth of full."""
     prototype: RungResult | None = None
-    """Of those better than the base model: the one with the lowest total time."""
+    """Of those better than the base model: the one with the lowest total time; None if all timings are disturbed."""
     least_memory: RungResult | None = None
     """Of those: the one with the lowest peak while training."""
     best: RungResult | None = None
@@ -81,7 +81,7 @@ def decide(ladder: Ladder) -> Decisions:
         },
         rule_quality=_check_quality(qlora) if full_gained else "unknown",
         rule_costs=_check_costs(qlora, full) if qlora and full else {},
-        prototype=_least(winners, lambda row: _mean(row.all_seconds)),
+        prototype=_least([row for row in winners if not row.disturbed], lambda row: _mean(row.all_seconds)),
         least_memory=_least(
             [row for row in winners if training_peak(row.peak)], lambda row: training_peak(row.peak) or 0.0
         ),
@@ -180,6 +180,7 @@ def _check_costs(qlora: RungResult, full: RungResult) -> dict[str, RuleCheck]:
         rents = qlora.rent.price_per_hour, full.rent.price_per_hour
     return {
         "training": _check_seeds(qlora.training_seconds, full.training_seconds),
+        "cpu": _check_seeds(qlora.cpu_seconds, full.cpu_seconds),
         "time": _check_seeds(qlora.all_seconds, full.all_seconds),
         "energy": _check_seeds(qlora.energy, full.energy),
         "memory": _check_cost(peaks[0], peaks[0], peaks[1], peaks[1]),

@@ -15,6 +15,7 @@ from engine.ladder.phrases import (
     NO_RECOMMENDATION,
     NO_SIGNIFICANT_DIFFERENCE,
     NO_SMALLER_AS_GOOD,
+    NO_TIMING,
     NOT_COMPARED,
     ONE_TIMING,
     ONLY_RUNG,
@@ -30,6 +31,7 @@ from engine.ladder.phrases import (
 )
 from engine.runs.ladder import Ladder, RungResult
 
+UNKNOWN_FASTEST = f"{NO_TIMING} of a method that is better than the base model: which one is fastest is unknown."
 SIMILAR_MEMORY = 0.95
 """A peak counts as lower only below this fraction of the other peak: resident sets vary this much between runs."""
 
@@ -40,10 +42,10 @@ def recommendations(ladder: Ladder, decisions: Decisions) -> list[Sentence]:
         return [
             ("prototype", f"{BASE_NOT_SCORED}, so which methods improve on it is unknown, and none can be recommended.")
         ]
-    if not decisions.prototype or not decisions.ship or not decisions.best:
+    if not decisions.ship or not decisions.best:
         return [("prototype", NO_RECOMMENDATION)]
     sentences: list[Sentence] = [
-        ("prototype", _prototype(decisions, decisions.prototype)),
+        ("prototype", _prototype(decisions, decisions.prototype) if decisions.prototype else UNKNOWN_FASTEST),
         ("ship", _ship(ladder, decisions, decisions.ship, decisions.best)),
     ]
     if decisions.full is not None and any(row.method != RULE_REFERENCE for row in decisions.tuned):

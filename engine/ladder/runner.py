@@ -44,6 +44,8 @@ class LadderRunner:
     stopping: StopRequest
     fresh: bool
     """Whether runs of other ladders are not reused."""
+    retime: bool = False
+    """Whether finished runs with a disturbed timing are not reused."""
     runs_by_identity: dict[str, list[RunDir]] = field(default_factory=dict)
     started: set[Path] = field(default_factory=set)
     """Runs that this process started or resumed."""
@@ -98,7 +100,7 @@ class LadderRunner:
                 return None
             entry.status = "stopped" if run.state() == "stopped" else "planned"
             raise
-        return self._record_outcome(entry, run)
+        return self._record_outcome(entry, run, config.cost.max_other_load)
 
     def create_unless_exists(self, entry: LadderRun, config: Config, rung: Rung) -> RunDir | None:
         """Create the entry's run without starting it; None if there is one to reuse or to resume."""
@@ -127,15 +129,21 @@ class LadderRunner:
         key = identity(config, self._fingerprints(), self.ladder.versions, self.ladder.machine, rule)
         with locks.exclusive(self.dir.runs):  # else two ladders could both find nothing and start the same run
             self.index_runs()
-            run = self._reusable(entry, key)
+            run = self._reusable(entry, key, config.cost.max_other_load)
             return (run, False) if run else (self._create(entry, config, key, rung), True)
 
-    def _reusable(self, entry: LadderRun, key: str) -> RunDir | None:
-        """The latest run with this identity: finished, else running, else resumable, else failed."""
+    def _reusable(self, entry: LadderRun, key: str, allowed: float) -> RunDir | None:
+        """The latest run with this identity: undisturbed, else finished, running, resumable, failed."""
         own = self.dir.runs / entry.run if entry.run else None
         runs = [run for run in self.runs_by_identity.get(key, []) if not self.fresh or run.path == own]
         states = {run.path: run.state() for run in runs}
-        for group in (("finished",), run_dir.ACTIVE, ("stopped", "died"), FAILURES):
+        finished = [run for run in runs if states[run.path] == "finished"]
+        latest_first = finished[::-1]
+        for run in sorted(latest_first, key=lambda run: bool(_disturbance(run, allowed))):
+            own_timing = run.path == own and not entry.reused
+            if not self.retime or own_timing or not _disturbance(run, allowed):
+                return run
+        for group in (run_dir.ACTIVE, ("stopped", "died"), FAILURES):
             for run in reversed(runs):
                 # What failed in another ladder, or before this one was resumed, is tried again.
                 usable = group != FAILURES or (
@@ -237,7 +245,7 @@ class LadderRunner:
             entry.progress = text
             self.save()
 
-    def _record_outcome(self, entry: LadderRun, run: RunDir) -> Result | None:
+    def _record_outcome(self, entry: LadderRun, run: RunDir, allowed: float) -> Result | None:
         try:
             result = run.result()
         except UserError as error:
@@ -250,6 +258,7 @@ class LadderRunner:
             entry.status, entry.reason = result.status, result.reason
             entry.validation_loss = result.final_validation
             entry.seconds = worked_seconds(result)
+            entry.disturbed = _disturbance(run, allowed) if entry.kind == "run" else ""
         self.save()
         return result if result and result.status == "finished" else None
 
@@ -263,6 +272,14 @@ class LadderRunner:
 def worked_seconds(result: Result) -> float:
     """Seconds of all phases except waiting for the GPU and scoring the base model."""
     return sum(seconds for phase, seconds in result.seconds.items() if phase not in UNCOUNTED_PHASES)
+
+
+def _disturbance(run: RunDir, allowed: float) -> str:
+    """Why the timing of this finished run is disturbed; '' if it is not, or if the run did not record its load."""
+    result = run.result()
+    if result is None or result.load is None:
+        return ""
+    return result.load.disturbance(allowed)
 
 
 def worked_joules(result: Result) -> float | None:

@@ -58,7 +58,7 @@ def summarize(ladder: Ladder) -> LadderSummary | None:
         headline=headline,
         sentences=sentences,
         tradeoffs=_tradeoffs(decisions),
-        cost=_training_cost(decisions.full).title if decisions.full else "",
+        cost=_training_cost(decisions, decisions.full).title if decisions.full else "",
         rule_gain=QUALITY,
         rule_cost=COST,
     )
@@ -99,10 +99,11 @@ def _headline(ladder: Ladder, decisions: Decisions, subject: RungResult) -> str:
     text = f"{name} keeps {quantities.percent(gain.mean)} of full fine-tuning's gain (95% CI {bounds})"
     found = next((one for one in _tradeoffs(decisions) if one.rung == subject.name), None)
     if found is not None:
-        text += f" at {quantities.ratio(found.cost.mean)} its {_training_cost(full).title}"
+        text += f" at {quantities.ratio(found.cost.mean)} its {_training_cost(decisions, full).title}"
     if subject is not decisions.qlora:
         return f"{text}."
-    return f"{text}: {_rule(decisions.rule_quality, decisions.rule_costs.get('training', 'unknown'))}."
+    key = "cpu" if _uses_cpu_time(decisions) else "training"
+    return f"{text}: {_rule(decisions.rule_quality, decisions.rule_costs.get(key, 'unknown'))}."
 
 
 def _rule(quality: RuleCheck, cost: RuleCheck) -> str:
@@ -155,7 +156,7 @@ def _cost(decisions: Decisions, subject: RungResult) -> str:
     if full is None or subject is full:
         return NO_COST_RATIO
     parts = []
-    title = _training_cost(full).title
+    title = _training_cost(decisions, full).title
     time = next((one.cost for one in _tradeoffs(decisions) if one.rung == subject.name), None)
     if time is not None:
         once = f" ({ONE_TIMING})" if len(subject.seeds) == len(full.seeds) == 1 else ""
@@ -173,27 +174,37 @@ def _recommendation(decisions: Decisions) -> str:
     if any(decisions.gained[row.name] == "unknown" and not row.not_compared for row in decisions.tuned):
         return f"{BASE_NOT_SCORED}, so no method can be recommended."
     prototype, ship = decisions.prototype, decisions.ship
-    if prototype is None or ship is None:
+    if ship is None:
         return NO_RECOMMENDATION
+    if prototype is None:
+        return f"Ship {method_noun(ship)}; which method is fastest is unknown, because the timings are disturbed."
     if prototype is ship:
         return f"Prototype with {method_noun(ship)} and ship it."
     return f"Prototype with {method_noun(prototype)} and ship {method_noun(ship)}."
 
 
-def _training_cost(row: RungResult | None) -> Cost:
-    """The cost of training a rung: the time of its optimizer steps."""
+def _training_cost(decisions: Decisions, row: RungResult | None) -> Cost:
+    """The cost of training a rung: the time of its optimizer steps, else the CPU time of training."""
+    if _uses_cpu_time(decisions):
+        return Cost("CPU time in training", row.cpu_seconds if row else None)
     return Cost("training time", row.training_seconds if row else None)
+
+
+def _uses_cpu_time(decisions: Decisions) -> bool:
+    """Whether a timing of the rungs is missing because of disturbance: CPU time is hardly affected by other load."""
+    rows = decisions.tuned
+    return any(row.disturbed for row in rows) and all(row.cpu_seconds for row in rows)
 
 
 def _tradeoffs(decisions: Decisions) -> list[RungTradeoff]:
     """Every rung with a share of the gain and a cost, full fine-tuning last."""
     full = decisions.full
-    reference = _training_cost(full).seeds
+    reference = _training_cost(decisions, full).seeds
     if full is None or reference is None or not reference.low:
         return []
     found = []
     for row in (*(row for row in decisions.tuned if row is not full), full):
-        own, gain = _training_cost(row).seeds, row.share_of_gain
+        own, gain = _training_cost(decisions, row).seeds, row.share_of_gain
         if own is None or gain is None or gain.mean is None:
             continue
         cost = SeedRange(mean=own.mean / reference.mean, low=own.low / reference.high, high=own.high / reference.low)

@@ -8,6 +8,7 @@ from engine.ladder import format as fmt
 from engine.ladder.artifact_sentences import artifact_sentences
 from engine.ladder.cost_sentences import cost_sentences
 from engine.ladder.decisions import Decisions, comparison, decide, is_non_inferior
+from engine.ladder.disturbance_sentences import disturbed_timings
 from engine.ladder.phrases import (
     BASE_NOT_SCORED,
     FULL_NOT_SCORED,
@@ -170,6 +171,7 @@ def _caveats(ladder: Ladder, decisions: Decisions) -> list[Sentence]:
     texts: list[str] = []
     if any(len(row.seeds) == 1 for row in decisions.tuned):
         texts.append(ONE_SEED)
+    texts += filter(None, [disturbed_timings(ladder)])
     if not any(entry.kind == "trial" for entry in ladder.entries):
         texts.append(one_rate(ladder))
     metric = ladder_metric(ladder)

@@ -19,6 +19,7 @@ from engine.runs.overlap import SplitOverlap
 from engine.runs.renamed_fields import RENAMED_EVENTS, SCHEMA_VERSION, current_event
 from engine.runs.result import Interval, Predicted
 from engine.runs.result import Status as Status
+from engine.runs.training_load import TrainingLoad
 
 PhaseName = Literal["waiting", "data", "model", "baseline", "training", "evaluation", "saving"]
 
@@ -207,6 +208,12 @@ class Memory(Event, tag="memory"):
     """Process id of this worker as the driver reports it; differs from its own id inside a container."""
 
 
+class Load(Event, tag="load"):
+    """Load of the machine while this worker trained."""
+
+    training: TrainingLoad
+
+
 class Eval(Event, tag="eval"):
     """A held-out score; `low` and `high` are a bootstrap 95 % interval over rows."""
 
@@ -301,6 +308,7 @@ AnyEvent = (
     | MicroBatch
     | Step
     | Memory
+    | Load
     | Eval
     | GeneralLoss
     | Sample

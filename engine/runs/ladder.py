@@ -73,6 +73,8 @@ class LadderPlan(Struct, kw_only=True, frozen=True):
     """Loss of quality up to which a rung is as good as another, in the unit of the metric."""
     fresh: bool = False
     """Whether to run everything again instead of reusing finished runs."""
+    retime: bool = False
+    """Whether to run again what has a disturbed timing instead of reusing it."""
     command: str = ""
     """The command line that started the ladder."""
     split_version: int = OLDEST_SPLIT_VERSION
@@ -115,6 +117,8 @@ class LadderRun(Struct, kw_only=True):
     validation_loss: float | None = None
     seconds: float | None = None
     """All phases except waiting for the GPU and scoring the base model; of an export, writing it without its check."""
+    disturbed: str = ""
+    """Why the timing of a finished run is not used: other load on its CPUs or GPU; '' if it is used."""
     progress: str = ""
     """What an active export is doing."""
 
@@ -204,8 +208,12 @@ class RungResult(Struct, kw_only=True):
     not_compared: str = ""
     """Why the rung is in no comparison: it has fewer seeds than others, and they vary more."""
     peak: MeasuredPeak | None = None
+    disturbed: str = ""
+    """Why the rung has no times and no costs that depend on them: all its timings are disturbed."""
     training_seconds: SeedRange | None = None
-    """Optimizer steps only."""
+    """Optimizer steps only; of runs whose timing is not disturbed, as all times."""
+    cpu_seconds: SeedRange | None = None
+    """CPU time of the worker while training, of all runs; None on a GPU and if not recorded."""
     all_seconds: SeedRange | None = None
     """All phases except waiting for the GPU and scoring the base model, which not every rung does."""
     tokens_per_second: SeedRange | None = None

@@ -54,6 +54,7 @@ def make_plan(
     command: str = "",
     ship: Sequence[str] = (),
     margin: float = DEFAULT_MARGIN,
+    retime: bool = False,
 ) -> LadderPlan:
     """The plan for `ftbench ladder`. Raises UserError if the rungs cannot be compared.
 
@@ -89,6 +90,7 @@ def make_plan(
         probe=probe,
         margin=margin,
         fresh=fresh,
+        retime=retime,
         command=command,
         split_version=SPLIT_VERSION,
         notices=list(notices),

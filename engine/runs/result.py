@@ -10,6 +10,7 @@ from msgspec import Struct, field
 from engine.config.split_version import OLDEST_SPLIT_VERSION
 from engine.runs.overlap import SplitOverlap
 from engine.runs.renamed_fields import SCHEMA_VERSION, current_result
+from engine.runs.training_load import TrainingLoad
 
 Status = Literal["finished", "stopped", "failed", "out_of_memory", "diverged"]
 
@@ -150,6 +151,8 @@ class Result(Struct, kw_only=True):
     """Measured peak of training, as the planner predicts it: on a GPU the memory reserved by the caching allocator; on
     a CPU the resident set minus its size before the model was loaded.
     """
+    load: TrainingLoad | None = None
+    """Load of the machine during training; None in runs of versions that did not record it."""
     energy: float | None = None
     """Energy drawn by the GPU in joules, over all workers and phases of the run."""
     joules: dict[str, float] = field(default_factory=dict)

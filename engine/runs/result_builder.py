@@ -60,6 +60,8 @@ class ResultBuilder:
                 self._take_plan(event)
             case events.MicroBatch():
                 result.micro_batch = event.micro_batch
+            case events.Load():
+                self._take_load(event)
             case events.Eval():
                 self._take_eval(event)
             case events.GeneralLoss():
@@ -95,6 +97,12 @@ class ResultBuilder:
         if start < plan.steps:
             result.after = result.final_validation = result.general = None
             result.artifact_bytes = 0
+
+    def _take_load(self, event: events.Load) -> None:
+        if self.result.load is None:
+            self.result.load = event.training
+        else:
+            self.result.load.add(event.training)
 
     def _take_eval(self, event: events.Eval) -> None:
         result = self.result

@@ -15,7 +15,8 @@ import psutil
 import torch
 
 from engine.hardware.nvml import Nvml, NvmlGpu, pids_are_local
-from engine.runs.events import Memory
+from engine.runs.events import Load, Memory
+from engine.training.load_recorder import LoadRecorder
 
 
 def training_gpu() -> NvmlGpu | None:
@@ -28,7 +29,7 @@ def training_gpu() -> NvmlGpu | None:
 class Meters:
     """Writes memory samples as events, from which `engine.runs.memory_peaks` computes the peaks of a run."""
 
-    write: Callable[[Memory], object]
+    write: Callable[[Memory | Load], object]
     gpu: NvmlGpu | None
     seconds: float = 1.0
     before_model: int = 0
@@ -40,8 +41,10 @@ class Meters:
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
     _training: bool = False
+    _load: LoadRecorder = field(init=False)
 
     def __post_init__(self) -> None:
+        self._load = LoadRecorder(self.gpu)
         if pids_are_local():
             self.gpu_pid = os.getpid()
         elif self.gpu:
@@ -76,6 +79,7 @@ class Meters:
         """Reset the peaks at the start of training; the resident peak only if the kernel allows it."""
         self._restart()
         self._training = True
+        self._load.begin()
 
     def _restart(self) -> None:
         """Reset the peak counters after writing a sample with their values."""
@@ -91,6 +95,8 @@ class Meters:
         if self._training:
             self.sample(paged)
         self._training = False
+        if load := self._load.end():
+            self.write(Load(training=load))
 
     def sample(self, paged: int | None = None) -> Memory:
         """Take one measurement and write it as an event."""
@@ -113,6 +119,8 @@ class Meters:
             paged=paged,
             training=self._training,
         )
+        if self._training:
+            self._load.sample(self.gpu_pid)
         self.write(memory)
         return memory
 

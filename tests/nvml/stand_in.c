@@ -1,7 +1,8 @@
 /* A stand-in for libnvidia-ml.so.1 with GPUs described by a text file, so that the real pynvml runs without a GPU.
  *
  * $NVML_STAND_IN is the path of the file; it is read at every call, so that GPUs can change during a test. A line is
- * GPU KEY VALUE, where GPU is an index or `all`: name, total, used, power (mW), energy (mJ), load, temperature, and
+ * GPU KEY VALUE, where GPU is an index or `all`: name, total, used, power (mW), energy (mJ), load, temperature,
+ * clock and max_clock (MHz), throttle (bits), and
  * `process PID BYTES` (BYTES -1: not available) for each process. `error.KEY N` makes a query fail with NVML's code N;
  * `all error.init 18` makes nvmlInit fail. `all count N` sets the number of GPUs.
  */
@@ -124,6 +125,18 @@ int nvmlDeviceGetTemperature(Gpu *gpu, unsigned int sensor, unsigned int *degree
 int nvmlDeviceGetUtilizationRates(Gpu *gpu, Load *load) {
     load->memory = 0;
     return query_small(gpu, "load", &load->gpu);
+}
+
+int nvmlDeviceGetClockInfo(Gpu *gpu, unsigned int kind, unsigned int *megahertz) {
+    return kind == 1 ? query_small(gpu, "clock", megahertz) : INVALID;
+}
+
+int nvmlDeviceGetMaxClockInfo(Gpu *gpu, unsigned int kind, unsigned int *megahertz) {
+    return kind == 1 ? query_small(gpu, "max_clock", megahertz) : INVALID;
+}
+
+int nvmlDeviceGetCurrentClocksThrottleReasons(Gpu *gpu, unsigned long long *reasons) {
+    return query_number(gpu, "throttle", reasons);
 }
 
 #ifndef OLD_DRIVER /* an old driver without the third version of this function */

@@ -5,7 +5,6 @@ Modules of subcommands are imported inside their functions, so that `ftbench --h
 
 from __future__ import annotations
 
-import shlex
 import sys
 from typing import Annotated
 
@@ -14,25 +13,22 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from engine.config.errors import UserError
-from engine.config.metric_specs import DEFAULT_MARGIN, POINT
-from engine.runs import ladder_dir, run_dir
+from engine.runs import run_dir
 from engine.runs.home import runs_home
 from engine.runs.ladder_dir import LadderDir
 from tui.cli.arguments import App
+from tui.cli.comparing import comparing_app
 from tui.cli.home_notes import home, show_origin
 from tui.cli.lookup import run_or_ladder
 from tui.cli.options import (
     AdoptOption,
     AsciiOption,
     DataOption,
-    DemoSeedsOption,
     DetachOption,
     ExecutorOption,
-    FreshOption,
     FromOption,
     GresOption,
     JsonOption,
-    MarginOption,
     MethodOption,
     ModelOption,
     MouseOption,
@@ -40,7 +36,6 @@ from tui.cli.options import (
     PartitionOption,
     RunArgument,
     RunsOption,
-    SeedsOption,
     SetOption,
     TimeOption,
     VersionOption,
@@ -61,87 +56,8 @@ app = App(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(presets_app, name="presets")
+app.add_typer(comparing_app)
 app.add_typer(shipping_app)
-
-
-@app.command()
-def demo(
-    runs: RunsOption = None,
-    seeds: DemoSeedsOption = None,
-    quick: Annotated[bool, typer.Option("--quick", help="One seed, half the training steps and test rows.")] = False,
-    fresh: FreshOption = False,
-    executor: ExecutorOption = None,
-    partition: PartitionOption = None,
-    time: TimeOption = None,
-    gres: GresOption = None,
-    detach: DetachOption = False,
-    json: JsonOption = False,
-) -> None:
-    """Run the default ladder on the embedded model and data."""
-    from tui.cli import demo as verb
-
-    job = overrides(None, executor=executor, partition=partition, time=time, gres=gres)
-    raise typer.Exit(verb.demo(home(runs, launch=True, json=json), seeds, quick, fresh, detach, json, job))
-
-
-@app.command()
-def ladder(
-    preset: Annotated[str, typer.Argument(metavar="PRESET", help="Preset name or TOML file.")],
-    rungs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--rung", metavar="RUNG", help="Method, or NAME=METHOD,KEY=VALUE; repeatable (default: all methods)."
-        ),
-    ] = None,
-    seeds: SeedsOption = 1,
-    learning_rates: Annotated[
-        int,
-        typer.Option("--learning-rates", min=1, max=9, help="Learning rates to try per rung on validation rows."),
-    ] = 1,
-    margin: MarginOption = DEFAULT_MARGIN / POINT,
-    ship: Annotated[
-        list[str] | None,
-        typer.Option("--ship", metavar="ARTIFACT", help="Export, score and compare: merged, q8_0, q4_k_m, adapter …"),
-    ] = None,
-    model: ModelOption = None,
-    data: DataOption = None,
-    settings: SetOption = None,
-    probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Measure a few steps of every rung first.")] = True,
-    fresh: FreshOption = False,
-    executor: ExecutorOption = None,
-    partition: PartitionOption = None,
-    time: TimeOption = None,
-    gres: GresOption = None,
-    runs: RunsOption = None,
-    detach: DetachOption = False,
-    json: JsonOption = False,
-) -> None:
-    """Compare methods on the same model and data: quality and cost."""
-    from engine.runs.ladder_plan import make_plan
-    from tui.cli import ladder as verb
-
-    job = overrides(None, executor=executor, partition=partition, time=time, gres=gres)
-    given = overrides(settings, model=model, data=data) | job
-    words = verb.rung_words(rungs)
-    command, artifacts = shlex.join(["ftbench", *sys.argv[1:]]), ",".join(ship or [])
-    artifact_words = artifacts.split(",") if artifacts else []
-    plan = make_plan(preset, words, given, seeds, learning_rates, probe, fresh, command, artifact_words, margin * POINT)
-    raise typer.Exit(verb.start(plan, home(runs, launch=True, json=json), detach, json))
-
-
-@app.command()
-def report(
-    name: Annotated[str, typer.Argument(metavar="LADDER", help="Ladder name, part of it, path, or 'last'.")],
-    runs: RunsOption = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the report as Markdown.")] = False,
-    json: JsonOption = False,
-) -> None:
-    """Write a ladder's report (HTML and Markdown) and print its path."""
-    from tui.cli import ladder as verb
-
-    found = ladder_dir.find(home(runs, json=json), name)
-    show_origin(found, quiet=json or markdown)
-    raise typer.Exit(verb.report(found, json, markdown))
 
 
 @app.command()

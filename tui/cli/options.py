@@ -74,6 +74,9 @@ DemoSeedsOption = Annotated[
     typer.Option("--seeds", min=1, max=20, help="Seeds per rung; one run each (default: 3, with --quick 1)."),
 ]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Do not reuse finished runs.")]
+RetimeOption = Annotated[
+    bool, typer.Option("--retime", help="Run again what has a disturbed timing instead of reusing it.")
+]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Run or ladder name, part of it, path, or 'last'.")]
 
 

@@ -51,6 +51,8 @@ def _text(event: events.Event) -> str | None:
             return f"checkpoint: {event.path}, {size(event.bytes)} ({duration(event.seconds)})"
         case events.Warning():
             return f"warning: {event.text} [{event.code}]"
+        case events.Load(training=load) if load.disturbance():
+            return f"disturbed timing: {load.disturbance()}"
         case events.End(status="finished"):
             return "finished"
         case events.End():

@@ -100,7 +100,8 @@ class LadderView:
         trial = f"trial at {rate(entry.learning_rate)}"
         run = f"seed {entry.seed}"
         what = {"probe": "probe", "trial": trial, "run": run, "export": f"export {run}"}[entry.kind]
-        self._line(f"{entry.rung} {what} {entry.status.replace('_', ' ')}{took}{loss}{reused}{reason}")
+        disturbed = f", disturbed timing: {entry.disturbed}" if entry.disturbed else ""
+        self._line(f"{entry.rung} {what} {entry.status.replace('_', ' ')}{took}{loss}{reused}{reason}{disturbed}")
 
     def _update_bar(self, ladder: Ladder) -> None:
         """Update the progress bar of the active run."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from engine.config.method_specs import RULE_REFERENCE
 from engine.config.quantities import ABSENT, Number, count, duration, energy, money, percent, ratio, size
+from engine.ladder.disturbance_sentences import disturbed_timings
 from engine.ladder.format import rung_title, seed_range
 from engine.ladder.phrases import NO_ENERGY
 from engine.ladder.report.quality_tables import why_no_numbers
@@ -40,6 +41,7 @@ def time_and_price(ladder: Ladder) -> ReportTable:
     columns = [
         ReportColumn("training", "time"),
         ReportColumn("total", "time"),
+        ReportColumn("CPU time in training", unmeasured=""),
         ReportColumn("tokens/s while training"),
         ReportColumn("energy", unmeasured=NO_ENERGY),
         ReportColumn("price per run", unmeasured=_why_no_price(ladder)),
@@ -50,6 +52,8 @@ def time_and_price(ladder: Ladder) -> ReportTable:
     priced = [(rung_title(row.name), row.money_note) for row in ladder.rows if row.money]
     rented = [(rung_title(row.name), row.rent_note) for row in ladder.rows if row.rent]
     notes = [*noted("Price per run", priced), *noted("Cheapest GPU", rented)]
+    if disturbed := disturbed_timings(ladder):
+        notes.append(disturbed)
     return without_empty(ReportTable("Time and price", "rung", columns, lines, notes))
 
 
@@ -96,6 +100,7 @@ def _time_line(row: RungResult, full: RungResult | None) -> TableLine:
     cells = [
         measured("training_seconds", duration),
         measured("all_seconds", duration),
+        measured("cpu_seconds", duration),
         cell(
             count(row.tokens_per_second.mean if row.tokens_per_second else None),
             f"{count(row.computed_tokens_per_second.mean)} computed" if row.computed_tokens_per_second else "",

@@ -121,7 +121,12 @@ def _run_line(entry: LadderRun, expected: str) -> TableLine:
         Cell(loss(entry.validation_loss)),
         Cell(duration(entry.seconds)),
         Cell(expected if entry.kind == "run" else ABSENT),
-        cell(outcome, entry.reason, "reused" if entry.reused else ""),
+        cell(
+            outcome,
+            entry.reason,
+            "reused" if entry.reused else "",
+            f"disturbed timing: {entry.disturbed}" if entry.disturbed else "",
+        ),
         Cell(entry.run or ABSENT),
     ]
     return TableLine(Cell(rung_title(entry.rung)), cells, rung=entry.rung)

@@ -234,3 +234,43 @@ def test_a_run_on_the_cpu_names_the_gpu_that_torch_does_not_see(tmp_path: Path) 
 
     assert "NVIDIA A100-SXM4-80GB: this run uses the CPU" in said("cpu")
     assert said("cuda") == said("cpu", CUDA_VISIBLE_DEVICES="") == ""
+
+
+RECORDS = """
+import json, sys
+from dataclasses import asdict
+from pathlib import Path
+import msgspec
+from engine.hardware import nvml
+from engine.training.load_recorder import LoadRecorder
+recorder, scenario = LoadRecorder(nvml.Nvml().gpu(0)), Path(sys.argv[1])
+recorder.begin()
+for text in sys.argv[2:]:
+    scenario.write_text(text)
+    recorder.sample(4242)
+print(msgspec.json.encode(recorder.end()).decode())
+"""
+
+
+def recorded(tmp_path: Path, *scenarios: str) -> dict[str, Any]:
+    """The load recorded by process 4242 while the GPUs change."""
+    scenario, library = tmp_path / "gpus.txt", build(tmp_path / "lib")
+    scenario.write_text(scenarios[0])
+    env = os.environ | {"LD_LIBRARY_PATH": str(library), "NVML_STAND_IN": str(scenario)}
+    command = [sys.executable, "-c", RECORDS, str(scenario), *scenarios]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_the_load_of_a_training_has_other_processes_clocks_and_throttling(tmp_path: Path) -> None:
+    own = f"{TWO}\n0 process 4242 {31 * GIB}\n0 clock 1410\n0 max_clock 1410\n"
+    load = recorded(tmp_path, own, f"{own.replace('0 clock 1410', '0 clock 1110')}0 process 1 {GIB}\n0 throttle 36\n")
+    assert len(load["gpu_processes"]) == 1
+    assert (load["clock"], load["max_clock"]) == (1260.0, 1410)
+    assert load["throttled"] == ["power cap", "temperature"]  # bits 0x4 and 0x20
+
+
+def test_a_gpu_without_clocks_and_reasons_has_no_throttling(tmp_path: Path) -> None:
+    load = recorded(tmp_path, f"{TWO}\n0 process 4242 {31 * GIB}\n")
+    assert load["gpu_processes"] == load["throttled"] == [] and load["clock"] is None

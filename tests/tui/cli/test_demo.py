@@ -29,6 +29,8 @@ def test_the_quick_demo_runs_the_ladder_and_ends_with_verdict_and_report(tmp_pat
     table = done.stdout[done.stdout.index("tiny on tickets") :].splitlines()
     assert [line.split()[0] for line in table[2:7]] == ["base", "base-4bit", "qlora", "lora", "full"]
     assert "One seed" in done.stdout
-    page = Path(done.stdout.splitlines()[-1].removeprefix("report: "))
+    report, headline = done.stdout.splitlines()[-2:]
+    page = Path(report.removeprefix("report: "))
     assert page.exists()
-    assert json.loads((page.parent / "ladder.json").read_text())["command"] == "ftbench demo --quick"
+    state = json.loads((page.parent / "ladder.json").read_text())
+    assert state["command"] == "ftbench demo --quick" and state["summary"]["headline"] == headline

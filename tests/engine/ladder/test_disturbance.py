@@ -1,0 +1,149 @@
+"""Disturbed timings: left out of times and costs, named in the verdict, and repeated with `--retime`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from command import ftbench
+from made_ladder import made_ladder
+from test_summary import holding, row, summary_of
+
+from engine.ladder.aggregate import _add_times
+from engine.ladder.decisions import decide
+from engine.ladder.disturbance_sentences import RETIME
+from engine.ladder.phrases import NO_TIMING
+from engine.ladder.report import markdown
+from engine.ladder.report.report_data import load_report_data
+from engine.ladder.results import FinishedRun
+from engine.ladder.verdict import verdict
+from engine.runs.ladder import Ladder, LadderRun, RungResult, SeedRange
+from engine.runs.result import Result
+from engine.runs.training_load import TrainingLoad
+
+CAUSE = "other processes used 45% of the time of its CPUs"
+MICRO_ON_A_BUSY_MACHINE = [
+    *("--set", "train.steps=2"),
+    *("--set", "train.batch=4"),
+    *("--set", "data.validation=0.005"),
+    *("--set", "evaluation.rows=4"),
+    *("--set", "evaluation.max_new_tokens=4"),
+    *("--set", "train.probe=false"),
+    *("--set", "evaluation.forgetting_text=none"),
+]
+
+
+def finished(seed: int, seconds: float, disturbed: str = "") -> FinishedRun:
+    entry = LadderRun(rung="lora", kind="run", seed=seed, learning_rate=1e-3, status="finished", seconds=2 * seconds)
+    entry.disturbed = disturbed
+    result = Result(
+        status="finished",
+        reason="",
+        name="",
+        preset="",
+        method="lora",
+        model="",
+        data="",
+        metric="",
+        created=0,
+        ended=0,
+    )
+    result.step_seconds, result.load = seconds, TrainingLoad(seconds=seconds, cpus=2, cpu_seconds=1.5 * seconds)
+    return FinishedRun(entry, result, [])
+
+
+def times(*runs: FinishedRun) -> RungResult:
+    made = RungResult(name="lora", method="lora", status="finished")
+    _add_times(made, runs)
+    return made
+
+
+def test_disturbed_timings_are_left_out_of_times_and_cpu_time_is_kept() -> None:
+    made = times(finished(0, 60.0), finished(1, 500.0, CAUSE))
+    assert made.training_seconds == SeedRange(mean=60.0, low=60.0, high=60.0) and made.disturbed == ""
+    assert made.all_seconds and made.all_seconds.high == 120.0
+    assert made.cpu_seconds == SeedRange(mean=420.0, low=90.0, high=750.0)
+
+
+def test_a_rung_with_only_disturbed_timings_has_no_times() -> None:
+    made = times(finished(0, 60.0, CAUSE))
+    assert made.training_seconds is made.all_seconds is made.energy is None
+    assert made.disturbed == CAUSE and made.cpu_seconds
+
+
+def disturbed(ladder: Ladder, *names: str) -> Ladder:
+    for name in names:
+        one = row(ladder, name)
+        one.training_seconds, one.all_seconds, one.disturbed = None, None, CAUSE
+        run = LadderRun(rung=name, kind="run", seed=0, learning_rate=1e-3, status="finished", disturbed=CAUSE)
+        ladder.entries.append(run)
+    return ladder
+
+
+def text(ladder: Ladder) -> str:
+    return " ".join(sentence.text for sentence in verdict(ladder))
+
+
+def test_costs_of_disturbed_timings_are_not_compared_and_the_verdict_says_why() -> None:
+    ladder = disturbed(holding(), "full")
+    assert f"{NO_TIMING} of full" in text(ladder) and "training time is" not in text(ladder)
+    assert f"full seed 0 ({CAUSE}); {RETIME}" in text(ladder)
+    assert decide(ladder).rule_costs["training"] == "unknown"
+    assert "cannot be checked" in summary_of(ladder).headline and summary_of(ladder).tradeoffs == []
+
+
+def test_cpu_time_replaces_disturbed_timings_on_a_cpu() -> None:
+    ladder = disturbed(holding(), "full")
+    for name, seconds in (("qlora", 10.0), ("lora", 50.0), ("full", 200.0)):
+        row(ladder, name).cpu_seconds = SeedRange(mean=seconds, low=seconds, high=seconds)
+    summary = summary_of(ladder)
+    assert summary.cost == "CPU time in training" and summary.tradeoffs[0].cost.mean == 0.05
+    assert "at 0.050× its CPU time in training: the rule of thumb" in summary.headline
+    assert "QLoRA's CPU time in training is 0.050× full's, at most one eighth" in text(ladder)
+
+
+def test_the_fastest_method_is_one_with_an_undisturbed_timing() -> None:
+    ladder = holding()
+    for name, seconds in (("qlora", 10.0), ("lora", 20.0), ("full", 90.0)):
+        row(ladder, name).all_seconds = SeedRange(mean=seconds, low=seconds, high=seconds)
+    assert "Prototype with QLoRA" in text(ladder)
+    assert "Prototype with LoRA" in text(disturbed(ladder, "qlora"))
+    assert NO_TIMING in text(disturbed(ladder, "lora", "full"))
+    assert "Prototype" not in summary_of(ladder).sentences[2]
+
+
+def test_the_report_names_the_disturbed_runs(tmp_path: Path) -> None:
+    directory, ladder = made_ladder(tmp_path)
+    next(entry for entry in ladder.entries if entry.kind == "run").disturbed = CAUSE
+    shown = markdown.render(load_report_data(directory, ladder))
+    assert f"disturbed timing: {CAUSE}" in shown and f"QLoRA seed 0 ({CAUSE}); {RETIME}" in shown
+
+
+def disturb(run: Path) -> None:
+    """Let a finished run look as if another process had used half of its CPUs."""
+    file = run / "result.json"
+    result = json.loads(file.read_text())
+    assert result["load"]["cpu_seconds"] > 0 and result["load"]["cpus"] > 0
+    capacity = result["load"]["seconds"] * result["load"]["cpus"]
+    result["load"] |= {"cpu_seconds": 0.5 * capacity, "other_cpu_seconds": 0.5 * capacity}
+    file.write_text(json.dumps(result))
+
+
+def state_after(*arguments: str) -> Any:
+    done = ftbench("ladder", "demo", "--rung", "lora", "--no-probe", *MICRO_ON_A_BUSY_MACHINE, *arguments, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def test_retime_runs_again_what_was_disturbed_and_keeps_the_others(tmp_path: Path) -> None:
+    (first,) = state_after()["entries"]
+    disturb(tmp_path / "runs" / first["run"])
+    state = state_after()
+    (again,) = state["entries"]
+    assert again["run"] == first["run"] and again["disturbed"].startswith("other processes used 50%")
+    assert state["rows"][1]["training_seconds"] is None and any(RETIME in one["text"] for one in state["verdict"])
+    (retimed,) = state_after("--retime")["entries"]
+    assert retimed["run"] != first["run"] and not retimed["reused"]
+    accepted = state_after("--set", "cost.max_other_load=1")["entries"][0]
+    assert not accepted["disturbed"]

@@ -1,0 +1,127 @@
+"""The subcommands that compare methods; their modules are imported when they are called."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import Annotated
+
+import typer
+
+from engine.config.metric_specs import DEFAULT_MARGIN, POINT
+from engine.runs import ladder_dir
+from tui.cli.arguments import App
+from tui.cli.home_notes import home, show_origin
+from tui.cli.options import (
+    DataOption,
+    DemoSeedsOption,
+    DetachOption,
+    ExecutorOption,
+    FreshOption,
+    GresOption,
+    JsonOption,
+    MarginOption,
+    ModelOption,
+    PartitionOption,
+    RetimeOption,
+    RunsOption,
+    SeedsOption,
+    SetOption,
+    TimeOption,
+    overrides,
+)
+
+comparing_app = App()
+
+
+@comparing_app.command()
+def demo(
+    runs: RunsOption = None,
+    seeds: DemoSeedsOption = None,
+    quick: Annotated[bool, typer.Option("--quick", help="One seed, half the training steps and test rows.")] = False,
+    fresh: FreshOption = False,
+    executor: ExecutorOption = None,
+    partition: PartitionOption = None,
+    time: TimeOption = None,
+    gres: GresOption = None,
+    detach: DetachOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Run the default ladder on the embedded model and data."""
+    from tui.cli import demo as verb
+
+    job = overrides(None, executor=executor, partition=partition, time=time, gres=gres)
+    raise typer.Exit(verb.demo(home(runs, launch=True, json=json), seeds, quick, fresh, detach, json, job))
+
+
+@comparing_app.command()
+def ladder(
+    preset: Annotated[str, typer.Argument(metavar="PRESET", help="Preset name or TOML file.")],
+    rungs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rung", metavar="RUNG", help="Method, or NAME=METHOD,KEY=VALUE; repeatable (default: all methods)."
+        ),
+    ] = None,
+    seeds: SeedsOption = 1,
+    learning_rates: Annotated[
+        int,
+        typer.Option("--learning-rates", min=1, max=9, help="Learning rates to try per rung on validation rows."),
+    ] = 1,
+    margin: MarginOption = DEFAULT_MARGIN / POINT,
+    ship: Annotated[
+        list[str] | None,
+        typer.Option("--ship", metavar="ARTIFACT", help="Export, score and compare: merged, q8_0, q4_k_m, adapter …"),
+    ] = None,
+    model: ModelOption = None,
+    data: DataOption = None,
+    settings: SetOption = None,
+    probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Measure a few steps of every rung first.")] = True,
+    fresh: FreshOption = False,
+    retime: RetimeOption = False,
+    executor: ExecutorOption = None,
+    partition: PartitionOption = None,
+    time: TimeOption = None,
+    gres: GresOption = None,
+    runs: RunsOption = None,
+    detach: DetachOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Compare methods on the same model and data: quality and cost."""
+    from engine.runs.ladder_plan import make_plan
+    from tui.cli import ladder as verb
+
+    job = overrides(None, executor=executor, partition=partition, time=time, gres=gres)
+    given = overrides(settings, model=model, data=data) | job
+    words = verb.rung_words(rungs)
+    command, artifacts = shlex.join(["ftbench", *sys.argv[1:]]), ",".join(ship or [])
+    artifact_words = artifacts.split(",") if artifacts else []
+    plan = make_plan(
+        preset,
+        words,
+        given,
+        seeds=seeds,
+        learning_rates=learning_rates,
+        probe=probe,
+        fresh=fresh,
+        command=command,
+        ship=artifact_words,
+        margin=margin * POINT,
+        retime=retime,
+    )
+    raise typer.Exit(verb.start(plan, home(runs, launch=True, json=json), detach, json))
+
+
+@comparing_app.command()
+def report(
+    name: Annotated[str, typer.Argument(metavar="LADDER", help="Ladder name, part of it, path, or 'last'.")],
+    runs: RunsOption = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the report as Markdown.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Write a ladder's report (HTML and Markdown) and print its path."""
+    from tui.cli import ladder as verb
+
+    found = ladder_dir.find(home(runs, json=json), name)
+    show_origin(found, quiet=json or markdown)
+    raise typer.Exit(verb.report(found, json, markdown))

@@ -55,7 +55,7 @@ class LoadRecorder:
 
 
 def _others(start: CpuCounters, now: CpuCounters, own: float) -> float | None:
-    """CPU time of others; the counters tick in hundredths of a second, which can make the difference slightly negative."""
+    """CPU time of others, at least 0: the counters tick in hundredths of a second, each at another moment."""
     busy = _difference(start.busy, now.busy)
     return None if busy is None else round(max(0.0, busy - own), 3)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,16 @@ def general_rows(config: Config, tokenizer: Any) -> tuple[str, list[Row]]:
     return f"{name} ({len(rows)} passages, sha256 {hashlib.sha256(text.encode()).hexdigest()[:12]})", rows
 
 
-def general_losses(model: torch.nn.Module, rows: Sequence[Row], packing: Packing, pad: int, device: str) -> list[float]:
-    """Summed negative log-likelihood of each passage in nats."""
-    return [loss.nll for loss in row_losses(model, rows, packing, pad, device)]
+def general_losses(
+    model: torch.nn.Module,
+    rows: Sequence[Row],
+    packing: Packing,
+    pad: int,
+    device: str,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[float]:
+    """Summed negative log-likelihood of each passage in nats; `progress` is called with the passages done."""
+    return [loss.nll for loss in row_losses(model, rows, packing, pad, device, progress)]
 
 
 def general_result(text: str, rows: Sequence[Row], before: list[float], after: list[float]) -> General:

@@ -27,8 +27,12 @@ from engine.training.collation import IGNORED, Packing, answer_tokens, collate, 
 from engine.training.guards import OutOfMemory
 from engine.training.loss import answer_logits, supports_logits_to_keep
 
-Progress = Callable[[int, int], None]
-"""Called with rows done and total; may raise to end the evaluation."""
+Progress = Callable[[str, int, int], None]
+"""Called with the current work, rows done and total; may raise to end the evaluation."""
+
+
+def no_progress(work: str, done: int, total: int) -> None:
+    """Report nothing."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class Scorer:
     packing: Packing
     pad: int
     device: str
-    progress: Progress = lambda done, total: None
+    progress: Progress = no_progress
     chooser: Chooser | None = None
 
     def choose_from(self, choices: Choices, test: Sequence[EvaluationItem]) -> None:
@@ -110,11 +114,13 @@ class Scorer:
         if not items:
             return []
         model.eval()
-        losses = item_losses(model, items, self.packing, self.pad, self.device)
+        losses = item_losses(model, items, self.packing, self.pad, self.device, self.progress)
         if not metric_spec(self.metric).needs_answers:
             return [Item.of(loss) for loss in losses]
         answers = self.chooser.answers if self.chooser else self.generator.answers
-        outputs = answers(model, [item.row for item in items], lambda done: self.progress(done, len(items)))
+        outputs = answers(
+            model, [item.row for item in items], lambda done: self.progress("test answers", done, len(items))
+        )
         return [
             Item.of(loss, output, best_score(self.metric, output, item.references))
             for loss, output, item in zip(losses, outputs, items, strict=True)
@@ -135,10 +141,16 @@ def summarize(items: Sequence[Item], metric: str, seconds: float) -> Score:
 
 
 def item_losses(
-    model: torch.nn.Module, items: Sequence[EvaluationItem], packing: Packing, pad: int, device: str
+    model: torch.nn.Module,
+    items: Sequence[EvaluationItem],
+    packing: Packing,
+    pad: int,
+    device: str,
+    progress: Progress = no_progress,
 ) -> list[RowLoss]:
     """The loss of every item, in order: the mean over its references."""
-    losses = iter(row_losses(model, all_rows(items), packing, pad, device))
+    rows = all_rows(items)
+    losses = iter(row_losses(model, rows, packing, pad, device, lambda done: progress("loss", done, len(rows))))
     return [_mean([next(losses) for _ in item.rows]) for item in items]
 
 
@@ -147,8 +159,18 @@ def _mean(losses: Sequence[RowLoss]) -> RowLoss:
 
 
 @torch.inference_mode()
-def row_losses(model: torch.nn.Module, rows: Sequence[Row], packing: Packing, pad: int, device: str) -> list[RowLoss]:
-    """The loss of every row, in order. Halves a batch on out-of-memory."""
+def row_losses(
+    model: torch.nn.Module,
+    rows: Sequence[Row],
+    packing: Packing,
+    pad: int,
+    device: str,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[RowLoss]:
+    """The loss of every row, in order. Halves a batch on out-of-memory.
+
+    `progress` is called with the number of finished rows after each batch; an exception that it raises ends it.
+    """
     was_training = model.training
     rows = list(rows)
     model.eval()
@@ -166,6 +188,7 @@ def row_losses(model: torch.nn.Module, rows: Sequence[Row], packing: Packing, pa
                 todo[:0] = [group[:half], group[half:]]
                 continue
             by_row.update({id(row): loss for row, loss in zip(group, losses, strict=True)})
+            progress(len(by_row))
     finally:
         model.train(was_training)
     return [by_row[id(row)] for row in rows]

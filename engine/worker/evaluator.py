@@ -17,7 +17,7 @@ from engine.evaluation.general import general_losses, general_result, general_ro
 from engine.evaluation.generate import Generator, end_tokens
 from engine.evaluation.predictions import read_items, write_items
 from engine.evaluation.row_loss import mean_loss
-from engine.evaluation.score import Item, Scorer, item_losses, row_losses, timed
+from engine.evaluation.score import Item, Progress, Scorer, item_losses, no_progress, row_losses, timed
 from engine.training.collation import Packing
 from engine.worker.run_context import RunContext
 
@@ -61,7 +61,7 @@ class Evaluator:
         generator = Generator(self.tokenizer, evaluation.max_new_tokens, evaluation.batch, device, ends, self.run.warn)
         self.packing = packing
         self.scorer = Scorer(evaluation.metric, generator, packing, self.tokenizer.pad_token_id, device)
-        self.scorer.progress = lambda done, total: self.run.stopping.check()
+        self.scorer.progress = self.run.progress
         if self.choices:
             self.scorer.choose_from(self.choices, self.test)
 
@@ -100,7 +100,8 @@ class Evaluator:
         run = self.run
         run.phase("evaluation")
         if self.validation:
-            run.log_final_validation(len(self.validation), self.loss(model, self.validation))
+            loss = self.loss(model, self.validation, self.run.progress)
+            run.log_final_validation(len(self.validation), loss)
         if self.scores_test:
             items, seconds = timed(lambda: self.scorer.items(model, self.test))
             write_items(run.dir.predictions_file, self.test, self.prompts, self.base_items, items)
@@ -109,10 +110,19 @@ class Evaluator:
             after = self._general_losses(model)
             run.log_general(general_result(self.text, self.general, self.base_general, after))
 
-    def loss(self, model: torch.nn.Module, items: Sequence[EvaluationItem]) -> float:
-        """Mean negative log-likelihood per answer token, in nats."""
-        return mean_loss(item_losses(model, items, self.packing, self.tokenizer.pad_token_id, self.run.machine.device))
+    def loss(self, model: torch.nn.Module, items: Sequence[EvaluationItem], progress: Progress = no_progress) -> float:
+        """Mean negative log-likelihood per answer token, in nats.
+
+        During training there is no `progress`: a stop request must not end it before the checkpoint is saved.
+        """
+        pad, device = self.tokenizer.pad_token_id, self.run.machine.device
+        return mean_loss(item_losses(model, items, self.packing, pad, device, progress))
 
     def _general_losses(self, model: torch.nn.Module) -> list[float]:
         pad, device = self.tokenizer.pad_token_id, self.run.machine.device
-        return general_losses(model, self.general, self.packing, pad, device)
+        total = len(self.general)
+
+        def progress(done: int) -> None:
+            self.run.progress("general text", done, total)
+
+        return general_losses(model, self.general, self.packing, pad, device, progress)

@@ -15,9 +15,9 @@ from engine.config.preset_library import effective
 from engine.config.quantities import share_percent
 from engine.config.text import amount, visible
 from engine.runs.account import SPLITS
-from engine.runs.rpc_client import Counted, ask
+from engine.runs.rpc_client import Counted, ask, rows_done
 from tui.data_report import DataReport, ReportLine, account_lines, repeat_lines, result_line, warning_lines
-from tui.live.run_progress import progress_bar
+from tui.live.progress_line import progress_display
 from tui.output.console import console, print_json, say
 
 NAME_WIDTH = 12
@@ -100,18 +100,16 @@ def arguments(preset: str, overrides: Flat) -> dict[str, Any]:
 
 @contextmanager
 def shown_progress(quiet: bool) -> Iterator[tuple[Callable[[str], None], Counted]]:
-    """Yield (progress, counted) callbacks that update a progress bar; without a terminal they do nothing."""
-    with progress_bar(quiet) as bar:
-        task = bar.add_task("starting", total=None, detail="") if bar else None
+    """Yield (progress, counted) callbacks that update a progress line; without a terminal they do nothing."""
+    with progress_display(quiet) as display:
 
         def progress(text: str) -> None:
-            if bar and task is not None:
-                bar.update(task, description=visible(text, 60), total=None, detail="")
+            if display:
+                display.line.show_work(visible(text, 60))
 
         def counted(text: str, done: int, total: int | None) -> None:
-            if bar and task is not None:
-                shown = f"{done:,}{f' of {total:,}' if total else ''} rows"
-                bar.update(task, description=visible(text, 30), completed=done, total=total, detail=shown)
+            if display:
+                display.line.show_work(visible(text, 30), done, total, rows_done(done, total))
 
         yield progress, counted
 

@@ -1,4 +1,4 @@
-"""Follow a ladder without a screen: stages and runs as lines, the active run as a progress bar, time estimates."""
+"""Follow a ladder without a screen: stages, runs and scores as lines above a progress line, time estimates."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
-from rich.progress import Progress
-
+from engine.config.metric_specs import metric_spec
 from engine.config.quantities import duration, rate
 from engine.config.text import amount, shortened
+from engine.runs import score_format
+from engine.runs.events import Hello
 from engine.runs.follow import Follower
-from engine.runs.ladder import WAITING, Ladder, LadderRun
+from engine.runs.ladder import BASES, WAITING, Ladder, LadderRun, RungResult
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
-from tui.live.run_progress import last_log_line, move_bar, progress_bar, wait_for_end
+from tui.live.progress_line import ProgressDisplay, progress_display
+from tui.live.run_progress import last_log_line, wait_for_end
+from tui.live.time_left import ladder_left
 from tui.output.console import say
 
 STAGE_TEXTS = {
@@ -32,8 +35,8 @@ def follow_ladder(folder: LadderDir, quiet: bool = False, known: Collection[str]
 
     Raises Detached where the user chose to detach, and RunFailed where its process exited unexpectedly.
     """
-    with progress_bar(quiet) as bar:
-        view = LadderView(folder, bar, quiet, known)
+    with progress_display(quiet) as display:
+        view = LadderView(folder, display, quiet, known)
 
         def poll() -> tuple[Ladder | None, bool]:
             live, state = folder.is_live(), folder.state()
@@ -41,7 +44,7 @@ def follow_ladder(folder: LadderDir, quiet: bool = False, known: Collection[str]
                 view.show(state)
             return (None if live or state is None or state.status == "running" else state), live
 
-        return wait_for_end(folder, bar, poll, ladder_exited_message)
+        return wait_for_end(folder, display, poll, ladder_exited_message)
 
 
 def ladder_exited_message(folder: LadderDir) -> str:
@@ -51,23 +54,24 @@ def ladder_exited_message(folder: LadderDir) -> str:
 
 @dataclass
 class LadderView:
-    """Prints lines above one progress bar; each state is complete, so only changes are printed."""
+    """Prints lines above the progress line; each state is complete, so only changes are printed."""
 
     folder: LadderDir
-    bar: Progress | None
+    display: ProgressDisplay | None
     quiet: bool
     known: Collection[str] = ()
     stage: str = ""
     printed: set[tuple[str, str, int, float, str]] = field(default_factory=set)
+    scored: set[str] = field(default_factory=set)
+    """Rows of the ladder's table whose score was printed."""
     printed_warnings: int = 0
     estimated: bool = False
     follower: Follower | None = None
     run: str = ""
-    where: str = ""
-    """Position of the active run and its rung: `2/6 lora`."""
-
-    def __post_init__(self) -> None:
-        self.task = self.bar.add_task("starting", total=None, detail="") if self.bar else None
+    began: float | None = None
+    """Time of the active run's first event of its present worker, Unix seconds."""
+    latest: float = 0.0
+    """Time of its last event."""
 
     def show(self, ladder: Ladder) -> None:
         if self.quiet:
@@ -82,11 +86,13 @@ class LadderView:
         self.printed_warnings = len(ladder.warnings)
         for entry in ladder.entries:
             self._print_entry(entry)
+        for row in ladder.rows:
+            self._print_score(row, ladder)
         if ladder.estimates and ladder.stage in ("tuning", "training") and not self.estimated:
             self.estimated = True
             for text in time_estimates(ladder):
                 self._line(text)
-        self._update_bar(ladder)
+        self._update_line(ladder)
 
     def _print_entry(self, entry: LadderRun) -> None:
         key = (entry.rung, entry.kind, entry.seed, entry.learning_rate, entry.status)
@@ -103,26 +109,46 @@ class LadderView:
         disturbed = f", disturbed timing: {entry.disturbed}" if entry.disturbed else ""
         self._line(f"{entry.rung} {what} {entry.status.replace('_', ' ')}{took}{loss}{reused}{reason}{disturbed}")
 
-    def _update_bar(self, ladder: Ladder) -> None:
-        """Update the progress bar of the active run."""
-        if self.bar is None or self.task is None:
+    def _print_score(self, row: RungResult, ladder: Ladder) -> None:
+        """Print the score of the base model, and of a rung whose last seed is done."""
+        entries = [entry for entry in ladder.entries if entry.rung == row.name and entry.kind in ("run", "export")]
+        if row.score is None or row.name in self.scored or not all(entry.is_done for entry in entries):
             return
+        self.scored.add(row.name)
+        metric = ladder.work.metric if ladder.work else ""
+        bounds = score_format.score_bounds(row.score, metric)
+        interval = f", 95% CI {bounds}" if bounds else ""
+        seeds = "" if row.name in BASES else f", {amount(len(row.seeds), 'seed')}"
+        score = f"{metric_spec(metric).title} {score_format.score(row.score.mean, metric)}"
+        self._line(f"{row.name}: {score}{interval}{seeds}")
+
+    def _update_line(self, ladder: Ladder) -> None:
+        """Update the progress line with the active run, or with the stage between runs."""
+        if self.display is None:
+            return
+        line = self.display.line
         live = next((entry for entry in ladder.entries if entry.status == "live" and entry.run), None)
         if live is None:
-            self.bar.update(self.task, description=ladder.stage, total=None, detail="")
+            self.run = ""
+            line.show_stage("", ladder.stage)
+            line.ladder_left = ladder_left(ladder)
             return
         if live.kind == "export":
-            description = f"{self._place(ladder)} {live.rung} {live.progress}".rstrip()
-            self.bar.update(self.task, description=shortened(description), total=None, detail="")
+            line.show_stage(f"{self._place(ladder)} {live.rung}", shortened(live.progress))
             return
         if live.run != self.run or self.follower is None:
-            self.run = live.run
+            self.run, self.began = live.run, None
             self.follower = Follower(RunDir(self.folder.runs / live.run).events_file)
-            self.where = f"{self._place(ladder)} {live.rung}"
-            self.bar.update(self.task, description=f"{self.where} starting", total=None, detail="")
+            probe = " probe" if live.kind == "probe" else ""
+            line.start(f"{self._place(ladder)} {live.rung}{probe}")
         for portion in self.follower.portions(thin=True):
             for event in portion:
-                move_bar(self.bar, self.task, event, prefix=f"{self.where} ")
+                if isinstance(event, Hello) or self.began is None:
+                    self.began = event.t
+                self.latest = event.t
+                line.add(event)
+        passed = self.latest - self.began if self.began is not None else 0.0
+        line.ladder_left = ladder_left(ladder, line.left, passed)
 
     def _place(self, ladder: Ladder) -> str:
         """Position of the active run among all runs: `2/6`."""

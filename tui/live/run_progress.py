@@ -1,27 +1,22 @@
-"""Follow a run without a screen: events as lines, steps as a progress bar; Ctrl+C asks whether to detach or stop."""
+"""Follow a run without a screen: events as lines above a progress line; Ctrl+C asks whether to detach or stop."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
-
 from engine.config.errors import RunFailed, UserError
-from engine.config.quantities import duration
 from engine.config.text import visible
 from engine.executors.slurm_queue import JobState, queue
 from engine.runs import end_record, events, launch
 from engine.runs.follow import Follower, last_line
 from engine.runs.ladder_dir import LadderDir
-from engine.runs.rpc_client import rows_done
 from engine.runs.run_dir import RunDir
-from tui.format import throughput
 from tui.live.event_lines import lines
-from tui.live.run_state import moving_average
+from tui.live.progress_line import ProgressDisplay, progress_display
 from tui.output.console import console, say
 
 POLL_SECONDS = 0.1
@@ -42,8 +37,8 @@ def follow(run: RunDir, offset: int = 0, quiet: bool = False) -> events.End:
     Raises Detached where the user chose to detach, and RunFailed where the worker exited without an end.
     """
     follower = Follower(run.events_file, offset)
-    with progress_bar(quiet) as bar:
-        view = RunView(bar, quiet)
+    with progress_display(quiet) as display:
+        view = RunView(display, quiet)
 
         def poll() -> tuple[events.End | None, bool]:
             news = False
@@ -56,11 +51,14 @@ def follow(run: RunDir, offset: int = 0, quiet: bool = False) -> events.End:
             alive = news or run.is_live()
             return (view.end, True) if alive or view.end else (view.unwritten(run), False)
 
-        return wait_for_end(run, bar, poll, run_exited_message)
+        return wait_for_end(run, display, poll, run_exited_message)
 
 
 def wait_for_end(
-    folder: F, bar: Progress | None, poll: Callable[[], tuple[T | None, bool]], exited_message: Callable[[F], str]
+    folder: F,
+    display: ProgressDisplay | None,
+    poll: Callable[[], tuple[T | None, bool]],
+    exited_message: Callable[[F], str],
 ) -> T:
     """Call `poll` until it returns an outcome; it also returns whether there was a sign of life.
 
@@ -78,7 +76,7 @@ def wait_for_end(
                 raise RunFailed(exited_message(folder), "run.process_died")
             time.sleep(POLL_SECONDS)
         except KeyboardInterrupt:
-            ask_to_leave(folder, bar)
+            ask_to_leave(folder, display)
 
 
 def run_exited_message(run: RunDir) -> str:
@@ -96,12 +94,10 @@ def last_log_line(folder: RunDir | LadderDir) -> str:
 
 
 class RunView:
-    """Prints events as lines above one progress bar."""
+    """Prints events as lines above the progress line."""
 
-    def __init__(self, bar: Progress | None, quiet: bool) -> None:
-        self.bar, self.quiet = bar, quiet
-        self.task = bar.add_task("starting", total=None, detail="") if bar else None
-        self.pace: float | None = None
+    def __init__(self, display: ProgressDisplay | None, quiet: bool) -> None:
+        self.display, self.quiet = display, quiet
         self.refused = False
         self.end: events.End | None = None
         """The last event, if it is an end."""
@@ -138,50 +134,14 @@ class RunView:
             return  # the command prints this error on stderr
         for text in lines(event):
             say(text, "yellow" if isinstance(event, events.Warning) else "")
-        if self.bar is None or self.task is None:
-            return
-        remaining = ""
-        if isinstance(event, events.Step):
-            self.pace = moving_average(self.pace, event.seconds)
-            remaining = f"  {duration(self.pace * (event.steps - event.step))} left"
-        move_bar(self.bar, self.task, event, remaining=remaining)
+        if self.display is not None:
+            self.display.line.add(event)
 
 
-def move_bar(bar: Progress, task: TaskID, event: events.Event, prefix: str = "", remaining: str = "") -> None:
-    """Update a progress bar for an event; `prefix` precedes the phase, `remaining` follows the step's figures."""
-    match event:
-        case events.Phase():
-            bar.update(task, description=f"{prefix}{event.name}", total=None, detail="")
-        case events.Progress():
-            detail = f"{event.text} {rows_done(event.done, event.total)}"
-            bar.update(task, completed=event.done, total=event.total, detail=detail)
-        case events.Plan():
-            bar.update(task, completed=event.start_step, total=event.steps)
-        case events.Step():
-            loss = "–" if event.loss is None else f"{event.loss:.4f}"
-            figures = f"{event.step}/{event.steps}  loss {loss}  {throughput(event.tokens_per_second)}"
-            bar.update(task, completed=event.step, total=event.steps, detail=figures + remaining)
-
-
-@contextlib.contextmanager
-def progress_bar(quiet: bool) -> Iterator[Progress | None]:
-    """A progress bar on a terminal, None in a pipe."""
-    if quiet or not console.is_terminal:
-        yield None
-        return
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=28),
-        TextColumn("{task.fields[detail]}", markup=False),
-    )
-    with Progress(*columns, console=console, refresh_per_second=4, transient=True) as bar:
-        yield bar
-
-
-def ask_to_leave(run: RunDir | LadderDir, bar: Progress | None) -> None:
+def ask_to_leave(run: RunDir | LadderDir, display: ProgressDisplay | None) -> None:
     """Ask whether to detach or stop; without a terminal, Ctrl+C detaches. Raises Detached."""
-    if bar is not None:
-        bar.stop()
+    if display is not None:
+        display.stop()
     choice = ""
     if sys.stdin.isatty():
         try:
@@ -198,5 +158,5 @@ def ask_to_leave(run: RunDir | LadderDir, bar: Progress | None) -> None:
         with contextlib.suppress(UserError, ProcessLookupError):  # it ended before the user answered
             launch.stop(run)
         say("stopping after the current step …")
-    if bar is not None:
-        bar.start()
+    if display is not None:
+        display.resume()

@@ -137,6 +137,13 @@ def test_every_item_is_answered_once_and_no_items_give_no_score() -> None:
     assert scorer.items(torch.nn.Identity(), []) == []
 
 
+def test_an_evaluation_reports_the_rows_whose_loss_is_known() -> None:
+    reports: list[tuple[str, int, int]] = []
+    scorer = Scorer("loss", Answers([]), LAYOUT, 0, "cpu", lambda *report: reports.append(report))  # type: ignore[arg-type]
+    scorer.items(tiny_model_for_test(), evaluation_items([row("a", 1), row("b", 1), row("c", 2)]))
+    assert reports[-1] == ("loss", 3, 3)
+
+
 @pytest.mark.parametrize("metric", metric_names())
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_a_summary_of_few_items_claims_no_more_than_they_say(metric: str, count: int) -> None:

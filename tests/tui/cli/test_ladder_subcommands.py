@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from engine.config.errors import RunFailed, UserError
 from engine.ladder.__main__ import load_or_create
 from engine.ladder.report.record import work
-from engine.runs import folder, ladder_dir, launch, run_dir
+from engine.runs import events, folder, ladder_dir, launch, run_dir
 from engine.runs.account import ColumnUse, LeftOut, RowAccount
 from engine.runs.ladder import LadderPlan, LadderRun, RungDuration
 from engine.runs.ladder_plan import make_plan
@@ -25,6 +25,7 @@ from tui.cli import ladder, run
 from tui.cli.app import app
 from tui.live import run_progress
 from tui.live.ladder_progress import LadderView, follow_ladder, time_estimates
+from tui.live.progress_line import ProgressDisplay, ProgressLine
 from tui.live.run_progress import Detached
 
 
@@ -131,15 +132,15 @@ def test_a_resumed_ladder_does_not_show_the_stage_in_which_it_was_stopped(
 
 def test_the_bar_of_the_next_run_does_not_show_the_last_ones_phase(tmp_path: Path) -> None:
     made, state = made_ladder(tmp_path)
-    bar = Progress()
-    view = LadderView(made, bar, quiet=False)
+    line = ProgressLine()
+    view = LadderView(made, ProgressDisplay(line, Progress()), quiet=False)
     first, second = [entry for entry in state.entries if entry.kind == "run"][:2]
     first.status = "live"
     view.show(state)
-    bar.update(bar.task_ids[0], description="saving")
+    line.add(events.Phase(name="saving"))
     first.status, second.status, second.run = "finished", "live", "there-is-none"
     view.show(state)
-    assert bar.tasks[0].description.endswith(f"{second.rung} starting")
+    assert f"{second.rung} starting" in line.text(200)
 
 
 def test_stopping_a_run_that_has_just_ended_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

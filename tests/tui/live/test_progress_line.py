@@ -1,0 +1,142 @@
+"""The progress line of a plain terminal: phase, how far it is, and the time left of run and ladder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from made_ladder import made_ladder
+from made_runs import step
+from rich.progress import Progress
+
+from engine.runs import events
+from engine.runs.ladder import Ladder, LadderRun, RungDuration
+from tui.live.ladder_progress import LadderView
+from tui.live.progress_line import ProgressDisplay, ProgressLine
+from tui.live.time_left import RunTimer, TimeLeft, ladder_left
+
+
+def at(second: float, event: events.Event) -> events.Event:
+    event.elapsed = event.t = second
+    return event
+
+
+def baseline(seconds: float, rows: int = 300) -> list[events.Event]:
+    """Scoring the base model, reported once halfway."""
+    return [
+        at(0, events.Phase(name="baseline")),
+        at(1, events.Progress(phase="baseline", text="test answers", done=0, total=rows)),
+        at(1 + (seconds - 1) / 2, events.Progress(phase="baseline", text="test answers", done=rows // 2, total=rows)),
+    ]
+
+
+def fed(*fed_events: events.Event) -> ProgressLine:
+    line = ProgressLine()
+    for event in fed_events:
+        line.add(event)
+    return line
+
+
+def test_baseline_and_evaluation_show_their_rows_and_time_left() -> None:
+    line = fed(*baseline(41))
+    assert line.text(120).startswith("baseline  ━")
+    assert "test answers 150 of 300 rows  20.0 s left in baseline" in line.text(120)
+    line.add(at(41, events.Phase(name="training")))
+    line.add(at(60, events.Phase(name="evaluation")))
+    line.add(at(61, events.Progress(phase="evaluation", text="loss", done=100, total=300)))
+    assert str(line.left) == "40.0 s left"  # as the baseline, which scored the same rows
+    line.add(at(70, events.Progress(phase="evaluation", text="test answers", done=0, total=300)))
+    line.add(at(80, events.Progress(phase="evaluation", text="test answers", done=200, total=300)))
+    assert str(line.left) == "5.00 s left"
+
+
+def test_time_left_of_training_includes_validation_and_the_evaluation_after_it() -> None:
+    line = fed(*baseline(41), at(41, events.Phase(name="training")))
+    line.add(at(50, events.Plan(steps=100, start_step=0, batch=4, micro_batch=4, packing="packed",
+                                gradient_checkpointing=False)))  # fmt: skip
+    assert "memory probe" in line.text(120)
+    line.add(at(60, step(1, steps=100, seconds=1.0)))
+    line.add(at(80, step(11, steps=100, seconds=1.0)))  # 2 s/step, because a validation took 10 s
+    assert line.left == TimeLeft(2 * 89 + 41)
+    assert "11/100" in line.text(120) and "3:39 left" in line.text(120)
+
+
+def test_without_a_baseline_only_the_end_of_training_is_known() -> None:
+    line = fed(at(0, events.Phase(name="training")), at(1, step(1, steps=9, seconds=2.0)))
+    assert str(line.left) == "16.0 s left in training"
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
+def test_the_line_fits_and_keeps_phase_and_time_left(width: int) -> None:
+    line = fed(*baseline(41), at(41, events.Phase(name="training")), at(50, step(1, steps=100)))
+    line.where, line.ladder_left = "2/6 lora", "ladder 12:30 left"
+    text = line.text(width)
+    assert len(text) <= width and text.startswith("2/6 lora training")
+    assert ("tokens/s" in text) == (width >= 120)
+    if width >= 80:
+        assert text.endswith("ladder 12:30 left")
+
+
+def test_a_loss_that_is_not_finite_is_said_in_words() -> None:
+    assert "loss not finite" in fed(at(0, events.Phase(name="training")), at(1, step(1, None))).text(120)
+
+
+def test_a_waiting_run_shows_what_it_waits_for() -> None:
+    assert fed(events.Phase(name="waiting", note="next on GPU 0")).text(80) == "waiting  next on GPU 0"
+
+
+def entry(rung: str, status: str = "planned", seconds: float | None = None) -> LadderRun:
+    return LadderRun(rung=rung, kind="run", seed=0, learning_rate=1e-3, status=status, seconds=seconds)
+
+
+def test_time_left_of_a_ladder_uses_finished_runs_before_probes() -> None:
+    ladder = Ladder(name="l", preset="demo", command="", created=0.0)
+    ladder.entries = [entry("lora", "finished", 100.0), entry("lora"), entry("full", "live")]
+    assert ladder_left(ladder) == ""  # full was neither probed nor finished
+    ladder.estimates = [
+        RungDuration(rung="full", low=60, high=120, step_seconds=1, steps_measured=3),
+        RungDuration(rung="lora", low=1, high=2, step_seconds=1, steps_measured=3),
+    ]
+    assert ladder_left(ladder, active_seconds=30.0) == "ladder 2:10 to 3:10 left"
+    assert ladder_left(ladder, TimeLeft(20.0)) == "ladder 2:00 left"
+    assert ladder_left(ladder, TimeLeft(5.0, "training"), 30.0) == "ladder 2:10 to 3:10 left"
+    ladder.entries = [entry("lora", "finished", 100.0)]
+    assert ladder_left(ladder) == ""
+
+
+def test_a_resumed_worker_starts_its_measurement_again() -> None:
+    timer = RunTimer()
+    for event in (
+        at(0, events.Phase(name="training")),
+        at(5, step(40)),
+        at(9, events.Hello(pid=1, host="h", version="0")),
+    ):
+        timer.add(event)
+    assert timer.left() is None
+
+
+def test_a_ladder_prints_the_score_of_each_finished_rung_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, state = made_ladder(tmp_path)
+    view = LadderView(made, None, quiet=False)
+    (last,) = [one for one in state.entries if one.rung == "full" and one.kind == "run" and one.seed == 2]
+    last.status = "live"
+    view.show(state)
+    shown = capsys.readouterr().out
+    assert "base: exact match 2.1%, 95% CI [1.3, 2.9]" in shown
+    assert "lora: exact match 58.3%, 95% CI [55.8, 60.8], 3 seeds" in shown
+    assert "full: exact match" not in shown  # its last seed is running
+    last.status = "finished"
+    view.show(state)
+    again = capsys.readouterr().out
+    assert "full: exact match 61.2%, 95% CI [58.7, 63.7], 3 seeds" in again and "lora: exact" not in again
+
+
+def test_the_line_shows_the_active_run_of_a_ladder(tmp_path: Path) -> None:
+    made, state = made_ladder(tmp_path)
+    live = next(one for one in state.entries if one.rung == "lora" and one.kind == "run")
+    live.status = "live"
+    line = ProgressLine()
+    LadderView(made, ProgressDisplay(line, Progress()), quiet=False).show(state)
+    assert line.where.endswith("lora") and line.phase == "finished"  # its events are complete

@@ -1,4 +1,4 @@
-"""Generate `configuration.md`, `keys.md` and `models.md` from the schema, the key table and the model catalog.
+"""Generate `configuration.md`, `keys.md`, `models.md` and `schemas/` from the code.
 
 `python docs/generate.py` writes them.
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from engine.config.catalog import CATALOG
 from engine.config.method_specs import method_names, method_spec, readers
 from engine.config.quantities import count
 from engine.config.renamed_keys import RENAMED_KEYS, RENAMED_VALUES
+from engine.runs.json_schemas import FILES, json_schema
 from tui import commands
 
 DOCS = Path(__file__).parent
@@ -142,6 +144,11 @@ def models() -> str:
     return "\n".join(lines) + "\n"
 
 
+def file_schema(name: str) -> str:
+    """Return the JSON Schema of events, result or ladder."""
+    return json.dumps(json_schema(name), indent=1, ensure_ascii=False) + "\n"
+
+
 def _fields(struct: type[msgspec.Struct]) -> Iterator[tuple[str, ast.expr, str, str]]:
     """Yield (name, type, default, meaning) of every field, parsed from the class's source."""
     source = ast.parse(inspect.getsource(struct)).body[0]
@@ -200,3 +207,5 @@ if __name__ == "__main__":
     (DOCS / "configuration.md").write_text(configuration(), "utf-8")
     (DOCS / "keys.md").write_text(keys(), "utf-8")
     (DOCS / "models.md").write_text(models(), "utf-8")
+    for name in FILES:
+        (DOCS / "schemas" / f"{name}.schema.json").write_text(file_schema(name), "utf-8")

@@ -48,6 +48,7 @@ def cases(home: Home) -> dict[str, list[list[str]]]:
         "plan": [["demo-lora", "--model", model, "--quick"], ["demo-lora", "--model", broken, "--quick"],
                  ["demo-lora", "--quick", "--gpu", TYPED], ["--history"], ["demo-lora", "--data", file]],
         "pull": [[TYPED], []],
+        "schema": [[TYPED]],
         "doctor": [["--repair"], ["--repair", "--json"], ["--runs", file]],
         "data check": [[file, "--model", model], [TYPED], [file, "--model", broken]],
         "data show": [[str(home.data)], [file, "--split", TYPED], [file, "--preset", TYPED]],

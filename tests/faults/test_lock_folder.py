@@ -28,7 +28,7 @@ NEEDS = {
 }
 WITHOUT = {
     "attach", "stop", "report", "gate", "plan", "pull", "doctor", "data check", "data show", "presets list",
-    "presets show", "presets new", "try",
+    "presets show", "presets new", "try", "schema",
 }  # fmt: skip
 """Subcommands that only read run directories and files; `doctor` reports the folder, and `try` refuses an unfinished
 run before it uses locks."""

@@ -45,6 +45,7 @@ from tui.cli.options import (
 )
 from tui.cli.shipping import shipping_app
 from tui.cli.subcommands import data_app, presets_app
+from tui.cli.upkeep import upkeep_app
 from tui.output import streams
 
 app = App(
@@ -58,6 +59,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(presets_app, name="presets")
 app.add_typer(comparing_app)
 app.add_typer(shipping_app)
+app.add_typer(upkeep_app)
 
 
 @app.command()
@@ -98,13 +100,13 @@ def attach(name: RunArgument = "last", runs: RunsOption = None, json: JsonOption
 
 
 @app.command()
-def stop(name: RunArgument = "last", runs: RunsOption = None) -> None:
+def stop(name: RunArgument = "last", runs: RunsOption = None, json: JsonOption = False) -> None:
     """Stop a run or ladder after the current step, with a checkpoint."""
     from tui.cli import run as verb
 
-    found = run_or_ladder(runs, name)
-    show_origin(found)
-    raise typer.Exit(verb.stop(found))
+    found = run_or_ladder(runs, name, json)
+    show_origin(found, quiet=json)
+    raise typer.Exit(verb.stop(found, json))
 
 
 @app.command()
@@ -170,29 +172,6 @@ def plan(
     gpu = renamed_option("--gpu", gpu, "--card", card)
     options = verb.PlanOptions(preset, chosen_method(method), given, gpu, length, quick, folder, ascii_only, json)
     raise typer.Exit(verb.plan(options))
-
-
-@app.command()
-def pull(
-    name: Annotated[str | None, typer.Argument(help="Model of the catalog (default: list the catalog).")] = None,
-) -> None:
-    """Download a model of the catalog."""
-    from tui.cli import pull as verb
-
-    verb.pull(name)
-
-
-@app.command()
-def doctor(
-    runs: RunsOption = None,
-    repair: Annotated[bool, typer.Option("--repair", help="Remove files left by processes that died.")] = False,
-    json: JsonOption = False,
-) -> None:
-    """Check GPU, driver, libraries and disk space."""
-    from tui.cli import doctor as verb
-
-    folder = home(runs, json=json)
-    raise typer.Exit(verb.repair(folder, json) if repair else verb.doctor(folder, json))
 
 
 @app.callback(invoke_without_command=True)

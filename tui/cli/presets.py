@@ -59,9 +59,13 @@ def show(name: str, method: str | None, overrides: Flat, json: bool) -> None:
         say(f"{_assignment(last, value):<44} # {effective.origins[key]}")
 
 
-def new(name: str, base: str, overrides: Flat) -> None:
+def new(name: str, base: str, overrides: Flat, json: bool) -> None:
     """Write `NAME.toml` into the user's preset folder: the base preset with the changes of the command line."""
-    say(f"{user_presets.create_from_preset(name, base, overrides)}")
+    path = user_presets.create_from_preset(name, base, overrides)
+    if json:
+        print_json({"name": name, "path": str(path)})
+    else:
+        say(f"{path}")
 
 
 def _assignment(key: str, value: Any) -> str:

@@ -3,33 +3,66 @@
 from __future__ import annotations
 
 import difflib
+from typing import Any
 
 from engine.config.catalog import CATALOG, pulled_folder
 from engine.config.errors import UserError
 from engine.config.quantities import count
 from engine.runs.exports import GGUF_TOOLS
 from engine.runs.rpc_client import ask
-from tui.output.console import say, table
+from tui.output.console import print_json, say, table
 
 
-def pull(name: str | None) -> None:
+def pull(name: str | None, json: bool) -> None:
     """Download the model, or list the catalog where no name is given. Raises UserError for an unknown name."""
+    report = _silent if json else say
+    if name is None and json:
+        print_json([_entry(key) for key in CATALOG])
+        return
     if name is None:
         table("", ("name", "parameters", "license", "source", "downloaded", "about"), [_cells(key) for key in CATALOG])
         return
     if name == GGUF_TOOLS:
-        say(f"downloaded to {ask('pull', {'name': name}, say)['folder']}; use `ftbench export RUN --to gguf`")
+        _say_done(name, ask("pull", {"name": name}, report), "`ftbench export RUN --to gguf`", json)
         return
     if name not in CATALOG:
         close = difflib.get_close_matches(name, CATALOG, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         do = f"{hint}`ftbench pull` lists the catalog"
         raise UserError(f"unknown model {name!r}: catalog", do=do, code="model.not_in_catalog")
-    answer = ask("pull", {"name": name}, say)
-    say(f"downloaded to {answer['folder']} ({answer['source']}); use --model {name}")
+    _say_done(name, ask("pull", {"name": name}, report), f"--model {name}", json)
+
+
+def _say_done(name: str, answer: dict[str, Any], use: str, json: bool) -> None:
+    if json:
+        print_json({"name": name, **answer})
+        return
+    source = f" ({answer['source']})" if "source" in answer else ""
+    say(f"downloaded to {answer['folder']}{source}; use {use}")
+
+
+def _silent(text: str) -> None:
+    """With --json, stdout has the result alone."""
+
+
+def _entry(name: str) -> dict[str, Any]:
+    """A model of the catalog for --json; `parameters` is their number."""
+    entry = CATALOG[name]
+    return {
+        "name": name,
+        "hub": entry.hub,
+        "parameters": round(entry.parameters * 1e6),
+        "license": entry.license,
+        "about": entry.about,
+        "folder": str(pulled_folder(name)) if _is_downloaded(name) else None,
+    }
 
 
 def _cells(name: str) -> list[str]:
     entry = CATALOG[name]
-    downloaded = "yes" if (pulled_folder(name) / "config.json").exists() else "no"
+    downloaded = "yes" if _is_downloaded(name) else "no"
     return [name, count(entry.parameters * 1e6), entry.license, entry.hub, downloaded, entry.about]
+
+
+def _is_downloaded(name: str) -> bool:
+    return (pulled_folder(name) / "config.json").exists()

@@ -118,22 +118,28 @@ def attach(run: RunDir, json: bool) -> int:
     return watch(run, json=json)
 
 
-def stop(run: RunDir | LadderDir, seconds: float = 600.0) -> int:
+def stop(run: RunDir | LadderDir, json: bool = False, seconds: float = 600.0) -> int:
     """Request a stop and wait until the worker has saved its checkpoint and exited."""
     try:
         launch.stop(run)
     except ProcessLookupError as error:
         what = f"{run.name} is not running: process {run.pid()} has ended"
         raise UserError(what, do="`ftbench runs` lists the running ones", code="run.not_running") from error
-    say(f"stopping {run.name} after the current step …")
+    if not json:
+        say(f"stopping {run.name} after the current step …")
     deadline = time.monotonic() + seconds
     while run.is_live():
         if time.monotonic() > deadline:
             text = f"{run.name} has not stopped after {seconds:.0f} s; see {run.log_file}"
             raise RunFailed(text, "run.stop_timeout")
         time.sleep(0.1)
-    outcome = run.state() if isinstance(run, LadderDir) else settled_result(run)
-    say(f"{outcome.status}: {outcome.reason}" if outcome else "stopped")
+    ended = run.state() if isinstance(run, LadderDir) else settled_result(run)
+    status, reason = (ended.status, ended.reason) if ended else ("stopped", "")
+    if json:
+        kind = "ladder" if isinstance(run, LadderDir) else "run"
+        print_json({kind: run.name, "path": str(run.path), "status": status, "reason": reason})
+    else:
+        say(f"{status}: {reason}" if reason else status)
     return 0
 
 

@@ -5,26 +5,25 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from engine.config.errors import UserError
 from engine.config.split_version import SPLIT_VERSION, versions_differ
 from engine.config.text import amount
 from engine.runs import device_queue, ladder_dir, run_dir
 from engine.runs.adopt import AdoptedFolder, adopt
 from engine.runs.folder import running_elsewhere
 from engine.runs.home import tilde
-from engine.runs.ladder_dir import LadderDir
+from tui.history import ladder_list
+from tui.history.ladder_list import LadderSummary, describe_ladder
 from tui.history.run_list import COLUMNS, cells, describe, scored_otherwise
 from tui.output.console import print_json, say, table
 
-LADDER_COLUMNS = ("ladder", "state", "rungs", "runs done", "started in")
-
 
 def show(runs: Path, json: bool) -> None:
-    """List the runs as a table and the ladders as another; with `json` only the runs."""
+    """List the runs as a table and the ladders as another; as JSON in one list with a `kind` each."""
     places = {turn.run: turn.place for turn in device_queue.queue_places() if turn.place}
     lines = [describe(run, places) for run in sorted(run_dir.iterate(runs), key=lambda run: run.name, reverse=True)]
     if json:
-        print_json([asdict(line) for line in lines])
+        listed = [{"kind": "run", "path": str(runs / line.name), **asdict(line)} for line in lines]
+        print_json([*listed, *({"kind": "ladder", **asdict(line)} for line in _ladders(runs))])
         return
     if lines:
         table("", COLUMNS, [cells(line) for line in lines], right=(5,))
@@ -38,25 +37,15 @@ def show(runs: Path, json: bool) -> None:
 
 
 def _show_ladders(runs: Path) -> None:
-    ladders = sorted(ladder_dir.iterate(runs), key=lambda ladder: ladder.name, reverse=True)
-    if ladders:
+    if ladders := _ladders(runs):
         say("")
-        table("", LADDER_COLUMNS, [_ladder_cells(ladder) for ladder in ladders], right=(3,))
+        table("", ladder_list.COLUMNS, [ladder_list.cells(ladder) for ladder in ladders], right=(3,))
 
 
-def _ladder_cells(ladder: LadderDir) -> list[str]:
-    directory = tilde(ladder.started_in())
-    try:
-        state = ladder.state()
-    except UserError:
-        return [ladder.name, "damaged", "", "", directory]
-    if state is None:
-        return [ladder.name, "starting" if ladder.is_live() else "not started", "", "", directory]
-    status = state.stage if ladder.is_live() else "died" if state.status == "running" else state.status
-    runs = [entry for entry in state.entries if entry.kind == "run"]
-    done = sum(entry.is_done for entry in runs)
-    rungs = ", ".join(dict.fromkeys(entry.rung for entry in runs))
-    return [ladder.name, status, rungs, f"{done}/{len(runs)}", directory]
+def _ladders(runs: Path) -> list[LadderSummary]:
+    """The ladders of the runs home, the latest first."""
+    folders = sorted(ladder_dir.iterate(runs), key=lambda ladder: ladder.name, reverse=True)
+    return [describe_ladder(folder) for folder in folders]
 
 
 def adopt_runs(source: Path, home: Path, json: bool) -> int:

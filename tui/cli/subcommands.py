@@ -78,8 +78,9 @@ def presets_new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the new preset.")],
     base: Annotated[str, typer.Option("--from", help="Preset to copy.")] = "demo-lora",
     settings: SetOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Create your own preset from an existing one."""
     from tui.cli import presets as verb
 
-    verb.new(name, base, overrides(settings))
+    verb.new(name, base, overrides(settings), json)

@@ -81,7 +81,8 @@ class ProgressLine:
         """The line in at most `width` columns: the throughput is omitted first, then the loss, then the bar."""
         head = f"{self.where} {self.phase}".strip()
         steps = f"{self.done}/{self.total}" if self.total and not self.rows else ""
-        left = str(self.left or "")
+        known = self.left
+        left = "" if known is None or (known.phase and self.ladder_left) else str(known)
         share = min(1.0, self.done / self.total) if self.total else None
         for parts in (
             (steps, self.rows, self.loss, self.speed, left, self.ladder_left),

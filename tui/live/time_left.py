@@ -38,6 +38,7 @@ class RunTimer:
         self._baseline: float | None = None
         self._first_step: tuple[float, int] | None = None
         self._step: events.Step | None = None
+        self._step_at = 0.0
         self._work = ""
         self._first_rows = self._last_rows = (0.0, 0)
         self._progress: events.Progress | None = None
@@ -57,7 +58,7 @@ class RunTimer:
                 self._baseline = max(self._baseline or 0.0, event.seconds)
             case events.Step():
                 self._first_step = self._first_step or (self._now, event.step)
-                self._step = event
+                self._step, self._step_at = event, self._now
             case events.Progress():
                 if event.text != self._work or event.done < self._last_rows[1]:
                     self._work, self._first_rows, self._last_rows = event.text, (self._now, event.done), (0.0, -1)
@@ -84,8 +85,8 @@ class RunTimer:
             return None
         began, first = self._first_step
         done = self._step.step - first
-        pace = (self._now - began) / done if done > 0 else self._step.seconds
-        seconds = pace * (self._step.steps - self._step.step)
+        pace = (self._step_at - began) / done if done > 0 else self._step.seconds
+        seconds = max(0.0, pace * (self._step.steps - self._step.step) - (self._now - self._step_at))
         return TimeLeft(seconds, "training") if self._baseline is None else TimeLeft(seconds + self._baseline)
 
     def _rows_left(self) -> float | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from command import MICRO, ftbench
+from schema_checks import check_files
 
 from engine.ladder.phrases import FULL_NOT_SCORED
 from engine.runs.ladder_dir import LadderDir, iterate
@@ -76,6 +77,7 @@ def test_three_methods_do_the_same_work_and_get_a_verdict(tmp_path: Path) -> Non
     assert len(state["summary"]["sentences"]) == 3
     assert folder.page.stat().st_size > 20_000 and folder.markdown.read_text().startswith("# ")
     check_that_report_writes_again(folder)
+    assert check_files(tmp_path / "runs") == 13  # a ladder, three probes and three runs with results
 
 
 def test_repeating_a_ladder_reuses_its_runs_and_another_seed_runs_only_that_seed(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ LINES: dict[str, list[list[str]]] = {
     "runs": [["--runs", "S"]],
     "plan": [["demo-lora", "--quick", "--model", "./S"]],
     "pull": [["S"]],
+    "schema": [["S"]],
     "doctor": [["--repair", "--runs", "S"]],
     "data check": [["tickets", "--preset", "S"]],
     "data show": [["tickets", "--set", "S=1"]],

@@ -74,7 +74,7 @@ def test_a_full_disk_is_recognized_in_every_librarys_error(number: int) -> None:
     assert not is_disk_full(RuntimeError("Error while serializing: I/O error: … (os error 5)"))
 
 
-WITHOUT_JSON = {"stop", "pull", "presets new"}
+WITHOUT_JSON: set[str] = set()
 """Subcommands without --json."""
 
 

@@ -1,0 +1,86 @@
+"""The JSON Schemas of events, results and ladders accept what ftbench writes, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator, ValidationError
+from made_ladder import made_ladder
+from places import DOCS, TESTS
+from schema_checks import check_files, validator
+
+from engine.config.errors import UserError
+from engine.runs import events
+from engine.runs.event_log import EventLog
+from engine.runs.json_schemas import FILES, json_schema
+from engine.runs.renamed_fields import current_event, current_ladder, current_result
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_committed_schema_is_current(name: str) -> None:
+    schema = json_schema(name)
+    Draft202012Validator.check_schema(schema)
+    committed = json.loads((DOCS / "schemas" / f"{name}.schema.json").read_text("utf-8"))
+    assert committed == json.loads(json.dumps(schema)), "run `python docs/generate.py` and commit what it writes"
+
+
+def test_written_files_are_valid(tmp_path: Path) -> None:
+    made_ladder(tmp_path, card=True)
+    assert check_files(tmp_path) == 10  # nine runs and a ladder
+    made_ladder(tmp_path / "hostile", hostile=True, metric="loss", without=["qlora"])
+    check_files(tmp_path / "hostile")
+
+
+def test_files_of_earlier_versions_are_valid_once_translated() -> None:
+    checked = 0
+    for folder in (TESTS / "old_runs", TESTS / "fixtures"):
+        for file in folder.glob("**/*.json*"):
+            if file.name == "events.jsonl":
+                lines = [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
+                for line in lines:
+                    validator("events").validate(current_event(line))
+            elif file.name == "result.json":
+                validator("result").validate(current_result(json.loads(file.read_text())))
+            elif file.name == "ladder.json":
+                validator("ladder").validate(current_ladder(json.loads(file.read_text())))
+            checked += file.name in ("events.jsonl", "result.json", "ladder.json")
+    assert checked >= 4
+
+
+def test_a_number_that_is_not_finite_is_null_and_valid(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events.jsonl")
+    log.write(events.Eval(when="before", split="test", step=0, rows=3, loss=float("nan"), score=float("inf")))
+    log.close()
+    assert check_files(tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"type": "phase", "name": "resting"},
+        {"type": "no_such_event"},
+        {"type": "checkpoint", "step": "7", "path": "p", "bytes": 1, "seconds": 1.0},
+        {"type": "checkpoint", "step": 7},
+        {},
+    ],
+)
+def test_invalid_lines_are_refused(line: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        validator("events").validate(line)
+
+
+def test_fields_are_described_with_their_units() -> None:
+    step = json_schema("events")["$defs"]["Step"]["properties"]
+    assert "nats/token" in step["loss"]["description"] and "description" in step["elapsed"]
+
+
+def test_unknown_fields_of_later_versions_are_allowed() -> None:
+    validator("events").validate({"type": "phase", "name": "data", "v": 3, "since": "later"})
+
+
+def test_an_unknown_schema_names_the_known_ones() -> None:
+    with pytest.raises(UserError, match="events, result, ladder"):
+        json_schema("run")

@@ -1,0 +1,47 @@
+"""The subcommands that look after models, machine and disk; their modules are imported when they are called."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tui.cli.arguments import App
+from tui.cli.home_notes import home
+from tui.cli.options import JsonOption, RunsOption
+
+upkeep_app = App()
+
+
+@upkeep_app.command()
+def pull(
+    name: Annotated[str | None, typer.Argument(help="Model of the catalog (default: list the catalog).")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Download a model of the catalog."""
+    from tui.cli import pull as verb
+
+    verb.pull(name, json)
+
+
+@upkeep_app.command()
+def schema(
+    name: Annotated[str, typer.Argument(metavar="FILE", help="events, result or ladder.")], json: JsonOption = False
+) -> None:
+    """Print the JSON Schema of events.jsonl, result.json or ladder.json."""
+    from tui.cli import schema as verb
+
+    verb.show(name)
+
+
+@upkeep_app.command()
+def doctor(
+    runs: RunsOption = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Remove files left by processes that died.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Check GPU, driver, libraries and disk space."""
+    from tui.cli import doctor as verb
+
+    folder = home(runs, json=json)
+    raise typer.Exit(verb.repair(folder, json) if repair else verb.doctor(folder, json))

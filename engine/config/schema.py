@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from msgspec import Meta, Struct, field
 
 from engine.config.data_formats import format_names
+from engine.config.trackers import TrackerName
 
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
@@ -213,6 +214,18 @@ class Executor(Section, frozen=True):
     """Features that the node must have."""
 
 
+class Track(Section, frozen=True):
+    """Experiment trackers that the run is logged to, in separate processes; each is an optional dependency."""
+
+    to: list[TrackerName] = field(default_factory=list)
+    """trackio, tensorboard, wandb."""
+    project: str = "ftbench"
+    """The tracker's project."""
+    online: bool = False
+    """Let trackers use the network (with their own environment variables for account and server), instead of writing
+    local files only."""
+
+
 class Config(Section, frozen=True):
     """An effective configuration, as `run.toml` stores it."""
 
@@ -233,6 +246,7 @@ class Config(Section, frozen=True):
     evaluation: Evaluation = field(default_factory=Evaluation)
     cost: Cost = field(default_factory=Cost)
     executor: Executor = field(default_factory=Executor)
+    track: Track = field(default_factory=Track)
 
 
 SECTIONS: dict[str, type[Section]] = {
@@ -245,5 +259,6 @@ SECTIONS: dict[str, type[Section]] = {
     "evaluation": Evaluation,
     "cost": Cost,
     "executor": Executor,
+    "track": Track,
 }
 TOP_KEYS = ("title", "about", "slot", "method")

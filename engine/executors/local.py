@@ -27,8 +27,8 @@ def worker_command(module: str, folder: Path) -> list[str]:
     return [sys.executable, "-P", "-m", module, str(folder)]
 
 
-def start(module: str, folder: Path, log_file: Path) -> Worker:
-    """Start `python -m MODULE FOLDER` in a new session, independent of this terminal.
+def start(module: str, folder: Path, log_file: Path, *arguments: str) -> Worker:
+    """Start `python -m MODULE FOLDER ARGUMENTS` in a new session, independent of this terminal.
 
     Its output goes to a file: a pipe that nobody reads would block it. Raises UserError where the folder is not
     writable, and RunFailed where the folder was deleted or the disk is full.
@@ -44,7 +44,7 @@ def start(module: str, folder: Path, log_file: Path) -> Worker:
         ) from error
     try:
         return subprocess.Popen(
-            worker_command(module, folder),
+            [*worker_command(module, folder), *arguments],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -16,6 +16,7 @@ from engine.config.split_version import OLDEST_SPLIT_VERSION
 from engine.runs.run_dir import RunDir, iterate, read_frozen
 
 UNRELATED_KEYS = ("title", "about", "slot", "cost.price_per_hour", "cost.currency", "cost.max_other_load")
+UNRELATED_SECTIONS = ("executor.", "track.")
 _IDENTITY = re.compile(rb'^work = "([0-9a-f]{64})"$', re.MULTILINE)
 
 
@@ -41,9 +42,8 @@ def _relevant_settings(config: Config) -> dict[str, Any]:
     settings = original_names(flatten(config))
     if settings["model.from_run"] is None:  # unknown to earlier versions, whose runs are found by the same hash
         del settings["model.from_run"]
-    return {
-        key: value for key, value in settings.items() if key not in UNRELATED_KEYS and not key.startswith("executor.")
-    }
+    related = (key for key in settings if key not in UNRELATED_KEYS and not key.startswith(UNRELATED_SECTIONS))
+    return {key: settings[key] for key in related}
 
 
 def split_otherwise(runs: Path, config: Config, split_version: int) -> list[tuple[RunDir, int]]:

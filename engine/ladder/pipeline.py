@@ -286,5 +286,6 @@ def probe_config(config: Config) -> Config:
             "evaluation.when": "after",
             "evaluation.rows": rows,
             "evaluation.forgetting_text": "none",
+            "track.to": [],
         },
     )

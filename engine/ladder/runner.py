@@ -24,6 +24,7 @@ from engine.runs.ladder_dir import LadderDir
 from engine.runs.result import Result
 from engine.runs.run_dir import RunDir
 from engine.runs.stop_request import StopRequest, StopRequested
+from engine.runs.tracking import start_configured
 
 POLL_SECONDS = 0.2
 STARTUP_SECONDS = 2.0
@@ -215,6 +216,7 @@ class LadderRunner:
             self.workers.append(worker)
         try:
             launch.wait_for_hello(run, worker, size)
+            start_configured(run)
         except RunFailed as error:
             entry.reason = str(error)
 

@@ -37,13 +37,13 @@ def launch(run: RunDir) -> Worker | None:
     if frozen.config.executor.name == "slurm":
         slurm.submit(run.path, run.log_file, frozen.config.executor)
         return None
-    return _start("engine", run.path, run.log_file)
+    return start_process("engine", run.path, run.log_file)
 
 
 def launch_ladder(ladder: LadderDir) -> Worker:
     """Start the process of a ladder, and return once it holds the ladder's lock. Raises RunFailed if it exits first."""
     earlier = ladder.state()
-    process = _start("engine.ladder", ladder.path, ladder.log_file)
+    process = start_process("engine.ladder", ladder.path, ladder.log_file)
     deadline = time.monotonic() + HELLO_SECONDS
     while not ladder.is_live():
         if process.poll() is not None:
@@ -59,10 +59,10 @@ def launch_ladder(ladder: LadderDir) -> Worker:
     return process
 
 
-def _start(module: str, folder: Path, log_file: Path) -> Worker:
+def start_process(module: str, folder: Path, log_file: Path, *arguments: str) -> Worker:
     """As `local.start` does; raises UserError also where the lock folder cannot be used."""
     locks.lock_folder()
-    return local.start(module, folder, log_file)
+    return local.start(module, folder, log_file, *arguments)
 
 
 def wait_for_hello(run: RunDir, worker: Worker | None, offset: int = 0, seconds: float = HELLO_SECONDS) -> None:

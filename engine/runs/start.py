@@ -9,11 +9,13 @@ from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.files import check_utf8
 from engine.config.model_files import check_model_config
 from engine.config.preset import Effective
+from engine.config.trackers import check_trackers
 from engine.runs import ladder_dir, launch, run_dir
 from engine.runs.ladder import LadderPlan
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
 from engine.runs.starting_run import find_starting_run
+from engine.runs.tracking import start_configured
 
 
 def start_run(
@@ -33,6 +35,7 @@ def start_run(
     not start.
     """
     check_model_config(effective.config.model)
+    check_trackers(effective.config.track.to)
     find_starting_run(effective.config)
     run = run_dir.create(runs, preset, effective, wait=wait, data_fingerprint=data_fingerprint)
     created(run)
@@ -79,6 +82,7 @@ def start_ladder(
     """
     for rung in plan.rungs:
         check_model_config(rung.config.model)
+        check_trackers(rung.config.track.to)
     folder = ladder_dir.create(runs, plan)
     created(folder)
     launch.launch_ladder(folder)
@@ -106,3 +110,4 @@ def events_size(run: RunDir) -> int:
 def _start_worker(run: RunDir) -> None:
     size = events_size(run)
     launch.wait_for_hello(run, launch.launch(run), size)
+    start_configured(run)

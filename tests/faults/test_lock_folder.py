@@ -25,6 +25,7 @@ NEEDS = {
     "resume": ["resume", "RUN", "--detach"],
     "export": ["export", "RUN"],
     "runs": ["runs"],
+    "track": ["track", "RUN", "--to", "tensorboard"],
 }
 WITHOUT = {
     "attach", "stop", "report", "gate", "plan", "pull", "doctor", "data check", "data show", "presets list",

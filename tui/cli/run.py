@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.config.errors import RunFailed, UserError
+from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.files import remove_tree
 from engine.config.preset import Flat
 from engine.config.preset_library import effective
@@ -19,6 +19,7 @@ from engine.runs.follow import stream
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.result import Result
 from engine.runs.run_dir import ACTIVE, RunDir, last_event
+from engine.runs.tracking import tracker_problems
 from tui.cli.disk import check_disk
 from tui.cli.errors import show_notices
 from tui.history.scores import as_json, show_results
@@ -85,6 +86,7 @@ def watch(run: RunDir, offset: int = 0, json: bool = False, fresh: bool = False)
             remove_refused(run)
         raise refused
     result = settled_result(run)
+    show_notices([Notice("track.failed", problem) for problem in tracker_problems(run)], json)
     if json:
         print_json(outcome(run, result, end))
     elif result and end.status == "finished":

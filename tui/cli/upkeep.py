@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from tui.cli.arguments import App
-from tui.cli.home_notes import home
-from tui.cli.options import JsonOption, RunsOption
+from tui.cli.home_notes import home, show_origin
+from tui.cli.lookup import run_or_ladder
+from tui.cli.options import JsonOption, RunArgument, RunsOption
 
 upkeep_app = App()
 
@@ -22,6 +23,28 @@ def pull(
     from tui.cli import pull as verb
 
     verb.pull(name, json)
+
+
+@upkeep_app.command()
+def track(
+    name: RunArgument = "last",
+    to: Annotated[
+        list[str] | None,
+        typer.Option("--to", metavar="TRACKER", help="trackio, tensorboard or wandb; repeatable (default: track.to)."),
+    ] = None,
+    project: Annotated[str | None, typer.Option("--project", help="Project (default: track.project).")] = None,
+    online: Annotated[
+        bool | None, typer.Option("--online/--offline", help="Let the tracker use the network (default: track.online).")
+    ] = None,
+    runs: RunsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Log a run, or a ladder's runs, to experiment trackers."""
+    from tui.cli import track as verb
+
+    found = run_or_ladder(runs, name, json)
+    show_origin(found, quiet=json)
+    raise typer.Exit(verb.track(found, verb.TrackOptions(to or [], project, online, json)))
 
 
 @upkeep_app.command()

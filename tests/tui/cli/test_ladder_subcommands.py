@@ -56,7 +56,7 @@ def test_a_resumed_ladder_whose_process_dies_does_not_show_its_old_end(
         made.log_file.write_text("no module named torch\n")
         return subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
 
-    monkeypatch.setattr(launch, "_start", die)
+    monkeypatch.setattr(launch, "start_process", die)
     with pytest.raises(RunFailed, match="no module named torch"):
         ladder.resume(made, detach=True, json=False)
 

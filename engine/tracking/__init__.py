@@ -1,0 +1,1 @@
+"""Log runs to experiment trackers, in separate processes that read `events.jsonl`; no torch."""

@@ -1,0 +1,81 @@
+"""`python -m engine.tracking RUN_DIR TRACKER [--project=NAME] [--online|--offline]`: logs one run to one tracker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from engine.config.errors import UserError
+from engine.config.preset import flatten
+from engine.config.trackers import TRACKERS, check_trackers
+from engine.runs import locks
+from engine.runs.run_dir import RunDir, read_frozen
+from engine.runs.tracking import TrackerFiles, ladder_of
+from engine.tracking.feed import feed
+from engine.tracking.tracker import TrackedRun, Tracker, open_tracker
+
+NICENESS = 10
+"""Added to the niceness of this process, so that it does not slow the run down."""
+UNTRACKED = ("title", "about", "slot", "track.to", "track.project", "track.online")
+"""Keys that are no settings of the run."""
+
+
+def main(arguments: list[str]) -> int:
+    """Returns 0 if everything was logged, 2 for invalid arguments, 1 if the tracker failed."""
+    if len(arguments) < 2 or arguments[1] not in TRACKERS:
+        print(f"usage: python -m engine.tracking RUN_DIR {'|'.join(TRACKERS)}", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    os.nice(NICENESS)
+    files = TrackerFiles(RunDir(Path(arguments[0]).absolute()), arguments[1])
+    try:
+        check_trackers([files.tracker])
+        project, online = _options(files.run, arguments[2:])
+        lock = _wait_for_lock(files)
+    except UserError as error:
+        print(error.line, file=sys.stderr)
+        return 2
+    state = files.state()
+    state.project, state.error = project, ""
+    try:
+        feed(files, state, lambda: _open(files, project, online))
+    except Exception as error:  # noqa: BLE001 - top level of the process: any error of the tracker's library
+        traceback.print_exc()
+        state.error = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    if files.folder.exists():  # else the run was deleted
+        files.write(state)
+    return 1 if state.error and lock is not None else 0
+
+
+def _wait_for_lock(files: TrackerFiles) -> int:
+    """Wait for an earlier process of the same tracker, which ends after its run's worker."""
+    while (lock := locks.hold(files.lock_file)) is None:
+        time.sleep(0.2)
+    return lock
+
+
+def _options(run: RunDir, options: list[str]) -> tuple[str, bool]:
+    """Project and whether the network may be used: as given, else as configured."""
+    track = read_frozen(run).config.track
+    given = [option.removeprefix("--project=") for option in options if option.startswith("--project=")]
+    online = track.online if not {"--online", "--offline"} & set(options) else "--online" in options
+    return (given or [track.project])[-1], online
+
+
+def _open(files: TrackerFiles, project: str, online: bool) -> Tracker:
+    frozen = read_frozen(files.run)
+    settings = {
+        key: value for key, value in flatten(frozen.config).items() if key not in UNTRACKED and value is not None
+    }
+    return open_tracker(
+        files.tracker,
+        TrackedRun(files.run.name, project, ladder_of(frozen), settings, files.folder, online),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

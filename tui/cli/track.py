@@ -1,0 +1,101 @@
+"""`track`: log a run, or the runs of a ladder, to experiment trackers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from engine.config.errors import UserError
+from engine.config.text import amount
+from engine.config.trackers import TrackerName, check_trackers
+from engine.runs.ladder_dir import LadderDir
+from engine.runs.run_dir import RunDir, read_frozen
+from engine.runs.tracking import TrackerFiles, start_tracker
+from tui.output.console import print_json, say
+
+POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class TrackOptions:
+    """What the command line asks for; None and [] mean as the run is configured."""
+
+    to: list[str]
+    project: str | None
+    online: bool | None
+    json: bool
+
+
+def track(found: RunDir | LadderDir, options: TrackOptions) -> int:
+    """Log each run to each tracker; a live run is followed in the background. Returns 1 if a tracker failed.
+
+    Raises UserError where no tracker is named, or one is not installed.
+    """
+    pairs = [(run, name) for run in _runs(found) for name in _trackers(run, options.to)]
+    logged = []
+    for run, name in pairs:
+        logged.append(_log(run, name, options))
+        if not options.json:
+            _show(run, logged[-1])
+    if options.json:
+        print_json(logged)
+    return int(any(one["error"] for one in logged))
+
+
+def _runs(found: RunDir | LadderDir) -> list[RunDir]:
+    """The run itself, or the compared runs of a ladder."""
+    if isinstance(found, RunDir):
+        return [found]
+    state = found.state()
+    entries = [entry for entry in state.entries if entry.kind == "run" and entry.run] if state else []
+    runs = [RunDir(found.runs / entry.run) for entry in entries]
+    if not runs:
+        raise UserError("the ladder has no runs yet", found.name, "wait until it trains", code="track.no_runs")
+    return [run for run in runs if run.config_file.exists()]
+
+
+def _trackers(run: RunDir, given: Sequence[str]) -> list[TrackerName]:
+    names = [name for word in given for name in word.split(",")] or list(read_frozen(run).config.track.to)
+    if not names:
+        do = "name one with --to trackio, tensorboard or wandb"
+        raise UserError("no tracker is configured", run.name, do, code="track.none")
+    check_trackers(names, "--to" if given else "track.to")
+    return cast(list[TrackerName], list(dict.fromkeys(names)))
+
+
+def _log(run: RunDir, name: TrackerName, options: TrackOptions) -> dict[str, Any]:
+    """Start the tracker's process and, unless the run is live, wait for it; returns what `--json` prints."""
+    files = TrackerFiles(run, name)
+    before = files.state().rows
+    process = start_tracker(run, name, options.project, options.online)
+    follows = False
+    while process.poll() is None and not follows:
+        follows = run.is_live()
+        time.sleep(POLL_SECONDS)
+    state = files.state()
+    project = state.project or options.project or read_frozen(run).config.track.project
+    failed = not follows and process.returncode != 0 and not state.error
+    return {
+        "run": run.name,
+        "tracker": name,
+        "project": project,
+        "rows": state.rows - before,
+        "rows_before": before,
+        "follows": follows,
+        "error": f"exited with status {process.returncode}; see {files.log_file}" if failed else state.error,
+        "view": files.view_command(project),
+    }
+
+
+def _show(run: RunDir, one: dict[str, Any]) -> None:
+    if one["error"]:
+        say(f"{one['tracker']}: {run.name}: {one['error']}", "red")
+        return
+    what = f"{amount(one['rows'], 'row')} logged"
+    if one["follows"]:
+        what = "logging until the run ends, in the background"
+    elif one["rows_before"]:
+        what += f", after {one['rows_before']:,} before"
+    say(f"{one['tracker']}: {run.name}: {what}; `{one['view']}`")

@@ -48,6 +48,19 @@ def track(
 
 
 @upkeep_app.command()
+def completion(
+    context: typer.Context,
+    shell: Annotated[str, typer.Argument(metavar="SHELL", help="bash or zsh.")],
+    line: Annotated[str | None, typer.Option("--line", hidden=True)] = None,  # for the script: the typed line
+    json: JsonOption = False,
+) -> None:
+    """Print the shell completion script: source <(ftbench completion bash)."""
+    from tui.cli import completion as verb
+
+    verb.completion(shell, line, context.find_root().command)
+
+
+@upkeep_app.command()
 def schema(
     name: Annotated[str, typer.Argument(metavar="FILE", help="events, result or ladder.")], json: JsonOption = False
 ) -> None:

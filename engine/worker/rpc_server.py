@@ -147,10 +147,11 @@ def pull(arguments: dict[str, Any], progress: Progress) -> Any:
 
 
 def doctor(arguments: dict[str, Any], progress: Progress) -> Any:
-    """Device, attention implementation and 4-bit support that torch and bitsandbytes report on this machine."""
+    """Device, attention implementation and 4-bit support on this machine, and a training step of each method."""
     import torch
 
     from engine.methods.machine import this_machine
+    from engine.worker.method_checks import check_methods
 
     machine = this_machine()
     facts: dict[str, Any] = {"device": machine.device, "name": machine.name, "bf16": machine.bf16}
@@ -158,6 +159,7 @@ def doctor(arguments: dict[str, Any], progress: Progress) -> Any:
     if machine.device == "cuda":
         facts |= {"memory": torch.cuda.get_device_properties(0).total_memory, "cuda": torch.version.cuda}
     facts["quantized"], facts["why_not"] = _try_quantized(machine.device)
+    facts["methods"] = list(check_methods(machine))
     return facts
 
 

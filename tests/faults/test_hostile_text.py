@@ -51,7 +51,7 @@ def cases(home: Home) -> dict[str, list[list[str]]]:
         "schema": [[TYPED]],
         "completion": [[TYPED], ["bash", "--line", f"ftbench attach {TYPED}"], ["zsh", "--line", "ftbench attach "]],
         "track": [[TYPED], [run, "--to", TYPED], [run, "--to", "tensorboard"]],
-        "doctor": [["--repair"], ["--repair", "--json"], ["--runs", file]],
+        "doctor": [["--bundle", "--out", f"{TYPED}/x"], ["--repair"], ["--repair", "--json"], ["--runs", file]],
         "data check": [[file, "--model", model], [TYPED], [file, "--model", broken]],
         "data show": [[str(home.data)], [file, "--split", TYPED], [file, "--preset", TYPED]],
         "presets list": [[], ["--json"]],

@@ -101,7 +101,7 @@ def attach(name: RunArgument = "last", runs: RunsOption = None, json: JsonOption
 
 @app.command()
 def stop(name: RunArgument = "last", runs: RunsOption = None, json: JsonOption = False) -> None:
-    """Stop a run or ladder after the current step, with a checkpoint."""
+    """Stop a run or ladder: finish the step, save a checkpoint."""
     from tui.cli import run as verb
 
     found = run_or_ladder(runs, name, json)

@@ -119,7 +119,7 @@ def report(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the report as Markdown.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Write a ladder's report (HTML and Markdown) and print its path."""
+    """Write a ladder's report (HTML, Markdown) and print its path."""
     from tui.cli import ladder as verb
 
     found = ladder_dir.find(home(runs, json=json), name)

@@ -1,4 +1,4 @@
-"""`doctor`: check hardware, libraries and disk; `doctor --repair`: remove files left by processes that died."""
+"""`doctor`: check machine, libraries, disk and methods; `doctor --repair`: remove files left by dead processes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any, Literal
 import psutil
 
 from engine.config.errors import RunFailed, UserError
+from engine.config.method_specs import method_names, method_title
 from engine.config.quantities import size
 from engine.config.text import amount
 from engine.hardware.nvml import Nvml
@@ -48,9 +49,8 @@ class Repair:
 
 
 def doctor(runs: Path, json: bool) -> int:
-    """Print all checks. Returns 1 where a requirement of every run is missing, else 0."""
-    results = [_system(), *_libraries(), *_engine(), *_nvml(), _disk(runs), *_file_system(runs)]
-    results += [*_session(), *_leftovers(runs)]
+    """Print all checks, at last a verdict per method. Returns 1 where one of them fails, else 0."""
+    results = check_everything(runs)
     if json:
         print_json([asdict(result) for result in results])
     else:
@@ -60,6 +60,13 @@ def doctor(runs: Path, json: bool) -> int:
             console.print(mark, style=style, end=" ")
             say(f"{result.subject:<14}{result.text}")
     return 1 if any(result.state == "bad" for result in results) else 0
+
+
+def check_everything(runs: Path) -> list[CheckResult]:
+    """Machine, libraries, GPU, disk and leftovers, then the verdicts."""
+    engine, verdicts = _engine()
+    results = [_system(), *_libraries(), *engine, *_nvml(), _disk(runs), *_file_system(runs)]
+    return [*results, *_session(), *_leftovers(runs), *verdicts]
 
 
 def repair(runs: Path, json: bool) -> int:
@@ -119,12 +126,15 @@ def _libraries() -> list[CheckResult]:
     return results
 
 
-def _engine() -> list[CheckResult]:
-    """What torch reports, from a process that imports it."""
+def _engine() -> tuple[list[CheckResult], list[CheckResult]]:
+    """What torch reports, and the verdict of each method, from a process that trains one step of each."""
     try:
         facts: dict[str, Any] = ask("doctor", {})
     except (RunFailed, UserError) as error:
-        return [CheckResult("bad", "engine", f"cannot import torch: {error}")]
+        failed = [
+            CheckResult("bad", method_title(name), "not ready: the engine does not start") for name in method_names()
+        ]
+        return [CheckResult("bad", "engine", f"cannot import torch: {error}")], failed
     if facts["device"] == "cpu":
         results = [CheckResult("note", "GPU", "torch sees no CUDA device: runs use the CPU, for small models only")]
         state: Literal["ok", "note"] = "ok" if facts["bf16"] else "note"
@@ -137,7 +147,15 @@ def _engine() -> list[CheckResult]:
             results.append(CheckResult("note", "arithmetic", "the GPU has no native bf16: float32 is used"))
     results.append(CheckResult("ok", "attention", facts["attention"]))
     results.append(CheckResult("ok" if facts["quantized"] else "bad", "4-bit", facts["quantized"] or facts["why_not"]))
-    return results
+    where = "the CPU" if facts["device"] == "cpu" else facts["name"]
+    return results, [_verdict(method, where) for method in facts["methods"]]
+
+
+def _verdict(method: dict[str, Any], where: str) -> CheckResult:
+    """`QLoRA  ready: a training step on the CPU works, with adamw_8bit`."""
+    if not method["ready"]:
+        return CheckResult("bad", method["title"], f"not ready: a training step on {where} fails: {method['why']}")
+    return CheckResult("ok", method["title"], f"ready: a training step on {where} works, with {method['optimizer']}")
 
 
 def _nvml() -> list[CheckResult]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -54,7 +55,7 @@ def completion(
     line: Annotated[str | None, typer.Option("--line", hidden=True)] = None,  # for the script: the typed line
     json: JsonOption = False,
 ) -> None:
-    """Print the shell completion script: source <(ftbench completion bash)."""
+    """Print the completion script of bash or zsh."""
     from tui.cli import completion as verb
 
     verb.completion(shell, line, context.find_root().command)
@@ -64,7 +65,7 @@ def completion(
 def schema(
     name: Annotated[str, typer.Argument(metavar="FILE", help="events, result or ladder.")], json: JsonOption = False
 ) -> None:
-    """Print the JSON Schema of events.jsonl, result.json or ladder.json."""
+    """Print the JSON Schema of events, results or ladders."""
     from tui.cli import schema as verb
 
     verb.show(name)
@@ -74,10 +75,21 @@ def schema(
 def doctor(
     runs: RunsOption = None,
     repair: Annotated[bool, typer.Option("--repair", help="Remove files left by processes that died.")] = False,
+    bundle: Annotated[
+        bool, typer.Option("--bundle", help="Write an archive for a bug report, without secrets.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="With --bundle: the archive (default: in this directory)."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Check GPU, driver, libraries and disk space."""
+    """Check machine, libraries, disk, and a step of each method."""
+    folder = home(runs, json=json)
+    if bundle:
+        from tui.cli.bundle import bundle as write_bundle
+
+        raise typer.Exit(write_bundle(folder, out, json))
     from tui.cli import doctor as verb
 
-    folder = home(runs, json=json)
     raise typer.Exit(verb.repair(folder, json) if repair else verb.doctor(folder, json))

@@ -1,0 +1,99 @@
+"""Replace secrets in text: values that this machine keeps secret, and what looks like a credential."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+from engine.config.files import read_small
+
+REDACTED = "[redacted]"
+MIN_SECRET = 6
+"""Shorter values are not replaced: `1` or `true` would be replaced everywhere."""
+SECRET_NAME = re.compile(
+    r"token|secret|passw|credential|api_?key|access_?key|private_?key|auth(?!or)|cookie", re.IGNORECASE
+)
+"""Names of environment variables and settings whose value is secret."""
+PATTERNS = (
+    re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
+    re.compile(r"(?<=://)[^\s/@:]+:[^\s/@]+(?=@)"),  # user:password in a URL
+    re.compile(
+        r"\b(?:hf|sk|pk|rk|ghp|gho|ghs|ghu|github_pat|glpat|xox[abprs]|pypi|dop_v1|wandb_v1)[-_][A-Za-z0-9_-]{12,}"
+    ),
+    re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
+    re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"),  # JSON Web Token
+    re.compile(r"(?<=[Bb]earer )[^\s\"',;]{6,}"),
+    re.compile(r"(?<=[Bb]asic )[A-Za-z0-9+/=]{8,}"),
+)
+ASSIGNMENT = re.compile(
+    r"""(?P<name>[A-Za-z0-9_.-]*(?:token|secret|passw(?:or)?d|credential|api[_-]?key|access[_-]?key|authorization|cookie)s?)"""
+    r"""(?P<between>["']?\s*[=:]\s*)(?P<value>"[^"\n]*"|'[^'\n]*'|[^\s"',;}\]]+)""",
+    re.IGNORECASE,
+)
+"""`api_key = "…"`, `"password": "…"`, `HF_TOKEN=…`."""
+NUMBER = re.compile(r"[\"']?[-+0-9.e_]*[\"']?|true|false|null|None")
+"""A value that is no secret: `tokens: 137000`."""
+
+
+class Redactor:
+    """Replaces secrets, and counts them."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        known = {form for secret in secrets if len(secret) >= MIN_SECRET for form in _forms(secret)}
+        self._known = sorted(known, key=len, reverse=True)  # a secret may contain another one
+        self.count = 0
+
+    def __call__(self, text: str) -> str:
+        for secret in self._known:
+            self.count += text.count(secret)
+            text = text.replace(secret, REDACTED)
+        for pattern in PATTERNS:
+            text, number = pattern.subn(REDACTED, text)
+            self.count += number
+        return ASSIGNMENT.sub(self._assigned, text)
+
+    def leaks(self, text: str) -> bool:
+        """Whether a text contains a known secret."""
+        return any(secret in text for secret in self._known)
+
+    def _assigned(self, match: re.Match[str]) -> str:
+        value = match["value"]
+        if NUMBER.fullmatch(value) or REDACTED in value:
+            return match[0]
+        self.count += 1
+        quote = value[0] if value[0] in "\"'" else ""
+        return f"{match['name']}{match['between']}{quote}{REDACTED}{quote}"
+
+
+def _forms(secret: str) -> Iterator[str]:
+    """The secret as it is, in JSON and in a URL."""
+    yield secret
+    for ascii_only in (True, False):
+        yield json.dumps(secret, ensure_ascii=ascii_only)[1:-1]
+    yield quote(secret, safe="")
+
+
+def secrets_of_this_machine(environment: Mapping[str, str] = os.environ) -> Iterator[str]:
+    """Values of variables with a secret's name, and the credentials that the Hub, wandb, git and netrc have stored."""
+    for name, value in environment.items():
+        if SECRET_NAME.search(name):
+            yield value
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111 - Path.home() raises where it is unknown
+    hub = Path(environment.get("HF_HOME") or home / ".cache" / "huggingface")
+    for path in (Path(environment.get("HF_TOKEN_PATH") or hub / "token"), home / ".huggingface" / "token"):
+        yield _content(path).strip()
+    yield from re.findall(r"=\s*(\S+)", _content(hub / "stored_tokens"))
+    yield from re.findall(r"password\s+(\S+)", _content(Path(environment.get("NETRC") or home / ".netrc")))
+    yield from re.findall(r"://[^:\s/]*:([^@\s]+)@", _content(home / ".git-credentials"))
+
+
+def _content(path: Path) -> str:
+    """The text of a small file, '' where it is missing or cannot be read."""
+    try:
+        return read_small(path).decode("utf-8", "replace")
+    except OSError:
+        return ""

@@ -1,0 +1,26 @@
+"""The check of `ftbench doctor`: one training step of each method on this machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.config.method_specs import method_names
+from engine.methods import qlora
+from engine.methods.machine import this_machine
+from engine.worker.method_checks import check_methods
+
+
+def test_every_built_in_method_trains_one_step() -> None:
+    found = {one["method"]: one for one in check_methods(this_machine())}
+    assert set(found) == set(method_names())
+    assert all(one["ready"] and one["optimizer"] for one in found.values()), found
+
+
+def test_a_broken_library_makes_only_its_method_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no kernel image is\navailable")
+
+    monkeypatch.setattr(qlora, "load", fail)
+    found = {one["method"]: one for one in check_methods(this_machine())}
+    assert found["qlora"]["why"] == "RuntimeError: no kernel image is available" and not found["qlora"]["ready"]
+    assert found["lora"]["ready"] and found["full"]["ready"]

@@ -1,0 +1,161 @@
+"""`doctor --bundle`: one archive with what a bug report needs, without secrets, data rows or answers."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import platform
+import tarfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from engine import __version__
+from engine.config.errors import RunFailed, UserError
+from engine.config.files import write_atomically
+from engine.config.redaction import SECRET_NAME, Redactor, secrets_of_this_machine
+from engine.runs import ladder_dir, run_dir
+from engine.runs.home import config_file, tilde
+from engine.runs.ladder_dir import LadderDir
+from engine.runs.run_dir import RunDir
+from tui.cli.doctor import check_everything
+from tui.output.console import print_json, say
+
+RUNS, LADDERS = 3, 1
+"""The latest ones, whose files are included."""
+MAX_FILE = 1 << 20
+"""Bytes of a file; of a longer one the end is included."""
+VARIABLES = (
+    "CUDA", "NVIDIA", "PYTORCH", "TORCH", "HF_", "TRANSFORMERS", "FTBENCH", "XDG_", "OMP_", "MKL_", "SLURM_", "WANDB",
+    "TRACKIO", "TERM", "COLORTERM", "LANG", "LC_", "NO_COLOR", "TMUX", "MALLOC_", "TOKENIZERS", "BNB_", "BITSANDBYTES",
+)  # fmt: skip
+"""First letters of the environment variables that are included."""
+CONTENT = ("examples", "prompt", "target", "output", "references", "base", "tuned")
+"""Fields of events and ladders that contain text of the data."""
+README = """\
+Support bundle of ftbench {version}, written by `ftbench doctor --bundle` on {date}.
+
+It contains the checks of `ftbench doctor`, library versions, environment variables of ftbench and its libraries,
+config.toml, and of the latest {runs} runs and the latest ladder: configuration, events, result and log.
+
+It contains no data rows, prompts or answers. Passwords, tokens and keys were replaced by [redacted] ({count} times),
+and the home directory by ~. Names of files and models, warnings and errors are included, and can quote a value of the
+data: read the files before you send them.
+"""
+
+
+def bundle(runs: Path, out: Path | None, as_json: bool) -> int:
+    """Write the archive and print its path and content. Raises UserError where the file exists or cannot be written."""
+    path = out or Path(f"ftbench-support-{time.strftime('%Y%m%d-%H%M%S')}.tar.gz")
+    if path.exists():
+        raise UserError("the file exists", str(path), "choose another name", code="bundle.exists")
+    redact = Redactor(secrets_of_this_machine())
+    files = {name: _clean(text, redact) for name, text in _files(runs)}
+    about = {"version": __version__, "date": time.strftime("%Y-%m-%d"), "runs": RUNS, "count": redact.count}
+    files["README.txt"] = README.format(**about)
+    if any(redact.leaks(text) for text in files.values()):  # cannot happen; never write it if it does
+        raise RunFailed("a secret was found in the bundle; nothing was written", "bundle.leak")
+    try:
+        write_atomically(path, _archive(files))
+    except OSError as error:
+        do = "choose another file with --out"
+        raise UserError(f"cannot write: {error.strerror}", str(path), do, code="bundle.not_writable") from error
+    if as_json:
+        print_json({"bundle": str(path.absolute()), "files": sorted(files), "redacted": redact.count})
+        return 0
+    say(f"{path}: {len(files)} files, {path.stat().st_size / 1024:,.0f} KiB; {redact.count} secrets redacted")
+    say("It contains no data rows, prompts or answers. Read it before you send it: warnings can quote values.")
+    return 0
+
+
+def _files(runs: Path) -> Iterator[tuple[str, str]]:
+    """Name and text of each file, before redaction."""
+    yield "doctor.json", json.dumps([asdict(result) for result in check_everything(runs)], indent=1)
+    yield "system.json", json.dumps(_system(), indent=1)
+    yield "config.toml", _text(config_file())
+    for run in sorted(run_dir.iterate(runs), key=lambda run: run.name)[-RUNS:]:
+        yield from _of_run(run)
+    for ladder in sorted(ladder_dir.iterate(runs), key=lambda one: one.name)[-LADDERS:]:
+        yield from _of_ladder(ladder)
+
+
+def _system() -> dict[str, Any]:
+    """Python, operating system, versions of all packages, and environment variables without secret names."""
+    packages = sorted({f"{one.metadata['Name']} {one.version}" for one in metadata.distributions()}, key=str.lower)
+    shown = {
+        name: "[redacted]" if SECRET_NAME.search(name) else value
+        for name, value in sorted(os.environ.items())
+        if name.startswith(VARIABLES)
+    }
+    return {
+        "ftbench": __version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "environment": shown,
+        "packages": packages,
+    }
+
+
+def _of_run(run: RunDir) -> Iterator[tuple[str, str]]:
+    folder = f"runs/{run.name}"
+    for file in (run.config_file, run.result_file, run.log_file, *sorted(run.path.glob("tracking/*.log"))):
+        yield f"{folder}/{file.relative_to(run.path)}", _text(file)
+    yield f"{folder}/events.jsonl", "\n".join(_without_content(line) for line in _text(run.events_file).splitlines())
+
+
+def _of_ladder(ladder: LadderDir) -> Iterator[tuple[str, str]]:
+    folder = f"ladders/{ladder.name}"
+    yield f"{folder}/ladder.toml", _text(ladder.plan_file)
+    yield f"{folder}/ladder.json", _without_content(_text(ladder.state_file))
+    yield f"{folder}/engine.log", _text(ladder.log_file)
+
+
+def _without_content(text: str) -> str:
+    """JSON without the fields that contain text of the data; '' for what is no JSON, as the end of a killed log."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return ""
+    return json.dumps(_stripped(value))
+
+
+def _stripped(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_stripped(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: "[data]" if key in CONTENT and not _is_plain(one) else _stripped(one) for key, one in value.items()}
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a number or null, which is no text of the data."""
+    return value is None or isinstance(value, bool | int | float)
+
+
+def _text(path: Path) -> str:
+    """The end of a file as text, '' where it is missing or cannot be read."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - MAX_FILE))
+        return file.read().decode("utf-8", "replace")
+    return ""
+
+
+def _clean(text: str, redact: Redactor) -> str:
+    home = os.path.expanduser("~")  # noqa: PTH111 - as in `tilde`
+    return redact(text.replace(f"{home}/", f"{tilde(home)}/") if len(home) > 1 else text)
+
+
+def _archive(files: dict[str, str]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, text in sorted(files.items()):
+            content = text.encode("utf-8", "surrogateescape")
+            entry = tarfile.TarInfo(f"ftbench-support/{name}")
+            entry.size, entry.mode, entry.mtime = len(content), 0o600, int(time.time())
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()

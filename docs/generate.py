@@ -7,30 +7,19 @@ A test compares the committed pages with the generated text, so they cannot go o
 
 from __future__ import annotations
 
-import ast
-import inspect
 import json
-from collections.abc import Iterator
 from pathlib import Path
-
-import msgspec
 
 from engine.config import schema
 from engine.config.catalog import CATALOG
 from engine.config.method_specs import method_names, method_spec, readers
 from engine.config.quantities import count
 from engine.config.renamed_keys import RENAMED_KEYS, RENAMED_VALUES
+from engine.config.setting_specs import SettingSpec, fields_of
 from engine.runs.json_schemas import FILES, json_schema
 from tui import commands
 
 DOCS = Path(__file__).parent
-NAMED_TYPES = {
-    "Positive": "int, ≥ 1",
-    "NotNegative": "int, ≥ 0",
-    "Share": "float, ≥ 0 and < 1",
-    "Rate": "float, > 0 and ≤ 1",
-    "FormatName": ", ".join(schema.DATA_FORMATS),
-}
 
 
 def configuration() -> str:
@@ -45,7 +34,7 @@ def configuration() -> str:
         "| key | type | default | meaning |",
         "|---|---|---|---|",
     ]
-    lines += [_row("", name, *rest) for name, *rest in _fields(schema.Config) if name not in schema.SECTIONS]
+    lines += [_row(spec) for spec in fields_of(schema.Config) if spec.key not in schema.SECTIONS]
     for section, struct in schema.SECTIONS.items():
         about = " ".join((struct.__doc__ or "").split())
         only = (
@@ -60,7 +49,7 @@ def configuration() -> str:
             "| key | type | default | meaning |",
             "|---|---|---|---|",
         ]
-        lines += [_row(f"{section}.", name, *rest) for name, *rest in _fields(struct)]
+        lines += [_row(spec) for spec in fields_of(struct, f"{section}.")]
     lines += ["", "## Defaults by method", "", "| key | " + " | ".join(method_names()) + " |"]
     lines += ["|---|" + "---|" * len(method_names())]
     keys = sorted({key for name in method_names() for key in method_spec(name).defaults})
@@ -149,46 +138,9 @@ def file_schema(name: str) -> str:
     return json.dumps(json_schema(name), indent=1, ensure_ascii=False) + "\n"
 
 
-def _fields(struct: type[msgspec.Struct]) -> Iterator[tuple[str, ast.expr, str, str]]:
-    """Yield (name, type, default, meaning) of every field, parsed from the class's source."""
-    source = ast.parse(inspect.getsource(struct)).body[0]
-    assert isinstance(source, ast.ClassDef)
-    for node, following in zip(source.body, [*source.body[1:], None], strict=True):
-        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
-            continue
-        docstring = following.value if isinstance(following, ast.Expr) else None
-        meaning = str(docstring.value) if isinstance(docstring, ast.Constant) else ""
-        default = getattr(struct(), node.target.id)
-        yield node.target.id, node.annotation, _value(default), " ".join(meaning.split())
-
-
-def _row(prefix: str, name: str, kind: ast.expr, default: str, meaning: str) -> str:
-    return f"| `{prefix}{name}` | {_plain(kind)} | {default} | {meaning.replace('|', chr(92) + '|')} |"
-
-
-def _plain(annotation: ast.expr) -> str:
-    """Format a type annotation for readers of TOML: `int, ≥ 1 and ≤ 9`, `auto, bf16, fp32`."""
-    match annotation:
-        case ast.Constant(value=None):
-            return ""
-        case ast.BinOp(left=left, right=right):
-            return " or ".join(filter(None, map(_plain, (left, right))))
-        case ast.Subscript(value=ast.Name(id="Literal"), slice=chosen):
-            return ast.unparse(chosen).strip("()").replace("'", "")
-        case ast.Subscript(value=ast.Name(id="Annotated"), slice=ast.Tuple(elts=[kind, ast.Call(keywords=bounds)])):
-            return f"{_plain(kind)}, {_range({one.arg: ast.unparse(one.value) for one in bounds})}"
-        case ast.Subscript(value=ast.Name(id="dict")):
-            return "table"
-        case ast.Subscript(value=ast.Name(id="list")):
-            return "list"
-        case _:
-            return NAMED_TYPES.get(name := ast.unparse(annotation), name)
-
-
-def _range(bounds: dict[str | None, str]) -> str:
-    low = f"≥ {bounds['ge']}" if "ge" in bounds else f"> {bounds['gt']}" if "gt" in bounds else ""
-    high = f"≤ {bounds['le']}" if "le" in bounds else f"< {bounds['lt']}" if "lt" in bounds else ""
-    return " and ".join(filter(None, (low, high)))
+def _row(spec: SettingSpec) -> str:
+    meaning = spec.meaning.replace("|", "\\|")
+    return f"| `{spec.key}` | {spec.accepts} | {_value(spec.default)} | {meaning} |"
 
 
 def _value(value: object) -> str:

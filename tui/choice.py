@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # imported where they are used: the first frame has a selection, but no preset was read yet
     from engine.config.preset import Effective, Flat
 
 MARK = "▸"
 """In front of the selected line of a list."""
+OF_ONE_MODEL = ("model.revision", "model.from_run")
+"""Settings that are dropped with the model that they belong to."""
+RATE = "train.learning_rate"
 NOT_COMPARED = ("title", "about", "slot")
 """Keys that describe a preset and configure nothing."""
 
@@ -28,22 +31,53 @@ class Choice:
         """Another preset with its own method and model; the selected data is kept."""
         return Choice(preset=name, data=self.data)
 
-    def with_method(self, method: str) -> Choice:
+    def with_method(self, method: str | None) -> Choice:
         return replace(self, method=method)
 
     def with_data(self, data: str | None) -> Choice:
         return replace(self, data=data)
+
+    def with_model(self, model: str | None) -> Choice:
+        """Another model. A revision and a run to start from belong to the previous one."""
+        kept = {key: value for key, value in self.settings.items() if key not in OF_ONE_MODEL}
+        return replace(self, model=model, settings=kept)
+
+    def with_setting(self, key: str, value: Any) -> Choice:
+        """Another value of a setting; None restores that of the preset or the default."""
+        match key:
+            case "method":
+                return self.with_method(value)
+            case "model.id":
+                return self.with_model(value)
+            case "data.id":
+                return self.with_data(value)
+        from engine.config.preset import EXCLUSIVE
+
+        excluded = (key, EXCLUSIVE.get(key))
+        kept = {name: one for name, one in self.settings.items() if name not in excluded}
+        return replace(self, settings=kept if value is None else {**kept, key: value})
+
+    def changed(self, key: str) -> bool:
+        """Whether the selection sets this setting on top of the preset."""
+        given = {"method": self.method, "model.id": self.model, "data.id": self.data}
+        return given[key] is not None if key in given else key in self.settings
 
     def overrides(self) -> Flat:
         """Everything except the method, as key = value pairs."""
         given = {"model.id": self.model, "data.id": self.data}
         return {**{key: value for key, value in given.items() if value is not None}, **self.settings}
 
+    def read_overrides(self) -> Flat:
+        """The overrides that the selected method reads: others wait until a method that reads them is selected."""
+        from engine.config.method_specs import reads
+
+        return {key: one for key, one in self.overrides().items() if self.method is None or reads(self.method, key)}
+
     def effective(self) -> Effective:
         """The complete configuration. Raises UserError for an invalid combination."""
         from engine.config.preset_library import effective
 
-        return effective(self.preset, self.method, self.overrides())
+        return effective(self.preset, self.method, self.read_overrides())
 
     @property
     def name(self) -> str:
@@ -52,13 +86,22 @@ class Choice:
         return preset_name(self.preset)
 
 
-def changes(before: Effective | None, after: Effective) -> list[str]:
-    """`train.batch 16 → 8` for every key in which two configurations differ."""
+def changes(before: Effective | None, after: Effective, same_preset: bool = False) -> list[str]:
+    """`train.batch 16 → 8` for every key in which two configurations differ.
+
+    `same_preset`: another method of one preset names its learning rate and what sets it, also where the rate is the
+    same: methods need different ones.
+    """
     from engine.config.preset import flatten
+    from engine.config.quantities import rate
     from tui.format import setting
 
     if before is None:
         return []
     old, new = flatten(before.config), flatten(after.config)
     different = [key for key in new if key not in NOT_COMPARED and old[key] != new[key]]
-    return [f"{key} {setting(old[key])} → {setting(new[key])}" for key in different]
+    changed = {key: f"{key} {setting(old[key])} → {setting(new[key])}" for key in different}
+    if not same_preset or "method" not in changed:
+        return list(changed.values())
+    named = f"learning rate {rate(new[RATE])} ({after.origins.get(RATE, 'default')})"
+    return [changed.pop("method"), named, *(text for key, text in changed.items() if key != RATE)]

@@ -73,7 +73,7 @@ BENCH = (
         shown=False,
     ),
     Command("bench.data", "d", "data", "data", "Go to the data sets: select, inspect, add."),
-    Command("bench.config", "c", "config", "config", "Show the effective configuration and the origin of each value."),
+    Command("bench.config", "c", "config", "config", "Show every setting and its origin, and edit values in place."),
     Command("bench.method", "m", "method", "method", "Switch to the next method, overriding the preset."),
     Command(
         "bench.methods",
@@ -135,6 +135,13 @@ BENCH = (
     Command("bench.save", "Y", "pane('log', 'save')", "save", "Save the log to a file.", shown=False),
 )
 
+LAUNCH = (
+    Command("launch.start", "enter,y", "go", "start", "Start what the launch screen shows."),
+    Command("launch.back", "escape,n", "back", "back", "Return to the bench; changed options are kept."),
+    Command("launch.now", "N", "now", "start now", "Start immediately, even if another run uses the GPU."),
+    Command("launch.copy", "c", "copy", "copy", "Copy the equivalent command line to the clipboard (OSC 52)."),
+)
+
 RUNS = (
     Command("runs.back", "escape,r", "back", "back", "Return to the bench."),
     Command("runs.attach", "enter", "attach", "attach", "Open the run on the bench, replayed from its first event."),
@@ -152,6 +159,15 @@ RUNS = (
     Command("runs.sort", "o", "sort", "sort", "Sort by the next column."),
     Command("runs.reverse", "O", "reverse", "reverse", "Reverse the sort order."),
     Command("runs.filter", "slash", "filter", "filter", "Show only runs that contain a word."),
+)
+
+CONFIG = (
+    Command("config.back", "escape,c", "back", "back", "Return to the bench; changes are kept in the selection."),
+    Command("config.edit", "enter", "edit", "edit", "Edit the value; what it changes is shown as you type."),
+    Command("config.default", "delete,backspace", "default", "default", "Restore the preset's value or the default."),
+    Command("config.filter", "slash", "filter", "filter", "Show only settings that contain a word."),
+    Command("config.save", "n", "save", "save as", "Save the selection with its changes as a preset."),
+    Command("config.copy", "y", "copy", "copy", "Copy the equivalent command line to the clipboard (OSC 52)."),
 )
 
 DATA = (
@@ -228,6 +244,8 @@ TRY = (
 TABLES = {
     "app": EVERYWHERE,
     "bench": BENCH,
+    "launch": LAUNCH,
+    "config": CONFIG,
     "data": DATA,
     "inspector": INSPECTOR,
     "picker": PICKER,
@@ -239,6 +257,8 @@ TABLES = {
 TITLES = {
     "app": "Everywhere",
     "bench": "Bench",
+    "launch": "Launch screen",
+    "config": "Configuration",
     "data": "Data list",
     "inspector": "Data inspector",
     "picker": "File picker",

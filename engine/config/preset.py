@@ -18,6 +18,7 @@ from engine.config.renamed_keys import current_values
 from engine.config.schema import SECTIONS, Config
 
 __all__ = [
+    "EXCLUSIVE",
     "Effective",
     "Flat",
     "Preset",
@@ -28,6 +29,9 @@ __all__ = [
     "resolve",
     "with_settings",
 ]
+
+EXCLUSIVE = {"train.epochs": "train.steps", "train.steps": "train.epochs"}
+"""Key -> the key that it replaces in an earlier layer."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,8 @@ def resolve(preset: Preset, method: str | None = None, overrides: Flat | None = 
         for key, value in _read_values(layer, layer is preset, chosen, own_method, origin, notices).items():
             if key == "method" and layer is not preset and method is None and value == own_method:
                 continue
+            if (other := EXCLUSIVE.get(key)) and origins.get(other) not in (None, origin):
+                del values[other], origins[other]  # the later layer decides how long training is
             values[key] = value
             origins[key] = origin
     config = converted(values, layers)

@@ -16,6 +16,7 @@ from engine.config.errors import Notice, UserError
 from engine.config.files import check_utf8, working_directory
 from engine.config.preset import Effective, Flat, Preset, read_preset, resolve
 from engine.config.renamed_keys import current_key
+from engine.config.schema import Config
 from engine.config.text import visible
 
 PATH_KEYS = (
@@ -32,6 +33,7 @@ GPU_LIST_NAMES = ("gpus", "cards")
 """Names of the GPU price list, which is next to the presets; `cards` is the older one."""
 RENAMED_PRESETS = {"card24-qlora": "gpu24-qlora"}
 """Old name of a shipped preset -> current name."""
+RATE = "train.learning_rate"
 _FILE_SUFFIXES = (*KINDS, ".gz", ".gguf", ".jinja")
 
 
@@ -118,7 +120,32 @@ def effective(name: str, method: str | None, overrides: Flat) -> Effective:
     """The effective configuration of a named preset and the command line, with absolute file names."""
     preset, path = find_preset(name)
     preset = replace(preset, values=with_absolute_paths(preset.values, path.parent))
-    return resolve(preset, method, with_absolute_paths(overrides, working_directory()))
+    given = with_absolute_paths(overrides, working_directory())
+    relative = _relative_with_rate(preset, method) if method and RATE not in given else None
+    if relative is None:
+        return resolve(preset, method, given)
+    rates = {str(preset.values.get("method", Config().method)): preset.values[RATE], method: relative.values[RATE]}
+    found = resolve(replace(preset, values={**preset.values, RATE: rates}), method, given)
+    return replace(found, origins={**found.origins, RATE: f"preset {relative.name}"})
+
+
+def _relative_with_rate(preset: Preset, method: str) -> Preset | None:
+    """The preset of the same family for another method, where this preset has one learning rate for its own method.
+
+    `mine-lora` and `mine-qlora` for the same model are a family: the rate of `mine-qlora` suits QLoRA.
+    """
+    own = str(preset.values.get("method", Config().method))
+    if method == own or not isinstance(preset.values.get(RATE), float | int):
+        return None
+    name = f"{preset.name.removesuffix(f'-{own}')}-{method}"
+    relative = next((one.preset for one in list_presets() if one.name == name), None)
+    if relative is None or relative.values.get("model.id") != preset.values.get("model.id"):
+        return None
+    rate = relative.values.get(RATE)
+    rate = rate.get(method) if isinstance(rate, dict) else rate
+    if rate is None or relative.values.get("method", Config().method) != method:
+        return None
+    return replace(relative, values={**relative.values, RATE: rate})
 
 
 def with_absolute_paths(values: Flat, folder: Path) -> Flat:

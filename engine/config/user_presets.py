@@ -13,14 +13,12 @@ from engine.config import preset_library
 from engine.config.errors import UserError
 from engine.config.files import working_directory
 from engine.config.method_specs import reads
-from engine.config.preset import Effective, Flat, Preset, flatten, nested, resolve
+from engine.config.preset import EXCLUSIVE, Effective, Flat, Preset, flatten, nested, resolve
 from engine.config.renamed_keys import current_values
 from engine.config.schema import Config
 
 NOT_COPIED = ("slot", "title")
 """Keys that belong to one preset alone."""
-_EXCLUDED_BY = {"train.epochs": ("train.steps",), "train.steps": ("train.epochs",)}
-"""Key -> keys that replace it."""
 
 
 def is_own(listed: preset_library.PresetEntry) -> bool:
@@ -40,7 +38,7 @@ def create_from_preset(name: str, base: str, overrides: Flat | None = None) -> P
     copied = {
         key: value
         for key, value in preset_library.with_absolute_paths(preset.values, file.parent).items()
-        if key not in NOT_COPIED and reads(method, key) and given.keys().isdisjoint(_EXCLUDED_BY.get(key, ()))
+        if key not in NOT_COPIED and reads(method, key) and EXCLUSIVE.get(key) not in given
     }
     rate = copied.get("train.learning_rate")
     if method != preset.values.get("method", Config().method) and not isinstance(rate, dict):

@@ -41,6 +41,8 @@ class FrozenRun:
     """Whether the configuration matches its fingerprint; True for files without one."""
     started_in: str = ""
     """The directory it was started from; '' for runs of versions that did not record it."""
+    command: str = ""
+    """The command line that started it, or one that is equivalent to what was selected on the bench; '' if unknown."""
     changed: list[str] = field(default_factory=list)
     """Dotted keys that were edited, as far as they can be named."""
 
@@ -57,6 +59,7 @@ class RunSection(msgspec.Struct):
     fingerprint: str = ""
     key_fingerprints: dict[str, str] = msgspec.field(default_factory=dict)
     started_in: str = ""
+    command: str = ""
 
 
 class LaunchFields(TypedDict, total=False):
@@ -72,6 +75,8 @@ class LaunchFields(TypedDict, total=False):
     """Fingerprint of the rows that a check showed; '' without a check."""
     started_in: str | None
     """Working directory by default; a ladder's process, which works in its own, passes the ladder's."""
+    command: str
+    """The command line that starts it."""
 
 
 def frozen_text(
@@ -82,6 +87,7 @@ def frozen_text(
     split_version: int = SPLIT_VERSION,
     data_fingerprint: str = "",
     started_in: str | None = None,
+    command: str = "",
 ) -> str:
     """The text of `run.toml`; the parameters are those of `LaunchFields`."""
     import tomli_w  # only needed to start a run
@@ -97,6 +103,7 @@ def frozen_text(
         "data_fingerprint": data_fingerprint,
         "fingerprint": fingerprint(nested(values)),
         "key_fingerprints": _key_fingerprints(values),
+        "command": command,
         folder.STARTED_IN: folder.current_directory() if started_in is None else started_in,
         "notes": effective.notes,
     }
@@ -172,6 +179,7 @@ def read_file(path: Path) -> FrozenRun:
         section.data_fingerprint,
         intact,
         section.started_in,
+        section.command,
         changed,
     )
 

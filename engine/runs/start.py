@@ -25,19 +25,20 @@ def start_run(
     *,
     wait: bool = True,
     data_fingerprint: str = "",
+    command: str = "",
     created: Callable[[RunDir], object] = lambda run: None,
 ) -> RunDir:
     """Create a run's directory, start its worker, and return once the worker writes events.
 
     `wait=False` starts even if the GPU is busy. `data_fingerprint` is that of the checked rows: the worker refuses
-    other rows. `created` is called with the run before its worker starts. Raises UserError if the model cannot be
-    trained, the run to start from does not match or the directory cannot be created, and RunFailed if the worker does
-    not start.
+    other rows. `command` is the command line that `run.toml` records. `created` is called with the run before its
+    worker starts. Raises UserError if the model cannot be trained, the run to start from does not match or the
+    directory cannot be created, and RunFailed if the worker does not start.
     """
     check_model_config(effective.config.model)
     check_trackers(effective.config.track.to)
     find_starting_run(effective.config)
-    run = run_dir.create(runs, preset, effective, wait=wait, data_fingerprint=data_fingerprint)
+    run = run_dir.create(runs, preset, effective, wait=wait, data_fingerprint=data_fingerprint, command=command)
     created(run)
     try:
         _start_worker(run)
@@ -52,7 +53,8 @@ def repeat_run(run: RunDir) -> RunDir:
     """Start a new run with the frozen configuration of an existing one. Raises as `start_run` does."""
     frozen = run_dir.read_frozen(run)
     notices = [Notice("preset.stored_note", note) for note in frozen.notes]
-    return start_run(run.path.parent, frozen.preset, Effective(frozen.config, frozen.origins, notices))
+    chosen = Effective(frozen.config, frozen.origins, notices)
+    return start_run(run.path.parent, frozen.preset, chosen, command=frozen.command)
 
 
 def resume_run(run: RunDir) -> None:

@@ -25,6 +25,7 @@ SCREENS = {
     "AskScreen": "y yes",
     "BenchScreen": "press 1-9",
     "CompareScreen": "comparison of",
+    "ConfigurationScreen": "configuration of",
     "ExportScreen": "─ export ─",
     "InspectorScreen": "special tokens bold",
     "LadderScreen": "u resume  t try",
@@ -80,7 +81,8 @@ def visit_every_screen(terminal: Terminal, seen: list[str]) -> None:
         seen.append(terminal.text)
     open_and_walk(terminal, ["r"], "runs in", "", seen, "enter")  # attaches
     terminal.wait("ended before")
-    for key, shows in (("?", "Everywhere"), ("ctrl+p", "Search"), ("c", ""), ("v", ""), ("b", ""), ("M", "")):
+    opened = {"?": "Everywhere", "ctrl+p": "Search", "c": SCREENS["ConfigurationScreen"], "v": "", "b": "", "M": ""}
+    for key, shows in opened.items():
         terminal.press_until(key, shows)
         terminal.settle()
         seen.append(terminal.text)
@@ -133,7 +135,7 @@ def screens() -> set[str]:
     return {name for name in names if name not in BASES}
 
 
-BASES = ("Screen", "ModalScreen", "BaseScreen")
+BASES = ("Screen", "ModalScreen", "BaseScreen", "BenchActions")
 
 
 def test_every_screen_has_an_identifying_text() -> None:

@@ -204,7 +204,7 @@ def is_complete(app: Workbench) -> bool:
     if isinstance(app.screen, TryScreen):
         return "target 1" in text and "answering" not in text and "its turn" not in text
     waits = any(word in text for word in ("preparing", "counting rows")) or len(data.previews) < len(data.sets)
-    return not waits and (app.screen is not app.bench or "planned" in text)
+    return not waits and (app.screen is not app.bench or "predicted peak" in text)
 
 
 def take_frames(size: tuple[int, int], steps: Steps, runs: Path) -> list[Frame]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -56,7 +58,8 @@ def run(preset: str, method: str | None, overrides: Flat, runs: Path, now: bool,
 
     try:
         with interruptible(created):
-            start.start_run(runs, preset_name(preset), chosen, wait=not now, created=announce)
+            command = shlex.join(["ftbench", *sys.argv[1:]])
+            start.start_run(runs, preset_name(preset), chosen, wait=not now, command=command, created=announce)
     except Detached:
         return leave(created[0], json)
     return leave(created[0], json) if detach else watch(created[0], json=json, fresh=True)

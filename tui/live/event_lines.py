@@ -12,9 +12,12 @@ from tui.data_report import DataReport, overlap_in_short
 from tui.format import four_digits, moment, share
 
 
-def lines(event: events.Event) -> list[str]:
-    """The event as zero or more lines; events that only move a progress bar have none."""
-    text = _text(event)
+def lines(event: events.Event, overhead: int = 0) -> list[str]:
+    """The event as zero or more lines; events that only move a progress bar have none.
+
+    `overhead`: bytes that are added to peaks of memory, so that they are those of the whole process.
+    """
+    text = _text(event, overhead)
     more = _data(event) if isinstance(event, events.Data) else []
     return [shortened(f"{moment(event.t, '%H:%M:%S')} {line}") for line in [*([text] if text else []), *more]]
 
@@ -26,7 +29,7 @@ def _data(event: events.Data) -> list[str]:
     return found + [f"overlap: {overlap_in_short(pair, one)}" for pair, one in report.overlap.items()]
 
 
-def _text(event: events.Event) -> str | None:
+def _text(event: events.Event, overhead: int) -> str | None:
     match event:
         case events.Hello(resumed=True):
             return "resumed"
@@ -38,9 +41,9 @@ def _text(event: events.Event) -> str | None:
             return _model(event)
         case events.Plan(measured=int(measured)):
             took = f" ({duration(event.probe_seconds)})" if event.probe_seconds is not None else ""
-            return f"memory probe: {size(measured)} peak at micro-batch {event.micro_batch}{took}"
+            return f"memory probe: {size(measured + overhead)} peak at micro-batch {event.micro_batch}{took}"
         case events.Plan():
-            return _plan(event)
+            return _plan(event, overhead)
         case events.Eval(split="validation", when="after"):
             return f"validation after training: {event.rows} rows, loss {four_digits(event.loss)}"
         case events.Eval(split="validation"):
@@ -80,10 +83,10 @@ def _model(event: events.ModelLoaded) -> str:
     )
 
 
-def _plan(event: events.Plan) -> str:
+def _plan(event: events.Plan, overhead: int) -> str:
     start = f" from step {event.start_step}" if event.start_step else ""
     checkpointing = ", gradient checkpointing" if event.gradient_checkpointing else ""
-    predicted = f", predicted peak {size(event.predicted)}" if event.predicted is not None else ""
+    predicted = f", predicted peak {size(event.predicted + overhead)}" if event.predicted is not None else ""
     packing = describe_sharing(event.shared_prefix, event.shared_rows, event.token_ratio) or event.packing
     micro_batch = f"micro-batch {event.micro_batch}, {packing}"
     return f"plan: {event.steps} steps{start}, batch size {event.batch} ({micro_batch}){checkpointing}{predicted}"

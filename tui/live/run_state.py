@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from engine.memory.formula.allocator import CONTEXT
 from engine.runs import events
 from engine.runs.events import Event
 from tui.charts.series import Series
 from tui.live.event_lines import lines
 from tui.live.log_lines import LogLines
+
+CPU_NAME = "CPU cores"
+"""End of the device name in the event `model` of a run without a GPU."""
 
 
 def moving_average(average: float | None, value: float) -> float:
@@ -45,6 +49,9 @@ class RunState:
     """Tokens/s."""
     pace: float | None = None
     """Exponential moving average of seconds per step."""
+    on_gpu: bool = False
+    overhead: int = 0
+    """Bytes of the worker's process that the peaks of its events do not include."""
     log: LogLines = field(default_factory=LogLines)
     sampled: bool = False
     """Whether only samples of a huge log have been read so far."""
@@ -58,6 +65,15 @@ class RunState:
         if self.step is None or self.pace is None or self.end is not None:
             return None
         return self.pace * (self.step.steps - self.step.step)
+
+    def predicted_peak(self) -> int | None:
+        """Peak in bytes of the worker's process: measured by the probe, else predicted before the first step."""
+        plan = self.plan
+        if plan is None or plan.predicted is None:
+            return None
+        training = plan.measured or plan.predicted
+        evaluation = plan.measured_evaluation or plan.predicted_evaluation or 0
+        return (training if self.on_gpu else max(training, evaluation)) + self.overhead
 
     def _apply(self, event: Event) -> None:
         self.counted += 1
@@ -75,6 +91,9 @@ class RunState:
                 self.phase, self.note, self.progress = event.name, event.note, None
             case events.Progress():
                 self.progress = event
+            case events.ModelLoaded():
+                self.on_gpu = not event.device.endswith(CPU_NAME)
+                self.overhead = CONTEXT if self.on_gpu else event.resident_before or 0
             case events.Plan():
                 self.plan = event
             case events.Checkpoint():
@@ -85,7 +104,7 @@ class RunState:
                 self.end = event
             case events.Eval():
                 self._eval(event)
-        for text in lines(event):
+        for text in lines(event, self.overhead):
             self.log.add(text)
 
     def _step(self, event: events.Step) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from engine.config.schema import Config
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs.device_queue import QueuePlace
 from tui.data.preview import signature
@@ -55,11 +56,27 @@ class DataCheck:
         lengths = self.answer["lengths"].get("train") if self.answer else None
         return int(lengths["tokens"]["max"]) if lengths else None
 
+    def tokens_per_row(self, max_length: int) -> float | None:
+        """Mean tokens per training row, at most `max_length`; None until the check is done."""
+        rows = self.rows.get("train")
+        return min(self.answer["tokens"]["train"] / rows, max_length) if self.answer and rows else None
+
+
+def check_arguments(config: Config) -> dict[str, Any]:
+    """The arguments of the request `data.check`."""
+    return {
+        "data": msgspec.to_builtins(config.data),
+        "model": msgspec.to_builtins(config.model),
+        "evaluation": msgspec.to_builtins(config.evaluation),
+        "max_length": config.train.max_length,
+    }
+
 
 class DataCheckCache:
-    """Cache of data checks, valid until a data file changes."""
+    """Cache of data checks, valid until a data file changes. `kept` is called when there is a new one."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: Callable[[], object] = lambda: None) -> None:
+        self._kept = kept
         self._known: dict[bytes, DataCheck] = {}
 
     def key(self, arguments: dict[str, Any]) -> bytes:
@@ -70,9 +87,19 @@ class DataCheckCache:
             mark = []
         return msgspec.json.encode([mark, arguments])
 
+    def key_of(self, config: Config) -> bytes:
+        """The key of the data check of a configuration."""
+        return self.key(check_arguments(config))
+
+    def longest(self, config: Config) -> int | None:
+        """Tokens of the longest training row of this configuration, where its data was checked."""
+        report = self.known(self.key_of(config))
+        return report.longest if report else None
+
     def known(self, key: bytes) -> DataCheck | None:
         return self._known.get(key)
 
     def keep(self, key: bytes, report: DataCheck) -> None:
         if report.answer:
             self._known[key] = report
+            self._kept()

@@ -197,18 +197,16 @@ def _memory(
         yield Fact(name, found.why, "$foreground-muted")
         return
     rows = f"rows of {estimate.rows.length} tokens" + ("" if longest else ", the preset's max_length")
-    head = f"{size(estimate.peak)} of {size(budget.total)} ({budget.name})"
+    head = f"{size(found.peak)} of {size(budget.total)} ({budget.name})"
     yield Fact(name, f"{head}: {found.fit}", STYLES[found.fit])
     if not parts:
         return
     yield Fact("", f"{error_label([found])}; {rows}", "$foreground-muted")
-    training = estimate.training.total >= estimate.evaluation.total
+    training = estimate.device == "cuda" or estimate.training.total >= estimate.evaluation.total  # as in `peak`
     peak = estimate.training if training else estimate.evaluation
     moment = "peak in training: " if training else "peak in evaluation: "
     inside = [f"{part} {size(peak.parts[part])}" for part in PARTS if part in peak.parts]
-    overhead = (
-        f" · plus about {size(budget.process_overhead)} for Python and libraries" if budget.process_overhead else ""
-    )
+    overhead = f" · Python and libraries {size(budget.process_overhead)}" if budget.process_overhead else ""
     yield Fact("", moment + " · ".join(inside) + overhead, "$foreground-muted")
 
 

@@ -1,11 +1,12 @@
 """Memory forecast of each method on this machine, by the formula, in milliseconds.
 
-A forecast assumes rows as long as the configuration allows, with every token in the loss: an upper bound.
+A forecast assumes rows as long as the longest row of checked data, else as long as the configuration allows, with
+every token in the loss: an upper bound.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,6 +47,8 @@ class MethodForecast:
     config: Config | None = None
     why: str = ""
     """Why there is no estimate."""
+    peak: int | None = None
+    """Predicted peak in bytes of the whole process, which the machine pane measures as `this run`."""
 
 
 def memory_budget(sample: MachineSample, own: Collection[int] = (), steady: bool = False) -> MemoryBudget:
@@ -84,9 +87,11 @@ def foreign_processes(gpu: GpuSample, own: Collection[int]) -> list[OtherProcess
     return [other for other in gpu.others if other.pid not in own]
 
 
-def forecasts(choice: Choice, files: ModelFiles, budget: MemoryBudget | None) -> list[MethodForecast]:
-    """Forecasts of all methods with the current choice."""
-    return [_of_method(choice, method, files, budget) for method in method_names()]
+def forecasts(
+    choice: Choice, files: ModelFiles, budget: MemoryBudget | None, longest: int | None = None
+) -> list[MethodForecast]:
+    """Forecasts of all methods with the current choice; `longest` as in `forecast`."""
+    return [_of_method(choice, method, files, budget, longest) for method in method_names()]
 
 
 def forecast(
@@ -103,19 +108,29 @@ def forecast(
         estimate = formula(config, files.table, budget.device, rows, budget.bf16)
     except UserError as error:
         return MethodForecast(config.method, "unknown", config=config, why=error.line)
-    return MethodForecast(config.method, classify_fit(estimate.peak, budget, "formula"), estimate, config)
+    fit = classify_fit(estimate.peak, budget, "formula")
+    return MethodForecast(config.method, fit, estimate, config, peak=process_peak(estimate, budget))
 
 
-def predicted_peak(run: RunDir | None, chosen: Effective | None, budget: MemoryBudget | None) -> int | None:
-    """Peak bytes predicted for a run, or else for the current choice, process overhead included."""
+def process_peak(estimate: MemoryEstimate, budget: MemoryBudget) -> int:
+    """Bytes of the whole process at the estimate's peak: tensors, and the Python process or the CUDA context."""
+    return estimate.peak + budget.process_overhead
+
+
+def predicted_peak(
+    run: RunDir | None,
+    chosen: Effective | None,
+    budget: MemoryBudget | None,
+    longest: Callable[[Config], int | None] = lambda config: None,
+) -> int | None:
+    """Peak bytes predicted for a run, or else for the current choice; `longest` returns a known longest row."""
     if budget is None or chosen is None:
         return None
     try:
         config = run_dir.read_frozen(run).config if run else chosen.config
     except UserError:
         return None
-    estimate = forecast(config, find_model(config.model), budget).estimate
-    return estimate.peak + budget.process_overhead if estimate else None
+    return forecast(config, find_model(config.model), budget, longest(config)).peak
 
 
 def error_label(found: Sequence[MethodForecast]) -> str:
@@ -124,12 +139,14 @@ def error_label(found: Sequence[MethodForecast]) -> str:
     return f"formula, ±{error_of('formula', estimate.device).worst:.0%}" if estimate else "formula"
 
 
-def _of_method(choice: Choice, method: str, files: ModelFiles, budget: MemoryBudget | None) -> MethodForecast:
+def _of_method(
+    choice: Choice, method: str, files: ModelFiles, budget: MemoryBudget | None, longest: int | None
+) -> MethodForecast:
     try:
         config = choice.with_method(method).effective().config
     except UserError as error:
         return MethodForecast(method, "unknown", why=error.line)
-    return forecast(config, files, budget)
+    return forecast(config, files, budget, longest)
 
 
 def _steady(used: int, total: int) -> int:

@@ -35,8 +35,12 @@ def _memory(found: Sequence[MethodForecast], budget: MemoryBudget | None) -> Ite
         if any(one and part in one.training.parts for one in estimates):
             sizes = [one.training.parts.get(part) if one else None for one in estimates]
             yield _row(part, [size(found) if found else "–" for found in sizes])
-    yield _row("training", [size(one.training.total) if one else "–" for one in estimates], "bold")
+    yield _row("training", [size(one.training.total) if one else "–" for one in estimates])
     yield _row("evaluation", [size(one.evaluation.total) if one else "–" for one in estimates])
+    if budget is not None and budget.process_overhead:
+        overhead = [size(budget.process_overhead) if one else "–" for one in estimates]
+        yield _row("Python, torch", overhead, "$foreground-muted")
+    yield _row("process peak", [size(one.peak) for one in found], "bold")
     fits = [Content.styled(f"{one.fit:<{COLUMN}}", STYLES[one.fit]) for one in found]
     yield Content.assemble((f"{'fit':<{LABEL}}", "$foreground-muted"), *fits)
     yield _row("micro-batch", [f"{one.micro_batch}" if one else "–" for one in estimates], "$foreground-muted")
@@ -46,8 +50,26 @@ def _memory(found: Sequence[MethodForecast], budget: MemoryBudget | None) -> Ite
         by = f"Estimated by {error_label(found)}, rows of {length} tokens."
         text = f"Budget: {size(budget.total)} ({budget.name}){taken}. {by}"
         yield Content.styled(visible(text), "$foreground-muted")
+    yield from _explained(budget)
     for why in dict.fromkeys(one.why for one in found if one.why):
         yield Content.styled(visible(why), "$text-warning")
+
+
+def _explained(budget: MemoryBudget | None) -> Iterator[Content]:
+    """What each figure of memory means and where it is measured."""
+    if budget is None:
+        return
+    cpu = budget.process_overhead > 0
+    measured = "resident set of its process" if cpu else "GPU memory of its process, by NVML"
+    added = "plus Python, torch and other libraries" if cpu else "of the tensors and the CUDA context"
+    for name, text in (
+        ("training, evaluation", "tensors at the peak of each phase; `ftbench plan` and results use these figures"),
+        ("process peak", f"the larger {'of the two' if cpu else 'phase that must fit'}, {added}"),
+        ("predicted peak", "the process peak in the method list, on the launch screen and in the machine pane"),
+        ("memory probe", "the process at the longest training batch, measured before the first step"),
+        ("this run", f"{measured}, measured once a second"),
+    ):
+        yield Content.assemble((f"{name}: ", "$foreground-muted"), text)
 
 
 def _settings(choice: Choice, found: Sequence[MethodForecast]) -> Iterator[Content]:

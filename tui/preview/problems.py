@@ -73,7 +73,7 @@ def memory_problems(
         title = method_title(one.method)
         what = f"{title} {'is a tight fit' if one.fit == 'tight' else 'does not fit'} (estimated): "
         used = f", {size(context.budget.used)} of it in use by others" if context.budget.used else ""
-        what += f"{size(one.estimate.peak)} of {size(context.budget.total)}{used}"
+        what += f"{size(one.peak)} of {size(context.budget.total)}{used}"
         code = "memory.tight" if one.fit == "tight" else "memory.does_not_fit"
         yield LaunchProblem(what, _remedies(one, files, context.budget), code=code)
 

@@ -16,7 +16,7 @@ from textual.widgets import Static
 from engine.config.errors import UserError
 from engine.config.text import visible
 from tui.commands import bindings
-from tui.screens.base import BaseScreen
+from tui.screens.bench_actions import BenchActions
 from tui.screens.bench_text import head_texts, run_title, status_text
 from tui.screens.data_actions import DataActions
 from tui.screens.live_runs import LiveRuns
@@ -36,6 +36,7 @@ from tui.workbench import app_settings
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from engine.runs.run_dir import RunDir
+    from tui.choice import Choice
     from tui.live.machine import Sampled
     from tui.live.watcher import Liveness, NewEvents, NewOutput, Opened, Unreadable
 
@@ -44,7 +45,7 @@ RIGHT_PANES: tuple[type[Widget], ...] = (MachinePane,)
 """The panes, from top to bottom; the panes of installed packages follow below the right ones."""
 
 
-class BenchScreen(BaseScreen[None]):
+class BenchScreen(BenchActions):
     """The main screen: composes panes, and controllers that follow, start and act on runs."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("bench")
@@ -62,9 +63,13 @@ class BenchScreen(BaseScreen[None]):
         self.live_runs = LiveRuns(self, runs)
         self.actions = RunActions(self, self.show_run)
         self.machine = MachineContext(self, runs, self.follower, self.live_runs)
-        self.launcher = RunLauncher(self, runs, self.machine.launch_context, self.show_run, self.action_ladder)
+        self.launcher = RunLauncher(
+            self, runs, self.machine.launch_context, self.show_run, self.action_ladder, self.choose, self.predict
+        )
         self.data_actions = DataActions(self, self.get_choosing)
-        self.selection_screens = SelectionScreens(self, self.get_choosing)
+        self.selection_screens = SelectionScreens(
+            self, runs, self.get_choosing, self.machine.launch_context, lambda: self.launcher.checks, self.choose
+        )
 
     @classmethod
     def _classes_of(cls, size: tuple[int, int]) -> str:
@@ -84,16 +89,18 @@ class BenchScreen(BaseScreen[None]):
         yield Static(id="status")
         yield KeyLine()
 
-    def get_choosing(self) -> ChoosingPane:
-        return self.query_one(ChoosingPane)
+    def choose(self, choice: Choice) -> None:
+        """Take a selection that was changed on another screen."""
+        if choice != self.choosing.choice:
+            self.choosing.choose(choice)
 
-    choosing = property(get_choosing)
-
-    @property
-    def log_pane(self) -> LogPane:
-        return self.query_one(LogPane)
+    def predict(self) -> None:
+        """Predict memory again: the longest row of checked data is known."""
+        self.choosing.list_methods()
+        self._update_panes()
 
     def on_mount(self) -> None:
+        self.choosing.longest = lambda config: self.launcher.checks.longest(config)
         self.set_interval(1.0, self._every_second)
         self._show_status()
         self._show_head()
@@ -224,80 +231,3 @@ class BenchScreen(BaseScreen[None]):
         {"filter": self.log_pane.filter, "find": self.log_pane.find}[message.purpose](message.word)
         if message.done:
             self.log_pane.focus()
-
-    def action_preset(self, slot: int) -> None:
-        self.choosing.choose_slot(slot)
-
-    def action_method(self) -> None:
-        self.choosing.next_method()
-
-    def action_data(self) -> None:
-        self.set_focus(self.query_one("#data"))  # at once: keys typed ahead are meant for the list
-
-    def action_start(self) -> None:
-        self.choosing.start()
-        if self.choosing.effective is not None:
-            self.launcher.open_run(self.choosing.choice, self.choosing.effective)
-
-    def action_run_ladder(self) -> None:
-        self.launcher.open_ladder(self.choosing.choice)
-
-    def action_stop(self) -> None:
-        self.actions.stop(self.follower.run)
-
-    def action_pause(self) -> None:
-        self.actions.pause(self.follower.run)
-
-    def action_resume(self) -> None:
-        self.actions.resume(self.follower.run)
-
-    def action_live(self) -> None:
-        """Watch the next live run: the one that uses the GPU, then those that wait."""
-        self.refresh_live_runs()
-        runs, watched = self.live_runs.in_order(), self.follower.run
-        if not runs:
-            self.tell(f"No active runs in this folder. {self.live_runs.elsewhere()}".rstrip(), severity="warning")
-            return
-        if runs == [watched]:
-            self.tell("no other active run")
-        position = runs.index(watched) if watched in runs else -1
-        self.watch_run(runs[(position + 1) % len(runs)])
-
-    def action_presets(self) -> None:
-        self.selection_screens.open_presets()
-
-    def action_methods(self) -> None:
-        self.selection_screens.open_methods()
-
-    def action_config(self) -> None:
-        self.selection_screens.open_config()
-
-    def action_runs(self) -> None:
-        from tui.screens.runs import RunsScreen
-
-        def closed(run: RunDir | None) -> None:
-            if run is not None:
-                self.watch_run(run)
-
-        self.app.push_screen(RunsScreen(self.runs), closed)
-
-    def action_ladder(self) -> None:
-        self.show_ladder()
-
-    def show_ladder(self, index: int = 0) -> None:
-        """Show a ladder of this folder, counted from the latest."""
-        from tui.screens.ladder import LadderScreen
-
-        self.app.push_screen(LadderScreen(self.runs, index))
-
-    async def action_ask_word(self, purpose: str) -> None:
-        """Open the word input, which is created when it is first needed."""
-        from tui.widgets.word_input import WordInput
-
-        if not self.query(WordInput):
-            await self.query_one("#middle").mount(WordInput())
-        self.query_one(WordInput).ask(purpose)
-
-    def action_pane(self, name: str, what: str) -> None:
-        """Call the method `action_WHAT` of a pane."""
-        getattr(self.query_one(f"#{name}"), f"action_{what}")()

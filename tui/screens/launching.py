@@ -1,129 +1,121 @@
-"""The launch screen: what a run or ladder will do, and its problems. Enter starts it, escape returns."""
+"""The launch screen: what a run or ladder will do, its options and problems. Enter starts it, escape returns."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import ClassVar
+from collections.abc import Iterator
+from typing import ClassVar, Literal, NamedTuple
 
-import msgspec
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
-from textual.widgets import Static
+from textual.widgets import Input, Static
 
-from engine.config.schema import Config
+from engine.config.errors import UserError
 from engine.config.text import amount, visible
-from tui.background import BackgroundRequest, ProgressReported, ResponseReceived
+from tui.background import ProgressReported, ResponseReceived
+from tui.commands import bindings
 from tui.preview.launch_context import DataCheck, DataCheckCache
-from tui.preview.launch_preview import LaunchPreview
+from tui.preview.launches import Launch, LaunchOption
 from tui.preview.problems import LaunchProblem
+from tui.screens.data_checking import DataChecking
+from tui.widgets.value_input import ValueInput
 
-MakePreview = Callable[[DataCheck], LaunchPreview]
 REFRESH_SECONDS = 1.0
 NAME_WIDTH = 10
 """Columns of a fact's name."""
 
 
-class LaunchScreen(ModalScreen[bool]):
-    """Closes with True to start. The data check runs in the background; the user need not wait for it."""
+class LaunchAnswer(NamedTuple):
+    """How the launch screen was closed, and the launch with the options that were changed."""
+
+    answer: Literal["back", "start", "now"]
+    """`now`: start while another run uses the device."""
+    launch: Launch
+
+
+class LaunchScreen(ModalScreen[LaunchAnswer]):
+    """The data check runs in the background; the user need not wait for it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter,y", "go", "start"),
-        Binding("escape,n,q", "back", "back"),
+        *bindings("launch"),
+        *(Binding(str(slot), f"edit({slot})", show=False) for slot in range(1, 10)),
+        Binding("q", "back", show=False),
         Binding("up,k", "scroll(-1)", "up", show=False),
         Binding("down,j", "scroll(1)", "down", show=False),
         Binding("pageup", "scroll(-10)", "page up", show=False),
         Binding("pagedown", "scroll(10)", "page down", show=False),
     ]
+    AUTO_FOCUS = ""
     CSS = """
     LaunchScreen { align: center middle; }
     LaunchScreen #box { width: 100%; max-width: 116; height: auto; max-height: 100%; border: round $primary;
                         padding: 0 1; background: $background; }
     LaunchScreen VerticalScroll { height: auto; scrollbar-size-vertical: 1; }
     LaunchScreen Static { height: auto; }
+    LaunchScreen #hint { display: none; }
     LaunchScreen #keys { margin-top: 1; }
+    LaunchScreen.-editing #keys { margin-top: 0; }
     """
 
-    def __init__(self, config: Config, make_preview: MakePreview, checks: DataCheckCache) -> None:
+    def __init__(self, launch: Launch, checks: DataCheckCache) -> None:
         super().__init__()
-        self.config, self.make_preview, self.checks = config, make_preview, checks
-        self.key = b""
-        """Of this data check among `checks`."""
-        self.report = DataCheck()
-        self.preview = make_preview(self.report)
-        self.request: BackgroundRequest | None = None
-        self.sharing_request: BackgroundRequest | None = None
-        """Follows the check, whose result it takes from the cache."""
+        self.launch = launch
+        self.checking = DataChecking(checks, self.post_message)
+        self.preview = launch.preview(self.report)
+        self.edited: LaunchOption | None = None
+        """The option that is being edited."""
+
+    @property
+    def report(self) -> DataCheck:
+        return self.checking.report
 
     def compose(self) -> ComposeResult:
         with Vertical(id="box") as box:
             box.border_title = "launch"
             with VerticalScroll(can_focus=False):
                 yield Static(id="facts")
+            yield ValueInput()
+            yield Static(id="hint")
             yield Static(id="keys")
 
     def on_mount(self) -> None:
-        config = self.config
-        arguments = {
-            "data": msgspec.to_builtins(config.data),
-            "model": msgspec.to_builtins(config.model),
-            "evaluation": msgspec.to_builtins(config.evaluation),
-            "max_length": config.train.max_length,
-        }
-        packing = {"train": msgspec.to_builtins(config.train), "adapter": msgspec.to_builtins(config.adapter)}
-        self.key = self.checks.key({**arguments, **packing})
-        if known := self.checks.known(self.key):
-            self.report = known
-            self._ask_for_sharing()
-        elif self.preview.blocked:
-            self.report = DataCheck(running=False)
-        else:
-            self.request = BackgroundRequest("data.check", arguments, self.post_message)
-        self.update_preview()
+        self._check_data()
         self.set_interval(REFRESH_SECONDS, self._refresh_preview)
         self.watch(self.query_one(VerticalScroll), "virtual_size", self._show_keys, init=False)
 
     def on_unmount(self) -> None:
-        for request in (self.request, self.sharing_request):
-            if request:
-                request.leave()
+        self.checking.leave()
+
+    def _check_data(self) -> None:
+        self.preview = self.launch.preview(self.report)
+        self.checking.begin(self.launch.config, start=not self.preview.blocked)
+        self.update_preview()
 
     def on_resize(self) -> None:
-        # As high as its content, but never higher than the screen: the keys below stay visible.
-        self.query_one(VerticalScroll).styles.max_height = self._max_lines()
+        self._fit_height()
         self.call_after_refresh(self._show_current)
+
+    def _fit_height(self) -> None:
+        """As high as the content, but never higher than the screen: the keys below stay visible."""
+        self.query_one(VerticalScroll).styles.max_height = self._max_lines()
 
     @on(ProgressReported)
     def _progress_reported(self, message: ProgressReported) -> None:
-        if message.asking is self.request and self.report.running:
-            self.report = DataCheck(progress=message.text)
+        if self.checking.take_progress(message):
             self.update_preview()
 
     @on(ResponseReceived)
     def _answered(self, message: ResponseReceived) -> None:
-        if message.asking is self.sharing_request:
-            self.report = replace(self.report, sharing=message.answer or "")
-        else:
-            self.report = DataCheck(message.answer, message.error, running=False)
-            self._ask_for_sharing()
-        self.checks.keep(self.key, self.report)
-        self.update_preview()
-
-    def _ask_for_sharing(self) -> None:
-        """After a check without refusal: what shared prefixes save, which takes the time of importing torch."""
-        report = self.report
-        if report.sharing is None and report.answer and not report.answer["refused"]:
-            arguments = {"config": msgspec.to_builtins(self.config)}
-            self.sharing_request = BackgroundRequest("data.sharing", arguments, self.post_message)
+        if self.checking.take(message):
+            self.update_preview()
 
     def _refresh_preview(self) -> None:
         """Make the preview again: other processes may have started or ended."""
-        if self.is_current and (preview := self.make_preview(self.report)) != self.preview:
+        if self.is_current and (preview := self.launch.preview(self.report)) != self.preview:
             self.preview = preview
             self._show()
 
@@ -133,7 +125,7 @@ class LaunchScreen(ModalScreen[bool]):
 
     def update_preview(self) -> None:
         """Make the preview again and show it."""
-        self.preview = self.make_preview(self.report)
+        self.preview = self.launch.preview(self.report)
         self._show()
 
     def _show(self) -> None:
@@ -141,19 +133,24 @@ class LaunchScreen(ModalScreen[bool]):
         self._show_keys()
 
     def _max_lines(self) -> int:
-        """Lines available for the facts: border, blank line and keys take four."""
-        return max(3, self.size.height - 4)
+        """Lines available for the facts: border, blank line, keys, and the line that is edited with its hint."""
+        return max(3, self.size.height - (6 if self.edited else 4))
 
     def _show_keys(self) -> None:
         """Show what enter does, and how to scroll if not everything fits."""
+        if self.edited:
+            self.query_one("#keys", Static).update(Content("enter set   escape keep   empty for the default"))
+            return
         start = "cannot start: see the problems above" if self.preview.blocked else "enter start"
         style = "$text-error" if self.preview.blocked else "bold $text-success"
         needed = self.query_one(VerticalScroll).virtual_size.height
         scroll = "   up, down scroll" if needed > self._max_lines() else ""
-        self.query_one("#keys", Static).update(Content.assemble((start, style), f"   escape back{scroll}"))
+        last = len(self.launch.options())
+        others = f"   escape back   1-{last} change   c copy command{scroll}"
+        self.query_one("#keys", Static).update(Content.assemble((start, style), others))
 
     def _lines(self) -> Iterator[Content]:
-        """Blocking problems, then facts, then warnings; the title has the number of warnings."""
+        """Blocking problems, then options and facts, then warnings; the title has the number of warnings."""
         preview = self.preview
         blocking = [problem for problem in preview.problems if problem.blocking]
         warnings = [problem for problem in preview.problems if not problem.blocking]
@@ -161,12 +158,33 @@ class LaunchScreen(ModalScreen[bool]):
         yield Content.assemble((visible(preview.title), "bold"), (warning_count, "$text-warning"))
         for problem in blocking:
             yield from self._problem(problem)
+        yield self._options()
         for fact in preview.facts:
-            yield Content.assemble(
-                (f"{fact.name:<{NAME_WIDTH}}", "$foreground-muted"), (self._wrapped(fact.text), fact.style)
-            )
+            yield self._fact(fact.name, fact.text, fact.style)
+        yield self._fact("command", self.launch.command, "")
         for problem in warnings:
             yield from self._problem(problem)
+
+    def _fact(self, name: str, text: str, style: str) -> Content:
+        return Content.assemble((f"{name:<{NAME_WIDTH}}", "$foreground-muted"), (self._wrapped(text), style))
+
+    def _options(self) -> Content:
+        """`1 epochs 2   2 steps unset   …`: each with its key, changed ones in bold."""
+        width = self._width(NAME_WIDTH)
+        rows: list[list[Content]] = [[]]
+        for slot, option in enumerate(self.launch.options(), 1):
+            value = visible(option.shown or option.text, 60) or option.default
+            style = "bold $text-primary" if option.changed else "bold"
+            cell = Content.assemble((f"{slot} ", "$text-primary"), f"{option.name} ", (value, style))
+            if rows[-1] and sum(one.cell_length + 3 for one in rows[-1]) + cell.cell_length > width:
+                rows.append([])
+            rows[-1].append(cell)
+        names = ["change", *[""] * (len(rows) - 1)]
+        lines = [
+            Content.assemble((f"{name:<{NAME_WIDTH}}", "$foreground-muted"), Content("   ").join(row))
+            for name, row in zip(names, rows, strict=True)
+        ]
+        return Content("\n").join(lines)
 
     def _problem(self, problem: LaunchProblem) -> Iterator[Content]:
         """A problem, and on the next line what to do."""
@@ -175,19 +193,90 @@ class LaunchScreen(ModalScreen[bool]):
         if problem.do:
             yield Content(f"  → {self._wrapped(problem.do, 4)}")
 
+    def _width(self, indent: int) -> int:
+        return max(20, self.query_one(VerticalScroll).size.width - indent - 1)
+
     def _wrapped(self, text: str, indent: int = NAME_WIDTH) -> str:
         """The text wrapped, with further lines indented below the first."""
-        width = max(20, self.query_one(VerticalScroll).size.width - indent - 1)
-        return f"\n{' ' * indent}".join(textwrap.wrap(visible(text), width))
+        return f"\n{' ' * indent}".join(textwrap.wrap(visible(text), self._width(indent), break_on_hyphens=False))
+
+    def action_edit(self, slot: int) -> None:
+        """Edit the option with this number key."""
+        options = self.launch.options()
+        if slot > len(options):
+            return
+        self.edited = options[slot - 1]
+        self.set_class(True, "-editing")
+        self._fit_height()
+        self.query_one(ValueInput).ask(self.edited.text, f"{self.edited.name}: {self.edited.accepts}")
+        self._show_hint(self.launch)
+        self._show_keys()
+
+    @on(Input.Changed)
+    def _typed(self, event: Input.Changed) -> None:
+        if self.edited:
+            self._show_hint(self._edited_launch(event.value))
+
+    @on(Input.Submitted)
+    def _submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        edited = self._edited_launch(event.value)
+        if isinstance(edited, UserError):
+            self.app.bell()
+            return
+        self.launch = edited
+        self.query_one(ValueInput).leave()
+        self._end_editing()
+        self._check_data()
+
+    @on(ValueInput.EditingCancelled)
+    def _end_editing(self) -> None:
+        self.edited = None
+        self.set_class(False, "-editing")
+        self.query_one("#hint").display = False
+        self._fit_height()
+        self.update_preview()
+
+    def _edited_launch(self, text: str) -> Launch | UserError:
+        """The launch with the text as the value of the edited option."""
+        assert self.edited is not None
+        try:
+            return self.launch.with_option(self.edited.name, text)
+        except UserError as error:
+            return error
+
+    def _show_hint(self, edited: Launch | UserError) -> None:
+        """The range and the default, or what is wrong; the facts above show the effect at once."""
+        assert self.edited is not None
+        hint = self.query_one("#hint", Static)
+        hint.display = True
+        if isinstance(edited, UserError):
+            hint.update(Content.styled(self._wrapped(edited.line, 0), "$text-error"))
+            return
+        about = f"{self.edited.name}: {self.edited.accepts}; default {self.edited.default}"
+        hint.update(Content.styled(self._wrapped(about, 0), "$foreground-muted"))
+        self.preview = edited.preview(self.report)
+        self.query_one("#facts", Static).update(Content("\n").join(self._lines()))
 
     def action_go(self) -> None:
+        self._close("start")
+
+    def action_now(self) -> None:
+        self._close("now")
+
+    def _close(self, answer: Literal["start", "now"]) -> None:
         if self.preview.blocked:
             self.app.bell()
             return
-        self.dismiss(True)
+        self.dismiss(LaunchAnswer(answer, self.launch))
 
     def action_back(self) -> None:
-        self.dismiss(False)
+        self.dismiss(LaunchAnswer("back", self.launch))
+
+    def action_copy(self) -> None:
+        """Copy the equivalent command line."""
+        self.app.copy_to_clipboard(self.launch.command)
+        self.app.notify(visible(f"copied: {self.launch.command}", 300), markup=False)
 
     def action_scroll(self, lines: int) -> None:
         self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)

@@ -33,12 +33,19 @@ class MachineContext:
         return memory_budget(sample, self._own_processes(), steady=True)
 
     def planned(self, choosing: ChoosingPane) -> int | None:
-        """Predicted peak memory in bytes: of the watched run while it is running, else of the selection."""
-        question = (self._follower.live_run, choosing.effective, choosing.budget)
+        """Predicted peak memory in bytes: of the watched run while it is running, else of the selection.
+
+        A run's own prediction replaces the formula's as soon as its log has one.
+        """
+        state = self._follower.state
+        if self._follower.live_run and state is not None and (peak := state.predicted_peak()):
+            return peak
+        longest = choosing.longest(choosing.effective.config) if choosing.effective else None
+        question = (self._follower.live_run, choosing.effective, choosing.budget, longest)
         if question != self._predicted[0]:
             from tui.preview.memory_forecast import predicted_peak
 
-            self._predicted = question, predicted_peak(*question)
+            self._predicted = question, predicted_peak(*question[:3], choosing.longest)
         return self._predicted[1]
 
     def launch_context(self) -> LaunchContext:

@@ -11,15 +11,17 @@ from tui.choice import Choice
 from tui.screens.base import BaseScreen
 
 if TYPE_CHECKING:  # imported where they are used: the first frame launches nothing
-    from engine.config.preset import Effective
     from engine.runs.run_dir import RunDir
     from tui.preview.launch_context import DataCheckCache, LaunchContext
+    from tui.preview.launches import RunLaunch
 
 
 class RunLauncher:
     """Starts what is selected.
 
-    `context` returns the state of the machine, `show_run` and `show_ladders` bring what was started before the user.
+    `context` returns the state of the machine, `show_run` and `show_ladders` bring what was started before the user,
+    `changed` takes the selection with the options that were changed on the launch screen, `checked` is called when
+    data was checked, so that the length of its longest row is known.
     """
 
     def __init__(
@@ -29,9 +31,12 @@ class RunLauncher:
         context: Callable[[], LaunchContext],
         show_run: Callable[[RunDir], object],
         show_ladders: Callable[[], object],
+        changed: Callable[[Choice], object],
+        checked: Callable[[], object],
     ) -> None:
         self._screen, self._runs, self._context = screen, runs, context
-        self._show_run, self._show_ladders = show_run, show_ladders
+        self._show_run, self._show_ladders, self._changed = show_run, show_ladders, changed
+        self._checked = checked
         self._checks: DataCheckCache | None = None
 
     @property
@@ -39,52 +44,67 @@ class RunLauncher:
         """Data checks of earlier launches."""
         from tui.preview.launch_context import DataCheckCache
 
-        self._checks = self._checks or DataCheckCache()
+        self._checks = self._checks or DataCheckCache(self._checked)
         return self._checks
 
-    def open_run(self, choice: Choice, effective: Effective) -> None:
+    def open_run(self, choice: Choice) -> None:
         """Show what a run of this selection will do; start it on enter."""
-        from tui.preview.launch_preview import run_preview
-        from tui.screens.launching import LaunchScreen
+        from tui.preview.launches import RunLaunch
+        from tui.screens.launching import LaunchAnswer, LaunchScreen
 
-        def answered(yes: bool | None) -> None:
-            if yes:
-                self._start_run(choice.name, effective, screen.report.fingerprint)
+        def answered(closed: LaunchAnswer | None) -> None:
+            if closed is None or not isinstance(closed.launch, RunLaunch):
+                return
+            self._changed(closed.launch.choice)
+            if closed.answer != "back":
+                self._start_run(closed.launch, closed.answer == "start", screen.report.fingerprint)
 
-        screen = LaunchScreen(
-            effective.config,
-            lambda report: run_preview(choice.name, effective, self._context(), report),
-            self.checks,
-        )
+        try:
+            launch = RunLaunch.of(choice, self._runs, self._context)
+        except UserError as error:
+            self._screen.tell(error.line, severity="error")
+            return
+        screen = LaunchScreen(launch, self.checks)
         self._screen.app.push_screen(screen, answered)
 
     def open_ladder(self, choice: Choice) -> None:
         """Show what a ladder of all methods with one seed will do; start it on enter."""
-        from engine.runs.ladder_plan import make_plan
         from engine.runs.start import start_ladder
-        from tui.preview.launch_preview import ladder_preview
-        from tui.screens.launching import LaunchScreen
+        from tui.preview.launches import LadderLaunch
+        from tui.screens.launching import LaunchAnswer, LaunchScreen
 
         try:
-            plan = make_plan(choice.preset, [], choice.overrides(), command="ftbench, key L")
+            launch = LadderLaunch.of(choice, self._runs, self._context)
         except UserError as error:
             self._screen.tell(error.line, severity="error")
             return
 
-        def answered(yes: bool | None) -> None:
-            if yes and self._start(lambda: start_ladder(self._runs, plan)) is not None:
+        def answered(closed: LaunchAnswer | None) -> None:
+            if closed is None or not isinstance(closed.launch, LadderLaunch):
+                return
+            self._changed(closed.launch.choice)
+            plan = closed.launch.plan
+            if closed.answer != "back" and self._start(lambda: start_ladder(self._runs, plan)) is not None:
                 self._show_ladders()
 
-        screen = LaunchScreen(
-            plan.rungs[0].config, lambda report: ladder_preview(plan, self._context(), report), self.checks
-        )
-        self._screen.app.push_screen(screen, answered)
+        self._screen.app.push_screen(LaunchScreen(launch, self.checks), answered)
 
-    def _start_run(self, name: str, effective: Effective, data_fingerprint: str) -> None:
+    def _start_run(self, launch: RunLaunch, wait: bool, data_fingerprint: str) -> None:
         """Start a run on the rows with this fingerprint, '' where they were not checked; show it."""
         from engine.runs.start import start_run
+        from tui.command_line import run_command
 
-        run = self._start(lambda: start_run(self._runs, name, effective, data_fingerprint=data_fingerprint))
+        command = run_command(launch.choice, self._runs, wait)
+        run = self._start(
+            lambda: start_run(
+                self._runs,
+                launch.choice.name,
+                launch.effective,
+                wait=wait,
+                data_fingerprint=data_fingerprint,
+                command=command,
+            )
+        )
         if run is not None:
             self._show_run(run)
 

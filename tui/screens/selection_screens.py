@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tui.screens.base import BaseScreen
 from tui.widgets.choosing import ChoosingPane
+
+if TYPE_CHECKING:  # imported where they are used: the first frame opens no screen
+    from tui.choice import Choice
+    from tui.preview.launch_context import DataCheckCache, LaunchContext
 
 
 class SelectionScreens:
     """Opens them; they are imported when they are first opened."""
 
-    def __init__(self, screen: BaseScreen[Any], get_choosing: Callable[[], ChoosingPane]) -> None:
-        self._screen, self._get_choosing = screen, get_choosing
+    def __init__(
+        self,
+        screen: BaseScreen[Any],
+        runs: Path,
+        get_choosing: Callable[[], ChoosingPane],
+        context: Callable[[], LaunchContext],
+        get_checks: Callable[[], DataCheckCache],
+        choose: Callable[[Choice], None],
+    ) -> None:
+        self._screen, self._runs, self._get_choosing = screen, runs, get_choosing
+        self._context, self._get_checks, self._choose = context, get_checks, choose
 
     def open_presets(self) -> None:
         """Let the user select, edit or save a preset."""
@@ -42,11 +56,15 @@ class SelectionScreens:
             self._screen.app.push_screen(TextScreen("methods", text))
 
     def open_config(self) -> None:
-        """Show every setting of the selection with its origin."""
-        from tui.screens.text import TextScreen, config_text
+        """Show every setting of the selection with its origin, and edit them."""
+        from tui.screens.configuration import ConfigurationScreen
 
         choosing = self._get_choosing()
         choosing.start()
         if choosing.effective is not None:
-            title = f"configuration of {choosing.choice.name}"
-            self._screen.app.push_screen(TextScreen(title, config_text(choosing.effective)))
+            screen = ConfigurationScreen(choosing.choice, self._runs, self._context, self._get_checks())
+            self._screen.app.push_screen(screen, self._take)
+
+    def _take(self, choice: Choice | None) -> None:
+        if choice is not None:
+            self._choose(choice)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from tui.widgets.preset_list import PresetList
 
 if TYPE_CHECKING:  # imported where they are used: the first frame has neither a preset nor a forecast
     from engine.config.preset import Effective
+    from engine.config.schema import Config
     from engine.memory.formula.memory_budget import MemoryBudget
     from tui.preview.memory_forecast import MethodForecast
 
@@ -59,6 +61,8 @@ class ChoosingPane(Vertical):
         self.previous = ""
         """Title of the previous selection."""
         self.budget: MemoryBudget | None = None
+        self.longest: Callable[[Config], int | None] = lambda config: None
+        """Tokens of the longest row of a configuration, where its data was checked; set by the bench."""
         self.forecasts: list[MethodForecast] = []
         """Predicted memory of each method."""
 
@@ -90,7 +94,7 @@ class ChoosingPane(Vertical):
         except UserError as error:
             self.post_message(ChoiceRefused(error.line))
             return
-        self.changed = changes(self.effective, effective)
+        self.changed = changes(self.effective, effective, same_preset=choice.preset == self.choice.preset)
         self.previous = (self.effective.config.title or self.choice.name) if self.effective else ""
         self.choice, self.effective = choice, effective
         self.list_presets()
@@ -153,8 +157,10 @@ class ChoosingPane(Vertical):
             from engine.config.model_files import find_model
             from tui.preview.memory_forecast import forecasts
 
-            self.forecasts = forecasts(self.choice, find_model(self.effective.config.model), self.budget)
-            self.query_one(MethodList).show_forecasts(self.forecasts, self.effective.config.method)
+            config = self.effective.config
+            longest = self.longest(config)
+            self.forecasts = forecasts(self.choice, find_model(config.model), self.budget, longest)
+            self.query_one(MethodList).show_forecasts(self.forecasts, config.method)
 
     def list_presets(self) -> None:
         """List the presets as their files are now."""

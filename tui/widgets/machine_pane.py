@@ -128,7 +128,7 @@ def machine_lines(
             yield Content.styled(text, "$foreground-muted")
         yield from _memory("system", sample.memory_used, sample.memory_total, width, ascii_only)
         own = ("this run", size(sample.worker_rss) if sample.worker_rss else "–")
-        predicted = ("planned", size(planned) if planned else "–")
+        predicted = ("predicted peak", size(planned) if planned else "–")
         yield from _pairs([own, predicted, ("CPU", f"{sample.load:.0f}%")], width)
         yield _trace(traces.get(-1, deque()), width, ascii_only)
 
@@ -155,7 +155,7 @@ def gpu_lines(
     yield from _memory("shared memory" if gpu.shared else "memory", gpu.used, gpu.total, width, ascii_only)
     at_least = f"≥ {size(pool)}" if pool else "–"
     own = ("this run", size(gpu.mine) if gpu.mine is not None else at_least)
-    yield from _pairs([own, *([("planned", size(planned))] if planned else [])], width)
+    yield from _pairs([own, *([("predicted peak", size(planned))] if planned else [])], width)
     for other in gpu.others:
         yield _pair(
             f"{other.pid} {visible(other.name)}", size(other.bytes) if other.bytes else "n/a", width, "$text-warning"

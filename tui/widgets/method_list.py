@@ -70,7 +70,7 @@ def _lines(one: MethodForecast, selected: bool, width: int, detailed: bool) -> I
         yield Content.assemble((f"{name} ", "bold"), (visible(one.why or "unknown"), "$foreground-muted"))
     else:
         fit = "too big" if one.fit == "does not fit" and width < NARROW else one.fit
-        yield Content.assemble((name, "bold"), f"{size(one.estimate.peak):>9} ", (fit, STYLES[one.fit]))
+        yield Content.assemble((name, "bold"), f"{size(one.peak):>9} ", (fit, STYLES[one.fit]))
     if detailed:
         trained = f"{count(one.estimate.trainable)}: " if one.estimate else ""
         yield Content.styled(f"  {trained}{method_spec(one.method).trains_summary}", "$foreground-muted")

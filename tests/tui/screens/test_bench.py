@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from pilot import play, shown, start, wait_for
+from pilot import play, screen_text, shown, start, wait_for
 from textual.pilot import Pilot
 from textual.widgets import OptionList
 
@@ -16,6 +16,7 @@ from tui.app import Workbench
 from tui.commands import RESERVED_KEYS, TABLES, all_commands
 from tui.screens.ask import AskScreen
 from tui.screens.bench import BenchScreen
+from tui.screens.configuration import ConfigurationScreen
 from tui.screens.inspector import InspectorScreen
 from tui.screens.ladder import LadderScreen
 from tui.screens.launching import LaunchScreen
@@ -34,6 +35,8 @@ def test_every_command_has_an_action_where_it_is_bound() -> None:
     owners = {
         "app": Workbench,
         "bench": BenchScreen,
+        "launch": LaunchScreen,
+        "config": ConfigurationScreen,
         "data": DataList,
         "inspector": InspectorScreen,
         "picker": PickerScreen,
@@ -77,8 +80,8 @@ def test_the_method_changes_the_whole_configuration(tmp_path: Path) -> None:
         assert app.bench.choosing.effective.config.method == "full"
         assert app.bench.choosing.effective.config.optimizer.name == "paged_adamw_8bit"
         await pilot.press("c")
-        assert isinstance(app.screen, TextScreen)
-        assert "default for full" in str(app.screen.text)
+        assert isinstance(app.screen, ConfigurationScreen)
+        assert "default for full" in screen_text(app)
         await pilot.press("escape")
         assert app.screen is app.bench
 

@@ -133,3 +133,85 @@ def test_the_launch_screen_notices_a_run_that_takes_the_device(tmp_path: Path) -
         await wait_for(pilot, lambda: "device is free: starts immediately" in text(app))
 
     play(tmp_path / "runs", story)
+
+
+def test_options_are_edited_on_the_launch_screen_and_kept_in_the_selection(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await wait_for(pilot, lambda: app.bench.machine.sample)
+        await pilot.press("2", "enter")
+        screen = app.screen
+        assert isinstance(screen, LaunchScreen)
+        await wait_for(pilot, lambda: "200 (2 epochs)" in text(app))
+        await pilot.press("1", "4")
+        assert "400 (4 epochs)" in text(app)
+        hint = screen.query_one("#hint", Static)
+        assert "> 0 and ≤ 1000" in str(hint.visual) and "default 2.0" in str(hint.visual)
+        await pilot.press("x")
+        assert "invalid value train.epochs" in str(hint.visual)
+        await pilot.press("enter", "backspace", "enter")
+        assert screen.launch.config.train.epochs == 4 and "--set train.epochs=4" in text(app)
+        await pilot.press("3", *"0.001", "escape")
+        assert screen.launch.config.train.learning_rate == 5e-3
+        await pilot.press("c")
+        assert app.clipboard == screen.launch.command
+        await pilot.press("1", "backspace", "enter")
+        assert screen.launch.config.train.epochs == 2
+        await pilot.press("4", "8", "enter", "escape")
+        assert app.screen is app.bench
+        assert app.bench.choosing.choice.settings == {"adapter.rank": 8}
+
+    play(tmp_path / "runs", story, (100, 40))
+
+
+def test_a_run_starts_with_edited_options_and_records_the_command_line(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        app.bench.choosing.choose(Choice("demo-lora", settings=dict(MICRO)))
+        app.bench.action_start()
+        await pilot.pause()
+        screen = app.screen
+        assert isinstance(screen, LaunchScreen)
+        await pilot.press("6", *"64", "enter", "N")
+        await wait_for(pilot, lambda: app.bench.follower.run)
+        (run,) = run_dir.iterate(tmp_path / "runs")
+        frozen = run_dir.read_frozen(run)
+        assert frozen.config.train.max_length == 64 and not frozen.wait
+        assert frozen.command.startswith("ftbench run demo-lora --set train.steps=4")
+        assert "--set train.max_length=64" in frozen.command and frozen.command.endswith("--now")
+        await wait_for(pilot, lambda: app.bench.follower.state and app.bench.follower.state.end)
+
+    play(tmp_path / "runs", story)
+
+
+def test_a_run_can_start_from_a_finished_run(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        app.bench.choosing.choose(Choice("demo-lora", settings=dict(MICRO)))
+        app.bench.action_start()
+        await pilot.pause()
+        await pilot.press("enter")
+        await wait_for(pilot, lambda: app.bench.follower.state and app.bench.follower.state.end)
+        (run,) = run_dir.iterate(tmp_path / "runs")
+        await wait_for(pilot, lambda: run.state() == "finished")
+        app.bench.action_start()
+        await pilot.pause()
+        await pilot.press("7", *"last", "enter")
+        screen = app.screen
+        assert isinstance(screen, LaunchScreen)
+        assert f"the adapter of {run.name}" in text(app) and f"--from {run.path}" in screen.launch.command
+        await pilot.press("escape")
+        assert app.bench.choosing.choice.settings["model.from_run"] == str(run.path)
+
+    play(tmp_path / "runs", story, (120, 45))
+
+
+def test_the_options_of_a_ladder_are_those_of_the_command_line(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await pilot.press("2", "L")
+        screen = app.screen
+        assert isinstance(screen, LaunchScreen)
+        await pilot.press("2", "3", "enter", "4", *"merged", "enter")
+        assert "3 seeds" in text(app) and "--seeds 3 --ship merged" in text(app)
+        await pilot.press("1", *"lora", "enter")
+        assert "base, lora; 3 seeds" in text(app)
+        await pilot.press("escape")
+
+    play(tmp_path / "runs", story, (120, 45))

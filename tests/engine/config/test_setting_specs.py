@@ -1,0 +1,66 @@
+"""Settings as text: what each accepts, and values that survive being edited."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from engine.config.preset import flatten, parse_overrides, resolve
+from engine.config.preset_library import effective
+from engine.config.preset_values import Preset, known_keys
+from engine.config.schema import Config
+from engine.config.setting_specs import parse_setting, setting_specs, setting_text
+from engine.config.user_presets import create_from_choice
+
+
+def test_every_setting_has_a_range_and_a_meaning() -> None:
+    specs = setting_specs()
+    assert list(specs) == known_keys()
+    assert all(spec.accepts and spec.meaning for spec in specs.values())
+    assert specs["train.learning_rate"].accepts == "float, > 0 and ≤ 1"
+    assert specs["method"].accepts.startswith("qlora, lora, full")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("title", "3"),
+        ("title", " two  spaces "),
+        ("title", 'a "quoted" \\ word = [x] # no comment'),
+        ("data.map", {"prompt": "Q: {question}", "completion": "é"}),
+        ("adapter.target_modules", ["q_proj", "v_proj"]),
+        ("train.probe", False),
+        ("train.learning_rate", 5e-5),
+        ("train.micro_batch", "auto"),
+    ],
+)
+def test_a_value_survives_being_edited_as_text(key: str, value: Any) -> None:
+    assert parse_setting(key, setting_text(value)) == value
+    assert parse_overrides([f"{key}={setting_text(value)}"])[key] == value
+
+
+def test_every_default_survives_being_edited_as_text() -> None:
+    for key, value in flatten(Config()).items():
+        if value not in (None, "", {}):
+            assert parse_setting(key, setting_text(value)) == value, key
+
+
+def test_epochs_given_for_a_preset_of_steps_replace_the_steps() -> None:
+    preset = Preset("mine", {"train.steps": 400})
+    assert resolve(preset).config.train.steps == 400
+    found = resolve(preset, None, {"train.epochs": 1.0})
+    assert (found.config.train.steps, found.config.train.epochs) == (None, 1.0)
+    assert found.origins["train.steps"] == "default"
+
+
+def test_another_method_takes_its_learning_rate_from_the_preset_of_the_same_family() -> None:
+    for method, rate in (("lora", 3e-3), ("qlora", 4e-3)):
+        chosen = effective("qwen2.5-7b-lora", method, {"train.learning_rate": rate})
+        create_from_choice(f"mine-{method}", f"qwen2.5-7b-{method}", chosen)
+    assert effective("mine-lora", None, {}).config.train.learning_rate == 3e-3
+    found = effective("mine-lora", "qlora", {})
+    assert found.config.train.learning_rate == 4e-3
+    assert found.origins["train.learning_rate"] == "preset mine-qlora"
+    assert effective("mine-lora", "full", {}).config.train.learning_rate == 2e-5
+    assert effective("mine-lora", "qlora", {"train.learning_rate": 1e-4}).config.train.learning_rate == 1e-4

@@ -1,0 +1,125 @@
+"""The commands of the bench: one method per key, which a controller carries out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tui.screens.base import BaseScreen
+from tui.screens.live_runs import LiveRuns
+from tui.screens.run_actions import RunActions
+from tui.screens.run_follower import RunFollower
+from tui.screens.run_launcher import RunLauncher
+from tui.screens.selection_screens import SelectionScreens
+from tui.widgets.choosing import ChoosingPane
+from tui.widgets.log_pane import LogPane
+
+if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
+    from engine.runs.run_dir import RunDir
+
+
+class BenchActions(BaseScreen[None]):
+    """Base class of the bench's screen."""
+
+    runs: Path
+    follower: RunFollower
+    live_runs: LiveRuns
+    actions: RunActions
+    launcher: RunLauncher
+    selection_screens: SelectionScreens
+
+    def get_choosing(self) -> ChoosingPane:
+        return self.query_one(ChoosingPane)
+
+    choosing = property(get_choosing)
+
+    @property
+    def log_pane(self) -> LogPane:
+        return self.query_one(LogPane)
+
+    def watch_run(self, run: RunDir) -> None:
+        """Show this run from its first event."""
+        raise NotImplementedError
+
+    def refresh_live_runs(self) -> None:
+        """Read again which runs are live and in which order they wait for the GPU."""
+        raise NotImplementedError
+
+    def action_preset(self, slot: int) -> None:
+        self.choosing.choose_slot(slot)
+        self.log_pane.focus()  # so that enter starts a run, also where a list had the focus
+
+    def action_method(self) -> None:
+        self.choosing.next_method()
+        self.log_pane.focus()
+
+    def action_data(self) -> None:
+        self.set_focus(self.query_one("#data"))  # at once: keys typed ahead are meant for the list
+
+    def action_start(self) -> None:
+        self.choosing.start()
+        if self.choosing.effective is not None:
+            self.launcher.open_run(self.choosing.choice)
+
+    def action_run_ladder(self) -> None:
+        self.launcher.open_ladder(self.choosing.choice)
+
+    def action_stop(self) -> None:
+        self.actions.stop(self.follower.run)
+
+    def action_pause(self) -> None:
+        self.actions.pause(self.follower.run)
+
+    def action_resume(self) -> None:
+        self.actions.resume(self.follower.run)
+
+    def action_live(self) -> None:
+        """Watch the next live run: the one that uses the GPU, then those that wait."""
+        self.refresh_live_runs()
+        runs, watched = self.live_runs.in_order(), self.follower.run
+        if not runs:
+            self.tell(f"No active runs in this folder. {self.live_runs.elsewhere()}".rstrip(), severity="warning")
+            return
+        if runs == [watched]:
+            self.tell("no other active run")
+        position = runs.index(watched) if watched in runs else -1
+        self.watch_run(runs[(position + 1) % len(runs)])
+
+    def action_presets(self) -> None:
+        self.selection_screens.open_presets()
+
+    def action_methods(self) -> None:
+        self.selection_screens.open_methods()
+
+    def action_config(self) -> None:
+        self.selection_screens.open_config()
+
+    def action_runs(self) -> None:
+        from tui.screens.runs import RunsScreen
+
+        def closed(run: RunDir | None) -> None:
+            if run is not None:
+                self.watch_run(run)
+
+        self.app.push_screen(RunsScreen(self.runs), closed)
+
+    def action_ladder(self) -> None:
+        self.show_ladder()
+
+    def show_ladder(self, index: int = 0) -> None:
+        """Show a ladder of this folder, counted from the latest."""
+        from tui.screens.ladder import LadderScreen
+
+        self.app.push_screen(LadderScreen(self.runs, index))
+
+    async def action_ask_word(self, purpose: str) -> None:
+        """Open the word input, which is created when it is first needed."""
+        from tui.widgets.word_input import WordInput
+
+        if not self.query(WordInput):
+            await self.query_one("#middle").mount(WordInput())
+        self.query_one(WordInput).ask(purpose)
+
+    def action_pane(self, name: str, what: str) -> None:
+        """Call the method `action_WHAT` of a pane."""
+        getattr(self.query_one(f"#{name}"), f"action_{what}")()

@@ -1,0 +1,78 @@
+"""The data check of a configuration for a screen: from the cache of earlier checks, else in the background."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+from textual.message import Message
+
+from engine.config.schema import Config
+from tui.background import BackgroundRequest, ProgressReported, ResponseReceived
+from tui.preview.launch_context import DataCheck, DataCheckCache, check_arguments
+
+
+class DataChecking:
+    """Holds the report of one configuration; `post` receives the messages of the requests."""
+
+    def __init__(self, checks: DataCheckCache, post: Callable[[Message], object]) -> None:
+        self._checks, self._post = checks, post
+        self._key = self._sharing_key = b""
+        """Of the data check, and of what shared prefixes save, among `checks`."""
+        self.report = DataCheck()
+        self._config: Config | None = None
+        self.request: BackgroundRequest | None = None
+        self.sharing_request: BackgroundRequest | None = None
+        """Follows the check, whose result it takes from the engine's cache."""
+
+    def begin(self, config: Config, start: bool = True) -> None:
+        """Check the data of this configuration; with `start=False` only take the report of an earlier check."""
+        arguments = check_arguments(config)
+        packing = {"train": msgspec.to_builtins(config.train), "adapter": msgspec.to_builtins(config.adapter)}
+        key, sharing_key = self._checks.key(arguments), self._checks.key({**arguments, **packing})
+        same = key == self._key and self.request is not None and self.report.running
+        self._key, self._sharing_key, self._config = key, sharing_key, config
+        if same:
+            return  # the check in progress answers for this configuration too
+        self.leave()
+        self.report = self._checks.known(sharing_key) or self._checks.known(key) or DataCheck(running=start)
+        if self.report.answer:
+            self._ask_for_sharing()
+        elif start:
+            self.request = BackgroundRequest("data.check", arguments, self._post)
+
+    def leave(self) -> None:
+        """Cancel the requests."""
+        for request in (self.request, self.sharing_request):
+            if request:
+                request.leave()
+        self.request = self.sharing_request = None
+
+    def take_progress(self, message: ProgressReported) -> bool:
+        """Take the progress of the check. False for a message of another request."""
+        if message.asking is not self.request or not self.report.running:
+            return False
+        self.report = DataCheck(progress=message.text)
+        return True
+
+    def take(self, message: ResponseReceived) -> bool:
+        """Take an answer. False for one of another request."""
+        if message.asking is self.sharing_request:
+            self.report = replace(self.report, sharing=message.answer or "")
+            self._checks.keep(self._sharing_key, self.report)
+        elif message.asking is self.request:
+            self.report = DataCheck(message.answer, message.error, running=False)
+            self._checks.keep(self._key, self.report)
+            self._ask_for_sharing()
+        else:
+            return False
+        return True
+
+    def _ask_for_sharing(self) -> None:
+        """After a check without refusal: what shared prefixes save, which takes the time of importing torch."""
+        report = self.report
+        if report.sharing is None and report.answer and not report.answer["refused"]:
+            arguments: dict[str, Any] = {"config": msgspec.to_builtins(self._config)}
+            self.sharing_request = BackgroundRequest("data.sharing", arguments, self._post)

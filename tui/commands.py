@@ -154,6 +154,7 @@ RUNS = (
     Command(
         "runs.try", "t", "try_runs", "try", "Answer prompts with the marked runs, or with this one, and their base."
     ),
+    Command("runs.continue", "f", "continue_from", "from", "Select this finished run as the start of the next run."),
     Command("runs.export", "e", "export", "export", "Export the run's model and check the artifact."),
     Command("runs.delete", "x", "delete", "delete", "Delete the run permanently; asks first. Not for active runs."),
     Command("runs.sort", "o", "sort", "sort", "Sort by the next column."),

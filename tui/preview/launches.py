@@ -18,7 +18,8 @@ from engine.runs import run_dir
 from engine.runs.exports import artifact_words
 from engine.runs.ladder import LadderPlan
 from engine.runs.ladder_plan import MAX_LEARNING_RATES, MAX_SEEDS, make_plan
-from engine.runs.starting_run import starting_run_name
+from engine.runs.run_dir import RunDir
+from engine.runs.starting_run import SAME_SETTINGS, starting_run_name
 from tui.choice import Choice
 from tui.command_line import ladder_command, run_command
 from tui.preview.launch_context import DataCheck, LaunchContext
@@ -117,6 +118,19 @@ class RunLaunch:
 
     def _with_choice(self, choice: Choice) -> RunLaunch:
         return replace(self, choice=choice, effective=choice.effective())
+
+
+def continued(choice: Choice, run: RunDir) -> Choice:
+    """The selection with everything that a run needs to start from this finished run; the data set is kept.
+
+    Raises UserError if the run cannot be read or its preset was deleted.
+    """
+    frozen = run_dir.read_frozen(run)
+    own = frozen.config
+    base = Choice(frozen.preset, own.method, own.model.id, choice.data)
+    now, then = flatten(base.effective().config), flatten(own)
+    same = [key for key in SAME_SETTINGS if key != "model.id" and reads(own.method, key) and now[key] != then[key]]
+    return replace(base, settings={**{key: then[key] for key in same}, "model.from_run": str(run.path)})
 
 
 def setting_options(choice: Choice, config: Config, names: Collection[str]) -> list[LaunchOption]:

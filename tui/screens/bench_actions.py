@@ -95,10 +95,12 @@ class BenchActions(BaseScreen[None]):
         self.selection_screens.open_config()
 
     def action_runs(self) -> None:
-        from tui.screens.runs import RunsScreen
+        from tui.screens.runs import ContinueFrom, RunsScreen
 
-        def closed(run: RunDir | None) -> None:
-            if run is not None:
+        def closed(run: RunDir | ContinueFrom | None) -> None:
+            if isinstance(run, ContinueFrom):
+                self.launcher.continue_run(self.choosing.choice, run.run)
+            elif run is not None:
                 self.watch_run(run)
 
         self.app.push_screen(RunsScreen(self.runs), closed)

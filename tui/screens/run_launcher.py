@@ -67,6 +67,18 @@ class RunLauncher:
         screen = LaunchScreen(launch, self.checks)
         self._screen.app.push_screen(screen, answered)
 
+    def continue_run(self, choice: Choice, run: RunDir) -> None:
+        """Select a finished run as the start of the next one, and show what that one will do."""
+        from tui.preview.launches import continued
+
+        try:
+            choice = continued(choice, run)
+        except UserError as error:
+            self._screen.tell(error.line, severity="error")
+            return
+        self._changed(choice)
+        self.open_run(choice)
+
     def open_ladder(self, choice: Choice) -> None:
         """Show what a ladder of all methods with one seed will do; start it on enter."""
         from engine.runs.start import start_ladder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from textual import on
 from textual.app import ComposeResult
@@ -28,8 +28,14 @@ from tui.workbench import app_settings
 REFRESH_SECONDS = 1.0
 
 
-class RunsScreen(BaseScreen[RunDir | None]):
-    """Closes with the run to show on the bench, or with None."""
+class ContinueFrom(NamedTuple):
+    """The next run starts from this finished one."""
+
+    run: RunDir
+
+
+class RunsScreen(BaseScreen[RunDir | ContinueFrom | None]):
+    """Closes with the run to show on the bench, with one to start from, or with None."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("runs")
     CSS = """
@@ -137,6 +143,14 @@ class RunsScreen(BaseScreen[RunDir | None]):
     def action_attach(self) -> None:
         if run := self._selected():
             self.dismiss(run)
+
+    def action_continue_from(self) -> None:
+        """Select a finished run as the start of the next one (`ftbench run --from`)."""
+        if run := self._selected():
+            if self.lines[run.name].state == "finished":
+                self.dismiss(ContinueFrom(run))
+            else:
+                self.tell("only a finished run can be the start of another one", severity="warning")
 
     def action_mark(self) -> None:
         name = self.query_one(Table).key

@@ -19,6 +19,7 @@ from engine.runs.run_dir import RunDir
 from tui.app import Workbench
 from tui.screens.ask import AskScreen
 from tui.screens.comparing import CompareScreen
+from tui.screens.launching import LaunchScreen
 from tui.screens.runs import RunsScreen
 from tui.widgets.table import Table
 
@@ -271,5 +272,23 @@ def test_a_paused_run_is_shown_and_resumes_from_its_checkpoint(tmp_path: Path) -
         )
         assert not run.paused_file.exists()
         await wait_for(pilot, lambda: "finished" in shown(app, "status"))
+
+    play(tmp_path / "runs", story)
+
+
+def test_a_finished_run_is_selected_as_the_start_of_the_next_one(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await start(pilot, app, **{"adapter.rank": 4})
+        await wait_for(pilot, lambda: app.bench.follower.state and app.bench.follower.state.end)
+        (run,) = run_dir.iterate(tmp_path / "runs")
+        await wait_for(pilot, lambda: run.state() == "finished")
+        await pilot.press("3", "r", "f")
+        await wait_for(pilot, lambda: isinstance(app.screen, LaunchScreen))
+        assert isinstance(app.screen, LaunchScreen)
+        config = app.screen.launch.config
+        assert (config.method, config.adapter.rank, config.model.from_run) == ("lora", 4, str(run.path))
+        assert not app.screen.preview.blocked
+        await pilot.press("escape")
+        assert app.bench.choosing.choice.settings["model.from_run"] == str(run.path)
 
     play(tmp_path / "runs", story)

@@ -160,6 +160,10 @@ def test_options_named_after_a_key_are_in_the_table() -> None:
     keys |= {f"{section}.{key}" for section, kind in SECTIONS.items() for key in kind.__struct_fields__}
     apart = {
         "ladder --probe": "the ladder's probe runs, not train.probe",
+        "export --to": "the form of the artifact, not track.to",
+        "track --to": "of a run that exists; its default is the run's track.to",
+        "track --project": "likewise, track.project",
+        "track --online": "likewise, track.online",
         "export --type": "the stored weights, not quantization.type",
         "gate --metric": "of answers that exist, not evaluation.metric",
         "try --seed": "of the sampling, not train.seed",

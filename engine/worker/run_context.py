@@ -36,6 +36,7 @@ from engine.training.batches import NO_SHARING, Schedule, Sharing
 from engine.training.checkpoints import SavedCheckpoint
 from engine.training.meters import Meters
 from engine.training.trainer import StepFacts
+from engine.worker.disk_watch import DiskWatch
 from engine.worker.earlier_workers import EarlierWorkers
 
 PROGRESS_SECONDS = 1.0
@@ -61,6 +62,10 @@ class RunContext:
     """Time of the last progress event, or of the start of the phase."""
     sharing: Sharing = NO_SHARING
     """What sharing prefixes saves; set once the packing is chosen."""
+    disk: DiskWatch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.disk = DiskWatch(self.dir.path, self.warn)
 
     @property
     def config(self) -> Config:
@@ -168,6 +173,7 @@ class RunContext:
 
     def log_step(self, step: int, facts: StepFacts, rate: float, schedule: Schedule) -> None:
         self.step = step
+        self.disk.step()
         self.log.write(
             events.Step(
                 step=step,
@@ -189,6 +195,7 @@ class RunContext:
         self.log.write(
             events.Checkpoint(step=saved.step, path=self.last_checkpoint, bytes=saved.bytes, seconds=saved.seconds)
         )
+        self.disk.saved(saved.bytes)
 
     def log_validation(self, step: int, rows: int, loss: float) -> None:
         self.log.write(events.Eval(when="during", split="validation", step=step, rows=rows, loss=loss))

@@ -16,6 +16,7 @@ from engine.config.preset_values import known_keys
 from engine.config.schema import SECTIONS
 from engine.config.trackers import TRACKERS
 from engine.runs import ladder_dir, run_dir
+from engine.runs.cleaning import KINDS
 from engine.runs.exports import ExportKind, WeightType
 from engine.runs.home import runs_home
 from engine.runs.json_schemas import FILES
@@ -82,6 +83,7 @@ OPTIONS: dict[str, Callable[[Path | None], Values]] = {
     "--data": data_names,
     "--preset": preset_names,
     "--from": run_names,
+    "--run": run_names,
     "--against": lambda home: ["base", "start", *run_names(home)],
     "--metric": lambda home: metric_names(),
     "--gpu": lambda home: [gpu.name for gpu in list_gpus()],
@@ -105,6 +107,7 @@ ARGUMENTS: dict[str, Callable[[Path | None], Values]] = {
     "DATA": data_names,
     "SHELL": _fixed(*SHELLS),
     "FILE": _fixed(*FILES),
+    "WHAT...": _fixed(*KINDS),
 }
 """Metavar of an argument -> its values."""
 ARGUMENTS_OF = {"export": run_names, "pull": lambda home: ["gguf", *CATALOG]}

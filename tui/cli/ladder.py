@@ -30,7 +30,7 @@ from tui.output.console import console, print_json, say
 def start(plan: LadderPlan, runs: Path, detach: bool, json: bool) -> int:
     """Start a ladder and follow it; its warnings are printed before it starts."""
     show_notices(plan.notices, json)
-    check_disk([rung.config for rung in plan.rungs], runs)
+    check_disk([rung.config for rung in plan.rungs], runs, json)
     created: list[LadderDir] = []
     try:
         with interruptible(created):

@@ -48,7 +48,7 @@ def run(preset: str, method: str | None, overrides: Flat, runs: Path, now: bool,
     chosen = effective(preset, method, overrides)
     if detach:  # else the worker's warnings are shown as it writes them
         show_notices(chosen.notices, json)
-    check_disk([chosen.config], runs)
+    check_disk([chosen.config], runs, json)
     created: list[RunDir] = []
 
     def announce(folder: RunDir) -> None:

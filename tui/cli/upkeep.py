@@ -93,3 +93,27 @@ def doctor(
     from tui.cli import doctor as verb
 
     raise typer.Exit(verb.repair(folder, json) if repair else verb.doctor(folder, json))
+
+
+@upkeep_app.command()
+def clean(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="WHAT...", help="checkpoints, exports, runs, ladders, prepared, models or tools."),
+    ] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--run", metavar="NAME", help="Only of runs with this in their name; repeatable."),
+    ] = None,
+    older_than: Annotated[
+        float | None, typer.Option("--older-than", metavar="DAYS", min=0, help="Only what has not changed for DAYS.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without a question.")] = False,
+    runs: RunsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show what takes disk space, and remove what is named."""
+    from tui.cli import clean as verb
+
+    options = verb.CleanOptions(what or [], names or [], older_than, yes, json)
+    raise typer.Exit(verb.clean(home(runs, json=json), options))

@@ -12,7 +12,7 @@ from engine.config.method_specs import method_title, smaller_methods
 from engine.config.model_files import ModelFiles
 from engine.config.quantities import size
 from engine.config.schema import Config
-from engine.memory.formula.disk_space import small_disk_error
+from engine.memory.formula.disk_space import low_disk_notice, small_disk_error
 from engine.memory.formula.fit import FitQuery
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.remedies import changes
@@ -100,6 +100,8 @@ def disk_problems(found: Sequence[MethodForecast], runs: Path) -> Iterator[Launc
         yield LaunchProblem(notice.text, code=notice.code)
     if error := small_disk_error(needed_disk(found), free_disk(runs), runs):
         yield LaunchProblem(f"{error.what}: {error.where}", error.do, True, error.code)
+    elif notice := low_disk_notice(needed_disk(found), free_disk(runs), runs):
+        yield LaunchProblem(notice.text, code=notice.code)
 
 
 def foreign_problems(context: LaunchContext) -> Iterator[LaunchProblem]:

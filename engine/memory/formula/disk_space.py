@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import schema
-from engine.config.errors import UserError
+from engine.config.errors import Notice, UserError
 from engine.config.method_specs import method_spec
 from engine.config.quantities import size
 from engine.memory.formula.estimate import Device, MemoryEstimate, StepShape
 from engine.memory.formula.formula import formula
-from engine.runs.home import CHOOSE_ANOTHER
+from engine.runs.home import CHOOSE_ANOTHER, tilde
+
+LOW_BYTES = 2 << 30
+"""Free disk space below which a launch warns: exports, caches and logs need some."""
 
 
 def disk_bytes(estimate: MemoryEstimate, config: schema.Config) -> int:
@@ -41,6 +44,18 @@ def needed_space(
         return disk_bytes(formula(config, model_config, device, rows, bf16), config)
     except UserError:
         return None
+
+
+def low_disk_notice(needed: int | None, free: int, runs: Path) -> Notice | None:
+    """The warning for a disk that checkpoints and models leave little of, None if enough is left."""
+    left = free - (needed or 0)
+    if left >= LOW_BYTES:
+        return None
+    after = f" after checkpoints and models ({size(needed)}, estimated)" if needed else ""
+    text = (
+        f"low disk space: {size(max(0, left))} left{after} in {tilde(runs)}; `ftbench clean` shows what can be removed"
+    )
+    return Notice("disk.low", text)
 
 
 def small_disk_error(needed: int | None, free: int, runs: Path) -> UserError | None:

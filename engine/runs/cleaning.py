@@ -1,0 +1,173 @@
+"""Disk space that runs, checkpoints, exports and caches take, and its removal.
+
+Removal holds the lock of the run or ladder, so that no process starts in it meanwhile; what a process uses is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import platformdirs
+
+from engine.config.errors import UserError
+from engine.config.files import remove_tree
+from engine.runs import ladder_dir, locks, run_dir
+from engine.runs.folder import Folder
+from engine.runs.ladder_dir import LadderDir
+from engine.runs.run_dir import RunDir
+
+Kind = Literal["checkpoints", "exports", "runs", "ladders", "prepared", "models", "tools"]
+KINDS: dict[Kind, str] = {
+    "checkpoints": "training states; a finished run does not need them",
+    "exports": "exported artifacts; `ftbench export` writes them again",
+    "runs": "whole runs with model, scores and log",
+    "ladders": "ladders with report and probes, without their runs",
+    "prepared": "cache of prepared rows; filled again when needed",
+    "models": "models downloaded by `ftbench pull`",
+    "tools": "llama.cpp, downloaded by `ftbench pull gguf`",
+}
+"""What can be removed, and what it is."""
+NAMED_ONLY: tuple[Kind, ...] = ("runs", "ladders")
+"""Kinds of which only those are removed that are named or older than a given age: they cannot be made again."""
+
+
+@dataclass(frozen=True)
+class StoredItem:
+    """A folder that can be removed."""
+
+    kind: Kind
+    name: str
+    path: Path
+    bytes: int
+    """On disk."""
+    changed: float
+    """Unix seconds of the latest change."""
+    keep: str = ""
+    """Why it is not removed: a process uses it, or a run needs it to resume; '' if it can be removed."""
+    owner: Folder | None = None
+    """The run or ladder that contains it."""
+
+    def age_days(self, now: float) -> float:
+        return (now - self.changed) / 86400
+
+
+def stored(runs: Path) -> Iterator[StoredItem]:
+    """Everything that can be removed below a runs home and in ftbench's cache. Raises UserError for unreadable runs."""
+    ladders = sorted(ladder_dir.iterate(runs), key=lambda one: one.name)
+    members = _members(ladders)
+    for run in sorted(run_dir.iterate(runs), key=lambda one: one.name):
+        yield from _of_run(run, members.get(run.name, ""))
+    for ladder in ladders:
+        keep = "it is running" if ladder.is_live() else ""
+        yield _item("ladders", ladder.name, ladder.path, keep, ladder)
+    cache = Path(platformdirs.user_cache_dir("ftbench"))
+    for kind in ("prepared", "models", "tools"):
+        for path in _folders(cache / kind):
+            yield _item(kind, path.name, path, "a process uses it" if locks.is_locked(path) else "")  # type: ignore[arg-type]
+
+
+def remove(item: StoredItem) -> bool:
+    """Remove an item; False if a process uses it by now. Raises OSError if it cannot be removed."""
+    if item.owner is None:
+        if locks.is_locked(item.path):
+            return False
+        remove_tree(item.path)
+        return True
+    descriptor = locks.hold(item.owner.lock_file, str(os.getpid()))
+    if descriptor is None:
+        return False
+    try:
+        if item.kind == "exports" and locks.is_locked(item.path):
+            return False
+        _delete(item)
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _of_run(run: RunDir, ladder: str) -> Iterator[StoredItem]:
+    state = run.state()
+    live = "it is running" if run.is_live() or state in run_dir.ACTIVE else ""
+    resumable = f"the run is {state}: it resumes from its checkpoint" if state != "finished" else ""
+    if run.checkpoints.exists():
+        yield _item("checkpoints", run.name, run.checkpoints, live or resumable, run)
+    for path in _folders(run.path / "exports"):
+        yield _item("exports", f"{run.name}/{path.name}", path, live, run)
+    yield _item("runs", run.name, run.path, live or (f"it belongs to the ladder {ladder}" if ladder else ""), run)
+
+
+def _members(ladders: list[LadderDir]) -> dict[str, str]:
+    """Run -> the ladder whose report needs it."""
+    found: dict[str, str] = {}
+    for ladder in ladders:
+        with contextlib.suppress(UserError):  # a damaged ladder needs nothing
+            state = ladder.state()
+            for entry in state.entries if state else []:
+                if entry.run:
+                    found.setdefault(entry.run.split("/")[0], ladder.name)
+    return found
+
+
+def _delete(item: StoredItem) -> None:
+    if isinstance(item.owner, RunDir) and item.kind == "runs":
+        run_dir.delete(item.owner)
+    elif item.kind == "ladders":
+        (item.path / "ladder.toml").unlink(missing_ok=True)  # first: a partly deleted directory must not be listed
+        remove_tree(item.path)
+    else:
+        remove_tree(item.path)
+
+
+def _item(kind: Kind, name: str, path: Path, keep: str, owner: Folder | None = None) -> StoredItem:
+    size, changed = _measured(path)
+    return StoredItem(kind, name, path, size, changed, keep, owner)
+
+
+def _folders(parent: Path) -> list[Path]:
+    """Folders without those that a process is writing, by name."""
+    with contextlib.suppress(OSError):
+        return sorted(path for path in parent.iterdir() if not path.name.startswith(".") and path.is_dir())
+    return []
+
+
+def _measured(path: Path) -> tuple[int, float]:
+    """Bytes on disk and the latest change of a tree; links are not followed, a file with several names counts once."""
+    total, latest, seen = 0, 0.0, set[tuple[int, int]]()
+    for root, folders, files in os.walk(path):
+        for name in (*folders, *files):
+            with contextlib.suppress(OSError):
+                status = os.lstat(os.path.join(root, name))  # noqa: PTH118 - a tree has many files
+                if (status.st_dev, status.st_ino) not in seen:
+                    seen.add((status.st_dev, status.st_ino))
+                    total += status.st_blocks * 512
+                    latest = max(latest, status.st_mtime)
+    return total, latest
+
+
+def selected(
+    items: list[StoredItem],
+    kinds: list[Kind],
+    names: list[str],
+    min_age_days: float | None,
+    now: Callable[[], float] = time.time,
+) -> tuple[list[StoredItem], list[StoredItem]]:
+    """(items to remove, items of these kinds that are kept); `names` are those of runs, ladders and cache entries.
+
+    A run or ladder that is named is removed also if it belongs to a ladder or could be resumed; never while it is
+    running.
+    """
+    chosen, kept = [], []
+    for item in items:
+        if item.kind not in kinds or (names and (item.owner.name if item.owner else item.name) not in names):
+            continue
+        if min_age_days is not None and item.age_days(now()) < min_age_days:
+            continue
+        in_use = item.keep in ("it is running", "a process uses it")
+        (kept if in_use or (item.keep and not names) else chosen).append(item)
+    return chosen, kept

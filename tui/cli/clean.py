@@ -1,0 +1,172 @@
+"""`clean`: show what runs, checkpoints, exports and caches take, and remove what is chosen."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from engine.config.errors import UserError
+from engine.config.quantities import size
+from engine.config.text import amount
+from engine.runs import ladder_dir, run_dir
+from engine.runs.cleaning import KINDS, NAMED_ONLY, Kind, StoredItem, remove, selected, stored
+from engine.runs.folder import Folder, pick
+from engine.runs.home import nearest_existing, tilde
+from tui.output import streams
+from tui.output.console import console, print_json, say, table
+
+LARGEST = 5
+"""Items of a kind that are listed by name."""
+
+
+@dataclass(frozen=True)
+class CleanOptions:
+    """What the command line asks for."""
+
+    kinds: list[str]
+    names: list[str]
+    min_age_days: float | None
+    yes: bool
+    json: bool
+
+
+def clean(runs: Path, options: CleanOptions) -> int:
+    """Show the table, or remove the chosen kinds. Returns 1 if something could not be removed.
+
+    Raises UserError for an unknown kind, for runs without a name or an age, and where nobody can confirm.
+    """
+    items = list(stored(runs))
+    if not options.kinds:
+        _show(runs, items, options.json)
+        if options.json or not streams.is_terminal():
+            return 0
+        words = _answer(
+            f"Remove what? ({', '.join(kind for kind in KINDS if kind not in NAMED_ONLY)}; enter: nothing) "
+        )
+        options = replace(options, kinds=words.replace(",", " ").split())
+    kinds = _kinds(options)
+    names = [_full_name(runs, name, items) for name in options.names]
+    chosen, kept = selected(items, kinds, names, options.min_age_days)
+    if not kinds:
+        return 0
+    if not options.json:
+        _list(chosen, kept)
+    if not chosen or not (options.yes or _confirmed(chosen, options.json)):
+        if options.json:
+            print_json({"removed": [], "kept": [_as_json(item) for item in kept], "bytes": 0})
+        return 0
+    return _remove(chosen, kept, options.json)
+
+
+def _kinds(options: CleanOptions) -> list[Kind]:
+    kinds = list(dict.fromkeys(word for given in options.kinds for word in given.split(",")))
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        do = f"use {', '.join(KINDS)}"
+        raise UserError(f"cannot clean {unknown[0]!r}: unknown", do=do, code="clean.unknown")
+    for kind in NAMED_ONLY:
+        if kind in kinds and not options.names and options.min_age_days is None:
+            do = "name them with --run NAME, or give --older-than DAYS"
+            raise UserError(f"{kind} cannot be made again", do=do, code="clean.not_named")
+    return cast(list[Kind], kinds)
+
+
+def _full_name(runs: Path, name: str, items: list[StoredItem]) -> str:
+    """The name of the one run or ladder, or of the cache entry, that is meant. Raises UserError unless it is one."""
+    if any(item.owner is None and item.name == name for item in items):
+        return name
+    known: list[Folder] = [*run_dir.iterate(runs), *ladder_dir.iterate(runs)]
+    return pick(known, name, "run", runs, "run `ftbench runs` to list the runs").name
+
+
+def _show(runs: Path, items: list[StoredItem], json: bool) -> None:
+    """One line per kind, then the largest items."""
+    free = shutil.disk_usage(nearest_existing(runs)).free
+    if json:
+        print_json({"home": str(runs), "free": free, "items": [_as_json(item) for item in items]})
+        return
+    lines = []
+    for kind, about in KINDS.items():
+        of_kind = [item for item in items if item.kind == kind]
+        removable = [item.bytes for item in of_kind if not item.keep]
+        lines.append(
+            [kind, f"{len(of_kind):,}", size(sum(item.bytes for item in of_kind)), size(sum(removable)), about]
+        )
+    table("", ("what", "items", "size", "removable", "about"), lines, right=(1, 2, 3))
+    say(f"{size(free)} free in {tilde(runs)}; sizes of runs include their checkpoints and exports")
+    for item in sorted(items, key=lambda item: item.bytes, reverse=True)[:LARGEST]:
+        say(f"largest: {item.kind} {item.name}, {size(item.bytes)}{f' ({item.keep})' if item.keep else ''}")
+    hub = Path(os.environ.get("HF_HOME") or Path("~/.cache/huggingface").expanduser())
+    if hub.is_dir():
+        say(f"models and data sets of the Hub are in {tilde(hub)}: `hf cache ls` shows and `hf cache rm` removes them")
+    say("`ftbench clean checkpoints exports` removes what is removable of both, after a question")
+
+
+def _list(chosen: list[StoredItem], kept: list[StoredItem]) -> None:
+    for item in kept:
+        say(f"kept: {item.kind} {item.name}, {size(item.bytes)}: {item.keep}", "yellow")
+    for item in chosen:
+        say(f"to remove: {item.kind} {item.name}, {size(item.bytes)}")
+    if not chosen:
+        say("nothing to remove")
+
+
+def _confirmed(chosen: list[StoredItem], json: bool) -> bool:
+    """Ask on a terminal. Raises UserError without one."""
+    total = size(sum(item.bytes for item in chosen))
+    if json or not streams.is_terminal():
+        what = f"{amount(len(chosen), 'item')}, {total}, would be removed"
+        raise UserError(what, do="add --yes to remove them without a question", code="clean.not_confirmed")
+    return _answer(f"Remove {amount(len(chosen), 'item')}, {total}? [y/N] ").lower() in ("y", "yes")
+
+
+def _answer(question: str) -> str:
+    """What the user types; '' after Ctrl+C."""
+    console.print(question, end="")
+    try:
+        return sys.stdin.readline().strip()
+    except KeyboardInterrupt:
+        console.print()
+        return ""
+
+
+def _remove(chosen: list[StoredItem], kept: list[StoredItem], json: bool) -> int:
+    removed: list[StoredItem] = []
+    failed: list[tuple[StoredItem, str]] = []
+    gone: list[Path] = []
+    for item in sorted(chosen, key=lambda item: len(item.path.parts)):
+        if any(item.path.is_relative_to(path) for path in gone):  # in a run that was removed
+            continue
+        try:
+            if remove(item):
+                removed.append(item)
+                gone.append(item.path)
+            else:
+                failed.append((item, "a process uses it"))
+        except OSError as error:
+            failed.append((item, error.strerror or str(error)))
+    total = sum(item.bytes for item in removed)
+    if json:
+        refused = [{**_as_json(item), "keep": why} for item, why in failed]
+        print_json(
+            {"removed": [_as_json(item) for item in removed], "kept": [*map(_as_json, kept), *refused], "bytes": total}
+        )
+    else:
+        for item, why in failed:
+            say(f"not removed: {item.kind} {item.name}: {why}", "red")
+        say(f"removed {amount(len(removed), 'item')}, {size(total)}")
+    return int(bool(failed))
+
+
+def _as_json(item: StoredItem) -> dict[str, Any]:
+    return {
+        "kind": item.kind,
+        "name": item.name,
+        "path": str(item.path),
+        "bytes": item.bytes,
+        "changed": item.changed,
+        "keep": item.keep,
+    }

@@ -69,7 +69,7 @@ def stored(runs: Path) -> Iterator[StoredItem]:
     cache = Path(platformdirs.user_cache_dir("ftbench"))
     for kind in ("prepared", "models", "tools"):
         for path in _folders(cache / kind):
-            yield _item(kind, path.name, path, "a process uses it" if locks.is_locked(path) else "")  # type: ignore[arg-type]
+            yield _item(kind, path.name, path, "a process uses it" if locks.is_locked(path) else "")
 
 
 def remove(item: StoredItem) -> bool:
@@ -162,7 +162,8 @@ def selected(
     A run or ladder that is named is removed also if it belongs to a ladder or could be resumed; never while it is
     running.
     """
-    chosen, kept = [], []
+    chosen: list[StoredItem] = []
+    kept: list[StoredItem] = []
     for item in items:
         if item.kind not in kinds or (names and (item.owner.name if item.owner else item.name) not in names):
             continue

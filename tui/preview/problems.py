@@ -100,8 +100,8 @@ def disk_problems(found: Sequence[MethodForecast], runs: Path) -> Iterator[Launc
         yield LaunchProblem(notice.text, code=notice.code)
     if error := small_disk_error(needed_disk(found), free_disk(runs), runs):
         yield LaunchProblem(f"{error.what}: {error.where}", error.do, True, error.code)
-    elif notice := low_disk_notice(needed_disk(found), free_disk(runs), runs):
-        yield LaunchProblem(notice.text, code=notice.code)
+    elif low := low_disk_notice(needed_disk(found), free_disk(runs), runs):
+        yield LaunchProblem(low.text, code=low.code)
 
 
 def foreign_problems(context: LaunchContext) -> Iterator[LaunchProblem]:
